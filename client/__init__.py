@@ -1,0 +1,1 @@
+"""Device side: verifies bundles and adapts them to one user, privately."""

@@ -1,0 +1,1 @@
+"""Server side: trains the pooled stages, signs and releases bundles."""

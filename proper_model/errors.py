@@ -1,0 +1,150 @@
+"""Errors that PROPER raises on purpose, each with its own exit code and a next step.
+
+Every message says what is wrong, where, and what was expected; `hint` says what to do next.
+Messages may quote file names, field names, record numbers and counts, never user text.
+"""
+
+from __future__ import annotations
+
+
+class ProperError(Exception):
+    """Base class. `exit_code` is what a command line returns for it; 1 is kept for bugs."""
+
+    exit_code = 10
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class ConfigError(ProperError):
+    """A setting is unknown, out of range, or contradicts another one."""
+
+    exit_code = 11
+
+
+class TaskError(ProperError):
+    """A task file is malformed or does not fit the data it is used with."""
+
+    exit_code = 12
+
+
+class DataError(ProperError):
+    """Input data is missing or malformed. The message holds file, record and field."""
+
+    exit_code = 13
+
+
+class FetchError(ProperError):
+    """A download failed or returned something that is not the file asked for."""
+
+    exit_code = 14
+
+
+class BaseModelError(ProperError):
+    """The base model cannot be loaded or has a structure PROPER does not support."""
+
+    exit_code = 15
+
+
+class TrainingError(ProperError):
+    """Training cannot go on, for example because a loss is not finite."""
+
+    exit_code = 16
+
+
+class CheckpointError(ProperError):
+    """A checkpoint or cached phase is damaged or belongs to another run."""
+
+    exit_code = 17
+
+
+class MetricError(ProperError):
+    """Predictions and gold answers do not match one to one, or a metric does not apply."""
+
+    exit_code = 18
+
+
+class ReportError(ProperError):
+    """Results needed for scoring or a report are missing or incomplete."""
+
+    exit_code = 19
+
+
+class BundleError(ProperError):
+    """A release bundle was refused. Children say why; the installed bundle stays."""
+
+    exit_code = 30
+
+
+class BundleFormatError(BundleError):
+    """Malformed: not canonical, unknown field, wrong type, missing or extra file."""
+
+    exit_code = 31
+
+
+class BundleLimitError(BundleError):
+    """Larger than the limits that are checked before parsing."""
+
+    exit_code = 32
+
+
+class BundleSignatureError(BundleError):
+    """Not signed by a key this device trusts."""
+
+    exit_code = 33
+
+
+class BundleIntegrityError(BundleError):
+    """A file's size, hash or tensor table differs from the signed manifest."""
+
+    exit_code = 34
+
+
+class BundleExpiredError(BundleError):
+    """The bundle expired before it was installed."""
+
+    exit_code = 35
+
+
+class BundleRollbackError(BundleError):
+    """Older than a version this device has already accepted."""
+
+    exit_code = 36
+
+
+class BundleForeignError(BundleError):
+    """Made for another product, format version or base model."""
+
+    exit_code = 37
+
+
+class StateError(ProperError):
+    """Private state is missing, damaged or belongs to another bundle or user."""
+
+    exit_code = 40
+
+
+class EgressError(ProperError):
+    """An outgoing record holds something that is not on the allow-list."""
+
+    exit_code = 41
+
+
+class ProtocolError(ProperError):
+    """A peer sent a message this version does not understand."""
+
+    exit_code = 42
+
+
+class SimulationError(ProperError):
+    """The simulated federation did not finish, or nodes reported failures."""
+
+    exit_code = 43
+
+
+class InterruptedRunError(ProperError):
+    """The user interrupted the run; it can be resumed."""
+
+    exit_code = 130
