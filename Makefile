@@ -1,0 +1,72 @@
+# Every target works from a bare Python 3.11: the first one creates .venv and installs into it.
+#   make demo    the whole system on a synthetic population, with a report
+#   make test    lint, types and tests
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+CODE := proper_model coordinator client simulations
+OUT ?= runs/demo
+# One worker a core, at most four: each holds a copy of torch.
+WORKERS ?= $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$(( n > 4 ? 4 : n )))
+
+# Libraries that would otherwise report home or look for updates.
+export FLWR_TELEMETRY_ENABLED := 0
+export FLWR_DISABLE_UPDATE_CHECK := 1
+export FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION := 1
+export RAY_USAGE_STATS_ENABLED := 0
+export HF_HUB_DISABLE_TELEMETRY := 1
+export DO_NOT_TRACK := 1
+# Tests and demo use small matrices: threads fighting over cores cost more than they bring.
+TEST_ENV := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
+
+.PHONY: help install demo test test-full pytest lint fix docs report clean distclean
+
+help: ## this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+install: $(STAMP) ## .venv with everything in it, pinned by constraints.txt
+
+$(STAMP): pyproject.toml constraints.txt
+	@command -v $(PYTHON) >/dev/null || { echo "needs $(PYTHON); set PYTHON=..." >&2; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --progress-bar off -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: $(STAMP) ## the whole system on a synthetic population; OUT=runs/demo
+	$(BIN)/proper-sim run demo --out $(OUT)
+	@echo "report: $(OUT)/report.html"
+
+test: lint pytest ## lint, types, tests; a few minutes on two cores
+
+pytest: $(STAMP)
+	$(TEST_ENV) $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile
+
+test-full: lint ## the same and the slow tests, three seeds each
+	$(TEST_ENV) $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile -m "full or not full"
+
+lint: $(STAMP) ## ruff and mypy, nothing changed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+fix: $(STAMP) ## what ruff can mend by itself
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+docs: $(STAMP) ## write the generated blocks of the README from results/
+	$(BIN)/python docs/generated.py --write README.md
+
+report: $(STAMP) ## the report of a finished run again; OUT=runs/demo
+	$(BIN)/proper-sim report $(OUT)
+
+clean: ## caches and build products; runs and .venv stay
+	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find $(CODE) tests docs -name __pycache__ -type d -prune -exec rm -rf {} +
+
+distclean: clean ## the same and .venv
+	rm -rf $(VENV)
