@@ -1,0 +1,189 @@
+"""Settings: what is refused, and that reading and writing them are inverses."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import tomllib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proper_model.config import (
+    ATTENTION_TARGETS,
+    FFN_TARGETS,
+    PRESETS,
+    Constraint,
+    GroupSettings,
+    PopulationSettings,
+    RouterSettings,
+    RouterText,
+    StageSettings,
+    Structure,
+    UserRouting,
+    UserSettings,
+    from_mapping,
+    preset,
+    to_mapping,
+)
+from proper_model.errors import ConfigError
+
+
+def test_presets_differ_only_where_the_specification_says() -> None:
+    paper, default, device = (to_mapping(preset(n)) for n in ("paper", "default", "device"))
+    changed = {key for key in default if default[key] != paper[key]}
+    assert changed == {"name", "constraint", "user_routing"}
+    changed = {key for key in default if default[key] != device[key]}
+    assert changed == {
+        "name",
+        "router_text",
+        "router_sharing",
+        "embedding_tables",
+        "user_routing",
+    }
+
+
+def test_only_the_device_preset_folds_and_only_it_has_no_lora_router() -> None:
+    assert {name: p.foldable for name, p in PRESETS.items()} == {
+        "paper": False,
+        "default": False,
+        "device": True,
+    }
+    assert not preset("device").has_lora_router
+    assert preset("paper").has_lora_router
+
+
+def test_lora_scale_is_two_in_every_stage() -> None:
+    assert preset("paper").scale == 2.0
+    assert PopulationSettings().alpha / PopulationSettings().rank == 2.0
+
+
+def test_unknown_preset_names_the_known_ones() -> None:
+    with pytest.raises(ConfigError) as caught:
+        preset("fast")
+    assert caught.value.hint == "presets are: default, device, paper"
+
+
+@pytest.mark.parametrize("name", sorted(PRESETS))
+def test_structures_survive_json(name: str) -> None:
+    mapping = json.loads(json.dumps(to_mapping(preset(name))))
+    assert from_mapping(Structure, mapping, where="structure") == preset(name)
+
+
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [
+        ({"experts": 0}, "experts"),
+        ({"rank": 0}, "rank"),
+        ({"alpha": 0.0}, "alpha"),
+        ({"embedding_dim": 0}, "embedding_dim"),
+        ({"router_sharing": "tied"}, "embedding_tables"),
+        ({"router_sharing": "tied", "embedding_tables": "one"}, "router_text"),
+        ({"router_text": "none", "router_merge": "average"}, "average"),
+        ({"router_merge": "average"}, "summed"),
+    ],
+)
+def test_contradictory_structures_are_refused(changes: dict, word: str) -> None:
+    mapping = to_mapping(preset("default")) | changes
+    with pytest.raises(ConfigError, match=word):
+        from_mapping(Structure, mapping, where="structure")
+
+
+@pytest.mark.parametrize(
+    ("toml", "message"),
+    [
+        ('speed = "fast"', r"p: unknown setting 'speed'"),
+        ("[group]\nlambda = 1", r"p.group: unknown setting 'lambda'"),
+        ('[user]\nepochs = "two"', r"p.user.epochs: expected int, got str"),
+        ("[user]\nepochs = true", r"p.user.epochs: expected int, got bool"),
+        ("[user]\nepochs = 2.5", r"p.user.epochs: expected int, got float"),
+        ("[user]\nlearning_rates = 0.1", r"p.user.learning_rates: expected a list, got float"),
+        ('[user]\nlearning_rates = "0.1"', r"p.user.learning_rates: expected a list, got str"),
+        ('[user]\nlearning_rates = [1, "x"]', r"p.user.learning_rates\[1\]: expected float"),
+        ("[user]\nlearning_rates = []", r"user.learning_rates must not be empty"),
+        ("user = 3", r"p.user: expected a table, got int"),
+        ('[population]\ntargets = ["q_proj", "lm_head"]', r"unknown \['lm_head'\]"),
+        ("[population]\ntargets = []", r"population.targets must not be empty"),
+        ("[group]\nprototype_min_users = 9", r"would publish personal data"),
+        ("[group]\nconstraint_weight = -0.1", r"group.constraint_weight"),
+        ("[router]\ndropout = 1.0", r"router.dropout"),
+        ('dtype = "float8"', r"dtype must be"),
+        ("held_back_fraction = 0.0", r"held_back_fraction"),
+    ],
+)
+def test_bad_settings_are_refused_with_their_place(toml: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        from_mapping(StageSettings, {"name": "p"} | tomllib.loads(toml), where="p")
+
+
+def test_a_missing_name_is_refused() -> None:
+    with pytest.raises(ConfigError, match="name"):
+        from_mapping(StageSettings, {}, where="profile")
+
+
+def test_unknown_enum_values_name_the_known_ones() -> None:
+    with pytest.raises(ConfigError) as caught:
+        from_mapping(Structure, {"name": "x", "constraint": "hard"}, where="s")
+    assert caught.value.message == "s.constraint: unknown value 'hard'"
+    assert caught.value.hint == "known: aggregate, pairs, none"
+
+
+def test_settings_are_frozen() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        StageSettings(name="x").dtype = "float32"  # type: ignore[misc]
+
+
+def test_integers_are_taken_where_a_number_is_asked_for() -> None:
+    settings = from_mapping(StageSettings, {"name": "x", "weight_decay": 0}, where="x")
+    assert settings.weight_decay == 0.0
+    assert isinstance(settings.weight_decay, float)
+
+
+rates = st.floats(min_value=1e-6, max_value=1.0, allow_nan=False)
+dropouts = st.floats(min_value=0, max_value=0.99)
+counts = st.integers(min_value=1, max_value=1000)
+settings_strategy = st.builds(
+    StageSettings,
+    name=st.text(max_size=20),
+    template=st.none() | st.text(max_size=10),
+    max_prompt_tokens=st.integers(min_value=8, max_value=4096),
+    dtype=st.sampled_from(["auto", "float32", "bfloat16", "float64"]),
+    weight_decay=st.floats(min_value=0, max_value=1),
+    population=st.builds(
+        PopulationSettings,
+        targets=st.lists(
+            st.sampled_from(ATTENTION_TARGETS + FFN_TARGETS), min_size=1, unique=True
+        ).map(tuple),
+        learning_rate=rates,
+        epochs=counts,
+        use_history=st.booleans(),
+    ),
+    group=st.builds(
+        GroupSettings,
+        dropout=dropouts,
+        embedding_learning_rate=rates,
+        prototype_min_users=st.integers(min_value=10, max_value=99),
+    ),
+    router=st.builds(RouterSettings, cohort=counts, learning_rate=rates),
+    user=st.builds(
+        UserSettings,
+        learning_rates=st.lists(rates, min_size=1, max_size=4).map(tuple),
+        embedding_epochs=st.integers(min_value=0, max_value=50),
+    ),
+)
+
+
+@given(settings_strategy)
+def test_any_settings_survive_json(settings: StageSettings) -> None:
+    mapping = json.loads(json.dumps(to_mapping(settings)))
+    assert from_mapping(StageSettings, mapping, where="plan") == settings
+
+
+@given(st.sampled_from(list(RouterText)), st.sampled_from(list(UserRouting)))
+def test_any_valid_structure_survives_json(text: RouterText, routing: UserRouting) -> None:
+    structure = dataclasses.replace(
+        preset("default"), router_text=text, user_routing=routing, constraint=Constraint.NONE
+    )
+    mapping = json.loads(json.dumps(to_mapping(structure)))
+    assert from_mapping(Structure, mapping, where="plan") == structure

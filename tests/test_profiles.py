@@ -1,0 +1,104 @@
+"""The shipped profiles load, and hold the values the paper gives."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from proper_model import profiles
+from proper_model.config import ATTENTION_TARGETS, FFN_TARGETS, StageSettings, to_mapping
+from proper_model.errors import ConfigError
+from proper_model.profiles import load_profile, profile_folder, profile_names
+
+
+def test_the_three_profiles_ship() -> None:
+    assert {"paper-a100", "small-gpu", "tiny"} <= set(profile_names())
+
+
+@pytest.mark.parametrize("name", profile_names())
+def test_a_profile_carries_its_own_name(name: str) -> None:
+    assert load_profile(name).name == name
+
+
+def test_paper_profile_holds_the_values_of_the_paper() -> None:
+    paper = load_profile("paper-a100")
+    assert paper.population.targets == ATTENTION_TARGETS
+    assert (paper.population.rank, paper.population.alpha) == (8, 16.0)
+    assert (paper.population.learning_rate, paper.population.batch_size) == (3e-4, 2)
+    assert not paper.population.use_history
+    assert (paper.group.learning_rate, paper.group.batch_size, paper.group.dropout) == (
+        2e-4,
+        1,
+        0.05,
+    )
+    assert paper.user.learning_rates == (2e-4,)
+    assert (paper.user.batch_size, paper.user.dropout) == (1, 0.05)
+
+
+def test_tiny_teaches_the_format_in_stage_one() -> None:
+    tiny = load_profile("tiny")
+    assert set(tiny.population.targets) == set(ATTENTION_TARGETS + FFN_TARGETS)
+    assert tiny.population.use_history
+
+
+def test_deviations_from_the_paper_are_marked() -> None:
+    """A profile other than the paper's says DEVIATION where it leaves the paper."""
+    for name in ("tiny", "small-gpu"):
+        text = (profile_folder() / f"{name}.toml").read_text()
+        for key in ("use_history = true", "batch_size = 16"):
+            assert key in text
+        assert text.count("DEVIATION") >= 3
+
+
+def test_fitted_embeddings_have_a_rate_that_moves_them() -> None:
+    for name in ("paper-a100", "small-gpu", "tiny"):
+        assert 3e-2 <= load_profile(name).user.embedding_learning_rate <= 5e-2
+
+
+def test_a_file_of_the_user_is_loaded(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text('name = "mine"\n[user]\nepochs = 7\n')
+    for given in (path, str(path)):
+        assert load_profile(given).user.epochs == 7
+    assert to_mapping(load_profile(path)) != to_mapping(StageSettings(name="mine"))
+
+
+def test_a_file_never_replaces_a_shipped_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "tiny").write_text('name = "planted"\n')
+    monkeypatch.chdir(tmp_path)
+    assert load_profile("tiny").name == "tiny"
+
+
+def test_unknown_names_list_the_known() -> None:
+    with pytest.raises(ConfigError, match="unknown profile 'huge'") as caught:
+        load_profile("huge")
+    assert all(name in str(caught.value.hint) for name in profile_names())
+
+
+@pytest.mark.parametrize("content", [b"name = ", b"\xff\xfe", b"name = 'x'\nspeed = 1\n"])
+def test_malformed_files_are_refused_with_their_name(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "broken.toml"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match="broken.toml"):
+        load_profile(path)
+
+
+def test_oversized_and_missing_files_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "large.toml"
+    path.write_text("#" * (profiles.MAX_PROFILE_BYTES + 1))
+    with pytest.raises(ConfigError, match="at most"):
+        load_profile(path)
+    with pytest.raises(ConfigError, match="cannot read profile"):
+        load_profile(tmp_path / "none.toml")
+
+
+def test_a_lost_installation_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(profiles, "__file__", str(tmp_path / "proper_model" / "profiles.py"))
+    with pytest.raises(ConfigError) as caught:
+        profile_folder()
+    assert "path of a profile file" in str(caught.value.hint)
