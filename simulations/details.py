@@ -14,7 +14,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from proper_model.errors import ReportError
-from simulations.files import write_atomically
+from proper_model.files import write_atomic
 from simulations.results import Contrast, MetricSummary, Number, dumps
 
 DETAILS_FILE = "details.json"
@@ -68,7 +68,7 @@ class Details(_Strict):
 
 def write_details(details: Details, path: Path) -> None:
     """Write the file whole or not at all."""
-    write_atomically(path, dumps(details.model_dump(mode="json", by_alias=True)).encode())
+    write_atomic(path, dumps(details.model_dump(mode="json", by_alias=True)).encode())
 
 
 def read_details(path: Path) -> Details | None:

@@ -24,7 +24,7 @@ from pydantic import (
 )
 
 from proper_model.errors import ReportError
-from simulations.files import write_atomically
+from proper_model.files import write_atomic
 
 SCHEMA = 1
 RESULTS_FILE = "results.json"
@@ -170,7 +170,7 @@ def _rounded(value: object) -> object:
 
 def write_results(results: Results, path: Path) -> None:
     """Write the file whole or not at all."""
-    write_atomically(path, to_json(results).encode())
+    write_atomic(path, to_json(results).encode())
 
 
 def read_results(path: Path) -> Results:

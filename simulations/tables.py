@@ -1,0 +1,130 @@
+"""Tables from results: one for a terminal, one for a README.
+
+A run's own table has a row per arm with intervals. The README table has a row per task, metric,
+preset and profile and a column per arm; files that differ only in seed share a row as their mean.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from rich.table import Table as RichTable
+
+from simulations.results import METRICS, Results
+
+ARM_ORDER = ("stage1", "stage2-mean", "stage2", "oppu-mlp", "stage3", "stage3-shuffled")
+
+
+@dataclass(frozen=True)
+class Table:
+    """`header` and `rows` hold text; the first `labels` columns are names, the rest numbers."""
+
+    title: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    labels: int = 1
+
+
+def ordered_arms(names: Iterable[str]) -> list[str]:
+    """Arms in the order of the stages, unknown ones after them by name."""
+    names = set(names)
+    return [a for a in ARM_ORDER if a in names] + sorted(names - set(ARM_ORDER))
+
+
+def run_table(results: Results) -> Table:
+    """One row an arm, every metric with its interval over users."""
+    metrics = results.metric_names()
+    rows = []
+    for name in ordered_arms(results.arms):
+        arm = results.arms[name]
+        cells = [name, str(arm.n_users), str(arm.n_queries)]
+        for metric in metrics:
+            value = arm.metrics.get(metric)
+            cells.append(
+                "–" if value is None else f"{value.mean:.3f} [{value.low:.3f}, {value.high:.3f}]"
+            )
+        rows.append(tuple(cells))
+    title = (
+        f"{results.task}, {results.preset}/{results.profile}, base {results.base}, "
+        f"split {results.split}, seed {results.seed}, "
+        f"{results.confidence:.0%} intervals over users"
+    )
+    return Table(title, ("arm", "users", "queries", *metrics), tuple(rows))
+
+
+def comparison_table(runs: Sequence[Results]) -> Table:
+    """One row a task, metric, preset and profile; one column an arm; seeds averaged."""
+    arms = ordered_arms(arm for run in runs for arm in run.arms)
+    groups: dict[tuple[str, ...], list[Results]] = {}
+    for run in runs:
+        key = (run.task, run.template, run.base, run.preset, run.profile, run.split)
+        groups.setdefault(key, []).append(run)
+    rows = []
+    for (task, _template, base, preset, profile, split), members in groups.items():
+        for metric in METRICS:
+            cells = [_mean_over(members, arm, metric) for arm in arms]
+            if all(cell is None for cell in cells):
+                continue
+            users = max(arm.n_users for run in members for arm in run.arms.values())
+            seeds = len({run.seed for run in members})
+            rows.append(
+                (
+                    f"{task} ({users} users, {split})",
+                    metric,
+                    f"{preset}/{profile}, {base}",
+                    str(seeds),
+                    *("–" if cell is None else f"{cell:.3f}" for cell in cells),
+                )
+            )
+    return Table("Runs", ("task", "metric", "preset", "seeds", *arms), tuple(rows), labels=3)
+
+
+def _mean_over(runs: Sequence[Results], arm: str, metric: str) -> float | None:
+    values = [
+        run.arms[arm].metrics[metric].mean
+        for run in runs
+        if arm in run.arms and metric in run.arms[arm].metrics
+    ]
+    return math.fsum(values) / len(values) if values else None
+
+
+def contrast_table(results: Results) -> Table:
+    """Differences between arms, user level first because one heavy user cannot carry it."""
+    rows = []
+    for row in sorted(results.contrasts, key=lambda c: c.level != "user"):
+        verdict = {True: "better", False: "worse", None: "not separable"}[row.improvement]
+        rows.append(
+            (
+                f"{row.a} − {row.b}",
+                row.metric,
+                row.level,
+                f"{row.delta:+.4f}",
+                f"[{row.low:+.4f}, {row.high:+.4f}]",
+                verdict,
+            )
+        )
+    header = ("arms", "metric", "level", "difference", "interval", "")
+    return Table("Differences", header, tuple(rows), labels=3)
+
+
+def to_markdown(table: Table) -> str:
+    """A GitHub table; pipes inside cells are escaped."""
+    rule = ["---"] * table.labels + ["---:"] * (len(table.header) - table.labels)
+    lines = [table.header, tuple(rule), *table.rows]
+    return "\n".join(
+        "| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines
+    )
+
+
+def to_rich(table: Table) -> RichTable:
+    """The same for a terminal. Text is never read as markup."""
+    from rich.text import Text
+
+    drawn = RichTable(title=Text(table.title), title_justify="left")
+    for place, name in enumerate(table.header):
+        drawn.add_column(Text(name), justify="left" if place < table.labels else "right")
+    for row in table.rows:
+        drawn.add_row(*(Text(cell) for cell in row))
+    return drawn
