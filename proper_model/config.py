@@ -242,6 +242,8 @@ class UserSettings:
     batch_size: int = 1
     embedding_learning_rate: float = 4e-2
     embedding_epochs: int = 8
+    embedding_batch_size: int = 4
+    patience: int = 2  # epochs without a better own held-back loss before a user stops
     held_back_fraction: float = 0.2
     min_items_to_train: int = 4  # fewer: prototype or mean embedding only
 
@@ -254,6 +256,8 @@ class UserSettings:
         _check(0 <= self.dropout < 1, f"user.dropout must be in [0, 1), got {self.dropout}")
         _check(self.epochs >= 1, "user.epochs must be at least 1")
         _check(self.batch_size >= 1, "user.batch_size must be at least 1")
+        _check(self.embedding_batch_size >= 1, "user.embedding_batch_size must be at least 1")
+        _check(self.patience >= 1, "user.patience must be at least 1")
         _check(self.embedding_epochs >= 0, "user.embedding_epochs must not be negative")
         _check(self.embedding_learning_rate > 0, "user.embedding_learning_rate must be positive")
         _check(

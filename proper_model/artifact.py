@@ -1,0 +1,216 @@
+"""What a release contains, as files: the frozen model every device starts from.
+
+Independent of signing (`bundle`) and transport. Files:
+
+    base/*                    merged base W_p and its configuration, when embedded
+    tokenizer/*               the tokenizer
+    adapters/population/*     the population LoRA under PEFT's names, when the base is referenced
+    shared.safetensors        experts, routers, mean embedding, prototypes
+    recipe.json               structure, stage-3 settings, seed, versions
+    task.toml                 the task with its templates
+
+No user embedding is in it, only the mean and prototypes over at least ten users each.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load, save
+from torch import Tensor
+
+from proper_model.base import compute_dtype, default_device, load_base
+from proper_model.config import StageSettings, Structure, from_mapping, to_mapping
+from proper_model.encoding import Encoder
+from proper_model.errors import BundleFormatError
+from proper_model.files import write_atomic
+from proper_model.model import AdaptedModel
+from proper_model.population import merge_population
+from proper_model.tasks import Task, task_from_toml
+
+RECIPE_FORMAT = 1
+POPULATION = "adapters/population/"
+
+
+@dataclass(frozen=True)
+class BaseReference:
+    """A base that is not shipped: hub id (or folder name) and the revision it was trained on."""
+
+    name: str
+    revision: str
+
+
+@dataclass
+class Release:
+    """A frozen model with its task and settings; what stages 1 and 2 produce and stage 3 needs.
+
+    Attributes:
+        base: causal LM with the population LoRA merged (W_p, eq. 6).
+        shared: tensors of `shared.safetensors` by name.
+        population: PEFT state of the population LoRA and its `adapter_config` JSON.
+        notes: numbers about training, for reports; no user data.
+    """
+
+    base: Any
+    tokenizer: Any
+    task: Task
+    structure: Structure
+    settings: StageSettings
+    seed: int
+    shared: Mapping[str, Tensor]
+    population: Mapping[str, Tensor]
+    notes: Mapping[str, Any]
+
+    def encoder(self) -> Encoder:
+        return Encoder(
+            self.tokenizer,
+            max_prompt_tokens=self.settings.max_prompt_tokens,
+            max_answer_tokens=self.settings.max_answer_tokens,
+        )
+
+    def model(self) -> AdaptedModel:
+        """An adapted model around the base, loaded with the shared tensors and frozen."""
+        model = AdaptedModel(
+            self.base, self.structure, generator=torch.Generator().manual_seed(self.seed)
+        )
+        load_shared(model, self.shared)
+        model.requires_grad_(False)
+        return model
+
+    @property
+    def mean_embedding(self) -> Tensor:
+        """`[tables, e]`, where an unseen user starts."""
+        return self.shared["mean_embedding"].to(default_device())
+
+    @property
+    def prototypes(self) -> Tensor:
+        """`[K, tables, e]`; K may be 0."""
+        return self.shared["prototypes"].to(default_device())
+
+
+def shared_tensors(model: AdaptedModel) -> dict[str, Tensor]:
+    """Experts and routers under their names on disk, detached and on the CPU."""
+    return {
+        name: tensor.detach().cpu().contiguous()
+        for name, tensor in _named_targets(model).items()
+    }
+
+
+@torch.no_grad()
+def load_shared(model: AdaptedModel, tensors: Mapping[str, Tensor]) -> None:
+    """Copy shared tensors into a model of the same structure.
+
+    Raises BundleFormatError if a tensor is missing or has another shape.
+    """
+    for name, target in _named_targets(model).items():
+        if name not in tensors or tensors[name].shape != target.shape:
+            found = tuple(tensors[name].shape) if name in tensors else "nothing"
+            raise BundleFormatError(
+                f"shared.safetensors: expected '{name}' of shape {tuple(target.shape)}, "
+                f"found {found}",
+                hint="the release was made for another base or preset",
+            )
+        target.copy_(tensors[name])
+
+
+def _named_targets(model: AdaptedModel) -> dict[str, Tensor]:
+    targets: dict[str, Tensor] = {}
+    for number, site in enumerate(model.sites):
+        targets[f"experts.{site.path}.A"] = model.experts[number].a
+        targets[f"experts.{site.path}.B"] = model.experts[number].b
+        for kind in ("text", "user", "lora"):
+            weight = getattr(model.routers[number], kind)
+            if weight is not None:
+                targets[f"routers.{site.path}.{kind}"] = weight
+    if model.tied_user is not None:
+        targets["routers.tied.user"] = model.tied_user
+    return targets
+
+
+def release_to_files(
+    release: Release, *, base: BaseReference | None = None, population_config: str | None = None
+) -> dict[str, bytes]:
+    """A release as named byte strings. Without `base` the merged base is embedded."""
+    files: dict[str, bytes] = {}
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        release.tokenizer.save_pretrained(folder / "tokenizer")
+        if base is None:
+            release.base.save_pretrained(folder / "base", max_shard_size="512MB")
+        for path in sorted(folder.rglob("*")):
+            if path.is_file():
+                files[path.relative_to(folder).as_posix()] = path.read_bytes()
+    if base is not None:
+        files[POPULATION + "adapter_model.safetensors"] = save(dict(release.population))
+        files[POPULATION + "adapter_config.json"] = (population_config or "{}").encode()
+    files["shared.safetensors"] = save({n: t.contiguous() for n, t in release.shared.items()})
+    files["task.toml"] = release.task.toml_text.encode()
+    recipe = {
+        "format": RECIPE_FORMAT,
+        "structure": to_mapping(release.structure),
+        "settings": to_mapping(release.settings),
+        "template": release.task.template,
+        "seed": release.seed,
+        "base": None if base is None else {"name": base.name, "revision": base.revision},
+        "notes": dict(release.notes),
+    }
+    files["recipe.json"] = json.dumps(recipe, sort_keys=True, indent=1).encode()
+    return files
+
+
+def release_from_files(files: Mapping[str, bytes]) -> Release:
+    """The inverse of `release_to_files`, for files that were verified before.
+
+    A referenced base is loaded by its name and merged with the shipped population LoRA.
+    """
+    recipe = json.loads(files["recipe.json"])
+    if recipe.get("format") != RECIPE_FORMAT:
+        raise BundleFormatError(
+            f"recipe.json has format {recipe.get('format')}, expected {RECIPE_FORMAT}",
+            hint="update PROPER, or install a bundle made by this version",
+        )
+    settings = from_mapping(StageSettings, recipe["settings"], where="recipe.json: settings")
+    dtype = compute_dtype(settings.dtype, default_device())
+    population: Mapping[str, Tensor] = {}
+    if recipe["base"] is None:
+        with tempfile.TemporaryDirectory() as scratch:
+            _write(files, Path(scratch))
+            base, tokenizer = load_base(
+                f"{scratch}/base", tokenizer_from=f"{scratch}/tokenizer", dtype=dtype
+            )
+    else:
+        population = load(files[POPULATION + "adapter_model.safetensors"])
+        reference = recipe["base"]
+        base, tokenizer = load_base(
+            reference["name"], revision=reference["revision"], dtype=torch.float32
+        )
+        base = merge_population(base, settings.population, population).to(dtype)
+    base.requires_grad_(False)
+    return Release(
+        base=base,
+        tokenizer=tokenizer,
+        task=task_from_toml(
+            files["task.toml"].decode(), template=recipe["template"], where="task.toml"
+        ),
+        structure=from_mapping(Structure, recipe["structure"], where="recipe.json: structure"),
+        settings=settings,
+        seed=int(recipe["seed"]),
+        shared=load(files["shared.safetensors"]),
+        population=population,
+        notes=recipe["notes"],
+    )
+
+
+def _write(files: Mapping[str, bytes], folder: Path) -> None:
+    """Model and tokenizer files to a scratch folder: transformers reads paths only."""
+    for name, data in files.items():
+        if name.startswith(("base/", "tokenizer/")):
+            path = folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(path, data)

@@ -1,0 +1,177 @@
+"""User embeddings: fitting one for an unseen user, and prototypes to choose from.
+
+An unseen user starts at the mean of the pooled users' embeddings and fits `e_u` on the own history
+with everything else frozen; the fit is then compared with prototypes (k-means centres of pooled
+embeddings) by loss on held-back own items (METHOD 1.5 f). A prototype of fewer than ten users is
+left out: it would publish personal data.
+
+Letters: U users, K prototypes, e embedding width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from proper_model.cohort import Cohort, Progress, Trial, TrialSettings, held_back_losses
+from proper_model.config import UserRouting
+from proper_model.encoding import Encoded, Encoder
+from proper_model.model import AdaptedModel, Pass
+
+
+@dataclass(frozen=True)
+class Samples:
+    """One user's tokenized items, in time order, cut into training and held-back."""
+
+    train: tuple[Encoded, ...]
+    held_back: tuple[Encoded, ...]
+    seed: int
+
+    @property
+    def judged(self) -> tuple[Encoded, ...]:
+        """What candidates are compared on: held-back items, or all of a very short history."""
+        return self.held_back or self.train
+
+
+def split_items(
+    items: Sequence[Encoded], *, fraction: float, minimum: int, seed: int
+) -> Samples:
+    """Hold back the most recent items; with fewer than `minimum` items none, and none train."""
+    if len(items) < minimum:
+        return Samples(tuple(items), (), seed)
+    count = min(len(items) - 1, max(1, round(fraction * len(items))))
+    return Samples(tuple(items[:-count]), tuple(items[-count:]), seed)
+
+
+@dataclass(frozen=True)
+class EmbeddingFit:
+    """How one user's embedding was found.
+
+    Attributes:
+        source: `fitted`, `prototype` or `mean`.
+        loss_before, loss_after: held-back loss per answer token at the mean and at the result.
+        distance: |e - e_mean|.
+    """
+
+    source: str
+    loss_before: float
+    loss_after: float
+    distance: float
+    epochs: int
+
+
+def group_pass(slots: Tensor, embeddings: Tensor) -> Pass:
+    """Stage 2: experts weighted by the user-aware router (eq. 7, 8)."""
+    return Pass(
+        slots=slots,
+        experts=True,
+        lora=False,
+        embeddings=embeddings,
+        routing=UserRouting.USER_AWARE,
+    )
+
+
+def fit_embeddings(
+    model: AdaptedModel,
+    encoder: Encoder,
+    users: Sequence[Samples],
+    *,
+    mean: Tensor,
+    prototypes: Tensor,
+    learning_rate: float,
+    settings: TrialSettings,
+    checkpoint: Path | None = None,
+    progress: Progress | None = None,
+) -> tuple[Tensor, list[EmbeddingFit]]:
+    """Embeddings of unseen users: mean [tables, e], prototypes [K, tables, e] -> [U, tables, e].
+
+    Users without held-back items are not trained; they get the best prototype or the mean.
+    """
+    table = mean[None].repeat(len(users), 1, 1).clone().requires_grad_(True)
+    trials = [
+        Trial(u.train if u.held_back else (), u.held_back, learning_rate, u.seed) for u in users
+    ]
+    results = Cohort(
+        model, encoder, trials, [table], lambda s: group_pass(s, table), settings,
+        checkpoint=checkpoint,
+    ).run(progress)
+    fitted = table.detach()
+    losses = candidate_losses(
+        model, encoder, users, torch.cat([mean[None], prototypes]), settings.tokens_per_step
+    )
+    embeddings, fits = [], []
+    for u, result in enumerate(results):
+        choices = [("mean", mean, float(losses[u, 0]))]
+        choices += [
+            ("prototype", p, float(loss)) for p, loss in zip(prototypes, losses[u, 1:], strict=True)
+        ]
+        if result.losses and result.best_epoch > 0:
+            choices.append(("fitted", fitted[u], result.best_loss))
+        source, chosen, loss = min(choices, key=lambda choice: choice[2])
+        embeddings.append(chosen)
+        fits.append(
+            EmbeddingFit(
+                source=source,
+                loss_before=float(losses[u, 0]),
+                loss_after=loss,
+                distance=float((chosen - mean).norm()),
+                epochs=result.best_epoch if source == "fitted" else 0,
+            )
+        )
+    return torch.stack(embeddings), fits
+
+
+def candidate_losses(
+    model: AdaptedModel,
+    encoder: Encoder,
+    users: Sequence[Samples],
+    candidates: Tensor,
+    tokens_per_step: int,
+) -> Tensor:
+    """Mean held-back loss of every user under every candidate [C, tables, e] -> [U, C].
+
+    A user without any items gets zeros, so that the first candidate wins.
+    """
+    count = len(candidates)
+    rows = [(c, item) for user in users for c in range(count) for item in user.judged]
+    losses = held_back_losses(
+        model, encoder, rows, lambda slots: group_pass(slots, candidates), tokens_per_step
+    )
+    result = torch.zeros(len(users), count, dtype=torch.float64)
+    start = 0
+    for u, user in enumerate(users):
+        size = len(user.judged)
+        if size:
+            own = losses[start : start + count * size].view(count, size)
+            result[u] = own.mean(1)
+        start += count * size
+    return result
+
+
+def find_prototypes(
+    embeddings: Tensor, count: int, *, minimum_users: int, seed: int
+) -> tuple[Tensor, list[int]]:
+    """k-means centres of pooled embeddings [U, tables, e] -> ([K, tables, e], users a centre).
+
+    Centres of fewer than `minimum_users` users are left out; with too few users none is made.
+    """
+    from sklearn.cluster import KMeans
+
+    users = embeddings.shape[0]
+    clusters = min(count, users // minimum_users)
+    if clusters < 1:
+        return embeddings[:0], []
+    flat = embeddings.detach().flatten(1).double().cpu().numpy()
+    labels = KMeans(n_clusters=clusters, n_init=10, random_state=seed).fit(flat).labels_
+    kept: list[Tensor] = []
+    sizes: list[int] = []
+    for cluster in range(clusters):
+        members = torch.from_numpy(labels == cluster)
+        if int(members.sum()) >= minimum_users:
+            kept.append(embeddings.detach()[members.to(embeddings.device)].mean(0))
+            sizes.append(int(members.sum()))
+    return (torch.stack(kept) if kept else embeddings[:0]), sizes

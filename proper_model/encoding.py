@@ -1,0 +1,178 @@
+"""Text to tokens: prompts, answers and left-padded batches.
+
+A sample is `prompt`, one space, `answer`, end-of-sequence; only the answer and the end carry loss
+(eq. 4). Batches are left-padded, so that answers end at the right edge and the language-model head
+runs on the last few positions only.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from proper_model.errors import BaseModelError
+from proper_model.tasks import Example
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One tokenized sample: `tokens[:prompt_tokens]` is the prompt, the rest answer and end."""
+
+    tokens: tuple[int, ...]
+    prompt_tokens: int
+
+    @property
+    def answer_tokens(self) -> int:
+        return len(self.tokens) - self.prompt_tokens
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Left-padded rows.
+
+    Attributes:
+        input_ids, attention_mask, position_ids: `[B, T]`.
+        labels: `[B, T]`, -100 outside answers.
+        prompt_mask: `[B, T]`, 1 on prompt tokens.
+        slots: `[B]`, the user slot of every row.
+        answer_width: longest answer, in tokens.
+        lengths: real tokens a row.
+        seeds: dropout seed a row, or None outside training.
+    """
+
+    input_ids: Tensor
+    attention_mask: Tensor
+    position_ids: Tensor
+    labels: Tensor
+    prompt_mask: Tensor
+    slots: Tensor
+    answer_width: int
+    lengths: tuple[int, ...]
+    seeds: tuple[int, ...] | None = None
+
+
+class Encoder:
+    """Tokenizes examples for one base model.
+
+    A base with a chat template is asked through it. A prompt longer than `max_prompt_tokens` loses
+    tokens from its middle: templates keep the question at the start and the cue at the end.
+    """
+
+    def __init__(self, tokenizer: Any, *, max_prompt_tokens: int, max_answer_tokens: int) -> None:
+        if tokenizer.eos_token_id is None:
+            raise BaseModelError(
+                "the tokenizer has no end-of-sequence token",
+                hint="set eos_token in tokenizer_config.json; answers must be able to end",
+            )
+        self.tokenizer = tokenizer
+        self.eos = int(tokenizer.eos_token_id)
+        pad = tokenizer.pad_token_id
+        self.pad = int(pad) if pad is not None else self.eos
+        self.max_prompt_tokens = max_prompt_tokens
+        self.max_answer_tokens = max_answer_tokens
+        self._chat = bool(getattr(tokenizer, "chat_template", None))
+
+    def prompt(self, text: str) -> list[int]:
+        """Token ids of a prompt, at most `max_prompt_tokens`."""
+        return _cut_middle(self._ids(self._asked(text)), self.max_prompt_tokens)
+
+    def encode(self, example: Example) -> Encoded:
+        """Prompt, answer and end. The answer is cut at `max_answer_tokens`, the end included."""
+        asked = self._asked(example.prompt)
+        prompt = self._ids(asked)
+        answer_text = example.answer if self._chat else " " + example.answer
+        joint = self._ids(asked + answer_text)
+        # Tokenize jointly where the prompt survives as a prefix: sentencepiece puts a spurious
+        # space before a text tokenized on its own.
+        if joint[: len(prompt)] == prompt:
+            answer = joint[len(prompt) :]
+        else:
+            answer = self.tokenizer(answer_text, add_special_tokens=False)["input_ids"]
+        answer = answer[: self.max_answer_tokens - 1] + [self.eos]
+        prompt = _cut_middle(prompt, self.max_prompt_tokens)
+        return Encoded(tuple(prompt + answer), len(prompt))
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """Text of generated token ids, special tokens removed, stripped (METHOD 4.3)."""
+        return str(self.tokenizer.decode(tokens, skip_special_tokens=True)).strip()
+
+    def _asked(self, text: str) -> str:
+        if not self._chat:
+            return text
+        turn = [{"role": "user", "content": text}]
+        return str(
+            self.tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
+        )
+
+    def _ids(self, text: str) -> list[int]:
+        # A chat template writes its own special tokens.
+        return list(self.tokenizer(text, add_special_tokens=not self._chat)["input_ids"])
+
+    def batch(
+        self,
+        samples: Sequence[Encoded],
+        slots: Sequence[int],
+        *,
+        seeds: Sequence[int] | None = None,
+        device: torch.device | str = "cpu",
+    ) -> Batch:
+        """Left-pad samples into one batch."""
+        width = max(len(s.tokens) for s in samples)
+        shape = (len(samples), width)
+        input_ids = torch.full(shape, self.pad)
+        mask = torch.zeros(shape, dtype=torch.long)
+        labels = torch.full(shape, -100)
+        prompt_mask = torch.zeros(shape, dtype=torch.long)
+        for row, sample in enumerate(samples):
+            start = width - len(sample.tokens)
+            tokens = torch.tensor(sample.tokens)
+            input_ids[row, start:] = tokens
+            mask[row, start:] = 1
+            labels[row, start + sample.prompt_tokens :] = tokens[sample.prompt_tokens :]
+            prompt_mask[row, start : start + sample.prompt_tokens] = 1
+        return Batch(
+            input_ids=input_ids.to(device),
+            attention_mask=mask.to(device),
+            position_ids=(mask.cumsum(1) - 1).clamp(min=0).to(device),
+            labels=labels.to(device),
+            prompt_mask=prompt_mask.to(device),
+            slots=torch.tensor(list(slots), device=device),
+            answer_width=max(s.answer_tokens for s in samples),
+            lengths=tuple(len(s.tokens) for s in samples),
+            seeds=None if seeds is None else tuple(seeds),
+        )
+
+
+def _cut_middle(tokens: list[int], limit: int) -> list[int]:
+    if len(tokens) <= limit:
+        return tokens
+    tail = min(24, limit // 3)
+    return tokens[: limit - tail] + tokens[-tail:]
+
+
+def token_budget_chunks(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
+    """Indices of `lengths`, sorted by length and cut so that rows x longest <= budget tokens.
+
+    A sample longer than the budget gets a chunk of its own.
+    """
+    order = sorted(range(len(lengths)), key=lambda i: lengths[i])
+    chunk: list[int] = []
+    for index in order:
+        if chunk and (len(chunk) + 1) * lengths[index] > budget:
+            yield chunk
+            chunk = []
+        chunk.append(index)
+    if chunk:
+        yield chunk
+
+
+def epoch_order(count: int, *, seed: int, epoch: int) -> list[int]:
+    """A permutation of range(count), a function of seed and epoch alone."""
+    order = list(range(count))
+    random.Random(f"{seed}/{epoch}").shuffle(order)
+    return order

@@ -1,0 +1,222 @@
+"""Stage 2: experts, user-aware router and user embeddings on pooled users (PROPER eq. 7-10).
+
+Trained on pooled histories and queries, capped per user, with the constraint loss. Some pooled
+users are held back: after each epoch their embeddings are fitted on their histories, exactly as a
+device will do it, and the loss on their queries decides when to stop. They never touch experts or
+routers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from proper_model.cohort import Progress, TrialSettings, held_back_losses
+from proper_model.config import Constraint, StageSettings
+from proper_model.dropout import mix_seed
+from proper_model.embeddings import fit_embeddings, group_pass, split_items
+from proper_model.encoding import Batch, Encoded, Encoder
+from proper_model.losses import RoutingMemory, pair_loss
+from proper_model.model import AdaptedModel
+from proper_model.training import PooledReport, PooledSettings, PooledTraining
+
+EMBEDDING_STD = 0.3
+# Fits during validation only need to rank epochs, so they are shorter than a device's.
+VALIDATION_FIT_EPOCHS = 2
+
+
+@dataclass(frozen=True)
+class PooledUser:
+    """A pooled user's tokenized history items and queries."""
+
+    history: tuple[Encoded, ...]
+    queries: tuple[Encoded, ...]
+
+    def capped(self, limit: int) -> tuple[Encoded, ...]:
+        """Queries and the most recent history items, at most `limit` together."""
+        room = max(0, limit - len(self.queries))
+        recent = self.history[max(0, len(self.history) - room) :]
+        return (*recent, *self.queries[:limit])
+
+
+class ConstraintObserver:
+    """Collects the constraint loss over all routers of one forward pass (eq. 9)."""
+
+    def __init__(
+        self,
+        form: Constraint,
+        memory: RoutingMemory,
+        batch: Batch,
+        *,
+        users: int,
+        pairs: int,
+        generator: torch.Generator,
+    ) -> None:
+        self.form, self.memory, self.batch = form, memory, batch
+        self.mask = batch.attention_mask.float()
+        drawn = torch.randint(
+            1, max(users, 2), (len(batch.slots), pairs), generator=generator
+        ).to(batch.slots.device)
+        self.others = (batch.slots[:, None] + drawn) % users  # never the row's own user
+        self.terms: list[Tensor] = []
+        self.weights: list[tuple[int, Tensor, Tensor]] = []
+
+    def __call__(self, site: int, weights: Tensor, others: object) -> None:
+        # A user-only router gives one weight vector a row, so one "token".
+        mask = self.mask if weights.shape[1] > 1 else self.mask[:, :1] * 0 + 1
+        if self.form is Constraint.PAIRS:
+            assert callable(others)
+            self.terms.append(pair_loss(weights, others(self.others), mask))
+        else:
+            self.terms.append(self.memory.loss(site, weights, self.batch.slots, mask))
+            self.weights.append((site, weights.detach(), mask))
+
+    def loss(self) -> Tensor:
+        """Mean over routers; then moves the memory to this batch's routing."""
+        total = torch.stack(self.terms).mean()
+        for site, weights, mask in self.weights:
+            self.memory.update(site, weights, self.batch.slots, mask)
+        self.memory.mark_seen(self.batch.slots)
+        return total
+
+
+def train_group(
+    model: AdaptedModel,
+    encoder: Encoder,
+    trained: Sequence[PooledUser],
+    held_back: Sequence[PooledUser],
+    settings: StageSettings,
+    *,
+    seed: int,
+    checkpoint: Path | None = None,
+    progress: Progress | None = None,
+) -> tuple[Tensor, PooledReport]:
+    """Train stage 2 in place; returns the pooled users' embeddings [U, tables, e] and a report."""
+    group = settings.group
+    generator = torch.Generator().manual_seed(mix_seed(seed, 2))
+    start = torch.randn(
+        len(trained), model.tables, model.structure.embedding_dim, generator=generator
+    )
+    table = torch.nn.Parameter((start * EMBEDDING_STD).to(model.device))
+    memory = RoutingMemory(len(model.sites), len(trained), model.structure.experts)
+    form = model.structure.constraint if group.constraint_weight > 0 else Constraint.NONE
+    calls = 0
+
+    def batch_loss(batch: Batch) -> tuple[Tensor, Tensor | None]:
+        nonlocal calls
+        now = group_pass(batch.slots, table)
+        now.dropout, now.seeds = group.dropout, batch.seeds
+        now.lengths, now.prompt_mask = batch.lengths, batch.prompt_mask
+        if form is Constraint.NONE:
+            return model.answer_loss(batch, now), None
+        assert batch.seeds is not None
+        observer = ConstraintObserver(
+            form,
+            memory,
+            batch,
+            users=len(trained),
+            pairs=group.constraint_pairs,
+            generator=torch.Generator().manual_seed(batch.seeds[0]),
+        )
+        now.observer = observer
+        losses = model.answer_loss(batch, now)
+        return losses, observer.loss()
+
+    shared = group_parameters(model)
+    for parameter in shared:
+        parameter.requires_grad_(True)
+    optimizer = torch.optim.AdamW(
+        [
+            {"params": shared, "lr": group.learning_rate, "weight_decay": settings.weight_decay},
+            {"params": [table], "lr": group.embedding_learning_rate, "weight_decay": 0.0},
+        ]
+    )
+    training = PooledTraining(
+        encoder,
+        [(u, s) for u, user in enumerate(trained) for s in user.capped(group.max_items_per_user)],
+        optimizer,
+        batch_loss,
+        lambda: validation_loss(model, encoder, held_back, table.detach().mean(0), settings, seed),
+        PooledSettings(
+            epochs=group.epochs,
+            batch_size=group.batch_size,
+            warmup_ratio=settings.warmup_ratio,
+            max_grad_norm=settings.max_grad_norm,
+            tokens_per_step=settings.tokens_per_step,
+            patience=group.patience,
+            seed=mix_seed(seed, 3),
+        ),
+        device=model.device,
+        extra={"memory": memory.mean, "seen": memory.seen},
+        weight_extra=group.constraint_weight,
+        checkpoint=checkpoint,
+    )
+    report = training.run(progress)
+    for parameter in shared:
+        parameter.requires_grad_(False)
+    return table.detach(), report
+
+
+def group_parameters(model: AdaptedModel) -> list[torch.nn.Parameter]:
+    """Exactly what stage 2 trains besides embeddings: experts and user-aware routers."""
+    found = list(model.experts.parameters())
+    for router in model.routers:
+        found += [w for w in (router.text, router.user) if w is not None]
+    if model.tied_user is not None:
+        found.append(model.tied_user)
+    return found
+
+
+def fit_settings(settings: StageSettings, *, epochs: int) -> TrialSettings:
+    """Settings for fitting e_u: no dropout and no decay, since it is a search, not a model."""
+    return TrialSettings(
+        epochs=epochs,
+        batch_size=settings.user.embedding_batch_size,
+        dropout=0.0,
+        weight_decay=0.0,
+        warmup_ratio=settings.warmup_ratio,
+        # The profile's norm is for LoRA factors; a few numbers at a 100 times higher rate
+        # need no clip beyond guarding against a burst.
+        max_grad_norm=1.0,
+        tokens_per_step=settings.tokens_per_step,
+        patience=settings.user.patience,
+    )
+
+
+def validation_loss(
+    model: AdaptedModel,
+    encoder: Encoder,
+    users: Sequence[PooledUser],
+    mean: Tensor,
+    settings: StageSettings,
+    seed: int,
+) -> float:
+    """Query loss of held-back users after fitting their embeddings as a device would."""
+    cap = settings.group.max_items_per_user
+    samples = [
+        split_items(
+            user.history[-cap:],
+            fraction=settings.user.held_back_fraction,
+            minimum=settings.user.min_items_to_train,
+            seed=mix_seed(seed, 4, u),
+        )
+        for u, user in enumerate(users)
+    ]
+    embeddings, _ = fit_embeddings(
+        model,
+        encoder,
+        samples,
+        mean=mean,
+        prototypes=mean[None][:0],
+        learning_rate=settings.user.embedding_learning_rate,
+        settings=fit_settings(settings, epochs=VALIDATION_FIT_EPOCHS),
+    )
+    rows = [(u, query) for u, user in enumerate(users) for query in user.queries]
+    losses = held_back_losses(
+        model, encoder, rows, lambda s: group_pass(s, embeddings), settings.tokens_per_step
+    )
+    return float(losses.mean())

@@ -1,0 +1,57 @@
+"""Low-rank adapters as plain tensors, for one adapter or for many users at once.
+
+A LoRA of rank r on a linear `h = W x` adds `s * B (A x)` with `A [r, d_in]`, `B [d_out, r]` and
+`s = alpha / r` (PROPER eq. 3 and 11; LoRA, arXiv 2106.09685). Users are *stacked*: `A [U, r, d_in]`,
+`B [U, d_out, r]`, and a batch says in `slots [B]` which user each row belongs to, so that rows of
+different users share one pass over the frozen base.
+
+Letters: B batch rows, T tokens, U user slots, r rank, i input width, o output width.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def init_factor_a(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    """A fresh `A [..., r, d_in]`, uniform in +-1/sqrt(d_in) as PEFT's Kaiming start. Float32."""
+    bound = 1.0 / math.sqrt(shape[-1])
+    return (torch.rand(shape, generator=generator) * 2 - 1) * bound
+
+
+def stacked_down(x: Tensor, a: Tensor, slots: Tensor) -> Tensor:
+    """`A_u x` for every row's own user: x [B, T, i], a [U, r, i], slots [B] -> [B, T, r]."""
+    return torch.einsum("bti,bri->btr", x, a[slots].to(x.dtype))
+
+
+def stacked_up(hidden: Tensor, b: Tensor, slots: Tensor) -> Tensor:
+    """`B_u h` for every row's own user: hidden [B, T, r], b [U, o, r], slots [B] -> [B, T, o]."""
+    return torch.einsum("btr,bor->bto", hidden, b[slots].to(hidden.dtype))
+
+
+class UserLora(torch.nn.Module):
+    """Private LoRA factors of `slots` users on a list of linears (eq. 11).
+
+    Args:
+        widths: (d_in, d_out) of every site, in site order.
+        slots: number of users held at once.
+        rank: r.
+        seeds: one seed a slot; a user's start depends on its seed alone, never on its slot.
+    """
+
+    def __init__(
+        self, widths: list[tuple[int, int]], slots: int, rank: int, seeds: list[int]
+    ) -> None:
+        super().__init__()
+        if len(seeds) != slots:
+            raise ValueError(f"{slots} slots need {slots} seeds, got {len(seeds)}")
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        self.a = torch.nn.ParameterList(
+            torch.stack([init_factor_a((rank, d_in), g) for g in generators]) for d_in, _ in widths
+        )
+        self.b = torch.nn.ParameterList(
+            torch.zeros(slots, d_out, rank) for _, d_out in widths
+        )

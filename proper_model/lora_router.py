@@ -1,0 +1,175 @@
+"""Stages 3a and 3b: the LoRA-aware router, trained once per release on pooled users (METHOD 1.7).
+
+3a gives every user of a cohort of *pooled* users a provisional private LoRA; 3b freezes those and
+the experts and trains `W_l` (eq. 12) for all of them together. It happens on the server before
+release; no test user takes part and nothing of it remains but `W_l`.
+
+The histories are cut in time: provisional LoRAs train on the earlier part, `W_l` on the later one,
+queries judge. So the router learns from what a LoRA does on items it has not seen, as on a device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from proper_model.cohort import Progress, TrialSettings, held_back_losses
+from proper_model.config import StageSettings, UserRouting
+from proper_model.dropout import mix_seed
+from proper_model.embeddings import Samples
+from proper_model.encoding import Batch, Encoder
+from proper_model.group import PooledUser
+from proper_model.model import AdaptedModel, Pass
+from proper_model.personal import personal_pass, train_user_loras
+from proper_model.training import PooledReport, PooledSettings, PooledTraining
+
+ROUTER_SHARE = 0.4  # of a cohort user's history, kept for 3b
+
+
+def lora_settings(settings: StageSettings, *, epochs: int) -> TrialSettings:
+    """Settings for training private LoRAs under a profile."""
+    return TrialSettings(
+        epochs=epochs,
+        batch_size=settings.user.batch_size,
+        dropout=settings.user.dropout,
+        weight_decay=settings.weight_decay,
+        warmup_ratio=settings.warmup_ratio,
+        max_grad_norm=settings.max_grad_norm,
+        tokens_per_step=settings.tokens_per_step,
+        patience=settings.user.patience,
+    )
+
+
+def train_lora_router(
+    model: AdaptedModel,
+    encoder: Encoder,
+    cohort: Sequence[PooledUser],
+    embeddings: Tensor,
+    settings: StageSettings,
+    *,
+    seed: int,
+    checkpoint: Path | None = None,
+    progress: Progress | None = None,
+) -> PooledReport:
+    """Train every site's `W_l` in place. `embeddings [U, tables, e]` are the cohort's, frozen.
+
+    Where `W_l` replaces the user-aware router (preset `paper`), provisional LoRAs learned under the
+    old routing do not fit the new one, so 3a and 3b run twice (METHOD 1.7).
+    """
+    routing = model.structure.user_routing
+    rounds = [UserRouting.USER_AWARE]
+    if routing is UserRouting.LORA_AWARE:
+        rounds.append(UserRouting.LORA_AWARE)
+    report = PooledReport()
+    for number, provisional in enumerate(rounds):
+        suffix = f".{number}"
+        _provisional_loras(
+            model, encoder, cohort, embeddings, settings, provisional,
+            seed=mix_seed(seed, 5, number),
+            checkpoint=_beside(checkpoint, suffix + ".lora"), progress=progress,
+        )
+        report = _train_weights(
+            model, encoder, cohort, embeddings, settings,
+            seed=mix_seed(seed, 6, number),
+            checkpoint=_beside(checkpoint, suffix + ".router"), progress=progress,
+        )
+    return report
+
+
+def _beside(checkpoint: Path | None, suffix: str) -> Path | None:
+    return None if checkpoint is None else checkpoint.with_name(checkpoint.name + suffix)
+
+
+def _cut(user: PooledUser, settings: StageSettings) -> int:
+    """Where the history is cut: items before are 3a's, items from there on 3b's."""
+    start = max(0, len(user.history) - settings.group.max_items_per_user)
+    return start + round((1 - ROUTER_SHARE) * (len(user.history) - start))
+
+
+def _provisional_loras(
+    model: AdaptedModel,
+    encoder: Encoder,
+    cohort: Sequence[PooledUser],
+    embeddings: Tensor,
+    settings: StageSettings,
+    routing: UserRouting,
+    *,
+    seed: int,
+    checkpoint: Path | None,
+    progress: Progress | None,
+) -> None:
+    """3a: one provisional LoRA a cohort user, left in `model.lora`."""
+    users = []
+    for u, user in enumerate(cohort):
+        cut = _cut(user, settings)
+        begin = max(0, len(user.history) - settings.group.max_items_per_user)
+        early, late = user.history[begin:cut], user.history[cut:]
+        users.append(Samples(early, late[:1] or early[-1:], mix_seed(seed, u)))
+    rate = settings.user.learning_rates[len(settings.user.learning_rates) // 2]
+    train_user_loras(
+        model, encoder, users,
+        embeddings=embeddings, routing=routing, experts=True, learning_rates=[rate],
+        settings=lora_settings(settings, epochs=settings.user.epochs),
+        checkpoint=checkpoint, progress=progress,
+    )
+
+
+def _train_weights(
+    model: AdaptedModel,
+    encoder: Encoder,
+    cohort: Sequence[PooledUser],
+    embeddings: Tensor,
+    settings: StageSettings,
+    *,
+    seed: int,
+    checkpoint: Path | None,
+    progress: Progress | None,
+) -> PooledReport:
+    """3b: `W_l` of all routers on the later history items of the cohort, judged on queries."""
+    router = settings.router
+
+    def make_pass(slots: Tensor) -> Pass:
+        return personal_pass(
+            slots, embeddings=embeddings, routing=model.structure.user_routing, experts=True
+        )
+
+    def batch_loss(batch: Batch) -> tuple[Tensor, None]:
+        now = make_pass(batch.slots)
+        now.dropout, now.seeds = router.dropout, batch.seeds
+        now.lengths, now.prompt_mask = batch.lengths, batch.prompt_mask
+        return model.answer_loss(batch, now), None
+
+    queries = [(u, query) for u, user in enumerate(cohort) for query in user.queries]
+
+    def validate() -> float:
+        losses = held_back_losses(model, encoder, queries, make_pass, settings.tokens_per_step)
+        return float(losses.mean())
+
+    weights = [r.lora for r in model.routers]
+    for weight in weights:
+        weight.requires_grad_(True)
+    training = PooledTraining(
+        encoder,
+        [(u, item) for u, user in enumerate(cohort) for item in user.history[_cut(user, settings) :]],
+        torch.optim.AdamW(weights, lr=router.learning_rate, weight_decay=settings.weight_decay),
+        batch_loss,
+        validate,
+        PooledSettings(
+            epochs=router.epochs,
+            batch_size=router.batch_size,
+            warmup_ratio=settings.warmup_ratio,
+            max_grad_norm=settings.max_grad_norm,
+            tokens_per_step=settings.tokens_per_step,
+            patience=router.patience,
+            seed=seed,
+        ),
+        device=model.device,
+        checkpoint=checkpoint,
+    )
+    report = training.run(progress)
+    for weight in weights:
+        weight.requires_grad_(False)
+    return report

@@ -1,0 +1,70 @@
+"""Stage 1: the population LoRA, trained with PEFT and merged into the base (PROPER eq. 3-6).
+
+Targets are the attention projections, rank 8, alpha 16 (PROPER A.3 through Per-Pcs's default).
+DEVIATION in profiles that say so: small bases that know no task format adapt the feed-forward too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from proper_model.config import PopulationSettings
+from proper_model.errors import BaseModelError
+
+
+def attach_population(base: Any, settings: PopulationSettings, *, seed: int) -> Any:
+    """A PEFT model around `base` with fresh population factors, seeded."""
+    from peft import LoraConfig, get_peft_model
+
+    names = {path.rpartition(".")[2] for path, _ in base.named_modules()}
+    missing = [target for target in settings.targets if target not in names]
+    if missing:
+        raise BaseModelError(
+            f"the base has no linears named {missing}, which population.targets asks for",
+            hint="choose a base with separate q, k, v and o projections, or other targets",
+        )
+    config = LoraConfig(
+        r=settings.rank,
+        lora_alpha=settings.alpha,
+        lora_dropout=settings.dropout,
+        target_modules=list(settings.targets),
+        bias="none",
+        task_type="CAUSAL_LM",
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return get_peft_model(base, config)
+
+
+def population_state(model: Any) -> dict[str, Tensor]:
+    """The factors under PEFT's names on disk."""
+    from peft import get_peft_model_state_dict
+
+    return {
+        name: tensor.detach().cpu().contiguous()
+        for name, tensor in get_peft_model_state_dict(model).items()
+    }
+
+
+def merge_population(
+    base: Any, settings: PopulationSettings, state: Mapping[str, Tensor]
+) -> Any:
+    """`W_p = W_0 + s B_p A_p` (eq. 6): the base with the factors merged, PEFT removed."""
+    from peft import set_peft_model_state_dict
+
+    model = attach_population(base, settings, seed=0)
+    result = set_peft_model_state_dict(model, dict(state))
+    if result.unexpected_keys:
+        raise BaseModelError(
+            f"the population LoRA has {len(result.unexpected_keys)} tensors this base has no place "
+            "for",
+            hint="the adapter was trained on another base model",
+        )
+    merged = model.merge_and_unload()
+    merged.requires_grad_(False)
+    merged.eval()
+    return merged

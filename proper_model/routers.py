@@ -1,0 +1,87 @@
+"""Routers: how much of each expert a token of a user gets.
+
+User-aware router (PROPER eq. 8): `w = softmax(W_t x + W_e e_u)`, or the mean of the two softmaxes.
+LoRA-aware router (eq. 12): `w = softmax(W_l B_u A_u x)`; the preset `default` adds its logits to the
+user-aware ones, so that with `B_u = 0` stage 3 starts exactly where stage 2 ended.
+
+`B_u A_u x` is never formed: `W_l (B_u A_u x) = (W_l B_u)(A_u x)`, an [N, r] matrix a user.
+Logits and softmax are float32 (or wider) whatever the model computes in.
+
+Letters: B batch rows, T tokens, U user slots, N experts, r rank, i input width, o output width,
+e width of the user embedding.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from proper_model.config import RouterMerge
+
+
+def routing_dtype(x: Tensor) -> torch.dtype:
+    """Precision of routing: float32, or float64 when the model itself runs in float64."""
+    return torch.promote_types(x.dtype, torch.float32)
+
+
+def text_logits(weight: Tensor, x: Tensor) -> Tensor:
+    """`W_t x`: weight [N, i], x [..., i] -> [..., N], in routing precision."""
+    dtype = routing_dtype(x)
+    return x.to(dtype) @ weight.to(dtype).T
+
+
+def user_logits(weight: Tensor, embedding: Tensor) -> Tensor:
+    """`W_e e_u`: weight [N, e], embedding [B, e] -> [B, 1, N], broadcast over tokens."""
+    return torch.einsum("be,ne->bn", embedding, weight.to(embedding.dtype))[:, None]
+
+
+def lora_logits(weight: Tensor, hidden: Tensor, b: Tensor) -> Tensor:
+    """`W_l B_u A_u x` from `hidden = A_u x` [B, T, r], b [B, o, r], weight [N, o] -> [B, T, N]."""
+    dtype = routing_dtype(hidden)
+    through = torch.einsum("no,bor->bnr", weight.to(dtype), b.to(dtype))
+    return torch.einsum("btr,bnr->btn", hidden.to(dtype), through)
+
+
+def merge(text: Tensor | None, user: Tensor, how: RouterMerge) -> Tensor:
+    """Routing weights from text logits [B, T or 1, N] (or none) and user logits [B, 1, N]."""
+    if text is None:
+        return user.softmax(-1)
+    if how is RouterMerge.AVERAGE:
+        return (text.softmax(-1) + user.softmax(-1)) / 2
+    return (text + user).softmax(-1)
+
+
+class Router(torch.nn.Module):
+    """Router weights of one linear; which of them exist follows from the preset.
+
+    Attributes:
+        text: W_t `[N, d_in]` or None.
+        user: W_e `[N, d_u]` or None where one tied router serves all linears.
+        lora: W_l `[N, d_out]` or None. Trained once per release, shared by all users.
+    """
+
+    def __init__(
+        self,
+        *,
+        d_in: int,
+        d_out: int,
+        experts: int,
+        embedding_dim: int,
+        has_text: bool,
+        has_user: bool,
+        lora_std: float | None,
+        generator: torch.Generator,
+    ) -> None:
+        super().__init__()
+        self.text = _normal((experts, d_in), 0.02, generator) if has_text else None
+        self.user = _normal((experts, embedding_dim), USER_ROUTER_STD, generator) if has_user else None
+        self.lora = None if lora_std is None else _normal((experts, d_out), lora_std, generator)
+
+
+# Wide enough that random embeddings of unit-ish size route users differently from the first step;
+# with a start near zero all users look alike and the gradient to e_u vanishes.
+USER_ROUTER_STD = 0.3
+
+
+def _normal(shape: tuple[int, ...], std: float, generator: torch.Generator) -> torch.nn.Parameter:
+    return torch.nn.Parameter(torch.randn(shape, generator=generator) * std)

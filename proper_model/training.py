@@ -1,0 +1,227 @@
+"""The training loop of the pooled stages 1, 2 and 3b (PROPER section 3, METHOD 1.4).
+
+AdamW, linear schedule with warm-up, gradient clipping, early stopping on a held-back loss, and
+resume at any step: order and dropout follow from (seed, epoch, step) alone, so a checkpoint holds
+parameters, moments and a few counters, and a resumed run ends with the same bits.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from proper_model.checkpoint import load_checkpoint, save_checkpoint
+from proper_model.dropout import mix_seed
+from proper_model.encoding import Batch, Encoded, Encoder, epoch_order, token_budget_chunks
+from proper_model.errors import TrainingError
+from proper_model.optimizer import linear_schedule
+
+Progress = Callable[[int, int], None]
+# (batch) -> loss per row [B], and an extra scalar loss or None
+BatchLoss = Callable[[Batch], tuple[Tensor, Tensor | None]]
+
+
+@dataclass(frozen=True)
+class PooledSettings:
+    """Settings of one pooled stage."""
+
+    epochs: int
+    batch_size: int
+    warmup_ratio: float
+    max_grad_norm: float
+    tokens_per_step: int
+    patience: int
+    seed: int
+
+
+@dataclass
+class PooledReport:
+    """Held-back loss per epoch (index 0: before training), mean training loss, epoch kept."""
+
+    held_back: list[float] = field(default_factory=list)
+    training: list[float] = field(default_factory=list)
+    best_epoch: int = 0
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "held_back": self.held_back,
+            "training": self.training,
+            "best_epoch": self.best_epoch,
+        }
+
+
+class PooledTraining:
+    """One stage's training over samples of many pooled users.
+
+    Args:
+        samples: (user slot, sample) pairs.
+        optimizer: AdamW over exactly the trained parameters.
+        batch_loss: losses of one batch; called in pieces that fit the token budget.
+        validate: held-back loss now; lower is better.
+        extra: further tensors that belong to the state, such as routing memory; updated in place.
+        weight_extra: weight of the extra loss in the sum.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        samples: Sequence[tuple[int, Encoded]],
+        optimizer: torch.optim.AdamW,
+        batch_loss: BatchLoss,
+        validate: Callable[[], float],
+        settings: PooledSettings,
+        *,
+        device: torch.device,
+        extra: Mapping[str, Tensor] | None = None,
+        weight_extra: float = 0.0,
+        checkpoint: Path | None = None,
+        checkpoint_every_s: float = 20.0,
+    ) -> None:
+        if not samples:
+            raise TrainingError(
+                "this stage has no training samples",
+                hint="pool more users, or raise --max-items",
+            )
+        self.encoder, self.samples, self.optimizer = encoder, list(samples), optimizer
+        self.batch_loss, self.validate, self.settings = batch_loss, validate, settings
+        self.device, self.extra, self.weight_extra = device, dict(extra or {}), weight_extra
+        self.checkpoint, self.checkpoint_every_s = checkpoint, checkpoint_every_s
+        self.parameters: list[Tensor] = [p for g in optimizer.param_groups for p in g["params"]]
+        self.base_rates = [float(g["lr"]) for g in optimizer.param_groups]
+        self.best = [p.detach().clone() for p in self.parameters]
+        self.report = PooledReport()
+        self.step = 0
+        self.epoch_loss = 0.0
+        self.stopped = False
+
+    @property
+    def steps_an_epoch(self) -> int:
+        return -(-len(self.samples) // self.settings.batch_size)
+
+    def run(self, progress: Progress | None = None) -> PooledReport:
+        """Train to the end and leave the parameters at the best epoch."""
+        total = self.steps_an_epoch * self.settings.epochs
+        if not self._restore():
+            self._judge()
+        saved = time.monotonic()
+        while self.step < total and not self.stopped:
+            self._train_step(total)
+            if self.step % self.steps_an_epoch == 0:
+                self._end_epoch()
+            if self.checkpoint and time.monotonic() - saved > self.checkpoint_every_s:
+                self._save()
+                saved = time.monotonic()
+            if progress:
+                progress(self.step, total)
+        with torch.no_grad():
+            for p, best in zip(self.parameters, self.best, strict=True):
+                p.copy_(best)
+        if progress:
+            progress(total, total)
+        return self.report
+
+    def _train_step(self, total: int) -> None:
+        settings = self.settings
+        epoch, position = divmod(self.step, self.steps_an_epoch)
+        order = epoch_order(len(self.samples), seed=settings.seed, epoch=epoch)
+        picked = order[position * settings.batch_size : (position + 1) * settings.batch_size]
+        lengths = [len(self.samples[i][1].tokens) for i in picked]
+        loss = 0.0
+        for chunk in token_budget_chunks(lengths, settings.tokens_per_step):
+            rows = [self.samples[picked[k]] for k in chunk]
+            batch = self.encoder.batch(
+                [sample for _, sample in rows],
+                [slot for slot, _ in rows],
+                seeds=[mix_seed(settings.seed, self.step, k) for k in chunk],
+                device=self.device,
+            )
+            with torch.random.fork_rng(devices=[]):  # stage 1's dropout is PEFT's own
+                torch.manual_seed(mix_seed(settings.seed, self.step, chunk[0]))
+                losses, extra = self.batch_loss(batch)
+            part = losses.sum() / len(picked)
+            if extra is not None:
+                part = part + self.weight_extra * extra * len(chunk) / len(picked)
+            part.backward()  # type: ignore[no-untyped-call]
+            loss += float(losses.detach().sum()) / len(picked)
+        if not math.isfinite(loss):
+            raise TrainingError(
+                f"the training loss became {loss} at step {self.step + 1} of {total}",
+                hint="lower the learning rate of this stage in the profile",
+            )
+        torch.nn.utils.clip_grad_norm_(self.parameters, settings.max_grad_norm)
+        factor = linear_schedule(self.step, total, int(settings.warmup_ratio * total))
+        for group, rate in zip(self.optimizer.param_groups, self.base_rates, strict=True):
+            group["lr"] = rate * factor
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+        self.epoch_loss += loss
+
+    def _end_epoch(self) -> None:
+        self.report.training.append(self.epoch_loss / self.steps_an_epoch)
+        self.epoch_loss = 0.0
+        self._judge()
+        waited = len(self.report.held_back) - 1 - self.report.best_epoch
+        self.stopped = waited >= self.settings.patience
+
+    def _judge(self) -> None:
+        report = self.report
+        report.held_back.append(self.validate())
+        if len(report.held_back) == 1 or report.held_back[-1] < report.held_back[report.best_epoch]:
+            report.best_epoch = len(report.held_back) - 1
+            with torch.no_grad():
+                for best, p in zip(self.best, self.parameters, strict=True):
+                    best.copy_(p)
+
+    def _save(self) -> None:
+        assert self.checkpoint is not None
+        tensors = {f"parameter.{i}": p for i, p in enumerate(self.parameters)}
+        tensors |= {f"best.{i}": p for i, p in enumerate(self.best)}
+        tensors |= {f"extra.{name}": t for name, t in self.extra.items()}
+        for i, p in enumerate(self.parameters):
+            for name, value in self.optimizer.state.get(p, {}).items():
+                tensors[f"moment.{i}.{name}"] = value
+        meta = {
+            "step": self.step,
+            "epoch_loss": self.epoch_loss,
+            "stopped": self.stopped,
+            "report": self.report.as_dict(),
+            "samples": len(self.samples),
+        }
+        save_checkpoint(self.checkpoint, tensors, meta)
+
+    @torch.no_grad()
+    def _restore(self) -> bool:
+        found = load_checkpoint(self.checkpoint) if self.checkpoint else None
+        if found is None:
+            return False
+        tensors, meta = found
+        if meta["samples"] != len(self.samples):
+            raise TrainingError(
+                f"checkpoint '{self.checkpoint}' is of {meta['samples']} samples, "
+                f"expected {len(self.samples)}",
+                hint="delete it to start this phase again",
+            )
+        for i, (p, best) in enumerate(zip(self.parameters, self.best, strict=True)):
+            p.copy_(tensors[f"parameter.{i}"])
+            best.copy_(tensors[f"best.{i}"])
+            state = {
+                name: tensors[f"moment.{i}.{name}"].to(p.device if name != "step" else "cpu")
+                for name in ("step", "exp_avg", "exp_avg_sq")
+                if f"moment.{i}.{name}" in tensors
+            }
+            if state:
+                self.optimizer.state[p] = state
+        for name, tensor in self.extra.items():
+            tensor.copy_(tensors[f"extra.{name}"])
+        self.step, self.epoch_loss = int(meta["step"]), float(meta["epoch_loss"])
+        self.stopped = bool(meta["stopped"])
+        self.report = PooledReport(**meta["report"])
+        return True
