@@ -1,0 +1,173 @@
+"""Decoded JSON to records: ids and fields become strings, everything odd is reported.
+
+What is tolerated (METHOD 2.1): ids, dates and field values that are integers, a `date` of any of
+LaMP's two forms, fields the task does not know (left out), a missing item id (numbered), half of a
+surrogate pair (replaced). Anything else is an error with file, record and field.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from proper_model.records import HistoryItem, Place, Query, Report, User
+from proper_model.tasks import Task, short_id
+
+_DATE = re.compile(r"\d{4}(-\d{2}-\d{2})?")
+
+
+def text_of(value: Any, place: Place, report: Report) -> str | None:
+    """A string, or an integer in decimals; None after reporting anything else."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    if not isinstance(value, str):
+        report.error(place, f"expected a string, got {_kind(value)}")
+        return None
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        report.warn(place, "half of a surrogate pair was replaced")
+        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return value
+
+
+def parse_user(
+    record: Any,
+    task: Task,
+    place: Place,
+    report: Report,
+    *,
+    golds: Mapping[str, str] | None = None,
+) -> User | None:
+    """One record of an OPPU file. `golds` fills in answers that stand in a label file.
+
+    Returns None after reporting a record that cannot be used. Raises DataError if `report` is
+    strict.
+    """
+    if not isinstance(record, dict):
+        report.error(place, f"expected an object, got {_kind(record)}")
+        return None
+    user_id = identifier(record, "user_id", place, report)
+    profile = _list(record, "profile", place, report)
+    raw_queries = _list(record, "query", place, report)
+    if user_id is None:
+        return None
+    history = parse_history(profile, task, place.at("profile"), report)
+    queries = []
+    for index, raw in enumerate(raw_queries):
+        query = parse_query(raw, task, place.at(f"query[{index}]"), report, golds=golds)
+        if query is not None:
+            queries.append(query)
+    for query_id, count in Counter(q.id for q in queries).items():
+        if count > 1:
+            report.error(place.at("query"), f"query id {short_id(query_id)} occurs {count} times")
+    return User(user_id, history, tuple(queries))
+
+
+def parse_history(
+    items: Sequence[Any], task: Task, place: Place, report: Report
+) -> tuple[HistoryItem, ...]:
+    """History items in time order: by date where every item has one, else as they stand."""
+    history = []
+    for index, raw in enumerate(items):
+        at = Place(place.file, place.record, f"{place.field}[{index}]")
+        item = _parse_item(raw, index, task, at, report)
+        if item is not None:
+            history.append(item)
+    dates = [item.date for item in history]
+    if all(date is not None and _DATE.fullmatch(date) for date in dates):
+        history.sort(key=lambda item: item.date or "")
+    return tuple(history)
+
+
+def parse_query(
+    raw: Any,
+    task: Task,
+    place: Place,
+    report: Report,
+    *,
+    golds: Mapping[str, str] | None = None,
+) -> Query | None:
+    """A query with its answer, checked against the task's labels."""
+    if not isinstance(raw, dict):
+        report.error(place, f"expected an object, got {_kind(raw)}")
+        return None
+    query_id = identifier(raw, "id", place, report)
+    question = _field(raw, "input", place, report)
+    if query_id is None or question is None:
+        return None
+    if "gold" not in raw and golds is not None and query_id in golds:
+        gold: str | None = golds[query_id]
+    else:
+        gold = _field(raw, "gold", place, report)
+    if gold is None:
+        return None
+    if golds is not None and golds.get(query_id, gold).strip() != gold.strip():
+        report.warn(place.at("gold"), "differs from the label file, which is not used for it")
+    if not gold.strip():
+        report.error(place.at("gold"), f"the answer of query {short_id(query_id)} is empty")
+        return None
+    query = Query(query_id, question, gold)
+    task.check_query(query, place, report)
+    return query
+
+
+def identifier(record: Mapping[str, Any], name: str, place: Place, report: Report) -> str | None:
+    """A non-empty id as a string, None after reporting its absence."""
+    value = _field(record, name, place, report)
+    if value is not None and not value.strip():
+        report.error(place.at(name), "an empty id")
+        return None
+    return value
+
+
+def _parse_item(
+    raw: Any, index: int, task: Task, place: Place, report: Report
+) -> HistoryItem | None:
+    if not isinstance(raw, dict):
+        report.error(place, f"expected an object, got {_kind(raw)}")
+        return None
+    fields = {}
+    for name in task.fields:
+        if name in raw:
+            value = text_of(raw[name], place.at(name), report)
+            if value is not None:
+                fields[name] = value
+        elif name in task.required_fields:
+            report.error(
+                place.at(name),
+                "missing",
+                hint=f"template set '{task.template}' of {task.name} needs it; "
+                "see the other sets in the task file",
+            )
+    if not task.required_fields <= fields.keys():
+        return None
+    item_id = text_of(raw["id"], place.at("id"), report) if "id" in raw else None
+    date = text_of(raw["date"], place.at("date"), report) if raw.get("date") is not None else None
+    return HistoryItem(item_id if item_id is not None else str(index), fields, date)
+
+
+def _field(record: Mapping[str, Any], name: str, place: Place, report: Report) -> str | None:
+    if name not in record:
+        report.error(place.at(name), "missing")
+        return None
+    return text_of(record[name], place.at(name), report)
+
+
+def _list(record: Mapping[str, Any], name: str, place: Place, report: Report) -> list[Any]:
+    if name not in record:
+        report.error(place.at(name), "missing")
+        return []
+    value = record[name]
+    if not isinstance(value, list):
+        report.error(place.at(name), f"expected a list, got {_kind(value)}")
+        return []
+    return value
+
+
+def _kind(value: Any) -> str:
+    names = {type(None): "null", bool: "a boolean", float: "a number with a fraction"}
+    names |= {dict: "an object", list: "a list", str: "a string", int: "an integer"}
+    return names.get(type(value), type(value).__name__)
