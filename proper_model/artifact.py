@@ -97,8 +97,7 @@ class Release:
 def shared_tensors(model: AdaptedModel) -> dict[str, Tensor]:
     """Experts and routers under their names on disk, detached and on the CPU."""
     return {
-        name: tensor.detach().cpu().contiguous()
-        for name, tensor in _named_targets(model).items()
+        name: tensor.detach().cpu().contiguous() for name, tensor in _named_targets(model).items()
     }
 
 

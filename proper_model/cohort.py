@@ -249,9 +249,7 @@ class Cohort:
             "second": self.optimizer.second,
             "best": self.best,
         }
-        tensors = {
-            f"{name}.{i}": t for name, group in groups.items() for i, t in enumerate(group)
-        }
+        tensors = {f"{name}.{i}": t for name, group in groups.items() for i, t in enumerate(group)}
         tensors["steps"] = self.optimizer.steps
         meta = {
             "step": self.step,

@@ -37,9 +37,7 @@ class Samples:
         return self.held_back or self.train
 
 
-def split_items(
-    items: Sequence[Encoded], *, fraction: float, minimum: int, seed: int
-) -> Samples:
+def split_items(items: Sequence[Encoded], *, fraction: float, minimum: int, seed: int) -> Samples:
     """Hold back the most recent items; with fewer than `minimum` items none, and none train."""
     if len(items) < minimum:
         return Samples(tuple(items), (), seed)
@@ -96,7 +94,12 @@ def fit_embeddings(
         Trial(u.train if u.held_back else (), u.held_back, learning_rate, u.seed) for u in users
     ]
     results = Cohort(
-        model, encoder, trials, [table], lambda s: group_pass(s, table), settings,
+        model,
+        encoder,
+        trials,
+        [table],
+        lambda s: group_pass(s, table),
+        settings,
         checkpoint=checkpoint,
     ).run(progress)
     fitted = table.detach()

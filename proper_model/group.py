@@ -58,9 +58,9 @@ class ConstraintObserver:
     ) -> None:
         self.form, self.memory, self.batch = form, memory, batch
         self.mask = batch.attention_mask.float()
-        drawn = torch.randint(
-            1, max(users, 2), (len(batch.slots), pairs), generator=generator
-        ).to(batch.slots.device)
+        drawn = torch.randint(1, max(users, 2), (len(batch.slots), pairs), generator=generator).to(
+            batch.slots.device
+        )
         self.others = (batch.slots[:, None] + drawn) % users  # never the row's own user
         self.terms: list[Tensor] = []
         self.weights: list[tuple[int, Tensor, Tensor]] = []

@@ -52,6 +52,4 @@ class UserLora(torch.nn.Module):
         self.a = torch.nn.ParameterList(
             torch.stack([init_factor_a((rank, d_in), g) for g in generators]) for d_in, _ in widths
         )
-        self.b = torch.nn.ParameterList(
-            torch.zeros(slots, d_out, rank) for _, d_out in widths
-        )
+        self.b = torch.nn.ParameterList(torch.zeros(slots, d_out, rank) for _, d_out in widths)

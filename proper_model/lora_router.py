@@ -67,14 +67,25 @@ def train_lora_router(
     for number, provisional in enumerate(rounds):
         suffix = f".{number}"
         _provisional_loras(
-            model, encoder, cohort, embeddings, settings, provisional,
+            model,
+            encoder,
+            cohort,
+            embeddings,
+            settings,
+            provisional,
             seed=mix_seed(seed, 5, number),
-            checkpoint=_beside(checkpoint, suffix + ".lora"), progress=progress,
+            checkpoint=_beside(checkpoint, suffix + ".lora"),
+            progress=progress,
         )
         report = _train_weights(
-            model, encoder, cohort, embeddings, settings,
+            model,
+            encoder,
+            cohort,
+            embeddings,
+            settings,
             seed=mix_seed(seed, 6, number),
-            checkpoint=_beside(checkpoint, suffix + ".router"), progress=progress,
+            checkpoint=_beside(checkpoint, suffix + ".router"),
+            progress=progress,
         )
     return report
 
@@ -110,10 +121,16 @@ def _provisional_loras(
         users.append(Samples(early, late[:1] or early[-1:], mix_seed(seed, u)))
     rate = settings.user.learning_rates[len(settings.user.learning_rates) // 2]
     train_user_loras(
-        model, encoder, users,
-        embeddings=embeddings, routing=routing, experts=True, learning_rates=[rate],
+        model,
+        encoder,
+        users,
+        embeddings=embeddings,
+        routing=routing,
+        experts=True,
+        learning_rates=[rate],
         settings=lora_settings(settings, epochs=settings.user.epochs),
-        checkpoint=checkpoint, progress=progress,
+        checkpoint=checkpoint,
+        progress=progress,
     )
 
 
@@ -153,7 +170,11 @@ def _train_weights(
         weight.requires_grad_(True)
     training = PooledTraining(
         encoder,
-        [(u, item) for u, user in enumerate(cohort) for item in user.history[_cut(user, settings) :]],
+        [
+            (u, item)
+            for u, user in enumerate(cohort)
+            for item in user.history[_cut(user, settings) :]
+        ],
         torch.optim.AdamW(weights, lr=router.learning_rate, weight_decay=settings.weight_decay),
         batch_loss,
         validate,

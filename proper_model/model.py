@@ -264,6 +264,15 @@ class AdaptedModel(torch.nn.Module):
 
 def answer_loss_sum(model: AdaptedModel, batch: Batch, now: Pass) -> Tensor:
     """Summed negative log-likelihood of every row's answer tokens, [B]."""
+    logits, labels = answer_logits(model, batch, now)
+    return sequence_nll(logits, labels)
+
+
+def answer_logits(model: AdaptedModel, batch: Batch, now: Pass) -> tuple[Tensor, Tensor]:
+    """Logits [B, K, V] and labels [B, K] of the last K = answer_width + 1 positions.
+
+    Rows are left-padded, so every answer and the prompt token before it lie in there.
+    """
     keep = batch.answer_width + 1
     with model.attached(), model.running(now):
         output = model.base(
@@ -273,7 +282,7 @@ def answer_loss_sum(model: AdaptedModel, batch: Batch, now: Pass) -> Tensor:
             logits_to_keep=keep,
             use_cache=False,
         )
-    return sequence_nll(output.logits, batch.labels[:, -keep:])
+    return output.logits, batch.labels[:, -keep:]
 
 
 def sequence_nll(logits: Tensor, labels: Tensor) -> Tensor:

@@ -45,9 +45,7 @@ class StackedAdamW:
 
     def gradient_norms(self) -> Tensor:
         """Euclidean norm of each slot's gradient over all parameters, [U]."""
-        squares = [
-            p.grad.flatten(1).square().sum(1) for p in self.parameters if p.grad is not None
-        ]
+        squares = [p.grad.flatten(1).square().sum(1) for p in self.parameters if p.grad is not None]
         return torch.stack(squares).sum(0).sqrt()
 
     @torch.no_grad()

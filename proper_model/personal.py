@@ -39,9 +39,7 @@ def personal_pass(
     slots: Tensor, *, embeddings: Tensor | None, routing: UserRouting, experts: bool
 ) -> Pass:
     """Stage 3: experts plus user LoRA; without experts the baseline OPPU-mlp."""
-    return Pass(
-        slots=slots, experts=experts, lora=True, embeddings=embeddings, routing=routing
-    )
+    return Pass(slots=slots, experts=experts, lora=True, embeddings=embeddings, routing=routing)
 
 
 def train_user_loras(

@@ -50,9 +50,7 @@ def population_state(model: Any) -> dict[str, Tensor]:
     }
 
 
-def merge_population(
-    base: Any, settings: PopulationSettings, state: Mapping[str, Tensor]
-) -> Any:
+def merge_population(base: Any, settings: PopulationSettings, state: Mapping[str, Tensor]) -> Any:
     """`W_p = W_0 + s B_p A_p` (eq. 6): the base with the factors merged, PEFT removed."""
     from peft import set_peft_model_state_dict
 

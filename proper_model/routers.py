@@ -74,7 +74,9 @@ class Router(torch.nn.Module):
     ) -> None:
         super().__init__()
         self.text = _normal((experts, d_in), 0.02, generator) if has_text else None
-        self.user = _normal((experts, embedding_dim), USER_ROUTER_STD, generator) if has_user else None
+        self.user = (
+            _normal((experts, embedding_dim), USER_ROUTER_STD, generator) if has_user else None
+        )
         self.lora = None if lora_std is None else _normal((experts, d_out), lora_std, generator)
 
 

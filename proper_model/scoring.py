@@ -13,7 +13,8 @@ from torch import Tensor
 
 from proper_model.cohort import Progress
 from proper_model.encoding import Encoded, Encoder, token_budget_chunks
-from proper_model.model import AdaptedModel, Pass, answer_loss_sum
+from proper_model.errors import MetricError
+from proper_model.model import AdaptedModel, Pass, answer_logits, sequence_nll
 from proper_model.tasks import Example
 
 # Decoding keeps keys and values of all rows; a bound on rows keeps that small on a CPU.
@@ -57,13 +58,15 @@ def answer_queries(
             rows = [samples[i] for i in chunk]
             own = [slots[i] for i in chunk]
             outputs = _generate(model, encoder, rows, own, make_pass, max_new_tokens)
-            losses = _gold_losses(model, encoder, rows, own, make_pass)
-            expected = _expected_scores(
-                model, encoder, [queries[i][1] for i in chunk], [labels[i] for i in chunk], own,
-                make_pass, tokens_per_step,
-            )
-            for i, output, loss, score in zip(chunk, outputs, losses, expected, strict=True):
-                answers[i] = Answer(output, loss, samples[i].answer_tokens, score)
+            names = [labels[i] or () for i in chunk]
+            starts = [
+                label_starts(encoder, queries[i][1], own_names) if own_names else []
+                for i, own_names in zip(chunk, names, strict=True)
+            ]
+            losses, scores = _judge_gold(model, encoder, rows, own, make_pass, starts)
+            for k, i in enumerate(chunk):
+                score = _expected(names[k], scores[k])
+                answers[i] = Answer(outputs[k], losses[k], samples[i].answer_tokens, score)
             if progress:
                 progress(len(answers), len(queries))
     return [answers[i] for i in range(len(queries))]
@@ -97,51 +100,49 @@ def _generate(
 
 
 @torch.no_grad()
-def _gold_losses(
+def _judge_gold(
     model: AdaptedModel,
     encoder: Encoder,
     samples: Sequence[Encoded],
     slots: Sequence[int],
     make_pass: Callable[[Tensor], Pass],
-) -> list[float]:
+    first_tokens: Sequence[Sequence[int]],
+) -> tuple[list[float], list[list[float]]]:
+    """Summed loss of the gold answers, and log-probabilities of given tokens as answer starts."""
     batch = encoder.batch(samples, slots, device=model.device)
     now = make_pass(batch.slots)
     now.prompt_mask = batch.prompt_mask
-    return [float(loss) for loss in answer_loss_sum(model, batch, now)]
+    logits, labels = answer_logits(model, batch, now)
+    losses = [float(loss) for loss in sequence_nll(logits, labels)]
+    starts = []
+    for row, tokens in enumerate(first_tokens):
+        position = logits.shape[1] - 1 - samples[row].answer_tokens
+        scores = logits[row, position].double().log_softmax(-1)
+        starts.append([float(scores[token]) for token in tokens])
+    return losses, starts
 
 
-@torch.no_grad()
-def _expected_scores(
-    model: AdaptedModel,
-    encoder: Encoder,
-    examples: Sequence[Example],
-    labels: Sequence[Sequence[str] | None],
-    slots: Sequence[int],
-    make_pass: Callable[[Tensor], Pass],
-    tokens_per_step: int,
-) -> list[float | None]:
-    """`sum_k k P(k)` with P the softmax over the numeric labels' log-likelihoods, end included."""
-    rows = [
-        (query, label, encoder.encode(Example(e.id, e.prompt, label)))
-        for query, (e, names) in enumerate(zip(examples, labels, strict=True))
-        for label in names or ()
-    ]
-    scores = torch.zeros(len(rows), dtype=torch.float64)
-    for chunk in token_budget_chunks([len(s.tokens) for _, _, s in rows], tokens_per_step):
-        batch = encoder.batch(
-            [rows[i][2] for i in chunk], [slots[rows[i][0]] for i in chunk], device=model.device
+def label_starts(encoder: Encoder, example: Example, labels: Sequence[str]) -> list[int]:
+    """The first answer token of every label; they must differ to tell labels apart.
+
+    Raises MetricError otherwise: the expected score reads one position only.
+    """
+    starts = []
+    for label in labels:
+        sample = encoder.encode(Example(example.id, example.prompt, label))
+        starts.append(sample.tokens[sample.prompt_tokens])
+    if len(set(starts)) != len(starts):
+        raise MetricError(
+            f"{len(starts)} labels start with only {len(set(starts))} different tokens, so "
+            "mae_expected cannot be read off one position",
+            hint="leave mae_expected out of the task's metrics for this base",
         )
-        now = make_pass(batch.slots)
-        now.prompt_mask = batch.prompt_mask
-        scores[chunk] = -answer_loss_sum(model, batch, now).double().cpu()
-    result: list[float | None] = []
-    position = 0
-    for names in labels:
-        if not names:
-            result.append(None)
-            continue
-        own = scores[position : position + len(names)]
-        position += len(names)
-        values = torch.tensor([float(name) for name in names], dtype=torch.float64)
-        result.append(float(own.softmax(0) @ values))
-    return result
+    return starts
+
+
+def _expected(labels: Sequence[str], scores: Sequence[float]) -> float | None:
+    """`sum_k k P(k)`, P renormalized over the numeric labels."""
+    if not labels:
+        return None
+    values = torch.tensor([float(label) for label in labels], dtype=torch.float64)
+    return float(torch.tensor(scores, dtype=torch.float64).softmax(0) @ values)

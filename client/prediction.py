@@ -1,0 +1,160 @@
+"""Answers of a personalized model to its users' queries, each row with its own user's state.
+
+Arms: `stage1` is the merged base alone; `stage2-mean` adds experts routed by the mean embedding;
+`stage2` uses the fitted embedding; `stage3` adds the private LoRA and its routing; `oppu-mlp` is the
+private LoRA without experts (METHOD 1.9).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from client.adaptation import STATEFUL_ARMS, STATELESS_ARMS, UserState, known_arms
+from proper_model.artifact import Release
+from proper_model.config import UserRouting
+from proper_model.embeddings import group_pass
+from proper_model.encoding import Encoder
+from proper_model.errors import ConfigError, StateError
+from proper_model.metrics import Prediction
+from proper_model.model import AdaptedModel, Pass
+from proper_model.personal import personal_pass
+from proper_model.records import User
+from proper_model.scoring import answer_queries
+
+Progress = Callable[[str, int, int], None]
+
+
+def predict(
+    release: Release,
+    users: Sequence[User],
+    arm: str,
+    states: Mapping[str, UserState],
+    *,
+    progress: Progress | None = None,
+) -> list[Prediction]:
+    """One prediction a query of every user.
+
+    Args:
+        states: by user id, for arms that need one; a state of `stage3` also serves `stage2`.
+
+    Raises:
+        StateError: if a state is missing or lacks what the arm needs.
+    """
+    model, encoder, task = release.model(), release.encoder(), release.task
+    make_pass = arm_pass(release, model, users, arm, states)
+    queries = [(u, query) for u, user in enumerate(users) for query in user.queries]
+    examples = [(u, task.query_example(query)) for u, query in queries]
+    numeric = "mae_expected" in task.metrics
+    answers = answer_queries(
+        model,
+        encoder,
+        examples,
+        make_pass,
+        labels=[task.labels_for(query) if numeric else None for _, query in queries],
+        max_new_tokens=_answer_limit(release, encoder, users),
+        tokens_per_step=release.settings.tokens_per_step,
+        progress=None if progress is None else (lambda d, t: progress(arm, d, t)),
+    )
+    return [
+        Prediction(
+            user_id=users[u].user_id,
+            query_id=query.id,
+            output=answer.output,
+            nll=answer.nll,
+            answer_tokens=answer.answer_tokens,
+            expected=answer.expected,
+        )
+        for (u, query), answer in zip(queries, answers, strict=True)
+    ]
+
+
+def arm_pass(
+    release: Release,
+    model: AdaptedModel,
+    users: Sequence[User],
+    arm: str,
+    states: Mapping[str, UserState],
+) -> Callable[[Tensor], Pass]:
+    """From row slots (positions in `users`) to the pass of an arm; loads adapters into `model`."""
+    if arm == "stage1":
+        return lambda slots: Pass(
+            slots=slots,
+            experts=False,
+            lora=False,
+            embeddings=None,
+            routing=UserRouting.USER_AWARE,
+        )
+    if arm == "stage2-mean":
+        mean = release.mean_embedding[None].repeat(len(users), 1, 1)
+        return lambda slots: group_pass(slots, mean)
+    if arm not in STATEFUL_ARMS:
+        raise ConfigError(f"unknown arm '{arm}'", hint=f"known: {known_arms()}")
+    has_embedding, has_lora = STATEFUL_ARMS[arm]
+    embeddings = None
+    if has_embedding:
+        rows = [_tensor(states, user, "embedding") for user in users]
+        embeddings = torch.stack(rows).to(model.device)
+    if not has_lora:
+        assert embeddings is not None
+        fitted = embeddings
+        return lambda slots: group_pass(slots, fitted)
+    load_adapters(model, users, states)
+    routing = model.structure.user_routing if has_embedding else UserRouting.USER_AWARE
+    return lambda slots: personal_pass(
+        slots, embeddings=embeddings, routing=routing, experts=has_embedding
+    )
+
+
+@torch.no_grad()
+def load_adapters(
+    model: AdaptedModel, users: Sequence[User], states: Mapping[str, UserState]
+) -> None:
+    """Stack the users' LoRA factors into `model.lora`, slot = position in `users`."""
+    lora = model.new_user_lora([0] * len(users))
+    for number, site in enumerate(model.sites):
+        for u, user in enumerate(users):
+            for factor, stack in (("A", lora.a[number]), ("B", lora.b[number])):
+                tensor = _tensor(states, user, f"lora.{site.path}.{factor}")
+                if tensor.shape != stack[u].shape:
+                    raise StateError(
+                        f"private state: '{site.path}.{factor}' has shape {tuple(tensor.shape)}, "
+                        f"this release expects {tuple(stack[u].shape)}",
+                        hint="the adapter was made for another release; adapt again",
+                    )
+                stack[u] = tensor.to(stack)
+    lora.requires_grad_(False)
+    model.lora = lora
+
+
+def _tensor(states: Mapping[str, UserState], user: User, name: str) -> Tensor:
+    state = states.get(user.user_id)
+    if state is None or name not in state.tensors:
+        raise StateError(
+            f"a user has no private state with '{name}'",
+            hint="run the personalization round before evaluating this arm",
+        )
+    return state.tensors[name]
+
+
+def _answer_limit(release: Release, encoder: Encoder, users: Sequence[User]) -> int:
+    """Tokens to generate: the longest label and its end, or the profile's limit for free text."""
+    task = release.task
+    labels = {
+        label
+        for user in users
+        for query in user.queries
+        for label in (task.labels_for(query) if task.kind != "generation" else ())
+    }
+    if not labels:
+        return release.settings.max_answer_tokens
+    longest = max(
+        len(encoder.tokenizer(" " + label, add_special_tokens=False)["input_ids"])
+        for label in labels
+    )
+    return min(longest + 1, release.settings.max_answer_tokens)
+
+
+ARMS = (*STATELESS_ARMS, *STATEFUL_ARMS)

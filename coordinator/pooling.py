@@ -1,0 +1,67 @@
+"""Pooled users as tokenized samples: who trains, who is held back, who forms the router cohort."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from proper_model.config import StageSettings
+from proper_model.encoding import Encoder
+from proper_model.errors import DataError
+from proper_model.group import PooledUser
+from proper_model.records import User
+from proper_model.tasks import Task
+
+
+@dataclass(frozen=True)
+class PooledData:
+    """Pooled users after tokenization, cut into trained and held-back users."""
+
+    trained: tuple[PooledUser, ...]
+    held_back: tuple[PooledUser, ...]
+
+    def fingerprint(self) -> str:
+        """sha256 over all tokens in order: the part of a cache key that is data."""
+        digest = hashlib.sha256()
+        for name, users in (("trained", self.trained), ("held back", self.held_back)):
+            for user in users:
+                for kind, samples in (("history", user.history), ("queries", user.queries)):
+                    digest.update(f"{name}/{kind}/{len(samples)}\n".encode())
+                    for sample in samples:
+                        digest.update(f"{sample.prompt_tokens}:{sample.tokens}\n".encode())
+        return digest.hexdigest()
+
+
+def pool(
+    users: Sequence[User], task: Task, encoder: Encoder, settings: StageSettings, seed: int
+) -> PooledData:
+    """Tokenize pooled users and hold some back, chosen by seed."""
+    if len(users) < 3:
+        raise DataError(
+            f"{len(users)} pooled users; training and early stopping need at least 3",
+            hint="add users to user_others.json, or use a smaller --split",
+        )
+    encoded = [
+        PooledUser(
+            history=tuple(encoder.encode(task.history_example(item)) for item in user.history),
+            queries=tuple(encoder.encode(task.query_example(query)) for query in user.queries),
+        )
+        for user in users
+    ]
+    order = list(range(len(users)))
+    random.Random(f"{seed}/held back").shuffle(order)
+    count = min(len(users) - 2, max(1, round(settings.held_back_fraction * len(users))))
+    held = set(order[:count])
+    return PooledData(
+        trained=tuple(u for i, u in enumerate(encoded) if i not in held),
+        held_back=tuple(u for i, u in enumerate(encoded) if i in held),
+    )
+
+
+def router_cohort(users: int, limit: int, seed: int) -> list[int]:
+    """min(limit, users) pooled users for 3a-3b, drawn by seed."""
+    order = list(range(users))
+    random.Random(f"{seed}/router cohort").shuffle(order)
+    return sorted(order[:limit])

@@ -1,0 +1,239 @@
+"""The pooled stages on the server: population, group, LoRA-aware router (PROPER section 3).
+
+Users here have agreed to pool their data. Every phase is stored under the hash of all it depends
+on, so that runs share what they can (presets share stage 1; arms share everything) and a killed
+run goes on from its last step. What comes out is a `Release`, ready to be signed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from coordinator.cache import PhaseCache
+from coordinator.pooling import PooledData, pool, router_cohort
+from coordinator.population_stage import train_population
+from proper_model.artifact import Release, load_shared, shared_tensors
+from proper_model.base import compute_dtype, default_device, fingerprint, load_base
+from proper_model.config import StageSettings, Structure, to_mapping
+from proper_model.dropout import mix_seed
+from proper_model.embeddings import find_prototypes
+from proper_model.encoding import Encoder
+from proper_model.group import train_group
+from proper_model.lora_router import train_lora_router
+from proper_model.model import AdaptedModel
+from proper_model.population import merge_population
+from proper_model.records import User
+from proper_model.tasks import Task
+
+# (phase, done, total)
+Progress = Callable[[str, int, int], None]
+# Raised whenever training changes what it computes, so that old cache entries are not used.
+TRAINING_VERSION = 1
+
+
+def run_pooled_stages(
+    pooled: Sequence[User],
+    task: Task,
+    base: str,
+    structure: Structure,
+    settings: StageSettings,
+    *,
+    seed: int,
+    cache: Path,
+    progress: Progress | None = None,
+    base_revision: str | None = None,
+) -> Release:
+    """Stages 1, 2 and 3a-3b, each frozen before the next.
+
+    Raises DataError if there are too few pooled users to hold some back.
+    """
+    stages = _Stages(base, base_revision, structure, settings, seed, PhaseCache(cache), progress)
+    data = pool(pooled, task, stages.encoder, settings, seed)
+    population, notes1 = stages.population(data)
+    adapted, table, notes2 = stages.group(data)
+    notes3 = stages.router(data, adapted, table) if structure.has_lora_router else {}
+    return Release(
+        base=adapted.base,
+        tokenizer=stages.tokenizer,
+        task=task,
+        structure=structure,
+        settings=settings,
+        seed=seed,
+        shared={**shared_tensors(adapted), **published_embeddings(table, settings, seed)},
+        population=population,
+        notes={
+            "population": notes1,
+            "group": notes2,
+            "router": notes3,
+            "users_trained": len(data.trained),
+            "users_held_back": len(data.held_back),
+        },
+    )
+
+
+class _Stages:
+    """The three phases with their cache keys; each key contains the one before."""
+
+    def __init__(
+        self,
+        base: str,
+        revision: str | None,
+        structure: Structure,
+        settings: StageSettings,
+        seed: int,
+        store: PhaseCache,
+        progress: Progress | None,
+    ) -> None:
+        self.base_name, self.revision = base, revision
+        self.structure, self.settings, self.seed = structure, settings, seed
+        self.store, self.progress = store, progress
+        self.model, self.tokenizer = load_base(base, revision=revision, dtype=torch.float32)
+        self.encoder = Encoder(
+            self.tokenizer,
+            max_prompt_tokens=settings.max_prompt_tokens,
+            max_answer_tokens=settings.max_answer_tokens,
+        )
+        self.key: dict[str, Any] = {
+            "version": TRAINING_VERSION,
+            "base": fingerprint(self.model),
+            "seed": seed,
+            "settings": {
+                name: value
+                for name, value in to_mapping(settings).items()
+                if not isinstance(value, dict) and name != "name"
+            },
+            "device": default_device().type,
+        }
+
+    def population(self, data: PooledData) -> tuple[Mapping[str, Tensor], Mapping[str, Any]]:
+        """Stage 1; leaves `self.model` merged and in the computing dtype."""
+        self.key |= {
+            "data": data.fingerprint(),
+            "population": to_mapping(self.settings.population),
+            "cap": self.settings.group.max_items_per_user,
+        }
+        phase = self.store.phase("population", self.key)
+        if not phase.done:
+            phase.finish(
+                *train_population(
+                    self.model,
+                    self.encoder,
+                    data,
+                    self.settings,
+                    self.seed,
+                    phase.checkpoint,
+                    self._report("population"),
+                )
+            )
+            self.model, _ = load_base(self.base_name, revision=self.revision, dtype=torch.float32)
+        state, notes = phase.load()
+        merged = merge_population(self.model, self.settings.population, state)
+        self.model = merged.to(compute_dtype(self.settings.dtype, default_device()))
+        return state, notes
+
+    def group(self, data: PooledData) -> tuple[AdaptedModel, Tensor, Mapping[str, Any]]:
+        """Stage 2; the adapted model, frozen, and the pooled users' embeddings."""
+        adapted = AdaptedModel(
+            self.model,
+            self.structure,
+            generator=torch.Generator().manual_seed(mix_seed(self.seed, 1)),
+        )
+        user = to_mapping(self.settings.user)
+        self.key |= {
+            "group": to_mapping(self.settings.group),
+            "fit": {name: user[name] for name in FIT_SETTINGS},
+            "structure": {
+                name: value
+                for name, value in to_mapping(self.structure).items()
+                if name not in ("name", "user_routing", "detach_lora_router")
+            },
+        }
+        phase = self.store.phase("group", self.key)
+        if not phase.done:
+            table, report = train_group(
+                adapted,
+                self.encoder,
+                data.trained,
+                data.held_back,
+                self.settings,
+                seed=self.seed,
+                checkpoint=phase.checkpoint,
+                progress=self._report("group"),
+            )
+            phase.finish({**_split(adapted)[0], "table": table.cpu()}, report.as_dict())
+        tensors, notes = phase.load()
+        table = tensors["table"].to(adapted.device)
+        load_shared(adapted, {**shared_tensors(adapted), **tensors})
+        adapted.requires_grad_(False)
+        return adapted, table, notes
+
+    def router(self, data: PooledData, adapted: AdaptedModel, table: Tensor) -> Mapping[str, Any]:
+        """Stages 3a-3b, on pooled users only; trains W_l in `adapted`."""
+        self.key |= {
+            "router": to_mapping(self.settings.router),
+            "user": to_mapping(self.settings.user),
+            "routing": to_mapping(self.structure),
+        }
+        phase = self.store.phase("router", self.key)
+        if not phase.done:
+            chosen = router_cohort(len(data.trained), self.settings.router.cohort, self.seed)
+            report = train_lora_router(
+                adapted,
+                self.encoder,
+                [data.trained[u] for u in chosen],
+                table[chosen],
+                self.settings,
+                seed=self.seed,
+                checkpoint=phase.checkpoint,
+                progress=self._report("router"),
+            )
+            phase.finish(_split(adapted)[1], report.as_dict())
+        tensors, notes = phase.load()
+        load_shared(adapted, {**shared_tensors(adapted), **tensors})
+        return notes
+
+    def _report(self, phase: str) -> Callable[[int, int], None]:
+        progress = self.progress
+        return lambda done, total: progress(phase, done, total) if progress else None
+
+
+# What validation in stage 2 uses of the user settings: how embeddings are fitted.
+FIT_SETTINGS = (
+    "embedding_learning_rate",
+    "embedding_batch_size",
+    "patience",
+    "held_back_fraction",
+    "min_items_to_train",
+)
+
+
+def _split(adapted: AdaptedModel) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Shared tensors of stage 2, and those of the LoRA-aware router."""
+    shared = shared_tensors(adapted)
+    lora = {name: tensor for name, tensor in shared.items() if name.endswith(".lora")}
+    return {n: t for n, t in shared.items() if n not in lora}, lora
+
+
+def published_embeddings(table: Tensor, settings: StageSettings, seed: int) -> dict[str, Tensor]:
+    """Mean and prototypes of the pooled users' embeddings [U, tables, e]; never a row.
+
+    With fewer users than a prototype needs even the mean would say much about each of them, so
+    zeros are shipped and their count says so.
+    """
+    minimum = settings.group.prototype_min_users
+    prototypes, counts = find_prototypes(
+        table, settings.group.prototypes, minimum_users=minimum, seed=seed
+    )
+    enough = len(table) >= minimum
+    mean = table.mean(0) if enough else torch.zeros_like(table[0])
+    return {
+        "mean_embedding": mean.cpu().contiguous(),
+        "mean_embedding_count": torch.tensor([len(table) if enough else 0]),
+        "prototypes": prototypes.cpu().contiguous(),
+        "prototype_counts": torch.tensor(counts, dtype=torch.int64),
+    }
