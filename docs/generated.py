@@ -1,0 +1,78 @@
+"""Generated blocks: every table of numbers in the README is printed by `proper-sim table`.
+
+A block stands between two HTML comments:
+
+    <!-- generated: proper-sim table results/demo.json --markdown -->
+    ...
+    <!-- /generated -->
+
+`--write FILE` runs each block's command from the repository's root and replaces what is between
+the comments; `tests/test_readme.py` does the same and compares. Without `--markdown` the output
+is a terminal's and goes into a fenced block.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+BLOCK = re.compile(
+    r"<!-- generated: (?P<command>[^\n]+?) -->\n(?P<body>.*?)<!-- /generated -->", re.DOTALL
+)
+WIDTH = 100  # columns of the terminal whose output is shown
+
+
+def blocks(text: str) -> list[tuple[str, str]]:
+    """(command, present body) of every block, in order."""
+    return [(match["command"], match["body"]) for match in BLOCK.finditer(text)]
+
+
+def produce(command: str) -> str:
+    """What should stand in a block. Raises ValueError for anything but `proper-sim table`."""
+    words = shlex.split(command)
+    if words[:2] != ["proper-sim", "table"]:
+        raise ValueError(f"a generated block may only run 'proper-sim table', got: {command}")
+    done = subprocess.run(
+        [sys.executable, "-c", "from simulations.cli import main; main()", *words[1:]],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": str(WIDTH), "NO_COLOR": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise ValueError(f"{command} failed: {done.stderr.strip()}")
+    output = "\n".join(line.rstrip() for line in done.stdout.strip("\n").splitlines())
+    return f"{output}\n" if "--markdown" in words else f"```text\n{output}\n```\n"
+
+
+def regenerate(text: str) -> str:
+    """The text with every block freshly produced."""
+    return BLOCK.sub(
+        lambda match: (
+            f"<!-- generated: {match['command']} -->\n"
+            f"{produce(match['command'])}<!-- /generated -->"
+        ),
+        text,
+    )
+
+
+def main() -> None:
+    """Rewrite the files named on the command line."""
+    parser = argparse.ArgumentParser(description="Write generated blocks of Markdown files.")
+    parser.add_argument("--write", nargs="+", type=Path, required=True, metavar="FILE")
+    for path in parser.parse_args().write:
+        old = path.read_text()
+        new = regenerate(old)
+        path.write_text(new)
+        print(f"{path}: {len(blocks(new))} blocks, {'changed' if new != old else 'unchanged'}")
+
+
+if __name__ == "__main__":
+    main()
