@@ -13,7 +13,7 @@ from proper_model.errors import DataError
 from proper_model.files import write_atomic
 from proper_model.lamp_raw import read_lamp
 from proper_model.parsing import parse_user
-from proper_model.readers import POOLED_FILE, find_files, iter_users
+from proper_model.readers import POOLED_FILE, find_files, iter_users, label_file_of
 from proper_model.records import (
     HistoryItem,
     Place,
@@ -63,9 +63,7 @@ def read_population(path: Path, task: Task, *, report: Report | None = None) -> 
     tests: tuple[User, ...] = ()
     others: tuple[User, ...] = ()
     if files.test is not None:
-        stem = files.test.stem + "_label.json"
-        labels = next((label for label in files.labels if label.name == stem), None)
-        tests = tuple(iter_users(files.test, task, report, labels=labels))
+        tests = tuple(iter_users(files.test, task, report, labels=label_file_of(files)))
     if files.pooled is not None:
         others = tuple(iter_users(files.pooled, task, report))
         _check_overlap(others, tests, files.pooled.name, report)

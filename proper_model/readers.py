@@ -7,7 +7,7 @@ a profile for every question, and `{split}_outputs.json`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -124,8 +124,16 @@ def read_golds(path: Path, task: Task, report: Report) -> dict[str, str]:
     return golds
 
 
-def read_profiles(path: Path, users: tuple[User, ...], report: Report) -> dict[str, str]:
-    """Profile texts (PAG) of `users` from a file whose entries stand in the users' order.
+def label_file_of(files: FileSet) -> Path | None:
+    """The label file that belongs to the test file, None if there is none."""
+    if files.test is None:
+        return None
+    name = f"{files.test.stem}_label.json"
+    return next((path for path in files.labels if path.name == name), None)
+
+
+def read_profiles(path: Path, user_ids: Sequence[str], report: Report) -> dict[str, str]:
+    """Profile texts (PAG) by user id, from a file whose entries stand in the order of `user_ids`.
 
     OPPU matches by position; an entry whose id is another user's is reported as a warning. Raises
     DataError if there are fewer or more entries than users.
@@ -134,17 +142,17 @@ def read_profiles(path: Path, users: tuple[User, ...], report: Report) -> dict[s
     count = 0
     for count, entry in enumerate(iter_array(path), start=1):
         place = Place(path.name, count - 1)
-        if count > len(users):
+        if count > len(user_ids):
             continue
         if not isinstance(entry, dict):
             report.error(place, "expected an object")
             continue
-        user = users[count - 1]
-        if identifier(entry, "id", place, report) != user.user_id:
+        user_id = user_ids[count - 1]
+        if identifier(entry, "id", place, report) != user_id:
             report.warn(place.at("id"), "is not the id of the user at this position")
         text = text_of(entry.get("output"), place.at("output"), report)
         if text is not None:
-            texts[user.user_id] = text
-    if count != len(users):
-        report.error(Place(path.name), f"holds {count} profiles for {len(users)} users")
+            texts[user_id] = text
+    if count != len(user_ids):
+        report.error(Place(path.name), f"holds {count} profiles for {len(user_ids)} users")
     return texts

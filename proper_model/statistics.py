@@ -200,7 +200,7 @@ def _sums(scored: Scored, metric: str) -> _Sums:
     # One rating of inf would turn every resample without it into 0 * inf; both read as undefined.
     values = np.where(np.isfinite(values), values, np.nan)
     totals = np.bincount(owner, weights=values, minlength=len(index))
-    rows = np.stack([totals, np.bincount(owner, minlength=len(index))], axis=1)
+    rows = np.stack([totals, np.bincount(owner, minlength=len(index)).astype(float)], axis=1)
     value = _root_mean if metric == "rmse" else _mean
     return _Sums(rows, value, user_level=True)
 
