@@ -1,0 +1,193 @@
+"""Bundles that are installed on this host, and what the host remembers about releases.
+
+Layout of a host folder:
+
+    bundles/<bundle_id>/   one verified bundle; never changed after it appeared
+    bundles/state.json     which one is current, its version, and the latest time seen
+
+Older bundles stay, because a user's private adapter works only with the one it was trained on.
+Reading needs no key and no clock that is right: an expired bundle goes on working, with a warning.
+Source: SECURITY 2 ("Bundle"), docs/bundle-format.md section 8.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from proper_model import canonical
+from proper_model.bundle import MANIFEST_NAME, check_hash, content_id
+from proper_model.durable import read_file, write_file
+from proper_model.errors import BundleFormatError, BundleIntegrityError, StateError
+from proper_model.limits import DEFAULT_LIMITS, Limits
+from proper_model.manifest import Manifest, Sha256, Time, format_time, parse_manifest, parse_time
+
+BUNDLES_FOLDER = "bundles"
+STATE_NAME = "state.json"
+_MAX_STATE_BYTES = 4096
+
+
+class BundleWarning(StrEnum):
+    """Something the user should know about an installed bundle that works nevertheless."""
+
+    EXPIRED = "the installed release has expired; it keeps working, but look for a newer one"
+    CLOCK_BEFORE_LATEST = "the clock shows a time before one this program has already seen"
+    CLOCK_BEFORE_CREATION = "the clock shows a time before the installed release was made"
+
+
+@dataclass(frozen=True)
+class InstalledBundle:
+    """A bundle in a host folder.
+
+    Attributes:
+        path: its folder; read files through `load_files`, which checks them again.
+        warnings: empty when all is well.
+    """
+
+    bundle_id: str
+    version: int
+    path: Path
+    manifest: Manifest
+    warnings: tuple[BundleWarning, ...] = ()
+
+
+class StoreState(BaseModel):
+    """Contents of state.json. `version` is the highest one ever accepted."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+    schema_version: Literal[1] = 1
+    channel: str
+    version: int = Field(ge=1)
+    bundle_id: Sha256
+    latest_seen: Time
+
+    @property
+    def latest_seen_at(self) -> datetime:
+        return parse_time(self.latest_seen)
+
+
+def installed(
+    folder: Path, *, now: datetime | None = None, limits: Limits = DEFAULT_LIMITS
+) -> InstalledBundle | None:
+    """The current bundle of this host, or None when none was installed. Changes nothing.
+
+    Args:
+        folder: the host folder.
+        now: aware time for the warnings; the system's when not given.
+        limits: as at installation.
+
+    Raises:
+        StateError: state.json is damaged.
+        BundleIntegrityError: the bundle it names is gone or its manifest was altered.
+    """
+    state = read_state(folder)
+    if state is None:
+        return None
+    return load_bundle(folder, state, now=now or datetime.now(UTC), limits=limits)
+
+
+def load_bundle(
+    folder: Path, state: StoreState, *, now: datetime, limits: Limits = DEFAULT_LIMITS
+) -> InstalledBundle:
+    """The bundle `state` names, with warnings as of `now`. Raises as `installed`."""
+    path = bundle_path(folder, state.bundle_id)
+    manifest = read_manifest(path, state.bundle_id, limits)
+    return InstalledBundle(
+        state.bundle_id, manifest.version, path, manifest, _warnings(manifest, state, now)
+    )
+
+
+def load_files(bundle: InstalledBundle) -> dict[str, bytes]:
+    """Contents of all files, each checked against the signed length and hash as it is read.
+
+    Raises:
+        BundleIntegrityError: a file is gone, altered, or no regular file.
+    """
+    return {
+        name: read_checked(bundle.path, bundle.manifest, name) for name in bundle.manifest.files
+    }
+
+
+def read_checked(path: Path, manifest: Manifest, name: str) -> bytes:
+    """One file of the bundle at `path`. Raises as `load_files`."""
+    try:
+        data = read_file(path / name, manifest.files[name].size)
+    except OSError as error:
+        raise BundleIntegrityError(
+            f"installed bundle: {name}: {error.strerror}",
+            hint="install the release again",
+        ) from None
+    check_hash(manifest, name, data)
+    return data
+
+
+def read_manifest(path: Path, bundle_id: str, limits: Limits) -> Manifest:
+    """Manifest of an installed bundle, which must still have the id it was installed under.
+
+    Raises:
+        BundleIntegrityError: missing or altered.
+    """
+    try:
+        data = read_file(path / MANIFEST_NAME, limits.manifest_bytes)
+    except OSError as error:
+        raise BundleIntegrityError(
+            f"installed bundle {bundle_id[:16]}: {MANIFEST_NAME}: {error.strerror}",
+            hint="install the release again",
+        ) from None
+    if content_id(data) != bundle_id:
+        raise BundleIntegrityError(
+            f"installed bundle {bundle_id[:16]}: its manifest was altered",
+            hint="install the release again",
+        )
+    return parse_manifest(data, limits)
+
+
+def bundle_path(folder: Path, bundle_id: str) -> Path:
+    """Folder of one installed bundle."""
+    return folder / BUNDLES_FOLDER / bundle_id
+
+
+def read_state(folder: Path) -> StoreState | None:
+    """What this host remembers; None before the first installation.
+
+    Raises:
+        StateError: damaged. Forgetting would let an old release in, so nothing is reset.
+    """
+    try:
+        data = read_file(folder / BUNDLES_FOLDER / STATE_NAME, _MAX_STATE_BYTES)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise StateError(f"bundles/{STATE_NAME}: {error.strerror}") from None
+    try:
+        canonical.decode(data, where=STATE_NAME)
+        return StoreState.model_validate_json(data)
+    except (BundleFormatError, ValidationError):
+        raise StateError(
+            f"bundles/{STATE_NAME}: damaged, expected what the updater wrote",
+            hint="restore it from a backup; without it, protection against old releases is lost",
+        ) from None
+
+
+def write_state(folder: Path, state: StoreState) -> None:
+    """Replace state.json; this is the moment at which an installation takes effect."""
+    data = canonical.encode(state.model_dump(mode="json"))
+    write_file(folder / BUNDLES_FOLDER / STATE_NAME, data)
+
+
+def _warnings(manifest: Manifest, state: StoreState, now: datetime) -> tuple[BundleWarning, ...]:
+    found = []
+    if now >= manifest.expires_at:
+        found.append(BundleWarning.EXPIRED)
+    # Stored times have whole seconds; `now` must not lose to its own truncation.
+    if format_time(now) < state.latest_seen:
+        found.append(BundleWarning.CLOCK_BEFORE_LATEST)
+    if format_time(now) < manifest.created:
+        found.append(BundleWarning.CLOCK_BEFORE_CREATION)
+    return tuple(found)

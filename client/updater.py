@@ -1,0 +1,278 @@
+"""Install releases on this host: verify first, then store, then switch; refuse and keep otherwise.
+
+The I/O around `proper_model.bundle`. A file this host already holds (same sha256) is not fetched
+again, and one that was fetched before an interruption neither. Until `state.json` is replaced, the
+last step, the bundle installed before stays the current one. Source: SECURITY 2,
+docs/bundle-format.md section 8.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+from client.bundle_source import Fetch, Source, check_listing, fetch_from, offers
+from client.bundle_store import (
+    BUNDLES_FOLDER,
+    STATE_NAME,
+    InstalledBundle,
+    StoreState,
+    bundle_path,
+    installed,
+    load_bundle,
+    load_files,
+    read_checked,
+    read_manifest,
+    read_state,
+    write_state,
+)
+from proper_model.bundle import (
+    MANIFEST_NAME,
+    SIGNATURES_NAME,
+    VerifiedManifest,
+    check_file,
+    content_id,
+    verify_manifest,
+)
+from proper_model.durable import (
+    locked,
+    make_folder,
+    move_folder,
+    read_file,
+    remove_folder,
+    write_file,
+)
+from proper_model.errors import (
+    BundleError,
+    BundleExpiredError,
+    BundleForeignError,
+)
+from proper_model.limits import DEFAULT_LIMITS, Limits
+from proper_model.manifest import Manifest, format_time, parse_manifest
+from proper_model.trust import TrustedRoot
+
+__all__ = ["Fetch", "InstalledBundle", "Source", "install", "installed", "load_files", "missing"]
+
+_PARTIAL = ".partial-"
+_BUNDLE_ID = re.compile(r"[0-9a-f]{64}")
+
+
+def install(
+    folder: Path,
+    source: Source,
+    root: TrustedRoot,
+    *,
+    now: datetime | None = None,
+    limits: Limits = DEFAULT_LIMITS,
+    lock_timeout_s: float = 600.0,
+) -> InstalledBundle:
+    """Make this release the current one of the host, or raise and leave the current one alone.
+
+    Installing the current release again repairs or returns it, also after it expired.
+
+    Args:
+        folder: the host folder; bundles go to `folder/bundles`.
+        source: a bundle folder, the files by name (those already held may be left out), or a
+            callable that fetches one; its own exceptions pass through.
+        root: the keys this device trusts.
+        now: aware time; the system's when not given.
+        limits: what this device is willing to store.
+        lock_timeout_s: how long to wait for another process that installs.
+
+    Raises:
+        BundleError: one of its children when the release is refused; the class itself when it
+            cannot be stored or another process holds the lock.
+        StateError: the host's own record is damaged.
+    """
+    now = now or datetime.now(UTC)
+    with _exclusive(folder, lock_timeout_s):
+        manifest = fetch_from(source, MANIFEST_NAME, limits.manifest_bytes)
+        signatures = fetch_from(source, SIGNATURES_NAME, limits.signature_bytes)
+        state = read_state(folder)
+        accepted = _accept(manifest, signatures, root, state, now, limits)
+        check_listing(source, accepted.manifest.files)
+        target = bundle_path(folder, accepted.bundle_id)
+        if not _is_intact(target, accepted, limits):
+            staging = folder / BUNDLES_FOLDER / f"{_PARTIAL}{accepted.bundle_id}"
+            _clean(folder, keep=staging)
+            held = {} if isinstance(source, Path) else _held_files(folder, limits)
+            try:
+                _stage(staging, accepted, source, held, limits)
+            except BundleError:
+                remove_folder(staging)
+                raise
+            with _disk(accepted):
+                write_file(staging / MANIFEST_NAME, manifest)
+                write_file(staging / SIGNATURES_NAME, signatures)
+                remove_folder(target)
+                move_folder(staging, target)
+        new = _next_state(accepted, state, now)
+        if new != state:
+            with _disk(accepted):
+                write_state(folder, new)
+        _clean(folder, keep=None)
+        return load_bundle(folder, new, now=now, limits=limits)
+
+
+def missing(
+    folder: Path,
+    manifest: bytes,
+    signatures: bytes,
+    root: TrustedRoot,
+    *,
+    now: datetime | None = None,
+    limits: Limits = DEFAULT_LIMITS,
+) -> tuple[str, ...]:
+    """Names of the listed files this host would have to fetch to install that release, sorted.
+
+    Raises:
+        BundleError: the release would be refused.
+        StateError: the host's own record is damaged.
+    """
+    state = read_state(folder)
+    accepted = _accept(manifest, signatures, root, state, now or datetime.now(UTC), limits)
+    held = _held_files(folder, limits)
+    files = accepted.manifest.files
+    return tuple(sorted(name for name, entry in files.items() if entry.sha256 not in held))
+
+
+def _accept(
+    manifest: bytes,
+    signatures: bytes,
+    root: TrustedRoot,
+    state: StoreState | None,
+    now: datetime,
+    limits: Limits,
+) -> VerifiedManifest:
+    if state is not None and state.channel != root.channel:
+        raise BundleForeignError(
+            f"host folder: follows channel {state.channel}, the trusted root is for {root.channel}",
+            hint="use another folder for another population",
+        )
+    try:
+        return verify_manifest(
+            manifest,
+            signatures,
+            root,
+            now=now,
+            highest_version=state.version if state else 0,
+            highest_id=state.bundle_id if state else None,
+            limits=limits,
+        )
+    except BundleExpiredError:
+        # Everything before expiry was checked, and this release was accepted while it was valid.
+        if state is None or content_id(manifest) != state.bundle_id:
+            raise
+        return VerifiedManifest(state.bundle_id, parse_manifest(manifest, limits))
+
+
+def _stage(
+    staging: Path,
+    accepted: VerifiedManifest,
+    source: Source,
+    held: Mapping[str, Path],
+    limits: Limits,
+) -> None:
+    """Fill the staging folder with verified files; those it holds intact are kept."""
+    manifest = accepted.manifest
+    for leftover in staging.rglob(".*.tmp"):
+        leftover.unlink()  # of a write that was killed half-way
+    for name, entry in manifest.files.items():
+        if _holds(staging, manifest, name):
+            continue
+        if entry.sha256 in held and not offers(source, name):
+            data = read_file(held[entry.sha256], entry.size)
+        else:
+            data = fetch_from(source, name, entry.size)
+        check_file(manifest, name, data, limits=limits)
+        with _disk(accepted):
+            write_file(staging / name, data)
+
+
+def _holds(path: Path, manifest: Manifest, name: str) -> bool:
+    try:
+        read_checked(path, manifest, name)
+    except BundleError:
+        return False
+    return True
+
+
+def _is_intact(path: Path, accepted: VerifiedManifest, limits: Limits) -> bool:
+    """Whether this release is on disk already, every byte of it."""
+    try:
+        read_manifest(path, accepted.bundle_id, limits)
+    except BundleError:
+        return False
+    return all(_holds(path, accepted.manifest, name) for name in accepted.manifest.files)
+
+
+def _held_files(folder: Path, limits: Limits) -> dict[str, Path]:
+    """sha256 -> path of every intact file in any installed bundle."""
+    held = {}
+    for path in _entries(folder):
+        if _BUNDLE_ID.fullmatch(path.name) is None:
+            continue
+        try:
+            manifest = read_manifest(path, path.name, limits)
+        except BundleError:
+            continue
+        for name, entry in manifest.files.items():
+            if entry.sha256 not in held and _holds(path, manifest, name):
+                held[entry.sha256] = path / name
+    return held
+
+
+def _next_state(accepted: VerifiedManifest, state: StoreState | None, now: datetime) -> StoreState:
+    seen = format_time(now)
+    return StoreState(
+        channel=accepted.manifest.channel,
+        version=accepted.manifest.version,
+        bundle_id=accepted.bundle_id,
+        latest_seen=max(seen, state.latest_seen) if state else seen,
+    )
+
+
+def _entries(folder: Path) -> list[Path]:
+    path = folder / BUNDLES_FOLDER
+    return sorted(path.iterdir()) if path.is_dir() else []
+
+
+def _clean(folder: Path, *, keep: Path | None) -> None:
+    """Remove what interrupted installations left behind, but not the one that is resumed."""
+    for path in _entries(folder):
+        if path != keep and path.name.startswith((_PARTIAL, f".{STATE_NAME}.")):
+            remove_folder(path)
+
+
+@contextmanager
+def _exclusive(folder: Path, timeout_s: float) -> Iterator[None]:
+    """Let one process at a time change the bundles of this host."""
+    bundles = folder / BUNDLES_FOLDER
+    with ExitStack() as stack:
+        try:
+            make_folder(bundles)
+            stack.enter_context(locked(bundles / ".lock", timeout_s=timeout_s))
+        except TimeoutError:
+            raise BundleError(
+                f"host folder: another process has been installing for {timeout_s:g} s",
+                hint="wait for it to finish, then try again",
+            ) from None
+        except OSError as error:
+            raise BundleError(f"host folder: {error.strerror}, expected to write to it") from None
+        yield
+
+
+@contextmanager
+def _disk(accepted: VerifiedManifest) -> Iterator[None]:
+    """Say how much room a release needs when it cannot be stored; what was installed stays."""
+    try:
+        yield
+    except OSError as error:
+        needed = sum(entry.size for entry in accepted.manifest.files.values())
+        raise BundleError(
+            f"bundle: cannot be stored: {error.strerror}; it needs {needed} bytes",
+            hint="make room or choose another folder; the release installed before is unchanged",
+        ) from None
