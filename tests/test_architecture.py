@@ -76,6 +76,23 @@ def import_violations(name: str, source: str) -> list[str]:
     ]
 
 
+def engine_closure(folder: Path) -> set[str]:
+    """Modules of proper_model that the engine reaches through its own imports."""
+    waiting, reached = list(ENGINE_MODULES), set()
+    while waiting:
+        module = waiting.pop()
+        path = folder / f"{module}.py"
+        if module in reached or not path.is_file():
+            continue
+        reached.add(module)
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.module == "proper_model":
+                waiting += [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("proper_"):
+                waiting.append(str(node.module).split(".")[1])
+    return reached
+
+
 def message_violations(name: str, source: str) -> list[str]:
     """Constructions of flwr's Message in a client file that is not the one place for them."""
     allowed = MESSAGE_FILES.get(name.partition("/")[0])
@@ -151,6 +168,22 @@ def test_the_tree_obeys(rule, repository: Path) -> None:
             name = path.relative_to(repository).as_posix()
             found += rule(name, path.read_text())
     assert not found, "\n".join(found)
+
+
+def test_the_engine_reaches_no_pydantic_and_no_flower(repository: Path, tmp_path: Path) -> None:
+    def found(folder: Path) -> list[str]:
+        return [
+            f"{module}:{line} imports {root}"
+            for module in sorted(engine_closure(folder))
+            for root, line in imported_roots(ast.parse((folder / f"{module}.py").read_text()))
+            if root in ENGINE_FORBIDDEN
+        ]
+
+    assert {"lora", "routers", "sites"} <= engine_closure(repository / "proper_model")
+    assert found(repository / "proper_model") == []
+    (tmp_path / "model.py").write_text("from proper_model.helper import x")
+    (tmp_path / "helper.py").write_text("from pydantic import BaseModel")
+    assert found(tmp_path) == ["helper:1 imports pydantic"]
 
 
 def test_every_package_is_looked_at(repository: Path) -> None:
