@@ -38,7 +38,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 demo: $(STAMP) ## the whole system on a synthetic population; OUT=runs/demo
-	$(BIN)/proper-sim run demo --out $(OUT)
+	$(BIN)/proper-sim run demo --out $(OUT) --resume
 	@echo "report: $(OUT)/report.html"
 
 test: lint pytest ## lint, types, tests; a few minutes on two cores

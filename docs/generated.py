@@ -38,8 +38,9 @@ def produce(command: str) -> str:
     words = shlex.split(command)
     if words[:2] != ["proper-sim", "table"]:
         raise ValueError(f"a generated block may only run 'proper-sim table', got: {command}")
+    arguments = [name for word in words[1:] for name in _expanded(word)]
     done = subprocess.run(
-        [sys.executable, "-c", "from simulations.cli import main; main()", *words[1:]],
+        [sys.executable, "-c", "from simulations.cli import main; main()", *arguments],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": str(WIDTH), "NO_COLOR": "1"},
         capture_output=True,
@@ -50,6 +51,16 @@ def produce(command: str) -> str:
         raise ValueError(f"{command} failed: {done.stderr.strip()}")
     output = "\n".join(line.rstrip() for line in done.stdout.strip("\n").splitlines())
     return f"{output}\n" if "--markdown" in words else f"```text\n{output}\n```\n"
+
+
+def _expanded(word: str) -> list[str]:
+    """What a shell makes of `results/news_*.json`. Raises ValueError if nothing matches."""
+    if "*" not in word:
+        return [word]
+    names = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob(word))
+    if not names:
+        raise ValueError(f"no file matches {word}")
+    return names
 
 
 def regenerate(text: str) -> str:

@@ -145,6 +145,8 @@ def test_no_table_of_numbers_is_typed_by_hand(readme: str, generated: ModuleType
 def test_blocks_run_nothing_else(generated: ModuleType) -> None:
     with pytest.raises(ValueError, match="only run"):
         generated.produce("rm -rf x")
+    with pytest.raises(ValueError, match="no file matches"):
+        generated.produce("proper-sim table results/nothing-like-it-*.json")
 
 
 def test_the_python_example_names_what_exists(readme: str) -> None:
