@@ -36,8 +36,9 @@ class Significance(_Strict):
     """One contrast, its two-sided bootstrap p and the same after Holm's step-down correction."""
 
     contrast: Contrast
-    p: float = Field(ge=0, le=1)
-    p_holm: float = Field(ge=0, le=1)
+    p: Number
+    p_holm: Number
+    all_tied: bool = False
 
 
 class MessageTotal(_Strict):
@@ -48,9 +49,10 @@ class MessageTotal(_Strict):
 
 
 class Routing(_Strict):
-    """Mean routing weight of each expert, `weights[device][expert]`, summing to one."""
+    """User half of the routing: `weights[device]` holds `experts` numbers a router, summing to 1."""
 
     devices: list[str]
+    experts: int = Field(ge=1)
     weights: list[list[float]]
 
 

@@ -164,24 +164,43 @@ def held_back(pairs: Sequence[tuple[float, float]], *, key: str) -> Figure | Non
 
 
 def routing_heatmap(routing: Routing, *, key: str) -> Figure | None:
-    """Which experts each device leans on. One row a device, sorted by its favourite expert."""
+    """Which experts each device leans on: one row a device, one group of columns a router."""
     rows = [row for row in routing.weights if row]
     if not rows:
         return None
-    rows = sorted(rows, key=lambda row: (row.index(max(row)), -max(row)))
-    experts = len(rows[0])
-    favourites = [sum(1 for row in rows if row.index(max(row)) == i) for i in range(experts)]
+    experts = routing.experts
+    routers = len(rows[0]) // experts
+    # Devices that route alike stand together: sorted by favourite expert in each router in turn.
+    rows = sorted(
+        rows,
+        key=lambda row: [
+            max(range(experts), key=lambda i: row[start + i])
+            for start in range(0, len(row), experts)
+        ],
+    )
     with mpl.rc_context(STYLE):
-        canvas, axes = _canvas(4.6, min(6.0, 1.2 + 0.08 * len(rows)))
-        mesh = axes.pcolormesh(rows, cmap="cividis", vmin=0.0)
-        axes.set_xticks([i + 0.5 for i in range(experts)], [str(i + 1) for i in range(experts)])
+        canvas, axes = _canvas(7.2 if routers > 1 else 4.6, min(6.0, 1.2 + 0.08 * len(rows)))
+        mesh = axes.pcolormesh(rows, cmap="cividis", vmin=0.0, vmax=1.0)
+        for border in range(experts, routers * experts, experts):
+            axes.axvline(border, color=INK, linewidth=0.4)
+        axes.set_xticks([])
         axes.set_yticks([])
-        axes.set_xlabel("expert")
+        axes.set_xlabel(f"{experts} experts in each of {routers} routers")
         axes.set_ylabel(f"{len(rows)} devices")
-        bar = canvas.colorbar(mesh, ax=axes, label="mean routing weight")
+        bar = canvas.colorbar(mesh, ax=axes, label="softmax(W_e e_u)")
         bar.outline.set_visible(False)
-        title = "Expert routing by device"
-        alt = f"{title}. Devices whose favourite is expert 1 to {experts}: {favourites}."
+        distinct = len({tuple(round(value, 1) for value in row) for row in rows})
+        title = "Expert routing by device, user half"
+        mean_top = sum(
+            max(row[start : start + experts])
+            for row in rows
+            for start in range(0, len(row), experts)
+        ) / (len(rows) * routers)
+        alt = (
+            f"{title}. {len(rows)} devices in {distinct} different patterns (to one decimal); the "
+            f"favourite expert of a router holds {mean_top:.2f} of the weight in the mean, where "
+            f"an even mixture would hold {1 / experts:.2f}."
+        )
         return _finish(canvas, key, title, alt)
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from proper_model import config
 from proper_model.errors import ConfigError
 from proper_model.profiles import load_profile
+from proper_model.splits import parse_split
 
 NODE_ARMS = ("stage1", "stage2-mean", "stage2", "oppu-mlp", "stage3")
 CONTROL_ARMS = ("stage3-shuffled",)
@@ -16,7 +16,6 @@ ARMS = NODE_ARMS + CONTROL_ARMS
 
 DEMO = "demo"
 DEMOS = ("demo", "demo:tag", "demo:rate", "demo:text")
-SPLITS = re.compile(r"given|(?:random|inactive):[1-9][0-9]*")
 
 
 @dataclass(frozen=True)
@@ -66,12 +65,15 @@ class RunOptions:
         return self.folds > 1 and self.fold is None
 
     @property
-    def split_label(self) -> str:
-        """How results name the split, folds included."""
-        if self.folds == 1:
-            return self.split
-        which = f"{self.folds} folds" if self.fold is None else f"fold {self.fold} of {self.folds}"
-        return f"{self.split}, {which}"
+    def people_label(self) -> str:
+        """The split as results name it: with the caps that decide who and how much was used."""
+        caps = (
+            (self.pooled_users, "pooled users"),
+            (self.users, "test users"),
+            (self.max_items, "items a user"),
+        )
+        said = [f"at most {number} {what}" for number, what in caps if number is not None]
+        return ", ".join([self.split, *said])
 
     def for_fold(self, fold: int) -> RunOptions:
         """The same run for one fold, in its own folder below `out`."""
@@ -104,10 +106,7 @@ class RunOptions:
             )
 
     def _check_people(self) -> None:
-        if not SPLITS.fullmatch(self.split):
-            raise ConfigError(
-                f"unknown split '{self.split}'", hint="splits are: given, random:N, inactive:N"
-            )
+        chosen = parse_split(self.split)
         for name in ("pooled_users", "users", "max_items", "users_per_node"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -122,9 +121,9 @@ class RunOptions:
                 f"--fold counts from 0 to {self.folds - 1} with --folds {self.folds}, "
                 f"got {self.fold}"
             )
-        if self.folds > 1 and self.split != "given":
+        if self.folds > 1 and chosen.kind == "inactive":
             raise ConfigError(
-                f"--folds rotates who is a test user, so it contradicts --split {self.split}",
+                f"--folds rotates who is a test user, but --split {self.split} names them",
                 hint="use one of the two",
             )
 

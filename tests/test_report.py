@@ -105,7 +105,7 @@ def details() -> Details:
         },
         significance=[Significance(contrast=results.contrasts[0], p=0.001, p_holm=0.01)],
         messages=[MessageTotal(kind="personalize", direction="request", count=2, bytes=2048)],
-        routing=Routing(devices=["d00000", "d00001"], weights=[[0.7, 0.3], [0.1, 0.9]]),
+        routing=Routing(devices=["d00000", "d00001"], experts=2, weights=[[0.7, 0.3], [0.1, 0.9]]),
     )
 
 
@@ -133,7 +133,8 @@ def test_a_run_becomes_one_self_contained_described_page(run_folder: Path) -> No
     assert "prefers-color-scheme: dark" in page
     assert "currentColor" in page
     assert "#010203" not in page
-    assert "favourite is expert 1 to 2: [1, 1]" in page
+    assert "2 devices in 2 different patterns" in page
+    assert "holds 0.80 of the weight in the mean" in page
     assert "It fell on 1 of 2 devices, from 1.900 to 1.700" in page
 
 

@@ -1,0 +1,130 @@
+"""How fast this machine runs a base model of a given shape: a few seconds of measuring.
+
+Only `config.json` of the base is needed. One or two of its layers are built with random weights
+and run; time per layer times the number of layers is the model's. So a 7B base can be judged
+without downloading it.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from proper_model.base import attention_for, default_device
+from proper_model.errors import BaseModelError
+
+PROBE_LAYERS = 2
+PROBE_VOCABULARY = 1024  # the head runs on answers only, so its full width would mislead
+MIN_SECONDS = 0.4
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What of a base model its cost depends on; `parameters` counts the whole base."""
+
+    layers: int
+    hidden: int
+    ffn: int
+    parameters: int
+
+    @property
+    def user_lora(self) -> int:
+        """Rank-one parameters of a LoRA on gate, up and down; times rank is a user's (1.3)."""
+        return (3 * self.hidden + 3 * self.ffn) * self.layers
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Tokens a second through the frozen base, one process."""
+
+    forward: float
+    training: float  # forward and backward
+
+
+def base_config(base: str) -> Any:
+    """The configuration of a folder or hub id. Raises BaseModelError."""
+    from transformers import AutoConfig
+
+    folder = Path(base).expanduser()
+    try:
+        return AutoConfig.from_pretrained(str(folder) if folder.is_dir() else base)
+    except (OSError, ValueError, KeyError) as error:
+        raise BaseModelError(
+            f"the configuration of base '{base}' cannot be loaded ({type(error).__name__})",
+            hint="give a folder with config.json, or a hub id that can be reached",
+        ) from error
+
+
+def shape_of(config: Any) -> Shape:
+    """Counts parameters on the meta device: no memory, no weights."""
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    try:
+        layers, hidden, ffn = (
+            int(getattr(config, name))
+            for name in ("num_hidden_layers", "hidden_size", "intermediate_size")
+        )
+    except AttributeError as error:
+        raise BaseModelError(
+            f"base of type '{config.model_type}' has no setting '{error.name}'",
+            hint="dense decoder-only models such as Llama, Qwen, Mistral or Gemma are supported",
+        ) from None
+    return Shape(layers, hidden, ffn, sum(p.numel() for p in model.parameters()))
+
+
+def measure(config: Any, *, tokens: int, batch: int, dtype: torch.dtype, threads: int) -> Speed:
+    """Run a slice of the model on random tokens. `tokens` is the length of one row."""
+    import copy
+
+    from transformers import AutoModel
+
+    device = default_device()
+    slim = copy.deepcopy(config)
+    layers = min(PROBE_LAYERS, slim.num_hidden_layers)
+    share = layers / slim.num_hidden_layers
+    slim.num_hidden_layers = layers
+    if getattr(slim, "layer_types", None):
+        slim.layer_types = slim.layer_types[:layers]
+    slim.vocab_size = PROBE_VOCABULARY
+    slim.pad_token_id = None
+    model = AutoModel.from_config(slim, dtype=dtype, attn_implementation=attention_for(device))
+    model.to(device).eval().requires_grad_(False)
+    ids = torch.randint(PROBE_VOCABULARY, (batch, tokens), device=device)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        forward = _seconds(lambda: _forward(model, ids))
+        training = _seconds(lambda: _train(model, ids))
+    finally:
+        torch.set_num_threads(before)
+    count = batch * tokens * share
+    return Speed(forward=count / forward, training=count / training)
+
+
+def _forward(model: Any, ids: torch.Tensor) -> None:
+    with torch.no_grad():
+        model(input_ids=ids, use_cache=False)
+
+
+def _train(model: Any, ids: torch.Tensor) -> None:
+    inputs = model.get_input_embeddings()(ids).detach().requires_grad_(True)
+    model(inputs_embeds=inputs, use_cache=False).last_hidden_state.float().sum().backward()
+
+
+def _seconds(run: Any) -> float:
+    """Median time of one call after a warm-up."""
+    run()
+    times: list[float] = []
+    while sum(times) < MIN_SECONDS and len(times) < 50:
+        start = time.perf_counter()
+        run()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - start)
+    return sorted(times)[len(times) // 2]

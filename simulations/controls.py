@@ -1,0 +1,102 @@
+"""The control every gain needs: the same queries answered with somebody else's adapter.
+
+A gain that survives `stage3-shuffled` is not personalization (METHOD 1.9). It takes reading other
+devices' private state, which only a simulation can do and no node ever does: here, and nowhere
+else, states cross between users, after the run, on the machine that simulates them all.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from proper_model.errors import DataError
+from proper_model.files import make_private_folder, write_atomic
+from proper_model.records import User
+from proper_model.runplan import RunPlan
+from simulations.devices import read_device_user, read_state
+
+if TYPE_CHECKING:
+    from client.adaptation import UserState
+    from proper_model.artifact import Release
+    from proper_model.metrics import Prediction
+    from simulations.sources import Progress
+
+SHUFFLED = "stage3-shuffled"
+CONTROLS_FOLDER = "controls"
+
+
+def derangement(count: int, *, seed: int) -> list[int]:
+    """A permutation of range(count) without a fixed point, drawn by seed.
+
+    Every derangement is equally likely: permutations are drawn until one has no fixed point,
+    about e times in the mean. Raises DataError for fewer than two.
+    """
+    if count < 2:
+        raise DataError(
+            f"{count} test users: the shuffled control needs at least two",
+            hint="leave stage3-shuffled out of --arms, or add test users",
+        )
+    generator = random.Random(f"{seed}/derangement")
+    while True:
+        order = list(range(count))
+        generator.shuffle(order)
+        if all(place != source for place, source in enumerate(order)):
+            return order
+
+
+def shuffled_states(
+    users: Sequence[User], states: Mapping[str, UserState], *, seed: int
+) -> dict[str, UserState]:
+    """For every user the state of another one, over the whole test set."""
+    order = derangement(len(users), seed=seed)
+    return {
+        user.user_id: replace(states[users[source].user_id], user_id=user.user_id)
+        for user, source in zip(users, order, strict=True)
+    }
+
+
+def control_file(plan: RunPlan, arm: str) -> Path:
+    """Where a control's rows lie: beside the devices' folders, not in them."""
+    return plan.out / CONTROLS_FOLDER / f"{arm}.jsonl"
+
+
+def run_controls(plan: RunPlan, progress: Progress) -> None:
+    """Predict the shuffled control if the plan asks for it and it is not there yet."""
+    target = control_file(plan, SHUFFLED)
+    if SHUFFLED not in plan.arms or target.is_file():
+        return
+    from client.prediction import predict
+
+    users = [read_device_user(entry, plan) for entry in plan.devices]
+    states = {
+        user.user_id: read_state(entry, "stage3", user.user_id)
+        for entry, user in zip(plan.devices, users, strict=True)
+    }
+    release = _release(plan)
+    predictions = predict(
+        release,
+        users,
+        "stage3",
+        shuffled_states(users, states, seed=plan.seed),
+        progress=lambda _arm, done, total: progress(SHUFFLED, done, total),
+    )
+    make_private_folder(target.parent)
+    write_atomic(target, rows(predictions))
+
+
+def rows(predictions: Sequence[Prediction]) -> bytes:
+    """One JSON line a prediction."""
+    lines = [json.dumps(asdict(p), ensure_ascii=False, allow_nan=False) for p in predictions]
+    return "".join(line + "\n" for line in lines).encode()
+
+
+def _release(plan: RunPlan) -> Release:
+    """The release that node 0 verified and installed, loaded as the node would load it."""
+    from client.engine import default_engine
+
+    return default_engine(plan.node_threads).release(plan.node_folder(0))

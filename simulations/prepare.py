@@ -1,0 +1,167 @@
+"""Write everything a simulated federation starts from: plan, pooled users, device folders, keys.
+
+A device folder holds that one user's data and the pinned trust root and nothing of anybody else.
+`plan.json` is written last, so a folder with a plan is a complete one. Layout: see
+`proper_model.runplan`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from coordinator.keys import load_or_create_key
+from proper_model.config import to_mapping
+from proper_model.errors import ConfigError
+from proper_model.files import make_private_folder, write_atomic
+from proper_model.records import User, users_to_json
+from proper_model.runplan import PLAN_FILE, DeviceEntry, RunPlan
+from proper_model.trust import TrustedRoot, public_bytes
+from simulations.calibrate import base_config, shape_of
+from simulations.options import RunOptions
+from simulations.sources import Progress, Source, load_source
+
+TRUTH_FILE = "truth.json"
+KEY_FILE = "release.pem"
+# Larger bases travel as a reference: every node host would otherwise hold a copy.
+LARGEST_EMBEDDED_PARAMETERS = 500_000_000
+# A GPU host trains all its devices in one cohort; a CPU host splits them over its cores.
+LARGEST_COHORT = 256
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The content of a run's folder before it is written."""
+
+    plan: RunPlan
+    files: Mapping[Path, bytes]
+
+
+def prepare(options: RunOptions, progress: Progress) -> RunPlan:
+    """Check everything, then write OUT, or with `resume` compare OUT with what would be written.
+
+    Raises ConfigError if OUT is in use, or holds another run than the one to resume.
+    """
+    out = options.out.resolve()
+    existing = existing_plan(out, resume=options.resume)
+    source = load_source(options, progress)
+    make_private_folder(out)
+    prepared = build(options, source, out, existing)
+    if existing is not None:
+        check_same(existing, prepared)
+        return existing
+    progress("writing devices", 0, len(prepared.files))
+    for done, (path, data) in enumerate(prepared.files.items(), start=1):
+        make_private_folder(path.parent)
+        write_atomic(path, data)
+        progress("writing devices", done, len(prepared.files))
+    prepared.plan.save()
+    return prepared.plan
+
+
+def existing_plan(out: Path, *, resume: bool) -> RunPlan | None:
+    """The plan of a run to go on with; None for a new one. Never touches a folder in use."""
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"{out} is a file, expected a folder or nothing")
+    used = out.is_dir() and any(out.iterdir())
+    if used and not resume:
+        raise ConfigError(
+            f"{out} is not empty",
+            hint="give a new --out, or go on with the run in it: --resume",
+        )
+    if used and (out / PLAN_FILE).is_file():
+        return RunPlan.load(out / PLAN_FILE)
+    if used and not (out / "server").is_dir():
+        raise ConfigError(
+            f"{out} holds no run to resume", hint="give the --out of the run that was stopped"
+        )
+    return None
+
+
+def build(options: RunOptions, source: Source, out: Path, existing: RunPlan | None) -> Prepared:
+    """Plan and files of the run that `options` describe."""
+    shape = shape_of(base_config(source.base))
+    key = load_or_create_key(make_private_folder(out / "server" / "keys") / KEY_FILE)
+    root = TrustedRoot.of([key]).to_bytes()
+    people = source.population.test
+    entries = tuple(
+        DeviceEntry(device_id=f"d{index:05d}", folder=out / "devices" / f"d{index:05d}")
+        for index in range(len(people))
+    )
+    files = {out / "server" / "pooled.json": _json(source.population.pooled)}
+    if source.truth is not None:
+        files[out / TRUTH_FILE] = source.truth.encode()
+    for entry, user in zip(entries, people, strict=True):
+        files[entry.folder / "user.json"] = _json((user,))
+        files[entry.folder / "root.json"] = root
+    plan = RunPlan(
+        name=source.name,
+        task_toml=source.task.toml_text,
+        template=source.task.template,
+        base=source.base,
+        embed_base=shape.parameters <= LARGEST_EMBEDDED_PARAMETERS,
+        preset=options.preset,
+        settings=to_mapping(source.settings),
+        split=options.people_label,
+        fold=options.fold or 0,
+        folds=options.folds,
+        seed=options.seed,
+        arms=options.arms,
+        pooled_file=out / "server" / "pooled.json",
+        devices=entries,
+        users_per_node=options.users_per_node or _cohort_size(len(people)),
+        out=out,
+        cache=options.cache_folder.resolve(),
+        root_public_key=public_bytes(key).hex(),
+        server_threads=existing.server_threads if existing else _server_threads(shape.hidden),
+        node_threads=existing.node_threads if existing else 1,
+    )
+    return Prepared(plan, files)
+
+
+def check_same(existing: RunPlan, prepared: Prepared) -> None:
+    """Raise ConfigError unless OUT holds exactly the run that would be prepared now."""
+    old = existing.model_dump(mode="json")
+    new = prepared.plan.model_dump(mode="json")
+    # How many devices share a node changes no result, so a resumed run keeps its first choice.
+    free = {"users_per_node", "actors", "cache"}
+    differing = sorted(key for key in new if key not in free and new[key] != old[key])
+    if not differing:
+        differing = [
+            str(path.relative_to(existing.out))
+            for path, data in prepared.files.items()
+            if not path.is_file() or path.read_bytes() != data
+        ][:3]
+    if differing:
+        raise ConfigError(
+            f"{existing.out} holds another run; it differs in: {', '.join(differing)}",
+            hint="repeat the options of that run, or give a new --out",
+        )
+
+
+def flwr_command(plan: RunPlan) -> str:
+    """The command that runs this plan through Flower itself, to be typed as it stands."""
+    path = plan.out / PLAN_FILE
+    return (
+        f"flwr run . local --stream --run-config 'plan=\"{path}\"' "
+        f'--federation-config "num-supernodes={plan.node_count}"'
+    )
+
+
+def _json(users: Sequence[User]) -> bytes:
+    return (json.dumps(users_to_json(tuple(users)), ensure_ascii=False) + "\n").encode()
+
+
+def _cohort_size(users: int) -> int:
+    import torch
+
+    hosts = 1 if torch.cuda.is_available() else os.cpu_count() or 1
+    return min(LARGEST_COHORT, -(-users // hosts))
+
+
+def _server_threads(hidden: int) -> int:
+    # Matrices of a toy are slower on several threads than on one.
+    return 1 if hidden < 128 else min(8, os.cpu_count() or 1)

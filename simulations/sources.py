@@ -1,0 +1,130 @@
+"""From what the user typed to people, a task and a base: real data, or the synthetic demo."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from proper_model.config import StageSettings
+from proper_model.data import Population, read_population
+from proper_model.errors import DataError
+from proper_model.profiles import load_profile
+from proper_model.records import Report
+from proper_model.splits import apply_split
+from proper_model.tasks import Task, load_task
+from simulations.options import RunOptions
+
+# (phase, done, total); total 0 means: unknown.
+Progress = Callable[[str, int, int], None]
+
+DEMO_KINDS = {
+    "demo": "synth_tag",
+    "demo:tag": "synth_tag",
+    "demo:rate": "synth_rate",
+    "demo:text": "synth_text",
+}
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a run works on. `truth` is JSON for synthetic people, None for real ones."""
+
+    name: str
+    population: Population
+    task: Task
+    base: str
+    settings: StageSettings
+    truth: str | None = None
+    warnings: tuple[str, ...] = ()
+
+
+def load_source(options: RunOptions, progress: Progress) -> Source:
+    """Read or make everything a run needs, split as asked.
+
+    Raises TaskError, DataError, ConfigError or BaseModelError with place and next step.
+    """
+    source = _demo(options, progress) if options.is_demo else _real(options, progress)
+    population = apply_split(
+        source.population,
+        options.split,
+        fold=options.fold or 0,
+        folds=options.folds,
+        pooled_users=options.pooled_users,
+        users=options.users,
+        max_items=options.max_items,
+        seed=options.seed,
+    )
+    if not population.test:
+        raise DataError(
+            f"{options.data}: no test users, so there is nobody to personalize for",
+            hint="use --split random:N to choose test users among the pooled ones",
+        )
+    return Source(
+        source.name,
+        population,
+        source.task,
+        source.base,
+        source.settings,
+        source.truth,
+        source.warnings,
+    )
+
+
+def _real(options: RunOptions, progress: Progress) -> Source:
+    assert options.task is not None
+    assert options.base is not None
+    settings = load_profile(options.profile_name)
+    task = choose_template(options.task, options.template, settings)
+    path = Path(options.data).expanduser()
+    if not path.exists():
+        raise DataError(
+            f"{options.data}: no such file or folder",
+            hint="give a folder with OPPU's or LaMP's files, or the word demo",
+        )
+    progress("reading users", 0, 0)
+    report = Report()
+    population = read_population(path, task, report=report)
+    base = Path(options.base).expanduser()
+    return Source(
+        name=path.resolve().name,
+        population=population,
+        task=task,
+        base=str(base.resolve()) if base.is_dir() else options.base,
+        settings=settings,
+        warnings=tuple(str(problem) for problem in report.problems),
+    )
+
+
+def choose_template(name: str, template: str | None, settings: StageSettings) -> Task:
+    """The task under the template asked for, else the profile's where the task has it."""
+    task = load_task(name, template=template)
+    wished = settings.template
+    if template is None and wished is not None and wished in task.templates:
+        return load_task(name, template=wished)
+    return task
+
+
+def _demo(options: RunOptions, progress: Progress) -> Source:
+    from simulations.synthetic import make_synthetic
+    from simulations.tiny_base import make_tiny_base
+
+    settings = load_profile(options.profile_name)
+    progress("making people", 0, 0)
+    synthetic = make_synthetic(DEMO_KINDS[options.data], preset="demo", seed=options.seed)
+    base = make_tiny_base(
+        options.cache_folder / "bases",
+        synthetic.pretrain_texts,
+        vocabulary=synthetic.vocabulary,
+        seed=options.seed,
+        progress=lambda done, total: progress("pretraining a tiny base", done, total),
+    )
+    return Source(
+        name=synthetic.settings.kind,
+        population=synthetic.population,
+        task=choose_template(synthetic.task, options.template, settings),
+        base=str(base.resolve()),
+        settings=settings,
+        truth=json.dumps(synthetic.truth, indent=1, sort_keys=True) + "\n",
+    )

@@ -1,0 +1,46 @@
+"""Seconds by phase: the coordinator's steps and the launcher's phases, in one file of a run."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from proper_model.errors import ReportError
+from proper_model.files import write_atomic
+from proper_model.runplan import RunPlan
+
+COORDINATOR_FILE = "timings.json"
+PHASES_FILE = "phases.json"
+
+
+@contextlib.contextmanager
+def timed(out: Path, phase: str) -> Iterator[None]:
+    """Add the seconds of a phase to the run's file; a resumed phase adds to what it had."""
+    start = time.monotonic()
+    yield
+    path = out / PHASES_FILE
+    seconds = _read(path)
+    seconds[phase] = seconds.get(phase, 0.0) + time.monotonic() - start
+    write_atomic(path, (json.dumps(seconds, indent=1) + "\n").encode())
+
+
+def read_timings(out: Path, plans: Sequence[RunPlan]) -> dict[str, float]:
+    """Seconds by phase; folds are summed. Empty for folders nobody timed."""
+    total: dict[str, float] = {}
+    for folder in dict.fromkeys((out, *(plan.out for plan in plans))):
+        for name in (COORDINATOR_FILE, PHASES_FILE):
+            for phase, seconds in _read(folder / name).items():
+                total[phase] = total.get(phase, 0.0) + seconds
+    return total
+
+
+def _read(path: Path) -> dict[str, float]:
+    if not path.is_file():
+        return {}
+    try:
+        return {str(k): float(v) for k, v in json.loads(path.read_text()).items()}
+    except (ValueError, AttributeError, TypeError):
+        raise ReportError(f"{path}: expected seconds by phase") from None

@@ -1,0 +1,112 @@
+"""Hand-made run folders: a plan, devices with their user, predictions and private states."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+
+from client.adaptation import UserState
+from client.state import Binding, save_state
+from proper_model.config import StageSettings, to_mapping
+from proper_model.files import make_private_folder, write_atomic
+from proper_model.records import HistoryItem, Query, User, users_to_json
+from proper_model.runplan import DeviceEntry, RunPlan
+
+BUNDLE = "ab" * 32
+
+
+def tags_task() -> str:
+    from proper_model.tasks import load_task
+
+    return load_task("LaMP_2M").toml_text
+
+
+def make_user(name: str, golds: Sequence[str], *, secret: str = "") -> User:
+    history = tuple(
+        HistoryItem(f"{name}h{i}", {"description": f"a film {secret}", "tag": gold})
+        for i, gold in enumerate(golds)
+    )
+    prefix = "Which tag does this movie relate to among the following tags? "
+    queries = tuple(
+        Query(f"{name}q{i}", f"{prefix}] description: film {i} {secret}", gold)
+        for i, gold in enumerate(golds)
+    )
+    return User(name, history, queries)
+
+
+def make_run(
+    out: Path,
+    users: Sequence[User],
+    outputs: Mapping[str, Mapping[str, Sequence[tuple[str, float]]]],
+    *,
+    fold: int = 0,
+    folds: int = 1,
+    fits: Mapping[str, Mapping[str, float | int | str]] | None = None,
+) -> RunPlan:
+    """`outputs[arm][user_id]` holds (answer, summed loss) a query; every answer has two tokens."""
+    make_private_folder(out / "server")
+    entries = []
+    for index, user in enumerate(users):
+        folder = make_private_folder(out / "devices" / f"d{index:05d}")
+        write_atomic(folder / "user.json", json.dumps(users_to_json((user,))).encode())
+        entries.append(DeviceEntry(device_id=f"d{index:05d}", folder=folder))
+    write_atomic(out / "server" / "pooled.json", b"[]")
+    plan = RunPlan(
+        name="hand-made",
+        task_toml=tags_task(),
+        template="short",
+        base="org/base",
+        preset="default",
+        settings=to_mapping(StageSettings(name="by-hand")),
+        fold=fold,
+        folds=folds,
+        seed=0,
+        arms=tuple(outputs),
+        pooled_file=out / "server" / "pooled.json",
+        devices=tuple(entries),
+        users_per_node=2,
+        out=out,
+        cache=out / "cache",
+        root_public_key="00" * 32,
+    )
+    for arm, by_user in outputs.items():
+        for entry, user in zip(entries, users, strict=True):
+            rows = [
+                {
+                    "user_id": user.user_id,
+                    "query_id": query.id,
+                    "output": answer,
+                    "nll": loss,
+                    "answer_tokens": 2,
+                    "expected": None,
+                }
+                for query, (answer, loss) in zip(user.queries, by_user[user.user_id], strict=True)
+            ]
+            path = entry.folder / "predictions" / f"{arm}.jsonl"
+            make_private_folder(path.parent)
+            write_atomic(path, "".join(json.dumps(row) + "\n" for row in rows).encode())
+    for entry, user in zip(entries, users, strict=True):
+        if fits is not None:
+            save_user_state(entry, user, fits[user.user_id])
+    plan.save()
+    return plan
+
+
+def save_user_state(
+    entry: DeviceEntry, user: User, report: Mapping[str, float | int | str]
+) -> UserState:
+    """A stage 3 state whose embedding is the user's number in every place."""
+    number = float(sum(user.user_id.encode()))
+    state = UserState(
+        user_id=user.user_id,
+        arm="stage3",
+        bundle_id=BUNDLE,
+        tensors={"embedding": torch.full((1, 2), number)},
+        report=report,
+    )
+    binding = Binding(bundle_id=BUNDLE, arm="stage3", user_id=user.user_id, key="k")
+    save_state(make_private_folder(entry.folder / "state"), state, binding)
+    return state

@@ -1,0 +1,201 @@
+"""What `prepare` writes: each device its own user only, pinned root, one plan; resume and refusal."""
+
+from __future__ import annotations
+
+import json
+import stat
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from proper_model.data import write_oppu
+from proper_model.errors import BaseModelError, ConfigError, DataError, TaskError
+from proper_model.records import Population
+from proper_model.runplan import RunPlan
+from proper_model.trust import TrustedRoot, key_id
+from simulations.options import RunOptions
+from simulations.prepare import flwr_command, prepare
+from simulations.synthetic import make_synthetic
+from simulations.tiny_base import Pretraining, TinyShape, make_tiny_base
+
+SHAPE = TinyShape(width=16, ffn=24, layers=1, heads=2)
+
+
+def quiet(_phase: str, _done: int, _total: int) -> None:
+    pass
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Population]:
+    """A data folder, a base folder and the population behind them."""
+    root = tmp_path_factory.mktemp("world")
+    synthetic = make_synthetic("synth_tag", preset="smoke")
+    write_oppu(synthetic.population, root / "data")
+    base = make_tiny_base(
+        root / "base",
+        synthetic.pretrain_texts[:64],
+        vocabulary=synthetic.vocabulary,
+        shape=SHAPE,
+        training=Pretraining(epochs=1),
+    )
+    return root / "data", base, synthetic.population
+
+
+@pytest.fixture
+def options(world: tuple[Path, Path, Population], tmp_path: Path) -> RunOptions:
+    data, base, _ = world
+    return RunOptions(
+        data=str(data), out=tmp_path / "out", task="synth_tag", base=str(base), profile="demo"
+    )
+
+
+def test_every_device_gets_its_own_user_and_nothing_else(
+    world: tuple[Path, Path, Population], options: RunOptions
+) -> None:
+    population = world[2]
+    plan = prepare(options, quiet)
+    assert RunPlan.load(plan.out / "plan.json") == plan
+    assert len(plan.devices) == len(population.test)
+    ids = [user.user_id for user in population.test]
+    for entry, user in zip(plan.devices, population.test, strict=True):
+        assert sorted(p.name for p in entry.folder.iterdir()) == ["root.json", "user.json"]
+        content = json.loads((entry.folder / "user.json").read_text())
+        assert [record["user_id"] for record in content] == [user.user_id]
+        assert len(content[0]["profile"]) == len(user.history)
+        assert stat.S_IMODE(entry.folder.stat().st_mode) == 0o700
+        assert stat.S_IMODE((entry.folder / "user.json").stat().st_mode) == 0o600
+    pooled = json.loads(plan.pooled_file.read_text())
+    assert {record["user_id"] for record in pooled}.isdisjoint(ids)
+    assert len(pooled) == len(population.pooled)
+
+
+def test_plan_holds_settings_and_no_data(
+    world: tuple[Path, Path, Population], options: RunOptions
+) -> None:
+    plan = prepare(replace(options, preset="device", seed=7, arms=("stage1", "stage3")), quiet)
+    text = (plan.out / "plan.json").read_text()
+    for user in world[2].test:
+        assert user.queries[0].input not in text
+        assert f'"{user.user_id}"' not in text
+    assert (plan.preset, plan.seed, plan.arms) == ("device", 7, ("stage1", "stage3"))
+    assert plan.stage_settings.name == "demo"
+    assert plan.template == "short"
+    assert plan.embed_base
+
+
+def test_devices_pin_the_key_that_signs(options: RunOptions) -> None:
+    plan = prepare(options, quiet)
+    root = TrustedRoot.from_bytes((plan.devices[0].folder / "root.json").read_bytes())
+    assert root.keys == {
+        key_id(bytes.fromhex(plan.root_public_key)): bytes.fromhex(plan.root_public_key)
+    }
+    key = plan.server_folder / "keys" / "release.pem"
+    assert stat.S_IMODE(key.stat().st_mode) == 0o600
+
+
+def test_people_options_choose_and_cut(options: RunOptions) -> None:
+    plan = prepare(replace(options, users=2, pooled_users=4, max_items=3, split="random:5"), quiet)
+    assert len(plan.devices) == 2
+    pooled = json.loads(plan.pooled_file.read_text())
+    assert len(pooled) == 4
+    assert all(len(record["profile"]) == 3 for record in pooled)
+    assert plan.split == (
+        "random:5, at most 4 pooled users, at most 2 test users, at most 3 items a user"
+    )
+
+
+def test_folds_rotate_so_that_everyone_is_a_test_user_once(
+    world: tuple[Path, Path, Population], options: RunOptions
+) -> None:
+    seen: list[str] = []
+    whole = replace(options, folds=3)
+    for fold in range(3):
+        plan = prepare(whole.for_fold(fold), quiet)
+        assert plan.out.name == f"fold-{fold}"
+        seen += [
+            json.loads((entry.folder / "user.json").read_text())[0]["user_id"]
+            for entry in plan.devices
+        ]
+    everyone = [user.user_id for user in (*world[2].pooled, *world[2].test)]
+    assert sorted(seen) == sorted(everyone)
+
+
+def test_a_folder_in_use_is_refused_and_stays(options: RunOptions) -> None:
+    options.out.mkdir()
+    (options.out / "thesis.txt").write_text("mine")
+    with pytest.raises(ConfigError, match="not empty") as caught:
+        prepare(options, quiet)
+    assert "--resume" in (caught.value.hint or "")
+    with pytest.raises(ConfigError, match="no run to resume"):
+        prepare(replace(options, resume=True), quiet)
+    assert [p.name for p in options.out.iterdir()] == ["thesis.txt"]
+
+
+def test_resume_finds_the_same_run(options: RunOptions) -> None:
+    plan = prepare(options, quiet)
+    stamp = (plan.out / "plan.json").stat().st_mtime_ns
+    again = prepare(replace(options, resume=True, users_per_node=1), quiet)
+    assert again == plan
+    assert (plan.out / "plan.json").stat().st_mtime_ns == stamp
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"seed": 5}, "seed"),
+        ({"preset": "paper"}, "preset"),
+        ({"profile": "tiny"}, "settings"),
+        ({"arms": ("stage1",)}, "arms"),
+        ({"max_items": 4}, "split"),
+    ],
+)
+def test_resume_refuses_another_run_and_says_what_differs(
+    options: RunOptions, change: dict[str, object], named: str
+) -> None:
+    prepare(options, quiet)
+    with pytest.raises(ConfigError, match=rf"differs in: .*{named}") as caught:
+        prepare(replace(options, resume=True, **change), quiet)  # type: ignore[arg-type]
+    assert caught.value.hint is not None
+
+
+def test_resume_refuses_when_the_data_changed(options: RunOptions) -> None:
+    plan = prepare(options, quiet)
+    user = plan.devices[0].folder / "user.json"
+    user.write_bytes(user.read_bytes() + b" ")
+    with pytest.raises(ConfigError, match=r"devices/d00000/user\.json"):
+        prepare(replace(options, resume=True), quiet)
+
+
+def test_a_preparation_killed_before_the_plan_is_done_again(options: RunOptions) -> None:
+    plan = prepare(options, quiet)
+    (plan.out / "plan.json").unlink()
+    again = prepare(replace(options, resume=True), quiet)
+    assert again == plan, "the key of the first attempt is kept"
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "words"),
+    [
+        ({"data": "no/such/folder"}, DataError, "no such file or folder"),
+        ({"task": "LaMP_99"}, TaskError, "unknown task"),
+        ({"template": "rhymes"}, TaskError, "no template set"),
+        ({"base": "./no-such-base"}, BaseModelError, "no-such-base"),
+        ({"split": "random:5000"}, ConfigError, "random:5000"),
+    ],
+)
+def test_bad_input_is_named_before_anything_is_written(
+    options: RunOptions, change: dict[str, object], error: type[Exception], words: str
+) -> None:
+    with pytest.raises(error, match=words):
+        prepare(replace(options, **change), quiet)  # type: ignore[arg-type]
+    assert not (options.out / "plan.json").exists()
+    assert not (options.out / "devices").exists()
+
+
+def test_the_printed_command_names_plan_and_size(options: RunOptions) -> None:
+    plan = prepare(replace(options, users_per_node=4), quiet)
+    command = flwr_command(plan)
+    assert f'plan="{plan.out}/plan.json"' in command
+    assert f"num-supernodes={plan.node_count}" in command
+    assert plan.node_count == -(-len(plan.devices) // 4)
