@@ -1,0 +1,80 @@
+"""Files that are always either old or new, never half, and never readable by other users.
+
+A write goes to a temporary file in the same folder, is flushed to the disk, renamed over the old
+file, and the folder entry is flushed as well; a reader or a crash at any moment finds one of the
+two complete versions.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import stat
+from pathlib import Path
+
+PRIVATE_FILE = 0o600
+PRIVATE_FOLDER = 0o700
+
+
+def make_private_folder(path: Path) -> Path:
+    """Create `path` and its missing parents with mode 0700 and return it.
+
+    Raises OSError if something other than a real folder is in the way.
+    """
+    missing = []
+    folder = path
+    while not folder.exists() and not folder.is_symlink():
+        missing.append(folder)
+        folder = folder.parent
+    for folder in reversed(missing):
+        folder.mkdir(mode=PRIVATE_FOLDER, exist_ok=True)
+    if path.is_symlink() or not path.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, "expected a folder, not a link or a file", path)
+    return path
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Replace the file `path` by `data` with mode 0600; an existing link is replaced, not followed.
+
+    Raises OSError, for example when the disk is full; the old file is intact then and no
+    temporary file is left behind.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    descriptor = os.open(temporary, flags, PRIVATE_FILE)
+    try:
+        with os.fdopen(descriptor, "wb") as handle:
+            handle.write(data)
+            handle.flush()
+            os.fsync(handle.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Flush a folder's entries, so that a rename survives a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def read_regular(path: Path, *, limit_bytes: int) -> bytes:
+    """The bytes of a regular file, refusing links and anything larger than `limit_bytes`.
+
+    Raises FileNotFoundError, or OSError for a link, a non-regular file or one that is too large.
+    """
+    # Without O_NONBLOCK a named pipe planted here would block the open for ever.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+    with os.fdopen(descriptor, "rb") as handle:
+        status = os.fstat(handle.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "expected a regular file", path)
+        if status.st_size > limit_bytes:
+            raise OSError(errno.EFBIG, f"larger than {limit_bytes} bytes", path)
+        return handle.read()
