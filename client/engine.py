@@ -1,0 +1,175 @@
+"""What a node host does with users and models, in one place: read, install, load, adapt, predict.
+
+Everything heavy (torch, transformers) is imported when it is first needed, so a node that only
+answers "I have these pieces" starts quickly. The loaded release is kept between messages: Flower's
+simulation runs many nodes in one process, and loading a base model costs more than a round.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from client.device import DeviceFolder
+from client.failures import NotInstalledError
+from proper_model.errors import BundleForeignError, DataError
+from proper_model.records import User
+from proper_model.runplan import RunPlan
+
+if TYPE_CHECKING:
+    from client.adaptation import UserState
+    from proper_model.artifact import Release
+
+Progress = Callable[[str, int, int], None]
+
+
+class Engine(Protocol):
+    """What `client.cohort_host` needs from outside."""
+
+    def read_user(self, device: DeviceFolder, plan: RunPlan) -> User:
+        """The device's one user. Raises DataError naming file and field."""
+
+    def install(
+        self, folder: Path, files: Mapping[str, bytes], root: bytes, bundle_id: str
+    ) -> dict[str, Path]:
+        """Verify and install; where each file now stands. Raises a BundleError child."""
+
+    def release(self, folder: Path, bundle_id: str | None = None) -> Release:
+        """The installed release, loaded. Raises NotInstalledError if it is not `bundle_id`."""
+
+    def adapt(
+        self,
+        release: Release,
+        users: Sequence[User],
+        *,
+        arms: Sequence[str],
+        bundle_id: str,
+        seed: int,
+        checkpoint: Path,
+        progress: Progress,
+    ) -> Mapping[tuple[str, str], UserState]:
+        """One private state for each (arm, user id)."""
+
+    def predict(
+        self,
+        release: Release,
+        users: Sequence[User],
+        arm: str,
+        states: Mapping[str, UserState],
+        *,
+        progress: Progress,
+    ) -> Iterator[tuple[str, dict[str, object]]]:
+        """(user id, row of the predictions file) for every query."""
+
+    def discard(self, checkpoint: Path) -> None:
+        """Delete the resumable training state of a finished cohort."""
+
+
+# At most one release: two base models would rarely fit, and a node works on one bundle at a time.
+_LOADED: dict[str, Release] = {}
+
+
+@dataclass(frozen=True)
+class InstalledEngine:
+    """The real engine: this package's updater, adaptation and prediction."""
+
+    threads: int
+
+    def read_user(self, device: DeviceFolder, plan: RunPlan) -> User:
+        from proper_model.data import user_from_json
+        from proper_model.tasks import task_from_toml
+
+        task = task_from_toml(plan.task_toml, template=plan.template, where="plan: task_toml")
+        where = f"device {device.device_id}: user.json"
+        try:
+            record = json.loads(device.user_bytes())
+        except ValueError:
+            # The decoder's message quotes the document.
+            raise DataError(f"{where}: not UTF-8 JSON") from None
+        if isinstance(record, list):
+            if len(record) != 1:
+                raise DataError(f"{where}: holds {len(record)} users, expected exactly one")
+            record = record[0]
+        return user_from_json(record, task, where=where)
+
+    def install(
+        self, folder: Path, files: Mapping[str, bytes], root: bytes, bundle_id: str
+    ) -> dict[str, Path]:
+        from client.updater import install
+        from proper_model.trust import TrustedRoot
+
+        bundle = install(folder, files, TrustedRoot.from_bytes(root))
+        if bundle.bundle_id != bundle_id:
+            raise BundleForeignError("the bundle that arrived is not the one that was announced")
+        return {name: bundle.path / name for name in files}
+
+    def release(self, folder: Path, bundle_id: str | None = None) -> Release:
+        import torch
+
+        from client.updater import installed, load_files
+        from proper_model.artifact import release_from_files
+        from proper_model.base_folder import base_folder, check_base_files
+
+        torch.set_num_threads(self.threads)
+        bundle = installed(folder)
+        if bundle is None or bundle_id not in (None, bundle.bundle_id):
+            raise NotInstalledError("the bundle of this round is not installed on this node")
+        if bundle.bundle_id not in _LOADED:
+            _LOADED.clear()
+            files = load_files(bundle)
+            reference = bundle.manifest.base_reference
+            if reference is not None:
+                named = json.loads(files["recipe.json"])["base"]["name"]
+                check_base_files(base_folder(named, reference.revision), reference.files)
+            _LOADED[bundle.bundle_id] = release_from_files(files)
+        return _LOADED[bundle.bundle_id]
+
+    def adapt(
+        self,
+        release: Release,
+        users: Sequence[User],
+        *,
+        arms: Sequence[str],
+        bundle_id: str,
+        seed: int,
+        checkpoint: Path,
+        progress: Progress,
+    ) -> Mapping[tuple[str, str], UserState]:
+        from client.adaptation import adapt
+
+        return adapt(
+            release,
+            users,
+            arms=arms,
+            bundle_id=bundle_id,
+            seed=seed,
+            checkpoint=checkpoint,
+            progress=progress,
+        )
+
+    def predict(
+        self,
+        release: Release,
+        users: Sequence[User],
+        arm: str,
+        states: Mapping[str, UserState],
+        *,
+        progress: Progress,
+    ) -> Iterator[tuple[str, dict[str, object]]]:
+        from client.prediction import predict
+
+        for prediction in predict(release, users, arm, states, progress=progress):
+            yield prediction.user_id, dataclasses.asdict(prediction)
+
+    def discard(self, checkpoint: Path) -> None:
+        for path in checkpoint.parent.glob(f"{checkpoint.name}*"):
+            path.unlink(missing_ok=True)
+
+
+def default_engine(threads: int = 1) -> Engine:
+    """The engine nodes run with. Sums of floats depend on `threads`, so the plan fixes them."""
+    return InstalledEngine(threads)
