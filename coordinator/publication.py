@@ -1,0 +1,68 @@
+"""From a trained release to a signed one in the run's folder, and back to it after a restart."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from coordinator.keys import load_key
+from coordinator.release import PublishedBundle, latest, publish, reference_base
+from proper_model.artifact import BaseReference, release_to_files
+from proper_model.base_folder import base_folder, revision_of
+from proper_model.errors import ConfigError
+from proper_model.runplan import RunPlan
+from proper_model.trust import public_bytes
+
+if TYPE_CHECKING:
+    from proper_model.artifact import Release
+
+KEY_SUFFIX = ".pem"
+
+
+def publish_release(release: Release, plan: RunPlan) -> PublishedBundle:
+    """Freeze, sign and store the release below `server/release`.
+
+    Raises ConfigError if the plan's root key is not among the run's keys, and a BundleError if
+    the content is something a device would refuse.
+    """
+    keys = signing_keys(plan)
+    if plan.embed_base:
+        files, reference = release_to_files(release), None
+    else:
+        folder = base_folder(plan.base)
+        revision = revision_of(folder)
+        files = release_to_files(release, base=BaseReference(plan.base, revision))
+        reference = reference_base(folder, hub_name(plan.base), revision)
+    return publish(
+        files,
+        plan.server_folder / "release",
+        keys,
+        created=datetime.now(UTC),
+        valid_for_days=plan.bundle_days,
+        base=reference,
+    )
+
+
+def published(plan: RunPlan, bundle_id: str) -> PublishedBundle | None:
+    """The release of an earlier start of this run, if it is still the newest one."""
+    found = latest(plan.server_folder / "release")
+    return found if found is not None and found.bundle_id == bundle_id else None
+
+
+def signing_keys(plan: RunPlan) -> list[Ed25519PrivateKey]:
+    """Every key in `server/keys`. Raises ConfigError unless devices of the plan trust one."""
+    folder = plan.server_folder / "keys"
+    keys = [load_key(path) for path in sorted(folder.glob(f"*{KEY_SUFFIX}"))]
+    if plan.root_public_key not in {public_bytes(key).hex() for key in keys}:
+        raise ConfigError(
+            f"{folder}: none of its {len(keys)} keys is the one that the devices trust",
+            hint="write the run's folder again with proper-sim prepare",
+        )
+    return keys
+
+
+def hub_name(base: str) -> str:
+    """The name a manifest gives the base: a hub id as it is, of a folder its last part."""
+    return base.rstrip("/").rsplit("/", 1)[-1] if base.startswith(("/", ".", "~")) else base

@@ -1,0 +1,136 @@
+"""The coordinator, from pooled users to personalized devices, read from top to bottom.
+
+    pooled stages -> signed release -> bundle to the nodes -> personalization -> evaluation
+
+The pooled stages run here, on users who agreed to pool their data; everything private runs on the
+nodes, which answer with a status code. A coordinator that is killed and started again goes on
+after the last finished step. Source: METHOD 1.1, 1.7; PROPER arXiv 2503.01303, figure 2.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+
+from coordinator.journal import Journal, exclusive
+from coordinator.messages import MessageLedger
+from coordinator.progress import ProgressFile
+from coordinator.publication import publish_release, published
+from coordinator.release import PublishedBundle
+from coordinator.shipment import Shipment
+from coordinator.strategy import Federation
+from proper_model.errors import ProperError, SimulationError
+from proper_model.files import write_atomic
+from proper_model.protocol import Kind, Status
+from proper_model.runplan import RunPlan, find_plan
+
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Flower's entry. What goes wrong is left in `progress.json` and then raised."""
+    plan = RunPlan.load(find_plan(context.run_config.get("plan")))
+    progress = ProgressFile(plan.out / "progress.json")
+    try:
+        with exclusive(plan.server_folder):
+            coordinate(plan, grid, progress)
+    except ProperError as error:
+        progress.failed(error.message, error.hint)
+        raise
+    except Exception as error:
+        progress.failed(f"the coordinator stopped with {type(error).__name__}", None)
+        raise
+    progress.finished()
+
+
+def coordinate(plan: RunPlan, grid: Grid, progress: ProgressFile) -> None:
+    """All steps of a run. Raises SimulationError if a node or a device did not finish."""
+    journal = Journal.open(plan.server_folder, plan.fingerprint())
+    federation = Federation(
+        grid=grid,
+        ledger=MessageLedger(plan.out / "messages.jsonl"),
+        attempts=plan.attempts,
+        message_timeout_s=plan.message_timeout_s,
+        round_timeout_s=plan.round_timeout_s,
+        progress=progress.report,
+    )
+
+    if journal.done("personalize") and journal.done("evaluate"):
+        return
+
+    # Stages 1, 2 and 3a-3b on pooled users, frozen and signed.
+    release = published(plan, journal.value("release")) if journal.done("release") else None
+    if release is None:
+        journal.forget("personalize", "evaluate")  # they were about another release
+        with journal.step("release") as result:
+            release = make_release(plan, progress)
+            result["value"] = release.bundle_id
+
+    # Every node gets the pieces it lacks, once, verifies the bundle and installs it.
+    federation.wait_for_nodes(plan.node_count)
+    shipment = Shipment.of_folder(release.bundle_id, release.path)
+    with journal.step("ship"):
+        require(federation.ship(shipment), "install the bundle")
+
+    # The private round and predictions, both on the devices. Status codes come back.
+    problems = []
+    for phase, kind in (("personalize", Kind.PERSONALIZE), ("evaluate", Kind.EVALUATE)):
+        if journal.done(phase):
+            continue
+        progress.report(phase, 0, len(federation.nodes))
+        try:
+            with journal.step(phase):
+                require(federation.round(kind, shipment), phase)
+        except SimulationError as error:
+            # One device without an adapter does not keep the others from being evaluated.
+            problems.append(error)
+    write_timings(plan, journal)
+    if problems:
+        raise problems[0]
+
+
+def make_release(plan: RunPlan, progress: ProgressFile) -> PublishedBundle:
+    """Run the pooled stages and publish what they made."""
+    import torch
+
+    from coordinator.stages import run_pooled_stages
+    from proper_model.data import read_users
+    from proper_model.tasks import task_from_toml
+
+    torch.set_num_threads(plan.server_threads)
+    task = task_from_toml(plan.task_toml, template=plan.template, where="plan: task_toml")
+    release = run_pooled_stages(
+        read_users(plan.pooled_file, task),
+        task,
+        plan.base,
+        plan.structure,
+        plan.stage_settings,
+        seed=plan.seed,
+        cache=plan.cache,
+        progress=progress.report,
+    )
+    progress.report("signing the release", 0, 1)
+    return publish_release(release, plan)
+
+
+def require(outcome: Mapping[int, Status], step: str) -> None:
+    """Raise SimulationError with a count of status codes unless every node is OK."""
+    counts = Counter(status for status in outcome.values() if status is not Status.OK)
+    if counts:
+        said = ", ".join(f"{count} x {status.value}" for status, count in sorted(counts.items()))
+        raise SimulationError(
+            f"{sum(counts.values())} of {len(outcome)} nodes did not finish '{step}': {said}",
+            hint="reasons are in nodes/*/failure.json and devices/*/failure.json of the run's "
+            "folder; run again to go on with what is missing",
+        )
+
+
+def write_timings(plan: RunPlan, journal: Journal) -> None:
+    """Seconds by step, for the report."""
+    content = json.dumps(journal.timings_s(), indent=1) + "\n"
+    write_atomic(plan.out / "timings.json", content.encode())
