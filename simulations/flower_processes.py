@@ -1,0 +1,126 @@
+"""Starting Flower's processes so that none of them outlives the run.
+
+Each command runs under `simulations.supervisor`; the environment puts Flower's and Ray's files
+where the run's folder or a temporary one is, and switches every report home off.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from proper_model.errors import SimulationError
+from proper_model.files import make_private_folder
+from proper_model.runplan import PLAN_VARIABLE
+
+START_TIMEOUT_S = 60.0
+POLL_S = 0.2
+
+
+@contextmanager
+def superlink(port: int, environment: dict[str, str], output: IO[bytes]) -> Iterator[None]:
+    """A SuperLink under supervision: it and all it starts end with this block, or with us."""
+    command = [
+        *("flower-superlink", "--insecure", "--simulation", "--isolation", "subprocess"),
+        *("--host", "127.0.0.1", "--port", str(port), "--disable-runtime-dependency-installation"),
+    ]
+    with child(command, environment, output) as process:
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while not _healthy(port):
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise SimulationError(
+                    "Flower's SuperLink did not start",
+                    hint="read OUT/flower/flower.log; is `flwr[simulation]` installed?",
+                )
+            time.sleep(POLL_S)
+        yield
+
+
+@contextmanager
+def child(
+    command: list[str], environment: dict[str, str], output: IO[bytes]
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A supervised command; closing its pipe, also by our death, ends it and its descendants."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "simulations.supervisor", *command],
+        stdin=subprocess.PIPE,
+        stdout=output,
+        stderr=subprocess.STDOUT,
+        env=environment,
+        start_new_session=True,
+    )
+    try:
+        yield process
+    finally:
+        assert process.stdin is not None
+        process.stdin.close()
+        _wait(process)
+
+
+def _wait(process: subprocess.Popen[bytes]) -> None:
+    """Wait for a child even while Ctrl-C is pressed again; the supervisor's wait is bounded."""
+    while True:
+        try:
+            process.wait()
+        except KeyboardInterrupt:
+            continue
+        return
+
+
+def _healthy(port: int) -> bool:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1) as reply:
+            return bool(reply.status == 200)
+    except OSError:
+        return False
+
+
+def free_port() -> int:
+    """A port on the loopback interface that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def short_folder() -> Iterator[str]:
+    """A private temporary folder: paths of Unix sockets may not be longer than 107 bytes."""
+    folder = tempfile.mkdtemp(prefix="proper-")
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def child_environment(folder: Path, scratch: Path, plan_path: Path) -> dict[str, str]:
+    """Ours, plus where Flower and Ray keep their things, with every report home switched off."""
+    package_root = Path(__file__).resolve().parent.parent
+    search = os.environ.get("PYTHONPATH")
+    return {
+        **os.environ,
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
+        "PYTHONPATH": os.pathsep.join([str(package_root), *([search] if search else [])]),
+        "FLWR_HOME": str(make_private_folder(folder / "home")),
+        "FLWR_TELEMETRY_ENABLED": "0",
+        "FLWR_DISABLE_UPDATE_CHECK": "1",
+        "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+        "RAY_TMPDIR": str(scratch),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "PYTHONUNBUFFERED": "1",
+        "NO_COLOR": "1",
+        PLAN_VARIABLE: str(plan_path.resolve()),
+    }

@@ -1,0 +1,220 @@
+"""Runs a plan through Flower's own command and leaves nothing running behind.
+
+`launch` starts a SuperLink of its own on a free port (Flower's `local` connection would leave a
+daemon), submits an app folder with `flwr run`, shows progress from the small files that server and
+nodes write, and reads the outcome. Connections, app and logs live in `OUT/flower`; Ray's sockets
+need a short path and live in a temporary folder that is removed. Nothing is reported home.
+Source: design notes FLOWER 1, 3, 4 and 6.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from proper_model.errors import InterruptedRunError, SimulationError
+from proper_model.files import make_private_folder
+from proper_model.runplan import PLAN_FILE, RunPlan
+from simulations.flower_app import write_app
+from simulations.flower_processes import (
+    child,
+    child_environment,
+    free_port,
+    short_folder,
+    superlink,
+)
+
+Progress = Callable[[str, int, int], None]
+
+CONNECTION = "proper"
+POLL_S = 0.3
+ACTOR_BASE_BYTES = 1_500_000_000  # Python, torch and a tiny model in one actor
+COPIES_OF_BASE = 6  # base, gradients' activations, optimizer and logits, roughly
+
+
+@dataclass(frozen=True)
+class Resources:
+    """How Ray is sized. An actor is a process that plays one node after the other."""
+
+    nodes: int
+    actors: int
+    cpus: int
+    gpus: int
+
+    def federation_config(self) -> str:
+        """The value of `flwr run --federation-config`."""
+        share = self.gpus / self.actors if self.gpus else 0.0
+        return (
+            f"num-supernodes={self.nodes} client-resources-num-cpus={self.cpus // self.actors} "
+            f"client-resources-num-gpus={share} init-args-num-cpus={self.cpus} "
+            f"init-args-num-gpus={self.gpus} init-args-log-to-driver=false"
+        )
+
+
+def choose_resources(plan: RunPlan, *, cpus: int, gpus: int, free_bytes: int) -> Resources:
+    """Few actors, each with one copy of the base: as many as cores, memory and nodes allow.
+
+    On GPUs one actor a device, since two copies of a base on one GPU only compete.
+    """
+    each = ACTOR_BASE_BYTES + COPIES_OF_BASE * _base_bytes(plan.base)
+    most = gpus or max(1, cpus // plan.node_threads)
+    actors = plan.actors or max(1, min(most, plan.node_count, free_bytes // each))
+    return Resources(nodes=plan.node_count, actors=min(actors, cpus), cpus=cpus, gpus=gpus)
+
+
+def launch(plan_path: Path, progress: Progress | None = None) -> None:
+    """Run the simulation of a plan to its end.
+
+    Args:
+        plan_path: `OUT/plan.json`.
+        progress: called with (phase, done, total) whenever that changed.
+
+    Raises:
+        SimulationError: the run failed; names the log and what the coordinator said.
+        InterruptedRunError: Ctrl-C; everything that was started has ended by then.
+    """
+    plan = RunPlan.load(plan_path)
+    folder = make_private_folder(plan.out / "flower")
+    log = folder / "flower.log"
+    (plan.out / "progress.json").unlink(missing_ok=True)
+    resources = choose_resources(
+        plan, cpus=os.cpu_count() or 1, gpus=_gpus(), free_bytes=_free_bytes()
+    )
+    try:
+        with ExitStack() as stack:
+            scratch = Path(stack.enter_context(short_folder()))
+            port = free_port()
+            environment = child_environment(folder, scratch, plan_path)
+            app = write_app(folder / "proper-app")
+            _write_connection(folder / "home", port)
+            output = stack.enter_context(log.open("ab"))
+            stack.enter_context(superlink(port, environment, output))
+            runner = stack.enter_context(
+                child(
+                    [
+                        *("flwr", "run", str(app), CONNECTION, "--stream"),
+                        *("--federation-config", resources.federation_config()),
+                        *("--run-config", f"plan={json.dumps(str(plan_path.resolve()))}"),
+                    ],
+                    environment,
+                    output,
+                )
+            )
+            _follow(runner, plan, progress)
+    except KeyboardInterrupt:
+        raise InterruptedRunError(
+            "interrupted; nothing is left running",
+            hint="go on with: proper-sim run ... --resume",
+        ) from None
+    _check_outcome(plan, log)
+
+
+def _follow(runner: subprocess.Popen[bytes], plan: RunPlan, progress: Progress | None) -> None:
+    """Pass progress on until `flwr run` ends."""
+    last: tuple[str, int, int] | None = None
+    while True:
+        ended = runner.poll() is not None
+        current = read_progress(plan)
+        if progress is not None and current is not None and current != last:
+            progress(*current)
+            last = current
+        if ended:
+            return
+        time.sleep(POLL_S)
+
+
+def read_progress(plan: RunPlan) -> tuple[str, int, int] | None:
+    """(phase, done, total) of a run: the server's, or in a round the sum over its nodes."""
+    server = _read_json(plan.out / "progress.json")
+    if server is None or server.get("state") != "running":
+        return None
+    phase, done, total = str(server["phase"]), int(server["done"]), int(server["total"])
+    if not phase.startswith(("personalize", "train.personalize", "evaluate")):
+        return phase, done, total
+    nodes = [
+        found
+        for partition in range(plan.node_count)
+        if (found := _read_json(plan.node_folder(partition) / "progress.json")) is not None
+    ]
+    active = [n for n in nodes if str(n["phase"]).startswith(("personalize", "evaluate"))]
+    if not active:
+        return phase, done, total
+    running = next((str(n["phase"]) for n in active if ":" in str(n["phase"])), phase)
+    same = [n for n in active if n["phase"] == running]
+    if not same:
+        return phase, done, total
+    return running, sum(int(n["done"]) for n in same), sum(int(n["total"]) for n in same)
+
+
+def _check_outcome(plan: RunPlan, log: Path) -> None:
+    """Raise SimulationError unless the server said that it finished: `flwr run` ends with 0."""
+    outcome = _read_json(plan.out / "progress.json") or {}
+    if outcome.get("state") == "finished":
+        return
+    if outcome.get("state") == "failed":
+        raise SimulationError(
+            f"{outcome.get('error')} (log: {log})", hint=str(outcome.get("hint") or "") or None
+        )
+    raise SimulationError(
+        f"Flower ended before the coordinator finished (log: {log})",
+        hint="read the end of the log; then go on with: proper-sim run ... --resume",
+    )
+
+
+def _write_connection(home: Path, port: int) -> None:
+    (home / "config.toml").write_text(
+        f'[superlink]\ndefault = "{CONNECTION}"\n\n'
+        f'[superlink.{CONNECTION}]\naddress = "127.0.0.1:{port}"\ninsecure = true\n',
+        encoding="utf-8",
+    )
+
+
+# -- what the machine has --------------------------------------------------------------------------
+
+
+def _gpus() -> int:
+    import torch
+
+    return torch.cuda.device_count()
+
+
+def _free_bytes() -> int:
+    """Memory that a new process could take; where it cannot be told, enough for one actor."""
+    with suppress(OSError, ValueError):
+        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    return ACTOR_BASE_BYTES
+
+
+def _base_bytes(base: str) -> int:
+    """Size of a base's weights where they lie in a folder; 0 if that is not known."""
+    folder = Path(base).expanduser()
+    return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    with suppress(OSError, ValueError):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return content if isinstance(content, dict) else None
+    return None
+
+
+def main() -> None:
+    """`python -m simulations.launch OUT/plan.json`."""
+    launch(
+        Path(sys.argv[1]) if len(sys.argv) == 2 else Path(PLAN_FILE),
+        progress=lambda phase, done, total: print(f"{phase} {done}/{total}", flush=True),  # noqa: T201
+    )
+
+
+if __name__ == "__main__":
+    main()

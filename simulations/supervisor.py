@@ -1,0 +1,107 @@
+"""Runs one command and makes sure nothing of it outlives the process that asked for it.
+
+Flower's SuperLink, its helpers and Ray's daemons start in sessions of their own, so neither Ctrl-C
+nor the death of the launcher reaches them. This process stands between: its standard input is a
+pipe from the launcher. When that closes, be it on purpose, by a crash or by SIGKILL, the command is
+asked to stop, and what has not stopped after a while is killed. Only descendants of the command are
+touched. Standard library only, so that it starts at once.
+
+    python -m simulations.supervisor COMMAND ARG...
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+GRACE_S = 8.0
+POLL_S = 0.2
+
+# A process is its id and its start time, so that a recycled id is never taken for it.
+Process = tuple[int, str]
+
+
+def process_table() -> dict[int, tuple[int, str]]:
+    """Every process: id -> (parent's id, start time)."""
+    proc = Path("/proc")
+    table: dict[int, tuple[int, str]] = {}
+    if (proc / "self" / "stat").exists():
+        for folder in proc.iterdir():
+            if folder.name.isdigit():
+                with contextlib.suppress(OSError, IndexError, ValueError):
+                    # The name in parentheses may hold spaces; the fields follow the last one.
+                    fields = (folder / "stat").read_text().rpartition(")")[2].split()
+                    if fields[0] != "Z":
+                        table[int(folder.name)] = (int(fields[1]), fields[19])
+        return table
+    listed = subprocess.run(
+        ["ps", "-axo", "pid=,ppid=,lstart="], capture_output=True, text=True, check=False
+    )
+    for line in listed.stdout.splitlines():
+        pid, parent, started = line.split(None, 2)
+        table[int(pid)] = (int(parent), started)
+    return table
+
+
+def descendants(root: int) -> set[Process]:
+    """`root` and everything it started, directly or not, that still runs."""
+    table = process_table()
+    found: set[Process] = set()
+    frontier = [root]
+    while frontier:
+        pid = frontier.pop()
+        if pid in table and (pid, table[pid][1]) not in found:
+            found.add((pid, table[pid][1]))
+            frontier.extend(child for child, (parent, _) in table.items() if parent == pid)
+    return found
+
+
+def alive(processes: set[Process]) -> set[Process]:
+    """Those of `processes` that still run."""
+    table = process_table()
+    return {(pid, start) for pid, start in processes if table.get(pid, (0, ""))[1] == start}
+
+
+def send(processes: set[Process], number: signal.Signals) -> None:
+    """Send a signal to each process that is still the one it was."""
+    for pid, _ in alive(processes):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, number)
+
+
+def stop(root: int, known: set[Process]) -> None:
+    """Ask `root` to end, wait, then kill whatever of its family is left."""
+    known |= descendants(root)
+    send({p for p in known if p[0] == root}, signal.SIGTERM)
+    deadline = time.monotonic() + GRACE_S
+    while alive(known) and time.monotonic() < deadline:
+        time.sleep(POLL_S)
+    send(known, signal.SIGKILL)
+
+
+def main(command: list[str]) -> int:
+    """Run `command` until it ends or standard input closes; its exit status, or 0 if stopped."""
+    # Not SIG_IGN, which the command would inherit.
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
+        signal.signal(number, lambda *_: None)
+    child = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
+    known: set[Process] = set()
+    while child.poll() is None:
+        known |= descendants(child.pid)
+        ready, _, _ = select.select([sys.stdin], [], [], 1.0)
+        if ready and not os.read(sys.stdin.fileno(), 1024):
+            break
+    ended = child.poll()
+    stop(child.pid, known)
+    child.wait()
+    return ended if ended is not None else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
