@@ -38,8 +38,10 @@ def compile_template(text: str, known: Collection[str], *, where: str) -> Templa
     parts: list[tuple[str, str | None]] = []
     try:
         parsed = list(string.Formatter().parse(text))
-    except ValueError as error:
-        raise TaskError(f"{where}: {error}", hint="write a literal brace as {{ or }}") from None
+    except ValueError:
+        raise TaskError(
+            f"{where}: the braces do not match", hint="write a literal brace as {{ or }}"
+        ) from None
     for literal, name, spec, conversion in parsed:
         if name is not None:
             if not name:

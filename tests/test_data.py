@@ -1,0 +1,383 @@
+"""Readers: streaming, what is tolerated, and faults named by file, record and field."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from proper_model import json_stream
+from proper_model.data import (
+    HistoryItem,
+    Population,
+    Query,
+    Report,
+    User,
+    read_population,
+    read_users,
+    user_from_json,
+    user_to_json,
+    write_oppu,
+)
+from proper_model.errors import DataError
+from proper_model.json_stream import iter_array
+from proper_model.readers import read_golds, read_profiles
+from proper_model.tasks import load_task
+
+TASK = load_task("LaMP_3", template="short")
+SECRET = "I hated it"
+
+
+def record(user_id="u1", *, items=2, queries=1, gold="4"):
+    return {
+        "user_id": user_id,
+        "profile": [
+            {"id": f"{user_id}-{i}", "text": f"text {i}", "score": str(1 + i % 5)}
+            for i in range(items)
+        ],
+        "query": [
+            {"id": f"{user_id}-q{i}", "input": f"review: {i}", "gold": gold} for i in range(queries)
+        ],
+    }
+
+
+def put(path, content):
+    data = content if isinstance(content, bytes) else json.dumps(content).encode()
+    path.write_bytes(data)
+    return path
+
+
+def read_one(tmp_path, content):
+    return read_users(put(tmp_path / "users.json", content), TASK)
+
+
+@pytest.mark.parametrize("chunk_bytes", [1, 7, 64, 1 << 18])
+def test_records_stream_alike_whatever_the_chunk_size(tmp_path, chunk_bytes):
+    values = [
+        {"text": 'a "quoted" \\ brace } ] é 😀 \n', "n": [1, -2.5e3, True, None]},
+        {},
+        12345,
+        "x" * 300,
+        [[["deep"]]],
+    ]
+    path = put(tmp_path / "a.json", b"\xef\xbb\xbf \n" + json.dumps(values, indent=1).encode())
+    assert list(iter_array(path, chunk_bytes=chunk_bytes)) == values
+    raw = put(tmp_path / "b.json", json.dumps(values, ensure_ascii=False).encode())
+    assert list(iter_array(raw, chunk_bytes=chunk_bytes)) == values
+    assert list(iter_array(put(tmp_path / "c.json", b" [ ] "), chunk_bytes=chunk_bytes)) == []
+
+
+def test_streaming_holds_one_record_not_the_file(tmp_path):
+    path = put(tmp_path / "a.json", [{"text": "x" * 1000} for _ in range(2000)])
+    stream = iter_array(path, chunk_bytes=4096)
+    next(stream)
+    buffer = stream.gi_yieldfrom.gi_frame.f_locals["buffer"]
+    assert all(len(buffer.text) < 20_000 for _ in stream)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "a.json: the file is empty"),
+        (b"  \n", "a.json: the file is empty"),
+        (b"<html>", "a.json: not a JSON array"),
+        (b'{"a": 1}', "a.json: not a JSON array"),
+        (b"[1, 2", "a.json, record 2: .*truncated"),
+        (b'[{"a": 1}, {"b": "c', "a.json, record 1: .*truncated"),
+        (b"[1, 2] 3", "a.json: something follows"),
+        (b"[1 2]", "a.json, record 1: .*expected ','"),
+        (b"[1,]", "a.json, record 1: "),
+        (b"[1, NaN]", "a.json, record 1: .*NaN"),
+        (b'["a", "\xff"]', "a.json: not UTF-8 near byte 7"),
+        (b'["\xc3', "a.json: not UTF-8"),
+        (b"[" * 100_000, "a.json, record 0: .*nested too deeply"),
+    ],
+)
+def test_broken_json_is_named_by_file_and_record(tmp_path, content, message):
+    with pytest.raises(DataError, match=message):
+        list(iter_array(put(tmp_path / "a.json", content)))
+
+
+def test_a_malformed_record_does_not_make_the_reader_swallow_the_rest(tmp_path, monkeypatch):
+    path = put(tmp_path / "a.json", b'[{"a" 1}' + b', {"text": "x"}' * 10_000 + b"]")
+    filled = []
+    fill = json_stream._Buffer.fill
+    monkeypatch.setattr(
+        json_stream._Buffer, "fill", lambda self, n: (filled.append(n), fill(self, n))
+    )
+    with pytest.raises(DataError, match="record 0"):
+        list(iter_array(path, chunk_bytes=256))
+    assert max(filled) < 1000
+
+
+def test_an_endless_record_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(json_stream, "MAX_RECORD_CHARS", 1000)
+    path = put(tmp_path / "a.json", ["x" * 5000])
+    with pytest.raises(DataError, match="record 0: .*longer than 1000"):
+        list(iter_array(path, chunk_bytes=64))
+
+
+def test_missing_file_is_a_data_error(tmp_path):
+    with pytest.raises(DataError, match="absent.json: cannot be read"):
+        list(iter_array(tmp_path / "absent.json"))
+    with pytest.raises(DataError, match="absent: no such file"):
+        read_population(tmp_path / "absent", TASK)
+
+
+def test_a_population_survives_writing_and_reading(tmp_path):
+    population = Population(
+        "data",
+        (User("a", (HistoryItem("1", {"text": "é\n", "score": "1"}, "2020-01-02"),), ()),),
+        (User("b", (), (Query("q", "review: x", "5"),)),),
+    )
+    write_oppu(population, tmp_path / "data")
+    assert read_population(tmp_path / "data", TASK) == population
+    assert all(p.stat().st_mode & 0o077 == 0 for p in (tmp_path / "data").iterdir())
+    user = population.pooled[0]
+    assert user_from_json(user_to_json(user), TASK) == user
+
+
+def test_integers_stand_for_text_and_unknown_fields_are_left_out(tmp_path):
+    raw = record()
+    raw["user_id"] = 17
+    raw["profile"][0] |= {"id": 3, "score": 4, "date": 2019, "extra": [1], "language": "en"}
+    raw["query"][0] |= {"id": 5, "gold": 2}
+    user = read_one(tmp_path, [raw])[0]
+    assert user.user_id == "17"
+    assert user.history[0] == HistoryItem("3", {"text": "text 0", "score": "4"}, "2019")
+    assert user.queries[0] == Query("5", "review: 0", "2")
+
+
+def test_items_without_id_are_numbered_and_dated_histories_are_put_in_order(tmp_path):
+    raw = record(items=3)
+    for item, date in zip(raw["profile"], ("2021-03-01", "2019", "2020-12-31"), strict=True):
+        del item["id"]
+        item["date"] = date
+    history = read_one(tmp_path, [raw])[0].history
+    assert [(item.id, item.date) for item in history] == [
+        ("1", "2019"),
+        ("2", "2020-12-31"),
+        ("0", "2021-03-01"),
+    ]
+    del raw["profile"][1]["date"]
+    assert [item.id for item in read_one(tmp_path, [raw])[0].history] == ["0", "1", "2"]
+
+
+def test_half_a_surrogate_pair_is_replaced_with_a_warning(tmp_path):
+    raw = record()
+    raw["profile"][0]["text"] = "broken \ud83d emoji, whole 😀"
+    report = Report()
+    path = put(tmp_path / "users.json", [raw])
+    user = read_users(path, TASK, report=report)[0]
+    assert user.history[0].fields["text"] == "broken \ufffd emoji, whole 😀"
+    assert [str(p) for p in report.problems] == [
+        "users.json, record 0, field profile[0].text: half of a surrogate pair was replaced"
+    ]
+
+
+def edit(**changes):
+    """A record with fields replaced; a path is written with underscores, `...` removes."""
+    raw = record()
+    places = {"profile": raw["profile"][1], "query": raw["query"][0], "user": raw}
+    for name, value in changes.items():
+        place, _, field = name.partition("_")
+        if value is ...:
+            del places[place][field]
+        else:
+            places[place][field] = value
+    return raw
+
+
+@pytest.mark.parametrize(
+    ("faulty", "place"),
+    [
+        (edit(user_user_id=...), "record 1, field user_id: missing"),
+        (edit(user_user_id=""), "record 1, field user_id: an empty id"),
+        (edit(user_user_id="u0"), "record 1, field user_id: user id 'u0' occurs twice"),
+        (edit(user_profile=...), "record 1, field profile: missing"),
+        (edit(user_profile="x"), "record 1, field profile: expected a list, got a string"),
+        (edit(user_query=None), "record 1, field query: expected a list, got null"),
+        (edit(profile_text=...), r"record 1, field profile\[1\].text: missing"),
+        (edit(profile_score=4.5), r"profile\[1\].score: .*got a number with a fraction"),
+        (edit(profile_score=True), r"profile\[1\].score: .*got a boolean"),
+        (edit(profile_text=[SECRET]), r"profile\[1\].text: expected a string, got a list"),
+        (edit(query_id=...), r"record 1, field query\[0\].id: missing"),
+        (edit(query_gold=...), r"record 1, field query\[0\].gold: missing"),
+        (edit(query_gold=" "), r"query\[0\].gold: the answer of query 'u1-q0' is empty"),
+        (edit(query_gold=SECRET), r"record 1, field query\[0\].gold: .*'u1-q0' is not among"),
+        (edit(user_query=record()["query"] * 2), "query id 'u1-q0' occurs 2 times"),
+        ("text", "record 1: expected an object"),
+    ],
+)
+def test_faulty_records_are_named_by_place_and_never_by_text(tmp_path, faulty, place):
+    with pytest.raises(DataError, match=place) as caught:
+        read_one(tmp_path, [record("u0"), faulty])
+    assert caught.value.message.startswith("users.json, record 1")
+    assert SECRET not in caught.value.message
+    assert caught.value.hint
+
+
+def test_an_empty_array_holds_no_users(tmp_path):
+    with pytest.raises(DataError, match="users.json: holds no users"):
+        read_one(tmp_path, [])
+
+
+def test_a_missing_field_says_which_template_set_needs_it(tmp_path):
+    task = load_task("LaMP_1", template="oppu")
+    raw = {"user_id": "u", "profile": [{"id": "1", "title": "T", "abstract": "A"}], "query": []}
+    path = put(tmp_path / "users.json", [raw])
+    with pytest.raises(DataError, match=r"profile\[0\].citation: missing") as caught:
+        read_users(path, task)
+    assert "template set 'oppu' of LaMP_1" in (caught.value.hint or "")
+    assert len(read_users(path, load_task("LaMP_1", template="lamp"))) == 1
+
+
+@pytest.mark.parametrize("test_file", ["user_top_100_history", "user_more_100_history"])
+def test_oppu_folders_are_recognized_by_either_test_file_name(tmp_path, test_file):
+    put(tmp_path / "user_others.json", [record("a")])
+    put(tmp_path / f"{test_file}.json", [record("b")])
+    put(tmp_path / f"{test_file}_label.json", {"task": "LaMP_3", "golds": []})
+    population = read_population(tmp_path, TASK)
+    assert [u.user_id for u in population.pooled] == ["a"]
+    assert [u.user_id for u in population.test] == ["b"]
+
+
+def test_answers_may_stand_in_the_label_file(tmp_path):
+    raw = record("b", queries=2)
+    del raw["query"][0]["gold"]
+    put(tmp_path / "user_top_100_history.json", [raw])
+    golds = [{"id": "b-q0", "output": "1"}, {"id": "b-q1", "output": "2"}]
+    put(tmp_path / "user_top_100_history_label.json", {"task": "LaMP_3", "golds": golds})
+    report = Report()
+    user = read_population(tmp_path, TASK, report=report).test[0]
+    assert [q.gold for q in user.queries] == ["1", "4"]
+    assert [p.message for p in report.problems] == [
+        "differs from the label file, which is not used for it"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("task", "declared", "warned"),
+    [
+        ("LaMP_2M", "LaMP_8", False),
+        ("LaMP_2M", "LaMP_2M", False),
+        ("LaMP_2N", "LaMP_2", False),
+        ("LaMP_2N", "LaMP_8", True),
+        ("LaMP_3", "LaMP_2", True),
+    ],
+)
+def test_label_files_go_by_their_odd_task_ids(tmp_path, task, declared, warned):
+    path = put(tmp_path / "l.json", {"task": declared, "golds": [{"id": 1, "output": 5}]})
+    report = Report()
+    assert read_golds(path, load_task(task), report) == {"1": "5"}
+    assert bool(report.warnings) is warned
+
+
+def test_profiles_are_matched_by_position_and_checked_by_id(tmp_path):
+    entries = [{"id": "u1", "output": "likes A"}, {"id": 9, "output": "likes B"}]
+    path = put(tmp_path / "profile_user_100.json", entries)
+    report = Report()
+    assert read_profiles(path, ["u1", "u2"], report) == {"u1": "likes A", "u2": "likes B"}
+    assert [str(p.place) for p in report.problems] == ["profile_user_100.json, record 1, field id"]
+    for users in (["u1"], ["u1", "u2", "u3"]):
+        with pytest.raises(DataError, match=f"holds 2 profiles for {len(users)} users"):
+            read_profiles(path, users, Report())
+
+
+def test_a_test_user_may_not_be_pooled(tmp_path):
+    put(tmp_path / "user_others.json", [record("a"), record("b")])
+    put(tmp_path / "user_top_100_history.json", [record("b")])
+    with pytest.raises(DataError, match="user_others.json, record 1, .*'b' is a test user as well"):
+        read_population(tmp_path, TASK)
+
+
+def test_ambiguous_and_foreign_folders_are_refused(tmp_path):
+    with pytest.raises(DataError, match="no data files found"):
+        read_population(tmp_path, TASK)
+    put(tmp_path / "user_a_history.json", [record("a")])
+    put(tmp_path / "user_b_history.json", [record("b")])
+    with pytest.raises(DataError, match="2 files match"):
+        read_population(tmp_path, TASK)
+    put(tmp_path / "train_questions.json", [])
+    with pytest.raises(DataError, match="keep them apart"):
+        read_population(tmp_path, TASK)
+
+
+def lamp(folder, split, questions):
+    """Write raw LaMP files. A question is (id, user or None, gold, profile texts)."""
+    rows = []
+    for query_id, user, _, texts in questions:
+        profile = [
+            {"id": f"{query_id}{i}", "text": text, "score": "3"} for i, text in enumerate(texts)
+        ]
+        row = {"id": query_id, "input": f"review: {query_id}", "profile": profile}
+        rows.append(row if user is None else row | {"user_id": user})
+    put(folder / f"{split}_questions.json", rows)
+    golds = [{"id": query_id, "output": gold} for query_id, _, gold, _ in questions]
+    put(folder / f"{split}_outputs.json", {"task": "LaMP_3", "golds": golds})
+
+
+def test_raw_lamp_user_split_gives_pooled_and_test_users(tmp_path):
+    lamp(tmp_path, "train", [("1", "a", "3", ["x"]), ("2", "b", "4", ["y"])])
+    lamp(tmp_path, "dev", [("3", "c", "5", ["z", "w"])])
+    report = Report()
+    population = read_population(tmp_path, TASK, report=report)
+    assert [u.user_id for u in population.pooled] == ["a", "b"]
+    assert [u.user_id for u in population.test] == ["c"]
+    assert population.test[0].queries == (Query("3", "review: 3", "5"),)
+    assert [item.fields["text"] for item in population.test[0].history] == ["z", "w"]
+    assert not report.problems
+
+
+def test_raw_lamp_history_is_what_all_questions_of_a_user_may_see(tmp_path):
+    lamp(
+        tmp_path,
+        "train",
+        [
+            ("1", "a", "3", ["old", "twice", "twice"]),
+            ("2", "a", "4", ["old", "twice", "answer of 1", "twice"]),
+            ("3", "a", "4", ["twice", "old"]),
+            *[(str(i), f"b{i}", "1", ["x"]) for i in range(10, 20)],
+        ],
+    )
+    report = Report()
+    population = read_population(tmp_path, TASK, report=report)
+    user = next(u for u in (*population.pooled, *population.test) if u.user_id == "a")
+    assert [item.fields["text"] for item in user.history] == ["old", "twice"]
+    assert [q.id for q in user.queries] == ["1", "2", "3"]
+
+
+def test_raw_lamp_time_split_takes_the_most_active_users(tmp_path):
+    users = [(f"u{i}", [f"{i}-{j}" for j in range(i + 1)]) for i in range(10)]
+    lamp(tmp_path, "train", [(f"1{u}", u, "3", texts) for u, texts in users])
+    lamp(tmp_path, "dev", [(f"2{u}", u, "3", texts) for u, texts in users])
+    report = Report()
+    population = read_population(tmp_path, TASK, report=report)
+    assert sorted(u.user_id for u in population.test) == ["u8", "u9"]
+    assert len(population.pooled) == 8
+    assert all(len(u.queries) == 2 for u in population.pooled)
+    assert any("the 2 most active are taken" in p.message for p in report.problems)
+
+
+def test_raw_lamp_without_user_ids_counts_every_question_as_a_user(tmp_path):
+    lamp(tmp_path, "train", [("1", None, "3", ["x"]), ("2", None, "4", ["y"])])
+    lamp(tmp_path, "dev", [("3", None, "5", ["z"])])
+    report = Report()
+    population = read_population(tmp_path, TASK, report=report)
+    assert [u.user_id for u in population.pooled] == ["1", "2"]
+    assert [p.message for p in report.problems if p.place.record == 0] == (
+        ["missing: every question counts as its own user"] * 2
+    )
+
+
+def test_raw_lamp_without_answers_is_left_out_and_missing_golds_are_errors(tmp_path):
+    lamp(tmp_path, "train", [("1", "a", "3", ["x"]), ("2", "b", "3", ["x"])])
+    lamp(tmp_path, "test", [("9", "z", "3", ["x"])])
+    (tmp_path / "test_outputs.json").unlink()
+    report = Report()
+    population = read_population(tmp_path, TASK, report=report)
+    assert {u.user_id for u in (*population.pooled, *population.test)} == {"a", "b"}
+    assert any("there is no test_outputs.json" in p.message for p in report.problems)
+    put(tmp_path / "train_outputs.json", {"task": "LaMP_3", "golds": []})
+    with pytest.raises(DataError, match="train_questions.json, record 0, field gold: missing"):
+        read_population(tmp_path, TASK)

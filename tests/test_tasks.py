@@ -1,0 +1,304 @@
+"""Templates byte for byte, label sets, placeholders that may not get lost."""
+
+from __future__ import annotations
+
+import pytest
+
+from proper_model.errors import DataError, TaskError
+from proper_model.records import HistoryItem, Query, User
+from proper_model.tasks import SHIPPED, load_task, shipped_tasks, task_from_toml
+from proper_model.templates import compile_template, first_words
+
+LAMP = ("LaMP_1", "LaMP_2M", "LaMP_2N", "LaMP_3", "LaMP_4", "LaMP_5", "LaMP_7")
+TAGS = (
+    "sci-fi, based on a book, comedy, action, twist ending, dystopia, dark comedy, classic, "
+    "psychology, fantasy, romance, thought-provoking, social commentary, violence, true story"
+)
+CATEGORIES = (
+    "travel, education, parents, style & beauty, entertainment, food & drink, "
+    "science & technology, business, sports, healthy living, women, politics, crime, "
+    "culture & arts, religion"
+)
+TAG_QUESTION = (
+    "Which tag does this movie relate to among the following tags? Just answer with the tag name "
+    "without further explanation. tags: [" + TAGS + "]"
+)
+NEWS_QUESTION = (
+    "Which category does this article relate to among the following categories? Just answer with "
+    "the category name without further explanation. categories: [" + CATEGORIES + "]"
+)
+RATING_QUESTION = (
+    "What is the score of the following review on a scale of 1 to 5? just answer with 1, 2, 3, 4, "
+    "or 5 without further explanation. review: "
+)
+CITATION_INPUT = (
+    'For an author who has written the paper with the title "On "Quotes"", which reference is '
+    "related? Just answer with [1] or [2] without explanation. "
+    '[1]: "First "odd" title" [2]: "Second title"'
+)
+
+# task, input, gold, item fields -> query prompt, history prompt, history answer, retrieval line
+OPPU = {
+    "LaMP_1": (
+        (CITATION_INPUT, "[1]"),
+        {"title": "A title", "abstract": "An abstract", "citation": "A cited title"},
+        "Identify the most relevant reference for the listed publication by the researcher. "
+        "Select the reference paper that is most closely related to the researcher's work.\n"
+        'paper title: On "Quotes" reference:',
+        "paper title: A title reference:",
+        "A cited title",
+        "paper title: A title\n",
+    ),
+    "LaMP_2M": (
+        (TAG_QUESTION + " description: A heist.", "action"),
+        {"description": "A duel.", "tag": "classic"},
+        TAG_QUESTION + "\n description: A heist. tag:",
+        TAG_QUESTION + "\n description: A duel. tag:",
+        "classic",
+        "description: A duel. tag: classic\n",
+    ),
+    "LaMP_2N": (
+        (NEWS_QUESTION + " article: A vote.", "politics"),
+        {"text": "A match.", "title": "Won", "category": "sports"},
+        NEWS_QUESTION + "\n article: A vote. category:",
+        NEWS_QUESTION + "\n article: A match. category:",
+        "sports",
+        "article: A match. category: sports\n",
+    ),
+    "LaMP_3": (
+        (RATING_QUESTION + "Broke at once.", "1"),
+        {"text": "Lasts.", "score": "5"},
+        RATING_QUESTION + "Broke at once.\n score:",
+        RATING_QUESTION + "Lasts.\n score:",
+        "5",
+        "review: Lasts. score: 5\n",
+    ),
+    "LaMP_4": (
+        ("Generate a headline for the following article: It rained.", "Rain"),
+        {"text": "It snowed.", "title": "Snow"},
+        "Generate a headline for the following article.\narticle: It rained. headline:",
+        "Generate a headline for the following article.\n article: It snowed. headline:",
+        "Snow",
+        "article: It snowed. headline: Snow\n",
+    ),
+    "LaMP_5": (
+        ("Generate a title for the following abstract of a paper: We prove.", "A proof"),
+        {"abstract": "We measure.", "title": "A measurement"},
+        "Generate a title for the following abstract of a paper.\n abstract: We prove. title:",
+        "Generate a title for the following abstract of a paper.\n abstract: We measure. title:",
+        "A measurement",
+        "abstract: We measure. title: A measurement\n",
+    ),
+    "LaMP_7": (
+        (
+            "Paraphrase the following tweet without any explanation before or after it: Good day.",
+            "gday",
+        ),
+        {"text": "so tired lol"},
+        "Paraphrase the following text into tweet without any explanation before or after it.\n"
+        " text: Good day. tweet:",
+        "tweet:",
+        "so tired lol",
+        "tweet: so tired lol\n",
+    ),
+}
+
+MINIMAL = """
+name = "mine"
+kind = "classification"
+template = "plain"
+fields = ["text", "mood"]
+metrics = ["accuracy"]
+[labels]
+values = ["calm", "angry"]
+[history.plain]
+prompt = "text: {text} mood:"
+answer = "{mood}"
+[templates.plain]
+query = "text: {text} mood:"
+history = "plain"
+line = "{text}: {mood}\\n"
+"""
+
+
+@pytest.mark.parametrize("name", LAMP)
+def test_oppu_strings_are_those_of_the_release(name):
+    (question, gold), fields, query, prompt, answer, line = OPPU[name]
+    task = load_task(name, template="oppu")
+    asked = task.query_example(Query("q", question, gold))
+    told = task.history_example(HistoryItem("h", fields))
+    assert asked.prompt == query
+    assert asked.answer == gold
+    assert (told.prompt, told.answer) == (prompt, answer)
+    assert task.retrieval_line(HistoryItem("h", fields)) == line
+
+
+@pytest.mark.parametrize("name", LAMP)
+def test_every_lamp_task_ships_with_four_template_sets(name):
+    task = load_task(name)
+    assert set(task.templates) == {"oppu", "oppu-fixed", "lamp", "short"}
+    assert task_from_toml(task.toml_text) == task
+    for template in task.templates:
+        assert load_task(name, template=template).template == template
+
+
+def test_all_task_files_of_the_repository_load(repository):
+    assert set(LAMP) <= set(shipped_tasks())
+    own = sorted((repository / "profiles" / "tasks").glob("*.toml"))
+    assert {path.stem for path in own} >= {"news_categories", "movie_ratings"}
+    for path in [*SHIPPED.glob("*.toml"), *own]:
+        assert load_task(str(path)).name == path.stem
+
+
+def test_citation_parts_survive_quotes_and_reach_the_short_prompt():
+    task = load_task("LaMP_1", template="short")
+    prompt = task.query_example(Query("q", CITATION_INPUT, "[1]")).prompt
+    assert prompt == ('title: On "Quotes" [1]: First "odd" title [2]: Second title reference:')
+    repaired = load_task("LaMP_1", template="oppu-fixed")
+    assert repaired.query_example(Query("q", CITATION_INPUT, "[1]")).prompt == CITATION_INPUT
+
+
+def test_a_query_in_other_words_is_asked_as_it_stands():
+    task = load_task("LaMP_1", template="short")
+    query = Query("q", "Which one?", "[1]")
+    assert task.query_text(query) is None
+    assert task.query_example(query).prompt == "Which one?"
+
+
+def test_headline_history_is_repaired_to_the_query_form():
+    task = load_task("LaMP_4", template="oppu-fixed")
+    query = task.query_example(
+        Query("q", "Generate a headline for the following article: Same.", "x")
+    )
+    assert task.history_example(HistoryItem("h", {"text": "Same.", "title": "T"})).prompt == (
+        query.prompt
+    )
+
+
+def test_history_objective_is_chosen_by_the_template_name():
+    item = HistoryItem("h", {"text": " ".join(f"w{i}" for i in range(20))})
+    task = load_task("LaMP_7", template="oppu+lamp-peft")
+    assert task.template == "oppu+lamp-peft"
+    example = task.history_example(item)
+    head = example.prompt.removeprefix("Complete the following tweet: ")
+    assert f"{head} {example.answer}" == item.fields["text"]
+    assert 2 <= len(head.split()) <= 5
+    assert task.history_example(item) == example
+    citation = load_task("LaMP_1", template="oppu+lamp-peft")
+    told = citation.history_example(HistoryItem("h", {"title": "T", "abstract": "A"}))
+    assert (told.prompt, told.answer) == ("Write an abstract for this title: T", "A")
+
+
+@pytest.mark.parametrize(("text", "head", "rest"), [("one", "", "one"), ("a b", "a", "b")])
+def test_short_tweets_keep_an_answer(text, head, rest):
+    example = load_task("LaMP_7", template="lamp").history_example(HistoryItem("h", {"text": text}))
+    assert example.prompt == f"Complete the following tweet: {head}"
+    assert example.answer == rest
+
+
+def test_long_texts_are_cut_in_whitespace_words():
+    words = " ".join(str(i) for i in range(1000))
+    task = load_task("LaMP_4", template="oppu")
+    item = HistoryItem("h", {"text": words, "title": "T"})
+    asked = task.query_example(
+        Query("q", "Generate a headline for the following article: " + words, "x")
+    )
+    assert asked.prompt.endswith(" 767 headline:")
+    assert task.history_example(item).prompt.endswith(" 767 headline:")
+    assert task.retrieval_line(item).endswith(" 367 headline: T\n")
+    assert first_words("two  blanks", 2) == "two  blanks"
+
+
+def test_labels_come_from_the_prompt_where_it_lists_them():
+    task = load_task("LaMP_2N", template="short")
+    query = Query("q", "x categories: [war, peace, war] article: Text.", "peace")
+    assert task.labels_for(query) == ("war", "peace")
+    assert task.labels_for(Query("q", "no list", "politics")) == task.labels
+    assert load_task("LaMP_4").labels_for(query) == ()
+
+
+def test_a_prompt_with_other_labels_is_refused_where_the_template_shows_the_tasks_own():
+    query = Query("q7", "x categories: [war, peace] article: Text.", "peace")
+    user = User("u", (), (query,))
+    load_task("LaMP_2N", template="short").check(user)
+    with pytest.raises(DataError, match="'q7' lists 2 labels that are not the 15"):
+        load_task("LaMP_2N", template="oppu").check(user)
+
+
+def test_gold_outside_the_labels_is_an_error_with_its_place_and_without_its_text():
+    user = User("u", (), (Query("q0", "r", "3"), Query("q1", "r", "secret")))
+    with pytest.raises(DataError, match=r"query\[1\].gold: .*'q1'.* not among its 5") as caught:
+        load_task("LaMP_3").check(user)
+    assert "secret" not in caught.value.message
+
+
+def test_a_task_without_its_own_list_needs_one_in_every_prompt():
+    text = MINIMAL.replace('values = ["calm", "angry"]', "pattern = 'of (?P<labels>.+):'")
+    task = task_from_toml(text)
+    assert task.labels is None
+    assert task.labels_for(Query("q", "of calm, angry: x", "calm")) == ("calm", "angry")
+    with pytest.raises(DataError, match="lists no labels"):
+        task.labels_for(Query("q", "x", "calm"))
+
+
+def test_inserted_text_is_never_parsed_as_a_template():
+    example = task_from_toml(MINIMAL).query_example(Query("q", "{mood} {} {{", "calm"))
+    assert example.prompt == "text: {mood} {} {{ mood:"
+
+
+def test_a_missing_field_is_named():
+    with pytest.raises(DataError, match="history item 'h': missing fields mood"):
+        task_from_toml(MINIMAL).history_example(HistoryItem("h", {"text": "x"}))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("text: {text} mood:", "text: {} mood:", "empty placeholder"),
+        ("text: {text} mood:", "text: {author} mood:", "unknown placeholder {author}"),
+        ("text: {text} mood:", "text: {text!r} mood:", "only names work"),
+        ("text: {text} mood:", "text: {text mood:", "braces do not match"),
+        ('query = "text: {text} mood:"', 'query = "mood:"', r"leaves out \['text'\]"),
+        ('query = "text: {text}', 'drops = ["text"]\nquery = "text: {text}', "drops says"),
+        ('answer = "{mood}"', 'answer = "calm"', "holds no field"),
+        ('prompt = "text: {text} mood:"', 'prompt = "{text} {mood}"', "which is the answer"),
+        ('values = ["calm", "angry"]', "", "labels need values"),
+        ('values = ["calm", "angry"]', 'values = ["calm", "calm"]', "distinct"),
+        ('values = ["calm", "angry"]', "pattern = '(x)'", "needs a group"),
+        ('values = ["calm", "angry"]', "pattern = '(?P<labels>'", "not a regular expression"),
+        ('kind = "classification"', 'kind = "ordinal"', "labels of an ordinal task"),
+        ('kind = "classification"', 'kind = "ranking"', "kind must be one of"),
+        ('metrics = ["accuracy"]', 'metrics = ["bleu"]', "are chosen from accuracy"),
+        ('metrics = ["accuracy"]', 'metrics = ["rouge1"]', "are chosen from accuracy"),
+        ('template = "plain"', 'template = "other"', r"names no \[templates"),
+        ('history = "plain"', 'history = "other"', r"names no \[history"),
+        ('name = "mine"', 'name = "mine"\ncolour = "red"', "unknown setting 'colour'"),
+        ('name = "mine"', 'name = "../mine"', "may hold letters"),
+        ('name = "mine"', "name = mine", "not TOML"),
+        ('"mood"]', '"mood", "id"]', "reserved"),
+        ("[labels]", '[query]\nmarkers = ["x"]\npattern = "(?P<t>x)"\n[labels]', "choose one"),
+        ('answer = "{mood}"', 'answer = "{mood}"\nsplit = "text"', "unknown placeholder {text}"),
+    ],
+)
+def test_faulty_task_files_are_refused_with_their_place(old, new, message):
+    assert old in MINIMAL
+    with pytest.raises(TaskError, match=message.replace("{", r"\{")) as caught:
+        task_from_toml(MINIMAL.replace(old, new), where="mine.toml")
+    assert caught.value.message.startswith("mine.toml")
+
+
+def test_unknown_names_list_what_there_is(tmp_path):
+    with pytest.raises(TaskError, match="unknown task 'LaMP_6'") as caught:
+        load_task("LaMP_6")
+    assert "LaMP_2M" in (caught.value.hint or "")
+    with pytest.raises(TaskError, match="cannot be read"):
+        load_task(str(tmp_path / "absent.toml"))
+    with pytest.raises(TaskError, match="no template set 'rude'"):
+        load_task("LaMP_3", template="rude")
+    with pytest.raises(TaskError, match="no history objective 'lamp-peft'"):
+        load_task("LaMP_3", template="oppu+lamp-peft")
+
+
+def test_doubled_braces_are_literal():
+    template = compile_template("{{{name}}}", {"name"}, where="here")
+    assert template.render({"name": "x"}) == "{x}"
