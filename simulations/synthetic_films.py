@@ -43,7 +43,7 @@ TOPICS = (
         "crime",
         ("detective", "inspector"),
         ("follows clues", "solves a murder"),
-        ("in rainy streets", "behind a dark alley"),
+        ("in silent streets", "behind a dark alley"),
     ),
     Topic(
         "space",

@@ -98,18 +98,20 @@ def fit_mixture(
     Returns:
         Answer tables `[K, Z, V]`, membership `[U, K]` and the components' shares `[K]`.
     """
+    flat = counts.reshape(len(counts), -1)  # [U, Z * V]
     best: tuple[float, Array, Array, Array] | None = None
     for restart in range(RESTARTS):
         # Random starts alone miss the groups when histories are short (METHOD 5.2).
         membership = (
-            _spectral_start(counts, components, rng)
+            _spectral_start(flat, components, rng)
             if restart % 2
             else rng.dirichlet(np.full(components, 0.5), len(counts))
         )
         for _ in range(STEPS):
-            tables = _normalize(np.einsum("uk,uzv->kzv", membership, counts) + SMOOTHING)
+            pooled = (membership.T @ flat).reshape(components, *counts.shape[1:])
+            tables = _normalize(pooled + SMOOTHING)
             share = _normalize(membership.mean(0) + 1e-9)
-            fit = np.einsum("uzv,kzv->uk", counts, np.log(tables)) + np.log(share)
+            fit = flat @ np.log(tables).reshape(components, -1).T + np.log(share)
             membership = _softmax(fit)
         top = fit.max(1, keepdims=True)
         likelihood = float((top[:, 0] + np.log(np.exp(fit - top).sum(1))).sum())
@@ -119,8 +121,8 @@ def fit_mixture(
     return best[1:]
 
 
-def _spectral_start(counts: Array, components: int, rng: np.random.Generator) -> Array:
-    seen = (counts.reshape(len(counts), -1) > 0).astype(float)
+def _spectral_start(flat: Array, components: int, rng: np.random.Generator) -> Array:
+    seen = (flat > 0).astype(float)
     seen -= seen.mean(0)
     directions = np.linalg.svd(seen, full_matrices=False)[2][: max(1, components - 1)]
     nearest = k_means(seen @ directions.T, components, rng)
@@ -129,7 +131,11 @@ def _spectral_start(counts: Array, components: int, rng: np.random.Generator) ->
 
 def k_means(points: Array, clusters: int, rng: np.random.Generator, steps: int = 30) -> Labels:
     """Nearest-centre label of every point `[U, D]` after `steps` of Lloyd's algorithm."""
-    centres = points[rng.choice(len(points), clusters, replace=len(points) < clusters)]
+    centres = points[[rng.integers(len(points))]]
+    while len(centres) < clusters:
+        # Starts far from each other: with starts anywhere two often share a cluster.
+        distance = ((points[:, None] - centres) ** 2).sum(-1).min(1) + 1e-12
+        centres = np.vstack([centres, points[rng.choice(len(points), p=_normalize(distance))]])
     nearest = np.zeros(len(points), np.int64)
     for _ in range(steps):
         nearest = ((points[:, None] - centres) ** 2).sum(-1).argmin(1)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_rand_score
 
@@ -40,7 +40,15 @@ def routing_ari(
     found = KMeans(clusters, n_init=20, random_state=seed).fit_predict(points)
     index = float(adjusted_rand_score(planted, found))
     rng = np.random.default_rng(seed)
+    agreement = _pairs_together(planted, found)
     as_good = sum(
-        adjusted_rand_score(rng.permutation(planted), found) >= index for _ in range(permutations)
+        _pairs_together(rng.permutation(planted), found) >= agreement for _ in range(permutations)
     )
     return index, (1 + as_good) / (1 + permutations)
+
+
+def _pairs_together(a: NDArray[np.int64], b: NDArray[np.int64]) -> int:
+    """Sum of squared cell counts: rises with the Rand index as long as the sizes stay."""
+    table = np.zeros((a.max() + 1, b.max() + 1), dtype=np.int64)
+    np.add.at(table, (a, b), 1)
+    return int((table**2).sum())
