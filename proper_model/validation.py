@@ -6,6 +6,7 @@ text: counts, lengths, labels from the task's list, and problems by file, record
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ from proper_model.readers import (
 )
 from proper_model.records import Place, Problem, Query, Report, User
 from proper_model.tasks import Task, short_id
+
+_PLACED = re.compile(r"(?P<file>[^:]*?)(, record (?P<record>\d+))?: (?P<message>.*)", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -233,8 +236,10 @@ def _guarded(read: Callable[[], object], report: Report) -> None:
 
 
 def _broken(error: DataError, report: Report) -> None:
-    file, _, message = error.message.partition(": ")
-    report.error(Place(file), message)
+    match = _PLACED.fullmatch(error.message)
+    assert match is not None, "readers put the file first"
+    record = int(match["record"]) if match["record"] else None
+    report.error(Place(match["file"], record), match["message"])
 
 
 def _lengths(counts: Sequence[int]) -> Lengths:

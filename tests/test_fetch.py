@@ -1,0 +1,328 @@
+"""Downloads against a local server with LaMP's habits and a few bad ones."""
+
+from __future__ import annotations
+
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from proper_model.errors import FetchError
+from simulations import download as download_module
+from simulations.download import download
+from simulations.fetch import fetch, lamp_url, sha256_of
+
+HTML = b"<!DOCTYPE html><html><body>LaMP</body></html>"
+
+
+def questions(count):
+    rows = [
+        {"id": str(i), "input": "x" * 100, "profile": [{"id": f"{i}0", "text": "y" * 40}]}
+        for i in range(count)
+    ]
+    return json.dumps(rows).encode()
+
+
+def outputs(count):
+    golds = [{"id": str(i), "output": "a" * 100} for i in range(count)]
+    return json.dumps({"task": "LaMP_3", "golds": golds}).encode()
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Serves `server.files`; `server.breaks[path]` lists how many bytes a request gets."""
+
+    def do_GET(self):
+        server = self.server
+        server.seen.append((self.path, dict(self.headers)))
+        if server.statuses.get(self.path):
+            self.send_response(server.statuses[self.path].pop(0))
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        body = server.files.get(self.path, HTML)  # a wrong path answers 200
+        start = 0
+        wanted = self.headers.get("Range")
+        fresh = self.headers.get("If-Range") in (None, server.etag)
+        if wanted and fresh and server.ranges:
+            start = int(wanted.removeprefix("bytes=").rstrip("-"))
+            if start >= len(body):
+                self.send_response(416)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+                return
+            self.send_response(206)
+            shown = start + server.range_shift
+            self.send_header("Content-Range", f"bytes {shown}-{len(body) - 1}/{len(body)}")
+        else:
+            self.send_response(200)
+        if server.etag:
+            self.send_header("ETag", server.etag)
+        if server.lengths:
+            self.send_header("Content-Length", str(len(body) - start))
+        self.end_headers()
+        cut = server.breaks[self.path].pop(0) if server.breaks.get(self.path) else None
+        self.wfile.write(body[start:] if cut is None else body[start : start + cut])
+        self.close_connection = True
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def server(monkeypatch):
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(download_module.time, "sleep", lambda _: None)
+    httpd = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    httpd.files, httpd.breaks, httpd.statuses, httpd.seen = {}, {}, {}, []
+    httpd.etag, httpd.ranges, httpd.lengths, httpd.range_shift = '"v1"', True, True, 0
+    httpd.url = f"http://127.0.0.1:{httpd.server_port}/LaMP"
+    thread = threading.Thread(target=httpd.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield httpd
+    httpd.shutdown()
+    thread.join()
+    httpd.server_close()
+
+
+def serve(server, folder="LaMP_3", count=50):
+    for part in ("train", "dev"):
+        base = f"/LaMP/{folder}/{part}/{part}"
+        server.files[f"{base}_questions.json"] = questions(count)
+        server.files[f"{base}_outputs.json"] = outputs(count)
+
+
+TRAIN = "/LaMP/LaMP_3/train/train_questions.json"
+
+
+@pytest.mark.parametrize(
+    ("task", "split", "path"),
+    [
+        ("LaMP_1", "user", "LaMP_1/dev/dev_questions.json"),
+        ("LaMP_2M", "user", "LaMP_2/new/dev/dev_questions.json"),
+        ("LaMP_2N", "user", "LaMP_2/dev/dev_questions.json"),
+        ("LaMP_2M", "time", "time/LaMP_2/new/dev/dev_questions.json"),
+        ("LaMP_7", "time", "time/LaMP_7/dev/dev_questions.json"),
+    ],
+)
+def test_addresses(task, split, path):
+    base = "https://ciir.cs.umass.edu/downloads/LaMP/"
+    assert lamp_url(task, split, "dev", "questions") == base + path
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("LaMP_6", "user", "dev", "questions"), "LaMP_6"),
+        (("LaMP_2", "user", "dev", "questions"), "'LaMP_2' cannot be fetched"),
+        (("LaMP_3", "days", "dev", "questions"), "unknown split"),
+        (("LaMP_3", "user", "dev", "answers"), "no file 'dev_answers'"),
+        (("LaMP_3", "user", "test", "outputs"), "withholds"),
+    ],
+)
+def test_what_lamp_does_not_have(arguments, message):
+    with pytest.raises(FetchError, match=message):
+        lamp_url(*arguments)
+
+
+def test_a_whole_task_with_manifest_and_progress(server, tmp_path):
+    serve(server, "time/LaMP_2/new", count=30)
+    steps = []
+    fetched = fetch(
+        "LaMP_2M", "time", tmp_path / "d", base_url=server.url, progress=lambda *s: steps.append(s)
+    )
+    assert [f.name for f in fetched] == [
+        "train_questions.json",
+        "train_outputs.json",
+        "dev_questions.json",
+        "dev_outputs.json",
+    ]
+    manifest = json.loads((tmp_path / "d" / "manifest.json").read_text())
+    assert (manifest["task"], manifest["split"]) == ("LaMP_2M", "time")
+    for name, entry in manifest["files"].items():
+        path = tmp_path / "d" / name
+        assert entry["bytes"] == path.stat().st_size
+        assert entry["sha256"] == sha256_of(path)
+        assert entry["records"] == 30
+    size = manifest["files"]["dev_outputs.json"]["bytes"]
+    assert steps[-1] == ("dev_outputs.json", size, size)
+    assert {p.name for p in (tmp_path / "d").iterdir()} == {*manifest["files"], "manifest.json"}
+
+
+def test_test_questions_come_without_answers(server, tmp_path):
+    server.files["/LaMP/LaMP_3/test/test_questions.json"] = questions(30)
+    fetched = fetch("LaMP_3", "user", tmp_path, base_url=server.url, parts=("test",))
+    assert [f.name for f in fetched] == ["test_questions.json"]
+
+
+def test_complete_files_are_not_fetched_again_but_changed_ones_are(server, tmp_path):
+    serve(server)
+    first = fetch("LaMP_3", "user", tmp_path, base_url=server.url)
+    server.seen.clear()
+    assert fetch("LaMP_3", "user", tmp_path, base_url=server.url) == first
+    assert server.seen == []
+    path = tmp_path / "train_questions.json"
+    path.write_bytes(path.read_bytes().replace(b"x", b"z", 1))
+    assert fetch("LaMP_3", "user", tmp_path, base_url=server.url) == first
+    assert [seen for seen, _ in server.seen] == [TRAIN]
+
+
+def test_html_with_status_200_is_refused_and_leaves_nothing(server, tmp_path):
+    with pytest.raises(FetchError, match=r"train_questions.json: .* an HTML page of 4\d bytes"):
+        fetch("LaMP_3", "user", tmp_path, base_url=server.url)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_later_html_page_keeps_what_came_before(server, tmp_path):
+    serve(server)
+    del server.files["/LaMP/LaMP_3/dev/dev_outputs.json"]
+    with pytest.raises(FetchError, match="dev_outputs.json"):
+        fetch("LaMP_3", "user", tmp_path, base_url=server.url)
+    assert len(json.loads((tmp_path / "manifest.json").read_text())["files"]) == 3
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (b"[" + b" " * 3000, "not complete LaMP JSON"),
+        (questions(50)[:-40], "train_questions.json: .*record 49.*truncated"),
+        (json.dumps([{"id": "1", "input": "x" * 3000}]).encode(), "not a LaMP question"),
+        (b"[]", "only 2 bytes"),
+        (b"\x1f\x8b" + b"x" * 4000, "something that is not JSON"),
+        (b"", "something that is not JSON of 0 bytes"),
+    ],
+)
+def test_what_is_not_lamp_json_is_refused_and_removed(server, tmp_path, body, message):
+    serve(server)
+    server.files[TRAIN] = body
+    with pytest.raises(FetchError, match=message):
+        fetch("LaMP_3", "user", tmp_path, base_url=server.url)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_questions_and_answers_must_be_as_many(server, tmp_path):
+    serve(server)
+    server.files["/LaMP/LaMP_3/dev/dev_outputs.json"] = outputs(49)
+    with pytest.raises(FetchError, match="dev: 50 questions but 49 answers"):
+        fetch("LaMP_3", "user", tmp_path, base_url=server.url)
+
+
+def test_a_broken_transfer_goes_on_where_it_ended(server, tmp_path):
+    serve(server)
+    server.breaks[TRAIN] = [3000, 2000]
+    fetch("LaMP_3", "user", tmp_path, base_url=server.url)
+    assert (tmp_path / "train_questions.json").read_bytes() == server.files[TRAIN]
+    asked = [headers for path, headers in server.seen if path == TRAIN]
+    assert [h.get("Range") for h in asked] == [None, "bytes=3000-", "bytes=5000-"]
+    assert [h.get("If-Range") for h in asked] == [None, '"v1"', '"v1"']
+
+
+def test_a_later_call_goes_on_as_well(server, tmp_path):
+    serve(server)
+    server.breaks[TRAIN] = [3000]
+    with pytest.raises(FetchError, match="failed 1 times") as caught:
+        fetch("LaMP_3", "user", tmp_path, base_url=server.url, attempts=1)
+    assert "goes on where" in (caught.value.hint or "")
+    assert (tmp_path / "train_questions.json.part").stat().st_size == 3000
+    assert not (tmp_path / "train_questions.json").exists()
+    fetch("LaMP_3", "user", tmp_path, base_url=server.url, attempts=1)
+    assert (tmp_path / "train_questions.json").read_bytes() == server.files[TRAIN]
+    assert server.seen[1][1]["Range"] == "bytes=3000-"
+
+
+@pytest.mark.parametrize("etag", ['"v2"', ""])
+def test_a_file_that_changed_meanwhile_is_never_glued_together(server, tmp_path, etag):
+    serve(server)
+    server.etag = '"v1"' if etag else ""
+    server.breaks[TRAIN] = [3000]
+    with pytest.raises(FetchError):
+        fetch("LaMP_3", "user", tmp_path, base_url=server.url, attempts=1)
+    server.etag = etag
+    server.files[TRAIN] = questions(50).replace(b"x", b"z") + b" "  # another size, too
+    fetch("LaMP_3", "user", tmp_path, base_url=server.url)
+    assert (tmp_path / "train_questions.json").read_bytes() == server.files[TRAIN]
+
+
+def test_a_server_without_ranges_sends_everything_again(server, tmp_path):
+    serve(server)
+    server.ranges = False
+    server.breaks[TRAIN] = [3000]
+    fetch("LaMP_3", "user", tmp_path, base_url=server.url)
+    assert (tmp_path / "train_questions.json").read_bytes() == server.files[TRAIN]
+
+
+def test_a_wrong_range_is_not_appended(server, tmp_path):
+    serve(server)
+    server.breaks[TRAIN] = [3000]
+    server.range_shift = 7
+    fetch("LaMP_3", "user", tmp_path, base_url=server.url)
+    assert (tmp_path / "train_questions.json").read_bytes() == server.files[TRAIN]
+
+
+def test_an_unfinished_file_larger_than_the_servers_is_discarded(server, tmp_path):
+    serve(server)
+    part = tmp_path / "train_questions.json.part"
+    part.write_bytes(b"[" * 10_000)
+    origin = {"url": server.url + TRAIN.removeprefix("/LaMP"), "total": None, "validator": '"v1"'}
+    part.with_name(part.name + ".json").write_text(json.dumps(origin))
+    server.files[TRAIN] = questions(40)
+    server.files[TRAIN.replace("questions", "outputs")] = outputs(40)
+    fetch("LaMP_3", "user", tmp_path, base_url=server.url)
+    assert (tmp_path / "train_questions.json").read_bytes() == questions(40)
+
+
+@pytest.mark.parametrize("note", ["{", "[]", '{"url": 1}', None])
+def test_an_unfinished_file_of_unknown_origin_is_not_continued(server, tmp_path, note):
+    serve(server)
+    part = tmp_path / "train_questions.json.part"
+    part.write_bytes(b"garbage")
+    if note is not None:
+        part.with_name(part.name + ".json").write_text(note)
+    fetch("LaMP_3", "user", tmp_path, base_url=server.url)
+    assert (tmp_path / "train_questions.json").read_bytes() == server.files[TRAIN]
+    assert "Range" not in server.seen[0][1]
+
+
+def test_404_is_final_and_503_is_tried_again(server, tmp_path):
+    serve(server)
+    server.statuses[TRAIN] = [404]
+    with pytest.raises(FetchError, match="train_questions.json: the server answered 404"):
+        fetch("LaMP_3", "user", tmp_path, base_url=server.url)
+    assert len(server.seen) == 1
+    server.statuses[TRAIN] = [503, 500]
+    fetch("LaMP_3", "user", tmp_path, base_url=server.url)
+    server.statuses[TRAIN] = [503] * 3
+    (tmp_path / "train_questions.json").unlink()
+    with pytest.raises(FetchError, match="failed 3 times, last: the server answered 503"):
+        fetch("LaMP_3", "user", tmp_path, base_url=server.url)
+
+
+def test_without_a_length_truncation_shows_in_the_json(server, tmp_path):
+    serve(server)
+    server.lengths = False
+    server.breaks[TRAIN] = [3000]
+    with pytest.raises(FetchError, match="not complete LaMP JSON"):
+        fetch("LaMP_3", "user", tmp_path, base_url=server.url)
+    fetch("LaMP_3", "user", tmp_path, base_url=server.url)
+    assert (tmp_path / "train_questions.json").read_bytes() == server.files[TRAIN]
+
+
+def test_no_server_at_all(server, tmp_path):
+    closed = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    port = closed.server_port
+    closed.server_close()
+    with pytest.raises(FetchError, match="failed 3 times, last: connection lost"):
+        fetch("LaMP_3", "user", tmp_path, base_url=f"http://127.0.0.1:{port}")
+
+
+def test_other_schemes_and_mixed_folders_are_refused(server, tmp_path):
+    with pytest.raises(FetchError, match="only http and https"):
+        download("file:///etc/hostname", tmp_path / "x")
+    serve(server)
+    fetch("LaMP_3", "user", tmp_path, base_url=server.url)
+    with pytest.raises(FetchError, match="another task or split"):
+        fetch("LaMP_3", "time", tmp_path, base_url=server.url)
+    (tmp_path / "manifest.json").write_text('{"task": "LaMP_3", "split": "user", "files": [1]}')
+    with pytest.raises(FetchError, match="is damaged"):
+        fetch("LaMP_3", "user", tmp_path, base_url=server.url)
