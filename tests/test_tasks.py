@@ -302,3 +302,11 @@ def test_unknown_names_list_what_there_is(tmp_path):
 def test_doubled_braces_are_literal():
     template = compile_template("{{{name}}}", {"name"}, where="here")
     assert template.render({"name": "x"}) == "{x}"
+
+
+def test_the_documented_task_file_works(repository):
+    page = (repository / "docs" / "tasks.md").read_text(encoding="utf-8")
+    task = task_from_toml(page.split("```toml\n")[1].split("```")[0])
+    query = Query("q", "moods: [calm, angry] note: All quiet.", "calm")
+    assert task.query_example(query).prompt == "note: All quiet. mood:"
+    assert task.labels_for(query) == ("calm", "angry")
