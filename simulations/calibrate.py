@@ -93,7 +93,9 @@ def measure(config: Any, *, tokens: int, batch: int, dtype: torch.dtype, threads
         slim.layer_types = slim.layer_types[:layers]
     slim.vocab_size = PROBE_VOCABULARY
     slim.pad_token_id = None
-    model = AutoModel.from_config(slim, dtype=dtype, attn_implementation=attention_for(device))
+    model = AutoModel.from_config(
+        slim, dtype=dtype, attn_implementation=attention_for(device, dtype)
+    )
     model.to(device).eval().requires_grad_(False)
     ids = torch.randint(PROBE_VOCABULARY, (batch, tokens), device=device)
     before = torch.get_num_threads()

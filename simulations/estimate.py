@@ -62,6 +62,14 @@ class Estimate:
             total = total + part
         return total
 
+    def times(self, folds: int) -> Estimate:
+        """The same for several runs one after another, each with its own folder."""
+        seconds = {
+            name: Range(folds * part.low, folds * part.high) for name, part in self.seconds.items()
+        }
+        disk = Range(folds * self.disk_bytes.low, folds * self.disk_bytes.high)
+        return Estimate(seconds, self.memory_bytes, disk)
+
 
 def count_tokens(
     population: Population, task: Task, encoder: Encoder, settings: StageSettings

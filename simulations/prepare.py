@@ -21,6 +21,7 @@ from proper_model.records import User, users_to_json
 from proper_model.runplan import PLAN_FILE, DeviceEntry, RunPlan
 from proper_model.trust import TrustedRoot, public_bytes
 from simulations.calibrate import base_config, shape_of
+from simulations.environment import total_memory_bytes
 from simulations.options import RunOptions
 from simulations.sources import Progress, Source, load_source
 
@@ -112,7 +113,7 @@ def build(options: RunOptions, source: Source, out: Path, existing: RunPlan | No
         arms=options.arms,
         pooled_file=out / "server" / "pooled.json",
         devices=entries,
-        users_per_node=options.users_per_node or _cohort_size(len(people)),
+        users_per_node=options.users_per_node or cohort_size(len(people)),
         out=out,
         cache=options.cache_folder.resolve(),
         root_public_key=public_bytes(key).hex(),
@@ -144,10 +145,19 @@ def check_same(existing: RunPlan, prepared: Prepared) -> None:
 
 def flwr_command(plan: RunPlan) -> str:
     """The command that runs this plan through Flower itself, to be typed as it stands."""
-    path = plan.out / PLAN_FILE
+    import torch
+
+    from simulations.launch import choose_resources
+
+    resources = choose_resources(
+        plan,
+        cpus=os.cpu_count() or 1,
+        gpus=torch.cuda.device_count(),
+        free_bytes=total_memory_bytes(),
+    )
     return (
-        f"flwr run . local --stream --run-config 'plan=\"{path}\"' "
-        f'--federation-config "num-supernodes={plan.node_count}"'
+        f"flwr run . --stream --run-config 'plan=\"{plan.out / PLAN_FILE}\"' "
+        f'--federation-config "{resources.federation_config()}"'
     )
 
 
@@ -155,7 +165,8 @@ def _json(users: Sequence[User]) -> bytes:
     return (json.dumps(users_to_json(tuple(users)), ensure_ascii=False) + "\n").encode()
 
 
-def _cohort_size(users: int) -> int:
+def cohort_size(users: int) -> int:
+    """Devices a node hosts unless told otherwise."""
     import torch
 
     hosts = 1 if torch.cuda.is_available() else os.cpu_count() or 1

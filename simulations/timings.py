@@ -21,10 +21,20 @@ def timed(out: Path, phase: str) -> Iterator[None]:
     """Add the seconds of a phase to the run's file; a resumed phase adds to what it had."""
     start = time.monotonic()
     yield
+    add_seconds(out, phase, time.monotonic() - start)
+
+
+def add_seconds(out: Path, phase: str, seconds: float) -> None:
+    """Add to a phase of the launcher's file."""
     path = out / PHASES_FILE
-    seconds = _read(path)
-    seconds[phase] = seconds.get(phase, 0.0) + time.monotonic() - start
-    write_atomic(path, (json.dumps(seconds, indent=1) + "\n").encode())
+    known = _read(path)
+    known[phase] = known.get(phase, 0.0) + seconds
+    write_atomic(path, (json.dumps(known, indent=1) + "\n").encode())
+
+
+def coordinator_seconds(out: Path) -> float:
+    """Sum over the coordinator's finished steps."""
+    return sum(_read(out / COORDINATOR_FILE).values())
 
 
 def read_timings(out: Path, plans: Sequence[RunPlan]) -> dict[str, float]:

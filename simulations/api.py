@@ -1,0 +1,139 @@
+"""The pipeline from a notebook, in a few lines:
+
+    from simulations.api import Run
+
+    run = Run(data="demo", out="runs/notebook")
+    print(run.estimate())                      # time, memory, disk beforehand
+    results = run.execute()                    # or run.execute(resume=True)
+    print(results.table())
+    print(results.metric("stage3", "accuracy"), "instead of", results.metric("stage1", "accuracy"))
+    for row in results.contrasts("stage3", "oppu-mlp"):
+        print(row.metric, row.level, row.delta, row.low, row.high)
+    results.report                             # path of the HTML report
+
+It does exactly what `proper-sim run` does, with the same checks and files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from simulations.estimate import Estimate, as_table
+from simulations.options import ARMS, RunOptions
+from simulations.pipeline import REPORT_FILE, execute
+from simulations.results import Contrast, Results
+from simulations.sources import Progress
+from simulations.tables import contrast_table, run_table, to_markdown
+
+
+def silent(_phase: str, _done: int, _total: int) -> None:
+    """Progress that is not shown."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """An estimate that prints as a table."""
+
+    estimate: Estimate
+
+    def __str__(self) -> str:
+        return to_markdown(as_table(self.estimate))
+
+
+@dataclass(frozen=True)
+class RunResults:
+    """What a run found. `results` has everything that results.json has."""
+
+    results: Results
+    out: Path
+
+    @property
+    def report(self) -> Path:
+        """The HTML report."""
+        return self.out / REPORT_FILE
+
+    def table(self) -> str:
+        """Arms and metrics with intervals, as Markdown."""
+        return to_markdown(run_table(self.results))
+
+    def differences(self) -> str:
+        """Differences between arms with intervals, as Markdown."""
+        return to_markdown(contrast_table(self.results))
+
+    def metric(self, arm: str, metric: str) -> float:
+        """Mean of a metric over all queries of an arm. Raises KeyError for unknown names."""
+        return self.results.arms[arm].metrics[metric].mean
+
+    def contrasts(self, a: str, b: str) -> list[Contrast]:
+        """Arm a minus arm b in every metric and level."""
+        return [row for row in self.results.contrasts if (row.a, row.b) == (a, b)]
+
+
+class Run:
+    """One simulated run; arguments are those of `proper-sim run`.
+
+    Args:
+        data: folder with OPPU's or LaMP's files, or "demo".
+        out: folder for everything the run leaves; new or empty unless resumed.
+        task: shipped task or path of a task file; base: folder or hub id. The demo has its own.
+
+    Raises:
+        ConfigError: at once, if the arguments contradict each other.
+    """
+
+    def __init__(
+        self,
+        data: str | Path,
+        out: str | Path,
+        *,
+        task: str | Path | None = None,
+        base: str | Path | None = None,
+        preset: str = "default",
+        profile: str | Path | None = None,
+        template: str | None = None,
+        split: str = "given",
+        folds: int = 1,
+        fold: int | None = None,
+        pooled_users: int | None = None,
+        users: int | None = None,
+        max_items: int | None = None,
+        seed: int = 0,
+        arms: Sequence[str] = ARMS,
+        users_per_node: int | None = None,
+        cache: str | Path | None = None,
+    ) -> None:
+        self.options = RunOptions(
+            data=str(data),
+            out=Path(out),
+            task=None if task is None else str(task),
+            base=None if base is None else str(base),
+            preset=preset,
+            profile=None if profile is None else str(profile),
+            template=template,
+            split=split,
+            folds=folds,
+            fold=fold,
+            pooled_users=pooled_users,
+            users=users,
+            max_items=max_items,
+            seed=seed,
+            arms=tuple(arms),
+            users_per_node=users_per_node,
+            cache=None if cache is None else Path(cache),
+        )
+
+    def estimate(self, progress: Progress = silent) -> Cost:
+        """Time, memory and disk, before anything runs."""
+        from simulations.costs import plan_costs
+
+        return Cost(plan_costs(self.options, progress))
+
+    def execute(
+        self, *, resume: bool = False, show_examples: bool = False, progress: Progress = silent
+    ) -> RunResults:
+        """Run everything. Raises a ProperError child whose `hint` says what to do next."""
+        options = replace(self.options, resume=resume)
+        results = execute(options, progress, show_examples=show_examples)
+        return RunResults(results, options.out)

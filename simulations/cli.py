@@ -1,0 +1,292 @@
+"""`proper-sim`: simulate PROPER on many users of one machine.
+
+stdout is data (tables, commands, paths), stderr is progress, errors and hints. Every error that
+PROPER knows has its own exit code (`proper_model.errors`); 2 is wrong usage, 1 is a bug, 130 is
+Ctrl-C. Conventions: age's `proper: error:` and `proper: hint:` lines.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import click
+import typer
+
+from proper_model.errors import ConfigError, DataError, ProperError
+from simulations import cli_options as o
+from simulations.console import print_line, print_table, progress_bars, say, say_error
+from simulations.options import ARMS, RunOptions
+
+INTERRUPTED = 130
+# Set before any of these libraries is imported; what the user has set stays.
+QUIET = {
+    "FLWR_TELEMETRY_ENABLED": "0",
+    "FLWR_DISABLE_UPDATE_CHECK": "1",
+    "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "DO_NOT_TRACK": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+}
+
+app = typer.Typer(
+    name="proper-sim",
+    help="Simulate PROPER: population, group and user level on many users of one machine.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@dataclass
+class Session:
+    """What options before the command say."""
+
+    debug: bool = False
+
+
+@app.callback()
+def before(
+    context: typer.Context,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+) -> None:
+    """Simulate PROPER: population, group and user level on many users of one machine."""
+    context.ensure_object(Session).debug = debug
+
+
+@app.command()
+def validate(data: o.Data, task: o.TaskName = None, template: o.Template = None) -> None:
+    """Say what is in DATA and what is wrong with it, by file, record and field.
+
+    DATA is a folder with OPPU's or LaMP's files, or one file in OPPU's form.
+    """
+    from proper_model import validation
+    from proper_model.tasks import load_task
+    from simulations.validation_tables import problem_lines, summary_table
+
+    if task is None:
+        raise ConfigError("--task is missing: which question do these data answer?")
+    path = Path(data).expanduser()
+    if not path.exists():
+        raise DataError(f"{data}: no such file or folder")
+    found = validation.validate(path, load_task(task, template=template))
+    print_table(summary_table(found))
+    for line in problem_lines(found):
+        print_line(line)
+    if not found.ok:
+        raise DataError(
+            f"{data}: {found.errors} errors; a run would refuse these data",
+            hint="each line above names file, record and field",
+        )
+
+
+@app.command()
+def fetch(
+    task: Annotated[str, typer.Argument(metavar="TASK", help="LaMP_1, LaMP_2M, ... LaMP_7.")],
+    out: o.Out,
+    split: Annotated[str, typer.Option("--split", help="LaMP's own split: user or time.")] = "time",
+) -> None:
+    """Download a LaMP task from its own server; a broken download goes on where it stopped."""
+    from simulations.fetch import fetch as download
+
+    with progress_bars() as show:
+        files = download(
+            task,
+            split,
+            out,
+            progress=lambda name, done, total: show(f"fetching {name}", done, total or 0),
+        )
+    for file in files:
+        print_line(f"{file.sha256}  {file.bytes:>12}  {file.records:>8}  {out / file.name}")
+
+
+@app.command()
+def prepare(
+    data: o.Data,
+    out: o.Out,
+    task: o.TaskName = None,
+    base: o.Base = None,
+    preset: o.Preset = "default",
+    profile: o.Profile = None,
+    template: o.Template = None,
+    split: o.Split = "given",
+    folds: o.Folds = 1,
+    fold: o.Fold = None,
+    pooled_users: o.PooledUsers = None,
+    max_items: o.MaxItems = None,
+    users: o.Users = None,
+    seed: o.Seed = 0,
+    arms: o.Arms = None,
+    users_per_node: o.UsersPerNode = None,
+    cache: o.Cache = None,
+    resume: o.Resume = False,
+) -> None:
+    """Write OUT with plan and devices, and print the Flower command that runs it."""
+    from simulations.prepare import flwr_command
+    from simulations.prepare import prepare as write
+
+    options = _options(locals())
+    if options.all_folds:
+        raise ConfigError(
+            "prepare writes one federation, so --folds needs --fold",
+            hint="add --fold I, or use proper-sim run for all folds",
+        )
+    with progress_bars() as show:
+        plan = write(options, show)
+    print_line(flwr_command(plan))
+    say(f"then: proper-sim score {out}")
+
+
+@app.command()
+def run(
+    data: o.Data,
+    out: o.Out,
+    task: o.TaskName = None,
+    base: o.Base = None,
+    preset: o.Preset = "default",
+    profile: o.Profile = None,
+    template: o.Template = None,
+    split: o.Split = "given",
+    folds: o.Folds = 1,
+    fold: o.Fold = None,
+    pooled_users: o.PooledUsers = None,
+    max_items: o.MaxItems = None,
+    users: o.Users = None,
+    seed: o.Seed = 0,
+    arms: o.Arms = None,
+    users_per_node: o.UsersPerNode = None,
+    cache: o.Cache = None,
+    plan: o.Plan = False,
+    resume: o.Resume = False,
+    show_examples: o.ShowExamples = False,
+) -> None:
+    """Train population and groups, personalize every test user through Flower, and score.
+
+    DATA is a folder with OPPU's or LaMP's files, or `demo` (also `demo:rate`, `demo:text`) for
+    synthetic people with a task and a tiny base of their own.
+    """
+    options = _options(locals())
+    if plan:
+        _print_costs(options)
+        return
+    from simulations.pipeline import REPORT_FILE, execute
+    from simulations.tables import contrast_table, run_table
+
+    try:
+        with progress_bars() as show:
+            results = execute(options, show, show_examples=show_examples)
+    except KeyboardInterrupt:
+        say("interrupted")
+        say(f"hint: resume with the same command and --resume; {out} keeps what is finished")
+        raise typer.Exit(INTERRUPTED) from None
+    print_table(run_table(results))
+    print_table(contrast_table(results))
+    say(f"report: {out / REPORT_FILE}")
+
+
+@app.command()
+def score(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder of a run.")],
+    show_examples: o.ShowExamples = False,
+) -> None:
+    """Recompute results.json and report.html from the devices' folders."""
+    from simulations.pipeline import REPORT_FILE, finish
+    from simulations.tables import contrast_table, run_table
+
+    with progress_bars() as show:
+        results = finish(out.resolve(), show, show_examples=show_examples)
+    print_table(run_table(results))
+    print_table(contrast_table(results))
+    say(f"report: {out / REPORT_FILE}")
+
+
+@app.command()
+def report(
+    sources: Annotated[list[Path], typer.Argument(metavar="RESULTS...", help="Results or runs.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", help="HTML file (default: in the run, or here).")
+    ] = None,
+    show_examples: o.ShowExamples = False,
+) -> None:
+    """Write one HTML report from one or several results files or run folders."""
+    from simulations.pipeline import REPORT_FILE, report_sources
+
+    target = out
+    if target is None:
+        alone = len(sources) == 1 and sources[0].is_dir()
+        target = (sources[0] if alone else Path()) / REPORT_FILE
+    report_sources(sources, target, show_examples=show_examples)
+    print_line(str(target))
+
+
+@app.command()
+def table(
+    sources: Annotated[list[Path], typer.Argument(metavar="RESULTS...", help="Results or runs.")],
+    markdown: o.Markdown = False,
+) -> None:
+    """Print one table from results files: a row a task and metric, a column an arm."""
+    from simulations.results import read_results
+    from simulations.tables import comparison_table
+
+    print_table(comparison_table([read_results(path) for path in sources]), markdown=markdown)
+
+
+def _options(given: dict[str, object]) -> RunOptions:
+    """The options of `run` and `prepare` by name. Raises ConfigError for a contradiction."""
+    names = RunOptions.__dataclass_fields__
+    values = {name: value for name, value in given.items() if name in names}
+    text = given.get("arms")
+    chosen = ARMS if text is None else tuple(a.strip() for a in str(text).split(",") if a.strip())
+    return RunOptions(**{**values, "arms": chosen})  # type: ignore[arg-type]
+
+
+def _print_costs(options: RunOptions) -> None:
+    from simulations.costs import plan_costs
+    from simulations.estimate import as_table
+
+    with progress_bars() as show:
+        costs = plan_costs(options, show)
+    print_table(as_table(costs))
+
+
+def run_cli(arguments: Sequence[str]) -> int:
+    """Run one command line; returns the exit code and prints errors to stderr."""
+    session = Session()
+    try:
+        code = app(args=list(arguments), obj=session, prog_name="proper-sim", standalone_mode=False)
+    except ProperError as error:
+        if session.debug:
+            traceback.print_exc()
+        say_error(error)
+        return error.exit_code
+    except click.ClickException as error:
+        say(f"error: {error.format_message()}")
+        say("hint: proper-sim COMMAND --help lists arguments and options")
+        return error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        say("interrupted")
+        return INTERRUPTED
+    except Exception as error:  # noqa: BLE001 - a bug must not print a person's text
+        if session.debug:
+            traceback.print_exc()
+        say(f"error: internal error ({type(error).__name__})")
+        say("hint: repeat with `proper-sim --debug ...` and report what it shows")
+        return 1
+    return code if isinstance(code, int) else 0
+
+
+def main() -> None:
+    """Entry point of the command."""
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    sys.exit(run_cli(sys.argv[1:]))

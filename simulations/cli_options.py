@@ -1,0 +1,92 @@
+"""The options that several commands share, each declared once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Data = Annotated[
+    str,
+    typer.Argument(
+        metavar="DATA",
+        help="Folder with OPPU's or LaMP's files, or 'demo' (also demo:rate, demo:text).",
+        show_default=False,
+    ),
+]
+TaskName = Annotated[
+    str | None,
+    typer.Option("--task", metavar="T", help="Shipped task (LaMP_2M, ...) or a task's TOML file."),
+]
+Base = Annotated[
+    str | None,
+    typer.Option("--base", metavar="B", help="Base model: a folder or a Hugging Face hub id."),
+]
+Out = Annotated[
+    Path, typer.Option("--out", metavar="OUT", help="Folder for everything the run leaves.")
+]
+Preset = Annotated[
+    str, typer.Option("--preset", help="Structure of the model: paper, default or device.")
+]
+Profile = Annotated[
+    str | None,
+    typer.Option(
+        "--profile",
+        help="Hyperparameters: tiny, small-gpu, paper-a100, demo, or a TOML file "
+        "(default: tiny; demo for the demo)",
+    ),
+]
+Template = Annotated[
+    str | None,
+    typer.Option("--template", help="Template set of the task. (default: the profile's)"),
+]
+Split = Annotated[
+    str,
+    typer.Option("--split", help="Who is a test user: given, random:N or inactive:N."),
+]
+Folds = Annotated[
+    int, typer.Option("--folds", metavar="K", help="Rotate test users over K parts of everybody.")
+]
+Fold = Annotated[
+    int | None,
+    typer.Option("--fold", metavar="I", help="Only this fold, from 0. (default: all folds)"),
+]
+PooledUsers = Annotated[
+    int | None, typer.Option("--pooled-users", metavar="N", help="At most N pooled users.")
+]
+Users = Annotated[int | None, typer.Option("--users", metavar="N", help="At most N test users.")]
+MaxItems = Annotated[
+    int | None,
+    typer.Option("--max-items", metavar="M", help="At most the M most recent items a user."),
+]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of training and of all choices.")]
+Arms = Annotated[
+    str | None,
+    typer.Option(
+        "--arms",
+        metavar="A,B",
+        help="What to compare: stage1, stage2-mean, stage2, oppu-mlp, stage3, stage3-shuffled "
+        "(default: all)",
+    ),
+]
+UsersPerNode = Annotated[
+    int | None,
+    typer.Option("--users-per-node", metavar="N", help="Devices that one Flower node hosts."),
+]
+Cache = Annotated[
+    Path | None,
+    typer.Option("--cache", help="Folder of finished phases. (default: 'cache' beside OUT)"),
+]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in OUT.")]
+Plan = Annotated[
+    bool, typer.Option("--plan", help="Only say what it would cost in time, memory and disk.")
+]
+ShowExamples = Annotated[
+    bool,
+    typer.Option(
+        "--show-examples",
+        help="Show one query with its text in the report; synthetic people are always shown.",
+    ),
+]
+Markdown = Annotated[bool, typer.Option("--markdown", help="A Markdown table.")]

@@ -1,0 +1,86 @@
+"""What the command line shows: data on stdout, progress and errors on stderr, colour optional."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.text import Text
+
+from proper_model.errors import ProperError
+from simulations.sources import Progress as Callback
+from simulations.tables import Table, to_markdown, to_rich
+
+WIDE = 240  # of a file or pipe: nothing in a table is cut there
+
+
+def print_table(table: Table, *, markdown: bool = False) -> None:
+    """A table on stdout."""
+    if markdown:
+        sys.stdout.write(to_markdown(table) + "\n")
+        return
+    width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else WIDE
+    Console(file=sys.stdout, width=width, highlight=False).print(to_rich(table))
+
+
+def print_line(text: str = "") -> None:
+    """A line of data on stdout, as it is."""
+    sys.stdout.write(text + "\n")
+
+
+def say(text: str) -> None:
+    """A remark on stderr."""
+    sys.stderr.write(f"proper: {text}\n")
+
+
+def say_error(error: ProperError) -> None:
+    """`proper: error:` and, where there is one, `proper: hint:` on stderr."""
+    say(f"error: {error.message}")
+    if error.hint:
+        say(f"hint: {error.hint}")
+
+
+@contextmanager
+def progress_bars() -> Iterator[Callback]:
+    """A callback (phase, done, total): one bar a phase on a terminal, one line a phase elsewhere."""
+    console = Console(stderr=True, highlight=False)
+    if not console.is_terminal:
+        yield plain_progress()
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=False) as bars:
+        tasks: dict[str, TaskID] = {}
+
+        def show(phase: str, done: int, total: int) -> None:
+            if phase not in tasks:
+                for earlier in tasks.values():
+                    settle(bars, earlier)
+                tasks[phase] = bars.add_task(Text(phase).plain, total=None)
+            bars.update(tasks[phase], completed=done, total=total or None)
+
+        yield show
+        for task in tasks.values():
+            settle(bars, task)
+
+
+def settle(bars: Progress, task: TaskID) -> None:
+    """A phase that another one follows is over, whatever its last count was."""
+    bars.update(task, total=1, completed=1)
+    bars.stop_task(task)
+
+
+def plain_progress() -> Callback:
+    """One line on stderr whenever the phase changes, for logs and pipes."""
+    last = ""
+
+    def show(phase: str, _done: int, _total: int) -> None:
+        nonlocal last
+        if phase != last:
+            last = phase
+            say(phase)
+
+    return show

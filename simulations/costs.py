@@ -1,0 +1,65 @@
+"""`--plan`: read the data, measure this machine for a few seconds, and say what a run will cost."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from proper_model.base import compute_dtype, default_device
+from proper_model.config import preset
+from proper_model.encoding import Encoder
+from proper_model.errors import BaseModelError
+from simulations.calibrate import base_config, measure, shape_of
+from simulations.estimate import Estimate, count_tokens, estimate
+from simulations.options import RunOptions
+from simulations.prepare import LARGEST_EMBEDDED_PARAMETERS, cohort_size
+from simulations.sources import Progress, load_source
+
+PROBE_TOKENS = 2048  # of one measured batch
+
+
+def plan_costs(options: RunOptions, progress: Progress) -> Estimate:
+    """Costs of the run that `options` describe; of all folds, if they are what is asked for."""
+    one = options.for_fold(0) if options.all_folds else options
+    source = load_source(one, progress)
+    settings, structure = source.settings, preset(options.preset)
+    encoder = Encoder(
+        load_tokenizer(source.base),
+        max_prompt_tokens=settings.max_prompt_tokens,
+        max_answer_tokens=settings.max_answer_tokens,
+    )
+    progress("counting tokens", 0, 0)
+    tokens = count_tokens(source.population, source.task, encoder, settings)
+    progress("measuring this machine", 0, 0)
+    config = base_config(source.base)
+    shape, dtype = shape_of(config), compute_dtype(settings.dtype, default_device())
+    rows = max(1, min(settings.group.batch_size, PROBE_TOKENS // tokens.row))
+    speed = measure(config, tokens=tokens.row, batch=rows, dtype=dtype, threads=1)
+    users = len(source.population.test)
+    hosts = -(-users // (options.users_per_node or cohort_size(users)))
+    result = estimate(
+        tokens,
+        speed,
+        shape,
+        structure,
+        settings,
+        arms=options.arms,
+        users=users,
+        processes=min(hosts, os.cpu_count() or 1),
+        dtype_bytes=dtype.itemsize,
+        embed_base=shape.parameters <= LARGEST_EMBEDDED_PARAMETERS,
+    )
+    return result.times(options.folds) if options.all_folds else result
+
+
+def load_tokenizer(base: str) -> Any:
+    """The tokenizer of a folder or hub id. Raises BaseModelError."""
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(base)
+    except (OSError, ValueError, KeyError) as error:
+        raise BaseModelError(
+            f"the tokenizer of base '{base}' cannot be loaded ({type(error).__name__})",
+            hint="give a folder with tokenizer.json, or a hub id that can be reached",
+        ) from error

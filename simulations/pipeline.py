@@ -1,0 +1,129 @@
+"""A whole run: prepare, launch through Flower, controls, score, report. Killed anywhere, it resumes.
+
+Every phase finds what an earlier attempt finished: prepared folders are compared, the coordinator
+keeps a journal, devices skip what they have, a finished control is not computed again.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from proper_model.errors import ConfigError
+from proper_model.files import make_private_folder
+from proper_model.runplan import PLAN_FILE, RunPlan
+from simulations.controls import run_controls
+from simulations.devices import incomplete
+from simulations.example import Example, choose_example
+from simulations.options import RunOptions
+from simulations.prepare import TRUTH_FILE, existing_plan, prepare
+from simulations.report import write_report
+from simulations.results import Results
+from simulations.rundata import load_run, run_plans
+from simulations.score import score_run
+from simulations.sources import Progress
+from simulations.timings import add_seconds, coordinator_seconds, timed
+
+REPORT_FILE = "report.html"
+SYNTHETIC_NOTE = "This person is synthetic: the text was generated and belongs to nobody."
+REAL_NOTE = "Shown on request: this is text of a person in the data."
+
+
+def execute(options: RunOptions, progress: Progress, *, show_examples: bool = False) -> Results:
+    """Run everything that `options` ask for and leave results and report in `options.out`.
+
+    Raises a ProperError child; InterruptedRunError on Ctrl-C during the federation.
+    """
+    if not options.all_folds:
+        run_one(options, progress)
+    else:
+        check_folds_folder(options)
+        for fold in range(options.folds):
+            named = _prefixed(progress, f"fold {fold + 1} of {options.folds}: ")
+            run_one(options.for_fold(fold), named)
+    return finish(options.out, progress, show_examples=show_examples)
+
+
+def run_one(options: RunOptions, progress: Progress) -> RunPlan:
+    """Prepare one federation and run it through Flower, if that has not happened yet."""
+    with timed(options.out, "prepare"):
+        plan = prepare(options, progress)
+    if incomplete(plan.devices, plan.node_arms):
+        run_federation(plan, progress)
+    return plan
+
+
+def run_federation(plan: RunPlan, progress: Progress) -> None:
+    """The part that goes through Flower; what its own steps did not take is start and stop."""
+    from simulations.launch import launch
+
+    start, before = time.monotonic(), coordinator_seconds(plan.out)
+    progress("starting Flower", 0, 0)
+    launch(plan.out / PLAN_FILE, progress)
+    steps = coordinator_seconds(plan.out) - before
+    add_seconds(plan.out, "flower", max(0.0, time.monotonic() - start - steps))
+
+
+def finish(out: Path, progress: Progress, *, show_examples: bool = False) -> Results:
+    """Controls, scores and report of a run whose devices have predicted; also of all its folds.
+
+    Raises ReportError if devices have not predicted yet.
+    """
+    for plan in run_plans(out):
+        with timed(plan.out, "controls"):
+            run_controls(plan, progress)
+    progress("scoring", 0, 0)
+    with timed(out, "score"):
+        results, _ = score_run(out)
+    progress("writing the report", 0, 0)
+    write_report([out], out / REPORT_FILE, examples=[example_of(out, show_examples=show_examples)])
+    return results
+
+
+def example_of(out: Path, *, show_examples: bool) -> Example | None:
+    """One query through the levels: always for synthetic people, for real ones only if asked."""
+    plans = run_plans(out)
+    synthetic = all((plan.out / TRUTH_FILE).is_file() for plan in plans)
+    if not synthetic and not show_examples:
+        return None
+    data = load_run(out)
+    note = SYNTHETIC_NOTE if synthetic else REAL_NOTE
+    return choose_example(data.task, data.users, data.predictions, note=note)
+
+
+def check_folds_folder(options: RunOptions) -> None:
+    """Refuse a folder in use, or one that holds a run without folds."""
+    out = options.out
+    used = out.is_dir() and any(out.iterdir())
+    if not used:
+        make_private_folder(out.resolve())
+        return
+    folds = any(out.glob("fold-*"))
+    if not options.resume:
+        existing_plan(out.resolve(), resume=False)
+    if not folds:
+        raise ConfigError(
+            f"{out} holds no run of folds to resume",
+            hint="repeat the options of the run in it, or give a new --out",
+        )
+
+
+def _prefixed(progress: Progress, prefix: str) -> Progress:
+    return lambda phase, done, total: progress(prefix + phase, done, total)
+
+
+def report_sources(sources: Sequence[Path], target: Path, *, show_examples: bool = False) -> None:
+    """One report from results files and run folders; only run folders can show an example."""
+    examples = [
+        example_of(source, show_examples=show_examples)
+        if source.is_dir() and has_plan(source)
+        else None
+        for source in sources
+    ]
+    write_report(sources, target, examples=examples)
+
+
+def has_plan(folder: Path) -> bool:
+    """True for the folder of a run or of its folds."""
+    return (folder / PLAN_FILE).is_file() or any(folder.glob(f"fold-*/{PLAN_FILE}"))
