@@ -39,7 +39,6 @@ $(STAMP): pyproject.toml constraints.txt
 
 demo: $(STAMP) ## the whole system on a synthetic population; OUT=runs/demo
 	$(BIN)/proper-sim run demo --out $(OUT) --resume
-	@echo "report: $(OUT)/report.html"
 
 test: lint pytest ## lint, types, tests; a few minutes on two cores
 

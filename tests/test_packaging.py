@@ -38,7 +38,7 @@ PLANTED = (
     "coordinator/keys/signing.pem",
     "proper_model/task_files/notes.yaml",
     "runs/demo/devices/7/user.json",
-    "data/user_others.json",
+    "people/user_others.json",
     "notes.md",
 )
 
@@ -174,7 +174,7 @@ def test_without_the_allow_list_a_history_would_ship(app_copy: Path, tmp_path: P
     bare, count = re.subn(r"fab-include = \[.*?\]\n", "", text, flags=re.DOTALL)
     assert count == 1
     (app / "pyproject.toml").write_text(bare)
-    assert "data/user_others.json" in holds_canary(build_fab(app, tmp_path / "out"))
+    assert "people/user_others.json" in holds_canary(build_fab(app, tmp_path / "out"))
 
 
 def test_one_distribution_owns_each_package(repository: Path) -> None:

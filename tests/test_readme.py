@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ast
-import importlib
 import importlib.util
 import re
 import shlex
@@ -11,6 +9,11 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from test_results import example
+
+from simulations import api
+from simulations.options import RunOptions
+from simulations.results import Results, write_results
 
 FENCE = re.compile(r"^```(?P<language>[a-z]*)\n(?P<body>.*?)^```$", re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"!?\[[^\]]*\]\((?P<target>[^)\s]+)\)")
@@ -137,6 +140,21 @@ def test_numbers_come_from_results(readme: str, generated: ModuleType) -> None:
         assert body == generated.produce(command), f"stale, run `make docs`: {command}"
 
 
+def test_a_block_is_replaced_by_what_its_command_prints(
+    generated: ModuleType, tmp_path: Path
+) -> None:
+    path = tmp_path / "some.json"
+    write_results(Results.model_validate(example()), path)
+    page = f"a\n<!-- generated: proper-sim table {path} --markdown -->\nold\n<!-- /generated -->\nb"
+    new = generated.regenerate(page)
+    assert new.startswith("a\n<!-- generated: ")
+    assert new.endswith("<!-- /generated -->\nb")
+    assert "old" not in new
+    assert "| 0.5" in new
+    assert generated.regenerate(new) == new
+    assert "```text\n" in generated.produce(f"proper-sim table {path}")
+
+
 def test_no_table_of_numbers_is_typed_by_hand(readme: str, generated: ModuleType) -> None:
     assert number_tables_outside_blocks(readme, generated) == []
     assert number_tables_outside_blocks("| stage3 | .646 |", generated) == ["| stage3 | .646 |"]
@@ -149,14 +167,36 @@ def test_blocks_run_nothing_else(generated: ModuleType) -> None:
         generated.produce("proper-sim table results/nothing-like-it-*.json")
 
 
-def test_the_python_example_names_what_exists(readme: str) -> None:
+def test_the_python_example_runs(
+    readme: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Every line as it stands, with the minutes of computing replaced by finished results."""
+    found = Results.model_validate(example())
+    asked = []
+
+    def execute(options: RunOptions, *_args: object, **_kwargs: object) -> Results:
+        asked.append(options)
+        return found
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(api, "execute", execute)
+    monkeypatch.setattr(api.Run, "estimate", lambda _self: "two minutes")
     (body,) = fenced(readme, "python")
-    tree = ast.parse(body)
-    imports = [node for node in tree.body if isinstance(node, ast.ImportFrom)]
-    assert imports
-    for node in imports:
-        module = importlib.import_module(str(node.module))
-        for alias in node.names:
-            assert hasattr(module, alias.name) or importlib.import_module(
-                f"{node.module}.{alias.name}"
-            )
+    exec(compile(body, "README.md", "exec"), {})
+    assert [options.data for options in asked] == ["demo"]
+    printed = capsys.readouterr().out
+    assert "two minutes" in printed
+    assert f"{found.arms['stage3'].metrics['accuracy'].mean} instead of" in printed
+
+
+@pytest.mark.full
+def test_the_python_example_runs_for_real(
+    readme: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (body,) = fenced(readme, "python")
+    exec(compile(body, "README.md", "exec"), {})
+    assert (tmp_path / "runs/notebook/report.html").is_file()
