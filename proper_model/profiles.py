@@ -11,8 +11,9 @@ from __future__ import annotations
 import tomllib
 from pathlib import Path
 
-from proper_model.config import StageSettings, from_mapping
+from proper_model.config import StageSettings
 from proper_model.errors import ConfigError
+from proper_model.settings_io import from_mapping
 
 MAX_PROFILE_BYTES = 64 * 1024  # a profile is a page of text; anything larger is another file
 

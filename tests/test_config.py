@@ -23,11 +23,10 @@ from proper_model.config import (
     Structure,
     UserRouting,
     UserSettings,
-    from_mapping,
     preset,
-    to_mapping,
 )
 from proper_model.errors import ConfigError
+from proper_model.settings_io import from_mapping, to_mapping
 
 
 def test_presets_differ_only_where_the_specification_says() -> None:

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from proper_model import profiles
-from proper_model.config import ATTENTION_TARGETS, FFN_TARGETS, StageSettings, to_mapping
+from proper_model.config import ATTENTION_TARGETS, FFN_TARGETS, StageSettings
 from proper_model.errors import ConfigError
 from proper_model.profiles import load_profile, profile_folder, profile_names
+from proper_model.settings_io import to_mapping
 
 
 def test_the_three_profiles_ship() -> None:
