@@ -108,6 +108,7 @@ def adapt(
 
 
 def known_arms() -> str:
+    """Names of all arms, for messages."""
     return ", ".join((*STATELESS_ARMS, *STATEFUL_ARMS))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from coordinator.pooling import PooledData
 from proper_model.base import compute_dtype, default_device
 from proper_model.config import StageSettings
 from proper_model.dropout import mix_seed
-from proper_model.encoding import Batch, Encoder, token_budget_chunks
+from proper_model.encoding import Batch, Encoded, Encoder, token_budget_chunks
 from proper_model.model import sequence_nll
 from proper_model.population import attach_population, population_state
 from proper_model.training import PooledSettings, PooledTraining
@@ -25,61 +25,27 @@ def train_population(
     data: PooledData,
     settings: StageSettings,
     seed: int,
-    checkpoint: Path,
+    checkpoint: Path | None,
     progress: Callable[[int, int], None],
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Stage 1 (eq. 3-5), judged on the queries of held-back users."""
+    """Train on pooled users, judged on the queries of held-back ones.
+
+    Returns the PEFT state and the training report. `model` is left wrapped: load the base anew.
+    """
     population = settings.population
     peft = attach_population(model, population, seed=mix_seed(seed, 0))
-    dtype = compute_dtype(settings.dtype, default_device())
-
-    def losses(batch: Batch) -> Tensor:
-        keep = batch.answer_width + 1
-        with torch.autocast(batch.input_ids.device.type, dtype, enabled=dtype is torch.bfloat16):
-            logits = peft(
-                input_ids=batch.input_ids,
-                attention_mask=batch.attention_mask,
-                position_ids=batch.position_ids,
-                logits_to_keep=keep,
-                use_cache=False,
-            ).logits
-        labels = batch.labels[:, -keep:]
-        return sequence_nll(logits, labels) / (batch.labels != -100).sum(1)
-
-    judged = [query for user in data.held_back for query in user.queries]
-
-    def validate() -> float:
-        peft.eval()  # without dropout
-        total = 0.0
-        with torch.no_grad():
-            lengths = [len(sample.tokens) for sample in judged]
-            for chunk in token_budget_chunks(lengths, 4 * settings.tokens_per_step):
-                rows = [judged[i] for i in chunk]
-                batch = encoder.batch(rows, [0] * len(rows), device=default_device())
-                total += float(losses(batch).sum())
-        peft.train()
-        return total / len(judged)
-
     peft.train()
-    samples = [
-        (u, sample)
-        for u, user in enumerate(data.trained)
-        for sample in (
-            user.capped(settings.group.max_items_per_user)
-            if population.use_history
-            else user.queries
-        )
-    ]
+    judged = [query for user in data.held_back for query in user.queries]
     training = PooledTraining(
         encoder,
-        samples,
+        _samples(data, settings),
         torch.optim.AdamW(
             [p for p in peft.parameters() if p.requires_grad],
             lr=population.learning_rate,
             weight_decay=settings.weight_decay,
         ),
-        lambda batch: (losses(batch), None),
-        validate,
+        lambda batch: (_losses(peft, batch, settings), None),
+        lambda: _judge(peft, encoder, judged, settings),
         PooledSettings(
             epochs=population.epochs,
             batch_size=population.batch_size,
@@ -94,3 +60,46 @@ def train_population(
     )
     report = training.run(progress)
     return population_state(peft), report.as_dict()
+
+
+def _samples(data: PooledData, settings: StageSettings) -> list[tuple[int, Encoded]]:
+    """Queries, and histories too where the profile says so; the user slot is not used here."""
+    cap = settings.group.max_items_per_user
+    history = settings.population.use_history
+    return [
+        (u, sample)
+        for u, user in enumerate(data.trained)
+        for sample in (user.capped(cap) if history else user.queries)
+    ]
+
+
+def _losses(peft: Any, batch: Batch, settings: StageSettings) -> Tensor:
+    """Answer loss of every row under the population LoRA, [B]; factors stay float32."""
+    keep = batch.answer_width + 1
+    device = batch.input_ids.device
+    dtype = compute_dtype(settings.dtype, device)
+    with torch.autocast(device.type, dtype, enabled=dtype is torch.bfloat16):
+        logits = peft(
+            input_ids=batch.input_ids,
+            attention_mask=batch.attention_mask,
+            position_ids=batch.position_ids,
+            logits_to_keep=keep,
+            use_cache=False,
+        ).logits
+    return sequence_nll(logits, batch.labels[:, -keep:]) / (batch.labels != -100).sum(1)
+
+
+def _judge(
+    peft: Any, encoder: Encoder, judged: Sequence[Encoded], settings: StageSettings
+) -> float:
+    """Mean loss of held-back queries, without dropout."""
+    peft.eval()
+    total = 0.0
+    with torch.no_grad():
+        lengths = [len(sample.tokens) for sample in judged]
+        for chunk in token_budget_chunks(lengths, 4 * settings.tokens_per_step):
+            rows = [judged[i] for i in chunk]
+            batch = encoder.batch(rows, [0] * len(rows), device=default_device())
+            total += float(_losses(peft, batch, settings).sum())
+    peft.train()
+    return total / len(judged)

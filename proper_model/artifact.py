@@ -26,12 +26,14 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from proper_model.base import compute_dtype, default_device, load_base
-from proper_model.config import StageSettings, Structure, from_mapping, to_mapping
+from proper_model.config import StageSettings, Structure
 from proper_model.encoding import Encoder
 from proper_model.errors import BundleFormatError
+from proper_model.experts import Experts
 from proper_model.files import write_atomic
 from proper_model.model import AdaptedModel
 from proper_model.population import merge_population
+from proper_model.settings_io import from_mapping, to_mapping
 from proper_model.tasks import Task, task_from_toml
 
 RECIPE_FORMAT = 1
@@ -121,10 +123,15 @@ def load_shared(model: AdaptedModel, tensors: Mapping[str, Tensor]) -> None:
 def _named_targets(model: AdaptedModel) -> dict[str, Tensor]:
     targets: dict[str, Tensor] = {}
     for number, site in enumerate(model.sites):
-        targets[f"experts.{site.path}.A"] = model.experts[number].a
-        targets[f"experts.{site.path}.B"] = model.experts[number].b
-        for kind in ("text", "user", "lora"):
-            weight = getattr(model.routers[number], kind)
+        experts, router = model.experts[number], model.router(number)
+        assert isinstance(experts, Experts)
+        targets[f"experts.{site.path}.A"] = experts.a
+        targets[f"experts.{site.path}.B"] = experts.b
+        for kind, weight in (
+            ("text", router.text),
+            ("user", router.user),
+            ("lora", router.lora),
+        ):
             if weight is not None:
                 targets[f"routers.{site.path}.{kind}"] = weight
     if model.tied_user is not None:

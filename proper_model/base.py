@@ -26,6 +26,7 @@ def compute_dtype(name: str, device: torch.device) -> torch.dtype:
 
 
 def default_device() -> torch.device:
+    """The accelerator if there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -54,7 +55,7 @@ def load_base(
             dtype=dtype,
             use_safetensors=True,
             trust_remote_code=False,
-            attn_implementation=attention_for(device or default_device()),
+            attn_implementation=attention_for(device or default_device(), dtype),
         )
     except (OSError, ValueError, KeyError) as error:
         raise BaseModelError(
@@ -68,9 +69,13 @@ def load_base(
     return model, tokenizer
 
 
-def attention_for(device: torch.device) -> str:
-    """Attention implementation: on a CPU the fused kernel's bf16 backward is slower than eager."""
-    return "sdpa" if device.type == "cuda" else "eager"
+def attention_for(device: torch.device, dtype: torch.dtype) -> str:
+    """Attention implementation: on a CPU the fused kernel's backward is slower than eager.
+
+    Not in float64: eager takes its softmax in float32, where the float64 mask value overflows and
+    padding rows become NaN.
+    """
+    return "sdpa" if device.type == "cuda" or dtype is torch.float64 else "eager"
 
 
 def fingerprint(model: torch.nn.Module) -> str:

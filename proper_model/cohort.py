@@ -178,7 +178,7 @@ class Cohort:
             finite[batch.slots[~losses.isfinite()].cpu()] = False
             shares = losses.new_tensor([share for _, _, _, share in part])
             # Slots share no parameter, so the sum over rows has each user's own gradient.
-            (losses * shares).sum().backward()  # type: ignore[no-untyped-call]
+            (losses * shares).sum().backward()
         self._update(active, finite)
         self.step += 1
         ended = [u for u in active if self.step % self._steps_an_epoch(u) == 0]

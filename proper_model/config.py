@@ -13,13 +13,11 @@ leaves, each with the reading chosen here.
 
 from __future__ import annotations
 
-import dataclasses
 import types
-import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, TypeVar
+from typing import Any
 
 from proper_model.errors import ConfigError
 
@@ -114,8 +112,7 @@ class Structure:
         )
         _check(
             not (
-                self.router_merge is RouterMerge.AVERAGE
-                and self.user_routing is UserRouting.SUMMED
+                self.router_merge is RouterMerge.AVERAGE and self.user_routing is UserRouting.SUMMED
             ),
             "structure: user_routing 'summed' adds logits and needs router_merge 'sum'",
         )
@@ -132,9 +129,7 @@ class Structure:
     @property
     def foldable(self) -> bool:
         """True if a user's mixture is constant, so that it folds into one LoRA per linear."""
-        return (
-            self.router_text is RouterText.NONE and self.user_routing is UserRouting.USER_AWARE
-        )
+        return self.router_text is RouterText.NONE and self.user_routing is UserRouting.USER_AWARE
 
 
 PRESETS: Mapping[str, Structure] = types.MappingProxyType(
@@ -305,74 +300,3 @@ def _check_training(settings: Any, where: str) -> None:
     _check(settings.epochs >= 1, f"{where}.epochs must be at least 1, got {settings.epochs}")
     _check(settings.batch_size >= 1, f"{where}.batch_size must be at least 1")
     _check(settings.patience >= 1, f"{where}.patience must be at least 1")
-
-
-T = TypeVar("T")
-
-
-def from_mapping(kind: type[T], values: Mapping[str, Any], *, where: str) -> T:
-    """Build a settings dataclass from TOML or JSON values.
-
-    Nested tables become nested dataclasses, lists become tuples, strings become enum members.
-    Raises ConfigError naming `where` and the key for anything unknown or of the wrong type.
-    """
-    hints = typing.get_type_hints(kind)
-    names = {f.name for f in dataclasses.fields(typing.cast(Any, kind))}
-    for key in values:
-        if key not in names:
-            raise ConfigError(
-                f"{where}: unknown setting '{key}'", hint="known: " + ", ".join(sorted(names))
-            )
-    built = {
-        key: _convert(hints[key], value, where=f"{where}.{key}") for key, value in values.items()
-    }
-    try:
-        return kind(**built)
-    except TypeError as error:
-        raise ConfigError(f"{where}: {error}") from error
-
-
-def _convert(kind: Any, value: Any, *, where: str) -> Any:
-    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
-        if not isinstance(value, Mapping):
-            raise ConfigError(f"{where}: expected a table, got {type(value).__name__}")
-        return from_mapping(kind, value, where=where)
-    if isinstance(kind, type) and issubclass(kind, StrEnum):
-        try:
-            return kind(value)
-        except ValueError:
-            raise ConfigError(
-                f"{where}: unknown value '{value}'", hint="known: " + ", ".join(kind)
-            ) from None
-    if typing.get_origin(kind) in (types.UnionType, typing.Union):
-        if value is None:
-            return None
-        inner = [k for k in typing.get_args(kind) if k is not type(None)]
-        return _convert(inner[0], value, where=where)
-    if typing.get_origin(kind) is tuple:
-        if isinstance(value, str) or not isinstance(value, list | tuple):
-            raise ConfigError(f"{where}: expected a list, got {type(value).__name__}")
-        item = typing.get_args(kind)[0]
-        return tuple(_convert(item, v, where=f"{where}[{i}]") for i, v in enumerate(value))
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if kind is int and isinstance(value, bool) or not isinstance(value, kind):
-        raise ConfigError(f"{where}: expected {kind.__name__}, got {type(value).__name__}")
-    return value
-
-
-def to_mapping(settings: Any) -> dict[str, Any]:
-    """The inverse of `from_mapping`: JSON-ready, enum members as strings, tuples as lists."""
-
-    def plain(value: Any) -> Any:
-        if dataclasses.is_dataclass(value) and not isinstance(value, type):
-            return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
-        if isinstance(value, StrEnum):
-            return str(value)
-        if isinstance(value, tuple):
-            return [plain(v) for v in value]
-        return value
-
-    result = plain(settings)
-    assert isinstance(result, dict)
-    return result

@@ -34,6 +34,9 @@ class Experts(torch.nn.Module):
         """Mixture output without the scale s: x [B, T, i], weights [B, T, N] -> [B, T, o]."""
         n, r, _ = self.a.shape
         down = x @ self.a.to(x.dtype).flatten(0, 1).T  # [B, T, N*r]
-        weighted = down.unflatten(-1, (n, r)) * weights.to(x.dtype)[..., None]  # [B, T, N, r]
+        weighted = (
+            down.view(*down.shape[:-1], n, r) * weights.to(x.dtype)[..., None]
+        )  # [B, T, N, r]
         up = self.b.to(x.dtype).permute(0, 2, 1).flatten(0, 1)  # [N*r, o]
-        return weighted.flatten(-2) @ up
+        mixed: Tensor = weighted.flatten(-2) @ up
+        return mixed

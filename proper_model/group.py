@@ -96,51 +96,14 @@ def train_group(
     progress: Progress | None = None,
 ) -> tuple[Tensor, PooledReport]:
     """Train stage 2 in place; returns the pooled users' embeddings [U, tables, e] and a report."""
+    stage = _GroupStage(model, len(trained), settings, seed)
     group = settings.group
-    generator = torch.Generator().manual_seed(mix_seed(seed, 2))
-    start = torch.randn(
-        len(trained), model.tables, model.structure.embedding_dim, generator=generator
-    )
-    table = torch.nn.Parameter((start * EMBEDDING_STD).to(model.device))
-    memory = RoutingMemory(len(model.sites), len(trained), model.structure.experts)
-    form = model.structure.constraint if group.constraint_weight > 0 else Constraint.NONE
-    calls = 0
-
-    def batch_loss(batch: Batch) -> tuple[Tensor, Tensor | None]:
-        nonlocal calls
-        now = group_pass(batch.slots, table)
-        now.dropout, now.seeds = group.dropout, batch.seeds
-        now.lengths, now.prompt_mask = batch.lengths, batch.prompt_mask
-        if form is Constraint.NONE:
-            return model.answer_loss(batch, now), None
-        assert batch.seeds is not None
-        observer = ConstraintObserver(
-            form,
-            memory,
-            batch,
-            users=len(trained),
-            pairs=group.constraint_pairs,
-            generator=torch.Generator().manual_seed(batch.seeds[0]),
-        )
-        now.observer = observer
-        losses = model.answer_loss(batch, now)
-        return losses, observer.loss()
-
-    shared = group_parameters(model)
-    for parameter in shared:
-        parameter.requires_grad_(True)
-    optimizer = torch.optim.AdamW(
-        [
-            {"params": shared, "lr": group.learning_rate, "weight_decay": settings.weight_decay},
-            {"params": [table], "lr": group.embedding_learning_rate, "weight_decay": 0.0},
-        ]
-    )
     training = PooledTraining(
         encoder,
         [(u, s) for u, user in enumerate(trained) for s in user.capped(group.max_items_per_user)],
-        optimizer,
-        batch_loss,
-        lambda: validation_loss(model, encoder, held_back, table.detach().mean(0), settings, seed),
+        stage.optimizer(),
+        stage.batch_loss,
+        lambda: validation_loss(model, encoder, held_back, stage.mean(), settings, seed),
         PooledSettings(
             epochs=group.epochs,
             batch_size=group.batch_size,
@@ -151,21 +114,73 @@ def train_group(
             seed=mix_seed(seed, 3),
         ),
         device=model.device,
-        extra={"memory": memory.mean, "seen": memory.seen},
+        extra={"memory": stage.memory.mean, "seen": stage.memory.seen},
         weight_extra=group.constraint_weight,
         checkpoint=checkpoint,
     )
     report = training.run(progress)
-    for parameter in shared:
-        parameter.requires_grad_(False)
-    return table.detach(), report
+    model.requires_grad_(False)
+    return stage.table.detach(), report
+
+
+class _GroupStage:
+    """What stage 2 trains, and the loss of one batch."""
+
+    def __init__(self, model: AdaptedModel, users: int, settings: StageSettings, seed: int) -> None:
+        self.model, self.users, self.settings = model, users, settings
+        shape = (users, model.tables, model.structure.embedding_dim)
+        start = torch.randn(shape, generator=torch.Generator().manual_seed(mix_seed(seed, 2)))
+        self.table = torch.nn.Parameter((start * EMBEDDING_STD).to(model.device))
+        self.memory = RoutingMemory(len(model.sites), users, model.structure.experts)
+        constrained = settings.group.constraint_weight > 0
+        self.form = model.structure.constraint if constrained else Constraint.NONE
+
+    def mean(self) -> Tensor:
+        """The pooled users' mean embedding, [tables, e]."""
+        return self.table.detach().mean(0)
+
+    def optimizer(self) -> torch.optim.AdamW:
+        """AdamW over exactly experts, user-aware routers and embeddings."""
+        group = self.settings.group
+        shared = group_parameters(self.model)
+        for parameter in shared:
+            parameter.requires_grad_(True)
+        decay = self.settings.weight_decay
+        return torch.optim.AdamW(
+            [
+                {"params": shared, "lr": group.learning_rate, "weight_decay": decay},
+                {"params": [self.table], "lr": group.embedding_learning_rate, "weight_decay": 0.0},
+            ]
+        )
+
+    def batch_loss(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
+        """Losses a row, and the constraint loss where it has weight."""
+        group = self.settings.group
+        now = group_pass(batch.slots, self.table)
+        now.dropout, now.seeds = group.dropout, batch.seeds
+        now.lengths, now.prompt_mask = batch.lengths, batch.prompt_mask
+        if self.form is Constraint.NONE:
+            return self.model.answer_loss(batch, now), None
+        assert batch.seeds is not None
+        observer = ConstraintObserver(
+            self.form,
+            self.memory,
+            batch,
+            users=self.users,
+            pairs=group.constraint_pairs,
+            generator=torch.Generator().manual_seed(batch.seeds[0]),
+        )
+        now.observer = observer
+        losses = self.model.answer_loss(batch, now)
+        return losses, observer.loss()
 
 
 def group_parameters(model: AdaptedModel) -> list[torch.nn.Parameter]:
     """Exactly what stage 2 trains besides embeddings: experts and user-aware routers."""
     found = list(model.experts.parameters())
-    for router in model.routers:
-        found += [w for w in (router.text, router.user) if w is not None]
+    for number in range(len(model.sites)):
+        router = model.router(number)
+        found += [weight for weight in (router.text, router.user) if weight is not None]
     if model.tied_user is not None:
         found.append(model.tied_user)
     return found

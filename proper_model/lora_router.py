@@ -165,7 +165,8 @@ def _train_weights(
         losses = held_back_losses(model, encoder, queries, make_pass, settings.tokens_per_step)
         return float(losses.mean())
 
-    weights = [r.lora for r in model.routers]
+    routers = [model.router(number) for number in range(len(model.sites))]
+    weights = [router.lora for router in routers if router.lora is not None]
     for weight in weights:
         weight.requires_grad_(True)
     training = PooledTraining(
@@ -191,6 +192,5 @@ def _train_weights(
         checkpoint=checkpoint,
     )
     report = training.run(progress)
-    for weight in weights:
-        weight.requires_grad_(False)
+    model.requires_grad_(False)
     return report

@@ -65,7 +65,7 @@ class RoutingMemory:
         unit = F.normalize(weights, dim=-1) * mask[..., None]
         row_mean = (unit.sum(1) / mask.sum(1, keepdim=True)).to(self.mean)  # [B, N]
         rows = slots.cpu()
-        for user in rows.unique():
+        for user in sorted(set(rows.tolist())):
             fresh = row_mean[(rows == user).to(row_mean.device)].mean(0)
             first = not bool(self.seen[user])
             keep = 0.0 if first else self.momentum
@@ -73,4 +73,4 @@ class RoutingMemory:
 
     def mark_seen(self, slots: Tensor) -> None:
         """Call once a step, after all routers were updated."""
-        self.seen[slots.cpu().unique()] = True
+        self.seen[slots.cpu()] = True

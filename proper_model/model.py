@@ -165,6 +165,12 @@ class AdaptedModel(torch.nn.Module):
             return 1
         return len({site.layer for site in self.sites})
 
+    def router(self, number: int) -> Router:
+        """The router of site `number`."""
+        router = self.routers[number]
+        assert isinstance(router, Router)
+        return router
+
     def new_user_lora(self, seeds: list[int]) -> UserLora:
         """Fresh stacked adapters, one slot a seed, on this model's device."""
         widths = [(s.d_in, s.d_out) for s in self.sites]
@@ -174,9 +180,10 @@ class AdaptedModel(torch.nn.Module):
         """Routing weights of site `number` for x [B, T, i], hidden = A_u x or None -> [B, T, N]."""
         now = self.current
         assert now is not None
-        router = self.routers[number]
+        router = self.router(number)
         own = None
         if hidden is not None and now.routing is not UserRouting.USER_AWARE:
+            assert router.lora is not None
             own = lora_logits(router.lora, hidden, self.lora.b[number][now.slots])
             if self.structure.detach_lora_router:
                 own = own.detach()
@@ -202,7 +209,7 @@ class AdaptedModel(torch.nn.Module):
             now.observer(number, weights, others)
         return weights
 
-    def _text_logits(self, number: int, router: Any, x: Tensor) -> Tensor | None:
+    def _text_logits(self, number: int, router: Router, x: Tensor) -> Tensor | None:
         if router.text is None:
             return None
         if self.structure.router_text is RouterText.TOKEN:
@@ -219,12 +226,14 @@ class AdaptedModel(torch.nn.Module):
             now.pooled[number] = (x * mask).sum(1, keepdim=True) / mask.sum(1, keepdim=True)
         return now.pooled[number]
 
-    def _user_logits(self, number: int, router: Any, slots: Tensor, x: Tensor) -> Tensor:
+    def _user_logits(self, number: int, router: Router, slots: Tensor, x: Tensor) -> Tensor:
         now = self.current
-        assert now is not None and now.embeddings is not None
+        assert now is not None
+        assert now.embeddings is not None
         table = 0 if self.tables == 1 else self.sites[number].layer
         embedding = now.embeddings[slots, table].to(routing_dtype(x))  # [B, e]
         weight = self.tied_user if self.tied_user is not None else router.user
+        assert weight is not None
         return user_logits(weight, embedding)  # [B, 1, N]
 
     @contextmanager

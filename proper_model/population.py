@@ -6,6 +6,7 @@ DEVIATION in profiles that say so: small bases that know no task format adapt th
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -35,7 +36,9 @@ def attach_population(base: Any, settings: PopulationSettings, *, seed: int) -> 
         bias="none",
         task_type="CAUSAL_LM",
     )
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        # PEFT reads an attribute that transformers renamed; nothing a user could act on.
+        warnings.filterwarnings("ignore", ".*is_gradient_checkpointing.*", FutureWarning)
         torch.manual_seed(seed)
         return get_peft_model(base, config)
 

@@ -60,6 +60,10 @@ class Router(torch.nn.Module):
         lora: W_l `[N, d_out]` or None. Trained once per release, shared by all users.
     """
 
+    text: torch.nn.Parameter | None
+    user: torch.nn.Parameter | None
+    lora: torch.nn.Parameter | None
+
     def __init__(
         self,
         *,

@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar, get_args
 
-from proper_model.config import from_mapping
 from proper_model.errors import ConfigError, TaskError
+from proper_model.settings_io import from_mapping
 from proper_model.templates import Template, compile_template
 
 Kind = Literal["classification", "ordinal", "generation"]

@@ -148,7 +148,7 @@ class PooledTraining:
             part = losses.sum() / len(picked)
             if extra is not None:
                 part = part + self.weight_extra * extra * len(chunk) / len(picked)
-            part.backward()  # type: ignore[no-untyped-call]
+            part.backward()
             loss += float(losses.detach().sum()) / len(picked)
         if not math.isfinite(loss):
             raise TrainingError(

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from coordinator.keys import load_or_create_key
-from proper_model.config import to_mapping
+from proper_model.settings_io import to_mapping
 from proper_model.errors import ConfigError
 from proper_model.files import make_private_folder, write_atomic
 from proper_model.records import User, users_to_json

@@ -1,0 +1,86 @@
+"""LoRA: PEFT is the oracle; stacked users are checked one at a time."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+
+from proper_model.config import UserRouting, preset
+from proper_model.lora import UserLora, init_factor_a, stacked_down, stacked_up
+from proper_model.model import AdaptedModel, Pass
+from tests.tiny import batch_of, randomize, samples, tiny_base
+
+
+def test_start_of_a_matches_pefts_distribution() -> None:
+    a = init_factor_a((200, 64), torch.Generator().manual_seed(0))
+    layer = torch.nn.Linear(64, 32, bias=False)
+    model = get_peft_model(torch.nn.Sequential(layer), LoraConfig(r=200, target_modules=["0"]))
+    theirs = next(p for n, p in model.named_parameters() if "lora_A" in n)
+    assert a.abs().max() <= 1 / math.sqrt(64)
+    assert a.std().item() == pytest.approx(theirs.std().item(), rel=0.03)
+    assert abs(a.mean().item()) < 0.003
+
+
+def test_user_lora_equals_peft_on_every_ffn_linear() -> None:
+    structure = preset("default")
+    model = AdaptedModel(tiny_base(), structure, generator=torch.Generator().manual_seed(0))
+    model.double()
+    model.lora = model.new_user_lora([7]).double()
+    randomize(model.lora.parameters(), seed=5)
+    batch = batch_of(samples(3, seed=1), [0, 0, 0])
+    now = Pass(
+        slots=batch.slots, experts=False, lora=True, embeddings=None, routing=UserRouting.USER_AWARE
+    )
+    with torch.no_grad():
+        ours = model.answer_loss(batch, now)
+    peft = get_peft_model(
+        tiny_base(),
+        LoraConfig(
+            r=structure.rank,
+            lora_alpha=structure.alpha,
+            target_modules=["gate_proj", "up_proj", "down_proj"],
+            lora_dropout=0.0,
+        ),
+    ).double()
+    peft.eval()
+    with torch.no_grad():
+        for number, site in enumerate(model.sites):
+            layer = peft.base_model.model.get_submodule(site.path)
+            layer.lora_A["default"].weight.copy_(model.lora.a[number][0])
+            layer.lora_B["default"].weight.copy_(model.lora.b[number][0])
+        logits = peft(
+            input_ids=batch.input_ids,
+            attention_mask=batch.attention_mask,
+            position_ids=batch.position_ids,
+        ).logits
+    theirs = torch.nn.functional.cross_entropy(
+        logits[:, :-1].flatten(0, 1),
+        batch.labels[:, 1:].flatten(),
+        ignore_index=-100,
+        reduction="none",
+    ).view(3, -1).sum(1) / (batch.labels != -100).sum(1)
+    assert torch.allclose(ours, theirs, atol=1e-6, rtol=0)
+
+
+def test_stacked_users_equal_one_at_a_time() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(5, 7, 11, generator=generator, dtype=torch.float64)
+    a = torch.randn(3, 4, 11, generator=generator, dtype=torch.float64)
+    b = torch.randn(3, 6, 4, generator=generator, dtype=torch.float64)
+    slots = torch.tensor([2, 0, 0, 1, 2])
+    out = stacked_up(stacked_down(x, a, slots), b, slots)
+    for row, slot in enumerate(slots.tolist()):
+        assert torch.allclose(out[row], x[row] @ (b[slot] @ a[slot]).T, atol=1e-12)
+
+
+def test_a_users_start_depends_on_its_seed_not_on_its_slot() -> None:
+    widths = [(8, 6), (6, 8)]
+    first = UserLora(widths, 2, 4, [10, 20])
+    swapped = UserLora(widths, 2, 4, [20, 10])
+    for ours, theirs in zip(first.a, swapped.a, strict=True):
+        assert torch.equal(ours[0], theirs[1])
+        assert not torch.equal(ours[0], ours[1])
+    assert all(not b.any() for b in first.b)

@@ -1,0 +1,146 @@
+"""Pooled training: stops early at the best state, resumes to the same bits, refuses NaN."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from proper_model.embeddings import group_pass
+from proper_model.encoding import Batch
+from proper_model.errors import CheckpointError, TrainingError
+from proper_model.group import group_parameters
+from proper_model.model import AdaptedModel
+from proper_model.training import PooledSettings, PooledTraining
+from tests.tiny import adapted, embeddings_of, encoder, samples
+
+SETTINGS = PooledSettings(
+    epochs=3,
+    batch_size=4,
+    warmup_ratio=0.1,
+    max_grad_norm=0.3,
+    tokens_per_step=60,
+    patience=3,
+    seed=5,
+)
+
+
+def make(
+    checkpoint: Path | None = None, validate: Any = None, extra: torch.Tensor | None = None
+) -> tuple[PooledTraining, AdaptedModel]:
+    model = adapted()
+    embeddings = embeddings_of(model, 3)
+    parameters = group_parameters(model)
+    for parameter in parameters:
+        parameter.requires_grad_(True)
+
+    def batch_loss(batch: Batch) -> tuple[torch.Tensor, torch.Tensor | None]:
+        now = group_pass(batch.slots, embeddings)
+        now.dropout, now.seeds, now.lengths = 0.1, batch.seeds, batch.lengths
+        losses = model.answer_loss(batch, now)
+        if extra is not None:
+            extra.add_(1)
+        return losses, None
+
+    values = iter(range(10, -10, -1))
+    training = PooledTraining(
+        encoder(),
+        [(i % 3, item) for i, item in enumerate(samples(10, seed=3))],
+        torch.optim.AdamW(parameters, lr=1e-2),
+        batch_loss,
+        validate or (lambda: float(next(values))),
+        SETTINGS,
+        device=torch.device("cpu"),
+        checkpoint=checkpoint,
+        checkpoint_every_s=0.0,
+        extra=None if extra is None else {"count": extra},
+    )
+    return training, model
+
+
+def test_a_killed_run_resumes_in_the_middle_of_an_epoch_to_the_same_bits(tmp_path: Path) -> None:
+    whole_count = torch.zeros(1)
+    whole, expected = make(extra=whole_count, validate=lambda: 1.0)
+    whole.run()
+
+    class KilledError(Exception):
+        pass
+
+    def kill(done: int, total: int) -> None:
+        if done == 5:
+            raise KilledError
+
+    path = tmp_path / "state"
+    count = torch.zeros(1)
+    first, _ = make(path, extra=count, validate=lambda: 1.0)
+    with pytest.raises(KilledError):
+        first.run(kill)
+    second, model = make(path, extra=torch.zeros(1), validate=lambda: 1.0)
+    steps: list[int] = []
+    report = second.run(lambda done, total: steps.append(done))
+    assert steps[0] == 6  # the steps before are not run again
+    assert report.as_dict() == whole.report.as_dict()
+    assert second.extra["count"].item() == whole_count.item()
+    for ours, theirs in zip(model.parameters(), expected.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_the_best_epoch_is_kept_and_training_stops_early() -> None:
+    scores = iter([3.0, 1.0, 2.0, 2.0, 2.0, 2.0])
+    training, model = make(validate=lambda: next(scores))
+    training.settings = PooledSettings(**{**SETTINGS.__dict__, "epochs": 5, "patience": 2})
+    snapshots: list[list[torch.Tensor]] = []
+
+    def watch(done: int, total: int) -> None:
+        if done == training.steps_an_epoch:
+            snapshots.append([p.detach().clone() for p in group_parameters(model)])
+
+    report = training.run(watch)
+    assert report.best_epoch == 1
+    assert len(report.held_back) == 4  # before, 1, 2, 3: two epochs without improvement
+    for kept, best in zip(group_parameters(model), snapshots[0], strict=True):
+        assert torch.equal(kept, best)
+
+
+def test_a_training_step_is_the_same_however_it_is_cut() -> None:
+    first, model = make(validate=lambda: 1.0)
+    second, other = make(validate=lambda: 1.0)
+    second.settings = PooledSettings(**{**SETTINGS.__dict__, "tokens_per_step": 10_000})
+    first.run()
+    second.run()
+    for ours, theirs in zip(first.parameters, second.parameters, strict=True):
+        assert torch.allclose(ours, theirs, atol=2e-6)
+    assert model is not other
+
+
+def test_a_loss_that_is_not_finite_is_an_error_with_a_hint() -> None:
+    training, model = make()
+    with torch.no_grad():
+        model.experts[0].b.fill_(float("nan"))
+    with pytest.raises(TrainingError, match="nan") as caught:
+        training.run()
+    assert "learning rate" in str(caught.value.hint)
+
+
+def test_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "state"
+    path.write_bytes(b"\x10\x00\x00\x00\x00\x00\x00\x00garbage")
+    training, _ = make(path)
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        training.run()
+
+
+def test_no_samples_is_an_error() -> None:
+    model = adapted()
+    with pytest.raises(TrainingError, match="no training samples"):
+        PooledTraining(
+            encoder(),
+            [],
+            torch.optim.AdamW(list(model.parameters())),
+            lambda b: (b.labels, None),
+            lambda: 0.0,
+            SETTINGS,
+            device=torch.device("cpu"),
+        )

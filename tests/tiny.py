@@ -1,0 +1,104 @@
+"""Tiny random bases of several architectures, and small helpers for model tests."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from proper_model.config import Structure, preset
+from proper_model.encoding import Batch, Encoded, Encoder
+from proper_model.model import AdaptedModel
+
+VOCABULARY = 64
+ARCHITECTURES = ("llama", "qwen2", "mistral", "gemma")
+
+
+def tiny_base(
+    architecture: str = "llama", *, dtype: torch.dtype = torch.float64, seed: int = 0
+) -> Any:
+    """A random two-block causal LM: d=16, f=24."""
+    import transformers as hf
+
+    sizes = {
+        "vocab_size": VOCABULARY,
+        "hidden_size": 16,
+        "intermediate_size": 24,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 64,
+    }
+    kinds = {
+        "llama": (hf.LlamaConfig, hf.LlamaForCausalLM, {}),
+        "qwen2": (hf.Qwen2Config, hf.Qwen2ForCausalLM, {}),
+        "mistral": (hf.MistralConfig, hf.MistralForCausalLM, {"sliding_window": None}),
+        "gemma": (hf.GemmaConfig, hf.GemmaForCausalLM, {"head_dim": 8}),
+    }
+    config_class, model_class, extra = kinds[architecture]
+    torch.manual_seed(seed)
+    config = config_class(**sizes, **extra, attn_implementation="sdpa", pad_token_id=0)
+    return model_class(config).to(dtype).eval()
+
+
+class FakeTokenizer:
+    """Just what `Encoder` needs for hand-made samples."""
+
+    eos_token_id = 1
+    pad_token_id = 0
+    chat_template = None
+
+
+def encoder() -> Encoder:
+    return Encoder(FakeTokenizer(), max_prompt_tokens=32, max_answer_tokens=8)
+
+
+def sample(rng: random.Random, *, shortest: int = 4, longest: int = 12) -> Encoded:
+    prompt = [rng.randrange(2, VOCABULARY) for _ in range(rng.randint(shortest, longest))]
+    answer = [rng.randrange(2, VOCABULARY) for _ in range(rng.randint(1, 3))]
+    return Encoded((*prompt, *answer, 1), len(prompt))
+
+
+def samples(count: int, seed: int) -> tuple[Encoded, ...]:
+    rng = random.Random(seed)
+    return tuple(sample(rng) for _ in range(count))
+
+
+def batch_of(items: tuple[Encoded, ...], slots: list[int]) -> Batch:
+    return encoder().batch(items, slots)
+
+
+def randomize(tensors: Any, seed: int, std: float = 0.3) -> None:
+    """Fill parameters with noise, so that zero starts hide nothing."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for tensor in tensors:
+            noise = torch.randn(tensor.shape, generator=generator, dtype=torch.float64)
+            tensor.copy_(noise * std)
+
+
+def adapted(
+    structure: Structure | str = "default",
+    *,
+    users: int = 3,
+    architecture: str = "llama",
+    noisy: bool = True,
+) -> AdaptedModel:
+    """A float64 adapted model with `users` LoRA slots; noisy parameters unless told otherwise."""
+    chosen = preset(structure) if isinstance(structure, str) else structure
+    model = AdaptedModel(
+        tiny_base(architecture), chosen, generator=torch.Generator().manual_seed(1)
+    ).double()
+    model.lora = model.new_user_lora(list(range(users))).double()
+    if noisy:
+        randomize(model.parameters(), seed=2)
+    model.requires_grad_(False)
+    return model
+
+
+def embeddings_of(model: AdaptedModel, users: int, seed: int = 3) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    shape = (users, model.tables, model.structure.embedding_dim)
+    return torch.randn(shape, generator=generator, dtype=torch.float64) * 0.3
