@@ -6,7 +6,6 @@ import json
 
 import pytest
 
-from proper_model import json_stream
 from proper_model.data import (
     HistoryItem,
     Population,
@@ -20,7 +19,6 @@ from proper_model.data import (
     write_oppu,
 )
 from proper_model.errors import DataError
-from proper_model.json_stream import iter_array
 from proper_model.readers import read_golds, read_profiles
 from proper_model.tasks import load_task
 
@@ -51,75 +49,9 @@ def read_one(tmp_path, content):
     return read_users(put(tmp_path / "users.json", content), TASK)
 
 
-@pytest.mark.parametrize("chunk_bytes", [1, 7, 64, 1 << 18])
-def test_records_stream_alike_whatever_the_chunk_size(tmp_path, chunk_bytes):
-    values = [
-        {"text": 'a "quoted" \\ brace } ] é 😀 \n', "n": [1, -2.5e3, True, None]},
-        {},
-        12345,
-        "x" * 300,
-        [[["deep"]]],
-    ]
-    path = put(tmp_path / "a.json", b"\xef\xbb\xbf \n" + json.dumps(values, indent=1).encode())
-    assert list(iter_array(path, chunk_bytes=chunk_bytes)) == values
-    raw = put(tmp_path / "b.json", json.dumps(values, ensure_ascii=False).encode())
-    assert list(iter_array(raw, chunk_bytes=chunk_bytes)) == values
-    assert list(iter_array(put(tmp_path / "c.json", b" [ ] "), chunk_bytes=chunk_bytes)) == []
-
-
-def test_streaming_holds_one_record_not_the_file(tmp_path):
-    path = put(tmp_path / "a.json", [{"text": "x" * 1000} for _ in range(2000)])
-    stream = iter_array(path, chunk_bytes=4096)
-    next(stream)
-    buffer = stream.gi_yieldfrom.gi_frame.f_locals["buffer"]
-    assert all(len(buffer.text) < 20_000 for _ in stream)
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b"", "a.json: the file is empty"),
-        (b"  \n", "a.json: the file is empty"),
-        (b"<html>", "a.json: not a JSON array"),
-        (b'{"a": 1}', "a.json: not a JSON array"),
-        (b"[1, 2", "a.json, record 2: .*truncated"),
-        (b'[{"a": 1}, {"b": "c', "a.json, record 1: .*truncated"),
-        (b"[1, 2] 3", "a.json: something follows"),
-        (b"[1 2]", "a.json, record 1: .*expected ','"),
-        (b"[1,]", "a.json, record 1: "),
-        (b"[1, NaN]", "a.json, record 1: .*NaN"),
-        (b'["a", "\xff"]', "a.json: not UTF-8 near byte 7"),
-        (b'["\xc3', "a.json: not UTF-8"),
-        (b"[" * 100_000, "a.json, record 0: .*nested too deeply"),
-    ],
-)
-def test_broken_json_is_named_by_file_and_record(tmp_path, content, message):
-    with pytest.raises(DataError, match=message):
-        list(iter_array(put(tmp_path / "a.json", content)))
-
-
-def test_a_malformed_record_does_not_make_the_reader_swallow_the_rest(tmp_path, monkeypatch):
-    path = put(tmp_path / "a.json", b'[{"a" 1}' + b', {"text": "x"}' * 10_000 + b"]")
-    filled = []
-    fill = json_stream._Buffer.fill
-    monkeypatch.setattr(
-        json_stream._Buffer, "fill", lambda self, n: (filled.append(n), fill(self, n))
-    )
-    with pytest.raises(DataError, match="record 0"):
-        list(iter_array(path, chunk_bytes=256))
-    assert max(filled) < 1000
-
-
-def test_an_endless_record_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(json_stream, "MAX_RECORD_CHARS", 1000)
-    path = put(tmp_path / "a.json", ["x" * 5000])
-    with pytest.raises(DataError, match="record 0: .*longer than 1000"):
-        list(iter_array(path, chunk_bytes=64))
-
-
 def test_missing_file_is_a_data_error(tmp_path):
     with pytest.raises(DataError, match="absent.json: cannot be read"):
-        list(iter_array(tmp_path / "absent.json"))
+        read_users(tmp_path / "absent.json", TASK)
     with pytest.raises(DataError, match="absent: no such file"):
         read_population(tmp_path / "absent", TASK)
 
@@ -300,84 +232,4 @@ def test_ambiguous_and_foreign_folders_are_refused(tmp_path):
         read_population(tmp_path, TASK)
     put(tmp_path / "train_questions.json", [])
     with pytest.raises(DataError, match="keep them apart"):
-        read_population(tmp_path, TASK)
-
-
-def lamp(folder, split, questions):
-    """Write raw LaMP files. A question is (id, user or None, gold, profile texts)."""
-    rows = []
-    for query_id, user, _, texts in questions:
-        profile = [
-            {"id": f"{query_id}{i}", "text": text, "score": "3"} for i, text in enumerate(texts)
-        ]
-        row = {"id": query_id, "input": f"review: {query_id}", "profile": profile}
-        rows.append(row if user is None else row | {"user_id": user})
-    put(folder / f"{split}_questions.json", rows)
-    golds = [{"id": query_id, "output": gold} for query_id, _, gold, _ in questions]
-    put(folder / f"{split}_outputs.json", {"task": "LaMP_3", "golds": golds})
-
-
-def test_raw_lamp_user_split_gives_pooled_and_test_users(tmp_path):
-    lamp(tmp_path, "train", [("1", "a", "3", ["x"]), ("2", "b", "4", ["y"])])
-    lamp(tmp_path, "dev", [("3", "c", "5", ["z", "w"])])
-    report = Report()
-    population = read_population(tmp_path, TASK, report=report)
-    assert [u.user_id for u in population.pooled] == ["a", "b"]
-    assert [u.user_id for u in population.test] == ["c"]
-    assert population.test[0].queries == (Query("3", "review: 3", "5"),)
-    assert [item.fields["text"] for item in population.test[0].history] == ["z", "w"]
-    assert not report.problems
-
-
-def test_raw_lamp_history_is_what_all_questions_of_a_user_may_see(tmp_path):
-    lamp(
-        tmp_path,
-        "train",
-        [
-            ("1", "a", "3", ["old", "twice", "twice"]),
-            ("2", "a", "4", ["old", "twice", "answer of 1", "twice"]),
-            ("3", "a", "4", ["twice", "old"]),
-            *[(str(i), f"b{i}", "1", ["x"]) for i in range(10, 20)],
-        ],
-    )
-    report = Report()
-    population = read_population(tmp_path, TASK, report=report)
-    user = next(u for u in (*population.pooled, *population.test) if u.user_id == "a")
-    assert [item.fields["text"] for item in user.history] == ["old", "twice"]
-    assert [q.id for q in user.queries] == ["1", "2", "3"]
-
-
-def test_raw_lamp_time_split_takes_the_most_active_users(tmp_path):
-    users = [(f"u{i}", [f"{i}-{j}" for j in range(i + 1)]) for i in range(10)]
-    lamp(tmp_path, "train", [(f"1{u}", u, "3", texts) for u, texts in users])
-    lamp(tmp_path, "dev", [(f"2{u}", u, "3", texts) for u, texts in users])
-    report = Report()
-    population = read_population(tmp_path, TASK, report=report)
-    assert sorted(u.user_id for u in population.test) == ["u8", "u9"]
-    assert len(population.pooled) == 8
-    assert all(len(u.queries) == 2 for u in population.pooled)
-    assert any("the 2 most active are taken" in p.message for p in report.problems)
-
-
-def test_raw_lamp_without_user_ids_counts_every_question_as_a_user(tmp_path):
-    lamp(tmp_path, "train", [("1", None, "3", ["x"]), ("2", None, "4", ["y"])])
-    lamp(tmp_path, "dev", [("3", None, "5", ["z"])])
-    report = Report()
-    population = read_population(tmp_path, TASK, report=report)
-    assert [u.user_id for u in population.pooled] == ["1", "2"]
-    assert [p.message for p in report.problems if p.place.record == 0] == (
-        ["missing: every question counts as its own user"] * 2
-    )
-
-
-def test_raw_lamp_without_answers_is_left_out_and_missing_golds_are_errors(tmp_path):
-    lamp(tmp_path, "train", [("1", "a", "3", ["x"]), ("2", "b", "3", ["x"])])
-    lamp(tmp_path, "test", [("9", "z", "3", ["x"])])
-    (tmp_path / "test_outputs.json").unlink()
-    report = Report()
-    population = read_population(tmp_path, TASK, report=report)
-    assert {u.user_id for u in (*population.pooled, *population.test)} == {"a", "b"}
-    assert any("there is no test_outputs.json" in p.message for p in report.problems)
-    put(tmp_path / "train_outputs.json", {"task": "LaMP_3", "golds": []})
-    with pytest.raises(DataError, match="train_questions.json, record 0, field gold: missing"):
         read_population(tmp_path, TASK)

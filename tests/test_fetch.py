@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+import socket
 
 import pytest
 
@@ -12,61 +11,9 @@ from proper_model.errors import FetchError
 from simulations import download as download_module
 from simulations.download import download
 from simulations.fetch import fetch, lamp_url, sha256_of
+from tests.lamp_server import outputs, questions, running, serve
 
-HTML = b"<!DOCTYPE html><html><body>LaMP</body></html>"
-
-
-def questions(count):
-    rows = [
-        {"id": str(i), "input": "x" * 100, "profile": [{"id": f"{i}0", "text": "y" * 40}]}
-        for i in range(count)
-    ]
-    return json.dumps(rows).encode()
-
-
-def outputs(count):
-    golds = [{"id": str(i), "output": "a" * 100} for i in range(count)]
-    return json.dumps({"task": "LaMP_3", "golds": golds}).encode()
-
-
-class Handler(BaseHTTPRequestHandler):
-    """Serves `server.files`; `server.breaks[path]` lists how many bytes a request gets."""
-
-    def do_GET(self):
-        server = self.server
-        server.seen.append((self.path, dict(self.headers)))
-        if server.statuses.get(self.path):
-            self.send_response(server.statuses[self.path].pop(0))
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-            return
-        body = server.files.get(self.path, HTML)  # a wrong path answers 200
-        start = 0
-        wanted = self.headers.get("Range")
-        fresh = self.headers.get("If-Range") in (None, server.etag)
-        if wanted and fresh and server.ranges:
-            start = int(wanted.removeprefix("bytes=").rstrip("-"))
-            if start >= len(body):
-                self.send_response(416)
-                self.send_header("Content-Length", "0")
-                self.end_headers()
-                return
-            self.send_response(206)
-            shown = start + server.range_shift
-            self.send_header("Content-Range", f"bytes {shown}-{len(body) - 1}/{len(body)}")
-        else:
-            self.send_response(200)
-        if server.etag:
-            self.send_header("ETag", server.etag)
-        if server.lengths:
-            self.send_header("Content-Length", str(len(body) - start))
-        self.end_headers()
-        cut = server.breaks[self.path].pop(0) if server.breaks.get(self.path) else None
-        self.wfile.write(body[start:] if cut is None else body[start : start + cut])
-        self.close_connection = True
-
-    def log_message(self, *args):
-        pass
+TRAIN = "/LaMP/LaMP_3/train/train_questions.json"
 
 
 @pytest.fixture
@@ -74,26 +21,8 @@ def server(monkeypatch):
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(download_module.time, "sleep", lambda _: None)
-    httpd = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    httpd.files, httpd.breaks, httpd.statuses, httpd.seen = {}, {}, {}, []
-    httpd.etag, httpd.ranges, httpd.lengths, httpd.range_shift = '"v1"', True, True, 0
-    httpd.url = f"http://127.0.0.1:{httpd.server_port}/LaMP"
-    thread = threading.Thread(target=httpd.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield httpd
-    httpd.shutdown()
-    thread.join()
-    httpd.server_close()
-
-
-def serve(server, folder="LaMP_3", count=50):
-    for part in ("train", "dev"):
-        base = f"/LaMP/{folder}/{part}/{part}"
-        server.files[f"{base}_questions.json"] = questions(count)
-        server.files[f"{base}_outputs.json"] = outputs(count)
-
-
-TRAIN = "/LaMP/LaMP_3/train/train_questions.json"
+    with running() as httpd:
+        yield httpd
 
 
 @pytest.mark.parametrize(
@@ -309,9 +238,9 @@ def test_without_a_length_truncation_shows_in_the_json(server, tmp_path):
 
 
 def test_no_server_at_all(server, tmp_path):
-    closed = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    port = closed.server_port
-    closed.server_close()
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        port = closed.getsockname()[1]
     with pytest.raises(FetchError, match="failed 3 times, last: connection lost"):
         fetch("LaMP_3", "user", tmp_path, base_url=f"http://127.0.0.1:{port}")
 
