@@ -1,0 +1,421 @@
+"""The I/O-free core of bundles: what was built is accepted, everything else is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import struct
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import pytest
+from bundle_samples import (
+    CREATED,
+    KEY,
+    LIFETIME,
+    NOW,
+    ROOT,
+    SECOND_KEY,
+    floats,
+    raw_tensor_file,
+    sample_bundle,
+    sample_files,
+    sample_info,
+    shared_tensors,
+    tensor_file,
+)
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.numpy import save
+
+from proper_model import canonical
+from proper_model.bundle import (
+    BaseReference,
+    build_bundle,
+    check_file,
+    content_id,
+    verify_bundle,
+    verify_manifest,
+)
+from proper_model.errors import (
+    BundleError,
+    BundleExpiredError,
+    BundleFormatError,
+    BundleIntegrityError,
+    BundleLimitError,
+    BundleSignatureError,
+    ConfigError,
+)
+from proper_model.limits import Limits
+from proper_model.manifest import check_file_names, format_time, parse_time
+from proper_model.safe_tensors import check_finite, read_int64, read_table
+from proper_model.trust import MANIFEST_DOMAIN, TrustedRoot, sign
+
+BUNDLE = sample_bundle()
+
+
+def verify(manifest=BUNDLE.manifest_bytes, signatures=BUNDLE.signature_bytes, files=None):
+    return verify_bundle(manifest, signatures, files or BUNDLE.files, ROOT, now=NOW)
+
+
+def test_round_trip():
+    bundle = verify()
+    assert dict(bundle.files) == sample_files()
+    assert (bundle.version, bundle.bundle_id) == (1, BUNDLE.bundle_id)
+    assert bundle.bundle_id == content_id(BUNDLE.manifest_bytes)
+    assert bundle.manifest.created_at == CREATED
+    assert bundle.manifest.base_reference is None
+
+
+def test_building_is_deterministic_whatever_the_order():
+    backwards = dict(reversed(sample_files().items()))
+    assert sample_bundle(files=backwards).all_files() == BUNDLE.all_files()
+
+
+def test_manifest_is_canonical_and_holds_the_tensor_table():
+    value = canonical.decode(BUNDLE.manifest_bytes, where="x")
+    entry = value["files"]["shared.safetensors"]["tensors"]["prototypes"]
+    assert entry == {"dtype": "F32", "shape": [2, 1, 2]}
+    assert value["files"]["task.toml"]["tensors"] is None
+
+
+def test_a_reader_is_asked_for_each_file_once_with_its_size():
+    asked = []
+
+    def reader(name, size):
+        asked.append((name, size))
+        return BUNDLE.files[name]
+
+    verify(files=reader)
+    assert asked == [(name, len(data)) for name, data in sorted(BUNDLE.files.items())]
+
+
+def test_nothing_is_read_of_a_bundle_that_is_refused_by_its_manifest():
+    def reader(name, size):
+        raise AssertionError("a file was read")
+
+    with pytest.raises(BundleExpiredError):
+        verify_bundle(
+            BUNDLE.manifest_bytes,
+            BUNDLE.signature_bytes,
+            reader,
+            ROOT,
+            now=CREATED + LIFETIME,
+        )
+
+
+def test_hub_reference_comes_back():
+    base = BaseReference("some/base", "0123abcd", {"config.json": "0" * 64})
+    files = {n: d for n, d in sample_files().items() if not n.startswith("base/")}
+    name = "base_model.model.layers.0.q_proj.lora_A.weight"
+    files["adapters/population/adapter_model.safetensors"] = tensor_file(
+        {name: ("F32", (1,), floats(1))}
+    )
+    bundle = sample_bundle(files=files, base=base)
+    assert (
+        verify(bundle.manifest_bytes, bundle.signature_bytes, bundle.files).manifest.base_reference
+        == base
+    )
+
+
+# --- every altered byte ----------------------------------------------------------------------
+
+
+def flips(data: bytes):
+    for position in range(len(data)):
+        for bit in range(8):
+            altered = bytearray(data)
+            altered[position] ^= 1 << bit
+            yield bytes(altered)
+
+
+def cuts_and_growth(data: bytes):
+    yield from (data[:length] for length in range(len(data)))
+    yield from (data + byte for byte in (b"\0", b"\n", b" ", b"}", data))
+    yield b"\x00" + data
+
+
+def refused(count: list[int], action, *errors):
+    count[0] += 1
+    with pytest.raises(errors):
+        action()
+
+
+def test_every_change_of_the_manifest_is_refused():
+    count = [0]
+    for altered in (*flips(BUNDLE.manifest_bytes), *cuts_and_growth(BUNDLE.manifest_bytes)):
+        refused(count, lambda: verify(manifest=altered), BundleSignatureError)  # noqa: B023
+    assert count[0] > 9 * len(BUNDLE.manifest_bytes)
+
+
+def test_every_change_of_the_signatures_is_refused():
+    kinds = (BundleSignatureError, BundleFormatError)
+    count = [0]
+    for altered in (*flips(BUNDLE.signature_bytes), *cuts_and_growth(BUNDLE.signature_bytes)):
+        refused(count, lambda: verify(signatures=altered), *kinds)  # noqa: B023
+    assert count[0] > 9 * len(BUNDLE.signature_bytes)
+
+
+def test_every_change_of_a_file_is_refused():
+    manifest = verify().manifest
+    count = [0]
+    for name, data in BUNDLE.files.items():
+        check_file(manifest, name, data)
+        for altered in (*flips(data), *cuts_and_growth(data)):
+            refused(count, lambda: check_file(manifest, name, altered), BundleIntegrityError)  # noqa: B023
+    assert count[0] > 9 * sum(map(len, BUNDLE.files.values()))
+
+
+def test_files_of_two_bundles_do_not_mix():
+    other = sample_bundle(2, files={**sample_files(), "recipe.json": b'{"seed":1}'})
+    with pytest.raises(BundleIntegrityError):
+        verify(other.manifest_bytes, other.signature_bytes)
+    with pytest.raises(BundleSignatureError):
+        verify(other.manifest_bytes)
+
+
+@given(st.binary(max_size=200), st.binary(max_size=200))
+@settings(max_examples=100, deadline=None)
+def test_any_bytes_as_bundle_are_refused(manifest, signatures):
+    with pytest.raises(BundleError):
+        verify(manifest, signatures)
+
+
+@given(st.data())
+@settings(max_examples=100, deadline=None)
+def test_any_change_of_a_signed_manifest_is_accepted_whole_or_refused(data):
+    """Whatever a trusted key signs, verification ends in a bundle or a BundleError."""
+    value = json.loads(BUNDLE.manifest_bytes)
+    junk = st.none() | st.booleans() | st.integers(-5, 2**53 - 1) | st.text("a/.", max_size=3)
+    junk = junk | st.lists(junk, max_size=2) | st.dictionaries(st.text("ab", max_size=2), junk)
+    target = value
+    while True:
+        key = data.draw(st.sampled_from(sorted(target)))
+        if isinstance(target[key], dict) and target[key] and data.draw(st.booleans()):
+            target = target[key]
+            continue
+        target[key] = data.draw(junk)
+        break
+    manifest = canonical.encode(value)
+    try:
+        bundle = verify(manifest, sign(MANIFEST_DOMAIN, manifest, [KEY]))
+    except BundleError:
+        return
+    assert bundle.manifest.to_bytes() == manifest
+
+
+# --- limits, times, names --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("field", [f.name for f in dataclasses.fields(Limits)])
+def test_each_limit_is_inclusive_and_enforced_when_building_and_verifying(field):
+    tensors = [t for n, d in BUNDLE.files.items() if n.endswith("rs") for t in table_of(d).values()]
+    sizes = [len(data) for data in BUNDLE.files.values()]
+    headers = [int.from_bytes(d[:8], "little") for n, d in BUNDLE.files.items() if n.endswith("rs")]
+    exact = {
+        "manifest_bytes": len(BUNDLE.manifest_bytes),
+        "signature_bytes": len(BUNDLE.signature_bytes),
+        "files": len(sizes),
+        "file_bytes": max(sizes),
+        "total_bytes": sum(sizes),
+        "header_bytes": max(headers),
+        "tensors": len(tensors),
+        "elements": sum(t.elements for t in tensors),
+    }[field]
+
+    def attempt(value):
+        limits = Limits(**{field: value})
+        verify_bundle(
+            BUNDLE.manifest_bytes,
+            BUNDLE.signature_bytes,
+            BUNDLE.files,
+            ROOT,
+            now=NOW,
+            limits=limits,
+        )
+        build_bundle(sample_files(), sample_info(), [KEY], limits=limits)
+
+    attempt(exact)
+    with pytest.raises(BundleLimitError):
+        attempt(exact - 1)
+
+
+def test_a_bundle_expires_at_its_second():
+    def at(moment):
+        return verify_manifest(BUNDLE.manifest_bytes, BUNDLE.signature_bytes, ROOT, now=moment)
+
+    end = CREATED + LIFETIME
+    assert at(end - timedelta(microseconds=1)).manifest.version == 1
+    for late in (end, end + timedelta(days=4000)):
+        with pytest.raises(BundleExpiredError):
+            at(late)
+
+
+def test_times_have_one_form():
+    moment = datetime(2026, 3, 1, 23, 30, 1, 999, tzinfo=UTC)
+    assert format_time(moment) == "2026-03-01T23:30:01Z"
+    assert parse_time("2026-03-01T23:30:01Z") == moment.replace(microsecond=0)
+    for text in ("2026-3-1T23:30:01Z", "2026-03-01T23:30:01+00:00", "2026-03-01", "canary"):
+        with pytest.raises(ValueError, match="YYYY") as caught:
+            parse_time(text)
+        assert text not in str(caught.value)
+    with pytest.raises(ConfigError):
+        format_time(datetime(2026, 1, 1))  # noqa: DTZ001
+
+
+def test_threshold_of_two():
+    root = TrustedRoot.of([KEY, SECOND_KEY], threshold=2)
+    both = sample_bundle(keys=(KEY, SECOND_KEY))
+    verify_bundle(both.manifest_bytes, both.signature_bytes, both.files, root, now=NOW)
+    with pytest.raises(BundleSignatureError):
+        verify_bundle(BUNDLE.manifest_bytes, BUNDLE.signature_bytes, BUNDLE.files, root, now=NOW)
+
+
+def test_file_names_of_real_releases_are_accepted():
+    check_file_names(
+        [
+            "base/model-00001-of-00003.safetensors",
+            "base/model.safetensors.index.json",
+            "tokenizer/tokenizer.model",
+            "tokenizer/chat_template.jinja",
+            "tokenizer/merges.txt",
+            "task.toml",
+        ]
+    )
+
+
+def test_messages_never_repeat_a_foreign_name():
+    canary = "canary\x1b[31m"
+    files = {**sample_files(), f"{canary}.json": b"{}"}
+    for action in (lambda: sample_bundle(files=files), lambda: verify(files=files)):
+        with pytest.raises(BundleFormatError) as caught:
+            action()
+        assert "canary" not in caught.value.message
+
+
+def test_the_publisher_cannot_sign_what_a_device_refuses():
+    for members in ((12, 9), (0, 10)):
+        with pytest.raises(BundleFormatError, match="averages"):
+            sample_bundle(files=sample_files(members))
+    with pytest.raises(BundleFormatError, match="expires"):
+        sample_bundle(expires=CREATED)
+    with pytest.raises(BundleSignatureError):
+        sample_bundle(keys=())
+
+
+def test_no_prototype_at_all_is_fine():
+    empty = shared_tensors(())
+    assert empty["prototypes"][1] == (0, 1, 2)
+    files = {**sample_files(), "shared.safetensors": tensor_file(empty)}
+    bundle = sample_bundle(files=files)
+    assert verify(bundle.manifest_bytes, bundle.signature_bytes, bundle.files).version == 1
+
+
+# --- tensor files ----------------------------------------------------------------------------
+
+
+def table_of(data: bytes, **limits: int):
+    return read_table(data, Limits(**limits), where="x")
+
+
+def test_table_agrees_with_the_safetensors_library():
+    arrays = {
+        "a.b": np.arange(6, dtype="<f4").reshape(2, 3),
+        "c": np.array([7, 8], dtype="<i8"),
+        "d": np.zeros((0, 4), dtype="<f2"),
+        "e": np.array(True),
+    }
+    data = save(arrays, metadata={"format": "pt"})
+    table = table_of(data)
+    assert {name: spec.shape for name, spec in table.items()} == {
+        name: array.shape for name, array in arrays.items()
+    }
+    for name, spec in table.items():
+        assert data[spec.begin : spec.end] == arrays[name].tobytes()
+    assert read_int64(data, table["c"]) == [7, 8]
+
+
+@pytest.mark.parametrize("dtype", ["F16", "BF16", "F32", "F64"])
+def test_finite_check_agrees_with_numpy(dtype):
+    """Edge values of each format; bfloat16 is the upper half of a float32."""
+    values = np.array([0.0, -0.0, 1.0, 6e4, -6e4, 1e-7, np.nan, np.inf, -np.inf])
+    numpy_dtype = {"F16": "<f2", "BF16": "<f4", "F32": "<f4", "F64": "<f8"}[dtype]
+    for value in values:
+        raw = np.array([1.0, value], dtype=numpy_dtype).tobytes()
+        if dtype == "BF16":
+            raw = raw[2:4] + raw[6:8]
+        data = tensor_file({"t": (dtype, (2,), raw)})
+        if np.isfinite(value):
+            check_finite(data, table_of(data), where="x")
+        else:
+            with pytest.raises(BundleFormatError, match="tensor t"):
+                check_finite(data, table_of(data), where="x")
+
+
+def test_finite_check_reaches_the_last_chunk(monkeypatch):
+    monkeypatch.setattr("proper_model.safe_tensors._CHUNK_BYTES", 8)
+    data = tensor_file({"t": ("F32", (5,), floats(1, 1, 1, 1, float("inf")))})
+    with pytest.raises(BundleFormatError):
+        check_finite(data, table_of(data), where="x")
+
+
+ENTRY = '{"dtype":"F32","shape":[1],"data_offsets":[0,4]}'
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "[]",
+        " {}",
+        "{}x",
+        '{"t":1}',
+        '{"t":{"dtype":"F32","shape":[1]}}',
+        '{"t":{"dtype":"F32","shape":[1],"data_offsets":[0,4],"x":1}}',
+        '{"t":{"dtype":"f32","shape":[1],"data_offsets":[0,4]}}',
+        '{"t":{"dtype":["F32"],"shape":[1],"data_offsets":[0,4]}}',
+        '{"t":{"dtype":"F32","shape":[-1],"data_offsets":[0,4]}}',
+        '{"t":{"dtype":"F32","shape":[1.0],"data_offsets":[0,4]}}',
+        '{"t":{"dtype":"F32","shape":[true],"data_offsets":[0,4]}}',
+        '{"t":{"dtype":"F32","shape":1,"data_offsets":[0,4]}}',
+        '{"t":{"dtype":"F32","shape":[1,1,1,1,1,1,1,1,1],"data_offsets":[0,4]}}',
+        '{"t":{"dtype":"F32","shape":[1],"data_offsets":[4,0]}}',
+        '{"t":{"dtype":"F32","shape":[1],"data_offsets":[0,4,4]}}',
+        '{"t":{"dtype":"F32","shape":[4294967296,4294967296],"data_offsets":[0,4]}}',
+        '{"../t":' + ENTRY + "}",
+        '{"":' + ENTRY + "}",
+        '{"' + "a" * 300 + '":' + ENTRY + "}",
+        '{"t":' + ENTRY + ',"t":' + ENTRY + "}",
+        '{"__metadata__":{"a":1},"t":' + ENTRY + "}",
+        '{"__metadata__":[],"t":' + ENTRY + "}",
+        "{}",
+    ],
+)
+def test_malformed_headers(header):
+    with pytest.raises(BundleFormatError):
+        table_of(raw_tensor_file(header.encode(), floats(1)))
+
+
+def test_header_length_is_checked_before_it_is_parsed():
+    data = struct.pack("<Q", 2**63) + b"{}"
+    with pytest.raises(BundleLimitError):
+        table_of(data)
+    with pytest.raises(BundleLimitError):
+        table_of(raw_tensor_file(b"{" * 100, b""), header_bytes=99)
+
+
+def test_many_tensors_are_refused():
+    data = tensor_file({f"t{n}": ("F32", (0,), b"") for n in range(5)})
+    assert len(table_of(data, tensors=5)) == 5
+    with pytest.raises(BundleLimitError):
+        table_of(data, tensors=4)
+
+
+@given(st.binary(max_size=120))
+@settings(max_examples=200, deadline=None)
+def test_any_bytes_as_tensor_file_give_a_table_or_an_error(body):
+    for data in (body, struct.pack("<Q", len(body)) + body, raw_tensor_file(b"{}", body)):
+        try:
+            table = table_of(data)
+        except BundleError:
+            continue
+        assert sum(spec.end - spec.begin for spec in table.values()) <= len(data)

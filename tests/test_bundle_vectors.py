@@ -1,0 +1,94 @@
+"""The committed bundles: each is accepted, or refused with exactly the error its index names."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+
+from client.updater import install
+from proper_model import errors
+from proper_model.bundle import MANIFEST_NAME, SIGNATURES_NAME, verify_bundle
+from proper_model.limits import Limits
+from proper_model.manifest import parse_time
+from proper_model.trust import TrustedRoot
+
+VECTORS = Path(__file__).parent / "vectors"
+FOLDER = VECTORS / "bundle"
+CASES = json.loads((FOLDER / "index.json").read_text("utf-8"))["cases"]
+ROOT = TrustedRoot.from_bytes((FOLDER / "root.json").read_bytes())
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    paths = (path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
+
+
+def case_files(case: dict) -> dict[str, bytes]:
+    files = tree(FOLDER / "good")
+    files.update({name: (FOLDER / case["name"] / name).read_bytes() for name in case["replace"]})
+    return {name: data for name, data in files.items() if name not in case["remove"]}
+
+
+def attempt(case: dict, action) -> str:
+    """`ok`, or the name of the error that `action` raised."""
+    try:
+        action()
+    except errors.BundleError as error:
+        return type(error).__name__
+    return "ok"
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case["name"])
+def test_vector(case):
+    files = case_files(case)
+    manifest, signatures = files.pop(MANIFEST_NAME), files.pop(SIGNATURES_NAME)
+
+    def verify():
+        return verify_bundle(
+            manifest,
+            signatures,
+            files,
+            ROOT,
+            now=parse_time(case["now"]),
+            highest_version=case["highest_version"],
+            highest_id=case["highest_id"],
+            limits=Limits(**case["limits"]),
+        )
+
+    assert attempt(case, verify) == case["expect"], case["note"]
+
+
+@pytest.mark.parametrize(
+    "case", [c for c in CASES if not c["highest_version"]], ids=lambda case: case["name"]
+)
+def test_vector_as_a_folder(case, tmp_path):
+    source = tmp_path / "source"
+    for name, data in case_files(case).items():
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        (source / name).write_bytes(data)
+
+    def store():
+        limits = Limits(**case["limits"])
+        return install(tmp_path / "host", source, ROOT, now=parse_time(case["now"]), limits=limits)
+
+    assert attempt(case, store) == case["expect"], case["note"]
+    left = [path.name for path in (tmp_path / "host" / "bundles").iterdir() if path.is_dir()]
+    assert len(left) == (case["expect"] == "ok")
+
+
+def test_every_refusal_has_a_vector():
+    found = {case["expect"] for case in CASES}
+    children = {child.__name__ for child in errors.BundleError.__subclasses__()}
+    assert found == children | {"ok"}
+
+
+def test_generator_reproduces_the_committed_vectors(tmp_path):
+    path = VECTORS / "make_bundle_vectors.py"
+    spec = importlib.util.spec_from_file_location("make_bundle_vectors", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    module.write_vectors(tmp_path)
+    assert tree(tmp_path) == tree(FOLDER)

@@ -1,0 +1,242 @@
+"""Publishing: versions only grow, a folder appears whole, and a second start changes nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from datetime import timedelta
+
+import pytest
+from bundle_samples import (
+    CREATED,
+    KEY,
+    NOW,
+    ROOT,
+    SECOND_KEY,
+    floats,
+    sample_files,
+    tensor_file,
+)
+
+from client.base_files import verify_base_files
+from client.updater import install, load_files
+from coordinator.release import latest, publish, reference_base
+from proper_model.durable import locked
+from proper_model.errors import BundleForeignError, BundleFormatError, ConfigError
+from proper_model.limits import Limits
+
+OTHER = {**sample_files(), "recipe.json": b'{"seed":1}'}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tmp_path / "release"
+
+
+def release(folder, files=None, keys=(KEY,), created=CREATED, days=30, **options):
+    return publish(
+        files or sample_files(), folder, keys, created=created, valid_for_days=days, **options
+    )
+
+
+def snapshot(folder):
+    paths = (path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
+
+
+def test_what_is_published_can_be_installed(folder, tmp_path):
+    published = release(folder)
+    bundle = install(tmp_path / "host", published.path, ROOT, now=NOW)
+    assert (bundle.bundle_id, bundle.version) == (published.bundle_id, published.version)
+    assert load_files(bundle) == sample_files()
+    assert latest(folder) == published
+    assert sorted(path.name for path in folder.iterdir()) == [".lock", "latest.json", "v00000001"]
+
+
+def test_the_same_content_again_is_the_same_release(folder):
+    first = release(folder)
+    before = snapshot(folder)
+    assert release(folder, created=CREATED + timedelta(days=3)) == first
+    assert snapshot(folder) == before
+
+
+def test_versions_grow_also_back_to_earlier_content(folder):
+    versions = [release(folder, files).version for files in (None, OTHER, None, None)]
+    assert versions == [1, 2, 3, 3]
+    assert latest(folder).version == 3
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"created": CREATED + timedelta(days=30)},
+        {"keys": (SECOND_KEY,)},
+        {"keys": (KEY, SECOND_KEY)},
+        {"channel": "films"},
+        {"renew": True},
+    ],
+    ids=["expired", "other key", "one more key", "channel", "renew"],
+)
+def test_same_files_under_other_circumstances_are_a_new_version(folder, options):
+    release(folder)
+    assert release(folder, **options).version == 2
+
+
+def test_a_damaged_newest_release_is_replaced(folder):
+    first = release(folder)
+    (first.path / "task.toml").write_bytes(b"x")
+    assert release(folder).version == 2
+
+
+def test_a_removed_release_does_not_free_its_version(folder):
+    release(folder)
+    second = release(folder, OTHER)
+    for path in sorted(second.path.rglob("*"), reverse=True):
+        path.rmdir() if path.is_dir() else path.unlink()
+    second.path.rmdir()
+    assert release(folder).version == 3
+
+
+def test_refused_content_leaves_no_trace(folder):
+    first = release(folder)
+    with pytest.raises(BundleFormatError):
+        release(folder, sample_files((12, 9)))
+    assert latest(folder) == first
+    assert sorted(path.name for path in folder.iterdir()) == [".lock", "latest.json", "v00000001"]
+
+
+class StoppedError(BaseException):
+    """Stands for a kill: no cleanup code that catches Exception sees it."""
+
+
+def test_stopped_at_any_sync_the_next_call_ends_in_the_same_state(tmp_path, monkeypatch):
+    """Every fsync is a point at which state may have reached the disk."""
+    whole = tmp_path / "whole"
+    expected = release(whole, OTHER)
+    original, stops = os.fsync, 0
+    while True:
+        folder, left = tmp_path / f"stop{stops}", [stops]
+
+        def fsync(handle, left=left):
+            if left[0] == 0:
+                raise StoppedError
+            left[0] -= 1
+            original(handle)
+
+        monkeypatch.setattr(os, "fsync", fsync)
+        try:
+            release(folder, OTHER)
+            break
+        except StoppedError:
+            stops += 1
+        finally:
+            monkeypatch.setattr(os, "fsync", original)
+        assert release(folder, OTHER).bundle_id == expected.bundle_id
+        assert snapshot(folder) == snapshot(whole)
+    assert stops > len(OTHER)
+
+
+def test_one_publisher_at_a_time(folder):
+    release(folder)
+    with (
+        locked(folder / ".lock", timeout_s=0),
+        pytest.raises(ConfigError, match="another process"),
+    ):
+        release(folder, OTHER, lock_timeout_s=0)
+    assert release(folder, OTHER).version == 2
+
+
+def test_settings_out_of_range(folder):
+    with pytest.raises(ConfigError, match="valid_for_days 0"):
+        release(folder, days=0)
+    with pytest.raises(ConfigError, match="time zone"):
+        release(folder, created=CREATED.replace(tzinfo=None))
+
+
+def test_nothing_published_yet(tmp_path):
+    assert latest(tmp_path) is None
+
+
+def test_damaged_record_is_an_error_not_version_one(folder):
+    release(folder)
+    for content in (b"", b"{}", b'{"bundle_id":1,"version":"1"}', b"[]", b"{}" * 5000):
+        (folder / "latest.json").write_bytes(content)
+        with pytest.raises(BundleFormatError):
+            release(folder, OTHER)
+
+
+# --- a base model that is not shipped --------------------------------------------------------
+
+
+@pytest.fixture
+def base(tmp_path):
+    folder = tmp_path / "base"
+    folder.mkdir()
+    (folder / "model.safetensors").write_bytes(tensor_file({"w": ("F32", (1,), floats(1))}))
+    (folder / "config.json").write_bytes(b"{}")
+    (folder / "README.md").write_bytes(b"words")
+    (folder / "pytorch_model.bin").write_bytes(b"pickle")
+    return folder
+
+
+def test_reference_lists_what_a_device_loads(base):
+    reference = reference_base(base, "some/base", "abc")
+    assert set(reference.files) == {"model.safetensors", "config.json"}
+    assert reference.files["config.json"] == hashlib.sha256(b"{}").hexdigest()
+    assert verify_base_files(reference, base) == (base / "config.json", base / "model.safetensors")
+
+
+def test_reference_survives_publication(base, folder, tmp_path):
+    reference = reference_base(base, "some/base", "abc")
+    name = "base_model.model.layers.0.q_proj.lora_B.weight"
+    files = {n: d for n, d in sample_files().items() if not n.startswith("base/")}
+    files["adapters/population/adapter_model.safetensors"] = tensor_file(
+        {name: ("F32", (1,), floats(0))}
+    )
+    published = release(folder, files, base=reference)
+    assert release(folder, files, base=reference) == published
+    bundle = install(tmp_path / "host", published.path, ROOT, now=NOW)
+    assert bundle.manifest.base_reference == reference
+    other = json.loads(json.dumps(dict(reference.files)))
+    other["config.json"] = "0" * 64
+    changed = type(reference)(reference.hub_id, reference.revision, other)
+    assert release(folder, files, base=changed).version == 2
+
+
+def test_another_base_is_refused(base):
+    reference = reference_base(base, "some/base", "abc")
+    original = (base / "config.json").read_bytes()
+    (base / "config.json").write_bytes(b"{ }")
+    with pytest.raises(BundleForeignError, match=r"config\.json is not the file"):
+        verify_base_files(reference, base)
+    (base / "config.json").unlink()
+    with pytest.raises(BundleForeignError, match=r"config\.json: No such file"):
+        verify_base_files(reference, base)
+    (base / "config.json").write_bytes(original)
+    (base / "generation_config.json").write_bytes(b"{}")
+    with pytest.raises(BundleForeignError, match="1 more model files"):
+        verify_base_files(reference, base)
+
+
+def test_linked_base_files_count_by_content(base, tmp_path):
+    """Hub caches are folders of links."""
+    reference = reference_base(base, "some/base", "abc")
+    cache = tmp_path / "snapshot"
+    cache.mkdir()
+    for name in reference.files:
+        (cache / name).symlink_to(base / name)
+    assert len(verify_base_files(reference, cache)) == 2
+
+
+def test_pickled_base_is_not_supported(base):
+    (base / "model.safetensors").unlink()
+    with pytest.raises(ConfigError, match="no safetensors"):
+        reference_base(base, "some/base", "abc")
+
+
+def test_limits_hold_for_the_publisher(folder):
+    from proper_model.errors import BundleLimitError
+
+    with pytest.raises(BundleLimitError):
+        release(folder, limits=Limits(files=4))
