@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 
 from proper_model.bundle import MANIFEST_NAME, SIGNATURES_NAME
-from proper_model.durable import read_file
+from proper_model.durable import read_bounded
 from proper_model.errors import BundleFormatError
 
 Fetch = Callable[[str, int], bytes]
@@ -29,7 +29,7 @@ def fetch_from(source: Source, name: str, max_bytes: int) -> bytes:
     """
     if isinstance(source, Path):
         try:
-            return read_file(source / name, max_bytes)
+            return read_bounded(source / name, max_bytes)
         except OSError as error:
             raise BundleFormatError(
                 f"bundle folder: {name}: {error.strerror}, expected a regular file"

@@ -16,13 +16,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from proper_model import canonical
 from proper_model.bundle import MANIFEST_NAME, check_hash, content_id
-from proper_model.durable import read_file, write_file
+from proper_model.durable import read_bounded, write_file
 from proper_model.errors import BundleFormatError, BundleIntegrityError, StateError
 from proper_model.limits import DEFAULT_LIMITS, Limits
 from proper_model.manifest import Manifest, Sha256, Time, format_time, parse_manifest, parse_time
@@ -61,7 +60,7 @@ class StoreState(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
-    schema_version: Literal[1] = 1
+    schema_version: int = Field(default=1, ge=1, le=1)
     channel: str
     version: int = Field(ge=1)
     bundle_id: Sha256
@@ -117,7 +116,7 @@ def load_files(bundle: InstalledBundle) -> dict[str, bytes]:
 def read_checked(path: Path, manifest: Manifest, name: str) -> bytes:
     """One file of the bundle at `path`. Raises as `load_files`."""
     try:
-        data = read_file(path / name, manifest.files[name].size)
+        data = read_bounded(path / name, manifest.files[name].size)
     except OSError as error:
         raise BundleIntegrityError(
             f"installed bundle: {name}: {error.strerror}",
@@ -134,7 +133,7 @@ def read_manifest(path: Path, bundle_id: str, limits: Limits) -> Manifest:
         BundleIntegrityError: missing or altered.
     """
     try:
-        data = read_file(path / MANIFEST_NAME, limits.manifest_bytes)
+        data = read_bounded(path / MANIFEST_NAME, limits.manifest_bytes)
     except OSError as error:
         raise BundleIntegrityError(
             f"installed bundle {bundle_id[:16]}: {MANIFEST_NAME}: {error.strerror}",
@@ -160,7 +159,7 @@ def read_state(folder: Path) -> StoreState | None:
         StateError: damaged. Forgetting would let an old release in, so nothing is reset.
     """
     try:
-        data = read_file(folder / BUNDLES_FOLDER / STATE_NAME, _MAX_STATE_BYTES)
+        data = read_bounded(folder / BUNDLES_FOLDER / STATE_NAME, _MAX_STATE_BYTES)
     except FileNotFoundError:
         return None
     except OSError as error:

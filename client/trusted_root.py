@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from proper_model.durable import read_file, write_file
+from proper_model.durable import read_bounded, write_file
 from proper_model.errors import StateError
 from proper_model.trust import MAX_ROOT_BYTES, TrustedRoot, rotate
 
@@ -21,7 +21,7 @@ def load_root(path: Path) -> TrustedRoot:
         BundleError: one of its children when the content is no root.
     """
     try:
-        return TrustedRoot.from_bytes(read_file(path, MAX_ROOT_BYTES))
+        return TrustedRoot.from_bytes(read_bounded(path, MAX_ROOT_BYTES))
     except OSError as error:
         raise StateError(
             f"trusted root {path.name}: {error.strerror}",

@@ -39,9 +39,8 @@ from proper_model.bundle import (
 )
 from proper_model.durable import (
     locked,
-    make_folder,
     move_folder,
-    read_file,
+    read_bounded,
     remove_folder,
     write_file,
 )
@@ -50,11 +49,12 @@ from proper_model.errors import (
     BundleExpiredError,
     BundleForeignError,
 )
+from proper_model.files import make_private_folder
 from proper_model.limits import DEFAULT_LIMITS, Limits
 from proper_model.manifest import Manifest, format_time, parse_manifest
 from proper_model.trust import TrustedRoot
 
-__all__ = ["Fetch", "InstalledBundle", "Source", "install", "installed", "load_files", "missing"]
+__all__ = ["Fetch", "InstalledBundle", "Source", "install", "installed", "load_files"]
 
 _PARTIAL = ".partial-"
 _BUNDLE_ID = re.compile(r"[0-9a-f]{64}")
@@ -97,7 +97,8 @@ def install(
         target = bundle_path(folder, accepted.bundle_id)
         if not _is_intact(target, accepted, limits):
             staging = folder / BUNDLES_FOLDER / f"{_PARTIAL}{accepted.bundle_id}"
-            _clean(folder, keep=staging)
+            with _disk(accepted):
+                _clean(folder, keep=staging)
             held = {} if isinstance(source, Path) else _held_files(folder, limits)
             try:
                 _stage(staging, accepted, source, held, limits)
@@ -110,33 +111,11 @@ def install(
                 remove_folder(target)
                 move_folder(staging, target)
         new = _next_state(accepted, state, now)
-        if new != state:
-            with _disk(accepted):
+        with _disk(accepted):
+            if new != state:
                 write_state(folder, new)
-        _clean(folder, keep=None)
+            _clean(folder, keep=None)
         return load_bundle(folder, new, now=now, limits=limits)
-
-
-def missing(
-    folder: Path,
-    manifest: bytes,
-    signatures: bytes,
-    root: TrustedRoot,
-    *,
-    now: datetime | None = None,
-    limits: Limits = DEFAULT_LIMITS,
-) -> tuple[str, ...]:
-    """Names of the listed files this host would have to fetch to install that release, sorted.
-
-    Raises:
-        BundleError: the release would be refused.
-        StateError: the host's own record is damaged.
-    """
-    state = read_state(folder)
-    accepted = _accept(manifest, signatures, root, state, now or datetime.now(UTC), limits)
-    held = _held_files(folder, limits)
-    files = accepted.manifest.files
-    return tuple(sorted(name for name, entry in files.items() if entry.sha256 not in held))
 
 
 def _accept(
@@ -184,7 +163,7 @@ def _stage(
         if _holds(staging, manifest, name):
             continue
         if entry.sha256 in held and not offers(source, name):
-            data = read_file(held[entry.sha256], entry.size)
+            data = read_bounded(held[entry.sha256], entry.size)
         else:
             data = fetch_from(source, name, entry.size)
         check_file(manifest, name, data, limits=limits)
@@ -253,7 +232,7 @@ def _exclusive(folder: Path, timeout_s: float) -> Iterator[None]:
     bundles = folder / BUNDLES_FOLDER
     with ExitStack() as stack:
         try:
-            make_folder(bundles)
+            make_private_folder(bundles)
             stack.enter_context(locked(bundles / ".lock", timeout_s=timeout_s))
         except TimeoutError:
             raise BundleError(

@@ -85,20 +85,23 @@ def load_or_create_key(path: Path) -> Ed25519PrivateKey:
 
 def _read_private(path: Path) -> bytes:
     try:
-        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         reason = "is a link" if error.errno == errno.ELOOP else (error.strerror or "unreadable")
         raise ConfigError(f"key file {path.name}: {reason}, expected a regular file") from None
-    with os.fdopen(handle, "rb") as file:
+    try:
         mode = os.fstat(handle).st_mode
         if not stat.S_ISREG(mode):
             raise ConfigError(f"key file {path.name}: expected a regular file")
         if mode & PRIVATE_TO_OWNER:
             raise ConfigError(
-                f"key file {path.name}: mode {stat.S_IMODE(mode):04o} lets others in, expected 0600",
+                f"key file {path.name}: mode {stat.S_IMODE(mode):04o} lets others in, "
+                "expected 0600",
                 hint="chmod 600 the file, and replace the key if others may have read it",
             )
-        pem = file.read(MAX_KEY_BYTES + 1)
+        pem = os.read(handle, MAX_KEY_BYTES + 1)
+    finally:
+        os.close(handle)
     if len(pem) > MAX_KEY_BYTES:
         raise ConfigError(f"key file {path.name}: over {MAX_KEY_BYTES} bytes, expected a PEM key")
     return pem

@@ -32,13 +32,13 @@ from proper_model.bundle import (
 )
 from proper_model.durable import (
     locked,
-    make_folder,
     move_folder,
-    read_file,
+    read_bounded,
     remove_folder,
     write_file,
 )
 from proper_model.errors import BundleError, BundleFormatError, ConfigError
+from proper_model.files import make_private_folder
 from proper_model.limits import DEFAULT_LIMITS, Limits
 from proper_model.manifest import EXTENSIONS
 from proper_model.trust import DEFAULT_CHANNEL, TrustedRoot
@@ -91,7 +91,7 @@ def publish(
     """
     if valid_for_days < 1:
         raise ConfigError(f"publish: valid_for_days {valid_for_days}, expected at least 1")
-    make_folder(folder)
+    make_private_folder(folder)
     try:
         with locked(folder / ".lock", timeout_s=lock_timeout_s):
             _clean(folder)
@@ -161,12 +161,12 @@ def _unchanged(
     path = _path(folder, version)
     root = TrustedRoot.of(keys, threshold=len(keys), channel=channel)
     try:
-        manifest = read_file(path / MANIFEST_NAME, limits.manifest_bytes)
-        signatures = read_file(path / SIGNATURES_NAME, limits.signature_bytes)
+        manifest = read_bounded(path / MANIFEST_NAME, limits.manifest_bytes)
+        signatures = read_bounded(path / SIGNATURES_NAME, limits.signature_bytes)
         bundle = verify_bundle(
             manifest,
             signatures,
-            lambda name, size: read_file(path / name, size),
+            lambda name, size: read_bounded(path / name, size),
             root,
             now=now,
             limits=limits,
@@ -204,7 +204,7 @@ def _path(folder: Path, version: int) -> Path:
 
 def _read_latest(folder: Path) -> tuple[int, str] | None:
     try:
-        data = read_file(folder / LATEST_NAME, _MAX_LATEST_BYTES)
+        data = read_bounded(folder / LATEST_NAME, _MAX_LATEST_BYTES)
     except FileNotFoundError:
         return None
     value = canonical.decode(data, where=LATEST_NAME)

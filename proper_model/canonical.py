@@ -94,7 +94,7 @@ def parse_strict(data: bytes, *, where: str) -> Any:
 
 def _check(value: Any, where: str, depth: int) -> None:
     """Refuse what has no canonical form."""
-    if depth > MAX_DEPTH:
+    if depth >= MAX_DEPTH and isinstance(value, dict | list | tuple):
         raise BundleFormatError(f"{where}: nested deeper than {MAX_DEPTH} levels")
     if value is None or isinstance(value, bool):
         return

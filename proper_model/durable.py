@@ -1,8 +1,7 @@
-"""Files and folders that appear whole or not at all, also when the machine stops in between.
+"""What releases and keys need beyond `files`: new names, whole folders, one writer at a time.
 
-The order is always: write under a temporary name in the same folder, fsync the file, rename, fsync
-the folder. Files are private (0600, folders 0700) from the moment they exist. Links are never
-followed when reading. Source: SECURITY 3 ("Save") and 6.
+Source: SECURITY 3 ("Save") and 6. The order is always: content synced, then the name, then the
+folder that holds the name.
 """
 
 from __future__ import annotations
@@ -10,43 +9,39 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import secrets
 import shutil
 import stat
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-FILE_MODE = 0o600
-FOLDER_MODE = 0o700
+from proper_model.files import PRIVATE_FILE, make_private_folder, sync_folder, write_atomic
+
 _POLL_S = 0.05
 
 
-def make_folder(path: Path) -> None:
-    """Create a folder and its parents, private to this user where they are new."""
-    path.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
-
-
 def write_file(path: Path, data: bytes) -> None:
-    """Replace a file; a reader or a crash sees the old bytes or the new ones."""
-    temporary = _write_temporary(path, data)
-    try:
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    sync_folder(path.parent)
+    """`write_atomic` that also makes the folders above.
+
+    Raises:
+        OSError: the old file is intact.
+    """
+    make_private_folder(path.parent)
+    write_atomic(path, data)
 
 
 def create_file(path: Path, data: bytes) -> None:
-    """Create a file that must not exist yet.
+    """Create a private file that must not exist yet.
 
     Raises:
         FileExistsError: something of that name is there; it is untouched.
     """
-    temporary = _write_temporary(path, data)
+    make_private_folder(path.parent)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.new")
     try:
+        write_atomic(temporary, data)
         # link, unlike rename, fails when the name is taken: no check that could be overtaken.
         os.link(temporary, path, follow_symlinks=False)
     finally:
@@ -55,7 +50,7 @@ def create_file(path: Path, data: bytes) -> None:
 
 
 def move_folder(source: Path, target: Path) -> None:
-    """Give a finished folder its name. All of its files have been synced.
+    """Give a finished folder, whose files have been synced, its name.
 
     Raises:
         OSError: the target exists and is not empty.
@@ -66,31 +61,25 @@ def move_folder(source: Path, target: Path) -> None:
     sync_folder(target.parent)
 
 
-def sync_folder(path: Path) -> None:
-    """Make names in this folder survive a power loss."""
-    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def read_file(path: Path, max_bytes: int) -> bytes:
+def read_bounded(path: Path, max_bytes: int) -> bytes:
     """Bytes of a regular file, at most `max_bytes + 1` of them, so that a caller sees the excess.
 
     Raises:
         OSError: missing, a link, a pipe or another thing that is no regular file.
     """
     # O_NONBLOCK: opening a planted pipe must not hang.
-    handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    with os.fdopen(handle, "rb") as file:
+    handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
         if not stat.S_ISREG(os.fstat(handle).st_mode):
             raise OSError(errno.EINVAL, "not a regular file")
-        return file.read(max_bytes + 1)
+        with os.fdopen(handle, "rb", closefd=False) as file:
+            return file.read(max_bytes + 1)
+    finally:
+        os.close(handle)
 
 
 def remove_folder(path: Path) -> None:
-    """Delete a folder tree if it is there; a link is removed, not followed."""
+    """Delete a folder tree or file if it is there; a link is removed, not followed."""
     if path.is_symlink() or path.is_file():
         path.unlink()
     elif path.exists():
@@ -104,31 +93,21 @@ def locked(path: Path, *, timeout_s: float) -> Iterator[None]:
     Raises:
         TimeoutError: another process held it for `timeout_s`.
     """
-    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, FILE_MODE)
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, PRIVATE_FILE)
     try:
         deadline = time.monotonic() + timeout_s
-        while True:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() >= deadline:
-                    raise TimeoutError(f"{path.name} is locked by another process") from None
-                time.sleep(_POLL_S)
+        while not _try_lock(handle):
+            if time.monotonic() >= deadline:
+                raise TimeoutError(f"{path.name} is locked by another process")
+            time.sleep(_POLL_S)
         yield
     finally:
         os.close(handle)
 
 
-def _write_temporary(path: Path, data: bytes) -> Path:
-    make_folder(path.parent)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+def _try_lock(handle: int) -> bool:
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-    return Path(name)
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

@@ -28,6 +28,7 @@ EXTENSIONS = (".safetensors", ".json", ".toml", ".txt", ".model", ".jinja")
 
 _SEGMENT = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,98}[A-Za-z0-9_])?")
 _MAX_SEGMENTS = 6
+_PRINTABLE = re.compile(r"[A-Za-z0-9_./-]{1,120}")
 _HUB_PART = r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}"
 _TIME_FORM = "%Y-%m-%dT%H:%M:%SZ"
 _WINDOWS_DEVICES = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?")
@@ -91,8 +92,11 @@ def parse_time(text: str) -> datetime:
     Raises:
         ValueError: any other form.
     """
-    moment = datetime.strptime(text, _TIME_FORM).replace(tzinfo=UTC)
-    if moment.strftime(_TIME_FORM) != text:
+    try:
+        moment = datetime.strptime(text, _TIME_FORM).replace(tzinfo=UTC)
+    except ValueError:
+        raise ValueError("time: expected YYYY-MM-DDTHH:MM:SSZ") from None
+    if moment.strftime(_TIME_FORM) != text:  # strptime also takes months of one digit
         raise ValueError("time: expected YYYY-MM-DDTHH:MM:SSZ")
     return moment
 
@@ -161,7 +165,7 @@ class Manifest(_Strict):
     """Contents of manifest.json."""
 
     product: Literal["proper"]
-    format: Literal[1]
+    format: Annotated[int, Field(ge=FORMAT, le=FORMAT)]  # Literal[1] would also take `true`
     channel: Annotated[str, Field(pattern=rf"^{CHANNEL_PATTERN.pattern}\z")]
     version: Annotated[int, Field(ge=1, le=canonical.MAX_INTEGER)]
     created: Time
@@ -214,8 +218,12 @@ def build_manifest(value: Any) -> Manifest:
         manifest = Manifest.model_validate_json(canonical.encode(value))
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-        place = ".".join(str(part) for part in first["loc"][:2]) or "top level"
-        raise BundleFormatError(f"{MANIFEST_NAME}: {place}: {first['msg']}") from None
+        parts = [str(part) for part in first["loc"][:2]]
+        # A key is the sender's text: it may be long, or hold control characters for a terminal.
+        place = ".".join(p if _PRINTABLE.fullmatch(p) else "(a name)" for p in parts)
+        raise BundleFormatError(
+            f"{MANIFEST_NAME}: {place or 'top level'}: {first['msg']}"
+        ) from None
     _check_consistent(manifest)
     return manifest
 
