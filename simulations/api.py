@@ -60,7 +60,7 @@ class RunResults:
 
     def differences(self) -> str:
         """Differences between arms with intervals, as Markdown."""
-        return to_markdown(contrast_table(self.results))
+        return to_markdown(contrast_table(self.results, brief=True))
 
     def metric(self, arm: str, metric: str) -> float:
         """Mean of a metric over all queries of an arm. Raises KeyError for unknown names."""

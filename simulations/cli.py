@@ -190,7 +190,7 @@ def run(
         say(f"hint: resume with the same command and --resume; {out} keeps what is finished")
         raise typer.Exit(INTERRUPTED) from None
     print_table(run_table(results))
-    print_table(contrast_table(results))
+    print_table(contrast_table(results, brief=True))
     say(f"report: {out / REPORT_FILE}")
 
 
@@ -206,7 +206,7 @@ def score(
     with progress_bars() as show:
         results = finish(out.resolve(), show, show_examples=show_examples)
     print_table(run_table(results))
-    print_table(contrast_table(results))
+    print_table(contrast_table(results, brief=True))
     say(f"report: {out / REPORT_FILE}")
 
 

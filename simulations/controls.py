@@ -65,11 +65,14 @@ def control_file(plan: RunPlan, arm: str) -> Path:
     return plan.out / CONTROLS_FOLDER / f"{arm}.jsonl"
 
 
+def controls_missing(plan: RunPlan) -> bool:
+    """True if the plan asks for the control and it was not computed yet."""
+    return SHUFFLED in plan.arms and not control_file(plan, SHUFFLED).is_file()
+
+
 def run_controls(plan: RunPlan, progress: Progress) -> None:
-    """Predict the shuffled control if the plan asks for it and it is not there yet."""
+    """Predict the shuffled control for every query of every device."""
     target = control_file(plan, SHUFFLED)
-    if SHUFFLED not in plan.arms or target.is_file():
-        return
     from client.prediction import predict
 
     users = [read_device_user(entry, plan) for entry in plan.devices]

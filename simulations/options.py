@@ -111,15 +111,23 @@ class RunOptions:
             value = getattr(self, name)
             if value is not None and value < 1:
                 option = "--" + name.replace("_", "-")
-                raise ConfigError(f"{option} must be at least 1, got {value}")
+                raise ConfigError(
+                    f"{option} must be at least 1, got {value}", hint="leave it out for no limit"
+                )
         if self.folds < 1:
-            raise ConfigError(f"--folds must be at least 1, got {self.folds}")
+            raise ConfigError(
+                f"--folds must be at least 1, got {self.folds}", hint="1 means: no rotation"
+            )
         if self.fold is not None and self.folds == 1:
-            raise ConfigError("--fold says which of several folds, but --folds is missing")
+            raise ConfigError(
+                "--fold says which of several folds, but --folds is missing",
+                hint="add --folds K",
+            )
         if self.fold is not None and not 0 <= self.fold < self.folds:
             raise ConfigError(
                 f"--fold counts from 0 to {self.folds - 1} with --folds {self.folds}, "
-                f"got {self.fold}"
+                f"got {self.fold}",
+                hint="leave --fold out to run all folds",
             )
         if self.folds > 1 and chosen.kind == "inactive":
             raise ConfigError(
@@ -134,7 +142,7 @@ class RunOptions:
         if unknown:
             raise ConfigError(f"unknown arm '{unknown[0]}'", hint="arms are: " + ", ".join(ARMS))
         if len(set(self.arms)) != len(self.arms):
-            raise ConfigError("--arms names an arm twice")
+            raise ConfigError("--arms names an arm twice", hint="name each arm once")
         for arm in ("stage2", *CONTROL_ARMS):
             if arm in self.arms and "stage3" not in self.arms:
                 raise ConfigError(

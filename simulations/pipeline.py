@@ -13,7 +13,7 @@ from pathlib import Path
 from proper_model.errors import ConfigError
 from proper_model.files import make_private_folder
 from proper_model.runplan import PLAN_FILE, RunPlan
-from simulations.controls import run_controls
+from simulations.controls import controls_missing, run_controls
 from simulations.devices import incomplete
 from simulations.example import Example, choose_example
 from simulations.options import RunOptions
@@ -23,7 +23,7 @@ from simulations.results import Results
 from simulations.rundata import load_run, run_plans
 from simulations.score import score_run
 from simulations.sources import Progress
-from simulations.timings import add_seconds, coordinator_seconds, timed
+from simulations.timings import POOLED_PHASES, PhaseClock, add_seconds, coordinator_seconds, timed
 
 REPORT_FILE = "report.html"
 SYNTHETIC_NOTE = "This person is synthetic: the text was generated and belongs to nobody."
@@ -60,7 +60,11 @@ def run_federation(plan: RunPlan, progress: Progress) -> None:
 
     start, before = time.monotonic(), coordinator_seconds(plan.out)
     progress("starting Flower", 0, 0)
-    launch(plan.out / PLAN_FILE, progress)
+    clock = PhaseClock(progress)
+    launch(plan.out / PLAN_FILE, clock)
+    for phase in POOLED_PHASES:
+        if phase in clock.seconds:
+            add_seconds(plan.out, phase, clock.seconds[phase])
     steps = coordinator_seconds(plan.out) - before
     add_seconds(plan.out, "flower", max(0.0, time.monotonic() - start - steps))
 
@@ -71,11 +75,11 @@ def finish(out: Path, progress: Progress, *, show_examples: bool = False) -> Res
     Raises ReportError if devices have not predicted yet.
     """
     for plan in run_plans(out):
-        with timed(plan.out, "controls"):
-            run_controls(plan, progress)
+        if controls_missing(plan) and not incomplete(plan.devices, plan.node_arms):
+            with timed(plan.out, "controls"):
+                run_controls(plan, progress)
     progress("scoring", 0, 0)
-    with timed(out, "score"):
-        results, _ = score_run(out)
+    results, _ = score_run(out)
     progress("writing the report", 0, 0)
     write_report([out], out / REPORT_FILE, examples=[example_of(out, show_examples=show_examples)])
     return results

@@ -86,9 +86,9 @@ def _detail_figures(results: Results, details: Details, anchor: str) -> list[Fig
     gains = device_differences(details, "stage2", "stage2-mean", "nll")
     fits = details.fits.get("stage3", {})
     points = [
-        (float(fit["e_distance"]), -gains[device])
+        (float(fit["embedding_distance"]), -gains[device])
         for device, fit in fits.items()
-        if device in gains and isinstance(fit.get("e_distance"), float | int)
+        if device in gains and isinstance(fit.get("embedding_distance"), float | int)
     ]
     drawn.append(
         figures.distance_and_gain(
@@ -96,10 +96,10 @@ def _detail_figures(results: Results, details: Details, anchor: str) -> list[Fig
         )
     )
     pairs = [
-        (float(fit["held_back_loss_before"]), float(fit["held_back_loss_after"]))
+        (float(fit["embedding_loss_before"]), float(fit["lora_loss_after"]))
         for fit in fits.values()
-        if isinstance(fit.get("held_back_loss_before"), float | int)
-        and isinstance(fit.get("held_back_loss_after"), float | int)
+        if isinstance(fit.get("embedding_loss_before"), float | int)
+        and isinstance(fit.get("lora_loss_after"), float | int)
     ]
     drawn.append(figures.held_back(pairs, key=f"{anchor}-held"))
     if details.routing is not None:

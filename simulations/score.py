@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from proper_model.metrics import Scored, score, share_changed
+from proper_model.metrics import CORPUS_METRICS, Scored, score, share_changed
 from proper_model.runplan import RunPlan
 from proper_model.statistics import RESAMPLES, Level, bootstrap, holm, paired_bootstrap, user_values
 from simulations import environment
@@ -137,6 +137,8 @@ def significance(
     metrics = next(iter(scored.values())).metrics
     for metric in metrics:
         for level in LEVELS:
+            if level == "user" and metric in CORPUS_METRICS:
+                continue  # not defined over one user's few queries
             family = {
                 (a, b): paired_bootstrap(
                     scored[a],

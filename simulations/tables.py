@@ -90,10 +90,22 @@ def _mean_over(runs: Sequence[Results], arm: str, metric: str) -> float | None:
     return math.fsum(values) / len(values) if values else None
 
 
-def contrast_table(results: Results) -> Table:
-    """Differences between arms, user level first because one heavy user cannot carry it."""
+def contrast_table(results: Results, *, brief: bool = False) -> Table:
+    """Differences between arms, user level first because one heavy user cannot carry it.
+
+    `brief` keeps one level of each metric, the user's where it is defined, and no parse failures.
+    """
     rows = []
-    for row in sorted(results.contrasts, key=lambda c: c.level != "user"):
+    shown = sorted(results.contrasts, key=lambda c: c.level != "user")
+    if brief:
+        with_user_level = {c.metric for c in shown if c.level == "user"}
+        shown = [
+            c
+            for c in shown
+            if c.metric != "parse_failure_rate"
+            and (c.level == "user" or c.metric not in with_user_level)
+        ]
+    for row in shown:
         verdict = {True: "better", False: "worse", None: "not separable"}[row.improvement]
         rows.append(
             (

@@ -11,9 +11,29 @@ from pathlib import Path
 from proper_model.errors import ReportError
 from proper_model.files import write_atomic
 from proper_model.runplan import RunPlan
+from simulations.sources import Progress
 
 COORDINATOR_FILE = "timings.json"
 PHASES_FILE = "phases.json"
+# Stages 1, 2 and 3a-3b as the coordinator names them; together with signing its step "release".
+POOLED_PHASES = ("population", "group", "router")
+
+
+class PhaseClock:
+    """A progress callback that also notes how long each phase was the current one."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.progress = progress
+        self.seconds: dict[str, float] = {}
+        self._phase, self._since = "", time.monotonic()
+
+    def __call__(self, phase: str, done: int, total: int) -> None:
+        """Pass on, and on a change of phase close the one before."""
+        if phase != self._phase:
+            now = time.monotonic()
+            self.seconds[self._phase] = self.seconds.get(self._phase, 0.0) + now - self._since
+            self._phase, self._since = phase, now
+        self.progress(phase, done, total)
 
 
 @contextlib.contextmanager
@@ -38,12 +58,15 @@ def coordinator_seconds(out: Path) -> float:
 
 
 def read_timings(out: Path, plans: Sequence[RunPlan]) -> dict[str, float]:
-    """Seconds by phase; folds are summed. Empty for folders nobody timed."""
+    """Seconds by phase, none counted twice; folds are summed. Empty for folders nobody timed."""
     total: dict[str, float] = {}
     for folder in dict.fromkeys((out, *(plan.out for plan in plans))):
         for name in (COORDINATOR_FILE, PHASES_FILE):
             for phase, seconds in _read(folder / name).items():
                 total[phase] = total.get(phase, 0.0) + seconds
+    if "release" in total:
+        inside = sum(total.get(phase, 0.0) for phase in POOLED_PHASES)
+        total["release"] = max(0.0, total["release"] - inside)
     return total
 
 

@@ -92,14 +92,14 @@ def details() -> Details:
         fits={
             "stage3": {
                 "d00000": {
-                    "e_distance": 0.8,
-                    "held_back_loss_before": 2.0,
-                    "held_back_loss_after": 1.5,
+                    "embedding_distance": 0.8,
+                    "embedding_loss_before": 2.0,
+                    "lora_loss_after": 1.5,
                 },
                 "d00001": {
-                    "e_distance": 0.2,
-                    "held_back_loss_before": 1.8,
-                    "held_back_loss_after": 1.9,
+                    "embedding_distance": 0.2,
+                    "embedding_loss_before": 1.8,
+                    "lora_loss_after": 1.9,
                 },
             }
         },
@@ -202,6 +202,21 @@ def test_tables_state_users_intervals_and_verdicts() -> None:
     contrast = contrast_table(results).rows[0]
     assert contrast[0] == "stage3 − stage1"
     assert contrast[-1] == "better"
+
+
+def test_brief_differences_keep_one_level_and_no_parse_failures() -> None:
+    content = example()
+    row = content["contrasts"][0]
+    content["contrasts"] = [
+        {**row, "level": "query"},
+        row,
+        {**row, "metric": "parse_failure_rate"},
+        {**row, "metric": "f1_macro", "level": "query"},
+    ]
+    results = Results.model_validate(content)
+    assert len(contrast_table(results).rows) == 4
+    brief = contrast_table(results, brief=True).rows
+    assert [r[1:3] for r in brief] == [("accuracy", "user"), ("f1_macro", "query")]
 
 
 def test_comparison_averages_seeds_and_keeps_arm_order() -> None:

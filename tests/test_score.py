@@ -9,6 +9,7 @@ import pytest
 from run_folders import make_run, make_user
 
 from proper_model.errors import MetricError, ReportError
+from simulations import timings
 from simulations.details import read_details
 from simulations.results import read_results
 from simulations.score import message_totals, score_run
@@ -84,10 +85,10 @@ def test_files_are_written_and_deterministic_and_hold_no_user_text_or_id(tmp_pat
 
 def test_parameters_and_timings_are_taken_from_the_run(tmp_path: Path) -> None:
     make_run(tmp_path, USERS, OUTPUTS)
-    (tmp_path / "timings.json").write_text(json.dumps({"personalize": 2.0}))
-    (tmp_path / "phases.json").write_text(json.dumps({"prepare": 1.0}))
+    (tmp_path / "timings.json").write_text(json.dumps({"release": 9.0, "personalize": 2.0}))
+    (tmp_path / "phases.json").write_text(json.dumps({"prepare": 1.0, "group": 5.0}))
     results, _ = score_run(tmp_path, resamples=50)
-    assert results.timings_s == {"personalize": 2.0, "prepare": 1.0}
+    assert results.timings_s == {"release": 4.0, "personalize": 2.0, "prepare": 1.0, "group": 5.0}
     assert results.parameters == {}  # no release in this folder, so nothing is claimed
 
 
@@ -153,3 +154,15 @@ def test_messages_are_counted_by_kind_and_direction(tmp_path: Path) -> None:
         ("query.have", "out", 2, 15),
         ("query.have", "in", 1, 3),
     ]
+
+
+def test_phase_clock_passes_on_and_times_each_phase(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = iter([0.0, 1.0, 4.0, 9.0])
+    monkeypatch.setattr(timings.time, "monotonic", lambda: next(now))
+    seen: list[tuple[str, int, int]] = []
+    clock = timings.PhaseClock(lambda *row: seen.append(row))
+    for row in (("population", 0, 2), ("population", 1, 2), ("group", 0, 1), ("ship", 0, 1)):
+        clock(*row)
+    assert seen == [("population", 0, 2), ("population", 1, 2), ("group", 0, 1), ("ship", 0, 1)]
+    assert clock.seconds["population"] == 3.0
+    assert clock.seconds["group"] == 5.0

@@ -1,0 +1,276 @@
+"""The command line: every mistake has a message, a hint and an exit code; stdout stays data."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from run_folders import make_run
+from test_results import example
+from test_score import ANNA, OUTPUTS, USERS
+
+from proper_model.data import write_oppu
+from proper_model.errors import InterruptedRunError
+from simulations import cli, pipeline
+from simulations.api import Run
+from simulations.cli import run_cli
+from simulations.results import Results, write_results
+from simulations.synthetic import make_synthetic
+
+CANARY = "xylophone-canary-7731"
+
+
+@pytest.fixture(autouse=True)
+def plain_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "200")
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    folder = tmp_path / "data"
+    write_oppu(make_synthetic("synth_tag", preset="smoke").population, folder)
+    return folder
+
+
+REAL = ["--task", "synth_tag", "--base", "org/base"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["run", "{data}", "--base", "b"], 11, "--task is missing"),
+        (["run", "{data}", "--task", "synth_tag"], 11, "--base is missing"),
+        (["run", "demo", "--task", "synth_tag"], 11, "contradict"),
+        (["run", "demo:opera"], 11, "unknown demo 'demo:opera'"),
+        (["run", "{data}", *REAL, "--preset", "fancy"], 11, "unknown preset 'fancy'"),
+        (["run", "{data}", *REAL, "--profile", "huge"], 11, "unknown profile 'huge'"),
+        (["run", "{data}", *REAL, "--split", "mostly"], 11, "unknown split 'mostly'"),
+        (["run", "{data}", *REAL, "--arms", "stage1,stage9"], 11, "unknown arm 'stage9'"),
+        (["run", "{data}", *REAL, "--arms", "stage2"], 11, "needs stage3"),
+        (["run", "{data}", *REAL, "--arms", "stage1,stage1"], 11, "names an arm twice"),
+        (["run", "{data}", *REAL, "--arms", ","], 11, "--arms is empty"),
+        (["run", "{data}", *REAL, "--fold", "1"], 11, "--folds is missing"),
+        (["run", "{data}", *REAL, "--folds", "3", "--fold", "3"], 11, "from 0 to 2"),
+        (["run", "{data}", *REAL, "--folds", "3", "--split", "inactive:2"], 11, "--folds rotates"),
+        (["run", "{data}", *REAL, "--users", "0"], 11, "--users must be at least 1"),
+        (["run", "{data}", "--task", "LaMP_99", "--base", "b"], 12, "unknown task 'LaMP_99'"),
+        (["run", "{data}", *REAL, "--template", "rhymes"], 12, "no template set 'rhymes'"),
+        (["run", "missing", *REAL], 13, "missing: no such file or folder"),
+        (["run", "{data}", "--task", "synth_tag", "--base", "./none"], 15, "./none"),
+        (["prepare", "{data}", *REAL, "--folds", "3"], 11, "needs --fold"),
+    ],
+)
+def test_bad_input_is_told_with_a_hint_and_its_own_code(
+    arguments: list[str],
+    code: int,
+    words: str,
+    data: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    line = [a.format(data=data) for a in arguments] + ["--out", str(tmp_path / "out")]
+    assert run_cli(line) == code
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert words in shown.err
+    assert "proper: error: " in shown.err
+    assert "proper: hint: " in shown.err
+    assert "Traceback" not in shown.err
+    assert not (tmp_path / "out" / "plan.json").exists()
+
+
+def test_a_profile_file_that_is_not_there(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = ["run", str(data), *REAL, "--profile", "none.toml", "--out", str(tmp_path / "out")]
+    assert run_cli(line) == 11
+    assert "none.toml" in capsys.readouterr().err
+
+
+def test_wrong_usage_is_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_cli(["runn"]) == 2
+    assert run_cli(["run"]) == 2
+    assert run_cli(["run", "demo", "--out", "o", "--no-such-option"]) == 2
+    error = capsys.readouterr().err
+    assert error.count("proper: error: ") == 3
+    assert error.count("proper: hint: ") == 3
+
+
+def test_a_used_folder_is_refused_by_run_and_prepare(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "notes.txt").write_text("mine")
+    for command in ("run", "prepare"):
+        assert run_cli([command, str(data), *REAL, "--out", str(out)]) == 11
+        error = capsys.readouterr().err
+        assert "is not empty" in error
+        assert "--resume" in error
+    assert run_cli(["run", str(data), *REAL, "--out", str(out), "--folds", "3"]) == 11
+
+
+def test_debug_shows_where_it_happened(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_cli(["--debug", "run", "demo:opera", "--out", "o"]) == 11
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_a_bug_is_exit_code_1_and_quotes_nothing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    def broken(*_args: object, **_kwargs: object) -> None:
+        raise KeyError(CANARY)
+
+    monkeypatch.setattr(pipeline, "execute", broken)
+    assert run_cli(["run", "demo", "--out", str(tmp_path / "o")]) == 1
+    error = capsys.readouterr().err
+    assert "internal error (KeyError)" in error
+    assert CANARY not in error
+
+
+def test_ctrl_c_says_how_to_resume(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    def interrupted(*_args: object, **_kwargs: object) -> None:
+        raise KeyboardInterrupt
+
+    def stopped(*_args: object, **_kwargs: object) -> None:
+        raise InterruptedRunError("interrupted", hint="go on with: --resume")
+
+    for error in (interrupted, stopped):
+        monkeypatch.setattr(pipeline, "execute", error)
+        assert run_cli(["run", "demo", "--out", str(tmp_path / "o")]) == 130
+        assert "--resume" in capsys.readouterr().err
+
+
+def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_cli(["--help"]) == 0
+    shown = capsys.readouterr().out
+    for name in ("validate", "fetch", "prepare", "run", "score", "report", "table"):
+        assert name in shown
+
+
+def test_validate_counts_on_stdout(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_cli(["validate", str(data), "--task", "synth_tag"]) == 0
+    shown = capsys.readouterr().out
+    assert "0 errors" in shown
+    assert "history items" in shown
+
+
+def test_validate_names_what_is_wrong_and_fails(
+    data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = data / "user_others.json"
+    users = json.loads(path.read_text())
+    users[2]["query"][0]["gold"] = CANARY
+    path.write_text(json.dumps(users))
+    assert run_cli(["validate", str(data), "--task", "synth_tag"]) == 13
+    shown = capsys.readouterr()
+    assert "error: user_others.json, record 2, field query[0].gold" in shown.out
+    assert CANARY not in shown.out + shown.err
+
+
+def test_score_writes_results_and_report_and_prints_tables(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_run(tmp_path, USERS, OUTPUTS)
+    assert run_cli(["score", str(tmp_path)]) == 0
+    shown = capsys.readouterr()
+    assert "0.833 [0.750, 1.000]" in shown.out
+    assert "stage3 − stage1" in shown.out
+    assert (tmp_path / "results.json").is_file()
+    page = (tmp_path / "report.html").read_text()
+    for secret in (CANARY, "anna", "boris", "a film"):
+        assert secret not in page
+        assert secret not in shown.out
+
+
+def test_examples_of_real_people_need_a_word(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_run(tmp_path, USERS, OUTPUTS)
+    assert run_cli(["score", str(tmp_path), "--show-examples"]) == 0
+    page = (tmp_path / "report.html").read_text()
+    assert CANARY in page
+    assert "Shown on request" in page
+    assert run_cli(["report", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.strip().endswith("report.html")
+    assert CANARY not in (tmp_path / "report.html").read_text()
+
+
+def test_synthetic_people_are_shown_always(tmp_path: Path) -> None:
+    make_run(tmp_path, USERS, OUTPUTS)
+    (tmp_path / "truth.json").write_text("{}")
+    assert run_cli(["score", str(tmp_path)]) == 0
+    assert "This person is synthetic" in (tmp_path / "report.html").read_text()
+
+
+def test_score_of_an_unfinished_run_says_how_to_go_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    only = {arm: {"anna": rows["anna"]} for arm, rows in OUTPUTS.items()}
+    plan = make_run(tmp_path, (ANNA,), only)
+    (plan.devices[0].folder / "predictions" / "stage3.jsonl").unlink()
+    assert run_cli(["score", str(tmp_path)]) == 19
+    assert "--resume" in capsys.readouterr().err
+
+
+def test_table_in_both_forms(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for seed in (0, 1):
+        path = tmp_path / f"r{seed}.json"
+        write_results(Results.model_validate({**example(), "seed": seed}), path)
+    sources = [str(tmp_path / "r0.json"), str(tmp_path / "r1.json")]
+    assert run_cli(["table", *sources, "--markdown"]) == 0
+    markdown = capsys.readouterr().out
+    assert "| T (2 users, given) | accuracy | default/tiny, mini | 2 | 0.500 | 0.500 |" in markdown
+    assert run_cli(["table", *sources]) == 0
+    assert "accuracy" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", ["table", "report"])
+def test_a_file_that_is_no_result_is_refused(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bad = tmp_path / "bad.json"
+    bad.write_text('{"schema": 99}')
+    assert run_cli([command, str(bad)]) == 19
+    assert "bad.json" in capsys.readouterr().err
+
+
+def test_fetch_of_an_unknown_task(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_cli(["fetch", "LaMP_6", "--out", str(tmp_path)]) == 14
+    assert "licensed mail" in capsys.readouterr().err
+
+
+def test_main_switches_telemetry_off_and_exits_with_the_code(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in cli.QUIET:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TRANSFORMERS_VERBOSITY", "info")
+    monkeypatch.setattr(sys, "argv", ["proper-sim", "runn"])
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    assert caught.value.code == 2
+    assert cli.os.environ["FLWR_TELEMETRY_ENABLED"] == "0"
+    assert cli.os.environ["TRANSFORMERS_VERBOSITY"] == "info", "the user's choice stays"
+
+
+def test_notebook_interface_refuses_contradictions_at_once() -> None:
+    with pytest.raises(Exception, match="--task is missing"):
+        Run(data="somewhere", out="o")
+
+
+def test_notebook_results_answer_questions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_run(tmp_path / "out", USERS, OUTPUTS)
+    monkeypatch.setattr(pipeline, "run_one", lambda *_: None)
+    results = Run(data="demo", out=tmp_path / "out").execute(resume=True)
+    assert results.metric("stage3", "accuracy") == pytest.approx(5 / 6)
+    assert {row.metric for row in results.contrasts("stage3", "stage1")} >= {"accuracy", "nll"}
+    assert results.contrasts("stage1", "stage3") == []
+    assert results.table().startswith("| arm |")
+    assert "stage3 − stage1" in results.differences()
+    assert results.report.is_file()

@@ -1,0 +1,140 @@
+"""Estimates: counted by hand where they can be, monotone where they cannot."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from run_folders import make_user
+from transformers import LlamaConfig
+
+from proper_model.config import preset
+from proper_model.encoding import Encoder
+from proper_model.errors import BaseModelError
+from proper_model.profiles import load_profile
+from proper_model.records import Population
+from proper_model.tasks import load_task
+from simulations.calibrate import Shape, Speed, base_config, measure, shape_of
+from simulations.estimate import SAMPLE_USERS, Estimate, Tokens, as_table, count_tokens, estimate
+from simulations.tiny_base import word_tokenizer
+
+TINY = load_profile("tiny")
+SPEED = Speed(forward=2000.0, training=1000.0)
+SHAPE = Shape(layers=2, hidden=64, ffn=128, parameters=100_000)
+TOKENS = Tokens(
+    pooled_queries=1000.0,
+    pooled_history=9000.0,
+    cohort_history=4000.0,
+    test_history=2000.0,
+    test_queries=500.0,
+    row=50,
+)
+ALL = ("stage1", "stage2-mean", "stage2", "oppu-mlp", "stage3", "stage3-shuffled")
+
+
+def cost(tokens: Tokens = TOKENS, structure: str = "default", **change: object) -> Estimate:
+    settings = {"arms": ALL, "users": 10, "processes": 2} | change
+    return estimate(tokens, SPEED, SHAPE, preset(structure), TINY, **settings)  # type: ignore[arg-type]
+
+
+def small_config() -> LlamaConfig:
+    return LlamaConfig(
+        vocab_size=50,
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=4,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        tie_word_embeddings=True,
+    )
+
+
+def test_stage_1_is_epochs_times_tokens_over_speed() -> None:
+    # 3 epochs of 10,000 tokens at 1.3 times the base's cost, 1.6 times slower at worst; with
+    # patience 1 the earliest stop is after 2 epochs, 0.8 times at best.
+    stage = cost().seconds["stage 1"]
+    assert stage.high == pytest.approx(3 * 10_000 / 1000 * 1.3 * 1.6)
+    assert stage.low == pytest.approx(2 * 10_000 / 1000 * 1.3 * 0.8)
+
+
+def test_every_range_is_ordered_and_sums_up() -> None:
+    found = cost()
+    for part in (*found.seconds.values(), found.memory_bytes, found.disk_bytes):
+        assert 0 <= part.low <= part.high
+    assert found.total_seconds.high == pytest.approx(sum(p.high for p in found.seconds.values()))
+
+
+def test_arms_hosts_and_presets_change_what_they_should() -> None:
+    whole, few = cost(), cost(arms=("stage1",))
+    assert few.seconds["stage 3"].high == 0
+    assert few.seconds["stage 2"] == whole.seconds["stage 2"]
+    assert cost(processes=1).seconds["stage 3"].high == pytest.approx(
+        2 * whole.seconds["stage 3"].high
+    )
+    assert cost(structure="device").seconds["router"].high == 0
+    assert cost(structure="paper").seconds["router"].high == pytest.approx(
+        2 * whole.seconds["router"].high
+    )
+
+
+def test_a_reference_needs_less_disk_than_an_embedded_base() -> None:
+    assert cost(embed_base=False).disk_bytes.high < cost(embed_base=True).disk_bytes.high
+
+
+def test_folds_multiply_time_and_disk_but_not_memory() -> None:
+    one, five = cost(), cost().times(5)
+    assert five.total_seconds.low == pytest.approx(5 * one.total_seconds.low)
+    assert five.disk_bytes.high == pytest.approx(5 * one.disk_bytes.high)
+    assert five.memory_bytes == one.memory_bytes
+
+
+def test_table_has_a_row_a_phase_and_the_totals() -> None:
+    rows = {row[0]: row[1:] for row in as_table(cost()).rows}
+    assert list(rows)[-3:] == ["time in all", "memory", "disk"]
+    assert rows["stage 1"] == ("21 s", "62 s")
+
+
+def encoder() -> Encoder:
+    words = ["film", "a", "tag:", "comedy", "action", *map(str, range(9))]
+    return Encoder(word_tokenizer(words), max_prompt_tokens=96, max_answer_tokens=8)
+
+
+def test_tokens_are_those_that_training_will_see() -> None:
+    task = load_task("LaMP_2M", template="short")
+    users = tuple(make_user(f"u{i}", ["comedy", "action"]) for i in range(4))
+    tokens = count_tokens(Population("p", users[:3], users[3:]), task, encoder(), TINY)
+    lengths = [
+        len(encoder().encode(task.history_example(item)).tokens) for item in users[0].history
+    ]
+    assert tokens.pooled_history == 3 * sum(lengths)
+    assert tokens.test_history == sum(lengths)
+    assert tokens.cohort_history == tokens.pooled_history  # three users are all in the cohort
+    capped = replace(TINY, group=replace(TINY.group, max_items_per_user=1))
+    fewer = count_tokens(Population("p", users[:3], users[3:]), task, encoder(), capped)
+    assert fewer.pooled_history == 3 * lengths[1]
+
+
+def test_many_users_are_sampled_and_extrapolated() -> None:
+    task = load_task("LaMP_2M", template="short")
+    users = tuple(make_user(f"u{i}", ["comedy"]) for i in range(3 * SAMPLE_USERS + 1))
+    tokens = count_tokens(Population("p", users, users[:1]), task, encoder(), TINY)
+    assert tokens.pooled_history == pytest.approx(len(users) * tokens.test_history)
+
+
+def test_shape_is_counted_without_weights() -> None:
+    shape = shape_of(small_config())
+    a_layer = 4 * 16 * 16 + 3 * 16 * 24 + 2 * 16
+    assert shape == Shape(layers=4, hidden=16, ffn=24, parameters=50 * 16 + 4 * a_layer + 16)
+
+
+def test_measuring_gives_positive_speeds_and_keeps_the_threads() -> None:
+    before = torch.get_num_threads()
+    speed = measure(small_config(), tokens=8, batch=2, dtype=torch.float32, threads=1)
+    assert speed.forward > speed.training > 0
+    assert torch.get_num_threads() == before
+
+
+def test_a_base_that_is_not_there_is_named() -> None:
+    with pytest.raises(BaseModelError, match="no-such-base"):
+        base_config("./no-such-base")
