@@ -179,19 +179,16 @@ def run(
     if plan:
         _print_costs(options)
         return
-    from simulations.pipeline import REPORT_FILE, execute
-    from simulations.tables import contrast_table, run_table
+    from simulations.pipeline import execute
 
     try:
         with progress_bars() as show:
-            results = execute(options, show, show_examples=show_examples)
+            execute(options, show, show_examples=show_examples)
     except KeyboardInterrupt:
         say("interrupted")
         say(f"hint: resume with the same command and --resume; {out} keeps what is finished")
         raise typer.Exit(INTERRUPTED) from None
-    print_table(run_table(results))
-    print_table(contrast_table(results, brief=True))
-    say(f"report: {out / REPORT_FILE}")
+    _print_run(out)
 
 
 @app.command()
@@ -200,14 +197,11 @@ def score(
     show_examples: o.ShowExamples = False,
 ) -> None:
     """Recompute results.json and report.html from the devices' folders."""
-    from simulations.pipeline import REPORT_FILE, finish
-    from simulations.tables import contrast_table, run_table
+    from simulations.pipeline import finish
 
     with progress_bars() as show:
-        results = finish(out.resolve(), show, show_examples=show_examples)
-    print_table(run_table(results))
-    print_table(contrast_table(results, brief=True))
-    say(f"report: {out / REPORT_FILE}")
+        finish(out.resolve(), show, show_examples=show_examples)
+    _print_run(out)
 
 
 @app.command()
@@ -243,11 +237,25 @@ def table(
 
 def _options(given: dict[str, object]) -> RunOptions:
     """The options of `run` and `prepare` by name. Raises ConfigError for a contradiction."""
-    names = RunOptions.__dataclass_fields__
-    values = {name: value for name, value in given.items() if name in names}
+    values = {name: given[name] for name in RunOptions.__dataclass_fields__ if name in given}
     text = given.get("arms")
     chosen = ARMS if text is None else tuple(a.strip() for a in str(text).split(",") if a.strip())
     return RunOptions(**{**values, "arms": chosen})  # type: ignore[arg-type]
+
+
+def _print_run(out: Path) -> None:
+    """Tables of a scored run on stdout; where the report lies on stderr."""
+    from simulations.details import DETAILS_FILE, read_details
+    from simulations.pipeline import REPORT_FILE
+    from simulations.results import read_results
+    from simulations.tables import contrast_table, level_table, run_table
+
+    results, details = read_results(out), read_details(out / DETAILS_FILE)
+    print_table(run_table(results))
+    if details is not None and details.levels is not None:
+        print_table(level_table(details.levels))
+    print_table(contrast_table(results, brief=True))
+    say(f"report: {out / REPORT_FILE}")
 
 
 def _print_costs(options: RunOptions) -> None:

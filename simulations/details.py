@@ -56,6 +56,13 @@ class Routing(_Strict):
     weights: list[list[float]]
 
 
+class Levels(_Strict):
+    """Synthetic people: `arms[arm][level]` is the mean of `metric` over that level's queries."""
+
+    metric: str
+    arms: dict[str, dict[str, Number]]
+
+
 class Details(_Strict):
     schema_: Literal[1] = Field(default=1, alias="schema")
     reference: str
@@ -64,6 +71,7 @@ class Details(_Strict):
     significance: list[Significance]
     messages: list[MessageTotal]
     routing: Routing | None = None
+    levels: Levels | None = None
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 

@@ -18,6 +18,7 @@ from proper_model.tasks import Task, task_from_toml
 if TYPE_CHECKING:
     from client.adaptation import UserState
 
+TRUTH_FILE = "truth.json"  # in OUT of synthetic people only
 RESUME_HINT = "go on with the run: proper-sim run ... --resume, or start it: flwr run ."
 
 

@@ -205,9 +205,9 @@ def routing_heatmap(routing: Routing, *, key: str) -> Figure | None:
 
 
 def bars(
-    values: Mapping[str, float], *, key: str, title: str, axis: str, unit: str
+    values: Mapping[str, float], *, key: str, title: str, axis: str, unit: str, log: bool = False
 ) -> Figure | None:
-    """Plain horizontal bars in the given order."""
+    """Plain horizontal bars in the given order; `log` for values of different magnitude."""
     if not values:
         return None
     with mpl.rc_context(STYLE):
@@ -216,6 +216,8 @@ def bars(
         axes.barh(range(len(names)), [values[n] for n in names], color=BLUE, height=0.7)
         axes.set_yticks(range(len(names)), names)
         axes.set_xlabel(axis)
+        if log:
+            axes.set_xscale("log")
         said = "; ".join(f"{name}: {value:,.6g} {unit}" for name, value in values.items())
         return _finish(canvas, key, title, f"{title}. {said}.")
 
@@ -223,4 +225,4 @@ def bars(
 def messages(totals: Sequence[MessageTotal], *, key: str) -> Figure | None:
     """Bytes that crossed the network, by kind of message and direction."""
     values = {f"{t.kind} ({t.direction}, {t.count}×)": t.bytes / 1024 for t in totals}
-    return bars(values, key=key, title="Messages", axis="KiB in all", unit="KiB")
+    return bars(values, key=key, title="Messages", axis="KiB in all", unit="KiB", log=True)

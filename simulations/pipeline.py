@@ -14,10 +14,10 @@ from proper_model.errors import ConfigError
 from proper_model.files import make_private_folder
 from proper_model.runplan import PLAN_FILE, RunPlan
 from simulations.controls import controls_missing, run_controls
-from simulations.devices import incomplete
+from simulations.devices import TRUTH_FILE, incomplete
 from simulations.example import Example, choose_example
 from simulations.options import RunOptions
-from simulations.prepare import TRUTH_FILE, existing_plan, prepare
+from simulations.prepare import existing_plan, prepare
 from simulations.report import write_report
 from simulations.results import Results
 from simulations.rundata import load_run, run_plans

@@ -14,18 +14,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from coordinator.keys import load_or_create_key
-from proper_model.settings_io import to_mapping
 from proper_model.errors import ConfigError
 from proper_model.files import make_private_folder, write_atomic
 from proper_model.records import User, users_to_json
 from proper_model.runplan import PLAN_FILE, DeviceEntry, RunPlan
+from proper_model.settings_io import to_mapping
 from proper_model.trust import TrustedRoot, public_bytes
 from simulations.calibrate import base_config, shape_of
+from simulations.devices import TRUTH_FILE
 from simulations.environment import total_memory_bytes
 from simulations.options import RunOptions
 from simulations.sources import Progress, Source, load_source
 
-TRUTH_FILE = "truth.json"
 KEY_FILE = "release.pem"
 # Larger bases travel as a reference: every node host would otherwise hold a copy.
 LARGEST_EMBEDDED_PARAMETERS = 500_000_000

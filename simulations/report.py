@@ -20,7 +20,7 @@ from simulations.details import DETAILS_FILE, Details, read_details
 from simulations.example import Example
 from simulations.figures import Figure
 from simulations.results import LOWER_IS_BETTER, RESULTS_FILE, Results, read_results
-from simulations.tables import Table, comparison_table, contrast_table, run_table
+from simulations.tables import Table, comparison_table, contrast_table, level_table, run_table
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"
 GAIN_PAIRS = (("stage3", "stage1"), ("stage3", "oppu-mlp"), ("stage2", "stage2-mean"))
@@ -60,7 +60,9 @@ def section(
     results: Results, details: Details | None, example: Example | None, *, anchor: str
 ) -> Section:
     """Tables and figures of one run."""
-    tables = (run_table(results), contrast_table(results))
+    tables = [run_table(results), contrast_table(results)]
+    if details is not None and details.levels is not None:
+        tables.insert(0, level_table(details.levels))
     drawn = [
         figures.forest(results.contrasts, metric, key=f"{anchor}-forest-{metric}")
         for metric in results.metric_names()
@@ -74,7 +76,7 @@ def section(
         )
     )
     kept = tuple(figure for figure in drawn if figure is not None)
-    return Section(results, anchor, tables, kept, details, example)
+    return Section(results, anchor, tuple(tables), kept, details, example)
 
 
 def _detail_figures(results: Results, details: Details, anchor: str) -> list[Figure | None]:

@@ -19,13 +19,15 @@ from simulations.details import (
     DETAILS_FILE,
     ArmDetails,
     Details,
+    Levels,
     MessageTotal,
     Routing,
     Significance,
     fit_numbers,
     write_details,
 )
-from simulations.devices import fit_report
+from simulations.devices import TRUTH_FILE, fit_report
+from simulations.levels import by_level, read_levels
 from simulations.parameters import parameter_counts
 from simulations.results import (
     RESULTS_FILE,
@@ -199,7 +201,13 @@ def make_details(data: RunData, *, resamples: int, confidence: float) -> Details
         significance=significance(strict, resamples=resamples, confidence=confidence),
         messages=message_totals(plan.out / "messages.jsonl" for plan in data.plans),
         routing=_routing(data),
+        levels=_levels(data, strict),
     )
+
+
+def _levels(data: RunData, scored: Mapping[str, Scored]) -> Levels | None:
+    known = read_levels(plan.out / TRUTH_FILE for plan in data.plans)
+    return None if known is None else by_level(scored, known)
 
 
 def _fits(data: RunData) -> dict[str, dict[str, dict[str, float | int | str]]]:

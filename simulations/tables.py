@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from rich.table import Table as RichTable
 
+from simulations.details import Levels
 from simulations.results import METRICS, Results
 
 ARM_ORDER = ("stage1", "stage2-mean", "stage2", "oppu-mlp", "stage3", "stage3-shuffled")
@@ -119,6 +120,23 @@ def contrast_table(results: Results, *, brief: bool = False) -> Table:
         )
     header = ("arms", "metric", "level", "difference", "interval", "")
     return Table("Differences", header, tuple(rows), labels=3)
+
+
+def level_table(levels: Levels) -> Table:
+    """Synthetic people: each arm on the queries that population, group or user decide."""
+    names = list(dict.fromkeys(name for values in levels.arms.values() for name in values))
+    rows = [
+        (
+            arm,
+            *(
+                f"{levels.arms[arm][name]:.3f}" if name in levels.arms[arm] else "–"
+                for name in names
+            ),
+        )
+        for arm in ordered_arms(levels.arms)
+    ]
+    title = f"What decides the answer ({levels.metric})"
+    return Table(title, ("arm", *names), tuple(rows))
 
 
 def to_markdown(table: Table) -> str:

@@ -11,10 +11,10 @@ import torch
 from client.adaptation import UserState
 from client.state import Binding, save_state
 from proper_model.config import StageSettings
-from proper_model.settings_io import to_mapping
 from proper_model.files import make_private_folder, write_atomic
 from proper_model.records import HistoryItem, Query, User, users_to_json
 from proper_model.runplan import DeviceEntry, RunPlan
+from proper_model.settings_io import to_mapping
 
 BUNDLE = "ab" * 32
 

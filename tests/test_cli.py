@@ -203,7 +203,7 @@ def test_examples_of_real_people_need_a_word(
 
 def test_synthetic_people_are_shown_always(tmp_path: Path) -> None:
     make_run(tmp_path, USERS, OUTPUTS)
-    (tmp_path / "truth.json").write_text("{}")
+    (tmp_path / "truth.json").write_text('{"level": {}}')
     assert run_cli(["score", str(tmp_path)]) == 0
     assert "This person is synthetic" in (tmp_path / "report.html").read_text()
 

@@ -156,6 +156,22 @@ def test_messages_are_counted_by_kind_and_direction(tmp_path: Path) -> None:
     ]
 
 
+def test_levels_of_synthetic_people_are_told_apart(tmp_path: Path) -> None:
+    make_run(tmp_path, USERS, OUTPUTS)
+    level = {q.id: "pop" for q in ANNA.queries} | {q.id: "user" for q in BORIS.queries}
+    (tmp_path / "truth.json").write_text(json.dumps({"level": level}))
+    _, details = score_run(tmp_path, resamples=50)
+    assert details.levels is not None
+    assert details.levels.metric == "accuracy"
+    assert details.levels.arms == {
+        "stage1": {"pop": 0.5, "user": 0.25},
+        "stage3": {"pop": 1.0, "user": 0.75},
+    }
+    (tmp_path / "truth.json").write_text("{}")
+    with pytest.raises(ReportError, match=r"truth\.json"):
+        score_run(tmp_path, resamples=50)
+
+
 def test_phase_clock_passes_on_and_times_each_phase(monkeypatch: pytest.MonkeyPatch) -> None:
     now = iter([0.0, 1.0, 4.0, 9.0])
     monkeypatch.setattr(timings.time, "monotonic", lambda: next(now))
