@@ -19,7 +19,6 @@ from pathlib import Path
 from torch import Tensor
 
 from proper_model.artifact import Release
-from proper_model.config import UserRouting
 from proper_model.embeddings import EmbeddingFit, Samples, fit_embeddings, split_items
 from proper_model.encoding import Encoder
 from proper_model.errors import ConfigError
@@ -29,6 +28,7 @@ from proper_model.lora_router import lora_settings
 from proper_model.model import AdaptedModel
 from proper_model.personal import LoraFit, train_user_loras
 from proper_model.records import User
+from proper_model.structure import UserRouting
 
 # Arms with a private state, and whether it holds an embedding and an adapter.
 STATEFUL_ARMS: Mapping[str, tuple[bool, bool]] = {

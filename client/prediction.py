@@ -14,15 +14,16 @@ from torch import Tensor
 
 from client.adaptation import STATEFUL_ARMS, STATELESS_ARMS, UserState, known_arms
 from proper_model.artifact import Release
-from proper_model.config import UserRouting
 from proper_model.embeddings import group_pass
 from proper_model.encoding import Encoder
 from proper_model.errors import ConfigError, StateError
 from proper_model.metrics import Prediction
-from proper_model.model import AdaptedModel, Pass
+from proper_model.model import AdaptedModel
+from proper_model.passes import Pass
 from proper_model.personal import personal_pass
 from proper_model.records import User
 from proper_model.scoring import answer_queries
+from proper_model.structure import UserRouting
 
 Progress = Callable[[str, int, int], None]
 

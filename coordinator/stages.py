@@ -19,7 +19,7 @@ from coordinator.pooling import PooledData, pool, router_cohort
 from coordinator.population_stage import train_population
 from proper_model.artifact import Release, load_shared, shared_tensors
 from proper_model.base import compute_dtype, default_device, fingerprint, load_base
-from proper_model.config import StageSettings, Structure
+from proper_model.config import StageSettings
 from proper_model.dropout import mix_seed
 from proper_model.embeddings import find_prototypes
 from proper_model.encoding import Encoder
@@ -29,6 +29,7 @@ from proper_model.model import AdaptedModel
 from proper_model.population import merge_population
 from proper_model.records import User
 from proper_model.settings_io import to_mapping
+from proper_model.structure import Structure
 from proper_model.tasks import Task
 
 # (phase, done, total)

@@ -26,7 +26,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from proper_model.base import compute_dtype, default_device, load_base
-from proper_model.config import StageSettings, Structure
+from proper_model.config import StageSettings
 from proper_model.encoding import Encoder
 from proper_model.errors import BundleFormatError
 from proper_model.experts import Experts
@@ -34,6 +34,7 @@ from proper_model.files import write_atomic
 from proper_model.model import AdaptedModel
 from proper_model.population import merge_population
 from proper_model.settings_io import from_mapping, to_mapping
+from proper_model.structure import Structure
 from proper_model.tasks import Task, task_from_toml
 
 RECIPE_FORMAT = 1

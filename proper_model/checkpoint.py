@@ -29,6 +29,11 @@ def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str
     write_atomic(path, data)
 
 
+def beside(path: Path | None, suffix: str) -> Path | None:
+    """The path with a suffix appended to its name, for a further part of the same phase."""
+    return None if path is None else path.with_name(path.name + suffix)
+
+
 def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
     """Tensors and meta of `path`, or None where there is none.
 

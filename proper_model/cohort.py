@@ -23,8 +23,9 @@ from proper_model.checkpoint import load_checkpoint, save_checkpoint
 from proper_model.dropout import mix_seed
 from proper_model.encoding import Encoded, Encoder, epoch_order, token_budget_chunks
 from proper_model.errors import TrainingError
-from proper_model.model import AdaptedModel, Pass
+from proper_model.model import AdaptedModel
 from proper_model.optimizer import StackedAdamW, linear_schedule
+from proper_model.passes import Pass
 
 Progress = Callable[[int, int], None]
 
@@ -42,7 +43,11 @@ class Trial:
 
 @dataclass(frozen=True)
 class TrialSettings:
-    """What all trials of a cohort share. `patience`: epochs without improvement before stopping."""
+    """What all trials of a cohort share.
+
+    `patience`: epochs without improvement before stopping. `refit`: whether callers train again on
+    all items of a user once held-back ones have chosen rate and epochs.
+    """
 
     epochs: int
     batch_size: int
@@ -52,6 +57,7 @@ class TrialSettings:
     max_grad_norm: float
     tokens_per_step: int
     patience: int = 2
+    refit: bool = True
 
 
 @dataclass

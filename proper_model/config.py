@@ -1,163 +1,19 @@
-"""Typed settings of the model and of the three training stages.
+"""Typed settings of the three training stages: a *profile* says how long and how fast to train.
 
-Two kinds, kept apart on purpose:
-
-* `Structure` (a *preset*) says which equations are used: what the routers see, how they are
-  shared, how stage 3 routes.
-* `StageSettings` and its children (a *profile*) say how long and how fast to train.
-
-Everything is a frozen dataclass that checks itself; unknown keys and contradictions raise
-`ConfigError`. Source: PROPER, arXiv 2503.01303, sections 3 and A.3, and the open points the paper
-leaves, each with the reading chosen here.
+What the model is made of, its *preset*, stands apart in `structure`. Everything is a frozen
+dataclass that checks itself; unknown keys and contradictions raise `ConfigError`.
+Source: PROPER, arXiv 2503.01303, section A.3, and METHOD 1.4 for what the paper leaves open.
 """
 
 from __future__ import annotations
 
-import types
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import Any
 
-from proper_model.errors import ConfigError
+from proper_model.structure import check
 
 ATTENTION_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj")
 FFN_TARGETS = ("gate_proj", "up_proj", "down_proj")
-
-
-class RouterText(StrEnum):
-    """What the text half of the user-aware router sees (eq. 8)."""
-
-    TOKEN = "token"  # each token's input x of that linear, as in LoRAMoE
-    POOLED = "pooled"  # mean of x over prompt tokens; answers never enter
-    NONE = "none"  # no text term: one mixture per user
-
-
-class RouterMerge(StrEnum):
-    """How text and user logits are merged."""
-
-    SUM = "sum"  # softmax of the summed logits
-    AVERAGE = "average"  # mean of the two softmaxes
-
-
-class RouterSharing(StrEnum):
-    PER_LINEAR = "per_linear"  # one router for every FFN linear
-    TIED = "tied"  # one user router for all linears
-
-
-class EmbeddingTables(StrEnum):
-    PER_LAYER = "per_layer"
-    ONE = "one"
-
-
-class Constraint(StrEnum):
-    """Form of the constraint loss (eq. 9)."""
-
-    AGGREGATE = "aggregate"  # one running N-vector per router, exact for all pairs
-    PAIRS = "pairs"  # the same x routed for K other users
-    NONE = "none"
-
-
-class UserRouting(StrEnum):
-    """Expert routing in stage 3 (eq. 12)."""
-
-    SUMMED = "summed"  # softmax(W_t x + W_e e_u + W_l B_u A_u x)
-    LORA_AWARE = "lora_aware"  # softmax(W_l B_u A_u x), the paper's text
-    USER_AWARE = "user_aware"  # stage 2's router, no W_l
-
-
-def _check(condition: bool, message: str, hint: str | None = None) -> None:
-    if not condition:
-        raise ConfigError(message, hint=hint)
-
-
-@dataclass(frozen=True)
-class Structure:
-    """Which equations the model uses. `experts` and ranks count per FFN linear."""
-
-    name: str
-    router_text: RouterText = RouterText.TOKEN
-    router_merge: RouterMerge = RouterMerge.SUM
-    router_sharing: RouterSharing = RouterSharing.PER_LINEAR
-    embedding_tables: EmbeddingTables = EmbeddingTables.PER_LAYER
-    constraint: Constraint = Constraint.AGGREGATE
-    user_routing: UserRouting = UserRouting.SUMMED
-    detach_lora_router: bool = False
-    experts: int = 5
-    rank: int = 4
-    alpha: float = 8.0
-    embedding_dim: int = 64
-
-    def __post_init__(self) -> None:
-        _check(self.experts >= 1, f"structure.experts must be at least 1, got {self.experts}")
-        _check(self.rank >= 1, f"structure.rank must be at least 1, got {self.rank}")
-        _check(self.alpha > 0, f"structure.alpha must be positive, got {self.alpha}")
-        _check(
-            self.embedding_dim >= 1,
-            f"structure.embedding_dim must be at least 1, got {self.embedding_dim}",
-        )
-        tied = self.router_sharing is RouterSharing.TIED
-        _check(
-            not tied or self.embedding_tables is EmbeddingTables.ONE,
-            "structure: a tied router reads one embedding, so embedding_tables must be 'one'",
-        )
-        _check(
-            not tied or self.router_text is RouterText.NONE,
-            "structure: a tied router has no text term (linears differ in width), "
-            "so router_text must be 'none'",
-        )
-        _check(
-            not (self.router_text is RouterText.NONE and self.router_merge is RouterMerge.AVERAGE),
-            "structure: router_merge 'average' needs a text router to average with",
-        )
-        _check(
-            not (
-                self.router_merge is RouterMerge.AVERAGE and self.user_routing is UserRouting.SUMMED
-            ),
-            "structure: user_routing 'summed' adds logits and needs router_merge 'sum'",
-        )
-
-    @property
-    def scale(self) -> float:
-        """s = alpha / r, the LoRA scale of every stage."""
-        return self.alpha / self.rank
-
-    @property
-    def has_lora_router(self) -> bool:
-        return self.user_routing is not UserRouting.USER_AWARE
-
-    @property
-    def foldable(self) -> bool:
-        """True if a user's mixture is constant, so that it folds into one LoRA per linear."""
-        return self.router_text is RouterText.NONE and self.user_routing is UserRouting.USER_AWARE
-
-
-PRESETS: Mapping[str, Structure] = types.MappingProxyType(
-    {
-        "paper": Structure(
-            name="paper",
-            constraint=Constraint.PAIRS,
-            user_routing=UserRouting.LORA_AWARE,
-        ),
-        "default": Structure(name="default"),
-        "device": Structure(
-            name="device",
-            router_text=RouterText.NONE,
-            router_sharing=RouterSharing.TIED,
-            embedding_tables=EmbeddingTables.ONE,
-            user_routing=UserRouting.USER_AWARE,
-        ),
-    }
-)
-
-
-def preset(name: str) -> Structure:
-    """The named preset. Raises ConfigError for an unknown name."""
-    if name not in PRESETS:
-        raise ConfigError(
-            f"unknown preset '{name}'", hint="presets are: " + ", ".join(sorted(PRESETS))
-        )
-    return PRESETS[name]
 
 
 @dataclass(frozen=True)
@@ -177,8 +33,8 @@ class PopulationSettings:
     def __post_init__(self) -> None:
         known = ATTENTION_TARGETS + FFN_TARGETS
         unknown = [t for t in self.targets if t not in known]
-        _check(not unknown, f"population.targets: unknown {unknown}; known are {list(known)}")
-        _check(bool(self.targets), "population.targets must not be empty")
+        check(not unknown, f"population.targets: unknown {unknown}; known are {list(known)}")
+        check(bool(self.targets), "population.targets must not be empty")
         _check_training(self, "population")
 
 
@@ -200,11 +56,11 @@ class GroupSettings:
 
     def __post_init__(self) -> None:
         _check_training(self, "group")
-        _check(self.constraint_weight >= 0, "group.constraint_weight must not be negative")
-        _check(self.constraint_pairs >= 1, "group.constraint_pairs must be at least 1")
-        _check(self.embedding_learning_rate > 0, "group.embedding_learning_rate must be positive")
-        _check(self.max_items_per_user >= 1, "group.max_items_per_user must be at least 1")
-        _check(
+        check(self.constraint_weight >= 0, "group.constraint_weight must not be negative")
+        check(self.constraint_pairs >= 1, "group.constraint_pairs must be at least 1")
+        check(self.embedding_learning_rate > 0, "group.embedding_learning_rate must be positive")
+        check(self.max_items_per_user >= 1, "group.max_items_per_user must be at least 1")
+        check(
             self.prototype_min_users >= 10,
             f"group.prototype_min_users is {self.prototype_min_users}; a prototype of fewer than "
             "10 users would publish personal data",
@@ -223,7 +79,7 @@ class RouterSettings:
     patience: int = 1
 
     def __post_init__(self) -> None:
-        _check(self.cohort >= 1, "router.cohort must be at least 1")
+        check(self.cohort >= 1, "router.cohort must be at least 1")
         _check_training(self, "router")
 
 
@@ -240,25 +96,26 @@ class UserSettings:
     embedding_batch_size: int = 4
     patience: int = 2  # epochs without a better own held-back loss before a user stops
     held_back_fraction: float = 0.2
+    refit: bool = True  # train again on all own items, for the epochs that held-back items chose
     min_items_to_train: int = 4  # fewer: prototype or mean embedding only
 
     def __post_init__(self) -> None:
-        _check(bool(self.learning_rates), "user.learning_rates must not be empty")
-        _check(
+        check(bool(self.learning_rates), "user.learning_rates must not be empty")
+        check(
             all(rate > 0 for rate in self.learning_rates),
             "user.learning_rates must all be positive",
         )
-        _check(0 <= self.dropout < 1, f"user.dropout must be in [0, 1), got {self.dropout}")
-        _check(self.epochs >= 1, "user.epochs must be at least 1")
-        _check(self.batch_size >= 1, "user.batch_size must be at least 1")
-        _check(self.embedding_batch_size >= 1, "user.embedding_batch_size must be at least 1")
-        _check(self.patience >= 1, "user.patience must be at least 1")
-        _check(self.embedding_epochs >= 0, "user.embedding_epochs must not be negative")
-        _check(self.embedding_learning_rate > 0, "user.embedding_learning_rate must be positive")
-        _check(
+        check(0 <= self.dropout < 1, f"user.dropout must be in [0, 1), got {self.dropout}")
+        check(self.epochs >= 1, "user.epochs must be at least 1")
+        check(self.batch_size >= 1, "user.batch_size must be at least 1")
+        check(self.embedding_batch_size >= 1, "user.embedding_batch_size must be at least 1")
+        check(self.patience >= 1, "user.patience must be at least 1")
+        check(self.embedding_epochs >= 0, "user.embedding_epochs must not be negative")
+        check(self.embedding_learning_rate > 0, "user.embedding_learning_rate must be positive")
+        check(
             0 < self.held_back_fraction < 0.9, "user.held_back_fraction must be between 0 and 0.9"
         )
-        _check(self.min_items_to_train >= 2, "user.min_items_to_train must be at least 2")
+        check(self.min_items_to_train >= 2, "user.min_items_to_train must be at least 2")
 
 
 @dataclass(frozen=True)
@@ -281,22 +138,22 @@ class StageSettings:
     user: UserSettings = field(default_factory=UserSettings)
 
     def __post_init__(self) -> None:
-        _check(self.max_prompt_tokens >= 8, "max_prompt_tokens must be at least 8")
-        _check(self.max_answer_tokens >= 1, "max_answer_tokens must be at least 1")
-        _check(self.tokens_per_step >= 64, "tokens_per_step must be at least 64")
-        _check(
+        check(self.max_prompt_tokens >= 8, "max_prompt_tokens must be at least 8")
+        check(self.max_answer_tokens >= 1, "max_answer_tokens must be at least 1")
+        check(self.tokens_per_step >= 64, "tokens_per_step must be at least 64")
+        check(
             self.dtype in ("auto", "float32", "bfloat16", "float64"),
             f"dtype must be auto, float32, bfloat16 or float64, got '{self.dtype}'",
         )
-        _check(0 <= self.warmup_ratio < 1, "warmup_ratio must be in [0, 1)")
-        _check(self.max_grad_norm > 0, "max_grad_norm must be positive")
-        _check(self.weight_decay >= 0, "weight_decay must not be negative")
-        _check(0 < self.held_back_fraction < 0.9, "held_back_fraction must be between 0 and 0.9")
+        check(0 <= self.warmup_ratio < 1, "warmup_ratio must be in [0, 1)")
+        check(self.max_grad_norm > 0, "max_grad_norm must be positive")
+        check(self.weight_decay >= 0, "weight_decay must not be negative")
+        check(0 < self.held_back_fraction < 0.9, "held_back_fraction must be between 0 and 0.9")
 
 
 def _check_training(settings: Any, where: str) -> None:
-    _check(0 <= settings.dropout < 1, f"{where}.dropout must be in [0, 1), got {settings.dropout}")
-    _check(settings.learning_rate > 0, f"{where}.learning_rate must be positive")
-    _check(settings.epochs >= 1, f"{where}.epochs must be at least 1, got {settings.epochs}")
-    _check(settings.batch_size >= 1, f"{where}.batch_size must be at least 1")
-    _check(settings.patience >= 1, f"{where}.patience must be at least 1")
+    check(0 <= settings.dropout < 1, f"{where}.dropout must be in [0, 1), got {settings.dropout}")
+    check(settings.learning_rate > 0, f"{where}.learning_rate must be positive")
+    check(settings.epochs >= 1, f"{where}.epochs must be at least 1, got {settings.epochs}")
+    check(settings.batch_size >= 1, f"{where}.batch_size must be at least 1")
+    check(settings.patience >= 1, f"{where}.patience must be at least 1")

@@ -17,10 +17,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from proper_model.checkpoint import beside
 from proper_model.cohort import Cohort, Progress, Trial, TrialSettings, held_back_losses
-from proper_model.config import UserRouting
 from proper_model.encoding import Encoded, Encoder
-from proper_model.model import AdaptedModel, Pass
+from proper_model.model import AdaptedModel
+from proper_model.passes import Pass
+from proper_model.structure import UserRouting
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,11 @@ class Samples:
     train: tuple[Encoded, ...]
     held_back: tuple[Encoded, ...]
     seed: int
+
+    @property
+    def items(self) -> tuple[Encoded, ...]:
+        """All items, in time order."""
+        return (*self.train, *self.held_back)
 
     @property
     def judged(self) -> tuple[Encoded, ...]:
@@ -103,6 +110,22 @@ def fit_embeddings(
         checkpoint=checkpoint,
     ).run(progress)
     fitted = table.detach()
+    if settings.refit:
+        again = mean[None].repeat(len(users), 1, 1).clone().requires_grad_(True)
+        refits = [
+            Trial(u.items, (), learning_rate, u.seed, stop_epoch=result.best_epoch)
+            for u, result in zip(users, results, strict=True)
+        ]
+        Cohort(
+            model,
+            encoder,
+            refits,
+            [again],
+            lambda s: group_pass(s, again),
+            settings,
+            checkpoint=beside(checkpoint, ".refit"),
+        ).run(progress)
+        fitted = again.detach()
     losses = candidate_losses(
         model, encoder, users, torch.cat([mean[None], prototypes]), settings.tokens_per_step
     )

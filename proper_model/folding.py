@@ -12,11 +12,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from proper_model.config import RouterMerge
 from proper_model.errors import ConfigError
 from proper_model.experts import Experts
 from proper_model.model import AdaptedModel
 from proper_model.routers import merge, user_logits
+from proper_model.structure import RouterMerge
 
 
 def mixture(model: AdaptedModel, embedding: Tensor) -> Tensor:

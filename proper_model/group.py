@@ -16,12 +16,13 @@ import torch
 from torch import Tensor
 
 from proper_model.cohort import Progress, TrialSettings, held_back_losses
-from proper_model.config import Constraint, StageSettings
+from proper_model.config import StageSettings
 from proper_model.dropout import mix_seed
 from proper_model.embeddings import fit_embeddings, group_pass, split_items
 from proper_model.encoding import Batch, Encoded, Encoder
 from proper_model.losses import RoutingMemory, pair_loss
 from proper_model.model import AdaptedModel
+from proper_model.structure import Constraint
 from proper_model.training import PooledReport, PooledSettings, PooledTraining
 
 EMBEDDING_STD = 0.3
@@ -199,6 +200,7 @@ def fit_settings(settings: StageSettings, *, epochs: int) -> TrialSettings:
         max_grad_norm=1.0,
         tokens_per_step=settings.tokens_per_step,
         patience=settings.user.patience,
+        refit=settings.user.refit,
     )
 
 

@@ -16,14 +16,17 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from proper_model.checkpoint import beside
 from proper_model.cohort import Progress, TrialSettings, held_back_losses
-from proper_model.config import StageSettings, UserRouting
+from proper_model.config import StageSettings
 from proper_model.dropout import mix_seed
 from proper_model.embeddings import Samples
 from proper_model.encoding import Batch, Encoder
 from proper_model.group import PooledUser
-from proper_model.model import AdaptedModel, Pass
+from proper_model.model import AdaptedModel
+from proper_model.passes import Pass
 from proper_model.personal import personal_pass, train_user_loras
+from proper_model.structure import UserRouting
 from proper_model.training import PooledReport, PooledSettings, PooledTraining
 
 ROUTER_SHARE = 0.4  # of a cohort user's history, kept for 3b
@@ -40,6 +43,7 @@ def lora_settings(settings: StageSettings, *, epochs: int) -> TrialSettings:
         max_grad_norm=settings.max_grad_norm,
         tokens_per_step=settings.tokens_per_step,
         patience=settings.user.patience,
+        refit=settings.user.refit,
     )
 
 
@@ -74,7 +78,7 @@ def train_lora_router(
             settings,
             provisional,
             seed=mix_seed(seed, 5, number),
-            checkpoint=_beside(checkpoint, suffix + ".lora"),
+            checkpoint=beside(checkpoint, suffix + ".lora"),
             progress=progress,
         )
         report = _train_weights(
@@ -84,14 +88,10 @@ def train_lora_router(
             embeddings,
             settings,
             seed=mix_seed(seed, 6, number),
-            checkpoint=_beside(checkpoint, suffix + ".router"),
+            checkpoint=beside(checkpoint, suffix + ".router"),
             progress=progress,
         )
     return report
-
-
-def _beside(checkpoint: Path | None, suffix: str) -> Path | None:
-    return None if checkpoint is None else checkpoint.with_name(checkpoint.name + suffix)
 
 
 def _cut(user: PooledUser, settings: StageSettings) -> int:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from proper_model.config import RouterMerge
+from proper_model.structure import RouterMerge
 
 
 def routing_dtype(x: Tensor) -> torch.dtype:

@@ -18,11 +18,11 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from proper_model.config import StageSettings, Structure, preset
-from proper_model.settings_io import from_mapping
+from proper_model.config import StageSettings
 from proper_model.errors import ConfigError, ProperError
 from proper_model.files import make_private_folder, read_regular, write_atomic
 from proper_model.settings_io import from_mapping
+from proper_model.structure import Structure, preset
 
 PLAN_FILE = "plan.json"
 PLAN_VARIABLE = "PROPER_PLAN"

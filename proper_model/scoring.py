@@ -14,7 +14,8 @@ from torch import Tensor
 from proper_model.cohort import Progress
 from proper_model.encoding import Encoded, Encoder, token_budget_chunks
 from proper_model.errors import MetricError
-from proper_model.model import AdaptedModel, Pass, answer_logits, sequence_nll
+from proper_model.model import AdaptedModel, answer_logits, sequence_nll
+from proper_model.passes import Pass
 from proper_model.tasks import Example
 
 # Decoding keeps keys and values of all rows; a bound on rows keeps that small on a CPU.

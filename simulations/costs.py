@@ -6,9 +6,9 @@ import os
 from typing import Any
 
 from proper_model.base import compute_dtype, default_device
-from proper_model.config import preset
 from proper_model.encoding import Encoder
 from proper_model.errors import BaseModelError
+from proper_model.structure import preset
 from simulations.calibrate import base_config, measure, shape_of
 from simulations.estimate import Estimate, count_tokens, estimate
 from simulations.options import RunOptions

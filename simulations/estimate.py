@@ -11,9 +11,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from proper_model.config import StageSettings, Structure, UserRouting
+from proper_model.config import StageSettings
 from proper_model.encoding import Encoder
 from proper_model.records import Population, User
+from proper_model.structure import Structure, UserRouting
 from proper_model.tasks import Task
 from simulations.calibrate import Shape, Speed
 from simulations.tables import Table

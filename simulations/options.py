@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from proper_model import config
+from proper_model import structure
 from proper_model.errors import ConfigError
 from proper_model.profiles import load_profile
 from proper_model.splits import parse_split
@@ -49,7 +49,7 @@ class RunOptions:
         self._check_data()
         self._check_people()
         self._check_arms()
-        config.preset(self.preset)
+        structure.preset(self.preset)
         load_profile(self.profile_name)
 
     @property

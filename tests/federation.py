@@ -6,7 +6,9 @@ import json
 import random
 from pathlib import Path
 
+import pytest
 import torch
+from flwr.supercore.task_identity import TaskIdentity
 
 from coordinator.keys import load_or_create_key
 from proper_model.config import (
@@ -15,11 +17,11 @@ from proper_model.config import (
     RouterSettings,
     StageSettings,
     UserSettings,
-    to_mapping,
 )
 from proper_model.files import make_private_folder, write_atomic
 from proper_model.records import HistoryItem, Query, User, users_to_json
 from proper_model.runplan import DeviceEntry, RunPlan
+from proper_model.settings_io import to_mapping
 from proper_model.tasks import load_task
 from proper_model.trust import TrustedRoot, public_bytes
 from simulations.tiny_base import TinyShape, _save, tiny_llama, word_tokenizer
@@ -115,3 +117,10 @@ def make_federation(
     plan = RunPlan.model_validate({**values, **changes})
     plan.save()
     return plan
+
+
+@pytest.fixture(autouse=True)
+def flower_identity(monkeypatch):
+    """Flower fills this in when it starts an app; a Message cannot be made without it."""
+    for name in ("_run_id", "_task_id", "_node_id"):
+        monkeypatch.setattr(TaskIdentity, name, 1)

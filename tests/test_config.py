@@ -13,20 +13,15 @@ from hypothesis import strategies as st
 from proper_model.config import (
     ATTENTION_TARGETS,
     FFN_TARGETS,
-    PRESETS,
-    Constraint,
     GroupSettings,
     PopulationSettings,
     RouterSettings,
-    RouterText,
     StageSettings,
-    Structure,
-    UserRouting,
     UserSettings,
-    preset,
 )
 from proper_model.errors import ConfigError
 from proper_model.settings_io import from_mapping, to_mapping
+from proper_model.structure import PRESETS, Constraint, RouterText, Structure, UserRouting, preset
 
 
 def test_presets_differ_only_where_the_specification_says() -> None:

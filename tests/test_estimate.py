@@ -9,11 +9,11 @@ import torch
 from run_folders import make_user
 from transformers import LlamaConfig
 
-from proper_model.config import preset
 from proper_model.encoding import Encoder
 from proper_model.errors import BaseModelError
 from proper_model.profiles import load_profile
 from proper_model.records import Population
+from proper_model.structure import preset
 from proper_model.tasks import load_task
 from simulations.calibrate import Shape, Speed, base_config, measure, shape_of
 from simulations.estimate import SAMPLE_USERS, Estimate, Tokens, as_table, count_tokens, estimate

@@ -8,9 +8,10 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from proper_model.config import UserRouting, preset
 from proper_model.lora import UserLora, init_factor_a, stacked_down, stacked_up
-from proper_model.model import AdaptedModel, Pass
+from proper_model.model import AdaptedModel
+from proper_model.passes import Pass
+from proper_model.structure import UserRouting, preset
 from tests.tiny import batch_of, randomize, samples, tiny_base
 
 

@@ -9,14 +9,15 @@ import pytest
 import torch
 
 from proper_model.base import fingerprint
-from proper_model.config import PRESETS, Structure, UserRouting, preset
 from proper_model.counts import BaseSizes, count_parameters
 from proper_model.embeddings import group_pass
 from proper_model.errors import BaseModelError, ConfigError
 from proper_model.folding import fold_user, mixture
-from proper_model.model import AdaptedLinear, AdaptedModel, Pass
+from proper_model.model import AdaptedLinear, AdaptedModel
+from proper_model.passes import Pass
 from proper_model.personal import personal_pass
 from proper_model.sites import find_sites
+from proper_model.structure import PRESETS, Structure, UserRouting, preset
 from tests.tiny import ARCHITECTURES, adapted, batch_of, embeddings_of, samples, tiny_base
 
 BATCH = batch_of(samples(3, seed=1), [0, 2, 1])

@@ -6,8 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proper_model.config import RouterMerge
 from proper_model.routers import lora_logits, merge, text_logits, user_logits
+from proper_model.structure import RouterMerge
 
 
 def rand(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> torch.Tensor:

@@ -1,0 +1,59 @@
+"""A small trained release on the synthetic smoke population, for tests of what comes after it."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from pathlib import Path
+
+from coordinator.stages import run_pooled_stages
+from proper_model.artifact import Release
+from proper_model.records import User
+from proper_model.structure import preset
+from proper_model.tasks import load_task
+from simulations.synthetic import SyntheticPopulation, make_synthetic
+from simulations.tiny_base import make_tiny_base
+from tests.planted_run import SETTINGS
+
+SMALL = dataclasses.replace(
+    SETTINGS,
+    name="small",
+    population=dataclasses.replace(SETTINGS.population, epochs=2),
+    group=dataclasses.replace(SETTINGS.group, epochs=3),
+    user=dataclasses.replace(
+        SETTINGS.user, epochs=4, embedding_epochs=4, learning_rates=(4e-3, 1e-2)
+    ),
+)
+
+
+@functools.cache
+def small_population() -> SyntheticPopulation:
+    return make_synthetic(
+        "synth_tag", preset="smoke", users_per_group=5, test_users_per_group=2, pretrain=600
+    )
+
+
+def small_users() -> tuple[tuple[User, ...], tuple[User, ...]]:
+    """Pooled and unseen users."""
+    population = small_population().population
+    return population.pooled, population.test
+
+
+def small_base(folder: Path) -> Path:
+    population = small_population()
+    return make_tiny_base(
+        folder / "base", population.pretrain_texts, vocabulary=population.vocabulary
+    )
+
+
+def small_release(folder: Path, preset_name: str = "default") -> Release:
+    """Train stages 1 to 3b in seconds."""
+    return run_pooled_stages(
+        small_users()[0],
+        load_task("synth_tag"),
+        str(small_base(folder)),
+        dataclasses.replace(preset(preset_name), embedding_dim=16),
+        SMALL,
+        seed=0,
+        cache=folder / "cache",
+    )

@@ -1,0 +1,186 @@
+"""Private adaptation: pure, isolated, with sensible fallbacks, and predictions from it."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+
+from client.adaptation import UserState, adapt, user_seed
+from client.prediction import predict
+from proper_model.artifact import Release, release_from_files, release_to_files
+from proper_model.errors import BundleFormatError, ConfigError, StateError
+from proper_model.records import User
+from tests.releases import small_release, small_users
+
+ARMS = ("stage2", "stage3", "oppu-mlp")
+
+
+@pytest.fixture(scope="module")
+def release(tmp_path_factory: pytest.TempPathFactory) -> Release:
+    return small_release(tmp_path_factory.mktemp("release"))
+
+
+@pytest.fixture(scope="module")
+def users() -> tuple[User, ...]:
+    return small_users()[1]
+
+
+def same(a: UserState, b: UserState) -> bool:
+    return a.report == b.report and all(
+        torch.equal(a.tensors[name], b.tensors[name]) for name in a.tensors
+    )
+
+
+def test_training_b_after_a_equals_training_b_alone_bit_for_bit(
+    release: Release, users: tuple[User, ...]
+) -> None:
+    adapt(release, users[:1], arms=ARMS, bundle_id="b", seed=3)
+    after = adapt(release, users[1:2], arms=ARMS, bundle_id="b", seed=3)
+    alone = adapt(release, users[1:2], arms=ARMS, bundle_id="b", seed=3)
+    assert after.keys() == alone.keys()
+    assert len(after) == 3
+    for key in after:
+        assert same(after[key], alone[key])
+
+
+def test_a_user_in_a_cohort_equals_the_user_alone(
+    release: Release, users: tuple[User, ...]
+) -> None:
+    together = adapt(release, users, arms=("stage3",), bundle_id="b", seed=3)
+    alone = adapt(release, users[2:3], arms=("stage3",), bundle_id="b", seed=3)
+    name = users[2].user_id
+    ours, theirs = together["stage3", name], alone["stage3", name]
+    for key in theirs.tensors:
+        assert torch.allclose(ours.tensors[key], theirs.tensors[key], atol=1e-4)
+    assert ours.report["lora_epochs"] == theirs.report["lora_epochs"]
+
+
+def test_adaptation_leaves_the_release_untouched(
+    release: Release, users: tuple[User, ...]
+) -> None:
+    before = release_to_files(release)
+    adapt(release, users[:2], arms=ARMS, bundle_id="b", seed=0)
+    assert release_to_files(release) == before
+
+
+def test_it_learns_and_says_what_it_did(release: Release, users: tuple[User, ...]) -> None:
+    states = adapt(release, users, arms=ARMS, bundle_id="b", seed=3)
+    reports = [states["stage3", user.user_id].report for user in users]
+    before = sum(float(r["embedding_loss_before"]) for r in reports)
+    after = sum(float(r["embedding_loss_after"]) for r in reports)
+    assert after < before
+    assert any(r["embedding_source"] == "fitted" for r in reports)
+    for r in reports:
+        assert float(r["embedding_loss_after"]) <= float(r["embedding_loss_before"])
+        assert float(r["lora_loss_after"]) <= float(r["lora_loss_before"])
+        assert r["items"] == int(r["items_trained"]) + int(r["items_held_back"])
+        if r["embedding_source"] == "mean":
+            assert r["embedding_distance"] == 0
+    adapters = [states["oppu-mlp", user.user_id].tensors for user in users]
+    b_sums = [sum(float(t.abs().sum()) for n, t in a.items() if n.endswith(".B")) for a in adapters]
+    assert max(b_sums) > 0
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_short_histories_get_an_embedding_but_no_adapter(
+    release: Release, users: tuple[User, ...], count: int
+) -> None:
+    short = dataclasses.replace(users[0], history=users[0].history[:count])
+    state = adapt(release, [short], arms=("stage3",), bundle_id="b", seed=0)["stage3", short.user_id]
+    assert state.report["embedding_source"] in ("mean", "prototype")
+    if count == 0:
+        assert state.report["embedding_source"] == "mean"
+    assert state.report["lora_trained"] == 0
+    assert not any(t.any() for n, t in state.tensors.items() if n.endswith(".B"))
+    (first, *_) = predict(release, [short], "stage3", {short.user_id: state})
+    assert first.answer_tokens > 0
+
+
+def test_a_killed_adaptation_resumes_to_the_same_result(
+    release: Release, users: tuple[User, ...], tmp_path: Path
+) -> None:
+    expected = adapt(release, users[:2], arms=("stage3",), bundle_id="b", seed=1)
+
+    class KilledError(Exception):
+        pass
+
+    def kill(phase: str, done: int, total: int) -> None:
+        if phase == "stage3" and done == 3:
+            raise KilledError
+
+    checkpoint = tmp_path / "work"
+    with pytest.raises(KilledError):
+        adapt(
+            release, users[:2], arms=("stage3",), bundle_id="b", seed=1,
+            checkpoint=checkpoint, progress=kill,
+        )
+    seen: list[tuple[str, int]] = []
+    resumed = adapt(
+        release, users[:2], arms=("stage3",), bundle_id="b", seed=1,
+        checkpoint=checkpoint, progress=lambda phase, done, total: seen.append((phase, done)),
+    )
+    assert sum(1 for phase, _ in seen if phase == "embedding") == 1  # finished before the kill
+    for key, state in expected.items():
+        assert same(state, resumed[key])
+
+
+def test_predictions_cover_every_query_once_and_swapped_states_change_them(
+    release: Release, users: tuple[User, ...]
+) -> None:
+    states = adapt(release, users, arms=ARMS, bundle_id="b", seed=3)
+    for arm in ("stage1", "stage2-mean", *ARMS):
+        own = {u: s for (a, u), s in states.items() if a == arm}
+        predictions = predict(release, users, arm, own)
+        asked = [(user.user_id, query.id) for user in users for query in user.queries]
+        assert [(p.user_id, p.query_id) for p in predictions] == asked
+        assert all(p.nll > 0 and p.answer_tokens >= 2 for p in predictions)
+    own = {u: s for (a, u), s in states.items() if a == "stage3"}
+    ids = list(own)
+    rotated = {u: own[v] for u, v in zip(ids, ids[1:] + ids[:1], strict=True)}
+    right = sum(p.nll for p in predict(release, users, "stage3", own))
+    wrong = sum(p.nll for p in predict(release, users, "stage3", rotated))
+    assert right < wrong
+
+
+def test_missing_state_and_unknown_arms_are_errors(
+    release: Release, users: tuple[User, ...]
+) -> None:
+    with pytest.raises(StateError, match="no private state"):
+        predict(release, users, "stage3", {})
+    with pytest.raises(ConfigError, match="unknown arm"):
+        predict(release, users, "stage9", {})
+    with pytest.raises(ConfigError, match="unknown arms"):
+        adapt(release, users, arms=("stage9",), bundle_id="b", seed=0)
+
+
+def test_user_seeds_depend_on_user_and_seed() -> None:
+    assert user_seed(1, "a") == user_seed(1, "a")
+    assert len({user_seed(s, u) for s in range(5) for u in "abc"}) == 15
+
+
+def test_a_release_survives_its_files(release: Release, users: tuple[User, ...]) -> None:
+    again = release_from_files(release_to_files(release))
+    assert again.structure == release.structure
+    assert again.settings == release.settings
+    ours = predict(release, users[:2], "stage2-mean", {})
+    assert predict(again, users[:2], "stage2-mean", {}) == ours
+
+
+def test_a_release_for_another_structure_is_refused(release: Release) -> None:
+    files = release_to_files(release)
+    files["recipe.json"] = files["recipe.json"].replace(b'"experts": 5', b'"experts": 4')
+    with pytest.raises(BundleFormatError, match="expected 'experts"):
+        release_from_files(files).model()
+
+
+def test_a_release_holds_no_user_embedding(release: Release) -> None:
+    names = set(release.shared)
+    assert not any("user_embedding" in name or "table" in name for name in names)
+    pooled = len(small_users()[0])
+    tables, width = release.mean_embedding.shape
+    for name, tensor in release.shared.items():
+        assert tuple(tensor.shape) != (pooled, tables, width), name
+    assert all(count >= 10 for count in release.shared["prototype_counts"].tolist())
