@@ -3,8 +3,8 @@
 One file an arm, `state/<arm>.state`, holds every private tensor together, so that a LoRA and the
 embedding it was trained with cannot diverge; the generation before it stays as
 `<arm>.previous`. Layout: 8 bytes magic, 4 bytes header length (big endian), canonical JSON
-header, safetensors. The header names bundle, arm, a pseudonym of the user, the key of what the
-state was trained from, and the payload's SHA-256; all are compared before a tensor is parsed.
+header, safetensors, SHA-256 of everything before. The header names bundle, arm, a pseudonym of the
+user and the key of what the state was trained from; all are compared before a tensor is parsed.
 `encode` and `decode` are the only two functions that know the layout: encryption goes around
 them. Source: SECURITY 3 (storage), METHOD 3 (what stage 3 keeps).
 """
@@ -30,6 +30,7 @@ from proper_model.errors import StateError
 from proper_model.files import read_regular, write_atomic
 
 MAGIC = b"PROPERS1"
+DIGEST_BYTES = 32
 MAX_HEADER_BYTES = 1 << 20
 MAX_STATE_BYTES = 4 << 30
 
@@ -79,7 +80,6 @@ def encode(state: UserState, binding: Binding) -> bytes:
     header = {
         **binding.header(),
         "format": 1,
-        "payload_sha256": hashlib.sha256(payload).hexdigest(),
         "report": dict(state.report),
     }
     try:
@@ -89,30 +89,31 @@ def encode(state: UserState, binding: Binding) -> bytes:
             f"state of arm {state.arm}: its report must hold finite numbers and short names"
         ) from None
     head = text.encode()
-    return MAGIC + struct.pack(">I", len(head)) + head + payload
+    content = MAGIC + struct.pack(">I", len(head)) + head + payload
+    return content + hashlib.sha256(content).digest()
 
 
 def decode(data: bytes, binding: Binding) -> UserState:
     """The state in `data`. Raises StateError if it is damaged or belongs to something else."""
     where = f"state of arm {binding.arm}"
     start = len(MAGIC) + 4
-    if len(data) < start or not data.startswith(MAGIC):
+    if len(data) < start + DIGEST_BYTES or not data.startswith(MAGIC):
         raise StateError(f"{where}: not a PROPER state file", hint=HINT)
-    (length,) = struct.unpack(">I", data[len(MAGIC) : start])
-    if length > MAX_HEADER_BYTES or start + length > len(data):
+    content, digest = data[:-DIGEST_BYTES], data[-DIGEST_BYTES:]
+    if hashlib.sha256(content).digest() != digest:
+        raise StateError(f"{where}: the file is damaged", hint=HINT)
+    (length,) = struct.unpack(">I", content[len(MAGIC) : start])
+    if length > MAX_HEADER_BYTES or start + length > len(content):
         raise StateError(f"{where}: the file is cut off", hint=HINT)
-    header = _header(data[start : start + length], where)
+    header = _header(content[start : start + length], where)
     for field, expected in binding.header().items():
         if header.get(field) != expected:
             raise StateError(f"{where}: made for another {field.removesuffix('_id')}", hint=HINT)
-    payload = data[start + length :]
-    if header.get("payload_sha256") != hashlib.sha256(payload).hexdigest():
-        raise StateError(f"{where}: the tensors are damaged", hint=HINT)
     try:
-        tensors = load_tensors(payload)
+        tensors = load_tensors(content[start + length :])
     except SafetensorError:
         raise StateError(f"{where}: the tensors cannot be read", hint=HINT) from None
-    report = header["report"]
+    report = header.get("report")
     if not isinstance(report, dict):
         raise StateError(f"{where}: the header has no report", hint=HINT)
     return UserState(
