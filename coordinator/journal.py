@@ -59,11 +59,15 @@ class Journal:
     def finish(self, step: str, *, seconds: float = 0.0, value: str = "") -> None:
         """Note a step as finished, on disk before this returns."""
         self.steps[step] = {"seconds": seconds, "value": value}
+        self.save()
+
+    def save(self) -> None:
+        """Replace the file on disk."""
         content = {"format": 1, "plan": self.fingerprint, "steps": self.steps}
         write_atomic(self.path, (json.dumps(content, indent=1, sort_keys=True) + "\n").encode())
 
     def forget(self, *steps: str) -> None:
-        """Have steps run again; on disk with the next step that finishes."""
+        """Have steps run again; on disk with the next `save` or finished step."""
         for step in steps:
             self.steps.pop(step, None)
 

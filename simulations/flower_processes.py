@@ -7,11 +7,9 @@ where the run's folder or a temporary one is, and switches every report home off
 from __future__ import annotations
 
 import os
-import shutil
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -29,13 +27,15 @@ POLL_S = 0.2
 
 
 @contextmanager
-def superlink(port: int, environment: dict[str, str], output: IO[bytes]) -> Iterator[None]:
+def superlink(
+    port: int, environment: dict[str, str], output: IO[bytes], *, scratch: str
+) -> Iterator[None]:
     """A SuperLink under supervision: it and all it starts end with this block, or with us."""
     command = [
         *("flower-superlink", "--insecure", "--simulation", "--isolation", "subprocess"),
         *("--host", "127.0.0.1", "--port", str(port), "--disable-runtime-dependency-installation"),
     ]
-    with child(command, environment, output) as process:
+    with child(command, environment, output, scratch=scratch) as process:
         deadline = time.monotonic() + START_TIMEOUT_S
         while not _healthy(port):
             if process.poll() is not None or time.monotonic() > deadline:
@@ -49,11 +49,14 @@ def superlink(port: int, environment: dict[str, str], output: IO[bytes]) -> Iter
 
 @contextmanager
 def child(
-    command: list[str], environment: dict[str, str], output: IO[bytes]
+    command: list[str], environment: dict[str, str], output: IO[bytes], *, scratch: str = ""
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """A supervised command; closing its pipe, also by our death, ends it and its descendants."""
+    """A supervised command; closing its pipe, also by our death, ends it and its descendants.
+
+    `scratch` is a folder to remove when they have ended.
+    """
     process = subprocess.Popen(
-        [sys.executable, "-m", "simulations.supervisor", *command],
+        [sys.executable, "-m", "simulations.supervisor", scratch, *command],
         stdin=subprocess.PIPE,
         stdout=output,
         stderr=subprocess.STDOUT,
@@ -93,17 +96,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-@contextmanager
-def short_folder() -> Iterator[str]:
-    """A private temporary folder: paths of Unix sockets may not be longer than 107 bytes."""
-    folder = tempfile.mkdtemp(prefix="proper-")
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def child_environment(folder: Path, scratch: Path, plan_path: Path) -> dict[str, str]:
+def child_environment(folder: Path, scratch: str, plan_path: Path) -> dict[str, str]:
     """Ours, plus where Flower and Ray keep their things, with every report home switched off."""
     package_root = Path(__file__).resolve().parent.parent
     search = os.environ.get("PYTHONPATH")
@@ -115,7 +108,7 @@ def child_environment(folder: Path, scratch: Path, plan_path: Path) -> dict[str,
         "FLWR_TELEMETRY_ENABLED": "0",
         "FLWR_DISABLE_UPDATE_CHECK": "1",
         "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
-        "RAY_TMPDIR": str(scratch),
+        "RAY_TMPDIR": scratch,
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
         "HF_HUB_DISABLE_TELEMETRY": "1",

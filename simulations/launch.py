@@ -13,6 +13,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
@@ -20,15 +21,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from coordinator.journal import Journal
 from proper_model.errors import InterruptedRunError, SimulationError
 from proper_model.files import make_private_folder
 from proper_model.runplan import PLAN_FILE, RunPlan
+from simulations.devices import incomplete
 from simulations.flower_app import write_app
 from simulations.flower_processes import (
     child,
     child_environment,
     free_port,
-    short_folder,
     superlink,
 )
 
@@ -52,9 +54,11 @@ class Resources:
     def federation_config(self) -> str:
         """The value of `flwr run --federation-config`."""
         share = self.gpus / self.actors if self.gpus else 0.0
+        each = self.cpus // self.actors
+        # Ray starts as many actors as fit, so it is told of no core that would make one more.
         return (
-            f"num-supernodes={self.nodes} client-resources-num-cpus={self.cpus // self.actors} "
-            f"client-resources-num-gpus={share} init-args-num-cpus={self.cpus} "
+            f"num-supernodes={self.nodes} client-resources-num-cpus={each} "
+            f"client-resources-num-gpus={share} init-args-num-cpus={each * self.actors} "
             f"init-args-num-gpus={self.gpus} init-args-log-to-driver=false"
         )
 
@@ -84,19 +88,22 @@ def launch(plan_path: Path, progress: Progress | None = None) -> None:
     plan = RunPlan.load(plan_path)
     folder = make_private_folder(plan.out / "flower")
     log = folder / "flower.log"
+    if _finished(plan):
+        return
     (plan.out / "progress.json").unlink(missing_ok=True)
     resources = choose_resources(
         plan, cpus=os.cpu_count() or 1, gpus=_gpus(), free_bytes=_free_bytes()
     )
     try:
         with ExitStack() as stack:
-            scratch = Path(stack.enter_context(short_folder()))
+            # Unix sockets live in it, whose paths may not be longer than 107 bytes.
+            scratch = tempfile.mkdtemp(prefix="proper-")
             port = free_port()
             environment = child_environment(folder, scratch, plan_path)
             app = write_app(folder / "proper-app")
             _write_connection(folder / "home", port)
             output = stack.enter_context(log.open("ab"))
-            stack.enter_context(superlink(port, environment, output))
+            stack.enter_context(superlink(port, environment, output, scratch=scratch))
             runner = stack.enter_context(
                 child(
                     [
@@ -152,6 +159,19 @@ def read_progress(plan: RunPlan) -> tuple[str, int, int] | None:
     if not same:
         return phase, done, total
     return running, sum(int(n["done"]) for n in same), sum(int(n["total"]) for n in same)
+
+
+def _finished(plan: RunPlan) -> bool:
+    """True if an earlier start finished every step and its predictions are all still there."""
+    journal = Journal.open(plan.server_folder, plan.fingerprint())
+    if not (journal.done("personalize") and journal.done("evaluate")):
+        return False
+    if not incomplete(plan.devices, plan.node_arms):
+        return True
+    # Somebody removed results: the nodes make exactly what is missing, if they are asked.
+    journal.forget("personalize", "evaluate")
+    journal.save()
+    return False
 
 
 def _check_outcome(plan: RunPlan, log: Path) -> None:

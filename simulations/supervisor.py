@@ -4,24 +4,29 @@ Flower's SuperLink, its helpers and Ray's daemons start in sessions of their own
 nor the death of the launcher reaches them. This process stands between: its standard input is a
 pipe from the launcher. When that closes, be it on purpose, by a crash or by SIGKILL, the command is
 asked to stop, and what has not stopped after a while is killed. Only descendants of the command are
-touched. Standard library only, so that it starts at once.
+touched. A scratch folder of the command, if one is named, is removed at the end. Standard library
+only, so that it starts at once.
 
-    python -m simulations.supervisor COMMAND ARG...
+    python -m simulations.supervisor SCRATCH COMMAND ARG...
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import select
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-GRACE_S = 8.0
+GRACE_S = 3.0
 POLL_S = 0.2
+KILL_ROUNDS = 50
+PR_SET_CHILD_SUBREAPER = 36
 
 # A process is its id and its start time, so that a recycled id is never taken for it.
 Process = tuple[int, str]
@@ -49,16 +54,19 @@ def process_table() -> dict[int, tuple[int, str]]:
     return table
 
 
-def descendants(root: int) -> set[Process]:
-    """`root` and everything it started, directly or not, that still runs."""
+def family(known: set[Process]) -> set[Process]:
+    """Everything that still runs below this process or below one of `known`."""
     table = process_table()
+    children: dict[int, list[int]] = {}
+    for pid, (parent, _) in table.items():
+        children.setdefault(parent, []).append(pid)
+    frontier = [*children.get(os.getpid(), []), *(pid for pid, _ in alive(known))]
     found: set[Process] = set()
-    frontier = [root]
     while frontier:
         pid = frontier.pop()
         if pid in table and (pid, table[pid][1]) not in found:
             found.add((pid, table[pid][1]))
-            frontier.extend(child for child, (parent, _) in table.items() if parent == pid)
+            frontier.extend(children.get(pid, []))
     return found
 
 
@@ -75,33 +83,51 @@ def send(processes: set[Process], number: signal.Signals) -> None:
             os.kill(pid, number)
 
 
+def adopt_orphans() -> None:
+    """Become the parent of descendants whose own parent dies, where the system offers it."""
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
 def stop(root: int, known: set[Process]) -> None:
     """Ask `root` to end, wait, then kill whatever of its family is left."""
-    known |= descendants(root)
+    known |= family(known)
     send({p for p in known if p[0] == root}, signal.SIGTERM)
     deadline = time.monotonic() + GRACE_S
     while alive(known) and time.monotonic() < deadline:
         time.sleep(POLL_S)
-    send(known, signal.SIGKILL)
+        known |= family(known)
+    # More than once: a process may start another between being listed and being killed. Not for
+    # ever: one that waits for a device cannot be killed.
+    for _ in range(KILL_ROUNDS):
+        known |= family(known)
+        if not alive(known):
+            break
+        send(known, signal.SIGKILL)
+        time.sleep(POLL_S)
 
 
-def main(command: list[str]) -> int:
+def main(scratch: str, command: list[str]) -> int:
     """Run `command` until it ends or standard input closes; its exit status, or 0 if stopped."""
     # Not SIG_IGN, which the command would inherit.
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
         signal.signal(number, lambda *_: None)
+    adopt_orphans()
     child = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
-    known: set[Process] = set()
+    known = family(set())
     while child.poll() is None:
-        known |= descendants(child.pid)
         ready, _, _ = select.select([sys.stdin], [], [], 1.0)
         if ready and not os.read(sys.stdin.fileno(), 1024):
             break
+        known |= family(known)
     ended = child.poll()
     stop(child.pid, known)
     child.wait()
+    if scratch:
+        shutil.rmtree(scratch, ignore_errors=True)
     return ended if ended is not None else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main(sys.argv[1], sys.argv[2:]))
