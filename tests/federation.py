@@ -83,9 +83,13 @@ def make_federation(
     devices: int = 3,
     users_per_node: int = 2,
     arms: tuple[str, ...] = ("stage1", "stage2-mean", "stage2", "stage3"),
+    base: bool = True,
     **changes: object,
 ) -> RunPlan:
-    """Everything a run starts from, below `out`; the plan is written too."""
+    """Everything a run starts from, below `out`; the plan is written too.
+
+    Without `base` no model is made, for tests that load none.
+    """
     make_private_folder(out)
     key = load_or_create_key(make_private_folder(out / "server" / "keys") / "release.pem")
     pooled = tuple(make_user(f"pooled{i}", seed=1) for i in range(12))
@@ -100,7 +104,7 @@ def make_federation(
         "name": "federation-test",
         "task_toml": load_task("LaMP_3").toml_text,
         "template": "short",
-        "base": str(make_base(out / "base")),
+        "base": str(make_base(out / "base") if base else out / "base"),
         "preset": "default",
         "settings": to_mapping(settings()),
         "seed": 0,
