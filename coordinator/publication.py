@@ -48,7 +48,9 @@ def publish_release(release: Release, plan: RunPlan) -> PublishedBundle:
 def published(plan: RunPlan, bundle_id: str) -> PublishedBundle | None:
     """The release of an earlier start of this run, if it is still the newest one."""
     found = latest(plan.server_folder / "release")
-    return found if found is not None and found.bundle_id == bundle_id else None
+    if found is None or found.bundle_id != bundle_id or not found.path.is_dir():
+        return None
+    return found
 
 
 def signing_keys(plan: RunPlan) -> list[Ed25519PrivateKey]:

@@ -19,7 +19,7 @@ from flwr.serverapp import Grid, ServerApp
 from coordinator.journal import Journal, exclusive
 from coordinator.messages import MessageLedger
 from coordinator.progress import ProgressFile
-from coordinator.publication import publish_release, published
+from coordinator.publication import publish_release, published, signing_keys
 from coordinator.release import PublishedBundle
 from coordinator.shipment import Shipment
 from coordinator.strategy import Federation
@@ -102,6 +102,7 @@ def make_release(plan: RunPlan, progress: ProgressFile) -> PublishedBundle:
     from proper_model.data import read_users
     from proper_model.tasks import task_from_toml
 
+    signing_keys(plan)  # a missing key is found now, not after hours of training
     torch.set_num_threads(plan.server_threads)
     task = task_from_toml(plan.task_toml, template=plan.template, where="plan: task_toml")
     release = run_pooled_stages(

@@ -1,0 +1,279 @@
+"""The coordinator's steps with real models and nodes, without Flower's processes in between.
+
+A grid in this process hands each message to the node's own functions, so a kill can be placed
+before any message, and what a restart does can be counted.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import Counter
+
+import pytest
+import torch
+from federation import CANARY, flower_identity, make_federation
+from flwr.app import Context, Message, RecordDict
+
+import coordinator.server_app as server
+from client import client_app, engine
+from coordinator.progress import ProgressFile
+from coordinator.publication import published, signing_keys
+from coordinator.release import latest
+from proper_model.errors import BaseModelError, ConfigError, SimulationError
+from proper_model.protocol import Kind
+from proper_model.runplan import RunPlan
+
+__all__ = ["flower_identity"]  # a fixture, used by name
+
+HANDLERS = {
+    Kind.HAVE: client_app.have,
+    Kind.STORE: client_app.store,
+    Kind.INSTALL: client_app.install,
+    Kind.PERSONALIZE: client_app.personalize,
+    Kind.EVALUATE: client_app.evaluate,
+}
+NODES = 2
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: no handler in the coordinator may catch it."""
+
+
+class InProcessGrid:
+    """Nodes 100 and 101; `kill_at` ends the coordinator before that message is delivered."""
+
+    def __init__(self, plan: RunPlan, kill_at: int | None = None):
+        self.plan = plan
+        self.kill_at = kill_at
+        self.sent = Counter()
+        self.replies = []
+
+    def get_node_ids(self):
+        return [100 + k for k in range(NODES)]
+
+    def push_messages(self, messages):
+        accepted = []
+        for message in messages:
+            if sum(self.sent.values()) == self.kill_at:
+                raise Killed
+            kind = Kind(message.metadata.message_type)
+            self.sent[kind] += 1
+            message.metadata.__dict__["_message_id"] = f"{id(self)}-{sum(self.sent.values())}"
+            accepted.append(message.metadata.message_id)
+            where = Context(
+                run_id=1,
+                node_id=message.metadata.dst_node_id,
+                node_config={
+                    "partition-id": message.metadata.dst_node_id - 100,
+                    "num-partitions": NODES,
+                },
+                state=RecordDict(),
+                run_config={"plan": str(self.plan.out / "plan.json")},
+            )
+            self.replies.append(HANDLERS[kind](message, where))
+        return accepted
+
+    def pull_messages(self, message_ids):
+        due, self.replies = self.replies, []
+        return [m for m in due if m.metadata.reply_to_message_id in set(message_ids)]
+
+
+def run(plan: RunPlan, kill_at: int | None = None) -> Counter:
+    """One start of the coordinator; the messages it sent, by kind."""
+    grid = InProcessGrid(plan, kill_at)
+    context = Context(1, 0, {}, RecordDict(), {"plan": str(plan.out / "plan.json")})
+    threads = torch.get_num_threads()
+    try:
+        server.app(grid, context)
+    finally:
+        torch.set_num_threads(threads)
+        engine._LOADED.clear()
+    return grid.sent
+
+
+def predictions(plan: RunPlan) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(plan.out)): path.read_bytes()
+        for path in sorted(plan.out.glob("devices/*/predictions/*.jsonl"))
+    }
+
+
+def outcome(plan: RunPlan) -> dict:
+    return json.loads((plan.out / "progress.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def plan(tmp_path, cache):
+    return make_federation(tmp_path / "out", devices=3, users_per_node=2, cache=cache)
+
+
+@pytest.fixture
+def stages(monkeypatch):
+    """Counts the runs of the pooled stages."""
+    import coordinator.stages
+
+    calls = []
+    original = coordinator.stages.run_pooled_stages
+
+    def counted(*args, **kwargs):
+        calls.append(kwargs["seed"])
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(coordinator.stages, "run_pooled_stages", counted)
+    return calls
+
+
+ONCE = dict.fromkeys(Kind, NODES)
+
+
+def test_a_run_sends_five_messages_to_a_node(plan, stages):
+    assert run(plan) == ONCE
+    assert len(predictions(plan)) == 3 * 4
+    assert outcome(plan)["state"] == "finished"
+    assert set(json.loads((plan.out / "timings.json").read_text())) == {
+        "release",
+        "ship",
+        "personalize",
+        "evaluate",
+    }
+    assert sum(run(plan).values()) == 0
+    assert stages == [0]
+
+
+@pytest.mark.parametrize("kill_at", range(0, 10, 3))
+def test_killed_before_any_message_and_started_again(plan, stages, tmp_path, cache, kill_at):
+    with pytest.raises(Killed):
+        run(plan, kill_at)
+    sent = run(plan)
+    assert stages == [0]
+    # Pieces that arrived before the kill do not travel again.
+    delivered = kill_at - NODES if kill_at > NODES else 0
+    assert sent[Kind.STORE] == max(0, NODES - delivered)
+    whole = make_federation(tmp_path / "whole", devices=3, users_per_node=2, cache=cache)
+    run(whole)
+    assert predictions(plan) == predictions(whole)
+
+
+def test_devices_are_not_adapted_twice_after_a_kill_between_rounds(plan, monkeypatch):
+    import client.adaptation
+
+    adapted = []
+    original = client.adaptation.adapt
+
+    def counted(release, users, **arguments):
+        adapted.extend(user.user_id for user in users)
+        return original(release, users, **arguments)
+
+    monkeypatch.setattr(client.adaptation, "adapt", counted)
+    # The eighth message is node 101's part of the personalization round.
+    with pytest.raises(Killed):
+        run(plan, 7)
+    assert adapted == ["user0", "user1"]
+    run(plan)
+    assert adapted == ["user0", "user1", "user2"]
+
+
+def test_who_shares_a_node_changes_no_prediction(plan, tmp_path, cache):
+    run(plan)
+    other = make_federation(tmp_path / "other", devices=3, users_per_node=3, cache=cache)
+    run(other)
+    assert predictions(other) == predictions(plan)
+
+
+def test_a_failing_device_fails_the_run_and_names_no_text(plan):
+    (plan.devices[1].folder / "user.json").write_text(f'[{{"user_id": "{CANARY}"}}]')
+    with pytest.raises(SimulationError, match="1 x device_failed"):
+        run(plan)
+    said = outcome(plan)
+    assert said["state"] == "failed"
+    assert CANARY not in json.dumps(said)
+    assert {path.split("/")[1] for path in predictions(plan)} == {"d0", "d2"}
+
+
+def test_a_foreign_exception_leaves_its_type_only(plan, monkeypatch):
+    def fail(*_args):
+        raise ValueError(CANARY)
+
+    monkeypatch.setattr(server, "make_release", fail)
+    with pytest.raises(ValueError, match=CANARY):
+        run(plan)
+    assert "ValueError" in outcome(plan)["error"]
+    assert CANARY not in json.dumps(outcome(plan))
+
+
+def test_keys_that_no_device_trusts_are_refused_before_training(plan, stages):
+    other = plan.model_copy(update={"root_public_key": "00" * 32})
+    with pytest.raises(ConfigError, match="none of its 1 keys"):
+        signing_keys(other)
+    other.save()
+    with pytest.raises(ConfigError):
+        run(other)
+    assert stages == []
+
+
+def test_a_release_that_is_gone_is_made_again(plan, stages):
+    with pytest.raises(Killed):
+        run(plan, 6)
+    first = latest(plan.server_folder / "release")
+    assert published(plan, first.bundle_id) == first
+    assert published(plan, "00" * 32) is None
+    shutil.rmtree(first.path)
+    assert run(plan)[Kind.EVALUATE] == NODES
+    assert stages == [0, 0]
+
+
+def test_a_base_by_reference_is_not_shipped_and_is_checked(tmp_path, cache):
+    sizes = {"devices": 2, "users_per_node": 1, "cache": cache}
+    plan = make_federation(tmp_path / "out", **sizes, embed_base=False)
+    embedded = make_federation(tmp_path / "embedded", **sizes)
+    assert run(plan) == run(embedded) == ONCE
+    names = [p.name for p in latest(plan.server_folder / "release").path.rglob("*.safetensors")]
+    assert sorted(names) == ["adapter_model.safetensors", "shared.safetensors"]
+    assert predictions(plan) == predictions(embedded)
+    # Weights that differ from the signed hash are not loaded.
+    weights = tmp_path / "out" / "base" / "model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    with pytest.raises(BaseModelError, match="not the one"):
+        engine.default_engine().release(plan.node_folder(0))
+
+
+def test_progress_is_written_at_most_twice_a_second_within_a_phase(tmp_path, monkeypatch):
+    progress = ProgressFile(tmp_path / "progress.json")
+    written = []
+    monkeypatch.setattr(
+        progress.__class__, "_write", lambda _self, content: written.append(content)
+    )
+    for done in range(1000):
+        progress.report("group", done, 1000)
+    progress.report("group", 1000, 1000)
+    progress.report("router", 0, 10)
+    assert len(written) < 20
+    assert written[0]["done"] == 0
+    assert written[-2]["done"] == 1000
+    assert written[-1]["phase"] == "router"
+
+
+def test_only_the_replies_fields_come_back(plan, monkeypatch):
+    seen = []
+    original = Message.__init__
+
+    def record(self, *args, **kwargs):
+        original(self, *args, **kwargs)
+        if kwargs.get("reply_to") is not None:
+            seen.append((self.metadata.message_type, dict(self.content["config"])))
+
+    monkeypatch.setattr(Message, "__init__", record)
+    run(plan)
+    private = [fields for kind, fields in seen if kind in ("train.personalize", "evaluate")]
+    assert len(private) == 2 * NODES
+    assert {frozenset(fields) for fields in private} == {
+        frozenset({"status", "protocol", "bundle_id"})
+    }
