@@ -18,7 +18,14 @@ import torch
 from torch import Tensor
 
 from proper_model.checkpoint import beside
-from proper_model.cohort import Cohort, Progress, Trial, TrialSettings, held_back_losses
+from proper_model.cohort import (
+    Cohort,
+    Progress,
+    Trial,
+    TrialResult,
+    TrialSettings,
+    held_back_losses,
+)
 from proper_model.encoding import Encoded, Encoder
 from proper_model.model import AdaptedModel
 from proper_model.passes import Pass
@@ -96,59 +103,61 @@ def fit_embeddings(
 
     Users without held-back items are not trained; they get the best prototype or the mean.
     """
-    table = mean[None].repeat(len(users), 1, 1).clone().requires_grad_(True)
-    trials = [
-        Trial(u.train if u.held_back else (), u.held_back, learning_rate, u.seed) for u in users
-    ]
-    results = Cohort(
-        model,
-        encoder,
-        trials,
-        [table],
-        lambda s: group_pass(s, table),
-        settings,
-        checkpoint=checkpoint,
-    ).run(progress)
-    fitted = table.detach()
-    if settings.refit:
-        again = mean[None].repeat(len(users), 1, 1).clone().requires_grad_(True)
-        refits = [
-            Trial(u.items, (), learning_rate, u.seed, stop_epoch=result.best_epoch)
-            for u, result in zip(users, results, strict=True)
-        ]
-        Cohort(
+
+    def train(trials: Sequence[Trial], part: Path | None) -> tuple[Tensor, list[TrialResult]]:
+        table = mean[None].repeat(len(users), 1, 1).clone().requires_grad_(True)
+        cohort = Cohort(
             model,
             encoder,
-            refits,
-            [again],
-            lambda s: group_pass(s, again),
+            trials,
+            [table],
+            lambda s: group_pass(s, table),
             settings,
-            checkpoint=beside(checkpoint, ".refit"),
-        ).run(progress)
-        fitted = again.detach()
+            checkpoint=part,
+        )
+        results = cohort.run(progress)
+        return table.detach(), results
+
+    fitted, results = train(
+        [Trial(u.train if u.held_back else (), u.held_back, learning_rate, u.seed) for u in users],
+        checkpoint,
+    )
+    if settings.refit:
+        fitted, _ = train(
+            [
+                Trial(u.items, (), learning_rate, u.seed, stop_epoch=result.best_epoch)
+                for u, result in zip(users, results, strict=True)
+            ],
+            beside(checkpoint, ".refit"),
+        )
     losses = candidate_losses(
         model, encoder, users, torch.cat([mean[None], prototypes]), settings.tokens_per_step
     )
-    embeddings, fits = [], []
-    for u, result in enumerate(results):
-        choices = [("mean", mean, float(losses[u, 0]))]
-        choices += [
-            ("prototype", p, float(loss)) for p, loss in zip(prototypes, losses[u, 1:], strict=True)
-        ]
-        if result.losses and result.best_epoch > 0:
-            choices.append(("fitted", fitted[u], result.best_loss))
-        source, chosen, loss = min(choices, key=lambda choice: choice[2])
-        embeddings.append(chosen)
-        fits.append(
-            EmbeddingFit(
-                source=source,
-                loss_before=float(losses[u, 0]),
-                loss_after=loss,
-                distance=float((chosen - mean).norm()),
-                epochs=result.best_epoch if source == "fitted" else 0,
-            )
-        )
-    return torch.stack(embeddings), fits
+    chosen = [
+        _choose(mean, prototypes, fitted[u], losses[u], result) for u, result in enumerate(results)
+    ]
+    return torch.stack([embedding for embedding, _ in chosen]), [fit for _, fit in chosen]
+
+
+def _choose(
+    mean: Tensor, prototypes: Tensor, fitted: Tensor, losses: Tensor, result: TrialResult
+) -> tuple[Tensor, EmbeddingFit]:
+    """The best of mean, prototypes (their held-back losses in that order) and the fit."""
+    choices = [("mean", mean, float(losses[0]))]
+    choices += [
+        ("prototype", prototype, float(loss))
+        for prototype, loss in zip(prototypes, losses[1:], strict=True)
+    ]
+    if result.losses and result.best_epoch > 0:
+        choices.append(("fitted", fitted, result.best_loss))
+    source, embedding, loss = min(choices, key=lambda choice: choice[2])
+    return embedding, EmbeddingFit(
+        source=source,
+        loss_before=float(losses[0]),
+        loss_after=loss,
+        distance=float((embedding - mean).norm()),
+        epochs=result.best_epoch if source == "fitted" else 0,
+    )
 
 
 def candidate_losses(
