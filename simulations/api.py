@@ -102,6 +102,7 @@ class Run:
         seed: int = 0,
         arms: Sequence[str] = ARMS,
         users_per_node: int | None = None,
+        threads: int | None = None,
         cache: str | Path | None = None,
     ) -> None:
         self.options = RunOptions(
@@ -121,6 +122,7 @@ class Run:
             seed=seed,
             arms=tuple(arms),
             users_per_node=users_per_node,
+            threads=threads,
             cache=None if cache is None else Path(cache),
         )
 

@@ -20,22 +20,10 @@ import typer
 
 from proper_model.errors import ConfigError, DataError, ProperError
 from simulations import cli_options as o
-from simulations.console import print_line, print_table, progress_bars, say, say_error
+from simulations.console import QUIET, print_line, print_table, progress_bars, say, say_error
 from simulations.options import ARMS, RunOptions
 
 INTERRUPTED = 130
-# Set before any of these libraries is imported; what the user has set stays.
-QUIET = {
-    "FLWR_TELEMETRY_ENABLED": "0",
-    "FLWR_DISABLE_UPDATE_CHECK": "1",
-    "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "HF_HUB_DISABLE_TELEMETRY": "1",
-    "DO_NOT_TRACK": "1",
-    "TOKENIZERS_PARALLELISM": "false",
-    "TRANSFORMERS_VERBOSITY": "error",
-    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-}
 
 app = typer.Typer(
     name="proper-sim",
@@ -128,6 +116,7 @@ def prepare(
     seed: o.Seed = 0,
     arms: o.Arms = None,
     users_per_node: o.UsersPerNode = None,
+    threads: o.Threads = None,
     cache: o.Cache = None,
     resume: o.Resume = False,
 ) -> None:
@@ -165,6 +154,7 @@ def run(
     seed: o.Seed = 0,
     arms: o.Arms = None,
     users_per_node: o.UsersPerNode = None,
+    threads: o.Threads = None,
     cache: o.Cache = None,
     plan: o.Plan = False,
     resume: o.Resume = False,

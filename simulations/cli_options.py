@@ -74,6 +74,14 @@ UsersPerNode = Annotated[
     int | None,
     typer.Option("--users-per-node", metavar="N", help="Devices that one Flower node hosts."),
 ]
+Threads = Annotated[
+    int | None,
+    typer.Option(
+        "--threads",
+        metavar="N",
+        help="Threads of the pooled stages (default: 1 for small bases, else the cores).",
+    ),
+]
 Cache = Annotated[
     Path | None,
     typer.Option("--cache", help="Folder of finished phases. (default: 'cache' beside OUT)"),

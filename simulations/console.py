@@ -15,6 +15,18 @@ from proper_model.errors import ProperError
 from simulations.sources import Progress as Callback
 from simulations.tables import Table, to_markdown, to_rich
 
+# Set before any of these libraries is imported; what the user has set stays.
+QUIET = {
+    "FLWR_TELEMETRY_ENABLED": "0",
+    "FLWR_DISABLE_UPDATE_CHECK": "1",
+    "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "DO_NOT_TRACK": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+}
 WIDE = 240  # of a file or pipe: nothing in a table is cut there
 
 

@@ -12,7 +12,7 @@ from proper_model.structure import preset
 from simulations.calibrate import base_config, measure, shape_of
 from simulations.estimate import Estimate, count_tokens, estimate
 from simulations.options import RunOptions
-from simulations.prepare import LARGEST_EMBEDDED_PARAMETERS, cohort_size
+from simulations.prepare import LARGEST_EMBEDDED_PARAMETERS, cohort_size, server_threads
 from simulations.sources import Progress, load_source
 
 PROBE_TOKENS = 2048  # of one measured batch
@@ -34,12 +34,17 @@ def plan_costs(options: RunOptions, progress: Progress) -> Estimate:
     config = base_config(source.base)
     shape, dtype = shape_of(config), compute_dtype(settings.dtype, default_device())
     rows = max(1, min(settings.group.batch_size, PROBE_TOKENS // tokens.row))
-    speed = measure(config, tokens=tokens.row, batch=rows, dtype=dtype, threads=1)
+    threads = options.threads or server_threads(shape.hidden)
+    node = measure(config, tokens=tokens.row, batch=rows, dtype=dtype, threads=1)
+    server = node
+    if threads > 1:
+        server = measure(config, tokens=tokens.row, batch=rows, dtype=dtype, threads=threads)
     users = len(source.population.test)
     hosts = -(-users // (options.users_per_node or cohort_size(users)))
     result = estimate(
         tokens,
-        speed,
+        server,
+        node,
         shape,
         structure,
         settings,

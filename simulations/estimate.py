@@ -112,7 +112,8 @@ def _query_tokens(user: User, task: Task, encoder: Encoder) -> int:
 
 def estimate(
     tokens: Tokens,
-    speed: Speed,
+    server: Speed,
+    node: Speed,
     shape: Shape,
     structure: Structure,
     settings: StageSettings,
@@ -123,13 +124,17 @@ def estimate(
     dtype_bytes: int = 4,
     embed_base: bool = True,
 ) -> Estimate:
-    """Costs of a whole run without any cached phase. `processes` node hosts share the machine."""
+    """Costs of a whole run without any cached phase.
+
+    `server` is the speed of the pooled stages, `node` that of each of `processes` node hosts that
+    work side by side.
+    """
     seconds = {
-        "stage 1": _stage1(tokens, speed, settings),
-        "stage 2": _stage2(tokens, speed, settings),
-        "router": _router(tokens, speed, structure, settings),
-        "stage 3": _stage3(tokens, speed, settings, arms, processes),
-        "predictions": _predictions(tokens, speed, settings, arms, processes),
+        "stage 1": _stage1(tokens, server, settings),
+        "stage 2": _stage2(tokens, server, settings),
+        "router": _router(tokens, server, structure, settings),
+        "stage 3": _stage3(tokens, node, settings, arms, processes),
+        "predictions": _predictions(tokens, node, settings, arms, processes),
         "start and end": Range(15.0, 60.0),
     }
     memory = _memory(shape, settings, processes=processes, dtype_bytes=dtype_bytes)

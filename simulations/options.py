@@ -42,6 +42,7 @@ class RunOptions:
     seed: int = 0
     arms: tuple[str, ...] = field(default=ARMS)
     users_per_node: int | None = None
+    threads: int | None = None
     cache: Path | None = None
     resume: bool = False
 
@@ -107,7 +108,7 @@ class RunOptions:
 
     def _check_people(self) -> None:
         chosen = parse_split(self.split)
-        for name in ("pooled_users", "users", "max_items", "users_per_node"):
+        for name in ("pooled_users", "users", "max_items", "users_per_node", "threads"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 option = "--" + name.replace("_", "-")

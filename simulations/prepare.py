@@ -50,7 +50,7 @@ def prepare(options: RunOptions, progress: Progress) -> RunPlan:
     existing = existing_plan(out, resume=options.resume)
     source = load_source(options, progress)
     make_private_folder(out)
-    prepared = build(options, source, out, existing)
+    prepared = build(options, source, out)
     if existing is not None:
         check_same(existing, prepared)
         return existing
@@ -82,7 +82,7 @@ def existing_plan(out: Path, *, resume: bool) -> RunPlan | None:
     return None
 
 
-def build(options: RunOptions, source: Source, out: Path, existing: RunPlan | None) -> Prepared:
+def build(options: RunOptions, source: Source, out: Path) -> Prepared:
     """Plan and files of the run that `options` describe."""
     shape = shape_of(base_config(source.base))
     key = load_or_create_key(make_private_folder(out / "server" / "keys") / KEY_FILE)
@@ -117,8 +117,7 @@ def build(options: RunOptions, source: Source, out: Path, existing: RunPlan | No
         out=out,
         cache=options.cache_folder.resolve(),
         root_public_key=public_bytes(key).hex(),
-        server_threads=existing.server_threads if existing else _server_threads(shape.hidden),
-        node_threads=existing.node_threads if existing else 1,
+        server_threads=options.threads or server_threads(shape.hidden),
     )
     return Prepared(plan, files)
 
@@ -127,8 +126,9 @@ def check_same(existing: RunPlan, prepared: Prepared) -> None:
     """Raise ConfigError unless OUT holds exactly the run that would be prepared now."""
     old = existing.model_dump(mode="json")
     new = prepared.plan.model_dump(mode="json")
-    # How many devices share a node changes no result, so a resumed run keeps its first choice.
-    free = {"users_per_node", "actors", "cache"}
+    # How devices share nodes changes no result, and threads only last digits: a run that goes on,
+    # perhaps on another machine, keeps its first choice.
+    free = {"users_per_node", "actors", "cache", "server_threads", "node_threads"}
     differing = sorted(key for key in new if key not in free and new[key] != old[key])
     if not differing:
         differing = [
@@ -173,6 +173,11 @@ def cohort_size(users: int) -> int:
     return min(LARGEST_COHORT, -(-users // hosts))
 
 
-def _server_threads(hidden: int) -> int:
-    # Matrices of a toy are slower on several threads than on one.
-    return 1 if hidden < 128 else min(8, os.cpu_count() or 1)
+def server_threads(hidden: int) -> int:
+    """Threads of the pooled stages unless told otherwise.
+
+    One for small bases: they gain little from more, and on a machine that does something else two
+    threads waiting for each other were several times slower than one. The number is part of the
+    plan because sums of floats depend on it.
+    """
+    return 1 if hidden < 512 else min(8, os.cpu_count() or 1)

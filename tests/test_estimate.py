@@ -35,7 +35,7 @@ ALL = ("stage1", "stage2-mean", "stage2", "oppu-mlp", "stage3", "stage3-shuffled
 
 def cost(tokens: Tokens = TOKENS, structure: str = "default", **change: object) -> Estimate:
     settings = {"arms": ALL, "users": 10, "processes": 2} | change
-    return estimate(tokens, SPEED, SHAPE, preset(structure), TINY, **settings)  # type: ignore[arg-type]
+    return estimate(tokens, SPEED, SPEED, SHAPE, preset(structure), TINY, **settings)  # type: ignore[arg-type]
 
 
 def small_config() -> LlamaConfig:

@@ -135,7 +135,7 @@ def test_a_folder_in_use_is_refused_and_stays(options: RunOptions) -> None:
 def test_resume_finds_the_same_run(options: RunOptions) -> None:
     plan = prepare(options, quiet)
     stamp = (plan.out / "plan.json").stat().st_mtime_ns
-    again = prepare(replace(options, resume=True, users_per_node=1), quiet)
+    again = prepare(replace(options, resume=True, users_per_node=1, threads=2), quiet)
     assert again == plan
     assert (plan.out / "plan.json").stat().st_mtime_ns == stamp
 
