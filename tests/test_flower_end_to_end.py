@@ -5,11 +5,14 @@ The second test runs the same plan through Flower's own command from the checkou
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -147,3 +150,37 @@ def test_flowers_own_command_gives_the_same_numbers(finished, tmp_path, reposito
     outcome = json.loads((other.out / "progress.json").read_text())
     assert outcome["state"] == "finished", output
     assert predictions(other) == predictions(plan)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("after_s", [6.0, 14.0, 20.0])
+def test_killed_with_everything_it_started_and_launched_again(
+    finished, tmp_path, repository, after_s
+):
+    plan, _ = finished
+    other = make_federation(tmp_path / "out", arms=ARMS)
+    path = str(other.out / "plan.json")
+    environment = {**os.environ, "PYTHONPATH": str(repository)}
+    command = [sys.executable, "-m", "simulations.launch", path]
+    victim = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
+    time.sleep(after_s)
+    victim.kill()
+    victim.wait()
+    # The folder's lock is free again once the coordinator is gone.
+    deadline = time.monotonic() + 30
+    while lingering(path) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert lingering(path) == []
+    launch(other.out / "plan.json")
+    assert predictions(other) == predictions(plan)
+
+
+def lingering(plan_path: str) -> list[int]:
+    """Processes whose environment names the plan, as those of a launch do."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            with contextlib.suppress(OSError):
+                if plan_path.encode() in (folder / "environ").read_bytes():
+                    found.append(int(folder.name))
+    return found
