@@ -19,10 +19,11 @@ from pathlib import Path
 from torch import Tensor
 
 from proper_model.artifact import Release
-from proper_model.embeddings import EmbeddingFit, Samples, fit_embeddings, split_items
+from proper_model.embeddings import EmbeddingFit, fit_embeddings
 from proper_model.encoding import Encoder
 from proper_model.errors import ConfigError
 from proper_model.group import fit_settings
+from proper_model.holdout import Samples, split_items
 from proper_model.lora import UserLora
 from proper_model.lora_router import lora_settings
 from proper_model.model import AdaptedModel
@@ -136,6 +137,7 @@ class _Host:
         return split_items(
             items,
             fraction=self.settings.user.held_back_fraction,
+            folds=self.settings.user.held_back_folds,
             minimum=self.settings.user.min_items_to_train,
             seed=user_seed(seed, user.user_id),
         )
@@ -188,10 +190,12 @@ class _Host:
 
     def describe(self, u: int) -> dict[str, float | int | str]:
         sample = self.samples[u]
+        judged = len(sample.judged) if sample.folds else 0
+        held_out = 0 if self.settings.user.refit else judged
         return {
-            "items_trained": len(sample.train) if sample.held_back else 0,
-            "items_held_back": len(sample.held_back),
-            "items": len(sample.train) + len(sample.held_back),
+            "items": len(sample.items),
+            "items_trained": len(sample.items) - held_out if sample.folds else 0,
+            "items_held_back": judged,
         }
 
 

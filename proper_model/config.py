@@ -96,6 +96,7 @@ class UserSettings:
     embedding_batch_size: int = 4
     patience: int = 2  # epochs without a better own held-back loss before a user stops
     held_back_fraction: float = 0.2
+    held_back_folds: int = 1  # 1: the most recent items judge; K: every item is held back once
     refit: bool = True  # train again on all own items, for the epochs that held-back items chose
     min_items_to_train: int = 4  # fewer: prototype or mean embedding only
 
@@ -114,6 +115,16 @@ class UserSettings:
         check(self.embedding_learning_rate > 0, "user.embedding_learning_rate must be positive")
         check(
             0 < self.held_back_fraction < 0.9, "user.held_back_fraction must be between 0 and 0.9"
+        )
+        check(self.held_back_folds >= 1, "user.held_back_folds must be at least 1")
+        check(
+            self.refit or self.held_back_folds == 1,
+            "user.held_back_folds above 1 leaves no adapter trained on all items, so refit must be "
+            "true",
+        )
+        check(
+            self.min_items_to_train >= self.held_back_folds,
+            "user.min_items_to_train is below user.held_back_folds",
         )
         check(self.min_items_to_train >= 2, "user.min_items_to_train must be at least 2")
 

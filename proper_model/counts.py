@@ -43,12 +43,13 @@ def count_parameters(sizes: BaseSizes, structure: Structure) -> ParameterCounts:
     n, r, e = structure.experts, structure.rank, structure.embedding_dim
     user_lora = r * (3 * d + 3 * f) * layers
     tied = structure.router_sharing is RouterSharing.TIED
+    per_linear = n * e * 3 * layers if structure.router_user else 0
     one_table = structure.embedding_tables is EmbeddingTables.ONE
     return ParameterCounts(
         user_lora=user_lora,
         experts=n * user_lora,
         text_routers=0 if structure.router_text is RouterText.NONE else n * (2 * d + f) * layers,
-        user_routers=n * e if tied else n * e * 3 * layers,
+        user_routers=n * e if tied else per_linear,
         lora_routers=n * (2 * f + d) * layers if structure.has_lora_router else 0,
         user_embedding=e if one_table else e * layers,
     )

@@ -26,37 +26,11 @@ from proper_model.cohort import (
     TrialSettings,
     held_back_losses,
 )
-from proper_model.encoding import Encoded, Encoder
+from proper_model.encoding import Encoder
+from proper_model.holdout import Samples, combine
 from proper_model.model import AdaptedModel
 from proper_model.passes import Pass
 from proper_model.structure import UserRouting
-
-
-@dataclass(frozen=True)
-class Samples:
-    """One user's tokenized items, in time order, cut into training and held-back."""
-
-    train: tuple[Encoded, ...]
-    held_back: tuple[Encoded, ...]
-    seed: int
-
-    @property
-    def items(self) -> tuple[Encoded, ...]:
-        """All items, in time order."""
-        return (*self.train, *self.held_back)
-
-    @property
-    def judged(self) -> tuple[Encoded, ...]:
-        """What candidates are compared on: held-back items, or all of a very short history."""
-        return self.held_back or self.train
-
-
-def split_items(items: Sequence[Encoded], *, fraction: float, minimum: int, seed: int) -> Samples:
-    """Hold back the most recent items; with fewer than `minimum` items none, and none train."""
-    if len(items) < minimum:
-        return Samples(tuple(items), (), seed)
-    count = min(len(items) - 1, max(1, round(fraction * len(items))))
-    return Samples(tuple(items[:-count]), tuple(items[-count:]), seed)
 
 
 @dataclass(frozen=True)
@@ -101,11 +75,11 @@ def fit_embeddings(
 ) -> tuple[Tensor, list[EmbeddingFit]]:
     """Embeddings of unseen users: mean [tables, e], prototypes [K, tables, e] -> [U, tables, e].
 
-    Users without held-back items are not trained; they get the best prototype or the mean.
+    Users without folds are not trained; they get the best prototype or the mean.
     """
 
     def train(trials: Sequence[Trial], part: Path | None) -> tuple[Tensor, list[TrialResult]]:
-        table = mean[None].repeat(len(users), 1, 1).clone().requires_grad_(True)
+        table = mean[None].repeat(len(trials), 1, 1).clone().requires_grad_(True)
         cohort = Cohort(
             model,
             encoder,
@@ -118,18 +92,22 @@ def fit_embeddings(
         results = cohort.run(progress)
         return table.detach(), results
 
-    fitted, results = train(
-        [Trial(u.train if u.held_back else (), u.held_back, learning_rate, u.seed) for u in users],
-        checkpoint,
+    cuts = [(u, fold) for u, user in enumerate(users) for fold in user.folds]
+    fitted, by_fold = train(
+        [Trial(f.train, f.held_back, learning_rate, users[u].seed) for u, f in cuts], checkpoint
     )
+    results = [
+        combine([result for (v, _), result in zip(cuts, by_fold, strict=True) if u == v])
+        for u in range(len(users))
+    ]
     if settings.refit:
-        fitted, _ = train(
-            [
-                Trial(u.items, (), learning_rate, u.seed, stop_epoch=result.best_epoch)
-                for u, result in zip(users, results, strict=True)
-            ],
-            beside(checkpoint, ".refit"),
-        )
+        refits = [
+            Trial(user.items, (), learning_rate, user.seed, stop_epoch=result.best_epoch)
+            for user, result in zip(users, results, strict=True)
+        ]
+        fitted, _ = train(refits, beside(checkpoint, ".refit"))
+    else:
+        fitted = _last_fold(fitted, [u for u, _ in cuts], mean, len(users))
     losses = candidate_losses(
         model, encoder, users, torch.cat([mean[None], prototypes]), settings.tokens_per_step
     )
@@ -137,6 +115,14 @@ def fit_embeddings(
         _choose(mean, prototypes, fitted[u], losses[u], result) for u, result in enumerate(results)
     ]
     return torch.stack([embedding for embedding, _ in chosen]), [fit for _, fit in chosen]
+
+
+def _last_fold(fitted: Tensor, owners: list[int], mean: Tensor, users: int) -> Tensor:
+    """Each user's embedding of its last fold; the mean for users without one."""
+    rows = mean[None].repeat(users, 1, 1)
+    for row, owner in enumerate(owners):
+        rows[owner] = fitted[row]
+    return rows
 
 
 def _choose(

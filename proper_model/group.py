@@ -18,8 +18,9 @@ from torch import Tensor
 from proper_model.cohort import Progress, TrialSettings, held_back_losses
 from proper_model.config import StageSettings
 from proper_model.dropout import mix_seed
-from proper_model.embeddings import fit_embeddings, group_pass, split_items
+from proper_model.embeddings import fit_embeddings, group_pass
 from proper_model.encoding import Batch, Encoded, Encoder
+from proper_model.holdout import split_items
 from proper_model.losses import RoutingMemory, pair_loss
 from proper_model.model import AdaptedModel
 from proper_model.structure import Constraint
@@ -218,6 +219,7 @@ def validation_loss(
         split_items(
             user.history[-cap:],
             fraction=settings.user.held_back_fraction,
+            folds=1,  # ranking epochs needs no more
             minimum=settings.user.min_items_to_train,
             seed=mix_seed(seed, 4, u),
         )

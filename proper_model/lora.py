@@ -49,7 +49,9 @@ class UserLora(torch.nn.Module):
         if len(seeds) != slots:
             raise ValueError(f"{slots} slots need {slots} seeds, got {len(seeds)}")
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        self.a = torch.nn.ParameterList(
-            torch.stack([init_factor_a((rank, d_in), g) for g in generators]) for d_in, _ in widths
-        )
+        self.a = torch.nn.ParameterList(torch.empty(slots, rank, d_in) for d_in, _ in widths)
+        with torch.no_grad():
+            for a in self.a:
+                for slot, generator in enumerate(generators):
+                    a[slot] = init_factor_a(tuple(a.shape[1:]), generator)
         self.b = torch.nn.ParameterList(torch.zeros(slots, d_out, rank) for _, d_out in widths)

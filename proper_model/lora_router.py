@@ -10,6 +10,7 @@ queries judge. So the router learns from what a LoRA does on items it has not se
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,9 +21,9 @@ from proper_model.checkpoint import beside
 from proper_model.cohort import Progress, TrialSettings, held_back_losses
 from proper_model.config import StageSettings
 from proper_model.dropout import mix_seed
-from proper_model.embeddings import Samples
 from proper_model.encoding import Batch, Encoder
 from proper_model.group import PooledUser
+from proper_model.holdout import Fold, Samples
 from proper_model.model import AdaptedModel
 from proper_model.passes import Pass
 from proper_model.personal import personal_pass, train_user_loras
@@ -115,10 +116,10 @@ def _provisional_loras(
     """3a: one provisional LoRA a cohort user, left in `model.lora`."""
     users = []
     for u, user in enumerate(cohort):
-        cut = _cut(user, settings)
         begin = max(0, len(user.history) - settings.group.max_items_per_user)
-        early, late = user.history[begin:cut], user.history[cut:]
-        users.append(Samples(early, late[:1] or early[-1:], mix_seed(seed, u)))
+        early = user.history[begin : _cut(user, settings)]
+        # Nothing is held back: a provisional LoRA needs no choice, only the right kind of output.
+        users.append(Samples(early, (Fold(early, ()),), mix_seed(seed, u)))
     rate = settings.user.learning_rates[len(settings.user.learning_rates) // 2]
     train_user_loras(
         model,
@@ -128,7 +129,9 @@ def _provisional_loras(
         routing=routing,
         experts=True,
         learning_rates=[rate],
-        settings=lora_settings(settings, epochs=settings.user.epochs),
+        settings=dataclasses.replace(
+            lora_settings(settings, epochs=settings.user.epochs), refit=False
+        ),
         checkpoint=checkpoint,
         progress=progress,
     )

@@ -112,7 +112,7 @@ class AdaptedModel(torch.nn.Module):
                 experts=n,
                 embedding_dim=e,
                 has_text=structure.router_text is not RouterText.NONE,
-                has_user=not tied,
+                has_user=structure.router_user and not tied,
                 lora_std=lora_std,
                 generator=generator,
             )
@@ -201,6 +201,9 @@ class AdaptedModel(torch.nn.Module):
         return now.pooled[number]
 
     def _user_logits(self, number: int, router: Router, slots: Tensor, x: Tensor) -> Tensor:
+        if not self.structure.router_user:
+            dtype = routing_dtype(x)
+            return x.new_zeros(len(slots), 1, self.structure.experts, dtype=dtype)
         now = self.current
         assert now is not None
         assert now.embeddings is not None

@@ -8,7 +8,6 @@ number of trials and the same stopping.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +17,8 @@ from torch import Tensor
 
 from proper_model.checkpoint import beside
 from proper_model.cohort import Cohort, Progress, Trial, TrialResult, TrialSettings
-from proper_model.embeddings import Samples
 from proper_model.encoding import Encoder
+from proper_model.holdout import Samples, combine
 from proper_model.lora import UserLora
 from proper_model.model import AdaptedModel
 from proper_model.passes import Pass
@@ -63,31 +62,58 @@ def train_user_loras(
     Args:
         embeddings: `[U, tables, e]`, frozen here; None without experts.
     """
-    rates = list(learning_rates)
-    trials, owners = [], []
-    for u, user in enumerate(users):
-        for rate in rates:
-            train = user.train if user.held_back else ()
-            trials.append(Trial(train, user.held_back, rate, user.seed))
-            owners.append(u)
     stage = _Stage(model, encoder, embeddings, routing, experts, settings, progress)
-    results = stage.run(trials, owners, checkpoint)
-    chosen = [_best_trial(results, rates, u) for u in range(len(users))]
-    fits = [_fit(trials[slot], results[slot]) for slot in chosen]
+    cuts = [
+        (u, rate, fold)
+        for u, user in enumerate(users)
+        for rate in learning_rates
+        for fold in user.folds
+    ]
+    by_fold = stage.run(
+        [Trial(fold.train, fold.held_back, rate, users[u].seed) for u, rate, fold in cuts],
+        [u for u, _, _ in cuts],
+        checkpoint,
+    )
+    chosen = [
+        _best(
+            [
+                (
+                    rate,
+                    combine(
+                        [
+                            r
+                            for (v, s, _), r in zip(cuts, by_fold, strict=True)
+                            if (v, s) == (u, rate)
+                        ]
+                    ),
+                )
+                for rate in learning_rates
+            ]
+        )
+        for u in range(len(users))
+    ]
     if settings.refit:
         refits = [
-            dataclasses.replace(
-                trials[slot],
-                train=user.items,
-                held_back=(),
-                stop_epoch=0 if results[slot].failed else results[slot].best_epoch,
+            Trial(
+                user.items,
+                (),
+                rate,
+                user.seed,
+                stop_epoch=0 if result.failed else result.best_epoch,
             )
-            for slot, user in zip(chosen, users, strict=True)
+            for user, (rate, result) in zip(users, chosen, strict=True)
         ]
         stage.run(refits, range(len(users)), beside(checkpoint, ".refit"))
     else:
-        model.lora = _take(model, chosen)
+        kept = [(u, rate) for u, rate, _ in cuts]
+        rates = [rate for rate, _ in chosen]
+        slots = [kept.index((u, rate)) if users[u].folds else None for u, rate in enumerate(rates)]
+        model.lora = _take(model, slots, [user.seed for user in users])
     model.lora.requires_grad_(False)
+    fits = [
+        _fit(rate, result, trained=bool(user.folds))
+        for user, (rate, result) in zip(users, chosen, strict=True)
+    ]
     return model.lora, fits
 
 
@@ -114,9 +140,7 @@ class _Stage:
             parameter.requires_grad_(True)
 
         def make_pass(slots: Tensor) -> Pass:
-            return personal_pass(
-                slots, embeddings=own, routing=self.routing, experts=self.experts
-            )
+            return personal_pass(slots, embeddings=own, routing=self.routing, experts=self.experts)
 
         return Cohort(
             self.model,
@@ -129,28 +153,33 @@ class _Stage:
         ).run(self.progress)
 
 
-def _best_trial(results: Sequence[TrialResult], rates: Sequence[float], u: int) -> int:
-    slots = range(u * len(rates), (u + 1) * len(rates))
-    return min(slots, key=lambda slot: results[slot].best_loss if results[slot].losses else 0.0)
+def _best(candidates: Sequence[tuple[float, TrialResult]]) -> tuple[float, TrialResult]:
+    """The learning rate with the lowest held-back loss; one that diverged only if all did."""
+
+    def order(candidate: tuple[float, TrialResult]) -> tuple[bool, float]:
+        result = candidate[1]
+        return result.failed, result.best_loss if result.losses else 0.0
+
+    return min(candidates, key=order)
 
 
-def _fit(trial: Trial, result: TrialResult) -> LoraFit:
-    before = result.losses[0] if result.losses else float("nan")
+def _fit(rate: float, result: TrialResult, *, trained: bool) -> LoraFit:
     return LoraFit(
-        learning_rate=trial.learning_rate,
+        learning_rate=rate,
         epochs=result.best_epoch,
-        loss_before=before,
+        loss_before=result.losses[0] if result.losses else float("nan"),
         loss_after=result.best_loss,
-        trained=bool(trial.train),
+        trained=trained,
         failed=result.failed,
     )
 
 
-def _take(model: AdaptedModel, slots: Sequence[int]) -> UserLora:
-    """The adapters of the given slots as a new, frozen stack."""
-    rows = torch.tensor(list(slots), dtype=torch.long, device=model.device)
-    taken = model.new_user_lora([0] * len(slots))
+def _take(model: AdaptedModel, slots: Sequence[int | None], seeds: Sequence[int]) -> UserLora:
+    """The adapters of the given slots as a new stack; untrained where there is none."""
+    taken = model.new_user_lora(list(seeds))
     with torch.no_grad():
         for new, old in zip([*taken.a, *taken.b], [*model.lora.a, *model.lora.b], strict=True):
-            new.copy_(old[rows])
+            for row, slot in enumerate(slots):
+                if slot is not None:
+                    new[row] = old[slot]
     return taken

@@ -67,6 +67,7 @@ class Structure:
 
     name: str
     router_text: RouterText = RouterText.TOKEN
+    router_user: bool = True  # false: the paper's "regular router", which sees the text alone
     router_merge: RouterMerge = RouterMerge.SUM
     router_sharing: RouterSharing = RouterSharing.PER_LINEAR
     embedding_tables: EmbeddingTables = EmbeddingTables.PER_LAYER
@@ -85,6 +86,11 @@ class Structure:
         check(
             self.embedding_dim >= 1,
             f"structure.embedding_dim must be at least 1, got {self.embedding_dim}",
+        )
+        check(
+            self.router_user or self.router_text is not RouterText.NONE,
+            "structure: a router needs the text or the user, router_text is 'none' and "
+            "router_user is false",
         )
         tied = self.router_sharing is RouterSharing.TIED
         check(

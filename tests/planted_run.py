@@ -63,14 +63,15 @@ SETTINGS = StageSettings(
     ),
     router=RouterSettings(cohort=30, dropout=0.0, learning_rate=1e-3, epochs=1, batch_size=64),
     user=UserSettings(
-        dropout=0.0,
+        dropout=0.1,
         learning_rates=(4e-3,),
         epochs=20,
         batch_size=8,
         embedding_learning_rate=5e-2,
         embedding_epochs=20,
         embedding_batch_size=8,
-        patience=4,
+        patience=6,
+        held_back_folds=3,
     ),
 )
 
@@ -93,9 +94,7 @@ class PlantedRun:
     def of_arm(self, arm: str) -> dict[str, UserState]:
         return {user: state for (name, user), state in self.states.items() if name == arm}
 
-    def answers(
-        self, arm: str, states: Mapping[str, UserState] | None = None
-    ) -> list[Prediction]:
+    def answers(self, arm: str, states: Mapping[str, UserState] | None = None) -> list[Prediction]:
         chosen = self.of_arm(arm) if states is None else states
         return predict(self.release, self.population.population.test, arm, chosen)
 
@@ -155,9 +154,7 @@ def run_planted(
         seed=seed,
         cache=folder / "cache",
     )
-    states = adapt(
-        release, population.population.test, arms=arms, bundle_id="planted", seed=seed
-    )
+    states = adapt(release, population.population.test, arms=arms, bundle_id="planted", seed=seed)
     encoder = release.encoder()
     data = pool(population.population.pooled, task, encoder, settings, seed)
     return PlantedRun(

@@ -21,7 +21,11 @@ SMALL = dataclasses.replace(
     population=dataclasses.replace(SETTINGS.population, epochs=2),
     group=dataclasses.replace(SETTINGS.group, epochs=3),
     user=dataclasses.replace(
-        SETTINGS.user, epochs=4, embedding_epochs=4, learning_rates=(4e-3, 1e-2)
+        SETTINGS.user,
+        epochs=4,
+        embedding_epochs=4,
+        learning_rates=(4e-3, 1e-2),
+        held_back_folds=1,
     ),
 )
 

@@ -188,19 +188,6 @@ def test_rouge_by_hand():
     assert mean(result, "rougeL") == pytest.approx(0.7)
 
 
-def test_rouge_equals_the_official_package():
-    from rouge_score.rouge_scorer import RougeScorer
-
-    official = RougeScorer(["rouge1", "rougeL"], use_stemmer=False)
-    rng = random.Random(5)
-    words = ["cat", "Cats", "don't", "café", "U.S.", "x_y", "😀", "2nd", "--", "running", "É"]
-    for _ in range(300):
-        gold, output = (" ".join(rng.choices(words, k=rng.randrange(9))) for _ in range(2))
-        expected = official.score(gold, output)
-        assert rouge_1(gold, output) == pytest.approx(expected["rouge1"].fmeasure, abs=1e-12)
-        assert rouge_l(gold, output) == pytest.approx(expected["rougeL"].fmeasure, abs=1e-12)
-
-
 def test_predictions_must_cover_every_query_exactly_once():
     users = [User("u", (), (Query("a", "x", "1"), Query("b", "x", "2"))), User("v", (), ())]
     a, b = Prediction("u", "a", "1", 1.0, 1), Prediction("u", "b", "1", 1.0, 1)

@@ -1,0 +1,160 @@
+"""The pooled stages: cached, resumed, shared between presets, and private about their users."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+
+from coordinator.cache import PhaseCache
+from coordinator.pooling import pool, router_cohort
+from coordinator.stages import published_embeddings, run_pooled_stages
+from proper_model.artifact import Release
+from proper_model.encoding import Encoder
+from proper_model.errors import CheckpointError, DataError
+from proper_model.structure import UserRouting, preset
+from proper_model.tasks import load_task
+from tests.releases import SMALL, small_base, small_users
+from tests.tiny import encoder as fake_encoder
+
+STRUCTURE = dataclasses.replace(preset("default"), embedding_dim=8)
+FAST = dataclasses.replace(
+    SMALL,
+    population=dataclasses.replace(SMALL.population, epochs=1, batch_size=16),
+    group=dataclasses.replace(SMALL.group, epochs=1, batch_size=16, max_items_per_user=8),
+    router=dataclasses.replace(SMALL.router, batch_size=8),
+    user=dataclasses.replace(SMALL.user, epochs=1, batch_size=2, embedding_epochs=1),
+)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return small_base(tmp_path_factory.mktemp("base"))
+
+
+def stages(base: Path, cache: Path, preset_name: str = "default", **knobs: object) -> Release:
+    return run_pooled_stages(
+        small_users()[0],
+        load_task("synth_tag"),
+        str(base),
+        dataclasses.replace(preset(preset_name), embedding_dim=8),
+        FAST,
+        seed=0,
+        cache=cache,
+        **knobs,  # type: ignore[arg-type]
+    )
+
+
+def test_killed_anywhere_the_stages_go_on_and_end_with_the_same_tensors(
+    base: Path, tmp_path: Path
+) -> None:
+    whole: list[str] = []
+    expected = stages(base, tmp_path / "whole", progress=lambda phase, d, t: whole.append(phase))
+    assert list(dict.fromkeys(whole)) == ["population", "group", "router"]
+
+    class KilledError(Exception):
+        pass
+
+    for phase in ("population", "group", "router"):
+
+        def kill(now: str, done: int, total: int, phase: str = phase) -> None:
+            if now == phase and done == 2:
+                raise KilledError
+
+        with pytest.raises(KilledError):
+            stages(base, tmp_path / "killed", progress=kill)
+    seen: list[str] = []
+    resumed = stages(base, tmp_path / "killed", progress=lambda phase, d, t: seen.append(phase))
+    assert set(seen) == {"router"}  # finished phases are not run again
+    assert expected.shared.keys() == resumed.shared.keys()
+    for name, tensor in expected.shared.items():
+        assert torch.equal(tensor, resumed.shared[name]), name
+
+
+def test_presets_share_stage_1_and_a_second_run_trains_nothing(base: Path, tmp_path: Path) -> None:
+    stages(base, tmp_path)
+    seen: list[str] = []
+    stages(base, tmp_path, "device", progress=lambda phase, d, t: seen.append(phase))
+    assert set(seen) == {"group"}  # preset device has no W_l
+    seen.clear()
+    stages(base, tmp_path, progress=lambda phase, d, t: seen.append(phase))
+    assert seen == []
+
+
+def test_presets_that_differ_in_stage_3_only_share_stage_2(base: Path, tmp_path: Path) -> None:
+    stages(base, tmp_path)
+    seen: list[str] = []
+    run_pooled_stages(
+        small_users()[0],
+        load_task("synth_tag"),
+        str(base),
+        dataclasses.replace(STRUCTURE, name="other", user_routing=UserRouting.USER_AWARE),
+        FAST,
+        seed=0,
+        cache=tmp_path,
+        progress=lambda phase, d, t: seen.append(phase),
+    )
+    assert seen == []
+
+
+def test_held_back_users_train_nothing_and_the_choice_follows_the_seed() -> None:
+    from tests.test_encoding import WordTokenizer
+
+    users = small_users()[0]
+    encoder = Encoder(WordTokenizer(), max_prompt_tokens=64, max_answer_tokens=8)
+    first = pool(users, load_task("synth_tag"), encoder, FAST, 0)
+    again = pool(users, load_task("synth_tag"), encoder, FAST, 0)
+    other = pool(users, load_task("synth_tag"), encoder, FAST, 1)
+    assert first == again
+    assert first.fingerprint() != other.fingerprint()
+    assert len(first.trained) + len(first.held_back) == len(users)
+    assert len(first.held_back) >= 1
+    with pytest.raises(DataError, match="at least 3"):
+        pool(users[:2], load_task("synth_tag"), fake_encoder(), FAST, 0)
+
+
+def test_router_cohort_is_at_most_the_limit_and_pooled_users_only() -> None:
+    assert router_cohort(5, 100, 0) == [0, 1, 2, 3, 4]
+    chosen = router_cohort(50, 10, 0)
+    assert len(set(chosen)) == 10
+    assert max(chosen) < 50
+    assert chosen != router_cohort(50, 10, 1)
+
+
+def test_few_users_publish_neither_mean_nor_prototypes() -> None:
+    table = torch.randn(9, 2, 4)
+    published = published_embeddings(table, FAST, 0)
+    assert not published["mean_embedding"].any()
+    assert published["mean_embedding_count"].item() == 0
+    assert published["prototypes"].shape == (0, 2, 4)
+
+
+def test_prototypes_are_centres_of_at_least_ten_users() -> None:
+    generator = torch.Generator().manual_seed(0)
+    centres = torch.tensor([[5.0, 0], [0, 5.0], [-5.0, -5.0]])
+    sizes = [14, 12, 4]  # the third group is too small to publish
+    table = torch.cat(
+        [
+            c + 0.1 * torch.randn(n, 2, generator=generator)
+            for c, n in zip(centres, sizes, strict=True)
+        ]
+    )[:, None]
+    published = published_embeddings(table, FAST, 0)
+    counts = published["prototype_counts"].tolist()
+    assert all(count >= 10 for count in counts)
+    assert sum(counts) <= 30
+    assert published["mean_embedding_count"].item() == 30
+    assert torch.allclose(published["mean_embedding"], table.mean(0))
+
+
+def test_a_cache_entry_of_another_key_is_refused(tmp_path: Path) -> None:
+    cache = PhaseCache(tmp_path)
+    phase = cache.phase("group", {"seed": 1})
+    phase.finish({"x": torch.ones(2)}, {"note": 1})
+    other = cache.phase("group", {"seed": 2})
+    assert not other.done
+    phase.folder.rename(other.folder)
+    with pytest.raises(CheckpointError, match="not the one asked for"):
+        other.load()
