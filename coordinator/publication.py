@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from coordinator.keys import load_key
 from coordinator.release import PublishedBundle, latest, publish, reference_base
-from proper_model.artifact import BaseReference, release_to_files
+from proper_model.artifact import BaseSource, release_to_files
 from proper_model.base_folder import base_folder, revision_of
 from proper_model.errors import ConfigError
 from proper_model.runplan import RunPlan
@@ -33,7 +33,7 @@ def publish_release(release: Release, plan: RunPlan) -> PublishedBundle:
     else:
         folder = base_folder(plan.base)
         revision = revision_of(folder)
-        files = release_to_files(release, base=BaseReference(plan.base, revision))
+        files = release_to_files(release, base=BaseSource(plan.base, revision))
         reference = reference_base(folder, hub_name(plan.base), revision)
     return publish(
         files,

@@ -32,7 +32,7 @@ from proper_model.errors import BundleFormatError
 from proper_model.experts import Experts
 from proper_model.files import write_atomic
 from proper_model.model import AdaptedModel
-from proper_model.population import merge_population
+from proper_model.population import merge_population, population_config
 from proper_model.settings_io import from_mapping, to_mapping
 from proper_model.structure import Structure
 from proper_model.tasks import Task, task_from_toml
@@ -42,7 +42,7 @@ POPULATION = "adapters/population/"
 
 
 @dataclass(frozen=True)
-class BaseReference:
+class BaseSource:
     """A base that is not shipped: hub id (or folder name) and the revision it was trained on."""
 
     name: str
@@ -140,9 +140,7 @@ def _named_targets(model: AdaptedModel) -> dict[str, Tensor]:
     return targets
 
 
-def release_to_files(
-    release: Release, *, base: BaseReference | None = None, population_config: str | None = None
-) -> dict[str, bytes]:
+def release_to_files(release: Release, *, base: BaseSource | None = None) -> dict[str, bytes]:
     """A release as named byte strings. Without `base` the merged base is embedded."""
     files: dict[str, bytes] = {}
     with tempfile.TemporaryDirectory() as scratch:
@@ -155,7 +153,9 @@ def release_to_files(
                 files[path.relative_to(folder).as_posix()] = path.read_bytes()
     if base is not None:
         files[POPULATION + "adapter_model.safetensors"] = save(dict(release.population))
-        files[POPULATION + "adapter_config.json"] = (population_config or "{}").encode()
+        files[POPULATION + "adapter_config.json"] = population_config(
+            release.settings.population, base.name
+        ).encode()
     files["shared.safetensors"] = save({n: t.contiguous() for n, t in release.shared.items()})
     files["task.toml"] = release.task.toml_text.encode()
     recipe = {

@@ -6,6 +6,7 @@ DEVIATION in profiles that say so: small bases that know no task format adapt th
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -32,7 +33,7 @@ def attach_population(base: Any, settings: PopulationSettings, *, seed: int) -> 
         r=settings.rank,
         lora_alpha=settings.alpha,
         lora_dropout=settings.dropout,
-        target_modules=list(settings.targets),
+        target_modules=sorted(settings.targets),
         bias="none",
         task_type="CAUSAL_LM",
     )
@@ -41,6 +42,22 @@ def attach_population(base: Any, settings: PopulationSettings, *, seed: int) -> 
         warnings.filterwarnings("ignore", ".*is_gradient_checkpointing.*", FutureWarning)
         torch.manual_seed(seed)
         return get_peft_model(base, config)
+
+
+def population_config(settings: PopulationSettings, base_name: str) -> str:
+    """PEFT's `adapter_config.json` of the population LoRA, so that PeftModel loads it too."""
+    config = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base_name,
+        "r": settings.rank,
+        "lora_alpha": settings.alpha,
+        "lora_dropout": settings.dropout,
+        "target_modules": sorted(settings.targets),
+        "bias": "none",
+        "inference_mode": True,
+    }
+    return json.dumps(config, indent=1, sort_keys=True)
 
 
 def population_state(model: Any) -> dict[str, Tensor]:
