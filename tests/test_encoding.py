@@ -29,7 +29,11 @@ class WordTokenizer:
 
     def decode(self, tokens: list[int], *, skip_special_tokens: bool) -> str:
         names = {v: k for k, v in self.words.items()}
-        return " " + " ".join(names[t] for t in tokens if t >= 10 or not skip_special_tokens) + " "
+        return (
+            " "
+            + " ".join(names.get(t, f"#{t}") for t in tokens if t >= 10 or not skip_special_tokens)
+            + " "
+        )
 
     def apply_chat_template(
         self, turns: Any, *, tokenize: bool, add_generation_prompt: bool
