@@ -24,7 +24,7 @@ export DO_NOT_TRACK := 1
 # Tests and demo use small matrices: threads fighting over cores cost more than they bring.
 TEST_ENV := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 
-.PHONY: help install demo test test-full pytest lint fix docs report clean distclean
+.PHONY: help install demo test test-full pytest lint fix docs results result report clean distclean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -59,6 +59,22 @@ fix: $(STAMP) ## what ruff can mend by itself
 
 docs: $(STAMP) ## write the generated blocks of the README from results/
 	$(BIN)/python docs/generated.py --write README.md
+
+# The committed results: hours on two cores. Phases are cached, so presets share stage 1.
+RUNS := default-0 default-1 default-2 device-0 paper-0
+results: $(STAMP) ## run everything in results/ again, from ../shared; hours
+	for run in $(RUNS); do \
+	  $(MAKE) result DATA=news_categories RUN=$$run CAPS="--max-items 40"; \
+	  $(MAKE) result DATA=movie_ratings RUN=$$run CAPS="--pooled-users 80 --max-items 24"; \
+	done
+	$(MAKE) demo
+	cp $(OUT)/results.json results/demo.json
+
+result: $(STAMP)
+	$(BIN)/proper-sim run ../shared/data/$(DATA) --task profiles/tasks/$(DATA).toml \
+	  --base ../shared/models/mini-llama --profile tiny --preset $(firstword $(subst -, ,$(RUN))) \
+	  --seed $(lastword $(subst -, ,$(RUN))) $(CAPS) --threads 1 --out runs/$(DATA)-$(RUN) --resume
+	cp runs/$(DATA)-$(RUN)/results.json results/$(DATA)-$(RUN).json
 
 report: $(STAMP) ## the report of a finished run again; OUT=runs/demo
 	$(BIN)/proper-sim report $(OUT)

@@ -209,6 +209,7 @@ FIT_SETTINGS = (
     "embedding_learning_rate",
     "embedding_batch_size",
     "patience",
+    "refit",
     "held_back_fraction",
     "min_items_to_train",
 )

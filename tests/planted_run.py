@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +26,8 @@ from proper_model.config import (
     UserSettings,
 )
 from proper_model.embeddings import group_pass
-from proper_model.encoding import token_budget_chunks
+from proper_model.inspection import routing_weights
 from proper_model.metrics import Prediction
-from proper_model.model import AdaptedModel
 from proper_model.records import User
 from proper_model.structure import Structure, preset
 from proper_model.tasks import load_task
@@ -100,32 +98,13 @@ class PlantedRun:
 
     def routing(self) -> dict[str, list[list[float]]]:
         """Mean routing weights of the trained pooled users on their own histories, [S][N]."""
-        model = self.release.model()
+        model, encoder = self.release.model(), self.release.encoder()
         found = {}
         for slot, user in enumerate(self.data.trained):
-            found[self.pooled[slot].user_id] = mean_weights(
-                model, self.release, list(user.history), self.table[slot]
-            )
+            batch = encoder.batch(user.history, [0] * len(user.history))
+            weights = routing_weights(model, batch, group_pass(batch.slots, self.table[slot][None]))
+            found[self.pooled[slot].user_id] = weights.mean(1).tolist()
         return found
-
-
-def mean_weights(
-    model: AdaptedModel, release: Release, items: list[Any], embedding: torch.Tensor
-) -> list[list[float]]:
-    encoder = release.encoder()
-    sums = torch.zeros(len(model.sites), model.structure.experts)
-
-    def observe(sites: torch.Tensor, mask: torch.Tensor, site: int, weights: Any, _: Any) -> None:
-        rows = weights.expand(-1, mask.shape[1], -1) * mask[..., None]
-        sites[site] += rows.sum((0, 1)) / mask.sum() / 1
-
-    for chunk in token_budget_chunks([len(s.tokens) for s in items], 100_000):
-        batch = encoder.batch([items[i] for i in chunk], [0] * len(chunk))
-        now = group_pass(batch.slots, embedding[None])
-        now.observer = partial(observe, sums, batch.attention_mask.float())
-        with torch.no_grad():
-            model.answer_loss(batch, now)
-    return sums.tolist()
 
 
 def run_planted(

@@ -13,6 +13,7 @@ from proper_model.counts import BaseSizes, count_parameters
 from proper_model.embeddings import group_pass
 from proper_model.errors import BaseModelError, ConfigError
 from proper_model.folding import fold_user, mixture
+from proper_model.inspection import routing_weights
 from proper_model.model import AdaptedLinear, AdaptedModel
 from proper_model.passes import Pass
 from proper_model.personal import personal_pass
@@ -155,15 +156,15 @@ def test_whose_row_it_is_matters() -> None:
 @pytest.mark.parametrize("name", sorted(PRESETS))
 def test_routing_weights_can_be_read(name: str) -> None:
     model = adapted(name)
-    seen: dict[int, torch.Tensor] = {}
-    now = stage3(model, embeddings_of(model, 3))
-    now.observer = lambda site, weights, others: seen.update({site: weights})
-    losses(model, now)
-    assert sorted(seen) == list(range(len(model.sites)))
-    for weights in seen.values():
-        assert weights.shape[0] == 3
-        assert weights.shape[-1] == 5
-        assert torch.allclose(weights.sum(-1), torch.ones_like(weights[..., 0]))
+    embeddings = embeddings_of(model, 3)
+    weights = routing_weights(model, BATCH, stage3(model, embeddings))
+    assert weights.shape == (len(model.sites), 3, 5)
+    assert torch.allclose(weights.sum(-1), torch.ones_like(weights[..., 0]))
+    item = samples(3, seed=1)[0]
+    alone = batch_of((item,), [int(BATCH.slots[0])])
+    now = stage3(model, embeddings)
+    now.slots = alone.slots
+    assert torch.allclose(routing_weights(model, alone, now)[:, 0], weights[:, 0], atol=1e-5)
 
 
 def test_pooled_router_never_sees_the_answer() -> None:

@@ -1,0 +1,37 @@
+"""Reading routing weights: which experts a user's tokens go to.
+
+For research and for a user's own eyes. Mean weights tell a user's group and token weights even the
+text (METHOD 1.7, rule 5): they must never be logged off the device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from proper_model.encoding import Batch
+from proper_model.model import AdaptedModel
+from proper_model.passes import Pass
+
+
+@torch.no_grad()
+def routing_weights(model: AdaptedModel, batch: Batch, now: Pass) -> Tensor:
+    """Mean routing weights of every row over its real tokens: [S, B, N], each summing to one.
+
+    Expert n of one router has nothing to do with expert n of another: lay sites side by side,
+    never average over them (METHOD 1.6).
+    """
+    rows, mask = len(batch.slots), batch.attention_mask
+    means = torch.zeros(len(model.sites), rows, model.structure.experts)
+
+    def observe(site: int, weights: Tensor, _others: Callable[[Tensor], Tensor]) -> None:
+        share = mask / mask.sum(1, keepdim=True)  # [B, T]
+        every = weights.expand(-1, mask.shape[1], -1)  # a user-only router has one "token"
+        means[site] = torch.einsum("bt,btn->bn", share.to(every.dtype), every).cpu()
+
+    now.observer = observe
+    now.prompt_mask = batch.prompt_mask
+    model.answer_loss(batch, now)
+    return means
