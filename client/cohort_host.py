@@ -19,10 +19,17 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from client.device import DeviceFolder
-from client.failures import NotInstalledError, describe
+from client.failures import describe
 from client.pieces import PieceStore
 from client.state import Binding, has_state, load_state, save_state
-from proper_model.errors import BaseModelError, ConfigError, DataError, ProperError
+from proper_model.errors import (
+    BaseModelError,
+    ConfigError,
+    DataError,
+    MetricError,
+    NotInstalledError,
+    ProperError,
+)
 from proper_model.files import make_private_folder, write_atomic
 from proper_model.protocol import FileTable, Status
 from proper_model.records import User, user_to_json
@@ -31,8 +38,9 @@ from proper_model.runplan import RunPlan
 if TYPE_CHECKING:
     from client.engine import Engine
 
-# Errors that every user of the cohort would meet: trying users one by one would not help.
-COMMON_ERRORS = (ConfigError, BaseModelError, NotInstalledError)
+# Errors that every user of the cohort would meet, or that are the same however it is divided:
+# trying users one by one would not help.
+COMMON_ERRORS = (ConfigError, BaseModelError, NotInstalledError, MetricError)
 PROGRESS_EVERY_S = 0.5
 
 

@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from client.device import DeviceFolder
-from client.failures import NotInstalledError
-from proper_model.errors import BundleForeignError, DataError
+from proper_model.errors import BundleForeignError, DataError, NotInstalledError
 from proper_model.records import User
 from proper_model.runplan import RunPlan
 

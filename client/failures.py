@@ -11,16 +11,16 @@ from __future__ import annotations
 import traceback
 from pathlib import Path
 
-from proper_model.errors import BundleError, EgressError, ProperError, ProtocolError
+from proper_model.errors import (
+    BundleError,
+    EgressError,
+    NotInstalledError,
+    ProperError,
+    ProtocolError,
+)
 from proper_model.protocol import Kind, Status
 
 MAX_FRAMES = 12
-
-
-class NotInstalledError(ProperError):
-    """The bundle that a round is about is not installed on this node."""
-
-    exit_code = 44
 
 
 def status_of(error: BaseException, kind: Kind) -> Status:

@@ -144,6 +144,12 @@ class SimulationError(ProperError):
     exit_code = 43
 
 
+class NotInstalledError(ProperError):
+    """The bundle that a round is about is not installed on this node."""
+
+    exit_code = 44
+
+
 class InterruptedRunError(ProperError):
     """The user interrupted the run; it can be resumed."""
 

@@ -71,10 +71,14 @@ def read_regular(path: Path, *, limit_bytes: int) -> bytes:
     """
     # Without O_NONBLOCK a named pipe planted here would block the open for ever.
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
-    with os.fdopen(descriptor, "rb") as handle:
-        status = os.fstat(handle.fileno())
+    try:
+        status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise OSError(errno.EINVAL, "expected a regular file", path)
         if status.st_size > limit_bytes:
             raise OSError(errno.EFBIG, f"larger than {limit_bytes} bytes", path)
-        return handle.read()
+        # Made only now: of a folder `fdopen` makes no file object, and closes nothing either.
+        with os.fdopen(descriptor, "rb", closefd=False) as handle:
+            return handle.read()
+    finally:
+        os.close(descriptor)

@@ -22,7 +22,7 @@ from client.engine import InstalledEngine
 from coordinator.keys import load_key
 from coordinator.release import publish
 from coordinator.shipment import Shipment
-from proper_model.errors import DataError
+from proper_model.errors import DataError, MetricError, NotInstalledError
 from proper_model.protocol import Kind, Status, request_fields
 
 __all__ = ["flower_identity"]  # a fixture, used by name
@@ -45,7 +45,6 @@ class FakeEngine(InstalledEngine):
         object.__setattr__(self, "trouble", {})
 
     def release(self, folder, bundle_id=None):
-        from client.failures import NotInstalledError
         from client.updater import installed
 
         bundle = installed(folder)
@@ -271,6 +270,15 @@ def test_a_cohort_too_large_for_memory_is_halved(plan, engine, shipment):
     finally:
         FakeEngine.adapt = original
     assert [call[1] for call in engine.calls if call[0] == "too large"] == [3, 2]
+
+
+def test_an_error_that_halving_cannot_cure_is_met_once(plan, engine, shipment):
+    where = context(plan)
+    install_all(plan, shipment, where)
+    engine.trouble["user2"] = MetricError("not one to one")
+    fields = request_fields(Kind.PERSONALIZE, shipment.bundle_id)
+    assert ask(Kind.PERSONALIZE, fields, where)["status"] == Status.INTERNAL
+    assert len(engine.calls) == 1
 
 
 @pytest.mark.parametrize("mode", [0o755, 0o750])

@@ -33,6 +33,8 @@ def test_a_plan_reads_back_as_it_was_written(plan):
         ("unknown", 1, "unknown"),
         ("out", "relative/path", "out"),
         ("schema_version", 2, "schema_version"),
+        ("schema_version", True, "schema_version"),
+        ("schema_version", "1", "schema_version"),
         ("preset", "fancy", "fancy"),
         ("settings", {"name": "x", "groups": {}}, "groups"),
         ("root_public_key", "short", "root_public_key"),
