@@ -191,12 +191,7 @@ class _Host:
     def describe(self, u: int) -> dict[str, float | int | str]:
         sample = self.samples[u]
         judged = len(sample.judged) if sample.folds else 0
-        held_out = 0 if self.settings.user.refit else judged
-        return {
-            "items": len(sample.items),
-            "items_trained": len(sample.items) - held_out if sample.folds else 0,
-            "items_held_back": judged,
-        }
+        return {"items": len(sample.items), "items_held_back": judged}
 
 
 def user_seed(seed: int, user_id: str) -> int:

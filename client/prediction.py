@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from client.adaptation import STATEFUL_ARMS, STATELESS_ARMS, UserState, known_arms
+from client.adaptation import STATEFUL_ARMS, UserState, known_arms
 from proper_model.artifact import Release
 from proper_model.embeddings import group_pass
 from proper_model.encoding import Encoder
@@ -21,8 +21,8 @@ from proper_model.metrics import Prediction
 from proper_model.model import AdaptedModel
 from proper_model.passes import Pass
 from proper_model.personal import personal_pass
-from proper_model.records import User
-from proper_model.scoring import answer_queries
+from proper_model.records import Query, User
+from proper_model.scoring import Question, answer_queries
 from proper_model.structure import UserRouting
 
 Progress = Callable[[str, int, int], None]
@@ -47,15 +47,21 @@ def predict(
     model, encoder, task = release.model(), release.encoder(), release.task
     make_pass = arm_pass(release, model, users, arm, states)
     queries = [(u, query) for u, user in enumerate(users) for query in user.queries]
-    examples = [(u, task.query_example(query)) for u, query in queries]
     numeric = "mae_expected" in task.metrics
+    limits = _AnswerLimits(release, encoder)
     answers = answer_queries(
         model,
         encoder,
-        examples,
+        [
+            Question(
+                slot=u,
+                example=task.query_example(query),
+                labels=tuple(task.labels_for(query)) if numeric else (),
+                max_new_tokens=limits.of(query),
+            )
+            for u, query in queries
+        ],
         make_pass,
-        labels=[task.labels_for(query) if numeric else None for _, query in queries],
-        max_new_tokens=_answer_limit(release, encoder, users),
         tokens_per_step=release.settings.tokens_per_step,
         progress=None if progress is None else (lambda d, t: progress(arm, d, t)),
     )
@@ -140,22 +146,22 @@ def _tensor(states: Mapping[str, UserState], user: User, name: str) -> Tensor:
     return state.tensors[name]
 
 
-def _answer_limit(release: Release, encoder: Encoder, users: Sequence[User]) -> int:
-    """Tokens to generate: the longest label and its end, or the profile's limit for free text."""
-    task = release.task
-    labels = {
-        label
-        for user in users
-        for query in user.queries
-        for label in (task.labels_for(query) if task.kind != "generation" else ())
-    }
-    if not labels:
-        return release.settings.max_answer_tokens
-    longest = max(
-        len(encoder.tokenizer(" " + label, add_special_tokens=False)["input_ids"])
-        for label in labels
-    )
-    return min(longest + 1, release.settings.max_answer_tokens)
+class _AnswerLimits:
+    """Tokens to generate: a query's longest label and its end, or the profile's for free text."""
 
+    def __init__(self, release: Release, encoder: Encoder) -> None:
+        self.release, self.encoder = release, encoder
+        self.known: dict[tuple[str, ...], int] = {}
 
-ARMS = (*STATELESS_ARMS, *STATEFUL_ARMS)
+    def of(self, query: Query) -> int:
+        """The limit of one query; label lists that repeat are measured once."""
+        task, most = self.release.task, self.release.settings.max_answer_tokens
+        labels = tuple(task.labels_for(query)) if task.kind != "generation" else ()
+        if labels not in self.known:
+            tokenizer = self.encoder.tokenizer
+            lengths = [
+                len(tokenizer(" " + label, add_special_tokens=False)["input_ids"])
+                for label in labels
+            ]
+            self.known[labels] = min(max(lengths) + 1, most) if labels else most
+        return self.known[labels]

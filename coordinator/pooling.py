@@ -50,7 +50,12 @@ def pool(
         )
         for user in users
     ]
-    order = list(range(len(users)))
+    order = [i for i, user in enumerate(encoded) if user.queries]
+    if not order:
+        raise DataError(
+            "no pooled user has a query; held-back users' queries judge stages 1 and 2",
+            hint="add queries to user_others.json",
+        )
     random.Random(f"{seed}/held back").shuffle(order)
     count = min(len(users) - 2, max(1, round(settings.held_back_fraction * len(users))))
     held = set(order[:count])
@@ -60,8 +65,11 @@ def pool(
     )
 
 
-def router_cohort(users: int, limit: int, seed: int) -> list[int]:
-    """min(limit, users) pooled users for 3a-3b, drawn by seed."""
-    order = list(range(users))
+def router_cohort(users: Sequence[PooledUser], limit: int, seed: int) -> list[int]:
+    """Positions of min(limit, available) users for 3a-3b, drawn by seed.
+
+    Available are users with items to train on and a query to judge by.
+    """
+    order = [u for u, user in enumerate(users) if user.queries and user.history]
     random.Random(f"{seed}/router cohort").shuffle(order)
     return sorted(order[:limit])

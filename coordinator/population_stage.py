@@ -46,15 +46,7 @@ def train_population(
         ),
         lambda batch: (_losses(peft, batch, settings), None),
         lambda: _judge(peft, encoder, judged, settings),
-        PooledSettings(
-            epochs=population.epochs,
-            batch_size=population.batch_size,
-            warmup_ratio=settings.warmup_ratio,
-            max_grad_norm=settings.max_grad_norm,
-            tokens_per_step=settings.tokens_per_step,
-            patience=population.patience,
-            seed=seed,
-        ),
+        PooledSettings.of(population, settings, seed=seed),
         device=default_device(),
         checkpoint=checkpoint,
     )

@@ -35,7 +35,7 @@ from proper_model.tasks import Task
 # (phase, done, total)
 Progress = Callable[[str, int, int], None]
 # Raised whenever training changes what it computes, so that old cache entries are not used.
-TRAINING_VERSION = 1
+TRAINING_VERSION = 2
 
 
 def run_pooled_stages(
@@ -48,13 +48,12 @@ def run_pooled_stages(
     seed: int,
     cache: Path,
     progress: Progress | None = None,
-    base_revision: str | None = None,
 ) -> Release:
     """Stages 1, 2 and 3a-3b, each frozen before the next.
 
     Raises DataError if there are too few pooled users to hold some back.
     """
-    stages = _Stages(base, base_revision, structure, settings, seed, PhaseCache(cache), progress)
+    stages = _Stages(base, structure, settings, seed, PhaseCache(cache), progress)
     data = pool(pooled, task, stages.encoder, settings, seed)
     population, notes1 = stages.population(data)
     adapted, table, notes2 = stages.group(data)
@@ -84,17 +83,17 @@ class _Stages:
     def __init__(
         self,
         base: str,
-        revision: str | None,
         structure: Structure,
         settings: StageSettings,
         seed: int,
         store: PhaseCache,
         progress: Progress | None,
     ) -> None:
-        self.base_name, self.revision = base, revision
+        self.base_name = base
         self.structure, self.settings, self.seed = structure, settings, seed
         self.store, self.progress = store, progress
-        self.model, self.tokenizer = load_base(base, revision=revision, dtype=torch.float32)
+        self.dtype = compute_dtype(settings.dtype, default_device())
+        self.model, self.tokenizer = load_base(base, computing=self.dtype)
         self.encoder = Encoder(
             self.tokenizer,
             max_prompt_tokens=settings.max_prompt_tokens,
@@ -109,7 +108,9 @@ class _Stages:
                 for name, value in to_mapping(settings).items()
                 if not isinstance(value, dict) and name != "name"
             },
+            # Sums of floats depend on both.
             "device": default_device().type,
+            "threads": torch.get_num_threads(),
         }
 
     def population(self, data: PooledData) -> tuple[Mapping[str, Tensor], Mapping[str, Any]]:
@@ -132,10 +133,10 @@ class _Stages:
                     self._report("population"),
                 )
             )
-            self.model, _ = load_base(self.base_name, revision=self.revision, dtype=torch.float32)
+            self.model, _ = load_base(self.base_name, computing=self.dtype)
         state, notes = phase.load()
         merged = merge_population(self.model, self.settings.population, state)
-        self.model = merged.to(compute_dtype(self.settings.dtype, default_device()))
+        self.model = merged.to(self.dtype)
         return state, notes
 
     def group(self, data: PooledData) -> tuple[AdaptedModel, Tensor, Mapping[str, Any]]:
@@ -183,7 +184,7 @@ class _Stages:
         }
         phase = self.store.phase("router", self.key)
         if not phase.done:
-            chosen = router_cohort(len(data.trained), self.settings.router.cohort, self.seed)
+            chosen = router_cohort(data.trained, self.settings.router.cohort, self.seed)
             report = train_lora_router(
                 adapted,
                 self.encoder,

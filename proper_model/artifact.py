@@ -195,7 +195,10 @@ def release_from_files(files: Mapping[str, bytes]) -> Release:
         population = load(files[POPULATION + "adapter_model.safetensors"])
         reference = recipe["base"]
         base, tokenizer = load_base(
-            reference["name"], revision=reference["revision"], dtype=torch.float32
+            reference["name"],
+            revision=reference["revision"],
+            dtype=torch.float32,
+            computing=dtype,
         )
         base = merge_population(base, settings.population, population).to(dtype)
     base.requires_grad_(False)

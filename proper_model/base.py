@@ -8,6 +8,7 @@ weights they belong to.
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +37,16 @@ def load_base(
     revision: str | None = None,
     tokenizer_from: str | None = None,
     dtype: torch.dtype = torch.float32,
+    computing: torch.dtype | None = None,
     device: torch.device | None = None,
 ) -> tuple[Any, Any]:
-    """Model and tokenizer of a folder or hub id. Raises BaseModelError with what to do next."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    """Model and tokenizer of a folder or hub id.
+
+    `computing` is the dtype the model will be cast to later, if another than `dtype`. Generation
+    settings of the base are dropped: greedy decoding must not depend on a penalty or a temperature
+    that its makers chose. Raises BaseModelError with what to do next.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
     folder = Path(name)
     if name.startswith((".", "/", "~")) and not folder.expanduser().is_dir():
@@ -55,7 +62,7 @@ def load_base(
             dtype=dtype,
             use_safetensors=True,
             trust_remote_code=False,
-            attn_implementation=attention_for(device or default_device(), dtype),
+            attn_implementation=attention_for(device or default_device(), computing or dtype),
         )
     except (OSError, ValueError, KeyError) as error:
         raise BaseModelError(
@@ -64,6 +71,11 @@ def load_base(
             hint="give a folder with config.json, *.safetensors and a tokenizer, or a hub id; "
             "without a network the hub files must be in the local cache",
         ) from error
+    model.generation_config = GenerationConfig(
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
     model.to(device or default_device())
     model.eval()
     return model, tokenizer
@@ -78,9 +90,18 @@ def attention_for(device: torch.device, dtype: torch.dtype) -> str:
     return "sdpa" if device.type == "cuda" or dtype is torch.float64 else "eager"
 
 
-def fingerprint(model: torch.nn.Module) -> str:
-    """sha256 over names, dtypes, shapes and bytes of all tensors of a model, hex."""
+def fingerprint(model: Any) -> str:
+    """sha256 over a model's configuration and names, dtypes, shapes and bytes of its tensors, hex.
+
+    The configuration counts: the same tensors with another rope base are another model.
+    """
     digest = hashlib.sha256()
+    config = {
+        key: value
+        for key, value in model.config.to_dict().items()
+        if key not in ("_name_or_path", "transformers_version", "dtype")
+    }
+    digest.update(json.dumps(config, sort_keys=True, default=str).encode())
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}\n".encode())
         raw = tensor.detach().contiguous().cpu().reshape(-1).view(torch.uint8)

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from proper_model.checkpoint import load_checkpoint, save_checkpoint
+from proper_model.config import StageSettings
 from proper_model.dropout import mix_seed
 from proper_model.encoding import Encoded, Encoder, epoch_order, token_budget_chunks
 from proper_model.errors import TrainingError
@@ -58,6 +59,30 @@ class TrialSettings:
     tokens_per_step: int
     patience: int = 2
     refit: bool = True
+
+    @classmethod
+    def of(
+        cls,
+        settings: StageSettings,
+        *,
+        epochs: int,
+        batch_size: int,
+        dropout: float,
+        weight_decay: float,
+        max_grad_norm: float,
+    ) -> TrialSettings:
+        """The given numbers and what a profile sets for all private training."""
+        return cls(
+            epochs=epochs,
+            batch_size=batch_size,
+            dropout=dropout,
+            weight_decay=weight_decay,
+            warmup_ratio=settings.warmup_ratio,
+            max_grad_norm=max_grad_norm,
+            tokens_per_step=settings.tokens_per_step,
+            patience=settings.user.patience,
+            refit=settings.user.refit,
+        )
 
 
 @dataclass
@@ -183,8 +208,9 @@ class Cohort:
             losses = self.model.answer_loss(batch, now)
             finite[batch.slots[~losses.isfinite()].cpu()] = False
             shares = losses.new_tensor([share for _, _, _, share in part])
-            # Slots share no parameter, so the sum over rows has each user's own gradient.
-            (losses * shares).sum().backward()
+            # Slots share no parameter, so the sum over rows has each user's own gradient. Only the
+            # trained tensors get one: in stage 2 the experts are in training too, not by this.
+            (losses * shares).sum().backward(inputs=self.parameters)
         self._update(active, finite)
         self.step += 1
         ended = [u for u in active if self.step % self._steps_an_epoch(u) == 0]
@@ -202,6 +228,8 @@ class Cohort:
         ]
 
     def _update(self, active: list[int], finite: Tensor) -> None:
+        # A finite loss may still have an infinite gradient, which would poison the moments.
+        finite = finite & self.optimizer.gradient_norms().isfinite().cpu()
         rates = torch.zeros(len(self.trials), dtype=torch.float64)
         flags = torch.zeros(len(self.trials), dtype=torch.bool)
         for u in active:
@@ -222,7 +250,7 @@ class Cohort:
         for u in ended:
             result = self.results[u]
             if u not in judged:
-                self._keep(u)
+                self._keep(u)  # only running slots end an epoch, so never a failed one
             elif len(result.losses) - 1 - result.best_epoch >= self.settings.patience:
                 self.running[u] = False
 
@@ -247,15 +275,19 @@ class Cohort:
         for best, p in zip(self.best, self.parameters, strict=True):
             best[u] = p[u]
 
-    def _save(self) -> None:
-        assert self.checkpoint is not None
-        groups = {
+    def _groups(self) -> dict[str, list[Tensor]]:
+        return {
             "parameter": self.parameters,
             "first": self.optimizer.first,
             "second": self.optimizer.second,
             "best": self.best,
         }
-        tensors = {f"{name}.{i}": t for name, group in groups.items() for i, t in enumerate(group)}
+
+    def _save(self) -> None:
+        assert self.checkpoint is not None
+        tensors = {
+            f"{name}.{i}": t for name, group in self._groups().items() for i, t in enumerate(group)
+        }
         tensors["steps"] = self.optimizer.steps
         meta = {
             "step": self.step,
@@ -270,19 +302,13 @@ class Cohort:
         if found is None:
             return False
         tensors, meta = found
-        groups = {
-            "parameter": self.parameters,
-            "first": self.optimizer.first,
-            "second": self.optimizer.second,
-            "best": self.best,
-        }
         if len(meta["results"]) != len(self.trials):
             raise TrainingError(
                 f"checkpoint '{self.checkpoint}' is of {len(meta['results'])} trials, "
                 f"expected {len(self.trials)}",
                 hint="delete it to start this phase again",
             )
-        for name, group in groups.items():
+        for name, group in self._groups().items():
             for i, tensor in enumerate(group):
                 tensor.copy_(tensors[f"{name}.{i}"])
         self.optimizer.steps.copy_(tensors["steps"])

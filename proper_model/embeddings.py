@@ -27,7 +27,7 @@ from proper_model.cohort import (
     held_back_losses,
 )
 from proper_model.encoding import Encoder
-from proper_model.holdout import Samples, combine
+from proper_model.holdout import Samples, combine, kept_epochs
 from proper_model.model import AdaptedModel
 from proper_model.passes import Pass
 from proper_model.structure import UserRouting
@@ -93,19 +93,29 @@ def fit_embeddings(
         return table.detach(), results
 
     cuts = [(u, fold) for u, user in enumerate(users) for fold in user.folds]
+    if not model.structure.router_user:
+        cuts = []  # no router reads the embedding, so there is nothing to fit
     fitted, by_fold = train(
         [Trial(f.train, f.held_back, learning_rate, users[u].seed) for u, f in cuts], checkpoint
     )
     results = [
-        combine([result for (v, _), result in zip(cuts, by_fold, strict=True) if u == v])
+        combine(
+            [
+                (result, len(fold.held_back))
+                for (v, fold), result in zip(cuts, by_fold, strict=True)
+                if u == v
+            ]
+        )
         for u in range(len(users))
     ]
     if settings.refit:
         refits = [
-            Trial(user.items, (), learning_rate, user.seed, stop_epoch=result.best_epoch)
+            Trial(user.items, (), learning_rate, user.seed, stop_epoch=kept_epochs(result))
             for user, result in zip(users, results, strict=True)
         ]
-        fitted, _ = train(refits, beside(checkpoint, ".refit"))
+        fitted, ended = train(refits, beside(checkpoint, ".refit"))
+        for result, refit in zip(results, ended, strict=True):
+            result.failed |= refit.failed
     else:
         fitted = _last_fold(fitted, [u for u, _ in cuts], mean, len(users))
     losses = candidate_losses(
@@ -134,7 +144,7 @@ def _choose(
         ("prototype", prototype, float(loss))
         for prototype, loss in zip(prototypes, losses[1:], strict=True)
     ]
-    if result.losses and result.best_epoch > 0:
+    if kept_epochs(result) > 0:
         choices.append(("fitted", fitted, result.best_loss))
     source, embedding, loss = min(choices, key=lambda choice: choice[2])
     return embedding, EmbeddingFit(
@@ -178,7 +188,8 @@ def find_prototypes(
 ) -> tuple[Tensor, list[int]]:
     """k-means centres of pooled embeddings [U, tables, e] -> ([K, tables, e], users a centre).
 
-    Centres of fewer than `minimum_users` users are left out; with too few users none is made.
+    Clusters of fewer than `minimum_users` users join others; with too few users none is made.
+    Every user counts in exactly one centre.
     """
     from sklearn.cluster import KMeans
 
@@ -186,13 +197,30 @@ def find_prototypes(
     clusters = min(count, users // minimum_users)
     if clusters < 1:
         return embeddings[:0], []
-    flat = embeddings.detach().flatten(1).double().cpu().numpy()
-    labels = KMeans(n_clusters=clusters, n_init=10, random_state=seed).fit(flat).labels_
-    kept: list[Tensor] = []
-    sizes: list[int] = []
-    for cluster in range(clusters):
-        members = torch.from_numpy(labels == cluster)
-        if int(members.sum()) >= minimum_users:
-            kept.append(embeddings.detach()[members.to(embeddings.device)].mean(0))
-            sizes.append(int(members.sum()))
-    return (torch.stack(kept) if kept else embeddings[:0]), sizes
+    flat = embeddings.detach().flatten(1).double().cpu()
+    found = KMeans(n_clusters=clusters, n_init=10, random_state=seed).fit(flat.numpy()).labels_
+    labels = _merge_small(flat, torch.from_numpy(found).long(), minimum_users)
+    kept = sorted(set(labels.tolist()))
+    sizes = [int((labels == cluster).sum()) for cluster in kept]
+    assert sum(sizes) == users
+    rows = [(labels == cluster).to(embeddings.device) for cluster in kept]
+    return torch.stack([embeddings.detach()[members].mean(0) for members in rows]), sizes
+
+
+def _merge_small(points: Tensor, labels: Tensor, minimum: int) -> Tensor:
+    """Give the members of clusters below `minimum` to the nearest other centre, smallest first.
+
+    Left out instead, they could be computed: the published mean over all users, less the published
+    centres, is the sum of whoever is missing, and with one outlier that is one user's row.
+    """
+    labels = labels.clone()
+    while True:
+        sizes = {cluster: int((labels == cluster).sum()) for cluster in set(labels.tolist())}
+        smallest = min(sizes, key=lambda cluster: (sizes[cluster], cluster))
+        if sizes[smallest] >= minimum or len(sizes) == 1:
+            return labels
+        others = sorted(set(sizes) - {smallest})
+        centres = torch.stack([points[labels == cluster].mean(0) for cluster in others])
+        members = (labels == smallest).nonzero().squeeze(1)
+        nearest = torch.cdist(points[members], centres).argmin(1)
+        labels[members] = torch.tensor(others)[nearest]

@@ -26,6 +26,7 @@ from proper_model.model import AdaptedModel
 from proper_model.structure import Constraint
 from proper_model.training import PooledReport, PooledSettings, PooledTraining
 
+# DEVIATION: the paper says "random"; as wide as the user router, so that users differ from the start.
 EMBEDDING_STD = 0.3
 # Fits during validation only need to rank epochs, so they are shorter than a device's.
 VALIDATION_FIT_EPOCHS = 2
@@ -106,15 +107,7 @@ def train_group(
         stage.optimizer(),
         stage.batch_loss,
         lambda: validation_loss(model, encoder, held_back, stage.mean(), settings, seed),
-        PooledSettings(
-            epochs=group.epochs,
-            batch_size=group.batch_size,
-            warmup_ratio=settings.warmup_ratio,
-            max_grad_norm=settings.max_grad_norm,
-            tokens_per_step=settings.tokens_per_step,
-            patience=group.patience,
-            seed=mix_seed(seed, 3),
-        ),
+        PooledSettings.of(group, settings, seed=mix_seed(seed, 3)),
         device=model.device,
         extra={"memory": stage.memory.mean, "seen": stage.memory.seen},
         weight_extra=group.constraint_weight,
@@ -190,18 +183,15 @@ def group_parameters(model: AdaptedModel) -> list[torch.nn.Parameter]:
 
 def fit_settings(settings: StageSettings, *, epochs: int) -> TrialSettings:
     """Settings for fitting e_u: no dropout and no decay, since it is a search, not a model."""
-    return TrialSettings(
+    return TrialSettings.of(
+        settings,
         epochs=epochs,
         batch_size=settings.user.embedding_batch_size,
         dropout=0.0,
         weight_decay=0.0,
-        warmup_ratio=settings.warmup_ratio,
         # The profile's norm is for LoRA factors; a few numbers at a 100 times higher rate
         # need no clip beyond guarding against a burst.
         max_grad_norm=1.0,
-        tokens_per_step=settings.tokens_per_step,
-        patience=settings.user.patience,
-        refit=settings.user.refit,
     )
 
 

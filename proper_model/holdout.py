@@ -8,6 +8,7 @@ held-back items may miss the very thing an adapter has learned.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -62,20 +63,29 @@ def split_items(
     return Samples(whole, cuts, seed)
 
 
-def combine(results: Sequence[TrialResult]) -> TrialResult:
-    """One result of a user's folds: the mean loss curve and its best epoch.
+def combine(results: Sequence[tuple[TrialResult, int]]) -> TrialResult:
+    """One result of a user's folds: the mean loss curve over held-back items, its best epoch.
+
+    Args:
+        results: each fold's result with its number of held-back items.
 
     A fold that stopped early counts with its last loss from there on. One failed fold fails the
     user: a rate that diverges on some of the items is no rate to train all of them with.
     """
-    curves = [result.losses for result in results if result.losses]
-    failed = any(result.failed for result in results)
+    curves = [(result.losses, count) for result, count in results if result.losses]
+    failed = any(result.failed for result, _ in results)
     if not curves:
         return TrialResult(failed=failed)
-    longest = max(len(curve) for curve in curves)
+    longest = max(len(curve) for curve, _ in curves)
+    items = sum(count for _, count in curves)
     mean = [
-        sum(curve[min(epoch, len(curve) - 1)] for curve in curves) / len(curves)
+        sum(curve[min(epoch, len(curve) - 1)] * count for curve, count in curves) / items
         for epoch in range(longest)
     ]
-    best = min(range(longest), key=lambda epoch: (mean[epoch] != mean[epoch], mean[epoch]))
+    best = min(range(longest), key=lambda epoch: (math.isnan(mean[epoch]), mean[epoch]))
     return TrialResult(mean, best, failed)
+
+
+def kept_epochs(result: TrialResult) -> int:
+    """Epochs of training that survive: none where a fold or the refit diverged."""
+    return 0 if result.failed else result.best_epoch

@@ -30,21 +30,19 @@ from proper_model.personal import personal_pass, train_user_loras
 from proper_model.structure import UserRouting
 from proper_model.training import PooledReport, PooledSettings, PooledTraining
 
+# DEVIATION: METHOD 1.7 names no cut.
 ROUTER_SHARE = 0.4  # of a cohort user's history, kept for 3b
 
 
 def lora_settings(settings: StageSettings, *, epochs: int) -> TrialSettings:
     """Settings for training private LoRAs under a profile."""
-    return TrialSettings(
+    return TrialSettings.of(
+        settings,
         epochs=epochs,
         batch_size=settings.user.batch_size,
         dropout=settings.user.dropout,
         weight_decay=settings.weight_decay,
-        warmup_ratio=settings.warmup_ratio,
         max_grad_norm=settings.max_grad_norm,
-        tokens_per_step=settings.tokens_per_step,
-        patience=settings.user.patience,
-        refit=settings.user.refit,
     )
 
 
@@ -120,7 +118,8 @@ def _provisional_loras(
         early = user.history[begin : _cut(user, settings)]
         # Nothing is held back: a provisional LoRA needs no choice, only the right kind of output.
         users.append(Samples(early, (Fold(early, ()),), mix_seed(seed, u)))
-    rate = settings.user.learning_rates[len(settings.user.learning_rates) // 2]
+    # Nobody judges a provisional LoRA, so the most careful of the rates trains it.
+    rate = min(settings.user.learning_rates)
     train_user_loras(
         model,
         encoder,
@@ -182,15 +181,7 @@ def _train_weights(
         torch.optim.AdamW(weights, lr=router.learning_rate, weight_decay=settings.weight_decay),
         batch_loss,
         validate,
-        PooledSettings(
-            epochs=router.epochs,
-            batch_size=router.batch_size,
-            warmup_ratio=settings.warmup_ratio,
-            max_grad_norm=settings.max_grad_norm,
-            tokens_per_step=settings.tokens_per_step,
-            patience=router.patience,
-            seed=seed,
-        ),
+        PooledSettings.of(router, settings, seed=seed),
         device=model.device,
         checkpoint=checkpoint,
     )

@@ -18,12 +18,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def constraint_sum(weights: Tensor) -> Tensor:
-    """`sum_{u != v} cos(w_u, w_v)` of weights [U, N], in one pass over users. Scalar."""
-    unit = F.normalize(weights, dim=-1)
-    return unit.sum(0).square().sum() - weights.shape[0]
-
-
 def pair_loss(weights: Tensor, others: Tensor, mask: Tensor) -> Tensor:
     """Mean cosine of a row's weights [B, T, N] to K other users' at the same x [B, K, T, N].
 

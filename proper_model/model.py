@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from proper_model.dropout import row_dropout
+from proper_model.dropout import mix_seed, row_dropout
 from proper_model.encoding import Batch
 from proper_model.experts import Experts
 from proper_model.lora import UserLora, stacked_down, stacked_up
@@ -105,6 +105,8 @@ class AdaptedModel(torch.nn.Module):
             # W_l = 0 and B_u = 0 together have no gradient; with summed logits W_l = 0 starts at
             # stage 2 (METHOD 1.7).
             lora_std = 0.0 if structure.user_routing is UserRouting.SUMMED else 0.02
+        # Its own randomness: whether W_l exists must not change how stage 2 starts.
+        apart = torch.Generator().manual_seed(mix_seed(generator.initial_seed(), 1))
         self.routers = torch.nn.ModuleList(
             Router(
                 d_in=s.d_in,
@@ -115,6 +117,7 @@ class AdaptedModel(torch.nn.Module):
                 has_user=structure.router_user and not tied,
                 lora_std=lora_std,
                 generator=generator,
+                lora_generator=apart,
             )
             for s in self.sites
         )

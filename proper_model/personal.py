@@ -8,6 +8,7 @@ number of trials and the same stopping.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from torch import Tensor
 from proper_model.checkpoint import beside
 from proper_model.cohort import Cohort, Progress, Trial, TrialResult, TrialSettings
 from proper_model.encoding import Encoder
-from proper_model.holdout import Samples, combine
+from proper_model.holdout import Samples, combine, kept_epochs
 from proper_model.lora import UserLora
 from proper_model.model import AdaptedModel
 from proper_model.passes import Pass
@@ -74,40 +75,26 @@ def train_user_loras(
         [u for u, _, _ in cuts],
         checkpoint,
     )
+    found: dict[tuple[int, float], list[tuple[TrialResult, int]]] = defaultdict(list)
+    for (u, rate, fold), result in zip(cuts, by_fold, strict=True):
+        found[u, rate].append((result, len(fold.held_back)))
     chosen = [
-        _best(
-            [
-                (
-                    rate,
-                    combine(
-                        [
-                            r
-                            for (v, s, _), r in zip(cuts, by_fold, strict=True)
-                            if (v, s) == (u, rate)
-                        ]
-                    ),
-                )
-                for rate in learning_rates
-            ]
-        )
+        _best([(rate, combine(found[u, rate])) for rate in learning_rates])
         for u in range(len(users))
     ]
     if settings.refit:
         refits = [
-            Trial(
-                user.items,
-                (),
-                rate,
-                user.seed,
-                stop_epoch=0 if result.failed else result.best_epoch,
-            )
+            Trial(user.items, (), rate, user.seed, stop_epoch=kept_epochs(result))
             for user, (rate, result) in zip(users, chosen, strict=True)
         ]
-        stage.run(refits, range(len(users)), beside(checkpoint, ".refit"))
+        ended = stage.run(refits, range(len(users)), beside(checkpoint, ".refit"))
+        for slot, ((_, result), refit) in enumerate(zip(chosen, ended, strict=True)):
+            if refit.failed:
+                result.failed = True
+                _forget(model, slot)
     else:
-        kept = [(u, rate) for u, rate, _ in cuts]
-        rates = [rate for rate, _ in chosen]
-        slots = [kept.index((u, rate)) if users[u].folds else None for u, rate in enumerate(rates)]
+        first = {(u, rate): slot for slot, (u, rate, _) in reversed(list(enumerate(cuts)))}
+        slots = [first.get((u, rate)) for u, (rate, _) in enumerate(chosen)]
         model.lora = _take(model, slots, [user.seed for user in users])
     model.lora.requires_grad_(False)
     fits = [
@@ -164,14 +151,22 @@ def _best(candidates: Sequence[tuple[float, TrialResult]]) -> tuple[float, Trial
 
 
 def _fit(rate: float, result: TrialResult, *, trained: bool) -> LoraFit:
+    before = result.losses[0] if result.losses else float("nan")
     return LoraFit(
         learning_rate=rate,
-        epochs=result.best_epoch,
-        loss_before=result.losses[0] if result.losses else float("nan"),
-        loss_after=result.best_loss,
+        epochs=kept_epochs(result),
+        loss_before=before,
+        loss_after=before if result.failed else result.best_loss,
         trained=trained,
         failed=result.failed,
     )
+
+
+@torch.no_grad()
+def _forget(model: AdaptedModel, slot: int) -> None:
+    """Make a slot's adapter change nothing."""
+    for b in model.lora.b:
+        b[slot] = 0
 
 
 def _take(model: AdaptedModel, slots: Sequence[int | None], seeds: Sequence[int]) -> UserLora:

@@ -75,16 +75,19 @@ class Router(torch.nn.Module):
         has_user: bool,
         lora_std: float | None,
         generator: torch.Generator,
+        lora_generator: torch.Generator,
     ) -> None:
         super().__init__()
         self.text = _normal((experts, d_in), 0.02, generator) if has_text else None
         self.user = (
             _normal((experts, embedding_dim), USER_ROUTER_STD, generator) if has_user else None
         )
-        self.lora = None if lora_std is None else _normal((experts, d_out), lora_std, generator)
+        self.lora = (
+            None if lora_std is None else _normal((experts, d_out), lora_std, lora_generator)
+        )
 
 
-# Wide enough that random embeddings of unit-ish size route users differently from the first step;
+# DEVIATION: the paper names no start. Wide enough that random embeddings of unit-ish size route users differently from the first step;
 # with a start near zero all users look alike and the gradient to e_u vanishes.
 USER_ROUTER_STD = 0.3
 

@@ -32,45 +32,58 @@ class Answer:
     expected: float | None
 
 
+@dataclass(frozen=True)
+class Question:
+    """One example to answer.
+
+    Attributes:
+        slot: whose user state answers it.
+        labels: numeric labels to take the expected score over, or empty.
+        max_new_tokens: longest answer, end included. A question's own, so that an answer never
+            depends on what else is in the batch.
+    """
+
+    slot: int
+    example: Example
+    labels: tuple[str, ...]
+    max_new_tokens: int
+
+
 def answer_queries(
     model: AdaptedModel,
     encoder: Encoder,
-    queries: Sequence[tuple[int, Example]],
+    questions: Sequence[Question],
     make_pass: Callable[[Tensor], Pass],
     *,
-    labels: Sequence[Sequence[str] | None],
-    max_new_tokens: int,
     tokens_per_step: int,
     progress: Progress | None = None,
 ) -> list[Answer]:
-    """Answer (slot, example) pairs.
-
-    Args:
-        labels: per query, the numeric labels to take the expected score over, or None.
-        max_new_tokens: longest answer, end included.
-    """
-    samples = [encoder.encode(example) for _, example in queries]
-    slots = [slot for slot, _ in queries]
+    """Answer questions, each by its own user; `make_pass` turns row slots into a pass."""
+    samples = [encoder.encode(question.example) for question in questions]
+    starts = {
+        labels: label_starts(encoder, question.example, labels)
+        for question in questions
+        if (labels := question.labels)
+    }
     answers: dict[int, Answer] = {}
-    lengths = [len(sample.tokens) + max_new_tokens for sample in samples]
+    lengths = [
+        len(sample.tokens) + question.max_new_tokens
+        for sample, question in zip(samples, questions, strict=True)
+    ]
     for wide in token_budget_chunks(lengths, tokens_per_step):
-        for start in range(0, len(wide), MAX_ROWS):
-            chunk = wide[start : start + MAX_ROWS]
+        for begin in range(0, len(wide), MAX_ROWS):
+            chunk = wide[begin : begin + MAX_ROWS]
             rows = [samples[i] for i in chunk]
-            own = [slots[i] for i in chunk]
-            outputs = _generate(model, encoder, rows, own, make_pass, max_new_tokens)
-            names = [labels[i] or () for i in chunk]
-            starts = [
-                label_starts(encoder, queries[i][1], own_names) if own_names else []
-                for i, own_names in zip(chunk, names, strict=True)
-            ]
-            losses, scores = _judge_gold(model, encoder, rows, own, make_pass, starts)
+            asked = [questions[i] for i in chunk]
+            outputs = _generate(model, encoder, rows, asked, make_pass)
+            positions = [starts.get(question.labels, LabelStarts(0, ())) for question in asked]
+            losses, scores = _judge_gold(model, encoder, rows, asked, make_pass, positions)
             for k, i in enumerate(chunk):
-                score = _expected(names[k], scores[k])
-                answers[i] = Answer(outputs[k], losses[k], samples[i].answer_tokens, score)
+                score = _expected(asked[k].labels, scores[k])
+                answers[i] = Answer(outputs[k], losses[k], rows[k].answer_tokens, score)
             if progress:
-                progress(len(answers), len(queries))
-    return [answers[i] for i in range(len(queries))]
+                progress(len(answers), len(questions))
+    return [answers[i] for i in range(len(questions))]
 
 
 @torch.no_grad()
@@ -78,26 +91,29 @@ def _generate(
     model: AdaptedModel,
     encoder: Encoder,
     samples: Sequence[Encoded],
-    slots: Sequence[int],
+    questions: Sequence[Question],
     make_pass: Callable[[Tensor], Pass],
-    max_new_tokens: int,
 ) -> list[str]:
     # A prompt is a sample whose answer is empty: no label, nothing to leak.
     prompts = [Encoded(s.tokens[: s.prompt_tokens], s.prompt_tokens) for s in samples]
-    batch = encoder.batch(prompts, slots, device=model.device)
+    batch = encoder.batch(prompts, [q.slot for q in questions], device=model.device)
     now = make_pass(batch.slots)
     now.prompt_mask = batch.prompt_mask
     with model.attached(), model.running(now):
         tokens = model.base.generate(
             input_ids=batch.input_ids,
             attention_mask=batch.attention_mask,
-            max_new_tokens=max_new_tokens,
+            max_new_tokens=max(q.max_new_tokens for q in questions),
             do_sample=False,
             num_beams=1,
             pad_token_id=encoder.pad,
             eos_token_id=encoder.eos,
         )
-    return [encoder.decode(row) for row in tokens[:, batch.input_ids.shape[1] :].tolist()]
+    new = tokens[:, batch.input_ids.shape[1] :].tolist()
+    return [
+        encoder.decode(row[: question.max_new_tokens])
+        for row, question in zip(new, questions, strict=True)
+    ]
 
 
 @torch.no_grad()
@@ -105,40 +121,53 @@ def _judge_gold(
     model: AdaptedModel,
     encoder: Encoder,
     samples: Sequence[Encoded],
-    slots: Sequence[int],
+    questions: Sequence[Question],
     make_pass: Callable[[Tensor], Pass],
-    first_tokens: Sequence[Sequence[int]],
+    starts: Sequence[LabelStarts],
 ) -> tuple[list[float], list[list[float]]]:
-    """Summed loss of the gold answers, and log-probabilities of given tokens as answer starts."""
-    batch = encoder.batch(samples, slots, device=model.device)
+    """Summed loss of the gold answers, and log-probabilities of the labels' telling tokens."""
+    batch = encoder.batch(samples, [q.slot for q in questions], device=model.device)
     now = make_pass(batch.slots)
     now.prompt_mask = batch.prompt_mask
     logits, labels = answer_logits(model, batch, now)
     losses = [float(loss) for loss in sequence_nll(logits, labels)]
-    starts = []
-    for row, tokens in enumerate(first_tokens):
-        position = logits.shape[1] - 1 - samples[row].answer_tokens
-        scores = logits[row, position].double().log_softmax(-1)
-        starts.append([float(scores[token]) for token in tokens])
-    return losses, starts
+    scores = []
+    for row, start in enumerate(starts):
+        # The gold answer is a label, so it shares the tokens before the telling one.
+        position = logits.shape[1] - 1 - samples[row].answer_tokens + start.prefix
+        found = logits[row, position].double().log_softmax(-1)
+        scores.append([float(found[token]) for token in start.tokens])
+    return losses, scores
 
 
-def label_starts(encoder: Encoder, example: Example, labels: Sequence[str]) -> list[int]:
-    """The first answer token of every label; they must differ to tell labels apart.
+@dataclass(frozen=True)
+class LabelStarts:
+    """How many answer tokens all labels share, and each label's first own token."""
 
-    Raises MetricError otherwise: the expected score reads one position only.
+    prefix: int
+    tokens: tuple[int, ...]
+
+
+def label_starts(encoder: Encoder, example: Example, labels: Sequence[str]) -> LabelStarts:
+    """Where labels part: many tokenizers put a token for the space before every digit.
+
+    Raises MetricError if two labels cannot be told apart at that one position.
     """
-    starts = []
+    answers = []
     for label in labels:
         sample = encoder.encode(Example(example.id, example.prompt, label))
-        starts.append(sample.tokens[sample.prompt_tokens])
-    if len(set(starts)) != len(starts):
+        answers.append(sample.tokens[sample.prompt_tokens :])
+    prefix = 0
+    while all(len(a) > prefix + 1 and a[prefix] == answers[0][prefix] for a in answers):
+        prefix += 1
+    tokens = tuple(answer[prefix] for answer in answers)
+    if len(set(tokens)) != len(tokens):
         raise MetricError(
-            f"{len(starts)} labels start with only {len(set(starts))} different tokens, so "
+            f"{len(labels)} labels part into only {len(set(tokens))} different tokens, so "
             "mae_expected cannot be read off one position",
             hint="leave mae_expected out of the task's metrics for this base",
         )
-    return starts
+    return LabelStarts(prefix, tokens)
 
 
 def _expected(labels: Sequence[str], scores: Sequence[float]) -> float | None:

@@ -18,12 +18,19 @@ import torch
 from torch import Tensor
 
 from proper_model.checkpoint import load_checkpoint, save_checkpoint
+from proper_model.config import (
+    GroupSettings,
+    PopulationSettings,
+    RouterSettings,
+    StageSettings,
+)
 from proper_model.dropout import mix_seed
 from proper_model.encoding import Batch, Encoded, Encoder, epoch_order, token_budget_chunks
 from proper_model.errors import TrainingError
 from proper_model.optimizer import linear_schedule
 
 Progress = Callable[[int, int], None]
+Stage = PopulationSettings | GroupSettings | RouterSettings
 # (batch) -> loss per row [B], and an extra scalar loss or None
 BatchLoss = Callable[[Batch], tuple[Tensor, Tensor | None]]
 
@@ -39,6 +46,19 @@ class PooledSettings:
     tokens_per_step: int
     patience: int
     seed: int
+
+    @classmethod
+    def of(cls, stage: Stage, settings: StageSettings, *, seed: int) -> PooledSettings:
+        """A stage's own settings and what a profile sets for all stages."""
+        return cls(
+            epochs=stage.epochs,
+            batch_size=stage.batch_size,
+            warmup_ratio=settings.warmup_ratio,
+            max_grad_norm=settings.max_grad_norm,
+            tokens_per_step=settings.tokens_per_step,
+            patience=stage.patience,
+            seed=seed,
+        )
 
 
 @dataclass
@@ -134,6 +154,7 @@ class PooledTraining:
         picked = order[position * settings.batch_size : (position + 1) * settings.batch_size]
         lengths = [len(self.samples[i][1].tokens) for i in picked]
         loss = 0.0
+        self.optimizer.zero_grad(set_to_none=True)
         for chunk in token_budget_chunks(lengths, settings.tokens_per_step):
             rows = [self.samples[picked[k]] for k in chunk]
             batch = self.encoder.batch(
@@ -160,7 +181,6 @@ class PooledTraining:
         for group, rate in zip(self.optimizer.param_groups, self.base_rates, strict=True):
             group["lr"] = rate * factor
         self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
         self.epoch_loss += loss
 
@@ -173,7 +193,13 @@ class PooledTraining:
 
     def _judge(self) -> None:
         report = self.report
-        report.held_back.append(self.validate())
+        value = self.validate()
+        if not math.isfinite(value):
+            raise TrainingError(
+                f"the held-back loss is {value} after {self.step} steps",
+                hint="lower the learning rate of this stage in the profile",
+            )
+        report.held_back.append(value)
         if len(report.held_back) == 1 or report.held_back[-1] < report.held_back[report.best_epoch]:
             report.best_epoch = len(report.held_back) - 1
             with torch.no_grad():

@@ -144,3 +144,19 @@ def test_stop_epoch_trains_part_of_the_schedule() -> None:
     made, _ = cohort([0], [dataclasses.replace(trial(0), held_back=(), stop_epoch=1)])
     made.run()
     assert made.step == 2  # 3 items in batches of 2
+
+
+def test_an_infinite_gradient_under_a_finite_loss_poisons_nobody() -> None:
+    made, parameters = cohort([0, 1])
+    step = made.optimizer.gradient_norms
+
+    def spoiled() -> torch.Tensor:
+        norms = step()
+        norms[1] = float("inf")
+        return norms
+
+    made.optimizer.gradient_norms = spoiled  # type: ignore[method-assign]
+    results = made.run()
+    assert results[1].failed
+    assert not results[0].failed
+    assert all(p.isfinite().all() for p in parameters)

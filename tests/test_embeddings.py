@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -13,6 +15,7 @@ from proper_model.embeddings import (
     group_pass,
 )
 from proper_model.holdout import Samples, split_items
+from proper_model.structure import preset
 from tests.tiny import adapted, batch_of, embeddings_of, encoder, samples
 
 SETTINGS = TrialSettings(
@@ -113,3 +116,47 @@ def test_prototypes_are_means_of_their_members() -> None:
     expected = torch.stack([table[:12].mean(0), table[12:].mean(0)])
     order = prototypes[:, 0, 0].argsort()
     assert torch.allclose(prototypes[order], expected, atol=1e-6)
+
+
+def test_a_regular_router_has_nothing_to_fit() -> None:
+    structure = dataclasses.replace(preset("default"), router_user=False, name="regular")
+    model = adapted(structure)
+    mean = embeddings_of(model, 1)[0]
+    embeddings, (fit,) = fit_embeddings(
+        model,
+        encoder(),
+        [user(1)],
+        mean=mean,
+        prototypes=mean[None][:0],
+        learning_rate=0.1,
+        settings=SETTINGS,
+    )
+    assert fit.source == "mean"
+    assert torch.equal(embeddings[0], mean)
+
+
+def test_a_diverging_fit_is_not_chosen() -> None:
+    model = adapted()
+    mean = embeddings_of(model, 1)[0]
+    own = split_items(samples(6, 3) * 2, fraction=0.5, folds=1, minimum=4, seed=0)
+    embeddings, (fit,) = fit_embeddings(
+        model,
+        encoder(),
+        [own],
+        mean=mean,
+        prototypes=mean[None][:0],
+        learning_rate=float("inf"),
+        settings=SETTINGS,
+    )
+    assert fit.source == "mean"
+    assert torch.equal(embeddings[0], mean)
+
+
+def test_an_outlier_joins_a_cluster_so_that_its_row_cannot_be_computed() -> None:
+    generator = torch.Generator().manual_seed(1)
+    near = torch.cat([c + 0.1 * torch.randn(20, 1, 3, generator=generator) for c in (0.0, 4.0)])
+    table = torch.cat([near, torch.full((1, 1, 3), 50.0)])
+    prototypes, sizes = find_prototypes(table, 3, minimum_users=10, seed=0)
+    assert sum(sizes) == 41
+    weighted = sum(n * p for n, p in zip(sizes, prototypes, strict=True))
+    assert torch.allclose(41 * table.mean(0), weighted, atol=1e-3)  # nothing is missing

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proper_model.cohort import TrialResult
-from proper_model.holdout import combine, split_items
+from proper_model.holdout import combine, kept_epochs, split_items
 from tests.tiny import samples
 
 
@@ -44,19 +44,24 @@ def test_folds_hold_every_item_back_exactly_once(count: int, folds: int) -> None
 def test_the_mean_curve_of_the_folds_chooses_the_epoch() -> None:
     a = TrialResult([3.0, 1.0, 2.0, 2.5], 1)
     b = TrialResult([3.0, 2.5, 1.0], 2)  # stopped early: its last loss goes on
-    both = combine([a, b])
+    both = combine([(a, 1), (b, 1)])
     assert both.losses == [3.0, 1.75, 1.5, 1.75]
     assert both.best_epoch == 2
     assert both.best_loss == 1.5
     assert not both.failed
+    heavier = combine([(a, 3), (b, 1)])
+    assert heavier.losses[1] == (3 * 1.0 + 2.5) / 4
 
 
 def test_a_diverged_fold_fails_the_rate_and_nan_is_never_best() -> None:
-    both = combine([TrialResult([2.0, math.nan], 0, failed=True), TrialResult([2.0, 1.0], 1)])
+    both = combine(
+        [(TrialResult([2.0, math.nan], 0, failed=True), 2), (TrialResult([2.0, 1.0], 1), 2)]
+    )
     assert both.failed
     assert both.best_epoch == 0
+    assert kept_epochs(both) == 0
 
 
 def test_nothing_to_combine() -> None:
     assert combine([]).losses == []
-    assert combine([TrialResult()]).best_epoch == 0
+    assert combine([(TrialResult(), 0)]).best_epoch == 0

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from proper_model.losses import RoutingMemory, constraint_sum, pair_loss
+from proper_model.losses import RoutingMemory, pair_loss
 
 
 def routing(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -14,39 +14,58 @@ def routing(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(shape, generator=generator, dtype=torch.float64).softmax(-1)
 
 
-def all_pairs(weights: torch.Tensor) -> torch.Tensor:
-    total = torch.zeros((), dtype=torch.float64)
-    for u in range(len(weights)):
-        for v in range(len(weights)):
-            if u != v:
-                total = total + F.cosine_similarity(weights[u], weights[v], dim=0)
-    return total
+def one_vector(weights: torch.Tensor) -> torch.Tensor:
+    """The identity behind the memory: |sum_u v_u|^2 - U."""
+    return F.normalize(weights, dim=-1).sum(0).square().sum() - len(weights)
 
 
-def test_one_vector_form_equals_all_pairs_with_its_gradient() -> None:
+def filled_memory(weights: torch.Tensor) -> RoutingMemory:
+    users = len(weights)
+    memory = RoutingMemory(1, users, weights.shape[-1])
+    memory.mean = memory.mean.double()
+    memory.update(0, weights.detach()[:, None], torch.arange(users), torch.ones(users, 1))
+    memory.mark_seen(torch.arange(users))
+    return memory
+
+
+def test_memory_gradient_is_that_of_all_pairs() -> None:
+    """Summed over users, the aggregate loss has the gradient of eq. 9 but for a constant factor."""
     ours, theirs = routing(7, 5).requires_grad_(), routing(7, 5).requires_grad_()
-    a, b = constraint_sum(ours), all_pairs(theirs)
-    assert a.item() == pytest.approx(b.item(), abs=1e-12)
-    a.backward()
-    b.backward()
+    memory = filled_memory(ours)
+    mask = torch.ones(1, 1)
+    losses = [
+        memory.loss(0, ours[u][None, None], torch.tensor([u]), mask) for u in range(len(ours))
+    ]
+    torch.stack(losses).sum().backward()
+    pairs = [
+        F.cosine_similarity(theirs[u], theirs[v], dim=0)
+        for u in range(7)
+        for v in range(7)
+        if u != v
+    ]
+    total = torch.stack(pairs).sum()
+    assert total.item() == pytest.approx(one_vector(theirs).item(), abs=1e-12)
+    total.backward()
     assert ours.grad is not None
-    assert torch.allclose(ours.grad, theirs.grad, atol=1e-12)
+    assert theirs.grad is not None
+    # Each pair counts twice in eq. 9, once from either side; a memory holds the other side still.
+    assert torch.allclose(ours.grad * 2 * 6, theirs.grad, atol=1e-12)
 
 
 @pytest.mark.parametrize(("groups", "expected"), [(1, 1.0), (5, (10 / 5 - 1) / 9)])
-def test_mean_pairwise_cosine_of_one_hot_users(groups: int, expected: float) -> None:
+def test_loss_of_one_hot_users_is_their_mean_pairwise_cosine(groups: int, expected: float) -> None:
     one_hot = torch.eye(5, dtype=torch.float64)[torch.arange(10) % groups]
-    assert constraint_sum(one_hot).item() / 90 == pytest.approx(expected)
+    memory = filled_memory(one_hot)
+    mask = torch.ones(10, 1)
+    loss = memory.loss(0, one_hot[:, None], torch.arange(10), mask)
+    assert loss.item() == pytest.approx(expected)
+    assert one_vector(one_hot).item() / 90 == pytest.approx(expected)
 
 
 def test_memory_loss_equals_mean_cosine_to_all_other_users() -> None:
     """With every user's vector in memory, the loss of user u is its mean cosine to the others."""
     weights = routing(6, 5)
-    memory = RoutingMemory(1, 6, 5)
-    mask = torch.ones(6, 1)
-    memory.mean = memory.mean.double()
-    memory.update(0, weights[:, None], torch.arange(6), mask)
-    memory.mark_seen(torch.arange(6))
+    memory, mask = filled_memory(weights), torch.ones(6, 1)
     for u in range(6):
         loss = memory.loss(0, weights[u][None, None], torch.tensor([u]), mask[:1])
         others = [F.cosine_similarity(weights[u], weights[v], dim=0) for v in range(6) if v != u]

@@ -12,7 +12,7 @@ from proper_model.encoding import Encoder
 from proper_model.errors import MetricError
 from proper_model.passes import Pass
 from proper_model.personal import personal_pass
-from proper_model.scoring import answer_queries
+from proper_model.scoring import Answer, Question, answer_queries, label_starts
 from proper_model.structure import UserRouting
 from proper_model.tasks import Example
 from tests.test_encoding import WordTokenizer
@@ -41,14 +41,16 @@ class Setting:
             slots, embeddings=self.embeddings, routing=UserRouting.SUMMED, experts=True
         )
 
-    def answers(self, queries: list[tuple[int, Example]], **knobs: Any) -> Any:
+    def answers(self, queries: list[tuple[int, Example]], **knobs: Any) -> list[Answer]:
+        limits = knobs.get("limits") or [4] * len(queries)
         return answer_queries(
             self.model,
             self.encoder,
-            queries,
+            [
+                Question(slot, example, knobs.get("labels", ()), limit)
+                for (slot, example), limit in zip(queries, limits, strict=True)
+            ],
             self.make_pass,
-            labels=knobs.get("labels") or [None] * len(queries),
-            max_new_tokens=4,
             tokens_per_step=knobs.get("tokens_per_step", 1000),
         )
 
@@ -108,8 +110,8 @@ def test_gold_loss_counts_answer_and_end() -> None:
 
 def test_expected_score_is_the_mean_over_the_label_distribution() -> None:
     setting = Setting()
-    labels = ["1", "2", "3", "4", "5"]
-    (answer,) = setting.answers(QUERIES[:1], labels=[labels])
+    labels = ("1", "2", "3", "4", "5")
+    (answer,) = setting.answers(QUERIES[:1], labels=labels)
     prompt = setting.encoder.prompt(QUERIES[0][1].prompt)
     now = setting.make_pass(torch.tensor([0]))
     with torch.no_grad(), setting.model.attached(), setting.model.running(now):
@@ -123,4 +125,22 @@ def test_expected_score_is_the_mean_over_the_label_distribution() -> None:
 
 def test_labels_that_start_alike_cannot_be_told_apart_at_one_position() -> None:
     with pytest.raises(MetricError, match="different tokens"):
-        Setting().answers(QUERIES[:1], labels=[["1", "1 2"]])
+        Setting().answers(QUERIES[:1], labels=("1 2", "1 3", "4"))
+
+
+def test_an_answer_does_not_depend_on_other_questions_limits() -> None:
+    setting = Setting()
+    alone = [setting.answers([query], limits=[2])[0].output for query in QUERIES]
+    mixed = setting.answers(QUERIES, limits=[2, 5, 2, 2])
+    assert [mixed[i].output for i in (0, 2, 3)] == [alone[i] for i in (0, 2, 3)]
+
+
+def test_labels_behind_a_common_token_are_read_where_they_part() -> None:
+    """Many tokenizers write " 5" as a space token and a digit token."""
+    setting = Setting()
+    example = Example("a", "alpha beta", "gamma 2")
+    labels = ("gamma 1", "gamma 2", "gamma 3")
+    found = label_starts(setting.encoder, example, labels)
+    words = setting.encoder.tokenizer.words
+    assert found.prefix == 1
+    assert found.tokens == tuple(words[digit] for digit in "123")
