@@ -10,7 +10,6 @@ notes FLOWER 6 (few actors, each with a cached base and a cohort a message).
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from client.device import DeviceFolder
 from client.failures import describe
+from client.hosted import Hosted, digest
 from client.pieces import PieceStore
 from client.state import Binding, has_state, load_state, save_state
 from proper_model.errors import (
@@ -32,7 +32,6 @@ from proper_model.errors import (
 )
 from proper_model.files import make_private_folder, write_atomic
 from proper_model.protocol import FileTable, Status
-from proper_model.records import User, user_to_json
 from proper_model.runplan import RunPlan
 
 if TYPE_CHECKING:
@@ -42,22 +41,7 @@ if TYPE_CHECKING:
 # trying users one by one would not help.
 COMMON_ERRORS = (ConfigError, BaseModelError, NotInstalledError, MetricError)
 PROGRESS_EVERY_S = 0.5
-
-
-@dataclass(frozen=True)
-class Hosted:
-    """A device and its user, while a round runs."""
-
-    device: DeviceFolder
-    user: User
-
-    @property
-    def history_key(self) -> str:
-        return _digest(user_to_json(self.user)["profile"])
-
-    @property
-    def queries_key(self) -> str:
-        return _digest(user_to_json(self.user)["query"])
+WORK = "work"  # resumable training state, below the node's folder
 
 
 @dataclass
@@ -131,30 +115,44 @@ class CohortHost:
                     members,
                     partial(self._adapt, release, arms, bundle_id),
                 )
+        self._clear_work()
         return self._finish("personalize", hosted)
 
     def _adapt(
         self, release: Any, arms: tuple[str, ...], bundle_id: str, part: Sequence[Hosted]
     ) -> None:
-        name = _digest([*arms, *(one.device.device_id for one in part)])[:24]
-        work = make_private_folder(self.folder / "work") / f"{bundle_id[:16]}-{name}"
-        states = self.engine.adapt(
-            release,
-            [one.user for one in part],
-            arms=arms,
-            bundle_id=bundle_id,
-            seed=self.plan.seed,
-            checkpoint=work,
-            progress=self._progress("personalize"),
-        )
-        for one in part:
-            for arm in arms:
-                state = states[arm, one.user.user_id]
-                save_state(one.device.state, state, self._binding(bundle_id, arm, one))
+        # Histories are part of the name: weights half trained on other items are never continued.
+        members = [[one.device.device_id, self._binding(bundle_id, "", one).key] for one in part]
+        name = digest([bundle_id, *arms, *members])[:24]
+        work = make_private_folder(self.folder / WORK) / f"{bundle_id[:16]}-{name}"
+        try:
+            states = self.engine.adapt(
+                release,
+                [one.user for one in part],
+                arms=arms,
+                bundle_id=bundle_id,
+                seed=self.plan.seed,
+                checkpoint=work,
+                progress=self._progress("personalize"),
+            )
+            for one in part:
+                for arm in arms:
+                    state = states[arm, one.user.user_id]
+                    save_state(one.device.state, state, self._binding(bundle_id, arm, one))
+        except Exception:
+            # Halves go by other names, so nobody would come back to these private tensors. A kill
+            # passes by here and leaves them for the next start.
+            self.engine.discard(work)
+            raise
         self.engine.discard(work)
 
+    def _clear_work(self) -> None:
+        """After a whole round: what killed starts left under names that nobody asks for again."""
+        for path in (self.folder / WORK).glob("*"):
+            path.unlink(missing_ok=True)
+
     def _binding(self, bundle_id: str, arm: str, one: Hosted) -> Binding:
-        key = _digest({"seed": self.plan.seed, "history": one.history_key})
+        key = digest({"seed": self.plan.seed, "history": one.history_key})
         return Binding(bundle_id=bundle_id, arm=arm, user_id=one.user.user_id, key=key)
 
     # -- evaluation ----------------------------------------------------------------------------
@@ -199,7 +197,7 @@ class CohortHost:
             )
 
     def _key(self, bundle_id: str, arm: str, one: Hosted) -> str:
-        return _digest(
+        return digest(
             {
                 "bundle": bundle_id,
                 "arm": arm,
@@ -288,8 +286,3 @@ class CohortHost:
         row = {"phase": phase, "error": kind, "message": message}
         with contextlib.suppress(OSError, ProperError):
             write_atomic(self.folder / "failure.json", (json.dumps(row) + "\n").encode())
-
-
-def _digest(content: object) -> str:
-    text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-    return hashlib.sha256(text.encode()).hexdigest()

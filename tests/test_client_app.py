@@ -281,6 +281,76 @@ def test_an_error_that_halving_cannot_cure_is_met_once(plan, engine, shipment):
     assert len(engine.calls) == 1
 
 
+@pytest.fixture
+def checkpoints(monkeypatch):
+    """Adaptation that leaves training state; the paths it was given, and what to raise."""
+    made = {"paths": [], "found": [], "raise": None}
+    original = FakeEngine.adapt
+
+    def adapt(self, release, users, *, checkpoint, **arguments):
+        made["paths"].append(checkpoint)
+        state = checkpoint.with_name(checkpoint.name + ".lora")
+        made["found"].append(state.exists())
+        state.write_bytes(b"private tensors")
+        if made["raise"] is not None:
+            raise made["raise"]
+        return original(self, release, users, checkpoint=checkpoint, **arguments)
+
+    monkeypatch.setattr(FakeEngine, "adapt", adapt)
+    return made
+
+
+def personalize(shipment, where):
+    return ask(Kind.PERSONALIZE, request_fields(Kind.PERSONALIZE, shipment.bundle_id), where)
+
+
+def work(plan):
+    return list((plan.node_folder(0) / "work").iterdir())
+
+
+def test_a_killed_round_goes_on_where_it_was(plan, engine, shipment, checkpoints):
+    where = context(plan)
+    install_all(plan, shipment, where)
+    checkpoints["raise"] = KeyboardInterrupt()
+    with pytest.raises(KeyboardInterrupt):
+        personalize(shipment, where)
+    checkpoints["raise"] = None
+    assert personalize(shipment, where)["status"] == Status.OK
+    assert checkpoints["found"] == [False, True]
+    assert work(plan) == []
+
+
+def test_weights_half_trained_on_forgotten_items_are_not_continued(
+    plan, engine, shipment, checkpoints
+):
+    where = context(plan)
+    install_all(plan, shipment, where)
+    checkpoints["raise"] = KeyboardInterrupt()
+    with pytest.raises(KeyboardInterrupt):
+        personalize(shipment, where)
+    path = plan.devices[1].folder / "user.json"
+    users = json.loads(path.read_text())
+    users[0]["profile"].pop()
+    path.write_text(json.dumps(users))
+    checkpoints["raise"] = None
+    assert personalize(shipment, where)["status"] == Status.OK
+    assert checkpoints["found"] == [False, False]
+    # The forgotten item shaped what the first start left; that is gone as well.
+    assert work(plan) == []
+
+
+def test_a_failed_attempt_leaves_no_private_tensors(plan, engine, shipment, checkpoints):
+    where = context(plan)
+    install_all(plan, shipment, where)
+    checkpoints["raise"] = ValueError(CANARY)
+    assert personalize(shipment, where)["status"] == Status.DEVICE_FAILED
+    assert len(set(checkpoints["paths"])) == 1 + 2 + 2
+    assert work(plan) == []
+    checkpoints["raise"] = MetricError("not one to one")
+    assert personalize(shipment, where)["status"] == Status.INTERNAL
+    assert work(plan) == []
+
+
 @pytest.mark.parametrize("mode", [0o755, 0o750])
 def test_a_device_folder_open_to_others_is_refused(plan, engine, shipment, mode):
     where = context(plan)
