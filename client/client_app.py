@@ -140,5 +140,5 @@ def _host(context: Context) -> CohortHost:
         plan=plan,
         partition=int(context.node_config["partition-id"]),
         partitions=int(context.node_config["num-partitions"]),
-        engine=default_engine(plan.node_threads),
+        engine=default_engine(plan.node_threads, plan.base),
     )

@@ -74,9 +74,14 @@ _LOADED: dict[str, Release] = {}
 
 @dataclass(frozen=True)
 class InstalledEngine:
-    """The real engine: this package's updater, adaptation and prediction."""
+    """The real engine: this package's updater, adaptation and prediction.
+
+    `base` is where this machine keeps a base that releases refer to, a folder or a hub id; None
+    means the local hub cache, under the name the release gives.
+    """
 
     threads: int
+    base: str | None = None
 
     def read_user(self, device: DeviceFolder, plan: RunPlan) -> User:
         from proper_model.data import user_from_json
@@ -109,9 +114,10 @@ class InstalledEngine:
     def release(self, folder: Path, bundle_id: str | None = None) -> Release:
         import torch
 
+        from client.base_files import verify_base_files
         from client.updater import installed, load_files
         from proper_model.artifact import release_from_files
-        from proper_model.base_folder import base_folder, check_base_files
+        from proper_model.base_folder import base_folder
 
         torch.set_num_threads(self.threads)
         bundle = installed(folder)
@@ -119,12 +125,16 @@ class InstalledEngine:
             raise NotInstalledError("the bundle of this round is not installed on this node")
         if bundle.bundle_id not in _LOADED:
             _LOADED.clear()
-            files = load_files(bundle)
+            folder_of_base = None
             reference = bundle.manifest.base_reference
             if reference is not None:
-                named = json.loads(files["recipe.json"])["base"]["name"]
-                check_base_files(base_folder(named, reference.revision), reference.files)
-            _LOADED[bundle.bundle_id] = release_from_files(files)
+                named = self.base or reference.hub_id
+                verified = base_folder(named, reference.revision)
+                verify_base_files(reference, verified)
+                folder_of_base = str(verified)
+            _LOADED[bundle.bundle_id] = release_from_files(
+                load_files(bundle), base_folder=folder_of_base
+            )
         return _LOADED[bundle.bundle_id]
 
     def adapt(
@@ -169,6 +179,6 @@ class InstalledEngine:
             path.unlink(missing_ok=True)
 
 
-def default_engine(threads: int = 1) -> Engine:
+def default_engine(threads: int = 1, base: str | None = None) -> Engine:
     """The engine nodes run with. Sums of floats depend on `threads`, so the plan fixes them."""
-    return InstalledEngine(threads)
+    return InstalledEngine(threads, base)

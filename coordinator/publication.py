@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -33,8 +34,9 @@ def publish_release(release: Release, plan: RunPlan) -> PublishedBundle:
     else:
         folder = base_folder(plan.base)
         revision = revision_of(folder)
-        files = release_to_files(release, base=BaseSource(plan.base, revision))
-        reference = reference_base(folder, hub_name(plan.base), revision)
+        name = hub_name(plan.base)
+        files = release_to_files(release, base=BaseSource(name, revision))
+        reference = reference_base(folder, name, revision)
     return publish(
         files,
         plan.server_folder / "release",
@@ -66,5 +68,15 @@ def signing_keys(plan: RunPlan) -> list[Ed25519PrivateKey]:
 
 
 def hub_name(base: str) -> str:
-    """The name a manifest gives the base: a hub id as it is, of a folder its last part."""
-    return base.rstrip("/").rsplit("/", 1)[-1] if base.startswith(("/", ".", "~")) else base
+    """The name a release gives the base: a hub id as it is, of a folder its last part.
+
+    Where a folder lies on this machine is nobody else's business; a node knows its own.
+    """
+    folder = Path(base).expanduser()
+    if not (folder.is_dir() or base.startswith(("/", ".", "~"))):
+        return base
+    folder = folder.resolve()
+    if folder.parent.name == "snapshots" and folder.parent.parent.name.startswith("models--"):
+        # A snapshot in the hub's cache, `models--OWNER--NAME/snapshots/COMMIT`.
+        return folder.parent.parent.name.removeprefix("models--").replace("--", "/", 1)
+    return folder.name

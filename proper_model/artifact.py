@@ -43,7 +43,7 @@ POPULATION = "adapters/population/"
 
 @dataclass(frozen=True)
 class BaseSource:
-    """A base that is not shipped: hub id (or folder name) and the revision it was trained on."""
+    """A base that is not shipped: its public name, no path, and the revision it was trained on."""
 
     name: str
     revision: str
@@ -171,10 +171,11 @@ def release_to_files(release: Release, *, base: BaseSource | None = None) -> dic
     return files
 
 
-def release_from_files(files: Mapping[str, bytes]) -> Release:
+def release_from_files(files: Mapping[str, bytes], *, base_folder: str | None = None) -> Release:
     """The inverse of `release_to_files`, for files that were verified before.
 
-    A referenced base is loaded by its name and merged with the shipped population LoRA.
+    A referenced base is loaded from `base_folder`, else by its name, and merged with the shipped
+    population LoRA.
     """
     recipe = json.loads(files["recipe.json"])
     if recipe.get("format") != RECIPE_FORMAT:
@@ -195,8 +196,8 @@ def release_from_files(files: Mapping[str, bytes]) -> Release:
         population = load(files[POPULATION + "adapter_model.safetensors"])
         reference = recipe["base"]
         base, tokenizer = load_base(
-            reference["name"],
-            revision=reference["revision"],
+            base_folder or reference["name"],
+            revision=None if base_folder else reference["revision"],
             dtype=torch.float32,
             computing=dtype,
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
 from pathlib import Path
 
 from proper_model.errors import BaseModelError
@@ -40,21 +39,6 @@ def revision_of(folder: Path) -> str:
     for path in sorted(p for p in folder.iterdir() if p.is_file()):
         digest.update(f"{path.name}\0{_sha256(path)}\n".encode())
     return digest.hexdigest()[:LOCAL_REVISION_DIGITS]
-
-
-def check_base_files(folder: Path, expected: Mapping[str, str]) -> None:
-    """Compare the files a device would load with the signed SHA-256 of each.
-
-    Raises BaseModelError naming the file that is missing or differs: fine-tuning on altered
-    weights can leak what it is trained on, so nothing is loaded from such a folder.
-    """
-    for name, sha256 in expected.items():
-        path = folder / name
-        if not path.is_file() or _sha256(path) != sha256:
-            raise BaseModelError(
-                f"base file {path.name}: missing or not the one the release was made with",
-                hint="download the base at the revision the release names",
-            )
 
 
 def _sha256(path: Path) -> str:

@@ -102,4 +102,4 @@ def _release(plan: RunPlan) -> Release:
     """The release that node 0 verified and installed, loaded as the node would load it."""
     from client.engine import default_engine
 
-    return default_engine(plan.node_threads).release(plan.node_folder(0))
+    return default_engine(plan.node_threads, plan.base).release(plan.node_folder(0))

@@ -80,7 +80,7 @@ def plan(tmp_path):
 @pytest.fixture
 def engine(monkeypatch):
     made = FakeEngine()
-    monkeypatch.setattr(client_app, "default_engine", lambda _threads: made)
+    monkeypatch.setattr(client_app, "default_engine", lambda _threads, _base: made)
     return made
 
 

@@ -18,9 +18,9 @@ from flwr.app import Context, Message, RecordDict
 import coordinator.server_app as server
 from client import client_app, engine
 from coordinator.progress import ProgressFile
-from coordinator.publication import published, signing_keys
+from coordinator.publication import hub_name, published, signing_keys
 from coordinator.release import latest
-from proper_model.errors import BaseModelError, ConfigError, SimulationError
+from proper_model.errors import BundleForeignError, ConfigError, SimulationError
 from proper_model.protocol import Kind
 from proper_model.runplan import RunPlan
 
@@ -236,13 +236,36 @@ def test_a_base_by_reference_is_not_shipped_and_is_checked(tmp_path, cache):
     names = [p.name for p in latest(plan.server_folder / "release").path.rglob("*.safetensors")]
     assert sorted(names) == ["adapter_model.safetensors", "shared.safetensors"]
     assert predictions(plan) == predictions(embedded)
+    # Nothing that is published says where the base lies on the server.
+    for made in (plan, embedded):
+        published_files = list(latest(made.server_folder / "release").path.rglob("*"))
+        texts = [p.read_bytes() for p in published_files if p.is_file()]
+        assert not [text for text in texts if str(tmp_path).encode() in text]
+    # What a loader would read beside the signed files is refused.
+    surplus = tmp_path / "out" / "base" / "extra.safetensors"
+    surplus.write_bytes(b"")
+    node = engine.default_engine(1, plan.base)
+    with pytest.raises(BundleForeignError, match="1 more model files"):
+        node.release(plan.node_folder(0))
+    surplus.unlink()
     # Weights that differ from the signed hash are not loaded.
     weights = tmp_path / "out" / "base" / "model.safetensors"
     data = bytearray(weights.read_bytes())
     data[-1] ^= 1
     weights.write_bytes(data)
-    with pytest.raises(BaseModelError, match="not the one"):
-        engine.default_engine().release(plan.node_folder(0))
+    with pytest.raises(BundleForeignError, match="not the file"):
+        node.release(plan.node_folder(0))
+
+
+def test_a_release_names_its_base_without_a_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    snapshot = tmp_path / "models--org--small--it" / "snapshots" / ("ab" * 20)
+    snapshot.mkdir(parents=True)
+    (tmp_path / "models" / "tiny").mkdir(parents=True)
+    assert hub_name("org/small") == "org/small"
+    assert hub_name(f"{tmp_path}/models/tiny/") == "tiny"
+    assert hub_name("models/tiny") == hub_name("./models/tiny") == "tiny"
+    assert hub_name(str(snapshot)) == "org/small--it"
 
 
 def test_progress_is_written_at_most_twice_a_second_within_a_phase(tmp_path, monkeypatch):
