@@ -37,12 +37,17 @@ Sha256 = Field(pattern=r"^[0-9a-f]{64}$")
 
 
 class DeviceEntry(BaseModel):
-    """One simulated device: its id (not the user's) and its own folder."""
+    """One simulated device: its id (not the user's), its own folder, and a hash of its data.
+
+    `user_sha256` is of `user.json` as it was prepared. It says nothing of what is in it and ties
+    the plan's fingerprint to the data that results are about.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     device_id: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
     folder: Path
+    user_sha256: str = Sha256
 
 
 class RunPlan(BaseModel):
@@ -165,7 +170,7 @@ class RunPlan(BaseModel):
             "message_timeout_s", "round_timeout_s", "attempts", "name",
         }  # fmt: skip
         content = self.model_dump(mode="json", exclude=where_and_how)
-        content["devices"] = [entry.device_id for entry in self.devices]
+        content["devices"] = [[entry.device_id, entry.user_sha256] for entry in self.devices]
         content["pooled_sha256"] = file_sha256(self.pooled_file)
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 

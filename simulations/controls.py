@@ -7,6 +7,7 @@ else, states cross between users, after the run, on the machine that simulates t
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
 from collections.abc import Mapping, Sequence
@@ -14,10 +15,11 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from coordinator.release import latest
 from proper_model.errors import DataError
-from proper_model.files import make_private_folder, write_atomic
+from proper_model.files import make_private_folder, read_regular, write_atomic
 from proper_model.records import User
-from proper_model.runplan import RunPlan
+from proper_model.runplan import RunPlan, file_sha256
 from simulations.devices import read_device_user, read_state
 
 if TYPE_CHECKING:
@@ -65,9 +67,30 @@ def control_file(plan: RunPlan, arm: str) -> Path:
     return plan.out / CONTROLS_FOLDER / f"{arm}.jsonl"
 
 
+def _key_file(plan: RunPlan, arm: str) -> Path:
+    return control_file(plan, arm).with_suffix(".key")
+
+
+def _key(plan: RunPlan) -> bytes:
+    """A hash of what a control depends on: release, plan, and the devices' data as they are now."""
+    release = latest(plan.server_folder / "release")
+    content = {
+        "bundle": release.bundle_id if release else "",
+        "plan": plan.fingerprint(),
+        "users": [file_sha256(entry.folder / "user.json") for entry in plan.devices],
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest().encode()
+
+
 def controls_missing(plan: RunPlan) -> bool:
-    """True if the plan asks for the control and it was not computed yet."""
-    return SHUFFLED in plan.arms and not control_file(plan, SHUFFLED).is_file()
+    """True if the plan asks for the control and it was not computed for exactly this run."""
+    if SHUFFLED not in plan.arms:
+        return False
+    try:
+        stored = read_regular(_key_file(plan, SHUFFLED), limit_bytes=1024)
+    except OSError:
+        return True
+    return stored != _key(plan) or not control_file(plan, SHUFFLED).is_file()
 
 
 def run_controls(plan: RunPlan, progress: Progress) -> None:
@@ -89,7 +112,10 @@ def run_controls(plan: RunPlan, progress: Progress) -> None:
         progress=lambda _arm, done, total: progress(SHUFFLED, done, total),
     )
     make_private_folder(target.parent)
+    # As on a device: an old key beside new rows would vouch for the wrong ones after a crash.
+    _key_file(plan, SHUFFLED).unlink(missing_ok=True)
     write_atomic(target, rows(predictions))
+    write_atomic(_key_file(plan, SHUFFLED), _key(plan))
 
 
 def rows(predictions: Sequence[Prediction]) -> bytes:

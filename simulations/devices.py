@@ -12,7 +12,7 @@ from proper_model.data import read_users
 from proper_model.errors import ReportError
 from proper_model.metrics import Prediction
 from proper_model.records import User
-from proper_model.runplan import DeviceEntry, RunPlan
+from proper_model.runplan import DeviceEntry, RunPlan, file_sha256
 from proper_model.tasks import Task, task_from_toml
 
 if TYPE_CHECKING:
@@ -99,6 +99,15 @@ def read_state(entry: DeviceEntry, arm: str, user_id: str) -> UserState:
         key=str(header.get("key")),
     )
     return decode(path.read_bytes(), binding)
+
+
+def changed(entries: Iterable[DeviceEntry]) -> list[str]:
+    """Ids of the devices whose data is not what the plan was made with."""
+    return [
+        entry.device_id
+        for entry in entries
+        if file_sha256(entry.folder / "user.json") != entry.user_sha256
+    ]
 
 
 def incomplete(entries: Iterable[DeviceEntry], arms: Iterable[str]) -> list[str]:

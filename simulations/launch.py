@@ -25,7 +25,7 @@ from coordinator.journal import Journal
 from proper_model.errors import InterruptedRunError, SimulationError
 from proper_model.files import make_private_folder
 from proper_model.runplan import PLAN_FILE, RunPlan
-from simulations.devices import incomplete
+from simulations.devices import changed, incomplete
 from simulations.flower_app import write_app
 from simulations.flower_processes import (
     child,
@@ -88,7 +88,7 @@ def launch(plan_path: Path, progress: Progress | None = None) -> None:
     plan = RunPlan.load(plan_path)
     folder = make_private_folder(plan.out / "flower")
     log = folder / "flower.log"
-    if _finished(plan):
+    if finished(plan):
         return
     (plan.out / "progress.json").unlink(missing_ok=True)
     resources = choose_resources(
@@ -161,14 +161,18 @@ def read_progress(plan: RunPlan) -> tuple[str, int, int] | None:
     return running, sum(int(n["done"]) for n in same), sum(int(n["total"]) for n in same)
 
 
-def _finished(plan: RunPlan) -> bool:
-    """True if an earlier start finished every step and its predictions are all still there."""
+def finished(plan: RunPlan) -> bool:
+    """True if an earlier start finished this very plan and the predictions are all still there.
+
+    Otherwise the private rounds are to be done again. They are cheap where nothing changed: each
+    device compares what it has with its own data.
+    """
     journal = Journal.open(plan.server_folder, plan.fingerprint())
     if not (journal.done("personalize") and journal.done("evaluate")):
         return False
-    if not incomplete(plan.devices, plan.node_arms):
+    if not incomplete(plan.devices, plan.node_arms) and not changed(plan.devices):
         return True
-    # Somebody removed results: the nodes make exactly what is missing, if they are asked.
+    # Somebody removed results or edited data: the nodes make exactly what is missing, if asked.
     journal.forget("personalize", "evaluate")
     journal.save()
     return False

@@ -16,6 +16,7 @@ from proper_model.runplan import PLAN_FILE, RunPlan
 from simulations.controls import controls_missing, run_controls
 from simulations.devices import TRUTH_FILE, incomplete
 from simulations.example import Example, choose_example
+from simulations.launch import finished
 from simulations.options import RunOptions
 from simulations.prepare import existing_plan, prepare
 from simulations.report import write_report
@@ -49,7 +50,7 @@ def run_one(options: RunOptions, progress: Progress) -> RunPlan:
     """Prepare one federation and run it through Flower, if that has not happened yet."""
     with timed(options.out, "prepare"):
         plan = prepare(options, progress)
-    if incomplete(plan.devices, plan.node_arms):
+    if not finished(plan):
         run_federation(plan, progress)
     return plan
 

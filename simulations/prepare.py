@@ -7,11 +7,13 @@ A device folder holds that one user's data and the pinned trust root and nothing
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from coordinator.keys import load_or_create_key
 from proper_model.errors import ConfigError
@@ -87,16 +89,20 @@ def build(options: RunOptions, source: Source, out: Path) -> Prepared:
     shape = shape_of(base_config(source.base))
     key = load_or_create_key(make_private_folder(out / "server" / "keys") / KEY_FILE)
     root = TrustedRoot.of([key]).to_bytes()
-    people = source.population.test
+    people = [_json((user,)) for user in source.population.test]
     entries = tuple(
-        DeviceEntry(device_id=f"d{index:05d}", folder=out / "devices" / f"d{index:05d}")
-        for index in range(len(people))
+        DeviceEntry(
+            device_id=f"d{index:05d}",
+            folder=out / "devices" / f"d{index:05d}",
+            user_sha256=hashlib.sha256(data).hexdigest(),
+        )
+        for index, data in enumerate(people)
     )
     files = {out / "server" / "pooled.json": _json(source.population.pooled)}
     if source.truth is not None:
         files[out / TRUTH_FILE] = source.truth.encode()
-    for entry, user in zip(entries, people, strict=True):
-        files[entry.folder / "user.json"] = _json((user,))
+    for entry, data in zip(entries, people, strict=True):
+        files[entry.folder / "user.json"] = data
         files[entry.folder / "root.json"] = root
     plan = RunPlan(
         name=source.name,
@@ -124,8 +130,8 @@ def build(options: RunOptions, source: Source, out: Path) -> Prepared:
 
 def check_same(existing: RunPlan, prepared: Prepared) -> None:
     """Raise ConfigError unless OUT holds exactly the run that would be prepared now."""
-    old = existing.model_dump(mode="json")
-    new = prepared.plan.model_dump(mode="json")
+    old = _comparable(existing)
+    new = _comparable(prepared.plan)
     # How devices share nodes changes no result, and threads only last digits: a run that goes on,
     # perhaps on another machine, keeps its first choice.
     free = {"users_per_node", "actors", "cache", "server_threads", "node_threads"}
@@ -141,6 +147,14 @@ def check_same(existing: RunPlan, prepared: Prepared) -> None:
             f"{existing.out} holds another run; it differs in: {', '.join(differing)}",
             hint="repeat the options of that run, or give a new --out",
         )
+
+
+def _comparable(plan: RunPlan) -> dict[str, Any]:
+    """The plan without its hashes of devices' data: the files themselves are compared and named."""
+    content = plan.model_dump(mode="json")
+    for entry in content["devices"]:
+        del entry["user_sha256"]
+    return content
 
 
 def flwr_command(plan: RunPlan) -> str:

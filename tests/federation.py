@@ -20,7 +20,7 @@ from proper_model.config import (
 )
 from proper_model.files import make_private_folder, write_atomic
 from proper_model.records import HistoryItem, Query, User, users_to_json
-from proper_model.runplan import DeviceEntry, RunPlan
+from proper_model.runplan import DeviceEntry, RunPlan, file_sha256
 from proper_model.settings_io import to_mapping
 from proper_model.tasks import load_task
 from proper_model.trust import TrustedRoot, public_bytes
@@ -96,8 +96,11 @@ def make_federation(
     write_users(out / "server" / "pooled.json", pooled)
     entries = []
     for i in range(devices):
-        entry = DeviceEntry(device_id=f"d{i}", folder=out / "devices" / f"d{i}")
-        write_users(entry.folder / "user.json", (make_user(f"user{i}", seed=2),))
+        folder = out / "devices" / f"d{i}"
+        write_users(folder / "user.json", (make_user(f"user{i}", seed=2),))
+        entry = DeviceEntry(
+            device_id=f"d{i}", folder=folder, user_sha256=file_sha256(folder / "user.json")
+        )
         write_atomic(entry.folder / "root.json", TrustedRoot.of([key]).to_bytes())
         entries.append(entry)
     values: dict[str, object] = {

@@ -13,7 +13,7 @@ from client.state import Binding, save_state
 from proper_model.config import StageSettings
 from proper_model.files import make_private_folder, write_atomic
 from proper_model.records import HistoryItem, Query, User, users_to_json
-from proper_model.runplan import DeviceEntry, RunPlan
+from proper_model.runplan import DeviceEntry, RunPlan, file_sha256
 from proper_model.settings_io import to_mapping
 
 BUNDLE = "ab" * 32
@@ -53,7 +53,8 @@ def make_run(
     for index, user in enumerate(users):
         folder = make_private_folder(out / "devices" / f"d{index:05d}")
         write_atomic(folder / "user.json", json.dumps(users_to_json((user,))).encode())
-        entries.append(DeviceEntry(device_id=f"d{index:05d}", folder=folder))
+        sha256 = file_sha256(folder / "user.json")
+        entries.append(DeviceEntry(device_id=f"d{index:05d}", folder=folder, user_sha256=sha256))
     write_atomic(out / "server" / "pooled.json", b"[]")
     plan = RunPlan(
         name="hand-made",

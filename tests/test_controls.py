@@ -11,6 +11,7 @@ from run_folders import make_run, make_user
 
 from client import prediction as client_prediction
 from proper_model.errors import DataError
+from proper_model.files import make_private_folder, write_atomic
 from proper_model.metrics import Prediction
 from simulations import controls
 from simulations.controls import (
@@ -80,6 +81,18 @@ def test_control_predicts_every_query_with_another_users_state(
     asked = [(u.user_id, q.id) for u in USERS for q in u.queries]
     assert [(row.user_id, row.query_id) for row in rows] == asked
     assert not controls_missing(plan), "a finished control is not computed again"
+    assert controls_missing(plan.model_copy(update={"seed": 1})), "it was about another plan"
+    user = plan.devices[0].folder / "user.json"
+    before = user.read_bytes()
+    user.write_bytes(before + b" ")
+    assert controls_missing(plan), "it was about other data"
+    user.write_bytes(before)
+    assert not controls_missing(plan)
+    write_atomic(
+        make_private_folder(plan.server_folder / "release") / "latest.json",
+        b'{"bundle_id":"' + b"cd" * 32 + b'","version":2}',
+    )
+    assert controls_missing(plan), "it was about another release"
 
 
 def test_shuffled_states_leave_the_devices_own_states_alone(tmp_path: Path) -> None:

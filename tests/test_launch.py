@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from federation import make_federation
 
+from coordinator.journal import Journal
 from proper_model.errors import SimulationError
 from simulations import launch as launching
 from simulations.flower_app import write_app
@@ -75,6 +76,30 @@ def test_progress_of_a_round_is_summed_over_nodes(plan):
     assert read_progress(plan) is None
     server.write_text("{")
     assert read_progress(plan) is None
+
+
+def test_finished_means_this_data_and_all_its_predictions(plan):
+    def write(entry, arm):
+        path = entry.folder / "predictions" / f"{arm}.jsonl"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("")
+
+    journal = Journal.open(plan.server_folder, plan.fingerprint())
+    assert not launching.finished(plan)
+    for step in ("personalize", "evaluate"):
+        journal.finish(step)
+    for entry in plan.devices:
+        for arm in plan.node_arms:
+            write(entry, arm)
+    assert launching.finished(plan)
+    # Data prepared anew is another plan, whatever predictions lie there.
+    other = plan.devices[0].model_copy(update={"user_sha256": "00" * 32})
+    assert not launching.finished(plan.model_copy(update={"devices": (other, *plan.devices[1:])}))
+    # Data edited on a device has the devices look again.
+    user = plan.devices[0].folder / "user.json"
+    user.write_bytes(user.read_bytes() + b" ")
+    assert not launching.finished(plan)
+    assert not Journal.open(plan.server_folder, plan.fingerprint()).done("evaluate")
 
 
 def test_the_outcome_is_the_coordinators_word(plan, tmp_path):

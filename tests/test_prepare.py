@@ -12,7 +12,7 @@ import pytest
 from proper_model.data import write_oppu
 from proper_model.errors import BaseModelError, ConfigError, DataError, TaskError
 from proper_model.records import Population
-from proper_model.runplan import RunPlan
+from proper_model.runplan import RunPlan, file_sha256
 from proper_model.trust import TrustedRoot, key_id
 from simulations.options import RunOptions
 from simulations.prepare import flwr_command, prepare
@@ -165,6 +165,21 @@ def test_resume_refuses_when_the_data_changed(options: RunOptions) -> None:
     user.write_bytes(user.read_bytes() + b" ")
     with pytest.raises(ConfigError, match=r"devices/d00000/user\.json"):
         prepare(replace(options, resume=True), quiet)
+
+
+def test_only_other_histories_make_another_plan(
+    world: tuple[Path, Path, Population], options: RunOptions, tmp_path: Path
+) -> None:
+    first = prepare(options, quiet)
+    user, *others = world[2].test
+    shorter = replace(user, history=user.history[:-1])
+    write_oppu(replace(world[2], test=(shorter, *others)), tmp_path / "data")
+    # The same --out, after somebody removed the plan to start over.
+    (first.out / "plan.json").unlink()
+    again = prepare(replace(options, data=str(tmp_path / "data"), resume=True), quiet)
+    assert again.fingerprint() != first.fingerprint()
+    for entry in again.devices:
+        assert file_sha256(entry.folder / "user.json") == entry.user_sha256
 
 
 def test_a_preparation_killed_before_the_plan_is_done_again(options: RunOptions) -> None:

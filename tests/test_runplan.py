@@ -97,5 +97,7 @@ def test_fingerprint_follows_what_matters(plan):
     assert plan.model_copy(update={"users_per_node": 1, "actors": 2}).fingerprint() == first
     assert plan.model_copy(update={"seed": 1}).fingerprint() != first
     assert plan.model_copy(update={"arms": ("stage1",)}).fingerprint() != first
+    other = plan.devices[0].model_copy(update={"user_sha256": "00" * 32})
+    assert plan.model_copy(update={"devices": (other, *plan.devices[1:])}).fingerprint() != first
     plan.pooled_file.write_text("[]")
     assert plan.fingerprint() != first
