@@ -72,12 +72,16 @@ class Journal:
             self.steps.pop(step, None)
 
     @contextlib.contextmanager
-    def step(self, name: str) -> Iterator[dict[str, str]]:
-        """Run a step and note it if it ends without an error; set `["value"]` to keep a value."""
+    def step(self, name: str, *, keep: bool = True) -> Iterator[dict[str, str]]:
+        """Run a step and note it if it ends without an error; set `["value"]` to keep a value.
+
+        Without `keep` it is not noted: it was done for some only and has to run again.
+        """
         start = time.monotonic()
         result = {"value": ""}
         yield result
-        self.finish(name, seconds=time.monotonic() - start, value=result["value"])
+        if keep:
+            self.finish(name, seconds=time.monotonic() - start, value=result["value"])
 
     def timings_s(self) -> dict[str, float]:
         """Seconds by finished step."""

@@ -58,6 +58,7 @@ def coordinate(plan: RunPlan, grid: Grid, progress: ProgressFile) -> None:
         message_timeout_s=plan.message_timeout_s,
         round_timeout_s=plan.round_timeout_s,
         progress=progress.report,
+        proceed_with_fewer=plan.fewer_nodes == "proceed",
     )
 
     if journal.done("personalize") and journal.done("evaluate"):
@@ -84,7 +85,8 @@ def coordinate(plan: RunPlan, grid: Grid, progress: ProgressFile) -> None:
             continue
         progress.report(phase, 0, len(federation.nodes))
         try:
-            with journal.step(phase):
+            # Only the whole federation finishes a phase; who was absent is asked next time.
+            with journal.step(phase, keep=len(federation.nodes) >= plan.node_count):
                 require(federation.round(kind, shipment), phase)
         except SimulationError as error:
             # One device without an adapter does not keep the others from being evaluated.

@@ -14,7 +14,7 @@ import json
 import os
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
@@ -83,6 +83,8 @@ class RunPlan(BaseModel):
     message_timeout_s: float = Field(default=600.0, gt=0)
     round_timeout_s: float = Field(default=12 * 3600.0, gt=0)
     attempts: int = Field(default=3, ge=1)
+    # What to do when fewer than `node_count` nodes have appeared within `message_timeout_s`.
+    fewer_nodes: Literal["fail", "proceed"] = "fail"
 
     @field_validator("out", "cache", "pooled_file")
     @classmethod
@@ -167,7 +169,7 @@ class RunPlan(BaseModel):
         """SHA-256 of what the result depends on; how and where it runs is left out."""
         where_and_how = {
             "out", "cache", "users_per_node", "actors", "devices", "pooled_file",
-            "message_timeout_s", "round_timeout_s", "attempts", "name",
+            "message_timeout_s", "round_timeout_s", "attempts", "fewer_nodes", "name",
         }  # fmt: skip
         content = self.model_dump(mode="json", exclude=where_and_how)
         content["devices"] = [[entry.device_id, entry.user_sha256] for entry in self.devices]

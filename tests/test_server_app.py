@@ -17,6 +17,7 @@ from flwr.app import Context, Message, RecordDict
 
 import coordinator.server_app as server
 from client import client_app, engine
+from coordinator import strategy
 from coordinator.progress import ProgressFile
 from coordinator.publication import hub_name, published, signing_keys
 from coordinator.release import latest
@@ -111,6 +112,12 @@ def cache(tmp_path_factory):
 @pytest.fixture
 def plan(tmp_path, cache):
     return make_federation(tmp_path / "out", devices=3, users_per_node=2, cache=cache)
+
+
+@pytest.fixture(autouse=True)
+def all_nodes_at_once(monkeypatch):
+    """Nodes of this grid are there from the start."""
+    monkeypatch.setattr(strategy, "SETTLE_S", 0.0)
 
 
 @pytest.fixture
@@ -215,6 +222,17 @@ def test_keys_that_no_device_trusts_are_refused_before_training(plan, stages):
     with pytest.raises(ConfigError):
         run(other)
     assert stages == []
+
+
+def test_a_node_that_was_absent_is_asked_next_time(plan, monkeypatch):
+    hasty = plan.model_copy(update={"fewer_nodes": "proceed", "message_timeout_s": 1.0})
+    hasty.save()
+    with monkeypatch.context() as patch:
+        patch.setattr(InProcessGrid, "get_node_ids", lambda _self: [100])
+        run(hasty)
+    assert {path.split("/")[1] for path in predictions(hasty)} == {"d0", "d1"}
+    run(hasty)
+    assert {path.split("/")[1] for path in predictions(hasty)} == {"d0", "d1", "d2"}
 
 
 def test_a_release_that_is_gone_is_made_again(plan, stages):

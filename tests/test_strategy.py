@@ -99,7 +99,7 @@ class FakeGrid:
         return due
 
 
-def federation(grid, tmp_path, **changes):
+def federation(grid, tmp_path, expected=None, **changes):
     fields = {
         "grid": grid,
         "ledger": MessageLedger(tmp_path / "messages.jsonl"),
@@ -111,7 +111,7 @@ def federation(grid, tmp_path, **changes):
         "sleep": grid.sleep,
     }
     made = Federation(**{**fields, **changes})
-    made.wait_for_nodes(len(grid.nodes))
+    made.wait_for_nodes(len(grid.nodes) if expected is None else expected)
     return made
 
 
@@ -239,19 +239,63 @@ def test_ledger_counts_messages_and_bytes_and_no_content(tmp_path, shipment):
     assert SECRET not in text
 
 
+def test_a_reopened_ledger_gives_no_number_twice(tmp_path):
+    path = tmp_path / "messages.jsonl"
+    for nodes in ((70, 71), (80, 70)):  # Flower's ids differ from start to start
+        ledger = MessageLedger(path)
+        for node in nodes * 2:
+            ledger.add("out", "query.have", node, 1, "")
+        with path.open("a") as handle:
+            handle.write('{"kind": "query.ha\n')
+    numbers = [json.loads(line)["node"] for line in path.read_text().splitlines() if "}" in line]
+    assert numbers == [0, 1, 0, 1, 2, 3, 2, 3]
+
+
 def test_waiting_for_nodes_ends(tmp_path):
     grid = FakeGrid({})
     with pytest.raises(SimulationError, match="no node appeared"):
-        federation(grid, tmp_path).wait_for_nodes(2)
+        federation(grid, tmp_path, expected=2)
     assert grid.now < 12.0
 
 
-def test_fewer_nodes_than_planned_are_settled_for(tmp_path):
-    grid = FakeGrid({11: FakeNode()})
-    run = federation(grid, tmp_path)
-    run.wait_for_nodes(5)
-    assert run.nodes == (11,)
-    assert grid.now < 10.0
+class LateGrid(FakeGrid):
+    """Node n registers after `arrivals[n]` seconds."""
+
+    def __init__(self, arrivals):
+        super().__init__({node: FakeNode() for node in arrivals})
+        self.arrivals = arrivals
+
+    def get_node_ids(self):
+        return [node for node, at in self.arrivals.items() if at <= self.now]
+
+
+@pytest.mark.parametrize(
+    ("arrivals", "expected"),
+    [
+        ({11: 0.0, 12: 4.0, 13: 9.0}, 3),
+        # Flower was started with more nodes than the plan needs, and any may host devices.
+        ({11: 0.0, 12: 0.1, 13: 0.3, 14: 0.5}, 2),
+    ],
+)
+def test_late_nodes_are_waited_for(tmp_path, arrivals, expected):
+    run = federation(LateGrid(arrivals), tmp_path, expected=expected)
+    assert run.nodes == tuple(arrivals)
+
+
+def test_fewer_nodes_than_planned_fail_the_run(tmp_path):
+    grid = LateGrid({11: 0.0, 12: 4.0, 13: 99.0})
+    with pytest.raises(SimulationError, match="2 nodes appeared within 10 s, 3 expected") as caught:
+        federation(grid, tmp_path)
+    assert "num-supernodes=3" in (caught.value.hint or "")
+    assert 10.0 <= grid.now < 12.0
+
+
+def test_a_plan_may_go_on_with_fewer_nodes_after_the_wait(tmp_path):
+    grid = LateGrid({11: 0.0, 12: 4.0, 13: 99.0})
+    assert federation(grid, tmp_path, proceed_with_fewer=True).nodes == (11, 12)
+    assert 10.0 <= grid.now < 12.0
+    with pytest.raises(SimulationError, match="no node appeared"):
+        federation(LateGrid({11: 99.0}), tmp_path, proceed_with_fewer=True)
 
 
 # -- the journal -----------------------------------------------------------------------------------
@@ -265,6 +309,13 @@ def test_finished_steps_survive_a_restart(tmp_path):
     assert again.value("release") == BUNDLE
     assert not again.done("personalize")
     assert again.timings_s()["release"] >= 0
+
+
+def test_a_step_done_for_some_only_is_not_noted(tmp_path):
+    journal = Journal.open(tmp_path, "plan-a")
+    with journal.step("evaluate", keep=False):
+        pass
+    assert not Journal.open(tmp_path, "plan-a").done("evaluate")
 
 
 def test_a_step_that_fails_is_not_noted(tmp_path):
