@@ -51,6 +51,7 @@ class GroupSettings:
     constraint_pairs: int = 4  # K of the `pairs` form
     max_items_per_user: int = 200
     patience: int = 1
+    early_stopping: bool = True  # false: the last epoch is kept, whatever held-back users say
     prototypes: int = 5
     prototype_min_users: int = 10
 

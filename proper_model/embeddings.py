@@ -18,19 +18,13 @@ import torch
 from torch import Tensor
 
 from proper_model.checkpoint import beside
-from proper_model.cohort import (
-    Cohort,
-    Progress,
-    Trial,
-    TrialResult,
-    TrialSettings,
-    held_back_losses,
-)
+from proper_model.cohort import Cohort, Progress, held_back_losses
 from proper_model.encoding import Encoder
-from proper_model.holdout import Samples, combine, kept_epochs
+from proper_model.holdout import Fold, Samples, combine, kept_epochs
 from proper_model.model import AdaptedModel
 from proper_model.passes import Pass
 from proper_model.structure import UserRouting
+from proper_model.trials import Trial, TrialResult, TrialSettings
 
 
 @dataclass(frozen=True)
@@ -98,16 +92,7 @@ def fit_embeddings(
     fitted, by_fold = train(
         [Trial(f.train, f.held_back, learning_rate, users[u].seed) for u, f in cuts], checkpoint
     )
-    results = [
-        combine(
-            [
-                (result, len(fold.held_back))
-                for (v, fold), result in zip(cuts, by_fold, strict=True)
-                if u == v
-            ]
-        )
-        for u in range(len(users))
-    ]
+    results = _by_user(len(users), cuts, by_fold)
     if settings.refit:
         refits = [
             Trial(user.items, (), learning_rate, user.seed, stop_epoch=kept_epochs(result))
@@ -125,6 +110,16 @@ def fit_embeddings(
         _choose(mean, prototypes, fitted[u], losses[u], result) for u, result in enumerate(results)
     ]
     return torch.stack([embedding for embedding, _ in chosen]), [fit for _, fit in chosen]
+
+
+def _by_user(
+    users: int, cuts: Sequence[tuple[int, Fold]], results: Sequence[TrialResult]
+) -> list[TrialResult]:
+    """Every user's folds as one result; an empty one for users without folds."""
+    found: list[list[tuple[TrialResult, int]]] = [[] for _ in range(users)]
+    for (u, fold), result in zip(cuts, results, strict=True):
+        found[u].append((result, len(fold.held_back)))
+    return [combine(own) for own in found]
 
 
 def _last_fold(fitted: Tensor, owners: list[int], mean: Tensor, users: int) -> Tensor:

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from proper_model.cohort import Progress, TrialSettings, held_back_losses
+from proper_model.cohort import Progress, held_back_losses
 from proper_model.config import StageSettings
 from proper_model.dropout import mix_seed
 from proper_model.embeddings import fit_embeddings, group_pass
@@ -25,6 +25,7 @@ from proper_model.losses import RoutingMemory, pair_loss
 from proper_model.model import AdaptedModel
 from proper_model.structure import Constraint
 from proper_model.training import PooledReport, PooledSettings, PooledTraining
+from proper_model.trials import TrialSettings
 
 # DEVIATION: the paper says "random"; as wide as the user router, so that users differ from the start.
 EMBEDDING_STD = 0.3

@@ -12,8 +12,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from proper_model.cohort import TrialResult
 from proper_model.encoding import Encoded
+from proper_model.trials import TrialResult
 
 
 @dataclass(frozen=True)

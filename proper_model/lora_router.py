@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from proper_model.checkpoint import beside
-from proper_model.cohort import Progress, TrialSettings, held_back_losses
+from proper_model.cohort import Progress, held_back_losses
 from proper_model.config import StageSettings
 from proper_model.dropout import mix_seed
 from proper_model.encoding import Batch, Encoder
@@ -29,6 +29,7 @@ from proper_model.passes import Pass
 from proper_model.personal import personal_pass, train_user_loras
 from proper_model.structure import UserRouting
 from proper_model.training import PooledReport, PooledSettings, PooledTraining
+from proper_model.trials import TrialSettings
 
 # DEVIATION: METHOD 1.7 names no cut.
 ROUTER_SHARE = 0.4  # of a cohort user's history, kept for 3b

@@ -17,13 +17,14 @@ import torch
 from torch import Tensor
 
 from proper_model.checkpoint import beside
-from proper_model.cohort import Cohort, Progress, Trial, TrialResult, TrialSettings
+from proper_model.cohort import Cohort, Progress
 from proper_model.encoding import Encoder
 from proper_model.holdout import Samples, combine, kept_epochs
 from proper_model.lora import UserLora
 from proper_model.model import AdaptedModel
 from proper_model.passes import Pass
 from proper_model.structure import UserRouting
+from proper_model.trials import Trial, TrialResult, TrialSettings
 
 
 @dataclass(frozen=True)

@@ -46,6 +46,7 @@ class PooledSettings:
     tokens_per_step: int
     patience: int
     seed: int
+    early_stopping: bool = True
 
     @classmethod
     def of(cls, stage: Stage, settings: StageSettings, *, seed: int) -> PooledSettings:
@@ -58,12 +59,16 @@ class PooledSettings:
             tokens_per_step=settings.tokens_per_step,
             patience=stage.patience,
             seed=seed,
+            early_stopping=not isinstance(stage, GroupSettings) or stage.early_stopping,
         )
 
 
 @dataclass
 class PooledReport:
-    """Held-back loss per epoch (index 0: before training), mean training loss, epoch kept."""
+    """Held-back loss per epoch (index 0: before training), mean training loss, epoch kept.
+
+    Without early stopping the held-back loss is taken before and after training only.
+    """
 
     held_back: list[float] = field(default_factory=list)
     training: list[float] = field(default_factory=list)
@@ -187,6 +192,10 @@ class PooledTraining:
     def _end_epoch(self) -> None:
         self.report.training.append(self.epoch_loss / self.steps_an_epoch)
         self.epoch_loss = 0.0
+        if not self.settings.early_stopping:
+            if self.step == self.steps_an_epoch * self.settings.epochs:
+                self._judge()
+            return
         self._judge()
         waited = len(self.report.held_back) - 1 - self.report.best_epoch
         self.stopped = waited >= self.settings.patience
@@ -200,7 +209,8 @@ class PooledTraining:
                 hint="lower the learning rate of this stage in the profile",
             )
         report.held_back.append(value)
-        if len(report.held_back) == 1 or report.held_back[-1] < report.held_back[report.best_epoch]:
+        lowest = report.held_back[report.best_epoch]
+        if len(report.held_back) == 1 or value < lowest or not self.settings.early_stopping:
             report.best_epoch = len(report.held_back) - 1
             with torch.no_grad():
                 for best, p in zip(self.best, self.parameters, strict=True):

@@ -55,9 +55,11 @@ SETTINGS = StageSettings(
         dropout=0.0,
         learning_rate=8e-3,
         embedding_learning_rate=4e-2,
-        epochs=14,
+        epochs=8,
         batch_size=64,
-        patience=3,
+        # A third of the queries are private habits: the surer of its group a model is, the worse its
+        # loss on those, so loss on queries would stop it before it has found groups.
+        early_stopping=False,
     ),
     router=RouterSettings(cohort=30, dropout=0.0, learning_rate=1e-3, epochs=1, batch_size=64),
     user=UserSettings(

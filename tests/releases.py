@@ -19,7 +19,7 @@ SMALL = dataclasses.replace(
     SETTINGS,
     name="small",
     population=dataclasses.replace(SETTINGS.population, epochs=2),
-    group=dataclasses.replace(SETTINGS.group, epochs=3),
+    group=dataclasses.replace(SETTINGS.group, epochs=6, batch_size=32, patience=6),
     user=dataclasses.replace(
         SETTINGS.user,
         epochs=4,
@@ -32,9 +32,7 @@ SMALL = dataclasses.replace(
 
 @functools.cache
 def small_population() -> SyntheticPopulation:
-    return make_synthetic(
-        "synth_tag", preset="smoke", users_per_group=5, test_users_per_group=2, pretrain=600
-    )
+    return make_synthetic("synth_tag", preset="demo", test_users_per_group=2, pretrain=1200)
 
 
 def small_users() -> tuple[tuple[User, ...], tuple[User, ...]]:

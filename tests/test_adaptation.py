@@ -74,7 +74,6 @@ def test_it_learns_and_says_what_it_did(release: Release, users: tuple[User, ...
     for r in reports:
         assert float(r["embedding_loss_after"]) <= float(r["embedding_loss_before"])
         assert float(r["lora_loss_after"]) <= float(r["lora_loss_before"])
-        assert r["items"] == r["items_trained"]  # refit on everything
         assert 0 < int(r["items_held_back"]) < int(r["items"])
         if r["embedding_source"] == "mean":
             assert r["embedding_distance"] == 0

@@ -11,11 +11,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proper_model.cohort import Cohort, Trial, TrialSettings
+from proper_model.cohort import Cohort
 from proper_model.model import AdaptedModel
 from proper_model.passes import Pass
 from proper_model.personal import personal_pass
 from proper_model.structure import UserRouting
+from proper_model.trials import Trial, TrialSettings
 from tests.tiny import adapted, embeddings_of, encoder, samples
 
 SETTINGS = TrialSettings(

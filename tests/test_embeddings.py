@@ -7,7 +7,6 @@ import dataclasses
 import pytest
 import torch
 
-from proper_model.cohort import TrialSettings
 from proper_model.embeddings import (
     candidate_losses,
     find_prototypes,
@@ -16,6 +15,7 @@ from proper_model.embeddings import (
 )
 from proper_model.holdout import Samples, split_items
 from proper_model.structure import preset
+from proper_model.trials import TrialSettings
 from tests.tiny import adapted, batch_of, embeddings_of, encoder, samples
 
 SETTINGS = TrialSettings(

@@ -104,6 +104,23 @@ def test_the_best_epoch_is_kept_and_training_stops_early() -> None:
         assert torch.equal(kept, best)
 
 
+def test_without_early_stopping_the_last_epoch_is_kept() -> None:
+    scores = iter([1.0, 5.0])
+    training, model = make(validate=lambda: next(scores))
+    training.settings = PooledSettings(**{**SETTINGS.__dict__, "early_stopping": False})
+    last: list[torch.Tensor] = []
+
+    def watch(done: int, total: int) -> None:
+        if done == total and not last:
+            last.extend(p.detach().clone() for p in group_parameters(model))
+
+    report = training.run(watch)
+    assert report.held_back == [1.0, 5.0]  # before and after, nothing between
+    assert len(report.training) == SETTINGS.epochs
+    for kept, end in zip(group_parameters(model), last, strict=True):
+        assert torch.equal(kept, end)
+
+
 def test_a_training_step_is_the_same_however_it_is_cut() -> None:
     first, model = make(validate=lambda: 1.0)
     second, other = make(validate=lambda: 1.0)

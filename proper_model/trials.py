@@ -1,0 +1,75 @@
+"""What a cohort trains: one trial a slot, the settings all share, and what came of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from proper_model.config import StageSettings
+from proper_model.encoding import Encoded
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One slot's training task. `held_back` may be empty; then the last state is kept."""
+
+    train: tuple[Encoded, ...]
+    held_back: tuple[Encoded, ...]
+    learning_rate: float
+    seed: int
+    stop_epoch: int | None = None  # train this many of the scheduled epochs only
+
+
+@dataclass(frozen=True)
+class TrialSettings:
+    """What all trials of a cohort share.
+
+    `patience`: epochs without improvement before stopping. `refit`: whether callers train again on
+    all items of a user once held-back ones have chosen rate and epochs.
+    """
+
+    epochs: int
+    batch_size: int
+    dropout: float
+    weight_decay: float
+    warmup_ratio: float
+    max_grad_norm: float
+    tokens_per_step: int
+    patience: int = 2
+    refit: bool = True
+
+    @classmethod
+    def of(
+        cls,
+        settings: StageSettings,
+        *,
+        epochs: int,
+        batch_size: int,
+        dropout: float,
+        weight_decay: float,
+        max_grad_norm: float,
+    ) -> TrialSettings:
+        """The given numbers and what a profile sets for all private training."""
+        return cls(
+            epochs=epochs,
+            batch_size=batch_size,
+            dropout=dropout,
+            weight_decay=weight_decay,
+            warmup_ratio=settings.warmup_ratio,
+            max_grad_norm=max_grad_norm,
+            tokens_per_step=settings.tokens_per_step,
+            patience=settings.user.patience,
+            refit=settings.user.refit,
+        )
+
+
+@dataclass
+class TrialResult:
+    """Held-back loss per epoch (index 0: before training), the epoch kept, and its loss."""
+
+    losses: list[float] = field(default_factory=list)
+    best_epoch: int = 0
+    failed: bool = False
+
+    @property
+    def best_loss(self) -> float:
+        return self.losses[self.best_epoch] if self.losses else float("nan")
