@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent
 BLOCK = re.compile(
     r"<!-- generated: (?P<command>[^\n]+?) -->\n(?P<body>.*?)<!-- /generated -->", re.DOTALL
 )
-WIDTH = 100  # columns of the terminal whose output is shown
+WIDTH = 132  # columns of the terminal whose output is shown
 
 
 def blocks(text: str) -> list[tuple[str, str]]:

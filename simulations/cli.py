@@ -218,11 +218,16 @@ def table(
     sources: Annotated[list[Path], typer.Argument(metavar="RESULTS...", help="Results or runs.")],
     markdown: o.Markdown = False,
 ) -> None:
-    """Print one table from results files: a row a task and metric, a column an arm."""
+    """Compare results files: a row a task and metric, a column an arm. One file: as `run` does."""
     from simulations.results import read_results
-    from simulations.tables import comparison_table
+    from simulations.tables import comparison_table, contrast_table, run_table
 
-    print_table(comparison_table([read_results(path) for path in sources]), markdown=markdown)
+    results = [read_results(path) for path in sources]
+    if len(results) > 1:
+        print_table(comparison_table(results), markdown=markdown)
+        return
+    print_table(run_table(results[0]), markdown=markdown)
+    print_table(contrast_table(results[0], brief=True), markdown=markdown)
 
 
 def _options(given: dict[str, object]) -> RunOptions:

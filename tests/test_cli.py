@@ -228,6 +228,10 @@ def test_table_in_both_forms(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert "| T (2 users, given) | accuracy | default/tiny, mini | 2 | 0.500 | 0.500 |" in markdown
     assert run_cli(["table", *sources]) == 0
     assert "accuracy" in capsys.readouterr().out
+    assert run_cli(["table", sources[0]]) == 0  # one run: its arms and their differences
+    alone = capsys.readouterr().out
+    assert "queries" in alone
+    assert "Differences" in alone
 
 
 @pytest.mark.parametrize("command", ["table", "report"])
