@@ -46,9 +46,7 @@ def held_back_losses(
             batch = encoder.batch(
                 [sample for _, sample in rows], [slot for slot, _ in rows], device=model.device
             )
-            now = make_pass(batch.slots)
-            now.prompt_mask = batch.prompt_mask
-            losses[chunk] = model.answer_loss(batch, now).double().cpu()
+            losses[chunk] = model.answer_loss(batch, make_pass(batch.slots)).double().cpu()
     return losses
 
 
@@ -135,8 +133,7 @@ class Cohort:
                 device=self.model.device,
             )
             now = self.make_pass(batch.slots)
-            now.dropout, now.seeds = self.settings.dropout, batch.seeds
-            now.lengths, now.prompt_mask = batch.lengths, batch.prompt_mask
+            now.dropout = self.settings.dropout
             losses = self.model.answer_loss(batch, now)
             finite[batch.slots[~losses.isfinite()].cpu()] = False
             shares = losses.new_tensor([share for _, _, _, share in part])

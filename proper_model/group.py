@@ -153,8 +153,7 @@ class _GroupStage:
         """Losses a row, and the constraint loss where it has weight."""
         group = self.settings.group
         now = group_pass(batch.slots, self.table)
-        now.dropout, now.seeds = group.dropout, batch.seeds
-        now.lengths, now.prompt_mask = batch.lengths, batch.prompt_mask
+        now.dropout = group.dropout
         if self.form is Constraint.NONE:
             return self.model.answer_loss(batch, now), None
         assert batch.seeds is not None

@@ -32,6 +32,5 @@ def routing_weights(model: AdaptedModel, batch: Batch, now: Pass) -> Tensor:
         means[site] = torch.einsum("bt,btn->bn", share.to(every.dtype), every).cpu()
 
     now.observer = observe
-    now.prompt_mask = batch.prompt_mask
     model.answer_loss(batch, now)
     return means

@@ -158,8 +158,7 @@ def _train_weights(
 
     def batch_loss(batch: Batch) -> tuple[Tensor, None]:
         now = make_pass(batch.slots)
-        now.dropout, now.seeds = router.dropout, batch.seeds
-        now.lengths, now.prompt_mask = batch.lengths, batch.prompt_mask
+        now.dropout = router.dropout
         return model.answer_loss(batch, now), None
 
     queries = [(u, query) for u, user in enumerate(cohort) for query in user.queries]

@@ -260,9 +260,11 @@ def answer_loss_sum(model: AdaptedModel, batch: Batch, now: Pass) -> Tensor:
 def answer_logits(model: AdaptedModel, batch: Batch, now: Pass) -> tuple[Tensor, Tensor]:
     """Logits [B, K, V] and labels [B, K] of the last K = answer_width + 1 positions.
 
-    Rows are left-padded, so every answer and the prompt token before it lie in there.
+    Rows are left-padded, so every answer and the prompt token before it lie in there. What the pass
+    must know of the batch (prompts, dropout seeds, lengths) is filled in here.
     """
     keep = batch.answer_width + 1
+    now.prompt_mask, now.seeds, now.lengths = batch.prompt_mask, batch.seeds, batch.lengths
     with model.attached(), model.running(now):
         output = model.base(
             input_ids=batch.input_ids,

@@ -127,9 +127,7 @@ def _judge_gold(
 ) -> tuple[list[float], list[list[float]]]:
     """Summed loss of the gold answers, and log-probabilities of the labels' telling tokens."""
     batch = encoder.batch(samples, [q.slot for q in questions], device=model.device)
-    now = make_pass(batch.slots)
-    now.prompt_mask = batch.prompt_mask
-    logits, labels = answer_logits(model, batch, now)
+    logits, labels = answer_logits(model, batch, make_pass(batch.slots))
     losses = [float(loss) for loss in sequence_nll(logits, labels)]
     scores = []
     for row, start in enumerate(starts):
