@@ -21,8 +21,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from proper_model import canonical
 from proper_model.bundle import MANIFEST_NAME, check_hash, content_id
-from proper_model.durable import read_bounded, write_file
+from proper_model.durable import write_file
 from proper_model.errors import BundleFormatError, BundleIntegrityError, StateError
+from proper_model.files import read_bounded
 from proper_model.limits import DEFAULT_LIMITS, Limits
 from proper_model.manifest import Manifest, Sha256, Time, format_time, parse_manifest, parse_time
 

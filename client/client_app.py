@@ -15,7 +15,7 @@ from flwr.clientapp import ClientApp
 
 from client.cohort_host import CohortHost
 from client.egress import outgoing
-from client.engine import default_engine
+from client.engine import Engine
 from client.failures import status_of
 from proper_model.errors import EgressError, ProtocolError
 from proper_model.protocol import (
@@ -140,5 +140,5 @@ def _host(context: Context) -> CohortHost:
         plan=plan,
         partition=int(context.node_config["partition-id"]),
         partitions=int(context.node_config["num-partitions"]),
-        engine=default_engine(plan.node_threads, plan.base),
+        engine=Engine(plan.node_threads, plan.base),
     )

@@ -12,7 +12,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from client.device import DeviceFolder
 from proper_model.errors import BundleForeignError, DataError, NotInstalledError
@@ -26,55 +26,13 @@ if TYPE_CHECKING:
 Progress = Callable[[str, int, int], None]
 
 
-class Engine(Protocol):
-    """What `client.cohort_host` needs from outside."""
-
-    def read_user(self, device: DeviceFolder, plan: RunPlan) -> User:
-        """The device's one user. Raises DataError naming file and field."""
-
-    def install(
-        self, folder: Path, files: Mapping[str, bytes], root: bytes, bundle_id: str
-    ) -> dict[str, Path]:
-        """Verify and install; where each file now stands. Raises a BundleError child."""
-
-    def release(self, folder: Path, bundle_id: str | None = None) -> Release:
-        """The installed release, loaded. Raises NotInstalledError if it is not `bundle_id`."""
-
-    def adapt(
-        self,
-        release: Release,
-        users: Sequence[User],
-        *,
-        arms: Sequence[str],
-        bundle_id: str,
-        seed: int,
-        checkpoint: Path,
-        progress: Progress,
-    ) -> Mapping[tuple[str, str], UserState]:
-        """One private state for each (arm, user id)."""
-
-    def predict(
-        self,
-        release: Release,
-        users: Sequence[User],
-        arm: str,
-        states: Mapping[str, UserState],
-        *,
-        progress: Progress,
-    ) -> Iterator[tuple[str, dict[str, object]]]:
-        """(user id, row of the predictions file) for every query."""
-
-    def discard(self, checkpoint: Path) -> None:
-        """Delete the resumable training state of a finished cohort."""
-
-
 # At most one release: two base models would rarely fit, and a node works on one bundle at a time.
 _LOADED: dict[str, Release] = {}
 
 
 @dataclass(frozen=True)
-class InstalledEngine:
-    """The real engine: this package's updater, adaptation and prediction.
+class Engine:
+    """What a node can do with one machine's threads and files.
 
     `base` is where this machine keeps a base that releases refer to, a folder or a hub id; None
     means the local hub cache, under the name the release gives.
@@ -84,6 +42,7 @@ class InstalledEngine:
     base: str | None = None
 
     def read_user(self, device: DeviceFolder, plan: RunPlan) -> User:
+        """The device's one user. Raises DataError naming file and field."""
         from proper_model.data import user_from_json
         from proper_model.tasks import task_from_toml
 
@@ -103,6 +62,7 @@ class InstalledEngine:
     def install(
         self, folder: Path, files: Mapping[str, bytes], root: bytes, bundle_id: str
     ) -> dict[str, Path]:
+        """Verify and install; where each file now stands. Raises a BundleError child."""
         from client.updater import install
         from proper_model.trust import TrustedRoot
 
@@ -112,6 +72,7 @@ class InstalledEngine:
         return {name: bundle.path / name for name in files}
 
     def release(self, folder: Path, bundle_id: str | None = None) -> Release:
+        """The installed release, loaded. Raises NotInstalledError if it is not `bundle_id`."""
         import torch
 
         from client.base_files import verify_base_files
@@ -148,6 +109,7 @@ class InstalledEngine:
         checkpoint: Path,
         progress: Progress,
     ) -> Mapping[tuple[str, str], UserState]:
+        """One private state for each (arm, user id)."""
         from client.adaptation import adapt
 
         return adapt(
@@ -169,16 +131,13 @@ class InstalledEngine:
         *,
         progress: Progress,
     ) -> Iterator[tuple[str, dict[str, object]]]:
+        """(user id, row of the predictions file) for every query."""
         from client.prediction import predict
 
         for prediction in predict(release, users, arm, states, progress=progress):
             yield prediction.user_id, dataclasses.asdict(prediction)
 
     def discard(self, checkpoint: Path) -> None:
+        """Delete the resumable training state of a finished cohort."""
         for path in checkpoint.parent.glob(f"{checkpoint.name}*"):
             path.unlink(missing_ok=True)
-
-
-def default_engine(threads: int = 1, base: str | None = None) -> Engine:
-    """The engine nodes run with. Sums of floats depend on `threads`, so the plan fixes them."""
-    return InstalledEngine(threads, base)

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from proper_model.durable import read_bounded, write_file
+from proper_model.durable import write_file
 from proper_model.errors import StateError
+from proper_model.files import read_bounded
 from proper_model.trust import MAX_ROOT_BYTES, TrustedRoot, rotate
 
 

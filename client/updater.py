@@ -40,7 +40,6 @@ from proper_model.bundle import (
 from proper_model.durable import (
     locked,
     move_folder,
-    read_bounded,
     remove_folder,
     write_file,
 )
@@ -49,7 +48,7 @@ from proper_model.errors import (
     BundleExpiredError,
     BundleForeignError,
 )
-from proper_model.files import make_private_folder
+from proper_model.files import make_private_folder, read_bounded
 from proper_model.limits import DEFAULT_LIMITS, Limits
 from proper_model.manifest import Manifest, format_time, parse_manifest
 from proper_model.trust import TrustedRoot

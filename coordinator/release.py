@@ -33,12 +33,11 @@ from proper_model.bundle import (
 from proper_model.durable import (
     locked,
     move_folder,
-    read_bounded,
     remove_folder,
     write_file,
 )
 from proper_model.errors import BundleError, BundleFormatError, ConfigError
-from proper_model.files import make_private_folder
+from proper_model.files import make_private_folder, read_bounded
 from proper_model.limits import DEFAULT_LIMITS, Limits
 from proper_model.manifest import EXTENSIONS
 from proper_model.trust import DEFAULT_CHANNEL, TrustedRoot

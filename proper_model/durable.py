@@ -6,12 +6,10 @@ folder that holds the name.
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
 import secrets
 import shutil
-import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -59,23 +57,6 @@ def move_folder(source: Path, target: Path) -> None:
         sync_folder(Path(folder))
     source.rename(target)
     sync_folder(target.parent)
-
-
-def read_bounded(path: Path, max_bytes: int) -> bytes:
-    """Bytes of a regular file, at most `max_bytes + 1` of them, so that a caller sees the excess.
-
-    Raises:
-        OSError: missing, a link, a pipe or another thing that is no regular file.
-    """
-    # O_NONBLOCK: opening a planted pipe must not hang.
-    handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    try:
-        if not stat.S_ISREG(os.fstat(handle).st_mode):
-            raise OSError(errno.EINVAL, "not a regular file")
-        with os.fdopen(handle, "rb", closefd=False) as file:
-            return file.read(max_bytes + 1)
-    finally:
-        os.close(handle)
 
 
 def remove_folder(path: Path) -> None:

@@ -64,21 +64,26 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def read_regular(path: Path, *, limit_bytes: int) -> bytes:
-    """The bytes of a regular file, refusing links and anything larger than `limit_bytes`.
+def read_bounded(path: Path, max_bytes: int) -> bytes:
+    """Bytes of a regular file, at most `max_bytes + 1` of them, so that a caller sees the excess.
 
-    Raises FileNotFoundError, or OSError for a link, a non-regular file or one that is too large.
+    Raises FileNotFoundError, or OSError for a link, a pipe or another thing that is no regular file.
     """
     # Without O_NONBLOCK a named pipe planted here would block the open for ever.
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise OSError(errno.EINVAL, "expected a regular file", path)
-        if status.st_size > limit_bytes:
-            raise OSError(errno.EFBIG, f"larger than {limit_bytes} bytes", path)
         # Made only now: of a folder `fdopen` makes no file object, and closes nothing either.
         with os.fdopen(descriptor, "rb", closefd=False) as handle:
-            return handle.read()
+            return handle.read(max_bytes + 1)
     finally:
         os.close(descriptor)
+
+
+def read_regular(path: Path, *, limit_bytes: int) -> bytes:
+    """The whole of a regular file, refusing what `read_bounded` does and more than `limit_bytes`."""
+    data = read_bounded(path, limit_bytes)
+    if len(data) > limit_bytes:
+        raise OSError(errno.EFBIG, f"larger than {limit_bytes} bytes", path)
+    return data

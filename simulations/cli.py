@@ -21,7 +21,7 @@ import typer
 from proper_model.errors import ConfigError, DataError, ProperError
 from simulations import cli_options as o
 from simulations.console import QUIET, print_line, print_table, progress_bars, say, say_error
-from simulations.options import ARMS, RunOptions
+from simulations.options import RunOptions
 
 INTERRUPTED = 130
 
@@ -99,32 +99,12 @@ def fetch(
 
 
 @app.command()
-def prepare(
-    data: o.Data,
-    out: o.Out,
-    task: o.TaskName = None,
-    base: o.Base = None,
-    preset: o.Preset = "default",
-    profile: o.Profile = None,
-    template: o.Template = None,
-    split: o.Split = "given",
-    folds: o.Folds = 1,
-    fold: o.Fold = None,
-    pooled_users: o.PooledUsers = None,
-    max_items: o.MaxItems = None,
-    users: o.Users = None,
-    seed: o.Seed = 0,
-    arms: o.Arms = None,
-    users_per_node: o.UsersPerNode = None,
-    threads: o.Threads = None,
-    cache: o.Cache = None,
-    resume: o.Resume = False,
-) -> None:
+@o.takes_run_options
+def prepare(options: RunOptions) -> None:
     """Write OUT with plan and devices, and print the Flower command that runs it."""
     from simulations.prepare import flwr_command
     from simulations.prepare import prepare as write
 
-    options = _options(locals())
     if options.all_folds:
         raise ConfigError(
             "prepare writes one federation, so --folds needs --fold",
@@ -133,39 +113,17 @@ def prepare(
     with progress_bars() as show:
         plan = write(options, show)
     print_line(flwr_command(plan))
-    say(f"then: proper-sim score {out}")
+    say(f"then: proper-sim score {options.out}")
 
 
 @app.command()
-def run(
-    data: o.Data,
-    out: o.Out,
-    task: o.TaskName = None,
-    base: o.Base = None,
-    preset: o.Preset = "default",
-    profile: o.Profile = None,
-    template: o.Template = None,
-    split: o.Split = "given",
-    folds: o.Folds = 1,
-    fold: o.Fold = None,
-    pooled_users: o.PooledUsers = None,
-    max_items: o.MaxItems = None,
-    users: o.Users = None,
-    seed: o.Seed = 0,
-    arms: o.Arms = None,
-    users_per_node: o.UsersPerNode = None,
-    threads: o.Threads = None,
-    cache: o.Cache = None,
-    plan: o.Plan = False,
-    resume: o.Resume = False,
-    show_examples: o.ShowExamples = False,
-) -> None:
+@o.takes_run_options
+def run(options: RunOptions, plan: o.Plan = False, show_examples: o.ShowExamples = False) -> None:
     """Train population and groups, personalize every test user through Flower, and score.
 
     DATA is a folder with OPPU's or LaMP's files, or `demo` (also `demo:rate`, `demo:text`) for
     synthetic people with a task and a tiny base of their own.
     """
-    options = _options(locals())
     if plan:
         _print_costs(options)
         return
@@ -176,9 +134,11 @@ def run(
             execute(options, show, show_examples=show_examples)
     except KeyboardInterrupt:
         say("interrupted")
-        say(f"hint: resume with the same command and --resume; {out} keeps what is finished")
+        say(
+            f"hint: resume with the same command and --resume; {options.out} keeps what is finished"
+        )
         raise typer.Exit(INTERRUPTED) from None
-    _print_run(out)
+    _print_run(options.out)
 
 
 @app.command()
@@ -228,14 +188,6 @@ def table(
         return
     print_table(run_table(results[0]), markdown=markdown)
     print_table(contrast_table(results[0], brief=True), markdown=markdown)
-
-
-def _options(given: dict[str, object]) -> RunOptions:
-    """The options of `run` and `prepare` by name. Raises ConfigError for a contradiction."""
-    values = {name: given[name] for name in RunOptions.__dataclass_fields__ if name in given}
-    text = given.get("arms")
-    chosen = ARMS if text is None else tuple(a.strip() for a in str(text).split(",") if a.strip())
-    return RunOptions(**{**values, "arms": chosen})  # type: ignore[arg-type]
 
 
 def _print_run(out: Path) -> None:

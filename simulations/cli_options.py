@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, get_type_hints
 
 import typer
+
+from simulations.options import ARMS, RunOptions
 
 Data = Annotated[
     str,
@@ -98,3 +102,49 @@ ShowExamples = Annotated[
     ),
 ]
 Markdown = Annotated[bool, typer.Option("--markdown", help="A Markdown table.")]
+
+
+def run_options(
+    data: Data,
+    out: Out,
+    task: TaskName = None,
+    base: Base = None,
+    preset: Preset = "default",
+    profile: Profile = None,
+    template: Template = None,
+    split: Split = "given",
+    folds: Folds = 1,
+    fold: Fold = None,
+    pooled_users: PooledUsers = None,
+    max_items: MaxItems = None,
+    users: Users = None,
+    seed: Seed = 0,
+    arms: Arms = None,
+    users_per_node: UsersPerNode = None,
+    threads: Threads = None,
+    cache: Cache = None,
+    resume: Resume = False,
+) -> RunOptions:
+    """What a run's command line says. Raises ConfigError for a contradiction."""
+    given = dict(locals())
+    chosen = ARMS if arms is None else tuple(a.strip() for a in arms.split(",") if a.strip())
+    return RunOptions(**{**given, "arms": chosen})
+
+
+def takes_run_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give `command(options, ...)` every option of a run beside its own, as typer reads them."""
+    shared = inspect.signature(run_options).parameters
+    own = list(inspect.signature(command).parameters.values())[1:]
+
+    def called(**given: Any) -> None:
+        extra = {parameter.name: given.pop(parameter.name) for parameter in own}
+        command(run_options(**given), **extra)
+
+    hints = get_type_hints(run_options, include_extras=True) | get_type_hints(
+        command, include_extras=True
+    )
+    parameters = [p.replace(annotation=hints[p.name]) for p in (*shared.values(), *own)]
+    called.__name__, called.__doc__ = command.__name__, command.__doc__
+    called.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    called.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    return called

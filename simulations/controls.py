@@ -126,6 +126,6 @@ def rows(predictions: Sequence[Prediction]) -> bytes:
 
 def _release(plan: RunPlan) -> Release:
     """The release that node 0 verified and installed, loaded as the node would load it."""
-    from client.engine import default_engine
+    from client.engine import Engine
 
-    return default_engine(plan.node_threads, plan.base).release(plan.node_folder(0))
+    return Engine(plan.node_threads, plan.base).release(plan.node_folder(0))

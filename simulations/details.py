@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -64,7 +63,8 @@ class Levels(_Strict):
 
 
 class Details(_Strict):
-    schema_: Literal[1] = Field(default=1, alias="schema")
+    # Literal[1] would also take `true`.
+    schema_: int = Field(default=1, ge=1, le=1, strict=True, alias="schema")
     reference: str
     arms: dict[str, ArmDetails]
     fits: dict[str, dict[str, dict[str, float | int | str]]]

@@ -111,7 +111,8 @@ class Hardware(_Strict):
 
 
 class Results(_Strict):
-    schema_: Literal[1] = Field(default=1, alias="schema")
+    # Literal[1] would also take `true`.
+    schema_: int = Field(default=1, ge=1, le=1, strict=True, alias="schema")
     task: str
     template: str
     base: str

@@ -18,7 +18,7 @@ from safetensors.torch import save
 from client import client_app
 from client.adaptation import UserState
 from client.cohort_host import CohortHost
-from client.engine import InstalledEngine
+from client.engine import Engine
 from coordinator.keys import load_key
 from coordinator.release import publish
 from coordinator.shipment import Shipment
@@ -36,7 +36,7 @@ HANDLERS = {
 }
 
 
-class FakeEngine(InstalledEngine):
+class FakeEngine(Engine):
     """Real users, bundles and files; adaptation and prediction by hand. `calls` is counted."""
 
     def __init__(self):
@@ -80,7 +80,7 @@ def plan(tmp_path):
 @pytest.fixture
 def engine(monkeypatch):
     made = FakeEngine()
-    monkeypatch.setattr(client_app, "default_engine", lambda _threads, _base: made)
+    monkeypatch.setattr(client_app, "Engine", lambda _threads, _base: made)
     return made
 
 

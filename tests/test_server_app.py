@@ -262,7 +262,7 @@ def test_a_base_by_reference_is_not_shipped_and_is_checked(tmp_path, cache):
     # What a loader would read beside the signed files is refused.
     surplus = tmp_path / "out" / "base" / "extra.safetensors"
     surplus.write_bytes(b"")
-    node = engine.default_engine(1, plan.base)
+    node = engine.Engine(1, plan.base)
     with pytest.raises(BundleForeignError, match="1 more model files"):
         node.release(plan.node_folder(0))
     surplus.unlink()
