@@ -20,7 +20,14 @@ from simulations.details import DETAILS_FILE, Details, read_details
 from simulations.example import Example
 from simulations.figures import Figure
 from simulations.results import LOWER_IS_BETTER, RESULTS_FILE, Results, read_results
-from simulations.tables import Table, comparison_table, contrast_table, level_table, run_table
+from simulations.tables import (
+    Table,
+    comparison_table,
+    contrast_table,
+    corrected_table,
+    level_table,
+    run_table,
+)
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"
 GAIN_PAIRS = (("stage3", "stage1"), ("stage3", "oppu-mlp"), ("stage2", "stage2-mean"))
@@ -35,6 +42,7 @@ class Section:
     tables: tuple[Table, ...]
     figures: tuple[Figure, ...]
     details: Details | None
+    corrected: Table | None  # with details only
     example: Example | None
 
 
@@ -76,7 +84,10 @@ def section(
         )
     )
     kept = tuple(figure for figure in drawn if figure is not None)
-    return Section(results, anchor, tuple(tables), kept, details, example)
+    corrected = None
+    if details is not None:
+        corrected = corrected_table(details.significance, results.confidence)
+    return Section(results, anchor, tuple(tables), kept, details, corrected, example)
 
 
 def _detail_figures(results: Results, details: Details, anchor: str) -> list[Figure | None]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from rich.table import Table as RichTable
 
-from simulations.details import Levels
+from simulations.details import Levels, Significance
 from simulations.results import METRICS, Results
 
 ARM_ORDER = ("stage1", "stage2-mean", "stage2", "oppu-mlp", "stage3", "stage3-shuffled")
@@ -120,6 +120,25 @@ def contrast_table(results: Results, *, brief: bool = False) -> Table:
         )
     header = ("arms", "metric", "level", "difference", "interval", "")
     return Table("Differences", header, tuple(rows), labels=3)
+
+
+def corrected_table(significance: Sequence[Significance], confidence: float) -> Table:
+    """Differences that survive Holm's correction over one metric and level, surest first."""
+    found = sorted(
+        (row for row in significance if row.p_holm < 1 - confidence), key=lambda row: row.p_holm
+    )
+    rows = [
+        (
+            f"{row.contrast.a} − {row.contrast.b}",
+            row.contrast.metric,
+            row.contrast.level,
+            f"{row.contrast.delta:+.4f}",
+            f"{row.p_holm:.4f}",
+        )
+        for row in found
+    ]
+    title = f"{len(found)} of {len(significance)} differences"
+    return Table(title, ("arms", "metric", "level", "difference", "p"), tuple(rows), labels=3)
 
 
 def level_table(levels: Levels) -> Table:

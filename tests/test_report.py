@@ -103,7 +103,10 @@ def details() -> Details:
                 },
             }
         },
-        significance=[Significance(contrast=results.contrasts[0], p=0.001, p_holm=0.01)],
+        significance=[
+            Significance(contrast=results.contrasts[0], p=0.001, p_holm=0.01),
+            Significance(contrast=results.contrasts[0], p=0.04, p_holm=0.08),
+        ],
         messages=[MessageTotal(kind="personalize", direction="request", count=2, bytes=2048)],
         routing=Routing(devices=["d00000", "d00001"], experts=2, weights=[[0.7, 0.3], [0.1, 0.9]]),
     )
@@ -135,6 +138,9 @@ def test_a_run_becomes_one_self_contained_described_page(run_folder: Path) -> No
     assert "#010203" not in page
     assert "2 devices in 2 different patterns" in page
     assert "holds 0.80 of the weight in the mean" in page
+    assert "<caption>1 of 2 differences</caption>" in page
+    assert '<td class="n">0.0100</td>' in page
+    assert "0.0800" not in page
     assert "It fell on 1 of 2 devices, from 1.900 to 1.700" in page
 
 
