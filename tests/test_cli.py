@@ -146,6 +146,12 @@ def test_ctrl_c_says_how_to_resume(
         assert "--resume" in capsys.readouterr().err
 
 
+def test_help_describes_positional_arguments(capsys: pytest.CaptureFixture[str]) -> None:
+    """Some pairs of typer and click drop it without a word."""
+    assert run_cli(["run", "--help"]) == 0
+    assert "Folder with OPPU's or LaMP's files" in capsys.readouterr().out
+
+
 def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_cli(["--help"]) == 0
     shown = capsys.readouterr().out
