@@ -95,9 +95,12 @@ def contrast_table(results: Results, *, brief: bool = False) -> Table:
     """Differences between arms, user level first because one heavy user cannot carry it.
 
     `brief` keeps one level of each metric, the user's where it is defined, and no parse failures.
+    A metric in which no two arms differ, as when no answer failed to parse, is left out.
     """
     rows = []
+    differing = {c.metric for c in results.contrasts if c.delta != 0}
     shown = sorted(results.contrasts, key=lambda c: c.level != "user")
+    shown = [c for c in shown if c.metric in differing]
     if brief:
         with_user_level = {c.metric for c in shown if c.level == "user"}
         shown = [
@@ -118,7 +121,7 @@ def contrast_table(results: Results, *, brief: bool = False) -> Table:
                 verdict,
             )
         )
-    header = ("arms", "metric", "level", "difference", "interval", "")
+    header = ("arms", "metric", "level", "difference", "interval", "verdict")
     return Table("Differences", header, tuple(rows), labels=3)
 
 
