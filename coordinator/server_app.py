@@ -24,7 +24,7 @@ from coordinator.release import PublishedBundle
 from coordinator.shipment import Shipment
 from coordinator.strategy import Federation
 from proper_model.errors import ProperError, SimulationError
-from proper_model.files import write_atomic
+from proper_model.files import storage_errors, write_atomic
 from proper_model.protocol import Kind, Status
 from proper_model.runplan import RunPlan, find_plan
 
@@ -37,7 +37,7 @@ def main(grid: Grid, context: Context) -> None:
     plan = RunPlan.load(find_plan(context.run_config.get("plan")))
     progress = ProgressFile(plan.out / "progress.json")
     try:
-        with exclusive(plan.server_folder):
+        with storage_errors(plan.out), exclusive(plan.server_folder):
             coordinate(plan, grid, progress)
     except ProperError as error:
         progress.failed(error.message, error.hint)

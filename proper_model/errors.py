@@ -72,6 +72,12 @@ class ReportError(ProperError):
     exit_code = 19
 
 
+class StorageError(ProperError):
+    """A file or folder of ours cannot be written or read; the message holds the system's reason."""
+
+    exit_code = 20
+
+
 class BundleError(ProperError):
     """A release bundle was refused. Children say why; the installed bundle stays."""
 

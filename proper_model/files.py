@@ -11,10 +11,44 @@ import errno
 import os
 import secrets
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from proper_model.errors import StorageError
 
 PRIVATE_FILE = 0o600
 PRIVATE_FOLDER = 0o700
+
+
+@contextmanager
+def storage_errors(place: Path) -> Iterator[None]:
+    """Tell what the system refuses about files as a StorageError with the path and the reason.
+
+    `place` is named where the system names no file. Errors of a connection stay what they are.
+    """
+    try:
+        yield
+    except (ConnectionError, TimeoutError):
+        raise
+    except OSError as error:
+        if error.errno is None:  # a library's own, whose text may hold anything
+            raise
+        path = error.filename2 or error.filename or place
+        path = os.fsdecode(path) if isinstance(path, bytes | str | os.PathLike) else place
+        raise StorageError(
+            f"{path}: {os.strerror(error.errno)}; expected to write or read there",
+            hint=_STORAGE_HINTS.get(error.errno, "check the path and its permissions"),
+        ) from error
+
+
+_STORAGE_HINTS = {
+    errno.ENOSPC: "make room on that disk, then repeat the command (a run: with --resume)",
+    errno.EDQUOT: "make room in that quota, then repeat the command (a run: with --resume)",
+    errno.EISDIR: "this is a folder; give the name of a file",
+    errno.ENOTDIR: "a part of this path is a file; give a path below folders",
+    errno.EEXIST: "this is a file; give the name of a folder",
+}
 
 
 def make_private_folder(path: Path) -> Path:
@@ -37,9 +71,18 @@ def make_private_folder(path: Path) -> Path:
 def write_atomic(path: Path, data: bytes) -> None:
     """Replace the file `path` by `data` with mode 0600; an existing link is replaced, not followed.
 
-    Raises OSError, for example when the disk is full; the old file is intact then and no
-    temporary file is left behind.
+    Raises OSError naming `path`, for example when the disk is full; the old file is intact then and
+    no temporary file is left behind.
     """
+    try:
+        _replace(path, data)
+    except OSError as error:
+        # The system knows only the temporary file, or none.
+        error.filename, error.filename2 = str(path), None
+        raise
+
+
+def _replace(path: Path, data: bytes) -> None:
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     descriptor = os.open(temporary, flags, PRIVATE_FILE)

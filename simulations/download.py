@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from proper_model.errors import FetchError
-from proper_model.files import write_atomic
+from proper_model.files import storage_errors, write_atomic
 
 Progress = Callable[[str, int, int | None], None]
 _BLOCK_BYTES = 1 << 16
@@ -56,7 +56,7 @@ def download(
     """Fetch `url` completely into `target`'s `.part` file and return that file's path.
 
     The caller checks the content and renames. Raises FetchError if the server refuses, or if the
-    transfer breaks `attempts` times.
+    transfer breaks `attempts` times, StorageError if the file cannot be written.
     """
     if urllib.parse.urlsplit(url).scheme not in ("http", "https"):
         raise FetchError(f"{target.name}: only http and https addresses are fetched")
@@ -93,9 +93,10 @@ def _transfer(url: str, part: Path, name: str, progress: Progress | None, timeou
             start, total = _accepted(response.status, response.headers, have, origin)
             validator = _validator(response.headers)
             if start == 0:
-                part.unlink(missing_ok=True)
                 content = json.dumps(asdict(_Origin(url, total, validator)))
-                write_atomic(_origin_file(part), content.encode())
+                with storage_errors(part):
+                    part.unlink(missing_ok=True)
+                    write_atomic(_origin_file(part), content.encode())
             _receive(response, part, start, total, name, progress)
     except _StaleError:
         part.unlink(missing_ok=True)
@@ -138,14 +139,22 @@ def _receive(
     progress: Progress | None,
 ) -> None:
     done = start
-    with part.open("ab") as file:
-        while block := response.read(_BLOCK_BYTES):
+    # A full disk is no lost connection: what the transfer raises has its own name in here.
+    with storage_errors(part), part.open("ab") as file:
+        while block := _next_block(response):
             file.write(block)
             done += len(block)
             if progress is not None:
                 progress(name, done, total)
     if total is not None and done != total:
         raise _BrokenError(f"{done} of {total} bytes came")
+
+
+def _next_block(response: http.client.HTTPResponse) -> bytes:
+    try:
+        return response.read(_BLOCK_BYTES)
+    except (OSError, http.client.HTTPException) as error:
+        raise _BrokenError(f"connection lost ({type(error).__name__})") from error
 
 
 def _validator(headers: Mapping[str, str]) -> str:

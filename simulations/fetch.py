@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from proper_model.errors import DataError, FetchError
-from proper_model.files import write_atomic
+from proper_model.files import storage_errors, write_atomic
 from proper_model.json_stream import iter_array, read_object
 from simulations.download import Progress, download
 
@@ -89,7 +89,7 @@ def fetch(
     with file name, bytes so far and bytes in all (None if the server does not say).
 
     Raises FetchError if a transfer fails `attempts` times, if what came is not LaMP JSON, or if
-    `folder` holds another task or split. Complete files and unfinished ones stay for the next call.
+    `folder` holds another task or split, StorageError if it cannot be written. Complete files and unfinished ones stay for the next call.
     """
     kinds = [(part, kind) for part in parts for kind in ("questions", "outputs")]
     wanted = {
@@ -97,20 +97,21 @@ def fetch(
         for part, kind in kinds
         if (part, kind) != ("test", "outputs")
     }
-    folder.mkdir(parents=True, exist_ok=True)
-    done = _read_manifest(folder, task, split)
-    for name, url in wanted.items():
-        target = folder / name
-        known = done.get(name)
-        if known is not None and known.url == url and _unchanged(target, known):
-            continue
-        part = download(url, target, progress=progress, attempts=attempts, timeout_s=timeout_s)
-        records = _check(part, name, min_bytes)
-        done[name] = Fetched(name, url, part.stat().st_size, sha256_of(part), records)
-        part.replace(target)
-        _write_manifest(folder, task, split, done)
-    for part_name in parts:
-        _check_counts(done, part_name)
+    with storage_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        done = _read_manifest(folder, task, split)
+        for name, url in wanted.items():
+            target = folder / name
+            known = done.get(name)
+            if known is not None and known.url == url and _unchanged(target, known):
+                continue
+            part = download(url, target, progress=progress, attempts=attempts, timeout_s=timeout_s)
+            records = _check(part, name, min_bytes)
+            done[name] = Fetched(name, url, part.stat().st_size, sha256_of(part), records)
+            part.replace(target)
+            _write_manifest(folder, task, split, done)
+        for part_name in parts:
+            _check_counts(done, part_name)
     return tuple(done[name] for name in wanted)
 
 

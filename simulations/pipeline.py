@@ -10,17 +10,17 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from proper_model.errors import ConfigError
-from proper_model.files import make_private_folder
+from proper_model.files import storage_errors
 from proper_model.runplan import PLAN_FILE, RunPlan
 from simulations.controls import controls_missing, run_controls
 from simulations.devices import TRUTH_FILE, incomplete
 from simulations.example import Example, choose_example
 from simulations.launch import finished
 from simulations.options import RunOptions
-from simulations.prepare import existing_plan, prepare
+from simulations.prepare import prepare
 from simulations.report import write_report
 from simulations.results import Results
+from simulations.run_folder import check_folds_folder
 from simulations.rundata import load_run, run_plans
 from simulations.score import score_run
 from simulations.sources import Progress
@@ -36,13 +36,14 @@ def execute(options: RunOptions, progress: Progress, *, show_examples: bool = Fa
 
     Raises a ProperError child; InterruptedRunError on Ctrl-C during the federation.
     """
-    if not options.all_folds:
-        run_one(options, progress)
-    else:
-        check_folds_folder(options)
-        for fold in range(options.folds):
-            named = _prefixed(progress, f"fold {fold + 1} of {options.folds}: ")
-            run_one(options.for_fold(fold), named)
+    with storage_errors(options.out):
+        if not options.all_folds:
+            run_one(options, progress)
+        else:
+            check_folds_folder(options)
+            for fold in range(options.folds):
+                named = _prefixed(progress, f"fold {fold + 1} of {options.folds}: ")
+                run_one(options.for_fold(fold), named)
     return finish(options.out, progress, show_examples=show_examples)
 
 
@@ -75,14 +76,16 @@ def finish(out: Path, progress: Progress, *, show_examples: bool = False) -> Res
 
     Raises ReportError if devices have not predicted yet.
     """
-    for plan in run_plans(out):
-        if controls_missing(plan) and not incomplete(plan.devices, plan.node_arms):
-            with timed(plan.out, "controls"):
-                run_controls(plan, progress)
-    progress("scoring", 0, 0)
-    results, _ = score_run(out)
-    progress("writing the report", 0, 0)
-    write_report([out], out / REPORT_FILE, examples=[example_of(out, show_examples=show_examples)])
+    with storage_errors(out):
+        for plan in run_plans(out):
+            if controls_missing(plan) and not incomplete(plan.devices, plan.node_arms):
+                with timed(plan.out, "controls"):
+                    run_controls(plan, progress)
+        progress("scoring", 0, 0)
+        results, _ = score_run(out)
+        progress("writing the report", 0, 0)
+        examples = [example_of(out, show_examples=show_examples)]
+        write_report([out], out / REPORT_FILE, examples=examples)
     return results
 
 
@@ -97,23 +100,6 @@ def example_of(out: Path, *, show_examples: bool) -> Example | None:
     return choose_example(data.task, data.users, data.predictions, note=note)
 
 
-def check_folds_folder(options: RunOptions) -> None:
-    """Refuse a folder in use, or one that holds a run without folds."""
-    out = options.out
-    used = out.is_dir() and any(out.iterdir())
-    if not used:
-        make_private_folder(out.resolve())
-        return
-    folds = any(out.glob("fold-*"))
-    if not options.resume:
-        existing_plan(out.resolve(), resume=False)
-    if not folds:
-        raise ConfigError(
-            f"{out} holds no run of folds to resume",
-            hint="repeat the options of the run in it, or give a new --out",
-        )
-
-
 def _prefixed(progress: Progress, prefix: str) -> Progress:
     return lambda phase, done, total: progress(prefix + phase, done, total)
 
@@ -126,7 +112,8 @@ def report_sources(sources: Sequence[Path], target: Path, *, show_examples: bool
         else None
         for source in sources
     ]
-    write_report(sources, target, examples=examples)
+    with storage_errors(target):
+        write_report(sources, target, examples=examples)
 
 
 def has_plan(folder: Path) -> bool:

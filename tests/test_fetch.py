@@ -7,7 +7,7 @@ import socket
 
 import pytest
 
-from proper_model.errors import FetchError
+from proper_model.errors import FetchError, StorageError
 from simulations import download as download_module
 from simulations.download import download
 from simulations.fetch import fetch, lamp_url, sha256_of
@@ -255,3 +255,11 @@ def test_other_schemes_and_mixed_folders_are_refused(server, tmp_path):
     (tmp_path / "manifest.json").write_text('{"task": "LaMP_3", "split": "user", "files": [1]}')
     with pytest.raises(FetchError, match="is damaged"):
         fetch("LaMP_3", "user", tmp_path, base_url=server.url)
+
+
+def test_a_disk_that_refuses_is_no_lost_connection(server, tmp_path):
+    server.files[TRAIN] = questions(30)
+    (tmp_path / "q.json.part").mkdir()
+    with pytest.raises(StorageError, match=r"q\.json\.part: "):
+        download(server.url.removesuffix("/LaMP") + TRAIN, tmp_path / "q.json")
+    assert len(server.seen) == 1

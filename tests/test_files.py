@@ -1,13 +1,15 @@
-"""Reading files that somebody else may have put there."""
+"""Reading files that somebody else may have put there; telling what the system refuses."""
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
 import pytest
 
-from proper_model.files import read_regular
+from proper_model.errors import StorageError
+from proper_model.files import make_private_folder, read_regular, storage_errors, write_atomic
 
 
 @pytest.fixture
@@ -36,3 +38,41 @@ def test_what_is_no_small_regular_file_is_refused_and_closed(
 
 def test_a_regular_file_is_read_whole(planted: dict[str, Path]) -> None:
     assert read_regular(planted["large"], limit_bytes=5) == b"12345"
+
+
+def test_a_refused_write_names_the_file_and_the_systems_reason(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_text("mine")
+    for target, reason in (
+        (tmp_path / "folder", "Is a directory"),
+        (tmp_path / "none" / "file", "No such file or directory"),
+        (tmp_path / "file" / "below", "Not a directory"),
+    ):
+        with pytest.raises(StorageError) as caught, storage_errors(tmp_path):
+            write_atomic(target, b"new")
+        assert caught.value.message.startswith(f"{target}: {reason}; expected")
+        assert caught.value.hint
+    with pytest.raises(StorageError, match=r"file/run: Not a directory"), storage_errors(tmp_path):
+        make_private_folder(tmp_path / "file" / "run")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "folder"]
+
+
+def test_a_full_disk_names_the_file_and_keeps_the_old_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    (tmp_path / "a").write_text("old")
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(StorageError, match="a: No space left") as caught, storage_errors(tmp_path):
+        write_atomic(tmp_path / "a", b"new")
+    assert "room" in (caught.value.hint or "")
+    assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("a", "old")]
+
+
+@pytest.mark.parametrize("error", [OSError("a library's text"), ConnectionResetError(104, "x")])
+def test_what_is_not_about_files_is_left_alone(tmp_path: Path, error: OSError) -> None:
+    with pytest.raises(type(error)) as caught, storage_errors(tmp_path):
+        raise error
+    assert caught.value is error
