@@ -28,6 +28,12 @@ PLAN_FILE = "plan.json"
 PLAN_VARIABLE = "PROPER_PLAN"
 MAX_PLAN_BYTES = 64 * 1024 * 1024
 
+# Not cores of this machine: a plan may be made on one and run on another. More cores than servers
+# have; torch itself crashes somewhere above 8192.
+MOST_THREADS = 1024
+# What k-means takes, hours into a run. torch would take twice as many bits.
+LARGEST_SEED = 2**32 - 1
+
 ARMS = ("stage1", "stage2-mean", "stage2", "oppu-mlp", "stage3", "stage3-shuffled")
 
 # `stage3-shuffled` predicts with another user's state: only the simulation's controls can do that.
@@ -66,7 +72,7 @@ class RunPlan(BaseModel):
     split: str = "given"
     fold: int = Field(default=0, ge=0)
     folds: int = Field(default=1, ge=1)
-    seed: int = Field(ge=0)
+    seed: int = Field(ge=0, le=LARGEST_SEED)
     arms: tuple[str, ...]
     pooled_file: Path
     devices: tuple[DeviceEntry, ...]
@@ -77,8 +83,8 @@ class RunPlan(BaseModel):
     bundle_days: int = Field(default=365, ge=1)
     # Threads are part of the plan because sums of floats depend on them: both launch commands
     # have to give the same numbers.
-    server_threads: int = Field(default=1, ge=1)
-    node_threads: int = Field(default=1, ge=1)
+    server_threads: int = Field(default=1, ge=1, le=MOST_THREADS)
+    node_threads: int = Field(default=1, ge=1, le=MOST_THREADS)
     actors: int | None = Field(default=None, ge=1)  # None: from cores and memory
     message_timeout_s: float = Field(default=600.0, gt=0)
     round_timeout_s: float = Field(default=12 * 3600.0, gt=0)

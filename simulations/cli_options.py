@@ -64,7 +64,7 @@ MaxItems = Annotated[
     int | None,
     typer.Option("--max-items", metavar="M", help="At most the M most recent items a user."),
 ]
-Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of training and of all choices.")]
+Seed = Annotated[int, typer.Option("--seed", help="Seed of training and of all choices.")]
 Arms = Annotated[
     str | None,
     typer.Option(

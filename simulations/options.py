@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from proper_model import structure
 from proper_model.errors import ConfigError
 from proper_model.profiles import load_profile
+from proper_model.runplan import LARGEST_SEED, MOST_THREADS
 from proper_model.splits import parse_split
 
 NODE_ARMS = ("stage1", "stage2-mean", "stage2", "oppu-mlp", "stage3")
@@ -48,6 +50,7 @@ class RunOptions:
 
     def __post_init__(self) -> None:
         self._check_data()
+        self._check_numbers()
         self._check_people()
         self._check_arms()
         structure.preset(self.preset)
@@ -106,8 +109,7 @@ class RunOptions:
                 hint="a folder in Hugging Face form, or a hub id such as org/model",
             )
 
-    def _check_people(self) -> None:
-        chosen = parse_split(self.split)
+    def _check_numbers(self) -> None:
         for name in ("pooled_users", "users", "max_items", "users_per_node", "threads"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -115,6 +117,19 @@ class RunOptions:
                 raise ConfigError(
                     f"{option} must be at least 1, got {value}", hint="leave it out for no limit"
                 )
+        if self.threads is not None and self.threads > MOST_THREADS:
+            raise ConfigError(
+                f"--threads must be at most {MOST_THREADS}, got {self.threads}",
+                hint=f"this machine has {os.cpu_count() or 1} cores; more threads are slower",
+            )
+        if not 0 <= self.seed <= LARGEST_SEED:
+            raise ConfigError(
+                f"--seed must be from 0 to {LARGEST_SEED}, got {self.seed}",
+                hint="any number in that range will do",
+            )
+
+    def _check_people(self) -> None:
+        chosen = parse_split(self.split)
         if self.folds < 1:
             raise ConfigError(
                 f"--folds must be at least 1, got {self.folds}", hint="1 means: no rotation"

@@ -27,7 +27,10 @@ def test_a_plan_reads_back_as_it_was_written(plan):
     ("field", "value", "says"),
     [
         ("seed", -1, "seed"),
+        ("seed", 2**32, "seed"),
         ("seed", "secret text", "seed"),
+        ("server_threads", 100000, "server_threads"),
+        ("node_threads", 1025, "node_threads"),
         ("arms", ["stage9"], "arms"),
         ("arms", [], "arms"),
         ("unknown", 1, "unknown"),
