@@ -27,6 +27,7 @@ from proper_model.files import make_private_folder
 from proper_model.runplan import PLAN_FILE, RunPlan
 from simulations.devices import changed, incomplete
 from simulations.flower_app import write_app
+from simulations.flower_command import run_config
 from simulations.flower_processes import (
     child,
     child_environment,
@@ -109,7 +110,7 @@ def launch(plan_path: Path, progress: Progress | None = None) -> None:
                     [
                         *("flwr", "run", str(app), CONNECTION, "--stream"),
                         *("--federation-config", resources.federation_config()),
-                        *("--run-config", f"plan={json.dumps(str(plan_path.resolve()))}"),
+                        *("--run-config", run_config(plan_path)),
                     ],
                     environment,
                     output,
