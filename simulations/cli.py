@@ -22,6 +22,7 @@ from proper_model.errors import ConfigError, DataError, ProperError
 from simulations import cli_options as o
 from simulations.console import QUIET, print_line, print_table, progress_bars, say, say_error
 from simulations.options import RunOptions
+from simulations.run_folder import check_out
 
 INTERRUPTED = 130
 
@@ -102,18 +103,19 @@ def fetch(
 @o.takes_run_options
 def prepare(options: RunOptions) -> None:
     """Write OUT with plan and devices, and print the Flower command that runs it."""
-    from simulations.prepare import flwr_command
-    from simulations.prepare import prepare as write
-
     if options.all_folds:
         raise ConfigError(
             "prepare writes one federation, so --folds needs --fold",
             hint="add --fold I, or use proper-sim run for all folds",
         )
+    check_out(options)
+    from simulations.flower_command import flwr_command, score_command
+    from simulations.prepare import prepare as write
+
     with progress_bars() as show:
         plan = write(options, show)
     print_line(flwr_command(plan))
-    say(f"then: proper-sim score {options.out}")
+    say(f"then: {score_command(options.out)}")
 
 
 @app.command()
@@ -124,6 +126,7 @@ def run(options: RunOptions, plan: o.Plan = False, show_examples: o.ShowExamples
     DATA is a folder with OPPU's or LaMP's files, or `demo` (also `demo:rate`, `demo:text`) for
     synthetic people with a task and a tiny base of their own.
     """
+    check_out(options)
     if plan:
         _print_costs(options)
         return

@@ -3,35 +3,52 @@
 from __future__ import annotations
 
 import os
+import tempfile
+from pathlib import Path
 from typing import Any
 
 from proper_model.base import compute_dtype, default_device
 from proper_model.encoding import Encoder
 from proper_model.errors import BaseModelError
+from proper_model.files import storage_errors
 from proper_model.structure import preset
 from simulations.calibrate import base_config, measure, shape_of
 from simulations.estimate import Estimate, count_tokens, estimate
 from simulations.options import RunOptions
-from simulations.prepare import LARGEST_EMBEDDED_PARAMETERS, cohort_size, server_threads
-from simulations.sources import Progress, load_source
+from simulations.prepare import LARGEST_EMBEDDED_PARAMETERS, build, cohort_size, server_threads
+from simulations.run_folder import check_out, check_same, existing_plan
+from simulations.sources import Progress, Source, load_source
 
 PROBE_TOKENS = 2048  # of one measured batch
 
 
 def plan_costs(options: RunOptions, progress: Progress) -> Estimate:
-    """Costs of the run that `options` describe; of all folds, if they are what is asked for."""
+    """Costs of the run that `options` describe; of all folds, if they are what is asked for.
+
+    Refuses what the run itself would refuse, OUT included; trains and stores nothing.
+    """
+    check_out(options)
     one = options.for_fold(0) if options.all_folds else options
-    source = load_source(one, progress)
+    with storage_errors(one.out), tempfile.TemporaryDirectory(prefix="proper-") as scratch:
+        source = load_source(one, progress, scratch=Path(scratch))
+        existing = existing_plan(one.out.resolve(), resume=one.resume)
+        if existing is not None:
+            prepared = build(one, source, one.out.resolve())
+            check_same(existing, prepared.plan, prepared.files)
+        return _costs(options, source, progress)
+
+
+def _costs(options: RunOptions, source: Source, progress: Progress) -> Estimate:
     settings, structure = source.settings, preset(options.preset)
     encoder = Encoder(
-        load_tokenizer(source.base),
+        load_tokenizer(source.config_base),
         max_prompt_tokens=settings.max_prompt_tokens,
         max_answer_tokens=settings.max_answer_tokens,
     )
     progress("counting tokens", 0, 0)
     tokens = count_tokens(source.population, source.task, encoder, settings)
     progress("measuring this machine", 0, 0)
-    config = base_config(source.base)
+    config = base_config(source.config_base)
     shape, dtype = shape_of(config), compute_dtype(settings.dtype, default_device())
     rows = max(1, min(settings.group.batch_size, PROBE_TOKENS // tokens.row))
     threads = options.threads or server_threads(shape.hidden)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from proper_model.config import StageSettings
@@ -29,7 +29,10 @@ DEMO_KINDS = {
 
 @dataclass(frozen=True)
 class Source:
-    """What a run works on. `truth` is JSON for synthetic people, None for real ones."""
+    """What a run works on. `truth` is JSON for synthetic people, None for real ones.
+
+    `sketch` holds configuration and tokenizer of a base that is not made yet, None for others.
+    """
 
     name: str
     population: Population
@@ -38,14 +41,21 @@ class Source:
     settings: StageSettings
     truth: str | None = None
     warnings: tuple[str, ...] = ()
+    sketch: str | None = None
+
+    @property
+    def config_base(self) -> str:
+        """Where configuration and tokenizer can be read."""
+        return self.sketch or self.base
 
 
-def load_source(options: RunOptions, progress: Progress) -> Source:
+def load_source(options: RunOptions, progress: Progress, *, scratch: Path | None = None) -> Source:
     """Read or make everything a run needs, split as asked.
 
+    With `scratch` nothing is trained or stored: a base that is still to be made is sketched there.
     Raises TaskError, DataError, ConfigError or BaseModelError with place and next step.
     """
-    source = _demo(options, progress) if options.is_demo else _real(options, progress)
+    source = _demo(options, progress, scratch) if options.is_demo else _real(options, progress)
     population = apply_split(
         source.population,
         options.split,
@@ -61,15 +71,7 @@ def load_source(options: RunOptions, progress: Progress) -> Source:
             f"{options.data}: no test users, so there is nobody to personalize for",
             hint="use --split random:N to choose test users among the pooled ones",
         )
-    return Source(
-        source.name,
-        population,
-        source.task,
-        source.base,
-        source.settings,
-        source.truth,
-        source.warnings,
-    )
+    return replace(source, population=population)
 
 
 def _real(options: RunOptions, progress: Progress) -> Source:
@@ -106,20 +108,30 @@ def choose_template(name: str, template: str | None, settings: StageSettings) ->
     return task
 
 
-def _demo(options: RunOptions, progress: Progress) -> Source:
+def _demo(options: RunOptions, progress: Progress, scratch: Path | None) -> Source:
     from simulations.synthetic import make_synthetic
-    from simulations.tiny_base import make_tiny_base
+    from simulations.tiny_base import make_tiny_base, sketch_tiny_base
 
     settings = load_profile(options.profile_name)
     progress("making people", 0, 0)
     synthetic = make_synthetic(DEMO_KINDS[options.data], preset="demo", seed=options.seed)
-    base = make_tiny_base(
+    bases, texts, words = (
         options.cache_folder / "bases",
         synthetic.pretrain_texts,
-        vocabulary=synthetic.vocabulary,
-        seed=options.seed,
-        progress=lambda done, total: progress("pretraining a tiny base", done, total),
+        synthetic.vocabulary,
     )
+    sketch = None
+    if scratch is not None:
+        sketch = sketch_tiny_base(scratch, texts, vocabulary=words, seed=options.seed)
+        base = bases / sketch.name
+    else:
+        base = make_tiny_base(
+            bases,
+            texts,
+            vocabulary=words,
+            seed=options.seed,
+            progress=lambda done, total: progress("pretraining a tiny base", done, total),
+        )
     return Source(
         name=synthetic.settings.kind,
         population=synthetic.population,
@@ -127,4 +139,5 @@ def _demo(options: RunOptions, progress: Progress) -> Source:
         base=str(base.resolve()),
         settings=settings,
         truth=json.dumps(synthetic.truth, indent=1, sort_keys=True) + "\n",
+        sketch=None if sketch is None else str(sketch),
     )

@@ -85,16 +85,7 @@ def make_tiny_base(
         TrainingError: the loss is not finite.
     """
     shape, training = shape or TinyShape(), training or Pretraining()
-    words = sorted({w for text in texts for w in text.split()} | set(vocabulary))
-    if not texts:
-        raise BaseModelError("tiny base: no texts to pretrain on")
-    if len(words) + len(SPECIAL) > LARGEST_VOCABULARY:
-        raise BaseModelError(
-            f"tiny base: {len(words)} words, at most {LARGEST_VOCABULARY - len(SPECIAL)} fit",
-            hint="the tiny base is for synthetic populations; give a real base with --base",
-        )
-    recipe = [RECIPE, asdict(shape), asdict(training), seed, words, list(texts)]
-    name = "tiny-" + hashlib.sha256(json.dumps(recipe).encode()).hexdigest()[:16]
+    words, name = _recipe(texts, vocabulary, seed, shape, training)
     target = folder / name
     if target.is_dir():
         return target
@@ -107,6 +98,41 @@ def make_tiny_base(
         _pretrain(model, encoded, tokenizer.pad_token_id, training, seed, progress)
     _save(model, tokenizer, target)
     return target
+
+
+def sketch_tiny_base(
+    folder: Path, texts: Sequence[str], *, vocabulary: Iterable[str] = (), seed: int = 0
+) -> Path:
+    """Configuration and tokenizer of the base that `make_tiny_base` would make, under its name.
+
+    Nothing is trained, and there are no weights.
+    """
+    shape = TinyShape()
+    words, name = _recipe(texts, vocabulary, seed, shape, Pretraining())
+    tokenizer = word_tokenizer(words)
+    tiny_config(len(tokenizer), shape, pad=tokenizer.pad_token_id).save_pretrained(folder / name)
+    tokenizer.save_pretrained(folder / name)
+    return folder / name
+
+
+def _recipe(
+    texts: Sequence[str],
+    vocabulary: Iterable[str],
+    seed: int,
+    shape: TinyShape,
+    training: Pretraining,
+) -> tuple[list[str], str]:
+    """Words of a base, and its name, which says all that it is made from."""
+    words = sorted({w for text in texts for w in text.split()} | set(vocabulary))
+    if not texts:
+        raise BaseModelError("tiny base: no texts to pretrain on")
+    if len(words) + len(SPECIAL) > LARGEST_VOCABULARY:
+        raise BaseModelError(
+            f"tiny base: {len(words)} words, at most {LARGEST_VOCABULARY - len(SPECIAL)} fit",
+            hint="the tiny base is for synthetic populations; give a real base with --base",
+        )
+    recipe = [RECIPE, asdict(shape), asdict(training), seed, words, list(texts)]
+    return words, "tiny-" + hashlib.sha256(json.dumps(recipe).encode()).hexdigest()[:16]
 
 
 def word_tokenizer(words: Sequence[str]) -> Any:
@@ -134,9 +160,16 @@ def word_tokenizer(words: Sequence[str]) -> Any:
 
 def tiny_llama(vocabulary: int, shape: TinyShape, *, pad: int) -> Any:
     """A Llama of the given shape with random weights from torch's global generator."""
-    from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers import LlamaForCausalLM
 
-    config = LlamaConfig(
+    return LlamaForCausalLM(tiny_config(vocabulary, shape, pad=pad))
+
+
+def tiny_config(vocabulary: int, shape: TinyShape, *, pad: int) -> Any:
+    """The configuration of `tiny_llama`."""
+    from transformers import LlamaConfig
+
+    return LlamaConfig(
         vocab_size=vocabulary,
         hidden_size=shape.width,
         intermediate_size=shape.ffn,
@@ -150,7 +183,6 @@ def tiny_llama(vocabulary: int, shape: TinyShape, *, pad: int) -> Any:
         tie_word_embeddings=False,
         attn_implementation="eager",
     )
-    return LlamaForCausalLM(config)
 
 
 @contextmanager

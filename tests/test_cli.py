@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -56,6 +58,10 @@ REAL = ["--task", "synth_tag", "--base", "org/base"]
         (["run", "{data}", *REAL, "--folds", "3", "--fold", "3"], 11, "from 0 to 2"),
         (["run", "{data}", *REAL, "--folds", "3", "--split", "inactive:2"], 11, "--folds rotates"),
         (["run", "{data}", *REAL, "--users", "0"], 11, "--users must be at least 1"),
+        (["run", "{data}", *REAL, "--threads", "0"], 11, "--threads must be at least 1"),
+        (["run", "{data}", *REAL, "--threads", "100000"], 11, "--threads must be at most 1024"),
+        (["run", "{data}", *REAL, "--seed", "-1"], 11, "--seed must be from 0 to 4294967295"),
+        (["run", "{data}", *REAL, "--seed", "1" + "0" * 32], 11, "--seed must be from 0"),
         (["run", "{data}", "--task", "LaMP_99", "--base", "b"], 12, "unknown task 'LaMP_99'"),
         (["run", "{data}", *REAL, "--template", "rhymes"], 12, "no template set 'rhymes'"),
         (["run", "missing", *REAL], 13, "missing: no such file or folder"),
@@ -79,7 +85,7 @@ def test_bad_input_is_told_with_a_hint_and_its_own_code(
     assert "proper: error: " in shown.err
     assert "proper: hint: " in shown.err
     assert "Traceback" not in shown.err
-    assert not (tmp_path / "out" / "plan.json").exists()
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_profile_file_that_is_not_there(
@@ -111,6 +117,33 @@ def test_a_used_folder_is_refused_by_run_and_prepare(
         assert "is not empty" in error
         assert "--resume" in error
     assert run_cli(["run", str(data), *REAL, "--out", str(out), "--folds", "3"]) == 11
+
+
+def test_places_that_cannot_be_written_are_named_with_the_reason(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_run(tmp_path / "run", USERS, OUTPUTS)
+    assert run_cli(["score", str(tmp_path / "run")]) == 0
+    results, file = str(tmp_path / "run"), tmp_path / "file"
+    file.write_text("mine")
+    base = tmp_path / "base"
+    base.mkdir()
+    real = [str(data), "--task", "synth_tag", "--base", str(base)]
+    for line, reason in (
+        (["run", *real, "--out", "/proc/x"], "/proc/x: No such file or directory"),
+        (["prepare", *real, "--out", "/proc/x"], "/proc/x: No such file or directory"),
+        (["run", *real, "--out", f"{file}/run"], f"{file}/run: Not a directory"),
+        (["run", *real, "--folds", "2", "--out", f"{file}/run"], "Not a directory"),
+        (["report", results, "--out", str(tmp_path)], f"{tmp_path}: Is a directory"),
+        (["report", results, "--out", "/proc/x.html"], "/proc/x.html: No such file"),
+        (["fetch", "LaMP_3", "--out", str(file)], f"{file}: File exists"),
+    ):
+        assert run_cli(line) == 20, line
+        error = capsys.readouterr().err
+        assert reason in error
+        assert "proper: hint: " in error
+        assert "internal" not in error
+    assert file.read_text() == "mine"
 
 
 def test_debug_shows_where_it_happened(capsys: pytest.CaptureFixture[str]) -> None:
@@ -284,3 +317,23 @@ def test_notebook_results_answer_questions(tmp_path: Path, monkeypatch: pytest.M
     assert results.table().startswith("| arm |")
     assert "stage3 − stage1" in results.differences()
     assert results.report.is_file()
+
+
+def test_a_used_folder_is_refused_before_anything_heavy_is_loaded(
+    tmp_path: Path, repository: Path
+) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    program = (
+        "import sys; from simulations.cli import run_cli\n"
+        f"codes = [run_cli([*line, '--out', {str(tmp_path)!r}]) for line in "
+        "(['run', 'demo'], ['run', 'demo', '--plan'], ['prepare', 'demo'],"
+        " ['run', 'demo', '--folds', '3'])]\n"
+        "heavy = {'torch', 'transformers', 'flwr', 'matplotlib', 'sklearn'} & set(sys.modules)\n"
+        "print(codes, sorted(heavy))"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(repository)}
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[11, 11, 11, 11] []", done.stderr
+    assert [p.name for p in tmp_path.iterdir()] == ["notes.txt"]

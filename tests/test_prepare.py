@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import stat
 from dataclasses import replace
 from pathlib import Path
@@ -10,12 +11,14 @@ from pathlib import Path
 import pytest
 
 from proper_model.data import write_oppu
-from proper_model.errors import BaseModelError, ConfigError, DataError, TaskError
+from proper_model.errors import BaseModelError, ConfigError, DataError, StorageError, TaskError
 from proper_model.records import Population
 from proper_model.runplan import RunPlan, file_sha256
 from proper_model.trust import TrustedRoot, key_id
+from simulations import prepare as prepare_module
+from simulations import tiny_base
 from simulations.options import RunOptions
-from simulations.prepare import flwr_command, prepare
+from simulations.prepare import prepare
 from simulations.synthetic import make_synthetic
 from simulations.tiny_base import Pretraining, TinyShape, make_tiny_base
 
@@ -143,20 +146,59 @@ def test_resume_finds_the_same_run(options: RunOptions) -> None:
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"seed": 5}, "seed"),
-        ({"preset": "paper"}, "preset"),
-        ({"profile": "tiny"}, "settings"),
-        ({"arms": ("stage1",)}, "arms"),
-        ({"max_items": 4}, "split"),
+        ({"seed": 5}, "--seed"),
+        ({"preset": "paper"}, "--preset"),
+        ({"profile": "tiny"}, "--profile"),
+        ({"arms": ("stage1",)}, "--arms"),
+        ({"max_items": 4}, "--max-items"),
+        ({"users": 2}, "--users"),
+        ({"pooled_users": 4}, "--pooled-users"),
+        ({"split": "random:3", "users": 3}, "--split, --users"),
+        ({"task": "{task}"}, "--task"),
+        ({"base": "{base}"}, "--base"),
+        ({"folds": 3, "fold": 1}, "--fold, --folds"),
     ],
 )
-def test_resume_refuses_another_run_and_says_what_differs(
-    options: RunOptions, change: dict[str, object], named: str
+def test_resume_refuses_another_run_and_names_the_options(
+    world: tuple[Path, Path, Population],
+    options: RunOptions,
+    tmp_path: Path,
+    change: dict[str, object],
+    named: str,
 ) -> None:
-    prepare(options, quiet)
-    with pytest.raises(ConfigError, match=rf"differs in: .*{named}") as caught:
+    plan = prepare(options, quiet)
+    places = {"task": tmp_path / "other.toml", "base": tmp_path / "copy"}
+    places["task"].write_text(plan.task_toml + "\n# changed\n")
+    shutil.copytree(world[1], places["base"])
+    change = {k: v.format(**places) if isinstance(v, str) else v for k, v in change.items()}
+    with pytest.raises(ConfigError) as caught:
         prepare(replace(options, resume=True, **change), quiet)  # type: ignore[arg-type]
+    assert caught.value.message.endswith(f" holds another run; it differs in: {named}")
     assert caught.value.hint is not None
+
+
+def test_a_demo_that_differs_is_named_by_what_the_user_gave(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Without the seconds of pretraining: a demo's base is named by what it is made from.
+    monkeypatch.setattr(tiny_base, "_pretrain", lambda *_: None)
+    demo = RunOptions(data="demo", out=tmp_path / "out", users=3)
+    prepare(demo, quiet)
+    for change, named in (
+        ({"seed": 1}, "--seed"),
+        ({"data": "demo:rate"}, "DATA"),
+        ({"profile": "tiny"}, "--profile"),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            prepare(replace(demo, resume=True, **change), quiet)  # type: ignore[arg-type]
+        assert caught.value.message.endswith(f"differs in: {named}")
+
+
+def test_a_run_that_was_moved_says_so(options: RunOptions) -> None:
+    plan = prepare(options, quiet)
+    moved = plan.out.rename(plan.out.with_name("moved"))
+    with pytest.raises(ConfigError, match=r"differs in: --out \(the run was prepared in another"):
+        prepare(replace(options, out=moved, resume=True), quiet)
 
 
 def test_resume_refuses_when_the_data_changed(options: RunOptions) -> None:
@@ -204,13 +246,32 @@ def test_bad_input_is_named_before_anything_is_written(
 ) -> None:
     with pytest.raises(error, match=words):
         prepare(replace(options, **change), quiet)  # type: ignore[arg-type]
-    assert not (options.out / "plan.json").exists()
-    assert not (options.out / "devices").exists()
+    assert not options.out.exists()
 
 
-def test_the_printed_command_names_plan_and_size(options: RunOptions) -> None:
-    plan = prepare(replace(options, users_per_node=4), quiet)
-    command = flwr_command(plan)
-    assert f'plan="{plan.out}/plan.json"' in command
-    assert f"num-supernodes={plan.node_count}" in command
-    assert plan.node_count == -(-len(plan.devices) // 4)
+@pytest.mark.parametrize("there", [False, True])
+def test_a_base_that_fails_leaves_no_folder(options: RunOptions, there: bool) -> None:
+    broken = options.out.with_name("broken")
+    broken.mkdir()
+    out = options.out.with_name("runs") / "deep" / "out"
+    if there:
+        out.mkdir(parents=True)
+    with pytest.raises(BaseModelError):
+        prepare(replace(options, base=str(broken), out=out), quiet)
+    assert out.exists() == there
+    assert out.parent.parent.exists() == there
+    assert not there or list(out.iterdir()) == []
+
+
+def test_a_place_that_cannot_be_written_is_told_before_a_base_is_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prepare_module, "load_source", lambda *_: pytest.fail("too late"))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match=r"file/out: Not a directory"):
+        prepare(RunOptions(data="demo", out=tmp_path / "file" / "out"), quiet)
+
+
+def test_more_devices_a_node_than_there_are_is_all_of_them(options: RunOptions) -> None:
+    plan = prepare(replace(options, users_per_node=10**30), quiet)
+    assert plan.users_per_node == len(plan.devices)
