@@ -109,13 +109,14 @@ def prepare(options: RunOptions) -> None:
             hint="add --fold I, or use proper-sim run for all folds",
         )
     check_out(options)
-    from simulations.flower_command import flwr_command, score_command
+    from simulations.flower_command import STOP_COMMAND, flwr_command, score_command
     from simulations.prepare import prepare as write
 
     with progress_bars() as show:
         plan = write(options, show)
     print_line(flwr_command(plan))
     say(f"then: {score_command(options.out)}")
+    say(f"Flower leaves a SuperLink running; to stop it: {STOP_COMMAND}")
 
 
 @app.command()

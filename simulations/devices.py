@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from client.adaptation import UserState
 
 TRUTH_FILE = "truth.json"  # in OUT of synthetic people only
-RESUME_HINT = "go on with the run: proper-sim run ... --resume, or start it: flwr run ."
+RESUME_HINT = (
+    "go on with the run: proper-sim run ... --resume, or start it as proper-sim prepare says"
+)
 
 
 def plan_task(plan: RunPlan) -> Task:

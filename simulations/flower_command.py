@@ -18,6 +18,9 @@ SWITCHES = (
     "RAY_USAGE_STATS_ENABLED",
 )
 
+# `flwr run` leaves its local SuperLink running, and Flower has no command that ends it.
+STOP_COMMAND = "pkill -f 'flower-superlink.*--port 39091'"
+
 
 def flwr_command(plan: RunPlan) -> str:
     """The command that runs this plan on this machine."""

@@ -22,6 +22,7 @@ from federation import CANARY, make_federation
 from coordinator.release import latest
 from coordinator.shipment import Shipment
 from proper_model.runplan import RunPlan
+from simulations.flower_command import run_config
 from simulations.flower_processes import child_environment, free_port
 from simulations.launch import launch
 
@@ -129,7 +130,7 @@ def test_flowers_own_command_gives_the_same_numbers(finished, tmp_path, reposito
     (Path(environment["FLWR_HOME"]) / "config.toml").write_text(
         '[superlink]\ndefault = "local"\n\n[superlink.local]\naddress = ":local-in-memory:"\n'
     )
-    plan_option = f"plan={json.dumps(str(other.out / 'plan.json'))}"
+    plan_option = run_config(other.out / "plan.json")
     command = ["flwr", "run", ".", "local", "--stream", "--run-config", plan_option]
     # Supervised, because `flwr run . local` leaves its SuperLink running.
     flower = subprocess.Popen(

@@ -9,9 +9,10 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from federation import make_federation
 from test_results import example
 
-from simulations import api
+from simulations import api, flower_command
 from simulations.options import RunOptions
 from simulations.results import Results, write_results
 
@@ -118,6 +119,25 @@ def test_proper_sim_commands_exist(readme: str) -> None:
     assert unknown_options(readme) == []
     planted = "```bash\nproper-sim brew\nproper-sim run x --sugar 2\n```"
     assert unknown_options(planted) == ["brew", "run --sugar"]
+
+
+def test_the_flower_lines_are_those_that_prepare_prints(
+    readme: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = make_federation(tmp_path / "runs" / "news", devices=13, users_per_node=7, base=False)
+    monkeypatch.setattr(flower_command.os, "cpu_count", lambda: 2)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    printed = [
+        shlex.split(line)
+        for line in (
+            flower_command.flwr_command(plan),
+            flower_command.score_command(Path("runs/news")),
+            flower_command.STOP_COMMAND,
+        )
+    ]
+    (block,) = (body for body in fenced(readme, "bash") if "flwr run" in body)
+    shown = [shlex.split(line.replace("$PWD", str(tmp_path))) for line in block.splitlines()]
+    assert shown[1:] == printed
 
 
 def test_relative_links_resolve(repository: Path, tmp_path: Path) -> None:
