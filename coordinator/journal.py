@@ -83,10 +83,6 @@ class Journal:
         if keep:
             self.finish(name, seconds=time.monotonic() - start, value=result["value"])
 
-    def timings_s(self) -> dict[str, float]:
-        """Seconds by finished step."""
-        return {name: float(step["seconds"]) for name, step in self.steps.items()}
-
 
 @contextlib.contextmanager
 def exclusive(folder: Path) -> Iterator[None]:

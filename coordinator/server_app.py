@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
+from coordinator.clock import RELEASE, TIMINGS_FILE, Progress, StepClock
 from coordinator.journal import Journal, exclusive
 from coordinator.messages import MessageLedger
 from coordinator.progress import ProgressFile
@@ -24,9 +25,12 @@ from coordinator.release import PublishedBundle
 from coordinator.shipment import Shipment
 from coordinator.strategy import Federation
 from proper_model.errors import ProperError, SimulationError
-from proper_model.files import storage_errors, write_atomic
+from proper_model.files import read_regular, storage_errors, write_atomic
+from proper_model.machine import HARDWARE_FILE, facts
 from proper_model.protocol import Kind, Status
 from proper_model.runplan import RunPlan, find_plan
+
+MAX_HARDWARE_BYTES = 1024 * 1024
 
 app = ServerApp()
 
@@ -63,40 +67,45 @@ def coordinate(plan: RunPlan, grid: Grid, progress: ProgressFile) -> None:
 
     if journal.done("personalize") and journal.done("evaluate"):
         return
+    note_hardware(plan)
 
-    # Stages 1, 2 and 3a-3b on pooled users, frozen and signed.
-    release = published(plan, journal.value("release")) if journal.done("release") else None
-    if release is None:
-        journal.forget("personalize", "evaluate")  # they were about another release
-        with journal.step("release") as result:
-            release = make_release(plan, progress)
-            result["value"] = release.bundle_id
+    with StepClock(plan.out / TIMINGS_FILE) as clock:
+        # Stages 1, 2 and 3a-3b on pooled users, frozen and signed.
+        release = published(plan, journal.value("release")) if journal.done("release") else None
+        if release is None:
+            journal.forget("personalize", "evaluate")  # they were about another release
+            clock.enter(RELEASE)
+            with journal.step("release") as result:
+                release = make_release(plan, clock.watch(progress.report))
+                result["value"] = release.bundle_id
+            clock.leave()
 
-    # Every node gets the pieces it lacks, once, verifies the bundle and installs it.
-    federation.wait_for_nodes(plan.node_count)
-    shipment = Shipment.of_folder(release.bundle_id, release.path)
-    with journal.step("ship"):
-        require(federation.ship(shipment), "install the bundle")
+        # Every node gets the pieces it lacks, once, verifies the bundle and installs it.
+        federation.wait_for_nodes(plan.node_count)
+        shipment = Shipment.of_folder(release.bundle_id, release.path)
+        clock.enter("ship")
+        with journal.step("ship"):
+            require(federation.ship(shipment), "install the bundle")
 
-    # The private round and predictions, both on the devices. Status codes come back.
-    problems = []
-    for phase, kind in (("personalize", Kind.PERSONALIZE), ("evaluate", Kind.EVALUATE)):
-        if journal.done(phase):
-            continue
-        progress.report(phase, 0, len(federation.nodes))
-        try:
-            # Only the whole federation finishes a phase; who was absent is asked next time.
-            with journal.step(phase, keep=len(federation.nodes) >= plan.node_count):
-                require(federation.round(kind, shipment), phase)
-        except SimulationError as error:
-            # One device without an adapter does not keep the others from being evaluated.
-            problems.append(error)
-    write_timings(plan, journal)
+        # The private round and predictions, both on the devices. Status codes come back.
+        problems = []
+        for phase, kind in (("personalize", Kind.PERSONALIZE), ("evaluate", Kind.EVALUATE)):
+            if journal.done(phase):
+                continue
+            clock.enter(phase)
+            progress.report(phase, 0, len(federation.nodes))
+            try:
+                # Only the whole federation finishes a phase; who was absent is asked next time.
+                with journal.step(phase, keep=len(federation.nodes) >= plan.node_count):
+                    require(federation.round(kind, shipment), phase)
+            except SimulationError as error:
+                # One device without an adapter does not keep the others from being evaluated.
+                problems.append(error)
     if problems:
         raise problems[0]
 
 
-def make_release(plan: RunPlan, progress: ProgressFile) -> PublishedBundle:
+def make_release(plan: RunPlan, report: Progress) -> PublishedBundle:
     """Run the pooled stages and publish what they made."""
     import torch
 
@@ -115,9 +124,9 @@ def make_release(plan: RunPlan, progress: ProgressFile) -> PublishedBundle:
         plan.stage_settings,
         seed=plan.seed,
         cache=plan.cache,
-        progress=progress.report,
+        progress=report,
     )
-    progress.report("signing the release", 0, 1)
+    report("signing the release", 0, 1)
     return publish_release(release, plan)
 
 
@@ -133,7 +142,12 @@ def require(outcome: Mapping[int, Status], step: str) -> None:
         )
 
 
-def write_timings(plan: RunPlan, journal: Journal) -> None:
-    """Seconds by step, for the report."""
-    content = json.dumps(journal.timings_s(), indent=1) + "\n"
-    write_atomic(plan.out / "timings.json", content.encode())
+def note_hardware(plan: RunPlan) -> None:
+    """Add this machine and its versions to those that the run was trained on."""
+    path, here = plan.out / HARDWARE_FILE, facts()
+    try:
+        known = list(json.loads(read_regular(path, limit_bytes=MAX_HARDWARE_BYTES)))
+    except (OSError, ValueError, TypeError):
+        known = []
+    if here not in known:
+        write_atomic(path, (json.dumps([*known, here], indent=1) + "\n").encode())

@@ -1,14 +1,16 @@
-"""Facts about this machine and this code that make a result traceable. No host or user name."""
+"""Which machine and which code made a result."""
 
 from __future__ import annotations
 
 import importlib.metadata
-import os
-import platform
+import json
 import shutil
 import subprocess
+from collections.abc import Iterable
 from pathlib import Path
 
+from proper_model.errors import ReportError
+from proper_model.machine import HARDWARE_FILE, facts
 from simulations.results import Hardware
 
 SOURCE = Path(__file__).resolve().parent.parent
@@ -16,31 +18,30 @@ SOURCE = Path(__file__).resolve().parent.parent
 
 def hardware() -> Hardware:
     """Processor, memory, accelerator and versions of this machine."""
-    import torch
-
-    return Hardware(
-        system=f"{platform.system()} {platform.machine()}",
-        cpu=cpu_model(),
-        cores=os.cpu_count() or 1,
-        ram_bytes=total_memory_bytes(),
-        gpu=torch.cuda.get_device_name(0) if torch.cuda.is_available() else None,
-        python=platform.python_version(),
-        torch=str(torch.__version__),
-    )
+    return Hardware.model_validate(facts())
 
 
-def total_memory_bytes() -> int:
-    """Physical memory of this machine."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+def trained_on(folders: Iterable[Path]) -> Hardware | None:
+    """Where the runs in `folders` were trained, by their coordinators' notes; None without any.
 
-
-def cpu_model(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
-    """The marketing name where the system tells it, else the architecture."""
-    if cpuinfo.is_file():
-        for line in cpuinfo.read_text(errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine() or "unknown"
+    A run that went on elsewhere, or folds on several machines, name all of them. Raises
+    ReportError if a note is damaged.
+    """
+    known: list[Hardware] = []
+    for path in (folder / HARDWARE_FILE for folder in folders):
+        if path.is_file():
+            try:
+                known += [Hardware.model_validate(entry) for entry in json.loads(path.read_text())]
+            except (ValueError, TypeError):  # pydantic's error is a ValueError
+                raise ReportError(f"{path}: expected a list of machines") from None
+    if not known:
+        return None
+    merged: dict[str, object] = {}
+    for name in Hardware.model_fields:
+        values = dict.fromkeys(value for k in known if (value := getattr(k, name)) is not None)
+        numbers = [value for value in values if isinstance(value, int)]
+        merged[name] = max(numbers) if numbers else ", ".join(values) or None
+    return Hardware.model_validate(merged)
 
 
 def commit(source: Path = SOURCE) -> str:

@@ -7,6 +7,7 @@ import re
 import shlex
 from pathlib import Path
 
+from proper_model.machine import total_memory_bytes
 from proper_model.runplan import PLAN_FILE, RunPlan
 from simulations.console import QUIET
 
@@ -26,7 +27,6 @@ def flwr_command(plan: RunPlan) -> str:
     """The command that runs this plan on this machine."""
     import torch
 
-    from simulations.environment import total_memory_bytes
     from simulations.launch import choose_resources
 
     resources = choose_resources(

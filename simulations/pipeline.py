@@ -6,7 +6,6 @@ keeps a journal, devices skip what they have, a finished control is not computed
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -24,7 +23,7 @@ from simulations.run_folder import check_folds_folder
 from simulations.rundata import load_run, run_plans
 from simulations.score import score_run
 from simulations.sources import Progress
-from simulations.timings import POOLED_PHASES, PhaseClock, add_seconds, coordinator_seconds, timed
+from simulations.timings import FlowerClock, timed
 
 REPORT_FILE = "report.html"
 SYNTHETIC_NOTE = "This person is synthetic: the text was generated and belongs to nobody."
@@ -57,18 +56,13 @@ def run_one(options: RunOptions, progress: Progress) -> RunPlan:
 
 
 def run_federation(plan: RunPlan, progress: Progress) -> None:
-    """The part that goes through Flower; what its own steps did not take is start and stop."""
+    """The part that goes through Flower; Flower's own share of the time is noted."""
     from simulations.launch import launch
 
-    start, before = time.monotonic(), coordinator_seconds(plan.out)
     progress("starting Flower", 0, 0)
-    clock = PhaseClock(progress)
+    clock = FlowerClock(plan.out, progress)
     launch(plan.out / PLAN_FILE, clock)
-    for phase in POOLED_PHASES:
-        if phase in clock.seconds:
-            add_seconds(plan.out, phase, clock.seconds[phase])
-    steps = coordinator_seconds(plan.out) - before
-    add_seconds(plan.out, "flower", max(0.0, time.monotonic() - start - steps))
+    clock.finish()
 
 
 def finish(out: Path, progress: Progress, *, show_examples: bool = False) -> Results:

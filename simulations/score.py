@@ -86,7 +86,7 @@ def make_results(data: RunData, out: Path, *, resamples: int, confidence: float)
         profile=plan.stage_settings.name,
         seed=plan.seed,
         split=split,
-        hardware=environment.hardware(),
+        hardware=environment.trained_on(p.out for p in data.plans) or environment.hardware(),
         commit=environment.commit(),
         arms={
             arm: ArmResult(

@@ -1,4 +1,4 @@
-"""Seconds by phase: the coordinator's steps and the launcher's phases, in one file of a run."""
+"""Seconds by phase: the coordinator's steps and the launcher's phases, each in its own file."""
 
 from __future__ import annotations
 
@@ -8,32 +8,38 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from coordinator.clock import POOLED_PHASES, RELEASE, TIMINGS_FILE
 from proper_model.errors import ReportError
 from proper_model.files import write_atomic
 from proper_model.runplan import RunPlan
 from simulations.sources import Progress
 
-COORDINATOR_FILE = "timings.json"
 PHASES_FILE = "phases.json"
-# Stages 1, 2 and 3a-3b as the coordinator names them; together with signing its step "release".
-POOLED_PHASES = ("population", "group", "router")
 
 
-class PhaseClock:
-    """A progress callback that also notes how long each phase was the current one."""
+class FlowerClock:
+    """A progress callback that notes what Flower itself takes, beside the coordinator's steps.
 
-    def __init__(self, progress: Progress) -> None:
-        self.progress = progress
-        self.seconds: dict[str, float] = {}
-        self._phase, self._since = "", time.monotonic()
+    The start is written with the coordinator's first word, so that a kill loses only the end.
+    """
+
+    def __init__(self, out: Path, progress: Progress) -> None:
+        self.out, self.progress = out, progress
+        self._start, self._steps = time.monotonic(), coordinator_seconds(out)
+        self._noted: float | None = None
 
     def __call__(self, phase: str, done: int, total: int) -> None:
-        """Pass on, and on a change of phase close the one before."""
-        if phase != self._phase:
-            now = time.monotonic()
-            self.seconds[self._phase] = self.seconds.get(self._phase, 0.0) + now - self._since
-            self._phase, self._since = phase, now
+        """Pass on; the first call is the end of the start."""
+        if self._noted is None:
+            self._noted = time.monotonic() - self._start
+            add_seconds(self.out, "flower", self._noted)
         self.progress(phase, done, total)
+
+    def finish(self) -> None:
+        """Add what is neither the start nor a step."""
+        steps = coordinator_seconds(self.out) - self._steps
+        rest = time.monotonic() - self._start - steps - (self._noted or 0.0)
+        add_seconds(self.out, "flower", max(0.0, rest))
 
 
 @contextlib.contextmanager
@@ -54,19 +60,20 @@ def add_seconds(out: Path, phase: str, seconds: float) -> None:
 
 def coordinator_seconds(out: Path) -> float:
     """Sum over the coordinator's finished steps."""
-    return sum(_read(out / COORDINATOR_FILE).values())
+    return sum(_read(out / TIMINGS_FILE).values())
 
 
 def read_timings(out: Path, plans: Sequence[RunPlan]) -> dict[str, float]:
     """Seconds by phase, none counted twice; folds are summed. Empty for folders nobody timed."""
     total: dict[str, float] = {}
     for folder in dict.fromkeys((out, *(plan.out for plan in plans))):
-        for name in (COORDINATOR_FILE, PHASES_FILE):
-            for phase, seconds in _read(folder / name).items():
-                total[phase] = total.get(phase, 0.0) + seconds
-    if "release" in total:
-        inside = sum(total.get(phase, 0.0) for phase in POOLED_PHASES)
-        total["release"] = max(0.0, total["release"] - inside)
+        found = [_read(folder / name) for name in (TIMINGS_FILE, PHASES_FILE)]
+        # Earlier launchers noted the pooled phases, which the coordinator's release then included.
+        inside = sum(found[1].get(phase, 0.0) for phase in POOLED_PHASES)
+        if inside and RELEASE in found[0]:
+            found[0][RELEASE] = max(0.0, found[0][RELEASE] - inside)
+        for phase, seconds in (item for phases in found for item in phases.items()):
+            total[phase] = total.get(phase, 0.0) + seconds
     return total
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from proper_model import machine
 from proper_model.errors import ReportError
 from simulations import environment
 from simulations.results import Contrast, Results, read_results, to_json, write_results
@@ -145,7 +146,7 @@ def test_environment_states_code_and_machine(tmp_path: Path) -> None:
     assert facts.ram_bytes > 2**20
     cpuinfo = tmp_path / "cpuinfo"
     cpuinfo.write_text("processor : 0\nmodel name\t: Tiny CPU 1\n")
-    assert environment.cpu_model(cpuinfo) == "Tiny CPU 1"
+    assert machine.cpu_model(cpuinfo) == "Tiny CPU 1"
     assert environment.commit(tmp_path) == "unknown" or environment.commit(tmp_path).startswith(
         "version "
     )

@@ -9,7 +9,7 @@ import pytest
 from run_folders import make_run, make_user
 
 from proper_model.errors import MetricError, ReportError
-from simulations import timings
+from simulations import environment, timings
 from simulations.details import read_details
 from simulations.results import read_results
 from simulations.score import message_totals, score_run
@@ -172,13 +172,50 @@ def test_levels_of_synthetic_people_are_told_apart(tmp_path: Path) -> None:
         score_run(tmp_path, resamples=50)
 
 
-def test_phase_clock_passes_on_and_times_each_phase(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = iter([0.0, 1.0, 4.0, 9.0])
+def test_flowers_share_is_the_start_and_what_no_step_took(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def flower() -> float:
+        return float(json.loads((tmp_path / "phases.json").read_text())["flower"])
+
+    now = iter([100.0, 103.0, 120.0, 200.0, 204.0])
     monkeypatch.setattr(timings.time, "monotonic", lambda: next(now))
+    (tmp_path / "timings.json").write_text('{"release": 50.0}')  # of an earlier start
     seen: list[tuple[str, int, int]] = []
-    clock = timings.PhaseClock(lambda *row: seen.append(row))
-    for row in (("population", 0, 2), ("population", 1, 2), ("group", 0, 1), ("ship", 0, 1)):
-        clock(*row)
-    assert seen == [("population", 0, 2), ("population", 1, 2), ("group", 0, 1), ("ship", 0, 1)]
-    assert clock.seconds["population"] == 3.0
-    assert clock.seconds["group"] == 5.0
+    clock = timings.FlowerClock(tmp_path, lambda *row: seen.append(row))
+    clock("population", 0, 2)
+    assert flower() == 3.0, "on disk before anything can be killed"
+    clock("population", 1, 2)
+    assert seen == [("population", 0, 2), ("population", 1, 2)]
+    (tmp_path / "timings.json").write_text('{"release": 62.0}')
+    clock.finish()
+    assert flower() == 3.0 + (20.0 - 3.0 - 12.0)
+    timings.FlowerClock(tmp_path, lambda *_: None)("evaluate", 0, 1)
+    assert flower() == 12.0, "another start adds"
+
+
+def test_times_of_a_killed_and_resumed_run_are_added_not_subtracted(tmp_path: Path) -> None:
+    make_run(tmp_path, USERS, OUTPUTS)
+    steps = {"population": 10.0, "group": 20.0, "router": 5.0, "release": 1.0, "personalize": 2.0}
+    (tmp_path / "timings.json").write_text(json.dumps(steps))
+    (tmp_path / "phases.json").write_text(json.dumps({"prepare": 1.0, "flower": 4.0}))
+    results, _ = score_run(tmp_path, resamples=50)
+    assert results.timings_s == {**steps, "prepare": 1.0, "flower": 4.0}
+
+
+def test_results_name_the_machines_that_trained_not_the_one_that_scores(tmp_path: Path) -> None:
+    for fold, user in enumerate(USERS):
+        only = {arm: {user.user_id: rows[user.user_id]} for arm, rows in OUTPUTS.items()}
+        make_run(tmp_path / f"fold-{fold}", (user,), only, fold=fold, folds=2)
+    here, _ = score_run(tmp_path, resamples=50)
+    assert here.hardware == environment.hardware()
+    first = {**environment.hardware().model_dump(), "torch": "1.0", "cores": 3, "gpu": None}
+    second = {**first, "torch": "2.0", "cores": 64, "gpu": "Big GPU"}
+    (tmp_path / "fold-0" / "hardware.json").write_text(json.dumps([first]))
+    (tmp_path / "fold-1" / "hardware.json").write_text(json.dumps([first, second]))
+    found = score_run(tmp_path, resamples=50)[0].hardware
+    assert (found.torch, found.gpu, found.cores) == ("1.0, 2.0", "Big GPU", 64)
+    assert found.cpu == environment.hardware().cpu
+    (tmp_path / "fold-1" / "hardware.json").write_text('[{"torch": 1}]')
+    with pytest.raises(ReportError, match=r"hardware\.json"):
+        score_run(tmp_path, resamples=50)

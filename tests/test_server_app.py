@@ -7,6 +7,8 @@ before any message, and what a restart does can be counted.
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
 import shutil
 from collections import Counter
 
@@ -100,6 +102,10 @@ def predictions(plan: RunPlan) -> dict[str, bytes]:
     }
 
 
+def timings(plan: RunPlan) -> dict[str, float]:
+    return json.loads((plan.out / "timings.json").read_text())
+
+
 def outcome(plan: RunPlan) -> dict:
     return json.loads((plan.out / "progress.json").read_text())
 
@@ -143,14 +149,45 @@ def test_a_run_sends_five_messages_to_a_node(plan, stages):
     assert run(plan) == ONCE
     assert len(predictions(plan)) == 3 * 4
     assert outcome(plan)["state"] == "finished"
-    assert set(json.loads((plan.out / "timings.json").read_text())) == {
-        "release",
-        "ship",
-        "personalize",
-        "evaluate",
-    }
+    assert {"release", "ship", "personalize", "evaluate"} <= set(timings(plan))
+    trained = json.loads((plan.out / "hardware.json").read_text())
+    assert [entry["torch"] for entry in trained] == [str(torch.__version__)]
     assert sum(run(plan).values()) == 0
     assert stages == [0]
+
+
+def test_a_kill_loses_the_time_of_one_step_at_most(tmp_path, monkeypatch):
+    plan = make_federation(tmp_path / "out", devices=3, users_per_node=2)  # a cache of its own
+
+    def kill(*_args, progress, **_kwargs):
+        progress(0, 1)
+        os._exit(9)  # as SIGKILL does: nothing is cleaned up, nothing written
+
+    import coordinator.stages
+
+    with monkeypatch.context() as patch:
+        patch.setattr(coordinator.stages, "train_lora_router", kill)
+        child = multiprocessing.get_context("fork").Process(target=run, args=(plan,))
+        child.start()
+        child.join()
+    assert child.exitcode == 9
+    first = timings(plan)
+    assert set(first) == {"release", "population", "group"}
+    run(plan)
+    second = timings(plan)
+    assert set(second) == {*first, "router", "ship", "personalize", "evaluate"}
+    assert second["population"] == first["population"]
+    assert second["group"] == first["group"]
+
+
+def test_a_run_that_goes_on_under_other_versions_names_both(plan, monkeypatch):
+    with pytest.raises(Killed):
+        run(plan, 2)
+    elsewhere = {**server.facts(), "torch": "99.0"}
+    monkeypatch.setattr(server, "facts", lambda: elsewhere)
+    run(plan)
+    trained = json.loads((plan.out / "hardware.json").read_text())
+    assert [entry["torch"] for entry in trained] == [str(torch.__version__), "99.0"]
 
 
 @pytest.mark.parametrize("kill_at", range(0, 10, 3))

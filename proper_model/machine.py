@@ -1,0 +1,38 @@
+"""Facts about this machine that make a result traceable. No host or user name."""
+
+from __future__ import annotations
+
+import os
+import platform
+from pathlib import Path
+
+HARDWARE_FILE = "hardware.json"  # in OUT: where the run was trained, written by the coordinator
+
+
+def facts() -> dict[str, str | int | None]:
+    """Processor, memory, accelerator and versions of this machine and interpreter."""
+    import torch
+
+    return {
+        "system": f"{platform.system()} {platform.machine()}",
+        "cpu": cpu_model(),
+        "cores": os.cpu_count() or 1,
+        "ram_bytes": total_memory_bytes(),
+        "gpu": torch.cuda.get_device_name(0) if torch.cuda.is_available() else None,
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+    }
+
+
+def total_memory_bytes() -> int:
+    """Physical memory of this machine."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def cpu_model(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    """The marketing name where the system tells it, else the architecture."""
+    if cpuinfo.is_file():
+        for line in cpuinfo.read_text(errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine() or "unknown"
