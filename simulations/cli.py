@@ -8,9 +8,11 @@ Ctrl-C. Conventions: age's `proper: error:` and `proper: hint:` lines.
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -18,18 +20,27 @@ from typing import Annotated
 import click
 import typer
 
-from proper_model.errors import ConfigError, DataError, ProperError
+from proper_model.errors import ConfigError, DataError, InterruptedRunError, ProperError
 from simulations import cli_options as o
-from simulations.console import QUIET, print_line, print_table, progress_bars, say, say_error
+from simulations.console import (
+    QUIET,
+    package_version,
+    print_line,
+    print_table,
+    progress_bars,
+    say,
+    say_error,
+    stopping,
+)
 from simulations.options import RunOptions
 from simulations.run_folder import check_out
 
-INTERRUPTED = 130
+USAGE, INTERRUPTED = 2, 130
 
 app = typer.Typer(
     name="proper-sim",
     help="Simulate PROPER: population, group and user level on many users of one machine.",
-    no_args_is_help=True,
+    invoke_without_command=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
@@ -48,9 +59,19 @@ class Session:
 def before(
     context: typer.Context,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+    version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False,
 ) -> None:
     """Simulate PROPER: population, group and user level on many users of one machine."""
     context.ensure_object(Session).debug = debug
+    if version:
+        print_line(f"proper-sim {package_version()}")
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        say("error: a command is missing")
+        say("hint: the list below; proper-sim COMMAND --help says more about one")
+        with redirect_stdout(sys.stderr):  # the help was not asked for, and typer prints it
+            print_line(context.get_help().rstrip())
+        raise typer.Exit(USAGE)
 
 
 @app.command()
@@ -136,12 +157,11 @@ def run(options: RunOptions, plan: o.Plan = False, show_examples: o.ShowExamples
     try:
         with progress_bars() as show:
             execute(options, show, show_examples=show_examples)
-    except KeyboardInterrupt:
-        say("interrupted")
-        say(
-            f"hint: resume with the same command and --resume; {options.out} keeps what is finished"
-        )
-        raise typer.Exit(INTERRUPTED) from None
+    except (KeyboardInterrupt, InterruptedRunError):
+        raise InterruptedRunError(
+            "interrupted",
+            hint=f"go on with the same command and --resume; {options.out} keeps what is finished",
+        ) from None
     _print_run(options.out)
 
 
@@ -223,6 +243,11 @@ def run_cli(arguments: Sequence[str]) -> int:
     session = Session()
     try:
         code = app(args=list(arguments), obj=session, prog_name="proper-sim", standalone_mode=False)
+    except (KeyboardInterrupt, click.Abort, InterruptedRunError) as error:
+        say("interrupted")
+        if isinstance(error, InterruptedRunError) and error.hint:
+            say(f"hint: {error.hint}")
+        return INTERRUPTED
     except ProperError as error:
         if session.debug:
             traceback.print_exc()
@@ -232,9 +257,6 @@ def run_cli(arguments: Sequence[str]) -> int:
         say(f"error: {error.format_message()}")
         say("hint: proper-sim COMMAND --help lists arguments and options")
         return error.exit_code
-    except (KeyboardInterrupt, click.Abort):
-        say("interrupted")
-        return INTERRUPTED
     except Exception as error:  # noqa: BLE001 - a bug must not print a person's text
         if session.debug:
             traceback.print_exc()
@@ -248,4 +270,8 @@ def main() -> None:
     """Entry point of the command."""
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
+    if (
+        signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    ):  # not ignored, as in the background
+        signal.signal(signal.SIGINT, stopping)
     sys.exit(run_cli(sys.argv[1:]))

@@ -92,7 +92,10 @@ Cache = Annotated[
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in OUT.")]
 Plan = Annotated[
-    bool, typer.Option("--plan", help="Only say what it would cost in time, memory and disk.")
+    bool,
+    typer.Option(
+        "--plan", help="Only say what the whole run would cost; trains and stores nothing."
+    ),
 ]
 ShowExamples = Annotated[
     bool,

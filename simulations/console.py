@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
@@ -54,6 +54,26 @@ def say_error(error: ProperError) -> None:
     say(f"error: {error.message}")
     if error.hint:
         say(f"hint: {error.hint}")
+
+
+def stopping(_number: int, _frame: object) -> None:
+    """Answer Ctrl-C at once: ending Flower takes seconds.
+
+    Writes past Python's buffers, which the interrupted code may be in the middle of.
+    """
+    with suppress(OSError):
+        os.write(2, (b"\n" if os.isatty(2) else b"") + b"proper: stopping...\n")
+    raise KeyboardInterrupt
+
+
+def package_version() -> str:
+    """Of the installed package; of a checkout that is not installed, that."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("proper")
+    except PackageNotFoundError:
+        return "(a checkout, not installed)"
 
 
 @contextmanager

@@ -119,8 +119,8 @@ def launch(plan_path: Path, progress: Progress | None = None) -> None:
             _follow(runner, plan, progress)
     except KeyboardInterrupt:
         raise InterruptedRunError(
-            "interrupted; nothing is left running",
-            hint="go on with: proper-sim run ... --resume",
+            "interrupted",
+            hint=f"go on with the same command and --resume; {plan.out} keeps what is finished",
         ) from None
     _check_outcome(plan, log)
 

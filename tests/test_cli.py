@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -173,10 +174,59 @@ def test_ctrl_c_says_how_to_resume(
     def stopped(*_args: object, **_kwargs: object) -> None:
         raise InterruptedRunError("interrupted", hint="go on with: --resume")
 
+    shown = []
     for error in (interrupted, stopped):
         monkeypatch.setattr(pipeline, "execute", error)
         assert run_cli(["run", "demo", "--out", str(tmp_path / "o")]) == 130
-        assert "--resume" in capsys.readouterr().err
+        shown.append(capsys.readouterr().err)
+    assert shown[0] == shown[1], "one wording, wherever it was"
+    assert shown[0].startswith("proper: interrupted\nproper: hint: ")
+    assert "--resume" in shown[0]
+
+
+def test_ctrl_c_is_answered_at_once(repository: Path, tmp_path: Path) -> None:
+    program = (
+        "import signal, sys, time, types\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "def execute(*_args, **_kwargs):\n"
+        "    print('ready', flush=True)\n"
+        "    try:\n"
+        "        time.sleep(60)\n"
+        "    finally:\n"
+        "        print('cleaning up', file=sys.stderr, flush=True)\n"
+        "sys.modules['simulations.pipeline'] = types.SimpleNamespace(execute=execute)\n"
+        "from simulations.cli import main\n"
+        f"sys.argv = ['proper-sim', 'run', 'demo', '--out', {str(tmp_path / 'o')!r}]\n"
+        "main()\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program],
+        env={**os.environ, "PYTHONPATH": str(repository)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(signal.SIGINT)
+        error = process.communicate(timeout=60)[1]
+    assert process.returncode == 130
+    lines = error.splitlines()
+    assert lines[:3] == ["proper: stopping...", "cleaning up", "proper: interrupted"]
+    assert "--resume" in lines[3]
+
+
+def test_without_a_command_the_list_follows_a_message(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_cli([]) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err.startswith("proper: error: a command is missing\nproper: hint: ")
+    assert "prepare" in shown.err
+
+
+def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_cli(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("proper-sim ")
 
 
 def test_help_describes_positional_arguments(capsys: pytest.CaptureFixture[str]) -> None:
