@@ -50,6 +50,7 @@ class RunOptions:
 
     def __post_init__(self) -> None:
         self._check_data()
+        self._check_places()
         self._check_numbers()
         self._check_people()
         self._check_arms()
@@ -108,6 +109,16 @@ class RunOptions:
                 "--base is missing: which language model is personalized?",
                 hint="a folder in Hugging Face form, or a hub id such as org/model",
             )
+
+    def _check_places(self) -> None:
+        for option, place in (("--out", self.out), ("--cache", self.cache)):
+            try:
+                str(place).encode()
+            except UnicodeEncodeError:
+                raise ConfigError(
+                    f"{option} is no UTF-8 path, which the run's plan could not hold",
+                    hint="give a folder whose name is UTF-8",
+                ) from None
 
     def _check_numbers(self) -> None:
         for name in ("pooled_users", "users", "max_items", "users_per_node", "threads"):

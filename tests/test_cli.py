@@ -59,6 +59,7 @@ REAL = ["--task", "synth_tag", "--base", "org/base"]
         (["run", "{data}", *REAL, "--folds", "3", "--fold", "3"], 11, "from 0 to 2"),
         (["run", "{data}", *REAL, "--folds", "3", "--split", "inactive:2"], 11, "--folds rotates"),
         (["run", "{data}", *REAL, "--users", "0"], 11, "--users must be at least 1"),
+        (["run", "{data}", *REAL, "--cache", "bad\udcff"], 11, "--cache is no UTF-8 path"),
         (["run", "{data}", *REAL, "--threads", "0"], 11, "--threads must be at least 1"),
         (["run", "{data}", *REAL, "--threads", "100000"], 11, "--threads must be at most 1024"),
         (["run", "{data}", *REAL, "--seed", "-1"], 11, "--seed must be from 0 to 4294967295"),
