@@ -10,10 +10,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
+from unicodedata import category
 
 from proper_model.dates import DATE_HINT, date_key, oddity
 from proper_model.records import HistoryItem, Place, Query, Report, User
 from proper_model.tasks import Task, short_id
+
+# Control characters, line and paragraph separators: they would break lines of reports and logs.
+_UNPRINTABLE = ("Cc", "Zl", "Zp")
 
 
 def text_of(value: Any, place: Place, report: Report) -> str | None:
@@ -120,10 +124,13 @@ def parse_query(
 
 
 def identifier(record: Mapping[str, Any], name: str, place: Place, report: Report) -> str | None:
-    """A non-empty id as a string, None after reporting its absence."""
+    """A non-empty, printable id as a string, None after reporting anything else."""
     value = _field(record, name, place, report)
     if value is not None and not value.strip():
         report.error(place.at(name), "an empty id")
+        return None
+    if value is not None and any(category(sign) in _UNPRINTABLE for sign in value):
+        report.error(place.at(name), "an id with control characters or line breaks")
         return None
     return value
 

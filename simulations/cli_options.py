@@ -47,7 +47,12 @@ Template = Annotated[
 ]
 Split = Annotated[
     str,
-    typer.Option("--split", help="Who is a test user: given, random:N or inactive:N."),
+    typer.Option(
+        "--split",
+        help="Who is a test user: given (as the data say), random:N (N of all users), inactive:N "
+        "(the N pooled users with the shortest histories, at most a fifth of the pool, taken out "
+        "of it) or inactive:N:in-population (the same, left in it).",
+    ),
 ]
 Folds = Annotated[
     int, typer.Option("--folds", metavar="K", help="Rotate test users over K parts of everybody.")

@@ -6,14 +6,17 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
 from proper_model.errors import ProperError
-from simulations.sources import Progress as Callback
 from simulations.tables import Table, to_markdown, to_rich
+
+if TYPE_CHECKING:
+    from simulations.sources import Progress as Callback
 
 # Set before any of these libraries is imported; what the user has set stays.
 QUIET = {

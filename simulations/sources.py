@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from proper_model.config import StageSettings
@@ -12,12 +12,14 @@ from proper_model.data import Population, read_population
 from proper_model.errors import DataError
 from proper_model.profiles import load_profile
 from proper_model.records import Report
-from proper_model.splits import apply_split
+from proper_model.splits import apply_split, check_pool, effective_split
 from proper_model.tasks import Task, load_task
 from simulations.options import RunOptions
 
 # (phase, done, total); total 0 means: unknown.
 Progress = Callable[[str, int, int], None]
+
+MOST_WARNINGS = 5  # shown by a run; `validate` shows all
 
 DEMO_KINDS = {
     "demo": "synth_tag",
@@ -29,7 +31,10 @@ DEMO_KINDS = {
 
 @dataclass(frozen=True)
 class Source:
-    """What a run works on. `truth` is JSON for synthetic people, None for real ones."""
+    """What a run works on. `truth` is JSON for synthetic people, None for real ones.
+
+    `people` says who takes part, as results name it.
+    """
 
     name: str
     population: Population
@@ -38,6 +43,7 @@ class Source:
     settings: StageSettings
     truth: str | None = None
     warnings: tuple[str, ...] = ()
+    people: str = ""
 
 
 def load_source(options: RunOptions, progress: Progress) -> Source:
@@ -46,6 +52,13 @@ def load_source(options: RunOptions, progress: Progress) -> Source:
     Raises TaskError, DataError, ConfigError or BaseModelError with place and next step.
     """
     source = _demo(options, progress) if options.is_demo else _real(options, progress)
+    warnings = [*source.warnings]
+    split = effective_split(source.population, options.split)
+    if split != options.split:
+        warnings.append(
+            f"split {options.split} takes {split.split(':')[1]} users: at most a fifth of the "
+            f"{len(source.population.pooled)} pooled ones, of those with a history and a query"
+        )
     population = apply_split(
         source.population,
         options.split,
@@ -56,20 +69,19 @@ def load_source(options: RunOptions, progress: Progress) -> Source:
         max_items=options.max_items,
         seed=options.seed,
     )
-    if not population.test:
-        raise DataError(
-            f"{options.data}: no test users, so there is nobody to personalize for",
-            hint="use --split random:N to choose test users among the pooled ones",
-        )
-    return Source(
-        source.name,
-        population,
-        source.task,
-        source.base,
-        source.settings,
-        source.truth,
-        source.warnings,
-    )
+    check_pool(population.pooled)
+    _tell(warnings)
+    return replace(source, population=population, people=replace(options, split=split).people_label)
+
+
+def _tell(warnings: Sequence[str]) -> None:
+    """Warnings on stderr, above any bar; only the first of many."""
+    from simulations.console import say
+
+    for warning in warnings[:MOST_WARNINGS]:
+        say(f"warning: {warning}")
+    if len(warnings) > MOST_WARNINGS:
+        say(f"warning: and {len(warnings) - MOST_WARNINGS} more; proper-sim validate lists them")
 
 
 def _real(options: RunOptions, progress: Progress) -> Source:
@@ -85,7 +97,7 @@ def _real(options: RunOptions, progress: Progress) -> Source:
         )
     progress("reading users", 0, 0)
     report = Report()
-    population = read_population(path, task, report=report)
+    population = read_population(path, task, report=report, progress=progress)
     base = Path(options.base).expanduser()
     return Source(
         name=path.resolve().name,
@@ -93,7 +105,7 @@ def _real(options: RunOptions, progress: Progress) -> Source:
         task=task,
         base=str(base.resolve()) if base.is_dir() else options.base,
         settings=settings,
-        warnings=tuple(str(problem) for problem in report.problems),
+        warnings=tuple(str(group) for group in report.groups),
     )
 
 
