@@ -30,6 +30,9 @@ Base = Annotated[
 Out = Annotated[
     Path, typer.Option("--out", metavar="OUT", help="Folder for everything the run leaves.")
 ]
+FetchOut = Annotated[
+    Path, typer.Option("--out", metavar="OUT", help="Folder for the task's files.")
+]
 Preset = Annotated[
     str, typer.Option("--preset", help="Structure of the model: paper, default or device.")
 ]
@@ -44,6 +47,10 @@ Profile = Annotated[
 Template = Annotated[
     str | None,
     typer.Option("--template", help="Template set of the task. (default: the profile's)"),
+]
+TaskTemplate = Annotated[
+    str | None,
+    typer.Option("--template", help="Template set of the task. (default: the task's)"),
 ]
 Split = Annotated[
     str,
