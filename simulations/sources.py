@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from proper_model.base_check import check_base
 from proper_model.config import StageSettings
 from proper_model.data import Population, read_population
 from proper_model.errors import DataError
@@ -95,6 +96,7 @@ def _real(options: RunOptions, progress: Progress) -> Source:
             f"{options.data}: no such file or folder",
             hint="give a folder with OPPU's or LaMP's files, or the word demo",
         )
+    check_base(options.base, settings)
     progress("reading users", 0, 0)
     report = Report()
     population = read_population(path, task, report=report, progress=progress)
@@ -132,6 +134,7 @@ def _demo(options: RunOptions, progress: Progress) -> Source:
         seed=options.seed,
         progress=lambda done, total: progress("pretraining a tiny base", done, total),
     )
+    check_base(str(base), settings)
     return Source(
         name=synthetic.settings.kind,
         population=synthetic.population,
