@@ -10,7 +10,7 @@ from pathlib import Path
 from proper_model.base_check import check_base
 from proper_model.config import StageSettings
 from proper_model.data import Population, read_population
-from proper_model.errors import DataError
+from proper_model.errors import DataError, TaskError
 from proper_model.profiles import load_profile
 from proper_model.records import Report
 from proper_model.splits import apply_split, check_pool, effective_split
@@ -89,7 +89,7 @@ def _real(options: RunOptions, progress: Progress) -> Source:
     assert options.task is not None
     assert options.base is not None
     settings = load_profile(options.profile_name)
-    task = choose_template(options.task, options.template, settings)
+    task, warnings = choose_template(options.task, options.template, settings)
     path = Path(options.data).expanduser()
     if not path.exists():
         raise DataError(
@@ -107,17 +107,29 @@ def _real(options: RunOptions, progress: Progress) -> Source:
         task=task,
         base=str(base.resolve()) if base.is_dir() else options.base,
         settings=settings,
-        warnings=tuple(str(group) for group in report.groups),
+        warnings=(*warnings, *(str(group) for group in report.groups)),
     )
 
 
-def choose_template(name: str, template: str | None, settings: StageSettings) -> Task:
-    """The task under the template asked for, else the profile's where the task has it."""
+def choose_template(
+    name: str, template: str | None, settings: StageSettings
+) -> tuple[Task, tuple[str, ...]]:
+    """The task under the template asked for, else the profile's where the task has it.
+
+    The second part is the warning if it does not. Raises TaskError.
+    """
     task = load_task(name, template=template)
     wished = settings.template
-    if template is None and wished is not None and wished in task.templates:
-        return load_task(name, template=wished)
-    return task
+    if template is not None or wished is None:
+        return task, ()
+    try:
+        return load_task(name, template=wished), ()
+    except TaskError:
+        warning = (
+            f"task {task.name} has no template set '{wished}', which profile {settings.name} asks "
+            f"for; its own choice '{task.template}' is used"
+        )
+        return task, (warning,)
 
 
 def _demo(options: RunOptions, progress: Progress) -> Source:
@@ -135,11 +147,13 @@ def _demo(options: RunOptions, progress: Progress) -> Source:
         progress=lambda done, total: progress("pretraining a tiny base", done, total),
     )
     check_base(str(base), settings)
+    task, warnings = choose_template(synthetic.task, options.template, settings)
     return Source(
         name=synthetic.settings.kind,
         population=synthetic.population,
-        task=choose_template(synthetic.task, options.template, settings),
+        task=task,
         base=str(base.resolve()),
         settings=settings,
         truth=json.dumps(synthetic.truth, indent=1, sort_keys=True) + "\n",
+        warnings=warnings,
     )

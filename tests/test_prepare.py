@@ -13,6 +13,7 @@ from proper_model.data import write_oppu
 from proper_model.errors import BaseModelError, ConfigError, DataError, TaskError
 from proper_model.records import Population
 from proper_model.runplan import RunPlan, file_sha256
+from proper_model.tasks import load_task
 from proper_model.trust import TrustedRoot, key_id
 from simulations.options import RunOptions
 from simulations.prepare import flwr_command, prepare
@@ -146,6 +147,23 @@ def test_what_is_odd_about_the_data_is_said_but_not_all_of_it(
         "proper: warning: odd 4",
         "proper: warning: and 4 more; proper-sim validate lists them",
     ]
+
+
+def test_a_template_that_the_profile_asks_for_in_vain_is_said(
+    options: RunOptions, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    profile = tmp_path / "mine.toml"
+    profile.write_text('name = "mine"\ntemplate = "rhymes"\n')
+    mine = replace(options, profile=str(profile))
+    plan = prepare(mine, quiet)
+    own = load_task("synth_tag").template
+    assert plan.template == own
+    assert capsys.readouterr().err == (
+        "proper: warning: task synth_tag has no template set 'rhymes', which profile mine asks "
+        f"for; its own choice '{own}' is used\n"
+    )
+    prepare(replace(mine, template="short", out=tmp_path / "other"), quiet)
+    assert capsys.readouterr().err == ""
 
 
 def test_folds_rotate_so_that_everyone_is_a_test_user_once(
