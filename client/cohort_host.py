@@ -188,7 +188,7 @@ class CohortHost:
             [one.user for one in part],
             arm,
             states,
-            progress=self._progress(f"evaluate {arm}"),
+            progress=self._progress("evaluate"),
         ):
             rows[user_id].append(row)
         for one in part:

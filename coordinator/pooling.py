@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 from proper_model.config import StageSettings
 from proper_model.encoding import Encoder
-from proper_model.errors import DataError
 from proper_model.group import PooledUser
 from proper_model.records import User
+from proper_model.splits import check_pool
 from proper_model.tasks import Task
 
 
@@ -37,12 +37,8 @@ class PooledData:
 def pool(
     users: Sequence[User], task: Task, encoder: Encoder, settings: StageSettings, seed: int
 ) -> PooledData:
-    """Tokenize pooled users and hold some back, chosen by seed."""
-    if len(users) < 3:
-        raise DataError(
-            f"{len(users)} pooled users; training and early stopping need at least 3",
-            hint="add users to user_others.json, or use a smaller --split",
-        )
+    """Tokenize pooled users and hold some back, chosen by seed. Raises DataError if too few."""
+    check_pool(users)
     encoded = [
         PooledUser(
             history=tuple(encoder.encode(task.history_example(item)) for item in user.history),
@@ -51,11 +47,6 @@ def pool(
         for user in users
     ]
     order = [i for i, user in enumerate(encoded) if user.queries]
-    if not order:
-        raise DataError(
-            "no pooled user has a query; held-back users' queries judge stages 1 and 2",
-            hint="add queries to user_others.json",
-        )
     random.Random(f"{seed}/held back").shuffle(order)
     count = min(len(users) - 2, max(1, round(settings.held_back_fraction * len(users))))
     held = set(order[:count])

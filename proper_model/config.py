@@ -7,6 +7,7 @@ Source: PROPER, arXiv 2503.01303, section A.3, and METHOD 1.4 for what the paper
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +15,11 @@ from proper_model.structure import check
 
 ATTENTION_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj")
 FFN_TARGETS = ("gate_proj", "up_proj", "down_proj")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+# Beyond these a setting is a slip of the keyboard: no base has such a context, no step such a size.
+MAX_RATE = 1.0
+MAX_TEXT_TOKENS = 1 << 20
+MAX_STEP_TOKENS = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -35,6 +41,8 @@ class PopulationSettings:
         unknown = [t for t in self.targets if t not in known]
         check(not unknown, f"population.targets: unknown {unknown}; known are {list(known)}")
         check(bool(self.targets), "population.targets must not be empty")
+        check(self.rank >= 1, f"population.rank must be at least 1, got {self.rank}")
+        check(self.alpha > 0, f"population.alpha must be positive, got {self.alpha}")
         _check_training(self, "population")
 
 
@@ -59,7 +67,7 @@ class GroupSettings:
         _check_training(self, "group")
         check(self.constraint_weight >= 0, "group.constraint_weight must not be negative")
         check(self.constraint_pairs >= 1, "group.constraint_pairs must be at least 1")
-        check(self.embedding_learning_rate > 0, "group.embedding_learning_rate must be positive")
+        _check_rate(self.embedding_learning_rate, "group.embedding_learning_rate")
         check(self.max_items_per_user >= 1, "group.max_items_per_user must be at least 1")
         check(
             self.prototype_min_users >= 10,
@@ -103,17 +111,15 @@ class UserSettings:
 
     def __post_init__(self) -> None:
         check(bool(self.learning_rates), "user.learning_rates must not be empty")
-        check(
-            all(rate > 0 for rate in self.learning_rates),
-            "user.learning_rates must all be positive",
-        )
+        for rate in self.learning_rates:
+            _check_rate(rate, "user.learning_rates")
         check(0 <= self.dropout < 1, f"user.dropout must be in [0, 1), got {self.dropout}")
         check(self.epochs >= 1, "user.epochs must be at least 1")
         check(self.batch_size >= 1, "user.batch_size must be at least 1")
         check(self.embedding_batch_size >= 1, "user.embedding_batch_size must be at least 1")
         check(self.patience >= 1, "user.patience must be at least 1")
         check(self.embedding_epochs >= 0, "user.embedding_epochs must not be negative")
-        check(self.embedding_learning_rate > 0, "user.embedding_learning_rate must be positive")
+        _check_rate(self.embedding_learning_rate, "user.embedding_learning_rate")
         check(
             0 < self.held_back_fraction < 0.9, "user.held_back_fraction must be between 0 and 0.9"
         )
@@ -150,9 +156,18 @@ class StageSettings:
     user: UserSettings = field(default_factory=UserSettings)
 
     def __post_init__(self) -> None:
-        check(self.max_prompt_tokens >= 8, "max_prompt_tokens must be at least 8")
-        check(self.max_answer_tokens >= 1, "max_answer_tokens must be at least 1")
-        check(self.tokens_per_step >= 64, "tokens_per_step must be at least 64")
+        check(
+            NAME.fullmatch(self.name) is not None,
+            "name must be 1 to 64 letters, digits, '.', '_' or '-', the first a letter or digit",
+            hint="results and files carry the profile's name",
+        )
+        for name, least, most in (
+            ("max_prompt_tokens", 8, MAX_TEXT_TOKENS),
+            ("max_answer_tokens", 1, MAX_TEXT_TOKENS),
+            ("tokens_per_step", 64, MAX_STEP_TOKENS),
+        ):
+            value = getattr(self, name)
+            check(least <= value <= most, f"{name} must be {least} to {most}, got {value}")
         check(
             self.dtype in ("auto", "float32", "bfloat16", "float64"),
             f"dtype must be auto, float32, bfloat16 or float64, got '{self.dtype}'",
@@ -163,9 +178,13 @@ class StageSettings:
         check(0 < self.held_back_fraction < 0.9, "held_back_fraction must be between 0 and 0.9")
 
 
+def _check_rate(rate: float, name: str) -> None:
+    check(0 < rate <= MAX_RATE, f"{name} must be positive and at most {MAX_RATE}, got {rate}")
+
+
 def _check_training(settings: Any, where: str) -> None:
     check(0 <= settings.dropout < 1, f"{where}.dropout must be in [0, 1), got {settings.dropout}")
-    check(settings.learning_rate > 0, f"{where}.learning_rate must be positive")
+    _check_rate(settings.learning_rate, f"{where}.learning_rate")
     check(settings.epochs >= 1, f"{where}.epochs must be at least 1, got {settings.epochs}")
     check(settings.batch_size >= 1, f"{where}.batch_size must be at least 1")
     check(settings.patience >= 1, f"{where}.patience must be at least 1")

@@ -13,7 +13,7 @@ from proper_model.errors import DataError
 from proper_model.files import write_atomic
 from proper_model.lamp_raw import read_lamp
 from proper_model.parsing import parse_user
-from proper_model.readers import POOLED_FILE, find_files, iter_users, label_file_of
+from proper_model.readers import POOLED_FILE, Progress, find_files, iter_users, label_file_of
 from proper_model.records import (
     HistoryItem,
     Place,
@@ -47,25 +47,29 @@ __all__ = [
 TEST_FILE = "user_top_100_history.json"
 
 
-def read_population(path: Path, task: Task, *, report: Report | None = None) -> Population:
+def read_population(
+    path: Path, task: Task, *, report: Report | None = None, progress: Progress | None = None
+) -> Population:
     """Pooled and test users at `path`.
 
     A folder holds OPPU's file set or raw LaMP's; a single OPPU-form file gives pooled users only.
-    `report` takes warnings, and errors as well if it is not strict.
+    `report` takes warnings, and errors as well if it is not strict. `progress` is called with a
+    phase, how far it is, and its whole.
 
     Raises DataError with file, record and field at the first error of a strict report.
     """
     report = report if report is not None else Report()
     files = find_files(path)
     if files.form == "lamp":
-        pooled, test = read_lamp(files, task, report)
+        pooled, test = read_lamp(files, task, report, progress=progress)
         return Population(path.name, pooled, test)
     tests: tuple[User, ...] = ()
     others: tuple[User, ...] = ()
     if files.test is not None:
-        tests = tuple(iter_users(files.test, task, report, labels=label_file_of(files)))
+        labels = label_file_of(files)
+        tests = tuple(iter_users(files.test, task, report, labels=labels, progress=progress))
     if files.pooled is not None:
-        others = tuple(iter_users(files.pooled, task, report))
+        others = tuple(iter_users(files.pooled, task, report, progress=progress))
         _check_overlap(others, tests, files.pooled.name, report)
     return Population(path.name, others, tests)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import codecs
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -36,7 +36,9 @@ _DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
 class _Buffer:
     """Decoded text of a file; everything before `position` has been used."""
 
-    def __init__(self, path: Path, chunk_bytes: int) -> None:
+    def __init__(
+        self, path: Path, chunk_bytes: int, on_read: Callable[[int], None] | None = None
+    ) -> None:
         self.path = path
         self.text = ""
         self.position = 0
@@ -45,6 +47,7 @@ class _Buffer:
         self._decode = codecs.getincrementaldecoder("utf-8-sig")()
         self._handle = path.open("rb")
         self._read_bytes = 0
+        self._on_read = on_read
 
     @property
     def ahead(self) -> int:
@@ -69,6 +72,8 @@ class _Buffer:
                     hint="convert the file to UTF-8",
                 ) from None
             self._read_bytes += len(data)
+            if self._on_read is not None:
+                self._on_read(self._read_bytes)
             parts.append(text)
             ahead += len(text)
         self.text = "".join(parts)
@@ -84,15 +89,22 @@ class _Buffer:
             self.fill(1)
 
 
-def iter_array(path: Path, *, chunk_bytes: int = CHUNK_BYTES) -> Iterator[Any]:
+def iter_array(
+    path: Path,
+    *,
+    chunk_bytes: int = CHUNK_BYTES,
+    on_read: Callable[[int], None] | None = None,
+) -> Iterator[Any]:
     """Yield the elements of the JSON array in `path`, holding one element at a time.
+
+    `on_read` is called with the bytes read so far whenever more are read.
 
     Raises DataError with file name and record index if the file is missing, empty, not UTF-8, not
     an array, malformed, truncated, followed by something else, or holds a record longer than
     `MAX_RECORD_CHARS`.
     """
     try:
-        buffer = _Buffer(path, chunk_bytes)
+        buffer = _Buffer(path, chunk_bytes, on_read)
     except OSError as error:
         raise DataError(f"{path.name}: cannot be read ({error.strerror})") from error
     try:

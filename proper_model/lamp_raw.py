@@ -9,12 +9,13 @@ compared by content.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from proper_model.json_stream import iter_array
 from proper_model.parsing import identifier, parse_history, parse_query
-from proper_model.readers import FileSet, read_golds
+from proper_model.readers import FileSet, Progress, read_golds, read_records
 from proper_model.records import HistoryItem, Place, Query, Report, User
 from proper_model.tasks import Task, short_id
 
@@ -33,7 +34,7 @@ class _Growing:
 
 
 def read_lamp(
-    files: FileSet, task: Task, report: Report
+    files: FileSet, task: Task, report: Report, *, progress: Progress | None = None
 ) -> tuple[tuple[User, ...], tuple[User, ...]]:
     """Pooled and test users of a raw LaMP folder.
 
@@ -52,7 +53,8 @@ def read_lamp(
             report.warn(Place(questions.name), f"left out: there is no {outputs.name}")
             continue
         golds = read_golds(outputs, task, report)
-        _read_split(questions, golds, split, task, report, growing, ids)
+        records = read_records(questions, progress)
+        _read_split(questions, records, golds, split, task, report, growing, ids)
         for query_id in sorted(golds.keys() - ids)[:1]:
             report.warn(Place(outputs.name), f"answers query {short_id(query_id)}, never asked")
     users = {
@@ -72,6 +74,7 @@ def read_lamp(
 
 def _read_split(
     path: Path,
+    records: Iterable[Any],
     golds: dict[str, str],
     split: str,
     task: Task,
@@ -81,7 +84,7 @@ def _read_split(
 ) -> None:
     warned = False
     index = -1
-    for index, record in enumerate(iter_array(path)):
+    for index, record in enumerate(records):
         place = Place(path.name, index)
         query = parse_query(record, task, place, report, golds=golds)
         if query is None:

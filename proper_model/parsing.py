@@ -1,21 +1,23 @@
 """Decoded JSON to records: ids and fields become strings, everything odd is reported.
 
 What is tolerated (METHOD 2.1): ids, dates and field values that are integers, a `date` of any of
-LaMP's two forms, fields the task does not know (left out), a missing item id (numbered), half of a
+the forms in `dates`, fields the task does not know (left out), a missing item id (numbered), half of a
 surrogate pair (replaced). Anything else is an error with file, record and field.
 """
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
+from unicodedata import category
 
+from proper_model.dates import DATE_HINT, date_key, oddity
 from proper_model.records import HistoryItem, Place, Query, Report, User
 from proper_model.tasks import Task, short_id
 
-_DATE = re.compile(r"\d{4}(-\d{2}-\d{2})?")
+# Control characters, line and paragraph separators: they would break lines of reports and logs.
+_UNPRINTABLE = ("Cc", "Zl", "Zp")
 
 
 def text_of(value: Any, place: Place, report: Report) -> str | None:
@@ -69,16 +71,23 @@ def parse_user(
 def parse_history(
     items: Sequence[Any], task: Task, place: Place, report: Report
 ) -> tuple[HistoryItem, ...]:
-    """History items in time order: by date where every item has one, else as they stand."""
+    """History items in time order: by date where every item has one, else as they stand.
+
+    Items of the same date keep the file's order.
+    """
     history = []
     for index, raw in enumerate(items):
         at = Place(place.file, place.record, f"{place.field}[{index}]")
         item = _parse_item(raw, index, task, at, report)
         if item is not None:
             history.append(item)
-    dates = [item.date for item in history]
-    if all(date is not None and _DATE.fullmatch(date) for date in dates):
-        history.sort(key=lambda item: item.date or "")
+    keys = [date_key(item.date) if item.date is not None else None for item in history]
+    odd = oddity(keys)
+    if odd is not None:
+        report.warn(place, odd)
+    dated = [(key, index) for index, key in enumerate(keys) if key is not None]
+    if len(dated) == len(history):
+        history = [history[index] for _, index in sorted(dated)]
     return tuple(history)
 
 
@@ -115,10 +124,13 @@ def parse_query(
 
 
 def identifier(record: Mapping[str, Any], name: str, place: Place, report: Report) -> str | None:
-    """A non-empty id as a string, None after reporting its absence."""
+    """A non-empty, printable id as a string, None after reporting anything else."""
     value = _field(record, name, place, report)
     if value is not None and not value.strip():
         report.error(place.at(name), "an empty id")
+        return None
+    if value is not None and any(category(sign) in _UNPRINTABLE for sign in value):
+        report.error(place.at(name), "an id with control characters or line breaks")
         return None
     return value
 
@@ -145,8 +157,19 @@ def _parse_item(
     if not task.required_fields <= fields.keys():
         return None
     item_id = text_of(raw["id"], place.at("id"), report) if "id" in raw else None
-    date = text_of(raw["date"], place.at("date"), report) if raw.get("date") is not None else None
+    date = _date(raw, place.at("date"), report)
     return HistoryItem(item_id if item_id is not None else str(index), fields, date)
+
+
+def _date(raw: Mapping[str, Any], place: Place, report: Report) -> str | None:
+    """LaMP's date of an item; None if it has none, or after reporting something else."""
+    if raw.get("date") is None:
+        return None
+    date = text_of(raw["date"], place, report)
+    if date is None or date_key(date) is not None:
+        return date
+    report.error(place, "not a date of the calendar, expected YYYY-MM-DD or YYYY", hint=DATE_HINT)
+    return None
 
 
 def _field(record: Mapping[str, Any], name: str, place: Place, report: Report) -> str | None:

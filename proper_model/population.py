@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -18,17 +18,22 @@ from proper_model.config import PopulationSettings
 from proper_model.errors import BaseModelError
 
 
-def attach_population(base: Any, settings: PopulationSettings, *, seed: int) -> Any:
-    """A PEFT model around `base` with fresh population factors, seeded."""
-    from peft import LoraConfig, get_peft_model
-
+def check_targets(base: torch.nn.Module, targets: Sequence[str]) -> None:
+    """Raise BaseModelError unless `base` has modules of all these names."""
     names = {path.rpartition(".")[2] for path, _ in base.named_modules()}
-    missing = [target for target in settings.targets if target not in names]
+    missing = [target for target in targets if target not in names]
     if missing:
         raise BaseModelError(
             f"the base has no linears named {missing}, which population.targets asks for",
             hint="choose a base with separate q, k, v and o projections, or other targets",
         )
+
+
+def attach_population(base: Any, settings: PopulationSettings, *, seed: int) -> Any:
+    """A PEFT model around `base` with fresh population factors, seeded."""
+    from peft import LoraConfig, get_peft_model
+
+    check_targets(base, settings.targets)
     config = LoraConfig(
         r=settings.rank,
         lora_alpha=settings.alpha,

@@ -7,9 +7,10 @@ a profile for every question, and `{split}_outputs.json`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from proper_model.errors import DataError
 from proper_model.json_stream import iter_array, read_object
@@ -19,6 +20,8 @@ from proper_model.tasks import Task, short_id
 
 POOLED_FILE = "user_others.json"
 SPLITS = ("train", "dev", "test")
+# (phase, done, total); total 0 means: unknown.
+Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,13 @@ def find_files(path: Path) -> FileSet:
     splits = tuple(s for s in SPLITS if (path / f"{s}_questions.json").is_file())
     pooled = path / POOLED_FILE
     tests = sorted(path.glob("user_*_history.json"))
+    for found in (pooled, *tests, *(path / f"{s}_questions.json" for s in SPLITS)):
+        if (found.exists() or found.is_symlink()) and not found.is_file():
+            what = "a folder" if found.is_dir() else "no regular file, or a link to nothing"
+            raise DataError(
+                f"{found.name}: expected a file, found {what}",
+                hint="put the file itself there, or remove what stands in its place",
+            )
     if splits and (pooled.is_file() or tests):
         raise DataError(f"{path.name}: holds OPPU files and raw LaMP files; keep them apart")
     if splits:
@@ -67,8 +77,23 @@ def find_files(path: Path) -> FileSet:
     )
 
 
+def read_records(path: Path, progress: Progress | None) -> Iterator[Any]:
+    """Records of a file's JSON array, with progress in mebibytes. Raises as `iter_array` does."""
+    if progress is None:
+        yield from iter_array(path)
+        return
+    phase = f"reading {path.name} (MiB)"
+    total = path.stat().st_size >> 20 if path.is_file() else 0
+    yield from iter_array(path, on_read=lambda count: progress(phase, count >> 20, total))
+
+
 def iter_users(
-    path: Path, task: Task, report: Report, *, labels: Path | None = None
+    path: Path,
+    task: Task,
+    report: Report,
+    *,
+    labels: Path | None = None,
+    progress: Progress | None = None,
 ) -> Iterator[User]:
     """Yield the users of one OPPU-form file, one record in memory at a time.
 
@@ -78,7 +103,7 @@ def iter_users(
     golds = read_golds(labels, task, report) if labels is not None else None
     seen: set[str] = set()
     empty = True
-    for index, record in enumerate(iter_array(path)):
+    for index, record in enumerate(read_records(path, progress)):
         empty = False
         place = Place(path.name, index)
         user = parse_user(record, task, place, report, golds=golds)

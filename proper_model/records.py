@@ -7,6 +7,7 @@ the same path: a strict report raises at the first error, a collecting one goes 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -14,6 +15,9 @@ from typing import Any, Literal
 from proper_model.errors import DataError
 
 Severity = Literal["error", "warning"]
+FIRST_PLACES = 3  # of a repeated problem
+_INDEX = re.compile(r"\[\d+\]")
+_QUOTED = re.compile(r"""(?<!\w)(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")(?!\w)""")
 VALIDATE_HINT = "run `proper-sim validate DATA --task T` to list every problem at once"
 
 
@@ -62,12 +66,14 @@ class Place:
     field: str | None = None
 
     def __str__(self) -> str:
-        parts = [self.file]
-        if self.record is not None:
-            parts.append(f"record {self.record}")
-        if self.field is not None:
-            parts.append(f"field {self.field}")
-        return ", ".join(parts)
+        return ", ".join(part for part in (self.file, self.within) if part)
+
+    @property
+    def within(self) -> str:
+        """Record and field, without the file."""
+        record = None if self.record is None else f"record {self.record}"
+        name = None if self.field is None else f"field {self.field}"
+        return ", ".join(part for part in (record, name) if part)
 
     def at(self, name: str) -> Place:
         """The same record, one field deeper."""
@@ -88,16 +94,50 @@ class Problem:
 
 
 @dataclass
+class ProblemGroup:
+    """One problem in all the places of a file where it was found; `places` are the first."""
+
+    severity: Severity
+    place: Place
+    message: str
+    places: list[Place] = field(default_factory=list)
+    count: int = 0
+
+    def add(self, place: Place) -> None:
+        self.count += 1
+        if len(self.places) < FIRST_PLACES:
+            self.places.append(place)
+
+    def __str__(self) -> str:
+        if self.count == 1:
+            return f"{self.place}: {self.message}"
+        shared = Place(self.place.file, field=_without_indices(self.place.field))
+        places = "; ".join(place.within for place in self.places if place.within)
+        first = f", first in {places}" if places else ""
+        return f"{shared}: {_without_ids(self.message)} ({self.count} times{first})"
+
+
+def _without_indices(name: str | None) -> str | None:
+    return None if name is None else _INDEX.sub("[]", name)
+
+
+def _without_ids(message: str) -> str:
+    return _QUOTED.sub("'...'", message)
+
+
+@dataclass
 class Report:
     """Takes problems as they are found.
 
     `strict` raises DataError at the first error and keeps only warnings. A collecting report keeps
     the first `limit` problems and counts the rest: a file of gigabytes may be wrong in every line.
+    `groups` holds all problems that differ in more than record, index and quoted ids.
     """
 
     strict: bool = True
     limit: int = 1000
     problems: list[Problem] = field(default_factory=list)
+    grouped: dict[tuple[str | None, ...], ProblemGroup] = field(default_factory=dict)
     errors: int = 0
     warnings: int = 0
 
@@ -116,6 +156,22 @@ class Report:
     def _keep(self, problem: Problem) -> None:
         if len(self.problems) < self.limit:
             self.problems.append(problem)
+        place, message = problem.place, problem.message
+        key = (problem.severity, place.file, _without_indices(place.field), _without_ids(message))
+        if key not in self.grouped and len(self.grouped) < self.limit:
+            self.grouped[key] = ProblemGroup(problem.severity, place, message)
+        if key in self.grouped:
+            self.grouped[key].add(place)
+
+    @property
+    def groups(self) -> tuple[ProblemGroup, ...]:
+        """Problems with their repetitions, in the order of the first of each."""
+        return tuple(self.grouped.values())
+
+
+def counted(count: int, singular: str, plural: str | None = None) -> str:
+    """`1 error`, `2 errors`: a number with its noun, or with all that follows it."""
+    return f"{count} {singular if count == 1 else plural or singular + 's'}"
 
 
 def user_to_json(user: User) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -27,13 +28,23 @@ def from_mapping(kind: type[T], values: Mapping[str, Any], *, where: str) -> T:
             raise ConfigError(
                 f"{where}: unknown setting '{key}'", hint="known: " + ", ".join(sorted(names))
             )
+    missing = [
+        f.name
+        for f in dataclasses.fields(typing.cast(Any, kind))
+        if f.name not in values
+        and f.default is dataclasses.MISSING
+        and f.default_factory is dataclasses.MISSING
+    ]
+    if missing:
+        verb = "is" if len(missing) == 1 else "are"
+        raise ConfigError(
+            f"{where}: {', '.join(missing)} {verb} missing",
+            hint="give every setting that has no default: " + ", ".join(missing),
+        )
     built = {
         key: _convert(hints[key], value, where=f"{where}.{key}") for key, value in values.items()
     }
-    try:
-        return kind(**built)
-    except TypeError as error:
-        raise ConfigError(f"{where}: {error}") from error
+    return kind(**built)
 
 
 def _convert(kind: Any, value: Any, *, where: str) -> Any:
@@ -62,6 +73,8 @@ def _convert(kind: Any, value: Any, *, where: str) -> Any:
         return float(value)
     if (kind is int and isinstance(value, bool)) or not isinstance(value, kind):
         raise ConfigError(f"{where}: expected {kind.__name__}, got {type(value).__name__}")
+    if kind is float and not math.isfinite(value):
+        raise ConfigError(f"{where}: expected a finite number, got {value}")
     return value
 
 

@@ -1,8 +1,8 @@
 """Who is pooled and who is a test user (METHOD 1.8), and how much of each is used.
 
-Specs: `given` (as the data say), `random:N` (N of all users), `inactive:N` (the pooled users with
-the shortest histories; the given test users take no part, and `inactive:N:in-population` leaves
-the chosen ones in the pool, the literal reading of the paper).
+Specs: `given` (as the data say), `random:N` (N of all users), `inactive:N` (the N pooled users with
+the shortest histories, at most a fifth of them; the given test users take no part, and
+`inactive:N:in-population` leaves the chosen ones in the pool, the literal reading of the paper).
 
 Users are ordered by a hash of seed and id, not by a random generator: the choice does not depend on
 a library's version, and a smaller choice is always part of a larger one.
@@ -18,6 +18,7 @@ from proper_model.errors import ConfigError, DataError
 from proper_model.records import Population, User
 
 INACTIVE_SHARE = 0.2
+MIN_POOLED = 3  # two to train on, one held back
 
 
 @dataclass(frozen=True)
@@ -81,15 +82,49 @@ def apply_split(
     test = tuple(user for user in test if user.queries)
     pooled = _keep(pooled, pooled_users, seed)
     test = _keep(test, users, seed)
-    if not test or not pooled:
-        which = "test" if not test else "pooled"
-        raise DataError(
-            f"{population.name}: split '{spec}' leaves no {which} user",
-            hint="a test user needs a query; use --split random:N where the data name no test users",
-        )
+    _check_somebody(population, spec, pooled, test)
     if max_items is not None:
         pooled, test = _cut(pooled, max_items), _cut(test, max_items)
     return Population(population.name, pooled, test)
+
+
+def effective_split(population: Population, spec: str) -> str:
+    """The spec with the number of users it can have: `inactive:N` is cut to its share (1.8)."""
+    wanted = parse_split(spec)
+    if wanted.kind != "inactive":
+        return spec
+    count = len(_least_active(population.pooled, wanted.count))
+    return ":".join(["inactive", str(count), *spec.split(":")[2:]])
+
+
+def check_pool(users: Sequence[User]) -> None:
+    """Raise DataError unless stages 1 and 2 can train on some pooled users and hold others back."""
+    if len(users) < MIN_POOLED:
+        raise DataError(
+            f"{len(users)} pooled users; training and early stopping need at least {MIN_POOLED}",
+            hint="add users to user_others.json, raise --pooled-users, or use a smaller --split",
+        )
+    if not any(user.queries for user in users):
+        raise DataError(
+            "no pooled user has a query; held-back users' queries judge stages 1 and 2",
+            hint="add queries to user_others.json, or use a smaller --split",
+        )
+
+
+def _check_somebody(
+    population: Population, spec: str, pooled: Sequence[User], test: Sequence[User]
+) -> None:
+    if not test:
+        raise DataError(
+            f"{population.name}: split '{spec}' leaves no test user",
+            hint="a test user needs a query; use --split random:N where the data name no test users",
+        )
+    if not pooled:
+        raise DataError(
+            f"{population.name}: split '{spec}' leaves no pooled user",
+            hint="stages 1 and 2 train on pooled users: add user_others.json, or use --split "
+            "random:N, which pools everybody but N",
+        )
 
 
 def _check(*, fold: int, folds: int, **counts: int | None) -> None:
@@ -155,12 +190,22 @@ def _rotated(
 def _inactive(
     pooled: tuple[User, ...], wanted: SplitSpec
 ) -> tuple[tuple[User, ...], tuple[User, ...]]:
-    eligible = [user for user in pooled if user.history and user.queries]
-    eligible.sort(key=lambda user: (len(user.history), user.user_id))
-    count = min(wanted.count, int(INACTIVE_SHARE * len(pooled)))
-    chosen = {user.user_id for user in eligible[:count]}
+    chosen = {user.user_id for user in _least_active(pooled, wanted.count)}
+    if not chosen:
+        raise ConfigError(
+            f"split inactive:{wanted.count} finds nobody: it takes at most a fifth of the "
+            f"{len(pooled)} pooled users, of those with a history and a query",
+            hint="pool more users, or use --split random:N",
+        )
     rest, test = _divide(pooled, chosen)
     return (pooled if wanted.in_population else rest), test
+
+
+def _least_active(pooled: tuple[User, ...], count: int) -> list[User]:
+    """At most `count` users and a fifth of all, with the shortest histories (METHOD 1.8)."""
+    eligible = [user for user in pooled if user.history and user.queries]
+    eligible.sort(key=lambda user: (len(user.history), user.user_id))
+    return eligible[: min(count, int(INACTIVE_SHARE * len(pooled)))]
 
 
 def _cut(users: tuple[User, ...], max_items: int) -> tuple[User, ...]:

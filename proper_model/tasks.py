@@ -151,9 +151,11 @@ class Task:
                 hint="write a task file with these labels, or use template `lamp` or `short`",
             )
         if query.gold.strip() not in labels:
+            close = _folded(query.gold) in {_folded(label) for label in labels}
             report.error(
                 place.at("gold"),
-                f"the answer of query {short_id(query.id)} is not among its {len(labels)} labels",
+                f"the answer of query {short_id(query.id)} is not among its {len(labels)} labels"
+                + (", but differs from one of them only in case or spaces" if close else ""),
             )
 
     def check(
@@ -186,6 +188,11 @@ def _split_words(text: str, low: float, high: float) -> tuple[str, str]:
     if head < 1:
         return "", text
     return " ".join(words[:head]), " ".join(words[head:])
+
+
+def _folded(label: str) -> str:
+    """A label without what people overlook: case and blanks."""
+    return "".join(label.split()).casefold()
 
 
 def short_id(identifier: str) -> str:

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from proper_model.base import attention_for, default_device
+from proper_model.base_check import empty_model, read_config
 from proper_model.errors import BaseModelError
 
 PROBE_LAYERS = 2
@@ -47,24 +47,12 @@ class Speed:
 
 def base_config(base: str) -> Any:
     """The configuration of a folder or hub id. Raises BaseModelError."""
-    from transformers import AutoConfig
-
-    folder = Path(base).expanduser()
-    try:
-        return AutoConfig.from_pretrained(str(folder) if folder.is_dir() else base)
-    except (OSError, ValueError, KeyError) as error:
-        raise BaseModelError(
-            f"the configuration of base '{base}' cannot be loaded ({type(error).__name__})",
-            hint="give a folder with config.json, or a hub id that can be reached",
-        ) from error
+    return read_config(base)
 
 
 def shape_of(config: Any) -> Shape:
     """Counts parameters on the meta device: no memory, no weights."""
-    from transformers import AutoModelForCausalLM
-
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
+    model = empty_model(config)
     try:
         layers, hidden, ffn = (
             int(getattr(config, name))

@@ -21,6 +21,7 @@ import click
 import typer
 
 from proper_model.errors import ConfigError, DataError, InterruptedRunError, ProperError
+from proper_model.records import counted
 from simulations import cli_options as o
 from simulations.console import (
     QUIET,
@@ -32,7 +33,7 @@ from simulations.console import (
     say_error,
     stopping,
 )
-from simulations.options import RunOptions
+from simulations.options import DEMOS, RunOptions
 from simulations.run_folder import check_out
 
 USAGE, INTERRUPTED = 2, 130
@@ -75,7 +76,7 @@ def before(
 
 
 @app.command()
-def validate(data: o.Data, task: o.TaskName = None, template: o.Template = None) -> None:
+def validate(data: o.Data, task: o.TaskName = None, template: o.TaskTemplate = None) -> None:
     """Say what is in DATA and what is wrong with it, by file, record and field.
 
     DATA is a folder with OPPU's or LaMP's files, or one file in OPPU's form.
@@ -84,26 +85,35 @@ def validate(data: o.Data, task: o.TaskName = None, template: o.Template = None)
     from proper_model.tasks import load_task
     from simulations.validation_tables import problem_lines, summary_table
 
+    if data in DEMOS:
+        say(f"{data} makes its own people, which need no validation; start it with: run {data}")
+        return
     if task is None:
-        raise ConfigError("--task is missing: which question do these data answer?")
+        raise ConfigError(
+            "--task is missing: which question do these data answer?",
+            hint="a shipped task such as LaMP_2M, or the path of a task's TOML file",
+        )
     path = Path(data).expanduser()
     if not path.exists():
-        raise DataError(f"{data}: no such file or folder")
-    found = validation.validate(path, load_task(task, template=template))
+        raise DataError(
+            f"{data}: no such file or folder", hint="give a folder with OPPU's or LaMP's files"
+        )
+    with progress_bars() as show:
+        found = validation.validate(path, load_task(task, template=template), progress=show)
     print_table(summary_table(found))
     for line in problem_lines(found):
         print_line(line)
     if not found.ok:
         raise DataError(
-            f"{data}: {found.errors} errors; a run would refuse these data",
-            hint="each line above names file, record and field",
+            f"{data}: {counted(found.errors, 'error')}; a run would refuse these data",
+            hint="each line above names its file, and record and field where there is one to mend",
         )
 
 
 @app.command()
 def fetch(
     task: Annotated[str, typer.Argument(metavar="TASK", help="LaMP_1, LaMP_2M, ... LaMP_7.")],
-    out: o.Out,
+    out: o.FetchOut,
     split: Annotated[str, typer.Option("--split", help="LaMP's own split: user or time.")] = "time",
 ) -> None:
     """Download a LaMP task from its own server; a broken download goes on where it stopped."""

@@ -30,6 +30,9 @@ Base = Annotated[
 Out = Annotated[
     Path, typer.Option("--out", metavar="OUT", help="Folder for everything the run leaves.")
 ]
+FetchOut = Annotated[
+    Path, typer.Option("--out", metavar="OUT", help="Folder for the task's files.")
+]
 Preset = Annotated[
     str, typer.Option("--preset", help="Structure of the model: paper, default or device.")
 ]
@@ -45,9 +48,18 @@ Template = Annotated[
     str | None,
     typer.Option("--template", help="Template set of the task. (default: the profile's)"),
 ]
+TaskTemplate = Annotated[
+    str | None,
+    typer.Option("--template", help="Template set of the task. (default: the task's)"),
+]
 Split = Annotated[
     str,
-    typer.Option("--split", help="Who is a test user: given, random:N or inactive:N."),
+    typer.Option(
+        "--split",
+        help="Who is a test user: given (as the data say), random:N (N of all users), inactive:N "
+        "(the N pooled users with the shortest histories, at most a fifth of the pool, taken out "
+        "of it) or inactive:N:in-population (the same, left in it).",
+    ),
 ]
 Folds = Annotated[
     int, typer.Option("--folds", metavar="K", help="Rotate test users over K parts of everybody.")

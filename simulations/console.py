@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
-from rich.text import Text
 
 from proper_model.errors import ProperError
-from simulations.sources import Progress as Callback
+from simulations.phases import phase_name
 from simulations.tables import Table, to_markdown, to_rich
+
+if TYPE_CHECKING:
+    from simulations.sources import Progress as Callback
 
 # Set before any of these libraries is imported; what the user has set stays.
 QUIET = {
@@ -27,6 +32,7 @@ QUIET = {
     "TRANSFORMERS_VERBOSITY": "error",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
 }
+EVERY_S = 30.0  # how often a log hears of a phase that goes on
 WIDE = 240  # of a file or pipe: nothing in a table is cut there
 
 
@@ -78,7 +84,7 @@ def package_version() -> str:
 
 @contextmanager
 def progress_bars() -> Iterator[Callback]:
-    """A callback (phase, done, total): one bar a phase on a terminal, one line a phase elsewhere."""
+    """A callback (phase, done, total): one bar a phase on a terminal, lines elsewhere."""
     console = Console(stderr=True, highlight=False)
     if not console.is_terminal:
         yield plain_progress()
@@ -91,7 +97,7 @@ def progress_bars() -> Iterator[Callback]:
             if phase not in tasks:
                 for earlier in tasks.values():
                     settle(bars, earlier)
-                tasks[phase] = bars.add_task(Text(phase).plain, total=None)
+                tasks[phase] = bars.add_task(escape(phase_name(phase)), total=None)
             bars.update(tasks[phase], completed=done, total=total or None)
 
         yield show
@@ -105,14 +111,19 @@ def settle(bars: Progress, task: TaskID) -> None:
     bars.stop_task(task)
 
 
-def plain_progress() -> Callback:
-    """One line on stderr whenever the phase changes, for logs and pipes."""
-    last = ""
+def plain_progress(clock: Callable[[], float] = time.monotonic) -> Callback:
+    """A line on stderr when the phase changes, and how far it is twice a minute; for logs."""
+    last, said_at = "", clock()
 
-    def show(phase: str, _done: int, _total: int) -> None:
-        nonlocal last
-        if phase != last:
-            last = phase
-            say(phase)
+    def show(phase: str, done: int, total: int) -> None:
+        nonlocal last, said_at
+        name = phase_name(phase)
+        if name != last:
+            say(name)
+        elif done and clock() - said_at >= EVERY_S:
+            say(f"{name} {done}/{total}" if total else f"{name} {done}")
+        else:
+            return
+        last, said_at = name, clock()
 
     return show

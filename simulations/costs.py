@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 import tempfile
 from pathlib import Path
-from typing import Any
 
 from proper_model.base import compute_dtype, default_device
+from proper_model.base_check import read_tokenizer
 from proper_model.encoding import Encoder
-from proper_model.errors import BaseModelError
 from proper_model.files import storage_errors
 from proper_model.structure import preset
 from simulations.calibrate import base_config, measure, shape_of
@@ -41,7 +40,7 @@ def plan_costs(options: RunOptions, progress: Progress) -> Estimate:
 def _costs(options: RunOptions, source: Source, progress: Progress) -> Estimate:
     settings, structure = source.settings, preset(options.preset)
     encoder = Encoder(
-        load_tokenizer(source.config_base),
+        read_tokenizer(source.config_base),
         max_prompt_tokens=settings.max_prompt_tokens,
         max_answer_tokens=settings.max_answer_tokens,
     )
@@ -72,16 +71,3 @@ def _costs(options: RunOptions, source: Source, progress: Progress) -> Estimate:
         embed_base=shape.parameters <= LARGEST_EMBEDDED_PARAMETERS,
     )
     return result.times(options.folds) if options.all_folds else result
-
-
-def load_tokenizer(base: str) -> Any:
-    """The tokenizer of a folder or hub id. Raises BaseModelError."""
-    from transformers import AutoTokenizer
-
-    try:
-        return AutoTokenizer.from_pretrained(base)
-    except (OSError, ValueError, KeyError) as error:
-        raise BaseModelError(
-            f"the tokenizer of base '{base}' cannot be loaded ({type(error).__name__})",
-            hint="give a folder with tokenizer.json, or a hub id that can be reached",
-        ) from error

@@ -104,7 +104,7 @@ class RunOptions:
                 "--task is missing: which question do these data answer?",
                 hint="a shipped task such as LaMP_2M, or the path of a task's TOML file",
             )
-        if self.base is None:
+        if self.base is None or not self.base.strip():
             raise ConfigError(
                 "--base is missing: which language model is personalized?",
                 hint="a folder in Hugging Face form, or a hub id such as org/model",

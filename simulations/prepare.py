@@ -98,7 +98,7 @@ def build(options: RunOptions, source: Source, out: Path) -> Prepared:
         embed_base=shape.parameters <= LARGEST_EMBEDDED_PARAMETERS,
         preset=options.preset,
         settings=to_mapping(source.settings),
-        split=options.people_label,
+        split=source.people,
         fold=options.fold or 0,
         folds=options.folds,
         seed=options.seed,

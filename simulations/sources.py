@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from proper_model.base_check import check_base
 from proper_model.config import StageSettings
 from proper_model.data import Population, read_population
-from proper_model.errors import DataError
+from proper_model.errors import DataError, TaskError
 from proper_model.profiles import load_profile
 from proper_model.records import Report
-from proper_model.splits import apply_split
+from proper_model.splits import apply_split, check_pool, effective_split
 from proper_model.tasks import Task, load_task
 from simulations.options import RunOptions
 
 # (phase, done, total); total 0 means: unknown.
 Progress = Callable[[str, int, int], None]
+
+MOST_WARNINGS = 5  # shown by a run; `validate` shows all
 
 DEMO_KINDS = {
     "demo": "synth_tag",
@@ -31,7 +34,8 @@ DEMO_KINDS = {
 class Source:
     """What a run works on. `truth` is JSON for synthetic people, None for real ones.
 
-    `sketch` holds configuration and tokenizer of a base that is not made yet, None for others.
+    `people` says who takes part, as results name it; `sketch` holds configuration and tokenizer of
+    a base that is not made yet, None for others.
     """
 
     name: str
@@ -41,6 +45,7 @@ class Source:
     settings: StageSettings
     truth: str | None = None
     warnings: tuple[str, ...] = ()
+    people: str = ""
     sketch: str | None = None
 
     @property
@@ -56,6 +61,13 @@ def load_source(options: RunOptions, progress: Progress, *, scratch: Path | None
     Raises TaskError, DataError, ConfigError or BaseModelError with place and next step.
     """
     source = _demo(options, progress, scratch) if options.is_demo else _real(options, progress)
+    warnings = [*source.warnings]
+    split = effective_split(source.population, options.split)
+    if split != options.split:
+        warnings.append(
+            f"split {options.split} takes {split.split(':')[1]} users: at most a fifth of the "
+            f"{len(source.population.pooled)} pooled ones, of those with a history and a query"
+        )
     population = apply_split(
         source.population,
         options.split,
@@ -66,28 +78,36 @@ def load_source(options: RunOptions, progress: Progress, *, scratch: Path | None
         max_items=options.max_items,
         seed=options.seed,
     )
-    if not population.test:
-        raise DataError(
-            f"{options.data}: no test users, so there is nobody to personalize for",
-            hint="use --split random:N to choose test users among the pooled ones",
-        )
-    return replace(source, population=population)
+    check_pool(population.pooled)
+    _tell(warnings)
+    return replace(source, population=population, people=replace(options, split=split).people_label)
+
+
+def _tell(warnings: Sequence[str]) -> None:
+    """Warnings on stderr, above any bar; only the first of many."""
+    from simulations.console import say
+
+    for warning in warnings[:MOST_WARNINGS]:
+        say(f"warning: {warning}")
+    if len(warnings) > MOST_WARNINGS:
+        say(f"warning: and {len(warnings) - MOST_WARNINGS} more; proper-sim validate lists them")
 
 
 def _real(options: RunOptions, progress: Progress) -> Source:
     assert options.task is not None
     assert options.base is not None
     settings = load_profile(options.profile_name)
-    task = choose_template(options.task, options.template, settings)
+    task, warnings = choose_template(options.task, options.template, settings)
     path = Path(options.data).expanduser()
     if not path.exists():
         raise DataError(
             f"{options.data}: no such file or folder",
             hint="give a folder with OPPU's or LaMP's files, or the word demo",
         )
+    check_base(options.base, settings)
     progress("reading users", 0, 0)
     report = Report()
-    population = read_population(path, task, report=report)
+    population = read_population(path, task, report=report, progress=progress)
     base = Path(options.base).expanduser()
     return Source(
         name=path.resolve().name,
@@ -95,17 +115,29 @@ def _real(options: RunOptions, progress: Progress) -> Source:
         task=task,
         base=str(base.resolve()) if base.is_dir() else options.base,
         settings=settings,
-        warnings=tuple(str(problem) for problem in report.problems),
+        warnings=(*warnings, *(str(group) for group in report.groups)),
     )
 
 
-def choose_template(name: str, template: str | None, settings: StageSettings) -> Task:
-    """The task under the template asked for, else the profile's where the task has it."""
+def choose_template(
+    name: str, template: str | None, settings: StageSettings
+) -> tuple[Task, tuple[str, ...]]:
+    """The task under the template asked for, else the profile's where the task has it.
+
+    The second part is the warning if it does not. Raises TaskError.
+    """
     task = load_task(name, template=template)
     wished = settings.template
-    if template is None and wished is not None and wished in task.templates:
-        return load_task(name, template=wished)
-    return task
+    if template is not None or wished is None:
+        return task, ()
+    try:
+        return load_task(name, template=wished), ()
+    except TaskError:
+        warning = (
+            f"task {task.name} has no template set '{wished}', which profile {settings.name} asks "
+            f"for; its own choice '{task.template}' is used"
+        )
+        return task, (warning,)
 
 
 def _demo(options: RunOptions, progress: Progress, scratch: Path | None) -> Source:
@@ -132,12 +164,15 @@ def _demo(options: RunOptions, progress: Progress, scratch: Path | None) -> Sour
             seed=options.seed,
             progress=lambda done, total: progress("pretraining a tiny base", done, total),
         )
+        check_base(str(base), settings)
+    task, warnings = choose_template(synthetic.task, options.template, settings)
     return Source(
         name=synthetic.settings.kind,
         population=synthetic.population,
-        task=choose_template(synthetic.task, options.template, settings),
+        task=task,
         base=str(base.resolve()),
         settings=settings,
         truth=json.dumps(synthetic.truth, indent=1, sort_keys=True) + "\n",
+        warnings=warnings,
         sketch=None if sketch is None else str(sketch),
     )

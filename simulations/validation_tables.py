@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from proper_model.validation import GroupSummary, Lengths, ValidationReport
+from proper_model.records import counted
+from proper_model.summary import GroupSummary, Lengths
+from proper_model.validation import ValidationReport
 from simulations.tables import Table
 
 
@@ -26,16 +28,16 @@ def summary_table(found: ValidationReport) -> Table:
     ]
     title = (
         f"{found.name}: {found.form} files, task {found.task}, template {found.template}, "
-        f"{found.errors} errors, {found.warnings} warnings"
+        f"{counted(found.errors, 'error')}, {counted(found.warnings, 'warning')}"
     )
     return Table(title, ("", "pooled", "test"), tuple(rows))
 
 
 def problem_lines(found: ValidationReport) -> Iterator[str]:
-    """One line a problem: severity, file, record, field, what is wrong."""
-    for problem in found.problems:
-        yield f"{problem.severity}: {problem}"
-    left = found.errors + found.warnings - len(found.problems)
+    """One line a problem, repeated or not: severity, file, record, field, what is wrong."""
+    for group in found.groups:
+        yield f"{group.severity}: {group}"
+    left = found.errors + found.warnings - sum(group.count for group in found.groups)
     if left > 0:
         yield f"... and {left} more"
 

@@ -250,6 +250,30 @@ def test_validate_counts_on_stdout(data: Path, capsys: pytest.CaptureFixture[str
     assert "history items" in shown
 
 
+def test_help_says_what_an_option_means_for_this_command(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def words(command: str) -> str:
+        assert run_cli([command, "--help"]) == 0
+        return " ".join(capsys.readouterr().out.replace("│", " ").split())
+
+    assert "(default: the task's)" in words("validate")
+    assert "(default: the profile's)" in words("run")
+    assert "Folder for everything the run leaves" not in words("fetch")
+    for part in ("random:N (N of all users)", "the N pooled users", "inactive:N:in-population"):
+        assert part in words("run")
+
+
+def test_the_demo_needs_no_validation(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_cli(["validate", "demo:rate"]) == 0
+    assert "need no validation" in capsys.readouterr().err
+
+
+def test_validate_says_which_file_it_reads(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_cli(["validate", str(data), "--task", "synth_tag"]) == 0
+    assert "proper: reading user_others.json (MiB)" in capsys.readouterr().err
+
+
 def test_validate_names_what_is_wrong_and_fails(
     data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -260,6 +284,8 @@ def test_validate_names_what_is_wrong_and_fails(
     assert run_cli(["validate", str(data), "--task", "synth_tag"]) == 13
     shown = capsys.readouterr()
     assert "error: user_others.json, record 2, field query[0].gold" in shown.out
+    assert ", 1 error, 0 warnings" in shown.out
+    assert ": 1 error; a run" in shown.err
     assert CANARY not in shown.out + shown.err
 
 

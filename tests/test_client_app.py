@@ -15,7 +15,7 @@ from federation import CANARY, flower_identity, make_federation
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from safetensors.torch import save
 
-from client import client_app
+from client import client_app, cohort_host
 from client.adaptation import UserState
 from client.cohort_host import CohortHost
 from client.engine import Engine
@@ -67,6 +67,7 @@ class FakeEngine(Engine):
 
     def predict(self, release, users, arm, states, *, progress):
         self.calls.append(("predict", tuple(u.user_id for u in users), arm))
+        progress(arm, 0, len(users))
         for user in users:
             for query in user.queries:
                 yield user.user_id, {"user_id": user.user_id, "query_id": query.id, "output": "1"}
@@ -204,6 +205,16 @@ def test_rounds_write_to_the_devices_and_say_only_ok(plan, engine, shipment):
         ("adapt", users, ("stage3",)),
         *(("predict", users, arm) for arm in plan.arms),
     ]
+
+
+def test_a_node_says_which_arm_it_predicts_and_says_it_once(plan, engine, shipment, monkeypatch):
+    monkeypatch.setattr(cohort_host, "PROGRESS_EVERY_S", 0.0)
+    seen = []
+    monkeypatch.setattr(CohortHost, "report", lambda _, phase, done, total: seen.append(phase))
+    where = context(plan)
+    install_all(plan, shipment, where)
+    rounds(shipment, where)
+    assert [p for p in seen if ": " in p] == [f"evaluate: {arm}" for arm in plan.node_arms]
 
 
 def test_a_second_round_repeats_nothing(plan, engine, shipment):

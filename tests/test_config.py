@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from proper_model.config import (
     ATTENTION_TARGETS,
     FFN_TARGETS,
+    NAME,
     GroupSettings,
     PopulationSettings,
     RouterSettings,
@@ -22,6 +23,7 @@ from proper_model.config import (
 from proper_model.errors import ConfigError
 from proper_model.settings_io import from_mapping, to_mapping
 from proper_model.structure import PRESETS, Constraint, RouterText, Structure, UserRouting, preset
+from proper_model.task_schema import HistorySpec
 
 
 def test_presets_differ_only_where_the_specification_says() -> None:
@@ -104,6 +106,24 @@ def test_contradictory_structures_are_refused(changes: dict, word: str) -> None:
         ("[router]\ndropout = 1.0", r"router.dropout"),
         ('dtype = "float8"', r"dtype must be"),
         ("held_back_fraction = 0.0", r"held_back_fraction"),
+        (
+            "[group]\nlearning_rate = inf",
+            r"p.group.learning_rate: expected a finite number, got inf",
+        ),
+        ("[user]\nlearning_rates = [nan]", r"p.user.learning_rates\[0\]: expected a finite number"),
+        ("weight_decay = inf", r"p.weight_decay: expected a finite number"),
+        ("[router]\nlearning_rate = 30", r"router.learning_rate must be positive and at most 1"),
+        ("[user]\nlearning_rates = [2e-3, 0]", r"user.learning_rates must be positive"),
+        ("[group]\nembedding_learning_rate = 4.0", r"group.embedding_learning_rate must be"),
+        ("[population]\nrank = 0", r"population.rank must be at least 1"),
+        ("[population]\nalpha = 0", r"population.alpha must be positive"),
+        ("max_prompt_tokens = 999999999", r"max_prompt_tokens must be 8 to 1048576, got 999999999"),
+        ("max_answer_tokens = 999999999", r"max_answer_tokens must be 1 to"),
+        ("tokens_per_step = 999999999", r"tokens_per_step must be 64 to"),
+        ('name = ""', r"name must be 1 to 64 letters"),
+        ('name = "../../etc/x"', r"name must be"),
+        ('name = "<b>bold</b>"', r"name must be"),
+        ('name = ".."', r"name must be"),
     ],
 )
 def test_bad_settings_are_refused_with_their_place(toml: str, message: str) -> None:
@@ -112,8 +132,11 @@ def test_bad_settings_are_refused_with_their_place(toml: str, message: str) -> N
 
 
 def test_a_missing_name_is_refused() -> None:
-    with pytest.raises(ConfigError, match="name"):
+    with pytest.raises(ConfigError) as caught:
         from_mapping(StageSettings, {}, where="profile")
+    assert caught.value.message == "profile: name is missing"
+    with pytest.raises(ConfigError, match="s: prompt, answer are missing"):
+        from_mapping(HistorySpec, {}, where="s")
 
 
 def test_unknown_enum_values_name_the_known_ones() -> None:
@@ -139,7 +162,7 @@ dropouts = st.floats(min_value=0, max_value=0.99)
 counts = st.integers(min_value=1, max_value=1000)
 settings_strategy = st.builds(
     StageSettings,
-    name=st.text(max_size=20),
+    name=st.from_regex(NAME, fullmatch=True),
     template=st.none() | st.text(max_size=10),
     max_prompt_tokens=st.integers(min_value=8, max_value=4096),
     dtype=st.sampled_from(["auto", "float32", "bfloat16", "float64"]),

@@ -95,6 +95,54 @@ def test_items_without_id_are_numbered_and_dated_histories_are_put_in_order(tmp_
     assert [item.id for item in read_one(tmp_path, [raw])[0].history] == ["0", "1", "2"]
 
 
+def dated(dates):
+    raw = record(items=len(dates))
+    for item, date in zip(raw["profile"], dates, strict=True):
+        item["date"] = date
+    return raw
+
+
+@pytest.mark.parametrize(
+    ("dates", "order"),
+    [
+        (("2020-12-31", 2020, "2020-01-05", "2019-06-01"), "3120"),
+        (("2020-10-01", "2020-9-30", "2020-09"), "210"),
+        (("2021", "2021", 2021, "2020"), "3012"),
+    ],
+)
+def test_dates_of_mixed_precision_are_put_in_calendar_order(tmp_path, dates, order):
+    report = Report()
+    path = put(tmp_path / "users.json", [dated(dates)])
+    history = read_users(path, TASK, report=report)[0].history
+    assert "".join(item.id[-1] for item in history) == order
+    mixed = len({len(str(date)) > 4 for date in dates}) > 1 or "2020-09" in dates
+    assert [problem.message for problem in report.problems] == (
+        ["mixes years and full dates; a year counts as its beginning"] if mixed else []
+    )
+
+
+def test_a_history_of_which_only_some_items_are_dated_is_a_warning(tmp_path):
+    report = Report()
+    path = put(tmp_path / "users.json", [dated(("2021-01-01", None, "2020-01-01"))])
+    history = read_users(path, TASK, report=report)[0].history
+    assert [item.id[-1] for item in history] == ["0", "1", "2"]
+    assert [str(problem) for problem in report.problems] == [
+        "users.json, record 0, field profile: only some items have a date, so the file's order counts"
+    ]
+
+
+@pytest.mark.parametrize(
+    "date",
+    ["2024-13-45", "2023-02-29", "0000", 99, 20240501, "soon", "", "２０２４", "2024-01-01x"],
+)
+def test_what_is_no_date_of_the_calendar_is_an_error_that_does_not_quote_it(tmp_path, date):
+    path = put(tmp_path / "users.json", [dated(("2021-01-01", date))])
+    with pytest.raises(DataError, match=r"record 0, field profile\[1\].date: not a date") as caught:
+        read_users(path, TASK)
+    assert "YYYY-MM-DD" in (caught.value.hint or "")
+    assert not str(date) or str(date) not in caught.value.message
+
+
 def test_half_a_surrogate_pair_is_replaced_with_a_warning(tmp_path):
     raw = record()
     raw["profile"][0]["text"] = "broken \ud83d emoji, whole 😀"

@@ -14,11 +14,13 @@ from proper_model.data import write_oppu
 from proper_model.errors import BaseModelError, ConfigError, DataError, StorageError, TaskError
 from proper_model.records import Population
 from proper_model.runplan import RunPlan, file_sha256
+from proper_model.tasks import load_task
 from proper_model.trust import TrustedRoot, key_id
 from simulations import prepare as prepare_module
 from simulations import tiny_base
 from simulations.options import RunOptions
 from simulations.prepare import prepare
+from simulations.sources import _tell
 from simulations.synthetic import make_synthetic
 from simulations.tiny_base import Pretraining, TinyShape, make_tiny_base
 
@@ -106,6 +108,65 @@ def test_people_options_choose_and_cut(options: RunOptions) -> None:
     assert plan.split == (
         "random:5, at most 4 pooled users, at most 2 test users, at most 3 items a user"
     )
+
+
+def test_the_plan_names_as_many_inactive_users_as_there_are(
+    world: tuple[Path, Path, Population], options: RunOptions, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = prepare(replace(options, split="inactive:1000"), quiet)
+    count = len(world[2].pooled) // 5
+    assert len(plan.devices) == count
+    assert plan.split == f"inactive:{count}"
+    said = f"warning: split inactive:1000 takes {count} users: at most a fifth of the"
+    assert said in capsys.readouterr().err
+    again = replace(options, split="inactive:1000", resume=True)
+    assert prepare(again, quiet) == plan
+
+
+def test_a_pool_too_small_to_train_on_is_refused_before_anything_is_written(
+    options: RunOptions,
+) -> None:
+    with pytest.raises(DataError, match="2 pooled users"):
+        prepare(replace(options, pooled_users=2), quiet)
+    assert not options.out.exists()
+
+
+def test_what_is_odd_about_the_data_is_said_but_not_all_of_it(
+    world: tuple[Path, Path, Population],
+    options: RunOptions,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    users = json.loads((world[0] / "user_others.json").read_text())
+    users[0]["profile"][0]["date"] = "2024"
+    (tmp_path / "user_others.json").write_text(json.dumps(users))
+    prepare(replace(options, data=str(tmp_path), split="random:2"), quiet)
+    assert capsys.readouterr().err == (
+        "proper: warning: user_others.json, record 0, field profile: only some items have a date, "
+        "so the file's order counts\n"
+    )
+    _tell([f"odd {n}" for n in range(9)])
+    assert capsys.readouterr().err.splitlines()[4:] == [
+        "proper: warning: odd 4",
+        "proper: warning: and 4 more; proper-sim validate lists them",
+    ]
+
+
+def test_a_template_that_the_profile_asks_for_in_vain_is_said(
+    options: RunOptions, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    profile = tmp_path / "mine.toml"
+    profile.write_text('name = "mine"\ntemplate = "rhymes"\n')
+    mine = replace(options, profile=str(profile))
+    plan = prepare(mine, quiet)
+    own = load_task("synth_tag").template
+    assert plan.template == own
+    assert capsys.readouterr().err == (
+        "proper: warning: task synth_tag has no template set 'rhymes', which profile mine asks "
+        f"for; its own choice '{own}' is used\n"
+    )
+    prepare(replace(mine, template="short", out=tmp_path / "other"), quiet)
+    assert capsys.readouterr().err == ""
 
 
 def test_folds_rotate_so_that_everyone_is_a_test_user_once(

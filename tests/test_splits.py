@@ -6,7 +6,7 @@ import pytest
 
 from proper_model.errors import ConfigError, DataError
 from proper_model.records import HistoryItem, Population, Query, User
-from proper_model.splits import apply_split
+from proper_model.splits import apply_split, check_pool, effective_split
 
 
 def person(name, *, items=3, queries=1):
@@ -82,6 +82,23 @@ def test_inactive_is_at_most_a_fifth_and_needs_history_and_query():
     assert ids(apply_split(population, "inactive:1").test) == ["p19"]
 
 
+def test_the_effective_split_names_the_number_that_inactive_takes():
+    assert effective_split(POPULATION, "inactive:100") == "inactive:4"
+    assert effective_split(POPULATION, "inactive:100:in-population") == "inactive:4:in-population"
+    for spec in ("inactive:3", "random:100", "given"):
+        assert effective_split(POPULATION, spec) == spec
+    with pytest.raises(ConfigError, match="a fifth of the 4 pooled users"):
+        apply_split(Population("data", POPULATION.pooled[:4], ()), "inactive:2")
+
+
+def test_a_pool_that_cannot_be_trained_on_is_refused():
+    check_pool(POPULATION.pooled[:3])
+    with pytest.raises(DataError, match="2 pooled users; .* at least 3"):
+        check_pool(POPULATION.pooled[:2])
+    with pytest.raises(DataError, match="no pooled user has a query"):
+        check_pool([person(name, queries=0) for name in "abcd"])
+
+
 def test_inactive_ties_are_broken_by_id():
     users = tuple(person(name) for name in ("c", "a", "b", "e", "d"))
     assert ids(apply_split(Population("data", users, ()), "inactive:5").test) == ["a"]
@@ -147,5 +164,7 @@ def test_a_split_that_leaves_nobody_says_what_to_do():
     with pytest.raises(DataError, match="leaves no test user") as caught:
         apply_split(Population("data", POPULATION.pooled, ()), "given")
     assert "random:N" in (caught.value.hint or "")
-    with pytest.raises(DataError, match="leaves no pooled user"):
+    with pytest.raises(DataError, match="leaves no pooled user") as pooled:
         apply_split(Population("data", (), POPULATION.test), "given")
+    assert "user_others.json" in (pooled.value.hint or "")
+    assert "a test user needs" not in (pooled.value.hint or "")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from proper_model.errors import DataError, TaskError
-from proper_model.records import HistoryItem, Query, User
+from proper_model.records import HistoryItem, Place, Query, Report, User
 from proper_model.tasks import SHIPPED, load_task, shipped_tasks, task_from_toml
 from proper_model.templates import first_words
 
@@ -225,3 +225,14 @@ def test_unknown_names_list_what_there_is(tmp_path):
         load_task("LaMP_3", template="rude")
     with pytest.raises(TaskError, match="no history objective 'lamp-peft'"):
         load_task("LaMP_3", template="oppu+lamp-peft")
+
+
+@pytest.mark.parametrize(
+    ("gold", "close"), [("Sci-Fi", True), ("social  commentary", True), ("western", False)]
+)
+def test_an_answer_that_only_looks_different_is_told_apart(gold: str, close: bool) -> None:
+    query = Query("q", TAG_QUESTION + " description: y", gold)
+    report = Report(strict=False)
+    load_task("LaMP_2M", template="lamp").check_query(query, Place("f"), report)
+    assert len(report.problems) == 1
+    assert report.problems[0].message.endswith("only in case or spaces") is close

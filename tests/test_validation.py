@@ -6,10 +6,13 @@ import json
 
 import pytest
 
-from proper_model.errors import DataError
+from proper_model.data import read_population
+from proper_model.errors import DataError, ProperError
 from proper_model.records import Place, Report
+from proper_model.splits import apply_split, check_pool
+from proper_model.summary import Lengths
 from proper_model.tasks import load_task
-from proper_model.validation import Lengths, validate
+from proper_model.validation import validate
 
 TASK = load_task("LaMP_3", template="short")
 QUESTION = "just answer with 1, 2, 3, 4, or 5 without further explanation. review: "
@@ -29,6 +32,10 @@ def user(name, *, scores=("1", "5"), golds=("4",), question=QUESTION):
     }
 
 
+def people(names, **kind):
+    return [user(name, **kind) for name in names]
+
+
 def folder(path, pooled, test):
     (path / "user_others.json").write_text(
         pooled if isinstance(pooled, str) else json.dumps(pooled)
@@ -43,18 +50,19 @@ def messages(report):
 
 def test_clean_data_are_counted(tmp_path):
     pooled = [user("a", scores=("1", "5", "5"), golds=("4", "2")), user("b", scores=("3",))]
+    pooled.append(user("e", scores=("3",)))
     report = validate(folder(tmp_path, pooled, [user("c")]), TASK)
     assert report.ok
     assert report.problems == ()
     assert (report.form, report.task, report.template) == ("oppu", "LaMP_3", "short")
     group = report.pooled
-    assert (group.users, group.items, group.queries) == (2, 4, 3)
-    assert group.items_a_user == Lengths(1, 3, 3)
-    assert group.queries_a_user == Lengths(1, 2, 2)
+    assert (group.users, group.items, group.queries) == (3, 5, 4)
+    assert group.items_a_user == Lengths(1, 1, 3)
+    assert group.queries_a_user == Lengths(1, 1, 2)
     assert group.question_words == Lengths(6, 6, 6)  # review: my private words N score:
     assert group.answer_words == Lengths(1, 1, 1)
-    assert group.gold_labels == {"1": 0, "2": 1, "3": 0, "4": 2, "5": 0}
-    assert group.history_labels == {"1": 1, "2": 0, "3": 1, "4": 0, "5": 2}
+    assert group.gold_labels == {"1": 0, "2": 1, "3": 0, "4": 3, "5": 0}
+    assert group.history_labels == {"1": 1, "2": 0, "3": 2, "4": 0, "5": 2}
     assert report.test.users == 1
 
 
@@ -72,8 +80,8 @@ def test_all_faults_of_all_files_are_collected(tmp_path):
         "user_others.json, record 2: expected an object, got an integer",
         "user_top_100_history.json: 'a' is a pooled user as well",
         "user_top_100_history.json, record 2, field profile: expected a list, got null",
-        "user_top_100_history.json: 1 users have no history; they get the population model",
-        "user_top_100_history.json: 1 users have no query; they cannot be scored",
+        "user_top_100_history.json: 1 user has no history and gets the population model",
+        "user_top_100_history.json: 1 user has no query and cannot be scored",
     ]
     assert (report.errors, report.warnings) == (5, 2)
     assert SECRET not in repr(report)
@@ -93,14 +101,13 @@ def test_odd_data_are_warnings(tmp_path):
     known["query"][0]["input"] = QUESTION + "a 0"
     other = user("b", question="How many? ")
     other["query"][0]["id"] = "a-0"
-    report = validate(folder(tmp_path, [known, other], [user("c")]), TASK)
+    report = validate(folder(tmp_path, [known, other, user("d")], [user("c")]), TASK)
     assert report.ok
     assert messages(report) == [
-        "user_others.json: 1 history answers are not among the task's labels",
-        "user_others.json: 1 query ids occur with more than one user",
-        "user_others.json: 1 of 2 queries ask about a text of the user's own history",
-        "user_others.json: 1 of 2 queries are not worded as the task file says; "
-        "asked as they stand",
+        "user_others.json: 1 history answer is not among the task's labels",
+        "user_others.json: 1 query id occurs with more than one user",
+        "user_others.json: 1 of 3 queries asks about a text of the user's own history",
+        "user_others.json: 1 of 3 queries is not worded as the task file says; asked as it stands",
     ]
 
 
@@ -139,6 +146,131 @@ def test_raw_lamp_and_single_files_are_validated(tmp_path):
     path = tmp_path / "one.json"
     path.write_text(json.dumps([user("a")]))
     assert validate(path, TASK).pooled.users == 1
+
+
+@pytest.mark.parametrize(
+    ("pooled", "test", "severity", "words"),
+    [
+        (people("abcd"), [user("e", golds=())], "warning", "no test user has a query; runs only"),
+        (None, people("abcd"), "warning", "there are 0 pooled users, fewer than 3; runs only"),
+        (people("abcd"), None, "warning", "there is no test user; runs only"),
+        (people("abc", golds=()), people("de"), "warning", "no pooled user has a query; runs only"),
+        (people("abc", golds=()), [user("d", golds=())], "error", "no user has a query"),
+        (people("abc", golds=()), [user("d")], "error", "only one user has a query"),
+        (people("ab"), [user("c")], "error", "there are 3 users"),
+    ],
+)
+def test_data_that_a_run_would_refuse_as_they_are_say_so(tmp_path, pooled, test, severity, words):
+    for name, users in (("user_others", pooled), ("user_top_100_history", test)):
+        if users is not None:
+            (tmp_path / f"{name}.json").write_text(json.dumps(users))
+    report = validate(tmp_path, TASK)
+    found = [problem for problem in report.problems if words in problem.message]
+    assert [problem.severity for problem in found] == [severity]
+    assert ("--split random:N" in found[0].message) is (severity == "warning")
+    population = read_population(tmp_path, TASK)
+    with pytest.raises(ProperError):
+        check_pool(apply_split(population, "given").pooled)
+    if severity == "error":
+        with pytest.raises(ProperError):
+            check_pool(apply_split(population, "random:1").pooled)
+    else:
+        check_pool(apply_split(population, "random:1").pooled)
+
+
+def test_one_file_is_said_to_name_no_test_users(tmp_path):
+    path = tmp_path / "one.json"
+    path.write_text(json.dumps(people("abcd")))
+    assert messages(validate(path, TASK)) == [
+        "one.json: one file names no test users; runs only with --split random:N"
+    ]
+
+
+@pytest.mark.parametrize("name", ["user_others.json", "user_top_100_history.json"])
+def test_a_folder_in_the_place_of_a_file_is_refused(tmp_path, name):
+    folder(tmp_path, [user("a")], [user("c")])
+    (tmp_path / name).unlink()
+    (tmp_path / name).mkdir()
+    with pytest.raises(DataError, match=f"{name}: expected a file, found a folder"):
+        validate(tmp_path, TASK)
+
+
+def test_a_link_to_nothing_is_refused(tmp_path):
+    folder(tmp_path, [user("a")], [user("c")])
+    (tmp_path / "user_others.json").unlink()
+    (tmp_path / "user_others.json").symlink_to(tmp_path / "gone.json")
+    with pytest.raises(DataError, match=r"user_others.json: .*link to nothing"):
+        validate(tmp_path, TASK)
+
+
+def test_one_user_with_a_query_id_twice_shares_it_with_nobody(tmp_path):
+    twice = user("a", golds=("4", "5"))
+    twice["query"][1]["id"] = "a-0"
+    report = validate(folder(tmp_path, [twice], [user("c")]), TASK)
+    assert messages(report) == [
+        "user_others.json, record 0, field query: query id 'a-0' occurs 2 times"
+    ]
+
+
+def test_items_without_text_or_answer_are_warnings(tmp_path):
+    empty = user("a")
+    for item in empty["profile"]:
+        item["text"] = " "
+    report = validate(folder(tmp_path, [empty, *people("de")], [user("c")]), TASK)
+    assert messages(report) == ["user_others.json: 2 history items have no text"]
+    headlines = load_task("LaMP_4", template="short")
+    for item in empty["profile"]:
+        item |= {"title": "", "text": "x"}
+    (tmp_path / "two.json").write_text(json.dumps([empty, user("b", scores=())]))
+    assert "two.json: 2 history items have an empty answer" in messages(
+        validate(tmp_path / "two.json", headlines)
+    )
+
+
+@pytest.mark.parametrize(("name", "field"), [("a\u0007", "user_id"), ("a\u2028b", "user_id")])
+def test_ids_with_control_characters_are_refused(tmp_path, name, field):
+    report = validate(folder(tmp_path, [user(name)], [user("c")]), TASK)
+    assert messages(report)[0] == (
+        "user_others.json, record 0, field user_id: an id with control characters or line breaks"
+    )
+
+
+def test_repeated_problems_are_one_line_with_a_count_and_first_places(tmp_path):
+    users = [user(f"u{i}", golds=("six", "4")) for i in range(5)]
+    for one in users[:2]:
+        del one["profile"][1]["text"]
+    report = validate(folder(tmp_path, users, [user("c")]), TASK)
+    assert (report.errors, len(report.problems)) == (7, 7)
+    missing, foreign = (str(group) for group in report.groups)
+    assert missing == (
+        "user_others.json, field profile[].text: missing (2 times, first in "
+        "record 0, field profile[1].text; record 1, field profile[1].text)"
+    )
+    assert foreign == (
+        "user_others.json, field query[].gold: the answer of query '...' is not among its 5 labels "
+        "(5 times, first in record 0, field query[0].gold; record 1, field query[0].gold; "
+        "record 2, field query[0].gold)"
+    )
+
+
+def test_repetitions_beyond_the_limit_are_still_counted():
+    report = Report(strict=False, limit=2)
+    for index in range(9):
+        report.error(Place("f", index, f"query[{index}]"), f"query 'q{index}' is odd")
+    assert [group.count for group in report.groups] == [9]
+    report.error(Place("f", 0), "wrong")
+    report.error(Place("f", 1, "gold"), "left out")
+    assert [group.count for group in report.groups] == [9, 1]
+
+
+def test_progress_says_how_much_of_a_file_was_read(tmp_path):
+    users = [user(f"u{i}") | {"pad": "x" * 500_000} for i in range(8)]
+    seen = []
+    validate(folder(tmp_path, users, [user("c")]), TASK, progress=lambda *state: seen.append(state))
+    pooled = [(done, total) for phase, done, total in seen if "user_others.json" in phase]
+    assert pooled[-1] == (3, 3)
+    assert pooled == sorted(pooled)
+    assert len(set(pooled)) == 4
 
 
 def test_a_file_wrong_everywhere_does_not_fill_the_memory():

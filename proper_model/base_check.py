@@ -1,0 +1,226 @@
+"""Is a base usable? Found out in a second or two, before anything is trained or written.
+
+Looked at are the configuration, the modules it describes (on the meta device, without weights), the
+headers of the safetensors files against their sizes, and the tokenizer. What only the weights'
+values could show stays for loading.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from proper_model.base_folder import base_folder
+from proper_model.config import StageSettings
+from proper_model.errors import BaseModelError, ConfigError
+from proper_model.population import check_targets
+from proper_model.sites import find_sites
+
+SINGLE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+MAX_HEADER_BYTES = 100_000_000  # the safetensors library's own limit
+HUB_TIMEOUT_S = 10.0
+_HUB_ID = re.compile(r"[A-Za-z0-9_][\w.-]*(/[\w.-]+)?", re.ASCII)
+_AGAIN = "copy or download the file again"
+
+
+def check_base(name: str, settings: StageSettings) -> None:
+    """Refuse a base that a run with `settings` could not start from.
+
+    Raises BaseModelError naming file and next step, ConfigError for a setting it is too small for.
+    """
+    source = locate(name)
+    config = read_config(name, source)
+    try:
+        model = empty_model(config)
+        find_sites(model)
+        check_targets(model, settings.population.targets)
+    except BaseModelError as error:
+        raise BaseModelError(
+            f"base '{name}', config.json: {error.message}", hint=error.hint
+        ) from None
+    width = model.get_input_embeddings().weight.shape[1]
+    if settings.population.rank > width:
+        raise ConfigError(
+            f"population.rank is {settings.population.rank}, above the width {width} of base "
+            f"'{name}'",
+            hint="choose a rank well below the width, for example 8",
+        )
+    if Path(source).is_dir():
+        for path in weight_files(name, Path(source)):
+            check_size(name, path)
+    rows = model.get_input_embeddings().weight.shape[0]
+    tokenizer = read_tokenizer(name, source)
+    if tokenizer.eos_token_id is None or tokenizer.eos_token_id >= rows:
+        raise BaseModelError(
+            f"base '{name}': its tokenizer has no end-of-sequence token that the model knows",
+            hint="set eos_token in tokenizer_config.json; answers must be able to end",
+        )
+
+
+def locate(name: str) -> str:
+    """The folder of a base as a path, or a hub id that can be downloaded.
+
+    A hub id whose configuration and weights are in the local cache becomes the folder there, so
+    that no network is needed. Raises BaseModelError if it is none of these.
+    """
+    path = Path(name).expanduser()
+    if name.strip() and path.is_dir():
+        return str(path)
+    if path.exists() and name.strip():
+        raise BaseModelError(
+            f"base '{name}' is a file, expected a folder",
+            hint="give the folder with config.json, *.safetensors and a tokenizer",
+        )
+    if _HUB_ID.fullmatch(name) is None:
+        raise BaseModelError(
+            f"base '{name}': no such folder",
+            hint="give a folder with config.json, *.safetensors and a tokenizer, or a hub id such "
+            "as org/model",
+        )
+    try:
+        cached = base_folder(name)
+        if (cached / "config.json").is_file() and list(weight_files(name, cached)):
+            return str(cached)
+    except BaseModelError:
+        pass
+    _ask_hub(name)
+    return name
+
+
+def _ask_hub(name: str) -> None:
+    """One request, where loading would repeat its requests for the better part of a minute."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import RepositoryNotFoundError
+
+    try:
+        info = HfApi().model_info(name, timeout=HUB_TIMEOUT_S)
+    except RepositoryNotFoundError:
+        raise BaseModelError(
+            f"base '{name}' is neither a local folder nor a model that the hub shows you",
+            hint="check the spelling; for a gated or private model log in first: hf auth login",
+        ) from None
+    except Exception as error:  # noqa: BLE001 - the hub's own client has errors of several kinds
+        raise BaseModelError(
+            f"base '{name}' is neither a local folder nor complete in the hub's local cache, and "
+            f"the hub cannot be reached ({type(error).__name__})",
+            hint=f"check the path, or download it where there is a network: hf download {name}",
+        ) from None
+    files = {sibling.rfilename for sibling in info.siblings or ()}
+    if files and not files & {SINGLE, INDEX}:
+        raise _no_weights(name)
+
+
+def _folder_or_id(name: str) -> str:
+    path = Path(name).expanduser()
+    return str(path) if path.is_dir() else name
+
+
+def read_config(name: str, source: str | None = None) -> Any:
+    """The configuration of a base. Raises BaseModelError."""
+    from transformers import AutoConfig
+
+    source = _folder_or_id(name) if source is None else source
+    if Path(source).is_dir() and not (Path(source) / "config.json").is_file():
+        raise BaseModelError(
+            f"base '{name}': the folder has no config.json",
+            hint="give a folder with config.json, *.safetensors and a tokenizer",
+        )
+    try:
+        return AutoConfig.from_pretrained(source, trust_remote_code=False)
+    except Exception as error:
+        raise BaseModelError(
+            f"base '{name}': config.json cannot be read as a model's configuration "
+            f"({type(error).__name__})",
+            hint="copy or download it again; a gated model needs `hf auth login` first",
+        ) from error
+
+
+def empty_model(config: Any) -> Any:
+    """The model that a configuration describes, on the meta device: no memory, no weights."""
+    from transformers import AutoModelForCausalLM
+
+    try:
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    except Exception as error:
+        raise BaseModelError(
+            f"type '{getattr(config, 'model_type', '?')}' cannot be built as a causal language "
+            f"model ({type(error).__name__})",
+            hint="dense decoder-only models such as Llama, Qwen, Mistral or Gemma are supported",
+        ) from error
+
+
+def read_tokenizer(name: str, source: str | None = None) -> Any:
+    """The tokenizer of a base. Raises BaseModelError."""
+    from transformers import AutoTokenizer
+
+    source = _folder_or_id(name) if source is None else source
+    try:
+        return AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    except Exception as error:
+        raise BaseModelError(
+            f"base '{name}': the tokenizer cannot be loaded ({type(error).__name__})",
+            hint="put tokenizer.json and tokenizer_config.json of the model into its folder",
+        ) from error
+
+
+def weight_files(name: str, folder: Path) -> Iterator[Path]:
+    """The safetensors files that loading would read. Raises BaseModelError if one is missing."""
+    single, index = folder / SINGLE, folder / INDEX
+    if single.is_file():
+        yield single
+        return
+    if not index.is_file():
+        raise _no_weights(name)
+    try:
+        files = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (ValueError, KeyError, AttributeError, TypeError):
+        raise BaseModelError(f"base '{name}': {INDEX} is damaged", hint=_AGAIN) from None
+    for file in files:
+        if not (folder / str(file)).is_file():
+            raise BaseModelError(
+                f"base '{name}': {INDEX} names {file}, which is not there",
+                hint="copy or download the missing file",
+            )
+        yield folder / str(file)
+
+
+def _no_weights(name: str) -> BaseModelError:
+    return BaseModelError(
+        f"base '{name}' has neither {SINGLE} nor {INDEX}",
+        hint="weights are read from safetensors only: download them, or convert others with "
+        "save_pretrained(..., safe_serialization=True)",
+    )
+
+
+def check_size(name: str, path: Path) -> None:
+    """Raise BaseModelError unless a safetensors file is as long as its header says."""
+    size = path.stat().st_size
+    try:
+        with path.open("rb") as handle:
+            length = int.from_bytes(handle.read(8), "little")
+            if size < 8 or length > min(size - 8, MAX_HEADER_BYTES):
+                raise ValueError
+            header = json.loads(handle.read(length))
+        header.pop("__metadata__", None)
+        expected = 8 + length + max((int(t["data_offsets"][1]) for t in header.values()), default=0)
+    except OSError as error:
+        raise BaseModelError(
+            f"base '{name}': {path.name} cannot be read ({error.strerror})",
+            hint="check its permissions, or copy it again",
+        ) from None
+    except (ValueError, KeyError, IndexError, AttributeError, TypeError, RecursionError):
+        raise BaseModelError(
+            f"base '{name}': {path.name} of {size} bytes is not a whole safetensors file",
+            hint=_AGAIN + "; a file of some hundred bytes may be a git-lfs pointer",
+        ) from None
+    if size != expected:
+        raise BaseModelError(
+            f"base '{name}': {path.name} has {size} bytes, its header says {expected}", hint=_AGAIN
+        )

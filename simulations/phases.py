@@ -1,0 +1,22 @@
+"""Names of phases for people. Messages, journals and timings keep the short ones."""
+
+from __future__ import annotations
+
+from proper_model.protocol import Kind
+
+NAMES = {
+    "population": "stage 1, population",
+    "group": "stage 2, groups",
+    "router": "stage 3, router",
+    Kind.HAVE: "asking devices what they lack",
+    Kind.STORE: "sending the bundle",
+    Kind.INSTALL: "installing the bundle",
+    "personalize": "personalizing",
+    Kind.PERSONALIZE: "personalizing",
+    Kind.EVALUATE: "predicting",
+}
+
+
+def phase_name(phase: str) -> str:
+    """What a person reads for a phase; parts before and after it, such as a fold, stay."""
+    return ": ".join(NAMES.get(part, part) for part in phase.split(": "))
