@@ -24,7 +24,8 @@ class TrialSettings:
     """What all trials of a cohort share.
 
     `patience`: epochs without improvement before stopping. `refit`: whether callers train again on
-    all items of a user once held-back ones have chosen rate and epochs.
+    all items of a user once held-back ones have chosen rate and epochs. `slots`: how many trials
+    train at once, None for all; it changes nothing but speed and memory.
     """
 
     epochs: int
@@ -36,6 +37,11 @@ class TrialSettings:
     tokens_per_step: int
     patience: int = 2
     refit: bool = True
+    slots: int | None = None
+
+    def resident(self, trials: int) -> int:
+        """Slots for so many trials; one where there is none, so that shapes stay whole."""
+        return max(1, trials if self.slots is None else min(self.slots, trials))
 
     @classmethod
     def of(
