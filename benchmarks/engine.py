@@ -67,7 +67,7 @@ def chosen_specs(
     }
     specs = [parse_spec(text, **defaults) for text in contenders]
     limits = [
-        dataclasses.replace(spec, kind="limit", backend="reference")
+        dataclasses.replace(spec, kind="limit", backend=Spec.backend)
         for spec in specs
         if spec.kind.startswith("ours")
     ]

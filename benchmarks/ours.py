@@ -19,6 +19,7 @@ from benchmarks.world import (
     shared_steps,
 )
 from proper_model.cohort import Cohort
+from proper_model.ops import Backend
 from proper_model.passes import Pass
 from proper_model.personal import personal_pass
 from proper_model.trials import Trial
@@ -30,6 +31,7 @@ class Ours:
     def __init__(self, world: World, *, experts: bool) -> None:
         self.world, self.experts = world, experts
         self.model = shared_model(world)
+        self.model.backend = Backend(world.spec.backend)
         self.embeddings: Tensor | None = None
         if experts:
             drawn = [embedding_of(world, self.model.tables, user) for user in world.users]
@@ -44,10 +46,10 @@ class Ours:
             results = cohort.run()
         assert not any(result.failed for result in results)
         if self.world.keep:
-            factors = list(zip(self.model.lora.a, self.model.lora.b, strict=True))
+            half = len(cohort.best) // 2  # A of every linear, then B
+            factors = list(zip(cohort.best[:half], cohort.best[half:], strict=True))
             self.trained = {
-                u: [(a[u].detach().clone(), b[u].detach().clone()) for a, b in factors]
-                for u in range(len(self.world.users))
+                u: [(a[u], b[u]) for a, b in factors] for u in range(len(self.world.users))
             }
 
     def _fresh_lora(self) -> list[Tensor]:
@@ -58,19 +60,25 @@ class Ours:
     def _cohort(self) -> Cohort:
         parameters = self._fresh_lora()
         trials = [Trial(user.samples, (), LEARNING_RATE, user.seed) for user in self.world.users]
+
+        def start(trial: int) -> list[Tensor]:
+            fresh = self.model.new_user_lora([trials[trial].seed]).to(self.world.adapter_dtype)
+            return [factor.detach()[0] for factor in (*fresh.a, *fresh.b)]
+
         return Cohort(
             self.model,
             self.world.encoder,
             trials,
             parameters,
+            start,
             self._pass,
             self.world.settings,
         )
 
-    def _pass(self, slots: Tensor) -> Pass:
+    def _pass(self, slots: Tensor, residents: Tensor) -> Pass:
         return personal_pass(
             slots,
-            embeddings=self.embeddings,
+            embeddings=None if self.embeddings is None else self.embeddings[residents],
             routing=self.model.structure.user_routing,
             experts=self.experts,
         )
@@ -83,6 +91,7 @@ class OursForward(Ours):
         """Loss of every sample once, with each user's own adapter."""
         with clock.setup():
             self._fresh_lora()
+            residents = torch.arange(len(self.world.users), device=self.world.device)
         with clock.train(), torch.no_grad():
             for step in shared_steps(self.world.users, self.world.settings):
                 for rows in step:
@@ -91,4 +100,4 @@ class OursForward(Ours):
                         [row.slot for row in rows],
                         device=self.world.device,
                     )
-                    self.model.answer_loss(batch, self._pass(batch.slots))
+                    self.model.answer_loss(batch, self._pass(batch.slots, residents))

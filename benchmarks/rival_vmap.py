@@ -94,7 +94,7 @@ class Vmap:
                     for slot in {row.slot for row in rows}:
                         rates[slot] = LEARNING_RATE * linear_schedule(number, totals[slot], 0)
                 rates = rates.to(world.device)
-                optimizer.step(rates, rates > 0)
+                optimizer.step(rates, rates > 0, optimizer.gradient_norms())
         if world.keep:
             a, b = list(stacked.values())[::2], list(stacked.values())[1::2]
             self.trained = {

@@ -14,6 +14,7 @@ import torch
 
 from proper_model.base import DTYPES
 from proper_model.errors import ConfigError
+from proper_model.ops import Backend
 
 # What each kind is, in the words of the table.
 KINDS = {
@@ -33,8 +34,7 @@ KINDS = {
 # Trained one user after another: their rate does not depend on how many users there are.
 SEQUENTIAL = ("trainer", "peft-loop", "naive-moe")
 FORWARD_ONLY = ("peft-mixed-forward", "ours-forward")
-# Engines of the fused and batched operations join the reference here.
-BACKENDS = ("reference",)
+BACKENDS = tuple(backend.value for backend in Backend)
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Spec:
     logits: str = "all"
     attention: str | None = None
     tokens_per_step: int = 8192
-    backend: str = "reference"
+    backend: str = Backend.FUSED.value
 
     def __post_init__(self) -> None:
         _one_of("contender", self.kind, tuple(KINDS))

@@ -77,6 +77,7 @@ class Cohort:
         self.steps = [0] * len(self.trials)
         self.left = [not trial.train for trial in self.trials]
         self.taken = 0
+        self.orders: dict[int, list[int]] = {}  # of the running epochs, derived and never saved
         waiting = [u for u, trial in enumerate(self.trials) if trial.train]
         waiting.sort(key=self._last_step, reverse=True)
         optimizer = StackedAdamW(
@@ -95,13 +96,14 @@ class Cohort:
         """Train every trial to its end; `best` holds what became of them."""
         total = sum(self._last_step(u) for u in range(len(self.trials)))
         self._restore()
-        while self._admit():
-            self._train_step()
-            self.taken += 1
-            if progress:
-                progress(self._done(), total)
-            if self.checkpoint and self.taken % self.checkpoint_every == 0:
-                self._save()
+        with self.model.attached():
+            while self._admit():
+                self._train_step()
+                self.taken += 1
+                if progress:
+                    progress(self._done(), total)
+                if self.checkpoint and self.taken % self.checkpoint_every == 0:
+                    self._save()
         if self.checkpoint:
             self._save()
         if progress:
@@ -167,8 +169,9 @@ class Cohort:
         """The next step's samples of trial u."""
         trial, size, step = self.trials[u], self.settings.batch_size, self.steps[u]
         epoch, position = divmod(step, self._steps_an_epoch(u))
-        order = epoch_order(len(trial.train), seed=trial.seed, epoch=epoch)
-        picked = order[position * size : (position + 1) * size]
+        if position == 0 or u not in self.orders:
+            self.orders[u] = epoch_order(len(trial.train), seed=trial.seed, epoch=epoch)
+        picked = self.orders[u][position * size : (position + 1) * size]
         return [
             Row(slot, trial.train[i], mix_seed(trial.seed, step, k), 1 / len(picked))
             for k, i in enumerate(picked)
@@ -210,7 +213,8 @@ class Cohort:
 
     def _update(self, finite: Tensor) -> None:
         # A finite loss may still have an infinite gradient, which would poison the moments.
-        finite = finite & self.slots.optimizer.gradient_norms().isfinite().cpu()
+        norms = self.slots.optimizer.gradient_norms()
+        finite = finite & norms.isfinite().cpu()
         rates = torch.zeros(len(finite), dtype=torch.float64)
         flags = torch.zeros(len(finite), dtype=torch.bool)
         for slot, u in self.slots.occupied():
@@ -225,7 +229,7 @@ class Cohort:
             else:  # this user leaves with its best state; the others go on
                 self.left[u] = self.results[u].failed = True
         device = self.model.device
-        self.slots.optimizer.step(rates.to(device), flags.to(device))
+        self.slots.optimizer.step(rates.to(device), flags.to(device), norms)
 
     def _end_epoch(self, ended: list[int]) -> None:
         judged = [slot for slot in ended if self._trial(slot).held_back]

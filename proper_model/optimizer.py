@@ -56,12 +56,11 @@ class StackedAdamW:
         return torch.stack(squares).sum(0).sqrt()
 
     @torch.no_grad()
-    def step(self, rates: Tensor, active: Tensor) -> None:
+    def step(self, rates: Tensor, active: Tensor, norms: Tensor) -> None:
         """One update of the slots where `active [U]` is true, at learning rates `rates [U]`.
 
-        Gradients are cleared for all slots.
+        `norms [U]` are `gradient_norms()`. Gradients are cleared for all slots.
         """
-        norms = self.gradient_norms()
         clip = (self.max_grad_norm / (norms + 1e-6)).clamp(max=1.0)
         # A slice is a view where an index would copy every moment of every slot.
         rows = slice(None) if bool(active.all()) else active.nonzero().squeeze(1)
