@@ -29,6 +29,7 @@ from proper_model.memory import is_out_of_memory, release_memory
 from proper_model.model import AdaptedModel
 from proper_model.optimizer import StackedAdamW, linear_schedule
 from proper_model.passes import Pass
+from proper_model.recompute import recomputing
 from proper_model.slots import Slots, Start
 from proper_model.trials import Trial, TrialResult, TrialSettings
 
@@ -96,7 +97,7 @@ class Cohort:
         """Train every trial to its end; `best` holds what became of them."""
         total = sum(self._last_step(u) for u in range(len(self.trials)))
         self._restore()
-        with self.model.attached():
+        with self.model.attached(), recomputing(self.model, active=self.settings.recompute):
             while self._admit():
                 self._train_step()
                 self.taken += 1

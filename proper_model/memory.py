@@ -73,7 +73,9 @@ def is_out_of_memory(error: BaseException) -> bool:
     """True for CUDA's own error and for a failed allocation on the CPU."""
     if isinstance(error, torch.OutOfMemoryError):
         return True
-    return isinstance(error, RuntimeError) and "not enough memory" in str(error)
+    # The CPU's allocator raises a plain RuntimeError, with either wording.
+    said = str(error) if isinstance(error, RuntimeError) else ""
+    return "can't allocate memory" in said or "not enough memory" in said
 
 
 def release_memory(device: torch.device) -> None:

@@ -25,7 +25,8 @@ class TrialSettings:
 
     `patience`: epochs without improvement before stopping. `refit`: whether callers train again on
     all items of a user once held-back ones have chosen rate and epochs. `slots`: how many trials
-    train at once, None for all; it changes nothing but speed and memory.
+    train at once, None for all; `recompute`: checkpoint activations. Neither changes anything but
+    speed and memory.
     """
 
     epochs: int
@@ -38,6 +39,7 @@ class TrialSettings:
     patience: int = 2
     refit: bool = True
     slots: int | None = None
+    recompute: bool = False
 
     def resident(self, trials: int) -> int:
         """Slots for so many trials; one where there is none, so that shapes stay whole."""
@@ -65,6 +67,7 @@ class TrialSettings:
             tokens_per_step=settings.tokens_per_step,
             patience=settings.user.patience,
             refit=settings.user.refit,
+            recompute=settings.user.recompute_activations,
         )
 
 
