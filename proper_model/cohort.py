@@ -281,11 +281,12 @@ class Cohort:
         if found is None:
             return
         tensors, meta = found
+        found_shape = [len(meta.get("results", ())), len(meta.get("resident", ()))]
         expected = [len(self.trials), len(self.slots.resident)]
-        if [len(meta["results"]), len(meta["resident"])] != expected:
+        if found_shape != expected:
             raise TrainingError(
-                f"checkpoint '{self.checkpoint}' is of {len(meta['results'])} trials in "
-                f"{len(meta['resident'])} slots, expected {expected[0]} in {expected[1]}",
+                f"checkpoint '{self.checkpoint}' is of {found_shape[0]} trials in "
+                f"{found_shape[1]} slots, expected {expected[0]} in {expected[1]}",
                 hint="delete it to start this phase again",
             )
         self.slots.restore(tensors)

@@ -24,6 +24,7 @@ from proper_model.held_back import held_back_losses
 from proper_model.holdout import Fold, Samples, combine, kept_epochs
 from proper_model.model import AdaptedModel
 from proper_model.passes import Pass
+from proper_model.slots import room_for
 from proper_model.structure import UserRouting
 from proper_model.trials import Trial, TrialResult, TrialSettings
 
@@ -74,7 +75,7 @@ def fit_embeddings(
     """
 
     def train(trials: Sequence[Trial], part: Path | None) -> tuple[Tensor, list[TrialResult]]:
-        slots = settings.resident(len(trials))
+        slots = room_for(len(trials), settings.slots, part)
         table = mean[None].repeat(slots, 1, 1).clone().requires_grad_(True)
         cohort = Cohort(
             model,

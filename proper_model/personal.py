@@ -23,6 +23,7 @@ from proper_model.holdout import Samples, combine, kept_epochs
 from proper_model.lora import UserLora
 from proper_model.model import AdaptedModel
 from proper_model.passes import Pass
+from proper_model.slots import room_for
 from proper_model.structure import UserRouting
 from proper_model.trials import Trial, TrialResult, TrialSettings
 
@@ -125,7 +126,7 @@ class _Stage:
         Returns results and the adapters: A of every site, then B, each [trials, ...].
         """
         own = None if self.embeddings is None else self.embeddings[list(owners)]
-        slots = self.settings.resident(len(trials))
+        slots = room_for(len(trials), self.settings.slots, checkpoint)
         self.model.lora = self.model.new_user_lora([0] * slots)
         parameters = [*self.model.lora.a, *self.model.lora.b]
         for parameter in parameters:

@@ -8,14 +8,27 @@ alone at the end. What a trial becomes does not depend on its slot or its compan
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from proper_model.checkpoint import load_checkpoint
 from proper_model.optimizer import StackedAdamW
 
 # From a trial's number to its starting values, one tensor for each stacked parameter.
 Start = Callable[[int], Sequence[Tensor]]
+
+
+def room_for(trials: int, limit: int | None, checkpoint: Path | None) -> int:
+    """Slots for so many trials, at least one, so that shapes stay whole.
+
+    A resumed run keeps the number it began with, whatever memory is free now.
+    """
+    found = load_checkpoint(checkpoint) if checkpoint else None
+    if found is not None and found[1].get("resident"):
+        return len(found[1]["resident"])
+    return max(1, trials if limit is None else min(limit, trials))
 
 
 class Slots:

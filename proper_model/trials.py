@@ -41,10 +41,6 @@ class TrialSettings:
     slots: int | None = None
     recompute: bool = False
 
-    def resident(self, trials: int) -> int:
-        """Slots for so many trials; one where there is none, so that shapes stay whole."""
-        return max(1, trials if self.slots is None else min(self.slots, trials))
-
     @classmethod
     def of(
         cls,

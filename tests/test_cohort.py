@@ -14,9 +14,11 @@ from hypothesis import strategies as st
 
 from proper_model.cohort import Cohort
 from proper_model.encoding import Batch
+from proper_model.errors import TrainingError
 from proper_model.model import AdaptedModel
 from proper_model.passes import Pass
 from proper_model.personal import personal_pass
+from proper_model.slots import room_for
 from proper_model.structure import UserRouting
 from proper_model.trials import Trial, TrialSettings
 from tests.tiny import adapted, embeddings_of, encoder, exact_norms, samples
@@ -216,6 +218,22 @@ def test_a_killed_cohort_resumes_to_the_same_bits(tmp_path: Path, slots: int) ->
     assert [r.losses for r in results] == [r.losses for r in whole.results]
     for ours, theirs in zip(second.best, whole.best, strict=True):
         assert torch.equal(ours, theirs)
+
+
+def test_a_resumed_run_keeps_its_number_of_slots(tmp_path: Path) -> None:
+    path = tmp_path / "cohort"
+    assert room_for(5, None, path) == 5
+    assert room_for(5, 2, path) == 2
+    assert room_for(0, None, None) == 1
+    cohort([0, 1, 2], slots=2, checkpoint=path).run()
+    assert room_for(3, 1, path) == 2  # less memory is free now than when it began
+
+
+def test_a_checkpoint_of_other_trials_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "cohort"
+    cohort([0, 1], checkpoint=path).run()
+    with pytest.raises(TrainingError, match="2 trials in 2 slots, expected 3 in 3"):
+        cohort([0, 1, 2], checkpoint=path).run()
 
 
 def test_stop_epoch_trains_part_of_the_schedule() -> None:
