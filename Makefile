@@ -9,7 +9,7 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-CODE := proper_model coordinator client simulations
+CODE := proper_model coordinator client simulations benchmarks
 OUT ?= runs/demo
 # One worker a core, at most four: each holds a copy of torch.
 WORKERS ?= $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$(( n > 4 ? 4 : n )))
@@ -24,7 +24,7 @@ export DO_NOT_TRACK := 1
 # Tests and demo use small matrices: threads fighting over cores cost more than they bring.
 TEST_ENV := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 
-.PHONY: help install demo test test-full pytest lint fix docs results result report clean distclean
+.PHONY: help install demo test test-full pytest lint fix docs results result report bench clean distclean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -78,6 +78,14 @@ result: $(STAMP)
 
 report: $(STAMP) ## the report of a finished run again; OUT=runs/demo
 	$(BIN)/proper-sim report $(OUT)
+
+# Never a test: nothing passes or fails by it. One contender runs at a time, on one thread unless it
+# names more. A growth curve: BENCH="--users 1 --users 8 --users 64 --users 512".
+BENCH_OUT ?= runs/bench
+BENCH ?= --size overhead --size small --tokens 32 --users 32 --samples 2 --rounds 3
+bench: $(STAMP) ## the engine against its rivals, a few minutes; BENCH_OUT=runs/bench
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.engine $(BENCH) --out $(BENCH_OUT)/engine.json
+	$(BIN)/python -m benchmarks.figures $(BENCH_OUT)/engine.json --out $(BENCH_OUT)/figures
 
 clean: ## caches and build products; runs and .venv stay
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -19,6 +19,7 @@ from pathlib import Path
 from torch import Tensor
 
 from proper_model.artifact import Release
+from proper_model.budget import within
 from proper_model.embeddings import EmbeddingFit, fit_embeddings
 from proper_model.encoding import Encoder
 from proper_model.errors import ConfigError
@@ -26,10 +27,12 @@ from proper_model.group import fit_settings
 from proper_model.holdout import Samples, split_items
 from proper_model.lora import UserLora
 from proper_model.lora_router import lora_settings
+from proper_model.memory import free_bytes
 from proper_model.model import AdaptedModel
 from proper_model.personal import LoraFit, train_user_loras
 from proper_model.records import User
 from proper_model.structure import UserRouting
+from proper_model.trials import TrialSettings
 
 # Arms with a private state, and whether it holds an embedding and an adapter.
 STATEFUL_ARMS: Mapping[str, tuple[bool, bool]] = {
@@ -68,6 +71,7 @@ def adapt(
     bundle_id: str,
     seed: int,
     checkpoint: Path | None = None,
+    memory_bytes: int | None = None,
     progress: Progress | None = None,
 ) -> dict[tuple[str, str], UserState]:
     """Adapt every user; one state for each (arm, user id) of the arms that have one.
@@ -75,6 +79,8 @@ def adapt(
     Args:
         arms: any of the known arms; those without private state are skipped.
         checkpoint: path prefix of resumable training state, in the caller's private folder.
+        memory_bytes: what training may take beside the base; None: what a GPU has free, and on a
+            CPU no limit but the profile's `tokens_per_step`.
 
     Raises:
         ConfigError: for an unknown arm.
@@ -86,7 +92,7 @@ def adapt(
         raise ConfigError(f"unknown arms {unknown}", hint=f"known: {known_arms()}")
     if not users or not wanted:
         return {}
-    host = _Host(release, users, seed, checkpoint, progress)
+    host = _Host(release, users, seed, checkpoint, memory_bytes, progress)
     states: dict[tuple[str, str], UserState] = {}
     embeddings, fits = None, None
     if any(STATEFUL_ARMS[arm][0] for arm in wanted):
@@ -122,12 +128,14 @@ class _Host:
         users: Sequence[User],
         seed: int,
         checkpoint: Path | None,
+        memory_bytes: int | None,
         progress: Progress | None,
     ) -> None:
         self.release, self.settings = release, release.settings
         self.model: AdaptedModel = release.model()
         self.encoder: Encoder = release.encoder()
         self.checkpoint, self.progress = checkpoint, progress
+        self.memory_bytes = free_bytes(self.model.device) if memory_bytes is None else memory_bytes
         self.samples = [self._samples(user, seed) for user in users]
 
     def _samples(self, user: User, seed: int) -> Samples:
@@ -151,6 +159,12 @@ class _Host:
     def _checkpoint(self, phase: str) -> Path | None:
         return None if self.checkpoint is None else Path(f"{self.checkpoint}.{phase}")
 
+    def _within_memory(self, settings: TrialSettings) -> TrialSettings:
+        items = [item for sample in self.samples for item in sample.items]
+        folds = sum(len(sample.folds) for sample in self.samples)
+        trials = max(len(self.samples), folds * len(self.settings.user.learning_rates))
+        return within(self.memory_bytes, self.model, self.encoder, items, trials, settings)
+
     def fit_embeddings(self) -> tuple[Tensor, list[EmbeddingFit]]:
         user = self.settings.user
         return fit_embeddings(
@@ -160,7 +174,7 @@ class _Host:
             mean=self.release.mean_embedding,
             prototypes=self.release.prototypes,
             learning_rate=user.embedding_learning_rate,
-            settings=fit_settings(self.settings, epochs=user.embedding_epochs),
+            settings=self._within_memory(fit_settings(self.settings, epochs=user.embedding_epochs)),
             checkpoint=self._checkpoint("embedding"),
             progress=self._progress("embedding"),
         )
@@ -176,7 +190,9 @@ class _Host:
             routing=routing,
             experts=experts,
             learning_rates=self.settings.user.learning_rates,
-            settings=lora_settings(self.settings, epochs=self.settings.user.epochs),
+            settings=self._within_memory(
+                lora_settings(self.settings, epochs=self.settings.user.epochs)
+            ),
             checkpoint=self._checkpoint(arm),
             progress=self._progress(arm),
         )

@@ -140,5 +140,5 @@ def _host(context: Context) -> CohortHost:
         plan=plan,
         partition=int(context.node_config["partition-id"]),
         partitions=int(context.node_config["num-partitions"]),
-        engine=Engine(plan.node_threads, plan.base),
+        engine=Engine(plan.node_threads, plan.base, plan.node_memory_bytes),
     )

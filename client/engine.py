@@ -40,6 +40,7 @@ class Engine:
 
     threads: int
     base: str | None = None
+    memory_bytes: int | None = None
 
     def read_user(self, device: DeviceFolder, plan: RunPlan) -> User:
         """The device's one user. Raises DataError naming file and field."""
@@ -119,6 +120,7 @@ class Engine:
             bundle_id=bundle_id,
             seed=seed,
             checkpoint=checkpoint,
+            memory_bytes=self.memory_bytes,
             progress=progress,
         )
 

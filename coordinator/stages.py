@@ -35,7 +35,7 @@ from proper_model.tasks import Task
 # (phase, done, total)
 Progress = Callable[[str, int, int], None]
 # Raised whenever training changes what it computes, so that old cache entries are not used.
-TRAINING_VERSION = 2
+TRAINING_VERSION = 3
 
 
 def run_pooled_stages(

@@ -1,10 +1,11 @@
 """Training many users' private parameters in shared passes over the frozen base.
 
-A cohort is a list of `Trial`s; each trial is one user (or one user at one learning rate) and owns
-one slot of every trained tensor. A step takes the next small batch of every trial that still
-trains, runs them together (cut by a token budget, which changes nothing but rounding), and updates
+A cohort is a list of `Trial`s; each is one user (or one user at one learning rate) and trains in a
+slot of the stacked tensors (`slots`). A step takes the next small batch of every trial in a slot,
+runs them together, cut by length and a token budget, which changes nothing but rounding, and updates
 each slot by its own AdamW, schedule and clipping. Users never mix: a trial's result depends on its
-own samples, settings and seed alone (STYLE 4.9).
+own samples, settings and seed alone (STYLE 4.9). When memory runs out the budget halves and the
+step is taken again.
 
 Used for fitting e_u, for the private LoRA (eq. 11-13) and for the router cohort's provisional
 LoRAs (METHOD 1.7, 3a).
@@ -13,6 +14,7 @@ LoRAs (METHOD 1.7, 3a).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -22,39 +24,36 @@ from proper_model.checkpoint import load_checkpoint, save_checkpoint
 from proper_model.dropout import mix_seed
 from proper_model.encoding import Encoded, Encoder, epoch_order, token_budget_chunks
 from proper_model.errors import TrainingError
+from proper_model.held_back import held_back_losses
+from proper_model.memory import is_out_of_memory, release_memory
 from proper_model.model import AdaptedModel
 from proper_model.optimizer import StackedAdamW, linear_schedule
 from proper_model.passes import Pass
+from proper_model.recompute import recomputing
+from proper_model.slots import Slots, Start
 from proper_model.trials import Trial, TrialResult, TrialSettings
 
 Progress = Callable[[int, int], None]
+# From row slots [B] and the trial in every slot [K] to a pass that uses the trained parameters.
+MakePass = Callable[[Tensor, Tensor], Pass]
 
 
-def held_back_losses(
-    model: AdaptedModel,
-    encoder: Encoder,
-    samples: Sequence[tuple[int, Encoded]],
-    make_pass: Callable[[Tensor], Pass],
-    tokens_per_step: int,
-) -> Tensor:
-    """Loss per answer token of (slot, sample) pairs, without dropout or gradient: [len(samples)]."""
-    losses = torch.zeros(len(samples), dtype=torch.float64)
-    lengths = [len(sample.tokens) for _, sample in samples]
-    with torch.no_grad():
-        for chunk in token_budget_chunks(lengths, 4 * tokens_per_step):
-            rows = [samples[i] for i in chunk]
-            batch = encoder.batch(
-                [sample for _, sample in rows], [slot for slot, _ in rows], device=model.device
-            )
-            losses[chunk] = model.answer_loss(batch, make_pass(batch.slots)).double().cpu()
-    return losses
+@dataclass(frozen=True)
+class Row:
+    """One sample of one step: whose, its dropout seed, its share in its owner's mean loss."""
+
+    slot: int
+    sample: Encoded
+    seed: int
+    share: float
 
 
 class Cohort:
-    """Trains `parameters` (tensors [U, ...]) of all trials; see the module docstring.
+    """Trains all trials in the slots of `parameters`; see the module docstring.
 
     Args:
-        make_pass: from row slots [B] to a `Pass` that uses the trained parameters.
+        parameters: stacked tensors [K, ...] that `make_pass` uses; K trials train at once.
+        start: starting values of a trial.
         checkpoint: file for resuming a killed run; removed by the caller when results are safe.
     """
 
@@ -64,7 +63,8 @@ class Cohort:
         encoder: Encoder,
         trials: Sequence[Trial],
         parameters: Sequence[Tensor],
-        make_pass: Callable[[Tensor], Pass],
+        start: Start,
+        make_pass: MakePass,
         settings: TrialSettings,
         *,
         checkpoint: Path | None = None,
@@ -73,35 +73,52 @@ class Cohort:
         self.model, self.encoder, self.trials = model, encoder, list(trials)
         self.parameters, self.make_pass, self.settings = list(parameters), make_pass, settings
         self.checkpoint, self.checkpoint_every = checkpoint, checkpoint_every
-        self.optimizer = StackedAdamW(
+        self.tokens_per_step = settings.tokens_per_step
+        self.results = [TrialResult() for _ in self.trials]
+        self.steps = [0] * len(self.trials)
+        self.left = [not trial.train for trial in self.trials]
+        self.taken = 0
+        self.orders: dict[int, list[int]] = {}  # of the running epochs, derived and never saved
+        waiting = [u for u, trial in enumerate(self.trials) if trial.train]
+        waiting.sort(key=self._last_step, reverse=True)
+        optimizer = StackedAdamW(
             self.parameters,
             weight_decay=settings.weight_decay,
             max_grad_norm=settings.max_grad_norm,
         )
-        self.best = [p.detach().clone() for p in self.parameters]
-        self.results = [TrialResult() for _ in self.trials]
-        self.running = [bool(t.train) for t in self.trials]
-        self.step = 0
+        self.slots = Slots(self.parameters, optimizer, start, waiting, len(self.trials))
+
+    @property
+    def best(self) -> list[Tensor]:
+        """Every trial's best state, [trials, ...] for each parameter, in host memory."""
+        return self.slots.best
 
     def run(self, progress: Progress | None = None) -> list[TrialResult]:
-        """Train to the end and leave every slot at its best epoch."""
-        total = max((self._last_step(u) for u in range(len(self.trials))), default=0)
-        if not self._restore():
-            self._evaluate([u for u, trial in enumerate(self.trials) if trial.held_back])
-        while any(self.running):
-            self._train_step()
-            if progress:
-                progress(min(self.step, total), total)
-            if self.checkpoint and self.step % self.checkpoint_every == 0:
-                self._save()
-        with torch.no_grad():
-            for p, best in zip(self.parameters, self.best, strict=True):
-                p.copy_(best)
+        """Train every trial to its end; `best` holds what became of them."""
+        total = sum(self._last_step(u) for u in range(len(self.trials)))
+        self._restore()
+        with self.model.attached(), recomputing(self.model, active=self.settings.recompute):
+            while self._admit():
+                self._train_step()
+                self.taken += 1
+                if progress:
+                    progress(self._done(), total)
+                if self.checkpoint and self.taken % self.checkpoint_every == 0:
+                    self._save()
         if self.checkpoint:
             self._save()
         if progress:
             progress(total, total)
         return self.results
+
+    def cancel(self, trial: int) -> None:
+        """Take a trial out after the step that runs now; it keeps its best state so far."""
+        self.left[trial] = True
+
+    def _done(self) -> int:
+        return sum(
+            self._last_step(u) if self.left[u] else self.steps[u] for u in range(len(self.trials))
+        )
 
     def _steps_an_epoch(self, u: int) -> int:
         return -(-len(self.trials[u].train) // self.settings.batch_size)
@@ -114,134 +131,168 @@ class Cohort:
         epochs = self.settings.epochs if stop is None else min(stop, self.settings.epochs)
         return self._steps_an_epoch(u) * epochs
 
-    def _train_step(self) -> None:
-        self.running = [
-            runs and self.step < self._last_step(u) for u, runs in enumerate(self.running)
-        ]
-        active = [u for u, runs in enumerate(self.running) if runs]
-        if not active:
-            return
-        rows = [row for u in active for row in self._rows(u)]
-        lengths = [len(sample.tokens) for _, sample, _, _ in rows]
-        finite = torch.ones(len(self.trials), dtype=torch.bool)
-        for chunk in token_budget_chunks(lengths, self.settings.tokens_per_step):
-            part = [rows[i] for i in chunk]
-            batch = self.encoder.batch(
-                [sample for _, sample, _, _ in part],
-                [u for u, _, _, _ in part],
-                seeds=[seed for _, _, seed, _ in part],
-                device=self.model.device,
-            )
-            now = self.make_pass(batch.slots)
-            now.dropout = self.settings.dropout
-            losses = self.model.answer_loss(batch, now)
-            finite[batch.slots[~losses.isfinite()].cpu()] = False
-            shares = losses.new_tensor([share for _, _, _, share in part])
-            # Slots share no parameter, so the sum over rows has each user's own gradient. Only the
-            # trained tensors get one: in stage 2 the experts are in training too, not by this.
-            (losses * shares).sum().backward(inputs=self.parameters)
-        self._update(active, finite)
-        self.step += 1
-        ended = [u for u in active if self.step % self._steps_an_epoch(u) == 0]
-        self._end_epoch([u for u in ended if self.running[u]])
+    def _admit(self) -> bool:
+        """Empty the slots of trials that ended, fill them, judge who is new; false at the end."""
+        while True:
+            for slot, u in self.slots.occupied():
+                if self.left[u] or self.steps[u] >= self._last_step(u):
+                    self.left[u] = True
+                    self.slots.leave(slot)
+            self.slots.waiting = [u for u in self.slots.waiting if not self.left[u]]
+            filled = self.slots.fill()
+            self._evaluate([slot for slot in filled if self._trial(slot).held_back])
+            if not any(self._last_step(self.slots.resident[slot]) == 0 for slot in filled):
+                return bool(self.slots.occupied())
 
-    def _rows(self, u: int) -> list[tuple[int, Encoded, int, float]]:
-        """This step's samples of trial u: (slot, sample, dropout seed, share in the mean)."""
-        trial, size = self.trials[u], self.settings.batch_size
-        epoch, position = divmod(self.step, self._steps_an_epoch(u))
-        order = epoch_order(len(trial.train), seed=trial.seed, epoch=epoch)
-        picked = order[position * size : (position + 1) * size]
+    def _trial(self, slot: int) -> Trial:
+        return self.trials[self.slots.resident[slot]]
+
+    def _train_step(self) -> None:
+        rows = [row for slot, u in self.slots.occupied() for row in self._rows(slot, u)]
+        while True:
+            try:
+                finite = self._gradients(rows)
+                break
+            except RuntimeError as error:
+                if not is_out_of_memory(error) or not self._shrink(rows):
+                    raise
+            # Outside the handler: the exception holds the failed step's activations alive.
+            release_memory(self.model.device)
+        self._update(finite)
+        ended = [
+            slot
+            for slot, u in self.slots.occupied()
+            if self.steps[u] % self._steps_an_epoch(u) == 0
+        ]
+        self._end_epoch([slot for slot in ended if not self.left[self.slots.resident[slot]]])
+
+    def _rows(self, slot: int, u: int) -> list[Row]:
+        """The next step's samples of trial u."""
+        trial, size, step = self.trials[u], self.settings.batch_size, self.steps[u]
+        epoch, position = divmod(step, self._steps_an_epoch(u))
+        if position == 0 or u not in self.orders:
+            self.orders[u] = epoch_order(len(trial.train), seed=trial.seed, epoch=epoch)
+        picked = self.orders[u][position * size : (position + 1) * size]
         return [
-            (u, trial.train[i], mix_seed(trial.seed, self.step, k), 1 / len(picked))
+            Row(slot, trial.train[i], mix_seed(trial.seed, step, k), 1 / len(picked))
             for k, i in enumerate(picked)
         ]
 
-    def _update(self, active: list[int], finite: Tensor) -> None:
+    def _gradients(self, rows: Sequence[Row]) -> Tensor:
+        """Accumulate gradients of all rows; which slots had finite losses, [K]."""
+        finite = torch.ones(len(self.slots.resident), dtype=torch.bool)
+        residents = self.slots.residents(self.model.device)
+        for chunk in token_budget_chunks(
+            [len(row.sample.tokens) for row in rows], self.tokens_per_step
+        ):
+            part = [rows[i] for i in chunk]
+            batch = self.encoder.batch(
+                [row.sample for row in part],
+                [row.slot for row in part],
+                seeds=[row.seed for row in part],
+                device=self.model.device,
+            )
+            now = self.make_pass(batch.slots, residents)
+            now.dropout = self.settings.dropout
+            losses = self.model.answer_loss(batch, now)
+            finite[batch.slots[~losses.isfinite()].cpu()] = False
+            shares = losses.new_tensor([row.share for row in part])
+            # Slots share no parameter, so the sum over rows has each user's own gradient. Only the
+            # trained tensors get one: in stage 2 the experts are in training too, not by this.
+            (losses * shares).sum().backward(inputs=self.parameters)
+        return finite
+
+    def _shrink(self, rows: Sequence[Row]) -> bool:
+        """Half the budget, nothing accumulated; false where one sample alone is too much."""
+        for parameter in self.parameters:
+            parameter.grad = None
+        lengths = [len(row.sample.tokens) for row in rows]
+        chunks = list(token_budget_chunks(lengths, self.tokens_per_step))
+        largest = max(len(chunk) * max(lengths[i] for i in chunk) for chunk in chunks)
+        self.tokens_per_step = min(self.tokens_per_step, largest) // 2
+        return any(len(chunk) > 1 for chunk in chunks)
+
+    def _update(self, finite: Tensor) -> None:
         # A finite loss may still have an infinite gradient, which would poison the moments.
-        finite = finite & self.optimizer.gradient_norms().isfinite().cpu()
-        rates = torch.zeros(len(self.trials), dtype=torch.float64)
-        flags = torch.zeros(len(self.trials), dtype=torch.bool)
-        for u in active:
+        norms = self.slots.optimizer.gradient_norms()
+        finite = finite & norms.isfinite().cpu()
+        rates = torch.zeros(len(finite), dtype=torch.float64)
+        flags = torch.zeros(len(finite), dtype=torch.bool)
+        for slot, u in self.slots.occupied():
             total = self._scheduled_steps(u)
-            factor = linear_schedule(self.step, total, int(self.settings.warmup_ratio * total))
-            rates[u] = self.trials[u].learning_rate * factor
-            if finite[u]:
-                flags[u] = True
+            warmup = int(self.settings.warmup_ratio * total)
+            rates[slot] = self.trials[u].learning_rate * linear_schedule(
+                self.steps[u], total, warmup
+            )
+            self.steps[u] += 1
+            if finite[slot]:
+                flags[slot] = True
             else:  # this user leaves with its best state; the others go on
-                self.running[u] = False
-                self.results[u].failed = True
+                self.left[u] = self.results[u].failed = True
         device = self.model.device
-        self.optimizer.step(rates.to(device), flags.to(device))
+        self.slots.optimizer.step(rates.to(device), flags.to(device), norms)
 
     def _end_epoch(self, ended: list[int]) -> None:
-        judged = [u for u in ended if self.trials[u].held_back]
+        judged = [slot for slot in ended if self._trial(slot).held_back]
         self._evaluate(judged)
-        for u in ended:
+        for slot in ended:
+            u = self.slots.resident[slot]
             result = self.results[u]
-            if u not in judged:
-                self._keep(u)  # only running slots end an epoch, so never a failed one
+            if slot not in judged:
+                self.slots.keep(slot)  # only running slots end an epoch, so never a failed one
             elif len(result.losses) - 1 - result.best_epoch >= self.settings.patience:
-                self.running[u] = False
+                self.left[u] = True
 
     def _evaluate(self, slots: Sequence[int]) -> None:
-        samples = [(u, sample) for u in slots for sample in self.trials[u].held_back]
+        samples = [(slot, sample) for slot in slots for sample in self._trial(slot).held_back]
         if not samples:
             return
+        residents = self.slots.residents(self.model.device)
         losses = held_back_losses(
-            self.model, self.encoder, samples, self.make_pass, self.settings.tokens_per_step
+            self.model,
+            self.encoder,
+            samples,
+            lambda rows: self.make_pass(rows, residents),
+            self.tokens_per_step,
         )
-        owners = torch.tensor([u for u, _ in samples])
-        for u in slots:
-            result = self.results[u]
-            result.losses.append(float(losses[owners == u].mean()))
+        owners = torch.tensor([slot for slot, _ in samples])
+        for slot in slots:
+            result = self.results[self.slots.resident[slot]]
+            result.losses.append(float(losses[owners == slot].mean()))
             # A NaN never compares as better, so a diverged epoch is never kept.
             if len(result.losses) == 1 or result.losses[-1] < result.best_loss:
                 result.best_epoch = len(result.losses) - 1
-                self._keep(u)
-
-    @torch.no_grad()
-    def _keep(self, u: int) -> None:
-        for best, p in zip(self.best, self.parameters, strict=True):
-            best[u] = p[u]
-
-    def _groups(self) -> dict[str, list[Tensor]]:
-        return {
-            "parameter": self.parameters,
-            "first": self.optimizer.first,
-            "second": self.optimizer.second,
-            "best": self.best,
-        }
+                self.slots.keep(slot)
 
     def _save(self) -> None:
         assert self.checkpoint is not None
-        tensors = {
-            f"{name}.{i}": t for name, group in self._groups().items() for i, t in enumerate(group)
-        }
-        tensors["steps"] = self.optimizer.steps
         meta = {
-            "step": self.step,
-            "running": self.running,
+            "taken": self.taken,
+            "steps": self.steps,
+            "left": self.left,
+            "resident": self.slots.resident,
+            "waiting": self.slots.waiting,
             "results": [[r.losses, r.best_epoch, r.failed] for r in self.results],
         }
-        save_checkpoint(self.checkpoint, tensors, meta)
+        save_checkpoint(self.checkpoint, self.slots.tensors(), meta)
 
-    @torch.no_grad()
-    def _restore(self) -> bool:
+    def _restore(self) -> None:
         found = load_checkpoint(self.checkpoint) if self.checkpoint else None
         if found is None:
-            return False
+            return
         tensors, meta = found
-        if len(meta["results"]) != len(self.trials):
+        found_shape = [len(meta.get("results", ())), len(meta.get("resident", ()))]
+        expected = [len(self.trials), len(self.slots.resident)]
+        if found_shape != expected:
             raise TrainingError(
-                f"checkpoint '{self.checkpoint}' is of {len(meta['results'])} trials, "
-                f"expected {len(self.trials)}",
+                f"checkpoint '{self.checkpoint}' is of {found_shape[0]} trials in "
+                f"{found_shape[1]} slots, expected {expected[0]} in {expected[1]}",
                 hint="delete it to start this phase again",
             )
-        for name, group in self._groups().items():
-            for i, tensor in enumerate(group):
-                tensor.copy_(tensors[f"{name}.{i}"])
-        self.optimizer.steps.copy_(tensors["steps"])
-        self.step = int(meta["step"])
-        self.running = [bool(r) for r in meta["running"]]
+        self.slots.restore(tensors)
+        self.slots.resident = [int(u) for u in meta["resident"]]
+        self.slots.waiting = [int(u) for u in meta["waiting"]]
+        self.taken = int(meta["taken"])
+        self.steps = [int(step) for step in meta["steps"]]
+        self.left = [bool(left) for left in meta["left"]]
         self.results = [TrialResult(list(a), int(b), bool(c)) for a, b, c in meta["results"]]
-        return True

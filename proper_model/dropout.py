@@ -32,25 +32,28 @@ def mix_seed(*parts: int) -> int:
     return state >> 1
 
 
-def keep_mask(seed: int, tokens: int, width: int, p: float, device: torch.device) -> Tensor:
-    """Bool [tokens, width], True with probability 1 - p, a function of the arguments alone."""
-    count = tokens * width
-    generator = torch.Generator(device=device).manual_seed(seed)
-    draws = torch.empty(-(-count // _LANES), dtype=torch.int64, device=device)
+def fill_keep_mask(out: Tensor, seed: int, p: float) -> None:
+    """Set `out [tokens, width]` to 1 with probability 1 - p, else 0: a function of seed and p."""
+    count = out.numel()
+    generator = torch.Generator(device=out.device).manual_seed(seed)
+    draws = torch.empty(-(-count // _LANES), dtype=torch.int64, device=out.device)
     draws.random_(-(1 << 63), None, generator=generator)
-    lanes = draws.view(torch.int16)[:count].view(tokens, width)
-    return lanes >= round(p * 65536) - 32768
+    lanes = draws.view(torch.int16)[:count].view(out.shape)
+    # Written in the model's dtype at once: converting booleans costs as much as a matrix product.
+    torch.ge(lanes, round(p * 65536) - 32768, out=out)
 
 
-def row_dropout(
+def row_masks(
     x: Tensor, p: float, row_seeds: Sequence[int], lengths: Sequence[int], site: int
 ) -> Tensor:
-    """Drop entries of x [B, T, d], left-padded rows of `lengths` real tokens, and rescale by 1/(1-p).
+    """What dropout keeps of x [B, T, d], left-padded rows of `lengths` real tokens: 0 or 1, as x.
 
-    Padding positions become zero; nothing downstream reads them.
+    Not rescaled: the caller multiplies what comes out of the low-rank projection by 1/(1 - p),
+    which is a few numbers a token. Padding is zero; nothing downstream reads it.
     """
-    rows, tokens, width = x.shape
-    mask = torch.zeros(rows, tokens, width, dtype=torch.bool, device=x.device)
+    masks = torch.empty_like(x, requires_grad=False)
     for row, (seed, length) in enumerate(zip(row_seeds, lengths, strict=True)):
-        mask[row, tokens - length :] = keep_mask(mix_seed(seed, site), length, width, p, x.device)
-    return x * mask.to(x.dtype) / (1 - p)
+        start = x.shape[1] - length
+        masks[row, :start] = 0
+        fill_keep_mask(masks[row, start:], mix_seed(seed, site), p)
+    return masks

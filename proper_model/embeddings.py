@@ -18,11 +18,13 @@ import torch
 from torch import Tensor
 
 from proper_model.checkpoint import beside
-from proper_model.cohort import Cohort, Progress, held_back_losses
+from proper_model.cohort import Cohort, Progress
 from proper_model.encoding import Encoder
+from proper_model.held_back import held_back_losses
 from proper_model.holdout import Fold, Samples, combine, kept_epochs
 from proper_model.model import AdaptedModel
 from proper_model.passes import Pass
+from proper_model.slots import room_for
 from proper_model.structure import UserRouting
 from proper_model.trials import Trial, TrialResult, TrialSettings
 
@@ -73,18 +75,20 @@ def fit_embeddings(
     """
 
     def train(trials: Sequence[Trial], part: Path | None) -> tuple[Tensor, list[TrialResult]]:
-        table = mean[None].repeat(len(trials), 1, 1).clone().requires_grad_(True)
+        slots = room_for(len(trials), settings.slots, part)
+        table = mean[None].repeat(slots, 1, 1).clone().requires_grad_(True)
         cohort = Cohort(
             model,
             encoder,
             trials,
             [table],
-            lambda s: group_pass(s, table),
+            lambda _: [mean],
+            lambda rows, _: group_pass(rows, table),
             settings,
             checkpoint=part,
         )
         results = cohort.run(progress)
-        return table.detach(), results
+        return cohort.best[0].to(mean), results
 
     cuts = [(u, fold) for u, user in enumerate(users) for fold in user.folds]
     if not model.structure.router_user:

@@ -1,7 +1,7 @@
 """Group experts: a LoRA mixture-of-experts on one linear (PROPER eq. 7).
 
 `h = W_p x + s * sum_n w_n B_n A_n x`, dense over all N experts. The experts stand concatenated, so
-the sum is one pair of matrix products around an elementwise weighting, never a loop:
+that the sum is one pair of matrix products around an elementwise weighting, never a loop (`ops`):
 `A [N, r, i]` is read as one `[N*r, i]` matrix, `B [N, o, r]` as one `[o, N*r]` matrix.
 
 Letters: B batch rows, T tokens, N experts, r rank, i input width, o output width.
@@ -10,7 +10,6 @@ Letters: B batch rows, T tokens, N experts, r rank, i input width, o output widt
 from __future__ import annotations
 
 import torch
-from torch import Tensor
 
 from proper_model.lora import init_factor_a
 
@@ -29,14 +28,3 @@ class Experts(torch.nn.Module):
         super().__init__()
         self.a = torch.nn.Parameter(init_factor_a((experts, rank, d_in), generator))
         self.b = torch.nn.Parameter(torch.zeros(experts, d_out, rank))
-
-    def forward(self, x: Tensor, weights: Tensor) -> Tensor:
-        """Mixture output without the scale s: x [B, T, i], weights [B, T, N] -> [B, T, o]."""
-        n, r, _ = self.a.shape
-        down = x @ self.a.to(x.dtype).flatten(0, 1).T  # [B, T, N*r]
-        weighted = (
-            down.view(*down.shape[:-1], n, r) * weights.to(x.dtype)[..., None]
-        )  # [B, T, N, r]
-        up = self.b.to(x.dtype).permute(0, 2, 1).flatten(0, 1)  # [N*r, o]
-        mixed: Tensor = weighted.flatten(-2) @ up
-        return mixed

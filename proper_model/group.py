@@ -15,11 +15,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from proper_model.cohort import Progress, held_back_losses
+from proper_model.cohort import Progress
 from proper_model.config import StageSettings
 from proper_model.dropout import mix_seed
 from proper_model.embeddings import fit_embeddings, group_pass
 from proper_model.encoding import Batch, Encoded, Encoder
+from proper_model.held_back import held_back_losses
 from proper_model.holdout import split_items
 from proper_model.losses import RoutingMemory, pair_loss
 from proper_model.model import AdaptedModel

@@ -22,16 +22,6 @@ def init_factor_a(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
     return (torch.rand(shape, generator=generator) * 2 - 1) * bound
 
 
-def stacked_down(x: Tensor, a: Tensor, slots: Tensor) -> Tensor:
-    """`A_u x` for every row's own user: x [B, T, i], a [U, r, i], slots [B] -> [B, T, r]."""
-    return torch.einsum("bti,bri->btr", x, a[slots].to(x.dtype))
-
-
-def stacked_up(hidden: Tensor, b: Tensor, slots: Tensor) -> Tensor:
-    """`B_u h` for every row's own user: hidden [B, T, r], b [U, o, r], slots [B] -> [B, T, o]."""
-    return torch.einsum("btr,bor->bto", hidden, b[slots].to(hidden.dtype))
-
-
 class UserLora(torch.nn.Module):
     """Private LoRA factors of `slots` users on a list of linears (eq. 11).
 

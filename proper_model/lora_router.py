@@ -18,11 +18,12 @@ import torch
 from torch import Tensor
 
 from proper_model.checkpoint import beside
-from proper_model.cohort import Progress, held_back_losses
+from proper_model.cohort import Progress
 from proper_model.config import StageSettings
 from proper_model.dropout import mix_seed
 from proper_model.encoding import Batch, Encoder
 from proper_model.group import PooledUser
+from proper_model.held_back import held_back_losses
 from proper_model.holdout import Fold, Samples
 from proper_model.model import AdaptedModel
 from proper_model.passes import Pass

@@ -18,10 +18,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from proper_model.dropout import mix_seed, row_dropout
+from proper_model.adapted_linear import AdaptedLinear
+from proper_model.dropout import mix_seed
 from proper_model.encoding import Batch
 from proper_model.experts import Experts
-from proper_model.lora import UserLora, stacked_down, stacked_up
+from proper_model.lora import UserLora
+from proper_model.ops import Backend
 from proper_model.passes import Pass
 from proper_model.routers import (
     USER_ROUTER_STD,
@@ -42,37 +44,6 @@ from proper_model.structure import (
 )
 
 
-class AdaptedLinear(torch.nn.Module):
-    """A frozen linear plus whatever the current pass switches on. x [B, T, i] -> [B, T, o]."""
-
-    def __init__(self, base: torch.nn.Linear, owner: AdaptedModel, number: int) -> None:
-        super().__init__()
-        self.base = base
-        # Not registered as a submodule: the owner holds this module already.
-        object.__setattr__(self, "owner", owner)
-        self.number = number
-
-    owner: AdaptedModel
-
-    def forward(self, x: Tensor) -> Tensor:
-        h: Tensor = self.base(x)
-        now = self.owner.current
-        if now is None or not (now.experts or now.lora):
-            return h
-        scale = self.owner.structure.scale
-        dropped = x
-        if now.seeds is not None and now.dropout > 0:
-            dropped = row_dropout(x, now.dropout, now.seeds, now.lengths, self.number)
-        hidden = None
-        if now.lora:
-            hidden = stacked_down(dropped, self.owner.lora.a[self.number], now.slots)  # A_u x
-            h = h + scale * stacked_up(hidden, self.owner.lora.b[self.number], now.slots)
-        if now.experts:
-            weights = self.owner.route(self.number, x, hidden)  # [B, T or 1, N]
-            h = h + scale * self.owner.experts[self.number](dropped, weights)
-        return h
-
-
 class AdaptedModel(torch.nn.Module):
     """Experts, routers and user adapters around a frozen base.
 
@@ -80,13 +51,22 @@ class AdaptedModel(torch.nn.Module):
         base: a Hugging Face causal LM; frozen here, never modified.
         structure: which equations are used.
         generator: randomness of the initial experts and routers.
+        backend: how adapted linears compute; see `ops`.
     """
 
     experts: torch.nn.ModuleList
     routers: torch.nn.ModuleList
 
-    def __init__(self, base: Any, structure: Structure, *, generator: torch.Generator) -> None:
+    def __init__(
+        self,
+        base: Any,
+        structure: Structure,
+        *,
+        generator: torch.Generator,
+        backend: Backend = Backend.FUSED,
+    ) -> None:
         super().__init__()
+        self.backend = backend
         # Held outside the module tree: parameters() must be the adapters' alone.
         object.__setattr__(self, "base", base)
         base.requires_grad_(False)
@@ -153,15 +133,25 @@ class AdaptedModel(torch.nn.Module):
         widths = [(s.d_in, s.d_out) for s in self.sites]
         return UserLora(widths, len(seeds), self.structure.rank, seeds).to(self.device)
 
-    def route(self, number: int, x: Tensor, hidden: Tensor | None) -> Tensor:
-        """Routing weights of site `number` for x [B, T, i], hidden = A_u x or None -> [B, T, N]."""
+    def expert(self, number: int) -> Experts:
+        """The experts of site `number`."""
+        experts = self.experts[number]
+        assert isinstance(experts, Experts)
+        return experts
+
+    def route(self, number: int, x: Tensor, hidden: Tensor | None, user_b: Tensor | None) -> Tensor:
+        """Routing weights [B, T or 1, N] of site `number` for x [B, T, i].
+
+        With user LoRAs, hidden = A_u x [B, T, r] and user_b = every row's B_u [B, o, r].
+        """
         now = self.current
         assert now is not None
         router = self.router(number)
         own = None
         if hidden is not None and now.routing is not UserRouting.USER_AWARE:
             assert router.lora is not None
-            own = lora_logits(router.lora, hidden, self.lora.b[number][now.slots])
+            assert user_b is not None
+            own = lora_logits(router.lora, hidden, user_b)
             if self.structure.detach_lora_router:
                 own = own.detach()
         if own is not None and now.routing is UserRouting.LORA_AWARE:

@@ -43,20 +43,27 @@ class StackedAdamW:
         slots = self.parameters[0].shape[0]
         self.steps = torch.zeros(slots, dtype=torch.long, device=self.parameters[0].device)
 
+    @torch.no_grad()
+    def reset(self, slot: int) -> None:
+        """Forget a slot's moments and steps: somebody else trains there now."""
+        for moment in (*self.first, *self.second):
+            moment[slot] = 0
+        self.steps[slot] = 0
+
     def gradient_norms(self) -> Tensor:
         """Euclidean norm of each slot's gradient over all parameters, [U]."""
         squares = [p.grad.flatten(1).square().sum(1) for p in self.parameters if p.grad is not None]
         return torch.stack(squares).sum(0).sqrt()
 
     @torch.no_grad()
-    def step(self, rates: Tensor, active: Tensor) -> None:
+    def step(self, rates: Tensor, active: Tensor, norms: Tensor) -> None:
         """One update of the slots where `active [U]` is true, at learning rates `rates [U]`.
 
-        Gradients are cleared for all slots.
+        `norms [U]` are `gradient_norms()`. Gradients are cleared for all slots.
         """
-        norms = self.gradient_norms()
         clip = (self.max_grad_norm / (norms + 1e-6)).clamp(max=1.0)
-        rows = active.nonzero().squeeze(1)
+        # A slice is a view where an index would copy every moment of every slot.
+        rows = slice(None) if bool(active.all()) else active.nonzero().squeeze(1)
         self.steps[rows] += 1
         count = self.steps[rows].to(rates.dtype)
         correction1 = 1 - BETAS[0] ** count

@@ -23,6 +23,7 @@ from proper_model.holdout import Samples, combine, kept_epochs
 from proper_model.lora import UserLora
 from proper_model.model import AdaptedModel
 from proper_model.passes import Pass
+from proper_model.slots import room_for
 from proper_model.structure import UserRouting
 from proper_model.trials import Trial, TrialResult, TrialSettings
 
@@ -71,7 +72,7 @@ def train_user_loras(
         for rate in learning_rates
         for fold in user.folds
     ]
-    by_fold = stage.run(
+    by_fold, adapters = stage.run(
         [Trial(fold.train, fold.held_back, rate, users[u].seed) for u, rate, fold in cuts],
         [u for u, _, _ in cuts],
         checkpoint,
@@ -83,20 +84,20 @@ def train_user_loras(
         _best([(rate, combine(found[u, rate])) for rate in learning_rates])
         for u in range(len(users))
     ]
+    seeds = [user.seed for user in users]
     if settings.refit:
         refits = [
             Trial(user.items, (), rate, user.seed, stop_epoch=kept_epochs(result))
             for user, (rate, result) in zip(users, chosen, strict=True)
         ]
-        ended = stage.run(refits, range(len(users)), beside(checkpoint, ".refit"))
-        for slot, ((_, result), refit) in enumerate(zip(chosen, ended, strict=True)):
-            if refit.failed:
-                result.failed = True
-                _forget(model, slot)
+        ended, adapters = stage.run(refits, range(len(users)), beside(checkpoint, ".refit"))
+        for (_, result), refit in zip(chosen, ended, strict=True):
+            result.failed |= refit.failed
+        kept = [None if refit.failed else u for u, refit in enumerate(ended)]
     else:
-        first = {(u, rate): slot for slot, (u, rate, _) in reversed(list(enumerate(cuts)))}
-        slots = [first.get((u, rate)) for u, (rate, _) in enumerate(chosen)]
-        model.lora = _take(model, slots, [user.seed for user in users])
+        first = {(u, rate): trial for trial, (u, rate, _) in reversed(list(enumerate(cuts)))}
+        kept = [first.get((u, rate)) for u, (rate, _) in enumerate(chosen)]
+    model.lora = _take(model, adapters, kept, seeds)
     model.lora.requires_grad_(False)
     fits = [
         _fit(rate, result, trained=bool(user.folds))
@@ -119,26 +120,39 @@ class _Stage:
 
     def run(
         self, trials: Sequence[Trial], owners: Sequence[int], checkpoint: Path | None
-    ) -> list[TrialResult]:
-        """Train fresh adapters, one a trial, in `model.lora`; `owners` are positions of users."""
+    ) -> tuple[list[TrialResult], list[Tensor]]:
+        """Train a fresh adapter for every trial; `owners` are positions of users.
+
+        Returns results and the adapters: A of every site, then B, each [trials, ...].
+        """
         own = None if self.embeddings is None else self.embeddings[list(owners)]
-        self.model.lora = self.model.new_user_lora([trial.seed for trial in trials])
+        slots = room_for(len(trials), self.settings.slots, checkpoint)
+        self.model.lora = self.model.new_user_lora([0] * slots)
         parameters = [*self.model.lora.a, *self.model.lora.b]
         for parameter in parameters:
             parameter.requires_grad_(True)
 
-        def make_pass(slots: Tensor) -> Pass:
-            return personal_pass(slots, embeddings=own, routing=self.routing, experts=self.experts)
+        def start(trial: int) -> list[Tensor]:
+            fresh = self.model.new_user_lora([trials[trial].seed])
+            return [factor.detach()[0] for factor in (*fresh.a, *fresh.b)]
 
-        return Cohort(
+        def make_pass(rows: Tensor, residents: Tensor) -> Pass:
+            embeddings = None if own is None or not len(own) else own[residents]
+            return personal_pass(
+                rows, embeddings=embeddings, routing=self.routing, experts=self.experts
+            )
+
+        cohort = Cohort(
             self.model,
             self.encoder,
             trials,
             parameters,
+            start,
             make_pass,
             self.settings,
             checkpoint=checkpoint,
-        ).run(self.progress)
+        )
+        return cohort.run(self.progress), cohort.best
 
 
 def _best(candidates: Sequence[tuple[float, TrialResult]]) -> tuple[float, TrialResult]:
@@ -164,18 +178,16 @@ def _fit(rate: float, result: TrialResult, *, trained: bool) -> LoraFit:
 
 
 @torch.no_grad()
-def _forget(model: AdaptedModel, slot: int) -> None:
-    """Make a slot's adapter change nothing."""
-    for b in model.lora.b:
-        b[slot] = 0
-
-
-def _take(model: AdaptedModel, slots: Sequence[int | None], seeds: Sequence[int]) -> UserLora:
-    """The adapters of the given slots as a new stack; untrained where there is none."""
+def _take(
+    model: AdaptedModel,
+    adapters: Sequence[Tensor],
+    trials: Sequence[int | None],
+    seeds: Sequence[int],
+) -> UserLora:
+    """The adapters of the given trials as a new stack; one that changes nothing where none is."""
     taken = model.new_user_lora(list(seeds))
-    with torch.no_grad():
-        for new, old in zip([*taken.a, *taken.b], [*model.lora.a, *model.lora.b], strict=True):
-            for row, slot in enumerate(slots):
-                if slot is not None:
-                    new[row] = old[slot]
+    for new, trained in zip([*taken.a, *taken.b], adapters, strict=True):
+        for row, trial in enumerate(trials):
+            if trial is not None:
+                new[row] = trained[trial].to(new)
     return taken

@@ -85,6 +85,8 @@ class RunPlan(BaseModel):
     # have to give the same numbers.
     server_threads: int = Field(default=1, ge=1, le=MOST_THREADS)
     node_threads: int = Field(default=1, ge=1, le=MOST_THREADS)
+    # What a node's training may take beside the base; None: what a GPU has free.
+    node_memory_bytes: int | None = Field(default=None, ge=1)
     actors: int | None = Field(default=None, ge=1)  # None: from cores and memory
     message_timeout_s: float = Field(default=600.0, gt=0)
     round_timeout_s: float = Field(default=12 * 3600.0, gt=0)

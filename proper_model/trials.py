@@ -24,7 +24,9 @@ class TrialSettings:
     """What all trials of a cohort share.
 
     `patience`: epochs without improvement before stopping. `refit`: whether callers train again on
-    all items of a user once held-back ones have chosen rate and epochs.
+    all items of a user once held-back ones have chosen rate and epochs. `slots`: how many trials
+    train at once, None for all; `recompute`: checkpoint activations. Neither changes anything but
+    speed and memory.
     """
 
     epochs: int
@@ -36,6 +38,8 @@ class TrialSettings:
     tokens_per_step: int
     patience: int = 2
     refit: bool = True
+    slots: int | None = None
+    recompute: bool = False
 
     @classmethod
     def of(
@@ -59,6 +63,7 @@ class TrialSettings:
             tokens_per_step=settings.tokens_per_step,
             patience=settings.user.patience,
             refit=settings.user.refit,
+            recompute=settings.user.recompute_activations,
         )
 
 

@@ -103,6 +103,7 @@ class Run:
         arms: Sequence[str] = ARMS,
         users_per_node: int | None = None,
         threads: int | None = None,
+        memory_budget: float | None = None,
         cache: str | Path | None = None,
     ) -> None:
         self.options = RunOptions(
@@ -123,6 +124,7 @@ class Run:
             arms=tuple(arms),
             users_per_node=users_per_node,
             threads=threads,
+            memory_budget=memory_budget,
             cache=None if cache is None else Path(cache),
         )
 

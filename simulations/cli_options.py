@@ -98,6 +98,15 @@ Threads = Annotated[
         help="Threads of the pooled stages (default: 1 for small bases, else the cores).",
     ),
 ]
+MemoryBudget = Annotated[
+    float | None,
+    typer.Option(
+        "--memory-budget",
+        metavar="GIB",
+        help="Memory a node may take for training beside the base; decides how many users train "
+        "at once (default: what a GPU has free; no limit on a CPU).",
+    ),
+]
 Cache = Annotated[
     Path | None,
     typer.Option("--cache", help="Folder of finished phases. (default: 'cache' beside OUT)"),
@@ -137,6 +146,7 @@ def run_options(
     arms: Arms = None,
     users_per_node: UsersPerNode = None,
     threads: Threads = None,
+    memory_budget: MemoryBudget = None,
     cache: Cache = None,
     resume: Resume = False,
 ) -> RunOptions:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -45,6 +46,7 @@ class RunOptions:
     arms: tuple[str, ...] = field(default=ARMS)
     users_per_node: int | None = None
     threads: int | None = None
+    memory_budget: float | None = None
     cache: Path | None = None
     resume: bool = False
 
@@ -132,6 +134,11 @@ class RunOptions:
             raise ConfigError(
                 f"--threads must be at most {MOST_THREADS}, got {self.threads}",
                 hint=f"this machine has {os.cpu_count() or 1} cores; more threads are slower",
+            )
+        if self.memory_budget is not None and not 0 < self.memory_budget < math.inf:
+            raise ConfigError(
+                f"--memory-budget must be above 0, got {self.memory_budget}",
+                hint="GiB that a node may take for training beside the base",
             )
         if not 0 <= self.seed <= LARGEST_SEED:
             raise ConfigError(

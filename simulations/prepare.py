@@ -109,6 +109,7 @@ def build(options: RunOptions, source: Source, out: Path) -> Prepared:
         out=out,
         cache=options.cache_folder.resolve(),
         root_public_key=public_bytes(key).hex(),
+        node_memory_bytes=memory_bytes(options.memory_budget),
         server_threads=options.threads or server_threads(shape.hidden),
     )
     return Prepared(plan, files)
@@ -124,6 +125,11 @@ def cohort_size(users: int) -> int:
 
     hosts = 1 if torch.cuda.is_available() else os.cpu_count() or 1
     return min(LARGEST_COHORT, -(-users // hosts))
+
+
+def memory_bytes(budget: float | None) -> int | None:
+    """Bytes of a budget in GiB."""
+    return None if budget is None else max(1, int(budget * 1024**3))
 
 
 def server_threads(hidden: int) -> int:

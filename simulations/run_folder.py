@@ -37,7 +37,9 @@ OPTION_OF = {
 }
 # How devices share nodes changes no result, and threads only last digits: a run that goes on,
 # perhaps on another machine, keeps its first choice.
-FREE = frozenset({"users_per_node", "actors", "cache", "server_threads", "node_threads"})
+FREE = frozenset(
+    {"users_per_node", "actors", "cache", "server_threads", "node_threads", "node_memory_bytes"}
+)
 
 
 def check_out(options: RunOptions) -> None:

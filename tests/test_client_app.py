@@ -81,7 +81,7 @@ def plan(tmp_path):
 @pytest.fixture
 def engine(monkeypatch):
     made = FakeEngine()
-    monkeypatch.setattr(client_app, "Engine", lambda _threads, _base: made)
+    monkeypatch.setattr(client_app, "Engine", lambda *_: made)
     return made
 
 

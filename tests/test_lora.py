@@ -8,7 +8,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from proper_model.lora import UserLora, init_factor_a, stacked_down, stacked_up
+from proper_model.lora import UserLora, init_factor_a
 from proper_model.model import AdaptedModel
 from proper_model.passes import Pass
 from proper_model.structure import UserRouting, preset
@@ -64,17 +64,6 @@ def test_user_lora_equals_peft_on_every_ffn_linear() -> None:
         reduction="none",
     ).view(3, -1).sum(1) / (batch.labels != -100).sum(1)
     assert torch.allclose(ours, theirs, atol=1e-6, rtol=0)
-
-
-def test_stacked_users_equal_one_at_a_time() -> None:
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(5, 7, 11, generator=generator, dtype=torch.float64)
-    a = torch.randn(3, 4, 11, generator=generator, dtype=torch.float64)
-    b = torch.randn(3, 6, 4, generator=generator, dtype=torch.float64)
-    slots = torch.tensor([2, 0, 0, 1, 2])
-    out = stacked_up(stacked_down(x, a, slots), b, slots)
-    for row, slot in enumerate(slots.tolist()):
-        assert torch.allclose(out[row], x[row] @ (b[slot] @ a[slot]).T, atol=1e-12)
 
 
 def test_a_users_start_depends_on_its_seed_not_on_its_slot() -> None:

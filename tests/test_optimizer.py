@@ -24,7 +24,7 @@ def test_every_user_equals_torch_adamw_with_unequal_steps_and_clipping() -> None
         active = torch.tensor([True, step % 2 == 0, step < 10])
         for p, shape in zip(stacked, shapes, strict=True):
             p.grad = torch.stack([gradient(step, u, shape) for u in range(3)])
-        ours.step(rates, active)
+        ours.step(rates, active, ours.gradient_norms())
         for u in range(3):
             if active[u]:
                 for p, shape in zip(alone[u], shapes, strict=True):
@@ -42,7 +42,9 @@ def test_an_inactive_user_does_not_change_by_a_bit_even_with_a_bad_gradient() ->
     before = p.detach().clone()
     optimizer = StackedAdamW([p], weight_decay=0.1, max_grad_norm=1.0)
     p.grad = torch.stack([torch.full((5,), float("nan")), torch.ones(5)])
-    optimizer.step(torch.tensor([0.1, 0.1]), torch.tensor([False, True]))
+    optimizer.step(
+        torch.tensor([0.1, 0.1]), torch.tensor([False, True]), optimizer.gradient_norms()
+    )
     assert torch.equal(p[0], before[0])
     assert p[1].isfinite().all()
     assert not torch.equal(p[1], before[1])

@@ -102,3 +102,27 @@ def embeddings_of(model: AdaptedModel, users: int, seed: int = 3) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     shape = (users, model.tables, model.structure.embedding_dim)
     return torch.randn(shape, generator=generator, dtype=torch.float64) * 0.3
+
+
+class ExactNorm(torch.nn.Module):
+    """RMSNorm in the input's own precision; Hugging Face's computes in float32 whatever comes in,
+    so that rounding would differ with a batch's shape.
+    """
+
+    def __init__(self, weight: Tensor, epsilon: float) -> None:
+        super().__init__()
+        self.weight, self.epsilon = weight, epsilon
+
+    def forward(self, x: Tensor) -> Tensor:
+        scale = torch.rsqrt(x.square().mean(-1, keepdim=True) + self.epsilon)
+        normed: Tensor = self.weight * (x * scale)
+        return normed
+
+
+def exact_norms(base: Any) -> None:
+    """Make a Llama compute in float64 throughout."""
+    for path, module in list(base.named_modules()):
+        if type(module).__name__.endswith("RMSNorm"):
+            parent, _, name = path.rpartition(".")
+            exact = ExactNorm(module.weight, module.variance_epsilon)
+            setattr(base.get_submodule(parent), name, exact)

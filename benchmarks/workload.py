@@ -1,0 +1,159 @@
+"""Users to train: how many, how many samples each, how long, drawn at random from a seed.
+
+Only shapes matter to speed, so tokens are random; lengths are all equal, log-normal, or those of
+real users in ../shared/data. As in training, a sample ends with a short answer that alone carries
+loss.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from proper_model.data import TEST_FILE, read_users
+from proper_model.dropout import mix_seed
+from proper_model.encoding import Batch, Encoded, Encoder
+from proper_model.errors import ConfigError
+from proper_model.tasks import load_task
+
+Lengths = Literal["fixed", "lognormal", "real"]
+ROOT = Path(__file__).resolve().parent.parent
+REAL_DATA = ROOT.parent / "shared" / "data"
+PAD, EOS, FIRST_TOKEN = 0, 1, 2  # random tokens start behind the special ones
+ANSWERS = (2, 3, 4)  # tokens of an answer, the end included
+# Spread of log-normal lengths and counts, near that of the real users' histories.
+LENGTH_SIGMA, ITEMS_SIGMA = 0.5, 0.8
+LONGEST, MOST_ITEMS = 512, 8  # times the median, so that one draw cannot rule a benchmark
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What is trained. `tokens` and `samples` are exact if `lengths` is fixed, else medians.
+
+    With real lengths `tokens` is not used, and `samples` caps a user's history.
+    """
+
+    size: str
+    users: int
+    samples: int
+    tokens: int
+    lengths: Lengths
+    seed: int
+
+
+@dataclass(frozen=True)
+class User:
+    """One user's samples in order, and the seed of the user's own randomness."""
+
+    samples: tuple[Encoded, ...]
+    seed: int
+
+    @property
+    def tokens(self) -> int:
+        return sum(len(sample.tokens) for sample in self.samples)
+
+
+class _Ids:
+    """As much of a tokenizer as hand-made samples need."""
+
+    eos_token_id, pad_token_id, chat_template = EOS, PAD, None
+
+
+@dataclass
+class Counts:
+    """What went through a base: rows, real and padded tokens, logits needed, passes."""
+
+    samples: int = 0
+    tokens: int = 0
+    padded_tokens: int = 0
+    logit_positions: int = 0
+    passes: int = 0
+
+
+class CountingEncoder(Encoder):
+    """The engine's encoder; it notes what its batches held, so that no count is a guess."""
+
+    def __init__(self) -> None:
+        super().__init__(_Ids(), max_prompt_tokens=LONGEST, max_answer_tokens=max(ANSWERS))
+        self.counts = Counts()
+
+    def batch(self, samples: Sequence[Encoded], *args: object, **kwargs: object) -> Batch:
+        """The engine's batch, counted."""
+        made = super().batch(samples, *args, **kwargs)  # type: ignore[arg-type]
+        self.counts.samples += len(samples)
+        self.counts.tokens += sum(made.lengths)
+        self.counts.padded_tokens += made.input_ids.numel()
+        # An answer of n tokens needs n logits; the engine's batches take as many for every row.
+        self.counts.logit_positions += sum(sample.answer_tokens for sample in samples)
+        self.counts.passes += 1
+        return made
+
+
+def make_users(work: Workload, vocabulary: int) -> list[User]:
+    """The users of a workload; a user's samples depend on seed and position alone."""
+    shapes = _real_shapes(work.samples) if work.lengths == "real" else None
+    users = []
+    for u in range(work.users):
+        seed = mix_seed(work.seed, u)
+        rng = random.Random(seed)
+        if shapes is not None:
+            lengths = shapes[u % len(shapes)]
+        else:
+            lengths = [_length(work, rng) for _ in range(_items(work, rng))]
+        users.append(User(tuple(_sample(n, vocabulary, rng) for n in lengths), seed))
+    return users
+
+
+def _items(work: Workload, rng: random.Random) -> int:
+    if work.lengths == "fixed":
+        return work.samples
+    drawn = round(rng.lognormvariate(math.log(work.samples), ITEMS_SIGMA))
+    return min(max(drawn, 1), MOST_ITEMS * work.samples)
+
+
+def _length(work: Workload, rng: random.Random) -> int:
+    if work.lengths == "fixed":
+        return work.tokens
+    drawn = round(rng.lognormvariate(math.log(work.tokens), LENGTH_SIGMA))
+    return min(max(drawn, max(ANSWERS) + 1), LONGEST)
+
+
+def _sample(length: int, vocabulary: int, rng: random.Random) -> Encoded:
+    answer = rng.choice(ANSWERS)
+    if length <= answer:
+        raise ConfigError(f"a sample of {length} tokens has no room for a prompt")
+    tokens = [rng.randrange(FIRST_TOKEN, vocabulary) for _ in range(length - 1)]
+    return Encoded((*tokens, EOS), length - answer)
+
+
+def _real_shapes(most: int) -> list[list[int]]:
+    """Sample lengths of real test users, tokenized by the base they belong to."""
+    from transformers import AutoTokenizer
+
+    from benchmarks.sizes import MINI
+
+    if not REAL_DATA.is_dir() or not MINI.is_dir():
+        raise ConfigError(
+            "real lengths need the users in ../shared/data and the base in ../shared/models",
+            hint="log-normal lengths need nothing",
+        )
+    encoder = Encoder(
+        AutoTokenizer.from_pretrained(str(MINI)),
+        max_prompt_tokens=LONGEST,
+        max_answer_tokens=max(ANSWERS),
+    )
+    shapes = []
+    for folder in sorted(path for path in REAL_DATA.iterdir() if path.is_dir()):
+        task = load_task(str(ROOT / "profiles" / "tasks" / f"{folder.name}.toml"))
+        for user in read_users(folder / TEST_FILE, task):
+            recent = user.history[-most:]
+            items = [encoder.encode(task.history_example(item)) for item in recent]
+            if items:
+                shapes.append([len(item.tokens) for item in items])
+    # Users of one data set stand together in the files; a workload takes the first few.
+    random.Random(0).shuffle(shapes)
+    return shapes

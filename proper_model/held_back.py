@@ -1,0 +1,32 @@
+"""Loss on held-back items: what chooses learning rate, epochs and embeddings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from proper_model.encoding import Encoded, Encoder, token_budget_chunks
+from proper_model.model import AdaptedModel
+from proper_model.passes import Pass
+
+
+def held_back_losses(
+    model: AdaptedModel,
+    encoder: Encoder,
+    samples: Sequence[tuple[int, Encoded]],
+    make_pass: Callable[[Tensor], Pass],
+    tokens_per_step: int,
+) -> Tensor:
+    """Loss per answer token of (slot, sample) pairs, without dropout or gradient: [len(samples)]."""
+    losses = torch.zeros(len(samples), dtype=torch.float64)
+    lengths = [len(sample.tokens) for _, sample in samples]
+    with torch.no_grad():
+        for chunk in token_budget_chunks(lengths, 4 * tokens_per_step):
+            rows = [samples[i] for i in chunk]
+            batch = encoder.batch(
+                [sample for _, sample in rows], [slot for slot, _ in rows], device=model.device
+            )
+            losses[chunk] = model.answer_loss(batch, make_pass(batch.slots)).double().cpu()
+    return losses

@@ -1,0 +1,121 @@
+"""Memory: what training keeps is predicted from a probe, and a budget decides users and tokens."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+from proper_model.budget import memory_model, within
+from proper_model.encoding import Encoded
+from proper_model.memory import MemoryModel, is_out_of_memory, saved_bytes
+from proper_model.model import AdaptedModel
+from proper_model.personal import personal_pass
+from proper_model.trials import TrialSettings
+from tests.tiny import adapted, embeddings_of, encoder
+
+SETTINGS = TrialSettings(
+    epochs=1,
+    batch_size=1,
+    dropout=0.1,
+    weight_decay=0.0,
+    warmup_ratio=0.0,
+    max_grad_norm=1.0,
+    tokens_per_step=4096,
+)
+SAMPLE = Encoded(tuple([2] * 27 + [3, 4, 1]), 27)
+
+
+def kept_by(model: AdaptedModel, rows: int) -> int:
+    """Bytes that a pass of so many rows keeps, each row another user's."""
+    model.lora = model.new_user_lora([0] * rows)
+    for factor in model.lora.parameters():
+        factor.requires_grad_(True)
+    batch = encoder().batch([SAMPLE] * rows, range(rows), seeds=range(rows))
+    now = personal_pass(
+        batch.slots,
+        embeddings=embeddings_of(model, rows).float(),
+        routing=model.structure.user_routing,
+        experts=True,
+    )
+    now.dropout = SETTINGS.dropout
+    owned = [*model.parameters(), *model.base.parameters(), *model.base.buffers()]
+    return saved_bytes(lambda: model.answer_loss(batch, now), owned)
+
+
+def test_activations_of_a_wide_batch_are_predicted_within_15_percent() -> None:
+    model = adapted()
+    predicted = memory_model(model, encoder(), SAMPLE, SETTINGS)
+    for rows in (8, 32):
+        tokens = rows * len(SAMPLE.tokens)
+        assert tokens * predicted.token_bytes == pytest.approx(kept_by(model, rows), rel=0.15)
+
+
+def test_a_users_state_is_counted_exactly() -> None:
+    model = adapted()
+    r = model.structure.rank
+    numbers = sum(r * (site.d_in + site.d_out) for site in model.sites)
+    assert memory_model(model, encoder(), SAMPLE, SETTINGS).slot_bytes == 4 * 4 * numbers
+
+
+def test_recomputing_is_predicted_to_take_less() -> None:
+    model = adapted()
+    plain = memory_model(model, encoder(), SAMPLE, SETTINGS)
+    less = memory_model(model, encoder(), SAMPLE, dataclasses.replace(SETTINGS, recompute=True))
+    assert less.token_bytes < 0.8 * plain.token_bytes
+    assert less.slot_bytes == plain.slot_bytes
+
+
+def test_the_probe_leaves_the_users_adapters_alone() -> None:
+    model = adapted()
+    before = model.lora
+    memory_model(model, encoder(), SAMPLE, SETTINGS)
+    assert model.lora is before
+    assert not any(parameter.grad is not None for parameter in model.parameters())
+
+
+def test_saved_bytes_counts_shared_memory_once_and_parameters_never() -> None:
+    weight = torch.nn.Parameter(torch.ones(4, 4, dtype=torch.float64))
+    x = torch.ones(10, 4, dtype=torch.float64, requires_grad=True)
+    # x @ W^T keeps x for W and W for x; exp keeps its result; the view shares memory with it.
+
+    def product() -> torch.Tensor:
+        return (x @ weight.T).exp()
+
+    one = saved_bytes(product, [weight])
+    assert one == 2 * 10 * 4 * 8
+    again = saved_bytes(lambda: product().view(4, 10).mul(x.view(4, 10)), [weight])
+    assert again == one
+
+
+@pytest.mark.parametrize(
+    ("budget", "slots", "tokens"),
+    [
+        (10**9, 50, 8192),  # everything fits
+        (3_000_000, 15, 210),  # users first: (2.55e6 - 200 * 5e3) // 1e5 of them
+        (1, 1, 200),  # nothing fits: one user, the longest sample
+    ],
+)
+def test_a_budget_decides_users_first(budget: int, slots: int, tokens: int) -> None:
+    model = MemoryModel(slot_bytes=100_000, token_bytes=5_000)
+    found = model.fit(budget, trials=50, tokens=8192, least_tokens=200)
+    assert found == (slots, tokens)
+    if budget == 3_000_000:
+        assert model.peak(*found) <= budget
+
+
+def test_no_budget_is_no_limit() -> None:
+    model = adapted()
+    assert within(None, model, encoder(), [SAMPLE], 5, SETTINGS) is SETTINGS
+    small = within(1, model, encoder(), [SAMPLE], 5, SETTINGS)
+    assert (small.slots, small.tokens_per_step) == (1, len(SAMPLE.tokens))
+
+
+def test_out_of_memory_is_told_from_other_errors() -> None:
+    assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory"))
+    with pytest.raises(RuntimeError) as raised:
+        torch.empty(2**60, dtype=torch.uint8)
+    assert is_out_of_memory(raised.value)
+    assert not is_out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+    assert not is_out_of_memory(MemoryError())

@@ -1,0 +1,71 @@
+"""Activation checkpointing changes memory, never a gradient."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from proper_model.errors import BaseModelError
+from proper_model.memory import saved_bytes
+from proper_model.model import AdaptedModel
+from proper_model.passes import Pass
+from proper_model.personal import personal_pass
+from proper_model.recompute import recomputing
+from tests.tiny import ARCHITECTURES, adapted, batch_of, embeddings_of, encoder, samples
+
+
+def trained(model: AdaptedModel) -> list[torch.Tensor]:
+    factors = [*model.lora.a, *model.lora.b]
+    for factor in factors:
+        factor.requires_grad_(True)
+    return factors
+
+
+def loss(model: AdaptedModel) -> torch.Tensor:
+    items = samples(3, seed=1)
+    batch = encoder().batch(items, [0, 2, 1], seeds=[7, 8, 9])
+    now: Pass = personal_pass(
+        batch.slots,
+        embeddings=embeddings_of(model, 3),
+        routing=model.structure.user_routing,
+        experts=True,
+    )
+    now.dropout = 0.2
+    return model.answer_loss(batch, now).sum()
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_gradients_are_the_same_with_dropout_on(architecture: str) -> None:
+    model = adapted(architecture=architecture)
+    factors = trained(model)
+    expected = torch.autograd.grad(loss(model), factors)
+    with recomputing(model):
+        found = torch.autograd.grad(loss(model), factors)
+    for ours, theirs in zip(found, expected, strict=True):
+        assert torch.allclose(ours, theirs, atol=1e-12)
+    assert not any(module.training for module in model.base.modules())
+
+
+def test_it_keeps_much_less() -> None:
+    model = adapted()
+    trained(model)
+    parameters = [*model.parameters(), *model.base.parameters()]
+    whole = saved_bytes(lambda: loss(model), parameters)
+    with recomputing(model):
+        kept = saved_bytes(lambda: loss(model), parameters)
+    assert kept < 0.5 * whole
+
+
+def test_switched_off_it_does_nothing() -> None:
+    model = adapted()
+    with recomputing(model, active=False):
+        assert not any(module.training for module in model.base.modules())
+
+
+def test_a_base_without_such_blocks_is_refused() -> None:
+    model = adapted()
+    batch = batch_of(samples(1, seed=1), [0])
+    assert batch is not None
+    object.__setattr__(model, "base", torch.nn.Linear(2, 2))
+    with pytest.raises(BaseModelError, match="checkpointed"), recomputing(model):
+        pass
