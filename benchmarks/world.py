@@ -19,7 +19,7 @@ from benchmarks.sizes import Shape, build_base, shape_of
 from benchmarks.specs import Spec
 from benchmarks.workload import LONGEST, CountingEncoder, User, Workload, make_users
 from proper_model.dropout import mix_seed
-from proper_model.encoding import Encoded, epoch_order, token_budget_chunks
+from proper_model.encoding import FILL, Encoded, epoch_order, token_budget_chunks
 from proper_model.experts import Experts
 from proper_model.lora import UserLora
 from proper_model.model import AdaptedModel
@@ -179,5 +179,5 @@ def shared_steps(users: Sequence[User], settings: TrialSettings) -> Iterator[lis
             rows += [Row(slot, sample, 1 / len(picked)) for sample in picked]
         if rows:
             lengths = [len(row.sample.tokens) for row in rows]
-            chunks = token_budget_chunks(lengths, settings.tokens_per_step)
+            chunks = token_budget_chunks(lengths, settings.tokens_per_step, fill=FILL)
             yield [[rows[i] for i in chunk] for chunk in chunks]

@@ -14,7 +14,6 @@ LoRAs (METHOD 1.7, 3a).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -22,7 +21,7 @@ from torch import Tensor
 
 from proper_model.checkpoint import load_checkpoint, save_checkpoint
 from proper_model.dropout import mix_seed
-from proper_model.encoding import Encoded, Encoder, epoch_order, token_budget_chunks
+from proper_model.encoding import Encoder, epoch_order
 from proper_model.errors import TrainingError
 from proper_model.held_back import held_back_losses
 from proper_model.memory import is_out_of_memory, release_memory
@@ -31,21 +30,11 @@ from proper_model.optimizer import StackedAdamW, linear_schedule
 from proper_model.passes import Pass
 from proper_model.recompute import recomputing
 from proper_model.slots import Slots, Start
-from proper_model.trials import Trial, TrialResult, TrialSettings
+from proper_model.trials import Row, Trial, TrialResult, TrialSettings, length_matched
 
 Progress = Callable[[int, int], None]
 # From row slots [B] and the trial in every slot [K] to a pass that uses the trained parameters.
 MakePass = Callable[[Tensor, Tensor], Pass]
-
-
-@dataclass(frozen=True)
-class Row:
-    """One sample of one step: whose, its dropout seed, its share in its owner's mean loss."""
-
-    slot: int
-    sample: Encoded
-    seed: int
-    share: float
 
 
 class Cohort:
@@ -182,10 +171,7 @@ class Cohort:
         """Accumulate gradients of all rows; which slots had finite losses, [K]."""
         finite = torch.ones(len(self.slots.resident), dtype=torch.bool)
         residents = self.slots.residents(self.model.device)
-        for chunk in token_budget_chunks(
-            [len(row.sample.tokens) for row in rows], self.tokens_per_step
-        ):
-            part = [rows[i] for i in chunk]
+        for part in length_matched(rows, self.tokens_per_step):
             batch = self.encoder.batch(
                 [row.sample for row in part],
                 [row.slot for row in part],
@@ -206,11 +192,10 @@ class Cohort:
         """Half the budget, nothing accumulated; false where one sample alone is too much."""
         for parameter in self.parameters:
             parameter.grad = None
-        lengths = [len(row.sample.tokens) for row in rows]
-        chunks = list(token_budget_chunks(lengths, self.tokens_per_step))
-        largest = max(len(chunk) * max(lengths[i] for i in chunk) for chunk in chunks)
+        parts = length_matched(rows, self.tokens_per_step)
+        largest = max(len(part) * len(part[-1].sample.tokens) for part in parts)
         self.tokens_per_step = min(self.tokens_per_step, largest) // 2
-        return any(len(chunk) > 1 for chunk in chunks)
+        return any(len(part) > 1 for part in parts)
 
     def _update(self, finite: Tensor) -> None:
         # A finite loss may still have an infinite gradient, which would poison the moments.

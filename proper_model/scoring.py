@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from proper_model.cohort import Progress
-from proper_model.encoding import Encoded, Encoder, token_budget_chunks
+from proper_model.encoding import FILL, Encoded, Encoder, token_budget_chunks
 from proper_model.errors import MetricError
 from proper_model.model import AdaptedModel, answer_logits, sequence_nll
 from proper_model.passes import Pass
@@ -70,7 +70,7 @@ def answer_queries(
         len(sample.tokens) + question.max_new_tokens
         for sample, question in zip(samples, questions, strict=True)
     ]
-    for wide in token_budget_chunks(lengths, tokens_per_step):
+    for wide in token_budget_chunks(lengths, tokens_per_step, fill=FILL):
         for begin in range(0, len(wide), MAX_ROWS):
             chunk = wide[begin : begin + MAX_ROWS]
             rows = [samples[i] for i in chunk]

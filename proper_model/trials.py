@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from proper_model.config import StageSettings
-from proper_model.encoding import Encoded
+from proper_model.encoding import FILL, Encoded, token_budget_chunks
 
 
 @dataclass(frozen=True)
@@ -78,3 +79,20 @@ class TrialResult:
     @property
     def best_loss(self) -> float:
         return self.losses[self.best_epoch] if self.losses else float("nan")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One sample of one step: whose, its dropout seed, its share in its owner's mean loss."""
+
+    slot: int
+    sample: Encoded
+    seed: int
+    share: float
+
+
+def length_matched(rows: Sequence[Row], tokens_per_step: int) -> list[list[Row]]:
+    """Rows by length, shortest first, in passes of at most so many padded tokens."""
+    lengths = [len(row.sample.tokens) for row in rows]
+    chunks = token_budget_chunks(lengths, tokens_per_step, fill=FILL)
+    return [[rows[i] for i in chunk] for chunk in chunks]

@@ -112,6 +112,20 @@ def test_chunks_cover_everything_once_within_the_budget(lengths: list[int], budg
         assert len(chunk) == 1 or len(chunk) * longest <= budget
 
 
+def test_rows_of_very_different_lengths_are_cut_apart() -> None:
+    lengths = [200, 20, 21, 200, 19, 20, *[20] * 9]
+    assert list(token_budget_chunks(lengths, 10_000)) == [
+        sorted(range(15), key=lengths.__getitem__)
+    ]
+    apart = list(token_budget_chunks(lengths, 10_000, fill=0.9))
+    assert [sorted(lengths[i] for i in chunk) for chunk in apart] == [
+        [19, *[20] * 11, 21],
+        [200, 200],
+    ]
+    # A handful of tokens is not worth a pass of its own.
+    assert len(list(token_budget_chunks([20, 200], 10_000, fill=0.9))) == 1
+
+
 def test_epoch_order_is_a_permutation_that_depends_on_seed_and_epoch_alone() -> None:
     assert sorted(epoch_order(9, seed=1, epoch=0)) == list(range(9))
     assert epoch_order(9, seed=1, epoch=0) == epoch_order(9, seed=1, epoch=0)
