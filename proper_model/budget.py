@@ -16,8 +16,7 @@ from proper_model.structure import UserRouting
 from proper_model.trials import TrialSettings
 
 PROBE_ROWS = 2
-# A pass that is recomputed block by block still holds one block's inside while it goes back.
-BYTES_PER_ADAPTER_NUMBER = 4
+BYTES_PER_ADAPTER_NUMBER = 4  # float32, whatever the base computes in
 
 
 def memory_model(
@@ -51,6 +50,7 @@ def memory_model(
         if settings.recompute:
             with recomputing(model):
                 kept = saved_bytes(lambda: model.answer_loss(batch, now), owned)
+            # While it goes back, one block's inside is there again.
             kept += saved // len({site.layer for site in model.sites})
     finally:
         model.lora = before

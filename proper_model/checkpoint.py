@@ -39,15 +39,26 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | No
 
     Raises CheckpointError for a damaged file.
     """
+    return _read(path, tensors=True)
+
+
+def load_meta(path: Path) -> dict[str, Any] | None:
+    """The meta alone, without reading a tensor; else as `load_checkpoint`."""
+    found = _read(path, tensors=False)
+    return None if found is None else found[1]
+
+
+def _read(path: Path, *, tensors: bool) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
     if not path.exists():
         return None
     try:
         with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            names = file.keys() if tensors else ()
+            found = {name: file.get_tensor(name) for name in names}
             meta = json.loads((file.metadata() or {})[_META])
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise CheckpointError(
             f"checkpoint '{path}' cannot be read",
             hint="delete it; training starts again from the phase before",
         ) from error
-    return tensors, meta
+    return found, meta

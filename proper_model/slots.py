@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from proper_model.checkpoint import load_checkpoint
+from proper_model.checkpoint import load_meta
 from proper_model.optimizer import StackedAdamW
 
 # From a trial's number to its starting values, one tensor for each stacked parameter.
@@ -25,9 +25,9 @@ def room_for(trials: int, limit: int | None, checkpoint: Path | None) -> int:
 
     A resumed run keeps the number it began with, whatever memory is free now.
     """
-    found = load_checkpoint(checkpoint) if checkpoint else None
-    if found is not None and found[1].get("resident"):
-        return len(found[1]["resident"])
+    meta = load_meta(checkpoint) if checkpoint else None
+    if meta is not None and meta.get("resident"):
+        return len(meta["resident"])
     return max(1, trials if limit is None else min(limit, trials))
 
 
@@ -54,7 +54,7 @@ class Slots:
         waiting: Sequence[int],
         trials: int,
     ) -> None:
-        self.parameters, self.optimizer, self.start = list(parameters), optimizer, start
+        self.parameters, self.optimizer = list(parameters), optimizer
         self.waiting = list(waiting)
         self.resident = [-1] * self.parameters[0].shape[0]
         self.best = [torch.empty(trials, *p.shape[1:], dtype=p.dtype) for p in self.parameters]
@@ -78,8 +78,9 @@ class Slots:
         for slot, trial in enumerate(self.resident):
             if trial < 0 and self.waiting:
                 self.resident[slot] = self.waiting.pop(0)
-                for p, value in zip(self.parameters, self.start(self.resident[slot]), strict=True):
-                    p[slot] = value.to(p)
+                # Of a trial that has not trained yet, the best state is its start.
+                for p, best in zip(self.parameters, self.best, strict=True):
+                    p[slot] = best[self.resident[slot]].to(p)
                 self.optimizer.reset(slot)
                 filled.append(slot)
         return filled

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from proper_model.base import attention_for, default_device
-from proper_model.base_check import empty_model, read_config
+from proper_model.base_check import empty_model
 from proper_model.errors import BaseModelError
 
 PROBE_LAYERS = 2
@@ -43,11 +43,6 @@ class Speed:
 
     forward: float
     training: float  # forward and backward
-
-
-def base_config(base: str) -> Any:
-    """The configuration of a folder or hub id. Raises BaseModelError."""
-    return read_config(base)
 
 
 def shape_of(config: Any) -> Shape:

@@ -7,11 +7,11 @@ import tempfile
 from pathlib import Path
 
 from proper_model.base import compute_dtype, default_device
-from proper_model.base_check import read_tokenizer
+from proper_model.base_check import read_config, read_tokenizer
 from proper_model.encoding import Encoder
 from proper_model.files import storage_errors
 from proper_model.structure import preset
-from simulations.calibrate import base_config, measure, shape_of
+from simulations.calibrate import measure, shape_of
 from simulations.estimate import Estimate, count_tokens, estimate
 from simulations.options import RunOptions
 from simulations.prepare import LARGEST_EMBEDDED_PARAMETERS, build, cohort_size, server_threads
@@ -47,7 +47,7 @@ def _costs(options: RunOptions, source: Source, progress: Progress) -> Estimate:
     progress("counting tokens", 0, 0)
     tokens = count_tokens(source.population, source.task, encoder, settings)
     progress("measuring this machine", 0, 0)
-    config = base_config(source.config_base)
+    config = read_config(source.config_base)
     shape, dtype = shape_of(config), compute_dtype(settings.dtype, default_device())
     rows = max(1, min(settings.group.batch_size, PROBE_TOKENS // tokens.row))
     threads = options.threads or server_threads(shape.hidden)

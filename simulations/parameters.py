@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 
+from proper_model.base_check import read_config
 from proper_model.counts import BaseSizes, count_parameters
 from proper_model.runplan import RunPlan
-from simulations.calibrate import base_config, shape_of
+from simulations.calibrate import shape_of
 
 
 def parameter_counts(plan: RunPlan) -> dict[str, int]:
@@ -24,7 +25,7 @@ def parameter_counts(plan: RunPlan) -> dict[str, int]:
     shared = find_shared(plan)
     if shared is None:
         return {}
-    config = base_config(plan.base)
+    config = read_config(plan.base)
     shape = shape_of(config)
     sizes = BaseSizes(d=shape.hidden, f=shape.ffn, layers=shape.layers)
     counts = asdict(count_parameters(sizes, plan.structure))

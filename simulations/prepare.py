@@ -15,12 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from coordinator.keys import load_or_create_key
+from proper_model.base_check import read_config
 from proper_model.files import make_private_folder, storage_errors, write_atomic
 from proper_model.records import User, users_to_json
 from proper_model.runplan import DeviceEntry, RunPlan
 from proper_model.settings_io import to_mapping
 from proper_model.trust import TrustedRoot, public_bytes
-from simulations.calibrate import base_config, shape_of
+from simulations.calibrate import shape_of
 from simulations.devices import TRUTH_FILE
 from simulations.options import RunOptions
 from simulations.run_folder import check_same, existing_plan, made_folder
@@ -72,7 +73,7 @@ def write(prepared: Prepared, progress: Progress) -> None:
 
 def build(options: RunOptions, source: Source, out: Path) -> Prepared:
     """Plan and files of the run that `options` describe."""
-    shape = shape_of(base_config(source.config_base))
+    shape = shape_of(read_config(source.config_base))
     key = load_or_create_key(make_private_folder(out / "server" / "keys") / KEY_FILE)
     root = TrustedRoot.of([key]).to_bytes()
     people = [_json((user,)) for user in source.population.test]

@@ -9,13 +9,14 @@ import torch
 from run_folders import make_user
 from transformers import LlamaConfig
 
+from proper_model.base_check import read_config
 from proper_model.encoding import Encoder
 from proper_model.errors import BaseModelError
 from proper_model.profiles import load_profile
 from proper_model.records import Population
 from proper_model.structure import preset
 from proper_model.tasks import load_task
-from simulations.calibrate import Shape, Speed, base_config, measure, shape_of
+from simulations.calibrate import Shape, Speed, measure, shape_of
 from simulations.estimate import SAMPLE_USERS, Estimate, Tokens, as_table, count_tokens, estimate
 from simulations.tiny_base import word_tokenizer
 
@@ -137,4 +138,4 @@ def test_measuring_gives_positive_speeds_and_keeps_the_threads() -> None:
 
 def test_a_base_that_is_not_there_is_named() -> None:
     with pytest.raises(BaseModelError, match="no-such-base"):
-        base_config("./no-such-base")
+        read_config("./no-such-base")
