@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks.limit import Limit
+from benchmarks.limit import Limit, StockLimit
 from benchmarks.ours import Ours, OursForward
 from benchmarks.rival_loops import NaiveMoe, PeftLoop
 from benchmarks.rival_mixed import PeftMixed
@@ -36,4 +36,6 @@ def make_contender(world: World) -> Contender:
             return OursForward(world, experts=False)
         case "limit":
             return Limit(world)
+        case "limit-stock":
+            return StockLimit(world)
     raise AssertionError(world.spec.kind)  # a spec of another kind cannot be made

@@ -15,8 +15,8 @@ from benchmarks.world import (
     Factors,
     World,
     embedding_of,
+    packed_steps,
     shared_model,
-    shared_steps,
 )
 from proper_model.cohort import Cohort
 from proper_model.ops import Backend
@@ -93,11 +93,10 @@ class OursForward(Ours):
             self._fresh_lora()
             residents = torch.arange(len(self.world.users), device=self.world.device)
         with clock.train(), torch.no_grad():
-            for step in shared_steps(self.world.users, self.world.settings):
-                for rows in step:
-                    batch = self.world.encoder.batch(
-                        [row.sample for row in rows],
-                        [row.slot for row in rows],
-                        device=self.world.device,
-                    )
-                    self.model.answer_loss(batch, self._pass(batch.slots, residents))
+            for rows in packed_steps(self.world.users, self.world.settings):
+                batch = self.world.encoder.batch(
+                    [row.sample for row in rows],
+                    [row.slot for row in rows],
+                    device=self.world.device,
+                )
+                self.model.answer_loss(batch, self._pass(batch.slots, residents))

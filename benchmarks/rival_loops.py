@@ -24,13 +24,13 @@ from benchmarks.world import (
     embedding_of,
     experts_of,
     own_steps,
+    padded_nll,
     shared_model,
     start_of,
     step_count,
 )
 from proper_model.config import FFN_TARGETS
-from proper_model.encoding import Batch
-from proper_model.model import sequence_nll
+from proper_model.encoding import PaddedBatch
 from proper_model.optimizer import linear_schedule
 from proper_model.routers import routing_dtype
 from proper_model.sites import find_sites
@@ -92,7 +92,7 @@ def optimizer_of(
     return optimizer, schedule
 
 
-def batch_loss(model: Any, batch: Batch, *, all_logits: bool) -> Tensor:
+def batch_loss(model: Any, batch: PaddedBatch, *, all_logits: bool) -> Tensor:
     """Mean over rows of a row's mean loss an answer token."""
     keep = 0 if all_logits else batch.answer_width + 1  # 0 is Hugging Face's "all"
     output = model(
@@ -102,7 +102,7 @@ def batch_loss(model: Any, batch: Batch, *, all_logits: bool) -> Tensor:
         logits_to_keep=keep,
         use_cache=False,
     )
-    losses = sequence_nll(output.logits, batch.labels[:, -keep:])
+    losses = padded_nll(output.logits, batch.labels[:, -keep:])
     return (losses / (batch.labels != -100).sum(1)).mean()
 
 
@@ -133,7 +133,7 @@ class _Loop:
                 weights = [weight for pair in self.factors for weight in pair]
             with clock.train():
                 for samples in own_steps(user, world.settings):
-                    batch = world.encoder.batch(samples, [0] * len(samples), device=world.device)
+                    batch = world.encoder.padded(samples, [0] * len(samples), device=world.device)
                     all_logits = world.spec.logits == "all"
                     batch_loss(self.model, batch, all_logits=all_logits).backward()
                     torch.nn.utils.clip_grad_norm_(weights, world.settings.max_grad_norm)

@@ -25,11 +25,11 @@ from benchmarks.world import (
     NotPossibleError,
     Row,
     World,
+    padded_nll,
     shared_steps,
     start_of,
     step_count,
 )
-from proper_model.model import sequence_nll
 from proper_model.sites import find_sites
 
 
@@ -81,7 +81,7 @@ class PeftMixed:
             self.trained = {u: copied(factors) for u, factors in enumerate(self.factors)}
 
     def _loss(self, rows: list[Row]) -> Tensor:
-        batch = self.world.encoder.batch(
+        batch = self.world.encoder.padded(
             [row.sample for row in rows], [row.slot for row in rows], device=self.world.device
         )
         keep = batch.answer_width + 1
@@ -98,7 +98,7 @@ class PeftMixed:
             if self.model.training:
                 raise NotPossibleError(type(error).__name__) from error
             raise
-        losses = sequence_nll(output.logits, batch.labels[:, -keep:])
+        losses = padded_nll(output.logits, batch.labels[:, -keep:])
         losses = losses / (batch.labels != -100).sum(1)
         return (losses * losses.new_tensor([row.share for row in rows])).sum()
 

@@ -88,7 +88,7 @@ class HfTrainer:
         return trainer
 
     def _collate(self, samples: Sequence[Encoded]) -> dict[str, Tensor]:
-        batch = self.world.encoder.batch(samples, [0] * len(samples))
+        batch = self.world.encoder.padded(samples, [0] * len(samples))
         return {
             "input_ids": batch.input_ids,
             "attention_mask": batch.attention_mask,

@@ -20,12 +20,12 @@ from benchmarks.world import (
     Factors,
     NotPossibleError,
     World,
+    padded_nll,
     shared_steps,
     start_of,
     step_count,
 )
-from proper_model.encoding import Batch
-from proper_model.model import sequence_nll
+from proper_model.encoding import PaddedBatch
 from proper_model.optimizer import StackedAdamW, linear_schedule
 from proper_model.sites import find_sites
 
@@ -85,7 +85,7 @@ class Vmap:
                 for weight in stacked.values():
                     weight.grad = torch.zeros_like(weight)
                 for rows in step:
-                    batch = world.encoder.batch(
+                    batch = world.encoder.padded(
                         [row.sample for row in rows],
                         [row.slot for row in rows],
                         device=world.device,
@@ -111,7 +111,7 @@ class Vmap:
                 stacked[f"{path}.{name}"] = torch.stack([start[site][which] for start in starts])
         return stacked
 
-    def _add_gradients(self, stacked: dict[str, Tensor], batch: Batch, shares: list[float]) -> None:
+    def _add_gradients(self, stacked: dict[str, Tensor], batch: PaddedBatch, shares: list[float]) -> None:
         own = {name: weight[batch.slots] for name, weight in stacked.items()}
         keep = batch.answer_width + 1
         per_row = vmap(grad(self._loss), in_dims=(0, 0, 0, 0, 0, 0, None))
@@ -146,7 +146,7 @@ class Vmap:
             "use_cache": False,
         }
         output: Any = functional_call(self.world.base, own, kwargs=inputs)
-        loss = sequence_nll(output.logits, labels[None])[0]
+        loss = padded_nll(output.logits, labels[None])[0]
         return loss / (labels != -100).sum() * share
 
 

@@ -28,7 +28,8 @@ KINDS = {
     "ours": "engine without experts",
     "ours-moe": "engine with experts and router",
     "ours-forward": "engine without experts, inference",
-    "limit": "frozen base alone, forward and backward",
+    "limit": "the engine's frozen base alone, forward and backward",
+    "limit-stock": "Hugging Face's frozen base alone, padded",
     "matmul": "a block's matrix products alone, the measure of the peak",
 }
 # Trained one user after another: their rate does not depend on how many users there are.

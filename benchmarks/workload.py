@@ -16,8 +16,9 @@ from typing import Literal
 
 from proper_model.data import TEST_FILE, read_users
 from proper_model.dropout import mix_seed
-from proper_model.encoding import Batch, Encoded, Encoder
+from proper_model.encoding import Encoded, Encoder, PaddedBatch
 from proper_model.errors import ConfigError
+from proper_model.packing import Batch
 from proper_model.tasks import load_task
 
 Lengths = Literal["fixed", "lognormal", "real"]
@@ -82,15 +83,24 @@ class CountingEncoder(Encoder):
         self.counts = Counts()
 
     def batch(self, samples: Sequence[Encoded], *args: object, **kwargs: object) -> Batch:
-        """The engine's batch, counted."""
+        """The engine's packed batch, counted."""
         made = super().batch(samples, *args, **kwargs)  # type: ignore[arg-type]
+        self._count(samples, made.input_ids.numel())
+        return made
+
+    def padded(self, samples: Sequence[Encoded], *args: object, **kwargs: object) -> PaddedBatch:
+        """A padded batch, counted."""
+        made = super().padded(samples, *args, **kwargs)  # type: ignore[arg-type]
+        self._count(samples, made.input_ids.numel())
+        return made
+
+    def _count(self, samples: Sequence[Encoded], tokens: int) -> None:
         self.counts.samples += len(samples)
-        self.counts.tokens += sum(made.lengths)
-        self.counts.padded_tokens += made.input_ids.numel()
-        # An answer of n tokens needs n logits; the engine's batches take as many for every row.
+        self.counts.tokens += sum(len(sample.tokens) for sample in samples)
+        self.counts.padded_tokens += tokens
+        # An answer of n tokens needs n logits, whatever a contender computes.
         self.counts.logit_positions += sum(sample.answer_tokens for sample in samples)
         self.counts.passes += 1
-        return made
 
 
 def make_users(work: Workload, vocabulary: int) -> list[User]:

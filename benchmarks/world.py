@@ -19,10 +19,12 @@ from benchmarks.sizes import Shape, build_base, shape_of
 from benchmarks.specs import Spec
 from benchmarks.workload import LONGEST, CountingEncoder, User, Workload, make_users
 from proper_model.dropout import mix_seed
-from proper_model.encoding import FILL, Encoded, epoch_order, token_budget_chunks
+from proper_model.encoding import FILL, Encoded, epoch_order, padded_chunks
 from proper_model.experts import Experts
 from proper_model.lora import UserLora
 from proper_model.model import AdaptedModel
+from proper_model.packing import budget_chunks
+from proper_model.routers import routing_dtype
 from proper_model.sites import find_sites
 from proper_model.structure import Structure, preset
 from proper_model.trials import TrialSettings
@@ -157,6 +159,16 @@ def step_count(user: User, settings: TrialSettings) -> int:
     return settings.epochs * -(-len(user.samples) // settings.batch_size)
 
 
+def padded_nll(logits: Tensor, labels: Tensor) -> Tensor:
+    """Summed loss a row, as padded rivals take it: logits [B, T, V] and labels [B, T] -> [B]."""
+    logits = logits[:, :-1].to(routing_dtype(logits))
+    targets = labels[:, 1:]
+    losses = torch.nn.functional.cross_entropy(
+        logits.flatten(0, 1), targets.flatten(), ignore_index=-100, reduction="none"
+    )
+    return losses.view(targets.shape).sum(1)
+
+
 @dataclass(frozen=True)
 class Row:
     """One sample of a shared pass: whose it is and its share in that user's mean loss."""
@@ -167,7 +179,23 @@ class Row:
 
 
 def shared_steps(users: Sequence[User], settings: TrialSettings) -> Iterator[list[list[Row]]]:
-    """All users' steps together, each cut into passes by the token budget as the engine cuts it."""
+    """All users' steps together, each cut into padded passes by the token budget."""
+    for rows in _steps(users, settings):
+        lengths = [len(row.sample.tokens) for row in rows]
+        chunks = padded_chunks(lengths, settings.tokens_per_step, fill=FILL)
+        yield [[rows[i] for i in chunk] for chunk in chunks]
+
+
+def packed_steps(users: Sequence[User], settings: TrialSettings) -> Iterator[list[Row]]:
+    """The passes that the engine makes of all users' steps."""
+    for rows in _steps(users, settings):
+        lengths = [len(row.sample.tokens) for row in rows]
+        for chunk in budget_chunks(lengths, settings.tokens_per_step):
+            yield [rows[i] for i in chunk]
+
+
+def _steps(users: Sequence[User], settings: TrialSettings) -> Iterator[list[Row]]:
+    """Every user's next step, until all users are through."""
     waiting = {slot: own_steps(user, settings) for slot, user in enumerate(users)}
     while waiting:
         rows: list[Row] = []
@@ -178,6 +206,4 @@ def shared_steps(users: Sequence[User], settings: TrialSettings) -> Iterator[lis
                 continue
             rows += [Row(slot, sample, 1 / len(picked)) for sample in picked]
         if rows:
-            lengths = [len(row.sample.tokens) for row in rows]
-            chunks = token_budget_chunks(lengths, settings.tokens_per_step, fill=FILL)
-            yield [[rows[i] for i in chunk] for chunk in chunks]
+            yield rows

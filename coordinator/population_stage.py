@@ -10,11 +10,13 @@ import torch
 from torch import Tensor
 
 from coordinator.pooling import PooledData
+from proper_model.answers import packed_inputs, token_nll
+from proper_model.attention import packed_attention
 from proper_model.base import compute_dtype, default_device
 from proper_model.config import StageSettings
 from proper_model.dropout import mix_seed
-from proper_model.encoding import Batch, Encoded, Encoder, token_budget_chunks
-from proper_model.model import sequence_nll
+from proper_model.encoding import Encoded, Encoder
+from proper_model.packing import Batch, budget_chunks
 from proper_model.population import attach_population, population_state
 from proper_model.training import PooledSettings, PooledTraining
 
@@ -67,18 +69,15 @@ def _samples(data: PooledData, settings: StageSettings) -> list[tuple[int, Encod
 
 def _losses(peft: Any, batch: Batch, settings: StageSettings) -> Tensor:
     """Answer loss of every row under the population LoRA, [B]; factors stay float32."""
-    keep = batch.answer_width + 1
     device = batch.input_ids.device
     dtype = compute_dtype(settings.dtype, device)
-    with torch.autocast(device.type, dtype, enabled=dtype is torch.bfloat16):
-        logits = peft(
-            input_ids=batch.input_ids,
-            attention_mask=batch.attention_mask,
-            position_ids=batch.position_ids,
-            logits_to_keep=keep,
-            use_cache=False,
-        ).logits
-    return sequence_nll(logits, batch.labels[:, -keep:]) / (batch.labels != -100).sum(1)
+    with (
+        torch.autocast(device.type, dtype, enabled=dtype is torch.bfloat16),
+        packed_attention(peft.get_base_model()),
+    ):
+        logits = peft(**packed_inputs(batch), logits_to_keep=batch.answer_at).logits[0]
+    counts = torch.tensor(batch.answer_tokens, device=device)
+    return batch.by_row(token_nll(logits, batch.answers)) / counts
 
 
 def _judge(
@@ -89,7 +88,7 @@ def _judge(
     total = 0.0
     with torch.no_grad():
         lengths = [len(sample.tokens) for sample in judged]
-        for chunk in token_budget_chunks(lengths, 4 * settings.tokens_per_step):
+        for chunk in budget_chunks(lengths, 4 * settings.tokens_per_step):
             rows = [judged[i] for i in chunk]
             batch = encoder.batch(rows, [0] * len(rows), device=default_device())
             total += float(_losses(peft, batch, settings).sum())

@@ -12,13 +12,18 @@ from torch import Tensor
 
 from proper_model import ops
 from proper_model.dropout import row_masks
+from proper_model.products import frozen_linear, serves
+from proper_model.routing import route, text_weight
 
 if TYPE_CHECKING:
     from proper_model.model import AdaptedModel
 
 
 class AdaptedLinear(torch.nn.Module):
-    """A frozen linear plus whatever the current pass switches on. x [B, T, i] -> [B, T, o]."""
+    """A frozen linear plus whatever the current pass switches on. x [..., i] -> [..., o].
+
+    The leading dimensions are those of the pass: [1, M] packed, [B, T] while text is generated.
+    """
 
     def __init__(self, base: torch.nn.Linear, owner: AdaptedModel, number: int) -> None:
         super().__init__()
@@ -32,25 +37,48 @@ class AdaptedLinear(torch.nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         owner, now = self.owner, self.owner.current
         if now is None or not (now.experts or now.lora):
-            plain: Tensor = self.base(x)
-            return plain
+            return self._plain(x)
+        layout = now.layout_of(x)
+        flat = x.reshape(-1, x.shape[-1])  # [M, i]
         mask, kept = None, 1.0
         if now.seeds is not None and now.dropout > 0:
-            mask = row_masks(x, now.dropout, now.seeds, now.lengths, self.number)
+            mask = row_masks(flat, now.dropout, now.seeds, layout, self.number)
             kept = 1 - now.dropout
-        user_a = user_b = p = None
+        user_a = user_b = p = q = None
         if now.lora:
             user_a = owner.lora.a[self.number].index_select(0, now.slots)  # [B, r, i]
             user_b = owner.lora.b[self.number].index_select(0, now.slots)  # [B, o, r]
         experts = owner.expert(self.number) if now.experts else None
-        y, hidden, q = ops.down(
-            owner.backend, self.base, x, mask, user_a, None if experts is None else experts.a
+        low = ops.down(
+            owner.backend,
+            self.base,
+            flat,
+            mask,
+            layout,
+            user_a=user_a,
+            expert_a=None if experts is None else experts.a,
+            text=text_weight(owner, self.number, flat),
         )
         scale = owner.structure.scale
+        hidden = None if low.p is None else low.p / kept  # A_u x, [M, r]
         if hidden is not None:
-            hidden = hidden / kept  # A_u x, [B, T, r]
             p = hidden * scale
-        if q is not None:
-            weights = owner.route(self.number, x, hidden, user_b)  # [B, T or 1, N]
-            q = q * (weights * (scale / kept)).to(q.dtype)[..., None]  # [B, T, N, r]
-        return ops.up(owner.backend, y, p, q, user_b, None if experts is None else experts.b)
+        if low.q is not None:
+            weights = route(owner, self.number, layout, flat, low.t, hidden, user_b)  # [M, N]
+            q = low.q * (weights * (scale / kept)).to(low.q.dtype)[..., None]  # [M, N, r]
+        h = ops.up(
+            owner.backend,
+            low.y,
+            layout,
+            p=p,
+            q=q,
+            user_b=user_b,
+            expert_b=None if experts is None else experts.b,
+        )
+        return h.view(*x.shape[:-1], -1)
+
+    def _plain(self, x: Tensor) -> Tensor:
+        if type(self.base) is torch.nn.Linear and serves(x):
+            return frozen_linear(x, self.base.weight, self.base.bias)
+        plain: Tensor = self.base(x)
+        return plain

@@ -193,7 +193,7 @@ class Cohort:
         for parameter in self.parameters:
             parameter.grad = None
         parts = length_matched(rows, self.tokens_per_step)
-        largest = max(len(part) * len(part[-1].sample.tokens) for part in parts)
+        largest = max(sum(len(row.sample.tokens) for row in part) for part in parts)
         self.tokens_per_step = min(self.tokens_per_step, largest) // 2
         return any(len(part) > 1 for part in parts)
 

@@ -16,6 +16,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from proper_model.layout import Layout
+
 _LANES = 4  # 16-bit lanes of one 64-bit draw
 _GOLDEN = 0x9E3779B97F4A7C15
 _MASK64 = (1 << 64) - 1
@@ -44,16 +46,15 @@ def fill_keep_mask(out: Tensor, seed: int, p: float) -> None:
 
 
 def row_masks(
-    x: Tensor, p: float, row_seeds: Sequence[int], lengths: Sequence[int], site: int
+    x: Tensor, p: float, row_seeds: Sequence[int], layout: Layout, site: int
 ) -> Tensor:
-    """What dropout keeps of x [B, T, d], left-padded rows of `lengths` real tokens: 0 or 1, as x.
+    """What dropout keeps of x [M, d]: 0 or 1, in x's dtype; a row's part is its own seed's.
 
     Not rescaled: the caller multiplies what comes out of the low-rank projection by 1/(1 - p),
-    which is a few numbers a token. Padding is zero; nothing downstream reads it.
+    which is a few numbers a token.
     """
     masks = torch.empty_like(x, requires_grad=False)
-    for row, (seed, length) in enumerate(zip(row_seeds, lengths, strict=True)):
-        start = x.shape[1] - length
-        masks[row, :start] = 0
-        fill_keep_mask(masks[row, start:], mix_seed(seed, site), p)
+    parts = masks.split(layout.lengths)
+    for part, seed in zip(parts, row_seeds, strict=True):
+        fill_keep_mask(part, mix_seed(seed, site), p)
     return masks

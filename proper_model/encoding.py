@@ -1,8 +1,8 @@
-"""Text to tokens: prompts, answers and left-padded batches.
+"""Text to tokens: prompts, answers and batches of them.
 
 A sample is `prompt`, one space, `answer`, end-of-sequence; only the answer and the end carry loss
-(eq. 4). Batches are left-padded, so that answers end at the right edge and the language-model head
-runs on the last few positions only.
+(eq. 4). Training and scoring run packed batches without padding (`packing`); only generation, where
+every row grows by a token a step, pads.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ import torch
 from torch import Tensor
 
 from proper_model.errors import BaseModelError
+from proper_model.packing import Batch, pack
 from proper_model.tasks import Example
 
 # Below this a pass is too small to be worth its launches (PERFORMANCE 2: compute overtakes reading
 # the weights at 155 to 180 tokens).
 LEAST_TOKENS = 256
-# Private training and scoring keep at least this share of a larger pass unpadded.
+# Where rows are padded, at least this share of a larger pass is not padding.
 FILL = 0.9
 
 
@@ -38,17 +39,15 @@ class Encoded:
 
 
 @dataclass(frozen=True)
-class Batch:
-    """Left-padded rows.
+class PaddedBatch:
+    """Left-padded rows of unequal length side by side, as decoding step by step needs them.
 
     Attributes:
         input_ids, attention_mask, position_ids: `[B, T]`.
         labels: `[B, T]`, -100 outside answers.
-        prompt_mask: `[B, T]`, 1 on prompt tokens.
+        prompt_mask: `[B, T]` bool, true on prompt tokens.
         slots: `[B]`, the user slot of every row.
         answer_width: longest answer, in tokens.
-        lengths: real tokens a row.
-        seeds: dropout seed a row, or None outside training.
     """
 
     input_ids: Tensor
@@ -58,8 +57,6 @@ class Batch:
     prompt_mask: Tensor
     slots: Tensor
     answer_width: int
-    lengths: tuple[int, ...]
-    seeds: tuple[int, ...] | None = None
 
 
 class Encoder:
@@ -127,21 +124,31 @@ class Encoder:
         seeds: Sequence[int] | None = None,
         device: torch.device | str = "cpu",
     ) -> Batch:
-        """Left-pad samples into one batch."""
+        """One packed pass of samples: what training and scoring run."""
+        return pack(samples, slots, seeds=seeds, device=device)
+
+    def padded(
+        self,
+        samples: Sequence[Encoded],
+        slots: Sequence[int],
+        *,
+        device: torch.device | str = "cpu",
+    ) -> PaddedBatch:
+        """Samples left-padded to one length: what generation starts from."""
         width = max(len(s.tokens) for s in samples)
         shape = (len(samples), width)
         input_ids = torch.full(shape, self.pad)
         mask = torch.zeros(shape, dtype=torch.long)
         labels = torch.full(shape, -100)
-        prompt_mask = torch.zeros(shape, dtype=torch.long)
+        prompt_mask = torch.zeros(shape, dtype=torch.bool)
         for row, sample in enumerate(samples):
             start = width - len(sample.tokens)
             tokens = torch.tensor(sample.tokens)
             input_ids[row, start:] = tokens
             mask[row, start:] = 1
             labels[row, start + sample.prompt_tokens :] = tokens[sample.prompt_tokens :]
-            prompt_mask[row, start : start + sample.prompt_tokens] = 1
-        return Batch(
+            prompt_mask[row, start : start + sample.prompt_tokens] = True
+        return PaddedBatch(
             input_ids=input_ids.to(device),
             attention_mask=mask.to(device),
             position_ids=(mask.cumsum(1) - 1).clamp(min=0).to(device),
@@ -149,8 +156,6 @@ class Encoder:
             prompt_mask=prompt_mask.to(device),
             slots=torch.tensor(list(slots), device=device),
             answer_width=max(s.answer_tokens for s in samples),
-            lengths=tuple(len(s.tokens) for s in samples),
-            seeds=None if seeds is None else tuple(seeds),
         )
 
 
@@ -161,7 +166,7 @@ def _cut_middle(tokens: list[int], limit: int) -> list[int]:
     return tokens[: limit - tail] + tokens[-tail:]
 
 
-def token_budget_chunks(
+def padded_chunks(
     lengths: Sequence[int], budget: int, *, fill: float = 0.0
 ) -> Iterator[list[int]]:
     """Indices of `lengths`, sorted by length and cut so that rows x longest <= budget tokens.

@@ -36,7 +36,7 @@ def mixture(model: AdaptedModel, embedding: Tensor) -> Tensor:
         weight = model.tied_user if model.tied_user is not None else model.router(number).user
         assert weight is not None
         logits = user_logits(weight, embedding[None, table])
-        rows.append(merge(None, logits, RouterMerge.SUM)[0, 0])
+        rows.append(merge(None, logits, RouterMerge.SUM)[0])
     return torch.stack(rows)
 
 

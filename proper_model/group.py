@@ -8,7 +8,7 @@ routers.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,11 +19,12 @@ from proper_model.cohort import Progress
 from proper_model.config import StageSettings
 from proper_model.dropout import mix_seed
 from proper_model.embeddings import fit_embeddings, group_pass
-from proper_model.encoding import Batch, Encoded, Encoder
+from proper_model.encoding import Encoded, Encoder
 from proper_model.held_back import held_back_losses
 from proper_model.holdout import split_items
 from proper_model.losses import RoutingMemory, pair_loss
 from proper_model.model import AdaptedModel
+from proper_model.packing import Batch
 from proper_model.structure import Constraint
 from proper_model.training import PooledReport, PooledSettings, PooledTraining
 from proper_model.trials import TrialSettings
@@ -62,7 +63,6 @@ class ConstraintObserver:
         generator: torch.Generator,
     ) -> None:
         self.form, self.memory, self.batch = form, memory, batch
-        self.mask = batch.attention_mask.float()
         drawn = torch.randint(1, max(users, 2), (len(batch.slots), pairs), generator=generator).to(
             batch.slots.device
         )
@@ -70,21 +70,20 @@ class ConstraintObserver:
         self.terms: list[Tensor] = []
         self.weights: list[tuple[int, Tensor, Tensor]] = []
 
-    def __call__(self, site: int, weights: Tensor, others: object) -> None:
-        # A user-only router gives one weight vector a row, so one "token".
-        mask = self.mask if weights.shape[1] > 1 else self.mask[:, :1] * 0 + 1
+    def __call__(
+        self, site: int, weights: Tensor, rows: Tensor, others: Callable[[Tensor], Tensor]
+    ) -> None:
         if self.form is Constraint.PAIRS:
-            assert callable(others)
-            self.terms.append(pair_loss(weights, others(self.others), mask))
+            self.terms.append(pair_loss(weights, others(self.others)))
         else:
-            self.terms.append(self.memory.loss(site, weights, self.batch.slots, mask))
-            self.weights.append((site, weights.detach(), mask))
+            self.terms.append(self.memory.loss(site, weights, rows, self.batch.slots))
+            self.weights.append((site, weights.detach(), rows))
 
     def loss(self) -> Tensor:
         """Mean over routers; then moves the memory to this batch's routing."""
         total = torch.stack(self.terms).mean()
-        for site, weights, mask in self.weights:
-            self.memory.update(site, weights, self.batch.slots, mask)
+        for site, weights, rows in self.weights:
+            self.memory.update(site, weights, rows, self.batch.slots)
         self.memory.mark_seen(self.batch.slots)
         return total
 

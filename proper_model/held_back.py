@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from proper_model.encoding import FILL, Encoded, Encoder, token_budget_chunks
+from proper_model.encoding import Encoded, Encoder
 from proper_model.model import AdaptedModel
+from proper_model.packing import budget_chunks
 from proper_model.passes import Pass
 
 
@@ -23,7 +24,7 @@ def held_back_losses(
     losses = torch.zeros(len(samples), dtype=torch.float64)
     lengths = [len(sample.tokens) for _, sample in samples]
     with torch.no_grad():
-        for chunk in token_budget_chunks(lengths, 4 * tokens_per_step, fill=FILL):
+        for chunk in budget_chunks(lengths, 4 * tokens_per_step):
             rows = [samples[i] for i in chunk]
             batch = encoder.batch(
                 [sample for _, sample in rows], [slot for slot, _ in rows], device=model.device

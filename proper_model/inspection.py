@@ -11,25 +11,25 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from proper_model.encoding import Batch
+from proper_model.losses import mean_by_row
 from proper_model.model import AdaptedModel
+from proper_model.packing import Batch
 from proper_model.passes import Pass
 
 
 @torch.no_grad()
 def routing_weights(model: AdaptedModel, batch: Batch, now: Pass) -> Tensor:
-    """Mean routing weights of every row over its real tokens: [S, B, N], each summing to one.
+    """Mean routing weights of every row over its tokens: [S, B, N], each summing to one.
 
     Expert n of one router has nothing to do with expert n of another: lay sites side by side,
     never average over them (METHOD 1.6).
     """
-    rows, mask = len(batch.slots), batch.attention_mask
-    means = torch.zeros(len(model.sites), rows, model.structure.experts)
+    means = torch.zeros(len(model.sites), len(batch.slots), model.structure.experts)
 
-    def observe(site: int, weights: Tensor, _others: Callable[[Tensor], Tensor]) -> None:
-        share = mask / mask.sum(1, keepdim=True)  # [B, T]
-        every = weights.expand(-1, mask.shape[1], -1)  # a user-only router has one "token"
-        means[site] = torch.einsum("bt,btn->bn", share.to(every.dtype), every).cpu()
+    def observe(
+        site: int, weights: Tensor, rows: Tensor, _others: Callable[[Tensor], Tensor]
+    ) -> None:
+        means[site] = mean_by_row(weights, rows, len(batch.slots)).cpu()
 
     now.observer = observe
     model.answer_loss(batch, now)

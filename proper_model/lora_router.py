@@ -21,11 +21,12 @@ from proper_model.checkpoint import beside
 from proper_model.cohort import Progress
 from proper_model.config import StageSettings
 from proper_model.dropout import mix_seed
-from proper_model.encoding import Batch, Encoder
+from proper_model.encoding import Encoder
 from proper_model.group import PooledUser
 from proper_model.held_back import held_back_losses
 from proper_model.holdout import Fold, Samples
 from proper_model.model import AdaptedModel
+from proper_model.packing import Batch
 from proper_model.passes import Pass
 from proper_model.personal import personal_pass, train_user_loras
 from proper_model.structure import UserRouting

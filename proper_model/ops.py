@@ -1,6 +1,6 @@
 """The low-rank part of an adapted linear, as two operations with one contract and two backends.
 
-    down:  y = W x + c,   p = A_u (m*x),   q_n = A_n (m*x)
+    down:  y = W x + c,   p = A_u (m*x),   q_n = A_n (m*x),   t = W_t x
     up:    h = y + B_u p' + sum_n B_n q'_n
 
 Between them the caller routes: p' and q'_n are p and q_n after scaling and weighting, a few numbers
@@ -9,17 +9,21 @@ other one. `fused` computes the same with hand-written gradients: no copy of a f
 is made that a matrix product could write to directly, and the frozen base gets no gradients of its
 own.
 
-m is the scaled dropout mask or None. Letters: B batch rows, T tokens, N experts, r rank, i input
-width, o output width.
+m is the dropout mask or None. Letters: M tokens, B rows, N experts, r rank, i input width, o output
+width. A row's tokens stand together (`layout`).
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from proper_model.layout import Layout
+from proper_model.products import linear, transposed_product
 
 
 class Backend(StrEnum):
@@ -29,77 +33,117 @@ class Backend(StrEnum):
     FUSED = "fused"
 
 
+@dataclass(frozen=True)
+class Down:
+    """What goes into low rank: y [M, o], p [M, r], q [M, N, r], t [M, N]; None for absent parts."""
+
+    y: Tensor
+    p: Tensor | None
+    q: Tensor | None
+    t: Tensor | None
+
+
 def down(
     backend: Backend,
     base: torch.nn.Module,
     x: Tensor,
     mask: Tensor | None,
-    user_a: Tensor | None,
-    expert_a: Tensor | None,
-) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """The frozen linear and both projections into low rank.
+    layout: Layout,
+    *,
+    user_a: Tensor | None = None,
+    expert_a: Tensor | None = None,
+    text: Tensor | None = None,
+) -> Down:
+    """The frozen linear, both projections into low rank, and the text router's logits.
 
     Args:
-        base: the frozen linear, any module from [B, T, i] to [B, T, o].
-        x: [B, T, i]; mask: [B, T, i] or None.
+        base: the frozen linear, any module from [M, i] to [M, o].
+        x: [M, i]; mask: [M, i] or None.
         user_a: every row's own A_u, [B, r, i], or None.
         expert_a: [N, r, i] or None.
-
-    Returns y [B, T, o], p [B, T, r] or None, q [B, T, N, r] or None.
+        text: W_t [N, i] or None; its logits come in its own dtype and never see the mask.
     """
     if backend is Backend.REFERENCE:
-        dropped = x if mask is None else x * mask
-        return (
-            base(x),
-            None if user_a is None else torch.einsum("bti,bri->btr", dropped, user_a.to(x.dtype)),
-            None
-            if expert_a is None
-            else torch.einsum("bti,nri->btnr", dropped, expert_a.to(x.dtype)),
-        )
+        return _down_reference(base, x, mask, layout, user_a, expert_a, text)
     user = None if user_a is None else user_a.to(x.dtype)
     flat = None if expert_a is None else expert_a.to(x.dtype).flatten(0, 1)  # [N*r, i]
     if type(base) is torch.nn.Linear:
-        y, p, q = _Down.apply(x, base.weight, base.bias, mask, user, flat)  # type: ignore[no-untyped-call]
+        y, p, q, t = _Down.apply(  # type: ignore[no-untyped-call]
+            x, base.weight, base.bias, mask, layout, user, flat, text
+        )
     else:  # a quantized linear brings its own gradient
         y = base(x)
-        _, p, q = _Down.apply(x, None, None, mask, user, flat)  # type: ignore[no-untyped-call]
+        _, p, q, t = _Down.apply(  # type: ignore[no-untyped-call]
+            x, None, None, mask, layout, user, flat, text
+        )
     if q is not None and expert_a is not None:
-        q = q.view(*q.shape[:-1], *expert_a.shape[:2])
-    return y, p, q
+        q = q.view(-1, *expert_a.shape[:2])
+    return Down(y, p, q, t)
 
 
 def up(
     backend: Backend,
     y: Tensor,
-    p: Tensor | None,
-    q: Tensor | None,
-    user_b: Tensor | None,
-    expert_b: Tensor | None,
+    layout: Layout,
+    *,
+    p: Tensor | None = None,
+    q: Tensor | None = None,
+    user_b: Tensor | None = None,
+    expert_b: Tensor | None = None,
 ) -> Tensor:
-    """Add both adapters' outputs to y; y itself may be overwritten.
+    """Add both adapters' outputs to y [M, o]; y itself may be overwritten.
 
     Args:
-        y: [B, T, o]; p: [B, T, r] or None; q: [B, T, N, r] or None.
+        p: [M, r] or None; q: [M, N, r] or None.
         user_b: every row's own B_u, [B, o, r], or None.
         expert_b: [N, o, r] or None.
     """
     if backend is Backend.REFERENCE:
         if p is not None and user_b is not None:
-            y = y + torch.einsum("btr,bor->bto", p, user_b.to(p.dtype))
+            y = y + _by_row_reference("gtr,gor->gto", p, user_b, layout)
         if q is not None and expert_b is not None:
-            y = y + torch.einsum("btnr,nor->bto", q, expert_b.to(q.dtype))
+            y = y + torch.einsum("mnr,nor->mo", q, expert_b.to(q.dtype))
         return y
     user = None if user_b is None else user_b.to(y.dtype).transpose(1, 2)  # [B, r, o]
     flat = None
     if expert_b is not None:
         flat = expert_b.to(y.dtype).permute(0, 2, 1).flatten(0, 1)  # [N*r, o]
-    flat_q = None if q is None else q.flatten(-2)
-    out: Tensor = _Up.apply(y, p, flat_q, user, flat)  # type: ignore[no-untyped-call]
+    flat_q = None if q is None else q.flatten(1)
+    out: Tensor = _Up.apply(y, layout, p, flat_q, user, flat)  # type: ignore[no-untyped-call]
     return out
 
 
+def _down_reference(
+    base: torch.nn.Module,
+    x: Tensor,
+    mask: Tensor | None,
+    layout: Layout,
+    user_a: Tensor | None,
+    expert_a: Tensor | None,
+    text: Tensor | None,
+) -> Down:
+    dropped = x if mask is None else x * mask
+    p = q = t = None
+    if user_a is not None:
+        p = _by_row_reference("gti,gri->gtr", dropped, user_a, layout)
+    if expert_a is not None:
+        q = torch.einsum("mi,nri->mnr", dropped, expert_a.to(x.dtype))
+    if text is not None:
+        t = torch.einsum("mi,ni->mn", x.to(text.dtype), text)
+    return Down(base(x), p, q, t)
+
+
+def _by_row_reference(equation: str, tokens: Tensor, factor: Tensor, layout: Layout) -> Tensor:
+    """An einsum of every row's tokens [g, t, :] with its own factor [g, :, :]."""
+    parts = [
+        torch.einsum(equation, group.rectangle(tokens), factor[group.owners].to(tokens.dtype))
+        for group in layout.groups
+    ]
+    return torch.cat([part.flatten(0, 1) for part in parts])
+
+
 class _Down(torch.autograd.Function):
-    """y = x W^T + c, p = (m*x) A_u^T, q = (m*x) A_g^T; W and c are frozen."""
+    """y = x W^T + c, p = (m*x) A_u^T, q = (m*x) A_g^T, t = x W_t^T; W and c are frozen."""
 
     @staticmethod
     def forward(
@@ -108,61 +152,97 @@ class _Down(torch.autograd.Function):
         weight: Tensor | None,
         bias: Tensor | None,
         mask: Tensor | None,
+        layout: Layout,
         user: Tensor | None,
         flat: Tensor | None,
-    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        text: Tensor | None,
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
         dropped = x if mask is None else x * mask
-        y = None if weight is None else _linear(x, weight, bias)
-        p = None if user is None else torch.bmm(dropped, user.transpose(1, 2))
-        q = None if flat is None else torch.nn.functional.linear(dropped, flat)
-        ctx.save_for_backward(x, weight, mask, user, flat)
+        y = None if weight is None else linear(x, weight, bias)
+        p = None if user is None else _rows_times(dropped, user.transpose(1, 2), layout)
+        q = None if flat is None else linear(dropped, flat)
+        t = None if text is None else linear(x.to(text.dtype), text)
+        ctx.save_for_backward(x, weight, mask, user, flat, text)
+        ctx.layout = layout
         ctx.set_materialize_grads(False)
-        return y, p, q
+        return y, p, q, t
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        dy, dp, dq = grads
-        x, weight, mask, user, flat = ctx.saved_tensors
-        wants_x, _, _, _, wants_user, wants_flat = ctx.needs_input_grad
-        d_user = d_flat = dx = None
+        dy, dp, dq, dt = grads
+        x, weight, mask, user, flat, text = ctx.saved_tensors
+        wants_x, *_, wants_user, wants_flat, wants_text = ctx.needs_input_grad
+        d_user = d_flat = d_text = dx = None
         if wants_user or wants_flat:
             dropped = x if mask is None else x * mask
             if wants_user and dp is not None:
-                d_user = torch.bmm(dp.transpose(1, 2), dropped)  # [B, r, i]
+                d_user = _rows_outer(dp, dropped, ctx.layout)  # [B, r, i]
             if wants_flat and dq is not None:
-                d_flat = dq.flatten(0, 1).T @ dropped.flatten(0, 1)  # [N*r, i]
+                d_flat = transposed_product(dq, dropped)  # [N*r, i]
+        if wants_text and dt is not None:
+            d_text = transposed_product(dt, x.to(dt.dtype))
         if wants_x:
-            through = _low_rank_gradient(dp, dq, user, flat)  # of m*x, [B, T, i]
-            if weight is None or dy is None:
-                dx = through if mask is None or through is None else through.mul_(mask)
-            else:
-                dx = (dy.flatten(0, 1) @ weight).view_as(x)
-                if through is not None:
-                    dx = dx.add_(through) if mask is None else dx.addcmul_(through, mask)
-        return dx, None, None, None, d_user, d_flat
+            dx = _input_gradient(grads, weight, mask, ctx.layout, user, flat)
+            if dt is not None and text is not None:
+                through = linear(dt, text.T)
+                dx = through.to(x.dtype) if dx is None else dx.add_(through)
+        return dx, None, None, None, None, d_user, d_flat, d_text
 
 
-def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """x W^T + c into memory of its own: `_Up` writes into it, which autograd forbids for a view."""
-    y = x.new_empty(*x.shape[:-1], len(weight))
-    rows, out = x.reshape(-1, x.shape[-1]), y.view(-1, len(weight))
-    if bias is None:
-        torch.mm(rows, weight.T, out=out)
-    else:
-        torch.addmm(bias, rows, weight.T, out=out)
-    return y
-
-
-def _low_rank_gradient(
-    dp: Tensor | None, dq: Tensor | None, user: Tensor | None, flat: Tensor | None
+def _input_gradient(
+    grads: tuple[Tensor | None, ...],
+    weight: Tensor | None,
+    mask: Tensor | None,
+    layout: Layout,
+    user: Tensor | None,
+    flat: Tensor | None,
 ) -> Tensor | None:
-    """dp A_u + dq A_g, [B, T, i]."""
-    found = None
-    if dq is not None and flat is not None:
-        found = (dq.flatten(0, 1) @ flat).view(*dq.shape[:2], -1)
-    if dp is not None and user is not None:
-        found = torch.bmm(dp, user) if found is None else found.baddbmm_(dp, user)
-    return found
+    """dy W + m*(dp A_u + dq A_g), [M, i]; what has no gradient is left out."""
+    dy, dp, dq, _ = grads
+    dx = None if weight is None or dy is None else linear(dy, weight.T)
+    if mask is None:
+        return _add_low_rank(dx, layout, dp, dq, user, flat)
+    through = _add_low_rank(None, layout, dp, dq, user, flat)
+    if through is None:
+        return dx
+    return through.mul_(mask) if dx is None else dx.addcmul_(through, mask)
+
+
+def _add_low_rank(
+    into: Tensor | None,
+    layout: Layout,
+    p: Tensor | None,
+    q: Tensor | None,
+    user: Tensor | None,
+    flat: Tensor | None,
+) -> Tensor | None:
+    """into + p U + q G for every row's own U [B, r, d] and G [N*r, d]; writes into `into`."""
+    if q is not None and flat is not None:
+        into = linear(q, flat.T) if into is None else into.addmm_(q, flat)
+    if p is not None and user is not None:
+        if into is None:
+            return _rows_times(p, user, layout)
+        for group in layout.groups:
+            group.rectangle(into).baddbmm_(group.rectangle(p), user[group.owners])
+    return into
+
+
+def _rows_times(x: Tensor, factor: Tensor, layout: Layout) -> Tensor:
+    """Every row's tokens times its own factor: [M, i] and [B, i, o] -> [M, o]."""
+    out = x.new_empty(len(x), factor.shape[2])
+    for group in layout.groups:
+        torch.bmm(group.rectangle(x), factor[group.owners], out=group.rectangle(out))
+    return out
+
+
+def _rows_outer(a: Tensor, b: Tensor, layout: Layout) -> Tensor:
+    """Every row's a^T b over its own tokens: [M, n] and [M, o] -> [B, n, o]."""
+    out = a.new_empty(len(layout.lengths), a.shape[1], b.shape[1])
+    for group in layout.groups:
+        torch.bmm(
+            group.rectangle(a).transpose(1, 2), group.rectangle(b), out=out[group.owners]
+        )
+    return out
 
 
 class _Up(torch.autograd.Function):
@@ -172,29 +252,29 @@ class _Up(torch.autograd.Function):
     def forward(
         ctx: Any,
         y: Tensor,
+        layout: Layout,
         p: Tensor | None,
         q: Tensor | None,
         user: Tensor | None,
         flat: Tensor | None,
     ) -> Tensor:
-        if q is not None and flat is not None:
-            y.view(-1, y.shape[-1]).addmm_(q.flatten(0, 1), flat)
-        if p is not None and user is not None:
-            y.baddbmm_(p, user)
+        _add_low_rank(y, layout, p, q, user, flat)
         ctx.mark_dirty(y)
         ctx.save_for_backward(p, q, user, flat)
+        ctx.layout = layout
         return y
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (dy,) = grads
         p, q, user, flat = ctx.saved_tensors
-        wants_y, wants_p, wants_q, wants_user, wants_flat = ctx.needs_input_grad
-        wide = dy.reshape(-1, dy.shape[-1])
+        wants_y, _, wants_p, wants_q, wants_user, wants_flat = ctx.needs_input_grad
+        dy = dy.contiguous()
         return (
             dy if wants_y else None,
-            torch.bmm(dy, user.transpose(1, 2)) if wants_p else None,
-            (wide @ flat.T).view_as(q) if wants_q else None,
-            torch.bmm(p.transpose(1, 2), dy) if wants_user else None,
-            q.flatten(0, 1).T @ wide if wants_flat else None,
+            None,
+            _rows_times(dy, user.transpose(1, 2), ctx.layout) if wants_p else None,
+            linear(dy, flat) if wants_q else None,
+            _rows_outer(p, dy, ctx.layout) if wants_user else None,
+            transposed_product(q, dy) if wants_flat else None,
         )

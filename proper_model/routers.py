@@ -7,8 +7,8 @@ user-aware ones, so that with `B_u = 0` stage 3 starts exactly where stage 2 end
 `B_u A_u x` is never formed: `W_l (B_u A_u x) = (W_l B_u)(A_u x)`, an [N, r] matrix a user.
 Logits and softmax are float32 (or wider) whatever the model computes in.
 
-Letters: B batch rows, T tokens, U user slots, N experts, r rank, i input width, o output width,
-e width of the user embedding.
+Letters: M tokens, B rows, N experts, r rank, i input width, o output width, e width of the user
+embedding.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from proper_model.layout import Layout
 from proper_model.structure import RouterMerge
 
 
@@ -31,19 +32,20 @@ def text_logits(weight: Tensor, x: Tensor) -> Tensor:
 
 
 def user_logits(weight: Tensor, embedding: Tensor) -> Tensor:
-    """`W_e e_u`: weight [N, e], embedding [B, e] -> [B, 1, N], broadcast over tokens."""
-    return torch.einsum("be,ne->bn", embedding, weight.to(embedding.dtype))[:, None]
+    """`W_e e_u`: weight [N, e], embedding [B, e] -> [B, N]."""
+    return torch.einsum("be,ne->bn", embedding, weight.to(embedding.dtype))
 
 
-def lora_logits(weight: Tensor, hidden: Tensor, b: Tensor) -> Tensor:
-    """`W_l B_u A_u x` from `hidden = A_u x` [B, T, r], b [B, o, r], weight [N, o] -> [B, T, N]."""
+def lora_logits(weight: Tensor, hidden: Tensor, b: Tensor, layout: Layout) -> Tensor:
+    """`W_l B_u A_u x` from `hidden = A_u x` [M, r], every row's b [B, o, r], weight [N, o]: [M, N]."""
     dtype = routing_dtype(hidden)
     through = torch.einsum("no,bor->bnr", weight.to(dtype), b.to(dtype))
-    return torch.einsum("btr,bnr->btn", hidden.to(dtype), through)
+    own = through.index_select(0, layout.rows)  # [M, N, r], a few numbers a token
+    return torch.einsum("mr,mnr->mn", hidden.to(dtype), own)
 
 
 def merge(text: Tensor | None, user: Tensor, how: RouterMerge) -> Tensor:
-    """Routing weights from text logits [B, T or 1, N] (or none) and user logits [B, 1, N]."""
+    """Routing weights from text logits (or none) and user logits, both [..., N]."""
     if text is None:
         return user.softmax(-1)
     if how is RouterMerge.AVERAGE:

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from proper_model.answers import answer_logits, token_nll
 from proper_model.cohort import Progress
-from proper_model.encoding import FILL, Encoded, Encoder, token_budget_chunks
+from proper_model.encoding import FILL, Encoded, Encoder, padded_chunks
 from proper_model.errors import MetricError
-from proper_model.model import AdaptedModel, answer_logits, sequence_nll
+from proper_model.model import AdaptedModel
 from proper_model.passes import Pass
 from proper_model.tasks import Example
 
@@ -70,7 +71,7 @@ def answer_queries(
         len(sample.tokens) + question.max_new_tokens
         for sample, question in zip(samples, questions, strict=True)
     ]
-    for wide in token_budget_chunks(lengths, tokens_per_step, fill=FILL):
+    for wide in padded_chunks(lengths, tokens_per_step, fill=FILL):
         for begin in range(0, len(wide), MAX_ROWS):
             chunk = wide[begin : begin + MAX_ROWS]
             rows = [samples[i] for i in chunk]
@@ -96,7 +97,7 @@ def _generate(
 ) -> list[str]:
     # A prompt is a sample whose answer is empty: no label, nothing to leak.
     prompts = [Encoded(s.tokens[: s.prompt_tokens], s.prompt_tokens) for s in samples]
-    batch = encoder.batch(prompts, [q.slot for q in questions], device=model.device)
+    batch = encoder.padded(prompts, [q.slot for q in questions], device=model.device)
     now = make_pass(batch.slots)
     now.prompt_mask = batch.prompt_mask
     with model.attached(), model.running(now):
@@ -127,13 +128,12 @@ def _judge_gold(
 ) -> tuple[list[float], list[list[float]]]:
     """Summed loss of the gold answers, and log-probabilities of the labels' telling tokens."""
     batch = encoder.batch(samples, [q.slot for q in questions], device=model.device)
-    logits, labels = answer_logits(model, batch, make_pass(batch.slots))
-    losses = [float(loss) for loss in sequence_nll(logits, labels)]
+    logits = answer_logits(model, batch, make_pass(batch.slots))
+    losses = batch.by_row(token_nll(logits, batch.answers)).tolist()
     scores = []
-    for row, start in enumerate(starts):
+    for own, start in zip(logits.split(batch.answer_tokens), starts, strict=True):
         # The gold answer is a label, so it shares the tokens before the telling one.
-        position = logits.shape[1] - 1 - samples[row].answer_tokens + start.prefix
-        found = logits[row, position].double().log_softmax(-1)
+        found = own[start.prefix].double().log_softmax(-1)
         scores.append([float(found[token]) for token in start.tokens])
     return losses, scores
 

@@ -25,9 +25,10 @@ from proper_model.config import (
     StageSettings,
 )
 from proper_model.dropout import mix_seed
-from proper_model.encoding import Batch, Encoded, Encoder, epoch_order, token_budget_chunks
+from proper_model.encoding import Encoded, Encoder, epoch_order
 from proper_model.errors import TrainingError
 from proper_model.optimizer import linear_schedule
+from proper_model.packing import Batch, budget_chunks
 
 Progress = Callable[[int, int], None]
 Stage = PopulationSettings | GroupSettings | RouterSettings
@@ -160,7 +161,7 @@ class PooledTraining:
         lengths = [len(self.samples[i][1].tokens) for i in picked]
         loss = 0.0
         self.optimizer.zero_grad(set_to_none=True)
-        for chunk in token_budget_chunks(lengths, settings.tokens_per_step):
+        for chunk in budget_chunks(lengths, settings.tokens_per_step):
             rows = [self.samples[picked[k]] for k in chunk]
             batch = self.encoder.batch(
                 [sample for _, sample in rows],

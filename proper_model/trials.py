@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from proper_model.config import StageSettings
-from proper_model.encoding import FILL, Encoded, token_budget_chunks
+from proper_model.encoding import Encoded
+from proper_model.packing import budget_chunks
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,6 @@ class Row:
 
 
 def length_matched(rows: Sequence[Row], tokens_per_step: int) -> list[list[Row]]:
-    """Rows by length, shortest first, in passes of at most so many padded tokens."""
+    """Rows by length, shortest first, in passes of at most so many tokens."""
     lengths = [len(row.sample.tokens) for row in rows]
-    chunks = token_budget_chunks(lengths, tokens_per_step, fill=FILL)
-    return [[rows[i] for i in chunk] for chunk in chunks]
+    return [[rows[i] for i in chunk] for chunk in budget_chunks(lengths, tokens_per_step)]
