@@ -184,8 +184,9 @@ class _Down(torch.autograd.Function):
         if wants_x:
             dx = _input_gradient(grads, weight, mask, ctx.layout, user, flat)
             if dt is not None and text is not None:
-                through = linear(dt, text.T)
-                dx = through.to(x.dtype) if dx is None else dx.add_(through)
+                # In x's dtype, as every other part of its gradient.
+                narrow, weights = dt.to(x.dtype), text.to(x.dtype)
+                dx = linear(narrow, weights.T) if dx is None else dx.addmm_(narrow, weights)
         return dx, None, None, None, None, d_user, d_flat, d_text
 
 

@@ -62,12 +62,12 @@ class StackedAdamW:
         `norms [U]` are `gradient_norms()`. Gradients are cleared for all slots.
         """
         clip = (self.max_grad_norm / (norms + 1e-6)).clamp(max=1.0)
-        # A slice is a view where an index would copy every moment of every slot.
-        rows = slice(None) if bool(active.all()) else active.nonzero().squeeze(1)
+        everyone = bool(active.all())
+        rows = slice(None) if everyone else active.nonzero().squeeze(1)
         self.steps[rows] += 1
         count = self.steps[rows].to(rates.dtype)
         correction1 = 1 - BETAS[0] ** count
-        correction2 = 1 - BETAS[1] ** count
+        correction2 = (1 - BETAS[1] ** count).sqrt()
         for p, first, second in zip(self.parameters, self.first, self.second, strict=True):
             if p.grad is None:
                 continue
@@ -75,11 +75,15 @@ class StackedAdamW:
             def wide(value: Tensor, like: Tensor = p) -> Tensor:
                 return value.to(like.dtype).view(-1, *[1] * (like.dim() - 1))
 
-            gradient = p.grad[rows] * wide(clip[rows])
-            m = first[rows] * BETAS[0] + gradient * (1 - BETAS[0])
-            v = second[rows] * BETAS[1] + gradient.square() * (1 - BETAS[1])
-            first[rows], second[rows] = m, v
-            rate = wide(rates[rows])
-            update = (m / wide(correction1)) / ((v / wide(correction2)).sqrt() + EPSILON)
-            p[rows] = p[rows] * (1 - rate * self.weight_decay) - rate * update
+            # A slice is a view, written in place; an index copies, and what it copied goes back.
+            gradient = p.grad[rows].mul_(wide(clip[rows]))
+            m, v, values = first[rows], second[rows], p[rows]
+            m.lerp_(gradient, 1 - BETAS[0])
+            v.mul_(BETAS[1]).addcmul_(gradient, gradient, value=1 - BETAS[1])
+            rate = rates[rows]
+            bottom = v.sqrt().div_(wide(correction2)).add_(EPSILON)
+            values.mul_(wide(1 - rate * self.weight_decay))
+            values.sub_((m / bottom).mul_(wide(rate / correction1)))
+            if not everyone:
+                first[rows], second[rows], p[rows] = m, v, values
             p.grad = None

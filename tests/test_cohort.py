@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proper_model.cohort import Cohort
-from proper_model.encoding import Batch
+from proper_model.packing import Batch
 from proper_model.errors import TrainingError
 from proper_model.model import AdaptedModel
 from proper_model.passes import Pass

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from proper_model.embeddings import group_pass
-from proper_model.encoding import Batch
+from proper_model.packing import Batch
 from proper_model.errors import CheckpointError, TrainingError
 from proper_model.group import group_parameters
 from proper_model.model import AdaptedModel

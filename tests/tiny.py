@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from proper_model.encoding import Batch, Encoded, Encoder
+from proper_model.encoding import Encoded, Encoder
 from proper_model.model import AdaptedModel
+from proper_model.packing import Batch
 from proper_model.structure import Structure, preset
 
 VOCABULARY = 64
