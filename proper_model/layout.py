@@ -50,11 +50,13 @@ class Layout:
         lengths: tokens a row, B of them.
         groups: in the order of their tokens.
         rows: `[M]` row of every token.
+        ends: `[B]` int32, the token behind each row.
     """
 
     lengths: tuple[int, ...]
     groups: tuple[Group, ...]
     rows: Tensor
+    ends: Tensor
 
     @classmethod
     def of(cls, lengths: Sequence[int], device: torch.device | str = "cpu") -> Layout:
@@ -67,7 +69,8 @@ class Layout:
             first, start = first + count, start + count * length
         repeats = torch.tensor(lengths)
         rows = torch.arange(len(lengths)).repeat_interleave(repeats).to(device)
-        return cls(tuple(lengths), tuple(groups), rows)
+        ends = repeats.cumsum(0).to(torch.int32).to(device)
+        return cls(tuple(lengths), tuple(groups), rows, ends)
 
     @property
     def longest(self) -> int:

@@ -46,7 +46,7 @@ class AdaptedModel(torch.nn.Module):
         base: a Hugging Face causal LM; frozen here, never modified.
         structure: which equations are used.
         generator: randomness of the initial experts and routers.
-        backend: how adapted linears compute; see `ops`.
+        backend: how adapted linears compute, None for the best on the base's device; see `ops`.
     """
 
     experts: torch.nn.ModuleList
@@ -58,10 +58,10 @@ class AdaptedModel(torch.nn.Module):
         structure: Structure,
         *,
         generator: torch.Generator,
-        backend: Backend = Backend.FUSED,
+        backend: Backend | None = None,
     ) -> None:
         super().__init__()
-        self.backend = backend
+        self.backend = backend or Backend.best_on(torch.device(base.device))
         # Held outside the module tree: parameters() must be the adapters' alone.
         object.__setattr__(self, "base", base)
         base.requires_grad_(False)

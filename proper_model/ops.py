@@ -1,13 +1,13 @@
-"""The low-rank part of an adapted linear, as two operations with one contract and two backends.
+"""The low-rank part of an adapted linear, as two operations with one contract and three backends.
 
     down:  y = W x + c,   p = A_u (m*x),   q_n = A_n (m*x),   t = W_t x
     up:    h = y + B_u p' + sum_n B_n q'_n
 
 Between them the caller routes: p' and q'_n are p and q_n after scaling and weighting, a few numbers
 a token. `reference` says this in einsum and lets autograd differentiate; it is the oracle of the
-other one. `fused` computes the same with hand-written gradients: no copy of a full-width activation
-is made that a matrix product could write to directly, and the frozen base gets no gradients of its
-own.
+others. `fused` computes the same with hand-written gradients: no copy of a full-width activation is
+made that a matrix product could write to directly, and the frozen base gets no gradients of its
+own. `grouped` is `fused` with one launch for all users' factors however ragged their rows (`rows`).
 
 m is the dropout mask or None. Letters: M tokens, B rows, N experts, r rank, i input width, o output
 width. A row's tokens stand together (`layout`).
@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from proper_model import rows
 from proper_model.layout import Layout
 from proper_model.products import linear, transposed_product
 
@@ -31,6 +32,12 @@ class Backend(StrEnum):
 
     REFERENCE = "reference"
     FUSED = "fused"
+    GROUPED = "grouped"
+
+    @classmethod
+    def best_on(cls, device: torch.device) -> Backend:
+        """The quickest on a device: where launches cost, one for all users."""
+        return cls.GROUPED if device.type == "cuda" else cls.FUSED
 
 
 @dataclass(frozen=True)
@@ -65,16 +72,17 @@ def down(
     """
     if backend is Backend.REFERENCE:
         return _down_reference(base, x, mask, layout, user_a, expert_a, text)
+    grouped = backend is Backend.GROUPED
     user = None if user_a is None else user_a.to(x.dtype)
     flat = None if expert_a is None else expert_a.to(x.dtype).flatten(0, 1)  # [N*r, i]
     if type(base) is torch.nn.Linear:
         y, p, q, t = _Down.apply(  # type: ignore[no-untyped-call]
-            x, base.weight, base.bias, mask, layout, user, flat, text
+            x, base.weight, base.bias, mask, layout, grouped, user, flat, text
         )
     else:  # a quantized linear brings its own gradient
         y = base(x)
         _, p, q, t = _Down.apply(  # type: ignore[no-untyped-call]
-            x, None, None, mask, layout, user, flat, text
+            x, None, None, mask, layout, grouped, user, flat, text
         )
     if q is not None and expert_a is not None:
         q = q.view(-1, *expert_a.shape[:2])
@@ -109,7 +117,9 @@ def up(
     if expert_b is not None:
         flat = expert_b.to(y.dtype).permute(0, 2, 1).flatten(0, 1)  # [N*r, o]
     flat_q = None if q is None else q.flatten(1)
-    out: Tensor = _Up.apply(y, layout, p, flat_q, user, flat)  # type: ignore[no-untyped-call]
+    out: Tensor = _Up.apply(  # type: ignore[no-untyped-call]
+        y, layout, backend is Backend.GROUPED, p, flat_q, user, flat
+    )
     return out
 
 
@@ -153,17 +163,20 @@ class _Down(torch.autograd.Function):
         bias: Tensor | None,
         mask: Tensor | None,
         layout: Layout,
+        grouped: bool,
         user: Tensor | None,
         flat: Tensor | None,
         text: Tensor | None,
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
         dropped = x if mask is None else x * mask
         y = None if weight is None else linear(x, weight, bias)
-        p = None if user is None else _rows_times(dropped, user.transpose(1, 2), layout)
+        p = None
+        if user is not None:
+            p = rows.times(dropped, user.transpose(1, 2), layout, grouped=grouped)
         q = None if flat is None else linear(dropped, flat)
         t = None if text is None else linear(x.to(text.dtype), text)
         ctx.save_for_backward(x, weight, mask, user, flat, text)
-        ctx.layout = layout
+        ctx.layout, ctx.grouped = layout, grouped
         ctx.set_materialize_grads(False)
         return y, p, q, t
 
@@ -176,18 +189,18 @@ class _Down(torch.autograd.Function):
         if wants_user or wants_flat:
             dropped = x if mask is None else x * mask
             if wants_user and dp is not None:
-                d_user = _rows_outer(dp, dropped, ctx.layout)  # [B, r, i]
+                d_user = rows.outer(dp, dropped, ctx.layout, grouped=ctx.grouped)  # [B, r, i]
             if wants_flat and dq is not None:
                 d_flat = transposed_product(dq, dropped)  # [N*r, i]
         if wants_text and dt is not None:
             d_text = transposed_product(dt, x.to(dt.dtype))
         if wants_x:
-            dx = _input_gradient(grads, weight, mask, ctx.layout, user, flat)
+            dx = _input_gradient(grads, weight, mask, ctx.layout, user, flat, grouped=ctx.grouped)
             if dt is not None and text is not None:
                 # In x's dtype, as every other part of its gradient.
                 narrow, weights = dt.to(x.dtype), text.to(x.dtype)
                 dx = linear(narrow, weights.T) if dx is None else dx.addmm_(narrow, weights)
-        return dx, None, None, None, None, d_user, d_flat, d_text
+        return dx, None, None, None, None, None, d_user, d_flat, d_text
 
 
 def _input_gradient(
@@ -197,13 +210,15 @@ def _input_gradient(
     layout: Layout,
     user: Tensor | None,
     flat: Tensor | None,
+    *,
+    grouped: bool,
 ) -> Tensor | None:
     """dy W + m*(dp A_u + dq A_g), [M, i]; what has no gradient is left out."""
     dy, dp, dq, _ = grads
     dx = None if weight is None or dy is None else linear(dy, weight.T)
     if mask is None:
-        return _add_low_rank(dx, layout, dp, dq, user, flat)
-    through = _add_low_rank(None, layout, dp, dq, user, flat)
+        return _add_low_rank(dx, layout, dp, dq, user, flat, grouped=grouped)
+    through = _add_low_rank(None, layout, dp, dq, user, flat, grouped=grouped)
     if through is None:
         return dx
     return through.mul_(mask) if dx is None else dx.addcmul_(through, mask)
@@ -216,34 +231,17 @@ def _add_low_rank(
     q: Tensor | None,
     user: Tensor | None,
     flat: Tensor | None,
+    *,
+    grouped: bool,
 ) -> Tensor | None:
     """into + p U + q G for every row's own U [B, r, d] and G [N*r, d]; writes into `into`."""
     if q is not None and flat is not None:
         into = linear(q, flat.T) if into is None else into.addmm_(q, flat)
     if p is not None and user is not None:
         if into is None:
-            return _rows_times(p, user, layout)
-        for group in layout.groups:
-            group.rectangle(into).baddbmm_(group.rectangle(p), user[group.owners])
+            return rows.times(p, user, layout, grouped=grouped)
+        rows.add_times(into, p, user, layout, grouped=grouped)
     return into
-
-
-def _rows_times(x: Tensor, factor: Tensor, layout: Layout) -> Tensor:
-    """Every row's tokens times its own factor: [M, i] and [B, i, o] -> [M, o]."""
-    out = x.new_empty(len(x), factor.shape[2])
-    for group in layout.groups:
-        torch.bmm(group.rectangle(x), factor[group.owners], out=group.rectangle(out))
-    return out
-
-
-def _rows_outer(a: Tensor, b: Tensor, layout: Layout) -> Tensor:
-    """Every row's a^T b over its own tokens: [M, n] and [M, o] -> [B, n, o]."""
-    out = a.new_empty(len(layout.lengths), a.shape[1], b.shape[1])
-    for group in layout.groups:
-        torch.bmm(
-            group.rectangle(a).transpose(1, 2), group.rectangle(b), out=out[group.owners]
-        )
-    return out
 
 
 class _Up(torch.autograd.Function):
@@ -254,28 +252,31 @@ class _Up(torch.autograd.Function):
         ctx: Any,
         y: Tensor,
         layout: Layout,
+        grouped: bool,
         p: Tensor | None,
         q: Tensor | None,
         user: Tensor | None,
         flat: Tensor | None,
     ) -> Tensor:
-        _add_low_rank(y, layout, p, q, user, flat)
+        _add_low_rank(y, layout, p, q, user, flat, grouped=grouped)
         ctx.mark_dirty(y)
         ctx.save_for_backward(p, q, user, flat)
-        ctx.layout = layout
+        ctx.layout, ctx.grouped = layout, grouped
         return y
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (dy,) = grads
         p, q, user, flat = ctx.saved_tensors
-        wants_y, _, wants_p, wants_q, wants_user, wants_flat = ctx.needs_input_grad
+        layout, grouped = ctx.layout, ctx.grouped
+        wants_y, _, _, wants_p, wants_q, wants_user, wants_flat = ctx.needs_input_grad
         dy = dy.contiguous()
         return (
             dy if wants_y else None,
             None,
-            _rows_times(dy, user.transpose(1, 2), ctx.layout) if wants_p else None,
+            None,
+            rows.times(dy, user.transpose(1, 2), layout, grouped=grouped) if wants_p else None,
             linear(dy, flat) if wants_q else None,
-            _rows_outer(p, dy, ctx.layout) if wants_user else None,
+            rows.outer(p, dy, layout, grouped=grouped) if wants_user else None,
             transposed_product(q, dy) if wants_flat else None,
         )
