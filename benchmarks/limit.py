@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 
 from benchmarks.measure import Stopwatch
-from benchmarks.world import Factors, World, padded_nll, packed_steps, shared_steps
+from benchmarks.world import Factors, World, packed_steps, padded_nll, shared_steps
 from proper_model.answers import FrozenHeadLoss, packed_inputs
 from proper_model.model import AdaptedModel
 from proper_model.passes import Pass

@@ -111,7 +111,9 @@ class Vmap:
                 stacked[f"{path}.{name}"] = torch.stack([start[site][which] for start in starts])
         return stacked
 
-    def _add_gradients(self, stacked: dict[str, Tensor], batch: PaddedBatch, shares: list[float]) -> None:
+    def _add_gradients(
+        self, stacked: dict[str, Tensor], batch: PaddedBatch, shares: list[float]
+    ) -> None:
         own = {name: weight[batch.slots] for name, weight in stacked.items()}
         keep = batch.answer_width + 1
         per_row = vmap(grad(self._loss), in_dims=(0, 0, 0, 0, 0, 0, None))

@@ -136,7 +136,9 @@ class Engine:
         """(user id, row of the predictions file) for every query."""
         from client.prediction import predict
 
-        for prediction in predict(release, users, arm, states, progress=progress):
+        for prediction in predict(
+            release, users, arm, states, memory_bytes=self.memory_bytes, progress=progress
+        ):
             yield prediction.user_id, dataclasses.asdict(prediction)
 
     def discard(self, checkpoint: Path) -> None:

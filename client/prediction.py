@@ -14,6 +14,7 @@ from torch import Tensor
 
 from client.adaptation import STATEFUL_ARMS, UserState, known_arms
 from proper_model.artifact import Release
+from proper_model.budget import inference_tokens
 from proper_model.embeddings import group_pass
 from proper_model.encoding import Encoder
 from proper_model.errors import ConfigError, StateError
@@ -34,12 +35,14 @@ def predict(
     arm: str,
     states: Mapping[str, UserState],
     *,
+    memory_bytes: int | None = None,
     progress: Progress | None = None,
 ) -> list[Prediction]:
     """One prediction a query of every user.
 
     Args:
         states: by user id, for arms that need one; a state of `stage3` also serves `stage2`.
+        memory_bytes: what answering may take beside the base; None: what a GPU has free.
 
     Raises:
         StateError: if a state is missing or lacks what the arm needs.
@@ -49,20 +52,28 @@ def predict(
     queries = [(u, query) for u, user in enumerate(users) for query in user.queries]
     numeric = "mae_expected" in task.metrics
     limits = _AnswerLimits(release, encoder)
+    questions = [
+        Question(
+            slot=u,
+            example=task.query_example(query),
+            labels=tuple(task.labels_for(query)) if numeric else (),
+            max_new_tokens=limits.of(query),
+        )
+        for u, query in queries
+    ]
+    settings = release.settings
     answers = answer_queries(
         model,
         encoder,
-        [
-            Question(
-                slot=u,
-                example=task.query_example(query),
-                labels=tuple(task.labels_for(query)) if numeric else (),
-                max_new_tokens=limits.of(query),
-            )
-            for u, query in queries
-        ],
+        questions,
         make_pass,
-        tokens_per_step=release.settings.tokens_per_step,
+        tokens_per_step=inference_tokens(
+            memory_bytes,
+            model,
+            users=len(users),
+            longest=settings.max_prompt_tokens + settings.max_answer_tokens,
+            tokens=settings.tokens_per_step,
+        ),
         progress=None if progress is None else (lambda d, t: progress(arm, d, t)),
     )
     return [

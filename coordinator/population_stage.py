@@ -17,8 +17,9 @@ from proper_model.config import StageSettings
 from proper_model.dropout import mix_seed
 from proper_model.encoding import Encoded, Encoder
 from proper_model.packing import Batch, budget_chunks
+from proper_model.pooled import PooledSettings
 from proper_model.population import attach_population, population_state
-from proper_model.training import PooledSettings, PooledTraining
+from proper_model.training import PooledTraining
 
 
 def train_population(
@@ -29,6 +30,7 @@ def train_population(
     seed: int,
     checkpoint: Path | None,
     progress: Callable[[int, int], None],
+    memory_bytes: int | None = None,
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Train on pooled users, judged on the queries of held-back ones.
 
@@ -50,6 +52,7 @@ def train_population(
         lambda: _judge(peft, encoder, judged, settings),
         PooledSettings.of(population, settings, seed=seed),
         device=default_device(),
+        memory_bytes=memory_bytes,
         checkpoint=checkpoint,
     )
     report = training.run(progress)

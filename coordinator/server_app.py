@@ -124,6 +124,7 @@ def make_release(plan: RunPlan, report: Progress) -> PublishedBundle:
         plan.stage_settings,
         seed=plan.seed,
         cache=plan.cache,
+        memory_bytes=plan.node_memory_bytes,
         progress=report,
     )
     report("signing the release", 0, 1)

@@ -35,7 +35,7 @@ from proper_model.tasks import Task
 # (phase, done, total)
 Progress = Callable[[str, int, int], None]
 # Raised whenever training changes what it computes, so that old cache entries are not used.
-TRAINING_VERSION = 3
+TRAINING_VERSION = 4
 
 
 def run_pooled_stages(
@@ -47,13 +47,17 @@ def run_pooled_stages(
     *,
     seed: int,
     cache: Path,
+    memory_bytes: int | None = None,
     progress: Progress | None = None,
 ) -> Release:
     """Stages 1, 2 and 3a-3b, each frozen before the next.
 
+    `memory_bytes` is what training may take beside the base; None: what a GPU has free, and no
+    limit on a CPU.
+
     Raises DataError if there are too few pooled users to hold some back.
     """
-    stages = _Stages(base, structure, settings, seed, PhaseCache(cache), progress)
+    stages = _Stages(base, structure, settings, seed, PhaseCache(cache), memory_bytes, progress)
     data = pool(pooled, task, stages.encoder, settings, seed)
     population, notes1 = stages.population(data)
     adapted, table, notes2 = stages.group(data)
@@ -87,11 +91,12 @@ class _Stages:
         settings: StageSettings,
         seed: int,
         store: PhaseCache,
+        memory_bytes: int | None,
         progress: Progress | None,
     ) -> None:
         self.base_name = base
         self.structure, self.settings, self.seed = structure, settings, seed
-        self.store, self.progress = store, progress
+        self.store, self.memory_bytes, self.progress = store, memory_bytes, progress
         self.dtype = compute_dtype(settings.dtype, default_device())
         self.model, self.tokenizer = load_base(base, computing=self.dtype)
         self.encoder = Encoder(
@@ -131,6 +136,7 @@ class _Stages:
                     self.seed,
                     phase.checkpoint,
                     self._report("population"),
+                    self.memory_bytes,
                 )
             )
             self.model, _ = load_base(self.base_name, computing=self.dtype)
@@ -165,6 +171,7 @@ class _Stages:
                 data.held_back,
                 self.settings,
                 seed=self.seed,
+                memory_bytes=self.memory_bytes,
                 checkpoint=phase.checkpoint,
                 progress=self._report("group"),
             )
@@ -192,6 +199,7 @@ class _Stages:
                 table[chosen],
                 self.settings,
                 seed=self.seed,
+                memory_bytes=self.memory_bytes,
                 checkpoint=phase.checkpoint,
                 progress=self._report("router"),
             )

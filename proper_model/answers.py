@@ -96,9 +96,7 @@ class FrozenHeadLoss(torch.autograd.Function):
             nll[part] = -log_p.gather(1, answers[part, None])[:, 0]
             if d_hidden is not None:
                 d_logits = log_p.exp_()
-                d_logits.scatter_add_(
-                    1, answers[part, None], -torch.ones_like(d_logits[:, :1])
-                )
+                d_logits.scatter_add_(1, answers[part, None], -torch.ones_like(d_logits[:, :1]))
                 d_hidden[part] = linear(d_logits.to(hidden.dtype), weight.T)
         if d_hidden is not None:
             ctx.save_for_backward(d_hidden)

@@ -109,19 +109,21 @@ def _varlen(q: Tensor, k: Tensor, v: Tensor, scale: float, layout: Layout) -> Te
     from torch.nn.attention.varlen import varlen_attn
 
     bounds = F.pad(layout.ends, (1, 0))
-    out: Tensor = varlen_attn(
-        q.transpose(0, 1),
-        k.transpose(0, 1),
-        v.transpose(0, 1),
-        bounds,
-        bounds,
-        layout.longest,
-        layout.longest,
-        scale=scale,
+    options: dict[str, Any] = {
+        "query": q.transpose(0, 1),
+        "key": k.transpose(0, 1),
+        "value": v.transpose(0, 1),
+        "cu_seq_q": bounds,
+        "cu_seq_k": bounds,
+        "max_q": layout.longest,
+        "max_k": layout.longest,
+        "scale": scale,
         **_causal_argument(varlen_attn),
-        **({"enable_gqa": True} if len(q) != len(k) else {}),
-    )
-    return out
+    }
+    if len(q) != len(k):
+        options["enable_gqa"] = True
+    out: Any = varlen_attn(**options)
+    return torch.as_tensor(out)
 
 
 def _causal_argument(function: Any) -> dict[str, Any]:

@@ -8,54 +8,65 @@ from collections.abc import Sequence
 import torch
 
 from proper_model.encoding import Encoded, Encoder
-from proper_model.memory import STATES, MemoryModel, saved_bytes
+from proper_model.memory import (
+    PROBE_ROWS,
+    STATES,
+    MemoryModel,
+    bytes_a_token,
+    free_bytes,
+    tokens_within,
+)
 from proper_model.model import AdaptedModel
 from proper_model.personal import personal_pass
 from proper_model.recompute import recomputing
 from proper_model.structure import UserRouting
 from proper_model.trials import TrialSettings
 
-PROBE_ROWS = 2
 BYTES_PER_ADAPTER_NUMBER = 4  # float32, whatever the base computes in
+# Full-width activations of one block that live at once without gradients: a block's input and
+# output, queries, keys, values and their rotated copies; gate, up, their product and its parts.
+LIVE_HIDDEN, LIVE_FFN = 8, 4
 
 
 def memory_model(
     model: AdaptedModel, encoder: Encoder, longest: Encoded, settings: TrialSettings
 ) -> MemoryModel:
-    """What one more user and one more token cost, counted on two samples as long as `longest`.
+    """What one more user and one more token cost, counted on samples as long as `longest`.
 
     Leaves the model's user LoRA as it was.
     """
-    before = model.lora
-    model.lora = model.new_user_lora([0] * PROBE_ROWS)
+    before, most = model.lora, PROBE_ROWS[1]
+    model.lora = model.new_user_lora([0] * most)
     for factor in model.lora.parameters():
         factor.requires_grad_(True)
-    shape = (PROBE_ROWS, model.tables, model.structure.embedding_dim)
-    batch = encoder.batch(
-        [longest] * PROBE_ROWS, range(PROBE_ROWS), seeds=range(PROBE_ROWS), device=model.device
-    )
-    routing = model.structure.user_routing
-    now = personal_pass(
-        batch.slots,
-        embeddings=torch.zeros(shape, device=model.device),
-        routing=routing if routing is not UserRouting.LORA_AWARE else UserRouting.USER_AWARE,
-        experts=True,
-    )
-    now.dropout = settings.dropout
     numbers = sum(factor[0].numel() for factor in model.lora.parameters())
-    owned = [*model.parameters(), *model.base.parameters(), *model.base.buffers()]
+    shape = (most, model.tables, model.structure.embedding_dim)
+    embeddings = torch.zeros(shape, device=model.device)
+    routing = model.structure.user_routing
+
+    def forward(rows: int) -> torch.Tensor:
+        batch = encoder.batch([longest] * rows, range(rows), seeds=range(rows), device=model.device)
+        now = personal_pass(
+            batch.slots,
+            embeddings=embeddings,
+            routing=routing if routing is not UserRouting.LORA_AWARE else UserRouting.USER_AWARE,
+            experts=True,
+        )
+        now.dropout = settings.dropout
+        return model.answer_loss(batch, now)
+
     try:
-        saved = saved_bytes(lambda: model.answer_loss(batch, now), owned)
+        length = len(longest.tokens)
+        saved = bytes_a_token(forward, length)
         kept = saved
         if settings.recompute:
             with recomputing(model):
-                kept = saved_bytes(lambda: model.answer_loss(batch, now), owned)
+                kept = bytes_a_token(forward, length)
             # While it goes back, one block's inside is there again.
             kept += saved // len({site.layer for site in model.sites})
     finally:
         model.lora = before
-    tokens = PROBE_ROWS * len(longest.tokens)
-    return MemoryModel(STATES * BYTES_PER_ADAPTER_NUMBER * numbers, -(-kept // tokens))
+    return MemoryModel(STATES * BYTES_PER_ADAPTER_NUMBER * numbers, kept)
 
 
 def within(
@@ -77,3 +88,39 @@ def within(
         least_tokens=len(longest.tokens),
     )
     return dataclasses.replace(settings, slots=slots, tokens_per_step=tokens)
+
+
+def inference_tokens(
+    budget: int | None, model: AdaptedModel, *, users: int, longest: int, tokens: int
+) -> int:
+    """Tokens of one pass of scoring or generation, at most `tokens`, within `budget` bytes.
+
+    Args:
+        budget: bytes beside the base; None: what a GPU has free, and no limit on a CPU.
+        users: adapters that are loaded, of which nothing but the weights is kept.
+        longest: tokens of the longest row, its answer included.
+    """
+    if budget is None:
+        budget = free_bytes(model.device)
+    if budget is None:
+        return tokens
+    sites, dtype = model.sites, model.base.dtype
+    hidden = max(site.d_in for site in sites if site.path.endswith("up_proj"))
+    ffn = max(site.d_out for site in sites if site.path.endswith("up_proj"))
+    config = model.base.config
+    heads = config.num_attention_heads
+    key_width = getattr(config, "num_key_value_heads", heads) * getattr(
+        config, "head_dim", hidden // heads
+    )
+    cache = 2 * len({site.layer for site in sites}) * key_width
+    # Attention holds a score for every earlier token of the row, twice while it is normalized.
+    numbers = cache + LIVE_HIDDEN * hidden + LIVE_FFN * ffn + 2 * heads * longest
+    rank = model.structure.rank
+    adapters = users * sum(rank * (site.d_in + site.d_out) for site in sites)
+    return tokens_within(
+        budget,
+        adapters * BYTES_PER_ADAPTER_NUMBER,
+        numbers * dtype.itemsize,
+        tokens=tokens,
+        least=longest,
+    )

@@ -45,9 +45,7 @@ def fill_keep_mask(out: Tensor, seed: int, p: float) -> None:
     torch.ge(lanes, round(p * 65536) - 32768, out=out)
 
 
-def row_masks(
-    x: Tensor, p: float, row_seeds: Sequence[int], layout: Layout, site: int
-) -> Tensor:
+def row_masks(x: Tensor, p: float, row_seeds: Sequence[int], layout: Layout, site: int) -> Tensor:
     """What dropout keeps of x [M, d]: 0 or 1, in x's dtype; a row's part is its own seed's.
 
     Not rescaled: the caller multiplies what comes out of the low-rank projection by 1/(1 - p),

@@ -166,9 +166,7 @@ def _cut_middle(tokens: list[int], limit: int) -> list[int]:
     return tokens[: limit - tail] + tokens[-tail:]
 
 
-def padded_chunks(
-    lengths: Sequence[int], budget: int, *, fill: float = 0.0
-) -> Iterator[list[int]]:
+def padded_chunks(lengths: Sequence[int], budget: int, *, fill: float = 0.0) -> Iterator[list[int]]:
     """Indices of `lengths`, sorted by length and cut so that rows x longest <= budget tokens.
 
     A sample longer than the budget gets a chunk of its own. With `fill`, a chunk of a pass's worth

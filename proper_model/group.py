@@ -25,8 +25,9 @@ from proper_model.holdout import split_items
 from proper_model.losses import RoutingMemory, pair_loss
 from proper_model.model import AdaptedModel
 from proper_model.packing import Batch
+from proper_model.pooled import PooledReport, PooledSettings
 from proper_model.structure import Constraint
-from proper_model.training import PooledReport, PooledSettings, PooledTraining
+from proper_model.training import PooledTraining
 from proper_model.trials import TrialSettings
 
 # DEVIATION: the paper says "random"; as wide as the user router, so that users differ from the start.
@@ -96,10 +97,14 @@ def train_group(
     settings: StageSettings,
     *,
     seed: int,
+    memory_bytes: int | None = None,
     checkpoint: Path | None = None,
     progress: Progress | None = None,
 ) -> tuple[Tensor, PooledReport]:
-    """Train stage 2 in place; returns the pooled users' embeddings [U, tables, e] and a report."""
+    """Train stage 2 in place; returns the pooled users' embeddings [U, tables, e] and a report.
+
+    `memory_bytes` is what training may take beside the base; None: what a GPU has free.
+    """
     stage = _GroupStage(model, len(trained), settings, seed)
     group = settings.group
     training = PooledTraining(
@@ -112,6 +117,7 @@ def train_group(
         device=model.device,
         extra={"memory": stage.memory.mean, "seen": stage.memory.seen},
         weight_extra=group.constraint_weight,
+        memory_bytes=memory_bytes,
         checkpoint=checkpoint,
     )
     report = training.run(progress)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from proper_model.encoding import Encoded, Encoder
+from proper_model.memory import in_parts
 from proper_model.model import AdaptedModel
 from proper_model.packing import budget_chunks
 from proper_model.passes import Pass
@@ -23,11 +24,15 @@ def held_back_losses(
     """Loss per answer token of (slot, sample) pairs, without dropout or gradient: [len(samples)]."""
     losses = torch.zeros(len(samples), dtype=torch.float64)
     lengths = [len(sample.tokens) for _, sample in samples]
+
+    def judge(chunk: Sequence[int]) -> None:
+        rows = [samples[i] for i in chunk]
+        batch = encoder.batch(
+            [sample for _, sample in rows], [slot for slot, _ in rows], device=model.device
+        )
+        losses[list(chunk)] = model.answer_loss(batch, make_pass(batch.slots)).double().cpu()
+
     with torch.no_grad():
         for chunk in budget_chunks(lengths, 4 * tokens_per_step):
-            rows = [samples[i] for i in chunk]
-            batch = encoder.batch(
-                [sample for _, sample in rows], [slot for slot, _ in rows], device=model.device
-            )
-            losses[chunk] = model.answer_loss(batch, make_pass(batch.slots)).double().cpu()
+            in_parts(chunk, judge, model.device)
     return losses

@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from proper_model.budget import within
 from proper_model.checkpoint import beside
 from proper_model.cohort import Progress
 from proper_model.config import StageSettings
@@ -25,12 +26,14 @@ from proper_model.encoding import Encoder
 from proper_model.group import PooledUser
 from proper_model.held_back import held_back_losses
 from proper_model.holdout import Fold, Samples
+from proper_model.memory import free_bytes
 from proper_model.model import AdaptedModel
 from proper_model.packing import Batch
 from proper_model.passes import Pass
 from proper_model.personal import personal_pass, train_user_loras
+from proper_model.pooled import PooledReport, PooledSettings
 from proper_model.structure import UserRouting
-from proper_model.training import PooledReport, PooledSettings, PooledTraining
+from proper_model.training import PooledTraining
 from proper_model.trials import TrialSettings
 
 # DEVIATION: METHOD 1.7 names no cut.
@@ -57,10 +60,13 @@ def train_lora_router(
     settings: StageSettings,
     *,
     seed: int,
+    memory_bytes: int | None = None,
     checkpoint: Path | None = None,
     progress: Progress | None = None,
 ) -> PooledReport:
     """Train every site's `W_l` in place. `embeddings [U, tables, e]` are the cohort's, frozen.
+
+    `memory_bytes` is what training may take beside the base; None: what a GPU has free.
 
     Where `W_l` replaces the user-aware router (preset `paper`), provisional LoRAs learned under the
     old routing do not fit the new one, so 3a and 3b run twice (METHOD 1.7).
@@ -80,6 +86,7 @@ def train_lora_router(
             settings,
             provisional,
             seed=mix_seed(seed, 5, number),
+            memory_bytes=memory_bytes,
             checkpoint=beside(checkpoint, suffix + ".lora"),
             progress=progress,
         )
@@ -90,6 +97,7 @@ def train_lora_router(
             embeddings,
             settings,
             seed=mix_seed(seed, 6, number),
+            memory_bytes=memory_bytes,
             checkpoint=beside(checkpoint, suffix + ".router"),
             progress=progress,
         )
@@ -111,6 +119,7 @@ def _provisional_loras(
     routing: UserRouting,
     *,
     seed: int,
+    memory_bytes: int | None,
     checkpoint: Path | None,
     progress: Progress | None,
 ) -> None:
@@ -131,8 +140,13 @@ def _provisional_loras(
         routing=routing,
         experts=True,
         learning_rates=[rate],
-        settings=dataclasses.replace(
-            lora_settings(settings, epochs=settings.user.epochs), refit=False
+        settings=within(
+            free_bytes(model.device) if memory_bytes is None else memory_bytes,
+            model,
+            encoder,
+            [item for user in users for item in user.items],
+            len(users),
+            dataclasses.replace(lora_settings(settings, epochs=settings.user.epochs), refit=False),
         ),
         checkpoint=checkpoint,
         progress=progress,
@@ -147,6 +161,7 @@ def _train_weights(
     settings: StageSettings,
     *,
     seed: int,
+    memory_bytes: int | None,
     checkpoint: Path | None,
     progress: Progress | None,
 ) -> PooledReport:
@@ -185,6 +200,7 @@ def _train_weights(
         validate,
         PooledSettings.of(router, settings, seed=seed),
         device=model.device,
+        memory_bytes=memory_bytes,
         checkpoint=checkpoint,
     )
     report = training.run(progress)

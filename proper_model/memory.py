@@ -10,15 +10,19 @@ architecture (PERFORMANCE 2).
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
+Item = TypeVar("Item")
+
 # Weights, gradient, first and second moment.
 STATES = 4
+# Rows of the two probes whose difference is counted.
+PROBE_ROWS = (2, 4)
 # What stays free for the allocator's fragments and the backward pass's own temporaries.
 RESERVE = 0.15
 
@@ -40,33 +44,47 @@ class MemoryModel:
         Users come first: a user more in a shared pass saves more than a token more. At least one
         user and `least_tokens`, the longest sample, remain whatever the budget says.
         """
-        usable = int(budget * (1 - RESERVE))
-        room = usable - least_tokens * self.token_bytes
+        room = int(budget * (1 - RESERVE)) - least_tokens * self.token_bytes
         slots = max(1, min(trials, room // self.slot_bytes))
-        left = usable - slots * self.slot_bytes
-        return slots, max(least_tokens, min(tokens, left // self.token_bytes))
+        fixed = slots * self.slot_bytes
+        return slots, tokens_within(
+            budget, fixed, self.token_bytes, tokens=tokens, least=least_tokens
+        )
 
 
-def saved_bytes(forward: Callable[[], Any], parameters: Iterable[Tensor]) -> int:
-    """Bytes that autograd keeps for the backward pass of `forward`, `parameters` not counted.
+def saved_bytes(forward: Callable[[], Any]) -> int:
+    """Bytes that autograd keeps for the backward pass of `forward`, weights included.
 
     Tensors that share memory count once.
     """
-    owned = {parameter.untyped_storage().data_ptr() for parameter in parameters}
     storages: dict[int, int] = {}
     kept: list[Tensor] = []
 
     def pack(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in owned:
-            storages[storage.data_ptr()] = storage.nbytes()
-            kept.append(tensor)  # so that no address is used twice
+        storages[storage.data_ptr()] = storage.nbytes()
+        kept.append(tensor)  # so that no address is used twice
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         result = forward()
     del result
     return sum(storages.values())
+
+
+def bytes_a_token(forward: Callable[[int], Any], length: int) -> int:
+    """Bytes autograd keeps for one token more, `forward(rows)` being a pass of rows of `length`.
+
+    The difference of two passes, in which weights cancel, whoever owns them.
+    """
+    few, more = (saved_bytes(lambda rows=rows: forward(rows)) for rows in PROBE_ROWS)  # type: ignore[misc]
+    return max(1, -(-(more - few) // ((PROBE_ROWS[1] - PROBE_ROWS[0]) * length)))
+
+
+def tokens_within(budget: int, fixed: int, token_bytes: int, *, tokens: int, least: int) -> int:
+    """Tokens of one pass that fit `budget` bytes beside `fixed` ones: `least` to `tokens`."""
+    usable = int(budget * (1 - RESERVE)) - fixed
+    return max(least, min(tokens, usable // token_bytes))
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -76,6 +94,26 @@ def is_out_of_memory(error: BaseException) -> bool:
     # The CPU's allocator raises a plain RuntimeError, with either wording.
     said = str(error) if isinstance(error, RuntimeError) else ""
     return "can't allocate memory" in said or "not enough memory" in said
+
+
+def in_parts(
+    items: Sequence[Item], run: Callable[[Sequence[Item]], None], device: torch.device
+) -> None:
+    """`run(items)`; where memory runs out, the same for one half and then the other.
+
+    `run` must leave nothing behind when it fails. One item that does not fit is an error.
+    """
+    try:
+        run(items)
+        return
+    except RuntimeError as error:
+        if not is_out_of_memory(error) or len(items) < 2:
+            raise
+    # Outside the handler: the exception holds the failed pass's memory.
+    release_memory(device)
+    middle = len(items) // 2
+    in_parts(items[:middle], run, device)
+    in_parts(items[middle:], run, device)
 
 
 def release_memory(device: torch.device) -> None:

@@ -143,7 +143,11 @@ class AdaptedModel(torch.nn.Module):
         numbers = {site.path: number for number, site in enumerate(self.sites)}
         try:
             for path, module in list(self.base.named_modules()):
-                if path not in numbers and type(module) is torch.nn.Linear and serves(module.weight):
+                if (
+                    path not in numbers
+                    and type(module) is torch.nn.Linear
+                    and serves(module.weight)
+                ):
                     self._swap(path, FrozenLinear(module))
             for path, number in numbers.items():
                 self._swap(path, AdaptedLinear(self.base.get_submodule(path), self, number))

@@ -182,7 +182,7 @@ class _Down(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        dy, dp, dq, dt = grads
+        _dy, dp, dq, dt = grads
         x, weight, mask, user, flat, text = ctx.saved_tensors
         wants_x, *_, wants_user, wants_flat, wants_text = ctx.needs_input_grad
         d_user = d_flat = d_text = dx = None

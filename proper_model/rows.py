@@ -60,7 +60,8 @@ def _can_group(x: Tensor) -> bool:
 
 def _aligned(x: Tensor, dim: int) -> Tensor:
     """x with zeros behind dimension `dim`, so that its strides suit grouped products: rank 4 in
-    bfloat16 does not."""
+    bfloat16 does not.
+    """
     step = ALIGNED_BYTES // x.element_size()
     missing = -x.shape[dim] % step
     if missing:

@@ -15,6 +15,7 @@ from proper_model.answers import answer_logits, token_nll
 from proper_model.cohort import Progress
 from proper_model.encoding import FILL, Encoded, Encoder, padded_chunks
 from proper_model.errors import MetricError
+from proper_model.memory import in_parts
 from proper_model.model import AdaptedModel
 from proper_model.passes import Pass
 from proper_model.tasks import Example
@@ -71,19 +72,22 @@ def answer_queries(
         len(sample.tokens) + question.max_new_tokens
         for sample, question in zip(samples, questions, strict=True)
     ]
+
+    def answer(chunk: Sequence[int]) -> None:
+        rows = [samples[i] for i in chunk]
+        asked = [questions[i] for i in chunk]
+        outputs = _generate(model, encoder, rows, asked, make_pass)
+        positions = [starts.get(question.labels, LabelStarts(0, ())) for question in asked]
+        losses, scores = _judge_gold(model, encoder, rows, asked, make_pass, positions)
+        for k, i in enumerate(chunk):
+            score = _expected(asked[k].labels, scores[k])
+            answers[i] = Answer(outputs[k], losses[k], rows[k].answer_tokens, score)
+        if progress:
+            progress(len(answers), len(questions))
+
     for wide in padded_chunks(lengths, tokens_per_step, fill=FILL):
         for begin in range(0, len(wide), MAX_ROWS):
-            chunk = wide[begin : begin + MAX_ROWS]
-            rows = [samples[i] for i in chunk]
-            asked = [questions[i] for i in chunk]
-            outputs = _generate(model, encoder, rows, asked, make_pass)
-            positions = [starts.get(question.labels, LabelStarts(0, ())) for question in asked]
-            losses, scores = _judge_gold(model, encoder, rows, asked, make_pass, positions)
-            for k, i in enumerate(chunk):
-                score = _expected(asked[k].labels, scores[k])
-                answers[i] = Answer(outputs[k], losses[k], rows[k].answer_tokens, score)
-            if progress:
-                progress(len(answers), len(questions))
+            in_parts(wide[begin : begin + MAX_ROWS], answer, model.device)
     return [answers[i] for i in range(len(questions))]
 
 

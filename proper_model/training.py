@@ -10,77 +10,30 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from proper_model.checkpoint import load_checkpoint, save_checkpoint
-from proper_model.config import (
-    GroupSettings,
-    PopulationSettings,
-    RouterSettings,
-    StageSettings,
-)
 from proper_model.dropout import mix_seed
 from proper_model.encoding import Encoded, Encoder, epoch_order
 from proper_model.errors import TrainingError
+from proper_model.memory import (
+    STATES,
+    bytes_a_token,
+    free_bytes,
+    is_out_of_memory,
+    release_memory,
+    tokens_within,
+)
 from proper_model.optimizer import linear_schedule
 from proper_model.packing import Batch, budget_chunks
+from proper_model.pooled import PooledReport, PooledSettings
 
 Progress = Callable[[int, int], None]
-Stage = PopulationSettings | GroupSettings | RouterSettings
 # (batch) -> loss per row [B], and an extra scalar loss or None
 BatchLoss = Callable[[Batch], tuple[Tensor, Tensor | None]]
-
-
-@dataclass(frozen=True)
-class PooledSettings:
-    """Settings of one pooled stage."""
-
-    epochs: int
-    batch_size: int
-    warmup_ratio: float
-    max_grad_norm: float
-    tokens_per_step: int
-    patience: int
-    seed: int
-    early_stopping: bool = True
-
-    @classmethod
-    def of(cls, stage: Stage, settings: StageSettings, *, seed: int) -> PooledSettings:
-        """A stage's own settings and what a profile sets for all stages."""
-        return cls(
-            epochs=stage.epochs,
-            batch_size=stage.batch_size,
-            warmup_ratio=settings.warmup_ratio,
-            max_grad_norm=settings.max_grad_norm,
-            tokens_per_step=settings.tokens_per_step,
-            patience=stage.patience,
-            seed=seed,
-            early_stopping=not isinstance(stage, GroupSettings) or stage.early_stopping,
-        )
-
-
-@dataclass
-class PooledReport:
-    """Held-back loss per epoch (index 0: before training), mean training loss, epoch kept.
-
-    Without early stopping the held-back loss is taken before and after training only.
-    """
-
-    held_back: list[float] = field(default_factory=list)
-    training: list[float] = field(default_factory=list)
-    best_epoch: int = 0
-
-    def as_dict(self) -> dict[str, Any]:
-        return {
-            "held_back": self.held_back,
-            "training": self.training,
-            "best_epoch": self.best_epoch,
-        }
 
 
 class PooledTraining:
@@ -93,6 +46,8 @@ class PooledTraining:
         validate: held-back loss now; lower is better.
         extra: further tensors that belong to the state, such as routing memory; updated in place.
         weight_extra: weight of the extra loss in the sum.
+        memory_bytes: what training may take beside the model; None: what a GPU has free, and on a
+            CPU no limit but the settings' tokens.
     """
 
     def __init__(
@@ -107,6 +62,7 @@ class PooledTraining:
         device: torch.device,
         extra: Mapping[str, Tensor] | None = None,
         weight_extra: float = 0.0,
+        memory_bytes: int | None = None,
         checkpoint: Path | None = None,
         checkpoint_every_s: float = 20.0,
     ) -> None:
@@ -126,6 +82,9 @@ class PooledTraining:
         self.step = 0
         self.epoch_loss = 0.0
         self.stopped = False
+        self.tokens_per_step = self._tokens_within(
+            free_bytes(device) if memory_bytes is None else memory_bytes
+        )
 
     @property
     def steps_an_epoch(self) -> int:
@@ -158,25 +117,17 @@ class PooledTraining:
         epoch, position = divmod(self.step, self.steps_an_epoch)
         order = epoch_order(len(self.samples), seed=settings.seed, epoch=epoch)
         picked = order[position * settings.batch_size : (position + 1) * settings.batch_size]
-        lengths = [len(self.samples[i][1].tokens) for i in picked]
-        loss = 0.0
-        self.optimizer.zero_grad(set_to_none=True)
-        for chunk in budget_chunks(lengths, settings.tokens_per_step):
-            rows = [self.samples[picked[k]] for k in chunk]
-            batch = self.encoder.batch(
-                [sample for _, sample in rows],
-                [slot for slot, _ in rows],
-                seeds=[mix_seed(settings.seed, self.step, k) for k in chunk],
-                device=self.device,
-            )
-            with torch.random.fork_rng(devices=[]):  # stage 1's dropout is PEFT's own
-                torch.manual_seed(mix_seed(settings.seed, self.step, chunk[0]))
-                losses, extra = self.batch_loss(batch)
-            part = losses.sum() / len(picked)
-            if extra is not None:
-                part = part + self.weight_extra * extra * len(chunk) / len(picked)
-            part.backward()
-            loss += float(losses.detach().sum()) / len(picked)
+        before = {name: tensor.clone() for name, tensor in self.extra.items()}
+        while True:
+            try:
+                loss = self._gradients(picked)
+                break
+            except RuntimeError as error:
+                if not is_out_of_memory(error) or not self._shrink(picked):
+                    raise
+            release_memory(self.device)
+            for name, tensor in self.extra.items():
+                tensor.copy_(before[name])
         if not math.isfinite(loss):
             raise TrainingError(
                 f"the training loss became {loss} at step {self.step + 1} of {total}",
@@ -189,6 +140,60 @@ class PooledTraining:
         self.optimizer.step()
         self.step += 1
         self.epoch_loss += loss
+
+    def _gradients(self, picked: Sequence[int]) -> float:
+        """Gradients of one step's samples; their mean loss."""
+        settings, loss = self.settings, 0.0
+        self.optimizer.zero_grad(set_to_none=True)
+        for chunk in budget_chunks(self._lengths(picked), self.tokens_per_step):
+            batch = self._batch(chunk, picked)
+            with torch.random.fork_rng(devices=[]):  # stage 1's dropout is PEFT's own
+                torch.manual_seed(mix_seed(settings.seed, self.step, chunk[0]))
+                losses, extra = self.batch_loss(batch)
+            part = losses.sum() / len(picked)
+            if extra is not None:
+                part = part + self.weight_extra * extra * len(chunk) / len(picked)
+            part.backward()
+            loss += float(losses.detach().sum()) / len(picked)
+        return loss
+
+    def _batch(self, chunk: Sequence[int], picked: Sequence[int]) -> Batch:
+        """Samples `picked[k]` of the running step for k in `chunk`."""
+        rows = [self.samples[picked[k]] for k in chunk]
+        return self.encoder.batch(
+            [sample for _, sample in rows],
+            [slot for slot, _ in rows],
+            seeds=[mix_seed(self.settings.seed, self.step, k) for k in chunk],
+            device=self.device,
+        )
+
+    def _tokens_within(self, budget: int | None) -> int:
+        """Tokens of one pass within `budget` bytes, counted on the longest sample."""
+        tokens = self.settings.tokens_per_step
+        if budget is None:
+            return tokens
+        longest = max(range(len(self.samples)), key=lambda i: len(self.samples[i][1].tokens))
+        length = len(self.samples[longest][1].tokens)
+        before = {name: tensor.clone() for name, tensor in self.extra.items()}
+        with torch.random.fork_rng(devices=[]):
+            kept = bytes_a_token(
+                lambda rows: self.batch_loss(self._batch(range(rows), [longest] * rows)), length
+            )
+        for name, tensor in self.extra.items():
+            tensor.copy_(before[name])
+        fixed = STATES * sum(p.numel() * p.element_size() for p in self.parameters)
+        return tokens_within(budget, fixed, kept, tokens=tokens, least=length)
+
+    def _lengths(self, picked: Sequence[int]) -> list[int]:
+        return [len(self.samples[i][1].tokens) for i in picked]
+
+    def _shrink(self, picked: Sequence[int]) -> bool:
+        """Half the tokens of a pass; false where one sample alone is too much."""
+        lengths = self._lengths(picked)
+        parts = list(budget_chunks(lengths, self.tokens_per_step))
+        largest = max(sum(lengths[k] for k in part) for part in parts)
+        self.tokens_per_step = min(self.tokens_per_step, largest) // 2
+        return any(len(part) > 1 for part in parts)
 
     def _end_epoch(self) -> None:
         self.report.training.append(self.epoch_loss / self.steps_an_epoch)

@@ -103,7 +103,7 @@ MemoryBudget = Annotated[
     typer.Option(
         "--memory-budget",
         metavar="GIB",
-        help="Memory a node may take for training beside the base; decides how many users train "
+        help="Memory that training may take beside the base; decides how many users train "
         "at once (default: what a GPU has free; no limit on a CPU).",
     ),
 ]

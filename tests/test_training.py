@@ -13,7 +13,8 @@ from proper_model.packing import Batch
 from proper_model.errors import CheckpointError, TrainingError
 from proper_model.group import group_parameters
 from proper_model.model import AdaptedModel
-from proper_model.training import PooledSettings, PooledTraining
+from proper_model.pooled import PooledSettings
+from proper_model.training import PooledTraining
 from tests.tiny import adapted, embeddings_of, encoder, samples
 
 SETTINGS = PooledSettings(
