@@ -80,8 +80,11 @@ class Engine:
         from client.updater import installed, load_files
         from proper_model.artifact import release_from_files
         from proper_model.base_folder import base_folder
+        from proper_model.memory import return_freed_memory
 
         torch.set_num_threads(self.threads)
+        if self.memory_bytes is not None:
+            return_freed_memory()
         bundle = installed(folder)
         if bundle is None or bundle_id not in (None, bundle.bundle_id):
             raise NotInstalledError("the bundle of this round is not installed on this node")

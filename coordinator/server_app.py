@@ -111,10 +111,13 @@ def make_release(plan: RunPlan, report: Progress) -> PublishedBundle:
 
     from coordinator.stages import run_pooled_stages
     from proper_model.data import read_users
+    from proper_model.memory import return_freed_memory
     from proper_model.tasks import task_from_toml
 
     signing_keys(plan)  # a missing key is found now, not after hours of training
     torch.set_num_threads(plan.server_threads)
+    if plan.node_memory_bytes is not None:
+        return_freed_memory()
     task = task_from_toml(plan.task_toml, template=plan.template, where="plan: task_toml")
     release = run_pooled_stages(
         read_users(plan.pooled_file, task),

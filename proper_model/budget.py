@@ -66,7 +66,9 @@ def memory_model(
             kept += saved // len({site.layer for site in model.sites})
     finally:
         model.lora = before
-    return MemoryModel(STATES * BYTES_PER_ADAPTER_NUMBER * numbers, kept)
+    weights = BYTES_PER_ADAPTER_NUMBER * numbers
+    best = weights if model.device.type == "cpu" else 0
+    return MemoryModel(STATES * weights, kept, best)
 
 
 def within(

@@ -1,14 +1,17 @@
 """How much memory training takes, and what fits into what there is.
 
-    peak = base + K * (user state) + tokens * (activations a token) + workspace
+    peak = base + K * (user state) + tokens * (activations a token)
+         + trials * (best state) + workspace
 
-The user state is exact: weights, gradient and AdamW's two moments of one slot. Activations are
-what autograd keeps for the backward pass, counted on a small probe rather than guessed from the
-architecture (PERFORMANCE 2).
+The user state is exact: weights, gradient and AdamW's two moments of one slot. The best state of
+every trial stands in host memory, which on a CPU is the same memory. Activations are what autograd
+keeps for the backward pass, counted on a small probe rather than guessed from the architecture
+(PERFORMANCE 2). `benchmarks.memory` compares all this with a process's real peak.
 """
 
 from __future__ import annotations
 
+import ctypes
 import gc
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,8 +24,13 @@ Item = TypeVar("Item")
 
 # Weights, gradient, first and second moment.
 STATES = 4
+# malloc.h's numbers of what is set, and the block from which on memory goes back.
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+LARGE_BLOCK = 1 << 17
 # Rows of the two probes whose difference is counted.
 PROBE_ROWS = (2, 4)
+# What libraries take for themselves once products run: measured, the same for all sizes.
+WORKSPACE = 16 << 20
 # What stays free for the allocator's fragments and the backward pass's own temporaries.
 RESERVE = 0.15
 
@@ -33,10 +41,12 @@ class MemoryModel:
 
     slot_bytes: int
     token_bytes: int
+    trial_bytes: int = 0
 
-    def peak(self, slots: int, tokens: int) -> int:
-        """Bytes beyond the base for `slots` resident users and `tokens` in one forward pass."""
-        return slots * self.slot_bytes + tokens * self.token_bytes
+    def peak(self, slots: int, tokens: int, trials: int) -> int:
+        """Bytes beyond the base: `slots` resident users of `trials`, `tokens` in a forward pass."""
+        resident = slots * self.slot_bytes + trials * self.trial_bytes
+        return resident + tokens * self.token_bytes + WORKSPACE
 
     def fit(self, budget: int, *, trials: int, tokens: int, least_tokens: int) -> tuple[int, int]:
         """Slots and tokens a step within `budget` bytes, at most `trials` and `tokens`.
@@ -44,9 +54,9 @@ class MemoryModel:
         Users come first: a user more in a shared pass saves more than a token more. At least one
         user and `least_tokens`, the longest sample, remain whatever the budget says.
         """
-        room = int(budget * (1 - RESERVE)) - least_tokens * self.token_bytes
-        slots = max(1, min(trials, room // self.slot_bytes))
-        fixed = slots * self.slot_bytes
+        usable = int(budget * (1 - RESERVE)) - trials * self.trial_bytes - WORKSPACE
+        slots = max(1, min(trials, (usable - least_tokens * self.token_bytes) // self.slot_bytes))
+        fixed = slots * self.slot_bytes + trials * self.trial_bytes
         return slots, tokens_within(
             budget, fixed, self.token_bytes, tokens=tokens, least=least_tokens
         )
@@ -83,7 +93,7 @@ def bytes_a_token(forward: Callable[[int], Any], length: int) -> int:
 
 def tokens_within(budget: int, fixed: int, token_bytes: int, *, tokens: int, least: int) -> int:
     """Tokens of one pass that fit `budget` bytes beside `fixed` ones: `least` to `tokens`."""
-    usable = int(budget * (1 - RESERVE)) - fixed
+    usable = int(budget * (1 - RESERVE)) - fixed - WORKSPACE
     return max(least, min(tokens, usable // token_bytes))
 
 
@@ -114,6 +124,21 @@ def in_parts(
     middle = len(items) // 2
     in_parts(items[:middle], run, device)
     in_parts(items[middle:], run, device)
+
+
+def return_freed_memory() -> None:
+    """Have the C library give large freed blocks back at once, where it can be asked (glibc).
+
+    Left alone it keeps blocks of up to 32 MiB for later, and a training step's many sizes leave
+    it holding a third more than is in use. Asking costs page faults, so only a process that has
+    a budget asks.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):
+        return
+    mallopt(_M_MMAP_THRESHOLD, LARGE_BLOCK)
+    mallopt(_M_TRIM_THRESHOLD, LARGE_BLOCK)
 
 
 def release_memory(device: torch.device) -> None:

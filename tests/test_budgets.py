@@ -12,7 +12,7 @@ from torch import Tensor
 from proper_model.budget import inference_tokens
 from proper_model.embeddings import group_pass
 from proper_model.held_back import held_back_losses
-from proper_model.memory import bytes_a_token, in_parts, tokens_within
+from proper_model.memory import WORKSPACE, bytes_a_token, in_parts, tokens_within
 from proper_model.model import AdaptedModel
 from proper_model.packing import Batch
 from proper_model.pooled import PooledSettings
@@ -138,7 +138,7 @@ def test_a_pooled_stage_keeps_to_its_budget() -> None:
 
     token = bytes_a_token(forward, longest)
     fixed = 4 * table.numel() * table.element_size()
-    budget = int((fixed + 3 * longest * token) / 0.85) + 100
+    budget = int((WORKSPACE + fixed + 3 * longest * token) / 0.85) + 100
     bound, _ = pooled_training(model, memory_bytes=budget)
     assert bound.tokens_per_step == 3 * longest
     starved, _ = pooled_training(model, memory_bytes=1)
@@ -146,9 +146,10 @@ def test_a_pooled_stage_keeps_to_its_budget() -> None:
 
 
 def test_tokens_within_a_budget_by_hand() -> None:
-    # 85 % of 1,000 less 250 is 600: 60 tokens of 10 bytes.
-    assert tokens_within(1000, 250, 10, tokens=8192, least=5) == 60
-    assert tokens_within(1000, 250, 10, tokens=50, least=5) == 50
+    # 85 % of the budget less workspace is 850; less 250 is 600: 60 tokens of 10 bytes.
+    budget = (WORKSPACE + 850) * 100 // 85 + 1
+    assert tokens_within(budget, 250, 10, tokens=8192, least=5) == 60
+    assert tokens_within(budget, 250, 10, tokens=50, least=5) == 50
     assert tokens_within(100, 250, 10, tokens=8192, least=5) == 5
 
 
@@ -162,7 +163,9 @@ def test_inference_counts_cache_activations_and_adapters() -> None:
     assert tokens(None) == most
     # d=16, f=24, 2 blocks, 2 heads of width 8, float64: cache 2*2*16, live 8*16 + 4*24, scores 2*2*20.
     numbers = 64 + 128 + 96 + 80
-    assert tokens(10**6) == int(0.85 * 10**6) // (8 * numbers)
+    budget = 10**8
+    usable = int(0.85 * budget) - WORKSPACE
+    assert tokens(budget) == usable // (8 * numbers)
     adapter = sum(model.structure.rank * (s.d_in + s.d_out) for s in model.sites)
-    assert tokens(10**6, users=5) == (int(0.85 * 10**6) - 5 * 4 * adapter) // (8 * numbers)
+    assert tokens(budget, users=5) == (usable - 5 * 4 * adapter) // (8 * numbers)
     assert tokens(1) == 20

@@ -1,0 +1,152 @@
+"""`python -m benchmarks.memory`: peak memory of training against what the memory model foretells.
+
+Every setting runs in a process of its own: base, model, then one round of private training, whose
+peak of resident memory over what was resident before is compared with `MemoryModel.peak` for the
+users and tokens of that round. The model is what `--memory-budget` relies on.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import itertools
+import multiprocessing
+import os
+from pathlib import Path
+from typing import Annotated, Literal
+
+import torch
+import typer
+from pydantic import BaseModel, ConfigDict
+
+from benchmarks.engine import VERSIONS
+from benchmarks.measure import memory_bytes, peak_memory_bytes, reset_peak_memory
+from benchmarks.ours import Ours
+from benchmarks.sizes import shape_of
+from benchmarks.specs import parse_spec
+from benchmarks.workload import Workload
+from benchmarks.world import build_world
+from proper_model.budget import memory_model
+from proper_model.files import write_atomic
+from proper_model.memory import return_freed_memory
+from simulations.console import QUIET, print_line, say
+from simulations.environment import commit, hardware
+from simulations.results import Hardware
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+SIZES, USERS, TOKENS = ["small"], [8, 32, 128], [1024, 4096, 16384]
+
+
+class Peak(BaseModel):
+    """One setting: what was foretold and what was measured, in bytes beyond the base."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    size: str
+    users: int
+    tokens_per_step: int
+    recompute: bool
+    dtype: str
+    slot_bytes: int
+    token_bytes: int
+    predicted_bytes: int
+    measured_bytes: int
+    base_bytes: int
+
+
+class MemoryReport(BaseModel):
+    """Everything one run of this benchmark found."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    benchmark: Literal["memory"] = "memory"
+    hardware: Hardware
+    commit: str
+    versions: dict[str, str]
+    seed: int
+    sample_tokens: int
+    peaks: list[Peak]
+
+
+def measure(work: Workload, text: str, recompute: bool, device: str) -> Peak:
+    """One setting, in this process."""
+    import dataclasses
+
+    torch.set_num_threads(1)
+    return_freed_memory()  # as every process with a budget does
+    spec = parse_spec(text)
+    where = torch.device(device)
+    world = build_world(work, spec, device=where)
+    world.settings = dataclasses.replace(world.settings, recompute=recompute)
+    ours = Ours(world, experts=True)
+    longest = max((s for user in world.users for s in user.samples), key=lambda s: len(s.tokens))
+    model = memory_model(ours.model, world.encoder, longest, world.settings)
+    step = sum(len(user.samples[0].tokens) for user in world.users)
+    before = memory_bytes(where) or 0
+    reset_peak_memory(where)
+    ours.train_once()
+    peak = peak_memory_bytes(where) or 0
+    return Peak(
+        size=work.size,
+        users=work.users,
+        tokens_per_step=spec.tokens_per_step,
+        recompute=recompute,
+        dtype=spec.dtype,
+        slot_bytes=model.slot_bytes,
+        token_bytes=model.token_bytes,
+        predicted_bytes=model.peak(work.users, min(step, spec.tokens_per_step), work.users),
+        measured_bytes=peak - before,
+        base_bytes=before,
+    )
+
+
+@app.command()
+def run(
+    out: Annotated[Path, typer.Option(help="JSON file to write.")],
+    size: Annotated[list[str], typer.Option(help="overhead, small, mini or 7b.")] = SIZES,
+    users: Annotated[list[int], typer.Option(min=1, help="Users together.")] = USERS,
+    tokens_per_step: Annotated[list[int], typer.Option(min=1, help="Tokens a pass.")] = TOKENS,
+    sample_tokens: Annotated[int, typer.Option(min=8, help="Tokens a sample.")] = 96,
+    dtype: Annotated[str, typer.Option(help="What the base computes in.")] = "float32",
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    seed: Annotated[int, typer.Option(help="Of weights and tokens.")] = 0,
+) -> None:
+    """Measure peaks over a grid of settings and write OUT."""
+    peaks = []
+    context = multiprocessing.get_context("spawn")
+    for name, count, tokens, recompute in itertools.product(
+        size, users, tokens_per_step, (False, True)
+    ):
+        shape_of(name)
+        work = Workload(name, count, 2, sample_tokens, "fixed", seed)
+        text = f"ours-moe:tokens_per_step={tokens},dtype={dtype}"
+        with context.Pool(1) as pool:
+            peak = pool.apply(measure, (work, text, recompute, device))
+        peaks.append(peak)
+        say(
+            f"{name}, {count} users, {tokens} tokens a pass, recompute {recompute}: "
+            f"{peak.measured_bytes / 2**20:.0f} MiB measured, "
+            f"{peak.predicted_bytes / 2**20:.0f} foretold "
+            f"({peak.predicted_bytes / peak.measured_bytes - 1:+.0%})"
+        )
+    report = MemoryReport(
+        hardware=hardware(),
+        commit=commit(),
+        versions={name: importlib.metadata.version(name) for name in VERSIONS},
+        seed=seed,
+        sample_tokens=sample_tokens,
+        peaks=peaks,
+    )
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(out, (report.model_dump_json(indent=1) + "\n").encode())
+    print_line(str(out))
+
+
+def main() -> None:
+    """The command."""
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    app(standalone_mode=True)
+
+
+if __name__ == "__main__":
+    main()
