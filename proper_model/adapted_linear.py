@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 class AdaptedLinear(torch.nn.Module):
     """A frozen linear plus whatever the current pass switches on. x [B, T, i] -> [B, T, o]."""
 
-    def __init__(self, base: torch.nn.Linear, owner: AdaptedModel, number: int) -> None:
+    def __init__(self, base: torch.nn.Module, owner: AdaptedModel, number: int) -> None:
         super().__init__()
         self.base = base
         # Not registered as a submodule: the owner holds this module already.
