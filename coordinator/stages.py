@@ -19,7 +19,7 @@ from coordinator.pooling import PooledData, pool, router_cohort
 from coordinator.population_stage import train_population
 from proper_model.artifact import Release, load_shared, shared_tensors
 from proper_model.base import compute_dtype, default_device, fingerprint, load_base
-from proper_model.config import StageSettings
+from proper_model.config import BaseWeights, StageSettings
 from proper_model.dropout import mix_seed
 from proper_model.embeddings import find_prototypes
 from proper_model.encoding import Encoder
@@ -27,6 +27,7 @@ from proper_model.group import train_group
 from proper_model.lora_router import train_lora_router
 from proper_model.model import AdaptedModel
 from proper_model.population import merge_population
+from proper_model.quantized import quantize_base
 from proper_model.records import User
 from proper_model.settings_io import to_mapping
 from proper_model.structure import Structure
@@ -63,7 +64,7 @@ def run_pooled_stages(
     adapted, table, notes2 = stages.group(data)
     notes3 = stages.router(data, adapted, table) if structure.has_lora_router else {}
     return Release(
-        base=adapted.base,
+        base=stages.released_base(population),
         tokenizer=stages.tokenizer,
         task=task,
         structure=structure,
@@ -111,7 +112,7 @@ class _Stages:
             "settings": {
                 name: value
                 for name, value in to_mapping(settings).items()
-                if not isinstance(value, dict) and name != "name"
+                if not isinstance(value, dict) and name not in ("name", "base_weights")
             },
             # Sums of floats depend on both.
             "device": default_device().type,
@@ -141,19 +142,29 @@ class _Stages:
             )
             self.model, _ = load_base(self.base_name, computing=self.dtype)
         state, notes = phase.load()
-        merged = merge_population(self.model, self.settings.population, state)
-        self.model = merged.to(self.dtype)
+        self.model = self._merged(self.model, state)
         return state, notes
+
+    def released_base(self, population: Mapping[str, Tensor]) -> Any:
+        """The merged base in full, loaded again where stage 2 ran over a quantized one."""
+        if self.settings.base_weights == BaseWeights.FULL:
+            return self.model
+        base, _ = load_base(self.base_name, computing=self.dtype)
+        return self._merged(base, population)
+
+    def _merged(self, base: Any, population: Mapping[str, Tensor]) -> Any:
+        return merge_population(base, self.settings.population, population).to(self.dtype)
 
     def group(self, data: PooledData) -> tuple[AdaptedModel, Tensor, Mapping[str, Any]]:
         """Stage 2; the adapted model, frozen, and the pooled users' embeddings."""
         adapted = AdaptedModel(
-            self.model,
+            quantize_base(self.model, self.settings.base_weights),
             self.structure,
             generator=torch.Generator().manual_seed(mix_seed(self.seed, 1)),
         )
         user = to_mapping(self.settings.user)
         self.key |= {
+            "base_weights": str(self.settings.base_weights),
             "group": to_mapping(self.settings.group),
             "fit": {name: user[name] for name in FIT_SETTINGS},
             "structure": {

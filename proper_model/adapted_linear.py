@@ -25,7 +25,7 @@ class AdaptedLinear(torch.nn.Module):
     The leading dimensions are those of the pass: [1, M] packed, [B, T] while text is generated.
     """
 
-    def __init__(self, base: torch.nn.Linear, owner: AdaptedModel, number: int) -> None:
+    def __init__(self, base: torch.nn.Module, owner: AdaptedModel, number: int) -> None:
         super().__init__()
         self.base = base
         # Not registered as a submodule: the owner holds this module already.

@@ -26,13 +26,14 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from proper_model.base import compute_dtype, default_device, load_base
-from proper_model.config import StageSettings
+from proper_model.config import BaseWeights, StageSettings
 from proper_model.encoding import Encoder
-from proper_model.errors import BundleFormatError
+from proper_model.errors import BaseModelError, BundleFormatError
 from proper_model.experts import Experts
 from proper_model.files import write_atomic
 from proper_model.model import AdaptedModel
 from proper_model.population import merge_population, population_config
+from proper_model.quantized import is_quantized, quantize_base
 from proper_model.settings_io import from_mapping, to_mapping
 from proper_model.structure import Structure
 from proper_model.tasks import Task, task_from_toml
@@ -141,7 +142,15 @@ def _named_targets(model: AdaptedModel) -> dict[str, Tensor]:
 
 
 def release_to_files(release: Release, *, base: BaseSource | None = None) -> dict[str, bytes]:
-    """A release as named byte strings. Without `base` the merged base is embedded."""
+    """A release as named byte strings. Without `base` the merged base is embedded.
+
+    Raises BaseModelError if a quantized base would be: every device packs the full one itself.
+    """
+    if base is None and is_quantized(release.base):
+        raise BaseModelError(
+            "a release embeds its base in full, and this one is quantized",
+            hint="use the release as the pooled stages return it",
+        )
     files: dict[str, bytes] = {}
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
@@ -175,7 +184,7 @@ def release_from_files(files: Mapping[str, bytes], *, base_folder: str | None = 
     """The inverse of `release_to_files`, for files that were verified before.
 
     A referenced base is loaded from `base_folder`, else by its name, and merged with the shipped
-    population LoRA.
+    population LoRA. Its linears are then held as the settings' `base_weights` says.
     """
     recipe = json.loads(files["recipe.json"])
     if recipe.get("format") != RECIPE_FORMAT:
@@ -184,13 +193,20 @@ def release_from_files(files: Mapping[str, bytes], *, base_folder: str | None = 
             hint="update PROPER, or install a bundle made by this version",
         )
     settings = from_mapping(StageSettings, recipe["settings"], where="recipe.json: settings")
-    dtype = compute_dtype(settings.dtype, default_device())
+    device = default_device()
+    dtype = compute_dtype(settings.dtype, device)
+    # A base that will be packed is loaded in main memory: in full the accelerator may not hold it.
+    loading = device if settings.base_weights == BaseWeights.FULL else torch.device("cpu")
     population: Mapping[str, Tensor] = {}
     if recipe["base"] is None:
         with tempfile.TemporaryDirectory() as scratch:
             _write(files, Path(scratch))
             base, tokenizer = load_base(
-                f"{scratch}/base", tokenizer_from=f"{scratch}/tokenizer", dtype=dtype
+                f"{scratch}/base",
+                tokenizer_from=f"{scratch}/tokenizer",
+                dtype=dtype,
+                device=loading,
+                computing_on=device,
             )
     else:
         population = load(files[POPULATION + "adapter_model.safetensors"])
@@ -200,11 +216,13 @@ def release_from_files(files: Mapping[str, bytes], *, base_folder: str | None = 
             revision=None if base_folder else reference["revision"],
             dtype=torch.float32,
             computing=dtype,
+            device=loading,
+            computing_on=device,
         )
         base = merge_population(base, settings.population, population).to(dtype)
     base.requires_grad_(False)
     return Release(
-        base=base,
+        base=quantize_base(base, settings.base_weights, device=device),
         tokenizer=tokenizer,
         task=task_from_toml(
             files["task.toml"].decode(), template=recipe["template"], where="task.toml"

@@ -39,16 +39,18 @@ def load_base(
     dtype: torch.dtype = torch.float32,
     computing: torch.dtype | None = None,
     device: torch.device | None = None,
+    computing_on: torch.device | None = None,
 ) -> tuple[Any, Any]:
     """Model and tokenizer of a folder or hub id.
 
-    `computing` is the dtype the model will be cast to later, if another than `dtype`. Generation
-    settings of the base are dropped: greedy decoding must not depend on a penalty or a temperature
-    that its makers chose. Raises BaseModelError with what to do next.
+    `computing` is the dtype the model will be cast to later, if another than `dtype`, and
+    `computing_on` the device it will be moved to. Generation settings of the base are dropped:
+    greedy decoding must not depend on a penalty or a temperature that its makers chose. Raises
+    BaseModelError with what to do next.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-    folder = Path(name)
+    folder, device = Path(name), device or default_device()
     if name.startswith((".", "/", "~")) and not folder.expanduser().is_dir():
         raise BaseModelError(f"base folder '{name}' does not exist")
     source = str(folder.expanduser()) if folder.expanduser().is_dir() else name
@@ -62,7 +64,7 @@ def load_base(
             dtype=dtype,
             use_safetensors=True,
             trust_remote_code=False,
-            attn_implementation=attention_for(device or default_device(), computing or dtype),
+            attn_implementation=attention_for(computing_on or device, computing or dtype),
         )
     except (OSError, ValueError, KeyError) as error:
         raise BaseModelError(
@@ -76,7 +78,7 @@ def load_base(
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
-    model.to(device or default_device())
+    model.to(device)
     model.eval()
     return model, tokenizer
 

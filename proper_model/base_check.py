@@ -19,6 +19,7 @@ from proper_model.base_folder import base_folder
 from proper_model.config import StageSettings
 from proper_model.errors import BaseModelError, ConfigError
 from proper_model.population import check_targets
+from proper_model.quantized import check_available
 from proper_model.sites import find_sites
 
 SINGLE = "model.safetensors"
@@ -32,8 +33,10 @@ _AGAIN = "copy or download the file again"
 def check_base(name: str, settings: StageSettings) -> None:
     """Refuse a base that a run with `settings` could not start from.
 
-    Raises BaseModelError naming file and next step, ConfigError for a setting it is too small for.
+    Raises BaseModelError naming file and next step, ConfigError for a setting that it is too small
+    for or that needs a library which is not installed.
     """
+    check_available(settings.base_weights)
     source = locate(name)
     config = read_config(name, source)
     try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any
 
 from proper_model.structure import check
@@ -20,6 +21,14 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 MAX_RATE = 1.0
 MAX_TEXT_TOKENS = 1 << 20
 MAX_STEP_TOKENS = 1 << 24
+
+
+class BaseWeights(StrEnum):
+    """How the linears of the frozen base are held after stage 1; see `quantized`."""
+
+    FULL = "full"  # in `dtype`
+    EIGHT_BIT = "8bit"
+    FOUR_BIT = "4bit"
 
 
 @dataclass(frozen=True)
@@ -147,6 +156,7 @@ class StageSettings:
     max_answer_tokens: int = 64
     tokens_per_step: int = 16384  # memory bound of one forward pass; larger steps are split
     dtype: str = "auto"  # auto: bf16 on CUDA, fp32 elsewhere
+    base_weights: BaseWeights = BaseWeights.FULL
     weight_decay: float = 0.01
     warmup_ratio: float = 0.1
     max_grad_norm: float = 0.3
@@ -172,6 +182,16 @@ class StageSettings:
         check(
             self.dtype in ("auto", "float32", "bfloat16", "float64"),
             f"dtype must be auto, float32, bfloat16 or float64, got '{self.dtype}'",
+        )
+        check(
+            self.base_weights in tuple(BaseWeights),
+            f"base_weights must be full, 8bit or 4bit, got '{self.base_weights}'",
+        )
+        check(
+            self.base_weights == BaseWeights.FULL or self.dtype != "float64",
+            f"base_weights '{self.base_weights}' and dtype 'float64' contradict each other: packed "
+            "weights are unpacked to float32 at most",
+            hint="set dtype to auto, float32 or bfloat16, or base_weights to full",
         )
         check(0 <= self.warmup_ratio < 1, "warmup_ratio must be in [0, 1)")
         check(self.max_grad_norm > 0, "max_grad_norm must be positive")

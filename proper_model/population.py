@@ -16,6 +16,7 @@ from torch import Tensor
 
 from proper_model.config import PopulationSettings
 from proper_model.errors import BaseModelError
+from proper_model.quantized import import_library
 
 
 def check_targets(base: torch.nn.Module, targets: Sequence[str]) -> None:
@@ -33,6 +34,7 @@ def attach_population(base: Any, settings: PopulationSettings, *, seed: int) -> 
     """A PEFT model around `base` with fresh population factors, seeded."""
     from peft import LoraConfig, get_peft_model
 
+    import_library()
     check_targets(base, settings.targets)
     config = LoraConfig(
         r=settings.rank,

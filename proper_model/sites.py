@@ -14,6 +14,7 @@ import torch
 
 from proper_model.config import FFN_TARGETS
 from proper_model.errors import BaseModelError
+from proper_model.quantized import QuantizedLinear
 
 _LAYER = re.compile(r"\.(\d+)\.")
 
@@ -37,10 +38,11 @@ def find_sites(base: torch.nn.Module) -> list[Site]:
         if path.rpartition(".")[2] not in FFN_TARGETS:
             continue
         number = _LAYER.search(path)
-        if not isinstance(module, torch.nn.Linear) or number is None:
+        if not isinstance(module, torch.nn.Linear | QuantizedLinear) or number is None:
             raise BaseModelError(
                 f"'{path}' is a {type(module).__name__}, expected torch.nn.Linear inside a block",
-                hint="load the base unquantized and without other adapters",
+                hint="load the base unquantized and without other adapters; base_weights of a "
+                "profile packs it afterwards",
             )
         sites.append(Site(path, int(number.group(1)), module.in_features, module.out_features))
     layers = {site.layer for site in sites}

@@ -31,6 +31,8 @@ OFFLINE = {
     "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
 }
 CANARY = "canary-of-a-private-history"
+# Libraries that a setting needs and others do without: the extra, and the one file that imports it.
+OPTIONAL = {"bitsandbytes": ("quantized", "proper_model/quantized.py")}
 PLANTED = (
     "client/user.json",
     "client/history.jsonl",
@@ -193,9 +195,9 @@ def test_one_distribution_owns_each_package(repository: Path) -> None:
         assert Path(str(spec.origin)).parent in (repository / package, site / package)
 
 
-def third_party_imports(repository: Path, packages: tuple[str, ...]) -> dict[str, str]:
-    """Top-level package -> one file that imports it."""
-    found = {}
+def third_party_imports(repository: Path, packages: tuple[str, ...]) -> dict[str, list[str]]:
+    """Top-level package -> the files that import it."""
+    found: dict[str, list[str]] = {}
     for name in sorted(source_files(repository, packages, ".py")):
         for node in ast.walk(ast.parse((repository / name).read_text())):
             names = []
@@ -205,7 +207,7 @@ def third_party_imports(repository: Path, packages: tuple[str, ...]) -> dict[str
                 names = [node.module]
             for root in {n.split(".")[0] for n in names}:
                 if root not in sys.stdlib_module_names and root not in PACKAGES:
-                    found.setdefault(root, name)
+                    found.setdefault(root, []).append(name)
     return found
 
 
@@ -225,6 +227,10 @@ def test_every_import_is_a_declared_dependency(repository: Path) -> None:
         for root, where in third_party_imports(repository, PACKAGES).items()
         if not {normal(d) for d in distributions.get(root, [root])} & set(declared(repository))
     }
+    extras = project_table(repository)["project"]["optional-dependencies"]
+    for library, (extra, file) in OPTIONAL.items():
+        assert set(missing.pop(library)) == {file}
+        assert library in {normal(Requirement(line).name) for line in extras[extra]}
     assert missing == {}
 
 
@@ -233,8 +239,13 @@ def test_constraints_pin_every_dependency_within_its_range(repository: Path) -> 
     pins = dict(line.split("==") for line in lines if line and not line.startswith("#"))
     pins = {normal(name): version for name, version in pins.items()}
     table = project_table(repository)["project"]
-    developer = map(Requirement, table["optional-dependencies"]["dev"])
-    for requirement in (*declared(repository).values(), *developer):
+    extras = [
+        Requirement(line) for lines in table["optional-dependencies"].values() for line in lines
+    ]
+    for requirement in (*declared(repository).values(), *extras):
+        if requirement.name == table["name"]:
+            assert requirement.extras <= set(table["optional-dependencies"])
+            continue
         assert pins[normal(requirement.name)] in requirement.specifier, str(requirement)
 
 
