@@ -18,14 +18,15 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from benchmarks.command import start
 from benchmarks.rounds import Plan, measure_setting
 from benchmarks.schema import BenchReport, Setting, write_report
 from benchmarks.show import print_setting
 from benchmarks.sizes import shape_of
 from benchmarks.specs import Spec, parse_spec
 from benchmarks.workload import Lengths, Workload
-from proper_model.errors import ConfigError, ProperError
-from simulations.console import QUIET, WIDE, print_line, say, say_error
+from proper_model.errors import ConfigError
+from simulations.console import WIDE, print_line, say
 from simulations.environment import commit, hardware
 
 # Defaults of options that may be repeated.
@@ -139,15 +140,8 @@ def _report(plan: Plan, settings: list[Setting], seed: int, load: float) -> Benc
 
 
 def main() -> None:
-    """The command, with PROPER's error lines and exit codes."""
-    for name, value in QUIET.items():
-        os.environ.setdefault(name, value)
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    try:
-        app(standalone_mode=True)
-    except ProperError as error:
-        say_error(error)
-        raise SystemExit(error.exit_code) from None
+    """The command."""
+    start(app)
 
 
 if __name__ == "__main__":

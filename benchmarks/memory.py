@@ -10,64 +10,32 @@ from __future__ import annotations
 import importlib.metadata
 import itertools
 import multiprocessing
-import os
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import torch
 import typer
-from pydantic import BaseModel, ConfigDict
 
+from benchmarks.command import start
 from benchmarks.engine import VERSIONS
 from benchmarks.measure import memory_bytes, peak_memory_bytes, reset_peak_memory
 from benchmarks.ours import Ours
+from benchmarks.schema import write_report
+from benchmarks.schema_memory import MemoryPeak, MemoryReport
 from benchmarks.sizes import shape_of
 from benchmarks.specs import parse_spec
 from benchmarks.workload import Workload
 from benchmarks.world import build_world
 from proper_model.budget import memory_model
-from proper_model.files import write_atomic
 from proper_model.memory import return_freed_memory
-from simulations.console import QUIET, print_line, say
+from simulations.console import print_line, say
 from simulations.environment import commit, hardware
-from simulations.results import Hardware
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 SIZES, USERS, TOKENS = ["small"], [8, 32, 128], [1024, 4096, 16384]
 
 
-class Peak(BaseModel):
-    """One setting: what was foretold and what was measured, in bytes beyond the base."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    size: str
-    users: int
-    tokens_per_step: int
-    recompute: bool
-    dtype: str
-    slot_bytes: int
-    token_bytes: int
-    predicted_bytes: int
-    measured_bytes: int
-    base_bytes: int
-
-
-class MemoryReport(BaseModel):
-    """Everything one run of this benchmark found."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    benchmark: Literal["memory"] = "memory"
-    hardware: Hardware
-    commit: str
-    versions: dict[str, str]
-    seed: int
-    sample_tokens: int
-    peaks: list[Peak]
-
-
-def measure(work: Workload, text: str, recompute: bool, device: str) -> Peak:
+def measure(work: Workload, text: str, recompute: bool, device: str) -> MemoryPeak:
     """One setting, in this process."""
     import dataclasses
 
@@ -85,7 +53,7 @@ def measure(work: Workload, text: str, recompute: bool, device: str) -> Peak:
     reset_peak_memory(where)
     ours.train_once()
     peak = peak_memory_bytes(where) or 0
-    return Peak(
+    return MemoryPeak(
         size=work.size,
         users=work.users,
         tokens_per_step=spec.tokens_per_step,
@@ -136,16 +104,13 @@ def run(
         sample_tokens=sample_tokens,
         peaks=peaks,
     )
-    out.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(out, (report.model_dump_json(indent=1) + "\n").encode())
+    write_report(report, out)
     print_line(str(out))
 
 
 def main() -> None:
     """The command."""
-    for name, value in QUIET.items():
-        os.environ.setdefault(name, value)
-    app(standalone_mode=True)
+    start(app)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ that documents can quote them.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -16,6 +16,7 @@ from proper_model.files import write_atomic
 from simulations.results import Hardware
 
 SCHEMA = 1
+Model = TypeVar("Model", bound=BaseModel)
 
 
 class _Strict(BaseModel):
@@ -166,22 +167,27 @@ class BenchReport(_Strict):
     )
 
 
-def write_report(report: BenchReport, path: Path) -> None:
+def write_report(report: BaseModel, path: Path) -> None:
     """Write the file whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, (report.model_dump_json(by_alias=True, indent=1) + "\n").encode())
 
 
 def read_report(path: Path) -> BenchReport:
-    """Parse one file. Raises ReportError naming the file and the first bad field."""
+    """Parse one file of the engine's. Raises ReportError naming the file and the first bad field."""
+    return read_as(BenchReport, path)
+
+
+def read_as(model: type[Model], path: Path) -> Model:
+    """Parse one file by a schema. Raises ReportError naming the file and the first bad field."""
     try:
-        return BenchReport.model_validate_json(path.read_text(encoding="utf-8"))
-    except OSError as error:
+        return model.model_validate_json(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
         raise ReportError(f"{path}: cannot be read ({type(error).__name__})") from error
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         place = ".".join(str(part) for part in first["loc"]) or "file"
         raise ReportError(
             f"{path}: not a benchmark of schema {SCHEMA}: {place}: {first['msg']}",
-            hint="run it again: python -m benchmarks.engine",
+            hint="run the benchmark that made it again",
         ) from error
