@@ -55,7 +55,8 @@ def _canvas(width: float, height: float) -> tuple[Canvas, Axes]:
     return canvas, axes
 
 
-def _finish(canvas: Canvas, key: str, title: str, alt: str) -> Figure:
+def inline(canvas: Canvas, key: str, title: str, alt: str) -> Figure:
+    """A drawn canvas as SVG for the inside of a page; `STYLE` must hold since it was made."""
     buffer = io.StringIO()
     canvas.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     text = buffer.getvalue()
@@ -88,7 +89,7 @@ def forest(contrasts: Sequence[Contrast], metric: str, *, key: str) -> Figure | 
             for r in rows
         )
         title = f"Differences between arms: {metric}"
-        return _finish(canvas, key, title, f"{title}. {said}.")
+        return inline(canvas, key, title, f"{title}. {said}.")
 
 
 def device_deltas(
@@ -114,7 +115,7 @@ def device_deltas(
             f"{title}. {better} devices gain, {worse} lose, {len(values) - better - worse} stay; "
             f"differences go from {values[0]:+.3f} to {values[-1]:+.3f}."
         )
-        return _finish(canvas, key, title, alt)
+        return inline(canvas, key, title, alt)
 
 
 def distance_and_gain(
@@ -137,7 +138,7 @@ def distance_and_gain(
             f"{title}. Of {len(points)} devices {moved} moved away from the mean embedding and "
             f"{gained} gained; distances go up to {max(p[0] for p in points):.2f}."
         )
-        return _finish(canvas, key, title, alt)
+        return inline(canvas, key, title, alt)
 
 
 def held_back(pairs: Sequence[tuple[float, float]], *, key: str) -> Figure | None:
@@ -160,7 +161,7 @@ def held_back(pairs: Sequence[tuple[float, float]], *, key: str) -> Figure | Non
             f"{title}. It fell on {lower} of {len(pairs)} devices, from {mean_before:.3f} to "
             f"{mean_after:.3f} nats a token in the mean."
         )
-        return _finish(canvas, key, title, alt)
+        return inline(canvas, key, title, alt)
 
 
 def routing_heatmap(routing: Routing, *, key: str) -> Figure | None:
@@ -201,7 +202,7 @@ def routing_heatmap(routing: Routing, *, key: str) -> Figure | None:
             f"favourite expert of a router holds {mean_top:.2f} of the weight in the mean, where "
             f"an even mixture would hold {1 / experts:.2f}."
         )
-        return _finish(canvas, key, title, alt)
+        return inline(canvas, key, title, alt)
 
 
 def bars(
@@ -219,7 +220,7 @@ def bars(
         if log:
             axes.set_xscale("log")
         said = "; ".join(f"{name}: {value:,.6g} {unit}" for name, value in values.items())
-        return _finish(canvas, key, title, f"{title}. {said}.")
+        return inline(canvas, key, title, f"{title}. {said}.")
 
 
 def messages(totals: Sequence[MessageTotal], *, key: str) -> Figure | None:

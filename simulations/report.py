@@ -141,20 +141,29 @@ def device_differences(details: Details, a: str, b: str, metric: str) -> dict[st
 
 def render(sections: Sequence[Section]) -> str:
     """The page as text."""
+    runs = [part.results for part in sections]
+    return (
+        page_environment(TEMPLATES)
+        .get_template("report.html.j2")
+        .render(
+            sections=sections,
+            comparison=comparison_table(runs) if len(runs) > 1 else None,
+            lower_is_better=sorted(LOWER_IS_BETTER),
+        )
+    )
+
+
+def page_environment(*folders: Path) -> Environment:
+    """Templates of these folders; everything they are given is escaped, nothing may be missing."""
     environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
+        loader=FileSystemLoader(folders),
         autoescape=select_autoescape(default=True, default_for_string=True),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     environment.filters["number"] = _number
-    runs = [part.results for part in sections]
-    return environment.get_template("report.html.j2").render(
-        sections=sections,
-        comparison=comparison_table(runs) if len(runs) > 1 else None,
-        lower_is_better=sorted(LOWER_IS_BETTER),
-    )
+    return environment
 
 
 def _number(value: float) -> str:
