@@ -175,11 +175,11 @@ def write_report(report: BaseModel, path: Path) -> None:
 
 def read_report(path: Path) -> BenchReport:
     """Parse one file of the engine's. Raises ReportError naming the file and the first bad field."""
-    return read_as(BenchReport, path)
+    return read_as(BenchReport, path, "engine")
 
 
-def read_as(model: type[Model], path: Path) -> Model:
-    """Parse one file by a schema. Raises ReportError naming the file and the first bad field."""
+def read_as(model: type[Model], path: Path, kind: str) -> Model:
+    """Parse one file of `benchmarks.<kind>`. Raises ReportError naming the file and the first bad field."""
     try:
         return model.model_validate_json(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
@@ -189,5 +189,5 @@ def read_as(model: type[Model], path: Path) -> Model:
         place = ".".join(str(part) for part in first["loc"]) or "file"
         raise ReportError(
             f"{path}: not a benchmark of schema {SCHEMA}: {place}: {first['msg']}",
-            hint="run the benchmark that made it again",
+            hint=f"run it again: python -m benchmarks.{kind}",
         ) from error

@@ -1,39 +1,56 @@
-"""One setting as a table on the terminal."""
+"""One setting as a table: on the terminal, and in the page that `benchmarks.report` writes."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from rich.console import Console
-from rich.table import Table
 
 from benchmarks.schema import ContenderResult, Setting, Spread
+from simulations.tables import Table, to_rich
 
 SHOWN = ("naive-moe", "peft-loop")
 
 
 def print_setting(setting: Setting, console: Console) -> None:
-    """A row a contender; ratios are of CPU seconds on one line with those of wall time."""
-    title = (
-        f"{setting.size}, {setting.users} users, {setting.samples} samples of {setting.tokens} "
-        f"tokens ({setting.lengths})"
-    )
-    table = Table(title=title, title_justify="left")
+    """The table of a setting and the peaks that its shares refer to."""
+    console.print(to_rich(setting_table(setting)))
+    for line in peak_lines(setting):
+        console.print(line)
+
+
+def setting_table(setting: Setting) -> Table:
+    """A row a contender; ratios are of CPU seconds, then of wall time."""
     names = ("contender", "samples/s", "samples/CPU-s", "of peak", "fill", "peak MB")
-    for name in (*names, *(f"× {kind} (CPU, wall)" for kind in SHOWN)):
-        table.add_column(name, justify="left" if name == "contender" else "right")
-    for result in setting.contenders:
-        table.add_row(result.label, *_cells(result, setting))
-    console.print(table)
-    for peak in setting.peaks:
-        rate = peak.flops_a_cpu_second.median / 1e9
-        console.print(
-            f"matrix products, {peak.dtype}, {peak.threads} threads: {rate:.0f} GFLOP/CPU-s"
-        )
+    header = (*names, *(f"× {kind} (CPU, wall)" for kind in SHOWN))
+    rows = [(result.label, *_cells(result, setting)) for result in setting.contenders]
+    width = len(header)
+    return Table(
+        setting_name(setting), header, tuple(row + ("",) * (width - len(row)) for row in rows)
+    )
 
 
-def _cells(result: ContenderResult, setting: Setting) -> list[str]:
+def setting_name(setting: Setting) -> str:
+    """What was trained, in words; lengths of real users are not the setting's to choose."""
+    who = f"{setting.size}, {setting.users} users"
+    if setting.lengths == "real":
+        return f"{who}, at most {setting.samples} samples of real lengths"
+    return f"{who}, {setting.samples} samples of {setting.tokens} tokens ({setting.lengths})"
+
+
+def peak_lines(setting: Setting) -> list[str]:
+    """The measured rates of matrix products, one a dtype and number of threads."""
+    return [
+        f"matrix products, {peak.dtype}, {peak.threads} threads: "
+        f"{peak.flops_a_cpu_second.median / 1e9:.0f} GFLOP/CPU-s"
+        for peak in setting.peaks
+    ]
+
+
+def _cells(result: ContenderResult, setting: Setting) -> tuple[str, ...]:
     got = result.measured
     if got is None:
-        return [f"{result.status} ({result.cause})"]
+        return (f"{result.status} ({result.cause})",)
     memory = got.memory_peak_bytes
     cells = [
         _range(got.samples_a_second),
@@ -51,14 +68,18 @@ def _cells(result: ContenderResult, setting: Setting) -> list[str]:
             if against
             else ("1" if itself else "")
         )
-    return cells
+    return tuple(cells)
 
 
 def best_of(setting: Setting, kind: str) -> ContenderResult | None:
     """The quickest setting of a kind, since a rival is judged at its best; None if not measured."""
-    found = [c for c in setting.contenders if c.kind == kind and c.measured is not None]
+    return quickest(c for c in setting.contenders if c.kind == kind)
+
+
+def quickest(contenders: Iterable[ContenderResult]) -> ContenderResult | None:
+    """The one with most tokens a CPU second; None if none was measured."""
     return max(
-        found,
+        (c for c in contenders if c.measured is not None),
         key=lambda c: c.measured.tokens_a_cpu_second.median if c.measured else 0.0,
         default=None,
     )

@@ -36,7 +36,7 @@ def read_sources(paths: Sequence[Path], say: Callable[[str], None]) -> list[Sour
     for path in paths:
         kind = kind_of(path)
         if kind in SCHEMAS:
-            found.append(Source(path.name, read_as(SCHEMAS[kind], path)))
+            found.append(Source(path.name, read_as(SCHEMAS[kind], path, kind)))
         else:
             say(f"{path}: left out, a benchmark of kind '{kind}'; {SUPPORTED}")
     if not found:
