@@ -86,6 +86,7 @@ BENCH ?= --size overhead --size small --tokens 32 --users 32 --samples 2 --round
 bench: $(STAMP) ## the engine against its rivals, a few minutes; BENCH_OUT=runs/bench
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.engine $(BENCH) --out $(BENCH_OUT)/engine.json
 	$(BIN)/python -m benchmarks.figures $(BENCH_OUT)/engine.json --out $(BENCH_OUT)/figures
+	$(BIN)/python -m benchmarks.report $(BENCH_OUT)/engine.json --out $(BENCH_OUT)/report.html
 
 clean: ## caches and build products; runs and .venv stay
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,4 +1,5 @@
-"""Generated blocks: every table of numbers in the README is printed by `proper-sim table`.
+"""Generated blocks: every table of numbers in the README is printed by one of two commands,
+`proper-sim table` and `python -m benchmarks.table`.
 
 A block stands between two HTML comments:
 
@@ -26,6 +27,11 @@ BLOCK = re.compile(
     r"<!-- generated: (?P<command>[^\n]+?) -->\n(?P<body>.*?)<!-- /generated -->", re.DOTALL
 )
 WIDTH = 132  # columns of the terminal whose output is shown
+# All that a block may run: how its command starts, and what this interpreter is given instead.
+COMMANDS = {
+    ("proper-sim", "table"): ("-c", "from simulations.cli import main; main()", "table"),
+    ("python", "-m", "benchmarks.table"): ("-m", "benchmarks.table"),
+}
 
 
 def blocks(text: str) -> list[tuple[str, str]]:
@@ -34,13 +40,15 @@ def blocks(text: str) -> list[tuple[str, str]]:
 
 
 def produce(command: str) -> str:
-    """What should stand in a block. Raises ValueError for anything but `proper-sim table`."""
+    """What should stand in a block. Raises ValueError for a command that is not in COMMANDS."""
     words = shlex.split(command)
-    if words[:2] != ["proper-sim", "table"]:
-        raise ValueError(f"a generated block may only run 'proper-sim table', got: {command}")
-    arguments = [name for word in words[1:] for name in _expanded(word)]
+    start = next((known for known in COMMANDS if tuple(words[: len(known)]) == known), None)
+    if start is None:
+        allowed = " or ".join(f"'{' '.join(known)}'" for known in COMMANDS)
+        raise ValueError(f"a generated block may only run {allowed}, got: {command}")
+    arguments = [name for word in words[len(start) :] for name in _expanded(word)]
     done = subprocess.run(
-        [sys.executable, "-c", "from simulations.cli import main; main()", *arguments],
+        [sys.executable, *COMMANDS[start], *arguments],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": str(WIDTH), "NO_COLOR": "1"},
         capture_output=True,
