@@ -122,7 +122,7 @@ def ratios(setting: Setting, title: str) -> Figure | None:
     axes.barh(places, medians, xerr=[below, above], color=colours, ecolor=ink, height=0.7)
     axes.set_yticks(places, [bar.result.label for bar in bars])
     axes.axvline(1.0, color=ink, linewidth=0.8, linestyle=":")
-    axes.set_xlabel(f"times {baseline.label}, tokens a CPU second")
+    figure.supxlabel(f"tokens a CPU second, as a multiple of\n{baseline.label}", fontsize="medium")
     axes.set_title(title)
     return figure
 
