@@ -184,8 +184,9 @@ class _Causal(torch.autograd.Function):
     def backward(ctx, d_out: Tensor):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN205
         shape, key_shape = ctx.shapes
         made = [d_out.new_empty(s[1], s[0], s[2]) for s in (shape, key_shape, key_shape)]
-        for number, group in enumerate(ctx.layout.groups):
-            q, k, v, weights = ctx.saved_tensors[4 * number : 4 * number + 4]
+        saved = iter(ctx.saved_tensors)  # read once: under checkpointing a second read raises
+        for group in ctx.layout.groups:
+            q, k, v, weights = (next(saved) for _ in range(4))
             d = _stacked(d_out.transpose(0, 1), key_shape[0], group)
             d_weights = torch.bmm(d, v.transpose(1, 2))
             d_scores = torch._softmax_backward_data(  # noqa: SLF001 - one pass over [T, T]
