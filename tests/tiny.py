@@ -71,6 +71,14 @@ def batch_of(items: tuple[Encoded, ...], slots: list[int]) -> Batch:
     return encoder().batch(items, slots)
 
 
+def loss_alone(base: Any, item: Encoded) -> Tensor:
+    """The mean loss of one sample's answer under any causal LM of Hugging Face, by itself."""
+    tokens = torch.tensor([item.tokens])
+    logits = base(input_ids=tokens).logits[0, item.prompt_tokens - 1 : -1]
+    loss: Tensor = torch.nn.functional.cross_entropy(logits, tokens[0, item.prompt_tokens :])
+    return loss
+
+
 def randomize(tensors: Any, seed: int, std: float = 0.3) -> None:
     """Fill parameters with noise, so that zero starts hide nothing."""
     generator = torch.Generator().manual_seed(seed)
