@@ -124,15 +124,16 @@ def test_a_mask_or_sinks_of_a_bases_own_are_refused() -> None:
         attend(MODULE, q, k, v, None, layout=layout, s_aux=torch.zeros(2))
 
 
-def test_narrow_values_under_autocast_keep_their_gradients() -> None:
+@pytest.mark.parametrize("values", [torch.bfloat16, torch.float32])
+def test_under_autocast_values_say_the_dtype(values: torch.dtype) -> None:
     """Autocast leaves rotated queries and keys in float32 and makes values bfloat16."""
     leaves = inputs(4, 2, UNEQUAL)
     expected = packed(*leaves, UNEQUAL)
     wanted = torch.autograd.grad(expected.square().sum(), leaves)
     q, k, v = (leaf.detach().float().requires_grad_() for leaf in leaves)
     with torch.autocast("cpu", torch.bfloat16):
-        out = packed(q, k, v.bfloat16(), UNEQUAL)
-    assert out.dtype is torch.bfloat16
+        out = packed(q, k, v.to(values), UNEQUAL)
+    assert out.dtype is values
     found = torch.autograd.grad(out.float().square().sum(), [q, k, v])
     for ours, theirs in zip([out, *found], [expected, *wanted], strict=True):
         assert (ours.double() - theirs).norm() < 0.02 * theirs.norm()
