@@ -21,7 +21,7 @@ HAND_WRITTEN = [backend for backend in Backend if backend is not Backend.REFEREN
 
 @dataclass
 class Case:
-    """Inputs of one adapted linear; rows 1 and 2 are the same user's.
+    """Inputs of one adapted linear; rows 1 and 3 are the same user's.
 
     Experts are weighted by weights + softmax(t), so that gradients pass through t.
     """
@@ -81,7 +81,7 @@ def make(
             parameter.copy_(random(*parameter.shape))
     count = len(TOKENS)
     mask = (random(count, WIDE) > -0.5).double() if dropout else None
-    slots = torch.tensor([2, 0, 0, 1, 2])
+    slots = torch.tensor([2, 0, 1, 0, 2])  # the two of one group differ
     return Case(
         base,
         random(count, WIDE),

@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from coordinator.population_stage import _losses
+from proper_model.attention import NAME, attend
 from proper_model.config import ATTENTION_TARGETS, FFN_TARGETS, PopulationSettings, StageSettings
 from proper_model.population import attach_population
 from tests.tiny import batch_of, exact_norms, loss_alone, randomize, samples, tiny_base
@@ -57,6 +59,20 @@ def test_packed_losses_and_gradients_are_pefts_a_row_at_a_time(
         assert mine.abs().sum() > 0
         assert torch.allclose(mine, other, atol=1e-12)
     assert peft.get_base_model().config._attn_implementation == "sdpa"
+
+
+def test_rows_are_kept_apart_by_packed_attention(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hugging Face would find the rows by their positions too, with a mask over all tokens."""
+    seen = []
+
+    def watched(*arguments: Any, **named: Any) -> Any:
+        seen.append(named["layout"])
+        return attend(*arguments, **named)
+
+    monkeypatch.setitem(ALL_ATTENTION_FUNCTIONS._global_mapping, NAME, watched)
+    chosen = settings("float64")
+    _losses(peft_of(chosen, torch.float64), BATCH, chosen)
+    assert seen == [BATCH.layout] * 2  # once a block
 
 
 def test_bfloat16_computes_with_float32_factors() -> None:
