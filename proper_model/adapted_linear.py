@@ -60,8 +60,9 @@ class AdaptedLinear(torch.nn.Module):
             text=text_weight(owner, self.number, flat),
         )
         scale = owner.structure.scale
-        hidden = None if low.p is None else low.p / kept  # A_u x, [M, r]
+        hidden = low.p  # A_u x, [M, r]
         if hidden is not None:
+            hidden = hidden / kept if mask is not None else hidden
             p = hidden * scale
         if low.q is not None:
             weights = route(owner, self.number, layout, flat, low.t, hidden, user_b)  # [M, N]

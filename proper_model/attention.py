@@ -68,26 +68,40 @@ def attend(
             hint="use a dense Llama, Qwen, Mistral or Gemma base",
         )
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    q, k, v = query[0], key[0], value[0]
+    # Under autocast only the values come narrow: rotation leaves queries and keys in float32.
+    q, k, v = query[0].to(value.dtype), key[0].to(value.dtype), value[0]
     if sliding_window is not None and sliding_window >= layout.longest:
         sliding_window = None
-    if softcap is None and sliding_window is None:
-        if q.device.type == "cpu":
-            out = _Causal.apply(q, k, v, scale, layout)  # type: ignore[no-untyped-call]
-        elif q.dtype in (torch.bfloat16, torch.float16):
-            out = _varlen(q, k, v, scale, layout)
-        else:
-            out = _by_group(_fused, q, k, v, scale, layout)
-    else:
-
-        def literal(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
-            return _literal(q, k, v, scale, softcap, sliding_window)
-
-        out = _by_group(literal, q, k, v, scale, layout)
-    return out[None], None
+    # All have one dtype now; autocast would widen some of what is computed from them.
+    with torch.autocast(q.device.type, enabled=False):
+        return _quickest(q, k, v, scale, layout, softcap, sliding_window)[None], None
 
 
 ALL_ATTENTION_FUNCTIONS.register(NAME, attend)
+
+
+def _quickest(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    scale: float,
+    layout: Layout,
+    softcap: float | None,
+    window: int | None,
+) -> Tensor:
+    """The implementation for this device, dtype and kind of attention; -> [M, H, h]."""
+    if softcap is not None or window is not None:
+
+        def literal(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+            return _literal(q, k, v, scale, softcap, window)
+
+        return _by_group(literal, q, k, v, scale, layout)
+    if q.device.type == "cpu":
+        causal: Tensor = _Causal.apply(q, k, v, scale, layout)  # type: ignore[no-untyped-call]
+        return causal
+    if q.dtype in (torch.bfloat16, torch.float16):
+        return _varlen(q, k, v, scale, layout)
+    return _by_group(_fused, q, k, v, scale, layout)
 
 
 def _by_group(
@@ -184,8 +198,9 @@ class _Causal(torch.autograd.Function):
     def backward(ctx, d_out: Tensor):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN205
         shape, key_shape = ctx.shapes
         made = [d_out.new_empty(s[1], s[0], s[2]) for s in (shape, key_shape, key_shape)]
-        for number, group in enumerate(ctx.layout.groups):
-            q, k, v, weights = ctx.saved_tensors[4 * number : 4 * number + 4]
+        saved = iter(ctx.saved_tensors)  # read once: under checkpointing a second read raises
+        for group in ctx.layout.groups:
+            q, k, v, weights = (next(saved) for _ in range(4))
             d = _stacked(d_out.transpose(0, 1), key_shape[0], group)
             d_weights = torch.bmm(d, v.transpose(1, 2))
             d_scores = torch._softmax_backward_data(  # noqa: SLF001 - one pass over [T, T]

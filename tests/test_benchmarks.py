@@ -148,21 +148,30 @@ def test_adapter_names_are_refused_in_training() -> None:
 
 def test_the_limit_makes_the_engines_own_passes() -> None:
     counts = {}
-    for kind in ("limit", "ours", "peft-loop"):
+    for kind in ("limit", "limit-stock", "ours", "peft-loop"):
         world = world_of(kind, batch=2)
         world.settings = dataclasses.replace(world.settings, tokens_per_step=40)
         make_contender(world).round(Stopwatch(CPU))
         counts[kind] = world.encoder.counts
     assert counts["limit"] == counts["ours"]
-    assert counts["limit"].padded_tokens > counts["limit"].tokens
-    assert counts["limit"].tokens == counts["peft-loop"].tokens
-    assert counts["limit"].logit_positions == counts["peft-loop"].logit_positions
+    assert counts["limit"].padded_tokens == counts["limit"].tokens
+    assert counts["limit-stock"].padded_tokens > counts["limit-stock"].tokens
+    for kind in ("limit", "limit-stock"):
+        assert counts[kind].samples == counts["peft-loop"].samples
+        assert counts[kind].tokens == counts["peft-loop"].tokens
+        assert counts[kind].logit_positions == counts["peft-loop"].logit_positions
 
 
 def test_counts_of_a_batch_by_hand() -> None:
+    # 5 tokens of which 2 are answer, 8 of which 3 are: logits at 2 + 3 places.
+    rows = [Encoded((2, 3, 4, 5, 1), 3), Encoded((2, 3, 4, 5, 6, 7, 8, 1), 5)]
     encoder = CountingEncoder()
-    # 5 tokens of which 2 are answer, 8 of which 3 are: two rows of 8, logits at 2 + 3 places.
-    encoder.batch([Encoded((2, 3, 4, 5, 1), 3), Encoded((2, 3, 4, 5, 6, 7, 8, 1), 5)], [0, 1])
+    encoder.batch(rows, [0, 1])
+    assert encoder.counts == Counts(
+        samples=2, tokens=13, padded_tokens=13, logit_positions=5, passes=1
+    )
+    encoder = CountingEncoder()
+    encoder.padded(rows, [0, 1])  # two rows of 8
     assert encoder.counts == Counts(
         samples=2, tokens=13, padded_tokens=16, logit_positions=5, passes=1
     )

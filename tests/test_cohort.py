@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proper_model.cohort import Cohort
-from proper_model.packing import Batch
 from proper_model.errors import TrainingError
 from proper_model.model import AdaptedModel
+from proper_model.packing import Batch
 from proper_model.passes import Pass
 from proper_model.personal import personal_pass
 from proper_model.slots import room_for

@@ -1,4 +1,4 @@
-"""Dropout masks: right rate, independent of company and padding, fresh for every sample."""
+"""Dropout masks: right rate, independent of place and company, fresh for every sample."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from proper_model.dropout import fill_keep_mask, mix_seed, row_masks
+from proper_model.layout import Layout
 
 
 def keep_mask(seed: int, tokens: int, width: int, p: float) -> torch.Tensor:
@@ -27,19 +28,27 @@ def test_every_lane_of_a_draw_is_used_alike() -> None:
         assert mask.flatten()[lane::4].mean().item() == pytest.approx(0.5, abs=0.01)
 
 
-def test_a_rows_mask_does_not_depend_on_padding_or_company() -> None:
-    x = torch.ones(2, 6, 8)
-    together = row_masks(x, 0.3, [11, 22], [6, 4], site=5)
-    alone = row_masks(torch.ones(1, 9, 8), 0.3, [22], [4], site=5)
-    assert torch.equal(together[1, 2:], alone[0, 5:])
-    assert not together[1, :2].any()
+def test_a_rows_mask_does_not_depend_on_place_or_company() -> None:
+    layout = Layout.of([6, 4, 4])
+    together = row_masks(torch.ones(14, 8), 0.3, [11, 22, 33], layout, site=5)
+    alone = row_masks(torch.ones(4, 8), 0.3, [22], Layout.of([4]), site=5)
+    assert torch.equal(together[6:10], alone)
+    moved = row_masks(torch.ones(5, 8), 0.3, [44, 22], Layout.of([1, 4]), site=5)
+    assert torch.equal(moved[1:], alone)
+    assert not torch.equal(together[10:], alone)
+    assert set(together.unique().tolist()) == {0.0, 1.0}
+
+
+def test_every_row_brings_a_seed() -> None:
+    with pytest.raises(ValueError, match="zip"):
+        row_masks(torch.ones(5, 8), 0.3, [1], Layout.of([1, 4]), site=0)
 
 
 def test_masks_differ_between_samples_and_linears_at_the_right_rate() -> None:
-    x = torch.ones(1, 50, 64)
-    first = row_masks(x, 0.2, [1], [50], site=0)
-    assert not torch.equal(first, row_masks(x, 0.2, [2], [50], site=0))
-    assert not torch.equal(first, row_masks(x, 0.2, [1], [50], site=1))
+    x, layout = torch.ones(50, 64), Layout.of([50])
+    first = row_masks(x, 0.2, [1], layout, site=0)
+    assert not torch.equal(first, row_masks(x, 0.2, [2], layout, site=0))
+    assert not torch.equal(first, row_masks(x, 0.2, [1], layout, site=1))
     assert first.mean().item() == pytest.approx(0.8, abs=0.05)
 
 

@@ -1,4 +1,4 @@
-"""Prompts, answers and left-padded batches."""
+"""Prompts, answers, left-padded batches, the order of an epoch."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proper_model.encoding import Encoded, Encoder, epoch_order, token_budget_chunks
+from proper_model.encoding import Encoded, Encoder, epoch_order, padded_chunks
 from proper_model.errors import BaseModelError
 from proper_model.tasks import Example
 
@@ -92,7 +92,7 @@ def test_a_tokenizer_without_end_is_refused() -> None:
 
 
 def test_batches_are_left_padded_and_only_answers_carry_loss() -> None:
-    batch = make().batch([Encoded((5, 6, 7, 1), 2), Encoded((8, 9, 1), 1)], [4, 2])
+    batch = make().padded([Encoded((5, 6, 7, 1), 2), Encoded((8, 9, 1), 1)], [4, 2])
     assert batch.input_ids.tolist() == [[5, 6, 7, 1], [0, 8, 9, 1]]
     assert batch.attention_mask.tolist() == [[1, 1, 1, 1], [0, 1, 1, 1]]
     assert batch.position_ids.tolist() == [[0, 1, 2, 3], [0, 0, 1, 2]]
@@ -100,12 +100,11 @@ def test_batches_are_left_padded_and_only_answers_carry_loss() -> None:
     assert batch.prompt_mask.tolist() == [[1, 1, 0, 0], [0, 1, 0, 0]]
     assert batch.slots.tolist() == [4, 2]
     assert batch.answer_width == 2
-    assert batch.lengths == (4, 3)
 
 
 @given(lengths=st.lists(st.integers(1, 50), max_size=40), budget=st.integers(10, 120))
 def test_chunks_cover_everything_once_within_the_budget(lengths: list[int], budget: int) -> None:
-    chunks = list(token_budget_chunks(lengths, budget))
+    chunks = list(padded_chunks(lengths, budget))
     assert sorted(i for chunk in chunks for i in chunk) == list(range(len(lengths)))
     for chunk in chunks:
         longest = max(lengths[i] for i in chunk)
@@ -114,16 +113,14 @@ def test_chunks_cover_everything_once_within_the_budget(lengths: list[int], budg
 
 def test_rows_of_very_different_lengths_are_cut_apart() -> None:
     lengths = [200, 20, 21, 200, 19, 20, *[20] * 9]
-    assert list(token_budget_chunks(lengths, 10_000)) == [
-        sorted(range(15), key=lengths.__getitem__)
-    ]
-    apart = list(token_budget_chunks(lengths, 10_000, fill=0.9))
+    assert list(padded_chunks(lengths, 10_000)) == [sorted(range(15), key=lengths.__getitem__)]
+    apart = list(padded_chunks(lengths, 10_000, fill=0.9))
     assert [sorted(lengths[i] for i in chunk) for chunk in apart] == [
         [19, *[20] * 11, 21],
         [200, 200],
     ]
     # A handful of tokens is not worth a pass of its own.
-    assert len(list(token_budget_chunks([20, 200], 10_000, fill=0.9))) == 1
+    assert len(list(padded_chunks([20, 200], 10_000, fill=0.9))) == 1
 
 
 def test_epoch_order_is_a_permutation_that_depends_on_seed_and_epoch_alone() -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from proper_model.losses import RoutingMemory, pair_loss
+from proper_model.losses import RoutingMemory, mean_by_row, pair_loss
 
 
 def routing(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -20,22 +20,24 @@ def one_vector(weights: torch.Tensor) -> torch.Tensor:
 
 
 def filled_memory(weights: torch.Tensor) -> RoutingMemory:
-    users = len(weights)
-    memory = RoutingMemory(1, users, weights.shape[-1])
+    users = torch.arange(len(weights))
+    memory = RoutingMemory(1, len(weights), weights.shape[-1])
     memory.mean = memory.mean.double()
-    memory.update(0, weights.detach()[:, None], torch.arange(users), torch.ones(users, 1))
-    memory.mark_seen(torch.arange(users))
+    memory.update(0, weights.detach(), users, users)
+    memory.mark_seen(users)
     return memory
+
+
+def own_loss(memory: RoutingMemory, weights: torch.Tensor, user: int) -> torch.Tensor:
+    """The loss of one vector of one user."""
+    return memory.loss(0, weights[user][None], torch.tensor([0]), torch.tensor([user]))
 
 
 def test_memory_gradient_is_that_of_all_pairs() -> None:
     """Summed over users, the aggregate loss has the gradient of eq. 9 but for a constant factor."""
     ours, theirs = routing(7, 5).requires_grad_(), routing(7, 5).requires_grad_()
     memory = filled_memory(ours)
-    mask = torch.ones(1, 1)
-    losses = [
-        memory.loss(0, ours[u][None, None], torch.tensor([u]), mask) for u in range(len(ours))
-    ]
+    losses = [own_loss(memory, ours, u) for u in range(len(ours))]
     torch.stack(losses).sum().backward()
     pairs = [
         F.cosine_similarity(theirs[u], theirs[v], dim=0)
@@ -56,8 +58,7 @@ def test_memory_gradient_is_that_of_all_pairs() -> None:
 def test_loss_of_one_hot_users_is_their_mean_pairwise_cosine(groups: int, expected: float) -> None:
     one_hot = torch.eye(5, dtype=torch.float64)[torch.arange(10) % groups]
     memory = filled_memory(one_hot)
-    mask = torch.ones(10, 1)
-    loss = memory.loss(0, one_hot[:, None], torch.arange(10), mask)
+    loss = memory.loss(0, one_hot, torch.arange(10), torch.arange(10))
     assert loss.item() == pytest.approx(expected)
     assert one_vector(one_hot).item() / 90 == pytest.approx(expected)
 
@@ -65,51 +66,67 @@ def test_loss_of_one_hot_users_is_their_mean_pairwise_cosine(groups: int, expect
 def test_memory_loss_equals_mean_cosine_to_all_other_users() -> None:
     """With every user's vector in memory, the loss of user u is its mean cosine to the others."""
     weights = routing(6, 5)
-    memory, mask = filled_memory(weights), torch.ones(6, 1)
+    memory = filled_memory(weights)
     for u in range(6):
-        loss = memory.loss(0, weights[u][None, None], torch.tensor([u]), mask[:1])
+        loss = own_loss(memory, weights, u)
         others = [F.cosine_similarity(weights[u], weights[v], dim=0) for v in range(6) if v != u]
         assert loss.item() == pytest.approx(torch.stack(others).mean().item(), abs=1e-12)
 
 
-def test_memory_ignores_padding_and_unseen_users() -> None:
-    weights = routing(2, 4, 5)
-    mask = torch.tensor([[0.0, 1, 1, 1], [1, 1, 1, 1]])
+def test_memory_keeps_rows_of_unequal_length_apart() -> None:
+    """Rows of three and four vectors: a user's mean is over its own, and nobody is seen at first."""
+    weights, rows = routing(7, 5), torch.tensor([0, 0, 0, 1, 1, 1, 1])
     memory = RoutingMemory(1, 9, 5)
     slots = torch.tensor([3, 8])
-    assert memory.loss(0, weights, slots, mask).item() == 0  # nobody seen yet
-    memory.update(0, weights, slots, mask)
+    assert memory.loss(0, weights, rows, slots).item() == 0  # nobody seen yet
+    memory.update(0, weights, rows, slots)
     memory.mark_seen(slots)
-    spoiled = weights.clone()
-    spoiled[0, 0] = 100.0
-    assert memory.loss(0, spoiled, slots, mask).item() == pytest.approx(
-        memory.loss(0, weights, slots, mask).item(), abs=1e-6
+    units = F.normalize(weights, dim=-1)
+    means = [units[:3].mean(0), units[3:].mean(0)]
+    assert torch.allclose(memory.mean[0, 3], means[0].float(), atol=1e-6)
+    assert torch.allclose(memory.mean[0, 8], means[1].float(), atol=1e-6)
+    untouched = [user for user in range(9) if user not in (3, 8)]
+    assert not memory.mean[0, untouched].any()
+    terms = [units[token] @ means[0 if token > 2 else 1] for token in range(7)]
+    assert memory.loss(0, weights, rows, slots).item() == pytest.approx(
+        torch.stack(terms).mean().item(), abs=1e-6
     )
-    expected = F.normalize(weights[0, 1:], dim=-1).mean(0).float()
-    assert torch.allclose(memory.mean[0, 3], expected, atol=1e-6)
 
 
 def test_memory_averages_a_users_rows_and_moves_slowly() -> None:
     memory = RoutingMemory(1, 2, 5, momentum=0.9)
-    first, second = routing(1, 2, 5), routing(1, 2, 5, seed=1)
-    mask, slot = torch.ones(1, 2), torch.tensor([1])
-    memory.update(0, first, slot, mask)
+    first, second = routing(2, 5), routing(2, 5, seed=1)
+    row, slot = torch.zeros(2, dtype=torch.long), torch.tensor([1])
+    memory.update(0, first, row, slot)
     memory.mark_seen(slot)
-    memory.update(0, second, slot, mask)
-    units = [F.normalize(w, dim=-1).mean(1)[0].float() for w in (first, second)]
+    memory.update(0, second, row, slot)
+    units = [F.normalize(w, dim=-1).mean(0).float() for w in (first, second)]
     assert torch.allclose(memory.mean[0, 1], 0.9 * units[0] + 0.1 * units[1], atol=1e-6)
 
 
+def test_two_rows_of_one_user_count_alike_whatever_their_length() -> None:
+    memory = RoutingMemory(1, 2, 5)
+    weights = routing(4, 5)
+    memory.update(0, weights, torch.tensor([0, 1, 1, 1]), torch.tensor([1, 1]))
+    units = F.normalize(weights, dim=-1)
+    expected = (units[0] + units[1:].mean(0)) / 2
+    assert torch.allclose(memory.mean[0, 1], expected.float(), atol=1e-6)
+
+
 def test_pair_loss_is_the_mean_cosine_at_the_same_x() -> None:
-    weights, others = routing(2, 3, 5), routing(2, 4, 3, 5, seed=1)
-    mask = torch.tensor([[1.0, 1, 1], [0, 1, 1]])
+    weights, others = routing(5, 5), routing(4, 5, 5, seed=1)
     cosines = [
-        F.cosine_similarity(weights[b, t], others[b, k, t], dim=0)
-        for b in range(2)
-        for t in range(3)
-        if mask[b, t]
+        F.cosine_similarity(weights[token], others[k, token], dim=0)
+        for token in range(5)
         for k in range(4)
     ]
-    assert pair_loss(weights, others, mask).item() == pytest.approx(
+    assert pair_loss(weights, others).item() == pytest.approx(
         torch.stack(cosines).mean().item(), abs=1e-12
     )
+
+
+def test_mean_by_row_is_each_rows_own() -> None:
+    values = routing(6, 5)
+    found = mean_by_row(values, torch.tensor([1, 0, 1, 2, 2, 2]), 3)
+    expected = [values[1], (values[0] + values[2]) / 2, values[3:].mean(0)]
+    assert torch.allclose(found, torch.stack(expected), atol=1e-12)

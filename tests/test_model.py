@@ -25,7 +25,6 @@ BATCH = batch_of(samples(3, seed=1), [0, 2, 1])
 
 
 def losses(model: AdaptedModel, now: Pass) -> torch.Tensor:
-    now.prompt_mask = BATCH.prompt_mask
     with torch.no_grad():
         return model.answer_loss(BATCH, now)
 
@@ -175,8 +174,7 @@ def test_pooled_router_never_sees_the_answer() -> None:
     def routed(batch: Any) -> torch.Tensor:
         seen: list[torch.Tensor] = []
         now = group_pass(batch.slots, embeddings)
-        now.prompt_mask = batch.prompt_mask
-        now.observer = lambda site, weights, others: seen.append(weights)
+        now.observer = lambda site, weights, rows, others: seen.append(weights)
         with torch.no_grad():
             model.answer_loss(batch, now)
         return torch.stack(seen)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from proper_model.base import fingerprint, load_base
 from proper_model.base_check import check_base
 from proper_model.config import BaseWeights, StageSettings
 from proper_model.errors import BaseModelError, ConfigError
-from proper_model.memory import saved_bytes
+from proper_model.memory import bytes_a_token
 from proper_model.model import AdaptedModel
 from proper_model.ops import Backend
 from proper_model.personal import personal_pass
@@ -38,7 +39,7 @@ from proper_model.tasks import load_task
 from tests import test_cohort
 from tests.releases import small_base, small_users
 from tests.test_stages import FAST
-from tests.tiny import adapted, batch_of, embeddings_of, randomize, samples, tiny_base
+from tests.tiny import adapted, batch_of, embeddings_of, encoder, randomize, samples, tiny_base
 
 if import_library() is None:
     pytest.skip("bitsandbytes is not installed", allow_module_level=True)
@@ -216,18 +217,40 @@ def test_memory_of_the_linears_shrinks_and_nothing_else_changes(weights: str, bi
 
 @pytest.mark.parametrize("weights", PACKED)
 def test_no_unpacked_weight_is_kept_for_the_backward_pass(weights: BaseWeights) -> None:
+    item = max(samples(5, seed=1), key=lambda item: len(item.tokens))
     kept = []
     for chosen in (BaseWeights.FULL, weights):
         model = over(quantize_base(tiny_base(), chosen), Backend.FUSED)
-        now = personal_pass(
-            BATCH.slots,
-            embeddings=embeddings_of(model, 3),
-            routing=model.structure.user_routing,
-            experts=True,
-        )
-        owned = [*model.parameters(), *model.base.parameters(), *model.base.buffers()]
-        kept.append(saved_bytes(lambda m=model, n=now: m.answer_loss(BATCH, n), owned))
-    assert kept[0] == kept[1]
+
+        def forward(rows: int, model: AdaptedModel = model) -> torch.Tensor:
+            batch = encoder().batch([item] * rows, [0] * rows)
+            now = personal_pass(
+                batch.slots,
+                embeddings=embeddings_of(model, 1),
+                routing=model.structure.user_routing,
+                experts=True,
+            )
+            return model.answer_loss(batch, now)
+
+        # An unpacked weight would cancel in bytes a token; it must not be there at all.
+        kept.append((bytes_a_token(forward, len(item.tokens)), _floats_kept(lambda: forward(1))))
+    assert kept[0][0] == kept[1][0]
+    assert kept[1][1] < kept[0][1]
+
+
+def _floats_kept(forward: Callable[[], object]) -> int:
+    """Floating-point bytes autograd keeps, weights included."""
+    found: dict[int, int] = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.is_floating_point():
+            found[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        result = forward()
+    del result
+    return sum(found.values())
 
 
 def test_full_changes_nothing_and_packed_sites_are_found() -> None:

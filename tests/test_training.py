@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from proper_model.embeddings import group_pass
-from proper_model.packing import Batch
 from proper_model.errors import CheckpointError, TrainingError
 from proper_model.group import group_parameters
 from proper_model.model import AdaptedModel
+from proper_model.packing import Batch
 from proper_model.pooled import PooledSettings
 from proper_model.training import PooledTraining
 from tests.tiny import adapted, embeddings_of, encoder, samples
@@ -39,7 +39,7 @@ def make(
 
     def batch_loss(batch: Batch) -> tuple[torch.Tensor, torch.Tensor | None]:
         now = group_pass(batch.slots, embeddings)
-        now.dropout, now.seeds, now.lengths = 0.1, batch.seeds, batch.lengths
+        now.dropout = 0.1
         losses = model.answer_loss(batch, now)
         if extra is not None:
             extra.add_(1)
@@ -157,7 +157,7 @@ def test_no_samples_is_an_error() -> None:
             encoder(),
             [],
             torch.optim.AdamW(list(model.parameters())),
-            lambda b: (b.labels, None),
+            lambda b: (b.answers, None),
             lambda: 0.0,
             SETTINGS,
             device=torch.device("cpu"),

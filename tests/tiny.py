@@ -18,9 +18,13 @@ ARCHITECTURES = ("llama", "qwen2", "mistral", "gemma")
 
 
 def tiny_base(
-    architecture: str = "llama", *, dtype: torch.dtype = torch.float64, seed: int = 0
+    architecture: str = "llama",
+    *,
+    dtype: torch.dtype = torch.float64,
+    seed: int = 0,
+    **changes: Any,
 ) -> Any:
-    """A random two-block causal LM: d=16, f=24."""
+    """A random two-block causal LM: d=16, f=24; `changes` are to its configuration."""
     import transformers as hf
 
     sizes = {
@@ -37,10 +41,22 @@ def tiny_base(
         "qwen2": (hf.Qwen2Config, hf.Qwen2ForCausalLM, {}),
         "mistral": (hf.MistralConfig, hf.MistralForCausalLM, {"sliding_window": None}),
         "gemma": (hf.GemmaConfig, hf.GemmaForCausalLM, {"head_dim": 8}),
+        "gemma2": (
+            hf.Gemma2Config,
+            hf.Gemma2ForCausalLM,
+            {"head_dim": 8, "attn_implementation": "eager"},  # it caps scores, sdpa cannot
+        ),
+        "qwen3": (hf.Qwen3Config, hf.Qwen3ForCausalLM, {"head_dim": 8}),
+        "smollm3": (
+            hf.SmolLM3Config,
+            hf.SmolLM3ForCausalLM,
+            {"bos_token_id": 2, "eos_token_id": 1},
+        ),
     }
     config_class, model_class, extra = kinds[architecture]
     torch.manual_seed(seed)
-    config = config_class(**sizes, **extra, attn_implementation="sdpa", pad_token_id=0)
+    settings = {**sizes, "attn_implementation": "sdpa", "pad_token_id": 0, **extra, **changes}
+    config = config_class(**settings)
     return model_class(config).to(dtype).eval()
 
 
@@ -69,6 +85,14 @@ def samples(count: int, seed: int) -> tuple[Encoded, ...]:
 
 def batch_of(items: tuple[Encoded, ...], slots: list[int]) -> Batch:
     return encoder().batch(items, slots)
+
+
+def loss_alone(base: Any, item: Encoded) -> Tensor:
+    """The mean loss of one sample's answer under any causal LM of Hugging Face, by itself."""
+    tokens = torch.tensor([item.tokens])
+    logits = base(input_ids=tokens).logits[0, item.prompt_tokens - 1 : -1]
+    loss: Tensor = torch.nn.functional.cross_entropy(logits, tokens[0, item.prompt_tokens :])
+    return loss
 
 
 def randomize(tensors: Any, seed: int, std: float = 0.3) -> None:
