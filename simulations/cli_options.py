@@ -88,7 +88,20 @@ Arms = Annotated[
 ]
 UsersPerNode = Annotated[
     int | None,
-    typer.Option("--users-per-node", metavar="N", help="Devices that one Flower node hosts."),
+    typer.Option(
+        "--users-per-node",
+        metavar="N",
+        help="Devices that one Flower node hosts. (default: equal shares for the actors)",
+    ),
+]
+Actors = Annotated[
+    int | None,
+    typer.Option(
+        "--actors",
+        metavar="N",
+        help="Processes that play nodes, each with a base in memory. (default: as many as GPUs or "
+        "cores, free memory and users allow)",
+    ),
 ]
 Threads = Annotated[
     int | None,
@@ -145,6 +158,7 @@ def run_options(
     seed: Seed = 0,
     arms: Arms = None,
     users_per_node: UsersPerNode = None,
+    actors: Actors = None,
     threads: Threads = None,
     memory_budget: MemoryBudget = None,
     cache: Cache = None,

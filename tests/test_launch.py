@@ -18,6 +18,7 @@ from proper_model.errors import SimulationError
 from simulations import launch as launching
 from simulations.flower_app import write_app
 from simulations.launch import choose_resources, read_progress
+from simulations.placement import Machine
 
 GIB = 1 << 30
 
@@ -38,7 +39,7 @@ def plan(tmp_path):
     ],
 )
 def test_actors_fit_cores_memory_and_nodes(plan, cpus, gpus, free, actors):
-    chosen = choose_resources(plan, cpus=cpus, gpus=gpus, free_bytes=free)
+    chosen = choose_resources(plan, Machine(cpus, free, (64 * GIB,) * gpus))
     assert chosen.actors == actors <= cpus
     assert chosen.nodes == 8
     config = dict(item.split("=") for item in chosen.federation_config().split())
@@ -52,10 +53,18 @@ def test_actors_fit_cores_memory_and_nodes(plan, cpus, gpus, free, actors):
 
 def test_the_plan_may_fix_the_actors(plan):
     fixed = plan.model_copy(update={"actors": 3})
-    chosen = choose_resources(fixed, cpus=4, gpus=0, free_bytes=0)
+    chosen = choose_resources(fixed, Machine(4, 0))
     assert chosen.actors == 3
     assert "client-resources-num-cpus=1 " in chosen.federation_config()
     assert "init-args-num-cpus=3 " in chosen.federation_config()
+
+
+def test_a_plan_from_a_larger_machine_gets_what_this_one_has(plan):
+    large = plan.model_copy(update={"actors": 8, "node_threads": 4})
+    config = choose_resources(large, Machine(6, 64 * GIB)).federation_config()
+    assert "client-resources-num-cpus=4 " in config
+    assert "init-args-num-cpus=4 " in config
+    assert choose_resources(large, Machine(2, 64 * GIB)).threads == 2
 
 
 def test_progress_of_a_round_is_summed_over_nodes(plan):
