@@ -39,7 +39,7 @@ from simulations.results import (
 )
 from simulations.routing import device_routing
 from simulations.rundata import RunData, load_run
-from simulations.timings import read_timings
+from simulations.timings import read_node_timings, read_timings
 
 CONFIDENCE = 0.95
 SEED = 0  # of the bootstrap, the same for every run so that files can be compared
@@ -100,6 +100,7 @@ def make_results(data: RunData, out: Path, *, resamples: int, confidence: float)
         confidence=confidence,
         parameters=parameter_counts(plan),
         timings_s=read_timings(out, data.plans),
+        node_timings_s=read_node_timings(data.plans),
     )
 
 
