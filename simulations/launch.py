@@ -31,6 +31,7 @@ from simulations.flower_processes import (
     child,
     child_environment,
     free_port,
+    nothing_to_save,
     superlink,
 )
 from simulations.placement import Machine, choose_placement, this_machine, weight_bytes
@@ -109,7 +110,7 @@ def launch(plan_path: Path, progress: Progress | None = None) -> None:
             app = write_app(folder / "proper-app")
             _write_connection(folder / "home", port)
             output = stack.enter_context(log.open("ab"))
-            stack.enter_context(superlink(port, environment, output, scratch=scratch))
+            link = stack.enter_context(superlink(port, environment, output, scratch=scratch))
             runner = stack.enter_context(
                 child(
                     [
@@ -122,6 +123,10 @@ def launch(plan_path: Path, progress: Progress | None = None) -> None:
                 )
             )
             _follow(runner, plan, progress)
+            if _outcome(plan).get("state") == "finished":
+                # Flower and Ray would take seconds to close what is thrown away with `scratch`.
+                nothing_to_save(runner)
+                nothing_to_save(link)
     except KeyboardInterrupt:
         raise InterruptedRunError(
             "interrupted",
@@ -131,10 +136,10 @@ def launch(plan_path: Path, progress: Progress | None = None) -> None:
 
 
 def _follow(runner: subprocess.Popen[bytes], plan: RunPlan, progress: Progress | None) -> None:
-    """Pass progress on until `flwr run` ends."""
+    """Pass progress on until the coordinator has finished or `flwr run` ends."""
     last: tuple[str, int, int] | None = None
     while True:
-        ended = runner.poll() is not None
+        ended = runner.poll() is not None or _outcome(plan).get("state") == "finished"
         current = read_progress(plan)
         if progress is not None and current is not None and current != last:
             progress(*current)
@@ -186,7 +191,7 @@ def finished(plan: RunPlan) -> bool:
 
 def _check_outcome(plan: RunPlan, log: Path) -> None:
     """Raise SimulationError unless the server said that it finished: `flwr run` ends with 0."""
-    outcome = _read_json(plan.out / "progress.json") or {}
+    outcome = _outcome(plan)
     if outcome.get("state") == "finished":
         return
     if outcome.get("state") == "failed":
@@ -197,6 +202,10 @@ def _check_outcome(plan: RunPlan, log: Path) -> None:
         f"Flower ended before the coordinator finished (log: {log})",
         hint="read the end of the log; then go on with: proper-sim run ... --resume",
     )
+
+
+def _outcome(plan: RunPlan) -> dict[str, Any]:
+    return _read_json(plan.out / "progress.json") or {}
 
 
 def _write_connection(home: Path, port: int) -> None:

@@ -3,7 +3,7 @@
 Flower's SuperLink, its helpers and Ray's daemons start in sessions of their own, so neither Ctrl-C
 nor the death of the launcher reaches them. This process stands between: its standard input is a
 pipe from the launcher. When that closes, be it on purpose, by a crash or by SIGKILL, the command is
-asked to stop, and what has not stopped after a while is killed. Only descendants of the command are
+asked to stop, and what has not stopped after a while is killed; after a word on the pipe, at once. Only descendants of the command are
 touched. A scratch folder of the command, if one is named, is removed at the end. Standard library
 only, so that it starts at once.
 
@@ -90,11 +90,11 @@ def adopt_orphans() -> None:
             ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
-def stop(root: int, known: set[Process]) -> None:
+def stop(root: int, known: set[Process], grace_s: float = GRACE_S) -> None:
     """Ask `root` to end, wait, then kill whatever of its family is left."""
     known |= family(known)
     send({p for p in known if p[0] == root}, signal.SIGTERM)
-    deadline = time.monotonic() + GRACE_S
+    deadline = time.monotonic() + grace_s
     while alive(known) and time.monotonic() < deadline:
         time.sleep(POLL_S)
         known |= family(known)
@@ -116,13 +116,16 @@ def main(scratch: str, command: list[str]) -> int:
     adopt_orphans()
     child = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
     known = family(set())
+    grace_s = GRACE_S
     while child.poll() is None:
         ready, _, _ = select.select([sys.stdin], [], [], 1.0)
-        if ready and not os.read(sys.stdin.fileno(), 1024):
+        if ready:
+            if os.read(sys.stdin.fileno(), 1024):
+                grace_s = 0.0
             break
         known |= family(known)
     ended = child.poll()
-    stop(child.pid, known)
+    stop(child.pid, known, grace_s)
     child.wait()
     if scratch:
         shutil.rmtree(scratch, ignore_errors=True)
