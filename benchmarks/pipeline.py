@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -30,11 +31,13 @@ from simulations.console import QUIET, print_line, print_table, say, say_error
 from simulations.environment import commit, hardware
 from simulations.placement import usable_cores
 from simulations.results import Hardware
+from simulations.supervisor import Process, adopt_orphans, family
 from simulations.tables import Table
 
 VERSIONS = ("torch", "transformers", "peft", "flwr", "ray", "numpy")
 COMMAND = "from simulations.cli import main; main()"
-UNTIMED, WALL = "untimed", "whole run"
+UNTIMED, WALL, CPU = "untimed", "whole run", "CPU seconds"
+CPU_EVERY_S = 1.0
 
 
 class _Strict(BaseModel):
@@ -44,10 +47,12 @@ class _Strict(BaseModel):
 class Round(_Strict):
     """One run. `phases_s` and `untimed_s` make up `wall_s`; `node_phases_s` lie within phases.
 
+    `cpu_s` is of all processes of the run together and holds still when others use the machine;
     `load_before` is the machine's load average: what else was going on.
     """
 
     wall_s: float = Field(ge=0)
+    cpu_s: float = Field(ge=0)
     phases_s: dict[str, float]
     node_phases_s: dict[str, float]
     untimed_s: float
@@ -91,29 +96,49 @@ def run_once(source: Path, arguments: Sequence[str]) -> tuple[Round, dict[str, A
         out = Path(scratch) / "out"
         command = [sys.executable, "-c", COMMAND, "run", *arguments, "--out", str(out)]
         start = time.monotonic()
-        done = subprocess.run(
+        process = subprocess.Popen(
             [*command, "--cache", str(Path(scratch) / "cache")],
             cwd=source,
             env={**os.environ, **QUIET, "PYTHONPATH": str(source)},
             stdout=subprocess.DEVNULL,
-            check=False,
         )
+        cpu_s = watch_cpu(process)
         wall_s = time.monotonic() - start
-        if done.returncode:
+        if process.returncode:
             raise SimulationError(
-                f"{source.name}: proper-sim run ended with {done.returncode}",
+                f"{source.name}: proper-sim run ended with {process.returncode}",
                 hint="its own message stands above",
             )
         results: dict[str, Any] = json.loads((out / "results.json").read_text(encoding="utf-8"))
     phases = results["timings_s"]
     took = Round(
         wall_s=wall_s,
+        cpu_s=cpu_s,
         phases_s=phases,
         node_phases_s=results.get("node_timings_s", {}),
         untimed_s=wall_s - math.fsum(phases.values()),
         load_before=load,
     )
     return took, results
+
+
+def watch_cpu(process: subprocess.Popen[bytes]) -> float:
+    """Wait for a command; CPU seconds of it and of all it started, even of what it left orphaned.
+
+    Ray's processes are nobody's children by the time they end, so the family is looked at once a
+    second; what a process took in its last second may be missing.
+    """
+    adopt_orphans()
+    seen: dict[Process, float] = {}
+    while True:
+        ended = process.poll() is not None
+        for member in family(set(seen)):
+            with suppress(OSError, IndexError, ValueError):
+                stat = Path(f"/proc/{member[0]}/stat").read_text().rpartition(")")[2].split()
+                seen[member] = (int(stat[11]) + int(stat[12])) / os.sysconf("SC_CLK_TCK")
+        if ended:
+            return math.fsum(seen.values())
+        time.sleep(CPU_EVERY_S)
 
 
 def means_of(results: dict[str, Any]) -> dict[str, dict[str, float]]:
@@ -147,13 +172,15 @@ def phase_rows(checkouts: Sequence[Checkout]) -> Table:
     columns = []
     for checkout in checkouts:
         rows = [
-            {**one.phases_s, UNTIMED: one.untimed_s, WALL: one.wall_s} for one in checkout.rounds
+            {**one.phases_s, UNTIMED: one.untimed_s, WALL: one.wall_s, CPU: one.cpu_s}
+            for one in checkout.rounds
         ]
         columns.append(
             {name: statistics.median(row.get(name, 0.0) for row in rows) for name in rows[0]}
         )
     names = [*dict.fromkeys(name for column in columns for name in column)]
-    names = [name for name in names if name not in (UNTIMED, WALL)] + [UNTIMED, WALL]
+    last = [UNTIMED, WALL, CPU]
+    names = [name for name in names if name not in last] + last
     return Table(
         "Seconds by phase",
         ("phase", *(checkout.label for checkout in checkouts)),
@@ -167,7 +194,12 @@ def sources_of(texts: Sequence[str]) -> dict[str, Path]:
     for text in texts:
         label, _, folder = text.partition("=")
         path = Path(folder).expanduser().resolve()
-        if not label or label in found or not (path / "simulations" / "cli.py").is_file():
+        if (
+            not label
+            or not folder
+            or label in found
+            or not (path / "simulations" / "cli.py").is_file()
+        ):
             raise ConfigError(
                 f"--source {text}: expected a new label, '=' and the folder of a checkout",
                 hint="for example --source before=../old --source after=.",

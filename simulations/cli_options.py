@@ -138,6 +138,7 @@ ShowExamples = Annotated[
         help="Show one query with its text in the report; synthetic people are always shown.",
     ),
 ]
+Phases = Annotated[bool, typer.Option("--phases", help="Seconds by phase, a column a run.")]
 Markdown = Annotated[bool, typer.Option("--markdown", help="A Markdown table.")]
 
 

@@ -19,6 +19,7 @@ from simulations import launch as launching
 from simulations.flower_app import write_app
 from simulations.launch import choose_resources, read_progress
 from simulations.placement import Machine
+from simulations.supervisor import GRACE_S
 
 GIB = 1 << 30
 
@@ -175,7 +176,7 @@ def wait_until(condition, seconds: float = 30.0) -> bool:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="orphans are adopted through a Linux call")
-@pytest.mark.parametrize("way", ["pipe closed", "launcher killed"])
+@pytest.mark.parametrize("way", ["pipe closed", "launcher killed", "nothing to save"])
 def test_no_descendant_outlives_the_launcher(tmp_path, repository, way):
     scratch = tmp_path / "scratch"
     scratch.mkdir()
@@ -185,8 +186,10 @@ def test_no_descendant_outlives_the_launcher(tmp_path, repository, way):
             sys.executable,
             "-c",
             "import subprocess, sys, time\n"
-            "p = subprocess.Popen(sys.argv[1:], stdin=subprocess.PIPE, start_new_session=True)\n"
-            "print(p.pid, flush=True); sys.stdin.read(); p.stdin.close(); p.wait()\n",
+            "p = subprocess.Popen(sys.argv[2:], stdin=subprocess.PIPE, start_new_session=True)\n"
+            "print(p.pid, flush=True); sys.stdin.read(); p.stdin.write(sys.argv[1].encode())\n"
+            "p.stdin.close(); p.wait()\n",
+            "!" if way == "nothing to save" else "",
             *(sys.executable, "-m", "simulations.supervisor", str(scratch)),
             *(sys.executable, "-c", UNRULY, str(note)),
         ],
@@ -201,11 +204,17 @@ def test_no_descendant_outlives_the_launcher(tmp_path, repository, way):
         assert wait_until(lambda: note.exists() and note.read_text().isdigit())
         unruly = int(note.read_text())
         assert running(unruly)
+        asked = time.monotonic()
         if way == "launcher killed":
             launcher.send_signal(signal.SIGKILL)
         else:
             launcher.stdin.close()
         assert wait_until(lambda: not running(unruly) and not running(supervisor))
+        # What ignores SIGTERM is waited for, unless its work is known to be done.
+        if way == "nothing to save":
+            assert time.monotonic() - asked < GRACE_S
+        else:
+            assert time.monotonic() - asked >= GRACE_S
         assert wait_until(lambda: not scratch.exists())
     finally:
         launcher.kill()
