@@ -83,11 +83,12 @@ def send(processes: set[Process], number: signal.Signals) -> None:
             os.kill(pid, number)
 
 
-def adopt_orphans() -> None:
-    """Become the parent of descendants whose own parent dies, where the system offers it."""
+def adopt_orphans() -> bool:
+    """Become the parent of descendants whose own parent dies; False where the system cannot."""
     if sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):
-            ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+            return bool(ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0)
+    return False
 
 
 def stop(root: int, known: set[Process], grace_s: float = GRACE_S) -> None:
@@ -113,7 +114,7 @@ def main(scratch: str, command: list[str]) -> int:
     # Not SIG_IGN, which the command would inherit.
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
         signal.signal(number, lambda *_: None)
-    adopt_orphans()
+    adopted = adopt_orphans()
     child = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
     known = family(set())
     grace_s = GRACE_S
@@ -123,7 +124,8 @@ def main(scratch: str, command: list[str]) -> int:
             if os.read(sys.stdin.fileno(), 1024):
                 grace_s = 0.0
             break
-        known |= family(known)
+        if not adopted:  # else all of it is below this process in the end too
+            known |= family(known)
     ended = child.poll()
     stop(child.pid, known, grace_s)
     child.wait()
