@@ -177,7 +177,9 @@ def test_seconds_by_phase_are_a_column_a_run_with_those_of_nodes_apart() -> None
     first = Results.model_validate(example()).model_copy(
         update={"timings_s": {"prepare": 1.0, "group": 2.25}, "node_timings_s": {"load": 0.5}}
     )
-    second = Results.model_validate(example()).model_copy(update={"timings_s": {"group": 4.0}})
+    second = Results.model_validate(example()).model_copy(
+        update={"timings_s": {"group": 4.0}, "node_timings_s": {}}
+    )
     table = phase_table([first, second], ["a", "b"])
     assert table.header == ("phase", "a", "b")
     assert table.rows == (
