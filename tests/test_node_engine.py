@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -117,6 +118,12 @@ def test_base_and_tokenizer_are_loaded_once_for_all_nodes_and_rounds_of_a_proces
     assert first.base is second.base
     assert first.tokenizer is second.tokenizer
     assert len(loads) == 1
+    for node in (0, 1):
+        assert set(json.loads((plan.node_folder(node) / "timings.json").read_text())) == {
+            *("install", "load"),
+            *(f"personalize: {step}" for step in ("tokenize", "embedding", "stage3")),
+            *(f"evaluate: {arm}" for arm in plan.arms),
+        }
 
 
 def test_another_release_takes_the_place_of_the_one_before(plan: RunPlan, loads: list[str]) -> None:

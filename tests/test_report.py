@@ -126,7 +126,7 @@ def test_a_run_becomes_one_self_contained_described_page(run_folder: Path) -> No
     checker = check(page)
     assert checker.outside == []
     assert len(checker.ids) == len(set(checker.ids))
-    # forest, two device plots (nll pairs present), distance, held-back, routing, messages, time,
+    # forest, two device plots (nll pairs present), distance, held-back, routing, messages, times,
     # and the third pair of arms
     assert checker.figures == 10
     assert len(checker.described) == checker.figures

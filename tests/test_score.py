@@ -11,6 +11,7 @@ from run_folders import make_run, make_user
 from proper_model.errors import MetricError, ReportError
 from simulations import environment, timings
 from simulations.details import read_details
+from simulations.pipeline import finish
 from simulations.results import read_results
 from simulations.score import message_totals, score_run
 
@@ -209,6 +210,19 @@ def test_times_of_a_killed_and_resumed_run_are_added_not_subtracted(tmp_path: Pa
     (tmp_path / "phases.json").write_text(json.dumps({"prepare": 1.0, "flower-start": 4.0}))
     results, _ = score_run(tmp_path, resamples=50)
     assert results.timings_s == {**steps, "prepare": 1.0, "flower-start": 4.0}
+
+
+def test_scoring_and_the_report_are_phases_too_and_not_added_when_done_again(
+    tmp_path: Path,
+) -> None:
+    make_run(tmp_path, USERS, OUTPUTS)
+    (tmp_path / "phases.json").write_text(json.dumps({"prepare": 1.0, "score": 900.0}))
+    finish(tmp_path, lambda *_: None)
+    found = read_results(tmp_path).timings_s
+    assert set(found) == {"prepare", "score", "report"}
+    assert found["prepare"] == 1.0
+    assert 0 < found["score"] < 900.0
+    assert found["report"] > 0
 
 
 def test_results_name_the_machines_that_trained_not_the_one_that_scores(tmp_path: Path) -> None:
