@@ -115,5 +115,6 @@ def test_the_committed_measurement_is_one_run_that_answers_the_same(repository: 
     assert len(report.checkouts) >= 2
     for checkout in report.checkouts:
         assert not checkout.commit.endswith("-dirty")
+        assert checkout.apart < 1e-6
         for one in checkout.rounds:
             assert sum(one.phases_s.values()) + one.untimed_s == pytest.approx(one.wall_s)
