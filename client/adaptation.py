@@ -92,6 +92,8 @@ def adapt(
         raise ConfigError(f"unknown arms {unknown}", hint=f"known: {known_arms()}")
     if not users or not wanted:
         return {}
+    if progress:
+        progress("tokenize", 0, 0)
     host = _Host(release, users, seed, checkpoint, memory_bytes, progress)
     states: dict[tuple[str, str], UserState] = {}
     embeddings, fits = None, None
@@ -165,7 +167,13 @@ class _Host:
         trials = max(len(self.samples), folds * len(self.settings.user.learning_rates))
         return within(self.memory_bytes, self.model, self.encoder, items, trials, settings)
 
+    def _begin(self, phase: str) -> None:
+        """Say what comes now, before its first step: clocks listen too."""
+        if self.progress:
+            self.progress(phase, 0, 0)
+
     def fit_embeddings(self) -> tuple[Tensor, list[EmbeddingFit]]:
+        self._begin("embedding")
         user = self.settings.user
         return fit_embeddings(
             self.model,
@@ -180,6 +188,7 @@ class _Host:
         )
 
     def train_loras(self, arm: str, embeddings: Tensor | None) -> tuple[UserLora, list[LoraFit]]:
+        self._begin(arm)
         experts = STATEFUL_ARMS[arm][0]
         routing = self.model.structure.user_routing if experts else UserRouting.USER_AWARE
         return train_user_loras(

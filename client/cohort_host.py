@@ -22,6 +22,7 @@ from client.failures import describe
 from client.hosted import Hosted, digest
 from client.pieces import PieceStore
 from client.state import Binding, has_state, load_state, save_state
+from proper_model.clock import TIMINGS_FILE, StepClock
 from proper_model.errors import (
     BaseModelError,
     ConfigError,
@@ -58,6 +59,7 @@ class CohortHost:
     def __post_init__(self) -> None:
         self.folder = make_private_folder(self.plan.node_folder(self.partition))
         self.pieces = PieceStore(self.folder)
+        self.clock = StepClock(self.folder / TIMINGS_FILE)
         self.devices = tuple(
             DeviceFolder(entry.device_id, entry.folder)
             for entry in self.plan.devices_of(self.partition, self.partitions)
@@ -78,10 +80,16 @@ class CohortHost:
         """Verify and install the bundle for all devices. Raises a BundleError child if refused."""
         if not self.devices:
             return
-        installed = self.engine.install(
-            self.folder, self.pieces.files(table), self._root(), bundle_id
-        )
-        self.pieces.adopt(table, installed)
+        with self.clock:
+            self.clock.enter("install")
+            installed = self.engine.install(
+                self.folder, self.pieces.files(table), self._root(), bundle_id
+            )
+            self.pieces.adopt(table, installed)
+
+    def _release(self, bundle_id: str) -> Any:
+        self.clock.enter("load")
+        return self.engine.release(self.folder, bundle_id)
 
     def _root(self) -> bytes:
         """The trust root all devices of this host pin; they share one copy of the bundle."""
@@ -108,7 +116,7 @@ class CohortHost:
             if arms:
                 todo.setdefault(arms, []).append(one)
         if todo:
-            release = self.engine.release(self.folder, bundle_id)
+            release = self._release(bundle_id)
             for arms, members in todo.items():
                 self._in_parts(
                     "personalize",
@@ -167,7 +175,7 @@ class CohortHost:
                 if not one.device.has_predictions(arm, self._key(bundle_id, arm, one))
             ]
             if todo:
-                release = self.engine.release(self.folder, bundle_id)
+                release = self._release(bundle_id)
                 self._in_parts(
                     "evaluate",
                     todo,
@@ -176,6 +184,7 @@ class CohortHost:
         return self._finish("evaluate", hosted)
 
     def _predict(self, release: Any, arm: str, bundle_id: str, part: Sequence[Hosted]) -> None:
+        self.clock.enter(f"evaluate: {arm}")
         states = {}
         state_arm = self.plan.state_of(arm)
         if state_arm is not None:
@@ -257,6 +266,7 @@ class CohortHost:
                 device.note_failure(phase, kind, message)
 
     def _finish(self, phase: str, hosted: Sequence[Hosted]) -> Status:
+        self.clock.leave()
         for one in hosted:
             if one.device.device_id not in self.failed:
                 one.device.clear_failure()
@@ -268,6 +278,7 @@ class CohortHost:
 
     def _progress(self, phase: str) -> Callable[[str, int, int], None]:
         def report(label: str, done: int, total: int) -> None:
+            self.clock.enter(f"{phase}: {label}")
             if time.monotonic() - self._reported_at >= PROGRESS_EVERY_S:
                 self.report(f"{phase}: {label}", done, total)
 

@@ -16,7 +16,6 @@ from collections.abc import Mapping
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from coordinator.clock import RELEASE, TIMINGS_FILE, Progress, StepClock
 from coordinator.journal import Journal, exclusive
 from coordinator.messages import MessageLedger
 from coordinator.progress import ProgressFile
@@ -24,6 +23,7 @@ from coordinator.publication import publish_release, published, signing_keys
 from coordinator.release import PublishedBundle
 from coordinator.shipment import Shipment
 from coordinator.strategy import Federation
+from proper_model.clock import TIMINGS_FILE, Progress, StepClock
 from proper_model.errors import ProperError, SimulationError
 from proper_model.files import read_regular, storage_errors, write_atomic
 from proper_model.machine import HARDWARE_FILE, facts
@@ -31,6 +31,10 @@ from proper_model.protocol import Kind, Status
 from proper_model.runplan import RunPlan, find_plan
 
 MAX_HARDWARE_BYTES = 1024 * 1024
+
+# Steps of a run's clock. "release" is what remains around the pooled stages: data and signing.
+POOLED_STEPS = ("base", "tokenize", "population", "group", "router")
+RELEASE = "release"
 
 app = ServerApp()
 
@@ -67,6 +71,8 @@ def coordinate(plan: RunPlan, grid: Grid, progress: ProgressFile) -> None:
 
     if journal.done("personalize") and journal.done("evaluate"):
         return
+    # Until here it was Flower that took its time: the launcher's clock waits for this word.
+    progress.report("coordinator", 0, 0)
     note_hardware(plan)
 
     with StepClock(plan.out / TIMINGS_FILE) as clock:
@@ -76,14 +82,16 @@ def coordinate(plan: RunPlan, grid: Grid, progress: ProgressFile) -> None:
             journal.forget("personalize", "evaluate")  # they were about another release
             clock.enter(RELEASE)
             with journal.step("release") as result:
-                release = make_release(plan, clock.watch(progress.report))
+                release = make_release(
+                    plan, clock.watch(progress.report, POOLED_STEPS, rest=RELEASE)
+                )
                 result["value"] = release.bundle_id
             clock.leave()
 
         # Every node gets the pieces it lacks, once, verifies the bundle and installs it.
+        clock.enter("ship")
         federation.wait_for_nodes(plan.node_count)
         shipment = Shipment.of_folder(release.bundle_id, release.path)
-        clock.enter("ship")
         with journal.step("ship"):
             require(federation.ship(shipment), "install the bundle")
 

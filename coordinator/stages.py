@@ -59,10 +59,12 @@ def run_pooled_stages(
     Raises DataError if there are too few pooled users to hold some back.
     """
     stages = _Stages(base, structure, settings, seed, PhaseCache(cache), memory_bytes, progress)
+    stages.begin("tokenize")
     data = pool(pooled, task, stages.encoder, settings, seed)
     population, notes1 = stages.population(data)
     adapted, table, notes2 = stages.group(data)
     notes3 = stages.router(data, adapted, table) if structure.has_lora_router else {}
+    stages.begin("release")
     return Release(
         base=stages.released_base(population),
         tokenizer=stages.tokenizer,
@@ -99,6 +101,7 @@ class _Stages:
         self.structure, self.settings, self.seed = structure, settings, seed
         self.store, self.memory_bytes, self.progress = store, memory_bytes, progress
         self.dtype = compute_dtype(settings.dtype, default_device())
+        self.begin("base")
         self.model, self.tokenizer = load_base(base, computing=self.dtype)
         self.encoder = Encoder(
             self.tokenizer,
@@ -121,6 +124,7 @@ class _Stages:
 
     def population(self, data: PooledData) -> tuple[Mapping[str, Tensor], Mapping[str, Any]]:
         """Stage 1; leaves `self.model` merged and in the computing dtype."""
+        self.begin("population")
         self.key |= {
             "data": data.fingerprint(),
             "population": to_mapping(self.settings.population),
@@ -157,6 +161,7 @@ class _Stages:
 
     def group(self, data: PooledData) -> tuple[AdaptedModel, Tensor, Mapping[str, Any]]:
         """Stage 2; the adapted model, frozen, and the pooled users' embeddings."""
+        self.begin("group")
         adapted = AdaptedModel(
             quantize_base(self.model, self.settings.base_weights),
             self.structure,
@@ -195,6 +200,7 @@ class _Stages:
 
     def router(self, data: PooledData, adapted: AdaptedModel, table: Tensor) -> Mapping[str, Any]:
         """Stages 3a-3b, on pooled users only; trains W_l in `adapted`."""
+        self.begin("router")
         self.key |= {
             "router": to_mapping(self.settings.router),
             "user": to_mapping(self.settings.user),
@@ -218,6 +224,11 @@ class _Stages:
         tensors, notes = phase.load()
         load_shared(adapted, {**shared_tensors(adapted), **tensors})
         return notes
+
+    def begin(self, phase: str) -> None:
+        """Say what comes now, before anything of it: clocks listen too."""
+        if self.progress:
+            self.progress(phase, 0, 0)
 
     def _report(self, phase: str) -> Callable[[int, int], None]:
         progress = self.progress

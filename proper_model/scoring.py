@@ -62,10 +62,10 @@ def answer_queries(
 ) -> list[Answer]:
     """Answer questions, each by its own user; `make_pass` turns row slots into a pass."""
     samples = [encoder.encode(question.example) for question in questions]
+    asked_first = {q.labels: q for q in reversed(questions) if q.labels}
     starts = {
         labels: label_starts(encoder, question.example, labels)
-        for question in questions
-        if (labels := question.labels)
+        for labels, question in asked_first.items()
     }
     answers: dict[int, Answer] = {}
     lengths = [

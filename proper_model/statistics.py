@@ -13,8 +13,9 @@ of such values measures how many classes an author uses, so it is NaN there.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -25,9 +26,12 @@ from proper_model.metrics import UNKNOWN, Scored
 
 Level = Literal["query", "user"]
 Array = NDArray[np.float64]
+_Counts = NDArray[np.uint32]
 RESAMPLES = 10_000
 # Bounds the memory of one block of resampling counts; results do not depend on it.
 _BLOCK = 500
+# Draws up to this size are kept for the next interval, which mostly needs the same ones.
+_KEPT_BYTES = 64 * 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -242,18 +246,37 @@ def _resample(
     """Metric of every resample, `[R]` an arm, at query and at user level; arms share the users."""
     if resamples < 1 or not 0 < confidence < 1:
         raise MetricError("bootstrap: resamples must be positive and confidence between 0 and 1")
-    generator = np.random.default_rng(seed)
     users = len(arms[0].rows)
     own = [_user_values(arm) for arm in arms]
     query: list[list[Array]] = [[] for _ in arms]
     user: list[list[Array]] = [[] for _ in arms]
-    for start in range(0, resamples, _BLOCK):
-        size = min(_BLOCK, resamples - start)
-        counts = generator.multinomial(users, np.full(users, 1 / users), size=size).astype(float)
+    for drawn in _counts(users, seed, resamples):
+        counts = drawn.astype(float)
         for place, arm in enumerate(arms):
             query[place].append(arm.value(counts @ arm.rows))
             user[place].append(counts @ own[place] / users)
     return [np.concatenate(x) for x in query], [np.concatenate(x) for x in user]
+
+
+def _counts(users: int, seed: int, resamples: int) -> Iterable[_Counts]:
+    """`[block, U]` how often a resample drew each user, block by block."""
+    if resamples * users * np.dtype(np.uint32).itemsize > _KEPT_BYTES:
+        return _draw(users, seed, resamples)
+    return _kept_draw(users, seed, resamples)
+
+
+def _draw(users: int, seed: int, resamples: int) -> Iterator[_Counts]:
+    generator = np.random.default_rng(seed)
+    for start in range(0, resamples, _BLOCK):
+        size = min(_BLOCK, resamples - start)
+        drawn = generator.multinomial(users, np.full(users, 1 / users), size=size)
+        yield drawn.astype(np.uint32)
+
+
+@lru_cache(maxsize=1)
+def _kept_draw(users: int, seed: int, resamples: int) -> tuple[_Counts, ...]:
+    """Every interval of a report resamples as many users with one seed: the same draws."""
+    return tuple(_draw(users, seed, resamples))
 
 
 def _percentiles(drawn: Array, users: int, confidence: float) -> tuple[float, float]:

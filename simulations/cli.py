@@ -211,12 +211,16 @@ def report(
 def table(
     sources: Annotated[list[Path], typer.Argument(metavar="RESULTS...", help="Results or runs.")],
     markdown: o.Markdown = False,
+    phases: o.Phases = False,
 ) -> None:
     """Compare results files: a row a task and metric, a column an arm. One file: as `run` does."""
     from simulations.results import read_results
-    from simulations.tables import comparison_table, contrast_table, run_table
+    from simulations.tables import comparison_table, contrast_table, phase_table, run_table
 
     results = [read_results(path) for path in sources]
+    if phases:
+        print_table(phase_table(results, [path.stem for path in sources]), markdown=markdown)
+        return
     if len(results) > 1:
         print_table(comparison_table(results), markdown=markdown)
         return

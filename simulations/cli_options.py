@@ -88,7 +88,20 @@ Arms = Annotated[
 ]
 UsersPerNode = Annotated[
     int | None,
-    typer.Option("--users-per-node", metavar="N", help="Devices that one Flower node hosts."),
+    typer.Option(
+        "--users-per-node",
+        metavar="N",
+        help="Devices that one Flower node hosts. (default: equal shares for the actors)",
+    ),
+]
+Actors = Annotated[
+    int | None,
+    typer.Option(
+        "--actors",
+        metavar="N",
+        help="Processes that play nodes, each with a base in memory. (default: as many as GPUs or "
+        "cores, free memory and users allow)",
+    ),
 ]
 Threads = Annotated[
     int | None,
@@ -125,6 +138,7 @@ ShowExamples = Annotated[
         help="Show one query with its text in the report; synthetic people are always shown.",
     ),
 ]
+Phases = Annotated[bool, typer.Option("--phases", help="Seconds by phase, a column a run.")]
 Markdown = Annotated[bool, typer.Option("--markdown", help="A Markdown table.")]
 
 
@@ -145,6 +159,7 @@ def run_options(
     seed: Seed = 0,
     arms: Arms = None,
     users_per_node: UsersPerNode = None,
+    actors: Actors = None,
     threads: Threads = None,
     memory_budget: MemoryBudget = None,
     cache: Cache = None,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from proper_model.structure import preset
 from simulations.calibrate import measure, shape_of
 from simulations.estimate import Estimate, count_tokens, estimate
 from simulations.options import RunOptions
-from simulations.prepare import LARGEST_EMBEDDED_PARAMETERS, build, cohort_size, server_threads
+from simulations.prepare import LARGEST_EMBEDDED_PARAMETERS, build, place, useful_threads
 from simulations.run_folder import check_out, check_same, existing_plan
 from simulations.sources import Progress, Source, load_source
 
@@ -50,13 +49,13 @@ def _costs(options: RunOptions, source: Source, progress: Progress) -> Estimate:
     config = read_config(source.config_base)
     shape, dtype = shape_of(config), compute_dtype(settings.dtype, default_device())
     rows = max(1, min(settings.group.batch_size, PROBE_TOKENS // tokens.row))
-    threads = options.threads or server_threads(shape.hidden)
-    node = measure(config, tokens=tokens.row, batch=rows, dtype=dtype, threads=1)
-    server = node
-    if threads > 1:
-        server = measure(config, tokens=tokens.row, batch=rows, dtype=dtype, threads=threads)
+    threads = options.threads or useful_threads(shape.hidden)
     users = len(source.population.test)
-    hosts = -(-users // (options.users_per_node or cohort_size(users)))
+    placement = place(options, source, users, shape.hidden)
+    node = measure(config, tokens=tokens.row, batch=rows, dtype=dtype, threads=placement.threads)
+    server = node
+    if threads != placement.threads:
+        server = measure(config, tokens=tokens.row, batch=rows, dtype=dtype, threads=threads)
     result = estimate(
         tokens,
         server,
@@ -66,7 +65,7 @@ def _costs(options: RunOptions, source: Source, progress: Progress) -> Estimate:
         settings,
         arms=options.arms,
         users=users,
-        processes=min(hosts, os.cpu_count() or 1),
+        processes=placement.actors,
         dtype_bytes=dtype.itemsize,
         embed_base=shape.parameters <= LARGEST_EMBEDDED_PARAMETERS,
     )

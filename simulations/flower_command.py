@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 from proper_model.machine import total_memory_bytes
 from proper_model.runplan import PLAN_FILE, RunPlan
+from simulations import placement
 from simulations.console import QUIET
 
 # Flower would install the app's dependencies again, unpinned; it and Ray would report home.
@@ -25,16 +26,11 @@ STOP_COMMAND = "pkill -f 'flower-superlink.*--port 39091'"
 
 def flwr_command(plan: RunPlan) -> str:
     """The command that runs this plan on this machine."""
-    import torch
-
     from simulations.launch import choose_resources
 
-    resources = choose_resources(
-        plan,
-        cpus=os.cpu_count() or 1,
-        gpus=torch.cuda.device_count(),
-        free_bytes=total_memory_bytes(),
-    )
+    # It may be typed much later, when other things are running or no longer are.
+    machine = replace(placement.this_machine(), memory_bytes=total_memory_bytes())
+    resources = choose_resources(plan, machine)
     words = [
         *("flwr", "run", ".", "local", "--stream"),
         *("--run-config", run_config(plan.out / PLAN_FILE)),

@@ -14,7 +14,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -29,7 +29,7 @@ POLL_S = 0.2
 @contextmanager
 def superlink(
     port: int, environment: dict[str, str], output: IO[bytes], *, scratch: str
-) -> Iterator[None]:
+) -> Iterator[subprocess.Popen[bytes]]:
     """A SuperLink under supervision: it and all it starts end with this block, or with us."""
     command = [
         *("flower-superlink", "--insecure", "--simulation", "--isolation", "subprocess"),
@@ -44,7 +44,7 @@ def superlink(
                     hint="read OUT/flower/flower.log; is `flwr[simulation]` installed?",
                 )
             time.sleep(POLL_S)
-        yield
+        yield process
 
 
 @contextmanager
@@ -69,6 +69,14 @@ def child(
         assert process.stdin is not None
         process.stdin.close()
         _wait(process)
+
+
+def nothing_to_save(process: subprocess.Popen[bytes]) -> None:
+    """Tell a supervisor to end its command without waiting, because all its work is on disk."""
+    assert process.stdin is not None
+    with suppress(OSError):  # it has ended by itself
+        process.stdin.write(b"!")
+        process.stdin.flush()
 
 
 def _wait(process: subprocess.Popen[bytes]) -> None:
@@ -110,6 +118,10 @@ def child_environment(folder: Path, scratch: str, plan_path: Path) -> dict[str, 
         "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
         "RAY_TMPDIR": scratch,
         "RAY_USAGE_STATS_ENABLED": "0",
+        # Ray would start a worker a core before anybody asks. Flower's actors have an environment
+        # of their own and cannot use them, so they would only take the cores from the start.
+        "RAY_enable_worker_prestart": "0",
+        "RAY_prestart_worker_first_driver": "0",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "TOKENIZERS_PARALLELISM": "false",

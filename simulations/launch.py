@@ -10,7 +10,6 @@ Source: design notes FLOWER 1, 3, 4 and 6.
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -32,15 +31,15 @@ from simulations.flower_processes import (
     child,
     child_environment,
     free_port,
+    nothing_to_save,
     superlink,
 )
+from simulations.placement import Machine, choose_placement, this_machine, weight_bytes
 
 Progress = Callable[[str, int, int], None]
 
 CONNECTION = "proper"
 POLL_S = 0.3
-ACTOR_BASE_BYTES = 1_500_000_000  # Python, torch and a tiny model in one actor
-COPIES_OF_BASE = 6  # base, gradients' activations, optimizer and logits, roughly
 
 
 @dataclass(frozen=True)
@@ -49,30 +48,39 @@ class Resources:
 
     nodes: int
     actors: int
-    cpus: int
+    threads: int
     gpus: int
 
     def federation_config(self) -> str:
         """The value of `flwr run --federation-config`."""
         share = self.gpus / self.actors if self.gpus else 0.0
-        each = self.cpus // self.actors
         # Ray starts as many actors as fit, so it is told of no core that would make one more.
         return (
-            f"num-supernodes={self.nodes} client-resources-num-cpus={each} "
-            f"client-resources-num-gpus={share} init-args-num-cpus={each * self.actors} "
+            f"num-supernodes={self.nodes} client-resources-num-cpus={self.threads} "
+            f"client-resources-num-gpus={share} init-args-num-cpus={self.threads * self.actors} "
             f"init-args-num-gpus={self.gpus} init-args-log-to-driver=false"
         )
 
 
-def choose_resources(plan: RunPlan, *, cpus: int, gpus: int, free_bytes: int) -> Resources:
-    """Few actors, each with one copy of the base: as many as cores, memory and nodes allow.
+def choose_resources(plan: RunPlan, machine: Machine) -> Resources:
+    """Actors for the nodes of a plan on the machine as it is now.
 
-    On GPUs one actor a device, since two copies of a base on one GPU only compete.
+    Nodes and threads stay what the plan says, since results are about them; a plan from a larger
+    machine gets what this one has.
     """
-    each = ACTOR_BASE_BYTES + COPIES_OF_BASE * _base_bytes(plan.base)
-    most = gpus or max(1, cpus // plan.node_threads)
-    actors = plan.actors or max(1, min(most, plan.node_count, free_bytes // each))
-    return Resources(nodes=plan.node_count, actors=min(actors, cpus), cpus=cpus, gpus=gpus)
+    threads = min(plan.node_threads, machine.cores)
+    placement = choose_placement(
+        users=len(plan.devices),
+        cores=machine.cores,
+        memory_bytes=machine.memory_bytes,
+        base_bytes=weight_bytes(plan.base),
+        gpu_memory_bytes=machine.gpu_memory_bytes,
+        actors=plan.actors and min(plan.actors, machine.cores // threads),
+        threads=threads,
+        users_per_node=plan.users_per_node,
+    )
+    gpus = len(machine.gpu_memory_bytes)
+    return Resources(plan.node_count, placement.actors, placement.threads, gpus)
 
 
 def launch(plan_path: Path, progress: Progress | None = None) -> None:
@@ -92,9 +100,7 @@ def launch(plan_path: Path, progress: Progress | None = None) -> None:
     if finished(plan):
         return
     (plan.out / "progress.json").unlink(missing_ok=True)
-    resources = choose_resources(
-        plan, cpus=os.cpu_count() or 1, gpus=_gpus(), free_bytes=_free_bytes()
-    )
+    resources = choose_resources(plan, this_machine())
     try:
         with ExitStack() as stack:
             # Unix sockets live in it, whose paths may not be longer than 107 bytes.
@@ -104,7 +110,7 @@ def launch(plan_path: Path, progress: Progress | None = None) -> None:
             app = write_app(folder / "proper-app")
             _write_connection(folder / "home", port)
             output = stack.enter_context(log.open("ab"))
-            stack.enter_context(superlink(port, environment, output, scratch=scratch))
+            link = stack.enter_context(superlink(port, environment, output, scratch=scratch))
             runner = stack.enter_context(
                 child(
                     [
@@ -117,6 +123,10 @@ def launch(plan_path: Path, progress: Progress | None = None) -> None:
                 )
             )
             _follow(runner, plan, progress)
+            if _outcome(plan).get("state") == "finished":
+                # Flower and Ray would take seconds to close what is thrown away with `scratch`.
+                nothing_to_save(runner)
+                nothing_to_save(link)
     except KeyboardInterrupt:
         raise InterruptedRunError(
             "interrupted",
@@ -126,10 +136,10 @@ def launch(plan_path: Path, progress: Progress | None = None) -> None:
 
 
 def _follow(runner: subprocess.Popen[bytes], plan: RunPlan, progress: Progress | None) -> None:
-    """Pass progress on until `flwr run` ends."""
+    """Pass progress on until the coordinator has finished or `flwr run` ends."""
     last: tuple[str, int, int] | None = None
     while True:
-        ended = runner.poll() is not None
+        ended = runner.poll() is not None or _outcome(plan).get("state") == "finished"
         current = read_progress(plan)
         if progress is not None and current is not None and current != last:
             progress(*current)
@@ -181,7 +191,7 @@ def finished(plan: RunPlan) -> bool:
 
 def _check_outcome(plan: RunPlan, log: Path) -> None:
     """Raise SimulationError unless the server said that it finished: `flwr run` ends with 0."""
-    outcome = _read_json(plan.out / "progress.json") or {}
+    outcome = _outcome(plan)
     if outcome.get("state") == "finished":
         return
     if outcome.get("state") == "failed":
@@ -194,36 +204,16 @@ def _check_outcome(plan: RunPlan, log: Path) -> None:
     )
 
 
+def _outcome(plan: RunPlan) -> dict[str, Any]:
+    return _read_json(plan.out / "progress.json") or {}
+
+
 def _write_connection(home: Path, port: int) -> None:
     (home / "config.toml").write_text(
         f'[superlink]\ndefault = "{CONNECTION}"\n\n'
         f'[superlink.{CONNECTION}]\naddress = "127.0.0.1:{port}"\ninsecure = true\n',
         encoding="utf-8",
     )
-
-
-# -- what the machine has --------------------------------------------------------------------------
-
-
-def _gpus() -> int:
-    import torch
-
-    return torch.cuda.device_count()
-
-
-def _free_bytes() -> int:
-    """Memory that a new process could take; where it cannot be told, enough for one actor."""
-    with suppress(OSError, ValueError):
-        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    return ACTOR_BASE_BYTES
-
-
-def _base_bytes(base: str) -> int:
-    """Size of a base's weights where they lie in a folder; 0 if that is not known."""
-    folder = Path(base).expanduser()
-    return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:

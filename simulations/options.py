@@ -45,6 +45,7 @@ class RunOptions:
     seed: int = 0
     arms: tuple[str, ...] = field(default=ARMS)
     users_per_node: int | None = None
+    actors: int | None = None
     threads: int | None = None
     memory_budget: float | None = None
     cache: Path | None = None
@@ -123,7 +124,7 @@ class RunOptions:
                 ) from None
 
     def _check_numbers(self) -> None:
-        for name in ("pooled_users", "users", "max_items", "users_per_node", "threads"):
+        for name in ("pooled_users", "users", "max_items", "users_per_node", "actors", "threads"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 option = "--" + name.replace("_", "-")

@@ -5,6 +5,10 @@ from __future__ import annotations
 from proper_model.protocol import Kind
 
 NAMES = {
+    "coordinator": "starting the coordinator",
+    "base": "loading the base",
+    "tokenize": "tokenizing",
+    "release": "making the release",
     "population": "stage 1, population",
     "group": "stage 2, groups",
     "router": "stage 3, router",

@@ -18,12 +18,12 @@ from simulations.launch import finished
 from simulations.options import RunOptions
 from simulations.prepare import prepare
 from simulations.report import write_report
-from simulations.results import Results
+from simulations.results import RESULTS_FILE, Results, write_results
 from simulations.run_folder import check_folds_folder
 from simulations.rundata import load_run, run_plans
 from simulations.score import score_run
 from simulations.sources import Progress
-from simulations.timings import FlowerClock, timed
+from simulations.timings import FlowerClock, read_timings, timed
 
 REPORT_FILE = "report.html"
 SYNTHETIC_NOTE = "This person is synthetic: the text was generated and belongs to nobody."
@@ -76,11 +76,21 @@ def finish(out: Path, progress: Progress, *, show_examples: bool = False) -> Res
                 with timed(plan.out, "controls"):
                     run_controls(plan, progress)
         progress("scoring", 0, 0)
-        results, _ = score_run(out)
+        with timed(out, "score", anew=True):
+            results, _ = score_run(out)
+        results = _with_timings(results, out)
         progress("writing the report", 0, 0)
-        examples = [example_of(out, show_examples=show_examples)]
-        write_report([out], out / REPORT_FILE, examples=examples)
-    return results
+        with timed(out, "report", anew=True):
+            examples = [example_of(out, show_examples=show_examples)]
+            write_report([out], out / REPORT_FILE, examples=examples)
+        return _with_timings(results, out)
+
+
+def _with_timings(results: Results, out: Path) -> Results:
+    """The results with what has been timed by now, in the file too."""
+    now = results.model_copy(update={"timings_s": read_timings(out, run_plans(out))})
+    write_results(now, out / RESULTS_FILE)
+    return now
 
 
 def example_of(out: Path, *, show_examples: bool) -> Example | None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,14 +23,19 @@ from proper_model.trust import TrustedRoot, public_bytes
 from simulations.calibrate import shape_of
 from simulations.devices import TRUTH_FILE
 from simulations.options import RunOptions
+from simulations.placement import (
+    Placement,
+    choose_placement,
+    this_machine,
+    usable_cores,
+    weight_bytes,
+)
 from simulations.run_folder import check_same, existing_plan, made_folder
 from simulations.sources import Progress, Source, load_source
 
 KEY_FILE = "release.pem"
 # Larger bases travel as a reference: every node host would otherwise hold a copy.
 LARGEST_EMBEDDED_PARAMETERS = 500_000_000
-# A GPU host trains all its devices in one cohort; a CPU host splits them over its cores.
-LARGEST_COHORT = 256
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,8 @@ def write(prepared: Prepared, progress: Progress) -> None:
 def build(options: RunOptions, source: Source, out: Path) -> Prepared:
     """Plan and files of the run that `options` describe."""
     shape = shape_of(read_config(source.config_base))
+    # Before anything is written: a contradiction must leave OUT free.
+    placement = place(options, source, len(source.population.test), shape.hidden)
     key = load_or_create_key(make_private_folder(out / "server" / "keys") / KEY_FILE)
     root = TrustedRoot.of([key]).to_bytes()
     people = [_json((user,)) for user in source.population.test]
@@ -106,12 +112,14 @@ def build(options: RunOptions, source: Source, out: Path) -> Prepared:
         arms=options.arms,
         pooled_file=out / "server" / "pooled.json",
         devices=entries,
-        users_per_node=min(options.users_per_node or cohort_size(len(people)), len(people)),
+        users_per_node=placement.users_per_node,
         out=out,
         cache=options.cache_folder.resolve(),
         root_public_key=public_bytes(key).hex(),
         node_memory_bytes=memory_bytes(options.memory_budget),
-        server_threads=options.threads or server_threads(shape.hidden),
+        actors=options.actors,
+        node_threads=placement.threads,
+        server_threads=options.threads or useful_threads(shape.hidden),
     )
     return Prepared(plan, files)
 
@@ -120,12 +128,19 @@ def _json(users: Sequence[User]) -> bytes:
     return (json.dumps(users_to_json(tuple(users)), ensure_ascii=False) + "\n").encode()
 
 
-def cohort_size(users: int) -> int:
-    """Devices a node hosts unless told otherwise."""
-    import torch
-
-    hosts = 1 if torch.cuda.is_available() else os.cpu_count() or 1
-    return min(LARGEST_COHORT, -(-users // hosts))
+def place(options: RunOptions, source: Source, users: int, hidden: int) -> Placement:
+    """Processes and nodes for `users` devices on this machine. Raises ConfigError."""
+    machine = this_machine()
+    return choose_placement(
+        users=users,
+        cores=machine.cores,
+        memory_bytes=machine.memory_bytes,
+        base_bytes=weight_bytes(source.base),
+        gpu_memory_bytes=machine.gpu_memory_bytes,
+        most_threads=useful_threads(hidden),
+        actors=options.actors,
+        users_per_node=options.users_per_node,
+    )
 
 
 def memory_bytes(budget: float | None) -> int | None:
@@ -133,11 +148,11 @@ def memory_bytes(budget: float | None) -> int | None:
     return None if budget is None else max(1, int(budget * 1024**3))
 
 
-def server_threads(hidden: int) -> int:
-    """Threads of the pooled stages unless told otherwise.
+def useful_threads(hidden: int) -> int:
+    """Threads of one process that trains, unless told otherwise.
 
     One for small bases: they gain little from more, and on a machine that does something else two
     threads waiting for each other were several times slower than one. The number is part of the
     plan because sums of floats depend on it.
     """
-    return 1 if hidden < 512 else min(8, os.cpu_count() or 1)
+    return 1 if hidden < 512 else min(8, usable_cores())

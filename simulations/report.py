@@ -78,11 +78,13 @@ def section(
     ]
     if details is not None:
         drawn += _detail_figures(results, details, anchor)
-    drawn.append(
-        figures.bars(
-            results.timings_s, key=f"{anchor}-time", title="Time by phase", axis="seconds", unit="s"
+    for title, seconds, name in (
+        ("Time by phase", results.timings_s, "time"),
+        ("Time of nodes by step, summed", results.node_timings_s, "nodes"),
+    ):
+        drawn.append(
+            figures.bars(seconds, key=f"{anchor}-{name}", title=title, axis="seconds", unit="s")
         )
-    )
     kept = tuple(figure for figure in drawn if figure is not None)
     corrected = None
     if details is not None:

@@ -127,6 +127,7 @@ class Results(_Strict):
     confidence: float = Field(default=0.95, gt=0, lt=1)
     parameters: dict[str, int]
     timings_s: dict[str, float]
+    node_timings_s: dict[str, float] = Field(default_factory=dict)  # summed over nodes
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 

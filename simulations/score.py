@@ -8,7 +8,7 @@ rotated run are scored together: every user is a test user once, so their predic
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from proper_model.metrics import CORPUS_METRICS, Scored, score, share_changed
@@ -39,7 +39,7 @@ from simulations.results import (
 )
 from simulations.routing import device_routing
 from simulations.rundata import RunData, load_run
-from simulations.timings import read_timings
+from simulations.timings import read_node_timings, read_timings
 
 CONFIDENCE = 0.95
 SEED = 0  # of the bootstrap, the same for every run so that files can be compared
@@ -65,18 +65,26 @@ def score_run(
     Raises ReportError if a device's predictions are missing or damaged.
     """
     data = load_run(out)
-    results = make_results(data, out, resamples=resamples, confidence=confidence)
-    details = make_details(data, resamples=resamples, confidence=confidence)
+    scored = _score_arms(data, lenient=False)
+    rated = significance(scored, resamples=resamples, confidence=confidence)
+    results = make_results(data, out, scored, rated, resamples=resamples, confidence=confidence)
+    details = make_details(data, scored, rated, resamples=resamples, confidence=confidence)
     write_results(results, out / RESULTS_FILE)
     write_details(details, out / DETAILS_FILE)
     return results, details
 
 
-def make_results(data: RunData, out: Path, *, resamples: int, confidence: float) -> Results:
-    """The content of results.json."""
+def make_results(
+    data: RunData,
+    out: Path,
+    scored: Mapping[str, Scored],
+    rated: Sequence[Significance],
+    *,
+    resamples: int,
+    confidence: float,
+) -> Results:
+    """The content of results.json, from each arm's strict scores and their comparisons."""
     plan = data.plan
-    scored = _score_arms(data, lenient=False)
-    rated = significance(scored, resamples=resamples, confidence=confidence)
     split = f"{plan.split}, {plan.folds} folds" if len(data.plans) > 1 else _split_label(plan)
     return Results(
         task=data.task.name,
@@ -100,6 +108,7 @@ def make_results(data: RunData, out: Path, *, resamples: int, confidence: float)
         confidence=confidence,
         parameters=parameter_counts(plan),
         timings_s=read_timings(out, data.plans),
+        node_timings_s=read_node_timings(data.plans),
     )
 
 
@@ -175,9 +184,16 @@ def significance(
     return rated
 
 
-def make_details(data: RunData, *, resamples: int, confidence: float) -> Details:
-    """The content of details.json."""
-    strict, lenient = _score_arms(data, lenient=False), _score_arms(data, lenient=True)
+def make_details(
+    data: RunData,
+    strict: Mapping[str, Scored],
+    rated: Sequence[Significance],
+    *,
+    resamples: int,
+    confidence: float,
+) -> Details:
+    """The content of details.json, from each arm's strict scores and their comparisons."""
+    lenient = _score_arms(data, lenient=True)
     reference = "stage1" if "stage1" in strict else next(iter(strict))
     arms = {}
     for arm, table in strict.items():
@@ -198,7 +214,7 @@ def make_details(data: RunData, *, resamples: int, confidence: float) -> Details
         reference=reference,
         arms=arms,
         fits=_fits(data),
-        significance=significance(strict, resamples=resamples, confidence=confidence),
+        significance=list(rated),
         messages=message_totals(plan.out / "messages.jsonl" for plan in data.plans),
         routing=_routing(data),
         levels=_levels(data, strict),

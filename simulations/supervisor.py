@@ -3,7 +3,7 @@
 Flower's SuperLink, its helpers and Ray's daemons start in sessions of their own, so neither Ctrl-C
 nor the death of the launcher reaches them. This process stands between: its standard input is a
 pipe from the launcher. When that closes, be it on purpose, by a crash or by SIGKILL, the command is
-asked to stop, and what has not stopped after a while is killed. Only descendants of the command are
+asked to stop, and what has not stopped after a while is killed; after a word on the pipe, at once. Only descendants of the command are
 touched. A scratch folder of the command, if one is named, is removed at the end. Standard library
 only, so that it starts at once.
 
@@ -83,18 +83,19 @@ def send(processes: set[Process], number: signal.Signals) -> None:
             os.kill(pid, number)
 
 
-def adopt_orphans() -> None:
-    """Become the parent of descendants whose own parent dies, where the system offers it."""
+def adopt_orphans() -> bool:
+    """Become the parent of descendants whose own parent dies; False where the system cannot."""
     if sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):
-            ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+            return bool(ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0)
+    return False
 
 
-def stop(root: int, known: set[Process]) -> None:
+def stop(root: int, known: set[Process], grace_s: float = GRACE_S) -> None:
     """Ask `root` to end, wait, then kill whatever of its family is left."""
     known |= family(known)
     send({p for p in known if p[0] == root}, signal.SIGTERM)
-    deadline = time.monotonic() + GRACE_S
+    deadline = time.monotonic() + grace_s
     while alive(known) and time.monotonic() < deadline:
         time.sleep(POLL_S)
         known |= family(known)
@@ -113,16 +114,20 @@ def main(scratch: str, command: list[str]) -> int:
     # Not SIG_IGN, which the command would inherit.
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
         signal.signal(number, lambda *_: None)
-    adopt_orphans()
+    adopted = adopt_orphans()
     child = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
     known = family(set())
+    grace_s = GRACE_S
     while child.poll() is None:
         ready, _, _ = select.select([sys.stdin], [], [], 1.0)
-        if ready and not os.read(sys.stdin.fileno(), 1024):
+        if ready:
+            if os.read(sys.stdin.fileno(), 1024):
+                grace_s = 0.0
             break
-        known |= family(known)
+        if not adopted:  # else all of it is below this process in the end too
+            known |= family(known)
     ended = child.poll()
-    stop(child.pid, known)
+    stop(child.pid, known, grace_s)
     child.wait()
     if scratch:
         shutil.rmtree(scratch, ignore_errors=True)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from rich.table import Table as RichTable
 
 from simulations.details import Levels, Significance
+from simulations.phases import phase_name
 from simulations.results import METRICS, Results
 
 ARM_ORDER = ("stage1", "stage2-mean", "stage2", "oppu-mlp", "stage3", "stage3-shuffled")
@@ -159,6 +160,26 @@ def level_table(levels: Levels) -> Table:
     ]
     title = f"What decides the answer ({levels.metric})"
     return Table(title, ("arm", *names), tuple(rows))
+
+
+def phase_table(runs: Sequence[Results], names: Sequence[str]) -> Table:
+    """Seconds by phase, one column a run; below them, those of nodes, which lie within phases.
+
+    Nodes play at the same time, so theirs add up to more than the phases they lie in.
+    """
+    rows = []
+    for mark, seconds in (
+        ("", [run.timings_s for run in runs]),
+        ("nodes, ", [run.node_timings_s for run in runs]),
+    ):
+        for phase in dict.fromkeys(name for column in seconds for name in column):
+            cells = (f"{column[phase]:.1f}" if phase in column else "–" for column in seconds)
+            rows.append((mark + phase_name(phase), *cells))
+        if not mark:
+            rows.append(
+                ("all phases", *(f"{math.fsum(column.values()):.1f}" for column in seconds))
+            )
+    return Table("Seconds by phase", ("phase", *names), tuple(rows))
 
 
 def to_markdown(table: Table) -> str:

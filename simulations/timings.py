@@ -1,26 +1,30 @@
-"""Seconds by phase: the coordinator's steps and the launcher's phases, each in its own file."""
+"""Seconds by phase of a run, from the files that coordinator, nodes and launcher each keep.
+
+The coordinator's steps lie in `timings.json`, the launcher's phases in `phases.json`, a node's in
+`nodes/<k>/timings.json`. Coordinator and launcher together are the run's wall-clock seconds, each
+counted once. Nodes play at the same time, so their seconds are a sum of their own.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import json
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from coordinator.clock import POOLED_PHASES, RELEASE, TIMINGS_FILE
-from proper_model.errors import ReportError
-from proper_model.files import write_atomic
+from proper_model.clock import TIMINGS_FILE, add_seconds, read_seconds, write_seconds
 from proper_model.runplan import RunPlan
 from simulations.sources import Progress
 
 PHASES_FILE = "phases.json"
+START, END = "flower-start", "flower-end"
 
 
 class FlowerClock:
     """A progress callback that notes what Flower itself takes, beside the coordinator's steps.
 
-    The start is written with the coordinator's first word, so that a kill loses only the end.
+    The start, from nothing to the coordinator's first word, is written with that word, so that a
+    kill loses only the end: what is neither the start nor a step.
     """
 
     def __init__(self, out: Path, progress: Progress) -> None:
@@ -32,55 +36,49 @@ class FlowerClock:
         """Pass on; the first call is the end of the start."""
         if self._noted is None:
             self._noted = time.monotonic() - self._start
-            add_seconds(self.out, "flower", self._noted)
+            add_seconds(self.out / PHASES_FILE, START, self._noted)
         self.progress(phase, done, total)
 
     def finish(self) -> None:
         """Add what is neither the start nor a step."""
         steps = coordinator_seconds(self.out) - self._steps
         rest = time.monotonic() - self._start - steps - (self._noted or 0.0)
-        add_seconds(self.out, "flower", max(0.0, rest))
+        add_seconds(self.out / PHASES_FILE, END, max(0.0, rest))
 
 
 @contextlib.contextmanager
-def timed(out: Path, phase: str) -> Iterator[None]:
-    """Add the seconds of a phase to the run's file; a resumed phase adds to what it had."""
+def timed(out: Path, phase: str, *, anew: bool = False) -> Iterator[None]:
+    """Add the seconds of a phase to the run's file; a resumed phase adds to what it had.
+
+    With `anew` they replace it: scoring once more is not part of the run.
+    """
     start = time.monotonic()
     yield
-    add_seconds(out, phase, time.monotonic() - start)
-
-
-def add_seconds(out: Path, phase: str, seconds: float) -> None:
-    """Add to a phase of the launcher's file."""
-    path = out / PHASES_FILE
-    known = _read(path)
-    known[phase] = known.get(phase, 0.0) + seconds
-    write_atomic(path, (json.dumps(known, indent=1) + "\n").encode())
+    known = read_seconds(out / PHASES_FILE)
+    before = 0.0 if anew else known.get(phase, 0.0)
+    write_seconds(out / PHASES_FILE, {**known, phase: before + time.monotonic() - start})
 
 
 def coordinator_seconds(out: Path) -> float:
     """Sum over the coordinator's finished steps."""
-    return sum(_read(out / TIMINGS_FILE).values())
+    return sum(read_seconds(out / TIMINGS_FILE).values())
 
 
 def read_timings(out: Path, plans: Sequence[RunPlan]) -> dict[str, float]:
-    """Seconds by phase, none counted twice; folds are summed. Empty for folders nobody timed."""
+    """Wall-clock seconds by phase, none counted twice; folds are summed. Empty if nobody timed."""
+    folders = dict.fromkeys((out, *(plan.out for plan in plans)))
+    return _summed([folder / name for folder in folders for name in (PHASES_FILE, TIMINGS_FILE)])
+
+
+def read_node_timings(plans: Sequence[RunPlan]) -> dict[str, float]:
+    """Seconds by step, summed over nodes and folds; nodes that play together count each."""
+    nodes = [plan.node_folder(k) for plan in plans for k in range(plan.node_count)]
+    return _summed([node / TIMINGS_FILE for node in nodes])
+
+
+def _summed(paths: Sequence[Path]) -> dict[str, float]:
     total: dict[str, float] = {}
-    for folder in dict.fromkeys((out, *(plan.out for plan in plans))):
-        found = [_read(folder / name) for name in (TIMINGS_FILE, PHASES_FILE)]
-        # Earlier launchers noted the pooled phases, which the coordinator's release then included.
-        inside = sum(found[1].get(phase, 0.0) for phase in POOLED_PHASES)
-        if inside and RELEASE in found[0]:
-            found[0][RELEASE] = max(0.0, found[0][RELEASE] - inside)
-        for phase, seconds in (item for phases in found for item in phases.items()):
+    for path in paths:
+        for phase, seconds in read_seconds(path).items():
             total[phase] = total.get(phase, 0.0) + seconds
     return total
-
-
-def _read(path: Path) -> dict[str, float]:
-    if not path.is_file():
-        return {}
-    try:
-        return {str(k): float(v) for k, v in json.loads(path.read_text()).items()}
-    except (ValueError, AttributeError, TypeError):
-        raise ReportError(f"{path}: expected seconds by phase") from None

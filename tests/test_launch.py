@@ -18,6 +18,8 @@ from proper_model.errors import SimulationError
 from simulations import launch as launching
 from simulations.flower_app import write_app
 from simulations.launch import choose_resources, read_progress
+from simulations.placement import Machine
+from simulations.supervisor import GRACE_S
 
 GIB = 1 << 30
 
@@ -38,7 +40,7 @@ def plan(tmp_path):
     ],
 )
 def test_actors_fit_cores_memory_and_nodes(plan, cpus, gpus, free, actors):
-    chosen = choose_resources(plan, cpus=cpus, gpus=gpus, free_bytes=free)
+    chosen = choose_resources(plan, Machine(cpus, free, (64 * GIB,) * gpus))
     assert chosen.actors == actors <= cpus
     assert chosen.nodes == 8
     config = dict(item.split("=") for item in chosen.federation_config().split())
@@ -52,10 +54,18 @@ def test_actors_fit_cores_memory_and_nodes(plan, cpus, gpus, free, actors):
 
 def test_the_plan_may_fix_the_actors(plan):
     fixed = plan.model_copy(update={"actors": 3})
-    chosen = choose_resources(fixed, cpus=4, gpus=0, free_bytes=0)
+    chosen = choose_resources(fixed, Machine(4, 0))
     assert chosen.actors == 3
     assert "client-resources-num-cpus=1 " in chosen.federation_config()
     assert "init-args-num-cpus=3 " in chosen.federation_config()
+
+
+def test_a_plan_from_a_larger_machine_gets_what_this_one_has(plan):
+    large = plan.model_copy(update={"actors": 8, "node_threads": 4})
+    config = choose_resources(large, Machine(6, 64 * GIB)).federation_config()
+    assert "client-resources-num-cpus=4 " in config
+    assert "init-args-num-cpus=4 " in config
+    assert choose_resources(large, Machine(2, 64 * GIB)).threads == 2
 
 
 def test_progress_of_a_round_is_summed_over_nodes(plan):
@@ -166,7 +176,7 @@ def wait_until(condition, seconds: float = 30.0) -> bool:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="orphans are adopted through a Linux call")
-@pytest.mark.parametrize("way", ["pipe closed", "launcher killed"])
+@pytest.mark.parametrize("way", ["pipe closed", "launcher killed", "nothing to save"])
 def test_no_descendant_outlives_the_launcher(tmp_path, repository, way):
     scratch = tmp_path / "scratch"
     scratch.mkdir()
@@ -176,8 +186,10 @@ def test_no_descendant_outlives_the_launcher(tmp_path, repository, way):
             sys.executable,
             "-c",
             "import subprocess, sys, time\n"
-            "p = subprocess.Popen(sys.argv[1:], stdin=subprocess.PIPE, start_new_session=True)\n"
-            "print(p.pid, flush=True); sys.stdin.read(); p.stdin.close(); p.wait()\n",
+            "p = subprocess.Popen(sys.argv[2:], stdin=subprocess.PIPE, start_new_session=True)\n"
+            "print(p.pid, flush=True); sys.stdin.read(); p.stdin.write(sys.argv[1].encode())\n"
+            "p.stdin.close(); p.wait()\n",
+            "!" if way == "nothing to save" else "",
             *(sys.executable, "-m", "simulations.supervisor", str(scratch)),
             *(sys.executable, "-c", UNRULY, str(note)),
         ],
@@ -192,11 +204,17 @@ def test_no_descendant_outlives_the_launcher(tmp_path, repository, way):
         assert wait_until(lambda: note.exists() and note.read_text().isdigit())
         unruly = int(note.read_text())
         assert running(unruly)
+        asked = time.monotonic()
         if way == "launcher killed":
             launcher.send_signal(signal.SIGKILL)
         else:
             launcher.stdin.close()
         assert wait_until(lambda: not running(unruly) and not running(supervisor))
+        # What ignores SIGTERM is waited for, unless its work is known to be done.
+        if way == "nothing to save":
+            assert time.monotonic() - asked < GRACE_S
+        else:
+            assert time.monotonic() - asked >= GRACE_S
         assert wait_until(lambda: not scratch.exists())
     finally:
         launcher.kill()

@@ -19,6 +19,7 @@ from proper_model.trust import TrustedRoot, key_id
 from simulations import prepare as prepare_module
 from simulations import tiny_base
 from simulations.options import RunOptions
+from simulations.placement import Machine
 from simulations.prepare import prepare
 from simulations.sources import _tell
 from simulations.synthetic import make_synthetic
@@ -331,6 +332,18 @@ def test_a_place_that_cannot_be_written_is_told_before_a_base_is_trained(
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match=r"file/out: Not a directory"):
         prepare(RunOptions(data="demo", out=tmp_path / "file" / "out"), quiet)
+
+
+def test_processes_and_nodes_follow_from_the_machine_unless_told(
+    options: RunOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prepare_module, "this_machine", lambda: Machine(2, 1 << 40))
+    with pytest.raises(ConfigError, match="3 actors of 1 thread on 2 cores"):
+        prepare(replace(options, actors=3), quiet)
+    chosen = prepare(options, quiet)
+    assert (chosen.node_count, chosen.node_threads, chosen.actors) == (2, 1, None)
+    told = prepare(replace(options, out=options.out.with_name("told"), actors=1), quiet)
+    assert (told.node_count, told.actors) == (1, 1)
 
 
 def test_more_devices_a_node_than_there_are_is_all_of_them(options: RunOptions) -> None:

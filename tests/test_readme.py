@@ -12,7 +12,7 @@ import pytest
 from federation import make_federation
 from test_results import example
 
-from simulations import api, flower_command
+from simulations import api, flower_command, placement
 from simulations.options import RunOptions
 from simulations.results import Results, write_results
 
@@ -125,8 +125,7 @@ def test_the_flower_lines_are_those_that_prepare_prints(
     readme: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan = make_federation(tmp_path / "runs" / "news", devices=13, users_per_node=7, base=False)
-    monkeypatch.setattr(flower_command.os, "cpu_count", lambda: 2)
-    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    monkeypatch.setattr(placement, "this_machine", lambda: placement.Machine(2, 0))
     printed = [
         shlex.split(line)
         for line in (

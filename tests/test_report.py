@@ -126,9 +126,9 @@ def test_a_run_becomes_one_self_contained_described_page(run_folder: Path) -> No
     checker = check(page)
     assert checker.outside == []
     assert len(checker.ids) == len(set(checker.ids))
-    # forest, two device plots (nll pairs present), distance, held-back, routing, messages, time,
+    # forest, two device plots (nll pairs present), distance, held-back, routing, messages, times,
     # and the third pair of arms
-    assert checker.figures == 9
+    assert checker.figures == 10
     assert len(checker.described) == checker.figures
     assert all(len(words.split()) > 5 for words in checker.described)
     for drawing in re.findall(r"<svg .*?</svg>", page, flags=re.DOTALL):
@@ -154,7 +154,7 @@ def test_results_alone_are_enough(run_folder: Path) -> None:
     (run_folder / "details.json").unlink()
     write_report([run_folder / "results.json"], run_folder / "report.html")
     checker = check((run_folder / "report.html").read_text())
-    assert checker.figures == 2  # contrasts and timings
+    assert checker.figures == 3  # contrasts, and timings of phases and nodes
 
 
 def test_several_runs_share_a_page_with_a_comparison(run_folder: Path) -> None:

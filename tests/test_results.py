@@ -12,6 +12,7 @@ from proper_model import machine
 from proper_model.errors import ReportError
 from simulations import environment
 from simulations.results import Contrast, Results, read_results, to_json, write_results
+from simulations.tables import phase_table
 
 SUMMARY = {
     "mean": 0.5,
@@ -61,6 +62,7 @@ def example() -> dict[str, object]:
         "confidence": 0.95,
         "parameters": {"user_lora": 12},
         "timings_s": {"stage1": 1.5},
+        "node_timings_s": {"load": 0.5},
     }
 
 
@@ -169,3 +171,20 @@ def test_commit_marks_changed_sources(tmp_path: Path) -> None:
     assert len(clean) == 40
     (tmp_path / "a.py").write_text("a = 2\n")
     assert environment.commit(tmp_path) == clean + "-dirty"
+
+
+def test_seconds_by_phase_are_a_column_a_run_with_those_of_nodes_apart() -> None:
+    first = Results.model_validate(example()).model_copy(
+        update={"timings_s": {"prepare": 1.0, "group": 2.25}, "node_timings_s": {"load": 0.5}}
+    )
+    second = Results.model_validate(example()).model_copy(
+        update={"timings_s": {"group": 4.0}, "node_timings_s": {}}
+    )
+    table = phase_table([first, second], ["a", "b"])
+    assert table.header == ("phase", "a", "b")
+    assert table.rows == (
+        ("prepare", "1.0", "–"),
+        ("stage 2, groups", "2.2", "4.0"),
+        ("all phases", "3.2", "4.0"),
+        ("nodes, load", "0.5", "–"),
+    )

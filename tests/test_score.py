@@ -11,6 +11,7 @@ from run_folders import make_run, make_user
 from proper_model.errors import MetricError, ReportError
 from simulations import environment, timings
 from simulations.details import read_details
+from simulations.pipeline import finish
 from simulations.results import read_results
 from simulations.score import message_totals, score_run
 
@@ -85,10 +86,18 @@ def test_files_are_written_and_deterministic_and_hold_no_user_text_or_id(tmp_pat
 
 def test_parameters_and_timings_are_taken_from_the_run(tmp_path: Path) -> None:
     make_run(tmp_path, USERS, OUTPUTS)
-    (tmp_path / "timings.json").write_text(json.dumps({"release": 9.0, "personalize": 2.0}))
-    (tmp_path / "phases.json").write_text(json.dumps({"prepare": 1.0, "group": 5.0}))
+
+    def note(path: Path, **seconds: float) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(seconds))
+
+    note(tmp_path / "timings.json", group=5.0, personalize=2.0)
+    note(tmp_path / "phases.json", prepare=1.0)
+    note(tmp_path / "nodes" / "0" / "timings.json", load=1.5, install=0.25)
+    note(tmp_path / "nodes" / "1" / "timings.json", load=0.5)  # no node of this plan
     results, _ = score_run(tmp_path, resamples=50)
-    assert results.timings_s == {"release": 4.0, "personalize": 2.0, "prepare": 1.0, "group": 5.0}
+    assert results.timings_s == {"prepare": 1.0, "group": 5.0, "personalize": 2.0}
+    assert results.node_timings_s == {"load": 1.5, "install": 0.25}
     assert results.parameters == {}  # no release in this folder, so nothing is claimed
 
 
@@ -175,8 +184,8 @@ def test_levels_of_synthetic_people_are_told_apart(tmp_path: Path) -> None:
 def test_flowers_share_is_the_start_and_what_no_step_took(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def flower() -> float:
-        return float(json.loads((tmp_path / "phases.json").read_text())["flower"])
+    def flower(part: str) -> float:
+        return float(json.loads((tmp_path / "phases.json").read_text())[f"flower-{part}"])
 
     now = iter([100.0, 103.0, 120.0, 200.0, 204.0])
     monkeypatch.setattr(timings.time, "monotonic", lambda: next(now))
@@ -184,23 +193,36 @@ def test_flowers_share_is_the_start_and_what_no_step_took(
     seen: list[tuple[str, int, int]] = []
     clock = timings.FlowerClock(tmp_path, lambda *row: seen.append(row))
     clock("population", 0, 2)
-    assert flower() == 3.0, "on disk before anything can be killed"
+    assert flower("start") == 3.0, "on disk before anything can be killed"
     clock("population", 1, 2)
     assert seen == [("population", 0, 2), ("population", 1, 2)]
     (tmp_path / "timings.json").write_text('{"release": 62.0}')
     clock.finish()
-    assert flower() == 3.0 + (20.0 - 3.0 - 12.0)
+    assert flower("end") == 20.0 - 3.0 - 12.0
     timings.FlowerClock(tmp_path, lambda *_: None)("evaluate", 0, 1)
-    assert flower() == 12.0, "another start adds"
+    assert flower("start") == 3.0 + 4.0, "another start adds"
 
 
 def test_times_of_a_killed_and_resumed_run_are_added_not_subtracted(tmp_path: Path) -> None:
     make_run(tmp_path, USERS, OUTPUTS)
     steps = {"population": 10.0, "group": 20.0, "router": 5.0, "release": 1.0, "personalize": 2.0}
     (tmp_path / "timings.json").write_text(json.dumps(steps))
-    (tmp_path / "phases.json").write_text(json.dumps({"prepare": 1.0, "flower": 4.0}))
+    (tmp_path / "phases.json").write_text(json.dumps({"prepare": 1.0, "flower-start": 4.0}))
     results, _ = score_run(tmp_path, resamples=50)
-    assert results.timings_s == {**steps, "prepare": 1.0, "flower": 4.0}
+    assert results.timings_s == {**steps, "prepare": 1.0, "flower-start": 4.0}
+
+
+def test_scoring_and_the_report_are_phases_too_and_not_added_when_done_again(
+    tmp_path: Path,
+) -> None:
+    make_run(tmp_path, USERS, OUTPUTS)
+    (tmp_path / "phases.json").write_text(json.dumps({"prepare": 1.0, "score": 900.0}))
+    finish(tmp_path, lambda *_: None)
+    found = read_results(tmp_path).timings_s
+    assert set(found) == {"prepare", "score", "report"}
+    assert found["prepare"] == 1.0
+    assert 0 < found["score"] < 900.0
+    assert found["report"] > 0
 
 
 def test_results_name_the_machines_that_trained_not_the_one_that_scores(tmp_path: Path) -> None:

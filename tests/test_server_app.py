@@ -180,12 +180,12 @@ def test_a_kill_loses_the_time_of_one_step_at_most(tmp_path, monkeypatch):
         child.join()
     assert child.exitcode == 9
     first = timings(plan)
-    assert set(first) == {"release", "population", "group"}
+    assert set(first) == {"release", "base", "tokenize", "population", "group"}
     run(plan)
     second = timings(plan)
     assert set(second) == {*first, "router", "ship", "personalize", "evaluate"}
-    assert second["population"] == first["population"]
-    assert second["group"] == first["group"]
+    # A phase that is only read again adds the reading to what it took; nothing is lost.
+    assert all(second[step] >= first[step] > 0 for step in ("population", "group"))
 
 
 def test_a_run_that_goes_on_under_other_versions_names_both(plan, monkeypatch):

@@ -198,3 +198,17 @@ def test_holm_by_hand():
     assert math.isnan(corrected.pop("e"))
     assert corrected == pytest.approx({"d": 0.02, "a": 0.03, "c": 0.06, "b": 0.06})
     assert holm({"a": 0.9, "b": 0.8}) == pytest.approx({"a": 1.0, "b": 1.0})
+
+
+def test_draws_that_are_kept_are_those_that_would_be_made_anew(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    kept = [block.copy() for block in statistics._counts(7, 3, 1200)]
+    assert statistics._counts(7, 3, 1200) is statistics._counts(7, 3, 1200)
+    monkeypatch.setattr(statistics, "_KEPT_BYTES", 0)
+    fresh = list(statistics._counts(7, 3, 1200))
+    assert [len(block) for block in fresh] == [500, 500, 200]
+    assert all(np.array_equal(a, b) for a, b in zip(kept, fresh, strict=True))
+    assert all((block.sum(1) == 7).all() for block in fresh)
+    other = next(iter(statistics._counts(7, 4, 1200)))
+    assert not np.array_equal(other, fresh[0])

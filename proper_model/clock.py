@@ -1,14 +1,13 @@
-"""Seconds by step of a run in `timings.json`, added up over all its starts.
+"""Seconds by step in a small JSON file, added up over all starts of a run.
 
-A step is written as it ends, so that a kill loses the time of one step at most. The pooled stages
-are steps of their own; "release" is what remains around them: the base, the data and signing.
+A step is written as it ends, so that a kill loses the time of one step at most.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -17,8 +16,6 @@ from proper_model.files import read_regular, write_atomic
 
 TIMINGS_FILE = "timings.json"
 MAX_TIMINGS_BYTES = 1024 * 1024
-POOLED_PHASES = ("population", "group", "router")
-RELEASE = "release"
 
 Progress = Callable[[str, int, int], None]
 
@@ -52,22 +49,34 @@ class StepClock:
         """End the present step, if there is one, and write its seconds."""
         if self._step is not None:
             step, self._step = self._step, None
-            known = self._read()
-            known[step] = known.get(step, 0.0) + time.monotonic() - self._since
-            write_atomic(self.path, (json.dumps(known, indent=1) + "\n").encode())
+            add_seconds(self.path, step, time.monotonic() - self._since)
 
-    def watch(self, progress: Progress) -> Progress:
-        """A callback for the pooled stages that also enters the phase it is told."""
+    def watch(self, progress: Progress, steps: Collection[str], *, rest: str) -> Progress:
+        """A callback that also enters the step it is told, or `rest` if it is none of `steps`."""
 
         def told(phase: str, done: int, total: int) -> None:
-            self.enter(phase if phase in POOLED_PHASES else RELEASE)
+            self.enter(phase if phase in steps else rest)
             progress(phase, done, total)
 
         return told
 
-    def _read(self) -> dict[str, float]:
-        try:
-            stored = json.loads(read_regular(self.path, limit_bytes=MAX_TIMINGS_BYTES))
-            return {str(step): float(seconds) for step, seconds in stored.items()}
-        except (OSError, ValueError, TypeError, AttributeError):
-            return {}  # none yet, or damaged: times decide nothing
+
+def add_seconds(path: Path, step: str, seconds: float) -> None:
+    """Add to a step of the file, which need not exist."""
+    known = read_seconds(path)
+    known[step] = known.get(step, 0.0) + seconds
+    write_seconds(path, known)
+
+
+def write_seconds(path: Path, seconds: dict[str, float]) -> None:
+    """Replace the file."""
+    write_atomic(path, (json.dumps(seconds, indent=1) + "\n").encode())
+
+
+def read_seconds(path: Path) -> dict[str, float]:
+    """Seconds by step; none where the file is missing or damaged, since times decide nothing."""
+    try:
+        stored = json.loads(read_regular(path, limit_bytes=MAX_TIMINGS_BYTES))
+        return {str(step): float(seconds) for step, seconds in stored.items()}
+    except (OSError, ValueError, TypeError, AttributeError):
+        return {}

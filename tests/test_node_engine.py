@@ -1,0 +1,138 @@
+"""The loaded release outlives messages, rounds and nodes of one process, and nothing else does."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+import torch
+from federation import flower_identity, make_federation, settings
+from flwr.app import ConfigRecord, Context, Message, RecordDict
+
+from client import client_app, engine
+from client.engine import Engine
+from coordinator.keys import load_key
+from coordinator.release import PublishedBundle, publish
+from coordinator.shipment import Shipment
+from coordinator.stages import published_embeddings
+from proper_model import artifact
+from proper_model.artifact import Release, release_to_files, shared_tensors
+from proper_model.base import load_base
+from proper_model.model import AdaptedModel
+from proper_model.protocol import Kind, Status, request_fields
+from proper_model.runplan import RunPlan
+from proper_model.structure import preset
+from proper_model.tasks import load_task
+
+__all__ = ["flower_identity"]  # a fixture, used by name
+
+ROUND = {
+    Kind.STORE: client_app.store,
+    Kind.INSTALL: client_app.install,
+    Kind.PERSONALIZE: client_app.personalize,
+    Kind.EVALUATE: client_app.evaluate,
+}
+
+
+@pytest.fixture
+def plan(tmp_path: Path) -> RunPlan:
+    return make_federation(tmp_path / "out", devices=4, users_per_node=2, arms=("stage1", "stage3"))
+
+
+@pytest.fixture
+def loads(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """Every load of a base and its tokenizer, from an empty cache on."""
+    seen: list[str] = []
+
+    def counted(name: str, **options: object) -> object:
+        seen.append(name)
+        return load_base(name, **options)
+
+    monkeypatch.setattr(artifact, "load_base", counted)
+    engine._LOADED.clear()
+    yield seen
+    engine._LOADED.clear()
+
+
+def publish_untrained(plan: RunPlan, *, seed: int = 0) -> PublishedBundle:
+    """A release whose adapters are as they were drawn: only that it is loaded matters."""
+    base, tokenizer = load_base(plan.base)
+    structure = preset(plan.preset)
+    drawn = AdaptedModel(base, structure, generator=torch.Generator().manual_seed(seed))
+    table = torch.zeros(12, drawn.tables, structure.embedding_dim)
+    release = Release(
+        base=base,
+        tokenizer=tokenizer,
+        task=load_task("LaMP_3", template="short"),
+        structure=structure,
+        settings=settings(),
+        seed=seed,
+        shared={**shared_tensors(drawn), **published_embeddings(table, settings(), seed)},
+        population={},
+        notes={},
+    )
+    return publish(
+        release_to_files(release),
+        plan.server_folder / "release",
+        [load_key(plan.server_folder / "keys" / "release.pem")],
+        created=datetime.now(UTC),
+        valid_for_days=1,
+    )
+
+
+def play(plan: RunPlan, bundle: PublishedBundle, kind: Kind, node: int) -> str:
+    """One message to node 0 or 1; the status of its answer."""
+    shipment = Shipment.of_folder(bundle.bundle_id, bundle.path)
+    fields: dict[str, object] = {}
+    if kind is Kind.STORE:
+        pieces = list(shipment.table.all_pieces())
+        fields = {"pieces": pieces, "data": [shipment.piece(sha) for sha in pieces]}
+    elif kind is Kind.INSTALL:
+        fields = dict(shipment.table.to_fields())
+    content = RecordDict({"config": ConfigRecord(request_fields(kind, bundle.bundle_id, **fields))})
+    context = Context(
+        run_id=1,
+        node_id=5,
+        node_config={"partition-id": node, "num-partitions": 2},
+        state=RecordDict(),
+        run_config={"plan": str(plan.out / "plan.json")},
+    )
+    reply = ROUND[kind](Message(content, 5, kind.value), context)
+    return str(reply.content["config"]["status"])
+
+
+def test_base_and_tokenizer_are_loaded_once_for_all_nodes_and_rounds_of_a_process(
+    plan: RunPlan, loads: list[str]
+) -> None:
+    bundle = publish_untrained(plan)
+    for kind in ROUND:
+        for node in (0, 1):
+            assert play(plan, bundle, kind, node) == Status.OK.value
+    assert len(loads) == 1
+    first = Engine(1).release(plan.node_folder(0), bundle.bundle_id)
+    second = Engine(1).release(plan.node_folder(1), bundle.bundle_id)
+    assert first is second
+    assert first.base is second.base
+    assert first.tokenizer is second.tokenizer
+    assert len(loads) == 1
+    for node in (0, 1):
+        assert set(json.loads((plan.node_folder(node) / "timings.json").read_text())) == {
+            *("install", "load"),
+            *(f"personalize: {step}" for step in ("tokenize", "embedding", "stage3")),
+            *(f"evaluate: {arm}" for arm in plan.arms),
+        }
+
+
+def test_another_release_takes_the_place_of_the_one_before(plan: RunPlan, loads: list[str]) -> None:
+    kept = []
+    for seed in (0, 1):
+        bundle = publish_untrained(plan, seed=seed)
+        for kind in (Kind.STORE, Kind.INSTALL):
+            assert play(plan, bundle, kind, 0) == Status.OK.value
+        kept.append(Engine(1).release(plan.node_folder(0), bundle.bundle_id))
+    assert kept[0] is not kept[1]
+    assert len(loads) == 2
+    assert list(engine._LOADED.values()) == [kept[1]], "two bases would rarely fit"

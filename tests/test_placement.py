@@ -1,0 +1,179 @@
+"""Actors, threads and nodes against numbers worked out by hand, and contradictions refused."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from proper_model.errors import ConfigError
+from simulations import placement
+from simulations.placement import ACTOR_BYTES, Placement, choose_placement, free_memory_bytes
+
+GB = 1_000_000_000
+PLENTY = 1000 * GB
+
+
+@pytest.mark.parametrize(
+    ("users", "cores", "expected"),
+    [
+        (1, 1, (1, 1, 1)),
+        (50, 1, (1, 1, 50)),
+        (50, 2, (2, 1, 25)),
+        (13, 2, (2, 1, 7)),
+        (3, 16, (3, 1, 1)),  # an actor without a node would hold a base for nothing
+        (5, 4, (3, 1, 2)),  # nodes of 2, 2 and 1: a fourth actor would end no sooner
+        (256, 1, (1, 1, 256)),
+        (257, 1, (1, 1, 129)),  # two turns of about the same size, not 256 and 1
+        (1000, 3, (3, 1, 167)),  # 3 actors at 256 a turn hold 768, so two turns: 6 nodes
+    ],
+)
+def test_cores_share_users_in_few_large_nodes(
+    users: int, cores: int, expected: tuple[int, int, int]
+) -> None:
+    chosen = choose_placement(users=users, cores=cores, memory_bytes=PLENTY, base_bytes=0)
+    assert chosen == Placement(*expected)
+
+
+@pytest.mark.parametrize(
+    ("memory", "base", "expected"),
+    [
+        # An actor takes 1.5 GB and six times its base.
+        (4 * GB, 0, (2, 1, 4)),
+        (16 * GB, 1 * GB, (2, 1, 4)),
+        (int(14.9 * GB), 1 * GB, (1, 1, 8)),
+        (0, 1 * GB, (1, 1, 8)),  # one there must be; what it lacks it will say itself
+    ],
+)
+def test_free_memory_bounds_actors(memory: int, base: int, expected: tuple[int, int, int]) -> None:
+    chosen = choose_placement(users=8, cores=16, memory_bytes=memory, base_bytes=base)
+    assert chosen == Placement(*expected)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "base", "memory", "expected"),
+    [
+        ((80 * GB,), 14 * GB, PLENTY, (1, 1, 100)),
+        ((80 * GB, 80 * GB), 14 * GB, PLENTY, (2, 1, 50)),
+        ((80 * GB, 8 * GB), 14 * GB, PLENTY, (1, 1, 100)),
+        ((8 * GB,), 14 * GB, PLENTY, (1, 1, 100)),
+        # While a process loads it holds the base once beside its own 1.5 GB: 2 x 15.5 > 30.
+        ((80 * GB, 80 * GB), 14 * GB, 30 * GB, (1, 1, 100)),
+    ],
+)
+def test_gpus_get_an_actor_each_where_the_base_fits(
+    gpus: tuple[int, ...], base: int, memory: int, expected: tuple[int, int, int]
+) -> None:
+    chosen = choose_placement(
+        users=100, cores=16, memory_bytes=memory, base_bytes=base, gpu_memory_bytes=gpus
+    )
+    assert chosen == Placement(*expected)
+
+
+def test_a_base_with_use_for_threads_gets_the_cores_that_actors_leave() -> None:
+    several = {"memory_bytes": 2 * ACTOR_BYTES, "base_bytes": 0, "most_threads": 8}
+    assert choose_placement(users=9, cores=6, **several) == Placement(2, 3, 5)
+    assert choose_placement(users=9, cores=64, **several) == Placement(2, 8, 5)
+
+
+@pytest.mark.parametrize(
+    ("explicit", "expected"),
+    [
+        ({"users_per_node": 2}, (4, 1, 2)),
+        ({"users_per_node": 8}, (1, 1, 8)),
+        ({"users_per_node": 10**30}, (1, 1, 8)),
+        ({"actors": 3}, (3, 1, 3)),
+        ({"actors": 3, "users_per_node": 1}, (3, 1, 1)),
+        ({"threads": 2}, (2, 2, 4)),
+        ({"threads": 4, "actors": 1}, (1, 4, 8)),
+    ],
+)
+def test_explicit_choices_win(explicit: dict[str, int], expected: tuple[int, int, int]) -> None:
+    chosen = choose_placement(users=8, cores=4, memory_bytes=PLENTY, base_bytes=0, **explicit)
+    assert chosen == Placement(*expected)
+
+
+def test_an_explicit_number_of_actors_outweighs_memory_and_gets_a_node_each() -> None:
+    chosen = choose_placement(users=5, cores=4, memory_bytes=0, base_bytes=GB, actors=4)
+    assert chosen == Placement(4, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("explicit", "message"),
+    [
+        ({"actors": 5}, r"5 actors of 1 thread on 4 cores"),
+        ({"threads": 5}, r"1 actor of 5 threads on 4 cores"),
+        ({"actors": 2, "threads": 3}, r"2 actors of 3 threads"),
+        ({"actors": 4, "users": 3}, r"4 actors for 3 nodes"),
+        ({"actors": 2, "users_per_node": 8}, r"2 actors for 1 node:"),
+        ({"actors": 0}, r"actors must be at least 1, got 0"),
+        ({"users_per_node": -1}, r"users per node must be at least 1"),
+        ({"users": 0}, r"users must be at least 1"),
+    ],
+)
+def test_contradictions_are_refused(explicit: dict[str, int], message: str) -> None:
+    values = {"users": 8, "cores": 4, "memory_bytes": PLENTY, "base_bytes": 0, **explicit}
+    with pytest.raises(ConfigError, match=message) as caught:
+        choose_placement(**values)
+    assert caught.value.hint
+
+
+def test_every_placement_has_a_node_for_every_actor_and_fits_the_cores() -> None:
+    for users in range(1, 40):
+        for cores in range(1, 9):
+            for actors in (None, *range(1, min(users, cores) + 1)):
+                chosen = choose_placement(
+                    users=users, cores=cores, memory_bytes=PLENTY, base_bytes=0, actors=actors
+                )
+                nodes = -(-users // chosen.users_per_node)
+                assert nodes >= chosen.actors == (actors or chosen.actors)
+                assert chosen.actors * chosen.threads <= cores
+
+
+# -- what the machine has --------------------------------------------------------------------------
+
+
+def test_cores_are_those_of_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3, 5, 7}, raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    assert placement.usable_cores() == 3
+    monkeypatch.delattr(os, "sched_getaffinity")
+    assert placement.usable_cores() == 64
+
+
+def test_free_memory_is_what_machine_and_container_leave(tmp_path: Path) -> None:
+    meminfo, cgroup = tmp_path / "meminfo", tmp_path / "cgroup"
+    cgroup.mkdir()
+    meminfo.write_text("MemTotal: 9 kB\nMemAvailable:    5 kB\n")
+    assert free_memory_bytes(meminfo, cgroup) == 5 * 1024
+    (cgroup / "memory.max").write_text("max\n")
+    (cgroup / "memory.current").write_text("1000\n")
+    assert free_memory_bytes(meminfo, cgroup) == 5 * 1024
+    (cgroup / "memory.max").write_text("3000\n")
+    assert free_memory_bytes(meminfo, cgroup) == 2000
+    assert free_memory_bytes(tmp_path / "absent", cgroup) == 2000
+    (cgroup / "memory.max").write_text("500\n")
+    assert free_memory_bytes(meminfo, cgroup) == 0
+
+
+def test_memory_that_nobody_tells_is_asked_of_the_system_or_enough_for_one_actor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = {"SC_AVPHYS_PAGES": 7, "SC_PAGE_SIZE": 4096}
+    monkeypatch.setattr(os, "sysconf", known.__getitem__)
+    assert free_memory_bytes(tmp_path / "a", tmp_path / "b") == 7 * 4096
+
+    def unknown(_: str) -> int:
+        raise ValueError
+
+    monkeypatch.setattr(os, "sysconf", unknown)
+    assert free_memory_bytes(tmp_path / "a", tmp_path / "b") == ACTOR_BYTES
+
+
+def test_weights_are_counted_where_they_lie(tmp_path: Path) -> None:
+    (tmp_path / "model-1.safetensors").write_bytes(b"123")
+    (tmp_path / "model-2.safetensors").write_bytes(b"4567")
+    (tmp_path / "tokenizer.json").write_bytes(b"not weights")
+    assert placement.weight_bytes(str(tmp_path)) == 7
+    assert placement.weight_bytes("org/model") == 0
