@@ -220,13 +220,13 @@ class Cohort:
     def _end_epoch(self, ended: list[int]) -> None:
         judged = [slot for slot in ended if self._trial(slot).held_back]
         self._evaluate(judged)
-        for slot in ended:
+        for slot in judged:
             u = self.slots.resident[slot]
             result = self.results[u]
-            if slot not in judged:
-                self.slots.keep(slot)  # only running slots end an epoch, so never a failed one
-            elif len(result.losses) - 1 - result.best_epoch >= self.settings.patience:
+            if len(result.losses) - 1 - result.best_epoch >= self.settings.patience:
                 self.left[u] = True
+        # Only running slots end an epoch, so never a failed one.
+        self.slots.keep([slot for slot in ended if slot not in judged])
 
     def _evaluate(self, slots: Sequence[int]) -> None:
         samples = [(slot, sample) for slot in slots for sample in self._trial(slot).held_back]
@@ -241,13 +241,15 @@ class Cohort:
             self.tokens_per_step,
         )
         owners = torch.tensor([slot for slot, _ in samples])
+        better = []
         for slot in slots:
             result = self.results[self.slots.resident[slot]]
             result.losses.append(float(losses[owners == slot].mean()))
             # A NaN never compares as better, so a diverged epoch is never kept.
             if len(result.losses) == 1 or result.losses[-1] < result.best_loss:
                 result.best_epoch = len(result.losses) - 1
-                self.slots.keep(slot)
+                better.append(slot)
+        self.slots.keep(better)
 
     def _save(self) -> None:
         assert self.checkpoint is not None

@@ -44,11 +44,10 @@ class StackedAdamW:
         self.steps = torch.zeros(slots, dtype=torch.long, device=self.parameters[0].device)
 
     @torch.no_grad()
-    def reset(self, slot: int) -> None:
-        """Forget a slot's moments and steps: somebody else trains there now."""
-        for moment in (*self.first, *self.second):
-            moment[slot] = 0
-        self.steps[slot] = 0
+    def reset(self, slots: Sequence[int]) -> None:
+        """Forget moments and steps of these slots: somebody else trains there now."""
+        for state in (*self.first, *self.second, self.steps):
+            state[list(slots)] = 0
 
     def gradient_norms(self) -> Tensor:
         """Euclidean norm of each slot's gradient over all parameters, [U]."""

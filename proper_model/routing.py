@@ -15,6 +15,7 @@ from proper_model.layout import Layout
 from proper_model.routers import (
     lora_logits,
     merge,
+    normalize,
     routing_dtype,
     text_logits,
     user_logits,
@@ -69,7 +70,7 @@ def route(
     rows = layout.rows if by_token else torch.arange(len(layout.lengths), device=x.device)
     if only_lora:
         assert own is not None
-        weights = own.softmax(-1)
+        weights = normalize(own)
     else:
         user = _user_logits(model, number, now.slots, x)[rows]
         weights = merge(text, user if own is None else user + own, model.structure.router_merge)

@@ -10,6 +10,8 @@ Letters: M tokens, B rows, r rank, d width.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -52,6 +54,31 @@ def outer(a: Tensor, b: Tensor, layout: Layout, *, grouped: bool = False) -> Ten
     for group in layout.groups:
         torch.bmm(group.rectangle(a).transpose(1, 2), group.rectangle(b), out=out[group.owners])
     return out
+
+
+def product(x: Tensor, factor: Tensor, layout: Layout) -> Tensor:
+    """`times` with gradients for both."""
+    y: Tensor = _Product.apply(x, factor, layout)  # type: ignore[no-untyped-call]
+    return y
+
+
+class _Product(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, factor: Tensor, layout: Layout) -> Tensor:
+        ctx.save_for_backward(x, factor)
+        ctx.layout = layout
+        return times(x, factor, layout)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        x, factor = ctx.saved_tensors
+        dy = grads[0].contiguous()
+        wants_x, wants_factor, _ = ctx.needs_input_grad
+        return (
+            times(dy, factor.transpose(1, 2), ctx.layout) if wants_x else None,
+            outer(x, dy, ctx.layout) if wants_factor else None,
+            None,
+        )
 
 
 def _can_group(x: Tensor) -> bool:

@@ -74,15 +74,16 @@ class Slots:
     @torch.no_grad()
     def fill(self) -> list[int]:
         """Give empty slots to waiting trials; returns the slots that were filled."""
-        filled = []
-        for slot, trial in enumerate(self.resident):
-            if trial < 0 and self.waiting:
-                self.resident[slot] = self.waiting.pop(0)
-                # Of a trial that has not trained yet, the best state is its start.
-                for p, best in zip(self.parameters, self.best, strict=True):
-                    p[slot] = best[self.resident[slot]].to(p)
-                self.optimizer.reset(slot)
-                filled.append(slot)
+        empty = [slot for slot, trial in enumerate(self.resident) if trial < 0]
+        filled = empty[: len(self.waiting)]
+        if filled:
+            trials = [self.waiting.pop(0) for _ in filled]
+            # Of a trial that has not trained yet, the best state is its start.
+            for p, best in zip(self.parameters, self.best, strict=True):
+                p[filled] = best[trials].to(p)
+            self.optimizer.reset(filled)
+            for slot, trial in zip(filled, trials, strict=True):
+                self.resident[slot] = trial
         return filled
 
     def leave(self, slot: int) -> None:
@@ -90,10 +91,12 @@ class Slots:
         self.resident[slot] = -1
 
     @torch.no_grad()
-    def keep(self, slot: int) -> None:
-        """The trial in `slot` is at its best now."""
-        for best, p in zip(self.best, self.parameters, strict=True):
-            best[self.resident[slot]] = p[slot].to(best)
+    def keep(self, slots: Sequence[int]) -> None:
+        """The trials in these slots are at their best now."""
+        if slots:
+            trials = [self.resident[slot] for slot in slots]
+            for best, p in zip(self.best, self.parameters, strict=True):
+                best[trials] = p[list(slots)].to(best)
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything that a resumed run needs, by name."""
