@@ -332,7 +332,7 @@ def pooled(base: Path, cache: Path, weights: BaseWeights, phases: list[str]) -> 
         dataclasses.replace(FAST, base_weights=weights),
         seed=0,
         cache=cache,
-        progress=lambda phase, done, total: phases.append(phase),
+        progress=lambda phase, done, total: phases.append(phase) if total else None,
     )
 
 
