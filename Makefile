@@ -57,8 +57,9 @@ fix: $(STAMP) ## what ruff can mend by itself
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-docs: $(STAMP) ## write the generated blocks of the README from results/
+docs: $(STAMP) ## write the generated blocks of the README and its curve from results/
 	$(BIN)/python docs/generated.py --write README.md
+	$(BIN)/python -m benchmarks.figures results/bench/growth/overhead.json --growth-svg docs/growth.svg
 
 # The committed results: hours on two cores. Phases are cached, so presets share stage 1.
 RUNS := default-0 default-1 default-2 device-0 paper-0

@@ -24,6 +24,7 @@ from benchmarks.schema import ContenderResult, Setting, Spread
 from benchmarks.schema_memory import MemoryPeak, MemoryReport
 from benchmarks.show import best_of
 from benchmarks.sources import read_sources
+from proper_model.errors import ReportError
 from simulations.console import say
 from simulations.figures import BLUE, GREEN, GREY, ORANGE
 
@@ -174,13 +175,35 @@ def draw(source: Path, folder: Path) -> list[Path]:
                 for setting in group:
                     title = f"{name}, {setting.users} users"
                     made.append((f"ratios-{name}-{setting.users}", ratios(setting, title)))
-        return [path for name, figure in made if figure for path in _save(figure, folder / name)]
+        drawn = [(folder / name, figure) for name, figure in made if figure]
+        return [path for stem, figure in drawn for path in save(figure, stem)]
 
 
-def _save(figure: Figure, stem: Path) -> list[Path]:
+def draw_growth(source: Path, path: Path) -> list[Path]:
+    """Write the growth curve of one file alone, as SVG.
+
+    Raises ReportError if the file is none of ours or holds no growth curve or several.
+    """
+    (found,) = read_sources([source], say)
+    settings = [] if isinstance(found.report, MemoryReport) else found.report.settings
+    curves = [group for group in families(settings).values() if len(group) > 1]
+    if len(curves) != 1:
+        raise ReportError(
+            f"{source}: expected one family of settings that differ in users alone, found "
+            f"{len(curves)}; measure it with several --users of one size"
+        )
+    first = curves[0][0]
+    lengths = f"{first.tokens} tokens" if first.lengths == "fixed" else f"{first.lengths} lengths"
+    title = f"size {first.size}, {lengths}, {first.samples} samples a user"
+    with mpl.rc_context(STYLE):
+        return save(growth(curves[0], title), path.with_suffix(""), ("svg",))
+
+
+def save(figure: Figure, stem: Path, formats: Sequence[str] = FORMATS) -> list[Path]:
+    """Write a figure as stem.svg and so on; the same figure gives the same bytes."""
     FigureCanvasAgg(figure)
     paths = []
-    for kind in FORMATS:
+    for kind in formats:
         path = stem.with_name(f"{stem.name}.{kind}")
         # Without a date the same JSON gives the same bytes.
         figure.savefig(path, format=kind, dpi=160, metadata={"Date": None} if kind == "svg" else {})
@@ -191,10 +214,19 @@ def _save(figure: Figure, stem: Path) -> list[Path]:
 @app.command()
 def run(
     source: Annotated[Path, typer.Argument(help="JSON of benchmarks.engine or .memory.")],
-    out: Annotated[Path, typer.Option(help="Folder for the figures.")],
+    out: Annotated[Path | None, typer.Option(help="Folder for all figures.")] = None,
+    growth_svg: Annotated[
+        Path | None, typer.Option(help="The growth curve alone, into this SVG file.")
+    ] = None,
 ) -> None:
     """Draw a benchmark's figures and print their paths."""
-    for path in draw(source, out):
+    if growth_svg is not None:
+        paths = draw_growth(source, growth_svg)
+    elif out is not None:
+        paths = draw(source, out)
+    else:
+        raise typer.BadParameter("give --out FOLDER or --growth-svg FILE")
+    for path in paths:
         typer.echo(path)
 
 

@@ -21,7 +21,7 @@ from bench_files import (
 )
 from test_report import check
 
-from benchmarks.figures import draw, ratio_bars
+from benchmarks.figures import draw, draw_growth, ratio_bars
 from benchmarks.report import write_page
 from benchmarks.schema import BenchReport
 from benchmarks.schema_memory import MemoryPeak
@@ -291,3 +291,19 @@ def test_pages_and_tables_need_no_torch() -> None:
         cwd=Path(__file__).resolve().parent.parent,
     )
     assert done.stdout.strip() == "False"
+
+
+def test_the_committed_growth_curve_is_drawn_from_the_committed_file(
+    repository: Path, tmp_path: Path
+) -> None:
+    source = repository / "results/bench/growth/overhead.json"
+    (drawn,) = draw_growth(source, tmp_path / "growth.svg")
+    assert drawn.read_bytes() == (repository / "docs/growth.svg").read_bytes()
+
+
+def test_a_growth_curve_needs_several_numbers_of_users(repository: Path, tmp_path: Path) -> None:
+    with pytest.raises(ReportError, match="several --users"):
+        draw_growth(repository / "results/bench/overhead.json", tmp_path / "growth.svg")
+    with pytest.raises(ReportError, match="found 0"):
+        draw_growth(repository / "results/bench/memory.json", tmp_path / "growth.svg")
+    assert not list(tmp_path.iterdir())
