@@ -83,7 +83,7 @@ def build_base(
         positions: longest sample, in tokens.
     """
     shape = shape_of(size)
-    attention = attention or attention_for(device, dtype)
+    attention = attention or attention_for(device, dtype) or "sdpa"
     if size == "mini":
         if not MINI.is_dir():
             raise ConfigError(

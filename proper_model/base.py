@@ -83,13 +83,13 @@ def load_base(
     return model, tokenizer
 
 
-def attention_for(device: torch.device, dtype: torch.dtype) -> str:
-    """Attention implementation: on a CPU the fused kernel's backward is slower than eager.
+def attention_for(device: torch.device, dtype: torch.dtype) -> str | None:
+    """Attention implementation; None for the fused kernel wherever the base supports it.
 
-    Not in float64: eager takes its softmax in float32, where the float64 mask value overflows and
-    padding rows become NaN.
+    On a CPU the fused kernel's backward is slower than eager. Not in float64: eager takes its
+    softmax in float32, where the float64 mask value overflows and padding rows become NaN.
     """
-    return "sdpa" if device.type == "cuda" or dtype is torch.float64 else "eager"
+    return None if device.type == "cuda" or dtype is torch.float64 else "eager"
 
 
 def fingerprint(model: Any) -> str:

@@ -11,6 +11,7 @@ from transformers import GenerationConfig
 from proper_model.base import fingerprint, load_base
 from proper_model.errors import BaseModelError
 from tests.releases import small_base
+from tests.tiny import tiny_base
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +44,18 @@ def test_a_base_cast_to_float64_later_has_no_nan_behind_padding(base: Path) -> N
             position_ids=(mask.cumsum(1) - 1).clamp(min=0),
         ).logits
     assert logits[mask.bool()].isfinite().all()
+
+
+def test_a_base_without_fused_attention_loads_where_it_is_preferred(
+    base: Path, tmp_path: Path
+) -> None:
+    """Gemma 2 caps its scores: transformers refuses 'sdpa' for it, which float64 and GPUs prefer."""
+    load_base(str(base))[1].save_pretrained(tmp_path)
+    tiny_base("gemma2", dtype=torch.float32).save_pretrained(tmp_path)
+    model, _ = load_base(str(tmp_path), computing=torch.float64)
+    assert model.config._attn_implementation == "eager"
+    model, _ = load_base(str(base), computing=torch.float64)
+    assert model.config._attn_implementation == "sdpa"
 
 
 def test_the_fingerprint_sees_weights_and_configuration(base: Path) -> None:
