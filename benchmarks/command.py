@@ -6,8 +6,8 @@ import os
 
 import typer
 
+from client.console import QUIET, say_error
 from proper_model.errors import ProperError
-from simulations.console import QUIET, say_error
 
 
 def start(app: typer.Typer) -> None:

@@ -25,8 +25,8 @@ from benchmarks.show import print_setting
 from benchmarks.sizes import shape_of
 from benchmarks.specs import Spec, parse_spec
 from benchmarks.workload import Lengths, Workload
+from client.console import WIDE, print_line, say
 from proper_model.errors import ConfigError
-from simulations.console import WIDE, print_line, say
 from simulations.environment import commit, hardware
 
 # Defaults of options that may be repeated.

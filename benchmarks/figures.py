@@ -24,8 +24,8 @@ from benchmarks.schema import ContenderResult, Setting, Spread
 from benchmarks.schema_memory import MemoryPeak, MemoryReport
 from benchmarks.show import best_of
 from benchmarks.sources import read_sources
+from client.console import say
 from proper_model.errors import ReportError
-from simulations.console import say
 from simulations.figures import BLUE, GREEN, GREY, ORANGE
 
 STYLE = {

@@ -26,9 +26,9 @@ from benchmarks.sizes import shape_of
 from benchmarks.specs import parse_spec
 from benchmarks.workload import Workload
 from benchmarks.world import build_world
+from client.console import print_line, say
 from proper_model.budget import memory_model
 from proper_model.memory import return_freed_memory
-from simulations.console import print_line, say
 from simulations.environment import commit, hardware
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)

@@ -25,14 +25,14 @@ from typing import Annotated, Any, Literal
 import typer
 from pydantic import BaseModel, ConfigDict, Field
 
+from client.console import QUIET, print_line, print_table, say, say_error
+from client.tables import Table
 from proper_model.errors import ConfigError, ProperError, SimulationError
 from proper_model.files import write_atomic
-from simulations.console import QUIET, print_line, print_table, say, say_error
 from simulations.environment import commit, hardware
 from simulations.placement import usable_cores
 from simulations.results import Hardware
 from simulations.supervisor import Process, adopt_orphans, family
-from simulations.tables import Table
 
 VERSIONS = ("torch", "transformers", "peft", "flwr", "ray", "numpy")
 COMMAND = "from simulations.cli import main; main()"

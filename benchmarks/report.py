@@ -22,12 +22,12 @@ from benchmarks.schema_memory import MemoryPeak, MemoryReport
 from benchmarks.show import peak_lines, setting_name, setting_table
 from benchmarks.sources import Source, read_sources
 from benchmarks.table import machine, notes, target_rows, target_table
+from client.console import print_line, say
+from client.tables import Table
 from proper_model.files import write_atomic
-from simulations.console import print_line, say
 from simulations.figures import STYLE, Figure, inline
 from simulations.report import TEMPLATES as SHARED_TEMPLATES
 from simulations.report import page_environment
-from simulations.tables import Table
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"
 

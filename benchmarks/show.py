@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from rich.console import Console
 
 from benchmarks.schema import ContenderResult, Setting, Spread
-from simulations.tables import Table, to_rich
+from client.tables import Table, to_rich
 
 SHOWN = ("naive-moe", "peft-loop")
 

@@ -20,10 +20,10 @@ from benchmarks.schema import BenchReport, ContenderResult, Ratio, Setting
 from benchmarks.schema_memory import MemoryPeak, MemoryReport
 from benchmarks.show import quickest
 from benchmarks.sources import Report, read_sources
+from client.console import print_line, print_table, say
+from client.tables import Table
 from proper_model.errors import ReportError
-from simulations.console import print_line, print_table, say
 from simulations.results import Hardware
-from simulations.tables import Table
 
 ENGINE, RIVAL_DTYPE = "ours-moe", "float32"
 # Enough users to share passes; what fewer gain is the growth figure's to show.

@@ -156,6 +156,42 @@ class NotInstalledError(ProperError):
     exit_code = 44
 
 
+class PassphraseError(ProperError):
+    """A wrong passphrase, key file or keyring entry, or an altered key slot: no way to tell which."""
+
+    exit_code = 45
+
+
+class VaultError(ProperError):
+    """The vault is damaged, of an unknown format, or lacks what was asked for."""
+
+    exit_code = 46
+
+
+class VaultForeignError(VaultError):
+    """A vault file belongs to another user, vault or bundle than the one expected."""
+
+    exit_code = 47
+
+
+class BusyError(ProperError):
+    """Another process works on the same folder."""
+
+    exit_code = 48
+
+
+class ExportError(ProperError):
+    """The adapter cannot be written in the format that was asked for."""
+
+    exit_code = 49
+
+
+class NotAdaptedError(ProperError):
+    """A command needs an adaptation that has not been made yet."""
+
+    exit_code = 50
+
+
 class InterruptedRunError(ProperError):
     """The user interrupted the run; it can be resumed."""
 

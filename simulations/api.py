@@ -20,12 +20,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from client.tables import to_markdown
 from simulations.estimate import Estimate, as_table
 from simulations.options import ARMS, RunOptions
 from simulations.pipeline import REPORT_FILE, execute
 from simulations.results import Contrast, Results
 from simulations.sources import Progress
-from simulations.tables import contrast_table, run_table, to_markdown
+from simulations.tables import contrast_table, run_table
 
 
 def silent(_phase: str, _done: int, _total: int) -> None:

@@ -7,36 +7,20 @@ Ctrl-C. Conventions: age's `proper: error:` and `proper: hint:` lines.
 
 from __future__ import annotations
 
-import os
-import signal
-import sys
-import traceback
 from collections.abc import Sequence
-from contextlib import redirect_stdout
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import click
 import typer
 
-from proper_model.errors import ConfigError, DataError, InterruptedRunError, ProperError
+from client.command_line import begin, run_command, start
+from client.console import print_line, print_table, say
+from proper_model.errors import ConfigError, DataError, InterruptedRunError
 from proper_model.records import counted
 from simulations import cli_options as o
-from simulations.console import (
-    QUIET,
-    package_version,
-    print_line,
-    print_table,
-    progress_bars,
-    say,
-    say_error,
-    stopping,
-)
 from simulations.options import DEMOS, RunOptions
+from simulations.phases import progress_bars
 from simulations.run_folder import check_out
-
-USAGE, INTERRUPTED = 2, 130
 
 app = typer.Typer(
     name="proper-sim",
@@ -49,13 +33,6 @@ app = typer.Typer(
 )
 
 
-@dataclass
-class Session:
-    """What options before the command say."""
-
-    debug: bool = False
-
-
 @app.callback()
 def before(
     context: typer.Context,
@@ -63,16 +40,7 @@ def before(
     version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False,
 ) -> None:
     """Simulate PROPER: population, group and user level on many users of one machine."""
-    context.ensure_object(Session).debug = debug
-    if version:
-        print_line(f"proper-sim {package_version()}")
-        raise typer.Exit
-    if context.invoked_subcommand is None:
-        say("error: a command is missing")
-        say("hint: the list below; proper-sim COMMAND --help says more about one")
-        with redirect_stdout(sys.stderr):  # the help was not asked for, and typer prints it
-            print_line(context.get_help().rstrip())
-        raise typer.Exit(USAGE)
+    begin(context, debug=debug, version=version)
 
 
 @app.command()
@@ -254,38 +222,9 @@ def _print_costs(options: RunOptions) -> None:
 
 def run_cli(arguments: Sequence[str]) -> int:
     """Run one command line; returns the exit code and prints errors to stderr."""
-    session = Session()
-    try:
-        code = app(args=list(arguments), obj=session, prog_name="proper-sim", standalone_mode=False)
-    except (KeyboardInterrupt, click.Abort, InterruptedRunError) as error:
-        say("interrupted")
-        if isinstance(error, InterruptedRunError) and error.hint:
-            say(f"hint: {error.hint}")
-        return INTERRUPTED
-    except ProperError as error:
-        if session.debug:
-            traceback.print_exc()
-        say_error(error)
-        return error.exit_code
-    except click.ClickException as error:
-        say(f"error: {error.format_message()}")
-        say("hint: proper-sim COMMAND --help lists arguments and options")
-        return error.exit_code
-    except Exception as error:  # noqa: BLE001 - a bug must not print a person's text
-        if session.debug:
-            traceback.print_exc()
-        say(f"error: internal error ({type(error).__name__})")
-        say("hint: repeat with `proper-sim --debug ...` and report what it shows")
-        return 1
-    return code if isinstance(code, int) else 0
+    return run_command(app, "proper-sim", arguments)
 
 
 def main() -> None:
     """Entry point of the command."""
-    for name, value in QUIET.items():
-        os.environ.setdefault(name, value)
-    if (
-        signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    ):  # not ignored, as in the background
-        signal.signal(signal.SIGINT, stopping)
-    sys.exit(run_cli(sys.argv[1:]))
+    start(app, "proper-sim")

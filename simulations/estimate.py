@@ -11,13 +11,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from client.tables import Table
 from proper_model.config import StageSettings
 from proper_model.encoding import Encoder
 from proper_model.records import Population, User
 from proper_model.structure import Structure, UserRouting
 from proper_model.tasks import Task
 from simulations.calibrate import Shape, Speed
-from simulations.tables import Table
 
 # Cost beside the frozen base's own forward and backward: adapters and, where they run, experts.
 LORA_FACTOR, EXPERT_FACTOR = 1.3, 1.8

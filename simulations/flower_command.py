@@ -7,10 +7,10 @@ import shlex
 from dataclasses import replace
 from pathlib import Path
 
+from client.console import QUIET
 from proper_model.machine import total_memory_bytes
 from proper_model.runplan import PLAN_FILE, RunPlan
 from simulations import placement
-from simulations.console import QUIET
 
 # Flower would install the app's dependencies again, unpinned; it and Ray would report home.
 SWITCHES = (

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
+
+from client import console
 from proper_model.protocol import Kind
 
 NAMES = {
@@ -24,3 +27,8 @@ NAMES = {
 def phase_name(phase: str) -> str:
     """What a person reads for a phase; parts before and after it, such as a fold, stay."""
     return ": ".join(NAMES.get(part, part) for part in phase.split(": "))
+
+
+def progress_bars() -> AbstractContextManager[console.Callback]:
+    """Bars or lines for the phases of a run, under their names for people."""
+    return console.progress_bars(phase_name)

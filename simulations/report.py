@@ -14,6 +14,7 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
+from client.tables import Table
 from proper_model.files import write_atomic
 from simulations import figures
 from simulations.details import DETAILS_FILE, Details, read_details
@@ -21,7 +22,6 @@ from simulations.example import Example
 from simulations.figures import Figure
 from simulations.results import LOWER_IS_BETTER, RESULTS_FILE, Results, read_results
 from simulations.tables import (
-    Table,
     comparison_table,
     contrast_table,
     corrected_table,

@@ -85,7 +85,7 @@ def load_source(options: RunOptions, progress: Progress, *, scratch: Path | None
 
 def _tell(warnings: Sequence[str]) -> None:
     """Warnings on stderr, above any bar; only the first of many."""
-    from simulations.console import say
+    from client.console import say
 
     for warning in warnings[:MOST_WARNINGS]:
         say(f"warning: {warning}")

@@ -8,25 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
-from rich.table import Table as RichTable
-
+from client.tables import Table
 from simulations.details import Levels, Significance
 from simulations.phases import phase_name
 from simulations.results import METRICS, Results
 
 ARM_ORDER = ("stage1", "stage2-mean", "stage2", "oppu-mlp", "stage3", "stage3-shuffled")
-
-
-@dataclass(frozen=True)
-class Table:
-    """`header` and `rows` hold text; the first `labels` columns are names, the rest numbers."""
-
-    title: str
-    header: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    labels: int = 1
 
 
 def ordered_arms(names: Iterable[str]) -> list[str]:
@@ -180,24 +168,3 @@ def phase_table(runs: Sequence[Results], names: Sequence[str]) -> Table:
                 ("all phases", *(f"{math.fsum(column.values()):.1f}" for column in seconds))
             )
     return Table("Seconds by phase", ("phase", *names), tuple(rows))
-
-
-def to_markdown(table: Table) -> str:
-    """A GitHub table; pipes inside cells are escaped."""
-    rule = ["---"] * table.labels + ["---:"] * (len(table.header) - table.labels)
-    lines = [table.header, tuple(rule), *table.rows]
-    return "\n".join(
-        "| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines
-    )
-
-
-def to_rich(table: Table) -> RichTable:
-    """The same for a terminal. Text is never read as markup."""
-    from rich.text import Text
-
-    drawn = RichTable(title=Text(table.title), title_justify="left")
-    for place, name in enumerate(table.header):
-        drawn.add_column(Text(name), justify="left" if place < table.labels else "right")
-    for row in table.rows:
-        drawn.add_row(*(Text(cell) for cell in row))
-    return drawn

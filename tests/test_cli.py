@@ -14,6 +14,7 @@ from run_folders import make_run
 from test_results import example
 from test_score import ANNA, OUTPUTS, USERS
 
+from client.console import QUIET
 from proper_model.data import write_oppu
 from proper_model.errors import InterruptedRunError
 from simulations import cli, pipeline
@@ -368,7 +369,7 @@ def test_fetch_of_an_unknown_task(tmp_path: Path, capsys: pytest.CaptureFixture[
 def test_main_switches_telemetry_off_and_exits_with_the_code(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for name in cli.QUIET:
+    for name in QUIET:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("TRANSFORMERS_VERBOSITY", "info")
     monkeypatch.setattr(sys, "argv", ["proper-sim", "runn"])

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from client.console import EVERY_S, plain_progress
 from proper_model.protocol import Kind
-from simulations.console import EVERY_S, plain_progress
 from simulations.phases import phase_name
 
 
@@ -13,7 +13,7 @@ def test_a_log_hears_of_each_phase_once_and_then_twice_a_minute(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     now = [0.0]
-    show = plain_progress(lambda: now[0])
+    show = plain_progress(phase_name, lambda: now[0])
     for second in range(0, 100, 2):
         now[0] = float(second)
         show("group", second, 552)

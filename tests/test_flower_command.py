@@ -12,8 +12,8 @@ import pytest
 from federation import make_federation
 from flwr.common.config import parse_config_args
 
+from client.console import QUIET
 from proper_model.runplan import RunPlan
-from simulations.console import QUIET
 from simulations.flower_command import SWITCHES, flwr_command, run_config, score_command
 
 NASTY = [

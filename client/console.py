@@ -1,4 +1,7 @@
-"""What the command line shows: data on stdout, progress and errors on stderr, colour optional."""
+"""What a command line shows: data on stdout, progress and errors on stderr, colour optional.
+
+Shared by `proper` and `proper-sim`, which is why it knows neither.
+"""
 
 from __future__ import annotations
 
@@ -7,18 +10,18 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from client.tables import Table, to_markdown, to_rich
 from proper_model.errors import ProperError
-from simulations.phases import phase_name
-from simulations.tables import Table, to_markdown, to_rich
 
-if TYPE_CHECKING:
-    from simulations.sources import Progress as Callback
+# (phase, done, total); total 0 means: unknown.
+Callback = Callable[[str, int, int], None]
+# What a person reads for a phase.
+Naming = Callable[[str], str]
 
 # Set before any of these libraries is imported; what the user has set stays.
 QUIET = {
@@ -83,11 +86,11 @@ def package_version() -> str:
 
 
 @contextmanager
-def progress_bars() -> Iterator[Callback]:
+def progress_bars(naming: Naming = str) -> Iterator[Callback]:
     """A callback (phase, done, total): one bar a phase on a terminal, lines elsewhere."""
     console = Console(stderr=True, highlight=False)
     if not console.is_terminal:
-        yield plain_progress()
+        yield plain_progress(naming)
         return
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=False) as bars:
@@ -97,7 +100,7 @@ def progress_bars() -> Iterator[Callback]:
             if phase not in tasks:
                 for earlier in tasks.values():
                     settle(bars, earlier)
-                tasks[phase] = bars.add_task(escape(phase_name(phase)), total=None)
+                tasks[phase] = bars.add_task(escape(naming(phase)), total=None)
             bars.update(tasks[phase], completed=done, total=total or None)
 
         yield show
@@ -111,13 +114,13 @@ def settle(bars: Progress, task: TaskID) -> None:
     bars.stop_task(task)
 
 
-def plain_progress(clock: Callable[[], float] = time.monotonic) -> Callback:
+def plain_progress(naming: Naming = str, clock: Callable[[], float] = time.monotonic) -> Callback:
     """A line on stderr when the phase changes, and how far it is twice a minute; for logs."""
     last, said_at = "", clock()
 
     def show(phase: str, done: int, total: int) -> None:
         nonlocal last, said_at
-        name = phase_name(phase)
+        name = naming(phase)
         if name != last:
             say(name)
         elif done and clock() - said_at >= EVERY_S:

@@ -1,0 +1,85 @@
+"""How a command line of ours starts and ends: quiet libraries, exit codes, errors without data.
+
+Every error that PROPER knows has its own exit code (`proper_model.errors`); 2 is wrong usage, 1 is
+a bug, 130 is Ctrl-C. Messages of unknown exceptions are not shown, because they may quote a
+person's text.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Sequence
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+
+import click
+import typer
+
+from client.console import QUIET, package_version, print_line, say, say_error, stopping
+from proper_model.errors import InterruptedRunError, ProperError
+
+USAGE, INTERRUPTED = 2, 130
+
+
+@dataclass
+class Session:
+    """What options before the command say."""
+
+    debug: bool = False
+
+
+def begin(context: typer.Context, *, debug: bool, version: bool) -> None:
+    """What every program does before its command; ends it where there is none."""
+    program = context.info_name or "proper"
+    context.ensure_object(Session).debug = debug
+    if version:
+        print_line(f"{program} {package_version()}")
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        say("error: a command is missing")
+        say(f"hint: the list below; {program} COMMAND --help says more about one")
+        with redirect_stdout(sys.stderr):  # the help was not asked for, and typer prints it
+            print_line(context.get_help().rstrip())
+        raise typer.Exit(USAGE)
+
+
+def run_command(app: typer.Typer, program: str, arguments: Sequence[str]) -> int:
+    """Run one command line; returns the exit code and prints errors to stderr."""
+    session = Session()
+    try:
+        code = app(args=list(arguments), obj=session, prog_name=program, standalone_mode=False)
+    except (KeyboardInterrupt, click.Abort, InterruptedRunError) as error:
+        say("interrupted")
+        if isinstance(error, InterruptedRunError) and error.hint:
+            say(f"hint: {error.hint}")
+        return INTERRUPTED
+    except ProperError as error:
+        if session.debug:
+            traceback.print_exc()
+        say_error(error)
+        return error.exit_code
+    except click.ClickException as error:
+        say(f"error: {error.format_message()}")
+        say(f"hint: {program} COMMAND --help lists arguments and options")
+        return error.exit_code
+    except Exception as error:  # noqa: BLE001 - a bug must not print a person's text
+        if session.debug:
+            traceback.print_exc()
+        say(f"error: internal error ({type(error).__name__})")
+        say(f"hint: repeat with `{program} --debug ...` and report what it shows")
+        return 1
+    return code if isinstance(code, int) else 0
+
+
+def start(app: typer.Typer, program: str) -> None:
+    """Entry point of a program: quiet libraries, Ctrl-C answered at once, exit code."""
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    if (
+        signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    ):  # not ignored, as in the background
+        signal.signal(signal.SIGINT, stopping)
+    sys.exit(run_command(app, program, sys.argv[1:]))

@@ -1,0 +1,85 @@
+"""Where `proper` keeps its things: one folder, private to its owner.
+
+    HOME/root.json          the trust root this device pins
+    HOME/bundles/           installed releases (`bundle_store`)
+    HOME/bases.json         where bases that releases refer to lie on this machine
+    HOME/vault/             everything private, encrypted (`vault`)
+
+HOME is `--home`, else the variable PROPER_HOME, else the platform's folder for a program's data.
+Source: SECURITY 2 (same-device user).
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from platformdirs import user_data_path
+
+from proper_model.durable import locked
+from proper_model.errors import BusyError, StorageError
+from proper_model.files import make_private_folder, storage_errors
+
+VARIABLE = "PROPER_HOME"
+
+
+@dataclass(frozen=True)
+class Home:
+    """One user's folder."""
+
+    path: Path
+
+    @classmethod
+    def find(cls, option: Path | None = None) -> Home:
+        """By option, variable or platform; nothing is created."""
+        named = option or os.environ.get(VARIABLE)
+        return cls(Path(named).expanduser() if named else user_data_path("proper", appauthor=False))
+
+    @property
+    def root_file(self) -> Path:
+        return self.path / "root.json"
+
+    @property
+    def bases_file(self) -> Path:
+        return self.path / "bases.json"
+
+    @property
+    def vault(self) -> Path:
+        return self.path / "vault"
+
+    def make(self) -> Path:
+        """Create the folder, 0700, or check the one there is.
+
+        Raises StorageError if it cannot be created or others may enter it.
+        """
+        with storage_errors(self.path):
+            make_private_folder(self.path)
+            status = self.path.lstat()
+        if status.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+            raise StorageError(
+                f"{self.path}: other users may enter this folder",
+                hint=f"close it with: chmod 700 {self.path}",
+            )
+        return self.path
+
+    @contextmanager
+    def working(self, *, timeout_s: float = 0.0) -> Iterator[None]:
+        """Hold the folder for one process that changes something.
+
+        Raises BusyError if another one holds it for `timeout_s`.
+        """
+        self.make()
+        with ExitStack() as stack:
+            with storage_errors(self.path):
+                try:
+                    stack.enter_context(locked(self.path / ".lock", timeout_s=timeout_s))
+                except TimeoutError:
+                    raise BusyError(
+                        f"{self.path}: another proper command is working in this folder",
+                        hint="wait for it to end, then repeat the command",
+                    ) from None
+            yield
