@@ -10,29 +10,23 @@ First `e_u` is fitted on the user's own history, then (A_u, B_u), each judged on
 
 from __future__ import annotations
 
-import hashlib
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from torch import Tensor
 
+from client.learning import (
+    Learner,
+    Progress,
+    embedding_report,
+    lora_report,
+    samples_report,
+    user_seed,
+)
 from proper_model.artifact import Release
-from proper_model.budget import within
-from proper_model.embeddings import EmbeddingFit, fit_embeddings
-from proper_model.encoding import Encoder
 from proper_model.errors import ConfigError
-from proper_model.group import fit_settings
-from proper_model.holdout import Samples, split_items
-from proper_model.lora import UserLora
-from proper_model.lora_router import lora_settings
-from proper_model.memory import free_bytes
-from proper_model.model import AdaptedModel
-from proper_model.personal import LoraFit, train_user_loras
 from proper_model.records import User
-from proper_model.structure import UserRouting
-from proper_model.trials import TrialSettings
 
 # Arms with a private state, and whether it holds an embedding and an adapter.
 STATEFUL_ARMS: Mapping[str, tuple[bool, bool]] = {
@@ -41,9 +35,6 @@ STATEFUL_ARMS: Mapping[str, tuple[bool, bool]] = {
     "oppu-mlp": (False, True),
 }
 STATELESS_ARMS = ("stage1", "stage2-mean")
-
-# (phase, done, total)
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -94,24 +85,34 @@ def adapt(
         return {}
     if progress:
         progress("tokenize", 0, 0)
-    host = _Host(release, users, seed, checkpoint, memory_bytes, progress)
+    learner = Learner(release, checkpoint=checkpoint, memory_bytes=memory_bytes, progress=progress)
+    samples = [
+        learner.split(
+            learner.encode(user.history, release.task), seed=user_seed(seed, user.user_id)
+        )
+        for user in users
+    ]
     states: dict[tuple[str, str], UserState] = {}
     embeddings, fits = None, None
     if any(STATEFUL_ARMS[arm][0] for arm in wanted):
-        embeddings, fits = host.fit_embeddings()
+        embeddings, fits = learner.fit_embeddings(samples)
     for arm in wanted:
         has_embedding, has_lora = STATEFUL_ARMS[arm]
-        lora, lora_fits = host.train_loras(arm, embeddings) if has_lora else (None, None)
+        lora, lora_fits = None, None
+        if has_lora:
+            lora, lora_fits = learner.train_loras(
+                samples, embeddings if has_embedding else None, phase=arm
+            )
         for u, user in enumerate(users):
             tensors: dict[str, Tensor] = {}
-            report: dict[str, float | int | str] = host.describe(u)
+            report = samples_report(samples[u])
             if has_embedding:
                 assert embeddings is not None and fits is not None
                 tensors["embedding"] = embeddings[u].cpu().clone()
-                report |= _embedding_report(fits[u])
+                report |= embedding_report(fits[u])
             if lora is not None and lora_fits is not None:
-                tensors |= host.lora_tensors(lora, u)
-                report |= _lora_report(lora_fits[u])
+                tensors |= learner.lora_tensors(lora, u)
+                report |= lora_report(lora_fits[u])
             states[arm, user.user_id] = UserState(user.user_id, arm, bundle_id, tensors, report)
     return states
 
@@ -119,130 +120,3 @@ def adapt(
 def known_arms() -> str:
     """Names of all arms, for messages."""
     return ", ".join((*STATELESS_ARMS, *STATEFUL_ARMS))
-
-
-class _Host:
-    """One adaptation call's model, samples and settings."""
-
-    def __init__(
-        self,
-        release: Release,
-        users: Sequence[User],
-        seed: int,
-        checkpoint: Path | None,
-        memory_bytes: int | None,
-        progress: Progress | None,
-    ) -> None:
-        self.release, self.settings = release, release.settings
-        self.model: AdaptedModel = release.model()
-        self.encoder: Encoder = release.encoder()
-        self.checkpoint, self.progress = checkpoint, progress
-        self.memory_bytes = free_bytes(self.model.device) if memory_bytes is None else memory_bytes
-        self.samples = [self._samples(user, seed) for user in users]
-
-    def _samples(self, user: User, seed: int) -> Samples:
-        items = [
-            self.encoder.encode(self.release.task.history_example(item)) for item in user.history
-        ]
-        return split_items(
-            items,
-            fraction=self.settings.user.held_back_fraction,
-            folds=self.settings.user.held_back_folds,
-            minimum=self.settings.user.min_items_to_train,
-            seed=user_seed(seed, user.user_id),
-        )
-
-    def _progress(self, phase: str) -> Callable[[int, int], None] | None:
-        progress = self.progress
-        if progress is None:
-            return None
-        return lambda done, total: progress(phase, done, total)
-
-    def _checkpoint(self, phase: str) -> Path | None:
-        return None if self.checkpoint is None else Path(f"{self.checkpoint}.{phase}")
-
-    def _within_memory(self, settings: TrialSettings) -> TrialSettings:
-        items = [item for sample in self.samples for item in sample.items]
-        folds = sum(len(sample.folds) for sample in self.samples)
-        trials = max(len(self.samples), folds * len(self.settings.user.learning_rates))
-        return within(self.memory_bytes, self.model, self.encoder, items, trials, settings)
-
-    def _begin(self, phase: str) -> None:
-        """Say what comes now, before its first step: clocks listen too."""
-        if self.progress:
-            self.progress(phase, 0, 0)
-
-    def fit_embeddings(self) -> tuple[Tensor, list[EmbeddingFit]]:
-        self._begin("embedding")
-        user = self.settings.user
-        return fit_embeddings(
-            self.model,
-            self.encoder,
-            self.samples,
-            mean=self.release.mean_embedding,
-            prototypes=self.release.prototypes,
-            learning_rate=user.embedding_learning_rate,
-            settings=self._within_memory(fit_settings(self.settings, epochs=user.embedding_epochs)),
-            checkpoint=self._checkpoint("embedding"),
-            progress=self._progress("embedding"),
-        )
-
-    def train_loras(self, arm: str, embeddings: Tensor | None) -> tuple[UserLora, list[LoraFit]]:
-        self._begin(arm)
-        experts = STATEFUL_ARMS[arm][0]
-        routing = self.model.structure.user_routing if experts else UserRouting.USER_AWARE
-        return train_user_loras(
-            self.model,
-            self.encoder,
-            self.samples,
-            embeddings=embeddings if experts else None,
-            routing=routing,
-            experts=experts,
-            learning_rates=self.settings.user.learning_rates,
-            settings=self._within_memory(
-                lora_settings(self.settings, epochs=self.settings.user.epochs)
-            ),
-            checkpoint=self._checkpoint(arm),
-            progress=self._progress(arm),
-        )
-
-    def lora_tensors(self, lora: UserLora, u: int) -> dict[str, Tensor]:
-        tensors = {}
-        for number, site in enumerate(self.model.sites):
-            tensors[f"lora.{site.path}.A"] = lora.a[number][u].detach().cpu().clone()
-            tensors[f"lora.{site.path}.B"] = lora.b[number][u].detach().cpu().clone()
-        return tensors
-
-    def describe(self, u: int) -> dict[str, float | int | str]:
-        sample = self.samples[u]
-        judged = len(sample.judged) if sample.folds else 0
-        return {"items": len(sample.items), "items_held_back": judged}
-
-
-def user_seed(seed: int, user_id: str) -> int:
-    """A user's own seed: independent of who else is in the cohort and in which slot."""
-    digest = hashlib.sha256(f"{seed}/{user_id}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> 1
-
-
-def _embedding_report(fit: EmbeddingFit) -> dict[str, float | int | str]:
-    return {
-        "embedding_source": fit.source,
-        "embedding_distance": fit.distance,
-        "embedding_epochs": fit.epochs,
-        "embedding_loss_before": fit.loss_before,
-        "embedding_loss_after": fit.loss_after,
-    }
-
-
-def _lora_report(fit: LoraFit) -> dict[str, float | int | str]:
-    if not fit.trained:
-        return {"lora_trained": 0}
-    return {
-        "lora_trained": 1,
-        "lora_failed": int(fit.failed),
-        "lora_learning_rate": fit.learning_rate,
-        "lora_epochs": fit.epochs,
-        "lora_loss_before": fit.loss_before,
-        "lora_loss_after": fit.loss_after if math.isfinite(fit.loss_after) else fit.loss_before,
-    }

@@ -25,6 +25,7 @@ from proper_model.personal import personal_pass
 from proper_model.records import Query, User
 from proper_model.scoring import Question, answer_queries
 from proper_model.structure import UserRouting
+from proper_model.tasks import Task
 
 Progress = Callable[[str, int, int], None]
 
@@ -51,7 +52,7 @@ def predict(
     make_pass = arm_pass(release, model, users, arm, states)
     queries = [(u, query) for u, user in enumerate(users) for query in user.queries]
     numeric = "mae_expected" in task.metrics
-    limits = _AnswerLimits(release, encoder)
+    limits = AnswerLimits(task, encoder, release.settings.max_answer_tokens)
     questions = [
         Question(
             slot=u,
@@ -157,16 +158,16 @@ def _tensor(states: Mapping[str, UserState], user: User, name: str) -> Tensor:
     return state.tensors[name]
 
 
-class _AnswerLimits:
-    """Tokens to generate: a query's longest label and its end, or the profile's for free text."""
+class AnswerLimits:
+    """Tokens to generate: a query's longest label and its end, or `most` for free text."""
 
-    def __init__(self, release: Release, encoder: Encoder) -> None:
-        self.release, self.encoder = release, encoder
+    def __init__(self, task: Task, encoder: Encoder, most: int) -> None:
+        self.task, self.encoder, self.most = task, encoder, most
         self.known: dict[tuple[str, ...], int] = {}
 
     def of(self, query: Query) -> int:
         """The limit of one query; label lists that repeat are measured once."""
-        task, most = self.release.task, self.release.settings.max_answer_tokens
+        task, most = self.task, self.most
         labels = tuple(task.labels_for(query)) if task.kind != "generation" else ()
         if labels not in self.known:
             tokenizer = self.encoder.tokenizer

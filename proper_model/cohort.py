@@ -13,13 +13,13 @@ LoRAs (METHOD 1.7, 3a).
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from proper_model.checkpoint import load_checkpoint, save_checkpoint
+from proper_model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from proper_model.dropout import mix_seed
 from proper_model.encoding import Encoder, epoch_order
 from proper_model.errors import TrainingError
@@ -44,6 +44,7 @@ class Cohort:
         parameters: stacked tensors [K, ...] that `make_pass` uses; K trials train at once.
         start: starting values of a trial.
         checkpoint: file for resuming a killed run; removed by the caller when results are safe.
+            Saved every so many steps and seconds: a step may take seconds on a small device.
     """
 
     def __init__(
@@ -56,12 +57,14 @@ class Cohort:
         make_pass: MakePass,
         settings: TrialSettings,
         *,
-        checkpoint: Path | None = None,
+        checkpoint: Checkpoint | None = None,
         checkpoint_every: int = 50,
+        checkpoint_every_s: float = 20.0,
     ) -> None:
         self.model, self.encoder, self.trials = model, encoder, list(trials)
         self.parameters, self.make_pass, self.settings = list(parameters), make_pass, settings
         self.checkpoint, self.checkpoint_every = checkpoint, checkpoint_every
+        self.checkpoint_every_s = checkpoint_every_s
         self.tokens_per_step = settings.tokens_per_step
         self.results = [TrialResult() for _ in self.trials]
         self.steps = [0] * len(self.trials)
@@ -86,14 +89,17 @@ class Cohort:
         """Train every trial to its end; `best` holds what became of them."""
         total = sum(self._last_step(u) for u in range(len(self.trials)))
         self._restore()
+        saved = time.monotonic()
         with self.model.attached(), recomputing(self.model, active=self.settings.recompute):
             while self._admit():
                 self._train_step()
                 self.taken += 1
                 if progress:
                     progress(self._done(), total)
-                if self.checkpoint and self.taken % self.checkpoint_every == 0:
+                late = time.monotonic() - saved > self.checkpoint_every_s
+                if self.checkpoint and (late or self.taken % self.checkpoint_every == 0):
                     self._save()
+                    saved = time.monotonic()
         if self.checkpoint:
             self._save()
         if progress:

@@ -12,12 +12,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from proper_model.checkpoint import beside
+from proper_model.checkpoint import Checkpoint, beside
 from proper_model.cohort import Cohort, Progress
 from proper_model.encoding import Encoder
 from proper_model.held_back import held_back_losses
@@ -66,7 +65,7 @@ def fit_embeddings(
     prototypes: Tensor,
     learning_rate: float,
     settings: TrialSettings,
-    checkpoint: Path | None = None,
+    checkpoint: Checkpoint | None = None,
     progress: Progress | None = None,
 ) -> tuple[Tensor, list[EmbeddingFit]]:
     """Embeddings of unseen users: mean [tables, e], prototypes [K, tables, e] -> [U, tables, e].
@@ -74,7 +73,7 @@ def fit_embeddings(
     Users without folds are not trained; they get the best prototype or the mean.
     """
 
-    def train(trials: Sequence[Trial], part: Path | None) -> tuple[Tensor, list[TrialResult]]:
+    def train(trials: Sequence[Trial], part: Checkpoint | None) -> tuple[Tensor, list[TrialResult]]:
         slots = room_for(len(trials), settings.slots, part)
         table = mean[None].repeat(slots, 1, 1).clone().requires_grad_(True)
         cohort = Cohort(

@@ -12,13 +12,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from proper_model.budget import within
-from proper_model.checkpoint import beside
+from proper_model.checkpoint import Checkpoint, beside
 from proper_model.cohort import Progress
 from proper_model.config import StageSettings
 from proper_model.dropout import mix_seed
@@ -61,7 +60,7 @@ def train_lora_router(
     *,
     seed: int,
     memory_bytes: int | None = None,
-    checkpoint: Path | None = None,
+    checkpoint: Checkpoint | None = None,
     progress: Progress | None = None,
 ) -> PooledReport:
     """Train every site's `W_l` in place. `embeddings [U, tables, e]` are the cohort's, frozen.
@@ -120,7 +119,7 @@ def _provisional_loras(
     *,
     seed: int,
     memory_bytes: int | None,
-    checkpoint: Path | None,
+    checkpoint: Checkpoint | None,
     progress: Progress | None,
 ) -> None:
     """3a: one provisional LoRA a cohort user, left in `model.lora`."""
@@ -162,7 +161,7 @@ def _train_weights(
     *,
     seed: int,
     memory_bytes: int | None,
-    checkpoint: Path | None,
+    checkpoint: Checkpoint | None,
     progress: Progress | None,
 ) -> PooledReport:
     """3b: `W_l` of all routers on the later history items of the cohort, judged on queries."""

@@ -11,12 +11,11 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from proper_model.checkpoint import beside
+from proper_model.checkpoint import Checkpoint, beside
 from proper_model.cohort import Cohort, Progress
 from proper_model.encoding import Encoder
 from proper_model.holdout import Samples, combine, kept_epochs
@@ -26,6 +25,9 @@ from proper_model.passes import Pass
 from proper_model.slots import room_for
 from proper_model.structure import UserRouting
 from proper_model.trials import Trial, TrialResult, TrialSettings
+
+# One user's factors without a slot: A [r, d_in] of every site, then B [d_out, r] of every site.
+Factors = Sequence[Tensor]
 
 
 @dataclass(frozen=True)
@@ -57,15 +59,18 @@ def train_user_loras(
     experts: bool,
     learning_rates: Sequence[float],
     settings: TrialSettings,
-    checkpoint: Path | None = None,
+    starts: Sequence[Factors] | None = None,
+    checkpoint: Checkpoint | None = None,
     progress: Progress | None = None,
 ) -> tuple[UserLora, list[LoraFit]]:
     """Train and choose; leaves `model.lora` holding one slot a user, which is also returned.
 
     Args:
         embeddings: `[U, tables, e]`, frozen here; None without experts.
+        starts: every user's factors to go on from; None: fresh ones, which change nothing yet.
+            "No training" then means to keep them.
     """
-    stage = _Stage(model, encoder, embeddings, routing, experts, settings, progress)
+    stage = _Stage(model, encoder, embeddings, routing, experts, settings, starts, progress)
     cuts = [
         (u, rate, fold)
         for u, user in enumerate(users)
@@ -97,7 +102,7 @@ def train_user_loras(
     else:
         first = {(u, rate): trial for trial, (u, rate, _) in reversed(list(enumerate(cuts)))}
         kept = [first.get((u, rate)) for u, (rate, _) in enumerate(chosen)]
-    model.lora = _take(model, adapters, kept, seeds)
+    model.lora = _take(model, adapters, kept, seeds, starts)
     model.lora.requires_grad_(False)
     fits = [
         _fit(rate, result, trained=bool(user.folds))
@@ -116,10 +121,11 @@ class _Stage:
     routing: UserRouting
     experts: bool
     settings: TrialSettings
+    starts: Sequence[Factors] | None
     progress: Progress | None
 
     def run(
-        self, trials: Sequence[Trial], owners: Sequence[int], checkpoint: Path | None
+        self, trials: Sequence[Trial], owners: Sequence[int], checkpoint: Checkpoint | None
     ) -> tuple[list[TrialResult], list[Tensor]]:
         """Train a fresh adapter for every trial; `owners` are positions of users.
 
@@ -132,7 +138,9 @@ class _Stage:
         for parameter in parameters:
             parameter.requires_grad_(True)
 
-        def start(trial: int) -> list[Tensor]:
+        def start(trial: int) -> Factors:
+            if self.starts is not None:
+                return self.starts[owners[trial]]
             fresh = self.model.new_user_lora([trials[trial].seed])
             return [factor.detach()[0] for factor in (*fresh.a, *fresh.b)]
 
@@ -183,11 +191,17 @@ def _take(
     adapters: Sequence[Tensor],
     trials: Sequence[int | None],
     seeds: Sequence[int],
+    starts: Sequence[Factors] | None,
 ) -> UserLora:
-    """The adapters of the given trials as a new stack; one that changes nothing where none is."""
+    """The adapters of the given trials as a new stack; where none is, what the user began with."""
     taken = model.new_user_lora(list(seeds))
     for new, trained in zip([*taken.a, *taken.b], adapters, strict=True):
         for row, trial in enumerate(trials):
             if trial is not None:
                 new[row] = trained[trial].to(new)
+    if starts is not None:
+        for number, new in enumerate([*taken.a, *taken.b]):
+            for row, trial in enumerate(trials):
+                if trial is None:
+                    new[row] = starts[row][number].to(new)
     return taken

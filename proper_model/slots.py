@@ -8,19 +8,18 @@ alone at the end. What a trial becomes does not depend on its slot or its compan
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from proper_model.checkpoint import load_meta
+from proper_model.checkpoint import Checkpoint, load_meta
 from proper_model.optimizer import StackedAdamW
 
 # From a trial's number to its starting values, one tensor for each stacked parameter.
 Start = Callable[[int], Sequence[Tensor]]
 
 
-def room_for(trials: int, limit: int | None, checkpoint: Path | None) -> int:
+def room_for(trials: int, limit: int | None, checkpoint: Checkpoint | None) -> int:
     """Slots for so many trials, at least one, so that shapes stay whole.
 
     A resumed run keeps the number it began with, whatever memory is free now.

@@ -10,12 +10,11 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from proper_model.checkpoint import load_checkpoint, save_checkpoint
+from proper_model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from proper_model.dropout import mix_seed
 from proper_model.encoding import Encoded, Encoder, epoch_order
 from proper_model.errors import TrainingError
@@ -63,7 +62,7 @@ class PooledTraining:
         extra: Mapping[str, Tensor] | None = None,
         weight_extra: float = 0.0,
         memory_bytes: int | None = None,
-        checkpoint: Path | None = None,
+        checkpoint: Checkpoint | None = None,
         checkpoint_every_s: float = 20.0,
     ) -> None:
         if not samples:

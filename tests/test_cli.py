@@ -376,8 +376,8 @@ def test_main_switches_telemetry_off_and_exits_with_the_code(
     with pytest.raises(SystemExit) as caught:
         cli.main()
     assert caught.value.code == 2
-    assert cli.os.environ["FLWR_TELEMETRY_ENABLED"] == "0"
-    assert cli.os.environ["TRANSFORMERS_VERBOSITY"] == "info", "the user's choice stays"
+    assert os.environ["FLWR_TELEMETRY_ENABLED"] == "0"
+    assert os.environ["TRANSFORMERS_VERBOSITY"] == "info", "the user's choice stays"
 
 
 def test_notebook_interface_refuses_contradictions_at_once() -> None:

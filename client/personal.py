@@ -1,0 +1,200 @@
+"""What a device does with one person's items: adapt, go on with new ones, forget, move to a bundle.
+
+Pure functions from a state to a new one; storing it is the caller's. All tasks share one embedding:
+it is fitted on the items of all of them, and the adapters of all tasks train over it in shared
+passes, one member a task. Source: METHOD 1.5 f, 1.7 3c and 5 (drift, several tasks).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from client.learning import Learner, Report, embedding_report, lora_report, samples_report
+from client.personal_state import PersonalState, TaskState, utc_now
+from proper_model.dropout import mix_seed
+from proper_model.encoding import Encoded
+from proper_model.errors import ConfigError, TrainingError
+from proper_model.holdout import Fold, Samples
+from proper_model.records import HistoryItem
+from proper_model.tasks import Task
+
+# Old items that are trained again beside every new one, so that an update does not unlearn them.
+REHEARSAL = 1.0
+LEAST_REHEARSED = 8
+
+
+@dataclass(frozen=True)
+class Update:
+    """What an update did: losses per answer token on held-back items, new and old ones."""
+
+    new_items: int
+    rehearsed: int
+    kept: bool
+    loss_before: float
+    loss_after: float
+    state: PersonalState
+
+
+def in_time(items: Sequence[HistoryItem]) -> tuple[HistoryItem, ...]:
+    """Oldest first where all have a date; else as they stand."""
+    if all(item.date is not None for item in items):
+        return tuple(sorted(items, key=lambda item: item.date or ""))
+    return tuple(items)
+
+
+def adapt(
+    learner: Learner,
+    state: PersonalState,
+    histories: Mapping[str, tuple[Task, Sequence[HistoryItem]]],
+) -> PersonalState:
+    """Fit the embedding and train every task's adapter, from the start, on exactly these items.
+
+    The result depends on the items, the release and `state.seed` alone: after items were removed
+    it is what it would be had they never been there.
+
+    Raises:
+        TrainingError: the embedding's or an adapter's training diverged at every learning rate.
+    """
+    names = sorted(histories)
+    encoded = {n: learner.encode(histories[n][1], histories[n][0]) for n in names}
+    together = _merged([(histories[n][1], encoded[n]) for n in names])
+    embeddings, fits = learner.fit_embeddings([learner.split(together, seed=state.seed)])
+    samples = [learner.split(encoded[n], seed=_task_seed(state, n)) for n in names]
+    shared = embeddings[:1].expand(len(names), -1, -1)
+    lora, lora_fits = learner.train_loras(samples, shared, phase="adapter")
+    if all(fit.trained and fit.failed for fit in lora_fits):
+        raise TrainingError(
+            "training diverged at every learning rate; nothing was stored",
+            hint="give a task file with a smaller user.learning_rates, or a release made with one",
+        )
+    tasks: dict[str, TaskState] = {}
+    for member, name in enumerate(names):
+        task, items = histories[name]
+        trained = lora_fits[member].trained and not lora_fits[member].failed
+        tasks[name] = TaskState(
+            toml=task.toml_text,
+            template=task.template,
+            items=tuple(items),
+            adapter=learner.lora_tensors(lora, member) if trained else {},
+            report=finite(samples_report(samples[member]) | lora_report(lora_fits[member])),
+            adapted_at=utc_now(),
+        )
+    return replace(
+        state,
+        embedding=embeddings[0].detach().cpu().clone(),
+        embedding_report=finite(embedding_report(fits[0])),
+        tasks=tasks,
+    )
+
+
+def histories_of(state: PersonalState) -> dict[str, tuple[Task, Sequence[HistoryItem]]]:
+    """What `adapt` takes, from what is stored."""
+    return {name: (task.task(), task.items) for name, task in state.tasks.items()}
+
+
+def update(
+    learner: Learner, state: PersonalState, name: str, items: Sequence[HistoryItem]
+) -> Update:
+    """Go on from a task's adapter with items it has not seen, and keep the result only if it helps.
+
+    New items train together with as many old ones. The newest fifth of the new items and as many
+    old ones judge; the embedding stays. The items are kept in either case.
+    """
+    task_state = state.tasks[name]
+    task = task_state.task()
+    known = {item.id for item in task_state.items}
+    new = in_time([item for item in items if item.id not in known])
+    everything = in_time((*task_state.items, *new))
+    if not new or state.embedding is None or not task_state.adapter:
+        raise ConfigError(
+            "there is nothing to go on from" if new else "there is no new item to go on with",
+            hint="run proper adapt with the whole history",
+        )
+    old = list(task_state.items)
+    samples, rehearsed = _update_samples(
+        learner.encode(new, task),
+        learner.encode(old, task),
+        seed=mix_seed(_task_seed(state, name), len(everything)),
+        fraction=learner.settings.user.held_back_fraction,
+    )
+    embedding = state.embedding.to(learner.model.device)[None]
+    lora, fits = learner.train_loras(
+        [samples], embedding, phase="update", starts=[learner.factors(task_state.adapter)]
+    )
+    fit = fits[0]
+    kept = fit.epochs > 0 and not fit.failed
+    changed = replace(task_state, items=everything)
+    if kept:
+        report = {**task_state.report, **finite(lora_report(fit)), "items": len(everything)}
+        changed = replace(
+            changed,
+            adapter=learner.lora_tensors(lora, 0),
+            report=report,
+            adapted_at=utc_now(),
+        )
+    return Update(
+        new_items=len(new),
+        rehearsed=rehearsed,
+        kept=kept,
+        loss_before=fit.loss_before,
+        loss_after=fit.loss_after,
+        state=state.with_task(name, changed),
+    )
+
+
+def without(state: PersonalState, name: str, ids: Sequence[str]) -> PersonalState:
+    """The state with items removed; its adapters are those of before until `adapt` has run."""
+    task_state = state.tasks[name]
+    gone = set(ids)
+    left = tuple(item for item in task_state.items if item.id not in gone)
+    return state.with_task(name, replace(task_state, items=left))
+
+
+def finite(report: Report) -> Report:
+    """The numbers that are numbers: a loss over no items is none."""
+    return {
+        key: value
+        for key, value in report.items()
+        if not isinstance(value, float) or math.isfinite(value)
+    }
+
+
+def _task_seed(state: PersonalState, name: str) -> int:
+    return mix_seed(state.seed, *name.encode())
+
+
+def _merged(histories: Sequence[tuple[Sequence[HistoryItem], list[Encoded]]]) -> list[Encoded]:
+    """All tasks' samples in time order; without dates, interleaved by place in each history."""
+    rows = [
+        (item.date, place / max(1, len(items)), sample)
+        for items, encoded in histories
+        for place, (item, sample) in enumerate(zip(items, encoded, strict=True))
+    ]
+    if all(date is not None for date, _, _ in rows):
+        rows.sort(key=lambda row: row[0] or "")
+    else:
+        rows.sort(key=lambda row: row[1])
+    return [sample for _, _, sample in rows]
+
+
+def _update_samples(
+    new: list[Encoded], old: list[Encoded], *, seed: int, fraction: float
+) -> tuple[Samples, int]:
+    """What an update trains and is judged on, and how many old items it rehearses.
+
+    A single new item trains, and old ones judge alone: held back, it could teach nothing.
+    """
+    judging = 0 if len(new) < 2 else max(1, round(fraction * len(new)))
+    order = torch.randperm(len(old), generator=torch.Generator().manual_seed(seed)).tolist()
+    judges = order[: max(1, judging)] if len(old) > 1 else []
+    rest = order[len(judges) :]
+    count = min(len(rest), max(LEAST_REHEARSED, round(REHEARSAL * len(new))))
+    train = (*(old[i] for i in sorted(rest[:count])), *new[: len(new) - judging])
+    held_back = (*(old[i] for i in sorted(judges)), *new[len(new) - judging :])
+    everything = (*train, *held_back)
+    fold = Fold(tuple(train), tuple(held_back))
+    return Samples(everything, (fold,) if held_back else (), seed), count
