@@ -23,6 +23,7 @@ from proper_model.records import Query, User
 from proper_model.rouge import rouge_1, rouge_l
 from proper_model.tasks import Task, short_id
 
+LOWER_IS_BETTER = frozenset({"mae", "mae_expected", "rmse", "nll", "parse_failure_rate"})
 CORPUS_METRICS = frozenset({"f1_macro"})
 UNKNOWN = -1
 _NUMBER = re.compile(r"-?\d+(?:\.\d+)?")

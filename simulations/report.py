@@ -16,11 +16,12 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoes
 
 from client.tables import Table
 from proper_model.files import write_atomic
+from proper_model.metrics import LOWER_IS_BETTER
 from simulations import figures
 from simulations.details import DETAILS_FILE, Details, read_details
 from simulations.example import Example
 from simulations.figures import Figure
-from simulations.results import LOWER_IS_BETTER, RESULTS_FILE, Results, read_results
+from simulations.results import RESULTS_FILE, Results, read_results
 from simulations.tables import (
     comparison_table,
     contrast_table,

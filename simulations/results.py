@@ -25,6 +25,7 @@ from pydantic import (
 
 from proper_model.errors import ReportError
 from proper_model.files import write_atomic
+from proper_model.metrics import LOWER_IS_BETTER
 
 SCHEMA = 1
 RESULTS_FILE = "results.json"
@@ -43,7 +44,6 @@ METRICS = (
     "nll",
     "parse_failure_rate",
 )
-LOWER_IS_BETTER = frozenset({"mae", "mae_expected", "rmse", "nll", "parse_failure_rate"})
 
 
 class _Strict(BaseModel):
