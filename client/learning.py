@@ -27,7 +27,7 @@ from proper_model.memory import free_bytes
 from proper_model.model import AdaptedModel
 from proper_model.personal import Factors, LoraFit, train_user_loras
 from proper_model.records import HistoryItem
-from proper_model.structure import UserRouting
+from proper_model.structure import Structure, UserRouting
 from proper_model.tasks import Task
 from proper_model.trials import TrialSettings
 
@@ -58,6 +58,10 @@ class Learner:
         self.encoder: Encoder = release.encoder()
         self.checkpoint, self.progress = checkpoint, progress
         self.memory_bytes = free_bytes(self.model.device) if memory_bytes is None else memory_bytes
+
+    @property
+    def structure(self) -> Structure:
+        return self.model.structure
 
     def encode(self, items: Sequence[HistoryItem], task: Task) -> list[Encoded]:
         """Items as training samples. Raises DataError for one that lacks a field of the task."""
@@ -93,7 +97,7 @@ class Learner:
             mean=self.release.mean_embedding,
             prototypes=self.release.prototypes,
             learning_rate=user.embedding_learning_rate,
-            settings=self._within_memory(settings, samples),
+            settings=self.within_memory(settings, samples),
             checkpoint=beside(self.checkpoint, f".{phase}"),
             progress=self._progress(phase),
         )
@@ -119,7 +123,7 @@ class Learner:
             routing=self.model.structure.user_routing if experts else UserRouting.USER_AWARE,
             experts=experts,
             learning_rates=user.learning_rates,
-            settings=self._within_memory(settings, samples),
+            settings=self.within_memory(settings, samples),
             starts=starts,
             checkpoint=beside(self.checkpoint, f".{phase}"),
             progress=self._progress(phase),
@@ -149,7 +153,8 @@ class Learner:
             return None
         return lambda done, total: progress(phase, done, total)
 
-    def _within_memory(self, settings: TrialSettings, samples: Sequence[Samples]) -> TrialSettings:
+    def within_memory(self, settings: TrialSettings, samples: Sequence[Samples]) -> TrialSettings:
+        """The settings with slots and tokens a pass that fit the learner's memory."""
         items = [item for sample in samples for item in sample.items]
         folds = sum(len(sample.folds) for sample in samples)
         trials = max(len(samples), folds * len(self.settings.user.learning_rates))
