@@ -7,7 +7,7 @@ told.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -24,7 +24,7 @@ from proper_model.model import AdaptedModel
 from proper_model.passes import Pass
 from proper_model.records import HistoryItem, Query, User
 from proper_model.scoring import Answer, Question, answer_queries
-from proper_model.streaming import pieces, stream_tokens
+from proper_model.streaming import Ended, stream
 from proper_model.tasks import Example, Task
 
 ARMS = {"1": "stage1", "2": "stage2", "3": "stage3"}
@@ -104,20 +104,20 @@ class Personal:
         limit = limits.of(Query("question", text, ""))
         return limit if most is None else min(limit, most)
 
-    def generate(self, text: str, *, stage: str, max_tokens: int | None = None) -> Iterator[str]:
+    def generate(
+        self, text: str, *, stage: str, max_tokens: int | None = None
+    ) -> Generator[str, None, Ended]:
         """The answer to a question, greedily decoded, in pieces.
 
         Raises ConfigError for a stage that there is not, before the first piece.
         """
-        make_pass = self.make_pass(stage)
-        tokens = stream_tokens(
+        return stream(
             self.model,
             self.encoder,
             self.encoder.prompt(self.prompt(text)),
-            make_pass,
+            self.make_pass(stage),
             max_new_tokens=self.answer_limit(text, max_tokens),
         )
-        return pieces(self.encoder, tokens)
 
     def judge(
         self,

@@ -7,11 +7,28 @@ stand in modules of their own and are put together here.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from client.command_line import begin, run_command, start
+from client.command_line import Session, begin, run_command, start
+from client.commands import (
+    adapt,
+    bundle,
+    doctor,
+    evaluate,
+    export,
+    forget,
+    generate,
+    inspect,
+    keeping,
+    rebase,
+    serve,
+    update,
+)
+from client.home import VARIABLE
+from client.workspace import KEY_FILE_VARIABLE, PASSPHRASE_FILE_VARIABLE
 
 app = typer.Typer(
     name="proper",
@@ -29,9 +46,49 @@ def before(
     context: typer.Context,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
     version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False,
+    home: Annotated[
+        Path | None,
+        typer.Option("--home", envvar=VARIABLE, help="Folder for everything that is kept."),
+    ] = None,
+    passphrase_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--passphrase-file",
+            envvar=PASSPHRASE_FILE_VARIABLE,
+            help="A file whose first line is the passphrase, instead of asking.",
+        ),
+    ] = None,
+    key_file: Annotated[
+        Path | None,
+        typer.Option("--key-file", envvar=KEY_FILE_VARIABLE, help="A key file of the vault."),
+    ] = None,
 ) -> None:
     """Personalize a language model on this machine; nothing private leaves it."""
     begin(context, debug=debug, version=version)
+    session = context.ensure_object(Session)
+    session.home, session.passphrase_file, session.key_file = home, passphrase_file, key_file
+
+
+app.add_typer(bundle.app, name="bundle")
+for command in (
+    adapt.adapt,
+    update.update,
+    generate.generate,
+    evaluate.evaluate,
+    inspect.inspect,
+    export.export,
+    rebase.rebase,
+    forget.forget,
+    keeping.status,
+    keeping.path,
+    keeping.lock,
+    keeping.passwd,
+    keeping.rollback,
+    doctor.doctor,
+    serve.serve,
+):
+    app.command()(command)
+app.command("import")(export.import_backup)
 
 
 def run_cli(arguments: Sequence[str]) -> int:

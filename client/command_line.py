@@ -14,6 +14,7 @@ import traceback
 from collections.abc import Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
+from pathlib import Path
 
 import click
 import typer
@@ -26,9 +27,12 @@ USAGE, INTERRUPTED = 2, 130
 
 @dataclass
 class Session:
-    """What options before the command say."""
+    """What options before the command say; `proper-sim` has no folder and no keys of its own."""
 
     debug: bool = False
+    home: Path | None = None
+    passphrase_file: Path | None = None
+    key_file: Path | None = None
 
 
 def begin(context: typer.Context, *, debug: bool, version: bool) -> None:

@@ -6,7 +6,8 @@ no later token can change it: tokenizers spell one character with several tokens
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -18,6 +19,47 @@ from proper_model.passes import Pass
 UNFINISHED = "\ufffd"  # what a decoder writes for the first bytes of a character
 
 
+@dataclass(frozen=True)
+class Ended:
+    """How a generation ended: whether the model was done, and how many tokens it made."""
+
+    done: bool
+    tokens: int
+
+
+def stream(
+    model: AdaptedModel,
+    encoder: Encoder,
+    prompt: Sequence[int],
+    make_pass: Callable[[Tensor], Pass],
+    *,
+    max_new_tokens: int,
+) -> Generator[str, None, Ended]:
+    """Pieces that join to `encoder.decode` of all tokens, then how it ended.
+
+    The model is attached between two pieces as well; close the generator to let it go.
+    """
+    seen: list[int] = []
+    said = ""
+    tokens = stream_tokens(model, encoder, prompt, make_pass, max_new_tokens=max_new_tokens)
+    done = False
+    while True:
+        try:
+            seen.append(next(tokens))
+        except StopIteration as end:
+            done = bool(end.value)
+            break
+        text = encoder.decode(seen)
+        # The end may yet change: a space is stripped, a cut character becomes another one.
+        if not text.endswith(UNFINISHED) and text.startswith(said) and text != said:
+            yield text[len(said) :]
+            said = text
+    rest = encoder.decode(seen)
+    if rest.startswith(said) and rest != said:
+        yield rest[len(said) :]
+    return Ended(done, len(seen))
+
+
 @torch.no_grad()
 def stream_tokens(
     model: AdaptedModel,
@@ -26,11 +68,8 @@ def stream_tokens(
     make_pass: Callable[[Tensor], Pass],
     *,
     max_new_tokens: int,
-) -> Iterator[int]:
-    """Token ids after the prompt, without the end of sequence.
-
-    The model is attached between two tokens as well; close the iterator to let it go.
-    """
+) -> Generator[int, None, bool]:
+    """Token ids after the prompt, without the end of sequence; then whether that was reached."""
     ids = torch.tensor([list(prompt)], device=model.device)
     now = make_pass(torch.zeros(1, dtype=torch.long, device=model.device))
     now.prompt_mask = torch.ones_like(ids, dtype=torch.bool)
@@ -41,24 +80,7 @@ def stream_tokens(
             past = output.past_key_values
             token = int(output.logits[0, -1].argmax())
             if token == encoder.eos:
-                return
+                return True
             yield token
             ids = torch.tensor([[token]], device=model.device)
-
-
-def pieces(encoder: Encoder, tokens: Iterator[int]) -> Iterator[str]:
-    """Text of a token stream, in pieces that join to `encoder.decode` of all tokens."""
-    seen: list[int] = []
-    said = ""
-    for token in tokens:
-        seen.append(token)
-        text = encoder.decode(seen)
-        # A space at the end may yet be stripped, a cut character may yet become another one.
-        if text.endswith(UNFINISHED) or not text.startswith(said):
-            continue
-        if text != said:
-            yield text[len(said) :]
-            said = text
-    rest = encoder.decode(seen)
-    if rest.startswith(said) and rest != said:
-        yield rest[len(said) :]
+    return False

@@ -1,0 +1,1 @@
+"""The commands of `proper`, one idea a file; `client.cli` puts them together."""

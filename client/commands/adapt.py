@@ -1,0 +1,138 @@
+"""`proper adapt`: from a history to a private adapter."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from client.commands import options as o
+from client.commands.work import (
+    Memory,
+    installed_bundle,
+    learner_for,
+    new_state,
+    say_cost,
+    store,
+    stored_state,
+    train,
+)
+from client.console import print_line, progress_bars, say
+from client.task_choice import choose_task
+from client.workspace import check_bundle
+from proper_model.records import counted
+
+Plan = Annotated[bool, typer.Option("--plan", help="Only say what it would cost.")]
+
+
+def adapt(
+    context: typer.Context,
+    history: o.History,
+    task: o.TaskName = None,
+    form: o.Form = None,
+    column: o.Columns = None,
+    max_items: o.MaxItems = None,
+    lenient: o.Lenient = False,
+    max_memory: o.MaxMemory = None,
+    base_weights: o.BaseWeights = None,
+    recompute: o.Recompute = False,
+    plan: Plan = False,
+    resume: o.Resume = False,
+) -> None:
+    """Train your private adapter from your whole HISTORY; what was stored before stays until done.
+
+    Ctrl-C stops it; the same command with --resume goes on.
+    """
+    from client import personal
+
+    workspace = o.workspace(context)
+    bundle = installed_bundle(workspace)
+    memory = Memory(o.bytes_of(max_memory), base_weights, recompute)
+    chosen = items = None
+    if task is None or not workspace.has_vault:
+        # Whatever is wrong with the items is told before anybody types a passphrase.
+        chosen = choose_task(task, bundle, None)
+        items = read_items(history, chosen, form, column, max_items, lenient=lenient)
+    with workspace.changing() as vault:
+        state = stored_state(vault) or new_state(bundle)
+        check_bundle(state, bundle)
+        if chosen is None or items is None:
+            chosen = choose_task(task, bundle, state)
+            items = read_items(history, chosen, form, column, max_items, lenient=lenient)
+        histories = {**personal.histories_of(state), chosen.name: (chosen, items)}
+        with learner_for(workspace, bundle, memory) as learner:
+            say_cost(learner, histories)
+            if plan:
+                return
+            trained, spent = train(
+                vault,
+                learner,
+                state,
+                histories,
+                "adapt",
+                lambda: personal.adapt(learner, state, histories),
+                resume=resume,
+            )
+        store(vault, trained, what="adapt", task=chosen.name, items=len(items))
+    say_outcome(trained, chosen.name)
+    say(f"took {o.readable_seconds(spent.seconds)}, {o.readable_bytes(spent.peak_bytes)} of memory")
+
+
+def read_items(
+    source: str, task: Any, form: str | None, column: list[str] | None, most: int | None, *, lenient: bool
+) -> Any:
+    """The items of a history file or of stdin, with warnings said."""
+    from pathlib import Path
+
+    from client.history import read_history
+
+    with progress_bars() as show:
+        found = read_history(
+            None if source == "-" else Path(source).expanduser(),
+            task,
+            form=form,
+            columns=o.columns_of(column),
+            max_items=most,
+            lenient=lenient,
+            progress=show,
+        )
+    for warning in found.warnings:
+        say(f"warning: {warning}")
+    for reason, count in found.left_out.items():
+        say(f"left out: {counted(count, 'item')} ({reason})")
+    return found.items
+
+
+def say_outcome(state: Any, name: str) -> None:
+    """What became of the adaptation, in plain words on stdout."""
+    report = state.tasks[name].report
+    source = state.embedding_report.get("embedding_source", "mean")
+    if not report.get("lora_trained"):
+        count = int(report.get("items", 0))
+        start = {
+            "mean": "the average user's embedding",
+            "prototype": "the embedding of the nearest kind of user",
+            "fitted": "an embedding of your own",
+        }[str(source)]
+        print_line(
+            f"{counted(count, 'item')} are too few for an adapter of your own: you get {start}. "
+            "Come back with four or more."
+            if count
+            else "There are no items: you get the average user's embedding. Come back with some."
+        )
+        return
+    before, after = report.get("lora_loss_before"), report.get("lora_loss_after")
+    if report.get("lora_failed"):
+        print_line("Training your adapter diverged; you get the group's model with your embedding.")
+    elif not report.get("lora_epochs"):
+        print_line(
+            "No training made the answers to your held-back items likelier, so your adapter changes "
+            "nothing; your embedding does."
+        )
+    else:
+        print_line(
+            f"Your adapter is trained on {counted(int(report['items']), 'item')}: loss on held-back "
+            f"items {before:.3f} with your embedding alone, {after:.3f} with the adapter."
+        )
+
+

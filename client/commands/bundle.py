@@ -1,0 +1,112 @@
+"""`proper bundle add|list|verify`: releases on this machine."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from client.commands import options as o
+from client.console import print_line, print_table, progress_bars, say
+from client.tables import Table
+
+app = typer.Typer(
+    help="Install and check releases: the frozen model that your adapter is trained over.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Source = Annotated[
+    str,
+    typer.Argument(
+        metavar="PATH_OR_URL", help="A release folder, or its https address.", show_default=False
+    ),
+]
+Root = Annotated[
+    Path | None,
+    typer.Option("--root", help="The publisher's root.json; needed once, for an address."),
+]
+Base = Annotated[
+    str | None,
+    typer.Option("--base", help="Folder or hub id of the base that the release refers to."),
+]
+
+
+@app.command()
+def add(context: typer.Context, source: Source, root: Root = None, base: Base = None) -> None:
+    """Install a release after verification; older ones are refused, a broken download goes on.
+
+    The only command that opens a connection, and only for an address.
+    """
+    from client.bundles import add_bundle
+
+    home = o.workspace(context).home
+    with progress_bars() as show:
+        added = add_bundle(home, source, root=root, base=base, progress=show)
+    for note in added.notes:
+        say(note)
+    for warning in added.bundle.warnings:
+        say(f"warning: {warning}")
+    what = "installed" if added.changed else "installed already"
+    print_line(f"release {added.bundle.version} ({added.bundle.bundle_id[:16]}) {what}")
+
+
+@app.command("list")
+def list_(context: typer.Context, as_json: o.AsJson = False) -> None:
+    """List the releases on this machine."""
+    from client.bundles import list_bundles
+
+    rows = list_bundles(o.workspace(context).home)
+    if as_json:
+        for row in rows:
+            print_line(json.dumps(dataclasses.asdict(row), sort_keys=True))
+        return
+    if not rows:
+        print_line("no release is installed; add one with: proper bundle add PATH_OR_URL")
+        return
+    header = ("", "version", "id", "task", "preset", "base", "expires", "size")
+    lines = tuple(
+        (
+            "current" if row.current else "",
+            str(row.version),
+            row.short_id,
+            row.task,
+            row.preset,
+            row.base,
+            row.expires[:10],
+            o.readable_bytes(row.size_bytes),
+        )
+        for row in rows
+    )
+    print_table(Table("Releases", header, lines, labels=7))
+    for row in rows:
+        for warning in row.warnings:
+            say(f"warning: {row.short_id}: {warning}")
+
+
+@app.command()
+def verify(
+    context: typer.Context,
+    source: Annotated[
+        str | None,
+        typer.Argument(metavar="PATH_OR_URL", help="Left out: the installed release."),
+    ] = None,
+    root: Root = None,
+    base: Base = None,
+) -> None:
+    """Check a release, signature and every byte, without installing it."""
+    from client.bundles import verify_bundle
+
+    home = o.workspace(context).home
+    with progress_bars() as show:
+        found = verify_bundle(home, source, root=root, base=base, progress=show)
+    for warning in found.warnings:
+        say(f"warning: {warning}")
+    print_line(
+        f"release {found.version} ({found.bundle_id[:16]}): {found.files} files, "
+        f"{o.readable_bytes(found.size_bytes)}, all as signed"
+    )

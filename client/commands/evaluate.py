@@ -1,0 +1,60 @@
+"""`proper evaluate`: what personalization brought, on the person's own newest items."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import typer
+
+from client.commands import options as o
+from client.commands.work import Memory, installed_bundle, learner_for
+from client.console import print_line, print_table, say
+from client.tables import Table
+from client.workspace import check_bundle, read_state
+
+STAGE_NAMES = {"1": "1 population", "2": "2 group", "3": "3 personal"}
+
+
+def evaluate(
+    context: typer.Context,
+    task: o.TaskName = None,
+    max_memory: o.MaxMemory = None,
+    base_weights: o.BaseWeights = None,
+    recompute: o.Recompute = False,
+    as_json: o.AsJson = False,
+) -> None:
+    """Train once more without your newest items, ask about them, and say what it brought.
+
+    Costs about as much as adapt; stores nothing.
+    """
+    from client import evaluation
+    from client.metric_names import metric_name
+
+    workspace = o.workspace(context)
+    bundle = installed_bundle(workspace)
+    memory = Memory(o.bytes_of(max_memory), base_weights, recompute)
+    state = read_state(workspace.open())
+    check_bundle(state, bundle)
+    name, _ = state.task_named(task)
+    with learner_for(workspace, bundle, memory) as learner:
+        found = evaluation.evaluate(learner, state, name)
+    if as_json:
+        plain = dataclasses.asdict(found) | {"task": name, "verdict": found.verdict()}
+        print_line(json.dumps(plain, sort_keys=True))
+        return
+    metrics = list(next(iter(found.scores.values())))
+    rows = [
+        (STAGE_NAMES[stage], *(f"{scores[metric]:.3f}" for metric in metrics))
+        for stage, scores in found.scores.items()
+    ]
+    if found.gains:
+        gains = (
+            f"{gain.delta:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}]"
+            for gain in found.gains.values()
+        )
+        rows.append((f"{max(found.scores)} minus 1, 95 %", *gains))
+    title = f"{name}: {found.tested} newest items, trained on the {found.trained} before"
+    print_table(Table(title, ("stage", *map(metric_name, metrics)), tuple(rows)))
+    print_line(found.verdict())
+    say("one person's items are few: an interval that holds zero says that chance could do it")

@@ -1,0 +1,107 @@
+"""`proper forget`: remove items and retrain from the rest, or remove everything, keys included."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from client.commands import options as o
+from client.commands.work import Memory, installed_bundle, learner_for, say_cost, store, train
+from client.console import print_line, say
+from client.workspace import check_bundle, read_state
+from proper_model.errors import ConfigError
+from proper_model.records import counted
+
+# What no program can take back; said every time.
+REMAINS = (
+    "What cannot be recalled: exports and backups you made, copies of the folder from before (they "
+    "open with the passphrase of that time), and what you sent somewhere yourself. Your items "
+    "never left this machine through this program."
+)
+Items = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--items",
+        metavar="WHICH",
+        help="Ids, numbers as `proper inspect --items` shows them (3, 5-9), before:DATE, "
+        "after:DATE, on:DATE, contains:TEXT; repeatable.",
+    ),
+]
+Everything = Annotated[bool, typer.Option("--all", help="Everything, keys included.")]
+Yes = Annotated[bool, typer.Option("--yes", help="Do not ask before removing everything.")]
+
+
+def forget(
+    context: typer.Context,
+    items: Items = None,
+    everything: Everything = False,
+    yes: Yes = False,
+    task: o.TaskName = None,
+    max_memory: o.MaxMemory = None,
+    base_weights: o.BaseWeights = None,
+    recompute: o.Recompute = False,
+    resume: o.Resume = False,
+) -> None:
+    """Remove items from your history and train again without them, or remove everything.
+
+    After forgetting items the adapter is what it would be had they never been there; the stored
+    generations that knew them are removed.
+    """
+    if bool(items) == everything:
+        raise ConfigError("say what to forget: --items WHICH, or --all")
+    if everything:
+        forget_everything(context, yes=yes)
+        return
+    from client import personal
+    from client.forget_match import select_items
+
+    workspace = o.workspace(context)
+    bundle = installed_bundle(workspace)
+    memory = Memory(o.bytes_of(max_memory), base_weights, recompute)
+    with workspace.changing() as vault:
+        state = read_state(vault)
+        check_bundle(state, bundle)
+        name, task_state = state.task_named(task)
+        gone = select_items(task_state.items, items or [])
+        left = personal.without(state, name, gone)
+        histories = personal.histories_of(left)
+        with learner_for(workspace, bundle, memory) as learner:
+            say_cost(learner, histories)
+            trained, spent = train(
+                vault,
+                learner,
+                left,
+                histories,
+                "forget",
+                lambda: personal.adapt(learner, left, histories),
+                resume=resume,
+            )
+        store(vault, trained, what="forget", task=name, items=len(gone))
+        vault.drop_previous()
+    print_line(
+        f"Forgot {counted(len(gone), 'item')}; {counted(len(trained.tasks[name].items), 'item')} "
+        "left. The adapter is what it would be had they never been there."
+    )
+    print_line(REMAINS)
+    say(f"took {o.readable_seconds(spent.seconds)}, {o.readable_bytes(spent.peak_bytes)} of memory")
+
+
+def forget_everything(context: typer.Context, *, yes: bool) -> None:
+    """Remove the vault and its keys. The release and the trust root stay: they are not private."""
+    from client.vault import destroy_vault
+
+    workspace = o.workspace(context)
+    if not workspace.has_vault and not workspace.home.vault.exists():
+        print_line("Nothing private is stored here.")
+        return
+    if not yes and not typer.confirm(
+        "Remove your history, adapter and keys for good?", default=False, err=True
+    ):
+        raise typer.Abort
+    with workspace.home.working():
+        remarks = destroy_vault(workspace.home.vault)
+    for remark in remarks:
+        say(f"warning: {remark}")
+    print_line("Everything private is removed, keys included.")
+    print_line(REMAINS)

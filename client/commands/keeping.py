@@ -1,0 +1,176 @@
+"""`proper status`, `path`, `lock`, `passwd` and `rollback`: the vault itself."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from client.commands import options as o
+from client.console import print_line, print_table, say
+from client.personal_state import decode
+from client.tables import Table
+from client.workspace import ask_passphrase, read_passphrase
+from proper_model.errors import ConfigError, NotAdaptedError
+
+NewPassphrase = Annotated[
+    Path | None,
+    typer.Option("--new-passphrase-file", help="The new passphrase, instead of asking."),
+]
+AddKeyFile = Annotated[
+    Path | None,
+    typer.Option("--add-key-file", help="Make a new key file there that opens the vault too."),
+]
+AddKeyring = Annotated[
+    bool, typer.Option("--add-keyring", help="Let this desktop's keyring open the vault.")
+]
+RemoveSlot = Annotated[
+    str | None, typer.Option("--remove", metavar="SLOT", help="A slot of `proper status`.")
+]
+Rotate = Annotated[
+    bool,
+    typer.Option("--rotate", help="New master key: old copies of slots open nothing new."),
+]
+
+
+def status(context: typer.Context, as_json: o.AsJson = False) -> None:
+    """Say what is stored, without opening it: no key is asked for."""
+    from client.bundle_store import installed
+    from client.vault import slot_kinds
+
+    workspace = o.workspace(context)
+    folder = workspace.home.vault
+    files = sorted(folder.glob("*.vault")) if folder.is_dir() else []
+    found: dict[str, Any] = {
+        "folder": str(workspace.home.path),
+        "adapted": bool(files),
+        "generations": len(files),
+        "bytes": sum(path.stat().st_size for path in files),
+        "interrupted": any(folder.glob("training-*")) if folder.is_dir() else False,
+        "opens with": [],
+        "release": None,
+    }
+    if workspace.has_vault:
+        found["opens with"] = [f"{kind} (slot {name})" for name, kind in slot_kinds(folder)]
+    bundle = installed(workspace.home.path)
+    if bundle is not None:
+        found["release"] = f"{bundle.version} ({bundle.bundle_id[:16]})"
+    if as_json:
+        print_line(json.dumps(found, sort_keys=True))
+        return
+    rows = (
+        ("folder", found["folder"]),
+        ("release", found["release"] or "none: proper bundle add PATH_OR_URL"),
+        ("adapter", _kept(found)),
+        ("opens with", ", ".join(found["opens with"]) or "-"),
+        ("interrupted work", "yes: the same command with --resume" if found["interrupted"] else "no"),
+    )
+    print_table(Table("proper", ("", ""), rows, labels=2))
+    for warning in bundle.warnings if bundle is not None else ():
+        say(f"warning: {warning}")
+
+
+def _kept(found: dict[str, Any]) -> str:
+    if not found["adapted"]:
+        return "none yet: proper adapt HISTORY"
+    return f"{found['generations']} generations, {o.readable_bytes(found['bytes'])}, encrypted"
+
+
+def path(context: typer.Context) -> None:
+    """Print the folder in which everything is kept."""
+    print_line(str(o.workspace(context).home.path))
+
+
+def lock(context: typer.Context) -> None:
+    """Take the vault's key out of the desktop's keyring: from now on the passphrase is needed.
+
+    Nothing else on this machine remembers a key: without a keyring the vault is always locked.
+    """
+    from client.vault import slot_kinds
+    from client.vault_secrets import KeyringEntry
+
+    workspace = o.workspace(context)
+    if not workspace.has_vault:
+        raise NotAdaptedError("nothing private is stored here yet", hint="there is nothing to lock")
+    slots = slot_kinds(workspace.home.vault)
+    rings = [name for name, kind in slots if kind == "keyring"]
+    if not rings:
+        print_line("The vault is locked: it opens with your " + _kinds(slots) + " only.")
+        return
+    if len(rings) == len(slots):
+        raise ConfigError(
+            "the keyring alone opens this vault, so locking it would lose it",
+            hint="first add another key: proper passwd, or proper passwd --add-key-file FILE",
+        )
+    with workspace.home.working():
+        from client.vault import open_vault
+
+        vault = open_vault(workspace.home.vault, KeyringEntry())
+        for name in rings:
+            vault.remove_slot(name)
+    left = [slot for slot in slots if slot[0] not in rings]
+    print_line("The vault is locked: it opens with your " + _kinds(left) + " only.")
+
+
+def _kinds(slots: list[tuple[str, str]]) -> str:
+    return " or ".join(sorted({kind.replace("-", " ") for _, kind in slots}))
+
+
+def passwd(
+    context: typer.Context,
+    new_passphrase_file: NewPassphrase = None,
+    add_key_file: AddKeyFile = None,
+    add_keyring: AddKeyring = False,
+    remove: RemoveSlot = None,
+    rotate: Rotate = False,
+) -> None:
+    """Change the passphrase, or add and remove other keys. The adapter's files stay as they are.
+
+    A copy of the folder from before still opens with the old passphrase; --rotate makes a new
+    master key, for when one has leaked.
+    """
+    from client.vault_secrets import KeyringEntry, make_key_file
+
+    asked = [add_key_file is not None, add_keyring, remove is not None, rotate]
+    if sum(asked) + (new_passphrase_file is not None) > 1:
+        raise ConfigError("one change at a time")
+    workspace = o.workspace(context)
+    with workspace.home.working():
+        vault = workspace.open()
+        if add_key_file is not None:
+            vault.add_slot(make_key_file(add_key_file))
+            print_line(f"{add_key_file} opens the vault now; keep it apart from this machine.")
+        elif add_keyring:
+            vault.add_slot(KeyringEntry())
+            print_line("This desktop's keyring opens the vault now; proper lock takes it out again.")
+        elif remove is not None:
+            vault.remove_slot(remove)
+            print_line(f"Slot {remove} opens the vault no longer.")
+        elif rotate:
+            vault.rotate()
+            print_line("The vault has a new master key; everything is written under it.")
+        else:
+            if new_passphrase_file is not None:
+                new = read_passphrase(new_passphrase_file)
+            else:
+                new = ask_passphrase("The new passphrase", twice=True)
+            vault.change_passphrase(new)
+            print_line("The passphrase is changed.")
+
+
+def rollback(context: typer.Context) -> None:
+    """Go back to the generation before; what is current now becomes the one before."""
+    workspace = o.workspace(context)
+    with workspace.home.working():
+        vault = workspace.open()
+        before = vault.read_previous()
+        if before is None:
+            raise NotAdaptedError("there is no generation before this one", hint="nothing changed")
+        generation = vault.roll_back()
+        state = decode(before.payload)
+    items = sum(len(task.items) for task in state.tasks.values())
+    print_line(f"Back to the state before, with {items} items, as generation {generation}.")
+
+

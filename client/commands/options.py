@@ -1,0 +1,110 @@
+"""Options that several commands share, each declared once."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from client.command_line import Session
+from client.home import Home
+from client.workspace import Keys, Workspace
+from proper_model.errors import ConfigError
+
+History = Annotated[
+    str,
+    typer.Argument(
+        metavar="HISTORY",
+        help="Your items: JSON, JSONL, CSV or a LaMP profile; - reads stdin.",
+        show_default=False,
+    ),
+]
+TaskName = Annotated[
+    str | None,
+    typer.Option(
+        "--task",
+        metavar="T",
+        help="Which question your items answer: a shipped task, a TOML file, or a task adapted "
+        "before. (default: the release's)",
+    ),
+]
+Form = Annotated[
+    str | None,
+    typer.Option("--form", help="json, jsonl, csv or lamp. (default: recognized)"),
+]
+Columns = Annotated[
+    list[str] | None,
+    typer.Option("--column", metavar="FIELD=NAME", help="Which column holds a field; repeatable."),
+]
+MaxItems = Annotated[
+    int | None, typer.Option("--max-items", min=1, help="Use only the newest items.")
+]
+Lenient = Annotated[
+    bool, typer.Option("--lenient", help="Leave faulty items out instead of stopping.")
+]
+MaxMemory = Annotated[
+    float | None,
+    typer.Option("--max-memory", metavar="GIB", help="What the whole program may take."),
+]
+BaseWeights = Annotated[
+    str | None,
+    typer.Option("--base-weights", help="full, 8bit or 4bit: how the frozen base is held."),
+]
+Recompute = Annotated[
+    bool,
+    typer.Option("--recompute", help="Recompute activations: less memory, a third more time."),
+]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on where an interrupted run stopped.")]
+Stage = Annotated[
+    str | None,
+    typer.Option("--stage", help="1 population, 2 group, 3 personal. (default: the highest)"),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="For programs: JSON on stdout.")]
+
+
+def workspace(context: typer.Context) -> Workspace:
+    """The folder and keys that the options before the command name."""
+    session = context.ensure_object(Session)
+    keys = Keys(session.passphrase_file, session.key_file)
+    return Workspace(Home.find(session.home), keys)
+
+
+def columns_of(pairs: list[str] | None) -> dict[str, str]:
+    """`--column field=name` as a mapping. Raises ConfigError for anything else."""
+    found = {}
+    for pair in pairs or []:
+        field, sign, name = pair.partition("=")
+        if not sign or not field or not name:
+            raise ConfigError("--column expects FIELD=NAME", hint="for example: --column title=Title")
+        found[field] = name
+    return found
+
+
+def bytes_of(gib: float | None) -> int | None:
+    """`--max-memory` in bytes. Raises ConfigError unless it is above zero."""
+    if gib is None:
+        return None
+    if not 0 < gib < math.inf:
+        raise ConfigError(f"--max-memory must be above 0, got {gib}")
+    return int(gib * 2**30)
+
+
+def readable_bytes(count: float) -> str:
+    """1536 -> '1.5 KiB'."""
+    for unit in ("B", "KiB", "MiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} GiB"
+
+
+def readable_seconds(seconds: float) -> str:
+    """95 -> '1 min 35 s'; hours beyond."""
+    whole = max(1, round(seconds))
+    minutes, rest = divmod(whole, 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"

@@ -1,0 +1,46 @@
+"""`proper serve`: the personal model on this machine's own loopback address."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from client.commands import options as o
+from client.console import print_line, progress_bars, say
+
+Port = Annotated[int, typer.Option("--port", help="0 takes any free one.")]
+TokenFile = Annotated[
+    Path | None,
+    typer.Option("--token-file", help="A token of your own, 0600. (default: a new one)"),
+]
+
+
+def serve(
+    context: typer.Context,
+    task: o.TaskName = None,
+    port: Port = 8765,
+    token_file: TokenFile = None,
+) -> None:
+    """Answer on 127.0.0.1 as OpenAI's completions do, and show a small page.
+
+    Every request needs the token; the page's address, printed on stdout, carries it.
+    """
+    from client.serving.server import serve as run
+    from client.serving.tokens import new_token, page_address, token_of_file
+    from client.served import ServedPerson
+
+    workspace = o.workspace(context)
+    token = new_token() if token_file is None else token_of_file(token_file)
+    vault = workspace.open() if workspace.has_vault else None
+    with progress_bars() as show:
+        show("loading the model", 0, 0)
+        session = ServedPerson.load(workspace, vault, task)
+
+    def ready(url: str) -> None:
+        print_line(page_address(url, token))
+        say(f"completions at {url}/v1; the token is the part after the # of the page's address")
+        say("Ctrl-C ends it")
+
+    run(session, port=port, token=token, ready=ready)

@@ -1,0 +1,125 @@
+"""What may stand in the way of `proper` on this machine, each as a line a person can act on.
+
+Nothing is opened that needs a key, and nothing private is told: the list may be sent along with a
+question.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+
+from client.home import Home
+from proper_model.errors import ProperError
+
+LEAST_FREE_BYTES = 256 << 20
+PACKAGES = ("torch", "transformers", "cryptography", "safetensors")
+EXTRAS = {
+    "bitsandbytes": "a base in 8 or 4 bits",
+    "keyring": "the vault's key in the desktop's keyring",
+    "pyrage": "backups",
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """`ok` None: neither good nor bad, only told."""
+
+    name: str
+    ok: bool | None
+    told: str
+
+
+def examine(home: Home) -> list[Finding]:
+    """All findings, in order. A check that fails unexpectedly is a finding too."""
+    checks: tuple[Callable[[Home], Iterator[Finding]], ...] = (
+        _software,
+        _folder,
+        _release,
+        _vault,
+        _machine,
+    )
+    found: list[Finding] = []
+    for check in checks:
+        try:
+            found += check(home)
+        except (ProperError, OSError) as error:
+            told = error.message if isinstance(error, ProperError) else os.strerror(error.errno or 0)
+            hint = f"; {error.hint}" if isinstance(error, ProperError) and error.hint else ""
+            found.append(Finding(check.__name__.strip("_"), ok=False, told=told + hint))
+    return found
+
+
+def _software(_: Home) -> Iterator[Finding]:
+    python = ".".join(map(str, sys.version_info[:3]))
+    yield Finding("python", sys.version_info >= (3, 11), python)
+    for name in PACKAGES:
+        try:
+            yield Finding(name, ok=True, told=version(name))
+        except PackageNotFoundError:
+            yield Finding(name, ok=False, told=f"missing: pip install {name}")
+    for name, purpose in EXTRAS.items():
+        there = find_spec(name) is not None
+        yield Finding(name, ok=None, told="there" if there else f"not there; for {purpose}")
+
+
+def _folder(home: Home) -> Iterator[Finding]:
+    place = home.path
+    if not place.exists():
+        yield Finding("folder", ok=None, told="not made yet")
+        return
+    mode = stat.S_IMODE(place.lstat().st_mode)
+    closed = not mode & 0o077
+    yield Finding("folder", closed, "closed to others" if closed else f"mode {mode:o}: chmod 700 it")
+    yield Finding("writable", os.access(place, os.W_OK), "yes" if os.access(place, os.W_OK) else "no")
+    free = shutil.disk_usage(place).free
+    yield Finding("free disk", free >= LEAST_FREE_BYTES, f"{free >> 20} MiB")
+
+
+def _release(home: Home) -> Iterator[Finding]:
+    from client.bundle_store import installed
+    from client.bundles import verify_bundle
+
+    bundle = installed(home.path)
+    if bundle is None:
+        yield Finding("release", ok=None, told="none: proper bundle add PATH_OR_URL")
+        return
+    verified = verify_bundle(home, None)
+    told = f"release {verified.version}, {verified.files} files as signed"
+    yield Finding("release", ok=True, told=told)
+    for warning in verified.warnings:
+        yield Finding("release", ok=None, told=warning)
+
+
+def _vault(home: Home) -> Iterator[Finding]:
+    from client.vault import slot_kinds, vault_exists
+
+    if not vault_exists(home.vault):
+        yield Finding("vault", ok=None, told="none yet: proper adapt HISTORY makes it")
+        return
+    kinds = sorted({kind for _, kind in slot_kinds(home.vault)})
+    yield Finding("vault", ok=True, told="opens with " + ", ".join(kinds))
+
+
+def _machine(_: Home) -> Iterator[Finding]:
+    from proper_model.machine import total_memory_bytes
+
+    yield Finding("memory", ok=None, told=f"{total_memory_bytes() / 2**30:.1f} GiB")
+    yield Finding("cores", ok=None, told=str(os.cpu_count() or 1))
+    import torch
+
+    gpu = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "none"
+    yield Finding("accelerator", ok=None, told=gpu)
+    swaps = "/proc/swaps"
+    if os.path.exists(swaps):
+        with open(swaps, encoding="utf-8") as file:
+            swapping = len(file.read().splitlines()) > 1
+        if swapping:
+            told = "on: what is in memory may reach the disk; encrypt swap in the system's settings"
+            yield Finding("swap", ok=None, told=told)

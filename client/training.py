@@ -1,0 +1,91 @@
+"""Running `personal` for a command: what it costs, sealed checkpoints, progress, what came of it.
+
+A checkpoint belongs to exactly one piece of work: release, items, seed and settings are in its
+name. Interrupted, it stays, sealed under the vault's key, until the same work is resumed or
+another one begins.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import resource
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from client.learning import Learner
+from client.personal_state import PersonalState
+from client.vault import Vault
+from proper_model.checkpoint import Sealed
+from proper_model.records import HistoryItem
+from proper_model.settings_io import to_mapping
+from proper_model.tasks import Task
+
+Histories = Mapping[str, tuple[Task, Sequence[HistoryItem]]]
+PREFIX = "training-"
+KEY_DIGITS = 24
+
+
+@dataclass(frozen=True)
+class Spent:
+    """Wall-clock seconds, and the highest memory of the whole process so far, in bytes."""
+
+    seconds: float
+    peak_bytes: int
+
+
+def work_key(learner: Learner, state: PersonalState, histories: Histories, what: str) -> str:
+    """A name for one piece of work; any other item, setting or release gives another one."""
+    described = {
+        "what": what,
+        "bundle": state.bundle_id,
+        "done_before": len(state.events),
+        "seed": state.seed,
+        "settings": to_mapping(learner.settings),
+        "memory": learner.memory_bytes,
+        "tasks": {
+            name: {
+                "task": task.toml_text,
+                "template": task.template,
+                "items": [[item.id, item.date, dict(item.fields)] for item in items],
+            }
+            for name, (task, items) in histories.items()
+        },
+    }
+    text = json.dumps(described, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:KEY_DIGITS]
+
+
+def checkpoint(vault: Vault, key: str) -> Sealed:
+    """Where this work's training state goes, encrypted."""
+    seal, unseal = vault.sealer(f"checkpoint {key}")
+    return Sealed(vault.folder / f"{PREFIX}{key}", seal, unseal)
+
+
+def leftovers(vault: Vault) -> list[Path]:
+    """Checkpoints of interrupted work."""
+    return sorted(vault.folder.glob(f"{PREFIX}*"))
+
+
+def can_resume(vault: Vault, key: str) -> bool:
+    """Whether this very work was begun before."""
+    return any(path.name.startswith(f"{PREFIX}{key}") for path in leftovers(vault))
+
+
+def discard(vault: Vault, *, keep: str | None = None) -> None:
+    """Remove checkpoints, but not those of the work `keep`."""
+    for path in leftovers(vault):
+        if keep is None or not path.name.startswith(f"{PREFIX}{keep}"):
+            path.unlink(missing_ok=True)
+
+
+def measured(run: Callable[[], PersonalState]) -> tuple[PersonalState, Spent]:
+    """The result, and what it took."""
+    begin = time.monotonic()
+    result = run()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    unit = 1 if sys.platform == "darwin" else 1024
+    return result, Spent(time.monotonic() - begin, peak * unit)
