@@ -167,7 +167,7 @@ class _Reader:
                 self._begin_user(head, profiles)
                 anonymous = QUESTION in head
                 yield from self._array(lambda a=anonymous: self._item(anonymous=a))
-            elif is_list and self.of_users:
+            elif is_list and self.of_users and key != USER:
                 yield from self._array(self._skip)  # queries, which may be many
             else:
                 head[key] = self._value()

@@ -24,8 +24,11 @@ MAX_KEPT_CHARS = 256 * MIB
 
 def content_digest(item: HistoryItem) -> bytes:
     """SHA-256 of fields and date, independent of the order of fields and the wording of the date."""
-    key = None if item.date is None else date_key(item.date)
-    text = json.dumps([sorted(item.fields.items()), key], separators=(",", ":"))
+    return _digest(item, None if item.date is None else date_key(item.date))
+
+
+def _digest(item: HistoryItem, date: tuple[int, ...] | None) -> bytes:
+    text = json.dumps([sorted(item.fields.items()), date])
     return hashlib.sha256(text.encode()).digest()
 
 
@@ -61,7 +64,8 @@ class Keeper:
         Raises DataError if the kept items hold more text than memory should.
         """
         key = hashlib.sha256(item.id.encode()).digest()[:16]
-        seen = _Seen(content_digest(item)[:16], number)
+        date = None if item.date is None else date_key(item.date)
+        seen = _Seen(_digest(item, date)[:16], number)
         known = self._recent.get(key) or self._dated_seen.get(key)
         if known is not None:
             if known.content != seen.content:
@@ -72,7 +76,7 @@ class Keeper:
         self._recent[key] = seen
         if len(self._recent) > max(REMEMBERED, self.limit):
             self._recent.popitem(last=False)
-        self._keep(item, number, key, seen)
+        self._keep(item, date, key, seen)
         if self._chars > MAX_KEPT_CHARS:
             raise DataError(
                 f"{self.name}: the newest {self.limit} items hold more than {MAX_KEPT_CHARS} "
@@ -81,8 +85,9 @@ class Keeper:
             )
         return None
 
-    def _keep(self, item: HistoryItem, number: int, key: bytes, seen: _Seen) -> None:
-        date = None if item.date is None else date_key(item.date)
+    def _keep(
+        self, item: HistoryItem, date: tuple[int, ...] | None, key: bytes, seen: _Seen
+    ) -> None:
         self._forms.setdefault(0 if date is None else len(date), date)
         self._last.append(item)
         self._chars += _chars(item)
@@ -95,7 +100,7 @@ class Keeper:
         if self._dated is None or date is None:
             return
         # Numbers differ, so that items themselves are never compared.
-        heapq.heappush(self._dated, (date, number, key, item))
+        heapq.heappush(self._dated, (date, seen.number, key, item))
         self._dated_seen[key] = seen
         self._chars += _chars(item)
         if len(self._dated) > self.limit:
