@@ -151,7 +151,7 @@ class Task:
                 hint="write a task file with these labels, or use template `lamp` or `short`",
             )
         if query.gold.strip() not in labels:
-            close = _folded(query.gold) in {_folded(label) for label in labels}
+            close = folded(query.gold) in {folded(label) for label in labels}
             report.error(
                 place.at("gold"),
                 f"the answer of query {short_id(query.id)} is not among its {len(labels)} labels"
@@ -190,7 +190,7 @@ def _split_words(text: str, low: float, high: float) -> tuple[str, str]:
     return " ".join(words[:head]), " ".join(words[head:])
 
 
-def _folded(label: str) -> str:
+def folded(label: str) -> str:
     """A label without what people overlook: case and blanks."""
     return "".join(label.split()).casefold()
 
