@@ -12,6 +12,7 @@ Source: SECURITY 2 ("Bundle"), docs/bundle-format.md section 8.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -30,6 +31,7 @@ from proper_model.manifest import Manifest, Sha256, Time, format_time, parse_man
 BUNDLES_FOLDER = "bundles"
 STATE_NAME = "state.json"
 _MAX_STATE_BYTES = 4096
+_BUNDLE_ID = re.compile(r"[0-9a-f]{64}")
 
 
 class BundleWarning(StrEnum):
@@ -90,6 +92,24 @@ def installed(
     if state is None:
         return None
     return load_bundle(folder, state, now=now or datetime.now(UTC), limits=limits)
+
+
+def stored(
+    folder: Path, bundle_id: str, *, now: datetime | None = None, limits: Limits = DEFAULT_LIMITS
+) -> InstalledBundle | None:
+    """Any bundle of this host, also an older one; None when it is not there. As `installed`."""
+    state = read_state(folder)
+    if state is None or bundle_id not in stored_ids(folder):
+        return None
+    asked = state.model_copy(update={"bundle_id": bundle_id})
+    return load_bundle(folder, asked, now=now or datetime.now(UTC), limits=limits)
+
+
+def stored_ids(folder: Path) -> list[str]:
+    """Ids of all bundles on this host, sorted; whether they are intact, `stored` finds out."""
+    path = folder / BUNDLES_FOLDER
+    names = [entry.name for entry in path.iterdir()] if path.is_dir() else []
+    return sorted(name for name in names if _BUNDLE_ID.fullmatch(name) is not None)
 
 
 def load_bundle(

@@ -18,7 +18,7 @@ from federation import CANARY, flower_identity, make_federation
 from flwr.app import Context, Message, RecordDict
 
 import coordinator.server_app as server
-from client import client_app, engine
+from client import client_app, engine, loading
 from coordinator import strategy
 from coordinator.progress import ProgressFile
 from coordinator.publication import hub_name, published, signing_keys
@@ -91,7 +91,7 @@ def run(plan: RunPlan, kill_at: int | None = None) -> Counter:
         server.app(grid, context)
     finally:
         torch.set_num_threads(threads)
-        engine._LOADED.clear()
+        loading.LOADED.clear()
     return grid.sent
 
 
