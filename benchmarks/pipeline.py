@@ -29,8 +29,8 @@ from client.console import QUIET, print_line, print_table, say, say_error
 from client.tables import Table
 from proper_model.errors import ConfigError, ProperError, SimulationError
 from proper_model.files import write_atomic
+from proper_model.machine import usable_cores
 from simulations.environment import commit, hardware
-from simulations.placement import usable_cores
 from simulations.results import Hardware
 from simulations.supervisor import Process, adopt_orphans, family
 

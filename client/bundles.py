@@ -31,17 +31,20 @@ from client.home import Home
 from client.loading import load_installed
 from client.trusted_root import pin_root, update_root
 from client.updater import install, installed
+from proper_model.base_folder import base_folder
 from proper_model.errors import BaseModelError, BundleForeignError, NotInstalledError
 
 if TYPE_CHECKING:
     from client.download import Patience
     from proper_model.artifact import Release
+    from proper_model.config import BaseWeights
 
 __all__ = [
     "Added",
     "BundleRow",
     "Verified",
     "add_bundle",
+    "base_bytes",
     "base_of",
     "list_bundles",
     "load_release",
@@ -116,7 +119,12 @@ def add_bundle(
 
 
 def load_release(
-    home: Home, *, threads: int, memory_bytes: int | None = None, bundle_id: str | None = None
+    home: Home,
+    *,
+    threads: int,
+    memory_bytes: int | None = None,
+    bundle_id: str | None = None,
+    base_weights: BaseWeights | None = None,
 ) -> tuple[Release, InstalledBundle]:
     """The current release, or the stored one of this id, ready to compute.
 
@@ -130,7 +138,26 @@ def load_release(
         raise NotInstalledError(what, hint=INSTALL_FIRST)
     reference = bundle.manifest.base_reference
     base = None if reference is None else base_of(home, reference)
-    return load_installed(bundle, base, threads=threads, memory_bytes=memory_bytes), bundle
+    release = load_installed(
+        bundle, base, threads=threads, memory_bytes=memory_bytes, base_weights=base_weights
+    )
+    return release, bundle
+
+
+def base_bytes(home: Home, bundle: InstalledBundle) -> int:
+    """Size on disk of the base in full, wherever it lies; 0 if it is not on this machine."""
+    reference = bundle.manifest.base_reference
+    if reference is None:
+        return sum(
+            entry.size
+            for name, entry in bundle.manifest.files.items()
+            if name.startswith("base/") and name.endswith(".safetensors")
+        )
+    try:
+        folder = base_folder(base_of(home, reference), reference.revision)
+    except BaseModelError:
+        return 0
+    return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
 
 
 def _find_base(

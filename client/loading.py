@@ -11,13 +11,19 @@ from client.bundle_store import InstalledBundle, load_files
 
 if TYPE_CHECKING:
     from proper_model.artifact import Release
+    from proper_model.config import BaseWeights
 
 # At most one release: two base models would rarely fit, and a process works on one bundle at a time.
 LOADED: dict[str, Release] = {}
 
 
 def load_installed(
-    bundle: InstalledBundle, base: str | None, *, threads: int, memory_bytes: int | None = None
+    bundle: InstalledBundle,
+    base: str | None,
+    *,
+    threads: int,
+    memory_bytes: int | None = None,
+    base_weights: BaseWeights | None = None,
 ) -> Release:
     """The release of a bundle, every byte of it checked again, its base included.
 
@@ -27,6 +33,7 @@ def load_installed(
             hub cache, under the name the bundle gives.
         threads: for torch, in this whole process.
         memory_bytes: a budget; with one, freed memory is given back to the system.
+        base_weights: how the base is held; None: as the release says.
 
     Raises:
         BundleIntegrityError: a file of the bundle is gone or altered.
@@ -43,7 +50,8 @@ def load_installed(
     torch.set_num_threads(threads)
     if memory_bytes is not None:
         return_freed_memory()
-    if bundle.bundle_id not in LOADED:
+    held = f"{bundle.bundle_id} {base_weights or ''}"
+    if held not in LOADED:
         LOADED.clear()
         folder_of_base = None
         reference = bundle.manifest.base_reference
@@ -51,7 +59,7 @@ def load_installed(
             verified = base_folder(base or reference.hub_id, reference.revision)
             verify_base_files(reference, verified)
             folder_of_base = str(verified)
-        LOADED[bundle.bundle_id] = release_from_files(
-            load_files(bundle), base_folder=folder_of_base
+        LOADED[held] = release_from_files(
+            load_files(bundle), base_folder=folder_of_base, base_weights=base_weights
         )
-    return LOADED[bundle.bundle_id]
+    return LOADED[held]

@@ -42,9 +42,7 @@ def choose(
         ConfigError: an unknown choice, or a limit that nothing fits.
     """
     if base_weights is not None and base_weights not in set(BaseWeights):
-        raise ConfigError(
-            f"unknown --base-weights '{base_weights}'", hint="full, 8bit or 4bit"
-        )
+        raise ConfigError(f"unknown --base-weights '{base_weights}'", hint="full, 8bit or 4bit")
     chosen = BaseWeights(base_weights) if base_weights is not None else None
     if limit is None:
         return MemoryChoice(chosen or BaseWeights.FULL, None, recompute)
@@ -61,5 +59,9 @@ def choose(
     raise ConfigError(
         f"--max-memory is too little: this base needs {needed / 2**30:.2f} GiB",
         hint="a larger limit, or a smaller base"
-        + ("" if len(candidates) > 1 else "; --base-weights 4bit needs less (pip install proper[quantized])"),
+        + (
+            ""
+            if len(candidates) > 1
+            else "; --base-weights 4bit needs less (pip install proper[quantized])"
+        ),
     )

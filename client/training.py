@@ -61,8 +61,8 @@ def work_key(learner: Learner, state: PersonalState, histories: Histories, what:
 
 def checkpoint(vault: Vault, key: str) -> Sealed:
     """Where this work's training state goes, encrypted."""
-    seal, unseal = vault.sealer(f"checkpoint {key}")
-    return Sealed(vault.folder / f"{PREFIX}{key}", seal, unseal)
+    sealer = vault.sealer(f"checkpoint {key}")
+    return Sealed(vault.folder / f"{PREFIX}{key}", sealer.seal, sealer.open)
 
 
 def leftovers(vault: Vault) -> list[Path]:

@@ -23,6 +23,7 @@ from client.strict_json import hex_text
 from client.vault_contents import Content, Contents
 from client.vault_keys import Keys
 from client.vault_secrets import Passphrase, Secret
+from client.working_files import Sealer
 from proper_model.errors import BusyError, ProperError, VaultError, VaultForeignError
 
 
@@ -97,6 +98,20 @@ class Vault:
         if previous is None:
             raise VaultError("the vault holds no earlier state", hint="there is nothing to undo")
         return self.write(previous.payload, bundle_id=previous.bundle_id)
+
+    def drop_previous(self) -> None:
+        """Remove every generation but the newest, for what must not be gone back to.
+
+        Raises StorageError if a file cannot be removed; else as `read`.
+        """
+        newest = self.read()
+        if newest is not None:
+            old = [g for g in list_generations(self.folder) if g != newest.generation]
+            remove_generations(self.folder, old)
+
+    def sealer(self, purpose: str) -> Sealer:
+        """What encrypts working files of this purpose under the present master key."""
+        return Sealer(purpose, self._file.key, self._file.random)
 
     def add_slot(self, secret: Secret) -> str:
         """Let another secret open the vault; returns the slot's id.

@@ -14,6 +14,7 @@ No user embedding is in it, only the mean and prototypes over at least ten users
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import tempfile
 from collections.abc import Mapping
@@ -180,11 +181,16 @@ def release_to_files(release: Release, *, base: BaseSource | None = None) -> dic
     return files
 
 
-def release_from_files(files: Mapping[str, bytes], *, base_folder: str | None = None) -> Release:
+def release_from_files(
+    files: Mapping[str, bytes],
+    *,
+    base_folder: str | None = None,
+    base_weights: BaseWeights | None = None,
+) -> Release:
     """The inverse of `release_to_files`, for files that were verified before.
 
     A referenced base is loaded from `base_folder`, else by its name, and merged with the shipped
-    population LoRA. Its linears are then held as the settings' `base_weights` says.
+    population LoRA. Its linears are then held as `base_weights` says, by default the settings'.
     """
     recipe = json.loads(files["recipe.json"])
     if recipe.get("format") != RECIPE_FORMAT:
@@ -193,6 +199,8 @@ def release_from_files(files: Mapping[str, bytes], *, base_folder: str | None = 
             hint="update PROPER, or install a bundle made by this version",
         )
     settings = from_mapping(StageSettings, recipe["settings"], where="recipe.json: settings")
+    if base_weights is not None:
+        settings = dataclasses.replace(settings, base_weights=base_weights)
     device = default_device()
     dtype = compute_dtype(settings.dtype, device)
     # A base that will be packed is loaded in main memory: in full the accelerator may not hold it.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from contextlib import suppress
 from pathlib import Path
 
 HARDWARE_FILE = "hardware.json"  # in OUT: where the run was trained, written by the coordinator
@@ -36,3 +37,20 @@ def cpu_model(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine() or "unknown"
+
+
+def usable_cores() -> int:
+    """Cores this process may run on, which a container or `taskset` may make fewer than there are."""
+    with suppress(AttributeError):  # Linux only
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def useful_threads(hidden: int) -> int:
+    """Threads of one process that trains, unless told otherwise.
+
+    One for small bases: they gain little from more, and on a machine that does something else two
+    threads waiting for each other were several times slower than one. The number is part of the
+    plan because sums of floats depend on it.
+    """
+    return 1 if hidden < 512 else min(8, usable_cores())

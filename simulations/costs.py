@@ -9,11 +9,12 @@ from proper_model.base import compute_dtype, default_device
 from proper_model.base_check import read_config, read_tokenizer
 from proper_model.encoding import Encoder
 from proper_model.files import storage_errors
+from proper_model.machine import useful_threads
 from proper_model.structure import preset
 from simulations.calibrate import measure, shape_of
 from simulations.estimate import Estimate, count_tokens, estimate
 from simulations.options import RunOptions
-from simulations.prepare import LARGEST_EMBEDDED_PARAMETERS, build, place, useful_threads
+from simulations.prepare import LARGEST_EMBEDDED_PARAMETERS, build, place
 from simulations.run_folder import check_out, check_same, existing_plan
 from simulations.sources import Progress, Source, load_source
 

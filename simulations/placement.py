@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from proper_model.errors import ConfigError
+from proper_model.machine import usable_cores
 from proper_model.records import counted
 
 ACTOR_BYTES = 1_500_000_000  # Python, torch, transformers and a tiny model in one actor
@@ -144,13 +145,6 @@ def this_machine() -> Machine:
 
     free = tuple(torch.cuda.mem_get_info(number)[0] for number in range(torch.cuda.device_count()))
     return Machine(usable_cores(), free_memory_bytes(), free)
-
-
-def usable_cores() -> int:
-    """Cores this process may run on, which a container or `taskset` may make fewer than there are."""
-    with suppress(AttributeError):  # Linux only
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def free_memory_bytes(

@@ -12,7 +12,7 @@ from client.cli import run_cli
 from coordinator.release import publish
 from proper_model.artifact import Release, release_to_files
 from proper_model.records import HistoryItem, User, user_to_json
-from proper_model.trust import make_root
+from proper_model.trust import TrustedRoot
 from tests.bundle_samples import fixed_key
 
 PASSPHRASE = "correct horse battery staple"
@@ -30,7 +30,7 @@ def publish_release(release: Release, folder: Path, *, days: int = 90) -> Path:
         valid_for_days=days,
     )
     root = folder / "root.json"
-    root.write_bytes(make_root([key]))
+    root.write_bytes(TrustedRoot.of([key]).to_bytes())
     return folder
 
 

@@ -132,9 +132,7 @@ def test_forgetting_everything(person: Person, capsys: pytest.CaptureFixture[str
     assert person.run("forget", "--all", "--yes") == 0
 
 
-def test_evaluation_says_what_it_found(
-    person: Person, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_evaluation_says_what_it_found(person: Person, capsys: pytest.CaptureFixture[str]) -> None:
     before = vault_files(person)
     assert person.run("evaluate", "--json") == 0
     found = json.loads(capsys.readouterr().out)

@@ -79,7 +79,13 @@ def adapt(
 
 
 def read_items(
-    source: str, task: Any, form: str | None, column: list[str] | None, most: int | None, *, lenient: bool
+    source: str,
+    task: Any,
+    form: str | None,
+    column: list[str] | None,
+    most: int | None,
+    *,
+    lenient: bool,
 ) -> Any:
     """The items of a history file or of stdin, with warnings said."""
     from pathlib import Path
@@ -134,5 +140,3 @@ def say_outcome(state: Any, name: str) -> None:
             f"Your adapter is trained on {counted(int(report['items']), 'item')}: loss on held-back "
             f"items {before:.3f} with your embedding alone, {after:.3f} with the adapter."
         )
-
-
