@@ -9,26 +9,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
-from serving import TOKEN, WEIGHTS, FakeSession, running, wait_until
+from serving import TOKEN, WEIGHTS, FakeSession, Gate, running, wait_until
 
 from client.serving.worker import Worker
 from proper_model.errors import DataError, StorageError
 
 TEXT = {"model": "proper", "prompt": "a b c"}
 STREAM = {**TEXT, "stream": True}
-
-
-class Gate:
-    """Lets a session make as many pieces as have been released."""
-
-    def __init__(self) -> None:
-        self._free = threading.Semaphore(0)
-
-    def __call__(self) -> None:
-        assert self._free.acquire(timeout=10)
-
-    def release(self, count: int = 1) -> None:
-        self._free.release(count)
 
 
 @pytest.fixture
@@ -63,6 +50,7 @@ def test_a_client_that_goes_ends_a_stream(gate) -> None:
         gate.release()  # the step that was at work ends; no other one begins
         wait_until(lambda: session.named("ended"))
         assert len(session.named("piece")) <= 2
+        assert len(session.threads) == 1  # ended where it ran, not wherever garbage is collected
         gate.release(10)
         assert server.client.post("/v1/completions", json=TEXT).status_code == 200
 
