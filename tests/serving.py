@@ -93,6 +93,19 @@ class FakeSession:
         return [call for call in self.calls if call[0] == name]
 
 
+class Gate:
+    """Lets a session make as many pieces as have been released."""
+
+    def __init__(self) -> None:
+        self._free = threading.Semaphore(0)
+
+    def __call__(self) -> None:
+        assert self._free.acquire(timeout=10)
+
+    def release(self, count: int = 1) -> None:
+        self._free.release(count)
+
+
 @dataclass
 class Running:
     """A started server."""

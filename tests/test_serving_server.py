@@ -15,7 +15,7 @@ import httpx
 import pytest
 from serving import TOKEN, FakeSession
 
-from client.serving.server import serve
+from client.serving.server import _bound, serve
 from proper_model.errors import ConfigError
 
 # A session whose pieces come every 50 ms for ever, or whose work ignores everything.
@@ -23,7 +23,7 @@ PROGRAM = """
 import sys, threading, time
 sys.path.insert(0, {tests!r})
 from serving import FakeSession, TOKEN
-from client.serving.server import serve
+from client.serving.server import _bound, serve
 from client.serving.session import Ending
 from proper_model.errors import ProperError
 
@@ -108,6 +108,12 @@ def test_a_port_in_use_is_said() -> None:
         with pytest.raises(ConfigError, match=f"port {port} of 127.0.0.1: in use") as caught:
             serve(FakeSession(), port=port, token=TOKEN, ready=lambda _url: None)
         assert "0 takes any free one" in str(caught.value.hint)
+
+
+def test_pieces_do_not_wait_for_each_other_on_the_way() -> None:
+    """asyncio switches Nagle's algorithm off only for sockets that name their protocol."""
+    with _bound(0) as listener:
+        assert listener.proto == socket.IPPROTO_TCP
 
 
 @pytest.mark.parametrize("port", [-1, 65536])

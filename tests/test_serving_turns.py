@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 import threading
@@ -9,26 +10,14 @@ from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
-from serving import TOKEN, WEIGHTS, FakeSession, running, wait_until
+from serving import TOKEN, WEIGHTS, FakeSession, Gate, running, wait_until
 
+from client.serving.turns import Turns
 from client.serving.worker import Worker
 from proper_model.errors import DataError, StorageError
 
 TEXT = {"model": "proper", "prompt": "a b c"}
 STREAM = {**TEXT, "stream": True}
-
-
-class Gate:
-    """Lets a session make as many pieces as have been released."""
-
-    def __init__(self) -> None:
-        self._free = threading.Semaphore(0)
-
-    def __call__(self) -> None:
-        assert self._free.acquire(timeout=10)
-
-    def release(self, count: int = 1) -> None:
-        self._free.release(count)
 
 
 @pytest.fixture
@@ -65,6 +54,23 @@ def test_a_client_that_goes_ends_a_stream(gate) -> None:
         assert len(session.named("piece")) <= 2
         gate.release(10)
         assert server.client.post("/v1/completions", json=TEXT).status_code == 200
+
+
+def test_leaving_a_generation_closes_it_in_its_own_thread() -> None:
+    """While somebody still refers to it, so that no garbage collection does it instead."""
+    session = FakeSession()
+    turns = Turns(session)
+
+    async def leave_early():
+        async with turns.turn(), turns.generating("a b", stage="2", max_tokens=None) as step:
+            assert await step() == "2:"
+        return step
+
+    step = asyncio.run(leave_early())
+    assert turns.close(5)
+    assert step is not None
+    assert session.calls[1:] == [("piece",), ("ended", 1), ("close",)]
+    assert threading.get_ident() not in session.threads
 
 
 def hang_up(port: int, path: str, body: dict) -> socket.socket:
