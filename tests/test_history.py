@@ -163,6 +163,7 @@ def test_recognition_prefers_content_and_falls_back_on_names():
     assert recognized('{"text": "never ends', "") == "jsonl"
     assert recognized('{"broken": \n{"a": 1}\n', ".txt") == "jsonl"
     assert recognized("{\n", ".jsonl") == "jsonl"
+    assert recognized('{"profile": [1}\n', ".jsonl") == "jsonl"
     assert recognized("[text],score\n", ".csv") == "csv"
     assert recognized("<html>", ".json") == "json"
     assert recognized("text,score\n", "") == "csv"
