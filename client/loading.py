@@ -43,7 +43,7 @@ def load_installed(
     import torch
 
     from client.base_files import verify_base_files
-    from proper_model.artifact import release_from_files
+    from proper_model.artifact import IN_PLACE, release_from_files
     from proper_model.base_folder import base_folder
     from proper_model.memory import return_freed_memory
 
@@ -60,6 +60,9 @@ def load_installed(
             verify_base_files(reference, verified)
             folder_of_base = str(verified)
         LOADED[held] = release_from_files(
-            load_files(bundle), base_folder=folder_of_base, base_weights=base_weights
+            load_files(bundle, in_place=IN_PLACE),
+            base_folder=folder_of_base,
+            folder=bundle.path,
+            base_weights=base_weights,
         )
     return LOADED[held]

@@ -17,7 +17,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,7 @@ from proper_model.tasks import Task, task_from_toml
 
 RECIPE_FORMAT = 1
 POPULATION = "adapters/population/"
+IN_PLACE = ("base/", "tokenizer/")  # what transformers reads by itself
 
 
 @dataclass(frozen=True)
@@ -185,12 +187,17 @@ def release_from_files(
     files: Mapping[str, bytes],
     *,
     base_folder: str | None = None,
+    folder: Path | None = None,
     base_weights: BaseWeights | None = None,
 ) -> Release:
     """The inverse of `release_to_files`, for files that were verified before.
 
     A referenced base is loaded from `base_folder`, else by its name, and merged with the shipped
     population LoRA. Its linears are then held as `base_weights` says, by default the settings'.
+
+    Args:
+        files: all files, or with `folder` all but `base/*` and `tokenizer/*`.
+        folder: where the release lies; its embedded base is loaded from there in place.
     """
     recipe = json.loads(files["recipe.json"])
     if recipe.get("format") != RECIPE_FORMAT:
@@ -207,11 +214,10 @@ def release_from_files(
     loading = device if settings.base_weights == BaseWeights.FULL else torch.device("cpu")
     population: Mapping[str, Tensor] = {}
     if recipe["base"] is None:
-        with tempfile.TemporaryDirectory() as scratch:
-            _write(files, Path(scratch))
+        with _on_disk(files) if folder is None else nullcontext(folder) as place:
             base, tokenizer = load_base(
-                f"{scratch}/base",
-                tokenizer_from=f"{scratch}/tokenizer",
+                f"{place}/base",
+                tokenizer_from=f"{place}/tokenizer",
                 dtype=dtype,
                 device=loading,
                 computing_on=device,
@@ -244,10 +250,13 @@ def release_from_files(
     )
 
 
-def _write(files: Mapping[str, bytes], folder: Path) -> None:
-    """Model and tokenizer files to a scratch folder: transformers reads paths only."""
-    for name, data in files.items():
-        if name.startswith(("base/", "tokenizer/")):
-            path = folder / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomic(path, data)
+@contextmanager
+def _on_disk(files: Mapping[str, bytes]) -> Iterator[Path]:
+    """Model and tokenizer files in a scratch folder: transformers reads paths only."""
+    with tempfile.TemporaryDirectory() as scratch:
+        for name, data in files.items():
+            if name.startswith(IN_PLACE):
+                path = Path(scratch) / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write_atomic(path, data)
+        yield Path(scratch)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -137,7 +138,7 @@ def test_evaluation_says_what_it_found(person: Person, capsys: pytest.CaptureFix
     assert person.run("evaluate", "--json") == 0
     found = json.loads(capsys.readouterr().out)
     assert set(found["scores"]) == {"1", "2", "3"}
-    assert found["trained"] + found["tested"] == 26 if False else found["tested"] >= 2
+    assert found["tested"] == max(2, round(0.2 * (found["trained"] + found["tested"])))
     assert found["verdict"]
     assert vault_files(person) == before
 
@@ -183,11 +184,12 @@ def test_another_release_asks_for_a_rebase(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    import dataclasses
-
     folder = tmp_path / "published"
     shutil.copytree(published, folder)
-    shared = {name: tensor * 1.01 for name, tensor in release.shared.items()}
+    shared = {
+        name: tensor * 1.01 if name.startswith("experts.") else tensor
+        for name, tensor in release.shared.items()
+    }
     publish_release(dataclasses.replace(release, shared=shared), folder)
     assert person.run("bundle", "add", folder) == 0
     before = vault_files(person)
@@ -307,7 +309,7 @@ def test_a_killed_adaptation_leaves_the_old_state(
     history = write_jsonl(tmp_path / "h.jsonl", user.history)
     before = vault_files(person)
     child = subprocess.Popen(
-        [sys.executable, "-m", "client.cli", *person.options(), "adapt", str(history)],
+        [sys.executable, "-m", "client", *person.options(), "adapt", str(history)],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
