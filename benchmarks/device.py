@@ -27,6 +27,7 @@ from benchmarks.schema import write_report
 from benchmarks.schema_device import Adaptation, DeviceReport, Foretold
 from client.console import print_line, say
 from proper_model.errors import DataError, ProperError
+from proper_model.machine import high_water_bytes
 from proper_model.records import User, user_to_json
 from simulations.environment import commit, hardware
 
@@ -35,6 +36,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 WAYS = (("full", False), ("full", True), ("8bit", False), ("4bit", False), ("4bit", True))
 POOLED, POOLED_ITEMS = 16, 12  # what the release is trained on; its quality is not the question
 SAMPLE_TOKENS = 256
+POLL_S = 0.05
 DATA = Path(__file__).resolve().parent.parent.parent / "shared" / "data" / "news_categories"
 BASE = DATA.parent.parent / "models" / "mini-llama"
 
@@ -186,17 +188,20 @@ def adapt_once(
     ]
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     begin = time.monotonic()
+    peak = 0
     with subprocess.Popen(
         command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     ) as process:
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
+        while process.poll() is None:
+            # Not getrusage: that counts what this process held when it started the other one.
+            peak = max(peak, high_water_bytes(Path(f"/proc/{process.pid}/status")) or 0)
+            time.sleep(POLL_S)
     if process.returncode:
         raise AdaptError(
             f"proper adapt --base-weights {weights} ended with exit code {process.returncode}",
             hint="run it by hand to see why",
         )
-    return time.monotonic() - begin, usage.ru_maxrss * 1024
+    return time.monotonic() - begin, peak
 
 
 def main() -> None:

@@ -54,3 +54,26 @@ def useful_threads(hidden: int) -> int:
     plan because sums of floats depend on it.
     """
     return 1 if hidden < 512 else min(8, usable_cores())
+
+
+def peak_memory_bytes(status: Path = Path("/proc/self/status")) -> int:
+    """The most resident memory this program has had, without what its parent had before it."""
+    found = high_water_bytes(status)
+    if found is not None:
+        return found
+    import resource
+
+    unit = 1 if platform.system() == "Darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def high_water_bytes(status: Path) -> int | None:
+    """VmHWM of a process' status file; None where there is none, as after its end."""
+    try:
+        lines = status.read_text().splitlines()
+    except OSError:
+        return None
+    for line in lines:
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    return None
