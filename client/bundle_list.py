@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from client.bundle_origin import LOCK_TIMEOUT_S
 from client.bundle_store import (
     InstalledBundle,
     StoreState,
@@ -90,7 +91,7 @@ def remove_old_bundles(home: Home, keep: Collection[str]) -> int:
         return 0
     freed = 0
     kept = {*keep, state.bundle_id}
-    with exclusive(home.path, 10), storage_errors(home.path):
+    with exclusive(home.path, LOCK_TIMEOUT_S), storage_errors(home.path):
         old = [bundle_path(home.path, i) for i in stored_ids(home.path) if i not in kept]
         bundles = bundle_path(home.path, state.bundle_id).parent
         for path in (*old, *bundles.glob(".download-*"), *bundles.glob(".partial-*")):

@@ -29,6 +29,8 @@ Progress = Callable[[str, int, int], None]
 
 CHECKING = "checking the release"
 CHECKING_BASE = "checking the base"
+# Whoever installs holds the home as well, so a holder of this lock alone is a node of a federation.
+LOCK_TIMEOUT_S = 10.0
 INSTALL_FIRST = "install a release first: proper bundle add FOLDER_OR_ADDRESS"
 
 

@@ -21,6 +21,7 @@ from client.bundle_origin import (
     CHECKING,
     CHECKING_BASE,
     INSTALL_FIRST,
+    LOCK_TIMEOUT_S,
     Progress,
     decide_trust,
     opened,
@@ -51,8 +52,6 @@ __all__ = [
     "remove_old_bundles",
     "verify_bundle",
 ]
-
-LOCK_TIMEOUT_S = 10.0
 
 
 @dataclass(frozen=True)

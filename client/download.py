@@ -12,10 +12,10 @@ import asyncio
 import logging
 import re
 import ssl
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from time import sleep
 from typing import NoReturn
 
 import httpx
@@ -96,7 +96,7 @@ def fetch_over_http(
         reason = ""
         for attempt in range(patience.attempts):
             if attempt:
-                time.sleep(patience.pause_s * 2 ** (attempt - 1))
+                sleep(patience.pause_s * 2 ** (attempt - 1))
             try:
                 asyncio.run(transfer.run())
             except _BrokenError as error:
@@ -124,6 +124,8 @@ class _Transfer:
         """One attempt. Raises _BrokenError if another one may do better, else FetchError."""
         if self.partial.size and self.partial.size == self.partial.total:
             return  # interrupted between the last byte and its use
+        if not self.partial.validator:
+            self.partial.discard()
         try:
             async with self._client() as client:
                 response = await self._answer(client)
@@ -168,7 +170,7 @@ class _Transfer:
                     return response
                 await response.aclose()
                 client.cookies.clear()
-                url = redirected(url, response.headers.get("Location", ""))
+                url = redirected(url, response.headers.get("Location", ""), self.partial.name)
         raise FetchError(f"{self._where}: more than {MAX_REDIRECTS} redirects")
 
     def _begin(self, response: httpx.Response) -> None:

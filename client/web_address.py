@@ -6,11 +6,14 @@ it goes with every request, but messages name the host alone.
 
 from __future__ import annotations
 
+import re
+
 import httpx
 
 from proper_model.errors import ConfigError, FetchError
 
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
+_HOST = re.compile(rb"[A-Za-z0-9._:-]+")
 
 
 def release_address(text: str) -> httpx.URL:
@@ -21,7 +24,11 @@ def release_address(text: str) -> httpx.URL:
     try:
         url = httpx.URL(text)
     except (httpx.InvalidURL, ValueError):
-        raise ConfigError("the address of the release is malformed") from None
+        url = httpx.URL()
+    if _HOST.fullmatch(url.raw_host) is None:
+        raise ConfigError(
+            "the address of the release is malformed", hint="it looks like https://HOST/FOLDER"
+        )
     if not _is_allowed(url):
         raise ConfigError(
             f"the address of the release: begins with {url.scheme}://, expected https://",
@@ -44,8 +51,8 @@ def above(url: httpx.URL) -> httpx.URL:
     return url.copy_with(raw_path=path.rstrip(b"/").rpartition(b"/")[0] + b"/" + mark + query)
 
 
-def redirected(url: httpx.URL, location: str) -> httpx.URL:
-    """Where a server's redirect leads.
+def redirected(url: httpx.URL, location: str, name: str) -> httpx.URL:
+    """Where a server's redirect of the file `name` leads.
 
     Name and password stay with their own host, and nobody else's redirect leads to this machine.
 
@@ -58,18 +65,18 @@ def redirected(url: httpx.URL, location: str) -> httpx.URL:
     came_from_here = url.host in LOOPBACK
     if target is None or not location or not _is_allowed(target):
         raise FetchError(
-            f"{url.host}: redirects to an address that is not https",
+            f"{name}: {url.host}: redirects to an address that is not an https one",
             hint="ask the publisher for the address that it leads to, if that is https",
         )
     if target.host in LOOPBACK and not came_from_here:
-        raise FetchError(f"{url.host}: redirects to this machine itself")
+        raise FetchError(f"{name}: {url.host}: redirects to this machine itself")
     if _origin(target) == _origin(url) and url.userinfo:
         target = target.copy_with(username=url.username, password=url.password)
     return target
 
 
 def _is_allowed(url: httpx.URL) -> bool:
-    if not url.host:
+    if _HOST.fullmatch(url.raw_host) is None:
         return False
     return url.scheme == "https" or (url.scheme == "http" and url.host in LOOPBACK)
 
