@@ -22,7 +22,6 @@ from vault_samples import BUNDLE, CHEAP, generations, make_vault, put_files, put
 from vault_save_child import BEGIN
 
 from client.vault import KeyFile, open_vault
-from proper_model.errors import StorageError
 
 HERE = Path(__file__).parent
 CALLS = "trace=openat,write,fsync,/^rename,/^unlink,close"
