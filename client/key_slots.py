@@ -93,7 +93,7 @@ def _slot_from_json(value: Any, *, where: str) -> Slot:
     kind, kdf = fields["kind"], fields["kdf"]
     if kind == "passphrase":
         cost = cost_from_json(kdf, where=f"{where}.kdf")
-    elif kind in _PURPOSES and kdf == {"name": "hkdf-sha256"}:
+    elif isinstance(kind, str) and kind in _PURPOSES and kdf == {"name": "hkdf-sha256"}:
         cost = None
     else:
         raise VaultError(f"{where}: a kind of slot this version does not know")
