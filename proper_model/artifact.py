@@ -208,6 +208,31 @@ def release_from_files(
     settings = from_mapping(StageSettings, recipe["settings"], where="recipe.json: settings")
     if base_weights is not None:
         settings = dataclasses.replace(settings, base_weights=base_weights)
+    base, tokenizer, population = _load_base(files, recipe, settings, base_folder, folder)
+    base.requires_grad_(False)
+    return Release(
+        base=quantize_base(base, settings.base_weights, device=default_device()),
+        tokenizer=tokenizer,
+        task=task_from_toml(
+            files["task.toml"].decode(), template=recipe["template"], where="task.toml"
+        ),
+        structure=from_mapping(Structure, recipe["structure"], where="recipe.json: structure"),
+        settings=settings,
+        seed=int(recipe["seed"]),
+        shared=load(files["shared.safetensors"]),
+        population=population,
+        notes=recipe["notes"],
+    )
+
+
+def _load_base(
+    files: Mapping[str, bytes],
+    recipe: Mapping[str, Any],
+    settings: StageSettings,
+    base_folder: str | None,
+    folder: Path | None,
+) -> tuple[Any, Any, Mapping[str, Tensor]]:
+    """W_p in full, its tokenizer, and the population LoRA if the base is referenced."""
     device = default_device()
     dtype = compute_dtype(settings.dtype, device)
     # A base that will be packed is loaded in main memory: in full the accelerator may not hold it.
@@ -234,20 +259,7 @@ def release_from_files(
             computing_on=device,
         )
         base = merge_population(base, settings.population, population).to(dtype)
-    base.requires_grad_(False)
-    return Release(
-        base=quantize_base(base, settings.base_weights, device=device),
-        tokenizer=tokenizer,
-        task=task_from_toml(
-            files["task.toml"].decode(), template=recipe["template"], where="task.toml"
-        ),
-        structure=from_mapping(Structure, recipe["structure"], where="recipe.json: structure"),
-        settings=settings,
-        seed=int(recipe["seed"]),
-        shared=load(files["shared.safetensors"]),
-        population=population,
-        notes=recipe["notes"],
-    )
+    return base, tokenizer, population
 
 
 @contextmanager

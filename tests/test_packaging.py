@@ -122,7 +122,8 @@ def test_wheel_holds_every_module_and_its_data(repository: Path, wheel: zipfile.
     shipped = {name for name in wheel.namelist() if ".dist-info/" not in name}
     expected = source_files(repository, PACKAGES, ".py")
     expected |= source_files(repository, PACKAGES, ".toml")
-    expected |= source_files(repository, PACKAGES, ".j2")
+    for suffix in (".j2", ".html", ".css", ".js"):
+        expected |= source_files(repository, PACKAGES, suffix)
     expected |= source_files(repository, PACKAGES, "py.typed")
     expected |= {
         "proper_model/profile_files/" + path.relative_to(repository / "profiles").as_posix()
