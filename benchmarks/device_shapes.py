@@ -25,6 +25,8 @@ from proper_model.structure import Structure
 # Bits of a stored weight: 8 and 4 bits with a float32 scale for each 64 of them.
 QUANTIZED_BITS = {"8bit": 8 + 32 / 64, "4bit": 4 + 32 / 64}
 BYTES = {"float32": 4, "bfloat16": 2}
+# Logits are made at a few answer tokens only, so that the vocabulary adds next to nothing.
+PROBE_VOCABULARY = 1024
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,8 @@ def _model_of(
     """The memory model of the first blocks of a shape."""
     from transformers import AutoModelForCausalLM
 
-    base = AutoModelForCausalLM.from_config(shape.config(layers), dtype=dtype)
+    small = dataclasses.replace(shape, vocabulary=PROBE_VOCABULARY)
+    base = AutoModelForCausalLM.from_config(small.config(layers), dtype=dtype)
     model = AdaptedModel(base, structure, generator=torch.Generator().manual_seed(0))
     model.requires_grad_(False)
     encoder = Encoder(_NoTokenizer(), max_prompt_tokens=sample_tokens, max_answer_tokens=8)
