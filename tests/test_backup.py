@@ -119,8 +119,12 @@ def test_no_altered_file_is_read(tmp_path: Path) -> None:
         read_backup(put(tmp_path, payload), SECRET)
 
 
-def test_work_is_bounded_before_it_is_done() -> None:
+def test_work_is_bounded_before_it_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     good = seal(b"", SECRET, factor=4)
+    with monkeypatch.context() as patch:
+        patch.setattr(pyrage.passphrase, "decrypt", None)
+        with pytest.raises(VaultError, match="work factor"):
+            read_backup(put(tmp_path, good.replace(b" 4\n", b" 23\n")), SECRET)
     check_start(good)
     check_start(good.replace(b" 4\n", b" 22\n"))
     for factor in (b"23", b"64", b"99"):
@@ -227,10 +231,14 @@ def test_a_memory_stick_without_links_works_too(
     assert read_backup(out, SECRET) == DOCUMENT
     assert [path.name for path in tmp_path.iterdir()] == ["vault.age"]
 
-    def full(descriptor: int) -> None:
-        raise OSError(errno.ENOSPC, "full")
+    def no_links_then_full(*args: Any, **options: Any) -> None:
+        def full(descriptor: int) -> None:
+            raise OSError(errno.ENOSPC, "full")
 
-    monkeypatch.setattr(os, "fsync", full)
+        monkeypatch.setattr(os, "fsync", full)
+        no_links()
+
+    monkeypatch.setattr(os, "link", no_links_then_full)
     with pytest.raises(StorageError, match="No space left"):
         write(tmp_path / "other.age")
     assert [path.name for path in tmp_path.iterdir()] == ["vault.age"]
