@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from client import personal
@@ -21,7 +21,7 @@ from proper_model.errors import DataError
 from proper_model.metrics import LOWER_IS_BETTER, Prediction, Scored, score
 from proper_model.records import HistoryItem, Query, User
 from proper_model.statistics import Difference, paired_bootstrap, summarize
-from proper_model.tasks import Task
+from proper_model.tasks import Example, Task
 
 TESTED_SHARE = 0.2  # of the items, the newest ones
 LEAST_TESTED = 2
@@ -127,12 +127,7 @@ def evaluate(learner: Learner, state: PersonalState, name: str) -> Evaluation:
 def _score(task: Task, items: tuple[HistoryItem, ...], mine: Personal, stage: str) -> Scored:
     """Answers to the items as a table with one made-up user an item, so that items are resampled."""
     examples = [task.history_example(item) for item in items]
-    labels = set(task.labels or ())
-    if task.kind != "generation" and any(
-        example.answer.strip() not in labels for example in examples
-    ):
-        # The history asks something else than the task's queries do, or prompts list the labels.
-        task = dataclasses.replace(task, kind="generation", labels=None, metrics=(LOSS,))
+    task = scorable(task, examples)
     users = [
         User(str(place), (), (Query(example.id, "", example.answer),))
         for place, example in enumerate(examples)
@@ -150,3 +145,13 @@ def _score(task: Task, items: tuple[HistoryItem, ...], mine: Personal, stage: st
         for user, answer in zip(users, answers, strict=True)
     ]
     return score(task, users, predictions)
+
+
+def scorable(task: Task, examples: Sequence[Example]) -> Task:
+    """The task under which history items can be scored as questions: by loss alone where answers
+    are no labels, because the history asks something else, or because prompts list the labels.
+    """
+    labels = set(task.labels or ())
+    if task.kind == "generation" or all(e.answer.strip() in labels for e in examples):
+        return task
+    return dataclasses.replace(task, kind="generation", labels=None, metrics=(LOSS,))

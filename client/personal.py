@@ -11,20 +11,14 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-import torch
-
 from client.learning import Learner, Report, embedding_report, lora_report, samples_report
 from client.personal_state import PersonalState, TaskState, utc_now
+from client.updating import Member, go_on, update_samples
 from proper_model.dropout import mix_seed
 from proper_model.encoding import Encoded
 from proper_model.errors import ConfigError, TrainingError
-from proper_model.holdout import Fold, Samples
 from proper_model.records import HistoryItem
 from proper_model.tasks import Task
-
-# Old items that are trained again beside every new one, so that an update does not unlearn them.
-REHEARSAL = 1.0
-LEAST_REHEARSED = 8
 
 
 @dataclass(frozen=True)
@@ -61,9 +55,9 @@ def adapt(
     """
     names = sorted(histories)
     encoded = {n: learner.encode(histories[n][1], histories[n][0]) for n in names}
-    together = _merged([(histories[n][1], encoded[n]) for n in names])
+    together = merged([(histories[n][1], encoded[n]) for n in names])
     embeddings, fits = learner.fit_embeddings([learner.split(together, seed=state.seed)])
-    samples = [learner.split(encoded[n], seed=_task_seed(state, n)) for n in names]
+    samples = [learner.split(encoded[n], seed=task_seed(state.seed, n)) for n in names]
     shared = embeddings[:1].expand(len(names), -1, -1)
     lora, lora_fits = learner.train_loras(samples, shared, phase="adapter")
     if all(fit.trained and fit.failed for fit in lora_fits):
@@ -115,31 +109,28 @@ def update(
             hint="run proper adapt with the whole history",
         )
     old = list(task_state.items)
-    samples, rehearsed = _update_samples(
+    samples, rehearsed = update_samples(
         learner.encode(new, task),
         learner.encode(old, task),
-        seed=mix_seed(_task_seed(state, name), len(everything)),
+        seed=mix_seed(task_seed(state.seed, name), len(everything)),
         fraction=learner.settings.user.held_back_fraction,
     )
-    embedding = state.embedding.to(learner.model.device)[None]
-    lora, fits = learner.train_loras(
-        [samples], embedding, phase="update", starts=[learner.factors(task_state.adapter)]
-    )
-    fit = fits[0]
-    kept = fit.epochs > 0 and not fit.failed
+    factors = learner.factors(task_state.adapter)
+    (done,) = go_on(learner, [Member(factors, state.embedding, samples)])
+    fit = done.fit
     changed = replace(task_state, items=everything)
-    if kept:
+    if done.kept:
         report = {**task_state.report, **finite(lora_report(fit)), "items": len(everything)}
         changed = replace(
             changed,
-            adapter=learner.lora_tensors(lora, 0),
+            adapter=done.adapter,
             report=report,
             adapted_at=utc_now(),
         )
     return Update(
         new_items=len(new),
         rehearsed=rehearsed,
-        kept=kept,
+        kept=done.kept,
         loss_before=fit.loss_before,
         loss_after=fit.loss_after,
         state=state.with_task(name, changed),
@@ -163,11 +154,12 @@ def finite(report: Report) -> Report:
     }
 
 
-def _task_seed(state: PersonalState, name: str) -> int:
-    return mix_seed(state.seed, *name.encode())
+def task_seed(seed: int, name: str) -> int:
+    """The seed of one task's adapter, from the person's own."""
+    return mix_seed(seed, *name.encode())
 
 
-def _merged(histories: Sequence[tuple[Sequence[HistoryItem], list[Encoded]]]) -> list[Encoded]:
+def merged(histories: Sequence[tuple[Sequence[HistoryItem], Sequence[Encoded]]]) -> list[Encoded]:
     """All tasks' samples in time order; without dates, interleaved by place in each history."""
     rows = [
         (item.date, place / max(1, len(items)), sample)
@@ -179,22 +171,3 @@ def _merged(histories: Sequence[tuple[Sequence[HistoryItem], list[Encoded]]]) ->
     else:
         rows.sort(key=lambda row: row[1])
     return [sample for _, _, sample in rows]
-
-
-def _update_samples(
-    new: list[Encoded], old: list[Encoded], *, seed: int, fraction: float
-) -> tuple[Samples, int]:
-    """What an update trains and is judged on, and how many old items it rehearses.
-
-    A single new item trains, and old ones judge alone: held back, it could teach nothing.
-    """
-    judging = 0 if len(new) < 2 else max(1, round(fraction * len(new)))
-    order = torch.randperm(len(old), generator=torch.Generator().manual_seed(seed)).tolist()
-    judges = order[: max(1, judging)] if len(old) > 1 else []
-    rest = order[len(judges) :]
-    count = min(len(rest), max(LEAST_REHEARSED, round(REHEARSAL * len(new))))
-    train = (*(old[i] for i in sorted(rest[:count])), *new[: len(new) - judging])
-    held_back = (*(old[i] for i in sorted(judges)), *new[len(new) - judging :])
-    everything = (*train, *held_back)
-    fold = Fold(tuple(train), tuple(held_back))
-    return Samples(everything, (fold,) if held_back else (), seed), count

@@ -34,18 +34,32 @@ class PooledData:
         return digest.hexdigest()
 
 
+# Users' data for further tasks, beside those of the release's own.
+Beside = Sequence[tuple[Sequence[User], Task]]
+
+
 def pool(
-    users: Sequence[User], task: Task, encoder: Encoder, settings: StageSettings, seed: int
+    users: Sequence[User],
+    task: Task,
+    encoder: Encoder,
+    settings: StageSettings,
+    seed: int,
+    *,
+    beside: Beside = (),
 ) -> PooledData:
-    """Tokenize pooled users and hold some back, chosen by seed. Raises DataError if too few."""
+    """Tokenize pooled users and hold some back, chosen by seed. Raises DataError if too few.
+
+    `beside` holds what the same users did in further tasks: it is trained and judged together with
+    the first task's. Who is not among `users` is left out.
+    """
     check_pool(users)
-    encoded = [
-        PooledUser(
-            history=tuple(encoder.encode(task.history_example(item)) for item in user.history),
-            queries=tuple(encoder.encode(task.query_example(query)) for query in user.queries),
-        )
-        for user in users
-    ]
+    encoded = _encode(users, task, encoder)
+    for others, other_task in beside:
+        found = _by_id(others, other_task, encoder)
+        encoded = [
+            _together(own, found[user.user_id]) if user.user_id in found else own
+            for user, own in zip(users, encoded, strict=True)
+        ]
     order = [i for i, user in enumerate(encoded) if user.queries]
     random.Random(f"{seed}/held back").shuffle(order)
     count = min(len(users) - 2, max(1, round(settings.held_back_fraction * len(users))))
@@ -54,6 +68,32 @@ def pool(
         trained=tuple(u for i, u in enumerate(encoded) if i not in held),
         held_back=tuple(u for i, u in enumerate(encoded) if i in held),
     )
+
+
+def _encode(users: Sequence[User], task: Task, encoder: Encoder) -> list[PooledUser]:
+    return [
+        PooledUser(
+            history=tuple(encoder.encode(task.history_example(item)) for item in user.history),
+            queries=tuple(encoder.encode(task.query_example(query)) for query in user.queries),
+        )
+        for user in users
+    ]
+
+
+def _by_id(users: Sequence[User], task: Task, encoder: Encoder) -> dict[str, PooledUser]:
+    encoded = _encode(users, task, encoder)
+    return {user.user_id: own for user, own in zip(users, encoded, strict=True)}
+
+
+def _together(a: PooledUser, b: PooledUser) -> PooledUser:
+    """One user's two tasks; histories by place in each, so that a cap takes the newest of both."""
+    places = [
+        (place / len(history), sample)
+        for history in (a.history, b.history)
+        for place, sample in enumerate(history)
+    ]
+    places.sort(key=lambda row: row[0])
+    return PooledUser(tuple(sample for _, sample in places), (*a.queries, *b.queries))
 
 
 def router_cohort(users: Sequence[PooledUser], limit: int, seed: int) -> list[int]:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from coordinator.cache import PhaseCache
-from coordinator.pooling import PooledData, pool, router_cohort
+from coordinator.pooling import Beside, PooledData, pool, router_cohort
 from coordinator.population_stage import train_population
 from proper_model.artifact import Release, load_shared, shared_tensors
 from proper_model.base import compute_dtype, default_device, fingerprint, load_base
@@ -48,11 +48,13 @@ def run_pooled_stages(
     *,
     seed: int,
     cache: Path,
+    beside: Beside = (),
     memory_bytes: int | None = None,
     progress: Progress | None = None,
 ) -> Release:
     """Stages 1, 2 and 3a-3b, each frozen before the next.
 
+    `beside`: what the same users did in further tasks, trained together with the release's own.
     `memory_bytes` is what training may take beside the base; None: what a GPU has free, and no
     limit on a CPU.
 
@@ -60,7 +62,7 @@ def run_pooled_stages(
     """
     stages = _Stages(base, structure, settings, seed, PhaseCache(cache), memory_bytes, progress)
     stages.begin("tokenize")
-    data = pool(pooled, task, stages.encoder, settings, seed)
+    data = pool(pooled, task, stages.encoder, settings, seed, beside=beside)
     population, notes1 = stages.population(data)
     adapted, table, notes2 = stages.group(data)
     notes3 = stages.router(data, adapted, table) if structure.has_lora_router else {}

@@ -30,6 +30,12 @@ WIDTH = 132  # columns of the terminal whose output is shown
 # All that a block may run: how its command starts, and what this interpreter is given instead.
 COMMANDS = {
     ("proper-sim", "table"): ("-c", "from simulations.cli import main; main()", "table"),
+    ("proper-sim", "exp", "table"): (
+        "-c",
+        "from simulations.cli import main; main()",
+        "exp",
+        "table",
+    ),
     ("python", "-m", "benchmarks.table"): ("-m", "benchmarks.table"),
 }
 

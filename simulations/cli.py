@@ -18,6 +18,7 @@ from client.console import print_line, print_table, say
 from proper_model.errors import ConfigError, DataError, InterruptedRunError
 from proper_model.records import counted
 from simulations import cli_options as o
+from simulations.experiments.command import app as experiments
 from simulations.options import DEMOS, RunOptions
 from simulations.phases import progress_bars
 from simulations.run_folder import check_out
@@ -31,6 +32,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.add_typer(experiments)
 
 
 @app.callback()

@@ -30,6 +30,10 @@ Base = Annotated[
 Out = Annotated[
     Path, typer.Option("--out", metavar="OUT", help="Folder for everything the run leaves.")
 ]
+ExperimentOut = Annotated[
+    Path,
+    typer.Option("--out", metavar="OUT", help="Folder for the result file and its figure."),
+]
 FetchOut = Annotated[
     Path, typer.Option("--out", metavar="OUT", help="Folder for the task's files.")
 ]
@@ -171,19 +175,53 @@ def run_options(
     return RunOptions(**{**given, "arms": chosen})
 
 
+def experiment_options(
+    data: Data,
+    out: ExperimentOut,
+    task: TaskName = None,
+    base: Base = None,
+    preset: Preset = "default",
+    profile: Profile = None,
+    template: Template = None,
+    split: Split = "given",
+    pooled_users: PooledUsers = None,
+    max_items: MaxItems = None,
+    users: Users = None,
+    seed: Seed = 0,
+    threads: Threads = None,
+    memory_budget: MemoryBudget = None,
+    cache: Cache = None,
+) -> RunOptions:
+    """What an experiment's command line says. Raises ConfigError for a contradiction."""
+    return RunOptions(**locals())
+
+
 def takes_run_options(command: Callable[..., None]) -> Callable[..., None]:
     """Give `command(options, ...)` every option of a run beside its own, as typer reads them."""
-    shared = inspect.signature(run_options).parameters
+    return _with_options(run_options, command)
+
+
+def takes_experiment_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The same with the options of an experiment."""
+    return _with_options(experiment_options, command)
+
+
+def _with_options(
+    make: Callable[..., RunOptions], command: Callable[..., None]
+) -> Callable[..., None]:
+    shared = inspect.signature(make).parameters
     own = list(inspect.signature(command).parameters.values())[1:]
 
     def called(**given: Any) -> None:
         extra = {parameter.name: given.pop(parameter.name) for parameter in own}
-        command(run_options(**given), **extra)
+        command(make(**given), **extra)
 
-    hints = get_type_hints(run_options, include_extras=True) | get_type_hints(
-        command, include_extras=True
-    )
-    parameters = [p.replace(annotation=hints[p.name]) for p in (*shared.values(), *own)]
+    hints = get_type_hints(make, include_extras=True) | get_type_hints(command, include_extras=True)
+    parameters = [
+        # Required ones of a command come after optional ones of all: typer passes by name.
+        p.replace(annotation=hints[p.name], kind=inspect.Parameter.KEYWORD_ONLY)
+        for p in (*shared.values(), *own)
+    ]
     called.__name__, called.__doc__ = command.__name__, command.__doc__
     called.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     called.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]

@@ -1,0 +1,1 @@
+"""Experiments about one person's device: preference drift, and several tasks of one person."""

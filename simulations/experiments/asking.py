@@ -1,0 +1,97 @@
+"""What users' models are asked: their queries, and history items that nobody has trained on.
+
+Every row is answered under its own user's state, all users in shared passes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+from client.adaptation import UserState
+from client.evaluation import LOSS, scorable
+from client.prediction import AnswerLimits, arm_pass, predict
+from proper_model.artifact import Release
+from proper_model.held_back import held_back_losses
+from proper_model.metrics import Prediction, Scored, score
+from proper_model.records import HistoryItem, Query, User
+from proper_model.scoring import Question, answer_queries
+from proper_model.tasks import Example
+
+States = Mapping[str, UserState]
+Items = Sequence[Sequence[HistoryItem]]
+
+
+def score_queries(release: Release, users: Sequence[User], arm: str, states: States) -> Scored:
+    """The users' queries under an arm, by the task's metrics."""
+    return score(release.task, users, predict(release, users, arm, states))
+
+
+def score_items(
+    release: Release, users: Sequence[User], items: Items, arm: str, states: States
+) -> Scored:
+    """History items as questions, `items[u]` to user u, by the metrics that apply to them."""
+    model, encoder, settings = release.model(), release.encoder(), release.settings
+    asked, rows = _as_queries(release, users, items)
+    task = scorable(release.task, [example for _, example in rows])
+    numeric = "mae_expected" in task.metrics
+    limits = AnswerLimits(task, encoder, settings.max_answer_tokens)
+    questions = []
+    for slot, example in rows:
+        query = Query(example.id, "", example.answer)
+        labels = tuple(task.labels_for(query)) if numeric else ()
+        questions.append(Question(slot, example, labels, limits.of(query)))
+    answers = answer_queries(
+        model,
+        encoder,
+        questions,
+        arm_pass(release, model, users, arm, states),
+        tokens_per_step=settings.tokens_per_step,
+    )
+    predictions = [
+        Prediction(
+            user_id=users[slot].user_id,
+            query_id=example.id,
+            output=answer.output,
+            nll=answer.nll,
+            answer_tokens=answer.answer_tokens,
+            expected=answer.expected,
+        )
+        for (slot, example), answer in zip(rows, answers, strict=True)
+    ]
+    return score(task, asked, predictions)
+
+
+def score_loss(
+    release: Release, users: Sequence[User], items: Items, arm: str, states: States
+) -> Scored:
+    """The loss per answer token of history items, `items[u]` under user u's state; no answers."""
+    model, encoder = release.model(), release.encoder()
+    asked, rows = _as_queries(release, users, items)
+    samples = [(slot, encoder.encode(example)) for slot, example in rows]
+    losses = held_back_losses(
+        model,
+        encoder,
+        samples,
+        arm_pass(release, model, users, arm, states),
+        release.settings.tokens_per_step,
+    )
+    predictions = [
+        Prediction(users[slot].user_id, example.id, "", float(loss), 1)
+        for (slot, example), loss in zip(rows, losses, strict=True)
+    ]
+    task = dataclasses.replace(release.task, kind="generation", labels=None, metrics=(LOSS,))
+    return score(task, asked, predictions)
+
+
+def _as_queries(
+    release: Release, users: Sequence[User], items: Items
+) -> tuple[list[User], list[tuple[int, Example]]]:
+    """The users with items in place of their queries, and (slot, example) of every item."""
+    asked, rows = [], []
+    for slot, (user, own) in enumerate(zip(users, items, strict=True)):
+        examples = [release.task.history_example(item) for item in own]
+        queries = tuple(Query(example.id, "", example.answer) for example in examples)
+        asked.append(User(user.user_id, (), queries))
+        rows += [(slot, example) for example in examples]
+    return asked, rows

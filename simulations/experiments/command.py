@@ -1,0 +1,104 @@
+"""`proper-sim exp`: experiments as commands. Each leaves a result file and a figure."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from client.console import print_line, print_table, say
+from simulations import cli_options as o
+from simulations.options import RunOptions
+from simulations.phases import progress_bars
+
+if TYPE_CHECKING:
+    from simulations.experiments.schema import Experiment
+
+app = typer.Typer(name="exp", no_args_is_help=True)
+
+Parts = Annotated[
+    int, typer.Option("--parts", metavar="K", help="In how many parts the second half arrives.")
+]
+SecondTask = Annotated[
+    str, typer.Option("--second-task", metavar="T", help="Another shipped task or TOML file.")
+]
+SecondData = Annotated[
+    str | None,
+    typer.Option(
+        "--second-data",
+        metavar="DATA",
+        help="Folder with the same users' second task. (default: DATA, whose items are asked twice)",
+    ),
+]
+
+
+@app.callback()
+def experiments() -> None:
+    """Experiments on one person's device, with many users of one machine."""
+
+
+@app.command()
+@o.takes_experiment_options
+def drift(options: RunOptions, parts: Parts = 2) -> None:
+    """Measure `update` on a time-ordered history against training anew and doing nothing.
+
+    DATA is a folder with OPPU's or LaMP's files, or 'demo' for synthetic people who change.
+    """
+    from simulations.experiments.drift import drift as run
+
+    with progress_bars() as show:
+        result = run(options, parts=parts, progress=show)
+    _leave(result, options.out)
+
+
+@app.command()
+@o.takes_experiment_options
+def multitask(options: RunOptions, second_task: SecondTask, second_data: SecondData = None) -> None:
+    """Measure one embedding shared by two tasks of the same users against one a task."""
+    from simulations.experiments.multitask import multitask as run
+
+    with progress_bars() as show:
+        result = run(options, second_data=second_data, second_task=second_task, progress=show)
+    _leave(result, options.out)
+
+
+@app.command()
+def table(
+    sources: Annotated[list[Path], typer.Argument(metavar="RESULT...", help="Result files.")],
+    markdown: o.Markdown = False,
+) -> None:
+    """Print the tables of finished experiments."""
+    from simulations.experiments.schema import read_experiment
+
+    for number, path in enumerate(sources):
+        if number:
+            print_line()
+        _print(read_experiment(path), markdown=markdown)
+
+
+def _print(result: Experiment, *, markdown: bool = False) -> None:
+    from simulations.experiments.show import difference_table, fact_table, result_table
+
+    for number, shown in enumerate(
+        (result_table(result), difference_table(result), fact_table(result))
+    ):
+        if markdown:
+            print_line(("" if number == 0 else "\n") + f"**{shown.title}**\n")
+        print_table(shown, markdown=markdown)
+
+
+def _leave(result: Experiment, out: Path) -> None:
+    """Write result and figure into `out`, and print the tables."""
+    from proper_model.files import storage_errors, write_atomic
+    from simulations.experiments.schema import write_experiment
+    from simulations.experiments.show import loss_figure
+
+    with storage_errors(out):
+        out.mkdir(parents=True, exist_ok=True)
+        path = out / f"{result.experiment}.json"
+        write_experiment(result, path)
+        figure = loss_figure(result).svg.replace("currentColor", "black")
+        write_atomic(path.with_suffix(".svg"), figure.encode())
+    _print(result)
+    say(f"result: {path}, figure: {path.with_suffix('.svg').name}")

@@ -1,0 +1,176 @@
+"""`exp drift`: going on with new items, against training from scratch and against doing nothing.
+
+Every test user's history is cut in time. The first half is adapted to; the second arrives in parts;
+the newest fifth and the queries judge. Conditions, at stage 3 unless said otherwise:
+
+    stage2   the embedding of the first half, without an adapter
+    nothing  the adapter of the first half
+    update   the same, gone on with every part in turn, as `proper update` does
+    scratch  embedding and adapter made anew from everything
+
+Source: METHOD 1.9 (time-ordered histories, drift, continual refit).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from client.adaptation import UserState, adapt
+from client.learning import Learner, user_seed
+from client.personal import task_seed
+from client.updating import Member, go_on, update_samples
+from proper_model.artifact import Release
+from proper_model.dropout import mix_seed
+from proper_model.errors import ConfigError, DataError
+from proper_model.records import HistoryItem, User
+from simulations.experiments.asking import score_items, score_loss, score_queries
+from simulations.experiments.common import Outcome, as_experiment, train_release
+from simulations.experiments.meter import Meter
+from simulations.experiments.schema import Experiment
+from simulations.experiments.timeline import Timeline, cut, first_half
+from simulations.options import RunOptions
+from simulations.sources import Progress, load_source
+from simulations.synthetic_drift import drifting
+
+QUERIES, NEWEST, RETENTION = "queries", "newest items", "first half"
+PAIRS = (
+    ("update", "nothing"),  # is it worth going on?
+    ("update", "scratch"),  # what does going on lose, or win, against starting again?
+    ("scratch", "nothing"),
+    ("nothing", "stage2"),
+)
+ARMS = {"stage2": "stage2", "nothing": "stage3", "update": "stage3", "scratch": "stage3"}
+NOTES = (
+    "costs: 'nothing' is the first adaptation, which 'update' goes on from; 'update' is all updates "
+    "and nothing else; 'scratch' is one adaptation at the end, where keeping up with every part "
+    "would take one a part",
+    "'first half' is retention: loss on items that every condition has trained on",
+)
+States = dict[str, UserState]
+
+
+def drift(options: RunOptions, *, parts: int, progress: Progress) -> Experiment:
+    """The whole experiment. Raises ConfigError, DataError or TaskError before anything is trained."""
+    if parts < 1:
+        raise ConfigError(f"--parts must be at least 1, got {parts}", hint="2 is the default")
+    source = load_source(options, progress)
+    notes = list(NOTES)
+    if source.truth is not None:
+        source = drifting(source, first_half)
+        notes.append("synthetic people: each joins another group where the second half begins")
+    users = source.population.test
+    lines = timelines(users, parts=parts, least=source.settings.user.min_items_to_train)
+    release = train_release(options, source, progress)
+    kept = [user for user in users if user.user_id in lines]
+    outcome = measure(release, kept, list(lines.values()), seed=options.seed, progress=progress)
+    facts = {"parts": parts, "users_left_out": len(users) - len(kept), **outcome.facts}
+    outcome = replace(outcome, facts=facts, notes=notes)
+    return as_experiment("drift", options, source, [source.task], outcome)
+
+
+def timelines(users: Sequence[User], *, parts: int, least: int) -> dict[str, Timeline]:
+    """The cut histories of users that have enough items, by id. Raises DataError if none has."""
+    found: dict[str, Timeline] = {}
+    why: DataError | None = None
+    for user in users:
+        try:
+            found[user.user_id] = cut(user.history, parts=parts, least=least)
+        except DataError as error:
+            why = error
+    if not found:
+        assert why is not None
+        raise DataError(f"no test user's history is long enough: {why.message}", hint=why.hint)
+    return found
+
+
+def measure(
+    release: Release,
+    users: Sequence[User],
+    lines: Sequence[Timeline],
+    *,
+    seed: int,
+    progress: Progress,
+) -> Outcome:
+    """Train and score every condition; all users in shared passes."""
+    meter = Meter(release.base)
+    with meter.over("nothing"):
+        first = _adapt(release, users, [line.first for line in lines], seed, progress)
+    with meter.over("update"):
+        updated, tried, kept = _update(release, users, lines, first, seed, progress)
+    with meter.over("scratch"):
+        scratch = _adapt(release, users, [line.known for line in lines], seed, progress)
+    states = {"stage2": first, "nothing": first, "update": updated, "scratch": scratch}
+    newest, old = [line.newest for line in lines], [line.first for line in lines]
+    scores = {}
+    for condition, own in states.items():
+        progress(f"asking {condition}", 0, 0)
+        arm = ARMS[condition]
+        scores[condition] = {
+            QUERIES: score_queries(release, users, arm, own),
+            NEWEST: score_items(release, users, newest, arm, own),
+            RETENTION: score_loss(release, users, old, arm, own),
+        }
+    return Outcome(
+        users=len(users),
+        scores=scores,
+        costs=meter.costs,
+        pairs=PAIRS,
+        facts={
+            "updates": tried,
+            "updates_kept": kept,
+            "share_of_updates_kept": kept / tried,
+            "items_first_half": sum(len(line.first) for line in lines),
+            "items_second_half": sum(len(line.known) - len(line.first) for line in lines),
+            "items_newest": sum(len(line.newest) for line in lines),
+        },
+    )
+
+
+def _adapt(
+    release: Release,
+    users: Sequence[User],
+    histories: Sequence[Sequence[HistoryItem]],
+    seed: int,
+    progress: Progress,
+) -> States:
+    people = [replace(user, history=tuple(own)) for user, own in zip(users, histories, strict=True)]
+    states = adapt(
+        release, people, arms=("stage3",), bundle_id="experiment", seed=seed, progress=progress
+    )
+    return {user: state for (_, user), state in states.items()}
+
+
+def _update(
+    release: Release,
+    users: Sequence[User],
+    lines: Sequence[Timeline],
+    first: States,
+    seed: int,
+    progress: Progress,
+) -> tuple[States, int, int]:
+    """States after all parts, and how many updates were tried and kept."""
+    learner, task = Learner(release, progress=progress), release.task
+    states, tried, kept = dict(first), 0, 0
+    old = [learner.encode(line.first, task) for line in lines]
+    for part in range(len(lines[0].parts)):
+        members = []
+        for place, (user, line) in enumerate(zip(users, lines, strict=True)):
+            new = learner.encode(line.parts[part], task)
+            own = task_seed(user_seed(seed, user.user_id), task.name)
+            samples, _ = update_samples(
+                new,
+                old[place],
+                seed=mix_seed(own, len(old[place]) + len(new)),
+                fraction=learner.settings.user.held_back_fraction,
+            )
+            tensors = states[user.user_id].tensors
+            members.append(Member(learner.factors(tensors), tensors["embedding"], samples))
+            old[place] = [*old[place], *new]
+        for user, done in zip(users, go_on(learner, members), strict=True):
+            tried, kept = tried + 1, kept + done.kept
+            if done.kept:
+                state = states[user.user_id]
+                tensors = {**state.tensors, **done.adapter}
+                states[user.user_id] = replace(state, tensors=tensors)
+    return states, tried, kept

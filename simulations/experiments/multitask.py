@@ -1,0 +1,232 @@
+"""`exp multitask`: one embedding for all tasks of a person, against one a task.
+
+For users who have two tasks. The embedding is fitted, then each task's adapter is trained over it
+on the task's own items:
+
+    shared       fitted on the items of both tasks, as `proper adapt` does
+    apart        fitted on the task's own items
+    transferred  fitted on the other task's items: what a second task gets for free
+    mean         the mean of the pooled users: no fit at all
+
+Scored with the adapter (stage 3) and without (stage 2), where the embedding is all that differs.
+No item serves both tasks: where both histories hold it, every other one goes to each.
+Source: METHOD 1.9 (multi-task: keep one e_u across tasks).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from client.adaptation import UserState
+from client.learning import Learner, user_seed
+from client.personal import merged, task_seed
+from proper_model.artifact import Release
+from proper_model.data import read_population
+from proper_model.embeddings import EmbeddingFit
+from proper_model.errors import ConfigError, DataError
+from proper_model.holdout import Samples
+from proper_model.metrics import Scored
+from proper_model.records import User
+from proper_model.tasks import Task
+from simulations.experiments.asking import score_queries
+from simulations.experiments.common import Outcome, as_experiment, train_release
+from simulations.experiments.meter import Meter
+from simulations.experiments.schema import Experiment
+from simulations.options import RunOptions
+from simulations.sources import Progress, Source, choose_template, load_source
+
+CONDITIONS = ("shared", "apart", "transferred", "mean")
+PAIRS = (
+    ("shared", "apart"),
+    ("transferred", "apart"),
+    ("shared", "mean"),
+    ("apart", "mean"),
+    ("transferred", "mean"),
+)
+NOTES = (
+    "no item serves both tasks: of items in both histories every other one goes to each task",
+    "the pooled stages train on both tasks of the pooled users",
+    "costs: fits of embeddings alone, both tasks' for 'apart'; adapters cost all conditions alike",
+)
+
+
+@dataclass(frozen=True)
+class TwoTasks:
+    """The same users in two tasks, in the same order: pooled ones and test users."""
+
+    tasks: tuple[Task, Task]
+    pooled: tuple[tuple[User, ...], tuple[User, ...]]
+    test: tuple[tuple[User, ...], tuple[User, ...]]
+
+
+def multitask(
+    options: RunOptions, *, second_data: str | None, second_task: str, progress: Progress
+) -> Experiment:
+    """The whole experiment. Raises ConfigError, DataError or TaskError before training anything."""
+    if options.is_demo:
+        raise ConfigError(
+            "synthetic people have one task each", hint="give two data folders of the same users"
+        )
+    source = load_source(options, progress)
+    both = second_of(source, options, second_data or options.data, second_task)
+    source = replace(source, population=replace(source.population, pooled=both.pooled[0]))
+    beside = [(both.pooled[1], both.tasks[1])]
+    release = train_release(options, source, progress, beside=beside)
+    outcome = measure(release, both, seed=options.seed, progress=progress)
+    facts = {"users_left_out": len(source.population.test) - outcome.users, **outcome.facts}
+    outcome = replace(outcome, facts=facts, notes=NOTES)
+    return as_experiment("multitask", options, source, both.tasks, outcome)
+
+
+def second_of(source: Source, options: RunOptions, data: str, name: str) -> TwoTasks:
+    """What the source's users do in a second task. Raises DataError if hardly anybody has two."""
+    task, _ = choose_template(name, options.template, source.settings)
+    if task.name == source.task.name:
+        raise ConfigError(
+            f"both tasks are {task.name}", hint="--second-task must name another task"
+        )
+    path = Path(data).expanduser()
+    if not path.exists():
+        raise DataError(f"{data}: no such file or folder", hint="--second-data takes a data folder")
+    population = read_population(path, task)
+    others = {user.user_id: user for user in (*population.pooled, *population.test)}
+    pooled = _divided(source.population.pooled, others, options.max_items, least=0)
+    least = source.settings.user.min_items_to_train
+    test = _divided(source.population.test, others, options.max_items, least=least)
+    if not test[0]:
+        raise DataError(
+            f"no test user has {least} items and a query in both tasks",
+            hint="the two folders must hold the same users, by user_id",
+        )
+    return TwoTasks((source.task, task), pooled, test)
+
+
+def _divided(
+    users: Sequence[User], others: Mapping[str, User], cap: int | None, *, least: int
+) -> tuple[tuple[User, ...], tuple[User, ...]]:
+    """Both tasks' users, without items in common; with `least`, only who can train both tasks."""
+    first, second = [], []
+    for user in users:
+        other = others.get(user.user_id, User(user.user_id, (), ()))
+        recent = other.history[-cap:] if cap else other.history
+        a, b = apart(user, replace(other, history=recent))
+        short = min(len(a.history), len(b.history)) < least
+        if least and (short or not a.queries or not b.queries):
+            continue
+        first.append(a)
+        second.append(b)
+    return tuple(first), tuple(second)
+
+
+def apart(a: User, b: User) -> tuple[User, User]:
+    """Both users without items in common: of those that were, every other one is left to each."""
+    theirs = {item.id for item in b.history}
+    common = [item.id for item in a.history if item.id in theirs]
+    mine, yours = set(common[0::2]), set(common[1::2])
+    return (
+        replace(a, history=tuple(item for item in a.history if item.id not in yours)),
+        replace(b, history=tuple(item for item in b.history if item.id not in mine)),
+    )
+
+
+@dataclass(frozen=True)
+class Fits:
+    """Embeddings of all users [U, tables, e] by condition and task, and how each was found."""
+
+    embeddings: Mapping[tuple[str, int], Tensor]
+    found: Mapping[str, Sequence[EmbeddingFit]]
+
+
+def fit_all(learner: Learner, both: TwoTasks, *, seed: int, meter: Meter) -> Fits:
+    """Fit every user's embedding on both tasks' items, and on each task's alone."""
+    rows = list(zip(*both.test, strict=True))
+    seeds = [user_seed(seed, user.user_id) for user, _ in rows]
+    encoded = [
+        [learner.encode(user.history, task) for user, task in zip(pair, both.tasks, strict=True)]
+        for pair in rows
+    ]
+    together = [
+        merged([(user.history, own) for user, own in zip(pair, samples, strict=True)])
+        for pair, samples in zip(rows, encoded, strict=True)
+    ]
+    with meter.over("shared"):
+        shared, fits = learner.fit_embeddings(
+            [learner.split(own, seed=s) for own, s in zip(together, seeds, strict=True)],
+            phase="embedding of both tasks",
+        )
+    own, found = [], {"shared": fits}
+    for place, task in enumerate(both.tasks):
+        with meter.over("apart"):
+            fitted, fits = learner.fit_embeddings(
+                [learner.split(e[place], seed=s) for e, s in zip(encoded, seeds, strict=True)],
+                phase=f"embedding of {task.name}",
+            )
+        own.append(fitted)
+        found[task.name] = fits
+    mean = learner.release.mean_embedding[None].expand_as(shared)
+    embeddings: dict[tuple[str, int], Tensor] = {}
+    for place in range(len(both.tasks)):
+        embeddings |= {
+            ("shared", place): shared,
+            ("apart", place): own[place],
+            ("transferred", place): own[1 - place],
+            ("mean", place): mean,
+        }
+    return Fits(embeddings, found)
+
+
+def measure(release: Release, both: TwoTasks, *, seed: int, progress: Progress) -> Outcome:
+    """Train and score every condition; all users and conditions in shared passes."""
+    meter, learner = Meter(release.base), Learner(release, progress=progress)
+    fits = fit_all(learner, both, seed=seed, meter=meter)
+    scores: dict[str, dict[str, Scored]] = {condition: {} for condition in CONDITIONS}
+    facts: dict[str, float | int] = {
+        f"embeddings_fitted_{name}": sum(fit.source == "fitted" for fit in found)
+        for name, found in fits.found.items()
+    }
+    for place, task in enumerate(both.tasks):
+        users = both.test[place]
+        samples = [
+            learner.split(
+                learner.encode(user.history, task),
+                seed=task_seed(user_seed(seed, user.user_id), task.name),
+            )
+            for user in users
+        ]
+        states = _train(learner, users, samples, fits, place)
+        for condition, own in states.items():
+            for stage in ("2", "3"):
+                progress(f"asking {task.name}, {condition}, stage {stage}", 0, 0)
+                asked = replace(release, task=task)
+                scores[condition][f"{task.name}, stage {stage}"] = score_queries(
+                    asked, users, f"stage{stage}", own
+                )
+        facts[f"items_{task.name}"] = sum(len(user.history) for user in users)
+    return Outcome(
+        users=len(both.test[0]), scores=scores, costs=meter.costs, pairs=PAIRS, facts=facts
+    )
+
+
+def _train(
+    learner: Learner, users: Sequence[User], samples: Sequence[Samples], fits: Fits, place: int
+) -> dict[str, dict[str, UserState]]:
+    """One task's adapters over every condition's embeddings; all start from the same factors."""
+    embeddings = torch.cat([fits.embeddings[condition, place] for condition in CONDITIONS])
+    many = [own for _ in CONDITIONS for own in samples]
+    lora, _ = learner.train_loras(many, embeddings, phase=f"adapters, task {place + 1}")
+    states: dict[str, dict[str, UserState]] = {}
+    for number, condition in enumerate(CONDITIONS):
+        states[condition] = {}
+        for u, user in enumerate(users):
+            member = number * len(users) + u
+            tensors = {
+                "embedding": embeddings[member].cpu().clone(),
+                **learner.lora_tensors(lora, member),
+            }
+            states[condition][user.user_id] = UserState(user.user_id, "stage3", "", tensors, {})
+    return states

@@ -1,0 +1,115 @@
+"""An experiment as tables and as one figure."""
+
+from __future__ import annotations
+
+import math
+
+import matplotlib as mpl
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure as Canvas
+
+from client.evaluation import LOSS
+from client.tables import Table
+from simulations.experiments.schema import Condition, Experiment
+from simulations.figures import BLUE, GREEN, GREY, INK, ORANGE, STYLE, Figure, inline
+from simulations.results import METRICS
+
+COLOURS = (BLUE, ORANGE, GREEN, GREY)
+
+
+def result_table(result: Experiment) -> Table:
+    """A row a set and metric, a column a condition, intervals over users; costs at the end."""
+    rows = []
+    names = list(result.conditions)
+    for on in _sets(result):
+        for metric in _metrics(result, on):
+            cells = [_interval(result.conditions[name], on, metric) for name in names]
+            rows.append((on, metric, *cells))
+    for label, field, digits in (
+        ("trained tokens", "trained_tokens", 0),
+        ("CPU seconds", "cpu_seconds", 1),
+    ):
+        costs = [result.conditions[name].costs for name in names]
+        cells = [
+            "–" if cost is None else f"{getattr(cost, field) / result.users:,.{digits}f}"
+            for cost in costs
+        ]
+        rows.append(("cost a user", label, *cells))
+    title = (
+        f"{result.experiment}: {', '.join(result.tasks)}, {result.preset}/{result.profile}, "
+        f"base {result.base}, split {result.split}, seed {result.seed}, {result.users} users, "
+        f"{result.confidence:.0%} intervals over users"
+    )
+    return Table(title, ("asked", "metric", *names), tuple(rows), labels=2)
+
+
+def difference_table(result: Experiment) -> Table:
+    """Paired differences; those in which no user differs are left out."""
+    verdicts = {True: "better", False: "worse", None: "not separable"}
+    rows = [
+        (
+            f"{row.a} − {row.b}",
+            row.on,
+            row.metric,
+            f"{row.delta:+.4f}",
+            f"[{row.low:+.4f}, {row.high:+.4f}]",
+            verdicts[row.improvement],
+        )
+        for row in result.contrasts
+        if not row.delta == row.low == row.high == 0
+    ]
+    header = ("conditions", "asked", "metric", "difference", "interval", "verdict")
+    return Table("Differences", header, tuple(rows), labels=3)
+
+
+def fact_table(result: Experiment) -> Table:
+    """Counts and shares."""
+    rows = [
+        (name.replace("_", " "), f"{value:,}" if isinstance(value, int) else f"{value:.3f}")
+        for name, value in result.facts.items()
+    ]
+    return Table("Counts", ("what", "value"), tuple(rows))
+
+
+def loss_figure(result: Experiment) -> Figure:
+    """Loss per answer token of every condition on every set, with intervals over users."""
+    sets, names = _sets(result), list(result.conditions)
+    said = []
+    with mpl.rc_context(STYLE):
+        canvas = Canvas(figsize=(7.2, 0.9 + 0.24 * len(sets) * len(names)), layout="constrained")
+        FigureCanvasSVG(canvas)
+        axes = canvas.add_subplot()
+        ticks: list[tuple[float, str]] = []
+        for block, on in enumerate(reversed(sets)):
+            for line, name in enumerate(reversed(names)):
+                place = block * (len(names) + 0.7) + line
+                loss = result.conditions[name].sets[on].metrics[LOSS]
+                colour = COLOURS[names.index(name) % len(COLOURS)]
+                if math.isfinite(loss.user_low):
+                    axes.plot([loss.user_low, loss.user_high], [place] * 2, color=colour)
+                axes.plot([loss.user_mean], [place], marker="o", color=colour, markersize=5)
+                ticks.append((place, f"{on}: {name}"))
+                said.append(f"{on}, {name}: {loss.user_mean:.3f}")
+        axes.set_yticks([place for place, _ in ticks], [label for _, label in ticks])
+        axes.set_xlabel("loss per answer token, nats (lower is better)")
+        axes.tick_params(axis="y", colors=INK)
+        title = f"Loss by condition: {result.experiment}, {', '.join(result.tasks)}"
+        return inline(canvas, result.experiment, title, f"{title}. {'; '.join(said)}.")
+
+
+def _sets(result: Experiment) -> list[str]:
+    return list(dict.fromkeys(on for c in result.conditions.values() for on in c.sets))
+
+
+def _metrics(result: Experiment, on: str) -> list[str]:
+    found = {m for c in result.conditions.values() if on in c.sets for m in c.sets[on].metrics}
+    return [metric for metric in METRICS if metric in found]
+
+
+def _interval(condition: Condition, on: str, metric: str) -> str:
+    value = condition.sets[on].metrics.get(metric) if on in condition.sets else None
+    if value is None:
+        return "–"
+    if math.isfinite(value.user_mean):
+        return f"{value.user_mean:.3f} [{value.user_low:.3f}, {value.user_high:.3f}]"
+    return f"{value.mean:.3f} [{value.low:.3f}, {value.high:.3f}]"

@@ -1,0 +1,63 @@
+"""A person's history as it comes about: a first half, then parts, then items nobody trains on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from client.evaluation import LEAST_TESTED, TESTED_SHARE
+from client.personal import in_time
+from proper_model.errors import DataError
+from proper_model.records import HistoryItem
+
+Items = tuple[HistoryItem, ...]
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """Oldest first: `first` adapts, `parts` arrive one after another, `newest` only judge."""
+
+    first: Items
+    parts: tuple[Items, ...]
+    newest: Items
+
+    @property
+    def known(self) -> Items:
+        """Everything but the newest items: what a training from scratch sees."""
+        return (*self.first, *(item for part in self.parts for item in part))
+
+
+def first_half(count: int) -> int:
+    """How many of `count` items are the first half, the newest fifth being taken away before."""
+    return (count - _newest(count)) // 2
+
+
+def needed(parts: int, least: int) -> int:
+    """The shortest history that can be cut, where `least` items are needed to train at all."""
+    count = LEAST_TESTED + least + max(parts, least)
+    while first_half(count) < least or count - _newest(count) - first_half(count) < parts:
+        count += 1
+    return count
+
+
+def cut(history: Sequence[HistoryItem], *, parts: int, least: int) -> Timeline:
+    """Cut a history. Raises DataError where a half would be too small, or a part empty."""
+    items = in_time(history)
+    half, known = first_half(len(items)), len(items) - _newest(len(items))
+    second = items[half:known]
+    if half < least or len(second) < parts:
+        raise DataError(
+            f"a history of {len(items)} items leaves {max(0, half)} in the first half and "
+            f"{len(second)} in the second; training needs {least}, {parts} parts need {parts}",
+            hint=f"give histories of {needed(parts, least)} items or more, or fewer --parts",
+        )
+    ends = [round(len(second) * (k + 1) / parts) for k in range(parts)]
+    return Timeline(
+        first=items[:half],
+        parts=tuple(second[a:b] for a, b in zip([0, *ends], ends, strict=False)),
+        newest=items[known:],
+    )
+
+
+def _newest(count: int) -> int:
+    return min(count, max(LEAST_TESTED, round(TESTED_SHARE * count)))
