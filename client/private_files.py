@@ -82,6 +82,6 @@ def save_private(path: Path, data: bytes) -> None:
             write_atomic(path, data)
     except StorageError as error:
         raise StorageError(
-            f"{error.message}; {len(data)} bytes are needed; what was there before is intact",
+            f"{error.message}; {len(data)} bytes are needed; the old or the new one is there, whole",
             hint=error.hint,
         ) from error.__cause__

@@ -32,7 +32,10 @@ OFFLINE = {
 }
 CANARY = "canary-of-a-private-history"
 # Libraries that a setting needs and others do without: the extra, and the one file that imports it.
-OPTIONAL = {"bitsandbytes": ("quantized", "proper_model/quantized.py")}
+OPTIONAL = {
+    "bitsandbytes": ("quantized", "proper_model/quantized.py"),
+    "keyring": ("keyring", "client/keyring_store.py"),
+}
 PLANTED = (
     "client/user.json",
     "client/history.jsonl",

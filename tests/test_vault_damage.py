@@ -19,7 +19,13 @@ from vault_samples import (
 
 from client.vault import KeyFile, create_vault, open_vault, slot_kinds
 from client.vault_keys import MAX_KEYS_BYTES
-from proper_model.errors import ProperError, StorageError, VaultError, VaultForeignError
+from proper_model.errors import (
+    BusyError,
+    ProperError,
+    StorageError,
+    VaultError,
+    VaultForeignError,
+)
 
 KEYS, FIRST, SECOND = "keys.json", "00000001.vault", "00000002.vault"
 
@@ -131,16 +137,19 @@ def test_what_is_planted_is_not_followed(name: str, kind: str, folder: Path, tmp
 
 
 @pytest.mark.parametrize("kind", PLANT)
-def test_a_write_goes_through_nothing_planted(kind: str, folder: Path, tmp_path: Path) -> None:
+def test_a_write_goes_through_nothing_planted(
+    kind: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     vault = make_vault(folder, b"one")
     outside = tmp_path / "outside"
     outside.write_text("mine")
     PLANT[kind](folder / SECOND, outside)
-    later = open_vault(folder, WORD)
-    later._highest = 1  # planted between looking and writing
-    for writer in (vault, later):
-        with pytest.raises(ProperError):
-            writer.write(b"two", bundle_id=BUNDLE)
+    with pytest.raises(BusyError):
+        vault.write(b"two", bundle_id=BUNDLE)
+    # Planted between looking and writing:
+    monkeypatch.setattr("client.vault_session.list_generations", lambda _: [1])
+    with pytest.raises(VaultError, match=f"{SECOND}: expected no such file yet"):
+        vault.write(b"two", bundle_id=BUNDLE)
     assert outside.read_text() == "mine"
     assert not (tmp_path / "none").exists()
     assert sorted(path.name for path in folder.iterdir()) == [FIRST, SECOND, KEYS]
