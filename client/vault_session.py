@@ -102,12 +102,17 @@ class Vault:
     def drop_previous(self) -> None:
         """Remove every generation but the newest, for what must not be gone back to.
 
-        Raises StorageError if a file cannot be removed; else as `read`.
+        The newest is written anew first if a damaged file bears a higher number. Raises as `write`.
         """
         newest = self.read()
-        if newest is not None:
-            old = [g for g in list_generations(self.folder) if g != newest.generation]
-            remove_generations(self.folder, old)
+        if newest is None:
+            return
+        self._settle()
+        kept = newest.generation
+        if kept != max(list_generations(self.folder)):
+            kept = self._add(self._contents(), newest.payload, newest.bundle_id)
+        remove_generations(self.folder, [g for g in list_generations(self.folder) if g != kept])
+        self._finish_write()
 
     def sealer(self, purpose: str) -> Sealer:
         """What encrypts working files of this purpose under the present master key."""
