@@ -37,14 +37,15 @@ def memory_model(
     """
     before, most = model.lora, PROBE_ROWS[1]
     model.lora = model.new_user_lora([0] * most)
-    for factor in model.lora.parameters():
+    trained = list(model.lora.parameters())
+    for factor in trained:
         factor.requires_grad_(True)
-    numbers = sum(factor[0].numel() for factor in model.lora.parameters())
+    numbers = sum(factor[0].numel() for factor in trained)
     shape = (most, model.tables, model.structure.embedding_dim)
     embeddings = torch.zeros(shape, device=model.device)
     routing = model.structure.user_routing
 
-    def forward(rows: int) -> torch.Tensor:
+    def run(rows: int) -> None:
         batch = encoder.batch([longest] * rows, range(rows), seeds=range(rows), device=model.device)
         now = personal_pass(
             batch.slots,
@@ -53,22 +54,18 @@ def memory_model(
             experts=True,
         )
         now.dropout = settings.dropout
-        return model.answer_loss(batch, now)
+        model.answer_loss(batch, now).sum().backward(inputs=trained)
+        for factor in trained:
+            factor.grad = None
 
     try:
-        length = len(longest.tokens)
-        saved = bytes_a_token(forward, length)
-        kept = saved
-        if settings.recompute:
-            with recomputing(model):
-                kept = bytes_a_token(forward, length)
-            # While it goes back, one block's inside is there again.
-            kept += saved // len({site.layer for site in model.sites})
+        with model.attached(), recomputing(model, active=settings.recompute):
+            token = bytes_a_token(run, len(longest.tokens), model.device)
     finally:
         model.lora = before
     weights = BYTES_PER_ADAPTER_NUMBER * numbers
     best = weights if model.device.type == "cpu" else 0
-    return MemoryModel(STATES * weights, kept, best)
+    return MemoryModel(STATES * weights, token, best)
 
 
 def within(
@@ -83,13 +80,15 @@ def within(
     if budget is None or not items:
         return settings
     longest = max(items, key=lambda item: len(item.tokens))
-    slots, tokens = memory_model(model, encoder, longest, settings).fit(
-        budget,
-        trials=max(1, trials),
-        tokens=settings.tokens_per_step,
-        least_tokens=len(longest.tokens),
+    least, found = len(longest.tokens), memory_model(model, encoder, longest, settings)
+    slots, tokens = found.fit(
+        budget, trials=max(1, trials), tokens=settings.tokens_per_step, least_tokens=least
     )
-    return dataclasses.replace(settings, slots=slots, tokens_per_step=tokens)
+    # A pass without gradient takes less than one with: counted as one, it is within for sure.
+    _, judged = found.fit(
+        budget, trials=max(1, trials), tokens=settings.tokens_judged, least_tokens=least
+    )
+    return dataclasses.replace(settings, slots=slots, tokens_per_step=tokens, judge_tokens=judged)
 
 
 def inference_tokens(

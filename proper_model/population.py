@@ -17,6 +17,7 @@ from torch import Tensor
 from proper_model.config import PopulationSettings
 from proper_model.errors import BaseModelError
 from proper_model.quantized import import_peft
+from proper_model.row_dropout import drop_by_row
 
 
 def check_targets(base: torch.nn.Module, targets: Sequence[str]) -> None:
@@ -31,7 +32,7 @@ def check_targets(base: torch.nn.Module, targets: Sequence[str]) -> None:
 
 
 def attach_population(base: Any, settings: PopulationSettings, *, seed: int) -> Any:
-    """A PEFT model around `base` with fresh population factors, seeded."""
+    """A PEFT model around `base` with fresh population factors, seeded; its dropout is by row."""
     peft = import_peft()
     check_targets(base, settings.targets)
     config = peft.LoraConfig(
@@ -46,7 +47,9 @@ def attach_population(base: Any, settings: PopulationSettings, *, seed: int) -> 
         # PEFT reads an attribute that transformers renamed; nothing a user could act on.
         warnings.filterwarnings("ignore", ".*is_gradient_checkpointing.*", FutureWarning)
         torch.manual_seed(seed)
-        return peft.get_peft_model(base, config)
+        model = peft.get_peft_model(base, config)
+    drop_by_row(model)
+    return model
 
 
 def population_config(settings: PopulationSettings, base_name: str) -> str:
