@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import torch
 
+from proper_model.answers import CHUNK
 from proper_model.encoding import Encoded, Encoder
 from proper_model.memory import (
     PROBE_ROWS,
@@ -19,6 +20,7 @@ from proper_model.memory import (
 from proper_model.model import AdaptedModel
 from proper_model.personal import personal_pass
 from proper_model.recompute import recomputing
+from proper_model.scoring import MAX_ROWS
 from proper_model.structure import UserRouting
 from proper_model.trials import TrialSettings
 
@@ -92,7 +94,13 @@ def within(
 
 
 def inference_tokens(
-    budget: int | None, model: AdaptedModel, *, users: int, longest: int, tokens: int
+    budget: int | None,
+    model: AdaptedModel,
+    *,
+    users: int,
+    longest: int,
+    tokens: int,
+    answer: int = 1,
 ) -> int:
     """Tokens of one pass of scoring or generation, at most `tokens`, within `budget` bytes.
 
@@ -100,6 +108,7 @@ def inference_tokens(
         budget: bytes beside the base; None: what a GPU has free, and no limit on a CPU.
         users: adapters that are loaded, of which nothing but the weights is kept.
         longest: tokens of the longest row, its answer included.
+        answer: tokens of the longest answer, all of which have logits at once.
     """
     if budget is None:
         budget = free_bytes(model.device)
@@ -118,9 +127,13 @@ def inference_tokens(
     numbers = cache + LIVE_HIDDEN * hidden + LIVE_FFN * ffn + 2 * heads * longest
     rank = model.structure.rank
     adapters = users * sum(rank * (site.d_in + site.d_out) for site in sites)
+    vocabulary = len(model.base.get_output_embeddings().weight)
+    logits = min(MAX_ROWS * answer * vocabulary, max(CHUNK, answer * vocabulary))
+    wide = max(dtype.itemsize, BYTES_PER_ADAPTER_NUMBER)  # what losses are computed in
+    copies = 2 * wide if wide == dtype.itemsize else dtype.itemsize + 2 * wide
     return tokens_within(
         budget,
-        adapters * BYTES_PER_ADAPTER_NUMBER,
+        adapters * BYTES_PER_ADAPTER_NUMBER + logits * copies,
         numbers * dtype.itemsize,
         tokens=tokens,
         least=longest,

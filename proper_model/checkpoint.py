@@ -7,26 +7,65 @@ tensors stand in the file's metadata as JSON. Never pickle.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import struct
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
 from proper_model.errors import CheckpointError
-from proper_model.files import write_atomic
+from proper_model.files import Buffer, write_atomic
 
 _META = "state"
+_LENGTH = struct.Struct("<Q")  # of a safetensors header
+_DTYPES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.bfloat16: "BF16",
+    torch.float16: "F16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.bool: "BOOL",
+}
 
 
 def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
-    """Write tensors and JSON-ready `meta` to `path`, readable by this user only."""
-    plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    data = save(plain, metadata={_META: json.dumps(meta, sort_keys=True)})
+    """Write tensors and JSON-ready `meta` to `path`, readable by this user only.
+
+    Takes no memory beside what it writes but one tensor's, and on a CPU not even that.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, data)
+    write_atomic(path, _serialized(tensors, meta))
+
+
+def _serialized(tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> Iterator[Buffer]:
+    """A safetensors file in parts: the header's length, the header, every tensor's bytes.
+
+    The library's own `save` makes the whole file in memory, beside a copy of every tensor.
+    """
+    # Widest numbers first: every tensor then starts at a multiple of its number's width.
+    order = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
+    header: dict[str, Any] = {"__metadata__": {_META: json.dumps(meta, sort_keys=True)}}
+    end = 0
+    for name in order:
+        tensor, start = tensors[name], end
+        end += tensor.numel() * tensor.element_size()
+        shape = list(tensor.shape)
+        header[name] = {
+            "dtype": _DTYPES[tensor.dtype],
+            "shape": shape,
+            "data_offsets": [start, end],
+        }
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % _LENGTH.size)
+    yield _LENGTH.pack(len(text))
+    yield text
+    for name in order:
+        flat = tensors[name].detach().reshape(-1).cpu()
+        yield flat.view(torch.uint8).numpy().data
 
 
 def beside(path: Path | None, suffix: str) -> Path | None:

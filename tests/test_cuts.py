@@ -96,9 +96,7 @@ def population(
             raise KilledError
 
     data = PooledData(tuple(people(5, 10)), tuple(people(2, 500)))
-    state, _ = train_population(
-        base, encoder(), data, settings, 0, checkpoint, progress, budget
-    )
+    state, _ = train_population(base, encoder(), data, settings, 0, checkpoint, progress, budget)
     return list(state.values())
 
 
