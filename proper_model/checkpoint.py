@@ -64,7 +64,7 @@ def _serialized(tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> Itera
     yield _LENGTH.pack(len(text))
     yield text
     for name in order:
-        flat = tensors[name].detach().reshape(-1).cpu()
+        flat = tensors[name].detach().cpu().contiguous().reshape(-1)
         yield flat.view(torch.uint8).numpy().data
 
 

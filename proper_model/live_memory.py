@@ -26,7 +26,7 @@ def peak_bytes(run: Callable[[], object], device: torch.device) -> int:
         return int(torch.cuda.max_memory_allocated(device)) - before
     with LiveMemory() as live:
         run()
-    return live.peak
+    return int(live.peak)
 
 
 class LiveMemory(TorchDispatchMode):
@@ -37,7 +37,7 @@ class LiveMemory(TorchDispatchMode):
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.live = self.peak = 0
         self._known: dict[int, weakref.ref[Any]] = {}
 

@@ -216,6 +216,6 @@ def weight_bytes(base: str) -> int:
             return found
     with suppress(BaseModelError):
         config = read_config(base)
-        width = getattr(config.dtype, "itemsize", WIDEST_BYTES)
+        width = int(getattr(config.dtype, "itemsize", WIDEST_BYTES))
         return width * sum(p.numel() for p in empty_model(config).parameters())
     return 0

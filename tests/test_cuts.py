@@ -15,12 +15,14 @@ from coordinator.pooling import PooledData
 from coordinator.population_stage import train_population
 from proper_model import training
 from proper_model.config import GroupSettings, PopulationSettings, StageSettings
+from proper_model.encoding import Encoder
 from proper_model.group import PooledUser, train_group
 from proper_model.structure import Constraint, preset
 from proper_model.training import PooledTraining
 from tests.tiny import adapted, encoder, exact_norms, samples, tiny_base
 
 ENOUGH, LEAST = 1 << 40, 1  # bytes: a whole step in a pass, and one sample in a pass
+LONGEST = 16  # tokens of a sample at most; the probe's pass of two is the largest
 STEPS = 3  # after which a run is killed
 
 
@@ -39,6 +41,20 @@ def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         return real(self, chunk, picked)
 
     monkeypatch.setattr(PooledTraining, "_batch", watched)
+    return seen
+
+
+@pytest.fixture
+def tokens(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Tokens of every pass, of validation and its fits too."""
+    seen: list[int] = []
+    real = Encoder.batch
+
+    def watched(self: Encoder, items: Any, *rest: Any, **named: Any) -> Any:
+        seen.append(sum(len(item.tokens) for item in items))
+        return real(self, items, *rest, **named)
+
+    monkeypatch.setattr(Encoder, "batch", watched)
     return seen
 
 
@@ -114,22 +130,29 @@ def same(ours: list[Tensor], theirs: list[Tensor]) -> bool:
 
 
 @pytest.mark.parametrize("form", [Constraint.AGGREGATE, Constraint.PAIRS])
-def test_stage_2_is_the_same_in_any_budget(form: Constraint, passes: list[int]) -> None:
+def test_stage_2_is_the_same_in_any_budget(
+    form: Constraint, passes: list[int], tokens: list[int]
+) -> None:
     whole = group(ENOUGH, form)
     assert max(passes) == 8
+    assert max(tokens) > 4 * LONGEST
     passes.clear()
+    tokens.clear()
     assert same(group(LEAST, form), whole)
     assert max(passes[2:]) < 4  # after the two of the probe
+    assert max(tokens) <= 2 * LONGEST
     assert not same(group(LEAST, Constraint.NONE), whole)
 
 
 @pytest.mark.usefixtures("precise")
-def test_stage_1_is_the_same_in_any_budget(passes: list[int]) -> None:
+def test_stage_1_is_the_same_in_any_budget(passes: list[int], tokens: list[int]) -> None:
     whole = population(ENOUGH)
     assert max(passes) == 8
     passes.clear()
+    tokens.clear()
     assert same(population(LEAST), whole)
     assert max(passes[2:]) < 4
+    assert max(tokens) <= 2 * LONGEST
     assert not same(population(LEAST, dropout=0.0), whole)  # it does drop
 
 
