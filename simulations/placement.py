@@ -217,5 +217,5 @@ def weight_bytes(base: str) -> int:
     with suppress(BaseModelError):
         config = read_config(base)
         width = int(getattr(config.dtype, "itemsize", WIDEST_BYTES))
-        return width * sum(p.numel() for p in empty_model(config).parameters())
+        return width * sum(int(p.numel()) for p in empty_model(config).parameters())
     return 0

@@ -40,10 +40,11 @@ def test_everything_comes_back_and_the_library_reads_it(tmp_path: Path) -> None:
 def test_writing_takes_no_copy(tmp_path: Path) -> None:
     size = 8 << 20
     tensors = {f"{i}": torch.ones(size // 4) for i in range(4)}
+    with LiveMemory() as live:
+        save_checkpoint(tmp_path / "state", tensors, {})
     tracemalloc.start()
     try:
-        with LiveMemory() as live:
-            save_checkpoint(tmp_path / "state", tensors, {})
+        save_checkpoint(tmp_path / "state", tensors, {})
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
