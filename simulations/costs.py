@@ -13,7 +13,7 @@ from proper_model.structure import preset
 from simulations.calibrate import measure, shape_of
 from simulations.estimate import Estimate, count_tokens, estimate
 from simulations.options import RunOptions
-from simulations.placement import check_choices, usable_cores
+from simulations.placement import check_choices, this_machine
 from simulations.prepare import (
     LARGEST_EMBEDDED_PARAMETERS,
     build,
@@ -33,7 +33,7 @@ def plan_costs(options: RunOptions, progress: Progress) -> Estimate:
     Refuses what the run itself would refuse, OUT included; trains and stores nothing.
     """
     check_out(options)
-    check_choices(usable_cores(), actors=options.actors, threads=None)
+    check_choices(this_machine().cores, actors=options.actors, threads=None)
     one = options.for_fold(0) if options.all_folds else options
     with storage_errors(one.out), tempfile.TemporaryDirectory(prefix="proper-") as scratch:
         source = load_source(one, progress, scratch=Path(scratch))

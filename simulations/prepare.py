@@ -55,7 +55,7 @@ def prepare(options: RunOptions, progress: Progress) -> RunPlan:
     """
     out = options.out.resolve()
     # Before data are read: they may take minutes.
-    check_choices(usable_cores(), actors=options.actors, threads=None)
+    check_choices(this_machine().cores, actors=options.actors, threads=None)
     with storage_errors(out):
         existing = existing_plan(out, resume=options.resume)
         # Made first: a place that cannot be written is told before a base is trained for it.
