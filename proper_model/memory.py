@@ -31,8 +31,8 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 LARGE_BLOCK = 1 << 17
 # Rows of the two probes whose difference is counted.
 PROBE_ROWS = (1, 2)
-# What libraries take for themselves once products run: measured, the same for all sizes.
-WORKSPACE = 16 << 20
+# What libraries and the allocator take beside tensors: measured, about the same for all sizes.
+WORKSPACE = 8 << 20
 # What stays free for the allocator's fragments and the optimizer's own temporaries.
 RESERVE = 0.15
 

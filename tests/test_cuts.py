@@ -17,6 +17,7 @@ from proper_model import training
 from proper_model.config import GroupSettings, PopulationSettings, StageSettings
 from proper_model.encoding import Encoder
 from proper_model.group import PooledUser, train_group
+from proper_model.population import attach_population
 from proper_model.structure import Constraint, preset
 from proper_model.training import PooledTraining
 from tests.tiny import adapted, encoder, exact_norms, samples, tiny_base
@@ -119,7 +120,7 @@ def population(
 @pytest.fixture
 def precise(monkeypatch: pytest.MonkeyPatch) -> None:
     """Stage 1's factors in float64, which PEFT makes in float32."""
-    real = population_stage.attach_population
+    real = attach_population
     monkeypatch.setattr(
         population_stage, "attach_population", lambda *a, **k: real(*a, **k).double()
     )
