@@ -19,8 +19,8 @@ NONE = "–"
 
 def growth_table(sources: Sequence[Source]) -> Table | None:
     """A row a number of users; None if no file holds several numbers of users on a CPU."""
-    columns: dict[str, dict[int, str]] = {}
-    for source in sources:
+    columns: dict[tuple[int, str], dict[int, str]] = {}
+    for number, source in enumerate(sources):
         report = source.report
         if not isinstance(report, BenchReport) or report.device != "cpu":
             continue
@@ -29,9 +29,10 @@ def growth_table(sources: Sequence[Source]) -> Table | None:
             ratio = race.ratio(race.naive) if race else None
             if ratio is not None:
                 what = f"{setting.tokens} tokens" if setting.lengths == "fixed" else setting.lengths
-                name = f"hidden {HIDDEN[setting.size]}, {what}, {setting.samples} a user"
-                columns.setdefault(name, {})[setting.users] = times(ratio)
-    columns = {name: cells for name, cells in columns.items() if len(cells) > 1}
+                width = f"hidden {HIDDEN[setting.size]} ({setting.size})"
+                name = f"{width}, {what}, {setting.samples} a user"
+                columns.setdefault((number, name), {})[setting.users] = times(ratio)
+    columns = {key: cells for key, cells in columns.items() if len(cells) > 1}
     if not columns:
         return None
     counts = sorted({users for cells in columns.values() for users in cells})
@@ -39,4 +40,4 @@ def growth_table(sources: Sequence[Source]) -> Table | None:
         (str(users), *(cells.get(users, NONE) for cells in columns.values())) for users in counts
     )
     title = "The engine as a multiple of the naive loop at batch 1, by users trained together"
-    return Table(title, ("users together", *columns), rows)
+    return Table(title, ("users together", *(name for _, name in columns)), rows)
