@@ -6,24 +6,21 @@ A terminal sends Ctrl-C to every process of a command; each would print a traceb
 from __future__ import annotations
 
 import signal
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing import resource_tracker
 
 
 @contextmanager
 def deaf_children() -> Iterator[None]:
-    """What is started while open ignores Ctrl-C from its first instruction, as do its children.
+    """What is started while open never receives Ctrl-C, nor do its children.
 
-    This process ignores it too meanwhile, so only the start itself belongs in here: it takes
-    milliseconds. Outside the main thread, which alone may change this, nothing is changed.
+    For this process it only waits: one that comes meanwhile is raised when this closes.
     """
-    before = signal.getsignal(signal.SIGINT)
-    if before is None or threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Multiprocessing's helper lifts the block where it has to be started first.
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

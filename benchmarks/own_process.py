@@ -24,10 +24,10 @@ def in_own_process(function: Callable[..., Result], *arguments: object) -> Resul
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe(duplex=False)
     process = context.Process(target=_call, args=(there, function, arguments), daemon=True)
-    with deaf_children():
-        process.start()
-    there.close()  # else the pipe stays open when the child dies
     try:
+        with deaf_children():
+            process.start()
+        there.close()  # else the pipe stays open when the child dies
         found = here.recv()
         process.join(STOP_S)
     except EOFError:
@@ -37,9 +37,10 @@ def in_own_process(function: Callable[..., Result], *arguments: object) -> Resul
             hint="most likely the system ended it for its memory; leave out the largest setting",
         ) from None
     finally:
-        # On Ctrl-C it is in the middle of its work and would not hear of it.
-        process.terminate()
-        process.join(STOP_S)
+        if process.pid is not None:
+            # On Ctrl-C it is in the middle of its work and would not hear of it.
+            process.terminate()
+            process.join(STOP_S)
         here.close()
     if isinstance(found, ProperError):
         raise found
