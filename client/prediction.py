@@ -75,6 +75,7 @@ def predict(
             users=len(users),
             longest=settings.max_prompt_tokens + settings.max_answer_tokens,
             tokens=settings.tokens_per_step,
+            answer=settings.max_answer_tokens,
         ),
         progress=None if progress is None else (lambda d, t: progress(arm, d, t)),
     )

@@ -95,6 +95,7 @@ def train_user_loras(
             Trial(user.items, (), rate, user.seed, stop_epoch=kept_epochs(result))
             for user, (rate, result) in zip(users, chosen, strict=True)
         ]
+        adapters = []  # every trial's best state; only what was chosen is needed now
         ended, adapters = stage.run(refits, range(len(users)), beside(checkpoint, ".refit"))
         for (_, result), refit in zip(chosen, ended, strict=True):
             result.failed |= refit.failed

@@ -26,6 +26,7 @@ from simulations.devices import TRUTH_FILE
 from simulations.options import RunOptions
 from simulations.placement import (
     Placement,
+    check_choices,
     choose_placement,
     this_machine,
     weight_bytes,
@@ -53,6 +54,8 @@ def prepare(options: RunOptions, progress: Progress) -> RunPlan:
     if it cannot be written.
     """
     out = options.out.resolve()
+    # Before data are read: they may take minutes.
+    check_choices(this_machine().cores, actors=options.actors, threads=None)
     with storage_errors(out):
         existing = existing_plan(out, resume=options.resume)
         # Made first: a place that cannot be written is told before a base is trained for it.
@@ -138,6 +141,7 @@ def place(options: RunOptions, source: Source, users: int, hidden: int) -> Place
         base_bytes=weight_bytes(source.base),
         gpu_memory_bytes=machine.gpu_memory_bytes,
         most_threads=useful_threads(hidden),
+        training_bytes=memory_bytes(options.memory_budget),
         actors=options.actors,
         users_per_node=options.users_per_node,
     )
