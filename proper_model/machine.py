@@ -67,13 +67,22 @@ def peak_memory_bytes(status: Path = Path("/proc/self/status")) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
+def resident_bytes(status: Path = Path("/proc/self/status")) -> int:
+    """Resident memory of this program now; where only the peak is known, that."""
+    return _status_bytes(status, "VmRSS:") or peak_memory_bytes(status)
+
+
 def high_water_bytes(status: Path) -> int | None:
-    """VmHWM of a process' status file; None where there is none, as after its end."""
+    """The highest resident memory in a process' status file; None if there is none, as after its end."""
+    return _status_bytes(status, "VmHWM:")
+
+
+def _status_bytes(status: Path, name: str) -> int | None:
     try:
         lines = status.read_text().splitlines()
     except OSError:
         return None
     for line in lines:
-        if line.startswith("VmHWM:"):
+        if line.startswith(name):
             return int(line.split()[1]) * 1024
     return None

@@ -97,6 +97,20 @@ class Task:
             prompt = compiled.query.render({**cut, "labels": self._label_list()})
         return Example(query.id, prompt, query.gold)
 
+    def ask(self, text: str) -> str:
+        """The prompt of a person's own question.
+
+        Text in the task's LaMP wording is taken apart as a query is; any other text is the question
+        itself, where the template asks for nothing else.
+        """
+        query = Query("question", text, "")
+        placeholders = set(self.compiled.query.placeholders)
+        if self.query_text(query) is None and placeholders <= {"text", "input", "labels"}:
+            cut = first_words(text, self.compiled.spec.query_words)
+            values = {"text": cut, "input": cut, "labels": self._label_list()}
+            return self.compiled.query.render(values)
+        return self.query_example(query).prompt
+
     def history_example(self, item: HistoryItem) -> Example:
         """A history item as a training example. Raises DataError if a field is missing."""
         compiled = self.compiled

@@ -14,6 +14,7 @@ from client.personal_state import decode
 from client.tables import Table
 from client.workspace import ask_passphrase, read_passphrase
 from proper_model.errors import ConfigError, NotAdaptedError
+from proper_model.records import counted
 
 NewPassphrase = Annotated[
     Path | None,
@@ -78,7 +79,7 @@ def status(context: typer.Context, as_json: o.AsJson = False) -> None:
 def _kept(found: dict[str, Any]) -> str:
     if not found["adapted"]:
         return "none yet: proper adapt HISTORY"
-    return f"{found['generations']} generations, {o.readable_bytes(found['bytes'])}, encrypted"
+    return f"{counted(found['generations'], 'generation')}, {o.readable_bytes(found['bytes'])}, encrypted"
 
 
 def path(context: typer.Context) -> None:
