@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from importlib.util import find_spec
 
+from client.cost import ROUTINES_BYTES
 from proper_model.config import BaseWeights
 from proper_model.errors import ConfigError
 
@@ -16,7 +17,7 @@ from proper_model.errors import ConfigError
 # Measured: 19.3 MB of linears became 5.1 and 2.7 MB.
 SHARE_OF_FLOAT32 = {BaseWeights.FULL: 1.0, BaseWeights.EIGHT_BIT: 0.27, BaseWeights.FOUR_BIT: 0.15}
 LEAST_TRAINING_BYTES = 64 << 20
-PROCESS_BYTES = 640 << 20  # Python with torch and transformers, before any base: measured
+PROCESS_BYTES = 400 << 20  # Python with torch and transformers, before any base: measured
 
 
 @dataclass(frozen=True)
@@ -50,11 +51,11 @@ def choose(
     if chosen is None and find_spec("bitsandbytes") is not None:
         candidates += [BaseWeights.EIGHT_BIT, BaseWeights.FOUR_BIT]
     for weights in candidates:
-        left = limit - PROCESS_BYTES - int(base_bytes * SHARE_OF_FLOAT32[weights])
+        left = limit - PROCESS_BYTES - ROUTINES_BYTES - int(base_bytes * SHARE_OF_FLOAT32[weights])
         if left >= LEAST_TRAINING_BYTES:
             tight = left < base_bytes  # activations of full passes would rarely fit
             return MemoryChoice(weights, left, recompute or tight)
-    needed = PROCESS_BYTES + LEAST_TRAINING_BYTES
+    needed = PROCESS_BYTES + ROUTINES_BYTES + LEAST_TRAINING_BYTES
     needed += int(base_bytes * SHARE_OF_FLOAT32[candidates[-1]])
     raise ConfigError(
         f"--max-memory is too little: this base needs {needed / 2**30:.2f} GiB",
