@@ -86,6 +86,8 @@ def _print(result: Experiment, *, markdown: bool = False) -> None:
         if markdown:
             print_line(("" if number == 0 else "\n") + f"**{shown.title}**\n")
         print_table(shown, markdown=markdown)
+    for note in result.notes:
+        print_line(f"\n- {note}" if markdown else f"note: {note}")
 
 
 def _leave(result: Experiment, out: Path) -> None:
