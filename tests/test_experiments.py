@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
@@ -18,6 +19,7 @@ from proper_model.records import Population, User
 from simulations import environment, sources
 from simulations.cli import run_cli
 from simulations.experiments import drift
+from simulations.experiments.figure import loss_figure
 from simulations.experiments.meter import Meter
 from simulations.experiments.schema import (
     Costs,
@@ -25,7 +27,7 @@ from simulations.experiments.schema import (
     read_experiment,
     write_experiment,
 )
-from simulations.experiments.show import difference_table, loss_figure, result_table
+from simulations.experiments.show import difference_table, result_table
 from tests.releases import small_base, small_population
 from tests.tiny import tiny_base
 
@@ -45,7 +47,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def data(tmp_path: Path) -> Path:
     folder = tmp_path / "people"
     population = small_population().population
-    write_oppu(Population("people", population.pooled[:8], population.test[:2]), folder)
+    write_oppu(Population("people", population.pooled[:5], population.test[:2]), folder)
     return folder
 
 
@@ -250,6 +252,23 @@ def test_bad_input_is_told_before_anything_is_trained(
     assert run_cli(line) == code
     assert words in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_the_page_shows_what_the_committed_files_hold(
+    repository: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(repository)
+    page = (repository / "docs/experiments.md").read_text()
+    block = r"<!-- generated: proper-sim (exp table (\S+) --markdown) -->\n(.*?)<!-- /generated -->"
+    shown = re.findall(block, page, re.DOTALL)
+    files = {path for _, path, _ in shown}
+    assert files == {str(path) for path in Path("results/experiments").glob("*")}
+    for command, path, body in shown:
+        assert run_cli(command.split()) == 0
+        assert body.strip() == capsys.readouterr().out.strip()
+        result = read_experiment(Path(path))
+        assert re.fullmatch(r"[0-9a-f]{40}", result.commit), "made from a clean checkout"
+        assert "/" not in result.base
 
 
 def _never(*_: object, **__: object) -> Release:
