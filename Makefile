@@ -24,10 +24,11 @@ export DO_NOT_TRACK := 1
 # Tests and demo use small matrices: threads fighting over cores cost more than they bring.
 TEST_ENV := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 
-.PHONY: help install demo test test-full pytest lint fix docs results result report bench clean distclean
+.PHONY: help install demo test test-full pytest lint fix docs results result report bench \
+  bench-results clean distclean
 
 help: ## this list
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 install: $(STAMP) ## .venv with everything in it, pinned by constraints.txt
 
@@ -84,10 +85,80 @@ report: $(STAMP) ## the report of a finished run again; OUT=runs/demo
 # names more. A growth curve: BENCH="--users 1 --users 8 --users 64 --users 512".
 BENCH_OUT ?= runs/bench
 BENCH ?= --size overhead --size small --tokens 32 --users 32 --samples 2 --rounds 3
+BENCH_MEMORY ?= --size small --users 8 --users 32 --tokens-per-step 4096
 bench: $(STAMP) ## the engine against its rivals, a few minutes; BENCH_OUT=runs/bench
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.engine $(BENCH) --out $(BENCH_OUT)/engine.json
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.memory $(BENCH_MEMORY) --out $(BENCH_OUT)/memory.json
 	$(BIN)/python -m benchmarks.figures $(BENCH_OUT)/engine.json --out $(BENCH_OUT)/figures
-	$(BIN)/python -m benchmarks.report $(BENCH_OUT)/engine.json --out $(BENCH_OUT)/report.html
+	$(BIN)/python -m benchmarks.report $(BENCH_OUT)/engine.json $(BENCH_OUT)/memory.json \
+	  --out $(BENCH_OUT)/report.html
+
+# The committed files of results/bench, all measured at one commit, in whose folder a second start
+# goes on with what is missing. Commit first, or the files say "-dirty". On one core alone:
+# PIN="taskset -c 1". A single file: make runs/bench-<12 digits of the commit>/small.json.
+PIN ?=
+MEASURED := runs/bench-$(shell git rev-parse --short=12 HEAD 2>/dev/null)
+MEASURE = OMP_NUM_THREADS=1 $(PIN) $(BIN)/python -m benchmarks
+ENGINE = $(MEASURE).engine --users 32 --samples 4 --seed 0
+# In one optimizer step one sample of a user or four, logits at all positions or at answers only.
+LOOPS := naive-moe naive-moe:logits=answer naive-moe:batch=4,logits=answer \
+  peft-loop peft-loop:logits=answer
+OURS := ours-moe ours-moe:batch=4 ours-moe:backend=grouped
+EVERYBODY := $(LOOPS) peft-loop:batch=4,logits=answer trainer vmap $(OURS) ours \
+  ours-moe:backend=reference limit-stock
+NARROW := ours-moe:dtype=bfloat16 naive-moe:batch=4,dtype=bfloat16,logits=answer
+GROWTH = $(MEASURE).engine --contender naive-moe --contender ours-moe --rounds 3 --seed 0
+# The version whose seconds by phase are compared with this one's, and how much both run.
+BEFORE ?= cd9c615a9376ec947a32bccd0e79a6b70b2ffebb
+PIPELINE := --pooled-users 24 --users 8 --max-items 12 --rounds 3 --seed 0
+BENCH_FILES := overhead small ragged growth/overhead growth/small memory memory-512 pipeline
+bench-results: $(BENCH_FILES:%=$(MEASURED)/%.json) ## measure results/bench again, then docs; an hour or two
+	mkdir -p results/bench/growth
+	for name in $(BENCH_FILES); do cp $(MEASURED)/$$name.json results/bench/$$name.json; done
+	$(MAKE) docs
+
+$(BENCH_FILES:%=$(MEASURED)/%.json): | $(STAMP)
+
+$(MEASURED)/overhead.json:
+	$(ENGINE) --size overhead --tokens 32 --rounds 9 \
+	  $(addprefix --contender ,$(EVERYBODY) peft-mixed peft-mixed-eval) --out $@.part
+	mv $@.part $@
+
+$(MEASURED)/small.json:
+	$(ENGINE) --size small --tokens 96 --rounds 5 \
+	  $(addprefix --contender ,$(EVERYBODY) $(NARROW)) --out $@.part
+	mv $@.part $@
+
+$(MEASURED)/ragged.json:
+	$(ENGINE) --size small --lengths real --rounds 5 --dropout 0.05 \
+	  $(addprefix --contender ,$(LOOPS) $(OURS)) --out $@.part
+	mv $@.part $@
+
+$(MEASURED)/growth/overhead.json:
+	$(GROWTH) --size overhead --tokens 32 --samples 2 $(addprefix --users ,1 2 8 32 128 512) --out $@.part
+	mv $@.part $@
+
+$(MEASURED)/growth/small.json:
+	$(GROWTH) --size small --tokens 96 --samples 1 $(addprefix --users ,1 8 32 128 512) --out $@.part
+	mv $@.part $@
+
+$(MEASURED)/memory.json:
+	$(MEASURE).memory --size small --sample-tokens 96 --seed 0 --out $@.part
+	mv $@.part $@
+
+$(MEASURED)/memory-512.json:
+	$(MEASURE).memory --size small --sample-tokens 512 --seed 0 --out $@.part
+	mv $@.part $@
+
+$(MEASURED)/pipeline.json:
+	rm -rf $(MEASURED)/before
+	git clone -q --shared . $(MEASURED)/before
+	git -C $(MEASURED)/before checkout -q --detach $(BEFORE)
+	$(MEASURE).pipeline ../shared/data/movie_ratings --task profiles/tasks/movie_ratings.toml \
+	  --base ../shared/models/mini-llama --source before=$(MEASURED)/before --source after=. \
+	  $(PIPELINE) --out $@.part
+	mv $@.part $@
+	rm -rf $(MEASURED)/before
 
 clean: ## caches and build products; runs and .venv stay
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

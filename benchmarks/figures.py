@@ -8,6 +8,7 @@ Every mark is a stored figure of the file. `benchmarks.report` puts the same int
 
 from __future__ import annotations
 
+import io
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,12 +21,14 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from benchmarks.command import start
+from benchmarks.outputs import ready_file, ready_folder
 from benchmarks.schema import ContenderResult, Setting, Spread
 from benchmarks.schema_memory import MemoryPeak, MemoryReport
 from benchmarks.show import best_of
 from benchmarks.sources import read_sources
 from client.console import say
 from proper_model.errors import ReportError
+from proper_model.files import write_atomic
 from simulations.figures import BLUE, GREEN, GREY, ORANGE
 
 STYLE = {
@@ -161,9 +164,13 @@ def foretold(peaks: Sequence[MemoryPeak], title: str) -> Figure | None:
 
 
 def draw(source: Path, folder: Path) -> list[Path]:
-    """Write all figures of one file. Raises ReportError if it is none of ours."""
+    """Write all figures of one file.
+
+    Raises ReportError if it is none of ours or holds nothing to draw, StorageError for a folder
+    that cannot be written.
+    """
     (found,) = read_sources([source], say)
-    folder.mkdir(parents=True, exist_ok=True)
+    ready_folder(folder)
     made: list[tuple[str, Figure | None]] = []
     with mpl.rc_context(STYLE):
         if isinstance(found.report, MemoryReport):
@@ -176,6 +183,11 @@ def draw(source: Path, folder: Path) -> list[Path]:
                     title = f"{name}, {setting.users} users"
                     made.append((f"ratios-{name}-{setting.users}", ratios(setting, title)))
         drawn = [(folder / name, figure) for name, figure in made if figure]
+        if not drawn:
+            raise ReportError(
+                f"{source}: nothing to draw",
+                hint="figures need several --users, the naive loop, or a measured peak of memory",
+            )
         return [path for stem, figure in drawn for path in save(figure, stem)]
 
 
@@ -192,6 +204,7 @@ def draw_growth(source: Path, path: Path) -> list[Path]:
             f"{source}: expected one family of settings that differ in users alone, found "
             f"{len(curves)}; measure it with several --users of one size"
         )
+    ready_file(path)
     first = curves[0][0]
     lengths = f"{first.tokens} tokens" if first.lengths == "fixed" else f"{first.lengths} lengths"
     title = f"size {first.size}, {lengths}, {first.samples} samples a user"
@@ -205,8 +218,11 @@ def save(figure: Figure, stem: Path, formats: Sequence[str] = FORMATS) -> list[P
     paths = []
     for kind in formats:
         path = stem.with_name(f"{stem.name}.{kind}")
+        image = io.BytesIO()
         # Without a date the same JSON gives the same bytes.
-        figure.savefig(path, format=kind, dpi=160, metadata={"Date": None} if kind == "svg" else {})
+        date = {"Date": None} if kind == "svg" else {}
+        figure.savefig(image, format=kind, dpi=160, metadata=date)
+        write_atomic(path, image.getvalue())
         paths.append(path)
     return paths
 

@@ -7,9 +7,9 @@ users and tokens of that round. The model is what `--memory-budget` relies on.
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.metadata
 import itertools
-import multiprocessing
 from pathlib import Path
 from typing import Annotated
 
@@ -17,9 +17,12 @@ import torch
 import typer
 
 from benchmarks.command import start
+from benchmarks.devices import device_of
 from benchmarks.engine import VERSIONS
 from benchmarks.measure import memory_bytes, peak_memory_bytes, reset_peak_memory
 from benchmarks.ours import Ours
+from benchmarks.outputs import ready_file
+from benchmarks.own_process import in_own_process
 from benchmarks.schema import write_report
 from benchmarks.schema_memory import MemoryPeak, MemoryReport
 from benchmarks.sizes import shape_of
@@ -37,8 +40,6 @@ SIZES, USERS, TOKENS = ["small"], [8, 32, 128], [1024, 4096, 16384]
 
 def measure(work: Workload, text: str, recompute: bool, device: str) -> MemoryPeak:
     """One setting, in this process."""
-    import dataclasses
-
     torch.set_num_threads(1)
     return_freed_memory()  # as every process with a budget does
     spec = parse_spec(text)
@@ -79,24 +80,34 @@ def run(
     seed: Annotated[int, typer.Option(help="Of weights and tokens.")] = 0,
 ) -> None:
     """Measure peaks over a grid of settings and write OUT."""
-    peaks = []
-    context = multiprocessing.get_context("spawn")
+    for name in size:
+        shape_of(name)
+    parse_spec("ours-moe", dtype=dtype)
+    device_of(device)
+    ready_file(out)
+    peaks: list[MemoryPeak] = []
     for name, count, tokens, recompute in itertools.product(
         size, users, tokens_per_step, (False, True)
     ):
-        shape_of(name)
         work = Workload(name, count, 2, sample_tokens, "fixed", seed)
         text = f"ours-moe:tokens_per_step={tokens},dtype={dtype}"
-        with context.Pool(1) as pool:
-            peak = pool.apply(measure, (work, text, recompute, device))
-        peaks.append(peak)
-        say(
-            f"{name}, {count} users, {tokens} tokens a pass, recompute {recompute}: "
-            f"{peak.measured_bytes / 2**20:.0f} MiB measured, "
-            f"{peak.predicted_bytes / 2**20:.0f} foretold "
-            f"({peak.predicted_bytes / peak.measured_bytes - 1:+.0%})"
-        )
-    report = MemoryReport(
+        say(f"{name}, {count} users, {tokens} tokens a pass, recompute {recompute}")
+        peaks.append(in_own_process(measure, work, text, recompute, device))
+        say(in_words(peaks[-1]))
+        # After every setting: what is stopped, or runs out of memory, keeps what it has.
+        write_report(_report(peaks, seed, sample_tokens), out)
+    print_line(str(out))
+
+
+def in_words(peak: MemoryPeak) -> str:
+    """What was foretold and measured; no deviation where training took nothing that shows."""
+    off = "nothing to compare" if peak.deviation is None else f"{peak.deviation:+.0%}"
+    measured, foretold = (n / 2**20 for n in (peak.measured_bytes, peak.predicted_bytes))
+    return f"{measured:.0f} MiB measured, {foretold:.0f} foretold ({off})"
+
+
+def _report(peaks: list[MemoryPeak], seed: int, sample_tokens: int) -> MemoryReport:
+    return MemoryReport(
         hardware=hardware(),
         commit=commit(),
         versions={name: importlib.metadata.version(name) for name in VERSIONS},
@@ -104,8 +115,6 @@ def run(
         sample_tokens=sample_tokens,
         peaks=peaks,
     )
-    write_report(report, out)
-    print_line(str(out))
 
 
 def main() -> None:

@@ -17,11 +17,14 @@ from matplotlib.figure import Figure as Canvas
 
 from benchmarks import figures
 from benchmarks.command import start
+from benchmarks.notes import machine, notes
+from benchmarks.outputs import ready_file
 from benchmarks.schema import BenchReport, Setting
 from benchmarks.schema_memory import MemoryPeak, MemoryReport
-from benchmarks.show import peak_lines, setting_name, setting_table
+from benchmarks.show import cause_lines, peak_lines, setting_name, setting_table
 from benchmarks.sources import Source, read_sources
-from benchmarks.table import machine, notes, target_rows, target_table
+from benchmarks.table import target_table
+from benchmarks.targets import target_rows
 from client.console import print_line, say
 from client.tables import Table
 from proper_model.files import write_atomic
@@ -55,16 +58,18 @@ class Section:
 
 
 def write_page(paths: Sequence[Path], target: Path) -> None:
-    """Read benchmark files and write the page. Raises ReportError for a foreign file."""
+    """Read benchmark files and write the page. Raises ReportError for a foreign file, StorageError for
+    a page that cannot be written.
+    """
     sources = read_sources(paths, say)
-    target.parent.mkdir(parents=True, exist_ok=True)
+    ready_file(target)
     write_atomic(target, render(sources).encode())
 
 
 def render(sources: Sequence[Source]) -> str:
     """The page as text."""
     reports = [source.report for source in sources]
-    rows = target_rows(reports)
+    rows = target_rows(sources)
     with mpl.rc_context(STYLE):
         sections = [section(source, f"file{number}") for number, source in enumerate(sources)]
     page = page_environment(TEMPLATES, SHARED_TEMPLATES).get_template("bench.html.j2")
@@ -111,7 +116,7 @@ def engine_parts(report: BenchReport, anchor: str) -> list[Part]:
             Part(
                 title=setting_name(setting),
                 table=setting_table(setting),
-                remarks=tuple(peak_lines(setting)),
+                remarks=(*peak_lines(setting), *cause_lines(setting)),
                 figures=(drawn,) if drawn else (),
             )
         )

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.causes import cause_of
 from benchmarks.measure import Stopwatch
 from benchmarks.rival_loops import (
     copied,
@@ -43,7 +44,7 @@ class PeftMixed:
 
     def __init__(self, world: World, *, training: bool, gradients: bool) -> None:
         if gradients and not training and world.settings.dropout:
-            raise NotPossibleError("NoDropout")  # eval mode has none
+            raise NotPossibleError("NoDropout: a model in eval mode has none")
         self.world, self.widths, self.gradients = world, world.widths(), gradients
         paths = [site.path for site in find_sites(world.base)]
         self.model, config = with_peft(world)
@@ -96,7 +97,7 @@ class PeftMixed:
             )
         except ValueError as error:
             if self.model.training:
-                raise NotPossibleError(type(error).__name__) from error
+                raise NotPossibleError(cause_of(error)) from error
             raise
         losses = padded_nll(output.logits, batch.labels[:, -keep:])
         losses = losses / (batch.labels != -100).sum(1)

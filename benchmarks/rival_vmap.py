@@ -51,7 +51,7 @@ class Vmap:
 
     def __init__(self, world: World) -> None:
         if world.settings.dropout:
-            raise NotPossibleError("NoDropout")  # one mask a row is not for vmap's randomness
+            raise NotPossibleError("NoDropout: one mask a row is not for vmap's randomness")
         if world.spec.attention is None:
             # Fused attention has no batching rule: vmap would run it row by row.
             world.base.set_attn_implementation("eager")

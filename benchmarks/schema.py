@@ -86,7 +86,7 @@ class Measured(_Strict):
 
 
 class ContenderResult(_Strict):
-    """One contender at one setting; `cause` names the exception where nothing was measured."""
+    """One contender at one setting; `cause` tells the exception where nothing was measured."""
 
     label: str
     kind: str
@@ -178,12 +178,20 @@ def read_report(path: Path) -> BenchReport:
     return read_as(BenchReport, path, "engine")
 
 
+def unreadable(path: Path, error: OSError | UnicodeDecodeError) -> ReportError:
+    """What to say of a file that cannot be read."""
+    reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
+    return ReportError(
+        f"{path}: cannot be read ({reason})", hint="check the path and its permissions"
+    )
+
+
 def read_as(model: type[Model], path: Path, kind: str) -> Model:
     """Parse one file of `benchmarks.<kind>`. Raises ReportError naming the file and the first bad field."""
     try:
         return model.model_validate_json(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
-        raise ReportError(f"{path}: cannot be read ({type(error).__name__})") from error
+        raise unreadable(path, error) from error
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         place = ".".join(str(part) for part in first["loc"]) or "file"

@@ -6,7 +6,8 @@ from collections.abc import Iterable
 
 from rich.console import Console
 
-from benchmarks.schema import ContenderResult, Setting, Spread
+from benchmarks.causes import name_of
+from benchmarks.schema import ContenderResult, Ratio, Setting, Spread
 from client.tables import Table, to_rich
 
 SHOWN = ("naive-moe", "peft-loop")
@@ -15,12 +16,12 @@ SHOWN = ("naive-moe", "peft-loop")
 def print_setting(setting: Setting, console: Console) -> None:
     """The table of a setting and the peaks that its shares refer to."""
     console.print(to_rich(setting_table(setting)))
-    for line in peak_lines(setting):
-        console.print(line)
+    for line in (*peak_lines(setting), *cause_lines(setting)):
+        console.print(line, markup=False)
 
 
 def setting_table(setting: Setting) -> Table:
-    """A row a contender; ratios are of CPU seconds, then of wall time."""
+    """A row a contender; ratios are of CPU seconds with their range, then of wall time."""
     names = ("contender", "samples/s", "samples/CPU-s", "of peak", "fill", "peak MB")
     header = (*names, *(f"× {kind} (CPU, wall)" for kind in SHOWN))
     rows = [(result.label, *_cells(result, setting)) for result in setting.contenders]
@@ -47,10 +48,19 @@ def peak_lines(setting: Setting) -> list[str]:
     ]
 
 
+def cause_lines(setting: Setting) -> list[str]:
+    """Why each contender that was not measured was not."""
+    return [
+        f"{result.label}: {result.status}, {result.cause}"
+        for result in setting.contenders
+        if result.cause is not None
+    ]
+
+
 def _cells(result: ContenderResult, setting: Setting) -> tuple[str, ...]:
     got = result.measured
     if got is None:
-        return (f"{result.status} ({result.cause})",)
+        return (f"{result.status} ({name_of(result.cause or '')})",)
     memory = got.memory_peak_bytes
     cells = [
         _range(got.samples_a_second),
@@ -64,9 +74,7 @@ def _cells(result: ContenderResult, setting: Setting) -> tuple[str, ...]:
         against = got.against.get(best.label) if best else None
         itself = best is not None and best.label == result.label
         cells.append(
-            f"{against.cpu.median:.2f}, {against.wall.median:.2f}"
-            if against
-            else ("1" if itself else "")
+            f"{times(against)}, {against.wall.median:.2f}" if against else ("1" if itself else "")
         )
     return tuple(cells)
 
@@ -83,6 +91,11 @@ def quickest(contenders: Iterable[ContenderResult]) -> ContenderResult | None:
         key=lambda c: c.measured.tokens_a_cpu_second.median if c.measured else 0.0,
         default=None,
     )
+
+
+def times(ratio: Ratio) -> str:
+    """A ratio of CPU seconds with its range over rounds."""
+    return f"{ratio.cpu.median:.2f} ({ratio.cpu.low:.2f}–{ratio.cpu.high:.2f})"
 
 
 def _range(spread: Spread) -> str:

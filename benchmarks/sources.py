@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.schema import BenchReport, read_as
+from benchmarks.schema import BenchReport, read_as, unreadable
 from benchmarks.schema_memory import MemoryReport
 from proper_model.errors import ReportError
 
@@ -49,8 +49,8 @@ def kind_of(path: Path) -> str:
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ReportError(f"{path}: cannot be read ({type(error).__name__})") from error
-    except ValueError as error:
+        raise unreadable(path, error) from error
+    except (ValueError, RecursionError) as error:  # the latter: nested without end
         raise ReportError(f"{path}: not JSON ({type(error).__name__})", hint=SUPPORTED) from error
     kind = document.get("benchmark") if isinstance(document, dict) else None
     if not isinstance(kind, str):

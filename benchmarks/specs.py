@@ -47,7 +47,8 @@ class Spec:
         logits: `all` positions, as Hugging Face's loss takes them, or `answer` positions only;
             the engine always takes the latter.
         attention: implementation, or None for the engine's own choice on this device.
-        tokens_per_step: padded tokens in one shared pass; per-user loops ignore it.
+        tokens_per_step: tokens in one shared pass, padding included where a contender pads;
+            per-user loops ignore it.
     """
 
     kind: str

@@ -20,7 +20,7 @@ from benchmarks.specs import FORWARD_ONLY, KINDS, Spec
 from benchmarks.worker import Ready, Refused, Round
 
 # Who others are compared with; a ratio of training to inference would mean nothing.
-BASELINES = ("naive-moe", "peft-loop", "trainer", "limit")
+BASELINES = ("naive-moe", "peft-loop", "trainer", "vmap", "limit")
 FORWARD_BASELINES = ("peft-mixed-forward",)
 
 

@@ -12,10 +12,13 @@ import contextlib
 import dataclasses
 import multiprocessing
 from dataclasses import dataclass
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from types import TracebackType
 from typing import Self
 
+from benchmarks.causes import cause_of
+from benchmarks.deaf import deaf_children
 from benchmarks.measure import (
     Seconds,
     Stopwatch,
@@ -70,7 +73,7 @@ class Round:
 
 @dataclass(frozen=True)
 class Refused:
-    """No more rounds: `impossible` by the contender's own word, else an error of this name."""
+    """No more rounds: `impossible` by the contender's own word, else an error; see `causes`."""
 
     impossible: bool
     cause: str
@@ -86,6 +89,8 @@ class Worker:
         self.job = job
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(PRELOAD)
+        with deaf_children():
+            forkserver.ensure_running()
         self._here, there = context.Pipe()
         self._process = context.Process(target=_serve, args=(there, job), daemon=True)
         self._process.start()
@@ -116,11 +121,12 @@ class Worker:
             self.refused = answer
         return answer
 
-    def close(self) -> None:
-        """End the process."""
-        with contextlib.suppress(OSError):
-            self._here.send("stop")
-        self._process.join(STOP_S)
+    def close(self, *, at_once: bool = False) -> None:
+        """End the process; `at_once` in the middle of a round."""
+        if not at_once:
+            with contextlib.suppress(OSError):
+                self._here.send("stop")
+            self._process.join(STOP_S)
         if self._process.is_alive():
             self._process.terminate()
             self._process.join()
@@ -135,7 +141,7 @@ class Worker:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.close()
+        self.close(at_once=kind is not None)
 
 
 def _serve(there: Connection, job: Job) -> None:
@@ -152,7 +158,7 @@ def _serve(there: Connection, job: Job) -> None:
     except EOFError:
         pass  # the parent is gone
     except Exception as error:  # noqa: BLE001 - a rival's failure is a result
-        there.send(Refused(impossible=False, cause=type(error).__name__))
+        there.send(Refused(impossible=False, cause=cause_of(error)))
 
 
 class _Running:

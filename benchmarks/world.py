@@ -35,7 +35,7 @@ EXPERT_STD, ROUTER_STD = 0.05, 0.02  # any numbers but zero: a zero expert would
 
 
 class NotPossibleError(Exception):
-    """A contender cannot do this at all; `cause` is the name of what it raised."""
+    """A contender cannot do this at all; `cause` is what it raised."""
 
     def __init__(self, cause: str) -> None:
         super().__init__(cause)

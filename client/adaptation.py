@@ -86,12 +86,9 @@ def adapt(
     if progress:
         progress("tokenize", 0, 0)
     learner = Learner(release, checkpoint=checkpoint, memory_bytes=memory_bytes, progress=progress)
-    samples = [
-        learner.split(
-            learner.encode(user.history, release.task), seed=user_seed(seed, user.user_id)
-        )
-        for user in users
-    ]
+    encoded = [learner.encode(user.history, release.task) for user in users]
+    seeds = [user_seed(seed, user.user_id) for user in users]
+    samples = [learner.split(items, seed=one) for items, one in zip(encoded, seeds, strict=True)]
     states: dict[tuple[str, str], UserState] = {}
     embeddings, fits = None, None
     if any(STATEFUL_ARMS[arm][0] for arm in wanted):

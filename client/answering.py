@@ -95,8 +95,8 @@ class Personal:
         return arm_pass(self.release, self.model, [_ME], arm, states)
 
     def prompt(self, text: str) -> str:
-        """A question in the task's wording; text in LaMP's own wording is taken apart first."""
-        return self.task.query_example(Query("question", text, "")).prompt
+        """A question in the task's wording."""
+        return self.task.ask(text)
 
     def answer_limit(self, text: str, most: int | None = None) -> int:
         """Tokens an answer may have: the longest label and its end, or the release's limit."""

@@ -12,6 +12,9 @@ Source: SECURITY 2 ("Bundle"), docs/bundle-format.md section 8.
 
 from __future__ import annotations
 
+import hashlib
+import os
+import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -30,6 +33,7 @@ from proper_model.manifest import Manifest, Sha256, Time, format_time, parse_man
 BUNDLES_FOLDER = "bundles"
 STATE_NAME = "state.json"
 _MAX_STATE_BYTES = 4096
+_BUNDLE_ID = re.compile(r"[0-9a-f]{64}")
 
 
 class BundleWarning(StrEnum):
@@ -92,6 +96,24 @@ def installed(
     return load_bundle(folder, state, now=now or datetime.now(UTC), limits=limits)
 
 
+def stored(
+    folder: Path, bundle_id: str, *, now: datetime | None = None, limits: Limits = DEFAULT_LIMITS
+) -> InstalledBundle | None:
+    """Any bundle of this host, also an older one; None when it is not there. As `installed`."""
+    state = read_state(folder)
+    if state is None or bundle_id not in stored_ids(folder):
+        return None
+    asked = state.model_copy(update={"bundle_id": bundle_id})
+    return load_bundle(folder, asked, now=now or datetime.now(UTC), limits=limits)
+
+
+def stored_ids(folder: Path) -> list[str]:
+    """Ids of all bundles on this host, sorted; whether they are intact, `stored` finds out."""
+    path = folder / BUNDLES_FOLDER
+    names = [entry.name for entry in path.iterdir()] if path.is_dir() else []
+    return sorted(name for name in names if _BUNDLE_ID.fullmatch(name) is not None)
+
+
 def load_bundle(
     folder: Path, state: StoreState, *, now: datetime, limits: Limits = DEFAULT_LIMITS
 ) -> InstalledBundle:
@@ -103,15 +125,48 @@ def load_bundle(
     )
 
 
-def load_files(bundle: InstalledBundle) -> dict[str, bytes]:
+def load_files(bundle: InstalledBundle, *, in_place: tuple[str, ...] = ()) -> dict[str, bytes]:
     """Contents of all files, each checked against the signed length and hash as it is read.
+
+    Args:
+        in_place: files under these folders are checked as well, but left where they are: a base
+            may be larger than memory.
 
     Raises:
         BundleIntegrityError: a file is gone, altered, or no regular file.
     """
-    return {
-        name: read_checked(bundle.path, bundle.manifest, name) for name in bundle.manifest.files
-    }
+    found = {}
+    for name in bundle.manifest.files:
+        if in_place and name.startswith(in_place):
+            check_in_place(bundle.path, bundle.manifest, name)
+        else:
+            found[name] = read_checked(bundle.path, bundle.manifest, name)
+    return found
+
+
+def check_in_place(path: Path, manifest: Manifest, name: str) -> None:
+    """Compare one file of the bundle at `path` with its signed hash, a piece at a time.
+
+    Raises as `load_files`.
+    """
+    try:
+        descriptor = os.open(
+            path / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+        )
+        with os.fdopen(descriptor, "rb") as file:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise _unreadable(name, error) from None
+    if sha256 != manifest.files[name].sha256:
+        raise BundleIntegrityError(
+            f"installed bundle: {name} was altered", hint="install the release again"
+        )
+
+
+def _unreadable(name: str, error: OSError) -> BundleIntegrityError:
+    return BundleIntegrityError(
+        f"installed bundle: {name}: {error.strerror}", hint="install the release again"
+    )
 
 
 def read_checked(path: Path, manifest: Manifest, name: str) -> bytes:
@@ -119,10 +174,7 @@ def read_checked(path: Path, manifest: Manifest, name: str) -> bytes:
     try:
         data = read_bounded(path / name, manifest.files[name].size)
     except OSError as error:
-        raise BundleIntegrityError(
-            f"installed bundle: {name}: {error.strerror}",
-            hint="install the release again",
-        ) from None
+        raise _unreadable(name, error) from None
     check_hash(manifest, name, data)
     return data
 

@@ -34,6 +34,7 @@ QUIET = {
     "TOKENIZERS_PARALLELISM": "false",
     "TRANSFORMERS_VERBOSITY": "error",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "TQDM_DISABLE": "1",  # transformers' bar while weights are loaded
 }
 EVERY_S = 30.0  # how often a log hears of a phase that goes on
 WIDE = 240  # of a file or pipe: nothing in a table is cut there

@@ -18,6 +18,7 @@ from proper_model.budget import memory_model
 from proper_model.encoding import Encoded
 from proper_model.holdout import Samples
 from proper_model.lora_router import lora_settings
+from proper_model.machine import resident_bytes
 from proper_model.personal import personal_pass
 from proper_model.records import HistoryItem
 from proper_model.tasks import Task
@@ -25,7 +26,6 @@ from proper_model.tasks import Task
 PROBE_TOKENS = 2048
 PROBE_S = 1.0
 JUDGING = 1 / 3  # a forward pass beside a forward and backward pass
-PROCESS_BYTES = 500 * 2**20  # Python with torch and transformers
 BYTES_A_NUMBER = 4
 
 
@@ -41,7 +41,11 @@ class Cost:
 
 
 def estimate(learner: Learner, histories: Mapping[str, tuple[Task, Sequence[HistoryItem]]]) -> Cost:
-    """The cost of `personal.adapt` with these histories; trains nothing, keeps nothing."""
+    """The cost of `personal.adapt` with these histories; trains nothing, keeps nothing.
+
+    Memory is what this process holds now, the base included, and what training adds.
+    """
+    held = resident_bytes()
     encoded = [learner.encode(items, task) for task, items in histories.values()]
     together = [sample for samples in encoded for sample in samples]
     shared = learner.split(together, seed=0)
@@ -49,9 +53,8 @@ def estimate(learner: Learner, histories: Mapping[str, tuple[Task, Sequence[Hist
     text = sum(len(v) for _, items in histories.values() for i in items for v in i.fields.values())
     numbers = sum(learner.structure.rank * (s.d_in + s.d_out) for s in learner.model.sites)
     disk = 2 * (text + len(histories) * numbers * BYTES_A_NUMBER)  # this generation and the last
-    base = sum(p.numel() * p.element_size() for p in learner.model.base.parameters())
     if not any(samples.folds for samples in (shared, *own)):
-        return Cost(len(together), 0.0, 1.0, base + PROCESS_BYTES, disk)
+        return Cost(len(together), 0.0, 1.0, held, disk)
     rate = _tokens_a_second(learner, together)
     user = learner.settings.user
     ends = []
@@ -65,7 +68,7 @@ def estimate(learner: Learner, histories: Mapping[str, tuple[Task, Sequence[Hist
                 samples, epochs=lora_epochs, rates=len(user.learning_rates), refit=user.refit
             )
         ends.append(tokens / rate)
-    return Cost(len(together), ends[0], ends[1], base + PROCESS_BYTES + _memory(learner, own), disk)
+    return Cost(len(together), ends[0], ends[1], held + _memory(learner, own), disk)
 
 
 def _tokens(samples: Samples, *, epochs: int, rates: int, refit: bool) -> float:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
+from pathlib import Path
 
 from client.home import Home
 from proper_model.errors import ProperError
@@ -50,7 +51,9 @@ def examine(home: Home) -> list[Finding]:
         try:
             found += check(home)
         except (ProperError, OSError) as error:
-            told = error.message if isinstance(error, ProperError) else os.strerror(error.errno or 0)
+            told = (
+                error.message if isinstance(error, ProperError) else os.strerror(error.errno or 0)
+            )
             hint = f"; {error.hint}" if isinstance(error, ProperError) and error.hint else ""
             found.append(Finding(check.__name__.strip("_"), ok=False, told=told + hint))
     return found
@@ -76,8 +79,12 @@ def _folder(home: Home) -> Iterator[Finding]:
         return
     mode = stat.S_IMODE(place.lstat().st_mode)
     closed = not mode & 0o077
-    yield Finding("folder", closed, "closed to others" if closed else f"mode {mode:o}: chmod 700 it")
-    yield Finding("writable", os.access(place, os.W_OK), "yes" if os.access(place, os.W_OK) else "no")
+    yield Finding(
+        "folder", closed, "closed to others" if closed else f"mode {mode:o}: chmod 700 it"
+    )
+    yield Finding(
+        "writable", os.access(place, os.W_OK), "yes" if os.access(place, os.W_OK) else "no"
+    )
     free = shutil.disk_usage(place).free
     yield Finding("free disk", free >= LEAST_FREE_BYTES, f"{free >> 20} MiB")
 
@@ -91,7 +98,7 @@ def _release(home: Home) -> Iterator[Finding]:
         yield Finding("release", ok=None, told="none: proper bundle add PATH_OR_URL")
         return
     verified = verify_bundle(home, None)
-    told = f"release {verified.version}, {verified.files} files as signed"
+    told = f"release {verified.manifest.version}, {len(verified.manifest.files)} files as signed"
     yield Finding("release", ok=True, told=told)
     for warning in verified.warnings:
         yield Finding("release", ok=None, told=warning)
@@ -116,10 +123,7 @@ def _machine(_: Home) -> Iterator[Finding]:
 
     gpu = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "none"
     yield Finding("accelerator", ok=None, told=gpu)
-    swaps = "/proc/swaps"
-    if os.path.exists(swaps):
-        with open(swaps, encoding="utf-8") as file:
-            swapping = len(file.read().splitlines()) > 1
-        if swapping:
-            told = "on: what is in memory may reach the disk; encrypt swap in the system's settings"
-            yield Finding("swap", ok=None, told=told)
+    swaps = Path("/proc/swaps")
+    if swaps.exists() and len(swaps.read_text().splitlines()) > 1:
+        told = "on: what is in memory may reach the disk; encrypt swap in the system's settings"
+        yield Finding("swap", ok=None, told=told)

@@ -26,10 +26,6 @@ if TYPE_CHECKING:
 Progress = Callable[[str, int, int], None]
 
 
-# At most one release: two base models would rarely fit, and a node works on one bundle at a time.
-_LOADED: dict[str, Release] = {}
-
-
 @dataclass(frozen=True)
 class Engine:
     """What a node can do with one machine's threads and files.
@@ -74,33 +70,15 @@ class Engine:
 
     def release(self, folder: Path, bundle_id: str | None = None) -> Release:
         """The installed release, loaded. Raises NotInstalledError if it is not `bundle_id`."""
-        import torch
+        from client.loading import load_installed
+        from client.updater import installed
 
-        from client.base_files import verify_base_files
-        from client.updater import installed, load_files
-        from proper_model.artifact import release_from_files
-        from proper_model.base_folder import base_folder
-        from proper_model.memory import return_freed_memory
-
-        torch.set_num_threads(self.threads)
-        if self.memory_bytes is not None:
-            return_freed_memory()
         bundle = installed(folder)
         if bundle is None or bundle_id not in (None, bundle.bundle_id):
             raise NotInstalledError("the bundle of this round is not installed on this node")
-        if bundle.bundle_id not in _LOADED:
-            _LOADED.clear()
-            folder_of_base = None
-            reference = bundle.manifest.base_reference
-            if reference is not None:
-                named = self.base or reference.hub_id
-                verified = base_folder(named, reference.revision)
-                verify_base_files(reference, verified)
-                folder_of_base = str(verified)
-            _LOADED[bundle.bundle_id] = release_from_files(
-                load_files(bundle), base_folder=folder_of_base
-            )
-        return _LOADED[bundle.bundle_id]
+        return load_installed(
+            bundle, self.base, threads=self.threads, memory_bytes=self.memory_bytes
+        )
 
     def adapt(
         self,

@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from importlib.util import find_spec
 
-from client.cost import PROCESS_BYTES
 from proper_model.config import BaseWeights
 from proper_model.errors import ConfigError
 
@@ -17,6 +16,7 @@ from proper_model.errors import ConfigError
 # Measured: 19.3 MB of linears became 5.1 and 2.7 MB.
 SHARE_OF_FLOAT32 = {BaseWeights.FULL: 1.0, BaseWeights.EIGHT_BIT: 0.27, BaseWeights.FOUR_BIT: 0.15}
 LEAST_TRAINING_BYTES = 64 << 20
+PROCESS_BYTES = 640 << 20  # Python with torch and transformers, before any base: measured
 
 
 @dataclass(frozen=True)
@@ -42,9 +42,7 @@ def choose(
         ConfigError: an unknown choice, or a limit that nothing fits.
     """
     if base_weights is not None and base_weights not in set(BaseWeights):
-        raise ConfigError(
-            f"unknown --base-weights '{base_weights}'", hint="full, 8bit or 4bit"
-        )
+        raise ConfigError(f"unknown --base-weights '{base_weights}'", hint="full, 8bit or 4bit")
     chosen = BaseWeights(base_weights) if base_weights is not None else None
     if limit is None:
         return MemoryChoice(chosen or BaseWeights.FULL, None, recompute)
@@ -61,5 +59,9 @@ def choose(
     raise ConfigError(
         f"--max-memory is too little: this base needs {needed / 2**30:.2f} GiB",
         hint="a larger limit, or a smaller base"
-        + ("" if len(candidates) > 1 else "; --base-weights 4bit needs less (pip install proper[quantized])"),
+        + (
+            ""
+            if len(candidates) > 1
+            else "; --base-weights 4bit needs less (pip install proper[quantized])"
+        ),
     )

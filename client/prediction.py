@@ -17,11 +17,12 @@ from proper_model.artifact import Release
 from proper_model.budget import inference_tokens
 from proper_model.embeddings import group_pass
 from proper_model.encoding import Encoder
-from proper_model.errors import ConfigError, StateError
+from proper_model.errors import ConfigError
 from proper_model.metrics import Prediction
 from proper_model.model import AdaptedModel
 from proper_model.passes import Pass
 from proper_model.personal import personal_pass
+from proper_model.private_tensors import private_tensor, stack_adapters
 from proper_model.records import Query, User
 from proper_model.scoring import Question, answer_queries
 from proper_model.structure import UserRouting
@@ -74,6 +75,7 @@ def predict(
             users=len(users),
             longest=settings.max_prompt_tokens + settings.max_answer_tokens,
             tokens=settings.tokens_per_step,
+            answer=settings.max_answer_tokens,
         ),
         progress=None if progress is None else (lambda d, t: progress(arm, d, t)),
     )
@@ -114,7 +116,7 @@ def arm_pass(
     has_embedding, has_lora = STATEFUL_ARMS[arm]
     embeddings = None
     if has_embedding:
-        rows = [_tensor(states, user, "embedding") for user in users]
+        rows = [private_tensor(_tensors(states, user), "embedding") for user in users]
         embeddings = torch.stack(rows).to(model.device)
     if not has_lora:
         assert embeddings is not None
@@ -127,35 +129,16 @@ def arm_pass(
     )
 
 
-@torch.no_grad()
 def load_adapters(
     model: AdaptedModel, users: Sequence[User], states: Mapping[str, UserState]
 ) -> None:
     """Stack the users' LoRA factors into `model.lora`, slot = position in `users`."""
-    lora = model.new_user_lora([0] * len(users))
-    for number, site in enumerate(model.sites):
-        for u, user in enumerate(users):
-            for factor, stack in (("A", lora.a[number]), ("B", lora.b[number])):
-                tensor = _tensor(states, user, f"lora.{site.path}.{factor}")
-                if tensor.shape != stack[u].shape:
-                    raise StateError(
-                        f"private state: '{site.path}.{factor}' has shape {tuple(tensor.shape)}, "
-                        f"this release expects {tuple(stack[u].shape)}",
-                        hint="the adapter was made for another release; adapt again",
-                    )
-                stack[u] = tensor.to(stack)
-    lora.requires_grad_(False)
-    model.lora = lora
+    stack_adapters(model, [_tensors(states, user) for user in users])
 
 
-def _tensor(states: Mapping[str, UserState], user: User, name: str) -> Tensor:
+def _tensors(states: Mapping[str, UserState], user: User) -> Mapping[str, Tensor]:
     state = states.get(user.user_id)
-    if state is None or name not in state.tensors:
-        raise StateError(
-            f"a user has no private state with '{name}'",
-            hint="run the personalization round before evaluating this arm",
-        )
-    return state.tensors[name]
+    return {} if state is None else state.tensors
 
 
 class AnswerLimits:

@@ -123,7 +123,9 @@ class ServedPerson:
         self._state = trained.noted("forget", self._name, len(set(ids)))
         self._mine = Personal.of(self._release, self._state, self._name)
         kept = len(trained.tasks[self._name].items)
-        return ForgetReport(len(set(ids)), kept, ("Exports, backups and copies of the folder stay.",))
+        return ForgetReport(
+            len(set(ids)), kept, ("Exports, backups and copies of the folder stay.",)
+        )
 
     def _forget_everything(self) -> ForgetReport:
         from client.vault import destroy_vault

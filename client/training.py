@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import resource
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +18,7 @@ from client.learning import Learner
 from client.personal_state import PersonalState
 from client.vault import Vault
 from proper_model.checkpoint import Sealed
+from proper_model.machine import peak_memory_bytes
 from proper_model.records import HistoryItem
 from proper_model.settings_io import to_mapping
 from proper_model.tasks import Task
@@ -61,8 +60,8 @@ def work_key(learner: Learner, state: PersonalState, histories: Histories, what:
 
 def checkpoint(vault: Vault, key: str) -> Sealed:
     """Where this work's training state goes, encrypted."""
-    seal, unseal = vault.sealer(f"checkpoint {key}")
-    return Sealed(vault.folder / f"{PREFIX}{key}", seal, unseal)
+    sealer = vault.sealer(f"checkpoint {key}")
+    return Sealed(vault.folder / f"{PREFIX}{key}", sealer.seal, sealer.open)
 
 
 def leftovers(vault: Vault) -> list[Path]:
@@ -86,6 +85,4 @@ def measured(run: Callable[[], PersonalState]) -> tuple[PersonalState, Spent]:
     """The result, and what it took."""
     begin = time.monotonic()
     result = run()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    unit = 1 if sys.platform == "darwin" else 1024
-    return result, Spent(time.monotonic() - begin, peak * unit)
+    return result, Spent(time.monotonic() - begin, peak_memory_bytes())

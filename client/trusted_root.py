@@ -1,17 +1,31 @@
 """The pinned trust root of this device: one file that only a doubly signed rotation may replace.
 
-The first root.json arrives out of band, with the program or the invitation. Source: SECURITY 2
-("Bundle"), docs/bundle-format.md section 3.
+The first root.json arrives out of band, with the program or the invitation; a newer one may lie
+beside a release and is followed step by step. Source: SECURITY 2 ("Bundle"), docs/bundle-format.md
+section 3.
 """
 
 from __future__ import annotations
 
+import hashlib
+from dataclasses import dataclass
 from pathlib import Path
 
+from client.release_place import Beside
 from proper_model.durable import write_file
-from proper_model.errors import StateError
-from proper_model.files import read_bounded
-from proper_model.trust import MAX_ROOT_BYTES, TrustedRoot, rotate
+from proper_model.errors import BundleForeignError, BundleSignatureError, StateError
+from proper_model.files import read_bounded, storage_errors
+from proper_model.release_folder import ROOT_NAME, root_names
+from proper_model.trust import MAX_ROOT_BYTES, MAX_SIGNATURE_BYTES, TrustedRoot, rotate
+
+
+@dataclass(frozen=True)
+class Rotation:
+    """A root that its predecessor and itself vouch for; the bytes are those that were verified."""
+
+    root: TrustedRoot
+    root_bytes: bytes
+    signature_bytes: bytes
 
 
 def load_root(path: Path) -> TrustedRoot:
@@ -30,8 +44,62 @@ def load_root(path: Path) -> TrustedRoot:
         ) from None
 
 
+def pin_root(path: Path, root: TrustedRoot) -> None:
+    """Write the first root of this device. Raises StorageError."""
+    with storage_errors(path):
+        write_file(path, root.to_bytes())
+
+
 def update_root(path: Path, root: bytes, signatures: bytes) -> TrustedRoot:
     """Replace the pinned root by the next one. Raises as `load_root` and `trust.rotate`."""
     new = rotate(load_root(path), root, signatures)
-    write_file(path, root)
+    with storage_errors(path):
+        write_file(path, root)
     return new
+
+
+def fingerprint(root: TrustedRoot) -> str:
+    """SHA-256 of root.json in groups of four digits, for two people to compare."""
+    digits = hashlib.sha256(root.to_bytes()).hexdigest()
+    return " ".join(digits[start : start + 4] for start in range(0, len(digits), 4))
+
+
+def rotations(current: TrustedRoot, beside: Beside) -> tuple[Rotation, ...]:
+    """The verified steps from `current` to the root that lies beside a release; often none.
+
+    An older root there is left alone: whether the release counts, its signatures say.
+
+    Raises:
+        BundleForeignError: the root there is another one of the same version.
+        BundleError: another child, when a step is not vouched for, malformed or missing.
+    """
+    offered = beside(ROOT_NAME, MAX_ROOT_BYTES)
+    if offered is None:
+        return ()
+    newest = TrustedRoot.from_bytes(offered)
+    if newest.version == current.version:
+        check_same(current, newest)
+    steps = []
+    for version in range(current.version + 1, newest.version + 1):
+        root_name, signatures_name = root_names(version, newest.version)
+        root = beside(root_name, MAX_ROOT_BYTES)
+        signatures = beside(signatures_name, MAX_SIGNATURE_BYTES)
+        if root is None or signatures is None:
+            missing = root_name if root is None else signatures_name
+            raise BundleSignatureError(
+                f"new root, version {version}: {missing} is missing beside the release",
+                hint="without it nothing says that the new keys are the publisher's; ask for it",
+            )
+        current = rotate(current, root, signatures)
+        steps.append(Rotation(current, root, signatures))
+    return tuple(steps)
+
+
+def check_same(pinned: TrustedRoot, other: TrustedRoot) -> None:
+    """Refuse a root that is not the pinned one. Raises BundleForeignError with both fingerprints."""
+    if other != pinned:
+        raise BundleForeignError(
+            f"root.json: fingerprint {fingerprint(other)}, this device trusts "
+            f"{fingerprint(pinned)}",
+            hint="it belongs to another population; use another --home for that one",
+        )

@@ -8,7 +8,6 @@ docs/bundle-format.md section 8.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
@@ -27,6 +26,7 @@ from client.bundle_store import (
     read_checked,
     read_manifest,
     read_state,
+    stored_ids,
     write_state,
 )
 from proper_model.bundle import (
@@ -56,7 +56,6 @@ from proper_model.trust import TrustedRoot
 __all__ = ["Fetch", "InstalledBundle", "Source", "install", "installed", "load_files"]
 
 _PARTIAL = ".partial-"
-_BUNDLE_ID = re.compile(r"[0-9a-f]{64}")
 
 
 def install(
@@ -87,11 +86,11 @@ def install(
         StateError: the host's own record is damaged.
     """
     now = now or datetime.now(UTC)
-    with _exclusive(folder, lock_timeout_s):
+    with exclusive(folder, lock_timeout_s):
         manifest = fetch_from(source, MANIFEST_NAME, limits.manifest_bytes)
         signatures = fetch_from(source, SIGNATURES_NAME, limits.signature_bytes)
         state = read_state(folder)
-        accepted = _accept(manifest, signatures, root, state, now, limits)
+        accepted = accept(manifest, signatures, root, state, now, limits)
         check_listing(source, accepted.manifest.files)
         target = bundle_path(folder, accepted.bundle_id)
         if not _is_intact(target, accepted, limits):
@@ -117,14 +116,21 @@ def install(
         return load_bundle(folder, new, now=now, limits=limits)
 
 
-def _accept(
+def accept(
     manifest: bytes,
     signatures: bytes,
     root: TrustedRoot,
     state: StoreState | None,
     now: datetime,
-    limits: Limits,
+    limits: Limits = DEFAULT_LIMITS,
 ) -> VerifiedManifest:
+    """Whether a host with this state may install the release; decided from two small files.
+
+    The release that is installed is accepted also after it expired.
+
+    Raises:
+        BundleError: one of its children, as `verify_manifest`.
+    """
     if state is not None and state.channel != root.channel:
         raise BundleForeignError(
             f"host folder: follows channel {state.channel}, the trusted root is for {root.channel}",
@@ -190,11 +196,10 @@ def _is_intact(path: Path, accepted: VerifiedManifest, limits: Limits) -> bool:
 def _held_files(folder: Path, limits: Limits) -> dict[str, Path]:
     """sha256 -> path of every intact file in any installed bundle."""
     held = {}
-    for path in _entries(folder):
-        if _BUNDLE_ID.fullmatch(path.name) is None:
-            continue
+    for bundle_id in stored_ids(folder):
+        path = bundle_path(folder, bundle_id)
         try:
-            manifest = read_manifest(path, path.name, limits)
+            manifest = read_manifest(path, bundle_id, limits)
         except BundleError:
             continue
         for name, entry in manifest.files.items():
@@ -226,8 +231,8 @@ def _clean(folder: Path, *, keep: Path | None) -> None:
 
 
 @contextmanager
-def _exclusive(folder: Path, timeout_s: float) -> Iterator[None]:
-    """Let one process at a time change the bundles of this host."""
+def exclusive(folder: Path, timeout_s: float) -> Iterator[None]:
+    """Let one process at a time change the bundles of this host. Raises BundleError."""
     bundles = folder / BUNDLES_FOLDER
     with ExitStack() as stack:
         try:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from client.console import Callback, say
+from client.console import say
 from client.home import Home
 from client.personal_state import PersonalState, decode, encode
 from client.vault import Vault, create_vault, open_vault, slot_kinds, vault_exists
@@ -30,10 +30,12 @@ from proper_model.files import read_regular, storage_errors
 if TYPE_CHECKING:
     from client.bundle_store import InstalledBundle
     from proper_model.artifact import Release
+    from proper_model.config import BaseWeights
 
 PASSPHRASE_FILE_VARIABLE = "PROPER_PASSPHRASE_FILE"
 KEY_FILE_VARIABLE = "PROPER_KEY_FILE"
 MAX_PASSPHRASE_FILE_BYTES = 8192
+MOST_THREADS = 8
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ def ask_passphrase(words: str, *, twice: bool = False) -> Passphrase:
 
     Raises ConfigError without a terminal, PassphraseError if two entries differ.
     """
-    if not os.path.exists("/dev/tty") or not _has_terminal():
+    if not _has_terminal():
         raise ConfigError(
             "the vault needs its key, and there is no terminal to ask on",
             hint="give --passphrase-file FILE or --key-file FILE",
@@ -134,12 +136,21 @@ class Workspace:
         return create_vault(self.home.vault, [given])
 
     def load(
-        self, *, progress: Callback | None = None, base_weights: str | None = None
+        self, *, memory_bytes: int | None = None, base_weights: BaseWeights | None = None
     ) -> tuple[Release, InstalledBundle]:
         """The installed release, verified and loaded; warnings are said."""
-        from client.bundles import load_release
+        import torch
 
-        release, bundle = load_release(self.home, base_weights=base_weights, progress=progress)
+        from client.bundles import load_release
+        from proper_model.machine import usable_cores, useful_threads
+
+        release, bundle = load_release(
+            self.home,
+            threads=min(MOST_THREADS, usable_cores()),  # loading and hashing
+            memory_bytes=memory_bytes,
+            base_weights=base_weights,
+        )
+        torch.set_num_threads(useful_threads(release.base.config.hidden_size))
         for warning in bundle.warnings:
             say(f"warning: {warning}")
         return release, bundle

@@ -16,9 +16,11 @@ from proper_model.base import compute_dtype, default_device
 from proper_model.config import StageSettings
 from proper_model.dropout import mix_seed
 from proper_model.encoding import Encoded, Encoder
+from proper_model.memory import in_parts
 from proper_model.packing import Batch, budget_chunks
 from proper_model.pooled import PooledSettings
 from proper_model.population import attach_population, population_state
+from proper_model.row_dropout import dropping
 from proper_model.training import PooledTraining
 
 
@@ -38,7 +40,7 @@ def train_population(
     """
     population = settings.population
     peft = attach_population(model, population, seed=mix_seed(seed, 0))
-    peft.train()
+    peft.eval()  # a frozen base drops nothing of its own; the adapters' dropout follows seeds
     judged = [query for user in data.held_back for query in user.queries]
     training = PooledTraining(
         encoder,
@@ -49,7 +51,7 @@ def train_population(
             weight_decay=settings.weight_decay,
         ),
         lambda batch: (_losses(peft, batch, settings), None),
-        lambda: _judge(peft, encoder, judged, settings),
+        lambda tokens: _judge(peft, encoder, judged, settings, tokens.judging),
         PooledSettings.of(population, settings, seed=seed),
         device=default_device(),
         memory_bytes=memory_bytes,
@@ -77,6 +79,7 @@ def _losses(peft: Any, batch: Batch, settings: StageSettings) -> Tensor:
     with (
         torch.autocast(device.type, dtype, enabled=dtype is torch.bfloat16),
         packed_attention(peft.get_base_model()),
+        dropping(peft, batch),
     ):
         logits = peft(**packed_inputs(batch), logits_to_keep=batch.answer_at).logits[0]
     counts = torch.tensor(batch.answer_tokens, device=device)
@@ -84,16 +87,17 @@ def _losses(peft: Any, batch: Batch, settings: StageSettings) -> Tensor:
 
 
 def _judge(
-    peft: Any, encoder: Encoder, judged: Sequence[Encoded], settings: StageSettings
+    peft: Any, encoder: Encoder, judged: Sequence[Encoded], settings: StageSettings, tokens: int
 ) -> float:
-    """Mean loss of held-back queries, without dropout."""
-    peft.eval()
-    total = 0.0
+    """Mean loss of held-back queries, without dropout, in passes of at most so many tokens."""
+    losses: list[float] = []
+
+    def judge(chunk: Sequence[int]) -> None:
+        rows = [judged[i] for i in chunk]
+        batch = encoder.batch(rows, [0] * len(rows), device=default_device())
+        losses.append(float(_losses(peft, batch, settings).sum()))
+
     with torch.no_grad():
-        lengths = [len(sample.tokens) for sample in judged]
-        for chunk in budget_chunks(lengths, 4 * settings.tokens_per_step):
-            rows = [judged[i] for i in chunk]
-            batch = encoder.batch(rows, [0] * len(rows), device=default_device())
-            total += float(_losses(peft, batch, settings).sum())
-    peft.train()
-    return total / len(judged)
+        for chunk in budget_chunks([len(sample.tokens) for sample in judged], tokens):
+            in_parts(chunk, judge, default_device())
+    return sum(losses) / len(judged)

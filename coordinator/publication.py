@@ -12,9 +12,11 @@ from coordinator.keys import load_key
 from coordinator.release import PublishedBundle, latest, publish, reference_base
 from proper_model.artifact import BaseSource, release_to_files
 from proper_model.base_folder import base_folder, revision_of
+from proper_model.durable import write_file
 from proper_model.errors import ConfigError
+from proper_model.release_folder import ROOT_NAME
 from proper_model.runplan import RunPlan
-from proper_model.trust import public_bytes
+from proper_model.trust import TrustedRoot, key_id, public_bytes
 
 if TYPE_CHECKING:
     from proper_model.artifact import Release
@@ -23,7 +25,7 @@ KEY_SUFFIX = ".pem"
 
 
 def publish_release(release: Release, plan: RunPlan) -> PublishedBundle:
-    """Freeze, sign and store the release below `server/release`.
+    """Freeze, sign and store the release below `server/release`, with the root that devices trust.
 
     Raises ConfigError if the plan's root key is not among the run's keys, and a BundleError if
     the content is something a device would refuse.
@@ -37,14 +39,23 @@ def publish_release(release: Release, plan: RunPlan) -> PublishedBundle:
         name = hub_name(plan.base)
         files = release_to_files(release, base=BaseSource(name, revision))
         reference = reference_base(folder, name, revision)
+    target = plan.server_folder / "release"
+    # Beside the bundles, so that the folder is all that somebody else needs to follow them.
+    write_file(target / ROOT_NAME, trusted_root(plan).to_bytes())
     return publish(
         files,
-        plan.server_folder / "release",
+        target,
         keys,
         created=datetime.now(UTC),
         valid_for_days=plan.bundle_days,
         base=reference,
     )
+
+
+def trusted_root(plan: RunPlan) -> TrustedRoot:
+    """The root that the plan's devices pin."""
+    public = bytes.fromhex(plan.root_public_key)
+    return TrustedRoot({key_id(public): public})
 
 
 def published(plan: RunPlan, bundle_id: str) -> PublishedBundle | None:

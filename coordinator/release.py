@@ -20,7 +20,6 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from proper_model import canonical
 from proper_model.bundle import (
     MANIFEST_NAME,
     SIGNATURES_NAME,
@@ -36,16 +35,21 @@ from proper_model.durable import (
     remove_folder,
     write_file,
 )
-from proper_model.errors import BundleError, BundleFormatError, ConfigError
+from proper_model.errors import BundleError, ConfigError
 from proper_model.files import make_private_folder, read_bounded
 from proper_model.limits import DEFAULT_LIMITS, Limits
 from proper_model.manifest import EXTENSIONS
+from proper_model.release_folder import (
+    LATEST_NAME,
+    MAX_LATEST_BYTES,
+    latest_to_bytes,
+    parse_latest,
+    version_folder,
+)
 from proper_model.trust import DEFAULT_CHANNEL, TrustedRoot
 
-LATEST_NAME = "latest.json"
 _VERSION_FOLDER = re.compile(r"v([0-9]{8,16})")
 _STAGING_PREFIX = ".staging-"
-_MAX_LATEST_BYTES = 4096
 
 
 @dataclass(frozen=True)
@@ -198,27 +202,19 @@ def _newest_version(folder: Path) -> int:
 
 
 def _path(folder: Path, version: int) -> Path:
-    return folder / f"v{version:08d}"
+    return folder / version_folder(version)
 
 
 def _read_latest(folder: Path) -> tuple[int, str] | None:
     try:
-        data = read_bounded(folder / LATEST_NAME, _MAX_LATEST_BYTES)
+        data = read_bounded(folder / LATEST_NAME, MAX_LATEST_BYTES)
     except FileNotFoundError:
         return None
-    value = canonical.decode(data, where=LATEST_NAME)
-    try:
-        version, bundle_id = value["version"], value["bundle_id"]
-    except (KeyError, TypeError):
-        version, bundle_id = None, None
-    if not isinstance(version, int) or not isinstance(bundle_id, str):
-        raise BundleFormatError(f"{LATEST_NAME}: expected version and bundle_id")
-    return version, bundle_id
+    return parse_latest(data)
 
 
 def _write_latest(folder: Path, published: PublishedBundle) -> None:
-    fields = {"version": published.version, "bundle_id": published.bundle_id}
-    data = canonical.encode(fields)
+    data = latest_to_bytes(published.version, published.bundle_id)
     path = folder / LATEST_NAME
     if not path.is_file() or path.read_bytes() != data:
         write_file(path, data)

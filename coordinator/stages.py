@@ -36,7 +36,7 @@ from proper_model.tasks import Task
 # (phase, done, total)
 Progress = Callable[[str, int, int], None]
 # Raised whenever training changes what it computes, so that old cache entries are not used.
-TRAINING_VERSION = 4
+TRAINING_VERSION = 5
 
 
 def run_pooled_stages(

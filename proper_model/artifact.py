@@ -14,9 +14,11 @@ No user embedding is in it, only the mean and prototypes over at least ten users
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,6 +42,7 @@ from proper_model.tasks import Task, task_from_toml
 
 RECIPE_FORMAT = 1
 POPULATION = "adapters/population/"
+IN_PLACE = ("base/", "tokenizer/")  # what transformers reads by itself
 
 
 @dataclass(frozen=True)
@@ -180,11 +183,21 @@ def release_to_files(release: Release, *, base: BaseSource | None = None) -> dic
     return files
 
 
-def release_from_files(files: Mapping[str, bytes], *, base_folder: str | None = None) -> Release:
+def release_from_files(
+    files: Mapping[str, bytes],
+    *,
+    base_folder: str | None = None,
+    folder: Path | None = None,
+    base_weights: BaseWeights | None = None,
+) -> Release:
     """The inverse of `release_to_files`, for files that were verified before.
 
     A referenced base is loaded from `base_folder`, else by its name, and merged with the shipped
-    population LoRA. Its linears are then held as the settings' `base_weights` says.
+    population LoRA. Its linears are then held as `base_weights` says, by default the settings'.
+
+    Args:
+        files: all files, or with `folder` all but `base/*` and `tokenizer/*`.
+        folder: where the release lies; its embedded base is loaded from there in place.
     """
     recipe = json.loads(files["recipe.json"])
     if recipe.get("format") != RECIPE_FORMAT:
@@ -193,17 +206,43 @@ def release_from_files(files: Mapping[str, bytes], *, base_folder: str | None = 
             hint="update PROPER, or install a bundle made by this version",
         )
     settings = from_mapping(StageSettings, recipe["settings"], where="recipe.json: settings")
+    if base_weights is not None:
+        settings = dataclasses.replace(settings, base_weights=base_weights)
+    base, tokenizer, population = _load_base(files, recipe, settings, base_folder, folder)
+    base.requires_grad_(False)
+    return Release(
+        base=quantize_base(base, settings.base_weights, device=default_device()),
+        tokenizer=tokenizer,
+        task=task_from_toml(
+            files["task.toml"].decode(), template=recipe["template"], where="task.toml"
+        ),
+        structure=from_mapping(Structure, recipe["structure"], where="recipe.json: structure"),
+        settings=settings,
+        seed=int(recipe["seed"]),
+        shared=load(files["shared.safetensors"]),
+        population=population,
+        notes=recipe["notes"],
+    )
+
+
+def _load_base(
+    files: Mapping[str, bytes],
+    recipe: Mapping[str, Any],
+    settings: StageSettings,
+    base_folder: str | None,
+    folder: Path | None,
+) -> tuple[Any, Any, Mapping[str, Tensor]]:
+    """W_p in full, its tokenizer, and the population LoRA if the base is referenced."""
     device = default_device()
     dtype = compute_dtype(settings.dtype, device)
     # A base that will be packed is loaded in main memory: in full the accelerator may not hold it.
     loading = device if settings.base_weights == BaseWeights.FULL else torch.device("cpu")
     population: Mapping[str, Tensor] = {}
     if recipe["base"] is None:
-        with tempfile.TemporaryDirectory() as scratch:
-            _write(files, Path(scratch))
+        with _on_disk(files) if folder is None else nullcontext(folder) as place:
             base, tokenizer = load_base(
-                f"{scratch}/base",
-                tokenizer_from=f"{scratch}/tokenizer",
+                f"{place}/base",
+                tokenizer_from=f"{place}/tokenizer",
                 dtype=dtype,
                 device=loading,
                 computing_on=device,
@@ -220,26 +259,16 @@ def release_from_files(files: Mapping[str, bytes], *, base_folder: str | None = 
             computing_on=device,
         )
         base = merge_population(base, settings.population, population).to(dtype)
-    base.requires_grad_(False)
-    return Release(
-        base=quantize_base(base, settings.base_weights, device=device),
-        tokenizer=tokenizer,
-        task=task_from_toml(
-            files["task.toml"].decode(), template=recipe["template"], where="task.toml"
-        ),
-        structure=from_mapping(Structure, recipe["structure"], where="recipe.json: structure"),
-        settings=settings,
-        seed=int(recipe["seed"]),
-        shared=load(files["shared.safetensors"]),
-        population=population,
-        notes=recipe["notes"],
-    )
+    return base, tokenizer, population
 
 
-def _write(files: Mapping[str, bytes], folder: Path) -> None:
-    """Model and tokenizer files to a scratch folder: transformers reads paths only."""
-    for name, data in files.items():
-        if name.startswith(("base/", "tokenizer/")):
-            path = folder / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomic(path, data)
+@contextmanager
+def _on_disk(files: Mapping[str, bytes]) -> Iterator[Path]:
+    """Model and tokenizer files in a scratch folder: transformers reads paths only."""
+    with tempfile.TemporaryDirectory() as scratch:
+        for name, data in files.items():
+            if name.startswith(IN_PLACE):
+                path = Path(scratch) / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write_atomic(path, data)
+        yield Path(scratch)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import torch
 
+from proper_model.answers import CHUNK
 from proper_model.encoding import Encoded, Encoder
 from proper_model.memory import (
     PROBE_ROWS,
@@ -19,6 +20,7 @@ from proper_model.memory import (
 from proper_model.model import AdaptedModel
 from proper_model.personal import personal_pass
 from proper_model.recompute import recomputing
+from proper_model.scoring import MAX_ROWS
 from proper_model.structure import UserRouting
 from proper_model.trials import TrialSettings
 
@@ -37,14 +39,15 @@ def memory_model(
     """
     before, most = model.lora, PROBE_ROWS[1]
     model.lora = model.new_user_lora([0] * most)
-    for factor in model.lora.parameters():
+    trained = list(model.lora.parameters())
+    for factor in trained:
         factor.requires_grad_(True)
-    numbers = sum(factor[0].numel() for factor in model.lora.parameters())
+    numbers = sum(factor[0].numel() for factor in trained)
     shape = (most, model.tables, model.structure.embedding_dim)
     embeddings = torch.zeros(shape, device=model.device)
     routing = model.structure.user_routing
 
-    def forward(rows: int) -> torch.Tensor:
+    def run(rows: int) -> None:
         batch = encoder.batch([longest] * rows, range(rows), seeds=range(rows), device=model.device)
         now = personal_pass(
             batch.slots,
@@ -53,22 +56,18 @@ def memory_model(
             experts=True,
         )
         now.dropout = settings.dropout
-        return model.answer_loss(batch, now)
+        model.answer_loss(batch, now).sum().backward(inputs=trained)
+        for factor in trained:
+            factor.grad = None
 
     try:
-        length = len(longest.tokens)
-        saved = bytes_a_token(forward, length)
-        kept = saved
-        if settings.recompute:
-            with recomputing(model):
-                kept = bytes_a_token(forward, length)
-            # While it goes back, one block's inside is there again.
-            kept += saved // len({site.layer for site in model.sites})
+        with model.attached(), recomputing(model, active=settings.recompute):
+            token = bytes_a_token(run, len(longest.tokens), model.device)
     finally:
         model.lora = before
     weights = BYTES_PER_ADAPTER_NUMBER * numbers
     best = weights if model.device.type == "cpu" else 0
-    return MemoryModel(STATES * weights, kept, best)
+    return MemoryModel(STATES * weights, token, best)
 
 
 def within(
@@ -83,17 +82,25 @@ def within(
     if budget is None or not items:
         return settings
     longest = max(items, key=lambda item: len(item.tokens))
-    slots, tokens = memory_model(model, encoder, longest, settings).fit(
-        budget,
-        trials=max(1, trials),
-        tokens=settings.tokens_per_step,
-        least_tokens=len(longest.tokens),
+    least, found = len(longest.tokens), memory_model(model, encoder, longest, settings)
+    slots, tokens = found.fit(
+        budget, trials=max(1, trials), tokens=settings.tokens_per_step, least_tokens=least
     )
-    return dataclasses.replace(settings, slots=slots, tokens_per_step=tokens)
+    # A pass without gradient takes less than one with: counted as one, it is within for sure.
+    _, judged = found.fit(
+        budget, trials=max(1, trials), tokens=settings.tokens_judged, least_tokens=least
+    )
+    return dataclasses.replace(settings, slots=slots, tokens_per_step=tokens, judge_tokens=judged)
 
 
 def inference_tokens(
-    budget: int | None, model: AdaptedModel, *, users: int, longest: int, tokens: int
+    budget: int | None,
+    model: AdaptedModel,
+    *,
+    users: int,
+    longest: int,
+    tokens: int,
+    answer: int = 1,
 ) -> int:
     """Tokens of one pass of scoring or generation, at most `tokens`, within `budget` bytes.
 
@@ -101,6 +108,7 @@ def inference_tokens(
         budget: bytes beside the base; None: what a GPU has free, and no limit on a CPU.
         users: adapters that are loaded, of which nothing but the weights is kept.
         longest: tokens of the longest row, its answer included.
+        answer: tokens of the longest answer, all of which have logits at once.
     """
     if budget is None:
         budget = free_bytes(model.device)
@@ -119,9 +127,13 @@ def inference_tokens(
     numbers = cache + LIVE_HIDDEN * hidden + LIVE_FFN * ffn + 2 * heads * longest
     rank = model.structure.rank
     adapters = users * sum(rank * (site.d_in + site.d_out) for site in sites)
+    vocabulary = len(model.base.get_output_embeddings().weight)
+    logits = min(MAX_ROWS * answer * vocabulary, max(CHUNK, answer * vocabulary))
+    wide = max(dtype.itemsize, BYTES_PER_ADAPTER_NUMBER)  # what losses are computed in
+    copies = 2 * wide if wide == dtype.itemsize else dtype.itemsize + 2 * wide
     return tokens_within(
         budget,
-        adapters * BYTES_PER_ADAPTER_NUMBER,
+        adapters * BYTES_PER_ADAPTER_NUMBER + logits * copies,
         numbers * dtype.itemsize,
         tokens=tokens,
         least=longest,

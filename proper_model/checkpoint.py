@@ -9,20 +9,30 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load, save
+from safetensors.torch import load
 from torch import Tensor
 
 from proper_model.errors import CheckpointError
-from proper_model.files import read_regular, write_atomic
+from proper_model.files import Buffer, read_regular, write_atomic
 
 _META = "state"
 _LENGTH = struct.Struct("<Q")  # of a safetensors header
+_DTYPES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.bfloat16: "BF16",
+    torch.float16: "F16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.bool: "BOOL",
+}
 MAX_SEALED_BYTES = 16 << 30
 
 
@@ -44,15 +54,42 @@ Checkpoint = Path | Sealed
 def save_checkpoint(
     place: Checkpoint, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]
 ) -> None:
-    """Write tensors and JSON-ready `meta` to `place`, readable by this user only."""
-    plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    data = save(plain, metadata={_META: json.dumps(meta, sort_keys=True)})
-    path = place
-    if isinstance(place, Sealed):
-        path, data = place.path, place.seal(data)
-    assert isinstance(path, Path)
+    """Write tensors and JSON-ready `meta` to `place`, readable by this user only.
+
+    Takes no memory beside what it writes but one tensor's, and on a CPU not even that. Sealing
+    needs the whole in memory: a person's own checkpoint is small.
+    """
+    path = place.path if isinstance(place, Sealed) else place
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, data)
+    parts = _serialized(tensors, meta)
+    write_atomic(path, place.seal(b"".join(parts)) if isinstance(place, Sealed) else parts)
+
+
+def _serialized(tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> Iterator[Buffer]:
+    """A safetensors file in parts: the header's length, the header, every tensor's bytes.
+
+    The library's own `save` makes the whole file in memory, beside a copy of every tensor.
+    """
+    # Widest numbers first: every tensor then starts at a multiple of its number's width.
+    order = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
+    header: dict[str, Any] = {"__metadata__": {_META: json.dumps(meta, sort_keys=True)}}
+    end = 0
+    for name in order:
+        tensor, start = tensors[name], end
+        end += tensor.numel() * tensor.element_size()
+        shape = list(tensor.shape)
+        header[name] = {
+            "dtype": _DTYPES[tensor.dtype],
+            "shape": shape,
+            "data_offsets": [start, end],
+        }
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % _LENGTH.size)
+    yield _LENGTH.pack(len(text))
+    yield text
+    for name in order:
+        flat = tensors[name].detach().cpu().contiguous().reshape(-1)
+        yield flat.view(torch.uint8).numpy().data
 
 
 def beside(place: Checkpoint | None, suffix: str) -> Checkpoint | None:

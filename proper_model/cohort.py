@@ -244,7 +244,7 @@ class Cohort:
             self.encoder,
             samples,
             lambda rows: self.make_pass(rows, residents),
-            self.tokens_per_step,
+            self.settings.tokens_judged,
         )
         owners = torch.tensor([slot for slot, _ in samples])
         better = []
@@ -261,6 +261,7 @@ class Cohort:
         assert self.checkpoint is not None
         meta = {
             "taken": self.taken,
+            "tokens_per_step": self.tokens_per_step,
             "steps": self.steps,
             "left": self.left,
             "resident": self.slots.resident,
@@ -286,6 +287,8 @@ class Cohort:
         self.slots.resident = [int(u) for u in meta["resident"]]
         self.slots.waiting = [int(u) for u in meta["waiting"]]
         self.taken = int(meta["taken"])
+        # As it was cut before, whatever memory is free now: the same bits.
+        self.tokens_per_step = int(meta.get("tokens_per_step", self.tokens_per_step))
         self.steps = [int(step) for step in meta["steps"]]
         self.left = [bool(left) for left in meta["left"]]
         self.results = [TrialResult(list(a), int(b), bool(c)) for a, b, c in meta["results"]]

@@ -107,7 +107,7 @@ def fit_embeddings(
     else:
         fitted = _last_fold(fitted, [u for u, _ in cuts], mean, len(users))
     losses = candidate_losses(
-        model, encoder, users, torch.cat([mean[None], prototypes]), settings.tokens_per_step
+        model, encoder, users, torch.cat([mean[None], prototypes]), settings.tokens_judged
     )
     chosen = [
         _choose(mean, prototypes, fitted[u], losses[u], result) for u, result in enumerate(results)
@@ -159,7 +159,7 @@ def candidate_losses(
     encoder: Encoder,
     users: Sequence[Samples],
     candidates: Tensor,
-    tokens_per_step: int,
+    tokens: int,
 ) -> Tensor:
     """Mean held-back loss of every user under every candidate [C, tables, e] -> [U, C].
 
@@ -168,7 +168,7 @@ def candidate_losses(
     count = len(candidates)
     rows = [(c, item) for user in users for c in range(count) for item in user.judged]
     losses = held_back_losses(
-        model, encoder, rows, lambda slots: group_pass(slots, candidates), tokens_per_step
+        model, encoder, rows, lambda slots: group_pass(slots, candidates), tokens
     )
     result = torch.zeros(len(users), count, dtype=torch.float64)
     start = 0

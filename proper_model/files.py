@@ -11,11 +11,13 @@ import errno
 import os
 import secrets
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from proper_model.errors import StorageError
+
+Buffer = bytes | bytearray | memoryview
 
 PRIVATE_FILE = 0o600
 PRIVATE_FOLDER = 0o700
@@ -68,8 +70,10 @@ def make_private_folder(path: Path) -> Path:
     return path
 
 
-def write_atomic(path: Path, data: bytes) -> None:
+def write_atomic(path: Path, data: Buffer | Iterable[Buffer]) -> None:
     """Replace the file `path` by `data` with mode 0600; an existing link is replaced, not followed.
+
+    `data` may come in parts, so that a large file need not be in memory as a whole.
 
     Raises OSError naming `path`, for example when the disk is full; the old file is intact then and
     no temporary file is left behind.
@@ -82,13 +86,14 @@ def write_atomic(path: Path, data: bytes) -> None:
         raise
 
 
-def _replace(path: Path, data: bytes) -> None:
+def _replace(path: Path, data: Buffer | Iterable[Buffer]) -> None:
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     descriptor = os.open(temporary, flags, PRIVATE_FILE)
     try:
         with os.fdopen(descriptor, "wb") as handle:
-            handle.write(data)
+            for part in (data,) if isinstance(data, Buffer) else data:
+                handle.write(part)
             handle.flush()
             os.fsync(handle.fileno())
         os.replace(temporary, path)

@@ -4,7 +4,10 @@ With routing that depends on the user alone (preset `device`) the mixture is N n
 
     s * sum_n w_n B_n A_n + s * B_u A_u  =  s * [sqrt(w_1) B_1 ... B_u] [sqrt(w_1) A_1; ...; A_u],
 
-exactly, with rank (N + 1) r. Routing that reads tokens cannot be folded and is refused.
+exactly, with rank (N + 1) r. Routing that reads tokens cannot be folded and is refused, unless
+the caller brings weights to fold instead.
+
+Letters: S sites, N experts, r rank, e embedding width.
 """
 
 from __future__ import annotations
@@ -13,7 +16,6 @@ import torch
 from torch import Tensor
 
 from proper_model.errors import ConfigError
-from proper_model.experts import Experts
 from proper_model.model import AdaptedModel
 from proper_model.routers import merge, user_logits
 from proper_model.structure import RouterMerge
@@ -40,21 +42,26 @@ def mixture(model: AdaptedModel, embedding: Tensor) -> Tensor:
     return torch.stack(rows)
 
 
-@torch.no_grad()
 def fold_user(
     model: AdaptedModel, embedding: Tensor, slot: int
 ) -> dict[str, tuple[Tensor, Tensor]]:
     """Per site path, factors (A [(N+1)r, d_in], B [d_out, (N+1)r]) of the user in `slot`.
 
-    The linear's update is `structure.scale * B A`.
+    The linear's update is `structure.scale * B A`. Computed in the wider of the embedding's dtype
+    and the model's.
     """
+    return fold_mixture(model, mixture(model, embedding), slot)
+
+
+@torch.no_grad()
+def fold_mixture(
+    model: AdaptedModel, weights: Tensor, slot: int
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """`fold_user` with given routing weights [S, N], not negative."""
     folded = {}
-    for number, (site, weights) in enumerate(
-        zip(model.sites, mixture(model, embedding), strict=True)
-    ):
-        experts = model.experts[number]
-        assert isinstance(experts, Experts)
-        root = weights.sqrt()[:, None, None]
+    for number, (site, own) in enumerate(zip(model.sites, weights, strict=True)):
+        experts = model.expert(number)
+        root = own.sqrt()[:, None, None]
         a = torch.cat([(root * experts.a).flatten(0, 1), model.lora.a[number][slot]])
         b = torch.cat(
             [(root * experts.b).permute(1, 0, 2).flatten(1), model.lora.b[number][slot]], dim=1

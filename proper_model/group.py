@@ -8,6 +8,7 @@ routers.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,16 +23,18 @@ from proper_model.embeddings import fit_embeddings, group_pass
 from proper_model.encoding import Encoded, Encoder
 from proper_model.held_back import held_back_losses
 from proper_model.holdout import split_items
-from proper_model.losses import RoutingMemory, pair_loss
+from proper_model.losses import RoutingMemory, mean_by_row, pair_loss
 from proper_model.model import AdaptedModel
 from proper_model.packing import Batch
-from proper_model.pooled import PooledReport, PooledSettings
+from proper_model.pooled import PassTokens, PooledReport, PooledSettings
 from proper_model.structure import Constraint
 from proper_model.training import PooledTraining
 from proper_model.trials import TrialSettings
 
 # DEVIATION: the paper says "random"; as wide as the user router, so that users differ from the start.
 EMBEDDING_STD = 0.3
+# Names the draw of other users among those that a row's seed makes; sites are numbered from 0.
+PAIR_DRAW = -1
 # Fits during validation only need to rank epochs, so they are shorter than a device's.
 VALIDATION_FIT_EPOCHS = 2
 
@@ -54,39 +57,32 @@ class ConstraintObserver:
     """Collects the constraint loss over all routers of one forward pass (eq. 9)."""
 
     def __init__(
-        self,
-        form: Constraint,
-        memory: RoutingMemory,
-        batch: Batch,
-        *,
-        users: int,
-        pairs: int,
-        generator: torch.Generator,
+        self, form: Constraint, memory: RoutingMemory, batch: Batch, *, users: int, pairs: int
     ) -> None:
         self.form, self.memory, self.batch = form, memory, batch
-        drawn = torch.randint(1, max(users, 2), (len(batch.slots), pairs), generator=generator).to(
-            batch.slots.device
-        )
+        assert batch.seeds is not None
+        # Drawn by the row's own seed, so that they do not depend on its company.
+        draws = [torch.Generator().manual_seed(mix_seed(s, PAIR_DRAW)) for s in batch.seeds]
+        drawn = torch.stack(
+            [torch.randint(1, max(users, 2), (pairs,), generator=draw) for draw in draws]
+        ).to(batch.slots.device)
         self.others = (batch.slots[:, None] + drawn) % users  # never the row's own user
         self.terms: list[Tensor] = []
-        self.weights: list[tuple[int, Tensor, Tensor]] = []
 
     def __call__(
         self, site: int, weights: Tensor, rows: Tensor, others: Callable[[Tensor], Tensor]
     ) -> None:
+        slots = self.batch.slots
         if self.form is Constraint.PAIRS:
-            self.terms.append(pair_loss(weights, others(self.others)))
+            cosines = pair_loss(weights, others(self.others))
+            self.terms.append(mean_by_row(cosines[:, None], rows, len(slots))[:, 0])
         else:
-            self.terms.append(self.memory.loss(site, weights, rows, self.batch.slots))
-            self.weights.append((site, weights.detach(), rows))
+            self.terms.append(self.memory.loss(site, weights, rows, slots))
+            self.memory.collect(site, weights.detach(), rows, slots)
 
     def loss(self) -> Tensor:
-        """Mean over routers; then moves the memory to this batch's routing."""
-        total = torch.stack(self.terms).mean()
-        for site, weights, rows in self.weights:
-            self.memory.update(site, weights, rows, self.batch.slots)
-        self.memory.mark_seen(self.batch.slots)
-        return total
+        """Every row's mean over routers, [B]."""
+        return torch.stack(self.terms).mean(0)
 
 
 def train_group(
@@ -112,10 +108,12 @@ def train_group(
         [(u, s) for u, user in enumerate(trained) for s in user.capped(group.max_items_per_user)],
         stage.optimizer(),
         stage.batch_loss,
-        lambda: validation_loss(model, encoder, held_back, stage.mean(), settings, seed),
+        lambda tokens: validation_loss(
+            model, encoder, held_back, stage.mean(), settings, seed, tokens
+        ),
         PooledSettings.of(group, settings, seed=mix_seed(seed, 3)),
         device=model.device,
-        extra={"memory": stage.memory.mean, "seen": stage.memory.seen},
+        extra=stage.memory,
         weight_extra=group.constraint_weight,
         memory_bytes=memory_bytes,
         checkpoint=checkpoint,
@@ -132,8 +130,11 @@ class _GroupStage:
         self.model, self.users, self.settings = model, users, settings
         shape = (users, model.tables, model.structure.embedding_dim)
         start = torch.randn(shape, generator=torch.Generator().manual_seed(mix_seed(seed, 2)))
-        self.table = torch.nn.Parameter((start * EMBEDDING_STD).to(model.device))
-        self.memory = RoutingMemory(len(model.sites), users, model.structure.experts)
+        like = model.expert(0).a  # what is trained has one precision
+        self.table = torch.nn.Parameter((start * EMBEDDING_STD).to(like))
+        self.memory = RoutingMemory(
+            len(model.sites), users, model.structure.experts, dtype=like.dtype
+        )
         constrained = settings.group.constraint_weight > 0
         self.form = model.structure.constraint if constrained else Constraint.NONE
 
@@ -156,20 +157,14 @@ class _GroupStage:
         )
 
     def batch_loss(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
-        """Losses a row, and the constraint loss where it has weight."""
+        """Losses a row, and the rows' constraint losses where they have weight."""
         group = self.settings.group
         now = group_pass(batch.slots, self.table)
         now.dropout = group.dropout
         if self.form is Constraint.NONE:
             return self.model.answer_loss(batch, now), None
-        assert batch.seeds is not None
         observer = ConstraintObserver(
-            self.form,
-            self.memory,
-            batch,
-            users=self.users,
-            pairs=group.constraint_pairs,
-            generator=torch.Generator().manual_seed(batch.seeds[0]),
+            self.form, self.memory, batch, users=self.users, pairs=group.constraint_pairs
         )
         now.observer = observer
         losses = self.model.answer_loss(batch, now)
@@ -208,8 +203,13 @@ def validation_loss(
     mean: Tensor,
     settings: StageSettings,
     seed: int,
+    tokens: PassTokens | None = None,
 ) -> float:
-    """Query loss of held-back users after fitting their embeddings as a device would."""
+    """Query loss of held-back users after fitting their embeddings as a device would.
+
+    `tokens`: what a pass may hold; None: what the settings say.
+    """
+    tokens = tokens or PassTokens.of(settings.tokens_per_step)
     cap = settings.group.max_items_per_user
     samples = [
         split_items(
@@ -228,10 +228,14 @@ def validation_loss(
         mean=mean,
         prototypes=mean[None][:0],
         learning_rate=settings.user.embedding_learning_rate,
-        settings=fit_settings(settings, epochs=VALIDATION_FIT_EPOCHS),
+        settings=dataclasses.replace(
+            fit_settings(settings, epochs=VALIDATION_FIT_EPOCHS),
+            tokens_per_step=tokens.training,
+            judge_tokens=tokens.judging,
+        ),
     )
     rows = [(u, query) for u, user in enumerate(users) for query in user.queries]
     losses = held_back_losses(
-        model, encoder, rows, lambda s: group_pass(s, embeddings), settings.tokens_per_step
+        model, encoder, rows, lambda s: group_pass(s, embeddings), tokens.judging
     )
     return float(losses.mean())

@@ -19,9 +19,12 @@ def held_back_losses(
     encoder: Encoder,
     samples: Sequence[tuple[int, Encoded]],
     make_pass: Callable[[Tensor], Pass],
-    tokens_per_step: int,
+    tokens: int,
 ) -> Tensor:
-    """Loss per answer token of (slot, sample) pairs, without dropout or gradient: [len(samples)]."""
+    """Loss per answer token of (slot, sample) pairs, without dropout or gradient: [len(samples)].
+
+    `tokens`: most tokens of one pass.
+    """
     losses = torch.zeros(len(samples), dtype=torch.float64)
     lengths = [len(sample.tokens) for _, sample in samples]
 
@@ -33,6 +36,6 @@ def held_back_losses(
         losses[list(chunk)] = model.answer_loss(batch, make_pass(batch.slots)).double().cpu()
 
     with torch.no_grad():
-        for chunk in budget_chunks(lengths, 4 * tokens_per_step):
+        for chunk in budget_chunks(lengths, tokens):
             in_parts(chunk, judge, model.device)
     return losses

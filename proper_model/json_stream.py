@@ -9,7 +9,9 @@ from __future__ import annotations
 import codecs
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -33,60 +35,68 @@ def _refuse_constant(_name: str) -> NoReturn:
 _DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
 
 
-class _Buffer:
-    """Decoded text of a file; everything before `position` has been used."""
+class TextBuffer:
+    """Text that arrives in chunks; everything before `position` has been used.
 
-    def __init__(
-        self, path: Path, chunk_bytes: int, on_read: Callable[[int], None] | None = None
-    ) -> None:
-        self.path = path
+    `chunks` may raise, which passes through whatever asks for more text.
+    """
+
+    def __init__(self, name: str, chunks: Iterator[str]) -> None:
+        self.name = name
         self.text = ""
         self.position = 0
         self.ended = False
-        self._chunk_bytes = chunk_bytes
-        self._decode = codecs.getincrementaldecoder("utf-8-sig")()
-        self._handle = path.open("rb")
-        self._read_bytes = 0
-        self._on_read = on_read
+        self._chunks = chunks
 
     @property
     def ahead(self) -> int:
         """Characters not used yet."""
         return len(self.text) - self.position
 
-    def close(self) -> None:
-        self._handle.close()
-
     def fill(self, wanted_chars: int) -> None:
-        """Drop what was used and read until `wanted_chars` are ahead or the file ends."""
+        """Drop what was used and read until `wanted_chars` are ahead or the text ends."""
         parts = [self.text[self.position :]]
         ahead = self.ahead
         while ahead < wanted_chars and not self.ended:
-            data = self._handle.read(self._chunk_bytes)
-            self.ended = not data
-            try:
-                text = self._decode.decode(data, final=self.ended)
-            except UnicodeDecodeError as error:
-                raise DataError(
-                    f"{self.path.name}: not UTF-8 near byte {self._read_bytes + error.start}",
-                    hint="convert the file to UTF-8",
-                ) from None
-            self._read_bytes += len(data)
-            if self._on_read is not None:
-                self._on_read(self._read_bytes)
-            parts.append(text)
-            ahead += len(text)
+            text = next(self._chunks, None)
+            self.ended = text is None
+            parts.append(text or "")
+            ahead += len(parts[-1])
         self.text = "".join(parts)
         self.position = 0
 
     def next_character(self) -> str:
-        """Skip whitespace; the next character without using it, '' at the end of the file."""
+        """Skip whitespace; the next character without using it, '' at the end of the text."""
         while True:
             match = _WHITESPACE.match(self.text, self.position)
             self.position = match.end() if match else self.position
             if self.ahead or self.ended:
                 return self.text[self.position : self.position + 1]
             self.fill(1)
+
+
+def _decoded(
+    path: Path, chunk_bytes: int, on_read: Callable[[int], None] | None
+) -> Generator[str, None, None]:
+    """The text of a file in chunks, without a byte order mark."""
+    decode = codecs.getincrementaldecoder("utf-8-sig")()
+    read_bytes = 0
+    with path.open("rb") as handle:
+        while True:
+            data = handle.read(chunk_bytes)
+            try:
+                text = decode.decode(data, final=not data)
+            except UnicodeDecodeError as error:
+                raise DataError(
+                    f"{path.name}: not UTF-8 near byte {read_bytes + error.start}",
+                    hint="convert the file to UTF-8",
+                ) from None
+            read_bytes += len(data)
+            if on_read is not None:
+                on_read(read_bytes)
+            yield text
+            if not data:
+                return
 
 
 def iter_array(
@@ -103,20 +113,15 @@ def iter_array(
     an array, malformed, truncated, followed by something else, or holds a record longer than
     `MAX_RECORD_CHARS`.
     """
-    try:
-        buffer = _Buffer(path, chunk_bytes, on_read)
-    except OSError as error:
-        raise DataError(f"{path.name}: cannot be read ({error.strerror})") from error
-    try:
-        yield from _elements(buffer)
-    except OSError as error:
-        raise DataError(f"{path.name}: cannot be read ({error.strerror})") from error
-    finally:
-        buffer.close()
+    with closing(_decoded(path, chunk_bytes, on_read)) as chunks:
+        try:
+            yield from _elements(TextBuffer(path.name, chunks))
+        except OSError as error:
+            raise DataError(f"{path.name}: cannot be read ({error.strerror})") from error
 
 
-def _elements(buffer: _Buffer) -> Iterator[Any]:
-    name = buffer.path.name
+def _elements(buffer: TextBuffer) -> Iterator[Any]:
+    name = buffer.name
     first = buffer.next_character()
     if not first:
         raise DataError(f"{name}: the file is empty", hint="expected a JSON array of records")
@@ -129,7 +134,7 @@ def _elements(buffer: _Buffer) -> Iterator[Any]:
     if buffer.next_character() != "]":
         while True:
             buffer.next_character()
-            yield _element(buffer, record)
+            yield decode_value(buffer, partial(_fail, buffer, record))
             record += 1
             separator = buffer.next_character()
             if separator == "]":
@@ -142,26 +147,39 @@ def _elements(buffer: _Buffer) -> Iterator[Any]:
         raise DataError(f"{name}: something follows the end of the JSON array")
 
 
-def _element(buffer: _Buffer, record: int) -> Any:
-    """Parse the element at the buffer's position and move past it."""
+def decode_value(
+    buffer: TextBuffer,
+    fail: Callable[[str], NoReturn],
+    *,
+    decoder: json.JSONDecoder = _DECODER,
+    limit_chars: int | None = None,
+) -> Any:
+    """Parse the JSON value at the buffer's position and move past it.
+
+    Calls `fail` with a reason, which quotes nothing, if the value is malformed or longer than
+    `limit_chars`, by default `MAX_RECORD_CHARS`.
+    """
+    limit = MAX_RECORD_CHARS if limit_chars is None else limit_chars
     while True:
         start = buffer.position
         try:
-            value, end = _DECODER.raw_decode(buffer.text, start)
+            value, end = decoder.raw_decode(buffer.text, start)
         except _ConstantError:
-            _fail(buffer, record, "NaN and Infinity are not JSON")
+            fail("NaN and Infinity are not JSON")
         except json.JSONDecodeError as error:
             if buffer.ended or not _may_be_cut(error, len(buffer.text)):
-                _fail(buffer, record, f"{error.msg} at its character {error.pos - start}")
+                fail(f"{error.msg} at its character {error.pos - start}")
         except RecursionError:
-            _fail(buffer, record, "nested too deeply")
+            fail("nested too deeply")
+        except ValueError:  # Python's own limit, against quadratic time
+            fail("a number has too many digits")
         else:
             # A number at the very end of the buffer may go on in the next chunk.
-            if end < len(buffer.text) or buffer.ended:
+            if (end < len(buffer.text) or buffer.ended) and end - start <= limit:
                 buffer.position = end
                 return value
-        if buffer.ahead > MAX_RECORD_CHARS:
-            _fail(buffer, record, f"longer than {MAX_RECORD_CHARS} characters")
+        if buffer.ahead > limit:
+            fail(f"longer than {limit} characters")
         buffer.fill(2 * max(buffer.ahead, 1))
 
 
@@ -173,11 +191,11 @@ def _may_be_cut(error: json.JSONDecodeError, length: int) -> bool:
     return error.msg.startswith("Unterminated string") or error.pos + _TAIL >= length
 
 
-def _fail(buffer: _Buffer, record: int, what: str) -> NoReturn:
+def _fail(buffer: TextBuffer, record: int, what: str) -> NoReturn:
     if buffer.ended:
         what = f"{what}; the file may be truncated"
     raise DataError(
-        f"{buffer.path.name}, record {record}: malformed JSON, {what}",
+        f"{buffer.name}, record {record}: malformed JSON, {what}",
         hint="fetch or write the file again",
     )
 

@@ -30,7 +30,7 @@ from proper_model.model import AdaptedModel
 from proper_model.packing import Batch
 from proper_model.passes import Pass
 from proper_model.personal import personal_pass, train_user_loras
-from proper_model.pooled import PooledReport, PooledSettings
+from proper_model.pooled import PassTokens, PooledReport, PooledSettings
 from proper_model.structure import UserRouting
 from proper_model.training import PooledTraining
 from proper_model.trials import TrialSettings
@@ -179,8 +179,8 @@ def _train_weights(
 
     queries = [(u, query) for u, user in enumerate(cohort) for query in user.queries]
 
-    def validate() -> float:
-        losses = held_back_losses(model, encoder, queries, make_pass, settings.tokens_per_step)
+    def validate(tokens: PassTokens) -> float:
+        losses = held_back_losses(model, encoder, queries, make_pass, tokens.judging)
         return float(losses.mean())
 
     routers = [model.router(number) for number in range(len(model.sites))]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from contextlib import suppress
 from pathlib import Path
 
 HARDWARE_FILE = "hardware.json"  # in OUT: where the run was trained, written by the coordinator
@@ -36,3 +37,52 @@ def cpu_model(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine() or "unknown"
+
+
+def usable_cores() -> int:
+    """Cores this process may run on, which a container or `taskset` may make fewer than there are."""
+    with suppress(AttributeError):  # Linux only
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def useful_threads(hidden: int) -> int:
+    """Threads of one process that trains, unless told otherwise.
+
+    One for small bases: they gain little from more, and on a machine that does something else two
+    threads waiting for each other were several times slower than one. The number is part of the
+    plan because sums of floats depend on it.
+    """
+    return 1 if hidden < 512 else min(8, usable_cores())
+
+
+def peak_memory_bytes(status: Path = Path("/proc/self/status")) -> int:
+    """The most resident memory this program has had, without what its parent had before it."""
+    found = high_water_bytes(status)
+    if found is not None:
+        return found
+    import resource
+
+    unit = 1 if platform.system() == "Darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def resident_bytes(status: Path = Path("/proc/self/status")) -> int:
+    """Resident memory of this program now; where only the peak is known, that."""
+    return _status_bytes(status, "VmRSS:") or peak_memory_bytes(status)
+
+
+def high_water_bytes(status: Path) -> int | None:
+    """The highest resident memory in a process' status file; None if there is none, as after its end."""
+    return _status_bytes(status, "VmHWM:")
+
+
+def _status_bytes(status: Path, name: str) -> int | None:
+    try:
+        lines = status.read_text().splitlines()
+    except OSError:
+        return None
+    for line in lines:
+        if line.startswith(name):
+            return int(line.split()[1]) * 1024
+    return None

@@ -4,21 +4,23 @@
          + trials * (best state) + workspace
 
 The user state is exact: weights, gradient and AdamW's two moments of one slot. The best state of
-every trial stands in host memory, which on a CPU is the same memory. Activations are what autograd
-keeps for the backward pass, counted on a small probe rather than guessed from the architecture
-(PERFORMANCE 2). `benchmarks.memory` compares all this with a process's real peak.
+every trial stands in host memory, which on a CPU is the same memory. Activations are what a pass
+forward and backward takes at its peak, counted on a small probe rather than guessed from the
+architecture (PERFORMANCE 2). `benchmarks.memory` compares all this with a process's real peak.
 """
 
 from __future__ import annotations
 
 import ctypes
 import gc
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
-from torch import Tensor
+
+from proper_model.live_memory import peak_bytes
 
 Item = TypeVar("Item")
 
@@ -28,10 +30,10 @@ STATES = 4
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 LARGE_BLOCK = 1 << 17
 # Rows of the two probes whose difference is counted.
-PROBE_ROWS = (2, 4)
-# What libraries take for themselves once products run: measured, the same for all sizes.
-WORKSPACE = 16 << 20
-# What stays free for the allocator's fragments and the backward pass's own temporaries.
+PROBE_ROWS = (1, 2)
+# What libraries and the allocator take beside tensors: measured, about the same for all sizes.
+WORKSPACE = 8 << 20
+# What stays free for the allocator's fragments and the optimizer's own temporaries.
 RESERVE = 0.15
 
 
@@ -62,32 +64,19 @@ class MemoryModel:
         )
 
 
-def saved_bytes(forward: Callable[[], Any]) -> int:
-    """Bytes that autograd keeps for the backward pass of `forward`, weights included.
+def bytes_a_token(run: Callable[[int], object], length: int, device: torch.device) -> int:
+    """Peak bytes for one token more, `run(rows)` being a pass of rows of `length` and back again.
 
-    Tensors that share memory count once.
+    The difference of two passes, in which what does not grow cancels. Where a GPU has no room for
+    the second, no number of bytes that leaves room for more than one row.
     """
-    storages: dict[int, int] = {}
-    kept: list[Tensor] = []
-
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        storages[storage.data_ptr()] = storage.nbytes()
-        kept.append(tensor)  # so that no address is used twice
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        result = forward()
-    del result
-    return sum(storages.values())
-
-
-def bytes_a_token(forward: Callable[[int], Any], length: int) -> int:
-    """Bytes autograd keeps for one token more, `forward(rows)` being a pass of rows of `length`.
-
-    The difference of two passes, in which weights cancel, whoever owns them.
-    """
-    few, more = (saved_bytes(lambda rows=rows: forward(rows)) for rows in PROBE_ROWS)  # type: ignore[misc]
+    try:
+        few, more = (peak_bytes(lambda rows=rows: run(rows), device) for rows in PROBE_ROWS)  # type: ignore[misc]
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        few, more = 0, sys.maxsize
+    release_memory(device)
     return max(1, -(-(more - few) // ((PROBE_ROWS[1] - PROBE_ROWS[0]) * length)))
 
 

@@ -78,7 +78,7 @@ def parse_history(
     history = []
     for index, raw in enumerate(items):
         at = Place(place.file, place.record, f"{place.field}[{index}]")
-        item = _parse_item(raw, index, task, at, report)
+        item = parse_item(raw, index, task, at, report)
         if item is not None:
             history.append(item)
     keys = [date_key(item.date) if item.date is not None else None for item in history]
@@ -135,9 +135,13 @@ def identifier(record: Mapping[str, Any], name: str, place: Place, report: Repor
     return value
 
 
-def _parse_item(
+def parse_item(
     raw: Any, index: int, task: Task, place: Place, report: Report
 ) -> HistoryItem | None:
+    """A history item, named by `index` where it has no id; None if a required field is missing.
+
+    An odd value of another field is reported and left out.
+    """
     if not isinstance(raw, dict):
         report.error(place, f"expected an object, got {_kind(raw)}")
         return None

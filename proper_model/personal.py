@@ -89,12 +89,12 @@ def train_user_loras(
         _best([(rate, combine(found[u, rate])) for rate in learning_rates])
         for u in range(len(users))
     ]
-    seeds = [user.seed for user in users]
     if settings.refit:
         refits = [
             Trial(user.items, (), rate, user.seed, stop_epoch=kept_epochs(result))
             for user, (rate, result) in zip(users, chosen, strict=True)
         ]
+        adapters = []  # every trial's best state; only what was chosen is needed now
         ended, adapters = stage.run(refits, range(len(users)), beside(checkpoint, ".refit"))
         for (_, result), refit in zip(chosen, ended, strict=True):
             result.failed |= refit.failed
@@ -102,7 +102,7 @@ def train_user_loras(
     else:
         first = {(u, rate): trial for trial, (u, rate, _) in reversed(list(enumerate(cuts)))}
         kept = [first.get((u, rate)) for u, (rate, _) in enumerate(chosen)]
-    model.lora = _take(model, adapters, kept, seeds, starts)
+    model.lora = _take(model, adapters, kept, [user.seed for user in users], starts)
     model.lora.requires_grad_(False)
     fits = [
         _fit(rate, result, trained=bool(user.folds))

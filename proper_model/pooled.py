@@ -12,6 +12,9 @@ from proper_model.config import (
     StageSettings,
 )
 
+# Without a memory budget: a pass without gradient keeps one block's activations, not all of them.
+JUDGE_FACTOR = 4
+
 Stage = PopulationSettings | GroupSettings | RouterSettings
 
 
@@ -41,6 +44,19 @@ class PooledSettings:
             seed=seed,
             early_stopping=not isinstance(stage, GroupSettings) or stage.early_stopping,
         )
+
+
+@dataclass(frozen=True)
+class PassTokens:
+    """Most tokens of one pass, with gradient and without."""
+
+    training: int
+    judging: int
+
+    @classmethod
+    def of(cls, tokens_per_step: int) -> PassTokens:
+        """Where no memory budget says otherwise."""
+        return cls(tokens_per_step, JUDGE_FACTOR * tokens_per_step)
 
 
 @dataclass

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from proper_model.config import PopulationSettings
 from proper_model.errors import BaseModelError
-from proper_model.quantized import import_library
+from proper_model.quantized import import_peft
+from proper_model.row_dropout import drop_by_row
 
 
 def check_targets(base: torch.nn.Module, targets: Sequence[str]) -> None:
@@ -31,12 +32,10 @@ def check_targets(base: torch.nn.Module, targets: Sequence[str]) -> None:
 
 
 def attach_population(base: Any, settings: PopulationSettings, *, seed: int) -> Any:
-    """A PEFT model around `base` with fresh population factors, seeded."""
-    from peft import LoraConfig, get_peft_model
-
-    import_library()
+    """A PEFT model around `base` with fresh population factors, seeded; its dropout is by row."""
+    peft = import_peft()
     check_targets(base, settings.targets)
-    config = LoraConfig(
+    config = peft.LoraConfig(
         r=settings.rank,
         lora_alpha=settings.alpha,
         lora_dropout=settings.dropout,
@@ -48,7 +47,9 @@ def attach_population(base: Any, settings: PopulationSettings, *, seed: int) -> 
         # PEFT reads an attribute that transformers renamed; nothing a user could act on.
         warnings.filterwarnings("ignore", ".*is_gradient_checkpointing.*", FutureWarning)
         torch.manual_seed(seed)
-        return get_peft_model(base, config)
+        model = peft.get_peft_model(base, config)
+    drop_by_row(model)
+    return model
 
 
 def population_config(settings: PopulationSettings, base_name: str) -> str:
@@ -69,20 +70,16 @@ def population_config(settings: PopulationSettings, base_name: str) -> str:
 
 def population_state(model: Any) -> dict[str, Tensor]:
     """The factors under PEFT's names on disk."""
-    from peft import get_peft_model_state_dict
-
     return {
         name: tensor.detach().cpu().contiguous()
-        for name, tensor in get_peft_model_state_dict(model).items()
+        for name, tensor in import_peft().get_peft_model_state_dict(model).items()
     }
 
 
 def merge_population(base: Any, settings: PopulationSettings, state: Mapping[str, Tensor]) -> Any:
     """`W_p = W_0 + s B_p A_p` (eq. 6): the base with the factors merged, PEFT removed."""
-    from peft import set_peft_model_state_dict
-
     model = attach_population(base, settings, seed=0)
-    result = set_peft_model_state_dict(model, dict(state))
+    result = import_peft().set_peft_model_state_dict(model, dict(state))
     if result.unexpected_keys:
         raise BaseModelError(
             f"the population LoRA has {len(result.unexpected_keys)} tensors this base has no place "

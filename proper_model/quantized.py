@@ -25,6 +25,7 @@ from proper_model.config import BaseWeights
 from proper_model.errors import BaseModelError, ConfigError
 
 BLOCK = 64
+_OWN_MODULES = ("bitsandbytes", "bitsandbytes.functional")
 
 
 def import_library() -> Any:
@@ -32,7 +33,9 @@ def import_library() -> Any:
 
     Its import fetches and runs a kernel from the hub on processors that have one, if the package
     `kernels` is there, and logs a complaint if not. PROPER runs no code from the hub, so neither
-    happens here. PEFT imports bitsandbytes too: call this first.
+    happens here. PEFT imports bitsandbytes too: use `import_peft`.
+
+    Raises ConfigError where it is installed and its import fails.
     """
     log = logging.getLogger("bitsandbytes.backends.cpu.ops")
     level, kernels = log.level, sys.modules.get("kernels")
@@ -40,8 +43,15 @@ def import_library() -> Any:
     sys.modules["kernels"] = None  # type: ignore[assignment]
     try:
         import bitsandbytes.functional
-    except ImportError:
-        return None
+    except Exception as error:
+        if isinstance(error, ModuleNotFoundError) and error.name in _OWN_MODULES:
+            return None
+        raise ConfigError(
+            "bitsandbytes is installed and cannot be imported "
+            f"({type(error).__name__}: {str(error).partition(chr(10))[0]})",
+            hint="repair it, or remove it: pip uninstall bitsandbytes; it is needed for "
+            'base_weights = "8bit" and "4bit" only',
+        ) from error
     finally:
         log.setLevel(level)
         del sys.modules["kernels"]
@@ -50,9 +60,23 @@ def import_library() -> Any:
     return bitsandbytes.functional
 
 
+def import_peft() -> Any:
+    """PEFT, which imports bitsandbytes wherever it is installed, so that one first.
+
+    Raises ConfigError as `import_library`.
+    """
+    import_library()
+    import peft
+
+    return peft
+
+
 def check_available(weights: BaseWeights) -> None:
-    """Raise ConfigError if this installation cannot hold a base in `weights`."""
-    if weights != BaseWeights.FULL and import_library() is None:
+    """Raise ConfigError if this installation cannot hold a base in `weights`.
+
+    A broken bitsandbytes is refused for full weights too: stage 1's PEFT could not be imported.
+    """
+    if import_library() is None and weights != BaseWeights.FULL:
         raise ConfigError(
             f"base_weights is '{weights}', and bitsandbytes is not installed",
             hint="install the extra `quantized`: pip install -c constraints.txt -e '.[quantized]'; or "

@@ -59,11 +59,15 @@ class Population:
 
 @dataclass(frozen=True)
 class Place:
-    """Where something stands: file name, zero-based record, field path. Never user text."""
+    """Where something stands: file name, record, field path, line of the file. Never user text.
+
+    Records count from 0 in files of a population, from 1 in a person's own history; lines from 1.
+    """
 
     file: str
     record: int | None = None
     field: str | None = None
+    line: int | None = None
 
     def __str__(self) -> str:
         return ", ".join(part for part in (self.file, self.within) if part)
@@ -72,13 +76,15 @@ class Place:
     def within(self) -> str:
         """Record and field, without the file."""
         record = None if self.record is None else f"record {self.record}"
+        if record is not None and self.line is not None:
+            record = f"{record} (line {self.line})"
         name = None if self.field is None else f"field {self.field}"
         return ", ".join(part for part in (record, name) if part)
 
     def at(self, name: str) -> Place:
         """The same record, one field deeper."""
         path = name if self.field is None else f"{self.field}.{name}"
-        return Place(self.file, self.record, path)
+        return Place(self.file, self.record, path, self.line)
 
 
 @dataclass(frozen=True)

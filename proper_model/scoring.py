@@ -5,13 +5,13 @@ Every row of a batch uses its own user's slot, in decoding too.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from proper_model.answers import answer_logits, token_nll
+from proper_model.answers import CHUNK, answer_logits, token_nll
 from proper_model.cohort import Progress
 from proper_model.encoding import FILL, Encoded, Encoder, padded_chunks
 from proper_model.errors import MetricError
@@ -131,15 +131,29 @@ def _judge_gold(
     starts: Sequence[LabelStarts],
 ) -> tuple[list[float], list[list[float]]]:
     """Summed loss of the gold answers, and log-probabilities of the labels' telling tokens."""
-    batch = encoder.batch(samples, [q.slot for q in questions], device=model.device)
-    logits = answer_logits(model, batch, make_pass(batch.slots))
-    losses = batch.by_row(token_nll(logits, batch.answers)).tolist()
-    scores = []
-    for own, start in zip(logits.split(batch.answer_tokens), starts, strict=True):
-        # The gold answer is a label, so it shares the tokens before the telling one.
-        found = own[start.prefix].double().log_softmax(-1)
-        scores.append([float(found[token]) for token in start.tokens])
+    losses: list[float] = []
+    scores: list[list[float]] = []
+    for part in _within_logits(samples, len(model.base.get_output_embeddings().weight)):
+        batch = encoder.batch(samples[part], [q.slot for q in questions[part]], device=model.device)
+        logits = answer_logits(model, batch, make_pass(batch.slots))
+        losses += batch.by_row(token_nll(logits, batch.answers)).tolist()
+        for own, start in zip(logits.split(batch.answer_tokens), starts[part], strict=True):
+            # The gold answer is a label, so it shares the tokens before the telling one.
+            found = own[start.prefix].double().log_softmax(-1)
+            scores.append([float(found[token]) for token in start.tokens])
     return losses, scores
+
+
+def _within_logits(samples: Sequence[Encoded], vocabulary: int) -> Iterator[slice]:
+    """Consecutive samples whose answers need at most CHUNK logits together; one at least."""
+    start = logits = 0
+    for end, sample in enumerate(samples):
+        own = sample.answer_tokens * vocabulary
+        if end > start and logits + own > CHUNK:
+            yield slice(start, end)
+            start, logits = end, 0
+        logits += own
+    yield slice(start, len(samples))
 
 
 @dataclass(frozen=True)

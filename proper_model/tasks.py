@@ -97,6 +97,20 @@ class Task:
             prompt = compiled.query.render({**cut, "labels": self._label_list()})
         return Example(query.id, prompt, query.gold)
 
+    def ask(self, text: str) -> str:
+        """The prompt of a person's own question.
+
+        Text in the task's LaMP wording is taken apart as a query is; any other text is the question
+        itself, where the template asks for nothing else.
+        """
+        query = Query("question", text, "")
+        placeholders = set(self.compiled.query.placeholders)
+        if self.query_text(query) is None and placeholders <= {"text", "input", "labels"}:
+            cut = first_words(text, self.compiled.spec.query_words)
+            values = {"text": cut, "input": cut, "labels": self._label_list()}
+            return self.compiled.query.render(values)
+        return self.query_example(query).prompt
+
     def history_example(self, item: HistoryItem) -> Example:
         """A history item as a training example. Raises DataError if a field is missing."""
         compiled = self.compiled
@@ -151,7 +165,7 @@ class Task:
                 hint="write a task file with these labels, or use template `lamp` or `short`",
             )
         if query.gold.strip() not in labels:
-            close = _folded(query.gold) in {_folded(label) for label in labels}
+            close = folded(query.gold) in {folded(label) for label in labels}
             report.error(
                 place.at("gold"),
                 f"the answer of query {short_id(query.id)} is not among its {len(labels)} labels"
@@ -190,7 +204,7 @@ def _split_words(text: str, low: float, high: float) -> tuple[str, str]:
     return " ".join(words[:head]), " ".join(words[head:])
 
 
-def _folded(label: str) -> str:
+def folded(label: str) -> str:
     """A label without what people overlook: case and blanks."""
     return "".join(label.split()).casefold()
 

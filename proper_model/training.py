@@ -2,7 +2,8 @@
 
 AdamW, linear schedule with warm-up, gradient clipping, early stopping on a held-back loss, and
 resume at any step: order and dropout follow from (seed, epoch, step) alone, so a checkpoint holds
-parameters, moments and a few counters, and a resumed run ends with the same bits.
+parameters, moments and a few counters, and a resumed run ends with the same bits. How memory cuts a
+step into passes changes nothing but rounding; a resumed run cuts as it did before.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -28,11 +30,24 @@ from proper_model.memory import (
 )
 from proper_model.optimizer import linear_schedule
 from proper_model.packing import Batch, budget_chunks
-from proper_model.pooled import PooledReport, PooledSettings
+from proper_model.pooled import PassTokens, PooledReport, PooledSettings
 
 Progress = Callable[[int, int], None]
-# (batch) -> loss per row [B], and an extra scalar loss or None
+# (batch) -> loss per row [B], and an extra loss per row or None
 BatchLoss = Callable[[Batch], tuple[Tensor, Tensor | None]]
+
+
+class StepState(Protocol):
+    """State beside the parameters that a step moves once, whatever passes it is cut into."""
+
+    def tensors(self) -> Mapping[str, Tensor]:
+        """What a resumed run needs, by name; restored in place."""
+
+    def discard(self) -> None:
+        """Forget what the passes of this step left."""
+
+    def commit(self) -> None:
+        """Move by what all passes of the step left."""
 
 
 class PooledTraining:
@@ -42,8 +57,8 @@ class PooledTraining:
         samples: (user slot, sample) pairs.
         optimizer: AdamW over exactly the trained parameters.
         batch_loss: losses of one batch; called in pieces that fit the token budget.
-        validate: held-back loss now; lower is better.
-        extra: further tensors that belong to the state, such as routing memory; updated in place.
+        validate: held-back loss now in passes of so many tokens; lower is better.
+        extra: further state, such as routing memory.
         weight_extra: weight of the extra loss in the sum.
         memory_bytes: what training may take beside the model; None: what a GPU has free, and on a
             CPU no limit but the settings' tokens.
@@ -55,11 +70,11 @@ class PooledTraining:
         samples: Sequence[tuple[int, Encoded]],
         optimizer: torch.optim.AdamW,
         batch_loss: BatchLoss,
-        validate: Callable[[], float],
+        validate: Callable[[PassTokens], float],
         settings: PooledSettings,
         *,
         device: torch.device,
-        extra: Mapping[str, Tensor] | None = None,
+        extra: StepState | None = None,
         weight_extra: float = 0.0,
         memory_bytes: int | None = None,
         checkpoint: Checkpoint | None = None,
@@ -72,7 +87,7 @@ class PooledTraining:
             )
         self.encoder, self.samples, self.optimizer = encoder, list(samples), optimizer
         self.batch_loss, self.validate, self.settings = batch_loss, validate, settings
-        self.device, self.extra, self.weight_extra = device, dict(extra or {}), weight_extra
+        self.device, self.extra, self.weight_extra = device, extra, weight_extra
         self.checkpoint, self.checkpoint_every_s = checkpoint, checkpoint_every_s
         self.parameters: list[Tensor] = [p for g in optimizer.param_groups for p in g["params"]]
         self.base_rates = [float(g["lr"]) for g in optimizer.param_groups]
@@ -81,9 +96,8 @@ class PooledTraining:
         self.step = 0
         self.epoch_loss = 0.0
         self.stopped = False
-        self.tokens_per_step = self._tokens_within(
-            free_bytes(device) if memory_bytes is None else memory_bytes
-        )
+        tokens = self._tokens_within(free_bytes(device) if memory_bytes is None else memory_bytes)
+        self.tokens_per_step, self.judge_tokens = tokens.training, tokens.judging
 
     @property
     def steps_an_epoch(self) -> int:
@@ -116,7 +130,6 @@ class PooledTraining:
         epoch, position = divmod(self.step, self.steps_an_epoch)
         order = epoch_order(len(self.samples), seed=settings.seed, epoch=epoch)
         picked = order[position * settings.batch_size : (position + 1) * settings.batch_size]
-        before = {name: tensor.clone() for name, tensor in self.extra.items()}
         while True:
             try:
                 loss = self._gradients(picked)
@@ -125,8 +138,6 @@ class PooledTraining:
                 if not is_out_of_memory(error) or not self._shrink(picked):
                     raise
             release_memory(self.device)
-            for name, tensor in self.extra.items():
-                tensor.copy_(before[name])
         if not math.isfinite(loss):
             raise TrainingError(
                 f"the training loss became {loss} at step {self.step + 1} of {total}",
@@ -137,24 +148,28 @@ class PooledTraining:
         for group, rate in zip(self.optimizer.param_groups, self.base_rates, strict=True):
             group["lr"] = rate * factor
         self.optimizer.step()
+        if self.extra is not None:
+            self.extra.commit()
         self.step += 1
         self.epoch_loss += loss
 
     def _gradients(self, picked: Sequence[int]) -> float:
         """Gradients of one step's samples; their mean loss."""
-        settings, loss = self.settings, 0.0
+        self._begin_step()
+        chunks = budget_chunks(self._lengths(picked), self.tokens_per_step)
+        return sum(self._backward(chunk, picked) for chunk in chunks)
+
+    def _begin_step(self) -> None:
         self.optimizer.zero_grad(set_to_none=True)
-        for chunk in budget_chunks(self._lengths(picked), self.tokens_per_step):
-            batch = self._batch(chunk, picked)
-            with torch.random.fork_rng(devices=[]):  # stage 1's dropout is PEFT's own
-                torch.manual_seed(mix_seed(settings.seed, self.step, chunk[0]))
-                losses, extra = self.batch_loss(batch)
-            part = losses.sum() / len(picked)
-            if extra is not None:
-                part = part + self.weight_extra * extra * len(chunk) / len(picked)
-            part.backward()
-            loss += float(losses.detach().sum()) / len(picked)
-        return loss
+        if self.extra is not None:
+            self.extra.discard()
+
+    def _backward(self, chunk: Sequence[int], picked: Sequence[int]) -> float:
+        """One pass of a step: adds its gradients, returns its part of the mean loss."""
+        losses, extra = self.batch_loss(self._batch(chunk, picked))
+        whole = losses if extra is None else losses + self.weight_extra * extra
+        (whole.sum() / len(picked)).backward()
+        return float(losses.detach().sum()) / len(picked)
 
     def _batch(self, chunk: Sequence[int], picked: Sequence[int]) -> Batch:
         """Samples `picked[k]` of the running step for k in `chunk`."""
@@ -166,22 +181,31 @@ class PooledTraining:
             device=self.device,
         )
 
-    def _tokens_within(self, budget: int | None) -> int:
+    def _tokens_within(self, budget: int | None) -> PassTokens:
         """Tokens of one pass within `budget` bytes, counted on the longest sample."""
-        tokens = self.settings.tokens_per_step
+        most = PassTokens.of(self.settings.tokens_per_step)
         if budget is None:
-            return tokens
+            return most
         longest = max(range(len(self.samples)), key=lambda i: len(self.samples[i][1].tokens))
         length = len(self.samples[longest][1].tokens)
-        before = {name: tensor.clone() for name, tensor in self.extra.items()}
-        with torch.random.fork_rng(devices=[]):
-            kept = bytes_a_token(
-                lambda rows: self.batch_loss(self._batch(range(rows), [longest] * rows)), length
-            )
-        for name, tensor in self.extra.items():
-            tensor.copy_(before[name])
+        kept = self._token_bytes(longest)
         fixed = STATES * sum(p.numel() * p.element_size() for p in self.parameters)
-        return tokens_within(budget, fixed, kept, tokens=tokens, least=length)
+        # A pass without gradient takes less than one with: counted as one, it is within for sure.
+        training, judging = (
+            tokens_within(budget, fixed, kept, tokens=tokens, least=length)
+            for tokens in (most.training, most.judging)
+        )
+        return PassTokens(training, judging)
+
+    def _token_bytes(self, sample: int) -> int:
+        """Bytes for one token more of a pass and its gradients, counted on one sample."""
+
+        def run(rows: int) -> None:
+            self._backward(range(rows), [sample] * rows)
+
+        found = bytes_a_token(run, len(self.samples[sample][1].tokens), self.device)
+        self._begin_step()
+        return found
 
     def _lengths(self, picked: Sequence[int]) -> list[int]:
         return [len(self.samples[i][1].tokens) for i in picked]
@@ -207,7 +231,7 @@ class PooledTraining:
 
     def _judge(self) -> None:
         report = self.report
-        value = self.validate()
+        value = self.validate(PassTokens(self.tokens_per_step, self.judge_tokens))
         if not math.isfinite(value):
             raise TrainingError(
                 f"the held-back loss is {value} after {self.step} steps",
@@ -221,16 +245,21 @@ class PooledTraining:
                 for best, p in zip(self.best, self.parameters, strict=True):
                     best.copy_(p)
 
+    def _extra_tensors(self) -> Mapping[str, Tensor]:
+        return {} if self.extra is None else self.extra.tensors()
+
     def _save(self) -> None:
         assert self.checkpoint is not None
         tensors = {f"parameter.{i}": p for i, p in enumerate(self.parameters)}
         tensors |= {f"best.{i}": p for i, p in enumerate(self.best)}
-        tensors |= {f"extra.{name}": t for name, t in self.extra.items()}
+        tensors |= {f"extra.{name}": t for name, t in self._extra_tensors().items()}
         for i, p in enumerate(self.parameters):
             for name, value in self.optimizer.state.get(p, {}).items():
                 tensors[f"moment.{i}.{name}"] = value
         meta = {
             "step": self.step,
+            "tokens_per_step": self.tokens_per_step,
+            "judge_tokens": self.judge_tokens,
             "epoch_loss": self.epoch_loss,
             "stopped": self.stopped,
             "report": self.report.as_dict(),
@@ -260,9 +289,11 @@ class PooledTraining:
             }
             if state:
                 self.optimizer.state[p] = state
-        for name, tensor in self.extra.items():
+        for name, tensor in self._extra_tensors().items():
             tensor.copy_(tensors[f"extra.{name}"])
         self.step, self.epoch_loss = int(meta["step"]), float(meta["epoch_loss"])
+        self.tokens_per_step = int(meta.get("tokens_per_step", self.tokens_per_step))
+        self.judge_tokens = int(meta.get("judge_tokens", self.judge_tokens))
         self.stopped = bool(meta["stopped"])
         self.report = PooledReport(**meta["report"])
         return True

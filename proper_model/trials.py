@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from proper_model.config import StageSettings
 from proper_model.encoding import Encoded
 from proper_model.packing import budget_chunks
+from proper_model.pooled import PassTokens
 
 
 @dataclass(frozen=True)
@@ -27,8 +28,9 @@ class TrialSettings:
 
     `patience`: epochs without improvement before stopping. `refit`: whether callers train again on
     all items of a user once held-back ones have chosen rate and epochs. `slots`: how many trials
-    train at once, None for all; `recompute`: checkpoint activations. Neither changes anything but
-    speed and memory.
+    train at once, None for all; `recompute`: checkpoint activations; `judge_tokens`: of a pass
+    without gradient, None for a multiple of `tokens_per_step`. None of the three changes anything
+    but speed and memory.
     """
 
     epochs: int
@@ -42,6 +44,13 @@ class TrialSettings:
     refit: bool = True
     slots: int | None = None
     recompute: bool = False
+    judge_tokens: int | None = None
+
+    @property
+    def tokens_judged(self) -> int:
+        """Most tokens of a pass without gradient."""
+        of = PassTokens.of(self.tokens_per_step)
+        return of.judging if self.judge_tokens is None else self.judge_tokens
 
     @classmethod
     def of(

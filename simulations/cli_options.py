@@ -115,13 +115,26 @@ Threads = Annotated[
         help="Threads of the pooled stages (default: 1 for small bases, else the cores).",
     ),
 ]
+
+
+def _gib(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise typer.BadParameter(
+            f"'{text}' is no plain number; expected GiB without a unit, such as 0.5"
+        ) from None
+
+
 MemoryBudget = Annotated[
     float | None,
     typer.Option(
         "--memory-budget",
         metavar="GIB",
-        help="Memory that training may take beside the base; decides how many users train "
-        "at once (default: what a GPU has free; no limit on a CPU).",
+        parser=_gib,
+        help="Memory that training may take beside the base in each process (every actor, and the "
+        "pooled stages), a plain number of GiB; decides how many users train at once (default: "
+        "what a GPU has free; no limit on a CPU).",
     ),
 ]
 Cache = Annotated[

@@ -9,11 +9,18 @@ from proper_model.base import compute_dtype, default_device
 from proper_model.base_check import read_config, read_tokenizer
 from proper_model.encoding import Encoder
 from proper_model.files import storage_errors
+from proper_model.machine import useful_threads
 from proper_model.structure import preset
 from simulations.calibrate import measure, shape_of
 from simulations.estimate import Estimate, count_tokens, estimate
 from simulations.options import RunOptions
-from simulations.prepare import LARGEST_EMBEDDED_PARAMETERS, build, place, useful_threads
+from simulations.placement import check_choices, this_machine
+from simulations.prepare import (
+    LARGEST_EMBEDDED_PARAMETERS,
+    build,
+    memory_bytes,
+    place,
+)
 from simulations.run_folder import check_out, check_same, existing_plan
 from simulations.sources import Progress, Source, load_source
 
@@ -26,6 +33,7 @@ def plan_costs(options: RunOptions, progress: Progress) -> Estimate:
     Refuses what the run itself would refuse, OUT included; trains and stores nothing.
     """
     check_out(options)
+    check_choices(this_machine().cores, actors=options.actors, threads=None)
     one = options.for_fold(0) if options.all_folds else options
     with storage_errors(one.out), tempfile.TemporaryDirectory(prefix="proper-") as scratch:
         source = load_source(one, progress, scratch=Path(scratch))
@@ -68,5 +76,6 @@ def _costs(options: RunOptions, source: Source, progress: Progress) -> Estimate:
         processes=placement.actors,
         dtype_bytes=dtype.itemsize,
         embed_base=shape.parameters <= LARGEST_EMBEDDED_PARAMETERS,
+        training_bytes=memory_bytes(options.memory_budget),
     )
     return result.times(options.folds) if options.all_folds else result

@@ -123,8 +123,11 @@ def estimate(
     processes: int,
     dtype_bytes: int = 4,
     embed_base: bool = True,
+    training_bytes: int | None = None,
 ) -> Estimate:
     """Costs of a whole run without any cached phase.
+
+    `training_bytes` is what training may take in one process beside the base; None: no limit.
 
     `server` is the speed of the pooled stages, `node` that of each of `processes` node hosts that
     work side by side.
@@ -137,7 +140,13 @@ def estimate(
         "predictions": _predictions(tokens, node, settings, arms, processes),
         "start and end": Range(15.0, 60.0),
     }
-    memory = _memory(shape, settings, processes=processes, dtype_bytes=dtype_bytes)
+    memory = _memory(
+        shape,
+        settings,
+        processes=processes,
+        dtype_bytes=dtype_bytes,
+        training_bytes=training_bytes,
+    )
     disk = _disk(shape, structure, users=users, processes=processes, embed_base=embed_base)
     return Estimate(seconds, memory, disk)
 
@@ -205,11 +214,22 @@ def _predictions(
     return Range(FASTEST * len(arms) * once, SLOWEST * len(arms) * once * decoding)
 
 
-def _memory(shape: Shape, settings: StageSettings, *, processes: int, dtype_bytes: int) -> Range:
+def _memory(
+    shape: Shape,
+    settings: StageSettings,
+    *,
+    processes: int,
+    dtype_bytes: int,
+    training_bytes: int | None,
+) -> Range:
     weights = shape.parameters * dtype_bytes
     # Kept for the backward pass: about 16 rows of the hidden width and 6 of the FFN's a layer.
     a_token = shape.layers * (16 * shape.hidden + 6 * shape.ffn) * dtype_bytes
     activations = settings.tokens_per_step * a_token
+    if training_bytes is not None:
+        # However small the budget, the longest sample must go through.
+        longest = settings.max_prompt_tokens + settings.max_answer_tokens
+        activations = min(activations, max(training_bytes, longest * a_token))
     one = PROCESS_BYTES + weights
     return Range(
         FLOWER_BYTES + one + 0.3 * activations,

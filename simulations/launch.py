@@ -75,6 +75,7 @@ def choose_resources(plan: RunPlan, machine: Machine) -> Resources:
         memory_bytes=machine.memory_bytes,
         base_bytes=weight_bytes(plan.base),
         gpu_memory_bytes=machine.gpu_memory_bytes,
+        training_bytes=plan.node_memory_bytes,
         actors=plan.actors and min(plan.actors, machine.cores // threads),
         threads=threads,
         users_per_node=plan.users_per_node,

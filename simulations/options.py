@@ -128,8 +128,12 @@ class RunOptions:
             value = getattr(self, name)
             if value is not None and value < 1:
                 option = "--" + name.replace("_", "-")
+                chosen = name in ("users_per_node", "actors", "threads")
                 raise ConfigError(
-                    f"{option} must be at least 1, got {value}", hint="leave it out for no limit"
+                    f"{option} must be at least 1, got {value}",
+                    hint="leave it out to have it chosen"
+                    if chosen
+                    else "leave it out for no limit",
                 )
         if self.threads is not None and self.threads > MOST_THREADS:
             raise ConfigError(
@@ -138,8 +142,8 @@ class RunOptions:
             )
         if self.memory_budget is not None and not 0 < self.memory_budget < math.inf:
             raise ConfigError(
-                f"--memory-budget must be above 0, got {self.memory_budget}",
-                hint="GiB that a node may take for training beside the base",
+                f"--memory-budget must be a number of GiB above 0, got {self.memory_budget}",
+                hint="for example 1.5; leave it out for no limit",
             )
         if not 0 <= self.seed <= LARGEST_SEED:
             raise ConfigError(

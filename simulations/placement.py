@@ -17,13 +17,15 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from proper_model.errors import ConfigError
+from proper_model.errors import BaseModelError, ConfigError
+from proper_model.machine import usable_cores
 from proper_model.records import counted
 
 ACTOR_BYTES = 1_500_000_000  # Python, torch, transformers and a tiny model in one actor
 # Of a base on a CPU: weights, what autograd keeps, optimizer and logits, roughly. With a GPU those
 # lie there, and a process holds the weights once while it loads them.
 COPIES_ON_CPU, COPIES_BESIDE_GPU = 6, 1
+WIDEST_BYTES = 4  # a weight whose configuration names no dtype is float32
 # More users in one cohort no longer fill passes better; they only take longer until the next save.
 LARGEST_COHORT = 256
 
@@ -54,6 +56,7 @@ def choose_placement(
     base_bytes: int,
     gpu_memory_bytes: Sequence[int] = (),
     most_threads: int = 1,
+    training_bytes: int | None = None,
     actors: int | None = None,
     threads: int | None = None,
     users_per_node: int | None = None,
@@ -68,6 +71,8 @@ def choose_placement(
         gpu_memory_bytes: free memory of each GPU. One actor a GPU that holds the base, since two
             copies of a base on one GPU only compete; one actor if no GPU holds it.
         most_threads: how many threads of one actor this base has a use for.
+        training_bytes: what one actor may take for training beside the base; None: no limit, so
+            that it is guessed from the base.
         actors, threads, users_per_node: chosen by the user. They win over cores for threads and
             over memory for actors.
 
@@ -86,7 +91,8 @@ def choose_placement(
             hint="ask for fewer actors, or for fewer users a node",
         )
     count = actors or min(
-        _room(cores // (threads or 1), memory_bytes, base_bytes, gpu_memory_bytes), most_nodes
+        _room(cores // (threads or 1), memory_bytes, base_bytes, gpu_memory_bytes, training_bytes),
+        most_nodes,
     )
     if users_per_node is None:
         users_per_node = _cohort(users, count, exact=actors is not None)
@@ -98,14 +104,8 @@ def choose_placement(
     )
 
 
-def _check(users: int, cores: int, **choices: int | None) -> None:
-    for name, value in {"users": users, "cores": cores, **choices}.items():
-        if value is not None and value < 1:
-            raise ConfigError(
-                f"{name.replace('_', ' ')} must be at least 1, got {value}",
-                hint="leave it out to have it chosen",
-            )
-    actors, threads = choices["actors"], choices["threads"]
+def check_choices(cores: int, *, actors: int | None, threads: int | None) -> None:
+    """Raise ConfigError for more actors times threads than there are cores."""
     if (actors or 1) * (threads or 1) > cores:
         raise ConfigError(
             f"{counted(actors or 1, 'actor')} of {counted(threads or 1, 'thread')} on "
@@ -114,12 +114,33 @@ def _check(users: int, cores: int, **choices: int | None) -> None:
         )
 
 
-def _room(slots: int, memory_bytes: int, base_bytes: int, gpu_memory_bytes: Sequence[int]) -> int:
+def _check(users: int, cores: int, **choices: int | None) -> None:
+    for name, value in {"users": users, "cores": cores, **choices}.items():
+        if value is not None and value < 1:
+            raise ConfigError(
+                f"{name.replace('_', ' ')} must be at least 1, got {value}",
+                hint="leave it out to have it chosen",
+            )
+    check_choices(cores, actors=choices["actors"], threads=choices["threads"])
+
+
+def _room(
+    slots: int,
+    memory_bytes: int,
+    base_bytes: int,
+    gpu_memory_bytes: Sequence[int],
+    training_bytes: int | None,
+) -> int:
     """Actors that `slots` groups of cores, memory and GPUs hold; at least one."""
-    copies = COPIES_BESIDE_GPU if gpu_memory_bytes else COPIES_ON_CPU
     if gpu_memory_bytes:
-        slots = min(slots, sum(free >= base_bytes for free in gpu_memory_bytes))
-    return max(1, min(slots, memory_bytes // (ACTOR_BYTES + copies * base_bytes)))
+        one = COPIES_BESIDE_GPU * base_bytes
+        needed = base_bytes + (training_bytes or 0)
+        slots = min(slots, sum(free >= needed for free in gpu_memory_bytes))
+    elif training_bytes is None:
+        one = COPIES_ON_CPU * base_bytes
+    else:
+        one = base_bytes + training_bytes
+    return max(1, min(slots, memory_bytes // (ACTOR_BYTES + one)))
 
 
 def _cohort(users: int, actors: int, *, exact: bool) -> int:
@@ -144,13 +165,6 @@ def this_machine() -> Machine:
 
     free = tuple(torch.cuda.mem_get_info(number)[0] for number in range(torch.cuda.device_count()))
     return Machine(usable_cores(), free_memory_bytes(), free)
-
-
-def usable_cores() -> int:
-    """Cores this process may run on, which a container or `taskset` may make fewer than there are."""
-    with suppress(AttributeError):  # Linux only
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def free_memory_bytes(
@@ -184,6 +198,18 @@ def _within_limit(cgroup: Path) -> int | None:
 
 
 def weight_bytes(base: str) -> int:
-    """Size of a base's weights where they lie in a folder; 0 if that is not known."""
-    folder = Path(base).expanduser()
-    return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    """Size of a base's weights: of its files here or in the hub's local cache, else as its
+    configuration describes them; 0 if nothing is known.
+    """
+    from proper_model.base_check import empty_model, read_config
+    from proper_model.base_folder import base_folder
+
+    with suppress(BaseModelError):
+        found = sum(path.stat().st_size for path in base_folder(base).glob("*.safetensors"))
+        if found:
+            return found
+    with suppress(BaseModelError):
+        config = read_config(base)
+        width = int(getattr(config.dtype, "itemsize", WIDEST_BYTES))
+        return width * sum(int(p.numel()) for p in empty_model(config).parameters())
+    return 0

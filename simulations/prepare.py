@@ -16,6 +16,7 @@ from pathlib import Path
 from coordinator.keys import load_or_create_key
 from proper_model.base_check import read_config
 from proper_model.files import make_private_folder, storage_errors, write_atomic
+from proper_model.machine import useful_threads
 from proper_model.records import User, users_to_json
 from proper_model.runplan import DeviceEntry, RunPlan
 from proper_model.settings_io import to_mapping
@@ -25,9 +26,9 @@ from simulations.devices import TRUTH_FILE
 from simulations.options import RunOptions
 from simulations.placement import (
     Placement,
+    check_choices,
     choose_placement,
     this_machine,
-    usable_cores,
     weight_bytes,
 )
 from simulations.run_folder import check_same, existing_plan, made_folder
@@ -53,6 +54,8 @@ def prepare(options: RunOptions, progress: Progress) -> RunPlan:
     if it cannot be written.
     """
     out = options.out.resolve()
+    # Before data are read: they may take minutes.
+    check_choices(this_machine().cores, actors=options.actors, threads=None)
     with storage_errors(out):
         existing = existing_plan(out, resume=options.resume)
         # Made first: a place that cannot be written is told before a base is trained for it.
@@ -138,6 +141,7 @@ def place(options: RunOptions, source: Source, users: int, hidden: int) -> Place
         base_bytes=weight_bytes(source.base),
         gpu_memory_bytes=machine.gpu_memory_bytes,
         most_threads=useful_threads(hidden),
+        training_bytes=memory_bytes(options.memory_budget),
         actors=options.actors,
         users_per_node=options.users_per_node,
     )
@@ -146,13 +150,3 @@ def place(options: RunOptions, source: Source, users: int, hidden: int) -> Place
 def memory_bytes(budget: float | None) -> int | None:
     """Bytes of a budget in GiB."""
     return None if budget is None else max(1, int(budget * 1024**3))
-
-
-def useful_threads(hidden: int) -> int:
-    """Threads of one process that trains, unless told otherwise.
-
-    One for small bases: they gain little from more, and on a machine that does something else two
-    threads waiting for each other were several times slower than one. The number is part of the
-    plan because sums of floats depend on it.
-    """
-    return 1 if hidden < 512 else min(8, usable_cores())

@@ -35,8 +35,8 @@ OPTION_OF = {
     "pooled_file": "--out (the run was prepared in another place)",
     "root_public_key": "the signing key in OUT/server/keys",
 }
-# How devices share nodes changes no result, and threads only last digits: a run that goes on,
-# perhaps on another machine, keeps its first choice.
+# How devices share nodes changes no result; threads and the memory budget, which cuts steps into
+# passes, only last digits. A run that goes on, perhaps on another machine, keeps its first choice.
 FREE = frozenset(
     {"users_per_node", "actors", "cache", "server_threads", "node_threads", "node_memory_bytes"}
 )

@@ -38,7 +38,8 @@ def contender(
             for label, times in (against or {}).items()
         }
         measured = {
-            **dict.fromkeys(("users", "samples", "tokens", "padded_tokens"), 32),
+            "users": 4 if kind in ("naive-moe", "peft-loop") else 32,
+            **dict.fromkeys(("samples", "tokens", "padded_tokens"), 32),
             **dict.fromkeys(("logit_positions", "passes", "flops"), 5),
             "rounds": [{"wall_s": 1.0, "cpu_s": 1.0, "setup_wall_s": 0.0, "setup_cpu_s": 0.0}],
             "samples_a_second": spread(rate),
@@ -65,7 +66,7 @@ def contender(
         "tokens_per_step": 8192,
         "backend": "fused",
         "status": "failed" if rate is None else "measured",
-        "cause": "RuntimeError" if rate is None else None,
+        "cause": "RuntimeError: no memory" if rate is None else None,
         "measured": measured,
         **changed,
     }
@@ -75,13 +76,30 @@ def contender(
 # float32.
 NAIVE_4, PEFT_8 = "naive-moe:batch=4", "peft-loop:batch=8"
 NAIVE_BF16, LIMIT_BF16 = "naive-moe:dtype=bfloat16", "limit:dtype=bfloat16"
-AGAINST = {"naive-moe": 3.25, NAIVE_4: 2.5, "peft-loop": 1.75, PEFT_8: 1.125, "limit": 0.8125}
-AGAINST_BF16 = {**AGAINST, "naive-moe": 6.5, NAIVE_4: 4.75, PEFT_8: 2.25, NAIVE_BF16: 3.875}
+NAIVE_ANSWER = "naive-moe:logits=answer"
+AGAINST = {
+    "naive-moe": 3.25,
+    NAIVE_ANSWER: 2.75,
+    NAIVE_4: 2.5,
+    "peft-loop": 1.75,
+    PEFT_8: 1.125,
+    "limit": 0.8125,
+    "vmap": 1.4375,
+}
+AGAINST_BF16 = {
+    **AGAINST,
+    "naive-moe": 6.5,
+    NAIVE_ANSWER: 5.25,
+    NAIVE_4: 4.75,
+    PEFT_8: 2.25,
+    NAIVE_BF16: 3.875,
+}
 
 
 def contenders() -> list[dict[str, Any]]:
     return [
         contender("naive-moe", 10.0),
+        contender("naive-moe", 12.0, logits="answer"),
         contender("naive-moe", 20.0, batch=4),
         contender("naive-moe", 90.0, dtype="bfloat16"),
         contender("peft-loop", 15.0),
@@ -91,7 +109,9 @@ def contenders() -> list[dict[str, Any]]:
         contender("ours-moe", 99.0, {"naive-moe": 77.0}, batch=4),
         contender("ours-moe", 41.0, AGAINST),
         contender("ours-moe", 1234.0, {**AGAINST_BF16, LIMIT_BF16: 0.5}, dtype="bfloat16"),
-        contender("vmap", None),
+        contender("vmap", 37.0),
+        contender("vmap", None, batch=2),
+        contender("ours", 55.0),
     ]
 
 

@@ -90,6 +90,18 @@ def test_folds_multiply_time_and_disk_but_not_memory() -> None:
     assert five.memory_bytes == one.memory_bytes
 
 
+def test_a_budget_bounds_the_memory_of_every_process() -> None:
+    free, bound = cost(), cost(training_bytes=10 * 2**20)
+    # 2 layers of 16 x 64 and 6 x 128 numbers of 4 bytes a token, 8192 of them: 112 MiB.
+    activations = TINY.tokens_per_step * 2 * (16 * 64 + 6 * 128) * 4
+    saved = 2.5 * (activations - 10 * 2**20)
+    assert free.memory_bytes.high - bound.memory_bytes.high == pytest.approx(saved)
+    longest = (TINY.max_prompt_tokens + TINY.max_answer_tokens) / TINY.tokens_per_step
+    least = cost(training_bytes=1)
+    saved = 2.5 * activations * (1 - longest)
+    assert free.memory_bytes.high - least.memory_bytes.high == pytest.approx(saved)
+
+
 def test_table_has_a_row_a_phase_and_the_totals() -> None:
     rows = {row[0]: row[1:] for row in as_table(cost()).rows}
     assert list(rows)[-3:] == ["time in all", "memory", "disk"]

@@ -57,6 +57,7 @@ def test_streaming_holds_one_record_not_the_file(tmp_path):
         (b'["a", "\xff"]', "a.json: not UTF-8 near byte 7"),
         (b'["\xc3', "a.json: not UTF-8"),
         (b"[" * 100_000, "a.json, record 0: .*nested too deeply"),
+        (b"[" + b"1" * 5000 + b"]", "a.json, record 0: .*too many digits"),
     ],
 )
 def test_broken_json_is_named_by_file_and_record(tmp_path, content, message):
@@ -67,9 +68,9 @@ def test_broken_json_is_named_by_file_and_record(tmp_path, content, message):
 def test_a_malformed_record_does_not_make_the_reader_swallow_the_rest(tmp_path, monkeypatch):
     path = put(tmp_path / "a.json", b'[{"a" 1}' + b', {"text": "x"}' * 10_000 + b"]")
     filled = []
-    fill = json_stream._Buffer.fill
+    fill = json_stream.TextBuffer.fill
     monkeypatch.setattr(
-        json_stream._Buffer, "fill", lambda self, n: (filled.append(n), fill(self, n))
+        json_stream.TextBuffer, "fill", lambda self, n: (filled.append(n), fill(self, n))
     )
     with pytest.raises(DataError, match="record 0"):
         list(iter_array(path, chunk_bytes=256))

@@ -12,7 +12,7 @@ import torch
 from federation import flower_identity, make_federation, settings
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 
-from client import client_app, engine
+from client import client_app, loading
 from client.engine import Engine
 from coordinator.keys import load_key
 from coordinator.release import PublishedBundle, publish
@@ -52,9 +52,9 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
         return load_base(name, **options)
 
     monkeypatch.setattr(artifact, "load_base", counted)
-    engine._LOADED.clear()
+    loading.LOADED.clear()
     yield seen
-    engine._LOADED.clear()
+    loading.LOADED.clear()
 
 
 def publish_untrained(plan: RunPlan, *, seed: int = 0) -> PublishedBundle:
@@ -135,4 +135,4 @@ def test_another_release_takes_the_place_of_the_one_before(plan: RunPlan, loads:
         kept.append(Engine(1).release(plan.node_folder(0), bundle.bundle_id))
     assert kept[0] is not kept[1]
     assert len(loads) == 2
-    assert list(engine._LOADED.values()) == [kept[1]], "two bases would rarely fit"
+    assert list(loading.LOADED.values()) == [kept[1]], "two bases would rarely fit"

@@ -32,7 +32,10 @@ OFFLINE = {
 }
 CANARY = "canary-of-a-private-history"
 # Libraries that a setting needs and others do without: the extra, and the one file that imports it.
-OPTIONAL = {"bitsandbytes": ("quantized", "proper_model/quantized.py")}
+OPTIONAL = {
+    "bitsandbytes": ("quantized", "proper_model/quantized.py"),
+    "keyring": ("keyring", "client/keyring_store.py"),
+}
 PLANTED = (
     "client/user.json",
     "client/history.jsonl",
@@ -122,7 +125,8 @@ def test_wheel_holds_every_module_and_its_data(repository: Path, wheel: zipfile.
     shipped = {name for name in wheel.namelist() if ".dist-info/" not in name}
     expected = source_files(repository, PACKAGES, ".py")
     expected |= source_files(repository, PACKAGES, ".toml")
-    expected |= source_files(repository, PACKAGES, ".j2")
+    for suffix in (".j2", ".html", ".css", ".js"):
+        expected |= source_files(repository, PACKAGES, suffix)
     expected |= source_files(repository, PACKAGES, "py.typed")
     expected |= {
         "proper_model/profile_files/" + path.relative_to(repository / "profiles").as_posix()

@@ -8,18 +8,22 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.pipeline import (
-    Checkout,
-    PipelineReport,
-    Round,
-    apart,
-    means_of,
-    phase_rows,
-    run_once,
-    sources_of,
+from benchmarks import pipeline
+from benchmarks.command import run_command
+from benchmarks.one_run import run_once
+from benchmarks.pipeline import apart, inputs_of, means_of, phase_rows, sources_of
+from benchmarks.schema_pipeline import Checkout, PipelineReport, Round
+from proper_model import tasks
+from proper_model.errors import (
+    BaseModelError,
+    ConfigError,
+    DataError,
+    SimulationError,
+    StorageError,
+    TaskError,
 )
-from proper_model.errors import ConfigError, SimulationError
 
+SHIPPED = Path(tasks.__file__).parent / "task_files"
 CLI = r"""
 import json, subprocess, sys, time
 from pathlib import Path
@@ -90,13 +94,16 @@ def test_the_table_holds_medians_and_every_phase_of_any_checkout() -> None:
         means={},
         apart=0.0,
     )
-    new = Checkout(label="new", commit="2", rounds=[took(7.0, start=2.0)], means={}, apart=0.0)
+    # A phase that only a later round has is still a phase; the others spent nothing on it.
+    rounds = [took(7.0, start=2.0), took(7.0, start=2.0, more=1.0), took(7.0, start=2.0, more=0.5)]
+    new = Checkout(label="new", commit="2", rounds=rounds, means={}, apart=0.0)
     table = phase_rows([old, new])
     assert table.header == ("phase", "old", "new")
     assert table.rows == (
         ("flower", "5.0", "–"),
         ("start", "–", "2.0"),
-        ("untimed", "7.0", "5.0"),
+        ("more", "–", "0.5"),
+        ("untimed", "7.0", "4.5"),
         ("whole run", "12.0", "7.0"),
         ("CPU seconds", "6.0", "3.5"),
     )
@@ -109,12 +116,49 @@ def test_sources_are_labelled_checkouts(checkout: Path, text: str) -> None:
         sources_of([f"old={checkout}", text])
 
 
-def test_the_committed_measurement_is_one_run_that_answers_the_same(repository: Path) -> None:
+def test_inputs_keep_their_meaning_in_another_folder(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    here = Path()
+    assert inputs_of(here, "LaMP_3", here)[1:3] == ["--task", "LaMP_3"]
+    (tmp_path / "own.toml").write_text((shipped := SHIPPED / "LaMP_3.toml").read_text())
+    assert shipped.is_file()
+    assert inputs_of(here, "own.toml", here) == [
+        *(str(tmp_path), "--task", str(tmp_path / "own.toml"), "--base", str(tmp_path)),
+    ]
+
+
+def test_wrong_inputs_are_refused_before_a_run_starts(
+    checkout: Path, tmp_path: Path, monkeypatch, capsys
+) -> None:
+    def never(*_: object) -> None:
+        raise AssertionError("a run was started")
+
+    monkeypatch.setattr(pipeline, "run_once", never)
+    good = {"--task": "LaMP_3", "--base": str(tmp_path), "--source": f"a={checkout}"}
+    good["--out"] = str(tmp_path / "out.json")
+    for data, changed, error in (
+        (tmp_path / "absent", {}, DataError),
+        (tmp_path, {"--task": "LaMP_33"}, TaskError),
+        (tmp_path, {"--task": "absent.toml"}, TaskError),
+        (tmp_path, {"--base": "absent"}, BaseModelError),
+        (tmp_path, {"--source": "a=absent"}, ConfigError),
+        (tmp_path, {"--out": str(tmp_path)}, StorageError),
+    ):
+        words = [word for pair in {**good, **changed}.items() for word in pair]
+        assert run_command(pipeline.app, [str(data), *words]) == error.exit_code, changed
+        assert capsys.readouterr().err.startswith("proper: error: ")
+
+
+def test_the_committed_measurement_is_of_clean_commits_and_says_how_far_they_are_apart(
+    repository: Path,
+) -> None:
     content = json.loads((repository / "results" / "bench" / "pipeline.json").read_text())
     report = PipelineReport.model_validate(content)
     assert len(report.checkouts) >= 2
+    first = report.checkouts[0]
     for checkout in report.checkouts:
         assert not checkout.commit.endswith("-dirty")
-        assert checkout.apart < 1e-6
+        assert checkout.apart == apart(first.means, checkout.means)
+        assert len(checkout.rounds) == len(first.rounds)
         for one in checkout.rounds:
             assert sum(one.phases_s.values()) + one.untimed_s == pytest.approx(one.wall_s)

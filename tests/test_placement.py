@@ -6,10 +6,13 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 
+from proper_model import base_check, base_folder
 from proper_model.errors import ConfigError
 from simulations import placement
 from simulations.placement import ACTOR_BYTES, Placement, choose_placement, free_memory_bytes
+from tests.tiny import tiny_base
 
 GB = 1_000_000_000
 PLENTY = 1000 * GB
@@ -177,3 +180,38 @@ def test_weights_are_counted_where_they_lie(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_bytes(b"not weights")
     assert placement.weight_bytes(str(tmp_path)) == 7
     assert placement.weight_bytes("org/model") == 0
+
+
+def test_weights_of_a_hub_id_are_those_in_the_local_cache_or_of_its_configuration(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "model.safetensors").write_bytes(b"12345")
+    monkeypatch.setattr(base_folder, "base_folder", lambda _: tmp_path)
+    assert placement.weight_bytes("org/model") == 5
+    (tmp_path / "model.safetensors").unlink()
+    config = tiny_base(dtype=torch.bfloat16).config
+    monkeypatch.setattr(base_check, "read_config", lambda _: config)
+    numbers = sum(p.numel() for p in tiny_base().parameters())
+    config.dtype = torch.bfloat16
+    assert placement.weight_bytes("org/model") == 2 * numbers
+
+
+def test_a_budget_of_every_actor_bounds_how_many_there_are() -> None:
+    # 1.5 GB, the base once and 3 GB of training each.
+    chosen = choose_placement(
+        users=8, cores=16, memory_bytes=12 * GB, base_bytes=GB, training_bytes=3 * GB
+    )
+    assert chosen.actors == 2
+    small = choose_placement(
+        users=8, cores=16, memory_bytes=16 * GB, base_bytes=GB, training_bytes=GB // 2
+    )
+    assert small.actors == 4  # without a budget 16 GB hold 2 actors of 7.5 GB
+    gpu = choose_placement(
+        users=8,
+        cores=16,
+        memory_bytes=PLENTY,
+        base_bytes=14 * GB,
+        gpu_memory_bytes=(80 * GB, 20 * GB),
+        training_bytes=10 * GB,
+    )
+    assert gpu.actors == 1

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from proper_model.errors import BaseModelError
-from proper_model.memory import saved_bytes
+from proper_model.live_memory import LiveMemory
 from proper_model.model import AdaptedModel
 from proper_model.passes import Pass
 from proper_model.personal import personal_pass
@@ -49,10 +49,12 @@ def test_gradients_are_the_same_with_dropout_on(architecture: str) -> None:
 def test_it_keeps_much_less() -> None:
     model = adapted()
     trained(model)
-    whole = saved_bytes(lambda: loss(model))
-    with recomputing(model):
-        kept = saved_bytes(lambda: loss(model))
-    assert kept < 0.5 * whole
+    with LiveMemory() as whole:
+        first = loss(model)
+    with recomputing(model), LiveMemory() as kept:
+        second = loss(model)
+    assert kept.live < 0.5 * whole.live
+    assert torch.allclose(first, second)
 
 
 def test_switched_off_it_does_nothing() -> None:

@@ -8,15 +8,18 @@ from typing import Any
 import pytest
 import torch
 
+from proper_model import scoring
 from proper_model.encoding import Encoder
 from proper_model.errors import MetricError
+from proper_model.model import AdaptedModel
+from proper_model.packing import Batch
 from proper_model.passes import Pass
 from proper_model.personal import personal_pass
 from proper_model.scoring import Answer, Question, answer_queries, label_starts
 from proper_model.structure import UserRouting
 from proper_model.tasks import Example
 from tests.test_encoding import WordTokenizer
-from tests.tiny import adapted, embeddings_of
+from tests.tiny import VOCABULARY, adapted, embeddings_of
 
 WORDS = ["alpha", "beta", "gamma", "delta", "1", "2", "3", "4", "5"]
 
@@ -61,6 +64,29 @@ QUERIES = [
     (1, Example("c", "beta", "5 4")),
     (0, Example("d", "delta", "2")),
 ]
+
+
+def test_logits_are_made_for_few_answers_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A row of a large vocabulary's logits is its largest activation; the answers stay the same."""
+    setting = Setting()
+    whole = setting.answers(QUERIES, labels=tuple("12345"))
+    made: list[int] = []
+    real = scoring.answer_logits
+
+    def watched(model: AdaptedModel, batch: Batch, now: Pass) -> torch.Tensor:
+        logits = real(model, batch, now)
+        made.append(logits.numel())
+        return logits
+
+    monkeypatch.setattr(scoring, "answer_logits", watched)
+    monkeypatch.setattr(scoring, "CHUNK", 3 * VOCABULARY)
+    cut = setting.answers(QUERIES, labels=tuple("12345"))
+    assert len(made) > 1
+    assert max(made) <= 3 * VOCABULARY
+    for ours, theirs in zip(cut, whole, strict=True):
+        assert (ours.output, ours.answer_tokens) == (theirs.output, theirs.answer_tokens)
+        assert ours.nll == pytest.approx(theirs.nll, abs=1e-5)
+        assert ours.expected == pytest.approx(theirs.expected, abs=1e-5)
 
 
 def test_a_batch_of_users_equals_one_query_at_a_time() -> None:

@@ -18,7 +18,9 @@ from federation import CANARY, flower_identity, make_federation
 from flwr.app import Context, Message, RecordDict
 
 import coordinator.server_app as server
-from client import client_app, engine
+from client import client_app, engine, loading
+from client.bundles import add_bundle, list_bundles, load_release, verify_bundle
+from client.home import Home
 from coordinator import strategy
 from coordinator.progress import ProgressFile
 from coordinator.publication import hub_name, published, signing_keys
@@ -91,7 +93,7 @@ def run(plan: RunPlan, kill_at: int | None = None) -> Counter:
         server.app(grid, context)
     finally:
         torch.set_num_threads(threads)
-        engine._LOADED.clear()
+        loading.LOADED.clear()
     return grid.sent
 
 
@@ -298,6 +300,33 @@ def test_a_release_that_is_gone_is_made_again(plan, stages):
     assert stages == [0, 0]
 
 
+def one_person_loads_the_same(plan, folder):
+    """A run's release folder is all that one person's program needs to have what a node has."""
+    home = Home(folder)
+    source = str(plan.server_folder / "release")
+    added = add_bundle(home, source, base=None if plan.embed_base else plan.base)
+    root = plan.devices[0].folder / "root.json"
+    assert home.root_file.read_bytes() == root.read_bytes()
+    loading.LOADED.clear()
+    threads = torch.get_num_threads()
+    ours, bundle = load_release(home, threads=threads)
+    loading.LOADED.clear()
+    theirs = engine.Engine(threads, plan.base).release(plan.node_folder(0))
+    assert bundle == added.bundle
+    assert (ours.task, ours.structure, ours.seed) == (theirs.task, theirs.structure, theirs.seed)
+    for one, other in (
+        (ours.shared, theirs.shared),
+        (ours.base.state_dict(), theirs.base.state_dict()),
+    ):
+        assert one.keys() == other.keys()
+        assert all(torch.equal(one[name], other[name]) for name in one)
+    (row,) = list_bundles(home)
+    assert (row.task, row.preset) == ("LaMP_3", plan.preset)
+    assert (row.base == "embedded") is plan.embed_base
+    assert verify_bundle(home).base_checked
+    loading.LOADED.clear()
+
+
 def test_a_base_by_reference_is_not_shipped_and_is_checked(tmp_path, cache):
     sizes = {"devices": 2, "users_per_node": 1, "cache": cache}
     plan = make_federation(tmp_path / "out", **sizes, embed_base=False)
@@ -311,6 +340,8 @@ def test_a_base_by_reference_is_not_shipped_and_is_checked(tmp_path, cache):
         published_files = list(latest(made.server_folder / "release").path.rglob("*"))
         texts = [p.read_bytes() for p in published_files if p.is_file()]
         assert not [text for text in texts if str(tmp_path).encode() in text]
+    for made in (plan, embedded):
+        one_person_loads_the_same(made, tmp_path / f"home-{made.out.name}")
     # What a loader would read beside the signed files is refused.
     surplus = tmp_path / "out" / "base" / "extra.safetensors"
     surplus.write_bytes(b"")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from pathlib import Path
+from typing import Annotated
 
 import typer
 
@@ -18,9 +19,11 @@ from client.commands.work import (
     train,
 )
 from client.console import print_line, progress_bars, say
+from client.personal_state import PersonalState
 from client.task_choice import choose_task
 from client.workspace import check_bundle
-from proper_model.records import counted
+from proper_model.records import HistoryItem, counted
+from proper_model.tasks import Task
 
 Plan = Annotated[bool, typer.Option("--plan", help="Only say what it would cost.")]
 
@@ -48,22 +51,27 @@ def adapt(
     workspace = o.workspace(context)
     bundle = installed_bundle(workspace)
     memory = Memory(o.bytes_of(max_memory), base_weights, recompute)
-    chosen = items = None
-    if task is None or not workspace.has_vault:
-        # Whatever is wrong with the items is told before anybody types a passphrase.
-        chosen = choose_task(task, bundle, None)
-        items = read_items(history, chosen, form, column, max_items, lenient=lenient)
+
+    def chosen_items(state: PersonalState | None) -> tuple[Task, tuple[HistoryItem, ...]]:
+        chosen = choose_task(task, bundle, state)
+        return chosen, read_items(history, chosen, form, column, max_items, lenient=lenient)
+
+    # A new person hears what is wrong with the items before choosing a passphrase.
+    first = None if workspace.has_vault else chosen_items(None)
+    if plan:
+        state = stored_state(workspace.open()) if first is None else None
+        with learner_for(workspace, bundle, memory) as learner:
+            stored = {} if state is None else personal.histories_of(state)
+            chosen, items = first or chosen_items(state)
+            say_cost(learner, {**stored, chosen.name: (chosen, items)})
+        return
     with workspace.changing() as vault:
         state = stored_state(vault) or new_state(bundle)
         check_bundle(state, bundle)
-        if chosen is None or items is None:
-            chosen = choose_task(task, bundle, state)
-            items = read_items(history, chosen, form, column, max_items, lenient=lenient)
+        chosen, items = first or chosen_items(state)
         histories = {**personal.histories_of(state), chosen.name: (chosen, items)}
         with learner_for(workspace, bundle, memory) as learner:
             say_cost(learner, histories)
-            if plan:
-                return
             trained, spent = train(
                 vault,
                 learner,
@@ -79,11 +87,15 @@ def adapt(
 
 
 def read_items(
-    source: str, task: Any, form: str | None, column: list[str] | None, most: int | None, *, lenient: bool
-) -> Any:
+    source: str,
+    task: Task,
+    form: str | None,
+    column: list[str] | None,
+    most: int | None,
+    *,
+    lenient: bool,
+) -> tuple[HistoryItem, ...]:
     """The items of a history file or of stdin, with warnings said."""
-    from pathlib import Path
-
     from client.history import read_history
 
     with progress_bars() as show:
@@ -103,7 +115,7 @@ def read_items(
     return found.items
 
 
-def say_outcome(state: Any, name: str) -> None:
+def say_outcome(state: PersonalState, name: str) -> None:
     """What became of the adaptation, in plain words on stdout."""
     report = state.tasks[name].report
     source = state.embedding_report.get("embedding_source", "mean")
@@ -134,5 +146,3 @@ def say_outcome(state: Any, name: str) -> None:
             f"Your adapter is trained on {counted(int(report['items']), 'item')}: loss on held-back "
             f"items {before:.3f} with your embedding alone, {after:.3f} with the adapter."
         )
-
-

@@ -104,9 +104,11 @@ def verify(
     home = o.workspace(context).home
     with progress_bars() as show:
         found = verify_bundle(home, source, root=root, base=base, progress=show)
+    for note in found.notes:
+        say(note)
     for warning in found.warnings:
         say(f"warning: {warning}")
     print_line(
-        f"release {found.version} ({found.bundle_id[:16]}): {found.files} files, "
-        f"{o.readable_bytes(found.size_bytes)}, all as signed"
+        f"release {found.manifest.version} ({found.bundle_id[:16]}, {found.relation}): "
+        f"{len(found.manifest.files)} files, {o.readable_bytes(found.size_bytes)}, all as signed"
     )

@@ -202,5 +202,3 @@ def import_backup(
             f"it was made over release {state.bundle_version} ({state.bundle_id[:16]}), installed "
             f"is {bundle.version} ({bundle.bundle_id[:16]}): run proper rebase, or add that release"
         )
-
-

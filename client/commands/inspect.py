@@ -106,7 +106,9 @@ def print_events(state: PersonalState) -> None:
         (event.at, event.what, event.task, str(event.items), event.bundle_id[:16])
         for event in state.events
     )
-    print_table(Table("What was done", ("when", "what", "task", "items", "release"), rows, labels=3))
+    print_table(
+        Table("What was done", ("when", "what", "task", "items", "release"), rows, labels=3)
+    )
 
 
 def list_items(task: TaskState, *, as_json: bool) -> None:

@@ -14,6 +14,7 @@ from client.personal_state import decode
 from client.tables import Table
 from client.workspace import ask_passphrase, read_passphrase
 from proper_model.errors import ConfigError, NotAdaptedError
+from proper_model.records import counted
 
 NewPassphrase = Annotated[
     Path | None,
@@ -31,7 +32,7 @@ RemoveSlot = Annotated[
 ]
 Rotate = Annotated[
     bool,
-    typer.Option("--rotate", help="New master key: old copies of slots open nothing new."),
+    typer.Option("--rotate", help="A new master key under the new passphrase, and no other key."),
 ]
 
 
@@ -65,7 +66,10 @@ def status(context: typer.Context, as_json: o.AsJson = False) -> None:
         ("release", found["release"] or "none: proper bundle add PATH_OR_URL"),
         ("adapter", _kept(found)),
         ("opens with", ", ".join(found["opens with"]) or "-"),
-        ("interrupted work", "yes: the same command with --resume" if found["interrupted"] else "no"),
+        (
+            "interrupted work",
+            "yes: the same command with --resume" if found["interrupted"] else "no",
+        ),
     )
     print_table(Table("proper", ("", ""), rows, labels=2))
     for warning in bundle.warnings if bundle is not None else ():
@@ -75,7 +79,7 @@ def status(context: typer.Context, as_json: o.AsJson = False) -> None:
 def _kept(found: dict[str, Any]) -> str:
     if not found["adapted"]:
         return "none yet: proper adapt HISTORY"
-    return f"{found['generations']} generations, {o.readable_bytes(found['bytes'])}, encrypted"
+    return f"{counted(found['generations'], 'generation')}, {o.readable_bytes(found['bytes'])}, encrypted"
 
 
 def path(context: typer.Context) -> None:
@@ -131,11 +135,12 @@ def passwd(
     A copy of the folder from before still opens with the old passphrase; --rotate makes a new
     master key, for when one has leaked.
     """
+    from client import training
     from client.vault_secrets import KeyringEntry, make_key_file
 
-    asked = [add_key_file is not None, add_keyring, remove is not None, rotate]
-    if sum(asked) + (new_passphrase_file is not None) > 1:
-        raise ConfigError("one change at a time")
+    asked = [add_key_file is not None, add_keyring, remove is not None]
+    if sum(asked) + (rotate or new_passphrase_file is not None) > 1:
+        raise ConfigError("one change at a time: a key to add, a slot to remove, or a passphrase")
     workspace = o.workspace(context)
     with workspace.home.working():
         vault = workspace.open()
@@ -144,20 +149,24 @@ def passwd(
             print_line(f"{add_key_file} opens the vault now; keep it apart from this machine.")
         elif add_keyring:
             vault.add_slot(KeyringEntry())
-            print_line("This desktop's keyring opens the vault now; proper lock takes it out again.")
+            print_line(
+                "This desktop's keyring opens the vault now; proper lock takes it out again."
+            )
         elif remove is not None:
             vault.remove_slot(remove)
             print_line(f"Slot {remove} opens the vault no longer.")
-        elif rotate:
-            vault.rotate()
-            print_line("The vault has a new master key; everything is written under it.")
         else:
             if new_passphrase_file is not None:
                 new = read_passphrase(new_passphrase_file)
             else:
                 new = ask_passphrase("The new passphrase", twice=True)
-            vault.change_passphrase(new)
-            print_line("The passphrase is changed.")
+            if rotate:
+                training.discard(vault)  # sealed under the old key
+                vault.rotate([new])
+                print_line("The vault has a new master key, which this passphrase alone opens.")
+            else:
+                vault.change_passphrase(new)
+                print_line("The passphrase is changed.")
 
 
 def rollback(context: typer.Context) -> None:
@@ -172,5 +181,3 @@ def rollback(context: typer.Context) -> None:
         state = decode(before.payload)
     items = sum(len(task.items) for task in state.tasks.values())
     print_line(f"Back to the state before, with {items} items, as generation {generation}.")
-
-

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -77,7 +76,9 @@ def columns_of(pairs: list[str] | None) -> dict[str, str]:
     for pair in pairs or []:
         field, sign, name = pair.partition("=")
         if not sign or not field or not name:
-            raise ConfigError("--column expects FIELD=NAME", hint="for example: --column title=Title")
+            raise ConfigError(
+                "--column expects FIELD=NAME", hint="for example: --column title=Title"
+            )
         found[field] = name
     return found
 

@@ -27,9 +27,9 @@ def serve(
 
     Every request needs the token; the page's address, printed on stdout, carries it.
     """
+    from client.served import ServedPerson
     from client.serving.server import serve as run
     from client.serving.tokens import new_token, page_address, token_of_file
-    from client.served import ServedPerson
 
     workspace = o.workspace(context)
     token = new_token() if token_file is None else token_of_file(token_file)

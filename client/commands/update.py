@@ -8,6 +8,7 @@ from client.commands import options as o
 from client.commands.adapt import read_items
 from client.commands.work import Memory, installed_bundle, learner_for, store, train
 from client.console import print_line, say
+from client.personal_state import PersonalState
 from client.workspace import check_bundle, read_state
 from proper_model.records import counted
 
@@ -42,17 +43,17 @@ def update(
         done: list[personal.Update] = []
         with learner_for(workspace, bundle, memory) as learner:
 
-            def step() -> personal.PersonalState:
+            def step() -> PersonalState:
                 done.append(personal.update(learner, state, name, items))
                 return done[-1].state
 
             histories = {name: (chosen, items)}
-            changed, spent = train(
-                vault, learner, state, histories, "update", step, resume=resume
-            )
+            changed, spent = train(vault, learner, state, histories, "update", step, resume=resume)
         result = done[-1]
         store(vault, changed, what="update", task=name, items=result.new_items)
-    compared = f"loss on held-back items {result.loss_before:.3f} before, {result.loss_after:.3f} after"
+    compared = (
+        f"loss on held-back items {result.loss_before:.3f} before, {result.loss_after:.3f} after"
+    )
     if result.kept:
         print_line(
             f"Your adapter went on with {counted(result.new_items, 'new item')} and "

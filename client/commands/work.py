@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from client.console import progress_bars, say
 from client.commands.options import readable_bytes, readable_seconds
+from client.console import progress_bars, say
 from client.memory_choice import choose
 from client.personal_state import PersonalState, decode
 from client.workspace import Workspace, write_state
@@ -65,9 +65,7 @@ def stored_state(vault: Vault) -> PersonalState | None:
 
 
 @contextmanager
-def learner_for(
-    workspace: Workspace, bundle: InstalledBundle, memory: Memory
-) -> Iterator[Learner]:
+def learner_for(workspace: Workspace, bundle: InstalledBundle, memory: Memory) -> Iterator[Learner]:
     """A learner over the installed release, within the memory the options name."""
     from client.bundles import base_bytes
     from client.learning import Learner

@@ -55,8 +55,9 @@ def train_release(
 
     from coordinator.stages import run_pooled_stages
     from proper_model.base_check import read_config
+    from proper_model.machine import useful_threads
     from simulations.calibrate import shape_of
-    from simulations.prepare import memory_bytes, useful_threads
+    from simulations.prepare import memory_bytes
 
     hidden = shape_of(read_config(source.config_base)).hidden
     torch.set_num_threads(options.threads or useful_threads(hidden))

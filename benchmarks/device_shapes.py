@@ -1,0 +1,144 @@
+"""The memory model for bases that are too large to train here, from one and two of their blocks.
+
+Everything the model counts is a sum over blocks, so two small models give the slope and what is
+beside it. Shapes are those of public configurations; weights are random.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from benchmarks.schema_device import Foretold
+from proper_model.base_check import empty_model
+from proper_model.budget import memory_model
+from proper_model.config import StageSettings
+from proper_model.encoding import Encoded, Encoder
+from proper_model.lora_router import lora_settings
+from proper_model.memory import MemoryModel
+from proper_model.model import AdaptedModel
+from proper_model.structure import Structure
+
+# Bits of a stored weight: 8 and 4 bits with a float32 scale for each 64 of them.
+QUANTIZED_BITS = {"8bit": 8 + 32 / 64, "4bit": 4 + 32 / 64}
+BYTES = {"float32": 4, "bfloat16": 2}
+# Logits are made at a few answer tokens only, so that the vocabulary adds next to nothing.
+PROBE_VOCABULARY = 1024
+
+
+@dataclass(frozen=True)
+class PublicShape:
+    """What of a published configuration the memory depends on."""
+
+    name: str
+    hidden: int
+    layers: int
+    ffn: int
+    heads: int
+    key_heads: int
+    vocabulary: int
+    tied: bool
+
+    def config(self, layers: int) -> Any:
+        from transformers import LlamaConfig
+
+        return LlamaConfig(
+            hidden_size=self.hidden,
+            num_hidden_layers=layers,
+            intermediate_size=self.ffn,
+            num_attention_heads=self.heads,
+            num_key_value_heads=self.key_heads,
+            vocab_size=self.vocabulary,
+            tie_word_embeddings=self.tied,
+            pad_token_id=0,
+        )
+
+
+SHAPES = (
+    PublicShape("135M (SmolLM2)", 576, 30, 1536, 9, 3, 49152, tied=True),
+    PublicShape("1B (Llama 3.2)", 2048, 16, 8192, 32, 8, 128256, tied=True),
+    PublicShape("7B (Llama 2)", 4096, 32, 11008, 32, 32, 32000, tied=False),
+)
+
+
+class _NoTokenizer:
+    eos_token_id, pad_token_id, chat_template = 1, 0, None
+
+
+def foretell(
+    shape: PublicShape, structure: Structure, settings: StageSettings, *, sample_tokens: int
+) -> list[Foretold]:
+    """Base and training bytes of a shape for every way to hold it, with and without recomputing."""
+    found = []
+    counted = empty_model(shape.config(shape.layers))
+    parameters = sum(p.numel() for p in counted.parameters())
+    linears = sum(
+        module.weight.numel()
+        for name, module in counted.named_modules()
+        if isinstance(module, torch.nn.Linear) and ".layers." in f".{name}"
+    )
+    for dtype_name, width in BYTES.items():
+        dtype = getattr(torch, dtype_name)
+        for recompute in (False, True):
+            few, more = (
+                _model_of(shape, layers, dtype, structure, settings, sample_tokens, recompute)
+                for layers in (1, 2)
+            )
+            training = _training_bytes(shape.layers, few, more, settings, sample_tokens)
+            ways = {dtype_name: parameters * width}
+            if dtype is torch.bfloat16:
+                for weights, bits in QUANTIZED_BITS.items():
+                    ways[weights] = int(linears * bits / 8) + (parameters - linears) * width
+            found += [
+                Foretold(
+                    shape=shape.name,
+                    parameters=parameters,
+                    weights=weights,
+                    recompute=recompute,
+                    base_bytes=base,
+                    training_bytes=training,
+                )
+                for weights, base in ways.items()
+            ]
+    return found
+
+
+def _model_of(
+    shape: PublicShape,
+    layers: int,
+    dtype: torch.dtype,
+    structure: Structure,
+    settings: StageSettings,
+    sample_tokens: int,
+    recompute: bool,
+) -> MemoryModel:
+    """The memory model of the first blocks of a shape."""
+    from transformers import AutoModelForCausalLM
+
+    small = dataclasses.replace(shape, vocabulary=PROBE_VOCABULARY)
+    base = AutoModelForCausalLM.from_config(small.config(layers), dtype=dtype)
+    model = AdaptedModel(base, structure, generator=torch.Generator().manual_seed(0))
+    model.requires_grad_(False)
+    encoder = Encoder(_NoTokenizer(), max_prompt_tokens=sample_tokens, max_answer_tokens=8)
+    longest = Encoded(tuple(range(2, 2 + sample_tokens)), sample_tokens - 8)
+    trial = dataclasses.replace(
+        lora_settings(settings, epochs=settings.user.epochs), recompute=recompute
+    )
+    return memory_model(model, encoder, longest, trial)
+
+
+def _training_bytes(
+    layers: int,
+    few: MemoryModel,
+    more: MemoryModel,
+    settings: StageSettings,
+    sample_tokens: int,
+) -> int:
+    """The peak of all blocks: what one block adds, times the blocks, and what is beside them."""
+    trials = len(settings.user.learning_rates)
+    tokens = min(settings.tokens_per_step, trials * settings.user.batch_size * sample_tokens)
+    one, two = (model.peak(trials, tokens, trials) for model in (few, more))
+    return one + (layers - 1) * (two - one)

@@ -1,0 +1,130 @@
+"""`proper bundle verify`: every check of an installation, and of the base, but no installation."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from client.bases import check_base_files
+from client.bundle_origin import (
+    CHECKING,
+    CHECKING_BASE,
+    INSTALL_FIRST,
+    Progress,
+    Trust,
+    decide_trust,
+    opened,
+    silent,
+)
+from client.bundle_source import Source, check_listing, fetch_from
+from client.bundle_store import BundleWarning, read_state
+from client.home import Home
+from client.release_place import is_address
+from client.trusted_root import check_same, load_root
+from client.updater import accept, installed
+from proper_model.bundle import MANIFEST_NAME, SIGNATURES_NAME, check_file
+from proper_model.errors import BaseModelError, NotInstalledError
+from proper_model.limits import DEFAULT_LIMITS
+from proper_model.manifest import Manifest
+
+if TYPE_CHECKING:
+    from client.download import Patience
+
+
+@dataclass(frozen=True)
+class Verified:
+    """A release that passed every check.
+
+    Attributes:
+        relation: to what is installed: `installed`, `newer`, or `first` where nothing is.
+        size_bytes: of all its files.
+        base: `embedded`, or the id and revision of the one it refers to.
+        base_checked: whether every file of the base was checked; False if it is not here.
+        warnings: about expiry and the clock, of the installed release.
+        notes: sentences for the person, on keys and base.
+    """
+
+    bundle_id: str
+    manifest: Manifest
+    relation: str
+    size_bytes: int
+    base: str
+    base_checked: bool
+    warnings: tuple[BundleWarning, ...]
+    notes: tuple[str, ...]
+
+
+def verify_bundle(
+    home: Home,
+    source: str | None = None,
+    *,
+    root: Path | None = None,
+    base: str | None = None,
+    progress: Progress = silent,
+    now: datetime | None = None,
+    patience: Patience | None = None,
+) -> Verified:
+    """Check every byte of a release, or of the installed one, without installing anything.
+
+    The installed one may have expired, with a warning; any other must be one that `add_bundle`
+    would take. Arguments and errors are those of `add_bundle`.
+
+    Raises also NotInstalledError if `source` is None and nothing is installed.
+    """
+    now = now or datetime.now(UTC)
+    if source is None:
+        bundle = installed(home.path, now=now)
+        if bundle is None:
+            raise NotInstalledError("no release is installed", hint=INSTALL_FIRST)
+        if root is not None:
+            check_same(load_root(home.root_file), load_root(root))
+        trust = Trust(load_root(home.root_file), pinned=True, steps=(), notes=())
+        return _verified(home, bundle.path, trust, base, bundle.warnings, progress, now)
+    with ExitStack() as stack:
+        if is_address(source):
+            stack.enter_context(home.working())
+        place = stack.enter_context(opened(home, source, progress, patience))
+        trust = decide_trust(home, place, root)
+        return _verified(home, place.bundle, trust, base, (), progress, now)
+
+
+def _verified(
+    home: Home,
+    source: Source,
+    trust: Trust,
+    base: str | None,
+    warnings: tuple[BundleWarning, ...],
+    progress: Progress,
+    now: datetime,
+) -> Verified:
+    state = read_state(home.path)
+    manifest_bytes = fetch_from(source, MANIFEST_NAME, DEFAULT_LIMITS.manifest_bytes)
+    signatures = fetch_from(source, SIGNATURES_NAME, DEFAULT_LIMITS.signature_bytes)
+    accepted = accept(manifest_bytes, signatures, trust.root, state, now)
+    manifest = accepted.manifest
+    check_listing(source, manifest.files)
+    for done, (name, entry) in enumerate(manifest.files.items()):
+        progress(CHECKING, done, len(manifest.files))
+        check_file(manifest, name, fetch_from(source, name, entry.size))
+    notes, checked, reference = list(trust.notes), True, manifest.base_reference
+    if reference is not None:
+        progress(CHECKING_BASE, 0, 0)
+        try:
+            check_base_files(home, reference, base)
+        except BaseModelError as error:
+            checked = False
+            notes.append(f"{error.message}: {error.hint}")
+    is_current = state is not None and state.bundle_id == accepted.bundle_id
+    return Verified(
+        bundle_id=accepted.bundle_id,
+        manifest=manifest,
+        relation="installed" if is_current else "first" if state is None else "newer",
+        size_bytes=sum(entry.size for entry in manifest.files.values()),
+        base="embedded" if reference is None else f"{reference.hub_id}@{reference.revision}",
+        base_checked=checked,
+        warnings=warnings,
+        notes=tuple(notes),
+    )

@@ -1,0 +1,137 @@
+"""`proper bundle list`: the releases on this device, and the removal of those no longer needed."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Collection
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from client.bundle_origin import LOCK_TIMEOUT_S
+from client.bundle_store import (
+    InstalledBundle,
+    StoreState,
+    bundle_path,
+    load_bundle,
+    read_checked,
+    read_state,
+    stored_ids,
+)
+from client.home import Home
+from client.updater import exclusive
+from proper_model.durable import remove_folder
+from proper_model.errors import BundleError
+from proper_model.files import storage_errors
+
+DAMAGED = "damaged: add this release again"
+
+
+@dataclass(frozen=True)
+class BundleRow:
+    """One release on this device.
+
+    Of a damaged one only id, `current` and the warning are known: texts are empty, numbers 0.
+
+    Attributes:
+        short_id: 16 hex digits; `bundle_id` has all 64.
+        created, expires: UTC, as in the manifest.
+        task: name in task.toml.
+        preset: name of the structure in recipe.json.
+        base: `embedded`, or id and revision.
+        size_bytes: of all its files.
+        warnings: sentences.
+    """
+
+    bundle_id: str
+    current: bool
+    version: int = 0
+    channel: str = ""
+    created: str = ""
+    expires: str = ""
+    task: str = ""
+    preset: str = ""
+    base: str = ""
+    size_bytes: int = 0
+    warnings: tuple[str, ...] = (DAMAGED,)
+
+    @property
+    def short_id(self) -> str:
+        return self.bundle_id[:16]
+
+
+def list_bundles(home: Home, *, now: datetime | None = None) -> tuple[BundleRow, ...]:
+    """All releases on this device, oldest version first. Changes nothing, needs no network.
+
+    Manifests, task and recipe are checked, other files are not: that is what `verify_bundle` does.
+
+    Raises StateError if the record of installed releases is damaged.
+    """
+    state = read_state(home.path)
+    if state is None:
+        return ()
+    now = now or datetime.now(UTC)
+    rows = [_row(home, state, bundle_id, now) for bundle_id in stored_ids(home.path)]
+    if state.bundle_id not in {row.bundle_id for row in rows}:
+        rows.append(BundleRow(state.bundle_id, current=True))
+    return tuple(sorted(rows, key=lambda row: (row.version, row.bundle_id)))
+
+
+def remove_old_bundles(home: Home, keep: Collection[str]) -> int:
+    """Delete releases that are neither current nor in `keep` (whole ids); how many bytes went.
+
+    Also what interrupted downloads and installations left. Adapters that were trained on a deleted
+    release no longer work. Needs no lock of `home`, and may be called while holding it.
+
+    Raises StorageError, BundleError if another process is installing, StateError.
+    """
+    state = read_state(home.path)
+    if state is None:
+        return 0
+    freed = 0
+    kept = {*keep, state.bundle_id}
+    with exclusive(home.path, LOCK_TIMEOUT_S), storage_errors(home.path):
+        old = [bundle_path(home.path, i) for i in stored_ids(home.path) if i not in kept]
+        bundles = bundle_path(home.path, state.bundle_id).parent
+        for path in (*old, *bundles.glob(".download-*"), *bundles.glob(".partial-*")):
+            freed += sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+            remove_folder(path)
+    return freed
+
+
+def _row(home: Home, state: StoreState, bundle_id: str, now: datetime) -> BundleRow:
+    asked = state.model_copy(update={"bundle_id": bundle_id})
+    current = bundle_id == state.bundle_id
+    try:
+        bundle = load_bundle(home.path, asked, now=now)
+        task = tomllib.loads(_text(bundle, "task.toml"))
+        recipe = json.loads(_text(bundle, "recipe.json"))
+    except (BundleError, ValueError):
+        return BundleRow(bundle_id, current)
+    manifest, reference = bundle.manifest, bundle.manifest.base_reference
+    return BundleRow(
+        bundle_id,
+        current,
+        version=bundle.version,
+        channel=manifest.channel,
+        created=manifest.created,
+        expires=manifest.expires,
+        task=_name(task),
+        preset=_name(recipe.get("structure") if isinstance(recipe, dict) else None),
+        base="embedded" if reference is None else f"{reference.hub_id}@{reference.revision}",
+        size_bytes=sum(entry.size for entry in manifest.files.values()),
+        warnings=tuple(str(warning) for warning in bundle.warnings),
+    )
+
+
+def _text(bundle: InstalledBundle, name: str) -> str:
+    """A file of the bundle; empty JSON or TOML where it has none."""
+    if name not in bundle.manifest.files:
+        return "{}" if name.endswith(".json") else ""
+    return read_checked(bundle.path, bundle.manifest, name).decode()
+
+
+def _name(value: Any) -> str:
+    name = value.get("name") if isinstance(value, dict) else None
+    return name if isinstance(name, str) and name.isprintable() else ""

@@ -1,0 +1,177 @@
+"""`proper bundle add`: one person's device, its trusted root, releases and their bases.
+
+    place (folder or address) -> root (pinned, rotated) -> updater.install -> base of the release
+
+The root is pinned once, after the first release that it vouches for is installed. Each step that
+fails leaves what the steps before it achieved, and says so. Source: SECURITY 2 ("Bundle"),
+docs/bundle-format.md section 8.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from client.bases import base_of, settle_base
+from client.bundle_check import Verified, verify_bundle
+from client.bundle_list import BundleRow, list_bundles, remove_old_bundles
+from client.bundle_origin import (
+    CHECKING,
+    CHECKING_BASE,
+    INSTALL_FIRST,
+    LOCK_TIMEOUT_S,
+    Progress,
+    decide_trust,
+    opened,
+    silent,
+)
+from client.bundle_store import InstalledBundle, read_state, stored
+from client.home import Home
+from client.loading import load_installed
+from client.trusted_root import pin_root, update_root
+from client.updater import install, installed
+from proper_model.base_folder import base_folder
+from proper_model.errors import BaseModelError, BundleForeignError, NotInstalledError
+
+if TYPE_CHECKING:
+    from client.download import Patience
+    from proper_model.artifact import Release
+    from proper_model.config import BaseWeights
+
+__all__ = [
+    "Added",
+    "BundleRow",
+    "Verified",
+    "add_bundle",
+    "base_bytes",
+    "base_of",
+    "list_bundles",
+    "load_release",
+    "remove_old_bundles",
+    "verify_bundle",
+]
+
+
+@dataclass(frozen=True)
+class Added:
+    """What an addition did.
+
+    Attributes:
+        bundle: the current release now; its `warnings` are about expiry and the clock.
+        changed: whether it is another one than before.
+        notes: sentences for the person, on keys and base.
+    """
+
+    bundle: InstalledBundle
+    changed: bool
+    notes: tuple[str, ...]
+
+
+def add_bundle(
+    home: Home,
+    source: str,
+    *,
+    root: Path | None = None,
+    base: str | None = None,
+    progress: Progress = silent,
+    now: datetime | None = None,
+    patience: Patience | None = None,
+) -> Added:
+    """Install the newest release of a folder or address, and find its base.
+
+    Holds `home` for as long as it takes, so call it without holding it.
+
+    Args:
+        home: of this person.
+        source: a bundle, a release folder, or the https address of one.
+        root: the publisher's root.json; needed the first time for an address, and for a folder
+            without one.
+        base: folder or hub id of the base that the release refers to.
+        progress: hears phase, done and total (0: unknown); bytes while a file is downloaded.
+        now: aware time; the system's when not given.
+        patience: when a download is given up.
+
+    Raises:
+        ConfigError: no release there, an address that is not allowed, or no root yet.
+        BundleError: one of its children when the release or root is refused; nothing changed.
+        FetchError: the download failed; what came is kept for the next attempt.
+        BaseModelError, BundleForeignError: the base is missing or another one; the release stays
+            installed.
+        StorageError, BusyError: the home cannot be written, or another process works in it.
+    """
+    with home.working():
+        with opened(home, source, progress, patience) as place:
+            trust = decide_trust(home, place, root)
+            for step in trust.steps if trust.pinned else ():
+                update_root(home.root_file, step.root_bytes, step.signature_bytes)
+            before = read_state(home.path)
+            progress(CHECKING, 0, 0)
+            bundle = install(
+                home.path, place.bundle, trust.root, now=now, lock_timeout_s=LOCK_TIMEOUT_S
+            )
+        if not trust.pinned:
+            pin_root(home.root_file, trust.root)
+        changed = before is None or before.bundle_id != bundle.bundle_id
+        return Added(bundle, changed, (*trust.notes, *_find_base(home, bundle, base, progress)))
+
+
+def load_release(
+    home: Home,
+    *,
+    threads: int,
+    memory_bytes: int | None = None,
+    bundle_id: str | None = None,
+    base_weights: BaseWeights | None = None,
+) -> tuple[Release, InstalledBundle]:
+    """The current release, or the stored one of this id, ready to compute.
+
+    Raises NotInstalledError if it is not there, and as `client.loading.load_installed`.
+    """
+    bundle = installed(home.path) if bundle_id is None else stored(home.path, bundle_id)
+    if bundle is None:
+        what = (
+            "no release is installed" if bundle_id is None else f"release {bundle_id[:16]} is gone"
+        )
+        raise NotInstalledError(what, hint=INSTALL_FIRST)
+    reference = bundle.manifest.base_reference
+    base = None if reference is None else base_of(home, reference)
+    release = load_installed(
+        bundle, base, threads=threads, memory_bytes=memory_bytes, base_weights=base_weights
+    )
+    return release, bundle
+
+
+def base_bytes(home: Home, bundle: InstalledBundle) -> int:
+    """Size on disk of the base in full, wherever it lies; 0 if it is not on this machine."""
+    reference = bundle.manifest.base_reference
+    if reference is None:
+        return sum(
+            entry.size
+            for name, entry in bundle.manifest.files.items()
+            if name.startswith("base/") and name.endswith(".safetensors")
+        )
+    try:
+        folder = base_folder(base_of(home, reference), reference.revision)
+    except BaseModelError:
+        return 0
+    return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+
+
+def _find_base(
+    home: Home, bundle: InstalledBundle, named: str | None, progress: Progress
+) -> tuple[str, ...]:
+    """See to the base of the release just installed. Returns notes; raises as `settle_base`."""
+    reference = bundle.manifest.base_reference
+    if reference is None:
+        return () if named is None else ("the release brings its own base; --base was not needed",)
+    progress(CHECKING_BASE, 0, 0)
+    try:
+        settle_base(home, reference, named)
+    except (BaseModelError, BundleForeignError) as error:
+        raise type(error)(
+            f"{error.message}; release {bundle.version} is installed and waits for its base",
+            hint=error.hint,
+        ) from None
+    return (f"its base {reference.hub_id} is on this machine, every file as signed",)

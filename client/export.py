@@ -1,0 +1,168 @@
+"""What a user takes away: a PEFT adapter or a merged model, as a folder that other programs load.
+
+A folder appears whole or not at all: it is written beside its place, synced and renamed; what a
+killed process leaves is a hidden folder `.NAME.*.tmp` beside it. Nothing in it names the user or
+this machine; it is private all the same (SECURITY 1, "a leaked personal LoRA equals leaked
+history"), so files are 0600 and folders 0700.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import stat
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import save
+from torch import Tensor
+
+from client.export_readme import merged_readme, peft_readme
+from proper_model.artifact import BaseSource, Release
+from proper_model.durable import move_folder, remove_folder
+from proper_model.encoding import Encoded
+from proper_model.errors import ExportError
+from proper_model.files import PRIVATE_FILE, PRIVATE_FOLDER, storage_errors, write_atomic
+from proper_model.merged_export import check_mergeable, write_merged_folder
+from proper_model.peft_export import peft_adapter
+from proper_model.user_fold import FoldReport, fold_release
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written.
+
+    Attributes:
+        size_bytes: of all files together.
+        rank, natural_rank: of an adapter, with and without the zeros that fill it up.
+        report: what an approximate fold costs; None where it is exact.
+    """
+
+    size_bytes: int
+    rank: int | None
+    natural_rank: int | None
+    report: FoldReport | None
+
+
+def write_peft(
+    out: Path,
+    release: Release,
+    tensors: Mapping[str, Tensor],
+    *,
+    bundle_id: str,
+    base: BaseSource | None,
+    dtype: torch.dtype = torch.float32,
+    approximate: bool = False,
+    samples: Sequence[Encoded] = (),
+) -> Exported:
+    """Write a folder that `PeftModel.from_pretrained` and vLLM load.
+
+    Args:
+        out: does not exist, or is an empty folder.
+        tensors: the user's `embedding` and `lora.<site>.A|B`.
+        base: the public base that the release refers to; None if the bundle embeds its base.
+        approximate, samples: see `fold_release`.
+
+    Raises:
+        ExportError: `out` is taken, the preset does not fold, or `base` does not fit the release.
+        StorageError: the disk refuses; nothing is left behind.
+    """
+    if (base is None) == bool(release.population):
+        has = "refers to a public base" if release.population else "embeds its base"
+        raise ExportError(
+            f"the release {has}, and the export was told otherwise",
+            hint="export from the bundle as it is installed",
+        )
+    _check_free(out)
+    fold = fold_release(release, tensors, approximate=approximate, samples=samples)
+    adapter = peft_adapter(
+        release,
+        fold,
+        # No hub id has a colon: nobody's loader will look for an embedded base on the hub.
+        base_name=f"bundle:{bundle_id}/base" if base is None else base.name,
+        revision=None if base is None else base.revision,
+        dtype=dtype,
+    )
+    readme = peft_readme(release, adapter, fold.report, bundle_id=bundle_id, base=base)
+    files = {
+        "adapter_config.json": json.dumps(adapter.config, indent=1, sort_keys=True).encode(),
+        "adapter_model.safetensors": save(dict(adapter.tensors), {"format": "pt"}),
+        "README.md": readme.encode(),
+    }
+    with _new_folder(out) as folder:
+        for name, data in files.items():
+            write_atomic(folder / name, data)
+    size = sum(map(len, files.values()))
+    return Exported(size, adapter.rank, adapter.natural_rank, fold.report)
+
+
+def write_merged(
+    out: Path,
+    release: Release,
+    tensors: Mapping[str, Tensor],
+    *,
+    bundle_id: str,
+    approximate: bool = False,
+    samples: Sequence[Encoded] = (),
+) -> Exported:
+    """Write a folder that `AutoModelForCausalLM.from_pretrained` loads, in the base's own dtype.
+
+    Raises:
+        ExportError: `out` is taken, the preset does not fold, or the base is quantized.
+        StorageError: the disk refuses; nothing is left behind.
+    """
+    _check_free(out)
+    check_mergeable(release)
+    fold = fold_release(release, tensors, approximate=approximate, samples=samples)
+    readme = merged_readme(release, fold.report, bundle_id=bundle_id)
+    with _new_folder(out) as folder:
+        write_merged_folder(folder, release, fold)
+        write_atomic(folder / "README.md", readme.encode())
+        size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    return Exported(size, None, None, fold.report)
+
+
+def _check_free(out: Path) -> None:
+    """Raise ExportError unless `out` does not exist or is an empty folder."""
+    with storage_errors(out):
+        taken = out.is_symlink() or (
+            out.exists() and (not out.is_dir() or any(True for _ in out.iterdir()))
+        )
+    if taken:
+        raise ExportError(
+            f"{out}: there is something already, expected a new or an empty folder",
+            hint="name another folder, or remove this one first",
+        )
+
+
+@contextmanager
+def _new_folder(out: Path) -> Iterator[Path]:
+    """A private folder to fill, which becomes `out` at the end, or vanishes on any error."""
+    target = Path(os.path.abspath(out))  # noqa: PTH100 - a link as the last part stays one
+    building = target.with_name(f".{target.name}.{secrets.token_hex(6)}.tmp")
+    with storage_errors(out):
+        building.mkdir(mode=PRIVATE_FOLDER)
+        try:
+            yield building
+            for path in building.rglob("*"):
+                _settle(path)
+            move_folder(building, target)
+        except BaseException:
+            remove_folder(building)
+            raise
+
+
+def _settle(path: Path) -> None:
+    """Close what a library wrote to everybody else, and flush it."""
+    mode = PRIVATE_FOLDER if path.is_dir() else PRIVATE_FILE
+    if stat.S_IMODE(path.stat().st_mode) & ~mode:
+        path.chmod(mode)
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,133 @@
+"""An opened keys.json: the master key in memory, and changes to the slots, written whole.
+
+Source: SECURITY 3 (slots, rotation, save).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+from client.derivation import SALT_BYTES, Cost, default_cost
+from client.key_slots import MAX_SLOTS, KeySet, Slot, forget_slot, make_slot
+from client.keyring_store import KeyringError
+from client.private_files import read_private, save_private
+from client.vault_keys import KEYS_FILE, MAX_KEYS_BYTES, Keys, carry, encode_keys, unlock
+from client.vault_secrets import Random, Secret
+from proper_model.errors import PassphraseError, StorageError, VaultError
+
+
+class KeysFile:
+    """`key` is the current master key, `next_key` the next one where it is known."""
+
+    def __init__(
+        self,
+        folder: Path,
+        keys: Keys,
+        key: bytes,
+        *,
+        random: Random,
+        cost: Cost | None,
+        next_key: bytes | None = None,
+        slot_id: str = "",
+    ) -> None:
+        self.path = folder / KEYS_FILE
+        self.keys = keys
+        self.key = key
+        self.next_key = next_key
+        self.slot_id = slot_id
+        self.random = random
+        self._cost = cost
+        self._raw = encode_keys(keys, key)
+
+    @classmethod
+    def opened(cls, folder: Path, secret: Secret, *, random: Random, cost: Cost | None) -> KeysFile:
+        """Read and unlock. Raises as `unlock` and `read_private`."""
+        found = unlock(_read(folder / KEYS_FILE), secret)
+        return cls(
+            folder,
+            found.keys,
+            found.current_key,
+            random=random,
+            cost=cost,
+            next_key=found.next_key,
+            slot_id=found.slot_id,
+        )
+
+    def unchanged(self) -> bool:
+        """Whether the file is still the one this object has read or written."""
+        return _read(self.path) == self._raw
+
+    def make_slots(
+        self, secrets: Sequence[Secret], key_id: str, key: bytes, slot_id: str | None = None
+    ) -> tuple[Slot, ...]:
+        """New slots for a master key, not written yet.
+
+        Raises as `make_slot`; then nothing is left in the keyring.
+        """
+        if not 1 <= len(secrets) <= MAX_SLOTS:
+            raise VaultError(f"{len(secrets)} secrets for one vault; expected 1 to {MAX_SLOTS}")
+        slots: list[Slot] = []
+        try:
+            for secret in secrets:
+                slot = make_slot(
+                    secret,
+                    key,
+                    vault_id=self.keys.vault_id,
+                    key_id=key_id,
+                    cost=self._cost or default_cost(),
+                    random=self.random,
+                    slot_id=slot_id,
+                )
+                slots.append(slot)
+        except (PassphraseError, VaultError, StorageError):
+            self._forget(slots)
+            raise
+        return tuple(slots)
+
+    def save_slots(self, slots: tuple[Slot, ...], new: Sequence[Slot] = ()) -> None:
+        """Replace the slots of the current key. Raises as `save`."""
+        current = replace(self.keys.current, slots=slots)
+        self.save(replace(self.keys, current=current), self.key, new=new)
+
+    def save_next(self, pending: KeySet, key: bytes) -> None:
+        """Put a next master key beside the current one. Raises as `save`."""
+        keys = carry(self.keys, self.key, pending, key, self.random(SALT_BYTES))
+        self.save(keys, self.key, new=pending.slots)
+
+    def save(self, keys: Keys, key: bytes, new: Sequence[Slot] = ()) -> None:
+        """Replace keys.json; `key` is its current master key.
+
+        Raises StorageError: the old document is there, and what `new` slots keep in the keyring is
+        removed; or, if only the folder could not be flushed, the new document is there and in use.
+        """
+        raw = encode_keys(keys, key)
+        failure: StorageError | None = None
+        try:
+            save_private(self.path, raw)
+        except StorageError as error:
+            failure = error
+        if failure is None or self._holds(raw):
+            self._raw, self.keys, self.key = raw, keys, key
+            if keys.next is None:
+                self.next_key = None
+        else:
+            self._forget(new)
+        if failure is not None:
+            raise failure
+
+    def _holds(self, raw: bytes) -> bool:
+        with suppress(StorageError):
+            return _read(self.path) == raw
+        return False
+
+    def _forget(self, slots: Sequence[Slot]) -> None:
+        for slot in slots:
+            with suppress(KeyringError):  # the error that led here is the one to tell
+                forget_slot(slot, self.keys.vault_id)
+
+
+def _read(path: Path) -> bytes:
+    return read_private(path, limit_bytes=MAX_KEYS_BYTES)

@@ -1,0 +1,118 @@
+"""Where a release lies: a bundle, or a release folder whose newest bundle counts; here or on the web.
+
+What lies beside the bundles (trusted roots) is read through the same place, and believed only as far
+as its signatures go. Source: docs/bundle-format.md sections 3 and 8.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from client.bundle_source import Fetch, Source
+from proper_model.bundle import MANIFEST_NAME
+from proper_model.errors import BundleFormatError, ConfigError
+from proper_model.files import read_bounded
+from proper_model.release_folder import (
+    LATEST_NAME,
+    MAX_LATEST_BYTES,
+    parse_latest,
+    version_folder,
+)
+
+if TYPE_CHECKING:
+    from client.download import Patience, Progress
+
+Beside = Callable[[str, int], bytes | None]
+"""A file beside the bundle, at most one byte more than the number; None if there is none."""
+
+# What a server says that has no such file, or that does not want to tell.
+_ABSENT = frozenset({401, 403, 404, 410})
+_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class ReleasePlace:
+    """One bundle to be installed, and what lies beside it."""
+
+    bundle: Source
+    beside: Beside
+    remote: bool
+
+
+def is_address(source: str) -> bool:
+    """Whether a person's word for a release is an address, not a folder."""
+    return _ADDRESS.match(source) is not None
+
+
+def local_place(source: str) -> ReleasePlace:
+    """A release in a folder of this machine.
+
+    Raises ConfigError if there is none, BundleFormatError if its latest.json is damaged.
+    """
+    folder = Path(source).expanduser()
+    if (folder / MANIFEST_NAME).is_file():
+        return ReleasePlace(folder, _beside(folder.resolve().parent), remote=False)
+    beside = _beside(folder)
+    latest = beside(LATEST_NAME, MAX_LATEST_BYTES) if folder.is_dir() else None
+    if latest is None:
+        raise ConfigError(
+            f"'{folder.name}': no release there; expected a folder with {MANIFEST_NAME} or "
+            f"{LATEST_NAME}, or an address",
+            hint="a finished run keeps its release in OUT/server/release",
+        )
+    return ReleasePlace(folder / version_folder(parse_latest(latest)[0]), beside, remote=False)
+
+
+def web_place(url: str, cache: Path, *, progress: Progress, patience: Patience) -> ReleasePlace:
+    """A release at an address; `cache` keeps unfinished files. Raises as `fetch_over_http`."""
+    from client.download import fetch_over_http
+    from client.web_address import above, below, release_address
+
+    def fetch_at(address: object) -> Fetch:
+        return fetch_over_http(str(address), cache, progress=progress, patience=patience)
+
+    here = release_address(url)
+    latest = _if_there(fetch_at(here), LATEST_NAME, MAX_LATEST_BYTES)
+    if latest is None:
+        bundle, around = here, above(here)
+    else:
+        bundle, around = below(here, version_folder(parse_latest(latest)[0])), here
+    fetch_beside = fetch_at(around)
+    return ReleasePlace(
+        fetch_at(bundle), lambda name, size: _if_there(fetch_beside, name, size), remote=True
+    )
+
+
+def cache_name(url: str) -> str:
+    """Name of the folder for what is unfinished of a release; the address may hold a token."""
+    return f".download-{hashlib.sha256(url.encode()).hexdigest()[:16]}"
+
+
+def _beside(folder: Path) -> Beside:
+    def read(name: str, max_bytes: int) -> bytes | None:
+        try:
+            return read_bounded(folder / name, max_bytes)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise BundleFormatError(
+                f"release folder: {name}: {error.strerror}, expected a regular file"
+            ) from None
+
+    return read
+
+
+def _if_there(fetch: Fetch, name: str, max_bytes: int) -> bytes | None:
+    from client.download import StatusError
+
+    try:
+        return fetch(name, max_bytes)
+    except StatusError as error:
+        if error.status in _ABSENT:
+            return None
+        raise

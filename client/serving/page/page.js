@@ -1,0 +1,64 @@
+// The page's frame: the token, the tabs, and the status line.
+
+import { showAnswers, startAnswers } from "./answers.js";
+import { byId, json, problem, takeToken } from "./api.js";
+import { followJob, loadItems, startForget } from "./forget.js";
+import { showRouting, startRouting } from "./routing.js";
+
+const tabs = [...document.querySelectorAll("[role=tab]")];
+
+function select(tab) {
+  for (const other of tabs) {
+    const on = other === tab;
+    other.setAttribute("aria-selected", String(on));
+    other.tabIndex = on ? 0 : -1;
+    byId(other.getAttribute("aria-controls")).hidden = !on;
+  }
+  if (tab.id === "tab-forget") loadItems();
+}
+
+/** Arrows, Home and End move between tabs, as the ARIA practices say. */
+function move(event) {
+  const at = tabs.indexOf(event.currentTarget);
+  const to = { ArrowRight: at + 1, ArrowLeft: at - 1, Home: 0, End: tabs.length - 1 }[event.key];
+  if (to === undefined) return;
+  event.preventDefault();
+  const tab = tabs[(to + tabs.length) % tabs.length];
+  tab.focus();
+  select(tab);
+}
+
+async function refresh() {
+  try {
+    const status = await json("/api/status");
+    const state = status.adapted ? "adapted to you" : "not adapted yet";
+    byId("status").textContent = `Task ${status.task}, ${state}, release ${status.bundle_id}.`;
+    showAnswers(status);
+    showRouting(status);
+    return status;
+  } catch (error) {
+    byId("status").textContent = "Not connected.";
+    problem(error.message);
+    return null;
+  }
+}
+
+async function start() {
+  takeToken();
+  problem("");
+  const status = await refresh();
+  if (status?.forget.state === "running") {
+    await followJob(status.forget).catch((error) => problem(error.message));
+  }
+}
+
+for (const tab of tabs) {
+  tab.addEventListener("click", () => select(tab));
+  tab.addEventListener("keydown", move);
+}
+startAnswers();
+startRouting();
+startForget();
+byId("forget").addEventListener("changed", refresh);
+addEventListener("hashchange", start);
+start();

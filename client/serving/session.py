@@ -1,0 +1,103 @@
+"""What the server needs of a loaded model: one Protocol and the values it speaks in.
+
+The server calls a session from one thread of its own, one call at a time, so that a session needs
+no lock and may keep state that belongs to a thread (such as torch's gradient mode).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+# (phase, done, total); total 0 means: unknown. May raise InterruptedRunError to end the work.
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Ending:
+    """Why a generation ended and how many tokens it made.
+
+    `length`: `max_tokens`, or the model's own limit, was reached. `stop`: the model was done.
+    """
+
+    reason: Literal["stop", "length"]
+    tokens: int
+
+
+@dataclass(frozen=True)
+class Routing:
+    """Mean weight [S][N] of every expert N at every site S (a layer's linear) over the prompt."""
+
+    sites: tuple[str, ...]
+    weights: tuple[tuple[float, ...], ...]
+
+
+@dataclass(frozen=True)
+class ItemRow:
+    """One item of the history as the page lists it; `preview` is a short piece of its text."""
+
+    number: int
+    id: str
+    date: str | None
+    preview: str
+
+
+@dataclass(frozen=True)
+class ForgetReport:
+    """What forgetting did, in counts, and remarks for the person (`notes`, shown as they are)."""
+
+    forgotten: int
+    kept: int
+    notes: tuple[str, ...] = ()
+
+
+class Session(Protocol):
+    """A model of one user, loaded."""
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """The stages that can answer, of "1", "2", "3"."""
+
+    @property
+    def model_names(self) -> Mapping[str, str]:
+        """Name in a request -> stage; the first one is the page's default."""
+
+    @property
+    def task(self) -> str: ...
+
+    @property
+    def bundle_id(self) -> str: ...
+
+    @property
+    def adapted(self) -> bool: ...
+
+    @property
+    def label_choices(self) -> tuple[str, ...]:
+        """The answers of a task that has a fixed set of them; else empty."""
+
+    def generate(
+        self, prompt: str, *, stage: str, max_tokens: int | None, task: str | None = None
+    ) -> Generator[str, None, Ending]:
+        """Greedy answer in pieces of text; returns how it ended.
+
+        `close()` ends it early. Raises ConfigError or DataError for a prompt it cannot take, at the
+        first piece at the latest.
+        """
+
+    def count_tokens(self, text: str) -> int: ...
+
+    def routing(self, prompt: str, *, stage: str) -> Routing:
+        """Raises ConfigError for a stage without experts."""
+
+    def items(self) -> Sequence[ItemRow]:
+        """The history, shown only in the local page."""
+
+    def forget(self, ids: Sequence[str] | None, *, progress: Progress) -> ForgetReport:
+        """Remove items, or everything with None, and retrain from the rest; may take minutes.
+
+        Whatever `progress` raises ends it; the last complete state stays then. Raises DataError
+        for an id that is not in the history.
+        """
+
+    def close(self) -> None: ...

@@ -1,0 +1,283 @@
+"""An open vault: read and write the private state, change what opens it.
+
+Every change is one atomic write, after which the change is complete; what follows (removing old
+files, the keyring) may fail without harm and is then only told in `warnings`.
+Source: SECURITY 3 (design, rotation, save); issue 4 "Storage".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
+
+from client import replay_guard
+from client.derivation import KEY_BYTES
+from client.generations import list_generations, remove_generations, remove_leftovers
+from client.key_slots import MAX_SLOTS, KeySet, Slot, forget_slot
+from client.keyring_store import KeyringError
+from client.keys_file import KeysFile
+from client.sealing import BUNDLE_ID_BYTES, KEY_ID_BYTES
+from client.strict_json import hex_text
+from client.vault_contents import Content, Contents
+from client.vault_keys import Keys
+from client.vault_secrets import Passphrase, Secret
+from client.working_files import Sealer
+from proper_model.errors import BusyError, ProperError, VaultError, VaultForeignError
+
+
+class Vault:
+    """An open vault. `warnings` collects what a person should hear of, in plain words."""
+
+    def __init__(self, file: KeysFile) -> None:
+        self.folder = file.path.parent
+        self.warnings: list[str] = []
+        self._file = file
+        self._highest = max(list_generations(self.folder), default=0)
+        if file.keys.next is not None:
+            ends = "undone" if file.next_key is None else "completed"
+            self._warn(f"a change of the master key was interrupted; the next change has it {ends}")
+
+    @property
+    def vault_id(self) -> str:
+        return self._file.keys.vault_id
+
+    def slot_kinds(self) -> list[tuple[str, str]]:
+        """(slot id, kind) of every slot."""
+        return [(slot.id, slot.kind) for slot in self._file.keys.current.slots]
+
+    def read(self, *, bundle_id: str | None = None) -> Content | None:
+        """The newest whole generation, None if nothing has been written yet.
+
+        Raises:
+            VaultForeignError: it belongs to another bundle than `bundle_id`, or another vault.
+            VaultError: none is whole, or an older copy was put back.
+            StorageError: a file cannot be read, is a link, or others may read it.
+        """
+        self._check_replay()
+        content = self._contents().find(self._warn)
+        if content is not None and bundle_id not in (None, content.bundle_id):
+            raise VaultForeignError(
+                f"the private state belongs to bundle {content.bundle_id[:16]}, "
+                f"expected bundle {(bundle_id or '')[:16]}",
+                hint="use that bundle, or adapt again with the new one; the old state is kept",
+            )
+        return content
+
+    def read_previous(self) -> Content | None:
+        """The whole generation before the one that `read` gives, None if there is none.
+
+        Raises as `read`.
+        """
+        newest = self.read()
+        return newest and self._contents().find_before(newest.generation)
+
+    def write(self, payload: bytes, *, bundle_id: str) -> int:
+        """Make `payload` the newest generation and return its number; the one before is kept.
+
+        Raises:
+            StorageError: it could not be written; the vault holds the old state, or, if only the
+                folder could not be flushed, the new one.
+            BusyError: another program changed the vault since it was opened.
+            VaultError: the payload is larger than 4 GiB.
+        """
+        hex_text(bundle_id, BUNDLE_ID_BYTES, where="bundle id")
+        self._settle()
+        generation = self._add(self._contents(), payload, bundle_id)
+        self._afterwards(self._contents().keep_two)
+        self._finish_write()
+        return generation
+
+    def roll_back(self) -> int:
+        """Write the previous state again, as a new generation, and return its number.
+
+        Raises VaultError if there is no previous state; else as `read` and `write`.
+        """
+        previous = self.read_previous()
+        if previous is None:
+            raise VaultError("the vault holds no earlier state", hint="there is nothing to undo")
+        return self.write(previous.payload, bundle_id=previous.bundle_id)
+
+    def drop_previous(self) -> None:
+        """Remove every generation but the newest, for what must not be gone back to.
+
+        The newest is written anew first if a damaged file bears a higher number. Raises as `write`.
+        """
+        newest = self.read()
+        if newest is None:
+            return
+        self._settle()
+        kept = newest.generation
+        if kept != max(list_generations(self.folder)):
+            kept = self._add(self._contents(), newest.payload, newest.bundle_id)
+        remove_generations(self.folder, [g for g in list_generations(self.folder) if g != kept])
+        self._finish_write()
+
+    def sealer(self, purpose: str) -> Sealer:
+        """What encrypts working files of this purpose under the present master key."""
+        return Sealer(purpose, self._file.key, self._file.random)
+
+    def add_slot(self, secret: Secret) -> str:
+        """Let another secret open the vault; returns the slot's id.
+
+        Raises as `write`, and what making the slot raises; nothing was changed then.
+        """
+        self._settle()
+        current = self._file.keys.current
+        if len(current.slots) >= MAX_SLOTS:
+            raise VaultError(f"the vault has {MAX_SLOTS} key slots, which is the most it may have")
+        made = self._file.make_slots([secret], current.key_id, self._file.key)
+        self._file.save_slots(current.slots + made, new=made)
+        if made[0].kind == "keyring":
+            self._note()
+        return made[0].id
+
+    def remove_slot(self, slot_id: str) -> None:
+        """Let a secret no longer open the vault; copies of the vault made before still open.
+
+        Raises VaultError if there is no such slot or it is the last one; else as `write`.
+        """
+        self._settle()
+        slots = self._file.keys.current.slots
+        gone = [slot for slot in slots if slot.id == slot_id]
+        if not gone:
+            raise VaultError("the vault has no such key slot", hint="`proper status` lists them")
+        if len(slots) == 1:
+            raise VaultError(
+                "this is the only key slot; without it nothing could open the vault",
+                hint="add another one first, or remove everything with `proper forget --all`",
+            )
+        self._file.save_slots(tuple(slot for slot in slots if slot.id != slot_id))
+        self._forget(gone)
+
+    def change_passphrase(self, new: Passphrase) -> None:
+        """Replace the passphrase that opened the vault, or the only one. No generation is touched.
+
+        Raises VaultError if it is not clear which one; else as `add_slot`.
+        """
+        self._settle()
+        slots = self._file.keys.current.slots
+        having = [slot for slot in slots if slot.kind == "passphrase"]
+        old = [slot for slot in having if slot.id == self._file.slot_id] or having
+        if len(old) != 1:
+            raise VaultError(
+                f"the vault has {len(old)} passphrases; expected one to replace",
+                hint="open the vault with the passphrase that is to be replaced",
+            )
+        current = self._file.keys.current
+        (made,) = self._file.make_slots([new], current.key_id, self._file.key, old[0].id)
+        self._file.save_slots(tuple(made if slot is old[0] else slot for slot in slots))
+
+    def rotate(self, secrets: Sequence[Secret]) -> None:
+        """Put everything under a new master key that these secrets open, and no other ones.
+
+        For after a secret was stolen. Killed at any moment, the vault opens by the old or the new
+        secrets: with old ones the next change undoes the rotation, with new ones it completes it.
+
+        Raises as `add_slot`.
+        """
+        self._settle()
+        self.read()
+        file = self._file
+        key, key_id = file.random(KEY_BYTES), file.random(KEY_ID_BYTES).hex()
+        file.save_next(KeySet(key_id, file.make_slots(secrets, key_id, key)), key)
+        self._complete(key)
+
+    def _complete(self, next_key: bytes) -> None:
+        """Write everything under the next key, then drop the current one."""
+        keys = self._file.keys
+        pending, old = keys.next, keys.current
+        assert pending is not None
+        current = self._contents()
+        current.remove_pending()
+        target = replace(current, key_id=pending.key_id, master_key=next_key, pending_id=None)
+        newest, previous = self.read(), None
+        if newest is not None:
+            with suppress(VaultError):  # a damaged one is not worth staying under an old key for
+                previous = current.find_before(newest.generation)
+        written = [
+            self._add(target, content.payload, content.bundle_id)
+            for content in (previous, newest)
+            if content is not None
+        ]
+        self._file.save(Keys(self.vault_id, pending), next_key)
+        rest = [one for one in list_generations(self.folder) if one not in written]
+        self._afterwards(lambda: remove_generations(self.folder, rest))
+        self._finish_write()
+        self._forget(old.slots)
+
+    def _undo(self) -> None:
+        """Drop the next key and what is under it."""
+        keys = self._file.keys
+        assert keys.next is not None
+        self._contents().remove_pending()
+        self._file.save(Keys(self.vault_id, keys.current), self._file.key)
+        self._forget(keys.next.slots)
+
+    def _settle(self) -> None:
+        """Before a change: nobody else wrote, and no rotation is half done."""
+        newest = max(list_generations(self.folder), default=0)
+        if newest > self._highest or not self._file.unchanged():
+            raise BusyError(
+                f"{self.folder.name}: another program changed the vault meanwhile",
+                hint="repeat the command",
+            )
+        if self._file.keys.next is not None:
+            if self._file.next_key is None:
+                self._undo()
+            else:
+                self._complete(self._file.next_key)
+
+    def _contents(self) -> Contents:
+        keys = self._file.keys
+        pending = keys.next.key_id if keys.next is not None else None
+        return Contents(self.folder, keys.vault_id, keys.current.key_id, self._file.key, pending)
+
+    def _add(self, contents: Contents, payload: bytes, bundle_id: str) -> int:
+        # Counted before it is written: a write that failed late may have left the file.
+        self._highest += 1
+        contents.add(
+            payload, bundle_id=bundle_id, generation=self._highest, random=self._file.random
+        )
+        return self._highest
+
+    def _check_replay(self) -> None:
+        if self._guarded():
+            try:
+                newest = max(list_generations(self.folder), default=0)
+                replay_guard.check(self.vault_id, newest)
+            except KeyringError as error:
+                self._warn(f"cannot tell whether an old copy was put back: {error.message}")
+
+    def _finish_write(self) -> None:
+        self._afterwards(lambda: remove_leftovers(self.folder))
+        self._note()
+
+    def _note(self) -> None:
+        if self._guarded():
+            # Not `_highest`, which counts writes that failed too.
+            newest = max(list_generations(self.folder), default=0)
+            self._afterwards(lambda: replay_guard.note(self.vault_id, newest))
+
+    def _forget(self, slots: Sequence[Slot]) -> None:
+        """Remove from the keyring what slots that are gone kept there."""
+        gone = [slot for slot in slots if slot.kind == "keyring"]
+        for slot in gone:
+            self._afterwards(partial(forget_slot, slot, self.vault_id))
+        if gone and not self._guarded():
+            self._afterwards(lambda: replay_guard.forget(self.vault_id))
+
+    def _guarded(self) -> bool:
+        return replay_guard.guarded(self._file.keys.current)
+
+    def _afterwards(self, action: Callable[[], None]) -> None:
+        """What comes after a complete change may fail; it is told, and done again next time."""
+        try:
+            action()
+        except ProperError as error:
+            self._warn(f"not everything could be cleaned up: {error.message}")
+
+    def _warn(self, text: str) -> None:
+        if text not in self.warnings:
+            self.warnings.append(text)

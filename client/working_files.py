@@ -1,0 +1,62 @@
+"""Sealed files of work in progress: training checkpoints beside the generations.
+
+    magic 8 | salt 32 | AES-256-GCM ciphertext, tag 16
+
+As for generations, the key is HKDF-SHA256(master key, random salt) and used once. What the file is
+for is authenticated with it, so that one work's checkpoint cannot be put in the place of another's.
+docs/vault-format.md, "Working files".
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from client.derivation import SALT_BYTES, hkdf
+from client.vault_secrets import Random
+from proper_model.errors import VaultError
+
+MAGIC = b"PROPERW1"
+PURPOSE = b"proper vault working file 1"
+NONCE = bytes(12)
+TAG_BYTES = 16
+
+
+@dataclass(frozen=True)
+class Sealer:
+    """Encrypts and decrypts the working files of one purpose, a name that is no secret."""
+
+    purpose: str
+    master_key: bytes = field(repr=False)
+    random: Random = field(repr=False)
+
+    def seal(self, payload: bytes) -> bytes:
+        """The file's bytes."""
+        salt = self.random(SALT_BYTES)
+        return MAGIC + salt + self._cipher(salt).encrypt(NONCE, payload, self._associated())
+
+    def open(self, data: bytes) -> bytes:
+        """The payload. Raises VaultError for any other bytes than `seal` gave for this purpose."""
+        start = len(MAGIC) + SALT_BYTES
+        if len(data) < start + TAG_BYTES or not data.startswith(MAGIC):
+            raise self._damaged()
+        try:
+            cipher = self._cipher(data[len(MAGIC) : start])
+            return cipher.decrypt(NONCE, data[start:], self._associated())
+        except InvalidTag:
+            raise self._damaged() from None
+
+    def _cipher(self, salt: bytes) -> AESGCM:
+        return AESGCM(hkdf(self.master_key, salt, PURPOSE))
+
+    def _associated(self) -> bytes:
+        return MAGIC + self.purpose.encode()
+
+    @staticmethod
+    def _damaged() -> VaultError:
+        return VaultError(
+            "the interrupted work cannot be read: damaged, of another vault, or of other work",
+            hint="begin anew: the same command without --resume",
+        )

@@ -1,0 +1,136 @@
+"""One user's whole personal model as one standard PEFT LoRA, for PeftModel and LoRA servers.
+
+Where the release refers to a public base, the population LoRA joins the user's, so that the adapter
+applies to the public base itself (PROPER eq. 6, 11 and 13):
+
+    W_0 x + s_p B_p A_p x + B_u A_u x  =  W_0 x + [s_p B_p, B_u] [A_p; A_u] x
+
+Where the release embeds its base, the population is merged in it already and the adapter applies to
+the bundle's own base. LoRA servers want one rank for all linears, from a short list, and a scale
+they need not guess: factors are padded with zero rows and columns, and `lora_alpha = r`.
+
+Letters: r rank, i input width, o output width.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from proper_model.artifact import Release
+from proper_model.errors import ExportError
+from proper_model.user_fold import UserFold
+
+# Values that vLLM's --max-lora-rank takes (vllm/config/lora.py, MaxLoRARanks), 1 left out.
+SERVED_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
+DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+
+_FACTOR = re.compile(r"base_model\.model\.(?P<path>.+)\.lora_(?P<factor>[AB])\.weight")
+
+Factors = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class PeftAdapter:
+    """An adapter as PEFT has it on disk.
+
+    Attributes:
+        tensors: `base_model.model.<path>.lora_A.weight` [r, i] and `lora_B` [o, r].
+        config: content of `adapter_config.json`.
+        rank: r, the same for every linear.
+        natural_rank: the largest rank before padding.
+    """
+
+    tensors: Mapping[str, Tensor]
+    config: Mapping[str, Any]
+    rank: int
+    natural_rank: int
+
+
+def peft_adapter(
+    release: Release,
+    fold: UserFold,
+    *,
+    base_name: str,
+    revision: str | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> PeftAdapter:
+    """The fold, joined with the population LoRA where the release ships it apart.
+
+    Args:
+        base_name: what the adapter applies to: the public base's name, or a name for the base that
+            the release embeds.
+        revision: of a public base.
+        dtype: of the tensors; only float32 and wider keep the promise of equal logits.
+
+    Raises:
+        ExportError: a dtype adapters are not stored in, one too narrow for a factor's values, or a
+            population LoRA that is not under PEFT's names.
+    """
+    if dtype not in DTYPES:
+        names = ", ".join(str(known).removeprefix("torch.") for known in DTYPES)
+        raise ExportError(f"adapters are not stored in {dtype}; expected one of {names}")
+    parts: dict[str, list[Factors]] = {}
+    for path, factors in (*_population(release).items(), *fold.factors.items()):
+        parts.setdefault(path, []).append(factors)
+    joined = {
+        path: (torch.cat([a for a, _ in pieces]), torch.cat([b for _, b in pieces], dim=1))
+        for path, pieces in parts.items()
+    }
+    natural = max(len(a) for a, _ in joined.values())
+    rank = next((served for served in SERVED_RANKS if served >= natural), natural)
+    tensors = {}
+    for path, (a, b) in sorted(joined.items()):
+        missing = rank - len(a)
+        padded = (
+            torch.nn.functional.pad(a, (0, 0, 0, missing)),
+            torch.nn.functional.pad(b, (0, missing)),
+        )
+        for factor, tensor in zip("AB", padded, strict=True):
+            name = f"base_model.model.{path}.lora_{factor}.weight"
+            tensors[name] = _narrowed(tensor, dtype, name)
+    config = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base_name,
+        "revision": revision,
+        "r": rank,
+        "lora_alpha": rank,
+        "lora_dropout": 0.0,
+        "target_modules": sorted({path.rpartition(".")[2] for path in joined}),
+        "bias": "none",
+        "inference_mode": True,
+    }
+    return PeftAdapter(tensors, config, rank, natural)
+
+
+def _population(release: Release) -> dict[str, Factors]:
+    """Path to (A, s_p B) in float64; empty where the release embeds its base."""
+    found: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in release.population.items():
+        match = _FACTOR.fullmatch(name)
+        if match is None:
+            raise ExportError(
+                "the release's population LoRA has a tensor that is no LoRA factor of PEFT",
+                hint="export from the release as it was installed",
+            )
+        found.setdefault(match["path"], {})[match["factor"]] = tensor.double().cpu()
+    settings = release.settings.population
+    scale = settings.alpha / settings.rank
+    return {path: (pair["A"], pair["B"] * scale) for path, pair in found.items()}
+
+
+def _narrowed(tensor: Tensor, dtype: torch.dtype, name: str) -> Tensor:
+    """`tensor` in `dtype`, refused where a value became infinite."""
+    narrow = tensor.to(dtype).contiguous()
+    if not bool(torch.isfinite(narrow).all()):
+        raise ExportError(
+            f"'{name}' holds values that {str(dtype).removeprefix('torch.')} cannot",
+            hint="export in float32",
+        )
+    return narrow

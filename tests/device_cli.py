@@ -1,0 +1,78 @@
+"""A person with a home, a passphrase and a signed release, for tests of the `proper` program."""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from client.cli import run_cli
+from coordinator.release import publish
+from proper_model.artifact import Release, release_to_files
+from proper_model.records import HistoryItem, User, user_to_json
+from proper_model.trust import TrustedRoot
+from tests.bundle_samples import fixed_key
+
+PASSPHRASE = "correct horse battery staple"
+CANARY = "zqxcanaryzq"
+
+
+def publish_release(release: Release, folder: Path, *, days: int = 90) -> Path:
+    """The next version of a release, signed by a fixed key, in `folder` with its root.json."""
+    key = fixed_key(1)
+    publish(
+        release_to_files(release),
+        folder,
+        [key],
+        created=datetime.now(UTC),
+        valid_for_days=days,
+    )
+    root = folder / "root.json"
+    root.write_bytes(TrustedRoot.of([key]).to_bytes())
+    return folder
+
+
+@dataclass
+class Person:
+    """One home; `run` is the program with this person's options."""
+
+    home: Path
+    passphrase_file: Path
+
+    @classmethod
+    def make(cls, folder: Path, passphrase: str = PASSPHRASE) -> Person:
+        folder.mkdir(parents=True, exist_ok=True)
+        secret = folder / "passphrase"
+        secret.write_text(passphrase + "\n")
+        secret.chmod(0o600)
+        return cls(folder / "home", secret)
+
+    def options(self) -> list[str]:
+        return ["--home", str(self.home), "--passphrase-file", str(self.passphrase_file)]
+
+    def run(self, *words: str | Path) -> int:
+        return run_cli([*self.options(), *map(str, words)])
+
+
+def write_profile(path: Path, user: User) -> Path:
+    """One user in LaMP's form."""
+    path.write_text(json.dumps(user_to_json(user)))
+    return path
+
+
+def write_jsonl(path: Path, items: tuple[HistoryItem, ...]) -> Path:
+    rows = [json.dumps({"id": item.id, **item.fields}) for item in items]
+    path.write_text("\n".join(rows) + "\n")
+    return path
+
+
+def write_csv(path: Path, items: tuple[HistoryItem, ...]) -> Path:
+    names = list(items[0].fields)
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["id", *names])
+        for item in items:
+            writer.writerow([item.id, *(item.fields[name] for name in names)])
+    return path

@@ -1,0 +1,150 @@
+"""Tiny untrained releases with noise in every tensor, and one user's noise to export from them."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from client.adaptation import UserState
+from client.prediction import arm_pass
+from proper_model.answers import answer_logits
+from proper_model.artifact import (
+    BaseSource,
+    Release,
+    release_from_files,
+    release_to_files,
+    shared_tensors,
+)
+from proper_model.config import ATTENTION_TARGETS, PopulationSettings, StageSettings
+from proper_model.encoding import Encoded
+from proper_model.model import AdaptedModel
+from proper_model.population import attach_population, merge_population, population_state
+from proper_model.records import User
+from proper_model.structure import preset
+from proper_model.tasks import load_task
+from simulations.tiny_base import word_tokenizer
+from tests.tiny import VOCABULARY, randomize, sample, tiny_base
+
+BUNDLE = "ab" * 32
+PUBLIC = BaseSource("example/tiny", "c0ffee" * 6 + "c0ff")
+USER = "zq-user-canary"
+SETTINGS = StageSettings(
+    name="export-test",
+    template="short",
+    max_prompt_tokens=32,
+    max_answer_tokens=8,
+    tokens_per_step=64,  # so few that measuring takes several passes
+    dtype="float32",
+)
+
+
+def noisy_release(
+    preset_name: str = "device",
+    *,
+    base: Any = None,
+    targets: tuple[str, ...] = ATTENTION_TARGETS,
+    referenced: bool = False,
+) -> Release:
+    """A release in memory; `referenced` merges a noisy population LoRA and keeps it."""
+    base = tiny_base(dtype=torch.float32) if base is None else base
+    population: Mapping[str, Tensor] = {}
+    settings = dataclasses.replace(
+        SETTINGS, population=PopulationSettings(targets=targets, rank=3, alpha=7.0)
+    )
+    if referenced:
+        model = attach_population(base, settings.population, seed=1)
+        randomize((p for n, p in model.named_parameters() if "lora_" in n), seed=4)
+        population = population_state(model)
+        base = merge_population(model.unload(), settings.population, population)
+    structure = preset(preset_name)
+    drawn = AdaptedModel(base, structure, generator=torch.Generator().manual_seed(1))
+    randomize(drawn.parameters(), seed=2)
+    mean = torch.zeros(drawn.tables, structure.embedding_dim)
+    words = [f"w{i}" for i in range(VOCABULARY - 4)]
+    return Release(
+        base=base,
+        tokenizer=word_tokenizer(words),
+        task=load_task("LaMP_3", template="short"),
+        structure=structure,
+        settings=settings,
+        seed=0,
+        shared={**shared_tensors(drawn), "mean_embedding": mean, "prototypes": mean[None][:0]},
+        population=population,
+        notes={},
+    )
+
+
+def installed(release: Release, folder: Path) -> Release:
+    """The release as a device reads it, embedded or with the base of `folder / "base"`.
+
+    Writes an embedded base there, for other programs to load.
+    """
+    if release.population:
+        files = release_to_files(release, base=PUBLIC)
+        return release_from_files(files, base_folder=str(folder / "base"))
+    files = release_to_files(release)
+    (folder / "base").mkdir()
+    for name, data in files.items():
+        if name.startswith("base/"):
+            (folder / name).write_bytes(data)
+    return release_from_files(files)
+
+
+def public_base(folder: Path) -> Path:
+    """The base of `noisy_release` as a folder of a hub, before any population LoRA."""
+    tiny_base(dtype=torch.float32).save_pretrained(folder / "base")
+    noisy_release().tokenizer.save_pretrained(folder / "base")
+    return folder / "base"
+
+
+def user_tensors(release: Release, seed: int = 5) -> dict[str, Tensor]:
+    """A noisy embedding and adapter that fit the release."""
+    model = release.model()
+    tensors = {
+        "embedding": torch.zeros(model.tables, model.structure.embedding_dim),
+        **{
+            f"lora.{site.path}.{factor}": torch.zeros(shape)
+            for site in model.sites
+            for factor, shape in (
+                ("A", (model.structure.rank, site.d_in)),
+                ("B", (site.d_out, model.structure.rank)),
+            )
+        },
+    }
+    randomize(tensors.values(), seed=seed)
+    return tensors
+
+
+def own_items(count: int = 12) -> tuple[Encoded, ...]:
+    rng = random.Random(9)
+    return tuple(sample(rng) for _ in range(count))
+
+
+@torch.no_grad()
+def our_logits(
+    release: Release, tensors: Mapping[str, Tensor], item: Encoded, *, double: bool = False
+) -> Tensor:
+    """At the item's answer, by PROPER's own model and the pass of arm stage3."""
+    model = release.model()
+    if double:
+        model.double()
+        tensors = {name: tensor.double() for name, tensor in tensors.items()}
+    state = UserState(USER, "stage3", BUNDLE, tensors, {})
+    make_pass = arm_pass(release, model, [User(USER, (), ())], "stage3", {USER: state})
+    if double:
+        model.lora.double()
+    batch = release.encoder().batch([item], [0])
+    return answer_logits(model, batch, make_pass(batch.slots))
+
+
+@torch.no_grad()
+def logits_of(model: Any, item: Encoded) -> Tensor:
+    """The same by any causal LM of Hugging Face."""
+    logits: Tensor = model(input_ids=torch.tensor([item.tokens])).logits
+    return logits[0, item.prompt_tokens - 1 : -1]

@@ -1,0 +1,310 @@
+"""How the benchmarks' commands end: places and devices looked at first, children, Ctrl-C."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import typer
+from bench_files import engine_file, memory_peak, setting
+
+from benchmarks import engine, figures, memory, report
+from benchmarks.causes import LONGEST, cause_of, name_of
+from benchmarks.command import run_command
+from benchmarks.deaf import deaf_children
+from benchmarks.devices import device_of
+from benchmarks.outputs import ready_file, ready_folder
+from benchmarks.own_process import in_own_process
+from benchmarks.schema import Setting
+from benchmarks.schema_memory import MemoryPeak, MemoryReport
+from proper_model.errors import ConfigError, ReportError, StorageError, TrainingError
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def never(*_: object) -> None:
+    raise AssertionError("measured although it was refused")
+
+
+def test_a_place_to_write_is_made_and_left_empty(tmp_path: Path) -> None:
+    ready_file(tmp_path / "a" / "b" / "out.json")
+    ready_folder(tmp_path / "c" / "d")
+    assert list((tmp_path / "a" / "b").iterdir()) == list((tmp_path / "c" / "d").iterdir()) == []
+
+
+def test_places_that_cannot_be_written_are_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("kept")
+    for refuse, path in (
+        (ready_file, tmp_path),
+        (ready_file, tmp_path / "file" / "out.json"),
+        (ready_file, tmp_path / "file" / "deeper" / "out.json"),
+        (ready_folder, tmp_path / "file"),
+    ):
+        with pytest.raises(StorageError, match=tmp_path.name) as caught:
+            refuse(path)
+        assert caught.value.hint
+    assert (tmp_path / "file").read_text() == "kept"
+
+
+def test_a_full_disk_is_found_by_writing(tmp_path: Path, monkeypatch) -> None:
+    def full(**_: object) -> None:
+        raise OSError(28, "No space left on device", "/tmp/.proper-xyz")
+
+    monkeypatch.setattr("benchmarks.outputs.tempfile.NamedTemporaryFile", full)
+    with pytest.raises(StorageError, match="No space left") as caught:
+        ready_file(tmp_path / "out.json")
+    assert "xyz" not in caught.value.message
+
+
+def test_devices_are_looked_at(monkeypatch) -> None:
+    assert device_of("cpu") == torch.device("cpu")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for name in ("tpu", "cuda", "mps"):
+        with pytest.raises(ConfigError, match=name):
+            device_of(name)
+
+
+@pytest.mark.parametrize("module", [engine, memory])
+def test_what_cannot_work_is_refused_before_anything_is_measured(
+    module, tmp_path: Path, monkeypatch, capsys
+) -> None:
+    monkeypatch.setattr(engine, "measure_setting", never)
+    monkeypatch.setattr(memory, "in_own_process", never)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    good = ["--out", str(tmp_path / "out.json")]
+    for words, code, said in (
+        ([*good, "--device", "tpu"], ConfigError.exit_code, "tpu"),
+        ([*good, "--device", "cuda"], ConfigError.exit_code, "no GPU"),
+        ([*good, "--size", "enormous"], ConfigError.exit_code, "enormous"),
+        (["--out", str(tmp_path)], StorageError.exit_code, str(tmp_path)),
+        ([*good, "--users", "none"], 2, "--users"),
+    ):
+        assert run_command(module.app, words) == code
+        lines = capsys.readouterr().err.splitlines()
+        assert lines[0].startswith("proper: error: ")
+        assert said in lines[0]
+        assert lines[1].startswith("proper: hint: ")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_pages_and_figures_say_where_they_cannot_be_written(tmp_path: Path, capsys) -> None:
+    source, wall = tmp_path / "e.json", tmp_path / "file"
+    source.write_text(json.dumps(engine_file(setting(users=8), setting())))
+    wall.write_text("")
+    for module, words in (
+        (report, ["--out", str(tmp_path)]),
+        (figures, ["--out", str(wall)]),
+        (figures, ["--growth-svg", str(wall / "g.svg")]),
+    ):
+        assert run_command(module.app, [str(source), *words]) == StorageError.exit_code
+        assert "proper: error:" in capsys.readouterr().err
+
+
+def test_nothing_measured_is_no_success(tmp_path: Path, monkeypatch, capsys) -> None:
+    failed = engine_file()["settings"][0]
+    failed["contenders"] = [c for c in failed["contenders"] if c["label"] == "vmap:batch=2"]
+    limit = [c for c in engine_file()["settings"][0]["contenders"] if c["label"] == "limit"]
+    made = iter([failed, {**failed, "contenders": failed["contenders"] + limit}, setting()])
+    monkeypatch.setattr(engine, "measure_setting", lambda *_: Setting.model_validate(next(made)))
+    for code in (ReportError.exit_code, ReportError.exit_code, 0):
+        out = tmp_path / "out.json"
+        assert run_command(engine.app, ["--out", str(out)]) == code
+        assert out.exists(), "causes are results"
+        said = capsys.readouterr()
+        assert ("no contender was measured" in said.err) == (code != 0)
+        assert "RuntimeError: no memory" in said.out
+
+
+def test_causes_keep_an_exceptions_text() -> None:
+    assert cause_of(RuntimeError("out of\n  memory")) == "RuntimeError: out of memory"
+    assert cause_of(KeyError()) == "KeyError"
+    assert len(cause_of(ValueError("x" * 999))) == len("ValueError: ") + LONGEST
+    assert name_of("ValueError: a: b") == name_of("ValueError") == "ValueError"
+
+
+def test_a_function_runs_in_another_process() -> None:
+    assert in_own_process(os.getpid) != os.getpid()
+
+
+def test_a_child_that_dies_is_noticed() -> None:
+    with pytest.raises(TrainingError, match="exit code 9") as caught:
+        in_own_process(os._exit, 9)
+    assert "memory" in (caught.value.hint or "")
+
+
+def test_what_a_child_raises_arrives(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="ValueError: invalid literal"):
+        in_own_process(int, "x")
+    with pytest.raises(StorageError, match=tmp_path.name) as caught:
+        in_own_process(ready_file, tmp_path)
+    assert "folder" in (caught.value.hint or "")
+
+
+def test_memory_keeps_what_it_has_when_a_setting_dies(tmp_path: Path, monkeypatch) -> None:
+    peak = MemoryPeak.model_validate(memory_peak(10, 0))
+
+    def measured(_: object, work: object, text: str, recompute: bool, device: str) -> MemoryPeak:
+        if recompute:
+            raise TrainingError("gone")
+        return peak
+
+    monkeypatch.setattr(memory, "in_own_process", measured)
+    out = tmp_path / "new" / "out.json"
+    assert run_command(memory.app, ["--out", str(out), "--users", "8"]) == TrainingError.exit_code
+    assert MemoryReport.model_validate_json(out.read_text()).peaks == [peak]
+    assert memory.in_words(peak).endswith("(nothing to compare)")
+    half = MemoryPeak.model_validate(memory_peak(2**21, 2**22))
+    assert memory.in_words(half) == "4 MiB measured, 2 foretold (-50%)"
+
+
+def test_only_what_is_started_inside_is_deaf() -> None:
+    ask = "import signal; print(signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, []))"
+
+    def child() -> str:
+        words = [sys.executable, "-c", ask]
+        return subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()
+
+    with deaf_children():
+        assert child() == "True"
+    assert child() == "False"
+
+
+def test_ctrl_c_at_the_start_of_a_child_is_not_lost() -> None:
+    reached = []
+
+    def start() -> None:
+        with deaf_children():
+            # To this thread alone: another one would take what this one blocks.
+            signal.pthread_kill(threading.get_ident(), signal.SIGINT)
+            reached.append(True)
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            start()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert reached
+
+
+def test_an_interrupted_command_says_so_in_a_line(capsys) -> None:
+    app = typer.Typer()
+
+    @app.command()
+    def run() -> None:
+        raise KeyboardInterrupt
+
+    assert run_command(app, []) == 130
+    assert capsys.readouterr().err == "proper: interrupted\n"
+
+
+# A test may run where Ctrl-C is ignored, as in a shell's background; a command then inherits that.
+HEARING = (
+    "import runpy, signal, sys\n"
+    "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    "del sys.argv[0]\n"
+    "runpy.run_module(sys.argv[0], run_name='__main__', alter_sys=True)\n"
+)
+
+
+def interrupted(
+    code: str, words: list[str], ready: Callable[[str], bool], log: Path
+) -> tuple[int, str, list[str]]:
+    """Ctrl-C as a terminal sends it, once `ready` likes stderr; code, stderr, who is left."""
+    with log.open("wb") as stderr:
+        process = subprocess.Popen(
+            [sys.executable, "-c", code, *words],
+            cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"},
+            stdout=subprocess.DEVNULL,
+            stderr=stderr,
+            start_new_session=True,
+        )
+        deadline = time.monotonic() + 120
+        while not ready(log.read_text()) and time.monotonic() < deadline:
+            assert process.poll() is None, log.read_text()
+            time.sleep(0.1)
+        os.killpg(process.pid, signal.SIGINT)
+        try:
+            ended = process.wait(60)
+        finally:
+            process.kill()
+    deadline = time.monotonic() + 20
+    left = ["?"]
+    while left and time.monotonic() < deadline:
+        words = ["pgrep", "-s", str(process.pid)]
+        left = subprocess.run(words, capture_output=True, text=True, check=False).stdout.split()
+        time.sleep(0.2)
+    return ended, log.read_text(), left
+
+
+def test_ctrl_c_ends_the_engine_and_its_contenders(tmp_path: Path) -> None:
+    words = ["--size", "overhead", "--tokens", "8", "--samples", "1", "--users", "2"]
+    words += ["--contender", "ours-moe", "--rounds", "100000", "--out", str(tmp_path / "o.json")]
+    words = ["benchmarks.engine", *words]
+    ended, said, left = interrupted(HEARING, words, lambda s: "round 3 " in s, tmp_path / "log")
+    assert (ended, left) == (130, [])
+    assert "Traceback" not in said
+    assert said.endswith("proper: interrupted\n")
+
+
+def test_ctrl_c_ends_a_measuring_process(tmp_path: Path) -> None:
+    code = (
+        "import signal, sys, time, typer\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from benchmarks.command import run_command\n"
+        "from benchmarks.own_process import in_own_process\n"
+        "app = typer.Typer()\n"
+        "@app.command()\n"
+        "def run() -> None:\n"
+        "    sys.stderr.write('go\\n'); sys.stderr.flush()\n"
+        "    in_own_process(time.sleep, 60)\n"
+        "sys.exit(run_command(app, []))\n"
+    )
+    ended, said, left = interrupted(code, [], lambda said: "go" in said, tmp_path / "log")
+    assert (ended, left, said) == (130, [], "go\nproper: interrupted\n")
+
+
+CLI = r"""
+import os, signal, sys, time
+from pathlib import Path
+
+def main():
+    out = Path(sys.argv[sys.argv.index("--out") + 1])
+    out.mkdir()
+    print("running", file=sys.stderr, flush=True)
+    try:
+        time.sleep(60)
+    except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, lambda *_: Path("twice").write_text(""))
+        time.sleep(1.0)  # as a run that ends its Flower
+        Path("stopped").write_text(str(out.is_dir()))
+        sys.exit(130)
+"""
+
+
+def test_ctrl_c_waits_for_the_run_and_only_then_removes_its_folder(tmp_path: Path) -> None:
+    code = tmp_path / "code"
+    (code / "simulations").mkdir(parents=True)
+    (code / "simulations" / "__init__.py").write_text("")
+    (code / "simulations" / "cli.py").write_text(CLI)
+    (tmp_path / "users").mkdir()
+    words = [str(tmp_path / "users"), "--task", "LaMP_3", "--base", str(tmp_path / "users")]
+    words += ["--source", f"new={code}", "--out", str(tmp_path / "out.json")]
+    words = ["benchmarks.pipeline", *words]
+    ended, said, left = interrupted(HEARING, words, lambda s: "running" in s, tmp_path / "log")
+    assert (ended, left) == (130, [])
+    assert (code / "stopped").read_text() == "True"
+    assert not (code / "twice").exists()
+    assert "Traceback" not in said
+    assert said.endswith("proper: interrupted\n")
+    assert not (tmp_path / "out.json").exists()

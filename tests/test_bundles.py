@@ -1,0 +1,686 @@
+"""`proper bundle add|list|verify` below the command line: one home, its root, releases and bases."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import stat
+from datetime import timedelta
+
+import pytest
+from bundle_samples import (
+    CREATED,
+    KEY,
+    LIFETIME,
+    NOW,
+    ROOT,
+    SECOND_KEY,
+    STRANGER,
+    floats,
+    sample_bundle,
+    sample_files,
+    tensor_file,
+)
+from release_server import serve_folder, serving
+
+from client import bundle_list, partial_file
+from client.bundle_list import DAMAGED
+from client.bundle_store import BundleWarning, load_files, stored
+from client.bundles import (
+    add_bundle,
+    base_of,
+    list_bundles,
+    load_release,
+    remove_old_bundles,
+    verify_bundle,
+)
+from client.download import Patience
+from client.home import Home
+from client.trusted_root import fingerprint
+from coordinator.release import publish, reference_base
+from proper_model.durable import locked
+from proper_model.errors import (
+    BaseModelError,
+    BundleError,
+    BundleForeignError,
+    BundleIntegrityError,
+    BundleRollbackError,
+    BundleSignatureError,
+    BusyError,
+    ConfigError,
+    FetchError,
+    NotInstalledError,
+    StateError,
+    StorageError,
+)
+from proper_model.trust import ROOT_DOMAIN, TrustedRoot, sign
+
+OTHER = {**sample_files(), "recipe.json": b'{"structure":{"name":"device"}}'}
+END = CREATED + LIFETIME
+
+
+@pytest.fixture
+def home(tmp_path):
+    return Home(tmp_path / "home")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A release folder with one release and the root beside it."""
+    return release(tmp_path / "release")
+
+
+def release(folder, files=None, *, keys=(KEY,), root=ROOT, **options):
+    publish(files or sample_files(), folder, keys, created=CREATED, valid_for_days=365, **options)
+    if root is not None:
+        (folder / "root.json").write_bytes(root.to_bytes())
+    return folder
+
+
+def add(home, source, **options):
+    return add_bundle(home, str(source), **{"now": NOW, **options})
+
+
+def verify(home, source=None, **options):
+    return verify_bundle(home, source and str(source), **{"now": NOW, **options})
+
+
+def snapshot(path):
+    """Every file, except locks, with content and mode."""
+    return {
+        p.relative_to(path).as_posix(): (p.read_bytes(), stat.S_IMODE(p.stat().st_mode))
+        for p in sorted(path.rglob("*"))
+        if p.is_file() and p.name != ".lock"
+    }
+
+
+# --- first time: which root is trusted -----------------------------------------------------------
+
+
+def test_the_first_release_pins_the_root_beside_it_and_says_its_fingerprint(home, folder):
+    added = add(home, folder)
+    assert added.changed
+    assert load_files(added.bundle) == sample_files()
+    assert home.root_file.read_bytes() == (folder / "root.json").read_bytes()
+    assert stat.S_IMODE(home.root_file.stat().st_mode) == 0o600
+    digits = hashlib.sha256((folder / "root.json").read_bytes()).hexdigest()
+    (note,) = added.notes
+    assert digits in note.replace(" ", "")
+    again = add(home, folder)
+    assert (again.changed, again.notes, again.bundle) == (False, (), added.bundle)
+
+
+def test_a_bundle_in_a_release_folder_may_be_given_itself(home, folder):
+    assert add(home, folder / "v00000001").bundle.version == 1
+    assert home.root_file.read_bytes() == ROOT.to_bytes()
+
+
+def test_a_root_that_was_handed_over_needs_no_comparison(home, folder, tmp_path):
+    (folder / "root.json").rename(tmp_path / "handed.json")
+    with pytest.raises(ConfigError, match="trusts no publisher yet") as caught:
+        add(home, folder)
+    assert "--root" in str(caught.value.hint)
+    assert not home.root_file.exists()
+    assert list_bundles(home) == ()
+    assert add(home, folder, root=tmp_path / "handed.json").notes == ()
+    assert home.root_file.read_bytes() == ROOT.to_bytes()
+    with pytest.raises(StateError):
+        add(Home(tmp_path / "other"), folder, root=tmp_path / "missing.json")
+
+
+def test_a_root_that_does_not_vouch_for_the_first_release_is_not_pinned(home, folder):
+    (folder / "root.json").write_bytes(TrustedRoot.of([STRANGER]).to_bytes())
+    with pytest.raises(BundleSignatureError):
+        add(home, folder)
+    assert not home.root_file.exists()
+    (folder / "root.json").write_bytes(ROOT.to_bytes())
+    assert add(home, folder).changed
+
+
+@pytest.mark.parametrize("how", ["beside", "given"])
+def test_a_foreign_root_is_refused_once_one_is_pinned(home, folder, tmp_path, how):
+    add(home, folder)
+    foreign = TrustedRoot.of([STRANGER])
+    before = snapshot(home.path)
+    options = {}
+    if how == "beside":
+        release(folder, OTHER, keys=(STRANGER,), root=foreign)
+    else:
+        (tmp_path / "other.json").write_bytes(foreign.to_bytes())
+        options["root"] = tmp_path / "other.json"
+    with pytest.raises(BundleForeignError) as caught:
+        add(home, folder, **options)
+    assert fingerprint(foreign) in caught.value.message
+    assert fingerprint(ROOT) in caught.value.message
+    assert caught.value.exit_code == 37
+    assert snapshot(home.path) == before
+
+
+@pytest.mark.parametrize("name", ["nowhere", "empty", "file"])
+def test_no_release_there(home, tmp_path, name):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(ConfigError, match="no release there") as caught:
+        add(home, tmp_path / name)
+    assert str(tmp_path) not in caught.value.message
+
+
+# --- rotation of the root ------------------------------------------------------------------------
+
+
+def place_root(folder, root, keys, *, newest=True):
+    stem = "root" if newest else f"root-{root.version}"
+    (folder / f"{stem}.json").write_bytes(root.to_bytes())
+    signatures = sign(ROOT_DOMAIN, root.to_bytes(), keys)
+    (folder / f"{stem}.signatures.json").write_bytes(signatures)
+
+
+THIRD = TrustedRoot.of([STRANGER], version=3)
+SECOND = TrustedRoot.of([SECOND_KEY], version=2)
+
+
+def test_a_newer_root_is_followed_and_so_are_those_in_between(home, folder):
+    add(home, folder)
+    place_root(folder, SECOND, [KEY, SECOND_KEY])
+    release(folder, OTHER, keys=(SECOND_KEY,), root=None)
+    added = add(home, folder)
+    assert (added.bundle.version, added.changed) == (2, True)
+    assert added.notes == ("the publisher's keys changed: root 1 -> 2",)
+    assert home.root_file.read_bytes() == SECOND.to_bytes()
+    assert stat.S_IMODE(home.root_file.stat().st_mode) == 0o600
+
+    late = Home(home.path.with_name("late"))
+    add(late, folder, root=pinned(folder, ROOT))
+    assert late.root_file.read_bytes() == SECOND.to_bytes()
+
+    place_root(folder, SECOND, [KEY, SECOND_KEY], newest=False)
+    place_root(folder, THIRD, [SECOND_KEY, STRANGER])
+    release(folder, sample_files((11, 12)), keys=(STRANGER,), root=None)
+    later = Home(home.path.with_name("later"))
+    add(later, folder, root=pinned(folder, ROOT))
+    assert later.root_file.read_bytes() == THIRD.to_bytes()
+    (folder / "root-2.json").unlink()
+    with pytest.raises(BundleSignatureError, match=r"root-2\.json is missing"):
+        add(Home(home.path.with_name("last")), folder, root=pinned(folder, ROOT))
+    assert add(home, folder).bundle.version == 3
+
+
+def pinned(folder, root):
+    path = folder.with_name("handed.json")
+    path.write_bytes(root.to_bytes())
+    return path
+
+
+@pytest.mark.parametrize("signers", [(), (KEY,), (SECOND_KEY,), (STRANGER, SECOND_KEY)])
+def test_a_newer_root_without_both_signatures_is_refused(home, folder, signers):
+    add(home, folder)
+    before = snapshot(home.path)
+    release(folder, OTHER, keys=(SECOND_KEY,))
+    if signers:
+        place_root(folder, SECOND, signers)
+    else:
+        (folder / "root.json").write_bytes(SECOND.to_bytes())
+    with pytest.raises(BundleSignatureError):
+        add(home, folder)
+    with pytest.raises(BundleSignatureError):
+        verify(home, folder)
+    assert snapshot(home.path) == before
+    fresh = Home(home.path.with_name("fresh"))
+    with pytest.raises(BundleSignatureError):
+        add(fresh, folder, root=pinned(folder, ROOT))
+    assert not fresh.root_file.exists()
+
+
+def test_an_older_root_beside_a_release_changes_nothing(home, folder):
+    add(home, folder)
+    place_root(folder, SECOND, [KEY, SECOND_KEY])
+    release(folder, OTHER, keys=(KEY, SECOND_KEY), root=None)
+    add(home, folder)
+    (folder / "root.json").write_bytes(ROOT.to_bytes())
+    assert add(home, folder).notes == ()
+    assert home.root_file.read_bytes() == SECOND.to_bytes()
+
+
+def test_verification_moves_no_root(home, folder):
+    add(home, folder)
+    place_root(folder, SECOND, [KEY, SECOND_KEY])
+    release(folder, OTHER, keys=(SECOND_KEY,), root=None)
+    before = snapshot(home.path)
+    assert verify(home, folder).notes == ("the publisher's keys changed: root 1 -> 2",)
+    assert snapshot(home.path) == before
+
+
+# --- refusals: own exit code, nothing changed ----------------------------------------------------
+
+
+def put(folder, bundle):
+    for name, data in bundle.all_files().items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(data)
+    return folder
+
+
+def altered(folder):
+    put(folder, sample_bundle(2, files=OTHER))
+    data = bytearray((folder / "recipe.json").read_bytes())
+    data[-4] ^= 1
+    (folder / "recipe.json").write_bytes(data)
+
+
+def surplus(folder):
+    put(folder, sample_bundle(2, files=OTHER))
+    (folder / "history.json").write_bytes(b"{}")
+
+
+REFUSALS = {
+    "rollback": (36, lambda f: put(f, sample_bundle(1, files=OTHER)), {}),
+    "expired": (35, lambda f: put(f, sample_bundle(2, files=OTHER)), {"now": END}),
+    "channel": (37, lambda f: put(f, sample_bundle(2, files=OTHER, channel="films")), {}),
+    "altered": (34, altered, {}),
+    "unsigned": (33, lambda f: put(f, sample_bundle(2, files=OTHER, keys=(STRANGER,))), {}),
+    "surplus": (31, surplus, {}),
+}
+
+
+# What a server holds besides the listed files is never asked for.
+@pytest.mark.parametrize(
+    ("case", "remote"), [*((c, False) for c in REFUSALS), *((c, True) for c in list(REFUSALS)[:-1])]
+)
+def test_after_a_refusal_all_is_as_before(home, tmp_path, case, remote):
+    code, make, options = REFUSALS[case]
+    version = 2 if case == "rollback" else 1
+    root = pinned(tmp_path / "x", ROOT)
+    add(home, put(tmp_path / "first", sample_bundle(version)), root=root)
+    before = snapshot(home.path)
+    make(tmp_path / "bad")
+    with serving() as server:
+        serve_folder(server, tmp_path / "bad")
+        source = f"{server.url}/release" if remote else tmp_path / "bad"
+        for act in (add, verify):
+            with pytest.raises(BundleError) as caught:
+                act(home, source, **options)
+            assert caught.value.exit_code == code
+            kept = {n: v for n, v in snapshot(home.path).items() if "/.download-" not in n}
+            assert kept == before
+    assert load_files(stored(home.path, add(home, tmp_path / "first").bundle.bundle_id))
+
+
+# --- over the web --------------------------------------------------------------------------------
+
+BIG = {
+    **sample_files(),
+    "base/model.safetensors": tensor_file(
+        {"lm_head.weight": ("BF16", (200_000,), b"\x80\x3f" * 200_000)}
+    ),
+}
+ONCE = Patience(attempts=1)
+
+
+def test_a_release_on_the_web(home, folder, tmp_path):
+    with serving() as server:
+        serve_folder(server, folder)
+        url = f"{server.url}/release"
+        with pytest.raises(ConfigError, match="trusts no publisher yet"):
+            add(home, url)
+        assert not home.root_file.exists()
+        assert list_bundles(home) == ()
+        root = pinned(folder, ROOT)
+        assert load_files(add(home, url, root=root).bundle) == sample_files()
+        server.seen.clear()
+        release(folder, OTHER)
+        serve_folder(server, folder)
+        assert load_files(add(home, url).bundle) == OTHER
+        fetched = [record["path"].removeprefix("/release/") for record in server.seen]
+        assert fetched == [
+            "latest.json",
+            "root.json",
+            "v00000002/manifest.json",
+            "v00000002/signatures.json",
+            "v00000002/recipe.json",  # only what this device does not hold
+        ]
+        other = Home(tmp_path / "other")
+        assert add(other, f"{url}/v00000002/", root=root).bundle.version == 2
+        place_root(folder, SECOND, [KEY, SECOND_KEY])
+        release(folder, keys=(SECOND_KEY,), root=None)
+        serve_folder(server, folder)
+        assert add(home, url).notes == ("the publisher's keys changed: root 1 -> 2",)
+    assert not list((home.path / "bundles").glob(".download-*"))
+
+
+def test_an_interrupted_download_is_continued_by_the_next_command(home, folder, tmp_path):
+    add(home, folder)
+    release(folder, BIG)
+    path = "/release/v00000002/base/model.safetensors"
+    with serving() as server:
+        serve_folder(server, folder)
+        size = len(server.files[path])
+        server.faults[path] = [{"cut": 150_000}, {}]
+        with pytest.raises(FetchError, match=r"base/model\.safetensors"):
+            add(home, f"{server.url}/release", patience=ONCE)
+        assert [row.version for row in list_bundles(home, now=NOW) if row.current] == [1]
+        for leftover in (home.path / "bundles").rglob("*"):
+            assert stat.S_IMODE(leftover.stat().st_mode) in (0o600, 0o700)
+        server.seen.clear()
+        assert load_files(add(home, f"{server.url}/release").bundle) == BIG
+        sent = {r["path"]: r["sent"] for r in server.seen if r["path"].startswith("/release/v")}
+    assert sent.pop(path) == size - 150_000
+    assert sorted(sent) == [
+        "/release/v00000002/manifest.json",
+        "/release/v00000002/signatures.json",
+    ]
+    assert not list((home.path / "bundles").glob(".download-*"))
+
+
+def test_what_another_address_left_is_removed(home, folder, tmp_path):
+    left = home.path / "bundles" / ".download-0123456789abcdef"
+    left.mkdir(parents=True, mode=0o700)
+    home.path.chmod(0o700)
+    (left / "x").write_bytes(b"half")
+    with serving() as server:
+        serve_folder(server, folder)
+        add(home, f"{server.url}/release", root=pinned(folder, ROOT))
+    assert not left.exists()
+
+
+def test_wrong_bytes_from_a_server_are_not_kept_for_the_next_attempt(home, folder):
+    release(folder, BIG)
+    path = "/release/v00000002/base/model.safetensors"
+    with serving() as server:
+        serve_folder(server, folder)
+        right = server.files[path]
+        server.faults[path] = [{"body": right[:-1] + b"\0"}, {}]
+        with pytest.raises(BundleIntegrityError, match="sha256 differs"):
+            add(home, f"{server.url}/release", root=pinned(folder, ROOT))
+        assert (
+            load_files(add(home, f"{server.url}/release", root=pinned(folder, ROOT)).bundle) == BIG
+        )
+
+
+def test_a_server_without_the_release(home, folder):
+    with serving() as server, pytest.raises(FetchError) as caught:
+        add(home, f"{server.url}/release", root=pinned(folder, ROOT))
+    assert caught.value.message == "manifest.json: 127.0.0.1: answered 404"
+
+
+# --- disk, locks, clock --------------------------------------------------------------------------
+
+
+def test_a_full_disk_states_the_bytes_needed(home, folder, monkeypatch):
+    add(home, folder)
+    release(folder, BIG)
+    real = os.open
+    flags_seen = []
+
+    def full(path, flags, *mode, **options):
+        if flags & os.O_CREAT and flags & (os.O_APPEND | os.O_EXCL):
+            flags_seen.append(flags)
+            return real("/dev/full", os.O_WRONLY)
+        return real(path, flags, *mode, **options)
+
+    before = snapshot(home.path)
+    monkeypatch.setattr(partial_file.os, "open", full)
+    with pytest.raises(BundleError) as caught:
+        add(home, folder)
+    needed = sum(map(len, BIG.values()))
+    assert f"No space left on device; it needs {needed} bytes" in caught.value.message
+    with serving() as server:
+        serve_folder(server, folder)
+        with pytest.raises(StorageError, match="No space left on device"):
+            add(home, f"{server.url}/release")
+    monkeypatch.undo()
+    assert flags_seen
+    assert {n: v for n, v in snapshot(home.path).items() if "/." not in n} == before
+    assert add(home, folder).bundle.version == 2
+
+
+def test_a_second_process_is_told_who_works(home, folder, monkeypatch):
+    monkeypatch.setattr(bundle_list, "LOCK_TIMEOUT_S", 0)
+    add(home, folder)
+    with home.working(), pytest.raises(BusyError, match="another proper command") as caught:
+        add(home, folder)
+    assert caught.value.exit_code == 48
+    with locked(home.path / "bundles" / ".lock", timeout_s=0):
+        with pytest.raises(BundleError, match="another process"):
+            remove_old_bundles(home, ())
+        assert verify(home).relation == "installed"  # who only reads waits for nobody
+
+
+def test_a_read_only_home(home, folder, monkeypatch):
+    add(home, folder)
+    real = os.open
+
+    def read_only(path, flags, *mode, **options):
+        if flags & (os.O_CREAT | os.O_WRONLY | os.O_RDWR) and str(path).startswith(str(home.path)):
+            raise OSError(30, "Read-only file system", str(path))
+        return real(path, flags, *mode, **options)
+
+    monkeypatch.setattr(os, "open", read_only)
+    with pytest.raises(StorageError, match="Read-only file system"):
+        add(home, folder)
+    assert verify(home).relation == "installed"
+    assert [row.version for row in list_bundles(home, now=NOW)] == [1]
+
+
+def test_a_clock_that_moved_warns(home, folder):
+    add(home, folder, now=NOW + timedelta(days=30))
+    assert add(home, folder, now=NOW).bundle.warnings == (BundleWarning.CLOCK_BEFORE_LATEST,)
+    assert verify(home, now=CREATED - timedelta(days=1)).warnings == (
+        BundleWarning.CLOCK_BEFORE_LATEST,
+        BundleWarning.CLOCK_BEFORE_CREATION,
+    )
+    late = add(home, folder, now=END + timedelta(days=400))
+    assert late.bundle.warnings == (BundleWarning.EXPIRED,)
+    assert verify(home, folder, now=END).relation == "installed"
+    assert verify(home, now=END).warnings == (
+        BundleWarning.EXPIRED,
+        BundleWarning.CLOCK_BEFORE_LATEST,
+    )
+
+
+# --- verify, list, remove ------------------------------------------------------------------------
+
+
+def test_verify_says_how_a_release_relates_to_the_installed_one(home, folder, tmp_path):
+    assert verify(home, folder).relation == "first"
+    assert not home.path.exists()
+    with pytest.raises(NotInstalledError):
+        verify(home)
+    add(home, folder)
+    checked = verify(home)
+    assert (checked.relation, checked.base, checked.base_checked) == ("installed", "embedded", True)
+    assert checked.size_bytes == sum(map(len, sample_files().values()))
+    release(folder, OTHER)
+    assert verify(home, folder).relation == "newer"
+    add(home, folder)
+    with pytest.raises(BundleRollbackError):
+        verify(home, folder / "v00000001")
+    with pytest.raises(BundleForeignError):
+        verify(home, root=pinned(folder, TrustedRoot.of([STRANGER])))
+
+
+@pytest.mark.parametrize("name", ["base/model.safetensors", "task.toml", "manifest.json"])
+def test_verify_reads_every_byte_of_the_installed_release(home, folder, name):
+    path = add(home, folder).bundle.path / name
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(BundleIntegrityError):
+        verify(home)
+    assert add(home, folder).changed is False
+    assert verify(home).relation == "installed"
+    (path.parent / "stray.json").write_bytes(b"{}")
+    with pytest.raises(BundleError, match="does not list"):
+        verify(home)
+
+
+def test_verify_needs_the_signature_of_the_pinned_root(home, folder):
+    add(home, folder)
+    home.root_file.write_bytes(TrustedRoot.of([STRANGER]).to_bytes())
+    with pytest.raises(BundleSignatureError):
+        verify(home)
+
+
+def test_list(home, tmp_path):
+    assert list_bundles(home) == ()
+    named = {
+        **sample_files(),
+        "recipe.json": b'{"structure":{"name":"device"}}',
+        "task.toml": b'name = "films"\n',
+    }
+    folder = release(tmp_path / "release")
+    first = add(home, folder).bundle
+    release(folder, named)
+    second = add(home, folder).bundle
+    old, new = list_bundles(home, now=NOW)
+    assert (old.bundle_id, old.current, old.version) == (first.bundle_id, False, 1)
+    assert (new.short_id, new.current, new.version) == (second.bundle_id[:16], True, 2)
+    assert (new.task, new.preset, new.base, new.channel) == (
+        "films",
+        "device",
+        "embedded",
+        "default",
+    )
+    assert (old.task, old.preset) == ("sample", "")
+    assert new.size_bytes == sum(map(len, named.values()))
+    assert (new.created, new.expires) == ("2026-01-01T00:00:00Z", "2027-01-01T00:00:00Z")
+    assert new.warnings == old.warnings == ()
+    assert [str(BundleWarning.EXPIRED)] == list(list_bundles(home, now=END)[1].warnings)
+    (first.path / "task.toml").write_bytes(b"x")
+    (second.path / "manifest.json").unlink()
+    rows = list_bundles(home, now=NOW)
+    assert [row.warnings for row in rows] == [(DAMAGED,)] * 2
+    assert {row.bundle_id: row.current for row in rows} == {
+        first.bundle_id: False,
+        second.bundle_id: True,
+    }
+
+
+def test_old_releases_go_but_the_current_and_the_kept_stay(home, folder):
+    assert remove_old_bundles(home, ()) == 0
+    ids = [add(home, folder).bundle.bundle_id]
+    for files in (OTHER, BIG):
+        release(folder, files)
+        ids.append(add(home, folder).bundle.bundle_id)
+    (home.path / "bundles" / ".download-0").mkdir()
+    with home.working():
+        freed = remove_old_bundles(home, {ids[1]})
+    assert freed >= sum(map(len, sample_files().values()))
+    assert {row.bundle_id for row in list_bundles(home, now=NOW)} == set(ids[1:])
+    assert stored(home.path, ids[0]) is None
+    assert stored(home.path, ids[1], now=NOW).version == 2
+    assert stored(home.path, "../..") is None
+    assert not (home.path / "bundles" / ".download-0").exists()
+    with pytest.raises(NotInstalledError, match=ids[0][:16]):
+        load_release(home, threads=1, bundle_id=ids[0])
+    with pytest.raises(BundleRollbackError):
+        add(home, folder / "v00000001")
+
+
+# --- bases ---------------------------------------------------------------------------------------
+
+REVISION = "ab" * 20
+POPULATION = "adapters/population/adapter_model.safetensors"
+REFERRING = {
+    **{name: data for name, data in sample_files().items() if not name.startswith("base/")},
+    POPULATION: tensor_file(
+        {"base_model.model.up_proj.lora_A.weight": ("F32", (1, 2), floats(1, 2))}
+    ),
+}
+
+
+@pytest.fixture
+def base(tmp_path, monkeypatch):
+    """A base folder; the hub's cache is empty."""
+    import huggingface_hub.constants as hub
+
+    monkeypatch.setattr(hub, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    path = tmp_path / "elsewhere" / "base"
+    path.mkdir(parents=True)
+    (path / "config.json").write_bytes(b"{}")
+    (path / "model.safetensors").write_bytes(tensor_file({"a": ("F32", (1,), floats(1))}))
+    (path / "README.md").write_bytes(b"not read by a loader")
+    return path
+
+
+@pytest.fixture
+def referring(tmp_path, base):
+    return release(
+        tmp_path / "release", REFERRING, base=reference_base(base, "org/model", REVISION)
+    )
+
+
+def reference_of(home):
+    return stored(
+        home.path, list_bundles(home, now=NOW)[0].bundle_id, now=NOW
+    ).manifest.base_reference
+
+
+def test_a_base_is_found_checked_and_remembered(home, referring, base):
+    with pytest.raises(BaseModelError) as caught:
+        add(home, referring)
+    assert "org/model" in caught.value.message
+    assert "release 1 is installed" in caught.value.message
+    assert f"hf download org/model --revision {REVISION}" in str(caught.value.hint)
+    assert "--base FOLDER" in str(caught.value.hint)
+    assert [row.base for row in list_bundles(home, now=NOW)] == [f"org/model@{REVISION}"]
+    assert not verify(home).base_checked
+    assert not home.bases_file.exists()
+    with pytest.raises(BaseModelError):
+        base_of(home, reference_of(home))
+    with pytest.raises(BaseModelError):
+        load_release(home, threads=1)
+
+    added = add(home, referring, base=str(base))
+    assert added.changed is False
+    assert "every file as signed" in added.notes[-1]
+    assert json.loads(home.bases_file.read_bytes()) == {f"org/model@{REVISION}": str(base)}
+    assert stat.S_IMODE(home.bases_file.stat().st_mode) == 0o600
+    assert base_of(home, reference_of(home)) == str(base)
+    assert verify(home).base_checked
+    assert add(home, referring).notes == (added.notes[-1],)
+    base.rename(base.with_name("moved"))
+    with pytest.raises(BaseModelError):
+        base_of(home, reference_of(home))
+
+
+@pytest.mark.parametrize("damage", ["altered", "missing", "more"])
+def test_another_base_is_refused_and_not_remembered(home, referring, base, damage):
+    path = base / "model.safetensors"
+    if damage == "altered":
+        path.write_bytes(path.read_bytes()[:-1] + b"\1")
+    elif damage == "missing":
+        path.unlink()
+    else:
+        (base / "more.safetensors").write_bytes(b"")
+    with pytest.raises(BundleForeignError, match="release 1 is installed and waits"):
+        add(home, referring, base=str(base))
+    assert not home.bases_file.exists()
+    with pytest.raises(BundleForeignError):
+        verify(home, base=str(base))
+
+
+def test_a_base_in_the_hubs_cache_is_found(home, referring, base, tmp_path):
+    snapshots = tmp_path / "hub" / "models--org--model" / "snapshots"
+    snapshots.mkdir(parents=True)
+    base.rename(snapshots / REVISION)
+    add(home, referring)
+    assert base_of(home, reference_of(home)) == str(snapshots / REVISION)
+    add(home, referring, base="org/model")
+    with pytest.raises(BaseModelError):
+        add(home, referring, base="org/another")
+
+
+def test_a_base_that_is_not_needed_is_said(home, folder, base):
+    assert "not needed" in add(home, folder, base=str(base)).notes[-1]
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b'{"a":1}', b'{ "a":"b"}', b"\xff"])
+def test_a_damaged_record_of_bases(home, referring, base, content):
+    add(home, referring, base=str(base))
+    home.bases_file.write_bytes(content)
+    with pytest.raises(StateError, match=r"bases\.json: damaged"):
+        base_of(home, reference_of(home))
+    home.bases_file.unlink()
+    add(home, referring, base=str(base))
+    assert base_of(home, reference_of(home)) == str(base)

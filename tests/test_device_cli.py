@@ -1,0 +1,332 @@
+"""`proper` as a person runs it: from a release to a private model, and away with everything."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from client.cli import run_cli
+from client.vault import open_vault
+from client.vault_secrets import Passphrase
+from client.workspace import read_state
+from proper_model.artifact import Release
+from proper_model.records import User
+from tests.device_cli import PASSPHRASE, Person, publish_release, write_csv, write_jsonl
+from tests.releases import small_release, small_users
+
+
+@pytest.fixture(scope="module")
+def release(tmp_path_factory: pytest.TempPathFactory) -> Release:
+    return small_release(tmp_path_factory.mktemp("release"), "device")
+
+
+@pytest.fixture(scope="module")
+def user() -> User:
+    return small_users()[1][0]
+
+
+@pytest.fixture(scope="module")
+def published(release: Release, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return publish_release(release, tmp_path_factory.mktemp("published"))
+
+
+@pytest.fixture(scope="module")
+def adapted_home(published: Path, user: User, tmp_path_factory: pytest.TempPathFactory) -> Person:
+    """A person who has adapted with all but the last four items; copied, never changed."""
+    folder = tmp_path_factory.mktemp("person")
+    person = Person.make(folder)
+    assert person.run("bundle", "add", published) == 0
+    assert person.run("adapt", write_jsonl(folder / "h.jsonl", user.history[:-4])) == 0
+    return person
+
+
+@pytest.fixture
+def person(adapted_home: Person, tmp_path: Path) -> Person:
+    """A copy of that home, free to change."""
+    shutil.copytree(adapted_home.home, tmp_path / "home", symlinks=True)
+    return Person(tmp_path / "home", adapted_home.passphrase_file)
+
+
+def vault_files(person: Person) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in sorted((person.home / "vault").iterdir())}
+
+
+def test_from_a_release_to_an_answer(
+    published: Path, user: User, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    me = Person.make(tmp_path)
+    assert me.run("status") == 0
+    assert "proper bundle add" in capsys.readouterr().out
+    assert me.run("adapt", write_csv(tmp_path / "h.csv", user.history)) == 44
+    assert "no release is installed" in capsys.readouterr().err
+    assert me.run("bundle", "add", published) == 0
+    assert me.run("bundle", "list", "--json") == 0
+    row = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (row["current"], row["task"], row["preset"]) == (True, "synth_tag", "device")
+    assert me.run("adapt", "--plan", tmp_path / "h.csv") == 0
+    told = capsys.readouterr()
+    assert f"{len(user.history)} items: about" in told.err
+    assert not (me.home / "vault" / "keys.json").exists(), "a plan stores nothing"
+    assert me.run("adapt", tmp_path / "h.csv") == 0
+    told = capsys.readouterr()
+    assert f"trained on {len(user.history)} items" in told.out
+    for stage in "123":
+        assert me.run("generate", user.queries[0].input, "--stage", stage) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 3
+    assert me.run("inspect", "--json") == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["items"] == len(user.history)
+    assert all(abs(sum(row) - 1) < 1e-3 for row in facts["routing"].values())
+    assert me.run("path") == 0
+    assert capsys.readouterr().out.strip() == str(me.home)
+
+
+def test_an_update_and_back(
+    person: Person, user: User, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = vault_files(person)
+    new = write_jsonl(tmp_path / "new.jsonl", user.history)
+    assert person.run("update", new) == 0
+    told = capsys.readouterr().out
+    assert "4 new items" in told
+    assert len(vault_files(person)) == 3, "keys and two generations"
+    assert person.run("update", new) == 11
+    assert "no new item" in capsys.readouterr().err
+    assert person.run("rollback") == 0
+    vault = open_vault(person.home / "vault", Passphrase(PASSPHRASE))
+    state = read_state(vault)
+    assert len(state.tasks["synth_tag"].items) == len(user.history) - 4
+    assert before.keys() != vault_files(person).keys(), "generations never go back"
+
+
+def test_forgetting_items_leaves_no_trace(
+    person: Person, user: User, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert person.run("inspect", "--items", "--json") == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    gone = [rows[0]["id"], rows[4]["id"]]
+    assert person.run("forget", "--items", gone[0], "--items", "5") == 0
+    told = capsys.readouterr().out
+    assert "Forgot 2 items" in told
+    assert "cannot be recalled" in told
+    vault = open_vault(person.home / "vault", Passphrase(PASSPHRASE))
+    assert vault.read_previous() is None, "no generation that knew them stays"
+    assert not {i.id for i in read_state(vault).tasks["synth_tag"].items} & set(gone)
+
+
+def test_forgetting_everything(person: Person, capsys: pytest.CaptureFixture[str]) -> None:
+    assert person.run("forget") == 11
+    assert person.run("forget", "--all", "--yes") == 0
+    assert "keys included" in capsys.readouterr().out
+    assert not (person.home / "vault").exists()
+    assert person.run("inspect") == 50
+    assert person.run("forget", "--all", "--yes") == 0
+
+
+def test_evaluation_says_what_it_found(person: Person, capsys: pytest.CaptureFixture[str]) -> None:
+    before = vault_files(person)
+    assert person.run("evaluate", "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert set(found["scores"]) == {"1", "2", "3"}
+    assert found["tested"] == max(2, round(0.2 * (found["trained"] + found["tested"])))
+    assert found["verdict"]
+    assert vault_files(person) == before
+
+
+def test_wrong_passphrase_changes_nothing(
+    person: Person, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = vault_files(person)
+    wrong = Person.make(tmp_path / "wrong", "not it")
+    wrong = Person(person.home, wrong.passphrase_file)
+    for words in (["inspect"], ["generate", "x"], ["evaluate"], ["rollback"], ["passwd"]):
+        assert wrong.run(*words) == 45
+        assert "wrong passphrase" in capsys.readouterr().err
+    assert vault_files(person) == before
+
+
+def test_the_passphrase_changes_and_the_adapter_does_not(
+    person: Person, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = vault_files(person)
+    new = Person.make(tmp_path / "new", "another one")
+    assert person.run("passwd", "--new-passphrase-file", new.passphrase_file) == 0
+    after = vault_files(person)
+    assert {n: b for n, b in after.items() if n != "keys.json"} == {
+        n: b for n, b in before.items() if n != "keys.json"
+    }
+    assert person.run("inspect", "--items") == 45
+    assert Person(person.home, new.passphrase_file).run("inspect", "--items") == 0
+    key = tmp_path / "stick" / "key"
+    key.parent.mkdir()
+    assert Person(person.home, new.passphrase_file).run("passwd", "--add-key-file", key) == 0
+    capsys.readouterr()
+    assert run_cli(["--home", str(person.home), "--key-file", str(key), "status"]) == 0
+    assert "key-file" in capsys.readouterr().out
+    assert run_cli(["--home", str(person.home), "--key-file", str(key), "inspect", "--items"]) == 0
+
+
+def test_another_release_asks_for_a_rebase(
+    person: Person,
+    release: Release,
+    user: User,
+    published: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder = tmp_path / "published"
+    shutil.copytree(published, folder)
+    shared = {
+        name: tensor * 1.01 if name.startswith("experts.") else tensor
+        for name, tensor in release.shared.items()
+    }
+    publish_release(dataclasses.replace(release, shared=shared), folder)
+    assert person.run("bundle", "add", folder) == 0
+    before = vault_files(person)
+    assert person.run("generate", "a question") == 47
+    assert "proper rebase" in capsys.readouterr().err
+    assert vault_files(person) == before
+    assert person.run("rebase") == 0
+    assert person.run("generate", user.queries[0].input) == 0
+    assert person.run("rebase") == 0
+    assert "already" in capsys.readouterr().out
+    assert person.run("bundle", "add", published) == 36, "no way back"
+
+
+def test_batches_of_questions(
+    person: Person, user: User, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = tmp_path / "q.jsonl"
+    source.write_text(
+        "".join(json.dumps({"id": q.id, "input": q.input}) + "\n" for q in user.queries)
+    )
+    out = tmp_path / "answers.jsonl"
+    assert person.run("generate", "--input", source, "--output", out) == 0
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [row["id"] for row in rows] == [q.id for q in user.queries]
+    assert out.stat().st_mode & 0o077 == 0
+    assert person.run("generate", "--input", source, "--output", out) == 11
+    source.write_text('{"id": "1"}\n')
+    capsys.readouterr()
+    assert person.run("generate", "--input", source) == 13
+    assert "line 1" in capsys.readouterr().err
+
+
+def test_the_exported_adapter_answers_as_ours(
+    person: Person, release: Release, user: User, tmp_path: Path
+) -> None:
+    """Oracle: PEFT itself, over the release's own base, logits to 1e-5."""
+    from peft import PeftModel
+
+    from client.answering import Personal
+
+    out = tmp_path / "adapter"
+    assert person.run("export", "--format", "peft", "--out", out) == 0
+    vault = open_vault(person.home / "vault", Passphrase(PASSPHRASE))
+    mine = Personal.of(release, read_state(vault), None)
+    ids = torch.tensor([mine.encoder.prompt(mine.prompt(user.queries[0].input))])
+    now = mine.make_pass("3")(torch.zeros(1, dtype=torch.long))
+    with torch.no_grad(), mine.model.attached(), mine.model.running(now):
+        ours = mine.model.base(input_ids=ids).logits
+    with torch.no_grad():
+        plain = release.base(input_ids=ids).logits
+        theirs = PeftModel.from_pretrained(release.base, out)(input_ids=ids).logits
+    torch.testing.assert_close(theirs, ours, atol=1e-5, rtol=1e-5)
+    assert (ours - plain).abs().max() > 1e-2, "the adapter does something"
+
+
+def test_a_command_at_work_keeps_others_out(
+    person: Person, tmp_path: Path, user: User, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from client.home import Home
+
+    history = write_jsonl(tmp_path / "h.jsonl", user.history)
+    with Home(person.home).working():
+        assert person.run("adapt", history) == 48
+    assert "another proper command" in capsys.readouterr().err
+
+
+def test_ctrl_c_keeps_the_state_and_resume_goes_on(
+    person: Person, tmp_path: Path, user: User
+) -> None:
+    """Interrupted in the middle and resumed: the same adapter, to the bit, as without a stop."""
+    history = write_jsonl(tmp_path / "h.jsonl", user.history)
+    code = (
+        "import sys, signal\n"
+        "import proper_model.cohort as cohort\n"
+        "steps = 0\n"
+        "def counted(self, _step=cohort.Cohort._train_step):\n"
+        "    global steps\n"
+        "    steps += 1\n"
+        "    self.checkpoint_every = 2\n"
+        "    if steps == int(sys.argv[1]): raise KeyboardInterrupt\n"
+        "    return _step(self)\n"
+        "cohort.Cohort._train_step = counted\n"
+        "from client.cli import run_cli\n"
+        "sys.exit(run_cli(sys.argv[2:]))\n"
+    )
+    before = vault_files(person)
+    whole = Person(tmp_path / "whole", person.passphrase_file)
+    shutil.copytree(person.home, whole.home)
+    assert whole.run("adapt", history) == 0
+
+    def child(stop_at: int, *words: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", code, str(stop_at), *person.options(), *words]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    stopped = child(9, "adapt", str(history))
+    assert stopped.returncode == 130
+    assert "--resume goes on" in stopped.stderr
+    after = vault_files(person)
+    assert {n: after[n] for n in before} == before
+    assert [n for n in after if n.startswith("training-")]
+    assert person.run("status") == 0
+    resumed = child(-1, "adapt", str(history), "--resume")
+    assert resumed.returncode == 0, resumed.stderr
+    assert not [n for n in vault_files(person) if n.startswith("training-")]
+    states = [
+        read_state(open_vault(one.home / "vault", Passphrase(PASSPHRASE)))
+        for one in (person, whole)
+    ]
+    ours, theirs = (state.tasks["synth_tag"].adapter for state in states)
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_a_killed_adaptation_leaves_the_old_state(
+    person: Person, tmp_path: Path, user: User
+) -> None:
+    history = write_jsonl(tmp_path / "h.jsonl", user.history)
+    before = vault_files(person)
+    child = subprocess.Popen(
+        [sys.executable, "-m", "client", *person.options(), "adapt", str(history)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    time.sleep(4)
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    after = vault_files(person)
+    assert {n: after[n] for n in before if n in after} == before
+    assert person.run("inspect", "--items") == 0
+
+
+def test_usage_errors(person: Person, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert person.run("adapt", tmp_path / "nothing.json") == 13
+    assert person.run("adapt", "--task", "LaMP_99", tmp_path / "nothing.json") == 12
+    assert person.run("generate") == 11
+    assert person.run("generate", "x", "--stage", "4") == 11
+    assert person.run("export", "--format", "peft") == 2
+    assert person.run("nonsense") == 2
+    assert person.run("adapt", os.devnull) == 13
+    assert "Traceback" not in capsys.readouterr().err

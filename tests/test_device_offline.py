@@ -1,0 +1,179 @@
+"""The device alone: no network, no file outside its home, nothing readable of a person's text.
+
+The whole program runs under strace, in a network namespace without interfaces where the system
+allows one. A person's text is searched for in every file that was written and all that was said,
+in several encodings; a planted leak shows that the search finds what it should.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import re
+import shutil
+import subprocess
+import sys
+import zlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import pytest
+
+from proper_model.records import HistoryItem
+from tests.device_cli import CANARY, Person, publish_release, write_jsonl
+from tests.releases import small_release, small_users
+
+OPENED = re.compile(
+    r'(?:openat|open|creat)\((?:AT_FDCWD, )?"(?P<path>(?:[^"\\]|\\.)*)", (?P<flags>[A-Z_|]+)'
+)
+MADE = re.compile(r'(?:mkdir|mkdirat|rename|renameat2?|link|linkat)\(.*?"(?P<path>[^"]*)"')
+WRITES = ("O_WRONLY", "O_RDWR", "O_CREAT")
+# Where a program may write without leaving anything: devices and its own process.
+NOWHERE = ("/dev/", "/proc/")
+
+
+def encodings(text: str) -> Iterator[bytes]:
+    """A text as raw bytes, UTF-16, hex, base64 at every offset."""
+    raw = text.encode()
+    yield raw
+    yield text.encode("utf-16-le")
+    yield raw.hex().encode()
+    for shift in range(3):
+        whole = base64.b64encode(b"\0" * shift + raw)
+        yield whole[4 * (shift > 0) : len(whole) - 4]
+
+
+def leaks(texts: Iterable[str], data: bytes) -> list[str]:
+    """Which of the texts stand in `data` in any encoding, also inside a zlib stream."""
+    bodies = [data]
+    for match in re.finditer(rb"\x78[\x01\x9c\xda]", data):
+        try:
+            bodies.append(zlib.decompressobj().decompress(data[match.start() :], 1 << 20))
+        except zlib.error:
+            continue
+    return [t for t in texts if any(form in body for form in encodings(t) for body in bodies)]
+
+
+def can_cut_off() -> bool:
+    if shutil.which("unshare") is None:
+        return False
+    tried = subprocess.run(["unshare", "-n", "true"], capture_output=True, check=False)
+    return tried.returncode == 0
+
+
+def can_trace(folder: Path) -> bool:
+    if shutil.which("strace") is None:
+        return False
+    command = ["strace", "-f", "-o", str(folder / "probe"), "true"]
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
+def test_the_search_finds_what_it_should() -> None:
+    """Positive control: a planted leak in every form."""
+    for form in (*encodings(CANARY), zlib.compress(CANARY.encode() * 3)):
+        assert leaks([CANARY], b"before" + form + b"after") == [CANARY]
+    assert leaks([CANARY], CANARY[::-1].encode()) == []
+
+
+@pytest.fixture(scope="module")
+def ready(tmp_path_factory: pytest.TempPathFactory) -> Person:
+    """A home with a release."""
+    folder = tmp_path_factory.mktemp("offline")
+    release = small_release(tmp_path_factory.mktemp("release"), "device")
+    person = Person.make(folder)
+    assert person.run("bundle", "add", publish_release(release, folder / "published")) == 0
+    return person
+
+
+def told(
+    person: Person, folder: Path, *words: str, trace: bool
+) -> tuple[subprocess.CompletedProcess[bytes], str]:
+    """Run the program cut off from the network and traced, with empty HOME, cache and TMPDIR."""
+    elsewhere = {name: str(folder / name) for name in ("HOME", "TMPDIR", "XDG_CACHE_HOME")}
+    for place in elsewhere.values():
+        Path(place).mkdir(exist_ok=True)
+    command = [sys.executable, "-m", "client", *person.options(), *words]
+    log = folder / "trace"
+    if trace:
+        calls = "trace=openat,open,creat,mkdir,mkdirat,rename,renameat,renameat2,link,linkat,socket"
+        command = ["strace", "-f", "-s", "4096", "-e", calls, "-o", str(log), *command]
+    if can_cut_off():
+        command = ["unshare", "-n", *command]
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "XDG_"))}
+    done = subprocess.run(
+        command, capture_output=True, check=False, env={**kept, **elsewhere}, cwd=folder
+    )
+    return done, log.read_text(errors="replace") if trace else ""
+
+
+def test_a_whole_life_offline_leaves_nothing_readable(ready: Person, tmp_path: Path) -> None:
+    if not can_trace(tmp_path):
+        pytest.skip("strace is not there or may not trace on this system")
+    items = tuple(
+        HistoryItem(i.id, {**i.fields, "description": f"{i.fields['description']} {CANARY}"})
+        for i in small_users()[1][0].history[:12]
+    )
+    source = write_jsonl(tmp_path / "h.jsonl", items)
+    out = tmp_path / "adapter"
+    lives = (
+        ("adapt", str(source)),
+        ("generate", f"a film {CANARY}"),
+        ("inspect",),
+        ("forget", "--items", "2"),
+        ("export", "--format", "peft", "--out", str(out)),
+        ("status",),
+        ("doctor",),
+    )
+    for words in lives:
+        done, trace = told(ready, tmp_path, *words, trace=True)
+        assert done.returncode == 0, (words, done.stderr)
+        assert "socket(AF_INET" not in trace, words
+        for line in trace.splitlines():
+            check_place(line, allowed=(ready.home, out, out.parent / f".{out.name}"))
+        if words[0] != "generate":  # the model may well repeat a word of the question
+            assert leaks([CANARY], done.stdout + done.stderr) == [], words
+    for name in ("HOME", "TMPDIR", "XDG_CACHE_HOME"):
+        assert not [p for p in (tmp_path / name).rglob("*") if p.is_file()], name
+    for path in (*ready.home.rglob("*"), *out.rglob("*")):
+        if path.is_file():
+            assert leaks([CANARY], path.read_bytes()) == [], path.name
+            assert path.stat().st_mode & 0o077 == 0, path.name
+    assert leaks([CANARY], source.read_bytes()) == [CANARY], "the search works on what there is"
+
+
+def check_place(line: str, *, allowed: tuple[Path, ...]) -> None:
+    """Raise AssertionError for a call that succeeded in writing outside the allowed places."""
+    if " = -1 " in line:
+        return
+    opened = OPENED.search(line)
+    if opened is not None:
+        if not any(flag in opened["flags"] for flag in WRITES):
+            return
+        path = opened["path"]
+    else:
+        made = MADE.search(line)
+        if made is None:
+            return
+        path = made["path"]
+    if path.startswith(NOWHERE) or path.endswith(".pyc") or "__pycache__" in path:
+        return
+    inside = any(path.startswith(str(place)) for place in allowed)
+    assert inside, f"wrote outside: {line}"
+
+
+def test_planted_writes_are_found() -> None:
+    """Control: what the check must catch, and what it must let pass."""
+    home = (Path("/home/me/p"),)
+    for line in (
+        'openat(AT_FDCWD, "/tmp/x", O_WRONLY|O_CREAT, 0600) = 3',
+        'mkdir("/root/.cache/huggingface", 0777) = 0',
+        'rename("/tmp/a", "/tmp/b") = 0',
+    ):
+        with pytest.raises(AssertionError, match="wrote outside"):
+            check_place(line, allowed=home)
+    for line in (
+        'openat(AT_FDCWD, "/etc/passwd", O_RDONLY|O_CLOEXEC) = 3',
+        'openat(AT_FDCWD, "/tmp/x", O_WRONLY|O_CREAT, 0600) = -1 EACCES (Permission denied)',
+        'openat(AT_FDCWD, "/home/me/p/vault/1", O_WRONLY|O_CREAT, 0600) = 3',
+    ):
+        check_place(line, allowed=home)

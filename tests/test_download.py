@@ -1,0 +1,443 @@
+"""A download gives the server's bytes or a clear error, whatever the server does."""
+
+from __future__ import annotations
+
+import datetime as dt
+import ipaddress
+import logging
+import os
+import random
+import stat
+import traceback
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from release_server import serving
+
+from client import download, partial_file
+from client.download import Patience, StatusError, fetch_over_http
+from proper_model.errors import ConfigError, FetchError, StorageError
+
+BODY = random.Random(0).randbytes(300_000)
+SIZE, CUT = len(BODY), 120_000
+NAME = "base/model.safetensors"
+PATH = f"/r/{NAME}"
+SECRET = "hunter2"
+PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
+
+
+@pytest.fixture(autouse=True)
+def _no_proxy_and_no_pause(monkeypatch):
+    for name in PROXIES:
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)
+    monkeypatch.setattr(download, "sleep", lambda _: None)
+
+
+@pytest.fixture
+def server():
+    with serving({PATH: BODY}) as running:
+        yield running
+
+
+def silent(*_):
+    pass
+
+
+def get(server, cache, *, name=NAME, size=SIZE, patience=None, progress=silent, base=None):
+    url = base or f"{server.url}/r"
+    patience = patience or Patience(answer_s=5, window_s=5)
+    return fetch_over_http(url, cache, progress=progress, patience=patience)(name, size)
+
+
+def sent(server):
+    return [record["sent"] for record in server.seen]
+
+
+def files_in(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_request_tells_nothing_of_this_machine(server, tmp_path):
+    base = f"http://me:{SECRET}@127.0.0.1:{server.server_port}/r/?token={SECRET}#part"
+    assert get(server, tmp_path, base=base) == BODY
+    (request,) = server.seen
+    assert request["path"] == f"{PATH}?token={SECRET}"
+    assert request["headers"] == {
+        "Host": f"127.0.0.1:{server.server_port}",
+        "User-Agent": "proper",
+        "Accept": "*/*",
+        "Accept-Encoding": "identity",
+        "Connection": "keep-alive",
+        "Authorization": "Basic bWU6aHVudGVyMg==",
+    }
+    assert files_in(tmp_path) == []
+
+
+def test_a_cut_connection_is_continued_with_the_missing_bytes_only(server, tmp_path):
+    server.faults[PATH] = [{"cut": CUT}, {}]
+    assert get(server, tmp_path) == BODY
+    assert sent(server) == [CUT, len(BODY) - CUT]
+    assert server.seen[1]["headers"]["Range"] == f"bytes={CUT}-"
+    assert server.seen[1]["headers"]["If-Range"] == '"v1"'
+
+
+def test_a_later_command_continues_from_a_private_file(server, tmp_path):
+    cache = tmp_path / "cache"
+    server.faults[PATH] = [{"cut": CUT}, {}]
+    base = f"{server.url}/r?token={SECRET}"
+    with pytest.raises(FetchError, match="goes on|connection broke") as caught:
+        get(server, cache, base=base, patience=Patience(attempts=1))
+    assert caught.value.exit_code == 14
+    assert stat.S_IMODE(cache.stat().st_mode) == 0o700
+    for path in cache.iterdir():
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        assert SECRET not in path.name
+        assert SECRET.encode() not in path.read_bytes()
+    assert len(files_in(cache)) == 2
+    assert get(server, cache, base=base) == BODY
+    assert sent(server) == [CUT, len(BODY) - CUT]
+    assert files_in(cache) == []
+
+
+def test_all_came_but_was_not_used_yet(server, tmp_path):
+    partial = partial_file.PartialFile(tmp_path, f"{server.url}{PATH}", NAME, len(BODY))
+    partial.restart('"v1"', len(BODY))
+    partial.add(BODY)
+    assert get(server, tmp_path) == BODY
+    assert server.seen == []
+
+
+@pytest.mark.parametrize(
+    "note",
+    [b"", b"[]", b'{"validator":"","total":5}', b'{"validator":"a\\nb","total":null}', b"\xff"],
+)
+def test_a_part_of_unknown_origin_is_not_continued(server, tmp_path, note):
+    partial = partial_file.PartialFile(tmp_path, f"{server.url}{PATH}", NAME, len(BODY))
+    partial.restart('"v1"', None)
+    partial.add(b"other bytes")
+    (path,) = tmp_path.glob("*.json")
+    path.write_bytes(note)
+    assert get(server, tmp_path) == BODY
+    assert "Range" not in server.seen[0]["headers"]
+
+
+def test_a_server_without_ranges_begins_again(server, tmp_path):
+    server.ranges = False
+    server.faults[PATH] = [{"cut": CUT}, {}]
+    assert get(server, tmp_path) == BODY
+    assert sent(server) == [CUT, len(BODY)]
+
+
+def test_a_file_that_changed_meanwhile_begins_again(server, tmp_path):
+    other = BODY[::-1]
+    server.faults[PATH] = [{"cut": CUT}, {"etag": '"v2"', "body": other}]
+    assert get(server, tmp_path) == other
+    assert sent(server) == [CUT, len(BODY)]
+
+
+@pytest.mark.parametrize("etag", [None, 'W/"v1"'])
+def test_without_a_strong_validator_nothing_is_continued(server, tmp_path, etag):
+    server.etag = etag
+    server.faults[PATH] = [{"cut": CUT}, {}]
+    assert get(server, tmp_path) == BODY
+    assert [("Range" in record["headers"]) for record in server.seen] == [False, False]
+
+
+def test_another_range_than_asked_for_is_not_used(server, tmp_path):
+    server.faults[PATH] = [{"cut": CUT}, {"shift": 7}, {}]
+    assert get(server, tmp_path) == BODY
+    assert [("Range" in record["headers"]) for record in server.seen] == [False, True, False]
+
+
+def test_a_file_shorter_than_the_part_begins_again(server, tmp_path):
+    short = BODY[:1000]
+    server.faults[PATH] = [{"cut": CUT}, {"body": short}, {"body": short}]
+    assert get(server, tmp_path) == short
+    assert len(server.seen) == 3
+
+
+def test_truncated_for_ever_ends_after_three_attempts(server, tmp_path, monkeypatch):
+    pauses = []
+    monkeypatch.setattr(download, "sleep", pauses.append)
+    server.etag = None
+    server.faults[PATH] = [{"cut": CUT}]
+    with pytest.raises(FetchError, match="3 attempts failed") as caught:
+        get(server, tmp_path)
+    assert caught.value.hint is not None
+    assert "repeat the command" in caught.value.hint
+    assert len(server.seen) == 3
+    assert pauses == [1.0, 2.0]
+
+
+def test_an_endless_body_is_read_one_byte_too_far(server, tmp_path):
+    server.faults[PATH] = [{"endless": True}]
+    assert get(server, tmp_path, size=100_000) == b"x" * 100_001
+    assert len(server.seen) == 1
+    assert files_in(tmp_path) == []
+
+
+def test_the_disk_never_holds_more_than_one_byte_too_many(tmp_path):
+    partial = partial_file.PartialFile(tmp_path, "address", NAME, 10)
+    partial.restart("", None)
+    partial.add(b"x" * 100)
+    assert partial.is_full
+    assert [p.stat().st_size for p in tmp_path.iterdir() if not p.suffix] == [11]
+
+
+def test_a_longer_file_than_expected_is_seen_by_the_caller(server, tmp_path):
+    assert get(server, tmp_path, size=1000) == BODY[:1001]
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 410, 418])
+def test_a_refusal_names_file_and_status_at_once(server, tmp_path, status):
+    server.faults[PATH] = [{"status": status}]
+    with pytest.raises(StatusError, match=f"^{NAME}: 127.0.0.1: answered {status}$") as caught:
+        get(server, tmp_path)
+    assert caught.value.status == status
+    assert caught.value.hint
+    assert len(server.seen) == 1
+
+
+def test_500_then_fine(server, tmp_path):
+    server.faults[PATH] = [{"status": 500}, {"status": 503}, {}]
+    assert get(server, tmp_path) == BODY
+
+
+def test_500_for_ever(server, tmp_path):
+    server.faults[PATH] = [{"status": 500}]
+    with pytest.raises(FetchError, match=f"{NAME}: 127.0.0.1: answered 500; 3 attempts"):
+        get(server, tmp_path)
+
+
+def test_compressed_files_are_refused(server, tmp_path):
+    server.faults[PATH] = [{"encoding": "gzip"}]
+    with pytest.raises(FetchError, match="compressed"):
+        get(server, tmp_path)
+
+
+# --- slowness ----------------------------------------------------------------------------------
+
+HASTY = Patience(attempts=2, answer_s=0.5, window_s=0.5, window_bytes=1000)
+
+
+@pytest.mark.parametrize("fault", [{"drip": 0.02}, {"slow_head": 0.02}])
+def test_a_server_that_drips_is_given_up(server, tmp_path, fault):
+    server.faults[PATH] = [fault]
+    with pytest.raises(FetchError, match="too slow; 2 attempts"):
+        get(server, tmp_path, patience=HASTY)
+
+
+def test_a_slow_but_steady_server_is_not(server, tmp_path):
+    body = BODY[:150]
+    server.faults[PATH] = [{"drip": 0.01, "body": body}]
+    steady = Patience(attempts=1, answer_s=5, window_s=1.0, window_bytes=10)
+    assert get(server, tmp_path, patience=steady) == body
+
+
+def test_progress_counts_the_bytes_of_larger_files(server, tmp_path):
+    heard = []
+    big = BODY * 5
+    server.files[PATH] = big
+    server.faults[PATH] = [{"cut": len(BODY)}, {}]
+    assert get(server, tmp_path, size=len(big), progress=lambda *call: heard.append(call)) == big
+    assert {(name, total) for name, _, total in heard} == {(NAME, len(big))}
+    done = [count for _, count, _ in heard]
+    assert done == sorted(done)
+    assert done[-1] == len(big)
+    heard.clear()
+    server.files["/r/small.json"] = BODY
+    get(server, tmp_path, name="small.json", progress=lambda *call: heard.append(call))
+    assert heard == []
+
+
+# --- redirects, credentials --------------------------------------------------------------------
+
+
+def test_redirects_are_followed_without_cookies_and_with_credentials_at_home_only(tmp_path):
+    with serving({"/moved": BODY}) as away, serving() as home:
+        base = f"http://me:{SECRET}@127.0.0.1:{home.server_port}/r"
+        home.faults[PATH] = [{"status": 302, "location": "/next"}]
+        home.faults["/next"] = [{"status": 307, "location": f"{away.url}/moved?a=b"}]
+        assert get(home, tmp_path, base=base) == BODY
+        requests = home.seen + away.seen
+    assert [record["path"] for record in requests] == [PATH, "/next", "/moved?a=b"]
+    assert ["Authorization" in record["headers"] for record in requests] == [True, True, False]
+    assert not any({"Cookie", "Referer"} & set(record["headers"]) for record in requests)
+
+
+@pytest.mark.parametrize(
+    "location",
+    ["http://releases.example/x", "ftp://127.0.0.1/x", "", "https://[", "file:///etc/x"],
+)
+def test_redirects_to_anything_but_https_are_refused(server, tmp_path, location):
+    server.faults[PATH] = [{"status": 302, "location": location}]
+    with pytest.raises(FetchError, match="redirects to an address that is not an https one"):
+        get(server, tmp_path)
+    assert len(server.seen) == 1
+
+
+def test_no_other_host_redirects_to_this_machine():
+    from httpx import URL
+
+    from client.web_address import redirected
+
+    for target in ("http://127.0.0.1:8080/x", "https://localhost/x", "https://[::1]/x"):
+        with pytest.raises(FetchError, match="this machine itself"):
+            redirected(URL("https://releases.example/r"), target, NAME)
+
+
+@pytest.mark.parametrize(("redirects", "works"), [(5, True), (6, False)])
+def test_five_redirects_are_followed(server, tmp_path, redirects, works):
+    server.faults[PATH] = [{"status": 302, "location": PATH}] * redirects + [{}]
+    if works:
+        assert get(server, tmp_path) == BODY
+    else:
+        with pytest.raises(FetchError, match="more than 5 redirects"):
+            get(server, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        {"status": 404},
+        {"status": 500},
+        {"cut": 10},
+        {"status": 302, "location": "http://releases.example/x"},
+        {"encoding": "br"},
+        {"drip": 1},
+        None,
+    ],
+    ids=str,
+)
+def test_what_an_address_holds_is_in_no_message_and_no_log(server, tmp_path, caplog, fault):
+    caplog.set_level(logging.DEBUG)
+    port = server.server_port if fault else 1  # where nobody listens
+    base = f"http://{SECRET}:{SECRET}@127.0.0.1:{port}/r?token={SECRET}"
+    server.faults[PATH] = [fault or {}]
+    with pytest.raises(FetchError) as caught:
+        get(server, tmp_path, base=base, patience=HASTY)
+    assert NAME in caught.value.message
+    shown = "".join(traceback.format_exception(caught.value)) + str(caught.value.hint)
+    assert SECRET not in shown
+    assert SECRET not in caplog.text
+    if fault is None:
+        assert "cannot be reached" in caught.value.message
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        f"http://releases.example/{SECRET}",
+        f"ftp://127.0.0.1/{SECRET}",
+        f"https://[{SECRET}",
+        f"https:///{SECRET}",
+        f"http://127.0.0.1.{SECRET}.example/",
+        f"https://releases.example:{SECRET}/",
+    ],
+)
+def test_only_https_addresses_are_taken(tmp_path, address):
+    with pytest.raises(ConfigError) as caught:
+        fetch_over_http(address, tmp_path, progress=silent)
+    assert SECRET not in f"{caught.value.message}{caught.value.hint}"
+
+
+# --- TLS, proxies, disk ------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory):
+    """A self-signed certificate for 127.0.0.1, with its key, in one file."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "test")])
+    now = dt.datetime.now(dt.UTC)
+    address = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
+    made = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - dt.timedelta(days=1))
+        .not_valid_after(now + dt.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([address]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    path = tmp_path_factory.mktemp("tls") / "both.pem"
+    path.write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+        + made.public_bytes(serialization.Encoding.PEM)
+    )
+    return path
+
+
+def test_an_unknown_certificate_is_refused_and_a_named_one_accepted(
+    certificate, tmp_path, monkeypatch
+):
+    monkeypatch.delenv("SSL_CERT_FILE", raising=False)
+    monkeypatch.delenv("SSL_CERT_DIR", raising=False)
+    with serving({PATH: BODY}, certificate=certificate) as secure:
+        secure.faults[PATH] = [{"cut": CUT}, {}]
+        with pytest.raises(
+            FetchError, match="certificate is not accepted \\(self-signed"
+        ) as caught:
+            get(secure, tmp_path)
+        assert "SSL_CERT_FILE" in str(caught.value.hint)
+        assert secure.seen == []
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+        assert get(secure, tmp_path) == BODY
+        assert sent(secure) == [CUT, len(BODY) - CUT]
+
+
+def test_a_server_that_speaks_no_tls(server, tmp_path):
+    with pytest.raises(FetchError, match="no secure connection"):
+        get(server, tmp_path, base=f"https://127.0.0.1:{server.server_port}/r")
+
+
+def test_the_proxy_of_the_environment_is_asked_but_not_for_this_machine(
+    server, tmp_path, monkeypatch
+):
+    with serving() as proxy:
+        monkeypatch.setenv("HTTPS_PROXY", f"http://me:{SECRET}@127.0.0.1:{proxy.server_port}")
+        monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{proxy.server_port}")
+        assert get(server, tmp_path) == BODY
+        assert proxy.seen == []
+        with pytest.raises(FetchError, match="proxy that the environment names") as caught:
+            get(server, tmp_path, base="https://releases.invalid/r")
+        assert {record["path"] for record in proxy.seen} == {"releases.invalid:443"}
+    assert SECRET not in "".join(traceback.format_exception(caught.value))
+
+
+@pytest.mark.parametrize("proxy", [f"socks5://{SECRET}:1", f"gopher://{SECRET}"])
+def test_a_proxy_that_cannot_be_used(server, tmp_path, monkeypatch, proxy):
+    monkeypatch.setenv("ALL_PROXY", proxy)
+    with pytest.raises(ConfigError, match="proxy") as caught:
+        get(server, tmp_path)
+    assert SECRET not in caught.value.message
+
+
+def test_a_full_disk_states_the_bytes_needed_and_keeps_what_came(server, tmp_path, monkeypatch):
+    real, opened = os.open, []
+
+    def full_after_some(path, flags, *mode, **options):
+        if flags & os.O_APPEND:
+            opened.append(path)
+            if len(opened) > 1:
+                return real("/dev/full", os.O_WRONLY)
+        return real(path, flags, *mode, **options)
+
+    monkeypatch.setattr(partial_file.os, "open", full_after_some)
+    with pytest.raises(StorageError) as caught:
+        get(server, tmp_path)
+    monkeypatch.setattr(partial_file.os, "open", real)
+    have = next(path.stat().st_size for path in tmp_path.iterdir() if not path.suffix)
+    assert 0 < have < len(BODY)
+    assert caught.value.message == (
+        f"{NAME}: No space left on device; the download needs {len(BODY) - have} bytes more"
+    )
+    assert len(server.seen) == 1
+    assert get(server, tmp_path) == BODY
+    assert server.seen[1]["headers"]["Range"] == f"bytes={have}-"

@@ -1,0 +1,297 @@
+"""Exported folders: loadable as their README says, private, whole or absent."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+from torch import Tensor
+from transformers import AutoTokenizer
+
+from client import export
+from client.export import Exported, write_merged, write_peft
+from proper_model import merged_export
+from proper_model.artifact import Release
+from proper_model.config import BaseWeights
+from proper_model.errors import ExportError, StorageError
+from proper_model.merged_export import merged_weights
+from proper_model.quantized import quantize_base
+from proper_model.user_fold import fold_release
+from tests.exports import (
+    BUNDLE,
+    PUBLIC,
+    USER,
+    installed,
+    logits_of,
+    noisy_release,
+    our_logits,
+    own_items,
+    public_base,
+    user_tensors,
+)
+
+ITEMS = own_items()
+Write = Callable[..., Exported]
+
+
+def peft_of(out: Path, release: Release, tensors: Mapping[str, Tensor], **options: Any) -> Exported:
+    base = PUBLIC if release.population else None
+    return write_peft(out, release, tensors, bundle_id=BUNDLE, base=base, **options)
+
+
+def merged_of(
+    out: Path, release: Release, tensors: Mapping[str, Tensor], **options: Any
+) -> Exported:
+    return write_merged(out, release, tensors, bundle_id=BUNDLE, **options)
+
+
+BOTH = pytest.mark.parametrize("write", [peft_of, merged_of])
+
+
+def run_readme(folder: Path, **places: str) -> Any:
+    """The model that the README's own Python loads, its placeholders filled in."""
+    (code,) = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
+    for name, place in places.items():
+        assert name in code
+        code = code.replace(name, place)
+    names: dict[str, Any] = {}
+    exec(code, names)
+    assert names["tokenizer"].eos_token_id is not None
+    return names["model"]
+
+
+def agrees(model: Any, release: Release, tensors: Mapping[str, Tensor], atol: float) -> bool:
+    return all(
+        torch.allclose(logits_of(model, item), our_logits(release, tensors, item), atol=atol)
+        for item in ITEMS
+    )
+
+
+def contents(folder: Path) -> Iterator[tuple[Path, bytes]]:
+    for path in sorted(folder.rglob("*")):
+        yield path, path.read_bytes()
+
+
+def test_the_adapter_loads_as_its_readme_says_over_the_bundles_base(tmp_path: Path) -> None:
+    release = installed(noisy_release(), tmp_path)
+    release.tokenizer.save_pretrained(tmp_path / "tokenizer")
+    tensors = user_tensors(release)
+    done = peft_of(tmp_path / "out", release, tensors)
+    assert (done.rank, done.natural_rank, done.report) == (32, 24, None)
+    assert done.size_bytes == sum(len(data) for _, data in contents(tmp_path / "out"))
+    model = run_readme(tmp_path / "out", BUNDLE=str(tmp_path), ADAPTER=str(tmp_path / "out"))
+    assert agrees(model, release, tensors, 1e-5)
+    config = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == f"bundle:{BUNDLE}/base"
+    with safe_open(tmp_path / "out" / "adapter_model.safetensors", "pt") as file:
+        assert file.metadata() == {"format": "pt"}
+    assert "rank of 24" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_the_adapter_loads_as_its_readme_says_over_the_public_base(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    public_base(tmp_path)
+    release = installed(noisy_release(referenced=True), tmp_path)
+    tensors = user_tensors(release)
+    peft_of(tmp_path / "out", release, tensors)
+    readme = (tmp_path / "out" / "README.md").read_text()
+    assert f"vllm serve {PUBLIC.name} --revision {PUBLIC.revision} --enable-lora" in readme
+    assert "--max-lora-rank 32" in readme
+    revision = f', revision="{PUBLIC.revision}"'
+    places = {f'"{PUBLIC.name}"{revision}': repr(str(tmp_path / "base"))}
+    model = run_readme(tmp_path / "out", **places, ADAPTER=str(tmp_path / "out"))
+    assert agrees(model, release, tensors, 1e-5)
+    config = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
+    assert (config["base_model_name_or_path"], config["revision"]) == (PUBLIC.name, PUBLIC.revision)
+
+
+@pytest.mark.parametrize("referenced", [False, True])
+def test_the_merged_model_loads_alone(tmp_path: Path, referenced: bool) -> None:
+    public_base(tmp_path)
+    release = noisy_release(referenced=referenced)
+    before = {name: tensor.clone() for name, tensor in release.base.state_dict().items()}
+    tensors = user_tensors(release)
+    done = merged_of(tmp_path / "out", release, tensors)
+    assert done.size_bytes == sum(len(data) for _, data in contents(tmp_path / "out"))
+    assert (done.rank, done.report) == (None, None)
+    model = run_readme(tmp_path / "out", MODEL=str(tmp_path / "out"))
+    assert agrees(model, release, tensors, 1e-5)
+    assert not agrees(release.base, release, tensors, 0.05)
+    assert all(torch.equal(before[n], t) for n, t in release.base.state_dict().items())
+    assert AutoTokenizer.from_pretrained(tmp_path / "out")("w3 w5") == release.tokenizer("w3 w5")
+
+
+def test_a_merge_is_rounded_once() -> None:
+    """In bfloat16 the sum in float64, cast: not a sum of casts."""
+    release = noisy_release()
+    fold = fold_release(release, user_tensors(release))
+    release.base.to(torch.bfloat16)
+    weights = merged_weights(release, fold)
+    for path, (a, b) in fold.factors.items():
+        old = release.base.get_submodule(path).weight
+        assert torch.equal(weights[f"{path}.weight"], (old.double() + b @ a).bfloat16())
+
+
+@BOTH
+def test_an_approximate_export_says_so(tmp_path: Path, write: Write) -> None:
+    release = noisy_release("default")
+    tensors = user_tensors(release)
+    with pytest.raises(ExportError, match="routes by token"):
+        write(tmp_path / "out", release, tensors)
+    assert not (tmp_path / "out").exists()
+    done = write(tmp_path / "out", release, tensors, approximate=True, samples=ITEMS)
+    assert done.report is not None
+    readme = (tmp_path / "out" / "README.md").read_text()
+    assert "Approximate" in readme
+    assert f"{done.report.exact_nll:.4f} to {done.report.folded_nll:.4f}" in readme
+    write(tmp_path / "exact", noisy_release(), user_tensors(noisy_release()))
+    assert "Approximate" not in (tmp_path / "exact" / "README.md").read_text()
+
+
+@BOTH
+def test_nothing_names_the_user_or_this_machine(
+    tmp_path: Path, write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The base and tokenizer were loaded by path, and the export is given paths."""
+    canary = tmp_path / USER
+    canary.mkdir()
+    public_base(canary)
+    release = installed(noisy_release(referenced=True), canary)
+    release.base.config._name_or_path = str(canary / "base")
+    write(canary / "out", release, user_tensors(release))
+    names = [USER, str(tmp_path), str(Path.home()), os.uname().nodename, tmp_path.name]
+    needles = [name.encode(code) for name in names for code in ("utf-8", "utf-16-le")]
+    found = [
+        (path.name, needle)
+        for path, data in contents(canary / "out")
+        for needle in needles
+        if needle in data
+    ]
+    assert found == []
+    readme = (canary / "out" / "README.md").read_bytes()
+    assert b"**Private.**" in readme
+    assert BUNDLE.encode() in readme, "the search looks at what was written"
+
+
+@BOTH
+def test_files_are_private_whatever_the_umask(tmp_path: Path, write: Write) -> None:
+    release = noisy_release()
+    before = os.umask(0)
+    try:
+        write(tmp_path / "out", release, user_tensors(release))
+    finally:
+        os.umask(before)
+    assert (tmp_path / "out").stat().st_mode & 0o777 == 0o700
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "out").rglob("*")}
+    assert {"README.md"} < set(modes)
+    assert set(modes.values()) == {0o600}
+
+
+@BOTH
+def test_only_a_new_or_empty_folder_is_written(tmp_path: Path, write: Write) -> None:
+    release = noisy_release()
+    tensors = user_tensors(release)
+    full, file, link, empty = (tmp_path / n for n in ("full", "file", "link", "empty"))
+    full.mkdir()
+    (full / "mine").write_text("kept")
+    file.write_text("kept")
+    empty.mkdir(mode=0o755)
+    link.symlink_to(empty)
+    for out in (full, file, link):
+        with pytest.raises(ExportError, match="something already") as caught:
+            write(out, release, tensors)
+        assert caught.value.exit_code == 49
+    assert (full / "mine").read_text() == file.read_text() == "kept"
+    assert list(empty.iterdir()) == []
+    write(empty, release, tensors)
+    assert (empty / "README.md").is_file()
+    assert empty.stat().st_mode & 0o777 == 0o700
+    with pytest.raises(StorageError, match="No such file"):
+        write(tmp_path / "no" / "such" / "folder", release, tensors)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["empty", "file", "full", "link"]
+
+
+@contextmanager
+def dying_at(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, call: int) -> Iterator[None]:
+    """The `call`-th call of a function ends the program."""
+    real, calls = getattr(owner, name), 0
+
+    def dying(*args: Any, **options: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == call:
+            raise KeyboardInterrupt
+        return real(*args, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, dying)
+        yield
+    assert calls >= call
+
+
+@BOTH
+def test_an_interruption_leaves_nothing(
+    tmp_path: Path, write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release = noisy_release()
+    tensors = user_tensors(release)
+    moments = [(os, "fsync", 1), (os, "fsync", 3), (export, "move_folder", 1)]
+    moments += [(export, "write_atomic", 1)]
+    if write is merged_of:
+        moments += [(type(release.tokenizer), "save_pretrained", 1)]
+    else:
+        moments += [(export, "write_atomic", 2), (export, "write_atomic", 3)]
+    for owner, name, call in moments:
+        with dying_at(monkeypatch, owner, name, call), pytest.raises(KeyboardInterrupt):
+            write(tmp_path / "out", release, tensors)
+        assert list(tmp_path.iterdir()) == [], (name, call)
+    write(tmp_path / "out", release, tensors)
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_full_disk_is_a_storage_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    release = noisy_release()
+    tensors = user_tensors(release)
+
+    def full(*args: Any, **options: Any) -> None:
+        raise merged_export.SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(type(release.base), "save_pretrained", full)
+    with pytest.raises(StorageError, match="cannot be written"):
+        merged_of(tmp_path / "out", release, tensors)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_quantized_base_is_not_merged_but_gives_an_adapter(tmp_path: Path) -> None:
+    pytest.importorskip("bitsandbytes")
+    release = noisy_release()
+    tensors = user_tensors(release)
+    peft_of(tmp_path / "full", release, tensors)
+    quantize_base(release.base, BaseWeights.FOUR_BIT)
+    object.__setattr__(release.settings, "base_weights", BaseWeights.FOUR_BIT)
+    with pytest.raises(ExportError, match="4 or 8 bits") as caught:
+        merged_of(tmp_path / "merged", release, tensors)
+    assert "peft" in (caught.value.hint or "")
+    peft_of(tmp_path / "packed", release, tensors)
+    weights = [tmp_path / n / "adapter_model.safetensors" for n in ("full", "packed")]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+    assert "held in 4bit" in (tmp_path / "packed" / "README.md").read_text()
+
+
+def test_base_and_release_must_agree(tmp_path: Path) -> None:
+    for referenced, base in ((False, PUBLIC), (True, None)):
+        release = noisy_release(referenced=referenced)
+        with pytest.raises(ExportError, match="told otherwise"):
+            write_peft(
+                tmp_path / "out", release, user_tensors(release), bundle_id=BUNDLE, base=base
+            )
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,261 @@
+"""The OpenAI side of `proper serve`: exact JSON, written by hand from OpenAI's API reference."""
+
+from __future__ import annotations
+
+import json
+
+import httpx
+import pytest
+from serving import CREATED, FakeSession, running
+
+from client.serving.openai_schema import NEUTRAL, REFUSED, WITHOUT_EFFECT
+
+TEXT = {"model": "proper", "prompt": "a b c"}
+CHAT = {"model": "proper", "messages": [{"role": "user", "content": "a b c"}]}
+USAGE = {"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7}
+
+
+@pytest.fixture(scope="module")
+def session():
+    return FakeSession()
+
+
+@pytest.fixture(scope="module")
+def client(session):
+    with running(session) as server:
+        yield server.client
+
+
+@pytest.fixture(autouse=True)
+def _forgotten_calls(session):
+    session.calls.clear()
+
+
+def events(response: httpx.Response) -> list:
+    """The stream's events, decoded by the letter of the format: `data: X`, an empty line."""
+    assert response.status_code == 200
+    assert response.headers["content-type"] == "text/event-stream; charset=utf-8"
+    *blocks, end = response.text.split("\n\n")
+    assert end == ""
+    assert all(block.startswith("data: ") and "\n" not in block for block in blocks)
+    assert blocks[-1] == "data: [DONE]"
+    return [json.loads(block.removeprefix("data: ")) for block in blocks[:-1]]
+
+
+def test_completion(client, session) -> None:
+    response = client.post("/v1/completions", json=TEXT)
+    assert response.status_code == 200
+    assert response.json() == {
+        "id": "cmpl-x1",
+        "object": "text_completion",
+        "created": CREATED,
+        "model": "proper",
+        "choices": [{"text": "3: a b c", "index": 0, "logprobs": None, "finish_reason": "stop"}],
+        "usage": USAGE,
+    }
+    assert session.named("generate") == [("generate", "a b c", "3", None, None)]
+
+
+def test_chat_completion(client) -> None:
+    response = client.post("/v1/chat/completions", json=CHAT)
+    assert response.json() == {
+        "id": "chatcmpl-x1",
+        "object": "chat.completion",
+        "created": CREATED,
+        "model": "proper",
+        "choices": [
+            {
+                "index": 0,
+                "message": {"role": "assistant", "content": "3: a b c", "refusal": None},
+                "logprobs": None,
+                "finish_reason": "stop",
+            }
+        ],
+        "usage": USAGE,
+    }
+
+
+def test_streamed_completion(client) -> None:
+    def chunk(text, reason=None):
+        choice = {"text": text, "index": 0, "logprobs": None, "finish_reason": reason}
+        return {
+            "id": "cmpl-x1",
+            "object": "text_completion",
+            "created": CREATED,
+            "model": "proper",
+            "choices": [choice],
+        }
+
+    got = events(client.post("/v1/completions", json={**TEXT, "stream": True}))
+    assert got == [chunk("3:"), chunk(" a"), chunk(" b"), chunk(" c"), chunk("", "stop")]
+
+
+def test_streamed_chat_with_usage(client) -> None:
+    def chunk(delta, reason=None):
+        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": reason}
+        return {
+            "id": "chatcmpl-x1",
+            "object": "chat.completion.chunk",
+            "created": CREATED,
+            "model": "proper",
+            "choices": [choice],
+            "usage": None,
+        }
+
+    body = {**CHAT, "stream": True, "stream_options": {"include_usage": True}}
+    assert events(client.post("/v1/chat/completions", json=body)) == [
+        chunk({"role": "assistant", "content": ""}),
+        chunk({"content": "3:"}),
+        chunk({"content": " a"}),
+        chunk({"content": " b"}),
+        chunk({"content": " c"}),
+        chunk({}, "stop"),
+        {**chunk({}), "choices": [], "usage": USAGE},
+    ]
+
+
+def test_text_passes_unchanged_through_json_and_events(client) -> None:
+    text = 'ä\n\ndata: [DONE]\n\n\u2028 <b>"\\ \x00 \U0001f600'
+    whole = client.post("/v1/completions", json={**TEXT, "prompt": text}).json()
+    assert whole["choices"][0]["text"] == f"3: {text}"
+    response = client.post("/v1/completions", json={**TEXT, "prompt": text, "stream": True})
+    pieces = [event["choices"][0]["text"] for event in events(response)]
+    assert "".join(pieces) == f"3: {text}"
+    assert len(pieces) > 2
+
+
+@pytest.mark.parametrize(("name", "stage"), [("proper-stage1", "1"), ("proper-stage2", "2")])
+def test_the_model_name_chooses_the_stage(client, session, name, stage) -> None:
+    whole = client.post("/v1/completions", json={**TEXT, "model": name}).json()
+    assert (whole["model"], whole["choices"][0]["text"]) == (name, f"{stage}: a b c")
+    assert session.named("generate")[0][2] == stage
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/completions", {**TEXT, "max_tokens": 2}),
+        ("/v1/chat/completions", {**CHAT, "max_tokens": 2}),
+        ("/v1/chat/completions", {**CHAT, "max_completion_tokens": 2}),
+        ("/v1/chat/completions", {**CHAT, "max_completion_tokens": 2, "max_tokens": 2}),
+    ],
+)
+def test_max_tokens(client, path, body) -> None:
+    whole = client.post(path, json=body).json()
+    assert whole["choices"][0]["finish_reason"] == "length"
+    assert whole["usage"] == {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
+
+
+def test_forms_of_a_prompt(client) -> None:
+    parts = [{"type": "text", "text": "a b"}, {"type": "text", "text": " c"}]
+    body = {**CHAT, "messages": [{"role": "user", "content": parts}]}
+    whole = client.post("/v1/chat/completions", json=body).json()
+    assert whole["choices"][0]["message"]["content"] == "3: a b c"
+    whole = client.post("/v1/completions", json={**TEXT, "prompt": ["a b c"]}).json()
+    assert whole["choices"][0]["text"] == "3: a b c"
+
+
+def test_models(client) -> None:
+    def model(name):
+        return {"id": name, "object": "model", "created": CREATED, "owned_by": "proper"}
+
+    assert client.get("/v1/models").json() == {
+        "object": "list",
+        "data": [model("proper"), model("proper-stage2"), model("proper-stage1")],
+    }
+
+
+def test_what_changes_nothing_is_accepted(client, session) -> None:
+    neutral = {name: value for name, values in NEUTRAL.items() for value in values}
+    without = dict.fromkeys(WITHOUT_EFFECT, 0.5)
+    nulls = dict.fromkeys(REFUSED)
+    whole = client.post("/v1/completions", json={**TEXT, **neutral, **without, **nulls})
+    assert whole.json()["choices"][0]["text"] == "3: a b c"
+    assert client.post("/v1/completions", json={**TEXT, "temperature": 0.0}).status_code == 200
+
+
+WRONG = {
+    "temperature": [0.7, 1, False, "0"],
+    "n": [2, True],
+    "best_of": [3],
+    "echo": [True],
+    "logprobs": [1, True, 0],
+    "stop": ["\n", ["x"]],
+    "suffix": ["x"],
+    "logit_bias": [{"5": 100}],
+    "presence_penalty": [0.1],
+    "frequency_penalty": [-1],
+    "tools": [[{"type": "function"}]],
+    "response_format": [{"type": "json_object"}],
+    "max_tokens": [0, -1, 1.5, "3", True],
+    "stream": ["yes", 1],
+    "model": [3, None],
+    "prompt": [None, 3, [], ["a", "b"], [1, 2], {"a": 1}],
+    "reasoning_effort": ["low"],
+    "stream_options": [{"include_usage": True}],
+}
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [(name, value) for name, values in WRONG.items() for value in values]
+)
+def test_what_would_change_the_answer_is_refused(client, session, field, value) -> None:
+    response = client.post("/v1/completions", json={**TEXT, field: value})
+    assert response.status_code == 400
+    error = response.json()["error"]
+    assert set(response.json()) == {"error"}
+    assert set(error) == {"message", "type", "param", "code"}
+    assert (error["type"], error["param"]) == ("invalid_request_error", field)
+    assert field in error["message"]
+    assert session.calls == []
+
+
+def user(text):
+    return {"role": "user", "content": text}
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [],
+        [{"role": "system", "content": "x"}, user("a")],
+        [user("a"), {"role": "assistant", "content": "x"}, user("b")],
+        [{"role": "assistant", "content": "x"}],
+        [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}],
+        [{"role": "user", "content": None}],
+        [{"role": "user"}],
+    ],
+)
+def test_a_dialogue_is_refused_rather_than_cut(client, session, messages) -> None:
+    response = client.post("/v1/chat/completions", json={**CHAT, "messages": messages})
+    assert response.status_code == 400
+    assert response.json()["error"]["param"] == "messages"
+    assert session.calls == []
+
+
+def test_two_different_limits_are_refused(client) -> None:
+    body = {**CHAT, "max_tokens": 2, "max_completion_tokens": 3}
+    assert client.post("/v1/chat/completions", json=body).status_code == 400
+
+
+def test_an_unknown_model(client) -> None:
+    response = client.post("/v1/completions", json={**TEXT, "model": "gpt-4"})
+    assert response.status_code == 404
+    assert response.json() == {
+        "error": {
+            "message": "no such model; expected one of: proper, proper-stage2, proper-stage1",
+            "type": "invalid_request_error",
+            "param": "model",
+            "code": "model_not_found",
+        }
+    }
+
+
+def test_an_unknown_field_is_refused_and_not_repeated(client) -> None:
+    response = client.post("/v1/completions", json={**TEXT, "my secret": 1})
+    assert response.status_code == 400
+    assert response.json()["error"]["code"] == "unknown_parameter"
+    assert "secret" not in response.text
+    body = {**TEXT, "stream": True, "stream_options": {"my secret": 1}}
+    response = client.post("/v1/completions", json=body)
+    assert response.json()["error"]["message"] == "an unknown field in stream_options"

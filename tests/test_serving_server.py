@@ -1,0 +1,135 @@
+"""Start and end: ports, tokens, signals in the middle of work; in a process of its own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+from serving import TOKEN, FakeSession
+
+from client.serving.server import _bound, serve
+from proper_model.errors import ConfigError
+
+# A session whose pieces come every 50 ms for ever, or whose work ignores everything.
+PROGRAM = """
+import sys, threading, time
+sys.path.insert(0, {tests!r})
+from serving import FakeSession, TOKEN
+from client.serving.server import _bound, serve
+from client.serving.session import Ending
+from proper_model.errors import ProperError
+
+class Endless(FakeSession):
+    def generate(self, prompt, *, stage, max_tokens, task=None):
+        while True:
+            time.sleep({pause})
+            yield "canary"
+    def forget(self, ids, *, progress):
+        while True:
+            time.sleep(0.02)
+            progress("retraining", 1, 0)
+    def close(self):
+        print("closed", flush=True)
+
+try:
+    serve(Endless(), port=0, token=TOKEN, ready=lambda url: print(url, flush=True))
+    print("returned", flush=True)
+except ProperError as error:
+    print(type(error).__name__, error.exit_code, flush=True)
+"""
+
+
+class Program:
+    """The server in a process of its own."""
+
+    def __init__(self, pause: float = 0.05) -> None:
+        code = textwrap.dedent(PROGRAM).format(tests=str(Path(__file__).parent), pause=pause)
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        assert self.process.stdout is not None
+        self.url = self.process.stdout.readline().strip()
+        headers = {"Authorization": f"Bearer {TOKEN}"}
+        self.client = httpx.Client(base_url=self.url, headers=headers, trust_env=False)
+
+    def end(self, number: int) -> tuple[list[str], str, float]:
+        """Lines it still prints, what it logs, and the seconds from the signal to its end."""
+        began = time.monotonic()
+        self.process.send_signal(number)
+        out, err = self.process.communicate(timeout=20)
+        self.client.close()
+        return out.split("\n")[:-1], err, time.monotonic() - began
+
+
+STREAM = {"model": "proper", "prompt": "x", "stream": True}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_in_mid_stream_ends_cleanly_within_five_seconds(number) -> None:
+    program = Program()
+    with program.client.stream("POST", "/v1/completions", json=STREAM) as response:
+        next(response.iter_lines())
+        lines, log, seconds = program.end(number)
+    assert (lines, log, program.process.returncode) == (["closed", "returned"], "", 0)
+    assert seconds < 5
+
+
+def test_a_signal_in_mid_forgetting_ends_at_its_next_step() -> None:
+    program = Program()
+    assert program.client.post("/api/forget", json={"all": True}).status_code == 202
+    lines, log, seconds = program.end(signal.SIGINT)
+    assert (lines, log) == (["closed", "returned"], "")
+    assert seconds < 5
+
+
+def test_work_that_does_not_end_is_left_behind() -> None:
+    program = Program(pause=30)
+    with (
+        pytest.raises(httpx.TransportError),
+        program.client.stream("POST", "/v1/completions", json=STREAM, timeout=0.3),
+    ):
+        pass
+    lines, log, seconds = program.end(signal.SIGTERM)
+    assert (lines, log) == (["InterruptedRunError 130"], "")
+    assert seconds < 5
+
+
+def test_a_port_in_use_is_said() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        with pytest.raises(ConfigError, match=f"port {port} of 127.0.0.1: in use") as caught:
+            serve(FakeSession(), port=port, token=TOKEN, ready=lambda _url: None)
+        assert "0 takes any free one" in str(caught.value.hint)
+
+
+def test_pieces_do_not_wait_for_each_other_on_the_way() -> None:
+    """asyncio switches Nagle's algorithm off only for sockets that name their protocol."""
+    with _bound(0) as listener:
+        assert listener.proto == socket.IPPROTO_TCP
+
+
+@pytest.mark.parametrize("port", [-1, 65536])
+def test_ports_that_do_not_exist(port) -> None:
+    with pytest.raises(ConfigError, match="expected 0 to 65535"):
+        serve(FakeSession(), port=port, token=TOKEN, ready=lambda _url: None)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="the superuser may take any port")
+def test_a_port_of_the_system() -> None:
+    with pytest.raises(ConfigError, match="port 1 of"):
+        serve(FakeSession(), port=1, token=TOKEN, ready=lambda _url: None)
+
+
+@pytest.mark.parametrize("token", ["", "short", "x" * 31, "a b" * 20, "ä" * 40])
+def test_weak_tokens_are_refused(token) -> None:
+    with pytest.raises(ConfigError) as caught:
+        serve(FakeSession(), port=0, token=token, ready=lambda _url: None)
+    assert not token or token not in str(caught.value)

@@ -1,0 +1,52 @@
+"""Small vaults with cheap passphrases, and what tests look at from outside."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from client.derivation import Argon2idCost, ScryptCost
+from client.vault import KeyFile, Passphrase, Vault, create_vault
+
+CHEAP = Argon2idCost(memory_kib=8, iterations=1, lanes=1)
+CHEAP_SCRYPT = ScryptCost(log2_n=1)
+BUNDLE, OTHER_BUNDLE = "ab" * 32, "cd" * 32
+WORD = Passphrase("correct horse")
+
+
+def counted(seed: str) -> Callable[[int], bytes]:
+    """A source of fixed bytes; never the same twice."""
+    calls = iter(range(1 << 30))
+    return lambda size: hashlib.shake_256(f"{seed} {next(calls)}".encode()).digest(size)
+
+
+def make_vault(folder: Path, *payloads: bytes, secrets=(WORD,), seed: str = "a") -> Vault:
+    vault = create_vault(folder, secrets, random=counted(seed), cost=CHEAP)
+    for payload in payloads:
+        vault.write(payload, bundle_id=BUNDLE)
+    return vault
+
+
+def put_key_file(path: Path, content: bytes = b"k" * 32) -> KeyFile:
+    path.touch(mode=0o600)
+    path.write_bytes(content)
+    return KeyFile(path)
+
+
+def put_files(folder: Path, files: Mapping[str, bytes]) -> Path:
+    """A vault's folder with these files, with the modes it must have."""
+    folder.mkdir(mode=0o700)
+    for name, data in files.items():
+        (folder / name).touch(mode=0o600)
+        (folder / name).write_bytes(data)
+    return folder
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    """Every file below, by name."""
+    return {p.name: p.read_bytes() for p in sorted(folder.iterdir()) if p.is_file()}
+
+
+def generations(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.glob("*.vault"))
