@@ -1,7 +1,7 @@
-"""Synthetic people who change their minds: from some item on, each does as another group does.
+"""Synthetic people who change their minds: from some item on, each tags every film alike.
 
-What the text says and what is a person's own stay; the answers that a group decides become those of
-the next group. So the truth about somebody's newest answers is known, and contradicts the old ones.
+The films stay what they are; the answers become one tag that this person never used before. So the
+truth about the newest answers is known, contradicts the old ones, and takes few items to learn.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from proper_model.errors import ConfigError
 from proper_model.records import HistoryItem, User
+from simulations.synthetic_films import TAGS
 
 if TYPE_CHECKING:
     from simulations.sources import Source
@@ -40,22 +41,20 @@ def drifting(source: Source, change_at: Callable[[int], int]) -> Source:
 def changed_minds(
     users: tuple[User, ...], truth: Mapping[str, Any], change_at: Callable[[int], int]
 ) -> tuple[tuple[User, ...], dict[str, Any]]:
-    """Users of `synth_tag` who join the next group at item `change_at(items)`, and their truth."""
+    """Users of `synth_tag` with one tag for everything from item `change_at(items)` on, and their
+    truth. Tags go round, so that neighbours get different ones.
+    """
     gold = dict(truth["gold"])
     changed = []
-    for user in users:
-        rule = truth["rules"][(truth["groups"][user.user_id] + 1) % len(truth["rules"])]
-        now = {**rule, **truth["quirks"][user.user_id]}
+    for number, user in enumerate(users):
+        used = {item.fields["tag"] for item in user.history} | {q.gold for q in user.queries}
+        free = [tag for tag in TAGS if tag not in used] or list(TAGS)
+        tag = free[number % len(free)]
         start = change_at(len(user.history))
-        history = tuple(
-            item if place < start else _tagged(item, now[truth["detail"][item.id]["topic"]])
-            for place, item in enumerate(user.history)
-        )
-        queries = tuple(
-            replace(query, gold=now[truth["detail"][query.id]["topic"]]) for query in user.queries
-        )
-        gold |= {query.id: query.gold for query in queries}
-        changed.append(User(user.user_id, history, queries))
+        later = tuple(_tagged(item, tag) for item in user.history[start:])
+        queries = tuple(replace(query, gold=tag) for query in user.queries)
+        gold |= {query.id: tag for query in queries}
+        changed.append(User(user.user_id, (*user.history[:start], *later), queries))
     return tuple(changed), {**truth, "gold": gold}
 
 

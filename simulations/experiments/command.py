@@ -86,13 +86,15 @@ def _print(result: Experiment, *, markdown: bool = False) -> None:
         if markdown:
             print_line(("" if number == 0 else "\n") + f"**{shown.title}**\n")
         print_table(shown, markdown=markdown)
+    for note in result.notes:
+        print_line(f"\n- {note}" if markdown else f"note: {note}")
 
 
 def _leave(result: Experiment, out: Path) -> None:
     """Write result and figure into `out`, and print the tables."""
     from proper_model.files import storage_errors, write_atomic
+    from simulations.experiments.figure import loss_figure
     from simulations.experiments.schema import write_experiment
-    from simulations.experiments.show import loss_figure
 
     with storage_errors(out):
         out.mkdir(parents=True, exist_ok=True)

@@ -1,27 +1,22 @@
-"""An experiment as tables and as one figure."""
+"""An experiment as tables."""
 
 from __future__ import annotations
 
 import math
 
-import matplotlib as mpl
-from matplotlib.backends.backend_svg import FigureCanvasSVG
-from matplotlib.figure import Figure as Canvas
-
-from client.evaluation import LOSS
 from client.tables import Table
 from simulations.experiments.schema import Condition, Experiment
-from simulations.figures import BLUE, GREEN, GREY, INK, ORANGE, STYLE, Figure, inline
 from simulations.results import METRICS
 
-COLOURS = (BLUE, ORANGE, GREEN, GREY)
+# Of each task what sees most, and what people ask for; the file holds differences in every metric.
+COMPARED = ("accuracy", "mae_expected", "rougeL", "nll")
 
 
 def result_table(result: Experiment) -> Table:
     """A row a set and metric, a column a condition, intervals over users; costs at the end."""
     rows = []
     names = list(result.conditions)
-    for on in _sets(result):
+    for on in sets(result):
         for metric in _metrics(result, on):
             cells = [_interval(result.conditions[name], on, metric) for name in names]
             rows.append((on, metric, *cells))
@@ -44,7 +39,7 @@ def result_table(result: Experiment) -> Table:
 
 
 def difference_table(result: Experiment) -> Table:
-    """Paired differences; those in which no user differs are left out."""
+    """Paired differences in few metrics; those in which no user differs are left out."""
     verdicts = {True: "better", False: "worse", None: "not separable"}
     rows = [
         (
@@ -56,7 +51,7 @@ def difference_table(result: Experiment) -> Table:
             verdicts[row.improvement],
         )
         for row in result.contrasts
-        if not row.delta == row.low == row.high == 0
+        if row.metric in COMPARED and not row.delta == row.low == row.high == 0
     ]
     header = ("conditions", "asked", "metric", "difference", "interval", "verdict")
     return Table("Differences", header, tuple(rows), labels=3)
@@ -71,33 +66,8 @@ def fact_table(result: Experiment) -> Table:
     return Table("Counts", ("what", "value"), tuple(rows))
 
 
-def loss_figure(result: Experiment) -> Figure:
-    """Loss per answer token of every condition on every set, with intervals over users."""
-    sets, names = _sets(result), list(result.conditions)
-    said = []
-    with mpl.rc_context(STYLE):
-        canvas = Canvas(figsize=(7.2, 0.9 + 0.24 * len(sets) * len(names)), layout="constrained")
-        FigureCanvasSVG(canvas)
-        axes = canvas.add_subplot()
-        ticks: list[tuple[float, str]] = []
-        for block, on in enumerate(reversed(sets)):
-            for line, name in enumerate(reversed(names)):
-                place = block * (len(names) + 0.7) + line
-                loss = result.conditions[name].sets[on].metrics[LOSS]
-                colour = COLOURS[names.index(name) % len(COLOURS)]
-                if math.isfinite(loss.user_low):
-                    axes.plot([loss.user_low, loss.user_high], [place] * 2, color=colour)
-                axes.plot([loss.user_mean], [place], marker="o", color=colour, markersize=5)
-                ticks.append((place, f"{on}: {name}"))
-                said.append(f"{on}, {name}: {loss.user_mean:.3f}")
-        axes.set_yticks([place for place, _ in ticks], [label for _, label in ticks])
-        axes.set_xlabel("loss per answer token, nats (lower is better)")
-        axes.tick_params(axis="y", colors=INK)
-        title = f"Loss by condition: {result.experiment}, {', '.join(result.tasks)}"
-        return inline(canvas, result.experiment, title, f"{title}. {'; '.join(said)}.")
-
-
-def _sets(result: Experiment) -> list[str]:
+def sets(result: Experiment) -> list[str]:
+    """Names of the sets of questions, in the order of the file."""
     return list(dict.fromkeys(on for c in result.conditions.values() for on in c.sets))
 
 
