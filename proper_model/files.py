@@ -20,6 +20,7 @@ from proper_model.errors import StorageError
 Buffer = bytes | bytearray | memoryview
 
 PRIVATE_FILE = 0o600
+_PIECE_BYTES = 16 << 20
 PRIVATE_FOLDER = 0o700
 
 
@@ -124,7 +125,12 @@ def read_bounded(path: Path, max_bytes: int) -> bytes:
             raise OSError(errno.EINVAL, "expected a regular file", path)
         # Made only now: of a folder `fdopen` makes no file object, and closes nothing either.
         with os.fdopen(descriptor, "rb", closefd=False) as handle:
-            return handle.read(max_bytes + 1)
+            parts, left = [], max_bytes + 1
+            # In pieces: asked for all at once, Python sets aside the limit, not the file's size.
+            while left and (part := handle.read(min(left, _PIECE_BYTES))):
+                parts.append(part)
+                left -= len(part)
+            return b"".join(parts)
     finally:
         os.close(descriptor)
 

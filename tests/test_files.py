@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -76,3 +78,16 @@ def test_what_is_not_about_files_is_left_alone(tmp_path: Path, error: OSError) -
     with pytest.raises(type(error)) as caught, storage_errors(tmp_path):
         raise error
     assert caught.value is error
+
+
+def test_a_limit_of_gigabytes_costs_no_memory(tmp_path: Path) -> None:
+    """Read in a process that may map far less than the limit it names."""
+    path = tmp_path / "small"
+    path.write_bytes(b"x" * 1000)
+    code = (
+        "import resource, sys; from pathlib import Path\n"
+        "from proper_model.files import read_bounded\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))\n"
+        "assert len(read_bounded(Path(sys.argv[1]), 4 << 30)) == 1000\n"
+    )
+    subprocess.run([sys.executable, "-c", code, str(path)], check=True)
