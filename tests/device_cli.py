@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -14,9 +15,19 @@ from proper_model.artifact import Release, release_to_files
 from proper_model.records import HistoryItem, User, user_to_json
 from proper_model.trust import TrustedRoot
 from tests.bundle_samples import fixed_key
+from tests.releases import small_release
 
 PASSPHRASE = "correct horse battery staple"
 CANARY = "zqxcanaryzq"
+
+
+def quick_release(folder: Path) -> Release:
+    """A release whose private training is short: what is tested is the program, not the fit."""
+    release = small_release(folder, "device")
+    user = dataclasses.replace(
+        release.settings.user, epochs=2, embedding_epochs=2, learning_rates=(1e-2,)
+    )
+    return dataclasses.replace(release, settings=dataclasses.replace(release.settings, user=user))
 
 
 def publish_release(release: Release, folder: Path, *, days: int = 90) -> Path:

@@ -21,13 +21,31 @@ from client.vault_secrets import Passphrase
 from client.workspace import read_state
 from proper_model.artifact import Release
 from proper_model.records import User
-from tests.device_cli import PASSPHRASE, Person, publish_release, write_csv, write_jsonl
-from tests.releases import small_release, small_users
+from tests.device_cli import (
+    PASSPHRASE,
+    Person,
+    publish_release,
+    quick_release,
+    write_csv,
+    write_jsonl,
+)
+from tests.releases import small_users
+
+# The program, with a checkpoint after every second step.
+CHECKPOINTS = """
+import sys
+import proper_model.cohort as cohort
+def start(self, *args, _init=cohort.Cohort.__init__, **options):
+    _init(self, *args, **options)
+    self.checkpoint_every = 2
+cohort.Cohort.__init__ = start
+from client.cli import run_cli
+"""
 
 
 @pytest.fixture(scope="module")
 def release(tmp_path_factory: pytest.TempPathFactory) -> Release:
-    return small_release(tmp_path_factory.mktemp("release"), "device")
+    return quick_release(tmp_path_factory.mktemp("release"))
 
 
 @pytest.fixture(scope="module")
@@ -261,18 +279,14 @@ def test_ctrl_c_keeps_the_state_and_resume_goes_on(
 ) -> None:
     """Interrupted in the middle and resumed: the same adapter, to the bit, as without a stop."""
     history = write_jsonl(tmp_path / "h.jsonl", user.history)
-    code = (
-        "import sys, signal\n"
-        "import proper_model.cohort as cohort\n"
+    code = CHECKPOINTS + (
         "steps = 0\n"
         "def counted(self, _step=cohort.Cohort._train_step):\n"
         "    global steps\n"
         "    steps += 1\n"
-        "    self.checkpoint_every = 2\n"
         "    if steps == int(sys.argv[1]): raise KeyboardInterrupt\n"
         "    return _step(self)\n"
         "cohort.Cohort._train_step = counted\n"
-        "from client.cli import run_cli\n"
         "sys.exit(run_cli(sys.argv[2:]))\n"
     )
     before = vault_files(person)
@@ -309,13 +323,15 @@ def test_a_killed_adaptation_leaves_the_old_state(
     history = write_jsonl(tmp_path / "h.jsonl", user.history)
     before = vault_files(person)
     child = subprocess.Popen(
-        [sys.executable, "-m", "client", *person.options(), "adapt", str(history)],
+        [sys.executable, "-c", CHECKPOINTS + "run_cli(sys.argv[1:])", *person.options(), "adapt"]
+        + [str(history)],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    time.sleep(4)
+    while child.poll() is None and not list((person.home / "vault").glob("training-*")):
+        time.sleep(0.02)
     child.send_signal(signal.SIGKILL)
-    child.wait()
+    assert child.wait() == -signal.SIGKILL, "it was killed while it trained"
     after = vault_files(person)
     assert {n: after[n] for n in before if n in after} == before
     assert person.run("inspect", "--items") == 0

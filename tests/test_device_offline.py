@@ -8,6 +8,7 @@ in several encodings; a planted leak shows that the search finds what it should.
 from __future__ import annotations
 
 import base64
+import json
 import os
 import re
 import shutil
@@ -20,8 +21,8 @@ from pathlib import Path
 import pytest
 
 from proper_model.records import HistoryItem
-from tests.device_cli import CANARY, Person, publish_release, write_jsonl
-from tests.releases import small_release, small_users
+from tests.device_cli import CANARY, Person, publish_release, quick_release, write_jsonl
+from tests.releases import small_users
 
 OPENED = re.compile(
     r'(?:openat|open|creat)\((?:AT_FDCWD, )?"(?P<path>(?:[^"\\]|\\.)*)", (?P<flags>[A-Z_|]+)'
@@ -79,31 +80,42 @@ def test_the_search_finds_what_it_should() -> None:
 def ready(tmp_path_factory: pytest.TempPathFactory) -> Person:
     """A home with a release."""
     folder = tmp_path_factory.mktemp("offline")
-    release = small_release(tmp_path_factory.mktemp("release"), "device")
+    release = quick_release(tmp_path_factory.mktemp("release"))
     person = Person.make(folder)
     assert person.run("bundle", "add", publish_release(release, folder / "published")) == 0
     return person
 
 
-def told(
-    person: Person, folder: Path, *words: str, trace: bool
+# One process for all commands: starting Python under strace is most of the time.
+LIFE = """
+import json, sys
+from client.cli import run_cli
+for words in json.loads(sys.argv[1]):
+    code = run_cli(words)
+    if code: sys.exit(f"{words} ended with {code}")
+"""
+
+
+def live(
+    person: Person, folder: Path, commands: list[list[str]]
 ) -> tuple[subprocess.CompletedProcess[bytes], str]:
-    """Run the program cut off from the network and traced, with empty HOME, cache and TMPDIR."""
+    """Run commands cut off from the network and traced, with empty HOME, cache and TMPDIR."""
     elsewhere = {name: str(folder / name) for name in ("HOME", "TMPDIR", "XDG_CACHE_HOME")}
     for place in elsewhere.values():
         Path(place).mkdir(exist_ok=True)
-    command = [sys.executable, "-m", "client", *person.options(), *words]
     log = folder / "trace"
-    if trace:
-        calls = "trace=openat,open,creat,mkdir,mkdirat,rename,renameat,renameat2,link,linkat,socket"
-        command = ["strace", "-f", "-s", "4096", "-e", calls, "-o", str(log), *command]
+    calls = "trace=openat,open,creat,mkdir,mkdirat,rename,renameat,renameat2,link,linkat,socket"
+    whole = json.dumps([[*person.options(), *words] for words in commands])
+    command = ["strace", "-f", "--seccomp-bpf", "-s", "4096", "-e", calls, "-o", str(log)]
+    command += [sys.executable, "-c", LIFE, whole]
     if can_cut_off():
         command = ["unshare", "-n", *command]
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "XDG_"))}
+    kept["PYTHONPATH"] = str(Path(__file__).resolve().parent.parent)
     done = subprocess.run(
         command, capture_output=True, check=False, env={**kept, **elsewhere}, cwd=folder
     )
-    return done, log.read_text(errors="replace") if trace else ""
+    return done, log.read_text(errors="replace")
 
 
 def test_a_whole_life_offline_leaves_nothing_readable(ready: Person, tmp_path: Path) -> None:
@@ -113,25 +125,27 @@ def test_a_whole_life_offline_leaves_nothing_readable(ready: Person, tmp_path: P
         HistoryItem(i.id, {**i.fields, "description": f"{i.fields['description']} {CANARY}"})
         for i in small_users()[1][0].history[:12]
     )
-    source = write_jsonl(tmp_path / "h.jsonl", items)
-    out = tmp_path / "adapter"
-    lives = (
-        ("adapt", str(source)),
-        ("generate", f"a film {CANARY}"),
-        ("inspect",),
-        ("forget", "--items", "2"),
-        ("export", "--format", "peft", "--out", str(out)),
-        ("status",),
-        ("doctor",),
+    source, out = write_jsonl(tmp_path / "h.jsonl", items), tmp_path / "adapter"
+    done, trace = live(
+        ready,
+        tmp_path,
+        [
+            ["adapt", str(source)],
+            ["generate", "a film with roses"],
+            ["inspect"],
+            ["evaluate"],
+            ["forget", "--items", "2"],
+            ["export", "--format", "peft", "--out", str(out)],
+            ["status"],
+            ["doctor"],
+        ],
     )
-    for words in lives:
-        done, trace = told(ready, tmp_path, *words, trace=True)
-        assert done.returncode == 0, (words, done.stderr)
-        assert "socket(AF_INET" not in trace, words
-        for line in trace.splitlines():
-            check_place(line, allowed=(ready.home, out, out.parent / f".{out.name}"))
-        if words[0] != "generate":  # the model may well repeat a word of the question
-            assert leaks([CANARY], done.stdout + done.stderr) == [], words
+    assert done.returncode == 0, done.stderr
+    assert "openat" in trace
+    assert "socket(AF_INET" not in trace
+    for line in trace.splitlines():
+        check_place(line, allowed=(ready.home, out, out.parent / f".{out.name}"))
+    assert leaks([CANARY], done.stdout + done.stderr) == []
     for name in ("HOME", "TMPDIR", "XDG_CACHE_HOME"):
         assert not [p for p in (tmp_path / name).rglob("*") if p.is_file()], name
     for path in (*ready.home.rglob("*"), *out.rglob("*")):
