@@ -30,6 +30,7 @@ from simulations.experiments.meter import Meter
 from simulations.experiments.schema import Experiment
 from simulations.experiments.timeline import Timeline, cut, first_half
 from simulations.options import RunOptions
+from simulations.prepare import memory_bytes
 from simulations.sources import Progress, load_source
 from simulations.synthetic_drift import drifting
 
@@ -63,7 +64,14 @@ def drift(options: RunOptions, *, parts: int, progress: Progress) -> Experiment:
     lines = timelines(users, parts=parts, least=source.settings.user.min_items_to_train)
     release = train_release(options, source, progress)
     kept = [user for user in users if user.user_id in lines]
-    outcome = measure(release, kept, list(lines.values()), seed=options.seed, progress=progress)
+    outcome = measure(
+        release,
+        kept,
+        list(lines.values()),
+        seed=options.seed,
+        progress=progress,
+        memory=memory_bytes(options.memory_budget),
+    )
     facts = {"parts": parts, "users_left_out": len(users) - len(kept), **outcome.facts}
     outcome = replace(outcome, facts=facts, notes=notes)
     return as_experiment("drift", options, source, [source.task], outcome)
@@ -91,15 +99,19 @@ def measure(
     *,
     seed: int,
     progress: Progress,
+    memory: int | None = None,
 ) -> Outcome:
-    """Train and score every condition; all users in shared passes."""
+    """Train and score every condition; all users in shared passes.
+
+    `memory` is what training may take beside the base, in bytes; None as in `adapt`.
+    """
     meter = Meter(release.base)
     with meter.over("nothing"):
-        first = _adapt(release, users, [line.first for line in lines], seed, progress)
+        first = _adapt(release, users, [line.first for line in lines], seed, progress, memory)
     with meter.over("update"):
-        updated, tried, kept = _update(release, users, lines, first, seed, progress)
+        updated, tried, kept = _update(release, users, lines, first, seed, progress, memory)
     with meter.over("scratch"):
-        scratch = _adapt(release, users, [line.known for line in lines], seed, progress)
+        scratch = _adapt(release, users, [line.known for line in lines], seed, progress, memory)
     states = {"stage2": first, "nothing": first, "update": updated, "scratch": scratch}
     newest, old = [line.newest for line in lines], [line.first for line in lines]
     scores = {}
@@ -133,10 +145,17 @@ def _adapt(
     histories: Sequence[Sequence[HistoryItem]],
     seed: int,
     progress: Progress,
+    memory: int | None,
 ) -> States:
     people = [replace(user, history=tuple(own)) for user, own in zip(users, histories, strict=True)]
     states = adapt(
-        release, people, arms=("stage3",), bundle_id="experiment", seed=seed, progress=progress
+        release,
+        people,
+        arms=("stage3",),
+        bundle_id="experiment",
+        seed=seed,
+        memory_bytes=memory,
+        progress=progress,
     )
     return {user: state for (_, user), state in states.items()}
 
@@ -148,9 +167,10 @@ def _update(
     first: States,
     seed: int,
     progress: Progress,
+    memory: int | None,
 ) -> tuple[States, int, int]:
     """States after all parts, and how many updates were tried and kept."""
-    learner, task = Learner(release, progress=progress), release.task
+    learner, task = Learner(release, memory_bytes=memory, progress=progress), release.task
     states, tried, kept = dict(first), 0, 0
     old = [learner.encode(line.first, task) for line in lines]
     for part in range(len(lines[0].parts)):

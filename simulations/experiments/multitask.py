@@ -38,6 +38,7 @@ from simulations.experiments.common import Outcome, as_experiment, train_release
 from simulations.experiments.meter import Meter
 from simulations.experiments.schema import Experiment
 from simulations.options import RunOptions
+from simulations.prepare import memory_bytes
 from simulations.sources import Progress, Source, choose_template, load_source
 
 CONDITIONS = ("shared", "apart", "transferred", "mean")
@@ -77,7 +78,8 @@ def multitask(
     source = replace(source, population=replace(source.population, pooled=both.pooled[0]))
     beside = [(both.pooled[1], both.tasks[1])]
     release = train_release(options, source, progress, beside=beside)
-    outcome = measure(release, both, seed=options.seed, progress=progress)
+    memory = memory_bytes(options.memory_budget)
+    outcome = measure(release, both, seed=options.seed, progress=progress, memory=memory)
     facts = {"users_left_out": len(source.population.test) - outcome.users, **outcome.facts}
     outcome = replace(outcome, facts=facts, notes=NOTES)
     return as_experiment("multitask", options, source, both.tasks, outcome)
@@ -180,9 +182,20 @@ def fit_all(learner: Learner, both: TwoTasks, *, seed: int, meter: Meter) -> Fit
     return Fits(embeddings, found)
 
 
-def measure(release: Release, both: TwoTasks, *, seed: int, progress: Progress) -> Outcome:
-    """Train and score every condition; all users and conditions in shared passes."""
-    meter, learner = Meter(release.base), Learner(release, progress=progress)
+def measure(
+    release: Release,
+    both: TwoTasks,
+    *,
+    seed: int,
+    progress: Progress,
+    memory: int | None = None,
+) -> Outcome:
+    """Train and score every condition; all users and conditions in shared passes.
+
+    `memory` is what training may take beside the base, in bytes; None as in `Learner`.
+    """
+    meter = Meter(release.base)
+    learner = Learner(release, memory_bytes=memory, progress=progress)
     fits = fit_all(learner, both, seed=seed, meter=meter)
     scores: dict[str, dict[str, Scored]] = {condition: {} for condition in CONDITIONS}
     facts: dict[str, float | int] = {
