@@ -41,6 +41,7 @@ def load_installed(
         BaseModelError: the base is not on this machine, or cannot be loaded.
     """
     import torch
+    from transformers.utils.logging import disable_progress_bar
 
     from client.base_files import verify_base_files
     from proper_model.artifact import IN_PLACE, release_from_files
@@ -48,6 +49,7 @@ def load_installed(
     from proper_model.memory import return_freed_memory
 
     torch.set_num_threads(threads)
+    disable_progress_bar()  # the program has its own
     if memory_bytes is not None:
         return_freed_memory()
     held = f"{bundle.bundle_id} {base_weights or ''}"
