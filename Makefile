@@ -111,7 +111,7 @@ GROWTH = $(MEASURE).engine --contender naive-moe --contender ours-moe --rounds 3
 # The version whose seconds by phase are compared with this one's, and how much both run.
 BEFORE ?= cd9c615a9376ec947a32bccd0e79a6b70b2ffebb
 PIPELINE := --pooled-users 24 --users 8 --max-items 12 --rounds 3 --seed 0
-BENCH_FILES := overhead small ragged growth/overhead growth/small memory memory-512 pipeline
+BENCH_FILES := overhead small ragged growth/overhead growth/small memory memory-512 device pipeline
 bench-results: $(BENCH_FILES:%=$(MEASURED)/%.json) ## measure results/bench again, then docs; an hour or two
 	mkdir -p results/bench/growth
 	for name in $(BENCH_FILES); do cp $(MEASURED)/$$name.json results/bench/$$name.json; done
@@ -148,6 +148,10 @@ $(MEASURED)/memory.json:
 
 $(MEASURED)/memory-512.json:
 	$(MEASURE).memory --size small --sample-tokens 512 --seed 0 --out $@.part
+	mv $@.part $@
+
+$(MEASURED)/device.json:
+	$(PIN) $(BIN)/python -m benchmarks.device --threads 1 --rounds 1 --seed 0 --out $@.part
 	mv $@.part $@
 
 $(MEASURED)/pipeline.json:

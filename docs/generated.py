@@ -37,6 +37,7 @@ COMMANDS = {
         "table",
     ),
     ("python", "-m", "benchmarks.table"): ("-m", "benchmarks.table"),
+    ("python", "-m", "benchmarks.device_table"): ("-m", "benchmarks.device_table"),
 }
 
 
