@@ -11,7 +11,7 @@ from client.learning import Learner
 from client.personal_state import PersonalState
 from client.serving.session import Ending, ForgetReport, ItemRow, Progress, Routing
 from client.vault import Vault
-from client.workspace import Workspace, check_bundle, write_state
+from client.workspace import Workspace, write_state
 from proper_model.artifact import Release
 from proper_model.errors import ConfigError, DataError
 from proper_model.records import counted
@@ -45,13 +45,11 @@ class ServedPerson:
     @classmethod
     def load(cls, workspace: Workspace, vault: Vault | None, name: str | None) -> ServedPerson:
         """Read the vault and load the release. Raises as the commands do."""
-        from client.commands.work import installed_bundle, stored_state
+        from client.commands.work import stored_state
 
         state = None if vault is None else stored_state(vault)
-        if state is not None:
-            check_bundle(state, installed_bundle(workspace))
-        release, bundle = workspace.load()
-        return cls(workspace, vault, release, bundle, state, name)
+        bundle = workspace.bundle_of(state)
+        return cls(workspace, vault, workspace.load(bundle), bundle, state, name)
 
     @property
     def stages(self) -> tuple[str, ...]:

@@ -6,10 +6,13 @@ Read before anything heavy is loaded, so that a faulty history is told at once.
 from __future__ import annotations
 
 import json
+from typing import TYPE_CHECKING
 
 from client.bundle_store import InstalledBundle, read_checked
-from client.personal_state import PersonalState
 from proper_model.tasks import Task, load_task, task_from_toml
+
+if TYPE_CHECKING:
+    from client.personal_state import PersonalState
 
 
 def release_task(bundle: InstalledBundle) -> Task:

@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING
 
 from client.console import say
 from client.home import Home
-from client.personal_state import PersonalState, decode, encode
 from client.vault import Vault, create_vault, open_vault, slot_kinds, vault_exists
 from client.vault_secrets import KeyFile, KeyringEntry, Passphrase, Secret
 from proper_model.errors import (
     ConfigError,
     NotAdaptedError,
+    NotInstalledError,
     PassphraseError,
     VaultForeignError,
 )
@@ -29,6 +29,7 @@ from proper_model.files import read_regular, storage_errors
 
 if TYPE_CHECKING:
     from client.bundle_store import InstalledBundle
+    from client.personal_state import PersonalState
     from proper_model.artifact import Release
     from proper_model.config import BaseWeights
 
@@ -135,29 +136,76 @@ class Workspace:
             given = ask_passphrase("A new passphrase", twice=True)
         return create_vault(self.home.vault, [given])
 
+    def installed(self) -> InstalledBundle:
+        """The installed release. Raises NotInstalledError if there is none."""
+        from client.bundle_store import installed
+
+        bundle = installed(self.home.path)
+        if bundle is None:
+            raise NotInstalledError(
+                "no release is installed", hint="install one with: proper bundle add PATH_OR_URL"
+            )
+        return bundle
+
+    def bundle_of(self, state: PersonalState | None) -> InstalledBundle:
+        """The release a state was made over; the installed one for a person without a state.
+
+        An adapter works over its own release alone, which stays here when a newer one is installed.
+
+        Raises:
+            NotInstalledError: there is no release.
+            VaultForeignError: the state's release is not on this machine.
+        """
+        from client.bundle_store import stored
+
+        newest = self.installed()
+        if state is None or not state.tasks or state.bundle_id == newest.bundle_id:
+            return newest
+        bundle = stored(self.home.path, state.bundle_id)
+        if bundle is None:
+            raise VaultForeignError(
+                f"this adapter was made over release {state.bundle_version} "
+                f"({state.bundle_id[:16]}), which is not here; installed is release "
+                f"{newest.version} ({newest.bundle_id[:16]})",
+                hint="proper rebase trains it again over the installed release; until then nothing "
+                "is lost",
+            )
+        say(
+            f"your adapter goes on over release {bundle.version}; release {newest.version} is "
+            "installed, and proper rebase moves to it"
+        )
+        return bundle
+
     def load(
-        self, *, memory_bytes: int | None = None, base_weights: BaseWeights | None = None
-    ) -> tuple[Release, InstalledBundle]:
-        """The installed release, verified and loaded; warnings are said."""
+        self,
+        bundle: InstalledBundle,
+        *,
+        memory_bytes: int | None = None,
+        base_weights: BaseWeights | None = None,
+    ) -> Release:
+        """A release, verified and loaded; warnings are said."""
         import torch
 
         from client.bundles import load_release
         from proper_model.machine import usable_cores, useful_threads
 
-        release, bundle = load_release(
+        release, _ = load_release(
             self.home,
             threads=min(MOST_THREADS, usable_cores()),  # loading and hashing
             memory_bytes=memory_bytes,
+            bundle_id=bundle.bundle_id,
             base_weights=base_weights,
         )
         torch.set_num_threads(useful_threads(release.base.config.hidden_size))
         for warning in bundle.warnings:
             say(f"warning: {warning}")
-        return release, bundle
+        return release
 
 
 def read_state(vault: Vault) -> PersonalState:
     """What the vault holds. Raises NotAdaptedError if that is nothing."""
+    from client.personal_state import decode
+
     content = vault.read()
     if content is None:
         raise NotAdaptedError(
@@ -168,15 +216,6 @@ def read_state(vault: Vault) -> PersonalState:
 
 def write_state(vault: Vault, state: PersonalState) -> int:
     """Store the state as a new generation; returns its number."""
+    from client.personal_state import encode
+
     return vault.write(encode(state), bundle_id=state.bundle_id)
-
-
-def check_bundle(state: PersonalState, bundle: InstalledBundle) -> None:
-    """Raises VaultForeignError if the state was made over another release than the installed one."""
-    if state.tasks and state.bundle_id != bundle.bundle_id:
-        raise VaultForeignError(
-            f"this adapter was made over release {state.bundle_version} ({state.bundle_id[:16]}), "
-            f"installed is release {bundle.version} ({bundle.bundle_id[:16]})",
-            hint="proper rebase trains it again over the installed release; until then nothing "
-            "is lost",
-        )

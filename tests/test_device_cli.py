@@ -10,12 +10,15 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from client.cli import run_cli
+from client.commands import work
 from client.vault import open_vault
 from client.vault_secrets import Passphrase
 from client.workspace import read_state
@@ -41,6 +44,14 @@ def start(self, *args, _init=cohort.Cohort.__init__, **options):
 cohort.Cohort.__init__ = start
 from client.cli import run_cli
 """
+
+
+@pytest.fixture(scope="module", autouse=True)
+def same_person() -> Iterator[None]:
+    """A person's seed is drawn at random; here it is always the same one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(work, "secrets", SimpleNamespace(randbits=lambda bits: 1))
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -194,7 +205,16 @@ def test_the_passphrase_changes_and_the_adapter_does_not(
     assert run_cli(["--home", str(person.home), "--key-file", str(key), "inspect", "--items"]) == 0
 
 
-def test_another_release_asks_for_a_rebase(
+def publish_next(release: Release, folder: Path, factor: float) -> None:
+    """Another release of the same publisher, with experts that are a little stronger."""
+    shared = {
+        name: tensor * factor if name.startswith("experts.") else tensor
+        for name, tensor in release.shared.items()
+    }
+    publish_release(dataclasses.replace(release, shared=shared), folder)
+
+
+def test_an_adapter_goes_on_over_its_own_release_until_a_rebase(
     person: Person,
     release: Release,
     user: User,
@@ -204,21 +224,63 @@ def test_another_release_asks_for_a_rebase(
 ) -> None:
     folder = tmp_path / "published"
     shutil.copytree(published, folder)
-    shared = {
-        name: tensor * 1.01 if name.startswith("experts.") else tensor
-        for name, tensor in release.shared.items()
-    }
-    publish_release(dataclasses.replace(release, shared=shared), folder)
+    question = user.queries[0].input
+
+    def routing() -> dict[str, list[float]]:
+        capsys.readouterr()
+        assert person.run("inspect", "--json") == 0
+        return dict(json.loads(capsys.readouterr().out)["routing"])
+
+    def releases() -> list[int]:
+        capsys.readouterr()
+        assert person.run("bundle", "list", "--json") == 0
+        return [json.loads(row)["version"] for row in capsys.readouterr().out.splitlines()]
+
+    first = routing()
+    publish_next(release, folder, 1.5)
     assert person.run("bundle", "add", folder) == 0
     before = vault_files(person)
-    assert person.run("generate", "a question") == 47
-    assert "proper rebase" in capsys.readouterr().err
+    assert person.run("generate", question) == 0
+    assert "release 2 is installed, and proper rebase moves to it" in capsys.readouterr().err
+    assert routing() == first, "the new release changes nothing yet"
     assert vault_files(person) == before
     assert person.run("rebase") == 0
-    assert person.run("generate", user.queries[0].input) == 0
+    assert routing() != first
+    assert releases() == [1, 2], "the pair before stays for a rollback"
     assert person.run("rebase") == 0
     assert "already" in capsys.readouterr().out
     assert person.run("bundle", "add", published) == 36, "no way back"
+    assert person.run("rollback") == 0
+    assert routing() == first
+    assert person.run("rebase") == 0
+    publish_next(release, folder, 2.0)
+    assert person.run("bundle", "add", folder) == 0
+    assert person.run("rebase") == 0
+    assert "older releases that nothing needs any more are removed" in capsys.readouterr().err
+    assert releases() == [2, 3]
+
+
+def test_an_adapter_without_its_release_waits_for_a_rebase(
+    person: Person,
+    release: Release,
+    published: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """As after bringing a backup to a machine with a newer release."""
+    folder = tmp_path / "published"
+    shutil.copytree(published, folder)
+    (own,) = (entry for entry in (person.home / "bundles").iterdir() if entry.is_dir())
+    publish_next(release, folder, 1.01)
+    assert person.run("bundle", "add", folder) == 0
+    shutil.rmtree(own)
+    before = vault_files(person)
+    for words in (["generate", "a question"], ["inspect"], ["evaluate"]):
+        assert person.run(*words) == 47
+        assert "proper rebase" in capsys.readouterr().err
+    assert vault_files(person) == before
+    assert person.run("rebase") == 0
+    assert person.run("generate", "a question") == 0
 
 
 def test_batches_of_questions(
@@ -346,3 +408,10 @@ def test_usage_errors(person: Person, tmp_path: Path, capsys: pytest.CaptureFixt
     assert person.run("nonsense") == 2
     assert person.run("adapt", os.devnull) == 13
     assert "Traceback" not in capsys.readouterr().err
+
+
+def test_the_program_answers_before_it_loads_what_computes() -> None:
+    """`proper path` and `--help` must not take the seconds that torch takes."""
+    code = "import client.cli, sys; print({'torch', 'transformers', 'flwr'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from client.commands import options as o
 from client.commands.work import (
     Memory,
-    installed_bundle,
     learner_for,
     new_state,
     say_cost,
@@ -19,11 +18,13 @@ from client.commands.work import (
     train,
 )
 from client.console import print_line, progress_bars, say
-from client.personal_state import PersonalState
 from client.task_choice import choose_task
-from client.workspace import check_bundle
 from proper_model.records import HistoryItem, counted
 from proper_model.tasks import Task
+
+if TYPE_CHECKING:
+    from client.bundle_store import InstalledBundle
+    from client.personal_state import PersonalState
 
 Plan = Annotated[bool, typer.Option("--plan", help="Only say what it would cost.")]
 
@@ -49,26 +50,29 @@ def adapt(
     from client import personal
 
     workspace = o.workspace(context)
-    bundle = installed_bundle(workspace)
+    newest = workspace.installed()
     memory = Memory(o.bytes_of(max_memory), base_weights, recompute)
 
-    def chosen_items(state: PersonalState | None) -> tuple[Task, tuple[HistoryItem, ...]]:
+    def chosen_items(
+        state: PersonalState | None, bundle: InstalledBundle
+    ) -> tuple[Task, tuple[HistoryItem, ...]]:
         chosen = choose_task(task, bundle, state)
         return chosen, read_items(history, chosen, form, column, max_items, lenient=lenient)
 
     # A new person hears what is wrong with the items before choosing a passphrase.
-    first = None if workspace.has_vault else chosen_items(None)
+    first = None if workspace.has_vault else chosen_items(None, newest)
     if plan:
         state = stored_state(workspace.open()) if first is None else None
+        bundle = workspace.bundle_of(state)
+        chosen, items = first or chosen_items(state, bundle)
         with learner_for(workspace, bundle, memory) as learner:
             stored = {} if state is None else personal.histories_of(state)
-            chosen, items = first or chosen_items(state)
             say_cost(learner, {**stored, chosen.name: (chosen, items)})
         return
     with workspace.changing() as vault:
-        state = stored_state(vault) or new_state(bundle)
-        check_bundle(state, bundle)
-        chosen, items = first or chosen_items(state)
+        state = stored_state(vault) or new_state(newest)
+        bundle = workspace.bundle_of(state)
+        chosen, items = first or chosen_items(state, bundle)
         histories = {**personal.histories_of(state), chosen.name: (chosen, items)}
         with learner_for(workspace, bundle, memory) as learner:
             say_cost(learner, histories)

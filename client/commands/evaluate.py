@@ -8,10 +8,10 @@ import json
 import typer
 
 from client.commands import options as o
-from client.commands.work import Memory, installed_bundle, learner_for
+from client.commands.work import Memory, learner_for
 from client.console import print_line, print_table, say
 from client.tables import Table
-from client.workspace import check_bundle, read_state
+from client.workspace import read_state
 
 STAGE_NAMES = {"1": "1 population", "2": "2 group", "3": "3 personal"}
 
@@ -32,11 +32,10 @@ def evaluate(
     from client.metric_names import metric_name
 
     workspace = o.workspace(context)
-    bundle = installed_bundle(workspace)
     memory = Memory(o.bytes_of(max_memory), base_weights, recompute)
     state = read_state(workspace.open())
-    check_bundle(state, bundle)
     name, _ = state.task_named(task)
+    bundle = workspace.bundle_of(state)
     with learner_for(workspace, bundle, memory) as learner:
         found = evaluation.evaluate(learner, state, name)
     if as_json:

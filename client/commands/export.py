@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
+from contextlib import suppress
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from client.commands import options as o
-from client.commands.work import installed_bundle, store
+from client.commands.work import store
 from client.console import print_line, progress_bars, say
-from client.personal_state import PersonalState, decode, encode
 from client.workspace import (
     Workspace,
     ask_passphrase,
-    check_bundle,
     read_passphrase,
     read_state,
 )
-from proper_model.errors import ConfigError, ExportError
+from proper_model.errors import ConfigError, ExportError, VaultForeignError
 from proper_model.records import counted
+
+if TYPE_CHECKING:
+    from client.personal_state import PersonalState
 
 MEASURED_ITEMS = 64  # newest items on which an approximate fold is measured
 
@@ -77,13 +79,13 @@ def export(
         export_backup(state, out, backup_passphrase_file)
         return
     state = read_state(vault)
-    check_bundle(state, installed_bundle(workspace))
     export_model(workspace, state, kind, out, task, approximate=approximate)
 
 
 def export_backup(state: PersonalState, out: Path, passphrase_file: Path | None) -> None:
     """Everything in one age file."""
     from client.backup import write_backup
+    from client.personal_state import encode
 
     if passphrase_file is None:
         passphrase = ask_passphrase("A passphrase for the backup", twice=True)
@@ -121,9 +123,10 @@ def export_model(
             f"task {name} has no adapter yet", hint="proper adapt makes one from four or more items"
         )
     tensors = {"embedding": state.embedding, **task_state.adapter}
+    bundle = workspace.bundle_of(state)
     with progress_bars() as show:
         show("loading the model", 0, 0)
-        release, bundle = workspace.load()
+        release = workspace.load(bundle)
         show("folding", 0, 0)
         samples = []
         if approximate:
@@ -171,9 +174,10 @@ def import_backup(
 ) -> None:
     """Bring a backup to this machine; it is encrypted under this machine's own key."""
     from client.backup import open_backup
+    from client.personal_state import decode
 
     workspace = o.workspace(context)
-    bundle = installed_bundle(workspace)
+    bundle = workspace.installed()
     if workspace.has_vault and not replace:
         raise ConfigError(
             "something is stored here already",
@@ -197,8 +201,10 @@ def import_backup(
             items=items,
         )
     print_line(f"Imported {counted(len(state.tasks), 'task')} with {counted(items, 'item')}.")
-    if state.bundle_id != bundle.bundle_id:
-        say(
-            f"it was made over release {state.bundle_version} ({state.bundle_id[:16]}), installed "
-            f"is {bundle.version} ({bundle.bundle_id[:16]}): run proper rebase, or add that release"
-        )
+    with suppress(VaultForeignError):
+        workspace.bundle_of(state)  # says so if it is an older one
+        return
+    say(
+        f"it was made over release {state.bundle_version} ({state.bundle_id[:16]}), which is not "
+        f"here; installed is {bundle.version} ({bundle.bundle_id[:16]}): run proper rebase"
+    )

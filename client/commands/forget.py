@@ -7,9 +7,9 @@ from typing import Annotated
 import typer
 
 from client.commands import options as o
-from client.commands.work import Memory, installed_bundle, learner_for, say_cost, store, train
+from client.commands.work import Memory, learner_for, say_cost, store, train
 from client.console import print_line, say
-from client.workspace import check_bundle, read_state
+from client.workspace import read_state
 from proper_model.errors import ConfigError
 from proper_model.records import counted
 
@@ -57,11 +57,10 @@ def forget(
     from client.forget_match import select_items
 
     workspace = o.workspace(context)
-    bundle = installed_bundle(workspace)
     memory = Memory(o.bytes_of(max_memory), base_weights, recompute)
     with workspace.changing() as vault:
         state = read_state(vault)
-        check_bundle(state, bundle)
+        bundle = workspace.bundle_of(state)
         name, task_state = state.task_named(task)
         gone = select_items(task_state.items, items or [])
         left = personal.without(state, name, gone)

@@ -12,7 +12,7 @@ import typer
 
 from client.commands import options as o
 from client.console import progress_bars, say
-from client.workspace import Workspace, check_bundle
+from client.workspace import Workspace
 from proper_model.errors import ConfigError, DataError
 
 MAX_QUESTION_BYTES = 1 << 20
@@ -75,23 +75,18 @@ def generate(
 
 
 def personal_model(workspace: Workspace, task: str | None) -> Any:
-    """The person's model over the installed release; without a vault, the population's."""
+    """The person's model over its release; without a vault, the population's."""
     from client.answering import Personal
-    from client.commands.work import installed_bundle, stored_state
+    from client.commands.work import stored_state
 
-    bundle = installed_bundle(workspace)
-    state = None
-    if workspace.has_vault:
-        state = stored_state(workspace.open())
-    if state is not None:
-        check_bundle(state, bundle)
-    elif task is not None:
+    state = stored_state(workspace.open()) if workspace.has_vault else None
+    bundle = workspace.bundle_of(state)
+    if state is None and task is not None:
         raise ConfigError(
             "--task names a task adapted before, and none was",
             hint="leave it out, or run proper adapt first",
         )
-    release, _ = workspace.load()
-    return Personal.of(release, state, task)
+    return Personal.of(workspace.load(bundle), state, task)
 
 
 def read_stdin() -> str:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from client.commands import options as o
-from client.commands.work import installed_bundle
 from client.console import print_line, print_table, progress_bars
-from client.personal_state import PersonalState, TaskState
 from client.tables import Table
-from client.workspace import Workspace, check_bundle, read_state
+from client.workspace import Workspace, read_state
 from proper_model.records import counted
+
+if TYPE_CHECKING:
+    from client.personal_state import PersonalState, TaskState
 
 PREVIEW = 60  # characters of an item
 ROUTED_ITEMS = 64  # newest items whose routing is shown
@@ -131,11 +132,10 @@ def routing_of(
     """Mean weight of every expert at every linear over the newest items, at stage 3."""
     from client.answering import Personal
 
-    check_bundle(state, installed_bundle(workspace))
+    bundle = workspace.bundle_of(state)
     with progress_bars() as show:
         show("loading the model", 0, 0)
-        release, _ = workspace.load()
-        mine = Personal.of(release, state, name)
+        mine = Personal.of(workspace.load(bundle), state, name)
         if "3" not in mine.stages:
             return None
         items = state.tasks[name].items[-ROUTED_ITEMS:]

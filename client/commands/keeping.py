@@ -10,7 +10,6 @@ import typer
 
 from client.commands import options as o
 from client.console import print_line, print_table, say
-from client.personal_state import decode
 from client.tables import Table
 from client.workspace import ask_passphrase, read_passphrase
 from proper_model.errors import ConfigError, NotAdaptedError
@@ -171,6 +170,8 @@ def passwd(
 
 def rollback(context: typer.Context) -> None:
     """Go back to the generation before; what is current now becomes the one before."""
+    from client.personal_state import decode
+
     workspace = o.workspace(context)
     with workspace.home.working():
         vault = workspace.open()

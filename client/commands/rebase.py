@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import TYPE_CHECKING
 
 import typer
 
 from client.commands import options as o
 from client.commands.adapt import say_outcome
-from client.commands.work import Memory, installed_bundle, learner_for, say_cost, store, train
+from client.commands.work import Memory, learner_for, say_cost, store, train
 from client.console import print_line, say
-from client.workspace import read_state
+from client.workspace import Workspace, read_state
+from proper_model.errors import ProperError
+
+if TYPE_CHECKING:
+    from client.vault import Vault
 
 
 def rebase(
@@ -22,12 +27,13 @@ def rebase(
 ) -> None:
     """Train your adapters again, from the stored history, over the release installed now.
 
-    An adapter fits only the release it was trained over. The old pair stays until this is done.
+    An adapter fits only the release it was trained over, and goes on over that one until this is
+    done. The pair before stays for `proper rollback`; releases older than that are removed.
     """
     from client import personal
 
     workspace = o.workspace(context)
-    bundle = installed_bundle(workspace)
+    bundle = workspace.installed()
     memory = Memory(o.bytes_of(max_memory), base_weights, recompute)
     with workspace.changing() as vault:
         state = read_state(vault)
@@ -51,6 +57,21 @@ def rebase(
             )
         items = sum(len(task.items) for task in trained.tasks.values())
         store(vault, trained, what="rebase", task=", ".join(sorted(trained.tasks)), items=items)
+        remove_unneeded(workspace, vault)
     for name in sorted(trained.tasks):
         say_outcome(trained, name)
     say(f"took {o.readable_seconds(spent.seconds)}, {o.readable_bytes(spent.peak_bytes)} of memory")
+
+
+def remove_unneeded(workspace: Workspace, vault: Vault) -> None:
+    """Remove releases that neither of the two stored generations was made over."""
+    from client.bundles import remove_old_bundles
+
+    generations = (vault.read(), vault.read_previous())
+    try:
+        freed = remove_old_bundles(workspace.home, {one.bundle_id for one in generations if one})
+    except ProperError as error:  # the rebase itself is stored
+        say(f"warning: older releases were not removed: {error.message}")
+        return
+    if freed:
+        say(f"older releases that nothing needs any more are removed: {o.readable_bytes(freed)}")

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import typer
 
 from client.commands import options as o
 from client.commands.adapt import read_items
-from client.commands.work import Memory, installed_bundle, learner_for, store, train
+from client.commands.work import Memory, learner_for, store, train
 from client.console import print_line, say
-from client.personal_state import PersonalState
-from client.workspace import check_bundle, read_state
+from client.workspace import read_state
 from proper_model.records import counted
+
+if TYPE_CHECKING:
+    from client.personal_state import PersonalState
 
 
 def update(
@@ -32,11 +36,10 @@ def update(
     from client import personal
 
     workspace = o.workspace(context)
-    bundle = installed_bundle(workspace)
     memory = Memory(o.bytes_of(max_memory), base_weights, recompute)
     with workspace.changing() as vault:
         state = read_state(vault)
-        check_bundle(state, bundle)
+        bundle = workspace.bundle_of(state)
         name, task_state = state.task_named(task)
         chosen = task_state.task()
         items = read_items(history, chosen, form, column, None, lenient=lenient)

@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING
 
 from client.commands.options import readable_bytes, readable_seconds
 from client.console import progress_bars, say
-from client.memory_choice import choose
-from client.personal_state import PersonalState, decode
 from client.workspace import Workspace, write_state
-from proper_model.errors import InterruptedRunError, NotInstalledError
+from proper_model.errors import InterruptedRunError
 
 if TYPE_CHECKING:
     from client.bundle_store import InstalledBundle
     from client.learning import Learner
+    from client.personal_state import PersonalState
     from client.training import Histories, Spent
     from client.vault import Vault
 
@@ -41,34 +40,27 @@ class Memory:
     recompute: bool = False
 
 
-def installed_bundle(workspace: Workspace) -> InstalledBundle:
-    """The installed release. Raises NotInstalledError if there is none."""
-    from client.bundle_store import installed
-
-    bundle = installed(workspace.home.path)
-    if bundle is None:
-        raise NotInstalledError(
-            "no release is installed", hint="install one with: proper bundle add PATH_OR_URL"
-        )
-    return bundle
-
-
 def new_state(bundle: InstalledBundle) -> PersonalState:
     """A person before the first adaptation, with a seed of their own."""
+    from client.personal_state import PersonalState
+
     return PersonalState(bundle.bundle_id, bundle.version, seed=secrets.randbits(62))
 
 
 def stored_state(vault: Vault) -> PersonalState | None:
     """What the vault holds, None before the first adaptation."""
+    from client.personal_state import decode
+
     content = vault.read()
     return None if content is None else decode(content.payload)
 
 
 @contextmanager
 def learner_for(workspace: Workspace, bundle: InstalledBundle, memory: Memory) -> Iterator[Learner]:
-    """A learner over the installed release, within the memory the options name."""
+    """A learner over a release, within the memory the options name."""
     from client.bundles import base_bytes
     from client.learning import Learner
+    from client.memory_choice import choose
     from proper_model.memory import return_freed_memory
 
     choice = choose(
@@ -85,7 +77,7 @@ def learner_for(workspace: Workspace, bundle: InstalledBundle, memory: Memory) -
         )
     with progress_bars(lambda phase: PHASES.get(phase, phase)) as show:
         show("loading the model", 0, 0)
-        release, _ = workspace.load(base_weights=choice.base_weights)
+        release = workspace.load(bundle, base_weights=choice.base_weights)
         learner = Learner(release, memory_bytes=choice.training_bytes, progress=show)
         if choice.recompute:
             learner.with_user_settings(recompute_activations=True)
