@@ -98,4 +98,4 @@ def run_cli(arguments: Sequence[str]) -> int:
 
 def main() -> None:
     """Entry point of the command."""
-    start(app, "proper")
+    start(app, "proper", private=True)

@@ -20,6 +20,7 @@ import click
 import typer
 
 from client.console import QUIET, package_version, print_line, say, say_error, stopping
+from client.process_guard import protect_process
 from proper_model.errors import InterruptedRunError, ProperError
 
 USAGE, INTERRUPTED = 2, 130
@@ -78,10 +79,17 @@ def run_command(app: typer.Typer, program: str, arguments: Sequence[str]) -> int
     return code if isinstance(code, int) else 0
 
 
-def start(app: typer.Typer, program: str) -> None:
-    """Entry point of a program: quiet libraries, Ctrl-C answered at once, exit code."""
+def start(app: typer.Typer, program: str, *, private: bool = False) -> None:
+    """Entry point of a program: quiet libraries, Ctrl-C answered at once, exit code.
+
+    Commands import libraries when they need them, so that these switches come first. A `private`
+    program also keeps its memory and files to itself, and no library of it asks the hub.
+    """
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
+    if private:
+        os.environ["HF_HUB_OFFLINE"] = "1"
+        protect_process()
     if (
         signal.getsignal(signal.SIGINT) is signal.default_int_handler
     ):  # not ignored, as in the background

@@ -23,7 +23,7 @@ Callback = Callable[[str, int, int], None]
 # What a person reads for a phase.
 Naming = Callable[[str], str]
 
-# Set before any of these libraries is imported; what the user has set stays.
+# Set before any of these libraries is imported, which commands do late; what the user has set stays.
 QUIET = {
     "FLWR_TELEMETRY_ENABLED": "0",
     "FLWR_DISABLE_UPDATE_CHECK": "1",

@@ -57,6 +57,7 @@ class Learner:
         self.model: AdaptedModel = release.model()
         self.encoder: Encoder = release.encoder()
         self.checkpoint, self.progress = checkpoint, progress
+        self.limit_bytes = memory_bytes
         self.memory_bytes = free_bytes(self.model.device) if memory_bytes is None else memory_bytes
 
     @property

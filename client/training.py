@@ -44,7 +44,7 @@ def work_key(learner: Learner, state: PersonalState, histories: Histories, what:
         "done_before": len(state.events),
         "seed": state.seed,
         "settings": to_mapping(learner.settings),
-        "memory": learner.memory_bytes,
+        "memory": learner.limit_bytes,
         "tasks": {
             name: {
                 "task": task.toml_text,

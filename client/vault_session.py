@@ -13,7 +13,7 @@ from dataclasses import replace
 from functools import partial
 
 from client import replay_guard
-from client.derivation import KEY_BYTES
+from client.derivation import KEY_BYTES, SALT_BYTES, hkdf
 from client.generations import list_generations, remove_generations, remove_leftovers
 from client.key_slots import MAX_SLOTS, KeySet, Slot, forget_slot
 from client.keyring_store import KeyringError
@@ -25,6 +25,8 @@ from client.vault_keys import Keys
 from client.vault_secrets import Passphrase, Secret
 from client.working_files import Sealer
 from proper_model.errors import BusyError, ProperError, VaultError, VaultForeignError
+
+NUMBER_PURPOSE = b"proper vault number 1 "
 
 
 class Vault:
@@ -117,6 +119,11 @@ class Vault:
     def sealer(self, purpose: str) -> Sealer:
         """What encrypts working files of this purpose under the present master key."""
         return Sealer(purpose, self._file.key, self._file.random)
+
+    def number(self, purpose: str) -> int:
+        """A random number below 2^62 that is this vault's own until its master key changes."""
+        key = hkdf(self._file.key, bytes(SALT_BYTES), NUMBER_PURPOSE + purpose.encode())
+        return int.from_bytes(key[:8], "big") >> 2
 
     def add_slot(self, secret: Secret) -> str:
         """Let another secret open the vault; returns the slot's id.

@@ -12,14 +12,12 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
 
 from client.cli import run_cli
-from client.commands import work
-from client.vault import open_vault
+from client.vault import Vault, open_vault
 from client.vault_secrets import Passphrase
 from client.workspace import read_state
 from proper_model.artifact import Release
@@ -50,7 +48,7 @@ from client.cli import run_cli
 def same_person() -> Iterator[None]:
     """A person's seed is drawn at random; here it is always the same one."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(work, "secrets", SimpleNamespace(randbits=lambda bits: 1))
+        patch.setattr(Vault, "number", lambda *_: 1)
         yield
 
 
@@ -415,3 +413,36 @@ def test_the_program_answers_before_it_loads_what_computes() -> None:
     code = "import client.cli, sys; print({'torch', 'transformers', 'flwr'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+# The program, which then says what it is like from inside.
+FROM_INSIDE = """
+import atexit, os, resource, sys
+def say():
+    from huggingface_hub import constants
+    mask = os.umask(0)
+    limit = resource.getrlimit(resource.RLIMIT_CORE)
+    print(constants.HF_HUB_DISABLE_TELEMETRY, constants.HF_HUB_OFFLINE, oct(mask), limit)
+    print(open("/proc/self/status").read().count("CoreDumping:\t0"), os.stat("/proc/self").st_uid)
+atexit.register(say)
+sys.argv = ["proper", "path"]
+from client.cli import main
+main()
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux's prctl")
+def test_the_program_is_quiet_and_keeps_its_memory_to_itself(tmp_path: Path) -> None:
+    """Oracle: the hub library's own constants, and the process as the kernel sees it."""
+    clean = {name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ}
+    done = subprocess.run(
+        [sys.executable, "-c", FROM_INSIDE],
+        env=clean | {"PROPER_HOME": str(tmp_path / "home")},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    lines = done.stdout.splitlines()
+    assert lines[0] == str(tmp_path / "home")
+    assert lines[1] == "True True 0o77 (0, 0)"
+    assert lines[2] == "dumpable 0"

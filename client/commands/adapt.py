@@ -70,7 +70,7 @@ def adapt(
             say_cost(learner, {**stored, chosen.name: (chosen, items)})
         return
     with workspace.changing() as vault:
-        state = stored_state(vault) or new_state(newest)
+        state = stored_state(vault) or new_state(newest, vault)
         bundle = workspace.bundle_of(state)
         chosen, items = first or chosen_items(state, bundle)
         histories = {**personal.histories_of(state), chosen.name: (chosen, items)}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -40,11 +39,14 @@ class Memory:
     recompute: bool = False
 
 
-def new_state(bundle: InstalledBundle) -> PersonalState:
-    """A person before the first adaptation, with a seed of their own."""
+def new_state(bundle: InstalledBundle, vault: Vault) -> PersonalState:
+    """A person before the first adaptation, with a seed of their own.
+
+    It is the same whenever the same vault is asked: an interrupted first adaptation can be resumed.
+    """
     from client.personal_state import PersonalState
 
-    return PersonalState(bundle.bundle_id, bundle.version, seed=secrets.randbits(62))
+    return PersonalState(bundle.bundle_id, bundle.version, seed=vault.number("personal seed"))
 
 
 def stored_state(vault: Vault) -> PersonalState | None:
