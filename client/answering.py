@@ -70,7 +70,8 @@ class Personal:
         if stage not in self.stages:
             raise ConfigError(
                 "there is no private adapter for this task yet, so no stage 3",
-                hint="proper adapt HISTORY makes one from four or more items; stages 1 and 2 work",
+                hint="proper adapt HISTORY makes one from "
+                f"{self.release.settings.user.min_items_to_train} or more items; stages 1 and 2 work",
             )
         return MEAN if stage == "2" and self.embedding is None else ARMS[stage]
 

@@ -2,14 +2,13 @@
 
 The adapter in the vault was trained on all items, so it cannot judge itself. A second one is trained
 on the older items only and asked about the newest ones, beside the population's and the group's
-model. Nothing of it is stored. Items are the unit of the intervals: one person is asked many
-questions.
+model. Nothing of it is stored. The embedding belongs to all tasks, so the other tasks' items are cut
+at the same time. Items are the unit of the test: one person is asked many questions.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -17,16 +16,27 @@ from client import personal
 from client.answering import Personal
 from client.learning import Learner
 from client.personal_state import PersonalState
+from proper_model.dates import date_key
 from proper_model.errors import DataError
 from proper_model.metrics import LOWER_IS_BETTER, Prediction, Scored, score
-from proper_model.records import HistoryItem, Query, User
-from proper_model.statistics import Difference, paired_bootstrap, summarize
+from proper_model.records import HistoryItem, Query, User, counted
+from proper_model.statistics import summarize
+from proper_model.swap_test import swap_probability
 from proper_model.tasks import Example, Task
 
 TESTED_SHARE = 0.2  # of the items, the newest ones
 LEAST_TESTED = 2
-RESAMPLES = 2000
+LIKELY_CHANCE = 0.05
 LOSS = "nll"
+TELLING = 32  # characters of a field that two items do not share by accident
+
+
+@dataclass(frozen=True)
+class Gain:
+    """The highest stage minus stage 1, and how likely chance alone gives as much (`swap_test`)."""
+
+    delta: float
+    p: float
 
 
 @dataclass(frozen=True)
@@ -36,46 +46,48 @@ class Evaluation:
     Attributes:
         trained, tested: numbers of items.
         scores: by stage, then by metric.
-        gains: by metric; intervals over items.
+        gains: by metric, the task's own first.
     """
 
     trained: int
     tested: int
     scores: Mapping[str, Mapping[str, float]]
-    gains: Mapping[str, Difference]
+    gains: Mapping[str, Gain]
 
     def verdict(self) -> str:
         """What a person may conclude, in plain words."""
-        if not self.gains:
+        told = f"your {counted(self.tested, 'newest item')}"
+        least = 2 / 2**self.tested  # the smallest probability that so few items can have
+        if least > LIKELY_CHANCE:
             return (
-                "There are too few items to train anything private, so there is nothing to judge."
+                f"Too little to say whether personalization helps: {told} cannot show it either "
+                "way. Six or more can."
             )
-        told = f"your {self.tested} newest items"
-        answers = self._sign(next(iter(self.gains)))
-        if answers is None:
-            return f"Too little to say whether personalization helps: {told} are all there is."
-        if answers > 0:
+        first = next(iter(self.gains))
+        sign = self._sign(first)
+        if sign and first == LOSS:
+            return f"It expects what you wrote in {told} {'more' if sign > 0 else 'less'}."
+        if sign > 0:
             return f"Personalization helps: its answers to {told} are better."
-        if answers < 0:
+        if sign < 0:
             return (
                 f"Personalization hurts: its answers to {told} are worse. "
                 "Use --stage 2, or adapt again when there are more items."
             )
-        likely = self._sign(LOSS) if LOSS in self.gains else 0
+        likely = self._sign(LOSS) if LOSS in self.gains and first != LOSS else 0
         words = {1: "; it does expect what you wrote more", -1: "; it expects what you wrote less"}
         return (
             f"No difference in the answers to {told} can be shown: what was measured may be chance"
-            f"{words.get(likely or 0, '')}."
+            f"{words.get(likely, '')}."
         )
 
-    def _sign(self, metric: str) -> int | None:
-        """1 or -1 where the interval lies on the better or worse side of zero, 0 where on neither."""
+    def _sign(self, metric: str) -> int:
+        """1 where the highest stage is better, -1 where it is worse, 0 where that may be chance."""
         gain = self.gains[metric]
-        sign = -1.0 if metric in LOWER_IS_BETTER else 1.0
-        low, high = sorted((sign * gain.low, sign * gain.high))
-        if not math.isfinite(low):
-            return None
-        return 1 if low > 0 else -1 if high < 0 else 0
+        if not gain.p < LIKELY_CHANCE:
+            return 0
+        better = gain.delta < 0 if metric in LOWER_IS_BETTER else gain.delta > 0
+        return 1 if better else -1
 
 
 def evaluate(learner: Learner, state: PersonalState, name: str) -> Evaluation:
@@ -94,7 +106,11 @@ def evaluate(learner: Learner, state: PersonalState, name: str) -> Evaluation:
             hint="come back with more items; proper generate --stage 1|2 compares by eye",
         )
     older, newest = items[: len(items) - tested], items[len(items) - tested :]
-    histories = personal.histories_of(state)
+    histories = {
+        other: (task_of, before(own, newest))
+        for other, (task_of, own) in personal.histories_of(state).items()
+        if other != name
+    }
     trained = personal.adapt(learner, state, {**histories, name: (task, older)})
     mine = Personal.of(learner.release, trained, name)
     scored = {}
@@ -108,19 +124,34 @@ def evaluate(learner: Learner, state: PersonalState, name: str) -> Evaluation:
             stage: {metric: summarize(one, metric).mean for metric in one.metrics}
             for stage, one in scored.items()
         },
-        gains={
-            metric: paired_bootstrap(
-                scored[max(scored)],
-                scored["1"],
-                metric,
-                level="query",
-                seed=0,
-                resamples=RESAMPLES,
-            )
-            for metric in scored["1"].metrics
-        }
-        if max(scored) != "1"
-        else {},
+        gains={metric: _gain(scored, metric) for metric in scored["1"].metrics},
+    )
+
+
+def before(items: Sequence[HistoryItem], tested: Sequence[HistoryItem]) -> tuple[HistoryItem, ...]:
+    """Another task's items as they were before the tested ones were written.
+
+    By date where all have one, else without the newest fifth; never an item that is a tested one
+    in the other task's clothes: of the same id, or with a long field in common.
+    """
+    dates = [date_key(item.date or "") for item in (*items, *tested)]
+    if all(dates):
+        first = min(key for key in dates[len(items) :] if key is not None)
+        earlier = [
+            i for i, key in zip(items, dates, strict=False) if key is not None and key < first
+        ]
+    else:
+        earlier = list(items[: len(items) - round(TESTED_SHARE * len(items))])
+    ids = {item.id for item in tested}
+    texts = {text for item in tested for text in item.fields.values() if len(text) >= TELLING}
+    return tuple(i for i in earlier if i.id not in ids and texts.isdisjoint(i.fields.values()))
+
+
+def _gain(scored: Mapping[str, Scored], metric: str) -> Gain:
+    highest, first = scored[max(scored)], scored["1"]
+    return Gain(
+        delta=summarize(highest, metric).mean - summarize(first, metric).mean,
+        p=swap_probability(highest, first, metric, seed=0),
     )
 
 

@@ -100,7 +100,7 @@ def read_history(
     keeper.warn(report)
     items = keeper.items()
     if not items:
-        report.warn(Place(opened.name), "holds no usable item; the population's model is used")
+        report.warn(Place(opened.name), "holds no usable item; you get what an average user gets")
     reasons = {DUPLICATE: keeper.duplicates, FAULTY: faulty, OLDER: keeper.older}
     return History(
         items=items,

@@ -79,6 +79,15 @@ class Learner:
             seed=seed,
         )
 
+    def split_for_embedding(self, items: Sequence[Encoded], seed: int) -> Samples:
+        """As `split`; of too few items for an adapter, each judges once, against the others.
+
+        An embedding is a few numbers, and it is kept only where items that did not train it say so.
+        """
+        if 1 < len(items) < self.settings.user.min_items_to_train:
+            return split_items(items, fraction=0.0, folds=len(items), minimum=2, seed=seed)
+        return self.split(items, seed=seed)
+
     def begin(self, phase: str) -> None:
         """Say what comes now, before its first step: clocks listen too."""
         if self.progress:

@@ -23,10 +23,18 @@ from proper_model.tasks import Task
 
 @dataclass(frozen=True)
 class Update:
-    """What an update did: losses per answer token on held-back items, new and old ones."""
+    """What an update did.
+
+    Attributes:
+        new_items: how many it was about, with those that earlier updates could not use.
+        judged: whether there were enough of them to judge by; if not, nothing was trained.
+        kept: whether the adapter went on; if not, the new items wait for the next update.
+        loss_before, loss_after: per answer token on new items that were held back.
+    """
 
     new_items: int
     rehearsed: int
+    judged: bool
     kept: bool
     loss_before: float
     loss_after: float
@@ -56,7 +64,7 @@ def adapt(
     names = sorted(histories)
     encoded = {n: learner.encode(histories[n][1], histories[n][0]) for n in names}
     together = merged([(histories[n][1], encoded[n]) for n in names])
-    embeddings, fits = learner.fit_embeddings([learner.split(together, seed=state.seed)])
+    embeddings, fits = learner.fit_embeddings([learner.split_for_embedding(together, state.seed)])
     samples = [learner.split(encoded[n], seed=task_seed(state.seed, n)) for n in names]
     shared = embeddings[:1].expand(len(names), -1, -1)
     lora, lora_fits = learner.train_loras(samples, shared, phase="adapter")
@@ -95,20 +103,25 @@ def update(
 ) -> Update:
     """Go on from a task's adapter with items it has not seen, and keep the result only if it helps.
 
-    New items train together with as many old ones. The newest fifth of the new items and as many
-    old ones judge; the embedding stays. The items are kept in either case.
+    See `update_samples` for what trains and what judges. The items are stored in either case; those
+    that did not help, or a single one, wait and count as new again when the next ones come.
+
+    Raises ConfigError if there is no adapter or no new item.
     """
     task_state = state.tasks[name]
     task = task_state.task()
     known = {item.id for item in task_state.items}
-    new = in_time([item for item in items if item.id not in known])
-    everything = in_time((*task_state.items, *new))
-    if not new or state.embedding is None or not task_state.adapter:
+    unseen = [item for item in items if item.id not in known]
+    if not unseen or state.embedding is None or not task_state.adapter:
         raise ConfigError(
-            "there is nothing to go on from" if new else "there is no new item to go on with",
+            "there is nothing to go on from" if unseen else "there is no new item to go on with",
             hint="run proper adapt with the whole history",
         )
-    old = list(task_state.items)
+    waiting = set(task_state.waiting)
+    everything = in_time((*task_state.items, *unseen))
+    trained = known - waiting
+    old = [item for item in everything if item.id in trained]
+    new = [item for item in everything if item.id not in trained]
     samples, rehearsed = update_samples(
         learner.encode(new, task),
         learner.encode(old, task),
@@ -118,18 +131,20 @@ def update(
     factors = learner.factors(task_state.adapter)
     (done,) = go_on(learner, [Member(factors, state.embedding, samples)])
     fit = done.fit
-    changed = replace(task_state, items=everything)
+    changed = replace(task_state, items=everything, waiting=tuple(item.id for item in new))
     if done.kept:
-        report = {**task_state.report, **finite(lora_report(fit)), "items": len(everything)}
+        report = {**task_state.report, **finite(lora_report(fit)), **samples_report(samples)}
         changed = replace(
             changed,
             adapter=done.adapter,
-            report=report,
+            report={**report, "items": len(everything)},
             adapted_at=utc_now(),
+            waiting=(),
         )
     return Update(
         new_items=len(new),
         rehearsed=rehearsed,
+        judged=bool(samples.folds),
         kept=done.kept,
         loss_before=fit.loss_before,
         loss_after=fit.loss_after,
@@ -142,7 +157,8 @@ def without(state: PersonalState, name: str, ids: Sequence[str]) -> PersonalStat
     task_state = state.tasks[name]
     gone = set(ids)
     left = tuple(item for item in task_state.items if item.id not in gone)
-    return state.with_task(name, replace(task_state, items=left))
+    waiting = tuple(one for one in task_state.waiting if one not in gone)
+    return state.with_task(name, replace(task_state, items=left, waiting=waiting))
 
 
 def finite(report: Report) -> Report:

@@ -36,10 +36,11 @@ class TaskState:
     """One task of a person.
 
     Attributes:
-        items: the history the adapter was trained from, oldest first.
+        items: the whole history, oldest first.
         adapter: `lora.<site>.A|B` [r, d_in] / [d_out, r]; empty where there were too few items.
         report: numbers about the training; no text.
         adapted_at: UTC, ISO 8601.
+        waiting: ids of items that no update could use yet; all others the adapter was trained on.
     """
 
     toml: str
@@ -48,6 +49,7 @@ class TaskState:
     adapter: Mapping[str, Tensor]
     report: Report
     adapted_at: str
+    waiting: tuple[str, ...] = ()
 
     def task(self) -> Task:
         """The task itself. Raises TaskError if this version cannot read it."""
@@ -126,6 +128,7 @@ class _Task(_Strict):
     items: list[_Item]
     report: dict[str, float | int | str]
     adapted_at: str
+    waiting: list[str] = []
 
 
 class _Event(_Strict):
@@ -172,6 +175,7 @@ def encode(state: PersonalState) -> bytes:
                 items=[_Item(id=i.id, fields=dict(i.fields), date=i.date) for i in task.items],
                 report=dict(task.report),
                 adapted_at=task.adapted_at,
+                waiting=list(task.waiting),
             )
             for name, task in state.tasks.items()
         },
@@ -217,6 +221,7 @@ def decode(data: bytes) -> PersonalState:
                 },
                 report=task.report,
                 adapted_at=task.adapted_at,
+                waiting=tuple(task.waiting),
             )
             for name, task in document.tasks.items()
         },

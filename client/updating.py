@@ -1,7 +1,7 @@
 """Going on from adapters with new items, for one person and for a cohort alike.
 
-New items train together with as many old ones; the newest fifth of the new items and as many old
-ones judge, and whoever does not gain by that keeps the adapter there was. The embedding stays.
+New items train together with as many old ones; new items that were held back judge, and whoever
+does not gain by that keeps the adapter there was. The embedding stays.
 Source: METHOD 1.9 (drift, continual refit).
 """
 
@@ -15,12 +15,15 @@ from torch import Tensor
 
 from client.learning import Learner
 from proper_model.encoding import Encoded
-from proper_model.holdout import Fold, Samples
+from proper_model.holdout import Fold, Samples, split_items
 from proper_model.personal import Factors, LoraFit
 
 # Old items that are trained again beside every new one, so that an update does not unlearn them.
 REHEARSAL = 1.0
 LEAST_REHEARSED = 8
+# With fewer new items than MANY each judges once, in FOLDS groups: a fifth of them would be an item
+# or two, by which an update is kept or not as the coin falls.
+MANY, FOLDS = 10, 5
 
 
 @dataclass(frozen=True)
@@ -62,15 +65,18 @@ def update_samples(
 ) -> tuple[Samples, int]:
     """What an update trains and is judged on, and how many old items it rehearses.
 
-    A single new item trains, and old ones judge alone: held back, it could teach nothing.
+    Only new items judge: the adapter was trained on the old ones, so that by them no change would
+    do better. Of many the newest `fraction` judges; of a few each judges once, against training
+    without it. One alone cannot do both: no fold, and nothing trains.
     """
-    judging = 0 if len(new) < 2 else max(1, round(fraction * len(new)))
     order = torch.randperm(len(old), generator=torch.Generator().manual_seed(seed)).tolist()
-    judges = order[: max(1, judging)] if len(old) > 1 else []
-    rest = order[len(judges) :]
-    count = min(len(rest), max(LEAST_REHEARSED, round(REHEARSAL * len(new))))
-    train = (*(old[i] for i in sorted(rest[:count])), *new[: len(new) - judging])
-    held_back = (*(old[i] for i in sorted(judges)), *new[len(new) - judging :])
-    everything = (*train, *held_back)
-    fold = Fold(tuple(train), tuple(held_back))
-    return Samples(everything, (fold,) if held_back else (), seed), count
+    rehearsed = order[: max(LEAST_REHEARSED, round(REHEARSAL * len(new)))]
+    kept = tuple(old[i] for i in sorted(rehearsed))
+    if len(new) < 2:
+        cuts = Samples(tuple(new), (), seed)
+    else:
+        cuts = split_items(
+            new, fraction=fraction, folds=1 if len(new) >= MANY else FOLDS, minimum=2, seed=seed
+        )
+    folds = tuple(Fold((*kept, *fold.train), fold.held_back) for fold in cuts.folds)
+    return Samples((*kept, *new), folds, seed), len(kept)

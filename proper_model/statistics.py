@@ -77,7 +77,7 @@ class Difference:
 
 
 @dataclass(frozen=True)
-class _Sums:
+class Sums:
     """`[U, K]` sums a user and the function from sums `[..., K]` to the metric `[...]`."""
 
     rows: Array
@@ -90,7 +90,7 @@ def summarize(scored: Scored, metric: str) -> Means:
 
     Raises MetricError if the task does not report the metric.
     """
-    sums = _sums(scored, metric)
+    sums = metric_sums(scored, metric)
     return Means(
         mean=float(sums.value(sums.rows.sum(0))),
         user_mean=float(_user_values(sums).mean()),
@@ -101,7 +101,7 @@ def summarize(scored: Scored, metric: str) -> Means:
 
 def user_values(scored: Scored, metric: str) -> dict[str, float]:
     """The metric of every user on the user's own queries; NaN for macro F1."""
-    values = _user_values(_sums(scored, metric))
+    values = _user_values(metric_sums(scored, metric))
     return dict(zip(_users(scored), (float(value) for value in values), strict=True))
 
 
@@ -117,7 +117,7 @@ def bootstrap(
 
     Raises MetricError if the task does not report the metric or a setting is out of range.
     """
-    sums = _sums(scored, metric)
+    sums = metric_sums(scored, metric)
     means = summarize(scored, metric)
     query, user = _resample([sums], seed=seed, resamples=resamples, confidence=confidence)
     low, high = _percentiles(query[0], len(sums.rows), confidence)
@@ -150,7 +150,7 @@ def paired_bootstrap(
     """
     if (a.user_ids, a.query_ids) != (b.user_ids, b.query_ids):
         raise MetricError("a paired comparison needs the same queries in the same order")
-    pair = [_sums(a, metric), _sums(b, metric)]
+    pair = [metric_sums(a, metric), metric_sums(b, metric)]
     query, user = _resample(pair, seed=seed, resamples=resamples, confidence=confidence)
     first, second = summarize(a, metric), summarize(b, metric)
     if level == "query":
@@ -190,7 +190,8 @@ def _users(scored: Scored) -> list[str]:
     return list(dict.fromkeys(scored.user_ids))
 
 
-def _sums(scored: Scored, metric: str) -> _Sums:
+def metric_sums(scored: Scored, metric: str) -> Sums:
+    """Sums of every user. Raises MetricError if the task does not report the metric."""
     if metric not in scored.metrics:
         raise MetricError(
             f"no metric '{metric}' for task {scored.task}",
@@ -199,14 +200,14 @@ def _sums(scored: Scored, metric: str) -> _Sums:
     index = {user: row for row, user in enumerate(_users(scored))}
     owner = np.array([index[user] for user in scored.user_ids])
     if metric == "f1_macro":
-        return _Sums(_confusion(scored, owner, len(index)), _macro_f1, user_level=False)
+        return Sums(_confusion(scored, owner, len(index)), _macro_f1, user_level=False)
     values = np.array(scored.values[metric], dtype=np.float64)
     # One rating of inf would turn every resample without it into 0 * inf; both read as undefined.
     values = np.where(np.isfinite(values), values, np.nan)
     totals = np.bincount(owner, weights=values, minlength=len(index))
     rows = np.stack([totals, np.bincount(owner, minlength=len(index)).astype(float)], axis=1)
     value = _root_mean if metric == "rmse" else _mean
-    return _Sums(rows, value, user_level=True)
+    return Sums(rows, value, user_level=True)
 
 
 def _mean(sums: Array) -> Array:
@@ -236,12 +237,12 @@ def _macro_f1(sums: Array) -> Array:
     return np.asarray((2 * hits / np.where(total > 0, total, 1.0)).mean(-1))
 
 
-def _user_values(sums: _Sums) -> Array:
+def _user_values(sums: Sums) -> Array:
     return sums.value(sums.rows) if sums.user_level else np.full(len(sums.rows), np.nan)
 
 
 def _resample(
-    arms: list[_Sums], *, seed: int, resamples: int, confidence: float
+    arms: list[Sums], *, seed: int, resamples: int, confidence: float
 ) -> tuple[list[Array], list[Array]]:
     """Metric of every resample, `[R]` an arm, at query and at user level; arms share the users."""
     if resamples < 1 or not 0 < confidence < 1:

@@ -171,7 +171,9 @@ def test_warnings_of_a_lenient_reading_stay_few(tmp_path):
     assert history.items == ()
     assert len(history.warnings) == 3
     assert "3000 times, first in record 1 (line 1), field score; record 2" in history.warnings[0]
-    assert history.warnings[-1] == "h.jsonl: holds no usable item; the population's model is used"
+    assert (
+        history.warnings[-1] == "h.jsonl: holds no usable item; you get what an average user gets"
+    )
     assert len("".join(history.warnings)) < 1000
 
 
@@ -182,7 +184,7 @@ def test_warnings_of_a_lenient_reading_stay_few(tmp_path):
 def test_a_history_of_nothing_is_allowed_and_said(tmp_path, name, content):
     history = read_history(put(tmp_path / name, content), TASK)
     assert (history.items, history.read, history.left_out) == ((), 0, {})
-    assert history.warnings == (f"{name}: holds no usable item; the population's model is used",)
+    assert history.warnings == (f"{name}: holds no usable item; you get what an average user gets",)
 
 
 def test_a_record_just_within_the_limit_is_read(tmp_path):

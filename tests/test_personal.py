@@ -16,6 +16,7 @@ from client.answering import Personal
 from client.learning import Learner
 from client.personal_state import PersonalState, decode, encode
 from client.prediction import predict
+from client.updating import update_samples
 from proper_model.artifact import Release
 from proper_model.errors import ConfigError, NotAdaptedError, TrainingError, VaultError
 from proper_model.records import HistoryItem, User
@@ -94,7 +95,8 @@ def test_forgetting_is_never_having_known(
 def test_few_items_fall_back_to_the_embedding(release: Release, user: User, count: int) -> None:
     few = adapted(release, user.history[:count])
     report = few.embedding_report
-    assert report["embedding_source"] in ({"mean"} if count == 0 else {"mean", "prototype"})
+    sources = [{"mean"}, {"mean", "prototype"}, set(), {"mean", "prototype", "fitted"}]
+    assert report["embedding_source"] in sources[count]
     mine = Personal.of(release, few, None)
     assert mine.stages == ("1", "2")
     with pytest.raises(ConfigError, match="no private adapter"):
@@ -122,15 +124,66 @@ def test_an_update_that_does_not_help_is_rolled_back(release: Release, user: Use
     learner = Learner(release)
     learner.with_user_settings(learning_rates=(1.0,))
     done = personal.update(learner, before, name, user.history[20:])
+    assert done.judged
     assert not done.kept
     assert same(done.state, before)
     assert done.state.tasks[name].items == user.history
+    assert done.state.tasks[name].waiting == tuple(item.id for item in user.history[20:])
 
 
-def test_an_update_with_one_item_and_with_none(release: Release, user: User) -> None:
+def test_three_items_can_make_an_embedding_of_ones_own(release: Release, user: User) -> None:
+    """Planted: one item three times, which a fitted embedding expects better whoever judges."""
+    item = user.history[0]
+    same = [HistoryItem(f"again {n}", item.fields) for n in range(3)]
+    learner = Learner(release)
+    learner.with_user_settings(embedding_learning_rate=0.05, embedding_epochs=8)
+    task = release.task
+    few = personal.adapt(learner, ME, {task.name: (task, same)})
+    assert few.embedding_report["embedding_source"] == "fitted"
+    assert not few.tasks[task.name].adapter
+
+
+def test_one_new_item_waits_for_the_next(release: Release, user: User) -> None:
+    """It cannot train and judge; with a second one it is new again, also after storage."""
+    name = release.task.name
+    before = adapted(release, user.history[:20])
+    alone = personal.update(Learner(release), before, name, user.history[20:21])
+    assert not alone.judged
+    assert same(alone.state, before)
+    kept = decode(encode(alone.state))
+    assert kept.tasks[name].waiting == (user.history[20].id,)
+    both = personal.update(Learner(release), kept, name, user.history[21:])
+    assert both.judged
+    assert both.new_items == len(user.history) - 20
+    whole = personal.update(Learner(release), before, name, user.history[20:])
+    assert same(both.state, whole.state), "as if they had come at once"
+    assert both.state.tasks[name].waiting == whole.state.tasks[name].waiting
+    left = personal.without(kept, name, [user.history[20].id])
+    assert left.tasks[name].waiting == ()
+
+
+def test_only_new_items_judge_an_update(release: Release, user: User) -> None:
+    """The adapter has seen the old ones: by them nothing would do better than to stay."""
+    learner = Learner(release)
+    encoded = learner.encode(user.history, release.task)
+    old, new = encoded[:8], encoded[8:]
+    for some in (new[:2], new[:7], new):
+        samples, rehearsed = update_samples(some, old, seed=3, fraction=0.2)
+        assert rehearsed == min(len(old), max(8, len(some)))
+        assert set(map(id, samples.items)) == set(map(id, (*old, *some)))
+        for fold in samples.folds:
+            judges = set(map(id, fold.held_back))
+            assert judges <= set(map(id, some))
+            assert judges.isdisjoint(map(id, fold.train))
+        assert len(samples.folds) == (1 if len(some) >= 10 else min(5, len(some)))
+    judged = update_samples(new[:7], old, seed=3, fraction=0.2)[0].judged
+    assert set(map(id, judged)) == set(map(id, new[:7])), "of a few every one judges"
+    assert update_samples(new[:1], old, seed=3, fraction=0.2)[0].folds == ()
+
+
+def test_an_update_with_nothing_new(release: Release, user: User) -> None:
     name = release.task.name
     before = adapted(release, user.history[:-1])
-    assert personal.update(Learner(release), before, name, user.history[-1:]).new_items == 1
     with pytest.raises(ConfigError, match="no new item"):
         personal.update(Learner(release), before, name, user.history[:5])
     few = adapted(release, user.history[:2])

@@ -75,6 +75,7 @@ def adapt(
         chosen, items = first or chosen_items(state, bundle)
         histories = {**personal.histories_of(state), chosen.name: (chosen, items)}
         with learner_for(workspace, bundle, memory) as learner:
+            least = learner.settings.user.min_items_to_train
             say_cost(learner, histories)
             trained, spent = train(
                 vault,
@@ -86,7 +87,7 @@ def adapt(
                 resume=resume,
             )
         store(vault, trained, what="adapt", task=chosen.name, items=len(items))
-    say_outcome(trained, chosen.name)
+    say_outcome(trained, chosen.name, least)
     say(f"took {o.readable_seconds(spent.seconds)}, {o.readable_bytes(spent.peak_bytes)} of memory")
 
 
@@ -119,8 +120,8 @@ def read_items(
     return found.items
 
 
-def say_outcome(state: PersonalState, name: str) -> None:
-    """What became of the adaptation, in plain words on stdout."""
+def say_outcome(state: PersonalState, name: str, least: int) -> None:
+    """What became of the adaptation, in plain words on stdout; an adapter needs `least` items."""
     report = state.tasks[name].report
     source = state.embedding_report.get("embedding_source", "mean")
     if not report.get("lora_trained"):
@@ -131,10 +132,8 @@ def say_outcome(state: PersonalState, name: str) -> None:
             "fitted": "an embedding of your own",
         }[str(source)]
         print_line(
-            f"{counted(count, 'item')} are too few for an adapter of your own: you get {start}. "
-            "Come back with four or more."
-            if count
-            else "There are no items: you get the average user's embedding. Come back with some."
+            f"With {counted(count, 'item')} there is no adapter of your own yet: you get {start}. "
+            f"Come back with {least} or more."
         )
         return
     before, after = report.get("lora_loss_before"), report.get("lora_loss_after")
@@ -147,6 +146,7 @@ def say_outcome(state: PersonalState, name: str) -> None:
         )
     else:
         print_line(
-            f"Your adapter is trained on {counted(int(report['items']), 'item')}: loss on held-back "
-            f"items {before:.3f} with your embedding alone, {after:.3f} with the adapter."
+            f"Your adapter is trained on {counted(int(report['items']), 'item')}: loss on items held "
+            f"back from it {before:.3f} with your embedding alone, {after:.3f} with the adapter. "
+            "What personalization brings on items that nothing has seen, proper evaluate tells."
         )

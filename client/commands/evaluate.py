@@ -47,13 +47,10 @@ def evaluate(
         (STAGE_NAMES[stage], *(f"{scores[metric]:.3f}" for metric in metrics))
         for stage, scores in found.scores.items()
     ]
-    if found.gains:
-        gains = (
-            f"{gain.delta:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}]"
-            for gain in found.gains.values()
-        )
-        rows.append((f"{max(found.scores)} minus 1, 95 %", *gains))
+    highest, gains = max(found.scores), list(found.gains.values())
+    rows.append((f"{highest} minus 1", *(f"{gain.delta:+.3f}" for gain in gains)))
+    rows.append(("by chance alone", *(f"{gain.p:.0%}" for gain in gains)))
     title = f"{name}: {found.tested} newest items, trained on the {found.trained} before"
     print_table(Table(title, ("stage", *map(metric_name, metrics)), tuple(rows)))
     print_line(found.verdict())
-    say("one person's items are few: an interval that holds zero says that chance could do it")
+    say("by chance alone: how often stages that are alike would differ as much; below 5 % counts")

@@ -120,7 +120,8 @@ def export_model(
     name, task_state = state.task_named(task)
     if not task_state.adapter or state.embedding is None:
         raise ExportError(
-            f"task {name} has no adapter yet", hint="proper adapt makes one from four or more items"
+            f"task {name} has no adapter yet",
+            hint="proper adapt makes one once there are enough items",
         )
     tensors = {"embedding": state.embedding, **task_state.adapter}
     bundle = workspace.bundle_of(state)

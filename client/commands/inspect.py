@@ -85,6 +85,8 @@ def adapter_facts(state: PersonalState, name: str, task: TaskState) -> dict[str,
         facts["embedding, distance from the mean"] = (
             f"{float(state.embedding_report['embedding_distance']):.4g}"
         )
+    if task.waiting:
+        facts["items that wait for an update"] = len(task.waiting)
     if dates:
         facts["items from"], facts["items to"] = min(dates), max(dates)
     named = {

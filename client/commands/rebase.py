@@ -45,6 +45,7 @@ def rebase(
         )
         histories = personal.histories_of(state)
         with learner_for(workspace, bundle, memory) as learner:
+            least = learner.settings.user.min_items_to_train
             say_cost(learner, histories)
             trained, spent = train(
                 vault,
@@ -59,7 +60,7 @@ def rebase(
         store(vault, trained, what="rebase", task=", ".join(sorted(trained.tasks)), items=items)
         remove_unneeded(workspace, vault)
     for name in sorted(trained.tasks):
-        say_outcome(trained, name)
+        say_outcome(trained, name, least)
     say(f"took {o.readable_seconds(spent.seconds)}, {o.readable_bytes(spent.peak_bytes)} of memory")
 
 

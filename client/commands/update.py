@@ -31,7 +31,7 @@ def update(
 ) -> None:
     """Train with the items of HISTORY that are new, rehearsing old ones; kept only if it helps.
 
-    HISTORY may hold old items as well; they are recognized. Your own held-back items decide.
+    HISTORY may hold old items as well; they are recognized. New items that are held back decide.
     """
     from client import personal
 
@@ -54,17 +54,20 @@ def update(
             changed, spent = train(vault, learner, state, histories, "update", step, resume=resume)
         result = done[-1]
         store(vault, changed, what="update", task=name, items=result.new_items)
-    compared = (
-        f"loss on held-back items {result.loss_before:.3f} before, {result.loss_after:.3f} after"
-    )
-    if result.kept:
+    compared = f"loss on new items that were held back {result.loss_before:.3f} before, {result.loss_after:.3f} after"
+    if not result.judged:
+        print_line(
+            "One new item alone cannot train and judge: it is stored, and counts as new when the "
+            "next ones come."
+        )
+    elif result.kept:
         print_line(
             f"Your adapter went on with {counted(result.new_items, 'new item')} and "
             f"{result.rehearsed} old ones: {compared}."
         )
     else:
         print_line(
-            f"{counted(result.new_items, 'new item')} did not make the answers better, so your "
-            "adapter stays as it was; the items are stored for the next adapt."
+            f"{counted(result.new_items, 'new item')} did not make held-back ones likelier, so your "
+            "adapter stays as it was; they are stored, and count as new when the next ones come."
         )
     say(f"took {o.readable_seconds(spent.seconds)}, {o.readable_bytes(spent.peak_bytes)} of memory")

@@ -22,6 +22,7 @@ from client.personal import task_seed
 from client.updating import Member, go_on, update_samples
 from proper_model.artifact import Release
 from proper_model.dropout import mix_seed
+from proper_model.encoding import Encoded
 from proper_model.errors import ConfigError, DataError
 from proper_model.records import HistoryItem, User
 from simulations.experiments.asking import score_items, score_loss, score_queries
@@ -173,23 +174,25 @@ def _update(
     learner, task = Learner(release, memory_bytes=memory, progress=progress), release.task
     states, tried, kept = dict(first), 0, 0
     old = [learner.encode(line.first, task) for line in lines]
+    waiting: list[list[Encoded]] = [[] for _ in lines]  # what no update has used yet
     for part in range(len(lines[0].parts)):
         members = []
         for place, (user, line) in enumerate(zip(users, lines, strict=True)):
-            new = learner.encode(line.parts[part], task)
+            waiting[place] += learner.encode(line.parts[part], task)
             own = task_seed(user_seed(seed, user.user_id), task.name)
             samples, _ = update_samples(
-                new,
+                waiting[place],
                 old[place],
-                seed=mix_seed(own, len(old[place]) + len(new)),
+                seed=mix_seed(own, len(old[place]) + len(waiting[place])),
                 fraction=learner.settings.user.held_back_fraction,
             )
             tensors = states[user.user_id].tensors
             members.append(Member(learner.factors(tensors), tensors["embedding"], samples))
-            old[place] = [*old[place], *new]
-        for user, done in zip(users, go_on(learner, members), strict=True):
+        for place, (user, done) in enumerate(zip(users, go_on(learner, members), strict=True)):
             tried, kept = tried + 1, kept + done.kept
             if done.kept:
+                old[place] += waiting[place]
+                waiting[place] = []
                 state = states[user.user_id]
                 tensors = {**state.tensors, **done.adapter}
                 states[user.user_id] = replace(state, tensors=tensors)
