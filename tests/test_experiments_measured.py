@@ -144,7 +144,7 @@ def test_nobody_gains_where_training_hurts(release: Release) -> None:
         release,
         settings=dataclasses.replace(
             release.settings,
-            user=dataclasses.replace(release.settings.user, learning_rates=(1.0,)),
+            user=dataclasses.replace(release.settings.user, learning_rates=(30.0,)),
         ),
     )
     outcome = drift.measure(spoiled, users, lines, seed=0, progress=silent)
