@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -11,10 +13,11 @@ import torch
 from client import personal
 from client.learning import Learner, user_seed
 from client.personal_state import PersonalState
-from client.updating import Member, go_on, update_samples
+from client.updating import Member, WentOn, go_on, update_samples
 from coordinator.pooling import pool
 from proper_model.artifact import Release
 from proper_model.errors import DataError
+from proper_model.personal import LoraFit
 from proper_model.records import HistoryItem, User
 from proper_model.tasks import Task
 from simulations.experiments import drift, multitask
@@ -136,18 +139,29 @@ def test_costs_and_updates_are_counted(outcome: Outcome) -> None:
         assert len(sets[drift.NEWEST].query_ids) == 3 * 5
 
 
-def test_nobody_gains_where_training_hurts(release: Release) -> None:
-    """At a learning rate that spoils everything no update is kept, and nothing changes."""
+def test_what_does_not_help_waits_and_changes_nothing(
+    release: Release, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Planted: nothing helps. Every part then comes with all before it, and adapters stay."""
     users = changed()[0][:2]
     lines = list(drift.timelines(users, parts=2, least=4).values())
-    spoiled = dataclasses.replace(
-        release,
-        settings=dataclasses.replace(
-            release.settings,
-            user=dataclasses.replace(release.settings.user, learning_rates=(30.0,)),
-        ),
-    )
-    outcome = drift.measure(spoiled, users, lines, seed=0, progress=silent)
+    asked: list[tuple[int, int]] = []
+
+    def counted(new: Sequence[Any], old: Sequence[Any], **options: Any) -> Any:
+        asked.append((len(new), len(old)))
+        return update_samples(new, old, **options)
+
+    def nothing_helps(_: Learner, members: Sequence[Member]) -> list[WentOn]:
+        fit = LoraFit(1e-2, 0, 1.0, 1.0, trained=True, failed=False)
+        return [WentOn({}, fit) for _ in members]
+
+    monkeypatch.setattr(drift, "update_samples", counted)
+    monkeypatch.setattr(drift, "go_on", nothing_helps)
+    outcome = drift.measure(release, users, lines, seed=0, progress=silent)
+    first, second = ([len(line.parts[part]) for line in lines] for part in (0, 1))
+    old = [len(line.first) for line in lines]
+    together = [a + b for a, b in zip(first, second, strict=True)]
+    assert asked == [*zip(first, old, strict=True), *zip(together, old, strict=True)]
     assert outcome.facts["updates_kept"] == 0
     assert outcome.scores["update"] == outcome.scores["nothing"]
 
