@@ -5,14 +5,12 @@ Every row is answered under its own user's state, all users in shared passes.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 
 from client.adaptation import UserState
-from client.evaluation import LOSS, scorable
+from client.evaluation import scorable
 from client.prediction import AnswerLimits, arm_pass, predict
 from proper_model.artifact import Release
-from proper_model.held_back import held_back_losses
 from proper_model.metrics import Prediction, Scored, score
 from proper_model.records import HistoryItem, Query, User
 from proper_model.scoring import Question, answer_queries
@@ -59,28 +57,6 @@ def score_items(
         )
         for (slot, example), answer in zip(rows, answers, strict=True)
     ]
-    return score(task, asked, predictions)
-
-
-def score_loss(
-    release: Release, users: Sequence[User], items: Items, arm: str, states: States
-) -> Scored:
-    """The loss per answer token of history items, `items[u]` under user u's state; no answers."""
-    model, encoder = release.model(), release.encoder()
-    asked, rows = _as_queries(release, users, items)
-    samples = [(slot, encoder.encode(example)) for slot, example in rows]
-    losses = held_back_losses(
-        model,
-        encoder,
-        samples,
-        arm_pass(release, model, users, arm, states),
-        release.settings.tokens_per_step,
-    )
-    predictions = [
-        Prediction(users[slot].user_id, example.id, "", float(loss), 1)
-        for (slot, example), loss in zip(rows, losses, strict=True)
-    ]
-    task = dataclasses.replace(release.task, kind="generation", labels=None, metrics=(LOSS,))
     return score(task, asked, predictions)
 
 

@@ -1,7 +1,7 @@
 """`exp drift`: going on with new items, against training from scratch and against doing nothing.
 
 Every test user's history is cut in time. The first half is adapted to; the second arrives in parts;
-the newest fifth and the queries judge. Conditions, at stage 3 unless said otherwise:
+the newest fifth, the queries, and a fourth of the first half judge. Conditions, at stage 3 unless said otherwise:
 
     stage2   the embedding of the first half, without an adapter
     nothing  the adapter of the first half
@@ -25,7 +25,7 @@ from proper_model.dropout import mix_seed
 from proper_model.encoding import Encoded
 from proper_model.errors import ConfigError, DataError
 from proper_model.records import HistoryItem, User
-from simulations.experiments.asking import score_items, score_loss, score_queries
+from simulations.experiments.asking import score_items, score_queries
 from simulations.experiments.common import Outcome, as_experiment, train_release
 from simulations.experiments.meter import Meter
 from simulations.experiments.schema import Experiment
@@ -35,7 +35,7 @@ from simulations.prepare import memory_bytes
 from simulations.sources import Progress, load_source
 from simulations.synthetic_drift import drifting
 
-QUERIES, NEWEST, RETENTION = "queries", "newest items", "first half"
+QUERIES, NEWEST, RETENTION = "queries", "newest items", "old items"
 PAIRS = (
     ("update", "nothing"),  # is it worth going on?
     ("update", "scratch"),  # what does going on lose, or win, against starting again?
@@ -47,7 +47,7 @@ NOTES = (
     "costs: 'nothing' is the first adaptation, which 'update' goes on from; 'update' is all updates "
     "and nothing else; 'scratch' is one adaptation at the end, where keeping up with every part "
     "would take one a part",
-    "'first half' is retention: loss on items that every condition has trained on",
+    "'old items' is retention: every fourth item of the first half, on which nobody trains",
 )
 States = dict[str, UserState]
 
@@ -114,7 +114,7 @@ def measure(
     with meter.over("scratch"):
         scratch = _adapt(release, users, [line.known for line in lines], seed, progress, memory)
     states = {"stage2": first, "nothing": first, "update": updated, "scratch": scratch}
-    newest, old = [line.newest for line in lines], [line.first for line in lines]
+    newest, old = [line.newest for line in lines], [line.apart for line in lines]
     scores = {}
     for condition, own in states.items():
         progress(f"asking {condition}", 0, 0)
@@ -122,7 +122,7 @@ def measure(
         scores[condition] = {
             QUERIES: score_queries(release, users, arm, own),
             NEWEST: score_items(release, users, newest, arm, own),
-            RETENTION: score_loss(release, users, old, arm, own),
+            RETENTION: score_items(release, users, old, arm, own),
         }
     return Outcome(
         users=len(users),
@@ -135,6 +135,7 @@ def measure(
             "share_of_updates_kept": kept / tried,
             "items_first_half": sum(len(line.first) for line in lines),
             "items_second_half": sum(len(line.known) - len(line.first) for line in lines),
+            "items_old": sum(len(line.apart) for line in lines),
             "items_newest": sum(len(line.newest) for line in lines),
         },
     )
