@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from click.core import ParameterSource
 
 from client.command_line import Session, begin, run_command, start
 from client.commands import (
@@ -66,7 +67,15 @@ def before(
     """Personalize a language model on this machine; nothing private leaves it."""
     begin(context, debug=debug, version=version)
     session = context.ensure_object(Session)
-    session.home, session.passphrase_file, session.key_file = home, passphrase_file, key_file
+    session.home = home
+    # What the command line says stands above the environment, whichever kind of key it names.
+    said = {
+        name
+        for name in ("passphrase_file", "key_file")
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+    }
+    session.passphrase_file = None if said == {"key_file"} else passphrase_file
+    session.key_file = None if said == {"passphrase_file"} else key_file
 
 
 app.add_typer(bundle.app, name="bundle")

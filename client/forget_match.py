@@ -1,6 +1,6 @@
 """Which items of a history a person means: `proper forget --items SELECTOR...`.
 
-    3, 5-9                      numbers and ranges as `proper inspect --items` shows them, from 1
+    3  5-9  3,5-9               numbers and ranges as `proper inspect --items` shows them, from 1
     ID                          the item's id
     before:DATE, after:DATE, on:DATE    YYYY, YYYY-MM or YYYY-MM-DD; the date itself is `on`
     contains:TEXT               in any field, whatever the case
@@ -23,7 +23,8 @@ HINT = (
     "selectors: a number or range as `proper inspect --items` shows them, an id, before:DATE, "
     "after:DATE, on:DATE, contains:TEXT"
 )
-_NUMBERS = re.compile(r"([0-9]{1,12})(?:-([0-9]{1,12}))?")
+_RANGE = r"[0-9]{1,12}(?:-[0-9]{1,12})?"
+_LIST = re.compile(f"{_RANGE}(?:,{_RANGE})*")
 _KINDS = ("before", "after", "on", "contains", "number", "id")
 
 
@@ -65,7 +66,7 @@ def _matches(items: Sequence[HistoryItem], selector: str, place: str) -> set[str
 
 def _by_id_or_number(items: Sequence[HistoryItem], selector: str, place: str) -> set[str]:
     by_id = {item.id for item in items if item.id == selector}
-    if _NUMBERS.fullmatch(selector) is None:
+    if _LIST.fullmatch(selector) is None:
         return by_id
     if not by_id:
         return _numbered(items, selector, place)
@@ -82,16 +83,18 @@ def _by_id_or_number(items: Sequence[HistoryItem], selector: str, place: str) ->
 
 
 def _numbered(items: Sequence[HistoryItem], value: str, place: str) -> set[str]:
-    match = _NUMBERS.fullmatch(value)
-    if match is None:
-        raise ConfigError(f"{place}: expected a number or a range such as 5-9", hint=HINT)
-    first = int(match[1])
-    last = int(match[2]) if match[2] is not None else first
-    if not 1 <= first <= last <= len(items):
-        raise ConfigError(
-            f"{place}: numbers go from 1 to {len(items)}, the smaller one first", hint=HINT
-        )
-    return {item.id for item in items[first - 1 : last]}
+    if _LIST.fullmatch(value) is None:
+        raise ConfigError(f"{place}: expected numbers and ranges such as 3,5-9", hint=HINT)
+    found: set[str] = set()
+    for part in value.split(","):
+        first, _, end = part.partition("-")
+        low, high = int(first), int(end or first)
+        if not 1 <= low <= high <= len(items):
+            raise ConfigError(
+                f"{place}: numbers go from 1 to {len(items)}, the smaller one first", hint=HINT
+            )
+        found |= {item.id for item in items[low - 1 : high]}
+    return found
 
 
 def _dated(items: Sequence[HistoryItem], kind: str, value: str, place: str) -> set[str]:

@@ -167,8 +167,8 @@ def _places(
     if missing := [wanted[field] for field in needed if wanted[field] not in names]:
         raise DataError(
             f"{name}: no column named {', '.join(missing)}; {_found(names, wanted)}",
-            hint="the first row must name the columns; other names can be given for the task's "
-            f"fields {', '.join(wanted)} (read as separated by {DELIMITERS[delimiter]})",
+            hint="the first row must name the columns; --column FIELD=NAME says where one of the "
+            f"task's fields {', '.join(wanted)} (read as separated by {DELIMITERS[delimiter]})",
         )
     if twice := sorted({column for column in wanted.values() if names.count(column) > 1}):
         raise DataError(

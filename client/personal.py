@@ -110,16 +110,14 @@ def update(
     """
     task_state = state.tasks[name]
     task = task_state.task()
-    known = {item.id for item in task_state.items}
-    unseen = [item for item in items if item.id not in known]
+    everything = with_items(task_state, items).items
+    unseen = len(everything) > len(task_state.items)
     if not unseen or state.embedding is None or not task_state.adapter:
         raise ConfigError(
             "there is nothing to go on from" if unseen else "there is no new item to go on with",
             hint="run proper adapt with the whole history",
         )
-    waiting = set(task_state.waiting)
-    everything = in_time((*task_state.items, *unseen))
-    trained = known - waiting
+    trained = {item.id for item in task_state.items} - set(task_state.waiting)
     old = [item for item in everything if item.id in trained]
     new = [item for item in everything if item.id not in trained]
     samples, rehearsed = update_samples(
@@ -150,6 +148,13 @@ def update(
         loss_after=fit.loss_after,
         state=state.with_task(name, changed),
     )
+
+
+def with_items(task_state: TaskState, items: Sequence[HistoryItem]) -> TaskState:
+    """The task with those items added that it does not know, in time order."""
+    known = {item.id for item in task_state.items}
+    unseen = [item for item in items if item.id not in known]
+    return replace(task_state, items=in_time((*task_state.items, *unseen)))
 
 
 def without(state: PersonalState, name: str, ids: Sequence[str]) -> PersonalState:

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from proper_model.errors import NotAdaptedError, TrainingError, VaultError
 from proper_model.records import HistoryItem
-from proper_model.tasks import Task, short_id, task_from_toml
+from proper_model.tasks import Task, load_task, short_id, task_from_toml
 
 MAGIC = b"PROPERP1"
 EMBEDDING = "embedding"
@@ -80,7 +80,12 @@ class PersonalState:
     events: tuple[Event, ...] = ()
 
     def task_named(self, name: str | None) -> tuple[str, TaskState]:
-        """The task of that name, or the only one. Raises NotAdaptedError if there is none."""
+        """The task of that name or TOML file, or the only one.
+
+        Raises NotAdaptedError if there is none, TaskError for a file that is no task.
+        """
+        if name is not None and name not in self.tasks and name.endswith(".toml"):
+            name = load_task(name).name
         if name is None and len(self.tasks) == 1:
             return next(iter(self.tasks.items()))
         if name is None and self.tasks:

@@ -49,7 +49,10 @@ class Keys:
     def given(self) -> Secret | None:
         """The secret of an option or variable, None without one."""
         if self.key_file is not None and self.passphrase_file is not None:
-            raise ConfigError("give --key-file or --passphrase-file, not both")
+            raise ConfigError(
+                "give --key-file or --passphrase-file, not both",
+                hint=f"one of {PASSPHRASE_FILE_VARIABLE} and {KEY_FILE_VARIABLE} may be set as well",
+            )
         if self.key_file is not None:
             return KeyFile(self.key_file)
         return None if self.passphrase_file is None else read_passphrase(self.passphrase_file)

@@ -20,7 +20,7 @@ from safetensors.torch import load
 from torch import Tensor
 
 from proper_model.errors import CheckpointError
-from proper_model.files import Buffer, read_regular, write_atomic
+from proper_model.files import Buffer, read_regular, storage_errors, write_atomic
 
 _META = "state"
 _LENGTH = struct.Struct("<Q")  # of a safetensors header
@@ -58,11 +58,14 @@ def save_checkpoint(
 
     Takes no memory beside what it writes but one tensor's, and on a CPU not even that. Sealing
     needs the whole in memory: a person's own checkpoint is small.
+
+    Raises StorageError if the disk refuses; what was there before is as it was.
     """
     path = place.path if isinstance(place, Sealed) else place
-    path.parent.mkdir(parents=True, exist_ok=True)
     parts = _serialized(tensors, meta)
-    write_atomic(path, place.seal(b"".join(parts)) if isinstance(place, Sealed) else parts)
+    with storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, place.seal(b"".join(parts)) if isinstance(place, Sealed) else parts)
 
 
 def _serialized(tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> Iterator[Buffer]:

@@ -10,6 +10,7 @@ Letters: U users, K prototypes, e embedding width.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -144,7 +145,8 @@ def _choose(
     ]
     if kept_epochs(result) > 0:
         choices.append(("fitted", fitted, result.best_loss))
-    source, embedding, loss = min(choices, key=lambda choice: choice[2])
+    # A loss that is no number is less than nothing, and would win by standing first.
+    source, embedding, loss = min(choices, key=lambda choice: (math.isnan(choice[2]), choice[2]))
     return embedding, EmbeddingFit(
         source=source,
         loss_before=float(losses[0]),

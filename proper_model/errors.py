@@ -192,6 +192,12 @@ class NotAdaptedError(ProperError):
     exit_code = 50
 
 
+class UnfitError(ProperError):
+    """Something about this machine or folder has to be mended first."""
+
+    exit_code = 51
+
+
 class InterruptedRunError(ProperError):
     """The user interrupted the run; it can be resumed."""
 

@@ -92,7 +92,7 @@ def fold_release(
         raise ExportError(
             f"preset '{release.structure.name}' routes by token, so what one user got from the "
             "experts is not one LoRA and cannot be exported exactly",
-            hint="ask for the approximate export, which measures what it loses; or adapt on a "
+            hint="ask for the approximate export (--approximate), which measures what it loses; or adapt on a "
             "release of preset 'device'",
         )
     if not exact and not samples:

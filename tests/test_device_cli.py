@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import os
 import shutil
@@ -20,6 +21,7 @@ from client.cli import run_cli
 from client.vault import Vault, open_vault
 from client.vault_secrets import Passphrase
 from client.workspace import read_state
+from proper_model import checkpoint
 from proper_model.artifact import Release
 from proper_model.records import User
 from tests.device_cli import (
@@ -160,13 +162,52 @@ def test_an_update_and_back(
     told = capsys.readouterr().out
     assert "4 new items" in told
     assert len(vault_files(person)) == 3, "keys and two generations"
-    assert person.run("update", new) == 11
-    assert "no new item" in capsys.readouterr().err
+    assert person.run("update", new) == 0
+    assert "no new item" in capsys.readouterr().out
+    assert len(vault_files(person)) == 3
     assert person.run("rollback") == 0
     vault = open_vault(person.home / "vault", Passphrase(PASSPHRASE))
     state = read_state(vault)
     assert len(state.tasks["synth_tag"].items) == len(user.history) - 4
     assert before.keys() != vault_files(person).keys(), "generations never go back"
+
+
+def test_an_update_adapts_whoever_had_too_few_items(
+    published: Path, user: User, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    me = Person.make(tmp_path)
+    assert me.run("bundle", "add", published) == 0
+    assert me.run("adapt", write_jsonl(tmp_path / "few.jsonl", user.history[:2])) == 0
+    assert "With 2 items there is no adapter of your own yet" in capsys.readouterr().out
+    assert me.run("update", write_jsonl(tmp_path / "more.jsonl", user.history[2:])) == 0
+    capsys.readouterr()
+    assert me.run("inspect", "--json") == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["items"] == len(user.history), "the first two are not forgotten"
+    assert facts["routing"]
+
+
+def test_adapting_to_less_says_what_is_dropped(
+    person: Person, user: User, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert person.run("adapt", write_jsonl(tmp_path / "h.jsonl", user.history[5:-4])) == 0
+    assert "5 stored items of this task are not in this history" in capsys.readouterr().err
+
+
+def test_a_task_of_ones_own_is_named_by_its_file_everywhere(
+    person: Person, release: Release, user: User, tmp_path: Path
+) -> None:
+    text = release.task.toml_text
+    file = tmp_path / "my own.toml"
+    file.write_text(text.replace(f'name = "{release.task.name}"', 'name = "mine"'))
+    history = write_jsonl(tmp_path / "h.jsonl", user.history[:6])
+    assert person.run("adapt", history, "--task", file) == 0
+    for task in ("mine", str(file)):
+        assert person.run("inspect", "--items", "--task", task) == 0
+        assert person.run("generate", "a question", "--task", task) == 0
+    assert person.run("update", write_jsonl(history, user.history[:8]), "--task", file) == 0
+    assert person.run("forget", "--items", "1,3-4", "--task", file) == 0
+    assert person.run("generate", "a question") == 50, "two tasks: which is meant?"
 
 
 def test_forgetting_items_leaves_no_trace(
@@ -216,7 +257,10 @@ def test_wrong_passphrase_changes_nothing(
 
 
 def test_the_passphrase_changes_and_the_adapter_does_not(
-    person: Person, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    person: Person,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     before = vault_files(person)
     new = Person.make(tmp_path / "new", "another one")
@@ -231,6 +275,7 @@ def test_the_passphrase_changes_and_the_adapter_does_not(
     key.parent.mkdir()
     assert Person(person.home, new.passphrase_file).run("passwd", "--add-key-file", key) == 0
     capsys.readouterr()
+    monkeypatch.setenv("PROPER_PASSPHRASE_FILE", str(person.passphrase_file))
     assert run_cli(["--home", str(person.home), "--key-file", str(key), "status"]) == 0
     assert "key-file" in capsys.readouterr().out
     assert run_cli(["--home", str(person.home), "--key-file", str(key), "inspect", "--items"]) == 0
@@ -383,7 +428,11 @@ def test_ctrl_c_keeps_the_state_and_resume_goes_on(
     assert "--resume goes on" in stopped.stderr
     after = vault_files(person)
     assert {n: after[n] for n in before} == before
-    assert [n for n in after if n.startswith("training-")]
+    assert (kept := [n for n in after if n.startswith("training-")])
+    other = interrupted(person, -1, "adapt", str(history), "--max-items", "5", "--resume")
+    assert other.returncode == 11
+    assert "is other work" in other.stderr
+    assert [n for n in vault_files(person) if n.startswith("training-")] == kept
     assert person.run("status") == 0
     resumed = interrupted(person, -1, "adapt", str(history), "--resume")
     assert resumed.returncode == 0, resumed.stderr
@@ -407,6 +456,24 @@ def test_a_first_adaptation_is_resumed_too(published: Path, tmp_path: Path, user
     assert resumed.returncode == 0, resumed.stderr
     assert "nothing to resume" not in resumed.stderr
     assert_same_bits(person, whole)
+
+
+def test_a_full_disk_stops_training_with_the_old_state(
+    person: Person,
+    tmp_path: Path,
+    user: User,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    before = vault_files(person)
+    monkeypatch.setattr(checkpoint, "write_atomic", full)
+    history = write_jsonl(tmp_path / "h.jsonl", user.history)
+    assert person.run("adapt", history) == 20
+    assert "No space left" in capsys.readouterr().err
+    assert vault_files(person) == before
 
 
 def test_a_killed_adaptation_leaves_the_old_state(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -74,6 +75,7 @@ def adapt(
         bundle = workspace.bundle_of(state)
         chosen, items = first or chosen_items(state, bundle)
         histories = {**personal.histories_of(state), chosen.name: (chosen, items)}
+        say_dropped(state, chosen.name, items)
         with learner_for(workspace, bundle, memory) as learner:
             least = learner.settings.user.min_items_to_train
             say_cost(learner, histories)
@@ -89,6 +91,19 @@ def adapt(
         store(vault, trained, what="adapt", task=chosen.name, items=len(items))
     say_outcome(trained, chosen.name, least)
     say(f"took {o.readable_seconds(spent.seconds)}, {o.readable_bytes(spent.peak_bytes)} of memory")
+
+
+def say_dropped(state: PersonalState, name: str, items: Sequence[HistoryItem]) -> None:
+    """Warn of stored items that the new history does not hold: adapting replaces the whole."""
+    if name not in state.tasks:
+        return
+    given = {item.id for item in items}
+    lost = sum(item.id not in given for item in state.tasks[name].items)
+    if lost:
+        say(
+            f"warning: {counted(lost, 'stored item')} of this task are not in this history and will "
+            "be dropped; to add items, proper update; proper rollback brings them back"
+        )
 
 
 def read_items(

@@ -7,6 +7,7 @@ import typer
 from client.commands import options as o
 from client.console import print_table
 from client.tables import Table
+from proper_model.errors import UnfitError
 
 SIGNS = {True: "ok", False: "mend", None: ""}
 
@@ -18,5 +19,6 @@ def doctor(context: typer.Context) -> None:
     found = examine(o.workspace(context).home)
     rows = tuple((SIGNS[one.ok], one.name, one.told) for one in found)
     print_table(Table("proper doctor", ("", "what", "found"), rows, labels=3))
-    if any(one.ok is False for one in found):
-        raise typer.Exit(1)
+    broken = [one.name for one in found if one.ok is False]
+    if broken:
+        raise UnfitError(f"to be mended: {', '.join(broken)}", hint="the table says what was found")

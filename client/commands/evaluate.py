@@ -18,7 +18,7 @@ STAGE_NAMES = {"1": "1 population", "2": "2 group", "3": "3 personal"}
 
 def evaluate(
     context: typer.Context,
-    task: o.TaskName = None,
+    task: o.StoredTask = None,
     max_memory: o.MaxMemory = None,
     base_weights: o.BaseWeights = None,
     recompute: o.Recompute = False,

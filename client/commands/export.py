@@ -64,7 +64,7 @@ def export(
     context: typer.Context,
     kind: Kind,
     out: Out,
-    task: o.TaskName = None,
+    task: o.StoredTask = None,
     approximate: Approximate = False,
     backup_passphrase_file: BackupPassphrase = None,
 ) -> None:

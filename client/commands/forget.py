@@ -37,7 +37,7 @@ def forget(
     items: Items = None,
     everything: Everything = False,
     yes: Yes = False,
-    task: o.TaskName = None,
+    task: o.StoredTask = None,
     max_memory: o.MaxMemory = None,
     base_weights: o.BaseWeights = None,
     recompute: o.Recompute = False,

@@ -32,7 +32,7 @@ def generate(
     context: typer.Context,
     text: Text = None,
     stage: o.Stage = None,
-    task: o.TaskName = None,
+    task: o.StoredTask = None,
     max_tokens: MaxTokens = None,
     source: Input = None,
     output: Output = None,

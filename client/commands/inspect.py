@@ -26,7 +26,7 @@ ShowItems = Annotated[
 
 def inspect(
     context: typer.Context,
-    task: o.TaskName = None,
+    task: o.StoredTask = None,
     items: ShowItems = False,
     as_json: o.AsJson = False,
 ) -> None:

@@ -29,6 +29,14 @@ TaskName = Annotated[
         "before. (default: the release's)",
     ),
 ]
+StoredTask = Annotated[
+    str | None,
+    typer.Option(
+        "--task",
+        metavar="T",
+        help="One of the tasks that you adapted: its name or its TOML file. (default: the only one)",
+    ),
+]
 Form = Annotated[
     str | None,
     typer.Option("--form", help="json, jsonl, csv or lamp. (default: recognized)"),

@@ -19,7 +19,7 @@ TokenFile = Annotated[
 
 def serve(
     context: typer.Context,
-    task: o.TaskName = None,
+    task: o.StoredTask = None,
     port: Port = 8765,
     token_file: TokenFile = None,
 ) -> None:

@@ -7,22 +7,24 @@ from typing import TYPE_CHECKING
 import typer
 
 from client.commands import options as o
-from client.commands.adapt import read_items
+from client.commands.adapt import read_items, say_outcome
 from client.commands.work import Memory, learner_for, store, train
 from client.console import print_line, say
 from client.workspace import read_state
 from proper_model.records import counted
 
 if TYPE_CHECKING:
+    from client.personal import Update
     from client.personal_state import PersonalState
 
 
 def update(
     context: typer.Context,
     history: o.History,
-    task: o.TaskName = None,
+    task: o.StoredTask = None,
     form: o.Form = None,
     column: o.Columns = None,
+    max_items: o.MaxItems = None,
     lenient: o.Lenient = False,
     max_memory: o.MaxMemory = None,
     base_weights: o.BaseWeights = None,
@@ -32,42 +34,60 @@ def update(
     """Train with the items of HISTORY that are new, rehearsing old ones; kept only if it helps.
 
     HISTORY may hold old items as well; they are recognized. New items that are held back decide.
+    Where there were too few items for an adapter so far, all of them are adapted to.
     """
     from client import personal
 
     workspace = o.workspace(context)
     memory = Memory(o.bytes_of(max_memory), base_weights, recompute)
+    done: list[personal.Update] = []
     with workspace.changing() as vault:
         state = read_state(vault)
         bundle = workspace.bundle_of(state)
         name, task_state = state.task_named(task)
         chosen = task_state.task()
-        items = read_items(history, chosen, form, column, None, lenient=lenient)
-        done: list[personal.Update] = []
+        items = read_items(history, chosen, form, column, max_items, lenient=lenient)
+        everything = personal.with_items(task_state, items)
+        count = len(everything.items) - len(task_state.items)
+        if not count:
+            print_line("There is no new item, so your adapter stays as it is.")
+            return
+        histories = {name: (chosen, items)}
+        grown = personal.histories_of(state.with_task(name, everything))
         with learner_for(workspace, bundle, memory) as learner:
+            least = learner.settings.user.min_items_to_train
 
             def step() -> PersonalState:
+                if not task_state.adapter:  # there were too few items, or training diverged
+                    return personal.adapt(learner, state, grown)
                 done.append(personal.update(learner, state, name, items))
                 return done[-1].state
 
-            histories = {name: (chosen, items)}
             changed, spent = train(vault, learner, state, histories, "update", step, resume=resume)
-        result = done[-1]
-        store(vault, changed, what="update", task=name, items=result.new_items)
-    compared = f"loss on new items that were held back {result.loss_before:.3f} before, {result.loss_after:.3f} after"
+        store(vault, changed, what="update", task=name, items=count)
+    if done:
+        say_update(done[-1])
+    else:
+        say_outcome(changed, name, least)
+    say(f"took {o.readable_seconds(spent.seconds)}, {o.readable_bytes(spent.peak_bytes)} of memory")
+
+
+def say_update(result: Update) -> None:
+    """What became of the update, in plain words on stdout."""
     if not result.judged:
         print_line(
             "One new item alone cannot train and judge: it is stored, and counts as new when the "
             "next ones come."
         )
-    elif result.kept:
+        return
+    new = counted(result.new_items, "new item")
+    if not result.kept:
         print_line(
-            f"Your adapter went on with {counted(result.new_items, 'new item')} and "
-            f"{result.rehearsed} old ones: {compared}."
+            f"{new} did not make held-back ones likelier, so your adapter stays as it was; they are "
+            "stored, and count as new when the next ones come."
         )
-    else:
-        print_line(
-            f"{counted(result.new_items, 'new item')} did not make held-back ones likelier, so your "
-            "adapter stays as it was; they are stored, and count as new when the next ones come."
-        )
-    say(f"took {o.readable_seconds(spent.seconds)}, {o.readable_bytes(spent.peak_bytes)} of memory")
+        return
+    print_line(
+        f"Your adapter went on with {new} and {result.rehearsed} old ones: loss on new items that "
+        f"were held back {result.loss_before:.3f} before, {result.loss_after:.3f} after."
+    )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from client.commands.options import readable_bytes, readable_seconds
 from client.console import progress_bars, say
 from client.workspace import Workspace, write_state
-from proper_model.errors import InterruptedRunError
+from proper_model.errors import ConfigError, InterruptedRunError
 
 if TYPE_CHECKING:
     from client.bundle_store import InstalledBundle
@@ -117,7 +117,12 @@ def train(
 
     key = training.work_key(learner, state, histories, what)
     if resume and not training.can_resume(vault, key):
-        say("nothing to resume: this is other work than what was interrupted; beginning anew")
+        if training.leftovers(vault):
+            raise ConfigError(
+                "what was interrupted is other work: other items, options or release",
+                hint="repeat that very command with --resume, or leave --resume out to begin anew",
+            )
+        say("nothing was interrupted; beginning anew")
     training.discard(vault, keep=key if resume else None)
     learner.checkpoint = training.checkpoint(vault, key)
     try:
