@@ -107,7 +107,7 @@ def _dated(items: Sequence[HistoryItem], kind: str, value: str, place: str) -> s
         "after": lambda key: key[: len(wanted)] > wanted,
         "on": lambda key: key[: len(wanted)] == wanted,
     }
-    keys = ((item.id, None if item.date is None else date_key(item.date)) for item in items)
+    keys = ((item.id, date_key(item.date)) for item in items)
     return {item_id for item_id, key in keys if key is not None and tests[kind](key)}
 
 

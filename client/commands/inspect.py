@@ -11,6 +11,7 @@ from client.commands import options as o
 from client.console import print_line, print_table, progress_bars
 from client.tables import Table
 from client.workspace import Workspace, read_state
+from proper_model.dates import date_key
 from proper_model.records import counted
 
 if TYPE_CHECKING:
@@ -86,7 +87,8 @@ def adapter_facts(state: PersonalState, name: str, task: TaskState) -> dict[str,
             f"{float(state.embedding_report['embedding_distance']):.4g}"
         )
     if dates:
-        facts["items from"], facts["items to"] = min(dates), max(dates)
+        facts["items from"] = min(dates, key=lambda date: date_key(date) or ())
+        facts["items to"] = max(dates, key=lambda date: date_key(date) or ())
     named = {
         "lora_learning_rate": "learning rate",
         "lora_epochs": "epochs kept",
