@@ -4,8 +4,9 @@ Encryption is pyrage's passphrase mode (age v1, scrypt). Inside stands, as in do
 
     "PROPERB1" | header length, 4 bytes big endian | canonical JSON header | payload
 
-The payload is the vault's own business. pyrage needs some seconds and up to 1 GiB for a passphrase,
-in both directions; that is age's fixed price of a guess. Source: SECURITY 3.
+The payload is the vault's own business. pyrage measures this machine and spends about a second on a
+passphrase it writes, a few hundred MiB on most machines; it reads what takes up to about 16 times as
+much as it would spend itself. Source: SECURITY 3.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import importlib
 import os
 import re
 import struct
+import unicodedata
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -38,7 +40,7 @@ FORMAT = 1
 MAX_HEADER_BYTES = 4096
 MAX_PAYLOAD_BYTES = 1 << 30
 MAX_FILE_BYTES = MAX_PAYLOAD_BYTES + (16 << 20)  # age adds 16 bytes to every 64 KiB
-# scrypt takes 2^n KiB: 4 GiB at 22, where age itself stops. Checked before any work.
+# scrypt takes 2^n KiB: 4 GiB at 22. Checked before any work; pyrage may refuse less than this.
 MAX_WORK_FACTOR = 22
 
 _AGE_START = re.compile(rb"age-encryption\.org/v1\n-> scrypt [A-Za-z0-9+/]{22} ([1-9][0-9]?)\n")
@@ -46,6 +48,8 @@ _FIELDS = {"format", "created", "bundle_id", "sha256", "length"}
 _BUNDLE_ID = re.compile(r"[0-9a-f]{64}")
 # What pyrage says where the passphrase, or the key slot it opens, is wrong.
 _WRONG_KEY = "Decryption failed"
+# And where a guess would cost this machine more than it is willing to pay.
+_TOO_MUCH_WORK = "Excessive work parameter"
 # File systems without second names for a file, as on most memory sticks.
 _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)
 
@@ -64,7 +68,7 @@ class Backup:
 def write_backup(
     out: Path, document: bytes, passphrase: str, *, bundle_id: str, created: datetime
 ) -> None:
-    """Create the file `out`, 0600. Takes seconds and up to 1 GiB of memory.
+    """Create the file `out`, 0600. Takes some seconds and hundreds of MiB of memory.
 
     Raises:
         ConfigError: pyrage is not installed.
@@ -79,7 +83,7 @@ def write_backup(
         if out.is_symlink() or out.exists():
             raise _taken(out)  # before the seconds, not after
     content = encode(Backup(document, created, bundle_id))
-    data = pyrage.passphrase.encrypt(content, passphrase)
+    data = pyrage.passphrase.encrypt(content, _spelt(passphrase))
     with storage_errors(out):
         try:
             _create(out, data)
@@ -93,12 +97,12 @@ def read_backup(path: Path, passphrase: str) -> bytes:
 
 
 def open_backup(path: Path, passphrase: str) -> Backup:
-    """Decrypt and check a backup. Takes seconds and up to 1 GiB of memory.
+    """Decrypt and check a backup. Takes as long as whoever wrote it chose, up to 4 GiB of memory.
 
     Raises:
         ConfigError: pyrage is not installed.
         PassphraseError: wrong passphrase, or the key slot in the file was altered.
-        VaultError: no backup, damaged, cut off, or of an unknown format.
+        VaultError: no backup, damaged, cut off, of an unknown format, or too dear for this machine.
         StorageError: the file cannot be read.
     """
     pyrage = _library()
@@ -109,21 +113,46 @@ def open_backup(path: Path, passphrase: str) -> Backup:
             if error.errno != errno.EFBIG:
                 raise
             raise VaultError(f"{path}: larger than a backup can be", hint=HINT) from None
-    check_start(data)
+    factor = check_start(data)
+    # As it was typed as well: PROPER once wrote so, and other age programs do.
+    for spelling in dict.fromkeys((_spelt(passphrase), passphrase)):
+        try:
+            return decode(pyrage.passphrase.decrypt(data, spelling))
+        except pyrage.DecryptError as error:
+            reason = str(error)
+            if reason.startswith(_TOO_MUCH_WORK):
+                raise VaultError(
+                    f"this machine refuses the effort the backup asks for (work factor {factor}, "
+                    f"{_memory(factor)} of memory a guess): it is far above its own",
+                    hint="repeat the command when this machine is idle; or, on a faster one: "
+                    "age --decrypt FILE | age --passphrase > NEWFILE",
+                ) from None
+            if reason != _WRONG_KEY:
+                raise VaultError("the backup is damaged or cut off", hint=HINT) from None
+    raise PassphraseError(
+        "wrong passphrase, or the backup's key slot was altered",
+        hint="try again, or use another copy of the backup",
+    )
+
+
+def _spelt(passphrase: str) -> str:
+    """In Unicode normal form C, as the vault's, so that every keyboard gives the same."""
     try:
-        content = pyrage.passphrase.decrypt(data, passphrase)
-    except pyrage.DecryptError as error:
-        if str(error) == _WRONG_KEY:
-            raise PassphraseError(
-                "wrong passphrase, or the backup's key slot was altered",
-                hint="try again, or use another copy of the backup",
-            ) from None
-        raise VaultError("the backup is damaged or cut off", hint=HINT) from None
-    return decode(content)
+        passphrase.encode()
+    except UnicodeEncodeError:
+        raise PassphraseError("a passphrase that is not valid Unicode text") from None
+    return unicodedata.normalize("NFC", passphrase)
 
 
-def check_start(data: bytes) -> None:
+def _memory(factor: int) -> str:
+    """What scrypt takes at a work factor."""
+    return f"{1 << factor - 10} MiB" if factor >= 10 else f"{1 << factor} KiB"
+
+
+def check_start(data: bytes) -> int:
     """Refuse what is no age file with a passphrase, or asks for too much work, before any work.
+
+    Returns the work factor.
 
     Raises:
         VaultError: so it is.
@@ -137,6 +166,7 @@ def check_start(data: bytes) -> None:
             f"the backup asks for a work factor of {factor}, expected at most {MAX_WORK_FACTOR}",
             hint=HINT,
         )
+    return factor
 
 
 def encode(backup: Backup) -> bytes:

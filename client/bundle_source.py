@@ -10,6 +10,7 @@ import os
 import stat
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 from proper_model.bundle import MANIFEST_NAME, SIGNATURES_NAME
 from proper_model.errors import BundleFormatError
@@ -18,6 +19,31 @@ from proper_model.files import read_bounded
 Fetch = Callable[[str, int], bytes]
 """Bytes of a named file of the release; may stop once it holds more than the given number."""
 Source = Path | Mapping[str, bytes] | Fetch
+
+
+@runtime_checkable
+class Holding(Protocol):
+    """A callable source that keeps on disk what it transferred, until its caller is done with it."""
+
+    def hold(self, name: str, max_bytes: int) -> bytes:
+        """As a call, but the file stays kept: a later attempt need not transfer it again."""
+        ...
+
+    def store(self, name: str, target: Path) -> bool:
+        """Move a held file to its place; False if that is impossible and the bytes are to be written.
+
+        Raises StorageError if the disk refuses; the file stays kept.
+        """
+        ...
+
+    def drop(self, name: str) -> None:
+        """Keep a held file no longer."""
+        ...
+
+
+def holding(source: object) -> Holding | None:
+    """The source, if it is one that keeps what it transferred."""
+    return source if isinstance(source, Holding) else None
 
 
 def fetch_from(source: Source, name: str, max_bytes: int) -> bytes:

@@ -1,29 +1,33 @@
 """How a command line of ours starts and ends: quiet libraries, exit codes, errors without data.
 
 Every error that PROPER knows has its own exit code (`proper_model.errors`); 2 is wrong usage, 1 is
-a bug, 130 is Ctrl-C. Messages of unknown exceptions are not shown, because they may quote a
+a bug, 130 is Ctrl-C, 141 a reader of stdout that went away. Messages of unknown exceptions are not shown, because they may quote a
 person's text.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
 import traceback
 from collections.abc import Sequence
-from contextlib import redirect_stdout
+from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 
 import click
 import typer
 
 from client.console import QUIET, package_version, print_line, say, say_error, stopping
 from client.process_guard import protect_process
-from proper_model.errors import InterruptedRunError, ProperError
+from proper_model.errors import InterruptedRunError, ProperError, StorageError
 
 USAGE, INTERRUPTED = 2, 130
+OUTPUT_CLOSED = 141  # as the shell says of a program that SIGPIPE ended
+_REFUSED = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EPIPE)
 
 
 @dataclass
@@ -53,6 +57,17 @@ def begin(context: typer.Context, *, debug: bool, version: bool) -> None:
 
 def run_command(app: typer.Typer, program: str, arguments: Sequence[str]) -> int:
     """Run one command line; returns the exit code and prints errors to stderr."""
+    code = _run(app, program, arguments)
+    try:
+        if (stdout := _stdout()) is not None:
+            stdout.flush()  # here, not by Python after the exit code
+    except OSError as error:
+        _drop_output()
+        return code or _told(error)
+    return code
+
+
+def _run(app: typer.Typer, program: str, arguments: Sequence[str]) -> int:
     session = Session()
     try:
         code = app(args=list(arguments), obj=session, prog_name=program, standalone_mode=False)
@@ -70,13 +85,45 @@ def run_command(app: typer.Typer, program: str, arguments: Sequence[str]) -> int
         say(f"error: {error.format_message()}")
         say(f"hint: {program} COMMAND --help lists arguments and options")
         return error.exit_code
+    except SystemExit:  # click's answer to a reader of stdout that went away
+        return OUTPUT_CLOSED
     except Exception as error:  # noqa: BLE001 - a bug must not print a person's text
+        if isinstance(error, OSError) and error.errno in _REFUSED:
+            return _told(error)
         if session.debug:
             traceback.print_exc()
         say(f"error: internal error ({type(error).__name__})")
         say(f"hint: repeat with `{program} --debug ...` and report what it shows")
         return 1
     return code if isinstance(code, int) else 0
+
+
+def _told(error: OSError) -> int:
+    """Say that stdout, or a file no command has named, takes no more; returns the exit code."""
+    if error.errno == errno.EPIPE:
+        return OUTPUT_CLOSED
+    refused = StorageError(
+        f"{error.filename or 'standard output'}: {os.strerror(error.errno or 0)}; "
+        "expected to write there",
+        hint="make room where the output goes, then repeat the command",
+    )
+    say_error(refused)
+    return refused.exit_code
+
+
+def _stdout() -> TextIO | None:
+    """None where the program was started without one."""
+    return sys.stdout
+
+
+def _drop_output() -> None:
+    """What Python still holds for stdout goes nowhere, so that its own flush at exit is silent."""
+    with suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        try:
+            os.dup2(nowhere, sys.stdout.fileno())
+        finally:
+            os.close(nowhere)
 
 
 def start(app: typer.Typer, program: str, *, private: bool = False) -> None:

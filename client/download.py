@@ -20,7 +20,6 @@ from typing import NoReturn
 
 import httpx
 
-from client.bundle_source import Fetch
 from client.partial_file import PartialFile
 from client.web_address import LOOPBACK, below, redirected, release_address
 from proper_model.errors import ConfigError, FetchError
@@ -73,13 +72,11 @@ def fetch_over_http(
     *,
     progress: Progress,
     patience: Patience = Patience(),
-) -> Fetch:
+) -> WebSource:
     """A source for `client.updater.install`: every file below the release's address.
 
     `cache` is a private folder for unfinished files; `progress` hears file name, bytes so far and
-    bytes in all (0: unknown) of larger files. The callable returns at most one byte more than was
-    asked for, and raises FetchError if the file cannot be had (StatusError if the server says so),
-    StorageError if `cache` cannot be written, stating the bytes needed. What came stays there.
+    bytes in all (0: unknown) of larger files.
 
     Raises ConfigError unless the address is https, or http on this machine.
     """
@@ -87,12 +84,34 @@ def fetch_over_http(
     # Both write addresses, and so tokens, into a log at their more talkative levels.
     for name in ("httpx", "httpcore"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    context = httpx.create_ssl_context()
+    return WebSource(base, cache, progress, patience)
 
-    def fetch(name: str, max_bytes: int) -> bytes:
-        address = below(base, name)
-        partial = PartialFile(cache, str(address), name, max_bytes)
-        transfer = _Transfer(address, partial, context, progress, patience)
+
+class WebSource:
+    """Files below one address; implements `client.bundle_source.Holding`.
+
+    A file comes with at most one byte more than was asked for. Raises FetchError if it cannot be had
+    (StatusError if the server says so), StorageError if `cache` cannot be written, stating the bytes
+    needed. What came of an unfinished or held file stays there.
+    """
+
+    def __init__(
+        self, base: httpx.URL, cache: Path, progress: Progress, patience: Patience
+    ) -> None:
+        self._base, self._cache = base, cache
+        self._progress, self._patience = progress, patience
+        self._context = httpx.create_ssl_context()
+        self._held: dict[str, PartialFile] = {}
+
+    def __call__(self, name: str, max_bytes: int) -> bytes:
+        data = self.hold(name, max_bytes)
+        self.drop(name)
+        return data
+
+    def hold(self, name: str, max_bytes: int) -> bytes:
+        address, patience = below(self._base, name), self._patience
+        partial = PartialFile(self._cache, str(address), name, max_bytes)
+        transfer = _Transfer(address, partial, self._context, self._progress, patience)
         reason = ""
         for attempt in range(patience.attempts):
             if attempt:
@@ -102,12 +121,18 @@ def fetch_over_http(
             except _BrokenError as error:
                 reason = str(error)
             else:
-                return partial.take()
+                self._held[name] = partial
+                return partial.read()
         raise FetchError(
-            f"{name}: {base.host}: {reason}; {patience.attempts} attempts failed", hint=_AGAIN
+            f"{name}: {self._base.host}: {reason}; {patience.attempts} attempts failed", hint=_AGAIN
         )
 
-    return fetch
+    def store(self, name: str, target: Path) -> bool:
+        return name in self._held and self._held[name].store(target)
+
+    def drop(self, name: str) -> None:
+        if name in self._held:
+            self._held.pop(name).discard()
 
 
 @dataclass

@@ -14,9 +14,10 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
+from typing import IO
 
 from proper_model.dates import date_key
-from proper_model.errors import ConfigError
+from proper_model.errors import ConfigError, DataError
 from proper_model.records import HistoryItem
 
 HINT = (
@@ -25,6 +26,7 @@ HINT = (
 )
 _RANGE = r"[0-9]{1,12}(?:-[0-9]{1,12})?"
 _LIST = re.compile(f"{_RANGE}(?:,{_RANGE})*")
+MAX_SELECTOR_BYTES = 1 << 20
 _KINDS = ("before", "after", "on", "contains", "number", "id")
 
 
@@ -46,6 +48,24 @@ def select_items(items: Sequence[HistoryItem], selectors: Iterable[str]) -> tupl
     if not count:
         raise ConfigError("no selector given", hint=HINT)
     return tuple(dict.fromkeys(item.id for item in items if item.id in chosen))
+
+
+def read_selectors(stream: IO[bytes]) -> list[str]:
+    """Selectors from standard input, one a line; empty lines count for nothing.
+
+    Raises DataError if that is no UTF-8, or more than `MAX_SELECTOR_BYTES`.
+    """
+    data = stream.read(MAX_SELECTOR_BYTES + 1)
+    if len(data) > MAX_SELECTOR_BYTES:
+        raise DataError(
+            f"stdin: more than {MAX_SELECTOR_BYTES} bytes of selectors",
+            hint="forget in several steps, or name ranges of numbers such as 5-9",
+        )
+    try:
+        lines = data.decode("utf-8-sig").split("\n")
+    except UnicodeDecodeError:
+        raise DataError("stdin: not UTF-8 text", hint="write one selector a line") from None
+    return [line.removesuffix("\r") for line in lines if line.strip()]
 
 
 def _matches(items: Sequence[HistoryItem], selector: str, place: str) -> set[str]:
@@ -110,7 +130,7 @@ def _dated(items: Sequence[HistoryItem], kind: str, value: str, place: str) -> s
         "after": lambda key: key[: len(wanted)] > wanted,
         "on": lambda key: key[: len(wanted)] == wanted,
     }
-    keys = ((item.id, None if item.date is None else date_key(item.date)) for item in items)
+    keys = ((item.id, date_key(item.date)) for item in items)
     return {item_id for item_id, key in keys if key is not None and tests[kind](key)}
 
 

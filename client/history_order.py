@@ -24,7 +24,7 @@ MAX_KEPT_CHARS = 256 * MIB
 
 def content_digest(item: HistoryItem) -> bytes:
     """SHA-256 of fields and date, independent of the order of fields and the wording of the date."""
-    return _digest(item, None if item.date is None else date_key(item.date))
+    return _digest(item, date_key(item.date))
 
 
 def _digest(item: HistoryItem, date: tuple[int, ...] | None) -> bytes:
@@ -64,7 +64,7 @@ class Keeper:
         Raises DataError if the kept items hold more text than memory should.
         """
         key = hashlib.sha256(item.id.encode()).digest()[:16]
-        date = None if item.date is None else date_key(item.date)
+        date = date_key(item.date)
         seen = _Seen(_digest(item, date)[:16], number)
         known = self._recent.get(key) or self._dated_seen.get(key)
         if known is not None:
@@ -129,4 +129,4 @@ class Keeper:
 
 
 def _chars(item: HistoryItem) -> int:
-    return sum(map(len, item.fields.values()))
+    return len(item.id) + sum(map(len, item.fields.values()))

@@ -23,6 +23,7 @@ from proper_model.files import (
     read_bounded,
     read_regular,
     storage_errors,
+    sync_folder,
     write_atomic,
 )
 
@@ -72,12 +73,30 @@ class PartialFile:
             file.write(data)
         self.size += len(data)
 
-    def take(self) -> bytes:
-        """The finished file; it leaves the disk, so that its bytes are stored there only once."""
+    def read(self) -> bytes:
+        """The finished file, which stays here until it is stored or discarded."""
         with self._storage():
-            data = read_bounded(self._path, self.max_bytes) if self.size else b""
+            return read_bounded(self._path, self.max_bytes) if self.size else b""
+
+    def store(self, target: Path) -> bool:
+        """Move the finished file there, so that the disk never holds its bytes twice.
+
+        False, and nothing is changed, if the disk is another one or there is no byte to move.
+        """
+        if not self.size:
+            return False
+        with self._storage():
+            make_private_folder(target.parent)
+            _sync(self._path)
+            try:
+                self._path.replace(target)
+            except OSError as error:
+                if error.errno != errno.EXDEV:
+                    raise
+                return False
+            sync_folder(target.parent)
         self.discard()
-        return data
+        return True
 
     def discard(self) -> None:
         """Forget what came."""
@@ -114,3 +133,11 @@ class PartialFile:
                     hint="make room, then repeat the command: it goes on where this one ended",
                 ) from None
             raise
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

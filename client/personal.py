@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from client.learning import Learner, Report, embedding_report, lora_report, samples_report
 from client.personal_state import PersonalState, TaskState, utc_now
 from client.updating import Member, go_on, update_samples
+from proper_model.dates import date_key
 from proper_model.dropout import mix_seed
 from proper_model.encoding import Encoded
 from proper_model.errors import ConfigError, TrainingError
@@ -42,10 +43,12 @@ class Update:
 
 
 def in_time(items: Sequence[HistoryItem]) -> tuple[HistoryItem, ...]:
-    """Oldest first where all have a date; else as they stand."""
-    if all(item.date is not None for item in items):
-        return tuple(sorted(items, key=lambda item: item.date or ""))
-    return tuple(items)
+    """Oldest first where all have a date, of one day as they stand; else all as they stand."""
+    keys = [date_key(item.date) for item in items]
+    dated = [(key, place) for place, key in enumerate(keys) if key is not None]
+    if len(dated) < len(items):
+        return tuple(items)
+    return tuple(items[place] for _, place in sorted(dated))
 
 
 def adapt(
@@ -183,12 +186,12 @@ def task_seed(seed: int, name: str) -> int:
 def merged(histories: Sequence[tuple[Sequence[HistoryItem], Sequence[Encoded]]]) -> list[Encoded]:
     """All tasks' samples in time order; without dates, interleaved by place in each history."""
     rows = [
-        (item.date, place / max(1, len(items)), sample)
+        (date_key(item.date), place / max(1, len(items)), sample)
         for items, encoded in histories
         for place, (item, sample) in enumerate(zip(items, encoded, strict=True))
     ]
     if all(date is not None for date, _, _ in rows):
-        rows.sort(key=lambda row: row[0] or "")
+        rows.sort(key=lambda row: row[0] or ())
     else:
         rows.sort(key=lambda row: row[1])
     return [sample for _, _, sample in rows]

@@ -10,6 +10,7 @@ from client.bundle_store import InstalledBundle
 from client.learning import Learner
 from client.personal_state import PersonalState
 from client.serving.session import Ending, ForgetReport, ItemRow, Progress, Routing
+from client.terminal_text import preview
 from client.vault import Vault
 from client.workspace import Workspace, write_state
 from proper_model.artifact import Release
@@ -100,7 +101,7 @@ class ServedPerson:
         if self._state is None or self._name is None:
             return []
         return [
-            ItemRow(number, item.id, item.date, _preview(item.fields))
+            ItemRow(number, item.id, item.date, preview(item.fields, PREVIEW))
             for number, item in enumerate(self._state.tasks[self._name].items, start=1)
         ]
 
@@ -139,8 +140,3 @@ class ServedPerson:
 
     def close(self) -> None:
         """Nothing to let go: the vault is closed after every write."""
-
-
-def _preview(fields: Mapping[str, str]) -> str:
-    text = " | ".join(" ".join(value.split()) for value in fields.values())
-    return text[:PREVIEW]

@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
-from client.bundle_source import Fetch, Source, check_listing, fetch_from, offers
+from client.bundle_source import Fetch, Source, check_listing, fetch_from, holding, offers
 from client.bundle_store import (
     BUNDLES_FOLDER,
     STATE_NAME,
@@ -98,11 +98,7 @@ def install(
             with _disk(accepted):
                 _clean(folder, keep=staging)
             held = {} if isinstance(source, Path) else _held_files(folder, limits)
-            try:
-                _stage(staging, accepted, source, held, limits)
-            except BundleError:
-                remove_folder(staging)
-                raise
+            _stage(staging, accepted, source, held, limits)
             with _disk(accepted):
                 write_file(staging / MANIFEST_NAME, manifest)
                 write_file(staging / SIGNATURES_NAME, signatures)
@@ -160,20 +156,38 @@ def _stage(
     held: Mapping[str, Path],
     limits: Limits,
 ) -> None:
-    """Fill the staging folder with verified files; those it holds intact are kept."""
+    """Fill the staging folder with verified files; those it holds intact are kept.
+
+    Also for the next attempt, if the disk is full or a file is refused: a transfer may have taken
+    hours. Of a refused local source nothing is kept.
+    """
     manifest = accepted.manifest
     for leftover in staging.rglob(".*.tmp"):
         leftover.unlink()  # of a write that was killed half-way
     for name, entry in manifest.files.items():
         if _holds(staging, manifest, name):
             continue
-        if entry.sha256 in held and not offers(source, name):
-            data = read_bounded(held[entry.sha256], entry.size)
-        else:
-            data = fetch_from(source, name, entry.size)
-        check_file(manifest, name, data, limits=limits)
-        with _disk(accepted):
-            write_file(staging / name, data)
+        holder = holding(source)
+        try:
+            if entry.sha256 in held and not offers(source, name):
+                data = read_bounded(held[entry.sha256], entry.size)
+            elif holder is not None:
+                data = holder.hold(name, entry.size)
+            else:
+                data = fetch_from(source, name, entry.size)
+            check_file(manifest, name, data, limits=limits)
+        except BundleError:
+            if holder is not None:
+                holder.drop(name)
+            elif not callable(source):
+                with _disk(accepted):
+                    remove_folder(staging)
+            raise
+        if holder is None or not holder.store(name, staging / name):
+            with _disk(accepted):
+                write_file(staging / name, data)
+        if holder is not None:
+            holder.drop(name)
 
 
 def _holds(path: Path, manifest: Manifest, name: str) -> bool:

@@ -14,12 +14,12 @@ DATE_HINT = "write dates as YYYY-MM-DD or YYYY, or leave them all out: then the 
 _DATE = re.compile(r"([0-9]{4})(?:-([0-9]{1,2})(?:-([0-9]{1,2}))?)?")
 
 
-def date_key(text: str) -> tuple[int, ...] | None:
-    """(year), (year, month) or (year, month, day); None for what is no date of the calendar.
+def date_key(text: str | None) -> tuple[int, ...] | None:
+    """(year), (year, month) or (year, month, day); None for None and for no date of the calendar.
 
     Keys compare in time order, and a shorter one stands before those that it is the beginning of.
     """
-    match = _DATE.fullmatch(text.strip())
+    match = None if text is None else _DATE.fullmatch(text.strip())
     if match is None:
         return None
     parts = tuple(int(part) for part in match.groups() if part is not None)
@@ -28,6 +28,11 @@ def date_key(text: str) -> tuple[int, ...] | None:
     except ValueError:
         return None
     return parts
+
+
+def normal_date(key: tuple[int, ...]) -> str:
+    """The one spelling of a date: (2020, 2, 1) -> '2020-02-01'."""
+    return "-".join(f"{part:0{width}}" for part, width in zip(key, (4, 2, 2), strict=False))
 
 
 def oddity(keys: Sequence[tuple[int, ...] | None]) -> str | None:

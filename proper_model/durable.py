@@ -11,11 +11,17 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from proper_model.files import PRIVATE_FILE, make_private_folder, sync_folder, write_atomic
+from proper_model.files import (
+    PRIVATE_FILE,
+    Buffer,
+    make_private_folder,
+    sync_folder,
+    write_atomic,
+)
 
 _POLL_S = 0.05
 
@@ -30,8 +36,8 @@ def write_file(path: Path, data: bytes) -> None:
     write_atomic(path, data)
 
 
-def create_file(path: Path, data: bytes) -> None:
-    """Create a private file that must not exist yet.
+def create_file(path: Path, data: Buffer | Iterable[Buffer]) -> None:
+    """Create a private file that must not exist yet; it appears whole, also if `data` is in parts.
 
     Raises:
         FileExistsError: something of that name is there; it is untouched.

@@ -12,12 +12,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from unicodedata import category
 
-from proper_model.dates import DATE_HINT, date_key, oddity
+from proper_model.dates import DATE_HINT, date_key, normal_date, oddity
 from proper_model.records import HistoryItem, Place, Query, Report, User
 from proper_model.tasks import Task, short_id
 
 # Control characters, line and paragraph separators: they would break lines of reports and logs.
 _UNPRINTABLE = ("Cc", "Zl", "Zp")
+MAX_ID_CHARS = 1024
 
 
 def text_of(value: Any, place: Place, report: Report) -> str | None:
@@ -81,7 +82,7 @@ def parse_history(
         item = parse_item(raw, index, task, at, report)
         if item is not None:
             history.append(item)
-    keys = [date_key(item.date) if item.date is not None else None for item in history]
+    keys = [date_key(item.date) for item in history]
     odd = oddity(keys)
     if odd is not None:
         report.warn(place, odd)
@@ -126,6 +127,11 @@ def parse_query(
 def identifier(record: Mapping[str, Any], name: str, place: Place, report: Report) -> str | None:
     """A non-empty, printable id as a string, None after reporting anything else."""
     value = _field(record, name, place, report)
+    if value is not None and len(value) > MAX_ID_CHARS:
+        report.error(
+            place.at(name), f"an id of {len(value)} characters, expected at most {MAX_ID_CHARS}"
+        )
+        return None
     if value is not None and not value.strip():
         report.error(place.at(name), "an empty id")
         return None
@@ -166,12 +172,13 @@ def parse_item(
 
 
 def _date(raw: Mapping[str, Any], place: Place, report: Report) -> str | None:
-    """LaMP's date of an item; None if it has none, or after reporting something else."""
+    """LaMP's date of an item, spelt in one way; None without one or after reporting another thing."""
     if raw.get("date") is None:
         return None
     date = text_of(raw["date"], place, report)
-    if date is None or date_key(date) is not None:
-        return date
+    key = date_key(date)
+    if date is None or key is not None:
+        return None if key is None else normal_date(key)
     report.error(place, "not a date of the calendar, expected YYYY-MM-DD or YYYY", hint=DATE_HINT)
     return None
 

@@ -95,6 +95,34 @@ def test_a_wrong_passphrase_has_its_own_error(tmp_path: Path) -> None:
     assert SECRET not in str(caught.value)
 
 
+def test_effort_that_this_machine_refuses_is_no_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """pyrage refuses by this machine's speed; a factor of 30 is beyond every machine's."""
+    monkeypatch.setattr(backup, "MAX_WORK_FACTOR", 30)
+    path = put(tmp_path, seal(encode(WHOLE), SECRET).replace(b" 4\n", b" 30\n"))
+    with pytest.raises(VaultError, match="this machine refuses the effort") as caught:
+        read_backup(path, SECRET)
+    assert "work factor 30, 1048576 MiB" in caught.value.message
+    assert "damaged" not in caught.value.message
+    assert "faster" in str(caught.value.hint)
+
+
+def test_a_passphrase_is_the_same_from_every_keyboard(tmp_path: Path, cheap: None) -> None:
+    composed, decomposed = "caf\u00e9", "cafe\u0301"
+    for number, (typed, again) in enumerate([(composed, decomposed), (decomposed, composed)]):
+        out = tmp_path / f"{number}.age"
+        write_backup(out, DOCUMENT, typed, bundle_id=BUNDLE, created=CREATED)
+        assert read_backup(out, again) == DOCUMENT
+        assert pyrage.passphrase.decrypt(out.read_bytes(), composed) == encode(WHOLE)
+    older = put(tmp_path, seal(encode(WHOLE), decomposed))
+    assert read_backup(older, decomposed) == DOCUMENT
+    with pytest.raises(PassphraseError, match="wrong passphrase"):
+        read_backup(older, composed)
+    with pytest.raises(PassphraseError, match="not valid Unicode"):
+        read_backup(older, "\ud800")
+
+
 def test_no_altered_file_is_read(tmp_path: Path) -> None:
     """Turned bits and cut ends all over the file: an error of ours, never a document.
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import stat
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 from bundle_samples import (
@@ -301,7 +303,13 @@ def test_after_a_refusal_all_is_as_before(home, tmp_path, case, remote):
             with pytest.raises(BundleError) as caught:
                 act(home, source, **options)
             assert caught.value.exit_code == code
-            kept = {n: v for n, v in snapshot(home.path).items() if "/.download-" not in n}
+            # What was transferred and verified stays for the next attempt.
+            parts = ("/.download-", "/.partial-") if remote else ("/.download-",)
+            kept = {
+                name: value
+                for name, value in snapshot(home.path).items()
+                if not any(part in name for part in parts)
+            }
             assert kept == before
     assert load_files(stored(home.path, add(home, tmp_path / "first").bundle.bundle_id))
 
@@ -432,6 +440,50 @@ def test_a_full_disk_states_the_bytes_needed(home, folder, monkeypatch):
     assert flags_seen
     assert {n: v for n, v in snapshot(home.path).items() if "/." not in n} == before
     assert add(home, folder).bundle.version == 2
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO])
+def test_what_was_transferred_outlives_a_full_disk(home, folder, monkeypatch, code):
+    release(folder, BIG)
+    root, real, refuse = pinned(folder, ROOT), Path.replace, []
+
+    def full(path, target):
+        if Path(target).name == "shared.safetensors" and not refuse:
+            refuse.append(target)
+            raise OSError(code, os.strerror(code))
+        return real(path, target)
+
+    with serving() as server:
+        serve_folder(server, folder)
+        monkeypatch.setattr(Path, "replace", full)
+        with pytest.raises((BundleError, StorageError), match=os.strerror(code)):
+            add(home, f"{server.url}/release", root=root)
+        assert refuse
+        first = {record["path"] for record in server.seen}
+        server.seen.clear()
+        assert load_files(add(home, f"{server.url}/release", root=root).bundle) == BIG
+    again = first & {record["path"] for record in server.seen}
+    assert any(path.endswith("shared.safetensors") for path in first)
+    assert not {path for path in again if not path.endswith(".json")}
+    assert not [p for p in (home.path / "bundles").iterdir() if p.name.startswith((".p", ".d"))]
+
+
+def test_one_bad_file_costs_that_file_alone(home, folder):
+    release(folder, BIG)
+    root = pinned(folder, ROOT)
+    with serving() as server:
+        serve_folder(server, folder)
+        (bad,) = (path for path in server.files if path.endswith("v00000002/task.toml"))
+        good, server.files[bad] = server.files[bad], b"x" * len(server.files[bad])
+        with pytest.raises(BundleIntegrityError, match="task"):
+            add(home, f"{server.url}/release", root=root)
+        before = {record["path"] for record in server.seen}
+        server.seen.clear()
+        server.files[bad] = good
+        assert load_files(add(home, f"{server.url}/release", root=root).bundle) == BIG
+    again = {record["path"] for record in server.seen} & before
+    assert bad in again
+    assert not {path for path in again if path.endswith("base/config.json")}
 
 
 def test_a_second_process_is_told_who_works(home, folder, monkeypatch):

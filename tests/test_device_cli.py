@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import io
 import json
 import os
 import shutil
@@ -223,6 +224,20 @@ def test_forgetting_items_leaves_no_trace(
     vault = open_vault(person.home / "vault", Passphrase(PASSPHRASE))
     assert vault.read_previous() is None, "no generation that knew them stays"
     assert not {i.id for i in read_state(vault).tasks["synth_tag"].items} & set(gone)
+
+
+def test_what_to_forget_need_not_be_an_argument(
+    person: Person, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Arguments are seen by `ps` and kept by the shell."""
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"contains:zqxcanaryzq\n")))
+    assert person.run("forget", "--items", "2", "--items", "-") == 11
+    told = capsys.readouterr().err
+    assert "selector 2: matches no item" in told
+    assert "zqxcanaryzq" not in told
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"3\n1-2\n")))
+    assert person.run("forget", "--items", "-") == 0
+    assert "Forgot 3 items" in capsys.readouterr().out
 
 
 def test_forgetting_everything(person: Person, capsys: pytest.CaptureFixture[str]) -> None:

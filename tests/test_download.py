@@ -124,6 +124,23 @@ def test_a_part_of_unknown_origin_is_not_continued(server, tmp_path, note):
     assert "Range" not in server.seen[0]["headers"]
 
 
+def test_a_held_file_stays_until_it_is_stored(server, tmp_path):
+    def source():
+        url = f"{server.url}/r"
+        return fetch_over_http(url, tmp_path / "cache", progress=silent, patience=Patience())
+
+    first = source()
+    assert first.hold(NAME, SIZE) == BODY
+    assert source().hold(NAME, SIZE) == BODY
+    assert len(server.seen) == 1, "kept for the next attempt"
+    target = tmp_path / "held" / "file"
+    assert first.store(NAME, target)
+    assert target.read_bytes() == BODY
+    assert stat.S_IMODE(target.stat().st_mode) == 0o600
+    assert files_in(tmp_path / "cache") == []
+    assert not first.store("other", target)
+
+
 def test_a_server_without_ranges_begins_again(server, tmp_path):
     server.ranges = False
     server.faults[PATH] = [{"cut": CUT}, {}]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from client.forget_match import select_items
-from proper_model.errors import ConfigError
+from client.forget_match import read_selectors, select_items
+from proper_model.errors import ConfigError, DataError
 from proper_model.records import HistoryItem
 
 ITEMS = (
@@ -95,6 +97,16 @@ def test_a_number_that_is_also_an_id_must_say_which():
     assert select_items((HistoryItem("2020", {"t": "x"}),), ["2020"]) == ("2020",)
     with pytest.raises(ConfigError, match="numbers go from 1 to 0"):
         select_items((), ["1"])
+
+
+def test_selectors_come_from_standard_input_as_well():
+    text = "\ufeff1\r\n\n contains:two words \nid:é\n"
+    assert read_selectors(io.BytesIO(text.encode())) == ["1", " contains:two words ", "id:é"]
+    assert read_selectors(io.BytesIO(b"")) == []
+    for data, message in ((b"\xff", "not UTF-8"), (b"x" * (1 << 21), "more than 1048576 bytes")):
+        with pytest.raises(DataError, match=f"stdin: {message}") as caught:
+            read_selectors(io.BytesIO(data))
+        assert caught.value.hint
 
 
 @given(st.lists(st.integers(1, 30), min_size=1), st.integers(0, 5))

@@ -283,6 +283,12 @@ def test_faults_of_user_records(read, content, message):
 # -- order, identity, labels --------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("date", ["2020-2-1", " 2020-02-01", "2020-02-1 "])
+def test_a_date_is_kept_in_one_spelling(read, date):
+    (item,) = read(json.dumps([{"text": "x", "score": "1", "date": date}])).items
+    assert item.date == "2020-02-01"
+
+
 def rows(*cells):
     return "id,text,score,date\n" + "".join(f"{row}\n" for row in cells)
 

@@ -111,6 +111,10 @@ SINGLE = [  # one faulty record, which `lenient` leaves out
     ('{"text": "x", "score": "1", "date": "canary-7f3a"}', "field date: not a date"),
     ('{"id": "", "text": "x", "score": "1"}', "field id: an empty id"),
     ('{"id": "a\\nb", "text": "x", "score": "1"}', "field id: an id with control characters"),
+    (
+        json.dumps({"id": "canary-7f3a" * 100, "text": "x", "score": "1"}),
+        "field id: an id of 1100 characters, expected at most 1024",
+    ),
     ('["canary-7f3a"]', "expected an object, got a list"),
     ("null", "expected an object, got null"),
 ]
@@ -219,6 +223,14 @@ def test_more_text_than_memory_should_hold_is_refused(tmp_path, monkeypatch):
         path = put(tmp_path / "h.jsonl", "\n".join(lines))
         refused(path, "the newest 20000 items hold more than 1000 characters")
         assert len(read_history(path, TASK, max_items=4).items) == 4
+
+
+def test_ids_count_as_kept_text(tmp_path, monkeypatch):
+    monkeypatch.setattr(history_order, "MAX_KEPT_CHARS", 20_000)
+    lines = [json.dumps({"id": f"{n:0900}", "text": "x", "score": "1"}) for n in range(50)]
+    path = put(tmp_path / "h.jsonl", "\n".join(lines))
+    refused(path, "the newest 20000 items hold more than 20000 characters")
+    assert len(read_history(path, TASK, max_items=9).items) == 9
 
 
 # -- files --------------------------------------------------------------------------------------

@@ -13,11 +13,13 @@ from torch import Tensor
 from client import personal
 from client.adaptation import UserState
 from client.answering import Personal
+from client.commands.inspect import adapter_facts
 from client.learning import Learner
-from client.personal_state import PersonalState, decode, encode
+from client.personal_state import PersonalState, TaskState, decode, encode
 from client.prediction import predict
 from client.updating import update_samples
 from proper_model.artifact import Release
+from proper_model.encoding import Encoded
 from proper_model.errors import ConfigError, NotAdaptedError, TrainingError, VaultError
 from proper_model.records import HistoryItem, User
 from proper_model.tasks import Task, task_from_toml
@@ -89,6 +91,26 @@ def test_forgetting_is_never_having_known(
     never = adapted(release, [item for item in user.history if item.id not in gone])
     assert same(forgotten, never)
     assert {i.id for i in forgotten.tasks[name].items}.isdisjoint(gone)
+
+
+def dated(*dates: str | None) -> tuple[HistoryItem, ...]:
+    return tuple(HistoryItem(str(n), {}, date) for n, date in enumerate(dates))
+
+
+def test_items_go_in_the_order_of_the_calendar() -> None:
+    """Also those of states that were stored before dates had one spelling."""
+    items = dated("2020-10-01", "2020-2-01", "2020", "2020-02-01", "2019-12-31")
+    assert [item.id for item in personal.in_time(items)] == ["4", "2", "1", "3", "0"]
+    assert personal.in_time(dated("2020-2", None, "2019")) == dated("2020-2", None, "2019")
+    samples = [Encoded((n,), 0) for n in range(len(items))]
+    together = personal.merged([(items[:2], samples[:2]), (items[2:], samples[2:])])
+    assert [sample.tokens[0] for sample in together] == [4, 2, 1, 3, 0]
+
+
+def test_inspect_shows_the_first_and_last_day() -> None:
+    items = dated("2020-10-01", "2020-2-01", "2020-9-30")
+    facts = adapter_facts(ME, "t", TaskState("", "", items, {}, {}, ""))
+    assert (facts["items from"], facts["items to"]) == ("2020-2-01", "2020-10-01")
 
 
 @pytest.mark.parametrize("count", [0, 1, 3])

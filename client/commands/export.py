@@ -173,9 +173,14 @@ def import_backup(
     backup_passphrase_file: BackupPassphrase = None,
     replace: Replace = False,
 ) -> None:
-    """Bring a backup to this machine; it is encrypted under this machine's own key."""
+    """Bring a backup to this machine; it is encrypted under this machine's own key.
+
+    A backup that this version cannot work with is refused, and what is stored here stays.
+    """
     from client.backup import open_backup
+    from client.bundle_store import stored
     from client.personal_state import decode
+    from client.state_check import check_fits, check_state
 
     workspace = o.workspace(context)
     bundle = workspace.installed()
@@ -192,6 +197,10 @@ def import_backup(
         show("opening the backup", 0, 0)
         content = open_backup(backup, passphrase.text)
     state = decode(content.document)
+    check_state(state)
+    own = stored(workspace.home.path, state.bundle_id)
+    if own is not None:
+        check_fits(state, own.manifest)
     items = sum(len(task.items) for task in state.tasks.values())
     with workspace.changing() as vault:
         store(

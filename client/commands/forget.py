@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated
 
 import typer
@@ -25,7 +26,8 @@ Items = Annotated[
         "--items",
         metavar="WHICH",
         help="Ids, numbers as `proper inspect --items` shows them (3, 5-9), before:DATE, "
-        "after:DATE, on:DATE, contains:TEXT; repeatable.",
+        "after:DATE, on:DATE, contains:TEXT; repeatable. - reads them from stdin, one a line, out "
+        "of sight of `ps` and the shell's history.",
     ),
 ]
 Everything = Annotated[bool, typer.Option("--all", help="Everything, keys included.")]
@@ -54,15 +56,18 @@ def forget(
         forget_everything(context, yes=yes)
         return
     from client import personal
-    from client.forget_match import select_items
+    from client.forget_match import read_selectors, select_items
 
+    selectors = [selector for selector in items or [] if selector != "-"]
+    if "-" in (items or []):
+        selectors += read_selectors(sys.stdin.buffer)
     workspace = o.workspace(context)
     memory = Memory(o.bytes_of(max_memory), base_weights, recompute)
     with workspace.changing() as vault:
         state = read_state(vault)
         bundle = workspace.bundle_of(state)
         name, task_state = state.task_named(task)
-        gone = select_items(task_state.items, items or [])
+        gone = select_items(task_state.items, selectors)
         left = personal.without(state, name, gone)
         histories = personal.histories_of(left)
         with learner_for(workspace, bundle, memory) as learner:

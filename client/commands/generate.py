@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,14 +11,21 @@ import typer
 
 from client.commands import options as o
 from client.console import progress_bars, say
+from client.questions import Questions, open_questions
+from client.terminal_text import for_stdout, json_line
 from client.workspace import Workspace
 from proper_model.errors import ConfigError, DataError
+from proper_model.records import counted
 
 MAX_QUESTION_BYTES = 1 << 20
 
 Text = Annotated[
     str | None,
-    typer.Argument(metavar="TEXT", help="The question; - reads stdin.", show_default=False),
+    typer.Argument(
+        metavar="TEXT",
+        help="The question; - reads it from stdin, out of sight of `ps` and the shell's history.",
+        show_default=False,
+    ),
 ]
 Input = Annotated[
     Path | None, typer.Option("--input", help='JSONL with "input" (and "id") in every line.')
@@ -43,35 +49,49 @@ def generate(
     if output is not None and source is None:
         raise ConfigError("--output goes with --input")
     workspace = o.workspace(context)
-    questions = [] if source is None else read_questions(source)
     if output is not None and output.exists():
         raise ConfigError(f"{output.name} exists already", hint="give a new file to --output")
+    if source is not None:
+        with open_questions(source) as questions:
+            mine = personal_model(workspace, task)
+            answer_all(mine, questions, stage or mine.stages[-1], max_tokens, output)
+        return
     if text == "-":
         text = read_stdin()
+    assert text is not None
     mine = personal_model(workspace, task)
-    chosen = stage or mine.stages[-1]
-    if text is not None:
-        for piece in mine.generate(text, stage=chosen, max_tokens=max_tokens):
-            sys.stdout.write(piece)
-            sys.stdout.flush()
-        sys.stdout.write("\n")
-        return
-    with progress_bars() as show:
-        rows = []
-        for done, question in enumerate(questions):
-            show("answering", done, len(questions))
-            pieces = mine.generate(question["input"], stage=chosen, max_tokens=max_tokens)
-            rows.append({"id": question["id"], "output": "".join(pieces)})
-    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    if output is None:
-        sys.stdout.write(lines)
-        return
+    for piece in mine.generate(text, stage=stage or mine.stages[-1], max_tokens=max_tokens):
+        sys.stdout.write(for_stdout(piece))
+        sys.stdout.flush()
+    sys.stdout.write("\n")
+
+
+def answer_all(
+    mine: Any, questions: Questions, stage: str, max_tokens: int | None, output: Path | None
+) -> None:
+    """A line of JSON for every question: on stdout at once, or in a file that appears when whole."""
     from proper_model.durable import create_file
     from proper_model.files import storage_errors
 
-    with storage_errors(output):
-        create_file(output, lines.encode())
-    say(f"{len(rows)} answers in {output}")
+    done = 0
+
+    def lines() -> Iterator[str]:
+        nonlocal done
+        for asked in questions.rows:
+            show("answering", done, questions.total)
+            pieces = mine.generate(asked.input, stage=stage, max_tokens=max_tokens)
+            yield json_line({"id": asked.id, "output": "".join(pieces)}) + "\n"
+            done += 1
+
+    with progress_bars() as show:
+        if output is None:
+            for line in lines():
+                sys.stdout.write(line)
+                sys.stdout.flush()
+            return
+        with storage_errors(output):
+            create_file(output, (line.encode() for line in lines()))
+    say(f"{counted(done, 'answer')} in {output}")
 
 
 def personal_model(workspace: Workspace, task: str | None) -> Any:
@@ -98,26 +118,3 @@ def read_stdin() -> str:
         return data.decode().strip()
     except UnicodeDecodeError:
         raise DataError("stdin: not UTF-8 text") from None
-
-
-def read_questions(path: Path) -> list[dict[str, str]]:
-    """`id` and `input` of every line. Raises DataError with the line that is not as expected."""
-    return list(_questions(path))
-
-
-def _questions(path: Path) -> Iterator[dict[str, str]]:
-    hint = 'one JSON object a line, such as {"id": "1", "input": "..."}'
-    try:
-        lines = path.read_bytes().splitlines()
-    except OSError as error:
-        raise DataError(f"{path.name}: {error.strerror}") from None
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError):
-            raise DataError(f"{path.name}, line {number}: not UTF-8 JSON", hint=hint) from None
-        if not isinstance(row, dict) or not isinstance(row.get("input"), str):
-            raise DataError(f"{path.name}, line {number}: no text in field input", hint=hint)
-        yield {"id": str(row.get("id", number)), "input": row["input"]}

@@ -10,7 +10,9 @@ import typer
 from client.commands import options as o
 from client.console import print_line, print_table, progress_bars
 from client.tables import Table
+from client.terminal_text import for_stdout, json_line, preview
 from client.workspace import Workspace, read_state
+from proper_model.dates import date_key
 from proper_model.records import counted
 
 if TYPE_CHECKING:
@@ -88,7 +90,8 @@ def adapter_facts(state: PersonalState, name: str, task: TaskState) -> dict[str,
     if task.waiting:
         facts["items that wait for an update"] = len(task.waiting)
     if dates:
-        facts["items from"], facts["items to"] = min(dates), max(dates)
+        facts["items from"] = min(dates, key=lambda date: date_key(date) or ())
+        facts["items to"] = max(dates, key=lambda date: date_key(date) or ())
     named = {
         "lora_learning_rate": "learning rate",
         "lora_epochs": "epochs kept",
@@ -118,14 +121,14 @@ def list_items(task: TaskState, *, as_json: bool) -> None:
     """Numbers, ids, dates and the first words of every item."""
     rows = []
     for number, item in enumerate(task.items, start=1):
-        text = " | ".join(" ".join(value.split()) for value in item.fields.values())
-        rows.append((str(number), item.id, item.date or "", text[:PREVIEW]))
+        rows.append((str(number), item.id, item.date or "", preview(item.fields, PREVIEW)))
     if as_json:
         keys = ("number", "id", "date", "preview")
         for row in rows:
-            print_line(json.dumps(dict(zip(keys, row, strict=True)), ensure_ascii=False))
+            print_line(json_line(dict(zip(keys, row, strict=True))))
         return
-    print_table(Table("Your items", ("number", "id", "date", "begins"), tuple(rows), labels=4))
+    cells = tuple(tuple(map(for_stdout, row)) for row in rows)
+    print_table(Table("Your items", ("number", "id", "date", "begins"), cells, labels=4))
 
 
 def routing_of(

@@ -1,0 +1,120 @@
+"""Questions of a file: one at a time, bounded, and a fault is named by its line."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import tracemalloc
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from client import questions
+from client.commands.generate import answer_all
+from client.questions import Asked, Questions, open_questions
+from proper_model.errors import DataError
+
+
+def put(folder: Path, content: bytes) -> Path:
+    path = folder / "q.jsonl"
+    path.write_bytes(content)
+    return path
+
+
+def read(path: Path) -> list[Asked]:
+    with open_questions(path) as found:
+        return list(found.rows)
+
+
+def test_lines_are_read_in_order(tmp_path: Path) -> None:
+    path = put(tmp_path, b'\xef\xbb\xbf{"id": 7, "input": "a"}\r\n\n{"input": "\xc3\xa9"}')
+    with open_questions(path) as found:
+        assert found.total == 2
+        assert list(found.rows) == [Asked("7", "a"), Asked("3", "é")]
+    assert read(put(tmp_path, b"")) == []
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (b"canary", "not UTF-8 JSON"),
+        (b'{"input": "\xff"}', "not UTF-8 JSON"),
+        (b"[" * 100_000, "not UTF-8 JSON"),
+        (b'["canary"]', "no text in field input"),
+        (b'{"id": "canary"}', "no text in field input"),
+        (b'{"input": 7}', "no text in field input"),
+        (b'{"input": "' + b"canary" * 200 + b'"}', "more than 1000 bytes"),
+    ],
+)
+def test_a_faulty_line_is_named_before_anything_is_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: bytes, message: str
+) -> None:
+    if len(line) < 10_000:
+        monkeypatch.setattr(questions, "MAX_LINE_BYTES", 1000)
+    path = put(tmp_path, b'{"input": "a"}\n' + line + b"\n")
+    with pytest.raises(DataError, match=f"q.jsonl, line 2: {message}") as caught:
+        open_questions(path).__enter__()
+    assert "canary" not in f"{caught.value.message}{caught.value.hint}"
+
+
+def test_memory_is_that_of_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "q.jsonl"
+    row = json.dumps({"input": "x" * 100_000}) + "\n"
+    path.write_text(row * 200)
+    tracemalloc.start()
+    with open_questions(path) as found:
+        assert sum(1 for _ in found.rows) == found.total == 200
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 10 * len(row)
+
+
+def test_an_endless_line_is_refused() -> None:
+    with pytest.raises(DataError, match="zero, line 1: more than"):
+        read(Path("/dev/zero"))
+
+
+def test_a_pipe_is_read_as_it_comes(tmp_path: Path) -> None:
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    thread = threading.Thread(target=lambda: path.write_text('{"input": "a"}\n{"input": "b"}\n'))
+    thread.start()
+    with open_questions(path) as found:
+        assert found.total == 0
+        assert [asked.input for asked in found.rows] == ["a", "b"]
+    thread.join()
+
+
+def test_what_cannot_be_opened_is_told(tmp_path: Path) -> None:
+    for path in (tmp_path / "absent", tmp_path):
+        with pytest.raises(DataError, match=path.name) as caught:
+            read(path)
+        assert "--input" in str(caught.value.hint)
+
+
+class Model:
+    """Answers until it fails."""
+
+    def __init__(self, fail_at: int) -> None:
+        self.left = fail_at
+
+    def generate(self, text: str, **_: object) -> Iterator[str]:
+        self.left -= 1
+        if self.left < 0:
+            raise DataError("stopped")
+        yield text
+
+
+def test_the_output_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+    def ask(out: Path, fail_at: int) -> None:
+        rows = iter([Asked(str(n), "x") for n in range(5)])
+        answer_all(Model(fail_at), Questions(5, rows), "1", None, out)
+
+    with pytest.raises(DataError, match="stopped"):
+        ask(tmp_path / "out.jsonl", 3)
+    assert list(tmp_path.iterdir()) == []
+    ask(tmp_path / "out.jsonl", 5)
+    assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 5
+    assert [path.name for path in tmp_path.iterdir()] == ["out.jsonl"]
