@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -20,6 +22,34 @@ if TYPE_CHECKING:
 
 PREVIEW = 60  # characters of an item
 ROUTED_ITEMS = 64  # newest items whose routing is shown
+
+# What a training's report says, and what a person reads for every fact.
+REPORTED = (
+    "items_held_back",
+    "lora_learning_rate",
+    "lora_epochs",
+    "lora_loss_before",
+    "lora_loss_after",
+)
+WORDS = {
+    "task": "task",
+    "items": "items",
+    "items_waiting": "items that wait for an update",
+    "items_from": "items from",
+    "items_to": "items to",
+    "release_version": "release",
+    "adapted_at": "adapted",
+    "adapter_numbers": "adapter, numbers",
+    "adapter_bytes": "adapter, size",
+    "adapter_norm": "adapter, norm |B A|",
+    "embedding_source": "embedding",
+    "embedding_distance": "embedding, distance from the mean",
+    "items_held_back": "items held back to choose",
+    "lora_learning_rate": "learning rate",
+    "lora_epochs": "epochs kept",
+    "lora_loss_before": "held-back loss before",
+    "lora_loss_after": "held-back loss after",
+}
 
 ShowItems = Annotated[
     bool, typer.Option("--items", help="List your items with numbers, as forget takes them.")
@@ -45,10 +75,10 @@ def inspect(
     facts = adapter_facts(state, name, task_state)
     leans = routing_of(workspace, state, name)
     if as_json:
-        print_line(json.dumps(facts | {"routing": leans}, sort_keys=True))
+        events = [dataclasses.asdict(event) for event in state.events]
+        print_line(json.dumps(facts | {"routing": leans, "events": events}, sort_keys=True))
         return
-    rows = tuple((key, str(value)) for key, value in facts.items())
-    print_table(Table("Your adapter", ("", ""), rows, labels=2))
+    print_table(Table("Your adapter", ("", ""), fact_rows(facts), labels=2))
     print_events(state)
     if leans is None:
         print_line("Stage 3 is not there yet, so there is no routing of your own to show.")
@@ -64,46 +94,50 @@ def inspect(
 
 
 def adapter_facts(state: PersonalState, name: str, task: TaskState) -> dict[str, Any]:
-    """Counts, sizes and norms; no text."""
-    numbers = sum(tensor.numel() for tensor in task.adapter.values())
+    """Counts, sizes in bytes, norms and losses; no text of the person's."""
     factors = [
         (tensor, task.adapter[f"{key[:-2]}.B"])
         for key, tensor in task.adapter.items()
         if key.endswith(".A")
     ]
     norm = sum(float((b.double() @ a.double()).square().sum()) for a, b in factors) ** 0.5
-    dates = [item.date for item in task.items if item.date is not None]
+    dates = sorted(
+        (i.date for i in task.items if i.date is not None), key=lambda d: date_key(d) or ()
+    )
+    numbers = sum(tensor.numel() for tensor in task.adapter.values())
     facts: dict[str, Any] = {
         "task": name,
         "items": len(task.items),
-        "release": f"{state.bundle_version} ({state.bundle_id[:16]})",
-        "adapted": task.adapted_at,
-        "adapter numbers": numbers,
-        "adapter size": o.readable_bytes(4 * numbers),
-        "adapter norm |B A|": f"{norm:.4g}",
-        "embedding": str(state.embedding_report.get("embedding_source", "none")),
+        "items_waiting": len(task.waiting),
+        "items_from": dates[0] if dates else None,
+        "items_to": dates[-1] if dates else None,
+        "release_version": state.bundle_version,
+        "bundle_id": state.bundle_id,
+        "adapted_at": task.adapted_at,
+        "adapter_numbers": numbers,
+        "adapter_bytes": 4 * numbers,
+        "adapter_norm": norm,
+        "embedding_source": state.embedding_report.get("embedding_source"),
+        "embedding_distance": state.embedding_report.get("embedding_distance"),
     }
-    if "embedding_distance" in state.embedding_report:
-        facts["embedding, distance from the mean"] = (
-            f"{float(state.embedding_report['embedding_distance']):.4g}"
-        )
-    if task.waiting:
-        facts["items that wait for an update"] = len(task.waiting)
-    if dates:
-        facts["items from"] = min(dates, key=lambda date: date_key(date) or ())
-        facts["items to"] = max(dates, key=lambda date: date_key(date) or ())
-    named = {
-        "lora_learning_rate": "learning rate",
-        "lora_epochs": "epochs kept",
-        "lora_loss_before": "held-back loss before",
-        "lora_loss_after": "held-back loss after",
-        "items_held_back": "items held back to choose",
-    }
-    for key, words in named.items():
-        if key in task.report:
-            value = task.report[key]
-            facts[words] = f"{value:.4g}" if isinstance(value, float) else value
-    return facts
+    return facts | {key: task.report.get(key) for key in REPORTED}
+
+
+def fact_rows(facts: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    """The facts that there are, in words and units."""
+    shown: list[tuple[str, str]] = []
+    for key, words in WORDS.items():
+        value = facts[key]
+        if value is None or (key == "items_waiting" and not value):
+            continue
+        if key == "release_version":
+            value = f"{value} ({facts['bundle_id'][:16]})"
+        elif key == "adapter_bytes":
+            value = o.readable_bytes(value)
+        elif isinstance(value, float):
+            value = f"{value:.4g}"
+        shown.append((words, str(value)))
+    return tuple(shown)
 
 
 def print_events(state: PersonalState) -> None:

@@ -43,28 +43,30 @@ def status(context: typer.Context, as_json: o.AsJson = False) -> None:
     workspace = o.workspace(context)
     folder = workspace.home.vault
     files = sorted(folder.glob("*.vault")) if folder.is_dir() else []
+    bundle = installed(workspace.home.path)
+    slots = slot_kinds(folder) if workspace.has_vault else []
     found: dict[str, Any] = {
-        "folder": str(workspace.home.path),
-        "adapted": bool(files),
+        "folder": str(workspace.home.path.absolute()),
         "generations": len(files),
         "bytes": sum(path.stat().st_size for path in files),
         "interrupted": any(folder.glob("training-*")) if folder.is_dir() else False,
-        "opens with": [],
-        "release": None,
+        "slots": [{"slot": name, "kind": kind} for name, kind in slots],
+        "release_version": None if bundle is None else bundle.version,
+        "bundle_id": None if bundle is None else bundle.bundle_id,
     }
-    if workspace.has_vault:
-        found["opens with"] = [f"{kind} (slot {name})" for name, kind in slot_kinds(folder)]
-    bundle = installed(workspace.home.path)
-    if bundle is not None:
-        found["release"] = f"{bundle.version} ({bundle.bundle_id[:16]})"
     if as_json:
         print_line(json.dumps(found, sort_keys=True))
         return
     rows = (
         ("folder", found["folder"]),
-        ("release", found["release"] or "none: proper bundle add PATH_OR_URL"),
+        (
+            "release",
+            "none: proper bundle add PATH_OR_URL"
+            if bundle is None
+            else f"{bundle.version} ({bundle.bundle_id[:16]})",
+        ),
         ("adapter", _kept(found)),
-        ("opens with", ", ".join(found["opens with"]) or "-"),
+        ("opens with", ", ".join(f"{kind} (slot {name})" for name, kind in slots) or "-"),
         (
             "interrupted work",
             "yes: the same command with --resume" if found["interrupted"] else "no",
@@ -76,7 +78,7 @@ def status(context: typer.Context, as_json: o.AsJson = False) -> None:
 
 
 def _kept(found: dict[str, Any]) -> str:
-    if not found["adapted"]:
+    if not found["generations"]:
         return "none yet: proper adapt HISTORY"
     return f"{counted(found['generations'], 'generation')}, {o.readable_bytes(found['bytes'])}, encrypted"
 
