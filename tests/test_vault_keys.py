@@ -376,6 +376,36 @@ def test_a_locked_keyring_loses_nothing(folder: Path, ring) -> None:
     assert not folder.exists()
 
 
+def test_a_removal_that_fails_has_cleared_the_keyring(folder: Path, ring, monkeypatch) -> None:
+    """A repetition has no keys.json any more that names the entries."""
+    make_vault(folder, b"one", secrets=[WORD, KeyringEntry()])
+    assert len(ring.entries) == 2
+
+    def fail(path: Path) -> None:
+        raise OSError(5, os.strerror(5), str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("client.vault.remove_folder", fail)
+        patch.setattr("client.vault.sync_folder", fail)
+        with pytest.raises(StorageError):
+            destroy_vault(folder)
+    assert ring.entries == {}
+    assert destroy_vault(folder) == []
+    assert not folder.exists()
+
+
+def test_a_removal_that_fails_tells_what_stays_in_the_keyring(folder, ring, monkeypatch) -> None:
+    make_vault(folder, b"one", secrets=[WORD, KeyringEntry()])
+    ring.locked = True
+
+    def fail(path: Path) -> None:
+        raise OSError(5, os.strerror(5), str(path))
+
+    monkeypatch.setattr("client.vault.remove_folder", fail)
+    with pytest.raises(StorageError, match="Input/output error.*an entry stays in the keyring"):
+        destroy_vault(folder)
+
+
 def chain(*backends):
     class Chained(keyring.backends.chainer.ChainerBackend):
         pass
