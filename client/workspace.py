@@ -97,10 +97,20 @@ class Workspace:
     keys: Keys = field(default_factory=Keys)
 
     @contextmanager
-    def changing(self) -> Iterator[Vault]:
-        """The open vault, made on first use, while no other command changes the folder."""
+    def changing(self, *, create: bool = True) -> Iterator[Vault]:
+        """The open vault, made on first use, while no other command changes the folder.
+
+        What an interrupted forgetting left is removed first. Warnings are said.
+        """
         with self.home.working():
-            yield self.open() if self.has_vault else self._create()
+            vault = self._create() if create and not self.has_vault else self.open()
+            told = len(vault.warnings)
+            try:
+                vault.finish_forgetting()
+                yield vault
+            finally:
+                for warning in vault.warnings[told:]:
+                    say(f"warning: {warning}")
 
     @property
     def has_vault(self) -> bool:

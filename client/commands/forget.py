@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from client.commands import options as o
-from client.commands.work import Memory, learner_for, say_cost, store, train
+from client.commands.work import Memory, learner_for, say_cost, train
 from client.console import print_line, say
 from client.workspace import read_state
 from proper_model.errors import ConfigError
@@ -55,6 +55,7 @@ def forget(
         return
     from client import personal
     from client.forget_match import select_items
+    from client.forgetting import store_without
 
     workspace = o.workspace(context)
     memory = Memory(o.bytes_of(max_memory), base_weights, recompute)
@@ -76,8 +77,7 @@ def forget(
                 lambda: personal.adapt(learner, left, histories),
                 resume=resume,
             )
-        store(vault, trained, what="forget", task=name, items=len(gone))
-        vault.drop_previous()
+        store_without(vault, trained, task=name, items=len(gone))
     print_line(
         f"Forgot {counted(len(gone), 'item')}; {counted(len(trained.tasks[name].items), 'item')} "
         "left. The adapter is what it would be had they never been there."
