@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from client.console import say
 from client.home import Home
+from client.private_files import read_private
 from client.vault import Vault, create_vault, open_vault, slot_kinds, vault_exists
 from client.vault_secrets import KeyFile, KeyringEntry, Passphrase, Secret
 from proper_model.errors import (
@@ -25,7 +26,6 @@ from proper_model.errors import (
     PassphraseError,
     VaultForeignError,
 )
-from proper_model.files import read_regular, storage_errors
 
 if TYPE_CHECKING:
     from client.bundle_store import InstalledBundle
@@ -56,9 +56,16 @@ class Keys:
 
 
 def read_passphrase(path: Path) -> Passphrase:
-    """The first line of a file. Raises StorageError or PassphraseError."""
-    with storage_errors(path):
-        data = read_regular(path, limit_bytes=MAX_PASSPHRASE_FILE_BYTES)
+    """The first line of a file that only its owner may use, as for key files.
+
+    Raises StorageError or PassphraseError.
+    """
+    data = read_private(path, limit_bytes=MAX_PASSPHRASE_FILE_BYTES)
+    if len(data) > MAX_PASSPHRASE_FILE_BYTES:
+        raise PassphraseError(
+            f"{path.name}: larger than {MAX_PASSPHRASE_FILE_BYTES} bytes; expected a passphrase in "
+            "its first line"
+        )
     try:
         return Passphrase(data.decode().split("\n")[0].removesuffix("\r"))
     except UnicodeDecodeError:
