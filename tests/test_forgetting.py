@@ -29,6 +29,7 @@ from vault_samples import (
 from client import private_files
 from client.forgetting import store_without
 from client.personal_state import PersonalState, decode
+from client.sealing import Header, read_header
 from client.vault import KeyringEntry, Passphrase, Vault, open_vault
 from proper_model.errors import InterruptedRunError, StorageError, VaultError
 
@@ -95,6 +96,17 @@ def test_a_second_reader_reads_it(folder: Path) -> None:
     (folder / "00000002.vault").write_bytes(data.replace(b'"alone":true,', b""))
     with pytest.raises(VaultError):
         reopen(folder).read()
+
+
+@pytest.mark.parametrize("value", [b"false", b"1", b"null", b'"true"'])
+def test_only_true_stands_in_that_field(value: bytes) -> None:
+    header = Header("aa" * 16, "bb" * 8, BUNDLE, 1, bytes(32), alone=True)
+    prefix = header.prefix()
+    assert read_header(prefix + bytes(20), where="file") == header
+    text = prefix[12:].replace(b'"alone":true', b'"alone":' + value)
+    data = prefix[:8] + len(text).to_bytes(4, "big") + text + bytes(20)
+    with pytest.raises(VaultError, match="alone: expected true"):
+        read_header(data, where="file")
 
 
 def test_a_damaged_newest_is_not_gone_back_over(folder: Path) -> None:
