@@ -2,15 +2,17 @@
 
     place (folder or address) -> root (pinned, rotated) -> updater.install -> base of the release
 
-The root is pinned once, after the first release that it vouches for is installed. Each step that
+The root is pinned once, just before the first release that it vouches for is installed. Each step that
 fails leaves what the steps before it achieved, and says so. Source: SECURITY 2 ("Bundle"),
 docs/bundle-format.md section 8.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,17 +25,26 @@ from client.bundle_origin import (
     INSTALL_FIRST,
     LOCK_TIMEOUT_S,
     Progress,
+    Trust,
     decide_trust,
     opened,
     silent,
 )
+from client.bundle_source import Source, fetch_from
 from client.bundle_store import InstalledBundle, read_state, stored
 from client.home import Home
 from client.loading import load_installed
 from client.trusted_root import pin_root, update_root
-from client.updater import install, installed
+from client.updater import accept, install, installed
 from proper_model.base_folder import base_folder
-from proper_model.errors import BaseModelError, BundleForeignError, NotInstalledError
+from proper_model.bundle import MANIFEST_NAME, SIGNATURES_NAME
+from proper_model.errors import (
+    BaseModelError,
+    BundleForeignError,
+    NotInstalledError,
+    ProperError,
+)
+from proper_model.limits import DEFAULT_LIMITS
 
 if TYPE_CHECKING:
     from client.download import Patience
@@ -108,11 +119,10 @@ def add_bundle(
                 update_root(home.root_file, step.root_bytes, step.signature_bytes)
             before = read_state(home.path)
             progress(CHECKING, 0, 0)
-            bundle = install(
-                home.path, place.bundle, trust.root, now=now, lock_timeout_s=LOCK_TIMEOUT_S
-            )
-        if not trust.pinned:
-            pin_root(home.root_file, trust.root)
+            with _pinned(home, trust, place.bundle, now):
+                bundle = install(
+                    home.path, place.bundle, trust.root, now=now, lock_timeout_s=LOCK_TIMEOUT_S
+                )
         changed = before is None or before.bundle_id != bundle.bundle_id
         return Added(bundle, changed, (*trust.notes, *_find_base(home, bundle, base, progress)))
 
@@ -157,6 +167,29 @@ def base_bytes(home: Home, bundle: InstalledBundle) -> int:
     except BaseModelError:
         return 0
     return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+
+
+@contextmanager
+def _pinned(home: Home, trust: Trust, source: Source, now: datetime | None) -> Iterator[None]:
+    """Pin a root that vouches for a release before that is installed; take it back if it was not.
+
+    The other way round, a crash in between would leave a release and no root: the next one could
+    then come from anybody.
+    """
+    if trust.pinned:
+        yield
+        return
+    manifest = fetch_from(source, MANIFEST_NAME, DEFAULT_LIMITS.manifest_bytes)
+    signatures = fetch_from(source, SIGNATURES_NAME, DEFAULT_LIMITS.signature_bytes)
+    accept(manifest, signatures, trust.root, read_state(home.path), now or datetime.now(UTC))
+    pin_root(home.root_file, trust.root)
+    try:
+        yield
+    except BaseException:
+        with suppress(ProperError, OSError):  # the error that led here is the one to tell
+            if read_state(home.path) is None:
+                home.root_file.unlink()
+        raise
 
 
 def _find_base(

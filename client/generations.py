@@ -16,7 +16,7 @@ from proper_model.files import storage_errors, sync_folder
 
 _NAME = re.compile(r"([0-9]{8,16})\.vault")
 # What a killed `write_atomic` leaves behind.
-_LEFTOVER = re.compile(r"\.(keys\.json|[0-9]{8,16}\.vault)\.[0-9a-f]{12}\.tmp")
+_LEFTOVER = re.compile(r"\.(keys\.json|[0-9]{8,16}\.vault|training-.+)\.[0-9a-f]{12}\.tmp")
 
 
 def generation_name(generation: int) -> str:

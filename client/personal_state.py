@@ -155,7 +155,10 @@ class _Document(_Strict):
 
 
 def encode(state: PersonalState) -> bytes:
-    """The document's bytes. Raises TrainingError if a tensor is not finite."""
+    """The document's bytes.
+
+    Raises TrainingError if a tensor is not finite, VaultError if there is more than `decode` reads.
+    """
     tensors: dict[str, Tensor] = {}
     if state.embedding is not None:
         tensors[EMBEDDING] = state.embedding
@@ -187,6 +190,11 @@ def encode(state: PersonalState) -> bytes:
         events=[_Event(**vars(event)) for event in state.events],
     )
     head = document.model_dump_json().encode()
+    if len(head) > MAX_HEADER_BYTES:
+        raise VaultError(
+            f"{len(head)} bytes of history; expected at most {MAX_HEADER_BYTES}; nothing was stored",
+            hint="adapt with fewer items, the newest ones: proper adapt HISTORY --max-items COUNT",
+        )
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     return MAGIC + struct.pack(">I", len(head)) + head + bytes(save(plain))
 

@@ -39,6 +39,7 @@ MAX_GENERATION = canonical.MAX_INTEGER
 
 _CHUNK_BYTES = 16 << 20  # one call of the library takes less than 2^31
 _FIELDS = {"alg", "bundle_id", "format", "generation", "key_id", "salt", "vault_id"}
+_ALONE = {"alone"}
 
 DAMAGED_HINT = "the previous generation, where there is one, is used instead"
 FOREIGN_HINT = "put the file of this vault back, or remove the foreign one"
@@ -46,13 +47,17 @@ FOREIGN_HINT = "put the file of this vault back, or remove the foreign one"
 
 @dataclass(frozen=True)
 class Header:
-    """What a generation says about itself: ids in hex, the generation from 1."""
+    """What a generation says about itself: ids in hex, the generation from 1.
+
+    `alone`: what came before it must never be gone back to, for something was forgotten.
+    """
 
     vault_id: str
     key_id: str
     bundle_id: str
     generation: int
     salt: bytes
+    alone: bool = False
 
     def prefix(self) -> bytes:
         """The bytes before the ciphertext."""
@@ -65,6 +70,7 @@ class Header:
                 "key_id": self.key_id,
                 "salt": self.salt.hex(),
                 "vault_id": self.vault_id,
+                **({"alone": True} if self.alone else {}),
             }
         )
         return MAGIC + struct.pack(">I", len(text)) + text
@@ -102,8 +108,11 @@ def read_header(data: bytes, *, where: str) -> Header:
     (length,) = struct.unpack(">I", data[len(MAGIC) : start])
     if length > MAX_HEADER_BYTES or start + length + TAG_BYTES > len(data):
         raise VaultError(f"{where}: the file is cut off", hint=DAMAGED_HINT)
-    fields = decode_object(data[start : start + length], _FIELDS, where=f"{where}: header")
+    head = data[start : start + length]
+    fields = decode_object(head, _FIELDS, where=f"{where}: header", optional=_ALONE)
     format_one(fields["format"], where=where)
+    if fields.get("alone", True) is not True:
+        raise VaultError(f"{where}: alone: expected true or no such field", hint=DAMAGED_HINT)
     if fields["alg"] != ALGORITHM:
         raise VaultError(f"{where}: an algorithm this version does not know", hint=DAMAGED_HINT)
     return Header(
@@ -114,6 +123,7 @@ def read_header(data: bytes, *, where: str) -> Header:
             fields["generation"], 1, MAX_GENERATION, where=f"{where}: generation"
         ),
         salt=hex_bytes(fields["salt"], SALT_BYTES, where=f"{where}: salt"),
+        alone="alone" in fields,
     )
 
 

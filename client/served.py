@@ -7,12 +7,13 @@ from collections.abc import Generator, Mapping, Sequence
 from client import personal
 from client.answering import Personal
 from client.bundle_store import InstalledBundle
+from client.forgetting import store_without
 from client.learning import Learner
 from client.personal_state import PersonalState
 from client.serving.session import Ending, ForgetReport, ItemRow, Progress, Routing
 from client.terminal_text import preview
 from client.vault import Vault
-from client.workspace import Workspace, write_state
+from client.workspace import Workspace, read_state
 from proper_model.artifact import Release
 from proper_model.errors import ConfigError, DataError
 from proper_model.records import counted
@@ -110,18 +111,23 @@ class ServedPerson:
             raise DataError("nothing private is stored here yet")
         if ids is None:
             return self._forget_everything()
-        known = {item.id for item in self._state.tasks[self._name].items}
-        if not set(ids) <= known:
-            raise DataError("an item to forget is not in the history", hint="load the list again")
         with self._workspace.home.working():
+            self._vault.finish_forgetting()
+            known = {item.id for item in self._state.tasks[self._name].items}
+            if not set(ids) <= known:
+                raise DataError(
+                    "an item to forget is not in the history", hint="load the list again"
+                )
             left = personal.without(self._state, self._name, ids)
             learner = Learner(self._release, progress=progress)
             trained = personal.adapt(learner, left, personal.histories_of(left))
-            write_state(self._vault, trained.noted("forget", self._name, len(set(ids))))
-            self._vault.drop_previous()
-        self._state = trained.noted("forget", self._name, len(set(ids)))
-        self._mine = Personal.of(self._release, self._state, self._name)
-        kept = len(trained.tasks[self._name].items)
+            try:
+                store_without(self._vault, trained, task=self._name, items=len(set(ids)))
+            finally:
+                # Also of a failure: it may have come after the new state was there.
+                self._state = read_state(self._vault)
+                self._mine = Personal.of(self._release, self._state, self._name)
+        kept = len(self._state.tasks[self._name].items)
         return ForgetReport(
             len(set(ids)), kept, ("Exports, backups and copies of the folder stay.",)
         )

@@ -15,20 +15,24 @@ from proper_model.errors import BundleFormatError, VaultError
 DAMAGED_HINT = "the file was damaged or altered; put back a copy of it from a backup"
 
 
-def decode_object(data: bytes, fields: AbstractSet[str], *, where: str) -> dict[str, Any]:
+def decode_object(
+    data: bytes, fields: AbstractSet[str], *, where: str, optional: AbstractSet[str] = frozenset()
+) -> dict[str, Any]:
     """The object in canonical bytes, with exactly these fields. Raises VaultError."""
     try:
         value = canonical.decode(data, where=where)
     except BundleFormatError as error:
         raise VaultError(error.message, hint=DAMAGED_HINT) from None
-    return exact_fields(value, fields, where=where)
+    return exact_fields(value, fields, where=where, optional=optional)
 
 
-def exact_fields(value: Any, fields: AbstractSet[str], *, where: str) -> dict[str, Any]:
-    """`value` as an object with exactly these fields. Raises VaultError."""
+def exact_fields(
+    value: Any, fields: AbstractSet[str], *, where: str, optional: AbstractSet[str] = frozenset()
+) -> dict[str, Any]:
+    """`value` as an object with exactly these fields, but for `optional` ones. Raises VaultError."""
     if not isinstance(value, dict):
         raise VaultError(f"{where}: expected an object", hint=DAMAGED_HINT)
-    if value.keys() != fields:
+    if value.keys() - optional != fields:
         raise VaultError(
             f"{where}: expected exactly the fields {', '.join(sorted(fields))}", hint=DAMAGED_HINT
         )

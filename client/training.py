@@ -17,6 +17,7 @@ from pathlib import Path
 from client.learning import Learner
 from client.personal_state import PersonalState
 from client.vault import Vault
+from client.working_files import PREFIX, list_working, remove_working
 from proper_model.checkpoint import Sealed
 from proper_model.machine import peak_memory_bytes
 from proper_model.records import HistoryItem
@@ -24,7 +25,6 @@ from proper_model.settings_io import to_mapping
 from proper_model.tasks import Task
 
 Histories = Mapping[str, tuple[Task, Sequence[HistoryItem]]]
-PREFIX = "training-"
 KEY_DIGITS = 24
 
 
@@ -65,8 +65,8 @@ def checkpoint(vault: Vault, key: str) -> Sealed:
 
 
 def leftovers(vault: Vault) -> list[Path]:
-    """Checkpoints of interrupted work."""
-    return sorted(vault.folder.glob(f"{PREFIX}*"))
+    """Checkpoints of interrupted work, half-written ones too. Raises StorageError."""
+    return list_working(vault.folder)
 
 
 def can_resume(vault: Vault, key: str) -> bool:
@@ -75,10 +75,8 @@ def can_resume(vault: Vault, key: str) -> bool:
 
 
 def discard(vault: Vault, *, keep: str | None = None) -> None:
-    """Remove checkpoints, but not those of the work `keep`."""
-    for path in leftovers(vault):
-        if keep is None or not path.name.startswith(f"{PREFIX}{keep}"):
-            path.unlink(missing_ok=True)
+    """Remove checkpoints, but not those of the work `keep`. Raises StorageError."""
+    remove_working(vault.folder, keep=None if keep is None else f"{PREFIX}{keep}")
 
 
 def measured(run: Callable[[], PersonalState]) -> tuple[PersonalState, Spent]:

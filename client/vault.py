@@ -26,7 +26,7 @@ from client.vault_keys import KEYS_FILE, MAX_KEYS_BYTES, Keys, decode_keys
 from client.vault_secrets import KeyFile, KeyringEntry, Passphrase, Random, Secret, make_key_file
 from client.vault_session import Vault
 from proper_model.durable import remove_folder
-from proper_model.errors import ProperError, VaultError
+from proper_model.errors import ProperError, StorageError, VaultError
 from proper_model.files import make_private_folder, storage_errors, sync_folder
 
 __all__ = [
@@ -108,7 +108,7 @@ def slot_kinds(folder: Path) -> list[tuple[str, str]]:
 
 
 def destroy_vault(folder: Path) -> list[str]:
-    """Remove the keys, then everything in the folder, then what the keyring holds.
+    """Remove the keys, then what the keyring holds, then everything in the folder.
 
     Returns what could not be removed from the keyring, in plain words. Without keys.json nothing
     else in the folder can be read; copies of the folder made before are not reached.
@@ -118,15 +118,24 @@ def destroy_vault(folder: Path) -> list[str]:
     if not os.path.lexists(folder):
         return []
     keys: Keys | None = None
+    remarks: list[str] = []
     with suppress(ProperError):  # a damaged vault must be removable too
         keys, _ = decode_keys(read_private(folder / KEYS_FILE, limit_bytes=MAX_KEYS_BYTES))
     with storage_errors(folder):
         if folder.is_dir() and not folder.is_symlink():
             (folder / KEYS_FILE).unlink(missing_ok=True)
-            sync_folder(folder)
-        remove_folder(folder)
-        sync_folder(folder.parent)
-    return [] if keys is None else _forget_keyring(keys)
+            try:
+                sync_folder(folder)
+            finally:
+                # Now, for keys.json alone names these entries: a repetition could not find them.
+                remarks = [] if keys is None else _forget_keyring(keys)
+    try:
+        with storage_errors(folder):
+            remove_folder(folder)
+            sync_folder(folder.parent)
+    except StorageError as error:
+        raise StorageError("; ".join([error.message, *remarks]), hint=error.hint) from error
+    return remarks
 
 
 def _forget_keyring(keys: Keys) -> list[str]:

@@ -20,16 +20,18 @@ from client.generations import (
 )
 from client.sealing import Header, read_header, seal, unseal
 from client.vault_secrets import Random
+from client.working_files import remove_working
 from proper_model.errors import StorageError, VaultError, VaultForeignError
 
 
 @dataclass(frozen=True)
 class Content:
-    """A payload, the bundle it belongs to, and its generation."""
+    """A payload, the bundle it belongs to, and its generation; `alone` as in `sealing.Header`."""
 
     payload: bytes = field(repr=False)
     bundle_id: str
     generation: int
+    alone: bool = False
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,7 @@ class Contents:
             generation=generation,
             where=where,
         )
-        return Content(payload, header.bundle_id, generation)
+        return Content(payload, header.bundle_id, generation, header.alone)
 
     def _is_pending(self, data: bytes, where: str) -> bool:
         try:
@@ -103,20 +105,63 @@ class Contents:
         except VaultError:
             return False
 
-    def add(self, payload: bytes, *, bundle_id: str, generation: int, random: Random) -> None:
+    def add(self, content: Content, *, random: Random) -> None:
         """Write a generation; what is there stays. Raises StorageError, VaultError."""
-        header = Header(self.vault_id, self.key_id, bundle_id, generation, random(SALT_BYTES))
-        save_generation(self.folder, generation, seal(payload, header, self.master_key))
+        number = content.generation
+        header = Header(
+            self.vault_id, self.key_id, content.bundle_id, number, random(SALT_BYTES), content.alone
+        )
+        save_generation(self.folder, number, seal(content.payload, header, self.master_key))
 
-    def keep_two(self) -> None:
-        """Remove all generations below the newest whole one before the last.
+    def keep_two(self) -> int:
+        """Remove all generations below the newest whole one before the last; the oldest that stays.
 
         Raises as `find`; nothing is removed unless that one has been read.
         """
         generations = list_generations(self.folder)
         previous = self._first(generations[1:], lambda _: None)
-        if previous is not None:
-            remove_generations(self.folder, [g for g in generations if g < previous.generation])
+        if previous is None:
+            return generations[0]
+        remove_generations(self.folder, [g for g in generations if g < previous.generation])
+        return previous.generation
+
+    def whole(self) -> tuple[int, int] | None:
+        """The newest whole generation and the one that may be gone back to, or itself again.
+
+        Raises as `find`.
+        """
+        newest = self.find(lambda _: None)
+        if newest is None:
+            return None
+        before = None if newest.alone else self.find_before(newest.generation)
+        return newest.generation, (before or newest).generation
+
+    def forgotten(self) -> int | None:
+        """The generation before which files lie that must not be gone back to, if any do."""
+        generations = list_generations(self.folder)
+        if len(generations) < 2:
+            return None
+        try:
+            newest = self.find(lambda _: None)
+        except (VaultError, StorageError):  # reading says what is wrong
+            return None
+        if newest is None or not newest.alone or newest.generation == generations[-1]:
+            return None
+        return newest.generation
+
+    def remove_before(self, generation: int) -> None:
+        """Remove the files of work in progress and all older generations. Raises StorageError."""
+        try:
+            # Generations last: while one of them lies there, the rest is known to be unfinished.
+            remove_working(self.folder)
+            older = [one for one in list_generations(self.folder) if one < generation]
+            remove_generations(self.folder, older)
+        except StorageError as error:
+            raise StorageError(
+                f"{error.message}; the new state is there and nothing reads the older files any "
+                "more, but not all of them could be removed",
+                hint="the next command that changes something removes them first",
+            ) from error.__cause__
 
     def remove_pending(self) -> None:
         """Remove the files of a rotation that has not been completed. Raises StorageError."""

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
+from typing import TypeVar
 
 from client import replay_guard
 from client.derivation import KEY_BYTES, SALT_BYTES, hkdf
@@ -27,6 +28,7 @@ from client.working_files import Sealer
 from proper_model.errors import BusyError, ProperError, VaultError, VaultForeignError
 
 NUMBER_PURPOSE = b"proper vault number 1 "
+Result = TypeVar("Result")
 
 
 class Vault:
@@ -57,8 +59,8 @@ class Vault:
             VaultError: none is whole, or an older copy was put back.
             StorageError: a file cannot be read, is a link, or others may read it.
         """
-        self._check_replay()
         content = self._contents().find(self._warn)
+        self._check_replay(0 if content is None else content.generation)
         if content is not None and bundle_id not in (None, content.bundle_id):
             raise VaultForeignError(
                 f"the private state belongs to bundle {content.bundle_id[:16]}, "
@@ -70,13 +72,24 @@ class Vault:
     def read_previous(self) -> Content | None:
         """The whole generation before the one that `read` gives, None if there is none.
 
-        Raises as `read`.
+        There is none either where something was forgotten, whatever files lie there. Raises as
+        `read`.
         """
         newest = self.read()
-        return newest and self._contents().find_before(newest.generation)
+        if newest is None or newest.alone:
+            return None
+        previous = self._contents().find_before(newest.generation)
+        if previous is not None:
+            self._check_replay(previous.generation)
+        return previous
 
-    def write(self, payload: bytes, *, bundle_id: str) -> int:
+    def write(self, payload: bytes, *, bundle_id: str, alone: bool = False) -> int:
         """Make `payload` the newest generation and return its number; the one before is kept.
+
+        Args:
+            alone: what was there before must not be gone back to. It is removed, files of work in
+                progress as well; from the moment the new state is there nothing reads it any more,
+                and what interrupts the removal leaves the rest of it to the next change.
 
         Raises:
             StorageError: it could not be written; the vault holds the old state, or, if only the
@@ -85,11 +98,12 @@ class Vault:
             VaultError: the payload is larger than 4 GiB.
         """
         hex_text(bundle_id, BUNDLE_ID_BYTES, where="bundle id")
-        self._settle()
-        generation = self._add(self._contents(), payload, bundle_id)
-        self._afterwards(self._contents().keep_two)
-        self._finish_write()
-        return generation
+        self.settle()
+        made = self._add(self._contents(), Content(payload, bundle_id, 0, alone))
+        if alone:
+            self._drop_before(made)
+        self._finish_write(made, self._afterwards(self._contents().keep_two))
+        return made
 
     def roll_back(self) -> int:
         """Write the previous state again, as a new generation, and return its number.
@@ -101,20 +115,11 @@ class Vault:
             raise VaultError("the vault holds no earlier state", hint="there is nothing to undo")
         return self.write(previous.payload, bundle_id=previous.bundle_id)
 
-    def drop_previous(self) -> None:
-        """Remove every generation but the newest, for what must not be gone back to.
-
-        The newest is written anew first if a damaged file bears a higher number. Raises as `write`.
-        """
-        newest = self.read()
-        if newest is None:
-            return
-        self._settle()
-        kept = newest.generation
-        if kept != max(list_generations(self.folder)):
-            kept = self._add(self._contents(), newest.payload, newest.bundle_id)
-        remove_generations(self.folder, [g for g in list_generations(self.folder) if g != kept])
-        self._finish_write()
+    def finish_forgetting(self) -> None:
+        """Remove what an interrupted `write(alone=True)` has left, if any was. Raises as `write`."""
+        if self._contents().forgotten() is not None:
+            self._warn("an interrupted forgetting is completed: older files are removed now")
+            self.settle()
 
     def sealer(self, purpose: str) -> Sealer:
         """What encrypts working files of this purpose under the present master key."""
@@ -130,14 +135,14 @@ class Vault:
 
         Raises as `write`, and what making the slot raises; nothing was changed then.
         """
-        self._settle()
+        self.settle()
         current = self._file.keys.current
         if len(current.slots) >= MAX_SLOTS:
             raise VaultError(f"the vault has {MAX_SLOTS} key slots, which is the most it may have")
         made = self._file.make_slots([secret], current.key_id, self._file.key)
         self._file.save_slots(current.slots + made, new=made)
         if made[0].kind == "keyring":
-            self._note()
+            self._note(*(self._afterwards(self._contents().whole) or (0, None)))
         return made[0].id
 
     def remove_slot(self, slot_id: str) -> None:
@@ -145,7 +150,7 @@ class Vault:
 
         Raises VaultError if there is no such slot or it is the last one; else as `write`.
         """
-        self._settle()
+        self.settle()
         slots = self._file.keys.current.slots
         gone = [slot for slot in slots if slot.id == slot_id]
         if not gone:
@@ -163,7 +168,7 @@ class Vault:
 
         Raises VaultError if it is not clear which one; else as `add_slot`.
         """
-        self._settle()
+        self.settle()
         slots = self._file.keys.current.slots
         having = [slot for slot in slots if slot.kind == "passphrase"]
         old = [slot for slot in having if slot.id == self._file.slot_id] or having
@@ -184,7 +189,7 @@ class Vault:
 
         Raises as `add_slot`.
         """
-        self._settle()
+        self.settle()
         self.read()
         file = self._file
         key, key_id = file.random(KEY_BYTES), file.random(KEY_ID_BYTES).hex()
@@ -200,18 +205,15 @@ class Vault:
         current.remove_pending()
         target = replace(current, key_id=pending.key_id, master_key=next_key, pending_id=None)
         newest, previous = self.read(), None
-        if newest is not None:
-            with suppress(VaultError):  # a damaged one is not worth staying under an old key for
-                previous = current.find_before(newest.generation)
+        with suppress(VaultError):  # a damaged one is not worth staying under an old key for
+            previous = self.read_previous()
         written = [
-            self._add(target, content.payload, content.bundle_id)
-            for content in (previous, newest)
-            if content is not None
+            self._add(target, content) for content in (previous, newest) if content is not None
         ]
         self._file.save(Keys(self.vault_id, pending), next_key)
         rest = [one for one in list_generations(self.folder) if one not in written]
         self._afterwards(lambda: remove_generations(self.folder, rest))
-        self._finish_write()
+        self._finish_write(max(written, default=0), min(written, default=0))
         self._forget(old.slots)
 
     def _undo(self) -> None:
@@ -222,14 +224,20 @@ class Vault:
         self._file.save(Keys(self.vault_id, keys.current), self._file.key)
         self._forget(keys.next.slots)
 
-    def _settle(self) -> None:
-        """Before a change: nobody else wrote, and no rotation is half done."""
+    def settle(self) -> None:
+        """Before a change: nobody else wrote, and no forgetting and no rotation is half done.
+
+        Raises as `write`.
+        """
         newest = max(list_generations(self.folder), default=0)
         if newest > self._highest or not self._file.unchanged():
             raise BusyError(
                 f"{self.folder.name}: another program changed the vault meanwhile",
                 hint="repeat the command",
             )
+        forgotten = self._contents().forgotten()
+        if forgotten is not None:
+            self._drop_before(forgotten)
         if self._file.keys.next is not None:
             if self._file.next_key is None:
                 self._undo()
@@ -241,31 +249,34 @@ class Vault:
         pending = keys.next.key_id if keys.next is not None else None
         return Contents(self.folder, keys.vault_id, keys.current.key_id, self._file.key, pending)
 
-    def _add(self, contents: Contents, payload: bytes, bundle_id: str) -> int:
+    def _add(self, contents: Contents, content: Content) -> int:
+        """Write this content as the next generation; returns its number."""
         # Counted before it is written: a write that failed late may have left the file.
         self._highest += 1
-        contents.add(
-            payload, bundle_id=bundle_id, generation=self._highest, random=self._file.random
-        )
+        contents.add(replace(content, generation=self._highest), random=self._file.random)
         return self._highest
 
-    def _check_replay(self) -> None:
+    def _check_replay(self, used: int) -> None:
         if self._guarded():
             try:
                 newest = max(list_generations(self.folder), default=0)
-                replay_guard.check(self.vault_id, newest)
+                replay_guard.check(self.vault_id, newest=newest, used=used)
             except KeyringError as error:
                 self._warn(f"cannot tell whether an old copy was put back: {error.message}")
 
-    def _finish_write(self) -> None:
-        self._afterwards(lambda: remove_leftovers(self.folder))
-        self._note()
+    def _drop_before(self, generation: int) -> None:
+        """Remove what must not be gone back to, which a thief shall not put back either."""
+        self._note(generation, generation)
+        self._contents().remove_before(generation)
 
-    def _note(self) -> None:
-        if self._guarded():
-            # Not `_highest`, which counts writes that failed too.
-            newest = max(list_generations(self.folder), default=0)
-            self._afterwards(lambda: replay_guard.note(self.vault_id, newest))
+    def _finish_write(self, newest: int, oldest: int | None) -> None:
+        self._afterwards(lambda: remove_leftovers(self.folder))
+        self._note(newest, oldest)
+
+    def _note(self, newest: int, oldest: int | None) -> None:
+        """Remember these numbers of whole generations; `oldest` is None where it is not known."""
+        if self._guarded() and newest:
+            self._afterwards(lambda: replay_guard.note(self.vault_id, newest, oldest))
 
     def _forget(self, slots: Sequence[Slot]) -> None:
         """Remove from the keyring what slots that are gone kept there."""
@@ -278,12 +289,13 @@ class Vault:
     def _guarded(self) -> bool:
         return replay_guard.guarded(self._file.keys.current)
 
-    def _afterwards(self, action: Callable[[], None]) -> None:
+    def _afterwards(self, action: Callable[[], Result]) -> Result | None:
         """What comes after a complete change may fail; it is told, and done again next time."""
         try:
-            action()
+            return action()
         except ProperError as error:
             self._warn(f"not everything could be cleaned up: {error.message}")
+            return None
 
     def _warn(self, text: str) -> None:
         if text not in self.warnings:

@@ -9,7 +9,9 @@ docs/vault-format.md, "Working files".
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -17,11 +19,16 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from client.derivation import SALT_BYTES, hkdf
 from client.vault_secrets import Random
 from proper_model.errors import VaultError
+from proper_model.files import storage_errors, sync_folder
 
 MAGIC = b"PROPERW1"
 PURPOSE = b"proper vault working file 1"
 NONCE = bytes(12)
 TAG_BYTES = 16
+PREFIX = "training-"
+
+# What a killed `write_atomic` leaves behind is as private as the file itself.
+_NAME = re.compile(r"training-.+|\.training-.+\.[0-9a-f]{12}\.tmp")
 
 
 @dataclass(frozen=True)
@@ -60,3 +67,19 @@ class Sealer:
             "the interrupted work cannot be read: damaged, of another vault, or of other work",
             hint="begin anew: the same command without --resume",
         )
+
+
+def list_working(folder: Path) -> list[Path]:
+    """The working files there, half-written ones too. Raises StorageError."""
+    with storage_errors(folder):
+        return sorted(path for path in folder.iterdir() if _NAME.fullmatch(path.name))
+
+
+def remove_working(folder: Path, *, keep: str | None = None) -> None:
+    """Delete working files, but not whole ones whose name begins with `keep`. Raises StorageError."""
+    gone = [path for path in list_working(folder) if keep is None or not path.name.startswith(keep)]
+    with storage_errors(folder):
+        for path in gone:
+            path.unlink(missing_ok=True)
+        if gone:
+            sync_folder(folder)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from client.console import say
 from client.home import Home
+from client.private_files import read_private
 from client.vault import Vault, create_vault, open_vault, slot_kinds, vault_exists
 from client.vault_secrets import KeyFile, KeyringEntry, Passphrase, Secret
 from proper_model.errors import (
@@ -25,7 +26,6 @@ from proper_model.errors import (
     PassphraseError,
     VaultForeignError,
 )
-from proper_model.files import read_regular, storage_errors
 
 if TYPE_CHECKING:
     from client.bundle_store import InstalledBundle
@@ -59,9 +59,16 @@ class Keys:
 
 
 def read_passphrase(path: Path) -> Passphrase:
-    """The first line of a file. Raises StorageError or PassphraseError."""
-    with storage_errors(path):
-        data = read_regular(path, limit_bytes=MAX_PASSPHRASE_FILE_BYTES)
+    """The first line of a file that only its owner may use, as for key files.
+
+    Raises StorageError or PassphraseError.
+    """
+    data = read_private(path, limit_bytes=MAX_PASSPHRASE_FILE_BYTES)
+    if len(data) > MAX_PASSPHRASE_FILE_BYTES:
+        raise PassphraseError(
+            f"{path.name}: larger than {MAX_PASSPHRASE_FILE_BYTES} bytes; expected a passphrase in "
+            "its first line"
+        )
     try:
         return Passphrase(data.decode().split("\n")[0].removesuffix("\r"))
     except UnicodeDecodeError:
@@ -100,10 +107,20 @@ class Workspace:
     keys: Keys = field(default_factory=Keys)
 
     @contextmanager
-    def changing(self) -> Iterator[Vault]:
-        """The open vault, made on first use, while no other command changes the folder."""
+    def changing(self, *, create: bool = True) -> Iterator[Vault]:
+        """The open vault, made on first use, while no other command changes the folder.
+
+        What an interrupted forgetting left is removed first. Warnings are said.
+        """
         with self.home.working():
-            yield self.open() if self.has_vault else self._create()
+            vault = self._create() if create and not self.has_vault else self.open()
+            told = len(vault.warnings)
+            try:
+                vault.finish_forgetting()
+                yield vault
+            finally:
+                for warning in vault.warnings[told:]:
+                    say(f"warning: {warning}")
 
     @property
     def has_vault(self) -> bool:

@@ -12,7 +12,7 @@ import os
 import secrets
 import stat
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from proper_model.errors import StorageError
@@ -50,12 +50,12 @@ _STORAGE_HINTS = {
     errno.EDQUOT: "make room in that quota, then repeat the command (a run: with --resume)",
     errno.EISDIR: "this is a folder; give the name of a file",
     errno.ENOTDIR: "a part of this path is a file; give a path below folders",
-    errno.EEXIST: "this is a file; give the name of a folder",
+    errno.EEXIST: "something of that name is there already; give another name, or move it away",
 }
 
 
 def make_private_folder(path: Path) -> Path:
-    """Create `path` and its missing parents with mode 0700 and return it.
+    """Create `path` and its missing parents with mode 0700, each one's name flushed, and return it.
 
     Raises OSError if something other than a real folder is in the way.
     """
@@ -66,6 +66,8 @@ def make_private_folder(path: Path) -> Path:
         folder = folder.parent
     for folder in reversed(missing):
         folder.mkdir(mode=PRIVATE_FOLDER, exist_ok=True)
+        with suppress(PermissionError):  # a folder one may write to but not list
+            sync_folder(folder.parent)
     if path.is_symlink() or not path.is_dir():
         raise NotADirectoryError(errno.ENOTDIR, "expected a folder, not a link or a file", path)
     return path

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import itertools
 import json
 import os
 import stat
@@ -138,6 +139,48 @@ def test_a_root_that_does_not_vouch_for_the_first_release_is_not_pinned(home, fo
     assert not home.root_file.exists()
     (folder / "root.json").write_bytes(ROOT.to_bytes())
     assert add(home, folder).changed
+
+
+def test_a_release_that_cannot_be_installed_pins_nothing(home, folder):
+    weights = next((folder / "v00000001").rglob("*.safetensors"))
+    intact = weights.read_bytes()
+    weights.write_bytes(intact[:-1] + bytes([intact[-1] ^ 1]))
+    with pytest.raises(BundleIntegrityError):
+        add(home, folder)
+    assert not home.root_file.exists()
+    weights.write_bytes(intact)
+    assert add(home, folder).changed
+
+
+def test_a_first_installation_that_is_killed_never_leaves_a_release_without_its_root(
+    folder, tmp_path, monkeypatch
+):
+    """Stopped before or after any file gets its name."""
+    real = os.replace
+    for step in itertools.count():
+        home, count = Home(tmp_path / f"at-{step}"), itertools.count()
+
+        def stopping(*names, step=step, count=count):
+            if next(count) == step:
+                os._exit(9)
+            real(*names)
+            if next(count) == step:
+                os._exit(9)
+
+        child = os.fork()
+        if child == 0:
+            monkeypatch.setattr(os, "replace", stopping)
+            try:
+                add(home, folder)
+            finally:
+                os._exit(0)
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        if list_bundles(home):
+            assert home.root_file.read_bytes() == ROOT.to_bytes()
+        assert add(home, folder).bundle.version == 1
+        if status == 0:
+            break
+    assert step > 6
 
 
 @pytest.mark.parametrize("how", ["beside", "given"])

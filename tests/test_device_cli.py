@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -24,6 +24,7 @@ from client.vault_secrets import Passphrase
 from client.workspace import read_state
 from proper_model import checkpoint
 from proper_model.artifact import Release
+from proper_model.files import storage_errors
 from proper_model.records import User
 from tests.device_cli import (
     PASSPHRASE,
@@ -561,3 +562,29 @@ def test_the_program_is_quiet_and_keeps_its_memory_to_itself(tmp_path: Path) -> 
     assert lines[0] == str(tmp_path / "home")
     assert lines[1] == "True True 0o77 (0, 0)"
     assert lines[2] == "dumpable 0"
+
+
+def test_forgetting_that_fails_half_way_is_not_forgotten(
+    person: Person, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object) -> None:
+        raise OSError(5, os.strerror(5), "generation")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("client.vault_contents.remove_generations", storage(refused))
+        assert person.run("forget", "--items", "1-2") == 20
+    assert "nothing reads the older files" in capsys.readouterr().err
+    assert len(list((person.home / "vault").glob("*.vault"))) == 2
+    assert person.run("rollback") == 50, "what was forgotten does not come back"
+    assert person.run("status") == 0
+    assert len(list((person.home / "vault").glob("*.vault"))) == 1
+
+
+def storage(action: Callable[..., None]) -> Callable[..., None]:
+    """The same as the product would tell it."""
+
+    def run(*arguments: object) -> None:
+        with storage_errors(Path("vault")):
+            action(*arguments)
+
+    return run

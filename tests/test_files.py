@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from proper_model import files
+from proper_model.durable import create_file
 from proper_model.errors import StorageError
 from proper_model.files import make_private_folder, read_regular, storage_errors, write_atomic
 
@@ -57,6 +59,32 @@ def test_a_refused_write_names_the_file_and_the_systems_reason(tmp_path: Path) -
     with pytest.raises(StorageError, match=r"file/run: Not a directory"), storage_errors(tmp_path):
         make_private_folder(tmp_path / "file" / "run")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "folder"]
+
+
+def test_new_private_folders_have_reached_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[Path] = []
+    monkeypatch.setattr(files, "sync_folder", synced.append)
+    make_private_folder(tmp_path / "a" / "b")
+    assert synced == [tmp_path, tmp_path / "a"]
+    make_private_folder(tmp_path / "a" / "b")
+    assert len(synced) == 2
+
+    def refused(folder: Path) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
+
+    monkeypatch.setattr(files, "sync_folder", refused)  # a folder one may not list
+    assert make_private_folder(tmp_path / "c").is_dir()
+
+
+def test_a_name_that_is_taken_says_so(tmp_path: Path) -> None:
+    create_file(tmp_path / "file", b"one")
+    with pytest.raises(StorageError) as caught, storage_errors(tmp_path):
+        create_file(tmp_path / "file", b"two")
+    assert "already" in caught.value.hint
+    assert "folder" not in caught.value.hint
+    assert (tmp_path / "file").read_bytes() == b"one"
 
 
 def test_a_full_disk_names_the_file_and_keeps_the_old_one(

@@ -12,10 +12,12 @@ from client.serving.session import Ending, Session
 from client.vault import open_vault
 from client.vault_secrets import Passphrase
 from client.workspace import Keys, Workspace, read_state
-from proper_model.errors import ConfigError, DataError
+from proper_model.errors import ConfigError, DataError, StorageError
 from proper_model.records import User
 from tests.device_cli import PASSPHRASE, Person, publish_release, quick_release, write_jsonl
 from tests.releases import small_users
+
+CHECKPOINTS = ("training-abc", ".training-abc.0123456789ab.tmp")
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +82,11 @@ def test_before_and_after_an_adaptation(
     assert [row.number for row in rows] == list(range(1, len(user.history) + 1))
     heard: list[str] = []
     gone = [rows[0].id, rows[3].id]
+    checkpoints = [person.home / "vault" / name for name in CHECKPOINTS]
+    for path in checkpoints:
+        path.write_bytes(b"of interrupted training, with every item")
     report = session.forget(gone, progress=lambda phase, *_: heard.append(phase))
+    assert not any(path.exists() for path in checkpoints)
     assert (report.forgotten, report.kept) == (2, len(rows) - 2)
     assert heard
     assert not {row.id for row in session.items()} & set(gone)
@@ -90,8 +96,20 @@ def test_before_and_after_an_adaptation(
     with pytest.raises(DataError, match="not in the history"):
         session.forget(gone, progress=lambda *_: None)
 
+    def refused(*_: object) -> None:
+        raise StorageError("refused")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("client.vault_contents.remove_working", refused)
+        with pytest.raises(StorageError):
+            session.forget([rows[1].id], progress=lambda *_: None)
+    left = [row.id for row in session.items()]
+    assert len(left) == len(rows) - 3, "what a failed removal leaves is what the vault holds"
+    assert session.forget([left[0]], progress=lambda *_: None).kept == len(rows) - 4
+    assert len(list((person.home / "vault").iterdir())) == 2
+
     report = session.forget(None, progress=lambda *_: None)
-    assert report.forgotten == len(rows) - 2
+    assert report.forgotten == len(rows) - 4
     assert not (person.home / "vault").exists()
     assert not session.adapted
     assert whole(session, question, "1")[1].tokens >= 1

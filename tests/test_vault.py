@@ -307,30 +307,3 @@ def test_a_cost_out_of_bounds_is_never_written(folder: Path) -> None:
     with pytest.raises(VaultError, match="memory_kib"):
         create_vault(folder, [WORD], cost=derivation.Argon2idCost(memory_kib=2 << 20))
     assert not vault_exists(folder)
-
-
-def test_what_must_not_be_gone_back_to_is_removed(tmp_path: Path) -> None:
-    vault = create_vault(tmp_path / "vault", [Passphrase("p")], cost=CHEAP)
-    for payload in (b"one", b"two"):
-        vault.write(payload, bundle_id=BUNDLE)
-    vault.drop_previous()
-    again = open_vault(tmp_path / "vault", Passphrase("p"), cost=CHEAP)
-    assert again.read_previous() is None
-    content = again.read()
-    assert content is not None
-    assert (content.payload, content.generation) == (b"two", 2)
-
-
-def test_removing_what_came_before_a_damaged_newest(tmp_path: Path) -> None:
-    """The newest whole state becomes the highest number, so that no number is used twice."""
-    folder = tmp_path / "vault"
-    vault = create_vault(folder, [Passphrase("p")], cost=CHEAP)
-    for payload in (b"one", b"two"):
-        vault.write(payload, bundle_id=BUNDLE)
-    newest = folder / "00000002.vault"
-    newest.write_bytes(newest.read_bytes()[:-1])
-    vault.drop_previous()
-    content = open_vault(folder, Passphrase("p"), cost=CHEAP).read()
-    assert content is not None
-    assert (content.payload, content.generation) == (b"one", 3)
-    assert [p.name for p in sorted(folder.glob("*.vault"))] == ["00000003.vault"]

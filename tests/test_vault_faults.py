@@ -44,23 +44,23 @@ class Call:
 
 
 class Saves:
-    """Vaults that are alike, each saved once by a program of its own."""
+    """Vaults that are alike, each saved once by a program of its own; `how` is its last word."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, *how: str, payload: str = NEW) -> None:
+        self.folder, self.how, self.payload = folder, how, payload
         self.key = put_key_file(folder / "key")
         self.files = tree(
             make_vault(folder / "start", b"first", b"previous", b"old", secrets=[self.key]).folder
         )
         self.number = 0
 
-    def run(self, *inject: str, payload: str = NEW) -> tuple[Path, int, str]:
+    def run(self, *inject: str) -> tuple[Path, int, str]:
         """(vault, exit status, the trace since the save began)."""
         self.number += 1
         vault = put_files(self.folder / f"vault-{self.number}", self.files)
         log = self.folder / f"log-{self.number}"
         child = [sys.executable, "-B", str(HERE / "vault_save_child.py")]
-        child += [str(vault), str(self.key.path), payload]
+        child += [str(vault), str(self.key.path), self.payload, *self.how]
         environment = {**os.environ, "PYTHONPATH": str(HERE.parent), "PYTHONHASHSEED": "0"}
         tracer = [str(STRACE), "-f", "-s", "200", "-o", str(log), "-e", CALLS]
         tracer += [word for rule in inject for word in ("-e", rule)]
@@ -80,7 +80,7 @@ class Saves:
         """What a save without faults asks of the system."""
         vault, status, _ = self.run()
         assert status == 0
-        assert open_vault(vault, self.key).read().payload == NEW.encode()
+        assert open_vault(vault, self.key).read().payload == self.payload.encode()
         whole = (self.folder / f"log-{self.number}").read_text()
         counts: dict[str, int] = {}
         calls, begun = [], False

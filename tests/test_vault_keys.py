@@ -344,6 +344,85 @@ def test_with_a_keyring_an_old_copy_put_back_is_noticed(folder: Path, ring) -> N
     assert "canary" not in str(with_warning.warnings)
 
 
+def put(folder: Path, name: str, data: bytes = b"") -> None:
+    (folder / name).touch(mode=0o600)
+    (folder / name).write_bytes(data)
+
+
+def test_an_empty_file_of_a_high_number_does_not_help_an_old_one(folder: Path, ring) -> None:
+    """What was decrypted counts, not what files are called."""
+    vault = make_vault(folder, b"one", secrets=[WORD, KeyringEntry()])
+    old = tree(folder)
+    for payload in (b"two", b"three"):
+        vault.write(payload, bundle_id=BUNDLE)
+    replayed = put_files(folder.with_name("replayed"), old)
+    put(replayed, "00000009.vault")
+    with pytest.raises(VaultError, match="holds generation 1, but 3 has been written"):
+        reopen(replayed).read()
+    # Nor does it raise the number that is kept, which would refuse the true one later.
+    put(folder, "00000009.vault")
+    reopen(folder).add_slot(KeyringEntry())
+    (folder / "00000009.vault").unlink()
+    assert reopen(folder).read().payload == b"three"
+
+
+def test_a_damaged_newest_gives_way_to_the_one_before_and_to_no_older(folder: Path, ring) -> None:
+    vault = make_vault(folder, b"one", b"two", secrets=[WORD, KeyringEntry()])
+    old = tree(folder)
+    vault.write(b"three", bundle_id=BUNDLE)
+    put(folder, "00000003.vault")
+    later = reopen(folder)
+    assert later.read().payload == b"two"
+    assert "generation 2 is used instead" in later.warnings[0]
+    (folder / "00000002.vault").unlink()
+    put(folder, "00000001.vault", old["00000001.vault"])
+    with pytest.raises(VaultError, match="holds generation 1, but 3"):
+        reopen(folder).read()
+
+
+def test_an_older_one_is_not_gone_back_to(folder: Path, ring) -> None:
+    vault = make_vault(folder, b"one", b"two", secrets=[WORD, KeyringEntry()])
+    old = tree(folder)
+    vault.write(b"three", bundle_id=BUNDLE)
+    (folder / "00000002.vault").unlink()
+    put(folder, "00000001.vault", old["00000001.vault"])
+    vault = reopen(folder)
+    assert vault.read().payload == b"three"
+    with pytest.raises(VaultError, match="an older copy was put back"):
+        vault.roll_back()
+    vault.write(b"four", bundle_id=BUNDLE)  # the number kept does not go down for it
+    (folder / "00000003.vault").unlink()
+    put(folder, "00000004.vault")
+    put(folder, "00000001.vault", old["00000001.vault"])
+    with pytest.raises(VaultError, match="an older copy was put back"):
+        reopen(folder).read()
+
+
+def test_a_number_left_out_by_a_failed_write_is_no_replay(folder: Path, ring, monkeypatch) -> None:
+    vault = make_vault(folder, b"one", secrets=[WORD, KeyringEntry()])
+
+    def full(path: Path, data: bytes) -> None:
+        raise OSError(28, os.strerror(28), str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(private_files, "write_atomic", full)
+        with pytest.raises(StorageError):
+            vault.write(b"two", bundle_id=BUNDLE)
+    assert vault.write(b"two", bundle_id=BUNDLE) == 3
+    assert ring.entries[f"vault {vault.vault_id} generation"] == "3 1"
+    put(folder, "00000003.vault")
+    assert reopen(folder).read().payload == b"one"
+
+
+def test_after_a_rotation_its_two_generations_are_read(folder: Path, ring) -> None:
+    vault = make_vault(folder, b"one", b"two", secrets=[WORD, KeyringEntry()])
+    vault.rotate([NEW, KeyringEntry()])
+    later = reopen(folder, NEW)
+    assert (later.read().payload, later.read_previous().payload) == (b"two", b"one")
+    put(folder, "00000004.vault")
+    assert reopen(folder, NEW).read().payload == b"one"
+
+
 def test_without_a_keyring_it_is_not_noticed_as_documented(folder: Path) -> None:
     vault = make_vault(folder, b"one")
     old = tree(folder)
@@ -374,6 +453,36 @@ def test_a_locked_keyring_loses_nothing(folder: Path, ring) -> None:
         reopen(folder, KeyringEntry())
     assert len(destroy_vault(folder)) == 1
     assert not folder.exists()
+
+
+def test_a_removal_that_fails_has_cleared_the_keyring(folder: Path, ring, monkeypatch) -> None:
+    """A repetition has no keys.json any more that names the entries."""
+    make_vault(folder, b"one", secrets=[WORD, KeyringEntry()])
+    assert len(ring.entries) == 2
+
+    def fail(path: Path) -> None:
+        raise OSError(5, os.strerror(5), str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("client.vault.remove_folder", fail)
+        patch.setattr("client.vault.sync_folder", fail)
+        with pytest.raises(StorageError):
+            destroy_vault(folder)
+    assert ring.entries == {}
+    assert destroy_vault(folder) == []
+    assert not folder.exists()
+
+
+def test_a_removal_that_fails_tells_what_stays_in_the_keyring(folder, ring, monkeypatch) -> None:
+    make_vault(folder, b"one", secrets=[WORD, KeyringEntry()])
+    ring.locked = True
+
+    def fail(path: Path) -> None:
+        raise OSError(5, os.strerror(5), str(path))
+
+    monkeypatch.setattr("client.vault.remove_folder", fail)
+    with pytest.raises(StorageError, match="Input/output error.*an entry stays in the keyring"):
+        destroy_vault(folder)
 
 
 def chain(*backends):

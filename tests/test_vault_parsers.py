@@ -30,7 +30,8 @@ HEADER = st.fixed_dictionaries(
         "key_id": HEX[8],
         "salt": HEX[32],
         "vault_id": HEX[16],
-    }
+    },
+    optional={"alone": st.just(True)},
 )
 ARGON2ID = st.fixed_dictionaries(
     {

@@ -84,9 +84,17 @@ def export(
 
 def export_backup(state: PersonalState, out: Path, passphrase_file: Path | None) -> None:
     """Everything in one age file."""
-    from client.backup import write_backup
+    from client.backup import MAX_PAYLOAD_BYTES, write_backup
     from client.personal_state import encode
 
+    document = encode(state)
+    if len(document) > MAX_PAYLOAD_BYTES:  # told before a passphrase is asked for
+        raise ExportError(
+            f"{o.readable_bytes(len(document))} to back up; a backup holds at most "
+            f"{o.readable_bytes(MAX_PAYLOAD_BYTES)}",
+            hint="copy the folder that `proper path` names instead: all that is private in it is encrypted; "
+            "or adapt with fewer items: proper adapt HISTORY --max-items COUNT",
+        )
     if passphrase_file is None:
         passphrase = ask_passphrase("A passphrase for the backup", twice=True)
     else:
@@ -95,7 +103,7 @@ def export_backup(state: PersonalState, out: Path, passphrase_file: Path | None)
         show("encrypting the backup", 0, 0)
         write_backup(
             out,
-            encode(state),
+            document,
             passphrase.text,
             bundle_id=state.bundle_id,
             created=datetime.now(UTC).replace(microsecond=0),

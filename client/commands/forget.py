@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from client.commands import options as o
-from client.commands.work import Memory, learner_for, say_cost, store, train
+from client.commands.work import Memory, learner_for, say_cost, train
 from client.console import print_line, say
 from client.workspace import read_state
 from proper_model.errors import ConfigError
@@ -57,6 +57,7 @@ def forget(
         return
     from client import personal
     from client.forget_match import read_selectors, select_items
+    from client.forgetting import store_without
 
     selectors = [selector for selector in items or [] if selector != "-"]
     if "-" in (items or []):
@@ -81,8 +82,7 @@ def forget(
                 lambda: personal.adapt(learner, left, histories),
                 resume=resume,
             )
-        store(vault, trained, what="forget", task=name, items=len(gone))
-        vault.drop_previous()
+        store_without(vault, trained, task=name, items=len(gone))
     print_line(
         f"Forgot {counted(len(gone), 'item')}; {counted(len(trained.tasks[name].items), 'item')} "
         "left. The adapter is what it would be had they never been there."

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,8 +13,11 @@ from client.commands import options as o
 from client.console import print_line, print_table, say
 from client.tables import Table
 from client.workspace import ask_passphrase, read_passphrase
-from proper_model.errors import ConfigError, NotAdaptedError
+from proper_model.errors import ConfigError, NotAdaptedError, ProperError
 from proper_model.records import counted
+
+if TYPE_CHECKING:
+    from client.vault import Vault
 
 NewPassphrase = Annotated[
     Path | None,
@@ -93,30 +97,34 @@ def lock(context: typer.Context) -> None:
 
     Nothing else on this machine remembers a key: without a keyring the vault is always locked.
     """
-    from client.vault import slot_kinds
+    from client.vault import open_vault, slot_kinds
     from client.vault_secrets import KeyringEntry
 
     workspace = o.workspace(context)
     if not workspace.has_vault:
         raise NotAdaptedError("nothing private is stored here yet", hint="there is nothing to lock")
-    slots = slot_kinds(workspace.home.vault)
+    with workspace.home.working():
+        slots = slot_kinds(workspace.home.vault)
+        if any(kind == "keyring" for _, kind in slots):
+            vault = open_vault(workspace.home.vault, KeyringEntry())
+            vault.settle()  # of an unfinished change of the master key other slots are left
+            _remove_keyring_slots(vault)
+            slots = vault.slot_kinds()
+            for warning in vault.warnings:
+                say(f"warning: {warning}")
+    print_line("The vault is locked: it opens with your " + _kinds(slots) + " only.")
+
+
+def _remove_keyring_slots(vault: Vault) -> None:
+    slots = vault.slot_kinds()
     rings = [name for name, kind in slots if kind == "keyring"]
-    if not rings:
-        print_line("The vault is locked: it opens with your " + _kinds(slots) + " only.")
-        return
     if len(rings) == len(slots):
         raise ConfigError(
             "the keyring alone opens this vault, so locking it would lose it",
             hint="first add another key: proper passwd, or proper passwd --add-key-file FILE",
         )
-    with workspace.home.working():
-        from client.vault import open_vault
-
-        vault = open_vault(workspace.home.vault, KeyringEntry())
-        for name in rings:
-            vault.remove_slot(name)
-    left = [slot for slot in slots if slot[0] not in rings]
-    print_line("The vault is locked: it opens with your " + _kinds(left) + " only.")
+    for name in rings:
+        vault.remove_slot(name)
 
 
 def _kinds(slots: list[tuple[str, str]]) -> str:
@@ -137,16 +145,15 @@ def passwd(
     master key, for when one has leaked.
     """
     from client import training
-    from client.vault_secrets import KeyringEntry, make_key_file
+    from client.vault_secrets import KeyringEntry
 
     asked = [add_key_file is not None, add_keyring, remove is not None]
     if sum(asked) + (rotate or new_passphrase_file is not None) > 1:
         raise ConfigError("one change at a time: a key to add, a slot to remove, or a passphrase")
     workspace = o.workspace(context)
-    with workspace.home.working():
-        vault = workspace.open()
+    with workspace.changing(create=False) as vault:
         if add_key_file is not None:
-            vault.add_slot(make_key_file(add_key_file))
+            _add_key_file(vault, add_key_file)
             print_line(f"{add_key_file} opens the vault now; keep it apart from this machine.")
         elif add_keyring:
             vault.add_slot(KeyringEntry())
@@ -170,13 +177,29 @@ def passwd(
                 print_line("The passphrase is changed.")
 
 
+def _add_key_file(vault: Vault, path: Path) -> None:
+    """A new key file and its slot, or neither."""
+    from client.vault_secrets import make_key_file
+
+    vault.settle()  # what can fail before the file is made shall
+    before = vault.slot_kinds()
+    made = make_key_file(path)
+    try:
+        vault.add_slot(made)
+    except ProperError:
+        # A failure may come after the slot is there; then the file opens the vault.
+        if vault.slot_kinds() == before:
+            with suppress(OSError):  # the error that led here is the one to tell
+                path.unlink()
+        raise
+
+
 def rollback(context: typer.Context) -> None:
     """Go back to the generation before; what is current now becomes the one before."""
     from client.personal_state import decode
 
     workspace = o.workspace(context)
-    with workspace.home.working():
-        vault = workspace.open()
+    with workspace.changing(create=False) as vault:
         before = vault.read_previous()
         if before is None:
             raise NotAdaptedError("there is no generation before this one", hint="nothing changed")

@@ -2,7 +2,7 @@
 
     python tests/vectors/make_vault_vectors.py [FOLDER]
 
-Deterministic: all random bytes are fixed. docs/vault-format.md section 9 says how to read them.
+Deterministic: all random bytes are fixed. docs/vault-format.md section 10 says how to read them.
 """
 
 from __future__ import annotations

@@ -1,0 +1,190 @@
+"""`proper lock`, `passwd`, `rollback` and `forget` where something went wrong before or meanwhile."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import keyring
+import pytest
+from keyrings import MemoryKeyring
+from test_vault_keys import Killed, kill_at
+from vault_samples import BUNDLE, CHEAP, generations
+
+from client import private_files
+from client.home import Home
+from client.personal_state import PersonalState, encode
+from client.vault import KeyringEntry, Passphrase, Vault, create_vault, open_vault, slot_kinds
+from client.workspace import MAX_PASSPHRASE_FILE_BYTES, read_passphrase
+from proper_model.errors import PassphraseError, StorageError
+from tests.device_cli import PASSPHRASE, Person
+
+WORD = Passphrase(PASSPHRASE)
+STATE = encode(PersonalState(BUNDLE, 1, seed=1))
+
+
+@pytest.fixture
+def ring() -> Iterator[MemoryKeyring]:
+    before, made = keyring.get_keyring(), MemoryKeyring()
+    keyring.set_keyring(made)
+    yield made
+    keyring.set_keyring(before)
+
+
+@pytest.fixture
+def person(tmp_path: Path, ring: MemoryKeyring) -> Person:
+    return Person.make(tmp_path)
+
+
+def stored(person: Person, *secrets) -> Vault:
+    """A vault with two generations in a person's home."""
+    home = Home(person.home)
+    home.make()
+    vault = create_vault(home.vault, secrets or [WORD], cost=CHEAP)
+    for _ in range(2):
+        vault.write(STATE, bundle_id=BUNDLE)
+    return vault
+
+
+def rotation_killed(vault: Vault, monkeypatch: pytest.MonkeyPatch, step: int, *secrets) -> None:
+    with monkeypatch.context() as patch:
+        kill_at(patch, step)
+        with pytest.raises(Killed):
+            vault.rotate(secrets)
+
+
+# --- lock -----------------------------------------------------------------------------------------
+
+
+def test_lock_takes_the_keyring_out(person: Person, ring: MemoryKeyring, capsys) -> None:
+    stored(person, WORD, KeyringEntry())
+    assert person.run("lock") == 0
+    assert "your passphrase only" in capsys.readouterr().out
+    assert ring.entries == {}
+    assert person.run("lock") == 0
+
+
+@pytest.mark.parametrize("next_too", [True, False])
+def test_lock_with_a_change_of_the_master_key_half_done(
+    next_too: bool, person: Person, ring: MemoryKeyring, monkeypatch, capsys
+) -> None:
+    vault = stored(person, WORD, KeyringEntry())
+    secrets = [Passphrase("next"), *([KeyringEntry()] if next_too else [])]
+    rotation_killed(vault, monkeypatch, 3, *secrets)
+    assert len(slot_kinds(vault.folder)) == 2 + len(secrets)
+    assert person.run("lock") == 0, capsys.readouterr().err
+    assert "your passphrase only" in capsys.readouterr().out
+    assert ring.entries == {}
+    assert [kind for _, kind in slot_kinds(vault.folder)] == ["passphrase"]
+    assert open_vault(vault.folder, WORD).read().payload == STATE
+
+
+def test_lock_does_not_lose_a_vault_that_only_the_keyring_opens(person: Person, capsys) -> None:
+    vault = stored(person, KeyringEntry())
+    assert person.run("lock") == 11
+    assert "add another key" in capsys.readouterr().err
+    assert open_vault(vault.folder, KeyringEntry()).read().payload == STATE
+
+
+def test_lock_waits_for_other_commands_before_it_looks(person: Person, capsys) -> None:
+    stored(person, WORD, KeyringEntry())
+    with Home(person.home).working():
+        assert person.run("lock") == 48
+
+
+# --- passwd ---------------------------------------------------------------------------------------
+
+
+def test_a_key_file_that_could_not_be_added_is_not_left(
+    person: Person, tmp_path: Path, monkeypatch, capsys
+) -> None:
+    vault = stored(person)
+    key = tmp_path / "stick" / "key"
+
+    def full(path: Path, data: bytes) -> None:
+        raise OSError(28, "No space left on device", str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(private_files, "write_atomic", full)
+        assert person.run("passwd", "--add-key-file", key) == 20
+    assert not key.exists()
+    assert person.run("passwd", "--add-key-file", key) == 0
+    capsys.readouterr()
+    assert person.run("passwd", "--add-key-file", key) == 20
+    assert "of that name is there already" in capsys.readouterr().err
+    assert key.exists()
+    assert len(slot_kinds(vault.folder)) == 2
+
+
+def test_a_key_file_whose_slot_is_there_all_the_same_stays(
+    person: Person, tmp_path: Path, monkeypatch
+) -> None:
+    """The document was replaced, only its folder could not be flushed."""
+    vault = stored(person)
+    real = private_files.write_atomic
+
+    def late(path: Path, data: bytes) -> None:
+        real(path, data)
+        raise OSError(5, "Input/output error", str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(private_files, "write_atomic", late)
+        assert person.run("passwd", "--add-key-file", tmp_path / "key") == 20
+    assert (tmp_path / "key").exists()
+    assert len(slot_kinds(vault.folder)) == 2
+    assert person.run("--key-file", tmp_path / "key", "rollback") == 11, "two keys were given"
+
+
+def test_a_passphrase_file_that_others_may_read_is_refused(person: Person, capsys) -> None:
+    stored(person)
+    person.passphrase_file.chmod(0o644)
+    assert person.run("rollback") == 20
+    assert "chmod 600" in capsys.readouterr().err
+    person.passphrase_file.chmod(0o400)
+    assert person.run("rollback") == 0
+
+
+def test_a_passphrase_file_is_small_text(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.touch(mode=0o600)
+    file.write_text("word\r\nmore")
+    assert read_passphrase(file).text == "word"
+    file.write_bytes(b"\xff")
+    with pytest.raises(PassphraseError, match="not UTF-8"):
+        read_passphrase(file)
+    file.write_bytes(bytes(MAX_PASSPHRASE_FILE_BYTES + 1))
+    with pytest.raises(PassphraseError, match="larger than"):
+        read_passphrase(file)
+    (tmp_path / "link").symlink_to(file)
+    with pytest.raises(StorageError):
+        read_passphrase(tmp_path / "link")
+
+
+# --- after an interrupted forgetting --------------------------------------------------------------
+
+
+def forgetting_killed(vault: Vault, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        kill_at(patch, 1)
+        with pytest.raises(Killed):
+            vault.write(STATE, bundle_id=BUNDLE, alone=True)
+    assert len(generations(vault.folder)) == 3
+
+
+def test_rollback_does_not_bring_back_what_was_being_forgotten(
+    person: Person, monkeypatch, capsys
+) -> None:
+    vault = stored(person)
+    forgetting_killed(vault, monkeypatch)
+    assert person.run("rollback") == 50
+    told = capsys.readouterr().err
+    assert "no generation before" in told
+    assert "interrupted forgetting is completed" in told
+    assert generations(vault.folder) == ["00000003.vault"]
+
+
+def test_any_change_completes_it(person: Person, monkeypatch) -> None:
+    vault = stored(person)
+    forgetting_killed(vault, monkeypatch)
+    assert person.run("passwd", "--add-keyring") == 0
+    assert generations(vault.folder) == ["00000003.vault"]
