@@ -11,7 +11,9 @@ from dataclasses import dataclass, field
 import httpx
 
 from client.serving.app import build_app
-from client.serving.server import Server, _bound
+from client.serving.door import Limits
+from client.serving.loopback import bound
+from client.serving.server import Server
 from client.serving.session import Ending, ForgetReport, ItemRow, Routing
 from client.serving.turns import Turns
 
@@ -118,15 +120,17 @@ class Running:
 
 
 @contextmanager
-def running(session: FakeSession, *, max_waiting: int = 4) -> Iterator[Running]:
+def running(
+    session: FakeSession, *, max_waiting: int = 4, limits: Limits | None = None
+) -> Iterator[Running]:
     """The real server in a thread; what it answers is fixed but for the text."""
     started = threading.Event()
-    with _bound(0) as listener:
-        port = listener.getsockname()[1]
+    with bound(0) as listeners:
+        port = listeners[0].getsockname()[1]
         turns = Turns(session, max_waiting=max_waiting)
         app = build_app(turns, token=TOKEN, port=port, clock=lambda: CREATED, new_id=lambda: "x1")
-        server = Server(app, turns, started.set)
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        server = Server(app, turns, started.set, limits=limits)
+        thread = threading.Thread(target=server.run, kwargs={"sockets": listeners})
         thread.start()
         try:
             assert started.wait(10)
