@@ -15,6 +15,7 @@ import httpx
 import pytest
 from serving import TOKEN, FakeSession
 
+from client.cli import run_cli
 from client.serving.loopback import bound
 from client.serving.server import serve
 from proper_model.errors import ConfigError
@@ -115,6 +116,13 @@ def test_pieces_do_not_wait_for_each_other_on_the_way() -> None:
     """asyncio switches Nagle's algorithm off only for sockets that name their protocol."""
     with bound(0) as listeners:
         assert {listener.proto for listener in listeners} == {socket.IPPROTO_TCP}
+
+
+def test_the_help_says_who_may_get_a_token_that_stays(capsys) -> None:
+    assert run_cli(["serve", "--help"]) == 0
+    told = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert "any user of this machine can take the port" in told
+    assert "whoever takes the port gets it from your clients" in told
 
 
 @pytest.mark.parametrize("port", [-1, 65536])
