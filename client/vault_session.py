@@ -83,7 +83,7 @@ class Vault:
             VaultError: the payload is larger than 4 GiB.
         """
         hex_text(bundle_id, BUNDLE_ID_BYTES, where="bundle id")
-        self._settle()
+        self.settle()
         generation = self._add(self._contents(), payload, bundle_id)
         self._afterwards(self._contents().keep_two)
         self._finish_write()
@@ -107,7 +107,7 @@ class Vault:
         newest = self.read()
         if newest is None:
             return
-        self._settle()
+        self.settle()
         kept = newest.generation
         if kept != max(list_generations(self.folder)):
             kept = self._add(self._contents(), newest.payload, newest.bundle_id)
@@ -123,7 +123,7 @@ class Vault:
 
         Raises as `write`, and what making the slot raises; nothing was changed then.
         """
-        self._settle()
+        self.settle()
         current = self._file.keys.current
         if len(current.slots) >= MAX_SLOTS:
             raise VaultError(f"the vault has {MAX_SLOTS} key slots, which is the most it may have")
@@ -138,7 +138,7 @@ class Vault:
 
         Raises VaultError if there is no such slot or it is the last one; else as `write`.
         """
-        self._settle()
+        self.settle()
         slots = self._file.keys.current.slots
         gone = [slot for slot in slots if slot.id == slot_id]
         if not gone:
@@ -156,7 +156,7 @@ class Vault:
 
         Raises VaultError if it is not clear which one; else as `add_slot`.
         """
-        self._settle()
+        self.settle()
         slots = self._file.keys.current.slots
         having = [slot for slot in slots if slot.kind == "passphrase"]
         old = [slot for slot in having if slot.id == self._file.slot_id] or having
@@ -177,7 +177,7 @@ class Vault:
 
         Raises as `add_slot`.
         """
-        self._settle()
+        self.settle()
         self.read()
         file = self._file
         key, key_id = file.random(KEY_BYTES), file.random(KEY_ID_BYTES).hex()
@@ -215,8 +215,8 @@ class Vault:
         self._file.save(Keys(self.vault_id, keys.current), self._file.key)
         self._forget(keys.next.slots)
 
-    def _settle(self) -> None:
-        """Before a change: nobody else wrote, and no rotation is half done."""
+    def settle(self) -> None:
+        """Before a change: nobody else wrote, and no rotation is half done. Raises as `write`."""
         newest = max(list_generations(self.folder), default=0)
         if newest > self._highest or not self._file.unchanged():
             raise BusyError(

@@ -33,6 +33,7 @@ class FakeSession:
     task: str = "LaMP_2M"
     bundle_id: str = "toy-7"
     adapted: bool = True
+    stored: bool = True
     label_choices: tuple[str, ...] = ("comedy", "drama")
     rows: list[ItemRow] = field(
         default_factory=lambda: [
@@ -46,6 +47,7 @@ class FakeSession:
     calls: list[tuple] = field(default_factory=list)
     threads: set[int] = field(default_factory=set)
     forget_gate: Callable[[], None] = lambda: None
+    forget_raises: Exception | None = None  # after the items are gone
 
     def generate(self, prompt, *, stage, max_tokens, task=None):
         self._note("generate", prompt, stage, max_tokens, task)
@@ -82,6 +84,9 @@ class FakeSession:
         progress("retraining", 4, 4)
         before = len(self.rows)
         self.rows = [row for row in self.rows if ids is not None and row.id not in ids]
+        if self.forget_raises is not None:
+            raise self.forget_raises
+        self.stored = ids is not None
         return ForgetReport(before - len(self.rows), len(self.rows), ("Trained again.",))
 
     def close(self):
