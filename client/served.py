@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Generator, Mapping, Sequence
 
 from client import personal
@@ -12,11 +13,10 @@ from client.learning import Learner
 from client.personal_state import PersonalState
 from client.serving.session import Ending, ForgetReport, ItemRow, Progress, Routing
 from client.terminal_text import preview
-from client.vault import Vault
-from client.workspace import Workspace, read_state
+from client.vault import Vault, vault_exists
+from client.workspace import Workspace
 from proper_model.artifact import Release
-from proper_model.errors import ConfigError, DataError
-from proper_model.records import counted
+from proper_model.errors import BusyError, ConfigError, DataError, ProperError
 from proper_model.tasks import Example
 
 PREVIEW = 80  # characters of an item
@@ -76,6 +76,10 @@ class ServedPerson:
         return "3" in self.stages
 
     @property
+    def stored(self) -> bool:
+        return os.path.lexists(self._workspace.home.vault)
+
+    @property
     def label_choices(self) -> tuple[str, ...]:
         return tuple(self._mine.task.labels or ())
 
@@ -107,42 +111,77 @@ class ServedPerson:
         ]
 
     def forget(self, ids: Sequence[str] | None, *, progress: Progress) -> ForgetReport:
-        if self._vault is None or self._state is None or self._name is None:
-            raise DataError("nothing private is stored here yet")
         if ids is None:
             return self._forget_everything()
+        if self._vault is None or self._state is None or self._name is None:
+            raise DataError("nothing private is stored here yet")
+        known = {item.id for item in self._state.tasks[self._name].items}
+        if not set(ids) <= known:
+            raise DataError("an item to forget is not in the history", hint="load the list again")
+        gone = len(set(ids))
         with self._workspace.home.working():
-            self._vault.finish_forgetting()
-            known = {item.id for item in self._state.tasks[self._name].items}
-            if not set(ids) <= known:
-                raise DataError(
-                    "an item to forget is not in the history", hint="load the list again"
-                )
+            self._check_unchanged(self._vault)
             left = personal.without(self._state, self._name, ids)
             learner = Learner(self._release, progress=progress)
             trained = personal.adapt(learner, left, personal.histories_of(left))
-            try:
-                store_without(self._vault, trained, task=self._name, items=len(set(ids)))
-            finally:
-                # Also of a failure: it may have come after the new state was there.
-                self._state = read_state(self._vault)
-                self._mine = Personal.of(self._release, self._state, self._name)
-        kept = len(self._state.tasks[self._name].items)
-        return ForgetReport(
-            len(set(ids)), kept, ("Exports, backups and copies of the folder stay.",)
+            self._replace(self._vault, trained, self._name, gone)
+        kept = len(trained.tasks[self._name].items)
+        return ForgetReport(gone, kept, ("Exports, backups and copies of the folder stay.",))
+
+    def _check_unchanged(self, vault: Vault) -> None:
+        """Raise BusyError if something else is stored than was loaded: training would be in vain."""
+        try:
+            if self._workspace.has_vault:
+                vault.settle()
+                return
+        except BusyError:
+            pass
+        raise BusyError(
+            "another proper command has changed what is stored since this server started",
+            hint="nothing was forgotten; start proper serve again and repeat it there",
         )
+
+    def _replace(self, vault: Vault, state: PersonalState, name: str, gone: int) -> None:
+        """Store a state so that nothing older stays; whatever fails, go on with what is stored."""
+        from client.commands.work import stored_state
+
+        try:
+            store_without(vault, state, task=name, items=gone)
+        except ProperError as error:
+            stored = stored_state(vault)
+            self._use(stored)
+            if stored is not None and len(stored.events) > len(state.events):
+                raise DataError(
+                    "the items are forgotten, but a stored state that knows them could not be "
+                    "removed",
+                    hint="the next adapt, update or forget removes it",
+                ) from error
+            raise
+        self._use(stored_state(vault))
+
+    def _use(self, state: PersonalState | None) -> None:
+        self._state = state
+        self._name = self._name if state is not None else None
+        self._mine = Personal.of(self._release, state, self._name)
 
     def _forget_everything(self) -> ForgetReport:
         from client.vault import destroy_vault
 
-        assert self._state is not None
-        forgotten = sum(len(task.items) for task in self._state.tasks.values())
-        with self._workspace.home.working():
-            remarks = destroy_vault(self._workspace.home.vault)
-        self._vault = self._state = self._name = None
-        self._mine = Personal.of(self._release, None, None)
-        told = f"{counted(forgotten, 'item')} and all keys are removed"
-        return ForgetReport(forgotten, 0, (told, *remarks))
+        home = self._workspace.home
+        if not self.stored:
+            raise DataError("nothing private is stored here yet")
+        tasks = self._state.tasks.values() if self._state is not None else ()
+        forgotten = sum(len(task.items) for task in tasks)
+        try:
+            with home.working():
+                remarks = destroy_vault(home.vault)
+        finally:
+            if not vault_exists(home.vault):  # without its keys the rest is lost already
+                self._vault = None
+                self._use(None)
+        return ForgetReport(
+            forgotten, 0, ("Everything private is removed, keys included.", *remarks)
+        )
 
     def close(self) -> None:
         """Nothing to let go: the vault is closed after every write."""

@@ -11,7 +11,9 @@ from dataclasses import dataclass, field
 import httpx
 
 from client.serving.app import build_app
-from client.serving.server import Server, _bound
+from client.serving.door import Limits
+from client.serving.loopback import bound
+from client.serving.server import Server
 from client.serving.session import Ending, ForgetReport, ItemRow, Routing
 from client.serving.turns import Turns
 
@@ -31,6 +33,7 @@ class FakeSession:
     task: str = "LaMP_2M"
     bundle_id: str = "toy-7"
     adapted: bool = True
+    stored: bool = True
     label_choices: tuple[str, ...] = ("comedy", "drama")
     rows: list[ItemRow] = field(
         default_factory=lambda: [
@@ -44,6 +47,7 @@ class FakeSession:
     calls: list[tuple] = field(default_factory=list)
     threads: set[int] = field(default_factory=set)
     forget_gate: Callable[[], None] = lambda: None
+    forget_raises: Exception | None = None  # after the items are gone
 
     def generate(self, prompt, *, stage, max_tokens, task=None):
         self._note("generate", prompt, stage, max_tokens, task)
@@ -80,6 +84,9 @@ class FakeSession:
         progress("retraining", 4, 4)
         before = len(self.rows)
         self.rows = [row for row in self.rows if ids is not None and row.id not in ids]
+        if self.forget_raises is not None:
+            raise self.forget_raises
+        self.stored = ids is not None
         return ForgetReport(before - len(self.rows), len(self.rows), ("Trained again.",))
 
     def close(self):
@@ -118,15 +125,17 @@ class Running:
 
 
 @contextmanager
-def running(session: FakeSession, *, max_waiting: int = 4) -> Iterator[Running]:
+def running(
+    session: FakeSession, *, max_waiting: int = 4, limits: Limits | None = None
+) -> Iterator[Running]:
     """The real server in a thread; what it answers is fixed but for the text."""
     started = threading.Event()
-    with _bound(0) as listener:
-        port = listener.getsockname()[1]
+    with bound(0) as listeners:
+        port = listeners[0].getsockname()[1]
         turns = Turns(session, max_waiting=max_waiting)
         app = build_app(turns, token=TOKEN, port=port, clock=lambda: CREATED, new_id=lambda: "x1")
-        server = Server(app, turns, started.set)
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        server = Server(app, turns, started.set, limits=limits)
+        thread = threading.Thread(target=server.run, kwargs={"sockets": listeners})
         thread.start()
         try:
             assert started.wait(10)

@@ -101,7 +101,7 @@ def test_before_and_after_an_adaptation(
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("client.vault_contents.remove_working", refused)
-        with pytest.raises(StorageError):
+        with pytest.raises(DataError, match="are forgotten"):
             session.forget([rows[1].id], progress=lambda *_: None)
     left = [row.id for row in session.items()]
     assert len(left) == len(rows) - 3, "what a failed removal leaves is what the vault holds"

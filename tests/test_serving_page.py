@@ -10,6 +10,7 @@ from chromium import Browser, Page, find_chromium
 from serving import TOKEN, WEIGHTS, FakeSession, Gate, running
 
 from client.serving.tokens import page_address
+from proper_model.errors import DataError
 
 XSS = "<img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script>"
 
@@ -226,6 +227,26 @@ def test_forget_asks_first_and_then_does_it(opened) -> None:
     page.wait("document.querySelector('#forget-list').textContent === 'There are no items.'")
     assert page.text("#forget-progress") == "Done: 2 forgotten, 0 kept. Trained again."
     assert session.named("forget") == [("forget", ["b"]), ("forget", None)]
+
+
+def test_forgetting_that_fails_late_shows_what_is_left(opened) -> None:
+    page, session = opened.page, opened.session
+    session.forget_raises = DataError("x")
+    open_tab(page, "forget")
+    page.wait("document.querySelectorAll('#forget-list input').length === 3")
+    for clicked in ("#item-2", "#forget-selected", "#confirm-yes"):
+        page.click(clicked)
+    page.wait("document.querySelectorAll('#forget-list input').length === 2")
+    assert page.text("#forget-progress") == "Forgetting could not be completed: x"
+
+
+def test_everything_can_be_forgotten_where_no_item_is(opened) -> None:
+    page, session = opened.page, opened.session
+    session.rows = []
+    open_tab(page, "forget")
+    page.click("#forget-all")
+    page.click("#confirm-yes")
+    page.wait("document.querySelector('#forget:has(#forget-bar[hidden]) #forget-all:disabled')")
 
 
 def test_tabs_follow_the_keyboard(opened) -> None:

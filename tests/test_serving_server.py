@@ -15,7 +15,9 @@ import httpx
 import pytest
 from serving import TOKEN, FakeSession
 
-from client.serving.server import _bound, serve
+from client.cli import run_cli
+from client.serving.loopback import bound
+from client.serving.server import serve
 from proper_model.errors import ConfigError
 
 # A session whose pieces come every 50 ms for ever, or whose work ignores everything.
@@ -23,7 +25,7 @@ PROGRAM = """
 import sys, threading, time
 sys.path.insert(0, {tests!r})
 from serving import FakeSession, TOKEN
-from client.serving.server import _bound, serve
+from client.serving.server import serve
 from client.serving.session import Ending
 from proper_model.errors import ProperError
 
@@ -112,8 +114,15 @@ def test_a_port_in_use_is_said() -> None:
 
 def test_pieces_do_not_wait_for_each_other_on_the_way() -> None:
     """asyncio switches Nagle's algorithm off only for sockets that name their protocol."""
-    with _bound(0) as listener:
-        assert listener.proto == socket.IPPROTO_TCP
+    with bound(0) as listeners:
+        assert {listener.proto for listener in listeners} == {socket.IPPROTO_TCP}
+
+
+def test_the_help_says_who_may_get_a_token_that_stays(capsys) -> None:
+    assert run_cli(["serve", "--help"]) == 0
+    told = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert "any user of this machine can take the port" in told
+    assert "whoever takes the port gets it from your clients" in told
 
 
 @pytest.mark.parametrize("port", [-1, 65536])

@@ -49,6 +49,7 @@ def test_a_client_that_goes_ends_a_stream(gate) -> None:
         gate.release()
         with server.client.stream("POST", "/v1/completions", json=STREAM) as response:
             next(response.iter_lines())
+        wait_until(lambda: not server.turns.busy)
         gate.release()  # the step that was at work ends; no other one begins
         wait_until(lambda: session.named("ended"))
         assert len(session.named("piece")) <= 2
@@ -169,6 +170,7 @@ def test_status_routing_and_items() -> None:
             "task": "LaMP_2M",
             "bundle_id": "toy-7",
             "adapted": True,
+            "stored": True,
             "stages": ["1", "2", "3"],
             "models": {"proper": "3", "proper-stage2": "2", "proper-stage1": "1"},
             "label_choices": ["comedy", "drama"],

@@ -13,7 +13,11 @@ from client.console import print_line, progress_bars, say
 Port = Annotated[int, typer.Option("--port", help="0 takes any free one.")]
 TokenFile = Annotated[
     Path | None,
-    typer.Option("--token-file", help="A token of your own, 0600. (default: a new one)"),
+    typer.Option(
+        "--token-file",
+        help="A token of your own that stays, 0600; made if it is not there. While this is not "
+        "running, whoever takes the port gets it from your clients. (default: a new one each time)",
+    ),
 ]
 
 
@@ -23,9 +27,13 @@ def serve(
     port: Port = 8765,
     token_file: TokenFile = None,
 ) -> None:
-    """Answer on 127.0.0.1 as OpenAI's completions do, and show a small page.
+    """Answer on this machine as OpenAI's completions do, and show a small page.
 
-    Every request needs the token; the page's address, printed on stdout, carries it.
+    Every request needs the token; the page's address, printed on stdout, carries it. Nothing proves
+    to a client who answers at a port: while this is not running, any user of this machine can take
+    the port and is then sent the token and the prompts of clients that keep asking. A token that is
+    new at each start is worth nothing to them; with --token-file and a fixed port, end your clients
+    first, and make a new file where that may have happened.
     """
     from client.served import ServedPerson
     from client.serving.server import serve as run

@@ -7,12 +7,17 @@ nothing loaded from elsewhere. Source: SECURITY 2; OWASP, "DNS rebinding" and "C
 
 from __future__ import annotations
 
+import asyncio
+
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from client.serving.faults import RequestError, refusal_of
 from client.serving.tokens import carries_token
 
+# Where a scope's state holds a function that hears of a request with the token and says whether
+# there is room for its connection; see `door`.
+ADMITTED = "proper.admitted"
 HOSTS = ("127.0.0.1", "localhost", "[::1]")
 _DIRECTIVES = (
     "default-src 'none'",
@@ -63,6 +68,12 @@ class Guard:
         try:
             self._admit(scope)
             await self._app(scope, receive, sealed)
+        except asyncio.CancelledError:  # the server below would answer by itself, unsealed
+            if not started:
+                await RequestError(503, "the server is stopping", kind="server_error").response()(
+                    scope, receive, sealed
+                )
+            raise
         except Exception as error:  # noqa: BLE001 - the server below would log it with its text
             # Once a response has begun, ending here makes the server cut the connection.
             if not started:
@@ -86,4 +97,12 @@ class Guard:
                 "with the token this server was started with",
                 code="invalid_api_key",
                 headers={"WWW-Authenticate": "Bearer"},
+            )
+        if ADMITTED in scope.get("state", {}) and not scope["state"][ADMITTED]():
+            raise RequestError(
+                503,
+                "too many connections with the token are open; close some, or try again later",
+                kind="server_error",
+                code="too_many_connections",
+                headers={"Retry-After": "5", "Connection": "close"},
             )

@@ -60,6 +60,7 @@ class PageApi:
                 "task": session.task,
                 "bundle_id": session.bundle_id,
                 "adapted": session.adapted,
+                "stored": session.stored,
                 "stages": list(session.stages),
                 "models": dict(session.model_names),
                 "label_choices": list(session.label_choices),

@@ -1,4 +1,4 @@
-"""Start and end of the local server: 127.0.0.1 only, no log, a prompt and clean stop.
+"""Start and end of the local server: loopback only, no log, a prompt and clean stop.
 
 Time from a signal to the return: uvicorn's tick and grace (GRACE_S), then the session's thread
 (WORKER_S); together less than 5 s.
@@ -7,46 +7,45 @@ Time from a signal to the return: uvicorn's tick and grace (GRACE_S), then the s
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
-import os
 import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from types import FrameType
-from typing import Any
+from typing import Any, cast
 
 import uvicorn
 
 from client.serving.app import build_app
+from client.serving.door import BACKLOG, QUEUE, Connection, Door, Limits
+from client.serving.loopback import HOST, bound
 from client.serving.session import Session
 from client.serving.tokens import check_token
 from client.serving.turns import Turns
-from proper_model.errors import ConfigError, InterruptedRunError
+from proper_model.errors import InterruptedRunError
 
-HOST = "127.0.0.1"
 GRACE_S = 1
 WORKER_S = 2.5
-MAX_CONNECTIONS = 64
 
 
 def serve(session: Session, *, port: int, token: str, ready: Callable[[str], None]) -> None:
-    """Serve `session` on 127.0.0.1 until SIGINT or SIGTERM, then close it and return.
+    """Serve `session` on this machine until SIGINT or SIGTERM, then close it and return.
 
     Port 0 takes any free one; `ready` is called with the address (no token in it) once requests are
     answered. Raises ConfigError if the port cannot be had or the token is weak, InterruptedRunError
     if the session does not stop in time; its last complete state stays then.
     """
     check_token(token)
-    with _bound(port) as listener:
-        real_port: int = listener.getsockname()[1]
+    with bound(port) as listeners:
+        real_port: int = listeners[0].getsockname()[1]
         turns = Turns(session)
         app = build_app(turns, token=token, port=real_port)
         server = Server(app, turns, lambda: ready(f"http://{HOST}:{real_port}"))
         try:
-            server.run(sockets=[listener])
+            server.run(sockets=listeners)
         finally:
             stopped = turns.close(WORKER_S)
     if not stopped:
@@ -56,39 +55,19 @@ def serve(session: Session, *, port: int, token: str, ready: Callable[[str], Non
         )
 
 
-@contextmanager
-def _bound(port: int) -> Iterator[socket.socket]:
-    """A socket at the port. Raises ConfigError."""
-    if not 0 <= port <= 65535:
-        raise ConfigError(f"port {port}: expected 0 to 65535", hint="0 takes any free port")
-    # asyncio turns Nagle's delay off only where the protocol is named.
-    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    with listener:
-        # A port that was ours a moment ago is free for us; one that somebody listens at is not.
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind((HOST, port))
-            listener.listen()
-        except OSError as error:
-            taken = error.errno == errno.EADDRINUSE
-            reason = "in use by another program" if taken else os.strerror(error.errno or 0)
-            raise ConfigError(
-                f"port {port} of {HOST}: {reason}",
-                hint="choose another port; 0 takes any free one",
-            ) from None
-        yield listener
-
-
 class Server(uvicorn.Server):
     """uvicorn without its log, and with signals that end it instead of the whole program."""
 
-    def __init__(self, app: Any, turns: Turns, ready: Callable[[], None]) -> None:
+    def __init__(
+        self, app: Any, turns: Turns, ready: Callable[[], None], *, limits: Limits | None = None
+    ) -> None:
+        connection = partial(Connection, Door(limits or Limits()))
         super().__init__(
             uvicorn.Config(
                 app,
                 host=HOST,
                 loop="asyncio",
-                http="h11",
+                http=cast(type[asyncio.Protocol], connection),
                 ws="none",
                 lifespan="off",
                 log_config=None,
@@ -96,7 +75,7 @@ class Server(uvicorn.Server):
                 access_log=False,
                 proxy_headers=False,
                 server_header=False,
-                limit_concurrency=MAX_CONNECTIONS,
+                backlog=BACKLOG,
                 timeout_graceful_shutdown=GRACE_S,
             )
         )
@@ -107,6 +86,9 @@ class Server(uvicorn.Server):
         # asyncio reports lost exceptions with their text.
         asyncio.get_running_loop().set_exception_handler(lambda _loop, _context: None)
         await super().startup(sockets)
+        # asyncio waits with as many as it takes in one turn; a flood would leave others outside.
+        for listener in sockets or []:
+            listener.listen(QUEUE)
         self._ready()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:

@@ -73,6 +73,10 @@ class Session(Protocol):
     def adapted(self) -> bool: ...
 
     @property
+    def stored(self) -> bool:
+        """Whether anything private lies here that could be removed; asked in the server's thread."""
+
+    @property
     def label_choices(self) -> tuple[str, ...]:
         """The answers of a task that has a fixed set of them; else empty."""
 

@@ -4,13 +4,14 @@ import { byId, element, json, problem } from "./api.js";
 
 const POLL_MS = 500;
 let polling = false;
+let stored = false; // there may be something to remove where no item is listed
 
 const boxes = () => [...byId("forget-list").querySelectorAll("input[type=checkbox]")];
 const chosen = () => boxes().filter((box) => box.checked).map((box) => box.value);
 
 function follow() {
   byId("forget-selected").disabled = polling || chosen().length === 0;
-  byId("forget-all").disabled = polling || boxes().length === 0;
+  byId("forget-all").disabled = polling || !stored;
 }
 
 function row({ number, id, date, preview }) {
@@ -36,16 +37,22 @@ export async function loadItems() {
   follow();
 }
 
+let answered = () => {};
+
+function answer(yes) {
+  answered(yes);
+  byId("confirm").close();
+}
+
 /** Ask; resolves to whether the person agreed. Escape and Keep are a no. */
 function confirmed(title, what) {
   const dialog = byId("confirm");
   byId("confirm-title").textContent = title;
   byId("confirm-what").textContent = what;
-  dialog.returnValue = "";
   dialog.showModal();
   byId("confirm-no").focus();
   return new Promise((resolve) => {
-    dialog.addEventListener("close", () => resolve(dialog.returnValue === "yes"), { once: true });
+    answered = resolve;
   });
 }
 
@@ -64,7 +71,7 @@ function describe({ state, phase, done, total, report, error }) {
     const far = total ? ` ${done} of ${total}` : "";
     return phase ? `Forgetting: ${phase}${far}…` : "Forgetting…";
   }
-  if (state === "failed") return `Nothing was changed: ${error}`;
+  if (state === "failed") return `Forgetting could not be completed: ${error}`;
   const notes = report.notes.map((note) => ` ${note}`).join("");
   return `Done: ${report.forgotten} forgotten, ${report.kept} kept.${notes}`;
 }
@@ -104,15 +111,24 @@ export async function followJob(job) {
 
 export function startForget() {
   byId("forget-list").addEventListener("change", follow);
-  byId("confirm-yes").addEventListener("click", () => byId("confirm").close("yes"));
-  byId("confirm-no").addEventListener("click", () => byId("confirm").close("no"));
+  byId("confirm-yes").addEventListener("click", () => answer(true));
+  byId("confirm-no").addEventListener("click", () => answer(false));
+  // Not "close", which comes later, perhaps when the next question is open already.
+  byId("confirm").addEventListener("cancel", () => answered(false));
   byId("forget-selected").addEventListener("click", () => {
     const ids = chosen();
     const what = `${ids.length} of ${boxes().length} items will be removed and the model trained again from the rest. This may take minutes.`;
     begin({ ids }, "Forget the selected items?", what);
   });
   byId("forget-all").addEventListener("click", () => {
-    const what = `All ${boxes().length} items and everything learned from them will be removed, keys included.`;
+    const count = boxes().length;
+    const listed = count ? `All ${count} items listed here, those of other tasks, ` : "All items, ";
+    const what = `${listed}everything learned from them, and the keys will be removed.`;
     begin({ all: true }, "Forget everything?", what);
   });
+}
+
+export function showForget(status) {
+  stored = status.stored;
+  follow();
 }

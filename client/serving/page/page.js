@@ -2,7 +2,7 @@
 
 import { showAnswers, startAnswers } from "./answers.js";
 import { byId, json, problem, takeToken } from "./api.js";
-import { followJob, loadItems, startForget } from "./forget.js";
+import { followJob, loadItems, showForget, startForget } from "./forget.js";
 import { showRouting, startRouting } from "./routing.js";
 
 const tabs = [...document.querySelectorAll("[role=tab]")];
@@ -35,6 +35,7 @@ async function refresh() {
     byId("status").textContent = `Task ${status.task}, ${state}, release ${status.bundle_id}.`;
     showAnswers(status);
     showRouting(status);
+    showForget(status);
     return status;
   } catch (error) {
     byId("status").textContent = "Not connected.";
