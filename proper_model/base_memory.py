@@ -24,7 +24,7 @@ BITS = {BaseWeights.EIGHT_BIT: 8, BaseWeights.FOUR_BIT: 4}
 BLOCK = 64  # weights that share a magnitude
 MAGNITUDE_BYTES = 4
 # Numbers read, converted or packed at once, and what their conversion takes beside the result.
-PIECE = 1 << 20
+PIECE = 1 << 19
 PIECES_BYTES = 32 << 20
 MAX_HEADER_BYTES = 100_000_000  # the safetensors library's own limit
 _IN_BLOCK = re.compile(r"\.\d+\.")

@@ -135,7 +135,9 @@ def quantize_base(base: Any, weights: BaseWeights, *, device: torch.device | Non
         )
     if weights != BaseWeights.FULL:
         check_available(weights)
-        for path, module in list(base.named_modules()):
+        # Paths, not modules: a list of those would keep every weight that is packed.
+        for path in [path for path, _ in base.named_modules()]:
+            module = base.get_submodule(path)
             pack_module(
                 base, path, module.to(device) if _packable(base, module) else module, weights
             )

@@ -105,7 +105,9 @@ def stream_base(
         )
     if stored is None or not _fits(model, stored):
         return None
-    for path, module in list(model.named_modules()):
+    # Paths, not modules: a list of those would keep every weight that is packed.
+    for path in [path for path, _ in model.named_modules()]:
+        module = model.get_submodule(path)
         own = {name: stored.get(f"{path}.{name}") for name in module._parameters}  # noqa: SLF001
         found = {name: where for name, where in own.items() if where is not None}
         for name, where in found.items():
