@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Generator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from client import personal
 from client.answering import Personal
@@ -16,6 +18,9 @@ from proper_model.artifact import Release
 from proper_model.errors import ConfigError, DataError
 from proper_model.records import counted
 from proper_model.tasks import Example
+
+if TYPE_CHECKING:
+    from client.commands.work import Memory
 
 PREVIEW = 80  # characters of an item
 
@@ -43,13 +48,20 @@ class ServedPerson:
         self._mine = Personal.of(release, state, self._name)
 
     @classmethod
-    def load(cls, workspace: Workspace, vault: Vault | None, name: str | None) -> ServedPerson:
+    def load(
+        cls,
+        workspace: Workspace,
+        vault: Vault | None,
+        name: str | None,
+        memory: Memory | None = None,
+    ) -> ServedPerson:
         """Read the vault and load the release. Raises as the commands do."""
-        from client.commands.work import stored_state
+        from client.commands.work import Memory, load_within, stored_state
 
         state = None if vault is None else stored_state(vault)
         bundle = workspace.bundle_of(state)
-        return cls(workspace, vault, workspace.load(bundle), bundle, state, name)
+        release, _ = load_within(workspace, bundle, state, memory or Memory())
+        return cls(workspace, vault, release, bundle, state, name)
 
     @property
     def stages(self) -> tuple[str, ...]:
@@ -114,8 +126,10 @@ class ServedPerson:
             raise DataError("an item to forget is not in the history", hint="load the list again")
         with self._workspace.home.working():
             left = personal.without(self._state, self._name, ids)
-            learner = Learner(self._release, progress=progress)
+            release = self._release
+            learner = Learner(release, memory_bytes=release.memory_bytes, progress=progress)
             trained = personal.adapt(learner, left, personal.histories_of(left))
+            trained = dataclasses.replace(trained, base_weights=release.chosen_weights)
             write_state(self._vault, trained.noted("forget", self._name, len(set(ids))))
             self._vault.drop_previous()
         self._state = trained.noted("forget", self._name, len(set(ids)))

@@ -116,6 +116,7 @@ def export_model(
     """One LoRA or a merged model, by way of a fold."""
     from client.export import write_merged, write_peft
     from proper_model.artifact import BaseSource
+    from proper_model.config import BaseWeights
 
     name, task_state = state.task_named(task)
     if not task_state.adapter or state.embedding is None:
@@ -126,7 +127,11 @@ def export_model(
     bundle = workspace.bundle_of(state)
     with progress_bars() as show:
         show("loading the model", 0, 0)
-        release = workspace.load(bundle)
+        release = workspace.load(bundle, base_weights=state.base_weights)
+        trained_over = release.settings.base_weights
+        if kind is Format.MERGED and trained_over != BaseWeights.FULL:
+            # A packed base cannot be merged with: its full weights are gone.
+            release = workspace.load(bundle, base_weights=BaseWeights.FULL)
         show("folding", 0, 0)
         samples = []
         if approximate:
@@ -153,6 +158,7 @@ def export_model(
                 release,
                 tensors,
                 bundle_id=bundle.bundle_id,
+                trained_over=trained_over,
                 approximate=approximate,
                 samples=samples,
             )

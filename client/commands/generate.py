@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from client.commands import options as o
+from client.commands.work import Memory, load_within, stored_state
 from client.console import progress_bars, say
 from client.workspace import Workspace
 from proper_model.errors import ConfigError, DataError
@@ -36,6 +37,7 @@ def generate(
     max_tokens: MaxTokens = None,
     source: Input = None,
     output: Output = None,
+    max_memory: o.MaxMemory = None,
 ) -> None:
     """Answer TEXT as your own model would; --stage 1 or 2 shows what others would get."""
     if (text is None) == (source is None):
@@ -48,7 +50,7 @@ def generate(
         raise ConfigError(f"{output.name} exists already", hint="give a new file to --output")
     if text == "-":
         text = read_stdin()
-    mine = personal_model(workspace, task)
+    mine = personal_model(workspace, task, Memory(o.bytes_of(max_memory)))
     chosen = stage or mine.stages[-1]
     if text is not None:
         for piece in mine.generate(text, stage=chosen, max_tokens=max_tokens):
@@ -74,10 +76,9 @@ def generate(
     say(f"{len(rows)} answers in {output}")
 
 
-def personal_model(workspace: Workspace, task: str | None) -> Any:
+def personal_model(workspace: Workspace, task: str | None, memory: Memory) -> Any:
     """The person's model over its release; without a vault, the population's."""
     from client.answering import Personal
-    from client.commands.work import stored_state
 
     state = stored_state(workspace.open()) if workspace.has_vault else None
     bundle = workspace.bundle_of(state)
@@ -86,7 +87,8 @@ def personal_model(workspace: Workspace, task: str | None) -> Any:
             "--task names a task adapted before, and none was",
             hint="leave it out, or run proper adapt first",
         )
-    return Personal.of(workspace.load(bundle), state, task)
+    release, _ = load_within(workspace, bundle, state, memory)
+    return Personal.of(release, state, task)
 
 
 def read_stdin() -> str:

@@ -44,8 +44,8 @@ def rebase(
             state, bundle_id=bundle.bundle_id, bundle_version=bundle.version
         )
         histories = personal.histories_of(state)
-        with learner_for(workspace, bundle, memory) as learner:
-            say_cost(learner, histories)
+        with learner_for(workspace, bundle, state, memory) as learner:
+            say_cost(learner, histories, memory)
             trained, spent = train(
                 vault,
                 learner,

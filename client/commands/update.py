@@ -8,7 +8,7 @@ import typer
 
 from client.commands import options as o
 from client.commands.adapt import read_items
-from client.commands.work import Memory, learner_for, store, train
+from client.commands.work import Memory, check_limit, learner_for, store, train
 from client.console import print_line, say
 from client.workspace import read_state
 from proper_model.records import counted
@@ -34,6 +34,7 @@ def update(
     HISTORY may hold old items as well; they are recognized. Your own held-back items decide.
     """
     from client import personal
+    from client.cost import memory_needed
 
     workspace = o.workspace(context)
     memory = Memory(o.bytes_of(max_memory), base_weights, recompute)
@@ -44,7 +45,8 @@ def update(
         chosen = task_state.task()
         items = read_items(history, chosen, form, column, None, lenient=lenient)
         done: list[personal.Update] = []
-        with learner_for(workspace, bundle, memory) as learner:
+        with learner_for(workspace, bundle, state, memory) as learner:
+            check_limit(memory_needed(learner, {name: (chosen, task_state.items + items)}), memory)
 
             def step() -> PersonalState:
                 done.append(personal.update(learner, state, name, items))
