@@ -222,7 +222,11 @@ def _memory(
     dtype_bytes: int,
     training_bytes: int | None,
 ) -> Range:
-    weights = shape.parameters * dtype_bytes
+    # The server trains stage 1 over the full base, which transformers may hold twice while it loads;
+    # a node holds it as the profile says, read a tensor at a time.
+    full = shape.parameters * dtype_bytes
+    held = shape.base.held_bytes(settings.base_weights, dtype_bytes)
+    loading = shape.base.loading_bytes(settings.base_weights, dtype_bytes)
     # Kept for the backward pass: about 16 rows of the hidden width and 6 of the FFN's a layer.
     a_token = shape.layers * (16 * shape.hidden + 6 * shape.ffn) * dtype_bytes
     activations = settings.tokens_per_step * a_token
@@ -230,10 +234,10 @@ def _memory(
         # However small the budget, the longest sample must go through.
         longest = settings.max_prompt_tokens + settings.max_answer_tokens
         activations = min(activations, max(training_bytes, longest * a_token))
-    one = PROCESS_BYTES + weights
+    nodes = processes * (PROCESS_BYTES + max(held, loading))
     return Range(
-        FLOWER_BYTES + one + 0.3 * activations,
-        FLOWER_BYTES + (processes + 1) * (one + weights) + (processes + 0.5) * activations,
+        FLOWER_BYTES + PROCESS_BYTES + min(held, full) + 0.3 * activations,
+        FLOWER_BYTES + PROCESS_BYTES + 2 * full + nodes + (processes + 0.5) * activations,
     )
 
 

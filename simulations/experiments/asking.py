@@ -12,8 +12,10 @@ from client.adaptation import UserState
 from client.evaluation import LOSS, scorable
 from client.prediction import AnswerLimits, arm_pass, predict
 from proper_model.artifact import Release
+from proper_model.budget import inference_tokens
 from proper_model.held_back import held_back_losses
 from proper_model.metrics import Prediction, Scored, score
+from proper_model.model import AdaptedModel
 from proper_model.records import HistoryItem, Query, User
 from proper_model.scoring import Question, answer_queries
 from proper_model.tasks import Example
@@ -22,13 +24,27 @@ States = Mapping[str, UserState]
 Items = Sequence[Sequence[HistoryItem]]
 
 
-def score_queries(release: Release, users: Sequence[User], arm: str, states: States) -> Scored:
-    """The users' queries under an arm, by the task's metrics."""
-    return score(release.task, users, predict(release, users, arm, states))
+def score_queries(
+    release: Release,
+    users: Sequence[User],
+    arm: str,
+    states: States,
+    *,
+    memory_bytes: int | None = None,
+) -> Scored:
+    """The users' queries under an arm, by the task's metrics; `memory_bytes` as in `predict`."""
+    answers = predict(release, users, arm, states, memory_bytes=memory_bytes)
+    return score(release.task, users, answers)
 
 
 def score_items(
-    release: Release, users: Sequence[User], items: Items, arm: str, states: States
+    release: Release,
+    users: Sequence[User],
+    items: Items,
+    arm: str,
+    states: States,
+    *,
+    memory_bytes: int | None = None,
 ) -> Scored:
     """History items as questions, `items[u]` to user u, by the metrics that apply to them."""
     model, encoder, settings = release.model(), release.encoder(), release.settings
@@ -46,7 +62,7 @@ def score_items(
         encoder,
         questions,
         arm_pass(release, model, users, arm, states),
-        tokens_per_step=settings.tokens_per_step,
+        tokens_per_step=_tokens(release, model, users, memory_bytes),
     )
     predictions = [
         Prediction(
@@ -63,7 +79,13 @@ def score_items(
 
 
 def score_loss(
-    release: Release, users: Sequence[User], items: Items, arm: str, states: States
+    release: Release,
+    users: Sequence[User],
+    items: Items,
+    arm: str,
+    states: States,
+    *,
+    memory_bytes: int | None = None,
 ) -> Scored:
     """The loss per answer token of history items, `items[u]` under user u's state; no answers."""
     model, encoder = release.model(), release.encoder()
@@ -74,7 +96,7 @@ def score_loss(
         encoder,
         samples,
         arm_pass(release, model, users, arm, states),
-        release.settings.tokens_per_step,
+        _tokens(release, model, users, memory_bytes),
     )
     predictions = [
         Prediction(users[slot].user_id, example.id, "", float(loss), 1)
@@ -82,6 +104,21 @@ def score_loss(
     ]
     task = dataclasses.replace(release.task, kind="generation", labels=None, metrics=(LOSS,))
     return score(task, asked, predictions)
+
+
+def _tokens(
+    release: Release, model: AdaptedModel, users: Sequence[User], memory_bytes: int | None
+) -> int:
+    """Tokens of one pass with all these users' adapters, within the budget."""
+    settings = release.settings
+    return inference_tokens(
+        memory_bytes,
+        model,
+        users=len(users),
+        longest=settings.max_prompt_tokens + settings.max_answer_tokens,
+        tokens=settings.tokens_per_step,
+        answer=settings.max_answer_tokens,
+    )
 
 
 def _as_queries(
