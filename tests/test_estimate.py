@@ -103,6 +103,18 @@ def test_a_budget_bounds_the_memory_of_every_process() -> None:
     assert free.memory_bytes.high - least.memory_bytes.high == pytest.approx(saved)
 
 
+def test_a_budget_below_one_sample_is_told() -> None:
+    """The longest sample is trained on whatever the budget says; 2 layers, 4 bytes a number."""
+    longest = TINY.max_prompt_tokens + TINY.max_answer_tokens
+    least = longest * 2 * (16 * 64 + 6 * 128) * 4
+    told = cost(training_bytes=least - 1)
+    assert told.exceeding_bytes == told.times(3).exceeding_bytes == least
+    assert any("over the memory budget" in row[0] for row in as_table(told).rows)
+    for enough in (None, least):
+        fits = cost(training_bytes=enough)
+        assert not any("over" in row[0] for row in as_table(fits).rows)
+
+
 def test_a_packed_base_is_estimated_as_it_is_held() -> None:
     """80,000 of 100,000 weights in linears: two nodes save 3.44 bytes of each; the server none."""
     shape = replace(SHAPE, linears=(40_000, 40_000))
