@@ -14,17 +14,18 @@ import torch
 
 from benchmarks.schema_device import Foretold
 from proper_model.base_check import empty_model
+from proper_model.base_memory import BaseShape
 from proper_model.budget import memory_model
-from proper_model.config import StageSettings
+from proper_model.config import BaseWeights, StageSettings
 from proper_model.encoding import Encoded, Encoder
 from proper_model.lora_router import lora_settings
 from proper_model.memory import MemoryModel
 from proper_model.model import AdaptedModel
 from proper_model.structure import Structure
 
-# Bits of a stored weight: 8 and 4 bits with a float32 scale for each 64 of them.
-QUANTIZED_BITS = {"8bit": 8 + 32 / 64, "4bit": 4 + 32 / 64}
-BYTES = {"float32": 4, "bfloat16": 2}
+# What a base is computed in: float32 on a CPU with dtype auto, whatever its files store; bfloat16
+# on a GPU, and on a CPU where a profile asks for it.
+DTYPES = (torch.float32, torch.bfloat16)
 # Logits are made at a few answer tokens only, so that the vocabulary adds next to nothing.
 PROBE_VOCABULARY = 1024
 
@@ -71,37 +72,29 @@ class _NoTokenizer:
 def foretell(
     shape: PublicShape, structure: Structure, settings: StageSettings, *, sample_tokens: int
 ) -> list[Foretold]:
-    """Base and training bytes of a shape for every way to hold it, with and without recomputing."""
+    """Base, loading and training bytes of a shape for every way to hold and to compute it."""
     found = []
-    counted = empty_model(shape.config(shape.layers))
-    parameters = sum(p.numel() for p in counted.parameters())
-    linears = sum(
-        module.weight.numel()
-        for name, module in counted.named_modules()
-        if isinstance(module, torch.nn.Linear) and ".layers." in f".{name}"
-    )
-    for dtype_name, width in BYTES.items():
-        dtype = getattr(torch, dtype_name)
+    parameters = empty_model(shape.config(shape.layers)).named_parameters()
+    base = BaseShape.of({name: tuple(p.shape) for name, p in parameters})
+    for dtype in DTYPES:
         for recompute in (False, True):
             few, more = (
                 _model_of(shape, layers, dtype, structure, settings, sample_tokens, recompute)
                 for layers in (1, 2)
             )
             training = _training_bytes(shape.layers, few, more, settings, sample_tokens)
-            ways = {dtype_name: parameters * width}
-            if dtype is torch.bfloat16:
-                for weights, bits in QUANTIZED_BITS.items():
-                    ways[weights] = int(linears * bits / 8) + (parameters - linears) * width
             found += [
                 Foretold(
                     shape=shape.name,
-                    parameters=parameters,
-                    weights=weights,
+                    parameters=base.numbers,
+                    weights=weights.value,
+                    dtype=str(dtype).removeprefix("torch."),
                     recompute=recompute,
-                    base_bytes=base,
-                    training_bytes=training,
+                    base_bytes=base.held_bytes(weights, dtype.itemsize),
+                    loading_bytes=base.loading_bytes(weights, dtype.itemsize),
+                    training_bytes=training + base.product_bytes(weights, dtype.itemsize),
                 )
-                for weights, base in ways.items()
+                for weights in BaseWeights
             ]
     return found
 

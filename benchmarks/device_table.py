@@ -14,7 +14,7 @@ import typer
 
 from benchmarks.command import start
 from benchmarks.schema import read_as
-from benchmarks.schema_device import DeviceReport
+from benchmarks.schema_device import DeviceReport, Foretold
 from client.console import print_line, print_table
 from client.tables import Table
 
@@ -42,22 +42,31 @@ def measured(report: DeviceReport) -> Table:
 def foretold(report: DeviceReport) -> Table:
     """GiB of base and training by shape: one row a way to hold the base."""
     rows = []
-    plain = {(one.shape, one.weights): one for one in report.foretold if not one.recompute}
+    plain = {_key(one): one for one in report.foretold if not one.recompute}
     for one in report.foretold:
         if one.recompute:
-            whole = plain[one.shape, one.weights]
+            whole = plain[_key(one)]
             rows.append(
                 (
                     one.shape,
+                    one.dtype or "",
                     one.weights,
                     f"{one.base_bytes / GIB:.2f}",
+                    "" if one.loading_bytes is None else f"{one.loading_bytes / GIB:.2f}",
                     f"{whole.training_bytes / GIB:.2f}",
                     f"{one.training_bytes / GIB:.2f}",
                 )
             )
-    header = ("base", "weights", "base, GiB", "training, GiB", "training, recomputed, GiB")
+    header = (
+        *("base", "computed in", "weights", "base, GiB", "loading it, GiB"),
+        *("training, GiB", "training, recomputed, GiB"),
+    )
     title = f"memory model, samples of {report.sample_tokens} tokens"
     return Table(title, header, tuple(rows), labels=2)
+
+
+def _key(one: Foretold) -> tuple[str, str | None, str]:
+    return one.shape, one.dtype, one.weights
 
 
 @app.command()

@@ -28,14 +28,18 @@ class Adaptation(_Strict):
 class Foretold(_Strict):
     """The memory model's bytes for a base of a public shape.
 
-    `training_bytes` is one user with all candidate learning rates, beside the base.
+    `training_bytes` is one user with all candidate learning rates, beside the base. `dtype` is what
+    is computed in, and `loading_bytes` the most that loading takes; reports from before name the
+    dtype as the weights, and say nothing of loading.
     """
 
     shape: str
     parameters: int
     weights: str
+    dtype: str | None = None
     recompute: bool
     base_bytes: int
+    loading_bytes: int | None = None
     training_bytes: int
 
 

@@ -17,6 +17,7 @@ from client.adaptation import UserState
 from client.personal_state import PersonalState, TaskState
 from client.prediction import AnswerLimits, arm_pass
 from proper_model.artifact import Release
+from proper_model.budget import inference_tokens
 from proper_model.encoding import Encoder
 from proper_model.errors import ConfigError, DataError
 from proper_model.inspection import routing_weights
@@ -127,7 +128,10 @@ class Personal:
         stage: str,
         progress: Callable[[int, int], None] | None = None,
     ) -> list[Answer]:
-        """Answers to own items as questions, and the loss of what the person wrote."""
+        """Answers to own items as questions, and the loss of what the person wrote.
+
+        In passes that fit the release's memory.
+        """
         task = self.task
         questions = []
         for item in items:
@@ -142,12 +146,20 @@ class Personal:
                     max_new_tokens=self.answer_limit(example.prompt),
                 )
             )
+        settings = self.release.settings
         return answer_queries(
             self.model,
             self.encoder,
             questions,
             self.make_pass(stage),
-            tokens_per_step=self.release.settings.tokens_per_step,
+            tokens_per_step=inference_tokens(
+                self.release.memory_bytes,
+                self.model,
+                users=1,
+                longest=settings.max_prompt_tokens + settings.max_answer_tokens,
+                tokens=settings.tokens_per_step,
+                answer=settings.max_answer_tokens,
+            ),
             progress=progress,
         )
 

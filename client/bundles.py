@@ -36,7 +36,6 @@ from client.home import Home
 from client.loading import load_installed
 from client.trusted_root import pin_root, update_root
 from client.updater import accept, install, installed
-from proper_model.base_folder import base_folder
 from proper_model.bundle import MANIFEST_NAME, SIGNATURES_NAME
 from proper_model.errors import (
     BaseModelError,
@@ -56,7 +55,6 @@ __all__ = [
     "BundleRow",
     "Verified",
     "add_bundle",
-    "base_bytes",
     "base_of",
     "list_bundles",
     "load_release",
@@ -151,22 +149,6 @@ def load_release(
         bundle, base, threads=threads, memory_bytes=memory_bytes, base_weights=base_weights
     )
     return release, bundle
-
-
-def base_bytes(home: Home, bundle: InstalledBundle) -> int:
-    """Size on disk of the base in full, wherever it lies; 0 if it is not on this machine."""
-    reference = bundle.manifest.base_reference
-    if reference is None:
-        return sum(
-            entry.size
-            for name, entry in bundle.manifest.files.items()
-            if name.startswith("base/") and name.endswith(".safetensors")
-        )
-    try:
-        folder = base_folder(base_of(home, reference), reference.revision)
-    except BaseModelError:
-        return 0
-    return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from proper_model.encoding import Encoded
 from proper_model.holdout import Samples
 from proper_model.lora_router import lora_settings
 from proper_model.machine import resident_bytes
+from proper_model.memory import STATES
 from proper_model.personal import personal_pass
 from proper_model.records import HistoryItem
 from proper_model.tasks import Task
@@ -34,30 +35,30 @@ BYTES_A_NUMBER = 4
 
 @dataclass(frozen=True)
 class Cost:
-    """Seconds from `fastest` to `slowest`; bytes of the whole process, and of the vault on disk."""
+    """Seconds from `fastest` to `slowest`; bytes of the whole process, of the vault on disk, and of
+    a GPU's memory for training.
+    """
 
     items: int
     fastest_s: float
     slowest_s: float
     memory_bytes: int
     disk_bytes: int
+    gpu_bytes: int = 0
 
 
 def estimate(learner: Learner, histories: Mapping[str, tuple[Task, Sequence[HistoryItem]]]) -> Cost:
-    """The cost of `personal.adapt` with these histories; trains nothing, keeps nothing.
-
-    Memory is what this process holds now, the base included, and what training adds.
-    """
-    held = resident_bytes()
+    """The cost of `personal.adapt` with these histories; trains nothing, keeps nothing."""
     encoded = [learner.encode(items, task) for task, items in histories.values()]
     together = [sample for samples in encoded for sample in samples]
-    shared = learner.split(together, seed=0)
+    shared = learner.split_for_embedding(together, 0)
     own = [learner.split(samples, seed=0) for samples in encoded]
     text = sum(len(v) for _, items in histories.values() for i in items for v in i.fields.values())
     numbers = sum(learner.structure.rank * (s.d_in + s.d_out) for s in learner.model.sites)
     disk = 2 * (text + len(histories) * numbers * BYTES_A_NUMBER)  # this generation and the last
     if not any(samples.folds for samples in (shared, *own)):
-        return Cost(len(together), 0.0, 1.0, held, disk)
+        return Cost(len(together), 0.0, 1.0, resident_bytes(), disk)
+    memory, gpu = _memory(learner, own)
     rate = _tokens_a_second(learner, together)
     user = learner.settings.user
     ends = []
@@ -71,9 +72,18 @@ def estimate(learner: Learner, histories: Mapping[str, tuple[Task, Sequence[Hist
                 samples, epochs=lora_epochs, rates=len(user.learning_rates), refit=user.refit
             )
         ends.append(tokens / rate)
-    return Cost(
-        len(together), ends[0], ends[1], held + ROUTINES_BYTES + _memory(learner, own), disk
-    )
+    return Cost(len(together), ends[0], ends[1], memory, disk, gpu)
+
+
+def memory_needed(
+    learner: Learner, histories: Mapping[str, tuple[Task, Sequence[HistoryItem]]]
+) -> int:
+    """Bytes of the whole process while it trains with these histories: `Cost.memory_bytes`."""
+    encoded = [learner.encode(items, task) for task, items in histories.values()]
+    own = [learner.split(samples, seed=0) for samples in encoded]
+    if not any(samples.folds for samples in own):
+        return resident_bytes()
+    return _memory(learner, own)[0]
 
 
 def _tokens(samples: Samples, *, epochs: int, rates: int, refit: bool) -> float:
@@ -88,8 +98,12 @@ def _tokens(samples: Samples, *, epochs: int, rates: int, refit: bool) -> float:
     return total
 
 
-def _memory(learner: Learner, members: Sequence[Samples]) -> int:
-    """Bytes beside the base, by the memory model, under the learner's budget if there is one."""
+def _memory(learner: Learner, members: Sequence[Samples]) -> tuple[int, int]:
+    """Bytes of this process, and of a GPU beside its base, under the learner's budget if it has one.
+
+    The process takes what it holds now, the base included, and what training adds to it.
+    """
+    held = resident_bytes() + ROUTINES_BYTES
     settings = learner.within_memory(
         lora_settings(learner.settings, epochs=learner.settings.user.epochs), members
     )
@@ -100,7 +114,10 @@ def _memory(learner: Learner, members: Sequence[Samples]) -> int:
     slots = min(trials, settings.slots or trials)
     tokens = min(settings.tokens_per_step, slots * settings.batch_size * len(longest.tokens))
     model = memory_model(learner.model, learner.encoder, longest, settings)
-    return model.peak(slots, tokens, trials)
+    training = model.peak(slots, tokens, trials)
+    if learner.model.device.type == "cpu":
+        return held + training, 0
+    return held + trials * model.slot_bytes // STATES, training  # every trial's best state is here
 
 
 def _tokens_a_second(learner: Learner, samples: Sequence[Encoded]) -> float:

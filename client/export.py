@@ -23,6 +23,7 @@ from torch import Tensor
 
 from client.export_readme import merged_readme, peft_readme
 from proper_model.artifact import BaseSource, Release
+from proper_model.config import BaseWeights
 from proper_model.durable import move_folder, remove_folder
 from proper_model.encoding import Encoded
 from proper_model.errors import ExportError
@@ -106,10 +107,13 @@ def write_merged(
     tensors: Mapping[str, Tensor],
     *,
     bundle_id: str,
+    trained_over: BaseWeights = BaseWeights.FULL,
     approximate: bool = False,
     samples: Sequence[Encoded] = (),
 ) -> Exported:
     """Write a folder that `AutoModelForCausalLM.from_pretrained` loads, in the base's own dtype.
+
+    `trained_over` is how the base was held when the adapter was trained.
 
     Raises:
         ExportError: `out` is taken, the preset does not fold, or the base is quantized.
@@ -118,7 +122,7 @@ def write_merged(
     _check_free(out)
     check_mergeable(release)
     fold = fold_release(release, tensors, approximate=approximate, samples=samples)
-    readme = merged_readme(release, fold.report, bundle_id=bundle_id)
+    readme = merged_readme(release, fold.report, trained_over, bundle_id=bundle_id)
     with _new_folder(out) as folder:
         write_merged_folder(folder, release, fold)
         write_atomic(folder / "README.md", readme.encode())

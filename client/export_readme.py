@@ -71,12 +71,14 @@ rank vLLM takes; the scale is 1.
             f"## What it needs\n\n{needs}\n",
             f"## PEFT\n\n{load}\nADAPTER is this folder.\n",
             f"## vLLM\n\n{served}",
-            f"## What it is\n\n{_content(release, report)}",
+            f"## What it is\n\n{_content(release, report, release.settings.base_weights)}",
         ]
     )
 
 
-def merged_readme(release: Release, report: FoldReport | None, *, bundle_id: str) -> str:
+def merged_readme(
+    release: Release, report: FoldReport | None, trained_over: BaseWeights, *, bundle_id: str
+) -> str:
     """README.md of a folder with a merged model."""
     return "\n".join(
         [
@@ -99,13 +101,13 @@ vllm serve MODEL
 MODEL is this folder. It needs no other base; it was made from the bundle
 `{bundle_id}`.
 """,
-            f"## What it is\n\n{_content(release, report)}",
+            f"## What it is\n\n{_content(release, report, trained_over)}",
         ]
     )
 
 
-def _content(release: Release, report: FoldReport | None) -> str:
-    """Task, exactness, and what the base was held in."""
+def _content(release: Release, report: FoldReport | None, trained_over: BaseWeights) -> str:
+    """Task, exactness, and what the base was held in for training."""
     lines = [
         f"It answers the task `{release.task.name}`; ask in the words of the bundle's `task.toml`.",
     ]
@@ -119,9 +121,9 @@ def _content(release: Release, report: FoldReport | None) -> str:
             "own items\nis folded in. On those items the loss of an answer token went from "
             f"{report.exact_nll:.4f} to {report.folded_nll:.4f}."
         )
-    if release.settings.base_weights != BaseWeights.FULL:
+    if trained_over != BaseWeights.FULL:
         lines.append(
-            f"It was trained over a base held in {release.settings.base_weights.value}; over the "
-            "full base answers differ slightly."
+            f"It was trained over a base held in {trained_over.value}; over the full base answers "
+            "differ slightly."
         )
     return "\n".join(lines) + "\n"

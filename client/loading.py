@@ -32,7 +32,7 @@ def load_installed(
         base: where a base that the bundle refers to lies, a folder or hub id; None means the local
             hub cache, under the name the bundle gives.
         threads: for torch, in this whole process.
-        memory_bytes: a budget; with one, freed memory is given back to the system.
+        memory_bytes: a budget beside the base; with one, freed memory is given back to the system.
         base_weights: how the base is held; None: as the release says.
 
     Raises:
@@ -67,4 +67,5 @@ def load_installed(
             folder=bundle.path,
             base_weights=base_weights,
         )
+    LOADED[held].memory_bytes = memory_bytes
     return LOADED[held]

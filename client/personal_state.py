@@ -20,6 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from proper_model.config import BaseWeights
 from proper_model.errors import NotAdaptedError, TrainingError, VaultError
 from proper_model.records import HistoryItem
 from proper_model.tasks import Task, load_task, short_id, task_from_toml
@@ -69,7 +70,14 @@ class Event:
 
 @dataclass(frozen=True)
 class PersonalState:
-    """What one person owns. `seed` is this person's own, drawn once; `embedding` [tables, e]."""
+    """What one person owns.
+
+    Attributes:
+        seed: this person's own, drawn once.
+        embedding: [tables, e].
+        base_weights: how the base was held when the adapters were trained; None: as the release
+            says.
+    """
 
     bundle_id: str
     bundle_version: int
@@ -78,6 +86,7 @@ class PersonalState:
     embedding_report: Report = field(default_factory=dict)
     tasks: Mapping[str, TaskState] = field(default_factory=dict)
     events: tuple[Event, ...] = ()
+    base_weights: BaseWeights | None = None
 
     def task_named(self, name: str | None) -> tuple[str, TaskState]:
         """The task of that name or TOML file, or the only one.
@@ -152,6 +161,7 @@ class _Document(_Strict):
     embedding_report: dict[str, float | int | str]
     tasks: dict[str, _Task]
     events: list[_Event]
+    base_weights: Literal["full", "8bit", "4bit"] | None = None
 
 
 def encode(state: PersonalState) -> bytes:
@@ -188,8 +198,11 @@ def encode(state: PersonalState) -> bytes:
             for name, task in state.tasks.items()
         },
         events=[_Event(**vars(event)) for event in state.events],
+        base_weights=None if state.base_weights is None else state.base_weights.value,
     )
-    head = document.model_dump_json().encode()
+    # Left out where there is none, so that a version that does not know it reads the document.
+    unsaid = {"base_weights"} if state.base_weights is None else None
+    head = document.model_dump_json(exclude=unsaid).encode()
     if len(head) > MAX_HEADER_BYTES:
         raise VaultError(
             f"{len(head)} bytes of history; expected at most {MAX_HEADER_BYTES}; nothing was stored",
@@ -239,6 +252,7 @@ def decode(data: bytes) -> PersonalState:
             for name, task in document.tasks.items()
         },
         events=tuple(Event(**event.model_dump()) for event in document.events),
+        base_weights=None if document.base_weights is None else BaseWeights(document.base_weights),
     )
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Generator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from client import personal
 from client.answering import Personal
@@ -18,6 +20,9 @@ from client.workspace import Workspace
 from proper_model.artifact import Release
 from proper_model.errors import BusyError, ConfigError, DataError, ProperError
 from proper_model.tasks import Example
+
+if TYPE_CHECKING:
+    from client.commands.work import Memory
 
 PREVIEW = 80  # characters of an item
 
@@ -45,13 +50,20 @@ class ServedPerson:
         self._mine = Personal.of(release, state, self._name)
 
     @classmethod
-    def load(cls, workspace: Workspace, vault: Vault | None, name: str | None) -> ServedPerson:
+    def load(
+        cls,
+        workspace: Workspace,
+        vault: Vault | None,
+        name: str | None,
+        memory: Memory | None = None,
+    ) -> ServedPerson:
         """Read the vault and load the release. Raises as the commands do."""
-        from client.commands.work import stored_state
+        from client.commands.work import Memory, load_within, stored_state
 
         state = None if vault is None else stored_state(vault)
         bundle = workspace.bundle_of(state)
-        return cls(workspace, vault, workspace.load(bundle), bundle, state, name)
+        release, _ = load_within(workspace, bundle, state, memory or Memory())
+        return cls(workspace, vault, release, bundle, state, name)
 
     @property
     def stages(self) -> tuple[str, ...]:
@@ -122,8 +134,10 @@ class ServedPerson:
         with self._workspace.home.working():
             self._check_unchanged(self._vault)
             left = personal.without(self._state, self._name, ids)
-            learner = Learner(self._release, progress=progress)
+            release = self._release
+            learner = Learner(release, memory_bytes=release.memory_bytes, progress=progress)
             trained = personal.adapt(learner, left, personal.histories_of(left))
+            trained = dataclasses.replace(trained, base_weights=release.chosen_weights)
             self._replace(self._vault, trained, self._name, gone)
         kept = len(trained.tasks[self._name].items)
         return ForgetReport(gone, kept, ("Exports, backups and copies of the folder stay.",))

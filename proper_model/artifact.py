@@ -27,15 +27,15 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
-from proper_model.base import compute_dtype, default_device, load_base
+from proper_model.base import Population, compute_dtype, default_device, load_base
 from proper_model.config import BaseWeights, StageSettings
 from proper_model.encoding import Encoder
 from proper_model.errors import BaseModelError, BundleFormatError
 from proper_model.experts import Experts
 from proper_model.files import write_atomic
 from proper_model.model import AdaptedModel
-from proper_model.population import merge_population, population_config
-from proper_model.quantized import is_quantized, quantize_base
+from proper_model.population import population_config
+from proper_model.quantized import is_quantized
 from proper_model.settings_io import from_mapping, to_mapping
 from proper_model.structure import Structure
 from proper_model.tasks import Task, task_from_toml
@@ -62,6 +62,8 @@ class Release:
         shared: tensors of `shared.safetensors` by name.
         population: PEFT state of the population LoRA and its `adapter_config` JSON.
         notes: numbers about training, for reports; no user data.
+        chosen_weights: how this host holds the base, where that is not as the release says.
+        memory_bytes: what answering may take beside the base on this host; None: no limit.
     """
 
     base: Any
@@ -73,6 +75,8 @@ class Release:
     shared: Mapping[str, Tensor]
     population: Mapping[str, Tensor]
     notes: Mapping[str, Any]
+    chosen_weights: BaseWeights | None = None
+    memory_bytes: int | None = None
 
     def encoder(self) -> Encoder:
         return Encoder(
@@ -206,12 +210,13 @@ def release_from_files(
             hint="update PROPER, or install a bundle made by this version",
         )
     settings = from_mapping(StageSettings, recipe["settings"], where="recipe.json: settings")
+    chosen = None if base_weights == settings.base_weights else base_weights
     if base_weights is not None:
         settings = dataclasses.replace(settings, base_weights=base_weights)
     base, tokenizer, population = _load_base(files, recipe, settings, base_folder, folder)
     base.requires_grad_(False)
     return Release(
-        base=quantize_base(base, settings.base_weights, device=default_device()),
+        base=base,
         tokenizer=tokenizer,
         task=task_from_toml(
             files["task.toml"].decode(), template=recipe["template"], where="task.toml"
@@ -222,6 +227,7 @@ def release_from_files(
         shared=load(files["shared.safetensors"]),
         population=population,
         notes=recipe["notes"],
+        chosen_weights=chosen,
     )
 
 
@@ -232,34 +238,30 @@ def _load_base(
     base_folder: str | None,
     folder: Path | None,
 ) -> tuple[Any, Any, Mapping[str, Tensor]]:
-    """W_p in full, its tokenizer, and the population LoRA if the base is referenced."""
+    """W_p held as the settings say, its tokenizer, and the population LoRA of a referenced base."""
     device = default_device()
-    dtype = compute_dtype(settings.dtype, device)
-    # A base that will be packed is loaded in main memory: in full the accelerator may not hold it.
-    loading = device if settings.base_weights == BaseWeights.FULL else torch.device("cpu")
-    population: Mapping[str, Tensor] = {}
+    dtype, weights = compute_dtype(settings.dtype, device), settings.base_weights
     if recipe["base"] is None:
         with _on_disk(files) if folder is None else nullcontext(folder) as place:
             base, tokenizer = load_base(
                 f"{place}/base",
                 tokenizer_from=f"{place}/tokenizer",
                 dtype=dtype,
-                device=loading,
-                computing_on=device,
+                device=device,
+                weights=weights,
             )
-    else:
-        population = load(files[POPULATION + "adapter_model.safetensors"])
-        reference = recipe["base"]
-        base, tokenizer = load_base(
-            base_folder or reference["name"],
-            revision=None if base_folder else reference["revision"],
-            dtype=torch.float32,
-            computing=dtype,
-            device=loading,
-            computing_on=device,
-        )
-        base = merge_population(base, settings.population, population).to(dtype)
-    return base, tokenizer, population
+        return base, tokenizer, {}
+    state = load(files[POPULATION + "adapter_model.safetensors"])
+    reference = recipe["base"]
+    base, tokenizer = load_base(
+        base_folder or reference["name"],
+        revision=None if base_folder else reference["revision"],
+        dtype=dtype,
+        device=device,
+        population=Population(settings.population, state),
+        weights=weights,
+    )
+    return base, tokenizer, state
 
 
 @contextmanager

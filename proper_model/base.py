@@ -9,12 +9,20 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from proper_model.base_check import weight_files
+from proper_model.config import BaseWeights, PopulationSettings
 from proper_model.errors import BaseModelError
+from proper_model.population import PopulationMerge, merge_population
+from proper_model.quantized import check_available, pack_module, quantize_base
+from proper_model.streamed_base import stream_base
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 
@@ -31,6 +39,14 @@ def default_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+@dataclass(frozen=True)
+class Population:
+    """The population LoRA to merge into a base that is loaded: W_0 to W_p (eq. 6)."""
+
+    settings: PopulationSettings
+    state: Mapping[str, Tensor]
+
+
 def load_base(
     name: str,
     *,
@@ -39,33 +55,31 @@ def load_base(
     dtype: torch.dtype = torch.float32,
     computing: torch.dtype | None = None,
     device: torch.device | None = None,
-    computing_on: torch.device | None = None,
+    population: Population | None = None,
+    weights: BaseWeights = BaseWeights.FULL,
 ) -> tuple[Any, Any]:
-    """Model and tokenizer of a folder or hub id.
+    """Model and tokenizer of a folder or hub id; merged and packed a tensor at a time.
 
-    `computing` is the dtype the model will be cast to later, if another than `dtype`, and
-    `computing_on` the device it will be moved to. Generation settings of the base are dropped:
-    greedy decoding must not depend on a penalty or a temperature that its makers chose. Raises
-    BaseModelError with what to do next.
+    `computing` is the dtype the model will be cast to later, if another than `dtype`. Generation
+    settings of the base are dropped: greedy decoding must not depend on a penalty or a temperature
+    that its makers chose. Raises BaseModelError with what to do next, ConfigError where `weights`
+    need a library that is not installed.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+    from transformers import AutoTokenizer, GenerationConfig
 
+    check_available(weights)
     folder, device = Path(name), device or default_device()
     if name.startswith((".", "/", "~")) and not folder.expanduser().is_dir():
         raise BaseModelError(f"base folder '{name}' does not exist")
     source = str(folder.expanduser()) if folder.expanduser().is_dir() else name
+    attention = attention_for(device, computing or dtype)
     try:
         tokenizer = AutoTokenizer.from_pretrained(
             tokenizer_from or source, revision=revision, trust_remote_code=False
         )
-        model = AutoModelForCausalLM.from_pretrained(
-            source,
-            revision=revision,
-            dtype=dtype,
-            use_safetensors=True,
-            trust_remote_code=False,
-            attn_implementation=attention_for(computing_on or device, computing or dtype),
-        )
+        model = _streamed(source, dtype, device, attention, population, weights)
+        if model is None:
+            model = _mapped(source, revision, dtype, device, attention, population, weights)
     except (OSError, ValueError, KeyError) as error:
         raise BaseModelError(
             f"the base '{name}' cannot be loaded as a causal language model "
@@ -78,9 +92,62 @@ def load_base(
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
-    model.to(device)
     model.eval()
     return model, tokenizer
+
+
+def _streamed(
+    source: str,
+    dtype: torch.dtype,
+    device: torch.device,
+    attention: str | None,
+    population: Population | None,
+    weights: BaseWeights,
+) -> Any | None:
+    """The base of a folder, a tensor at a time; None where that cannot be."""
+    folder = Path(source)
+    if not (folder / "config.json").is_file():
+        return None  # a hub id; or a folder that is no base, which transformers says best
+    merge = None if population is None else PopulationMerge(population.settings, population.state)
+    model = stream_base(
+        folder,
+        weight_files(source, folder),
+        dtype=dtype,
+        device=device,
+        attention=attention,
+        merge=merge,
+        settle=lambda base, path, module: pack_module(base, path, module, weights),
+    )
+    if model is not None and merge is not None:
+        merge.check_used()
+    return model
+
+
+def _mapped(
+    source: str,
+    revision: str | None,
+    dtype: torch.dtype,
+    device: torch.device,
+    attention: str | None,
+    population: Population | None,
+    weights: BaseWeights,
+) -> Any:
+    """The base as transformers loads it, in full before it is merged and packed."""
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(
+        source,
+        revision=revision,
+        dtype=dtype if population is None else torch.float32,
+        use_safetensors=True,
+        trust_remote_code=False,
+        attn_implementation=attention,
+    )
+    # What will be packed stays in main memory: in full an accelerator may not hold it.
+    model.to(device if weights == BaseWeights.FULL else torch.device("cpu"))
+    if population is not None:
+        model = merge_population(model, population.settings, population.state).to(dtype)
+    return quantize_base(model, weights, device=device)
 
 
 def attention_for(device: torch.device, dtype: torch.dtype) -> str | None:

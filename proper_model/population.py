@@ -76,17 +76,47 @@ def population_state(model: Any) -> dict[str, Tensor]:
     }
 
 
+class PopulationMerge:
+    """`merge_population` for one weight after another, as a base is loaded; the same to the bit."""
+
+    def __init__(self, settings: PopulationSettings, state: Mapping[str, Tensor]) -> None:
+        self.scale = settings.alpha / settings.rank
+        self.state, self.waiting = state, set(state)
+
+    def __call__(self, path: str, weight: Tensor) -> Tensor:
+        """W_p [o, i] in float32 from W_0 of the linear at `path`."""
+        names = [f"base_model.model.{path}.lora_{half}.weight" for half in "BA"]
+        if not self.waiting.issuperset(names):
+            return weight
+        self.waiting -= set(names)
+        b, a = (self.state[name].float() for name in names)
+        if (b.shape[0], a.shape[1]) != tuple(weight.shape):
+            raise BaseModelError(
+                f"the population LoRA of '{path}' has another shape than the base",
+                hint="the adapter was trained on another base model",
+            )
+        return weight.add_((b @ a).mul_(self.scale))
+
+    def check_used(self) -> None:
+        """Raise BaseModelError if tensors are left that the base had no place for."""
+        if self.waiting:
+            raise _no_place_for(len(self.waiting))
+
+
 def merge_population(base: Any, settings: PopulationSettings, state: Mapping[str, Tensor]) -> Any:
     """`W_p = W_0 + s B_p A_p` (eq. 6): the base with the factors merged, PEFT removed."""
     model = attach_population(base, settings, seed=0)
     result = import_peft().set_peft_model_state_dict(model, dict(state))
     if result.unexpected_keys:
-        raise BaseModelError(
-            f"the population LoRA has {len(result.unexpected_keys)} tensors this base has no place "
-            "for",
-            hint="the adapter was trained on another base model",
-        )
+        raise _no_place_for(len(result.unexpected_keys))
     merged = model.merge_and_unload()
     merged.requires_grad_(False)
     merged.eval()
     return merged
+
+
+def _no_place_for(tensors: int) -> BaseModelError:
+    return BaseModelError(
+        f"the population LoRA has {tensors} tensors this base has no place for",
+        hint="the adapter was trained on another base model",
+    )

@@ -15,6 +15,7 @@ import torch
 
 from proper_model.base import attention_for, default_device
 from proper_model.base_check import empty_model
+from proper_model.base_memory import BaseShape
 from proper_model.errors import BaseModelError
 
 PROBE_LAYERS = 2
@@ -24,12 +25,20 @@ MIN_SECONDS = 0.4
 
 @dataclass(frozen=True)
 class Shape:
-    """What of a base model its cost depends on; `parameters` counts the whole base."""
+    """What of a base model its cost depends on; `parameters` counts the whole base, `linears` the
+    weights of each linear in its blocks.
+    """
 
     layers: int
     hidden: int
     ffn: int
     parameters: int
+    linears: tuple[int, ...] = ()
+
+    @property
+    def base(self) -> BaseShape:
+        """The numbers that its memory depends on."""
+        return BaseShape(self.linears, self.parameters - sum(self.linears))
 
     @property
     def user_lora(self) -> int:
@@ -58,7 +67,8 @@ def shape_of(config: Any) -> Shape:
             f"base of type '{config.model_type}' has no setting '{error.name}'",
             hint="dense decoder-only models such as Llama, Qwen, Mistral or Gemma are supported",
         ) from None
-    return Shape(layers, hidden, ffn, sum(p.numel() for p in model.parameters()))
+    base = BaseShape.of({name: tuple(p.shape) for name, p in model.named_parameters()})
+    return Shape(layers, hidden, ffn, base.numbers, base.linears)
 
 
 def measure(config: Any, *, tokens: int, batch: int, dtype: torch.dtype, threads: int) -> Speed:

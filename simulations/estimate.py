@@ -50,11 +50,16 @@ class Range:
 
 @dataclass(frozen=True)
 class Estimate:
-    """Seconds by phase, bytes of memory of all processes together, bytes of disk in OUT."""
+    """Seconds by phase, bytes of memory of all processes together, bytes of disk in OUT.
+
+    `exceeding_bytes` is what the longest sample of one user takes, where that is more than the
+    memory budget: training goes on with it all the same. 0 where the budget holds it.
+    """
 
     seconds: dict[str, Range]
     memory_bytes: Range
     disk_bytes: Range
+    exceeding_bytes: float = 0.0
 
     @property
     def total_seconds(self) -> Range:
@@ -69,7 +74,7 @@ class Estimate:
             name: Range(folds * part.low, folds * part.high) for name, part in self.seconds.items()
         }
         disk = Range(folds * self.disk_bytes.low, folds * self.disk_bytes.high)
-        return Estimate(seconds, self.memory_bytes, disk)
+        return Estimate(seconds, self.memory_bytes, disk, self.exceeding_bytes)
 
 
 def count_tokens(
@@ -148,7 +153,9 @@ def estimate(
         training_bytes=training_bytes,
     )
     disk = _disk(shape, structure, users=users, processes=processes, embed_base=embed_base)
-    return Estimate(seconds, memory, disk)
+    least = _longest(settings) * _token_bytes(shape, dtype_bytes)
+    exceeding = least if training_bytes is not None and least > training_bytes else 0.0
+    return Estimate(seconds, memory, disk, exceeding)
 
 
 def _training(passes: float, tokens: float, factor: float, speed: Speed, least: float) -> Range:
@@ -222,19 +229,30 @@ def _memory(
     dtype_bytes: int,
     training_bytes: int | None,
 ) -> Range:
-    weights = shape.parameters * dtype_bytes
-    # Kept for the backward pass: about 16 rows of the hidden width and 6 of the FFN's a layer.
-    a_token = shape.layers * (16 * shape.hidden + 6 * shape.ffn) * dtype_bytes
+    # The server trains stage 1 over the full base, which transformers may hold twice while it loads;
+    # a node holds it as the profile says, read a tensor at a time.
+    full = shape.parameters * dtype_bytes
+    held = shape.base.held_bytes(settings.base_weights, dtype_bytes)
+    loading = shape.base.loading_bytes(settings.base_weights, dtype_bytes)
+    a_token = _token_bytes(shape, dtype_bytes)
     activations = settings.tokens_per_step * a_token
     if training_bytes is not None:
         # However small the budget, the longest sample must go through.
-        longest = settings.max_prompt_tokens + settings.max_answer_tokens
-        activations = min(activations, max(training_bytes, longest * a_token))
-    one = PROCESS_BYTES + weights
+        activations = min(activations, max(training_bytes, _longest(settings) * a_token))
+    nodes = processes * (PROCESS_BYTES + max(held, loading))
     return Range(
-        FLOWER_BYTES + one + 0.3 * activations,
-        FLOWER_BYTES + (processes + 1) * (one + weights) + (processes + 0.5) * activations,
+        FLOWER_BYTES + PROCESS_BYTES + min(held, full) + 0.3 * activations,
+        FLOWER_BYTES + PROCESS_BYTES + 2 * full + nodes + (processes + 0.5) * activations,
     )
+
+
+def _token_bytes(shape: Shape, dtype_bytes: int) -> int:
+    """Kept for the backward pass: about 16 rows of the hidden width and 6 of the FFN's a layer."""
+    return shape.layers * (16 * shape.hidden + 6 * shape.ffn) * dtype_bytes
+
+
+def _longest(settings: StageSettings) -> int:
+    return settings.max_prompt_tokens + settings.max_answer_tokens
 
 
 def _disk(
@@ -253,6 +271,9 @@ def as_table(result: Estimate) -> Table:
     total = result.total_seconds
     rows.append(("time in all", _time(total.low), _time(total.high)))
     memory, disk = result.memory_bytes, result.disk_bytes
+    if result.exceeding_bytes:
+        least = _size(result.exceeding_bytes)
+        rows.append(("over the memory budget: one sample", least, least))
     rows.append(("memory", _size(memory.low), _size(memory.high)))
     rows.append(("disk", _size(disk.low), _size(disk.high)))
     return Table("Estimate", ("", "at least", "at most"), tuple(rows))

@@ -34,7 +34,7 @@ from simulations.flower_processes import (
     nothing_to_save,
     superlink,
 )
-from simulations.placement import Machine, choose_placement, this_machine, weight_bytes
+from simulations.placement import Machine, base_bytes, choose_placement, this_machine
 
 Progress = Callable[[str, int, int], None]
 
@@ -73,7 +73,7 @@ def choose_resources(plan: RunPlan, machine: Machine) -> Resources:
         users=len(plan.devices),
         cores=machine.cores,
         memory_bytes=machine.memory_bytes,
-        base_bytes=weight_bytes(plan.base),
+        base=base_bytes(plan.base, plan.stage_settings),
         gpu_memory_bytes=machine.gpu_memory_bytes,
         training_bytes=plan.node_memory_bytes,
         actors=plan.actors and min(plan.actors, machine.cores // threads),

@@ -17,15 +17,15 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from proper_model.config import StageSettings
 from proper_model.errors import BaseModelError, ConfigError
 from proper_model.machine import usable_cores
 from proper_model.records import counted
 
 ACTOR_BYTES = 1_500_000_000  # Python, torch, transformers and a tiny model in one actor
-# Of a base on a CPU: weights, what autograd keeps, optimizer and logits, roughly. With a GPU those
-# lie there, and a process holds the weights once while it loads them.
+# Of a base in full on a CPU: weights, what autograd keeps, optimizer and logits, roughly. With a GPU
+# those lie there, and a process holds the weights at most once while it loads them.
 COPIES_ON_CPU, COPIES_BESIDE_GPU = 6, 1
-WIDEST_BYTES = 4  # a weight whose configuration names no dtype is float32
 # More users in one cohort no longer fill passes better; they only take longer until the next save.
 LARGEST_COHORT = 256
 
@@ -53,7 +53,7 @@ def choose_placement(
     users: int,
     cores: int,
     memory_bytes: int,
-    base_bytes: int,
+    base: BaseBytes,
     gpu_memory_bytes: Sequence[int] = (),
     most_threads: int = 1,
     training_bytes: int | None = None,
@@ -67,7 +67,7 @@ def choose_placement(
         users: simulated devices.
         cores: that this process may run on.
         memory_bytes: free memory of the machine, which bounds actors.
-        base_bytes: of the base's weights on disk; 0 if unknown.
+        base: what the base takes in memory.
         gpu_memory_bytes: free memory of each GPU. One actor a GPU that holds the base, since two
             copies of a base on one GPU only compete; one actor if no GPU holds it.
         most_threads: how many threads of one actor this base has a use for.
@@ -91,7 +91,7 @@ def choose_placement(
             hint="ask for fewer actors, or for fewer users a node",
         )
     count = actors or min(
-        _room(cores // (threads or 1), memory_bytes, base_bytes, gpu_memory_bytes, training_bytes),
+        _room(cores // (threads or 1), memory_bytes, base, gpu_memory_bytes, training_bytes),
         most_nodes,
     )
     if users_per_node is None:
@@ -127,19 +127,19 @@ def _check(users: int, cores: int, **choices: int | None) -> None:
 def _room(
     slots: int,
     memory_bytes: int,
-    base_bytes: int,
+    base: BaseBytes,
     gpu_memory_bytes: Sequence[int],
     training_bytes: int | None,
 ) -> int:
     """Actors that `slots` groups of cores, memory and GPUs hold; at least one."""
     if gpu_memory_bytes:
-        one = COPIES_BESIDE_GPU * base_bytes
-        needed = base_bytes + (training_bytes or 0)
+        one = COPIES_BESIDE_GPU * base.full
+        needed = base.held + (training_bytes or 0)
         slots = min(slots, sum(free >= needed for free in gpu_memory_bytes))
     elif training_bytes is None:
-        one = COPIES_ON_CPU * base_bytes
+        one = max(base.loading, base.held + (COPIES_ON_CPU - 1) * base.full)
     else:
-        one = base_bytes + training_bytes
+        one = max(base.loading, base.held + training_bytes)
     return max(1, min(slots, memory_bytes // (ACTOR_BYTES + one)))
 
 
@@ -197,19 +197,36 @@ def _within_limit(cgroup: Path) -> int | None:
     return None
 
 
-def weight_bytes(base: str) -> int:
-    """Size of a base's weights: of its files here or in the hub's local cache, else as its
-    configuration describes them; 0 if nothing is known.
-    """
-    from proper_model.base_check import empty_model, read_config
-    from proper_model.base_folder import base_folder
+@dataclass(frozen=True)
+class BaseBytes:
+    """What a base takes in a process: in full, as it is held, and at most while it is loaded."""
 
+    full: int = 0
+    held: int = 0
+    loading: int = 0
+
+
+def base_bytes(base: str, settings: StageSettings) -> BaseBytes:
+    """From the headers of a base's files here or in the hub's local cache, else as its
+    configuration describes it, in the dtype computed in; zeros if nothing is known.
+    """
+    from proper_model.base import compute_dtype, default_device
+    from proper_model.base_check import empty_model, read_config, weight_files
+    from proper_model.base_folder import base_folder
+    from proper_model.base_memory import BaseShape, read_shape
+
+    width, weights = compute_dtype(settings.dtype, default_device()).itemsize, settings.base_weights
+    shape = None
     with suppress(BaseModelError):
-        found = sum(path.stat().st_size for path in base_folder(base).glob("*.safetensors"))
-        if found:
-            return found
-    with suppress(BaseModelError):
-        config = read_config(base)
-        width = int(getattr(config.dtype, "itemsize", WIDEST_BYTES))
-        return width * sum(int(p.numel()) for p in empty_model(config).parameters())
-    return 0
+        shape = read_shape(weight_files(base, base_folder(base)))
+    if shape is None:
+        with suppress(BaseModelError):
+            parameters = empty_model(read_config(base)).named_parameters()
+            shape = BaseShape.of({name: tuple(p.shape) for name, p in parameters})
+    if shape is None:
+        return BaseBytes()
+    return BaseBytes(
+        shape.numbers * width,
+        shape.held_bytes(weights, width) + shape.product_bytes(weights, width),
+        shape.loading_bytes(weights, width),
+    )

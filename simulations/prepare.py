@@ -26,10 +26,10 @@ from simulations.devices import TRUTH_FILE
 from simulations.options import RunOptions
 from simulations.placement import (
     Placement,
+    base_bytes,
     check_choices,
     choose_placement,
     this_machine,
-    weight_bytes,
 )
 from simulations.run_folder import check_same, existing_plan, made_folder
 from simulations.sources import Progress, Source, load_source
@@ -138,7 +138,7 @@ def place(options: RunOptions, source: Source, users: int, hidden: int) -> Place
         users=users,
         cores=machine.cores,
         memory_bytes=machine.memory_bytes,
-        base_bytes=weight_bytes(source.base),
+        base=base_bytes(source.base, source.settings),
         gpu_memory_bytes=machine.gpu_memory_bytes,
         most_threads=useful_threads(hidden),
         training_bytes=memory_bytes(options.memory_budget),

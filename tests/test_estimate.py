@@ -10,6 +10,7 @@ from run_folders import make_user
 from transformers import LlamaConfig
 
 from proper_model.base_check import read_config
+from proper_model.config import BaseWeights
 from proper_model.encoding import Encoder
 from proper_model.errors import BaseModelError
 from proper_model.profiles import load_profile
@@ -102,6 +103,32 @@ def test_a_budget_bounds_the_memory_of_every_process() -> None:
     assert free.memory_bytes.high - least.memory_bytes.high == pytest.approx(saved)
 
 
+def test_a_budget_below_one_sample_is_told() -> None:
+    """The longest sample is trained on whatever the budget says; 2 layers, 4 bytes a number."""
+    longest = TINY.max_prompt_tokens + TINY.max_answer_tokens
+    least = longest * 2 * (16 * 64 + 6 * 128) * 4
+    told = cost(training_bytes=least - 1)
+    assert told.exceeding_bytes == told.times(3).exceeding_bytes == least
+    assert any("over the memory budget" in row[0] for row in as_table(told).rows)
+    for enough in (None, least):
+        fits = cost(training_bytes=enough)
+        assert not any("over" in row[0] for row in as_table(fits).rows)
+
+
+def test_a_packed_base_is_estimated_as_it_is_held() -> None:
+    """80,000 of 100,000 weights in linears: two nodes save 3.44 bytes of each; the server none."""
+    shape = replace(SHAPE, linears=(40_000, 40_000))
+    packed = replace(TINY, base_weights=BaseWeights.FOUR_BIT)
+    settings = {"arms": ALL, "users": 10, "processes": 2}
+    full, four = (
+        estimate(TOKENS, SPEED, SPEED, shape, preset("default"), profile, **settings)  # type: ignore[arg-type]
+        for profile in (TINY, packed)
+    )
+    saved = 2 * (40_000 * 4 - 20_000 - 40_000 // 64 * 4)
+    assert full.memory_bytes.low - four.memory_bytes.low == pytest.approx(saved)
+    assert full.memory_bytes.high - four.memory_bytes.high == pytest.approx(2 * saved)
+
+
 def test_table_has_a_row_a_phase_and_the_totals() -> None:
     rows = {row[0]: row[1:] for row in as_table(cost()).rows}
     assert list(rows)[-3:] == ["time in all", "memory", "disk"]
@@ -138,7 +165,8 @@ def test_many_users_are_sampled_and_extrapolated() -> None:
 def test_shape_is_counted_without_weights() -> None:
     shape = shape_of(small_config())
     a_layer = 4 * 16 * 16 + 3 * 16 * 24 + 2 * 16
-    assert shape == Shape(layers=4, hidden=16, ffn=24, parameters=50 * 16 + 4 * a_layer + 16)
+    linears = (*(4 * (16 * 16,)), *(3 * (16 * 24,)))
+    assert shape == Shape(4, 16, 24, 50 * 16 + 4 * a_layer + 16, 4 * linears)
 
 
 def test_measuring_gives_positive_speeds_and_keeps_the_threads() -> None:

@@ -3,19 +3,33 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from proper_model import base_check, base_folder
+from proper_model.config import BaseWeights
 from proper_model.errors import ConfigError
+from proper_model.profiles import load_profile
 from simulations import placement
-from simulations.placement import ACTOR_BYTES, Placement, choose_placement, free_memory_bytes
+from simulations.placement import (
+    ACTOR_BYTES,
+    BaseBytes,
+    Placement,
+    choose_placement,
+    free_memory_bytes,
+)
 from tests.tiny import tiny_base
 
 GB = 1_000_000_000
 PLENTY = 1000 * GB
+
+
+def plain(size: int) -> BaseBytes:
+    """A base that takes the same in full, held and while it is loaded."""
+    return BaseBytes(size, size, size)
 
 
 @pytest.mark.parametrize(
@@ -35,7 +49,7 @@ PLENTY = 1000 * GB
 def test_cores_share_users_in_few_large_nodes(
     users: int, cores: int, expected: tuple[int, int, int]
 ) -> None:
-    chosen = choose_placement(users=users, cores=cores, memory_bytes=PLENTY, base_bytes=0)
+    chosen = choose_placement(users=users, cores=cores, memory_bytes=PLENTY, base=plain(0))
     assert chosen == Placement(*expected)
 
 
@@ -50,7 +64,7 @@ def test_cores_share_users_in_few_large_nodes(
     ],
 )
 def test_free_memory_bounds_actors(memory: int, base: int, expected: tuple[int, int, int]) -> None:
-    chosen = choose_placement(users=8, cores=16, memory_bytes=memory, base_bytes=base)
+    chosen = choose_placement(users=8, cores=16, memory_bytes=memory, base=plain(base))
     assert chosen == Placement(*expected)
 
 
@@ -69,13 +83,13 @@ def test_gpus_get_an_actor_each_where_the_base_fits(
     gpus: tuple[int, ...], base: int, memory: int, expected: tuple[int, int, int]
 ) -> None:
     chosen = choose_placement(
-        users=100, cores=16, memory_bytes=memory, base_bytes=base, gpu_memory_bytes=gpus
+        users=100, cores=16, memory_bytes=memory, base=plain(base), gpu_memory_bytes=gpus
     )
     assert chosen == Placement(*expected)
 
 
 def test_a_base_with_use_for_threads_gets_the_cores_that_actors_leave() -> None:
-    several = {"memory_bytes": 2 * ACTOR_BYTES, "base_bytes": 0, "most_threads": 8}
+    several = {"memory_bytes": 2 * ACTOR_BYTES, "base": plain(0), "most_threads": 8}
     assert choose_placement(users=9, cores=6, **several) == Placement(2, 3, 5)
     assert choose_placement(users=9, cores=64, **several) == Placement(2, 8, 5)
 
@@ -93,12 +107,12 @@ def test_a_base_with_use_for_threads_gets_the_cores_that_actors_leave() -> None:
     ],
 )
 def test_explicit_choices_win(explicit: dict[str, int], expected: tuple[int, int, int]) -> None:
-    chosen = choose_placement(users=8, cores=4, memory_bytes=PLENTY, base_bytes=0, **explicit)
+    chosen = choose_placement(users=8, cores=4, memory_bytes=PLENTY, base=plain(0), **explicit)
     assert chosen == Placement(*expected)
 
 
 def test_an_explicit_number_of_actors_outweighs_memory_and_gets_a_node_each() -> None:
-    chosen = choose_placement(users=5, cores=4, memory_bytes=0, base_bytes=GB, actors=4)
+    chosen = choose_placement(users=5, cores=4, memory_bytes=0, base=plain(GB), actors=4)
     assert chosen == Placement(4, 1, 1)
 
 
@@ -116,7 +130,7 @@ def test_an_explicit_number_of_actors_outweighs_memory_and_gets_a_node_each() ->
     ],
 )
 def test_contradictions_are_refused(explicit: dict[str, int], message: str) -> None:
-    values = {"users": 8, "cores": 4, "memory_bytes": PLENTY, "base_bytes": 0, **explicit}
+    values = {"users": 8, "cores": 4, "memory_bytes": PLENTY, "base": plain(0), **explicit}
     with pytest.raises(ConfigError, match=message) as caught:
         choose_placement(**values)
     assert caught.value.hint
@@ -127,7 +141,7 @@ def test_every_placement_has_a_node_for_every_actor_and_fits_the_cores() -> None
         for cores in range(1, 9):
             for actors in (None, *range(1, min(users, cores) + 1)):
                 chosen = choose_placement(
-                    users=users, cores=cores, memory_bytes=PLENTY, base_bytes=0, actors=actors
+                    users=users, cores=cores, memory_bytes=PLENTY, base=plain(0), actors=actors
                 )
                 nodes = -(-users // chosen.users_per_node)
                 assert nodes >= chosen.actors == (actors or chosen.actors)
@@ -174,43 +188,58 @@ def test_memory_that_nobody_tells_is_asked_of_the_system_or_enough_for_one_actor
     assert free_memory_bytes(tmp_path / "a", tmp_path / "b") == ACTOR_BYTES
 
 
-def test_weights_are_counted_where_they_lie(tmp_path: Path) -> None:
-    (tmp_path / "model-1.safetensors").write_bytes(b"123")
-    (tmp_path / "model-2.safetensors").write_bytes(b"4567")
-    (tmp_path / "tokenizer.json").write_bytes(b"not weights")
-    assert placement.weight_bytes(str(tmp_path)) == 7
-    assert placement.weight_bytes("org/model") == 0
-
-
-def test_weights_of_a_hub_id_are_those_in_the_local_cache_or_of_its_configuration(
+def test_a_base_is_counted_as_it_will_be_held(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "model.safetensors").write_bytes(b"12345")
+    """Stored in bfloat16, computed in float32; of a folder, the hub's cache or a configuration."""
+    base = tiny_base(dtype=torch.bfloat16)
+    base.save_pretrained(tmp_path)
+    numbers = sum(p.numel() for p in base.parameters())
+    tiny = replace(load_profile("tiny"), dtype="float32")
+    found = placement.base_bytes(str(tmp_path), tiny)
+    assert (found.full, found.held) == (4 * numbers, 4 * numbers)
+    assert found.loading > found.held
+    packed = placement.base_bytes(str(tmp_path), replace(tiny, base_weights=BaseWeights.FOUR_BIT))
+    assert packed.full == found.full
+    assert packed.held < 0.7 * found.held
+    assert placement.base_bytes("org/model", tiny) == BaseBytes()
     monkeypatch.setattr(base_folder, "base_folder", lambda _: tmp_path)
-    assert placement.weight_bytes("org/model") == 5
+    assert placement.base_bytes("org/model", tiny) == found
     (tmp_path / "model.safetensors").unlink()
-    config = tiny_base(dtype=torch.bfloat16).config
-    monkeypatch.setattr(base_check, "read_config", lambda _: config)
-    numbers = sum(p.numel() for p in tiny_base().parameters())
-    config.dtype = torch.bfloat16
-    assert placement.weight_bytes("org/model") == 2 * numbers
+    monkeypatch.setattr(base_check, "read_config", lambda _: base.config)
+    assert placement.base_bytes("org/model", tiny) == found
+
+
+def test_loading_bounds_actors_too() -> None:
+    """A base of which loading takes 8 GB: one actor of 1.5 + 8 GB in 12 GB, whatever training may."""
+    options = {"users": 8, "cores": 16, "memory_bytes": 12 * GB, "training_bytes": GB}
+    assert choose_placement(base=BaseBytes(GB, GB, 8 * GB), **options).actors == 1
+    assert choose_placement(base=BaseBytes(GB, GB, GB), **options).actors == 3
+    packed = choose_placement(
+        users=6,
+        cores=16,
+        memory_bytes=24 * GB,
+        base=BaseBytes(8 * GB, GB, 2 * GB),
+        training_bytes=GB,
+    )
+    assert packed.actors == 6  # 1.5 + 2 GB each
 
 
 def test_a_budget_of_every_actor_bounds_how_many_there_are() -> None:
     # 1.5 GB, the base once and 3 GB of training each.
     chosen = choose_placement(
-        users=8, cores=16, memory_bytes=12 * GB, base_bytes=GB, training_bytes=3 * GB
+        users=8, cores=16, memory_bytes=12 * GB, base=plain(GB), training_bytes=3 * GB
     )
     assert chosen.actors == 2
     small = choose_placement(
-        users=8, cores=16, memory_bytes=16 * GB, base_bytes=GB, training_bytes=GB // 2
+        users=8, cores=16, memory_bytes=16 * GB, base=plain(GB), training_bytes=GB // 2
     )
     assert small.actors == 4  # without a budget 16 GB hold 2 actors of 7.5 GB
     gpu = choose_placement(
         users=8,
         cores=16,
         memory_bytes=PLENTY,
-        base_bytes=14 * GB,
+        base=plain(14 * GB),
         gpu_memory_bytes=(80 * GB, 20 * GB),
         training_bytes=10 * GB,
     )

@@ -372,11 +372,13 @@ def test_importing_the_library_fetches_no_kernel_and_says_nothing(tmp_path: Path
     assert (done.stdout, done.stderr) == ("", "")
 
 
-def test_a_base_that_moves_later_gets_the_attention_of_where_it_goes(tmp_path: Path) -> None:
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_base_packed_on_its_way_to_a_gpu_gets_a_gpus_attention(tmp_path: Path) -> None:
     folder = str(small_base(tmp_path))
-    there = torch.device("cuda")
-    model, _ = load_base(folder, device=torch.device("cpu"), computing_on=there)
+    model, _ = load_base(folder, device=torch.device("cuda"), weights=BaseWeights.FOUR_BIT)
     assert model.config._attn_implementation == "sdpa"
+    assert {tensor.device.type for tensor in model.state_dict().values()} == {"cuda"}
     stays, _ = load_base(folder, device=torch.device("cpu"))
     assert stays.config._attn_implementation == "eager"
 

@@ -66,9 +66,9 @@ def adapt(
         state = stored_state(workspace.open()) if first is None else None
         bundle = workspace.bundle_of(state)
         chosen, items = first or chosen_items(state, bundle)
-        with learner_for(workspace, bundle, memory) as learner:
+        with learner_for(workspace, bundle, state, memory) as learner:
             stored = {} if state is None else personal.histories_of(state)
-            say_cost(learner, {**stored, chosen.name: (chosen, items)})
+            say_cost(learner, {**stored, chosen.name: (chosen, items)}, memory)
         return
     with workspace.changing() as vault:
         state = stored_state(vault) or new_state(newest, vault)
@@ -76,9 +76,9 @@ def adapt(
         chosen, items = first or chosen_items(state, bundle)
         histories = {**personal.histories_of(state), chosen.name: (chosen, items)}
         say_dropped(state, chosen.name, items)
-        with learner_for(workspace, bundle, memory) as learner:
+        with learner_for(workspace, bundle, state, memory) as learner:
             least = learner.settings.user.min_items_to_train
-            say_cost(learner, histories)
+            say_cost(learner, histories, memory)
             trained, spent = train(
                 vault,
                 learner,

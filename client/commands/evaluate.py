@@ -8,7 +8,7 @@ import json
 import typer
 
 from client.commands import options as o
-from client.commands.work import Memory, learner_for
+from client.commands.work import Memory, check_limit, learner_for
 from client.console import print_line, print_table, say
 from client.tables import Table
 from client.workspace import read_state
@@ -28,7 +28,8 @@ def evaluate(
 
     Costs about as much as adapt; stores nothing.
     """
-    from client import evaluation
+    from client import evaluation, personal
+    from client.cost import memory_needed
     from client.metric_names import metric_name
 
     workspace = o.workspace(context)
@@ -36,7 +37,8 @@ def evaluate(
     state = read_state(workspace.open())
     name, _ = state.task_named(task)
     bundle = workspace.bundle_of(state)
-    with learner_for(workspace, bundle, memory) as learner:
+    with learner_for(workspace, bundle, state, memory) as learner:
+        check_limit(memory_needed(learner, personal.histories_of(state)), memory)
         found = evaluation.evaluate(learner, state, name)
     if as_json:
         plain = dataclasses.asdict(found) | {"task": name, "verdict": found.verdict()}

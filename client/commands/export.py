@@ -24,7 +24,10 @@ from proper_model.errors import ConfigError, ExportError, VaultForeignError
 from proper_model.records import counted
 
 if TYPE_CHECKING:
+    from client.bundle_store import InstalledBundle
     from client.personal_state import PersonalState
+    from proper_model.artifact import Release
+    from proper_model.config import BaseWeights
 
 MEASURED_ITEMS = 64  # newest items on which an approximate fold is measured
 
@@ -135,13 +138,11 @@ def export_model(
     bundle = workspace.bundle_of(state)
     with progress_bars() as show:
         show("loading the model", 0, 0)
-        release = workspace.load(bundle)
+        release, trained_over = load_for(workspace, bundle, state, kind)
         show("folding", 0, 0)
-        samples = []
-        if approximate:
-            encoder, chosen = release.encoder(), task_state.task()
-            newest = task_state.items[-MEASURED_ITEMS:]
-            samples = [encoder.encode(chosen.history_example(item)) for item in newest]
+        encoder, chosen = release.encoder(), task_state.task()
+        newest = task_state.items[-MEASURED_ITEMS:] if approximate else ()
+        samples = [encoder.encode(chosen.history_example(item)) for item in newest]
         reference = bundle.manifest.base_reference
         if kind is Format.PEFT:
             base = None
@@ -162,6 +163,7 @@ def export_model(
                 release,
                 tensors,
                 bundle_id=bundle.bundle_id,
+                trained_over=trained_over,
                 approximate=approximate,
                 samples=samples,
             )
@@ -173,6 +175,20 @@ def export_model(
             f"{done.report.folded_nll:.4f} folded, on {counted(done.report.items, 'item')} of yours"
         )
     say("it is not encrypted, and a leaked adapter is as good as leaked history: keep it private")
+
+
+def load_for(
+    workspace: Workspace, bundle: InstalledBundle, state: PersonalState, kind: Format
+) -> tuple[Release, BaseWeights]:
+    """The release to export from, and how its base was held when the adapters were trained."""
+    from proper_model.config import BaseWeights
+
+    release = workspace.load(bundle, base_weights=state.base_weights)
+    trained_over = release.settings.base_weights
+    if kind is Format.MERGED and trained_over != BaseWeights.FULL:
+        # Nothing can be merged into a packed base: its full weights are gone.
+        release = workspace.load(bundle, base_weights=BaseWeights.FULL)
+    return release, trained_over
 
 
 def import_backup(

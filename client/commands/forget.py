@@ -71,8 +71,8 @@ def forget(
         gone = select_items(task_state.items, selectors)
         left = personal.without(state, name, gone)
         histories = personal.histories_of(left)
-        with learner_for(workspace, bundle, memory) as learner:
-            say_cost(learner, histories)
+        with learner_for(workspace, bundle, state, memory) as learner:
+            say_cost(learner, histories, memory)
             trained, spent = train(
                 vault,
                 learner,

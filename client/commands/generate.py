@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from client.commands import options as o
+from client.commands.work import Memory, load_within, stored_state
 from client.console import progress_bars, say
 from client.questions import Questions, open_questions
 from client.terminal_text import for_stdout, json_line
@@ -42,24 +43,25 @@ def generate(
     max_tokens: MaxTokens = None,
     source: Input = None,
     output: Output = None,
+    max_memory: o.MaxMemory = None,
 ) -> None:
     """Answer TEXT as your own model would; --stage 1 or 2 shows what others would get."""
     if (text is None) == (source is None):
         raise ConfigError("give a question, or a file with --input")
     if output is not None and source is None:
         raise ConfigError("--output goes with --input")
-    workspace = o.workspace(context)
+    workspace, memory = o.workspace(context), Memory(o.bytes_of(max_memory))
     if output is not None and output.exists():
         raise ConfigError(f"{output.name} exists already", hint="give a new file to --output")
     if source is not None:
         with open_questions(source) as questions:
-            mine = personal_model(workspace, task)
+            mine = personal_model(workspace, task, memory)
             answer_all(mine, questions, stage or mine.stages[-1], max_tokens, output)
         return
     if text == "-":
         text = read_stdin()
     assert text is not None
-    mine = personal_model(workspace, task)
+    mine = personal_model(workspace, task, memory)
     for piece in mine.generate(text, stage=stage or mine.stages[-1], max_tokens=max_tokens):
         sys.stdout.write(for_stdout(piece))
         sys.stdout.flush()
@@ -94,10 +96,9 @@ def answer_all(
     say(f"{counted(done, 'answer')} in {output}")
 
 
-def personal_model(workspace: Workspace, task: str | None) -> Any:
+def personal_model(workspace: Workspace, task: str | None, memory: Memory) -> Any:
     """The person's model over its release; without a vault, the population's."""
     from client.answering import Personal
-    from client.commands.work import stored_state
 
     state = stored_state(workspace.open()) if workspace.has_vault else None
     bundle = workspace.bundle_of(state)
@@ -106,7 +107,8 @@ def personal_model(workspace: Workspace, task: str | None) -> Any:
             "--task names a task adapted before, and none was",
             hint="leave it out, or run proper adapt first",
         )
-    return Personal.of(workspace.load(bundle), state, task)
+    release, _ = load_within(workspace, bundle, state, memory)
+    return Personal.of(release, state, task)
 
 
 def read_stdin() -> str:

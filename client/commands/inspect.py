@@ -174,7 +174,8 @@ def routing_of(
     bundle = workspace.bundle_of(state)
     with progress_bars() as show:
         show("loading the model", 0, 0)
-        mine = Personal.of(workspace.load(bundle), state, name)
+        release = workspace.load(bundle, base_weights=state.base_weights)
+        mine = Personal.of(release, state, name)
         if "3" not in mine.stages:
             return None
         items = state.tasks[name].items[-ROUTED_ITEMS:]

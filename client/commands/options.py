@@ -53,11 +53,18 @@ Lenient = Annotated[
 ]
 MaxMemory = Annotated[
     float | None,
-    typer.Option("--max-memory", metavar="GIB", help="What the whole program may take."),
+    typer.Option(
+        "--max-memory",
+        metavar="GIB",
+        help="What the whole program may take of main memory; a GPU's own is used as far as free.",
+    ),
 ]
 BaseWeights = Annotated[
     str | None,
-    typer.Option("--base-weights", help="full, 8bit or 4bit: how the frozen base is held."),
+    typer.Option(
+        "--base-weights",
+        help="full, 8bit or 4bit: how the frozen base is held. (default: as when you adapted)",
+    ),
 ]
 Recompute = Annotated[
     bool,

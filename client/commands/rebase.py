@@ -44,9 +44,9 @@ def rebase(
             state, bundle_id=bundle.bundle_id, bundle_version=bundle.version
         )
         histories = personal.histories_of(state)
-        with learner_for(workspace, bundle, memory) as learner:
+        with learner_for(workspace, bundle, state, memory) as learner:
             least = learner.settings.user.min_items_to_train
-            say_cost(learner, histories)
+            say_cost(learner, histories, memory)
             trained, spent = train(
                 vault,
                 learner,

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from client.commands import options as o
+from client.commands.work import Memory
 from client.console import print_line, progress_bars, say
 
 Port = Annotated[int, typer.Option("--port", help="0 takes any free one.")]
@@ -26,6 +27,7 @@ def serve(
     task: o.StoredTask = None,
     port: Port = 8765,
     token_file: TokenFile = None,
+    max_memory: o.MaxMemory = None,
 ) -> None:
     """Answer on this machine as OpenAI's completions do, and show a small page.
 
@@ -44,7 +46,7 @@ def serve(
     vault = workspace.open() if workspace.has_vault else None
     with progress_bars() as show:
         show("loading the model", 0, 0)
-        session = ServedPerson.load(workspace, vault, task)
+        session = ServedPerson.load(workspace, vault, task, Memory(o.bytes_of(max_memory)))
 
     def ready(url: str) -> None:
         print_line(page_address(url, token))

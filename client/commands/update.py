@@ -8,7 +8,7 @@ import typer
 
 from client.commands import options as o
 from client.commands.adapt import read_items, say_outcome
-from client.commands.work import Memory, learner_for, store, train
+from client.commands.work import Memory, check_limit, learner_for, store, train
 from client.console import print_line, say
 from client.workspace import read_state
 from proper_model.records import counted
@@ -37,6 +37,7 @@ def update(
     Where there were too few items for an adapter so far, all of them are adapted to.
     """
     from client import personal
+    from client.cost import memory_needed
 
     workspace = o.workspace(context)
     memory = Memory(o.bytes_of(max_memory), base_weights, recompute)
@@ -54,8 +55,9 @@ def update(
             return
         histories = {name: (chosen, items)}
         grown = personal.histories_of(state.with_task(name, everything))
-        with learner_for(workspace, bundle, memory) as learner:
+        with learner_for(workspace, bundle, state, memory) as learner:
             least = learner.settings.user.min_items_to_train
+            check_limit(memory_needed(learner, {name: (chosen, everything.items)}), memory)
 
             def step() -> PersonalState:
                 if not task_state.adapter:  # there were too few items, or training diverged

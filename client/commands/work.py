@@ -16,9 +16,11 @@ from proper_model.errors import ConfigError, InterruptedRunError
 if TYPE_CHECKING:
     from client.bundle_store import InstalledBundle
     from client.learning import Learner
+    from client.memory_choice import MemoryChoice
     from client.personal_state import PersonalState
     from client.training import Histories, Spent
     from client.vault import Vault
+    from proper_model.artifact import Release
 
 PHASES = {
     "embedding": "finding your embedding",
@@ -57,45 +59,80 @@ def stored_state(vault: Vault) -> PersonalState | None:
     return None if content is None else decode(content.payload)
 
 
-@contextmanager
-def learner_for(workspace: Workspace, bundle: InstalledBundle, memory: Memory) -> Iterator[Learner]:
-    """A learner over a release, within the memory the options name."""
-    from client.bundles import base_bytes
-    from client.learning import Learner
+def load_within(
+    workspace: Workspace,
+    bundle: InstalledBundle,
+    state: PersonalState | None,
+    memory: Memory,
+) -> tuple[Release, MemoryChoice]:
+    """A release with its base held as the options say, else as the adapters were trained."""
+    from client.base_facts import base_facts
     from client.memory_choice import choose
     from proper_model.memory import return_freed_memory
 
     choice = choose(
         memory.limit_bytes,
-        base_bytes(workspace.home, bundle),
-        base_weights=memory.base_weights,
+        base_facts(workspace.home, bundle),
+        asked=memory.base_weights,
+        stored=None if state is None else state.base_weights,
         recompute=memory.recompute,
     )
     if memory.limit_bytes is not None:
         return_freed_memory()
-        say(
-            f"base weights: {choice.base_weights}; training may take "
-            f"{readable_bytes(choice.training_bytes or 0)} beside the base"
-        )
+    release = workspace.load(
+        bundle, memory_bytes=choice.training_bytes, base_weights=choice.base_weights
+    )
+    if choice.recompute:
+        user = dataclasses.replace(release.settings.user, recompute_activations=True)
+        settings = dataclasses.replace(release.settings, user=user)
+        release = dataclasses.replace(release, settings=settings)
+    return release, choice
+
+
+@contextmanager
+def learner_for(
+    workspace: Workspace,
+    bundle: InstalledBundle,
+    state: PersonalState | None,
+    memory: Memory,
+) -> Iterator[Learner]:
+    """A learner over a release, within the memory the options name."""
+    from client.learning import Learner
+
     with progress_bars(lambda phase: PHASES.get(phase, phase)) as show:
         show("loading the model", 0, 0)
-        release = workspace.load(bundle, base_weights=choice.base_weights)
-        learner = Learner(release, memory_bytes=choice.training_bytes, progress=show)
-        if choice.recompute:
-            learner.with_user_settings(recompute_activations=True)
-        yield learner
+        release, choice = load_within(workspace, bundle, state, memory)
+        if choice.training_bytes is not None:
+            say(
+                f"base weights: {choice.base_weights}; training may take "
+                f"{readable_bytes(choice.training_bytes)} beside the base"
+            )
+        yield Learner(release, memory_bytes=choice.training_bytes, progress=show)
 
 
-def say_cost(learner: Learner, histories: Histories) -> None:
-    """One line before the work: items, time, memory, disk."""
+def say_cost(learner: Learner, histories: Histories, memory: Memory) -> None:
+    """One line before the work: items, time, memory, disk. Raises as `check_limit`."""
     from client.cost import estimate
 
     cost = estimate(learner, histories)
     low, high = readable_seconds(cost.fastest_s), readable_seconds(cost.slowest_s)
     took = low if low == high else f"{low} to {high}"
+    gpu = f" and {readable_bytes(cost.gpu_bytes)} of the GPU's" if cost.gpu_bytes else ""
     say(
-        f"{cost.items} items: about {took}, {readable_bytes(cost.memory_bytes)} of memory, "
+        f"{cost.items} items: about {took}, {readable_bytes(cost.memory_bytes)} of memory{gpu}, "
         f"{readable_bytes(cost.disk_bytes)} of disk"
+    )
+    check_limit(cost.memory_bytes, memory)
+
+
+def check_limit(memory_bytes: int, memory: Memory) -> None:
+    """Raise ConfigError if the work would take more than `--max-memory`."""
+    if memory.limit_bytes is None or memory_bytes <= memory.limit_bytes:
+        return
+    raise ConfigError(
+        f"this needs {readable_bytes(memory_bytes)} of memory, more than the "
+        f"{readable_bytes(memory.limit_bytes)} of --max-memory; nothing was changed",
+        hint="a larger limit, --base-weights 4bit, --recompute, or shorter items",
     )
 
 
@@ -109,7 +146,7 @@ def train(
     *,
     resume: bool,
 ) -> tuple[PersonalState, Spent]:
-    """Run one training step with sealed checkpoints.
+    """Run one training step with sealed checkpoints; the state knows how the base was held.
 
     Raises InterruptedRunError on Ctrl-C; what the vault holds is then what it held before.
     """
@@ -126,7 +163,9 @@ def train(
     training.discard(vault, keep=key if resume else None)
     learner.checkpoint = training.checkpoint(vault, key)
     try:
-        return training.measured(step)
+        trained, spent = training.measured(step)
+        held = learner.release.chosen_weights
+        return dataclasses.replace(trained, base_weights=held), spent
     except KeyboardInterrupt:
         raise InterruptedRunError(
             "interrupted",

@@ -11,7 +11,9 @@ from client.adaptation import UserState
 from client.evaluation import scorable
 from client.prediction import AnswerLimits, arm_pass, predict
 from proper_model.artifact import Release
+from proper_model.budget import inference_tokens
 from proper_model.metrics import Prediction, Scored, score
+from proper_model.model import AdaptedModel
 from proper_model.records import HistoryItem, Query, User
 from proper_model.scoring import Question, answer_queries
 from proper_model.tasks import Example
@@ -20,13 +22,27 @@ States = Mapping[str, UserState]
 Items = Sequence[Sequence[HistoryItem]]
 
 
-def score_queries(release: Release, users: Sequence[User], arm: str, states: States) -> Scored:
-    """The users' queries under an arm, by the task's metrics."""
-    return score(release.task, users, predict(release, users, arm, states))
+def score_queries(
+    release: Release,
+    users: Sequence[User],
+    arm: str,
+    states: States,
+    *,
+    memory_bytes: int | None = None,
+) -> Scored:
+    """The users' queries under an arm, by the task's metrics; `memory_bytes` as in `predict`."""
+    answers = predict(release, users, arm, states, memory_bytes=memory_bytes)
+    return score(release.task, users, answers)
 
 
 def score_items(
-    release: Release, users: Sequence[User], items: Items, arm: str, states: States
+    release: Release,
+    users: Sequence[User],
+    items: Items,
+    arm: str,
+    states: States,
+    *,
+    memory_bytes: int | None = None,
 ) -> Scored:
     """History items as questions, `items[u]` to user u, by the metrics that apply to them."""
     model, encoder, settings = release.model(), release.encoder(), release.settings
@@ -44,7 +60,7 @@ def score_items(
         encoder,
         questions,
         arm_pass(release, model, users, arm, states),
-        tokens_per_step=settings.tokens_per_step,
+        tokens_per_step=_tokens(release, model, users, memory_bytes),
     )
     predictions = [
         Prediction(
@@ -58,6 +74,21 @@ def score_items(
         for (slot, example), answer in zip(rows, answers, strict=True)
     ]
     return score(task, asked, predictions)
+
+
+def _tokens(
+    release: Release, model: AdaptedModel, users: Sequence[User], memory_bytes: int | None
+) -> int:
+    """Tokens of one pass with all these users' adapters, within the budget."""
+    settings = release.settings
+    return inference_tokens(
+        memory_bytes,
+        model,
+        users=len(users),
+        longest=settings.max_prompt_tokens + settings.max_answer_tokens,
+        tokens=settings.tokens_per_step,
+        answer=settings.max_answer_tokens,
+    )
 
 
 def _as_queries(

@@ -120,9 +120,9 @@ def measure(
         progress(f"asking {condition}", 0, 0)
         arm = ARMS[condition]
         scores[condition] = {
-            QUERIES: score_queries(release, users, arm, own),
-            NEWEST: score_items(release, users, newest, arm, own),
-            RETENTION: score_items(release, users, old, arm, own),
+            QUERIES: score_queries(release, users, arm, own, memory_bytes=memory),
+            NEWEST: score_items(release, users, newest, arm, own, memory_bytes=memory),
+            RETENTION: score_items(release, users, old, arm, own, memory_bytes=memory),
         }
     return Outcome(
         users=len(users),

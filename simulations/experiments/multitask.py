@@ -217,7 +217,7 @@ def measure(
                 progress(f"asking {task.name}, {condition}, stage {stage}", 0, 0)
                 asked = replace(release, task=task)
                 scores[condition][f"{task.name}, stage {stage}"] = score_queries(
-                    asked, users, f"stage{stage}", own
+                    asked, users, f"stage{stage}", own, memory_bytes=memory
                 )
         facts[f"items_{task.name}"] = sum(len(user.history) for user in users)
     return Outcome(
