@@ -21,6 +21,7 @@ from proper_model.errors import VaultError
 
 KEY_BYTES = 32
 SALT_BYTES = 32
+NUMBER_PURPOSE = b"proper vault number 1 "
 
 MAX_MEMORY_KIB = 1 << 20
 MAX_ITERATIONS = 10
@@ -129,3 +130,11 @@ def stretch(secret: bytes, salt: bytes, cost: Cost) -> bytes:
 def hkdf(key: bytes, salt: bytes, purpose: bytes) -> bytes:
     """32 bytes from a key that is already random; `purpose` keeps uses apart."""
     return HKDF(algorithm=SHA256(), length=KEY_BYTES, salt=salt, info=purpose).derive(key)
+
+
+def number_from(key: bytes, purpose: str) -> int:
+    """A number below 2^62 from a random key, another one for every purpose."""
+    return (
+        int.from_bytes(hkdf(key, bytes(SALT_BYTES), NUMBER_PURPOSE + purpose.encode())[:8], "big")
+        >> 2
+    )

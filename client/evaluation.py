@@ -19,9 +19,9 @@ from client.personal_state import PersonalState
 from proper_model.dates import date_key
 from proper_model.errors import DataError
 from proper_model.metrics import LOWER_IS_BETTER, Prediction, Scored, score
+from proper_model.randomization import swap_probability
 from proper_model.records import HistoryItem, Query, User, counted
 from proper_model.statistics import summarize
-from proper_model.swap_test import swap_probability
 from proper_model.tasks import Example, Task
 
 TESTED_SHARE = 0.2  # of the items, the newest ones
@@ -33,7 +33,7 @@ TELLING = 32  # characters of a field that two items do not share by accident
 
 @dataclass(frozen=True)
 class Gain:
-    """The highest stage minus stage 1, and how likely chance alone gives as much (`swap_test`)."""
+    """The highest stage minus stage 1, and how likely chance alone gives as much (`randomization`)."""
 
     delta: float
     p: float

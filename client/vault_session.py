@@ -2,7 +2,7 @@
 
 Every change is one atomic write, after which the change is complete; what follows (removing old
 files, the keyring) may fail without harm and is then only told in `warnings`.
-Source: SECURITY 3 (design, rotation, save); issue 4 "Storage".
+Source: SECURITY 3 (design, rotation, save).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from functools import partial
 from typing import TypeVar
 
 from client import replay_guard
-from client.derivation import KEY_BYTES, SALT_BYTES, hkdf
+from client.derivation import KEY_BYTES, number_from
 from client.generations import list_generations, remove_generations, remove_leftovers
 from client.key_slots import MAX_SLOTS, KeySet, Slot, forget_slot
 from client.keyring_store import KeyringError
@@ -27,7 +27,6 @@ from client.vault_secrets import Passphrase, Secret
 from client.working_files import Sealer
 from proper_model.errors import BusyError, ProperError, VaultError, VaultForeignError
 
-NUMBER_PURPOSE = b"proper vault number 1 "
 Result = TypeVar("Result")
 
 
@@ -127,8 +126,7 @@ class Vault:
 
     def number(self, purpose: str) -> int:
         """A random number below 2^62 that is this vault's own until its master key changes."""
-        key = hkdf(self._file.key, bytes(SALT_BYTES), NUMBER_PURPOSE + purpose.encode())
-        return int.from_bytes(key[:8], "big") >> 2
+        return number_from(self._file.key, purpose)
 
     def add_slot(self, secret: Secret) -> str:
         """Let another secret open the vault; returns the slot's id.

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from proper_model.checkpoint import load_checkpoint, load_meta, save_checkpoint
+from proper_model.errors import StorageError
 from proper_model.live_memory import LiveMemory
 
 TENSORS = {
@@ -64,7 +65,7 @@ def test_a_failed_write_leaves_the_state_before(
         raise OSError(28, "full")
 
     monkeypatch.setattr("proper_model.files.os.fsync", full)
-    with pytest.raises(OSError, match="full"):
+    with pytest.raises(StorageError, match="No space left"):
         save_checkpoint(path, TENSORS, {"step": 2})
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["state"]

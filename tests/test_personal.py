@@ -110,7 +110,7 @@ def test_items_go_in_the_order_of_the_calendar() -> None:
 def test_inspect_shows_the_first_and_last_day() -> None:
     items = dated("2020-10-01", "2020-2-01", "2020-9-30")
     facts = adapter_facts(ME, "t", TaskState("", "", items, {}, {}, ""))
-    assert (facts["items from"], facts["items to"]) == ("2020-2-01", "2020-10-01")
+    assert (facts["items_from"], facts["items_to"]) == ("2020-2-01", "2020-10-01")
 
 
 @pytest.mark.parametrize("count", [0, 1, 3])

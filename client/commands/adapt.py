@@ -77,7 +77,6 @@ def adapt(
         histories = {**personal.histories_of(state), chosen.name: (chosen, items)}
         say_dropped(state, chosen.name, items)
         with learner_for(workspace, bundle, state, memory) as learner:
-            least = learner.settings.user.min_items_to_train
             say_cost(learner, histories, memory)
             trained, spent = train(
                 vault,
@@ -89,7 +88,7 @@ def adapt(
                 resume=resume,
             )
         store(vault, trained, what="adapt", task=chosen.name, items=len(items))
-    say_outcome(trained, chosen.name, least)
+    say_outcome(trained, chosen.name, learner.settings.user.min_items_to_train)
     say(f"took {o.readable_seconds(spent.seconds)}, {o.readable_bytes(spent.peak_bytes)} of memory")
 
 
