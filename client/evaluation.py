@@ -26,6 +26,8 @@ from proper_model.tasks import Example, Task
 
 TESTED_SHARE = 0.2  # of the items, the newest ones
 LEAST_TESTED = 2
+# Fewer than six items can show nothing, so that of a short history up to a third is tested.
+WORTH_TESTING, MOST_TESTED_SHARE = 8, 1 / 3
 LIKELY_CHANCE = 0.05
 LOSS = "nll"
 TELLING = 32  # characters of a field that two items do not share by accident
@@ -91,14 +93,14 @@ class Evaluation:
 
 
 def evaluate(learner: Learner, state: PersonalState, name: str) -> Evaluation:
-    """Train without the newest fifth of a task's items and ask about them, at every stage.
+    """Train without the newest items of a task and ask about them, at every stage.
 
     Raises DataError if there are too few items to hold some back.
     """
     task_state = state.tasks[name]
     task, items = task_state.task(), task_state.items
     least = learner.settings.user.min_items_to_train
-    tested = max(LEAST_TESTED, round(TESTED_SHARE * len(items)))
+    tested = tested_count(len(items))
     if len(items) - tested < least:
         raise DataError(
             f"{len(items)} items are too few to hold some back: training needs {least}, judging "
@@ -126,6 +128,12 @@ def evaluate(learner: Learner, state: PersonalState, name: str) -> Evaluation:
         },
         gains={metric: _gain(scored, metric) for metric in scored["1"].metrics},
     )
+
+
+def tested_count(items: int) -> int:
+    """How many of so many items are asked about: a fifth, of a short history up to a third."""
+    few = min(WORTH_TESTING, int(MOST_TESTED_SHARE * items))
+    return max(LEAST_TESTED, round(TESTED_SHARE * items), few)
 
 
 def before(items: Sequence[HistoryItem], tested: Sequence[HistoryItem]) -> tuple[HistoryItem, ...]:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from client import personal
-from client.evaluation import Evaluation, Gain, before, evaluate
+from client.evaluation import Evaluation, Gain, before, evaluate, tested_count
 from client.learning import Learner
 from client.personal_state import PersonalState
 from proper_model.artifact import Release
@@ -55,6 +55,13 @@ def found(tested: int, **gains: tuple[float, float]) -> Evaluation:
 )
 def test_the_verdict(evaluation: Evaluation, words: str) -> None:
     assert words in evaluation.verdict()
+
+
+@pytest.mark.parametrize(
+    ("items", "tested"), [(6, 2), (12, 4), (18, 6), (24, 8), (30, 8), (40, 8), (60, 12), (100, 20)]
+)
+def test_short_histories_are_tested_on_what_can_show_something(items: int, tested: int) -> None:
+    assert tested_count(items) == tested
 
 
 def test_no_tested_item_trains_anything(
