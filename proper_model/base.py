@@ -67,7 +67,8 @@ def load_base(
     """
     from transformers import AutoTokenizer, GenerationConfig
 
-    check_available(weights)
+    if weights != BaseWeights.FULL:  # else its import costs memory for nothing
+        check_available(weights)
     folder, device = Path(name), device or default_device()
     if name.startswith((".", "/", "~")) and not folder.expanduser().is_dir():
         raise BaseModelError(f"base folder '{name}' does not exist")
