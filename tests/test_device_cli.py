@@ -429,9 +429,8 @@ def test_a_command_at_work_keeps_others_out(
     assert "another proper command" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("stop_at", [14])
 def test_ctrl_c_keeps_the_state_and_resume_goes_on(
-    person: Person, tmp_path: Path, user: User, stop_at: int
+    person: Person, tmp_path: Path, user: User
 ) -> None:
     """Interrupted in the middle and resumed: the same adapter, to the bit, as without a stop."""
     history = write_jsonl(tmp_path / "h.jsonl", user.history)
@@ -440,7 +439,7 @@ def test_ctrl_c_keeps_the_state_and_resume_goes_on(
     shutil.copytree(person.home, whole.home)
     assert whole.run("adapt", history) == 0
 
-    stopped = interrupted(person, stop_at, "adapt", str(history))
+    stopped = interrupted(person, 14, "adapt", str(history))
     assert stopped.returncode == 130
     assert "--resume goes on" in stopped.stderr
     after = vault_files(person)
