@@ -100,7 +100,7 @@ def evaluate(learner: Learner, state: PersonalState, name: str) -> Evaluation:
     task_state = state.tasks[name]
     task, items = task_state.task(), task_state.items
     least = learner.settings.user.min_items_to_train
-    tested = tested_count(len(items))
+    tested = count_tested(len(items))
     if len(items) - tested < least:
         raise DataError(
             f"{len(items)} items are too few to hold some back: training needs {least}, judging "
@@ -130,7 +130,7 @@ def evaluate(learner: Learner, state: PersonalState, name: str) -> Evaluation:
     )
 
 
-def tested_count(items: int) -> int:
+def count_tested(items: int) -> int:
     """How many of so many items are asked about: a fifth, of a short history up to a third."""
     few = min(WORTH_TESTING, int(MOST_TESTED_SHARE * items))
     return max(LEAST_TESTED, round(TESTED_SHARE * items), few)

@@ -19,7 +19,7 @@ import pytest
 import torch
 
 from client.cli import run_cli
-from client.evaluation import tested_count
+from client.evaluation import count_tested
 from client.vault import Vault, open_vault
 from client.vault_secrets import Passphrase
 from client.workspace import read_state
@@ -256,7 +256,7 @@ def test_evaluation_says_what_it_found(person: Person, capsys: pytest.CaptureFix
     assert person.run("evaluate", "--json") == 0
     found = json.loads(capsys.readouterr().out)
     assert set(found["scores"]) == {"1", "2", "3"}
-    assert found["tested"] == tested_count(found["trained"] + found["tested"])
+    assert found["tested"] == count_tested(found["trained"] + found["tested"])
     assert found["verdict"]
     assert vault_files(person) == before
 

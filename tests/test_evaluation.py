@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from client import personal
-from client.evaluation import Evaluation, Gain, before, evaluate, tested_count
+from client.evaluation import Evaluation, Gain, before, count_tested, evaluate
 from client.learning import Learner
 from client.personal_state import PersonalState
 from proper_model.artifact import Release
@@ -61,7 +61,7 @@ def test_the_verdict(evaluation: Evaluation, words: str) -> None:
     ("items", "tested"), [(6, 2), (12, 4), (18, 6), (24, 8), (30, 8), (40, 8), (60, 12), (100, 20)]
 )
 def test_short_histories_are_tested_on_what_can_show_something(items: int, tested: int) -> None:
-    assert tested_count(items) == tested
+    assert count_tested(items) == tested
 
 
 def test_no_tested_item_trains_anything(
