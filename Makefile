@@ -44,10 +44,10 @@ demo: $(STAMP) ## the whole system on a synthetic population; OUT=runs/demo
 test: lint pytest ## lint, types, tests; a few minutes on two cores
 
 pytest: $(STAMP)
-	$(TEST_ENV) $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile
+	$(TEST_ENV) $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 test-full: lint ## the same and the slow tests, three seeds each
-	$(TEST_ENV) $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile -m "full or not full"
+	$(TEST_ENV) $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "full or not full"
 
 lint: $(STAMP) ## ruff and mypy, nothing changed
 	$(BIN)/ruff check .

@@ -27,3 +27,20 @@ def shared() -> Path:
     if not (folder / "data").is_dir():
         pytest.skip("needs the shared data and models beside the checkout")
     return folder
+
+
+# Minutes or most of one each: begun last, one of them would keep one worker busy while the others
+# have nothing left to do.
+LONGEST = (
+    "test_planted_truth.py",
+    "test_flower_end_to_end.py",
+    "test_device_cli.py",
+    "test_adaptation.py",
+    "test_experiments_measured.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first; else as collected."""
+    rank = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(item.path.name, len(LONGEST)))
