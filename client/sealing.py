@@ -41,7 +41,10 @@ _CHUNK_BYTES = 16 << 20  # one call of the library takes less than 2^31
 _FIELDS = {"alg", "bundle_id", "format", "generation", "key_id", "salt", "vault_id"}
 _ALONE = {"alone"}
 
-DAMAGED_HINT = "the previous generation, where there is one, is used instead"
+DAMAGED_HINT = (
+    "the generation before is used instead, where there is one; else `proper import BACKUP --replace` "
+    "brings a backup back, and `proper forget --all` begins anew"
+)
 FOREIGN_HINT = "put the file of this vault back, or remove the foreign one"
 
 
