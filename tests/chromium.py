@@ -143,17 +143,22 @@ class Page:
     def text(self, selector: str) -> str:
         return self.run(f"document.querySelector({json.dumps(selector)}).innerText")
 
-    def click(self, selector: str) -> None:
-        """With the mouse, in the middle of the element, which must be what is on top there."""
+    def click(self, selector: str, timeout_s: float = 10.0) -> None:
+        """With the mouse, in the middle of the element, as soon as it is what is on top there."""
         quoted = json.dumps(selector)
-        x, y = self.run(
-            f"(() => {{ const e = document.querySelector({quoted});"
-            "e.scrollIntoView({block: 'center'}); const r = e.getBoundingClientRect();"
-            "const x = r.x + r.width / 2, y = r.y + r.height / 2;"
-            "const top = document.elementFromPoint(x, y);"
-            "return e.contains(top) && !e.disabled ? [x, y] : [null, null]; })()"
-        )
-        assert x is not None, f"{selector} cannot be clicked"
+        deadline = time.monotonic() + timeout_s
+        while True:
+            x, y = self.run(
+                f"(() => {{ const e = document.querySelector({quoted});"
+                "e.scrollIntoView({block: 'center'}); const r = e.getBoundingClientRect();"
+                "const x = r.x + r.width / 2, y = r.y + r.height / 2;"
+                "const top = document.elementFromPoint(x, y);"
+                "return e.contains(top) && !e.disabled ? [x, y] : [null, null]; })()"
+            )
+            if x is not None:
+                break
+            assert time.monotonic() < deadline, f"{selector} cannot be clicked"
+            time.sleep(0.03)  # a dialog that is about to open
         for kind in ("mousePressed", "mouseReleased"):
             where = {"x": x, "y": y, "button": "left", "clickCount": 1}
             self.call("Input.dispatchMouseEvent", type=kind, **where)

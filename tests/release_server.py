@@ -77,8 +77,8 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(b"x" * 65536)
             record["sent"] += 65536
         rest = rest[: fault.get("cut")]
+        record["sent"] += len(rest)  # before: whoever has it all may look at once
         self.wfile.write(rest)
-        record["sent"] += len(rest)
 
     def log_message(self, *args):
         pass
