@@ -244,6 +244,8 @@ def test_everything_can_be_forgotten_where_no_item_is(opened) -> None:
     page, session = opened.page, opened.session
     session.rows = []
     open_tab(page, "forget")
+    # The list moves the button when it comes.
+    page.wait("document.querySelector('#forget-list').innerText.includes('There are no items')")
     page.click("#forget-all")
     page.click("#confirm-yes")
     page.wait("document.querySelector('#forget:has(#forget-bar[hidden]) #forget-all:disabled')")
