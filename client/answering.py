@@ -15,9 +15,8 @@ from torch import Tensor
 
 from client.adaptation import UserState
 from client.personal_state import PersonalState, TaskState
-from client.prediction import AnswerLimits, arm_pass
+from client.prediction import AnswerLimits, answering_tokens, arm_pass
 from proper_model.artifact import Release
-from proper_model.budget import inference_tokens
 from proper_model.encoding import Encoder
 from proper_model.errors import ConfigError, DataError
 from proper_model.inspection import routing_weights
@@ -85,6 +84,11 @@ class Personal:
     def encoder(self) -> Encoder:
         return self.release.encoder()
 
+    @cached_property
+    def _limits(self) -> AnswerLimits:
+        """Kept, so that labels are measured once for all questions."""
+        return AnswerLimits(self.task, self.encoder, self.release.settings.max_answer_tokens)
+
     def make_pass(self, stage: str) -> Callable[[Tensor], Pass]:
         """From row slots, all of them 0, to the pass of a stage. Loads the adapter if it is used."""
         arm = self.arm(stage)
@@ -102,8 +106,7 @@ class Personal:
 
     def answer_limit(self, text: str, most: int | None = None) -> int:
         """Tokens an answer may have: the longest label and its end, or the release's limit."""
-        limits = AnswerLimits(self.task, self.encoder, self.release.settings.max_answer_tokens)
-        limit = limits.of(Query("question", text, ""))
+        limit = self._limits.of(Query("question", text, ""))
         return limit if most is None else min(limit, most)
 
     def generate(
@@ -146,19 +149,13 @@ class Personal:
                     max_new_tokens=self.answer_limit(example.prompt),
                 )
             )
-        settings = self.release.settings
         return answer_queries(
             self.model,
             self.encoder,
             questions,
             self.make_pass(stage),
-            tokens_per_step=inference_tokens(
-                self.release.memory_bytes,
-                self.model,
-                users=1,
-                longest=settings.max_prompt_tokens + settings.max_answer_tokens,
-                tokens=settings.tokens_per_step,
-                answer=settings.max_answer_tokens,
+            tokens_per_step=answering_tokens(
+                self.release, self.model, self.release.memory_bytes, users=1
             ),
             progress=progress,
         )

@@ -16,9 +16,10 @@ from client import personal
 from client.answering import Personal
 from client.learning import Learner
 from client.personal_state import PersonalState
+from client.prediction import prediction_of
 from proper_model.dates import date_key
 from proper_model.errors import DataError
-from proper_model.metrics import LOWER_IS_BETTER, Prediction, Scored, score
+from proper_model.metrics import LOWER_IS_BETTER, Scored, score
 from proper_model.randomization import swap_probability
 from proper_model.records import HistoryItem, Query, User, counted
 from proper_model.statistics import summarize
@@ -173,14 +174,7 @@ def _score(task: Task, items: tuple[HistoryItem, ...], mine: Personal, stage: st
     ]
     answers = mine.judge(items, stage=stage)
     predictions = [
-        Prediction(
-            user_id=user.user_id,
-            query_id=user.queries[0].id,
-            output=answer.output,
-            nll=answer.nll,
-            answer_tokens=answer.answer_tokens,
-            expected=answer.expected,
-        )
+        prediction_of(user.user_id, user.queries[0].id, answer)
         for user, answer in zip(users, answers, strict=True)
     ]
     return score(task, users, predictions)

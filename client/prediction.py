@@ -24,7 +24,7 @@ from proper_model.passes import Pass
 from proper_model.personal import personal_pass
 from proper_model.private_tensors import private_tensor, stack_adapters
 from proper_model.records import Query, User
-from proper_model.scoring import Question, answer_queries
+from proper_model.scoring import Answer, Question, answer_queries
 from proper_model.structure import UserRouting
 from proper_model.tasks import Task
 
@@ -63,33 +63,45 @@ def predict(
         )
         for u, query in queries
     ]
-    settings = release.settings
     answers = answer_queries(
         model,
         encoder,
         questions,
         make_pass,
-        tokens_per_step=inference_tokens(
-            memory_bytes,
-            model,
-            users=len(users),
-            longest=settings.max_prompt_tokens + settings.max_answer_tokens,
-            tokens=settings.tokens_per_step,
-            answer=settings.max_answer_tokens,
-        ),
+        tokens_per_step=answering_tokens(release, model, memory_bytes, users=len(users)),
         progress=None if progress is None else (lambda d, t: progress(arm, d, t)),
     )
     return [
-        Prediction(
-            user_id=users[u].user_id,
-            query_id=query.id,
-            output=answer.output,
-            nll=answer.nll,
-            answer_tokens=answer.answer_tokens,
-            expected=answer.expected,
-        )
+        prediction_of(users[u].user_id, query.id, answer)
         for (u, query), answer in zip(queries, answers, strict=True)
     ]
+
+
+def answering_tokens(
+    release: Release, model: AdaptedModel, memory_bytes: int | None, *, users: int
+) -> int:
+    """Tokens of one pass of answering with so many users' adapters, within the budget."""
+    settings = release.settings
+    return inference_tokens(
+        memory_bytes,
+        model,
+        users=users,
+        longest=settings.max_prompt_tokens + settings.max_answer_tokens,
+        tokens=settings.tokens_per_step,
+        answer=settings.max_answer_tokens,
+    )
+
+
+def prediction_of(user_id: str, query_id: str, answer: Answer) -> Prediction:
+    """An answer as a row of what is scored."""
+    return Prediction(
+        user_id=user_id,
+        query_id=query_id,
+        output=answer.output,
+        nll=answer.nll,
+        answer_tokens=answer.answer_tokens,
+        expected=answer.expected,
+    )
 
 
 def arm_pass(

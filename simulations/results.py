@@ -11,7 +11,7 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -32,6 +32,7 @@ RESULTS_FILE = "results.json"
 LENIENT_FILE = "results.lenient.json"
 
 Level = Literal["query", "user"]
+Model = TypeVar("Model", bound=BaseModel)
 
 METRICS = (
     "accuracy",
@@ -177,22 +178,32 @@ def write_results(results: Results, path: Path) -> None:
 
 def read_results(path: Path) -> Results:
     """Parse one results file. Raises ReportError naming the file and the first bad field."""
-    if path.is_dir():
-        path = path / RESULTS_FILE
+    return read_as(
+        Results,
+        path / RESULTS_FILE if path.is_dir() else path,
+        missing=("no such results file", "score a finished run: proper-sim score OUT"),
+        faulty=(f"not a results file of schema {SCHEMA}", "recompute it: proper-sim score OUT"),
+    )
+
+
+def read_as(
+    model: type[Model], path: Path, *, missing: tuple[str, str], faulty: tuple[str, str]
+) -> Model:
+    """Parse a JSON file of ours.
+
+    Raises ReportError naming the file, with the words and hint of a missing or a faulty one.
+    """
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise ReportError(
-            f"{path}: no such results file", hint="score a finished run: proper-sim score OUT"
-        ) from None
+        raise ReportError(f"{path}: {missing[0]}", hint=missing[1]) from None
     except (OSError, UnicodeDecodeError) as error:
         raise ReportError(f"{path}: cannot be read ({type(error).__name__})") from error
     try:
-        return Results.model_validate_json(text)
+        return model.model_validate_json(text)
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         place = ".".join(str(part) for part in first["loc"]) or "file"
         raise ReportError(
-            f"{path}: not a results file of schema {SCHEMA}: {place}: {first['msg']}",
-            hint="recompute it: proper-sim score OUT",
+            f"{path}: {faulty[0]}: {place}: {first['msg']}", hint=faulty[1]
         ) from error

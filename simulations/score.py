@@ -97,11 +97,7 @@ def make_results(
         hardware=environment.trained_on(p.out for p in data.plans) or environment.hardware(),
         commit=environment.commit(),
         arms={
-            arm: ArmResult(
-                n_users=len(set(table.user_ids)),
-                n_queries=len(table.query_ids),
-                metrics=summaries(table, resamples=resamples, confidence=confidence),
-            )
+            arm: arm_result(table, resamples=resamples, confidence=confidence)
             for arm, table in scored.items()
         },
         contrasts=[row.contrast for row in rated],
@@ -121,6 +117,15 @@ def _score_arms(data: RunData, *, lenient: bool) -> dict[str, Scored]:
         arm: score(data.task, data.users, rows, lenient=lenient)
         for arm, rows in data.predictions.items()
     }
+
+
+def arm_result(scored: Scored, *, resamples: int, confidence: float) -> ArmResult:
+    """One table as the results file shows it."""
+    return ArmResult(
+        n_users=len(set(scored.user_ids)),
+        n_queries=len(scored.query_ids),
+        metrics=summaries(scored, resamples=resamples, confidence=confidence),
+    )
 
 
 def summaries(scored: Scored, *, resamples: int, confidence: float) -> dict[str, MetricSummary]:

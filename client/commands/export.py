@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from contextlib import suppress
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -229,7 +228,7 @@ def import_backup(
     with workspace.changing() as vault:
         store(
             vault,
-            dataclasses.replace(state),
+            state,
             what="import",
             task=", ".join(sorted(state.tasks)),
             items=items,

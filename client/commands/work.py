@@ -177,6 +177,6 @@ def store(vault: Vault, state: PersonalState, *, what: str, task: str, items: in
     """Write the state with a line of history, then drop checkpoints; returns the generation."""
     from client import training
 
-    generation = write_state(vault, dataclasses.replace(state).noted(what, task, items))
+    generation = write_state(vault, state.noted(what, task, items))
     training.discard(vault)
     return generation

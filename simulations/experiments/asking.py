@@ -9,11 +9,15 @@ from collections.abc import Mapping, Sequence
 
 from client.adaptation import UserState
 from client.evaluation import scorable
-from client.prediction import AnswerLimits, arm_pass, predict
+from client.prediction import (
+    AnswerLimits,
+    answering_tokens,
+    arm_pass,
+    predict,
+    prediction_of,
+)
 from proper_model.artifact import Release
-from proper_model.budget import inference_tokens
-from proper_model.metrics import Prediction, Scored, score
-from proper_model.model import AdaptedModel
+from proper_model.metrics import Scored, score
 from proper_model.records import HistoryItem, Query, User
 from proper_model.scoring import Question, answer_queries
 from proper_model.tasks import Example
@@ -60,35 +64,13 @@ def score_items(
         encoder,
         questions,
         arm_pass(release, model, users, arm, states),
-        tokens_per_step=_tokens(release, model, users, memory_bytes),
+        tokens_per_step=answering_tokens(release, model, memory_bytes, users=len(users)),
     )
     predictions = [
-        Prediction(
-            user_id=users[slot].user_id,
-            query_id=example.id,
-            output=answer.output,
-            nll=answer.nll,
-            answer_tokens=answer.answer_tokens,
-            expected=answer.expected,
-        )
+        prediction_of(users[slot].user_id, example.id, answer)
         for (slot, example), answer in zip(rows, answers, strict=True)
     ]
     return score(task, asked, predictions)
-
-
-def _tokens(
-    release: Release, model: AdaptedModel, users: Sequence[User], memory_bytes: int | None
-) -> int:
-    """Tokens of one pass with all these users' adapters, within the budget."""
-    settings = release.settings
-    return inference_tokens(
-        memory_bytes,
-        model,
-        users=len(users),
-        longest=settings.max_prompt_tokens + settings.max_answer_tokens,
-        tokens=settings.tokens_per_step,
-        answer=settings.max_answer_tokens,
-    )
 
 
 def _as_queries(

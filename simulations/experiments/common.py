@@ -16,8 +16,7 @@ from proper_model.tasks import Task
 from simulations import environment
 from simulations.experiments.schema import Condition, Costs, Experiment, SetContrast
 from simulations.options import RunOptions
-from simulations.results import ArmResult
-from simulations.score import CONFIDENCE, SEED, summaries
+from simulations.score import CONFIDENCE, SEED, arm_result
 from simulations.sources import Progress, Source
 
 # Condition to set of questions to scores.
@@ -88,11 +87,7 @@ def as_experiment(
     conditions = {
         condition: Condition(
             sets={
-                on: ArmResult(
-                    n_users=len(set(table.user_ids)),
-                    n_queries=len(table.query_ids),
-                    metrics=summaries(table, resamples=resamples, confidence=CONFIDENCE),
-                )
+                on: arm_result(table, resamples=resamples, confidence=CONFIDENCE)
                 for on, table in sets.items()
             },
             costs=outcome.costs.get(condition),

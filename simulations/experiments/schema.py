@@ -9,11 +9,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from proper_model.errors import ReportError
 from proper_model.files import write_atomic
-from simulations.results import ArmResult, Contrast, Hardware, dumps
+from simulations.results import ArmResult, Contrast, Hardware, dumps, read_as
 
 SCHEMA = 1
 
@@ -92,20 +91,10 @@ def write_experiment(experiment: Experiment, path: Path) -> None:
 
 def read_experiment(path: Path) -> Experiment:
     """Parse one file. Raises ReportError naming the file and the first bad field."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise ReportError(
-            f"{path}: no such file", hint="make one: proper-sim exp drift or exp multitask"
-        ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ReportError(f"{path}: cannot be read ({type(error).__name__})") from error
-    try:
-        return Experiment.model_validate_json(text)
-    except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False)[0]
-        place = ".".join(str(part) for part in first["loc"]) or "file"
-        raise ReportError(
-            f"{path}: not an experiment of schema {SCHEMA}: {place}: {first['msg']}",
-            hint="make it again: proper-sim exp drift or exp multitask",
-        ) from error
+    make = "proper-sim exp drift or exp multitask"
+    return read_as(
+        Experiment,
+        path,
+        missing=("no such file", f"make one: {make}"),
+        faulty=(f"not an experiment of schema {SCHEMA}", f"make it again: {make}"),
+    )
