@@ -134,11 +134,11 @@ def update(
     fit = done.fit
     changed = replace(task_state, items=everything, waiting=tuple(item.id for item in new))
     if done.kept:
-        report = {**task_state.report, **finite(lora_report(fit)), **samples_report(samples)}
+        counts = samples_report(samples) | {"items": len(everything)}
         changed = replace(
             changed,
             adapter=done.adapter,
-            report={**report, "items": len(everything)},
+            report={**task_state.report, **finite(lora_report(fit)), **counts},
             adapted_at=utc_now(),
             waiting=(),
         )

@@ -72,11 +72,8 @@ def update_samples(
     order = torch.randperm(len(old), generator=torch.Generator().manual_seed(seed)).tolist()
     rehearsed = order[: max(LEAST_REHEARSED, round(REHEARSAL * len(new)))]
     kept = tuple(old[i] for i in sorted(rehearsed))
-    if len(new) < 2:
-        cuts = Samples(tuple(new), (), seed)
-    else:
-        cuts = split_items(
-            new, fraction=fraction, folds=1 if len(new) >= MANY else FOLDS, minimum=2, seed=seed
-        )
+    cuts = split_items(
+        new, fraction=fraction, folds=1 if len(new) >= MANY else FOLDS, minimum=2, seed=seed
+    )
     folds = tuple(Fold((*kept, *fold.train), fold.held_back) for fold in cuts.folds)
     return Samples((*kept, *new), folds, seed), len(kept)
