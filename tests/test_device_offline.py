@@ -123,9 +123,11 @@ def test_a_whole_life_offline_leaves_nothing_readable(ready: Person, tmp_path: P
         pytest.skip("strace is not there or may not trace on this system")
     items = tuple(
         HistoryItem(i.id, {**i.fields, "description": f"{i.fields['description']} {CANARY}"})
-        for i in small_users()[1][0].history[:12]
+        for i in small_users()[1][0].history[:16]
     )
-    source, out = write_jsonl(tmp_path / "h.jsonl", items), tmp_path / "adapter"
+    source, out = write_jsonl(tmp_path / "h.jsonl", items[:12]), tmp_path / "adapter"
+    later, backup = write_jsonl(tmp_path / "later.jsonl", items), tmp_path / "me.age"
+    backup_key = ["--backup-passphrase-file", str(ready.passphrase_file)]
     done, trace = live(
         ready,
         tmp_path,
@@ -136,6 +138,16 @@ def test_a_whole_life_offline_leaves_nothing_readable(ready: Person, tmp_path: P
             ["evaluate"],
             ["forget", "--items", "2"],
             ["export", "--format", "peft", "--out", str(out)],
+            ["update", str(later)],
+            ["rollback"],
+            ["export", "--format", "age-backup", "--out", str(backup), *backup_key],
+            ["import", str(backup), "--replace", *backup_key],
+            ["rebase"],
+            ["passwd", "--new-passphrase-file", str(ready.passphrase_file)],
+            ["lock"],
+            ["bundle", "list"],
+            ["bundle", "verify"],
+            ["path"],
             ["status"],
             ["doctor"],
         ],
@@ -144,15 +156,23 @@ def test_a_whole_life_offline_leaves_nothing_readable(ready: Person, tmp_path: P
     assert "openat" in trace
     assert "socket(AF_INET" not in trace
     for line in trace.splitlines():
-        check_place(line, allowed=(ready.home, out, out.parent / f".{out.name}"))
+        check_place(
+            line,
+            allowed=(ready.home, out, hidden(out), backup, *map(hidden, (backup, hidden(backup)))),
+        )
     assert leaks([CANARY], done.stdout + done.stderr) == []
     for name in ("HOME", "TMPDIR", "XDG_CACHE_HOME"):
         assert not [p for p in (tmp_path / name).rglob("*") if p.is_file()], name
-    for path in (*ready.home.rglob("*"), *out.rglob("*")):
+    for path in (*ready.home.rglob("*"), *out.rglob("*"), backup):
         if path.is_file():
             assert leaks([CANARY], path.read_bytes()) == [], path.name
             assert path.stat().st_mode & 0o077 == 0, path.name
     assert leaks([CANARY], source.read_bytes()) == [CANARY], "the search works on what there is"
+
+
+def hidden(path: Path) -> Path:
+    """Beginning of the name under which something is written before it appears whole."""
+    return path.with_name(f".{path.name}")
 
 
 def check_place(line: str, *, allowed: tuple[Path, ...]) -> None:
