@@ -157,8 +157,8 @@ def _real_shapes(most: int) -> list[list[int]]:
         max_answer_tokens=max(ANSWERS),
     )
     shapes = []
-    for folder in sorted(path for path in REAL_DATA.iterdir() if path.is_dir()):
-        task = load_task(str(ROOT / "profiles" / "tasks" / f"{folder.name}.toml"))
+    for task_file in sorted((ROOT / "profiles" / "tasks").glob("*.toml")):
+        folder, task = REAL_DATA / task_file.stem, load_task(str(task_file))
         for user in read_users(folder / TEST_FILE, task):
             recent = user.history[-most:]
             items = [encoder.encode(task.history_example(item)) for item in recent]

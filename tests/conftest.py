@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,16 @@ def shared() -> Path:
     if not (folder / "data").is_dir():
         pytest.skip("needs the shared data and models beside the checkout")
     return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _folder_of_small_releases(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """One folder for all processes of this run; tests/releases.py trains into it."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    (folder / "small-releases").mkdir(exist_ok=True)
+    os.environ["PROPER_TEST_RELEASES"] = str(folder / "small-releases")
 
 
 # Minutes or most of one each: begun last, one of them would keep one worker busy while the others

@@ -21,9 +21,9 @@ PASSPHRASE = "correct horse battery staple"
 CANARY = "zqxcanaryzq"
 
 
-def quick_release(folder: Path) -> Release:
+def quick_release() -> Release:
     """A release whose private training is short: what is tested is the program, not the fit."""
-    release = small_release(folder, "device")
+    release = small_release("device")
     user = dataclasses.replace(
         release.settings.user, epochs=2, embedding_epochs=2, learning_rates=(1e-2,)
     )

@@ -1,10 +1,17 @@
-"""A small trained release on the synthetic smoke population, for tests of what comes after it."""
+"""A small trained release on the synthetic smoke population, for tests of what comes after it.
+
+It is trained once for all processes of a test run: phases are cached by what they depend on, and
+whoever comes second waits for the first and reads. Nobody writes into it.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import os
 from pathlib import Path
+
+from filelock import FileLock
 
 from coordinator.stages import run_pooled_stages
 from proper_model.artifact import Release
@@ -29,6 +36,9 @@ SMALL = dataclasses.replace(
     ),
 )
 
+SHARED_FOLDER = "PROPER_TEST_RELEASES"
+"""Environment variable, set by conftest.py: where the processes of this test run share them."""
+
 
 @functools.cache
 def small_population() -> SyntheticPopulation:
@@ -48,14 +58,16 @@ def small_base(folder: Path) -> Path:
     )
 
 
-def small_release(folder: Path, preset_name: str = "default") -> Release:
-    """Train stages 1 to 3b in seconds."""
-    return run_pooled_stages(
-        small_users()[0],
-        load_task("synth_tag"),
-        str(small_base(folder)),
-        dataclasses.replace(preset(preset_name), embedding_dim=16),
-        SMALL,
-        seed=0,
-        cache=folder / "cache",
-    )
+def small_release(preset_name: str = "default") -> Release:
+    """Stages 1 to 3b, trained in seconds by the first who asks."""
+    folder = Path(os.environ[SHARED_FOLDER])
+    with FileLock(folder / "lock"):
+        return run_pooled_stages(
+            small_users()[0],
+            load_task("synth_tag"),
+            str(small_base(folder)),
+            dataclasses.replace(preset(preset_name), embedding_dim=16),
+            SMALL,
+            seed=0,
+            cache=folder / "cache",
+        )

@@ -19,8 +19,8 @@ ARMS = ("stage2", "stage3", "oppu-mlp")
 
 
 @pytest.fixture(scope="module")
-def release(tmp_path_factory: pytest.TempPathFactory) -> Release:
-    return small_release(tmp_path_factory.mktemp("release"))
+def release() -> Release:
+    return small_release()
 
 
 @pytest.fixture(scope="module")

@@ -91,8 +91,8 @@ def same_person() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def release(tmp_path_factory: pytest.TempPathFactory) -> Release:
-    return quick_release(tmp_path_factory.mktemp("release"))
+def release() -> Release:
+    return quick_release()
 
 
 @pytest.fixture(scope="module")

@@ -80,7 +80,7 @@ def test_the_search_finds_what_it_should() -> None:
 def ready(tmp_path_factory: pytest.TempPathFactory) -> Person:
     """A home with a release."""
     folder = tmp_path_factory.mktemp("offline")
-    release = quick_release(tmp_path_factory.mktemp("release"))
+    release = quick_release()
     person = Person.make(folder)
     assert person.run("bundle", "add", publish_release(release, folder / "published")) == 0
     return person

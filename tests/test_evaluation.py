@@ -21,8 +21,8 @@ from tests.releases import small_release, small_users
 
 
 @pytest.fixture(scope="module")
-def release(tmp_path_factory: pytest.TempPathFactory) -> Release:
-    small = small_release(tmp_path_factory.mktemp("release"), "device")
+def release() -> Release:
+    small = small_release("device")
     user = dataclasses.replace(
         small.settings.user, epochs=1, embedding_epochs=1, learning_rates=(1e-2,)
     )

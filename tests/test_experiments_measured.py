@@ -35,8 +35,8 @@ def silent(*_: object) -> None:
 
 
 @pytest.fixture(scope="module")
-def release(tmp_path_factory: pytest.TempPathFactory) -> Release:
-    return small_release(tmp_path_factory.mktemp("release"), "device")
+def release() -> Release:
+    return small_release("device")
 
 
 @functools.cache

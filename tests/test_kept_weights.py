@@ -35,7 +35,7 @@ def test_the_document_knows_it_and_older_ones_do_not() -> None:
 @pytest.fixture(scope="module")
 def own_four_bit(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """Two published releases that differ in their own setting: full, 4 bits."""
-    made = quick_release(tmp_path_factory.mktemp("release"))
+    made = quick_release()
     settings = dataclasses.replace(made.settings, base_weights=BaseWeights.FOUR_BIT)
     packed = dataclasses.replace(made, settings=settings)
     return (
@@ -105,7 +105,7 @@ def test_what_was_chosen_is_used_from_then_on(
 
 def test_judging_keeps_to_the_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Oracle: what predictions take under the same budget."""
-    release = quick_release(tmp_path)
+    release = quick_release()
     asked: list[int] = []
     monkeypatch.setattr(
         answering, "answer_queries", lambda *_, tokens_per_step, **__: asked.append(tokens_per_step)

@@ -29,8 +29,8 @@ ME = PersonalState("b" * 64, 1, seed=7)
 
 
 @pytest.fixture(scope="module")
-def release(tmp_path_factory: pytest.TempPathFactory) -> Release:
-    return small_release(tmp_path_factory.mktemp("release"), "device")
+def release() -> Release:
+    return small_release("device")
 
 
 @pytest.fixture(scope="module")

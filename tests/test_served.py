@@ -29,7 +29,7 @@ def user() -> User:
 def person(user: User, tmp_path_factory: pytest.TempPathFactory) -> Person:
     folder = tmp_path_factory.mktemp("served")
     made = Person.make(folder)
-    release = quick_release(tmp_path_factory.mktemp("release"))
+    release = quick_release()
     assert made.run("bundle", "add", publish_release(release, folder / "published")) == 0
     return made
 

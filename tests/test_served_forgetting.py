@@ -24,7 +24,7 @@ def person(tmp_path_factory: pytest.TempPathFactory) -> Person:
     """After an adaptation."""
     folder = tmp_path_factory.mktemp("served")
     made = Person.make(folder)
-    release = quick_release(tmp_path_factory.mktemp("release"))
+    release = quick_release()
     assert made.run("bundle", "add", publish_release(release, folder / "published")) == 0
     assert made.run("adapt", write_jsonl(folder / "h.jsonl", small_users()[1][0].history)) == 0
     (made.home / "vault").rename(folder / "vault")

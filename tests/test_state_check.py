@@ -32,7 +32,7 @@ Change = Callable[[PersonalState], PersonalState]
 def person(tmp_path_factory: pytest.TempPathFactory) -> Person:
     folder = tmp_path_factory.mktemp("person")
     made = Person.make(folder)
-    release = quick_release(tmp_path_factory.mktemp("release"))
+    release = quick_release()
     assert made.run("bundle", "add", publish_release(release, folder / "published")) == 0
     history = small_users()[1][0].history
     assert made.run("adapt", write_jsonl(folder / "h.jsonl", history)) == 0
