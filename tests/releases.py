@@ -1,7 +1,7 @@
 """A small trained release on the synthetic smoke population, for tests of what comes after it.
 
-It is trained once for all processes of a test run: phases are cached by what they depend on, and
-whoever comes second waits for the first and reads. Nobody writes into it.
+Base and release are made once for all processes of a test run: phases are cached by what they depend
+on, and whoever comes second waits for the first and reads.
 """
 
 from __future__ import annotations
@@ -51,21 +51,23 @@ def small_users() -> tuple[tuple[User, ...], tuple[User, ...]]:
     return population.pooled, population.test
 
 
-def small_base(folder: Path) -> Path:
-    population = small_population()
-    return make_tiny_base(
-        folder / "base", population.pretrain_texts, vocabulary=population.vocabulary
-    )
+def small_base() -> Path:
+    """The word-level base, pretrained by the first who asks. Nobody writes into it."""
+    population, folder = small_population(), Path(os.environ[SHARED_FOLDER])
+    with FileLock(folder / "base.lock"):
+        return make_tiny_base(
+            folder / "base", population.pretrain_texts, vocabulary=population.vocabulary
+        )
 
 
 def small_release(preset_name: str = "default") -> Release:
     """Stages 1 to 3b, trained in seconds by the first who asks."""
     folder = Path(os.environ[SHARED_FOLDER])
-    with FileLock(folder / "lock"):
+    with FileLock(folder / "release.lock"):
         return run_pooled_stages(
             small_users()[0],
             load_task("synth_tag"),
-            str(small_base(folder)),
+            str(small_base()),
             dataclasses.replace(preset(preset_name), embedding_dim=16),
             SMALL,
             seed=0,

@@ -15,8 +15,8 @@ from tests.tiny import tiny_base
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return small_base(tmp_path_factory.mktemp("base"))
+def base() -> Path:
+    return small_base()
 
 
 def test_a_bases_own_decoding_settings_do_not_reach_greedy_answers(

@@ -39,8 +39,8 @@ def plain_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return small_base(tmp_path_factory.mktemp("base"))
+def base() -> Path:
+    return small_base()
 
 
 @pytest.fixture

@@ -34,8 +34,8 @@ FAST = dataclasses.replace(
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return small_base(tmp_path_factory.mktemp("base"))
+def base() -> Path:
+    return small_base()
 
 
 def stages(base: Path, cache: Path, preset_name: str = "default", **knobs: object) -> Release:
