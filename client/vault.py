@@ -71,7 +71,7 @@ def create_vault(
         )
     key, key_id = random(KEY_BYTES), random(KEY_ID_BYTES).hex()
     empty = Keys(random(ID_BYTES).hex(), KeySet(key_id, ()))
-    file = KeysFile(folder, empty, key, random=random, cost=cost)
+    file = KeysFile(folder, empty, key, random=random, cost=cost, secret=next(iter(secrets), None))
     slots = file.make_slots(secrets, key_id, key)
     file.slot_id = slots[0].id
     file.save_slots(slots, new=slots)

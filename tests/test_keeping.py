@@ -165,7 +165,7 @@ def test_a_passphrase_file_is_small_text(tmp_path: Path) -> None:
 
 def forgetting_killed(vault: Vault, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        kill_at(patch, 1)
+        kill_at(patch, 5)
         with pytest.raises(Killed):
             vault.write(STATE, bundle_id=BUNDLE, alone=True)
     assert len(generations(vault.folder)) == 3
