@@ -67,7 +67,7 @@ def create_vault(
     if vault_exists(folder) or list_generations(folder):
         raise VaultError(
             f"{folder.name}: there is a vault already",
-            hint="open it, or remove it with `proper forget --all`",
+            hint="`proper status` says what is there; give another place with --home",
         )
     key, key_id = random(KEY_BYTES), random(KEY_ID_BYTES).hex()
     empty = Keys(random(ID_BYTES).hex(), KeySet(key_id, ()))

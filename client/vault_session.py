@@ -49,9 +49,6 @@ class Vault:
         self.tell: Callable[[str], None] | None = None
         self._file = file
         self._highest = max(list_generations(self.folder), default=0)
-        if file.keys.next is not None:
-            ends = "undone" if file.next_key is None else "completed"
-            self._warn(f"a change of the master key was interrupted; the next change has it {ends}")
 
     def tell_by(self, tell: Callable[[str], None]) -> None:
         """Tell every warning there is, and each later one at once."""
@@ -172,11 +169,15 @@ class Vault:
             raise VaultError("the vault holds no earlier state", hint="there is nothing to undo")
         return self.write(previous.payload, bundle_id=previous.bundle_id)
 
-    def finish_forgetting(self) -> None:
-        """Remove what an interrupted `write(alone=True)` has left, if any was. Raises as `write`."""
+    def finish_interrupted(self) -> None:
+        """Do or undo the rest of what was killed: forgetting, a new master key, files half written.
+
+        For whoever holds `Home.working()`, before the change. Raises as `write`.
+        """
         if self._contents().forgotten() is not None:
             self._warn("an interrupted forgetting is completed: older files are removed now")
-            self.settle()
+        self.settle()
+        remove_leftovers(self.folder)
 
     def sealer(self, purpose: str) -> Sealer:
         """What encrypts working files of this purpose under the present master key."""
@@ -214,7 +215,7 @@ class Vault:
         if len(slots) == 1:
             raise VaultError(
                 "this is the only key slot; without it nothing could open the vault",
-                hint="add another one first, or remove everything with `proper forget --all`",
+                hint="add another one first",
             )
         self._file.save_slots(tuple(slot for slot in slots if slot.id != slot_id))
         self._forget(gone)
@@ -300,8 +301,10 @@ class Vault:
             self._drop_before(forgotten)
         if self._file.keys.next is not None:
             if self._file.next_key is None:
+                self._warn("an interrupted change of the master key is undone")
                 self._undo()
             else:
+                self._warn("an interrupted change of the master key is completed")
                 self._complete(self._file.next_key)
 
     def _contents(self) -> Contents:

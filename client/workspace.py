@@ -110,17 +110,12 @@ class Workspace:
     def changing(self, *, create: bool = True) -> Iterator[Vault]:
         """The open vault, made on first use, while no other command changes the folder.
 
-        What an interrupted forgetting left is removed first. Warnings are said.
+        What an interrupted command left is finished or removed first. Warnings are said.
         """
         with self.home.working():
             vault = self._create() if create and not self.has_vault else self.open()
-            told = len(vault.warnings)
-            try:
-                vault.finish_forgetting()
-                yield vault
-            finally:
-                for warning in vault.warnings[told:]:
-                    say(f"warning: {warning}")
+            vault.finish_interrupted()
+            yield vault
 
     @property
     def has_vault(self) -> bool:
@@ -134,8 +129,7 @@ class Workspace:
                 hint="start with: proper adapt HISTORY",
             )
         vault = open_vault(self.home.vault, self._secret())
-        for warning in vault.warnings:
-            say(f"warning: {warning}")
+        vault.tell_by(say_warning)
         return vault
 
     def _secret(self) -> Secret:
@@ -154,7 +148,9 @@ class Workspace:
         if given is None:
             say("your adapter will be encrypted; a lost passphrase cannot be recovered")
             given = ask_passphrase("A new passphrase", twice=True)
-        return create_vault(self.home.vault, [given])
+        vault = create_vault(self.home.vault, [given])
+        vault.tell_by(say_warning)
+        return vault
 
     def installed(self) -> InstalledBundle:
         """The installed release. Raises NotInstalledError if there is none."""
@@ -220,6 +216,11 @@ class Workspace:
         for warning in bundle.warnings:
             say(f"warning: {warning}")
         return release
+
+
+def say_warning(text: str) -> None:
+    """What a person should hear of, whichever command finds it."""
+    say(f"warning: {text}")
 
 
 def read_state(vault: Vault) -> PersonalState:

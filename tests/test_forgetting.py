@@ -72,7 +72,7 @@ def check_gone(folder: Path, secret=WORD) -> None:
     assert vault.read_previous() is None
     with pytest.raises(VaultError, match="no earlier state"):
         vault.roll_back()
-    vault.finish_forgetting()
+    vault.finish_interrupted()
     left = [name for name in tree(folder) if name != "keys.json"]
     assert left == generations(folder)
     assert len(left) == 1
@@ -329,11 +329,11 @@ def test_going_on_is_told(folder: Path, monkeypatch) -> None:
     vault = make_vault(folder, b"one", b"two")
     interrupt_at_the_end(vault, monkeypatch)
     again = reopen(folder)
-    again.finish_forgetting()
+    again.finish_interrupted()
     assert "interrupted forgetting" in again.warnings[0]
     assert generations(folder) == ["00000003.vault"]
     later = reopen(folder)
-    later.finish_forgetting()
+    later.finish_interrupted()
     assert later.warnings == []
 
 
