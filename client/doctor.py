@@ -105,13 +105,28 @@ def _release(home: Home) -> Iterator[Finding]:
 
 
 def _vault(home: Home) -> Iterator[Finding]:
-    from client.vault import slot_kinds, vault_exists
+    from client.vault import vault_exists
+    from client.vault_check import look_at
 
     if not vault_exists(home.vault):
         yield Finding("vault", ok=None, told="none yet: proper adapt HISTORY makes it")
         return
-    kinds = sorted({kind for _, kind in slot_kinds(home.vault)})
+    shown = look_at(home.vault)
+    kinds = sorted({kind for _, kind in shown.slots})
     yield Finding("vault", ok=True, told="opens with " + ", ".join(kinds))
+    for problem in shown.damaged:
+        yield Finding("vault", ok=False, told=problem)
+    if shown.unfinished:
+        told = "a change of the master key has not ended; the next change ends it"
+        yield Finding("vault", ok=None, told=told)
+    if shown.leftovers:
+        told = f"{shown.leftovers} half written by a killed command; the next change removes them"
+        yield Finding("left files", ok=None, told=told)
+    if shown.working:
+        told = (
+            f"{shown.working} of interrupted training; --resume goes on, any other change ends it"
+        )
+        yield Finding("checkpoints", ok=None, told=told)
 
 
 def _machine(_: Home) -> Iterator[Finding]:

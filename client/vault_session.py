@@ -25,7 +25,7 @@ from client.vault_contents import Content, Contents
 from client.vault_keys import Keys
 from client.vault_secrets import Passphrase, Secret
 from client.vault_snapshot import consistent, contents_of
-from client.working_files import Sealer
+from client.working_files import Sealer, remove_working
 from proper_model.errors import (
     BusyError,
     ProperError,
@@ -331,6 +331,8 @@ class Vault:
         self._contents().remove_before(generation)
 
     def _finish_write(self, newest: int, oldest: int | None) -> None:
+        # What was interrupted was training from the state before.
+        self._afterwards(lambda: remove_working(self.folder))
         self._afterwards(lambda: remove_leftovers(self.folder))
         self._note(newest, oldest)
 

@@ -12,17 +12,19 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from client.generations import list_generations
 from client.keys_file import KeysFile, read_keys
 from client.vault_contents import Content, Contents
 from client.vault_keys import KEYS_FILE
-from proper_model.errors import BusyError, StorageError, VaultError
+from proper_model.errors import BusyError, ProperError, StorageError, VaultError
 
 PATIENCE_S = 30.0
 _PAUSE_S = 0.002
 
 Warn = Callable[[str], None]
+Result = TypeVar("Result")
 
 
 def contents_of(file: KeysFile) -> Contents:
@@ -67,6 +69,23 @@ def consistent(
                 f"{folder.name}: other commands change the vault without pause",
                 hint="repeat the command when they have ended; nothing is damaged",
             )
+        time.sleep(_PAUSE_S)
+
+
+def at_rest(folder: Path, look: Callable[[], Result]) -> Result:
+    """What `look` returns, or raises, while nobody changes the vault. Raises BusyError as `consistent`."""
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        before = _stamp(folder)
+        failure: ProperError | OSError | None = None
+        try:
+            found = look()
+        except (ProperError, OSError) as error:
+            failure = error
+        if _stamp(folder) == before or time.monotonic() > deadline:
+            if failure is not None:
+                raise failure
+            return found
         time.sleep(_PAUSE_S)
 
 
