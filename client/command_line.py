@@ -38,6 +38,7 @@ class Session:
     home: Path | None = None
     passphrase_file: Path | None = None
     key_file: Path | None = None
+    weak_passphrase: bool = False
 
 
 def begin(context: typer.Context, *, debug: bool, version: bool) -> None:

@@ -26,7 +26,7 @@ from client.vault_keys import KEYS_FILE, MAX_KEYS_BYTES, Keys, decode_keys
 from client.vault_secrets import KeyFile, KeyringEntry, Passphrase, Random, Secret, make_key_file
 from client.vault_session import Vault
 from proper_model.durable import remove_folder
-from proper_model.errors import ProperError, StorageError, VaultError
+from proper_model.errors import PassphraseError, ProperError, StorageError, VaultError
 from proper_model.files import make_private_folder, storage_errors, sync_folder
 
 __all__ = [
@@ -89,7 +89,14 @@ def open_vault(
         StorageError: a file cannot be read, is a link, or others may read it.
     """
     _require(folder)
-    return Vault(KeysFile.opened(folder, secret, random=random, cost=cost))
+    try:
+        return Vault(KeysFile.opened(folder, secret, random=random, cost=cost))
+    except PassphraseError:
+        earlier = secret.earlier if isinstance(secret, Passphrase) else ()
+        for text in earlier:
+            with suppress(PassphraseError):
+                return open_vault(folder, Passphrase(text), random=random, cost=cost)
+        raise
 
 
 def vault_exists(folder: Path) -> bool:

@@ -6,8 +6,6 @@ order; it is never an argument itself, which other users' `ps` would show.
 
 from __future__ import annotations
 
-import getpass
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,14 +14,13 @@ from typing import TYPE_CHECKING
 
 from client.console import say
 from client.home import Home
-from client.private_files import read_private
+from client.passphrases import ask_passphrase, check_new, new_passphrase, read_passphrase
 from client.vault import Vault, create_vault, open_vault, slot_kinds, vault_exists
-from client.vault_secrets import KeyFile, KeyringEntry, Passphrase, Secret
+from client.vault_secrets import KeyFile, KeyringEntry, Secret
 from proper_model.errors import (
     ConfigError,
     NotAdaptedError,
     NotInstalledError,
-    PassphraseError,
     VaultForeignError,
 )
 
@@ -35,7 +32,6 @@ if TYPE_CHECKING:
 
 PASSPHRASE_FILE_VARIABLE = "PROPER_PASSPHRASE_FILE"
 KEY_FILE_VARIABLE = "PROPER_KEY_FILE"
-MAX_PASSPHRASE_FILE_BYTES = 8192
 MOST_THREADS = 8
 
 
@@ -45,6 +41,7 @@ class Keys:
 
     passphrase_file: Path | None = None
     key_file: Path | None = None
+    weak: bool = False  # a new secret may be easily guessed
 
     def given(self) -> Secret | None:
         """The secret of an option or variable, None without one."""
@@ -56,47 +53,6 @@ class Keys:
         if self.key_file is not None:
             return KeyFile(self.key_file)
         return None if self.passphrase_file is None else read_passphrase(self.passphrase_file)
-
-
-def read_passphrase(path: Path) -> Passphrase:
-    """The first line of a file that only its owner may use, as for key files.
-
-    Raises StorageError or PassphraseError.
-    """
-    data = read_private(path, limit_bytes=MAX_PASSPHRASE_FILE_BYTES)
-    if len(data) > MAX_PASSPHRASE_FILE_BYTES:
-        raise PassphraseError(
-            f"{path.name}: larger than {MAX_PASSPHRASE_FILE_BYTES} bytes; expected a passphrase in "
-            "its first line"
-        )
-    try:
-        return Passphrase(data.decode().split("\n")[0].removesuffix("\r"))
-    except UnicodeDecodeError:
-        raise PassphraseError(f"{path.name}: the passphrase is not UTF-8 text") from None
-
-
-def ask_passphrase(words: str, *, twice: bool = False) -> Passphrase:
-    """Ask on the terminal, whatever stdin is.
-
-    Raises ConfigError without a terminal, PassphraseError if two entries differ.
-    """
-    if not _has_terminal():
-        raise ConfigError(
-            "the vault needs its key, and there is no terminal to ask on",
-            hint="give --passphrase-file FILE or --key-file FILE",
-        )
-    first = getpass.getpass(f"{words}: ")
-    if twice and getpass.getpass("The same again: ") != first:
-        raise PassphraseError("the two passphrases differ; nothing was changed")
-    return Passphrase(first)
-
-
-def _has_terminal() -> bool:
-    try:
-        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
-    except OSError:
-        return False
-    return True
 
 
 @dataclass
@@ -147,7 +103,9 @@ class Workspace:
         given = self.keys.given()
         if given is None:
             say("your adapter will be encrypted; a lost passphrase cannot be recovered")
-            given = ask_passphrase("A new passphrase", twice=True)
+            given = new_passphrase("A new passphrase", None, weak=self.keys.weak)
+        else:
+            check_new(given, weak=self.keys.weak)
         vault = create_vault(self.home.vault, [given])
         vault.tell_by(say_warning)
         return vault

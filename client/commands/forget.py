@@ -68,6 +68,7 @@ def forget(
         state = read_state(vault)
         bundle = workspace.bundle_of(state)
         name, task_state = state.task_named(task)
+        vault.check_forgetting()  # before the minutes of training
         gone = select_items(task_state.items, selectors)
         left = personal.without(state, name, gone)
         histories = personal.histories_of(left)

@@ -11,8 +11,9 @@ import typer
 
 from client.commands import options as o
 from client.console import print_line, print_table, say
+from client.passphrases import new_passphrase
 from client.tables import Table
-from client.workspace import ask_passphrase, read_passphrase, say_warning
+from client.workspace import say_warning
 from proper_model.errors import ConfigError, NotAdaptedError, ProperError
 from proper_model.records import counted
 
@@ -183,10 +184,8 @@ def passwd(
             vault.remove_slot(remove)
             print_line(f"Slot {remove} opens the vault no longer.")
         else:
-            if new_passphrase_file is not None:
-                new = read_passphrase(new_passphrase_file)
-            else:
-                new = ask_passphrase("The new passphrase", twice=True)
+            weak = workspace.keys.weak
+            new = new_passphrase("The new passphrase", new_passphrase_file, weak=weak)
             if rotate:
                 training.discard(vault)  # sealed under the old key
                 vault.rotate([new])
