@@ -23,8 +23,8 @@ WORDS = "correct horse battery staple"
 COMPOSED, DECOMPOSED = "caf\u00e9 am Markt", "cafe\u0301 am Markt"
 
 
-def put(folder: Path, data: bytes) -> Path:
-    path = folder / "passphrase"
+def put(folder: Path, data: bytes, name: str = "passphrase") -> Path:
+    path = folder / name
     path.touch(mode=0o600)
     path.write_bytes(data)
     return path
@@ -188,7 +188,7 @@ def test_a_vault_that_has_a_poor_passphrase_opens_and_gets_a_better_one(
     vault = create_vault(home.vault, [Passphrase("short")], cost=CHEAP)
     vault.write(b"", bundle_id=BUNDLE)
     assert person.run("status") == 0
-    poor = put(tmp_path, b"a\n")
+    poor = put(tmp_path, b"a\n", "new")
     assert person.run("passwd", "--new-passphrase-file", poor) == 45
     told = capsys.readouterr().err
     assert "fewer than 8 characters" in told
@@ -197,5 +197,8 @@ def test_a_vault_that_has_a_poor_passphrase_opens_and_gets_a_better_one(
     assert person.run("--weak-passphrase", "passwd", "--new-passphrase-file", poor) == 0
     assert open_vault(home.vault, Passphrase("a")).read().payload == b""
     person.passphrase_file.write_text("a\n")
-    assert person.run("passwd", "--new-passphrase-file", put(tmp_path, PASSPHRASE.encode())) == 0
+    assert (
+        person.run("passwd", "--new-passphrase-file", put(tmp_path, PASSPHRASE.encode(), "new"))
+        == 0
+    )
     assert "guessing the passphrase takes millions of years" in capsys.readouterr().err
