@@ -9,7 +9,7 @@ import typer
 
 from client.commands import options as o
 from client.commands.work import Memory, learner_for, say_cost, train
-from client.console import print_line, say
+from client.console import agreed, print_line, say
 from client.workspace import read_state
 from proper_model.errors import ConfigError
 from proper_model.records import counted
@@ -100,9 +100,7 @@ def forget_everything(context: typer.Context, *, yes: bool) -> None:
     if not workspace.has_vault and not workspace.home.vault.exists():
         print_line("Nothing private is stored here.")
         return
-    if not yes and not typer.confirm(
-        "Remove your history, adapter and keys for good?", default=False, err=True
-    ):
+    if not yes and not agreed("Remove your history, adapter and keys for good?"):
         raise typer.Abort
     with workspace.home.working():
         remarks = destroy_vault(workspace.home.vault)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
@@ -13,7 +12,7 @@ import typer
 from client.commands import options as o
 from client.commands.export import BackupPassphrase
 from client.commands.work import store
-from client.console import print_line, progress_bars, say
+from client.console import agreed, asks, print_line, progress_bars, say
 from client.passphrases import ask_passphrase, read_passphrase
 from proper_model.errors import ConfigError, PassphraseError, VaultError, VaultForeignError
 from proper_model.records import counted
@@ -115,10 +114,10 @@ def agree_to_replace(vault: Vault, state: PersonalState, created: datetime, *, y
         say(f"warning: {one}")
     if not lost or yes:
         return
-    if not sys.stdin.isatty():
+    if not asks():
         raise ConfigError(
             "replacing what is stored here would lose something; nothing was changed",
             hint="the warnings say what; --yes replaces it all the same",
         )
-    if not typer.confirm("Replace what is stored here?", default=False, err=True):
+    if not agreed("Replace what is stored here?"):
         raise typer.Abort
