@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import TextIO
+from typing import BinaryIO, TextIO
 
 import typer
 from rich.console import Console
@@ -19,7 +19,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from client.tables import Table, to_markdown, to_rich
-from proper_model.errors import ConfigError, ProperError
+from proper_model.errors import ConfigError, DataError, ProperError
 
 # (phase, done, total); total 0 means: unknown.
 Callback = Callable[[str, int, int], None]
@@ -104,6 +104,14 @@ def asks() -> bool:
     """Whether a person can be asked: stdin is a terminal."""
     stdin = _stdin()
     return stdin is not None and stdin.isatty()
+
+
+def stdin_bytes() -> BinaryIO:
+    """Standard input; raises DataError where the program was started without one."""
+    stdin = _stdin()
+    if stdin is None:
+        raise DataError("stdin: closed", hint="give what is asked for as an argument or a file")
+    return stdin.buffer
 
 
 def _stdin() -> TextIO | None:

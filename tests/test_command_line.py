@@ -15,8 +15,8 @@ import typer
 
 from client.cli import run_cli as device_cli
 from client.command_line import Session, run_command
-from client.console import agreed, asks, print_line, say
-from proper_model.errors import ConfigError
+from client.console import agreed, asks, print_line, say, stdin_bytes
+from proper_model.errors import ConfigError, DataError
 from simulations.cli import run_cli as simulation_cli
 
 SMALL = "print_line('one line')"
@@ -184,6 +184,8 @@ def test_no_private_file_takes_the_number_of_a_closed_stdout(tmp_path: Path) -> 
 def test_a_question_without_input_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdin", None)
     assert not asks()
+    with pytest.raises(DataError, match="stdin: closed"):
+        stdin_bytes()
     with pytest.raises(ConfigError, match="no input") as caught:
         agreed("Remove?")
     assert "--yes" in caught.value.hint

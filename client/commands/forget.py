@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated
 
 import typer
 
 from client.commands import options as o
 from client.commands.work import Memory, learner_for, say_cost, train
-from client.console import agreed, print_line, say
+from client.console import agreed, print_line, say, stdin_bytes
 from client.workspace import read_state
 from proper_model.errors import ConfigError
 from proper_model.records import counted
@@ -61,7 +60,7 @@ def forget(
 
     selectors = [selector for selector in items or [] if selector != "-"]
     if "-" in (items or []):
-        selectors += read_selectors(sys.stdin.buffer)
+        selectors += read_selectors(stdin_bytes())
     workspace = o.workspace(context)
     memory = Memory(o.bytes_of(max_memory), base_weights, recompute)
     with workspace.changing() as vault:
@@ -73,7 +72,7 @@ def forget(
         left = personal.without(state, name, gone)
         histories = personal.histories_of(left)
         with learner_for(workspace, bundle, state, memory) as learner:
-            say_cost(learner, histories, memory)
+            say_cost(workspace, learner, histories, memory)
             trained, spent = train(
                 vault,
                 learner,
