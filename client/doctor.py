@@ -105,9 +105,12 @@ def _release(home: Home) -> Iterator[Finding]:
 
 
 def _vault(home: Home) -> Iterator[Finding]:
-    from client.vault import vault_exists
-    from client.vault_check import look_at
+    from client.vault import WITHOUT_KEYS, WITHOUT_KEYS_HINT, vault_exists
+    from client.vault_check import look_at, orphaned
 
+    if orphaned(home.vault):
+        yield Finding("vault", ok=False, told=f"{WITHOUT_KEYS}; {WITHOUT_KEYS_HINT}")
+        return
     if not vault_exists(home.vault):
         yield Finding("vault", ok=None, told="none yet: proper adapt HISTORY makes it")
         return

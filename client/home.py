@@ -12,6 +12,7 @@ Source: SECURITY 2 (same-device user).
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -25,6 +26,8 @@ from proper_model.errors import BusyError, StorageError
 from proper_model.files import make_private_folder, storage_errors
 
 VARIABLE = "PROPER_HOME"
+# Of a `write_atomic` that was killed.
+_LEFTOVER = re.compile(r"\.(root|bases)\.json\.[0-9a-f]{12}\.tmp")
 
 
 @dataclass(frozen=True)
@@ -82,4 +85,8 @@ class Home:
                         f"{self.path}: another proper command is working in this folder",
                         hint="wait for it to end, then repeat the command",
                     ) from None
+                # Nobody else writes now, so these are of commands that were killed.
+                for path in self.path.iterdir():
+                    if _LEFTOVER.fullmatch(path.name):
+                        path.unlink(missing_ok=True)
             yield

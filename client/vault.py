@@ -45,6 +45,14 @@ __all__ = [
 ]
 
 
+# Of a vault whose keys.json is gone: lost, or the first step of a removal that was killed.
+WITHOUT_KEYS = "there are generations already, but no keys.json, without which nothing reads them"
+WITHOUT_KEYS_HINT = (
+    "put keys.json back from a copy of this folder; or, if everything was to be removed, repeat that "
+    "command, which was interrupted"
+)
+
+
 def create_vault(
     folder: Path,
     secrets: Sequence[Secret],
@@ -64,11 +72,13 @@ def create_vault(
     with storage_errors(folder):
         make_private_folder(folder)
     check_private_folder(folder)
-    if vault_exists(folder) or list_generations(folder):
+    if vault_exists(folder):
         raise VaultError(
             f"{folder.name}: there is a vault already",
             hint="`proper status` says what is there; give another place with --home",
         )
+    if list_generations(folder):
+        raise VaultError(f"{folder.name}: {WITHOUT_KEYS}", hint=WITHOUT_KEYS_HINT)
     key, key_id = random(KEY_BYTES), random(KEY_ID_BYTES).hex()
     empty = Keys(random(ID_BYTES).hex(), KeySet(key_id, ()))
     file = KeysFile(folder, empty, key, random=random, cost=cost, secret=next(iter(secrets), None))

@@ -12,7 +12,7 @@ from client.generations import generation_name, list_generations, list_leftovers
 from client.keys_file import read_keys
 from client.private_files import read_private
 from client.sealing import MAGIC, MAX_HEADER_BYTES, TAG_BYTES, read_header
-from client.vault import open_vault
+from client.vault import WITHOUT_KEYS, open_vault, vault_exists
 from client.vault_keys import Keys, decode_keys
 from client.vault_secrets import Secret
 from client.vault_snapshot import at_rest
@@ -51,7 +51,7 @@ def judge(folder: Path, shown: Shown | None, secret: Secret | None) -> tuple[str
     earlier one is used) or `damaged` (nothing can be read).
     """
     if shown is None:
-        return "none", []
+        return ("damaged", [WITHOUT_KEYS]) if orphaned(folder) else ("none", [])
     warnings = list(shown.damaged)
     if shown.unfinished:
         warnings.append("a change of the master key has not ended; the next change ends it")
@@ -71,6 +71,11 @@ def judge(folder: Path, shown: Shown | None, secret: Secret | None) -> tuple[str
     if content is None:
         return "none", warnings
     return "older" if vault.warnings else "whole", [*warnings, *vault.warnings]
+
+
+def orphaned(folder: Path) -> bool:
+    """Whether generations lie there without the keys.json that opens them."""
+    return folder.is_dir() and not vault_exists(folder) and bool(list_generations(folder))
 
 
 def _look(folder: Path) -> Shown:

@@ -14,6 +14,7 @@ from client.home import Home
 from client.personal_state import PersonalState, TaskState, encode
 from client.vault import Passphrase, Vault, create_vault
 from client.workspace import Workspace
+from proper_model.errors import VaultError
 from proper_model.records import HistoryItem
 from tests.device_cli import CANARY, PASSPHRASE, Person
 
@@ -145,6 +146,35 @@ def test_any_change_removes_what_a_killed_one_left_half_written(
     assert names < set(tree(vault.folder)), "reading removes nothing: they may be in use"
     assert person.run(*[str(tmp_path / "key") if word == "KEY" else word for word in words]) == 0
     assert not names & set(tree(vault.folder))
+
+
+def test_generations_without_keys_are_told_and_nothing_is_made_over_them(
+    person: Person, vault: Vault, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    """A removal that was killed after its first step, or a lost file: which, nobody can tell."""
+    (vault.folder / "keys.json").unlink()
+    before = tree(vault.folder)
+    assert person.run("status", "--json") == 0
+    out, told = capsys.readouterr()
+    assert json.loads(out)["content"] == "damaged"
+    assert "no keys.json" in told
+    assert person.run("doctor") == 51
+    with pytest.raises(VaultError, match=r"no keys\.json") as caught:
+        create_vault(vault.folder, [Passphrase(PASSPHRASE)], cost=CHEAP)
+    assert "forget" not in caught.value.hint
+    assert tree(vault.folder) == before
+
+
+@pytest.mark.parametrize("name", ["root", "bases"])
+def test_the_next_command_that_changes_something_cleans_the_home(name: str, tmp_path: Path) -> None:
+    home = Home(tmp_path / "home")
+    home.make()
+    left = home.path / f".{name}.json.0123456789ab.tmp"
+    left.touch()
+    (home.path / "notes.tmp").touch()
+    with home.working():
+        assert not left.exists()
+    assert (home.path / "notes.tmp").exists()
 
 
 def test_a_checkpoint_stays_for_resuming_and_goes_when_another_state_is_stored(

@@ -15,8 +15,8 @@ from proper_model.records import counted
 
 # What no program can take back; said every time.
 REMAINS = (
-    "What cannot be recalled: exports and backups you made, copies of the folder from before (they "
-    "open with the passphrase of that time), and what you sent somewhere yourself. Your items "
+    "What cannot be recalled: exports and backups you made, copies of the whole folder from before "
+    "(they open with the passphrase of that time), and what you sent somewhere yourself. Your items "
     "never left this machine through this program."
 )
 Items = Annotated[
@@ -47,7 +47,8 @@ def forget(
     """Remove items from your history and train again without them, or remove everything.
 
     After forgetting items the adapter is what it would be had they never been there; the stored
-    generations that knew them are removed.
+    generations that knew them are removed, and the vault gets a new master key, which opens no copy
+    of them.
     """
     if bool(items) == everything:
         raise ConfigError("say what to forget: --items WHICH, or --all")
