@@ -99,8 +99,7 @@ def check_new(secret: Secret, *, weak: bool) -> None:
         _check_key_file(secret, weak=weak)
     if not isinstance(secret, Passphrase):
         return
-    secret.material()
-    text = secret.text
+    text = secret.material().decode()  # in normal form C, where a letter is one character
     if len(text) < MIN_CHARACTERS and not weak:
         raise PassphraseError(
             f"a new passphrase of fewer than {MIN_CHARACTERS} characters", hint=_AGAIN
