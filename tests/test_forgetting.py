@@ -354,6 +354,30 @@ def test_what_was_forgotten_cannot_be_put_back(folder: Path, ring: MemoryKeyring
     check_gone(folder)
 
 
+def test_stopped_at_any_step_every_secret_still_opens(tmp_path: Path, ring: MemoryKeyring) -> None:
+    """What the keyring keeps for a slot serves before and after, and while both keys are there."""
+    secrets = [WORD, KeyringEntry(), put_key_file(tmp_path / "key")]
+    start = make_vault(tmp_path / "start", b"old", secrets=secrets)
+    whole, entries, states = tree(start.folder), dict(ring.entries), []
+    for step in range(7):
+        ring.entries = dict(entries)
+        folder = put_files(tmp_path / f"at-{step}", whole)
+        with pytest.MonkeyPatch.context() as patch:
+            kill_at(patch, step)
+            with pytest.raises(Killed):
+                reopen(folder).write(b"new", bundle_id=BUNDLE, alone=True)
+        found = [reopen(folder, secret).read().payload for secret in secrets]
+        assert len(set(found)) == 1
+        states += found[:1]
+        reopen(folder).finish_interrupted()
+        assert [reopen(folder, secret).read().payload for secret in secrets] == found
+        assert ring.entries.keys() == entries.keys()
+        assert sorted(generations(folder)) == [
+            "00000001.vault" if found[0] == b"old" else "00000002.vault"
+        ]
+    assert states == [b"old"] * 5 + [b"new"] * 2
+
+
 def test_a_failing_removal_is_noted_before(folder: Path, ring: MemoryKeyring, monkeypatch) -> None:
     vault = make_vault(folder, b"one", b"two", secrets=[WORD, KeyringEntry()])
     interrupt_at_the_end(vault, monkeypatch)
