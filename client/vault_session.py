@@ -15,7 +15,12 @@ from typing import TypeVar
 
 from client import replay_guard
 from client.derivation import KEY_BYTES, number_from
-from client.generations import list_generations, remove_generations, remove_leftovers
+from client.generations import (
+    generation_name,
+    list_generations,
+    remove_generations,
+    remove_leftovers,
+)
 from client.key_slots import MAX_SLOTS, KeySet, Slot, forget_slot
 from client.keyring_store import KeyringError
 from client.keys_file import KeysFile
@@ -25,7 +30,7 @@ from client.vault_contents import Content, Contents
 from client.vault_keys import Keys
 from client.vault_secrets import Passphrase, Secret
 from client.vault_snapshot import consistent, contents_of
-from client.working_files import Sealer, remove_working
+from client.working_files import Sealer, remove_stale_working, remove_working
 from proper_model.errors import (
     BusyError,
     ProperError,
@@ -178,6 +183,8 @@ class Vault:
             self._warn("an interrupted forgetting is completed: older files are removed now")
         self.settle()
         remove_leftovers(self.folder)
+        for newest in list_generations(self.folder)[:1]:
+            remove_stale_working(self.folder, self.folder / generation_name(newest))
 
     def sealer(self, purpose: str) -> Sealer:
         """What encrypts working files of this purpose under the present master key."""

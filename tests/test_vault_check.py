@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -180,10 +181,13 @@ def test_the_next_command_that_changes_something_cleans_the_home(name: str, tmp_
 def test_a_checkpoint_stays_for_resuming_and_goes_when_another_state_is_stored(
     person: Person, vault: Vault, tmp_path: Path
 ) -> None:
-    checkpoint = vault.folder / "training-abc"
-    checkpoint.touch(mode=0o600)
+    checkpoint, older = vault.folder / "training-abc", vault.folder / "training-def"
+    for path in (checkpoint, older):
+        path.touch(mode=0o600)
+    os.utime(older, ns=(0, (vault.folder / NEWEST).stat().st_mtime_ns - 1))
     assert person.run("passwd", "--add-key-file", tmp_path / "key") == 0
     assert checkpoint.exists()
+    assert not older.exists(), "its result was stored before the command was killed"
     assert person.run("rollback") == 0
     assert not checkpoint.exists()
     assert len(generations(vault.folder)) == 2
