@@ -84,6 +84,15 @@ class KeysFile:
         """Whether the file is still the one this object has read or written."""
         return read_keys(self.path.parent) == self.raw
 
+    def renew_slot(self) -> None:
+        """Keep the slot key of the slot that opened, if an earlier version did not. As `save`."""
+        current, vault_id = self.keys.current, self.keys.vault_id
+        old = [slot for slot in current.slots if slot.id == self.slot_id and slot.kept is None]
+        for slot in old:
+            turned = replace(slot, turn=self.random(SALT_BYTES))
+            made = turned.holding(self._slot_key(slot), self.key, vault_id, current.key_id)
+            self.save_slots(tuple(made if one is slot else one for one in current.slots))
+
     def carried_slots(self, key_id: str, key: bytes) -> tuple[Slot, ...]:
         """The present slots around another master key, which the same secrets open.
 
@@ -113,8 +122,8 @@ class KeysFile:
             raise VaultError(
                 f"slot {slot.id} ({slot.kind}) was made by an earlier version and cannot be taken "
                 "to a new master key, which forgetting needs; nothing was changed",
-                hint=f"remove it and add another key: proper passwd --remove {slot.id}; or open the "
-                "vault by that key",
+                hint="give the same command that key once (--passphrase-file or --key-file), then repeat "
+                f"it; or remove the slot: proper passwd --remove {slot.id}",
             )
         return key
 

@@ -182,6 +182,7 @@ class Vault:
         if self._contents().forgotten() is not None:
             self._warn("an interrupted forgetting is completed: older files are removed now")
         self.settle()
+        self._file.renew_slot()
         remove_leftovers(self.folder)
         for newest in list_generations(self.folder)[:1]:
             remove_stale_working(self.folder, self.folder / generation_name(newest))

@@ -235,6 +235,27 @@ def test_a_slot_of_an_earlier_version_is_taken_along_or_nothing_is_changed(
     reopen(folder).write(b"newer", bundle_id=BUNDLE, alone=True)
 
 
+def test_slots_of_an_earlier_version_are_renewed_as_their_secrets_are_given(
+    folder: Path, tmp_path: Path
+) -> None:
+    """As the hint says: the same command with each key, none of which is lost."""
+    secrets = [WORD, put_key_file(tmp_path / "key")]
+    vault = make_vault(folder, b"one", secrets=secrets)
+    as_earlier(vault)
+    before, slots = tree(folder), vault.slot_kinds()
+    for secret in secrets:
+        reopen(folder, secret).finish_interrupted()
+        assert [reopen(folder, one).read().payload for one in secrets] == [b"one", b"one"]
+    assert reopen(folder).slot_kinds() == slots
+    after = tree(folder)
+    assert after.pop("keys.json") != before.pop("keys.json")
+    assert after == before
+    reopen(folder).finish_interrupted()
+    reopen(folder).write(b"new", bundle_id=BUNDLE, alone=True)
+    assert opened_today(folder, before) == []
+    assert [reopen(folder, one).read().payload for one in secrets] == [b"new", b"new"]
+
+
 def as_earlier(vault: Vault) -> None:
     """Rewrite the slots as versions did that kept no slot key."""
     file, current = vault._file, vault._file.keys.current
