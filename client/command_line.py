@@ -27,6 +27,7 @@ from client.console import (
     QUIET,
     package_version,
     print_line,
+    remarks,
     say,
     say_as_it_is,
     say_error,
@@ -61,9 +62,8 @@ def begin(context: typer.Context, *, debug: bool, version: bool) -> None:
     if context.invoked_subcommand is None:
         say("error: a command is missing")
         say(f"hint: the list below; {program} COMMAND --help says more about one")
-        with redirect_stdout(io.StringIO()) as shown:  # typer prints it
-            text = context.get_help().rstrip()
-        say_as_it_is(shown.getvalue() + text)
+        with redirect_stdout(remarks()):  # the help was not asked for, and typer prints it
+            print_line(context.get_help().rstrip())
         raise typer.Exit(USAGE)
 
 

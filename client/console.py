@@ -66,10 +66,8 @@ def say(text: str) -> None:
 
 def say_as_it_is(text: str) -> None:
     """As `say`, without the program's name before it."""
-    if _stderr() is None:
-        return
     try:
-        sys.stderr.write(text)
+        remarks().write(text)
     except (OSError, ValueError):  # a full disk, a reader that went away, a closed file
         drop_stderr()
 
@@ -79,16 +77,17 @@ def drop_stderr() -> None:
     sys.stderr = _Nowhere()
 
 
-class _Nowhere(io.TextIOBase):
+class _Nowhere(io.StringIO):
     """Takes everything and keeps nothing."""
 
-    def write(self, text: str) -> int:
+    def write(self, text: str, /) -> int:
         return len(text)
 
 
-def _stderr() -> TextIO | None:
-    """None where the program was started without one."""
-    return sys.stderr
+def remarks() -> TextIO:
+    """stderr, or what keeps nothing where the program was started without one."""
+    stderr: TextIO | None = sys.stderr
+    return _Nowhere() if stderr is None else stderr
 
 
 def agreed(question: str) -> bool:
