@@ -7,6 +7,7 @@ moment. Files are counted in whole blocks.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -99,6 +100,15 @@ def disk_needed(
     # keys.json is one block more.
     kept = BLOCK_BYTES + new + (present[0] if present else 0)
     return Disk(BLOCK_BYTES + sum(present) + most, kept)
+
+
+def lacking_bytes(most_bytes: int, folder: Path) -> int:
+    """How much more is needed than the vault's disk has free; 0 if nothing is, or nobody can tell."""
+    try:
+        free = shutil.disk_usage(folder.parent).free
+    except OSError:
+        return 0
+    return max(0, most_bytes - sum(present_bytes(folder)) - free)
 
 
 def present_bytes(folder: Path | None) -> list[int]:

@@ -123,7 +123,7 @@ def _vault(home: Home) -> Iterator[Finding]:
         told = "a change of the master key has not ended; the next change ends it"
         yield Finding("vault", ok=None, told=told)
     if shown.leftovers:
-        told = f"{shown.leftovers} half written by a killed command; the next change removes them"
+        told = f"{shown.leftovers} half written, by a command at work or a killed one; the next removes those"
         yield Finding("left files", ok=None, told=told)
     if shown.working:
         told = (

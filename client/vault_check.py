@@ -5,6 +5,7 @@ Without a key only headers can be looked at, so a damaged ciphertext is not seen
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from client.vault_keys import Keys, decode_keys
 from client.vault_secrets import Secret
 from client.vault_snapshot import at_rest
 from client.working_files import list_working
-from proper_model.errors import PassphraseError, ProperError, VaultError
+from proper_model.errors import PassphraseError, ProperError, StorageError, VaultError
 
 _START_BYTES = len(MAGIC) + 4 + MAX_HEADER_BYTES + TAG_BYTES
 
@@ -44,7 +45,9 @@ def look_at(folder: Path) -> Shown:
     return at_rest(folder, lambda: _look(folder))
 
 
-def judge(folder: Path, shown: Shown | None, secret: Secret | None) -> tuple[str, list[str]]:
+def judge(
+    folder: Path, shown: Shown | None, given: Callable[[], Secret | None]
+) -> tuple[str, list[str]]:
     """What the content is, and what a person should hear; checked whole where a secret is given.
 
     The content is `none`, `whole`, `unchecked`, `older` (the newest generation is damaged and an
@@ -59,12 +62,13 @@ def judge(folder: Path, shown: Shown | None, secret: Secret | None) -> tuple[str
     unopened = (
         "older" if any(w.startswith(generation_name(newest)) for w in warnings) else "unchecked"
     )
-    if secret is None:
-        return unopened, warnings
     try:
+        secret = given()
+        if secret is None:
+            return unopened, warnings
         vault = open_vault(folder, secret)
         content = vault.read()
-    except PassphraseError as error:
+    except (PassphraseError, StorageError) as error:
         return unopened, [*warnings, f"the content is not checked: {error.message}"]
     except VaultError as error:
         return "damaged", [*warnings, error.message]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from vault_samples import make_vault
 
-from client import cost, personal, training
+from client import cost, disk_cost, personal, training
 from client.learning import Learner
 from client.personal_state import PersonalState, encode
 from proper_model import files
@@ -98,6 +99,16 @@ def test_the_disk_that_is_needed_is_foretold(
             vault.write(encode(personal.adapt(learner, ME, histories)), bundle_id="b" * 64)
         assert most <= told.disk_bytes <= 1.5 * most
         assert folder_bytes(vault.folder) <= told.kept_bytes <= 1.5 * folder_bytes(vault.folder)
+
+
+def test_a_disk_with_too_little_room_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vault = make_vault(tmp_path / "vault", b"one")
+    free = shutil.disk_usage(tmp_path)._replace(free=10_000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: free)
+    assert disk_cost.lacking_bytes(30_000, vault.folder) == 30_000 - BLOCK - 10_000
+    assert disk_cost.lacking_bytes(10_000 + BLOCK, vault.folder) == 0
 
 
 def test_a_budget_lowers_the_memory_that_is_told(release: Release, user: User) -> None:

@@ -112,6 +112,11 @@ def test_status_with_a_wrong_key_still_says_what_it_sees(person: Person, vault, 
     out, told = capsys.readouterr()
     assert json.loads(out)["content"] == "unchecked"
     assert "not checked: wrong passphrase" in told
+    person.passphrase_file.unlink()
+    assert person.run("status", "--json") == 0
+    out, told = capsys.readouterr()
+    assert json.loads(out)["content"] == "unchecked"
+    assert "No such file" in told
 
 
 def test_doctor_tells_damage_and_what_was_left(person: Person, vault: Vault, capsys) -> None:
@@ -119,7 +124,7 @@ def test_doctor_tells_damage_and_what_was_left(person: Person, vault: Vault, cap
     (vault.folder / "training-abc").touch(mode=0o600)
     person.run("doctor")
     told = capsys.readouterr().out
-    assert "1 half written by a killed command" in told
+    assert "1 half written, by a command at work or a killed one" in told
     assert "1 of interrupted training" in told
     damage(vault, "magic")
     assert person.run("doctor") == 51

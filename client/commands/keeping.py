@@ -56,7 +56,7 @@ def status(context: typer.Context, as_json: o.AsJson = False) -> None:
     workspace = o.workspace(context)
     bundle = installed(workspace.home.path)
     shown = look_at(workspace.home.vault) if workspace.has_vault else None
-    content, warnings = judge(workspace.home.vault, shown, workspace.keys.given())
+    content, warnings = judge(workspace.home.vault, shown, workspace.keys.given)
     slots = () if shown is None else shown.slots
     found: dict[str, Any] = {
         "folder": str(workspace.home.path.absolute()),
@@ -98,7 +98,7 @@ def status(context: typer.Context, as_json: o.AsJson = False) -> None:
 
 
 def _left(count: int) -> str:
-    return f"{counted(count, 'file')} of a killed command: the next change removes them"
+    return f"{counted(count, 'file')}, by a command at work or a killed one; the next removes those"
 
 
 def _kept(found: dict[str, Any]) -> str:

@@ -113,6 +113,7 @@ def learner_for(
 def say_cost(workspace: Workspace, learner: Learner, histories: Histories, memory: Memory) -> None:
     """One line before the work: items, time, memory, disk. Raises as `check_limit`."""
     from client.cost import estimate
+    from client.disk_cost import lacking_bytes
 
     cost = estimate(learner, histories, folder=workspace.home.vault)
     low, high = readable_seconds(cost.fastest_s), readable_seconds(cost.slowest_s)
@@ -122,6 +123,11 @@ def say_cost(workspace: Workspace, learner: Learner, histories: Histories, memor
         f"{cost.items} items: about {took}, {readable_bytes(cost.memory_bytes)} of memory{gpu}, "
         f"{readable_bytes(cost.disk_bytes)} of disk, of which {readable_bytes(cost.kept_bytes)} stay"
     )
+    if lacking := lacking_bytes(cost.disk_bytes, workspace.home.vault):
+        say(
+            f"warning: {readable_bytes(lacking)} of disk more than are free; a full disk ends the "
+            "training, and what is stored stays as it is"
+        )
     check_limit(cost.memory_bytes, memory)
 
 
