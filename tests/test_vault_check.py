@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from test_vault_keys import Killed, every_step, kill_at
 from vault_samples import BUNDLE, CHEAP, generations, tree
 
 from client.bundle_store import InstalledBundle
 from client.home import Home
 from client.personal_state import PersonalState, TaskState, encode
-from client.vault import Passphrase, Vault, create_vault
+from client.vault import Passphrase, Vault, create_vault, open_vault
+from client.vault_check import UNFINISHED, look_at
 from client.workspace import Workspace
 from proper_model.errors import VaultError
 from proper_model.records import HistoryItem
@@ -129,6 +132,84 @@ def test_doctor_tells_damage_and_what_was_left(person: Person, vault: Vault, cap
     damage(vault, "magic")
     assert person.run("doctor") == 51
     assert f"{NEWEST}: not a vault file" in capsys.readouterr().out
+
+
+def forget(vault: Vault) -> None:
+    vault.write(STATE, bundle_id=BUNDLE, alone=True)
+
+
+def rotate(vault: Vault) -> None:
+    vault.rotate([Passphrase(PASSPHRASE)])
+
+
+@pytest.mark.parametrize("change", [forget, rotate])
+def test_a_command_at_work_is_no_damage(
+    change: Callable[[Vault], None], person: Person, vault: Vault, monkeypatch, capsys
+) -> None:
+    """At every step of a change, `status` and `doctor` find nothing to mend."""
+    looks = []
+
+    def look() -> None:
+        capsys.readouterr()
+        with monkeypatch.context() as patch:
+            patch.setattr(Home, "working", None)  # they take no lock
+            assert person.run("status", "--json") == 0
+        out, told = capsys.readouterr()
+        assert json.loads(out)["warnings"] == []
+        assert json.loads(out)["content"] == "whole"
+        assert "warning" not in told
+        shown = look_at(Home(person.home))
+        assert (shown.damaged, shown.unfinished) == ((), False)
+        looks.append(shown)
+
+    with Home(person.home).working(), monkeypatch.context() as patch:
+        every_step(patch, look)
+        change(vault)
+    assert len(looks) > 8
+    assert not Home(person.home).is_busy()
+    assert look_at(Home(person.home)).leftovers == 0
+
+
+def test_an_interrupted_change_is_told(person: Person, vault: Vault, monkeypatch, capsys) -> None:
+    seen = []
+    for step in range(7):
+        with monkeypatch.context() as patch:
+            kill_at(patch, step)
+            with pytest.raises(Killed):
+                forget(open_vault(vault.folder, Passphrase(PASSPHRASE)))
+        capsys.readouterr()
+        assert person.run("status", "--json") == 0
+        found = json.loads(capsys.readouterr().out)
+        assert found["content"] == "whole"
+        seen.append(UNFINISHED in found["warnings"] or found["leftovers"] > 0)
+        assert person.run("lock") == 0
+        open_vault(vault.folder, Passphrase(PASSPHRASE)).finish_interrupted()
+        assert person.run("status", "--json") == 0
+        assert json.loads(capsys.readouterr().out.splitlines()[-1])["warnings"] == []
+        if step >= 5:
+            break
+    assert seen == [False, True, True, True, True, True]
+
+
+def test_asking_whether_a_command_is_at_work_keeps_none_out(tmp_path: Path) -> None:
+    home, ended = Home(tmp_path / "home"), threading.Event()
+    assert not home.is_busy()
+    assert not home.path.exists()
+    home.make()
+
+    def ask() -> None:
+        while not ended.is_set():
+            home.is_busy()
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    try:
+        for _ in range(50):
+            with home.working():
+                assert home.is_busy()
+    finally:
+        ended.set()
+        asking.join()
 
 
 def left_by_killed_commands(folder: Path) -> set[str]:

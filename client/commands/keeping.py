@@ -55,7 +55,7 @@ def status(context: typer.Context, as_json: o.AsJson = False) -> None:
 
     workspace = o.workspace(context)
     bundle = installed(workspace.home.path)
-    shown = look_at(workspace.home.vault) if workspace.has_vault else None
+    shown = look_at(workspace.home) if workspace.has_vault else None
     content, warnings = judge(workspace.home.vault, shown, workspace.keys.given)
     slots = () if shown is None else shown.slots
     found: dict[str, Any] = {
