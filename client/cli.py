@@ -22,6 +22,7 @@ from client.commands import (
     export,
     forget,
     generate,
+    import_backup,
     inspect,
     keeping,
     rebase,
@@ -63,11 +64,16 @@ def before(
         Path | None,
         typer.Option("--key-file", envvar=KEY_FILE_VARIABLE, help="A key file of the vault."),
     ] = None,
+    weak_passphrase: Annotated[
+        bool,
+        typer.Option("--weak-passphrase", help="Take a new passphrase that is easily guessed."),
+    ] = False,
 ) -> None:
     """Personalize a language model on this machine; nothing private leaves it."""
     begin(context, debug=debug, version=version)
     session = context.ensure_object(Session)
     session.home = home
+    session.weak_passphrase = weak_passphrase
     # What the command line says stands above the environment, whichever kind of key it names.
     said = {
         name
@@ -97,7 +103,7 @@ for command in (
     serve.serve,
 ):
     app.command()(command)
-app.command("import")(export.import_backup)
+app.command("import")(import_backup.import_backup)
 
 
 def run_cli(arguments: Sequence[str]) -> int:

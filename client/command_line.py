@@ -1,13 +1,15 @@
 """How a command line of ours starts and ends: quiet libraries, exit codes, errors without data.
 
 Every error that PROPER knows has its own exit code (`proper_model.errors`); 2 is wrong usage, 1 is
-a bug, 130 is Ctrl-C, 141 a reader of stdout that went away. Messages of unknown exceptions are not shown, because they may quote a
-person's text.
+a bug, 130 is Ctrl-C, 141 a reader of stdout that went away, 20 a stdout that takes no more or was
+never there. What cannot be said on stderr is lost and changes no exit code. Messages of unknown
+exceptions are not shown, because they may quote a person's text.
 """
 
 from __future__ import annotations
 
 import errno
+import io
 import os
 import signal
 import sys
@@ -21,13 +23,22 @@ from typing import TextIO
 import click
 import typer
 
-from client.console import QUIET, package_version, print_line, say, say_error, stopping
+from client.console import (
+    QUIET,
+    package_version,
+    print_line,
+    remarks,
+    say,
+    say_as_it_is,
+    say_error,
+    stopping,
+)
 from client.process_guard import protect_process
 from proper_model.errors import InterruptedRunError, ProperError, StorageError
 
 USAGE, INTERRUPTED = 2, 130
 OUTPUT_CLOSED = 141  # as the shell says of a program that SIGPIPE ended
-_REFUSED = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EPIPE)
+_REFUSED = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EPIPE, errno.EBADF)
 
 
 @dataclass
@@ -38,6 +49,7 @@ class Session:
     home: Path | None = None
     passphrase_file: Path | None = None
     key_file: Path | None = None
+    weak_passphrase: bool = False
 
 
 def begin(context: typer.Context, *, debug: bool, version: bool) -> None:
@@ -50,13 +62,15 @@ def begin(context: typer.Context, *, debug: bool, version: bool) -> None:
     if context.invoked_subcommand is None:
         say("error: a command is missing")
         say(f"hint: the list below; {program} COMMAND --help says more about one")
-        with redirect_stdout(sys.stderr):  # the help was not asked for, and typer prints it
+        with redirect_stdout(remarks()):  # the help was not asked for, and typer prints it
             print_line(context.get_help().rstrip())
         raise typer.Exit(USAGE)
 
 
 def run_command(app: typer.Typer, program: str, arguments: Sequence[str]) -> int:
     """Run one command line; returns the exit code and prints errors to stderr."""
+    if _stdout() is None:
+        sys.stdout = _Absent()
     code = _run(app, program, arguments)
     try:
         if (stdout := _stdout()) is not None:
@@ -78,7 +92,7 @@ def _run(app: typer.Typer, program: str, arguments: Sequence[str]) -> int:
         return INTERRUPTED
     except ProperError as error:
         if session.debug:
-            traceback.print_exc()
+            say_as_it_is(traceback.format_exc())
         say_error(error)
         return error.exit_code
     except click.ClickException as error:
@@ -91,7 +105,7 @@ def _run(app: typer.Typer, program: str, arguments: Sequence[str]) -> int:
         if isinstance(error, OSError) and error.errno in _REFUSED:
             return _told(error)
         if session.debug:
-            traceback.print_exc()
+            say_as_it_is(traceback.format_exc())
         say(f"error: internal error ({type(error).__name__})")
         say(f"hint: repeat with `{program} --debug ...` and report what it shows")
         return 1
@@ -116,6 +130,13 @@ def _stdout() -> TextIO | None:
     return sys.stdout
 
 
+class _Absent(io.TextIOBase):
+    """Stands for a stdout that was closed before the start: what is written is lost, and told."""
+
+    def write(self, _text: str) -> int:
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF), "standard output")
+
+
 def _drop_output() -> None:
     """What Python still holds for stdout goes nowhere, so that its own flush at exit is silent."""
     with suppress(OSError, ValueError):
@@ -126,12 +147,24 @@ def _drop_output() -> None:
             os.close(nowhere)
 
 
+def _occupy_standard_files() -> None:
+    """Of those closed before the start: else the next file opened, perhaps a private one, takes the
+    number, and what a library prints there is written into it.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDONLY)  # writing to it fails, and is told
+
+
 def start(app: typer.Typer, program: str, *, private: bool = False) -> None:
     """Entry point of a program: quiet libraries, Ctrl-C answered at once, exit code.
 
     Commands import libraries when they need them, so that these switches come first. A `private`
     program also keeps its memory and files to itself, and no library of it asks the hub.
     """
+    _occupy_standard_files()
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     if private:

@@ -5,18 +5,21 @@ Shared by `proper` and `proper-sim`, which is why it knows neither.
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from typing import BinaryIO, TextIO
 
+import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from client.tables import Table, to_markdown, to_rich
-from proper_model.errors import ProperError
+from proper_model.errors import ConfigError, DataError, ProperError
 
 # (phase, done, total); total 0 means: unknown.
 Callback = Callable[[str, int, int], None]
@@ -57,8 +60,62 @@ def print_line(text: str = "") -> None:
 
 
 def say(text: str) -> None:
-    """A remark on stderr."""
-    sys.stderr.write(f"proper: {text}\n")
+    """A remark on stderr; where that takes nothing more, it is lost and the command goes on."""
+    say_as_it_is(f"proper: {text}\n")
+
+
+def say_as_it_is(text: str) -> None:
+    """As `say`, without the program's name before it."""
+    try:
+        remarks().write(text)
+    except (OSError, ValueError):  # a full disk, a reader that went away, a closed file
+        drop_stderr()
+
+
+def drop_stderr() -> None:
+    """Nothing is shown from now on: a remark that cannot be written must not end a command."""
+    sys.stderr = _Nowhere()
+
+
+class _Nowhere(io.StringIO):
+    """Takes everything and keeps nothing."""
+
+    def write(self, text: str, /) -> int:
+        return len(text)
+
+
+def remarks() -> TextIO:
+    """stderr, or what keeps nothing where the program was started without one."""
+    stderr: TextIO | None = sys.stderr
+    return _Nowhere() if stderr is None else stderr
+
+
+def agreed(question: str) -> bool:
+    """Ask on stderr and read the answer from stdin; raises ConfigError where there is none."""
+    if _stdin() is None:
+        raise ConfigError(
+            "there is no input to answer a question from", hint="--yes answers it beforehand"
+        )
+    return bool(typer.confirm(question, default=False, err=True))
+
+
+def asks() -> bool:
+    """Whether a person can be asked: stdin is a terminal."""
+    stdin = _stdin()
+    return stdin is not None and stdin.isatty()
+
+
+def stdin_bytes() -> BinaryIO:
+    """Standard input; raises DataError where the program was started without one."""
+    stdin = _stdin()
+    if stdin is None:
+        raise DataError("stdin: closed", hint="give what is asked for as an argument or a file")
+    return stdin.buffer
+
+
+def _stdin() -> TextIO | None:
+    """None where the program was started without one."""
+    return sys.stdin
 
 
 def say_error(error: ProperError) -> None:

@@ -10,9 +10,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
+from client.disk_cost import disk_needed
 from client.learning import Learner
 from proper_model.budget import memory_model
 from proper_model.encoding import Encoded
@@ -30,13 +32,12 @@ PROBE_S = 1.0
 # the allocator's fragments. Measured: 230 to 280 MiB after hundreds of steps, then no more.
 ROUTINES_BYTES = 256 << 20
 JUDGING = 1 / 3  # a forward pass beside a forward and backward pass
-BYTES_A_NUMBER = 4
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Seconds from `fastest` to `slowest`; bytes of the whole process, of the vault on disk, and of
-    a GPU's memory for training.
+    """Seconds from `fastest` to `slowest`; bytes of the whole process, of the vault's folder at its
+    largest and afterwards, and of a GPU's memory for training.
     """
 
     items: int
@@ -44,20 +45,29 @@ class Cost:
     slowest_s: float
     memory_bytes: int
     disk_bytes: int
+    kept_bytes: int
     gpu_bytes: int = 0
 
 
-def estimate(learner: Learner, histories: Mapping[str, tuple[Task, Sequence[HistoryItem]]]) -> Cost:
-    """The cost of `personal.adapt` with these histories; trains nothing, keeps nothing."""
+def estimate(
+    learner: Learner,
+    histories: Mapping[str, tuple[Task, Sequence[HistoryItem]]],
+    *,
+    folder: Path | None = None,
+) -> Cost:
+    """The cost of `personal.adapt` with these histories; trains nothing, keeps nothing.
+
+    Args:
+        folder: the vault's, whose generations count as well.
+    """
     encoded = [learner.encode(items, task) for task, items in histories.values()]
     together = [sample for samples in encoded for sample in samples]
     shared = learner.split_for_embedding(together, 0)
     own = [learner.split(samples, seed=0) for samples in encoded]
-    text = sum(len(v) for _, items in histories.values() for i in items for v in i.fields.values())
-    numbers = sum(learner.structure.rank * (s.d_in + s.d_out) for s in learner.model.sites)
-    disk = 2 * (text + len(histories) * numbers * BYTES_A_NUMBER)  # this generation and the last
     if not any(samples.folds for samples in (shared, *own)):
-        return Cost(len(together), 0.0, 1.0, resident_bytes(), disk)
+        disk = disk_needed(learner, histories, shared, own, slowest_s=1.0, folder=folder)
+        held = resident_bytes()
+        return Cost(len(together), 0.0, 1.0, held, disk.most_bytes, disk.kept_bytes)
     memory, gpu = _memory(learner, own)
     rate = _tokens_a_second(learner, together)
     user = learner.settings.user
@@ -72,7 +82,8 @@ def estimate(learner: Learner, histories: Mapping[str, tuple[Task, Sequence[Hist
                 samples, epochs=lora_epochs, rates=len(user.learning_rates), refit=user.refit
             )
         ends.append(tokens / rate)
-    return Cost(len(together), ends[0], ends[1], memory, disk, gpu)
+    disk = disk_needed(learner, histories, shared, own, slowest_s=ends[1], folder=folder)
+    return Cost(len(together), ends[0], ends[1], memory, disk.most_bytes, disk.kept_bytes, gpu)
 
 
 def memory_needed(

@@ -105,13 +105,30 @@ def _release(home: Home) -> Iterator[Finding]:
 
 
 def _vault(home: Home) -> Iterator[Finding]:
-    from client.vault import slot_kinds, vault_exists
+    from client.vault import WITHOUT_KEYS, WITHOUT_KEYS_HINT, vault_exists
+    from client.vault_check import UNFINISHED, look_at, orphaned
 
+    if orphaned(home.vault):
+        yield Finding("vault", ok=False, told=f"{WITHOUT_KEYS}; {WITHOUT_KEYS_HINT}")
+        return
     if not vault_exists(home.vault):
         yield Finding("vault", ok=None, told="none yet: proper adapt HISTORY makes it")
         return
-    kinds = sorted({kind for _, kind in slot_kinds(home.vault)})
+    shown = look_at(home)
+    kinds = sorted({kind for _, kind in shown.slots})
     yield Finding("vault", ok=True, told="opens with " + ", ".join(kinds))
+    for problem in shown.damaged:
+        yield Finding("vault", ok=False, told=problem)
+    if shown.unfinished:
+        yield Finding("vault", ok=None, told=UNFINISHED)
+    if shown.leftovers:
+        told = f"{shown.leftovers} half written, by a command at work or a killed one; the next removes those"
+        yield Finding("left files", ok=None, told=told)
+    if shown.working:
+        told = (
+            f"{shown.working} of interrupted training; --resume goes on, any other change ends it"
+        )
+        yield Finding("checkpoints", ok=None, told=told)
 
 
 def _machine(_: Home) -> Iterator[Finding]:

@@ -56,9 +56,14 @@ def remove_generations(folder: Path, generations: Iterable[int]) -> None:
         sync_folder(folder)
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Delete what a killed save has left behind. Raises StorageError."""
+def list_leftovers(folder: Path) -> list[Path]:
+    """What a killed save has left behind, or what one is writing now. Raises StorageError."""
     with storage_errors(folder):
-        for path in list(folder.iterdir()):
-            if _LEFTOVER.fullmatch(path.name):
-                path.unlink(missing_ok=True)
+        return sorted(path for path in folder.iterdir() if _LEFTOVER.fullmatch(path.name))
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Delete what a killed save has left behind; nobody else may be writing. Raises StorageError."""
+    with storage_errors(folder):
+        for path in list_leftovers(folder):
+            path.unlink(missing_ok=True)

@@ -12,6 +12,7 @@ Source: SECURITY 2 (same-device user).
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -20,11 +21,14 @@ from pathlib import Path
 
 from platformdirs import user_data_path
 
-from proper_model.durable import locked
+from proper_model.durable import is_locked, locked
 from proper_model.errors import BusyError, StorageError
 from proper_model.files import make_private_folder, storage_errors
 
 VARIABLE = "PROPER_HOME"
+_GRACE_S = 0.2  # `is_busy` of another program holds the lock for a moment
+# Of a `write_atomic` that was killed.
+_LEFTOVER = re.compile(r"\.(root|bases)\.json\.[0-9a-f]{12}\.tmp")
 
 
 @dataclass(frozen=True)
@@ -66,8 +70,12 @@ class Home:
             )
         return self.path
 
+    def is_busy(self) -> bool:
+        """Whether a command that changes something is at work; nothing is created or waited for."""
+        return is_locked(self.path / ".lock")
+
     @contextmanager
-    def working(self, *, timeout_s: float = 0.0) -> Iterator[None]:
+    def working(self, *, timeout_s: float = _GRACE_S) -> Iterator[None]:
         """Hold the folder for one process that changes something.
 
         Raises BusyError if another one holds it for `timeout_s`.
@@ -82,4 +90,8 @@ class Home:
                         f"{self.path}: another proper command is working in this folder",
                         hint="wait for it to end, then repeat the command",
                     ) from None
+                # Nobody else writes now, so these are of commands that were killed.
+                for path in self.path.iterdir():
+                    if _LEFTOVER.fullmatch(path.name):
+                        path.unlink(missing_ok=True)
             yield

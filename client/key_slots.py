@@ -1,16 +1,20 @@
 """Key slots: each holds the vault's master key, wrapped under one secret of the user.
 
-    wrapping key = Argon2id or scrypt of a passphrase, HKDF of a key file or keyring secret
+    slot key     = Argon2id or scrypt of a passphrase, HKDF of a key file or keyring secret
+    wrapping key = HKDF(slot key, turn)
     wrapped      = AES-256-GCM(wrapping key, master key, AAD = domain | slot | vault id | key id)
+    kept         = AES-256-GCM(HKDF(master key, turn), slot key, AAD as above, another domain)
 
-A slot's salt is new each time it is written, so its wrapping key is used once and the nonce is all
-zeros. A changed passphrase therefore rewrites one slot and no generation. Source: SECURITY 3.
+A slot's `turn`, a salt, is new each time it is written, so its wrapping key is used once and the
+nonce is all zeros. A changed passphrase therefore rewrites one slot and no generation. `kept` lets
+whoever has the master key put a new one under every slot without asking for each secret, which
+forgetting does. Slots of earlier versions have neither, and the slot key wraps. Source: SECURITY 3.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from cryptography.exceptions import InvalidTag
@@ -27,7 +31,7 @@ from client.derivation import (
     stretch,
 )
 from client.sealing import KEY_ID_BYTES, NONCE, TAG_BYTES
-from client.strict_json import exact_fields, hex_bytes, hex_text
+from client.strict_json import DAMAGED_HINT, exact_fields, hex_bytes, hex_text
 from client.vault_secrets import KINDS, KeyFile, Passphrase, Random, Secret
 from proper_model import canonical
 from proper_model.errors import VaultError
@@ -38,30 +42,68 @@ KEYRING_SECRET_BYTES = 32
 WRAPPED_BYTES = KEY_BYTES + TAG_BYTES
 
 _DOMAIN = b"proper vault slot 1\0"
+_TURN_PURPOSE = b"proper vault slot turn 1"
+_KEPT_PURPOSE = b"proper vault kept slot key 1"
+_KEPT_DOMAIN = _KEPT_PURPOSE + b"\0"
 _PURPOSES = {"key-file": b"proper vault key file 1", "keyring": b"proper vault keyring 1"}
 _FIELDS = {"id", "kdf", "kind", "salt", "wrapped"}
+_TURN_FIELDS = {"kept", "turn"}
 
 
 @dataclass(frozen=True)
 class Slot:
-    """One way to the master key. `cost` is that of a passphrase, None for random secrets."""
+    """One way to the master key. `cost` is that of a passphrase, None for random secrets.
+
+    `turn` and `kept` are None in a slot of an earlier version.
+    """
 
     id: str
     kind: str
     cost: Cost | None
     salt: bytes
-    wrapped: bytes
+    wrapped: bytes = b""
+    turn: bytes | None = None
+    kept: bytes | None = None
 
     def open_part(self) -> dict[str, Any]:
         kdf = {"name": "hkdf-sha256"} if self.cost is None else cost_to_json(self.cost)
-        return {"id": self.id, "kdf": kdf, "kind": self.kind, "salt": self.salt.hex()}
+        turn = {} if self.turn is None else {"turn": self.turn.hex()}
+        return {"id": self.id, "kdf": kdf, "kind": self.kind, "salt": self.salt.hex(), **turn}
 
     def to_json(self) -> dict[str, Any]:
-        return {**self.open_part(), "wrapped": self.wrapped.hex()}
+        kept = {} if self.kept is None else {"kept": self.kept.hex()}
+        return {**self.open_part(), "wrapped": self.wrapped.hex(), **kept}
 
-    def aad(self, vault_id: str, key_id: str) -> bytes:
-        bound = {"key_id": key_id, "slot": self.open_part(), "vault_id": vault_id}
-        return _DOMAIN + canonical.encode(bound)
+    def bound(self, vault_id: str, key_id: str) -> bytes:
+        """What is authenticated with the keys in this slot."""
+        return canonical.encode({"key_id": key_id, "slot": self.open_part(), "vault_id": vault_id})
+
+    def holding(self, slot_key: bytes, master_key: bytes, vault_id: str, key_id: str) -> Slot:
+        """This slot around a master key. Its turn must be new."""
+        bound = self.bound(vault_id, key_id)
+        wrapped = self._wrapper(slot_key).encrypt(NONCE, master_key, _DOMAIN + bound)
+        if self.turn is None:
+            return replace(self, wrapped=wrapped)
+        kept = self._keeper(master_key).encrypt(NONCE, slot_key, _KEPT_DOMAIN + bound)
+        return replace(self, wrapped=wrapped, kept=kept)
+
+    def open(self, slot_key: bytes, vault_id: str, key_id: str) -> bytes:
+        """The master key. Raises InvalidTag for a wrong slot key or an altered slot."""
+        bound = self.bound(vault_id, key_id)
+        return self._wrapper(slot_key).decrypt(NONCE, self.wrapped, _DOMAIN + bound)
+
+    def kept_key(self, master_key: bytes, vault_id: str, key_id: str) -> bytes:
+        """The slot key. Raises InvalidTag for a wrong master key or an altered slot."""
+        assert self.kept is not None
+        bound = self.bound(vault_id, key_id)
+        return self._keeper(master_key).decrypt(NONCE, self.kept, _KEPT_DOMAIN + bound)
+
+    def _wrapper(self, slot_key: bytes) -> AESGCM:
+        return AESGCM(slot_key if self.turn is None else hkdf(slot_key, self.turn, _TURN_PURPOSE))
+
+    def _keeper(self, master_key: bytes) -> AESGCM:
+        assert self.turn is not None
+        return AESGCM(hkdf(master_key, self.turn, _KEPT_PURPOSE))
 
 
 @dataclass(frozen=True)
@@ -89,7 +131,9 @@ def key_set_from_json(value: Any, *, where: str) -> KeySet:
 
 
 def _slot_from_json(value: Any, *, where: str) -> Slot:
-    fields = exact_fields(value, _FIELDS, where=where)
+    fields = exact_fields(value, _FIELDS, where=where, optional=_TURN_FIELDS)
+    if len(_TURN_FIELDS & fields.keys()) == 1:
+        raise VaultError(f"{where}: expected `turn` and `kept` together", hint=DAMAGED_HINT)
     kind, kdf = fields["kind"], fields["kdf"]
     if kind == "passphrase":
         cost = cost_from_json(kdf, where=f"{where}.kdf")
@@ -103,7 +147,13 @@ def _slot_from_json(value: Any, *, where: str) -> Slot:
         cost=cost,
         salt=hex_bytes(fields["salt"], SALT_BYTES, where=f"{where}.salt"),
         wrapped=hex_bytes(fields["wrapped"], WRAPPED_BYTES, where=f"{where}.wrapped"),
+        turn=_optional_hex(fields, "turn", SALT_BYTES, where),
+        kept=_optional_hex(fields, "kept", WRAPPED_BYTES, where),
     )
+
+
+def _optional_hex(fields: dict[str, Any], name: str, size: int, where: str) -> bytes | None:
+    return hex_bytes(fields[name], size, where=f"{where}.{name}") if name in fields else None
 
 
 def make_slot(
@@ -128,14 +178,13 @@ def make_slot(
         kind=KINDS[type(secret)],
         cost=cost if isinstance(secret, Passphrase) else None,
         salt=random(SALT_BYTES),
-        wrapped=bytes(WRAPPED_BYTES),
+        turn=random(SALT_BYTES),
     )
     if slot.kind == "keyring":
         keyring_store.store(_entry(vault_id, slot.id), random(KEYRING_SECRET_BYTES).hex())
-    key = _wrapping_key(secret, slot, vault_id)
+    key = slot_key(secret, slot, vault_id)
     assert key is not None
-    wrapped = AESGCM(key).encrypt(NONCE, master_key, slot.aad(vault_id, key_id))
-    return Slot(slot.id, slot.kind, slot.cost, slot.salt, wrapped)
+    return slot.holding(key, master_key, vault_id, key_id)
 
 
 def open_slots(
@@ -148,11 +197,10 @@ def open_slots(
     for slot in slots:
         if slot.kind != KINDS[type(secret)]:
             continue
-        key = _wrapping_key(secret, slot, vault_id)
+        key = slot_key(secret, slot, vault_id)
         try:
             if key is not None:
-                aad = slot.aad(vault_id, key_id)
-                return slot.id, AESGCM(key).decrypt(NONCE, slot.wrapped, aad)
+                return slot.id, slot.open(key, vault_id, key_id)
         except InvalidTag:
             continue
     return None
@@ -164,8 +212,8 @@ def forget_slot(slot: Slot, vault_id: str) -> None:
         keyring_store.forget(_entry(vault_id, slot.id))
 
 
-def _wrapping_key(secret: Secret, slot: Slot, vault_id: str) -> bytes | None:
-    """The key around the master key; None if the keyring has no entry for this slot."""
+def slot_key(secret: Secret, slot: Slot, vault_id: str) -> bytes | None:
+    """The slot's own key; None if the keyring has no entry for this slot. Raises as `make_slot`."""
     if isinstance(secret, Passphrase):
         assert slot.cost is not None
         return stretch(secret.material(), slot.salt, slot.cost)

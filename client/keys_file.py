@@ -10,13 +10,15 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+from cryptography.exceptions import InvalidTag
+
 from client.derivation import SALT_BYTES, Cost, default_cost
-from client.key_slots import MAX_SLOTS, KeySet, Slot, forget_slot, make_slot
+from client.key_slots import MAX_SLOTS, KeySet, Slot, forget_slot, make_slot, slot_key
 from client.keyring_store import KeyringError
 from client.private_files import read_private, save_private
 from client.vault_keys import KEYS_FILE, MAX_KEYS_BYTES, Keys, carry, encode_keys, unlock
-from client.vault_secrets import Random, Secret
-from proper_model.errors import PassphraseError, StorageError, VaultError
+from client.vault_secrets import KeyringEntry, Random, Secret
+from proper_model.errors import BusyError, PassphraseError, StorageError, VaultError
 
 
 class KeysFile:
@@ -32,6 +34,7 @@ class KeysFile:
         cost: Cost | None,
         next_key: bytes | None = None,
         slot_id: str = "",
+        secret: Secret | None = None,
     ) -> None:
         self.path = folder / KEYS_FILE
         self.keys = keys
@@ -39,13 +42,14 @@ class KeysFile:
         self.next_key = next_key
         self.slot_id = slot_id
         self.random = random
+        self.raw = encode_keys(keys, key)
         self._cost = cost
-        self._raw = encode_keys(keys, key)
+        self.secret = secret
 
     @classmethod
     def opened(cls, folder: Path, secret: Secret, *, random: Random, cost: Cost | None) -> KeysFile:
         """Read and unlock. Raises as `unlock` and `read_private`."""
-        found = unlock(_read(folder / KEYS_FILE), secret)
+        found = unlock(read_keys(folder), secret)
         return cls(
             folder,
             found.keys,
@@ -54,11 +58,74 @@ class KeysFile:
             cost=cost,
             next_key=found.next_key,
             slot_id=found.slot_id,
+            secret=secret,
         )
+
+    def reopened(self) -> KeysFile:
+        """The document that lies there now, opened by the same secret; this object stays.
+
+        Raises BusyError if the secret opens it no longer, or it is another vault's.
+        """
+        assert self.secret is not None, "a vault that was made here is not read beside a writer"
+        try:
+            now = KeysFile.opened(
+                self.path.parent, self.secret, random=self.random, cost=self._cost
+            )
+        except PassphraseError:
+            now = None
+        if now is None or now.keys.vault_id != self.keys.vault_id:
+            raise BusyError(
+                "another command has changed what opens the vault meanwhile",
+                hint="repeat the command, with the key of now",
+            )
+        return now
 
     def unchanged(self) -> bool:
         """Whether the file is still the one this object has read or written."""
-        return _read(self.path) == self._raw
+        return read_keys(self.path.parent) == self.raw
+
+    def renew_slot(self) -> None:
+        """Keep the slot key of the slot that opened, if an earlier version did not. As `save`."""
+        current, vault_id = self.keys.current, self.keys.vault_id
+        old = [slot for slot in current.slots if slot.id == self.slot_id and slot.kept is None]
+        for slot in old:
+            turned = replace(slot, turn=self.random(SALT_BYTES))
+            made = turned.holding(self._slot_key(slot), self.key, vault_id, current.key_id)
+            self.save_slots(tuple(made if one is slot else one for one in current.slots))
+
+    def carried_slots(self, key_id: str, key: bytes) -> tuple[Slot, ...]:
+        """The present slots around another master key, which the same secrets open.
+
+        Raises VaultError for a slot of an earlier version that another secret than the present one
+        opens: nothing here knows its key.
+        """
+        vault_id, current = self.keys.vault_id, self.keys.current
+        made = []
+        for slot in current.slots:
+            turned = replace(slot, turn=self.random(SALT_BYTES))
+            made.append(turned.holding(self._slot_key(slot), key, vault_id, key_id))
+        return tuple(made)
+
+    def _slot_key(self, slot: Slot) -> bytes:
+        vault_id, current = self.keys.vault_id, self.keys.current
+        if slot.kept is not None:
+            try:
+                return slot.kept_key(self.key, vault_id, current.key_id)
+            except InvalidTag:
+                raise VaultError(f"{KEYS_FILE}: kept slot key altered") from None
+        key = None
+        if slot.id == self.slot_id and self.secret is not None:
+            key = slot_key(self.secret, slot, vault_id)
+        elif slot.kind == "keyring":
+            key = slot_key(KeyringEntry(), slot, vault_id)
+        if key is None:
+            raise VaultError(
+                f"slot {slot.id} ({slot.kind}) was made by an earlier version and cannot be taken "
+                "to a new master key, which forgetting needs; nothing was changed",
+                hint="give the same command that key once (--passphrase-file or --key-file), then repeat "
+                f"it; or remove the slot: proper passwd --remove {slot.id}",
+            )
+        return key
 
     def make_slots(
         self, secrets: Sequence[Secret], key_id: str, key: bytes, slot_id: str | None = None
@@ -92,10 +159,10 @@ class KeysFile:
         current = replace(self.keys.current, slots=slots)
         self.save(replace(self.keys, current=current), self.key, new=new)
 
-    def save_next(self, pending: KeySet, key: bytes) -> None:
+    def save_next(self, pending: KeySet, key: bytes, new: Sequence[Slot] = ()) -> None:
         """Put a next master key beside the current one. Raises as `save`."""
         keys = carry(self.keys, self.key, pending, key, self.random(SALT_BYTES))
-        self.save(keys, self.key, new=pending.slots)
+        self.save(keys, self.key, new=new)
 
     def save(self, keys: Keys, key: bytes, new: Sequence[Slot] = ()) -> None:
         """Replace keys.json; `key` is its current master key.
@@ -110,7 +177,7 @@ class KeysFile:
         except StorageError as error:
             failure = error
         if failure is None or self._holds(raw):
-            self._raw, self.keys, self.key = raw, keys, key
+            self.raw, self.keys, self.key = raw, keys, key
             if keys.next is None:
                 self.next_key = None
         else:
@@ -120,7 +187,7 @@ class KeysFile:
 
     def _holds(self, raw: bytes) -> bool:
         with suppress(StorageError):
-            return _read(self.path) == raw
+            return read_keys(self.path.parent) == raw
         return False
 
     def _forget(self, slots: Sequence[Slot]) -> None:
@@ -129,5 +196,6 @@ class KeysFile:
                 forget_slot(slot, self.keys.vault_id)
 
 
-def _read(path: Path) -> bytes:
-    return read_private(path, limit_bytes=MAX_KEYS_BYTES)
+def read_keys(folder: Path) -> bytes:
+    """The bytes of a vault's keys.json. Raises StorageError."""
+    return read_private(folder / KEYS_FILE, limit_bytes=MAX_KEYS_BYTES)

@@ -42,8 +42,8 @@ _FIELDS = {"alg", "bundle_id", "format", "generation", "key_id", "salt", "vault_
 _ALONE = {"alone"}
 
 DAMAGED_HINT = (
-    "the generation before is used instead, where there is one; else `proper import BACKUP --replace` "
-    "brings a backup back, and `proper forget --all` begins anew"
+    "nothing was changed; put the file back from a copy of this folder, or bring a backup back with "
+    "`proper import BACKUP --replace`"
 )
 FOREIGN_HINT = "put the file of this vault back, or remove the foreign one"
 

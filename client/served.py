@@ -133,6 +133,7 @@ class ServedPerson:
         gone = len(set(ids))
         with self._workspace.home.working():
             self._check_unchanged(self._vault)
+            self._vault.check_forgetting()  # before the minutes of training
             left = personal.without(self._state, self._name, ids)
             release = self._release
             learner = Learner(release, memory_bytes=release.memory_bytes, progress=progress)

@@ -26,7 +26,7 @@ from client.vault_keys import KEYS_FILE, MAX_KEYS_BYTES, Keys, decode_keys
 from client.vault_secrets import KeyFile, KeyringEntry, Passphrase, Random, Secret, make_key_file
 from client.vault_session import Vault
 from proper_model.durable import remove_folder
-from proper_model.errors import ProperError, StorageError, VaultError
+from proper_model.errors import PassphraseError, ProperError, StorageError, VaultError
 from proper_model.files import make_private_folder, storage_errors, sync_folder
 
 __all__ = [
@@ -43,6 +43,14 @@ __all__ = [
     "slot_kinds",
     "vault_exists",
 ]
+
+
+# Of a vault whose keys.json is gone: lost, or the first step of a removal that was killed.
+WITHOUT_KEYS = "there are generations already, but no keys.json, without which nothing reads them"
+WITHOUT_KEYS_HINT = (
+    "put keys.json back from a copy of this folder; or, if everything was to be removed, repeat that "
+    "command, which was interrupted"
+)
 
 
 def create_vault(
@@ -64,14 +72,16 @@ def create_vault(
     with storage_errors(folder):
         make_private_folder(folder)
     check_private_folder(folder)
-    if vault_exists(folder) or list_generations(folder):
+    if vault_exists(folder):
         raise VaultError(
             f"{folder.name}: there is a vault already",
-            hint="open it, or remove it with `proper forget --all`",
+            hint="`proper status` says what is there; give another place with --home",
         )
+    if list_generations(folder):
+        raise VaultError(f"{folder.name}: {WITHOUT_KEYS}", hint=WITHOUT_KEYS_HINT)
     key, key_id = random(KEY_BYTES), random(KEY_ID_BYTES).hex()
     empty = Keys(random(ID_BYTES).hex(), KeySet(key_id, ()))
-    file = KeysFile(folder, empty, key, random=random, cost=cost)
+    file = KeysFile(folder, empty, key, random=random, cost=cost, secret=next(iter(secrets), None))
     slots = file.make_slots(secrets, key_id, key)
     file.slot_id = slots[0].id
     file.save_slots(slots, new=slots)
@@ -89,7 +99,14 @@ def open_vault(
         StorageError: a file cannot be read, is a link, or others may read it.
     """
     _require(folder)
-    return Vault(KeysFile.opened(folder, secret, random=random, cost=cost))
+    try:
+        return Vault(KeysFile.opened(folder, secret, random=random, cost=cost))
+    except PassphraseError:
+        earlier = secret.earlier if isinstance(secret, Passphrase) else ()
+        for text in earlier:
+            with suppress(PassphraseError):
+                return open_vault(folder, Passphrase(text), random=random, cost=cost)
+        raise
 
 
 def vault_exists(folder: Path) -> bool:

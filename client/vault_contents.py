@@ -54,10 +54,10 @@ class Contents:
         """
         return self._first(list_generations(self.folder), warn)
 
-    def find_before(self, generation: int) -> Content | None:
-        """The newest whole generation before this one, None if there is none. Raises as `find`."""
+    def find_before(self, generation: int, warn: Callable[[str], None]) -> Content | None:
+        """The newest whole generation before this one, None if there is none. As `find`."""
         older = [one for one in list_generations(self.folder) if one < generation]
-        return self._first(older, lambda _: None)
+        return self._first(older, warn)
 
     def _first(self, generations: list[int], warn: Callable[[str], None]) -> Content | None:
         problem: VaultError | None = None
@@ -133,7 +133,7 @@ class Contents:
         newest = self.find(lambda _: None)
         if newest is None:
             return None
-        before = None if newest.alone else self.find_before(newest.generation)
+        before = None if newest.alone else self.find_before(newest.generation, lambda _: None)
         return newest.generation, (before or newest).generation
 
     def forgotten(self) -> int | None:

@@ -25,9 +25,16 @@ MAX_PASSPHRASE_BYTES = 4096
 
 @dataclass(frozen=True)
 class Passphrase:
-    """What a person remembers; in Unicode normal form C, so that every keyboard gives the same."""
+    """What a person remembers; in Unicode normal form C, so that every keyboard gives the same.
+
+    `earlier`: what earlier versions read where this was read; an older vault may open by it.
+    """
 
     text: str = field(repr=False)
+    earlier: tuple[str, ...] = field(default=(), repr=False, compare=False)
+
+    def spellings(self) -> tuple[str, ...]:
+        return (self.text, *self.earlier)
 
     def material(self) -> bytes:
         """Raises PassphraseError if it is empty, too long or not text."""

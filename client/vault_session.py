@@ -15,7 +15,12 @@ from typing import TypeVar
 
 from client import replay_guard
 from client.derivation import KEY_BYTES, number_from
-from client.generations import list_generations, remove_generations, remove_leftovers
+from client.generations import (
+    generation_name,
+    list_generations,
+    remove_generations,
+    remove_leftovers,
+)
 from client.key_slots import MAX_SLOTS, KeySet, Slot, forget_slot
 from client.keyring_store import KeyringError
 from client.keys_file import KeysFile
@@ -24,23 +29,37 @@ from client.strict_json import hex_text
 from client.vault_contents import Content, Contents
 from client.vault_keys import Keys
 from client.vault_secrets import Passphrase, Secret
-from client.working_files import Sealer
-from proper_model.errors import BusyError, ProperError, VaultError, VaultForeignError
+from client.vault_snapshot import consistent, contents_of
+from client.working_files import Sealer, remove_stale_working, remove_working
+from proper_model.errors import (
+    BusyError,
+    ProperError,
+    StorageError,
+    VaultError,
+    VaultForeignError,
+)
 
 Result = TypeVar("Result")
 
 
 class Vault:
-    """An open vault. `warnings` collects what a person should hear of, in plain words."""
+    """An open vault. `warnings` collects what a person should hear of, in plain words.
+
+    Reading is safe beside another process that writes; whoever writes holds `Home.working()`.
+    """
 
     def __init__(self, file: KeysFile) -> None:
         self.folder = file.path.parent
         self.warnings: list[str] = []
+        self.tell: Callable[[str], None] | None = None
         self._file = file
         self._highest = max(list_generations(self.folder), default=0)
-        if file.keys.next is not None:
-            ends = "undone" if file.next_key is None else "completed"
-            self._warn(f"a change of the master key was interrupted; the next change has it {ends}")
+
+    def tell_by(self, tell: Callable[[str], None]) -> None:
+        """Tell every warning there is, and each later one at once."""
+        self.tell = tell
+        for warning in self.warnings:
+            tell(warning)
 
     @property
     def vault_id(self) -> str:
@@ -53,12 +72,15 @@ class Vault:
     def read(self, *, bundle_id: str | None = None) -> Content | None:
         """The newest whole generation, None if nothing has been written yet.
 
+        It is one that was current at some moment of this call, whatever others write meanwhile.
+
         Raises:
             VaultForeignError: it belongs to another bundle than `bundle_id`, or another vault.
             VaultError: none is whole, or an older copy was put back.
             StorageError: a file cannot be read, is a link, or others may read it.
+            BusyError: another process removed the vault, or changed what opens it.
         """
-        content = self._contents().find(self._warn)
+        content = consistent(self._file, Contents.find, self._warn)
         self._check_replay(0 if content is None else content.generation)
         if content is not None and bundle_id not in (None, content.bundle_id):
             raise VaultForeignError(
@@ -77,7 +99,11 @@ class Vault:
         newest = self.read()
         if newest is None or newest.alone:
             return None
-        previous = self._contents().find_before(newest.generation)
+        previous = consistent(
+            self._file,
+            lambda contents, warn: contents.find_before(newest.generation, warn),
+            self._warn,
+        )
         if previous is not None:
             self._check_replay(previous.generation)
         return previous
@@ -86,22 +112,56 @@ class Vault:
         """Make `payload` the newest generation and return its number; the one before is kept.
 
         Args:
-            alone: what was there before must not be gone back to. It is removed, files of work in
-                progress as well; from the moment the new state is there nothing reads it any more,
-                and what interrupts the removal leaves the rest of it to the next change.
+            alone: what was there before must not be gone back to. The new state gets a new master
+                key, under which no copy of an earlier generation opens; then those are removed,
+                files of work in progress as well. From the moment the new state is there nothing
+                reads them any more, and what interrupts the removal leaves the rest of it to the
+                next change.
 
         Raises:
             StorageError: it could not be written; the vault holds the old state, or, if only the
                 folder could not be flushed, the new one.
             BusyError: another program changed the vault since it was opened.
-            VaultError: the payload is larger than 4 GiB.
+            VaultError: the payload is larger than 4 GiB; with `alone`, see `check_forgetting`.
         """
         hex_text(bundle_id, BUNDLE_ID_BYTES, where="bundle id")
         self.settle()
-        made = self._add(self._contents(), Content(payload, bundle_id, 0, alone))
+        content = Content(payload, bundle_id, 0, alone)
         if alone:
+            made = self._add_alone(content)
             self._drop_before(made)
-        self._finish_write(made, self._afterwards(self._contents().keep_two))
+            self._finish_write(made, made)
+        else:
+            made = self._add(self._contents(), content)
+            self._finish_write(made, self._afterwards(self._contents().keep_two))
+        return made
+
+    def check_forgetting(self) -> None:
+        """Whether `write(alone=True)` could make a new master key; nothing is changed.
+
+        Raises VaultError for a slot of an earlier version, if another secret than the one that
+        opened the vault opens it.
+        """
+        self._file.carried_slots("0" * 2 * KEY_ID_BYTES, bytes(KEY_BYTES))
+
+    def _add_alone(self, content: Content) -> int:
+        """Write this content as the next generation, under a new master key that the slots hold.
+
+        Killed before the last step the old state is there, and the next change removes what was
+        begun; whoever is refused it here does so at once.
+        """
+        file = self._file
+        key, key_id = file.random(KEY_BYTES), file.random(KEY_ID_BYTES).hex()
+        pending = KeySet(key_id, file.carried_slots(key_id, key))
+        try:
+            file.save_next(pending, key)
+            target = replace(self._contents(), key_id=key_id, master_key=key, pending_id=None)
+            made = self._add(target, content)
+            file.save(Keys(self.vault_id, pending), key)
+        except (StorageError, VaultError):
+            if file.keys.next is not None:
+                self._afterwards(self._undo)
+            raise
         return made
 
     def roll_back(self) -> int:
@@ -114,11 +174,18 @@ class Vault:
             raise VaultError("the vault holds no earlier state", hint="there is nothing to undo")
         return self.write(previous.payload, bundle_id=previous.bundle_id)
 
-    def finish_forgetting(self) -> None:
-        """Remove what an interrupted `write(alone=True)` has left, if any was. Raises as `write`."""
+    def finish_interrupted(self) -> None:
+        """Do or undo the rest of what was killed: forgetting, a new master key, files half written.
+
+        For whoever holds `Home.working()`, before the change. Raises as `write`.
+        """
         if self._contents().forgotten() is not None:
             self._warn("an interrupted forgetting is completed: older files are removed now")
-            self.settle()
+        self.settle()
+        self._file.renew_slot()
+        remove_leftovers(self.folder)
+        for newest in list_generations(self.folder)[:1]:
+            remove_stale_working(self.folder, self.folder / generation_name(newest))
 
     def sealer(self, purpose: str) -> Sealer:
         """What encrypts working files of this purpose under the present master key."""
@@ -156,7 +223,7 @@ class Vault:
         if len(slots) == 1:
             raise VaultError(
                 "this is the only key slot; without it nothing could open the vault",
-                hint="add another one first, or remove everything with `proper forget --all`",
+                hint="add another one first",
             )
         self._file.save_slots(tuple(slot for slot in slots if slot.id != slot_id))
         self._forget(gone)
@@ -178,6 +245,8 @@ class Vault:
         current = self._file.keys.current
         (made,) = self._file.make_slots([new], current.key_id, self._file.key, old[0].id)
         self._file.save_slots(tuple(made if slot is old[0] else slot for slot in slots))
+        if old[0].id == self._file.slot_id:
+            self._file.secret = new
 
     def rotate(self, secrets: Sequence[Secret]) -> None:
         """Put everything under a new master key that these secrets open, and no other ones.
@@ -191,8 +260,10 @@ class Vault:
         self.read()
         file = self._file
         key, key_id = file.random(KEY_BYTES), file.random(KEY_ID_BYTES).hex()
-        file.save_next(KeySet(key_id, file.make_slots(secrets, key_id, key)), key)
+        made = file.make_slots(secrets, key_id, key)
+        file.save_next(KeySet(key_id, made), key, new=made)
         self._complete(key)
+        file.slot_id, file.secret = made[0].id, secrets[0]
 
     def _complete(self, next_key: bytes) -> None:
         """Write everything under the next key, then drop the current one."""
@@ -238,14 +309,14 @@ class Vault:
             self._drop_before(forgotten)
         if self._file.keys.next is not None:
             if self._file.next_key is None:
+                self._warn("an interrupted change of the master key is undone")
                 self._undo()
             else:
+                self._warn("an interrupted change of the master key is completed")
                 self._complete(self._file.next_key)
 
     def _contents(self) -> Contents:
-        keys = self._file.keys
-        pending = keys.next.key_id if keys.next is not None else None
-        return Contents(self.folder, keys.vault_id, keys.current.key_id, self._file.key, pending)
+        return contents_of(self._file)
 
     def _add(self, contents: Contents, content: Content) -> int:
         """Write this content as the next generation; returns its number."""
@@ -268,6 +339,8 @@ class Vault:
         self._contents().remove_before(generation)
 
     def _finish_write(self, newest: int, oldest: int | None) -> None:
+        # What was interrupted was training from the state before.
+        self._afterwards(lambda: remove_working(self.folder))
         self._afterwards(lambda: remove_leftovers(self.folder))
         self._note(newest, oldest)
 
@@ -277,8 +350,9 @@ class Vault:
             self._afterwards(lambda: replay_guard.note(self.vault_id, newest, oldest))
 
     def _forget(self, slots: Sequence[Slot]) -> None:
-        """Remove from the keyring what slots that are gone kept there."""
-        gone = [slot for slot in slots if slot.kind == "keyring"]
+        """Remove from the keyring what slots that are gone kept there; carried ones are not gone."""
+        there = {slot.id for one in self._file.keys.key_sets() for slot in one.slots}
+        gone = [slot for slot in slots if slot.kind == "keyring" and slot.id not in there]
         for slot in gone:
             self._afterwards(partial(forget_slot, slot, self.vault_id))
         if gone and not self._guarded():
@@ -298,3 +372,5 @@ class Vault:
     def _warn(self, text: str) -> None:
         if text not in self.warnings:
             self.warnings.append(text)
+            if self.tell is not None:
+                self.tell(text)

@@ -75,6 +75,19 @@ def list_working(folder: Path) -> list[Path]:
         return sorted(path for path in folder.iterdir() if _NAME.fullmatch(path.name))
 
 
+def remove_stale_working(folder: Path, generation: Path) -> None:
+    """Delete working files of before a generation, which their work did not begin from.
+
+    A command that is killed between storing its result and removing them leaves such. Raises
+    StorageError.
+    """
+    with storage_errors(folder):
+        stored = generation.lstat().st_mtime_ns
+        for path in list_working(folder):
+            if path.lstat().st_mtime_ns < stored:
+                path.unlink(missing_ok=True)
+
+
 def remove_working(folder: Path, *, keep: str | None = None) -> None:
     """Delete working files, but not whole ones whose name begins with `keep`. Raises StorageError."""
     gone = [path for path in list_working(folder) if keep is None or not path.name.startswith(keep)]

@@ -6,8 +6,6 @@ order; it is never an argument itself, which other users' `ps` would show.
 
 from __future__ import annotations
 
-import getpass
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,14 +14,13 @@ from typing import TYPE_CHECKING
 
 from client.console import say
 from client.home import Home
-from client.private_files import read_private
+from client.passphrases import ask_passphrase, check_new, new_passphrase, read_passphrase
 from client.vault import Vault, create_vault, open_vault, slot_kinds, vault_exists
-from client.vault_secrets import KeyFile, KeyringEntry, Passphrase, Secret
+from client.vault_secrets import KeyFile, KeyringEntry, Secret
 from proper_model.errors import (
     ConfigError,
     NotAdaptedError,
     NotInstalledError,
-    PassphraseError,
     VaultForeignError,
 )
 
@@ -35,7 +32,6 @@ if TYPE_CHECKING:
 
 PASSPHRASE_FILE_VARIABLE = "PROPER_PASSPHRASE_FILE"
 KEY_FILE_VARIABLE = "PROPER_KEY_FILE"
-MAX_PASSPHRASE_FILE_BYTES = 8192
 MOST_THREADS = 8
 
 
@@ -45,6 +41,7 @@ class Keys:
 
     passphrase_file: Path | None = None
     key_file: Path | None = None
+    weak: bool = False  # a new secret may be easily guessed
 
     def given(self) -> Secret | None:
         """The secret of an option or variable, None without one."""
@@ -58,47 +55,6 @@ class Keys:
         return None if self.passphrase_file is None else read_passphrase(self.passphrase_file)
 
 
-def read_passphrase(path: Path) -> Passphrase:
-    """The first line of a file that only its owner may use, as for key files.
-
-    Raises StorageError or PassphraseError.
-    """
-    data = read_private(path, limit_bytes=MAX_PASSPHRASE_FILE_BYTES)
-    if len(data) > MAX_PASSPHRASE_FILE_BYTES:
-        raise PassphraseError(
-            f"{path.name}: larger than {MAX_PASSPHRASE_FILE_BYTES} bytes; expected a passphrase in "
-            "its first line"
-        )
-    try:
-        return Passphrase(data.decode().split("\n")[0].removesuffix("\r"))
-    except UnicodeDecodeError:
-        raise PassphraseError(f"{path.name}: the passphrase is not UTF-8 text") from None
-
-
-def ask_passphrase(words: str, *, twice: bool = False) -> Passphrase:
-    """Ask on the terminal, whatever stdin is.
-
-    Raises ConfigError without a terminal, PassphraseError if two entries differ.
-    """
-    if not _has_terminal():
-        raise ConfigError(
-            "the vault needs its key, and there is no terminal to ask on",
-            hint="give --passphrase-file FILE or --key-file FILE",
-        )
-    first = getpass.getpass(f"{words}: ")
-    if twice and getpass.getpass("The same again: ") != first:
-        raise PassphraseError("the two passphrases differ; nothing was changed")
-    return Passphrase(first)
-
-
-def _has_terminal() -> bool:
-    try:
-        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
-    except OSError:
-        return False
-    return True
-
-
 @dataclass
 class Workspace:
     """One person's folder, opened as far as a command needs it."""
@@ -110,17 +66,12 @@ class Workspace:
     def changing(self, *, create: bool = True) -> Iterator[Vault]:
         """The open vault, made on first use, while no other command changes the folder.
 
-        What an interrupted forgetting left is removed first. Warnings are said.
+        What an interrupted command left is finished or removed first. Warnings are said.
         """
         with self.home.working():
             vault = self._create() if create and not self.has_vault else self.open()
-            told = len(vault.warnings)
-            try:
-                vault.finish_forgetting()
-                yield vault
-            finally:
-                for warning in vault.warnings[told:]:
-                    say(f"warning: {warning}")
+            vault.finish_interrupted()
+            yield vault
 
     @property
     def has_vault(self) -> bool:
@@ -134,8 +85,7 @@ class Workspace:
                 hint="start with: proper adapt HISTORY",
             )
         vault = open_vault(self.home.vault, self._secret())
-        for warning in vault.warnings:
-            say(f"warning: {warning}")
+        vault.tell_by(say_warning)
         return vault
 
     def _secret(self) -> Secret:
@@ -153,8 +103,12 @@ class Workspace:
         given = self.keys.given()
         if given is None:
             say("your adapter will be encrypted; a lost passphrase cannot be recovered")
-            given = ask_passphrase("A new passphrase", twice=True)
-        return create_vault(self.home.vault, [given])
+            given = new_passphrase("A new passphrase", None, weak=self.keys.weak)
+        else:
+            check_new(given, weak=self.keys.weak)
+        vault = create_vault(self.home.vault, [given])
+        vault.tell_by(say_warning)
+        return vault
 
     def installed(self) -> InstalledBundle:
         """The installed release. Raises NotInstalledError if there is none."""
@@ -220,6 +174,11 @@ class Workspace:
         for warning in bundle.warnings:
             say(f"warning: {warning}")
         return release
+
+
+def say_warning(text: str) -> None:
+    """What a person should hear of, whichever command finds it."""
+    say(f"warning: {text}")
 
 
 def read_state(vault: Vault) -> PersonalState:

@@ -6,6 +6,7 @@ folder that holds the name.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import secrets
@@ -24,6 +25,7 @@ from proper_model.files import (
 )
 
 _POLL_S = 0.05
+_DESCRIPTORS = Path("/proc/self/fd")
 
 
 def write_file(path: Path, data: bytes) -> None:
@@ -39,10 +41,17 @@ def write_file(path: Path, data: bytes) -> None:
 def create_file(path: Path, data: Buffer | Iterable[Buffer]) -> None:
     """Create a private file that must not exist yet; it appears whole, also if `data` is in parts.
 
+    Killed meanwhile nothing is left where the system has files without a name (Linux).
+
     Raises:
         FileExistsError: something of that name is there; it is untouched.
     """
     make_private_folder(path.parent)
+    descriptor = _unnamed(path.parent)
+    if descriptor is not None:
+        _fill_and_name(descriptor, path, data)
+        sync_folder(path.parent)
+        return
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.new")
     try:
         write_atomic(temporary, data)
@@ -51,6 +60,38 @@ def create_file(path: Path, data: Buffer | Iterable[Buffer]) -> None:
     finally:
         temporary.unlink(missing_ok=True)
     sync_folder(path.parent)
+
+
+def _unnamed(folder: Path) -> int | None:
+    """A new file in the folder that has no name yet, None where that is not possible."""
+    flag = getattr(os, "O_TMPFILE", None)
+    if flag is None or not _DESCRIPTORS.is_dir():
+        return None
+    try:
+        return os.open(folder, flag | os.O_WRONLY | os.O_CLOEXEC, PRIVATE_FILE)
+    except OSError as error:
+        # Old kernels see a folder opened for writing, file systems without it an unknown operation.
+        if error.errno in (errno.EISDIR, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOENT):
+            return None
+        raise
+
+
+def _fill_and_name(descriptor: int, path: Path, data: Buffer | Iterable[Buffer]) -> None:
+    try:
+        with os.fdopen(descriptor, "wb") as handle:
+            for part in (data,) if isinstance(data, Buffer) else data:
+                handle.write(part)
+            handle.flush()
+            os.fsync(descriptor)
+            # With a folder's descriptor, as only `linkat` follows the link to the open file.
+            folder = os.open(_DESCRIPTORS, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                os.link(str(descriptor), path, src_dir_fd=folder, follow_symlinks=True)
+            finally:
+                os.close(folder)
+    except OSError as error:
+        error.filename, error.filename2 = str(path), None
+        raise
 
 
 def move_folder(source: Path, target: Path) -> None:
@@ -92,9 +133,21 @@ def locked(path: Path, *, timeout_s: float) -> Iterator[None]:
         os.close(handle)
 
 
-def _try_lock(handle: int) -> bool:
+def is_locked(path: Path) -> bool:
+    """Whether a process holds this lock now; also on a disk that cannot be written."""
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        return not _try_lock(handle, fcntl.LOCK_SH)
+    finally:
+        os.close(handle)
+
+
+def _try_lock(handle: int, kind: int = fcntl.LOCK_EX) -> bool:
+    try:
+        fcntl.flock(handle, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True

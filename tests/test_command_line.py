@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import typer
+
+from client.cli import run_cli as device_cli
+from client.command_line import Session, run_command
+from client.console import agreed, asks, print_line, say, stdin_bytes
+from proper_model.errors import ConfigError, DataError
+from simulations.cli import run_cli as simulation_cli
 
 SMALL = "print_line('one line')"
 LARGE = "[print_line('x' * 1000) for _ in range(1000)]"
@@ -24,12 +34,14 @@ start(app, "proper")
 """
 
 
-def run(body: str, stdout: int, *, buffered: bool = True) -> tuple[int, str]:
+def run(
+    body: str, stdout: int, *, buffered: bool = True, stderr: int = subprocess.PIPE
+) -> tuple[int, str]:
     environment = {**os.environ, "PYTHONUNBUFFERED": "" if buffered else "1"}
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM.format(body=body)],
         stdout=stdout,
-        stderr=subprocess.PIPE,
+        stderr=stderr,
         text=True,
         check=False,
         env=environment,
@@ -64,3 +76,116 @@ def test_a_reader_that_went_away_is_no_error(body: str, buffered: bool) -> None:
 def test_an_error_of_the_command_itself_comes_first() -> None:
     with Path("/dev/full").open("wb") as full:
         assert run(FAILING, full.fileno()) == (11, "proper: error: no\n")
+
+
+CODES = {"pass": 0, "raise ConfigError('no')": 11, "1 / 0": 1, "raise KeyboardInterrupt": 130}
+
+
+def refusing(kind: str) -> int:
+    """A descriptor that takes nothing: a full disk, or a pipe that nobody reads."""
+    if kind == "full":
+        return os.open("/dev/full", os.O_WRONLY)
+    read, write = os.pipe()
+    os.close(read)
+    return write
+
+
+@pytest.mark.parametrize("kind", ["full", "closed pipe"])
+def test_an_exit_code_survives_a_stderr_that_takes_nothing(kind: str) -> None:
+    descriptor = refusing(kind)
+    try:
+        code, _ = run(FAILING, subprocess.DEVNULL, stderr=descriptor)
+        assert code == 11
+    finally:
+        os.close(descriptor)
+
+
+class Refusing(io.TextIOBase):
+    """A stream as `sys.stderr` is one, of which every write fails."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def write(self, _text: str) -> int:
+        raise self.error
+
+
+STREAMS = {
+    "full": lambda: Refusing(OSError(errno.ENOSPC, "No space left on device")),
+    "broken disk": lambda: Refusing(OSError(errno.EIO, "Input/output error")),
+    "closed pipe": lambda: Refusing(BrokenPipeError(errno.EPIPE, "Broken pipe")),
+    "closed file": lambda: Refusing(ValueError("I/O operation on closed file")),
+    "never there": lambda: None,
+}
+
+
+@pytest.mark.parametrize("stream", STREAMS.values(), ids=STREAMS)
+@pytest.mark.parametrize("body", CODES)
+@pytest.mark.parametrize("program", ["proper", "proper-sim"])
+def test_every_exit_code_survives_every_stderr(
+    program: str, body: str, stream: Callable[[], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = typer.Typer(pretty_exceptions_enable=False)
+
+    @app.callback(invoke_without_command=True)
+    def only(context: typer.Context) -> None:
+        context.ensure_object(Session).debug = body == "1 / 0"
+        say("at work")
+        print_line("data")
+        exec(body, {"ConfigError": ConfigError})
+
+    shown = io.StringIO()
+    monkeypatch.setattr("sys.stdout", shown)
+    monkeypatch.setattr("sys.stderr", stream())
+    assert run_command(app, program, []) == CODES[body]
+    assert shown.getvalue() == "data\n"
+
+
+@pytest.mark.parametrize("argument", ["--version", "--no-such-option", "help"])
+@pytest.mark.parametrize("program", [device_cli, simulation_cli])
+def test_so_do_those_of_wrong_usage(
+    program: Callable[[list[str]], int], argument: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = [] if argument == "help" else [argument]
+    expected = program(words)
+    assert expected == (0 if argument == "--version" else 2)
+    monkeypatch.setattr("sys.stderr", STREAMS["full"]())
+    assert program(words) == expected
+
+
+@pytest.mark.parametrize("body", [SMALL, 'print_line(\'{"as": "json"}\')'])
+def test_data_that_nobody_gets_are_an_error(body: str, tmp_path: Path) -> None:
+    """With stdout closed at the start; a file that is opened later must not take its number."""
+    line = 'exec "$@" >&- <&-'
+    done = subprocess.run(
+        ["sh", "-c", line, "sh", sys.executable, "-c", PROGRAM.format(body=body)],
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 20
+    assert "error: standard output: Bad file descriptor" in done.stderr
+
+
+def test_no_private_file_takes_the_number_of_a_closed_stdout(tmp_path: Path) -> None:
+    """Else what a library prints at descriptor 1 would be written into it."""
+    file = tmp_path / "file"
+    body = f"import os; f = open({str(file)!r}, 'wb'); os.write(2, str(f.fileno()).encode())"
+    done = subprocess.run(
+        ["sh", "-c", 'exec "$@" >&- <&-', "sh", sys.executable, "-c", PROGRAM.format(body=body)],
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0
+    assert int(done.stderr) > 2
+
+
+def test_a_question_without_input_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", None)
+    assert not asks()
+    with pytest.raises(DataError, match="stdin: closed"):
+        stdin_bytes()
+    with pytest.raises(ConfigError, match="no input") as caught:
+        agreed("Remove?")
+    assert "--yes" in caught.value.hint

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+from pathlib import Path
+
 import pytest
 import torch
+from vault_samples import make_vault
 
-from client import cost, personal
+from client import cost, disk_cost, personal, training
 from client.learning import Learner
 from client.personal_state import PersonalState, encode
+from proper_model import files
 from proper_model.artifact import Release
 from proper_model.model import AdaptedModel
 from proper_model.packing import Batch
-from proper_model.records import User
+from proper_model.records import HistoryItem, User
 from tests.releases import small_release, small_users
 
 ME = PersonalState("b" * 64, 1, seed=7)
@@ -47,8 +53,62 @@ def test_tokens_and_disk_are_foretold(
     monkeypatch.setattr(AdaptedModel, "answer_loss", counted)
     done = personal.adapt(Learner(release), ME, histories)
     assert told.fastest_s * 0.8 <= spent <= told.slowest_s * 1.2
-    size = len(encode(done))
-    assert size <= told.disk_bytes <= 4 * size
+    assert done.tasks[release.task.name].adapter
+
+
+BLOCK = 4096
+
+
+def folder_bytes(folder: Path) -> int:
+    """In whole blocks of a file system."""
+    return sum(-(-path.stat().st_size // BLOCK) * BLOCK for path in folder.iterdir())
+
+
+@pytest.mark.parametrize("rates", [(1e-2,), (4e-3, 1e-2, 2e-2)])
+def test_the_disk_that_is_needed_is_foretold(
+    rates: tuple[float, ...],
+    release: Release,
+    user: User,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Oracle: the folder at its largest, seen whenever a file gets its name, and afterwards.
+
+    A state comes upon the ones before it: first none lies there, then one, then two.
+    """
+    monkeypatch.setattr(cost, "_tokens_a_second", lambda *_: 1e9)  # measuring takes a second
+    vault = make_vault(tmp_path / "vault")
+    name, long = release.task.name, "\u00e4" * 20_000  # characters of two bytes
+    longer = [HistoryItem(one.id, {**one.fields, "note": long}) for one in user.history]
+    real, most = os.replace, 0
+
+    def seen(source: Path, target: Path) -> None:
+        nonlocal most
+        most = max(most, folder_bytes(vault.folder))
+        real(source, target)
+        most = max(most, folder_bytes(vault.folder))
+
+    for items in (user.history[:12], user.history[:2], longer):
+        learner, most = Learner(release), 0
+        learner.with_user_settings(learning_rates=rates, epochs=2, embedding_epochs=2)
+        histories = {name: (release.task, items)}
+        told = cost.estimate(learner, histories, folder=vault.folder)
+        learner.checkpoint = training.checkpoint(vault, "a" * 24)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(files.os, "replace", seen)
+            vault.write(encode(personal.adapt(learner, ME, histories)), bundle_id="b" * 64)
+        assert most <= told.disk_bytes <= 1.5 * most
+        assert folder_bytes(vault.folder) <= told.kept_bytes <= 1.5 * folder_bytes(vault.folder)
+
+
+def test_a_disk_with_too_little_room_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vault = make_vault(tmp_path / "vault", b"one")
+    free = shutil.disk_usage(tmp_path)._replace(free=10_000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: free)
+    assert disk_cost.lacking_bytes(30_000, vault.folder) == 30_000 - BLOCK - 10_000
+    assert disk_cost.lacking_bytes(10_000 + BLOCK, vault.folder) == 0
 
 
 def test_a_budget_lowers_the_memory_that_is_told(release: Release, user: User) -> None:

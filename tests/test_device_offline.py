@@ -183,12 +183,13 @@ def check_place(line: str, *, allowed: tuple[Path, ...]) -> None:
     if opened is not None:
         if not any(flag in opened["flags"] for flag in WRITES):
             return
+        if "O_TMPFILE" in opened["flags"]:  # a file without a name, which it gets by a link
+            return
         path = opened["path"]
     else:
-        made = MADE.search(line)
-        if made is None:
+        if MADE.search(line) is None:
             return
-        path = made["path"]
+        path = re.findall(r'"([^"]*)"', line)[-1]  # what is new
     if path.startswith(NOWHERE) or path.endswith(".pyc") or "__pycache__" in path:
         return
     inside = any(path.startswith(str(place)) for place in allowed)
@@ -202,6 +203,7 @@ def test_planted_writes_are_found() -> None:
         'openat(AT_FDCWD, "/tmp/x", O_WRONLY|O_CREAT, 0600) = 3',
         'mkdir("/root/.cache/huggingface", 0777) = 0',
         'rename("/tmp/a", "/tmp/b") = 0',
+        'linkat(9, "7", AT_FDCWD, "/tmp/b", AT_SYMLINK_FOLLOW) = 0',
     ):
         with pytest.raises(AssertionError, match="wrote outside"):
             check_place(line, allowed=home)

@@ -6,11 +6,12 @@ import errno
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from proper_model import files
+from proper_model import durable, files
 from proper_model.durable import create_file
 from proper_model.errors import StorageError
 from proper_model.files import make_private_folder, read_regular, storage_errors, write_atomic
@@ -85,6 +86,45 @@ def test_a_name_that_is_taken_says_so(tmp_path: Path) -> None:
     assert "already" in caught.value.hint
     assert "folder" not in caught.value.hint
     assert (tmp_path / "file").read_bytes() == b"one"
+
+
+@pytest.mark.parametrize("unnamed", [True, False])
+def test_a_new_file_appears_whole_or_not_at_all(
+    unnamed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not unnamed:  # as on other systems than Linux, and on file systems without such files
+        monkeypatch.setattr(durable, "_unnamed", lambda _: None)
+
+    def failing() -> Iterator[bytes]:
+        yield b"half"
+        raise ValueError
+
+    with pytest.raises(ValueError):
+        create_file(tmp_path / "file", failing())
+    assert list(tmp_path.iterdir()) == []
+    create_file(tmp_path / "file", [b"on", b"e"])
+    with pytest.raises(FileExistsError):
+        create_file(tmp_path / "file", b"two")
+    assert [(p.name, p.read_bytes()) for p in tmp_path.iterdir()] == [("file", b"one")]
+    assert (tmp_path / "file").stat().st_mode & 0o777 == 0o600
+
+
+def test_killed_while_it_is_written_a_new_file_leaves_nothing(tmp_path: Path) -> None:
+    """It may hold a person's text in the clear: answers, an export."""
+    handle = durable._unnamed(tmp_path)
+    if handle is None:
+        pytest.skip("no files without a name here")
+    os.close(handle)
+    code = (
+        "import os, sys; from pathlib import Path; from proper_model.durable import create_file\n"
+        "def parts():\n"
+        "    yield b'private' * 100_000\n"
+        "    os.kill(os.getpid(), 9)\n"
+        "create_file(Path(sys.argv[1]), parts())\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "file")], check=False)
+    assert done.returncode == -9
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_full_disk_names_the_file_and_keeps_the_old_one(

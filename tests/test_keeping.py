@@ -13,9 +13,9 @@ from vault_samples import BUNDLE, CHEAP, generations
 
 from client import private_files
 from client.home import Home
+from client.passphrases import MAX_PASSPHRASE_FILE_BYTES, read_passphrase
 from client.personal_state import PersonalState, encode
 from client.vault import KeyringEntry, Passphrase, Vault, create_vault, open_vault, slot_kinds
-from client.workspace import MAX_PASSPHRASE_FILE_BYTES, read_passphrase
 from proper_model.errors import PassphraseError, StorageError
 from tests.device_cli import PASSPHRASE, Person
 
@@ -165,7 +165,7 @@ def test_a_passphrase_file_is_small_text(tmp_path: Path) -> None:
 
 def forgetting_killed(vault: Vault, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        kill_at(patch, 1)
+        kill_at(patch, 5)
         with pytest.raises(Killed):
             vault.write(STATE, bundle_id=BUNDLE, alone=True)
     assert len(generations(vault.folder)) == 3

@@ -165,7 +165,8 @@ def test_import_stores_nothing_that_is_refused(
     person: Person, state: PersonalState, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def put(name: str, content: PersonalState) -> Path:
-        held = backup.Backup(encode(content), datetime(2026, 1, 1, tzinfo=UTC), state.bundle_id)
+        now = datetime.now(UTC).replace(microsecond=0)
+        held = backup.Backup(encode(content), now, state.bundle_id)
         path = tmp_path / name
         path.write_bytes(seal(backup.encode(held), PASSPHRASE))
         return path

@@ -49,6 +49,7 @@ class Saves:
     def __init__(self, folder: Path, *how: str, payload: str = NEW) -> None:
         self.folder, self.how, self.payload = folder, how, payload
         self.key = put_key_file(folder / "key")
+        self.secret = {"key_file": self.key.path.read_bytes().hex()}
         self.files = tree(
             make_vault(folder / "start", b"first", b"previous", b"old", secrets=[self.key]).folder
         )

@@ -28,7 +28,7 @@ def hkdf(key: bytes, salt: bytes, info: bytes) -> bytes:
     return hmac.digest(extracted, info + b"\x01", "sha256")
 
 
-def wrapping_key(slot: dict, secret: dict, vault_id: str) -> bytes:
+def slot_key(slot: dict, secret: dict, vault_id: str) -> bytes:
     kdf, salt = slot["kdf"], bytes.fromhex(slot["salt"])
     if slot["kind"] == "passphrase":
         text = unicodedata.normalize("NFC", secret["passphrase"]).encode()
@@ -51,14 +51,21 @@ def master_key(keys: dict, secret: dict) -> bytes:
         for slot in (keys[name] or {"slots": []})["slots"]:
             if slot["kind"] != kind or key is not None:
                 continue
-            bare = {field: value for field, value in slot.items() if field != "wrapped"}
-            bound = {"key_id": keys[name]["key_id"], "slot": bare, "vault_id": vault_id}
-            aad = b"proper vault slot 1\0" + canonical(bound)
+            bare = {f: value for f, value in slot.items() if f not in ("wrapped", "kept")}
+            bound = canonical({"key_id": keys[name]["key_id"], "slot": bare, "vault_id": vault_id})
             try:
-                wrapping = AESGCM(wrapping_key(slot, secret, vault_id))
-                key = wrapping.decrypt(NONCE, bytes.fromhex(slot["wrapped"]), aad)
+                own = wrapping = slot_key(slot, secret, vault_id)
+                if "turn" in slot:
+                    turn = bytes.fromhex(slot["turn"])
+                    wrapping = hkdf(own, turn, b"proper vault slot turn 1")
+                wrapped, aad = bytes.fromhex(slot["wrapped"]), b"proper vault slot 1\0" + bound
+                key = AESGCM(wrapping).decrypt(NONCE, wrapped, aad)
             except (InvalidTag, KeyError):
                 continue
+            if "turn" in slot:
+                aad = b"proper vault kept slot key 1\0" + bound
+                keeping = AESGCM(hkdf(key, turn, b"proper vault kept slot key 1"))
+                assert keeping.decrypt(NONCE, bytes.fromhex(slot["kept"]), aad) == own
             if name == "next":
                 key = carried_key(keys, key)
     assert key is not None, "no slot opens"

@@ -68,7 +68,7 @@ def adapt(
         chosen, items = first or chosen_items(state, bundle)
         with learner_for(workspace, bundle, state, memory) as learner:
             stored = {} if state is None else personal.histories_of(state)
-            say_cost(learner, {**stored, chosen.name: (chosen, items)}, memory)
+            say_cost(workspace, learner, {**stored, chosen.name: (chosen, items)}, memory)
         return
     with workspace.changing() as vault:
         state = stored_state(vault) or new_state(newest, vault)
@@ -77,7 +77,7 @@ def adapt(
         histories = {**personal.histories_of(state), chosen.name: (chosen, items)}
         say_dropped(state, chosen.name, items)
         with learner_for(workspace, bundle, state, memory) as learner:
-            say_cost(learner, histories, memory)
+            say_cost(workspace, learner, histories, memory)
             trained, spent = train(
                 vault,
                 learner,

@@ -34,14 +34,19 @@ def evaluate(
 
     workspace = o.workspace(context)
     memory = Memory(o.bytes_of(max_memory), base_weights, recompute)
-    state = read_state(workspace.open())
+    vault = workspace.open()
+    state = read_state(vault)
     name, _ = state.task_named(task)
     bundle = workspace.bundle_of(state)
     with learner_for(workspace, bundle, state, memory) as learner:
         check_limit(memory_needed(learner, personal.histories_of(state)), memory)
         found = evaluation.evaluate(learner, state, name)
     if as_json:
-        plain = dataclasses.asdict(found) | {"task": name, "verdict": found.verdict()}
+        plain = dataclasses.asdict(found) | {
+            "task": name,
+            "verdict": found.verdict(),
+            "warnings": vault.warnings,
+        }
         print_line(json.dumps(plain, sort_keys=True))
         return
     metrics = list(next(iter(found.scores.values())))

@@ -1,8 +1,7 @@
-"""`proper export` and `proper import`: leaving with everything, and arriving with it."""
+"""`proper export`: an adapter for other programs, or a backup of everything."""
 
 from __future__ import annotations
 
-from contextlib import suppress
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
@@ -11,15 +10,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from client.commands import options as o
-from client.commands.work import store
 from client.console import print_line, progress_bars, say
-from client.workspace import (
-    Workspace,
-    ask_passphrase,
-    read_passphrase,
-    read_state,
+from client.passphrases import new_passphrase
+from client.workspace import Workspace, read_state
+from proper_model.errors import (
+    ExportError,
 )
-from proper_model.errors import ConfigError, ExportError, VaultForeignError
 from proper_model.records import counted
 
 if TYPE_CHECKING:
@@ -57,9 +53,6 @@ BackupPassphrase = Annotated[
     Path | None,
     typer.Option("--backup-passphrase-file", help="The backup's passphrase, instead of asking."),
 ]
-Replace = Annotated[
-    bool, typer.Option("--replace", help="Replace what is stored here by the backup.")
-]
 
 
 def export(
@@ -78,13 +71,15 @@ def export(
     vault = workspace.open()
     if kind is Format.BACKUP:
         state = read_state(vault)
-        export_backup(state, out, backup_passphrase_file)
+        export_backup(state, out, backup_passphrase_file, weak=workspace.keys.weak)
         return
     state = read_state(vault)
     export_model(workspace, state, kind, out, task, approximate=approximate)
 
 
-def export_backup(state: PersonalState, out: Path, passphrase_file: Path | None) -> None:
+def export_backup(
+    state: PersonalState, out: Path, passphrase_file: Path | None, *, weak: bool
+) -> None:
     """Everything in one age file."""
     from client.backup import MAX_PAYLOAD_BYTES, write_backup
     from client.personal_state import encode
@@ -97,10 +92,7 @@ def export_backup(state: PersonalState, out: Path, passphrase_file: Path | None)
             hint="copy the folder that `proper path` names instead: all that is private in it is encrypted; "
             "or adapt with fewer items: proper adapt HISTORY --max-items COUNT",
         )
-    if passphrase_file is None:
-        passphrase = ask_passphrase("A passphrase for the backup", twice=True)
-    else:
-        passphrase = read_passphrase(passphrase_file)
+    passphrase = new_passphrase("A passphrase for the backup", passphrase_file, weak=weak)
     with progress_bars() as show:
         show("encrypting the backup", 0, 0)
         write_backup(
@@ -188,56 +180,3 @@ def load_for(
         # Nothing can be merged into a packed base: its full weights are gone.
         release = workspace.load(bundle, base_weights=BaseWeights.FULL)
     return release, trained_over
-
-
-def import_backup(
-    context: typer.Context,
-    backup: Annotated[Path, typer.Argument(metavar="FILE", help="A backup of proper export.")],
-    backup_passphrase_file: BackupPassphrase = None,
-    replace: Replace = False,
-) -> None:
-    """Bring a backup to this machine; it is encrypted under this machine's own key.
-
-    A backup that this version cannot work with is refused, and what is stored here stays.
-    """
-    from client.backup import open_backup
-    from client.bundle_store import stored
-    from client.personal_state import decode
-    from client.state_check import check_fits, check_state
-
-    workspace = o.workspace(context)
-    bundle = workspace.installed()
-    if workspace.has_vault and not replace:
-        raise ConfigError(
-            "something is stored here already",
-            hint="--replace puts the backup in its place, as a new generation; export it first",
-        )
-    if backup_passphrase_file is None:
-        passphrase = ask_passphrase("The backup's passphrase")
-    else:
-        passphrase = read_passphrase(backup_passphrase_file)
-    with progress_bars() as show:
-        show("opening the backup", 0, 0)
-        content = open_backup(backup, passphrase.text)
-    state = decode(content.document)
-    check_state(state)
-    own = stored(workspace.home.path, state.bundle_id)
-    if own is not None:
-        check_fits(state, own.manifest)
-    items = sum(len(task.items) for task in state.tasks.values())
-    with workspace.changing() as vault:
-        store(
-            vault,
-            state,
-            what="import",
-            task=", ".join(sorted(state.tasks)),
-            items=items,
-        )
-    print_line(f"Imported {counted(len(state.tasks), 'task')} with {counted(items, 'item')}.")
-    with suppress(VaultForeignError):
-        workspace.bundle_of(state)  # says so if it is an older one
-        return
-    say(
-        f"it was made over release {state.bundle_version} ({state.bundle_id[:16]}), which is not "
-        f"here; installed is {bundle.version} ({bundle.bundle_id[:16]}): run proper rebase"
-    )

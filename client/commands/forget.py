@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated
 
 import typer
 
 from client.commands import options as o
 from client.commands.work import Memory, learner_for, say_cost, train
-from client.console import print_line, say
+from client.console import agreed, print_line, say, stdin_bytes
 from client.workspace import read_state
 from proper_model.errors import ConfigError
 from proper_model.records import counted
 
 # What no program can take back; said every time.
 REMAINS = (
-    "What cannot be recalled: exports and backups you made, copies of the folder from before (they "
-    "open with the passphrase of that time), and what you sent somewhere yourself. Your items "
+    "What cannot be recalled: exports and backups you made, copies of the whole folder from before "
+    "(they open with the passphrase of that time), and what you sent somewhere yourself. Your items "
     "never left this machine through this program."
 )
 Items = Annotated[
@@ -48,7 +47,8 @@ def forget(
     """Remove items from your history and train again without them, or remove everything.
 
     After forgetting items the adapter is what it would be had they never been there; the stored
-    generations that knew them are removed.
+    generations that knew them are removed, and the vault gets a new master key, which opens no copy
+    of them.
     """
     if bool(items) == everything:
         raise ConfigError("say what to forget: --items WHICH, or --all")
@@ -61,18 +61,19 @@ def forget(
 
     selectors = [selector for selector in items or [] if selector != "-"]
     if "-" in (items or []):
-        selectors += read_selectors(sys.stdin.buffer)
+        selectors += read_selectors(stdin_bytes())
     workspace = o.workspace(context)
     memory = Memory(o.bytes_of(max_memory), base_weights, recompute)
     with workspace.changing() as vault:
         state = read_state(vault)
         bundle = workspace.bundle_of(state)
         name, task_state = state.task_named(task)
+        vault.check_forgetting()  # before the minutes of training
         gone = select_items(task_state.items, selectors)
         left = personal.without(state, name, gone)
         histories = personal.histories_of(left)
         with learner_for(workspace, bundle, state, memory) as learner:
-            say_cost(learner, histories, memory)
+            say_cost(workspace, learner, histories, memory)
             trained, spent = train(
                 vault,
                 learner,
@@ -99,9 +100,7 @@ def forget_everything(context: typer.Context, *, yes: bool) -> None:
     if not workspace.has_vault and not workspace.home.vault.exists():
         print_line("Nothing private is stored here.")
         return
-    if not yes and not typer.confirm(
-        "Remove your history, adapter and keys for good?", default=False, err=True
-    ):
+    if not yes and not agreed("Remove your history, adapter and keys for good?"):
         raise typer.Abort
     with workspace.home.working():
         remarks = destroy_vault(workspace.home.vault)

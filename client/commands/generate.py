@@ -11,7 +11,7 @@ import typer
 
 from client.commands import options as o
 from client.commands.work import Memory, load_within, stored_state
-from client.console import progress_bars, say
+from client.console import progress_bars, say, stdin_bytes
 from client.questions import Questions, open_questions
 from client.terminal_text import for_stdout, json_line
 from client.workspace import Workspace
@@ -113,7 +113,7 @@ def personal_model(workspace: Workspace, task: str | None, memory: Memory) -> An
 
 def read_stdin() -> str:
     """All of stdin as text. Raises DataError if it is no UTF-8 or too long."""
-    data = sys.stdin.buffer.read(MAX_QUESTION_BYTES + 1)
+    data = stdin_bytes().read(MAX_QUESTION_BYTES + 1)
     if len(data) > MAX_QUESTION_BYTES:
         raise DataError(f"stdin: a question of more than {MAX_QUESTION_BYTES} bytes")
     try:

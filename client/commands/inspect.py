@@ -67,7 +67,8 @@ def inspect(
     Routing weights say much about a person: this is for your own eyes.
     """
     workspace = o.workspace(context)
-    state = read_state(workspace.open())
+    vault = workspace.open()
+    state = read_state(vault)
     name, task_state = state.task_named(task)
     if items:
         list_items(task_state, as_json=as_json)
@@ -76,7 +77,8 @@ def inspect(
     leans = routing_of(workspace, state, name)
     if as_json:
         events = [dataclasses.asdict(event) for event in state.events]
-        print_line(json.dumps(facts | {"routing": leans, "events": events}, sort_keys=True))
+        told = {"routing": leans, "events": events, "warnings": vault.warnings}
+        print_line(json.dumps(facts | told, sort_keys=True))
         return
     print_table(Table("Your adapter", ("", ""), fact_rows(facts), labels=2))
     print_events(state)

@@ -11,14 +11,23 @@ import typer
 
 from client.commands import options as o
 from client.console import print_line, print_table, say
+from client.passphrases import new_passphrase
 from client.tables import Table
-from client.workspace import ask_passphrase, read_passphrase
+from client.workspace import say_warning
 from proper_model.errors import ConfigError, NotAdaptedError, ProperError
 from proper_model.records import counted
 
 if TYPE_CHECKING:
     from client.vault import Vault
 
+# What a person reads for what `vault_check.judge` says.
+CONTENT = {
+    "none": "-",
+    "whole": "whole",
+    "unchecked": "not checked; with --passphrase-file or --key-file it is",
+    "older": "the newest generation is damaged; the one before is used",
+    "damaged": "damaged; nothing can be read",
+}
 NewPassphrase = Annotated[
     Path | None,
     typer.Option("--new-passphrase-file", help="The new passphrase, instead of asking."),
@@ -40,24 +49,29 @@ Rotate = Annotated[
 
 
 def status(context: typer.Context, as_json: o.AsJson = False) -> None:
-    """Say what is stored, without opening it: no key is asked for."""
+    """Say what is stored. No key is asked for; where an option names one, the content is checked too."""
     from client.bundle_store import installed
-    from client.vault import slot_kinds
+    from client.vault_check import judge, look_at
 
     workspace = o.workspace(context)
-    folder = workspace.home.vault
-    files = sorted(folder.glob("*.vault")) if folder.is_dir() else []
     bundle = installed(workspace.home.path)
-    slots = slot_kinds(folder) if workspace.has_vault else []
+    shown = look_at(workspace.home) if workspace.has_vault else None
+    content, warnings = judge(workspace.home.vault, shown, workspace.keys.given)
+    slots = () if shown is None else shown.slots
     found: dict[str, Any] = {
         "folder": str(workspace.home.path.absolute()),
-        "generations": len(files),
-        "bytes": sum(path.stat().st_size for path in files),
-        "interrupted": any(folder.glob("training-*")) if folder.is_dir() else False,
+        "generations": 0 if shown is None else len(shown.generations),
+        "bytes": 0 if shown is None else shown.size_bytes,
+        "content": content,
+        "warnings": warnings,
+        "interrupted": shown is not None and shown.working > 0,
+        "leftovers": 0 if shown is None else shown.leftovers,
         "slots": [{"slot": name, "kind": kind} for name, kind in slots],
         "release_version": None if bundle is None else bundle.version,
         "bundle_id": None if bundle is None else bundle.bundle_id,
     }
+    for warning in warnings:
+        say_warning(warning)
     if as_json:
         print_line(json.dumps(found, sort_keys=True))
         return
@@ -70,15 +84,21 @@ def status(context: typer.Context, as_json: o.AsJson = False) -> None:
             else f"{bundle.version} ({bundle.bundle_id[:16]})",
         ),
         ("adapter", _kept(found)),
+        ("content", CONTENT[content]),
         ("opens with", ", ".join(f"{kind} (slot {name})" for name, kind in slots) or "-"),
         (
             "interrupted work",
             "yes: the same command with --resume" if found["interrupted"] else "no",
         ),
+        *((("left half written", _left(found["leftovers"])),) if found["leftovers"] else ()),
     )
     print_table(Table("proper", ("", ""), rows, labels=2))
     for warning in bundle.warnings if bundle is not None else ():
         say(f"warning: {warning}")
+
+
+def _left(count: int) -> str:
+    return f"{counted(count, 'file')}, by a command at work or a killed one; the next removes those"
 
 
 def _kept(found: dict[str, Any]) -> str:
@@ -164,10 +184,8 @@ def passwd(
             vault.remove_slot(remove)
             print_line(f"Slot {remove} opens the vault no longer.")
         else:
-            if new_passphrase_file is not None:
-                new = read_passphrase(new_passphrase_file)
-            else:
-                new = ask_passphrase("The new passphrase", twice=True)
+            weak = workspace.keys.weak
+            new = new_passphrase("The new passphrase", new_passphrase_file, weak=weak)
             if rotate:
                 training.discard(vault)  # sealed under the old key
                 vault.rotate([new])

@@ -81,7 +81,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="For programs: JSON on stdo
 def workspace(context: typer.Context) -> Workspace:
     """The folder and keys that the options before the command name."""
     session = context.ensure_object(Session)
-    keys = Keys(session.passphrase_file, session.key_file)
+    keys = Keys(session.passphrase_file, session.key_file, session.weak_passphrase)
     return Workspace(Home.find(session.home), keys)
 
 

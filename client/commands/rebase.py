@@ -46,7 +46,7 @@ def rebase(
         histories = personal.histories_of(state)
         with learner_for(workspace, bundle, state, memory) as learner:
             least = learner.settings.user.min_items_to_train
-            say_cost(learner, histories, memory)
+            say_cost(workspace, learner, histories, memory)
             trained, spent = train(
                 vault,
                 learner,

@@ -110,18 +110,24 @@ def learner_for(
         yield Learner(release, memory_bytes=choice.training_bytes, progress=show)
 
 
-def say_cost(learner: Learner, histories: Histories, memory: Memory) -> None:
+def say_cost(workspace: Workspace, learner: Learner, histories: Histories, memory: Memory) -> None:
     """One line before the work: items, time, memory, disk. Raises as `check_limit`."""
     from client.cost import estimate
+    from client.disk_cost import lacking_bytes
 
-    cost = estimate(learner, histories)
+    cost = estimate(learner, histories, folder=workspace.home.vault)
     low, high = readable_seconds(cost.fastest_s), readable_seconds(cost.slowest_s)
     took = low if low == high else f"{low} to {high}"
     gpu = f" and {readable_bytes(cost.gpu_bytes)} of the GPU's" if cost.gpu_bytes else ""
     say(
         f"{cost.items} items: about {took}, {readable_bytes(cost.memory_bytes)} of memory{gpu}, "
-        f"{readable_bytes(cost.disk_bytes)} of disk"
+        f"{readable_bytes(cost.disk_bytes)} of disk, of which {readable_bytes(cost.kept_bytes)} stay"
     )
+    if lacking := lacking_bytes(cost.disk_bytes, workspace.home.vault):
+        say(
+            f"warning: {readable_bytes(lacking)} of disk more than are free; a full disk ends the "
+            "training, and what is stored stays as it is"
+        )
     check_limit(cost.memory_bytes, memory)
 
 

@@ -12,6 +12,7 @@ import json
 import sys
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ from vault_samples import (  # noqa: E402
 from client.derivation import Argon2idCost, Cost  # noqa: E402
 from client.key_slots import KeySet  # noqa: E402
 from client.sealing import Header, seal  # noqa: E402
-from client.vault import KeyringEntry, Passphrase, create_vault  # noqa: E402
+from client.vault import KeyFile, KeyringEntry, Passphrase, create_vault  # noqa: E402
 from client.vault_keys import unlock  # noqa: E402
 from proper_model import canonical  # noqa: E402
 
@@ -98,7 +99,34 @@ def good_cases(work: Path) -> list[Case]:
     opens.append({"passphrase": "second"})
     cases.append(good("all-kinds", "four slots of three kinds", folder, opens))
     cases.append(interrupted(work))
+    cases.append(earlier(work))
+    cases.append(forgotten(work))
     return cases
+
+
+def earlier(work: Path) -> Case:
+    """Slots as earlier versions wrote them: the slot key itself wraps, and none is kept."""
+    name = "slots-without-turn"
+    folder, vault = made(work, name, [Passphrase("correct horse")])
+    current, file = vault._file.keys.current, vault._file
+    plain = []
+    for slot in current.slots:
+        bare = replace(slot, turn=None, kept=None)
+        own = slot.kept_key(file.key, vault.vault_id, current.key_id)
+        plain.append(bare.holding(own, file.key, vault.vault_id, current.key_id))
+    file.save_slots(tuple(plain))
+    return good(name, "as earlier versions wrote them", folder, [WORD])
+
+
+def forgotten(work: Path) -> Case:
+    """A state from which something was forgotten: a new master key, and every slot holds it."""
+    name = "forgotten"
+    secrets = [Passphrase("correct horse"), KeyFile(work / "key")]
+    folder, vault = made(work, name, secrets, payloads=(b"one",))
+    vault.write(b"less", bundle_id=BUNDLE, alone=True)
+    case = good(name, "no earlier one is left", folder, [WORD, {"key_file": KEY_FILE.hex()}], ())
+    newest = {"bundle_id": BUNDLE, "generation": 2, "payload": b"less".hex()}
+    return {**case, "newest": newest}
 
 
 def interrupted(work: Path) -> Case:
@@ -193,6 +221,11 @@ KEY_CHANGES = [
     ("slot-moved", "key file as keyring", slot(1, kind="keyring")),
     ("slot-extra", "", slot(0, more=1)),
     ("slot-twice", "one id twice", lambda k: k["current"]["slots"].extend(k["current"]["slots"])),
+    ("slot-turn", "", slot(0, turn="0" * 64), "PassphraseError"),
+    ("slot-turn-gone", "kept without turn", lambda k: k["current"]["slots"][0].pop("turn")),
+    ("slot-kept", "the MAC tells", slot(0, kept="0" * 96)),
+    ("slot-kept-gone", "turn without kept", lambda k: k["current"]["slots"][0].pop("kept")),
+    ("slot-kept-short", "", slot(0, kept="0" * 94)),
     ("slots-none", "", lambda k: k["current"].update(slots=[])),
     ("slots-nine", "", lambda k: k["current"].update(slots=k["current"]["slots"] * 5)),
     ("slots-object", "", lambda k: k["current"].update(slots={})),
