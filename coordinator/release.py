@@ -252,9 +252,11 @@ class _Word:
         before = _read_latest(folder)
         if not again and before is not None and (fresh := self._fresh(before, newest)) is not None:
             return fresh
-        number = before.latest.number if before is not None and before.latest is not None else 0
+        known = before.latest.number if before is not None and before.latest is not None else 0
+        # Seconds, so that numbers go on growing also where latest.json was lost.
+        number = max(known + 1, int(self.now.timestamp()))
         expires = self.now + timedelta(days=self.days)
-        word = Latest(self.channel, number + 1, newest.version, newest.bundle_id, self.now, expires)
+        word = Latest(self.channel, number, newest.version, newest.bundle_id, self.now, expires)
         write_file(folder / LATEST_NAME, sign_latest(word, self.keys))
         return word
 
