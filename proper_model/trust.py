@@ -62,6 +62,7 @@ __all__ = [
     "MAX_ROOT_BYTES",
     "MAX_SIGNATURE_BYTES",
     "RELEASE",
+    "ROLES",
     "ROOT",
     "ROOT_DOMAIN",
     "Role",

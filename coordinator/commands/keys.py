@@ -22,7 +22,7 @@ from proper_model.trust import (
     public_bytes,
 )
 
-app = typer.Typer(help="Make signing keys, and the first root.", no_args_is_help=True)
+app = typer.Typer(help="Make signing keys, and the first root.")
 
 Publics = list[Path] | None
 

@@ -16,7 +16,7 @@ from proper_model.signed_time import (
     format_time,
 )
 
-app = typer.Typer(help="Publish releases to devices.", no_args_is_help=True)
+app = typer.Typer(help="Publish releases to devices.")
 
 
 @app.command()

@@ -23,9 +23,9 @@ from coordinator.root_ceremony import (
 )
 from proper_model.errors import ConfigError
 from proper_model.signed_time import format_time
-from proper_model.trust import LATEST, RELEASE, ROOT, ROOT_FORMAT, TrustedRoot
+from proper_model.trust import LATEST, RELEASE, ROLES, ROOT, ROOT_FORMAT, TrustedRoot
 
-app = typer.Typer(help="Show, change and sign the root.", no_args_is_help=True)
+app = typer.Typer(help="Show, change and sign the root.")
 
 Publics = list[Path] | None
 Names = list[str] | None
@@ -124,7 +124,8 @@ def tell_root(root: TrustedRoot) -> None:
     groups = " ".join(digits[start : start + 4] for start in range(0, len(digits), 4))
     expires = "never (format 1)" if root.expires is None else format_time(root.expires)
     o.tell(f"root {root.version} of channel {root.channel}, expires {expires}")
-    for name, role in root.roles.items():
+    for name in ROLES:
+        role = root.roles[name]
         o.tell(f"  {name}: {role.threshold} of {len(role.keys)} keys must sign")
         for key in role.keys:
             o.tell(f"    {key}")
