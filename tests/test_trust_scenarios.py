@@ -6,7 +6,7 @@ The thief holds release and latest keys, or the server, or the clock; never enou
 from __future__ import annotations
 
 import json
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 
 import pytest
@@ -502,3 +502,21 @@ def test_a_root_of_another_channel_or_a_malformed_one_moves_nothing(home, publis
         with pytest.raises(error):
             add(home, publisher)
         assert home.root_file.read_bytes() == pinned
+
+
+def test_doctor_tells_whom_this_device_trusts(home):
+    assert list(doctor._root(home)) == []
+    year = timedelta(days=365)
+    now = datetime.now(UTC)
+    pin_root_of(home, roles_root(4, created=now - year, expires=now + year))
+    (finding,) = doctor._root(home)
+    assert (finding.name, finding.ok) == ("root", True)
+    assert finding.told.startswith("version 4, until ")
+    pin_root(home.root_file, TrustedRoot.of([RELEASE_KEY]))
+    (finding,) = doctor._root(home)
+    assert finding.ok is None
+    assert "old form" in finding.told
+    pin_root(home.root_file, roles_root(created=now - year, expires=now))
+    (finding,) = [f for f in doctor.examine(home) if f.name == "root"]
+    assert finding.ok is False
+    assert "expired" in finding.told

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from coordinator.commands import options as o
 from coordinator.commands.root import tell_root
@@ -85,35 +86,42 @@ def make_root(
     passphrase_file: o.PassphraseFile = None,
 ) -> None:
     """Write the first root.json of a population, which devices get by another way than releases."""
-    if make and keys_folder is None:
-        raise ConfigError(
-            "--make: needs --keys-folder",
-            hint="a medium that you take off this machine; never the folder with the releases",
-        )
     if (folder / ROOT_NAME).exists():
         raise ConfigError(
             f"{folder}: has a {ROOT_NAME} already",
             hint="change it with: proper-coordinator root rotate",
         )
-    root_keys = [load_public(path) for path in root_key or ()]
     release_keys = [load_public(path) for path in release_key]
     latest_keys = [load_public(path) for path in latest_key or ()] or release_keys
+    root_keys = [load_public(path) for path in root_key or ()]
     if threshold > len(root_keys) + make:
         raise ConfigError(
             f"--threshold {threshold}: only {len(root_keys) + make} root keys",
             hint="name others with --root-key, or make them with --make",
         )
-    for number in range(1, make + 1):
-        assert keys_folder is not None
-        path = keys_folder / f"root-key-{number}.pem"
-        root_keys.append(create_pair(path, o.new_passphrase(path, passphrase_file)).public_key())
-        o.say(f"root key {path}; take it off this machine")
+    root_keys += _make_holders(keys_folder, make, passphrase_file)
     roles = {
         ROOT: (root_keys, threshold),
         RELEASE: (release_keys, release_threshold),
         LATEST: (latest_keys, 1 if latest_key else release_threshold),
     }
     tell_root(create_root(folder, roles, now=o.now(), days=days, channel=channel))
+
+
+def _make_holders(
+    folder: Path | None, count: int, passphrase_file: Path | None
+) -> list[Ed25519PublicKey]:
+    """Public halves of so many new root keys in `folder`."""
+    if count and folder is None:
+        raise ConfigError(
+            "--make: needs --keys-folder",
+            hint="a medium that you take off this machine; never the folder with the releases",
+        )
+    made = []
+    for path in (folder / f"root-key-{n}.pem" for n in range(1, count + 1)) if folder else ():
+        made.append(create_pair(path, o.new_passphrase(path, passphrase_file)).public_key())
+        o.say(f"root key {path}; take it off this machine")
+    return made
 
 
 def _make(file: Path, passphrase_file: Path | None, *, encrypt: bool) -> None:
