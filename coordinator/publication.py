@@ -17,6 +17,7 @@ from proper_model.durable import write_file
 from proper_model.errors import ConfigError
 from proper_model.release_folder import ROOT_NAME
 from proper_model.runplan import RunPlan
+from proper_model.signed_time import MAX_LATEST_DAYS
 from proper_model.trust import RELEASE, TrustedRoot, key_id, public_bytes
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ def publish_release(release: Release, plan: RunPlan) -> PublishedBundle:
         keys,
         created=datetime.now(UTC),
         valid_for_days=plan.bundle_days,
+        latest_days=MAX_LATEST_DAYS,  # nobody signs it again for a run
         base=reference,
     )
 

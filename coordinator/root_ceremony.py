@@ -1,7 +1,7 @@
 """Making and changing a population's root: the first one, then each next one by enough root keys.
 
     root.json, root.signatures.json             the newest root, as devices read it
-    root-2.json, root-2.signatures.json ...     the ones before it
+    root-1.json, root-2.json, root-2.signatures.json ...   the ones before it
     root-next.json, root-next.signatures.json   one that still lacks signatures
 
 Root keys lie with different people, so a next root is proposed once and signed one key at a time, also

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from datetime import timedelta
 
 import pytest
 from bundle_samples import CREATED, KEY, NOW, SECOND_KEY, STRANGER, sample_files, sample_info
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from proper_model import canonical
 from proper_model.bundle import build_bundle, verify_bundle
@@ -306,3 +309,35 @@ def test_times_need_a_zone():
         roles_root(
             created=CREATED.replace(tzinfo=None), expires=CREATED.replace(tzinfo=None) + YEAR
         ).to_bytes()
+
+
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**53) + 1, 2**53 - 1)
+    | st.sampled_from(
+        ["", "x", "0" * 64, "2026-01-01T00:00:00Z", "9999-12-31T23:59:59Z", "root", "proper"]
+    ),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["keys", "threshold", "root", "a", "0" * 64]), inner)
+    ),
+    max_leaves=6,
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_whatever_stands_in_a_field_the_answer_is_a_refusal_or_a_document(data):
+    """Signed by a hostile publisher or not: no other exception comes out of reading."""
+    root, latest = json.loads(FIRST.to_bytes()), json.loads(word(bundle(1), 1, 1))
+    read = {"root": TrustedRoot.from_bytes, "word": parse_latest}
+    which = data.draw(st.sampled_from(sorted(read)))
+    value = root if which == "root" else latest
+    place = data.draw(
+        st.sampled_from([value, value.get("roles", value), value.get("signed", value)])
+    )
+    name = data.draw(st.sampled_from(sorted(place)))
+    place[name] = data.draw(JSON)
+    with suppress(BundleError):
+        read[which](canonical.encode(value))
