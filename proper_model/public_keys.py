@@ -66,10 +66,8 @@ def _fault(public: bytes) -> str | None:
     x = _x_of(y)
     if x is None:
         return "is no point of the curve"
-    if x == 0 and sign:
-        return "is not in canonical form"
     if x & 1 != sign:
-        x = _P - x
+        x = _P - x  # for x = 0, which has no other sign, the order says no
     point: _Point = (x, y, 1, x * y % _P)
     # L is prime, so a point that it sends to the identity has order L, or is the identity itself.
     if _is_identity(point) or not _is_identity(_times(_L, point)):

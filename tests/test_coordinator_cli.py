@@ -156,6 +156,14 @@ def test_keys_of_holders_elsewhere_and_a_word_key_of_its_own(here, call):
     assert root.roles["latest"].keys == (name_of(here / "online.pem.pub"),)
     start = f"release publish {source(here)} out --key release.pem"
     call(start, code=11)
+    call("keys make-release stranger.pem")
+    said = call(
+        f"{start.replace('release.pem', 'stranger.pem')} --latest-key online.pem "
+        "--passphrase-file words",
+        code=11,
+    )
+    assert "for the role release" in said.err
+    assert not list((here / "out").glob("v*"))
     call(f"{start} --latest-key online.pem --passphrase-file words")
     manifest = json.loads((here / "out" / "v00000001" / "manifest.json").read_bytes())
     assert manifest["channel"] == "films"
