@@ -171,8 +171,8 @@ def _accepted_before(
 
 
 def _covers(one: Accepted, other: Accepted) -> bool:
-    """Whether `one` counts wherever `other` does, with a version at least as high."""
-    return one.version >= other.version and set(one.keys) >= set(other.keys)
+    """Whether `one` counts under the same roots as `other`, with a version at least as high."""
+    return one.version >= other.version and one.keys == other.keys
 
 
 def _check_order(known: SeenLatest, seen: SeenLatest) -> None:

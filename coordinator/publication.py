@@ -82,7 +82,7 @@ def signing_keys(plan: RunPlan) -> list[Ed25519PrivateKey]:
     root = trusted_root(plan)
     mine = [key for key in keys if key_id(public_bytes(key)) in root.roles[RELEASE].keys]
     known = {public.hex() for public in root.keys.values()}
-    enough = root.still_vouches(RELEASE, [key_id(public_bytes(key)) for key in mine])
+    enough = root.are_enough(RELEASE, [key_id(public_bytes(key)) for key in mine])
     if plan.root_public_key not in known or not enough:
         raise ConfigError(
             f"{folder}: none of its {len(keys)} keys is one that the devices trust",

@@ -266,9 +266,17 @@ class TrustedRoot:
             domain, message, given, keys, role.threshold, where=where, role=name
         )
 
-    def still_vouches(self, role: str, keys: Sequence[str]) -> bool:
-        """Whether what these keys signed for `role` before would be accepted under this root."""
+    def are_enough(self, role: str, keys: Sequence[str]) -> bool:
+        """Whether a document for `role` that these keys sign is accepted under this root."""
         return len(set(keys) & set(self.roles[role].keys)) >= self.roles[role].threshold
+
+    def still_vouches(self, role: str, keys: Sequence[str]) -> bool:
+        """Whether what these keys signed for `role` under an earlier root counts under this one.
+
+        It does unless keys were taken away and those that are left are too few. A threshold that was
+        only raised takes nothing away.
+        """
+        return set(keys) <= set(self.roles[role].keys) or self.are_enough(role, keys)
 
     def check_current(self, now: datetime) -> None:
         """Refuse to judge new documents by a root that is past its time, or ahead of it.

@@ -294,14 +294,24 @@ def test_the_unsigned_form_of_earlier_publishers_is_read_but_never_verified():
         pointer.verify(FIRST, NOW)
 
 
-def test_still_vouches_counts_the_keys_that_are_left():
+def test_what_was_signed_counts_until_a_key_of_it_is_taken_away():
     both = ids(RELEASE_KEY, NEW_RELEASE_KEY)
-    root = roles_root(release=(RELEASE_KEY, NEW_RELEASE_KEY), release_threshold=2)
-    assert root.still_vouches(RELEASE, both)
-    assert not root.still_vouches(RELEASE, both[:1])
-    assert not root.still_vouches(RELEASE, both[:1] * 2)
-    assert not root.still_vouches(LATEST, both)
-    assert not root.still_vouches(ROOT, ids(RELEASE_KEY, *ROOT_KEYS[:1]))
+    two = roles_root(release=(RELEASE_KEY, NEW_RELEASE_KEY), release_threshold=2)
+    one = roles_root(release=(NEW_RELEASE_KEY, THIEF))
+    old, new = ids(RELEASE_KEY), ids(NEW_RELEASE_KEY)
+    assert two.are_enough(RELEASE, both)
+    assert not two.are_enough(RELEASE, old * 2)
+    for root, role, keys, counts in (
+        (two, RELEASE, both, True),
+        (two, RELEASE, old, True),  # the threshold was only raised
+        (one, RELEASE, both, True),  # one is left, and one is enough
+        (one, RELEASE, new, True),
+        (one, RELEASE, old, False),
+        (two, RELEASE, ids(RELEASE_KEY, THIEF), False),  # one of two is too few
+        (two, LATEST, both, False),
+        (two, ROOT, ids(RELEASE_KEY, *ROOT_KEYS[:1]), False),
+    ):
+        assert root.still_vouches(role, keys) is counts
 
 
 def test_times_need_a_zone():
