@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -71,8 +72,15 @@ def word(
 def bundle(
     version: int, *, keys: Keys = (RELEASE_KEY,), seed: int | None = None, **changes
 ) -> BundleFiles:
-    files = {**sample_files(), "recipe.json": b'{"seed":%d}' % (version if seed is None else seed)}
+    files = files_of(version % 1000 if seed is None else seed)
     return sample_bundle(version, files=files, keys=keys, **changes)
+
+
+def files_of(seed: int) -> dict[str, bytes]:
+    """A release that differs from others by its seed alone."""
+    files = sample_files()
+    recipe = {**json.loads(files["recipe.json"]), "seed": seed}
+    return {**files, "recipe.json": json.dumps(recipe).encode()}
 
 
 @dataclass
@@ -97,9 +105,8 @@ class Publisher:
     def publish(self) -> int:
         """The next version, with new content."""
         self._seed += 1
-        files = {**sample_files(), "recipe.json": b'{"seed":%d}' % self._seed}
         published = publish(
-            files,
+            files_of(self._seed),
             self.folder,
             self.release,
             created=self.created,

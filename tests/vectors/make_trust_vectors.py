@@ -11,6 +11,7 @@ import json
 import sys
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
@@ -31,7 +32,6 @@ from tests.publisher import (  # noqa: E402
     RELEASE_KEY,
     ROOT_KEYS,
     THIEF,
-    bundle,
     roles_root,
     signed_root,
     word,
@@ -140,7 +140,7 @@ def roots() -> list[dict[str, Any]]:
 
 
 def words() -> list[dict[str, Any]]:
-    files, hour = bundle(3), timedelta(hours=1)
+    files, hour = SimpleNamespace(bundle_id="ab" * 32), timedelta(hours=1)
     good = word(files, 3, 8)
     manifest_domain = json.loads(good)
     signed = canonical.encode(manifest_domain["signed"])
