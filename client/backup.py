@@ -33,7 +33,7 @@ from proper_model.errors import (
     VaultError,
 )
 from proper_model.files import PRIVATE_FILE, read_regular, storage_errors, sync_folder
-from proper_model.manifest import format_time, parse_time
+from proper_model.signed_time import format_time, parse_time
 
 MAGIC = b"PROPERB1"
 FORMAT = 1

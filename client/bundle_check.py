@@ -19,14 +19,15 @@ from client.bundle_origin import (
     opened,
     silent,
 )
-from client.bundle_source import Source, check_listing, fetch_from
-from client.bundle_store import BundleWarning, read_state
+from client.bundle_source import check_listing, fetch_from
+from client.bundle_store import BundleWarning, InstalledBundle, read_state
 from client.home import Home
-from client.release_place import is_address
+from client.release_memory import UNANNOUNCED, news, signers
+from client.release_place import ReleasePlace, is_address
 from client.trusted_root import check_same, load_root
-from client.updater import accept, installed
+from client.updater import decide, installed
 from proper_model.bundle import MANIFEST_NAME, SIGNATURES_NAME, check_file
-from proper_model.errors import BaseModelError, NotInstalledError
+from proper_model.errors import BaseModelError, BundleSignatureError, NotInstalledError
 from proper_model.limits import DEFAULT_LIMITS
 from proper_model.manifest import Manifest
 
@@ -82,34 +83,51 @@ def verify_bundle(
         if root is not None:
             check_same(load_root(home.root_file), load_root(root))
         trust = Trust(load_root(home.root_file), pinned=True, steps=(), notes=())
-        return _verified(home, bundle.path, trust, base, bundle.warnings, progress, now)
+        _check_still_trusted(bundle, trust)
+        place = ReleasePlace(bundle.path, lambda _name, _size: None, UNANNOUNCED)
+        return _verified(home, place, trust, base, bundle.warnings, progress, now)
     with ExitStack() as stack:
         if is_address(source):
             stack.enter_context(home.working())
         place = stack.enter_context(opened(home, source, progress, patience))
         trust = decide_trust(home, place, root)
-        return _verified(home, place.bundle, trust, base, (), progress, now)
+        return _verified(home, place, trust, base, (), progress, now)
+
+
+def _check_still_trusted(bundle: InstalledBundle, trust: Trust) -> None:
+    """Raises BundleSignatureError if the keys that signed what is installed were taken away."""
+    try:
+        signers(bundle.path, trust.root)
+    except BundleSignatureError as error:
+        raise BundleSignatureError(
+            f"installed release {bundle.version}: {error.message}",
+            hint="the publisher may have revoked a stolen key: this release keeps working, but "
+            "install the newest one with proper bundle add",
+        ) from None
+    except OSError:
+        return  # what is missing is told below
 
 
 def _verified(
     home: Home,
-    source: Source,
+    place: ReleasePlace,
     trust: Trust,
     base: str | None,
     warnings: tuple[BundleWarning, ...],
     progress: Progress,
     now: datetime,
 ) -> Verified:
-    state = read_state(home.path)
+    state, source = read_state(home.path), place.bundle
     manifest_bytes = fetch_from(source, MANIFEST_NAME, DEFAULT_LIMITS.manifest_bytes)
     signatures = fetch_from(source, SIGNATURES_NAME, DEFAULT_LIMITS.signature_bytes)
-    accepted = accept(manifest_bytes, signatures, trust.root, state, now)
-    manifest = accepted.manifest
+    decision = decide(home.path, manifest_bytes, signatures, trust.root, found=place.found, now=now)
+    accepted, manifest = decision.release, decision.release.manifest
     check_listing(source, manifest.files)
     for done, (name, entry) in enumerate(manifest.files.items()):
         progress(CHECKING, done, len(manifest.files))
         check_file(manifest, name, fetch_from(source, name, entry.size))
     notes, checked, reference = list(trust.notes), True, manifest.base_reference
+    notes += news(manifest.version, decision.latest, trust.root)
     if reference is not None:
         progress(CHECKING_BASE, 0, 0)
         try:

@@ -11,6 +11,7 @@ from typing import Any
 
 from client.bundle_origin import LOCK_TIMEOUT_S
 from client.bundle_store import (
+    BundleWarning,
     InstalledBundle,
     StoreState,
     bundle_path,
@@ -20,10 +21,13 @@ from client.bundle_store import (
     stored_ids,
 )
 from client.home import Home
+from client.release_memory import signers
+from client.trusted_root import load_root
 from client.updater import exclusive
 from proper_model.durable import remove_folder
-from proper_model.errors import BundleError
+from proper_model.errors import BundleError, StateError
 from proper_model.files import storage_errors
+from proper_model.trust import TrustedRoot
 
 DAMAGED = "damaged: add this release again"
 
@@ -72,7 +76,8 @@ def list_bundles(home: Home, *, now: datetime | None = None) -> tuple[BundleRow,
     if state is None:
         return ()
     now = now or datetime.now(UTC)
-    rows = [_row(home, state, bundle_id, now) for bundle_id in stored_ids(home.path)]
+    root = _root(home)
+    rows = [_row(home, state, bundle_id, root, now) for bundle_id in stored_ids(home.path)]
     if state.bundle_id not in {row.bundle_id for row in rows}:
         rows.append(BundleRow(state.bundle_id, current=True))
     return tuple(sorted(rows, key=lambda row: (row.version, row.bundle_id)))
@@ -100,7 +105,25 @@ def remove_old_bundles(home: Home, keep: Collection[str]) -> int:
     return freed
 
 
-def _row(home: Home, state: StoreState, bundle_id: str, now: datetime) -> BundleRow:
+def _root(home: Home) -> TrustedRoot | None:
+    """The pinned root; None where it cannot be read, which `proper bundle verify` tells about."""
+    try:
+        return load_root(home.root_file)
+    except (BundleError, StateError):
+        return None
+
+
+def _trusted(bundle: InstalledBundle, root: TrustedRoot) -> bool:
+    try:
+        signers(bundle.path, root)
+    except (BundleError, OSError):
+        return False
+    return True
+
+
+def _row(
+    home: Home, state: StoreState, bundle_id: str, root: TrustedRoot | None, now: datetime
+) -> BundleRow:
     asked = state.model_copy(update={"bundle_id": bundle_id})
     current = bundle_id == state.bundle_id
     try:
@@ -110,6 +133,9 @@ def _row(home: Home, state: StoreState, bundle_id: str, now: datetime) -> Bundle
     except (BundleError, ValueError):
         return BundleRow(bundle_id, current)
     manifest, reference = bundle.manifest, bundle.manifest.base_reference
+    warnings = [str(warning) for warning in bundle.warnings]
+    if root is not None and not _trusted(bundle, root):
+        warnings.append(str(BundleWarning.REVOKED))
     return BundleRow(
         bundle_id,
         current,
@@ -121,7 +147,7 @@ def _row(home: Home, state: StoreState, bundle_id: str, now: datetime) -> Bundle
         preset=_name(recipe.get("structure") if isinstance(recipe, dict) else None),
         base="embedded" if reference is None else f"{reference.hub_id}@{reference.revision}",
         size_bytes=sum(entry.size for entry in manifest.files.values()),
-        warnings=tuple(str(warning) for warning in bundle.warnings),
+        warnings=tuple(warnings),
     )
 
 

@@ -108,7 +108,7 @@ def decide_trust(home: Home, place: ReleasePlace, given: Path | None) -> Trust:
 
 def _offered(place: ReleasePlace) -> TrustedRoot:
     """The root beside a local release, where nothing is pinned yet."""
-    data = None if place.remote else place.beside(ROOT_NAME, MAX_ROOT_BYTES)
+    data = None if place.found.remote else place.beside(ROOT_NAME, MAX_ROOT_BYTES)
     if data is None:
         raise ConfigError(
             "this device trusts no publisher yet",

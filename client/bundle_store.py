@@ -3,7 +3,8 @@
 Layout of a host folder:
 
     bundles/<bundle_id>/   one verified bundle; never changed after it appeared
-    bundles/state.json     which one is current, its version, and the latest time seen
+    bundles/state.json     which one is current, what was accepted by whose keys, the publisher's
+                           last word on the newest release, and the latest time seen
 
 Older bundles stay, because a user's private adapter works only with the one it was trained on.
 Reading needs no key and no clock that is right: an expired bundle goes on working, with a warning.
@@ -28,11 +29,12 @@ from proper_model.durable import write_file
 from proper_model.errors import BundleFormatError, BundleIntegrityError, StateError
 from proper_model.files import read_bounded
 from proper_model.limits import DEFAULT_LIMITS, Limits
-from proper_model.manifest import Manifest, Sha256, Time, format_time, parse_manifest, parse_time
+from proper_model.manifest import Manifest, Sha256, parse_manifest
+from proper_model.signed_time import Time, format_time, parse_time
 
 BUNDLES_FOLDER = "bundles"
 STATE_NAME = "state.json"
-_MAX_STATE_BYTES = 4096
+_MAX_STATE_BYTES = 128 * 1024
 _BUNDLE_ID = re.compile(r"[0-9a-f]{64}")
 
 
@@ -40,6 +42,14 @@ class BundleWarning(StrEnum):
     """Something the user should know about an installed bundle that works nevertheless."""
 
     EXPIRED = "the installed release has expired; it keeps working, but look for a newer one"
+    STALE = (
+        "the publisher's last word on the newest release is out of date; the installed one keeps "
+        "working, but ask for news: proper bundle add ADDRESS"
+    )
+    REVOKED = (
+        "signed by keys that the publisher no longer vouches for; it keeps working, but look for a "
+        "newer one"
+    )
     CLOCK_BEFORE_LATEST = "the clock shows a time before one this program has already seen"
     CLOCK_BEFORE_CREATION = "the clock shows a time before the installed release was made"
 
@@ -60,16 +70,46 @@ class InstalledBundle:
     warnings: tuple[BundleWarning, ...] = ()
 
 
-class StoreState(BaseModel):
-    """Contents of state.json. `version` is the highest one ever accepted."""
-
+class _Record(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
-    schema_version: int = Field(default=1, ge=1, le=1)
+
+class Accepted(_Record):
+    """A release that was accepted here, and the release keys that had signed it."""
+
+    version: int = Field(ge=1)
+    bundle_id: Sha256
+    keys: tuple[Sha256, ...]
+
+
+class SeenLatest(_Record):
+    """The publisher's last word on the newest release (`proper_model.latest`), and who signed it."""
+
+    number: int = Field(ge=1)
+    version: int = Field(ge=1)
+    bundle_id: Sha256
+    expires: Time
+    keys: tuple[Sha256, ...]
+
+
+class StoreState(_Record):
+    """Contents of state.json.
+
+    Attributes:
+        version, bundle_id: the current release.
+        latest_seen: the latest time this host has seen.
+        accepted: the highest version for each set of keys; empty when it was written by a program
+            that did not note keys (schema 1).
+        latest: None where the publisher's releases came without it.
+    """
+
+    schema_version: int = Field(default=2, ge=1, le=2)
     channel: str
     version: int = Field(ge=1)
     bundle_id: Sha256
     latest_seen: Time
+    accepted: tuple[Accepted, ...] = ()
+    latest: SeenLatest | None = None
 
     @property
     def latest_seen_at(self) -> datetime:
@@ -229,7 +269,8 @@ def read_state(folder: Path) -> StoreState | None:
 
 def write_state(folder: Path, state: StoreState) -> None:
     """Replace state.json; this is the moment at which an installation takes effect."""
-    data = canonical.encode(state.model_dump(mode="json"))
+    newest = state.model_copy(update={"schema_version": 2})
+    data = canonical.encode(newest.model_dump(mode="json"))
     write_file(folder / BUNDLES_FOLDER / STATE_NAME, data)
 
 
@@ -237,6 +278,8 @@ def _warnings(manifest: Manifest, state: StoreState, now: datetime) -> tuple[Bun
     found = []
     if now >= manifest.expires_at:
         found.append(BundleWarning.EXPIRED)
+    elif state.latest is not None and now >= parse_time(state.latest.expires):
+        found.append(BundleWarning.STALE)
     # Stored times have whole seconds; `now` must not lose to its own truncation.
     if format_time(now) < state.latest_seen:
         found.append(BundleWarning.CLOCK_BEFORE_LATEST)

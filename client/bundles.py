@@ -30,12 +30,14 @@ from client.bundle_origin import (
     opened,
     silent,
 )
-from client.bundle_source import Source, fetch_from
+from client.bundle_source import fetch_from
 from client.bundle_store import InstalledBundle, read_state, stored
 from client.home import Home
 from client.loading import load_installed
+from client.release_memory import news
+from client.release_place import ReleasePlace
 from client.trusted_root import pin_root, update_root
-from client.updater import accept, install, installed
+from client.updater import decide, install, installed
 from proper_model.bundle import MANIFEST_NAME, SIGNATURES_NAME
 from proper_model.errors import (
     BaseModelError,
@@ -110,6 +112,8 @@ def add_bundle(
             installed.
         StorageError, BusyError: the home cannot be written, or another process works in it.
     """
+    # One time for the whole update: a slow server must not win by it.
+    now = now or datetime.now(UTC)
     with home.working():
         with opened(home, source, progress, patience) as place:
             trust = decide_trust(home, place, root)
@@ -117,12 +121,20 @@ def add_bundle(
                 update_root(home.root_file, step.root_bytes, step.signature_bytes)
             before = read_state(home.path)
             progress(CHECKING, 0, 0)
-            with _pinned(home, trust, place.bundle, now):
+            with _pinned(home, trust, place, now):
                 bundle = install(
-                    home.path, place.bundle, trust.root, now=now, lock_timeout_s=LOCK_TIMEOUT_S
+                    home.path,
+                    place.bundle,
+                    trust.root,
+                    found=place.found,
+                    now=now,
+                    lock_timeout_s=LOCK_TIMEOUT_S,
                 )
         changed = before is None or before.bundle_id != bundle.bundle_id
-        return Added(bundle, changed, (*trust.notes, *_find_base(home, bundle, base, progress)))
+        state = read_state(home.path)
+        notes = news(bundle.version, state.latest if state else None, trust.root)
+        based = _find_base(home, bundle, base, progress)
+        return Added(bundle, changed, (*trust.notes, *notes, *based))
 
 
 def load_release(
@@ -152,7 +164,7 @@ def load_release(
 
 
 @contextmanager
-def _pinned(home: Home, trust: Trust, source: Source, now: datetime | None) -> Iterator[None]:
+def _pinned(home: Home, trust: Trust, place: ReleasePlace, now: datetime) -> Iterator[None]:
     """Pin a root that vouches for a release before that is installed; take it back if it was not.
 
     The other way round, a crash in between would leave a release and no root: the next one could
@@ -161,9 +173,9 @@ def _pinned(home: Home, trust: Trust, source: Source, now: datetime | None) -> I
     if trust.pinned:
         yield
         return
-    manifest = fetch_from(source, MANIFEST_NAME, DEFAULT_LIMITS.manifest_bytes)
-    signatures = fetch_from(source, SIGNATURES_NAME, DEFAULT_LIMITS.signature_bytes)
-    accept(manifest, signatures, trust.root, read_state(home.path), now or datetime.now(UTC))
+    manifest = fetch_from(place.bundle, MANIFEST_NAME, DEFAULT_LIMITS.manifest_bytes)
+    signatures = fetch_from(place.bundle, SIGNATURES_NAME, DEFAULT_LIMITS.signature_bytes)
+    decide(home.path, manifest, signatures, trust.root, found=place.found, now=now)
     pin_root(home.root_file, trust.root)
     try:
         yield

@@ -12,6 +12,7 @@ import stat
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -42,6 +43,7 @@ def examine(home: Home) -> list[Finding]:
     checks: tuple[Callable[[Home], Iterator[Finding]], ...] = (
         _software,
         _folder,
+        _root,
         _release,
         _vault,
         _machine,
@@ -87,6 +89,23 @@ def _folder(home: Home) -> Iterator[Finding]:
     )
     free = shutil.disk_usage(place).free
     yield Finding("free disk", free >= LEAST_FREE_BYTES, f"{free >> 20} MiB")
+
+
+def _root(home: Home) -> Iterator[Finding]:
+    """Whom this device trusts, and for how long."""
+    from client.trusted_root import load_root
+    from proper_model.signed_time import format_time
+
+    if not home.root_file.exists():
+        return
+    root = load_root(home.root_file)
+    if root.expires is None:
+        told = f"version {root.version}, of the old form: its release key alone can replace it"
+        yield Finding("root", ok=None, told=f"{told}; the publisher can move it to one with roles")
+        return
+    root.check_current(datetime.now(UTC))
+    told = f"version {root.version}, until {format_time(root.expires)}"
+    yield Finding("root", ok=True, told=told)
 
 
 def _release(home: Home) -> Iterator[Finding]:

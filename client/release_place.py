@@ -1,7 +1,7 @@
 """Where a release lies: a bundle, or a release folder whose newest bundle counts; here or on the web.
 
-What lies beside the bundles (trusted roots) is read through the same place, and believed only as far
-as its signatures go. Source: docs/bundle-format.md sections 3 and 8.
+What lies beside the bundles (trusted roots, the word on the newest one) is read through the same
+place, and believed only as far as its signatures go. Source: docs/bundle-format.md sections 3 and 8.
 """
 
 from __future__ import annotations
@@ -14,15 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from client.bundle_source import Fetch, Source
+from client.release_memory import Announcement
 from proper_model.bundle import MANIFEST_NAME
 from proper_model.errors import BundleFormatError, ConfigError
 from proper_model.files import read_bounded
-from proper_model.release_folder import (
-    LATEST_NAME,
-    MAX_LATEST_BYTES,
-    parse_latest,
-    version_folder,
-)
+from proper_model.latest import Pointer, parse_latest
+from proper_model.release_folder import LATEST_NAME, MAX_LATEST_BYTES, version_folder
 
 if TYPE_CHECKING:
     from client.download import Patience, Progress
@@ -37,11 +34,11 @@ _ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class ReleasePlace:
-    """One bundle to be installed, and what lies beside it."""
+    """One bundle to be installed, how it was found, and what lies beside it."""
 
     bundle: Source
     beside: Beside
-    remote: bool
+    found: Announcement
 
 
 def is_address(source: str) -> bool:
@@ -56,16 +53,18 @@ def local_place(source: str) -> ReleasePlace:
     """
     folder = Path(source).expanduser()
     if (folder / MANIFEST_NAME).is_file():
-        return ReleasePlace(folder, _beside(folder.resolve().parent), remote=False)
+        beside = _beside(folder.resolve().parent)
+        return ReleasePlace(folder, beside, Announcement(_pointer(beside)))
     beside = _beside(folder)
-    latest = beside(LATEST_NAME, MAX_LATEST_BYTES) if folder.is_dir() else None
-    if latest is None:
+    pointer = _pointer(beside) if folder.is_dir() else None
+    if pointer is None:
         raise ConfigError(
             f"'{folder.name}': no release there; expected a folder with {MANIFEST_NAME} or "
             f"{LATEST_NAME}, or an address",
             hint="a finished run keeps its release in OUT/server/release",
         )
-    return ReleasePlace(folder / version_folder(parse_latest(latest)[0]), beside, remote=False)
+    bundle = folder / version_folder(pointer.version)
+    return ReleasePlace(bundle, beside, Announcement(pointer, followed=True))
 
 
 def web_place(url: str, cache: Path, *, progress: Progress, patience: Patience) -> ReleasePlace:
@@ -76,21 +75,29 @@ def web_place(url: str, cache: Path, *, progress: Progress, patience: Patience) 
     def fetch_at(address: object) -> Fetch:
         return fetch_over_http(str(address), cache, progress=progress, patience=patience)
 
+    def beside_at(address: object) -> Beside:
+        fetch = fetch_at(address)
+        return lambda name, size: _if_there(fetch, name, size)
+
     here = release_address(url)
-    latest = _if_there(fetch_at(here), LATEST_NAME, MAX_LATEST_BYTES)
-    if latest is None:
-        bundle, around = here, above(here)
-    else:
-        bundle, around = below(here, version_folder(parse_latest(latest)[0])), here
-    fetch_beside = fetch_at(around)
-    return ReleasePlace(
-        fetch_at(bundle), lambda name, size: _if_there(fetch_beside, name, size), remote=True
-    )
+    beside = beside_at(here)
+    pointer = _pointer(beside)
+    if pointer is not None:
+        bundle = fetch_at(below(here, version_folder(pointer.version)))
+        return ReleasePlace(bundle, beside, Announcement(pointer, followed=True, remote=True))
+    beside = beside_at(above(here))
+    return ReleasePlace(fetch_at(here), beside, Announcement(_pointer(beside), remote=True))
 
 
 def cache_name(url: str) -> str:
     """Name of the folder for what is unfinished of a release; the address may hold a token."""
     return f".download-{hashlib.sha256(url.encode()).hexdigest()[:16]}"
+
+
+def _pointer(beside: Beside) -> Pointer | None:
+    """latest.json, if it is there. Raises as `parse_latest`."""
+    data = beside(LATEST_NAME, MAX_LATEST_BYTES)
+    return None if data is None else parse_latest(data)
 
 
 def _beside(folder: Path) -> Beside:

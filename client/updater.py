@@ -9,7 +9,8 @@ docs/bundle-format.md section 8.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from client.bundle_store import (
     BUNDLES_FOLDER,
     STATE_NAME,
     InstalledBundle,
+    SeenLatest,
     StoreState,
     bundle_path,
     installed,
@@ -29,12 +31,19 @@ from client.bundle_store import (
     stored_ids,
     write_state,
 )
+from client.release_memory import (
+    UNANNOUNCED,
+    Announcement,
+    check_announced,
+    check_latest,
+    highest_accepted,
+    remembered,
+)
 from proper_model.bundle import (
     MANIFEST_NAME,
     SIGNATURES_NAME,
     VerifiedManifest,
     check_file,
-    content_id,
     verify_manifest,
 )
 from proper_model.durable import (
@@ -45,12 +54,12 @@ from proper_model.durable import (
 )
 from proper_model.errors import (
     BundleError,
-    BundleExpiredError,
     BundleForeignError,
 )
 from proper_model.files import make_private_folder, read_bounded
 from proper_model.limits import DEFAULT_LIMITS, Limits
-from proper_model.manifest import Manifest, format_time, parse_manifest
+from proper_model.manifest import Manifest
+from proper_model.signed_time import format_time
 from proper_model.trust import TrustedRoot
 
 __all__ = ["Fetch", "InstalledBundle", "Source", "install", "installed", "load_files"]
@@ -58,11 +67,24 @@ __all__ = ["Fetch", "InstalledBundle", "Source", "install", "installed", "load_f
 _PARTIAL = ".partial-"
 
 
+@dataclass(frozen=True)
+class Decision:
+    """That a release may be installed.
+
+    Attributes:
+        latest: the publisher's last word on the newest release, to be remembered.
+    """
+
+    release: VerifiedManifest
+    latest: SeenLatest | None
+
+
 def install(
     folder: Path,
     source: Source,
     root: TrustedRoot,
     *,
+    found: Announcement = UNANNOUNCED,
     now: datetime | None = None,
     limits: Limits = DEFAULT_LIMITS,
     lock_timeout_s: float = 600.0,
@@ -76,6 +98,7 @@ def install(
         source: a bundle folder, the files by name (those already held may be left out), or a
             callable that fetches one; its own exceptions pass through.
         root: the keys this device trusts.
+        found: how the release was found.
         now: aware time; the system's when not given.
         limits: what this device is willing to store.
         lock_timeout_s: how long to wait for another process that installs.
@@ -90,8 +113,10 @@ def install(
         manifest = fetch_from(source, MANIFEST_NAME, limits.manifest_bytes)
         signatures = fetch_from(source, SIGNATURES_NAME, limits.signature_bytes)
         state = read_state(folder)
-        accepted = accept(manifest, signatures, root, state, now, limits)
+        decision = decide(folder, manifest, signatures, root, found=found, now=now, limits=limits)
+        accepted = decision.release
         check_listing(source, accepted.manifest.files)
+        _remember_latest(folder, state, decision.latest)
         target = bundle_path(folder, accepted.bundle_id)
         if not _is_intact(target, accepted, limits):
             staging = folder / BUNDLES_FOLDER / f"{_PARTIAL}{accepted.bundle_id}"
@@ -104,49 +129,73 @@ def install(
                 write_file(staging / SIGNATURES_NAME, signatures)
                 remove_folder(target)
                 move_folder(staging, target)
-        new = _next_state(accepted, state, now)
+        new = _next_state(folder, decision, root, state, now)
         with _disk(accepted):
+            _renew_signatures(target, signatures)
             if new != state:
                 write_state(folder, new)
             _clean(folder, keep=None)
         return load_bundle(folder, new, now=now, limits=limits)
 
 
-def accept(
+def decide(
+    folder: Path,
     manifest: bytes,
     signatures: bytes,
     root: TrustedRoot,
-    state: StoreState | None,
+    *,
+    found: Announcement,
     now: datetime,
     limits: Limits = DEFAULT_LIMITS,
-) -> VerifiedManifest:
-    """Whether a host with this state may install the release; decided from two small files.
+) -> Decision:
+    """Whether this host may install the release; decided from small files, changing nothing.
 
-    The release that is installed is accepted also after it expired.
+    The release that is installed is accepted also after it, or the root, expired.
 
     Raises:
-        BundleError: one of its children, as `verify_manifest`.
+        BundleError: one of its children, as `verify_manifest` and `check_latest`.
+        StateError: the host's own record is damaged.
     """
+    state = read_state(folder)
     if state is not None and state.channel != root.channel:
         raise BundleForeignError(
             f"host folder: follows channel {state.channel}, the trusted root is for {root.channel}",
             hint="use another folder for another population",
         )
+    latest = check_latest(found, state, root, now)
+    version, bundle_id = highest_accepted(folder, state, root)
+    release = verify_manifest(
+        manifest,
+        signatures,
+        root,
+        now=now,
+        highest_version=version,
+        highest_id=bundle_id,
+        installed_id=state.bundle_id if state is not None else None,
+        limits=limits,
+    )
+    check_announced(found, release)
+    return Decision(release, latest)
+
+
+def _remember_latest(folder: Path, state: StoreState | None, latest: SeenLatest | None) -> None:
+    """Note the word before the transfer, which may fail: an older word must not follow it.
+
+    A disk that refuses is no reason to stop here; the switch will tell.
+    """
+    if state is not None and latest is not None and latest != state.latest:
+        with suppress(OSError):
+            write_state(folder, state.model_copy(update={"latest": latest}))
+
+
+def _renew_signatures(target: Path, signatures: bytes) -> None:
+    """Signatures over the same manifest by newer keys take the place of those there."""
     try:
-        return verify_manifest(
-            manifest,
-            signatures,
-            root,
-            now=now,
-            highest_version=state.version if state else 0,
-            highest_id=state.bundle_id if state else None,
-            limits=limits,
-        )
-    except BundleExpiredError:
-        # Everything before expiry was checked, and this release was accepted while it was valid.
-        if state is None or content_id(manifest) != state.bundle_id:
-            raise
-        return VerifiedManifest(state.bundle_id, parse_manifest(manifest, limits))
+        known = read_bounded(target / SIGNATURES_NAME, len(signatures))
+    except OSError:
+        known = b""
+    if known != signatures:
+        write_file(target / SIGNATURES_NAME, signatures)
 
 
 def _stage(
@@ -222,13 +271,21 @@ def _held_files(folder: Path, limits: Limits) -> dict[str, Path]:
     return held
 
 
-def _next_state(accepted: VerifiedManifest, state: StoreState | None, now: datetime) -> StoreState:
-    seen = format_time(now)
+def _next_state(
+    folder: Path,
+    decision: Decision,
+    root: TrustedRoot,
+    state: StoreState | None,
+    now: datetime,
+) -> StoreState:
+    seen, release = format_time(now), decision.release
     return StoreState(
-        channel=accepted.manifest.channel,
-        version=accepted.manifest.version,
-        bundle_id=accepted.bundle_id,
+        channel=release.manifest.channel,
+        version=release.manifest.version,
+        bundle_id=release.bundle_id,
         latest_seen=max(seen, state.latest_seen) if state else seen,
+        accepted=remembered(folder, state, root, release),
+        latest=decision.latest,
     )
 
 

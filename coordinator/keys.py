@@ -1,8 +1,9 @@
-"""Signing keys of a coordinator: one Ed25519 key a file, readable by its owner only.
+"""Signing keys of a publisher: one Ed25519 key a file, readable by its owner only.
 
 A key file is PKCS#8 PEM, created with mode 0600 and never overwritten: whoever replaces a key
-locks out every device that trusts it. Moving to a new key is `proper_model.trust.rotate`.
-Source: SECURITY 2 ("Bundle"), STYLE 4.13.
+locks out every device that trusts it. The keys of the root role lie offline and are encrypted with a
+passphrase. The public half lies beside it as NAME.pub, 64 hex digits, to be handed on.
+Moving to new keys is `coordinator.root_ceremony`. Source: SECURITY 2 ("Bundle"), STYLE 4.13.
 """
 
 from __future__ import annotations
@@ -10,10 +11,12 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
     Encoding,
     NoEncryption,
     PrivateFormat,
@@ -21,49 +24,104 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from proper_model.durable import create_file
-from proper_model.errors import ConfigError
+from proper_model.errors import BundleFormatError, ConfigError, PassphraseError
+from proper_model.files import read_bounded
+from proper_model.public_keys import check_public_key, public_bytes
 
 MAX_KEY_BYTES = 16 * 1024
 PRIVATE_TO_OWNER = stat.S_IRWXG | stat.S_IRWXO
+PUBLIC_SUFFIX = ".pub"
+# PEM derives its key with 2,048 rounds of PBKDF2 only, which OpenSSL fixes: a guess costs a
+# millisecond, so that the passphrase itself has to be long.
+MIN_PASSPHRASE_CHARACTERS = 20
+MAX_PASSPHRASE_BYTES = 1000  # OpenSSL reads 1,023 at most
+
+_ENCRYPTED = b"ENCRYPTED PRIVATE KEY"
+Ask = Callable[[Path], str]
+"""The passphrase for this key file."""
 
 
-def create_key(path: Path) -> Ed25519PrivateKey:
-    """Make a new key and store it.
+def create_key(path: Path, passphrase: str | None = None) -> Ed25519PrivateKey:
+    """Make a new key and store it, encrypted if there is a passphrase.
 
     Raises:
         ConfigError: the file exists, or cannot be written.
+        PassphraseError: too short or too long.
     """
+    encryption = (
+        NoEncryption() if passphrase is None else BestAvailableEncryption(_long(passphrase))
+    )
     key = Ed25519PrivateKey.generate()
-    pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    try:
-        create_file(path, pem)
-    except FileExistsError:
-        raise ConfigError(
-            f"key file {path.name}: exists already and is never overwritten",
-            hint="load it, or choose another name for a new key",
-        ) from None
-    except OSError as error:
-        raise ConfigError(f"key file {path.name}: {error.strerror}, expected to write it") from None
+    _create(path, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption))
     return key
 
 
-def load_key(path: Path) -> Ed25519PrivateKey:
-    """Read a key that `create_key` stored.
+def create_pair(path: Path, passphrase: str | None = None) -> Ed25519PrivateKey:
+    """As `create_key`, with the public half beside it."""
+    public = public_file(path)
+    if os.path.lexists(public):
+        raise ConfigError(f"key file {public.name}: exists already and is never overwritten")
+    key = create_key(path, passphrase)
+    _create(public, f"{public_bytes(key).hex()}\n".encode())
+    return key
+
+
+def public_file(path: Path) -> Path:
+    """Where the public half of a key file lies."""
+    return path.with_name(path.name + PUBLIC_SUFFIX)
+
+
+def load_public(path: Path) -> Ed25519PublicKey:
+    """Read a public half that `create_pair` stored.
 
     Raises:
-        ConfigError: missing, a link, readable by others, or no Ed25519 key.
+        ConfigError: missing, or no usable Ed25519 public key.
+    """
+    try:
+        text = read_bounded(path, MAX_KEY_BYTES).decode().strip()
+        public = bytes.fromhex(text)
+        check_public_key(public, where=f"public key {path.name}")
+    except OSError as error:
+        raise ConfigError(f"public key {path.name}: {error.strerror}") from None
+    except ValueError:
+        raise ConfigError(
+            f"public key {path.name}: expected 64 hex digits",
+            hint=f"the file beside the key whose name ends in {PUBLIC_SUFFIX}",
+        ) from None
+    except BundleFormatError as error:
+        raise ConfigError(error.message, hint=error.hint) from None
+    return Ed25519PublicKey.from_public_bytes(public)
+
+
+def load_key(path: Path, ask: Ask | None = None) -> Ed25519PrivateKey:
+    """Read a key that `create_key` stored; `ask` gives the passphrase of an encrypted one.
+
+    Raises:
+        ConfigError: missing, a link, readable by others, encrypted without `ask`, or no Ed25519
+            key.
+        PassphraseError: the passphrase does not open it.
     """
     pem = _read_private(path)
+    encrypted = _ENCRYPTED in pem
+    if encrypted and ask is None:
+        raise ConfigError(
+            f"key file {path.name}: encrypted, expected an unencrypted key here",
+            hint="root keys sign roots only; releases are signed with a release key",
+        )
+    password = ask(path).encode() if encrypted and ask is not None else None
     try:
-        key = load_pem_private_key(pem, password=None)
+        key = load_pem_private_key(pem, password=password)
     except (ValueError, TypeError):
+        if encrypted:
+            raise PassphraseError(f"key file {path.name}: wrong passphrase, or damaged") from None
         # The library's text may quote the file; ours must not.
         raise ConfigError(
-            f"key file {path.name}: not an unencrypted PEM private key",
-            hint="create one with coordinator.keys.create_key",
+            f"key file {path.name}: not a PEM private key",
+            hint="make one with: proper-coordinator keys make-release FILE",
         ) from None
     if not isinstance(key, Ed25519PrivateKey):
         raise ConfigError(f"key file {path.name}: another kind of key, expected Ed25519")
+    check_public_key(public_bytes(key), where=f"key file {path.name}")
     return key
 
 
@@ -81,6 +139,29 @@ def load_or_create_key(path: Path) -> Ed25519PrivateKey:
             if not os.path.lexists(path):
                 raise
     return load_key(path)
+
+
+def _long(passphrase: str) -> bytes:
+    data = passphrase.encode()
+    if len(passphrase) < MIN_PASSPHRASE_CHARACTERS or len(data) > MAX_PASSPHRASE_BYTES:
+        raise PassphraseError(
+            f"a passphrase of {len(passphrase)} characters, expected at least "
+            f"{MIN_PASSPHRASE_CHARACTERS} and at most {MAX_PASSPHRASE_BYTES} bytes",
+            hint="seven random words do; keep them apart from the key",
+        )
+    return data
+
+
+def _create(path: Path, data: bytes) -> None:
+    try:
+        create_file(path, data)
+    except FileExistsError:
+        raise ConfigError(
+            f"key file {path.name}: exists already and is never overwritten",
+            hint="load it, or choose another name for a new key",
+        ) from None
+    except OSError as error:
+        raise ConfigError(f"key file {path.name}: {error.strerror}, expected to write it") from None
 
 
 def _read_private(path: Path) -> bytes:

@@ -6,17 +6,19 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from coordinator.keys import load_key
 from coordinator.release import PublishedBundle, latest, publish, reference_base
+from coordinator.run_keys import KEYS_FOLDER, ROOT_KEY, read_run_root
 from proper_model.artifact import BaseSource, release_to_files
 from proper_model.base_folder import base_folder, revision_of
 from proper_model.durable import write_file
 from proper_model.errors import ConfigError
 from proper_model.release_folder import ROOT_NAME
 from proper_model.runplan import RunPlan
-from proper_model.trust import TrustedRoot, key_id, public_bytes
+from proper_model.signed_time import MAX_LATEST_DAYS
+from proper_model.trust import RELEASE, TrustedRoot, key_id, public_bytes
 
 if TYPE_CHECKING:
     from proper_model.artifact import Release
@@ -40,22 +42,28 @@ def publish_release(release: Release, plan: RunPlan) -> PublishedBundle:
         files = release_to_files(release, base=BaseSource(name, revision))
         reference = reference_base(folder, name, revision)
     target = plan.server_folder / "release"
-    # Beside the bundles, so that the folder is all that somebody else needs to follow them.
-    write_file(target / ROOT_NAME, trusted_root(plan).to_bytes())
+    # Beside the bundles, so that the folder is all that somebody else needs to follow them. A newer
+    # root, to which somebody rotated since, stays.
+    if not (target / ROOT_NAME).exists():
+        write_file(target / ROOT_NAME, trusted_root(plan).to_bytes())
     return publish(
         files,
         target,
         keys,
         created=datetime.now(UTC),
         valid_for_days=plan.bundle_days,
+        latest_days=MAX_LATEST_DAYS,  # nobody signs it again for a run
         base=reference,
     )
 
 
 def trusted_root(plan: RunPlan) -> TrustedRoot:
     """The root that the plan's devices pin."""
-    public = bytes.fromhex(plan.root_public_key)
-    return TrustedRoot({key_id(public): public})
+    data = read_run_root(plan.server_folder)
+    if data is not None:
+        return TrustedRoot.from_bytes(data)
+    public = bytes.fromhex(plan.root_public_key)  # a run prepared before roots had roles
+    return TrustedRoot.of([Ed25519PublicKey.from_public_bytes(public)])
 
 
 def published(plan: RunPlan, bundle_id: str) -> PublishedBundle | None:
@@ -67,15 +75,20 @@ def published(plan: RunPlan, bundle_id: str) -> PublishedBundle | None:
 
 
 def signing_keys(plan: RunPlan) -> list[Ed25519PrivateKey]:
-    """Every key in `server/keys`. Raises ConfigError unless devices of the plan trust one."""
-    folder = plan.server_folder / "keys"
-    keys = [load_key(path) for path in sorted(folder.glob(f"*{KEY_SUFFIX}"))]
-    if plan.root_public_key not in {public_bytes(key).hex() for key in keys}:
+    """The run's release keys. Raises ConfigError unless devices of the plan trust them."""
+    folder = plan.server_folder / KEYS_FOLDER
+    paths = sorted(path for path in folder.glob(f"*{KEY_SUFFIX}") if path.name != ROOT_KEY)
+    keys = [load_key(path) for path in paths]
+    root = trusted_root(plan)
+    mine = [key for key in keys if key_id(public_bytes(key)) in root.roles[RELEASE].keys]
+    known = {public.hex() for public in root.keys.values()}
+    enough = root.are_enough(RELEASE, [key_id(public_bytes(key)) for key in mine])
+    if plan.root_public_key not in known or not enough:
         raise ConfigError(
-            f"{folder}: none of its {len(keys)} keys is the one that the devices trust",
+            f"{folder}: none of its {len(keys)} keys is one that the devices trust",
             hint="write the run's folder again with proper-sim prepare",
         )
-    return keys
+    return mine
 
 
 def hub_name(base: str) -> str:

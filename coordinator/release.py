@@ -3,7 +3,7 @@
 Layout of a release folder:
 
     v00000001/  manifest.json, signatures.json and the files; one folder a version, never changed
-    latest.json version and bundle id of the newest one; written last
+    latest.json the signed word on which version is the newest; written last, signed again in time
 
 Killed at any moment and called again with the same content, `publish` ends in the same state.
 Source: SECURITY 2 ("Bundle"), docs/bundle-format.md section 8.
@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -37,15 +38,11 @@ from proper_model.durable import (
 )
 from proper_model.errors import BundleError, ConfigError
 from proper_model.files import make_private_folder, read_bounded
+from proper_model.latest import Latest, Pointer, parse_latest, sign_latest
 from proper_model.limits import DEFAULT_LIMITS, Limits
 from proper_model.manifest import EXTENSIONS
-from proper_model.release_folder import (
-    LATEST_NAME,
-    MAX_LATEST_BYTES,
-    latest_to_bytes,
-    parse_latest,
-    version_folder,
-)
+from proper_model.release_folder import LATEST_NAME, MAX_LATEST_BYTES, version_folder
+from proper_model.signed_time import LATEST_DAYS, MAX_LATEST_DAYS, MAX_RELEASE_DAYS
 from proper_model.trust import DEFAULT_CHANNEL, TrustedRoot
 
 _VERSION_FOLDER = re.compile(r"v([0-9]{8,16})")
@@ -70,6 +67,8 @@ def publish(
     valid_for_days: int,
     base: BaseReference | None = None,
     channel: str = DEFAULT_CHANNEL,
+    latest_keys: Sequence[Ed25519PrivateKey] | None = None,
+    latest_days: int = LATEST_DAYS,
     renew: bool = False,
     limits: Limits = DEFAULT_LIMITS,
     lock_timeout_s: float = 600.0,
@@ -79,11 +78,14 @@ def publish(
     Args:
         files: content by name, as `proper_model.artifact.release_to_files` makes it.
         folder: the release folder; created when missing.
-        keys: every one of them signs.
+        keys: every one of them signs the release.
         created: aware time of this release.
-        valid_for_days: devices refuse to install it later than this.
+        valid_for_days: devices refuse to install it later than this; at most `MAX_RELEASE_DAYS`.
         base: where the base comes from; None when `files` embeds it.
         channel: the population it is for.
+        latest_keys: every one of them signs latest.json; those of the release when not given.
+        latest_days: devices take latest.json to be out of date after this; at most
+            `MAX_LATEST_DAYS`. It is signed again when half of this has passed.
         renew: give unchanged content a new version too, before its expiry comes near.
         limits: devices are expected to have at least these.
         lock_timeout_s: how long to wait for another publisher.
@@ -92,28 +94,49 @@ def publish(
         ConfigError: a setting is out of range, or another process publishes.
         BundleError: the content is something a device would refuse.
     """
-    if valid_for_days < 1:
-        raise ConfigError(f"publish: valid_for_days {valid_for_days}, expected at least 1")
-    make_private_folder(folder)
-    try:
-        with locked(folder / ".lock", timeout_s=lock_timeout_s):
-            _clean(folder)
-            newest = _newest_version(folder)
-            unchanged = _unchanged(files, folder, newest, keys, created, base, channel, limits)
-            if unchanged is not None and not renew:
-                _write_latest(folder, unchanged)
-                return unchanged
-            expires = created + timedelta(days=valid_for_days)
-            info = BundleInfo(newest + 1, created, expires, base, channel)
-            bundle = build_bundle(files, info, keys, limits=limits)
-            published = _place(bundle, folder, info.version)
-            _write_latest(folder, published)
-            return published
-    except TimeoutError:
-        raise ConfigError(
-            f"publish: another process has been publishing for {lock_timeout_s:g} s",
-            hint="wait for it to finish, then call again",
-        ) from None
+    check_days("publish: valid_for_days", valid_for_days, MAX_RELEASE_DAYS)
+    word = _Word(channel, latest_keys or keys, created, latest_days)
+    with _publishing(folder, lock_timeout_s):
+        newest = _newest_version(folder)
+        unchanged = _unchanged(files, folder, newest, keys, created, base, channel, limits)
+        if unchanged is not None and not renew:
+            word.write(folder, unchanged)
+            return unchanged
+        expires = created + timedelta(days=valid_for_days)
+        info = BundleInfo(newest + 1, created, expires, base, channel)
+        bundle = build_bundle(files, info, keys, limits=limits)
+        published = _place(bundle, folder, info.version)
+        word.write(folder, published)
+        return published
+
+
+def renew_latest(
+    folder: Path,
+    keys: Sequence[Ed25519PrivateKey],
+    *,
+    now: datetime,
+    channel: str = DEFAULT_CHANNEL,
+    days: int = LATEST_DAYS,
+    lock_timeout_s: float = 600.0,
+) -> Latest:
+    """Sign the word on the newest release of the folder again, whatever there is.
+
+    Raises:
+        ConfigError: nothing was published yet, or as `publish`.
+        BundleError: latest.json is damaged, or a device would refuse the new one.
+    """
+    word = _Word(channel, keys, now, days)
+    with _publishing(folder, lock_timeout_s):
+        newest = latest(folder)
+        if newest is None:
+            raise ConfigError(f"{folder}: holds no release", hint="publish one first")
+        return word.write(folder, newest, again=True)
+
+
+def check_days(what: str, days: int, most: int) -> None:
+    """Raises ConfigError unless `days` is within 1 and `most`."""
+    if not 1 <= days <= most:
+        raise ConfigError(f"{what} {days}, expected 1 to {most}")
 
 
 def latest(folder: Path) -> PublishedBundle | None:
@@ -125,8 +148,7 @@ def latest(folder: Path) -> PublishedBundle | None:
     found = _read_latest(folder)
     if found is None:
         return None
-    version, bundle_id = found
-    return PublishedBundle(bundle_id, _path(folder, version), version)
+    return PublishedBundle(found.bundle_id, _path(folder, found.version), found.version)
 
 
 def reference_base(folder: Path, hub_id: str, revision: str) -> BaseReference:
@@ -198,14 +220,14 @@ def _newest_version(folder: Path) -> int:
     matches = (_VERSION_FOLDER.fullmatch(path.name) for path in folder.iterdir())
     versions = [int(match[1]) for match in matches if match is not None]
     recorded = _read_latest(folder)
-    return max([0, *versions, *([recorded[0]] if recorded else [])])
+    return max([0, *versions, *([recorded.version] if recorded else [])])
 
 
 def _path(folder: Path, version: int) -> Path:
     return folder / version_folder(version)
 
 
-def _read_latest(folder: Path) -> tuple[int, str] | None:
+def _read_latest(folder: Path) -> Pointer | None:
     try:
         data = read_bounded(folder / LATEST_NAME, MAX_LATEST_BYTES)
     except FileNotFoundError:
@@ -213,11 +235,57 @@ def _read_latest(folder: Path) -> tuple[int, str] | None:
     return parse_latest(data)
 
 
-def _write_latest(folder: Path, published: PublishedBundle) -> None:
-    data = latest_to_bytes(published.version, published.bundle_id)
-    path = folder / LATEST_NAME
-    if not path.is_file() or path.read_bytes() != data:
-        write_file(path, data)
+@dataclass(frozen=True)
+class _Word:
+    """How the word on the newest release is signed: for whom, by which keys, when, for how long."""
+
+    channel: str
+    keys: Sequence[Ed25519PrivateKey]
+    now: datetime
+    days: int
+
+    def __post_init__(self) -> None:
+        check_days("latest.json: days", self.days, MAX_LATEST_DAYS)
+
+    def write(self, folder: Path, newest: PublishedBundle, *, again: bool = False) -> Latest:
+        """Sign that this is the newest release, unless that was said and is still fresh."""
+        before = _read_latest(folder)
+        if not again and before is not None and (fresh := self._fresh(before, newest)) is not None:
+            return fresh
+        known = before.latest.number if before is not None and before.latest is not None else 0
+        # Seconds, so that numbers go on growing also where latest.json was lost.
+        number = max(known + 1, int(self.now.timestamp()))
+        expires = self.now + timedelta(days=self.days)
+        word = Latest(self.channel, number, newest.version, newest.bundle_id, self.now, expires)
+        write_file(folder / LATEST_NAME, sign_latest(word, self.keys))
+        return word
+
+    def _fresh(self, before: Pointer, newest: PublishedBundle) -> Latest | None:
+        """The word there is, if it is by all these keys and not half over."""
+        root = TrustedRoot.of(self.keys, threshold=len(self.keys), channel=self.channel)
+        try:
+            word, _ = before.verify(root, self.now)
+        except BundleError:
+            return None
+        half = word.created + (word.expires - word.created) / 2
+        same = (word.version, word.bundle_id) == (newest.version, newest.bundle_id)
+        return word if same and self.now < half else None
+
+
+@contextmanager
+def _publishing(folder: Path, timeout_s: float) -> Iterator[None]:
+    """Let one process at a time change a release folder. Raises ConfigError."""
+    make_private_folder(folder)
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(locked(folder / ".lock", timeout_s=timeout_s))
+        except TimeoutError:
+            raise ConfigError(
+                f"publish: another process has been publishing for {timeout_s:g} s",
+                hint="wait for it to finish, then call again",
+            ) from None
+        _clean(folder)
+        yield
 
 
 def _clean(folder: Path) -> None:

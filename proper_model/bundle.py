@@ -4,7 +4,7 @@ A bundle is `manifest.json`, `signatures.json` and the files the manifest lists.
 a disk, a clock or a network, so that every order of events can be tested; folders and downloads are
 `coordinator/release.py` and `client/updater.py`. Order of verification (section 4 of the format):
 lengths, signatures over raw bytes, canonical form, product, schema, declared limits, channel,
-version, expiry, tensor names; then file by file length, hash, content.
+version, times, tensor names; then file by file length, hash, content.
 """
 
 from __future__ import annotations
@@ -34,11 +34,12 @@ from proper_model.manifest import (
     Manifest,
     build_manifest,
     check_limits,
-    format_time,
     parse_manifest,
 )
 from proper_model.safe_tensors import read_table
-from proper_model.trust import DEFAULT_CHANNEL, MANIFEST_DOMAIN, PRODUCT, TrustedRoot, sign
+from proper_model.signatures import PRODUCT
+from proper_model.signed_time import MAX_RELEASE_DAYS, check_created, check_lifetime, format_time
+from proper_model.trust import DEFAULT_CHANNEL, MANIFEST_DOMAIN, TrustedRoot, sign
 
 __all__ = [
     "MANIFEST_NAME",
@@ -102,10 +103,15 @@ class BundleFiles:
 
 @dataclass(frozen=True)
 class VerifiedManifest:
-    """A manifest whose signatures, version and expiry were accepted; no file was looked at yet."""
+    """A manifest whose signatures, version and times were accepted; no file was looked at yet.
+
+    Attributes:
+        signed_by: ids of the release keys that signed it.
+    """
 
     bundle_id: str
     manifest: Manifest
+    signed_by: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -131,6 +137,7 @@ def build_bundle(
         BundleFormatError: a file name, a tensor or a date a device would not accept.
         BundleLimitError: larger than `limits`.
         BundleSignatureError: no key.
+        BundleTimeError: valid for longer than `MAX_RELEASE_DAYS`.
     """
     entries = {}
     for name, data in files.items():
@@ -152,6 +159,7 @@ def build_bundle(
             "files": entries,
         }
     )
+    check_lifetime(manifest.created_at, manifest.expires_at, MAX_RELEASE_DAYS, where=MANIFEST_NAME)
     check_limits(manifest, limits)
     check_declared(manifest)
     for name, data in files.items():
@@ -169,6 +177,7 @@ def verify_manifest(
     now: datetime,
     highest_version: int = 0,
     highest_id: str | None = None,
+    installed_id: str | None = None,
     limits: Limits = DEFAULT_LIMITS,
 ) -> VerifiedManifest:
     """Decide from manifest and signatures alone whether this release may be fetched.
@@ -177,9 +186,11 @@ def verify_manifest(
         manifest: raw bytes of manifest.json.
         signatures: raw bytes of signatures.json.
         root: the keys this device trusts.
-        now: aware time against which expiry is judged.
-        highest_version: the highest version this device ever accepted; 0 for none.
+        now: aware time, taken once for the whole update, against which all times are judged.
+        highest_version: the highest version this device accepted by keys it still trusts; 0 for
+            none.
         highest_id: bundle id of that version. The same version is accepted again only with it.
+        installed_id: bundle id of what is installed already; its times are not judged again.
         limits: what this device is willing to parse and store.
 
     Raises:
@@ -187,7 +198,7 @@ def verify_manifest(
     """
     _check_length(MANIFEST_NAME, manifest, limits.manifest_bytes)
     _check_length(SIGNATURES_NAME, signatures, limits.signature_bytes)
-    root.verify(MANIFEST_DOMAIN, manifest, signatures, where=MANIFEST_NAME)
+    signed_by = root.verify(MANIFEST_DOMAIN, manifest, signatures, where=MANIFEST_NAME)
     parsed = parse_manifest(manifest, limits)
     bundle_id = content_id(manifest)
     if parsed.channel != root.channel:
@@ -204,13 +215,10 @@ def verify_manifest(
             f"bundle: a second bundle with version {parsed.version}, expected a higher version",
             hint="the publisher must give every release its own version",
         )
-    if now >= parsed.expires_at:
-        raise BundleExpiredError(
-            f"bundle: expired at {parsed.expires}",
-            hint="ask the publisher for the newest release, and check this device's clock",
-        )
+    if bundle_id != installed_id:
+        _check_times(parsed, root, now)
     check_declared(parsed)
-    return VerifiedManifest(bundle_id, parsed)
+    return VerifiedManifest(bundle_id, parsed, signed_by)
 
 
 def verify_bundle(
@@ -258,6 +266,18 @@ def verify_bundle(
     return VerifiedBundle(
         accepted.bundle_id, accepted.manifest.version, accepted.manifest, contents
     )
+
+
+def _check_times(manifest: Manifest, root: TrustedRoot, now: datetime) -> None:
+    """Raises BundleExpiredError or BundleTimeError."""
+    root.check_current(now)
+    if now >= manifest.expires_at:
+        raise BundleExpiredError(
+            f"bundle: expired at {manifest.expires}",
+            hint="ask the publisher for the newest release, and check this device's clock",
+        )
+    check_created(manifest.created_at, now, where="bundle")
+    check_lifetime(manifest.created_at, manifest.expires_at, MAX_RELEASE_DAYS, where="bundle")
 
 
 def _base_fields(base: BaseReference | None) -> dict[str, object]:

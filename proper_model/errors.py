@@ -126,6 +126,12 @@ class BundleForeignError(BundleError):
     exit_code = 37
 
 
+class BundleTimeError(BundleError):
+    """Made in the future of this device's clock, or valid for longer than any document may be."""
+
+    exit_code = 38
+
+
 class StateError(ProperError):
     """Private state is missing, damaged or belongs to another bundle or user."""
 

@@ -9,16 +9,17 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from proper_model import canonical
-from proper_model.errors import BundleFormatError, BundleLimitError, ConfigError
+from proper_model.errors import BundleFormatError, BundleLimitError
 from proper_model.limits import Limits
 from proper_model.safe_tensors import MAX_DIMENSIONS, MAX_NAME_LENGTH, TENSOR_NAME
-from proper_model.trust import CHANNEL_PATTERN, check_origin
+from proper_model.signatures import CHANNEL_PATTERN, check_origin
+from proper_model.signed_time import Time, parse_time
 
 FORMAT = 1
 MANIFEST_NAME = "manifest.json"
@@ -30,7 +31,6 @@ _SEGMENT = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,98}[A-Za-z0-9_])?")
 _MAX_SEGMENTS = 6
 _PRINTABLE = re.compile(r"[A-Za-z0-9_./-]{1,120}")
 _HUB_PART = r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}"
-_TIME_FORM = "%Y-%m-%dT%H:%M:%SZ"
 _WINDOWS_DEVICES = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?")
 
 
@@ -75,37 +75,6 @@ def check_file_names(names: Iterable[str]) -> None:
                 )
 
 
-def format_time(moment: datetime) -> str:
-    """UTC with second resolution, the one form of a time in signed documents.
-
-    Raises:
-        ConfigError: the time has no time zone.
-    """
-    if moment.tzinfo is None:
-        raise ConfigError("time for a release: has no time zone, expected an aware datetime")
-    return moment.astimezone(UTC).strftime(_TIME_FORM)
-
-
-def parse_time(text: str) -> datetime:
-    """Inverse of `format_time`.
-
-    Raises:
-        ValueError: any other form.
-    """
-    try:
-        moment = datetime.strptime(text, _TIME_FORM).replace(tzinfo=UTC)
-    except ValueError:
-        raise ValueError("time: expected YYYY-MM-DDTHH:MM:SSZ") from None
-    if moment.strftime(_TIME_FORM) != text:  # strptime also takes months of one digit
-        raise ValueError("time: expected YYYY-MM-DDTHH:MM:SSZ")
-    return moment
-
-
-def _time_text(text: str) -> str:
-    parse_time(text)
-    return text
-
-
 def _shape(shape: tuple[int, ...]) -> tuple[int, ...]:
     if len(shape) > MAX_DIMENSIONS or any(n < 0 for n in shape):
         raise ValueError(f"shape: at most {MAX_DIMENSIONS} non-negative integers")
@@ -113,7 +82,6 @@ def _shape(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}\z")]
-Time = Annotated[str, AfterValidator(_time_text)]
 Natural = Annotated[int, Field(ge=0, le=canonical.MAX_INTEGER)]
 Dtype = Literal["BOOL", "U8", "I8", "I16", "I32", "I64", "F16", "BF16", "F32", "F64"]
 
@@ -201,7 +169,7 @@ def parse_manifest(data: bytes, limits: Limits) -> Manifest:
         BundleLimitError: it declares more files, bytes, tensors or elements than `limits`.
     """
     value = canonical.decode(data, where=MANIFEST_NAME)
-    check_origin(value, "format", FORMAT, MANIFEST_NAME)
+    check_origin(value, "format", (FORMAT,), MANIFEST_NAME)
     manifest = build_manifest(value)
     check_limits(manifest, limits)
     return manifest

@@ -22,6 +22,7 @@ from proper_model.config import StageSettings
 from proper_model.errors import ConfigError, ProperError
 from proper_model.files import make_private_folder, read_regular, write_atomic
 from proper_model.settings_io import from_mapping
+from proper_model.signed_time import MAX_RELEASE_DAYS
 from proper_model.structure import Structure, preset
 
 PLAN_FILE = "plan.json"
@@ -79,8 +80,10 @@ class RunPlan(BaseModel):
     users_per_node: int = Field(ge=1)
     out: Path
     cache: Path
-    root_public_key: str = Sha256  # Ed25519, 32 bytes in hexadecimal, as every device pins it
-    bundle_days: int = Field(default=365, ge=1)
+    root_public_key: str = (
+        Sha256  # of the root role that every device pins: Ed25519, in hexadecimal
+    )
+    bundle_days: int = Field(default=365, ge=1, le=MAX_RELEASE_DAYS)
     # Threads are part of the plan because sums of floats depend on them: both launch commands
     # have to give the same numbers.
     server_threads: int = Field(default=1, ge=1, le=MOST_THREADS)

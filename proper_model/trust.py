@@ -1,209 +1,327 @@
-"""Whom a device trusts: Ed25519 keys, a threshold, and how to move to new keys.
+"""Whom a device trusts: three roles with their own keys, and how to move to new keys.
 
-A `TrustedRoot` is pinned on the device out of band. Signatures are detached, over
-`domain || message`, so that a signature on one kind of document is none on another. Source:
-SECURITY 2 ("Bundle"), docs/bundle-format.md sections 3 and 4. No I/O: bytes in, bytes out.
+    root      signs the next root; its keys lie offline, and a threshold of them is needed
+    release   signs the manifests of releases
+    latest    signs the short-lived word on which release is the newest; may be kept online
+
+A `TrustedRoot` is pinned on the device out of band. A stolen release key cannot change it: only the
+root role can, and a new root takes the stolen key away. Format 1 of the document had one list of keys
+for all three roles; it is read, works, and may be followed by format 2, never the other way.
+Source: The Update Framework, sections 2 and 5.3; docs/bundle-format.md section 3. No I/O.
 """
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
-from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from proper_model import canonical
 from proper_model.errors import (
+    BundleExpiredError,
     BundleForeignError,
     BundleFormatError,
     BundleLimitError,
     BundleRollbackError,
-    BundleSignatureError,
+)
+from proper_model.public_keys import check_public_key, key_id, public_bytes
+from proper_model.signatures import (
+    CHANNEL_PATTERN,
+    KEY_ID,
+    LATEST_DOMAIN,
+    MANIFEST_DOMAIN,
+    MAX_KEYS,
+    MAX_SIGNATURE_BYTES,
+    PRODUCT,
+    ROOT_DOMAIN,
+    check_origin,
+    check_signatures,
+    exact_object,
+    match_text,
+    parse_signatures,
+    sign,
+    whole_number,
+)
+from proper_model.signed_time import (
+    MAX_ROOT_DAYS,
+    check_created,
+    check_lifetime,
+    format_time,
+    parse_time,
 )
 
-PRODUCT = "proper"
-ROOT_FORMAT = 1
+__all__ = [
+    "DEFAULT_CHANNEL",
+    "LATEST",
+    "LATEST_DOMAIN",
+    "MANIFEST_DOMAIN",
+    "MAX_ROOT_BYTES",
+    "MAX_SIGNATURE_BYTES",
+    "RELEASE",
+    "ROLES",
+    "ROOT",
+    "ROOT_DOMAIN",
+    "Role",
+    "TrustedRoot",
+    "key_id",
+    "public_bytes",
+    "rotate",
+    "sign",
+]
+
 DEFAULT_CHANNEL = "default"
-MANIFEST_DOMAIN = b"proper bundle manifest 1\x00"
-ROOT_DOMAIN = b"proper trusted root 1\x00"
+ROOT, RELEASE, LATEST = "root", "release", "latest"
+ROLES = (ROOT, RELEASE, LATEST)
+# The kind of a document decides whose signature counts.
+ROLE_OF = {ROOT_DOMAIN: ROOT, MANIFEST_DOMAIN: RELEASE, LATEST_DOMAIN: LATEST}
 
-MAX_KEYS = 16
+ONE_ROLE_FORMAT, ROOT_FORMAT = 1, 2
 MAX_ROOT_BYTES = 16 * 1024
-MAX_SIGNATURE_BYTES = 16 * 1024
-
-CHANNEL_PATTERN = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
-_KEY_ID = re.compile(r"[0-9a-f]{64}")
+_WHERE = "trusted root"
 _PUBLIC_KEY = re.compile(r"[0-9a-f]{64}")
-_SIGNATURE = re.compile(r"[0-9a-f]{128}")
+
+AnyKey = Ed25519PrivateKey | Ed25519PublicKey
 
 
-def public_bytes(key: Ed25519PrivateKey | Ed25519PublicKey) -> bytes:
-    """The 32 raw bytes of the public key."""
-    public = key.public_key() if isinstance(key, Ed25519PrivateKey) else key
-    return public.public_bytes_raw()
+@dataclass(frozen=True)
+class Role:
+    """Ids of the keys that may sign for a role, sorted, and how many of them must."""
 
+    keys: tuple[str, ...]
+    threshold: int = 1
 
-def key_id(public: bytes) -> str:
-    """Name of a public key: sha256 of its 32 raw bytes, as 64 hex digits."""
-    return hashlib.sha256(public).hexdigest()
-
-
-def sign(domain: bytes, message: bytes, keys: Sequence[Ed25519PrivateKey]) -> bytes:
-    """Canonical bytes of a signature file with one signature a key.
-
-    Raises:
-        BundleSignatureError: no key, or more than `MAX_KEYS`.
-    """
-    if not 1 <= len(keys) <= MAX_KEYS:
-        raise BundleSignatureError(f"signing takes 1 to {MAX_KEYS} keys, got {len(keys)}")
-    signatures = {key_id(public_bytes(key)): key.sign(domain + message).hex() for key in keys}
-    return canonical.encode({"signatures": signatures})
-
-
-def parse_signatures(data: bytes, *, max_bytes: int = MAX_SIGNATURE_BYTES) -> dict[str, bytes]:
-    """Key id -> 64 signature bytes.
-
-    Raises:
-        BundleLimitError: more bytes or signatures than allowed.
-        BundleFormatError: not a canonical signature file.
-    """
-    where = "signatures.json"
-    if len(data) > max_bytes:
-        raise BundleLimitError(f"{where}: {len(data)} bytes, expected at most {max_bytes}")
-    fields = _object(canonical.decode(data, where=where), {"signatures"}, where)
-    entries = fields["signatures"]
-    if not isinstance(entries, dict):
-        raise BundleFormatError(f"{where}: signatures must be an object")
-    if len(entries) > MAX_KEYS:
-        raise BundleLimitError(f"{where}: {len(entries)} signatures, expected at most {MAX_KEYS}")
-    for name, value in entries.items():
-        _match(_KEY_ID, name, f"{where}: key id")
-        _match(_SIGNATURE, value, f"{where}: signature")
-    return {name: bytes.fromhex(value) for name, value in entries.items()}
+    @classmethod
+    def of(cls, keys: Sequence[AnyKey], threshold: int = 1) -> Role:
+        """The role of these keys."""
+        return cls(tuple(sorted({key_id(public_bytes(key)) for key in keys})), threshold)
 
 
 @dataclass(frozen=True)
 class TrustedRoot:
-    """Keys a device accepts releases from.
+    """Keys a device accepts documents from, by role.
 
     Attributes:
-        keys: key id -> 32 raw public key bytes.
-        threshold: how many different keys must have signed.
+        keys: key id -> 32 raw public key bytes, of every role.
+        roles: role name -> who signs for it; in format 1 one and the same for all.
         version: 1 for the first root of a population, one more with every rotation.
         channel: the population the releases are for; one key may serve several channels without
             a release of one being accepted in another.
+        created, expires: aware times; None in format 1, which had none.
     """
 
     keys: Mapping[str, bytes]
-    threshold: int = 1
+    roles: Mapping[str, Role]
     version: int = 1
     channel: str = DEFAULT_CHANNEL
+    created: datetime | None = None
+    expires: datetime | None = None
 
     def __post_init__(self) -> None:
-        where = "trusted root"
         if not 1 <= len(self.keys) <= MAX_KEYS:
-            raise BundleFormatError(f"{where}: {len(self.keys)} keys, expected 1 to {MAX_KEYS}")
-        if not 1 <= self.threshold <= len(self.keys):
-            raise BundleFormatError(
-                f"{where}: threshold {self.threshold}, expected 1 to {len(self.keys)} (its keys)"
-            )
-        if not 1 <= self.version <= canonical.MAX_INTEGER:
-            raise BundleFormatError(f"{where}: version {self.version}, expected at least 1")
-        _match(CHANNEL_PATTERN, self.channel, f"{where}: channel")
+            raise BundleFormatError(f"{_WHERE}: {len(self.keys)} keys, expected 1 to {MAX_KEYS}")
+        whole_number(self.version, f"{_WHERE}: version")
+        match_text(CHANNEL_PATTERN, self.channel, f"{_WHERE}: channel")
         for name, public in self.keys.items():
-            if len(public) != 32 or key_id(public) != name:
-                raise BundleFormatError(f"{where}: a key does not match its id")
+            check_public_key(public, where=_WHERE)
+            if key_id(public) != name:
+                raise BundleFormatError(f"{_WHERE}: a key does not match its id")
+        # Of a point and its negative, which differ in one bit, one secret opens both.
+        if len({public[:-1] + bytes([public[-1] & 127]) for public in self.keys.values()}) < len(
+            self.keys
+        ):
+            raise BundleFormatError(f"{_WHERE}: lists a key and its negative, which are one secret")
+        self._check_roles()
+        if self.created is not None and self.expires is not None:
+            check_lifetime(self.created, self.expires, MAX_ROOT_DAYS, where=_WHERE)
+
+    @property
+    def format(self) -> int:
+        return ONE_ROLE_FORMAT if self.expires is None else ROOT_FORMAT
+
+    @property
+    def threshold(self) -> int:
+        """How many root keys must sign the next root."""
+        return self.roles[ROOT].threshold
 
     @classmethod
     def of(
         cls,
-        keys: Sequence[Ed25519PrivateKey | Ed25519PublicKey],
+        keys: Sequence[AnyKey],
         *,
         threshold: int = 1,
         version: int = 1,
         channel: str = DEFAULT_CHANNEL,
     ) -> TrustedRoot:
-        """The root that lists these keys; only their public halves enter it."""
-        public = [public_bytes(key) for key in keys]
-        return cls({key_id(raw): raw for raw in public}, threshold, version, channel)
+        """A root of format 1: these keys for every role. New populations take `with_roles`."""
+        public = {key_id(public_bytes(key)): public_bytes(key) for key in keys}
+        return cls(public, dict.fromkeys(ROLES, Role.of(keys, threshold)), version, channel)
+
+    @classmethod
+    def with_roles(
+        cls,
+        roles: Mapping[str, tuple[Sequence[AnyKey], int]],
+        *,
+        created: datetime,
+        expires: datetime,
+        version: int = 1,
+        channel: str = DEFAULT_CHANNEL,
+    ) -> TrustedRoot:
+        """A root of format 2 from keys and threshold of every role; only public halves enter it."""
+        public = [public_bytes(key) for keys, _ in roles.values() for key in keys]
+        return cls(
+            {key_id(raw): raw for raw in public},
+            {name: Role.of(keys, threshold) for name, (keys, threshold) in roles.items()},
+            version,
+            channel,
+            created,
+            expires,
+        )
 
     def to_bytes(self) -> bytes:
         """Canonical bytes of root.json."""
-        return canonical.encode(
-            {
-                "product": PRODUCT,
-                "root_format": ROOT_FORMAT,
-                "version": self.version,
-                "channel": self.channel,
-                "threshold": self.threshold,
-                "keys": {name: public.hex() for name, public in self.keys.items()},
-            }
-        )
+        fields: dict[str, Any] = {
+            "product": PRODUCT,
+            "root_format": self.format,
+            "version": self.version,
+            "channel": self.channel,
+            "keys": {name: public.hex() for name, public in self.keys.items()},
+        }
+        if self.created is None or self.expires is None:
+            return canonical.encode({**fields, "threshold": self.threshold})
+        roles = {
+            name: {"keys": list(role.keys), "threshold": role.threshold}
+            for name, role in self.roles.items()
+        }
+        times = {"created": format_time(self.created), "expires": format_time(self.expires)}
+        return canonical.encode({**fields, **times, "roles": roles})
 
     @classmethod
     def from_bytes(cls, data: bytes) -> TrustedRoot:
-        """Read root.json.
+        """Read root.json of either format.
 
         Raises:
             BundleLimitError: more than `MAX_ROOT_BYTES`.
             BundleForeignError: another product or root format.
+            BundleTimeError: valid for longer than a root may be.
             BundleFormatError: anything else that is not a root.
         """
         where = "root.json"
         if len(data) > MAX_ROOT_BYTES:
             raise BundleLimitError(f"{where}: {len(data)} bytes, expected at most {MAX_ROOT_BYTES}")
         value = canonical.decode(data, where=where)
-        names = {"product", "root_format", "version", "channel", "threshold", "keys"}
-        check_origin(value, "root_format", ROOT_FORMAT, where)
-        fields = _object(value, names, where)
-        for name in ("version", "threshold"):
-            if not isinstance(fields[name], int) or isinstance(fields[name], bool):
-                raise BundleFormatError(f"{where}: {name} must be an integer")
+        check_origin(value, "root_format", (ONE_ROLE_FORMAT, ROOT_FORMAT), where)
+        names = {"product", "root_format", "version", "channel", "keys"}
+        old = value.get("root_format") == ONE_ROLE_FORMAT
+        own = {"threshold"} if old else {"created", "expires", "roles"}
+        fields = exact_object(value, names | own, where)
+        whole_number(fields["root_format"], f"{where}: root_format")  # `True` equals 1
         if not isinstance(fields["keys"], dict):
             raise BundleFormatError(f"{where}: keys must be an object")
-        for public in fields["keys"].values():
-            _match(_PUBLIC_KEY, public, f"{where}: public key")
-        _match(CHANNEL_PATTERN, fields["channel"], f"{where}: channel")
-        keys = {name: bytes.fromhex(public) for name, public in fields["keys"].items()}
-        return cls(keys, fields["threshold"], fields["version"], fields["channel"])
+        keys = {
+            name: bytes.fromhex(match_text(_PUBLIC_KEY, public, f"{where}: public key"))
+            for name, public in fields["keys"].items()
+        }
+        created = expires = None
+        if old:
+            threshold = whole_number(fields["threshold"], f"{where}: threshold")
+            roles = dict.fromkeys(ROLES, Role(tuple(sorted(keys)), threshold))
+        else:
+            roles = _parse_roles(fields["roles"], where)
+            created, expires = (_time(fields[name], where) for name in ("created", "expires"))
+        version = whole_number(fields["version"], f"{where}: version")
+        return cls(keys, roles, version, fields["channel"], created, expires)
 
-    def verify(self, domain: bytes, message: bytes, signatures: bytes, *, where: str) -> None:
-        """Check that enough trusted keys signed `domain || message`.
+    def verify(
+        self,
+        domain: bytes,
+        message: bytes,
+        signatures: bytes | Mapping[str, bytes],
+        *,
+        where: str,
+    ) -> tuple[str, ...]:
+        """Check that enough keys of the role for this kind of document signed `domain || message`.
 
-        Signatures by keys that are not listed are ignored, because a release signed by the old and
-        the new keys must be readable under either root. A listed key's signature must be valid.
+        Args:
+            domain: the kind of document; it decides the role.
+            message: the raw bytes of the document.
+            signatures: a signature file, or signatures by key id.
+            where: the document, for messages.
+
+        Returns:
+            Ids of the role's keys that signed.
 
         Raises:
-            BundleSignatureError: fewer than `threshold` listed keys signed, or one of their
-                signatures is wrong.
+            BundleSignatureError: as `check_signatures`.
             BundleFormatError, BundleLimitError: the signature file itself is malformed.
         """
-        given = parse_signatures(signatures)
-        known = [name for name in given if name in self.keys]
-        if len(known) < self.threshold:
-            raise BundleSignatureError(
-                f"{where}: signed by {len(known)} of this device's {len(self.keys)} trusted keys, "
-                f"expected at least {self.threshold}",
-                hint="it comes from another publisher, or the device needs a newer root",
+        given = parse_signatures(signatures) if isinstance(signatures, bytes) else signatures
+        name = ROLE_OF[domain]
+        role = self.roles[name]
+        keys = {key: self.keys[key] for key in role.keys}
+        return check_signatures(
+            domain, message, given, keys, role.threshold, where=where, role=name
+        )
+
+    def are_enough(self, role: str, keys: Sequence[str]) -> bool:
+        """Whether a document for `role` that these keys sign is accepted under this root."""
+        return len(set(keys) & set(self.roles[role].keys)) >= self.roles[role].threshold
+
+    def still_vouches(self, role: str, keys: Sequence[str]) -> bool:
+        """Whether what these keys signed for `role` under an earlier root counts under this one.
+
+        It does unless keys were taken away and those that are left are too few. A threshold that was
+        only raised takes nothing away.
+        """
+        return set(keys) <= set(self.roles[role].keys) or self.are_enough(role, keys)
+
+    def check_current(self, now: datetime) -> None:
+        """Refuse to judge new documents by a root that is past its time, or ahead of it.
+
+        Raises:
+            BundleExpiredError: expired.
+            BundleTimeError: made in the future.
+        """
+        if self.created is None or self.expires is None:
+            return
+        check_created(self.created, now, where=_WHERE)
+        if now >= self.expires:
+            raise BundleExpiredError(
+                f"{_WHERE}: version {self.version} expired at {format_time(self.expires)}",
+                hint="ask the publisher for the next root, and check this device's clock; what is "
+                "installed keeps working",
             )
-        for name in known:
-            try:
-                Ed25519PublicKey.from_public_bytes(self.keys[name]).verify(
-                    given[name], domain + message
+
+    def _check_roles(self) -> None:
+        if set(self.roles) != set(ROLES):
+            raise BundleFormatError(f"{_WHERE}: expected the roles {', '.join(ROLES)}")
+        for name, role in self.roles.items():
+            where = f"{_WHERE}: role {name}" if self.expires else _WHERE
+            if role.keys != tuple(sorted(set(role.keys))) or not set(role.keys) <= set(self.keys):
+                raise BundleFormatError(f"{where}: keys must be sorted, different, and listed")
+            if not 1 <= role.threshold <= len(role.keys):
+                raise BundleFormatError(
+                    f"{where}: threshold {role.threshold}, expected 1 to {len(role.keys)} "
+                    "(its keys)"
                 )
-            except InvalidSignature:
-                raise BundleSignatureError(
-                    f"{where}: the signature of key {name[:16]} does not match the bytes",
-                    hint="the file was damaged or altered on the way; get it again",
-                ) from None
+        if self.expires is None:
+            return
+        if {key for role in self.roles.values() for key in role.keys} != set(self.keys):
+            raise BundleFormatError(f"{_WHERE}: lists a key that no role uses")
+        if set(self.roles[ROOT].keys) & {*self.roles[RELEASE].keys, *self.roles[LATEST].keys}:
+            raise BundleFormatError(
+                f"{_WHERE}: a root key also signs releases; the root role has keys of its own",
+                hint="keep root keys offline, and make others for releases",
+            )
 
 
 def rotate(current: TrustedRoot, root: bytes, signatures: bytes) -> TrustedRoot:
-    """The next root, if the keys of both the current and the new one vouch for it.
+    """The next root, if the root keys of both the current and the new one vouch for it.
+
+    Whether the last root of a chain has expired, `TrustedRoot.check_current` says.
 
     Args:
         current: the pinned root.
@@ -212,10 +330,11 @@ def rotate(current: TrustedRoot, root: bytes, signatures: bytes) -> TrustedRoot:
 
     Raises:
         BundleSignatureError: below the threshold of the old or of the new root.
-        BundleRollbackError: a version this device already has, or an older one.
+        BundleRollbackError: a version this device already has, an older one, or an older format.
         BundleForeignError: for another channel or product.
         BundleFormatError: malformed, or a version was skipped.
         BundleLimitError: larger than `MAX_ROOT_BYTES`.
+        BundleTimeError: valid for longer than a root may be.
     """
     if len(root) > MAX_ROOT_BYTES:
         raise BundleLimitError(f"root.json: {len(root)} bytes, expected at most {MAX_ROOT_BYTES}")
@@ -235,35 +354,27 @@ def rotate(current: TrustedRoot, root: bytes, signatures: bytes) -> TrustedRoot:
             f"new root: version {new.version}, expected exactly {current.version + 1}",
             hint="apply the roots between them first, in order",
         )
+    if new.format < current.format:
+        raise BundleRollbackError(
+            f"new root: format {new.format} without roles, after format {current.format}"
+        )
     return new
 
 
-def check_origin(value: Any, format_field: str, expected: int, where: str) -> None:
-    """Tell a document of another product or format version from a malformed one of ours.
-
-    Raises:
-        BundleForeignError: `product` or the format number is not ours.
-    """
-    if not isinstance(value, dict):
-        raise BundleFormatError(f"{where}: expected an object")
-    if value.get("product") != PRODUCT:
-        raise BundleForeignError(f"{where}: made for another product, expected {PRODUCT}")
-    number = value.get(format_field)
-    if isinstance(number, int) and not isinstance(number, bool) and number != expected:
-        raise BundleForeignError(
-            f"{where}: format {number}, this version of {PRODUCT} reads {expected}",
-            hint="update the program, or ask the publisher for a release in this format",
-        )
+def _parse_roles(value: Any, where: str) -> dict[str, Role]:
+    roles = {}
+    for name, entry in exact_object(value, set(ROLES), f"{where}: roles").items():
+        place = f"{where}: role {name}"
+        fields = exact_object(entry, {"keys", "threshold"}, place)
+        if not isinstance(fields["keys"], list):
+            raise BundleFormatError(f"{place}: keys must be an array")
+        ids = tuple(match_text(KEY_ID, key, f"{place}: key id") for key in fields["keys"])
+        roles[name] = Role(ids, whole_number(fields["threshold"], f"{place}: threshold"))
+    return roles
 
 
-def _object(value: Any, names: set[str], where: str) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise BundleFormatError(f"{where}: expected an object")
-    if set(value) != names:
-        raise BundleFormatError(f"{where}: expected exactly the fields {', '.join(sorted(names))}")
-    return value
-
-
-def _match(pattern: re.Pattern[str], value: Any, where: str) -> None:
-    if not isinstance(value, str) or pattern.fullmatch(value) is None:
-        raise BundleFormatError(f"{where}: expected the form {pattern.pattern}")
+def _time(value: Any, where: str) -> datetime:
+    try:
+        return parse_time(value if isinstance(value, str) else "")
+    except ValueError as error:
+        raise BundleFormatError(f"{where}: {error}") from None

@@ -11,16 +11,16 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
-from coordinator.keys import load_or_create_key
+from coordinator.run_keys import make_run_root
 from proper_model.base_check import read_config
 from proper_model.files import make_private_folder, storage_errors, write_atomic
 from proper_model.machine import useful_threads
 from proper_model.records import User, users_to_json
 from proper_model.runplan import DeviceEntry, RunPlan
 from proper_model.settings_io import to_mapping
-from proper_model.trust import TrustedRoot, public_bytes
 from simulations.calibrate import shape_of
 from simulations.devices import TRUTH_FILE
 from simulations.options import RunOptions
@@ -34,7 +34,6 @@ from simulations.placement import (
 from simulations.run_folder import check_same, existing_plan, made_folder
 from simulations.sources import Progress, Source, load_source
 
-KEY_FILE = "release.pem"
 # Larger bases travel as a reference: every node host would otherwise hold a copy.
 LARGEST_EMBEDDED_PARAMETERS = 500_000_000
 
@@ -83,8 +82,7 @@ def build(options: RunOptions, source: Source, out: Path) -> Prepared:
     shape = shape_of(read_config(source.config_base))
     # Before anything is written: a contradiction must leave OUT free.
     placement = place(options, source, len(source.population.test), shape.hidden)
-    key = load_or_create_key(make_private_folder(out / "server" / "keys") / KEY_FILE)
-    root = TrustedRoot.of([key]).to_bytes()
+    run_root = make_run_root(out / "server", now=datetime.now(UTC))
     people = [_json((user,)) for user in source.population.test]
     entries = tuple(
         DeviceEntry(
@@ -99,7 +97,7 @@ def build(options: RunOptions, source: Source, out: Path) -> Prepared:
         files[out / TRUTH_FILE] = source.truth.encode()
     for entry, data in zip(entries, people, strict=True):
         files[entry.folder / "user.json"] = data
-        files[entry.folder / "root.json"] = root
+        files[entry.folder / "root.json"] = run_root.root_bytes
     plan = RunPlan(
         name=source.name,
         task_toml=source.task.toml_text,
@@ -118,7 +116,7 @@ def build(options: RunOptions, source: Source, out: Path) -> Prepared:
         users_per_node=placement.users_per_node,
         out=out,
         cache=options.cache_folder.resolve(),
-        root_public_key=public_bytes(key).hex(),
+        root_public_key=run_root.public_key,
         node_memory_bytes=memory_bytes(options.memory_budget),
         actors=options.actors,
         node_threads=placement.threads,

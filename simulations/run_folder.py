@@ -33,7 +33,7 @@ OPTION_OF = {
     "arms": "--arms",
     "out": "--out (the run was prepared in another place)",
     "pooled_file": "--out (the run was prepared in another place)",
-    "root_public_key": "the signing key in OUT/server/keys",
+    "root_public_key": "the root key in OUT/server/keys",
 }
 # How devices share nodes changes no result; threads and the memory budget, which cuts steps into
 # passes, only last digits. A run that goes on, perhaps on another machine, keeps its first choice.

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import random
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 import torch
 from flwr.supercore.task_identity import TaskIdentity
 
-from coordinator.keys import load_or_create_key
+from coordinator.run_keys import make_run_root
 from proper_model.config import (
     GroupSettings,
     PopulationSettings,
@@ -23,7 +24,6 @@ from proper_model.records import HistoryItem, Query, User, users_to_json
 from proper_model.runplan import DeviceEntry, RunPlan, file_sha256
 from proper_model.settings_io import to_mapping
 from proper_model.tasks import load_task
-from proper_model.trust import TrustedRoot, public_bytes
 from simulations.tiny_base import TinyShape, _save, tiny_llama, word_tokenizer
 
 WORDS = ("red", "blue", "green", "cold", "warm", "loud", "quiet", "old", "new", "kept")
@@ -91,7 +91,7 @@ def make_federation(
     Without `base` no model is made, for tests that load none.
     """
     make_private_folder(out)
-    key = load_or_create_key(make_private_folder(out / "server" / "keys") / "release.pem")
+    run_root = make_run_root(out / "server", now=datetime.now(UTC))
     pooled = tuple(make_user(f"pooled{i}", seed=1) for i in range(12))
     write_users(out / "server" / "pooled.json", pooled)
     entries = []
@@ -101,7 +101,7 @@ def make_federation(
         entry = DeviceEntry(
             device_id=f"d{i}", folder=folder, user_sha256=file_sha256(folder / "user.json")
         )
-        write_atomic(entry.folder / "root.json", TrustedRoot.of([key]).to_bytes())
+        write_atomic(entry.folder / "root.json", run_root.root_bytes)
         entries.append(entry)
     values: dict[str, object] = {
         "name": "federation-test",
@@ -117,7 +117,7 @@ def make_federation(
         "users_per_node": users_per_node,
         "out": out,
         "cache": out / "cache",
-        "root_public_key": public_bytes(key).hex(),
+        "root_public_key": run_root.public_key,
         "message_timeout_s": 120.0,
         "round_timeout_s": 120.0,
     }

@@ -47,8 +47,9 @@ from proper_model.errors import (
     ConfigError,
 )
 from proper_model.limits import Limits
-from proper_model.manifest import check_file_names, format_time, parse_time
+from proper_model.manifest import check_file_names
 from proper_model.safe_tensors import check_finite, read_int64, read_table
+from proper_model.signed_time import format_time, parse_time
 from proper_model.trust import MANIFEST_DOMAIN, TrustedRoot, sign
 
 BUNDLE = sample_bundle()

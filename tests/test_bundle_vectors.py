@@ -12,7 +12,7 @@ from client.updater import install
 from proper_model import errors
 from proper_model.bundle import MANIFEST_NAME, SIGNATURES_NAME, verify_bundle
 from proper_model.limits import Limits
-from proper_model.manifest import parse_time
+from proper_model.signed_time import parse_time
 from proper_model.trust import TrustedRoot
 
 VECTORS = Path(__file__).parent / "vectors"

@@ -143,6 +143,7 @@ def test_wheel_carries_licence_and_command(wheel: zipfile.ZipFile) -> None:
     }
     assert "Apache License" in metadata["LICENSE"]
     assert "proper-sim = simulations.cli:main" in metadata["entry_points.txt"]
+    assert "proper-coordinator = coordinator.cli:main" in metadata["entry_points.txt"]
     assert "Classifier: Private :: Do Not Upload" in metadata["METADATA"]
     assert holds_canary(wheel) == []
 

@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from coordinator.keys import load_key
 from proper_model.data import write_oppu
 from proper_model.errors import BaseModelError, ConfigError, DataError, StorageError, TaskError
 from proper_model.records import Population
 from proper_model.runplan import RunPlan, file_sha256
 from proper_model.tasks import load_task
-from proper_model.trust import TrustedRoot, key_id
+from proper_model.trust import Role, TrustedRoot, key_id
 from simulations import prepare as prepare_module
 from simulations import tiny_base
 from simulations.options import RunOptions
@@ -93,11 +94,11 @@ def test_plan_holds_settings_and_no_data(
 def test_devices_pin_the_key_that_signs(options: RunOptions) -> None:
     plan = prepare(options, quiet)
     root = TrustedRoot.from_bytes((plan.devices[0].folder / "root.json").read_bytes())
-    assert root.keys == {
-        key_id(bytes.fromhex(plan.root_public_key)): bytes.fromhex(plan.root_public_key)
-    }
-    key = plan.server_folder / "keys" / "release.pem"
-    assert stat.S_IMODE(key.stat().st_mode) == 0o600
+    assert root.roles["root"].keys == (key_id(bytes.fromhex(plan.root_public_key)),)
+    for name, role in (("root", "root"), ("release", "release"), ("release", "latest")):
+        key = plan.server_folder / "keys" / f"{name}.pem"
+        assert stat.S_IMODE(key.stat().st_mode) == 0o600
+        assert root.roles[role] == Role.of([load_key(key)])
 
 
 def test_people_options_choose_and_cut(options: RunOptions) -> None:

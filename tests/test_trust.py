@@ -158,7 +158,7 @@ def test_malformed_roots(change):
         TrustedRoot.from_bytes(canonical.encode(value))
 
 
-@pytest.mark.parametrize("change", [{"product": "other"}, {"root_format": 2}], ids=str)
+@pytest.mark.parametrize("change", [{"product": "other"}, {"root_format": 3}], ids=str)
 def test_foreign_roots(change):
     value = {**json.loads(OLD.to_bytes()), **change}
     with pytest.raises(BundleForeignError):

@@ -245,8 +245,8 @@ def test_state_form_is_stable(host):
     )
     write_state(host, state)
     assert (host / "bundles" / "state.json").read_bytes() == (
-        b'{"bundle_id":"' + b"0" * 64 + b'","channel":"default",'
-        b'"latest_seen":"2026-01-01T00:00:00Z","schema_version":1,"version":3}'
+        b'{"accepted":[],"bundle_id":"' + b"0" * 64 + b'","channel":"default","latest":null,'
+        b'"latest_seen":"2026-01-01T00:00:00Z","schema_version":2,"version":3}'
     )
 
 

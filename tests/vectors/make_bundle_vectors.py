@@ -14,6 +14,7 @@ import json
 import struct
 import sys
 from collections.abc import Callable, Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ from bundle_samples import (  # noqa: E402
 )
 
 from proper_model import canonical  # noqa: E402
-from proper_model.manifest import format_time  # noqa: E402
+from proper_model.signed_time import format_time  # noqa: E402
 from proper_model.trust import MANIFEST_DOMAIN, ROOT_DOMAIN, sign  # noqa: E402
 
 MANIFEST, SIGNATURES, SHARED = "manifest.json", "signatures.json", "shared.safetensors"
@@ -382,6 +383,9 @@ def with_circumstances() -> dict[str, tuple[str, str, Files, dict[str, Any]]]:
     value = json.loads(huge[MANIFEST])
     value["files"]["huge.json"]["size"] = 2**50
     expires = format_time(CREATED + LIFETIME)
+    early = format_time(CREATED - timedelta(hours=1, seconds=1))
+    close = format_time(CREATED - timedelta(hours=1))
+    long_lived = put(expires=format_time(CREATED + timedelta(days=401)))
     other = {"highest_version": 1, "highest_id": "0" * 64}
     same = {"highest_version": 1, "highest_id": hashlib.sha256(GOOD[MANIFEST]).hexdigest()}
     many = {"signatures": {hashlib.sha256(bytes([n])).hexdigest(): "0" * 128 for n in range(17)}}
@@ -396,6 +400,9 @@ def with_circumstances() -> dict[str, tuple[str, str, Files, dict[str, Any]]]:
         ),
         "expired": ("BundleExpiredError", "a year late", GOOD, {"now": "2028-01-01T00:00:00Z"}),
         "expired-now": ("BundleExpiredError", "at the second it expires", GOOD, {"now": expires}),
+        "future": ("BundleTimeError", "an hour and more ahead", GOOD, {"now": early}),
+        "future-clocks-differ": ("ok", "an hour ahead", GOOD, {"now": close}),
+        "lifetime": ("BundleTimeError", "valid for 401 days", long_lived, {}),
         "older": ("BundleRollbackError", "version 2 is known", GOOD, {"highest_version": 2}),
         "same-version": ("BundleRollbackError", "another bundle has version 1", GOOD, other),
         "known": ("ok", "the same bundle again", GOOD, same),

@@ -1,0 +1,87 @@
+"""`proper-coordinator`: the publisher's program for keys, roots and releases.
+
+Exit codes are those of `proper_model.errors`; 2 is wrong usage, 1 a bug, 130 Ctrl-C. What a client's
+program does in `client.command_line` is done here in little, since the two packages know nothing of
+each other.
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from typing import Annotated
+
+import click
+import typer
+
+from coordinator.commands import keys, release, root
+from coordinator.commands.options import say, tell
+from proper_model.errors import ProperError
+
+PROGRAM = "proper-coordinator"
+USAGE, INTERRUPTED = 2, 130
+
+app = typer.Typer(
+    name=PROGRAM,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.add_typer(keys.app, name="keys")
+app.add_typer(root.app, name="root")
+app.add_typer(release.app, name="release")
+
+
+@app.callback(invoke_without_command=True)
+def before(
+    context: typer.Context,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+    show_version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False,
+) -> None:
+    """Keys, roots and releases of a population. The steps: docs/releases.md."""
+    context.obj["debug"] = debug
+    if show_version:
+        try:
+            tell(f"{PROGRAM} {version('proper')}")
+        except PackageNotFoundError:
+            tell(f"{PROGRAM} (a checkout, not installed)")
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        say("error: a command is missing")
+        say(f"hint: {PROGRAM} --help lists them")
+        raise typer.Exit(USAGE)
+
+
+def run_cli(arguments: Sequence[str]) -> int:
+    """Run one command line; returns the exit code and prints errors to stderr."""
+    session: dict[str, bool] = {"debug": False}
+    try:
+        code = app(args=list(arguments), obj=session, prog_name=PROGRAM, standalone_mode=False)
+    except (KeyboardInterrupt, click.Abort):
+        say("interrupted")
+        return INTERRUPTED
+    except ProperError as error:
+        if session["debug"]:
+            traceback.print_exc()
+        say(f"error: {error.message}")
+        if error.hint:
+            say(f"hint: {error.hint}")
+        return error.exit_code
+    except click.ClickException as error:
+        say(f"error: {error.format_message()}")
+        say(f"hint: {PROGRAM} COMMAND --help lists arguments and options")
+        return error.exit_code
+    except Exception as error:  # noqa: BLE001 - a bug must not print what a key file holds
+        if session["debug"]:
+            traceback.print_exc()
+        say(f"error: internal error ({type(error).__name__})")
+        say(f"hint: repeat with `{PROGRAM} --debug ...` and report what it shows")
+        return 1
+    return code if isinstance(code, int) else 0
+
+
+def main() -> None:
+    """Entry point of the command."""
+    sys.exit(run_cli(sys.argv[1:]))

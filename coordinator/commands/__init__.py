@@ -1,0 +1,1 @@
+"""Commands of `proper-coordinator`, one subject a file."""

@@ -1,0 +1,131 @@
+"""`proper-coordinator keys`: make signing keys, and with them the first root."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+from coordinator.commands import options as o
+from coordinator.commands.root import tell_root
+from coordinator.keys import create_pair, load_public, public_file
+from coordinator.root_ceremony import ROOT_DAYS, create_root
+from proper_model.errors import ConfigError
+from proper_model.release_folder import ROOT_NAME
+from proper_model.trust import (
+    DEFAULT_CHANNEL,
+    LATEST,
+    RELEASE,
+    ROOT,
+    key_id,
+    public_bytes,
+)
+
+app = typer.Typer(help="Make signing keys, and the first root.")
+
+Publics = list[Path] | None
+
+
+@app.command("make-release")
+def make_release(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Where the key goes.")],
+    encrypt: Annotated[bool, typer.Option("--encrypt", help="With a passphrase.")] = False,
+    passphrase_file: o.PassphraseFile = None,
+) -> None:
+    """Make a key that signs releases, or the word on the newest one; FILE.pub is its public half."""
+    _make(file, passphrase_file, encrypt=encrypt)
+
+
+@app.command("make-holder")
+def make_holder(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Where the key goes.")],
+    passphrase_file: o.PassphraseFile = None,
+) -> None:
+    """Make one root key, encrypted, on the machine of the person who will keep it."""
+    _make(file, passphrase_file, encrypt=True)
+
+
+@app.command("make-root")
+def make_root(
+    folder: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="For root.json, and later for releases.")
+    ],
+    threshold: Annotated[
+        int, typer.Option("--threshold", min=1, help="Root keys that must sign the next root.")
+    ],
+    release_key: Annotated[
+        list[Path], typer.Option("--release-key", help="Public half of a release key.")
+    ],
+    root_key: Annotated[
+        Publics,
+        typer.Option("--root-key", help="Public half of a root key that somebody else made."),
+    ] = None,
+    make: Annotated[
+        int, typer.Option("--make", min=0, help="Make so many root keys here, encrypted.")
+    ] = 0,
+    keys_folder: Annotated[
+        Path | None, typer.Option("--keys-folder", help="Where keys made here go.")
+    ] = None,
+    latest_key: Annotated[
+        Publics,
+        typer.Option(
+            "--latest-key",
+            help="Public half of a key for the word on the newest release; "
+            "without it the release keys sign that too.",
+        ),
+    ] = None,
+    release_threshold: Annotated[
+        int, typer.Option("--release-threshold", min=1, help="Release keys that must sign.")
+    ] = 1,
+    days: Annotated[int, typer.Option("--days", help="The root is valid for so long.")] = ROOT_DAYS,
+    channel: Annotated[
+        str, typer.Option("--channel", help="Name of the population.")
+    ] = DEFAULT_CHANNEL,
+    passphrase_file: o.PassphraseFile = None,
+) -> None:
+    """Write the first root.json of a population, which devices get by another way than releases."""
+    if (folder / ROOT_NAME).exists():
+        raise ConfigError(
+            f"{folder}: has a {ROOT_NAME} already",
+            hint="change it with: proper-coordinator root rotate",
+        )
+    release_keys = [load_public(path) for path in release_key]
+    latest_keys = [load_public(path) for path in latest_key or ()] or release_keys
+    root_keys = [load_public(path) for path in root_key or ()]
+    if threshold > len(root_keys) + make:
+        raise ConfigError(
+            f"--threshold {threshold}: only {len(root_keys) + make} root keys",
+            hint="name others with --root-key, or make them with --make",
+        )
+    root_keys += _make_holders(keys_folder, make, passphrase_file)
+    roles = {
+        ROOT: (root_keys, threshold),
+        RELEASE: (release_keys, release_threshold),
+        LATEST: (latest_keys, 1 if latest_key else release_threshold),
+    }
+    tell_root(create_root(folder, roles, now=o.now(), days=days, channel=channel))
+
+
+def _make_holders(
+    folder: Path | None, count: int, passphrase_file: Path | None
+) -> list[Ed25519PublicKey]:
+    """Public halves of so many new root keys in `folder`."""
+    if count and folder is None:
+        raise ConfigError(
+            "--make: needs --keys-folder",
+            hint="a medium that you take off this machine; never the folder with the releases",
+        )
+    made = []
+    for path in (folder / f"root-key-{n}.pem" for n in range(1, count + 1)) if folder else ():
+        made.append(create_pair(path, o.new_passphrase(path, passphrase_file)).public_key())
+        o.say(f"root key {path}; take it off this machine")
+    return made
+
+
+def _make(file: Path, passphrase_file: Path | None, *, encrypt: bool) -> None:
+    passphrase = o.new_passphrase(file, passphrase_file) if encrypt else None
+    key = create_pair(file, passphrase)
+    o.tell(key_id(public_bytes(key)))
+    o.say(f"hand on {public_file(file)}; keep {file} to yourself")

@@ -1,0 +1,123 @@
+"""Publish a finished release of a run to devices: the same files, signed by the population's keys.
+
+A run signs with keys of its own that lie open on the training machine. For real devices its release is
+copied into a folder of its own, whose root.json says who may sign. Everything that a device would
+refuse is refused here first. Source: docs/releases.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from coordinator.release import PublishedBundle, latest, publish, renew_latest
+from coordinator.root_ceremony import read_root
+from proper_model.bundle import MANIFEST_NAME, SIGNATURES_NAME, check_file, verify_manifest
+from proper_model.errors import BundleFormatError, ConfigError
+from proper_model.files import read_bounded
+from proper_model.latest import Latest
+from proper_model.limits import DEFAULT_LIMITS
+from proper_model.manifest import BaseReference, parse_manifest
+from proper_model.signed_time import LATEST_DAYS
+from proper_model.trust import LATEST, RELEASE, TrustedRoot, key_id, public_bytes
+
+RELEASE_DAYS = 365
+
+
+def republish(
+    source: Path,
+    folder: Path,
+    keys: Sequence[Ed25519PrivateKey],
+    latest_keys: Sequence[Ed25519PrivateKey],
+    *,
+    now: datetime,
+    days: int = RELEASE_DAYS,
+    latest_days: int = LATEST_DAYS,
+) -> PublishedBundle:
+    """Publish the files of `source`, a bundle or release folder, as the next version of `folder`.
+
+    Raises:
+        ConfigError: no release there, no root.json in `folder`, or keys that it does not list.
+        BundleError: one of its children if a file is not what its manifest says.
+    """
+    root = read_root(folder)
+    root.check_current(now)
+    check_role(root, RELEASE, keys)
+    check_role(root, LATEST, latest_keys)
+    files, base = _read_release(source)
+    return publish(
+        files,
+        folder,
+        keys,
+        created=now,
+        valid_for_days=days,
+        base=base,
+        channel=root.channel,
+        latest_keys=latest_keys,
+        latest_days=latest_days,
+        renew=True,
+    )
+
+
+def sign_latest_again(
+    folder: Path, keys: Sequence[Ed25519PrivateKey], *, now: datetime, days: int = LATEST_DAYS
+) -> Latest:
+    """Say once more, for `days`, which release of the folder is the newest.
+
+    Raises:
+        ConfigError: no root.json or no release there, or keys that the root does not list.
+        BundleError: one of its children if devices would refuse that release.
+    """
+    root = read_root(folder)
+    root.check_current(now)
+    check_role(root, LATEST, keys)
+    newest = latest(folder)
+    if newest is not None:
+        manifest = _read(newest.path, MANIFEST_NAME, DEFAULT_LIMITS.manifest_bytes)
+        signatures = _read(newest.path, SIGNATURES_NAME, DEFAULT_LIMITS.signature_bytes)
+        verify_manifest(manifest, signatures, root, now=now)
+    return renew_latest(folder, keys, now=now, channel=root.channel, days=days)
+
+
+def check_role(root: TrustedRoot, role: str, keys: Sequence[Ed25519PrivateKey]) -> None:
+    """Raises ConfigError unless these keys are of the role, and enough."""
+    listed = root.roles[role]
+    names = {key_id(public_bytes(key)) for key in keys}
+    for name in sorted(names - set(listed.keys)):
+        raise ConfigError(
+            f"key {name[:16]}: the root does not list it for the role {role}",
+            hint="proper-coordinator root show says which keys it lists",
+        )
+    if len(names) < listed.threshold:
+        raise ConfigError(
+            f"role {role}: {len(names)} keys given, its threshold is {listed.threshold}",
+            hint="give --key once for each key",
+        )
+
+
+def _read_release(source: Path) -> tuple[dict[str, bytes], BaseReference | None]:
+    """Files and base of a bundle, or of the newest one of a release folder, each checked."""
+    if not (source / MANIFEST_NAME).is_file():
+        newest = latest(source) if source.is_dir() else None
+        if newest is None:
+            raise ConfigError(
+                f"{source}: no release there, expected a folder with {MANIFEST_NAME} or latest.json",
+                hint="a finished run keeps its release in OUT/server/release",
+            )
+        source = newest.path
+    data = _read(source, MANIFEST_NAME, DEFAULT_LIMITS.manifest_bytes)
+    manifest = parse_manifest(data, DEFAULT_LIMITS)
+    files = {name: _read(source, name, entry.size) for name, entry in manifest.files.items()}
+    for name, content in files.items():
+        check_file(manifest, name, content)
+    return files, manifest.base_reference
+
+
+def _read(folder: Path, name: str, limit: int) -> bytes:
+    try:
+        return read_bounded(folder / name, limit)
+    except OSError as error:
+        raise BundleFormatError(f"{folder.name}: {name}: {error.strerror}") from None

@@ -1,0 +1,350 @@
+"""`proper-coordinator`: keys, roots and releases, from the ceremony to the recovery after a theft."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from bundle_samples import sample_bundle
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+from client.bundles import add_bundle, list_bundles
+from client.home import Home
+from coordinator import root_ceremony
+from coordinator.cli import run_cli
+from coordinator.keys import create_key, create_pair, load_key, load_public, public_file
+from coordinator.root_ceremony import RoleChange, propose, read_root, sign_next
+from proper_model.errors import (
+    BundleSignatureError,
+    BundleTimeError,
+    ConfigError,
+    PassphraseError,
+)
+from proper_model.latest import parse_latest
+from proper_model.trust import ROOT, TrustedRoot, key_id, public_bytes, rotate
+from tests.publisher import bundle
+
+WORDS = "seven random words make a good passphrase"
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "words").write_text(WORDS + "\n")
+    return tmp_path
+
+
+@pytest.fixture
+def call(capsys):
+    """Run a line; the code it must end with, stdout and stderr."""
+
+    def run(line: str, *, code: int = 0):
+        got = run_cli(line.split())
+        said = capsys.readouterr()
+        assert got == code, said.err
+        return said
+
+    return run
+
+
+def ceremony(call, *, threshold=2, make=3):
+    call("keys make-release release.pem")
+    return call(
+        f"keys make-root out --threshold {threshold} --make {make} --keys-folder stick "
+        "--release-key release.pem.pub --passphrase-file words"
+    )
+
+
+def source(here, version=1):
+    """What a run left."""
+    folder = here / f"run{version}"
+    for name, data in bundle(version).all_files().items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(data)
+    return folder.name
+
+
+def name_of(path):
+    return key_id(public_bytes(load_public(path)))
+
+
+def test_the_ceremony_makes_private_encrypted_keys_and_one_root(here, call):
+    said = ceremony(call)
+    root = TrustedRoot.from_bytes((here / "out" / "root.json").read_bytes())
+    keys = sorted((here / "stick").glob("*.pem"))
+    assert {name_of(public_file(path)) for path in keys} == set(root.roles[ROOT].keys)
+    assert (root.threshold, len(keys)) == (2, 3)
+    assert root.roles["release"].keys == (name_of(here / "release.pem.pub"),)
+    for path in (*keys, here / "release.pem"):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert stat.S_IMODE((here / "stick").stat().st_mode) == 0o700
+    pem = keys[0].read_bytes()
+    assert b"ENCRYPTED PRIVATE KEY" in pem  # standard PKCS#8, which other programs open too
+    assert load_pem_private_key(pem, WORDS.encode()).private_bytes_raw()
+    assert [p.name for p in (here / "out").iterdir()] == ["root.json"]
+    assert call("root show out").out == said.out
+    assert WORDS not in said.out + said.err
+
+
+def test_from_the_first_release_to_the_recovery_after_a_theft(here, call):
+    ceremony(call)
+    call(f"release publish {source(here)} out --key release.pem")
+    home = Home(here / "home")
+    assert add_bundle(home, "out").bundle.version == 1
+    call("keys make-release fresh.pem")
+    stolen = name_of(here / "release.pem.pub")
+    said = call(
+        f"root revoke out {stolen[:12]} --replace fresh.pem.pub --key stick/root-key-1.pem "
+        "--passphrase-file words"
+    )
+    assert "root 2 waits: 1 more" in said.out
+    assert read_root(here / "out").version == 1  # devices see nothing of it yet
+    call("root sign out --key stick/root-key-3.pem --passphrase-file words")
+    assert read_root(here / "out").version == 2
+    with pytest.raises(BundleSignatureError):
+        add_bundle(home, "out")  # still the old release, by the old key
+    call("release publish out out --key release.pem", code=11)
+    call("release sign-latest out --key fresh.pem", code=33)  # its release is by the revoked key
+    call("release publish out out --key fresh.pem")
+    added = add_bundle(home, "out")
+    assert added.bundle.version == 2
+    assert list_bundles(home)[-1].warnings == ()
+    call("release sign-latest out --key fresh.pem --days 90")
+    latest = parse_latest((here / "out" / "latest.json").read_bytes()).latest
+    assert latest.expires - latest.created == timedelta(days=90)
+    assert add_bundle(home, "out").changed is False
+
+
+def test_an_old_root_moves_into_roles(here, call):
+    """A population whose one key did everything gets offline root keys; its devices follow."""
+    key = create_key(here / "old.pem")
+    (here / "out").mkdir()
+    (here / "out" / "root.json").write_bytes(TrustedRoot.of([key]).to_bytes())
+    home = Home(here / "home")
+    call(f"release publish {source(here)} out --key old.pem")
+    assert add_bundle(home, "out").bundle.version == 1
+    call("keys make-holder a.pem --passphrase-file words")
+    call("keys make-holder b.pem --passphrase-file words")
+    old = key_id(public_bytes(key))
+    call("root rotate out --root-threshold 2", code=11)
+    call(
+        f"root rotate out --add-root a.pem.pub --add-root b.pem.pub --remove-root {old} "
+        "--root-threshold 2 --key old.pem --key a.pem --key b.pem --passphrase-file words"
+    )
+    root = read_root(here / "out")
+    assert (root.version, root.format, root.threshold) == (2, 2, 2)
+    assert root.roles["release"].keys == (old,)
+    call(f"release publish {source(here, 2)} out --key old.pem")
+    assert add_bundle(home, "out").bundle.version == 2
+    assert home.root_file.read_bytes() == root.to_bytes()
+
+
+def test_keys_of_holders_elsewhere_and_a_word_key_of_its_own(here, call):
+    for name in "ab":
+        call(f"keys make-holder {name}.pem --passphrase-file words")
+    call("keys make-release release.pem")
+    call("keys make-release online.pem --encrypt --passphrase-file words")
+    call(
+        "keys make-root out --threshold 2 --root-key a.pem.pub --root-key b.pem.pub "
+        "--release-key release.pem.pub --latest-key online.pem.pub --channel films --days 30"
+    )
+    root = read_root(here / "out")
+    assert (root.channel, root.expires - root.created) == ("films", timedelta(days=30))
+    assert root.roles["latest"].keys == (name_of(here / "online.pem.pub"),)
+    start = f"release publish {source(here)} out --key release.pem"
+    call(start, code=11)
+    call("keys make-release stranger.pem")
+    said = call(
+        f"{start.replace('release.pem', 'stranger.pem')} --latest-key online.pem "
+        "--passphrase-file words",
+        code=11,
+    )
+    assert "for the role release" in said.err
+    assert not list((here / "out").glob("v*"))
+    call(f"{start} --latest-key online.pem --passphrase-file words")
+    manifest = json.loads((here / "out" / "v00000001" / "manifest.json").read_bytes())
+    assert manifest["channel"] == "films"
+    call("release sign-latest out --key release.pem", code=11)
+    call("release sign-latest out --key online.pem --passphrase-file words")
+
+
+@pytest.mark.parametrize(
+    ("line", "code", "told"),
+    [
+        ("keys make-root out --threshold 1 --release-key release.pem.pub", 11, "already"),
+        ("keys make-release release.pem", 11, "never overwritten"),
+        ("keys make-holder x.pem --passphrase-file short", 45, "at least 20"),
+        ("keys make-holder x.pem --passphrase-file nowhere", 20, "nowhere"),
+        (
+            "keys make-root b --threshold 4 --make 3 --keys-folder k --release-key r.pub",
+            11,
+            "r.pub",
+        ),
+        (
+            "keys make-root b --threshold 4 --make 3 --keys-folder k --release-key release.pem.pub",
+            11,
+            "only 3 root keys",
+        ),
+        (
+            "keys make-root b --threshold 1 --make 1 --release-key release.pem.pub",
+            11,
+            "--keys-folder",
+        ),
+        ("keys make-root b --threshold 1 --root-key words --release-key words", 11, "64 hex"),
+        (
+            "keys make-root b --threshold 1 --root-key release.pem.pub --release-key release.pem.pub",
+            31,
+            "keys of its own",
+        ),
+        ("keys make-root b --threshold 0 --release-key release.pem.pub", 2, "--threshold"),
+        ("root show nowhere", 11, "no root.json"),
+        ("root sign out", 11, "no root-next.json"),
+        ("root revoke out deadbeef", 11, "0 keys of the root begin so"),
+        ("root revoke out dead", 11, "at least 8 digits"),
+        ("root rotate out --key release.pem", 11, "would not count"),
+        ("root rotate out --root-threshold 4", 11, "3 keys would be left"),
+        ("root rotate out --days 4000", 11, "expected 1 to 1830"),
+        ("root rotate out --key stick/root-key-1.pem --passphrase-file wrong", 45, "wrong pass"),
+        ("release publish nowhere out --key release.pem", 11, "no release there"),
+        ("release publish out out --key stick/root-key-1.pem --passphrase-file words", 11, "root"),
+        ("release publish out out --key release.pem --days 500", 2, "400"),
+        ("release sign-latest out --key release.pem", 11, "no release"),
+        ("release sign-latest out", 2, "--key"),
+        ("brew", 2, "brew"),
+        ("keys", 2, "command"),
+        ("", 2, "command is missing"),
+    ],
+)
+def test_mistakes_are_told_and_leave_everything_as_it_was(here, call, prepared, line, code, told):
+    (here / "short").write_text("too short")
+    (here / "wrong").write_text("x" * 30)
+    before = snapshot(here / "out")
+    said = call(line, code=code)
+    assert told in said.err
+    assert "internal" not in said.err
+    # A next root that was proposed without being signed is all that may be new.
+    after = {n: d for n, d in snapshot(here / "out").items() if not n.startswith("root-next")}
+    assert after == before
+
+
+def snapshot(folder):
+    return {p.name: p.read_bytes() for p in folder.iterdir() if p.name != ".lock"}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """One ceremony for all mistakes: nothing of it may change."""
+    folder = tmp_path_factory.mktemp("made")
+    create_pair(folder / "release.pem")
+    for number in (1, 2, 3):
+        create_pair(folder / "stick" / f"root-key-{number}.pem", WORDS)
+    roles = {
+        ROOT: ([load_public(p) for p in sorted((folder / "stick").glob("*.pub"))], 2),
+        "release": ([load_public(folder / "release.pem.pub")], 1),
+        "latest": ([load_public(folder / "release.pem.pub")], 1),
+    }
+    root_ceremony.create_root(folder / "out", roles, now=datetime.now(UTC))
+    return folder
+
+
+@pytest.fixture
+def prepared(here, made):
+    for path in sorted(made.rglob("*")):
+        target = here / path.relative_to(made)
+        if path.is_dir():
+            target.mkdir(mode=0o700)
+        else:
+            target.write_bytes(path.read_bytes())
+            target.chmod(0o600)
+
+
+def test_a_root_that_waits_is_signed_once_by_each_and_blocks_another(here, call, prepared):
+    call("root rotate out --key stick/root-key-1.pem --passphrase-file words")
+    call("root rotate out", code=11)
+    again = call("root sign out --key stick/root-key-1.pem --passphrase-file words")
+    assert "1 more of the present" in again.out  # the same key twice is one
+    assert "waiting for signatures" in call("root show out").out
+    call("root sign out --key stick/root-key-2.pem --passphrase-file words")
+    assert read_root(here / "out").version == 2
+
+
+def test_a_stolen_release_key_cannot_sign_a_root(here, call, prepared):
+    propose(here / "out", {}, now=datetime.now(UTC))
+    call("root sign out --key release.pem", code=11)
+    with pytest.raises(ConfigError, match="would not count"):
+        sign_next(here / "out", [load_key(here / "release.pem")])
+    assert read_root(here / "out").version == 1
+
+
+class StoppedError(BaseException):
+    """Stands for a kill."""
+
+
+def test_killed_while_a_root_takes_its_place_the_next_call_finishes(here, prepared, monkeypatch):
+    """At every sync; and a device at the first root can follow the chain afterwards."""
+    keys = [load_key(here / "stick" / f"root-key-{n}.pem", lambda _: WORDS) for n in (1, 2)]
+    first, now = read_root(here / "out"), datetime.now(UTC)
+    propose(here / "out", {}, now=now)
+    sign_next(here / "out", keys)
+    start = snapshot(here / "out")
+    original, stops = os.fsync, 0
+    while True:
+        folder, left = here / f"stop{stops}", [stops]
+        folder.mkdir()
+        for name, data in start.items():
+            (folder / name).write_bytes(data)
+        propose(folder, {"latest": RoleChange()}, now=now)
+
+        def fsync(handle, left=left):
+            if left[0] == 0:
+                raise StoppedError
+            left[0] -= 1
+            original(handle)
+
+        monkeypatch.setattr(os, "fsync", fsync)
+        try:
+            sign_next(folder, keys)
+            break
+        except StoppedError:
+            stops += 1
+        finally:
+            monkeypatch.setattr(os, "fsync", original)
+        if (folder / "root-next.json").exists():
+            assert sign_next(folder, keys).done
+        chain = first
+        for stem in ("root-2", "root"):
+            data, signed = (folder / f"{stem}{end}.json" for end in ("", ".signatures"))
+            chain = rotate(chain, data.read_bytes(), signed.read_bytes())
+        assert chain.version == 3
+        assert not list(folder.glob("root-next*"))
+    assert stops > 6
+
+
+def test_passphrases(here):
+    with pytest.raises(PassphraseError, match="20"):
+        create_key(here / "a.pem", "x" * 19)
+    assert not (here / "a.pem").exists()
+    key = create_key(here / "a.pem", "ü" * 20)
+    assert public_bytes(load_key(here / "a.pem", lambda _: "ü" * 20)) == public_bytes(key)
+    with pytest.raises(PassphraseError, match="wrong passphrase"):
+        load_key(here / "a.pem", lambda _: "u" * 20)
+    with pytest.raises(ConfigError, match="encrypted"):
+        load_key(here / "a.pem")
+
+
+def test_a_release_that_is_not_what_its_manifest_says_is_not_signed(here, call, prepared):
+    folder = here / source(here)
+    data = (folder / "recipe.json").read_bytes()
+    (folder / "recipe.json").write_bytes(data.replace(b"1", b"2"))
+    call("release publish run1 out --key release.pem", code=34)
+    (folder / "recipe.json").unlink()
+    call("release publish run1 out --key release.pem", code=31)
+    assert not list((here / "out").glob("v*"))
+
+
+def test_lifetimes_are_bounded_for_the_publisher_too(here):
+    with pytest.raises(BundleTimeError):
+        sample_bundle(expires=datetime(2030, 1, 1, tzinfo=UTC))

@@ -1,0 +1,353 @@
+"""Roots with roles, the word on the newest release, and times: pure functions."""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from datetime import timedelta
+
+import pytest
+from bundle_samples import CREATED, KEY, NOW, SECOND_KEY, STRANGER, sample_files, sample_info
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from proper_model import canonical
+from proper_model.bundle import build_bundle, verify_bundle
+from proper_model.errors import (
+    BundleError,
+    BundleExpiredError,
+    BundleForeignError,
+    BundleFormatError,
+    BundleRollbackError,
+    BundleSignatureError,
+    BundleTimeError,
+    ConfigError,
+)
+from proper_model.latest import parse_latest
+from proper_model.trust import (
+    LATEST,
+    LATEST_DOMAIN,
+    MANIFEST_DOMAIN,
+    RELEASE,
+    ROOT,
+    ROOT_DOMAIN,
+    TrustedRoot,
+    key_id,
+    public_bytes,
+    rotate,
+    sign,
+)
+from tests.publisher import (
+    LATEST_KEY,
+    NEW_RELEASE_KEY,
+    RELEASE_KEY,
+    ROOT_KEYS,
+    THIEF,
+    YEAR,
+    bundle,
+    roles_root,
+    signed_root,
+    word,
+)
+
+FIRST = roles_root()
+HOUR = timedelta(hours=1)
+
+
+def test_a_root_with_roles_comes_back():
+    root = roles_root(7, release=(RELEASE_KEY, NEW_RELEASE_KEY), release_threshold=2, channel="x")
+    assert TrustedRoot.from_bytes(root.to_bytes()) == root
+    assert (root.format, TrustedRoot.of([KEY]).format) == (2, 1)
+
+
+@pytest.mark.parametrize("domain", [ROOT_DOMAIN, MANIFEST_DOMAIN, LATEST_DOMAIN])
+@pytest.mark.parametrize(
+    ("keys", "role"),
+    [
+        (ROOT_KEYS[:2], ROOT_DOMAIN),
+        ((RELEASE_KEY,), MANIFEST_DOMAIN),
+        ((LATEST_KEY,), LATEST_DOMAIN),
+    ],
+)
+def test_each_role_signs_its_own_kind_of_document_and_no_other(domain, keys, role):
+    def attempt():
+        return FIRST.verify(domain, b"message", sign(domain, b"message", keys), where="x")
+
+    if domain == role:
+        assert set(attempt()) == {key_id(public_bytes(key)) for key in keys}
+    else:
+        with pytest.raises(BundleSignatureError, match="signed by 0 of"):
+            attempt()
+
+
+SECOND = roles_root(2, release=(NEW_RELEASE_KEY,))
+
+
+@pytest.mark.parametrize(
+    ("keys", "accepted"),
+    [
+        (ROOT_KEYS[:2], True),
+        (ROOT_KEYS[1:], True),
+        ((*ROOT_KEYS, THIEF), True),
+        (ROOT_KEYS[:1], False),
+        ((ROOT_KEYS[0], ROOT_KEYS[0]), False),  # the same signature twice
+        ((ROOT_KEYS[0], RELEASE_KEY, LATEST_KEY), False),
+        ((RELEASE_KEY, LATEST_KEY, NEW_RELEASE_KEY), False),
+        ((THIEF,), False),
+    ],
+)
+def test_only_the_threshold_of_root_keys_makes_the_next_root(keys, accepted):
+    if accepted:
+        assert rotate(FIRST, *signed_root(SECOND, keys)) == SECOND
+    else:
+        with pytest.raises(BundleSignatureError):
+            rotate(FIRST, *signed_root(SECOND, keys))
+
+
+def test_a_stolen_release_key_cannot_install_its_own_root():
+    """With one role for everything it could, for ever."""
+    thief = roles_root(2, root=(THIEF,), threshold=1)
+    with pytest.raises(BundleSignatureError):
+        rotate(FIRST, *signed_root(thief, (RELEASE_KEY, THIEF)))
+    old = TrustedRoot.of([RELEASE_KEY])
+    assert rotate(old, *signed_root(thief, (RELEASE_KEY, THIEF))) == thief
+
+
+def test_new_root_keys_must_sign_as_well():
+    moved = roles_root(2, root=(KEY, SECOND_KEY, STRANGER))
+    for keys in (ROOT_KEYS[:2], (KEY, SECOND_KEY), (*ROOT_KEYS[:2], KEY)):
+        with pytest.raises(BundleSignatureError):
+            rotate(FIRST, *signed_root(moved, keys))
+    assert rotate(FIRST, *signed_root(moved, (*ROOT_KEYS[:2], KEY, SECOND_KEY))) == moved
+
+
+def test_formats_go_forward_only():
+    old = TrustedRoot.of([KEY])
+    assert rotate(old, *signed_root(SECOND, (KEY, *ROOT_KEYS[:2]))) == SECOND
+    back = TrustedRoot.of(ROOT_KEYS, threshold=2, version=2)
+    with pytest.raises(BundleRollbackError, match="without roles"):
+        rotate(FIRST, *signed_root(back))
+
+
+def ids(*keys):
+    return sorted(key_id(public_bytes(key)) for key in keys)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"roles": {}}, "exactly the fields"),
+        ({"roles": []}, "expected an object"),
+        ({"root": {"keys": [], "threshold": 1}}, "threshold 1, expected 1 to 0"),
+        ({"root": {"keys": ids(*ROOT_KEYS), "threshold": 4}}, "threshold 4"),
+        ({"root": {"keys": ids(*ROOT_KEYS), "threshold": 0}}, "threshold"),
+        ({"root": {"keys": ids(*ROOT_KEYS), "threshold": True}}, "threshold"),
+        ({"root": {"keys": [ids(*ROOT_KEYS)[0]] * 2, "threshold": 2}}, "sorted, different"),
+        ({"root": {"keys": ids(*ROOT_KEYS)[::-1], "threshold": 2}}, "sorted, different"),
+        ({"root": {"keys": ids(*ROOT_KEYS, THIEF), "threshold": 2}}, "listed"),
+        ({"root": {"keys": ids(*ROOT_KEYS, RELEASE_KEY), "threshold": 2}}, "keys of its own"),
+        ({"root": {"keys": ids(*ROOT_KEYS, LATEST_KEY), "threshold": 2}}, "keys of its own"),
+        ({"root": {"keys": ids(*ROOT_KEYS[:2]), "threshold": 2}}, "no role uses"),
+        ({"root": {"keys": "x", "threshold": 2}}, "array"),
+        ({"root": {"keys": ids(*ROOT_KEYS)}}, "exactly the fields"),
+        ({"expires": None}, "time"),
+        ({"expires": "2026-01-01T00:00:00Z"}, "not after created"),
+        ({"threshold": 1}, "exactly the fields"),
+        ({"root_format": True}, "root_format"),
+    ],
+    ids=str,
+)
+def test_malformed_roots_with_roles(change, told):
+    value = json.loads(FIRST.to_bytes())
+    if "root" in change:
+        value["roles"]["root"] = change["root"]
+    else:
+        value.update(change)
+    with pytest.raises(BundleFormatError, match=told):
+        TrustedRoot.from_bytes(canonical.encode(value))
+
+
+# --- times ---------------------------------------------------------------------------------------
+
+
+def release(**changes):
+    files = bundle(1, **changes)
+    return lambda now, root=FIRST: verify_bundle(
+        files.manifest_bytes, files.signature_bytes, files.files, root, now=now
+    )
+
+
+@pytest.mark.parametrize(
+    ("now", "error"),
+    [
+        (CREATED - HOUR, None),
+        (CREATED - HOUR - timedelta(seconds=1), BundleTimeError),
+        (CREATED + timedelta(days=364), None),
+        (CREATED + timedelta(days=365), BundleExpiredError),
+    ],
+)
+def test_a_release_counts_from_its_creation_to_its_expiry(now, error):
+    verify = release()
+    if error is None:
+        assert verify(now).version == 1
+    else:
+        with pytest.raises(error) as caught:
+            verify(now)
+        assert type(caught.value) is error
+        assert caught.value.hint is not None
+
+
+def test_no_document_is_valid_for_ever():
+    day = timedelta(days=1)
+    assert release(expires=CREATED + 400 * day)(NOW).version == 1
+    with pytest.raises(BundleTimeError, match="401 days"):
+        build_bundle(sample_files(), sample_info(expires=CREATED + 401 * day), [RELEASE_KEY])
+    assert roles_root(expires=CREATED + 5 * 366 * day).format == 2
+    with pytest.raises(BundleTimeError, match="1831 days"):
+        roles_root(expires=CREATED + 1831 * day)
+    with pytest.raises(BundleTimeError, match="101 days"):
+        word(bundle(1), 1, 1, days=101)
+
+
+@pytest.mark.parametrize(
+    ("root", "error"),
+    [
+        (roles_root(expires=NOW), BundleExpiredError),
+        (roles_root(expires=NOW + timedelta(seconds=1)), None),
+        (roles_root(created=NOW + HOUR), None),
+        (roles_root(created=NOW + HOUR + timedelta(seconds=1)), BundleTimeError),
+    ],
+    ids=["expired", "last second", "clocks differ", "future"],
+)
+def test_a_root_past_or_ahead_of_its_time_lets_nothing_new_in(root, error):
+    if error is None:
+        assert release()(NOW, root).version == 1
+    else:
+        with pytest.raises(error):
+            release()(NOW, root)
+
+
+def test_an_expired_root_may_still_be_followed_by_the_next_one():
+    past = roles_root(expires=CREATED + timedelta(days=1))
+    rotated = rotate(past, *signed_root(SECOND))
+    rotated.check_current(NOW + 30 * timedelta(days=1))
+
+
+# --- the word on the newest release ----------------------------------------------------------------
+
+
+def test_the_word_comes_back_and_names_its_signers():
+    files = bundle(3)
+    latest, keys = parse_latest(word(files, 3, 8)).verify(FIRST, NOW)
+    assert (latest.version, latest.number, latest.bundle_id) == (3, 8, files.bundle_id)
+    assert latest.expires == CREATED + timedelta(days=30)
+    assert keys == (key_id(public_bytes(LATEST_KEY)),)
+
+
+@pytest.mark.parametrize(
+    ("made", "error"),
+    [
+        ({"keys": (RELEASE_KEY,)}, BundleSignatureError),
+        ({"keys": (*ROOT_KEYS,)}, BundleSignatureError),
+        ({"keys": (THIEF,)}, BundleSignatureError),
+        ({"channel": "films"}, BundleForeignError),
+        ({"created": NOW + HOUR + timedelta(seconds=1)}, BundleTimeError),
+    ],
+    ids=["release key", "root keys", "thief", "channel", "future"],
+)
+def test_words_that_are_refused(made, error):
+    with pytest.raises(error):
+        parse_latest(word(bundle(1), 1, 1, **made)).verify(FIRST, NOW)
+
+
+def test_every_bit_of_the_word_counts():
+    data = word(bundle(1), 1, 1)
+    for position in range(len(data)):
+        altered = bytearray(data)
+        altered[position] ^= 1 << position % 7
+        with pytest.raises(BundleError):
+            parse_latest(bytes(altered)).verify(FIRST, NOW)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"[]",
+        b"{}",
+        b'{"signed":{},"signatures":{}}',
+        b'{"signatures":{},"signed":null}',
+        b'{"bundle_id":"x","version":1}',
+        b'{"bundle_id":"' + b"0" * 64 + b'","version":0}',
+        b"{" * 5000,
+    ],
+)
+def test_damaged_words(content):
+    with pytest.raises(BundleError):
+        parse_latest(content)
+
+
+def test_the_unsigned_form_of_earlier_publishers_is_read_but_never_verified():
+    pointer = parse_latest(b'{"bundle_id":"' + b"0" * 64 + b'","version":4}')
+    assert (pointer.version, pointer.latest) == (4, None)
+    with pytest.raises(BundleSignatureError, match="not signed"):
+        pointer.verify(FIRST, NOW)
+
+
+def test_what_was_signed_counts_until_a_key_of_it_is_taken_away():
+    both = ids(RELEASE_KEY, NEW_RELEASE_KEY)
+    two = roles_root(release=(RELEASE_KEY, NEW_RELEASE_KEY), release_threshold=2)
+    one = roles_root(release=(NEW_RELEASE_KEY, THIEF))
+    old, new = ids(RELEASE_KEY), ids(NEW_RELEASE_KEY)
+    assert two.are_enough(RELEASE, both)
+    assert not two.are_enough(RELEASE, old * 2)
+    for root, role, keys, counts in (
+        (two, RELEASE, both, True),
+        (two, RELEASE, old, True),  # the threshold was only raised
+        (one, RELEASE, both, True),  # one is left, and one is enough
+        (one, RELEASE, new, True),
+        (one, RELEASE, old, False),
+        (two, RELEASE, ids(RELEASE_KEY, THIEF), False),  # one of two is too few
+        (two, LATEST, both, False),
+        (two, ROOT, ids(RELEASE_KEY, *ROOT_KEYS[:1]), False),
+    ):
+        assert root.still_vouches(role, keys) is counts
+
+
+def test_times_need_a_zone():
+    with pytest.raises(ConfigError, match="time zone"):
+        roles_root(
+            created=CREATED.replace(tzinfo=None), expires=CREATED.replace(tzinfo=None) + YEAR
+        ).to_bytes()
+
+
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**53) + 1, 2**53 - 1)
+    | st.sampled_from(
+        ["", "x", "0" * 64, "2026-01-01T00:00:00Z", "9999-12-31T23:59:59Z", "root", "proper"]
+    ),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["keys", "threshold", "root", "a", "0" * 64]), inner)
+    ),
+    max_leaves=6,
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_whatever_stands_in_a_field_the_answer_is_a_refusal_or_a_document(data):
+    """Signed by a hostile publisher or not: no other exception comes out of reading."""
+    root, latest = json.loads(FIRST.to_bytes()), json.loads(word(bundle(1), 1, 1))
+    read = {"root": TrustedRoot.from_bytes, "word": parse_latest}
+    which = data.draw(st.sampled_from(sorted(read)))
+    value = root if which == "root" else latest
+    place = data.draw(
+        st.sampled_from([value, value.get("roles", value), value.get("signed", value)])
+    )
+    name = data.draw(st.sampled_from(sorted(place)))
+    place[name] = data.draw(JSON)
+    with suppress(BundleError):
+        read[which](canonical.encode(value))

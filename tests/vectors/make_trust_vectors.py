@@ -1,0 +1,188 @@
+"""Writes the vectors of `tests/vectors/trust`: roots, words on the newest release, and times.
+
+Run it from the repository: `python tests/vectors/make_trust_vectors.py`. The same bytes each time.
+Every case gives a device's root, what was accepted before, and one document; `expect` is `ok` or the
+class of the refusal. Documents are text, because all of them are canonical JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from datetime import timedelta
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+for folder in (HERE.parent.parent, HERE.parent):
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
+
+from bundle_samples import CREATED, KEY, NOW  # noqa: E402
+
+from proper_model import canonical  # noqa: E402
+from proper_model.public_keys import key_id, public_bytes  # noqa: E402
+from proper_model.signatures import LATEST_DOMAIN, signature_fields  # noqa: E402
+from proper_model.signed_time import format_time  # noqa: E402
+from proper_model.trust import MANIFEST_DOMAIN, TrustedRoot, sign  # noqa: E402
+from tests.publisher import (  # noqa: E402
+    LATEST_KEY,
+    NEW_RELEASE_KEY,
+    RELEASE_KEY,
+    ROOT_KEYS,
+    THIEF,
+    roles_root,
+    signed_root,
+    word,
+)
+
+FIRST = roles_root()
+NEXT = roles_root(2, release=(NEW_RELEASE_KEY,))
+SMALL_ORDER = {
+    "identity": "01" + "00" * 31,
+    "identity, other encoding": "ee" + "ff" * 30 + "7f",
+    "order two": "ec" + "ff" * 30 + "7f",
+    "order four": "00" * 32,
+    "order eight": "26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05",
+}
+
+
+def rotation(name: str, root: TrustedRoot, keys: Any, expect: str, **more: Any) -> dict[str, Any]:
+    """A device with `FIRST`, or `more["current"]`, is shown this root."""
+    data, signatures = signed_root(root, keys)
+    current = more.pop("current", FIRST)
+    return {
+        "kind": "rotation",
+        "name": name,
+        "current": current.to_bytes().decode(),
+        "root": more.pop("data", data).decode(),
+        "signatures": signatures.decode(),
+        "expect": expect,
+    }
+
+
+def latest(name: str, data: bytes, expect: str, *, now: Any = NOW) -> dict[str, Any]:
+    return {
+        "kind": "latest",
+        "name": name,
+        "current": FIRST.to_bytes().decode(),
+        "latest": data.decode(),
+        "now": format_time(now),
+        "expect": expect,
+    }
+
+
+def with_key(public: str) -> str:
+    """`FIRST` with this key as a root key, whatever it is."""
+    value = json.loads(FIRST.to_bytes())
+    old = key_id(public_bytes(ROOT_KEYS[0]))
+    new = key_id(bytes.fromhex(public))
+    del value["keys"][old]
+    value["keys"][new] = public
+    value["roles"]["root"]["keys"] = sorted(
+        new if name == old else name for name in value["roles"]["root"]["keys"]
+    )
+    return canonical.encode(value).decode()
+
+
+def rotations() -> list[dict[str, Any]]:
+    two = ROOT_KEYS[:2]
+    old = TrustedRoot.of([KEY])
+    elsewhere = roles_root(2, root=(THIEF,), threshold=1)
+    return [
+        rotation("two of three root keys", NEXT, two, "ok"),
+        rotation("one of three", NEXT, two[:1], "BundleSignatureError"),
+        rotation("the same key twice", NEXT, (two[0], two[0]), "BundleSignatureError"),
+        rotation(
+            "stolen release and latest keys",
+            elsewhere,
+            (RELEASE_KEY, LATEST_KEY, THIEF),
+            "BundleSignatureError",
+        ),
+        rotation("new keys alone", elsewhere, (THIEF,), "BundleSignatureError"),
+        rotation("old keys alone", elsewhere, two, "BundleSignatureError"),
+        rotation("old and new keys", elsewhere, (*two, THIEF), "ok"),
+        rotation("a version is skipped", roles_root(3), two, "BundleFormatError"),
+        rotation("the same version", roles_root(1), two, "BundleRollbackError"),
+        rotation("another channel", roles_root(2, channel="films"), two, "BundleForeignError"),
+        rotation("from one role to three", NEXT, (KEY, *two), "ok", current=old),
+        rotation(
+            "from three roles to one",
+            TrustedRoot.of(ROOT_KEYS, threshold=2, version=2),
+            two,
+            "BundleRollbackError",
+        ),
+    ]
+
+
+def roots() -> list[dict[str, Any]]:
+    cases = [{"name": "a root with roles", "root": FIRST.to_bytes().decode(), "expect": "ok"}]
+    cases.append(
+        {
+            "name": "a root with one role",
+            "root": TrustedRoot.of([KEY]).to_bytes().decode(),
+            "expect": "ok",
+        }
+    )
+    for name, public in SMALL_ORDER.items():
+        cases.append({"name": name, "root": with_key(public), "expect": "BundleFormatError"})
+    value = json.loads(FIRST.to_bytes())
+    value["expires"] = "2031-01-06T00:00:00Z"  # five years of 366 days, and one day
+    cases.append(
+        {
+            "name": "valid for too long",
+            "root": canonical.encode(value).decode(),
+            "expect": "BundleTimeError",
+        }
+    )
+    return [{"kind": "root", **case} for case in cases]
+
+
+def words() -> list[dict[str, Any]]:
+    files, hour = SimpleNamespace(bundle_id="ab" * 32), timedelta(hours=1)
+    good = word(files, 3, 8)
+    manifest_domain = json.loads(good)
+    signed = canonical.encode(manifest_domain["signed"])
+    manifest_domain["signatures"] = json.loads(sign(MANIFEST_DOMAIN, signed, [LATEST_KEY]))[
+        "signatures"
+    ]
+    long_lived = json.loads(good)["signed"]
+    long_lived["expires"] = format_time(CREATED + timedelta(days=101))
+    endless = canonical.encode(
+        {
+            "signed": long_lived,
+            "signatures": signature_fields(
+                LATEST_DOMAIN, canonical.encode(long_lived), [LATEST_KEY]
+            ),
+        }
+    )
+    ahead = word(files, 3, 8, created=NOW + hour)
+    further = word(files, 3, 8, created=NOW + hour + timedelta(seconds=1))
+    return [
+        latest("signed by its role", good, "ok"),
+        latest("by a release key", word(files, 3, 8, keys=(RELEASE_KEY,)), "BundleSignatureError"),
+        latest("by root keys", word(files, 3, 8, keys=ROOT_KEYS), "BundleSignatureError"),
+        latest("as a manifest", canonical.encode(manifest_domain), "BundleSignatureError"),
+        latest(
+            "unsigned",
+            canonical.encode({"bundle_id": files.bundle_id, "version": 3}),
+            "BundleSignatureError",
+        ),
+        latest("another channel", word(files, 3, 8, channel="films"), "BundleForeignError"),
+        latest("an hour ahead", ahead, "ok"),
+        latest("more than an hour ahead", further, "BundleTimeError"),
+        latest("valid for 101 days", endless, "BundleTimeError"),
+        latest("white space", good.replace(b":", b": ", 1), "BundleFormatError"),
+    ]
+
+
+def write_vectors(folder: Path) -> None:
+    """Write all cases to `folder/index.json`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    text = json.dumps([*roots(), *rotations(), *words()], indent=1, ensure_ascii=False)
+    (folder / "index.json").write_text(text + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    write_vectors(Path(sys.argv[1]) if len(sys.argv) > 1 else HERE / "trust")
