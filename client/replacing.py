@@ -10,8 +10,8 @@ from contextlib import suppress
 from datetime import datetime
 
 from client.personal_state import PersonalState
-from proper_model.manifest import parse_time
 from proper_model.records import counted
+from proper_model.signed_time import parse_time
 
 
 def losses(present: PersonalState | None, backup: PersonalState, created: datetime) -> list[str]:
