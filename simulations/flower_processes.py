@@ -17,6 +17,8 @@ from typing import IO
 from proper_model.files import make_private_folder
 from proper_model.runplan import PLAN_VARIABLE
 
+SCRATCH = "tmp"  # below the folder of Flower's files
+
 
 @contextmanager
 def child(
@@ -69,6 +71,9 @@ def child_environment(folder: Path, plan_path: Path) -> dict[str, str]:
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "TOKENIZERS_PARALLELISM": "false",
         "FLWR_HOME": str(make_private_folder(folder / "home")),
+        # The user's own may be full, forbidden or gone, which would show after hours; OUT is needed
+        # anyway, is private, and has room for a release.
+        "TMPDIR": str(make_private_folder(folder / SCRATCH)),
         "PYTHONUNBUFFERED": "1",
         "NO_COLOR": "1",
         PLAN_VARIABLE: str(plan_path.resolve()),

@@ -9,6 +9,7 @@ Source: design notes FLOWER 1, 4 and 6.
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -21,11 +22,11 @@ from typing import Any
 from coordinator.journal import Journal
 from proper_model import errors
 from proper_model.errors import InterruptedRunError, ProperError, SimulationError
-from proper_model.files import make_private_folder
+from proper_model.files import PRIVATE_FILE, make_private_folder
 from proper_model.runplan import PLAN_FILE, RunPlan
 from simulations.causes import known_cause
 from simulations.devices import changed, incomplete
-from simulations.flower_processes import child, child_environment, nothing_to_save
+from simulations.flower_processes import SCRATCH, child, child_environment, nothing_to_save
 from simulations.placement import Machine, base_bytes, choose_placement, this_machine
 
 Progress = Callable[[str, int, int], None]
@@ -87,7 +88,9 @@ def launch(plan_path: Path, progress: Progress | None = None) -> None:
         *(sys.executable, "-m", "simulations.flower_engine", str(plan_path.resolve())),
         *(str(n) for n in (resources.actors, resources.threads, resources.gpus)),
     ]
+    shutil.rmtree(folder / SCRATCH, ignore_errors=True)  # a killed start may have left some
     try:
+        log.touch(mode=PRIVATE_FILE)
         with log.open("ab") as output:
             start = output.tell()
             with child(command, child_environment(folder, plan_path), output) as runner:
@@ -95,6 +98,7 @@ def launch(plan_path: Path, progress: Progress | None = None) -> None:
                 if _outcome(plan).get("state") == "finished":
                     # Flower would take seconds to close what only lives in memory.
                     nothing_to_save(runner)
+        shutil.rmtree(folder / SCRATCH, ignore_errors=True)
     except KeyboardInterrupt:
         raise InterruptedRunError(
             "interrupted",
