@@ -95,7 +95,9 @@ def ending(status: int) -> str:
     return f"signal {-status}"
 
 
-def actor_settings(actors: int, threads: int, gpus: int, visible: str | None) -> list[dict[str, str]]:
+def actor_settings(
+    actors: int, threads: int, gpus: int, visible: str | None
+) -> list[dict[str, str]]:
     """What each of `actors` processes is told: its threads and its share of the GPUs.
 
     `visible`: the CUDA_VISIBLE_DEVICES of this process, of which only those are shared out.
@@ -122,6 +124,7 @@ def main(descriptor: int) -> None:
             message, context = channel.recv()
         except EOFError:
             return
+        answer: tuple[str | None, Any]
         try:
             answer = None, (app(message=message, context=context), context)
         except Exception as error:  # noqa: BLE001 - its text may quote a user, so it stays here

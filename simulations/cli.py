@@ -222,6 +222,8 @@ def _print_run(out: Path) -> None:
     if details is not None and details.levels is not None:
         print_table(level_table(details.levels))
     print_table(contrast_table(results, brief=True))
+    for remark in details.remarks if details is not None else ():
+        say(f"warning: {remark}")
     say(f"report: {out / REPORT_FILE}")
 
 

@@ -114,9 +114,7 @@ def _new_run() -> tuple[Run, LinkStateFactory]:
     run.primary_task_id, run.federation_id = TASK_ID, NOOP_FEDERATION_ID
     TaskIdentity.task_id, TaskIdentity.run_id = TASK_ID, RUN_ID
     TaskIdentity.node_id = SUPERLINK_NODE_ID
-    states = LinkStateFactory(
-        FLWR_IN_MEMORY_DB_NAME, NoOpFederationManager(), ObjectStoreFactory()
-    )
+    states = LinkStateFactory(FLWR_IN_MEMORY_DB_NAME, NoOpFederationManager(), ObjectStoreFactory())
     state = states.state()
     assert isinstance(state, InMemoryLinkState)
     state.run_ids[RUN_ID] = RunRecord(run=run)
