@@ -8,9 +8,11 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import stat
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from dataclasses import dataclass
@@ -23,6 +25,7 @@ from listeners import Place, Watch, planted
 from coordinator.release import latest
 from coordinator.shipment import Shipment
 from proper_model.runplan import RunPlan
+from simulations.flower_processes import child_environment
 from simulations.launch import launch
 
 ARMS = ("stage1", "stage2-mean", "stage2", "oppu-mlp", "stage3")
@@ -167,6 +170,69 @@ def test_what_a_run_leaves_is_its_owners_alone(finished):
     assert [path for path in found if stat.S_IMODE(path.stat().st_mode) & 0o077] == []
     assert list((plan.out / "flower").rglob("*.sock")) == []
     assert not (plan.out / "flower" / "tmp").exists()
+
+
+# Brings the loopback interface of a new network namespace up, where no other account is, and goes on.
+ALONE = """
+import fcntl, os, socket, struct, sys
+with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+    fcntl.ioctl(any_socket, 0x8914, struct.pack("16sh", b"lo", 1))  # SIOCSIFFLAGS, IFF_UP
+os.execvp(sys.argv[1], sys.argv[1:])
+"""
+
+
+@pytest.mark.full
+def test_flowers_own_command_gives_the_same_numbers(finished, tmp_path, repository):
+    """The checkout is an ordinary Flower app; its oracle is Flower's own engine, shut in."""
+    pytest.importorskip("ray", reason="needs Flower's simulation extra, which is not installed")
+    alone = ["unshare", "--map-root-user", "--net"]
+    if shutil.which("unshare") is None or subprocess.call([*alone, "true"]) != 0:
+        pytest.skip("needs a network namespace: flwr run would let every account in")
+    plan = finished.plan
+    other = make_federation(tmp_path / "out", arms=ARMS, base=False)
+    other = other.model_copy(update={"base": plan.base, "cache": plan.cache})
+    other.save()
+    # The checkout's folder may have a name that Flower does not take.
+    app = tmp_path / "proper"
+    shutil.copytree(
+        repository, app, ignore=shutil.ignore_patterns(".git", "runs", ".venv", "tests", "results")
+    )
+    environment = child_environment(tmp_path / "flower", other.out / "plan.json")
+    (Path(environment["FLWR_HOME"]) / "config.toml").write_text(
+        '[superlink]\ndefault = "local"\n\n[superlink.local]\naddress = ":local-in-memory:"\n'
+    )
+    scratch = tempfile.mkdtemp(prefix="proper-")  # short: Ray's sockets live there
+    environment |= {
+        "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+        "RAY_TMPDIR": scratch,
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
+    }
+    configured = f'plan="{other.out / "plan.json"}"'
+    command = ["flwr", "run", ".", "local", "--stream", "--run-config", configured]
+    # Supervised, because `flwr run . local` leaves its SuperLink running.
+    flower = subprocess.Popen(
+        [
+            *(*alone, sys.executable, "-m", "simulations.supervisor"),
+            *(sys.executable, "-c", ALONE, *command),
+        ],
+        cwd=app,
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+    try:
+        output = flower.stdout.read().decode()
+    finally:
+        flower.stdin.close()
+        flower.wait()
+        flower.stdout.close()
+        shutil.rmtree(scratch, ignore_errors=True)
+    outcome = json.loads((other.out / "progress.json").read_text())
+    assert outcome["state"] == "finished", output
+    assert predictions(other) == predictions(plan)
 
 
 @pytest.mark.full
