@@ -10,6 +10,7 @@ it may still learn.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -35,23 +36,20 @@ def zeros_like_b(tensors: Mapping[str, Tensor], *, ending: str) -> dict[str, Ten
     return {n: torch.zeros_like(t) for n, t in tensors.items() if n.endswith(ending)}
 
 
-def check_experts(tensors: Mapping[str, Tensor], notes: Mapping[str, Any], folder: str) -> None:
-    """Raise NothingLearnedError, with the learning curve, if no expert's B has moved from zero.
-
-    `folder`: the cached phase, which has to go before the same training is tried again.
-    """
+def check_experts(tensors: Mapping[str, Tensor], notes: Mapping[str, Any]) -> None:
+    """Raise NothingLearnedError, with the learning curve, if no expert's B has moved from zero."""
     if any(bool(t.any()) for name, t in tensors.items() if name.endswith(EXPERT_B)):
         return
     raise NothingLearnedError(
         "stage 2 taught its experts nothing: every factor B is still zero, so all experts answer "
         f"alike; held-back loss {curve(notes)}",
-        hint="nothing was released. Change group.learning_rate, group.epochs or group.patience in a "
+        hint="nothing was released; change group.learning_rate, group.epochs or group.patience in a "
         "profile of your own (--profile FILE), or pool more users or items (--pooled-users, "
-        f"--max-items), with a new --out; stage 1 is kept. This result is cached in {folder}",
+        "--max-items), with a new --out; stage 1 is kept in the cache",
     )
 
 
-def check_finite(phase: str, tensors: Mapping[str, Tensor], folder: str) -> None:
+def check_finite(phase: str, tensors: Mapping[str, Tensor], folder: Path) -> None:
     """Raise TrainingError if a phase, just trained or found in the cache, holds NaN or infinity."""
     broken = [
         name
@@ -62,13 +60,14 @@ def check_finite(phase: str, tensors: Mapping[str, Tensor], folder: str) -> None
         raise TrainingError(
             f"phase '{phase}' ended with values that are not finite in {len(broken)} of "
             f"{len(tensors)} tensors",
-            hint=f"lower the learning rate of this stage in the profile; this result is in {folder}",
+            hint="lower the learning rate of this stage in the profile; if it was a damaged disk, "
+            f"delete {folder}, and the phase runs again",
         )
 
 
 def curve(notes: Mapping[str, Any]) -> str:
-    """The held-back losses of a phase in words: before training, then epoch by epoch."""
+    """The held-back losses of a phase in words: before training, then at every later look."""
     losses = [f"{float(loss):.4f}" for loss in notes.get("held_back", ())]
     if not losses:
         return "unknown"
-    return f"{losses[0]} before training, then by epoch: {', '.join(losses[1:]) or 'none'}"
+    return f"{losses[0]} before training, then {', '.join(losses[1:]) or 'never taken'}"

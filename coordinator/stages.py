@@ -31,7 +31,7 @@ from proper_model.config import BaseWeights, StageSettings
 from proper_model.dropout import mix_seed
 from proper_model.embeddings import find_prototypes
 from proper_model.encoding import Encoder
-from proper_model.group import train_group
+from proper_model.group import first_embeddings, train_group
 from proper_model.lora_router import train_lora_router
 from proper_model.model import AdaptedModel
 from proper_model.population import merge_population
@@ -157,7 +157,7 @@ class _Stages:
             )
             self.model, _ = load_base(self.base_name, computing=self.dtype)
         state, notes = phase.load()
-        check_finite("population", state, phase.folder.name)
+        check_finite("population", state, phase.folder)
         self.model = self._merged(self.model, state)
         return state, note_moved(notes, state, zeros_like_b(state, ending=POPULATION_B))
 
@@ -205,12 +205,15 @@ class _Stages:
             )
             phase.finish({**_split(adapted)[0], "table": table.cpu()}, report.as_dict())
         tensors, notes = phase.load()
-        check_finite("group", tensors, phase.folder.name)
-        check_experts(tensors, notes, phase.folder.name)
+        check_finite("group", tensors, phase.folder)
+        check_experts(tensors, notes)
         table = tensors["table"].to(adapted.device)
         load_shared(adapted, {**shared_tensors(adapted), **tensors})
         adapted.requires_grad_(False)
-        return adapted, table, note_moved(notes, tensors, zeros_like_b(tensors, ending=EXPERT_B))
+        notes = note_moved(notes, tensors, zeros_like_b(tensors, ending=EXPERT_B))
+        start = first_embeddings(adapted, len(data.trained), self.seed)
+        notes["embeddings"] = note_moved({}, _rows(table), _rows(start))
+        return adapted, table, notes
 
     def router(self, data: PooledData, adapted: AdaptedModel, table: Tensor) -> Mapping[str, Any]:
         """Stages 3a-3b, on pooled users only; trains W_l in `adapted`."""
@@ -237,7 +240,7 @@ class _Stages:
             )
             phase.finish(_split(adapted)[1], report.as_dict())
         tensors, notes = phase.load()
-        check_finite("router", tensors, phase.folder.name)
+        check_finite("router", tensors, phase.folder)
         load_shared(adapted, {**shared_tensors(adapted), **tensors})
         return note_moved(notes, tensors, before)
 
@@ -267,6 +270,10 @@ def _split(adapted: AdaptedModel) -> tuple[dict[str, Tensor], dict[str, Tensor]]
     shared = shared_tensors(adapted)
     lora = {name: tensor for name, tensor in shared.items() if name.endswith(".lora")}
     return {n: t for n, t in shared.items() if n not in lora}, lora
+
+
+def _rows(table: Tensor) -> dict[str, Tensor]:
+    return {str(number): row for number, row in enumerate(table)}
 
 
 def published_embeddings(table: Tensor, settings: StageSettings, seed: int) -> dict[str, Tensor]:

@@ -13,6 +13,7 @@ from simulations.parameters import find_shared
 STAYED = {
     "population": "stage 1 learned nothing: its LoRA adds nothing to the base, so arm stage1 is the "
     "base itself",
+    "embeddings": "no pooled user's embedding moved in stage 2: users are told apart by chance only",
     "router": "the LoRA-aware router learned nothing: it routes as it did before training",
 }
 
@@ -25,8 +26,11 @@ def remarks(plans: Iterable[RunPlan]) -> list[str]:
         if shared is None:
             continue
         recipe = json.loads((shared.parent / "recipe.json").read_text(encoding="utf-8"))
+        phases = dict(recipe.get("notes", {}))
+        group = phases.get("group") or {}
+        phases["embeddings"] = {**group, **group.get("embeddings", {})}  # the curve is stage 2's
         for phase, sentence in STAYED.items():
-            notes = recipe.get("notes", {}).get(phase) or {}
+            notes = phases.get(phase) or {}
             if notes.get(MOVED) == 0:
                 found.append(f"{sentence}; held-back loss {curve(notes)}")
     return list(dict.fromkeys(found))
