@@ -32,6 +32,7 @@ from simulations.placement import Machine, base_bytes, choose_placement, this_ma
 Progress = Callable[[str, int, int], None]
 
 POLL_S = 0.3
+GO_ON = "go on with the same command (proper-sim run: and --resume)"
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ def launch(plan_path: Path, progress: Progress | None = None) -> None:
     except KeyboardInterrupt:
         raise InterruptedRunError(
             "interrupted",
-            hint=f"go on with the same command and --resume; {plan.out} keeps what is finished",
+            hint=f"{GO_ON}; {plan.out} keeps what is finished",
         ) from None
     _check_outcome(plan, log, start, runner.returncode)
 
@@ -178,8 +179,7 @@ def _check_outcome(plan: RunPlan, log: Path, start: int, status: int) -> None:
         )
     raise SimulationError(
         f"Flower ended before the coordinator finished: {cause or 'cause unknown'} (log: {log})",
-        hint=("mend that" if cause else "read the end of the log")
-        + "; then go on with: proper-sim run ... --resume",
+        hint=f"{'mend that' if cause else 'read the end of the log'}; then {GO_ON}",
     )
 
 
