@@ -66,6 +66,8 @@ def child_environment(folder: Path, plan_path: Path) -> dict[str, str]:
     return {
         **os.environ,
         "PYTHONPATH": os.pathsep.join([str(package_root), *([search] if search else [])]),
+        # `python -m` would look into the working folder first, where others may write (/tmp).
+        "PYTHONSAFEPATH": "1",
         "FLWR_TELEMETRY_ENABLED": "0",
         "FLWR_DISABLE_UPDATE_CHECK": "1",
         "HF_HUB_DISABLE_TELEMETRY": "1",

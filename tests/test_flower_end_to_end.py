@@ -28,6 +28,7 @@ from proper_model.runplan import RunPlan
 from simulations.flower_processes import child_environment
 from simulations.launch import launch
 
+PLANTED_CODE = "code of another account"
 ARMS = ("stage1", "stage2-mean", "stage2", "oppu-mlp", "stage3")
 
 
@@ -60,6 +61,10 @@ def finished(tmp_path_factory):
     ):
         # 100 bytes of a folder that is not there: Unix sockets below it would have no room either.
         patch.setenv("TMPDIR", "/" + "gone/" * 20)
+        # Somebody put modules into the working folder, as everybody may in /tmp.
+        patch.chdir(tmp_path_factory.mktemp("anybodys"))
+        for name in ("simulations", "flwr", "torch", "psutil"):
+            Path(f"{name}.py").write_text(f"open('/dev/stderr', 'a').write('{PLANTED_CODE}')")
         launch(plan.out / "plan.json", progress=listen)
     return Finished(plan, told, watch, places)
 
@@ -160,6 +165,11 @@ def test_another_account_gets_nothing_of_a_run(finished):
     udp = tcp - reached
     assert reached == tcp - udp
     assert len(udp) == 1
+
+
+def test_a_run_takes_no_code_from_the_working_folder(finished):
+    log = (finished.plan.out / "flower" / "flower.log").read_text()
+    assert PLANTED_CODE not in log
 
 
 def test_what_a_run_leaves_is_its_owners_alone(finished):
