@@ -40,18 +40,22 @@ class Finished:
     told: list[tuple[str, int, int]]
     watch: Watch
     planted: set[Place]
+    elsewhere: set[str]  # what it put into TMPDIR
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """A run of three devices on two nodes through `launch`, with a TMPDIR that nobody could use."""
+    """A run of three devices on two nodes through `launch`, with a TMPDIR of 100 characters."""
     plan = make_federation(tmp_path_factory.mktemp("federation") / "out", arms=ARMS)
     told: list[tuple[str, int, int]] = []
     watch = Watch()
+    elsewhere = tmp_path_factory.mktemp("long" * 25)
+    seen: set[str] = set()
 
     def listen(*said: object) -> None:
         told.append(said)
         watch.look()
+        seen.update(path.name for path in elsewhere.iterdir())
         if said[0] == "population":
             watch.attack([plan.out, plan.out / "flower", plan.server_folder])
 
@@ -59,14 +63,14 @@ def finished(tmp_path_factory):
         planted(tmp_path_factory.mktemp("planted")) as places,
         pytest.MonkeyPatch.context() as patch,
     ):
-        # 100 bytes of a folder that is not there: Unix sockets below it would have no room either.
-        patch.setenv("TMPDIR", "/" + "gone/" * 20)
+        # So long that a Unix socket below it would have no room.
+        patch.setenv("TMPDIR", str(elsewhere))
         # Somebody put modules into the working folder, as everybody may in /tmp.
         patch.chdir(tmp_path_factory.mktemp("anybodys"))
         for name in ("simulations", "flwr", "torch", "psutil"):
             Path(f"{name}.py").write_text(f"open('/dev/stderr', 'a').write('{PLANTED_CODE}')")
         launch(plan.out / "plan.json", progress=listen)
-    return Finished(plan, told, watch, places)
+    return Finished(plan, told, watch, places, seen)
 
 
 def messages(plan: RunPlan) -> list[dict]:
@@ -180,6 +184,7 @@ def test_what_a_run_leaves_is_its_owners_alone(finished):
     assert [path for path in found if stat.S_IMODE(path.stat().st_mode) & 0o077] == []
     assert list((plan.out / "flower").rglob("*.sock")) == []
     assert not (plan.out / "flower" / "tmp").exists()
+    assert finished.elsewhere == set()
 
 
 # Brings the loopback interface of a new network namespace up, where no other account is, and goes on.

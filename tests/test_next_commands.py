@@ -9,8 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from federation import make_federation
 from typer.testing import CliRunner
 
+from proper_model.errors import ConfigError
 from simulations import pipeline
 from simulations.cli import app
 from simulations.next_commands import launch_command, score_command
@@ -49,3 +51,12 @@ def test_any_path_reaches_the_command_line_as_it_is(
     assert ended.exit_code == 0, ended.output
     assert asked == [Path(name)]
     assert words(score_command(Path(name))) == ["proper-sim", "score", *given[2:]]
+
+
+def test_only_a_prepared_folder_in_its_place_is_launched(tmp_path: Path) -> None:
+    plan = make_federation(tmp_path / "out", devices=1, base=False)
+    with pytest.raises(ConfigError, match=r"none/plan\.json: cannot be read"):
+        pipeline.run_prepared(tmp_path / "none", lambda *_: None)
+    moved = plan.out.rename(tmp_path / "moved")
+    with pytest.raises(ConfigError, match="moved was prepared in another place"):
+        pipeline.run_prepared(moved, lambda *_: None)
