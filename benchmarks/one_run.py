@@ -22,7 +22,7 @@ from simulations.supervisor import Process, adopt_orphans, family, stop
 
 COMMAND = "from simulations.cli import main; main()"
 CPU_EVERY_S = 1.0
-STOP_S = 60.0  # Flower and Ray take seconds to end
+STOP_S = 60.0  # Flower takes seconds to end
 
 
 def run_once(source: Path, arguments: Sequence[str]) -> tuple[Round, dict[str, Any]]:
@@ -85,7 +85,7 @@ def end(process: subprocess.Popen[bytes]) -> None:
 def watch_cpu(process: subprocess.Popen[bytes]) -> float:
     """Wait for a command; CPU seconds of it and of all it started, even of what it left orphaned.
 
-    Ray's processes are nobody's children by the time they end, so the family is looked at once a
+    Some processes are nobody's children by the time they end, so the family is looked at once a
     second; what a process took in its last second may be missing.
     """
     adopt_orphans()

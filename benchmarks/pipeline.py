@@ -29,7 +29,7 @@ from proper_model.machine import usable_cores
 from proper_model.tasks import load_task
 from simulations.environment import commit, hardware
 
-VERSIONS = ("torch", "transformers", "peft", "flwr", "ray", "numpy")
+VERSIONS = ("torch", "transformers", "peft", "flwr", "numpy")
 UNTIMED, WALL, CPU = "untimed", "whole run", "CPU seconds"
 
 

@@ -69,7 +69,7 @@ class Phase:
         self._clear()
 
     def _claim(self) -> None:
-        make_private_folder(self.folder.parent)
+        make_private_folder(self.folder)
         # After an error, a second attempt in the same process takes its own claim over.
         if self.lock not in _CLAIMS:
             claim = ExitStack()

@@ -1,8 +1,8 @@
 """How far a run is, as a small file a launcher can poll; counts and phase names only.
 
 `progress.json` holds `state` (running, finished, failed), `phase`, `done`, `total`, and for a
-failed run `error` and `hint`. Flower's own `flwr run` ends with exit code 0 even when the
-ServerApp failed, so the launcher reads the outcome here.
+failed run `error`, `hint` and `kind`, the name of the error's class. Flower's own `flwr run` ends
+with exit code 0 even when the ServerApp failed, so the launcher reads the outcome here.
 """
 
 from __future__ import annotations
@@ -35,9 +35,10 @@ class ProgressFile:
     def finished(self) -> None:
         self._write({"state": "finished", "phase": "finished", "done": 1, "total": 1})
 
-    def failed(self, error: str, hint: str | None) -> None:
+    def failed(self, error: str, hint: str | None, kind: str) -> None:
         """Leave the reason. `error` is a message of ours, never a foreign exception's text."""
-        self._write({"state": "failed", "phase": self.phase, "error": error, "hint": hint})
+        why = {"error": error, "hint": hint, "kind": kind}
+        self._write({"state": "failed", "phase": self.phase, **why})
 
     def _write(self, content: dict[str, object]) -> None:
         make_private_folder(self.path.parent)

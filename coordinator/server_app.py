@@ -48,10 +48,11 @@ def main(grid: Grid, context: Context) -> None:
         with storage_errors(plan.out), exclusive(plan.server_folder):
             coordinate(plan, grid, progress)
     except ProperError as error:
-        progress.failed(error.message, error.hint)
+        progress.failed(error.message, error.hint, type(error).__name__)
         raise
     except Exception as error:
-        progress.failed(f"the coordinator stopped with {type(error).__name__}", None)
+        name = type(error).__name__
+        progress.failed(f"the coordinator stopped with {name}", None, name)
         raise
     progress.finished()
 

@@ -15,6 +15,14 @@ import torch
 from torch import Tensor
 
 from coordinator.cache import PhaseCache
+from coordinator.moved import (
+    EXPERT_B,
+    POPULATION_B,
+    check_experts,
+    check_finite,
+    note_moved,
+    zeros_like_b,
+)
 from coordinator.pooling import Beside, PooledData, pool, router_cohort
 from coordinator.population_stage import train_population
 from proper_model.artifact import Release, load_shared, shared_tensors
@@ -23,7 +31,7 @@ from proper_model.config import BaseWeights, StageSettings
 from proper_model.dropout import mix_seed
 from proper_model.embeddings import find_prototypes
 from proper_model.encoding import Encoder
-from proper_model.group import train_group
+from proper_model.group import first_embeddings, train_group
 from proper_model.lora_router import train_lora_router
 from proper_model.model import AdaptedModel
 from proper_model.population import merge_population
@@ -58,7 +66,8 @@ def run_pooled_stages(
     `memory_bytes` is what training may take beside the base; None: what a GPU has free, and no
     limit on a CPU.
 
-    Raises DataError if there are too few pooled users to hold some back.
+    Raises DataError if there are too few pooled users to hold some back; NothingLearnedError if no
+    expert has moved from where it began.
     """
     stages = _Stages(base, structure, settings, seed, PhaseCache(cache), memory_bytes, progress)
     stages.begin("tokenize")
@@ -148,8 +157,9 @@ class _Stages:
             )
             self.model, _ = load_base(self.base_name, computing=self.dtype)
         state, notes = phase.load()
+        check_finite("population", state, phase.folder)
         self.model = self._merged(self.model, state)
-        return state, notes
+        return state, note_moved(notes, state, zeros_like_b(state, ending=POPULATION_B))
 
     def released_base(self, population: Mapping[str, Tensor]) -> Any:
         """The merged base in full, loaded again where stage 2 ran over a quantized one."""
@@ -195,9 +205,14 @@ class _Stages:
             )
             phase.finish({**_split(adapted)[0], "table": table.cpu()}, report.as_dict())
         tensors, notes = phase.load()
+        check_finite("group", tensors, phase.folder)
+        check_experts(tensors, notes)
         table = tensors["table"].to(adapted.device)
         load_shared(adapted, {**shared_tensors(adapted), **tensors})
         adapted.requires_grad_(False)
+        notes = note_moved(notes, tensors, zeros_like_b(tensors, ending=EXPERT_B))
+        start = first_embeddings(adapted, len(data.trained), self.seed)
+        notes["embeddings"] = note_moved({}, _rows(table), _rows(start))
         return adapted, table, notes
 
     def router(self, data: PooledData, adapted: AdaptedModel, table: Tensor) -> Mapping[str, Any]:
@@ -209,6 +224,7 @@ class _Stages:
             "routing": to_mapping(self.structure),
         }
         phase = self.store.phase("router", self.key)
+        before = {name: weight.clone() for name, weight in _split(adapted)[1].items()}
         if not phase.done:
             chosen = router_cohort(data.trained, self.settings.router.cohort, self.seed)
             report = train_lora_router(
@@ -224,8 +240,9 @@ class _Stages:
             )
             phase.finish(_split(adapted)[1], report.as_dict())
         tensors, notes = phase.load()
+        check_finite("router", tensors, phase.folder)
         load_shared(adapted, {**shared_tensors(adapted), **tensors})
-        return notes
+        return note_moved(notes, tensors, before)
 
     def begin(self, phase: str) -> None:
         """Say what comes now, before anything of it: clocks listen too."""
@@ -253,6 +270,10 @@ def _split(adapted: AdaptedModel) -> tuple[dict[str, Tensor], dict[str, Tensor]]
     shared = shared_tensors(adapted)
     lora = {name: tensor for name, tensor in shared.items() if name.endswith(".lora")}
     return {n: t for n, t in shared.items() if n not in lora}, lora
+
+
+def _rows(table: Tensor) -> dict[str, Tensor]:
+    return {str(number): row for number, row in enumerate(table)}
 
 
 def published_embeddings(table: Tensor, settings: StageSettings, seed: int) -> dict[str, Tensor]:

@@ -77,8 +77,8 @@ class Federation:
         raise SimulationError(
             f"{len(seen) or 'no'} node{'s' * (len(seen) > 1)} appeared within "
             f"{self.message_timeout_s:g} s, {expected} expected",
-            hint=f"start Flower with num-supernodes={expected} (proper-sim prepare prints the "
-            "command); if you did, its log says why nodes did not start",
+            hint=f"the plan is for {expected} SuperNodes; if so many were started, Flower's log says "
+            "why they did not join",
         )
 
     def ship(self, shipment: Shipment, nodes: Sequence[int] | None = None) -> dict[int, Status]:

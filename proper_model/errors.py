@@ -78,6 +78,12 @@ class StorageError(ProperError):
     exit_code = 20
 
 
+class NothingLearnedError(ProperError):
+    """A stage ended where it began, so that what it would release changes no answer."""
+
+    exit_code = 21
+
+
 class BundleError(ProperError):
     """A release bundle was refused. Children say why; the installed bundle stays."""
 

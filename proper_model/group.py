@@ -123,15 +123,20 @@ def train_group(
     return stage.table.detach(), report
 
 
+def first_embeddings(model: AdaptedModel, users: int, seed: int) -> Tensor:
+    """Where the pooled users' embeddings [U, tables, e] begin."""
+    shape = (users, model.tables, model.structure.embedding_dim)
+    start = torch.randn(shape, generator=torch.Generator().manual_seed(mix_seed(seed, 2)))
+    return (start * EMBEDDING_STD).to(model.expert(0).a)  # what is trained has one precision
+
+
 class _GroupStage:
     """What stage 2 trains, and the loss of one batch."""
 
     def __init__(self, model: AdaptedModel, users: int, settings: StageSettings, seed: int) -> None:
         self.model, self.users, self.settings = model, users, settings
-        shape = (users, model.tables, model.structure.embedding_dim)
-        start = torch.randn(shape, generator=torch.Generator().manual_seed(mix_seed(seed, 2)))
-        like = model.expert(0).a  # what is trained has one precision
-        self.table = torch.nn.Parameter((start * EMBEDDING_STD).to(like))
+        like = model.expert(0).a
+        self.table = torch.nn.Parameter(first_embeddings(model, users, seed))
         self.memory = RoutingMemory(
             len(model.sites), users, model.structure.experts, dtype=like.dtype
         )

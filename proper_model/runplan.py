@@ -225,8 +225,8 @@ def find_plan(configured: object) -> Path:
     if not chosen:
         raise ConfigError(
             "no run plan given",
-            hint="first `proper-sim prepare DATA --task T --base B --out OUT`, then the `flwr run` "
-            f"line that it prints (or set {PLAN_VARIABLE} to /absolute/OUT/plan.json)",
+            hint="first `proper-sim prepare DATA --task T --base B --out OUT`, then `proper-sim "
+            f"launch OUT` (or set {PLAN_VARIABLE} to /absolute/OUT/plan.json)",
         )
     path = Path(chosen)
     if not path.is_absolute():

@@ -103,21 +103,33 @@ def fetch(
 @app.command()
 @o.takes_run_options
 def prepare(options: RunOptions) -> None:
-    """Write OUT with plan and devices, and print the Flower command that runs it."""
+    """Write OUT with plan and devices, and print the command that runs it through Flower."""
     if options.all_folds:
         raise ConfigError(
             "prepare writes one federation, so --folds needs --fold",
             hint="add --fold I, or use proper-sim run for all folds",
         )
     check_out(options)
-    from simulations.flower_command import STOP_COMMAND, flwr_command, score_command
+    from simulations.next_commands import launch_command, score_command
     from simulations.prepare import prepare as write
 
     with progress_bars() as show:
-        plan = write(options, show)
-    print_line(flwr_command(plan))
+        write(options, show)
+    print_line(launch_command(options.out))
     say(f"then: {score_command(options.out)}")
-    say(f"Flower leaves a SuperLink running; to stop it: {STOP_COMMAND}")
+
+
+@app.command()
+def launch(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder that prepare wrote.")],
+) -> None:
+    """Run a prepared federation through Flower, or go on with it; `score` comes after."""
+    from simulations.next_commands import score_command
+    from simulations.pipeline import run_prepared
+
+    with progress_bars() as show:
+        run_prepared(out, show)
+    say(f"then: {score_command(out)}")
 
 
 @app.command()
@@ -210,6 +222,8 @@ def _print_run(out: Path) -> None:
     if details is not None and details.levels is not None:
         print_table(level_table(details.levels))
     print_table(contrast_table(results, brief=True))
+    for remark in details.remarks if details is not None else ():
+        say(f"warning: {remark}")
     say(f"report: {out / REPORT_FILE}")
 
 

@@ -72,6 +72,7 @@ class Details(_Strict):
     messages: list[MessageTotal]
     routing: Routing | None = None
     levels: Levels | None = None
+    remarks: list[str] = Field(default_factory=list)  # what the pooled stages left unlearned
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 

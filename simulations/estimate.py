@@ -24,7 +24,7 @@ LORA_FACTOR, EXPERT_FACTOR = 1.3, 1.8
 SLOWEST, FASTEST = 1.6, 0.8  # another load on the machine, or better batches than the probe's
 SAMPLE_USERS = 40  # tokenizing all of a file of gigabytes would itself take minutes
 PROCESS_BYTES = 900 * 2**20  # Python with torch and transformers
-FLOWER_BYTES = 900 * 2**20  # Ray and the Flower services of a simulation
+FLOWER_BYTES = 400 * 2**20  # Flower in the coordinator, and the process that started it
 
 
 @dataclass(frozen=True)

@@ -1,65 +1,48 @@
-"""Runs a plan through Flower's own command and leaves nothing running behind.
+"""Runs a plan through Flower and leaves nothing running behind.
 
-`launch` starts a SuperLink of its own on a free port (Flower's `local` connection would leave a
-daemon), submits an app folder with `flwr run`, shows progress from the small files that server and
-nodes write, and reads the outcome. Connections, app and logs live in `OUT/flower`; Ray's sockets
-need a short path and live in a temporary folder that is removed. Nothing is reported home.
-Source: design notes FLOWER 1, 3, 4 and 6.
+`launch` starts `simulations.flower_engine` under supervision, shows progress from the small files
+that server and nodes write, and reads the outcome. Nothing listens on a port, nothing is reported
+home. Flower's own files and the log lie in `OUT/flower`.
+Source: design notes FLOWER 1, 4 and 6.
 """
 
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from coordinator.journal import Journal
-from proper_model.errors import InterruptedRunError, SimulationError
-from proper_model.files import make_private_folder
+from proper_model import errors
+from proper_model.errors import InterruptedRunError, ProperError, SimulationError
+from proper_model.files import PRIVATE_FILE, make_private_folder
 from proper_model.runplan import PLAN_FILE, RunPlan
+from simulations.causes import known_cause
 from simulations.devices import changed, incomplete
-from simulations.flower_app import write_app
-from simulations.flower_command import run_config
-from simulations.flower_processes import (
-    child,
-    child_environment,
-    free_port,
-    nothing_to_save,
-    superlink,
-)
+from simulations.flower_processes import SCRATCH, child, child_environment, nothing_to_save
 from simulations.placement import Machine, base_bytes, choose_placement, this_machine
 
 Progress = Callable[[str, int, int], None]
 
-CONNECTION = "proper"
 POLL_S = 0.3
+GO_ON = "go on with the same command (proper-sim run: and --resume)"
 
 
 @dataclass(frozen=True)
 class Resources:
-    """How Ray is sized. An actor is a process that plays one node after the other."""
+    """How many processes play the nodes of a plan, one node after the other, and on what."""
 
     nodes: int
     actors: int
     threads: int
     gpus: int
-
-    def federation_config(self) -> str:
-        """The value of `flwr run --federation-config`."""
-        share = self.gpus / self.actors if self.gpus else 0.0
-        # Ray starts as many actors as fit, so it is told of no core that would make one more.
-        return (
-            f"num-supernodes={self.nodes} client-resources-num-cpus={self.threads} "
-            f"client-resources-num-gpus={share} init-args-num-cpus={self.threads * self.actors} "
-            f"init-args-num-gpus={self.gpus} init-args-log-to-driver=false"
-        )
 
 
 def choose_resources(plan: RunPlan, machine: Machine) -> Resources:
@@ -102,42 +85,31 @@ def launch(plan_path: Path, progress: Progress | None = None) -> None:
         return
     (plan.out / "progress.json").unlink(missing_ok=True)
     resources = choose_resources(plan, this_machine())
+    command = [
+        *(sys.executable, "-m", "simulations.flower_engine", str(plan_path.resolve())),
+        *(str(n) for n in (resources.actors, resources.threads, resources.gpus)),
+    ]
+    shutil.rmtree(folder / SCRATCH, ignore_errors=True)  # a killed start may have left some
     try:
-        with ExitStack() as stack:
-            # Unix sockets live in it, whose paths may not be longer than 107 bytes.
-            scratch = tempfile.mkdtemp(prefix="proper-")
-            port = free_port()
-            environment = child_environment(folder, scratch, plan_path)
-            app = write_app(folder / "proper-app")
-            _write_connection(folder / "home", port)
-            output = stack.enter_context(log.open("ab"))
-            link = stack.enter_context(superlink(port, environment, output, scratch=scratch))
-            runner = stack.enter_context(
-                child(
-                    [
-                        *("flwr", "run", str(app), CONNECTION, "--stream"),
-                        *("--federation-config", resources.federation_config()),
-                        *("--run-config", run_config(plan_path)),
-                    ],
-                    environment,
-                    output,
-                )
-            )
-            _follow(runner, plan, progress)
-            if _outcome(plan).get("state") == "finished":
-                # Flower and Ray would take seconds to close what is thrown away with `scratch`.
-                nothing_to_save(runner)
-                nothing_to_save(link)
+        log.touch(mode=PRIVATE_FILE)
+        with log.open("ab") as output:
+            start = output.tell()
+            with child(command, child_environment(folder, plan_path), output) as runner:
+                _follow(runner, plan, progress)
+                if _outcome(plan).get("state") == "finished":
+                    # Flower would take seconds to close what only lives in memory.
+                    nothing_to_save(runner)
+        shutil.rmtree(folder / SCRATCH, ignore_errors=True)
     except KeyboardInterrupt:
         raise InterruptedRunError(
             "interrupted",
-            hint=f"go on with the same command and --resume; {plan.out} keeps what is finished",
+            hint=f"{GO_ON}; {plan.out} keeps what is finished",
         ) from None
-    _check_outcome(plan, log)
+    _check_outcome(plan, log, start, runner.returncode)
 
 
 def _follow(runner: subprocess.Popen[bytes], plan: RunPlan, progress: Progress | None) -> None:
-    """Pass progress on until the coordinator has finished or `flwr run` ends."""
+    """Pass progress on until the coordinator has finished or Flower ends."""
     last: tuple[str, int, int] | None = None
     while True:
         ended = runner.poll() is not None or _outcome(plan).get("state") == "finished"
@@ -190,31 +162,35 @@ def finished(plan: RunPlan) -> bool:
     return False
 
 
-def _check_outcome(plan: RunPlan, log: Path) -> None:
-    """Raise SimulationError unless the server said that it finished: `flwr run` ends with 0."""
+def _check_outcome(plan: RunPlan, log: Path, start: int, status: int) -> None:
+    """Raise unless the coordinator said that it finished: what it said, else what the log shows.
+
+    `start`: where in the log this run began; `status`: the exit status of its process.
+    """
     outcome = _outcome(plan)
     if outcome.get("state") == "finished":
         return
+    cause = known_cause(log, start, status)
     if outcome.get("state") == "failed":
-        raise SimulationError(
-            f"{outcome.get('error')} (log: {log})", hint=str(outcome.get("hint") or "") or None
+        also = f"; {cause}" if cause else ""
+        raise _error_class(outcome.get("kind"))(
+            f"{outcome.get('error')}{also} (log: {log})",
+            hint=str(outcome.get("hint") or "") or None,
         )
     raise SimulationError(
-        f"Flower ended before the coordinator finished (log: {log})",
-        hint="read the end of the log; then go on with: proper-sim run ... --resume",
+        f"Flower ended before the coordinator finished: {cause or 'cause unknown'} (log: {log})",
+        hint=f"{'mend that' if cause else 'read the end of the log'}; then {GO_ON}",
     )
+
+
+def _error_class(name: object) -> type[ProperError]:
+    """The class of ours by that name, for its exit code; SimulationError where there is none."""
+    found = getattr(errors, str(name), None)
+    return found if isinstance(found, type) and issubclass(found, ProperError) else SimulationError
 
 
 def _outcome(plan: RunPlan) -> dict[str, Any]:
     return _read_json(plan.out / "progress.json") or {}
-
-
-def _write_connection(home: Path, port: int) -> None:
-    (home / "config.toml").write_text(
-        f'[superlink]\ndefault = "{CONNECTION}"\n\n'
-        f'[superlink.{CONNECTION}]\naddress = "127.0.0.1:{port}"\ninsecure = true\n',
-        encoding="utf-8",
-    )
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from proper_model.errors import ConfigError
 from proper_model.files import storage_errors
 from proper_model.runplan import PLAN_FILE, RunPlan
 from simulations.controls import controls_missing, run_controls
@@ -53,6 +54,22 @@ def run_one(options: RunOptions, progress: Progress) -> RunPlan:
     if not finished(plan):
         run_federation(plan, progress)
     return plan
+
+
+def run_prepared(out: Path, progress: Progress) -> None:
+    """Run what `prepare` wrote into `out`, or go on with it.
+
+    Raises ConfigError for a folder without a plan, or one that was moved.
+    """
+    plan = RunPlan.load(out / PLAN_FILE)
+    if plan.out != out.resolve():
+        raise ConfigError(
+            f"{out} was prepared in another place, and its plan names that",
+            hint="move it back, or prepare it anew with this --out",
+        )
+    with storage_errors(out):
+        if not finished(plan):
+            run_federation(plan, progress)
 
 
 def run_federation(plan: RunPlan, progress: Progress) -> None:

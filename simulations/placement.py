@@ -1,6 +1,6 @@
 """How a simulation's users are laid over processes: actors, threads of an actor, users of a node.
 
-An actor is a process of Ray's that plays one node after the other. It keeps one loaded base for all
+An actor is a process that plays one node after the other. It keeps one loaded base for all
 of them (`client.engine`), so every actor costs a base's memory and seconds of imports and loading.
 A node trains its users as one cohort, in shared passes over that base: a cohort cut over more nodes
 is smaller and fills its passes worse, so an actor plays few large nodes rather than many small ones.
@@ -109,7 +109,7 @@ def check_choices(cores: int, *, actors: int | None, threads: int | None) -> Non
     if (actors or 1) * (threads or 1) > cores:
         raise ConfigError(
             f"{counted(actors or 1, 'actor')} of {counted(threads or 1, 'thread')} on "
-            f"{counted(cores, 'core')}: Ray starts no actor that its cores do not hold",
+            f"{counted(cores, 'core')}: an actor needs cores of its own",
             hint=f"actors times threads must be at most {cores}",
         )
 

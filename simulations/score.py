@@ -29,6 +29,7 @@ from simulations.details import (
 from simulations.devices import TRUTH_FILE, fit_report
 from simulations.levels import by_level, read_levels
 from simulations.parameters import parameter_counts
+from simulations.remarks import remarks
 from simulations.results import (
     RESULTS_FILE,
     ArmResult,
@@ -223,6 +224,7 @@ def make_details(
         messages=message_totals(plan.out / "messages.jsonl" for plan in data.plans),
         routing=_routing(data),
         levels=_levels(data, strict),
+        remarks=remarks(data.plans),
     )
 
 

@@ -1,13 +1,12 @@
 """Runs one command and makes sure nothing of it outlives the process that asked for it.
 
-Flower's SuperLink, its helpers and Ray's daemons start in sessions of their own, so neither Ctrl-C
-nor the death of the launcher reaches them. This process stands between: its standard input is a
-pipe from the launcher. When that closes, be it on purpose, by a crash or by SIGKILL, the command is
-asked to stop, and what has not stopped after a while is killed; after a word on the pipe, at once. Only descendants of the command are
-touched. A scratch folder of the command, if one is named, is removed at the end. Standard library
-only, so that it starts at once.
+Programs start helpers in sessions of their own, so neither Ctrl-C nor the death of the launcher
+reaches them. This process stands between: its standard input is a pipe from the launcher. When that
+closes, be it on purpose, by a crash or by SIGKILL, the command is asked to stop, and what has not
+stopped after a while is killed; after a word on the pipe, at once. Only descendants of the command
+are touched. Standard library only, so that it starts at once.
 
-    python -m simulations.supervisor SCRATCH COMMAND ARG...
+    python -m simulations.supervisor COMMAND ARG...
 """
 
 from __future__ import annotations
@@ -16,7 +15,6 @@ import contextlib
 import ctypes
 import os
 import select
-import shutil
 import signal
 import subprocess
 import sys
@@ -109,8 +107,11 @@ def stop(root: int, known: set[Process], grace_s: float = GRACE_S) -> None:
         time.sleep(POLL_S)
 
 
-def main(scratch: str, command: list[str]) -> int:
-    """Run `command` until it ends or standard input closes; its exit status, or 0 if stopped."""
+def main(command: list[str]) -> int:
+    """Run `command` until it ends or standard input closes; its exit status, or 0 if stopped.
+
+    One that a signal ended has 128 and the signal's number, as in a shell.
+    """
     # Not SIG_IGN, which the command would inherit.
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
         signal.signal(number, lambda *_: None)
@@ -129,10 +130,10 @@ def main(scratch: str, command: list[str]) -> int:
     ended = child.poll()
     stop(child.pid, known, grace_s)
     child.wait()
-    if scratch:
-        shutil.rmtree(scratch, ignore_errors=True)
-    return ended if ended is not None else 0
+    if ended is None:
+        return 0
+    return ended if ended >= 0 else 128 - ended
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1], sys.argv[2:]))
+    sys.exit(main(sys.argv[1:]))

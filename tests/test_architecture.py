@@ -32,7 +32,7 @@ FLOWER_FILES = {
     "coordinator/server_app.py",
     "coordinator/strategy.py",
     "client/client_app.py",
-    "simulations/launch.py",
+    "simulations/flower_engine.py",
 }
 # Only these build messages: the client's one place through which anything leaves a device.
 MESSAGE_FILES = {"client": {"client/client_app.py"}}

@@ -1,6 +1,6 @@
 """A real Flower simulation of two nodes: messages counted, bundle bytes compared, no secret out.
 
-The second test runs the same plan through Flower's own command from the checkout: same numbers.
+While it is up, everything that its processes listen at is listed and tried from another account.
 """
 
 from __future__ import annotations
@@ -9,33 +9,68 @@ import contextlib
 import json
 import os
 import shutil
+import stat
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from federation import CANARY, make_federation
+from listeners import Place, Watch, planted
 
 from coordinator.release import latest
 from coordinator.shipment import Shipment
 from proper_model.runplan import RunPlan
-from simulations.flower_command import run_config
-from simulations.flower_processes import child_environment, free_port
+from simulations.flower_processes import child_environment
 from simulations.launch import launch
 
+PLANTED_CODE = "code of another account"
 ARMS = ("stage1", "stage2-mean", "stage2", "oppu-mlp", "stage3")
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A run, the progress that it told of, what was seen of it while it was up."""
+
+    plan: RunPlan
+    told: list[tuple[str, int, int]]
+    watch: Watch
+    planted: set[Place]
+    elsewhere: set[str]  # what it put into TMPDIR
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """A run of three devices on two nodes through `launch`, and the progress it told of."""
+    """A run of three devices on two nodes through `launch`, with a TMPDIR of 100 characters."""
     plan = make_federation(tmp_path_factory.mktemp("federation") / "out", arms=ARMS)
     told: list[tuple[str, int, int]] = []
-    launch(plan.out / "plan.json", progress=lambda *said: told.append(said))
-    return plan, told
+    watch = Watch()
+    elsewhere = tmp_path_factory.mktemp("long" * 25)
+    seen: set[str] = set()
+
+    def listen(*said: object) -> None:
+        told.append(said)
+        watch.look()
+        seen.update(path.name for path in elsewhere.iterdir())
+        if said[0] == "population":
+            watch.attack([plan.out, plan.out / "flower", plan.server_folder])
+
+    with (
+        planted(tmp_path_factory.mktemp("planted")) as places,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        # So long that a Unix socket below it would have no room.
+        patch.setenv("TMPDIR", str(elsewhere))
+        # Somebody put modules into the working folder, as everybody may in /tmp.
+        patch.chdir(tmp_path_factory.mktemp("anybodys"))
+        for name in ("simulations", "flwr", "torch", "psutil"):
+            Path(f"{name}.py").write_text(f"open('/dev/stderr', 'a').write('{PLANTED_CODE}')")
+        launch(plan.out / "plan.json", progress=listen)
+    return Finished(plan, told, watch, places, seen)
 
 
 def messages(plan: RunPlan) -> list[dict]:
@@ -52,7 +87,7 @@ def predictions(plan: RunPlan) -> dict[str, bytes]:
 
 
 def test_every_device_is_personalized_and_evaluated(finished):
-    plan, told = finished
+    plan, told = finished.plan, finished.told
     for entry in plan.devices:
         assert {p.name for p in (entry.folder / "state").iterdir()} == {
             "stage3.state",
@@ -65,7 +100,7 @@ def test_every_device_is_personalized_and_evaluated(finished):
 
 
 def test_messages_of_a_run_are_these_and_no_more(finished):
-    plan, _ = finished
+    plan = finished.plan
     seen = Counter((m["direction"], m["kind"], m["node"]) for m in messages(plan))
     kinds = ("query.have", "query.store", "query.install", "train.personalize", "evaluate")
     assert seen == {(d, kind, node): 1 for d in ("out", "in") for kind in kinds for node in (0, 1)}
@@ -77,7 +112,7 @@ def test_messages_of_a_run_are_these_and_no_more(finished):
 
 
 def test_nodes_received_the_released_bytes_once(finished):
-    plan, _ = finished
+    plan = finished.plan
     release = latest(plan.server_folder / "release")
     shipment = Shipment.of_folder(release.bundle_id, release.path)
     for node in (0, 1):
@@ -90,7 +125,7 @@ def test_nodes_received_the_released_bytes_once(finished):
 
 
 def test_no_user_text_reached_the_log_or_the_server(finished):
-    plan, _ = finished
+    plan = finished.plan
     places = [
         plan.out / "flower",
         plan.out / "messages.jsonl",
@@ -100,7 +135,7 @@ def test_no_user_text_reached_the_log_or_the_server(finished):
         *(plan.out / "nodes").glob("*/progress.json"),
     ]
     files = [f for p in places for f in ([p] if p.is_file() else p.rglob("*")) if f.is_file()]
-    assert len(files) > 50
+    assert len(files) >= 7
     # "user0" is a test user's id; pooled users are the server's own business.
     loud = [f for f in files if CANARY.encode() in f.read_bytes() or b"user0" in f.read_bytes()]
     assert loud == []
@@ -108,14 +143,67 @@ def test_no_user_text_reached_the_log_or_the_server(finished):
 
 
 def test_a_finished_run_is_not_run_again(finished):
-    plan, _ = finished
+    plan = finished.plan
     before = messages(plan), predictions(plan)
     launch(plan.out / "plan.json")
     assert (messages(plan), predictions(plan)) == before
 
 
+def test_a_run_listens_nowhere(finished):
+    """Not on loopback, not on a socket with a name: there is nothing to send an app or a key to."""
+    assert finished.watch.programs == {
+        "simulations.supervisor",
+        "simulations.flower_engine",
+        "simulations.actors",
+    }
+    # The control: each kind of listener was there to be seen, and nothing else was.
+    assert len(finished.planted) == 5
+    assert finished.watch.places == finished.planted
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="becoming another account needs root")
+def test_another_account_gets_nothing_of_a_run(finished):
+    """It reaches what listens, so the planted ports, and of the run neither files nor processes."""
+    reached = {one if isinstance(one, str) else tuple(one) for one in finished.watch.stolen}
+    tcp = {place for place in finished.planted if isinstance(place, tuple)}
+    udp = tcp - reached
+    assert reached == tcp - udp
+    assert len(udp) == 1
+
+
+def test_a_run_takes_no_code_from_the_working_folder(finished):
+    log = (finished.plan.out / "flower" / "flower.log").read_text()
+    assert PLANTED_CODE not in log
+
+
+def test_what_a_run_leaves_is_its_owners_alone(finished):
+    plan = finished.plan
+    places = [plan.out / "flower", plan.out / "cache", plan.server_folder, plan.out / "nodes"]
+    found = [path for place in places for path in (place, *place.rglob("*"))]
+    assert len(found) > 50
+    assert [path for path in found if stat.S_IMODE(path.stat().st_mode) & 0o077] == []
+    assert list((plan.out / "flower").rglob("*.sock")) == []
+    assert not (plan.out / "flower" / "tmp").exists()
+    assert finished.elsewhere == set()
+
+
+# Brings the loopback interface of a new network namespace up, where no other account is, and goes on.
+ALONE = """
+import fcntl, os, socket, struct, sys
+with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+    fcntl.ioctl(any_socket, 0x8914, struct.pack("16sh", b"lo", 1))  # SIOCSIFFLAGS, IFF_UP
+os.execvp(sys.argv[1], sys.argv[1:])
+"""
+
+
+@pytest.mark.full
 def test_flowers_own_command_gives_the_same_numbers(finished, tmp_path, repository):
-    plan, _ = finished
+    """The checkout is an ordinary Flower app; its oracle is Flower's own engine, shut in."""
+    pytest.importorskip("ray", reason="needs Flower's simulation extra, which is not installed")
+    alone = ["unshare", "--map-root-user", "--net"]
+    if shutil.which("unshare") is None or subprocess.call([*alone, "true"]) != 0:
+        pytest.skip("needs a network namespace: flwr run would let every account in")
+    plan = finished.plan
     other = make_federation(tmp_path / "out", arms=ARMS, base=False)
     other = other.model_copy(update={"base": plan.base, "cache": plan.cache})
     other.save()
@@ -124,17 +212,25 @@ def test_flowers_own_command_gives_the_same_numbers(finished, tmp_path, reposito
     shutil.copytree(
         repository, app, ignore=shutil.ignore_patterns(".git", "runs", ".venv", "tests", "results")
     )
-    scratch = tempfile.mkdtemp(prefix="proper-")  # short: Ray's sockets live there
-    environment = child_environment(tmp_path / "flower", scratch, other.out / "plan.json")
-    environment["FLWR_LOCAL_SUPERLINK_HTTP_API_PORT"] = str(free_port())
+    environment = child_environment(tmp_path / "flower", other.out / "plan.json")
     (Path(environment["FLWR_HOME"]) / "config.toml").write_text(
         '[superlink]\ndefault = "local"\n\n[superlink.local]\naddress = ":local-in-memory:"\n'
     )
-    plan_option = run_config(other.out / "plan.json")
-    command = ["flwr", "run", ".", "local", "--stream", "--run-config", plan_option]
+    scratch = tempfile.mkdtemp(prefix="proper-")  # short: Ray's sockets live there
+    environment |= {
+        "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+        "RAY_TMPDIR": scratch,
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
+    }
+    configured = f'plan="{other.out / "plan.json"}"'
+    command = ["flwr", "run", ".", "local", "--stream", "--run-config", configured]
     # Supervised, because `flwr run . local` leaves its SuperLink running.
     flower = subprocess.Popen(
-        [sys.executable, "-m", "simulations.supervisor", scratch, *command],
+        [
+            *(*alone, sys.executable, "-m", "simulations.supervisor"),
+            *(sys.executable, "-c", ALONE, *command),
+        ],
         cwd=app,
         env=environment,
         stdin=subprocess.PIPE,
@@ -148,6 +244,7 @@ def test_flowers_own_command_gives_the_same_numbers(finished, tmp_path, reposito
         flower.stdin.close()
         flower.wait()
         flower.stdout.close()
+        shutil.rmtree(scratch, ignore_errors=True)
     outcome = json.loads((other.out / "progress.json").read_text())
     assert outcome["state"] == "finished", output
     assert predictions(other) == predictions(plan)
@@ -158,7 +255,7 @@ def test_flowers_own_command_gives_the_same_numbers(finished, tmp_path, reposito
 def test_killed_with_everything_it_started_and_launched_again(
     finished, tmp_path, repository, after_s
 ):
-    plan, _ = finished
+    plan = finished.plan
     other = make_federation(tmp_path / "out", arms=ARMS)
     path = str(other.out / "plan.json")
     environment = {**os.environ, "PYTHONPATH": str(repository)}

@@ -8,15 +8,24 @@ import signal
 import subprocess
 import sys
 import time
+from multiprocessing import Pipe
 from pathlib import Path
+from threading import Thread
 
 import pytest
-from federation import make_federation
+from federation import CANARY, make_federation
 
 from coordinator.journal import Journal
-from proper_model.errors import SimulationError
+from proper_model.errors import (
+    BaseModelError,
+    NothingLearnedError,
+    ProperError,
+    SimulationError,
+)
+from simulations import actors
 from simulations import launch as launching
-from simulations.flower_app import write_app
+from simulations.actors import LOST, ActorError, ActorPool, actor_settings
+from simulations.causes import known_cause
 from simulations.launch import choose_resources, read_progress
 from simulations.placement import Machine
 from simulations.supervisor import GRACE_S
@@ -30,7 +39,7 @@ def plan(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("cpus", "gpus", "free", "actors"),
+    ("cpus", "gpus", "free", "expected"),
     [
         (2, 0, 64 * GIB, 2),
         (16, 0, 64 * GIB, 8),
@@ -39,32 +48,44 @@ def plan(tmp_path):
         (16, 2, 64 * GIB, 2),
     ],
 )
-def test_actors_fit_cores_memory_and_nodes(plan, cpus, gpus, free, actors):
+def test_actors_fit_cores_memory_and_nodes(plan, cpus, gpus, free, expected):
     chosen = choose_resources(plan, Machine(cpus, free, (64 * GIB,) * gpus))
-    assert chosen.actors == actors <= cpus
+    assert chosen.actors == expected <= cpus
     assert chosen.nodes == 8
-    config = dict(item.split("=") for item in chosen.federation_config().split())
-    # What Ray makes of it: as many actors as cores and GPUs allow.
-    each, total = int(config["client-resources-num-cpus"]), int(config["init-args-num-cpus"])
-    assert total / each == actors
-    assert total <= cpus
-    if gpus:
-        assert gpus / float(config["client-resources-num-gpus"]) == actors
+    assert chosen.actors * chosen.threads <= cpus
+    settings = actor_settings(chosen.actors, chosen.threads, gpus, None)
+    assert [one["OMP_NUM_THREADS"] for one in settings] == [str(chosen.threads)] * expected
+    # One GPU each, and none that nobody uses; without a GPU nothing is said about them.
+    assert [one.get("CUDA_VISIBLE_DEVICES") for one in settings] == (
+        [str(number) for number in range(gpus)] or [None] * expected
+    )
+
+
+@pytest.mark.parametrize(
+    ("count", "gpus", "visible", "shares"),
+    [
+        (4, 2, None, ["0", "0", "1", "1"]),
+        (1, 2, None, ["0,1"]),
+        (2, 2, "3,GPU-ab", ["3", "GPU-ab"]),  # only what this process may see is shared out
+        (3, 2, "5,6,7", ["5", "5", "6"]),
+        (2, 0, "", [None, None]),
+    ],
+)
+def test_gpus_are_shared_out_evenly(count, gpus, visible, shares):
+    settings = actor_settings(count, 1, gpus, visible)
+    assert [one.get("CUDA_VISIBLE_DEVICES") for one in settings] == shares
 
 
 def test_the_plan_may_fix_the_actors(plan):
     fixed = plan.model_copy(update={"actors": 3})
     chosen = choose_resources(fixed, Machine(4, 0))
-    assert chosen.actors == 3
-    assert "client-resources-num-cpus=1 " in chosen.federation_config()
-    assert "init-args-num-cpus=3 " in chosen.federation_config()
+    assert (chosen.actors, chosen.threads) == (3, 1)
 
 
 def test_a_plan_from_a_larger_machine_gets_what_this_one_has(plan):
     large = plan.model_copy(update={"actors": 8, "node_threads": 4})
-    config = choose_resources(large, Machine(6, 64 * GIB)).federation_config()
-    assert "client-resources-num-cpus=4 " in config
-    assert "init-args-num-cpus=4 " in config
+    chosen = choose_resources(large, Machine(6, 64 * GIB))
+    assert (chosen.actors, chosen.threads) == (1, 4)
     assert choose_resources(large, Machine(2, 64 * GIB)).threads == 2
 
 
@@ -115,29 +136,102 @@ def test_finished_means_this_data_and_all_its_predictions(plan):
 def test_the_outcome_is_the_coordinators_word(plan, tmp_path):
     log = tmp_path / "flower.log"
     server = plan.out / "progress.json"
-    with pytest.raises(SimulationError, match=r"ended before.*flower\.log"):
-        launching._check_outcome(plan, log)
+    with pytest.raises(SimulationError, match=r"ended before.*cause unknown.*flower\.log"):
+        launching._check_outcome(plan, log, 0, 1)
     server.write_text(json.dumps({"state": "failed", "error": "2 of 3 nodes", "hint": "again"}))
     with pytest.raises(SimulationError, match="2 of 3 nodes") as caught:
-        launching._check_outcome(plan, log)
+        launching._check_outcome(plan, log, 0, 1)
     assert caught.value.hint == "again"
     server.write_text(json.dumps({"state": "finished"}))
-    launching._check_outcome(plan, log)
+    launching._check_outcome(plan, log, 0, 0)
 
 
-def test_the_app_folder_holds_code_and_nothing_else(tmp_path):
-    app = write_app(tmp_path / "proper-app")
-    files = [p.relative_to(app) for p in app.rglob("*") if p.is_file()]
-    assert {p.parts[0] for p in files} == {
-        "pyproject.toml",
-        "proper_model",
-        "coordinator",
-        "client",
-    }
-    assert {p.suffix for p in files} == {".py", ".toml"}
-    (app / "proper_model" / "old.py").write_text("")
-    write_app(app)
-    assert not (app / "proper_model" / "old.py").exists()
+@pytest.mark.parametrize(
+    ("kind", "raised"),
+    [
+        ("NothingLearnedError", NothingLearnedError),
+        ("BaseModelError", BaseModelError),
+        ("ValueError", SimulationError),
+        ("annotations", SimulationError),  # a name of that module, but no error
+        (None, SimulationError),
+    ],
+)
+def test_the_coordinators_error_keeps_its_exit_code(plan, tmp_path, kind, raised):
+    content = {"state": "failed", "error": "it said why", "hint": None, "kind": kind}
+    (plan.out / "progress.json").write_text(json.dumps(content))
+    with pytest.raises(ProperError, match="it said why") as caught:
+        launching._check_outcome(plan, tmp_path / "flower.log", 0, 1)
+    assert type(caught.value) is raised
+
+
+# -- the causes ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("line", "status", "cause"),
+    [
+        ("OSError: [Errno 28] No space left on device: '/x/zqxcanaryzq'", 1, "the disk is full"),
+        (
+            "OSError: AF_UNIX path length cannot exceed 107 bytes: /x/zqxcanaryzq",
+            1,
+            "the path of a socket is too long (see TMPDIR)",
+        ),
+        ("RuntimeError: can't start new thread zqxcanaryzq", 1, "too many processes or threads"),
+        (
+            "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate",
+            1,
+            "the GPU's memory ran out",
+        ),
+        ("ModuleNotFoundError: No module named 'peft.tuners'", 1, "module peft.tuners is not"),
+        ("ImportError: cannot import name 'x' from 'flwr.y' (z)", 1, "flwr.y is of another"),
+        (f"{LOST}: signal SIGKILL", 1, "plays nodes ended: signal SIGKILL, as the system sends"),
+        ("", 137, "its process ended: signal SIGKILL, as the system sends where memory runs out"),
+        ("", 139, "its process ended: signal SIGSEGV"),
+        ("No space left on device\nToo many open files", 137, "too many open files"),
+        ("ValueError: zqxcanaryzq", 1, None),
+    ],
+)
+def test_what_a_log_shows_is_named_in_words_of_ours(tmp_path, line, status, cause):
+    log = tmp_path / "flower.log"
+    earlier = "of an earlier start: Read-only file system\n"
+    log.write_text(earlier + line + "\n")
+    found = known_cause(log, len(earlier), status)
+    assert found is None if cause is None else cause in found
+    assert CANARY not in str(found)
+    assert known_cause(tmp_path / "none", 0, 1) is None
+
+
+def test_a_process_that_died_is_replaced():
+    pool = ActorPool([{"OMP_NUM_THREADS": "1"}])
+    first = pool.idle.get()
+    first.process.kill()
+    pool.idle.put(first)
+    with pytest.raises(ActorError, match=f"{LOST}: signal SIGKILL"):
+        pool.ask(("message", "context"))
+    second = pool.idle.get()
+    assert second.process.poll() is None
+    assert second.settings == first.settings
+    second.process.kill()  # it is busy importing
+    pool.idle.put(second)
+    pool.close()
+
+
+def test_of_what_a_node_raises_only_the_type_leaves_its_process(monkeypatch):
+    from client import client_app
+
+    def fail(*, message, context):
+        raise ValueError(CANARY)
+
+    ours, theirs = Pipe()
+    actor = Thread(target=actors.main, args=(os.dup(theirs.fileno()),))
+    theirs.close()
+    with monkeypatch.context() as patch:
+        patch.setattr(client_app, "app", fail)
+        actor.start()
+        ours.send(("message", "context"))
+        assert ours.recv() == ("ValueError", None)
+        ours.close()
+        actor.join()
 
 
 # -- the supervisor --------------------------------------------------------------------------------
@@ -178,8 +272,6 @@ def wait_until(condition, seconds: float = 30.0) -> bool:
 @pytest.mark.skipif(sys.platform != "linux", reason="orphans are adopted through a Linux call")
 @pytest.mark.parametrize("way", ["pipe closed", "launcher killed", "nothing to save"])
 def test_no_descendant_outlives_the_launcher(tmp_path, repository, way):
-    scratch = tmp_path / "scratch"
-    scratch.mkdir()
     note = tmp_path / "pid"
     launcher = subprocess.Popen(
         [
@@ -190,7 +282,7 @@ def test_no_descendant_outlives_the_launcher(tmp_path, repository, way):
             "print(p.pid, flush=True); sys.stdin.read(); p.stdin.write(sys.argv[1].encode())\n"
             "p.stdin.close(); p.wait()\n",
             "!" if way == "nothing to save" else "",
-            *(sys.executable, "-m", "simulations.supervisor", str(scratch)),
+            *(sys.executable, "-m", "simulations.supervisor"),
             *(sys.executable, "-c", UNRULY, str(note)),
         ],
         cwd=repository,
@@ -215,8 +307,21 @@ def test_no_descendant_outlives_the_launcher(tmp_path, repository, way):
             assert time.monotonic() - asked < GRACE_S
         else:
             assert time.monotonic() - asked >= GRACE_S
-        assert wait_until(lambda: not scratch.exists())
     finally:
         launcher.kill()
         launcher.wait()
         launcher.stdout.close()
+
+
+@pytest.mark.parametrize(
+    ("program", "status"),
+    [("raise SystemExit(7)", 7), ("import os; os.kill(os.getpid(), 9)", 137)],
+)
+def test_the_supervisor_tells_how_the_command_ended(repository, program, status):
+    ended = subprocess.Popen(
+        [sys.executable, "-m", "simulations.supervisor", sys.executable, "-c", program],
+        cwd=repository,
+        stdin=subprocess.PIPE,
+    )
+    assert ended.wait() == status
+    ended.stdin.close()

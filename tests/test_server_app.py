@@ -265,6 +265,7 @@ def test_a_foreign_exception_leaves_its_type_only(plan, monkeypatch):
     with pytest.raises(ValueError, match=CANARY):
         run(plan)
     assert "ValueError" in outcome(plan)["error"]
+    assert outcome(plan)["kind"] == "ValueError"
     assert CANARY not in json.dumps(outcome(plan))
 
 
@@ -275,6 +276,7 @@ def test_keys_that_no_device_trusts_are_refused_before_training(plan, stages):
     other.save()
     with pytest.raises(ConfigError):
         run(other)
+    assert outcome(other)["kind"] == "ConfigError"  # whose exit code the launcher then returns
     assert stages == []
 
 

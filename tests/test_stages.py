@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
+from coordinator import stages as stages_module
 from coordinator.cache import PhaseCache
 from coordinator.pooling import pool, router_cohort
 from coordinator.stages import published_embeddings, run_pooled_stages
 from proper_model.artifact import Release
+from proper_model.checkpoint import load_checkpoint, save_checkpoint
 from proper_model.encoding import Encoder
-from proper_model.errors import CheckpointError, DataError
-from proper_model.group import PooledUser
+from proper_model.errors import (
+    CheckpointError,
+    DataError,
+    NothingLearnedError,
+    TrainingError,
+)
+from proper_model.group import PooledUser, first_embeddings
+from proper_model.model import AdaptedModel
+from proper_model.pooled import PooledReport
 from proper_model.structure import UserRouting, preset
 from proper_model.tasks import load_task
 from tests.releases import SMALL, small_base, small_users
@@ -36,6 +47,20 @@ FAST = dataclasses.replace(
 @pytest.fixture(scope="module")
 def base() -> Path:
     return small_base()
+
+
+@pytest.fixture(scope="module")
+def trained_cache(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache that has every phase; copy it to change something in it."""
+    cache = tmp_path_factory.mktemp("trained")
+    stages(base, cache)
+    return cache
+
+
+@pytest.fixture
+def cache(trained_cache: Path, tmp_path: Path) -> Path:
+    """A copy of it."""
+    return Path(shutil.copytree(trained_cache, tmp_path / "cache"))
 
 
 def stages(base: Path, cache: Path, preset_name: str = "default", **knobs: object) -> Release:
@@ -82,18 +107,16 @@ def test_killed_anywhere_the_stages_go_on_and_end_with_the_same_tensors(
         assert torch.equal(tensor, resumed.shared[name]), name
 
 
-def test_presets_share_stage_1_and_a_second_run_trains_nothing(base: Path, tmp_path: Path) -> None:
-    stages(base, tmp_path)
+def test_presets_share_stage_1_and_a_second_run_trains_nothing(base: Path, cache: Path) -> None:
     seen: list[str] = []
-    stages(base, tmp_path, "device", progress=trained(seen))
+    stages(base, cache, "device", progress=trained(seen))
     assert set(seen) == {"group"}  # preset device has no W_l
     seen.clear()
-    stages(base, tmp_path, progress=trained(seen))
+    stages(base, cache, progress=trained(seen))
     assert seen == []
 
 
-def test_presets_that_differ_in_stage_3_only_share_stage_2(base: Path, tmp_path: Path) -> None:
-    stages(base, tmp_path)
+def test_presets_that_differ_in_stage_3_only_share_stage_2(base: Path, cache: Path) -> None:
     seen: list[str] = []
     run_pooled_stages(
         small_users()[0],
@@ -102,10 +125,96 @@ def test_presets_that_differ_in_stage_3_only_share_stage_2(base: Path, tmp_path:
         dataclasses.replace(STRUCTURE, name="other", user_routing=UserRouting.USER_AWARE),
         FAST,
         seed=0,
-        cache=tmp_path,
+        cache=cache,
         progress=trained(seen),
     )
     assert seen == []
+
+
+# -- phases that end where they began --------------------------------------------------------------
+
+
+def replaced(cache: Path, phase: str, change: Callable[[str, Tensor], Tensor], **notes: object):
+    """Have `cache` hold another result of a phase, as if training had ended with it."""
+    (path,) = cache.glob(f"{phase}-*/done.safetensors")
+    found = load_checkpoint(path)
+    assert found is not None
+    tensors, meta = found
+    meta["notes"] |= notes
+    save_checkpoint(path, {name: change(name, tensor) for name, tensor in tensors.items()}, meta)
+
+
+def without_b(name: str, tensor: Tensor) -> Tensor:
+    return torch.zeros_like(tensor) if name.endswith((".B", ".lora_B.weight")) else tensor
+
+
+def test_experts_that_never_moved_are_refused_with_the_learning_curve(
+    base: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = r"still zero.* 1\.5000 before training, then 1\.7500, 1\.6250$"
+    losses = [1.5, 1.75, 1.625]
+    replaced(cache, "group", without_b, held_back=losses)
+    with pytest.raises(NothingLearnedError, match=said) as caught:
+        stages(base, cache)
+    assert "group.learning_rate" in str(caught.value.hint)
+    # Not only from the cache: training that keeps its start, and the next attempt after it.
+    shutil.rmtree(next(cache.glob("group-*")))
+
+    def keep_the_start(
+        model: AdaptedModel, _encoder: object, users: list[object], *_: object, **__
+    ):
+        return first_embeddings(model, len(users), 0), PooledReport(losses, [2.0, 2.0], 0)
+
+    monkeypatch.setattr(stages_module, "train_group", keep_the_start)
+    for _ in range(2):
+        with pytest.raises(NothingLearnedError, match=said):
+            stages(base, cache)
+        monkeypatch.setattr(stages_module, "train_group", None)
+    # One expert of one linear that moved is enough to answer otherwise.
+    seen: list[str] = []
+
+    def one_moved(name: str, tensor: Tensor) -> Tensor:
+        if name.endswith(".B") and not seen:
+            seen.append(name)
+            tensor = tensor.clone()
+            tensor[0, 0, 0] = 1e-6
+        return tensor
+
+    replaced(cache, "group", one_moved)
+    notes = stages(base, cache).notes["group"]
+    assert 0 < notes["moved"] < 1
+    assert notes["embeddings"] == {"moved": 0.0}
+
+
+def test_population_and_router_that_never_moved_are_noted(
+    base: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert {
+        n: stages(base, cache).notes[n]["moved"] for n in ("population", "group", "router")
+    } == {
+        "population": 1.0,
+        "group": 1.0,
+        "router": 1.0,
+    }
+    replaced(cache, "population", without_b)
+    shutil.rmtree(next(cache.glob("router-*")))
+    monkeypatch.setattr(
+        stages_module, "train_lora_router", lambda *_, **__: PooledReport([1.0, 2.0], [1.0], 0)
+    )
+    notes = stages(base, cache).notes
+    assert (notes["population"]["moved"], notes["router"]["moved"]) == (0.0, 0.0)
+    assert (notes["group"]["moved"], notes["group"]["embeddings"]) == (1.0, {"moved": 1.0})
+
+
+@pytest.mark.parametrize("phase", ["population", "group", "router"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_phase_that_is_not_finite_is_refused(
+    base: Path, cache: Path, phase: str, value: float
+) -> None:
+    first = iter([value])
+    replaced(cache, phase, lambda _, t: torch.full_like(t, next(first, 0.0)))
+    with pytest.raises(TrainingError, match=rf"'{phase}' .*not finite in 1 of \d+ tensors"):
+        stages(base, cache)
 
 
 def test_held_back_users_train_nothing_and_the_choice_follows_the_seed() -> None:

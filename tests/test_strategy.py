@@ -286,7 +286,7 @@ def test_fewer_nodes_than_planned_fail_the_run(tmp_path):
     grid = LateGrid({11: 0.0, 12: 4.0, 13: 99.0})
     with pytest.raises(SimulationError, match="2 nodes appeared within 10 s, 3 expected") as caught:
         federation(grid, tmp_path)
-    assert "num-supernodes=3" in (caught.value.hint or "")
+    assert "for 3 SuperNodes" in (caught.value.hint or "")
     assert 10.0 <= grid.now < 12.0
 
 

@@ -1,0 +1,55 @@
+"""What stages left unlearned is said, in the report and in words that name the curve."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from federation import make_federation
+from test_report import details as some_details
+from test_results import example
+
+from proper_model.runplan import RunPlan
+from simulations.remarks import remarks
+from simulations.report import render, section
+from simulations.results import Results
+
+
+@pytest.fixture
+def plan(tmp_path: Path) -> RunPlan:
+    return make_federation(tmp_path / "out", devices=1, base=False)
+
+
+def release(plan: RunPlan, **notes: dict[str, object]) -> None:
+    folder = plan.server_folder / "release" / "0001"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "shared.safetensors").write_bytes(b"")
+    (folder / "recipe.json").write_text(json.dumps({"notes": notes}))
+
+
+def test_only_phases_that_stayed_where_they_were_are_named(plan: RunPlan) -> None:
+    assert remarks([plan]) == []  # no release
+    curve = {"held_back": [1.5, 1.75]}
+    release(plan, population={"moved": 1.0, **curve}, group={"moved": 1.0}, router={})
+    assert remarks([plan]) == []
+    release(plan, group={"moved": 1.0, **curve, "embeddings": {"moved": 0.0}})
+    (said,) = remarks([plan])
+    assert said.startswith("no pooled user's embedding moved")
+    assert said.endswith("then 1.7500")
+    release(plan, population={"moved": 0.0, **curve}, router={"moved": 0.0, **curve})
+    first, second = remarks([plan, plan])  # folds that say the same say it once
+    assert first.startswith("stage 1 learned nothing")
+    assert second.startswith("the LoRA-aware router learned nothing")
+    assert first.endswith("held-back loss 1.5000 before training, then 1.7500")
+
+
+def test_the_report_shows_them(plan: RunPlan) -> None:
+    release(plan, population={"moved": 0.0})
+    said = remarks([plan])
+    told = some_details().model_copy(update={"remarks": said})
+    page = render([section(Results.model_validate(example()), told, None, anchor="run0")])
+    assert f"<strong>Note:</strong> {said[0]}." in page
+    assert "<strong>Note:</strong>" not in render(
+        [section(Results.model_validate(example()), some_details(), None, anchor="run0")]
+    )
