@@ -67,6 +67,7 @@ class History:
     """What was read. `read == len(items) + sum(left_out.values())`.
 
     Attributes:
+        name: of the file, fit for messages.
         items: oldest first; not shown by `repr`.
         read: records seen.
         left_out: how many of them are missing in `items`, by reason.
@@ -80,6 +81,7 @@ class History:
     read: int
     left_out: Mapping[str, int]
     warnings: tuple[str, ...]
+    name: str = ""
     layout: Layout | None = None
     places: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     asked: bool = True
@@ -191,6 +193,7 @@ def _finished(
         read=read,
         left_out={reason: count for reason, count in left.items() if count},
         warnings=tuple(str(group) for group in report.groups),
+        name=name,
         layout=selection.layout,
         places=selection.places,
         asked=selection.required <= selection.given,

@@ -26,7 +26,9 @@ _BEGINNINGS = tuple(
     for form in (rf"\[{_WHEN}\]\s", rf"{_WHEN}\s[-\u2013]\s")
 )
 _MESSAGE = re.compile(r"(?P<sender>[^:\n]{1,100}): ?(?P<text>.*)", re.DOTALL)
-_ATTACHED = re.compile(r"\S{1,200}\.[a-z0-9]{2,5} \([^()]{1,40}\)(?:\n.*)?", re.DOTALL | re.IGNORECASE)
+_ATTACHED = re.compile(
+    r"\S{1,200}\.[a-z0-9]{2,5} \([^()]{1,40}\)(?:\n.*)?", re.DOTALL | re.IGNORECASE
+)
 _BRACKETED = re.compile(r"<[^<>\n]{1,80}>")
 _EDITED = re.compile(r"\s*\u200e?<[^<>\n]{1,60}>\s*$")
 _NOTICES = ("This message was deleted", "You deleted this message", "Missed voice call", "null")

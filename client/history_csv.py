@@ -12,7 +12,7 @@ from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from client.history_fields import Selection, shown_names
+from client.history_fields import Selection, likely, shown_names
 from client.history_layouts import is_known_name
 from client.history_source import MAX_RECORD_CHARS, TOO_LONG, Record, iter_lines
 from proper_model.errors import DataError
@@ -64,12 +64,19 @@ class Table:
         needed = {f: selection.places[f] for f in (*selection.required, *selection.given)}
         missing = [p[0] for p in needed.values() if not set(p) & set(self.header)]
         if missing:
+            guess = ""
+            if shown_names(self.header, fields):
+                guess = likely(self.header, [f for f in fields if f not in self.header])
+            if len(self.header) == 1 and not guess:
+                guess = "; lines of text are no table: write one item a line as JSON"
+            elif guess:
+                guess = f", such as {guess}"
             raise DataError(
                 f"{self.name}: no column named {', '.join(dict.fromkeys(missing))}; "
                 f"{self._found(fields)}",
                 hint="the first row must name the columns; --column FIELD=NAME says where one of the "
-                f"task's fields {', '.join(fields)} stands (read as separated by "
-                f"{DELIMITERS[self.delimiter]})",
+                f"task's fields {', '.join(fields)} stands{guess} "
+                f"(read as separated by {DELIMITERS[self.delimiter]})",
             )
         twice = sorted(c for c in selection.columns if self.header.count(c) > 1)
         if twice:

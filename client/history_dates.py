@@ -19,7 +19,10 @@ ORDERS = ("dmy", "mdy", "ymd")
 OPTIONS_HINT = "--no-date reads the items without dates, --lenient leaves out dates like this one"
 ORDER_HINT = "say which it is: --date-order dmy (day first) or --date-order mdy (month first)"
 MAX_DATE_CHARS = 100
-MIN_UNIX, MAX_UNIX = 10**8, 10**10  # 1973 and 2286 in seconds; a thousand times that in milliseconds
+MIN_UNIX, MAX_UNIX = (
+    10**8,
+    10**10,
+)  # 1973 and 2286 in seconds; a thousand times that in milliseconds
 MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 _MONTH = r"(?P<month>jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*\.?"
 _TIME = (
@@ -152,7 +155,9 @@ def _of_unix(number: int) -> Moment | None:
     seconds, rest = (number, 0) if number < MAX_UNIX else divmod(number, 1000)
     if not MIN_UNIX <= seconds < MAX_UNIX:
         return None
-    return _of_instant(datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=seconds, milliseconds=rest))
+    return _of_instant(
+        datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=seconds, milliseconds=rest)
+    )
 
 
 def _of_instant(written: datetime) -> Moment:

@@ -17,6 +17,14 @@ from proper_model.tasks import Task, load_task, shipped_tasks
 
 MAX_PATH_PARTS = 16
 _SHOWN_NAMES = 30
+# How headers call what tasks call so.
+_LIKELY = {
+    "text": ("review", "my review", "comment", "body", "content", "message", "tweet", "post", "note"),
+    "score": ("rating", "my rating", "your rating", "star rating", "stars", "rate", "user rating"),
+    "title": ("headline", "subject", "name"),
+    "description": ("summary", "plot", "overview"),
+    "date": ("created", "created_at", "timestamp", "time", "date rated", "date added", "published"),
+}
 Lookup = Callable[[Any, str], Any]
 
 
@@ -63,12 +71,15 @@ class Selection:
             value = next((v for v in values if not is_empty(v)), None)
             if value is None and name in self.required:
                 # Exports leave out what is empty; elsewhere an absent field is a fault.
-                value = next((v for v in values if v is not None), "" if self.layout else None)
+                value = next((v for v in values if v is not None), self._absent(name))
             if value is not None and self.layout is not None and name not in ("id", "date"):
                 value = self.layout.clean(value)
             if value is not None:
                 found[name] = value
         return found
+
+    def _absent(self, name: str) -> str | None:
+        return "" if self.layout is not None and name not in self.given else None
 
 
 def is_empty(value: Any) -> bool:
@@ -99,7 +110,10 @@ def select(
     places: dict[str, Places] = {}
     for field in known:
         if field in columns:
-            places[field] = (columns[field],) if columns[field] else ()
+            place = columns[field]
+            if layout is not None and layout.records:  # whose list of records is known
+                place = place.rpartition("[]")[2].removeprefix(".")
+            places[field] = (place,) if place else ()
         elif layout is None:
             places[field] = (field,)
         else:
@@ -145,6 +159,17 @@ def dig(raw: Any, path: str) -> Any:
             return None
         raw = raw.get(key)
     return raw
+
+
+def likely(names: Sequence[str], fields: Collection[str]) -> str:
+    """Options that would fit a header, such as `--column "score=My Rating"`; empty if none does."""
+    found = []
+    for field in fields:
+        words = _LIKELY.get(field, ())
+        fitting = [n for n in names if n.lower() in words and is_known_name(n)]
+        if len(fitting) == 1:
+            found.append(f'--column "{field}={fitting[0]}"')
+    return " ".join(found)
 
 
 def shown_names(names: Sequence[str], fields: Collection[str]) -> str:

@@ -115,14 +115,14 @@ def open_reading(
         records = chat_records(chunks)
     elif chosen == "clippings":
         records = clippings_records(chunks)
-    elif chosen == "jsonl":
-        records = jsonl_records(chunks)
     elif layout is not None:
         if assigned := _ASSIGNED.match(head):
             chunks = chain([head[assigned.end() :]], source.chunks)
         records = _exported(source.name, chunks, layout, owner)
     elif any("[]" in path for path in columns.values()):
         records, selection = _nested(source.name, chunks, selection)
+    elif chosen == "jsonl":
+        records = jsonl_records(chunks)
     else:
         records = json_records(source.name, chunks, users=chosen == "lamp")
     return Reading(chosen, selection, records, dig, owner)

@@ -20,7 +20,7 @@ from client.plain_text import without_marks
 from client.rating_scale import NoRatingError, Scale, rating_label
 from proper_model.errors import DataError
 from proper_model.parsing import identifier, parse_item, text_of
-from proper_model.records import HistoryItem, Place, Report
+from proper_model.records import HistoryItem, Place, Report, counted
 from proper_model.tasks import Task, folded
 
 if TYPE_CHECKING:
@@ -90,12 +90,10 @@ class Drafter:
         return draft
 
     def check_senders(self) -> None:
-        """Raises DataError where a chat has several people, and nothing says which is the person."""
-        owned = self.reading.owner or self.wanted
-        if owned is None and len(self.senders) > 1:
-            raise DataError(
-                f"{self.name}: messages of {len(self.senders)} people", hint=SENDER_HINT
-            )
+        """Raises DataError where a chat does not say which of its people is the person."""
+        if self.senders and not self.reading.owner and self.wanted is None:
+            people = counted(len(self.senders), "person", "people")
+            raise DataError(f"{self.name}: a chat with messages of {people}", hint=SENDER_HINT)
         if self.wanted is not None and self.wanted not in self.senders:
             raise DataError(
                 f"{self.name}: no message of the sender that --sender names", hint=SENDER_HINT
@@ -187,7 +185,8 @@ class Drafter:
             text = text_of(raw[name], place.at(name), quiet)
             if text is None or "\0" in text:
                 what = quiet.problems[0].message if text is None else "a NUL character"
-                self._drop(raw, name, place, what)
+                hint = f"mend it, or read the items without it: --column {name}="
+                self._drop(raw, name, place, what, hint=hint)
 
     def _drop(
         self, raw: dict[str, Any], name: str, place: Place, what: str, *, hint: str = MEND_HINT
@@ -210,7 +209,9 @@ class Drafter:
             return rating_label(text, self.labels, self.scale)
         except NoRatingError as error:
             name = self.rated or ""
-            self.report.error(place.at(name), f"the answer is {error}; see --scale", hint=error.hint)
+            self.report.error(
+                place.at(name), f"the answer is {error}; see --scale", hint=error.hint
+            )
             return self.labels[0]  # not used: the record is faulty
 
     def _lacks_field(self, raw: Mapping[str, Any], place: Place) -> bool:

@@ -166,7 +166,7 @@ LAYOUTS: tuple[Layout, ...] = (
         ("tweets.js", "tweet.js"),
         {"text": ("tweet.full_text", "full_text", "tweet.text")},
         ("tweet.created_at", "created_at"),
-        head=re.compile(_YTD.format("(?:deleted_)?tweets?")),
+        head=re.compile(_YTD.format("(?:deleted_)?tweets?") + r'|\s*\[\s*\{\s*"tweet"\s*:\s*\{'),
         records="[]",
         rules=(
             Rule("retweets", "tweet.full_text", _begins(r"RT @\w+:")),
@@ -264,20 +264,7 @@ def layout_of_form(form: str) -> Layout:
 # Words that headers of tables and keys of objects are made of. A name of other words may be a
 # person's own text where the header is missing, and is not shown.
 _WORDS = frozenset(
-    "about account added answer at author authors average binding body book by category channel "
-    "chat citation class code column comment comments const contact content contents count country "
-    "created creator data date datetime day description device directors duration email entry "
-    "episode event exclusive feedback field file film folder format from genre genres "
-    "group guid headline hour id identifier image index input isbn item key kind label labels "
-    "language link list location media message messages method mins minutes mode modified "
-    "month my name names note notes num number of on order original output owned own overall page "
-    "pages parent path permalink platform plot position post product project prompt "
-    "published publisher question query quantity rank rate rated rating ratings read reader record "
-    "release reply response result review reviewer reviews row runtime score season section sender "
-    "sent series shelf site size source star stars status style subject "
-    "subreddit subtitle summary tag tags text thread time timestamp title titles to topic total "
-    "tweet type types unit updated uri url user username value version views visit visited visits "
-    "votes watched written year years your".split()
+    ["about", "account", "added", "answer", "at", "author", "authors", "average", "binding", "body", "book", "by", "category", "channel", "chat", "citation", "class", "code", "column", "comment", "comments", "const", "contact", "content", "contents", "count", "country", "created", "creator", "data", "date", "datetime", "day", "description", "device", "directors", "duration", "email", "entry", "episode", "event", "exclusive", "feedback", "field", "file", "film", "folder", "format", "from", "genre", "genres", "group", "guid", "headline", "hour", "id", "identifier", "image", "index", "input", "isbn", "item", "key", "kind", "label", "labels", "language", "link", "list", "location", "media", "message", "messages", "method", "mins", "minutes", "mode", "modified", "month", "my", "name", "names", "note", "notes", "num", "number", "of", "on", "order", "original", "output", "owned", "own", "overall", "page", "pages", "parent", "path", "permalink", "platform", "plot", "position", "post", "product", "project", "prompt", "published", "publisher", "question", "query", "quantity", "rank", "rate", "rated", "rating", "ratings", "read", "reader", "record", "release", "reply", "response", "result", "review", "reviewer", "reviews", "row", "runtime", "score", "season", "section", "sender", "sent", "series", "shelf", "site", "size", "source", "star", "stars", "status", "style", "subject", "subreddit", "subtitle", "summary", "tag", "tags", "text", "thread", "time", "timestamp", "title", "titles", "to", "topic", "total", "tweet", "type", "types", "unit", "updated", "uri", "url", "user", "username", "value", "version", "views", "visit", "visited", "visits", "votes", "watched", "written", "year", "years", "your"]
 )
 _KNOWN = frozenset(
     place

@@ -39,7 +39,11 @@ _MARKS: tuple[tuple[bytes, str, str], ...] = (
 )
 _ZIP = b"PK\x03\x04"
 # Coding by the mark that a file begins with.
-_CODINGS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
+_CODINGS = (
+    (codecs.BOM_UTF8, "utf-8"),
+    (codecs.BOM_UTF16_LE, "utf-16-le"),
+    (codecs.BOM_UTF16_BE, "utf-16-be"),
+)
 _CODING_NAMES = {"utf-8": "UTF-8", "utf-16-le": "UTF-16", "utf-16-be": "UTF-16"}
 _KINDS: tuple[tuple[Callable[[int], bool], str], ...] = (
     (stat.S_ISDIR, "a folder"),
@@ -212,7 +216,8 @@ def _decoded(
         if "\0" in text:
             row = line + text[: text.index("\0")].count("\n")
             raise DataError(
-                f"{name}: a NUL character (line {row})", hint="the file is damaged; save it as UTF-8"
+                f"{name}: a NUL character (line {row})",
+                hint="the file is damaged; save it as UTF-8",
             )
         done += len(data)
         line += text.count("\n")

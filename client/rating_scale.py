@@ -108,23 +108,40 @@ def rating_label(text: str, labels: Sequence[str], scale: Scale | None) -> str:
     else:
         assert scale.step is not None
         if not 0 < value <= STARS or value % scale.step or of not in (None, STARS):
-            raise NoRatingError("a rating that is none of the stars that --scale names")
+            other = next(name for name in STEPS if STEPS[name] != scale.step)
+            raise NoRatingError(
+                "a rating that is none of the stars that --scale names", _stars_hint(other)
+            )
     return numbers[_rounded(min(max(value, low), high), sorted(numbers), scale.rule)]
+
+
+def _stars_hint(stars: str) -> str:
+    return (
+        f"--scale {stars}:round-up, {stars}:round-down or {stars}:nearest says what becomes of it; "
+        "--lenient leaves the item out"
+    )
 
 
 def _exact(value: Fraction, of: Fraction | None, numbers: dict[Fraction, str]) -> str:
     low, high = min(numbers), max(numbers)
     span = f"{numbers[low]} to {numbers[high]}"
     if of is not None and of != high:
-        raise NoRatingError(f"a rating out of another number than {numbers[high]}")
+        hint = f"say what it is out of: --scale 0-{of}:{numbers[low]}-{numbers[high]}"
+        raise NoRatingError(f"a rating out of another number than {numbers[high]}", hint)
     if value in numbers:
         return numbers[value]
     if value > high:
-        raise NoRatingError(f"a rating above the scale of the task, {span}")
+        top = next((n for n in (10, 20, 100) if value <= n), 1000)
+        hint = f"say what it is out of, such as --scale 1-{top}:{numbers[low]}-{numbers[high]}"
+        raise NoRatingError(f"a rating above the scale of the task, {span}", hint)
     if value < low and value.denominator == 1:
         raise NoRatingError(f"a rating below the scale of the task, {span}")
-    kind = {2: "a half", 4: "a quarter"}.get(value.denominator, "a fraction")
-    raise NoRatingError(f"a rating with {kind}, the labels are {span}")
+    kind, stars = {2: ("a half", "half-stars"), 4: ("a quarter", "quarter-stars")}.get(
+        value.denominator, ("a fraction", None)
+    )
+    raise NoRatingError(
+        f"a rating with {kind}, the labels are {span}", *([_stars_hint(stars)] if stars else [])
+    )
 
 
 def _rounded(value: Fraction, numbers: Sequence[Fraction], rule: str) -> Fraction:

@@ -33,8 +33,8 @@ def put(path, content):
 
 def refused(path, message, **options):
     """The error of reading `path`: its message, a hint, and no text of the file."""
+    progress = options.pop("progress", None)
     with pytest.raises(DataError, match=message) as error:
-        progress = options.pop("progress", None)
         read_history(path, TASK, ReadOptions(**options), progress=progress)
     assert error.value.exit_code == 13
     assert error.value.hint
@@ -181,7 +181,9 @@ def test_a_row_of_another_length_is_named_or_left_out(tmp_path):
 def test_warnings_of_a_lenient_reading_stay_few(tmp_path):
     lines = [json.dumps({"text": f"{SECRET} {n}", "score": "9"}) for n in range(3000)]
     lines += [json.dumps({"text": f"{SECRET} {n}"}) for n in range(3000)]
-    history = read_history(put(tmp_path / "h.jsonl", "\n".join(lines)), TASK, ReadOptions(lenient=True))
+    history = read_history(
+        put(tmp_path / "h.jsonl", "\n".join(lines)), TASK, ReadOptions(lenient=True)
+    )
     assert history.left_out == {"faulty": 6000}
     assert history.items == ()
     assert len(history.warnings) == 3

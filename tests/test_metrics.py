@@ -125,7 +125,9 @@ def test_a_rating_that_only_some_numbers_hold_is_flagged(output, flagged):
     assert result.non_finite_outputs == flagged
     assert result.values["mae"] == (0.0, abs(float(output) - 4))
     # 1e200 has no square in 64 bits either: infinite, not an error.
-    assert math.isfinite(mean(result, "rmse")) == (output in ("1e39", "-1e39", "2e19") or not flagged)
+    assert math.isfinite(mean(result, "rmse")) == (
+        output in ("1e39", "-1e39", "2e19") or not flagged
+    )
 
 
 def test_expected_score_and_loss_by_hand():

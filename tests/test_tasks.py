@@ -198,8 +198,8 @@ def test_white_space_is_collapsed_where_the_releases_collapse_it(name, template)
     task = load_task(name, template=template)
     (question, gold), fields, *_ = OPPU[name]
     parts = {"id": "h", "date": None}
-    odd = HistoryItem(**parts, fields={key: ODD for key in fields})
-    even = HistoryItem(**parts, fields={key: EVEN for key in fields})
+    odd = HistoryItem(**parts, fields=dict.fromkeys(fields, ODD))
+    even = HistoryItem(**parts, fields=dict.fromkeys(fields, EVEN))
     assert task.history_example(odd) == task.history_example(even)
     assert task.retrieval_line(odd) == task.retrieval_line(even)
     old = "A heist." if name == "LaMP_2M" else (question.split(": ")[-1])

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from client.commands import options as o
+from client.commands.reading import read_items
 from client.commands.work import (
     Memory,
     learner_for,
@@ -18,7 +18,7 @@ from client.commands.work import (
     stored_state,
     train,
 )
-from client.console import print_line, progress_bars, say
+from client.console import print_line, say
 from client.task_choice import choose_task
 from proper_model.records import HistoryItem, counted
 from proper_model.tasks import Task
@@ -36,8 +36,13 @@ def adapt(
     task: o.TaskName = None,
     form: o.Form = None,
     column: o.Columns = None,
+    scale: o.Scale = None,
+    date_order: o.DateOrder = None,
+    no_date: o.NoDate = False,
+    sender: o.Sender = None,
     max_items: o.MaxItems = None,
     lenient: o.Lenient = False,
+    yes: o.Yes = False,
     max_memory: o.MaxMemory = None,
     base_weights: o.BaseWeights = None,
     recompute: o.Recompute = False,
@@ -49,8 +54,19 @@ def adapt(
     Ctrl-C stops it; the same command with --resume goes on.
     """
     from client import personal
+    from client.history import ReadOptions
 
     workspace = o.workspace(context)
+    how = ReadOptions(
+        form=form,
+        columns=o.columns_of(column),
+        max_items=max_items,
+        lenient=lenient,
+        scale=scale,
+        date_order=date_order,
+        use_date=not no_date,
+        sender=sender,
+    )
     newest = workspace.installed()
     memory = Memory(o.bytes_of(max_memory), base_weights, recompute)
 
@@ -58,7 +74,7 @@ def adapt(
         state: PersonalState | None, bundle: InstalledBundle
     ) -> tuple[Task, tuple[HistoryItem, ...]]:
         chosen = choose_task(task, bundle, state)
-        return chosen, read_items(history, chosen, form, column, max_items, lenient=lenient)
+        return chosen, read_items(history, chosen, how, yes=yes)
 
     # A new person hears what is wrong with the items before choosing a passphrase.
     first = None if workspace.has_vault else chosen_items(None, newest)
@@ -103,35 +119,6 @@ def say_dropped(state: PersonalState, name: str, items: Sequence[HistoryItem]) -
             f"warning: {counted(lost, 'stored item')} of this task are not in this history and will "
             "be dropped; to add items, proper update; proper rollback brings them back"
         )
-
-
-def read_items(
-    source: str,
-    task: Task,
-    form: str | None,
-    column: list[str] | None,
-    most: int | None,
-    *,
-    lenient: bool,
-) -> tuple[HistoryItem, ...]:
-    """The items of a history file or of stdin, with warnings said."""
-    from client.history import read_history
-
-    with progress_bars() as show:
-        found = read_history(
-            None if source == "-" else Path(source).expanduser(),
-            task,
-            form=form,
-            columns=o.columns_of(column),
-            max_items=most,
-            lenient=lenient,
-            progress=show,
-        )
-    for warning in found.warnings:
-        say(f"warning: {warning}")
-    for reason, count in found.left_out.items():
-        say(f"left out: {counted(count, 'item')} ({reason})")
-    return found.items
 
 
 def say_outcome(state: PersonalState, name: str, least: int) -> None:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import typer
 
 from client.commands import options as o
-from client.commands.adapt import read_items, say_outcome
+from client.commands.adapt import say_outcome
+from client.commands.reading import read_items
 from client.commands.work import Memory, check_limit, learner_for, store, train
 from client.console import print_line, say
 from client.workspace import read_state
@@ -24,8 +25,13 @@ def update(
     task: o.StoredTask = None,
     form: o.Form = None,
     column: o.Columns = None,
+    scale: o.Scale = None,
+    date_order: o.DateOrder = None,
+    no_date: o.NoDate = False,
+    sender: o.Sender = None,
     max_items: o.MaxItems = None,
     lenient: o.Lenient = False,
+    yes: o.Yes = False,
     max_memory: o.MaxMemory = None,
     base_weights: o.BaseWeights = None,
     recompute: o.Recompute = False,
@@ -38,8 +44,19 @@ def update(
     """
     from client import personal
     from client.cost import memory_needed
+    from client.history import ReadOptions
 
     workspace = o.workspace(context)
+    how = ReadOptions(
+        form=form,
+        columns=o.columns_of(column),
+        max_items=max_items,
+        lenient=lenient,
+        scale=scale,
+        date_order=date_order,
+        use_date=not no_date,
+        sender=sender,
+    )
     memory = Memory(o.bytes_of(max_memory), base_weights, recompute)
     done: list[personal.Update] = []
     with workspace.changing() as vault:
@@ -47,7 +64,7 @@ def update(
         bundle = workspace.bundle_of(state)
         name, task_state = state.task_named(task)
         chosen = task_state.task()
-        items = read_items(history, chosen, form, column, max_items, lenient=lenient)
+        items = read_items(history, chosen, how, yes=yes)
         everything = personal.with_items(task_state, items)
         count = len(everything.items) - len(task_state.items)
         if not count:
