@@ -19,7 +19,17 @@ MAX_PATH_PARTS = 16
 _SHOWN_NAMES = 30
 # How headers call what tasks call so.
 _LIKELY = {
-    "text": ("review", "my review", "comment", "body", "content", "message", "tweet", "post", "note"),
+    "text": (
+        "review",
+        "my review",
+        "comment",
+        "body",
+        "content",
+        "message",
+        "tweet",
+        "post",
+        "note",
+    ),
     "score": ("rating", "my rating", "your rating", "star rating", "stars", "rate", "user rating"),
     "title": ("headline", "subject", "name"),
     "description": ("summary", "plot", "overview"),

@@ -60,7 +60,8 @@ def from_parts(value: Any) -> Any:
     if not isinstance(value, list):
         return value
     texts = [part.get("text") if isinstance(part, dict) else part for part in value]
-    return "".join(texts) if all(isinstance(text, str) for text in texts) else value
+    strings = [text for text in texts if isinstance(text, str)]
+    return "".join(strings) if len(strings) == len(texts) else value
 
 
 def without_marks(text: str) -> str:

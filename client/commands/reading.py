@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from client.commands.options import columns_of
 from client.console import progress_bars, say
 from proper_model.errors import DataError
 from proper_model.records import HistoryItem, counted
@@ -15,6 +16,32 @@ from proper_model.tasks import Task
 
 if TYPE_CHECKING:
     from client.history import History, ReadOptions
+
+
+def read_options(
+    form: str | None,
+    column: list[str] | None,
+    scale: str | None,
+    date_order: str | None,
+    sender: str | None,
+    max_items: int | None,
+    *,
+    no_date: bool,
+    lenient: bool,
+) -> ReadOptions:
+    """The options of a command as one value. Raises ConfigError for a malformed `--column`."""
+    from client.history import ReadOptions
+
+    return ReadOptions(
+        form=form,
+        columns=columns_of(column),
+        max_items=max_items,
+        lenient=lenient,
+        scale=scale,
+        date_order=date_order,
+        use_date=not no_date,
+        sender=sender,
+    )
 
 
 def read_items(
@@ -65,5 +92,6 @@ def agree(found: History, *, interactive: bool) -> None:
         f'--column "{field}={at[0]}"' for field, at in found.places.items() if field != "date"
     )
     raise DataError(
-        f"{found.name}: {layout.name}: {layout.note}", hint=f"if that is what you want: --yes, or {columns}"
+        f"{found.name}: {layout.name}: {layout.note}",
+        hint=f"if that is what you want: --yes, or {columns}",
     )

@@ -8,7 +8,7 @@ import typer
 
 from client.commands import options as o
 from client.commands.adapt import say_outcome
-from client.commands.reading import read_items
+from client.commands.reading import read_items, read_options
 from client.commands.work import Memory, check_limit, learner_for, store, train
 from client.console import print_line, say
 from client.workspace import read_state
@@ -44,18 +44,10 @@ def update(
     """
     from client import personal
     from client.cost import memory_needed
-    from client.history import ReadOptions
 
     workspace = o.workspace(context)
-    how = ReadOptions(
-        form=form,
-        columns=o.columns_of(column),
-        max_items=max_items,
-        lenient=lenient,
-        scale=scale,
-        date_order=date_order,
-        use_date=not no_date,
-        sender=sender,
+    how = read_options(
+        form, column, scale, date_order, sender, max_items, no_date=no_date, lenient=lenient
     )
     memory = Memory(o.bytes_of(max_memory), base_weights, recompute)
     done: list[personal.Update] = []
@@ -67,14 +59,13 @@ def update(
         items = read_items(history, chosen, how, yes=yes)
         everything = personal.with_items(task_state, items)
         count = len(everything.items) - len(task_state.items)
+        new, whole = {name: (chosen, items)}, {name: (chosen, everything.items)}
         if not count:
             print_line("There is no new item, so your adapter stays as it is.")
             return
-        histories = {name: (chosen, items)}
         grown = personal.histories_of(state.with_task(name, everything))
         with learner_for(workspace, bundle, state, memory) as learner:
-            least = learner.settings.user.min_items_to_train
-            check_limit(memory_needed(learner, {name: (chosen, everything.items)}), memory)
+            check_limit(memory_needed(learner, whole), memory)
 
             def step() -> PersonalState:
                 if not task_state.adapter:  # there were too few items, or training diverged
@@ -82,12 +73,12 @@ def update(
                 done.append(personal.update(learner, state, name, items))
                 return done[-1].state
 
-            changed, spent = train(vault, learner, state, histories, "update", step, resume=resume)
+            changed, spent = train(vault, learner, state, new, "update", step, resume=resume)
         store(vault, changed, what="update", task=name, items=count)
     if done:
         say_update(done[-1])
     else:
-        say_outcome(changed, name, least)
+        say_outcome(changed, name, learner.settings.user.min_items_to_train)
     say(f"took {o.readable_seconds(spent.seconds)}, {o.readable_bytes(spent.peak_bytes)} of memory")
 
 
