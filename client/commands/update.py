@@ -53,7 +53,6 @@ def update(
     done: list[personal.Update] = []
     with workspace.changing() as vault:
         state = read_state(vault)
-        bundle = workspace.bundle_of(state)
         name, task_state = state.task_named(task)
         chosen = task_state.task()
         items = read_items(history, chosen, how, yes=yes)
@@ -64,7 +63,7 @@ def update(
             print_line("There is no new item, so your adapter stays as it is.")
             return
         grown = personal.histories_of(state.with_task(name, everything))
-        with learner_for(workspace, bundle, state, memory) as learner:
+        with learner_for(workspace, workspace.bundle_of(state), state, memory) as learner:
             check_limit(memory_needed(learner, whole), memory)
 
             def step() -> PersonalState:
