@@ -60,7 +60,7 @@ def chat_records(chunks: Iterator[str]) -> Generator[Record, None, None]:
             continue
         length += len(line)
         if length <= MAX_RECORD_CHARS:
-            rest.append(line)
+            rest.append(line.removesuffix("\r\n") + "\n" if line.endswith("\r\n") else line)
     if rest:
         yield _record(number + 1, begun, "".join(rest), length)
 

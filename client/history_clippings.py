@@ -50,7 +50,7 @@ def _record(number: int, line: int, lines: list[str], length: int) -> Record:
     what = lines[1].strip() if len(lines) > 1 else ""
     if not what.startswith("-"):
         return Record(number, None, line, ("an entry without the line that says what it is",))
-    text = "".join(lines[2:]).strip()
+    text = "".join(lines[2:]).replace("\r\n", "\n").strip()
     raw = {"text": text, "kind": "highlight" if text else "bookmark"}
     if added := _ADDED.search(what):
         raw["date"] = added["date"].strip()

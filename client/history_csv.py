@@ -61,8 +61,12 @@ class Table:
 
     def _places(self, selection: Selection, fields: Sequence[str]) -> dict[str, int]:
         """Cell index by column. Raises DataError for columns that are missing or stand there twice."""
-        needed = {f: selection.places[f] for f in (*selection.required, *selection.given)}
-        missing = [p[0] for p in needed.values() if not set(p) & set(self.header)]
+        needed = selection.required | selection.given
+        missing = [
+            places[0]
+            for field, places in selection.places.items()
+            if field in needed and not set(places) & set(self.header)
+        ]
         if missing:
             guess = ""
             if shown_names(self.header, fields):

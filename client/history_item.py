@@ -17,7 +17,7 @@ from client.history_formats import Reading
 from client.history_order import content_id
 from client.history_source import Record
 from client.plain_text import without_marks
-from client.rating_scale import NoRatingError, Scale, rating_label
+from client.rating_scale import NoRatingError, Scale, rating_label, scale_name
 from proper_model.errors import DataError
 from proper_model.parsing import identifier, parse_item, text_of
 from proper_model.records import HistoryItem, Place, Report, counted
@@ -67,6 +67,7 @@ class Drafter:
         self.senders: dict[str, int] = {}
         self.rated = task.answer_field if task.kind == "ordinal" else None
         self.labels = answer_labels(task)
+        self._check_scale()
 
     def draft(self, record: Record) -> Draft | str:
         """The item of a record, or the reason why it is left out. Raises DataError if strict."""
@@ -88,6 +89,18 @@ class Drafter:
         if draft is None or self.report.errors > errors:
             return FAULTY if self.report.errors > errors else EMPTY
         return draft
+
+    def _check_scale(self) -> None:
+        """Raises DataError where an export has another scale than the task, and nothing says how."""
+        layout = self.reading.selection.layout
+        if layout is None or layout.scale is None or self.scale is not None:
+            return
+        own = scale_name(self.labels) if self.rated and self.labels else layout.scale
+        if own != layout.scale and "score" in self.reading.selection.places:
+            raise DataError(
+                f"{self.name}: {layout.name} go from {layout.scale}, the task's from {own}",
+                hint=f"say how they become the task's: --scale {layout.scale}:{own}",
+            )
 
     def check_senders(self) -> None:
         """Raises DataError where a chat does not say which of its people is the person."""
@@ -203,7 +216,7 @@ class Drafter:
         if isinstance(value, bool) or not isinstance(value, str | int | float) or not self.labels:
             return value
         text = value if isinstance(value, str) else repr(value)
-        if text.strip() in self.labels:
+        if self.scale is None and text.strip() in self.labels:
             return text.strip()
         try:
             return rating_label(text, self.labels, self.scale)

@@ -48,6 +48,7 @@ class Layout:
         rules: which records are left out, and why.
         clean: makes text of what stands there.
         sure: the fields are what they say; otherwise a person is asked, with `note`.
+        scale: of its ratings where it is another one than one to five stars.
         owner: path of the person's own identity in the file, where others' messages stand too.
         sender: whose a record is, in a chat.
     """
@@ -65,6 +66,7 @@ class Layout:
     clean: Callable[[Any], Any] = field(default=lambda value: value)
     sure: bool = True
     note: str = ""
+    scale: str | None = None
     owner: str | None = None
     sender: str | None = None
 
@@ -139,6 +141,7 @@ LAYOUTS: tuple[Layout, ...] = (
         rules=(Rule(NOT_RATED, "Your Rating", _is_zero, needs="score"),),
         sure=False,
         note="it holds no reviews, so the titles would stand in for your text",
+        scale="1-10",
     ),
     Layout(
         "Reddit posts",

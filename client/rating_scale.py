@@ -29,6 +29,7 @@ SCALE_HINT = (
     "--scale half-stars:round-up, half-stars:round-down or half-stars:nearest (quarter-stars "
     "likewise), or FROM:TO such as 1-10:1-5"
 )
+MEND_RATING_HINT = "mend it, or leave such items out with --lenient"
 _PARTS = {"½": Fraction(1, 2), "¼": Fraction(1, 4), "¾": Fraction(3, 4)}
 _NUMBER = r"[+-]?[0-9]{0,9}(?:[.,][0-9]{1,9})?"
 _RATING = re.compile(
@@ -127,20 +128,23 @@ def _exact(value: Fraction, of: Fraction | None, numbers: dict[Fraction, str]) -
     span = f"{numbers[low]} to {numbers[high]}"
     if of is not None and of != high:
         hint = f"say what it is out of: --scale 0-{of}:{numbers[low]}-{numbers[high]}"
-        raise NoRatingError(f"a rating out of another number than {numbers[high]}", hint)
+        raise NoRatingError(
+            f"a rating out of another number than {numbers[high]}; see --scale", hint
+        )
     if value in numbers:
         return numbers[value]
     if value > high:
         top = next((n for n in (10, 20, 100) if value <= n), 1000)
         hint = f"say what it is out of, such as --scale 1-{top}:{numbers[low]}-{numbers[high]}"
-        raise NoRatingError(f"a rating above the scale of the task, {span}", hint)
+        raise NoRatingError(f"a rating above the scale of the task, {span}; see --scale", hint)
     if value < low and value.denominator == 1:
-        raise NoRatingError(f"a rating below the scale of the task, {span}")
+        raise NoRatingError(f"a rating below the scale of the task, {span}; see --scale")
     kind, stars = {2: ("a half", "half-stars"), 4: ("a quarter", "quarter-stars")}.get(
         value.denominator, ("a fraction", None)
     )
     raise NoRatingError(
-        f"a rating with {kind}, the labels are {span}", *([_stars_hint(stars)] if stars else [])
+        f"a rating with {kind}, the labels are {span}; see --scale",
+        *([_stars_hint(stars)] if stars else []),
     )
 
 
@@ -156,16 +160,18 @@ def _read(text: str) -> tuple[Fraction, Fraction | None]:
     """A rating's number, and what it is out of where it says so."""
     text = text.strip()
     if len(text) > MAX_RATING_CHARS:
-        raise NoRatingError("no rating: longer than one is")
+        raise NoRatingError("no rating: longer than one is", MEND_RATING_HINT)
     if drawn := _DRAWN.fullmatch(text.replace("\ufe0f", "")):
         return len(drawn["full"]) + _PARTS.get(drawn["part"], Fraction(0)), None
     match = _RATING.fullmatch(text)
     number = _fraction(match["number"]) if match else None
     if match is None or (number is None and match["part"] is None):
-        raise NoRatingError("no rating: expected a number, such as 4, 4.0, 3,5 or 4/5, or stars")
+        raise NoRatingError(
+            "no rating: expected a number, such as 4, 4.0, 3,5 or 4/5, or stars", MEND_RATING_HINT
+        )
     of = _fraction(match["of"]) if match["of"] is not None else None
     if match["of"] is not None and not of:
-        raise NoRatingError("no rating: it is out of nothing")
+        raise NoRatingError("no rating: it is out of nothing", MEND_RATING_HINT)
     value = (number or Fraction(0)) + _PARTS.get(match["part"], Fraction(0))
     return value, Fraction(100) if match["percent"] else of
 
