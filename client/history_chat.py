@@ -55,6 +55,8 @@ def chat_records(chunks: Iterator[str]) -> Generator[Record, None, None]:
             yield _record(number, begun, "".join(rest), length)
         if begins:
             begun, length, rest = row, 0, []
+        elif not begun:
+            continue  # blank lines before the first message
         if line is None:
             length = MAX_RECORD_CHARS + 1
             continue

@@ -31,12 +31,19 @@ def text_of(value: Any, place: Place, report: Report) -> str | None:
     if not isinstance(value, str):
         report.error(place, f"expected a string, got {_kind(value)}")
         return None
-    try:
-        value.encode()
-    except UnicodeEncodeError:
+    text = whole_text(value)
+    if text != value:
         report.warn(place, "half of a surrogate pair was replaced")
-        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    return value
+    return text
+
+
+def whole_text(text: str) -> str:
+    """Text in which half of a surrogate pair, which JSON can write, is replaced."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
 
 
 def parse_user(

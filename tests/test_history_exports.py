@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import zipfile
+from contextlib import suppress
+from random import Random
 
 import pytest
 
@@ -224,7 +226,7 @@ READ = {
     ),
     "whatsapp on android": (
         ("WhatsApp Chat with Bob.txt", "LaMP_7", {"sender": "Ada"}),
-        ANDROID,
+        "\n\n" + ANDROID,
         [("2024-01-15", {"text": "Hello\nsecond line: yes"}), ("2024-01-17", {"text": "mended"})],
         {"service messages": 1, "of other people": 1, "media and notices": 3},
     ),
@@ -578,3 +580,52 @@ def test_values_at_paths_are_found_across_chunks():
         found = list(values_at("f", iter(chunks), {"x.y[].z[]", "skip.a[]"}))
         assert [value for path, value, _ in found if path == "x.y[].z[]"] == [1, 2, 3]
         assert [value for path, value, _ in found if path == "skip.a[]"] == [1, {"b": "]}"}]
+
+
+# -- whatever stands in a file ---------------------------------------------------------------------
+
+PIECES = ('"', ",", "\n", "\r", "]", "}", "{", "[", "\0", "\ufeff", "<", "&#0;", "NaN", "1e999", "9" * 50,
+          "\\ud800", "null", "==========", "- ", "½", "sep=;", " - ", ": ", "é", "\u2028")  # fmt: skip
+
+
+MUTATIONS = 10  # of every sample; more of them found nothing else
+
+
+@pytest.mark.parametrize("export", READ)
+def test_mutated_exports_end_in_items_or_in_an_error_of_ours(read, export):
+    """Never an exception of another kind, and never a record that is not accounted for."""
+    (name, task, options), content, *_ = READ[export]
+    random = Random(export)
+    for _ in range(MUTATIONS):
+        text = content
+        for _ in range(random.randint(1, 4)):
+            at = random.randrange(len(text) + 1)
+            cut = random.choice((0, 0, 1, 5, 40))
+            text = text[:at] + random.choice(PIECES) + text[at + cut :]
+        lenient = random.random() < 0.5
+        with suppress(ConfigError, DataError):
+            history = read(text, name=name, task=task, lenient=lenient, **options)
+            assert history.read == len(history.items) + sum(history.left_out.values())
+
+
+CASES = [
+    ("goodreads-export/goodreads_library_export.csv", "LaMP_3", {}, 5),
+    ("float-ratings/float.csv", "LaMP_3", {}, 6),
+    ("float-ratings/float_scores.json", "LaMP_3", {}, 6),
+    ("float-ratings/letterboxd_ratings.csv", "LaMP_3", {"scale": "half-stars:nearest"}, 7),
+    ("float-ratings/storygraph.csv", "LaMP_3", {"scale": "quarter-stars:nearest"}, 5),
+    ("twitter-archive/tweets.js", "LaMP_7", {}, 5),
+    ("twitter-archive/outbox.json", "LaMP_7", {}, 5),
+]
+
+
+@pytest.mark.parametrize(("path", "task", "options", "items"), CASES)
+def test_files_that_people_sent_are_read(shared, path, task, options, items):
+    file = shared / "cases" / path
+    if not file.is_file():
+        pytest.skip(f"needs {file}")
+    history = read_history(file, load_task(task), ReadOptions(**options))
+    assert len(history.items) == items
+    assert not any(
+        "&amp;" in text or "<" in text for i in history.items for text in i.fields.values()
+    )
