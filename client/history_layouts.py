@@ -466,6 +466,6 @@ def is_known_name(name: str, fields: frozenset[str] = frozenset()) -> bool:
     return (
         0 < len(name) <= MAX_NAME_CHARS
         and 0 < len(words) <= 6
-        and all(word.lower() in _WORDS or (word.isdigit() and len(word) == 1) for word in words)
+        and all(word.lower() in _WORDS or (word.isdigit() and len(word) <= 2) for word in words)
         and any(word.isalpha() for word in words)
     )

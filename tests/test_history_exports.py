@@ -471,6 +471,10 @@ def test_a_row_is_named_by_its_own_line_after_breaks_inside_quotes(read):
     [
         ("My Review,My Rating,Date Added", "found My Review, My Rating, Date Added$"),
         (
+            "Title,Author l-f,ISBN13,Number of Pages,Bookshelves with positions,Owned Copies",
+            "found Title, Author l-f, ISBN13, Number of Pages, Bookshelves with positions, Owned Copies",
+        ),
+        (
             "User Review,Overall Score,createdAt,Xyzzy",
             "found User Review, Overall Score, createdAt and 1",
         ),
