@@ -222,9 +222,7 @@ class Drafter:
             return rating_label(text, self.labels, self.scale)
         except NoRatingError as error:
             name = self.rated or ""
-            self.report.error(
-                place.at(name), f"the answer is {error}; see --scale", hint=error.hint
-            )
+            self.report.error(place.at(name), f"the answer is {error}", hint=error.hint)
             return self.labels[0]  # not used: the record is faulty
 
     def _lacks_field(self, raw: Mapping[str, Any], place: Place) -> bool:

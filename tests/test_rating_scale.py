@@ -116,7 +116,7 @@ def test_in_a_file_nothing_is_rounded_without_a_rule(tmp_path):
     lenient = read_history(path, TASK, ReadOptions(lenient=True))
     assert [item.fields["score"] for item in lenient.items] == ["4", "1"]
     assert lenient.left_out == {"faulty": 1}
-    assert "see --scale" in lenient.warnings[0]
+    assert lenient.warnings[0].count("see --scale") == 1
     ruled = read_history(path, TASK, ReadOptions(scale="half-stars:round-down"))
     assert [item.fields["score"] for item in ruled.items] == ["4", "3", "1"]
     with pytest.raises(ConfigError, match="LaMP_7 has no scale of numbers"):
