@@ -1,32 +1,65 @@
 """One person's own history from a file or standard input: streamed, checked, in time order.
 
 Memory is bounded by the newest items that are kept, whatever the file holds, and plaintext is copied
-nowhere. Messages name file, record, line and field; they quote nothing. Forms: `history_formats`.
+nowhere. Messages name file, record, line and field; they quote nothing. Forms: `history_formats`;
+exports that are known by their layout: `history_layouts`; one record: `history_item`.
 """
 
 from __future__ import annotations
 
+import dataclasses
+from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from client.history_formats import records_of
-from client.history_order import Keeper, content_id
-from client.history_source import Record, open_history
-from proper_model.errors import ConfigError
-from proper_model.parsing import identifier, parse_item
-from proper_model.records import HistoryItem, Place, Report, counted
-from proper_model.tasks import Task, folded
+from client.history_dates import ORDER_HINT, ORDERS, OrderUnknownError, order_of
+from client.history_fields import Selection
+from client.history_formats import open_reading
+from client.history_item import Drafter, Faults, answer_labels
+from client.history_layouts import Layout
+from client.history_order import Keeper
+from client.history_source import STANDARD_INPUT, open_history
+from client.rating_scale import Scale, parse_scale
+from proper_model.errors import ConfigError, DataError
+from proper_model.records import HistoryItem, Place, counted
+from proper_model.tasks import Task
+
+__all__ = ["History", "ReadOptions", "answer_labels", "read_history"]
 
 DEFAULT_MAX_ITEMS = 20_000
 MAX_PROBLEMS = 20  # different ones that warnings tell of
 DUPLICATE, FAULTY, OLDER = "duplicate", "faulty", "older"
 PHASE = "reading history (MiB)"
-MEND_HINT = "mend this record, or leave faulty records out with --lenient"
 
 # (phase, done, total); total 0 means: unknown.
 Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class ReadOptions:
+    """How a person says that a file is to be read.
+
+    Attributes:
+        form: one of `history_formats.FORMS`; None: recognized.
+        columns: where a field of the task, `id` or `date` stands: a column, or a path inside JSON.
+        max_items: the newest that are kept; None: `DEFAULT_MAX_ITEMS`, with a warning if it cuts.
+        lenient: leave faulty records out instead of raising.
+        scale: how ratings become the task's labels, as `rating_scale` describes it.
+        date_order: `dmy`, `mdy` or `ymd`; None: told by the dates.
+        use_date: whether dates are read at all.
+        sender: which of a chat's people the person is.
+    """
+
+    form: str | None = None
+    columns: Mapping[str, str] = field(default_factory=dict)
+    max_items: int | None = None
+    lenient: bool = False
+    scale: str | None = None
+    date_order: str | None = None
+    use_date: bool = True
+    sender: str | None = None
 
 
 @dataclass(frozen=True)
@@ -34,142 +67,157 @@ class History:
     """What was read. `read == len(items) + sum(left_out.values())`.
 
     Attributes:
+        name: of the file, fit for messages.
         items: oldest first; not shown by `repr`.
         read: records seen.
-        left_out: how many of them are missing in `items`, by reason: `duplicate`, `faulty`, `older`.
+        left_out: how many of them are missing in `items`, by reason.
         warnings: sentences with places and counts, without text of the history.
+        layout: the export that was recognized, None for a file of the task's own fields.
+        places: where each field was read, for an export.
+        asked: whether the person named where every field stands.
     """
 
     items: tuple[HistoryItem, ...] = field(repr=False)
     read: int
     left_out: Mapping[str, int]
     warnings: tuple[str, ...]
-
-
-class _Faults(Report):
-    """A report whose hint suits a person's own file."""
-
-    def error(self, place: Place, message: str, *, hint: str = MEND_HINT) -> None:
-        super().error(place, message, hint=hint)
+    name: str = ""
+    layout: Layout | None = None
+    places: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    asked: bool = True
 
 
 def read_history(
     source: Path | None,
     task: Task,
+    options: ReadOptions | None = None,
     *,
-    form: str | None = None,
-    max_items: int | None = None,
-    columns: Mapping[str, str] | None = None,
-    lenient: bool = False,
     progress: Progress | None = None,
 ) -> History:
     """Read a history from a file, or from standard input for None and `-`.
 
     Args:
-        form: `json`, `jsonl`, `csv` or `lamp`; None: recognized.
-        max_items: the newest that are kept; None: `DEFAULT_MAX_ITEMS`, with a warning if it cuts.
-        columns: column names of a table by field of the task, `id` or `date`.
-        lenient: leave faulty records out instead of raising.
+        options: how; None: as it is recognized.
         progress: called with a phase, mebibytes read, and their whole.
 
     Raises:
-        ConfigError: an unknown form, a field the task does not have, `max_items` below 1.
-        DataError: the file cannot be read or followed, or a record is faulty and `lenient` is False.
+        ConfigError: an unknown form, order or scale, a field the task does not have, `max_items`
+            below 1.
+        DataError: the file cannot be read or followed, a record is faulty and `lenient` is False,
+            or nothing says what a date or a sender means.
     """
-    if max_items is not None and max_items < 1:
-        raise ConfigError(f"max_items: expected at least 1, got {max_items}")
-    report = _Faults(strict=not lenient, limit=MAX_PROBLEMS)
-    read = faulty = 0
+    chosen = options or ReadOptions()
+    scale = _checked(chosen, task)
+    try:
+        return _read(source, task, chosen, scale, progress)
+    except OrderUnknownError:
+        order = _order(source, task, chosen)
+    return _read(source, task, dataclasses.replace(chosen, date_order=order), scale, progress)
+
+
+def _checked(options: ReadOptions, task: Task) -> Scale | None:
+    """The scale that `options` name. Raises ConfigError for options that cannot be."""
+    if options.max_items is not None and options.max_items < 1:
+        raise ConfigError(f"max_items: expected at least 1, got {options.max_items}")
+    if options.date_order not in (None, *ORDERS):
+        raise ConfigError("unknown order of dates", hint=f"--date-order {', '.join(ORDERS)}")
+    if not options.use_date and options.columns.get("date"):
+        raise ConfigError("--no-date and --column date=... contradict each other")
+    if options.scale is None:
+        return None
+    if task.kind != "ordinal" or not task.labels or task.answer_field is None:
+        raise ConfigError(f"--scale: task {task.name} has no scale of numbers")
+    return parse_scale(options.scale, task.labels)
+
+
+def _read(
+    source: Path | None,
+    task: Task,
+    options: ReadOptions,
+    scale: Scale | None,
+    progress: Progress | None,
+) -> History:
+    report = Faults(strict=not options.lenient, limit=MAX_PROBLEMS)
+    left: Counter[str] = Counter()
+    read = 0
 
     def on_read(done: int, size: int) -> None:
         if progress is not None:
             progress(PHASE, done >> 20, size >> 20)
 
     with open_history(source, on_read=on_read) as opened:
-        keeper = Keeper(opened.name, max_items or DEFAULT_MAX_ITEMS)
+        keeper = Keeper(opened.name, options.max_items or DEFAULT_MAX_ITEMS)
+        reading = open_reading(
+            opened, task, options.form, options.columns, use_date=options.use_date
+        )
+        drafter = Drafter(opened.name, task, reading, report, scale, options)
         # Closed here, whatever happens: a reader may have changed a setting of its library.
-        with closing(records_of(opened, task, form, columns)) as records:
-            for record in records:
+        with closing(reading.records):
+            for record in reading.records:
                 read += 1
-                faulty += not _take(record, opened.name, task, keeper, report)
-    if keeper.older and max_items is None:
+                draft = drafter.draft(record)
+                if isinstance(draft, str):
+                    left[draft] += 1
+                    continue
+                other = keeper.add(draft.item, record.number, draft.when)
+                if other is not None:
+                    place = Place(opened.name, record.number, "id", record.line)
+                    report.error(place, f"the same id as record {other}, with another content")
+                    left[FAULTY] += 1
+    drafter.check_senders()
+    return _finished(opened.name, keeper, report, reading.selection, read, left, options)
+
+
+def _finished(
+    name: str,
+    keeper: Keeper,
+    report: Faults,
+    selection: Selection,
+    read: int,
+    left: Counter[str],
+    options: ReadOptions,
+) -> History:
+    if keeper.older and options.max_items is None:
         report.warn(
-            Place(opened.name),
+            Place(name),
             f"{counted(keeper.older, 'item')} left out, older than the newest {DEFAULT_MAX_ITEMS}",
         )
     keeper.warn(report)
     items = keeper.items()
     if not items:
-        report.warn(Place(opened.name), "holds no usable item; you get what an average user gets")
-    reasons = {DUPLICATE: keeper.duplicates, FAULTY: faulty, OLDER: keeper.older}
+        report.warn(Place(name), "holds no usable item; you get what an average user gets")
+    left[DUPLICATE] += keeper.duplicates
+    left[OLDER] += keeper.older
     return History(
         items=items,
         read=read,
-        left_out={reason: count for reason, count in reasons.items() if count},
+        left_out={reason: count for reason, count in left.items() if count},
         warnings=tuple(str(group) for group in report.groups),
+        name=name,
+        layout=selection.layout,
+        places=selection.places,
+        asked=selection.required <= selection.given,
     )
 
 
-def _take(record: Record, name: str, task: Task, keeper: Keeper, report: Report) -> bool:
-    """Give a record to the keeper; False after reporting a faulty one."""
-    place = Place(name, record.number, line=record.line)
-    errors = report.errors
-    for fault in record.faults:
-        report.error(place, fault)
-    if report.errors > errors:
-        return False
-    item = _item(record, task, place, report)
-    if item is None or report.errors > errors:
-        return False
-    other = keeper.add(item, record.number)
-    if other is not None:
-        report.error(place.at("id"), f"the same id as record {other}, with another content")
-        return False
-    return True
-
-
-def _item(record: Record, task: Task, place: Place, report: Report) -> HistoryItem | None:
-    raw = record.raw
-    named = isinstance(raw, dict) and raw.get("id") is not None and not record.anonymous
-    if named:
-        identifier(raw, "id", place, report)
-    elif isinstance(raw, dict):
-        raw = {key: value for key, value in raw.items() if key != "id"}
-    item = parse_item(raw, record.number, task, place, report)
-    if item is None:
-        return None
-    for name, text in item.fields.items():
-        if "\0" in text:
-            report.error(place.at(name), "a NUL character")
-    _check_answer(item, task, place, report)
-    return item if named else replace(item, id=content_id(item))
-
-
-def _check_answer(item: HistoryItem, task: Task, place: Place, report: Report) -> None:
-    name = task.answer_field
-    answer = task.history_example(item).answer if name is None else item.fields[name]
-    at = place if name is None else place.at(name)
-    if not answer.strip():
-        report.error(at, "the answer is empty")
-        return
-    labels = answer_labels(task)
-    if labels is None or answer.strip() in labels:
-        return
-    close = folded(answer) in {folded(label) for label in labels}
-    report.error(
-        at,
-        f"the answer is not among the {len(labels)} labels of task {task.name}"
-        + (", but differs from one of them only in case or spaces" if close else ""),
+def _order(source: Path | None, task: Task, options: ReadOptions) -> str:
+    """Which of day and month stands first, told by the first date that shows it."""
+    name = STANDARD_INPUT
+    if source is not None and str(source) != "-":
+        with open_history(source) as opened:
+            name = opened.name
+            reading = open_reading(opened, task, options.form, options.columns)
+            look, places = reading.look, reading.selection.places["date"]
+            with closing(reading.records):
+                order = order_of(
+                    look(record.raw, place)
+                    for record in reading.records
+                    for place in places
+                    if isinstance(record.raw, dict)
+                )
+        if order is not None:
+            return order
+    raise DataError(
+        f"{name}: dates such as 03/04/2024, and none says whether the day or the month stands first",
+        hint=ORDER_HINT,
     )
-
-
-def answer_labels(task: Task) -> tuple[str, ...] | None:
-    """Labels that answers of the history are among; None where it answers something else.
-
-    Histories of LaMP-1 say what the user wrote, not which of two papers was cited: what they answer
-    depends on the objective, whereas a label is the answer under every one.
-    """
-    if task.labels is None or task.answer_field is None:
-        return None
-    answers = {history.answer.strip() for history in task.spec.history.values()}
-    return task.labels if len(answers) == 1 else None

@@ -1,7 +1,7 @@
 """A person's history as a table: CSV with a header row, separated by comma, semicolon or tab.
 
-RFC 4180 with a choice of separators. Cells of optional columns that are empty count as absent, since
-a table cannot tell the two apart.
+RFC 4180 with a choice of separators, which Excel's line `sep=;` may name. Cells of optional columns
+that are empty count as absent, since a table cannot tell the two apart.
 """
 
 from __future__ import annotations
@@ -10,48 +10,96 @@ import csv
 import re
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
+from client.history_fields import Selection, likely, shown_names
+from client.history_layouts import is_known_name
 from client.history_source import MAX_RECORD_CHARS, TOO_LONG, Record, iter_lines
-from proper_model.errors import ConfigError, DataError
-from proper_model.tasks import Task
+from proper_model.errors import DataError
 
-DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs"}
-_SHOWN_COLUMNS = 20
-_LOOKS_LIKE_A_NAME = re.compile(r"[^\W\d][\w-]{0,31}")
+DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
+_SEPARATOR_LINE = re.compile(r'"?sep=(?P<sign>[,;\t|])"?\s*', re.IGNORECASE)
 
 
-def csv_records(
-    name: str, chunks: Iterator[str], task: Task, columns: Mapping[str, str] | None = None
-) -> Generator[Record, None, None]:
-    """Rows as records with the task's field names; `columns` maps these to other column names.
+class Table:
+    """A table whose header was read; `rows` can be read once.
 
-    Raises DataError for missing columns, a row that is too long and quotes that do not end, and
-    ConfigError for a mapping of a field that the task does not know.
+    `names` are the fields and columns that are asked for, by which the separator is told.
     """
-    wanted = _wanted(task, columns or {})
-    feed = _Feed(name, iter_lines(chunks))
-    first = next((line for line in feed if line.strip()), "")
-    delimiter = _sniff(first, set(wanted.values()))
-    feed.push_back(first)
-    with _field_limit():
-        reader = csv.reader(feed, delimiter=delimiter, strict=True)
-        header = _next_row(reader, feed) or []
-        places = _places(name, header, delimiter, wanted, task, columns or {})
-        number = 0
-        while (cells := _next_row(reader, feed)) is not None:
-            if not cells:
-                continue
-            number += 1
-            if len(cells) != len(header):
-                fault = f"has {len(cells)} cells, the header has {len(header)}"
-                yield Record(number, None, feed.record_line, (fault,))
-                continue
-            raw = {
-                field: cells[place]
-                for field, place in places.items()
-                if cells[place].strip() or field in task.required_fields
-            }
-            yield Record(number, raw, feed.record_line)
+
+    def __init__(self, name: str, chunks: Iterator[str], names: set[str]) -> None:
+        self.name = name
+        self._feed = _Feed(name, iter_lines(chunks))
+        first = next((line for line in self._feed if line.strip()), "")
+        if named := _SEPARATOR_LINE.fullmatch(first):
+            self.delimiter = named["sign"]
+        else:
+            self.delimiter = _sniff(first, names)
+            self._feed.push_back(first)
+        self._reader = csv.reader(self._feed, delimiter=self.delimiter, strict=True)
+        with _field_limit():
+            self.header = [cell.strip() for cell in _next_row(self._reader, self._feed) or []]
+
+    def rows(self, selection: Selection, fields: Sequence[str]) -> Generator[Record, None, None]:
+        """Records with the cells of the selection's columns by name.
+
+        Raises DataError for missing columns, a row that is too long and quotes that do not end.
+        """
+        places = self._places(selection, fields)
+        with _field_limit():
+            number = 0
+            while (cells := _next_row(self._reader, self._feed)) is not None:
+                if not cells:
+                    continue
+                number += 1
+                line = self._feed.record_line
+                if len(cells) != len(self.header):
+                    fault = f"has {len(cells)} cells, the header has {len(self.header)}"
+                    yield Record(number, None, line, (fault,))
+                    continue
+                yield Record(number, {column: cells[n] for column, n in places.items()}, line)
+
+    def _places(self, selection: Selection, fields: Sequence[str]) -> dict[str, int]:
+        """Cell index by column. Raises DataError for columns that are missing or stand there twice."""
+        needed = selection.required | selection.given
+        missing = [
+            places[0]
+            for field, places in selection.places.items()
+            if field in needed and not set(places) & set(self.header)
+        ]
+        if missing:
+            guess = ""
+            if shown_names(self.header, fields):
+                guess = likely(self.header, [f for f in fields if f not in self.header])
+            if len(self.header) == 1 and not guess:
+                guess = "; lines of text are no table: write one item a line as JSON"
+            elif guess:
+                guess = f", such as {guess}"
+            raise DataError(
+                f"{self.name}: no column named {', '.join(dict.fromkeys(missing))}; "
+                f"{self._found(fields)}",
+                hint="the first row must name the columns; --column FIELD=NAME says where one of the "
+                f"task's fields {', '.join(fields)} stands{guess} "
+                f"(read as separated by {DELIMITERS[self.delimiter]})",
+            )
+        twice = sorted(c for c in selection.columns if self.header.count(c) > 1)
+        if twice:
+            raise DataError(
+                f"{self.name}: the header names {', '.join(twice)} twice",
+                hint="rename one of the columns",
+            )
+        return {c: self.header.index(c) for c in selection.columns if c in self.header}
+
+    def _found(self, fields: Sequence[str]) -> str:
+        shown = shown_names(self.header, fields)
+        if not shown:
+            return f"found {len(self.header)} cells in the first row that do not look like column names"
+        return f"found {shown}"
+
+
+def cell(raw: Mapping[str, Any], column: str) -> Any:
+    """The cell of a row under a column, None without one."""
+    return raw.get(column)
 
 
 class _Feed:
@@ -125,23 +173,13 @@ def _field_limit() -> Iterator[None]:
         csv.field_size_limit(before)
 
 
-def _wanted(task: Task, columns: Mapping[str, str]) -> dict[str, str]:
-    """Column name by field."""
-    known = ("id", "date", *task.fields)
-    if unknown := sorted(set(columns) - set(known)):
-        raise ConfigError(
-            f"columns: {', '.join(unknown)} is no field of task {task.name}",
-            hint=f"fields: {', '.join(known)}",
-        )
-    return {field: columns.get(field, field) for field in known}
-
-
 def _sniff(line: str, names: set[str]) -> str:
     """The separator under which a header has the most known names, then the most cells."""
 
-    def score(delimiter: str) -> tuple[int, int]:
+    def score(delimiter: str) -> tuple[int, int, int]:
         cells = _header_cells(line, delimiter)
-        return len(names & set(cells)), len(cells)
+        known = sum(is_known_name(cell) for cell in cells)
+        return len(names & set(cells)), known if len(cells) > 1 else 0, len(cells)
 
     return max(DELIMITERS, key=score)
 
@@ -151,38 +189,3 @@ def _header_cells(line: str, delimiter: str) -> list[str]:
         return [cell.strip() for cell in next(csv.reader([line], delimiter=delimiter), [])]
     except csv.Error:
         return []
-
-
-def _places(
-    name: str,
-    header: Sequence[str],
-    delimiter: str,
-    wanted: Mapping[str, str],
-    task: Task,
-    columns: Mapping[str, str],
-) -> dict[str, int]:
-    """Cell index by field. Raises DataError for columns that are missing or stand there twice."""
-    names = [cell.strip() for cell in header]
-    needed = [field for field in wanted if field in task.required_fields or field in columns]
-    if missing := [wanted[field] for field in needed if wanted[field] not in names]:
-        raise DataError(
-            f"{name}: no column named {', '.join(missing)}; {_found(names, wanted)}",
-            hint="the first row must name the columns; --column FIELD=NAME says where one of the "
-            f"task's fields {', '.join(wanted)} (read as separated by {DELIMITERS[delimiter]})",
-        )
-    if twice := sorted({column for column in wanted.values() if names.count(column) > 1}):
-        raise DataError(
-            f"{name}: the header names {', '.join(twice)} twice", hint="rename one of the columns"
-        )
-    return {field: names.index(column) for field, column in wanted.items() if column in names}
-
-
-def _found(names: Sequence[str], wanted: Mapping[str, str]) -> str:
-    """What the header has. A row that may be a person's text is only counted."""
-    is_header = set(names) & set(wanted.values()) or (
-        len(names) > 1 and all(_LOOKS_LIKE_A_NAME.fullmatch(column) for column in names)
-    )
-    if not is_header:
-        return f"found {len(names)} cells in the first row that do not look like column names"
-    shown = [column[:40] for column in names[:_SHOWN_COLUMNS] if column.isprintable()]
-    return f"found {', '.join(shown)}{' and more' if len(names) > len(shown) else ''}"

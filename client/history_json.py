@@ -16,6 +16,7 @@ from proper_model.errors import DataError
 from proper_model.json_stream import TextBuffer, decode_value
 
 MAX_KEYS = 256  # of a user record, whose keys are walked
+MAX_DEPTH = 64  # of objects and arrays inside each other that are walked
 MAX_DIGITS = 100  # of an integer; Python would refuse 4300, after quadratic time
 PROFILE, USER, QUESTION = "profile", "user_id", "input"
 HINT = "expected an array of items, one item a line, or one user record with a profile"

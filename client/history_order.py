@@ -1,7 +1,9 @@
 """Which items of a history are kept, and in which order: each once, the newest N, oldest first.
 
 Bounded whatever the file holds: the newest N by date and, as long as it is open which order counts,
-the last N of the file. An item is known again by its id among the last `REMEMBERED` different
+the last N of the file. Items of one day are ordered by their time where the file has it. A file some
+of whose items lack a date is turned round if the others show that it begins with the newest. An item
+is known again by its id among the last `REMEMBERED` different
 records and among the kept ones; one that is repeated further apart counts as two.
 """
 
@@ -19,6 +21,7 @@ from proper_model.limits import MIB
 from proper_model.records import HistoryItem, Place, Report
 
 REMEMBERED = 100_000
+MIN_FALLS = 2  # of dates, that show a file to begin with the newest
 MAX_KEPT_CHARS = 256 * MIB
 
 
@@ -55,13 +58,17 @@ class Keeper:
         self._last: deque[HistoryItem] = deque()
         self._dated: list[tuple[tuple[int, ...], int, bytes, HistoryItem]] | None = []
         self._dated_seen: dict[bytes, _Seen] = {}
+        self._before: tuple[int, ...] | None = None
+        self._rises = self._falls = 0
         self._forms: dict[int, tuple[int, ...] | None] = {}
         self._chars = 0
 
-    def add(self, item: HistoryItem, number: int) -> int | None:
+    def add(
+        self, item: HistoryItem, number: int, when: tuple[int, ...] | None = None
+    ) -> int | None:
         """Take record `number`. Returns the number of an earlier one with its id and other content.
 
-        Raises DataError if the kept items hold more text than memory should.
+        `when` orders more finely than the item's date, of which it is a part. Raises DataError if the kept items hold more text than memory should.
         """
         key = hashlib.sha256(item.id.encode()).digest()[:16]
         date = date_key(item.date)
@@ -76,7 +83,7 @@ class Keeper:
         self._recent[key] = seen
         if len(self._recent) > max(REMEMBERED, self.limit):
             self._recent.popitem(last=False)
-        self._keep(item, date, key, seen)
+        self._keep(item, date if when is None else when, key, seen)
         if self._chars > MAX_KEPT_CHARS:
             raise DataError(
                 f"{self.name}: the newest {self.limit} items hold more than {MAX_KEPT_CHARS} "
@@ -88,7 +95,12 @@ class Keeper:
     def _keep(
         self, item: HistoryItem, date: tuple[int, ...] | None, key: bytes, seen: _Seen
     ) -> None:
-        self._forms.setdefault(0 if date is None else len(date), date)
+        day = None if date is None else date[:3]
+        self._forms.setdefault(0 if day is None else len(day), day)
+        if date is not None:
+            self._rises += self._before is not None and date > self._before
+            self._falls += self._before is not None and date < self._before
+            self._before = date
         self._last.append(item)
         self._chars += _chars(item)
         if len(self._last) > self.limit:
@@ -116,12 +128,19 @@ class Keeper:
     def items(self) -> tuple[HistoryItem, ...]:
         """Oldest first: by date where every item has one, else as the file has them."""
         if self._dated is None:
-            return tuple(self._last)
+            return tuple(reversed(self._last)) if self._begins_newest else tuple(self._last)
         return tuple(entry[-1] for entry in sorted(self._dated))
+
+    @property
+    def _begins_newest(self) -> bool:
+        """Whether the dates, as far as there are any, say that the file begins with the newest."""
+        return self._falls >= MIN_FALLS and not self._rises and not self.older
 
     def warn(self, report: Report) -> None:
         """Report what is odd about the dates of all items."""
         odd = oddity(tuple(self._forms.values()))
+        if odd is not None and self._dated is None and self._begins_newest:
+            odd += ", turned round, since its dates go back in time"
         if odd is None and self._dated is None and self.different > 1:
             odd = "no item has a date, so the file's order counts, oldest first"
         if odd is not None:

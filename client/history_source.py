@@ -1,7 +1,8 @@
 """Where a person's own history comes from: a regular file or standard input, as checked text.
 
-Bytes are read in chunks, decoded and handed on; nothing is copied to a file. What is no plain UTF-8
-text is refused with the place where that shows. Source: SECURITY 6.
+Bytes are read in chunks, decoded and handed on; nothing is copied to a file. Text is UTF-8, or UTF-16
+with its mark; lines that end with a carriage return alone end with a line feed afterwards. What is
+no such text is refused with the place where that shows. Source: SECURITY 6.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
+from client.history_archive import archive_hint
 from proper_model.errors import DataError
 from proper_model.limits import MIB
 
@@ -28,14 +30,21 @@ TOO_LONG = f"longer than {MAX_RECORD_CHARS} characters"
 _MARKS: tuple[tuple[bytes, str, str], ...] = (
     (b"\xff\xfe\x00\x00", "UTF-32 text", "save it as UTF-8"),
     (b"\x00\x00\xfe\xff", "UTF-32 text", "save it as UTF-8"),
-    (b"\xff\xfe", "UTF-16 text", "save it as UTF-8"),
-    (b"\xfe\xff", "UTF-16 text", "save it as UTF-8"),
     (b"\x1f\x8b", "compressed by gzip", "unpack it first, or pipe it in: zcat FILE | proper ... -"),
     (b"\x28\xb5\x2f\xfd", "compressed by zstd", "unpack it first"),
     (b"\xfd7zXZ\x00", "compressed by xz", "unpack it first"),
     (b"BZh", "compressed by bzip2", "unpack it first"),
-    (b"PK\x03\x04", "a zip archive or an office document", "unpack it, or export it as CSV"),
+    (b"%PDF", "a PDF document", "give the data that it was made from, as CSV or JSON"),
+    (b"SQLite format 3", "a database", "export its table as CSV"),
 )
+_ZIP = b"PK\x03\x04"
+# Coding by the mark that a file begins with.
+_CODINGS = (
+    (codecs.BOM_UTF8, "utf-8"),
+    (codecs.BOM_UTF16_LE, "utf-16-le"),
+    (codecs.BOM_UTF16_BE, "utf-16-be"),
+)
+_CODING_NAMES = {"utf-8": "UTF-8", "utf-16-le": "UTF-16", "utf-16-be": "UTF-16"}
 _KINDS: tuple[tuple[Callable[[int], bool], str], ...] = (
     (stat.S_ISDIR, "a folder"),
     (stat.S_ISFIFO, "a pipe"),
@@ -169,42 +178,89 @@ def _text(
     on_read: Callable[[int, int], None] | None,
     at_end: Callable[[], None] = lambda: None,
 ) -> Iterator[str]:
-    """Decoded chunks, without a byte order mark."""
-    decoder = codecs.getincrementaldecoder("utf-8")()
+    """Decoded chunks without a byte order mark, their lines ending with a line feed."""
+    return _line_feeds(_decoded(name, handle, size, on_read, at_end))
+
+
+def _decoded(
+    name: str,
+    handle: IO[bytes],
+    size: int,
+    on_read: Callable[[int, int], None] | None,
+    at_end: Callable[[], None],
+) -> Iterator[str]:
+    decoder: codecs.IncrementalDecoder | None = None
+    coding = "utf-8"
     done, line = 0, 1
     while True:
         with _reasons(name):
             data = handle.read(CHUNK_BYTES)
             if data is None:  # of a pipe that another program made non-blocking
                 raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
-        start = _start(name, data) if done == 0 else 0
-        _check_no_nul(name, data, done, line)
+        start = 0
+        if decoder is None:
+            coding, start = _coding(name, data, handle)
+            decoder = codecs.getincrementaldecoder(coding)()
+        if coding == "utf-8":
+            _check_no_nul(name, data, done, line)
         pending = len(decoder.getstate()[0])
         try:
             text = decoder.decode(data[start:], final=not data)
         except UnicodeDecodeError as error:
             offset = done + start - pending + error.start
-            row = line + error.object[: error.start].count(b"\n")
+            row = line + error.object[: error.start].decode(coding, "replace").count("\n")
             raise DataError(
-                f"{name}: not UTF-8 at byte {offset} (line {row})",
+                f"{name}: not {_CODING_NAMES[coding]} at byte {offset} (line {row})",
                 hint="save the file as UTF-8; text of another coding cannot be guessed",
             ) from None
+        if "\0" in text:
+            row = line + text[: text.index("\0")].count("\n")
+            raise DataError(
+                f"{name}: a NUL character (line {row})",
+                hint="the file is damaged; save it as UTF-8",
+            )
         done += len(data)
         line += text.count("\n")
         if on_read is not None:
             on_read(done, size)
         if not data:
+            if text:
+                yield text
             at_end()
             return
         yield text
 
 
-def _start(name: str, data: bytes) -> int:
-    """Length of UTF-8's byte order mark, 0 without one; refuses other kinds of file."""
+def _line_feeds(chunks: Iterator[str]) -> Iterator[str]:
+    """Text as it is, or with a line feed for every carriage return where its first line ends so."""
+    held, returns = "", None
+    for chunk in chunks:
+        text = held + chunk
+        held = ""
+        if returns is None:
+            place = text.find("\r")
+            feed = text.find("\n")
+            if place >= 0 and (feed < 0 or place < feed) and place == len(text) - 1:
+                held = text  # what follows decides
+                continue
+            if place >= 0 or feed >= 0:
+                returns = place >= 0 and (feed < 0 or place < feed - 1) and '"' not in text[:place]
+        yield text.replace("\r", "\n") if returns else text
+    if held:
+        yield held
+
+
+def _coding(name: str, data: bytes, handle: IO[bytes]) -> tuple[str, int]:
+    """The coding of text, and the length of its mark; refuses other kinds of file."""
     for mark, what, hint in _MARKS:
         if data.startswith(mark):
             raise DataError(f"{name}: {what}, expected text in UTF-8", hint=hint)
-    return len(codecs.BOM_UTF8) if data.startswith(codecs.BOM_UTF8) else 0
+    if data.startswith(_ZIP):
+        raise DataError(f"{name}: a zip archive or an office document", hint=archive_hint(handle))
+    for mark, coding in _CODINGS:
+        if data.startswith(mark):
+            return coding, len(mark)
+    return "utf-8", 0
 
 
 def _check_no_nul(name: str, data: bytes, done: int, line: int) -> None:
@@ -214,7 +270,7 @@ def _check_no_nul(name: str, data: bytes, done: int, line: int) -> None:
     row = line + data.count(b"\n", 0, place)
     raise DataError(
         f"{name}: a NUL character at byte {done + place} (line {row})",
-        hint="this is no text, text in UTF-16, or a damaged file; save it as UTF-8",
+        hint="this is no text, text in UTF-16 without its mark, or damaged; save it as UTF-8",
     )
 
 

@@ -13,6 +13,7 @@ from typing import IO
 
 from client.history_source import shown_name
 from proper_model.errors import DataError
+from proper_model.parsing import whole_text
 
 MAX_LINE_BYTES = 4 << 20
 HINT = 'one JSON object a line, such as {"id": "1", "input": "..."}'
@@ -66,7 +67,7 @@ def _rows(handle: IO[bytes], name: str) -> Iterator[Asked]:
             raise DataError(f"{name}, line {number}: not UTF-8 JSON", hint=HINT) from None
         if not isinstance(row, dict) or not isinstance(row.get("input"), str):
             raise DataError(f"{name}, line {number}: no text in field input", hint=HINT)
-        yield Asked(str(row.get("id", number)), row["input"])
+        yield Asked(whole_text(str(row.get("id", number))), whole_text(row["input"]))
 
 
 def _lines(handle: IO[bytes], name: str) -> Iterator[bytes]:

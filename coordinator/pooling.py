@@ -74,7 +74,9 @@ def _encode(users: Sequence[User], task: Task, encoder: Encoder) -> list[PooledU
     return [
         PooledUser(
             history=tuple(encoder.encode(task.history_example(item)) for item in user.history),
-            queries=tuple(encoder.encode(task.query_example(query)) for query in user.queries),
+            queries=tuple(
+                encoder.encode(task.query_example(query, training=True)) for query in user.queries
+            ),
         )
         for user in users
     ]

@@ -221,6 +221,8 @@ def read_object(path: Path, *, limit_bytes: int = 1 << 30) -> dict[str, Any]:
     except (json.JSONDecodeError, RecursionError) as error:
         where = f" at character {error.pos}" if isinstance(error, json.JSONDecodeError) else ""
         raise DataError(f"{path.name}: malformed or truncated JSON{where}") from None
+    except ValueError:  # Python's own limit, against quadratic time
+        raise DataError(f"{path.name}: a number has too many digits") from None
     if not isinstance(value, dict):
         raise DataError(f"{path.name}: expected a JSON object")
     return value

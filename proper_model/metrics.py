@@ -26,6 +26,7 @@ from proper_model.tasks import Task, short_id
 LOWER_IS_BETTER = frozenset({"mae", "mae_expected", "rmse", "nll", "parse_failure_rate"})
 CORPUS_METRICS = frozenset({"f1_macro"})
 UNKNOWN = -1
+LARGEST_RATING = math.sqrt((2 - 2**-23) * 2**127)  # its square is the largest 32-bit float
 _NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 
 
@@ -55,7 +56,8 @@ class Scored:
         values: metric name to one value a row; f1_macro has none, it needs the two index columns.
         classes: all labels that any query lists; empty for generation.
         gold, predicted: class index a row, `UNKNOWN` for an output that names no listed label.
-        non_finite_outputs: rows whose rating reads as nan or inf; they poison mae and rmse.
+        non_finite_outputs: rows whose rating is nan, infinite, or has no finite square in the 32-bit
+            numbers of LaMP's evaluator (1e39 is infinite there); they poison mae and rmse.
     """
 
     task: str
@@ -110,7 +112,7 @@ def score(
         classes=tuple(classes),
         gold=tuple(gold),
         predicted=tuple(predicted),
-        non_finite_outputs=sum(not math.isfinite(rating) for rating in ratings),
+        non_finite_outputs=sum(not abs(rating) <= LARGEST_RATING for rating in ratings),
         lenient=lenient,
     )
 
@@ -202,7 +204,7 @@ _COLUMNS: Mapping[str, Callable[[_Table], list[float]]] = {
     "accuracy": lambda t: [float(g == p) for g, p in zip(t.gold, t.predicted, strict=True)],
     "parse_failure_rate": lambda t: [float(p == UNKNOWN) for p in t.predicted],
     "mae": _Table.errors,
-    "rmse": lambda t: [error**2 for error in t.errors()],
+    "rmse": lambda t: [error * error for error in t.errors()],  # ** raises where this is inf
     "mae_expected": _expected_errors,
     "rouge1": lambda t: [rouge_1(q.gold, p.output) for _, q, p in t.rows],
     "rougeL": lambda t: [rouge_l(q.gold, p.output) for _, q, p in t.rows],

@@ -1,6 +1,6 @@
 """Decoded JSON to records: ids and fields become strings, everything odd is reported.
 
-What is tolerated (METHOD 2.1): ids, dates and field values that are integers, a `date` of any of
+What is tolerated (METHOD 2.1): ids, dates and field values that are whole numbers, a `date` of any of
 the forms in `dates`, fields the task does not know (left out), a missing item id (numbered), half of a
 surrogate pair (replaced). Anything else is an error with file, record and field.
 """
@@ -19,21 +19,31 @@ from proper_model.tasks import Task, short_id
 # Control characters, line and paragraph separators: they would break lines of reports and logs.
 _UNPRINTABLE = ("Cc", "Zl", "Zp")
 MAX_ID_CHARS = 1024
+MAX_WHOLE = 2**53  # above it a float does not tell neighbouring integers apart
 
 
 def text_of(value: Any, place: Place, report: Report) -> str | None:
-    """A string, or an integer in decimals; None after reporting anything else."""
+    """A string, or a whole number in decimals (4.0 is 4); None after reporting anything else."""
+    if isinstance(value, float) and value.is_integer() and abs(value) <= MAX_WHOLE:
+        return str(int(value))
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     if not isinstance(value, str):
         report.error(place, f"expected a string, got {_kind(value)}")
         return None
-    try:
-        value.encode()
-    except UnicodeEncodeError:
+    text = whole_text(value)
+    if text != value:
         report.warn(place, "half of a surrogate pair was replaced")
-        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    return value
+    return text
+
+
+def whole_text(text: str) -> str:
+    """Text in which half of a surrogate pair, which JSON can write, is replaced."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
 
 
 def parse_user(
@@ -202,6 +212,8 @@ def _list(record: Mapping[str, Any], name: str, place: Place, report: Report) ->
 
 
 def _kind(value: Any) -> str:
-    names = {type(None): "null", bool: "a boolean", float: "a number with a fraction"}
+    if isinstance(value, float):
+        return "a number with a fraction" if abs(value) <= MAX_WHOLE else "a number out of range"
+    names = {type(None): "null", bool: "a boolean"}
     names |= {dict: "an object", list: "a list", str: "a string", int: "an integer"}
     return names.get(type(value), type(value).__name__)

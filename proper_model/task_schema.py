@@ -23,6 +23,7 @@ METRICS: Mapping[str, tuple[str, ...]] = {
     "ordinal": ("accuracy", "mae", "mae_expected", "rmse", "nll", "parse_failure_rate"),
     "generation": ("rouge1", "rougeL", "nll"),
 }
+COLLAPSIBLE = ("history", "line", "training-query")
 _TABLES = ("labels", "query", "history", "templates")
 T = TypeVar("T")
 
@@ -69,15 +70,23 @@ class HistorySpec:
 
 @dataclass(frozen=True)
 class TemplateSpec:
-    """[templates.NAME]: one way to ask, by query, by history, and as a retrieval line."""
+    """[templates.NAME]: one way to ask, by query, by history, and as a retrieval line.
+
+    Attributes:
+        query_words: every query is cut to that many words.
+        training_query_words: only queries that are trained on are.
+        collapse: where white space becomes single blanks: some of `COLLAPSIBLE`.
+    """
 
     query: str
     history: str
     line: str
     drops: tuple[str, ...] = ()
     query_words: int | None = None
+    training_query_words: int | None = None
     history_words: int | None = None
     line_words: int | None = None
+    collapse: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -145,6 +154,7 @@ def parse_task(text: str, *, where: str) -> TaskSpec:
     _check_labels(spec, where)
     _check_query(spec, where)
     for name, template in spec.templates.items():
+        _check_words(template, f"{where}: templates.{name}")
         if template.history not in spec.history:
             raise TaskError(f"{where}: templates.{name}.history names no [history.*] table")
         for objective in spec.history:
@@ -267,6 +277,23 @@ def _check_query(spec: TaskSpec, where: str) -> None:
         raise TaskError(f"{where}: query.pattern needs named groups (?P<name>...)")
     if {"labels", "input"} & spec.query_placeholders:
         raise TaskError(f"{where}: 'labels' and 'input' are reserved names in query.pattern")
+
+
+def _check_words(template: TemplateSpec, place: str) -> None:
+    for name in ("query_words", "training_query_words", "history_words", "line_words"):
+        words = getattr(template, name)
+        if words is not None and words < 1:
+            raise TaskError(f"{place}.{name}: expected at least 1, got {words}")
+    if template.query_words is not None and template.training_query_words is not None:
+        raise TaskError(
+            f"{place}: has query_words and training_query_words; choose one",
+            hint="query_words cuts every query, training_query_words those that are trained on",
+        )
+    if unknown := sorted(set(template.collapse) - set(COLLAPSIBLE)):
+        raise TaskError(
+            f"{place}.collapse: unknown {', '.join(unknown)}",
+            hint=f"known: {', '.join(COLLAPSIBLE)}",
+        )
 
 
 def _check_split(history: HistorySpec, fields: set[str], place: str) -> None:

@@ -2,9 +2,9 @@
 
 A task is one TOML file, so that people bring their own; docs/tasks.md describes the format. Seven
 LaMP tasks ship in `task_files`, each with the template sets `oppu` (byte for byte what OPPU's
-release uses, METHOD 2.2), `oppu-fixed`, `lamp` and `short`. A set is named `SET`, or
-`SET+OBJECTIVE` to train on histories in another way (`oppu+lamp-peft`); the name is part of every
-result.
+release uses, METHOD 2.2), `oppu-fixed`, `lamp` and `short`, and six of them with `per-pcs`. A set
+is named `SET`, or `SET+OBJECTIVE` to train on histories in another way (`oppu+lamp-peft`); the name
+is part of every result.
 """
 
 from __future__ import annotations
@@ -85,17 +85,27 @@ class Task:
                 return {"text": text}
         return None
 
-    def query_example(self, query: Query) -> Example:
-        """The question and the user's answer. A query in unknown wording is asked as it stands."""
+    def query_example(self, query: Query, *, training: bool = False) -> Example:
+        """The question and the user's answer. A query in unknown wording is asked as it stands.
+
+        A template set may cut and collapse what is trained on (`training`) and leave other queries.
+        """
         compiled = self.compiled
         parts = self.query_text(query)
         if parts is None:
-            prompt = first_words(query.input, compiled.spec.query_words)
+            prompt = self._query_part(query.input, training=training)
         else:
-            cut = {k: first_words(v, compiled.spec.query_words) for k, v in parts.items()}
-            cut["input"] = first_words(query.input, compiled.spec.query_words)
+            cut = {k: self._query_part(v, training=training) for k, v in parts.items()}
+            cut["input"] = self._query_part(query.input, training=training)
             prompt = compiled.query.render({**cut, "labels": self._label_list()})
         return Example(query.id, prompt, query.gold)
+
+    def _query_part(self, text: str, *, training: bool = False) -> str:
+        spec = self.compiled.spec
+        if not training:
+            return first_words(text, spec.query_words)
+        words = spec.query_words if spec.training_query_words is None else spec.training_query_words
+        return first_words(text, words, collapse="training-query" in spec.collapse)
 
     def ask(self, text: str) -> str:
         """The prompt of a person's own question.
@@ -106,7 +116,7 @@ class Task:
         query = Query("question", text, "")
         placeholders = set(self.compiled.query.placeholders)
         if self.query_text(query) is None and placeholders <= {"text", "input", "labels"}:
-            cut = first_words(text, self.compiled.spec.query_words)
+            cut = self._query_part(text)
             values = {"text": cut, "input": cut, "labels": self._label_list()}
             return self.compiled.query.render(values)
         return self.query_example(query).prompt
@@ -114,8 +124,11 @@ class Task:
     def history_example(self, item: HistoryItem) -> Example:
         """A history item as a training example. Raises DataError if a field is missing."""
         compiled = self.compiled
-        words = compiled.spec.history_words
-        values = {k: first_words(v, words) for k, v in self._fields_of(item).items()}
+        words, collapse = compiled.spec.history_words, "history" in compiled.spec.collapse
+        values = {
+            name: first_words(text, words, collapse=collapse)
+            for name, text in self._fields_of(item).items()
+        }
         values["labels"] = self._label_list()
         if compiled.history.split is not None:
             low, high = compiled.history.split_share
@@ -126,8 +139,14 @@ class Task:
 
     def retrieval_line(self, item: HistoryItem) -> str:
         """A history item as a line before a question. Raises DataError if a field is missing."""
-        values = self._fields_of(item)
-        return self.compiled.line.render(values, words=self.compiled.spec.line_words)
+        spec = self.compiled.spec
+        collapse = "line" in spec.collapse
+        return self.compiled.line.render(
+            {
+                name: first_words(text, spec.line_words, collapse=collapse)
+                for name, text in self._fields_of(item).items()
+            }
+        )
 
     def labels_for(self, query: Query) -> tuple[str, ...]:
         """Labels this query may be answered with: those its prompt lists, else the task's own.

@@ -25,11 +25,10 @@ class Template:
         """Names of all fields the template uses."""
         return frozenset(name for _, name in self.parts if name is not None)
 
-    def render(self, values: Mapping[str, str], *, words: int | None = None) -> str:
-        """Fill the placeholders, each value cut to `words` whitespace words."""
+    def render(self, values: Mapping[str, str]) -> str:
+        """Fill the placeholders."""
         return "".join(
-            literal + (first_words(values[name], words) if name is not None else "")
-            for literal, name in self.parts
+            literal + (values[name] if name is not None else "") for literal, name in self.parts
         )
 
 
@@ -57,8 +56,13 @@ def compile_template(text: str, known: Collection[str], *, where: str) -> Templa
     return Template(tuple(parts))
 
 
-def first_words(text: str, words: int | None) -> str:
-    """The first `words` whitespace words; a text that is short enough stays byte for byte."""
+def first_words(text: str, words: int | None, *, collapse: bool = False) -> str:
+    """The first `words` whitespace words; a text that is short enough stays byte for byte.
+
+    With `collapse` a single blank stands between any two words, however short the text is.
+    """
+    if collapse:
+        return " ".join(text.split()[:words])
     if words is None:
         return text
     split = text.split(maxsplit=words)

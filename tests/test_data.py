@@ -21,6 +21,7 @@ from proper_model.data import (
 from proper_model.errors import DataError
 from proper_model.readers import read_golds, read_profiles
 from proper_model.tasks import load_task
+from proper_model.validation import validate
 
 TASK = load_task("LaMP_3", template="short")
 SECRET = "I hated it"
@@ -179,6 +180,10 @@ def edit(**changes):
         (edit(user_query=None), "record 1, field query: expected a list, got null"),
         (edit(profile_text=...), r"record 1, field profile\[1\].text: missing"),
         (edit(profile_score=4.5), r"profile\[1\].score: .*got a number with a fraction"),
+        (edit(profile_score=float("1e39")), r"profile\[1\].score: .*got a number out of range"),
+        (edit(query_gold=float("1e39")), r"query\[0\].gold: .*got a number out of range"),
+        (edit(query_gold="1e39"), r"record 1, field query\[0\].gold: .*'u1-q0' is not among"),
+        (edit(query_gold="-0"), r"record 1, field query\[0\].gold: .*'u1-q0' is not among"),
         (edit(profile_score=True), r"profile\[1\].score: .*got a boolean"),
         (edit(profile_text=[SECRET]), r"profile\[1\].text: expected a string, got a list"),
         (edit(query_id=...), r"record 1, field query\[0\].id: missing"),
@@ -195,6 +200,20 @@ def test_faulty_records_are_named_by_place_and_never_by_text(tmp_path, faulty, p
     assert caught.value.message.startswith("users.json, record 1")
     assert SECRET not in caught.value.message
     assert caught.value.hint
+
+
+def test_a_whole_number_may_be_written_as_a_fraction(tmp_path):
+    user = read_one(tmp_path, [edit(profile_score=4.0, query_gold=2.0)])[0]
+    assert (user.history[1].fields["score"], user.queries[0].gold) == ("4", "2")
+
+
+@pytest.mark.parametrize("score", ["1e39", "inf", "nan", "-0", "6", "4.5"])
+def test_a_history_answer_that_is_no_label_is_flagged(tmp_path, score):
+    path = put(tmp_path / "users.json", [edit(profile_score=score)])
+    assert any(
+        str(group) == "users.json: 1 history answer is not among the task's labels"
+        for group in validate(path, TASK).groups
+    )
 
 
 def test_an_empty_array_holds_no_users(tmp_path):

@@ -156,6 +156,32 @@ def test_from_a_release_to_an_answer(
     assert capsys.readouterr().out.strip() == str(me.home)
 
 
+def test_an_export_is_planned_for_as_its_options_say(
+    published: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every option of reading reaches the reader; --plan trains nothing."""
+    me = Person.make(tmp_path)
+    assert me.run("bundle", "add", published) == 0
+    file = tmp_path / "ratings.csv"
+    rows = "03/04/2023,F,2000,u,0.5\n04/03/2023,G,2000,u,4\n05/05/2023,H,2000,u,x\n"
+    file.write_text(f"Date,Name,Year,Letterboxd URI,Rating\n{rows}")
+    command = ["adapt", file, "--task", "LaMP_3", "--plan"]
+    for options, message in (
+        ([], "none says whether the day or the month stands first"),
+        (["--date-order", "mdy"], "--scale half-stars:round-up"),
+        (["--scale", "half-stars:round-up"], "record 3 (line 4), field score: the answer is no"),
+        (["--lenient", "--no-date"], "--yes, or --column"),
+    ):
+        command += options
+        assert me.run(*command) == 13
+        assert message in capsys.readouterr().err
+    assert me.run(*command, "--yes") == 0
+    assert "2 items: about" in capsys.readouterr().err
+    columns = ("--column", "text=Name", "--column", "score=Rating", "--max-items", "1")
+    assert me.run(*command, *columns) == 0
+    assert "left out: 1 item (older)" in capsys.readouterr().err
+
+
 def test_an_update_and_back(
     person: Person, user: User, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

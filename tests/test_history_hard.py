@@ -14,7 +14,8 @@ import sys
 import pytest
 
 from client import history_order, history_source
-from client.history import MEND_HINT, read_history
+from client.history import ReadOptions, read_history
+from client.history_item import MEND_HINT
 from client.history_source import MAX_RECORD_CHARS
 from proper_model.errors import DataError
 from proper_model.tasks import load_task
@@ -32,8 +33,9 @@ def put(path, content):
 
 def refused(path, message, **options):
     """The error of reading `path`: its message, a hint, and no text of the file."""
+    progress = options.pop("progress", None)
     with pytest.raises(DataError, match=message) as error:
-        read_history(path, TASK, **options)
+        read_history(path, TASK, ReadOptions(**options), progress=progress)
     assert error.value.exit_code == 13
     assert error.value.hint
     assert SECRET not in error.value.message + error.value.hint
@@ -52,8 +54,9 @@ WHOLE = [  # nothing of these can be read, lenient or not
     ),
     ("h.csv", b"\xef\xbb\xbftext,score\na\xe9b,1\n", r"not UTF-8 at byte 15 \(line 2\)"),
     ("h.json", f"[{GOOD}]".encode() + b"\xc3", rf"not UTF-8 at byte {len(GOOD) + 2} "),
-    ("h.json", f"[{GOOD}]".encode("utf-16"), "h.json: UTF-16 text"),
-    ("h.csv", b"\xfe\xff\0t", "h.csv: UTF-16 text"),
+    ("h.json", b"\xff\xfe" + f"[{GOOD}]".encode("utf-16-le") + b"x", "not UTF-16 at byte .*line 1"),
+    ("h.csv", b"\xfe\xff\0t", "h.csv: no column named text, score; found 1 cells"),
+    ("h.csv", b"\xff\xfet\0\0\0", r"h.csv: a NUL character \(line 1\)"),
     ("h.json", f"[{GOOD}]".encode("utf-32"), "UTF-32 text"),
     ("h.json", f"[{GOOD}]".encode("utf-16-le"), r"a NUL character at byte 1 \(line 1\)"),
     ("h.jsonl", f"{GOOD}\n\0".encode(), rf"a NUL character at byte {len(GOOD) + 1} \(line 2\)"),
@@ -67,7 +70,8 @@ WHOLE = [  # nothing of these can be read, lenient or not
     ("h.json", b'[{"text" 1}]', "record 1: malformed JSON, expected ':'"),
     ("h.json", b'[{"text": 1 "score": 2}]', "record 1: malformed JSON, expected ',' or '}'"),
     ("h.json", b"[{text: 1}]", "record 1: malformed JSON, expected a key"),
-    ("h.json", b"<html>", "h.json: not a JSON array or object"),
+    ("h.json", b"<html>", "h.json: an HTML page, expected JSON"),
+    ("h.json", b"text", "h.json: not a JSON array or object"),
     ("h.json", f"[{GOOD}, {'[' * 100_000}".encode(), "record 2: .*nested too deeply"),
     ("h.json", b'{"profile": ' + b"[" * 100_000, "nested too deeply"),
     ("h.json", b'{"a": ' * 100_000, "nested too deeply"),
@@ -105,9 +109,15 @@ SINGLE = [  # one faulty record, which `lenient` leaves out
     ('{"text": "x", "score": %s}' % ("1" * 5000), "a number of more than 100 digits"),
     ('{"text": "canary-7f3a"}', "field score: missing"),
     ('{"text": {"a": "canary-7f3a"}, "score": "1"}', "field text: expected a string, got an obj"),
-    ('{"text": "x", "score": 4.5}', "field score: expected a string, got a number with"),
+    ('{"text": "x", "score": 4.5}', "field score: the answer is a rating with a half, the labels"),
     ('{"text": "canary-7f3a\\u0000", "score": "1"}', "field text: a NUL character"),
-    ('{"text": "x", "score": "canary-7f3a"}', "field score: the answer is not among the 5 labels"),
+    ('{"text": "x", "score": "canary-7f3a"}', "field score: the answer is no rating"),
+    ('["canary-7f3a"]', "expected an object, got a list"),
+    ("null", "expected an object, got null"),
+]
+
+
+OPTIONAL = [  # a faulty field without which the record still is an item
     ('{"text": "x", "score": "1", "date": "canary-7f3a"}', "field date: not a date"),
     ('{"id": "", "text": "x", "score": "1"}', "field id: an empty id"),
     ('{"id": "a\\nb", "text": "x", "score": "1"}', "field id: an id with control characters"),
@@ -115,14 +125,14 @@ SINGLE = [  # one faulty record, which `lenient` leaves out
         json.dumps({"id": "canary-7f3a" * 100, "text": "x", "score": "1"}),
         "field id: an id of 1100 characters, expected at most 1024",
     ),
-    ('["canary-7f3a"]', "expected an object, got a list"),
-    ("null", "expected an object, got null"),
 ]
+FAULTY = [(*case, False) for case in SINGLE] + [(*case, True) for case in OPTIONAL]
 
 
-@pytest.mark.parametrize(("record", "message"), SINGLE, ids=range(len(SINGLE)))
+@pytest.mark.parametrize(("record", "message", "kept"), FAULTY, ids=range(len(FAULTY)))
 @pytest.mark.parametrize("form", ["json", "jsonl", "lamp"])
-def test_a_faulty_record_is_named_or_left_out(tmp_path, form, record, message):
+def test_a_faulty_record_is_named_or_left_out(tmp_path, form, record, message, kept):
+    """Lenient reading leaves out a record only for what an item must have."""
     other = GOOD.replace('"g"', '"h"')
     if form == "jsonl":
         content, name, line = f"{GOOD}\n\n{record}\n{other}\n", "h.jsonl", r" \(line 3\)"
@@ -131,9 +141,10 @@ def test_a_faulty_record_is_named_or_left_out(tmp_path, form, record, message):
         content = f'{{"profile": {content}}}' if form == "lamp" else content
     path = put(tmp_path / name, content)
     refused(path, f"^{name}, record 2{line}[,:] {message}")
-    history = read_history(path, TASK, lenient=True)
-    assert [item.id for item in history.items] == ["g", "h"]
-    assert (history.read, history.left_out) == (3, {"faulty": 1})
+    history = read_history(path, TASK, ReadOptions(lenient=True))
+    assert [item.id for item in history.items if item.fields["text"] != "x"] == ["g", "h"]
+    assert (history.read, history.left_out) == (3, {} if kept else {"faulty": 1})
+    assert [item.date for item in history.items if item.fields["text"] == "x"] == [None] * kept
     assert f"record 2{line}".replace("\\", "") in history.warnings[0]
     assert not any(SECRET in warning for warning in history.warnings)
 
@@ -153,7 +164,7 @@ def test_a_faulty_record_is_named_or_left_out(tmp_path, form, record, message):
 def test_a_faulty_line_is_named_or_left_out(tmp_path, line, message):
     path = put(tmp_path / "h.jsonl", f"{GOOD}\n{line}\n{GOOD}")
     refused(path, rf"^h.jsonl, record 2 \(line 2\): {message}")
-    history = read_history(path, TASK, lenient=True)
+    history = read_history(path, TASK, ReadOptions(lenient=True))
     assert (history.read, len(history.items)) == (3, 1)
     assert history.left_out == {"faulty": 1, "duplicate": 1}
 
@@ -162,7 +173,7 @@ def test_a_row_of_another_length_is_named_or_left_out(tmp_path):
     path = put(tmp_path / "h.csv", f'text,score\n"a\nb",1\n\n{SECRET}\nc,2,3\nd,4\n')
     error = refused(path, r"^h.csv, record 2 \(line 5\): has 1 cells, the header has 2")
     assert error.hint == MEND_HINT
-    history = read_history(path, TASK, lenient=True)
+    history = read_history(path, TASK, ReadOptions(lenient=True))
     assert [item.fields["text"] for item in history.items] == ["a\nb", "d"]
     assert history.left_out == {"faulty": 2}
 
@@ -170,7 +181,9 @@ def test_a_row_of_another_length_is_named_or_left_out(tmp_path):
 def test_warnings_of_a_lenient_reading_stay_few(tmp_path):
     lines = [json.dumps({"text": f"{SECRET} {n}", "score": "9"}) for n in range(3000)]
     lines += [json.dumps({"text": f"{SECRET} {n}"}) for n in range(3000)]
-    history = read_history(put(tmp_path / "h.jsonl", "\n".join(lines)), TASK, lenient=True)
+    history = read_history(
+        put(tmp_path / "h.jsonl", "\n".join(lines)), TASK, ReadOptions(lenient=True)
+    )
     assert history.left_out == {"faulty": 6000}
     assert history.items == ()
     assert len(history.warnings) == 3
@@ -222,7 +235,7 @@ def test_more_text_than_memory_should_hold_is_refused(tmp_path, monkeypatch):
         lines = [f'{{"text": "{n} {"x" * 100}", "score": "1", "date": {dates}}}' for n in range(50)]
         path = put(tmp_path / "h.jsonl", "\n".join(lines))
         refused(path, "the newest 20000 items hold more than 1000 characters")
-        assert len(read_history(path, TASK, max_items=4).items) == 4
+        assert len(read_history(path, TASK, ReadOptions(max_items=4)).items) == 4
 
 
 def test_ids_count_as_kept_text(tmp_path, monkeypatch):
@@ -230,7 +243,7 @@ def test_ids_count_as_kept_text(tmp_path, monkeypatch):
     lines = [json.dumps({"id": f"{n:0900}", "text": "x", "score": "1"}) for n in range(50)]
     path = put(tmp_path / "h.jsonl", "\n".join(lines))
     refused(path, "the newest 20000 items hold more than 20000 characters")
-    assert len(read_history(path, TASK, max_items=9).items) == 9
+    assert len(read_history(path, TASK, ReadOptions(max_items=9)).items) == 9
 
 
 # -- files --------------------------------------------------------------------------------------
@@ -330,7 +343,8 @@ def test_chunks_may_cut_characters_lines_and_marks_anywhere(tmp_path, monkeypatc
         expected = read_history(path, TASK).items
         assert [i.fields["text"] for i in expected] == ["é😀\u2028x"]
         monkeypatch.setattr(history_source, "CHUNK_BYTES", chunk_bytes)
-        assert read_history(path, TASK, form="lamp" if name[0] == "l" else None).items == expected
+        form = ReadOptions(form="lamp" if name[0] == "l" else None)
+        assert read_history(path, TASK, form).items == expected
         monkeypatch.undo()
 
 
@@ -347,14 +361,14 @@ def test_the_byte_of_bad_utf8_is_exact_in_every_chunking(tmp_path, monkeypatch, 
 READER = """
 import sys
 from pathlib import Path
-from client.history import read_history
+from client.history import ReadOptions, read_history
 from proper_model.errors import ProperError
 from proper_model.tasks import load_task
 task = load_task("LaMP_3")
 for path in sys.argv[1:]:
     for lenient in (True, False):
         try:
-            print(read_history(Path(path), task, lenient=lenient))
+            print(read_history(Path(path), task, ReadOptions(lenient=lenient)))
         except ProperError as error:
             print(error.message, error.hint)
 """

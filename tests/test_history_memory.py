@@ -16,7 +16,7 @@ BOUND_BYTES = 128 * MIB
 READER = """
 import json, sys
 from pathlib import Path
-from client.history import read_history
+from client.history import ReadOptions, read_history
 from proper_model.tasks import load_task
 task = load_task("LaMP_3")
 # Of this program alone: `ru_maxrss` also counts the process that started it.
@@ -24,7 +24,7 @@ status = lambda: dict(line.split(":", 1) for line in open("/proc/self/status"))
 peak = lambda: int(status()["VmHWM"].split()[0]) * 1024
 before = peak()
 options = json.loads(sys.argv[2])
-history = read_history(Path(sys.argv[1]), task, **options)
+history = read_history(Path(sys.argv[1]), task, ReadOptions(**options))
 print(json.dumps([peak() - before, history.read, len(history.items), dict(history.left_out)]))
 """
 

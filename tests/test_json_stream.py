@@ -8,7 +8,7 @@ import pytest
 
 from proper_model import json_stream
 from proper_model.errors import DataError
-from proper_model.json_stream import iter_array
+from proper_model.json_stream import iter_array, read_object
 
 
 def put(path, content):
@@ -63,6 +63,19 @@ def test_streaming_holds_one_record_not_the_file(tmp_path):
 def test_broken_json_is_named_by_file_and_record(tmp_path, content, message):
     with pytest.raises(DataError, match=message):
         list(iter_array(put(tmp_path / "a.json", content)))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b'{"golds": ' + b"1" * 5000 + b"}", "a.json: a number has too many digits"),
+        (b'{"golds": ' + b"[" * 100_000, "a.json: malformed or truncated"),
+        (b'{"golds": Infinity}', "a.json: NaN and Infinity"),
+    ],
+)
+def test_an_object_that_cannot_be_read_is_named_by_its_file(tmp_path, content, message):
+    with pytest.raises(DataError, match=message):
+        read_object(put(tmp_path / "a.json", content))
 
 
 def test_a_malformed_record_does_not_make_the_reader_swallow_the_rest(tmp_path, monkeypatch):

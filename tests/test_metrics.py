@@ -114,6 +114,22 @@ def test_a_rating_that_is_not_finite_poisons_the_mean_and_is_flagged(output):
     assert mean(result, "accuracy") == 0.5
 
 
+@pytest.mark.parametrize(
+    ("output", "flagged"),
+    # The largest 32-bit float is 3.4e38, whose root is 1.8e19.
+    [("1e39", 1), ("-1e39", 1), ("1e400", 1), ("9" * 5000, 1), ("1e200", 1), ("2e19", 1)]
+    + [("1e19", 0), ("45", 0), ("-0", 0), ("1e-400", 0)],
+)
+def test_a_rating_that_only_some_numbers_hold_is_flagged(output, flagged):
+    result = scored(RATING, [("5", "5"), ("4", output)])
+    assert result.non_finite_outputs == flagged
+    assert result.values["mae"] == (0.0, abs(float(output) - 4))
+    # 1e200 has no square in 64 bits either: infinite, not an error.
+    assert math.isfinite(mean(result, "rmse")) == (
+        output in ("1e39", "-1e39", "2e19") or not flagged
+    )
+
+
 def test_expected_score_and_loss_by_hand():
     result = scored(RATING, [("5", "5"), ("1", "1")], expected=3.5, nll=6.0, answer_tokens=4)
     assert result.values["mae_expected"] == (1.5, 2.5)

@@ -59,6 +59,12 @@ def test_a_faulty_line_is_named_before_anything_is_asked(
     assert "canary" not in f"{caught.value.message}{caught.value.hint}"
 
 
+def test_half_a_surrogate_pair_is_replaced(tmp_path: Path) -> None:
+    """JSON can write one; no tokenizer takes it, and no stream can print it."""
+    path = put(tmp_path, rb'{"input": "\ud800x", "id": "\udfff"}')
+    assert read(path) == [Asked("\ufffd", "\ufffdx")]
+
+
 def test_memory_is_that_of_one_line(tmp_path: Path) -> None:
     path = tmp_path / "q.jsonl"
     row = json.dumps({"input": "x" * 100_000}) + "\n"

@@ -73,6 +73,9 @@ def test_a_missing_field_is_named():
         ('"mood"]', '"mood", "id"]', "reserved"),
         ("[labels]", '[query]\nmarkers = ["x"]\npattern = "(?P<t>x)"\n[labels]', "choose one"),
         ('answer = "{mood}"', 'answer = "{mood}"\nsplit = "text"', "unknown placeholder {text}"),
+        ('line = "', 'line_words = 0\nline = "', "line_words: expected at least 1, got 0"),
+        ('line = "', 'query_words = 9\ntraining_query_words = 9\nline = "', "choose one"),
+        ('line = "', 'collapse = ["query"]\nline = "', "collapse: unknown query"),
     ],
 )
 def test_faulty_task_files_are_refused_with_their_place(old, new, message):

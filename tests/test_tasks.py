@@ -116,13 +116,104 @@ def test_oppu_strings_are_those_of_the_release(name):
     assert task.retrieval_line(HistoryItem("h", fields)) == line
 
 
+# What Per-Pcs's release says instead, read in its prompt.json; LaMP-2N is not in it.
+INSTRUCTION = "### User Instruction:\n"
+PER_PCS = {
+    "LaMP_1": (
+        INSTRUCTION
+        + "Identify the most relevant reference for the listed publication by the researcher. "
+        "Select the reference paper that is most closely related to the researcher's work. Please "
+        "respond with only the number that corresponds to the reference.\n"
+        'Paper Title: On "Quotes"\nReference: [1] - First "odd" title [2] - Second title\nAnswer:',
+        "Paper Title: A title Reference:",
+        "Paper Title: A title\n",
+    ),
+    "LaMP_2M": (
+        INSTRUCTION + TAG_QUESTION + "\nDescription: A heist. Tag:",
+        INSTRUCTION + TAG_QUESTION + "\nDescription: A duel. Tag:",
+        "Description: A duel. Tag: classic\n",
+    ),
+    "LaMP_3": (
+        INSTRUCTION + RATING_QUESTION.replace(" review: ", "\nReview: ") + "Broke at once. Score:",
+        INSTRUCTION + RATING_QUESTION.replace(" review: ", "\nReview: ") + "Lasts. Score:",
+        "Review: Lasts. Score: 5\n",
+    ),
+    "LaMP_4": (
+        INSTRUCTION + "Generate a headline for the following article.\n"
+        "Article: It rained. Headline:",
+        INSTRUCTION + "Generate a headline for the following article.\n"
+        "Article: It snowed. Headline:",
+        "Article: It snowed. Headline: Snow\n",
+    ),
+    "LaMP_5": (
+        INSTRUCTION + "Generate a title for the following abstract of a paper.\n"
+        "Abstract: We prove. Title:",
+        "Generate a title for the following abstract of a paper.\n abstract: We measure. title:",
+        "abstract: We measure. title: A measurement\n",
+    ),
+    "LaMP_7": (
+        INSTRUCTION
+        + "Paraphrase the following text into tweet without any explanation before or after it.\n"
+        "Text: Good day. Tweet:",
+        "Tweet:",
+        "Tweet: so tired lol\n",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PER_PCS)
+def test_per_pcs_strings_are_those_of_the_release(name):
+    (question, gold), fields, _, _, answer, _ = OPPU[name]
+    task = load_task(name, template="per-pcs")
+    told = task.history_example(HistoryItem("h", fields))
+    assert (
+        task.query_example(Query("q", question, gold)).prompt,
+        told.prompt,
+        task.retrieval_line(HistoryItem("h", fields)),
+    ) == PER_PCS[name]
+    assert told.answer == answer
+
+
 @pytest.mark.parametrize("name", LAMP)
-def test_every_lamp_task_ships_with_four_template_sets(name):
+def test_every_lamp_task_ships_with_its_template_sets(name):
     task = load_task(name)
-    assert set(task.templates) == {"oppu", "oppu-fixed", "lamp", "short"}
+    assert set(task.templates) - {"per-pcs"} == {"oppu", "oppu-fixed", "lamp", "short"}
+    assert ("per-pcs" in task.templates) == (name in PER_PCS)
     assert task_from_toml(task.toml_text) == task
     for template in task.templates:
         assert load_task(name, template=template).template == template
+
+
+RELEASES = [(n, t) for n in LAMP for t in load_task(n).templates if t in ("oppu", "per-pcs")]
+ODD = " a  b\n\tc\u00a0d \u2003e "  # seven kinds and places of white space
+EVEN = "a b c d e"
+
+
+@pytest.mark.parametrize(("name", "template"), RELEASES)
+def test_white_space_is_collapsed_where_the_releases_collapse_it(name, template):
+    """Both put history fields, lines and training queries through split and join, citations apart.
+
+    Test queries stand as they are.
+    """
+    task = load_task(name, template=template)
+    (question, gold), fields, *_ = OPPU[name]
+    parts = {"id": "h", "date": None}
+    odd = HistoryItem(**parts, fields=dict.fromkeys(fields, ODD))
+    even = HistoryItem(**parts, fields=dict.fromkeys(fields, EVEN))
+    assert task.history_example(odd) == task.history_example(even)
+    assert task.retrieval_line(odd) == task.retrieval_line(even)
+    old = "A heist." if name == "LaMP_2M" else (question.split(": ")[-1])
+    old = 'On "Quotes"' if name == "LaMP_1" else old
+    ask = lambda text, **how: task.query_example(  # noqa: E731
+        Query("q", question.replace(old, text), gold), **how
+    )
+    assert ask(ODD, training=True) == ask(ODD if name == "LaMP_1" else EVEN, training=True)
+    assert ODD in ask(ODD).prompt
+    assert ODD in task.ask(question.replace(old, ODD))
+    # OPPU cuts what is trained on after 768 words, never a test query.
+    long = " ".join(str(n) for n in range(1000))
+    assert " 999" in ask(long).prompt
+    assert (" 768" in ask(long, training=True).prompt) == (name == "LaMP_1")
 
 
 def test_all_task_files_of_the_repository_load(repository):
@@ -183,10 +274,9 @@ def test_long_texts_are_cut_in_whitespace_words():
     words = " ".join(str(i) for i in range(1000))
     task = load_task("LaMP_4", template="oppu")
     item = HistoryItem("h", {"text": words, "title": "T"})
-    asked = task.query_example(
-        Query("q", "Generate a headline for the following article: " + words, "x")
-    )
-    assert asked.prompt.endswith(" 767 headline:")
+    query = Query("q", "Generate a headline for the following article: " + words, "x")
+    assert task.query_example(query, training=True).prompt.endswith(" 767 headline:")
+    assert task.query_example(query).prompt.endswith(" 999 headline:")
     assert task.history_example(item).prompt.endswith(" 767 headline:")
     assert task.retrieval_line(item).endswith(" 367 headline: T\n")
     assert first_words("two  blanks", 2) == "two  blanks"

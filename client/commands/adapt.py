@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from client.commands import options as o
+from client.commands.reading import read_items, read_options
 from client.commands.work import (
     Memory,
     learner_for,
@@ -18,7 +19,7 @@ from client.commands.work import (
     stored_state,
     train,
 )
-from client.console import print_line, progress_bars, say
+from client.console import print_line, say
 from client.task_choice import choose_task
 from proper_model.records import HistoryItem, counted
 from proper_model.tasks import Task
@@ -26,7 +27,9 @@ from proper_model.tasks import Task
 if TYPE_CHECKING:
     from client.bundle_store import InstalledBundle
     from client.personal_state import PersonalState
+    from client.workspace import Workspace
 
+Chosen = tuple[Task, tuple[HistoryItem, ...]]
 Plan = Annotated[bool, typer.Option("--plan", help="Only say what it would cost.")]
 
 
@@ -36,8 +39,13 @@ def adapt(
     task: o.TaskName = None,
     form: o.Form = None,
     column: o.Columns = None,
+    scale: o.Scale = None,
+    date_order: o.DateOrder = None,
+    no_date: o.NoDate = False,
+    sender: o.Sender = None,
     max_items: o.MaxItems = None,
     lenient: o.Lenient = False,
+    yes: o.Yes = False,
     max_memory: o.MaxMemory = None,
     base_weights: o.BaseWeights = None,
     recompute: o.Recompute = False,
@@ -51,24 +59,20 @@ def adapt(
     from client import personal
 
     workspace = o.workspace(context)
+    how = read_options(
+        form, column, scale, date_order, sender, max_items, no_date=no_date, lenient=lenient
+    )
     newest = workspace.installed()
     memory = Memory(o.bytes_of(max_memory), base_weights, recompute)
 
-    def chosen_items(
-        state: PersonalState | None, bundle: InstalledBundle
-    ) -> tuple[Task, tuple[HistoryItem, ...]]:
+    def chosen_items(state: PersonalState | None, bundle: InstalledBundle) -> Chosen:
         chosen = choose_task(task, bundle, state)
-        return chosen, read_items(history, chosen, form, column, max_items, lenient=lenient)
+        return chosen, read_items(history, chosen, how, yes=yes)
 
     # A new person hears what is wrong with the items before choosing a passphrase.
     first = None if workspace.has_vault else chosen_items(None, newest)
     if plan:
-        state = stored_state(workspace.open()) if first is None else None
-        bundle = workspace.bundle_of(state)
-        chosen, items = first or chosen_items(state, bundle)
-        with learner_for(workspace, bundle, state, memory) as learner:
-            stored = {} if state is None else personal.histories_of(state)
-            say_cost(workspace, learner, {**stored, chosen.name: (chosen, items)}, memory)
+        say_plan(workspace, first, chosen_items, memory)
         return
     with workspace.changing() as vault:
         state = stored_state(vault) or new_state(newest, vault)
@@ -78,18 +82,28 @@ def adapt(
         say_dropped(state, chosen.name, items)
         with learner_for(workspace, bundle, state, memory) as learner:
             say_cost(workspace, learner, histories, memory)
-            trained, spent = train(
-                vault,
-                learner,
-                state,
-                histories,
-                "adapt",
-                lambda: personal.adapt(learner, state, histories),
-                resume=resume,
-            )
+            step = partial(personal.adapt, learner, state, histories)
+            trained, spent = train(vault, learner, state, histories, "adapt", step, resume=resume)
         store(vault, trained, what="adapt", task=chosen.name, items=len(items))
     say_outcome(trained, chosen.name, learner.settings.user.min_items_to_train)
     say(f"took {o.readable_seconds(spent.seconds)}, {o.readable_bytes(spent.peak_bytes)} of memory")
+
+
+def say_plan(
+    workspace: Workspace,
+    first: Chosen | None,
+    choose: Callable[[PersonalState | None, InstalledBundle], Chosen],
+    memory: Memory,
+) -> None:
+    """What adapting would cost. Nothing is changed."""
+    from client import personal
+
+    state = stored_state(workspace.open()) if first is None else None
+    bundle = workspace.bundle_of(state)
+    chosen, items = first or choose(state, bundle)
+    stored = {} if state is None else personal.histories_of(state)
+    with learner_for(workspace, bundle, state, memory) as learner:
+        say_cost(workspace, learner, {**stored, chosen.name: (chosen, items)}, memory)
 
 
 def say_dropped(state: PersonalState, name: str, items: Sequence[HistoryItem]) -> None:
@@ -103,35 +117,6 @@ def say_dropped(state: PersonalState, name: str, items: Sequence[HistoryItem]) -
             f"warning: {counted(lost, 'stored item')} of this task are not in this history and will "
             "be dropped; to add items, proper update; proper rollback brings them back"
         )
-
-
-def read_items(
-    source: str,
-    task: Task,
-    form: str | None,
-    column: list[str] | None,
-    most: int | None,
-    *,
-    lenient: bool,
-) -> tuple[HistoryItem, ...]:
-    """The items of a history file or of stdin, with warnings said."""
-    from client.history import read_history
-
-    with progress_bars() as show:
-        found = read_history(
-            None if source == "-" else Path(source).expanduser(),
-            task,
-            form=form,
-            columns=o.columns_of(column),
-            max_items=most,
-            lenient=lenient,
-            progress=show,
-        )
-    for warning in found.warnings:
-        say(f"warning: {warning}")
-    for reason, count in found.left_out.items():
-        say(f"left out: {counted(count, 'item')} ({reason})")
-    return found.items
 
 
 def say_outcome(state: PersonalState, name: str, least: int) -> None:

@@ -16,7 +16,7 @@ History = Annotated[
     str,
     typer.Argument(
         metavar="HISTORY",
-        help="Your items: JSON, JSONL, CSV or a LaMP profile; - reads stdin.",
+        help="Your items: JSON, JSONL, CSV, a LaMP profile, or a known site's export; - reads stdin.",
         show_default=False,
     ),
 ]
@@ -39,11 +39,39 @@ StoredTask = Annotated[
 ]
 Form = Annotated[
     str | None,
-    typer.Option("--form", help="json, jsonl, csv or lamp. (default: recognized)"),
+    typer.Option(
+        "--form", help="json, jsonl, csv, lamp, whatsapp or clippings. (default: recognized)"
+    ),
 ]
 Columns = Annotated[
     list[str] | None,
-    typer.Option("--column", metavar="FIELD=NAME", help="Which column holds a field; repeatable."),
+    typer.Option(
+        "--column",
+        metavar="FIELD=NAME",
+        help="Which column, or which path inside JSON (tweet.full_text), holds a field; FIELD= for "
+        "none; repeatable.",
+    ),
+]
+Scale = Annotated[
+    str | None,
+    typer.Option(
+        "--scale",
+        metavar="SCALE:RULE",
+        help="How ratings become the task's: half-stars:round-up, quarter-stars:nearest, 1-10:1-5.",
+    ),
+]
+DateOrder = Annotated[
+    str | None,
+    typer.Option("--date-order", metavar="ORDER", help="dmy or mdy, for dates such as 03/04/2024."),
+]
+NoDate = Annotated[
+    bool, typer.Option("--no-date", help="Read no dates; the file's order counts, oldest first.")
+]
+Sender = Annotated[
+    str | None, typer.Option("--sender", metavar="NAME", help="Who you are in a chat's export.")
+]
+Yes = Annotated[
+    bool, typer.Option("--yes", help="Take what a known export is said to hold; do not ask.")
 ]
 MaxItems = Annotated[
     int | None, typer.Option("--max-items", min=1, help="Use only the newest items.")
@@ -86,15 +114,17 @@ def workspace(context: typer.Context) -> Workspace:
 
 
 def columns_of(pairs: list[str] | None) -> dict[str, str]:
-    """`--column field=name` as a mapping. Raises ConfigError for anything else."""
+    """`--column field=name` as a mapping; no name: nowhere. Raises ConfigError for anything else."""
     found = {}
     for pair in pairs or []:
         field, sign, name = pair.partition("=")
-        if not sign or not field or not name:
+        if not sign or not field:
             raise ConfigError(
                 "--column expects FIELD=NAME", hint="for example: --column title=Title"
             )
-        found[field] = name
+        if field in found:
+            raise ConfigError(f"--column {field}: named twice", hint="name one column for a field")
+        found[field] = name.strip()
     return found
 
 

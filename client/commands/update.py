@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import typer
 
 from client.commands import options as o
-from client.commands.adapt import read_items, say_outcome
+from client.commands.adapt import say_outcome
+from client.commands.reading import read_items, read_options
 from client.commands.work import Memory, check_limit, learner_for, store, train
 from client.console import print_line, say
 from client.workspace import read_state
@@ -24,8 +25,13 @@ def update(
     task: o.StoredTask = None,
     form: o.Form = None,
     column: o.Columns = None,
+    scale: o.Scale = None,
+    date_order: o.DateOrder = None,
+    no_date: o.NoDate = False,
+    sender: o.Sender = None,
     max_items: o.MaxItems = None,
     lenient: o.Lenient = False,
+    yes: o.Yes = False,
     max_memory: o.MaxMemory = None,
     base_weights: o.BaseWeights = None,
     recompute: o.Recompute = False,
@@ -40,24 +46,25 @@ def update(
     from client.cost import memory_needed
 
     workspace = o.workspace(context)
+    how = read_options(
+        form, column, scale, date_order, sender, max_items, no_date=no_date, lenient=lenient
+    )
     memory = Memory(o.bytes_of(max_memory), base_weights, recompute)
     done: list[personal.Update] = []
     with workspace.changing() as vault:
         state = read_state(vault)
-        bundle = workspace.bundle_of(state)
         name, task_state = state.task_named(task)
         chosen = task_state.task()
-        items = read_items(history, chosen, form, column, max_items, lenient=lenient)
+        items = read_items(history, chosen, how, yes=yes)
         everything = personal.with_items(task_state, items)
         count = len(everything.items) - len(task_state.items)
+        new, whole = {name: (chosen, items)}, {name: (chosen, everything.items)}
         if not count:
             print_line("There is no new item, so your adapter stays as it is.")
             return
-        histories = {name: (chosen, items)}
         grown = personal.histories_of(state.with_task(name, everything))
-        with learner_for(workspace, bundle, state, memory) as learner:
-            least = learner.settings.user.min_items_to_train
-            check_limit(memory_needed(learner, {name: (chosen, everything.items)}), memory)
+        with learner_for(workspace, workspace.bundle_of(state), state, memory) as learner:
+            check_limit(memory_needed(learner, whole), memory)
 
             def step() -> PersonalState:
                 if not task_state.adapter:  # there were too few items, or training diverged
@@ -65,12 +72,12 @@ def update(
                 done.append(personal.update(learner, state, name, items))
                 return done[-1].state
 
-            changed, spent = train(vault, learner, state, histories, "update", step, resume=resume)
+            changed, spent = train(vault, learner, state, new, "update", step, resume=resume)
         store(vault, changed, what="update", task=name, items=count)
     if done:
         say_update(done[-1])
     else:
-        say_outcome(changed, name, least)
+        say_outcome(changed, name, learner.settings.user.min_items_to_train)
     say(f"took {o.readable_seconds(spent.seconds)}, {o.readable_bytes(spent.peak_bytes)} of memory")
 
 

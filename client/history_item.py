@@ -1,0 +1,275 @@
+"""One record of a person's history: an item, or the reason why it is none.
+
+A field that the task does not need never costs an item: lenient reading leaves the field out, and
+counts it. What has no text or no answer is no item, in strict reading as well.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from client.history_dates import OPTIONS_HINT, DateReader, NoDateError, OrderUnknownError
+from client.history_fields import is_empty, shown_names
+from client.history_formats import Reading
+from client.history_order import content_id
+from client.history_source import Record
+from client.plain_text import without_marks
+from client.rating_scale import NoRatingError, Scale, rating_label, scale_name
+from proper_model.errors import DataError
+from proper_model.parsing import identifier, parse_item, text_of
+from proper_model.records import HistoryItem, Place, Report, counted
+from proper_model.tasks import Task, folded
+
+if TYPE_CHECKING:
+    from client.history import ReadOptions
+
+FAULTY = "faulty"
+EMPTY = "without text or answer"
+OTHERS = "of other people"
+MEND_HINT = "mend this record, or leave faulty records out with --lenient"
+SENDER_HINT = "say which one you are, as the file writes it: --sender NAME"
+
+
+class Faults(Report):
+    """A report whose hint suits a person's own file."""
+
+    def error(self, place: Place, message: str, *, hint: str = MEND_HINT) -> None:
+        super().error(place, message, hint=hint)
+
+
+@dataclass(frozen=True)
+class Draft:
+    """An item, and when it was made as far as the file says."""
+
+    item: HistoryItem
+    when: tuple[int, ...] | None
+
+
+class Drafter:
+    """Makes items of records; reports what is wrong with them."""
+
+    def __init__(
+        self,
+        name: str,
+        task: Task,
+        reading: Reading,
+        report: Report,
+        scale: Scale | None,
+        options: ReadOptions,
+    ) -> None:
+        self.name, self.task, self.reading, self.report = name, task, reading, report
+        self.scale, self.lenient = scale, options.lenient
+        self.dates = DateReader(options.date_order)
+        self.wanted = None if options.sender is None else same_name(options.sender)
+        self.senders: dict[str, int] = {}
+        self.rated = task.answer_field if task.kind == "ordinal" else None
+        self.labels = answer_labels(task)
+        self._check_scale()
+
+    def draft(self, record: Record) -> Draft | str:
+        """The item of a record, or the reason why it is left out. Raises DataError if strict."""
+        place = Place(self.name, record.number, line=record.line)
+        for fault in record.faults:
+            self.report.error(place, fault)
+        if record.faults:
+            return FAULTY
+        if (reason := self._not_own(record.raw)) is not None:
+            return reason
+        raw, anonymous = self._raw(record), record.anonymous
+        if not isinstance(raw, dict):
+            parse_item(raw, record.number, self.task, place, self.report)  # says what it is
+            return FAULTY
+        if any(name in raw and is_empty(raw[name]) for name in self.task.required_fields):
+            return EMPTY
+        errors = self.report.errors
+        draft = self._draft(dict(raw), record.number, anonymous, place)
+        if draft is None or self.report.errors > errors:
+            return FAULTY if self.report.errors > errors else EMPTY
+        return draft
+
+    def _check_scale(self) -> None:
+        """Raises DataError where an export has another scale than the task, and nothing says how."""
+        layout = self.reading.selection.layout
+        if layout is None or layout.scale is None or self.scale is not None:
+            return
+        own = scale_name(self.labels) if self.rated and self.labels else layout.scale
+        if own != layout.scale and "score" in self.reading.selection.places:
+            raise DataError(
+                f"{self.name}: {layout.name} go from {layout.scale}, the task's from {own}",
+                hint=f"say how they become the task's: --scale {layout.scale}:{own}",
+            )
+
+    def check_senders(self) -> None:
+        """Raises DataError where a chat does not say which of its people is the person."""
+        if self.senders and not self.reading.owner and self.wanted is None:
+            people = counted(len(self.senders), "person", "people")
+            raise DataError(f"{self.name}: a chat with messages of {people}", hint=SENDER_HINT)
+        if self.wanted is not None and self.wanted not in self.senders:
+            raise DataError(
+                f"{self.name}: no message of the sender that --sender names", hint=SENDER_HINT
+            )
+
+    def _not_own(self, raw: Any) -> str | None:
+        """Why a record of an export is none of the person's items."""
+        selection, look = self.reading.selection, self.reading.look
+        if selection.layout is None or not isinstance(raw, dict):
+            return None
+        if (reason := selection.reason(raw, look)) is not None:
+            return reason
+        if selection.layout.sender is None:
+            return None
+        names = {look(raw, place) for place in {selection.layout.sender, "from"}}
+        found = {same_name(name) for name in names if isinstance(name, str)}
+        sender = look(raw, selection.layout.sender)
+        if isinstance(sender, str) and len(self.senders) < 10_000:
+            self.senders.update(dict.fromkeys([same_name(sender), *(found & {self.wanted})], 1))
+        if self.wanted is not None:
+            return None if self.wanted in found else OTHERS
+        owner = self.reading.owner
+        return OTHERS if owner and sender not in owner else None
+
+    def _raw(self, record: Record) -> Any:
+        selection = self.reading.selection
+        table = self.reading.form == "csv"
+        if not isinstance(record.raw, dict) or (selection.is_plain and not table):
+            return record.raw
+        return selection.fields_of(record.raw, self.reading.look)
+
+    def _draft(
+        self, raw: dict[str, Any], number: int, anonymous: bool, place: Place
+    ) -> Draft | None:
+        named = self._keep_id(raw, place) and not anonymous
+        if not named:
+            raw.pop("id", None)
+        when = self._keep_date(raw, place)
+        self._keep_fields(raw, place)
+        if self.rated in raw:
+            raw[str(self.rated)] = self._rating(raw[str(self.rated)], place)
+        if self._lacks_field(raw, place):
+            return None
+        item = parse_item(raw, number, self.task, place, self.report)
+        if item is None:
+            return None
+        for name, text in item.fields.items():
+            if "\0" in text:
+                self.report.error(place.at(name), "a NUL character")
+        if not self._has_answer(item, place):
+            return None
+        return Draft(item if named else replace(item, id=content_id(item)), when)
+
+    def _keep_id(self, raw: dict[str, Any], place: Place) -> bool:
+        """Whether the record has an id to keep; a faulty one is dropped if lenient."""
+        if raw.get("id") is None:
+            return False
+        quiet = Report(strict=False, limit=1)
+        if identifier(raw, "id", place, quiet) is not None:
+            return True
+        for problem in quiet.problems:
+            self._drop(raw, "id", place, problem.message)
+        return False
+
+    def _keep_date(self, raw: dict[str, Any], place: Place) -> tuple[int, ...] | None:
+        """When the item was made; `raw` keeps the day in its one spelling."""
+        try:
+            moment = self.dates.read(raw.get("date"))
+        except OrderUnknownError:
+            raise
+        except NoDateError as error:
+            self._drop(raw, "date", place, str(error), hint=OPTIONS_HINT)
+            return None
+        if moment is None:
+            raw.pop("date", None)
+            return None
+        raw["date"] = moment.day
+        return moment.key
+
+    def _keep_fields(self, raw: dict[str, Any], place: Place) -> None:
+        """Drop fields that the task knows, does not need, and cannot read."""
+        for name in self.task.fields:
+            if name in self.task.required_fields or name not in raw:
+                continue
+            if raw[name] is None:
+                del raw[name]
+                continue
+            quiet = Report(strict=False, limit=1)
+            text = text_of(raw[name], place.at(name), quiet)
+            if text is None or "\0" in text:
+                what = quiet.problems[0].message if text is None else "a NUL character"
+                hint = f"mend it, or read the items without it: --column {name}="
+                self._drop(raw, name, place, what, hint=hint)
+
+    def _drop(
+        self, raw: dict[str, Any], name: str, place: Place, what: str, *, hint: str = MEND_HINT
+    ) -> None:
+        """Leave a field out and say so; in strict reading it is an error."""
+        raw.pop(name, None)
+        if self.lenient:
+            self.report.warn(place.at(name), f"{what}; the item is read without it")
+        else:
+            self.report.error(place.at(name), what, hint=hint)
+
+    def _rating(self, value: Any, place: Place) -> Any:
+        """The label that a rating is; what is no text and no number is told of later."""
+        if isinstance(value, bool) or not isinstance(value, str | int | float) or not self.labels:
+            return value
+        text = value if isinstance(value, str) else repr(value)
+        if self.scale is None and text.strip() in self.labels:
+            return text.strip()
+        try:
+            return rating_label(text, self.labels, self.scale)
+        except NoRatingError as error:
+            name = self.rated or ""
+            self.report.error(place.at(name), f"the answer is {error}", hint=error.hint)
+            return self.labels[0]  # not used: the record is faulty
+
+    def _lacks_field(self, raw: Mapping[str, Any], place: Place) -> bool:
+        """Report a field that a record lacks, with the keys it has as far as they may be shown."""
+        missing = sorted(self.task.required_fields - raw.keys())
+        if not missing:
+            return False
+        keys = shown_names(list(raw), self.task.fields) if self.reading.selection.is_plain else ""
+        self.report.error(
+            place.at(missing[0]),
+            "missing" + (f"; the record has {keys}" if keys else ""),
+            hint=f"--column {missing[0]}=KEY says where it stands, a path such as tweet.full_text "
+            f"inside objects; task {self.task.name} with template set '{self.task.template}' needs "
+            f"{', '.join(sorted(self.task.required_fields))}",
+        )
+        return True
+
+    def _has_answer(self, item: HistoryItem, place: Place) -> bool:
+        """False for an empty answer; reports one that is no label."""
+        name = self.task.answer_field
+        answer = self.task.history_example(item).answer if name is None else item.fields[name]
+        if not answer.strip():
+            return False
+        labels = self.labels
+        if labels is None or answer.strip() in labels:
+            return True
+        close = folded(answer) in {folded(label) for label in labels}
+        self.report.error(
+            place if name is None else place.at(name),
+            f"the answer is not among the {len(labels)} labels of task {self.task.name}"
+            + (", but differs from one of them only in case or spaces" if close else ""),
+        )
+        return True
+
+
+def same_name(name: str) -> str:
+    """A sender's name without marks and blanks around it, in one spelling."""
+    return unicodedata.normalize("NFC", without_marks(name)).strip().removeprefix("~").strip()
+
+
+def answer_labels(task: Task) -> tuple[str, ...] | None:
+    """Labels that answers of the history are among; None where it answers something else.
+
+    Histories of LaMP-1 say what the user wrote, not which of two papers was cited: what they answer
+    depends on the objective, whereas a label is the answer under every one.
+    """
+    if task.labels is None or task.answer_field is None:
+        return None
+    answers = {history.answer.strip() for history in task.spec.history.values()}
+    return task.labels if len(answers) == 1 else None

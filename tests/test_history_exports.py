@@ -1,0 +1,250 @@
+"""Exports as sites write them: what is read of each, and what is left out and why."""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from random import Random
+
+import pytest
+
+from client.commands.reading import agree, described
+from client.history import ReadOptions, read_history
+from client.history_chat import is_chat
+from client.history_clippings import is_clippings
+from client.history_layouts import (
+    LAYOUTS,
+    layout_of_form,
+    layout_of_head,
+    layout_of_header,
+)
+from proper_model.errors import ConfigError, DataError
+from proper_model.tasks import load_task
+from tests.histories import (
+    ANDROID,
+    EMPTY,
+    GOODREADS,
+    IMDB,
+    IPHONE,
+    READ,
+    SECRET,
+    put,
+    refused,
+    tweets,
+)
+
+
+@pytest.fixture
+def read(tmp_path):
+    def run(content, *, name="h.csv", task="LaMP_3", **options):
+        path = put(tmp_path, name, content)
+        return read_history(path, load_task(task), ReadOptions(**options))
+
+    return run
+
+
+@pytest.mark.parametrize("export", READ)
+def test_an_export_is_read_as_its_items(read, export):
+    (name, task, options), content, expected, left_out = READ[export]
+    history = read(content, name=name, task=task, **options)
+    assert [(item.date, dict(item.fields)) for item in history.items] == expected
+    assert history.left_out == left_out
+    assert history.read == len(expected) + sum(left_out.values())
+    assert history.warnings == ()
+    assert history.layout is not None
+    told = described(history)
+    assert told.startswith(f"{name}: recognized as {history.layout.name}; ")
+    assert f"text from {history.places['text'][0]}" in told
+    assert f"{len(expected)} item" in told
+
+
+def test_a_ten_point_scale_is_never_taken_for_stars(read):
+    """Ratings of 1 to 5 out of ten are labels of the task too."""
+    refused(read, "h.csv: IMDb ratings go from 1-10, the task's from 1-5", "--scale 1-10:1-5",
+            IMDB + "tt1,4,2024-01-05,One,One,u,Movie,9.2,1972\n")  # fmt: skip
+
+
+def test_every_layout_has_a_sample():
+    names = {read_layout(name, content) for (name, *_), content, *_ in READ.values()}
+    assert names == {layout.name for layout in LAYOUTS}
+
+
+def read_layout(name, content):
+    """The name of the layout that the beginning of a sample shows."""
+    if name.endswith(".csv"):
+        header = next(iter(content.splitlines())).split(",")
+        return layout_of_header(set(header)).name
+    if is_chat(content) or is_clippings(content):
+        return layout_of_form("whatsapp" if is_chat(content) else "clippings").name
+    return layout_of_head(content).name
+
+
+@pytest.mark.parametrize("export", ["letterboxd ratings", "imdb", "kindle"])
+def test_a_guess_is_taken_only_when_somebody_says_so(read, export):
+    (name, task, options), content, *_ = READ[export]
+    history = read(content, name=name, task=task, **options)
+    with pytest.raises(DataError, match=f"^{name}: ") as error:
+        agree(history, interactive=False)
+    assert "--yes" in error.value.hint
+    assert f'--column "text={history.places["text"][0]}"' in error.value.hint
+    # What the hint says needs no further word: every field is named.
+    columns = {field: at[0] for field, at in history.places.items() if field != "date"}
+    named = read(content, name=name, task=task, columns=columns, **options)
+    assert (named.asked, named.items) == (True, history.items)
+    assert history.asked is False
+    sure = read(READ["twitter"][1], name="tweets.js", task="LaMP_7")
+    agree(sure, interactive=False)
+
+
+def test_a_task_that_an_export_cannot_serve_is_told_with_one_that_it_can(read):
+    refused(
+        read,
+        r"tweets.js: Twitter/X archive, which has text \(tweet.full_text .*needs score, text: no score",
+        "tasks that fit: LaMP_7 (--task)",
+        tweets(SECRET),
+        name="tweets.js",
+    )
+    refused(read, "no title$", "LaMP_3, LaMP_7", GOODREADS, task="LaMP_4")
+
+
+def test_a_chat_needs_to_be_told_who_the_person_is(read):
+    for content, people in ((ANDROID, 2), (IPHONE, 2), ("1.2.24, 09:00 - Ada: x\n", 1)):
+        message = f"h.txt: a chat with messages of {people} p"
+        refused(read, message, "--sender NAME", content, name="h.txt", task="LaMP_7")
+        with pytest.raises(DataError, match="no message of the sender that --sender names"):
+            read(content, name="h.txt", task="LaMP_7", sender=SECRET)
+    # Marks around a name, and the tilde of somebody unknown, are no part of it.
+    assert (
+        read(IPHONE, name="h.txt", task="LaMP_7", sender="Bob").items[0].fields["text"] == "theirs"
+    )
+
+
+@pytest.mark.parametrize(
+    ("line", "date", "order"),
+    [
+        ("15.01.24, 14:30 - Ada: x", "2024-01-15", None),
+        ("[15.01.24, 14:30:59] Ada: x", "2024-01-15", None),
+        ("1/15/24, 2:30\u202fPM - Ada: x", "2024-01-15", None),
+        ("1/2/24, 2:30 p.\u00a0m. - Ada: x", "2024-01-02", "mdy"),
+        ("1/2/24, 2:30 PM - Ada: x", "2024-02-01", "dmy"),
+        ("[2024-01-15, 2:30:22 PM] Ada: x", "2024-01-15", None),
+        ("2024/01/15, 14:30 - Ada: x", "2024-01-15", None),
+        ("[12.3.2022 klo 14.08.18] Ada: x", "2022-03-12", None),
+    ],
+)
+def test_dates_of_chats_in_several_countries(read, line, date, order):
+    options = {"name": "h.txt", "task": "LaMP_7", "sender": "Ada", "date_order": order}
+    assert [item.date for item in read(line + "\n", **options).items] == [date]
+
+
+# -- other places, other forms -------------------------------------------------------------------
+
+
+def test_a_path_reaches_into_json(read):
+    inner = [{"a": {"b": "one"}, "at": "2020-01-02"}, {"a": {"b": "two"}, "at": 1577836800}]
+    expected = [("2020-01-01", {"text": "two"}), ("2020-01-02", {"text": "one"})]
+    lines = "".join(json.dumps(item) + "\n" for item in inner)
+    for content, prefix in (
+        (json.dumps(inner), ""),
+        (lines, ""),
+        (json.dumps({"x": [1], "data": {"list": inner}}), "data.list[]."),
+        (json.dumps([{"list": inner}], indent=1), "[].list[]."),
+    ):
+        columns = {"text": f"{prefix}a.b", "date": f"{prefix}at"}
+        history = read(content, name="h.json", task="LaMP_7", columns=columns)
+        assert [(item.date, dict(item.fields)) for item in history.items] == expected
+    refused(read, "record 1, field text: missing", "--column text=KEY", json.dumps(inner),
+            name="h.json", task="LaMP_7", columns={"text": "a.c"})  # fmt: skip
+    refused(read, "record 1, field text: missing; the record has at$", "--column text=KEY",
+            json.dumps([{"at": 1}]), name="h.json", task="LaMP_7")  # fmt: skip
+
+
+def test_a_date_can_be_ignored_and_fields_left_out(read):
+    table = "text,score,date\nb,1,2024\na,2,soon\n"
+    for options in ({"use_date": False}, {"columns": {"date": ""}}):
+        history = read(table, **options)
+        assert [(i.fields["text"], i.date) for i in history.items] == [("b", None), ("a", None)]
+    refused(read, "line 3.*field date: not a date, found text", "--no-date", table)
+    refused(read, "needs this field", "--column text=NAME", table, columns={"text": ""},
+            error=ConfigError)  # fmt: skip
+    refused(read, "contradict", "", table, columns={"date": "date"}, use_date=False,
+            error=ConfigError)  # fmt: skip
+
+
+def test_an_optional_field_never_costs_an_item(read):
+    record = {"text": "x", "category": "sports", "title": SECRET, "date": "2024-01-01", "id": "a"}
+    for name, faulty in (
+        ("title", 4.5), ("title", [SECRET]), ("title", "\0"), ("title", True), ("date", SECRET),
+        ("date", "2024-02-30"), ("date", {}), ("id", ""), ("id", f"{SECRET}\n"), ("id", 1.5),
+    ):  # fmt: skip
+        content = json.dumps([record | {name: faulty}])
+        history = read(content, name="h.json", task="LaMP_2N", lenient=True)
+        (item,) = history.items
+        assert history.left_out == {}
+        assert f"h.json, record 1, field {name}: " in history.warnings[0]
+        assert SECRET not in "".join(history.warnings)
+        kept = {"title": item.fields.get("title"), "date": item.date, "id": item.id}
+        assert kept[name] != record[name]
+        assert all(kept[other] == record[other] for other in kept if other != name)
+        refused(read, f"field {name}: ", "", content, name="h.json", task="LaMP_2N")
+
+
+def test_an_empty_answer_is_no_item_in_any_form(read):
+    for name, content in (
+        ("h.csv", "text,score\nx,\n ,4\nok,3\n,,\n,\n"),
+        ("h.jsonl", '{"text":"x","score":""}\n{"text":" ","score":4}\n{"text":"ok","score":3}\n'
+                    '{"text":null,"score":1}\n["x"]\n'),
+    ):  # fmt: skip
+        history = read(content, name=name, lenient=True)
+        assert [dict(item.fields) for item in history.items] == [{"text": "ok", "score": "3"}]
+        assert history.left_out == {EMPTY: 3, "faulty": 1}
+    assert read("text,score\nx,\nok,3\n").left_out == {EMPTY: 1}
+
+
+# -- whatever stands in a file ---------------------------------------------------------------------
+
+PIECES = ('"', ",", "\n", "\r", "]", "}", "{", "[", "\0", "\ufeff", "<", "&#0;", "NaN", "1e999", "9" * 50,
+          "\\ud800", "null", "==========", "- ", "½", "sep=;", " - ", ": ", "é", "\u2028")  # fmt: skip
+
+
+MUTATIONS = 10  # of every sample; more of them found nothing else
+
+
+@pytest.mark.parametrize("export", READ)
+def test_mutated_exports_end_in_items_or_in_an_error_of_ours(read, export):
+    """Never an exception of another kind, and never a record that is not accounted for."""
+    (name, task, options), content, *_ = READ[export]
+    random = Random(export)
+    for _ in range(MUTATIONS):
+        text = content
+        for _ in range(random.randint(1, 4)):
+            at = random.randrange(len(text) + 1)
+            cut = random.choice((0, 0, 1, 5, 40))
+            text = text[:at] + random.choice(PIECES) + text[at + cut :]
+        lenient = random.random() < 0.5
+        with suppress(ConfigError, DataError):
+            history = read(text, name=name, task=task, lenient=lenient, **options)
+            assert history.read == len(history.items) + sum(history.left_out.values())
+
+
+CASES = [
+    ("goodreads-export/goodreads_library_export.csv", "LaMP_3", {}, 5),
+    ("float-ratings/float.csv", "LaMP_3", {}, 6),
+    ("float-ratings/float_scores.json", "LaMP_3", {}, 6),
+    ("float-ratings/letterboxd_ratings.csv", "LaMP_3", {"scale": "half-stars:nearest"}, 7),
+    ("float-ratings/storygraph.csv", "LaMP_3", {"scale": "quarter-stars:nearest"}, 5),
+    ("twitter-archive/tweets.js", "LaMP_7", {}, 5),
+    ("twitter-archive/outbox.json", "LaMP_7", {}, 5),
+]
+
+
+@pytest.mark.parametrize(("path", "task", "options", "items"), CASES)
+def test_files_that_people_sent_are_read(shared, path, task, options, items):
+    file = shared / "cases" / path
+    if not file.is_file():
+        pytest.skip(f"needs {file}")
+    history = read_history(file, load_task(task), ReadOptions(**options))
+    assert len(history.items) == items
+    assert not any(
+        "&amp;" in text or "<" in text for i in history.items for text in i.fields.values()
+    )
