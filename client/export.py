@@ -39,7 +39,6 @@ from proper_model.merged_export import (
 from proper_model.peft_export import peft_adapter
 from proper_model.user_fold import FoldReport, fold_release
 
-
 BASE = "base"  # folder of a base that is written beside an adapter
 
 

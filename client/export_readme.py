@@ -214,7 +214,7 @@ def _versions(*, peft: bool) -> str:
         "silently\nread otherwise by transformers 4."
     )
     torch_dtype = (
-        "\nTransformers 4 loads float32 unless told `torch_dtype=\"auto\"`; 5 loads the stored type."
+        '\nTransformers 4 loads float32 unless told `torch_dtype="auto"`; 5 loads the stored type.'
     )
     return f"{lines} They were written with {written}.{torch_dtype}\n"
 

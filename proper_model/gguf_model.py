@@ -49,7 +49,7 @@ def write_gguf_model(
     """Write `model`, with B A added to the linears of `updates` in float64 and rounded once.
 
     Args:
-        dtype: of matrices: float32, float16 or bfloat16; vectors are float32 as llama.cpp has them.
+        dtype: of matrices: float16 or bfloat16, else float32; vectors are float32 as llama.cpp has them.
 
     Raises:
         ConfigError: the package gguf is missing.
@@ -59,9 +59,11 @@ def write_gguf_model(
     gguf = library()
     config = model.config
     family = family_of(config)
+    if dtype not in FILE_TYPES:
+        dtype = torch.float32
     _check_computed_alike(config, family)
     writer = gguf.GGUFWriter(path, family.architecture)
-    _add_sizes(writer, config, family)
+    _add_sizes(writer, config)
     writer.add_file_type(gguf.LlamaFileType[FILE_TYPES[dtype]])
     vocabulary(tokenizer, config.vocab_size).add_to(writer)
     parts = _parts(model, family, dtype, updates or {})
@@ -115,7 +117,7 @@ def _parts(
     return parts
 
 
-def _add_sizes(writer: Any, config: Any, family: Family) -> None:
+def _add_sizes(writer: Any, config: Any) -> None:
     """The keys that every architecture here reads."""
     head = _head(config)
     rope = _rope(config)
@@ -149,6 +151,11 @@ def _check_computed_alike(config: Any, family: Family) -> None:
     act = getattr(config, "hidden_activation", None) or config.hidden_act
     if act != family.activation:
         raise _otherwise(f"the activation '{act}' in a model of type '{config.model_type}'")
+    # SmolLM3: llama.cpp leaves rope out in every fourth block, whatever the configuration says.
+    if (pattern := getattr(config, "no_rope_layers", None)) is not None and pattern != [
+        int((block + 1) % 4 != 0) for block in range(config.num_hidden_layers)
+    ]:
+        raise _otherwise("rope in other blocks than three of four")
     window = getattr(config, "sliding_window", None)
     windowed = getattr(config, "use_sliding_window", True) and window is not None
     if windowed and window < config.max_position_embeddings:
@@ -166,7 +173,9 @@ def _otherwise(what: str) -> ExportError:
 
 
 def _head(config: Any) -> int:
-    return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
+    return int(
+        getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    )
 
 
 def _rope(config: Any) -> Mapping[str, Any]:
@@ -182,4 +191,5 @@ def _llama3_factors(config: Any) -> Tensor:
     head = _head(config)
     steps = torch.arange(0, head, 2, dtype=torch.float64) / head
     plain = 1 / torch.tensor(_rope(config)["rope_theta"], dtype=torch.float64) ** steps
-    return (plain / scaled.double()).float()
+    factors: Tensor = plain / scaled.double()
+    return factors.float()

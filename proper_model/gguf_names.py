@@ -49,7 +49,7 @@ FAMILIES = {
     "gemma": Family("gemma", shifted_norms=True, activation="gelu_pytorch_tanh"),
     "gemma2": Family("gemma2"),
     "gemma3_text": Family("gemma3"),
-    "smollm3": Family("smollm3", paired=True),
+    "smollm3": Family("smollm3", paired=True, activation="silu"),
 }
 
 

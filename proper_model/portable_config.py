@@ -48,7 +48,9 @@ def make_portable(folder: Path, *, dtype: torch.dtype | None = None) -> None:
             old = json.loads(path.read_text(encoding="utf-8"))
             if dtype is not None and name == "config.json":
                 old = with_dtype(old, dtype)
-            write_atomic(path, (json.dumps(portable(old), indent=2, sort_keys=True) + "\n").encode())
+            write_atomic(
+                path, (json.dumps(portable(old), indent=2, sort_keys=True) + "\n").encode()
+            )
 
 
 def with_dtype(config: Mapping[str, Any], dtype: torch.dtype) -> dict[str, Any]:
