@@ -149,6 +149,6 @@ def narrowed(tensor: Tensor, dtype: torch.dtype, name: str) -> Tensor:
     if not bool(torch.isfinite(narrow).all()):
         raise ExportError(
             f"'{name}' holds values that {str(dtype).removeprefix('torch.')} cannot",
-            hint="export in float32",
+            hint="export in format peft, which stores float32",
         )
     return narrow
