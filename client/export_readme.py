@@ -204,19 +204,12 @@ MODEL is this folder. It needs no other base; it was made from the bundle
 
 def _versions(*, peft: bool) -> str:
     """What reads the files."""
-    written = f"transformers {importlib.metadata.version('transformers')}"
-    lines = (
-        "transformers 4.57 or 5, with the same results: `config.json` and `tokenizer_config.json` "
-        "hold the\nfield names of both."
-        if not peft
-        else "peft 0.17 or later, with transformers 4.57 or 5. Under transformers 4, load a base that "
-        "this\nprogram wrote, or a public one: configurations that transformers 5 alone wrote are "
-        "silently\nread otherwise by transformers 4."
-    )
-    torch_dtype = (
-        '\nTransformers 4 loads float32 unless told `torch_dtype="auto"`; 5 loads the stored type.'
-    )
-    return f"{lines} They were written with {written}.{torch_dtype}\n"
+    libraries = "peft 0.19 or later, with transformers" if peft else "Transformers"
+    return f"""\
+{libraries} 4.57 or 5, with the same results: configurations hold the field
+names of both, where this program wrote them. They were written with transformers {importlib.metadata.version("transformers")}.
+Transformers 4 computes in float32 unless told `torch_dtype="auto"`; 5 in the stored dtype.
+"""
 
 
 def rounding(dtype: torch.dtype | None) -> str:
