@@ -40,6 +40,7 @@ class Vocabulary:
         merges: of kind "gpt2".
         ids: by GGUF's names: bos, eos, unk, padding.
         adds_bos, adds_eos: around every text.
+        space_prefix: of kind "llama": a blank is put before a text.
     """
 
     kind: str
@@ -51,6 +52,7 @@ class Vocabulary:
     ids: Mapping[str, int]
     adds_bos: bool
     adds_eos: bool
+    space_prefix: bool | None
     chat_template: str | None
 
     def add_to(self, writer: Any) -> None:
@@ -67,6 +69,8 @@ class Vocabulary:
             writer.add_uint32(f"tokenizer.ggml.{name}_token_id", number)
         writer.add_add_bos_token(self.adds_bos)
         writer.add_add_eos_token(self.adds_eos)
+        if self.space_prefix is not None:
+            writer.add_add_space_prefix(self.space_prefix)
         if self.chat_template is not None:
             writer.add_chat_template(self.chat_template)
 
@@ -101,6 +105,7 @@ def vocabulary(tokenizer: Any, rows: int) -> Vocabulary:
         ids={name: number for name, number in named.items() if number is not None},
         adds_bos=around[:1] == [tokenizer.bos_token_id],
         adds_eos=around[-1:] == [tokenizer.eos_token_id],
+        space_prefix=_space_prefix(content) if kind == "llama" else None,
         chat_template=tokenizer.chat_template if isinstance(tokenizer.chat_template, str) else None,
     )
 
@@ -111,9 +116,7 @@ def _kind(content: Mapping[str, Any]) -> tuple[str, str]:
     if model["type"] != "BPE":
         raise _unknown(f"of kind {model['type']}")
     if model.get("byte_fallback"):
-        steps = _steps(content["normalizer"], "normalizers")
-        prepends = [step["type"] for step in steps] == ["Prepend", "Replace"]
-        if content["pre_tokenizer"] is not None or not prepends:
+        if _space_prefix(content) is None:
             raise _unknown("of kind BPE with byte fallback and cuts of its own")
         return "llama", "default"
     cut = _CUTS.get(_cut_of(_steps(content["pre_tokenizer"], "pretokenizers")))
@@ -122,6 +125,18 @@ def _kind(content: Mapping[str, Any]) -> tuple[str, str]:
     if bool(model.get("ignore_merges")) != (cut in _ALWAYS_IGNORES_MERGES):
         raise _unknown(f"of kind BPE that cuts text as {cut} and merges otherwise")
     return "gpt2", cut
+
+
+def _space_prefix(content: Mapping[str, Any]) -> bool | None:
+    """Whether a blank is put before a text, as SentencePiece does; None where more is done to it."""
+    steps = _steps(content["normalizer"], "normalizers")
+    before = _steps(content["pre_tokenizer"], "pretokenizers")
+    # Gemma's cut at blanks comes after all of them were replaced: it finds none.
+    idle = [step.get("pattern") for step in before] in ([], [{"String": " "}])
+    kinds = [step["type"] for step in steps]
+    if not idle or kinds not in (["Replace"], ["Prepend", "Replace"]):
+        return None
+    return kinds[0] == "Prepend"
 
 
 def _steps(part: Mapping[str, Any] | None, name: str) -> list[Mapping[str, Any]]:
