@@ -55,7 +55,11 @@ def mlx_adapter(config: Any, factors: Mapping[str, Factors]) -> MlxAdapter:
     tensors, keys = {}, set()
     for path, (a, b) in padded(factors, rank).items():
         inside = _IN_BLOCK.fullmatch(path)
-        assert inside is not None, "adapters attach inside blocks"
+        if inside is None:
+            raise ExportError(
+                f"'{path}' is in no block of the model, and mlx-lm has its adapters there",
+                hint="export in format merged",
+            )
         keys.add(inside["key"])
         tensors[f"{path}.lora_a"] = narrowed(a.T, torch.float32, path)
         tensors[f"{path}.lora_b"] = narrowed(b.T, torch.float32, path)
