@@ -9,18 +9,21 @@ import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from peft import AutoPeftModelForCausalLM
 from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from client import export, export_runtimes
 from client.export import BaseBeside, Exported, write_merged, write_peft
 from client.export_runtimes import write_gguf, write_mlx
+from client.exporting import base_dtype
 from proper_model import merged_export
 from proper_model.artifact import Release
 from proper_model.config import BaseWeights
@@ -214,6 +217,22 @@ def test_a_merged_model_is_stored_as_its_base_is(
     assert agrees(model.float(), release, tensors, 0.01), "rounded weights, computed in float32"
     assert str(dtype).removeprefix("torch.") in (tmp_path / "out" / "README.md").read_text()
     assert release.base.dtype is torch.float32, "the base in memory stays as it was"
+
+
+def test_the_dtype_of_most_values_counts(tmp_path: Path) -> None:
+    """An installed bundle's base in two files, its norms in float32."""
+    half, wide = torch.ones(8, 8, dtype=torch.bfloat16), torch.ones(8)
+    (tmp_path / "base").mkdir()
+    save_file({"a": half, "norm": wide}, tmp_path / "base" / "model-1.safetensors")
+    save_file(
+        {"b": half, "n": torch.ones(99, dtype=torch.int64)},
+        tmp_path / "base" / "model-2.safetensors",
+    )
+    index = {"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}
+    (tmp_path / "base" / "model.safetensors.index.json").write_text(json.dumps(index))
+    bundle: Any = SimpleNamespace(path=tmp_path, manifest=SimpleNamespace(base_reference=None))
+    home: Any = None
+    assert base_dtype(home, bundle) is torch.bfloat16
 
 
 def test_a_merged_model_larger_than_a_shard_has_an_index(
