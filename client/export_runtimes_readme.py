@@ -125,7 +125,7 @@ mlx-lm reads model and tokenizer from one folder:
         [
             "# A personal LoRA adapter for MLX\n",
             PRIVATE,
-            f"## What it needs\n\n{place.needs}\n\nmlx-lm 0.20 or later.\n",
+            f"## What it needs\n\n{place.needs}\n\nmlx-lm; compared with version 0.32.\n",
             f"""\
 ## How to load it
 
