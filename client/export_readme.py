@@ -118,7 +118,8 @@ def _auto_load(bundle_id: str, base: BaseSource | None, *, beside: bool) -> str:
 current folder, not from the adapter's. So after moving this folder, set the path once:
 
 ```bash
-cd ADAPTER && sed -i 's|"base_model_name_or_path": .*|"base_model_name_or_path": "'"$PWD"'/base",|' adapter_config.json
+cd ADAPTER && python -c 'import json, os; name = "adapter_config.json"; config = json.load(open(name))
+config["base_model_name_or_path"] = os.path.abspath("base"); json.dump(config, open(name, "w"), indent=1)'
 ```
 
 The lines above need no path in it, and work wherever the folder lies.

@@ -121,6 +121,14 @@ mlx-lm reads model and tokenizer from one folder:
 ```
 
 """
+    command = f"""\
+```bash
+mlx_lm.generate --model {model} --adapter-path ADAPTER --prompt "..."
+```
+
+"""
+    if place.revision is not None:  # which that command cannot name
+        command = ""
     return "\n".join(
         [
             "# A personal LoRA adapter for MLX\n",
@@ -136,11 +144,7 @@ model, tokenizer = load("{model}", adapter_path="ADAPTER"{revision})
 print(generate(model, tokenizer, prompt="..."))
 ```
 
-```bash
-mlx_lm.generate --model {model} --adapter-path ADAPTER --prompt "..."
-```
-
-ADAPTER is this folder. The rank is {rank}, the scale 1, numbers are float32.
+{command}ADAPTER is this folder. The rank is {rank}, the scale 1, numbers are float32.
 """,
             f"## What it is\n\n{content(release, report, release.settings.base_weights)}",
         ]

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import subprocess
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -153,7 +154,7 @@ def test_auto_peft_loads_an_adapter_with_its_base_from_any_folder(
     tensors = user_tensors(release)
     monkeypatch.chdir(tmp_path)
     peft_of(Path("out"), release, tensors, beside=beside_of(tmp_path, referenced))
-    elsewhere = tmp_path / "elsewhere"
+    elsewhere = tmp_path / "else where & 'there'"
     elsewhere.mkdir()
     monkeypatch.chdir(elsewhere)
     model = AutoPeftModelForCausalLM.from_pretrained(tmp_path / "out")
@@ -169,9 +170,34 @@ def test_auto_peft_loads_an_adapter_with_its_base_from_any_folder(
         AutoPeftModelForCausalLM.from_pretrained("moved")
     assert agrees(run_readme(Path("moved"), ADAPTER="moved"), release, tensors, 1e-5)
     readme = Path("moved", "README.md").read_text()
-    (mend,) = re.findall(r"```bash\n(cd ADAPTER && sed .*?)```", readme, re.DOTALL)
-    subprocess.run(["bash", "-c", mend.replace("ADAPTER", "moved")], check=True)
+    (mend,) = re.findall(r"```bash\n(cd ADAPTER && .*?)```", readme, re.DOTALL)
+    mend = mend.replace("ADAPTER", "moved").replace("python -c", f"{sys.executable} -c")
+    subprocess.run(["bash", "-c", mend], check=True)
     model = AutoPeftModelForCausalLM.from_pretrained("moved")
+    assert agrees(model, release, tensors, 1e-5)
+
+
+def test_auto_peft_finds_a_public_base_by_its_name_and_revision(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The hub's local cache stands for the hub; its newest revision is another model."""
+    cache = tmp_path / "hub" / f"models--{PUBLIC.name.replace('/', '--')}"
+    for revision in (PUBLIC.revision, "f" * 40):
+        public_base(cache / "snapshots" / revision)
+        (cache / "snapshots" / revision / "base").rename(cache / "snapshots" / "moving")
+        (cache / "snapshots" / revision).rmdir()
+        (cache / "snapshots" / "moving").rename(cache / "snapshots" / revision)
+    other = tiny_base(dtype=torch.float32, seed=1)
+    other.save_pretrained(cache / "snapshots" / ("f" * 40))
+    (cache / "refs").mkdir()
+    (cache / "refs" / "main").write_text("f" * 40)
+    release = noisy_release(referenced=True)
+    tensors = user_tensors(release)
+    peft_of(tmp_path / "out", release, tensors)
+    monkeypatch.chdir("/")
+    model = AutoPeftModelForCausalLM.from_pretrained(
+        tmp_path / "out", cache_dir=tmp_path / "hub", local_files_only=True
+    )
     assert agrees(model, release, tensors, 1e-5)
 
 
