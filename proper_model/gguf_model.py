@@ -1,7 +1,7 @@
 """A whole model as one GGUF file for llama.cpp: a base, or a base with a person's part added.
 
 Written are the model types whose logits were compared with llama.cpp's own; what llama.cpp would
-compute otherwise (windows of attention, other activations, dynamic rope) is refused.
+compute otherwise (other activations, windows it does not know, dynamic rope) is refused.
 
 Source: GGUF's specification; llama.cpp's conversion scripts for what each architecture reads.
 """
@@ -26,7 +26,9 @@ from proper_model.gguf_names import (
 )
 from proper_model.gguf_vocabulary import vocabulary
 from proper_model.peft_export import Factors, narrowed
+from proper_model.portable_config import FULL, SLIDING
 
+_LARGEST = (46, 62)  # blocks of Gemma 2 and 3 with 27 billion parameters
 # Stored dtype to the file type that llama.cpp tells of it.
 FILE_TYPES = {torch.float32: "ALL_F32", torch.float16: "MOSTLY_F16", torch.bfloat16: "MOSTLY_BF16"}
 
@@ -63,7 +65,7 @@ def write_gguf_model(
         dtype = torch.float32
     _check_computed_alike(config, family)
     writer = gguf.GGUFWriter(path, family.architecture)
-    _add_sizes(writer, config)
+    _add_sizes(writer, config, family)
     writer.add_file_type(gguf.LlamaFileType[FILE_TYPES[dtype]])
     vocabulary(tokenizer, config.vocab_size).add_to(writer)
     parts = _parts(model, family, dtype, updates or {})
@@ -117,7 +119,7 @@ def _parts(
     return parts
 
 
-def _add_sizes(writer: Any, config: Any) -> None:
+def _add_sizes(writer: Any, config: Any, family: Family) -> None:
     """The keys that every architecture here reads."""
     head = _head(config)
     rope = _rope(config)
@@ -142,30 +144,56 @@ def _add_sizes(writer: Any, config: Any) -> None:
         writer.add_rope_scaling_type(scaling.YARN)
         writer.add_rope_scaling_factor(rope["factor"])
         writer.add_rope_scaling_orig_ctx_len(rope["original_max_position_embeddings"])
+    if family.global_every is not None:
+        writer.add_sliding_window(config.sliding_window)
+        writer.add_rope_freq_base_swa(
+            config.rope_parameters.get(SLIDING, config.rope_parameters)["rope_theta"]
+        )
+    if family.capped:
+        writer.add_attn_logit_softcapping(config.attn_logit_softcapping)
+    if (cap := getattr(config, "final_logit_softcapping", None)) is not None:
+        writer.add_final_logit_softcapping(cap)
 
 
 def _check_computed_alike(config: Any, family: Family) -> None:
     """Raise ExportError for what llama.cpp does otherwise than Hugging Face."""
-    if family.activation is None:
-        raise _otherwise(f"whole models of type '{config.model_type}'")
     act = getattr(config, "hidden_activation", None) or config.hidden_act
     if act != family.activation:
         raise _otherwise(f"the activation '{act}' in a model of type '{config.model_type}'")
+    blocks = range(config.num_hidden_layers)
     # SmolLM3: llama.cpp leaves rope out in every fourth block, whatever the configuration says.
-    if (pattern := getattr(config, "no_rope_layers", None)) is not None and pattern != [
-        int((block + 1) % 4 != 0) for block in range(config.num_hidden_layers)
-    ]:
+    pattern = getattr(config, "no_rope_layers", None)
+    if pattern is not None and pattern != [int((block + 1) % 4 != 0) for block in blocks]:
         raise _otherwise("rope in other blocks than three of four")
-    window = getattr(config, "sliding_window", None)
-    windowed = getattr(config, "use_sliding_window", True) and window is not None
-    if windowed and window < config.max_position_embeddings:
-        raise _otherwise(f"attention within a window of {window} tokens")
+    if family.global_every is None:
+        window = getattr(config, "sliding_window", None)
+        windowed = getattr(config, "use_sliding_window", True) and window is not None
+        if windowed and window < config.max_position_embeddings:
+            raise _otherwise(f"attention within a window of {window} tokens")
+    else:
+        _check_windows(config, family, family.global_every)
     rope = _rope(config)
     known = {"rope_type", "rope_theta", "factor", "original_max_position_embeddings"}
     known |= {"low_freq_factor", "high_freq_factor"} if rope["rope_type"] == "llama3" else set()
     others = {name for name, value in rope.items() if value is not None} - known
     if rope["rope_type"] not in ("default", "linear", "llama3", "yarn") or others:
         raise _otherwise(f"rope of type '{rope['rope_type']}' {sorted(others) or ''}".strip())
+
+
+def _check_windows(config: Any, family: Family, every: int) -> None:
+    """What llama.cpp knows of Gemma 2 and 3 by their type and number of blocks alone."""
+    kinds = [SLIDING if (block + 1) % every else FULL for block in range(config.num_hidden_layers)]
+    if list(config.layer_types) != kinds:
+        raise _otherwise(f"attention windows in other blocks than {every - 1} of {every}")
+    largest = config.num_hidden_layers in _LARGEST
+    scale = config.hidden_size // config.num_attention_heads if largest else _head(config)
+    if config.query_pre_attn_scalar != scale:
+        raise _otherwise(f"attention scaled by {config.query_pre_attn_scalar}, not {scale},")
+    if (config.attn_logit_softcapping is not None) is not family.capped:
+        raise _otherwise("attention with another cap on its scores")
+    sliding = config.rope_parameters.get(SLIDING, {"rope_type": "default"})
+    if sliding["rope_type"] != "default":
+        raise _otherwise(f"rope of type '{sliding['rope_type']}' within windows")
 
 
 def _otherwise(what: str) -> ExportError:
@@ -179,7 +207,8 @@ def _head(config: Any) -> int:
 
 
 def _rope(config: Any) -> Mapping[str, Any]:
-    rope: Mapping[str, Any] = config.rope_parameters
+    """Of blocks that attend to all tokens."""
+    rope: Mapping[str, Any] = config.rope_parameters.get(FULL, config.rope_parameters)
     return rope
 
 

@@ -31,25 +31,30 @@ class Family:
         architecture: its `general.architecture`.
         paired: rotates neighbouring coordinates, so that query and key rows are reordered.
         shifted_norms: norm weights are stored with one added.
-        activation: the one activation llama.cpp computes for it; None where no whole model of this
-            type is written, only adapters.
+        activation: the one that llama.cpp computes for it.
+        global_every: every so many blocks one attends to all tokens, the others in a window; None
+            where all do the same.
+        capped: takes the tanh of attention's scores.
     """
 
     architecture: str
     paired: bool = False
     shifted_norms: bool = False
-    activation: str | None = None
+    activation: str = "silu"
+    global_every: int | None = None
+    capped: bool = False
 
 
+_GELU = "gelu_pytorch_tanh"
 FAMILIES = {
-    "llama": Family("llama", paired=True, activation="silu"),
-    "mistral": Family("llama", paired=True, activation="silu"),
-    "qwen2": Family("qwen2", activation="silu"),
-    "qwen3": Family("qwen3", activation="silu"),
-    "gemma": Family("gemma", shifted_norms=True, activation="gelu_pytorch_tanh"),
-    "gemma2": Family("gemma2"),
-    "gemma3_text": Family("gemma3"),
-    "smollm3": Family("smollm3", paired=True, activation="silu"),
+    "llama": Family("llama", paired=True),
+    "mistral": Family("llama", paired=True),
+    "qwen2": Family("qwen2"),
+    "qwen3": Family("qwen3"),
+    "gemma": Family("gemma", shifted_norms=True, activation=_GELU),
+    "gemma2": Family("gemma2", shifted_norms=True, activation=_GELU, global_every=2, capped=True),
+    "gemma3_text": Family("gemma3", shifted_norms=True, activation=_GELU, global_every=6),
+    "smollm3": Family("smollm3", paired=True),
 }
 
 

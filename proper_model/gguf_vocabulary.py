@@ -136,7 +136,7 @@ def _space_prefix(content: Mapping[str, Any]) -> bool | None:
     kinds = [step["type"] for step in steps]
     if not idle or kinds not in (["Replace"], ["Prepend", "Replace"]):
         return None
-    return kinds[0] == "Prepend"
+    return bool(kinds[0] == "Prepend")
 
 
 def _steps(part: Mapping[str, Any] | None, name: str) -> list[Mapping[str, Any]]:

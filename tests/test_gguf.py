@@ -35,7 +35,7 @@ from tests.exports import (
     own_items,
     user_tensors,
 )
-from tests.tiny import tiny_base
+from tests.tiny import tiny_base, tiny_gemma3
 from tests.tokenizers_of_kinds import BYTE_FALLBACK, BYTE_LEVEL, PROBES, tokenizer_of
 
 ROWS = 448  # of the embedding table; the tokenizers have fewer tokens
@@ -51,6 +51,8 @@ LLAMA3 = {
 
 
 def base_of(kind: str = "llama", **changes: Any) -> Any:
+    if kind == "gemma3_text":
+        return tiny_gemma3(ROWS)
     return tiny_base(kind, dtype=torch.float32, vocab_size=ROWS, **changes)
 
 
@@ -269,7 +271,9 @@ def test_a_tokenizer_larger_than_its_model_is_refused() -> None:
             {"rope_parameters": {"rope_type": "yarn", "factor": 2.0, "attention_factor": 1.5}},
             "attention_factor",
         ),
-        ("gemma2", {}, "type 'gemma2'"),
+        ("gemma2", {}, "scaled by 256, not 8"),
+        ("gemma2", {"query_pre_attn_scalar": 8, "attn_logit_softcapping": None}, "cap on"),
+        ("gemma2", {"layer_types": ["full_attention"] * 2}, "other blocks than 1 of 2"),
         ("smollm3", {"no_rope_layers": [1, 0]}, "rope in other blocks"),
     ],
 )
@@ -331,6 +335,8 @@ def llama_cpp_logits(folder: Path, model: str, adapter: str | None) -> tuple[Any
         ("qwen2", {}, "qwen2", 1e-4),
         ("qwen3", {}, "qwen2", 1e-4),
         ("gemma", {}, "gemma", 2e-3),  # llama.cpp looks its activation up in float16
+        ("gemma2", {"query_pre_attn_scalar": 8, "sliding_window": 8}, "gemma", 2e-3),
+        ("gemma3_text", {}, "gemma", 2e-3),
         ("smollm3", {"num_hidden_layers": 4}, "smollm", 1e-4),
     ],
 )

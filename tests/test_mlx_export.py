@@ -25,7 +25,7 @@ from tests.exports import (
     own_items,
     user_tensors,
 )
-from tests.tiny import tiny_base
+from tests.tiny import tiny_base, tiny_gemma3
 
 ITEM = own_items()[0]
 FFN = ["mlp.down_proj", "mlp.gate_proj", "mlp.up_proj"]
@@ -79,29 +79,8 @@ def test_a_type_of_model_that_was_not_compared_is_refused(
     assert list(tmp_path.iterdir()) == []
 
 
-def gemma3() -> Any:
-    """mlx-lm expects a global layer after every five."""
-    import transformers as hf
-
-    config = hf.Gemma3TextConfig(
-        vocab_size=64,
-        hidden_size=16,
-        intermediate_size=24,
-        num_hidden_layers=7,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        head_dim=8,
-        query_pre_attn_scalar=8,
-        max_position_embeddings=64,
-        pad_token_id=0,
-        attn_implementation="eager",
-    )
-    torch.manual_seed(0)
-    return hf.Gemma3ForCausalLM(config).eval()
-
-
 def base_of(kind: str) -> Any:
-    return gemma3() if kind == "gemma3_text" else tiny_base(kind, dtype=torch.float32)
+    return tiny_gemma3() if kind == "gemma3_text" else tiny_base(kind, dtype=torch.float32)
 
 
 @pytest.mark.parametrize("kind", MODEL_TYPES)
