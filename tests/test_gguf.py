@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerFast
 from client.export import BaseBeside
 from client.export_runtimes import write_gguf, write_gguf_merged
 from client.exporting import Format, check_writable
-from proper_model.errors import ConfigError, ExportError
+from proper_model.errors import ConfigError, ExportError, StorageError
 from proper_model.gguf_adapter import write_gguf_adapter
 from proper_model.gguf_model import check_gguf_model, write_gguf_model
 from proper_model.gguf_names import FAMILIES, reordered
@@ -294,6 +294,19 @@ def test_an_unknown_type_of_model_is_refused_by_name(
     with pytest.raises(ExportError, match="'newest'") as caught:
         write_gguf(tmp_path / "out", release, user_tensors(release), bundle_id=BUNDLE, base=None)
     assert "convert_lora_to_gguf" in (caught.value.hint or "")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_a_storage_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gguf = pytest.importorskip("gguf")
+    release = noisy_release()
+
+    def full(*args: Any, **options: Any) -> None:
+        raise OSError("384 requested and 0 written")  # numpy's words; there is no errno
+
+    monkeypatch.setattr(gguf.GGUFWriter, "write_tensors_to_file", full)
+    with pytest.raises(StorageError, match="cannot be written"):
+        write_gguf(tmp_path / "out", release, user_tensors(release), bundle_id=BUNDLE, base=None)
     assert list(tmp_path.iterdir()) == []
 
 
