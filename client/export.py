@@ -2,8 +2,9 @@
 
 A folder appears whole or not at all: it is written beside its place, synced and renamed; what a
 killed process leaves is a hidden folder `.NAME.*.tmp` beside it. Nothing in it names the user or
-this machine; it is private all the same (SECURITY 1, "a leaked personal LoRA equals leaked
-history"), so files are 0600 and folders 0700.
+this machine, but for an adapter with its base beside it: PEFT finds that by an absolute path only.
+It is private all the same (SECURITY 1, "a leaked personal LoRA equals leaked history"), so files
+are 0600 and folders 0700.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save
@@ -28,9 +30,30 @@ from proper_model.durable import move_folder, remove_folder
 from proper_model.encoding import Encoded
 from proper_model.errors import ExportError
 from proper_model.files import PRIVATE_FILE, PRIVATE_FOLDER, storage_errors, write_atomic
-from proper_model.merged_export import check_mergeable, write_merged_folder
+from proper_model.merged_export import (
+    check_mergeable,
+    in_dtype,
+    write_merged_folder,
+    write_model_folder,
+)
 from proper_model.peft_export import peft_adapter
 from proper_model.user_fold import FoldReport, fold_release
+
+BASE = "base"  # folder of a base that is written beside an adapter
+
+
+@dataclass(frozen=True)
+class BaseBeside:
+    """The base that an adapter applies to, to be written beside it.
+
+    Attributes:
+        model: as it was loaded, before any population LoRA unless the release embeds it merged.
+        dtype: that its weights are stored in.
+    """
+
+    model: Any
+    tokenizer: Any
+    dtype: torch.dtype
 
 
 @dataclass(frozen=True)
@@ -56,49 +79,84 @@ def write_peft(
     *,
     bundle_id: str,
     base: BaseSource | None,
+    beside: BaseBeside | None = None,
     dtype: torch.dtype = torch.float32,
     approximate: bool = False,
     samples: Sequence[Encoded] = (),
 ) -> Exported:
-    """Write a folder that `PeftModel.from_pretrained` and vLLM load.
+    """Write a folder that `PeftModel.from_pretrained`, `AutoPeftModelForCausalLM` and vLLM load.
 
     Args:
         out: does not exist, or is an empty folder.
         tensors: the user's `embedding` and `lora.<site>.A|B`.
         base: the public base that the release refers to; None if the bundle embeds its base.
+        beside: the base itself, to be written as the folder `base` of the export.
         approximate, samples: see `fold_release`.
 
     Raises:
         ExportError: `out` is taken, the preset does not fold, or `base` does not fit the release.
         StorageError: the disk refuses; nothing is left behind.
     """
+    check_source(release, base)
+    check_free(out)
+    fold = fold_release(release, tensors, approximate=approximate, samples=samples)
+    name, revision = base_name(out, bundle_id, base, beside)
+    adapter = peft_adapter(release, fold, base_name=name, revision=revision, dtype=dtype)
+    readme = peft_readme(
+        release, adapter, fold.report, bundle_id=bundle_id, base=base, beside=beside is not None
+    )
+    with new_folder(out) as folder:
+        write_atomic(
+            folder / "adapter_config.json",
+            json.dumps(adapter.config, indent=1, sort_keys=True).encode(),
+        )
+        write_atomic(
+            folder / "adapter_model.safetensors", save(dict(adapter.tensors), {"format": "pt"})
+        )
+        write_atomic(folder / "README.md", readme.encode())
+        write_beside(folder, beside)
+        size = folder_size(folder)
+    return Exported(size, adapter.rank, adapter.natural_rank, fold.report)
+
+
+def base_name(
+    out: Path, bundle_id: str, base: BaseSource | None, beside: BaseBeside | None
+) -> tuple[str, str | None]:
+    """What PEFT looks for as the base of an adapter, and a hub revision.
+
+    PEFT resolves a relative path against the current folder, not the adapter's. So a base beside
+    has its absolute path; one that lies in a bundle has its path from the folder of bundles, which
+    names no place of this machine and cannot be mistaken for another base.
+    """
+    if beside is not None:
+        return os.path.join(os.path.abspath(out), BASE), None  # noqa: PTH100, PTH118 - as named
+    if base is not None:
+        return base.name, base.revision
+    return f"./{bundle_id}/{BASE}", None
+
+
+def check_source(release: Release, base: BaseSource | None) -> None:
+    """Raise ExportError unless `base` says of the release's base what the release does."""
     if (base is None) == bool(release.population):
         has = "refers to a public base" if release.population else "embeds its base"
         raise ExportError(
             f"the release {has}, and the export was told otherwise",
             hint="export from the bundle as it is installed",
         )
-    _check_free(out)
-    fold = fold_release(release, tensors, approximate=approximate, samples=samples)
-    adapter = peft_adapter(
-        release,
-        fold,
-        # No hub id has a colon: nobody's loader will look for an embedded base on the hub.
-        base_name=f"bundle:{bundle_id}/base" if base is None else base.name,
-        revision=None if base is None else base.revision,
-        dtype=dtype,
-    )
-    readme = peft_readme(release, adapter, fold.report, bundle_id=bundle_id, base=base)
-    files = {
-        "adapter_config.json": json.dumps(adapter.config, indent=1, sort_keys=True).encode(),
-        "adapter_model.safetensors": save(dict(adapter.tensors), {"format": "pt"}),
-        "README.md": readme.encode(),
-    }
-    with _new_folder(out) as folder:
-        for name, data in files.items():
-            write_atomic(folder / name, data)
-    size = sum(map(len, files.values()))
-    return Exported(size, adapter.rank, adapter.natural_rank, fold.report)
+
+
+def write_beside(folder: Path, beside: BaseBeside | None) -> None:
+    """The base of an adapter as a Hugging Face folder in the adapter's. Raises as its writer."""
+    if beside is None:
+        return
+    (folder / BASE).mkdir(mode=PRIVATE_FOLDER)
+    weights = in_dtype(beside.model.state_dict(), beside.dtype)
+    write_model_folder(folder / BASE, beside.model, beside.tokenizer, weights)
+
+
+def folder_size(folder: Path) -> int:
+    """Bytes of all files together."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def write_merged(
@@ -108,29 +166,31 @@ def write_merged(
     *,
     bundle_id: str,
     trained_over: BaseWeights = BaseWeights.FULL,
+    dtype: torch.dtype | None = None,
     approximate: bool = False,
     samples: Sequence[Encoded] = (),
 ) -> Exported:
-    """Write a folder that `AutoModelForCausalLM.from_pretrained` loads, in the base's own dtype.
+    """Write a folder that `AutoModelForCausalLM.from_pretrained` loads.
 
-    `trained_over` is how the base was held when the adapter was trained.
+    `trained_over` is how the base was held when the adapter was trained, `dtype` what its weights
+    are stored in; by default the one that it is held in.
 
     Raises:
         ExportError: `out` is taken, the preset does not fold, or the base is quantized.
         StorageError: the disk refuses; nothing is left behind.
     """
-    _check_free(out)
+    check_free(out)
     check_mergeable(release)
     fold = fold_release(release, tensors, approximate=approximate, samples=samples)
-    readme = merged_readme(release, fold.report, trained_over, bundle_id=bundle_id)
-    with _new_folder(out) as folder:
-        write_merged_folder(folder, release, fold)
+    readme = merged_readme(release, fold.report, trained_over, bundle_id=bundle_id, dtype=dtype)
+    with new_folder(out) as folder:
+        write_merged_folder(folder, release, fold, dtype)
         write_atomic(folder / "README.md", readme.encode())
-        size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+        size = folder_size(folder)
     return Exported(size, None, None, fold.report)
 
 
-def _check_free(out: Path) -> None:
+def check_free(out: Path) -> None:
     """Raise ExportError unless `out` does not exist or is an empty folder."""
     with storage_errors(out):
         taken = out.is_symlink() or (
@@ -144,7 +204,7 @@ def _check_free(out: Path) -> None:
 
 
 @contextmanager
-def _new_folder(out: Path) -> Iterator[Path]:
+def new_folder(out: Path) -> Iterator[Path]:
     """A private folder to fill, which becomes `out` at the end, or vanishes on any error."""
     target = Path(os.path.abspath(out))  # noqa: PTH100 - a link as the last part stays one
     building = target.with_name(f".{target.name}.{secrets.token_hex(6)}.tmp")

@@ -35,6 +35,7 @@ from proper_model.experts import Experts
 from proper_model.files import write_atomic
 from proper_model.model import AdaptedModel
 from proper_model.population import population_config
+from proper_model.portable_config import make_portable
 from proper_model.quantized import is_quantized
 from proper_model.settings_io import from_mapping, to_mapping
 from proper_model.structure import Structure
@@ -164,6 +165,8 @@ def release_to_files(release: Release, *, base: BaseSource | None = None) -> dic
         release.tokenizer.save_pretrained(folder / "tokenizer")
         if base is None:
             release.base.save_pretrained(folder / "base", max_shard_size="512MB")
+            make_portable(folder / "base")
+        make_portable(folder / "tokenizer")
         for path in sorted(folder.rglob("*")):
             if path.is_file():
                 files[path.relative_to(folder).as_posix()] = path.read_bytes()

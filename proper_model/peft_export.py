@@ -75,25 +75,14 @@ def peft_adapter(
     if dtype not in DTYPES:
         names = ", ".join(str(known).removeprefix("torch.") for known in DTYPES)
         raise ExportError(f"adapters are not stored in {dtype}; expected one of {names}")
-    parts: dict[str, list[Factors]] = {}
-    for path, factors in (*_population(release).items(), *fold.factors.items()):
-        parts.setdefault(path, []).append(factors)
-    joined = {
-        path: (torch.cat([a for a, _ in pieces]), torch.cat([b for _, b in pieces], dim=1))
-        for path, pieces in parts.items()
-    }
-    natural = max(len(a) for a, _ in joined.values())
+    joined = joined_factors(release, fold)
+    natural = natural_rank(joined)
     rank = next((served for served in SERVED_RANKS if served >= natural), natural)
     tensors = {}
-    for path, (a, b) in sorted(joined.items()):
-        missing = rank - len(a)
-        padded = (
-            torch.nn.functional.pad(a, (0, 0, 0, missing)),
-            torch.nn.functional.pad(b, (0, missing)),
-        )
-        for factor, tensor in zip("AB", padded, strict=True):
+    for path, factors in padded(joined, rank).items():
+        for factor, tensor in zip("AB", factors, strict=True):
             name = f"base_model.model.{path}.lora_{factor}.weight"
-            tensors[name] = _narrowed(tensor, dtype, name)
+            tensors[name] = narrowed(tensor, dtype, name)
     config = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
@@ -107,6 +96,35 @@ def peft_adapter(
         "inference_mode": True,
     }
     return PeftAdapter(tensors, config, rank, natural)
+
+
+def joined_factors(release: Release, fold: UserFold) -> dict[str, Factors]:
+    """Path to A `[r, i]` and B `[o, r]` over the base that the release refers to or embeds.
+
+    In float64 on the CPU, sorted by path; the scale is in B. Raises ExportError if the population
+    LoRA is not under PEFT's names.
+    """
+    parts: dict[str, list[Factors]] = {}
+    for path, factors in (*_population(release).items(), *fold.factors.items()):
+        parts.setdefault(path, []).append(factors)
+    return {
+        path: (torch.cat([a for a, _ in pieces]), torch.cat([b for _, b in pieces], dim=1))
+        for path, pieces in sorted(parts.items())
+    }
+
+
+def natural_rank(factors: Mapping[str, Factors]) -> int:
+    """The largest rank of any linear."""
+    return max(len(a) for a, _ in factors.values())
+
+
+def padded(factors: Mapping[str, Factors], rank: int) -> dict[str, Factors]:
+    """The same updates, every linear's in `rank`: formats have one rank and one scale for all."""
+    pad = torch.nn.functional.pad
+    return {
+        path: (pad(a, (0, 0, 0, rank - len(a))), pad(b, (0, rank - len(a))))
+        for path, (a, b) in factors.items()
+    }
 
 
 def _population(release: Release) -> dict[str, Factors]:
@@ -125,12 +143,12 @@ def _population(release: Release) -> dict[str, Factors]:
     return {path: (pair["A"], pair["B"] * scale) for path, pair in found.items()}
 
 
-def _narrowed(tensor: Tensor, dtype: torch.dtype, name: str) -> Tensor:
+def narrowed(tensor: Tensor, dtype: torch.dtype, name: str) -> Tensor:
     """`tensor` in `dtype`, refused where a value became infinite."""
     narrow = tensor.to(dtype).contiguous()
     if not bool(torch.isfinite(narrow).all()):
         raise ExportError(
             f"'{name}' holds values that {str(dtype).removeprefix('torch.')} cannot",
-            hint="export in float32",
+            hint="export in format peft, which stores float32",
         )
     return narrow

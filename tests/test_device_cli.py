@@ -422,15 +422,23 @@ def test_batches_of_questions(
 
 
 def test_the_exported_adapter_answers_as_ours(
-    person: Person, release: Release, user: User, tmp_path: Path
+    person: Person,
+    release: Release,
+    user: User,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Oracle: PEFT itself, over the release's own base, logits to 1e-5."""
-    from peft import PeftModel
+    from peft import AutoPeftModelForCausalLM, PeftModel
 
     from client.answering import Personal
 
-    out = tmp_path / "adapter"
+    out, alone = tmp_path / "adapter", tmp_path / "alone"
     assert person.run("export", "--format", "peft", "--out", out) == 0
+    assert "--with-base" in capsys.readouterr().err
+    assert person.run("export", "--format", "peft", "--with-base", "--out", alone) == 0
+    assert "names this folder's place" in capsys.readouterr().err
     vault = open_vault(person.home / "vault", Passphrase(PASSPHRASE))
     mine = Personal.of(release, read_state(vault), None)
     ids = torch.tensor([mine.encoder.prompt(mine.prompt(user.queries[0].input))])
@@ -440,7 +448,12 @@ def test_the_exported_adapter_answers_as_ours(
     with torch.no_grad():
         plain = release.base(input_ids=ids).logits
         theirs = PeftModel.from_pretrained(release.base, out)(input_ids=ids).logits
-    torch.testing.assert_close(theirs, ours, atol=1e-5, rtol=1e-5)
+        monkeypatch.chdir(tmp_path)
+        with_base = AutoPeftModelForCausalLM.from_pretrained("alone")(input_ids=ids).logits
+        monkeypatch.chdir(person.home / "bundles")
+        over_bundle = AutoPeftModelForCausalLM.from_pretrained(out)(input_ids=ids).logits
+    for logits in (theirs, with_base, over_bundle):
+        torch.testing.assert_close(logits, ours, atol=1e-5, rtol=1e-5)
     assert (ours - plain).abs().max() > 1e-2, "the adapter does something"
 
 
@@ -544,6 +557,9 @@ def test_usage_errors(person: Person, tmp_path: Path, capsys: pytest.CaptureFixt
     assert person.run("generate") == 11
     assert person.run("generate", "x", "--stage", "4") == 11
     assert person.run("export", "--format", "peft") == 2
+    assert person.run("export", "--format", "gguf2", "--out", tmp_path / "x") == 2
+    assert person.run("export", "--format", "merged", "--with-base", "--out", tmp_path / "x") == 11
+    assert not (tmp_path / "x").exists()
     assert person.run("nonsense") == 2
     assert person.run("adapt", os.devnull) == 13
     assert "Traceback" not in capsys.readouterr().err

@@ -137,7 +137,7 @@ def test_a_whole_life_offline_leaves_nothing_readable(ready: Person, tmp_path: P
             ["inspect"],
             ["evaluate"],
             ["forget", "--items", "2"],
-            ["export", "--format", "peft", "--out", str(out)],
+            ["export", "--format", "peft", "--with-base", "--out", str(out)],
             ["update", str(later)],
             ["rollback"],
             ["export", "--format", "age-backup", "--out", str(backup), *backup_key],

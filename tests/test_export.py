@@ -5,24 +5,31 @@ from __future__ import annotations
 import json
 import os
 import re
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from peft import AutoPeftModelForCausalLM
 from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor
-from transformers import AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from client import export
-from client.export import Exported, write_merged, write_peft
+from client import export, export_runtimes
+from client.export import BaseBeside, Exported, write_merged, write_peft
+from client.export_runtimes import write_gguf, write_mlx
+from client.exporting import base_dtype
 from proper_model import merged_export
 from proper_model.artifact import Release
 from proper_model.config import BaseWeights
 from proper_model.errors import ExportError, StorageError
-from proper_model.merged_export import merged_weights
+from proper_model.merged_export import merged_weights, stored_dtype
 from proper_model.quantized import quantize_base
 from proper_model.user_fold import fold_release
 from tests.exports import (
@@ -37,6 +44,7 @@ from tests.exports import (
     public_base,
     user_tensors,
 )
+from tests.tiny import tiny_base
 
 ITEMS = own_items()
 Write = Callable[..., Exported]
@@ -53,7 +61,19 @@ def merged_of(
     return write_merged(out, release, tensors, bundle_id=BUNDLE, **options)
 
 
+def gguf_of(out: Path, release: Release, tensors: Mapping[str, Tensor], **options: Any) -> Exported:
+    pytest.importorskip("gguf")
+    base = PUBLIC if release.population else None
+    return write_gguf(out, release, tensors, bundle_id=BUNDLE, base=base, **options)
+
+
+def mlx_of(out: Path, release: Release, tensors: Mapping[str, Tensor], **options: Any) -> Exported:
+    base = PUBLIC if release.population else None
+    return write_mlx(out, release, tensors, bundle_id=BUNDLE, base=base, **options)
+
+
 BOTH = pytest.mark.parametrize("write", [peft_of, merged_of])
+ALL = pytest.mark.parametrize("write", [peft_of, merged_of, gguf_of, mlx_of])
 
 
 def run_readme(folder: Path, **places: str) -> Any:
@@ -90,7 +110,7 @@ def test_the_adapter_loads_as_its_readme_says_over_the_bundles_base(tmp_path: Pa
     model = run_readme(tmp_path / "out", BUNDLE=str(tmp_path), ADAPTER=str(tmp_path / "out"))
     assert agrees(model, release, tensors, 1e-5)
     config = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
-    assert config["base_model_name_or_path"] == f"bundle:{BUNDLE}/base"
+    assert config["base_model_name_or_path"] == f"./{BUNDLE}/base", "found from where bundles lie"
     with safe_open(tmp_path / "out" / "adapter_model.safetensors", "pt") as file:
         assert file.metadata() == {"format": "pt"}
     assert "rank of 24" in (tmp_path / "out" / "README.md").read_text()
@@ -112,6 +132,156 @@ def test_the_adapter_loads_as_its_readme_says_over_the_public_base(
     assert agrees(model, release, tensors, 1e-5)
     config = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
     assert (config["base_model_name_or_path"], config["revision"]) == (PUBLIC.name, PUBLIC.revision)
+
+
+def beside_of(folder: Path, referenced: bool) -> BaseBeside:
+    """The base of `folder / "base"` as `--with-base` has it."""
+    base, tokenizer = (
+        AutoModelForCausalLM.from_pretrained(folder / "base"),
+        noisy_release().tokenizer,
+    )
+    assert referenced == (folder / "base" / "tokenizer.json").exists()
+    return BaseBeside(base, tokenizer, torch.float32)
+
+
+@pytest.mark.parametrize("referenced", [False, True])
+def test_auto_peft_loads_an_adapter_with_its_base_from_any_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, referenced: bool
+) -> None:
+    if referenced:
+        public_base(tmp_path)
+    release = installed(noisy_release(referenced=referenced), tmp_path)
+    tensors = user_tensors(release)
+    monkeypatch.chdir(tmp_path)
+    peft_of(Path("out"), release, tensors, beside=beside_of(tmp_path, referenced))
+    elsewhere = tmp_path / "else where & 'there'"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    model = AutoPeftModelForCausalLM.from_pretrained(tmp_path / "out")
+    assert agrees(model, release, tensors, 1e-5)
+    assert not agrees(model.unload(), release, tensors, 0.05)
+    assert AutoTokenizer.from_pretrained("../out/base")("w3 w5") == release.tokenizer("w3 w5")
+    assert (tmp_path / "out" / "base").stat().st_mode & 0o777 == 0o700
+    modes = {p.stat().st_mode & 0o777 for p in (tmp_path / "out").rglob("*") if p.is_file()}
+    assert modes == {0o600}
+    # Moved, and mended as the README says; the README's own Python needs no mending.
+    (tmp_path / "out").rename(elsewhere / "moved")
+    with pytest.raises(OSError, match="out/base"):
+        AutoPeftModelForCausalLM.from_pretrained("moved")
+    assert agrees(run_readme(Path("moved"), ADAPTER="moved"), release, tensors, 1e-5)
+    readme = Path("moved", "README.md").read_text()
+    (mend,) = re.findall(r"```bash\n(cd ADAPTER && .*?)```", readme, re.DOTALL)
+    mend = mend.replace("ADAPTER", "moved").replace("python -c", f"{sys.executable} -c")
+    subprocess.run(["bash", "-c", mend], check=True)
+    model = AutoPeftModelForCausalLM.from_pretrained("moved")
+    assert agrees(model, release, tensors, 1e-5)
+
+
+def test_auto_peft_finds_a_public_base_by_its_name_and_revision(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The hub's local cache stands for the hub; its newest revision is another model."""
+    cache = tmp_path / "hub" / f"models--{PUBLIC.name.replace('/', '--')}"
+    for revision in (PUBLIC.revision, "f" * 40):
+        public_base(cache / "snapshots" / revision)
+        (cache / "snapshots" / revision / "base").rename(cache / "snapshots" / "moving")
+        (cache / "snapshots" / revision).rmdir()
+        (cache / "snapshots" / "moving").rename(cache / "snapshots" / revision)
+    other = tiny_base(dtype=torch.float32, seed=1)
+    other.save_pretrained(cache / "snapshots" / ("f" * 40))
+    (cache / "refs").mkdir()
+    (cache / "refs" / "main").write_text("f" * 40)
+    release = noisy_release(referenced=True)
+    tensors = user_tensors(release)
+    peft_of(tmp_path / "out", release, tensors)
+    monkeypatch.chdir("/")
+    model = AutoPeftModelForCausalLM.from_pretrained(
+        tmp_path / "out", cache_dir=tmp_path / "hub", local_files_only=True
+    )
+    assert agrees(model, release, tensors, 1e-5)
+
+
+def test_auto_peft_finds_an_installed_bundles_base_from_the_folder_of_bundles(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "bundles" / BUNDLE
+    place.mkdir(parents=True)
+    release = installed(noisy_release(), place)
+    tensors = user_tensors(release)
+    peft_of(tmp_path / "out", release, tensors)
+    assert "--with-base" in (tmp_path / "out" / "README.md").read_text()
+    monkeypatch.chdir(tmp_path / "bundles")
+    model = AutoPeftModelForCausalLM.from_pretrained(tmp_path / "out")
+    assert agrees(model, release, tensors, 1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_merged_model_is_stored_as_its_base_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, tied: bool
+) -> None:
+    base = tiny_base(dtype=torch.float32, vocab_size=512, tie_word_embeddings=tied)
+    base.to(dtype).save_pretrained(tmp_path / "base")
+    stored = stored_dtype((tmp_path / "base").glob("*.safetensors"))
+    assert stored is dtype
+    release = noisy_release(base=base.float())  # as it is held to compute
+    tensors = user_tensors(release)
+    merged_of(tmp_path / "out", release, tensors, dtype=stored)
+    sizes = [(tmp_path / n / "model.safetensors").stat().st_size for n in ("base", "out")]
+    assert sizes[1] == pytest.approx(sizes[0], rel=0.01)
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert config["dtype"] == config["torch_dtype"] == str(dtype).removeprefix("torch.")
+    fold = fold_release(release, tensors)
+    with safe_open(tmp_path / "out" / "model.safetensors", "pt") as file:
+        assert file.metadata() == {"format": "pt"}
+        assert ("lm_head.weight" in file.keys()) is not tied  # noqa: SIM118 - no mapping
+        for path, (a, b) in fold.factors.items():
+            exact = release.base.get_submodule(path).weight.double() + b @ a
+            assert torch.equal(file.get_tensor(f"{path}.weight"), exact.to(dtype))
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    assert model.dtype is dtype
+    assert agrees(model.float(), release, tensors, 0.01), "rounded weights, computed in float32"
+    assert str(dtype).removeprefix("torch.") in (tmp_path / "out" / "README.md").read_text()
+    assert release.base.dtype is torch.float32, "the base in memory stays as it was"
+
+
+def test_the_dtype_of_most_values_counts(tmp_path: Path) -> None:
+    """An installed bundle's base in two files, its norms in float32."""
+    half, wide = torch.ones(8, 8, dtype=torch.bfloat16), torch.ones(8)
+    (tmp_path / "base").mkdir()
+    save_file({"a": half, "norm": wide}, tmp_path / "base" / "model-1.safetensors")
+    save_file(
+        {"b": half, "n": torch.ones(99, dtype=torch.int64)},
+        tmp_path / "base" / "model-2.safetensors",
+    )
+    index = {"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}
+    (tmp_path / "base" / "model.safetensors.index.json").write_text(json.dumps(index))
+    bundle: Any = SimpleNamespace(path=tmp_path, manifest=SimpleNamespace(base_reference=None))
+    home: Any = None
+    assert base_dtype(home, bundle) is torch.bfloat16
+
+
+def test_a_merged_model_larger_than_a_shard_has_an_index(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(merged_export, "SHARD", "10KB")
+    release = noisy_release()
+    tensors = user_tensors(release)
+    merged_of(tmp_path / "out", release, tensors, dtype=torch.bfloat16)
+    index = json.loads((tmp_path / "out" / "model.safetensors.index.json").read_text())
+    assert len(set(index["weight_map"].values())) > 1
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    assert agrees(model.float(), release, tensors, 0.01)
+
+
+def test_values_that_the_bases_dtype_cannot_hold_are_refused(tmp_path: Path) -> None:
+    release = noisy_release()
+    tensors = user_tensors(release)
+    tensors["lora.model.layers.0.mlp.up_proj.B"] *= 1e6
+    with pytest.raises(ExportError, match="float16 cannot") as caught:
+        merged_of(tmp_path / "out", release, tensors, dtype=torch.float16)
+    assert caught.value.hint
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("referenced", [False, True])
@@ -141,7 +311,7 @@ def test_a_merge_is_rounded_once() -> None:
         assert torch.equal(weights[f"{path}.weight"], (old.double() + b @ a).bfloat16())
 
 
-@BOTH
+@ALL
 def test_an_approximate_export_says_so(tmp_path: Path, write: Write) -> None:
     release = noisy_release("default")
     tensors = user_tensors(release)
@@ -157,7 +327,7 @@ def test_an_approximate_export_says_so(tmp_path: Path, write: Write) -> None:
     assert "Approximate" not in (tmp_path / "exact" / "README.md").read_text()
 
 
-@BOTH
+@ALL
 def test_nothing_names_the_user_or_this_machine(
     tmp_path: Path, write: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -182,7 +352,7 @@ def test_nothing_names_the_user_or_this_machine(
     assert BUNDLE.encode() in readme, "the search looks at what was written"
 
 
-@BOTH
+@ALL
 def test_files_are_private_whatever_the_umask(tmp_path: Path, write: Write) -> None:
     release = noisy_release()
     before = os.umask(0)
@@ -196,7 +366,7 @@ def test_files_are_private_whatever_the_umask(tmp_path: Path, write: Write) -> N
     assert set(modes.values()) == {0o600}
 
 
-@BOTH
+@ALL
 def test_only_a_new_or_empty_folder_is_written(tmp_path: Path, write: Write) -> None:
     release = noisy_release()
     tensors = user_tensors(release)
@@ -238,18 +408,22 @@ def dying_at(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, call: int) 
     assert calls >= call
 
 
-@BOTH
+@ALL
 def test_an_interruption_leaves_nothing(
     tmp_path: Path, write: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     release = noisy_release()
     tensors = user_tensors(release)
     moments = [(os, "fsync", 1), (os, "fsync", 3), (export, "move_folder", 1)]
-    moments += [(export, "write_atomic", 1)]
     if write is merged_of:
         moments += [(type(release.tokenizer), "save_pretrained", 1)]
+    elif write is gguf_of:
+        gguf = pytest.importorskip("gguf")
+        steps = ("header", "kv_data", "tensors")
+        moments += [(gguf.GGUFWriter, f"write_{step}_to_file", 1) for step in steps]
     else:
-        moments += [(export, "write_atomic", 2), (export, "write_atomic", 3)]
+        writer = export if write is peft_of else export_runtimes
+        moments += [(writer, "write_atomic", call) for call in (1, 2, 3)]
     for owner, name, call in moments:
         with dying_at(monkeypatch, owner, name, call), pytest.raises(KeyboardInterrupt):
             write(tmp_path / "out", release, tensors)

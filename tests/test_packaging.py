@@ -34,6 +34,7 @@ CANARY = "canary-of-a-private-history"
 # Libraries that a setting needs and others do without: the extra, and the one file that imports it.
 OPTIONAL = {
     "bitsandbytes": ("quantized", "proper_model/quantized.py"),
+    "gguf": ("gguf", "proper_model/gguf_names.py"),
     "keyring": ("keyring", "client/keyring_store.py"),
 }
 PLANTED = (

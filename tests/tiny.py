@@ -60,6 +60,32 @@ def tiny_base(
     return model_class(config).to(dtype).eval()
 
 
+def tiny_gemma3(vocabulary: int = VOCABULARY) -> Any:
+    """Random, in float32; seven blocks, of which the sixth attends to all tokens."""
+    import transformers as hf
+
+    config = hf.Gemma3TextConfig(
+        vocab_size=vocabulary,
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=7,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=8,
+        query_pre_attn_scalar=8,
+        max_position_embeddings=64,
+        sliding_window=8,
+        pad_token_id=0,
+        attn_implementation="eager",
+        rope_parameters={
+            "full_attention": {"rope_type": "linear", "rope_theta": 5e5, "factor": 4.0},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 2e4},
+        },
+    )
+    torch.manual_seed(0)
+    return hf.Gemma3ForCausalLM(config).eval()
+
+
 class FakeTokenizer:
     """Just what `Encoder` needs for hand-made samples."""
 

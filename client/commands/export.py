@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,15 +10,15 @@ import typer
 
 from client.commands import options as o
 from client.console import print_line, progress_bars, say
+from client.exporting import ADAPTERS, Format, check_writable, write_format
 from client.passphrases import new_passphrase
 from client.workspace import Workspace, read_state
-from proper_model.errors import (
-    ExportError,
-)
+from proper_model.errors import ConfigError, ExportError
 from proper_model.records import counted
 
 if TYPE_CHECKING:
     from client.bundle_store import InstalledBundle
+    from client.export import Exported
     from client.personal_state import PersonalState
     from proper_model.artifact import Release
     from proper_model.config import BaseWeights
@@ -27,18 +26,12 @@ if TYPE_CHECKING:
 MEASURED_ITEMS = 64  # newest items on which an approximate fold is measured
 
 
-class Format(StrEnum):
-    PEFT = "peft"
-    MERGED = "merged"
-    BACKUP = "age-backup"
-
-
 Kind = Annotated[
     Format,
     typer.Option(
         "--format",
-        help="peft: one LoRA for PeftModel and vLLM; merged: a whole model; age-backup: "
-        "everything, encrypted, for another machine.",
+        help="One LoRA: peft (PEFT, vLLM), gguf (llama.cpp), mlx. A whole model: merged, "
+        "gguf-merged. age-backup: everything, encrypted, for another machine.",
     ),
 ]
 Out = Annotated[Path, typer.Option("--out", help="Folder (or file, for a backup) to write.")]
@@ -47,6 +40,13 @@ Approximate = Annotated[
     typer.Option(
         "--approximate",
         help="Fold routing that reads tokens at its mean over your items; says what that loses.",
+    ),
+]
+WithBase = Annotated[
+    bool,
+    typer.Option(
+        "--with-base",
+        help="Write the base beside the LoRA as well, so that the folder needs nothing else.",
     ),
 ]
 BackupPassphrase = Annotated[
@@ -61,12 +61,18 @@ def export(
     out: Out,
     task: o.StoredTask = None,
     approximate: Approximate = False,
+    with_base: WithBase = False,
     backup_passphrase_file: BackupPassphrase = None,
 ) -> None:
     """Write your adapter for other programs, or a backup of everything.
 
-    peft and merged are not encrypted: whoever has the file has what the adapter knows of you.
+    All but the backup are not encrypted: whoever has them has what the adapter knows of you.
     """
+    if with_base and kind not in ADAPTERS:
+        raise ConfigError(
+            f"--with-base goes with a LoRA; format {kind} needs no base beside it",
+            hint=f"leave it out, or choose one of {', '.join(ADAPTERS)}",
+        )
     workspace = o.workspace(context)
     vault = workspace.open()
     if kind is Format.BACKUP:
@@ -74,7 +80,7 @@ def export(
         export_backup(state, out, backup_passphrase_file, weak=workspace.keys.weak)
         return
     state = read_state(vault)
-    export_model(workspace, state, kind, out, task, approximate=approximate)
+    export_model(workspace, state, kind, out, task, approximate=approximate, with_base=with_base)
 
 
 def export_backup(
@@ -114,18 +120,16 @@ def export_model(
     task: str | None,
     *,
     approximate: bool,
+    with_base: bool = False,
 ) -> None:
-    """One LoRA or a merged model, by way of a fold."""
-    from client.export import write_merged, write_peft
-    from proper_model.artifact import BaseSource
-
+    """One LoRA or a whole model, by way of a fold."""
     name, task_state = state.task_named(task)
     if not task_state.adapter or state.embedding is None:
         raise ExportError(
             f"task {name} has no adapter yet",
             hint="proper adapt makes one once there are enough items",
         )
-    tensors = {"embedding": state.embedding, **task_state.adapter}
+    check_writable(kind, out)
     bundle = workspace.bundle_of(state)
     with progress_bars() as show:
         show("loading the model", 0, 0)
@@ -133,38 +137,34 @@ def export_model(
         show("folding", 0, 0)
         encoder, chosen = release.encoder(), task_state.task()
         newest = task_state.items[-MEASURED_ITEMS:] if approximate else ()
-        samples = [encoder.encode(chosen.history_example(item)) for item in newest]
-        reference = bundle.manifest.base_reference
-        if kind is Format.PEFT:
-            base = None
-            if reference is not None:
-                base = BaseSource(reference.hub_id, reference.revision)
-            done = write_peft(
-                out,
-                release,
-                tensors,
-                bundle_id=bundle.bundle_id,
-                base=base,
-                approximate=approximate,
-                samples=samples,
-            )
-        else:
-            done = write_merged(
-                out,
-                release,
-                tensors,
-                bundle_id=bundle.bundle_id,
-                trained_over=trained_over,
-                approximate=approximate,
-                samples=samples,
-            )
+        done = write_format(
+            kind,
+            out,
+            release,
+            {"embedding": state.embedding, **task_state.adapter},
+            home=workspace.home,
+            bundle=bundle,
+            with_base=with_base,
+            trained_over=trained_over,
+            approximate=approximate,
+            samples=[encoder.encode(chosen.history_example(item)) for item in newest],
+        )
     print_line(str(out))
+    tell(done, kind, embedded=bundle.manifest.base_reference is None, with_base=with_base)
+
+
+def tell(done: Exported, kind: Format, *, embedded: bool, with_base: bool) -> None:
+    """What was written, what it loses, and what to know before using it."""
     say(f"{o.readable_bytes(done.size_bytes)}; README.md in it says how to load it")
     if done.report is not None:
         say(
             f"folding loses: loss a token {done.report.exact_nll:.4f} exact, "
             f"{done.report.folded_nll:.4f} folded, on {counted(done.report.items, 'item')} of yours"
         )
+    if kind is Format.PEFT and with_base:
+        say("adapter_config.json names this folder's place; README.md says what to do on moving it")
+    elif kind in ADAPTERS and embedded and not with_base:
+        say("it needs the release's own base, see README.md; --with-base writes that beside it")
     say("it is not encrypted, and a leaked adapter is as good as leaked history: keep it private")
 
 
@@ -176,7 +176,7 @@ def load_for(
 
     release = workspace.load(bundle, base_weights=state.base_weights)
     trained_over = release.settings.base_weights
-    if kind is Format.MERGED and trained_over != BaseWeights.FULL:
+    if kind not in ADAPTERS and trained_over != BaseWeights.FULL:
         # Nothing can be merged into a packed base: its full weights are gone.
         release = workspace.load(bundle, base_weights=BaseWeights.FULL)
     return release, trained_over

@@ -1,0 +1,117 @@
+"""An adapter for MLX has mlx-lm's names, shapes and scale; with mlx-lm itself, its logits are ours."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file
+
+from client.export import BaseBeside
+from client.export_runtimes import write_mlx
+from proper_model.errors import ExportError
+from proper_model.mlx_export import MODEL_TYPES, mlx_adapter
+from proper_model.peft_export import joined_factors
+from proper_model.user_fold import fold_release
+from tests.exports import (
+    BUNDLE,
+    PUBLIC,
+    noisy_release,
+    our_logits,
+    own_items,
+    user_tensors,
+)
+from tests.tiny import tiny_base, tiny_gemma3
+
+ITEM = own_items()[0]
+FFN = ["mlp.down_proj", "mlp.gate_proj", "mlp.up_proj"]
+ATTENTION = [f"self_attn.{name}_proj" for name in "koqv"]
+
+
+@pytest.mark.parametrize("referenced", [False, True])
+def test_names_shapes_and_scale_are_mlx_lms(tmp_path: Path, referenced: bool) -> None:
+    release = noisy_release(referenced=referenced)
+    tensors = user_tensors(release)
+    base = PUBLIC if referenced else None
+    done = write_mlx(tmp_path / "out", release, tensors, bundle_id=BUNDLE, base=base)
+    config = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
+    keys = sorted([*FFN, *ATTENTION]) if referenced else FFN
+    assert config == {
+        "fine_tune_type": "lora",
+        "num_layers": 2,
+        "lora_parameters": {"rank": 24, "scale": 1.0, "dropout": 0.0, "keys": keys},
+    }
+    assert (done.rank, done.natural_rank) == (24, 24)
+    written = load_file(tmp_path / "out" / "adapters.safetensors")
+    factors = joined_factors(release, fold_release(release, tensors))
+    assert set(written) == {f"{path}.lora_{part}" for path in factors for part in "ab"}
+    generator = np.random.default_rng(0)
+    for path, (a, b) in factors.items():
+        x = generator.normal(size=a.shape[1])
+        # y + scale * (x lora_a) lora_b, as mlx_lm/tuner/lora.py has it
+        theirs = 1.0 * (x @ written[f"{path}.lora_a"]) @ written[f"{path}.lora_b"]
+        assert written[f"{path}.lora_a"].shape == (a.shape[1], 24)
+        assert written[f"{path}.lora_b"].shape == (24, len(b))
+        assert np.allclose(theirs, (b @ a).numpy() @ x, atol=1e-4)
+
+
+def test_the_readme_says_where_the_base_is(tmp_path: Path) -> None:
+    for referenced, said in ((False, "cp -r BUNDLE/base BASE"), (True, PUBLIC.revision)):
+        release = noisy_release(referenced=referenced)
+        out = tmp_path / str(referenced)
+        base = PUBLIC if referenced else None
+        write_mlx(out, release, user_tensors(release), bundle_id=BUNDLE, base=base)
+        assert said in (out / "README.md").read_text()
+
+
+def test_a_type_of_model_that_was_not_compared_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release = noisy_release()
+    monkeypatch.setattr(release.base.config, "model_type", "newest")
+    with pytest.raises(ExportError, match="'newest'") as caught:
+        write_mlx(tmp_path / "out", release, user_tensors(release), bundle_id=BUNDLE, base=None)
+    assert "merged" in (caught.value.hint or "")
+    assert list(tmp_path.iterdir()) == []
+
+
+def base_of(kind: str) -> Any:
+    return tiny_gemma3() if kind == "gemma3_text" else tiny_base(kind, dtype=torch.float32)
+
+
+@pytest.mark.parametrize("kind", MODEL_TYPES)
+def test_mlx_lm_computes_our_logits(tmp_path: Path, kind: str) -> None:
+    mx = pytest.importorskip("mlx.core")
+    utils = pytest.importorskip("mlx_lm.utils")
+    for referenced in (False, True):
+        release = noisy_release(base=base_of(kind), referenced=referenced)
+        tensors = user_tensors(release)
+        public = base_of(kind) if referenced else release.base
+        out = tmp_path / str(referenced)
+        write_mlx(
+            out,
+            release,
+            tensors,
+            bundle_id=BUNDLE,
+            base=PUBLIC if referenced else None,
+            beside=BaseBeside(public, release.tokenizer, torch.float32),
+        )
+        model, _ = utils.load_model(out / "base")
+        model = utils.load_adapters(model, str(out))
+        model.eval()
+        logits = np.array(model(mx.array([list(ITEM.tokens)])))
+        theirs = torch.tensor(logits[0, ITEM.prompt_tokens - 1 : -1])
+        ours = our_logits(release, tensors, ITEM)
+        # mlx-lm's first Gemma takes the exact GELU, Hugging Face its tanh form.
+        assert torch.allclose(theirs, ours, atol=1e-3 if kind == "gemma" else 1e-5)
+
+
+def test_factors_outside_of_blocks_have_no_place() -> None:
+    release = noisy_release()
+    factors = {"model.odd": (torch.zeros(1, 2), torch.zeros(2, 1))}
+    with pytest.raises(ExportError, match=r"model\.odd"):
+        mlx_adapter(release.base.config, factors)
