@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from proper_model.base_config import text_config
 from proper_model.base_folder import base_folder
 from proper_model.config import StageSettings
 from proper_model.errors import BaseModelError, ConfigError
@@ -145,9 +146,10 @@ def read_config(name: str, source: str | None = None) -> Any:
 
 
 def empty_model(config: Any) -> Any:
-    """The model that a configuration describes, on the meta device: no memory, no weights."""
+    """The language model of a configuration, on the meta device: no memory, no weights."""
     from transformers import AutoModelForCausalLM
 
+    config = text_config(config)
     try:
         with torch.device("meta"):
             return AutoModelForCausalLM.from_config(config, trust_remote_code=False)

@@ -1,0 +1,36 @@
+"""What a base's configuration says of its language model, wherever it stands in the file.
+
+A checkpoint for text alone has its sizes at the top. One that reads images or sound as well nests
+the language model's own configuration; PROPER uses that language model and nothing of the rest.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from proper_model.errors import BaseModelError
+
+
+def text_config(config: Any) -> Any:
+    """The language model's own configuration; `config` itself where nothing is nested."""
+    return config.get_text_config(decoder=True)
+
+
+def is_nested(config: Any) -> bool:
+    """True where the checkpoint holds more than a language model."""
+    return text_config(config) is not config
+
+
+def size(config: Any, name: str) -> int:
+    """An integer setting of the language model, as `hidden_size`.
+
+    Raises BaseModelError for a configuration without it.
+    """
+    text = text_config(config)
+    value = getattr(text, name, None)
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise BaseModelError(
+            f"base of type '{config.model_type}' has no number '{name}' in its configuration",
+            hint="dense decoder-only models such as Llama, Qwen, Mistral or Gemma are supported",
+        )
+    return value
