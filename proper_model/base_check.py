@@ -1,7 +1,8 @@
 """Is a base usable? Found out in a second or two, before anything is trained or written.
 
 Looked at are the configuration, the modules it describes (on the meta device, without weights), the
-headers of the safetensors files against their sizes, and the tokenizer. What only the weights'
+headers of the safetensors files against their sizes, and the tokenizer; and everything that a run
+does is done once with a small model of the same architecture (`base_trial`). What only the weights'
 values could show stays for loading.
 """
 
@@ -15,13 +16,14 @@ from typing import Any
 
 import torch
 
-from proper_model.base_config import text_config
+from proper_model.base_config import is_nested, text_config
 from proper_model.base_folder import base_folder
 from proper_model.config import StageSettings
 from proper_model.errors import BaseModelError, ConfigError
 from proper_model.population import check_targets
 from proper_model.quantized import check_available
 from proper_model.sites import find_sites
+from proper_model.streamed_base import check_language_part
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -37,6 +39,8 @@ def check_base(name: str, settings: StageSettings) -> None:
     Raises BaseModelError naming file and next step, ConfigError for a setting that it is too small
     for or that needs a library which is not installed.
     """
+    from proper_model.base_trial import check_trial
+
     check_available(settings.base_weights)
     source = locate(name)
     config = read_config(name, source)
@@ -44,6 +48,7 @@ def check_base(name: str, settings: StageSettings) -> None:
         model = empty_model(config)
         find_sites(model)
         check_targets(model, settings.population.targets)
+        check_trial(config, model, settings)
     except BaseModelError as error:
         raise BaseModelError(
             f"base '{name}', config.json: {error.message}", hint=error.hint
@@ -58,6 +63,8 @@ def check_base(name: str, settings: StageSettings) -> None:
     if Path(source).is_dir():
         for path in weight_files(name, Path(source)):
             check_size(name, path)
+        if is_nested(config):
+            check_language_part(name, model, weight_files(name, Path(source)))
     rows = model.get_input_embeddings().weight.shape[0]
     tokenizer = read_tokenizer(name, source)
     if tokenizer.eos_token_id is None or tokenizer.eos_token_id >= rows:

@@ -6,9 +6,21 @@ the language model's own configuration; PROPER uses that language model and noth
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, TypeVar
 
 from proper_model.errors import BaseModelError
+
+Entry = TypeVar("Entry")
+
+# Where checkpoints of several kinds of input keep their language model's tensors, and what the
+# language model by itself calls them: as transformers 5 writes them and as 4 did.
+_INSIDE = (
+    ("model.language_model.", "model."),
+    ("language_model.model.", "model."),
+    ("language_model.lm_head.", "lm_head."),
+)
+_HEAD = "lm_head."
 
 
 def text_config(config: Any) -> Any:
@@ -34,3 +46,22 @@ def size(config: Any, name: str) -> int:
             hint="dense decoder-only models such as Llama, Qwen, Mistral or Gemma are supported",
         )
     return value
+
+
+def language_part(tensors: Mapping[str, Entry]) -> dict[str, Entry]:
+    """Of a checkpoint's tensors by name, the language model's under the names it has by itself.
+
+    All of them where nothing is nested.
+    """
+    found: dict[str, Entry] = {}
+    nested = False
+    for name, entry in tensors.items():
+        for inside, alone in _INSIDE:
+            if name.startswith(inside):
+                found[alone + name.removeprefix(inside)] = entry
+                nested = True
+                break
+        else:
+            if name.startswith(_HEAD):
+                found[name] = entry
+    return found if nested else dict(tensors)

@@ -22,13 +22,16 @@ from proper_model.errors import BaseModelError
 VOCABULARY = 96
 INNER = 48
 WINDOW = 4
+# Where positions begin to be encoded otherwise, in tokens: inside the longest row of a trial.
+SHORT = 8
 MOST_HEADS_A_KEY = 2
 MOST_KEY_HEADS = 2
+# Of the whole width, what belongs to one head: where heads may be wider than that, less is enough.
+NARROW, WIDE = 32, 1 << 20
 MOST_PARAMETERS = 120_000_000
 SEED = 20
 # A block's modules, below the number of the block.
 _BLOCK = re.compile(r"(?:^|\.)(?:layers|h|blocks)\.(\d+)(?:\.|$)")
-_COUNTED_IN_LAYERS = "num_hidden_layers"
 # What a module says of its place or its widths, not of its kind.
 _NOT_OF_A_KIND = re.compile(r"(^_|layer_idx|layer_id|size|dim|features|heads|width|rank|num_|scal|embed)")
 
@@ -53,9 +56,12 @@ def miniature(config: Any, whole: torch.nn.Module, *, longest: int, attention: s
     kinds = block_kinds(whole)
     depth = int(text.num_hidden_layers)
     last = ""
-    for layers in dict.fromkeys((_prefix(kinds, text), depth)):
+    first = _prefix(kinds, text)
+    # The smallest first; some architectures must be as wide as their heads, or keep their depth.
+    sizes = dict.fromkeys(((first, NARROW), (first, WIDE), (depth, NARROW), (depth, WIDE)))
+    for layers, share in sizes:
         try:
-            small = shrunk(text, layers, longest)
+            small = shrunk(text, layers, longest, share)
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(SEED)
                 with torch.device("meta"):
@@ -94,12 +100,17 @@ def block_kinds(model: torch.nn.Module) -> list[Kind]:
         flags = sorted(
             (name, value)
             for name, value in vars(module).items()
-            if isinstance(value, bool | str | None) and not _NOT_OF_A_KIND.search(name)
+            if _is_flag(value) and not _NOT_OF_A_KIND.search(name)
         )
         found.setdefault(int(match[1]), []).append(
             (path[match.end() :], type(module).__name__, tuple(map(str, flags)))
         )
     return [tuple(found[number]) for number in sorted(found)]
+
+
+def _is_flag(value: Any) -> bool:
+    # Some switches are whole numbers, as SmolLM3's use_rope.
+    return isinstance(value, bool | str | None) or (isinstance(value, int) and value in (0, 1))
 
 
 def _prefix(kinds: list[Kind], text: Any) -> int:
@@ -111,14 +122,23 @@ def _prefix(kinds: list[Kind], text: Any) -> int:
     return max(min(2, len(kinds)), max(first.values(), default=0) + 1)
 
 
-def shrunk(text: Any, layers: int, longest: int) -> Any:
-    """The configuration of a small model with `layers` blocks of the kinds of `text`."""
+def cut_depth(text: Any, layers: int) -> Any:
+    """The same configuration with its first `layers` blocks."""
     old = copy.deepcopy(text.to_dict())
-    depth = old[_COUNTED_IN_LAYERS]
+    depth = old["num_hidden_layers"]
     new = {key: _cut(value, depth, layers) for key, value in old.items()}
-    new[_COUNTED_IN_LAYERS] = layers
+    return type(text).from_dict({**new, "num_hidden_layers": layers})
+
+
+def shrunk(text: Any, layers: int, longest: int, share: int) -> Any:
+    """The configuration of a small model with `layers` blocks of the kinds of `text`.
+
+    At most `share` of its width belong to each head.
+    """
+    old = text.to_dict()
+    new = cut_depth(text, layers).to_dict()
     _shrink_vocabulary(new)
-    _shrink_widths(new, old)
+    _shrink_widths(new, old, share)
     _shrink_states(new, old)
     for key, value in new.items():
         if "window" in key and "pattern" not in key and "layer" not in key and _number(value):
@@ -126,7 +146,7 @@ def shrunk(text: Any, layers: int, longest: int) -> Any:
         if key == "attention_chunk_size" and _number(value):
             new[key] = min(value, WINDOW)
     _shorten_positions(new, longest)
-    for key in ("dtype", "torch_dtype", "quantization_config", "architectures"):
+    for key in ("_name_or_path", "dtype", "torch_dtype", "quantization_config", "architectures"):
         new.pop(key, None)
     return type(text).from_dict(new)
 
@@ -147,7 +167,7 @@ def _cut(value: Any, depth: int, layers: int) -> Any:
 def _shrink_vocabulary(new: dict[str, Any]) -> None:
     for key in ("vocab_size", "vocab_size_per_layer_input"):
         if _number(new.get(key)):
-            new[key] = min(new[key], VOCABULARY)
+            new[key] = VOCABULARY
     for place, key in enumerate(("pad_token_id", "bos_token_id", "eos_token_id")):
         if new.get(key) is not None:
             new[key] = place
@@ -156,13 +176,13 @@ def _shrink_vocabulary(new: dict[str, Any]) -> None:
             new[key] = min(value, VOCABULARY - 1)
 
 
-def _shrink_widths(new: dict[str, Any], old: Mapping[str, Any]) -> None:
+def _shrink_widths(new: dict[str, Any], old: Mapping[str, Any], share: int) -> None:
     heads = int(old["num_attention_heads"])
     keys = int(old.get("num_key_value_heads") or heads)
     few = min(keys, MOST_KEY_HEADS)
     many = few * min(heads // keys, MOST_HEADS_A_KEY)
     head = int(old.get("head_dim") or old["hidden_size"] // heads)
-    width = many * head
+    width = many * (min(head, share) if old.get("head_dim") else head)
     new |= {"num_attention_heads": many, "hidden_size": width}
     if old.get("num_key_value_heads"):
         new["num_key_value_heads"] = few
@@ -209,10 +229,6 @@ def _shrink_states(new: dict[str, Any], old: Mapping[str, Any]) -> None:
     if _number(old.get("linear_num_key_heads")):
         shared = old["linear_num_value_heads"] // old["linear_num_key_heads"]
         new |= {"linear_num_key_heads": 2, "linear_num_value_heads": 2 * shared}
-
-
-# Tokens of the rows that are tried: the longest reaches past SHORT, the others do not.
-SHORT = 8
 
 
 def _shorten_positions(new: dict[str, Any], longest: int) -> None:

@@ -73,10 +73,9 @@ def population_config(settings: PopulationSettings, base_name: str) -> str:
 
 def population_state(model: Any) -> dict[str, Tensor]:
     """The factors under PEFT's names on disk."""
-    return {
-        name: tensor.detach().cpu().contiguous()
-        for name, tensor in import_peft().get_peft_model_state_dict(model).items()
-    }
+    # Left to itself PEFT adds embeddings where a configuration elsewhere has another vocabulary.
+    found = import_peft().get_peft_model_state_dict(model, save_embedding_layers=False)
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in found.items()}
 
 
 def population_losses(peft: Any, batch: Batch, dtype: torch.dtype) -> Tensor:
