@@ -21,9 +21,11 @@ from proper_model.base_check import weight_files
 from proper_model.base_config import is_nested
 from proper_model.config import BaseWeights, PopulationSettings
 from proper_model.errors import BaseModelError
+from proper_model.nested_export import outer_path
 from proper_model.population import PopulationMerge, merge_population
 from proper_model.quantized import check_available, pack_module, quantize_base
 from proper_model.streamed_base import not_apart, stream_base
+from proper_model.tokenizer_check import check_tokenizer
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 
@@ -91,6 +93,7 @@ def load_base(
         if model is None:
             model = _mapped(source, revision, dtype, device, attention, population, weights)
         check_rows(config)
+        check_tokenizer(name, tokenizer, len(model.get_input_embeddings().weight))
     except (OSError, ValueError, KeyError) as error:
         raise BaseModelError(
             f"the base '{name}' cannot be loaded as a causal language model "
@@ -103,6 +106,8 @@ def load_base(
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
+    if nested and population is not None:
+        model.outer_path = outer_path(config)  # an export is for the public checkpoint
     model.eval()
     return model, tokenizer
 

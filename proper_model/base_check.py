@@ -24,6 +24,7 @@ from proper_model.population import check_targets
 from proper_model.quantized import check_available
 from proper_model.sites import find_sites
 from proper_model.streamed_base import check_language_part
+from proper_model.tokenizer_check import check_tokenizer
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -65,13 +66,9 @@ def check_base(name: str, settings: StageSettings) -> None:
             check_size(name, path)
         if is_nested(config):
             check_language_part(name, model, weight_files(name, Path(source)))
-    rows = model.get_input_embeddings().weight.shape[0]
-    tokenizer = read_tokenizer(name, source)
-    if tokenizer.eos_token_id is None or tokenizer.eos_token_id >= rows:
-        raise BaseModelError(
-            f"base '{name}': its tokenizer has no end-of-sequence token that the model knows",
-            hint="set eos_token in tokenizer_config.json; answers must be able to end",
-        )
+    check_tokenizer(
+        name, read_tokenizer(name, source), model.get_input_embeddings().weight.shape[0]
+    )
 
 
 def locate(name: str) -> str:
@@ -156,14 +153,13 @@ def empty_model(config: Any) -> Any:
     """The language model of a configuration, on the meta device: no memory, no weights."""
     from transformers import AutoModelForCausalLM
 
-    config = text_config(config)
+    kind = getattr(config, "model_type", "?")
     try:
         with torch.device("meta"):
-            return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+            return AutoModelForCausalLM.from_config(text_config(config), trust_remote_code=False)
     except Exception as error:
         raise BaseModelError(
-            f"type '{getattr(config, 'model_type', '?')}' cannot be built as a causal language "
-            f"model ({type(error).__name__})",
+            f"type '{kind}' cannot be built as a causal language model ({type(error).__name__})",
             hint="dense decoder-only models such as Llama, Qwen, Mistral or Gemma are supported",
         ) from error
 

@@ -170,7 +170,8 @@ def _samples(seed: int) -> list[Encoded]:
     generator = torch.Generator().manual_seed(seed)
     return [
         Encoded(
-            tuple(torch.randint(3, VOCABULARY, (asked + said,), generator=generator).tolist()), asked
+            tuple(torch.randint(3, VOCABULARY, (asked + said,), generator=generator).tolist()),
+            asked,
         )
         for asked, said in ROWS
     ]
@@ -297,7 +298,9 @@ class Trial:
 
         scale = self.model.structure.scale
         factors = fold_user(self.model, self.embeddings[0].double(), 0)
-        fold = UserFold({p: (a.double(), b.double() * scale) for p, (a, b) in factors.items()}, None)
+        fold = UserFold(
+            {p: (a.double(), b.double() * scale) for p, (a, b) in factors.items()}, None
+        )
         release: Any = Release(
             base=self.merged, tokenizer=None, task=None, structure=self.model.structure,  # type: ignore[arg-type]
             settings=self.settings, seed=0, shared={}, population=self.state, notes={},
