@@ -40,16 +40,11 @@ def check_base(name: str, settings: StageSettings) -> None:
     Raises BaseModelError naming file and next step, ConfigError for a setting that it is too small
     for or that needs a library which is not installed.
     """
-    from proper_model.base_trial import check_trial
-
     check_available(settings.base_weights)
     source = locate(name)
     config = read_config(name, source)
     try:
-        model = empty_model(config)
-        find_sites(model)
-        check_targets(model, settings.population.targets)
-        check_trial(config, model, settings)
+        model = check_architecture(config, settings)
     except BaseModelError as error:
         raise BaseModelError(
             f"base '{name}', config.json: {error.message}", hint=error.hint
@@ -69,6 +64,20 @@ def check_base(name: str, settings: StageSettings) -> None:
     check_tokenizer(
         name, read_tokenizer(name, source), model.get_input_embeddings().weight.shape[0]
     )
+
+
+def check_architecture(config: Any, settings: StageSettings) -> Any:
+    """The base that a configuration describes, on the meta device, if a run with it would work.
+
+    Raises BaseModelError.
+    """
+    from proper_model.base_trial import check_trial
+
+    model = empty_model(config)
+    find_sites(model)
+    check_targets(model, settings.population.targets)
+    check_trial(config, model, settings)
+    return model
 
 
 def locate(name: str) -> str:

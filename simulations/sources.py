@@ -132,7 +132,7 @@ def _doubts(
         max_answer_tokens=settings.max_answer_tokens,
     )
     labels = () if task.labels is None else tuple(task.labels)
-    texts = (query.prompt for user in population.pooled for query in user.queries)
+    texts = (query.input for user in population.pooled for query in user.queries)
     return (*label_warnings(encoder, labels), *text_warnings(encoder, texts))
 
 
