@@ -53,6 +53,7 @@ from proper_model.population import (
     population_state,
 )
 from proper_model.quantized import import_peft
+from proper_model.row_carrier import carrier
 from proper_model.scoring import greedy
 from proper_model.settings_io import to_mapping
 from proper_model.streaming import stream_tokens
@@ -279,7 +280,7 @@ class Trial:
                     self.model,
                     encoder,
                     prompts[row],
-                    lambda slots, row=row: self._pass(slots + row),
+                    self._pass_of(row),
                     max_new_tokens=NEW_TOKENS,
                 )
             )
@@ -296,15 +297,24 @@ class Trial:
         from proper_model.peft_export import peft_adapter
         from proper_model.user_fold import UserFold
 
+        assert self.settings is not None
         scale = self.model.structure.scale
         factors = fold_user(self.model, self.embeddings[0].double(), 0)
         fold = UserFold(
             {p: (a.double(), b.double() * scale) for p, (a, b) in factors.items()}, None
         )
-        release: Any = Release(
-            base=self.merged, tokenizer=None, task=None, structure=self.model.structure,  # type: ignore[arg-type]
-            settings=self.settings, seed=0, shared={}, population=self.state, notes={},
-        )  # fmt: skip
+        nothing: Any = None  # neither tokenizer nor task is exported
+        release = Release(
+            base=self.merged,
+            tokenizer=nothing,
+            task=nothing,
+            structure=self.model.structure,
+            settings=self.settings,
+            seed=0,
+            shared={},
+            population=self.state,
+            notes={},
+        )
         adapter = peft_adapter(release, fold, base_name="base")
         tokens = torch.tensor([self.samples[0].tokens])
         with tempfile.TemporaryDirectory() as folder, torch.no_grad():
@@ -326,6 +336,10 @@ class Trial:
         routing = self.model.structure.user_routing
         return personal_pass(slots, embeddings=self.embeddings, routing=routing, experts=True)
 
+    def _pass_of(self, row: int) -> Callable[[Tensor], Pass]:
+        """From the slots of one row, all 0, to its pass."""
+        return lambda slots: self._pass(slots + row)
+
     def _alone(self, model: Any) -> Tensor:
         """[B]: every row's loss as Hugging Face computes it by itself."""
         return torch.stack([_alone(model, sample) for sample in self.samples])
@@ -344,7 +358,7 @@ class Trial:
 
     def _shared(self, far: float) -> BaseModelError:
         """Rows change each other: by which layer, as far as that can be found."""
-        where = _carrier(self.base, self.samples)
+        where = carrier(self.base, self.samples, TOLERANCE)
         if where is None:
             why = "positions or masks of a row depend on the whole pass"
         else:
@@ -379,55 +393,14 @@ def _compare(what: str, ours: Tensor, theirs: Tensor, trained: Sequence[Tensor])
     """Losses [B] and the gradients of their differently weighted sum."""
     shares = torch.arange(1.0, len(ours) + 1)
     far = _distance(ours.detach(), theirs.detach())
-    found = torch.autograd.grad((ours * shares).sum(), trained, allow_unused=True)
-    wanted = torch.autograd.grad((theirs * shares).sum(), trained, allow_unused=True)
-    pairs = [
-        (torch.zeros_like(t) if f is None else f, torch.zeros_like(t) if w is None else w)
-        for t, f, w in zip(trained, found, wanted, strict=True)
-    ]
-    steep = max(_distance(f, w) for f, w in pairs)
+    found, wanted = (
+        torch.autograd.grad((losses * shares).sum(), trained, materialize_grads=True)
+        for losses in (ours, theirs)
+    )
+    steep = max(_distance(f, w) for f, w in zip(found, wanted, strict=True))
     if far > TOLERANCE or steep > GRADIENT_TOLERANCE:
         raise BaseModelError(
             f"a packed training step of {what} is not that of its rows by themselves: losses differ "
             f"by {far:.1g} of their size, gradients by {steep:.1g}",
             hint=_OTHER,
         )
-
-
-@torch.no_grad()
-def _carrier(base: Any, samples: Sequence[Encoded]) -> tuple[str, str] | None:
-    """The first module, path and class, whose output for later rows changes with the first row."""
-    other = Encoded(tuple((t + 17) % (VOCABULARY - 3) + 3 for t in samples[0].tokens), 1)
-    rows = [samples, [other, *samples[1:]]]
-    first = len(samples[0].tokens)
-    seen: list[list[tuple[str, str, Tensor]]] = []
-    for items in rows:
-        outputs: list[tuple[str, str, Tensor]] = []
-        batch = pack(items, range(len(items)))
-        hooks = [
-            module.register_forward_hook(_recorder(outputs, path, batch.input_ids.shape[1], first))
-            for path, module in base.named_modules()
-            if path
-        ]
-        try:
-            with packed_attention(base):
-                base(**packed_inputs(batch))
-        finally:
-            for hook in hooks:
-                hook.remove()
-        seen.append(outputs)
-    for (path, name, one), (_, _, two) in zip(*seen, strict=False):
-        if one.shape == two.shape and _distance(two, one) > TOLERANCE:
-            return path, name
-    return None
-
-
-def _recorder(
-    outputs: list[tuple[str, str, Tensor]], path: str, length: int, first: int
-) -> Callable[..., None]:
-    def record(module: torch.nn.Module, _: Any, output: Any) -> None:
-        found = output[0] if isinstance(output, tuple) else output
-        if isinstance(found, Tensor) and found.dim() == 3 and found.shape[:2] == (1, length):
-            outputs.append((path, type(module).__name__, found[:, first:].detach().clone()))
-
-    return record

@@ -34,7 +34,7 @@ SEED = 20
 _BLOCK = re.compile(r"(?:^|\.)(?:layers|h|blocks)\.(\d+)(?:\.|$)")
 # What a module says of its place or its widths, not of its kind.
 _NOT_OF_A_KIND = re.compile(
-    r"(^_|layer_idx|layer_id|size|dim|features|heads|width|rank|num_|scal|embed)"
+    r"(^_|^training$|layer_idx|layer_id|size|dim|features|heads|width|rank|num_|scal|embed)"
 )
 
 Kind = tuple[Any, ...]

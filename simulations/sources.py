@@ -14,8 +14,9 @@ from proper_model.encoding import Encoder
 from proper_model.errors import DataError, TaskError
 from proper_model.profiles import load_profile
 from proper_model.records import Report
+from proper_model.scoring import label_starts
 from proper_model.splits import apply_split, check_pool, effective_split
-from proper_model.tasks import Task, load_task
+from proper_model.tasks import Example, Task, load_task
 from proper_model.tokenizer_check import label_warnings, text_warnings
 from simulations.options import RunOptions
 
@@ -125,13 +126,16 @@ def _real(options: RunOptions, progress: Progress) -> Source:
 def _doubts(
     base: str, settings: StageSettings, task: Task, population: Population
 ) -> tuple[str, ...]:
-    """What the base's tokenizer makes of labels and texts."""
+    """What the base's tokenizer makes of labels and texts. Raises MetricError."""
     encoder = Encoder(
         read_tokenizer(base, locate(base)),
         max_prompt_tokens=settings.max_prompt_tokens,
         max_answer_tokens=settings.max_answer_tokens,
     )
     labels = () if task.labels is None else tuple(task.labels)
+    if labels and "mae_expected" in task.metrics:
+        # Else found when all is trained and answers are scored.
+        label_starts(encoder, Example("labels", "", labels[0]), labels)
     texts = (query.input for user in population.pooled for query in user.queries)
     return (*label_warnings(encoder, labels), *text_warnings(encoder, texts))
 

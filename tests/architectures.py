@@ -247,6 +247,7 @@ otherwise. Made with transformers {version}.
 def main() -> None:
     import transformers
 
+    torch.set_num_threads(1)
     logging.set_verbosity_error()
     warnings.simplefilter("ignore")
     names = list(kinds())
