@@ -81,10 +81,12 @@ def miniature(config: Any, whole: torch.nn.Module, *, longest: int, attention: s
                     trust_remote_code=False,
                 )
                 _stir(model)
+                with torch.no_grad():  # some widths build and do not run
+                    model.eval()(input_ids=torch.tensor([[3, 4, 5]]), use_cache=False)
         except Exception as error:  # noqa: BLE001 - whatever the architecture's own code raises
             last = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
             continue
-        return model.eval()
+        return model
     raise BaseModelError(
         f"type '{text.model_type}' could not be tried out in small ({last})",
         hint="use a dense Llama, Qwen, Mistral or Gemma base; if this one is such a model, report "

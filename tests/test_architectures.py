@@ -19,8 +19,9 @@ from tests.architectures import SETTINGS, VARIANTS, config_of, faults, kinds, ve
 
 # One of every way in which a row may not stay apart or a step may fail.
 REFUSED = {
-    "falcon_h1": r"change each other's loss by .*'model\.layers\.\d+\.mamba",
-    "qwen3_5_text": r"'Linear' \('model\.layers\.0\.linear_attn.*' carries|carries what it read",
+    "falcon_h1": r"change each other's loss by .*'FalconH1Mixer' \('model\.layers\.0\.mamba'\)",
+    "qwen3_moe, all layers dense": "an exported adapter, loaded by PEFT, is another model",
+    "qwen3_5_text": r"'Qwen3_5GatedDeltaNet' \('model\.layers\.0\.linear_attn'\) carries what it read",
     "recurrent_gemma": r"RecurrentGemmaRglru.* carries what it read in one row into the next",
     "olmo_hybrid": "carries what it read in one row",
     "stablelm": "'StableLmAttention' is not told which token belongs to which row",
@@ -79,7 +80,7 @@ def test_a_miniature_has_a_block_of_every_kind() -> None:
     small = miniature(config, whole, longest=1, attention="eager")
     assert block_kinds(small) == block_kinds(whole)[:4]
     assert len(set(block_kinds(small))) == 2
-    assert sum(p.numel() for p in small.parameters()) < 3_000_000
+    assert sum(p.numel() for p in small.parameters()) < 5_000_000
 
 
 def test_a_base_that_is_loaded_is_looked_at_as_well() -> None:
