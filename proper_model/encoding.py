@@ -86,6 +86,10 @@ class Encoder:
         """Token ids of a prompt, at most `max_prompt_tokens`."""
         return _cut_middle(self._prompt_ids(text), self.max_prompt_tokens)
 
+    def text_ids(self, text: str) -> list[int]:
+        """Token ids of a text by itself, uncut."""
+        return self._plain.ids(text)
+
     def encode(self, example: Example) -> Encoded:
         """Prompt, answer and end. The answer is cut at `max_answer_tokens`, the end included."""
         prompt = self._prompt_ids(example.prompt)

@@ -29,7 +29,7 @@ from proper_model.base_config import text_config
 from proper_model.config import ATTENTION_TARGETS, PopulationSettings, StageSettings
 from proper_model.encoding import Encoded, Encoder
 from proper_model.errors import ProperError
-from proper_model.miniature import shrunk
+from proper_model.miniature import NARROW, WIDE, shrunk
 from proper_model.model import AdaptedModel
 from proper_model.packing import pack
 from proper_model.passes import Pass
@@ -154,7 +154,8 @@ def model_of(kind: str, layers: int) -> Any:
     """
     text = text_config(config_of(kind))
     longest = SETTINGS.max_prompt_tokens + SETTINGS.max_answer_tokens
-    small = shrunk(text, min(layers, text.num_hidden_layers), longest, 32)
+    share = WIDE if text.model_type == "helium" else NARROW  # its projections are square
+    small = shrunk(text, min(layers, text.num_hidden_layers), longest, share)
     torch.manual_seed(5)
     try:
         model = AutoModelForCausalLM.from_config(small, attn_implementation="sdpa").double().eval()
