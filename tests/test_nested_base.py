@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,6 +14,8 @@ import transformers as hf
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 
+from client.home import Home
+from client.workspace import Workspace
 from proper_model.artifact import release_from_files, release_to_files
 from proper_model.base import load_base
 from proper_model.base_check import check_base
@@ -19,6 +23,7 @@ from proper_model.base_config import is_nested, language_part, size
 from proper_model.base_folder import base_folder
 from proper_model.base_memory import read_shape
 from proper_model.errors import BaseModelError
+from proper_model.machine import useful_threads
 from proper_model.peft_export import peft_adapter
 from proper_model.profiles import load_profile
 from proper_model.user_fold import fold_release
@@ -195,3 +200,33 @@ def test_an_embedded_one_is_a_language_model_like_any_other(folder: Path, tmp_pa
     again = release_from_files(files)
     with torch.no_grad():
         assert torch.equal(again.base(input_ids=TOKENS).logits, base(input_ids=TOKENS).logits)
+
+
+def test_no_size_of_a_base_is_read_past_the_helper(repository: Path) -> None:
+    """`config.hidden_size` fails where the language model's configuration is nested."""
+    direct = re.compile(
+        r"config\.(hidden_size|num_hidden_layers|num_attention_heads|vocab_size|head_dim|"
+        r"intermediate_size|max_position_embeddings|(eos|bos|pad)_token_id)\b"
+    )
+    found = [
+        f"{path.name}: {match[0]}"
+        for package in ("proper_model", "client", "coordinator", "simulations")
+        for path in sorted((repository / package).rglob("*.py"))
+        for match in direct.finditer(path.read_text(encoding="utf-8"))
+    ]
+    assert found == []
+
+
+def test_a_program_for_one_person_asks_the_helper_for_its_threads(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing of a nested configuration is at its top."""
+    release = SimpleNamespace(base=SimpleNamespace(config=nested_config()))
+    monkeypatch.setattr("client.bundles.load_release", lambda *_, **__: (release, None))
+    bundle: Any = SimpleNamespace(bundle_id="", warnings=())
+    threads = torch.get_num_threads()
+    try:
+        assert Workspace(Home(tmp_path)).load(bundle) is release
+        assert torch.get_num_threads() == useful_threads(16)
+    finally:
+        torch.set_num_threads(threads)
