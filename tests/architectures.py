@@ -155,6 +155,8 @@ def model_of(kind: str, layers: int) -> Any:
     text = text_config(config_of(kind))
     longest = SETTINGS.max_prompt_tokens + SETTINGS.max_answer_tokens
     share = WIDE if text.model_type == "helium" else NARROW  # its projections are square
+    if getattr(text, "num_kv_shared_layers", 0):  # counted from the last layer
+        layers = text.num_hidden_layers
     small = shrunk(text, min(layers, text.num_hidden_layers), longest, share)
     torch.manual_seed(5)
     try:
