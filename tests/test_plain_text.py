@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
+from federation import make_base
 from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
@@ -14,10 +16,13 @@ from transformers import PreTrainedTokenizerFast
 from transformers.tokenization_utils_base import AddedToken
 
 from proper_model.encoding import Encoder
-from proper_model.errors import BaseModelError
+from proper_model.errors import BaseModelError, MetricError
 from proper_model.plain_text import PlainText, control_ids
-from proper_model.tasks import Example
+from proper_model.profiles import load_profile
+from proper_model.records import Population, Query, User
+from proper_model.tasks import Example, load_task
 from proper_model.tokenizer_check import check_tokenizer, label_warnings, text_warnings
+from simulations.sources import _doubts
 from simulations.tiny_base import word_tokenizer
 
 CORPUS = [
@@ -223,3 +228,17 @@ def test_labels_that_cannot_be_written_and_unknown_texts_are_told() -> None:
     assert text_warnings(words, ["a film", "rate this thing"]) == []
     (told,) = text_warnings(words, ["ein Buch", "noch ein Buch", "film"])
     assert "does not know 83% of what people wrote" in told
+
+
+def test_labels_that_no_token_tells_apart_are_found_before_a_run_trains(tmp_path: Path) -> None:
+    """The expected score is read off one position; without it a run failed when all was trained."""
+    task, settings = load_task("LaMP_3", template="short"), load_profile("demo")
+    people = Population("mine", (User("u", (), (Query("q", "a film", "5"),)),), ())
+    for known, fails in (([*"12345"], False), (["a", "film"], True)):
+        folder = make_base(tmp_path / str(fails))
+        word_tokenizer([*known, "review:"]).save_pretrained(folder)
+        if fails:
+            with pytest.raises(MetricError, match="5 labels part into only 1"):
+                _doubts(str(folder), settings, task, people)
+        else:
+            assert len(_doubts(str(folder), settings, task, people)) == 1  # 'film' is unknown
