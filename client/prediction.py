@@ -165,10 +165,6 @@ class AnswerLimits:
         task, most = self.task, self.most
         labels = tuple(task.labels_for(query)) if task.kind != "generation" else ()
         if labels not in self.known:
-            tokenizer = self.encoder.tokenizer
-            lengths = [
-                len(tokenizer(" " + label, add_special_tokens=False)["input_ids"])
-                for label in labels
-            ]
+            lengths = [len(self.encoder.text_ids(" " + label)) for label in labels]
             self.known[labels] = min(max(lengths) + 1, most) if labels else most
         return self.known[labels]

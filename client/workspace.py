@@ -161,6 +161,7 @@ class Workspace:
         import torch
 
         from client.bundles import load_release
+        from proper_model.base_config import size
         from proper_model.machine import usable_cores, useful_threads
 
         release, _ = load_release(
@@ -170,7 +171,7 @@ class Workspace:
             bundle_id=bundle.bundle_id,
             base_weights=base_weights,
         )
-        torch.set_num_threads(useful_threads(release.base.config.hidden_size))
+        torch.set_num_threads(useful_threads(size(release.base.config, "hidden_size")))
         for warning in bundle.warnings:
             say(f"warning: {warning}")
         return release

@@ -10,8 +10,6 @@ import torch
 from torch import Tensor
 
 from coordinator.pooling import PooledData
-from proper_model.answers import packed_inputs, token_nll
-from proper_model.attention import packed_attention
 from proper_model.base import compute_dtype, default_device
 from proper_model.config import StageSettings
 from proper_model.dropout import mix_seed
@@ -19,8 +17,7 @@ from proper_model.encoding import Encoded, Encoder
 from proper_model.memory import in_parts
 from proper_model.packing import Batch, budget_chunks
 from proper_model.pooled import PooledSettings
-from proper_model.population import attach_population, population_state
-from proper_model.row_dropout import dropping
+from proper_model.population import attach_population, population_losses, population_state
 from proper_model.training import PooledTraining
 
 
@@ -73,17 +70,8 @@ def _samples(data: PooledData, settings: StageSettings) -> list[tuple[int, Encod
 
 
 def _losses(peft: Any, batch: Batch, settings: StageSettings) -> Tensor:
-    """Answer loss of every row under the population LoRA, [B]; factors stay float32."""
-    device = batch.input_ids.device
-    dtype = compute_dtype(settings.dtype, device)
-    with (
-        torch.autocast(device.type, dtype, enabled=dtype is torch.bfloat16),
-        packed_attention(peft.get_base_model()),
-        dropping(peft, batch),
-    ):
-        logits = peft(**packed_inputs(batch), logits_to_keep=batch.answer_at).logits[0]
-    counts = torch.tensor(batch.answer_tokens, device=device)
-    return batch.by_row(token_nll(logits, batch.answers)) / counts
+    dtype = compute_dtype(settings.dtype, batch.input_ids.device)
+    return population_losses(peft, batch, dtype)
 
 
 def _judge(

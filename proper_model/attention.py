@@ -48,7 +48,7 @@ def attend(
     value: Tensor,
     attention_mask: Tensor | None,
     *,
-    layout: Layout,
+    layout: Layout | None = None,
     scaling: float | None = None,
     sliding_window: int | None = None,
     softcap: float | None = None,
@@ -61,6 +61,12 @@ def attend(
 
     Raises BaseModelError for an attention this function does not compute.
     """
+    if layout is None:
+        raise BaseModelError(
+            f"'{type(module).__name__}' is not told which token belongs to which row: the base does "
+            "not hand keyword arguments on to its attention",
+            hint="use a dense Llama, Qwen, Mistral or Gemma base",
+        )
     if attention_mask is not None or s_aux is not None:
         raise BaseModelError(
             f"'{type(module).__name__}' attends with a mask or sinks of its own, which packed rows "

@@ -18,11 +18,14 @@ import torch
 from torch import Tensor
 
 from proper_model.base_check import weight_files
+from proper_model.base_config import is_nested
 from proper_model.config import BaseWeights, PopulationSettings
 from proper_model.errors import BaseModelError
+from proper_model.nested_export import outer_path
 from proper_model.population import PopulationMerge, merge_population
 from proper_model.quantized import check_available, pack_module, quantize_base
-from proper_model.streamed_base import stream_base
+from proper_model.streamed_base import not_apart, stream_base
+from proper_model.tokenizer_check import check_tokenizer
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 
@@ -65,7 +68,9 @@ def load_base(
     that its makers chose. Raises BaseModelError with what to do next, ConfigError where `weights`
     need a library that is not installed.
     """
-    from transformers import AutoTokenizer, GenerationConfig
+    from transformers import AutoConfig, AutoTokenizer, GenerationConfig
+
+    from proper_model.base_trial import check_rows
 
     if weights != BaseWeights.FULL:  # else its import costs memory for nothing
         check_available(weights)
@@ -78,9 +83,17 @@ def load_base(
         tokenizer = AutoTokenizer.from_pretrained(
             tokenizer_from or source, revision=revision, trust_remote_code=False
         )
+        config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
+        nested = is_nested(config)
+        if nested and not Path(source).is_dir():
+            source = _downloaded(source, revision)
         model = _streamed(source, dtype, device, attention, population, weights)
+        if model is None and nested:
+            raise not_apart(name)
         if model is None:
             model = _mapped(source, revision, dtype, device, attention, population, weights)
+        check_rows(config)
+        check_tokenizer(name, tokenizer, len(model.get_input_embeddings().weight))
     except (OSError, ValueError, KeyError) as error:
         raise BaseModelError(
             f"the base '{name}' cannot be loaded as a causal language model "
@@ -93,8 +106,18 @@ def load_base(
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
+    if nested and population is not None:
+        model.outer_path = outer_path(config)  # an export is for the public checkpoint
     model.eval()
     return model, tokenizer
+
+
+def _downloaded(hub_id: str, revision: str | None) -> str:
+    """The folder of a hub id whose language model is read from its files by name."""
+    from huggingface_hub import snapshot_download
+
+    wanted = ["*.json", "*.safetensors"]
+    return str(snapshot_download(hub_id, revision=revision, allow_patterns=wanted))
 
 
 def _streamed(

@@ -1,7 +1,8 @@
 """Is a base usable? Found out in a second or two, before anything is trained or written.
 
 Looked at are the configuration, the modules it describes (on the meta device, without weights), the
-headers of the safetensors files against their sizes, and the tokenizer. What only the weights'
+headers of the safetensors files against their sizes, and the tokenizer; and everything that a run
+does is done once with a small model of the same architecture (`base_trial`). What only the weights'
 values could show stays for loading.
 """
 
@@ -15,12 +16,15 @@ from typing import Any
 
 import torch
 
+from proper_model.base_config import is_nested, text_config
 from proper_model.base_folder import base_folder
 from proper_model.config import StageSettings
 from proper_model.errors import BaseModelError, ConfigError
 from proper_model.population import check_targets
 from proper_model.quantized import check_available
 from proper_model.sites import find_sites
+from proper_model.streamed_base import check_language_part
+from proper_model.tokenizer_check import check_tokenizer
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -40,9 +44,7 @@ def check_base(name: str, settings: StageSettings) -> None:
     source = locate(name)
     config = read_config(name, source)
     try:
-        model = empty_model(config)
-        find_sites(model)
-        check_targets(model, settings.population.targets)
+        model = check_architecture(config, settings)
     except BaseModelError as error:
         raise BaseModelError(
             f"base '{name}', config.json: {error.message}", hint=error.hint
@@ -57,13 +59,25 @@ def check_base(name: str, settings: StageSettings) -> None:
     if Path(source).is_dir():
         for path in weight_files(name, Path(source)):
             check_size(name, path)
-    rows = model.get_input_embeddings().weight.shape[0]
-    tokenizer = read_tokenizer(name, source)
-    if tokenizer.eos_token_id is None or tokenizer.eos_token_id >= rows:
-        raise BaseModelError(
-            f"base '{name}': its tokenizer has no end-of-sequence token that the model knows",
-            hint="set eos_token in tokenizer_config.json; answers must be able to end",
-        )
+        if is_nested(config):
+            check_language_part(name, model, weight_files(name, Path(source)))
+    check_tokenizer(
+        name, read_tokenizer(name, source), model.get_input_embeddings().weight.shape[0]
+    )
+
+
+def check_architecture(config: Any, settings: StageSettings) -> Any:
+    """The base that a configuration describes, on the meta device, if a run with it would work.
+
+    Raises BaseModelError.
+    """
+    from proper_model.base_trial import check_trial
+
+    model = empty_model(config)
+    find_sites(model)
+    check_targets(model, settings.population.targets)
+    check_trial(config, model, settings)
+    return model
 
 
 def locate(name: str) -> str:
@@ -145,16 +159,16 @@ def read_config(name: str, source: str | None = None) -> Any:
 
 
 def empty_model(config: Any) -> Any:
-    """The model that a configuration describes, on the meta device: no memory, no weights."""
+    """The language model of a configuration, on the meta device: no memory, no weights."""
     from transformers import AutoModelForCausalLM
 
+    kind = getattr(config, "model_type", "?")
     try:
         with torch.device("meta"):
-            return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+            return AutoModelForCausalLM.from_config(text_config(config), trust_remote_code=False)
     except Exception as error:
         raise BaseModelError(
-            f"type '{getattr(config, 'model_type', '?')}' cannot be built as a causal language "
-            f"model ({type(error).__name__})",
+            f"type '{kind}' cannot be built as a causal language model ({type(error).__name__})",
             hint="dense decoder-only models such as Llama, Qwen, Mistral or Gemma are supported",
         ) from error
 

@@ -17,6 +17,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+from proper_model.base_config import language_part
 from proper_model.config import BaseWeights
 from proper_model.errors import BaseModelError
 
@@ -100,7 +101,11 @@ def read_shape(files: Iterable[Path]) -> BaseShape:
 
 
 def shape_of_tables(shapes: Shapes, size: int) -> BaseShape:
-    """The numbers of a base whose files of `size` bytes hold tensors of these shapes."""
+    """The numbers of a base whose files of `size` bytes hold tensors of these shapes.
+
+    Those of its language model, where the files hold more.
+    """
+    shapes = language_part(shapes)
     plain = all(_PLAIN_NAMES.match(name) for name in shapes)
     return BaseShape.of(shapes, mapped_bytes=0 if plain else size)
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 
 from proper_model.answers import CHUNK
+from proper_model.base_config import size, text_config
 from proper_model.encoding import Encoded, Encoder
 from proper_model.memory import (
     PROBE_ROWS,
@@ -117,8 +118,8 @@ def inference_tokens(
     sites, dtype = model.sites, model.base.dtype
     hidden = max(site.d_in for site in sites if site.path.endswith("up_proj"))
     ffn = max(site.d_out for site in sites if site.path.endswith("up_proj"))
-    config = model.base.config
-    heads = config.num_attention_heads
+    config = text_config(model.base.config)
+    heads = size(config, "num_attention_heads")
     key_width = getattr(config, "num_key_value_heads", heads) * getattr(
         config, "head_dim", hidden // heads
     )

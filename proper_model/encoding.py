@@ -1,7 +1,7 @@
 """Text to tokens: prompts, answers and batches of them.
 
 A sample is `prompt`, one space, `answer`, end-of-sequence; only the answer and the end carry loss
-(eq. 4). Training and scoring run packed batches without padding (`packing`); only generation, where
+(eq. 4). No control token comes out of either's text (`plain_text`). Training and scoring run packed batches without padding (`packing`); only generation, where
 every row grows by a token a step, pads.
 """
 
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from proper_model.errors import BaseModelError
 from proper_model.packing import Batch, pack
+from proper_model.plain_text import PlainText
 from proper_model.tasks import Example
 
 # Below this a pass is too small to be worth its launches (PERFORMANCE 2: compute overtakes reading
@@ -79,23 +80,20 @@ class Encoder:
         self.max_prompt_tokens = max_prompt_tokens
         self.max_answer_tokens = max_answer_tokens
         self._chat = bool(getattr(tokenizer, "chat_template", None))
+        self._plain = PlainText(tokenizer)
 
     def prompt(self, text: str) -> list[int]:
         """Token ids of a prompt, at most `max_prompt_tokens`."""
-        return _cut_middle(self._ids(self._asked(text)), self.max_prompt_tokens)
+        return _cut_middle(self._prompt_ids(text), self.max_prompt_tokens)
+
+    def text_ids(self, text: str) -> list[int]:
+        """Token ids of a text by itself, uncut."""
+        return self._plain.ids(text)
 
     def encode(self, example: Example) -> Encoded:
         """Prompt, answer and end. The answer is cut at `max_answer_tokens`, the end included."""
-        asked = self._asked(example.prompt)
-        prompt = self._ids(asked)
-        answer_text = example.answer if self._chat else " " + example.answer
-        joint = self._ids(asked + answer_text)
-        # Tokenize jointly where the prompt survives as a prefix: sentencepiece puts a spurious
-        # space before a text tokenized on its own.
-        if joint[: len(prompt)] == prompt:
-            answer = joint[len(prompt) :]
-        else:
-            answer = self.tokenizer(answer_text, add_special_tokens=False)["input_ids"]
+        prompt = self._prompt_ids(example.prompt)
+        answer = self._answer_ids(example, prompt)
         answer = answer[: self.max_answer_tokens - 1] + [self.eos]
         prompt = _cut_middle(prompt, self.max_prompt_tokens)
         return Encoded(tuple(prompt + answer), len(prompt))
@@ -104,17 +102,27 @@ class Encoder:
         """Text of generated token ids, special tokens removed, stripped (METHOD 4.3)."""
         return str(self.tokenizer.decode(tokens, skip_special_tokens=True)).strip()
 
-    def _asked(self, text: str) -> str:
-        if not self._chat:
-            return text
-        turn = [{"role": "user", "content": text}]
-        return str(
-            self.tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
-        )
-
-    def _ids(self, text: str) -> list[int]:
+    def _prompt_ids(self, text: str) -> list[int]:
         # A chat template writes its own special tokens.
-        return list(self.tokenizer(text, add_special_tokens=not self._chat)["input_ids"])
+        if self._chat:
+            return self._plain.turn_ids(text)
+        return self._plain.before + self._plain.ids(text)
+
+    def _answer_ids(self, example: Example, prompt: list[int]) -> list[int]:
+        """The answer's ids behind the ids of its whole prompt."""
+        plain = self._plain
+        answer_text = example.answer if self._chat else " " + example.answer
+        # Tokenize jointly where the prompt survives as a prefix: sentencepiece puts a spurious
+        # space before a text tokenized on its own.
+        if not self._chat:
+            joint = plain.before + plain.ids(example.prompt + answer_text)
+        elif plain.is_free(example.prompt) and plain.is_free(answer_text):
+            joint = plain.raw(plain.asked(example.prompt) + answer_text)
+        else:
+            joint = []
+        if joint[: len(prompt)] == prompt:
+            return joint[len(prompt) :]
+        return plain.ids(answer_text)
 
     def batch(
         self,

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from proper_model.artifact import Release
 from proper_model.errors import ExportError
+from proper_model.nested_export import named_from_outside
 from proper_model.user_fold import UserFold
 
 # Values that vLLM's --max-lora-rank takes (vllm/config/lora.py, MaxLoRARanks), 1 left out.
@@ -95,7 +96,8 @@ def peft_adapter(
         "bias": "none",
         "inference_mode": True,
     }
-    return PeftAdapter(tensors, config, rank, natural)
+    adapter = PeftAdapter(tensors, config, rank, natural)
+    return named_from_outside(release.base, adapter) if release.population else adapter
 
 
 def joined_factors(release: Release, fold: UserFold) -> dict[str, Factors]:

@@ -14,10 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from proper_model.answers import packed_inputs, token_nll
+from proper_model.attention import packed_attention
 from proper_model.config import PopulationSettings
 from proper_model.errors import BaseModelError
+from proper_model.packing import Batch
 from proper_model.quantized import import_peft
-from proper_model.row_dropout import drop_by_row
+from proper_model.row_dropout import drop_by_row, dropping
 
 
 def check_targets(base: torch.nn.Module, targets: Sequence[str]) -> None:
@@ -70,10 +73,25 @@ def population_config(settings: PopulationSettings, base_name: str) -> str:
 
 def population_state(model: Any) -> dict[str, Tensor]:
     """The factors under PEFT's names on disk."""
-    return {
-        name: tensor.detach().cpu().contiguous()
-        for name, tensor in import_peft().get_peft_model_state_dict(model).items()
-    }
+    # Left to itself PEFT adds embeddings where a configuration elsewhere has another vocabulary.
+    found = import_peft().get_peft_model_state_dict(model, save_embedding_layers=False)
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in found.items()}
+
+
+def population_losses(peft: Any, batch: Batch, dtype: torch.dtype) -> Tensor:
+    """Answer loss of every row under the population LoRA, [B]; factors stay float32.
+
+    The base computes in `dtype`.
+    """
+    device = batch.input_ids.device
+    with (
+        torch.autocast(device.type, dtype, enabled=dtype is torch.bfloat16),
+        packed_attention(peft.get_base_model()),
+        dropping(peft, batch),
+    ):
+        logits = peft(**packed_inputs(batch), logits_to_keep=batch.answer_at).logits[0]
+    counts = torch.tensor(batch.answer_tokens, device=device)
+    return batch.by_row(token_nll(logits, batch.answers)) / counts
 
 
 class PopulationMerge:

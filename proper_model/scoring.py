@@ -91,7 +91,6 @@ def answer_queries(
     return [answers[i] for i in range(len(questions))]
 
 
-@torch.no_grad()
 def _generate(
     model: AdaptedModel,
     encoder: Encoder,
@@ -99,26 +98,54 @@ def _generate(
     questions: Sequence[Question],
     make_pass: Callable[[Tensor], Pass],
 ) -> list[str]:
+    tokens, _ = greedy(
+        model,
+        encoder,
+        [s.tokens[: s.prompt_tokens] for s in samples],
+        [q.slot for q in questions],
+        make_pass,
+        max_new_tokens=max(q.max_new_tokens for q in questions),
+    )
+    return [
+        encoder.decode(row[: question.max_new_tokens])
+        for row, question in zip(tokens.tolist(), questions, strict=True)
+    ]
+
+
+@torch.no_grad()
+def greedy(
+    model: AdaptedModel,
+    encoder: Encoder,
+    prompts: Sequence[Sequence[int]],
+    slots: Sequence[int],
+    make_pass: Callable[[Tensor], Pass],
+    *,
+    max_new_tokens: int,
+    with_logits: bool = False,
+) -> tuple[Tensor, Tensor | None]:
+    """Greedy answers of all prompts at once: tokens [B, T] and, if asked for, logits [B, T, V].
+
+    Behind a row's end of sequence stand pads.
+    """
     # A prompt is a sample whose answer is empty: no label, nothing to leak.
-    prompts = [Encoded(s.tokens[: s.prompt_tokens], s.prompt_tokens) for s in samples]
-    batch = encoder.padded(prompts, [q.slot for q in questions], device=model.device)
+    asked = [Encoded(tuple(prompt), len(prompt)) for prompt in prompts]
+    batch = encoder.padded(asked, slots, device=model.device)
     now = make_pass(batch.slots)
     now.prompt_mask = batch.prompt_mask
     with model.attached(), model.running(now):
-        tokens = model.base.generate(
+        found = model.base.generate(
             input_ids=batch.input_ids,
             attention_mask=batch.attention_mask,
-            max_new_tokens=max(q.max_new_tokens for q in questions),
+            max_new_tokens=max_new_tokens,
             do_sample=False,
             num_beams=1,
             pad_token_id=encoder.pad,
             eos_token_id=encoder.eos,
+            return_dict_in_generate=True,
+            output_logits=with_logits,
         )
-    new = tokens[:, batch.input_ids.shape[1] :].tolist()
-    return [
-        encoder.decode(row[: question.max_new_tokens])
-        for row, question in zip(new, questions, strict=True)
-    ]
+    tokens: Tensor = found.sequences[:, batch.input_ids.shape[1] :]
+    return tokens, torch.stack(found.logits, dim=1) if with_logits else None
 
 
 @torch.no_grad()

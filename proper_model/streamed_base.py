@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from proper_model.base_config import is_nested, language_part, text_config
 from proper_model.base_memory import PIECE, read_header
 from proper_model.errors import BaseModelError
 
@@ -89,6 +90,8 @@ def stream_base(
 ) -> Any | None:
     """The causal LM of `folder` with the weights of `files`; None if only transformers can load it.
 
+    Of a checkpoint that reads images or sound too it is the language model alone.
+
     Args:
         merge: applied in float32, before a weight gets its `dtype`.
         settle: is called for every module with weights of its own, in the modules' order.
@@ -99,9 +102,14 @@ def stream_base(
     if getattr(config, "quantization_config", None) is not None:
         return None
     stored = _tables(files)
+    if stored is not None and is_nested(config):
+        stored = language_part(stored)
     with _WeightsNowhere():
         model = AutoModelForCausalLM.from_config(
-            config, dtype=dtype, attn_implementation=attention, trust_remote_code=False
+            text_config(config),
+            dtype=dtype,
+            attn_implementation=attention,
+            trust_remote_code=False,
         )
     if stored is None or not _fits(model, stored):
         return None
@@ -142,6 +150,23 @@ def _tables(files: Iterator[Path]) -> dict[str, _Stored] | None:
                 )
             found[name] = _Stored(path, begin, end, dtype, shape)
     return found
+
+
+def check_language_part(name: str, model: Any, files: Iterator[Path]) -> None:
+    """Raise BaseModelError unless `stream_base` could load `model` from a nested checkpoint."""
+    stored = _tables(files)
+    if stored is None or not _fits(model, language_part(stored)):
+        raise not_apart(name)
+
+
+def not_apart(name: str) -> BaseModelError:
+    """The refusal of a checkpoint whose language model cannot be loaded by itself."""
+    return BaseModelError(
+        f"base '{name}' reads more than text, and its language model cannot be loaded by itself: "
+        "its files name the weights otherwise, or hold them packed",
+        hint="use a text checkpoint of the same family, or save the language model alone with "
+        "save_pretrained()",
+    )
 
 
 def _fits(model: Any, stored: Mapping[str, _Stored]) -> bool:

@@ -15,8 +15,9 @@ import torch
 
 from proper_model.base import attention_for, default_device
 from proper_model.base_check import empty_model
+from proper_model.base_config import size, text_config
 from proper_model.base_memory import BaseShape
-from proper_model.errors import BaseModelError
+from proper_model.miniature import cut_depth
 
 PROBE_LAYERS = 2
 PROBE_VOCABULARY = 1024  # the head runs on answers only, so its full width would mislead
@@ -57,33 +58,21 @@ class Speed:
 def shape_of(config: Any) -> Shape:
     """Counts parameters on the meta device: no memory, no weights."""
     model = empty_model(config)
-    try:
-        layers, hidden, ffn = (
-            int(getattr(config, name))
-            for name in ("num_hidden_layers", "hidden_size", "intermediate_size")
-        )
-    except AttributeError as error:
-        raise BaseModelError(
-            f"base of type '{config.model_type}' has no setting '{error.name}'",
-            hint="dense decoder-only models such as Llama, Qwen, Mistral or Gemma are supported",
-        ) from None
+    layers, hidden, ffn = (
+        size(config, name) for name in ("num_hidden_layers", "hidden_size", "intermediate_size")
+    )
     base = BaseShape.of({name: tuple(p.shape) for name, p in model.named_parameters()})
     return Shape(layers, hidden, ffn, base.numbers, base.linears)
 
 
 def measure(config: Any, *, tokens: int, batch: int, dtype: torch.dtype, threads: int) -> Speed:
     """Run a slice of the model on random tokens. `tokens` is the length of one row."""
-    import copy
-
     from transformers import AutoModel
 
-    device = default_device()
-    slim = copy.deepcopy(config)
-    layers = min(PROBE_LAYERS, slim.num_hidden_layers)
-    share = layers / slim.num_hidden_layers
-    slim.num_hidden_layers = layers
-    if getattr(slim, "layer_types", None):
-        slim.layer_types = slim.layer_types[:layers]
+    device, text = default_device(), text_config(config)
+    layers = min(PROBE_LAYERS, size(text, "num_hidden_layers"))
+    share = layers / size(text, "num_hidden_layers")
+    slim = cut_depth(text, layers)
     slim.vocab_size = PROBE_VOCABULARY
     slim.pad_token_id = None
     model = AutoModel.from_config(

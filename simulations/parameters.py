@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from proper_model.base_check import read_config
+from proper_model.base_check import empty_model, read_config
 from proper_model.counts import BaseSizes, count_parameters
 from proper_model.runplan import RunPlan
 from simulations.calibrate import shape_of
@@ -43,10 +43,7 @@ def find_shared(plan: RunPlan) -> Path | None:
 
 def population_lora(config: Any, plan: RunPlan) -> int:
     """Stage 1's LoRA, counted on the meta device: no weights are loaded."""
-    from transformers import AutoModelForCausalLM
-
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
+    model = empty_model(config)
     settings = plan.stage_settings.population
     return sum(
         settings.rank * (module.in_features + module.out_features)

@@ -7,14 +7,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from proper_model.base_check import check_base
+from proper_model.base_check import check_base, locate, read_tokenizer
 from proper_model.config import StageSettings
 from proper_model.data import Population, read_population
+from proper_model.encoding import Encoder
 from proper_model.errors import DataError, TaskError
 from proper_model.profiles import load_profile
 from proper_model.records import Report
+from proper_model.scoring import label_starts
 from proper_model.splits import apply_split, check_pool, effective_split
-from proper_model.tasks import Task, load_task
+from proper_model.tasks import Example, Task, load_task
+from proper_model.tokenizer_check import label_warnings, text_warnings
 from simulations.options import RunOptions
 
 # (phase, done, total); total 0 means: unknown.
@@ -108,6 +111,7 @@ def _real(options: RunOptions, progress: Progress) -> Source:
     progress("reading users", 0, 0)
     report = Report()
     population = read_population(path, task, report=report, progress=progress)
+    doubts = _doubts(options.base, settings, task, population)
     base = Path(options.base).expanduser()
     return Source(
         name=path.resolve().name,
@@ -115,8 +119,25 @@ def _real(options: RunOptions, progress: Progress) -> Source:
         task=task,
         base=str(base.resolve()) if base.is_dir() else options.base,
         settings=settings,
-        warnings=(*warnings, *(str(group) for group in report.groups)),
+        warnings=(*warnings, *doubts, *(str(group) for group in report.groups)),
     )
+
+
+def _doubts(
+    base: str, settings: StageSettings, task: Task, population: Population
+) -> tuple[str, ...]:
+    """What the base's tokenizer makes of labels and texts. Raises MetricError."""
+    encoder = Encoder(
+        read_tokenizer(base, locate(base)),
+        max_prompt_tokens=settings.max_prompt_tokens,
+        max_answer_tokens=settings.max_answer_tokens,
+    )
+    labels = () if task.labels is None else tuple(task.labels)
+    if labels and "mae_expected" in task.metrics:
+        # Else found when all is trained and answers are scored.
+        label_starts(encoder, Example("labels", "", labels[0]), labels)
+    texts = (query.input for user in population.pooled for query in user.queries)
+    return (*label_warnings(encoder, labels), *text_warnings(encoder, texts))
 
 
 def choose_template(

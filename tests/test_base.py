@@ -51,7 +51,8 @@ def test_a_base_without_fused_attention_loads_where_it_is_preferred(
 ) -> None:
     """Gemma 2 caps its scores: transformers refuses 'sdpa' for it, which float64 and GPUs prefer."""
     load_base(str(base))[1].save_pretrained(tmp_path)
-    tiny_base("gemma2", dtype=torch.float32).save_pretrained(tmp_path)
+    _, tokenizer = load_base(str(base))
+    tiny_base("gemma2", dtype=torch.float32, vocab_size=len(tokenizer)).save_pretrained(tmp_path)
     model, _ = load_base(str(tmp_path), computing=torch.float64)
     assert model.config._attn_implementation == "eager"
     model, _ = load_base(str(base), computing=torch.float64)

@@ -1,0 +1,50 @@
+"""An adapter for a language model that is part of a larger checkpoint, under that one's names.
+
+PROPER loads the language model alone. Who loads the public checkpoint in full finds the same
+linears further down, beside others of the same names in its vision or sound part.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+if TYPE_CHECKING:
+    from proper_model.peft_export import PeftAdapter
+
+_PEFT = "base_model.model."
+_OWN = "model."
+
+
+def outer_path(config: Any) -> str:
+    """Where the causal LM that transformers makes of `config` holds its text decoder.
+
+    `model.` where it is the language model alone.
+    """
+    from transformers import AutoModelForCausalLM
+
+    try:
+        with torch.device("meta"):
+            whole = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    except Exception:  # noqa: BLE001 - its other parts may need libraries that are not here
+        return "model.language_model."
+    inside = any(path.startswith("model.language_model.") for path, _ in whole.named_modules())
+    return "model.language_model." if inside else _OWN
+
+
+def named_from_outside(base: Any, adapter: PeftAdapter) -> PeftAdapter:
+    """The adapter as PEFT loads it over the checkpoint that `base` was read from."""
+    outer = getattr(base, "outer_path", _OWN)
+    if outer == _OWN:
+        return adapter
+    tensors = {
+        _PEFT + outer + name.removeprefix(_PEFT + _OWN): tensor
+        for name, tensor in adapter.tensors.items()
+    }
+    # Whole paths: the last names alone would also match the linears of other parts.
+    targets = sorted({name.removeprefix(_PEFT).partition(".lora_")[0] for name in tensors})
+    return dataclasses.replace(
+        adapter, tensors=tensors, config={**adapter.config, "target_modules": targets}
+    )

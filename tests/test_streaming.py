@@ -1,0 +1,53 @@
+"""Text that streams: the same in pieces as at once, no half character, whatever tokens spell it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proper_model import streaming
+from proper_model.encoding import Encoder
+from proper_model.streaming import UNFINISHED, Ended, stream
+from tests.test_plain_text import tokenizer
+
+BYTES = Encoder(tokenizer("bytes"), max_prompt_tokens=9, max_answer_tokens=9)
+
+
+def pieces(ids: list[int]) -> tuple[list[str], Ended]:
+    """What a reader sees of a generation of these tokens."""
+
+    def made(*_: Any, **__: Any) -> Iterator[int]:
+        yield from ids
+        return True
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(streaming, "stream_tokens", made)
+        nothing: Any = None
+        running = stream(nothing, BYTES, (), nothing, max_new_tokens=len(ids))
+        seen = []
+        while True:
+            try:
+                seen.append(next(running))
+            except StopIteration as end:
+                return seen, end.value
+
+
+@given(text=st.text(st.sampled_from("a \n\u00ef\u2603\U0001f600\U0001f469\u200d\u0301</s>")))
+def test_pieces_join_to_the_text_and_hold_no_half_character(text: str) -> None:
+    ids = BYTES.text_ids(text)
+    seen, ended = pieces(ids)
+    assert "".join(seen) == text.strip()
+    assert not any(UNFINISHED in piece for piece in seen)
+    assert ended == Ended(True, len(ids))
+
+
+def test_a_text_cut_inside_a_character_says_so_at_its_end() -> None:
+    ids = BYTES.text_ids("a \U0001f469")
+    seen, _ = pieces(ids[:-1])
+    assert seen[0] == "a"
+    assert "".join(seen) == BYTES.decode(ids[:-1])
+    assert "".join(seen).endswith(UNFINISHED)
