@@ -41,7 +41,7 @@ def superlink(
             if process.poll() is not None or time.monotonic() > deadline:
                 raise SimulationError(
                     "Flower's SuperLink did not start",
-                    hint="read OUT/flower/flower.log; is `flwr[simulation]` installed?",
+                    hint="read OUT/flower/flower.log; are `flwr` and `ray` installed?",
                 )
             time.sleep(POLL_S)
         yield process
