@@ -81,6 +81,12 @@ pytest: $(STAMP)
 test-full: lint ## the same and the slow tests, three seeds each
 	$(TEST_ENV) $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "full or not full"
 
+# Another seed or one target alone: make fuzz FUZZ="--seed 7 --only vault".
+FUZZ_MINUTES ?= 10
+FUZZ ?=
+fuzz: $(STAMP) ## hostile vaults, backups, releases, histories, settings; FUZZ_MINUTES=10
+	$(TEST_ENV) $(BIN)/python -m tests.fuzz --minutes $(FUZZ_MINUTES) $(FUZZ)
+
 lint: $(STAMP) ## ruff and mypy, nothing changed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

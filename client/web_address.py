@@ -100,11 +100,11 @@ def _not_https(url: httpx.URL, name: str) -> FetchError:
 def _is_whole(url: httpx.URL) -> bool:
     """Whether it names a host and port that can be connected to."""
     try:
+        raw = url.raw_host.decode("ascii").lower()
         host = url.host
-    except _MALFORMED:  # a name in Punycode that is none
+    except _MALFORMED:  # a name in Punycode that is none, or brackets around what is no address
         return False
     form = _ADDRESS_6 if ":" in host else _NAME
-    raw = url.raw_host.decode("ascii").lower()
     return form.fullmatch(raw) is not None and (url.port is None or 0 < url.port < 1 << 16)
 
 

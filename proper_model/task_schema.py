@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import re
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar, get_args
@@ -16,6 +15,7 @@ from typing import Any, Literal, TypeVar, get_args
 from proper_model.errors import ConfigError, TaskError
 from proper_model.settings_io import from_mapping
 from proper_model.templates import Template, compile_template
+from proper_model.toml_text import TomlError, parse_toml
 
 Kind = Literal["classification", "ordinal", "generation"]
 METRICS: Mapping[str, tuple[str, ...]] = {
@@ -123,8 +123,8 @@ class Compiled:
 def parse_task(text: str, *, where: str) -> TaskSpec:
     """Parse and check a task file. Raises TaskError naming `where` and the key."""
     try:
-        raw = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+        raw = parse_toml(text)
+    except TomlError as error:
         raise TaskError(f"{where}: not TOML, {error}") from None
     tables = {name: raw.pop(name, {}) for name in _TABLES}
     for name, value in tables.items():

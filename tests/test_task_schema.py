@@ -70,6 +70,8 @@ def test_a_missing_field_is_named():
         ('name = "mine"', 'name = "mine"\ncolour = "red"', "unknown setting 'colour'"),
         ('name = "mine"', 'name = "../mine"', "may hold letters"),
         ('name = "mine"', "name = mine", "not TOML"),
+        ('name = "mine"', f"x = {'[' * 5000}{']' * 5000}", "not TOML, nested too deeply"),
+        ('name = "mine"', f"x = {'9' * 5000}", "not TOML, a number or date"),
         ('"mood"]', '"mood", "id"]', "reserved"),
         ("[labels]", '[query]\nmarkers = ["x"]\npattern = "(?P<t>x)"\n[labels]', "choose one"),
         ('answer = "{mood}"', 'answer = "{mood}"\nsplit = "text"', "unknown placeholder {text}"),
