@@ -32,7 +32,7 @@ _SPDX = re.compile(r"[A-Za-z0-9.()+ -]+")
 
 def bill_of_materials(pins: Iterable[Pin]) -> dict[str, Any]:
     """The document: PROPER itself, a component a pin, and who needs whom."""
-    by_name = {canonicalize_name(pin.name): pin for pin in pins}
+    by_name: dict[str, Pin] = {canonicalize_name(pin.name): pin for pin in pins}
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     own = {
         "type": "application",
@@ -82,18 +82,18 @@ def _component(pin: Pin) -> dict[str, Any]:
 def _licences(name: str) -> list[dict[str, Any]]:
     """What its metadata say: an SPDX expression, else names; nothing if it is not installed."""
     try:
-        metadata = importlib.metadata.metadata(name)
+        metadata = importlib.metadata.metadata(name).json
     except importlib.metadata.PackageNotFoundError:
         return []
-    expression = metadata.get("License-Expression")
-    if expression is not None and _SPDX.fullmatch(expression):
+    expression = metadata.get("license_expression")
+    if isinstance(expression, str) and _SPDX.fullmatch(expression):
         return [{"expression": expression}]
     names = [
         classifier.removeprefix(_CLASSIFIER)
-        for classifier in metadata.get_all("Classifier", [])
+        for classifier in metadata.get("classifier", [])
         if classifier.startswith(_CLASSIFIER)
     ]
-    stated = (metadata.get("License") or "").strip()
+    stated = str(metadata.get("license", "")).strip()
     if not names and stated and "\n" not in stated and len(stated) <= _MAX_LICENCE_NAME:
         names = [stated]
     return [{"license": {"name": found}} for found in names]
