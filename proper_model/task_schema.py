@@ -23,6 +23,7 @@ METRICS: Mapping[str, tuple[str, ...]] = {
     "ordinal": ("accuracy", "mae", "mae_expected", "rmse", "nll", "parse_failure_rate"),
     "generation": ("rouge1", "rougeL", "nll"),
 }
+MAX_WORDS = 1_000_000  # of an inserted text
 _TABLES = ("labels", "query", "history", "templates")
 T = TypeVar("T")
 
@@ -160,6 +161,7 @@ def compile_set(spec: TaskSpec, name: str, objective: str, *, where: str) -> Com
     template, history = spec.templates[name], spec.history[objective]
     labels = {"labels"} if spec.labels.values else set()
     place = f"{where}: templates.{name}"
+    _check_words(template, place)
     cut = spec.query_placeholders
     query = compile_template(template.query, cut | labels | {"input"}, where=f"{place}.query")
     dropped = frozenset() if "input" in query.placeholders else cut - query.placeholders
@@ -235,6 +237,13 @@ def _check_head(spec: TaskSpec, where: str) -> None:
         )
     if head.template not in spec.templates:
         raise TaskError(f"{where}: template names no [templates.*] table")
+
+
+def _check_words(template: TemplateSpec, place: str) -> None:
+    for name in ("query_words", "history_words", "line_words"):
+        words = getattr(template, name)
+        if words is not None and not 1 <= words <= MAX_WORDS:
+            raise TaskError(f"{place}.{name} must be 1 to {MAX_WORDS}")
 
 
 def _check_labels(spec: TaskSpec, where: str) -> None:

@@ -70,6 +70,13 @@ def test_a_missing_field_is_named():
         ('name = "mine"', 'name = "mine"\ncolour = "red"', "unknown setting 'colour'"),
         ('name = "mine"', 'name = "../mine"', "may hold letters"),
         ('name = "mine"', "name = mine", "not TOML"),
+        ("[templates.plain]", "[templates.plain]\nline_words = 0", "line_words must be 1 to"),
+        ("[templates.plain]", "[templates.plain]\nquery_words = -1", "query_words must be 1 to"),
+        (
+            "[templates.plain]",
+            f"[templates.plain]\nhistory_words = {'9' * 30}",
+            "history_words must be 1 to",
+        ),
         ('name = "mine"', f"x = {'[' * 5000}{']' * 5000}", "not TOML, nested too deeply"),
         ('name = "mine"', f"x = {'9' * 5000}", "not TOML, a number or date"),
         ('"mood"]', '"mood", "id"]', "reserved"),

@@ -133,7 +133,10 @@ def _texts(data: bytes) -> Iterator[str]:
     text = data.decode("utf-8", "replace").removeprefix("\ufeff")
     for part in (text, *text.splitlines(), text.partition("=")[2]):
         with contextlib.suppress(ValueError, RecursionError):
-            yield from _leaves(json.loads(part))
+            while part := part.lstrip():  # one value after another
+                value, end = json.JSONDecoder().raw_decode(part)
+                yield from _leaves(value)
+                part = part[end:]
     for delimiter in ",;\t|":
         with contextlib.suppress(csv.Error):
             for row in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter):
