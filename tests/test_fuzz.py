@@ -25,6 +25,7 @@ CASES = {
     "trust": 200,
     "release": 5,
     "history": 120,
+    "questions": 120,
     "task": 200,
     "profile": 60,
     "data": 60,

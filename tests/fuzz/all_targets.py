@@ -10,6 +10,7 @@ from tests.fuzz.file_targets import (
     DataTarget,
     HistoryTarget,
     ProfileTarget,
+    QuestionTarget,
     TaskTarget,
 )
 from tests.fuzz.harness import Target
@@ -26,6 +27,7 @@ TARGETS: dict[str, Callable[[Path], Target]] = {
         TrustTarget,
         ReleaseTarget,
         HistoryTarget,
+        QuestionTarget,
         TaskTarget,
         ProfileTarget,
         DataTarget,

@@ -16,6 +16,7 @@ import httpx
 
 from client.address_zones import Zone, zone_of_host
 from client.history import History, read_history
+from client.questions import open_questions
 from client.web_address import redirected, release_address
 from proper_model.profiles import load_profile, profile_folder
 from proper_model.records import HistoryItem, Place, Query, Report
@@ -198,6 +199,32 @@ def _spoilt_lines(data: bytes, rng: Random) -> bytes:
             cell = rng.choice(TEXTS).encode("utf-8", "surrogatepass")
             lines[at] = lines[at].replace(b",", b"," + cell + b",", 1)
     return b"\n".join(lines)
+
+
+class QuestionTarget:
+    """A file of questions for `proper generate --input`."""
+
+    name = "questions"
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "questions.jsonl"
+
+    def case(self, rng: Random) -> Files:
+        rows = [{"id": f"q{n}", "input": f"{CANARY} {rng.choice(WORDS)}"} for n in range(3)]
+        lines = [dump(row, rng) for row in rows]
+        at = rng.randrange(len(lines))
+        lines[at] = rng.choice((spoil_json, spoil_bytes))(lines[at], rng)
+        return {"questions.jsonl": b"\n".join(lines)}
+
+    def judge(self, files: Files) -> str | None:
+        self.path.write_bytes(files["questions.jsonl"])
+        known = {_plain(text) for text in _texts(files["questions.jsonl"])}
+        with open_questions(self.path) as questions:
+            asked = list(questions.rows)
+        if questions.total != len(asked):
+            return "counts that do not add up"
+        made_up = any(_plain(question.input) not in known for question in asked)
+        return "asks what the file does not" if made_up else None
 
 
 class TaskTarget:
