@@ -23,30 +23,68 @@ export DO_NOT_TRACK := 1
 # Tests and demo use small matrices: threads fighting over cores cost more than they bring.
 TEST_ENV := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 
-.PHONY: help install demo test test-full pytest lint fix docs results result report bench \
-  bench-results clean distclean
+.PHONY: help install lock audit sbom demo test test-full pytest fuzz lint fix docs results result \
+  report bench bench-results clean distclean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
-install: $(STAMP) ## .venv with everything in it, pinned by constraints.txt
+install: $(STAMP) ## .venv with everything in it: constraints.txt, by hash
 
-$(STAMP): pyproject.toml constraints.txt
+# Nothing is resolved, and nothing is taken whose hash is not listed: neither the packages nor what
+# builds them (setuptools, for the one package that has no wheel). torch comes apart because pip would
+# prefer the package index's CUDA build to a CPU build that lies on the machine: it is downloaded as
+# pip prefers it without hashes, then installed by hash. A torch that is there already stays.
+PIP := $(BIN)/python -m pip install --progress-bar off --disable-pip-version-check --no-deps
+HASHED := $(PIP) --require-hashes --no-build-isolation
+PINS = sed -nE '/^($(1))==/,/[^\\]$$/p' constraints.txt
+TORCH := $(shell sed -nE 's/^(torch==[^ ]+).*/\1/p' constraints.txt)
+# Builds for CPUs and for macOS load no library of CUDA's.
+WANTS_CUDA := 'import importlib.metadata as m, sys; \
+  sys.exit(sys.platform != "linux" or "+cpu" in m.version("torch"))'
+$(STAMP): pyproject.toml constraints.txt constraints-cuda.txt
 	@command -v $(PYTHON) >/dev/null || { echo "needs $(PYTHON); set PYTHON=..." >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --progress-bar off -c constraints.txt -e '.[dev]'
+	$(HASHED) -r <($(call PINS,pip|setuptools))
+	$(BIN)/pip list --format freeze | grep -xE '$(TORCH)([+].*)?' \
+	  || $(BIN)/pip download --progress-bar off --no-deps --dest $(VENV)/torch $(TORCH)
+	test ! -d $(VENV)/torch \
+	  || $(HASHED) --no-index --find-links $(VENV)/torch -r <($(call PINS,torch))
+	rm -rf $(VENV)/torch
+	$(HASHED) -r constraints.txt
+	! $(BIN)/python -c $(WANTS_CUDA) || $(HASHED) -r constraints-cuda.txt
+	$(PIP) --no-build-isolation -e .
+	$(BIN)/pip check
 	@touch $@
+
+# New versions: make lock LOCK=--upgrade. Another build of torch: LOCK="--wheel FILE".
+LOCK ?=
+lock: $(STAMP) ## write constraints.txt again, with hashes, from pyproject.toml
+	$(BIN)/python .ci/lock.py $(LOCK)
+
+audit: $(STAMP) ## pins, ranges and .venv against the known holes of .ci/advisories.json
+	$(BIN)/python .ci/audit.py
+
+SBOM ?= dist/sbom.cdx.json
+sbom: $(STAMP) ## what a release is made of, as CycloneDX: dist/sbom.cdx.json
+	$(BIN)/python .ci/sbom.py $(SBOM)
 
 demo: $(STAMP) ## the whole system on a synthetic population; OUT=runs/demo
 	$(BIN)/proper-sim run demo --out $(OUT) --resume
 
-test: lint pytest ## lint, types, tests; a few minutes on two cores
+test: lint audit pytest ## lint, types, known holes, tests; a few minutes on two cores
 
 pytest: $(STAMP)
 	$(TEST_ENV) $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 test-full: lint ## the same and the slow tests, three seeds each
 	$(TEST_ENV) $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "full or not full"
+
+# Another seed or one target alone: make fuzz FUZZ="--seed 7 --only vault".
+FUZZ_MINUTES ?= 10
+FUZZ ?=
+fuzz: $(STAMP) ## hostile vaults, backups, releases, histories, settings; FUZZ_MINUTES=10
+	$(TEST_ENV) $(BIN)/python -m tests.fuzz --minutes $(FUZZ_MINUTES) $(FUZZ)
 
 lint: $(STAMP) ## ruff and mypy, nothing changed
 	$(BIN)/ruff check .

@@ -236,7 +236,7 @@ def _library() -> Any:
     except ImportError:
         raise ConfigError(
             "age backups need pyrage, which is not installed",
-            hint="install the extra `backup`: pip install -c constraints.txt -e '.[backup]'",
+            hint="install the extra `backup`: pip install -e '.[backup]'",
         ) from None
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tomllib
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -27,6 +26,7 @@ from client.updater import exclusive
 from proper_model.durable import remove_folder
 from proper_model.errors import BundleError, StateError
 from proper_model.files import storage_errors
+from proper_model.toml_text import parse_toml
 from proper_model.trust import TrustedRoot
 
 DAMAGED = "damaged: add this release again"
@@ -128,9 +128,9 @@ def _row(
     current = bundle_id == state.bundle_id
     try:
         bundle = load_bundle(home.path, asked, now=now)
-        task = tomllib.loads(_text(bundle, "task.toml"))
+        task = parse_toml(_text(bundle, "task.toml"))
         recipe = json.loads(_text(bundle, "recipe.json"))
-    except (BundleError, ValueError):
+    except (BundleError, ValueError, RecursionError):
         return BundleRow(bundle_id, current)
     manifest, reference = bundle.manifest, bundle.manifest.base_reference
     warnings = [str(warning) for warning in bundle.warnings]

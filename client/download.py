@@ -1,4 +1,4 @@
-"""Files of a release over HTTP: bounded in size and time, continued where a transfer broke off.
+"""Files over HTTP: bounded in size and time, continued where a transfer broke off.
 
 A continuation asks for the rest with `Range` and `If-Range` (RFC 9110, 13.1.5 and 14.2); a server
 that has another file by now, or knows no ranges, sends the whole and the file starts again. What a
@@ -21,16 +21,22 @@ from typing import NoReturn
 import httpx
 
 from client.partial_file import PartialFile
-from client.web_address import LOOPBACK, below, redirected, release_address
-from proper_model.errors import ConfigError, FetchError
+from client.web_address import below, redirected, release_address
+from client.web_route import Route
+from proper_model.errors import FetchError
 
 Progress = Callable[[str, int, int], None]
 
-HEADERS = {"User-Agent": "proper", "Accept": "*/*", "Accept-Encoding": "identity"}
+HEADERS = {
+    "User-Agent": "proper",
+    "Accept": "*/*",
+    "Accept-Encoding": "identity",
+    "Connection": "keep-alive",
+}
 MAX_REDIRECTS = 5
 # A file that comes in one breath is not worth a line on the screen.
 QUIET_BYTES = 1 << 20
-_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
+_RANGE = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19})")
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _PASSING = frozenset({408, 425, 429})  # and 5xx: worth another attempt
 _AGAIN = "repeat the command: it goes on where this transfer ended"
@@ -80,11 +86,34 @@ def fetch_over_http(
 
     Raises ConfigError unless the address is https, or http on this machine.
     """
-    base = release_address(url)
-    # Both write addresses, and so tokens, into a log at their more talkative levels.
-    for name in ("httpx", "httpcore"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    return WebSource(base, cache, progress, patience)
+    return WebSource(release_address(url), cache, progress, patience)
+
+
+def download(
+    url: str,
+    target: Path,
+    *,
+    max_bytes: int,
+    what: str,
+    progress: Progress,
+    patience: Patience = Patience(),
+) -> Path:
+    """One file of any size, kept as `target`'s `.part` file, whose path is returned.
+
+    The caller checks the content and renames. `what` says in messages what is asked for; `progress`
+    as for `fetch_over_http`, from the first byte on.
+
+    Raises ConfigError unless the address is https, or http on this machine; else as `WebSource`.
+    """
+    address = release_address(url, what=what)
+    file = target.name + ".part"
+    partial = PartialFile(target.parent, str(address), target.name, max_bytes, file=file)
+    context = httpx.create_ssl_context()
+    _complete(_Transfer(address, partial, context, progress, patience, quiet_bytes=0))
+    if partial.is_full:
+        partial.discard()
+        raise FetchError(f"{target.name}: {address.host}: sends more than {max_bytes} bytes")
+    return partial.settle()
 
 
 class WebSource:
@@ -109,23 +138,11 @@ class WebSource:
         return data
 
     def hold(self, name: str, max_bytes: int) -> bytes:
-        address, patience = below(self._base, name), self._patience
+        address = below(self._base, name)
         partial = PartialFile(self._cache, str(address), name, max_bytes)
-        transfer = _Transfer(address, partial, self._context, self._progress, patience)
-        reason = ""
-        for attempt in range(patience.attempts):
-            if attempt:
-                sleep(patience.pause_s * 2 ** (attempt - 1))
-            try:
-                asyncio.run(transfer.run())
-            except _BrokenError as error:
-                reason = str(error)
-            else:
-                self._held[name] = partial
-                return partial.read()
-        raise FetchError(
-            f"{name}: {self._base.host}: {reason}; {patience.attempts} attempts failed", hint=_AGAIN
-        )
+        _complete(_Transfer(address, partial, self._context, self._progress, self._patience))
+        self._held[name] = partial
+        return partial.read()
 
     def store(self, name: str, target: Path) -> bool:
         return name in self._held and self._held[name].store(target)
@@ -133,6 +150,25 @@ class WebSource:
     def drop(self, name: str) -> None:
         if name in self._held:
             self._held.pop(name).discard()
+
+
+def _complete(transfer: _Transfer) -> None:
+    """All of a file into its partial file, in as many attempts as patience has."""
+    # Both write addresses, and so tokens, into a log at their more talkative levels.
+    for name in ("httpx", "httpcore"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    attempts = transfer.patience.attempts
+    reason = ""
+    for attempt in range(attempts):
+        if attempt:
+            sleep(transfer.patience.pause_s * 2 ** (attempt - 1))
+        try:
+            asyncio.run(transfer.run())
+        except _BrokenError as error:
+            reason = str(error)
+        else:
+            return
+    raise FetchError(f"{transfer.where}: {reason}; {attempts} attempts failed", hint=_AGAIN)
 
 
 @dataclass
@@ -144,6 +180,7 @@ class _Transfer:
     context: ssl.SSLContext
     progress: Progress
     patience: Patience
+    quiet_bytes: int = QUIET_BYTES
 
     async def run(self) -> None:
         """One attempt. Raises _BrokenError if another one may do better, else FetchError."""
@@ -152,8 +189,8 @@ class _Transfer:
         if not self.partial.validator:
             self.partial.discard()
         try:
-            async with self._client() as client:
-                response = await self._answer(client)
+            async with Route(self.context, self.partial.name) as route:
+                response = await self._answer(route)
                 try:
                     self._begin(response)
                     await self._receive(response)
@@ -163,40 +200,24 @@ class _Transfer:
             raise _BrokenError("too slow") from None
         except httpx.HTTPError as error:
             self._explain(error)
+        except OSError:  # a name that nobody knows
+            raise _BrokenError("cannot be reached") from None
 
-    def _client(self) -> httpx.AsyncClient:
-        # A proxy would carry what may only stay on this machine.
-        direct = dict.fromkeys(f"all://{_bracketed(host)}" for host in LOOPBACK)
-        try:
-            return httpx.AsyncClient(
-                headers=HEADERS,
-                verify=self.context,
-                mounts=direct,
-                timeout=None,  # noqa: S113 - deadlines are those of Patience, for whole steps
-            )
-        except (ImportError, ValueError, httpx.InvalidURL):
-            raise ConfigError(
-                "the proxy that the environment names cannot be used",
-                hint="set HTTPS_PROXY to http://HOST:PORT, or unset it and ALL_PROXY",
-            ) from None
-
-    async def _answer(self, client: httpx.AsyncClient) -> httpx.Response:
+    async def _answer(self, route: Route) -> httpx.Response:
         """The head of the answer, after redirects."""
-        headers = {}
+        headers = dict(HEADERS)
         if self.partial.size:
             headers["Range"] = f"bytes={self.partial.size}-"
             headers["If-Range"] = self.partial.validator
         url = self.address
         async with asyncio.timeout(self.patience.answer_s):
             for _ in range(MAX_REDIRECTS + 1):
-                request = client.build_request("GET", url, headers=headers)
-                response = await client.send(request, stream=True)
+                response = await route.get(url, headers)
                 if response.status_code not in _REDIRECTS:
                     return response
                 await response.aclose()
-                client.cookies.clear()
                 url = redirected(url, response.headers.get("Location", ""), self.partial.name)
-        raise FetchError(f"{self._where}: more than {MAX_REDIRECTS} redirects")
+        raise FetchError(f"{self.where}: more than {MAX_REDIRECTS} redirects")
 
     def _begin(self, response: httpx.Response) -> None:
         """Decide where the body belongs. Raises if there is none to be used."""
@@ -210,7 +231,7 @@ class _Transfer:
         elif status == 200:
             if headers.get("Content-Encoding", "identity") != "identity":
                 raise FetchError(
-                    f"{self._where}: sends the file compressed, expected it as it is",
+                    f"{self.where}: sends the file compressed, expected it as it is",
                     hint="tell the publisher; releases must be served without Content-Encoding",
                 )
             length = headers.get("Content-Length", "")
@@ -223,7 +244,7 @@ class _Transfer:
             raise _BrokenError(f"answered {status}")
         else:
             raise StatusError(
-                f"{self._where}: answered {status}", status, hint=_STATUS_HINTS.get(status, _CHECK)
+                f"{self.where}: answered {status}", status, hint=_STATUS_HINTS.get(status, _CHECK)
             )
 
     async def _receive(self, response: httpx.Response) -> None:
@@ -234,7 +255,7 @@ class _Transfer:
             came = 0
             async for chunk in response.aiter_raw():
                 partial.add(chunk)
-                if (partial.total or partial.size) >= QUIET_BYTES:
+                if (partial.total or partial.size) >= self.quiet_bytes:
                     self.progress(partial.name, partial.size, partial.total or 0)
                 came += len(chunk)
                 if came >= patience.window_bytes:
@@ -246,7 +267,8 @@ class _Transfer:
             raise _BrokenError(f"{partial.size} of {partial.total} bytes came")
 
     @property
-    def _where(self) -> str:
+    def where(self) -> str:
+        """File and host, for messages."""
         return f"{self.partial.name}: {self.address.host}"
 
     def _explain(self, error: httpx.HTTPError) -> NoReturn:
@@ -255,7 +277,7 @@ class _Transfer:
             tls = _tls_error(error)
             if tls is None:
                 raise _BrokenError("cannot be reached") from None
-            raise FetchError(f"{self._where}: {tls}", hint=_TLS_HINT) from None
+            raise FetchError(f"{self.where}: {tls}", hint=_TLS_HINT) from None
         if isinstance(error, httpx.ProxyError):
             raise _BrokenError("the proxy that the environment names refuses") from None
         raise _BrokenError("the connection broke") from None
@@ -286,7 +308,3 @@ def _validator(headers: httpx.Headers) -> str:
     """A strong ETag, else the date; a weak ETag may not be used for ranges (RFC 9110, 13.1.5)."""
     etag = str(headers.get("ETag", ""))
     return etag if etag and not etag.startswith("W/") else str(headers.get("Last-Modified", ""))
-
-
-def _bracketed(host: str) -> str:
-    return f"[{host}]" if ":" in host else host

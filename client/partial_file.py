@@ -1,8 +1,9 @@
 """An unfinished download on the disk: what came so far, and how to ask for the rest.
 
-`KEY` holds the bytes; `KEY.json` beside it the server's validator (an ETag or a date) and the total
-size, without which nothing is continued. The key is a hash of the address, which may hold a token.
-Nothing in here is trusted: a finished file is checked against the signed manifest.
+`KEY` holds the bytes; `KEY.json` beside it the server's validator (an ETag or a date), the total
+size and the key, without which nothing is continued. The key is a hash of the address, which may
+hold a token; where the caller names the file, the note alone says which address it is of. Nothing in
+here is trusted: a finished file is checked against the signed manifest.
 """
 
 from __future__ import annotations
@@ -40,9 +41,12 @@ class PartialFile:
         validator: '' if the file cannot be continued.
     """
 
-    def __init__(self, folder: Path, address: str, name: str, max_bytes: int) -> None:
+    def __init__(
+        self, folder: Path, address: str, name: str, max_bytes: int, *, file: str | None = None
+    ) -> None:
         self.name, self.max_bytes = name, max_bytes
-        self._path = folder / hashlib.sha256(address.encode()).hexdigest()[:32]
+        self._key = hashlib.sha256(address.encode()).hexdigest()[:32]
+        self._path = folder / (file or self._key)
         self._note = self._path.with_name(self._path.name + ".json")
         self.size = 0
         self.total: int | None = None
@@ -62,7 +66,7 @@ class PartialFile:
         usable = _VALIDATOR.fullmatch(validator) is not None
         self.validator, self.total = (validator if usable else ""), total
         with self._storage():
-            note = json.dumps({"validator": self.validator, "total": total})
+            note = json.dumps({"key": self._key, "validator": self.validator, "total": total})
             write_atomic(self._note, note.encode())
 
     def add(self, data: bytes) -> None:
@@ -98,6 +102,14 @@ class PartialFile:
         self.discard()
         return True
 
+    def settle(self) -> Path:
+        """The finished file's path; it is the caller's now, and forgotten here."""
+        with self._storage():
+            if not self.size:
+                write_atomic(self._path, b"")
+            self._note.unlink(missing_ok=True)
+        return self._path
+
     def discard(self) -> None:
         """Forget what came."""
         with self._storage():
@@ -111,7 +123,8 @@ class PartialFile:
             note = json.loads(read_regular(self._note, limit_bytes=_MAX_NOTE_BYTES))
             validator, total = note["validator"], note["total"]
             size = self._path.lstat().st_size
-            usable = _VALIDATOR.fullmatch(validator) is not None and size <= self.max_bytes
+            whole = note["key"] == self._key and size <= self.max_bytes
+            usable = whole and _VALIDATOR.fullmatch(validator) is not None
         except (OSError, ValueError, TypeError, KeyError):
             usable = False
         if usable and (total is None or type(total) is int):

@@ -8,12 +8,12 @@ the comments in each file.
 
 from __future__ import annotations
 
-import tomllib
 from pathlib import Path
 
 from proper_model.config import StageSettings
 from proper_model.errors import ConfigError
 from proper_model.settings_io import from_mapping
+from proper_model.toml_text import TomlError, parse_toml
 
 MAX_PROFILE_BYTES = 64 * 1024  # a profile is a page of text; anything larger is another file
 
@@ -66,6 +66,6 @@ def _read(path: Path) -> dict[str, object]:
             f"profile {path} is {len(raw)} bytes, expected at most {MAX_PROFILE_BYTES}"
         )
     try:
-        return tomllib.loads(raw.decode())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        return parse_toml(raw.decode())
+    except (TomlError, UnicodeDecodeError) as error:
         raise ConfigError(f"profile {path} is not valid TOML: {error}") from error

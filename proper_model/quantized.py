@@ -79,7 +79,7 @@ def check_available(weights: BaseWeights) -> None:
     if import_library() is None and weights != BaseWeights.FULL:
         raise ConfigError(
             f"base_weights is '{weights}', and bitsandbytes is not installed",
-            hint="install the extra `quantized`: pip install -c constraints.txt -e '.[quantized]'; or "
+            hint="install the extra `quantized`: pip install -e '.[quantized]'; or "
             'set base_weights = "full"',
         )
 

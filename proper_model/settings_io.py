@@ -70,7 +70,10 @@ def _convert(kind: Any, value: Any, *, where: str) -> Any:
         item = typing.get_args(kind)[0]
         return tuple(_convert(item, v, where=f"{where}[{i}]") for i, v in enumerate(value))
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:
+            raise ConfigError(f"{where}: a number beyond what a float holds") from None
     if (kind is int and isinstance(value, bool)) or not isinstance(value, kind):
         raise ConfigError(f"{where}: expected {kind.__name__}, got {type(value).__name__}")
     if kind is float and not math.isfinite(value):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import re
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar, get_args
@@ -16,6 +15,7 @@ from typing import Any, Literal, TypeVar, get_args
 from proper_model.errors import ConfigError, TaskError
 from proper_model.settings_io import from_mapping
 from proper_model.templates import Template, compile_template
+from proper_model.toml_text import TomlError, parse_toml
 
 Kind = Literal["classification", "ordinal", "generation"]
 METRICS: Mapping[str, tuple[str, ...]] = {
@@ -24,6 +24,7 @@ METRICS: Mapping[str, tuple[str, ...]] = {
     "generation": ("rouge1", "rougeL", "nll"),
 }
 COLLAPSIBLE = ("history", "line", "training-query")
+MAX_WORDS = 1_000_000  # of an inserted text
 _TABLES = ("labels", "query", "history", "templates")
 T = TypeVar("T")
 
@@ -132,8 +133,8 @@ class Compiled:
 def parse_task(text: str, *, where: str) -> TaskSpec:
     """Parse and check a task file. Raises TaskError naming `where` and the key."""
     try:
-        raw = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+        raw = parse_toml(text)
+    except TomlError as error:
         raise TaskError(f"{where}: not TOML, {error}") from None
     tables = {name: raw.pop(name, {}) for name in _TABLES}
     for name, value in tables.items():
@@ -154,7 +155,6 @@ def parse_task(text: str, *, where: str) -> TaskSpec:
     _check_labels(spec, where)
     _check_query(spec, where)
     for name, template in spec.templates.items():
-        _check_words(template, f"{where}: templates.{name}")
         if template.history not in spec.history:
             raise TaskError(f"{where}: templates.{name}.history names no [history.*] table")
         for objective in spec.history:
@@ -170,6 +170,7 @@ def compile_set(spec: TaskSpec, name: str, objective: str, *, where: str) -> Com
     template, history = spec.templates[name], spec.history[objective]
     labels = {"labels"} if spec.labels.values else set()
     place = f"{where}: templates.{name}"
+    _check_words(template, place)
     cut = spec.query_placeholders
     query = compile_template(template.query, cut | labels | {"input"}, where=f"{place}.query")
     dropped = frozenset() if "input" in query.placeholders else cut - query.placeholders
@@ -282,8 +283,8 @@ def _check_query(spec: TaskSpec, where: str) -> None:
 def _check_words(template: TemplateSpec, place: str) -> None:
     for name in ("query_words", "training_query_words", "history_words", "line_words"):
         words = getattr(template, name)
-        if words is not None and words < 1:
-            raise TaskError(f"{place}.{name}: expected at least 1, got {words}")
+        if words is not None and not 1 <= words <= MAX_WORDS:
+            raise TaskError(f"{place}.{name} must be 1 to {MAX_WORDS}")
     if template.query_words is not None and template.training_query_words is not None:
         raise TaskError(
             f"{place}: has query_words and training_query_words; choose one",

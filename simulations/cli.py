@@ -94,7 +94,7 @@ def fetch(
             task,
             split,
             out,
-            progress=lambda name, done, total: show(f"fetching {name}", done, total or 0),
+            progress=lambda name, done, total: show(f"fetching {name}", done, total),
         )
     for file in files:
         print_line(f"{file.sha256}  {file.bytes:>12}  {file.records:>8}  {out / file.name}")

@@ -11,16 +11,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from client.download import Patience, download
 from proper_model.errors import DataError, FetchError
 from proper_model.files import storage_errors, write_atomic
 from proper_model.json_stream import iter_array, read_object
-from simulations.download import Progress, download
 
+Progress = Callable[[str, int, int], None]
 BASE_URL = "https://ciir.cs.umass.edu/downloads/LaMP"
 MANIFEST = "manifest.json"
 # LaMP_6 ships ids of licensed mail only.
@@ -36,6 +37,9 @@ TASK_FOLDERS = {
 PARTS = ("train", "dev")
 # LaMP's smallest file is far larger, its HTML error page far smaller.
 MIN_BYTES = 2048
+# Its largest has a few gigabytes: a server that sends without end is not believed much longer.
+MAX_BYTES = 32 << 30
+PATIENCE = Patience()
 
 
 @dataclass(frozen=True)
@@ -80,16 +84,16 @@ def fetch(
     parts: Sequence[str] = PARTS,
     progress: Progress | None = None,
     min_bytes: int = MIN_BYTES,
-    attempts: int = 3,
-    timeout_s: float = 60.0,
+    patience: Patience = PATIENCE,
 ) -> tuple[Fetched, ...]:
     """Download questions and answers of `parts` into `folder` and write its manifest.
 
     Files that the manifest lists and that are unchanged are not fetched again. `progress` is called
-    with file name, bytes so far and bytes in all (None if the server does not say).
+    with file name, bytes so far and bytes in all (0 if the server does not say).
 
-    Raises FetchError if a transfer fails `attempts` times, if what came is not LaMP JSON, or if
-    `folder` holds another task or split, StorageError if it cannot be written. Complete files and unfinished ones stay for the next call.
+    Raises FetchError if a transfer fails as often as `patience` says, if what came is not LaMP JSON,
+    or if `folder` holds another task or split, StorageError if it cannot be written. Complete files
+    and unfinished ones stay for the next call.
     """
     kinds = [(part, kind) for part in parts for kind in ("questions", "outputs")]
     wanted = {
@@ -105,7 +109,14 @@ def fetch(
             known = done.get(name)
             if known is not None and known.url == url and _unchanged(target, known):
                 continue
-            part = download(url, target, progress=progress, attempts=attempts, timeout_s=timeout_s)
+            part = download(
+                url,
+                target,
+                max_bytes=MAX_BYTES,
+                what="data",
+                progress=progress or (lambda *_: None),
+                patience=patience,
+            )
             records = _check(part, name, min_bytes)
             done[name] = Fetched(name, url, part.stat().st_size, sha256_of(part), records)
             part.replace(target)

@@ -14,7 +14,8 @@ class Handler(BaseHTTPRequestHandler):
 
     `server.faults[path]` holds a dict of switches for each coming request of that path, the last of
     which stays: status, location, cut (bytes until the connection ends), endless, drip (seconds
-    between bytes), slow_head, shift (of the range told), encoding, etag, body.
+    between bytes), slow_head, shift (of the range told), content_range, encoding, etag, body, bomb
+    (kilobytes of headers).
     """
 
     def do_GET(self):
@@ -37,6 +38,8 @@ class Handler(BaseHTTPRequestHandler):
             for byte in b"HTTP/1.1 200 OK\r\nX-Pad: " + b"x" * 1000:
                 self.wfile.write(bytes([byte]))
                 time.sleep(fault["slow_head"])
+        for number in range(fault.get("bomb", 0)):
+            self.send_header(f"X-{number}", "x" * 1000)
         status = fault.get("status") or (200 if path in server.files else 404)
         if status != 200:
             self.send_response(status)
@@ -56,7 +59,8 @@ class Handler(BaseHTTPRequestHandler):
                 return
             self.send_response(206)
             shown = start + fault.get("shift", 0)
-            self.send_header("Content-Range", f"bytes {shown}-{len(body) - 1}/{len(body)}")
+            told = f"bytes {shown}-{len(body) - 1}/{len(body)}"
+            self.send_header("Content-Range", fault.get("content_range", told))
         else:
             self.send_response(200)
         if etag:

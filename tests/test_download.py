@@ -7,6 +7,7 @@ import ipaddress
 import logging
 import os
 import random
+import socket
 import stat
 import traceback
 
@@ -16,7 +17,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from release_server import serving
 
-from client import download, partial_file
+from client import download, partial_file, web_route
+from client.address_zones import Zone
 from client.download import Patience, StatusError, fetch_over_http
 from proper_model.errors import ConfigError, FetchError, StorageError
 
@@ -287,7 +289,29 @@ def test_redirects_are_followed_without_cookies_and_with_credentials_at_home_onl
 
 @pytest.mark.parametrize(
     "location",
-    ["http://releases.example/x", "ftp://127.0.0.1/x", "", "https://[", "file:///etc/x"],
+    [
+        "http://releases.example/x",
+        "ftp://127.0.0.1/x",
+        "",
+        "https://[",
+        "file:///etc/x",
+        "javascript:1",
+        "javascript://x/%0a",
+        "data:,x",
+        "mailto:me@releases.example",
+        "http://127.1/x",
+        "https://releases.example:99999/",
+        "https://releases.example:0/",
+        "https://releases.example:abc/",
+        "https://xn--/",
+        "https://../",
+        "https://a..b/",
+        f"https://{'a' * 64}.example/",
+        "https://[::1%25lo]/",
+        "https://exa mple/",
+        f"https://releases.example/{'a' * 70_000}",
+    ],
+    ids=lambda location: location[:40],
 )
 def test_redirects_to_anything_but_https_are_refused(server, tmp_path, location):
     server.faults[PATH] = [{"status": 302, "location": location}]
@@ -296,14 +320,84 @@ def test_redirects_to_anything_but_https_are_refused(server, tmp_path, location)
     assert len(server.seen) == 1
 
 
-def test_no_other_host_redirects_to_this_machine():
-    from httpx import URL
+def leads(monkeypatch, names, *, zones=None):
+    """Have `names` lead to addresses, and record every look-up; `zones` overrides those of addresses."""
+    real, asked = socket.getaddrinfo, []
 
-    from client.web_address import redirected
+    def getaddrinfo(host, port, *args, **kwargs):
+        asked.append(host)
+        found = names.get(host, [host])
+        return [entry for address in found for entry in real(address, port, *args, **kwargs)]
 
-    for target in ("http://127.0.0.1:8080/x", "https://localhost/x", "https://[::1]/x"):
-        with pytest.raises(FetchError, match="this machine itself"):
-            redirected(URL("https://releases.example/r"), target, NAME)
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    if zones is not None:
+        monkeypatch.setattr(web_route, "zone_of", lambda a: zones.get(str(a), Zone.INTERNET))
+    return asked
+
+
+def test_a_name_that_leads_to_this_machine_is_refused_without_a_connection(
+    server, tmp_path, monkeypatch
+):
+    asked = leads(monkeypatch, {"releases.example": ["127.0.0.1", "::1"]})
+    with pytest.raises(FetchError, match="its name leads to this machine itself") as caught:
+        get(server, tmp_path, base=f"https://releases.example:{server.server_port}/r")
+    assert "localhost" in str(caught.value.hint)
+    assert asked == ["releases.example"]
+
+
+def test_a_redirect_to_a_name_that_leads_inwards_is_refused(server, tmp_path, monkeypatch):
+    """The first server counts as one on the internet; the second one's name leads to 10.0.0.1."""
+    zones = {"10.0.0.1": Zone.NETWORK}
+    asked = leads(monkeypatch, {"nas.example": ["10.0.0.1"]}, zones=zones)
+    server.faults[PATH] = [{"status": 302, "location": "https://nas.example/x"}]
+    with pytest.raises(FetchError, match="nas.example: its name leads to this machine's network"):
+        get(server, tmp_path)
+    assert asked[-1] == "nas.example"
+    assert len(server.seen) == 1
+
+
+def test_the_address_that_was_checked_is_the_one_connected_to(certificate, tmp_path, monkeypatch):
+    """Of a name's addresses the allowed ones; the certificate is held against the name."""
+    names = {"releases.example": ["10.0.0.1", "127.0.0.1"]}
+    zones = {"10.0.0.1": Zone.MACHINE, "127.0.0.1": Zone.NETWORK}
+    asked = leads(monkeypatch, names, zones=zones)
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    with serving({PATH: BODY}, certificate=certificate) as secure:
+        base = f"https://releases.example:{secure.server_port}/r"
+        assert get(secure, tmp_path, base=base) == BODY
+        assert secure.seen[0]["headers"]["Host"] == f"releases.example:{secure.server_port}"
+        assert asked.count("releases.example") == 1
+        assert set(asked) <= {"releases.example", "127.0.0.1"}
+        names["other.example"] = ["127.0.0.1"]
+        with pytest.raises(FetchError, match="certificate is not accepted"):
+            get(secure, tmp_path, base=f"https://other.example:{secure.server_port}/r")
+
+
+def test_a_name_that_nobody_knows(server, tmp_path, monkeypatch):
+    def unknown(*_args, **_kwargs):
+        raise socket.gaierror(socket.EAI_NONAME, f"unknown {SECRET}")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    with pytest.raises(FetchError, match="releases.example: cannot be reached; 3 attempts"):
+        get(server, tmp_path, base="https://releases.example/r")
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        {"status": 302, "location": "/x", "bomb": 400},
+        {"bomb": 400},
+        {"content_range": "bytes 0-9/10"},
+        {"content_range": "bytes 120000-5/300000"},
+        {"content_range": "bytes 120000-299999/*"},
+        {"content_range": f"bytes {'9' * 5000}-1/2"},
+    ],
+    ids=lambda fault: str(fault)[:40],
+)
+def test_after_heads_that_lie_or_never_end_the_file_still_comes(server, tmp_path, fault):
+    server.faults[PATH] = [{"cut": CUT}, fault, fault, fault, {}]
+    patience = Patience(attempts=5, answer_s=5, window_s=5)
+    assert get(server, tmp_path, patience=patience) == BODY
 
 
 @pytest.mark.parametrize(("redirects", "works"), [(5, True), (6, False)])
@@ -366,16 +460,17 @@ def test_only_https_addresses_are_taken(tmp_path, address):
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory):
-    """A self-signed certificate for 127.0.0.1, with its key, in one file."""
+    """A self-signed certificate for 127.0.0.1 and releases.example, with its key, in one file."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "test")])
     now = dt.datetime.now(dt.UTC)
     address = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
+    host = x509.DNSName("releases.example")
     made = (
         x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
         .not_valid_before(now - dt.timedelta(days=1))
         .not_valid_after(now + dt.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([address]), critical=False)
+        .add_extension(x509.SubjectAlternativeName([address, host]), critical=False)
         .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
         .sign(key, hashes.SHA256())
     )

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import socket
 
 import pytest
 
-from proper_model.errors import FetchError, StorageError
-from simulations import download as download_module
-from simulations.download import download
+from client import download as download_module
+from client.download import Patience, download
+from proper_model.errors import ConfigError, FetchError, StorageError
+from simulations import fetch as fetch_module
 from simulations.fetch import fetch, lamp_url, sha256_of
 from tests.lamp_server import outputs, questions, running, serve
 
 TRAIN = "/LaMP/LaMP_3/train/train_questions.json"
+ONCE = Patience(attempts=1)
 
 
 @pytest.fixture
 def server(monkeypatch):
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(download_module.time, "sleep", lambda _: None)
+    monkeypatch.setattr(download_module, "sleep", lambda _: None)
     with running() as httpd:
         yield httpd
 
@@ -150,12 +153,12 @@ def test_a_broken_transfer_goes_on_where_it_ended(server, tmp_path):
 def test_a_later_call_goes_on_as_well(server, tmp_path):
     serve(server)
     server.breaks[TRAIN] = [3000]
-    with pytest.raises(FetchError, match="failed 1 times") as caught:
-        fetch("LaMP_3", "user", tmp_path, base_url=server.url, attempts=1)
+    with pytest.raises(FetchError, match="1 attempts failed") as caught:
+        fetch("LaMP_3", "user", tmp_path, base_url=server.url, patience=ONCE)
     assert "goes on where" in (caught.value.hint or "")
     assert (tmp_path / "train_questions.json.part").stat().st_size == 3000
     assert not (tmp_path / "train_questions.json").exists()
-    fetch("LaMP_3", "user", tmp_path, base_url=server.url, attempts=1)
+    fetch("LaMP_3", "user", tmp_path, base_url=server.url, patience=ONCE)
     assert (tmp_path / "train_questions.json").read_bytes() == server.files[TRAIN]
     assert server.seen[1][1]["Range"] == "bytes=3000-"
 
@@ -166,7 +169,7 @@ def test_a_file_that_changed_meanwhile_is_never_glued_together(server, tmp_path,
     server.etag = '"v1"' if etag else ""
     server.breaks[TRAIN] = [3000]
     with pytest.raises(FetchError):
-        fetch("LaMP_3", "user", tmp_path, base_url=server.url, attempts=1)
+        fetch("LaMP_3", "user", tmp_path, base_url=server.url, patience=ONCE)
     server.etag = etag
     server.files[TRAIN] = questions(50).replace(b"x", b"z") + b" "  # another size, too
     fetch("LaMP_3", "user", tmp_path, base_url=server.url)
@@ -193,15 +196,18 @@ def test_an_unfinished_file_larger_than_the_servers_is_discarded(server, tmp_pat
     serve(server)
     part = tmp_path / "train_questions.json.part"
     part.write_bytes(b"[" * 10_000)
-    origin = {"url": server.url + TRAIN.removeprefix("/LaMP"), "total": None, "validator": '"v1"'}
-    part.with_name(part.name + ".json").write_text(json.dumps(origin))
+    address = server.url + TRAIN.removeprefix("/LaMP")
+    key = hashlib.sha256(address.encode()).hexdigest()[:32]
+    note = {"key": key, "total": None, "validator": '"v1"'}
+    part.with_name(part.name + ".json").write_text(json.dumps(note))
     server.files[TRAIN] = questions(40)
     server.files[TRAIN.replace("questions", "outputs")] = outputs(40)
     fetch("LaMP_3", "user", tmp_path, base_url=server.url)
     assert (tmp_path / "train_questions.json").read_bytes() == questions(40)
+    assert server.seen[0][1]["Range"] == "bytes=10000-"
 
 
-@pytest.mark.parametrize("note", ["{", "[]", '{"url": 1}', None])
+@pytest.mark.parametrize("note", ["{", "[]", '{"key": 1, "validator": "a", "total": null}', None])
 def test_an_unfinished_file_of_unknown_origin_is_not_continued(server, tmp_path, note):
     serve(server)
     part = tmp_path / "train_questions.json.part"
@@ -216,14 +222,14 @@ def test_an_unfinished_file_of_unknown_origin_is_not_continued(server, tmp_path,
 def test_404_is_final_and_503_is_tried_again(server, tmp_path):
     serve(server)
     server.statuses[TRAIN] = [404]
-    with pytest.raises(FetchError, match="train_questions.json: the server answered 404"):
+    with pytest.raises(FetchError, match="train_questions.json: 127.0.0.1: answered 404"):
         fetch("LaMP_3", "user", tmp_path, base_url=server.url)
     assert len(server.seen) == 1
     server.statuses[TRAIN] = [503, 500]
     fetch("LaMP_3", "user", tmp_path, base_url=server.url)
     server.statuses[TRAIN] = [503] * 3
     (tmp_path / "train_questions.json").unlink()
-    with pytest.raises(FetchError, match="failed 3 times, last: the server answered 503"):
+    with pytest.raises(FetchError, match="answered 503; 3 attempts failed"):
         fetch("LaMP_3", "user", tmp_path, base_url=server.url)
 
 
@@ -241,13 +247,14 @@ def test_no_server_at_all(server, tmp_path):
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         port = closed.getsockname()[1]
-    with pytest.raises(FetchError, match="failed 3 times, last: connection lost"):
+    with pytest.raises(FetchError, match="cannot be reached; 3 attempts failed"):
         fetch("LaMP_3", "user", tmp_path, base_url=f"http://127.0.0.1:{port}")
 
 
 def test_other_schemes_and_mixed_folders_are_refused(server, tmp_path):
-    with pytest.raises(FetchError, match="only http and https"):
-        download("file:///etc/hostname", tmp_path / "x")
+    for address in ("file:///etc/hostname", "http://data.example/x"):
+        with pytest.raises(ConfigError, match="address of the data"):
+            quiet(address, tmp_path / "x")
     serve(server)
     fetch("LaMP_3", "user", tmp_path, base_url=server.url)
     with pytest.raises(FetchError, match="another task or split"):
@@ -257,9 +264,30 @@ def test_other_schemes_and_mixed_folders_are_refused(server, tmp_path):
         fetch("LaMP_3", "user", tmp_path, base_url=server.url)
 
 
+def quiet(address, target, *, max_bytes=1 << 20):
+    return download(
+        address, target, max_bytes=max_bytes, what="data", progress=lambda *_: None, patience=ONCE
+    )
+
+
 def test_a_disk_that_refuses_is_no_lost_connection(server, tmp_path):
     server.files[TRAIN] = questions(30)
     (tmp_path / "q.json.part").mkdir()
     with pytest.raises(StorageError, match=r"q\.json\.part: "):
-        download(server.url.removesuffix("/LaMP") + TRAIN, tmp_path / "q.json")
-    assert len(server.seen) == 1
+        quiet(server.url.removesuffix("/LaMP") + TRAIN, tmp_path / "q.json")
+    assert server.seen == []
+
+
+def test_a_server_that_sends_without_end_is_given_up(server, tmp_path, monkeypatch):
+    serve(server)
+    monkeypatch.setattr(fetch_module, "MAX_BYTES", 5000)
+    with pytest.raises(FetchError, match=r"train_questions.json: .* sends more than 5000 bytes"):
+        fetch("LaMP_3", "user", tmp_path, base_url=server.url)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_empty_file_is_a_file(server, tmp_path):
+    server.files["/LaMP/empty"] = b""
+    part = quiet(f"{server.url}/empty", tmp_path / "empty")
+    assert part.read_bytes() == b""
+    assert [path.name for path in tmp_path.iterdir()] == ["empty.part"]

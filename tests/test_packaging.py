@@ -240,27 +240,6 @@ def test_every_import_is_a_declared_dependency(repository: Path) -> None:
     assert missing == {}
 
 
-def test_constraints_pin_every_dependency_within_its_range(repository: Path) -> None:
-    lines = (repository / "constraints.txt").read_text().splitlines()
-    pins = dict(line.split("==") for line in lines if line and not line.startswith("#"))
-    pins = {normal(name): version for name, version in pins.items()}
-    table = project_table(repository)["project"]
-    extras = [
-        Requirement(line) for lines in table["optional-dependencies"].values() for line in lines
-    ]
-    for requirement in (*declared(repository).values(), *extras):
-        if requirement.name == table["name"]:
-            assert requirement.extras <= set(table["optional-dependencies"])
-            continue
-        assert pins[normal(requirement.name)] in requirement.specifier, str(requirement)
-
-
-def test_constraints_name_versions_only(repository: Path) -> None:
-    """No address, no local build tag: the same file serves every machine."""
-    for line in (repository / "constraints.txt").read_text().splitlines():
-        assert line.startswith("#") or re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.]+", line), line
-
-
 def test_tracked_files_are_source(repository: Path) -> None:
     if not (repository / ".git").exists():
         pytest.skip("no git checkout")

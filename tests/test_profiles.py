@@ -79,7 +79,18 @@ def test_unknown_names_list_the_known() -> None:
     assert all(name in str(caught.value.hint) for name in profile_names())
 
 
-@pytest.mark.parametrize("content", [b"name = ", b"\xff\xfe", b"name = 'x'\nspeed = 1\n"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"name = ",
+        b"\xff\xfe",
+        b"name = 'x'\nspeed = 1\n",
+        b"name = " + b"[" * 5000 + b"]" * 5000,
+        b"name = " + b"9" * 5000,
+        b"name = 'x'\nweight_decay = 1" + b"0" * 400,
+    ],
+    ids=lambda content: repr(content[:12]),
+)
 def test_malformed_files_are_refused_with_their_name(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "broken.toml"
     path.write_bytes(content)

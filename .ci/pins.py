@@ -1,0 +1,70 @@
+"""The pinned set: constraints.txt and what a CUDA build of torch needs besides.
+
+One requirement a line, `NAME==VERSION`, followed by the SHA-256 of every file that may be installed
+for it. Both are requirement files of pip's; nothing else may stand in them.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+ROOT = Path(__file__).resolve().parent.parent
+PINNED = ROOT / "constraints.txt"
+PINNED_CUDA = ROOT / "constraints-cuda.txt"
+_PIN = re.compile(
+    r"^(?P<name>[A-Za-z0-9._-]+)==(?P<version>[A-Za-z0-9.]+)(?P<hashes>(?: \\\n    --hash=sha256:[0-9a-f]{64})+)\n",
+    re.MULTILINE,
+)
+_HASH = re.compile(r"sha256:([0-9a-f]{64})")
+
+
+@dataclass(frozen=True)
+class Pin:
+    """One distribution. `hashes` are the files that may be installed, as 64 hex digits."""
+
+    name: str
+    version: Version
+    hashes: tuple[str, ...]
+
+    def __str__(self) -> str:
+        lines = [f"{self.name}=={self.version}", *(f"    --hash=sha256:{h}" for h in self.hashes)]
+        return " \\\n".join(lines) + "\n"
+
+
+def read_pins(path: Path) -> dict[str, Pin]:
+    """Pins by canonical name.
+
+    Raises ValueError for a pin without a hash, a name that comes twice, or anything else in there.
+    """
+    text = path.read_text()
+    rest = re.sub(r"^#.*\n", "", _PIN.sub("", text), flags=re.MULTILINE)
+    if rest:
+        raise ValueError(f"{path.name}: no pin with hashes: {rest.splitlines()[0]}")
+    pins: dict[str, Pin] = {}
+    for match in _PIN.finditer(text):
+        name = canonicalize_name(match["name"])
+        if name in pins:
+            raise ValueError(f"{path.name}: {name} comes twice")
+        hashes = tuple(_HASH.findall(match["hashes"]))
+        pins[name] = Pin(match["name"], Version(match["version"]), hashes)
+    return pins
+
+
+def declared(root: Path = ROOT) -> list[Requirement]:
+    """What pyproject.toml asks for: to build, to run, and in every extra but our own."""
+    content = tomllib.loads((root / "pyproject.toml").read_text())
+    project = content["project"]
+    lines = [
+        *content["build-system"]["requires"],
+        *project["dependencies"],
+        *(line for extra in project["optional-dependencies"].values() for line in extra),
+    ]
+    requirements = [Requirement(line) for line in lines]
+    return [requirement for requirement in requirements if requirement.name != project["name"]]
