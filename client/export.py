@@ -22,7 +22,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from client.export_readme import merged_readme, peft_readme
-from proper_model.artifact import BaseSource, Release
+from proper_model.artifact import Release
 from proper_model.config import BaseWeights
 from proper_model.durable import move_folder, remove_folder
 from proper_model.encoding import Encoded
@@ -30,6 +30,7 @@ from proper_model.errors import ExportError
 from proper_model.files import PRIVATE_FILE, PRIVATE_FOLDER, storage_errors, write_atomic
 from proper_model.merged_export import check_mergeable, write_merged_folder
 from proper_model.peft_export import peft_adapter
+from proper_model.recipe import BaseSource
 from proper_model.user_fold import FoldReport, fold_release
 
 

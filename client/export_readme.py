@@ -6,9 +6,10 @@ written as BUNDLE, ADAPTER and MODEL, for the reader to fill in.
 
 from __future__ import annotations
 
-from proper_model.artifact import BaseSource, Release
+from proper_model.artifact import Release
 from proper_model.config import BaseWeights
 from proper_model.peft_export import SERVED_RANKS, PeftAdapter
+from proper_model.recipe import BaseSource
 from proper_model.user_fold import FoldReport
 
 PRIVATE = """\

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from proper_model.config import BaseWeights, PopulationSettings
 from proper_model.errors import BaseModelError
 from proper_model.population import PopulationMerge, merge_population
 from proper_model.quantized import check_available, pack_module, quantize_base
-from proper_model.streamed_base import stream_base
+from proper_model.streamed_base import WeightFile, stream_base
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 
@@ -65,7 +65,7 @@ def load_base(
     that its makers chose. Raises BaseModelError with what to do next, ConfigError where `weights`
     need a library that is not installed.
     """
-    from transformers import AutoTokenizer, GenerationConfig
+    from transformers import AutoTokenizer
 
     if weights != BaseWeights.FULL:  # else its import costs memory for nothing
         check_available(weights)
@@ -80,7 +80,7 @@ def load_base(
         )
         model = _streamed(source, dtype, device, attention, population, weights)
         if model is None:
-            model = _mapped(source, revision, dtype, device, attention, population, weights)
+            model = mapped(source, revision, dtype, device, attention, population, weights)
     except (OSError, ValueError, KeyError) as error:
         raise BaseModelError(
             f"the base '{name}' cannot be loaded as a causal language model "
@@ -88,13 +88,20 @@ def load_base(
             hint="give a folder with config.json, *.safetensors and a tokenizer, or a hub id; "
             "without a network the hub files must be in the local cache",
         ) from error
+    return settled(model, tokenizer), tokenizer
+
+
+def settled(model: Any, tokenizer: Any) -> Any:
+    """A loaded base made ready: it ends where its tokenizer does, and drops out nothing."""
+    from transformers import GenerationConfig
+
     model.generation_config = GenerationConfig(
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
     model.eval()
-    return model, tokenizer
+    return model
 
 
 def _streamed(
@@ -106,13 +113,36 @@ def _streamed(
     weights: BaseWeights,
 ) -> Any | None:
     """The base of a folder, a tensor at a time; None where that cannot be."""
+    from transformers import AutoConfig
+
     folder = Path(source)
     if not (folder / "config.json").is_file():
         return None  # a hub id; or a folder that is no base, which transformers says best
+    return stream(
+        AutoConfig.from_pretrained(folder, trust_remote_code=False),
+        [WeightFile(path) for path in weight_files(source, folder)],
+        dtype,
+        device,
+        attention,
+        population,
+        weights,
+    )
+
+
+def stream(
+    config: Any,
+    files: Sequence[WeightFile],
+    dtype: torch.dtype,
+    device: torch.device,
+    attention: str | None,
+    population: Population | None,
+    weights: BaseWeights,
+) -> Any | None:
+    """The base of a configuration and weights, a tensor at a time; None where that cannot be."""
     merge = None if population is None else PopulationMerge(population.settings, population.state)
     model = stream_base(
-        folder,
-        weight_files(source, folder),
+        config,
+        files,
         dtype=dtype,
         device=device,
         attention=attention,
@@ -124,7 +154,7 @@ def _streamed(
     return model
 
 
-def _mapped(
+def mapped(
     source: str,
     revision: str | None,
     dtype: torch.dtype,

@@ -58,7 +58,6 @@ def parse_strict(data: bytes, *, where: str) -> Any:
     Raises:
         BundleFormatError: the bytes are not such a document.
     """
-
     try:
         return parse_json(data, parse_int=_exact_integer, parse_float=_no_fraction)
     except DocumentError as error:

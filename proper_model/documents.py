@@ -19,9 +19,12 @@ from typing import Any, NoReturn
 MAX_DEPTH = 64
 MAX_DIGITS = 64  # of an integer; tokenizers write "no limit" with 31
 MAX_KEY_PARTS = 16  # of a dotted key in TOML: tomllib's time grows with its square
+_LARGEST = 10**MAX_DIGITS
 
 _PART = r"""(?:[A-Za-z0-9_-]+|"[^"\n]*"|'[^'\n]*')"""
-_LONG_KEY = re.compile(rf"(?:^|[\[{{,])[ \t]*(?:{_PART}[ \t]*\.[ \t]*){{{MAX_KEY_PARTS}}}", re.M)
+_LONG_KEY = re.compile(
+    rf"(?:^|[\[{{,])[ \t]*(?:{_PART}[ \t]*\.[ \t]*){{{MAX_KEY_PARTS}}}", re.MULTILINE
+)
 
 
 class DocumentError(ValueError):
@@ -133,6 +136,8 @@ def _check(value: Any, max_depth: int) -> None:
                 below += item.values()
             elif isinstance(item, list):
                 below += item
+            elif isinstance(item, int) and abs(item) >= _LARGEST:  # TOML writes them in hex as well
+                raise DocumentError("a number has too many digits")
         level, depth = below, depth + 1
         if depth > max_depth and any(isinstance(item, dict | list) for item in level):
             raise DocumentError(f"nested deeper than {max_depth} levels")

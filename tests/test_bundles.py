@@ -59,7 +59,7 @@ from proper_model.errors import (
 )
 from proper_model.trust import ROOT_DOMAIN, TrustedRoot, sign
 
-OTHER = {**sample_files(), "recipe.json": b'{"structure":{"name":"device"}}'}
+OTHER = sample_files(seed=1)
 END = CREATED + LIFETIME
 
 

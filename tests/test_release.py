@@ -26,7 +26,7 @@ from proper_model.durable import locked
 from proper_model.errors import BundleForeignError, BundleFormatError, ConfigError
 from proper_model.limits import Limits
 
-OTHER = {**sample_files(), "recipe.json": b'{"seed":1}'}
+OTHER = sample_files(seed=1)
 
 
 @pytest.fixture

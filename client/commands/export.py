@@ -125,7 +125,7 @@ def export_model(
 ) -> None:
     """One LoRA or a merged model, by way of a fold."""
     from client.export import write_merged, write_peft
-    from proper_model.artifact import BaseSource
+    from proper_model.recipe import BaseSource
 
     name, task_state = state.task_named(task)
     if not task_state.adapter or state.embedding is None:
