@@ -14,7 +14,7 @@ from proper_model.base_config import MAX_CONFIG_BYTES
 from proper_model.errors import BundleForeignError
 from proper_model.files import open_regular, read_followed
 from proper_model.manifest import BaseReference
-from proper_model.release_names import CONFIG, is_base_file
+from proper_model.release_names import CONFIG, may_be_read
 
 
 def verify_base_files(reference: BaseReference, folder: Path) -> tuple[Path, ...]:
@@ -46,7 +46,7 @@ def check_listing(reference: BaseReference, folder: Path) -> None:
         except OSError as error:
             raise _unreadable(reference, name, error) from None
     extra = sum(
-        is_base_file(path.name) and path.name not in reference.files
+        may_be_read(path.name) and path.name not in reference.files
         for path in folder.iterdir()
         if path.is_file()
     )

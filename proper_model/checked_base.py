@@ -23,7 +23,7 @@ from proper_model.base_config import build_config
 from proper_model.base_memory import read_header
 from proper_model.config import BaseWeights
 from proper_model.errors import BaseModelError
-from proper_model.files import open_regular, storage_errors, write_atomic
+from proper_model.files import open_regular, storage_errors
 from proper_model.quantized import check_available
 from proper_model.release_names import INDEX, weight_names
 from proper_model.streamed_base import OtherFileError, WeightFile
@@ -66,6 +66,7 @@ def load_checked_base(
     Raises:
         BaseModelError: a file is missing, damaged or another one, or they cannot be loaded.
         ConfigError: `weights` need a library that is not installed.
+        StorageError: copies that only transformers can read cannot be written.
     """
     check_available(weights)
     attention = attention_for(device, dtype)
@@ -86,7 +87,7 @@ def load_checked_base(
 
 def _from_copies(fields: Mapping[str, Any], found: list[WeightFile], options: Any) -> Any:
     """What names its tensors otherwise than the model does, by transformers, from copies."""
-    with tempfile.TemporaryDirectory() as scratch:
+    with storage_errors(Path(tempfile.gettempdir())), tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         build_config(fields).save_pretrained(folder)
         for file in found:
@@ -97,7 +98,7 @@ def _from_copies(fields: Mapping[str, Any], found: list[WeightFile], options: An
 
 def _copy(file: WeightFile, target: Path) -> None:
     digest = hashlib.sha256()
-    with open_regular(file.path) as source, storage_errors(target), target.open("xb") as copy:
+    with open_regular(file.path) as source, target.open("xb") as copy:
         while data := source.read(_PIECE):
             digest.update(data)
             copy.write(data)
@@ -115,4 +116,4 @@ def _write_index(folder: Path, found: list[WeightFile]) -> None:
         for tensor in read_header(folder / file.path.name)[0]
     }
     index = {"metadata": {}, "weight_map": places}
-    write_atomic(folder / INDEX, json.dumps(index).encode())
+    (folder / INDEX).write_text(json.dumps(index), encoding="utf-8")

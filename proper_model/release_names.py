@@ -51,6 +51,12 @@ def is_base_file(name: str) -> bool:
     return name in _BASE_NAMES or name in _TOKENIZER_NAMES or is_weights(name)
 
 
+def may_be_read(name: str) -> bool:
+    """Whether some loader of models would read a file of this name beside the ones it was told of."""
+    weights = name.endswith(".safetensors") and not name.startswith("consolidated")
+    return is_base_file(name) or weights or name.startswith("adapter_") or name.endswith(".jinja")
+
+
 def is_release_file(name: str) -> bool:
     """Whether a bundle may hold a file of this name."""
     if name.startswith(BASE):

@@ -16,7 +16,7 @@ from typing import Any
 
 from proper_model.documents import DocumentError, parse_object
 from proper_model.errors import BundleFormatError
-from proper_model.files import write_atomic
+from proper_model.files import storage_errors
 from proper_model.release_names import CHAT_TEMPLATE, TOKENIZER, TOKENIZER_CONFIG, TOKENIZER_JSON
 
 MAX_TOKENIZER_BYTES = 128 << 20
@@ -71,7 +71,7 @@ def load_tokenizer(files: Mapping[str, bytes], *, rows: int) -> Any:
 
     `rows` is the number of the embedding table's: no token id may lie beyond it.
 
-    Raises BundleFormatError saying what is wrong with it.
+    Raises BundleFormatError saying what is wrong with it, StorageError where no copy can be written.
     """
     for name, most in ((TOKENIZER_JSON, MAX_TOKENIZER_BYTES), (TOKENIZER_CONFIG, MAX_CONFIG_BYTES)):
         if not 0 < len(files.get(name, b"")) <= most:
@@ -83,9 +83,9 @@ def load_tokenizer(files: Mapping[str, bytes], *, rows: int) -> Any:
     copies[TOKENIZER_CONFIG] = clean_config(files[TOKENIZER_CONFIG])
     if CHAT_TEMPLATE in files:
         copies[CHAT_TEMPLATE] = files[CHAT_TEMPLATE]
-    with tempfile.TemporaryDirectory() as scratch:
+    with storage_errors(Path(tempfile.gettempdir())), tempfile.TemporaryDirectory() as scratch:
         for name, data in copies.items():
-            write_atomic(Path(scratch) / name, data)
+            (Path(scratch) / name).write_bytes(data)
         tokenizer = _built(scratch)
     _try(tokenizer, rows)
     return tokenizer

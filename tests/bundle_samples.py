@@ -30,9 +30,10 @@ KEY, SECOND_KEY, STRANGER = fixed_key(1), fixed_key(2), fixed_key(3)
 ROOT = TrustedRoot.of([KEY])
 
 
-def tensor_file(tensors: Mapping[str, Tensor]) -> bytes:
+def tensor_file(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> bytes:
     """safetensors bytes of name -> (dtype, shape, raw little-endian data)."""
-    header, body = {}, b""
+    header: dict[str, Any] = {} if metadata is None else {"__metadata__": metadata}
+    body = b""
     for name, (dtype, shape, raw) in tensors.items():
         offsets = [len(body), len(body) + len(raw)]
         header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": offsets}
@@ -144,7 +145,7 @@ def base_tensors() -> dict[str, Tensor]:
     norms = ("model.norm", f"{block}input_layernorm", f"{block}post_attention_layernorm")
     tensors |= {f"{name}.weight": constant(WIDTH, value=1.0) for name in norms}
     ends = ("model.embed_tokens", "lm_head")
-    return tensors | {f"{name}.weight": constant(ROWS, WIDTH) for name in ends}
+    return tensors | {f"{name}.weight": constant(ROWS, WIDTH, value=0.5) for name in ends}
 
 
 def whole_shared(members: tuple[int, ...] = (12, 10)) -> dict[str, Tensor]:
@@ -192,6 +193,12 @@ def sample_files(members: tuple[int, ...] = (12, 10), **recipe: Any) -> dict[str
         "tokenizer/tokenizer.json": json.dumps(TOKENIZER).encode(),
         "tokenizer/tokenizer_config.json": json.dumps(TOKENIZER_CONFIG).encode(),
     }
+
+
+def big_files(size_bytes: int = 400_000) -> dict[str, bytes]:
+    """The same release with a base file of a size that transfers take a while for."""
+    base = tensor_file(base_tensors(), {"note": "." * size_bytes})
+    return sample_files() | {"base/model.safetensors": base}
 
 
 def referring_files(name: str, revision: str) -> dict[str, bytes]:
