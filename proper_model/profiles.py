@@ -8,10 +8,10 @@ the comments in each file.
 
 from __future__ import annotations
 
-import tomllib
 from pathlib import Path
 
 from proper_model.config import StageSettings
+from proper_model.documents import DocumentError, parse_toml
 from proper_model.errors import ConfigError
 from proper_model.settings_io import from_mapping
 
@@ -66,6 +66,6 @@ def _read(path: Path) -> dict[str, object]:
             f"profile {path} is {len(raw)} bytes, expected at most {MAX_PROFILE_BYTES}"
         )
     try:
-        return tomllib.loads(raw.decode())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"profile {path} is not valid TOML: {error}") from error
+        return parse_toml(raw)
+    except DocumentError as error:
+        raise ConfigError(f"profile {path}: {error}") from None

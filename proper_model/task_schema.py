@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import math
 import re
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar, get_args
 
+from proper_model.documents import DocumentError, parse_toml
 from proper_model.errors import ConfigError, TaskError
 from proper_model.settings_io import from_mapping
 from proper_model.templates import Template, compile_template
@@ -23,6 +23,9 @@ METRICS: Mapping[str, tuple[str, ...]] = {
     "ordinal": ("accuracy", "mae", "mae_expected", "rmse", "nll", "parse_failure_rate"),
     "generation": ("rouge1", "rougeL", "nll"),
 }
+MAX_TASK_CHARS = 1 << 20
+MAX_NAME = 64
+MAX_WORDS = 1 << 20  # of a text that is cut
 _TABLES = ("labels", "query", "history", "templates")
 T = TypeVar("T")
 
@@ -122,10 +125,12 @@ class Compiled:
 
 def parse_task(text: str, *, where: str) -> TaskSpec:
     """Parse and check a task file. Raises TaskError naming `where` and the key."""
+    if len(text) > MAX_TASK_CHARS:
+        raise TaskError(f"{where}: {len(text)} characters, expected at most {MAX_TASK_CHARS}")
     try:
-        raw = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise TaskError(f"{where}: not TOML, {error}") from None
+        raw = parse_toml(text)
+    except DocumentError as error:
+        raise TaskError(f"{where}: {error}") from None
     tables = {name: raw.pop(name, {}) for name in _TABLES}
     for name, value in tables.items():
         if not isinstance(value, dict):
@@ -145,6 +150,10 @@ def parse_task(text: str, *, where: str) -> TaskSpec:
     _check_labels(spec, where)
     _check_query(spec, where)
     for name, template in spec.templates.items():
+        for key in ("query_words", "history_words", "line_words"):
+            words = getattr(template, key)
+            if words is not None and not 1 <= words <= MAX_WORDS:
+                raise TaskError(f"{where}: templates.{name}.{key} must be 1 to {MAX_WORDS}")
         if template.history not in spec.history:
             raise TaskError(f"{where}: templates.{name}.history names no [history.*] table")
         for objective in spec.history:
@@ -214,7 +223,7 @@ def _regex(pattern: str | None, where: str) -> re.Pattern[str] | None:
         return None
     try:
         return re.compile(pattern, re.DOTALL)
-    except re.error as error:
+    except (re.error, OverflowError, RecursionError) as error:
         raise TaskError(f"{where}: not a regular expression, {error}") from None
 
 
@@ -222,8 +231,12 @@ def _check_head(spec: TaskSpec, where: str) -> None:
     head = spec.head
     if head.kind not in get_args(Kind):
         raise TaskError(f"{where}: kind must be one of {', '.join(get_args(Kind))}")
-    if not re.fullmatch(r"[A-Za-z0-9_.-]+", head.name):
-        raise TaskError(f"{where}: name may hold letters, digits and _ . - only")
+    if not re.fullmatch(r"[A-Za-z0-9_.-]+", head.name) or len(head.name) > MAX_NAME:
+        raise TaskError(
+            f"{where}: name may hold letters, digits and _ . - only, at most {MAX_NAME} of them"
+        )
+    if not all(text.isprintable() for text in (head.title, *head.aliases)):
+        raise TaskError(f"{where}: title and aliases are a line of printable text each")
     if not head.fields or not all(re.fullmatch(r"[a-z][a-z0-9_]*", f) for f in head.fields):
         raise TaskError(f"{where}: fields must be a list of lower case names")
     if reserved := {"id", "date", "labels", "input"} & set(head.fields):
