@@ -8,6 +8,7 @@ Source: docs/bundle-format.md section 6.7.
 from __future__ import annotations
 
 import json
+import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -34,6 +35,7 @@ _KEPT = frozenset(
         *("do_lower_case", "trim_offsets", "fix_mistral_regex"),
     }
 )
+_CLASS = re.compile(r"[A-Za-z0-9_]{1,100}")
 _REFUSED = ("auto_map", "custom_generate")
 _PROBE = "Text 12 of a person."
 _HINT = "ask the publisher for a release with a tokenizer that transformers saved"
@@ -51,7 +53,8 @@ def clean_config(data: bytes, *, where: str = TOKENIZER + TOKENIZER_CONFIG) -> b
         if fields.get(key):
             raise _error(where, f"{key} asks for code of its own, which a release cannot")
     kept = {key: value for key, value in fields.items() if key in _KEPT}
-    if not isinstance(kept.get("tokenizer_class"), str):
+    name = kept.get("tokenizer_class")
+    if not isinstance(name, str) or _CLASS.fullmatch(name) is None:
         raise _error(where, "names no tokenizer_class")
     template = kept.get("chat_template")
     if template is not None and not isinstance(template, str):

@@ -11,9 +11,9 @@ from datetime import UTC, datetime
 
 import pytest
 import torch
+from bundle_samples import sample_files
 from federation import CANARY, flower_identity, make_federation
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
-from safetensors.torch import save
 
 from client import client_app, cohort_host
 from client.adaptation import UserState
@@ -88,11 +88,7 @@ def engine(monkeypatch):
 @pytest.fixture
 def shipment(plan):
     """A signed release of a few small files."""
-    files = {
-        "recipe.json": b"{}",
-        "tokenizer/tokenizer.json": b'{"a": 1}',
-        "base/model.safetensors": save({"model.norm.weight": torch.ones(8)}),
-    }
+    files = sample_files()
     keys = [load_key(plan.server_folder / "keys" / "release.pem")]
     made = publish(
         files, plan.server_folder / "release", keys, created=datetime.now(UTC), valid_for_days=1
