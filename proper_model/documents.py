@@ -142,7 +142,7 @@ def _check(value: Any, max_depth: int) -> None:
             elif isinstance(item, int) and abs(item) >= _LARGEST:  # TOML writes them in hex as well
                 raise DocumentError("a number has too many digits")
         level, depth = below, depth + 1
-        if depth > max_depth and any(isinstance(item, dict | list) for item in level):
+        if depth >= max_depth and any(isinstance(item, dict | list) for item in level):
             raise DocumentError(f"nested deeper than {max_depth} levels")
 
 

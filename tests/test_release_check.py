@@ -112,6 +112,7 @@ def task(old: str, new: str) -> Files:
     return put("task.toml", TASK_TOML.replace(old, new))
 
 
+NEW_END = tokenizer_config(eos_token="<a new one>")
 UP = "experts__model__layers__0__mlp__up_proj__"
 MISSING = {f"without {name}": without(name) for name in sample_files()}
 RECIPES = {
@@ -243,18 +244,22 @@ TOKENIZERS = {
     "an id beyond the rows": vocabulary(d=8),
     "a huge id": vocabulary(d=2**31),
     "no words": tokenizer(model={"type": "WordLevel", "vocab": {}, "unk_token": "<unk>"}),
-    "an added token beyond": tokenizer(
+    "added tokens beyond the rows": tokenizer(
         added_tokens=[
             {
-                "id": 8,
-                "content": "<new>",
+                "id": number,
+                "content": f"<{number}>",
                 **dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False),
                 "special": True,
             }
+            for number in range(5, 9)
         ]
     ),
     "no end": put("tokenizer/tokenizer_config.json", {"tokenizer_class": "TokenizersBackend"}),
-    "an end beyond": tokenizer_config(eos_token="<a new one>"),
+    "an end beyond the rows": {
+        **vocabulary(d=5, e=6, f=7),
+        **{name: data for name, data in NEW_END.items() if name.endswith("tokenizer_config.json")},
+    },
     "code": tokenizer_config(auto_map={"AutoTokenizer": ["code.T", None]}),
     "no class": put("tokenizer/tokenizer_config.json", {"eos_token": "</s>"}),
     "a class of code": tokenizer_config(tokenizer_class="../x.T"),
@@ -410,7 +415,7 @@ def test_a_configuration_that_comes_later_is_held_against_the_release() -> None:
     files = referring()
     del files["base/config.json"]
     other = json.dumps({**CONFIG, "intermediate_size": 12}).encode()
-    with pytest.raises(BundleFormatError, match="another base"):
+    with pytest.raises(BundleFormatError, match="shared.safetensors"):
         check_files(files, reference(), config=other)
 
 
