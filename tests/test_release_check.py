@@ -489,3 +489,23 @@ def test_limits_are_checked_too() -> None:
     with pytest.raises(BundleLimitError):
         check_files(sample_files(), limits=Limits(tensors=3))
     assert floats(1) == struct.pack("<f", 1)
+
+
+def test_scores_that_are_no_numbers_are_an_error_and_no_answer() -> None:
+    """What bounds on single numbers cannot rule out shows when a token is chosen."""
+    from proper_model.errors import TrainingError
+    from proper_model.passes import Pass
+    from proper_model.streaming import stream_tokens
+    from proper_model.structure import UserRouting
+    from tests.tiny import adapted, encoder
+
+    model = adapted("device")
+    model.base.lm_head.weight.data.fill_(float("inf"))
+
+    def stage_1(slots: torch.Tensor) -> Pass:
+        return Pass(
+            slots=slots, experts=False, lora=False, embeddings=None, routing=UserRouting.USER_AWARE
+        )
+
+    with pytest.raises(TrainingError, match="no numbers"):
+        list(stream_tokens(model, encoder(), [2, 3], stage_1, max_new_tokens=2))
