@@ -21,7 +21,7 @@ from client.bundle_origin import (
     silent,
 )
 from client.bundle_source import Source, check_listing, fetch_from
-from client.bundle_store import BundleWarning, read_state
+from client.bundle_store import BUNDLES_FOLDER, BundleWarning, read_state
 from client.home import Home
 from client.release_place import is_address
 from client.trusted_root import check_same, load_root
@@ -118,14 +118,17 @@ def _verified(
         check_hash(manifest, name, data)
         return data
 
-    check_installable(manifest, read)
+    # A folder that a person names may be another account's, and change while it is read.
+    own = isinstance(source, Path) and source.parent == home.path / BUNDLES_FOLDER
+    private = source if own and isinstance(source, Path) else None
+    check_installable(manifest, read, private=private)
     notes, checked, reference = list(trust.notes), True, manifest.base_reference
     if reference is not None:
         progress(CHECKING_BASE, 0, 0)
         try:
             folder = check_base_files(home, reference, base)
             config = read_config(reference, folder)
-            check_installable(manifest, read, config=config)
+            check_installable(manifest, read, config=config, private=private)
         except BaseModelError as error:
             checked = False
             notes.append(f"{error.message}: {error.hint}")

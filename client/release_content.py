@@ -52,7 +52,10 @@ def read_content(
         for name in manifest.files
         if not (name.startswith(BASE) and is_weights(name.removeprefix(BASE)))
     }
-    return check_content(manifest.shapes, files.__getitem__, reference, config=config), files
+    content = check_content(
+        manifest.shapes, files.__getitem__, reference, config=config, private=bundle.path
+    )
+    return content, files
 
 
 def check_against_base(bundle: InstalledBundle, base: Path) -> None:

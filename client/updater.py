@@ -199,7 +199,7 @@ def _check_content(path: Path, accepted: VerifiedManifest) -> None:
 
     manifest = accepted.manifest
     try:
-        check_installable(manifest, lambda name: read_checked(path, manifest, name))
+        check_installable(manifest, lambda name: read_checked(path, manifest, name), private=path)
     except BundleError:
         if path.name.startswith(_PARTIAL):
             with _disk(accepted):

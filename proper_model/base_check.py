@@ -20,6 +20,7 @@ from proper_model.config import StageSettings
 from proper_model.documents import parse_object
 from proper_model.errors import BaseModelError, ConfigError
 from proper_model.files import open_regular, read_followed
+from proper_model.model_types import MODEL_TYPES
 from proper_model.population import check_targets
 from proper_model.quantized import check_available
 from proper_model.sites import find_sites
@@ -49,6 +50,11 @@ def check_base(name: str, settings: StageSettings) -> None:
         raise BaseModelError(
             f"base '{name}', config.json: {error.message}", hint=error.hint
         ) from None
+    if config.model_type not in MODEL_TYPES:
+        raise BaseModelError(
+            f"base '{name}' is of type '{config.model_type}', and devices take no release over it",
+            hint="types that releases may stand on: " + ", ".join(sorted(MODEL_TYPES)),
+        )
     width = model.get_input_embeddings().weight.shape[1]
     if settings.population.rank > width:
         raise ConfigError(

@@ -15,6 +15,7 @@ import hashlib
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from proper_model.base_config import build_empty, parse_config
@@ -73,6 +74,7 @@ def check_content(
     reference: BaseReference | None,
     *,
     config: bytes | None = None,
+    private: Path | None = None,
 ) -> ReleaseContent:
     """Check a release whose bytes were verified; what it says.
 
@@ -82,6 +84,7 @@ def check_content(
         reference: the base that the manifest names; None where it is embedded.
         config: config.json of a referenced base, verified; None where that is not at hand, so that
             what needs it is checked only as far as it agrees with itself.
+        private: a folder of this device that holds the files that were verified.
 
     Raises:
         BundleError: one of its children; content is the matter, so mostly BundleFormatError.
@@ -119,16 +122,23 @@ def check_content(
         _check_population(model, recipe, shapes[POPULATION_WEIGHTS])
     rows = model.get_input_embeddings().weight.shape[0]
     tokenizer = load_tokenizer(
-        {n.removeprefix(TOKENIZER): read(n) for n in shapes if n.startswith(TOKENIZER)}, rows=rows
+        {n.removeprefix(TOKENIZER): read(n) for n in shapes if n.startswith(TOKENIZER)},
+        rows=rows,
+        private=None if private is None else private / TOKENIZER,
     )
     return ReleaseContent(recipe, task, fields, tokenizer)
 
 
 def check_installable(
-    manifest: Manifest, read: Callable[[str], bytes], *, config: bytes | None = None
+    manifest: Manifest,
+    read: Callable[[str], bytes],
+    *,
+    config: bytes | None = None,
+    private: Path | None = None,
 ) -> ReleaseContent:
     """`check_content` of verified files that a manifest lists. Raises as that does."""
-    return check_content(manifest.shapes, read, manifest.base_reference, config=config)
+    reference = manifest.base_reference
+    return check_content(manifest.shapes, read, reference, config=config, private=private)
 
 
 def check_files(

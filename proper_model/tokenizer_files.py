@@ -69,10 +69,15 @@ def saved_config(data: bytes) -> bytes:
     return clean_config(json.dumps(fields).encode())
 
 
-def load_tokenizer(files: Mapping[str, bytes], *, rows: int) -> Any:
+def load_tokenizer(files: Mapping[str, bytes], *, rows: int, private: Path | None = None) -> Any:
     """The tokenizer of verified files by name, without their folder, tried once.
 
-    `rows` is the number of the embedding table's: no token id may lie beyond it.
+    Args:
+        files: what was verified.
+        rows: of the embedding table: no token id may lie beyond them.
+        private: a folder of ours that holds these very files. It is read in place where nothing
+            else lies in it and its configuration says nothing more, so that a device writes
+            nothing; else copies are read.
 
     Raises BundleFormatError saying what is wrong with it, StorageError where no copy can be written.
     """
@@ -82,16 +87,22 @@ def load_tokenizer(files: Mapping[str, bytes], *, rows: int) -> Any:
     if len(files.get(CHAT_TEMPLATE, b"")) > MAX_TEMPLATE_BYTES:
         raise _error(TOKENIZER + CHAT_TEMPLATE, f"larger than {MAX_TEMPLATE_BYTES} bytes")
     _check_ids(files[TOKENIZER_JSON], rows)
-    copies = {TOKENIZER_JSON: files[TOKENIZER_JSON]}
+    copies = {name: files[name] for name in (TOKENIZER_JSON, CHAT_TEMPLATE) if name in files}
     copies[TOKENIZER_CONFIG] = clean_config(files[TOKENIZER_CONFIG])
-    if CHAT_TEMPLATE in files:
-        copies[CHAT_TEMPLATE] = files[CHAT_TEMPLATE]
-    with storage_errors(Path(tempfile.gettempdir())), tempfile.TemporaryDirectory() as scratch:
-        for name, data in copies.items():
-            (Path(scratch) / name).write_bytes(data)
-        tokenizer = _built(scratch)
+    whole = json.loads(copies[TOKENIZER_CONFIG]) == json.loads(files[TOKENIZER_CONFIG])
+    if private is not None and whole and {path.name for path in private.iterdir()} == set(copies):
+        tokenizer = _built(str(private))
+    else:
+        tokenizer = _from_copies(copies)
     _try(tokenizer, rows)
     return tokenizer
+
+
+def _from_copies(files: Mapping[str, bytes]) -> Any:
+    with storage_errors(Path(tempfile.gettempdir())), tempfile.TemporaryDirectory() as scratch:
+        for name, data in files.items():
+            (Path(scratch) / name).write_bytes(data)
+        return _built(scratch)
 
 
 def _check_ids(data: bytes, rows: int) -> None:
