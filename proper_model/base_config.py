@@ -115,15 +115,21 @@ def build_config(fields: Mapping[str, Any]) -> Any:
 
 def build_empty(fields: Mapping[str, Any]) -> Any:
     """The model that a configuration describes, without weights. Raises BundleFormatError."""
-    from proper_model.base_check import empty_model
+    import torch
+
     from proper_model.sites import find_sites
+    from proper_model.streamed_base import without_weights
 
     config = build_config(fields)
     try:
-        model = empty_model(config)
+        model = without_weights(config, dtype=torch.float32, attention="eager")
         find_sites(model)
     except BaseModelError as error:
         raise _error(CONFIG, error.message) from None
+    except Exception as error:
+        raise _error(
+            CONFIG, f"no model of type {fields['model_type']} can be built of it ({_name(error)})"
+        ) from error
     return model
 
 

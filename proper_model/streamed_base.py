@@ -161,6 +161,16 @@ class _WeightsNowhere(TorchFunctionMode):
         return func(*args, **given)
 
 
+def without_weights(config: Any, *, dtype: torch.dtype, attention: str | None) -> Any:
+    """The causal LM that a configuration describes, its weights on the meta device."""
+    from transformers import AutoModelForCausalLM
+
+    with _WeightsNowhere():
+        return AutoModelForCausalLM.from_config(
+            config, dtype=dtype, attn_implementation=attention, trust_remote_code=False
+        )
+
+
 @torch.no_grad()
 def stream_base(
     config: Any,
@@ -180,14 +190,9 @@ def stream_base(
 
     Raises BaseModelError for files that are damaged, or not those of their hashes.
     """
-    from transformers import AutoModelForCausalLM
-
     if getattr(config, "quantization_config", None) is not None:
         return None
-    with _WeightsNowhere():
-        model = AutoModelForCausalLM.from_config(
-            config, dtype=dtype, attn_implementation=attention, trust_remote_code=False
-        )
+    model = without_weights(config, dtype=dtype, attention=attention)
     with ExitStack() as stack:
         readers = [_Reader(file) for file in files]
         for reader in readers:
