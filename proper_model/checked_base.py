@@ -68,7 +68,8 @@ def load_checked_base(
         ConfigError: `weights` need a library that is not installed.
         StorageError: copies that only transformers can read cannot be written.
     """
-    check_available(weights)
+    if weights != BaseWeights.FULL:  # else its import costs memory for nothing
+        check_available(weights)
     attention = attention_for(device, dtype)
     found = files.weights()
     options = (dtype, device, attention, population, weights)
