@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
-from pathlib import Path
 
 from client.bases import base_of
-from client.bundle_store import InstalledBundle, read_checked
+from client.bundle_store import InstalledBundle
 from client.home import Home
+from client.release_content import recipe_of
 from proper_model.base import compute_dtype, default_device
-from proper_model.base_check import weight_files
 from proper_model.base_folder import base_folder
 from proper_model.base_memory import BaseShape, read_shape, shape_of_tables
-from proper_model.config import BaseWeights, StageSettings
-from proper_model.settings_io import from_mapping
+from proper_model.checked_base import CheckedFiles
+from proper_model.config import BaseWeights
 
 
 @dataclass(frozen=True)
@@ -46,8 +44,7 @@ def base_facts(home: Home, bundle: InstalledBundle) -> BaseFacts:
     Raises BaseModelError if a referenced base is not on this machine, BundleIntegrityError if the
     bundle was altered.
     """
-    recipe = json.loads(read_checked(bundle.path, bundle.manifest, "recipe.json"))
-    settings = from_mapping(StageSettings, recipe["settings"], where="recipe.json: settings")
+    settings = recipe_of(bundle).settings
     device = default_device()
     return BaseFacts(
         _shape(home, bundle),
@@ -61,7 +58,7 @@ def _shape(home: Home, bundle: InstalledBundle) -> BaseShape:
     reference = bundle.manifest.base_reference
     if reference is not None:
         folder = base_folder(base_of(home, reference), reference.revision)
-        return read_shape(weight_files(reference.hub_id, Path(folder)))
+        return read_shape(file.path for file in CheckedFiles(folder, reference.files).weights())
     tables = [
         entry
         for name, entry in bundle.manifest.files.items()

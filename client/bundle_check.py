@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from client.base_files import read_config
 from client.bases import check_base_files
 from client.bundle_origin import (
     CHECKING,
@@ -20,13 +21,13 @@ from client.bundle_origin import (
     silent,
 )
 from client.bundle_source import check_listing, fetch_from
-from client.bundle_store import BundleWarning, InstalledBundle, read_state
+from client.bundle_store import BUNDLES_FOLDER, BundleWarning, InstalledBundle, read_state
 from client.home import Home
 from client.release_memory import UNANNOUNCED, news, signers
 from client.release_place import ReleasePlace, is_address
 from client.trusted_root import check_same, load_root
 from client.updater import decide, installed
-from proper_model.bundle import MANIFEST_NAME, SIGNATURES_NAME, check_file
+from proper_model.bundle import MANIFEST_NAME, SIGNATURES_NAME, check_file, check_hash
 from proper_model.errors import BaseModelError, BundleSignatureError, NotInstalledError
 from proper_model.limits import DEFAULT_LIMITS
 from proper_model.manifest import Manifest
@@ -117,6 +118,8 @@ def _verified(
     progress: Progress,
     now: datetime,
 ) -> Verified:
+    from proper_model.release_check import check_installable
+
     state, source = read_state(home.path), place.bundle
     manifest_bytes = fetch_from(source, MANIFEST_NAME, DEFAULT_LIMITS.manifest_bytes)
     signatures = fetch_from(source, SIGNATURES_NAME, DEFAULT_LIMITS.signature_bytes)
@@ -126,12 +129,24 @@ def _verified(
     for done, (name, entry) in enumerate(manifest.files.items()):
         progress(CHECKING, done, len(manifest.files))
         check_file(manifest, name, fetch_from(source, name, entry.size))
+
+    def read(name: str) -> bytes:
+        data = fetch_from(source, name, manifest.files[name].size)
+        check_hash(manifest, name, data)
+        return data
+
+    # A folder that a person names may be another account's, and change while it is read.
+    own = isinstance(source, Path) and source.parent == home.path / BUNDLES_FOLDER
+    private = source if own and isinstance(source, Path) else None
+    check_installable(manifest, read, private=private)
     notes, checked, reference = list(trust.notes), True, manifest.base_reference
     notes += news(manifest.version, decision.latest, trust.root)
     if reference is not None:
         progress(CHECKING_BASE, 0, 0)
         try:
-            check_base_files(home, reference, base)
+            folder = check_base_files(home, reference, base)
+            config = read_config(reference, folder)
+            check_installable(manifest, read, config=config, private=private)
         except BaseModelError as error:
             checked = False
             notes.append(f"{error.message}: {error.hint}")

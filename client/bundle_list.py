@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
 
 from client.bundle_origin import LOCK_TIMEOUT_S
 from client.bundle_store import (
@@ -15,18 +13,19 @@ from client.bundle_store import (
     StoreState,
     bundle_path,
     load_bundle,
-    read_checked,
     read_state,
     stored_ids,
 )
 from client.home import Home
+from client.release_content import recipe_of, small_file
 from client.release_memory import signers
 from client.trusted_root import load_root
 from client.updater import exclusive
 from proper_model.durable import remove_folder
 from proper_model.errors import BundleError, StateError
 from proper_model.files import storage_errors
-from proper_model.toml_text import parse_toml
+from proper_model.recipe import parse_release_task
+from proper_model.release_names import TASK
 from proper_model.trust import TrustedRoot
 
 DAMAGED = "damaged: add this release again"
@@ -128,9 +127,9 @@ def _row(
     current = bundle_id == state.bundle_id
     try:
         bundle = load_bundle(home.path, asked, now=now)
-        task = parse_toml(_text(bundle, "task.toml"))
-        recipe = json.loads(_text(bundle, "recipe.json"))
-    except (BundleError, ValueError, RecursionError):
+        recipe = recipe_of(bundle)
+        task = parse_release_task(small_file(bundle, TASK), recipe.template)
+    except BundleError:
         return BundleRow(bundle_id, current)
     manifest, reference = bundle.manifest, bundle.manifest.base_reference
     warnings = [str(warning) for warning in bundle.warnings]
@@ -143,21 +142,9 @@ def _row(
         channel=manifest.channel,
         created=manifest.created,
         expires=manifest.expires,
-        task=_name(task),
-        preset=_name(recipe.get("structure") if isinstance(recipe, dict) else None),
+        task=task.name,
+        preset=recipe.structure.name,
         base="embedded" if reference is None else f"{reference.hub_id}@{reference.revision}",
         size_bytes=sum(entry.size for entry in manifest.files.values()),
         warnings=tuple(warnings),
     )
-
-
-def _text(bundle: InstalledBundle, name: str) -> str:
-    """A file of the bundle; empty JSON or TOML where it has none."""
-    if name not in bundle.manifest.files:
-        return "{}" if name.endswith(".json") else ""
-    return read_checked(bundle.path, bundle.manifest, name).decode()
-
-
-def _name(value: Any) -> str:
-    name = value.get("name") if isinstance(value, dict) else None
-    return name if isinstance(name, str) and name.isprintable() else ""

@@ -34,6 +34,7 @@ from client.bundle_source import fetch_from
 from client.bundle_store import InstalledBundle, read_state, stored
 from client.home import Home
 from client.loading import load_installed
+from client.release_content import check_against_base
 from client.release_memory import news
 from client.release_place import ReleasePlace
 from client.trusted_root import pin_root, update_root
@@ -195,7 +196,7 @@ def _find_base(
         return () if named is None else ("the release brings its own base; --base was not needed",)
     progress(CHECKING_BASE, 0, 0)
     try:
-        settle_base(home, reference, named)
+        check_against_base(bundle, settle_base(home, reference, named))
     except (BaseModelError, BundleForeignError) as error:
         raise type(error)(
             f"{error.message}; release {bundle.version} is installed and waits for its base",

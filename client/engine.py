@@ -8,7 +8,6 @@ simulation runs many nodes in one process, and loading a base model costs more t
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,15 +40,15 @@ class Engine:
     def read_user(self, device: DeviceFolder, plan: RunPlan) -> User:
         """The device's one user. Raises DataError naming file and field."""
         from proper_model.data import user_from_json
+        from proper_model.documents import DocumentError, parse_json
         from proper_model.tasks import task_from_toml
 
         task = task_from_toml(plan.task_toml, template=plan.template, where="plan: task_toml")
         where = f"device {device.device_id}: user.json"
         try:
-            record = json.loads(device.user_bytes())
-        except ValueError:
-            # The decoder's message quotes the document.
-            raise DataError(f"{where}: not UTF-8 JSON") from None
+            record = parse_json(device.user_bytes())
+        except DocumentError as error:
+            raise DataError(f"{where}: {error}") from None
         if isinstance(record, list):
             if len(record) != 1:
                 raise DataError(f"{where}: holds {len(record)} users, expected exactly one")

@@ -24,7 +24,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from client.export_readme import merged_readme, peft_readme
-from proper_model.artifact import BaseSource, Release
+from proper_model.artifact import Release
 from proper_model.config import BaseWeights
 from proper_model.durable import move_folder, remove_folder
 from proper_model.encoding import Encoded
@@ -37,6 +37,7 @@ from proper_model.merged_export import (
     write_model_folder,
 )
 from proper_model.peft_export import peft_adapter
+from proper_model.recipe import BaseSource
 from proper_model.user_fold import FoldReport, fold_release
 
 BASE = "base"  # folder of a base that is written beside an adapter

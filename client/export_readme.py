@@ -12,9 +12,10 @@ from dataclasses import dataclass
 
 import torch
 
-from proper_model.artifact import BaseSource, Release
+from proper_model.artifact import Release
 from proper_model.config import BaseWeights
 from proper_model.peft_export import SERVED_RANKS, PeftAdapter
+from proper_model.recipe import BaseSource
 from proper_model.user_fold import FoldReport
 
 PRIVATE = """\

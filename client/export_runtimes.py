@@ -21,7 +21,7 @@ from client.export import (
     write_beside,
 )
 from client.export_runtimes_readme import gguf_merged_readme, gguf_readme, mlx_readme
-from proper_model.artifact import BaseSource, Release
+from proper_model.artifact import Release
 from proper_model.config import BaseWeights
 from proper_model.encoding import Encoded
 from proper_model.errors import StorageError
@@ -32,6 +32,7 @@ from proper_model.gguf_names import family_of, library
 from proper_model.merged_export import check_mergeable
 from proper_model.mlx_export import mlx_adapter
 from proper_model.peft_export import joined_factors
+from proper_model.recipe import BaseSource
 from proper_model.user_fold import fold_release
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 
 from client.export_readme import PRIVATE, base_place, content, rounding
-from proper_model.artifact import BaseSource, Release
+from proper_model.artifact import Release
 from proper_model.config import BaseWeights
+from proper_model.recipe import BaseSource
 from proper_model.user_fold import FoldReport
 
 

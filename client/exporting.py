@@ -72,7 +72,7 @@ def write_format(
     """
     from client import export as folders
     from client import export_runtimes as runtimes
-    from proper_model.artifact import BaseSource
+    from proper_model.recipe import BaseSource
 
     same: dict[str, Any] = {
         "bundle_id": bundle.bundle_id,

@@ -7,7 +7,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from client.bundle_store import InstalledBundle, load_files
+from client.base_files import check_listing, other_file
+from client.bundle_store import InstalledBundle
+from proper_model.errors import BundleIntegrityError
+from proper_model.release_names import BASE
 
 if TYPE_CHECKING:
     from proper_model.artifact import Release
@@ -43,9 +46,6 @@ def load_installed(
     import torch
     from transformers.utils.logging import disable_progress_bar
 
-    from client.base_files import verify_base_files
-    from proper_model.artifact import IN_PLACE, release_from_files
-    from proper_model.base_folder import base_folder
     from proper_model.memory import return_freed_memory
 
     torch.set_num_threads(threads)
@@ -55,17 +55,38 @@ def load_installed(
     held = f"{bundle.bundle_id} {base_weights or ''}"
     if held not in LOADED:
         LOADED.clear()
-        folder_of_base = None
-        reference = bundle.manifest.base_reference
-        if reference is not None:
-            verified = base_folder(base or reference.hub_id, reference.revision)
-            verify_base_files(reference, verified)
-            folder_of_base = str(verified)
-        LOADED[held] = release_from_files(
-            load_files(bundle, in_place=IN_PLACE),
-            base_folder=folder_of_base,
-            folder=bundle.path,
-            base_weights=base_weights,
-        )
+        LOADED[held] = _load(bundle, base, base_weights)
     LOADED[held].memory_bytes = memory_bytes
     return LOADED[held]
+
+
+def _load(bundle: InstalledBundle, base: str | None, base_weights: BaseWeights | None) -> Release:
+    """Each byte is checked as it is read, once: no check of a folder that may change after it."""
+    from client.release_content import read_content
+    from proper_model.artifact import release_from_files
+    from proper_model.base_folder import base_folder
+    from proper_model.checked_base import CheckedFiles
+    from proper_model.streamed_base import OtherFileError
+
+    reference = bundle.manifest.base_reference
+    if reference is None:
+        content, files = read_content(bundle, None)
+        hashes = {
+            name.removeprefix(BASE): entry.sha256
+            for name, entry in bundle.manifest.files.items()
+            if name.startswith(BASE)
+        }
+        checked = CheckedFiles(bundle.path / BASE, hashes)
+    else:
+        folder = base_folder(base or reference.hub_id, reference.revision)
+        check_listing(reference, folder)
+        content, files = read_content(bundle, folder)
+        checked = CheckedFiles(folder, reference.files)
+    try:
+        return release_from_files(files, content, checked, base_weights=base_weights)
+    except OtherFileError as error:
+        if reference is not None:
+            raise other_file(reference, error.name) from None
+        raise BundleIntegrityError(
+            f"installed bundle: {BASE}{error.name} was altered", hint="install the release again"
+        ) from None

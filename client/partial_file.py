@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from proper_model.documents import parse_object
 from proper_model.errors import StorageError
 from proper_model.files import (
     PRIVATE_FILE,
@@ -120,14 +121,14 @@ class PartialFile:
     def _recall(self) -> None:
         """Go on from an earlier attempt, if it can be told what it is a part of."""
         try:
-            note = json.loads(read_regular(self._note, limit_bytes=_MAX_NOTE_BYTES))
+            note = parse_object(read_regular(self._note, limit_bytes=_MAX_NOTE_BYTES))
             validator, total = note["validator"], note["total"]
             size = self._path.lstat().st_size
             whole = note["key"] == self._key and size <= self.max_bytes
             usable = whole and _VALIDATOR.fullmatch(validator) is not None
         except (OSError, ValueError, TypeError, KeyError):
             usable = False
-        if usable and (total is None or type(total) is int):
+        if usable and (total is None or (type(total) is int and total >= size)):
             self.size, self.total, self.validator = size, total, validator
         else:
             self.discard()

@@ -13,6 +13,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
+from proper_model.documents import parse_object
 from proper_model.errors import BundleIntegrityError
 from proper_model.files import make_private_folder, read_regular, write_atomic
 from proper_model.protocol import PIECE_BYTES, FileTable, is_sha256, sha256_hex
@@ -79,7 +80,7 @@ class PieceStore:
         """Hash to (file relative to the node's folder, offset in bytes)."""
         try:
             raw = read_regular(self._folder / INDEX_FILE, limit_bytes=MAX_INDEX_BYTES)
-            stored = json.loads(raw)
+            stored = parse_object(raw)
             return {str(sha): (str(where), int(offset)) for sha, (where, offset) in stored.items()}
         except (OSError, ValueError, TypeError, AttributeError):
             # The index only saves sending; without it pieces are asked for again.
@@ -95,7 +96,7 @@ class PieceStore:
                 with path.open("rb") as handle:
                     handle.seek(offset)
                     data = handle.read(PIECE_BYTES)
-            except OSError:
+            except (OSError, ValueError, OverflowError):  # a damaged index may say anything
                 continue
             if sha256_hex(data) == sha:
                 return data

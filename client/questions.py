@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import codecs
 import os
 import stat
 from collections.abc import Iterator
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import IO
 
 from client.history_source import shown_name
+from proper_model.documents import DocumentError, parse_json
 from proper_model.errors import DataError
 from proper_model.parsing import whole_text
 
@@ -62,9 +63,9 @@ def _rows(handle: IO[bytes], name: str) -> Iterator[Asked]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
-        except (ValueError, RecursionError):
-            raise DataError(f"{name}, line {number}: not UTF-8 JSON", hint=HINT) from None
+            row = parse_json(line.removeprefix(codecs.BOM_UTF8) if number == 1 else line)
+        except DocumentError as error:
+            raise DataError(f"{name}, line {number}: {error}", hint=HINT) from None
         if not isinstance(row, dict) or not isinstance(row.get("input"), str):
             raise DataError(f"{name}, line {number}: no text in field input", hint=HINT)
         yield Asked(whole_text(str(row.get("id", number))), whole_text(row["input"]))

@@ -26,6 +26,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
 from client.adaptation import UserState
+from proper_model.documents import DocumentError, parse_json
 from proper_model.errors import StateError
 from proper_model.files import read_regular, write_atomic
 
@@ -127,8 +128,8 @@ def decode(data: bytes, binding: Binding) -> UserState:
 
 def _header(raw: bytes, where: str) -> Mapping[str, object]:
     try:
-        header = json.loads(raw)
-    except ValueError:
+        header = parse_json(raw, constants=True)
+    except DocumentError:
         raise StateError(f"{where}: the header is damaged", hint=HINT) from None
     if not isinstance(header, dict) or header.get("format") != 1:
         raise StateError(f"{where}: a format this version does not know", hint=HINT)

@@ -5,21 +5,21 @@ Read before anything heavy is loaded, so that a faulty history is told at once.
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
 
-from client.bundle_store import InstalledBundle, read_checked
-from proper_model.tasks import Task, load_task, task_from_toml
+from client.bundle_store import InstalledBundle
+from client.release_content import recipe_of, small_file
+from proper_model.recipe import parse_release_task
+from proper_model.release_names import TASK
+from proper_model.tasks import Task, load_task
 
 if TYPE_CHECKING:
     from client.personal_state import PersonalState
 
 
 def release_task(bundle: InstalledBundle) -> Task:
-    """The task a release was made for. Raises BundleIntegrityError if its files were altered."""
-    toml = read_checked(bundle.path, bundle.manifest, "task.toml").decode()
-    recipe = json.loads(read_checked(bundle.path, bundle.manifest, "recipe.json"))
-    return task_from_toml(toml, template=recipe["template"], where="task.toml")
+    """The task a release was made for. Raises BundleError if its files were altered."""
+    return parse_release_task(small_file(bundle, TASK), recipe_of(bundle).template)
 
 
 def choose_task(name: str | None, bundle: InstalledBundle, state: PersonalState | None) -> Task:

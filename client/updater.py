@@ -124,11 +124,14 @@ def install(
                 _clean(folder, keep=staging)
             held = {} if isinstance(source, Path) else _held_files(folder, limits)
             _stage(staging, accepted, source, held, limits)
+            _check_content(staging, accepted)
             with _disk(accepted):
                 write_file(staging / MANIFEST_NAME, manifest)
                 write_file(staging / SIGNATURES_NAME, signatures)
                 remove_folder(target)
                 move_folder(staging, target)
+        else:
+            _check_content(target, accepted)
         new = _next_state(folder, decision, root, state, now)
         with _disk(accepted):
             _renew_signatures(target, signatures)
@@ -237,6 +240,20 @@ def _stage(
                 write_file(staging / name, data)
         if holder is not None:
             holder.drop(name)
+
+
+def _check_content(path: Path, accepted: VerifiedManifest) -> None:
+    """Refuse a release that could not be used; of one that was being fetched nothing is kept."""
+    from proper_model.release_check import check_installable
+
+    manifest = accepted.manifest
+    try:
+        check_installable(manifest, lambda name: read_checked(path, manifest, name), private=path)
+    except BundleError:
+        if path.name.startswith(_PARTIAL):
+            with _disk(accepted):
+                remove_folder(path)
+        raise
 
 
 def _holds(path: Path, manifest: Manifest, name: str) -> bool:

@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from proper_model.documents import parse_object
 from proper_model.errors import SimulationError
 from proper_model.files import make_private_folder, read_regular, write_atomic
 
@@ -38,7 +39,7 @@ class Journal:
         """The journal of `folder`; empty if there is none, it is damaged, or of another plan."""
         journal = Journal(make_private_folder(folder) / JOURNAL_FILE, fingerprint)
         try:
-            stored = json.loads(read_regular(journal.path, limit_bytes=MAX_JOURNAL_BYTES))
+            stored = parse_object(read_regular(journal.path, limit_bytes=MAX_JOURNAL_BYTES))
             if stored["format"] == 1 and stored["plan"] == fingerprint:
                 journal.steps = {
                     str(name): {"seconds": float(step["seconds"]), "value": str(step["value"])}

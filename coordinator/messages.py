@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from proper_model.documents import parse_object
+
 
 @dataclass
 class MessageLedger:
@@ -46,7 +48,7 @@ def _node_numbers(path: Path) -> Iterator[int]:
     """The numbers used in a ledger. A line cut off by a kill has none."""
     if not path.is_file():
         return
-    with path.open(encoding="utf-8") as handle:
+    with path.open("rb") as handle:
         for line in handle:
             with contextlib.suppress(ValueError, KeyError, TypeError):
-                yield int(json.loads(line)["node"])
+                yield int(parse_object(line)["node"])

@@ -11,11 +11,13 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from coordinator.keys import load_key
 from coordinator.release import PublishedBundle, latest, publish, reference_base
 from coordinator.run_keys import KEYS_FOLDER, ROOT_KEY, read_run_root
-from proper_model.artifact import BaseSource, release_to_files
+from proper_model.artifact import release_to_files
 from proper_model.base_folder import base_folder, revision_of
 from proper_model.durable import write_file
 from proper_model.errors import ConfigError
+from proper_model.recipe import BaseSource
 from proper_model.release_folder import ROOT_NAME
+from proper_model.release_names import BASE, CONFIG
 from proper_model.runplan import RunPlan
 from proper_model.signed_time import MAX_LATEST_DAYS
 from proper_model.trust import RELEASE, TrustedRoot, key_id, public_bytes
@@ -41,6 +43,8 @@ def publish_release(release: Release, plan: RunPlan) -> PublishedBundle:
         name = hub_name(plan.base)
         files = release_to_files(release, base=BaseSource(name, revision))
         reference = reference_base(folder, name, revision)
+        # So that devices can check the release before they take it.
+        files[BASE + CONFIG] = (folder / CONFIG).read_bytes()
     target = plan.server_folder / "release"
     # Beside the bundles, so that the folder is all that somebody else needs to follow them. A newer
     # root, to which somebody rotated since, stays.

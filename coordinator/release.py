@@ -40,8 +40,8 @@ from proper_model.errors import BundleError, ConfigError
 from proper_model.files import make_private_folder, read_bounded
 from proper_model.latest import Latest, Pointer, parse_latest, sign_latest
 from proper_model.limits import DEFAULT_LIMITS, Limits
-from proper_model.manifest import EXTENSIONS
 from proper_model.release_folder import LATEST_NAME, MAX_LATEST_BYTES, version_folder
+from proper_model.release_names import is_base_file
 from proper_model.signed_time import LATEST_DAYS, MAX_LATEST_DAYS, MAX_RELEASE_DAYS
 from proper_model.trust import DEFAULT_CHANNEL, TrustedRoot
 
@@ -102,6 +102,7 @@ def publish(
         if unchanged is not None and not renew:
             word.write(folder, unchanged)
             return unchanged
+        _check_usable(files, base, limits)
         expires = created + timedelta(days=valid_for_days)
         info = BundleInfo(newest + 1, created, expires, base, channel)
         bundle = build_bundle(files, info, keys, limits=limits)
@@ -154,14 +155,14 @@ def latest(folder: Path) -> PublishedBundle | None:
 def reference_base(folder: Path, hub_id: str, revision: str) -> BaseReference:
     """Describe a local copy of a hub model by the sha256 of every file a device would load.
 
-    Only files a bundle may hold are listed, so pickled weights and code are left out.
+    Only files a device reads are listed, so pickled weights, adapters and code are left out.
 
     Raises:
         ConfigError: the folder has no safetensors weights.
     """
     hashes = {}
     for path in sorted(folder.iterdir()):
-        if path.name.endswith(EXTENSIONS) and path.is_file():
+        if is_base_file(path.name) and path.is_file():
             with path.open("rb") as file:
                 hashes[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
     if not any(name.endswith(".safetensors") for name in hashes):
@@ -170,6 +171,13 @@ def reference_base(folder: Path, hub_id: str, revision: str) -> BaseReference:
             hint="bases that exist only as pickled weights are not supported",
         )
     return BaseReference(hub_id, revision, hashes)
+
+
+def _check_usable(files: Mapping[str, bytes], base: BaseReference | None, limits: Limits) -> None:
+    """Refuse before signing what a device would refuse to use. Raises BundleError."""
+    from proper_model.release_check import check_files
+
+    check_files(files, base, limits=limits)
 
 
 def _unchanged(

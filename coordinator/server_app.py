@@ -24,6 +24,7 @@ from coordinator.release import PublishedBundle
 from coordinator.shipment import Shipment
 from coordinator.strategy import Federation
 from proper_model.clock import TIMINGS_FILE, Progress, StepClock
+from proper_model.documents import parse_json
 from proper_model.errors import ProperError, SimulationError
 from proper_model.files import read_regular, storage_errors, write_atomic
 from proper_model.machine import HARDWARE_FILE, facts
@@ -159,7 +160,7 @@ def note_hardware(plan: RunPlan) -> None:
     """Add this machine and its versions to those that the run was trained on."""
     path, here = plan.out / HARDWARE_FILE, facts()
     try:
-        known = list(json.loads(read_regular(path, limit_bytes=MAX_HARDWARE_BYTES)))
+        known = list(parse_json(read_regular(path, limit_bytes=MAX_HARDWARE_BYTES)))
     except (OSError, ValueError, TypeError):
         known = []
     if here not in known:

@@ -15,10 +15,8 @@ No user embedding is in it, only the mean and prototypes over at least ten users
 from __future__ import annotations
 
 import dataclasses
-import json
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,31 +25,34 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
-from proper_model.base import Population, compute_dtype, default_device, load_base
+from proper_model.base import Population, compute_dtype, default_device
+from proper_model.checked_base import CheckedFiles, load_checked_base
 from proper_model.config import BaseWeights, StageSettings
 from proper_model.encoding import Encoder
 from proper_model.errors import BaseModelError, BundleFormatError
 from proper_model.experts import Experts
-from proper_model.files import write_atomic
 from proper_model.model import AdaptedModel
+from proper_model.outside_config import saved_base_config
 from proper_model.population import population_config
 from proper_model.portable_config import make_portable
 from proper_model.quantized import is_quantized
-from proper_model.settings_io import from_mapping, to_mapping
+from proper_model.recipe import BaseSource, Recipe
+from proper_model.release_check import ReleaseContent
+from proper_model.release_names import (
+    BASE,
+    CONFIG,
+    POPULATION_CONFIG,
+    POPULATION_WEIGHTS,
+    RECIPE,
+    SHARED,
+    TASK,
+    TOKENIZER,
+    TOKENIZER_CONFIG,
+    is_release_file,
+)
 from proper_model.structure import Structure
-from proper_model.tasks import Task, task_from_toml
-
-RECIPE_FORMAT = 1
-POPULATION = "adapters/population/"
-IN_PLACE = ("base/", "tokenizer/")  # what transformers reads by itself
-
-
-@dataclass(frozen=True)
-class BaseSource:
-    """A base that is not shipped: its public name, no path, and the revision it was trained on."""
-
-    name: str
-    revision: str
+from proper_model.tasks import Task
+from proper_model.tokenizer_files import saved_config
 
 
 @dataclass
@@ -168,112 +169,79 @@ def release_to_files(release: Release, *, base: BaseSource | None = None) -> dic
             make_portable(folder / "base")
         make_portable(folder / "tokenizer")
         for path in sorted(folder.rglob("*")):
-            if path.is_file():
-                files[path.relative_to(folder).as_posix()] = path.read_bytes()
-    if base is not None:
-        files[POPULATION + "adapter_model.safetensors"] = save(dict(release.population))
-        files[POPULATION + "adapter_config.json"] = population_config(
+            name = path.relative_to(folder).as_posix()
+            # A tokenizer's older formats and a base's generation settings: nothing reads them.
+            if path.is_file() and is_release_file(name):
+                files[name] = path.read_bytes()
+    tokenizer_config = TOKENIZER + TOKENIZER_CONFIG
+    files[tokenizer_config] = saved_config(files[tokenizer_config])
+    if base is None:
+        files[BASE + CONFIG] = saved_base_config(files[BASE + CONFIG])
+    else:
+        files[POPULATION_WEIGHTS] = save(dict(release.population))
+        files[POPULATION_CONFIG] = population_config(
             release.settings.population, base.name
         ).encode()
-    files["shared.safetensors"] = save({n: t.contiguous() for n, t in release.shared.items()})
-    files["task.toml"] = release.task.toml_text.encode()
-    recipe = {
-        "format": RECIPE_FORMAT,
-        "structure": to_mapping(release.structure),
-        "settings": to_mapping(release.settings),
-        "template": release.task.template,
-        "seed": release.seed,
-        "base": None if base is None else {"name": base.name, "revision": base.revision},
-        "notes": dict(release.notes),
-    }
-    files["recipe.json"] = json.dumps(recipe, sort_keys=True, indent=1).encode()
+    files[SHARED] = save({n: t.contiguous() for n, t in release.shared.items()})
+    files[TASK] = release.task.toml_text.encode()
+    files[RECIPE] = Recipe(
+        release.structure,
+        release.settings,
+        release.task.template,
+        release.seed,
+        base,
+        release.notes,
+    ).to_bytes()
     return files
 
 
 def release_from_files(
     files: Mapping[str, bytes],
+    content: ReleaseContent,
+    base: CheckedFiles,
     *,
-    base_folder: str | None = None,
-    folder: Path | None = None,
     base_weights: BaseWeights | None = None,
 ) -> Release:
     """The inverse of `release_to_files`, for files that were verified before.
 
-    A referenced base is loaded from `base_folder`, else by its name, and merged with the shipped
-    population LoRA. Its linears are then held as `base_weights` says, by default the settings'.
+    A referenced base is merged with the shipped population LoRA. The base's linears are then held
+    as `base_weights` says, by default the settings'.
 
     Args:
-        files: all files, or with `folder` all but `base/*` and `tokenizer/*`.
-        folder: where the release lies; its embedded base is loaded from there in place.
+        files: contents by name; those of `base` and of the tokenizer are not needed.
+        content: what `release_check` made of the files; its configuration and tokenizer count.
+        base: where the base's weights lie and what their hashes must be.
+
+    Raises BaseModelError for a base that is another one or cannot be loaded.
     """
-    recipe = json.loads(files["recipe.json"])
-    if recipe.get("format") != RECIPE_FORMAT:
-        raise BundleFormatError(
-            f"recipe.json has format {recipe.get('format')}, expected {RECIPE_FORMAT}",
-            hint="update PROPER, or install a bundle made by this version",
-        )
-    settings = from_mapping(StageSettings, recipe["settings"], where="recipe.json: settings")
+    recipe = content.recipe
+    if content.config is None:
+        raise BaseModelError("the configuration of the release's base is not at hand")
+    settings = recipe.settings
     chosen = None if base_weights == settings.base_weights else base_weights
     if base_weights is not None:
         settings = dataclasses.replace(settings, base_weights=base_weights)
-    base, tokenizer, population = _load_base(files, recipe, settings, base_folder, folder)
-    base.requires_grad_(False)
+    state = {} if recipe.base is None else load(files[POPULATION_WEIGHTS])
+    device = default_device()
+    model = load_checked_base(
+        content.config,
+        content.tokenizer,
+        base,
+        dtype=compute_dtype(settings.dtype, device),
+        device=device,
+        population=Population(settings.population, state) if state else None,
+        weights=settings.base_weights,
+    )
+    model.requires_grad_(False)
     return Release(
-        base=base,
-        tokenizer=tokenizer,
-        task=task_from_toml(
-            files["task.toml"].decode(), template=recipe["template"], where="task.toml"
-        ),
-        structure=from_mapping(Structure, recipe["structure"], where="recipe.json: structure"),
+        base=model,
+        tokenizer=content.tokenizer,
+        task=content.task,
+        structure=recipe.structure,
         settings=settings,
-        seed=int(recipe["seed"]),
-        shared=load(files["shared.safetensors"]),
-        population=population,
-        notes=recipe["notes"],
+        seed=recipe.seed,
+        shared=load(files[SHARED]),
+        population=state,
+        notes=recipe.notes,
         chosen_weights=chosen,
     )
-
-
-def _load_base(
-    files: Mapping[str, bytes],
-    recipe: Mapping[str, Any],
-    settings: StageSettings,
-    base_folder: str | None,
-    folder: Path | None,
-) -> tuple[Any, Any, Mapping[str, Tensor]]:
-    """W_p held as the settings say, its tokenizer, and the population LoRA of a referenced base."""
-    device = default_device()
-    dtype, weights = compute_dtype(settings.dtype, device), settings.base_weights
-    if recipe["base"] is None:
-        with _on_disk(files) if folder is None else nullcontext(folder) as place:
-            base, tokenizer = load_base(
-                f"{place}/base",
-                tokenizer_from=f"{place}/tokenizer",
-                dtype=dtype,
-                device=device,
-                weights=weights,
-            )
-        return base, tokenizer, {}
-    state = load(files[POPULATION + "adapter_model.safetensors"])
-    reference = recipe["base"]
-    base, tokenizer = load_base(
-        base_folder or reference["name"],
-        revision=None if base_folder else reference["revision"],
-        dtype=dtype,
-        device=device,
-        population=Population(settings.population, state),
-        weights=weights,
-    )
-    return base, tokenizer, state
-
-
-@contextmanager
-def _on_disk(files: Mapping[str, bytes]) -> Iterator[Path]:
-    """Model and tokenizer files in a scratch folder: transformers reads paths only."""
-    with tempfile.TemporaryDirectory() as scratch:
-        for name, data in files.items():
-            if name.startswith(IN_PLACE):
-                path = Path(scratch) / name
-                path.parent.mkdir(parents=True, exist_ok=True)
-                write_atomic(path, data)
-        yield Path(scratch)

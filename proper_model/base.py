@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from proper_model.errors import BaseModelError
 from proper_model.nested_export import outer_path
 from proper_model.population import PopulationMerge, merge_population
 from proper_model.quantized import check_available, pack_module, quantize_base
-from proper_model.streamed_base import not_apart, stream_base
+from proper_model.streamed_base import WeightFile, not_apart, stream_base
 from proper_model.tokenizer_check import check_tokenizer
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
@@ -68,7 +68,7 @@ def load_base(
     that its makers chose. Raises BaseModelError with what to do next, ConfigError where `weights`
     need a library that is not installed.
     """
-    from transformers import AutoConfig, AutoTokenizer, GenerationConfig
+    from transformers import AutoConfig, AutoTokenizer
 
     from proper_model.base_trial import check_rows
 
@@ -91,7 +91,7 @@ def load_base(
         if model is None and nested:
             raise not_apart(name)
         if model is None:
-            model = _mapped(source, revision, dtype, device, attention, population, weights)
+            model = mapped(source, revision, dtype, device, attention, population, weights)
         check_rows(config)
         check_tokenizer(name, tokenizer, len(model.get_input_embeddings().weight))
     except (OSError, ValueError, KeyError) as error:
@@ -101,15 +101,9 @@ def load_base(
             hint="give a folder with config.json, *.safetensors and a tokenizer, or a hub id; "
             "without a network the hub files must be in the local cache",
         ) from error
-    model.generation_config = GenerationConfig(
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
     if nested and population is not None:
         model.outer_path = outer_path(config)  # an export is for the public checkpoint
-    model.eval()
-    return model, tokenizer
+    return settled(model, tokenizer), tokenizer
 
 
 def _downloaded(hub_id: str, revision: str | None) -> str:
@@ -118,6 +112,19 @@ def _downloaded(hub_id: str, revision: str | None) -> str:
 
     wanted = ["*.json", "*.safetensors"]
     return str(snapshot_download(hub_id, revision=revision, allow_patterns=wanted))
+
+
+def settled(model: Any, tokenizer: Any) -> Any:
+    """A loaded base made ready: it ends where its tokenizer does, and drops out nothing."""
+    from transformers import GenerationConfig
+
+    model.generation_config = GenerationConfig(
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    model.eval()
+    return model
 
 
 def _streamed(
@@ -129,13 +136,36 @@ def _streamed(
     weights: BaseWeights,
 ) -> Any | None:
     """The base of a folder, a tensor at a time; None where that cannot be."""
+    from transformers import AutoConfig
+
     folder = Path(source)
     if not (folder / "config.json").is_file():
         return None  # a hub id; or a folder that is no base, which transformers says best
+    return stream(
+        AutoConfig.from_pretrained(folder, trust_remote_code=False),
+        [WeightFile(path) for path in weight_files(source, folder)],
+        dtype,
+        device,
+        attention,
+        population,
+        weights,
+    )
+
+
+def stream(
+    config: Any,
+    files: Sequence[WeightFile],
+    dtype: torch.dtype,
+    device: torch.device,
+    attention: str | None,
+    population: Population | None,
+    weights: BaseWeights,
+) -> Any | None:
+    """The base of a configuration and weights, a tensor at a time; None where that cannot be."""
     merge = None if population is None else PopulationMerge(population.settings, population.state)
     model = stream_base(
-        folder,
-        weight_files(source, folder),
+        config,
+        files,
         dtype=dtype,
         device=device,
         attention=attention,
@@ -147,7 +177,7 @@ def _streamed(
     return model
 
 
-def _mapped(
+def mapped(
     source: str,
     revision: str | None,
     dtype: torch.dtype,

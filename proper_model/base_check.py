@@ -8,7 +8,6 @@ values could show stays for loading.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,8 +17,12 @@ import torch
 
 from proper_model.base_config import is_nested, text_config
 from proper_model.base_folder import base_folder
+from proper_model.base_memory import MAX_HEADER_BYTES, parse_header
 from proper_model.config import StageSettings
+from proper_model.documents import parse_object
 from proper_model.errors import BaseModelError, ConfigError
+from proper_model.files import open_regular, read_followed
+from proper_model.model_types import MODEL_TYPES
 from proper_model.population import check_targets
 from proper_model.quantized import check_available
 from proper_model.sites import find_sites
@@ -28,9 +31,9 @@ from proper_model.tokenizer_check import check_tokenizer
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-MAX_HEADER_BYTES = 100_000_000  # the safetensors library's own limit
 HUB_TIMEOUT_S = 10.0
 _HUB_ID = re.compile(r"[A-Za-z0-9_][\w.-]*(/[\w.-]+)?", re.ASCII)
+_WEIGHTS_NAME = re.compile(r"[\w-][\w.-]{0,200}\.safetensors", re.ASCII)
 _AGAIN = "copy or download the file again"
 
 
@@ -49,6 +52,11 @@ def check_base(name: str, settings: StageSettings) -> None:
         raise BaseModelError(
             f"base '{name}', config.json: {error.message}", hint=error.hint
         ) from None
+    if config.model_type not in MODEL_TYPES:
+        raise BaseModelError(
+            f"base '{name}' is of type '{config.model_type}', and devices take no release over it",
+            hint="types that releases may stand on: " + ", ".join(sorted(MODEL_TYPES)),
+        )
     width = model.get_input_embeddings().weight.shape[1]
     if settings.population.rank > width:
         raise ConfigError(
@@ -196,16 +204,22 @@ def weight_files(name: str, folder: Path) -> Iterator[Path]:
     if not index.is_file():
         raise _no_weights(name)
     try:
-        files = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (ValueError, KeyError, AttributeError, TypeError):
+        named = parse_object(read_followed(index, limit_bytes=MAX_HEADER_BYTES))["weight_map"]
+        files = sorted(set(named.values()))
+    except (OSError, ValueError, KeyError, AttributeError, TypeError):
         raise BaseModelError(f"base '{name}': {INDEX} is damaged", hint=_AGAIN) from None
     for file in files:
-        if not (folder / str(file)).is_file():
+        if not isinstance(file, str) or _WEIGHTS_NAME.fullmatch(file) is None:
+            raise BaseModelError(
+                f"base '{name}': {INDEX} names a file that does not lie beside it",
+                hint="weights are read from *.safetensors in the folder itself; " + _AGAIN,
+            )
+        if not (folder / file).is_file():
             raise BaseModelError(
                 f"base '{name}': {INDEX} names {file}, which is not there",
                 hint="copy or download the missing file",
             )
-        yield folder / str(file)
+        yield folder / file
 
 
 def _no_weights(name: str) -> BaseModelError:
@@ -220,19 +234,18 @@ def check_size(name: str, path: Path) -> None:
     """Raise BaseModelError unless a safetensors file is as long as its header says."""
     size = path.stat().st_size
     try:
-        with path.open("rb") as handle:
+        with open_regular(path) as handle:
             length = int.from_bytes(handle.read(8), "little")
             if size < 8 or length > min(size - 8, MAX_HEADER_BYTES):
                 raise ValueError
-            header = json.loads(handle.read(length))
-        header.pop("__metadata__", None)
-        expected = 8 + length + max((int(t["data_offsets"][1]) for t in header.values()), default=0)
+            header = parse_header(handle.read(length), where=path.name)
+        expected = 8 + length + max((t["data_offsets"][1] for t in header.values()), default=0)
     except OSError as error:
         raise BaseModelError(
             f"base '{name}': {path.name} cannot be read ({error.strerror})",
             hint="check its permissions, or copy it again",
         ) from None
-    except (ValueError, KeyError, IndexError, AttributeError, TypeError, RecursionError):
+    except (ValueError, BaseModelError):
         raise BaseModelError(
             f"base '{name}': {path.name} of {size} bytes is not a whole safetensors file",
             hint=_AGAIN + "; a file of some hundred bytes may be a git-lfs pointer",

@@ -9,7 +9,6 @@ the head are never packed. Names and shapes are enough, so a base is judged befo
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +18,9 @@ from typing import Any
 
 from proper_model.base_config import language_part
 from proper_model.config import BaseWeights
+from proper_model.documents import parse_object
 from proper_model.errors import BaseModelError
+from proper_model.files import open_regular
 
 BITS = {BaseWeights.EIGHT_BIT: 8, BaseWeights.FOUR_BIT: 4}
 BLOCK = 64  # weights that share a magnitude
@@ -28,6 +29,7 @@ MAGNITUDE_BYTES = 4
 PIECE = 1 << 19
 PIECES_BYTES = 32 << 20
 MAX_HEADER_BYTES = 100_000_000  # the safetensors library's own limit
+MAX_NUMBER = 1 << 50  # of bytes or of a tensor's sizes
 _IN_BLOCK = re.compile(r"\.\d+\.")
 # What `streamed_base` reads a tensor at a time; other names are left to transformers.
 _PLAIN_NAMES = re.compile(r"(model\.(embed_tokens|norm|layers\.\d+)|lm_head)\.")
@@ -113,17 +115,34 @@ def shape_of_tables(shapes: Shapes, size: int) -> BaseShape:
 def read_header(path: Path) -> tuple[dict[str, Any], int]:
     """Entries of a safetensors file by tensor, and where its data begin."""
     try:
-        with path.open("rb") as handle:
+        with open_regular(path) as handle:
             length = int.from_bytes(handle.read(8), "little")
-            if length > MAX_HEADER_BYTES:
-                raise ValueError
-            header = json.loads(handle.read(length))
+            text = handle.read(length) if length <= MAX_HEADER_BYTES else b""
+    except OSError:
+        text = b""
+    return parse_header(text, where=path.name), 8 + len(text)
+
+
+def parse_header(text: bytes, *, where: str) -> dict[str, Any]:
+    """Entries of a safetensors header by tensor, each with dtype, shape and data_offsets.
+
+    Raises BaseModelError naming `where`. The file may come from anywhere, so sizes are checked to
+    be natural numbers; that they fit the file is for its reader to find out.
+    """
+    try:
+        header = parse_object(text)
         header.pop("__metadata__", None)
         for entry in header.values():
-            _, _, _ = entry["dtype"], list(map(int, entry["shape"])), entry["data_offsets"][1]
-    except (OSError, ValueError, KeyError, IndexError, AttributeError, TypeError, RecursionError):
+            begin, end = entry["data_offsets"]
+            if not isinstance(entry["dtype"], str) or not 0 <= begin <= end < MAX_NUMBER:
+                raise ValueError
+            if not all(
+                type(n) is int and 0 <= n < MAX_NUMBER for n in (*entry["shape"], begin, end)
+            ):
+                raise ValueError
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise BaseModelError(
-            f"{path.name}: not a safetensors file that can be read",
+            f"{where}: not a safetensors file that can be read",
             hint="copy or download the base again",
         ) from None
-    return header, 8 + length
+    return header

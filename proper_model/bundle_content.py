@@ -1,7 +1,7 @@
 """Checks on the content of one bundle file, after the manifest was accepted.
 
 Length, then hash, then what the bytes hold: UTF-8 text, or a tensor file whose table is the signed
-one, without NaN, and without an average over too few people. Source: docs/bundle-format.md
+one, without NaN or huge values, and without an average over too few people. Source: docs/bundle-format.md
 section 4, steps 11 to 14.
 """
 
@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import hashlib
 
-from proper_model.bundle_policy import check_members
+from proper_model.bundle_policy import check_members, check_numbers
 from proper_model.errors import BundleFormatError, BundleIntegrityError
 from proper_model.limits import DEFAULT_LIMITS, Limits
 from proper_model.manifest import Manifest
-from proper_model.safe_tensors import check_finite, read_table
+from proper_model.safe_tensors import read_table
 
 
 def content_id(manifest_bytes: bytes) -> str:
@@ -61,7 +61,7 @@ def check_file(
         t: (e.dtype, e.shape) for t, e in tensors.items()
     }:
         raise BundleIntegrityError(f"{name}: tensor table differs from the manifest")
-    check_finite(data, table, where=name)
+    check_numbers(name, data, table)
     check_members(name, data, table)
 
 

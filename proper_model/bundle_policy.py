@@ -1,4 +1,4 @@
-"""What may be in a release at all: shared tensors, never one person's.
+"""What may be in a release at all: files that a device reads, shared tensors, never one person's.
 
 An embedding row is published personal data (SECURITY 0.5). So tensor names come from an allow-list,
 and a vector that averages people must state over how many, at least `MIN_MEMBERS`. The publisher
@@ -13,11 +13,15 @@ from collections.abc import Mapping
 
 from proper_model.errors import BundleFormatError
 from proper_model.manifest import HubBase, Manifest
-from proper_model.safe_tensors import TensorSpec, read_int64
+from proper_model.release_names import BASE as BASE_FOLDER
+from proper_model.release_names import POPULATION as POPULATION_FOLDER
+from proper_model.release_names import is_base_file, is_release_file, weight_names
+from proper_model.safe_tensors import LARGEST_EXPONENT, TensorSpec, check_finite, read_int64
 
 MIN_MEMBERS = 10
-BASE_FOLDER = "base/"
-POPULATION_FOLDER = "adapters/population/"
+# What is computed with. Wider or whole numbers would be converted, or fail, only when they are used.
+FLOATS = frozenset({"F32", "BF16", "F16"})
+TRAINED_EXPONENT = 10
 
 _SITE = r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*"
 _SHARED_TENSORS = re.compile(
@@ -39,14 +43,16 @@ def check_declared(manifest: Manifest) -> None:
     """Everything that can be refused from the manifest alone, before a file is fetched.
 
     Raises:
-        BundleFormatError: a tensor is not on the allow-list, an average lacks its counts, or the
-            files do not fit the way the base model is delivered.
+        BundleFormatError: a file or tensor is not on the allow-list, an average lacks its counts,
+            or the files do not fit the way the base model is delivered.
     """
+    _check_file_names(manifest)
     for name, entry in manifest.files.items():
         if entry.tensors is None:
             continue
-        for tensor in entry.tensors:
+        for tensor, described in entry.tensors.items():
             _check_tensor_name(name, tensor)
+            _check_dtype(name, tensor, described.dtype)
         if not name.startswith((BASE_FOLDER, POPULATION_FOLDER)):
             shapes = {t: (e.dtype, e.shape) for t, e in entry.tensors.items()}
             _check_counted(name, shapes)
@@ -64,6 +70,47 @@ def check_declared(manifest: Manifest) -> None:
             )
     elif not has_base:
         raise BundleFormatError(f"bundle: embeds its base, but holds no {BASE_FOLDER} weights")
+
+
+def _check_file_names(manifest: Manifest) -> None:
+    """Only names that are read, whole sets of weights; foreign names are not repeated."""
+    unknown = sum(not is_release_file(name) for name in manifest.files)
+    if unknown:
+        raise BundleFormatError(
+            f"bundle: lists {unknown} files that no release holds",
+            hint="the names are in docs/bundle-format.md, section 6.1",
+        )
+    own = [n.removeprefix(BASE_FOLDER) for n in manifest.files if n.startswith(BASE_FOLDER)]
+    named = manifest.base.files if isinstance(manifest.base, HubBase) else own
+    if not all(map(is_base_file, named)):
+        raise BundleFormatError("bundle: its base names a file that no loader of it reads")
+    try:
+        weight_names(named)
+    except ValueError as error:
+        raise BundleFormatError(f"bundle: its base {error}") from None
+
+
+def _check_dtype(name: str, tensor: str, dtype: str) -> None:
+    """Averages' counts are I64, as `_check_counted` says; everything else is of `FLOATS`."""
+    if tensor in _COUNTED.values() and not name.startswith((BASE_FOLDER, POPULATION_FOLDER)):
+        return
+    if dtype not in FLOATS:
+        raise BundleFormatError(
+            f"{name}: tensor {tensor} is {dtype}, expected one of {', '.join(sorted(FLOATS))}"
+        )
+
+
+def check_numbers(name: str, data: bytes, table: Mapping[str, TensorSpec]) -> None:
+    """Every number in this verified file is finite and of a size that training leaves.
+
+    What PROPER trains stays near its start, so experts, routers and averages are below 2^10.
+
+    Raises:
+        BundleFormatError: naming the tensor.
+    """
+    trained = not name.startswith(BASE_FOLDER)
+    largest = TRAINED_EXPONENT if trained else LARGEST_EXPONENT
+    check_finite(data, table, where=name, largest_exponent=largest)
 
 
 def check_members(name: str, data: bytes, table: Mapping[str, TensorSpec]) -> None:

@@ -16,6 +16,7 @@ import json
 import unicodedata
 from typing import Any, NoReturn
 
+from proper_model.documents import DocumentError, parse_json
 from proper_model.errors import BundleFormatError
 
 MAX_DEPTH = 16
@@ -57,39 +58,21 @@ def parse_strict(data: bytes, *, where: str) -> Any:
     Raises:
         BundleFormatError: the bytes are not such a document.
     """
-
-    def refuse(reason: str) -> NoReturn:
-        raise BundleFormatError(f"{where}: {reason}")
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        fields = dict(pairs)
-        if len(fields) != len(pairs):
-            refuse("an object names the same key twice")
-        return fields
-
-    def integer(text: str) -> int:
-        # Python would spend quadratic time on a very long number before refusing it.
-        if len(text) > len(str(-MAX_INTEGER)):
-            refuse("an integer is outside -(2^53-1)..2^53-1")
-        return int(text)
-
-    def no_fraction(_: str) -> NoReturn:
-        refuse("numbers must be integers")
-
     try:
-        return json.loads(
-            data.decode("utf-8"),
-            object_pairs_hook=unique,
-            parse_int=integer,
-            parse_float=no_fraction,
-            parse_constant=no_fraction,
-        )
-    except UnicodeDecodeError as error:
-        raise BundleFormatError(f"{where}: not UTF-8 at byte {error.start}") from None
-    except json.JSONDecodeError as error:
-        raise BundleFormatError(f"{where}: not JSON at character {error.pos}") from None
-    except RecursionError:
-        raise BundleFormatError(f"{where}: nested too deeply") from None
+        return parse_json(data, parse_int=_exact_integer, parse_float=_no_fraction)
+    except DocumentError as error:
+        raise BundleFormatError(f"{where}: {error}") from None
+
+
+def _exact_integer(text: str) -> int:
+    # Python would spend quadratic time on a very long number before refusing it.
+    if len(text) > len(str(-MAX_INTEGER)):
+        raise DocumentError("an integer is outside -(2^53-1)..2^53-1")
+    return int(text)
+
+
+def _no_fraction(_: str) -> NoReturn:
+    raise DocumentError("numbers must be integers")
 
 
 def _check(value: Any, where: str, depth: int) -> None:

@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load
 from torch import Tensor
 
+from proper_model.documents import parse_json, parse_object
 from proper_model.errors import CheckpointError
 from proper_model.files import Buffer, read_regular, storage_errors, write_atomic
 
@@ -124,9 +125,9 @@ def _read_sealed(place: Sealed) -> tuple[dict[str, Tensor], dict[str, Any]] | No
     data = place.open(read_regular(place.path, limit_bytes=MAX_SEALED_BYTES))
     try:
         (length,) = _LENGTH.unpack_from(data)
-        header = json.loads(data[_LENGTH.size : _LENGTH.size + length])
-        return load(data), json.loads(header["__metadata__"][_META])
-    except (SafetensorError, KeyError, ValueError, struct.error) as error:
+        header = parse_object(data[_LENGTH.size : _LENGTH.size + length])
+        return load(data), _meta(header["__metadata__"])
+    except (SafetensorError, KeyError, TypeError, ValueError, struct.error) as error:
         raise _damaged(place.path) from error
 
 
@@ -137,10 +138,18 @@ def _read(path: Path, *, tensors: bool) -> tuple[dict[str, Tensor], dict[str, An
         with safe_open(path, framework="pt") as file:
             names = file.keys() if tensors else ()
             found = {name: file.get_tensor(name) for name in names}
-            meta = json.loads((file.metadata() or {})[_META])
-    except (SafetensorError, OSError, KeyError, ValueError) as error:
+            meta = _meta(file.metadata() or {})
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise _damaged(path) from error
     return found, meta
+
+
+def _meta(metadata: Mapping[str, str]) -> dict[str, Any]:
+    """Our own part of a file's metadata. Raises ValueError, KeyError or TypeError."""
+    meta = parse_json(metadata[_META], constants=True)
+    if not isinstance(meta, dict):
+        raise ValueError
+    return meta
 
 
 def _damaged(path: Path) -> CheckpointError:

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from proper_model.documents import parse_object
 from proper_model.files import read_regular, write_atomic
 
 TIMINGS_FILE = "timings.json"
@@ -76,7 +77,7 @@ def write_seconds(path: Path, seconds: dict[str, float]) -> None:
 def read_seconds(path: Path) -> dict[str, float]:
     """Seconds by step; none where the file is missing or damaged, since times decide nothing."""
     try:
-        stored = json.loads(read_regular(path, limit_bytes=MAX_TIMINGS_BYTES))
+        stored = parse_object(read_regular(path, limit_bytes=MAX_TIMINGS_BYTES))
         return {str(step): float(seconds) for step, seconds in stored.items()}
     except (OSError, ValueError, TypeError, AttributeError):
         return {}

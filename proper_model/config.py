@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from proper_model.structure import check
+from proper_model.structure import MOST_RANK, check, check_alpha, check_count
 
 ATTENTION_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj")
 FFN_TARGETS = ("gate_proj", "up_proj", "down_proj")
@@ -21,6 +21,11 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 MAX_RATE = 1.0
 MAX_TEXT_TOKENS = 1 << 20
 MAX_STEP_TOKENS = 1 << 24
+MOST_EPOCHS = 10_000
+MOST_ROWS = 1 << 24  # of a batch, a cohort, a history
+MOST_FOLDS = 1000
+MOST_RATES = 100
+MAX_WEIGHT = 1e6  # of a term in a loss, of a norm
 
 
 class BaseWeights(StrEnum):
@@ -50,8 +55,8 @@ class PopulationSettings:
         unknown = [t for t in self.targets if t not in known]
         check(not unknown, f"population.targets: unknown {unknown}; known are {list(known)}")
         check(bool(self.targets), "population.targets must not be empty")
-        check(self.rank >= 1, f"population.rank must be at least 1, got {self.rank}")
-        check(self.alpha > 0, f"population.alpha must be positive, got {self.alpha}")
+        check_count(self.rank, MOST_RANK, "population.rank")
+        check_alpha(self.alpha, "population.alpha")
         _check_training(self, "population")
 
 
@@ -75,14 +80,17 @@ class GroupSettings:
     def __post_init__(self) -> None:
         _check_training(self, "group")
         check(self.constraint_weight >= 0, "group.constraint_weight must not be negative")
-        check(self.constraint_pairs >= 1, "group.constraint_pairs must be at least 1")
+        check(self.constraint_weight <= MAX_WEIGHT, "group.constraint_weight is too large")
+        check_count(self.constraint_pairs, MOST_ROWS, "group.constraint_pairs")
         _check_rate(self.embedding_learning_rate, "group.embedding_learning_rate")
-        check(self.max_items_per_user >= 1, "group.max_items_per_user must be at least 1")
+        check_count(self.max_items_per_user, MOST_ROWS, "group.max_items_per_user")
+        check_count(self.prototypes, MOST_ROWS, "group.prototypes", least=0)
         check(
             self.prototype_min_users >= 10,
             f"group.prototype_min_users is {self.prototype_min_users}; a prototype of fewer than "
             "10 users would publish personal data",
         )
+        check_count(self.prototype_min_users, MOST_ROWS, "group.prototype_min_users")
 
 
 @dataclass(frozen=True)
@@ -97,7 +105,7 @@ class RouterSettings:
     patience: int = 1
 
     def __post_init__(self) -> None:
-        check(self.cohort >= 1, "router.cohort must be at least 1")
+        check_count(self.cohort, MOST_ROWS, "router.cohort")
         _check_training(self, "router")
 
 
@@ -121,19 +129,24 @@ class UserSettings:
 
     def __post_init__(self) -> None:
         check(bool(self.learning_rates), "user.learning_rates must not be empty")
+        check(
+            len(self.learning_rates) <= MOST_RATES,
+            f"user.learning_rates must be at most {MOST_RATES}, got {len(self.learning_rates)}",
+        )
         for rate in self.learning_rates:
             _check_rate(rate, "user.learning_rates")
         check(0 <= self.dropout < 1, f"user.dropout must be in [0, 1), got {self.dropout}")
-        check(self.epochs >= 1, "user.epochs must be at least 1")
-        check(self.batch_size >= 1, "user.batch_size must be at least 1")
-        check(self.embedding_batch_size >= 1, "user.embedding_batch_size must be at least 1")
-        check(self.patience >= 1, "user.patience must be at least 1")
-        check(self.embedding_epochs >= 0, "user.embedding_epochs must not be negative")
+        check_count(self.epochs, MOST_EPOCHS, "user.epochs")
+        check_count(self.batch_size, MOST_ROWS, "user.batch_size")
+        check_count(self.embedding_batch_size, MOST_ROWS, "user.embedding_batch_size")
+        check_count(self.patience, MOST_EPOCHS, "user.patience")
+        check_count(self.embedding_epochs, MOST_EPOCHS, "user.embedding_epochs", least=0)
         _check_rate(self.embedding_learning_rate, "user.embedding_learning_rate")
         check(
             0 < self.held_back_fraction < 0.9, "user.held_back_fraction must be between 0 and 0.9"
         )
-        check(self.held_back_folds >= 1, "user.held_back_folds must be at least 1")
+        check_count(self.held_back_folds, MOST_FOLDS, "user.held_back_folds")
+        check(self.min_items_to_train <= MOST_ROWS, "user.min_items_to_train is too large")
         check(
             self.refit or self.held_back_folds == 1,
             "user.held_back_folds above 1 leaves no adapter trained on all items, so refit must be "
@@ -194,8 +207,8 @@ class StageSettings:
             hint="set dtype to auto, float32 or bfloat16, or base_weights to full",
         )
         check(0 <= self.warmup_ratio < 1, "warmup_ratio must be in [0, 1)")
-        check(self.max_grad_norm > 0, "max_grad_norm must be positive")
-        check(self.weight_decay >= 0, "weight_decay must not be negative")
+        check(0 < self.max_grad_norm <= MAX_WEIGHT, "max_grad_norm must be positive, and bounded")
+        check(0 <= self.weight_decay <= MAX_WEIGHT, "weight_decay must not be negative, nor huge")
         check(0 < self.held_back_fraction < 0.9, "held_back_fraction must be between 0 and 0.9")
 
 
@@ -206,6 +219,6 @@ def _check_rate(rate: float, name: str) -> None:
 def _check_training(settings: Any, where: str) -> None:
     check(0 <= settings.dropout < 1, f"{where}.dropout must be in [0, 1), got {settings.dropout}")
     _check_rate(settings.learning_rate, f"{where}.learning_rate")
-    check(settings.epochs >= 1, f"{where}.epochs must be at least 1, got {settings.epochs}")
-    check(settings.batch_size >= 1, f"{where}.batch_size must be at least 1")
-    check(settings.patience >= 1, f"{where}.patience must be at least 1")
+    check_count(settings.epochs, MOST_EPOCHS, f"{where}.epochs")
+    check_count(settings.batch_size, MOST_ROWS, f"{where}.batch_size")
+    check_count(settings.patience, MOST_EPOCHS, f"{where}.patience")

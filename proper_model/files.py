@@ -8,6 +8,7 @@ two complete versions.
 from __future__ import annotations
 
 import errno
+import io
 import os
 import secrets
 import stat
@@ -125,16 +126,41 @@ def read_bounded(path: Path, max_bytes: int) -> bytes:
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise OSError(errno.EINVAL, "expected a regular file", path)
-        # Made only now: of a folder `fdopen` makes no file object, and closes nothing either.
-        with os.fdopen(descriptor, "rb", closefd=False) as handle:
-            parts, left = [], max_bytes + 1
-            # In pieces: asked for all at once, Python sets aside the limit, not the file's size.
-            while left and (part := handle.read(min(left, _PIECE_BYTES))):
-                parts.append(part)
-                left -= len(part)
-            return b"".join(parts)
+        # Made only now: of a folder `FileIO` makes no file object, and closes nothing either.
+        with io.FileIO(descriptor, closefd=False) as handle:
+            return _up_to(handle, max_bytes + 1)
     finally:
         os.close(descriptor)
+
+
+def open_regular(path: Path) -> io.FileIO:
+    """A file for reading, links followed, as hub caches consist of them.
+
+    Raises OSError if it is not there, or no regular file: a pipe would block for ever.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "expected a regular file", path)
+    return io.FileIO(descriptor)
+
+
+def read_followed(path: Path, *, limit_bytes: int) -> bytes:
+    """The whole of a file that may be a link to a regular one. Raises OSError, also if larger."""
+    with open_regular(path) as handle:
+        data = _up_to(handle, limit_bytes + 1)
+    if len(data) > limit_bytes:
+        raise OSError(errno.EFBIG, f"larger than {limit_bytes} bytes", path)
+    return data
+
+
+def _up_to(handle: io.FileIO, most: int) -> bytes:
+    """At most so many bytes, in pieces: asked for all at once, Python sets aside the limit."""
+    parts = []
+    while most and (part := handle.read(min(most, _PIECE_BYTES))):
+        parts.append(part)
+        most -= len(part)
+    return b"".join(parts)
 
 
 def read_regular(path: Path, *, limit_bytes: int) -> bytes:

@@ -156,6 +156,14 @@ class Manifest(_Strict):
             return None
         return BaseReference(self.base.hub_id, self.base.revision, self.base.files)
 
+    @property
+    def shapes(self) -> dict[str, dict[str, tuple[int, ...]]]:
+        """Of the tensors in every file, by file name and tensor name."""
+        return {
+            name: {tensor: found.shape for tensor, found in (entry.tensors or {}).items()}
+            for name, entry in self.files.items()
+        }
+
     def to_bytes(self) -> bytes:
         return canonical.encode(self.model_dump(mode="json"))
 

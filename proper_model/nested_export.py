@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 _PEFT = "base_model.model."
 _OWN = "model."
+NESTED_DECODER = "model.language_model."
+"""Where transformers holds the text decoder of a model that reads images too."""
 
 
 def outer_path(config: Any) -> str:
@@ -29,9 +31,9 @@ def outer_path(config: Any) -> str:
         with torch.device("meta"):
             whole = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     except Exception:  # noqa: BLE001 - its other parts may need libraries that are not here
-        return "model.language_model."
-    inside = any(path.startswith("model.language_model.") for path, _ in whole.named_modules())
-    return "model.language_model." if inside else _OWN
+        return NESTED_DECODER
+    inside = any(path.startswith(NESTED_DECODER) for path, _ in whole.named_modules())
+    return NESTED_DECODER if inside else _OWN
 
 
 def named_from_outside(base: Any, adapter: PeftAdapter) -> PeftAdapter:

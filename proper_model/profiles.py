@@ -11,9 +11,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from proper_model.config import StageSettings
+from proper_model.documents import DocumentError, parse_toml
 from proper_model.errors import ConfigError
 from proper_model.settings_io import from_mapping
-from proper_model.toml_text import TomlError, parse_toml
 
 MAX_PROFILE_BYTES = 64 * 1024  # a profile is a page of text; anything larger is another file
 
@@ -66,6 +66,6 @@ def _read(path: Path) -> dict[str, object]:
             f"profile {path} is {len(raw)} bytes, expected at most {MAX_PROFILE_BYTES}"
         )
     try:
-        return parse_toml(raw.decode())
-    except (TomlError, UnicodeDecodeError) as error:
-        raise ConfigError(f"profile {path} is not valid TOML: {error}") from error
+        return parse_toml(raw)
+    except DocumentError as error:
+        raise ConfigError(f"profile {path}: {error}") from None

@@ -36,13 +36,16 @@ TENSOR_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*(\.[A-Za-z0-9_][A-Za-z0-9_-
 MAX_NAME_LENGTH = 256
 MAX_DIMENSIONS = 8
 
-# A floating-point number is NaN or infinite exactly when all its exponent bits are one.
-_EXPONENT_BITS = {
-    "F16": ("<u2", 0x7C00),
-    "BF16": ("<u2", 0x7F80),
-    "F32": ("<u4", 0x7F80_0000),
-    "F64": ("<u8", 0x7FF0_0000_0000_0000),
+# Of each kind of number: its bits as integers, and the width of its exponent and its fraction. It is
+# NaN or infinite exactly when all exponent bits are one.
+_FLOATS = {
+    "F16": ("<u2", 5, 10),
+    "BF16": ("<u2", 8, 7),
+    "F32": ("<u4", 8, 23),
+    "F64": ("<u8", 11, 52),
 }
+# Absolute values below 2^17: more than any half-precision number, so no real model is refused.
+LARGEST_EXPONENT = 17
 _CHUNK_BYTES = 16 * 1024 * 1024
 
 
@@ -94,22 +97,37 @@ def read_table(data: bytes, limits: Limits, *, where: str) -> dict[str, TensorSp
     return table
 
 
-def check_finite(data: bytes, table: Mapping[str, TensorSpec], *, where: str) -> None:
-    """Refuse NaN and infinity in every floating-point tensor.
+def check_finite(
+    data: bytes,
+    table: Mapping[str, TensorSpec],
+    *,
+    where: str,
+    largest_exponent: int = LARGEST_EXPONENT,
+) -> None:
+    """Refuse NaN, infinity and 2^largest_exponent or more in every floating-point tensor.
 
     Raises:
         BundleFormatError: naming the tensor.
     """
     view = memoryview(data)
     for name, spec in table.items():
-        if spec.dtype not in _EXPONENT_BITS:
+        if spec.dtype not in _FLOATS:
             continue
-        dtype, mask = _EXPONENT_BITS[spec.dtype]
+        dtype, exponent_bits, fraction_bits = _FLOATS[spec.dtype]
+        mask = ((1 << exponent_bits) - 1) << fraction_bits
+        bias = (1 << (exponent_bits - 1)) - 1
+        too_large = min(mask, (bias + largest_exponent) << fraction_bits)
         for begin in range(spec.begin, spec.end, _CHUNK_BYTES):
             chunk = view[begin : min(begin + _CHUNK_BYTES, spec.end)]
-            bits = np.frombuffer(chunk, dtype=dtype)
-            if bool(np.any((bits & mask) == mask)):
+            exponents = np.frombuffer(chunk, dtype=dtype) & mask
+            largest = exponents.max(initial=0)
+            if largest == mask:
                 raise BundleFormatError(f"{where}: tensor {name} holds a NaN or an infinity")
+            if largest >= too_large:
+                raise BundleFormatError(
+                    f"{where}: tensor {name} holds a number of {2**largest_exponent} or more",
+                    hint="no training leaves such weights; get the release again, or tell its maker",
+                )
 
 
 def read_int64(data: bytes, spec: TensorSpec) -> list[int]:

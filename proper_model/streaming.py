@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from proper_model.encoding import Encoder
+from proper_model.errors import TrainingError
 from proper_model.model import AdaptedModel
 from proper_model.passes import Pass
 
@@ -78,7 +79,14 @@ def stream_tokens(
         for _ in range(max_new_tokens):
             output = model.base(input_ids=ids, past_key_values=past, use_cache=True)
             past = output.past_key_values
-            token = int(output.logits[0, -1].argmax())
+            scores = output.logits[0, -1]
+            token = int(scores.argmax())
+            if not torch.isfinite(scores[token]):
+                raise TrainingError(
+                    "the model's scores are no numbers any more, so there is no answer",
+                    hint="adapt again; if it happens without an adapter (--stage 1), the release "
+                    "is at fault: tell its publisher",
+                )
             if token == encoder.eos:
                 return True
             yield token

@@ -55,10 +55,29 @@ class UserRouting(StrEnum):
     USER_AWARE = "user_aware"  # stage 2's router, no W_l
 
 
+# No release and no run has use for more; each of these is a size of tensors or a number of passes.
+MOST_EXPERTS = 1024
+MOST_RANK = 1 << 17
+MOST_WIDTH = 1 << 16
+MOST_ALPHA = 1e6
+
+
 def check(condition: bool, message: str, hint: str | None = None) -> None:
     """Raise ConfigError with `message` unless `condition` holds."""
     if not condition:
         raise ConfigError(message, hint=hint)
+
+
+def check_count(value: int, most: int, name: str, *, least: int = 1) -> None:
+    """Raise ConfigError unless `value` is from `least` to `most`."""
+    check(value >= least, f"{name} must be at least {least}, got {value}")
+    check(value <= most, f"{name} must be at most {most}, got {value}")
+
+
+def check_alpha(alpha: float, name: str) -> None:
+    """Raise ConfigError unless the LoRA scale's numerator is positive and at most `MOST_ALPHA`."""
+    check(alpha > 0, f"{name} must be positive, got {alpha}")
+    check(alpha <= MOST_ALPHA, f"{name} must be at most {MOST_ALPHA:g}, got {alpha:g}")
 
 
 @dataclass(frozen=True)
@@ -80,13 +99,10 @@ class Structure:
     embedding_dim: int = 64
 
     def __post_init__(self) -> None:
-        check(self.experts >= 1, f"structure.experts must be at least 1, got {self.experts}")
-        check(self.rank >= 1, f"structure.rank must be at least 1, got {self.rank}")
-        check(self.alpha > 0, f"structure.alpha must be positive, got {self.alpha}")
-        check(
-            self.embedding_dim >= 1,
-            f"structure.embedding_dim must be at least 1, got {self.embedding_dim}",
-        )
+        check_count(self.experts, MOST_EXPERTS, "structure.experts")
+        check_count(self.rank, MOST_RANK, "structure.rank")
+        check_alpha(self.alpha, "structure.alpha")
+        check_count(self.embedding_dim, MOST_WIDTH, "structure.embedding_dim")
         check(
             self.router_user or self.router_text is not RouterText.NONE,
             "structure: a router needs the text or the user, router_text is 'none' and "

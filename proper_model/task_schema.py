@@ -12,10 +12,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar, get_args
 
+from proper_model.documents import DocumentError, parse_toml
 from proper_model.errors import ConfigError, TaskError
 from proper_model.settings_io import from_mapping
 from proper_model.templates import Template, compile_template
-from proper_model.toml_text import TomlError, parse_toml
 
 Kind = Literal["classification", "ordinal", "generation"]
 METRICS: Mapping[str, tuple[str, ...]] = {
@@ -24,7 +24,9 @@ METRICS: Mapping[str, tuple[str, ...]] = {
     "generation": ("rouge1", "rougeL", "nll"),
 }
 COLLAPSIBLE = ("history", "line", "training-query")
-MAX_WORDS = 1_000_000  # of an inserted text
+MAX_TASK_CHARS = 1 << 20
+MAX_NAME = 64
+MAX_WORDS = 1_000_000  # of a text that is cut
 _TABLES = ("labels", "query", "history", "templates")
 T = TypeVar("T")
 
@@ -132,10 +134,12 @@ class Compiled:
 
 def parse_task(text: str, *, where: str) -> TaskSpec:
     """Parse and check a task file. Raises TaskError naming `where` and the key."""
+    if len(text) > MAX_TASK_CHARS:
+        raise TaskError(f"{where}: {len(text)} characters, expected at most {MAX_TASK_CHARS}")
     try:
         raw = parse_toml(text)
-    except TomlError as error:
-        raise TaskError(f"{where}: not TOML, {error}") from None
+    except DocumentError as error:
+        raise TaskError(f"{where}: {error}") from None
     tables = {name: raw.pop(name, {}) for name in _TABLES}
     for name, value in tables.items():
         if not isinstance(value, dict):
@@ -225,7 +229,7 @@ def _regex(pattern: str | None, where: str) -> re.Pattern[str] | None:
         return None
     try:
         return re.compile(pattern, re.DOTALL)
-    except re.error as error:
+    except (re.error, OverflowError, RecursionError) as error:
         raise TaskError(f"{where}: not a regular expression, {error}") from None
 
 
@@ -233,8 +237,12 @@ def _check_head(spec: TaskSpec, where: str) -> None:
     head = spec.head
     if head.kind not in get_args(Kind):
         raise TaskError(f"{where}: kind must be one of {', '.join(get_args(Kind))}")
-    if not re.fullmatch(r"[A-Za-z0-9_.-]+", head.name):
-        raise TaskError(f"{where}: name may hold letters, digits and _ . - only")
+    if not re.fullmatch(r"[A-Za-z0-9_.-]+", head.name) or len(head.name) > MAX_NAME:
+        raise TaskError(
+            f"{where}: name may hold letters, digits and _ . - only, at most {MAX_NAME} of them"
+        )
+    if not all(text.isprintable() for text in (head.title, *head.aliases)):
+        raise TaskError(f"{where}: title and aliases are a line of printable text each")
     if not head.fields or not all(re.fullmatch(r"[a-z][a-z0-9_]*", f) for f in head.fields):
         raise TaskError(f"{where}: fields must be a list of lower case names")
     if reserved := {"id", "date", "labels", "input"} & set(head.fields):

@@ -15,9 +15,7 @@ from client.adaptation import UserState
 from client.prediction import arm_pass
 from proper_model.answers import answer_logits
 from proper_model.artifact import (
-    BaseSource,
     Release,
-    release_from_files,
     release_to_files,
     shared_tensors,
 )
@@ -25,10 +23,12 @@ from proper_model.config import ATTENTION_TARGETS, PopulationSettings, StageSett
 from proper_model.encoding import Encoded
 from proper_model.model import AdaptedModel
 from proper_model.population import attach_population, merge_population, population_state
+from proper_model.recipe import BaseSource
 from proper_model.records import User
 from proper_model.structure import preset
 from proper_model.tasks import load_task
 from simulations.tiny_base import word_tokenizer
+from tests.releases import release_in_memory
 from tests.tiny import VOCABULARY, randomize, sample, tiny_base
 
 BUNDLE = "ab" * 32
@@ -87,13 +87,13 @@ def installed(release: Release, folder: Path) -> Release:
     """
     if release.population:
         files = release_to_files(release, base=PUBLIC)
-        return release_from_files(files, base_folder=str(folder / "base"))
+        return release_in_memory(files, folder / "base")
     files = release_to_files(release)
     (folder / "base").mkdir()
     for name, data in files.items():
         if name.startswith("base/"):
             (folder / name).write_bytes(data)
-    return release_from_files(files)
+    return release_in_memory(files)
 
 
 def public_base(folder: Path) -> Path:

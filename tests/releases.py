@@ -8,14 +8,23 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 import os
+import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 from filelock import FileLock
 
 from coordinator.stages import run_pooled_stages
-from proper_model.artifact import Release
+from proper_model.artifact import Release, release_from_files
+from proper_model.checked_base import CheckedFiles
+from proper_model.files import write_atomic
+from proper_model.manifest import BaseReference
+from proper_model.recipe import parse_recipe
 from proper_model.records import User
+from proper_model.release_check import check_files
+from proper_model.release_names import BASE, CONFIG, RECIPE, is_base_file
 from proper_model.structure import preset
 from proper_model.tasks import load_task
 from simulations.synthetic import SyntheticPopulation, make_synthetic
@@ -73,3 +82,28 @@ def small_release(preset_name: str = "default") -> Release:
             seed=0,
             cache=folder / "cache",
         )
+
+
+def hashed(folder: Path) -> CheckedFiles:
+    """A base's folder as it is now."""
+    hashes = {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in folder.iterdir()
+        if is_base_file(path.name)
+    }
+    return CheckedFiles(folder, hashes)
+
+
+def release_in_memory(files: Mapping[str, bytes], base: Path | None = None) -> Release:
+    """A release of files that no bundle holds, checked as a device would; `base`: what it refers to."""
+    if base is not None:
+        named, own = parse_recipe(files[RECIPE]).base, hashed(base)
+        assert named is not None
+        reference = BaseReference(named.name, named.revision, own.hashes)
+        content = check_files(files, reference, config=(base / CONFIG).read_bytes())
+        return release_from_files(files, content, own)
+    with tempfile.TemporaryDirectory() as scratch:
+        for name, data in files.items():
+            if name.startswith(BASE):
+                write_atomic(Path(scratch) / name.removeprefix(BASE), data)
+        return release_from_files(files, check_files(files), hashed(Path(scratch)))

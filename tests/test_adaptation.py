@@ -10,10 +10,10 @@ import torch
 
 from client.adaptation import UserState, adapt, user_seed
 from client.prediction import predict
-from proper_model.artifact import Release, release_from_files, release_to_files
+from proper_model.artifact import Release, release_to_files
 from proper_model.errors import BundleFormatError, ConfigError, StateError
 from proper_model.records import User
-from tests.releases import small_release, small_users
+from tests.releases import release_in_memory, small_release, small_users
 
 ARMS = ("stage2", "stage3", "oppu-mlp")
 
@@ -185,7 +185,7 @@ def test_user_seeds_depend_on_user_and_seed() -> None:
 
 
 def test_a_release_survives_its_files(release: Release, users: tuple[User, ...]) -> None:
-    again = release_from_files(release_to_files(release))
+    again = release_in_memory(release_to_files(release))
     assert again.structure == release.structure
     assert again.settings == release.settings
     ours = predict(release, users[:2], "stage2-mean", {})
@@ -196,7 +196,7 @@ def test_a_release_for_another_structure_is_refused(release: Release) -> None:
     files = release_to_files(release)
     files["recipe.json"] = files["recipe.json"].replace(b'"experts": 5', b'"experts": 4')
     with pytest.raises(BundleFormatError, match="expected 'experts"):
-        release_from_files(files).model()
+        release_in_memory(files).model()
 
 
 def test_a_release_holds_no_user_embedding(release: Release) -> None:

@@ -200,3 +200,11 @@ def test_prepare_and_plan_look_before_they_touch_anything(base: Path, tmp_path: 
         with pytest.raises(BaseModelError, match=r"model\.safetensors"):
             start(options, lambda *_: None)
     assert not options.out.exists()
+
+
+def test_a_type_that_devices_refuse_is_refused_before_training(
+    base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check_base(str(base), TINY)
+    monkeypatch.setattr(base_check, "MODEL_TYPES", frozenset({"qwen2"}))
+    assert "of type 'llama'" in refusal(base).message

@@ -17,9 +17,9 @@ from bundle_samples import (
     ROOT,
     SECOND_KEY,
     floats,
+    format_bundle,
+    format_files,
     raw_tensor_file,
-    sample_bundle,
-    sample_files,
     sample_info,
     shared_tensors,
     tensor_file,
@@ -52,7 +52,7 @@ from proper_model.safe_tensors import check_finite, read_int64, read_table
 from proper_model.signed_time import format_time, parse_time
 from proper_model.trust import MANIFEST_DOMAIN, TrustedRoot, sign
 
-BUNDLE = sample_bundle()
+BUNDLE = format_bundle()
 
 
 def verify(manifest=BUNDLE.manifest_bytes, signatures=BUNDLE.signature_bytes, files=None):
@@ -61,7 +61,7 @@ def verify(manifest=BUNDLE.manifest_bytes, signatures=BUNDLE.signature_bytes, fi
 
 def test_round_trip():
     bundle = verify()
-    assert dict(bundle.files) == sample_files()
+    assert dict(bundle.files) == format_files()
     assert (bundle.version, bundle.bundle_id) == (1, BUNDLE.bundle_id)
     assert bundle.bundle_id == content_id(BUNDLE.manifest_bytes)
     assert bundle.manifest.created_at == CREATED
@@ -69,8 +69,8 @@ def test_round_trip():
 
 
 def test_building_is_deterministic_whatever_the_order():
-    backwards = dict(reversed(sample_files().items()))
-    assert sample_bundle(files=backwards).all_files() == BUNDLE.all_files()
+    backwards = dict(reversed(format_files().items()))
+    assert format_bundle(files=backwards).all_files() == BUNDLE.all_files()
 
 
 def test_manifest_is_canonical_and_holds_the_tensor_table():
@@ -106,13 +106,13 @@ def test_nothing_is_read_of_a_bundle_that_is_refused_by_its_manifest():
 
 
 def test_hub_reference_comes_back():
-    base = BaseReference("some/base", "0123abcd", {"config.json": "0" * 64})
-    files = {n: d for n, d in sample_files().items() if not n.startswith("base/")}
+    base = BaseReference("some/base", "0123abcd", {"model.safetensors": "0" * 64})
+    files = {n: d for n, d in format_files().items() if not n.startswith("base/")}
     name = "base_model.model.layers.0.q_proj.lora_A.weight"
     files["adapters/population/adapter_model.safetensors"] = tensor_file(
         {name: ("F32", (1,), floats(1))}
     )
-    bundle = sample_bundle(files=files, base=base)
+    bundle = format_bundle(files=files, base=base)
     assert (
         verify(bundle.manifest_bytes, bundle.signature_bytes, bundle.files).manifest.base_reference
         == base
@@ -168,7 +168,7 @@ def test_every_change_of_a_file_is_refused():
 
 
 def test_files_of_two_bundles_do_not_mix():
-    other = sample_bundle(2, files={**sample_files(), "recipe.json": b'{"seed":1}'})
+    other = format_bundle(2, files={**format_files(), "recipe.json": b'{"seed":1}'})
     with pytest.raises(BundleIntegrityError):
         verify(other.manifest_bytes, other.signature_bytes)
     with pytest.raises(BundleSignatureError):
@@ -234,7 +234,7 @@ def test_each_limit_is_inclusive_and_enforced_when_building_and_verifying(field)
             now=NOW,
             limits=limits,
         )
-        build_bundle(sample_files(), sample_info(), [KEY], limits=limits)
+        build_bundle(format_files(), sample_info(), [KEY], limits=limits)
 
     attempt(exact)
     with pytest.raises(BundleLimitError):
@@ -266,7 +266,7 @@ def test_times_have_one_form():
 
 def test_threshold_of_two():
     root = TrustedRoot.of([KEY, SECOND_KEY], threshold=2)
-    both = sample_bundle(keys=(KEY, SECOND_KEY))
+    both = format_bundle(keys=(KEY, SECOND_KEY))
     verify_bundle(both.manifest_bytes, both.signature_bytes, both.files, root, now=NOW)
     with pytest.raises(BundleSignatureError):
         verify_bundle(BUNDLE.manifest_bytes, BUNDLE.signature_bytes, BUNDLE.files, root, now=NOW)
@@ -287,8 +287,8 @@ def test_file_names_of_real_releases_are_accepted():
 
 def test_messages_never_repeat_a_foreign_name():
     canary = "canary\x1b[31m"
-    files = {**sample_files(), f"{canary}.json": b"{}"}
-    for action in (lambda: sample_bundle(files=files), lambda: verify(files=files)):
+    files = {**format_files(), f"{canary}.json": b"{}"}
+    for action in (lambda: format_bundle(files=files), lambda: verify(files=files)):
         with pytest.raises(BundleFormatError) as caught:
             action()
         assert "canary" not in caught.value.message
@@ -297,18 +297,18 @@ def test_messages_never_repeat_a_foreign_name():
 def test_the_publisher_cannot_sign_what_a_device_refuses():
     for members in ((12, 9), (0, 10)):
         with pytest.raises(BundleFormatError, match="averages"):
-            sample_bundle(files=sample_files(members))
+            format_bundle(files=format_files(members))
     with pytest.raises(BundleFormatError, match="expires"):
-        sample_bundle(expires=CREATED)
+        format_bundle(expires=CREATED)
     with pytest.raises(BundleSignatureError):
-        sample_bundle(keys=())
+        format_bundle(keys=())
 
 
 def test_no_prototype_at_all_is_fine():
     empty = shared_tensors(())
     assert empty["prototypes"][1] == (0, 1, 2)
-    files = {**sample_files(), "shared.safetensors": tensor_file(empty)}
-    bundle = sample_bundle(files=files)
+    files = {**format_files(), "shared.safetensors": tensor_file(empty)}
+    bundle = format_bundle(files=files)
     assert verify(bundle.manifest_bytes, bundle.signature_bytes, bundle.files).version == 1
 
 

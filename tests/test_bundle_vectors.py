@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from client import updater
 from client.updater import install
 from proper_model import errors
 from proper_model.bundle import MANIFEST_NAME, SIGNATURES_NAME, verify_bundle
@@ -64,7 +65,9 @@ def test_vector(case):
 @pytest.mark.parametrize(
     "case", [c for c in CASES if not c["highest_version"]], ids=lambda case: case["name"]
 )
-def test_vector_as_a_folder(case, tmp_path):
+def test_vector_as_a_folder(case, tmp_path, monkeypatch):
+    # The vectors are about the format; what they hold no device could use.
+    monkeypatch.setattr(updater, "_check_content", lambda *_: None)
     source = tmp_path / "source"
     for name, data in case_files(case).items():
         (source / name).parent.mkdir(parents=True, exist_ok=True)

@@ -20,10 +20,12 @@ from bundle_samples import (
     ROOT,
     SECOND_KEY,
     STRANGER,
-    floats,
+    TASK_TOML,
+    base_files,
+    big_files,
+    referring_files,
     sample_bundle,
     sample_files,
-    tensor_file,
 )
 from release_server import serve_folder, serving
 
@@ -59,7 +61,7 @@ from proper_model.errors import (
 )
 from proper_model.trust import ROOT_DOMAIN, TrustedRoot, sign
 
-OTHER = {**sample_files(), "recipe.json": b'{"structure":{"name":"device"}}'}
+OTHER = sample_files(seed=1)
 END = CREATED + LIFETIME
 
 
@@ -359,12 +361,7 @@ def test_after_a_refusal_all_is_as_before(home, tmp_path, case, remote):
 
 # --- over the web --------------------------------------------------------------------------------
 
-BIG = {
-    **sample_files(),
-    "base/model.safetensors": tensor_file(
-        {"lm_head.weight": ("BF16", (200_000,), b"\x80\x3f" * 200_000)}
-    ),
-}
+BIG = big_files()
 ONCE = Patience(attempts=1)
 
 
@@ -618,11 +615,7 @@ def test_verify_needs_the_signature_of_the_pinned_root(home, folder):
 
 def test_list(home, tmp_path):
     assert list_bundles(home) == ()
-    named = {
-        **sample_files(),
-        "recipe.json": b'{"structure":{"name":"device"}}',
-        "task.toml": b'name = "films"\n',
-    }
+    named = {**OTHER, "task.toml": TASK_TOML.replace('"sample"', '"films"').encode()}
     folder = release(tmp_path / "release")
     first = add(home, folder).bundle
     release(folder, named)
@@ -636,7 +629,7 @@ def test_list(home, tmp_path):
         "embedded",
         "default",
     )
-    assert (old.task, old.preset) == ("sample", "")
+    assert (old.task, old.preset) == ("sample", "device")
     assert new.size_bytes == sum(map(len, named.values()))
     assert (new.created, new.expires) == ("2026-01-01T00:00:00Z", "2027-01-01T00:00:00Z")
     assert new.warnings == old.warnings == ()
@@ -675,13 +668,7 @@ def test_old_releases_go_but_the_current_and_the_kept_stay(home, folder):
 # --- bases ---------------------------------------------------------------------------------------
 
 REVISION = "ab" * 20
-POPULATION = "adapters/population/adapter_model.safetensors"
-REFERRING = {
-    **{name: data for name, data in sample_files().items() if not name.startswith("base/")},
-    POPULATION: tensor_file(
-        {"base_model.model.up_proj.lora_A.weight": ("F32", (1, 2), floats(1, 2))}
-    ),
-}
+REFERRING = referring_files("org/model", REVISION)
 
 
 @pytest.fixture
@@ -692,8 +679,8 @@ def base(tmp_path, monkeypatch):
     monkeypatch.setattr(hub, "HF_HUB_CACHE", str(tmp_path / "hub"))
     path = tmp_path / "elsewhere" / "base"
     path.mkdir(parents=True)
-    (path / "config.json").write_bytes(b"{}")
-    (path / "model.safetensors").write_bytes(tensor_file({"a": ("F32", (1,), floats(1))}))
+    for name, data in base_files().items():
+        (path / name).write_bytes(data)
     (path / "README.md").write_bytes(b"not read by a loader")
     return path
 

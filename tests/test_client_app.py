@@ -11,9 +11,9 @@ from datetime import UTC, datetime
 
 import pytest
 import torch
+from bundle_samples import sample_files
 from federation import CANARY, flower_identity, make_federation
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
-from safetensors.torch import save
 
 from client import client_app, cohort_host
 from client.adaptation import UserState
@@ -88,11 +88,7 @@ def engine(monkeypatch):
 @pytest.fixture
 def shipment(plan):
     """A signed release of a few small files."""
-    files = {
-        "recipe.json": b"{}",
-        "tokenizer/tokenizer.json": b'{"a": 1}',
-        "base/model.safetensors": save({"model.norm.weight": torch.ones(8)}),
-    }
+    files = sample_files()
     keys = [load_key(plan.server_folder / "keys" / "release.pem")]
     made = publish(
         files, plan.server_folder / "release", keys, created=datetime.now(UTC), valid_for_days=1
@@ -170,7 +166,7 @@ def test_an_altered_installed_file_is_asked_for_again(plan, engine, shipment):
     victim.chmod(0o600)
     victim.write_bytes(b"{ }")
     assert install_all(plan, shipment, where)[0] == list(shipment.table.pieces["recipe.json"])
-    assert victim.read_bytes() == b"{}"
+    assert victim.read_bytes() == sample_files()["recipe.json"]
 
 
 def test_a_piece_that_is_not_what_it_says_is_refused(plan, engine, shipment):

@@ -50,13 +50,13 @@ def loaded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     from client import loading
 
     seen: list[str] = []
-    real = artifact.load_base
+    real = artifact.load_checked_base
 
     def noted(*args: Any, **options: Any) -> Any:
         seen.append(options["weights"].value)
         return real(*args, **options)
 
-    monkeypatch.setattr(artifact, "load_base", noted)
+    monkeypatch.setattr(artifact, "load_checked_base", noted)
     monkeypatch.setattr(loading, "LOADED", {})
     return seen
 

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -21,6 +22,7 @@ from coordinator.stages import published_embeddings
 from proper_model import artifact
 from proper_model.artifact import Release, release_to_files, shared_tensors
 from proper_model.base import load_base
+from proper_model.checked_base import CheckedFiles, load_checked_base
 from proper_model.model import AdaptedModel
 from proper_model.protocol import Kind, Status, request_fields
 from proper_model.runplan import RunPlan
@@ -47,11 +49,11 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """Every load of a base and its tokenizer, from an empty cache on."""
     seen: list[str] = []
 
-    def counted(name: str, **options: object) -> object:
-        seen.append(name)
-        return load_base(name, **options)
+    def counted(fields: Any, tokenizer: Any, files: CheckedFiles, **options: Any) -> object:
+        seen.append(str(files.folder))
+        return load_checked_base(fields, tokenizer, files, **options)
 
-    monkeypatch.setattr(artifact, "load_base", counted)
+    monkeypatch.setattr(artifact, "load_checked_base", counted)
     loading.LOADED.clear()
     yield seen
     loading.LOADED.clear()

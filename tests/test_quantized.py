@@ -14,7 +14,7 @@ import torch
 
 from client.adaptation import adapt
 from coordinator.stages import run_pooled_stages
-from proper_model.artifact import Release, release_from_files, release_to_files
+from proper_model.artifact import Release, release_to_files
 from proper_model.base import fingerprint, load_base
 from proper_model.base_check import check_base
 from proper_model.config import BaseWeights, PopulationSettings, StageSettings
@@ -37,7 +37,7 @@ from proper_model.sites import find_sites
 from proper_model.structure import preset
 from proper_model.tasks import load_task
 from tests import test_cohort
-from tests.releases import small_base, small_users
+from tests.releases import release_in_memory, small_base, small_users
 from tests.test_stages import FAST
 from tests.tiny import adapted, batch_of, embeddings_of, encoder, randomize, samples, tiny_base
 
@@ -414,10 +414,10 @@ def test_a_release_holds_the_full_base_and_a_device_packs_it(tmp_path: Path) -> 
     assert any(not torch.equal(release.shared[n], t) for n, t in full.shared.items())
     files = release_to_files(release)
     assert files["base/model.safetensors"] == release_to_files(full)["base/model.safetensors"]
-    installed = release_from_files(files)
+    installed = release_in_memory(files)
     assert installed.settings.base_weights == BaseWeights.FOUR_BIT
     assert is_quantized(installed.base)
-    assert not is_quantized(release_from_files(release_to_files(full)).base)
+    assert not is_quantized(release_in_memory(release_to_files(full)).base)
     with pytest.raises(BaseModelError, match="in full"):
         release_to_files(installed)
     user = small_users()[1][0]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from datetime import timedelta
 
@@ -14,9 +13,9 @@ from bundle_samples import (
     NOW,
     ROOT,
     SECOND_KEY,
-    floats,
+    base_files,
+    referring_files,
     sample_files,
-    tensor_file,
 )
 
 from client.base_files import verify_base_files
@@ -26,7 +25,7 @@ from proper_model.durable import locked
 from proper_model.errors import BundleForeignError, BundleFormatError, ConfigError
 from proper_model.limits import Limits
 
-OTHER = {**sample_files(), "recipe.json": b'{"seed":1}'}
+OTHER = sample_files(seed=1)
 
 
 @pytest.fixture
@@ -173,8 +172,8 @@ def test_damaged_record_is_an_error_not_version_one(folder):
 def base(tmp_path):
     folder = tmp_path / "base"
     folder.mkdir()
-    (folder / "model.safetensors").write_bytes(tensor_file({"w": ("F32", (1,), floats(1))}))
-    (folder / "config.json").write_bytes(b"{}")
+    for name, data in base_files().items():
+        (folder / name).write_bytes(data)
     (folder / "README.md").write_bytes(b"words")
     (folder / "pytorch_model.bin").write_bytes(b"pickle")
     return folder
@@ -183,23 +182,18 @@ def base(tmp_path):
 def test_reference_lists_what_a_device_loads(base):
     reference = reference_base(base, "some/base", "abc")
     assert set(reference.files) == {"model.safetensors", "config.json"}
-    assert reference.files["config.json"] == hashlib.sha256(b"{}").hexdigest()
+    assert reference.files["config.json"] == hashlib.sha256(base_files()["config.json"]).hexdigest()
     assert verify_base_files(reference, base) == (base / "config.json", base / "model.safetensors")
 
 
 def test_reference_survives_publication(base, folder, tmp_path):
     reference = reference_base(base, "some/base", "abc")
-    name = "base_model.model.layers.0.q_proj.lora_B.weight"
-    files = {n: d for n, d in sample_files().items() if not n.startswith("base/")}
-    files["adapters/population/adapter_model.safetensors"] = tensor_file(
-        {name: ("F32", (1,), floats(0))}
-    )
+    files = referring_files("some/base", "abc")
     published = release(folder, files, base=reference)
     assert release(folder, files, base=reference) == published
     bundle = install(tmp_path / "host", published.path, ROOT, now=NOW)
     assert bundle.manifest.base_reference == reference
-    other = json.loads(json.dumps(dict(reference.files)))
-    other["config.json"] = "0" * 64
+    other = {**reference.files, "model.safetensors": "0" * 64}
     changed = type(reference)(reference.hub_id, reference.revision, other)
     assert release(folder, files, base=changed).version == 2
 

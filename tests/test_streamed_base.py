@@ -160,8 +160,8 @@ def test_names_of_another_making_are_left_to_transformers(
     renamed = {key.removeprefix("model."): t for key, t in load_file(path).items()}
     save_file(renamed, path, {"format": "pt"})
     mapped = []
-    real = base_module._mapped
-    monkeypatch.setattr(base_module, "_mapped", lambda *a: mapped.append(1) or real(*a))
+    real = base_module.mapped
+    monkeypatch.setattr(base_module, "mapped", lambda *a: mapped.append(1) or real(*a))
     assert fingerprint(load_base(name)[0]) == expected
     assert mapped
     shape = read_shape([path])

@@ -50,6 +50,9 @@ def generate(
         raise ConfigError("give a question, or a file with --input")
     if output is not None and source is None:
         raise ConfigError("--output goes with --input")
+    if text is not None and any("\ud800" <= sign <= "\udfff" for sign in text):
+        # What Python makes of bytes in an argument that are no text; no tokenizer takes it.
+        raise DataError("the question is not UTF-8 text", hint="give it in UTF-8, or with --input")
     workspace, memory = o.workspace(context), Memory(o.bytes_of(max_memory))
     if output is not None and output.exists():
         raise ConfigError(f"{output.name} exists already", hint="give a new file to --output")

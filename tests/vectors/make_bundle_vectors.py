@@ -30,6 +30,7 @@ from bundle_samples import (  # noqa: E402
     SECOND_KEY,
     STRANGER,
     floats,
+    format_files,
     raw_tensor_file,
     sample_bundle,
     shared_tensors,
@@ -41,7 +42,7 @@ from proper_model.signed_time import format_time  # noqa: E402
 from proper_model.trust import MANIFEST_DOMAIN, ROOT_DOMAIN, sign  # noqa: E402
 
 MANIFEST, SIGNATURES, SHARED = "manifest.json", "signatures.json", "shared.safetensors"
-GOOD = sample_bundle().all_files()
+GOOD = sample_bundle(files=format_files()).all_files()
 
 Files = dict[str, bytes]
 
@@ -409,7 +410,7 @@ def with_circumstances() -> dict[str, tuple[str, str, Files, dict[str, Any]]]:
         "newer": (
             "ok",
             "version 3 after 1",
-            sample_bundle(3).all_files(),
+            sample_bundle(3, files=format_files()).all_files(),
             {"highest_version": 1, "highest_id": "0" * 64},
         ),
     }
