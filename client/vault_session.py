@@ -29,7 +29,7 @@ from client.strict_json import hex_text
 from client.vault_contents import Content, Contents
 from client.vault_keys import Keys
 from client.vault_secrets import Passphrase, Secret
-from client.vault_snapshot import consistent, contents_of
+from client.vault_snapshot import Warn, consistent, contents_of
 from client.working_files import Sealer, remove_stale_working, remove_working
 from proper_model.errors import (
     BusyError,
@@ -80,8 +80,7 @@ class Vault:
             StorageError: a file cannot be read, is a link, or others may read it.
             BusyError: another process removed the vault, or changed what opens it.
         """
-        content = consistent(self._file, Contents.find, self._warn)
-        self._check_replay(0 if content is None else content.generation)
+        content = consistent(self._file, self._find, self._warn)
         if content is not None and bundle_id not in (None, content.bundle_id):
             raise VaultForeignError(
                 f"the private state belongs to bundle {content.bundle_id[:16]}, "
@@ -99,14 +98,14 @@ class Vault:
         newest = self.read()
         if newest is None or newest.alone:
             return None
-        previous = consistent(
-            self._file,
-            lambda contents, warn: contents.find_before(newest.generation, warn),
-            self._warn,
-        )
-        if previous is not None:
-            self._check_replay(previous.generation)
-        return previous
+
+        def look(contents: Contents, warn: Warn) -> Content | None:
+            previous = contents.find_before(newest.generation, warn)
+            if previous is not None:
+                self._check_replay(previous.generation, warn)
+            return previous
+
+        return consistent(self._file, look, self._warn)
 
     def write(self, payload: bytes, *, bundle_id: str, alone: bool = False) -> int:
         """Make `payload` the newest generation and return its number; the one before is kept.
@@ -325,13 +324,19 @@ class Vault:
         contents.add(replace(content, generation=self._highest), random=self._file.random)
         return self._highest
 
-    def _check_replay(self, used: int) -> None:
+    def _find(self, contents: Contents, warn: Warn) -> Content | None:
+        content = contents.find(warn)
+        self._check_replay(0 if content is None else content.generation, warn)
+        return content
+
+    def _check_replay(self, used: int, warn: Warn) -> None:
+        """As a part of a look: beside a writer, what was found may be old when the keyring is asked."""
         if self._guarded():
             try:
                 newest = max(list_generations(self.folder), default=0)
                 replay_guard.check(self.vault_id, newest=newest, used=used)
             except KeyringError as error:
-                self._warn(f"cannot tell whether an old copy was put back: {error.message}")
+                warn(f"cannot tell whether an old copy was put back: {error.message}")
 
     def _drop_before(self, generation: int) -> None:
         """Remove what must not be gone back to, which a thief shall not put back either."""
