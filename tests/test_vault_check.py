@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import os
 import threading
@@ -122,6 +124,21 @@ def test_status_with_a_wrong_key_still_says_what_it_sees(person: Person, vault, 
     assert "No such file" in told
 
 
+def test_status_with_a_key_of_a_kind_that_no_slot_has(
+    person: Person, vault: Vault, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    """That the key does not fit says nothing about what is stored."""
+    key = tmp_path / "key"
+    key.touch(mode=0o600)
+    key.write_bytes(bytes(range(32)))
+    options = ["--home", str(person.home), "--key-file", str(key)]
+    monkeypatch.setattr(person, "options", lambda: options)
+    assert person.run("status", "--json") == 0
+    out, told = capsys.readouterr()
+    assert json.loads(out)["content"] == "unchecked"
+    assert "not checked: no key-file opens this vault" in told
+
+
 def test_doctor_tells_damage_and_what_was_left(person: Person, vault: Vault, capsys) -> None:
     (vault.folder / ".keys.json.0123456789ab.tmp").touch(mode=0o600)
     (vault.folder / "training-abc").touch(mode=0o600)
@@ -181,6 +198,7 @@ def test_an_interrupted_change_is_told(person: Person, vault: Vault, monkeypatch
         assert person.run("status", "--json") == 0
         found = json.loads(capsys.readouterr().out)
         assert found["content"] == "whole"
+        assert len(found["slots"]) == 1, "the carried one is told once"
         seen.append(UNFINISHED in found["warnings"] or found["leftovers"] > 0)
         assert person.run("lock") == 0
         open_vault(vault.folder, Passphrase(PASSPHRASE)).finish_interrupted()
@@ -210,6 +228,23 @@ def test_asking_whether_a_command_is_at_work_keeps_none_out(tmp_path: Path) -> N
     finally:
         ended.set()
         asking.join()
+
+
+def test_asking_waits_for_no_pipe_and_needs_no_file_system_with_locks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = Home(tmp_path / "home")
+    home.make()
+    os.mkfifo(home.path / ".lock", mode=0o600)
+    assert not home.is_busy()
+    (home.path / ".lock").unlink()
+    (home.path / ".lock").touch(mode=0o600)
+
+    def refused(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", refused)
+    assert not home.is_busy()
 
 
 def left_by_killed_commands(folder: Path) -> set[str]:
