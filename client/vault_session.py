@@ -16,7 +16,6 @@ from typing import TypeVar
 from client import replay_guard
 from client.derivation import KEY_BYTES, number_from
 from client.generations import (
-    generation_name,
     list_generations,
     remove_generations,
     remove_leftovers,
@@ -53,7 +52,7 @@ class Vault:
         self.warnings: list[str] = []
         self.tell: Callable[[str], None] | None = None
         self._file = file
-        self._highest = max(list_generations(self.folder), default=0)
+        self._highest = self.newest
 
     def tell_by(self, tell: Callable[[str], None]) -> None:
         """Tell every warning there is, and each later one at once."""
@@ -183,8 +182,12 @@ class Vault:
         self.settle()
         self._file.renew_slot()
         remove_leftovers(self.folder)
-        for newest in list_generations(self.folder)[:1]:
-            remove_stale_working(self.folder, self.folder / generation_name(newest))
+        remove_stale_working(self.folder, self.newest)
+
+    @property
+    def newest(self) -> int:
+        """The highest number of a generation that lies there, 0 without one."""
+        return max(list_generations(self.folder), default=0)
 
     def sealer(self, purpose: str) -> Sealer:
         """What encrypts working files of this purpose under the present master key."""
@@ -297,8 +300,7 @@ class Vault:
 
         Raises as `write`.
         """
-        newest = max(list_generations(self.folder), default=0)
-        if newest > self._highest or not self._file.unchanged():
+        if self.newest > self._highest or not self._file.unchanged():
             raise BusyError(
                 f"{self.folder.name}: another program changed the vault meanwhile",
                 hint="repeat the command",
@@ -333,8 +335,7 @@ class Vault:
         """As a part of a look: beside a writer, what was found may be old when the keyring is asked."""
         if self._guarded():
             try:
-                newest = max(list_generations(self.folder), default=0)
-                replay_guard.check(self.vault_id, newest=newest, used=used)
+                replay_guard.check(self.vault_id, newest=self.newest, used=used)
             except KeyringError as error:
                 warn(f"cannot tell whether an old copy was put back: {error.message}")
 

@@ -38,7 +38,11 @@ from client.sealing import Header, read_header
 from client.vault import KeyringEntry, Passphrase, Vault, open_vault
 from proper_model.errors import InterruptedRunError, StorageError, VaultError
 
-CHECKPOINTS = ("training-abc", "training-abc.refit", ".training-abc.0123456789ab.tmp")
+CHECKPOINTS = (
+    "training-00000001-abc",
+    "training-00000001-abc.refit",
+    ".training-00000001-abc.0123456789ab.tmp",
+)
 
 
 @pytest.fixture

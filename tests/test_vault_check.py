@@ -19,6 +19,7 @@ from client.home import Home
 from client.personal_state import PersonalState, TaskState, encode
 from client.vault import Passphrase, Vault, create_vault, open_vault
 from client.vault_check import UNFINISHED, look_at
+from client.working_files import working_name
 from client.workspace import Workspace
 from proper_model.errors import VaultError
 from proper_model.records import HistoryItem
@@ -302,10 +303,12 @@ def test_the_next_command_that_changes_something_cleans_the_home(name: str, tmp_
 def test_a_checkpoint_stays_for_resuming_and_goes_when_another_state_is_stored(
     person: Person, vault: Vault, tmp_path: Path
 ) -> None:
-    checkpoint, older = vault.folder / "training-abc", vault.folder / "training-def"
+    checkpoint = vault.folder / working_name(2, "abc")
+    older = vault.folder / working_name(1, "def")
     for path in (checkpoint, older):
         path.touch(mode=0o600)
-    os.utime(older, ns=(0, (vault.folder / NEWEST).stat().st_mtime_ns - 1))
+    # A clock that was set back, or a copy of the folder in another order: times tell nothing.
+    os.utime(vault.folder / NEWEST, (4e9, 4e9))
     assert person.run("passwd", "--add-key-file", tmp_path / "key") == 0
     assert checkpoint.exists()
     assert not older.exists(), "its result was stored before the command was killed"
