@@ -14,6 +14,7 @@ import pytest
 from test_vault_keys import Killed, every_step, kill_at
 from vault_samples import BUNDLE, CHEAP, generations, tree
 
+from client import vault_check
 from client.bundle_store import InstalledBundle
 from client.home import Home
 from client.personal_state import PersonalState, TaskState, encode
@@ -138,6 +139,21 @@ def test_status_with_a_key_of_a_kind_that_no_slot_has(
     out, told = capsys.readouterr()
     assert json.loads(out)["content"] == "unchecked"
     assert "not checked: no key-file opens this vault" in told
+
+
+def test_status_while_another_command_changes_what_opens_the_vault(
+    person: Person, vault: Vault, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    real = vault_check.open_vault
+
+    def opened(folder: Path, secret: Passphrase) -> Vault:
+        reader = real(folder, secret)
+        real(folder, secret, cost=CHEAP).rotate([Passphrase("another one")])
+        return reader
+
+    monkeypatch.setattr(vault_check, "open_vault", opened)
+    assert person.run("status", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["content"] == "unchecked"
 
 
 def test_doctor_tells_damage_and_what_was_left(person: Person, vault: Vault, capsys) -> None:
