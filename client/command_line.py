@@ -119,7 +119,9 @@ def _told(error: OSError) -> int:
     refused = StorageError(
         f"{error.filename or 'standard output'}: {os.strerror(error.errno or 0)}; "
         "expected to write there",
-        hint="make room where the output goes, then repeat the command",
+        # Repeated, `forget --items 2` would take what has come to be item 2.
+        hint="make room where the output goes; a command that changes something may have done so, so "
+        "look before it is repeated",
     )
     say_error(refused)
     return refused.exit_code

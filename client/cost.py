@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -54,18 +55,20 @@ def estimate(
     histories: Mapping[str, tuple[Task, Sequence[HistoryItem]]],
     *,
     folder: Path | None = None,
+    alone: bool = False,
 ) -> Cost:
     """The cost of `personal.adapt` with these histories; trains nothing, keeps nothing.
 
     Args:
-        folder: the vault's, whose generations count as well.
+        folder: the vault's, whose generations count as well; `alone` as in `disk_needed`.
     """
+    disk_of = partial(disk_needed, learner, histories, folder=folder, alone=alone)
     encoded = [learner.encode(items, task) for task, items in histories.values()]
     together = [sample for samples in encoded for sample in samples]
     shared = learner.split_for_embedding(together, 0)
     own = [learner.split(samples, seed=0) for samples in encoded]
     if not any(samples.folds for samples in (shared, *own)):
-        disk = disk_needed(learner, histories, shared, own, slowest_s=1.0, folder=folder)
+        disk = disk_of(shared, own, slowest_s=1.0)
         held = resident_bytes()
         return Cost(len(together), 0.0, 1.0, held, disk.most_bytes, disk.kept_bytes)
     memory, gpu = _memory(learner, own)
@@ -82,7 +85,7 @@ def estimate(
                 samples, epochs=lora_epochs, rates=len(user.learning_rates), refit=user.refit
             )
         ends.append(tokens / rate)
-    disk = disk_needed(learner, histories, shared, own, slowest_s=ends[1], folder=folder)
+    disk = disk_of(shared, own, slowest_s=ends[1])
     return Cost(len(together), ends[0], ends[1], memory, disk.most_bytes, disk.kept_bytes, gpu)
 
 

@@ -82,6 +82,7 @@ def disk_needed(
     *,
     slowest_s: float,
     folder: Path | None = None,
+    alone: bool = False,
 ) -> Disk:
     """What `personal.adapt` with these histories takes, beside what lies in `folder` already.
 
@@ -89,6 +90,7 @@ def disk_needed(
         shared: how the embedding's items are split, `own` each task's.
         slowest_s: the whole training on the slowest machine.
         folder: the vault's.
+        alone: no generation before stays beside the new one, as after forgetting.
     """
     present = present_bytes(folder)
     new = generation_bytes(learner, histories, adapters=sum(bool(one.folds) for one in own))
@@ -98,7 +100,7 @@ def disk_needed(
         left += phase.size_bytes
     most = max(most, left + new)
     # keys.json is one block more.
-    kept = BLOCK_BYTES + new + (present[0] if present else 0)
+    kept = BLOCK_BYTES + new + (present[0] if present and not alone else 0)
     return Disk(BLOCK_BYTES + sum(present) + most, kept)
 
 

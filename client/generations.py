@@ -29,7 +29,8 @@ def list_generations(folder: Path) -> list[int]:
     with storage_errors(folder):
         names = {path.name for path in folder.iterdir()}
     numbers = [int(match[1]) for match in map(_NAME.fullmatch, names) if match]
-    return sorted((n for n in numbers if n and generation_name(n) in names), reverse=True)
+    valid = (n for n in numbers if 1 <= n <= MAX_GENERATION and generation_name(n) in names)
+    return sorted(valid, reverse=True)
 
 
 def read_generation(folder: Path, generation: int) -> bytes:

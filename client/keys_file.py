@@ -114,18 +114,20 @@ class KeysFile:
             except InvalidTag:
                 raise VaultError(f"{KEYS_FILE}: kept slot key altered") from None
         key = None
-        if slot.id == self.slot_id and self.secret is not None:
-            key = slot_key(self.secret, slot, vault_id)
-        elif slot.kind == "keyring":
-            key = slot_key(KeyringEntry(), slot, vault_id)
-        if key is None:
-            raise VaultError(
-                f"slot {slot.id} ({slot.kind}) was made by an earlier version and cannot be taken "
-                "to a new master key, which forgetting needs; nothing was changed",
-                hint="give the same command that key once (--passphrase-file or --key-file), then repeat "
-                f"it; or remove the slot: proper passwd --remove {slot.id}",
-            )
-        return key
+        with suppress(KeyringError, InvalidTag):
+            if slot.id == self.slot_id and self.secret is not None:
+                key = slot_key(self.secret, slot, vault_id)
+            elif slot.kind == "keyring":
+                key = slot_key(KeyringEntry(), slot, vault_id)
+            if key is not None:  # a key file or an entry may be another one by now
+                slot.open(key, vault_id, current.key_id)
+                return key
+        raise VaultError(
+            f"slot {slot.id} ({slot.kind}) was made by an earlier version and cannot be taken "
+            "to a new master key, which forgetting needs; nothing was changed",
+            hint="give the same command that key once (--passphrase-file or --key-file; unlock the "
+            f"keyring), then repeat it; or remove the slot: proper passwd --remove {slot.id}",
+        )
 
     def make_slots(
         self, secrets: Sequence[Secret], key_id: str, key: bytes, slot_id: str | None = None

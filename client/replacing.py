@@ -1,7 +1,7 @@
 """What a person would lose by putting a backup in the place of what is stored, in counts.
 
 Nothing of a backup is trusted to be newer, fuller or even the same person's. Tasks are compared by
-name and items by id.
+name, items by id and content: an id that a file names may stand for another text.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ from __future__ import annotations
 from contextlib import suppress
 from datetime import datetime
 
-from client.personal_state import PersonalState
+from client.history_order import content_digest
+from client.personal_state import PersonalState, TaskState
 from proper_model.records import counted
 from proper_model.signed_time import parse_time
 
@@ -53,12 +54,17 @@ def _missing(present: PersonalState, backup: PersonalState) -> list[str]:
     for name, task in present.tasks.items():
         other = backup.tasks.get(name)
         tasks += other is None
-        kept = set() if other is None else {item.id for item in other.items}
-        items += sum(item.id not in kept for item in task.items)
+        items += _more(task, other)
         adapters += bool(task.adapter) and (other is None or not other.adapter)
     words = ((tasks, "task"), (items, "item"), (adapters, "adapter"))
     told = [counted(count, word) for count, word in words if count]
     return [f"not in the backup: {', '.join(told)} stored here"] if told else []
+
+
+def _more(task: TaskState, other: TaskState | None) -> int:
+    """How many items of a task the other one does not hold."""
+    held = set() if other is None else {(item.id, content_digest(item)) for item in other.items}
+    return sum((item.id, content_digest(item)) not in held for item in task.items)
 
 
 def _brought_back(present: PersonalState, backup: PersonalState, created: datetime) -> list[str]:
@@ -67,9 +73,7 @@ def _brought_back(present: PersonalState, backup: PersonalState, created: dateti
         return []
     count = 0
     for name, task in backup.tasks.items():
-        here = present.tasks.get(name)
-        kept = set() if here is None else {item.id for item in here.items}
-        count += sum(item.id not in kept for item in task.items)
+        count += _more(task, present.tasks.get(name))
     if not count:
         return []
     return [f"items were forgotten here since; the backup brings {counted(count, 'item')} back"]

@@ -17,7 +17,7 @@ from pathlib import Path
 from client.learning import Learner
 from client.personal_state import PersonalState
 from client.vault import Vault
-from client.working_files import PREFIX, list_working, remove_working
+from client.working_files import list_working, remove_working, working_name
 from proper_model.checkpoint import Sealed
 from proper_model.machine import peak_memory_bytes
 from proper_model.records import HistoryItem
@@ -61,7 +61,7 @@ def work_key(learner: Learner, state: PersonalState, histories: Histories, what:
 def checkpoint(vault: Vault, key: str) -> Sealed:
     """Where this work's training state goes, encrypted."""
     sealer = vault.sealer(f"checkpoint {key}")
-    return Sealed(vault.folder / f"{PREFIX}{key}", sealer.seal, sealer.open)
+    return Sealed(vault.folder / working_name(vault.newest, key), sealer.seal, sealer.open)
 
 
 def leftovers(vault: Vault) -> list[Path]:
@@ -71,12 +71,12 @@ def leftovers(vault: Vault) -> list[Path]:
 
 def can_resume(vault: Vault, key: str) -> bool:
     """Whether this very work was begun before."""
-    return any(path.name.startswith(f"{PREFIX}{key}") for path in leftovers(vault))
+    return any(path.name.startswith(working_name(vault.newest, key)) for path in leftovers(vault))
 
 
 def discard(vault: Vault, *, keep: str | None = None) -> None:
     """Remove checkpoints, but not those of the work `keep`. Raises StorageError."""
-    remove_working(vault.folder, keep=None if keep is None else f"{PREFIX}{keep}")
+    remove_working(vault.folder, keep=None if keep is None else working_name(vault.newest, keep))
 
 
 def measured(run: Callable[[], PersonalState]) -> tuple[PersonalState, Spent]:

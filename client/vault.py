@@ -121,7 +121,7 @@ def slot_kinds(folder: Path) -> list[tuple[str, str]]:
     """
     _require(folder)
     keys, _ = decode_keys(read_private(folder / KEYS_FILE, limit_bytes=MAX_KEYS_BYTES))
-    return [(slot.id, slot.kind) for one in keys.key_sets() for slot in one.slots]
+    return list(keys.slot_kinds())
 
 
 def destroy_vault(folder: Path) -> list[str]:

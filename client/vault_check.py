@@ -17,10 +17,16 @@ from client.private_files import read_private
 from client.sealing import MAGIC, MAX_HEADER_BYTES, TAG_BYTES, Header, read_header
 from client.vault import WITHOUT_KEYS, open_vault, vault_exists
 from client.vault_keys import decode_keys
-from client.vault_secrets import Secret
+from client.vault_secrets import KINDS, Secret
 from client.vault_snapshot import at_rest
 from client.working_files import list_working
-from proper_model.errors import PassphraseError, ProperError, StorageError, VaultError
+from proper_model.errors import (
+    BusyError,
+    PassphraseError,
+    ProperError,
+    StorageError,
+    VaultError,
+)
 
 UNFINISHED = "a change of the master key was interrupted; the next change ends it"
 _START_BYTES = len(MAGIC) + 4 + MAX_HEADER_BYTES + TAG_BYTES
@@ -75,9 +81,12 @@ def judge(
         secret = given()
         if secret is None:
             return unopened, warnings
+        kind = KINDS[type(secret)]
+        if kind not in {have for _, have in shown.slots}:
+            return unopened, [*warnings, f"the content is not checked: no {kind} opens this vault"]
         vault = open_vault(folder, secret)
         content = vault.read()
-    except (PassphraseError, StorageError) as error:
+    except (PassphraseError, StorageError, BusyError) as error:
         return unopened, [*warnings, f"the content is not checked: {error.message}"]
     except VaultError as error:
         return "damaged", [*warnings, error.message]
@@ -110,7 +119,7 @@ def _look(folder: Path) -> Shown:
             else:
                 damaged.append(f"{generation_name(generation)}: under another key, or damaged")
     return Shown(
-        slots=tuple((slot.id, slot.kind) for one in keys.key_sets() for slot in one.slots),
+        slots=keys.slot_kinds(),
         generations=tuple(found),
         size_bytes=sum((folder / generation_name(one)).lstat().st_size for one in found),
         damaged=tuple(damaged),

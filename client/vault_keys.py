@@ -67,6 +67,11 @@ class Keys:
     def key_sets(self) -> tuple[KeySet, ...]:
         return (self.current,) if self.next is None else (self.current, self.next)
 
+    def slot_kinds(self) -> tuple[tuple[str, str], ...]:
+        """(slot id, kind) of all; one that forgetting carries to the next key is one slot."""
+        slots = [(slot.id, slot.kind) for one in self.key_sets() for slot in one.slots]
+        return tuple(dict.fromkeys(slots))
+
 
 @dataclass(frozen=True)
 class Unlocked:

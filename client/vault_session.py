@@ -16,7 +16,6 @@ from typing import TypeVar
 from client import replay_guard
 from client.derivation import KEY_BYTES, number_from
 from client.generations import (
-    generation_name,
     list_generations,
     remove_generations,
     remove_leftovers,
@@ -29,7 +28,7 @@ from client.strict_json import hex_text
 from client.vault_contents import Content, Contents
 from client.vault_keys import Keys
 from client.vault_secrets import Passphrase, Secret
-from client.vault_snapshot import consistent, contents_of
+from client.vault_snapshot import Warn, consistent, contents_of
 from client.working_files import Sealer, remove_stale_working, remove_working
 from proper_model.errors import (
     BusyError,
@@ -53,7 +52,7 @@ class Vault:
         self.warnings: list[str] = []
         self.tell: Callable[[str], None] | None = None
         self._file = file
-        self._highest = max(list_generations(self.folder), default=0)
+        self._highest = self.newest
 
     def tell_by(self, tell: Callable[[str], None]) -> None:
         """Tell every warning there is, and each later one at once."""
@@ -80,8 +79,7 @@ class Vault:
             StorageError: a file cannot be read, is a link, or others may read it.
             BusyError: another process removed the vault, or changed what opens it.
         """
-        content = consistent(self._file, Contents.find, self._warn)
-        self._check_replay(0 if content is None else content.generation)
+        content = consistent(self._file, self._find, self._warn)
         if content is not None and bundle_id not in (None, content.bundle_id):
             raise VaultForeignError(
                 f"the private state belongs to bundle {content.bundle_id[:16]}, "
@@ -99,14 +97,14 @@ class Vault:
         newest = self.read()
         if newest is None or newest.alone:
             return None
-        previous = consistent(
-            self._file,
-            lambda contents, warn: contents.find_before(newest.generation, warn),
-            self._warn,
-        )
-        if previous is not None:
-            self._check_replay(previous.generation)
-        return previous
+
+        def look(contents: Contents, warn: Warn) -> Content | None:
+            previous = contents.find_before(newest.generation, warn)
+            if previous is not None:
+                self._check_replay(previous.generation, warn)
+            return previous
+
+        return consistent(self._file, look, self._warn)
 
     def write(self, payload: bytes, *, bundle_id: str, alone: bool = False) -> int:
         """Make `payload` the newest generation and return its number; the one before is kept.
@@ -184,8 +182,12 @@ class Vault:
         self.settle()
         self._file.renew_slot()
         remove_leftovers(self.folder)
-        for newest in list_generations(self.folder)[:1]:
-            remove_stale_working(self.folder, self.folder / generation_name(newest))
+        remove_stale_working(self.folder, self.newest)
+
+    @property
+    def newest(self) -> int:
+        """The highest number of a generation that lies there, 0 without one."""
+        return max(list_generations(self.folder), default=0)
 
     def sealer(self, purpose: str) -> Sealer:
         """What encrypts working files of this purpose under the present master key."""
@@ -298,8 +300,7 @@ class Vault:
 
         Raises as `write`.
         """
-        newest = max(list_generations(self.folder), default=0)
-        if newest > self._highest or not self._file.unchanged():
+        if self.newest > self._highest or not self._file.unchanged():
             raise BusyError(
                 f"{self.folder.name}: another program changed the vault meanwhile",
                 hint="repeat the command",
@@ -325,13 +326,18 @@ class Vault:
         contents.add(replace(content, generation=self._highest), random=self._file.random)
         return self._highest
 
-    def _check_replay(self, used: int) -> None:
+    def _find(self, contents: Contents, warn: Warn) -> Content | None:
+        content = contents.find(warn)
+        self._check_replay(0 if content is None else content.generation, warn)
+        return content
+
+    def _check_replay(self, used: int, warn: Warn) -> None:
+        """As a part of a look: beside a writer, what was found may be old when the keyring is asked."""
         if self._guarded():
             try:
-                newest = max(list_generations(self.folder), default=0)
-                replay_guard.check(self.vault_id, newest=newest, used=used)
+                replay_guard.check(self.vault_id, newest=self.newest, used=used)
             except KeyringError as error:
-                self._warn(f"cannot tell whether an old copy was put back: {error.message}")
+                warn(f"cannot tell whether an old copy was put back: {error.message}")
 
     def _drop_before(self, generation: int) -> None:
         """Remove what must not be gone back to, which a thief shall not put back either."""

@@ -29,6 +29,7 @@ PREFIX = "training-"
 
 # What a killed `write_atomic` leaves behind is as private as the file itself.
 _NAME = re.compile(r"training-.+|\.training-.+\.[0-9a-f]{12}\.tmp")
+_BEGUN_FROM = re.compile(r"training-([0-9]{8,16})-.+")
 
 
 @dataclass(frozen=True)
@@ -75,16 +76,21 @@ def list_working(folder: Path) -> list[Path]:
         return sorted(path for path in folder.iterdir() if _NAME.fullmatch(path.name))
 
 
-def remove_stale_working(folder: Path, generation: Path) -> None:
-    """Delete working files of before a generation, which their work did not begin from.
+def working_name(generation: int, work: str) -> str:
+    """Of the files of one work that begins when this generation, or 0, is the newest."""
+    return f"{PREFIX}{generation:08d}-{work}"
+
+
+def remove_stale_working(folder: Path, newest: int) -> None:
+    """Delete working files whose work began before the newest generation was stored.
 
     A command that is killed between storing its result and removing them leaves such. Raises
     StorageError.
     """
     with storage_errors(folder):
-        stored = generation.lstat().st_mtime_ns
         for path in list_working(folder):
-            if path.lstat().st_mtime_ns < stored:
+            begun = _BEGUN_FROM.fullmatch(path.name)
+            if begun and int(begun[1]) < newest:
                 path.unlink(missing_ok=True)
 
 

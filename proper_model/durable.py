@@ -136,11 +136,13 @@ def locked(path: Path, *, timeout_s: float) -> Iterator[None]:
 def is_locked(path: Path) -> bool:
     """Whether a process holds this lock now; also on a disk that cannot be written."""
     try:
-        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError:
         return False
     try:
         return not _try_lock(handle, fcntl.LOCK_SH)
+    except OSError:  # a file system without locks, on which no process holds one
+        return False
     finally:
         os.close(handle)
 

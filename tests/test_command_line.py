@@ -60,6 +60,7 @@ def test_a_full_output_is_told(body: str, buffered: bool) -> None:
         "proper: error: standard output: No space left on device; expected to write there"
     )
     assert hint.startswith("proper: hint: ")
+    assert "look before it is repeated" in hint, "it may have changed what numbers of items mean"
 
 
 @pytest.mark.parametrize("buffered", [True, False])

@@ -74,7 +74,8 @@ def test_the_disk_that_is_needed_is_foretold(
 ) -> None:
     """Oracle: the folder at its largest, seen whenever a file gets its name, and afterwards.
 
-    A state comes upon the ones before it: first none lies there, then one, then two.
+    A state comes upon the ones before it: first none lies there, then one, then two; and at last
+    one of which something was forgotten, beside which none stays.
     """
     monkeypatch.setattr(cost, "_tokens_a_second", lambda *_: 1e9)  # measuring takes a second
     vault = make_vault(tmp_path / "vault")
@@ -88,15 +89,17 @@ def test_the_disk_that_is_needed_is_foretold(
         real(source, target)
         most = max(most, folder_bytes(vault.folder))
 
-    for items in (user.history[:12], user.history[:2], longer):
+    states = ((user.history[:12], False), (user.history[:2], False), (longer, False))
+    for items, alone in (*states, (user.history[:12], True)):
         learner, most = Learner(release), 0
         learner.with_user_settings(learning_rates=rates, epochs=2, embedding_epochs=2)
         histories = {name: (release.task, items)}
-        told = cost.estimate(learner, histories, folder=vault.folder)
+        told = cost.estimate(learner, histories, folder=vault.folder, alone=alone)
         learner.checkpoint = training.checkpoint(vault, "a" * 24)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(files.os, "replace", seen)
-            vault.write(encode(personal.adapt(learner, ME, histories)), bundle_id="b" * 64)
+            state = encode(personal.adapt(learner, ME, histories))
+            vault.write(state, bundle_id="b" * 64, alone=alone)
         assert most <= told.disk_bytes <= 1.5 * most
         assert folder_bytes(vault.folder) <= told.kept_bytes <= 1.5 * folder_bytes(vault.folder)
 

@@ -38,7 +38,11 @@ from client.sealing import Header, read_header
 from client.vault import KeyringEntry, Passphrase, Vault, open_vault
 from proper_model.errors import InterruptedRunError, StorageError, VaultError
 
-CHECKPOINTS = ("training-abc", "training-abc.refit", ".training-abc.0123456789ab.tmp")
+CHECKPOINTS = (
+    "training-00000001-abc",
+    "training-00000001-abc.refit",
+    ".training-00000001-abc.0123456789ab.tmp",
+)
 
 
 @pytest.fixture
@@ -254,6 +258,33 @@ def test_slots_of_an_earlier_version_are_renewed_as_their_secrets_are_given(
     reopen(folder).write(b"new", bundle_id=BUNDLE, alone=True)
     assert opened_today(folder, before) == []
     assert [reopen(folder, one).read().payload for one in secrets] == [b"new", b"new"]
+
+
+def test_a_key_file_exchanged_meanwhile_does_not_take_the_slot(
+    folder: Path, tmp_path: Path
+) -> None:
+    """The slot key is derived again; another file than the one that opened must not get the vault."""
+    key = put_key_file(tmp_path / "key")
+    vault = make_vault(folder, b"one", secrets=[key, WORD])
+    as_earlier(vault)
+    before, opened = tree(folder), reopen(folder, key)
+    put_key_file(key.path, b"x" * 32)
+    with pytest.raises(VaultError, match="made by an earlier version"):
+        opened.finish_interrupted()
+    with pytest.raises(VaultError, match="made by an earlier version"):
+        opened.check_forgetting()
+    assert tree(folder) == before
+
+
+def test_an_earlier_slot_of_a_keyring_that_is_locked(folder: Path, ring: MemoryKeyring) -> None:
+    """Who gave the passphrase is not told to use a passphrase."""
+    as_earlier(make_vault(folder, b"one", secrets=[WORD, KeyringEntry()]))
+    vault = reopen(folder)
+    ring.locked = True
+    with pytest.raises(VaultError, match="keyring.*made by an earlier version") as caught:
+        vault.check_forgetting()
+    assert "unlock the keyring" in caught.value.hint
+    assert "passwd --remove" in caught.value.hint
 
 
 def as_earlier(vault: Vault) -> None:

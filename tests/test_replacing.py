@@ -26,8 +26,8 @@ MADE = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 BEFORE, AFTER = "2026-02-01T00:00:00Z", "2026-04-01T00:00:00Z"
 
 
-def task(*ids: str, adapter: bool = False) -> TaskState:
-    items = tuple(HistoryItem(one, {"text": CANARY}, None) for one in ids)
+def task(*ids: str, adapter: bool = False, text: str = CANARY) -> TaskState:
+    items = tuple(HistoryItem(one, {"text": text}, None) for one in ids)
     tensors = {"lora.x.A": torch.zeros(1, 1)} if adapter else {}
     return TaskState("", "", items, tensors, {}, BEFORE)
 
@@ -55,6 +55,20 @@ CASES = {
         HERE,
         state(a=task(), b=task("9")),
         ["not in the backup: 3 items, 1 adapter stored here"],
+    ),
+    "other text under the same id": (
+        HERE,
+        state(a=task("1", "2", "3", adapter=True), b=task("9", text="something else")),
+        ["not in the backup: 1 item stored here"],
+    ),
+    "forgotten and written anew under the same id": (
+        state(("forget", AFTER), a=task("1", text="corrected")),
+        state(a=task("1")),
+        [
+            "the backup was made 2026-03-01 12:00, before the last change here, 2026-04-01 00:00",
+            "not in the backup: 1 item stored here",
+            "items were forgotten here since; the backup brings 1 item back",
+        ],
     ),
     "fewer items": (
         HERE,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import os
 import threading
@@ -12,11 +14,13 @@ import pytest
 from test_vault_keys import Killed, every_step, kill_at
 from vault_samples import BUNDLE, CHEAP, generations, tree
 
+from client import vault_check
 from client.bundle_store import InstalledBundle
 from client.home import Home
 from client.personal_state import PersonalState, TaskState, encode
 from client.vault import Passphrase, Vault, create_vault, open_vault
 from client.vault_check import UNFINISHED, look_at
+from client.working_files import working_name
 from client.workspace import Workspace
 from proper_model.errors import VaultError
 from proper_model.records import HistoryItem
@@ -122,6 +126,36 @@ def test_status_with_a_wrong_key_still_says_what_it_sees(person: Person, vault, 
     assert "No such file" in told
 
 
+def test_status_with_a_key_of_a_kind_that_no_slot_has(
+    person: Person, vault: Vault, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    """That the key does not fit says nothing about what is stored."""
+    key = tmp_path / "key"
+    key.touch(mode=0o600)
+    key.write_bytes(bytes(range(32)))
+    options = ["--home", str(person.home), "--key-file", str(key)]
+    monkeypatch.setattr(person, "options", lambda: options)
+    assert person.run("status", "--json") == 0
+    out, told = capsys.readouterr()
+    assert json.loads(out)["content"] == "unchecked"
+    assert "not checked: no key-file opens this vault" in told
+
+
+def test_status_while_another_command_changes_what_opens_the_vault(
+    person: Person, vault: Vault, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    real = vault_check.open_vault
+
+    def opened(folder: Path, secret: Passphrase) -> Vault:
+        reader = real(folder, secret)
+        real(folder, secret, cost=CHEAP).rotate([Passphrase("another one")])
+        return reader
+
+    monkeypatch.setattr(vault_check, "open_vault", opened)
+    assert person.run("status", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["content"] == "unchecked"
+
+
 def test_doctor_tells_damage_and_what_was_left(person: Person, vault: Vault, capsys) -> None:
     (vault.folder / ".keys.json.0123456789ab.tmp").touch(mode=0o600)
     (vault.folder / "training-abc").touch(mode=0o600)
@@ -181,6 +215,7 @@ def test_an_interrupted_change_is_told(person: Person, vault: Vault, monkeypatch
         assert person.run("status", "--json") == 0
         found = json.loads(capsys.readouterr().out)
         assert found["content"] == "whole"
+        assert len(found["slots"]) == 1, "the carried one is told once"
         seen.append(UNFINISHED in found["warnings"] or found["leftovers"] > 0)
         assert person.run("lock") == 0
         open_vault(vault.folder, Passphrase(PASSPHRASE)).finish_interrupted()
@@ -210,6 +245,23 @@ def test_asking_whether_a_command_is_at_work_keeps_none_out(tmp_path: Path) -> N
     finally:
         ended.set()
         asking.join()
+
+
+def test_asking_waits_for_no_pipe_and_needs_no_file_system_with_locks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = Home(tmp_path / "home")
+    home.make()
+    os.mkfifo(home.path / ".lock", mode=0o600)
+    assert not home.is_busy()
+    (home.path / ".lock").unlink()
+    (home.path / ".lock").touch(mode=0o600)
+
+    def refused(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", refused)
+    assert not home.is_busy()
 
 
 def left_by_killed_commands(folder: Path) -> set[str]:
@@ -267,10 +319,12 @@ def test_the_next_command_that_changes_something_cleans_the_home(name: str, tmp_
 def test_a_checkpoint_stays_for_resuming_and_goes_when_another_state_is_stored(
     person: Person, vault: Vault, tmp_path: Path
 ) -> None:
-    checkpoint, older = vault.folder / "training-abc", vault.folder / "training-def"
+    checkpoint = vault.folder / working_name(2, "abc")
+    older = vault.folder / working_name(1, "def")
     for path in (checkpoint, older):
         path.touch(mode=0o600)
-    os.utime(older, ns=(0, (vault.folder / NEWEST).stat().st_mtime_ns - 1))
+    # A clock that was set back, or a copy of the folder in another order: times tell nothing.
+    os.utime(vault.folder / NEWEST, (4e9, 4e9))
     assert person.run("passwd", "--add-key-file", tmp_path / "key") == 0
     assert checkpoint.exists()
     assert not older.exists(), "its result was stored before the command was killed"

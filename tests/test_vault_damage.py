@@ -17,6 +17,7 @@ from vault_samples import (
     tree,
 )
 
+from client.generations import list_generations
 from client.vault import KeyFile, create_vault, open_vault, slot_kinds
 from client.vault_keys import MAX_KEYS_BYTES
 from proper_model.errors import (
@@ -233,3 +234,13 @@ def test_unreadable_disk_gives_way_to_the_previous_generation(folder: Path, monk
     vault = open_vault(folder, WORD)
     assert vault.read().payload == b"one"
     assert "Input/output error" in vault.warnings[0]
+
+
+def test_a_name_whose_number_is_too_high_is_no_generation(folder: Path) -> None:
+    """Files of any other name are ignored; one of this would leave no number for the next state."""
+    vault = make_vault(folder, b"one")
+    for number in (0, 1 << 53, 10**16 - 1):
+        (folder / f"{number:08d}.vault").touch(mode=0o600)
+    assert list_generations(folder) == [1]
+    assert open_vault(folder, WORD).write(b"two", bundle_id=BUNDLE) == 2
+    assert vault.read().payload == b"two"

@@ -15,7 +15,7 @@ import pytest
 from keyrings import ForgetfulKeyring, MemoryKeyring, PlaintextKeyring, WeakKeyring
 from vault_samples import BUNDLE, CHEAP, WORD, generations, make_vault, put_files, tree
 
-from client import private_files
+from client import private_files, replay_guard
 from client.vault import KeyringEntry, Passphrase, destroy_vault, open_vault, slot_kinds
 from proper_model import files
 from proper_model.errors import PassphraseError, StorageError, VaultError
@@ -350,6 +350,26 @@ def test_with_a_keyring_an_old_copy_put_back_is_noticed(folder: Path, ring) -> N
     assert with_warning.read().payload == b"one"
     assert "cannot tell" in with_warning.warnings[0]
     assert "canary" not in str(with_warning.warnings)
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_a_change_between_a_read_and_the_question_to_the_keyring_is_no_replay(
+    alone: bool, folder: Path, ring, monkeypatch
+) -> None:
+    make_vault(folder, b"old", secrets=[WORD, KeyringEntry()])
+    reader, real, done = reopen(folder), replay_guard.check, []
+
+    def check(*arguments: object, **named: int) -> None:
+        if not done:
+            done.append(True)
+            for payload in (b"newer", b"new"):
+                reopen(folder).write(payload, bundle_id=BUNDLE, alone=alone)
+        real(*arguments, **named)
+
+    monkeypatch.setattr(replay_guard, "check", check)
+    assert reader.read().payload == b"new"
+    assert done
+    assert reader.warnings == []
 
 
 def put(folder: Path, name: str, data: bytes = b"") -> None:

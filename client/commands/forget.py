@@ -73,7 +73,7 @@ def forget(
         left = personal.without(state, name, gone)
         histories = personal.histories_of(left)
         with learner_for(workspace, bundle, state, memory) as learner:
-            say_cost(workspace, learner, histories, memory)
+            say_cost(workspace, learner, histories, memory, alone=True)
             trained, spent = train(
                 vault,
                 learner,

@@ -110,12 +110,23 @@ def learner_for(
         yield Learner(release, memory_bytes=choice.training_bytes, progress=show)
 
 
-def say_cost(workspace: Workspace, learner: Learner, histories: Histories, memory: Memory) -> None:
-    """One line before the work: items, time, memory, disk. Raises as `check_limit`."""
+def say_cost(
+    workspace: Workspace,
+    learner: Learner,
+    histories: Histories,
+    memory: Memory,
+    *,
+    alone: bool = False,
+) -> None:
+    """One line before the work: items, time, memory, disk. Raises as `check_limit`.
+
+    Args:
+        alone: nothing stored before stays beside what comes of it.
+    """
     from client.cost import estimate
     from client.disk_cost import lacking_bytes
 
-    cost = estimate(learner, histories, folder=workspace.home.vault)
+    cost = estimate(learner, histories, folder=workspace.home.vault, alone=alone)
     low, high = readable_seconds(cost.fastest_s), readable_seconds(cost.slowest_s)
     took = low if low == high else f"{low} to {high}"
     gpu = f" and {readable_bytes(cost.gpu_bytes)} of the GPU's" if cost.gpu_bytes else ""
