@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -47,6 +48,7 @@ from proper_model.trust import DEFAULT_CHANNEL, TrustedRoot
 
 _VERSION_FOLDER = re.compile(r"v([0-9]{8,16})")
 _STAGING_PREFIX = ".staging-"
+_MAX_STEP = 1_000_000  # from one version to the next; nobody publishes that often
 
 
 @dataclass(frozen=True)
@@ -98,10 +100,11 @@ def publish(
     word = _Word(channel, latest_keys or keys, created, latest_days)
     with _publishing(folder, lock_timeout_s):
         newest = _newest_version(folder)
-        unchanged = _unchanged(files, folder, newest, keys, created, base, channel, limits)
-        if unchanged is not None and not renew:
-            word.write(folder, unchanged)
-            return unchanged
+        if not renew:
+            unchanged = _unchanged(files, folder, newest, keys, created, base, channel, limits)
+            if unchanged is not None:
+                word.write(folder, unchanged)
+                return unchanged
         expires = created + timedelta(days=valid_for_days)
         info = BundleInfo(newest + 1, created, expires, base, channel)
         bundle = build_bundle(files, info, keys, limits=limits)
@@ -112,6 +115,7 @@ def publish(
 
 def renew_latest(
     folder: Path,
+    newest: PublishedBundle,
     keys: Sequence[Ed25519PrivateKey],
     *,
     now: datetime,
@@ -119,17 +123,20 @@ def renew_latest(
     days: int = LATEST_DAYS,
     lock_timeout_s: float = 600.0,
 ) -> Latest:
-    """Sign the word on the newest release of the folder again, whatever there is.
+    """Sign again, whatever there is, that `newest` is the newest release of the folder.
 
     Raises:
-        ConfigError: nothing was published yet, or as `publish`.
-        BundleError: latest.json is damaged, or a device would refuse the new one.
+        ConfigError: the folder holds a newer one, or as `publish`.
+        BundleError: a device would refuse the new latest.json.
     """
     word = _Word(channel, keys, now, days)
     with _publishing(folder, lock_timeout_s):
-        newest = latest(folder)
-        if newest is None:
-            raise ConfigError(f"{folder}: holds no release", hint="publish one first")
+        above = _versions(folder)[-1]
+        if above > newest.version:
+            raise ConfigError(
+                f"{folder}: {version_folder(above)} is newer than release {newest.version}",
+                hint="remove what you did not sign; what was left half published, publish again",
+            )
         return word.write(folder, newest, again=True)
 
 
@@ -140,12 +147,12 @@ def check_days(what: str, days: int, most: int) -> None:
 
 
 def latest(folder: Path) -> PublishedBundle | None:
-    """The newest finished bundle of a release folder; None when nothing was published yet.
+    """What latest.json calls the newest release, unverified; None when nothing was published yet.
 
     Raises:
         BundleFormatError: latest.json is damaged.
     """
-    found = _read_latest(folder)
+    found = read_latest(folder)
     if found is None:
         return None
     return PublishedBundle(found.bundle_id, _path(folder, found.version), found.version)
@@ -216,18 +223,34 @@ def _place(bundle: BundleFiles, folder: Path, version: int) -> PublishedBundle:
 
 
 def _newest_version(folder: Path) -> int:
-    """0 before the first release. Also counts a version whose folder was since removed."""
+    """0 before the first release. Also counts a version whose folder was since removed.
+
+    Nothing here is verified, as it may be by keys that were changed. A number out of any order would
+    be signed and end the population, so it is refused. Raises ConfigError.
+    """
+    recorded = read_latest(folder)
+    versions = sorted({*_versions(folder), recorded.version if recorded else 0})
+    for version, following in pairwise(versions):
+        if following - version > _MAX_STEP:
+            raise ConfigError(
+                f"{folder}: says that there is a version {following}, after {version}",
+                hint="remove folders and a latest.json that you did not sign",
+            )
+    return versions[-1]
+
+
+def _versions(folder: Path) -> list[int]:
+    """0, and the versions that have a folder, in order."""
     matches = (_VERSION_FOLDER.fullmatch(path.name) for path in folder.iterdir())
-    versions = [int(match[1]) for match in matches if match is not None]
-    recorded = _read_latest(folder)
-    return max([0, *versions, *([recorded.version] if recorded else [])])
+    return sorted([0, *(int(match[1]) for match in matches if match is not None)])
 
 
 def _path(folder: Path, version: int) -> Path:
     return folder / version_folder(version)
 
 
-def _read_latest(folder: Path) -> Pointer | None:
+def read_latest(folder: Path) -> Pointer | None:
+    """latest.json of a release folder, unverified; None if there is none. Raises as `parse_latest`."""
     try:
         data = read_bounded(folder / LATEST_NAME, MAX_LATEST_BYTES)
     except FileNotFoundError:
@@ -249,27 +272,29 @@ class _Word:
 
     def write(self, folder: Path, newest: PublishedBundle, *, again: bool = False) -> Latest:
         """Sign that this is the newest release, unless that was said and is still fresh."""
-        before = _read_latest(folder)
-        if not again and before is not None and (fresh := self._fresh(before, newest)) is not None:
-            return fresh
-        known = before.latest.number if before is not None and before.latest is not None else 0
+        before = self._mine(folder)
+        if before is not None and not again and self._fresh(before, newest):
+            return before
         # Seconds, so that numbers go on growing also where latest.json was lost.
-        number = max(known + 1, int(self.now.timestamp()))
+        number = max(before.number + 1 if before else 1, int(self.now.timestamp()))
         expires = self.now + timedelta(days=self.days)
         word = Latest(self.channel, number, newest.version, newest.bundle_id, self.now, expires)
         write_file(folder / LATEST_NAME, sign_latest(word, self.keys))
         return word
 
-    def _fresh(self, before: Pointer, newest: PublishedBundle) -> Latest | None:
-        """The word there is, if it is by all these keys and not half over."""
+    def _mine(self, folder: Path) -> Latest | None:
+        """The word there is, if it is by all these keys: of another, no number is to be followed."""
         root = TrustedRoot.of(self.keys, threshold=len(self.keys), channel=self.channel)
         try:
-            word, _ = before.verify(root, self.now)
+            found = read_latest(folder)
+            return found.verify(root, self.now)[0] if found is not None else None
         except BundleError:
             return None
-        half = word.created + (word.expires - word.created) / 2
-        same = (word.version, word.bundle_id) == (newest.version, newest.bundle_id)
-        return word if same and self.now < half else None
+
+    def _fresh(self, before: Latest, newest: PublishedBundle) -> bool:
+        half = before.created + (before.expires - before.created) / 2
+        same = (before.version, before.bundle_id) == (newest.version, newest.bundle_id)
+        return same and self.now < half
 
 
 @contextmanager

@@ -17,6 +17,8 @@ from coordinator import root_ceremony
 from coordinator.cli import run_cli
 from coordinator.keys import create_key, create_pair, load_key, load_public, public_file
 from coordinator.root_ceremony import RoleChange, propose, read_root, sign_next
+from proper_model import canonical
+from proper_model.bundle import content_id
 from proper_model.errors import (
     BundleSignatureError,
     BundleTimeError,
@@ -107,7 +109,8 @@ def test_from_the_first_release_to_the_recovery_after_a_theft(here, call):
     with pytest.raises(BundleSignatureError):
         add_bundle(home, "out")  # still the old release, by the old key
     call("release publish out out --key release.pem", code=11)
-    call("release sign-latest out --key fresh.pem", code=33)  # its release is by the revoked key
+    call("release sign-latest out --key fresh.pem", code=11)  # latest.json is by the revoked key
+    call("release sign-latest out --key fresh.pem --version 1", code=33)  # so is its release
     call("release publish out out --key fresh.pem")
     added = add_bundle(home, "out")
     assert added.bundle.version == 2
@@ -201,7 +204,7 @@ def test_keys_of_holders_elsewhere_and_a_word_key_of_its_own(here, call):
         ),
         ("keys make-root b --threshold 0 --release-key release.pem.pub", 2, "--threshold"),
         ("root show nowhere", 11, "no root.json"),
-        ("root sign out", 11, "no root-next.json"),
+        ("root sign out", 11, "propose one with: proper-coordinator root rotate"),
         ("root revoke out deadbeef", 11, "0 keys of the root begin so"),
         ("root revoke out dead", 11, "at least 8 digits"),
         ("root rotate out --key release.pem", 11, "would not count"),
@@ -211,7 +214,8 @@ def test_keys_of_holders_elsewhere_and_a_word_key_of_its_own(here, call):
         ("release publish nowhere out --key release.pem", 11, "no release there"),
         ("release publish out out --key stick/root-key-1.pem --passphrase-file words", 11, "root"),
         ("release publish out out --key release.pem --days 500", 2, "400"),
-        ("release sign-latest out --key release.pem", 11, "no release"),
+        ("release sign-latest out --key release.pem", 11, "publish a release first"),
+        ("release sign-latest out --key release.pem --version 3", 31, "v00000003"),
         ("release sign-latest out", 2, "--key"),
         ("brew", 2, "brew"),
         ("keys", 2, "command"),
@@ -225,13 +229,11 @@ def test_mistakes_are_told_and_leave_everything_as_it_was(here, call, prepared, 
     said = call(line, code=code)
     assert told in said.err
     assert "internal" not in said.err
-    # A next root that was proposed without being signed is all that may be new.
-    after = {n: d for n, d in snapshot(here / "out").items() if not n.startswith("root-next")}
-    assert after == before
+    assert snapshot(here / "out") == before
 
 
 def snapshot(folder):
-    return {p.name: p.read_bytes() for p in folder.iterdir() if p.name != ".lock"}
+    return {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file() and p.name != ".lock"}
 
 
 @pytest.fixture(scope="module")
@@ -277,6 +279,70 @@ def test_a_stolen_release_key_cannot_sign_a_root(here, call, prepared):
     with pytest.raises(ConfigError, match="would not count"):
         sign_next(here / "out", [load_key(here / "release.pem")])
     assert read_root(here / "out").version == 1
+
+
+def test_signatures_left_of_another_proposal_do_not_count(here, call, prepared):
+    sign = "--key stick/root-key-{}.pem --passphrase-file words"
+    call("root rotate out " + sign.format(1))
+    (here / "out" / "root-next.json").unlink()  # as the message about a waiting one says
+    said = call("root rotate out --days 700 " + sign.format(2))
+    assert "waits: 1 more of the present" in said.out
+    call("root sign out " + sign.format(1))
+    assert read_root(here / "out").version == 2
+
+
+def test_a_holder_elsewhere_cannot_break_the_chain_of_roots(here, call, prepared):
+    """Signed where the present root's signatures were not carried along, devices could not follow."""
+    both = "--key stick/root-key-1.pem --key stick/root-key-2.pem --passphrase-file words"
+    call(f"root rotate out {both}")
+    call("root rotate out --key stick/root-key-1.pem --passphrase-file words")
+    (here / "carried").mkdir()
+    for path in sorted((here / "out").glob("root*.json")):
+        (here / "carried" / path.name).write_bytes(path.read_bytes())
+    signed = here / "carried" / "root.signatures.json"
+    signed.rename(here / "left behind")
+    said = call(f"root sign carried {both}", code=11)
+    assert "carry all files root*.json" in said.err
+    assert read_root(here / "carried").version == 2
+    (here / "left behind").rename(signed)
+    call(f"root sign carried {both}")
+    names = {path.name for path in (here / "carried").iterdir()}
+    assert names >= {"root-1.json", "root-2.json", "root-2.signatures.json"}
+    assert read_root(here / "carried").version == 3
+
+
+@pytest.mark.parametrize("field", ["number", "version", "bundle_id"])
+def test_what_somebody_wrote_into_latest_json_is_never_signed(here, call, prepared, field):
+    """The folder may lie on a server: whoever can write there must not move versions and numbers."""
+    call(f"release publish {source(here)} out --key release.pem")
+    call(f"release publish {source(here, 2)} out --key release.pem")
+    path = here / "out" / "latest.json"
+    value = json.loads(path.read_bytes())
+    value["signed"][field] = {"number": 2**53 - 2, "version": 1, "bundle_id": "ab" * 32}[field]
+    path.write_bytes(canonical.encode(value))
+    said = call("release sign-latest out --key release.pem", code=11)
+    assert "--version N" in said.err
+    call("release sign-latest out --key release.pem --version 1", code=11)  # there is a newer one
+    call("release sign-latest out --key release.pem --version 2")
+    latest = parse_latest(path.read_bytes()).latest
+    manifest = (here / "out" / "v00000002" / "manifest.json").read_bytes()
+    assert (latest.version, latest.bundle_id) == (2, content_id(manifest))
+    assert latest.number < 2**40
+    path.unlink()
+    call("release sign-latest out --key release.pem --version 2")
+    assert parse_latest(path.read_bytes()).latest.version == 2
+
+
+def test_a_version_that_somebody_else_placed_moves_none_of_ours(here, call, prepared):
+    call(f"release publish {source(here)} out --key release.pem")
+    (here / "out" / "v9007199254740990").mkdir()
+    before = snapshot(here / "out")
+    said = call(f"release publish {source(here, 2)} out --key release.pem", code=11)
+    assert "you did not sign" in said.err
+    assert snapshot(here / "out") == before
+    (here / "out" / "v9007199254740990").rmdir()
+    call(f"release publish {source(here, 2)} out --key release.pem")
+    assert (here / "out" / "v00000002").is_dir()
 
 
 class StoppedError(BaseException):

@@ -61,9 +61,15 @@ def sign_latest(
         int,
         typer.Option("--days", min=1, max=MAX_LATEST_DAYS, help="Devices believe it for so long."),
     ] = LATEST_DAYS,
+    version: Annotated[
+        int | None,
+        typer.Option(
+            "--version", min=1, help="The newest, where latest.json is lost or its keys changed."
+        ),
+    ] = None,
     passphrase_file: o.PassphraseFile = None,
 ) -> None:
     """Say again which release is the newest; to be repeated before the last one is out of date."""
     keys = o.load_keys(key, passphrase_file)
-    latest = sign_latest_again(folder, keys, now=o.now(), days=days)
+    latest = sign_latest_again(folder, keys, now=o.now(), days=days, version=version)
     o.tell(f"release {latest.version} is the newest until {format_time(latest.expires)}")

@@ -20,6 +20,7 @@ from coordinator.root_ceremony import (
     propose,
     read_root,
     sign_next,
+    withdraw,
 )
 from proper_model.errors import ConfigError
 from proper_model.signed_time import format_time
@@ -115,7 +116,7 @@ def sign(
     passphrase_file: o.PassphraseFile = None,
 ) -> None:
     """Add signatures to the next root; with enough of them it takes effect."""
-    _sign(folder, key or (), passphrase_file)
+    _told(folder, sign_next(folder, o.load_keys(key or (), passphrase_file)))
 
 
 def tell_root(root: TrustedRoot) -> None:
@@ -141,16 +142,17 @@ def _propose(
 ) -> None:
     loaded = o.load_keys(keys or (), passphrase_file)  # a wrong passphrase is told before a file is
     propose(folder, changes, now=o.now(), days=days)
-    _told(folder, sign_next(folder, loaded))
-
-
-def _sign(folder: Path, keys: Sequence[Path], passphrase_file: Path | None) -> None:
-    _told(folder, sign_next(folder, o.load_keys(keys, passphrase_file)))
+    try:
+        progress = sign_next(folder, loaded)
+    except ConfigError:  # a key that has no say; the proposal must not be in the way of the next
+        withdraw(folder)
+        raise
+    _told(folder, progress)
 
 
 def _told(folder: Path, progress: Signing) -> None:
+    tell_root(progress.root)
     if progress.done:
-        tell_root(progress.root)
         o.say("the new root is in its place; publish the folder")
         return
     o.tell(
