@@ -38,11 +38,16 @@ from proper_model.durable import (
     write_file,
 )
 from proper_model.errors import BundleError, ConfigError
-from proper_model.files import make_private_folder, read_bounded
+from proper_model.files import make_private_folder, read_bounded, storage_errors
 from proper_model.latest import Latest, Pointer, parse_latest, sign_latest
 from proper_model.limits import DEFAULT_LIMITS, Limits
 from proper_model.manifest import EXTENSIONS
-from proper_model.release_folder import LATEST_NAME, MAX_LATEST_BYTES, version_folder
+from proper_model.release_folder import (
+    LATEST_NAME,
+    MAX_LATEST_BYTES,
+    PUBLIC_NAME,
+    version_folder,
+)
 from proper_model.signed_time import LATEST_DAYS, MAX_LATEST_DAYS, MAX_RELEASE_DAYS
 from proper_model.trust import DEFAULT_CHANNEL, TrustedRoot
 
@@ -156,6 +161,21 @@ def latest(folder: Path) -> PublishedBundle | None:
     if found is None:
         return None
     return PublishedBundle(found.bundle_id, _path(folder, found.version), found.version)
+
+
+def open_to_readers(folder: Path) -> None:
+    """Let every account read what devices fetch: a web server is seldom the account that signs.
+
+    The folder itself only where it holds nothing else, and keys never. Raises StorageError.
+    """
+    with storage_errors(folder):
+        entries = list(folder.iterdir())
+        public = [path for path in entries if PUBLIC_NAME.fullmatch(path.name)]
+        below = [path for entry in public if entry.is_dir() for path in entry.rglob("*")]
+        rest = [p for p in entries if p not in public and p.name != ".lock"]
+        for path in (*below, *public, *(() if rest else (folder,))):
+            if not path.is_symlink():
+                path.chmod(0o755 if path.is_dir() else 0o644)
 
 
 def reference_base(folder: Path, hub_id: str, revision: str) -> BaseReference:

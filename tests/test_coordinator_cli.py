@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import json
 import os
 import stat
@@ -29,13 +31,34 @@ from proper_model.latest import parse_latest
 from proper_model.trust import ROOT, TrustedRoot, key_id, public_bytes, rotate
 from tests.publisher import bundle
 
+UMLAUTS = "mühle tüte öfen grübeln züge"
 WORDS = "seven random words make a good passphrase"
+
+
+# `openssl genpkey -algorithm SM2`: a curve that the library does not know.
+SM2_KEY = """\
+-----{} PRIVATE KEY-----
+MIGHAgEAMBMGByqGSM49AgEGCCqBHM9VAYItBG0wawIBAQQgV95D/Szm+uDUmFIx
+YJGnPjPXMgvkLC7BW4b1ElGILEuhRANCAAQUlHjrt+rgrOkbKuOfPf9SAUzIo48L
+ifbK1Q0NssWWnBg0MqBNxwZ+ZSvJ7Qx8cumpsANjP4a/K4twwhgySBSv
+-----{} PRIVATE KEY-----
+""".format("BEGIN", "END")
+
+
+def without_terminal(original):
+    def opened(path, *rest, **options):
+        if path == "/dev/tty":
+            raise OSError(errno.ENXIO, os.strerror(errno.ENXIO))
+        return original(path, *rest, **options)
+
+    return opened
 
 
 @pytest.fixture
 def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "words").write_text(WORDS + "\n")
+    (tmp_path / "words").chmod(0o600)
     return tmp_path
 
 
@@ -180,7 +203,12 @@ def test_keys_of_holders_elsewhere_and_a_word_key_of_its_own(here, call):
         ("keys make-root out --threshold 1 --release-key release.pem.pub", 11, "already"),
         ("keys make-release release.pem", 11, "never overwritten"),
         ("keys make-holder x.pem --passphrase-file short", 45, "at least 20"),
-        ("keys make-holder x.pem --passphrase-file nowhere", 20, "nowhere"),
+        ("keys make-holder x.pem --passphrase-file nowhere", 11, "nowhere"),
+        ("keys make-holder x.pem --passphrase-file open", 11, "lets others in"),
+        ("keys make-holder x.pem --passphrase-file wrong", 45, "easily guessed"),
+        ("keys make-holder x.pem", 11, "--passphrase-file"),
+        ("keys show stick/root-key-1.pem", 11, "no terminal"),
+        ("release publish out out --key curve.pem", 11, "another kind of key"),
         (
             "keys make-root b --threshold 4 --make 3 --keys-folder k --release-key r.pub",
             11,
@@ -222,9 +250,14 @@ def test_keys_of_holders_elsewhere_and_a_word_key_of_its_own(here, call):
         ("", 2, "command is missing"),
     ],
 )
-def test_mistakes_are_told_and_leave_everything_as_it_was(here, call, prepared, line, code, told):
-    (here / "short").write_text("too short")
-    (here / "wrong").write_text("x" * 30)
+def test_mistakes_are_told_and_leave_everything_as_it_was(
+    here, call, prepared, monkeypatch, line, code, told
+):
+    texts = {"short": "too short", "wrong": "x" * 30, "curve.pem": SM2_KEY, "open": WORDS}
+    for name, text in texts.items():
+        (here / name).write_text(text)
+        (here / name).chmod(0o644 if name == "open" else 0o600)
+    monkeypatch.setattr(os, "open", without_terminal(os.open))
     before = snapshot(here / "out")
     said = call(line, code=code)
     assert told in said.err
@@ -279,6 +312,49 @@ def test_a_stolen_release_key_cannot_sign_a_root(here, call, prepared):
     with pytest.raises(ConfigError, match="would not count"):
         sign_next(here / "out", [load_key(here / "release.pem")])
     assert read_root(here / "out").version == 1
+
+
+def test_a_server_under_another_account_can_read_what_devices_fetch_and_nothing_else(
+    here, call, prepared
+):
+    call(f"release publish {source(here)} out --key release.pem")
+    call("root rotate out --key stick/root-key-1.pem --passphrase-file words")
+    call("release sign-latest out --key release.pem")
+    files = [path for path in (here / "out").rglob("*") if path.name != ".lock"]
+    closed = {p.name for p in files if not p.stat().st_mode & 0o004}
+    assert closed == {"root-next.json", "root-next.signatures.json"}
+    call("root sign out --key stick/root-key-2.pem --passphrase-file words")
+    assert all(path.stat().st_mode & 0o004 for path in files if path.exists())
+    assert (here / "out").stat().st_mode & 0o777 == 0o755
+    # Where other things lie in the folder, it and they stay closed.
+    call(
+        "keys make-root . --threshold 1 --root-key stick/root-key-1.pem.pub "
+        "--release-key release.pem.pub"
+    )
+    assert (here / "root.json").stat().st_mode & 0o777 == 0o644
+    assert (here / "release.pem").stat().st_mode & 0o777 == 0o600
+    assert (here / "out" / ".lock").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_key_says_its_name_and_gets_its_public_half_again(here, call, prepared):
+    name = name_of(here / "release.pem.pub")
+    assert call("keys show release.pem.pub").out == call("keys show release.pem").out == f"{name}\n"
+    (here / "release.pem.pub").unlink()  # killed before it was written
+    call("keys show release.pem")
+    assert name_of(here / "release.pem.pub") == name
+
+
+class Full(io.StringIO):
+    def flush(self):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize("stdout", [Full(), None])
+def test_outputs_that_take_nothing_keep_the_exit_code(here, prepared, monkeypatch, stdout):
+    monkeypatch.setattr("sys.stderr", Full())
+    assert run_cli(["root", "show", "nowhere"]) == 11
+    monkeypatch.setattr("sys.stdout", stdout)
+    assert run_cli(["root", "show", "out"]) == 20
 
 
 def test_signatures_left_of_another_proposal_do_not_count(here, call, prepared):
@@ -391,12 +467,12 @@ def test_killed_while_a_root_takes_its_place_the_next_call_finishes(here, prepar
 
 def test_passphrases(here):
     with pytest.raises(PassphraseError, match="20"):
-        create_key(here / "a.pem", "x" * 19)
+        create_key(here / "a.pem", WORDS[:19])
     assert not (here / "a.pem").exists()
-    key = create_key(here / "a.pem", "ü" * 20)
-    assert public_bytes(load_key(here / "a.pem", lambda _: "ü" * 20)) == public_bytes(key)
+    key = create_key(here / "a.pem", UMLAUTS)
+    assert public_bytes(load_key(here / "a.pem", lambda _: UMLAUTS)) == public_bytes(key)
     with pytest.raises(PassphraseError, match="wrong passphrase"):
-        load_key(here / "a.pem", lambda _: "u" * 20)
+        load_key(here / "a.pem", lambda _: UMLAUTS.replace("ü", "u"))
     with pytest.raises(ConfigError, match="encrypted"):
         load_key(here / "a.pem")
 

@@ -10,7 +10,15 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from coordinator.commands import options as o
 from coordinator.commands.root import tell_root
-from coordinator.keys import create_pair, load_public, public_file
+from coordinator.keys import (
+    PUBLIC_SUFFIX,
+    create_pair,
+    load_key,
+    load_public,
+    public_file,
+    write_public,
+)
+from coordinator.release import open_to_readers
 from coordinator.root_ceremony import ROOT_DAYS, create_root
 from proper_model.errors import ConfigError
 from proper_model.release_folder import ROOT_NAME
@@ -45,6 +53,21 @@ def make_holder(
 ) -> None:
     """Make one root key, encrypted, on the machine of the person who will keep it."""
     _make(file, passphrase_file, encrypt=True)
+
+
+@app.command()
+def show(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A key, or its public half.")],
+    passphrase_file: o.PassphraseFile = None,
+) -> None:
+    """Print the id of a key; its public half is written again where it is missing."""
+    if file.suffix == PUBLIC_SUFFIX:
+        o.tell(key_id(public_bytes(load_public(file))))
+        return
+    key = load_key(file, o.asking(passphrase_file))
+    if not public_file(file).exists():
+        write_public(file, key)
+    o.tell(key_id(public_bytes(key)))
 
 
 @app.command("make-root")
@@ -105,7 +128,9 @@ def make_root(
         RELEASE: (release_keys, release_threshold),
         LATEST: (latest_keys, 1 if latest_key else release_threshold),
     }
-    tell_root(create_root(folder, roles, now=o.now(), days=days, channel=channel))
+    root = create_root(folder, roles, now=o.now(), days=days, channel=channel)
+    open_to_readers(folder)
+    tell_root(root)
 
 
 def _make_holders(

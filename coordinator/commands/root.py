@@ -11,6 +11,7 @@ import typer
 
 from coordinator.commands import options as o
 from coordinator.keys import load_public
+from coordinator.release import open_to_readers
 from coordinator.root_ceremony import (
     NEXT_NAME,
     ROOT_DAYS,
@@ -153,6 +154,7 @@ def _propose(
 def _told(folder: Path, progress: Signing) -> None:
     tell_root(progress.root)
     if progress.done:
+        open_to_readers(folder)
         o.say("the new root is in its place; publish the folder")
         return
     o.tell(
