@@ -100,7 +100,9 @@ def decide_trust(home: Home, place: ReleasePlace, given: Path | None) -> Trust:
     steps = rotations(start, place.beside)
     root = steps[-1].root if steps else start
     if pinned and given is not None:
-        check_same(root, load_root(given))
+        first = load_root(given)  # perhaps that of an old invitation
+        led = rotations(first, place.beside)
+        check_same(root, led[-1].root if led else first)
     if steps:
         notes.append(f"the publisher's keys changed: root {start.version} -> {root.version}")
     return Trust(root, pinned, steps, tuple(notes))
