@@ -101,7 +101,7 @@ def publish(
         ConfigError: a setting is out of range, or another process publishes.
         BundleError: the content is something a device would refuse.
     """
-    check_days("publish: valid_for_days", valid_for_days, MAX_RELEASE_DAYS)
+    _check_days("publish: valid_for_days", valid_for_days, MAX_RELEASE_DAYS)
     word = _Word(channel, latest_keys or keys, created, latest_days)
     with _publishing(folder, lock_timeout_s):
         newest = _newest_version(folder)
@@ -145,7 +145,7 @@ def renew_latest(
         return word.write(folder, newest, again=True)
 
 
-def check_days(what: str, days: int, most: int) -> None:
+def _check_days(what: str, days: int, most: int) -> None:
     """Raises ConfigError unless `days` is within 1 and `most`."""
     if not 1 <= days <= most:
         raise ConfigError(f"{what} {days}, expected 1 to {most}")
@@ -288,7 +288,7 @@ class _Word:
     days: int
 
     def __post_init__(self) -> None:
-        check_days("latest.json: days", self.days, MAX_LATEST_DAYS)
+        _check_days("latest.json: days", self.days, MAX_LATEST_DAYS)
 
     def write(self, folder: Path, newest: PublishedBundle, *, again: bool = False) -> Latest:
         """Sign that this is the newest release, unless that was said and is still fresh."""

@@ -53,7 +53,7 @@ def signature_fields(
     return {key_id(public_bytes(key)): key.sign(domain + message).hex() for key in keys}
 
 
-def parse_signatures(data: bytes, *, max_bytes: int = MAX_SIGNATURE_BYTES) -> dict[str, bytes]:
+def parse_signatures(data: bytes) -> dict[str, bytes]:
     """Key id -> 64 signature bytes.
 
     Raises:
@@ -61,8 +61,10 @@ def parse_signatures(data: bytes, *, max_bytes: int = MAX_SIGNATURE_BYTES) -> di
         BundleFormatError: not a canonical signature file.
     """
     where = "signatures.json"
-    if len(data) > max_bytes:
-        raise BundleLimitError(f"{where}: {len(data)} bytes, expected at most {max_bytes}")
+    if len(data) > MAX_SIGNATURE_BYTES:
+        raise BundleLimitError(
+            f"{where}: {len(data)} bytes, expected at most {MAX_SIGNATURE_BYTES}"
+        )
     fields = exact_object(canonical.decode(data, where=where), {"signatures"}, where)
     return parse_signature_fields(fields["signatures"], where=where)
 

@@ -33,8 +33,6 @@ from proper_model.trust import (
 
 app = typer.Typer(help="Make signing keys, and the first root.")
 
-Publics = list[Path] | None
-
 
 @app.command("make-release")
 def make_release(
@@ -82,7 +80,7 @@ def make_root(
         list[Path], typer.Option("--release-key", help="Public half of a release key.")
     ],
     root_key: Annotated[
-        Publics,
+        o.Publics,
         typer.Option("--root-key", help="Public half of a root key that somebody else made."),
     ] = None,
     make: Annotated[
@@ -92,7 +90,7 @@ def make_root(
         Path | None, typer.Option("--keys-folder", help="Where keys made here go.")
     ] = None,
     latest_key: Annotated[
-        Publics,
+        o.Publics,
         typer.Option(
             "--latest-key",
             help="Public half of a key for the word on the newest release; "

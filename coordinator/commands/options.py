@@ -23,6 +23,7 @@ Folder = Annotated[
 Keys = Annotated[
     list[Path], typer.Option("--key", help="A key file to sign with; once for each key.")
 ]
+Publics = list[Path] | None
 PassphraseFile = Annotated[
     Path | None,
     typer.Option(
