@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import stat
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -174,8 +175,10 @@ def open_to_readers(folder: Path) -> None:
         below = [path for entry in public if entry.is_dir() for path in entry.rglob("*")]
         rest = [p for p in entries if p not in public and p.name != ".lock"]
         for path in (*below, *public, *(() if rest else (folder,))):
-            if not path.is_symlink():
-                path.chmod(0o755 if path.is_dir() else 0o644)
+            mode = path.lstat().st_mode
+            wanted = mode | (0o755 if stat.S_ISDIR(mode) else 0o644)
+            if wanted != mode and not stat.S_ISLNK(mode):
+                path.chmod(stat.S_IMODE(wanted))
 
 
 def reference_base(folder: Path, hub_id: str, revision: str) -> BaseReference:

@@ -6,8 +6,11 @@ import errno
 import io
 import json
 import os
+import re
+import shutil
 import stat
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 from bundle_samples import sample_bundle
@@ -17,6 +20,7 @@ from client.bundles import add_bundle, list_bundles
 from client.home import Home
 from coordinator import root_ceremony
 from coordinator.cli import run_cli
+from coordinator.commands import options
 from coordinator.keys import create_key, create_pair, load_key, load_public, public_file
 from coordinator.root_ceremony import RoleChange, propose, read_root, sign_next
 from proper_model import canonical
@@ -31,6 +35,7 @@ from proper_model.latest import parse_latest
 from proper_model.trust import ROOT, TrustedRoot, key_id, public_bytes, rotate
 from tests.publisher import bundle
 
+ROOT_FOLDER = Path(__file__).parents[1]
 UMLAUTS = "mühle tüte öfen grübeln züge"
 WORDS = "seven random words make a good passphrase"
 
@@ -142,6 +147,32 @@ def test_from_the_first_release_to_the_recovery_after_a_theft(here, call):
     latest = parse_latest((here / "out" / "latest.json").read_bytes()).latest
     assert latest.expires - latest.created == timedelta(days=90)
     assert add_bundle(home, "out").changed is False
+
+
+def test_the_publishers_guide_works_as_it_is_typed(here, call, monkeypatch):
+    """Every line of docs/releases.md, in its order."""
+    monkeypatch.setattr(options, "_asked", lambda *_, **__: WORDS)
+    text = (ROOT_FOLDER / "docs" / "releases.md").read_text().replace("\\\n", " ")
+    lines = re.findall(r"^ {4,}proper-coordinator ([^#\n]*)", text, re.MULTILINE)
+    for name in ("ben", "cem", "new-holder"):
+        call(f"keys make-holder {name}.pem")
+    call("keys make-release fresh.pem")
+    shutil.copytree(here / source(here), here / "runs" / "demo" / "server" / "release")
+    moved = next(at for at, line in enumerate(lines) if "--root-threshold" in line)
+    for line in lines[:moved]:
+        stolen = name_of(here / "release.pem.pub") if (here / "release.pem.pub").exists() else ""
+        call(line.replace("STOLENID", stolen))
+    assert (read_root(here / "releases").version, len(lines)) == (3, moved + 1)
+    call("release publish releases/v00000001 releases --key fresh.pem --latest-key latest.pem")
+    home = Home(here / "home")
+    assert add_bundle(home, "releases").bundle.version == 2
+    # And a population from before roles.
+    shutil.rmtree(here / "releases")
+    key = create_key(here / "old.pem")
+    (here / "releases").mkdir()
+    (here / "releases" / "root.json").write_bytes(TrustedRoot.of([key]).to_bytes())
+    call(lines[moved].replace("OLDID", key_id(public_bytes(key))))
+    assert read_root(here / "releases").version == 2
 
 
 def test_an_old_root_moves_into_roles(here, call):
