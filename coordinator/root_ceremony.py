@@ -24,7 +24,12 @@ from proper_model.durable import create_file, write_file
 from proper_model.errors import BundleFormatError, BundleSignatureError, ConfigError
 from proper_model.files import read_bounded, storage_errors
 from proper_model.release_folder import ROOT_NAME, ROOT_SIGNATURES_NAME, root_names
-from proper_model.signatures import MAX_SIGNATURE_BYTES, check_signatures, parse_signatures
+from proper_model.signatures import (
+    MAX_KEYS,
+    MAX_SIGNATURE_BYTES,
+    check_signatures,
+    parse_signatures,
+)
 from proper_model.signed_time import MAX_ROOT_DAYS
 from proper_model.trust import (
     DEFAULT_CHANNEL,
@@ -162,8 +167,8 @@ def sign_next(folder: Path, keys: Sequence[Ed25519PrivateKey]) -> Signing:
     """Add signatures to the next root; when they are enough, it becomes the root of the folder.
 
     Raises:
-        ConfigError: no root is waiting, a key is a root key of neither, or the signatures of the
-            present root, which devices need, are not in the folder.
+        ConfigError: no root is waiting, a key is a root key of neither, more signatures than a root
+            carries, or the signatures of the present root, which devices need, are not in the folder.
         BundleError: one of its children, if a file is damaged.
         StorageError: the folder cannot be written.
     """
@@ -188,6 +193,12 @@ def sign_next(folder: Path, keys: Sequence[Ed25519PrivateKey]) -> Signing:
     before = _valid(parse_signatures(given) if given is not None else {}, data, current, following)
     added = parse_signatures(sign(ROOT_DOMAIN, data, keys)) if keys else {}
     merged = {name: value.hex() for name, value in {**before, **added}.items()}
+    if len(merged) > MAX_KEYS:
+        raise ConfigError(
+            f"{len(merged)} signatures; a root carries at most {MAX_KEYS}",
+            hint="sign with no more keys than are needed; if it needs more, change fewer root keys at "
+            "once",
+        )
     signatures = canonical.encode({"signatures": merged})
     with storage_errors(folder):
         write_file(folder / NEXT_SIGNATURES_NAME, signatures)

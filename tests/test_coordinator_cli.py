@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from bundle_samples import sample_bundle
+from bundle_samples import fixed_key, sample_bundle
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from client.bundles import add_bundle, list_bundles
@@ -416,6 +416,21 @@ def test_a_holder_elsewhere_cannot_break_the_chain_of_roots(here, call, prepared
     names = {path.name for path in (here / "carried").iterdir()}
     assert names >= {"root-1.json", "root-2.json", "root-2.signatures.json"}
     assert read_root(here / "carried").version == 3
+
+
+def test_more_signatures_than_a_root_carries_are_refused_before_they_are_stored(here):
+    old, new = ([fixed_key(start + n) for n in range(9)] for start in (50, 70))
+    folder, now = here / "out", datetime.now(UTC)
+    release = ([fixed_key(21).public_key()], 1)
+    first = ([key.public_key() for key in old], 9)
+    root_ceremony.create_root(folder, {ROOT: first, "release": release, "latest": release}, now=now)
+    added = tuple(key.public_key() for key in new)
+    gone = frozenset(key_id(public_bytes(key)) for key in old)
+    propose(folder, {ROOT: RoleChange(added, gone)}, now=now)
+    sign_next(folder, old)
+    with pytest.raises(ConfigError, match="18 signatures"):
+        sign_next(folder, new)
+    assert sign_next(folder, new[:7]).missing_next == 2  # what is there can still be read
 
 
 @pytest.mark.parametrize("field", ["number", "version", "bundle_id"])
