@@ -83,7 +83,7 @@ def verify_bundle(
             raise NotInstalledError("no release is installed", hint=INSTALL_FIRST)
         if root is not None:
             check_same(load_root(home.root_file), load_root(root))
-        trust = Trust(load_root(home.root_file), pinned=True, steps=(), notes=())
+        trust = Trust(load_root(home.root_file), pinned=True, notes=())
         _check_still_trusted(bundle, trust)
         place = ReleasePlace(bundle.path, lambda _name, _size: None, UNANNOUNCED)
         return _verified(home, place, trust, base, bundle.warnings, progress, now)

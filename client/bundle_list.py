@@ -26,7 +26,6 @@ from proper_model.errors import BundleError, StateError
 from proper_model.files import storage_errors
 from proper_model.recipe import parse_release_task
 from proper_model.release_names import TASK
-from proper_model.trust import TrustedRoot
 
 DAMAGED = "damaged: add this release again"
 
@@ -75,8 +74,7 @@ def list_bundles(home: Home, *, now: datetime | None = None) -> tuple[BundleRow,
     if state is None:
         return ()
     now = now or datetime.now(UTC)
-    root = _root(home)
-    rows = [_row(home, state, bundle_id, root, now) for bundle_id in stored_ids(home.path)]
+    rows = [_row(home, state, bundle_id, now) for bundle_id in stored_ids(home.path)]
     if state.bundle_id not in {row.bundle_id for row in rows}:
         rows.append(BundleRow(state.bundle_id, current=True))
     return tuple(sorted(rows, key=lambda row: (row.version, row.bundle_id)))
@@ -104,25 +102,24 @@ def remove_old_bundles(home: Home, keep: Collection[str]) -> int:
     return freed
 
 
-def _root(home: Home) -> TrustedRoot | None:
-    """The pinned root; None where it cannot be read, which `proper bundle verify` tells about."""
+def warnings_of(home: Home, bundle: InstalledBundle) -> tuple[str, ...]:
+    """What a person should know about an installed release that works nevertheless.
+
+    A pinned root that cannot be read is told by `proper bundle verify`, not here.
+    """
+    found = tuple(str(warning) for warning in bundle.warnings)
     try:
-        return load_root(home.root_file)
+        root = load_root(home.root_file)
     except (BundleError, StateError):
-        return None
-
-
-def _trusted(bundle: InstalledBundle, root: TrustedRoot) -> bool:
+        return found
     try:
         signers(bundle.path, root)
     except (BundleError, OSError):
-        return False
-    return True
+        return (*found, str(BundleWarning.REVOKED))
+    return found
 
 
-def _row(
-    home: Home, state: StoreState, bundle_id: str, root: TrustedRoot | None, now: datetime
-) -> BundleRow:
+def _row(home: Home, state: StoreState, bundle_id: str, now: datetime) -> BundleRow:
     asked = state.model_copy(update={"bundle_id": bundle_id})
     current = bundle_id == state.bundle_id
     try:
@@ -132,9 +129,6 @@ def _row(
     except BundleError:
         return BundleRow(bundle_id, current)
     manifest, reference = bundle.manifest, bundle.manifest.base_reference
-    warnings = [str(warning) for warning in bundle.warnings]
-    if root is not None and not _trusted(bundle, root):
-        warnings.append(str(BundleWarning.REVOKED))
     return BundleRow(
         bundle_id,
         current,
@@ -146,5 +140,5 @@ def _row(
         preset=recipe.structure.name,
         base="embedded" if reference is None else f"{reference.hub_id}@{reference.revision}",
         size_bytes=sum(entry.size for entry in manifest.files.values()),
-        warnings=tuple(warnings),
+        warnings=warnings_of(home, bundle),
     )

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from client.bundle_store import BUNDLES_FOLDER
 from client.home import Home
 from client.release_place import ReleasePlace, cache_name, is_address, local_place, web_place
-from client.trusted_root import Rotation, check_same, fingerprint, load_root, rotations
+from client.trusted_root import check_same, follow, load_root
 from proper_model.durable import remove_folder
 from proper_model.errors import ConfigError
 from proper_model.files import storage_errors
@@ -39,13 +39,12 @@ class Trust:
     """The root to judge a release by.
 
     Attributes:
-        pinned: whether this device has one already; `steps` lead from it to `root`.
+        pinned: whether this device has one already, perhaps an older one that led to `root`.
         notes: sentences for the person.
     """
 
     root: TrustedRoot
     pinned: bool
-    steps: tuple[Rotation, ...]
     notes: tuple[str, ...]
 
 
@@ -95,15 +94,14 @@ def decide_trust(home: Home, place: ReleasePlace, given: Path | None) -> Trust:
         start = _offered(place)
         notes.append(
             f"trusting the {ROOT_NAME} that lies beside the release; compare its fingerprint with "
-            f"the one your publisher names: {fingerprint(start)}"
+            f"the one your publisher names: {start.fingerprint}"
         )
-    steps = rotations(start, place.beside)
-    root = steps[-1].root if steps else start
-    if pinned and given is not None:
-        check_same(root, load_root(given))
-    if steps:
+    root = follow(start, place.beside)
+    if pinned and given is not None:  # perhaps that of an old invitation
+        check_same(root, follow(load_root(given), place.beside))
+    if root != start:
         notes.append(f"the publisher's keys changed: root {start.version} -> {root.version}")
-    return Trust(root, pinned, steps, tuple(notes))
+    return Trust(root, pinned, tuple(notes))
 
 
 def _offered(place: ReleasePlace) -> TrustedRoot:

@@ -47,8 +47,8 @@ class BundleWarning(StrEnum):
         "working, but ask for news: proper bundle add ADDRESS"
     )
     REVOKED = (
-        "signed by keys that the publisher no longer vouches for; it keeps working, but look for a "
-        "newer one"
+        "the publisher's keys no longer vouch for this release, perhaps because one was stolen; it "
+        "keeps working, but get the newest: proper bundle add ADDRESS, then proper rebase"
     )
     CLOCK_BEFORE_LATEST = "the clock shows a time before one this program has already seen"
     CLOCK_BEFORE_CREATION = "the clock shows a time before the installed release was made"

@@ -37,7 +37,7 @@ from client.loading import load_installed
 from client.release_content import check_against_base
 from client.release_memory import news
 from client.release_place import ReleasePlace
-from client.trusted_root import pin_root, update_root
+from client.trusted_root import load_root, pin_root
 from client.updater import decide, install, installed
 from proper_model.bundle import MANIFEST_NAME, SIGNATURES_NAME
 from proper_model.errors import (
@@ -118,8 +118,8 @@ def add_bundle(
     with home.working():
         with opened(home, source, progress, patience) as place:
             trust = decide_trust(home, place, root)
-            for step in trust.steps if trust.pinned else ():
-                update_root(home.root_file, step.root_bytes, step.signature_bytes)
+            if trust.pinned and load_root(home.root_file) != trust.root:
+                pin_root(home.root_file, trust.root)
             before = read_state(home.path)
             progress(CHECKING, 0, 0)
             with _pinned(home, trust, place, now):

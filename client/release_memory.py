@@ -20,6 +20,7 @@ from proper_model.errors import (
     BundleExpiredError,
     BundleIntegrityError,
     BundleRollbackError,
+    BundleSignatureError,
 )
 from proper_model.files import read_bounded
 from proper_model.latest import Pointer
@@ -94,8 +95,8 @@ def check_latest(
 ) -> SeenLatest | None:
     """What to remember as the publisher's last word on the newest release.
 
-    A word that is out of date is refused where a server gives it together with another release than
-    the installed one: it may be withholding newer ones. Of a folder that a person names it is only
+    A word that is out of date is refused where a server gives it for another release than the
+    installed one: it may be withholding newer ones. Of a folder that a person names it is only
     remembered, and every later look at the installed release warns.
 
     Raises:
@@ -123,7 +124,7 @@ def check_latest(
     if known is not None:
         _check_order(known, seen)
     installed = state is not None and latest.bundle_id == state.bundle_id
-    if now >= latest.expires and found.remote and found.followed and not installed:
+    if now >= latest.expires and found.remote and not installed:
         raise BundleExpiredError(
             f"{LATEST_NAME}: out of date since {seen.expires}; the server may be withholding a "
             "newer release",
@@ -132,10 +133,27 @@ def check_latest(
     return seen
 
 
-def check_announced(found: Announcement, release: VerifiedManifest) -> None:
-    """Raises BundleIntegrityError if the word that led here names another release."""
+def check_announced(
+    found: Announcement, release: VerifiedManifest, state: StoreState | None, root: TrustedRoot
+) -> None:
+    """Hold a release against the word that led to it.
+
+    Raises:
+        BundleIntegrityError: the word names another release.
+        BundleSignatureError: a server gave none, as one would that withholds newer releases.
+    """
     pointer = found.pointer
-    if pointer is None or not found.followed:
+    if pointer is None:
+        installed = state is not None and state.bundle_id == release.bundle_id
+        if found.remote and root.format >= ROOT_FORMAT and not installed:
+            raise BundleSignatureError(
+                f"{LATEST_NAME}: not found at this address; without it the server may be "
+                "withholding a newer release",
+                hint="check the address: it is that of the folder with latest.json; or ask the "
+                "publisher",
+            )
+        return
+    if not found.followed:
         return
     if (pointer.version, pointer.bundle_id) != (release.manifest.version, release.bundle_id):
         raise BundleIntegrityError(

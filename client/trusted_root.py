@@ -7,8 +7,6 @@ section 3.
 
 from __future__ import annotations
 
-import hashlib
-from dataclasses import dataclass
 from pathlib import Path
 
 from client.release_place import Beside
@@ -17,15 +15,6 @@ from proper_model.errors import BundleForeignError, BundleSignatureError, StateE
 from proper_model.files import read_bounded, storage_errors
 from proper_model.release_folder import ROOT_NAME, root_names
 from proper_model.trust import MAX_ROOT_BYTES, MAX_SIGNATURE_BYTES, TrustedRoot, rotate
-
-
-@dataclass(frozen=True)
-class Rotation:
-    """A root that its predecessor and itself vouch for; the bytes are those that were verified."""
-
-    root: TrustedRoot
-    root_bytes: bytes
-    signature_bytes: bytes
 
 
 def load_root(path: Path) -> TrustedRoot:
@@ -45,27 +34,13 @@ def load_root(path: Path) -> TrustedRoot:
 
 
 def pin_root(path: Path, root: TrustedRoot) -> None:
-    """Write the first root of this device. Raises StorageError."""
+    """Write the first root of this device, or one that `follow` led to. Raises StorageError."""
     with storage_errors(path):
         write_file(path, root.to_bytes())
 
 
-def update_root(path: Path, root: bytes, signatures: bytes) -> TrustedRoot:
-    """Replace the pinned root by the next one. Raises as `load_root` and `trust.rotate`."""
-    new = rotate(load_root(path), root, signatures)
-    with storage_errors(path):
-        write_file(path, root)
-    return new
-
-
-def fingerprint(root: TrustedRoot) -> str:
-    """SHA-256 of root.json in groups of four digits, for two people to compare."""
-    digits = hashlib.sha256(root.to_bytes()).hexdigest()
-    return " ".join(digits[start : start + 4] for start in range(0, len(digits), 4))
-
-
-def rotations(current: TrustedRoot, beside: Beside) -> tuple[Rotation, ...]:
-    """The verified steps from `current` to the root that lies beside a release; often none.
+def follow(current: TrustedRoot, beside: Beside) -> TrustedRoot:
+    """The root beside a release, if verified steps lead to it; often it is `current`.
 
     An older root there is left alone: whether the release counts, its signatures say.
 
@@ -75,11 +50,10 @@ def rotations(current: TrustedRoot, beside: Beside) -> tuple[Rotation, ...]:
     """
     offered = beside(ROOT_NAME, MAX_ROOT_BYTES)
     if offered is None:
-        return ()
+        return current
     newest = TrustedRoot.from_bytes(offered)
     if newest.version == current.version:
         check_same(current, newest)
-    steps = []
     for version in range(current.version + 1, newest.version + 1):
         root_name, signatures_name = root_names(version, newest.version)
         root = beside(root_name, MAX_ROOT_BYTES)
@@ -91,15 +65,13 @@ def rotations(current: TrustedRoot, beside: Beside) -> tuple[Rotation, ...]:
                 hint="without it nothing says that the new keys are the publisher's; ask for it",
             )
         current = rotate(current, root, signatures)
-        steps.append(Rotation(current, root, signatures))
-    return tuple(steps)
+    return current
 
 
 def check_same(pinned: TrustedRoot, other: TrustedRoot) -> None:
     """Refuse a root that is not the pinned one. Raises BundleForeignError with both fingerprints."""
     if other != pinned:
         raise BundleForeignError(
-            f"root.json: fingerprint {fingerprint(other)}, this device trusts "
-            f"{fingerprint(pinned)}",
+            f"root.json: fingerprint {other.fingerprint}, this device trusts {pinned.fingerprint}",
             hint="it belongs to another population; use another --home for that one",
         )

@@ -177,7 +177,7 @@ def decide(
         installed_id=state.bundle_id if state is not None else None,
         limits=limits,
     )
-    check_announced(found, release)
+    check_announced(found, release, state, root)
     return Decision(release, latest)
 
 

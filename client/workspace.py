@@ -157,13 +157,16 @@ class Workspace:
         memory_bytes: int | None = None,
         base_weights: BaseWeights | None = None,
     ) -> Release:
-        """A release, verified and loaded; warnings are said."""
+        """A release, verified and loaded; warnings are said before that takes its time."""
         import torch
 
+        from client.bundle_list import warnings_of
         from client.bundles import load_release
         from proper_model.base_config import size
         from proper_model.machine import usable_cores, useful_threads
 
+        for warning in warnings_of(self.home, bundle):
+            say_warning(warning)
         release, _ = load_release(
             self.home,
             threads=min(MOST_THREADS, usable_cores()),  # loading and hashing
@@ -172,8 +175,6 @@ class Workspace:
             base_weights=base_weights,
         )
         torch.set_num_threads(useful_threads(size(release.base.config, "hidden_size")))
-        for warning in bundle.warnings:
-            say(f"warning: {warning}")
         return release
 
 

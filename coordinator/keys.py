@@ -14,6 +14,7 @@ import stat
 from collections.abc import Callable
 from pathlib import Path
 
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import (
     BestAvailableEncryption,
@@ -22,6 +23,7 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
     load_pem_private_key,
 )
+from zxcvbn import zxcvbn
 
 from proper_model.durable import create_file
 from proper_model.errors import BundleFormatError, ConfigError, PassphraseError
@@ -34,6 +36,7 @@ PUBLIC_SUFFIX = ".pub"
 # PEM derives its key with 2,048 rounds of PBKDF2 only, which OpenSSL fixes: a guess costs a
 # millisecond, so that the passphrase itself has to be long.
 MIN_PASSPHRASE_CHARACTERS = 20
+LEAST_GUESSES = 1e15  # by the estimate of zxcvbn
 MAX_PASSPHRASE_BYTES = 1000  # OpenSSL reads 1,023 at most
 
 _ENCRYPTED = b"ENCRYPTED PRIVATE KEY"
@@ -46,7 +49,7 @@ def create_key(path: Path, passphrase: str | None = None) -> Ed25519PrivateKey:
 
     Raises:
         ConfigError: the file exists, or cannot be written.
-        PassphraseError: too short or too long.
+        PassphraseError: too short, too long, or easily guessed.
     """
     encryption = (
         NoEncryption() if passphrase is None else BestAvailableEncryption(_long(passphrase))
@@ -62,8 +65,13 @@ def create_pair(path: Path, passphrase: str | None = None) -> Ed25519PrivateKey:
     if os.path.lexists(public):
         raise ConfigError(f"key file {public.name}: exists already and is never overwritten")
     key = create_key(path, passphrase)
-    _create(public, f"{public_bytes(key).hex()}\n".encode())
+    write_public(path, key)
     return key
+
+
+def write_public(path: Path, key: Ed25519PrivateKey) -> None:
+    """Store the public half of the key in `path` beside it. Raises ConfigError."""
+    _create(public_file(path), f"{public_bytes(key).hex()}\n".encode())
 
 
 def public_file(path: Path) -> Path:
@@ -101,7 +109,7 @@ def load_key(path: Path, ask: Ask | None = None) -> Ed25519PrivateKey:
             key.
         PassphraseError: the passphrase does not open it.
     """
-    pem = _read_private(path)
+    pem = read_private(path)
     encrypted = _ENCRYPTED in pem
     if encrypted and ask is None:
         raise ConfigError(
@@ -111,6 +119,8 @@ def load_key(path: Path, ask: Ask | None = None) -> Ed25519PrivateKey:
     password = ask(path).encode() if encrypted and ask is not None else None
     try:
         key = load_pem_private_key(pem, password=password)
+    except UnsupportedAlgorithm:
+        raise ConfigError(f"key file {path.name}: another kind of key, expected Ed25519") from None
     except (ValueError, TypeError):
         if encrypted:
             raise PassphraseError(f"key file {path.name}: wrong passphrase, or damaged") from None
@@ -121,7 +131,6 @@ def load_key(path: Path, ask: Ask | None = None) -> Ed25519PrivateKey:
         ) from None
     if not isinstance(key, Ed25519PrivateKey):
         raise ConfigError(f"key file {path.name}: another kind of key, expected Ed25519")
-    check_public_key(public_bytes(key), where=f"key file {path.name}")
     return key
 
 
@@ -149,6 +158,10 @@ def _long(passphrase: str) -> bytes:
             f"{MIN_PASSPHRASE_CHARACTERS} and at most {MAX_PASSPHRASE_BYTES} bytes",
             hint="seven random words do; keep them apart from the key",
         )
+    if zxcvbn(passphrase[:72])["guesses"] < LEAST_GUESSES:  # it takes no more characters
+        raise PassphraseError(
+            "a passphrase that is easily guessed", hint="take seven random words, of no sentence"
+        )
     return data
 
 
@@ -164,25 +177,25 @@ def _create(path: Path, data: bytes) -> None:
         raise ConfigError(f"key file {path.name}: {error.strerror}, expected to write it") from None
 
 
-def _read_private(path: Path) -> bytes:
+def read_private(path: Path, *, what: str = "key file") -> bytes:
+    """A small file that only its owner may use; `what` names it in messages. Raises ConfigError."""
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         reason = "is a link" if error.errno == errno.ELOOP else (error.strerror or "unreadable")
-        raise ConfigError(f"key file {path.name}: {reason}, expected a regular file") from None
+        raise ConfigError(f"{what} {path.name}: {reason}, expected a regular file") from None
     try:
         mode = os.fstat(handle).st_mode
         if not stat.S_ISREG(mode):
-            raise ConfigError(f"key file {path.name}: expected a regular file")
+            raise ConfigError(f"{what} {path.name}: expected a regular file")
         if mode & PRIVATE_TO_OWNER:
             raise ConfigError(
-                f"key file {path.name}: mode {stat.S_IMODE(mode):04o} lets others in, "
-                "expected 0600",
-                hint="chmod 600 the file, and replace the key if others may have read it",
+                f"{what} {path.name}: mode {stat.S_IMODE(mode):04o} lets others in, expected 0600",
+                hint="chmod 600 the file, and make a new key if others may have read it",
             )
         pem = os.read(handle, MAX_KEY_BYTES + 1)
     finally:
         os.close(handle)
     if len(pem) > MAX_KEY_BYTES:
-        raise ConfigError(f"key file {path.name}: over {MAX_KEY_BYTES} bytes, expected a PEM key")
+        raise ConfigError(f"{what} {path.name}: over {MAX_KEY_BYTES} bytes, more than it may have")
     return pem

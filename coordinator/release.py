@@ -13,10 +13,12 @@ from __future__ import annotations
 
 import hashlib
 import re
+import stat
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -37,16 +39,22 @@ from proper_model.durable import (
     write_file,
 )
 from proper_model.errors import BundleError, ConfigError
-from proper_model.files import make_private_folder, read_bounded
+from proper_model.files import make_private_folder, read_bounded, storage_errors
 from proper_model.latest import Latest, Pointer, parse_latest, sign_latest
 from proper_model.limits import DEFAULT_LIMITS, Limits
-from proper_model.release_folder import LATEST_NAME, MAX_LATEST_BYTES, version_folder
+from proper_model.release_folder import (
+    LATEST_NAME,
+    MAX_LATEST_BYTES,
+    PUBLIC_NAME,
+    version_folder,
+)
 from proper_model.release_names import is_base_file
 from proper_model.signed_time import LATEST_DAYS, MAX_LATEST_DAYS, MAX_RELEASE_DAYS
 from proper_model.trust import DEFAULT_CHANNEL, TrustedRoot
 
 _VERSION_FOLDER = re.compile(r"v([0-9]{8,16})")
 _STAGING_PREFIX = ".staging-"
+_MAX_STEP = 1_000_000  # from one version to the next; nobody publishes that often
 
 
 @dataclass(frozen=True)
@@ -94,14 +102,15 @@ def publish(
         ConfigError: a setting is out of range, or another process publishes.
         BundleError: the content is something a device would refuse.
     """
-    check_days("publish: valid_for_days", valid_for_days, MAX_RELEASE_DAYS)
+    _check_days("publish: valid_for_days", valid_for_days, MAX_RELEASE_DAYS)
     word = _Word(channel, latest_keys or keys, created, latest_days)
     with _publishing(folder, lock_timeout_s):
         newest = _newest_version(folder)
-        unchanged = _unchanged(files, folder, newest, keys, created, base, channel, limits)
-        if unchanged is not None and not renew:
-            word.write(folder, unchanged)
-            return unchanged
+        if not renew:
+            unchanged = _unchanged(files, folder, newest, keys, created, base, channel, limits)
+            if unchanged is not None:
+                word.write(folder, unchanged)
+                return unchanged
         _check_usable(files, base, limits)
         expires = created + timedelta(days=valid_for_days)
         info = BundleInfo(newest + 1, created, expires, base, channel)
@@ -113,6 +122,7 @@ def publish(
 
 def renew_latest(
     folder: Path,
+    newest: PublishedBundle,
     keys: Sequence[Ed25519PrivateKey],
     *,
     now: datetime,
@@ -120,36 +130,56 @@ def renew_latest(
     days: int = LATEST_DAYS,
     lock_timeout_s: float = 600.0,
 ) -> Latest:
-    """Sign the word on the newest release of the folder again, whatever there is.
+    """Sign again, whatever there is, that `newest` is the newest release of the folder.
 
     Raises:
-        ConfigError: nothing was published yet, or as `publish`.
-        BundleError: latest.json is damaged, or a device would refuse the new one.
+        ConfigError: the folder holds a newer one, or as `publish`.
+        BundleError: a device would refuse the new latest.json.
     """
     word = _Word(channel, keys, now, days)
     with _publishing(folder, lock_timeout_s):
-        newest = latest(folder)
-        if newest is None:
-            raise ConfigError(f"{folder}: holds no release", hint="publish one first")
+        above = _versions(folder)[-1]
+        if above > newest.version:
+            raise ConfigError(
+                f"{folder}: {version_folder(above)} is newer than release {newest.version}",
+                hint="remove what you did not sign; what was left half published, publish again",
+            )
         return word.write(folder, newest, again=True)
 
 
-def check_days(what: str, days: int, most: int) -> None:
+def _check_days(what: str, days: int, most: int) -> None:
     """Raises ConfigError unless `days` is within 1 and `most`."""
     if not 1 <= days <= most:
         raise ConfigError(f"{what} {days}, expected 1 to {most}")
 
 
 def latest(folder: Path) -> PublishedBundle | None:
-    """The newest finished bundle of a release folder; None when nothing was published yet.
+    """What latest.json calls the newest release, unverified; None when nothing was published yet.
 
     Raises:
         BundleFormatError: latest.json is damaged.
     """
-    found = _read_latest(folder)
+    found = read_latest(folder)
     if found is None:
         return None
     return PublishedBundle(found.bundle_id, _path(folder, found.version), found.version)
+
+
+def open_to_readers(folder: Path) -> None:
+    """Let every account read what devices fetch: a web server is seldom the account that signs.
+
+    The folder itself only where it holds nothing else, and keys never. Raises StorageError.
+    """
+    with storage_errors(folder):
+        entries = list(folder.iterdir())
+        public = [path for path in entries if PUBLIC_NAME.fullmatch(path.name)]
+        below = [path for entry in public if entry.is_dir() for path in entry.rglob("*")]
+        rest = [p for p in entries if p not in public and p.name != ".lock"]
+        for path in (*below, *public, *(() if rest else (folder,))):
+            mode = path.lstat().st_mode
+            wanted = mode | (0o755 if stat.S_ISDIR(mode) else 0o644)
+            if wanted != mode and not stat.S_ISLNK(mode):
+                path.chmod(stat.S_IMODE(wanted))
 
 
 def reference_base(folder: Path, hub_id: str, revision: str) -> BaseReference:
@@ -224,18 +254,34 @@ def _place(bundle: BundleFiles, folder: Path, version: int) -> PublishedBundle:
 
 
 def _newest_version(folder: Path) -> int:
-    """0 before the first release. Also counts a version whose folder was since removed."""
+    """0 before the first release. Also counts a version whose folder was since removed.
+
+    Nothing here is verified, as it may be by keys that were changed. A number out of any order would
+    be signed and end the population, so it is refused. Raises ConfigError.
+    """
+    recorded = read_latest(folder)
+    versions = sorted({*_versions(folder), recorded.version if recorded else 0})
+    for version, following in pairwise(versions):
+        if following - version > _MAX_STEP:
+            raise ConfigError(
+                f"{folder}: says that there is a version {following}, after {version}",
+                hint="remove folders and a latest.json that you did not sign",
+            )
+    return versions[-1]
+
+
+def _versions(folder: Path) -> list[int]:
+    """0, and the versions that have a folder, in order."""
     matches = (_VERSION_FOLDER.fullmatch(path.name) for path in folder.iterdir())
-    versions = [int(match[1]) for match in matches if match is not None]
-    recorded = _read_latest(folder)
-    return max([0, *versions, *([recorded.version] if recorded else [])])
+    return sorted([0, *(int(match[1]) for match in matches if match is not None)])
 
 
 def _path(folder: Path, version: int) -> Path:
     return folder / version_folder(version)
 
 
-def _read_latest(folder: Path) -> Pointer | None:
+def read_latest(folder: Path) -> Pointer | None:
+    """latest.json of a release folder, unverified; None if there is none. Raises as `parse_latest`."""
     try:
         data = read_bounded(folder / LATEST_NAME, MAX_LATEST_BYTES)
     except FileNotFoundError:
@@ -253,31 +299,33 @@ class _Word:
     days: int
 
     def __post_init__(self) -> None:
-        check_days("latest.json: days", self.days, MAX_LATEST_DAYS)
+        _check_days("latest.json: days", self.days, MAX_LATEST_DAYS)
 
     def write(self, folder: Path, newest: PublishedBundle, *, again: bool = False) -> Latest:
         """Sign that this is the newest release, unless that was said and is still fresh."""
-        before = _read_latest(folder)
-        if not again and before is not None and (fresh := self._fresh(before, newest)) is not None:
-            return fresh
-        known = before.latest.number if before is not None and before.latest is not None else 0
+        before = self._mine(folder)
+        if before is not None and not again and self._fresh(before, newest):
+            return before
         # Seconds, so that numbers go on growing also where latest.json was lost.
-        number = max(known + 1, int(self.now.timestamp()))
+        number = max(before.number + 1 if before else 1, int(self.now.timestamp()))
         expires = self.now + timedelta(days=self.days)
         word = Latest(self.channel, number, newest.version, newest.bundle_id, self.now, expires)
         write_file(folder / LATEST_NAME, sign_latest(word, self.keys))
         return word
 
-    def _fresh(self, before: Pointer, newest: PublishedBundle) -> Latest | None:
-        """The word there is, if it is by all these keys and not half over."""
+    def _mine(self, folder: Path) -> Latest | None:
+        """The word there is, if it is by all these keys: of another, no number is to be followed."""
         root = TrustedRoot.of(self.keys, threshold=len(self.keys), channel=self.channel)
         try:
-            word, _ = before.verify(root, self.now)
+            found = read_latest(folder)
+            return found.verify(root, self.now)[0] if found is not None else None
         except BundleError:
             return None
-        half = word.created + (word.expires - word.created) / 2
-        same = (word.version, word.bundle_id) == (newest.version, newest.bundle_id)
-        return word if same and self.now < half else None
+
+    def _fresh(self, before: Latest, newest: PublishedBundle) -> bool:
+        half = before.created + (before.expires - before.created) / 2
+        same = (before.version, before.bundle_id) == (newest.version, newest.bundle_id)
+        return same and self.now < half
 
 
 @contextmanager

@@ -13,14 +13,20 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from coordinator.release import PublishedBundle, latest, publish, renew_latest
+from coordinator.release import PublishedBundle, latest, publish, read_latest, renew_latest
 from coordinator.root_ceremony import read_root
 from proper_model.bundle import MANIFEST_NAME, SIGNATURES_NAME, check_file, verify_manifest
-from proper_model.errors import BundleFormatError, ConfigError
+from proper_model.errors import (
+    BundleFormatError,
+    BundleIntegrityError,
+    BundleSignatureError,
+    ConfigError,
+)
 from proper_model.files import read_bounded
 from proper_model.latest import Latest
 from proper_model.limits import DEFAULT_LIMITS
 from proper_model.manifest import BaseReference, parse_manifest
+from proper_model.release_folder import version_folder
 from proper_model.signed_time import LATEST_DAYS
 from proper_model.trust import LATEST, RELEASE, TrustedRoot, key_id, public_bytes
 
@@ -63,23 +69,52 @@ def republish(
 
 
 def sign_latest_again(
-    folder: Path, keys: Sequence[Ed25519PrivateKey], *, now: datetime, days: int = LATEST_DAYS
+    folder: Path,
+    keys: Sequence[Ed25519PrivateKey],
+    *,
+    now: datetime,
+    days: int = LATEST_DAYS,
+    version: int | None = None,
 ) -> Latest:
     """Say once more, for `days`, which release of the folder is the newest.
 
+    Args:
+        version: of the newest release, where latest.json is lost or signed by keys that were changed.
+
     Raises:
-        ConfigError: no root.json or no release there, or keys that the root does not list.
+        ConfigError: no root.json or no release there, keys that the root does not list, or nothing
+            that can be trusted says which release it is.
         BundleError: one of its children if devices would refuse that release.
     """
     root = read_root(folder)
     root.check_current(now)
     check_role(root, LATEST, keys)
-    newest = latest(folder)
-    if newest is not None:
-        manifest = _read(newest.path, MANIFEST_NAME, DEFAULT_LIMITS.manifest_bytes)
-        signatures = _read(newest.path, SIGNATURES_NAME, DEFAULT_LIMITS.signature_bytes)
-        verify_manifest(manifest, signatures, root, now=now)
-    return renew_latest(folder, keys, now=now, channel=root.channel, days=days)
+    if version is None:
+        version = _announced(folder, root, now)
+    path = folder / version_folder(version)
+    manifest = _read(path, MANIFEST_NAME, DEFAULT_LIMITS.manifest_bytes)
+    signatures = _read(path, SIGNATURES_NAME, DEFAULT_LIMITS.signature_bytes)
+    release = verify_manifest(manifest, signatures, root, now=now)
+    newest = PublishedBundle(release.bundle_id, path, release.manifest.version)
+    if newest.version != version:
+        raise BundleIntegrityError(f"{path.name}: holds version {newest.version}")
+    return renew_latest(folder, newest, keys, now=now, channel=root.channel, days=days)
+
+
+def _announced(folder: Path, root: TrustedRoot, now: datetime) -> int:
+    """The version in latest.json. Whoever could change that file must not have it signed here."""
+    found = read_latest(folder)
+    if found is None:
+        raise ConfigError(
+            f"{folder}: no latest.json", hint="publish a release first, or give --version"
+        )
+    try:
+        return found.verify(root, now)[0].version
+    except BundleSignatureError as error:
+        raise ConfigError(
+            error.message,
+            hint="if you changed its keys, give --version N; else somebody else wrote it",
+        ) from None
 
 
 def check_role(root: TrustedRoot, role: str, keys: Sequence[Ed25519PrivateKey]) -> None:

@@ -12,6 +12,7 @@ present and the next root have signed. Source: docs/bundle-format.md section 3, 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -20,10 +21,15 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 
 from proper_model import canonical
 from proper_model.durable import create_file, write_file
-from proper_model.errors import BundleFormatError, ConfigError
+from proper_model.errors import BundleFormatError, BundleSignatureError, ConfigError
 from proper_model.files import read_bounded, storage_errors
 from proper_model.release_folder import ROOT_NAME, ROOT_SIGNATURES_NAME, root_names
-from proper_model.signatures import MAX_SIGNATURE_BYTES, parse_signatures
+from proper_model.signatures import (
+    MAX_KEYS,
+    MAX_SIGNATURE_BYTES,
+    check_signatures,
+    parse_signatures,
+)
 from proper_model.signed_time import MAX_ROOT_DAYS
 from proper_model.trust import (
     DEFAULT_CHANNEL,
@@ -57,13 +63,10 @@ class Signing:
 
     Attributes:
         root: the root that was proposed.
-        by_current, by_next: root keys that signed, of the present root and of the next one.
-        missing_current, missing_next: how many more of each are needed.
+        missing_current, missing_next: how many more keys of the present root and of it must sign.
     """
 
     root: TrustedRoot
-    by_current: int
-    by_next: int
     missing_current: int
     missing_next: int
 
@@ -77,7 +80,10 @@ def read_root(folder: Path, name: str = ROOT_NAME) -> TrustedRoot:
     data = _read(folder / name, MAX_ROOT_BYTES)
     if data is None:
         raise ConfigError(
-            f"{folder}: no {name}", hint="make the first with: proper-coordinator keys make-root"
+            f"{folder}: no {name}",
+            hint="make the first with: proper-coordinator keys make-root"
+            if name == ROOT_NAME
+            else "propose one with: proper-coordinator root rotate",
         )
     return TrustedRoot.from_bytes(data)
 
@@ -126,7 +132,7 @@ def propose(
     if (folder / NEXT_NAME).exists():
         raise ConfigError(
             f"{folder}: {NEXT_NAME} is waiting for signatures",
-            hint="sign it with: proper-coordinator root sign, or remove it",
+            hint=f"sign it with: proper-coordinator root sign, or remove {NEXT_NAME}",
         )
     keys, roles = dict(current.keys), dict(current.roles)
     for name, change in changes.items():
@@ -161,15 +167,21 @@ def sign_next(folder: Path, keys: Sequence[Ed25519PrivateKey]) -> Signing:
     """Add signatures to the next root; when they are enough, it becomes the root of the folder.
 
     Raises:
-        ConfigError: no root is waiting, or a key is a root key of neither.
+        ConfigError: no root is waiting, a key is a root key of neither, more signatures than a root
+            carries, or the signatures of the present root, which devices need, are not in the folder.
         BundleError: one of its children, if a file is damaged.
         StorageError: the folder cannot be written.
     """
     current, following = read_root(folder), read_root(folder, NEXT_NAME)
     data = following.to_bytes()
     if current == following:  # killed after the last step but one
-        _forget_next(folder)
+        withdraw(folder)
         return _progress(current, following, {*current.roles[ROOT].keys})
+    if current.version > 1 and not (folder / ROOT_SIGNATURES_NAME).exists():
+        raise ConfigError(
+            f"{folder}: no {ROOT_SIGNATURES_NAME}, without which devices cannot follow",
+            hint="carry all files root*.json along when another machine signs, and back",
+        )
     known = {*current.roles[ROOT].keys, *following.roles[ROOT].keys}
     for key in keys:
         if key_id(public_bytes(key)) not in known:
@@ -178,9 +190,15 @@ def sign_next(folder: Path, keys: Sequence[Ed25519PrivateKey]) -> Signing:
                 "signature would not count"
             )
     given = _read(folder / NEXT_SIGNATURES_NAME, MAX_SIGNATURE_BYTES)
-    before = parse_signatures(given) if given is not None else {}
+    before = _valid(parse_signatures(given) if given is not None else {}, data, current, following)
     added = parse_signatures(sign(ROOT_DOMAIN, data, keys)) if keys else {}
     merged = {name: value.hex() for name, value in {**before, **added}.items()}
+    if len(merged) > MAX_KEYS:
+        raise ConfigError(
+            f"{len(merged)} signatures; a root carries at most {MAX_KEYS}",
+            hint="sign with no more keys than are needed; if it needs more, change fewer root keys at "
+            "once",
+        )
     signatures = canonical.encode({"signatures": merged})
     with storage_errors(folder):
         write_file(folder / NEXT_SIGNATURES_NAME, signatures)
@@ -203,15 +221,24 @@ def find_key(root: TrustedRoot, word: str) -> str:
     return found[0]
 
 
+def _valid(given: Mapping[str, bytes], data: bytes, *roots: TrustedRoot) -> dict[str, bytes]:
+    """The signatures over `data` by root keys; those left of another proposal are not among them."""
+    public = {name: root.keys[name] for root in roots for name in root.roles[ROOT].keys}
+    valid = {}
+    for name in given.keys() & public.keys():
+        key = {name: public[name]}
+        with suppress(BundleSignatureError):
+            check_signatures(ROOT_DOMAIN, data, given, key, 1, where=NEXT_NAME, role=ROOT)
+            valid[name] = given[name]
+    return valid
+
+
 def _progress(current: TrustedRoot, following: TrustedRoot, signed: set[str]) -> Signing:
-    one, other = (len(signed & set(root.roles[ROOT].keys)) for root in (current, following))
-    return Signing(
-        following,
-        one,
-        other,
-        max(0, current.threshold - one),
-        max(0, following.threshold - other),
+    one, other = (
+        max(0, root.threshold - len(signed & set(root.roles[ROOT].keys)))
+        for root in (current, following)
     )
+    return Signing(following, one, other)
 
 
 def _place(folder: Path, current: TrustedRoot, data: bytes, signatures: bytes) -> None:
@@ -227,10 +254,11 @@ def _place(folder: Path, current: TrustedRoot, data: bytes, signatures: bytes) -
             write_file(folder / root_name, current.to_bytes())
         write_file(folder / ROOT_SIGNATURES_NAME, signatures)
         write_file(folder / ROOT_NAME, data)
-        _forget_next(folder)
+        withdraw(folder)
 
 
-def _forget_next(folder: Path) -> None:
+def withdraw(folder: Path) -> None:
+    """Propose no next root any more. Raises StorageError."""
     with storage_errors(folder):
         (folder / NEXT_SIGNATURES_NAME).unlink(missing_ok=True)
         (folder / NEXT_NAME).unlink(missing_ok=True)

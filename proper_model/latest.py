@@ -39,7 +39,7 @@ from proper_model.signed_time import (
     check_created,
     check_lifetime,
     format_time,
-    parse_time,
+    time_field,
 )
 from proper_model.trust import TrustedRoot
 
@@ -169,15 +169,11 @@ def _parse(value: Any) -> Latest:
     check_origin(value, "latest_format", (LATEST_FORMAT,), LATEST_NAME)
     fields = exact_object(value, _NAMES | _TIMES, LATEST_NAME)
     whole_number(fields["latest_format"], f"{LATEST_NAME}: latest_format")
-    try:
-        created, expires = (parse_time(str(fields[name])) for name in ("created", "expires"))
-    except ValueError as error:
-        raise BundleFormatError(f"{LATEST_NAME}: {error}") from None
     return Latest(
         channel=match_text(CHANNEL_PATTERN, fields["channel"], f"{LATEST_NAME}: channel"),
         number=whole_number(fields["number"], f"{LATEST_NAME}: number"),
         version=whole_number(fields["version"], f"{LATEST_NAME}: version"),
         bundle_id=match_text(KEY_ID, fields["bundle_id"], f"{LATEST_NAME}: bundle_id"),
-        created=created,
-        expires=expires,
+        created=time_field(fields["created"], LATEST_NAME),
+        expires=time_field(fields["expires"], LATEST_NAME),
     )

@@ -11,10 +11,16 @@ Source: docs/bundle-format.md sections 3 and 8.
 
 from __future__ import annotations
 
+import re
+
 LATEST_NAME = "latest.json"
 MAX_LATEST_BYTES = 4096
 ROOT_NAME = "root.json"
 ROOT_SIGNATURES_NAME = "root.signatures.json"
+
+
+# What devices fetch; nothing else in the folder is for them.
+PUBLIC_NAME = re.compile(r"v[0-9]{8,16}|latest\.json|root(-[0-9]+)?(\.signatures)?\.json")
 
 
 def version_folder(version: int) -> str:

@@ -8,7 +8,7 @@ Source: docs/bundle-format.md section 4; The Update Framework, section 5 ("fixed
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import AfterValidator
 
@@ -49,6 +49,14 @@ def parse_time(text: str) -> datetime:
     if moment.strftime(_TIME_FORM) != text:  # strptime also takes months of one digit
         raise ValueError("time: expected YYYY-MM-DDTHH:MM:SSZ")
     return moment
+
+
+def time_field(value: Any, where: str) -> datetime:
+    """The time in a field of a document. Raises BundleFormatError."""
+    try:
+        return parse_time(value if isinstance(value, str) else "")
+    except ValueError as error:
+        raise BundleFormatError(f"{where}: {error}") from None
 
 
 def _time_text(text: str) -> str:

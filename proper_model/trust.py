@@ -12,6 +12,7 @@ Source: The Update Framework, sections 2 and 5.3; docs/bundle-format.md section 
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -51,7 +52,7 @@ from proper_model.signed_time import (
     check_created,
     check_lifetime,
     format_time,
-    parse_time,
+    time_field,
 )
 
 __all__ = [
@@ -143,6 +144,12 @@ class TrustedRoot:
         return ONE_ROLE_FORMAT if self.expires is None else ROOT_FORMAT
 
     @property
+    def fingerprint(self) -> str:
+        """SHA-256 of root.json in groups of four digits, for two people to compare."""
+        digits = hashlib.sha256(self.to_bytes()).hexdigest()
+        return " ".join(digits[start : start + 4] for start in range(0, len(digits), 4))
+
+    @property
     def threshold(self) -> int:
         """How many root keys must sign the next root."""
         return self.roles[ROOT].threshold
@@ -231,7 +238,7 @@ class TrustedRoot:
             roles = dict.fromkeys(ROLES, Role(tuple(sorted(keys)), threshold))
         else:
             roles = _parse_roles(fields["roles"], where)
-            created, expires = (_time(fields[name], where) for name in ("created", "expires"))
+            created, expires = (time_field(fields[name], where) for name in ("created", "expires"))
         version = whole_number(fields["version"], f"{where}: version")
         return cls(keys, roles, version, fields["channel"], created, expires)
 
@@ -371,10 +378,3 @@ def _parse_roles(value: Any, where: str) -> dict[str, Role]:
         ids = tuple(match_text(KEY_ID, key, f"{place}: key id") for key in fields["keys"])
         roles[name] = Role(ids, whole_number(fields["threshold"], f"{place}: threshold"))
     return roles
-
-
-def _time(value: Any, where: str) -> datetime:
-    try:
-        return parse_time(value if isinstance(value, str) else "")
-    except ValueError as error:
-        raise BundleFormatError(f"{where}: {error}") from None

@@ -42,7 +42,6 @@ from client.bundles import (
 )
 from client.download import Patience
 from client.home import Home
-from client.trusted_root import fingerprint
 from coordinator.release import publish, reference_base
 from proper_model.durable import locked
 from proper_model.errors import (
@@ -198,8 +197,8 @@ def test_a_foreign_root_is_refused_once_one_is_pinned(home, folder, tmp_path, ho
         options["root"] = tmp_path / "other.json"
     with pytest.raises(BundleForeignError) as caught:
         add(home, folder, **options)
-    assert fingerprint(foreign) in caught.value.message
-    assert fingerprint(ROOT) in caught.value.message
+    assert foreign.fingerprint in caught.value.message
+    assert ROOT.fingerprint in caught.value.message
     assert caught.value.exit_code == 37
     assert snapshot(home.path) == before
 

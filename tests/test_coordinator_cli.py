@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import json
 import os
+import re
+import shutil
 import stat
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
-from bundle_samples import sample_bundle
+from bundle_samples import fixed_key, sample_bundle
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from client.bundles import add_bundle, list_bundles
 from client.home import Home
 from coordinator import root_ceremony
 from coordinator.cli import run_cli
+from coordinator.commands import options
 from coordinator.keys import create_key, create_pair, load_key, load_public, public_file
 from coordinator.root_ceremony import RoleChange, propose, read_root, sign_next
+from proper_model import canonical
+from proper_model.bundle import content_id
 from proper_model.errors import (
     BundleSignatureError,
     BundleTimeError,
@@ -27,13 +35,35 @@ from proper_model.latest import parse_latest
 from proper_model.trust import ROOT, TrustedRoot, key_id, public_bytes, rotate
 from tests.publisher import bundle
 
+ROOT_FOLDER = Path(__file__).parents[1]
+UMLAUTS = "mühle tüte öfen grübeln züge"
 WORDS = "seven random words make a good passphrase"
+
+
+# `openssl genpkey -algorithm SM2`: a curve that the library does not know.
+SM2_KEY = """\
+-----{} PRIVATE KEY-----
+MIGHAgEAMBMGByqGSM49AgEGCCqBHM9VAYItBG0wawIBAQQgV95D/Szm+uDUmFIx
+YJGnPjPXMgvkLC7BW4b1ElGILEuhRANCAAQUlHjrt+rgrOkbKuOfPf9SAUzIo48L
+ifbK1Q0NssWWnBg0MqBNxwZ+ZSvJ7Qx8cumpsANjP4a/K4twwhgySBSv
+-----{} PRIVATE KEY-----
+""".format("BEGIN", "END")
+
+
+def without_terminal(original):
+    def opened(path, *rest, **options):
+        if path == "/dev/tty":
+            raise OSError(errno.ENXIO, os.strerror(errno.ENXIO))
+        return original(path, *rest, **options)
+
+    return opened
 
 
 @pytest.fixture
 def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "words").write_text(WORDS + "\n")
+    (tmp_path / "words").chmod(0o600)
     return tmp_path
 
 
@@ -107,7 +137,8 @@ def test_from_the_first_release_to_the_recovery_after_a_theft(here, call):
     with pytest.raises(BundleSignatureError):
         add_bundle(home, "out")  # still the old release, by the old key
     call("release publish out out --key release.pem", code=11)
-    call("release sign-latest out --key fresh.pem", code=33)  # its release is by the revoked key
+    call("release sign-latest out --key fresh.pem", code=11)  # latest.json is by the revoked key
+    call("release sign-latest out --key fresh.pem --version 1", code=33)  # so is its release
     call("release publish out out --key fresh.pem")
     added = add_bundle(home, "out")
     assert added.bundle.version == 2
@@ -116,6 +147,32 @@ def test_from_the_first_release_to_the_recovery_after_a_theft(here, call):
     latest = parse_latest((here / "out" / "latest.json").read_bytes()).latest
     assert latest.expires - latest.created == timedelta(days=90)
     assert add_bundle(home, "out").changed is False
+
+
+def test_the_publishers_guide_works_as_it_is_typed(here, call, monkeypatch):
+    """Every line of docs/releases.md, in its order."""
+    monkeypatch.setattr(options, "_asked", lambda *_, **__: WORDS)
+    text = (ROOT_FOLDER / "docs" / "releases.md").read_text().replace("\\\n", " ")
+    lines = re.findall(r"^ {4,}proper-coordinator ([^#\n]*)", text, re.MULTILINE)
+    for name in ("ben", "cem", "new-holder"):
+        call(f"keys make-holder {name}.pem")
+    call("keys make-release fresh.pem")
+    shutil.copytree(here / source(here), here / "runs" / "demo" / "server" / "release")
+    moved = next(at for at, line in enumerate(lines) if "--root-threshold" in line)
+    for line in lines[:moved]:
+        stolen = name_of(here / "release.pem.pub") if (here / "release.pem.pub").exists() else ""
+        call(line.replace("STOLENID", stolen))
+    assert (read_root(here / "releases").version, len(lines)) == (3, moved + 1)
+    call("release publish releases/v00000001 releases --key fresh.pem --latest-key latest.pem")
+    home = Home(here / "home")
+    assert add_bundle(home, "releases").bundle.version == 2
+    # And a population from before roles.
+    shutil.rmtree(here / "releases")
+    key = create_key(here / "old.pem")
+    (here / "releases").mkdir()
+    (here / "releases" / "root.json").write_bytes(TrustedRoot.of([key]).to_bytes())
+    call(lines[moved].replace("OLDID", key_id(public_bytes(key))))
+    assert read_root(here / "releases").version == 2
 
 
 def test_an_old_root_moves_into_roles(here, call):
@@ -177,7 +234,12 @@ def test_keys_of_holders_elsewhere_and_a_word_key_of_its_own(here, call):
         ("keys make-root out --threshold 1 --release-key release.pem.pub", 11, "already"),
         ("keys make-release release.pem", 11, "never overwritten"),
         ("keys make-holder x.pem --passphrase-file short", 45, "at least 20"),
-        ("keys make-holder x.pem --passphrase-file nowhere", 20, "nowhere"),
+        ("keys make-holder x.pem --passphrase-file nowhere", 11, "nowhere"),
+        ("keys make-holder x.pem --passphrase-file open", 11, "lets others in"),
+        ("keys make-holder x.pem --passphrase-file wrong", 45, "easily guessed"),
+        ("keys make-holder x.pem", 11, "--passphrase-file"),
+        ("keys show stick/root-key-1.pem", 11, "no terminal"),
+        ("release publish out out --key curve.pem", 11, "another kind of key"),
         (
             "keys make-root b --threshold 4 --make 3 --keys-folder k --release-key r.pub",
             11,
@@ -201,7 +263,7 @@ def test_keys_of_holders_elsewhere_and_a_word_key_of_its_own(here, call):
         ),
         ("keys make-root b --threshold 0 --release-key release.pem.pub", 2, "--threshold"),
         ("root show nowhere", 11, "no root.json"),
-        ("root sign out", 11, "no root-next.json"),
+        ("root sign out", 11, "propose one with: proper-coordinator root rotate"),
         ("root revoke out deadbeef", 11, "0 keys of the root begin so"),
         ("root revoke out dead", 11, "at least 8 digits"),
         ("root rotate out --key release.pem", 11, "would not count"),
@@ -211,27 +273,31 @@ def test_keys_of_holders_elsewhere_and_a_word_key_of_its_own(here, call):
         ("release publish nowhere out --key release.pem", 11, "no release there"),
         ("release publish out out --key stick/root-key-1.pem --passphrase-file words", 11, "root"),
         ("release publish out out --key release.pem --days 500", 2, "400"),
-        ("release sign-latest out --key release.pem", 11, "no release"),
+        ("release sign-latest out --key release.pem", 11, "publish a release first"),
+        ("release sign-latest out --key release.pem --version 3", 31, "v00000003"),
         ("release sign-latest out", 2, "--key"),
         ("brew", 2, "brew"),
         ("keys", 2, "command"),
         ("", 2, "command is missing"),
     ],
 )
-def test_mistakes_are_told_and_leave_everything_as_it_was(here, call, prepared, line, code, told):
-    (here / "short").write_text("too short")
-    (here / "wrong").write_text("x" * 30)
+def test_mistakes_are_told_and_leave_everything_as_it_was(
+    here, call, prepared, monkeypatch, line, code, told
+):
+    texts = {"short": "too short", "wrong": "x" * 30, "curve.pem": SM2_KEY, "open": WORDS}
+    for name, text in texts.items():
+        (here / name).write_text(text)
+        (here / name).chmod(0o644 if name == "open" else 0o600)
+    monkeypatch.setattr(os, "open", without_terminal(os.open))
     before = snapshot(here / "out")
     said = call(line, code=code)
     assert told in said.err
     assert "internal" not in said.err
-    # A next root that was proposed without being signed is all that may be new.
-    after = {n: d for n, d in snapshot(here / "out").items() if not n.startswith("root-next")}
-    assert after == before
+    assert snapshot(here / "out") == before
 
 
 def snapshot(folder):
-    return {p.name: p.read_bytes() for p in folder.iterdir() if p.name != ".lock"}
+    return {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file() and p.name != ".lock"}
 
 
 @pytest.fixture(scope="module")
@@ -277,6 +343,128 @@ def test_a_stolen_release_key_cannot_sign_a_root(here, call, prepared):
     with pytest.raises(ConfigError, match="would not count"):
         sign_next(here / "out", [load_key(here / "release.pem")])
     assert read_root(here / "out").version == 1
+
+
+def test_a_server_under_another_account_can_read_what_devices_fetch_and_nothing_else(
+    here, call, prepared
+):
+    call(f"release publish {source(here)} out --key release.pem")
+    call("root rotate out --key stick/root-key-1.pem --passphrase-file words")
+    call("release sign-latest out --key release.pem")
+    files = [path for path in (here / "out").rglob("*") if path.name != ".lock"]
+    closed = {p.name for p in files if not p.stat().st_mode & 0o004}
+    assert closed == {"root-next.json", "root-next.signatures.json"}
+    call("root sign out --key stick/root-key-2.pem --passphrase-file words")
+    assert all(path.stat().st_mode & 0o004 for path in files if path.exists())
+    assert (here / "out").stat().st_mode & 0o777 == 0o755
+    # Where other things lie in the folder, it and they stay closed.
+    call(
+        "keys make-root . --threshold 1 --root-key stick/root-key-1.pem.pub "
+        "--release-key release.pem.pub"
+    )
+    assert (here / "root.json").stat().st_mode & 0o777 == 0o644
+    assert (here / "release.pem").stat().st_mode & 0o777 == 0o600
+    assert (here / "out" / ".lock").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_key_says_its_name_and_gets_its_public_half_again(here, call, prepared):
+    name = name_of(here / "release.pem.pub")
+    assert call("keys show release.pem.pub").out == call("keys show release.pem").out == f"{name}\n"
+    (here / "release.pem.pub").unlink()  # killed before it was written
+    call("keys show release.pem")
+    assert name_of(here / "release.pem.pub") == name
+
+
+class Full(io.StringIO):
+    def flush(self):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize("stdout", [Full(), None])
+def test_outputs_that_take_nothing_keep_the_exit_code(here, prepared, monkeypatch, stdout):
+    monkeypatch.setattr("sys.stderr", Full())
+    assert run_cli(["root", "show", "nowhere"]) == 11
+    monkeypatch.setattr("sys.stdout", stdout)
+    assert run_cli(["root", "show", "out"]) == 20
+
+
+def test_signatures_left_of_another_proposal_do_not_count(here, call, prepared):
+    sign = "--key stick/root-key-{}.pem --passphrase-file words"
+    call("root rotate out " + sign.format(1))
+    (here / "out" / "root-next.json").unlink()  # as the message about a waiting one says
+    said = call("root rotate out --days 700 " + sign.format(2))
+    assert "waits: 1 more of the present" in said.out
+    call("root sign out " + sign.format(1))
+    assert read_root(here / "out").version == 2
+
+
+def test_a_holder_elsewhere_cannot_break_the_chain_of_roots(here, call, prepared):
+    """Signed where the present root's signatures were not carried along, devices could not follow."""
+    both = "--key stick/root-key-1.pem --key stick/root-key-2.pem --passphrase-file words"
+    call(f"root rotate out {both}")
+    call("root rotate out --key stick/root-key-1.pem --passphrase-file words")
+    (here / "carried").mkdir()
+    for path in sorted((here / "out").glob("root*.json")):
+        (here / "carried" / path.name).write_bytes(path.read_bytes())
+    signed = here / "carried" / "root.signatures.json"
+    signed.rename(here / "left behind")
+    said = call(f"root sign carried {both}", code=11)
+    assert "carry all files root*.json" in said.err
+    assert read_root(here / "carried").version == 2
+    (here / "left behind").rename(signed)
+    call(f"root sign carried {both}")
+    names = {path.name for path in (here / "carried").iterdir()}
+    assert names >= {"root-1.json", "root-2.json", "root-2.signatures.json"}
+    assert read_root(here / "carried").version == 3
+
+
+def test_more_signatures_than_a_root_carries_are_refused_before_they_are_stored(here):
+    old, new = ([fixed_key(start + n) for n in range(9)] for start in (50, 70))
+    folder, now = here / "out", datetime.now(UTC)
+    release = ([fixed_key(21).public_key()], 1)
+    first = ([key.public_key() for key in old], 9)
+    root_ceremony.create_root(folder, {ROOT: first, "release": release, "latest": release}, now=now)
+    added = tuple(key.public_key() for key in new)
+    gone = frozenset(key_id(public_bytes(key)) for key in old)
+    propose(folder, {ROOT: RoleChange(added, gone)}, now=now)
+    sign_next(folder, old)
+    with pytest.raises(ConfigError, match="18 signatures"):
+        sign_next(folder, new)
+    assert sign_next(folder, new[:7]).missing_next == 2  # what is there can still be read
+
+
+@pytest.mark.parametrize("field", ["number", "version", "bundle_id"])
+def test_what_somebody_wrote_into_latest_json_is_never_signed(here, call, prepared, field):
+    """The folder may lie on a server: whoever can write there must not move versions and numbers."""
+    call(f"release publish {source(here)} out --key release.pem")
+    call(f"release publish {source(here, 2)} out --key release.pem")
+    path = here / "out" / "latest.json"
+    value = json.loads(path.read_bytes())
+    value["signed"][field] = {"number": 2**53 - 2, "version": 1, "bundle_id": "ab" * 32}[field]
+    path.write_bytes(canonical.encode(value))
+    said = call("release sign-latest out --key release.pem", code=11)
+    assert "--version N" in said.err
+    call("release sign-latest out --key release.pem --version 1", code=11)  # there is a newer one
+    call("release sign-latest out --key release.pem --version 2")
+    latest = parse_latest(path.read_bytes()).latest
+    manifest = (here / "out" / "v00000002" / "manifest.json").read_bytes()
+    assert (latest.version, latest.bundle_id) == (2, content_id(manifest))
+    assert latest.number < 2**40
+    path.unlink()
+    call("release sign-latest out --key release.pem --version 2")
+    assert parse_latest(path.read_bytes()).latest.version == 2
+
+
+def test_a_version_that_somebody_else_placed_moves_none_of_ours(here, call, prepared):
+    call(f"release publish {source(here)} out --key release.pem")
+    (here / "out" / "v9007199254740990").mkdir()
+    before = snapshot(here / "out")
+    said = call(f"release publish {source(here, 2)} out --key release.pem", code=11)
+    assert "you did not sign" in said.err
+    assert snapshot(here / "out") == before
+    (here / "out" / "v9007199254740990").rmdir()
+    call(f"release publish {source(here, 2)} out --key release.pem")
+    assert (here / "out" / "v00000002").is_dir()
 
 
 class StoppedError(BaseException):
@@ -325,12 +513,12 @@ def test_killed_while_a_root_takes_its_place_the_next_call_finishes(here, prepar
 
 def test_passphrases(here):
     with pytest.raises(PassphraseError, match="20"):
-        create_key(here / "a.pem", "x" * 19)
+        create_key(here / "a.pem", WORDS[:19])
     assert not (here / "a.pem").exists()
-    key = create_key(here / "a.pem", "ü" * 20)
-    assert public_bytes(load_key(here / "a.pem", lambda _: "ü" * 20)) == public_bytes(key)
+    key = create_key(here / "a.pem", UMLAUTS)
+    assert public_bytes(load_key(here / "a.pem", lambda _: UMLAUTS)) == public_bytes(key)
     with pytest.raises(PassphraseError, match="wrong passphrase"):
-        load_key(here / "a.pem", lambda _: "u" * 20)
+        load_key(here / "a.pem", lambda _: UMLAUTS.replace("ü", "u"))
     with pytest.raises(ConfigError, match="encrypted"):
         load_key(here / "a.pem")
 

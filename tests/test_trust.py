@@ -7,7 +7,7 @@ import json
 import pytest
 from bundle_samples import KEY, SECOND_KEY, STRANGER
 
-from client.trusted_root import load_root, update_root
+from client.trusted_root import follow, load_root, pin_root
 from proper_model import canonical
 from proper_model.errors import (
     BundleError,
@@ -113,18 +113,27 @@ def test_every_bit_of_a_rotation_counts():
             rotate(OLD, bytes(altered), signatures)
 
 
-def test_pinned_root_changes_only_by_rotation(tmp_path):
+def test_the_root_beside_a_release_is_followed_only_by_rotation(tmp_path):
+    def beside(root, keys=(KEY, SECOND_KEY)):
+        data, signatures = next_root(root, keys)
+        return {"root.json": data, "root.signatures.json": signatures}
+
+    def followed(files):
+        return follow(OLD, lambda name, _: files.get(name))
+
+    with pytest.raises(BundleSignatureError):
+        followed(beside(NEW, [SECOND_KEY]))
+    assert followed(beside(NEW)) == NEW
+    assert followed(beside(OLD, [STRANGER])) == OLD
+    assert followed({}) == OLD
+    with pytest.raises(BundleForeignError):  # another of the same version
+        followed(beside(TrustedRoot.of([SECOND_KEY])))
     path = tmp_path / "root.json"
     with pytest.raises(StateError):
         load_root(path)
-    path.write_bytes(OLD.to_bytes())
-    with pytest.raises(BundleSignatureError):
-        update_root(path, *next_root(keys=[SECOND_KEY]))
-    assert load_root(path) == OLD
-    assert update_root(path, *next_root()) == NEW
+    pin_root(path, NEW)
     assert load_root(path) == NEW
-    with pytest.raises(BundleError):
-        update_root(path, *next_root())
+    assert path.read_bytes() == NEW.to_bytes()
 
 
 def test_limits_come_before_parsing():

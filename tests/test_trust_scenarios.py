@@ -15,14 +15,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from release_server import serve_folder, serving
 
-from client import doctor
-from client.bundle_list import list_bundles
+from client import bundles, doctor
+from client.bundle_list import list_bundles, warnings_of
 from client.bundle_store import BundleWarning, StoreState, installed, read_state
 from client.bundles import add_bundle, verify_bundle
 from client.home import Home
 from client.release_memory import Announcement, highest_accepted, news, remembered
 from client.trusted_root import pin_root
 from client.updater import install
+from client.workspace import Workspace
 from proper_model import canonical
 from proper_model.errors import (
     BundleError,
@@ -81,7 +82,9 @@ def add(home, publisher, now=NOW):
 def put(home, files, root=ROOT, *, latest=None, now=NOW, remote=True, followed=True):
     """Install what a server shows, as `add` does after it has read the folder."""
     pointer = None if latest is None else parse_latest(latest)
-    found = Announcement(pointer, followed=followed and latest is not None, remote=remote)
+    found = Announcement(
+        pointer, followed=followed and latest is not None, remote=remote and latest is not None
+    )
     home.path.mkdir(exist_ok=True)
     return install(home.path, files.all_files(), root, found=found, now=now)
 
@@ -231,6 +234,45 @@ def test_a_server_with_a_stale_word_is_refused_unless_it_shows_what_is_installed
         assert (again.changed, again.bundle.warnings) == (False, (BundleWarning.STALE,))
 
 
+@pytest.mark.parametrize("stale", [False, True])
+def test_a_server_cannot_withhold_by_hiding_the_word_either(home, publisher, stale):
+    """It says that latest.json is missing, and shows an old release at the address itself."""
+    pin_root_of(home, ROOT)
+    publisher.publish()
+    with serving() as server:
+        serve_folder(server, publisher.folder)
+        for path, content in list(server.files.items()):
+            server.files[path.replace("/v00000001", "")] = content
+        word = server.files.pop("/release/latest.json")
+        if stale:
+            server.files["/latest.json"] = word
+        error = BundleExpiredError if stale else BundleSignatureError
+        with pytest.raises(error, match="withholding"):
+            add_bundle(home, f"{server.url}/release", now=STALE)
+        assert installed(home.path) is None
+        server.files["/latest.json"] = word
+        assert add_bundle(home, f"{server.url}/release", now=NOW).bundle.version == 1
+        del server.files["/latest.json"]
+        again = add_bundle(home, f"{server.url}/release", now=NOW)
+        assert not again.changed  # what is installed may be repaired from anywhere
+
+
+def test_the_root_of_an_old_invitation_may_be_named_after_the_keys_changed(
+    home, publisher, tmp_path
+):
+    old, foreign = tmp_path / "invitation.json", tmp_path / "foreign.json"
+    old.write_bytes(ROOT.to_bytes())
+    foreign.write_bytes(roles_root(root=ROOT_KEYS[1:]).to_bytes())
+    publisher.publish()
+    for root in (ROOT, roles_root(2)):
+        publisher.place_root(root)
+        assert add_bundle(home, str(publisher.folder), root=old, now=NOW).bundle.version == 1
+        with pytest.raises(BundleError):
+            add_bundle(home, str(publisher.folder), root=foreign, now=NOW)
+    assert TrustedRoot.from_bytes(home.root_file.read_bytes()).version == 2
+    assert add_bundle(home, str(publisher.folder), root=old, now=NOW).changed is False
+
+
 def pin_root_of(home, root):
     home.path.mkdir(mode=0o700, exist_ok=True)
     pin_root(home.root_file, root)
@@ -367,6 +409,7 @@ def test_an_installed_release_whose_key_was_revoked_works_and_is_reported(home, 
     home.root_file.write_bytes(REVOKED_ROOT.to_bytes())
     assert installed(home.path, now=NOW).bundle_id == first.bundle_id
     assert list_bundles(home, now=NOW)[0].warnings == (str(BundleWarning.REVOKED),)
+    assert warnings_of(home, first) == (str(BundleWarning.REVOKED),)
     with pytest.raises(BundleSignatureError, match="installed release 1") as caught:
         verify_bundle(home, now=NOW)
     assert "keeps working" in caught.value.hint
@@ -383,6 +426,23 @@ def test_an_installed_release_whose_key_was_revoked_works_and_is_reported(home, 
     }
     install(home.path, files, REVOKED_ROOT, now=NOW)
     assert list_bundles(home, now=NOW)[0].warnings == ()
+
+
+def test_every_command_that_computes_over_a_revoked_release_warns(
+    home, publisher, monkeypatch, capsys
+):
+    publisher.publish()
+    first = add(home, publisher).bundle
+    loaded = SimpleNamespace(base=SimpleNamespace(config=SimpleNamespace(hidden_size=8)))
+    monkeypatch.setattr(bundles, "load_release", lambda *_, **__: (loaded, first))
+    Workspace(home).load(first)
+    assert "stolen" not in capsys.readouterr().err
+    home.root_file.write_bytes(REVOKED_ROOT.to_bytes())
+    Workspace(home).load(first)
+    said = capsys.readouterr().err
+    assert said.count("warning:") == 1
+    assert f"warning: {BundleWarning.REVOKED}" in said
+    assert "proper bundle add ADDRESS, then proper rebase" in said
 
 
 def test_the_chain_of_roots_moves_one_step_at_a_time(home, publisher):

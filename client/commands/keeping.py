@@ -50,6 +50,7 @@ Rotate = Annotated[
 
 def status(context: typer.Context, as_json: o.AsJson = False) -> None:
     """Say what is stored. No key is asked for; where an option names one, the content is checked too."""
+    from client.bundle_list import warnings_of
     from client.bundle_store import installed
     from client.vault_check import judge, look_at
 
@@ -93,7 +94,7 @@ def status(context: typer.Context, as_json: o.AsJson = False) -> None:
         *((("left half written", _left(found["leftovers"])),) if found["leftovers"] else ()),
     )
     print_table(Table("proper", ("", ""), rows, labels=2))
-    for warning in bundle.warnings if bundle is not None else ():
+    for warning in warnings_of(workspace.home, bundle) if bundle is not None else ():
         say(f"warning: {warning}")
 
 

@@ -10,7 +10,15 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from coordinator.commands import options as o
 from coordinator.commands.root import tell_root
-from coordinator.keys import create_pair, load_public, public_file
+from coordinator.keys import (
+    PUBLIC_SUFFIX,
+    create_pair,
+    load_key,
+    load_public,
+    public_file,
+    write_public,
+)
+from coordinator.release import open_to_readers
 from coordinator.root_ceremony import ROOT_DAYS, create_root
 from proper_model.errors import ConfigError
 from proper_model.release_folder import ROOT_NAME
@@ -24,8 +32,6 @@ from proper_model.trust import (
 )
 
 app = typer.Typer(help="Make signing keys, and the first root.")
-
-Publics = list[Path] | None
 
 
 @app.command("make-release")
@@ -47,6 +53,21 @@ def make_holder(
     _make(file, passphrase_file, encrypt=True)
 
 
+@app.command()
+def show(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A key, or its public half.")],
+    passphrase_file: o.PassphraseFile = None,
+) -> None:
+    """Print the id of a key; its public half is written again where it is missing."""
+    if file.suffix == PUBLIC_SUFFIX:
+        o.tell(key_id(public_bytes(load_public(file))))
+        return
+    key = load_key(file, o.asking(passphrase_file))
+    if not public_file(file).exists():
+        write_public(file, key)
+    o.tell(key_id(public_bytes(key)))
+
+
 @app.command("make-root")
 def make_root(
     folder: Annotated[
@@ -59,7 +80,7 @@ def make_root(
         list[Path], typer.Option("--release-key", help="Public half of a release key.")
     ],
     root_key: Annotated[
-        Publics,
+        o.Publics,
         typer.Option("--root-key", help="Public half of a root key that somebody else made."),
     ] = None,
     make: Annotated[
@@ -69,7 +90,7 @@ def make_root(
         Path | None, typer.Option("--keys-folder", help="Where keys made here go.")
     ] = None,
     latest_key: Annotated[
-        Publics,
+        o.Publics,
         typer.Option(
             "--latest-key",
             help="Public half of a key for the word on the newest release; "
@@ -105,7 +126,9 @@ def make_root(
         RELEASE: (release_keys, release_threshold),
         LATEST: (latest_keys, 1 if latest_key else release_threshold),
     }
-    tell_root(create_root(folder, roles, now=o.now(), days=days, channel=channel))
+    root = create_root(folder, roles, now=o.now(), days=days, channel=channel)
+    open_to_readers(folder)
+    tell_root(root)
 
 
 def _make_holders(

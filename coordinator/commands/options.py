@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
+import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
@@ -11,9 +14,8 @@ from typing import Annotated
 import typer
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from coordinator.keys import MAX_PASSPHRASE_BYTES, Ask, load_key
-from proper_model.errors import PassphraseError, StorageError
-from proper_model.files import read_bounded
+from coordinator.keys import Ask, load_key, read_private
+from proper_model.errors import ConfigError, PassphraseError, StorageError
 
 Folder = Annotated[
     Path, typer.Argument(metavar="FOLDER", help="A folder with root.json, for releases.")
@@ -21,6 +23,7 @@ Folder = Annotated[
 Keys = Annotated[
     list[Path], typer.Option("--key", help="A key file to sign with; once for each key.")
 ]
+Publics = list[Path] | None
 PassphraseFile = Annotated[
     Path | None,
     typer.Option(
@@ -40,7 +43,7 @@ def asking(passphrase_file: Path | None) -> Ask:
     def ask(path: Path) -> str:
         if passphrase_file is not None:
             return read_passphrase(passphrase_file)
-        return str(typer.prompt(f"Passphrase of {path.name}", hide_input=True, err=True))
+        return _asked(f"Passphrase of {path.name}", twice=False)
 
     return ask
 
@@ -49,19 +52,31 @@ def new_passphrase(path: Path, passphrase_file: Path | None) -> str:
     """The passphrase for a key that is being made, asked for twice."""
     if passphrase_file is not None:
         return read_passphrase(passphrase_file)
-    text = f"New passphrase for {path.name}"
-    return str(typer.prompt(text, hide_input=True, confirmation_prompt=True, err=True))
+    return _asked(f"New passphrase for {path.name}", twice=True)
 
 
 def read_passphrase(path: Path) -> str:
-    """The first line of a file, without a byte order mark. Raises StorageError, PassphraseError."""
+    """The first line of a file that only its owner may use, without a byte order mark.
+
+    Raises ConfigError, PassphraseError.
+    """
     try:
-        line = read_bounded(path, 4 * MAX_PASSPHRASE_BYTES).split(b"\n", 1)[0]
+        line = read_private(path, what="passphrase file").split(b"\n", 1)[0]
         return line.decode("utf-8-sig").rstrip("\r")
-    except OSError as error:
-        raise StorageError(f"passphrase file {path.name}: {error.strerror}") from None
     except UnicodeDecodeError:
         raise PassphraseError(f"passphrase file {path.name}: not UTF-8 text") from None
+
+
+def _asked(words: str, *, twice: bool) -> str:
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
+        return str(typer.prompt(words, hide_input=True, confirmation_prompt=twice, err=True))
+    except OSError:
+        raise ConfigError(
+            f"{words}: there is no terminal to ask on", hint="give --passphrase-file FILE"
+        ) from None
+    except UnicodeError:
+        raise PassphraseError(f"{words}: what was typed is not UTF-8 text") from None
 
 
 def load_keys(paths: Sequence[Path], passphrase_file: Path | None) -> list[Ed25519PrivateKey]:
@@ -70,10 +85,20 @@ def load_keys(paths: Sequence[Path], passphrase_file: Path | None) -> list[Ed255
 
 
 def tell(text: str) -> None:
-    """A line of data on stdout."""
-    sys.stdout.write(text + "\n")
+    """A line of data on stdout. Raises StorageError where that takes no more, or was never there."""
+    try:
+        sys.stdout.write(text + "\n")
+        sys.stdout.flush()
+    except (OSError, ValueError, AttributeError):
+        sys.stdout = io.StringIO()  # or Python tries again at its end, and fails
+        raise StorageError(
+            "standard output takes no more; expected to write what was done",
+            hint="what was done remains; proper-coordinator root show tells how things stand",
+        ) from None
 
 
 def say(text: str) -> None:
-    """A remark on stderr."""
-    sys.stderr.write(f"proper-coordinator: {text}\n")
+    """A remark on stderr; where that takes no more it is lost, and the exit code remains."""
+    with suppress(OSError, ValueError, AttributeError):
+        sys.stderr.write(f"proper-coordinator: {text}\n")
+        sys.stderr.flush()

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from coordinator.commands import options as o
+from coordinator.release import open_to_readers
 from coordinator.republication import RELEASE_DAYS, republish, sign_latest_again
 from proper_model.signed_time import (
     LATEST_DAYS,
@@ -50,6 +51,7 @@ def publish(
         days=days,
         latest_days=latest_days,
     )
+    open_to_readers(folder)
     o.tell(f"release {published.version} ({published.bundle_id[:16]}) in {published.path}")
 
 
@@ -61,9 +63,16 @@ def sign_latest(
         int,
         typer.Option("--days", min=1, max=MAX_LATEST_DAYS, help="Devices believe it for so long."),
     ] = LATEST_DAYS,
+    version: Annotated[
+        int | None,
+        typer.Option(
+            "--version", min=1, help="The newest, where latest.json is lost or its keys changed."
+        ),
+    ] = None,
     passphrase_file: o.PassphraseFile = None,
 ) -> None:
     """Say again which release is the newest; to be repeated before the last one is out of date."""
     keys = o.load_keys(key, passphrase_file)
-    latest = sign_latest_again(folder, keys, now=o.now(), days=days)
+    latest = sign_latest_again(folder, keys, now=o.now(), days=days, version=version)
+    open_to_readers(folder)
     o.tell(f"release {latest.version} is the newest until {format_time(latest.expires)}")

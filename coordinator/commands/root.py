@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -11,6 +10,7 @@ import typer
 
 from coordinator.commands import options as o
 from coordinator.keys import load_public
+from coordinator.release import open_to_readers
 from coordinator.root_ceremony import (
     NEXT_NAME,
     ROOT_DAYS,
@@ -20,6 +20,7 @@ from coordinator.root_ceremony import (
     propose,
     read_root,
     sign_next,
+    withdraw,
 )
 from proper_model.errors import ConfigError
 from proper_model.signed_time import format_time
@@ -27,7 +28,6 @@ from proper_model.trust import LATEST, RELEASE, ROLES, ROOT, ROOT_FORMAT, Truste
 
 app = typer.Typer(help="Show, change and sign the root.")
 
-Publics = list[Path] | None
 Names = list[str] | None
 Days = Annotated[int, typer.Option("--days", help="The next root is valid for so long.")]
 OptionalKeys = Annotated[
@@ -48,13 +48,13 @@ def show(folder: o.Folder) -> None:
 @app.command("rotate")
 def rotate_(
     folder: o.Folder,
-    add_root: Annotated[Publics, typer.Option("--add-root", help="Public half.")] = None,
+    add_root: Annotated[o.Publics, typer.Option("--add-root", help="Public half.")] = None,
     remove_root: Annotated[Names, typer.Option("--remove-root", help="Key id.")] = None,
     root_threshold: Annotated[int | None, typer.Option("--root-threshold", min=1)] = None,
-    add_release: Annotated[Publics, typer.Option("--add-release", help="Public half.")] = None,
+    add_release: Annotated[o.Publics, typer.Option("--add-release", help="Public half.")] = None,
     remove_release: Annotated[Names, typer.Option("--remove-release", help="Key id.")] = None,
     release_threshold: Annotated[int | None, typer.Option("--release-threshold", min=1)] = None,
-    add_latest: Annotated[Publics, typer.Option("--add-latest", help="Public half.")] = None,
+    add_latest: Annotated[o.Publics, typer.Option("--add-latest", help="Public half.")] = None,
     remove_latest: Annotated[Names, typer.Option("--remove-latest", help="Key id.")] = None,
     latest_threshold: Annotated[int | None, typer.Option("--latest-threshold", min=1)] = None,
     days: Days = ROOT_DAYS,
@@ -85,7 +85,7 @@ def revoke(
         list[str], typer.Argument(metavar="KEY...", help="Ids of stolen or lost keys; 8 digits do.")
     ],
     replace: Annotated[
-        Publics, typer.Option("--replace", help="Public half of a key that takes their place.")
+        o.Publics, typer.Option("--replace", help="Public half of a key that takes their place.")
     ] = None,
     days: Days = ROOT_DAYS,
     key: OptionalKeys = None,
@@ -115,13 +115,11 @@ def sign(
     passphrase_file: o.PassphraseFile = None,
 ) -> None:
     """Add signatures to the next root; with enough of them it takes effect."""
-    _sign(folder, key or (), passphrase_file)
+    _told(folder, sign_next(folder, o.load_keys(key or (), passphrase_file)))
 
 
 def tell_root(root: TrustedRoot) -> None:
     """A root for people."""
-    digits = hashlib.sha256(root.to_bytes()).hexdigest()
-    groups = " ".join(digits[start : start + 4] for start in range(0, len(digits), 4))
     expires = "never (format 1)" if root.expires is None else format_time(root.expires)
     o.tell(f"root {root.version} of channel {root.channel}, expires {expires}")
     for name in ROLES:
@@ -129,7 +127,7 @@ def tell_root(root: TrustedRoot) -> None:
         o.tell(f"  {name}: {role.threshold} of {len(role.keys)} keys must sign")
         for key in role.keys:
             o.tell(f"    {key}")
-    o.tell(f"  fingerprint {groups}")
+    o.tell(f"  fingerprint {root.fingerprint}")
 
 
 def _propose(
@@ -141,16 +139,18 @@ def _propose(
 ) -> None:
     loaded = o.load_keys(keys or (), passphrase_file)  # a wrong passphrase is told before a file is
     propose(folder, changes, now=o.now(), days=days)
-    _told(folder, sign_next(folder, loaded))
-
-
-def _sign(folder: Path, keys: Sequence[Path], passphrase_file: Path | None) -> None:
-    _told(folder, sign_next(folder, o.load_keys(keys, passphrase_file)))
+    try:
+        progress = sign_next(folder, loaded)
+    except ConfigError:  # a key that has no say; the proposal must not be in the way of the next
+        withdraw(folder)
+        raise
+    _told(folder, progress)
 
 
 def _told(folder: Path, progress: Signing) -> None:
+    tell_root(progress.root)
     if progress.done:
-        tell_root(progress.root)
+        open_to_readers(folder)
         o.say("the new root is in its place; publish the folder")
         return
     o.tell(
