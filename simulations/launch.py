@@ -33,6 +33,7 @@ from simulations.causes import known_cause
 from simulations.devices import changed, incomplete
 from simulations.flower_processes import SCRATCH, child, child_environment, nothing_to_save
 from simulations.placement import Machine, base_bytes, choose_placement, this_machine
+from simulations.run_folder import check_owner
 
 Progress = Callable[[str, int, int], None]
 
@@ -86,6 +87,8 @@ def launch(plan_path: Path, progress: Progress | None = None) -> None:
         InterruptedRunError: Ctrl-C; everything that was started has ended by then.
     """
     plan = RunPlan.load(plan_path)
+    for place in (plan.out, plan.cache):
+        check_owner(place)
     folder = make_private_folder(plan.out / "flower")
     log = folder / "flower.log"
     if finished(plan):
