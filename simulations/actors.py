@@ -21,6 +21,8 @@ from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from typing import Any
 
+from simulations.supervisor import end_with_parent
+
 # The launcher looks for this in the log, to say why nodes did not finish.
 LOST = "proper: a process that plays nodes has ended"
 
@@ -77,7 +79,9 @@ class ActorPool:
         finally:
             if actor.process.poll() is not None:
                 actor.close()
-                actor = Actor(actor.settings)
+                # Where no other can be started now, its place is kept: who waits would wait for ever.
+                with suppress(OSError):
+                    actor = Actor(actor.settings)
             self.idle.put(actor)
 
     def close(self) -> None:
@@ -116,6 +120,7 @@ def actor_settings(
 
 def main(descriptor: int) -> None:
     """Answer requests of (message, context) with (reply, context) until the pipe is closed."""
+    end_with_parent()  # else it would finish its message first, for hours and beside a new start
     from client.client_app import app
 
     channel: Connection[Any, Any] = Connection(descriptor)

@@ -52,9 +52,9 @@ def known_cause(log: Path, start: int, status: int) -> str | None:
                 found = match.start(), meaning.format(**names)
     if found is not None:
         return found[1]
-    if status > 128:
-        return f"its process ended: {_plain(ending(128 - status))}"
-    return None
+    if status > 128:  # as the supervisor tells of a signal; below 0 it was itself what was ended
+        status = 128 - status
+    return f"its process ended: {_plain(ending(status))}" if status < 0 else None
 
 
 def _plain(how: str) -> str:

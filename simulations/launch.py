@@ -19,19 +19,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from coordinator.journal import Journal
+from coordinator.journal import Journal, exclusive
 from proper_model import errors
 from proper_model.errors import InterruptedRunError, ProperError, SimulationError
-from proper_model.files import PRIVATE_FILE, make_private_folder
+from proper_model.files import (
+    PRIVATE_FILE,
+    make_private_folder,
+    storage_errors,
+    write_atomic,
+)
 from proper_model.runplan import PLAN_FILE, RunPlan
 from simulations.causes import known_cause
 from simulations.devices import changed, incomplete
 from simulations.flower_processes import SCRATCH, child, child_environment, nothing_to_save
 from simulations.placement import Machine, base_bytes, choose_placement, this_machine
+from simulations.run_folder import check_owner
 
 Progress = Callable[[str, int, int], None]
 
 POLL_S = 0.3
+PROBE_BYTES = 1 << 16
+ENDING_S = 10.0  # after the coordinator's last word, for the end of the log
 GO_ON = "go on with the same command (proper-sim run: and --resume)"
 
 
@@ -79,40 +87,55 @@ def launch(plan_path: Path, progress: Progress | None = None) -> None:
         InterruptedRunError: Ctrl-C; everything that was started has ended by then.
     """
     plan = RunPlan.load(plan_path)
+    for place in (plan.out, plan.cache):
+        check_owner(place)
     folder = make_private_folder(plan.out / "flower")
     log = folder / "flower.log"
     if finished(plan):
         return
-    (plan.out / "progress.json").unlink(missing_ok=True)
     resources = choose_resources(plan, this_machine())
     command = [
         *(sys.executable, "-m", "simulations.flower_engine", str(plan_path.resolve())),
         *(str(n) for n in (resources.actors, resources.threads, resources.gpus)),
     ]
-    shutil.rmtree(folder / SCRATCH, ignore_errors=True)  # a killed start may have left some
     try:
-        log.touch(mode=PRIVATE_FILE)
-        with log.open("ab") as output:
-            start = output.tell()
-            with child(command, child_environment(folder, plan_path), output) as runner:
-                _follow(runner, plan, progress)
-                if _outcome(plan).get("state") == "finished":
-                    # Flower would take seconds to close what only lives in memory.
-                    nothing_to_save(runner)
-        shutil.rmtree(folder / SCRATCH, ignore_errors=True)
+        # Another launcher's progress is no word about this run, nor are its files ours to delete.
+        with exclusive(folder):
+            (plan.out / "progress.json").unlink(missing_ok=True)
+            shutil.rmtree(folder / SCRATCH, ignore_errors=True)  # of a start that was killed
+            log.touch(mode=PRIVATE_FILE)
+            with log.open("ab") as output:
+                start = output.tell()
+                with child(command, child_environment(folder, plan_path), output) as runner:
+                    _follow(runner, plan, progress)
+                    if _outcome(plan).get("state") == "finished":
+                        # Flower would take seconds to close what only lives in memory.
+                        nothing_to_save(runner)
+            shutil.rmtree(folder / SCRATCH, ignore_errors=True)
+            _check_outcome(plan, log, start, runner.returncode)
     except KeyboardInterrupt:
         raise InterruptedRunError(
             "interrupted",
             hint=f"{GO_ON}; {plan.out} keeps what is finished",
         ) from None
-    _check_outcome(plan, log, start, runner.returncode)
 
 
 def _follow(runner: subprocess.Popen[bytes], plan: RunPlan, progress: Progress | None) -> None:
-    """Pass progress on until the coordinator has finished or Flower ends."""
+    """Pass progress on until the coordinator has finished or Flower ends.
+
+    Flower lets every node answer before it ends; after a failure one that hangs is not waited for.
+    """
     last: tuple[str, int, int] | None = None
+    failed_at: float | None = None
     while True:
-        ended = runner.poll() is not None or _outcome(plan).get("state") == "finished"
+        state, now = _outcome(plan).get("state"), time.monotonic()
+        if state == "failed":
+            failed_at = now if failed_at is None else failed_at
+        ended = (
+            runner.poll() is not None
+            or state == "finished"
+            or (failed_at is not None and now - failed_at >= ENDING_S)
+        )
         current = read_progress(plan)
         if progress is not None and current is not None and current != last:
             progress(*current)
@@ -177,6 +200,10 @@ def _check_outcome(plan: RunPlan, log: Path, start: int, status: int) -> None:
             f"{outcome.get('error')}{also} (log: {log})",
             hint=str(outcome.get("hint") or "") or None,
         )
+    if cause is None:  # a disk too full for the log, too
+        with storage_errors(log):
+            write_atomic(log.with_name("room"), bytes(PROBE_BYTES))
+            log.with_name("room").unlink()
     raise SimulationError(
         f"Flower ended before the coordinator finished: {cause or 'cause unknown'} (log: {log})",
         hint=f"{'mend that' if cause else 'read the end of the log'}; then {GO_ON}",

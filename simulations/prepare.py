@@ -31,7 +31,7 @@ from simulations.placement import (
     choose_placement,
     this_machine,
 )
-from simulations.run_folder import check_same, existing_plan, made_folder
+from simulations.run_folder import check_owner, check_same, existing_plan, made_folder
 from simulations.sources import Progress, Source, load_source
 
 # Larger bases travel as a reference: every node host would otherwise hold a copy.
@@ -55,6 +55,8 @@ def prepare(options: RunOptions, progress: Progress) -> RunPlan:
     out = options.out.resolve()
     # Before data are read: they may take minutes.
     check_choices(this_machine().cores, actors=options.actors, threads=None)
+    for folder in (out, options.cache_folder):
+        check_owner(folder)
     with storage_errors(out):
         existing = existing_plan(out, resume=options.resume)
         # Made first: a place that cannot be written is told before a base is trained for it.

@@ -6,12 +6,15 @@ trained or written.
 
 from __future__ import annotations
 
+import os
+import shlex
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from proper_model.errors import ConfigError
+from proper_model.errors import ConfigError, StorageError
 from proper_model.files import make_private_folder, storage_errors
 from proper_model.runplan import PLAN_FILE, RunPlan
 from simulations.devices import TRUTH_FILE
@@ -42,8 +45,26 @@ FREE = frozenset(
 )
 
 
+def check_owner(folder: Path) -> None:
+    """Raise StorageError if another account may change what lies in a folder: it is trained on.
+
+    One that is not there yet will be ours.
+    """
+    with storage_errors(folder):
+        if not folder.exists():
+            return
+        status = folder.stat()
+    if status.st_uid not in (0, os.geteuid()) or status.st_mode & stat.S_IWOTH:
+        raise StorageError(
+            f"{folder}: another account owns this folder or may write to it",
+            hint=f"close it (chmod o-w {shlex.quote(str(folder))}), or give a new --out, or --cache",
+        )
+
+
 def check_out(options: RunOptions) -> None:
     """Refuse what OUT says against this run. Raises ConfigError or StorageError; writes nothing."""
+    for folder in (options.out, options.cache_folder):
+        check_owner(folder)
     with storage_errors(options.out):
         if options.all_folds:
             check_folds_folder(options)

@@ -24,7 +24,7 @@ from pathlib import Path
 GRACE_S = 3.0
 POLL_S = 0.2
 KILL_ROUNDS = 50
-PR_SET_CHILD_SUBREAPER = 36
+PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36  # linux/prctl.h
 
 # A process is its id and its start time, so that a recycled id is never taken for it.
 Process = tuple[int, str]
@@ -83,9 +83,21 @@ def send(processes: set[Process], number: signal.Signals) -> None:
 
 def adopt_orphans() -> bool:
     """Become the parent of descendants whose own parent dies; False where the system cannot."""
+    return _prctl(PR_SET_CHILD_SUBREAPER, 1)
+
+
+def end_with_parent() -> None:
+    """Be killed when the parent ends, which then can no longer ask; only where the system can.
+
+    Linux means the thread that started this process.
+    """
+    _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _prctl(option: int, value: int) -> bool:
     if sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):
-            return bool(ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0)
+            return bool(ctypes.CDLL(None).prctl(option, value, 0, 0, 0) == 0)
     return False
 
 
@@ -116,7 +128,12 @@ def main(command: list[str]) -> int:
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
         signal.signal(number, lambda *_: None)
     adopted = adopt_orphans()
-    child = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
+    child = subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        start_new_session=True,
+        preexec_fn=end_with_parent,  # noqa: PLW1509 - this process has no threads
+    )
     known = family(set())
     grace_s = GRACE_S
     while child.poll() is None:

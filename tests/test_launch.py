@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -15,13 +16,15 @@ from threading import Thread
 import pytest
 from federation import CANARY, make_federation
 
-from coordinator.journal import Journal
+from coordinator.journal import Journal, exclusive
 from proper_model.errors import (
     BaseModelError,
     NothingLearnedError,
     ProperError,
     SimulationError,
+    StorageError,
 )
+from proper_model.files import make_private_folder
 from simulations import actors
 from simulations import launch as launching
 from simulations.actors import LOST, ActorError, ActorPool, actor_settings
@@ -164,6 +167,56 @@ def test_the_coordinators_error_keeps_its_exit_code(plan, tmp_path, kind, raised
     assert type(caught.value) is raised
 
 
+def test_a_folder_in_use_is_refused_and_what_lies_there_stays(plan):
+    folder = make_private_folder(plan.out / "flower")
+    (folder / "tmp").mkdir()
+    server = plan.out / "progress.json"
+    server.write_text("another launcher's")
+    with (
+        exclusive(folder),
+        pytest.raises(SimulationError, match="another run is using this folder"),
+    ):
+        launching.launch(plan.out / "plan.json")
+    assert server.read_text() == "another launcher's"
+    assert (folder / "tmp").is_dir()
+    assert not (folder / "flower.log").exists()
+
+
+def test_after_a_failure_nodes_that_hang_are_waited_for_a_while_only(plan, monkeypatch):
+    hanging = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    told = []
+
+    def fail(*said):
+        told.append(said)
+        (plan.out / "progress.json").write_text(json.dumps({"state": "failed"}))
+
+    (plan.out / "progress.json").write_text(
+        json.dumps({"state": "running", "phase": "evaluate", "done": 0, "total": 2})
+    )
+    monkeypatch.setattr(launching, "ENDING_S", 0.1)
+    follower = Thread(target=launching._follow, args=(hanging, plan, fail))
+    follower.start()
+    follower.join(10)
+    still = follower.is_alive()
+    hanging.kill()
+    hanging.wait()
+    follower.join()
+    assert (still, told) == (False, [("evaluate", 0, 2)])
+
+
+def test_a_disk_too_full_for_the_log_is_told(plan, monkeypatch):
+    def full(path, data):
+        raise OSError(errno.ENOSPC, "", str(path))
+
+    folder = make_private_folder(plan.out / "flower")
+    with pytest.raises(SimulationError, match="cause unknown"):
+        launching._check_outcome(plan, folder / "flower.log", 0, 1)
+    assert list(folder.iterdir()) == []
+    monkeypatch.setattr(launching, "write_atomic", full)
+    with pytest.raises(StorageError, match="No space left on device"):
+        launching._check_outcome(plan, folder / "flower.log", 0, 1)
+
+
 # -- the causes ------------------------------------------------------------------------------------
 
 
@@ -187,6 +240,7 @@ def test_the_coordinators_error_keeps_its_exit_code(plan, tmp_path, kind, raised
         (f"{LOST}: signal SIGKILL", 1, "plays nodes ended: signal SIGKILL, as the system sends"),
         ("", 137, "its process ended: signal SIGKILL, as the system sends where memory runs out"),
         ("", 139, "its process ended: signal SIGSEGV"),
+        ("", -9, "its process ended: signal SIGKILL"),  # the supervisor itself
         ("No space left on device\nToo many open files", 137, "too many open files"),
         ("ValueError: zqxcanaryzq", 1, None),
     ],
@@ -212,6 +266,28 @@ def test_a_process_that_died_is_replaced():
     assert second.process.poll() is None
     assert second.settings == first.settings
     second.process.kill()  # it is busy importing
+    pool.idle.put(second)
+    pool.close()
+
+
+def test_a_process_that_cannot_be_replaced_keeps_its_place(monkeypatch):
+    def none_left(*_, **__):
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    pool = ActorPool([{"OMP_NUM_THREADS": "1"}])
+    first = pool.idle.get()
+    first.process.kill()
+    pool.idle.put(first)
+    with monkeypatch.context() as patch:
+        patch.setattr(actors.subprocess, "Popen", none_left)
+        for _ in range(2):
+            with pytest.raises(ActorError, match=f"{LOST}: signal SIGKILL"):
+                pool.ask(("message", "context"))
+    with pytest.raises(ActorError, match=LOST):
+        pool.ask(("message", "context"))
+    second = pool.idle.get_nowait()
+    assert second.process.poll() is None
+    second.process.kill()
     pool.idle.put(second)
     pool.close()
 
@@ -311,6 +387,40 @@ def test_no_descendant_outlives_the_launcher(tmp_path, repository, way):
         launcher.kill()
         launcher.wait()
         launcher.stdout.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="ending with a parent is a Linux call")
+@pytest.mark.parametrize("program", ["supervisor", "actor"])
+def test_nothing_goes_on_when_the_process_above_is_killed(tmp_path, repository, program):
+    """Busy as in training, so that no closed pipe is noticed."""
+    busy = "import sys, time; open(sys.argv[1], 'w').write(str(__import__('os').getpid())); "
+    actor = (
+        "import sys, types; sys.modules['client.client_app'] = types.SimpleNamespace(app=None)\n"
+        "import simulations.actors as actors\n"
+        "class Busy:\n"
+        "    def __init__(self, _): exec(sys.argv[2])\n"
+        "actors.Connection = Busy; actors.main(0)"
+    )
+    parent = "import subprocess, sys; subprocess.run([sys.executable, '-c', *sys.argv[1:]])"
+    note = tmp_path / "pid"
+    above = subprocess.Popen(
+        [sys.executable, "-m", "simulations.supervisor", sys.executable, "-c"]
+        + [busy + "time.sleep(60)", str(note)]
+        if program == "supervisor"
+        else [sys.executable, "-c", parent, actor, str(note), busy + "time.sleep(60)"],
+        cwd=repository,
+        stdin=subprocess.PIPE,
+    )
+    assert wait_until(lambda: note.exists() and note.read_text().isdigit())
+    below = int(note.read_text())
+    assert running(below)
+    above.kill()
+    above.wait()
+    above.stdin.close()
+    ended = wait_until(lambda: not running(below), 5)
+    if not ended:
+        os.kill(below, signal.SIGKILL)
+    assert ended
 
 
 @pytest.mark.parametrize(

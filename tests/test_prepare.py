@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import stat
 from dataclasses import replace
@@ -22,6 +23,7 @@ from simulations import tiny_base
 from simulations.options import RunOptions
 from simulations.placement import Machine
 from simulations.prepare import prepare
+from simulations.run_folder import check_out
 from simulations.sources import _tell
 from simulations.synthetic import make_synthetic
 from simulations.tiny_base import Pretraining, TinyShape, make_tiny_base
@@ -196,6 +198,36 @@ def test_a_folder_in_use_is_refused_and_stays(options: RunOptions) -> None:
     with pytest.raises(ConfigError, match="no run to resume"):
         prepare(replace(options, resume=True), quiet)
     assert [p.name for p in options.out.iterdir()] == ["thesis.txt"]
+
+
+@pytest.mark.parametrize("which", ["out", "cache"])
+@pytest.mark.parametrize(
+    "whose",
+    [
+        "everybody's",
+        pytest.param(
+            "another's",
+            marks=pytest.mark.skipif(os.geteuid() != 0, reason="giving away needs root"),
+        ),
+    ],
+)
+def test_a_folder_that_others_may_change_is_refused(
+    options: RunOptions, which: str, whose: str
+) -> None:
+    folder = options.out if which == "out" else options.cache_folder
+    folder.mkdir(mode=0o755)
+    if whose == "another's":
+        os.chown(folder, 65534, 65534)
+    else:
+        folder.chmod(0o777)
+    for check in (check_out, lambda chosen: prepare(chosen, quiet)):
+        with pytest.raises(StorageError, match="another account") as caught:
+            check(options)
+        assert str(folder) in caught.value.message
+    assert list(folder.iterdir()) == []
+    folder.chmod(0o775)  # the group is the owner's own on many systems
+    os.chown(folder, os.geteuid(), -1)
+    check_out(options)
 
 
 def test_resume_finds_the_same_run(options: RunOptions) -> None:
