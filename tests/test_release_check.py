@@ -250,7 +250,7 @@ TOKENIZERS = {
                 "id": number,
                 "content": f"<{number}>",
                 **dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False),
-                "special": True,
+                "special": False,
             }
             for number in range(5, 9)
         ]
