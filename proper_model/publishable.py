@@ -16,7 +16,13 @@ from typing import Any
 from proper_model.base_config import text_config
 from proper_model.errors import BaseModelError, BundleFormatError
 from proper_model.model_types import LARGEST_EMBEDDED_PARAMETERS, MODEL_TYPES, NESTED_TYPES
-from proper_model.outside_config import build_config, build_empty, parse_config, saved_base_config
+from proper_model.outside_config import (
+    build_config,
+    build_empty,
+    declared,
+    parse_config,
+    saved_base_config,
+)
 from proper_model.plain_text import PlainText
 from proper_model.portable_config import make_portable
 from proper_model.release_names import (
@@ -27,8 +33,6 @@ from proper_model.release_names import (
 )
 from proper_model.tokenizer_files import load_tokenizer, saved_tokenizer
 
-# Not of the computation.
-_BESIDE = {"architectures", "dtype", "torch_dtype", "transformers_version", "_name_or_path"}
 _TEXTS = ("a", "Text 12 of a person.", "  two\n\nlines: café, naïve … 一二\t😀 ")
 _HINT = "use a dense Llama, Qwen, Mistral or Gemma base as its makers published it"
 
@@ -58,8 +62,9 @@ def check_config(config: Any, model: Any, raw: bytes | None = None) -> None:
             built = build_config(parse_config(_saved_config(text)))
         else:
             built = build_empty(parse_config(raw or config.to_json_string().encode())).config
-    ours, theirs = _told(text), _told(built)
-    if other := sorted(key for key in ours.keys() | theirs if ours.get(key) != theirs.get(key)):
+        counting = declared(text.model_type)
+    ours, theirs = text.to_dict(), built.to_dict()
+    if other := sorted(key for key in counting if ours.get(key) != theirs.get(key)):
         raise BaseModelError(
             f"devices would read another configuration: {', '.join(other[:3])}", hint=_HINT
         )
@@ -111,10 +116,6 @@ def _saved_config(config: Any) -> bytes:
         config.save_pretrained(scratch)
         make_portable(Path(scratch))
         return saved_base_config((Path(scratch) / CONFIG).read_bytes())
-
-
-def _told(config: Any) -> dict[str, Any]:
-    return {key: value for key, value in config.to_dict().items() if key not in _BESIDE}
 
 
 @contextmanager
