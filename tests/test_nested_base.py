@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from pathlib import Path
@@ -11,11 +12,16 @@ from typing import Any
 import pytest
 import torch
 import transformers as hf
+from bundle_samples import CREATED, KEY, NOW, ROOT
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 
+from client import loading
 from client.home import Home
+from client.loading import load_installed
+from client.updater import install
 from client.workspace import Workspace
+from coordinator.release import publish, reference_base
 from proper_model.artifact import release_to_files
 from proper_model.base import load_base
 from proper_model.base_check import check_base
@@ -192,6 +198,34 @@ def test_a_release_over_it_comes_back_and_exports_to_the_public_checkpoint(
         ours = our_logits(release, tensors, item)
         assert torch.allclose(ours, logits_of(theirs, item), atol=1e-4)
         assert not torch.allclose(ours, logits_of(whole(folder), item), atol=1e-2)
+
+
+@pytest.mark.parametrize("embedded", [True, False])
+def test_what_is_published_over_it_is_what_a_device_computes(
+    folder: Path, tmp_path: Path, embedded: bool
+) -> None:
+    base, _ = load_base(str(folder))
+    trained = noisy_release("device", base=base, referenced=True)
+    counts = {"prototype_counts": torch.zeros(0).long(), "mean_embedding_count": torch.tensor(12)}
+    trained = dataclasses.replace(trained, shared={**trained.shared, **counts})
+    reference = None if embedded else reference_base(folder, PUBLIC.name, PUBLIC.revision)
+    files = release_to_files(trained, base=None if embedded else PUBLIC)
+    if not embedded:
+        files["base/config.json"] = (folder / "config.json").read_bytes()
+    options: dict[str, Any] = {"created": CREATED, "valid_for_days": 30, "base": reference}
+    done = publish(files, tmp_path / "release", [KEY], **options)
+    sent = {p.relative_to(done.path).as_posix(): p for p in done.path.rglob("*") if p.is_file()}
+    content = {name: path.read_bytes() for name, path in sent.items()}
+    here = install(tmp_path / "home", content, ROOT, now=NOW)
+    loading.LOADED.clear()
+    device = load_installed(here, None if embedded else str(folder), threads=1)
+    loading.LOADED.clear()
+    with torch.no_grad():
+        ours, theirs = (r.base(input_ids=TOKENS).logits for r in (device, trained))
+        assert torch.allclose(ours, theirs, atol=1e-5)
+        assert not torch.allclose(ours, whole(folder)(input_ids=TOKENS).logits, atol=1e-2)
+    outer = "model." if embedded else "model.language_model."
+    assert getattr(device.base, "outer_path", "model.") == outer
 
 
 def test_an_embedded_one_is_a_language_model_like_any_other(folder: Path, tmp_path: Path) -> None:
