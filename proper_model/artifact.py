@@ -47,12 +47,11 @@ from proper_model.release_names import (
     SHARED,
     TASK,
     TOKENIZER,
-    TOKENIZER_CONFIG,
     is_release_file,
 )
 from proper_model.structure import Structure
 from proper_model.tasks import Task
-from proper_model.tokenizer_files import saved_config
+from proper_model.tokenizer_files import saved_tokenizer
 
 
 @dataclass
@@ -163,18 +162,14 @@ def release_to_files(release: Release, *, base: BaseSource | None = None) -> dic
     files: dict[str, bytes] = {}
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        release.tokenizer.save_pretrained(folder / "tokenizer")
         if base is None:
-            release.base.save_pretrained(folder / "base", max_shard_size="512MB")
-            make_portable(folder / "base")
-        make_portable(folder / "tokenizer")
-        for path in sorted(folder.rglob("*")):
-            name = path.relative_to(folder).as_posix()
-            # A tokenizer's older formats and a base's generation settings: nothing reads them.
-            if path.is_file() and is_release_file(name):
-                files[name] = path.read_bytes()
-    tokenizer_config = TOKENIZER + TOKENIZER_CONFIG
-    files[tokenizer_config] = saved_config(files[tokenizer_config])
+            release.base.save_pretrained(folder, max_shard_size="512MB")
+            make_portable(folder)
+        for path in sorted(folder.iterdir()):
+            if path.is_file() and is_release_file(BASE + path.name):
+                files[BASE + path.name] = path.read_bytes()
+    for name, data in saved_tokenizer(release.tokenizer).items():
+        files[TOKENIZER + name] = data
     if base is None:
         files[BASE + CONFIG] = saved_base_config(files[BASE + CONFIG])
     else:

@@ -93,7 +93,7 @@ def load_base(
         if model is None:
             model = mapped(source, revision, dtype, device, attention, population, weights)
         check_rows(config)
-        check_tokenizer(name, tokenizer, len(model.get_input_embeddings().weight))
+        check_tokenizer(f"base '{name}'", tokenizer, len(model.get_input_embeddings().weight))
     except (OSError, ValueError, KeyError) as error:
         raise BaseModelError(
             f"the base '{name}' cannot be loaded as a causal language model "

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,10 @@ from proper_model.config import StageSettings
 from proper_model.documents import parse_object
 from proper_model.errors import BaseModelError, ConfigError
 from proper_model.files import open_regular, read_followed
-from proper_model.model_types import MODEL_TYPES
 from proper_model.population import check_targets
+from proper_model.publishable import check_config, check_folder, check_saved_tokenizer
 from proper_model.quantized import check_available
+from proper_model.release_names import CONFIG
 from proper_model.sites import find_sites
 from proper_model.streamed_base import check_language_part
 from proper_model.tokenizer_check import check_tokenizer
@@ -46,17 +48,13 @@ def check_base(name: str, settings: StageSettings) -> None:
     check_available(settings.base_weights)
     source = locate(name)
     config = read_config(name, source)
-    try:
+    folder = Path(source) if Path(source).is_dir() else None
+    with _named(f"base '{name}', config.json"):
         model = check_architecture(config, settings)
-    except BaseModelError as error:
-        raise BaseModelError(
-            f"base '{name}', config.json: {error.message}", hint=error.hint
-        ) from None
-    if config.model_type not in MODEL_TYPES:
-        raise BaseModelError(
-            f"base '{name}' is of type '{config.model_type}', and devices take no release over it",
-            hint="types that releases may stand on: " + ", ".join(sorted(MODEL_TYPES)),
+        raw = (
+            None if folder is None else read_followed(folder / CONFIG, limit_bytes=MAX_HEADER_BYTES)
         )
+        check_config(config, model, raw)
     width = model.get_input_embeddings().weight.shape[1]
     if settings.population.rank > width:
         raise ConfigError(
@@ -64,14 +62,26 @@ def check_base(name: str, settings: StageSettings) -> None:
             f"'{name}'",
             hint="choose a rank well below the width, for example 8",
         )
-    if Path(source).is_dir():
-        for path in weight_files(name, Path(source)):
+    if folder is not None:
+        for path in weight_files(name, folder):
             check_size(name, path)
         if is_nested(config):
-            check_language_part(name, model, weight_files(name, Path(source)))
-    check_tokenizer(
-        name, read_tokenizer(name, source), model.get_input_embeddings().weight.shape[0]
-    )
+            check_language_part(name, model, weight_files(name, folder))
+    tokenizer, rows = read_tokenizer(name, source), model.get_input_embeddings().weight.shape[0]
+    check_tokenizer(f"base '{name}'", tokenizer, rows)
+    with _named(f"base '{name}'"):
+        if folder is not None:
+            check_folder(folder, model)
+        check_saved_tokenizer(tokenizer, rows)
+
+
+@contextmanager
+def _named(where: str) -> Iterator[None]:
+    """What is refused, said with its place."""
+    try:
+        yield
+    except BaseModelError as error:
+        raise BaseModelError(f"{where}: {error.message}", hint=error.hint) from None
 
 
 def check_architecture(config: Any, settings: StageSettings) -> Any:

@@ -99,18 +99,20 @@ def check_trial(config: Any, whole: torch.nn.Module, settings: StageSettings) ->
     )
 
 
-def check_rows(config: Any) -> None:
+def check_rows(config: Any, longest: int = 0) -> None:
     """That rows of one pass stay apart, for a base that is loaded; once in a process.
+
+    `longest`: tokens of the longest row, where that is known.
 
     Raises BaseModelError.
     """
 
     def check() -> None:
-        small = _small(config, empty_model(config), 0)
+        small = _small(config, empty_model(config), longest)
         with _named("a packed pass"):
             Trial(small, None).packed_base()
 
-    _once("rows", config, check)
+    _once(f"rows {longest}", config, check)
 
 
 def _small(config: Any, whole: torch.nn.Module, longest: int) -> Any:

@@ -39,3 +39,6 @@ MODEL_TYPES = frozenset(
 # Checkpoints that read images too, and the type of the language model in them, which alone is used.
 # A release may refer to one; an embedded base is the language model by itself.
 NESTED_TYPES = {"gemma3": "gemma3_text"}
+
+# Larger bases travel as a reference: every node host would otherwise hold a copy.
+LARGEST_EMBEDDED_PARAMETERS = 500_000_000

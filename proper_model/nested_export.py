@@ -36,11 +36,16 @@ def outer_path(config: Any) -> str:
     return NESTED_DECODER if inside else _OWN
 
 
+def is_part(base: Any) -> bool:
+    """Whether a loaded base is the language model of a larger checkpoint that it will be applied to."""
+    return bool(getattr(base, "outer_path", _OWN) != _OWN)
+
+
 def named_from_outside(base: Any, adapter: PeftAdapter) -> PeftAdapter:
     """The adapter as PEFT loads it over the checkpoint that `base` was read from."""
-    outer = getattr(base, "outer_path", _OWN)
-    if outer == _OWN:
+    if not is_part(base):
         return adapter
+    outer = base.outer_path
     tensors = {
         _PEFT + outer + name.removeprefix(_PEFT + _OWN): tensor
         for name, tensor in adapter.tensors.items()

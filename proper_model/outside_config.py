@@ -85,7 +85,7 @@ def parse_config(data: bytes, *, where: str = CONFIG) -> dict[str, Any]:
     if not isinstance(model_type, str) or model_type not in MODEL_TYPES:
         raise _error(where, f"its model_type is none of {', '.join(sorted(MODEL_TYPES))}")
     _check_refused(fields, where)
-    kept = {key: fields[key] for key in sorted(_declared(model_type) & fields.keys())}
+    kept = {key: fields[key] for key in sorted(declared(model_type) & fields.keys())}
     for key, value in kept.items():
         _check_value(value, f"{where}: {key}")
     for key, most in BOUNDS.items():
@@ -153,8 +153,11 @@ def build_empty(fields: Mapping[str, Any]) -> Any:
     return model
 
 
-def _declared(model_type: str) -> frozenset[str]:
-    """Keys that the class of this type declares beyond those that all models have."""
+def declared(model_type: str) -> frozenset[str]:
+    """The keys that count: those that the class of this type has beyond what all models have.
+
+    Raises BundleFormatError for a type that transformers does not know.
+    """
     from transformers import AutoConfig, PreTrainedConfig
 
     try:

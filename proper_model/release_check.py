@@ -20,7 +20,7 @@ from typing import Any
 
 from proper_model.bundle_policy import check_numbers
 from proper_model.config import FFN_TARGETS
-from proper_model.errors import BundleFormatError
+from proper_model.errors import BaseModelError, BundleFormatError
 from proper_model.limits import DEFAULT_LIMITS, Limits
 from proper_model.manifest import BaseReference, Manifest
 from proper_model.outside_config import build_empty, parse_config
@@ -118,6 +118,7 @@ def check_content(
             f"{BASE}: its tensors are not those that {CONFIG} describes, each once", hint=_HINT
         )
     _check_shared(recipe, find_sites(model), shapes[SHARED])
+    _check_rows(model.config, recipe)
     if reference is not None:
         _check_population(model, recipe, shapes[POPULATION_WEIGHTS])
     rows = model.get_input_embeddings().weight.shape[0]
@@ -175,6 +176,17 @@ def _check_layers(fields: Mapping[str, Any], own: Shapes) -> None:
             "are tensors for",
             hint=_HINT,
         )
+
+
+def _check_rows(config: Any, recipe: Recipe) -> None:
+    """Nobody's row may change another's: positions may hang on the longest, kinds of layers be odd."""
+    from proper_model.base_trial import check_rows
+
+    settings = recipe.settings
+    try:
+        check_rows(config, settings.max_prompt_tokens + settings.max_answer_tokens)
+    except BaseModelError as error:
+        raise BundleFormatError(f"{BASE}{CONFIG}: {error.message}", hint=_HINT) from None
 
 
 def _sites_of(shared: Shapes) -> list[Site]:

@@ -21,8 +21,8 @@ TEXTS = 200
 MOST_UNKNOWN = 0.75
 
 
-def check_tokenizer(name: str, tokenizer: Any, rows: int) -> None:
-    """Refuse a tokenizer that does not fit an embedding table of `rows` rows.
+def check_tokenizer(where: str, tokenizer: Any, rows: int) -> None:
+    """Refuse a tokenizer that does not fit an embedding table of `rows` rows; `where` it is from.
 
     A control token without a row is no harm as long as nothing makes it: no text does, see
     `plain_text`.
@@ -32,7 +32,7 @@ def check_tokenizer(name: str, tokenizer: Any, rows: int) -> None:
     ends = tokenizer.eos_token_id
     if ends is None or not 0 <= ends < rows:
         raise BaseModelError(
-            f"base '{name}': its tokenizer has no end-of-sequence token that the model knows",
+            f"{where}: its tokenizer has no end-of-sequence token that the model knows",
             hint="set eos_token in tokenizer_config.json; answers must be able to end",
         )
     control = control_ids(tokenizer)
@@ -45,7 +45,7 @@ def check_tokenizer(name: str, tokenizer: Any, rows: int) -> None:
     if beyond:
         some = ", ".join(f"{word!r} ({number})" for number, word in beyond[:MOST_NAMED])
         raise BaseModelError(
-            f"base '{name}': its tokenizer makes {len(beyond)} ids that have no row among the "
+            f"{where}: its tokenizer makes {len(beyond)} ids that have no row among the "
             f"model's {rows}: {some}",
             hint="use the tokenizer that belongs to these weights; tokens that were added need "
             "model.resize_token_embeddings(len(tokenizer)), and training",
@@ -53,26 +53,25 @@ def check_tokenizer(name: str, tokenizer: Any, rows: int) -> None:
     plain = PlainText(tokenizer)
     made = {"pad_token": [tokenizer.pad_token_id], "its beginning": plain.before}
     if getattr(tokenizer, "chat_template", None):
-        made["its chat template"] = _turn(name, plain)
+        made["its chat template"] = _turn(where, plain)
     for what, ids in made.items():
         lost = [i for i in ids if i is not None and not 0 <= i < rows]
         if lost:
             raise BaseModelError(
-                f"base '{name}': {what} of the tokenizer is id {lost[0]}, and the model has rows "
+                f"{where}: {what} of the tokenizer is id {lost[0]}, and the model has rows "
                 f"for 0 to {rows - 1}",
                 hint="use the tokenizer that belongs to these weights; a pad_token that was added "
                 "can be removed: the end of sequence then stands in",
             )
 
 
-def _turn(name: str, plain: PlainText) -> list[int]:
+def _turn(where: str, plain: PlainText) -> list[int]:
     """The ids of a short user's turn. Raises BaseModelError where the template gives none."""
     try:
         return plain.turn_ids("a")
     except Exception as error:
         raise BaseModelError(
-            f"base '{name}': its chat template does not write one user's turn "
-            f"({type(error).__name__})",
+            f"{where}: its chat template does not write one user's turn ({type(error).__name__})",
             hint="repair chat_template in tokenizer_config.json, or remove it: the task's prompt is "
             "then given as it is",
         ) from error

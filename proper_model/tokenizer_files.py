@@ -16,9 +16,16 @@ from pathlib import Path
 from typing import Any
 
 from proper_model.documents import DocumentError, parse_object
-from proper_model.errors import BundleFormatError
+from proper_model.errors import BaseModelError, BundleFormatError
 from proper_model.files import storage_errors
-from proper_model.release_names import CHAT_TEMPLATE, TOKENIZER, TOKENIZER_CONFIG, TOKENIZER_JSON
+from proper_model.release_names import (
+    CHAT_TEMPLATE,
+    TOKENIZER,
+    TOKENIZER_CONFIG,
+    TOKENIZER_JSON,
+    is_release_file,
+)
+from proper_model.tokenizer_check import check_tokenizer
 
 MAX_TOKENIZER_BYTES = 128 << 20
 MAX_CONFIG_BYTES = 8 << 20  # it may repeat every added token
@@ -62,6 +69,28 @@ def clean_config(data: bytes, *, where: str = TOKENIZER + TOKENIZER_CONFIG) -> b
     return json.dumps(kept, sort_keys=True).encode()
 
 
+def saved_tokenizer(tokenizer: Any) -> dict[str, bytes]:
+    """The files of a tokenizer that a release holds, by name.
+
+    Raises BundleFormatError for one that no `tokenizer.json` describes.
+    """
+    from proper_model.portable_config import make_portable
+
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        tokenizer.save_pretrained(folder)
+        make_portable(folder)
+        # Its older formats and further templates: nothing reads them.
+        files = {
+            path.name: path.read_bytes()
+            for path in sorted(folder.iterdir())
+            if path.is_file() and is_release_file(TOKENIZER + path.name)
+        }
+    if TOKENIZER_JSON not in files:
+        raise _error(TOKENIZER + TOKENIZER_JSON, "missing, and nothing else says how to read text")
+    return files | {TOKENIZER_CONFIG: saved_config(files[TOKENIZER_CONFIG])}
+
+
 def saved_config(data: bytes) -> bytes:
     """`clean_config` of what transformers saved, without the `auto_map` it may have carried over."""
     fields = parse_object(data)
@@ -74,7 +103,7 @@ def load_tokenizer(files: Mapping[str, bytes], *, rows: int, private: Path | Non
 
     Args:
         files: what was verified.
-        rows: of the embedding table: no token id may lie beyond them.
+        rows: of the embedding table: no token id that a text can have may lie beyond them.
         private: a folder of ours that holds these very files. It is read in place where nothing
             else lies in it and its configuration says nothing more, so that a device writes
             nothing; else copies are read.
@@ -86,7 +115,7 @@ def load_tokenizer(files: Mapping[str, bytes], *, rows: int, private: Path | Non
             raise _error(TOKENIZER + name, f"expected a file of at most {most} bytes")
     if len(files.get(CHAT_TEMPLATE, b"")) > MAX_TEMPLATE_BYTES:
         raise _error(TOKENIZER + CHAT_TEMPLATE, f"larger than {MAX_TEMPLATE_BYTES} bytes")
-    _check_ids(files[TOKENIZER_JSON], rows)
+    _check_readable(files[TOKENIZER_JSON])
     copies = {name: files[name] for name in (TOKENIZER_JSON, CHAT_TEMPLATE) if name in files}
     copies[TOKENIZER_CONFIG] = clean_config(files[TOKENIZER_CONFIG])
     whole = json.loads(copies[TOKENIZER_CONFIG]) == json.loads(files[TOKENIZER_CONFIG])
@@ -105,19 +134,14 @@ def _from_copies(files: Mapping[str, bytes]) -> Any:
         return _built(scratch)
 
 
-def _check_ids(data: bytes, rows: int) -> None:
-    """Raise unless the vocabulary can be read and every id of it has a row."""
+def _check_readable(data: bytes) -> None:
+    """Raise unless the vocabulary can be read, and there is one."""
     from tokenizers import Tokenizer
 
     with _refusing(TOKENIZER + TOKENIZER_JSON, "the tokenizer cannot be read"):
-        vocabulary = Tokenizer.from_buffer(data).get_vocab(with_added_tokens=True)
-    if not vocabulary:
+        size = Tokenizer.from_buffer(data).get_vocab_size(with_added_tokens=True)
+    if not size:
         raise _error(TOKENIZER + TOKENIZER_JSON, "its vocabulary is empty")
-    if max(vocabulary.values()) >= rows:
-        raise _error(
-            TOKENIZER + TOKENIZER_JSON,
-            f"has token id {max(vocabulary.values())}, the base has {rows} rows of embeddings",
-        )
 
 
 def _built(folder: str) -> Any:
@@ -152,6 +176,13 @@ def _try(tokenizer: Any, rows: int) -> None:
         raise _error(TOKENIZER, "its chat template leaves out what a person says")
     if not ids or not all(0 <= number < rows for number in ids):
         raise _error(TOKENIZER, "of a prompt it makes no token ids that the base has rows for")
+    with _refusing(TOKENIZER, "what it makes of texts cannot be told"):
+        try:
+            check_tokenizer(TOKENIZER, tokenizer, rows)
+            return
+        except BaseModelError as error:
+            found = error.message
+    raise BundleFormatError(found, hint=_HINT)
 
 
 @contextmanager

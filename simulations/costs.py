@@ -10,13 +10,13 @@ from proper_model.base_check import read_config, read_tokenizer
 from proper_model.encoding import Encoder
 from proper_model.files import storage_errors
 from proper_model.machine import useful_threads
+from proper_model.model_types import LARGEST_EMBEDDED_PARAMETERS
 from proper_model.structure import preset
 from simulations.calibrate import measure, shape_of
 from simulations.estimate import Estimate, count_tokens, estimate
 from simulations.options import RunOptions
 from simulations.placement import check_choices, this_machine
 from simulations.prepare import (
-    LARGEST_EMBEDDED_PARAMETERS,
     build,
     memory_bytes,
     place,

@@ -18,6 +18,7 @@ from coordinator.run_keys import make_run_root
 from proper_model.base_check import read_config
 from proper_model.files import make_private_folder, storage_errors, write_atomic
 from proper_model.machine import useful_threads
+from proper_model.model_types import LARGEST_EMBEDDED_PARAMETERS
 from proper_model.records import User, users_to_json
 from proper_model.runplan import DeviceEntry, RunPlan
 from proper_model.settings_io import to_mapping
@@ -33,9 +34,6 @@ from simulations.placement import (
 )
 from simulations.run_folder import check_owner, check_same, existing_plan, made_folder
 from simulations.sources import Progress, Source, load_source
-
-# Larger bases travel as a reference: every node host would otherwise hold a copy.
-LARGEST_EMBEDDED_PARAMETERS = 500_000_000
 
 
 @dataclass(frozen=True)

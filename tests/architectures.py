@@ -31,10 +31,12 @@ from proper_model.encoding import Encoded, Encoder
 from proper_model.errors import ProperError
 from proper_model.miniature import NARROW, WIDE, shrunk
 from proper_model.model import AdaptedModel
+from proper_model.model_types import LARGEST_EMBEDDED_PARAMETERS, MODEL_TYPES, NESTED_TYPES
 from proper_model.packing import pack
 from proper_model.passes import Pass
 from proper_model.peft_export import peft_adapter
 from proper_model.personal import personal_pass
+from proper_model.publishable import check_config
 from proper_model.scoring import greedy
 from proper_model.user_fold import fold_release
 from tests.exports import noisy_release, user_tensors
@@ -129,7 +131,7 @@ def verdict(kind: str) -> str | None:
     except Exception as error:  # noqa: BLE001 - of transformers' own default
         return f"its default configuration cannot be made ({type(error).__name__})"
     try:
-        check_architecture(config, SETTINGS)
+        check_config(config, check_architecture(config, SETTINGS))
     except ProperError as error:
         return error.message
     return None
@@ -250,9 +252,12 @@ HEADER = """# Which base models work
 The verdict of the base check on every causal language model of the installed transformers, in its
 default configuration and in some that are not ({count} in all): `works` means that packed training
 equals training row by row, that answers generated together equal each alone, and that PEFT loads an
-exported adapter with the same logits. The check runs before a run starts and does all this on a
-small model of the same architecture, so it also judges architectures and configurations that are
-not listed; the list is made by `python -m tests.architectures > docs/models.md`, and
+exported adapter with the same logits, and that a device takes a release over it and builds the same
+model. The check runs before a run starts and does all this on a small model of the same
+architecture, so it also judges configurations that are not listed. Devices know {types} types of
+models of text, and one of checkpoints that read images too ({nested}): a release embeds a base of
+at most {largest} million parameters, for which the type of its language model counts, and refers to
+a larger one. The list is made by `python -m tests.architectures > docs/models.md`, and
 `pytest -m full tests/test_architectures.py` measures each verdict `works` again in other ways.
 
 Profiles whose `population.targets` are others than the four attention projections can decide
@@ -269,7 +274,14 @@ def main() -> None:
     logging.set_verbosity_error()
     warnings.simplefilter("ignore")
     names = list(kinds())
-    print(HEADER.format(count=len(names), version=transformers.__version__))  # noqa: T201
+    header = HEADER.format(
+        count=len(names),
+        version=transformers.__version__,
+        types=len(MODEL_TYPES),
+        nested=", ".join(sorted(NESTED_TYPES)),
+        largest=LARGEST_EMBEDDED_PARAMETERS // 10**6,
+    )
+    print(header)  # noqa: T201
     for kind in sorted(names):
         why = verdict(kind)
         said = "" if why is None else " ".join(why.replace("|", "/").split())

@@ -14,7 +14,7 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import RepositoryNotFoundError
 from transformers import CLIPConfig, Phi3Config
 
-from proper_model import base_check
+from proper_model import base_check, publishable
 from proper_model.base_check import check_base, locate
 from proper_model.errors import BaseModelError, ConfigError
 from proper_model.profiles import load_profile
@@ -206,5 +206,5 @@ def test_a_type_that_devices_refuse_is_refused_before_training(
     base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     check_base(str(base), TINY)
-    monkeypatch.setattr(base_check, "MODEL_TYPES", frozenset({"qwen2"}))
+    monkeypatch.setattr(publishable, "MODEL_TYPES", frozenset({"qwen2"}))
     assert "of type 'llama'" in refusal(base).message

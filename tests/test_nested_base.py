@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from pathlib import Path
@@ -11,24 +12,32 @@ from typing import Any
 import pytest
 import torch
 import transformers as hf
-from peft import PeftModel
+from bundle_samples import CREATED, KEY, NOW, ROOT
+from peft import AutoPeftModelForCausalLM, PeftModel
 from safetensors.torch import load_file, save_file
 
+from client import loading
+from client.export import BaseBeside, write_peft
+from client.export_runtimes import write_mlx
 from client.home import Home
+from client.loading import load_installed
+from client.updater import install
 from client.workspace import Workspace
-from proper_model.artifact import release_from_files, release_to_files
+from coordinator.release import publish, reference_base
+from proper_model.artifact import release_to_files
 from proper_model.base import load_base
 from proper_model.base_check import check_base
 from proper_model.base_config import is_nested, language_part, size
 from proper_model.base_folder import base_folder
 from proper_model.base_memory import read_shape
-from proper_model.errors import BaseModelError
+from proper_model.errors import BaseModelError, ExportError
 from proper_model.machine import useful_threads
 from proper_model.peft_export import peft_adapter
 from proper_model.profiles import load_profile
 from proper_model.user_fold import fold_release
 from simulations.calibrate import measure, shape_of
 from tests.exports import (
+    BUNDLE,
     PUBLIC,
     VOCABULARY,
     logits_of,
@@ -37,7 +46,9 @@ from tests.exports import (
     own_items,
     user_tensors,
 )
+from tests.releases import release_in_memory
 
+MLX = "adapters.safetensors"
 TOKENS = torch.tensor([[1, 5, 9, 13, 8, 7]])
 TEXT = {
     "vocab_size": VOCABULARY,
@@ -173,7 +184,7 @@ def referring_release(folder: Path) -> Any:
     """A noisy release over the public checkpoint, as a device reads it."""
     base, _ = load_base(str(folder))
     release = noisy_release("device", base=base, referenced=True)
-    return release_from_files(release_to_files(release, base=PUBLIC), base_folder=str(folder))
+    return release_in_memory(release_to_files(release, base=PUBLIC), folder)
 
 
 def test_a_release_over_it_comes_back_and_exports_to_the_public_checkpoint(
@@ -193,11 +204,56 @@ def test_a_release_over_it_comes_back_and_exports_to_the_public_checkpoint(
         assert not torch.allclose(ours, logits_of(whole(folder), item), atol=1e-2)
 
 
+def test_beside_its_base_an_adapter_is_the_language_models_own(
+    folder: Path, tmp_path: Path
+) -> None:
+    release = referring_release(folder)
+    tensors, item = user_tensors(release), own_items()[0]
+    alone, tokenizer = load_base(str(folder))
+    beside = BaseBeside(alone, tokenizer, torch.float32)
+    write_peft(tmp_path / "a", release, tensors, bundle_id=BUNDLE, base=PUBLIC, beside=beside)
+    theirs = AutoPeftModelForCausalLM.from_pretrained(tmp_path / "a").eval()
+    assert torch.allclose(our_logits(release, tensors, item), logits_of(theirs, item), atol=1e-4)
+    with pytest.raises(ExportError, match="leave the adapter out") as caught:
+        write_mlx(tmp_path / "b", release, tensors, bundle_id=BUNDLE, base=PUBLIC)
+    assert "--with-base" in (caught.value.hint or "")
+    write_mlx(tmp_path / "b", release, tensors, bundle_id=BUNDLE, base=PUBLIC, beside=beside)
+    assert all(name.startswith("model.layers.") for name in load_file(tmp_path / "b" / MLX))
+
+
+@pytest.mark.parametrize("embedded", [True, False])
+def test_what_is_published_over_it_is_what_a_device_computes(
+    folder: Path, tmp_path: Path, embedded: bool
+) -> None:
+    base, _ = load_base(str(folder))
+    trained = noisy_release("device", base=base, referenced=True)
+    counts = {"prototype_counts": torch.zeros(0).long(), "mean_embedding_count": torch.tensor(12)}
+    trained = dataclasses.replace(trained, shared={**trained.shared, **counts})
+    reference = None if embedded else reference_base(folder, PUBLIC.name, PUBLIC.revision)
+    files = release_to_files(trained, base=None if embedded else PUBLIC)
+    if not embedded:
+        files["base/config.json"] = (folder / "config.json").read_bytes()
+    options: dict[str, Any] = {"created": CREATED, "valid_for_days": 30, "base": reference}
+    done = publish(files, tmp_path / "release", [KEY], **options)
+    sent = {p.relative_to(done.path).as_posix(): p for p in done.path.rglob("*") if p.is_file()}
+    content = {name: path.read_bytes() for name, path in sent.items()}
+    here = install(tmp_path / "home", content, ROOT, now=NOW)
+    loading.LOADED.clear()
+    device = load_installed(here, None if embedded else str(folder), threads=1)
+    loading.LOADED.clear()
+    with torch.no_grad():
+        ours, theirs = (r.base(input_ids=TOKENS).logits for r in (device, trained))
+        assert torch.allclose(ours, theirs, atol=1e-5)
+        assert not torch.allclose(ours, whole(folder)(input_ids=TOKENS).logits, atol=1e-2)
+    outer = "model." if embedded else "model.language_model."
+    assert getattr(device.base, "outer_path", "model.") == outer
+
+
 def test_an_embedded_one_is_a_language_model_like_any_other(folder: Path, tmp_path: Path) -> None:
     base, _ = load_base(str(folder))
     files = release_to_files(noisy_release("device", base=base))
     assert json.loads(files["base/config.json"])["model_type"] == "gemma3_text"
-    again = release_from_files(files)
+    again = release_in_memory(files)
     with torch.no_grad():
         assert torch.equal(again.base(input_ids=TOKENS).logits, base(input_ids=TOKENS).logits)
 
@@ -212,6 +268,7 @@ def test_no_size_of_a_base_is_read_past_the_helper(repository: Path) -> None:
         f"{path.name}: {match[0]}"
         for package in ("proper_model", "client", "coordinator", "simulations")
         for path in sorted((repository / package).rglob("*.py"))
+        if not path.name.startswith(("gguf_", "mlx_"))  # of a loaded base, which is never nested
         for match in direct.finditer(path.read_text(encoding="utf-8"))
     ]
     assert found == []

@@ -185,6 +185,11 @@ CONFIGS = {
     "rope": config(rope_parameters={"rope_type": "no such", "rope_theta": 1e4}),
     "rope text": config(rope_parameters="x"),
     "epsilon": config(rms_norm_eps=1e300),
+    "positions that follow the longest row": config(
+        rope_parameters={"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4},
+        max_position_embeddings=64,
+    ),
+    "layers of another kind": config(model_type="qwen3", layer_types=["linear_attention"]),
     "both ways": {**config(model_type="gemma3_text", use_bidirectional_attention=True)},
 }
 TENSORS = {
@@ -250,7 +255,7 @@ TOKENIZERS = {
                 "id": number,
                 "content": f"<{number}>",
                 **dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False),
-                "special": True,
+                "special": False,
             }
             for number in range(5, 9)
         ]
@@ -298,6 +303,20 @@ def test_a_whole_release_passes() -> None:
     assert found.config is not None
     assert found.config["hidden_size"] == WIDTH
     assert found.tokenizer("a b")["input_ids"] == [2, 3]
+
+
+def test_positions_that_no_row_reaches_beyond_are_no_harm() -> None:
+    dynamic = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}
+    check_files(config(rope_parameters=dynamic, max_position_embeddings=4096))
+
+
+def test_rows_that_change_each_other_are_found_on_the_device_too() -> None:
+    """Its recipe says how long rows are; a publisher's own check may have been another."""
+    files = CONFIGS["positions that follow the longest row"]
+    with pytest.raises(BundleFormatError, match="change each other's loss"):
+        check_files(files)
+    short = settings(max_prompt_tokens=40, max_answer_tokens=8)["recipe.json"]
+    check_files({**files, "recipe.json": short})
 
 
 @pytest.mark.parametrize("files", CASES)
