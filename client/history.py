@@ -165,6 +165,7 @@ def _read(
                     report.error(place, f"the same id as record {other}, with another content")
                     left[FAULTY] += 1
     drafter.check_senders()
+    drafter.check_ratings()
     return _finished(opened.name, keeper, report, reading.selection, read, left, options)
 
 

@@ -53,7 +53,8 @@ class Table:
                     continue
                 number += 1
                 line = self._feed.record_line
-                if len(cells) != len(self.header):
+                extra = cells[len(self.header) :]
+                if len(cells) < len(self.header) or any(cell.strip() for cell in extra):
                     fault = f"has {len(cells)} cells, the header has {len(self.header)}"
                     yield Record(number, None, line, (fault,))
                     continue

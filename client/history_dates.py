@@ -35,8 +35,9 @@ _DAY_NAME = r"(?:[a-z]{3,9}\.?,?\s+)?"
 _FORMS = tuple(
     re.compile(form + r"\s*", re.IGNORECASE)
     for form in (
-        # 2024-03-01, 2024/3/1 and 20240301, with or without a time
+        # 2024-03-01, 2024/3/1 and 20240301, with or without a time; 2024/03
         rf"(?P<year>\d{{4}})[-/.](?P<number>\d{{1,2}})[-/.](?P<day>\d{{1,2}}){_CLOCK}",
+        r"(?P<year>(?:19|20)\d{2})/(?P<number>\d{1,2})(?P<day>)",
         rf"(?P<year>(?:19|20)\d{{2}})(?P<number>\d{{2}})(?P<day>\d{{2}})(?:T{_TIME}{_ZONE})?",
         # Wed Oct 10 20:19:24 +0000 2018
         rf"{_DAY_NAME}{_MONTH}\s+(?P<day>\d{{1,2}})\s+{_TIME}{_ZONE}\s+(?P<year>\d{{4}})",
@@ -56,6 +57,10 @@ _UNIX = re.compile(r"(\d{9,13})(?:\.\d+)?")
 
 class NoDateError(ValueError):
     """A text is no date of the calendar; the message says what it looks like, and quotes nothing."""
+
+
+class OtherOrderError(NoDateError):
+    """A date that cannot be read in the order of the others."""
 
 
 class OrderUnknownError(NoDateError):
@@ -79,6 +84,9 @@ class DateReader:
     """
 
     order: str | None = None
+
+    def __post_init__(self) -> None:
+        self.given = self.order is not None
 
     def read(self, value: Any) -> Moment | None:
         """The moment of a cell or a JSON value; None for nothing. Raises NoDateError."""
@@ -104,6 +112,8 @@ class DateReader:
             if match := form.fullmatch(text):
                 parts = match.groupdict()
                 month = parts.get("number") or MONTHS.index(parts["month"].lower()) + 1
+                if not parts["day"]:
+                    return _of_month(int(parts["year"]), int(month))
                 return _moment(int(parts["year"]), int(month), int(parts["day"]), parts)
         if match := _NUMBERS.fullmatch(text):
             return self._of_numbers(match)
@@ -120,9 +130,8 @@ class DateReader:
             day, month = (first, second) if order == "dmy" else (second, first)
             year = last if len(match["c"]) == 4 else 2000 + last
         if month > 12 >= day > 0:
-            raise NoDateError(
-                f"no such month with {_ORDER_WORDS[order]} first, as elsewhere in this file"
-            )
+            where = "--date-order says" if self.given else "elsewhere in this file"
+            raise OtherOrderError(f"no such month with {_ORDER_WORDS[order]} first, as {where}")
         moment = _moment(year, month, day, match.groupdict())
         self.order = order
         return moment
@@ -190,6 +199,12 @@ def _moment(year: int, month: int, day: int, parts: dict[str, str | None]) -> Mo
         )
     except ValueError:
         raise NoDateError("not a date of the calendar") from None
+
+
+def _of_month(year: int, month: int) -> Moment:
+    if not 1 <= month <= 12:
+        raise NoDateError("not a date of the calendar")
+    return Moment((year, month), normal_date((year, month)))
 
 
 def _hour(hour: int, half: str | None) -> int:

@@ -45,6 +45,9 @@ INSTANT = (2018, 10, 10, 20, 19, 24, 0)
         ("5-Mar-2018", "2018-03-05", (2018, 3, 5)),
         ("March 5th, 2018", "2018-03-05", (2018, 3, 5)),
         ("2018-10", "2018-10", (2018, 10)),
+        ("2018/10", "2018-10", (2018, 10)),
+        ("2018/3", "2018-03", (2018, 3)),
+        ("2018/13", None, None),
         (2018, "2018", (2018,)),
         ("29/02/2024", "2024-02-29", (2024, 2, 29)),
         ("", "", None),
@@ -115,6 +118,13 @@ def test_the_whole_column_decides(read):
     assert [i.date for i in read("03/04/2024", date_order="mdy").items] == ["2024-03-04"]
     with pytest.raises(DataError, match=r"record 2 \(line 2\), field date: no such month"):
         read("13/04/2024", "04/13/2024")
+    # Two orders in one file: a lenient reading would keep the wrong days of the others.
+    with pytest.raises(DataError, match=r"record 2 .*as elsewhere in this file") as error:
+        read("13/04/2024", "04/13/2024", "05/06/2024", lenient=True)
+    assert "--no-date" in error.value.hint
+    told = read("05/06/2024", "04/13/2024", date_order="dmy", lenient=True)
+    assert [i.date for i in told.items] == ["2024-06-05", None]
+    assert "as --date-order says" in told.warnings[0]
     with pytest.raises(ConfigError, match="unknown order"):
         read("2024", date_order="us")
 

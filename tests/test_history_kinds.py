@@ -64,6 +64,13 @@ def test_tables_as_programs_write_them(read, content, chunk_bytes, monkeypatch):
     assert [(item.fields["text"], item.fields["score"]) for item in history.items] == FINE
 
 
+def test_cells_that_are_empty_may_follow_the_last_column(read):
+    history = read("text,score\nfine é,4,,\nmore,5, \n")
+    assert [(item.fields["text"], item.fields["score"]) for item in history.items] == FINE
+    refused(read, r"record 1 \(line 2\): has 3 cells, the header has 2", "--lenient",
+            f"text,score\nx,4,{SECRET}\n")  # fmt: skip
+
+
 def test_a_row_is_named_by_its_own_line_after_breaks_inside_quotes(read):
     refused(read, r"h.csv, record 3 \(line 6\), field score", "--lenient",
             'sep=,\ntext,score\n"a\nb",1\nc,2\nd,nine\n')  # fmt: skip
