@@ -17,7 +17,10 @@ from proper_model.dates import date_key, normal_date
 
 ORDERS = ("dmy", "mdy", "ymd")
 OPTIONS_HINT = "--no-date reads the items without dates, --lenient leaves out dates like this one"
-ORDER_HINT = "say which it is: --date-order dmy (day first) or --date-order mdy (month first)"
+ORDER_HINT = (
+    "say which it is: --date-order dmy (day first), mdy (month first), or ymd (year first, as in "
+    "24-03-15)"
+)
 MAX_DATE_CHARS = 100
 MIN_UNIX, MAX_UNIX = (
     10**8,
@@ -121,10 +124,12 @@ class DateReader:
 
     def _of_numbers(self, match: re.Match[str]) -> Moment:
         first, second, last = int(match["a"]), int(match["b"]), int(match["c"])
-        order = self.order or shown_order(first, second, match["sign"])
+        order = self.order or shown_order(match)
         if order is None:
             raise OrderUnknownError("the day or the month could stand first")
-        if order == "ymd" and len(match["c"]) == 2:
+        if order == "ymd" and len(match["c"]) == 4:
+            raise OtherOrderError("the year stands last, and first as --date-order says")
+        if order == "ymd":
             day, month, year = last, second, first + 2000
         else:
             day, month = (first, second) if order == "dmy" else (second, first)
@@ -140,9 +145,12 @@ class DateReader:
 _ORDER_WORDS = {"dmy": "the day", "mdy": "the month", "ymd": "the year"}
 
 
-def shown_order(first: int, second: int, sign: str) -> str | None:
-    """What two numbers show about their order; points are used where the day stands first."""
-    if first > 12 or sign == ".":
+def shown_order(match: re.Match[str]) -> str | None:
+    """What three numbers show about their order; points are used where the day stands first."""
+    first, second, last = int(match["a"]), int(match["b"]), match["c"]
+    if match["sign"] == "-" and first > 12 and len(last) == 2 and 0 < int(last) <= 31:
+        return None  # 24-03-15: the year may stand first, as in ISO 8601
+    if first > 12 or match["sign"] == ".":
         return "dmy"
     return "mdy" if second > 12 else None
 

@@ -42,7 +42,7 @@ _ASSIGNED = re.compile(r"\s*(?:window\.YTD\.\w+\.part\d+|Grailbird\.data\.\w+)\s
 _SCRIPT = re.compile(r"\s*(?:(?:var|let|const)\s+)?[\w$.]{1,80}\s*=\s*[\[{]")
 # What other files begin with, and what helps.
 _OTHERS = (
-    (re.compile(r"\s*<(?:!doctype|html|head|body)", re.IGNORECASE), "an HTML page",
+    (re.compile(r"\s*<(?:!doctype|!--|(?:html|head|body|table|div|p)[\s>])", re.IGNORECASE), "an HTML page",
      "export the data as JSON or CSV; programs that write pages usually offer both"),
     (re.compile(r"\s*<\?xml"), "XML", "convert it to JSON or CSV, one record an item"),
     (re.compile(r"\{\\rtf"), "a document in rich text", "save it as plain text in UTF-8"),

@@ -164,6 +164,20 @@ READ = {
         [("2025-05-18", {"text": "A body", "title": "My title"})],
         {EMPTY: 1},
     ),
+    "reddit messages": (
+        ("messages.csv", "LaMP_7", {"sender": "me"}),
+        "id,permalink,thread_id,date,ip,from,to,subject,body\n"
+        "1,p,t,2024-05-18 04:35:32 UTC,,me,you,s,mine\n2,p,t,2024-05-18 04:36:32 UTC,,you,me,s,theirs\n",
+        [("2024-05-18", {"text": "mine"})],
+        {"of other people": 1},
+    ),
+    "reddit chats": (
+        ("chat_history.csv", "LaMP_7", {"sender": "me"}),
+        "message_id,created_at,updated_at,username,message,channel_url,subreddit\n"
+        "1,2024-05-18 04:35:32 UTC,,me,mine,u,\n2,2024-05-18 04:36:32 UTC,,you,theirs,u,\n",
+        [("2024-05-18", {"text": "mine"})],
+        {"of other people": 1},
+    ),
     "twitter": (
         ("tweets.js", "LaMP_7", {}),
         tweets("newest &amp; so on", "RT @someone: theirs", "@friend yes!", "oldest"),

@@ -85,6 +85,14 @@ def test_day_and_month_are_never_guessed():
         assert DateReader("dmy").read(written).day == "2024-04-03"
         assert DateReader("mdy").read(written).day == "2024-03-04"
     assert DateReader("ymd").read("24/03/04").day == "2024-03-04"
+    for written in ("24-03-15", "15-03-24"):  # the year may stand first
+        with pytest.raises(OrderUnknownError):
+            DateReader().read(written)
+    assert DateReader("ymd").read("24-03-15").day == "2024-03-15"
+    assert DateReader("dmy").read("24-03-15").day == "2015-03-24"
+    assert DateReader().read("24-03-99").day == "2099-03-24"
+    with pytest.raises(NoDateError, match="the year stands last"):
+        DateReader("ymd").read("03/04/2024")
     assert order_of(["03/04/2024", "x", None, "05/13/2024", "13/05/2024"]) == "mdy"
     assert order_of(["03/04/2024", "2024-01-31"]) is None
     reader = DateReader()

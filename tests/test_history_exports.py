@@ -18,6 +18,7 @@ from client.history_layouts import (
     layout_of_head,
     layout_of_header,
 )
+from client.plain_text import from_html
 from proper_model.errors import ConfigError, DataError
 from proper_model.tasks import load_task
 from tests.histories import (
@@ -291,6 +292,23 @@ def test_an_empty_answer_is_no_item_in_any_form(read):
         assert [dict(item.fields) for item in history.items] == [{"text": "ok", "score": "3"}]
         assert history.left_out == {EMPTY: 3, "faulty": 1}
     assert read("text,score\nx,\nok,3\n").left_out == {EMPTY: 1}
+
+
+@pytest.mark.parametrize(
+    ("html", "text"),
+    [
+        ("<p>a</p>b", "a\n\nb"),
+        ("<blockquote>theirs</blockquote>mine", "theirs\nmine"),
+        ("<p>x</p><pre>y</pre>z", "x\n\ny\nz"),
+        ("<div>a</div><div>b</div>", "a\nb"),
+        ("<ul><li>1</li><li>2</li></ul>x", "1\n2\nx"),
+        ("<tr><td>a</td><td>b</td></tr>", "a b"),
+        ("a<br/><br/>b<i>c</i>", "a\n\nbc"),
+        ("I <3 this & 5 < 6 > 2 &lt;b&gt;", "I <3 this & 5 < 6 > 2 <b>"),
+    ],
+)
+def test_html_never_joins_the_words_of_two_lines(html, text):
+    assert from_html(html) == text
 
 
 # -- whatever stands in a file ---------------------------------------------------------------------
