@@ -55,6 +55,10 @@ _NUMBERS = re.compile(
     rf"(?P<a>\d{{1,2}})(?P<sign>[/.-])(?P<b>\d{{1,2}})(?P=sign)(?P<c>\d{{4}}|\d{{2}})\.?{_CLOCK}\s*",
     re.IGNORECASE,
 )
+_DIGITS = re.compile(  # 202403011430, 20240301143059
+    r"(?P<year>(?:19|20)\d{2})(?P<month>0[1-9]|1[0-2])(?P<day>[0-2]\d|3[01])"
+    r"(?P<hour>[01]\d|2[0-3])(?P<minute>[0-5]\d)(?P<second>[0-5]\d)?"
+)
 _UNIX = re.compile(r"(\d{9,13})(?:\.\d+)?")
 
 
@@ -109,6 +113,9 @@ class DateReader:
         return Moment(key, normal_date(key)) if key is not None else self._written(text)
 
     def _written(self, text: str) -> Moment:
+        if match := _DIGITS.fullmatch(text):  # sooner than the milliseconds of a day in 1976
+            parts = match.groupdict()
+            return _moment(int(parts["year"]), int(parts["month"]), int(parts["day"]), parts)
         if (unix := _UNIX.fullmatch(text)) and (moment := _of_unix(int(unix[1]))):
             return moment
         for form in _FORMS:

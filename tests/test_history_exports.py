@@ -262,6 +262,9 @@ def test_a_date_can_be_ignored_and_fields_left_out(read):
             error=ConfigError)  # fmt: skip
     refused(read, "contradict", "", table, columns={"date": "date"}, use_date=False,
             error=ConfigError)  # fmt: skip
+    for nowhere in ({"use_date": False}, {"columns": {"date": ""}}):
+        refused(read, "--date-order is for dates", "", table, date_order="dmy", error=ConfigError,
+                **nowhere)  # fmt: skip
 
 
 def test_an_optional_field_never_costs_an_item(read):
