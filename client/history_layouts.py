@@ -271,7 +271,7 @@ LAYOUTS: tuple[Layout, ...] = (
         {"text": ("text",)},
         ("date_unixtime", "date"),
         head=re.compile(
-            r'\s*\{(?=.*?"(?:messages|chats)"\s*:\s*[\[{])'
+            r'\s*\{(?=.*?"(?:messages|chats|contacts)"\s*:\s*[\[{])'
             r'(?=.*?"(?:personal_information|from_id|date_unixtime|about)"\s*:'
             r'|.*?"type"\s*:\s*"(?:personal_chat|bot_chat|saved_messages|private_\w+|public_\w+)")',
             re.DOTALL,

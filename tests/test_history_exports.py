@@ -139,6 +139,13 @@ def test_nobody_else_s_messages_are_taken_before_the_file_says_who_the_person_is
     assert [item.fields["text"] for item in named.items] == ["see x.org now", "mine"]
 
 
+def test_a_telegram_export_may_begin_with_many_contacts(read):
+    contacts = {"list": [{"first_name": "B", "phone": "1" * 80}] * 1000}
+    content = json.dumps(TELEGRAM | {"contacts": contacts})
+    assert content.index('"chats"') > 1 << 16
+    assert len(read(content, name="result.json", task="LaMP_7").items) == 2
+
+
 def test_a_sender_is_named_for_chats_alone(read):
     for content, name in (
         (GOODREADS, "h.csv"),
