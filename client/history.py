@@ -123,6 +123,10 @@ def _checked(options: ReadOptions, task: Task) -> Scale | None:
         raise ConfigError("unknown order of dates", hint=f"--date-order {', '.join(ORDERS)}")
     if not options.use_date and options.columns.get("date"):
         raise ConfigError("--no-date and --column date=... contradict each other")
+    if options.date_order is not None and (
+        not options.use_date or options.columns.get("date") == ""
+    ):
+        raise ConfigError("--date-order is for dates, and none are to be read")
     if options.scale is None:
         return None
     if task.kind != "ordinal" or not task.labels or task.answer_field is None:
@@ -165,6 +169,7 @@ def _read(
                     report.error(place, f"the same id as record {other}, with another content")
                     left[FAULTY] += 1
     drafter.check_senders()
+    drafter.check_ratings()
     return _finished(opened.name, keeper, report, reading.selection, read, left, options)
 
 

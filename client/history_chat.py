@@ -17,9 +17,14 @@ from client.history_layouts import FROM
 from client.history_source import MAX_RECORD_CHARS, TOO_LONG, Record, iter_lines
 from client.plain_text import without_marks
 
-_DATE = r"\d{1,4}[./-]\d{1,2}[./-]\d{2,4}\.?"
-_TIME = r"\d{1,2}[:.]\d{2}(?:[:.]\d{2})?(?:\s?[ap]\.?\s?m\.?)?"
-_WHEN = rf"(?P<date>{_DATE}),?\s(?:at\s|klo\s)?(?P<time>{_TIME})"
+_SIGN = r"[\u200e\u200f]?[./-][\u200e\u200f\s]{0,2}"
+_DATE = rf"\d{{1,4}}{_SIGN}\d{{1,2}}{_SIGN}\d{{2,4}}\.?"
+_TIME = r"\d{1,2}[:.]\d{2}(?:[:.]\d{2})?"
+# Words of many languages stand before or behind the time: `at`, `klo`, `PM`, `p. m.`
+_WHEN = (
+    rf"(?P<date>{_DATE})(?:[,\u060c]\s?|\s)[\u200e\u200f]?(?P<before>[^\W\d_][^\d\n:\[\]<>]{{0,9}}?)?"
+    rf"\s?(?P<time>{_TIME})(?:\s?(?P<after>[^\W\d_][^\d\n:\[\]<>-]{{0,9}}))?"
+)
 _MARK = r"[\u200e\u200f\u202a]*"
 _BEGINNINGS = tuple(
     re.compile(_MARK + form + r"(?P<rest>.*)", re.DOTALL | re.IGNORECASE)
@@ -31,7 +36,55 @@ _ATTACHED = re.compile(
 )
 _BRACKETED = re.compile(r"<[^<>\n]{1,80}>")
 _EDITED = re.compile(r"\s*\u200e?<[^<>\n]{1,60}>\s*$")
-_NOTICES = ("This message was deleted", "You deleted this message", "Missed voice call", "null")
+# What the program writes on Android in the person's name, without any mark.
+_NOTICES = frozenset(
+    """
+null
+This message was deleted
+You deleted this message
+Missed voice call
+Missed video call
+Missed group voice call
+Missed group video call
+Waiting for this message
+Waiting for this message. This may take a while
+live location shared
+Diese Nachricht wurde gel\u00f6scht
+Du hast diese Nachricht gel\u00f6scht
+Verpasster Sprachanruf
+Verpasster Videoanruf
+Warte auf diese Nachricht
+Live-Standort wird geteilt
+Se elimin\u00f3 este mensaje
+Este mensaje fue eliminado
+Eliminaste este mensaje
+Llamada perdida
+Videollamada perdida
+Mensagem apagada
+Esta mensagem foi apagada
+Voc\u00ea apagou esta mensagem
+Chamada de voz perdida
+Chamada de v\u00eddeo perdida
+Ce message a \u00e9t\u00e9 supprim\u00e9
+Vous avez supprim\u00e9 ce message
+Appel vocal manqu\u00e9
+Appel vid\u00e9o manqu\u00e9
+Questo messaggio \u00e8 stato eliminato
+Hai eliminato questo messaggio
+Chiamata vocale persa
+Videochiamata persa
+Dit bericht is verwijderd
+U hebt dit bericht verwijderd
+Je hebt dit bericht verwijderd
+Gemiste spraakoproep
+Gemiste video-oproep
+""".strip().split("\n")
+)
+_PLACE = re.compile(r"(?:[^\W\d_]{1,20}: )?https://maps\.google\.com/\?q=\S+", re.IGNORECASE)
+# Words for the halves of the day; with another one the time is not read.
+_MORNING = frozenset({"am", "ص", "오전", "上午", "午前", "πμ", "öö"})
+_EVENING = frozenset({"pm", "م", "오후", "下午", "午後", "μμ", "ös"})
+_AT = frozenset({"at", "klo", "à", "um", "kl", "u", "saat", "alle", "às", "om", "в"})
 
 
 def is_chat(head: str) -> bool:
@@ -72,7 +125,7 @@ def _record(number: int, line: int, whole: str, length: int) -> Record:
         return Record(number, None, line, (f"a message {TOO_LONG}",))
     match = _begin(whole)
     assert match is not None, "a message begins with its date"
-    date = f"{match['date']} {match['time']}"
+    date = _date(match)
     message = _MESSAGE.match(match["rest"])
     if message is None:
         return Record(number, {"date": date, "kind": "service"}, line)
@@ -85,10 +138,27 @@ def _record(number: int, line: int, whole: str, length: int) -> Record:
     return Record(number, raw, line)
 
 
+def _date(match: re.Match[str]) -> str:
+    """When a message was sent; its day alone where a word at the time is not known."""
+    day = re.sub(r"\s", "", without_marks(match["date"])).rstrip(".")
+    words = {
+        re.sub(r"[\s.]", "", without_marks(word)).lower()
+        for word in (match["before"], match["after"])
+        if word
+    } - _AT
+    if not words:
+        return f"{day} {match['time']}"
+    if words <= _MORNING or words <= _EVENING:
+        return f"{day} {match['time']} {'AM' if words <= _MORNING else 'PM'}"
+    return day
+
+
 def _kind(text: str) -> str:
     """`media` for what the program wrote in place of a text, else `text`."""
     plain = without_marks(text).strip()
     own = text.lstrip(" ").startswith("\u200e")  # the program's words on an iPhone
-    if own or _BRACKETED.fullmatch(plain) or plain.rstrip(".") in _NOTICES:
+    if own or " \u2022 \u200e" in text:  # as before: a document's pages
         return "media"
-    return "media" if _ATTACHED.fullmatch(plain) else "text"
+    if plain.rstrip(".") in _NOTICES or _PLACE.fullmatch(plain):
+        return "media"
+    return "media" if _BRACKETED.fullmatch(plain) or _ATTACHED.fullmatch(plain) else "text"

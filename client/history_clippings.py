@@ -18,6 +18,7 @@ from collections.abc import Generator, Iterator
 from client.history_source import MAX_RECORD_CHARS, TOO_LONG, Record, iter_lines
 
 _END = "=========="
+_NOTICE = re.compile(r"<[^<>\n]{1,120}>")  # `<You have reached the clipping limit ...>`
 _ADDED = re.compile(r"\|\s*Added on\s+(?P<date>[^|]{1,80})$", re.IGNORECASE)
 
 
@@ -51,7 +52,8 @@ def _record(number: int, line: int, lines: list[str], length: int) -> Record:
     if not what.startswith("-"):
         return Record(number, None, line, ("an entry without the line that says what it is",))
     text = "".join(lines[2:]).replace("\r\n", "\n").strip()
-    raw = {"text": text, "kind": "highlight" if text else "bookmark"}
+    kind = "notice" if _NOTICE.fullmatch(text) else "highlight"
+    raw = {"text": text, "kind": kind if text else "bookmark"}
     if added := _ADDED.search(what):
         raw["date"] = added["date"].strip()
     return Record(number, raw, line)

@@ -53,7 +53,8 @@ class Table:
                     continue
                 number += 1
                 line = self._feed.record_line
-                if len(cells) != len(self.header):
+                extra = cells[len(self.header) :]
+                if len(cells) < len(self.header) or any(cell.strip() for cell in extra):
                     fault = f"has {len(cells)} cells, the header has {len(self.header)}"
                     yield Record(number, None, line, (fault,))
                     continue
@@ -68,13 +69,10 @@ class Table:
             if field in needed and not set(places) & set(self.header)
         ]
         if missing:
-            guess = ""
-            if shown_names(self.header, fields):
-                guess = likely(self.header, [f for f in fields if f not in self.header])
-            if len(self.header) == 1 and not guess:
-                guess = "; lines of text are no table: write one item a line as JSON"
-            elif guess:
-                guess = f", such as {guess}"
+            guess = "; lines of text are no table: write one item a line as JSON"
+            if self._shown(fields):
+                options = likely(self.header, [f for f in fields if f not in self.header])
+                guess = f", such as {options}" if options else ""
             raise DataError(
                 f"{self.name}: no column named {', '.join(dict.fromkeys(missing))}; "
                 f"{self._found(fields)}",
@@ -91,10 +89,16 @@ class Table:
         return {c: self.header.index(c) for c in selection.columns if c in self.header}
 
     def _found(self, fields: Sequence[str]) -> str:
-        shown = shown_names(self.header, fields)
+        shown = self._shown(fields)
         if not shown:
             return f"found {len(self.header)} cells in the first row that do not look like column names"
         return f"found {shown}"
+
+    def _shown(self, fields: Sequence[str]) -> str:
+        """The header for a message; empty where it may be a person's text, as one cell mostly is."""
+        if len(self.header) == 1 and self.header[0] not in fields:
+            return ""
+        return shown_names(self.header, fields)
 
 
 def cell(raw: Mapping[str, Any], column: str) -> Any:

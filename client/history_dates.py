@@ -17,7 +17,10 @@ from proper_model.dates import date_key, normal_date
 
 ORDERS = ("dmy", "mdy", "ymd")
 OPTIONS_HINT = "--no-date reads the items without dates, --lenient leaves out dates like this one"
-ORDER_HINT = "say which it is: --date-order dmy (day first) or --date-order mdy (month first)"
+ORDER_HINT = (
+    "say which it is: --date-order dmy (day first), mdy (month first), or ymd (year first, as in "
+    "24-03-15)"
+)
 MAX_DATE_CHARS = 100
 MIN_UNIX, MAX_UNIX = (
     10**8,
@@ -35,8 +38,9 @@ _DAY_NAME = r"(?:[a-z]{3,9}\.?,?\s+)?"
 _FORMS = tuple(
     re.compile(form + r"\s*", re.IGNORECASE)
     for form in (
-        # 2024-03-01, 2024/3/1 and 20240301, with or without a time
+        # 2024-03-01, 2024/3/1 and 20240301, with or without a time; 2024/03
         rf"(?P<year>\d{{4}})[-/.](?P<number>\d{{1,2}})[-/.](?P<day>\d{{1,2}}){_CLOCK}",
+        r"(?P<year>(?:19|20)\d{2})/(?P<number>\d{1,2})(?P<day>)",
         rf"(?P<year>(?:19|20)\d{{2}})(?P<number>\d{{2}})(?P<day>\d{{2}})(?:T{_TIME}{_ZONE})?",
         # Wed Oct 10 20:19:24 +0000 2018
         rf"{_DAY_NAME}{_MONTH}\s+(?P<day>\d{{1,2}})\s+{_TIME}{_ZONE}\s+(?P<year>\d{{4}})",
@@ -51,11 +55,19 @@ _NUMBERS = re.compile(
     rf"(?P<a>\d{{1,2}})(?P<sign>[/.-])(?P<b>\d{{1,2}})(?P=sign)(?P<c>\d{{4}}|\d{{2}})\.?{_CLOCK}\s*",
     re.IGNORECASE,
 )
+_DIGITS = re.compile(  # 202403011430, 20240301143059
+    r"(?P<year>(?:19|20)\d{2})(?P<month>0[1-9]|1[0-2])(?P<day>[0-2]\d|3[01])"
+    r"(?P<hour>[01]\d|2[0-3])(?P<minute>[0-5]\d)(?P<second>[0-5]\d)?"
+)
 _UNIX = re.compile(r"(\d{9,13})(?:\.\d+)?")
 
 
 class NoDateError(ValueError):
     """A text is no date of the calendar; the message says what it looks like, and quotes nothing."""
+
+
+class OtherOrderError(NoDateError):
+    """A date that cannot be read in the order of the others."""
 
 
 class OrderUnknownError(NoDateError):
@@ -80,6 +92,9 @@ class DateReader:
 
     order: str | None = None
 
+    def __post_init__(self) -> None:
+        self.given = self.order is not None
+
     def read(self, value: Any) -> Moment | None:
         """The moment of a cell or a JSON value; None for nothing. Raises NoDateError."""
         if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
@@ -98,12 +113,17 @@ class DateReader:
         return Moment(key, normal_date(key)) if key is not None else self._written(text)
 
     def _written(self, text: str) -> Moment:
+        if match := _DIGITS.fullmatch(text):  # sooner than the milliseconds of a day in 1976
+            parts = match.groupdict()
+            return _moment(int(parts["year"]), int(parts["month"]), int(parts["day"]), parts)
         if (unix := _UNIX.fullmatch(text)) and (moment := _of_unix(int(unix[1]))):
             return moment
         for form in _FORMS:
             if match := form.fullmatch(text):
                 parts = match.groupdict()
                 month = parts.get("number") or MONTHS.index(parts["month"].lower()) + 1
+                if not parts["day"]:
+                    return _of_month(int(parts["year"]), int(month))
                 return _moment(int(parts["year"]), int(month), int(parts["day"]), parts)
         if match := _NUMBERS.fullmatch(text):
             return self._of_numbers(match)
@@ -111,18 +131,19 @@ class DateReader:
 
     def _of_numbers(self, match: re.Match[str]) -> Moment:
         first, second, last = int(match["a"]), int(match["b"]), int(match["c"])
-        order = self.order or shown_order(first, second, match["sign"])
+        order = self.order or shown_order(match)
         if order is None:
             raise OrderUnknownError("the day or the month could stand first")
-        if order == "ymd" and len(match["c"]) == 2:
+        if order == "ymd" and len(match["c"]) == 4:
+            raise OtherOrderError("the year stands last, and first as --date-order says")
+        if order == "ymd":
             day, month, year = last, second, first + 2000
         else:
             day, month = (first, second) if order == "dmy" else (second, first)
             year = last if len(match["c"]) == 4 else 2000 + last
         if month > 12 >= day > 0:
-            raise NoDateError(
-                f"no such month with {_ORDER_WORDS[order]} first, as elsewhere in this file"
-            )
+            where = "--date-order says" if self.given else "elsewhere in this file"
+            raise OtherOrderError(f"no such month with {_ORDER_WORDS[order]} first, as {where}")
         moment = _moment(year, month, day, match.groupdict())
         self.order = order
         return moment
@@ -131,9 +152,12 @@ class DateReader:
 _ORDER_WORDS = {"dmy": "the day", "mdy": "the month", "ymd": "the year"}
 
 
-def shown_order(first: int, second: int, sign: str) -> str | None:
-    """What two numbers show about their order; points are used where the day stands first."""
-    if first > 12 or sign == ".":
+def shown_order(match: re.Match[str]) -> str | None:
+    """What three numbers show about their order; points are used where the day stands first."""
+    first, second, last = int(match["a"]), int(match["b"]), match["c"]
+    if match["sign"] == "-" and first > 12 and len(last) == 2 and 0 < int(last) <= 31:
+        return None  # 24-03-15: the year may stand first, as in ISO 8601
+    if first > 12 or match["sign"] == ".":
         return "dmy"
     return "mdy" if second > 12 else None
 
@@ -190,6 +214,12 @@ def _moment(year: int, month: int, day: int, parts: dict[str, str | None]) -> Mo
         )
     except ValueError:
         raise NoDateError("not a date of the calendar") from None
+
+
+def _of_month(year: int, month: int) -> Moment:
+    if not 1 <= month <= 12:
+        raise NoDateError("not a date of the calendar")
+    return Moment((year, month), normal_date((year, month)))
 
 
 def _hour(hour: int, half: str | None) -> int:

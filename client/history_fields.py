@@ -58,7 +58,8 @@ class Selection:
     def columns(self) -> frozenset[str]:
         """All places that are looked at."""
         looked = [place for places in self.places.values() for place in places]
-        return frozenset((*looked, *(rule.place for rule in self.rules)))
+        senders = () if self.layout is None or not self.layout.sender else (self.layout.sender,)
+        return frozenset((*looked, *senders, *(rule.place for rule in self.rules)))
 
     @property
     def is_plain(self) -> bool:
@@ -175,7 +176,7 @@ def likely(names: Sequence[str], fields: Collection[str]) -> str:
     """Options that would fit a header, such as `--column "score=My Rating"`; empty if none does."""
     found = []
     for field in fields:
-        words = _LIKELY.get(field, ())
+        words = (field, *_LIKELY.get(field, ()))  # the field's own name in other letters
         fitting = [n for n in names if n.lower() in words and is_known_name(n)]
         if len(fitting) == 1:
             found.append(f'--column "{field}={fitting[0]}"')

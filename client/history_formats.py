@@ -38,11 +38,11 @@ _NAMES = {
 }
 _PROFILE_LIST = re.compile(rf'"{PROFILE}"[{BLANKS}]*:[{BLANKS}]*\[')
 _BEGINS_JSON = re.compile(r'\s*(?:\[\s*(?:[\[{"\]\d-]|true|false|null|$)|\{\s*(?:["}]|$))')
-_ASSIGNED = re.compile(r"\s*window\.YTD\.\w+\.part\d+\s*=\s*(?=[\[{])")
+_ASSIGNED = re.compile(r"\s*(?:window\.YTD\.\w+\.part\d+|Grailbird\.data\.\w+)\s*=\s*(?=[\[{])")
 _SCRIPT = re.compile(r"\s*(?:(?:var|let|const)\s+)?[\w$.]{1,80}\s*=\s*[\[{]")
 # What other files begin with, and what helps.
 _OTHERS = (
-    (re.compile(r"\s*<(?:!doctype|html|head|body)", re.IGNORECASE), "an HTML page",
+    (re.compile(r"\s*<(?:!doctype|!--|(?:html|head|body|table|div|p)[\s>])", re.IGNORECASE), "an HTML page",
      "export the data as JSON or CSV; programs that write pages usually offer both"),
     (re.compile(r"\s*<\?xml"), "XML", "convert it to JSON or CSV, one record an item"),
     (re.compile(r"\{\\rtf"), "a document in rich text", "save it as plain text in UTF-8"),
@@ -96,6 +96,10 @@ def open_reading(
         )
     columns = columns or {}
     layout = layout_of_head(head) if chosen == "json" else None
+    if form not in (None, "json") and _ASSIGNED.match(head):
+        raise DataError(
+            f"{source.name}: JSON of a Twitter/X archive, not {form}", hint="leave --form out"
+        )
     if layout is None and (assigned := _ASSIGNED.match(head)):
         if not columns:
             raise DataError(
@@ -133,8 +137,11 @@ def _table(
 ) -> Reading:
     fields = ("id", "date", *task.fields)
     table = Table(name, chunks, {columns.get(field) or field for field in fields})
+    layout = layout_of_header(set(table.header))
     own = task.required_fields <= set(table.header)
-    layout = None if own else layout_of_header(set(table.header))
+    # A table with the task's own fields is the person's, unless the export has them there too.
+    if own and layout and any(layout.fields.get(f) != (f,) for f in task.required_fields):
+        layout = None
     selection = select(task, name, layout, columns, use_date=use_date)
     return Reading("csv", selection, table.rows(selection, fields), cell, [])
 

@@ -11,13 +11,26 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from client.history_dates import OPTIONS_HINT, DateReader, NoDateError, OrderUnknownError
+from client.history_dates import (
+    OPTIONS_HINT,
+    DateReader,
+    NoDateError,
+    OrderUnknownError,
+    OtherOrderError,
+)
 from client.history_fields import is_empty, shown_names
 from client.history_formats import Reading
 from client.history_order import content_id
 from client.history_source import Record
 from client.plain_text import without_marks
-from client.rating_scale import NoRatingError, Scale, rating_label, scale_name
+from client.rating_scale import (
+    AboveScaleError,
+    NoRatingError,
+    Scale,
+    begins_as,
+    rating_label,
+    scale_name,
+)
 from proper_model.errors import DataError
 from proper_model.parsing import identifier, parse_item, text_of
 from proper_model.records import HistoryItem, Place, Report, counted
@@ -27,9 +40,17 @@ if TYPE_CHECKING:
     from client.history import ReadOptions
 
 FAULTY = "faulty"
+MAX_SENDERS = 10_000  # different ones that are told apart
+HYPHENS = str.maketrans("\u2010\u2011", "--")  # in WhatsApp's telephone numbers
+ABOVE_SHARE = 10  # one in so many ratings above the scale is no slip
 EMPTY = "without text or answer"
 OTHERS = "of other people"
 MEND_HINT = "mend this record, or leave faulty records out with --lenient"
+OTHER_ORDER_HINT = (
+    "the file's dates show two orders, as when a spreadsheet rewrote some of them: give the file as "
+    "it was exported, or read it with --no-date"
+)
+GIVEN_ORDER_HINT = f"give the order that the dates have; {OPTIONS_HINT}"
 SENDER_HINT = "say which one you are, as the file writes it: --sender NAME"
 
 
@@ -65,8 +86,11 @@ class Drafter:
         self.dates = DateReader(options.date_order)
         self.wanted = None if options.sender is None else same_name(options.sender)
         self.senders: dict[str, int] = {}
+        self.unclaimed = False  # whether a message was taken that nothing says to be the person's
         self.rated = task.answer_field if task.kind == "ordinal" else None
         self.labels = answer_labels(task)
+        self.ratings = self.above = 0
+        self.above_hint = ""
         self._check_scale()
 
     def draft(self, record: Record) -> Draft | str:
@@ -92,19 +116,42 @@ class Drafter:
 
     def _check_scale(self) -> None:
         """Raises DataError where an export has another scale than the task, and nothing says how."""
-        layout = self.reading.selection.layout
-        if layout is None or layout.scale is None or self.scale is not None:
+        selection = self.reading.selection
+        layout = selection.layout
+        if layout is None or layout.scale is None or "score" not in selection.places:
+            return
+        if self.scale is not None and begins_as(self.scale, layout.scale):
+            return
+        if self.scale is not None and selection.places["score"] != layout.fields["score"]:
             return
         own = scale_name(self.labels) if self.rated and self.labels else layout.scale
-        if own != layout.scale and "score" in self.reading.selection.places:
+        if own != layout.scale:
             raise DataError(
                 f"{self.name}: {layout.name} go from {layout.scale}, the task's from {own}",
                 hint=f"say how they become the task's: --scale {layout.scale}:{own}",
             )
 
+    def check_ratings(self) -> None:
+        """Raises DataError where so many ratings lie above the scale that the file has another one.
+
+        Leaving those out would take the others, 4 of ten, for 4 of five.
+        """
+        if self.above and ABOVE_SHARE * self.above >= self.ratings:
+            count = f"{self.above} of {counted(self.ratings, 'rating')}"
+            raise DataError(
+                f"{self.name}: {count} lie above the scale, so the file's scale is another one",
+                hint=self.above_hint,
+            )
+
     def check_senders(self) -> None:
         """Raises DataError where a chat does not say which of its people is the person."""
-        if self.senders and not self.reading.owner and self.wanted is None:
+        layout = self.reading.selection.layout
+        if self.wanted is not None and (layout is None or layout.sender is None):
+            raise DataError(
+                f"{self.name}: --sender is for chats that are known, and this is none",
+                hint="leave it out, and give a file that holds your own items alone",
+            )
+        if self.unclaimed:
             people = counted(len(self.senders), "person", "people")
             raise DataError(f"{self.name}: a chat with messages of {people}", hint=SENDER_HINT)
         if self.wanted is not None and self.wanted not in self.senders:
@@ -117,19 +164,22 @@ class Drafter:
         selection, look = self.reading.selection, self.reading.look
         if selection.layout is None or not isinstance(raw, dict):
             return None
+        place = selection.layout.sender
+        sender = None if place is None else _sender(look(raw, place))
+        found = {same_name(name) for name in (sender, look(raw, "from")) if isinstance(name, str)}
+        if self.wanted in found:  # of what is left out too: it says that there is such a sender
+            self.senders[str(self.wanted)] = 1
         if (reason := selection.reason(raw, look)) is not None:
             return reason
-        if selection.layout.sender is None:
+        if place is None:
             return None
-        names = {look(raw, place) for place in {selection.layout.sender, "from"}}
-        found = {same_name(name) for name in names if isinstance(name, str)}
-        sender = look(raw, selection.layout.sender)
-        if isinstance(sender, str) and len(self.senders) < 10_000:
-            self.senders.update(dict.fromkeys([same_name(sender), *(found & {self.wanted})], 1))
+        if isinstance(sender, str) and len(self.senders) < MAX_SENDERS:
+            self.senders[same_name(sender)] = 1
         if self.wanted is not None:
             return None if self.wanted in found else OTHERS
-        owner = self.reading.owner
-        return OTHERS if owner and sender not in owner else None
+        # The file may say who the person is behind the messages, and what was taken is not theirs.
+        self.unclaimed = self.unclaimed or not self.reading.owner
+        return None if not self.reading.owner or sender in self.reading.owner else OTHERS
 
     def _raw(self, record: Record) -> Any:
         selection = self.reading.selection
@@ -177,6 +227,13 @@ class Drafter:
             moment = self.dates.read(raw.get("date"))
         except OrderUnknownError:
             raise
+        except OtherOrderError as error:
+            if self.lenient and self.dates.given:
+                self._drop(raw, "date", place, str(error), hint=OPTIONS_HINT)
+                return None
+            # Where both orders stand in a file, none of its dates can be trusted.
+            hint = GIVEN_ORDER_HINT if self.dates.given else OTHER_ORDER_HINT
+            raise DataError(f"{place.at('date')}: {error}", hint=hint) from None
         except NoDateError as error:
             self._drop(raw, "date", place, str(error), hint=OPTIONS_HINT)
             return None
@@ -216,12 +273,16 @@ class Drafter:
         if isinstance(value, bool) or not isinstance(value, str | int | float) or not self.labels:
             return value
         text = value if isinstance(value, str) else repr(value)
+        self.ratings += 1
         if self.scale is None and text.strip() in self.labels:
             return text.strip()
         try:
             return rating_label(text, self.labels, self.scale)
         except NoRatingError as error:
             name = self.rated or ""
+            if isinstance(error, AboveScaleError):
+                self.above += 1
+                self.above_hint = error.hint
             self.report.error(place.at(name), f"the answer is {error}", hint=error.hint)
             return self.labels[0]  # not used: the record is faulty
 
@@ -235,7 +296,7 @@ class Drafter:
             place.at(missing[0]),
             "missing" + (f"; the record has {keys}" if keys else ""),
             hint=f"--column {missing[0]}=KEY says where it stands, a path such as tweet.full_text "
-            f"inside objects; task {self.task.name} with template set '{self.task.template}' needs "
+            f"inside objects, messages[].text for a list in one object; task {self.task.name} with template set '{self.task.template}' needs "
             f"{', '.join(sorted(self.task.required_fields))}",
         )
         return True
@@ -258,9 +319,16 @@ class Drafter:
         return True
 
 
+def _sender(value: Any) -> Any:
+    """A sender as Telegram writes it; exports of before 2021 have its number alone."""
+    is_number = isinstance(value, int) and not isinstance(value, bool)
+    return f"user{value}" if is_number else value
+
+
 def same_name(name: str) -> str:
-    """A sender's name without marks and blanks around it, in one spelling."""
-    return unicodedata.normalize("NFC", without_marks(name)).strip().removeprefix("~").strip()
+    """A sender's name in one spelling: without marks, with plain blanks and hyphens."""
+    plain = without_marks(name).translate(HYPHENS)
+    return unicodedata.normalize("NFC", " ".join(plain.split()).removeprefix("~").strip())
 
 
 def answer_labels(task: Task) -> tuple[str, ...] | None:

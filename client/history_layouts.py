@@ -84,9 +84,14 @@ def _is_zero(value: Any) -> bool:
     return isinstance(value, str) and re.fullmatch(r"\s*(?:0+(?:[.,]0*)?)?\s*", value) is not None
 
 
+def _is_something(value: Any) -> bool:
+    return isinstance(value, str) and bool(value.strip())
+
+
 NOT_RATED = "not rated"
-_DELETED = _is("[deleted]", "[removed]")
+_DELETED = _is("[deleted]", "[removed]", "[deleted by user]", "[ Removed by Reddit ]")
 _YTD = r"\s*window\.YTD\.{}\.part\d+\s*=\s*(?=[\[{{])"
+_RETWEET = _begins(r"RT\s*:?\s*@\w+")
 
 LAYOUTS: tuple[Layout, ...] = (
     Layout(
@@ -105,7 +110,7 @@ LAYOUTS: tuple[Layout, ...] = (
         ("storygraph_export.csv",),
         {"text": ("Review",), "score": ("Star Rating",)},
         ("Last Date Read", "Date Added"),
-        header=frozenset({"Read Status", "Star Rating", "Review", "Last Date Read"}),
+        header=frozenset({"Read Status", "Star Rating", "Review"}),
         rules=(Rule(NOT_RATED, "Star Rating", _is_zero, needs="score"),),
         clean=from_html,
     ),
@@ -144,13 +149,25 @@ LAYOUTS: tuple[Layout, ...] = (
         scale="1-10",
     ),
     Layout(
+        "IMDb ratings of before 2017",
+        "table",
+        ("ratings.csv",),
+        {"text": ("Title",), "score": ("You rated",)},
+        ("created",),
+        header=frozenset({"const", "created", "Title", "You rated"}),
+        rules=(Rule(NOT_RATED, "You rated", _is_zero, needs="score"),),
+        sure=False,
+        note="it holds no reviews, so the titles would stand in for your text",
+        scale="1-10",
+    ),
+    Layout(
         "Reddit posts",
         "table",
         ("posts.csv",),
         {"text": ("body",), "title": ("title",)},
         ("date",),
         header=frozenset({"id", "permalink", "subreddit", "title", "body"}),
-        rules=(Rule("deleted", "body", _DELETED),),
+        rules=(Rule("deleted", "body", _DELETED), Rule("deleted", "title", _DELETED)),
         clean=from_entities,
     ),
     Layout(
@@ -164,16 +181,62 @@ LAYOUTS: tuple[Layout, ...] = (
         clean=from_entities,
     ),
     Layout(
+        "Reddit messages",
+        "table",
+        ("messages.csv", "messages_archive.csv"),
+        {"text": ("body",)},
+        ("date",),
+        header=frozenset({"id", "from", "to", "subject", "body"}),
+        rules=(Rule("deleted", "body", _DELETED),),
+        clean=from_entities,
+        sender="from",
+    ),
+    Layout(
+        "Reddit chats",
+        "table",
+        ("chat_history.csv",),
+        {"text": ("message",)},
+        ("created_at",),
+        header=frozenset({"message_id", "created_at", "username", "message", "channel_url"}),
+        rules=(Rule("deleted", "message", _DELETED),),
+        clean=from_entities,
+        sender="username",
+    ),
+    Layout(
         "Twitter/X archive",
         "json",
         ("tweets.js", "tweet.js"),
-        {"text": ("tweet.full_text", "full_text", "tweet.text")},
+        {"text": ("tweet.full_text", "full_text", "tweet.text", "text")},
         ("tweet.created_at", "created_at"),
-        head=re.compile(_YTD.format("(?:deleted_)?tweets?") + r'|\s*\[\s*\{\s*"tweet"\s*:\s*\{'),
+        head=re.compile(
+            _YTD.format("(?:deleted_|community_)?tweets?")
+            + r"|\s*Grailbird\.data\.tweets_\w+\s*=\s*(?=\[)"  # one file a month, until 2019
+            + r'|\s*\[\s*\{\s*"tweet"\s*:\s*\{'
+        ),
         records="[]",
         rules=(
-            Rule("retweets", "tweet.full_text", _begins(r"RT @\w+:")),
-            Rule("retweets", "full_text", _begins(r"RT @\w+:")),
+            *(
+                Rule("retweets", f"{inside}{place}", test)
+                for inside in ("tweet.", "")
+                for place, test in (
+                    ("full_text", _RETWEET),
+                    ("text", _RETWEET),
+                    ("retweeted_status", lambda other: other is not None),
+                )
+            ),
+        ),
+        clean=from_entities,
+    ),
+    Layout(
+        "Twitter archive of before 2019",
+        "table",
+        ("tweets.csv",),
+        {"text": ("text",)},
+        ("timestamp",),
+        header=frozenset({"tweet_id", "timestamp", "text", "retweeted_status_id"}),
+        rules=(
+            Rule("retweets", "retweeted_status_id", _is_something),
+            Rule("retweets", "text", _RETWEET),
         ),
         clean=from_entities,
     ),
@@ -208,7 +271,7 @@ LAYOUTS: tuple[Layout, ...] = (
         {"text": ("text",)},
         ("date_unixtime", "date"),
         head=re.compile(
-            r'\s*\{(?=.*?"(?:messages|chats)"\s*:\s*[\[{])'
+            r'\s*\{(?=.*?"(?:messages|chats|contacts)"\s*:\s*[\[{])'
             r'(?=.*?"(?:personal_information|from_id|date_unixtime|about)"\s*:'
             r'|.*?"type"\s*:\s*"(?:personal_chat|bot_chat|saved_messages|private_\w+|public_\w+)")',
             re.DOTALL,
@@ -241,7 +304,10 @@ LAYOUTS: tuple[Layout, ...] = (
         ("My Clippings.txt",),
         {"text": ("text",)},
         ("date",),
-        rules=(Rule("bookmarks", "kind", _is("bookmark")),),
+        rules=(
+            Rule("bookmarks", "kind", _is("bookmark")),
+            Rule("notices", "kind", _is("notice")),
+        ),
         sure=False,
         note="highlights are an author's words and not your own; notes are yours",
     ),

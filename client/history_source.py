@@ -36,6 +36,12 @@ _MARKS: tuple[tuple[bytes, str, str], ...] = (
     (b"BZh", "compressed by bzip2", "unpack it first"),
     (b"%PDF", "a PDF document", "give the data that it was made from, as CSV or JSON"),
     (b"SQLite format 3", "a database", "export its table as CSV"),
+    (b"PAR1", "a table in Parquet", "export it as CSV or JSON lines"),
+    (b"\xd0\xcf\x11\xe0", "an office document of before 2007", "save it as CSV"),
+    (b"7z\xbc\xaf", "a 7z archive", "unpack it first"),
+    (b"Rar!", "a RAR archive", "unpack it first"),
+    (b"\x89PNG", "a picture", "this holds no text"),
+    (b"\xff\xd8\xff", "a picture", "this holds no text"),
 )
 _ZIP = b"PK\x03\x04"
 # Coding by the mark that a file begins with.
@@ -233,7 +239,7 @@ def _decoded(
 
 def _line_feeds(chunks: Iterator[str]) -> Iterator[str]:
     """Text as it is, or with a line feed for every carriage return where its first line ends so."""
-    held, returns = "", None
+    held, returns, quotes = "", None, 0
     for chunk in chunks:
         text = held + chunk
         held = ""
@@ -244,7 +250,9 @@ def _line_feeds(chunks: Iterator[str]) -> Iterator[str]:
                 held = text  # what follows decides
                 continue
             if place >= 0 or feed >= 0:
-                returns = place >= 0 and (feed < 0 or place < feed - 1) and '"' not in text[:place]
+                alone = place >= 0 and (feed < 0 or place < feed - 1)
+                returns = alone and (quotes + text.count('"', 0, place)) % 2 == 0
+            quotes += text.count('"')  # a line may break inside them
         yield text.replace("\r", "\n") if returns else text
     if held:
         yield held

@@ -26,6 +26,8 @@ def values_at(
     """
     walker = _Walker(TextBuffer(name, chunks), paths)
     yield from walker.walk("", 0)
+    if walker.buffer.next_character() == ";":  # of a script, such as tweets.js
+        walker.buffer.position += 1
     if walker.buffer.next_character():
         raise DataError(
             f"{name}: something follows the end of the JSON",

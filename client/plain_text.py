@@ -6,7 +6,10 @@ import html
 from html.parser import HTMLParser
 from typing import Any
 
-_LINES = frozenset({"br", "div", "li", "tr", "blockquote", "h1", "h2", "h3", "hr", "ul", "ol"})
+_BLOCKS = frozenset(
+    {"article", "blockquote", "dd", "div", "dl", "dt", "figure", "hr", "li", "ol", "pre", "section"}
+    | {"table", "tr", "ul", *(f"h{level}" for level in range(1, 7))}
+)
 _UNSEEN = frozenset({"script", "style"})
 # WhatsApp's and other programs' marks of reading direction, and a byte order mark inside.
 MARKS = str.maketrans("", "", "\u200e\u200f\u202a\u202b\u202c\u2066\u2067\u2068\u2069\ufeff")
@@ -20,14 +23,24 @@ class _Words(HTMLParser):
 
     def handle_starttag(self, tag: str, _attributes: object) -> None:
         self.unseen += tag in _UNSEEN
-        if tag in _LINES:
+        if tag == "br":
             self.parts.append("\n")
+        elif tag in _BLOCKS:
+            self._end_line()
         elif tag == "p":
             self.parts.append("\n\n")
 
     def handle_endtag(self, tag: str) -> None:
         self.unseen -= tag in _UNSEEN and self.unseen > 0
-        if tag == "div":
+        if tag in _BLOCKS:
+            self._end_line()
+        elif tag == "p":
+            self.parts.append("\n\n")
+        elif tag in ("td", "th"):
+            self.parts.append(" ")
+
+    def _end_line(self) -> None:
+        if self.parts and not self.parts[-1].endswith("\n"):
             self.parts.append("\n")
 
     def handle_data(self, data: str) -> None:

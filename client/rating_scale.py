@@ -49,6 +49,10 @@ class NoRatingError(ValueError):
         self.hint = hint
 
 
+class AboveScaleError(NoRatingError):
+    """A rating above the scale; several of them show that the file has another one."""
+
+
 @dataclass(frozen=True)
 class Scale:
     """What `--scale` says. `step`: of half and quarter stars; else `source` is stretched over `to`."""
@@ -84,6 +88,11 @@ def parse_scale(text: str, labels: Sequence[str]) -> Scale:
     return Scale(rule or "nearest", source=source, to=to)
 
 
+def begins_as(scale: Scale, name: str) -> bool:
+    """Whether `scale` is one of ratings from `name`, such as `1-10`."""
+    return scale.source is not None and scale.source == _range(name)
+
+
 def scale_name(labels: Sequence[str]) -> str:
     """`1-5`: the lowest and the highest label."""
     ordered = sorted(labels, key=float)
@@ -104,12 +113,15 @@ def rating_label(text: str, labels: Sequence[str], scale: Scale | None) -> str:
     if scale.source is not None and scale.to is not None:
         first, last = scale.source
         if not first <= value <= last or of not in (None, last):
-            raise NoRatingError("a rating outside the scale that --scale begins with")
+            kind = AboveScaleError if of is None and value > last else NoRatingError
+            raise kind("a rating outside the scale that --scale begins with")
         value = scale.to[0] + (value - first) * (scale.to[1] - scale.to[0]) / (last - first)
     else:
         assert scale.step is not None
         if not 0 < value <= STARS or value % scale.step or of not in (None, STARS):
             other = next(name for name in STEPS if STEPS[name] != scale.step)
+            if of is None and value > STARS:
+                raise AboveScaleError("a rating above five stars", _stretch_hint(value, numbers))
             raise NoRatingError(
                 "a rating that is none of the stars that --scale names", _stars_hint(other)
             )
@@ -123,6 +135,12 @@ def _stars_hint(stars: str) -> str:
     )
 
 
+def _stretch_hint(value: Fraction, numbers: dict[Fraction, str]) -> str:
+    top = next((n for n in (10, 20, 100) if value <= n), 1000)
+    labels = f"{numbers[min(numbers)]}-{numbers[max(numbers)]}"
+    return f"say what it is out of, such as --scale 1-{top}:{labels}"
+
+
 def _exact(value: Fraction, of: Fraction | None, numbers: dict[Fraction, str]) -> str:
     low, high = min(numbers), max(numbers)
     span = f"{numbers[low]} to {numbers[high]}"
@@ -134,9 +152,10 @@ def _exact(value: Fraction, of: Fraction | None, numbers: dict[Fraction, str]) -
     if value in numbers:
         return numbers[value]
     if value > high:
-        top = next((n for n in (10, 20, 100) if value <= n), 1000)
-        hint = f"say what it is out of, such as --scale 1-{top}:{numbers[low]}-{numbers[high]}"
-        raise NoRatingError(f"a rating above the scale of the task, {span}; see --scale", hint)
+        raise AboveScaleError(
+            f"a rating above the scale of the task, {span}; see --scale",
+            _stretch_hint(value, numbers),
+        )
     if value < low and value.denominator == 1:
         raise NoRatingError(f"a rating below the scale of the task, {span}; see --scale")
     kind, stars = {2: ("a half", "half-stars"), 4: ("a quarter", "quarter-stars")}.get(

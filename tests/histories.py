@@ -143,6 +143,13 @@ READ = {
         ],
         {},
     ),
+    "imdb of old": (
+        ("ratings.csv", "LaMP_3", {"scale": "1-10:1-5"}),
+        '"position","const","created","modified","description","Title","Title type","You rated"\n'
+        '"1","tt1","Sun Jan 22 00:00:00 2017","","","One","Feature Film","4"\n',
+        [("2017-01-22", {"text": "One", "score": "2"})],
+        {},
+    ),
     "reddit comments": (
         ("comments.csv", "LaMP_7", {}),
         COMMENTS + 'c2,p,2025-05-18 04:35:32 UTC,,s,0,l,,"second, &gt; one",\n'
@@ -156,6 +163,20 @@ READ = {
         "c1,p,2024-05-18 04:35:32 UTC,,s,0,Link only,u,\n",
         [("2025-05-18", {"text": "A body", "title": "My title"})],
         {EMPTY: 1},
+    ),
+    "reddit messages": (
+        ("messages.csv", "LaMP_7", {"sender": "me"}),
+        "id,permalink,thread_id,date,ip,from,to,subject,body\n"
+        "1,p,t,2024-05-18 04:35:32 UTC,,me,you,s,mine\n2,p,t,2024-05-18 04:36:32 UTC,,you,me,s,theirs\n",
+        [("2024-05-18", {"text": "mine"})],
+        {"of other people": 1},
+    ),
+    "reddit chats": (
+        ("chat_history.csv", "LaMP_7", {"sender": "me"}),
+        "message_id,created_at,updated_at,username,message,channel_url,subreddit\n"
+        "1,2024-05-18 04:35:32 UTC,,me,mine,u,\n2,2024-05-18 04:36:32 UTC,,you,theirs,u,\n",
+        [("2024-05-18", {"text": "mine"})],
+        {"of other people": 1},
     ),
     "twitter": (
         ("tweets.js", "LaMP_7", {}),
@@ -179,6 +200,21 @@ READ = {
         tweets("one").partition("= ")[2],
         [("2018-10-10", {"text": "one"})],
         {},
+    ),
+    "twitter by the month": (
+        ("2013_05.js", "LaMP_7", {}),
+        'Grailbird.data.tweets_2013_05 = \n [{"text": "mine &lt;3", "created_at": "2013-05-31 15:48:31 '
+        '+0000"}, {"text": "cut", "retweeted_status": {"text": "theirs"}}, {"text": "RT  @a theirs"}];\n',
+        [("2013-05-31", {"text": "mine <3"})],
+        {"retweets": 2},
+    ),
+    "twitter as a table": (
+        ("tweets.csv", "LaMP_7", {}),
+        '"tweet_id","timestamp","text","retweeted_status_id"\n'
+        '"2","2013-05-31 15:48:31 +0000","second &amp; last",""\n'
+        '"1","2013-05-30 15:48:31 +0000","first",""\n"0","2013-05-30 14:48:31 +0000","theirs","9"\n',
+        [("2013-05-30", {"text": "first"}), ("2013-05-31", {"text": "second & last"})],
+        {"retweets": 1},
     ),
     "long tweets": (
         ("note-tweet.js", "LaMP_7", {}),
@@ -210,6 +246,12 @@ READ = {
     "one chat of telegram": (
         ("result.json", "LaMP_7", {"sender": "Name user42"}),
         json.dumps(TELEGRAM["chats"]["list"][0]),
+        [("2023-01-01", {"text": "see x.org now"}), ("2023-01-01", {"text": "mine"})],
+        {"service messages": 1, "of other people": 1, "forwarded": 1, EMPTY: 1},
+    ),
+    "telegram of before 2021": (
+        ("result.json", "LaMP_7", {}),
+        json.dumps(TELEGRAM).replace('"user42"', "42").replace('"user7"', "7"),
         [("2023-01-01", {"text": "see x.org now"}), ("2023-01-01", {"text": "mine"})],
         {"service messages": 1, "of other people": 1, "forwarded": 1, EMPTY: 1},
     ),

@@ -35,6 +35,11 @@ INSTANT = (2018, 10, 10, 20, 19, 24, 0)
         (1539202764000, "2018-10-10", INSTANT),
         ("1539202764500", "2018-10-10", (*INSTANT[:6], 500_000)),
         ("20181010T201924Z", None, None),  # basic form without colons
+        ("201810102019", "2018-10-10", (*INSTANT[:5], 0, 0)),  # no milliseconds of 1976
+        ("20181010201924", "2018-10-10", INSTANT),
+        (20181010201924, "2018-10-10", INSTANT),
+        ("20181310201924", None, None),
+        ("953848800000", "2000-03-23", (2000, 3, 23, 22, 0, 0, 0)),
         ("10.10.2018, 20:19:24", "2018-10-10", INSTANT),
         ("10/31/18, 8:19\u202fPM", "2018-10-31", (2018, 10, 31, 20, 19, 0, 0)),
         ("12/31/2018 12:05 AM", "2018-12-31", (2018, 12, 31, 0, 5, 0, 0)),
@@ -45,6 +50,9 @@ INSTANT = (2018, 10, 10, 20, 19, 24, 0)
         ("5-Mar-2018", "2018-03-05", (2018, 3, 5)),
         ("March 5th, 2018", "2018-03-05", (2018, 3, 5)),
         ("2018-10", "2018-10", (2018, 10)),
+        ("2018/10", "2018-10", (2018, 10)),
+        ("2018/3", "2018-03", (2018, 3)),
+        ("2018/13", None, None),
         (2018, "2018", (2018,)),
         ("29/02/2024", "2024-02-29", (2024, 2, 29)),
         ("", "", None),
@@ -82,6 +90,14 @@ def test_day_and_month_are_never_guessed():
         assert DateReader("dmy").read(written).day == "2024-04-03"
         assert DateReader("mdy").read(written).day == "2024-03-04"
     assert DateReader("ymd").read("24/03/04").day == "2024-03-04"
+    for written in ("24-03-15", "15-03-24"):  # the year may stand first
+        with pytest.raises(OrderUnknownError):
+            DateReader().read(written)
+    assert DateReader("ymd").read("24-03-15").day == "2024-03-15"
+    assert DateReader("dmy").read("24-03-15").day == "2015-03-24"
+    assert DateReader().read("24-03-99").day == "2099-03-24"
+    with pytest.raises(NoDateError, match="the year stands last"):
+        DateReader("ymd").read("03/04/2024")
     assert order_of(["03/04/2024", "x", None, "05/13/2024", "13/05/2024"]) == "mdy"
     assert order_of(["03/04/2024", "2024-01-31"]) is None
     reader = DateReader()
@@ -115,6 +131,13 @@ def test_the_whole_column_decides(read):
     assert [i.date for i in read("03/04/2024", date_order="mdy").items] == ["2024-03-04"]
     with pytest.raises(DataError, match=r"record 2 \(line 2\), field date: no such month"):
         read("13/04/2024", "04/13/2024")
+    # Two orders in one file: a lenient reading would keep the wrong days of the others.
+    with pytest.raises(DataError, match=r"record 2 .*as elsewhere in this file") as error:
+        read("13/04/2024", "04/13/2024", "05/06/2024", lenient=True)
+    assert "--no-date" in error.value.hint
+    told = read("05/06/2024", "04/13/2024", date_order="dmy", lenient=True)
+    assert [i.date for i in told.items] == ["2024-06-05", None]
+    assert "as --date-order says" in told.warnings[0]
     with pytest.raises(ConfigError, match="unknown order"):
         read("2024", date_order="us")
 

@@ -18,6 +18,7 @@ from client.history_layouts import (
     layout_of_head,
     layout_of_header,
 )
+from client.plain_text import from_html
 from proper_model.errors import ConfigError, DataError
 from proper_model.tasks import load_task
 from tests.histories import (
@@ -28,6 +29,7 @@ from tests.histories import (
     IPHONE,
     READ,
     SECRET,
+    TELEGRAM,
     put,
     refused,
     tweets,
@@ -64,6 +66,28 @@ def test_a_ten_point_scale_is_never_taken_for_stars(read):
             IMDB + "tt1,4,2024-01-05,One,One,u,Movie,9.2,1972\n")  # fmt: skip
 
 
+@pytest.mark.parametrize("scale", ["half-stars:nearest", "1-5:1-5", "0-10:1-5"])
+@pytest.mark.parametrize(
+    "header", ["Your Rating,Date Rated,Const,Title", "You rated,created,const,Title"]
+)
+def test_no_other_scale_reads_an_export_of_ten_points(read, scale, header):
+    refused(read, "IMDb ratings.* go from 1-10, the task's from 1-5", "--scale 1-10:1-5",
+            f"{header}\n4,2024-01-05,tt1,One\n", scale=scale)  # fmt: skip
+
+
+def test_in_a_file_of_another_scale_no_rating_is_taken_for_its_label(read):
+    """Leaving out what lies above would keep 4 of ten as 4 of five."""
+    rows = "text,score\n" + "".join(f"t{n},{n % 10 + 1}\n" for n in range(20))
+    for scale in (None, "half-stars:nearest", "1-5:1-5", "1-9:1-5"):
+        if scale != "1-9:1-5":
+            refused(read, "h.csv: 10 of 20 ratings lie above the scale", "--scale", rows,
+                    lenient=True, scale=scale)  # fmt: skip
+            continue
+        refused(read, "h.csv: 2 of 20 ratings", "--scale", rows, lenient=True, scale=scale)
+    slip = "text,score\n" + "".join(f"t{n},4\n" for n in range(10)) + "slip,6\n"
+    assert read(slip, lenient=True).left_out == {"faulty": 1}
+
+
 def test_every_layout_has_a_sample():
     names = {read_layout(name, content) for (name, *_), content, *_ in READ.values()}
     assert names == {layout.name for layout in LAYOUTS}
@@ -72,7 +96,7 @@ def test_every_layout_has_a_sample():
 def read_layout(name, content):
     """The name of the layout that the beginning of a sample shows."""
     if name.endswith(".csv"):
-        header = next(iter(content.splitlines())).split(",")
+        header = next(iter(content.splitlines())).replace('"', "").split(",")
         return layout_of_header(set(header)).name
     if is_chat(content) or is_clippings(content):
         return layout_of_form("whatsapp" if is_chat(content) else "clippings").name
@@ -105,6 +129,82 @@ def test_a_task_that_an_export_cannot_serve_is_told_with_one_that_it_can(read):
         name="tweets.js",
     )
     refused(read, "no title$", "LaMP_3, LaMP_7", GOODREADS, task="LaMP_4")
+
+
+def test_nobody_else_s_messages_are_taken_before_the_file_says_who_the_person_is(read):
+    later = {"chats": TELEGRAM["chats"], "personal_information": TELEGRAM["personal_information"]}
+    refused(read, "result.json: a chat with messages of 2 people", "--sender NAME",
+            json.dumps(later), name="result.json", task="LaMP_7")  # fmt: skip
+    named = read(json.dumps(later), name="result.json", task="LaMP_7", sender="user42")
+    assert [item.fields["text"] for item in named.items] == ["see x.org now", "mine"]
+
+
+def test_a_telegram_export_may_begin_with_many_contacts(read):
+    contacts = {"list": [{"first_name": "B", "phone": "1" * 80}] * 1000}
+    content = json.dumps(TELEGRAM | {"contacts": contacts})
+    assert content.index('"chats"') > 1 << 16
+    assert len(read(content, name="result.json", task="LaMP_7").items) == 2
+
+
+def test_a_sender_is_named_for_chats_alone(read):
+    for content, name in (
+        (GOODREADS, "h.csv"),
+        ('[{"text": "x"}]', "h.json"),
+        (tweets("x"), "t.js"),
+    ):
+        refused(read, "--sender is for chats", "leave it out", content, name=name, task="LaMP_7",
+                sender=SECRET)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("line", "day"),
+    [
+        ("[15/01/2024 à 14:31:22] Bob: ", "2024-01-15"),
+        ("15/01/2024 à 14:31 - Bob: ", "2024-01-15"),
+        ("[15.01.24, 14:31:22] Bob: ", "2024-01-15"),
+        ("15. 1. 2024 14:31 - Bob: ", "2024-01-15"),
+        ("2024. 01. 15. 14:31 - Bob: ", "2024-01-15"),
+        ("2024.01.15., 14:31 - Bob: ", "2024-01-15"),
+        ("[2024. 1. 15. 오후 2:31:22] Bob: ", "2024-01-15"),
+        ("2024/1/15 下午2:31 - Bob: ", "2024-01-15"),
+        ("\u200f15\u200f/1\u200f/2024، 2:31 م - Bob: ", "2024-01-15"),
+        ("15/1/24, 2:31 p.\u00a0m. - Bob: ", "2024-01-15"),
+        ("15/1/24 2:31 xy - Bob: ", "2024-01-15"),
+    ],
+)
+def test_another_person_s_message_is_never_a_further_line_of_one_s_own(read, line, day):
+    own = line.replace("Bob", "Ada")
+    earlier = own.replace("2:31", "2:30", 1).replace("14:31", "14:30", 1)
+    history = read(
+        f"{earlier}a\n{line}theirs\n{own}b\nand c\n", name="h.txt", task="LaMP_7", sender="Ada"
+    )
+    assert [(i.date, i.fields["text"]) for i in history.items] == [(day, "a"), (day, "b\nand c")]
+    assert history.left_out == {"of other people": 1}
+
+
+@pytest.mark.parametrize("half", [("AM", "PM"), ("오전", "오후"), ("ص", "م"), ("a. m.", "p. m.")])
+def test_the_halves_of_a_day_are_in_order(read, half):
+    lines = [f"15/1/24, 1:0{n} {half[n % 2]} - Ada: {half[n % 2]}{n}\n" for n in (1, 0, 3, 2)]
+    history = read("".join(lines), name="h.txt", task="LaMP_7", sender="Ada")
+    assert [i.fields["text"][-1] for i in history.items] == ["0", "2", "1", "3"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["Mensagem apagada", "Eliminaste este mensaje.", "Du hast diese Nachricht gelöscht.",
+     "Ce message a été supprimé", "Missed video call", "<Médias omis>", "IMG-1.jpg (arquivo anexado)",
+     "location: https://maps.google.com/?q=1.5,2", "doc.pdf • \u200e3 pages \u200edocument omitted",
+     "\u200ePOLL:", "Waiting for this message. This may take a while."],
+)  # fmt: skip
+def test_what_the_program_wrote_is_not_the_person_s_text(read, text):
+    history = read(f"15/01/2024, 14:30 - Ada: {text}\n", name="h.txt", task="LaMP_7", sender="Ada")
+    assert (history.items, history.left_out) == ((), {"media and notices": 1})
+
+
+def test_a_number_as_a_sender_is_typed_with_plain_blanks(read):
+    line = "15/01/2024, 14:30 - \u202a+49\u00a0(170)\u00a0123\u20114567\u202c: hi\n"
+    history = read(line, name="h.txt", task="LaMP_7", sender="+49 (170) 123-4567")
+    assert len(history.items) == 1
 
 
 def test_a_chat_needs_to_be_told_who_the_person_is(read):
@@ -169,6 +269,9 @@ def test_a_date_can_be_ignored_and_fields_left_out(read):
             error=ConfigError)  # fmt: skip
     refused(read, "contradict", "", table, columns={"date": "date"}, use_date=False,
             error=ConfigError)  # fmt: skip
+    for nowhere in ({"use_date": False}, {"columns": {"date": ""}}):
+        refused(read, "--date-order is for dates", "", table, date_order="dmy", error=ConfigError,
+                **nowhere)  # fmt: skip
 
 
 def test_an_optional_field_never_costs_an_item(read):
@@ -191,7 +294,7 @@ def test_an_optional_field_never_costs_an_item(read):
 
 def test_an_empty_answer_is_no_item_in_any_form(read):
     for name, content in (
-        ("h.csv", "text,score\nx,\n ,4\nok,3\n,,\n,\n"),
+        ("h.csv", "text,score\nx,\n ,4\nok,3\n,,x\n,\n"),
         ("h.jsonl", '{"text":"x","score":""}\n{"text":" ","score":4}\n{"text":"ok","score":3}\n'
                     '{"text":null,"score":1}\n["x"]\n'),
     ):  # fmt: skip
@@ -199,6 +302,23 @@ def test_an_empty_answer_is_no_item_in_any_form(read):
         assert [dict(item.fields) for item in history.items] == [{"text": "ok", "score": "3"}]
         assert history.left_out == {EMPTY: 3, "faulty": 1}
     assert read("text,score\nx,\nok,3\n").left_out == {EMPTY: 1}
+
+
+@pytest.mark.parametrize(
+    ("html", "text"),
+    [
+        ("<p>a</p>b", "a\n\nb"),
+        ("<blockquote>theirs</blockquote>mine", "theirs\nmine"),
+        ("<p>x</p><pre>y</pre>z", "x\n\ny\nz"),
+        ("<div>a</div><div>b</div>", "a\nb"),
+        ("<ul><li>1</li><li>2</li></ul>x", "1\n2\nx"),
+        ("<tr><td>a</td><td>b</td></tr>", "a b"),
+        ("a<br/><br/>b<i>c</i>", "a\n\nbc"),
+        ("I <3 this & 5 < 6 > 2 &lt;b&gt;", "I <3 this & 5 < 6 > 2 <b>"),
+    ],
+)
+def test_html_never_joins_the_words_of_two_lines(html, text):
+    assert from_html(html) == text
 
 
 # -- whatever stands in a file ---------------------------------------------------------------------

@@ -179,7 +179,7 @@ def test_a_row_of_another_length_is_named_or_left_out(tmp_path):
 
 
 def test_warnings_of_a_lenient_reading_stay_few(tmp_path):
-    lines = [json.dumps({"text": f"{SECRET} {n}", "score": "9"}) for n in range(3000)]
+    lines = [json.dumps({"text": f"{SECRET} {n}", "score": "nine"}) for n in range(3000)]
     lines += [json.dumps({"text": f"{SECRET} {n}"}) for n in range(3000)]
     history = read_history(
         put(tmp_path / "h.jsonl", "\n".join(lines)), TASK, ReadOptions(lenient=True)

@@ -46,6 +46,7 @@ FINE = [("fine é", "4"), ("more", "5")]
         "SEP=\t\ntext\tscore\nfine é\t4\nmore\t5\n",
         "text,score\rfine é,4\rmore,5\r",
         'text,score\r"fine é",4\rmore,5',
+        '"text","score"\r"fine é","4"\r"more","5"\r',
         b"\xff\xfe" + "text\tscore\r\nfine é\t4\r\nmore\t5\r\n".encode("utf-16-le"),
         b"\xfe\xff" + "text,score\r\nfine é,4\r\nmore,5".encode("utf-16-be"),
         "text|score\nfine é|4\nmore|5\n",
@@ -53,7 +54,7 @@ FINE = [("fine é", "4"), ("more", "5")]
         '[{"text": "fine é", "score": 4.0}, {"text": "more", "score": 5}]',
         '{"text": "fine é", "score": "4"}\n{"text": "more", "score": 5}\n',
     ],
-    ids=["sep", "quoted", "tab", "cr", "cr-quoted", "utf16le", "utf16be", "bar", "comma", "json",
+    ids=["sep", "quoted", "tab", "cr", "cr-quoted", "cr-all-quoted", "utf16le", "utf16be", "bar", "comma", "json",
          "jsonl"],
 )  # fmt: skip
 @pytest.mark.parametrize("chunk_bytes", [5, 1 << 18])
@@ -62,6 +63,13 @@ def test_tables_as_programs_write_them(read, content, chunk_bytes, monkeypatch):
     monkeypatch.setattr("client.history_source.CHUNK_BYTES", chunk_bytes)
     history = read(content, name="h.csv")
     assert [(item.fields["text"], item.fields["score"]) for item in history.items] == FINE
+
+
+def test_cells_that_are_empty_may_follow_the_last_column(read):
+    history = read("text,score\nfine é,4,,\nmore,5, \n")
+    assert [(item.fields["text"], item.fields["score"]) for item in history.items] == FINE
+    refused(read, r"record 1 \(line 2\): has 3 cells, the header has 2", "--lenient",
+            f"text,score\nx,4,{SECRET}\n")  # fmt: skip
 
 
 def test_a_row_is_named_by_its_own_line_after_breaks_inside_quotes(read):
@@ -89,6 +97,7 @@ def test_a_row_is_named_by_its_own_line_after_breaks_inside_quotes(read):
         (f"my review,{SECRET}", "found 2 cells"),
         ("I hated it,1,2024", "found 3 cells"),
         (SECRET, "found 1 cells"),
+        ("My notes", "found 1 cells"),  # a text's first line, in words that headers have
     ],
 )
 def test_names_of_columns_are_shown_and_cells_are_not(read, header, shown):
@@ -106,6 +115,8 @@ def test_a_person_s_words_are_no_names_of_columns(name):
 def test_the_hint_names_what_would_fit(read):
     refused(read, "found Review, Stars$", '--column "text=Review" --column "score=Stars"',
             "Review,Stars\nfine,5\n")  # fmt: skip
+    refused(read, "found Text, Score$", '--column "text=Text" --column "score=Score"',
+            "Text,Score\nfine,5\n")  # fmt: skip
     with pytest.raises(DataError) as error:
         read("my review,5\nx,4\n")  # a cell, where the header is missing
     assert "my review" not in error.value.hint
@@ -125,6 +136,12 @@ def test_the_hint_names_what_would_fit(read):
             "tweets.js",
         ),
         ("a.pdf", b"%PDF-1.7 " + SECRET.encode(), "a PDF document", "CSV or JSON"),
+        ("a.html", f"<div class='x'>{SECRET}</div>", "an HTML page", "as JSON"),
+        ("a.html", f"<!-- saved --><html>{SECRET}", "an HTML page", "as JSON"),
+        ("a.xls", b"\xd0\xcf\x11\xe0\0", "an office document of before 2007", "CSV"),
+        ("a.png", b"\x89PNG\r\n", "a picture", "no text"),
+        ("a.7z", b"7z\xbc\xaf\x27\x1c\0", "a 7z archive", "unpack"),
+        ("diary.txt", f"Dear {SECRET}, today\n", "found 2 cells", "as JSON"),
         ("a.db", b"SQLite format 3\0", "a database", "CSV"),
         ("diary.txt", f"Dear {SECRET}.\nIt rained.\n", "found 1 cells", "as JSON"),
     ],

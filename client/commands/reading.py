@@ -82,15 +82,16 @@ def agree(found: History, *, interactive: bool) -> None:
     """Ask whether the items are what is meant; without a terminal, take only what is sure."""
     layout = found.layout
     assert layout is not None
+    columns = " ".join(
+        f'--column "{field}={at[0]}"' for field, at in found.places.items() if field != "date"
+    )
     if interactive:
         if not typer.confirm("Take these items?", default=layout.sure, err=True):
+            say(f"nothing was read; another NAME in {columns} takes something else")
             raise typer.Abort
         return
     if layout.sure:
         return
-    columns = " ".join(
-        f'--column "{field}={at[0]}"' for field, at in found.places.items() if field != "date"
-    )
     raise DataError(
         f"{found.name}: {layout.name}: {layout.note}",
         hint=f"if that is what you want: --yes, or {columns}",
