@@ -13,8 +13,10 @@ from tests.fuzz import __main__ as program
 from tests.fuzz import all_targets, harness
 from tests.fuzz.all_targets import TARGETS, make_targets
 from tests.fuzz.harness import CANARY, Tally, case_rng, run, table, try_case
+from tests.fuzz.history_targets import HistoryTarget, sample
 from tests.fuzz.mutators import spoil_bytes, spoil_json, spoil_tensors, spoil_toml
 from tests.fuzz.release_targets import release_files
+from tests.histories import READ
 
 # Cases of a target, so many that each takes well under a second.
 CASES = {
@@ -44,6 +46,11 @@ def test_hostile_input_is_refused_or_right(name: str, tmp_path: Path) -> None:
     tallies = run([target], seed=11, cases=CASES[name])
     assert tallies[name].cases == CASES[name]
     assert tallies[name].failed == 0, "\n".join(table(tallies))
+
+
+def test_samples_of_exports_are_read_as_they_are_with_a_canary_in_them(tmp_path: Path) -> None:
+    target = HistoryTarget(tmp_path)
+    assert {name: target.judge(sample(name)) for name in READ} == dict.fromkeys(READ)
 
 
 class Planted:
