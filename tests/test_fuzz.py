@@ -20,19 +20,19 @@ from tests.histories import READ
 
 # Cases of a target, so many that each takes well under a second.
 CASES = {
-    "vault": 60,
-    "passphrase": 60,
-    "backup": 80,
+    "vault": 40,
+    "passphrase": 40,
+    "backup": 60,
     "document": 150,
     "import": 3,
-    "trust": 200,
-    "publisher": 15,
+    "trust": 80,
+    "publisher": 6,
     "release": 5,
-    "history": 120,
-    "questions": 120,
+    "history": 80,
+    "questions": 80,
     "task": 200,
     "profile": 60,
-    "data": 60,
+    "data": 40,
     "address": 500,
 }
 

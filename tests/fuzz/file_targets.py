@@ -12,12 +12,15 @@ from random import Random
 import httpx
 
 from client.web_address import redirected, release_address
+from proper_model.data import read_population, write_oppu
+from proper_model.errors import DataError
 from proper_model.profiles import load_profile, profile_folder
 from proper_model.records import HistoryItem, Place, Query, Report
 from proper_model.settings_io import from_mapping, to_mapping
 from proper_model.tasks import load_task, shipped_tasks, task_from_toml
-from tests.fuzz.harness import Files
-from tests.fuzz.mutators import spoil_json, spoil_toml
+from proper_model.validation import validate
+from tests.fuzz.harness import CANARY, Files
+from tests.fuzz.mutators import spoil_bytes, spoil_json, spoil_toml
 
 
 class TaskTarget:
@@ -81,37 +84,48 @@ class ProfileTarget:
 
 
 class DataTarget:
-    """OPPU's two files, spoilt, through `proper-sim validate`."""
+    """OPPU's two files, spoilt: what `proper-sim validate` finds no fault in is read, and is the same
+    when written and read again.
+    """
 
     name = "data"
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder / "data"
-        self.user = {
-            "user_id": "u1",
-            "profile": [{"id": f"{n}", "text": f"w{n}", "score": "3"} for n in range(4)],
-            "query": [{"id": "q1", "input": "review: w9", "gold": "4"}],
-        }
+        self.folder, self.task = folder, load_task("LaMP_3")
+        profile = [{"id": f"{n}", "text": f"{CANARY} w{n}", "score": "3"} for n in range(4)]
+        query = [{"id": "q1", "input": f"{CANARY} w9", "gold": "4"}]
+        self.user = {"profile": profile, "query": query}
 
     def sound(self) -> Files:
         return {
-            name: json.dumps([dict(self.user, user_id=f"{name}{n}") for n in range(3)]).encode()
+            name: json.dumps(
+                [{"user_id": f"{name[:8]}{n}", **self.user} for n in range(4)]
+            ).encode()
             for name in ("user_others.json", "user_top_100_history.json")
         }
 
     def case(self, rng: Random) -> Files:
         files = dict(self.sound())
         spoilt = rng.choice(list(files))
-        return {**files, spoilt: spoil_json(files[spoilt], rng)}
+        spoil = rng.choice((spoil_json, spoil_json, spoil_bytes))
+        return {**files, spoilt: spoil(files[spoilt], rng)}
 
     def judge(self, files: Files) -> str | None:
-        from proper_model import validation
-
-        shutil.rmtree(self.folder, ignore_errors=True)
-        self.folder.mkdir()
+        given = self.folder / "given"
+        shutil.rmtree(given, ignore_errors=True)
+        given.mkdir()
         for name, data in files.items():
-            (self.folder / name).write_bytes(data)
-        validation.validate(self.folder, load_task("LaMP_3"))
+            (given / name).write_bytes(data)
+        found = validate(given, self.task)
+        if any(CANARY in problem.message for problem in found.problems):
+            return "a problem quotes a person's text"
+        if not found.ok:
+            raise DataError(f"{found.errors} faults")
+        population = read_population(given, self.task)
+        write_oppu(population, self.folder / "given again")
+        again = read_population(self.folder / "given again", self.task)
+        if (again.pooled, again.test) != (population.pooled, population.test):
+            return "other data when written and read again"
         return None
 
 
