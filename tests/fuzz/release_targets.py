@@ -7,6 +7,7 @@ import hashlib
 import json
 import shutil
 import struct
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from random import Random
@@ -14,6 +15,7 @@ from types import MappingProxyType
 from typing import Any
 
 import torch
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from client.bundle_store import installed
 from client.bundles import add_bundle, load_release
@@ -158,12 +160,8 @@ class TrustTarget:
                 name = rng.choice((*self.signed, "latest.json"))
                 value = json.loads(files[name])
                 if name == "latest.json":
-                    told = canonical_or(spoil_value(value["signed"], rng), b"{}")
                     keys = (THIEF, RELEASE_KEY, *ROOT_KEYS)
-                    by = signature_fields(LATEST_DOMAIN, told, rng.sample(keys, 2))
-                    files[name] = canonical_or(
-                        {"signed": json.loads(told), "signatures": by}, files[name]
-                    )
+                    files[name] = word_by(rng.sample(keys, 2), value["signed"], rng)
                 else:
                     beside, domain, keys = self.signed[name]
                     files[name] = canonical_or(spoil_value(value, rng), files[name])
@@ -185,6 +183,14 @@ class TrustTarget:
         rotate(root, files["2.root.json"], files["2.signatures.json"])
         same = files["2.root.json"] == self.good["2.root.json"]
         return None if same else "took a root that was not signed"
+
+
+def word_by(keys: Sequence[Ed25519PrivateKey], told: Any, rng: Random) -> bytes:
+    """latest.json with another number or anything else changed, signed by these keys."""
+    other = {**told, "number": told["number"] + 1}
+    changed = canonical_or(rng.choice((other, spoil_value(told, rng))), canonical.encode(other))
+    signatures = signature_fields(LATEST_DOMAIN, changed, keys)
+    return canonical.encode({"signed": json.loads(changed), "signatures": signatures})
 
 
 class PublisherTarget:
@@ -232,6 +238,10 @@ class PublisherTarget:
                     files[name] = canonical_or(
                         spoil_value(json.loads(self.good.get(name, b"{}")), rng), b"{}"
                     )
+                case 6 | 7 if name == "latest.json":
+                    files[name] = word_by(
+                        (THIEF, NEW_RELEASE_KEY), json.loads(self.good[name])["signed"], rng
+                    )
                 case _:
                     files[name] = spoil_bytes(files[name], rng, self.before.get(name, b""))
         return files
@@ -248,6 +258,9 @@ class PublisherTarget:
             raise
         if cause := self._wrong([added.bundle.bundle_id]):
             return f"taken, and {cause}"
+        words = [parse_latest(one["latest.json"]).signed for one in (self.before, self.good)]
+        if parse_latest(files["latest.json"]).signed not in words:
+            return "took a word on the newest release that was not signed"
         return None
 
     def _wrong(self, releases: list[str]) -> str | None:
