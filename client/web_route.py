@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import os
 import ssl
 import urllib.request
 from base64 import b64encode
@@ -22,8 +23,22 @@ from client.address_zones import Zone, zone_of, zone_of_host
 from proper_model.errors import ConfigError, FetchError
 
 _SCHEMES = ("http", "https")
+_TLS_VARIABLES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "SSLKEYLOGFILE")
 # With several addresses to try, one that does not answer must not use up all of the time.
 _CONNECT_S = 10.0
+
+
+def tls_context() -> ssl.SSLContext:
+    """What servers are verified by. Raises ConfigError if the environment names what cannot be."""
+    try:
+        return httpx.create_ssl_context()
+    except OSError:  # of which SSLError is one
+        named = [name for name in _TLS_VARIABLES if os.environ.get(name)]
+        raise ConfigError(
+            f"{' or '.join(named) or 'the store of certificates'}: cannot be used for secure "
+            "connections",
+            hint="name a file of certificates in PEM form with SSL_CERT_FILE, or unset it",
+        ) from None
 
 
 class Route:
@@ -35,6 +50,7 @@ class Route:
 
     def __init__(self, context: ssl.SSLContext, name: str) -> None:
         self._name = name
+        self.proxied = False  # whether the last request went through a proxy
         self._reach = Zone.MACHINE
         self._direct = httpx.AsyncHTTPTransport(verify=context, trust_env=False)
         self._proxies = _environment_proxies(context)
@@ -62,6 +78,7 @@ class Route:
             headers = {**headers, "Authorization": f"Basic {b64encode(user).decode('ascii')}"}
         request = httpx.Request("GET", url.copy_with(username=None, password=None), headers=headers)
         proxy = self._proxy_for(url)
+        self.proxied = proxy is not None
         if proxy is not None:
             self._reach = Zone.INTERNET
             return await proxy.handle_async_request(request)

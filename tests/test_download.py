@@ -523,6 +523,22 @@ def test_an_unknown_certificate_is_refused_and_a_named_one_accepted(
         assert sent(secure) == [CUT, len(BODY) - CUT]
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("SSL_CERT_FILE", "gone.pem"), ("SSL_CERT_FILE", "text"), ("SSLKEYLOGFILE", "gone/keys")],
+)
+def test_certificates_of_the_environment_that_cannot_be_used(
+    server, tmp_path, monkeypatch, name, value
+):
+    (tmp_path / "text").write_text("no certificate")
+    for other in ("SSL_CERT_FILE", "SSL_CERT_DIR", "SSLKEYLOGFILE"):
+        monkeypatch.delenv(other, raising=False)
+    monkeypatch.setenv(name, str(tmp_path / value))
+    with pytest.raises(ConfigError, match=f"^{name}: cannot be used for secure") as caught:
+        get(server, tmp_path)
+    assert "unset it" in str(caught.value.hint)
+
+
 def test_a_server_that_speaks_no_tls(server, tmp_path):
     with pytest.raises(FetchError, match="no secure connection"):
         get(server, tmp_path, base=f"https://127.0.0.1:{server.server_port}/r")
@@ -565,6 +581,12 @@ def test_no_password_of_a_netrc_file_is_sent(server, tmp_path, monkeypatch):
     (tmp_path / ".netrc").symlink_to(netrc)
     get(server, tmp_path / "cache")
     assert "Authorization" not in server.seen[0]["headers"]
+
+
+def test_a_proxy_that_is_not_there_is_told(server, tmp_path, monkeypatch):
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:1")
+    with pytest.raises(FetchError, match="cannot be reached through the proxy of the environment;"):
+        get(server, tmp_path, base="https://releases.invalid/r")
 
 
 @pytest.mark.parametrize("proxy", [f"socks5://{SECRET}:1", f"gopher://{SECRET}"])
