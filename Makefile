@@ -27,14 +27,15 @@ TEST_ENV := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
   report bench bench-results clean distclean
 
 help: ## this list
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-16s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 install: $(STAMP) ## .venv with everything in it: constraints.txt, by hash
 
 # Nothing is resolved, and nothing is taken whose hash is not listed: neither the packages nor what
 # builds them (setuptools, for the one package that has no wheel). torch comes apart because pip would
 # prefer the package index's CUDA build to a CPU build that lies on the machine: it is downloaded as
-# pip prefers it without hashes, then installed by hash. A torch that is there already stays.
+# pip prefers it without hashes, then installed by hash; as a wheel, since of a source archive pip
+# would run the code to learn its name. A torch that is there already stays.
 PIP := $(BIN)/python -m pip install --progress-bar off --disable-pip-version-check --no-deps
 HASHED := $(PIP) --require-hashes --no-build-isolation
 PINS = sed -nE '/^($(1))==/,/[^\\]$$/p' constraints.txt
@@ -47,7 +48,8 @@ $(STAMP): pyproject.toml constraints.txt constraints-cuda.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(HASHED) -r <($(call PINS,pip|setuptools))
 	$(BIN)/pip list --format freeze | grep -xE '$(TORCH)([+].*)?' \
-	  || $(BIN)/pip download --progress-bar off --no-deps --dest $(VENV)/torch $(TORCH)
+	  || $(BIN)/pip download --progress-bar off --no-deps --only-binary :all: \
+	       --dest $(VENV)/torch $(TORCH)
 	test ! -d $(VENV)/torch \
 	  || $(HASHED) --no-index --find-links $(VENV)/torch -r <($(call PINS,torch))
 	rm -rf $(VENV)/torch

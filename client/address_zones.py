@@ -33,6 +33,12 @@ _OWN_NAMES = frozenset(
 # ones that nothing should use any more.
 _CARRIERS = (ipaddress.IPv6Network("64:ff9b::/96"), ipaddress.IPv6Network("::/96"))
 _THIS_NETWORK = ipaddress.IPv4Network("0.0.0.0/8")
+# Of no server on the internet, though `is_global` of some versions of Python says so: of protocols,
+# of relays that are no more (RFC 7526), of documents (RFC 9637).
+_NOT_GLOBAL = tuple(
+    ipaddress.ip_network(one)
+    for one in ("192.0.0.0/24", "192.88.99.0/24", "3fff::/20", "5f00::/16", "100:0:0:1::/64")
+)
 
 
 def literal(host: str) -> Address | None:
@@ -70,6 +76,8 @@ def zone_of(address: Address) -> Zone:
         address.is_multicast or address.is_reserved or address.is_link_local
     )
     if isinstance(address, ipaddress.IPv6Address) and address.is_site_local:
+        public = False
+    if any(address in network for network in _NOT_GLOBAL):
         public = False
     return Zone.INTERNET if public else Zone.NETWORK
 

@@ -22,7 +22,7 @@ import httpx
 
 from client.partial_file import PartialFile
 from client.web_address import below, redirected, release_address
-from client.web_route import Route
+from client.web_route import Route, tls_context
 from proper_model.errors import FetchError
 
 Progress = Callable[[str, int, int], None]
@@ -84,7 +84,8 @@ def fetch_over_http(
     `cache` is a private folder for unfinished files; `progress` hears file name, bytes so far and
     bytes in all (0: unknown) of larger files.
 
-    Raises ConfigError unless the address is https, or http on this machine.
+    Raises ConfigError unless the address is https, or http on this machine, and where the environment
+    names certificates that cannot be read.
     """
     return WebSource(release_address(url), cache, progress, patience)
 
@@ -108,7 +109,7 @@ def download(
     address = release_address(url, what=what)
     file = target.name + ".part"
     partial = PartialFile(target.parent, str(address), target.name, max_bytes, file=file)
-    context = httpx.create_ssl_context()
+    context = tls_context()
     _complete(_Transfer(address, partial, context, progress, patience, quiet_bytes=0))
     if partial.is_full:
         partial.discard()
@@ -129,7 +130,7 @@ class WebSource:
     ) -> None:
         self._base, self._cache = base, cache
         self._progress, self._patience = progress, patience
-        self._context = httpx.create_ssl_context()
+        self._context = tls_context()
         self._held: dict[str, PartialFile] = {}
 
     def __call__(self, name: str, max_bytes: int) -> bytes:
@@ -188,8 +189,9 @@ class _Transfer:
             return  # interrupted between the last byte and its use
         if not self.partial.validator:
             self.partial.discard()
+        route = Route(self.context, self.partial.name)
         try:
-            async with Route(self.context, self.partial.name) as route:
+            async with route:
                 response = await self._answer(route)
                 try:
                     self._begin(response)
@@ -199,7 +201,7 @@ class _Transfer:
         except TimeoutError:
             raise _BrokenError("too slow") from None
         except httpx.HTTPError as error:
-            self._explain(error)
+            self._explain(error, "through the proxy of the environment " * route.proxied)
         except OSError:  # a name that nobody knows
             raise _BrokenError("cannot be reached") from None
 
@@ -271,12 +273,12 @@ class _Transfer:
         """File and host, for messages."""
         return f"{self.partial.name}: {self.address.host}"
 
-    def _explain(self, error: httpx.HTTPError) -> NoReturn:
-        """What a library's error means; its own text may quote the address."""
+    def _explain(self, error: httpx.HTTPError, way: str) -> NoReturn:
+        """What a library's error means on this way; its own text may quote the address."""
         if isinstance(error, httpx.ConnectError):
             tls = _tls_error(error)
             if tls is None:
-                raise _BrokenError("cannot be reached") from None
+                raise _BrokenError(f"cannot be reached {way}".rstrip()) from None
             raise FetchError(f"{self.where}: {tls}", hint=_TLS_HINT) from None
         if isinstance(error, httpx.ProxyError):
             raise _BrokenError("the proxy that the environment names refuses") from None

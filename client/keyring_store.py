@@ -72,7 +72,7 @@ def _backend() -> KeyringBackend:
     except ImportError:
         raise KeyringError(
             "the vault's keyring slot needs the package `keyring`, which is not installed",
-            hint='install it with: pip install "proper[keyring]"; or use a passphrase or key file',
+            hint="install it with: pip install -e '.[keyring]'; or use a passphrase or key file",
         ) from None
     with _told("cannot be used"):
         backend: Any = keyring.get_keyring()

@@ -86,5 +86,5 @@ def _too_little(base: BaseFacts, tried: list[BaseWeights]) -> ConfigError:
     return ConfigError(
         f"--max-memory is too little: this base needs {needed / 2**30:.2f} GiB",
         hint="a larger limit, or a smaller base"
-        + ("" if packs else "; --base-weights 4bit needs less (pip install proper[quantized])"),
+        + ("" if packs else "; --base-weights 4bit needs less (pip install -e '.[quantized]')"),
     )

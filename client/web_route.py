@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import os
 import ssl
 import urllib.request
 from base64 import b64encode
@@ -22,8 +23,22 @@ from client.address_zones import Zone, zone_of, zone_of_host
 from proper_model.errors import ConfigError, FetchError
 
 _SCHEMES = ("http", "https")
+_TLS_VARIABLES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "SSLKEYLOGFILE")
 # With several addresses to try, one that does not answer must not use up all of the time.
 _CONNECT_S = 10.0
+
+
+def tls_context() -> ssl.SSLContext:
+    """What servers are verified by. Raises ConfigError if the environment names what cannot be."""
+    try:
+        return httpx.create_ssl_context()
+    except OSError:  # of which SSLError is one
+        named = [name for name in _TLS_VARIABLES if os.environ.get(name)]
+        raise ConfigError(
+            f"{' or '.join(named) or 'the store of certificates'}: cannot be used for secure "
+            "connections",
+            hint="name a file of certificates in PEM form with SSL_CERT_FILE, or unset it",
+        ) from None
 
 
 class Route:
@@ -35,6 +50,7 @@ class Route:
 
     def __init__(self, context: ssl.SSLContext, name: str) -> None:
         self._name = name
+        self.proxied = False  # whether the last request went through a proxy
         self._reach = Zone.MACHINE
         self._direct = httpx.AsyncHTTPTransport(verify=context, trust_env=False)
         self._proxies = _environment_proxies(context)
@@ -62,6 +78,7 @@ class Route:
             headers = {**headers, "Authorization": f"Basic {b64encode(user).decode('ascii')}"}
         request = httpx.Request("GET", url.copy_with(username=None, password=None), headers=headers)
         proxy = self._proxy_for(url)
+        self.proxied = proxy is not None
         if proxy is not None:
             self._reach = Zone.INTERNET
             return await proxy.handle_async_request(request)
@@ -81,20 +98,22 @@ class Route:
 
     def _proxy_for(self, url: httpx.URL) -> httpx.AsyncBaseTransport | None:
         # A proxy would carry what may only stay on this machine.
-        if zone_of_host(url.host) is Zone.MACHINE or urllib.request.proxy_bypass(url.host):
+        host = looked_up(url)
+        if zone_of_host(host) is Zone.MACHINE or any(
+            urllib.request.proxy_bypass(named) for named in (host, f"{host}:{_port(url)}")
+        ):
             return None
         return self._proxies.get(url.scheme, self._proxies.get("all"))
 
     async def _addresses(self, url: httpx.URL) -> list[str]:
         """The addresses of a host that may be connected to, in the system's order."""
-        port = url.port or (443 if url.scheme == "https" else 80)
         loop = asyncio.get_running_loop()
-        found = await loop.getaddrinfo(url.host, port, type=1)  # SOCK_STREAM
+        found = await loop.getaddrinfo(looked_up(url), _port(url), type=1)  # SOCK_STREAM
         addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
         # One with a scope (fe80::1%eth0) has no form in an address of the web.
         addresses = [address for address in addresses if "%" not in address]
         reach = self._reach
-        if zone_of_host(url.host) is None:
+        if zone_of_host(looked_up(url)) is None:
             reach = min(reach, Zone.NETWORK)  # a name of somebody's is not this machine
         allowed = [a for a in addresses if zone_of(ipaddress.ip_address(a)) <= reach]
         if addresses and not allowed:
@@ -110,10 +129,23 @@ class Route:
         return allowed
 
 
+def looked_up(url: httpx.URL) -> str:
+    """The name that is looked up and stands in a certificate, in ASCII.
+
+    Python's own coding of other letters is that of 2003, by which straße.example is strasse.example,
+    somebody else's, and some names are none. httpx follows IDNA 2008 (RFC 5891), as browsers do.
+    """
+    return url.raw_host.decode("ascii")
+
+
+def _port(url: httpx.URL) -> int:
+    return url.port or (443 if url.scheme == "https" else 80)
+
+
 def _addressed(request: httpx.Request, address: str, *, alone: bool) -> httpx.Request:
     """The request to this address; host header and certificate stay those of the name."""
     extensions = {
-        "sni_hostname": request.url.host,
+        "sni_hostname": looked_up(request.url),
         "timeout": {"connect": None if alone else _CONNECT_S},
     }
     url = request.url.copy_with(host=address)

@@ -65,8 +65,7 @@ def library() -> Any:
     except ImportError:
         raise ConfigError(
             "GGUF files are written with the package gguf, which is not installed",
-            hint="install the extra `gguf`: pip install -c constraints.txt -e '.[gguf]'; or export "
-            "in format peft",
+            hint="install the extra `gguf`: pip install -e '.[gguf]'; or export in format peft",
         ) from None
     return gguf
 

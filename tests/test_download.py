@@ -373,6 +373,25 @@ def test_the_address_that_was_checked_is_the_one_connected_to(certificate, tmp_p
             get(secure, tmp_path, base=f"https://other.example:{secure.server_port}/r")
 
 
+@pytest.mark.parametrize(
+    ("typed", "name"),
+    [("straße.example", "xn--strae-oqa.example"), ("\u05d01.example", "xn--1-zhc.example")],
+)
+def test_a_name_in_other_letters_is_looked_up_and_verified_as_browsers_do(
+    certificate, tmp_path, monkeypatch, typed, name
+):
+    """Python's own coding makes strasse.example of the first, and fails over the second."""
+    asked = leads(monkeypatch, {name: ["127.0.0.1"]}, zones={"127.0.0.1": Zone.NETWORK})
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    with (
+        serving({PATH: BODY}, certificate=certificate) as secure,
+        pytest.raises(FetchError, match="certificate is not accepted") as caught,
+    ):
+        get(secure, tmp_path, base=f"https://{typed}:{secure.server_port}/r")
+    assert name in caught.value.message
+    assert asked[0] == name
+
+
 def test_a_name_that_nobody_knows(server, tmp_path, monkeypatch):
     def unknown(*_args, **_kwargs):
         raise socket.gaierror(socket.EAI_NONAME, f"unknown {SECRET}")
@@ -504,6 +523,22 @@ def test_an_unknown_certificate_is_refused_and_a_named_one_accepted(
         assert sent(secure) == [CUT, len(BODY) - CUT]
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("SSL_CERT_FILE", "gone.pem"), ("SSL_CERT_FILE", "text"), ("SSLKEYLOGFILE", "gone/keys")],
+)
+def test_certificates_of_the_environment_that_cannot_be_used(
+    server, tmp_path, monkeypatch, name, value
+):
+    (tmp_path / "text").write_text("no certificate")
+    for other in ("SSL_CERT_FILE", "SSL_CERT_DIR", "SSLKEYLOGFILE"):
+        monkeypatch.delenv(other, raising=False)
+    monkeypatch.setenv(name, str(tmp_path / value))
+    with pytest.raises(ConfigError, match=f"^{name}: cannot be used for secure") as caught:
+        get(server, tmp_path)
+    assert "unset it" in str(caught.value.hint)
+
+
 def test_a_server_that_speaks_no_tls(server, tmp_path):
     with pytest.raises(FetchError, match="no secure connection"):
         get(server, tmp_path, base=f"https://127.0.0.1:{server.server_port}/r")
@@ -521,6 +556,37 @@ def test_the_proxy_of_the_environment_is_asked_but_not_for_this_machine(
             get(server, tmp_path, base="https://releases.invalid/r")
         assert {record["path"] for record in proxy.seen} == {"releases.invalid:443"}
     assert SECRET not in "".join(traceback.format_exception(caught.value))
+
+
+@pytest.mark.parametrize(
+    ("exempt", "proxied"),
+    [("127.0.0.2", False), ("127.0.0.2:{port}", False), ("127.0.0.2:1", True)],
+)
+def test_no_proxy_names_hosts_with_or_without_a_port(tmp_path, monkeypatch, exempt, proxied):
+    monkeypatch.setattr(web_route, "zone_of_host", lambda _: Zone.NETWORK)
+    with serving() as proxy, serving() as other:
+        monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{proxy.server_port}")
+        monkeypatch.setenv("NO_PROXY", exempt.format(port=other.server_port))
+        with pytest.raises(FetchError):
+            get(other, tmp_path, base=f"https://127.0.0.2:{other.server_port}/r")
+        assert bool(proxy.seen) is proxied
+
+
+def test_no_password_of_a_netrc_file_is_sent(server, tmp_path, monkeypatch):
+    netrc = tmp_path / "netrc"
+    netrc.touch(mode=0o600)
+    netrc.write_text(f"default login me password {SECRET}\n")
+    monkeypatch.setenv("NETRC", str(netrc))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / ".netrc").symlink_to(netrc)
+    get(server, tmp_path / "cache")
+    assert "Authorization" not in server.seen[0]["headers"]
+
+
+def test_a_proxy_that_is_not_there_is_told(server, tmp_path, monkeypatch):
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:1")
+    with pytest.raises(FetchError, match="cannot be reached through the proxy of the environment;"):
+        get(server, tmp_path, base="https://releases.invalid/r")
 
 
 @pytest.mark.parametrize("proxy", [f"socks5://{SECRET}:1", f"gopher://{SECRET}"])

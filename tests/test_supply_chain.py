@@ -9,6 +9,7 @@ import json
 import re
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 from types import SimpleNamespace
@@ -181,6 +182,39 @@ def test_all_that_make_installs_is_held_against_a_hash(repository: Path) -> None
     for line in hashed:
         # No dependency and no build dependency is looked for beside the listed files.
         assert {"--require-hashes", "--no-deps", "--no-build-isolation"} <= set(line.split()), line
+
+
+def test_what_is_fetched_before_its_hash_is_known_runs_nothing(
+    repository: Path, tmp_path: Path
+) -> None:
+    """pip runs setup.py of a source archive that it only downloads."""
+    (line,) = (line for line in install_commands(repository) if "pip download" in line)
+    options = line.split("pip download")[1].split("--dest")[0].split()
+    source, ran = tmp_path / "torch-2.0", tmp_path / "ran"
+    source.mkdir()
+    (source / "PKG-INFO").write_text("Metadata-Version: 2.1\nName: torch\nVersion: 2.0\n")
+    (source / "setup.py").write_text(f"open({str(ran)!r}, 'w')")
+    with tarfile.open(tmp_path / "torch-2.0.tar.gz", "w:gz") as archive:
+        archive.add(source, arcname="torch-2.0")
+    subprocess.run(
+        [
+            *(sys.executable, "-m", "pip", "download", *options, "--no-build-isolation"),
+            *("--no-index", "--find-links", str(tmp_path), "--dest", str(tmp_path / "out")),
+            "torch==2.0",
+        ],
+        capture_output=True,
+        check=False,
+    )
+    assert not ran.exists()
+
+
+def test_what_people_are_told_to_install_can_be(repository: Path) -> None:
+    """A constraints file with hashes forbids `-e .`; our name on the package index is not ours."""
+    folders = ("proper_model", "client", "coordinator", "simulations", "benchmarks", "docs")
+    code = [path for name in folders for path in (repository / name).rglob("*.py")]
+    for path in (*code, *repository.glob("*.md"), *(repository / "docs").rglob("*.md")):
+        told = re.search(r"pip install (-c constraints|.?proper\b)", path.read_text())
+        assert told is None, path.name
 
 
 def make_wheel(path: Path, code: bytes) -> str:

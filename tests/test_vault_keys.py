@@ -560,4 +560,4 @@ def test_without_the_package_the_hint_says_how_to_get_it(folder: Path, monkeypat
     monkeypatch.setitem(__import__("sys").modules, "keyring", None)
     with pytest.raises(VaultError) as caught:
         make_vault(folder, secrets=[KeyringEntry()])
-    assert "proper[keyring]" in caught.value.hint
+    assert ".[keyring]" in caught.value.hint

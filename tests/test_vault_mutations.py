@@ -6,9 +6,9 @@ import random
 from collections import Counter
 from pathlib import Path
 
-from age_files import seal
-from vault_mutations import SECRET as PASSPHRASE
-from vault_mutations import (
+from tests.age_files import seal
+from tests.vault_mutations import SECRET as PASSPHRASE
+from tests.vault_mutations import (
     good_backup,
     good_vaults,
     mutated_backups,

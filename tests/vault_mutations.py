@@ -19,15 +19,14 @@ from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from age_files import seal
-from vault_samples import BUNDLE, make_vault, put_files, put_key_file, tree
-
 from client.backup import Backup, encode, open_backup
 from client.vault import KeyFile, open_vault
 from proper_model.errors import ProperError
+from tests.age_files import seal
+from tests.fuzz.mutators import spoil_bytes, spoil_value
+from tests.vault_samples import BUNDLE, make_vault, put_files, put_key_file, tree
 
 SECRET = "a passphrase, not a short one"
-JUNK = (None, True, False, -1, 0, 1, 2, 1 << 53, 1.5, "", "0" * 64, "\ud800", [], {}, [[]], "x")
 
 
 @cache
@@ -42,54 +41,22 @@ def good_vaults() -> tuple[tuple[Mapping[str, bytes], Mapping[str, bytes]], byte
         return (tree(one.folder), tree(two.folder)), key
 
 
-def mutated(data: bytes, source: random.Random) -> bytes:
+def mutated(data: bytes, source: random.Random, other: bytes = b"") -> bytes:
     """`data` with one to three changes, never as it was."""
     changed = data
     while changed == data:
-        for _ in range(source.randint(1, 3)):
-            changed = _one_change(changed, source)
+        changed = spoil_bytes(data, source, other)
     return changed
 
 
-def _one_change(data: bytes, source: random.Random) -> bytes:
-    at = source.randrange(len(data) + 1)
-    end = min(len(data), at + source.choice([1, 1, 2, 8, 64]))
-    kind = source.randrange(6)
-    if kind == 0 and at < len(data):
-        return data[:at] + bytes([data[at] ^ (1 << source.randrange(8))]) + data[at + 1 :]
-    if kind == 1:
-        return data[:at]
-    if kind == 2:
-        return data[:at] + source.randbytes(source.choice([1, 2, 16])) + data[at:]
-    if kind == 3:
-        return data[:at] + data[end:]
-    if kind == 4:
-        return data[:at] + data[at:end] + data[at:]
-    return data[:at] + source.randbytes(end - at) + data[end:]
-
-
 def mutated_json(data: bytes, source: random.Random) -> bytes:
-    """A canonical document with one value replaced, removed or added; canonical again."""
-    value = json.loads(data)
-    places = list(_places(value))
-    container, key = source.choice(places)
-    if source.random() < 0.2 and isinstance(container, dict):
-        container["more"] = source.choice(JUNK)
-    elif source.random() < 0.2:
-        del container[key]
-    else:
-        container[key] = source.choice([one for one in JUNK if one != container[key]])
-    text = json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
-    changed = text.encode("utf-8", "surrogatepass")
-    return changed if changed != data else data + b" "
-
-
-def _places(value: object) -> Iterator[tuple[dict | list, str | int]]:
-    items = value.items() if isinstance(value, dict) else enumerate(value)  # type: ignore[arg-type]
-    for key, inner in items:
-        yield value, key  # type: ignore[misc]
-        if isinstance(inner, dict | list):
-            yield from _places(inner)
+    """A canonical document with some value replaced, removed or added; canonical again, if it can be."""
+    changed = data
+    while changed == data:
+        value = spoil_value(json.loads(data), source)
+        text = json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+        changed = text.encode("utf-8", "surrogatepass")
+    return changed
 
 
 def mutated_vaults(source: random.Random, count: int) -> Iterator[dict[str, bytes]]:

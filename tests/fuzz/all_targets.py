@@ -8,23 +8,30 @@ from pathlib import Path
 from tests.fuzz.file_targets import (
     AddressTarget,
     DataTarget,
-    HistoryTarget,
     ProfileTarget,
-    QuestionTarget,
     TaskTarget,
 )
 from tests.fuzz.harness import Target
-from tests.fuzz.private_targets import BackupTarget, DocumentTarget, ImportTarget, VaultTarget
-from tests.fuzz.release_targets import ReleaseTarget, TrustTarget
+from tests.fuzz.history_targets import HistoryTarget, QuestionTarget
+from tests.fuzz.private_targets import (
+    BackupTarget,
+    DocumentTarget,
+    ImportTarget,
+    PassphraseTarget,
+    VaultTarget,
+)
+from tests.fuzz.release_targets import PublisherTarget, ReleaseTarget, TrustTarget
 
 TARGETS: dict[str, Callable[[Path], Target]] = {
     kind.name: kind
     for kind in (
         VaultTarget,
+        PassphraseTarget,
         BackupTarget,
         DocumentTarget,
         ImportTarget,
         TrustTarget,
+        PublisherTarget,
         ReleaseTarget,
         HistoryTarget,
         QuestionTarget,

@@ -34,9 +34,11 @@ CANARY = "zqxcanaryzq"
 
 
 class Target(Protocol):
-    """One kind of input. `name` has no blanks."""
+    """One kind of input. `name` has no blanks; `sound` is a case that nothing is wrong with."""
 
     name: str
+
+    def sound(self) -> Files: ...
 
     def case(self, rng: Random) -> Files: ...
 

@@ -14,9 +14,12 @@ import torch
 from client import backup, cli, personal_state
 from client.bundle_store import installed
 from client.command_line import Session
+from client.home import Home
+from client.passphrases import check_new, read_passphrase
 from client.personal_state import PersonalState, TaskState
 from client.state_check import check_state
 from client.vault import KeyFile, Passphrase, Secret, open_vault
+from client.vault_check import look_at
 from client.vault_keys import KEYS_FILE
 from proper_model.errors import ProperError
 from proper_model.records import HistoryItem
@@ -26,6 +29,7 @@ from tests.exports import noisy_release, user_tensors
 from tests.fuzz.harness import CANARY, Files, cause_of
 from tests.fuzz.mutators import spoil_bytes, spoil_json, spoil_tensors
 from tests.fuzz.release_targets import publish_sample
+from tests.vault_mutations import good_vaults, mutated, mutated_json, mutated_vaults
 from tests.vault_samples import BUNDLE, WORD, make_vault, put_files, put_key_file, tree
 
 CREATED = datetime(2026, 3, 1, tzinfo=UTC)
@@ -34,53 +38,114 @@ FIRST, SECOND = "00000001.vault", "00000002.vault"
 
 
 class VaultTarget:
-    """Altered, exchanged, missing and foreign files; opened with a key file or a passphrase."""
+    """Altered, exchanged, missing and foreign files; opened with a key file or a passphrase.
+
+    Half of the cases are `vault_mutations`'s, of vaults with one generation, where every change of a
+    byte must be refused. The others have two, so that an older one may be read, with a warning.
+    """
 
     name = "vault"
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder / "vault"
-        self.key = put_key_file(folder / "key")
+        self.home = Home(folder)
+        self.key = put_key_file(folder / "key", good_vaults()[1])
         secrets: tuple[Secret, ...] = (self.key, WORD)
         make_vault(folder / "own", b"older", b"newest", secrets=secrets)
         make_vault(folder / "theirs", b"other", b"others", secrets=secrets, seed="b")
         self.own, self.theirs = tree(folder / "own"), tree(folder / "theirs")
 
+    def sound(self) -> Files:
+        return {**self.own, "secret": b"word"}
+
     def case(self, rng: Random) -> Files:
-        files = dict(self.own)
+        if rng.random() < 0.5:
+            (files,) = mutated_vaults(rng, 1)
+            return {**files, "secret": b"alone"}
+        changed = dict(self.own)
         name = rng.choice((KEYS_FILE, KEYS_FILE, SECOND, SECOND, FIRST))
         match rng.randrange(10):
             case 0:
-                files[name] = self.theirs[name]
+                changed[name] = self.theirs[name]
             case 1:
-                del files[name]
+                del changed[name]
             case 2:
-                files[name] = files[rng.choice(list(files))]
+                changed[name] = changed[rng.choice(list(changed))]
             case 3:
-                files["00000003.vault"] = rng.choice((*self.theirs.values(), files[SECOND], b""))
-            case 4 if name == KEYS_FILE:
-                files[name] = spoil_json(files[name], rng)
+                changed["00000003.vault"] = rng.choice(
+                    (*self.theirs.values(), changed[SECOND], b"")
+                )
+            case 4 | 5 if name == KEYS_FILE:
+                changed[name] = mutated_json(changed[name], rng)
             case _:
                 other = rng.choice((self.theirs[name], self.own[SECOND]))
-                files[name] = spoil_bytes(files[name], rng, other)
-        return {**files, "secret": rng.choice((b"key", b"key", b"word"))}
+                changed[name] = mutated(changed[name], rng, other)
+        return {**changed, "secret": rng.choice((b"key", b"key", b"word"))}
 
     def judge(self, files: Files) -> str | None:
-        shutil.rmtree(self.folder, ignore_errors=True)
+        shutil.rmtree(self.home.vault, ignore_errors=True)
         stored = {name: data for name, data in files.items() if name != "secret"}
-        put_files(self.folder, stored)
-        secret: KeyFile | Passphrase = self.key if files["secret"] == b"key" else WORD
-        vault = open_vault(self.folder, secret)
-        payload = vault.read().payload
-        if stored[KEYS_FILE] != self.own[KEYS_FILE]:
+        put_files(self.home.vault, stored)
+        with contextlib.suppress(ProperError):
+            look_at(self.home)  # what `status` shows without a secret
+        secret: KeyFile | Passphrase = WORD if files["secret"] == b"word" else self.key
+        vault = open_vault(self.home.vault, secret)
+        content = vault.read()
+        if files["secret"] == b"alone":
+            return "read a mutated vault"
+        if stored.get(KEYS_FILE) != self.own[KEYS_FILE]:
             return "opened with keys.json altered"
+        payload = None if content is None else content.payload
+        newer = [name for name in stored if name.endswith(".vault") and name > FIRST]
         if payload == b"newest":
             return None if stored[SECOND] == self.own[SECOND] else "read an altered generation"
-        if payload != b"older":
-            return "read what nobody wrote"
-        # An older copy of a whole vault cannot be told from the newest; a damaged newest can.
-        newer = any(name > FIRST for name in stored if name.endswith(".vault"))
-        return "took the older generation without a word" if newer and not vault.warnings else None
+        if payload == b"older":
+            # An older copy of a whole vault cannot be told from the newest; a damaged newest can.
+            quiet = newer and not vault.warnings
+            return "took the older generation without a word" if quiet else None
+        return "read what nobody wrote"
+
+
+class PassphraseTarget:
+    """A file with a passphrase, as editors write it: what is taken is its first line, and opens."""
+
+    name = "passphrase"
+    texts = (
+        "correct horse battery",
+        "pässword ώ two",
+        "\u200b",
+        "a" * 100,
+        "aA1!" * 18,
+        "1qaz2wsx",
+    )
+    codings = ("utf-8", "utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-32", "latin-1")
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "word"
+        self.path.touch(mode=0o600)
+
+    def sound(self) -> Files:
+        return {"word": f"{CANARY} {self.texts[0]}\r\n".encode()}
+
+    def case(self, rng: Random) -> Files:
+        line = f"{CANARY} {rng.choice(self.texts)}"
+        text = line + rng.choice(("", "\n", "\r\n", "\r", "\nnot this", "\0", " \n"))
+        data = text.encode(rng.choice(self.codings), "replace")
+        if rng.random() < 0.7:
+            data = spoil_bytes(data, rng)
+        return {"word": data, "weak": b"1"} if rng.random() < 0.3 else {"word": data}
+
+    def judge(self, files: Files) -> str | None:
+        self.path.write_bytes(files["word"])
+        secret = read_passphrase(self.path)
+        told = io.StringIO()
+        with contextlib.redirect_stderr(told), contextlib.redirect_stdout(told):
+            check_new(secret, weak="weak" in files)
+        if CANARY in told.getvalue():
+            return "says the passphrase"
+        wide = files["word"].startswith((b"\xff\xfe", b"\xfe\xff"))
+        text = files["word"].decode("utf-16" if wide else "utf-8-sig")
+        line = io.StringIO(text, newline=None).readline().removesuffix("\n")
+        return None if secret.text == line else "took another passphrase than the first line"
 
 
 def sample_state(bundle_id: str = BUNDLE) -> PersonalState:
@@ -137,6 +202,9 @@ class DocumentTarget:
         del folder
         self.good = personal_state.encode(sample_state())
 
+    def sound(self) -> Files:
+        return {"document": self.good}
+
     def case(self, rng: Random) -> Files:
         return {"document": spoil_document(self.good, rng)}
 
@@ -164,23 +232,26 @@ class BackupTarget:
         self.content = backup.encode(backup.Backup(document, CREATED, BUNDLE))
         self.good = seal(self.content, PASSPHRASE)
 
+    def sound(self) -> Files:
+        return {"backup.age": seal(self.content, PASSPHRASE), "content": self.content}
+
     def case(self, rng: Random) -> Files:
         if rng.random() < 0.5:
-            return {"backup.age": spoil_bytes(self.good, rng, self.content)}
+            return {"backup.age": mutated(self.good, rng, self.content)}
         start = len(backup.MAGIC) + 4
         length = int.from_bytes(self.content[start - 4 : start], "big")
-        header = spoil_json(self.content[start : start + length], rng)
+        head = mutated_json(self.content[start : start + length], rng)
         rest = self.content[start + length :]
-        content = backup.MAGIC + len(header).to_bytes(4, "big") + header + rest
+        content = backup.MAGIC + len(head).to_bytes(4, "big") + head + rest
         if rng.random() < 0.3:
-            content = spoil_bytes(self.content, rng)
+            content = mutated(self.content, rng)
         return {"backup.age": seal(content, PASSPHRASE), "content": content}
 
     def judge(self, files: Files) -> str | None:
         self.path.write_bytes(files["backup.age"])
         opened = backup.open_backup(self.path, PASSPHRASE)
         if "content" not in files:
-            return None if files["backup.age"] == self.good else "opened an altered age file"
+            return "opened an altered age file"
         same = backup.encode(opened) == files["content"]
         return None if same else "read another content than was sealed"
 
@@ -191,7 +262,7 @@ class ImportTarget:
     name = "import"
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.key = folder, put_key_file(folder / "key")
+        self.folder, self.key = folder, put_key_file(folder / "key", bytes(range(64)))
         self.home, self.fresh = folder / "home", folder / "fresh"
         run_proper(self.fresh, self.key, "bundle", "add", str(publish_sample(folder / "release")))
         bundle = installed(self.fresh)
@@ -201,6 +272,9 @@ class ImportTarget:
         self.word = folder / "word"
         self.word.touch(mode=0o600)
         self.word.write_text(PASSPHRASE + "\n")
+
+    def sound(self) -> Files:
+        return {"document": self.good}
 
     def case(self, rng: Random) -> Files:
         return {"document": spoil_document(self.good, rng)}

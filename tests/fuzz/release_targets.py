@@ -7,26 +7,55 @@ import hashlib
 import json
 import shutil
 import struct
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from random import Random
+from types import MappingProxyType
 from typing import Any
 
 import torch
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from client.bundle_store import installed
 from client.bundles import add_bundle, load_release
 from client.home import Home
 from client.loading import LOADED
 from proper_model import canonical
 from proper_model.artifact import release_to_files
 from proper_model.bundle import MANIFEST_NAME, SIGNATURES_NAME, build_bundle, verify_manifest
-from proper_model.errors import BundleFormatError
+from proper_model.errors import BundleFormatError, ProperError
+from proper_model.latest import parse_latest
+from proper_model.manifest import BaseReference
 from proper_model.records import Query
-from proper_model.trust import MANIFEST_DOMAIN, ROOT_DOMAIN, TrustedRoot, rotate, sign
-from tests.bundle_samples import KEY, NOW, SECOND_KEY, STRANGER, sample_bundle, sample_info
+from proper_model.release_check import check_files
+from proper_model.signatures import signature_fields
+from proper_model.trust import (
+    LATEST_DOMAIN,
+    MANIFEST_DOMAIN,
+    ROOT_DOMAIN,
+    TrustedRoot,
+    rotate,
+    sign,
+)
+from tests.bundle_samples import KEY, LIFETIME, NOW, base_files, referring_files, sample_info
 from tests.exports import noisy_release
 from tests.fuzz.harness import Files, cause_of
 from tests.fuzz.mutators import spoil_bytes, spoil_json, spoil_tensors, spoil_toml, spoil_value
+from tests.publisher import (
+    LATEST_KEY,
+    NEW_RELEASE_KEY,
+    RELEASE_KEY,
+    ROOT_KEYS,
+    THIEF,
+    Publisher,
+    bundle,
+    roles_root,
+    signed_root,
+    word,
+)
+
+CREATED_NOW = datetime.now(UTC).replace(microsecond=0) - timedelta(days=1)
 
 
 @functools.cache
@@ -46,8 +75,7 @@ def release_files() -> dict[str, bytes]:
 
 @functools.cache
 def signed_files() -> dict[str, bytes]:
-    now = datetime.now(UTC).replace(microsecond=0)
-    info = sample_info(created=now - timedelta(days=1), expires=now + timedelta(days=300))
+    info = sample_info(created=CREATED_NOW, expires=CREATED_NOW + LIFETIME)
     return dict(build_bundle(release_files(), info, [KEY]).all_files())
 
 
@@ -56,33 +84,67 @@ def publish_sample(folder: Path) -> Path:
     return write_release(folder, signed_files())
 
 
+@functools.cache
+def referring_release() -> dict[str, bytes]:
+    """A release that stands on `base_files`."""
+    hashes = {name: hashlib.sha256(data).hexdigest() for name, data in base_files().items()}
+    reference = BaseReference("some/base", "abc", hashes)
+    info = sample_info(created=CREATED_NOW, expires=CREATED_NOW + LIFETIME, base=reference)
+    return dict(build_bundle(referring_files("some/base", "abc"), info, [KEY]).all_files())
+
+
 def write_release(folder: Path, files: Files) -> Path:
+    write_files(folder / "bundle", files)
+    (folder / "root.json").write_bytes(TrustedRoot.of([KEY]).to_bytes())
+    return folder / "bundle"
+
+
+def write_files(folder: Path, files: Files) -> None:
+    """A folder with these files and no others."""
     shutil.rmtree(folder, ignore_errors=True)
-    bundle = folder / "bundle"
     for name, data in files.items():
-        path = bundle / name
+        path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
-    (folder / "root.json").write_bytes(TrustedRoot.of([KEY]).to_bytes())
-    return bundle
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder, by its path there."""
+    found = (path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(found)}
 
 
 class TrustTarget:
-    """Roots, rotations, manifests and signature files that no key of the root has signed."""
+    """Roots with roles, rotations, manifests and words on the newest release, altered or signed by the
+    keys of another role: nothing counts but what enough keys of its own role have signed.
+    """
 
     name = "trust"
+    # Document -> where its signatures stand, how they are made, and who may not make them.
+    signed = MappingProxyType(
+        {
+            "manifest.json": ("signatures.json", MANIFEST_DOMAIN, (THIEF, LATEST_KEY, *ROOT_KEYS)),
+            "2.root.json": ("2.signatures.json", ROOT_DOMAIN, (THIEF, RELEASE_KEY, ROOT_KEYS[0])),
+        }
+    )
 
     def __init__(self, folder: Path) -> None:
         del folder
-        bundle = sample_bundle(1).all_files()
-        root, following = TrustedRoot.of([KEY]), TrustedRoot.of([SECOND_KEY], version=2)
+        released = bundle(1)
+        files = released.all_files()
+        root, following = roles_root(), roles_root(2, release=(NEW_RELEASE_KEY,))
+        new_root, new_signatures = signed_root(following)
         self.good = {
             "root.json": root.to_bytes(),
-            "manifest.json": bundle[MANIFEST_NAME],
-            "signatures.json": bundle[SIGNATURES_NAME],
-            "2.root.json": following.to_bytes(),
-            "2.signatures.json": sign(ROOT_DOMAIN, following.to_bytes(), [KEY, SECOND_KEY]),
+            "manifest.json": files[MANIFEST_NAME],
+            "signatures.json": files[SIGNATURES_NAME],
+            "latest.json": word(released, 1, 1),
+            "2.root.json": new_root,
+            "2.signatures.json": new_signatures,
         }
+
+    def sound(self) -> Files:
+        return self.good
 
     def case(self, rng: Random) -> Files:
         files = dict(self.good)
@@ -94,28 +156,124 @@ class TrustTarget:
                 files[name] = canonical_or(spoil_value(json.loads(files[name]), rng), files[name])
             case 2:
                 files[name] = spoil_json(files[name], rng)
-            case _:  # signed, but by a stranger
-                signed, domain = rng.choice(
-                    (("manifest.json", MANIFEST_DOMAIN), ("2.root.json", ROOT_DOMAIN))
-                )
-                files[signed] = canonical_or(
-                    spoil_value(json.loads(files[signed]), rng), files[signed]
-                )
-                beside = "signatures.json" if signed == "manifest.json" else "2.signatures.json"
-                files[beside] = sign(domain, files[signed], [STRANGER])
+            case _:  # signed, but by keys that may not
+                name = rng.choice((*self.signed, "latest.json"))
+                value = json.loads(files[name])
+                if name == "latest.json":
+                    keys = (THIEF, RELEASE_KEY, *ROOT_KEYS)
+                    files[name] = word_by(rng.sample(keys, 2), value["signed"], rng)
+                else:
+                    beside, domain, keys = self.signed[name]
+                    files[name] = canonical_or(spoil_value(value, rng), files[name])
+                    by_keys = rng.sample(keys, rng.choice((1, 1, 2)))
+                    files[beside] = sign(domain, files[name], by_keys)
         return files
 
     def judge(self, files: Files) -> str | None:
         root = TrustedRoot.from_bytes(files["root.json"])
         if root.to_bytes() != files["root.json"]:
             return "read a root in another form than its own"
-        taken = verify_manifest(files["manifest.json"], files["signatures.json"], root, now=NOW)
-        del taken
+        root.check_current(NOW)
+        verify_manifest(files["manifest.json"], files["signatures.json"], root, now=NOW)
         if files["manifest.json"] != self.good["manifest.json"]:
             return "took a manifest that was not signed"
+        latest, _ = parse_latest(files["latest.json"]).verify(root, NOW)
+        if latest.to_bytes() != parse_latest(self.good["latest.json"]).signed:
+            return "took a word on the newest release that was not signed"
         rotate(root, files["2.root.json"], files["2.signatures.json"])
         same = files["2.root.json"] == self.good["2.root.json"]
         return None if same else "took a root that was not signed"
+
+
+def word_by(keys: Sequence[Ed25519PrivateKey], told: Any, rng: Random) -> bytes:
+    """latest.json with another number or anything else changed, signed by these keys."""
+    other = {**told, "number": told["number"] + 1}
+    changed = canonical_or(rng.choice((other, spoil_value(told, rng))), canonical.encode(other))
+    signatures = signature_fields(LATEST_DOMAIN, changed, keys)
+    return canonical.encode({"signed": json.loads(changed), "signatures": signatures})
+
+
+class PublisherTarget:
+    """The folder of a publisher whose keys and release are new, altered on its way to a device.
+
+    Taken or refused, the device has the old release or the new one, whole, and the old root or the
+    new one; a root that was taken stays where the release after it is refused.
+    """
+
+    name = "publisher"
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.home, self.fresh = folder / "in", Home(folder / "home"), folder / "fresh"
+        publisher = Publisher(folder / "out")
+        publisher.publish()
+        add_bundle(Home(self.fresh), str(publisher.folder), now=NOW)
+        self.before = tree(publisher.folder)
+        publisher.place_root(roles_root(2, release=(NEW_RELEASE_KEY,)))
+        publisher.release = (NEW_RELEASE_KEY,)
+        publisher.publish()
+        self.good = tree(publisher.folder)
+        roots = (roles_root(), roles_root(2, release=(NEW_RELEASE_KEY,)))
+        self.roots = [root.to_bytes() for root in roots]
+        versions = (self.good[f"v0000000{n}/{MANIFEST_NAME}"] for n in (1, 2))
+        self.releases = [hashlib.sha256(manifest).hexdigest() for manifest in versions]
+
+    def sound(self) -> Files:
+        return self.good
+
+    def case(self, rng: Random) -> Files:
+        files = dict(self.good)
+        for _ in range(rng.choice((1, 1, 2))):
+            small = [name for name in files if "/" not in name or not name.startswith("v00000001")]
+            name = rng.choice(small)
+            match rng.randrange(8):
+                case 0:
+                    files.pop(name)
+                case 1:
+                    files[name] = self.before.get(name, b"")
+                case 2:
+                    files[name] = files[rng.choice(small)]
+                case 3:
+                    files[name.replace("00000002", "00000003")] = files[name]
+                case 4 | 5 if name.endswith(".json"):
+                    files[name] = canonical_or(
+                        spoil_value(json.loads(self.good.get(name, b"{}")), rng), b"{}"
+                    )
+                case 6 | 7 if name == "latest.json":
+                    files[name] = word_by(
+                        (THIEF, NEW_RELEASE_KEY), json.loads(self.good[name])["signed"], rng
+                    )
+                case _:
+                    files[name] = spoil_bytes(files[name], rng, self.before.get(name, b""))
+        return files
+
+    def judge(self, files: Files) -> str | None:
+        shutil.rmtree(self.home.path, ignore_errors=True)
+        shutil.copytree(self.fresh, self.home.path)
+        write_files(self.folder, files)
+        try:
+            added = add_bundle(self.home, str(self.folder), now=NOW)
+        except ProperError:
+            if cause := self._wrong(self.releases):
+                return f"refused, and {cause}"
+            raise
+        if cause := self._wrong([added.bundle.bundle_id]):
+            return f"taken, and {cause}"
+        words = [parse_latest(one["latest.json"]).signed for one in (self.before, self.good)]
+        if parse_latest(files["latest.json"]).signed not in words:
+            return "took a word on the newest release that was not signed"
+        return None
+
+    def _wrong(self, releases: list[str]) -> str | None:
+        """What is not as it should be on the device, which should have one of these releases."""
+        if self.home.root_file.read_bytes() not in self.roots:
+            return "trusts a root that was not signed"
+        found = installed(self.home.path, now=NOW)
+        if found is None or found.bundle_id not in set(releases) & set(self.releases):
+            return "has no release, or one that was not signed"
+        for name in found.manifest.files:
+            if (found.path / name).read_bytes() != self.good[f"v{found.version:08d}/{name}"]:
+                return "has a release with an altered file"
+        return None
 
 
 def canonical_or(value: Any, otherwise: bytes) -> bytes:
@@ -127,25 +285,36 @@ def canonical_or(value: Any, otherwise: bytes) -> bytes:
 
 
 class ReleaseTarget:
-    """Any content, signed with the trusted key: what is installed must then answer."""
+    """Any content, signed with the trusted key: what is installed must then answer.
+
+    Of two releases, one with its base and one that refers to a base in a folder.
+    """
 
     name = "release"
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.home = folder / "published", Home(folder / "home")
+        self.base = folder / "base"
+        write_files(self.base, base_files())
+
+    def sound(self) -> Files:
+        return signed_files()
 
     def case(self, rng: Random) -> Files:
-        files = {
-            n: d for n, d in signed_files().items() if n not in (MANIFEST_NAME, SIGNATURES_NAME)
-        }
-        manifest = json.loads(signed_files()[MANIFEST_NAME])
+        whole = rng.choice((signed_files, signed_files, referring_release))()
+        files = {n: d for n, d in whole.items() if n not in (MANIFEST_NAME, SIGNATURES_NAME)}
+        manifest = json.loads(whole[MANIFEST_NAME])
         name = rng.choice(list(files))
         match rng.randrange(12):
             case 0:
                 del files[name]
             case 1:
                 extra = rng.choice(
-                    ("base/x.py", "base/model.safetensors.index.json", "x", "base/x.bin")
+                    (
+                        *("base/x.py", "base/model.safetensors.index.json", "x", "base/x.bin"),
+                        *("base/adapter_config.json", "tokenizer/chat_template.jinja"),
+                        "adapters/population/adapter_config.json",
+                    )
                 )
                 files[extra] = rng.choice((b"{}", b"", files[name]))
             case 2:
@@ -161,20 +330,23 @@ class ReleaseTarget:
         manifest["files"] = describe(files, manifest["files"])
         if rng.random() < 0.1:
             manifest = spoil_value(manifest, rng)
-        raw = canonical_or(manifest, signed_files()[MANIFEST_NAME])
+        raw = canonical_or(manifest, whole[MANIFEST_NAME])
         return {**files, MANIFEST_NAME: raw, SIGNATURES_NAME: sign(MANIFEST_DOMAIN, raw, [KEY])}
 
     def judge(self, files: Files) -> str | None:
         shutil.rmtree(self.home.path, ignore_errors=True)
         LOADED.clear()
-        bundle = write_release(self.folder, files)
-        add_bundle(self.home, str(bundle))
+        published = write_release(self.folder, files)
+        refers = b'"hub_id"' in files[MANIFEST_NAME]
+        add_bundle(self.home, str(published), base=str(self.base) if refers else None)
         try:
-            release, _ = load_release(self.home, threads=1)
+            release, added = load_release(self.home, threads=1)
+            content = {n: files[n] for n in added.manifest.files}
+            config = base_files()["config.json"] if refers else None
+            check_files(content, added.manifest.base_reference, config=config)
             release.model()
             example = release.task.query_example(Query("q", "review: w1 w2", "1"))
-            encoder = release.encoder()
-            tokens = encoder.encode(example).tokens
+            tokens = release.encoder().encode(example).tokens
             logits = release.base(input_ids=torch.tensor([tokens])).logits
         except Exception as error:  # noqa: BLE001 - the finding is that it was installed
             return f"installed, then {cause_of(error)}"
