@@ -102,7 +102,14 @@ def write_peft(
     check_free(out)
     fold = fold_release(release, tensors, approximate=approximate, samples=samples)
     name, revision = base_name(out, bundle_id, base, beside)
-    adapter = peft_adapter(release, fold, base_name=name, revision=revision, dtype=dtype)
+    adapter = peft_adapter(
+        release,
+        fold,
+        base_name=name,
+        revision=revision,
+        dtype=dtype,
+        language_alone=beside is not None,
+    )
     readme = peft_readme(
         release, adapter, fold.report, bundle_id=bundle_id, base=base, beside=beside is not None
     )

@@ -31,6 +31,7 @@ from proper_model.gguf_model import check_gguf_model, write_gguf_model
 from proper_model.gguf_names import family_of, library
 from proper_model.merged_export import check_mergeable
 from proper_model.mlx_export import mlx_adapter
+from proper_model.nested_export import mlx_prefix
 from proper_model.peft_export import joined_factors
 from proper_model.recipe import BaseSource
 from proper_model.user_fold import fold_release
@@ -140,7 +141,8 @@ def write_mlx(
     check_source(release, base)
     check_free(out)
     fold = fold_release(release, tensors, approximate=approximate, samples=samples)
-    adapter = mlx_adapter(release.base.config, joined_factors(release, fold))
+    prefix = mlx_prefix(release.base, language_alone=beside is not None)
+    adapter = mlx_adapter(release.base.config, joined_factors(release, fold), prefix=prefix)
     readme = mlx_readme(
         release,
         adapter.rank,

@@ -18,6 +18,7 @@ _PEFT = "base_model.model."
 _OWN = "model."
 NESTED_DECODER = "model.language_model."
 """Where transformers holds the text decoder of a model that reads images too."""
+_MLX_LANGUAGE_MODEL = "language_model."  # Where mlx-lm holds its language model.
 
 
 def outer_path(config: Any) -> str:
@@ -50,3 +51,9 @@ def named_from_outside(base: Any, adapter: PeftAdapter) -> PeftAdapter:
     return dataclasses.replace(
         adapter, tensors=tensors, config={**adapter.config, "target_modules": targets}
     )
+
+
+def mlx_prefix(base: Any, *, language_alone: bool) -> str:
+    """What mlx-lm's names of the linears begin with: it names them as transformers' alone else."""
+    nested = getattr(base, "outer_path", _OWN) != _OWN
+    return _MLX_LANGUAGE_MODEL if nested and not language_alone else ""

@@ -60,6 +60,7 @@ def peft_adapter(
     base_name: str,
     revision: str | None = None,
     dtype: torch.dtype = torch.float32,
+    language_alone: bool = False,
 ) -> PeftAdapter:
     """The fold, joined with the population LoRA where the release ships it apart.
 
@@ -68,6 +69,7 @@ def peft_adapter(
             the release embeds.
         revision: of a public base.
         dtype: of the tensors; only float32 and wider keep the promise of equal logits.
+        language_alone: for the language model alone, where the public base reads images too.
 
     Raises:
         ExportError: a dtype adapters are not stored in, one too narrow for a factor's values, or a
@@ -97,7 +99,8 @@ def peft_adapter(
         "inference_mode": True,
     }
     adapter = PeftAdapter(tensors, config, rank, natural)
-    return named_from_outside(release.base, adapter) if release.population else adapter
+    whole = release.population and not language_alone
+    return named_from_outside(release.base, adapter) if whole else adapter
 
 
 def joined_factors(release: Release, fold: UserFold) -> dict[str, Factors]:
