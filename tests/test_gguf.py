@@ -244,7 +244,7 @@ def test_a_word_level_tokenizer_is_refused_by_name(tmp_path: Path) -> None:
     release = noisy_release()
     beside = BaseBeside(release.base, release.tokenizer, torch.float32)
     options: Mapping[str, Any] = {"bundle_id": BUNDLE}
-    with pytest.raises(ExportError, match="WordLevel"):
+    with pytest.raises(ExportError, match="WordLevel") as caught:
         write_gguf(
             tmp_path / "out", release, user_tensors(release), base=None, beside=beside, **options
         )
@@ -252,6 +252,7 @@ def test_a_word_level_tokenizer_is_refused_by_name(tmp_path: Path) -> None:
         write_gguf_merged(
             tmp_path / "out", release, user_tensors(release), dtype=torch.float32, **options
         )
+    assert "without --with-base" in (caught.value.hint or "")
     assert list(tmp_path.iterdir()) == []
 
 
