@@ -1,20 +1,23 @@
 """What a user takes away: a PEFT adapter or a merged model, as a folder that other programs load.
 
-A folder appears whole or not at all: it is written beside its place, synced and renamed; what a
-killed process leaves is a hidden folder `.NAME.*.tmp` beside it. Nothing in it names the user or
-this machine, but for an adapter with its base beside it: PEFT finds that by an absolute path only.
+A folder appears whole or not at all: it is written beside its place, synced and renamed. What a
+killed process leaves, a hidden folder `.NAME.*.tmp` beside it, is removed by the next export to the
+same place. Nothing in a folder names the user or this machine, but for an adapter with its base
+beside it: PEFT finds that by an absolute path only.
 It is private all the same (SECURITY 1, "a leaked personal LoRA equals leaked history"), so files
 are 0600 and folders 0700.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import re
 import secrets
 import stat
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,6 +43,7 @@ from proper_model.peft_export import peft_adapter
 from proper_model.recipe import BaseSource
 from proper_model.user_fold import FoldReport, fold_release
 
+_AS_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 BASE = "base"  # folder of a base that is written beside an adapter
 
 
@@ -108,7 +112,7 @@ def write_peft(
         base_name=name,
         revision=revision,
         dtype=dtype,
-        alone=beside is not None,  # what is written beside is the language model
+        language_alone=beside is not None,
     )
     readme = peft_readme(
         release, adapter, fold.report, bundle_id=bundle_id, base=base, beside=beside is not None
@@ -215,9 +219,9 @@ def check_free(out: Path) -> None:
 def new_folder(out: Path) -> Iterator[Path]:
     """A private folder to fill, which becomes `out` at the end, or vanishes on any error."""
     target = Path(os.path.abspath(out))  # noqa: PTH100 - a link as the last part stays one
-    building = target.with_name(f".{target.name}.{secrets.token_hex(6)}.tmp")
     with storage_errors(out):
-        building.mkdir(mode=PRIVATE_FOLDER)
+        _remove_abandoned(target)
+        building, lock = _begun(target)
         try:
             yield building
             for path in building.rglob("*"):
@@ -226,6 +230,42 @@ def new_folder(out: Path) -> Iterator[Path]:
         except BaseException:
             remove_folder(building)
             raise
+        finally:
+            os.close(lock)
+
+
+def _begun(target: Path) -> tuple[Path, int]:
+    """A new folder beside `target`, and the open file that keeps other exports from removing it."""
+    while True:
+        building = target.with_name(f".{target.name}.{secrets.token_hex(6)}.tmp")
+        building.mkdir(mode=PRIVATE_FOLDER)
+        # Before it is locked, another export may take it for an abandoned one.
+        try:
+            lock = os.open(building, _AS_FOLDER)
+        except FileNotFoundError:
+            continue
+        with suppress(OSError):  # some network disks lock no folders, and none is removed there
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        if building.is_dir():
+            return building, lock
+        os.close(lock)
+
+
+def _remove_abandoned(target: Path) -> None:
+    """Remove what killed exports to `target` left: folders of ours that no process has locked."""
+    found: list[Path] = []
+    begun = re.compile(rf"\.{re.escape(target.name)}\.[0-9a-f]{{12}}\.tmp")
+    with suppress(OSError):  # a folder may be written that cannot be listed
+        found = [path for path in target.parent.iterdir() if begun.fullmatch(path.name)]
+    for path in found:
+        with suppress(OSError):  # no folder, or not ours, or being written, or gone meanwhile
+            lock = os.open(path, _AS_FOLDER)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if os.fstat(lock).st_uid == os.geteuid():
+                    remove_folder(path)
+            finally:
+                os.close(lock)
 
 
 def _settle(path: Path) -> None:

@@ -24,14 +24,14 @@ from client.export_runtimes_readme import gguf_merged_readme, gguf_readme, mlx_r
 from proper_model.artifact import Release
 from proper_model.config import BaseWeights
 from proper_model.encoding import Encoded
-from proper_model.errors import ExportError, StorageError
+from proper_model.errors import StorageError
 from proper_model.files import write_atomic
 from proper_model.gguf_adapter import write_gguf_adapter
 from proper_model.gguf_model import check_gguf_model, write_gguf_model
 from proper_model.gguf_names import family_of, library
 from proper_model.merged_export import check_mergeable
 from proper_model.mlx_export import mlx_adapter
-from proper_model.nested_export import is_part
+from proper_model.nested_export import mlx_prefix
 from proper_model.peft_export import joined_factors
 from proper_model.recipe import BaseSource
 from proper_model.user_fold import fold_release
@@ -142,13 +142,8 @@ def write_mlx(
     check_source(release, base)
     check_free(out)
     fold = fold_release(release, tensors, approximate=approximate, samples=samples)
-    if beside is None and is_part(release.base):
-        raise ExportError(
-            "mlx-lm names the linears of a checkpoint that reads images too in another way, and "
-            "would leave the adapter out without a word",
-            hint="add --with-base: the language model is then written beside the adapter",
-        )
-    adapter = mlx_adapter(release.base.config, joined_factors(release, fold))
+    prefix = mlx_prefix(release.base, language_alone=beside is not None)
+    adapter = mlx_adapter(release.base.config, joined_factors(release, fold), prefix=prefix)
     readme = mlx_readme(
         release,
         adapter.rank,

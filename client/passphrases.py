@@ -24,6 +24,7 @@ MIN_CHARACTERS = 8
 LEAST_GUESSES = 1e6
 GOOD_GUESSES = 1e10
 GUESSES_A_SECOND = 1e4  # of Argon2id with 64 MiB, by a few graphics cards
+VAULT_OPTIONS = "--passphrase-file FILE or --key-file FILE before the command"
 LEAST_KINDS_OF_BYTES = 16  # 32 random bytes have fewer with a probability below 1e-8
 
 _JUDGED_CHARACTERS = 72  # zxcvbn takes no more; more makes no passphrase weaker
@@ -70,15 +71,15 @@ def read_passphrase(path: Path) -> Passphrase:
     return Passphrase(line, earlier=(_MARK + line,) if marked else ())
 
 
-def ask_passphrase(words: str, *, twice: bool = False) -> Passphrase:
-    """Ask on the terminal, whatever stdin is.
+def ask_passphrase(words: str, *, instead: str = VAULT_OPTIONS, twice: bool = False) -> Passphrase:
+    """Ask on the terminal, whatever stdin is; `instead` are the options that answer beforehand.
 
     Raises ConfigError without a terminal, PassphraseError if two entries differ.
     """
     if not _has_terminal():
         raise ConfigError(
-            "the vault needs its key, and there is no terminal to ask on",
-            hint="give --passphrase-file FILE or --key-file FILE",
+            f"a passphrase is needed ({words.lower()}), and there is no terminal to ask on",
+            hint=f"give {instead}",
         )
     first = getpass.getpass(f"{words}: ")
     if twice and getpass.getpass("The same again: ") != first:
@@ -86,9 +87,14 @@ def ask_passphrase(words: str, *, twice: bool = False) -> Passphrase:
     return Passphrase(first)
 
 
-def new_passphrase(words: str, file: Path | None, *, weak: bool) -> Passphrase:
+def new_passphrase(
+    words: str, file: Path | None, *, weak: bool, instead: str = VAULT_OPTIONS
+) -> Passphrase:
     """A passphrase that shall open something from now on. Raises as `check_new` and as reading it."""
-    given = ask_passphrase(words, twice=True) if file is None else read_passphrase(file)
+    if file is None:
+        given = ask_passphrase(words, instead=instead, twice=True)
+    else:
+        given = read_passphrase(file)
     check_new(given, weak=weak)
     return given
 

@@ -97,7 +97,7 @@ class Workspace:
             return KeyringEntry()
         if kinds == {"key-file"}:
             raise ConfigError("this vault opens with a key file", hint="give --key-file FILE")
-        return ask_passphrase("Passphrase")
+        return ask_passphrase("The vault's passphrase")
 
     def _create(self) -> Vault:
         given = self.keys.given()

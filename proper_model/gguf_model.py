@@ -160,6 +160,9 @@ def _check_computed_alike(config: Any, family: Family) -> None:
     act = getattr(config, "hidden_activation", None) or config.hidden_act
     if act != family.activation:
         raise _otherwise(f"the activation '{act}' in a model of type '{config.model_type}'")
+    biases = [name for name in ("attention_bias", "mlp_bias") if getattr(config, name, False)]
+    if biases and not family.biased:
+        raise _otherwise(f"{biases[0]} in a model of type '{config.model_type}'")
     blocks = range(config.num_hidden_layers)
     # SmolLM3: llama.cpp leaves rope out in every fourth block, whatever the configuration says.
     pattern = getattr(config, "no_rope_layers", None)

@@ -35,6 +35,7 @@ class Family:
         global_every: every so many blocks one attends to all tokens, the others in a window; None
             where all do the same.
         capped: takes the tanh of attention's scores.
+        biased: reads the biases that a configuration may ask for.
     """
 
     architecture: str
@@ -43,11 +44,12 @@ class Family:
     activation: str = "silu"
     global_every: int | None = None
     capped: bool = False
+    biased: bool = False
 
 
 _GELU = "gelu_pytorch_tanh"
 FAMILIES = {
-    "llama": Family("llama", paired=True),
+    "llama": Family("llama", paired=True, biased=True),
     "mistral": Family("llama", paired=True),
     "qwen2": Family("qwen2"),
     "qwen3": Family("qwen3"),

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from proper_model.errors import ExportError
-from proper_model.gguf_names import ELSEWHERE, library
+from proper_model.gguf_names import library
 
 _CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+"
 _REST = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -201,5 +201,7 @@ def _merge(merge: str | list[str]) -> str:
 
 def _unknown(which: str) -> ExportError:
     return ExportError(
-        f"llama.cpp has no tokenizer that cuts text as this one does: {which}", hint=ELSEWHERE
+        f"no tokenizer of llama.cpp is known here to cut text as this one does: {which}",
+        hint="a LoRA alone needs none: --format gguf without --with-base. llama.cpp's own "
+        "convert_hf_to_gguf.py knows more, but no word-level ones: export in format merged for it",
     )

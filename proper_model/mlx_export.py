@@ -36,11 +36,12 @@ class MlxAdapter:
     rank: int
 
 
-def mlx_adapter(config: Any, factors: Mapping[str, Factors]) -> MlxAdapter:
+def mlx_adapter(config: Any, factors: Mapping[str, Factors], *, prefix: str = "") -> MlxAdapter:
     """`factors` (of `joined_factors`) as mlx-lm has them, in float32.
 
     Args:
         config: of the base.
+        prefix: of all names, see `mlx_prefix`.
 
     Raises:
         ExportError: the names mlx-lm gives this model type are not known, or a value is too large.
@@ -61,8 +62,8 @@ def mlx_adapter(config: Any, factors: Mapping[str, Factors]) -> MlxAdapter:
                 hint="export in format merged",
             )
         keys.add(inside["key"])
-        tensors[f"{path}.lora_a"] = narrowed(a.T, torch.float32, path)
-        tensors[f"{path}.lora_b"] = narrowed(b.T, torch.float32, path)
+        tensors[f"{prefix}{path}.lora_a"] = narrowed(a.T, torch.float32, path)
+        tensors[f"{prefix}{path}.lora_b"] = narrowed(b.T, torch.float32, path)
     parameters = {"rank": rank, "scale": 1.0, "dropout": 0.0, "keys": sorted(keys)}
     content = {
         "fine_tune_type": "lora",

@@ -18,6 +18,7 @@ _PEFT = "base_model.model."
 _OWN = "model."
 NESTED_DECODER = "model.language_model."
 """Where transformers holds the text decoder of a model that reads images too."""
+_MLX_LANGUAGE_MODEL = "language_model."  # Where mlx-lm holds its language model.
 
 
 def outer_path(config: Any) -> str:
@@ -55,3 +56,8 @@ def named_from_outside(base: Any, adapter: PeftAdapter) -> PeftAdapter:
     return dataclasses.replace(
         adapter, tensors=tensors, config={**adapter.config, "target_modules": targets}
     )
+
+
+def mlx_prefix(base: Any, *, language_alone: bool) -> str:
+    """What mlx-lm's names of the linears begin with: it names them as transformers' alone else."""
+    return _MLX_LANGUAGE_MODEL if is_part(base) and not language_alone else ""

@@ -60,7 +60,7 @@ def peft_adapter(
     base_name: str,
     revision: str | None = None,
     dtype: torch.dtype = torch.float32,
-    alone: bool = False,
+    language_alone: bool = False,
 ) -> PeftAdapter:
     """The fold, joined with the population LoRA where the release ships it apart.
 
@@ -69,7 +69,7 @@ def peft_adapter(
             the release embeds.
         revision: of a public base.
         dtype: of the tensors; only float32 and wider keep the promise of equal logits.
-        alone: it applies to the language model by itself, not to the checkpoint it is part of.
+        language_alone: for the language model alone, where the public base reads images too.
 
     Raises:
         ExportError: a dtype adapters are not stored in, one too narrow for a factor's values, or a
@@ -99,7 +99,7 @@ def peft_adapter(
         "inference_mode": True,
     }
     adapter = PeftAdapter(tensors, config, rank, natural)
-    whole = release.population and not alone
+    whole = release.population and not language_alone
     return named_from_outside(release.base, adapter) if whole else adapter
 
 

@@ -8,7 +8,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,7 +22,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from client import export, export_runtimes
-from client.export import BaseBeside, Exported, write_merged, write_peft
+from client.export import BaseBeside, Exported, new_folder, write_merged, write_peft
 from client.export_runtimes import write_gguf, write_mlx
 from client.exporting import base_dtype
 from proper_model import merged_export
@@ -429,6 +429,44 @@ def test_an_interruption_leaves_nothing(
             write(tmp_path / "out", release, tensors)
         assert list(tmp_path.iterdir()) == [], (name, call)
     write(tmp_path / "out", release, tensors)
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_what_a_killed_export_left_is_removed_by_the_next_to_the_same_place(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    killed = tmp_path / ".out.0123456789ab.tmp"
+    killed.mkdir()
+    (killed / "adapter_model.safetensors").write_bytes(b"private")
+    others = [tmp_path / name for name in (".out2.0123456789ab.tmp", ".out.notes.tmp")]
+    for other in others:
+        other.mkdir()
+    pointing = tmp_path / ".out.00000000abcd.tmp"
+    pointing.symlink_to(others[0])
+    with ExitStack() as stack:
+        at_work = stack.enter_context(new_folder(out))  # another export, not killed
+        with new_folder(out) as second:
+            (second / "file").write_text("x")
+        assert at_work.is_dir()
+        stack.pop_all().__exit__(KeyboardInterrupt, KeyboardInterrupt(), None)
+    assert sorted(tmp_path.iterdir()) == sorted([out, pointing, *others])
+
+
+@pytest.mark.parametrize(("owner", "name"), [(Path, "mkdir"), (os, "open")])
+def test_a_folder_that_another_export_took_for_abandoned_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str
+) -> None:
+    real, calls = getattr(owner, name), 0
+
+    def overtaken(*args: Any, **options: Any) -> Any:
+        nonlocal calls
+        done = real(*args, **options)
+        if (calls := calls + 1) == 1:
+            export.remove_folder(next(tmp_path.iterdir()))
+        return done
+
+    monkeypatch.setattr(owner, name, overtaken)
+    with new_folder(tmp_path / "out") as folder:
+        (folder / "file").write_text("x")
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 

@@ -40,6 +40,8 @@ from tests.tokenizers_of_kinds import BYTE_FALLBACK, BYTE_LEVEL, PROBES, tokeniz
 
 ROWS = 448  # of the embedding table; the tokenizers have fewer tokens
 ITEM = own_items()[0]
+UNBIASED = ("gemma", "gemma2", "qwen3", "smollm3")
+TIED = {"tie_word_embeddings": True}
 LLAMA3 = {
     "rope_type": "llama3",
     "rope_theta": 5000.0,
@@ -242,7 +244,7 @@ def test_a_word_level_tokenizer_is_refused_by_name(tmp_path: Path) -> None:
     release = noisy_release()
     beside = BaseBeside(release.base, release.tokenizer, torch.float32)
     options: Mapping[str, Any] = {"bundle_id": BUNDLE}
-    with pytest.raises(ExportError, match="WordLevel"):
+    with pytest.raises(ExportError, match="WordLevel") as caught:
         write_gguf(
             tmp_path / "out", release, user_tensors(release), base=None, beside=beside, **options
         )
@@ -250,6 +252,7 @@ def test_a_word_level_tokenizer_is_refused_by_name(tmp_path: Path) -> None:
         write_gguf_merged(
             tmp_path / "out", release, user_tensors(release), dtype=torch.float32, **options
         )
+    assert "without --with-base" in (caught.value.hint or "")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -275,6 +278,9 @@ def test_a_tokenizer_larger_than_its_model_is_refused() -> None:
         ("gemma2", {"query_pre_attn_scalar": 8, "attn_logit_softcapping": None}, "cap on"),
         ("gemma2", {"layer_types": ["full_attention"] * 2}, "other blocks than 1 of 2"),
         ("smollm3", {"no_rope_layers": [1, 0]}, "rope in other blocks"),
+        # Their files were written, and llama.cpp refused to load them.
+        ("smollm3", {"mlp_bias": True}, "mlp_bias in a model of type 'smollm3'"),
+        *((kind, {"attention_bias": True}, f"attention_bias .*'{kind}'") for kind in UNBIASED),
     ],
 )
 def test_what_llama_cpp_computes_otherwise_is_refused(
@@ -342,7 +348,7 @@ def llama_cpp_logits(folder: Path, model: str, adapter: str | None) -> tuple[Any
     ("kind", "changes", "words", "atol"),
     [
         ("llama", {"num_attention_heads": 4, "num_key_value_heads": 2}, "gpt-2", 1e-4),
-        ("llama", {"attention_bias": True, "tie_word_embeddings": True}, "sentencepiece", 1e-4),
+        ("llama", {"attention_bias": True, "mlp_bias": True, **TIED}, "sentencepiece", 1e-4),
         ("llama", {"hidden_size": 64, "rope_parameters": LLAMA3}, "llama-bpe", 1e-4),
         ("mistral", {}, "gpt-2", 1e-4),
         ("qwen2", {}, "qwen2", 1e-4),

@@ -13,12 +13,10 @@ import pytest
 import torch
 import transformers as hf
 from bundle_samples import CREATED, KEY, NOW, ROOT
-from peft import AutoPeftModelForCausalLM, PeftModel
+from peft import PeftModel
 from safetensors.torch import load_file, save_file
 
 from client import loading
-from client.export import BaseBeside, write_peft
-from client.export_runtimes import write_mlx
 from client.home import Home
 from client.loading import load_installed
 from client.updater import install
@@ -30,14 +28,13 @@ from proper_model.base_check import check_base
 from proper_model.base_config import is_nested, language_part, size
 from proper_model.base_folder import base_folder
 from proper_model.base_memory import read_shape
-from proper_model.errors import BaseModelError, ExportError
+from proper_model.errors import BaseModelError
 from proper_model.machine import useful_threads
 from proper_model.peft_export import peft_adapter
 from proper_model.profiles import load_profile
 from proper_model.user_fold import fold_release
 from simulations.calibrate import measure, shape_of
 from tests.exports import (
-    BUNDLE,
     PUBLIC,
     VOCABULARY,
     logits_of,
@@ -48,7 +45,6 @@ from tests.exports import (
 )
 from tests.releases import release_in_memory
 
-MLX = "adapters.safetensors"
 TOKENS = torch.tensor([[1, 5, 9, 13, 8, 7]])
 TEXT = {
     "vocab_size": VOCABULARY,
@@ -202,23 +198,6 @@ def test_a_release_over_it_comes_back_and_exports_to_the_public_checkpoint(
         ours = our_logits(release, tensors, item)
         assert torch.allclose(ours, logits_of(theirs, item), atol=1e-4)
         assert not torch.allclose(ours, logits_of(whole(folder), item), atol=1e-2)
-
-
-def test_beside_its_base_an_adapter_is_the_language_models_own(
-    folder: Path, tmp_path: Path
-) -> None:
-    release = referring_release(folder)
-    tensors, item = user_tensors(release), own_items()[0]
-    alone, tokenizer = load_base(str(folder))
-    beside = BaseBeside(alone, tokenizer, torch.float32)
-    write_peft(tmp_path / "a", release, tensors, bundle_id=BUNDLE, base=PUBLIC, beside=beside)
-    theirs = AutoPeftModelForCausalLM.from_pretrained(tmp_path / "a").eval()
-    assert torch.allclose(our_logits(release, tensors, item), logits_of(theirs, item), atol=1e-4)
-    with pytest.raises(ExportError, match="leave the adapter out") as caught:
-        write_mlx(tmp_path / "b", release, tensors, bundle_id=BUNDLE, base=PUBLIC)
-    assert "--with-base" in (caught.value.hint or "")
-    write_mlx(tmp_path / "b", release, tensors, bundle_id=BUNDLE, base=PUBLIC, beside=beside)
-    assert all(name.startswith("model.layers.") for name in load_file(tmp_path / "b" / MLX))
 
 
 @pytest.mark.parametrize("embedded", [True, False])

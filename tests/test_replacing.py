@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pyrage
 import pytest
@@ -215,3 +216,42 @@ def test_a_poor_passphrase_for_a_backup(
     assert not out.exists()
     assert person.run("--weak-passphrase", *words) == 0
     assert out.exists()
+
+
+@pytest.mark.parametrize("command", ["export", "import", "passwd"])
+def test_without_a_terminal_the_option_for_that_passphrase_is_named(
+    command: str,
+    person: Person,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The vault's own is given: naming its option again would help nobody."""
+    monkeypatch.setattr("client.passphrases._has_terminal", lambda: False)
+    words: dict[str, list[Any]] = {
+        "export": ["--format", "age-backup", "--out", tmp_path / "out.age"],
+        "import": ["--replace", backup_of(tmp_path, HERE)],
+        "passwd": [],
+    }
+    assert person.run(command, *words[command]) == 11
+    told = capsys.readouterr().err
+    option = "--new-passphrase-file" if command == "passwd" else "--backup-passphrase-file"
+    assert f"give {option} FILE" in told
+    assert "the vault needs" not in told
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("age-backup", "--approximate"),
+        ("age-backup", "--task", "any"),
+        ("peft", "--backup-passphrase-file", "any"),
+    ],
+)
+def test_options_that_do_not_go_with_the_format_are_refused(
+    words: tuple[str, ...], person: Person, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert person.run("export", "--format", words[0], "--out", out, *words[1:]) == 11
+    assert words[1] in capsys.readouterr().err
+    assert not out.exists()

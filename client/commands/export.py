@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from proper_model.config import BaseWeights
 
 MEASURED_ITEMS = 64  # newest items on which an approximate fold is measured
-
+BACKUP_OPTION = "--backup-passphrase-file FILE"
 
 Kind = Annotated[
     Format,
@@ -73,6 +73,17 @@ def export(
             f"--with-base goes with a LoRA; format {kind} needs no base beside it",
             hint=f"leave it out, or choose one of {', '.join(ADAPTERS)}",
         )
+    if kind is Format.BACKUP and (approximate or task is not None):
+        raise ConfigError(
+            f"{'--approximate' if approximate else '--task'} goes with one adapter; a backup holds "
+            "everything, as it is",
+            hint="leave it out",
+        )
+    if kind is not Format.BACKUP and backup_passphrase_file is not None:
+        raise ConfigError(
+            f"--backup-passphrase-file: format {kind} is not encrypted",
+            hint="leave it out, or choose --format age-backup",
+        )
     workspace = o.workspace(context)
     vault = workspace.open()
     if kind is Format.BACKUP:
@@ -98,7 +109,9 @@ def export_backup(
             hint="copy the folder that `proper path` names instead: all that is private in it is encrypted; "
             "or adapt with fewer items: proper adapt HISTORY --max-items COUNT",
         )
-    passphrase = new_passphrase("A passphrase for the backup", passphrase_file, weak=weak)
+    passphrase = new_passphrase(
+        "A passphrase for the backup", passphrase_file, weak=weak, instead=BACKUP_OPTION
+    )
     with progress_bars() as show:
         show("encrypting the backup", 0, 0)
         write_backup(

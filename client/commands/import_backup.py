@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from client.commands import options as o
-from client.commands.export import BackupPassphrase
+from client.commands.export import BACKUP_OPTION, BackupPassphrase
 from client.commands.work import store
 from client.console import agreed, asks, print_line, progress_bars, say
 from client.passphrases import ask_passphrase, read_passphrase
@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from client.vault import Vault
 
 Replace = Annotated[
-    bool, typer.Option("--replace", help="Replace what is stored here by the backup.")
+    bool,
+    typer.Option("--replace", help="Replace what is stored here; says what that loses, and asks."),
 ]
 Yes = Annotated[bool, typer.Option("--yes", help="Replace also where something is lost by it.")]
 
@@ -37,8 +38,7 @@ def import_backup(
 ) -> None:
     """Bring a backup to this machine; it is encrypted under this machine's own key.
 
-    A backup that this version cannot work with is refused, and what is stored here stays. What
-    --replace would lose is said, and asked about.
+    A backup that this version cannot work with is refused, and what is stored here stays.
     """
     from client.bundle_store import stored
     from client.personal_state import decode
@@ -85,7 +85,7 @@ def opened_backup(path: Path, passphrase_file: Path | None) -> Backup:
     from client.backup import open_backup
 
     if passphrase_file is None:
-        passphrase = ask_passphrase("The backup's passphrase")
+        passphrase = ask_passphrase("The backup's passphrase", instead=BACKUP_OPTION)
     else:
         passphrase = read_passphrase(passphrase_file)
     with progress_bars() as show:

@@ -186,7 +186,12 @@ def passwd(
             print_line(f"Slot {remove} opens the vault no longer.")
         else:
             weak = workspace.keys.weak
-            new = new_passphrase("The new passphrase", new_passphrase_file, weak=weak)
+            new = new_passphrase(
+                "The new passphrase",
+                new_passphrase_file,
+                weak=weak,
+                instead="--new-passphrase-file FILE",
+            )
             if rotate:
                 training.discard(vault)  # sealed under the old key
                 vault.rotate([new])
