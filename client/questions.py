@@ -63,7 +63,9 @@ def _rows(handle: IO[bytes], name: str) -> Iterator[Asked]:
         if not line.strip():
             continue
         try:
-            row = parse_json(line.removeprefix(codecs.BOM_UTF8) if number == 1 else line)
+            row = parse_json(
+                line.removeprefix(codecs.BOM_UTF8) if number == 1 else line, surrogates=True
+            )
         except DocumentError as error:
             raise DataError(f"{name}, line {number}: {error}", hint=HINT) from None
         if not isinstance(row, dict) or not isinstance(row.get("input"), str):

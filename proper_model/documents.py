@@ -38,10 +38,12 @@ def parse_json(
     parse_int: Callable[[str], int] | None = None,
     parse_float: Callable[[str], float] | None = None,
     constants: bool = False,
+    surrogates: bool = False,
 ) -> Any:
     """The value of a JSON document, with `parse_int` and `parse_float` in place of our own.
 
     `constants` takes NaN and Infinity: files of our own hold losses that are not finite.
+    `surrogates` takes halves of surrogate pairs, for readers that replace them in a person's text.
 
     Raises DocumentError: not UTF-8, not JSON, a key twice, NaN or a number that is none in a
     float, too many digits, half a surrogate pair, or nested deeper than `max_depth`.
@@ -58,7 +60,7 @@ def parse_json(
         raise DocumentError(f"not JSON at character {error.pos}") from None
     except RecursionError:
         raise DocumentError("nested too deeply") from None
-    _check(value, max_depth)
+    _check(value, max_depth, surrogates=surrogates)
     return value
 
 
@@ -125,16 +127,16 @@ def _refuse_constant(_name: str) -> NoReturn:
     raise DocumentError("NaN and Infinity are not JSON")
 
 
-def _check(value: Any, max_depth: int) -> None:
+def _check(value: Any, max_depth: int, *, surrogates: bool = False) -> None:
     """Refuse depth and broken text, a level at a time, so that depth itself costs no stack."""
     level, depth = [value], 0
     while level:
         below: list[Any] = []
         for item in level:
-            if isinstance(item, str):
+            if isinstance(item, str) and not surrogates:
                 _check_text(item)
             elif isinstance(item, dict):
-                for key in item:
+                for key in () if surrogates else item:
                     _check_text(key)
                 below += item.values()
             elif isinstance(item, list):

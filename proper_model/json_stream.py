@@ -220,6 +220,10 @@ def read_object(path: Path, *, limit_bytes: int = 1 << 30) -> dict[str, Any]:
         raise DataError(f"{path.name}: NaN and Infinity are not JSON") from None
     except (ValueError, RecursionError) as error:
         where = f" at character {error.pos}" if isinstance(error, json.JSONDecodeError) else ""
+        if (
+            isinstance(error, ValueError) and not where
+        ):  # Python's own limit, against quadratic time
+            raise DataError(f"{path.name}: a number has too many digits") from None
         raise DataError(f"{path.name}: malformed or truncated JSON{where}") from None
     if not isinstance(value, dict):
         raise DataError(f"{path.name}: expected a JSON object")

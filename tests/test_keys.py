@@ -48,7 +48,7 @@ def test_private_at_every_moment(path, monkeypatch):
     modes, original = [], os.open
 
     def recording(name, flags, mode=0o777, **options):
-        if flags & os.O_CREAT:
+        if flags & (os.O_CREAT | getattr(os, "O_TMPFILE", 0) & ~os.O_DIRECTORY):
             modes.append(mode)
         return original(name, flags, mode, **options)
 

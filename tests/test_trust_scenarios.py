@@ -14,6 +14,7 @@ from bundle_samples import CREATED, NOW
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from release_server import serve_folder, serving
+from transformers import LlamaConfig
 
 from client import bundles, doctor
 from client.bundle_list import list_bundles, warnings_of
@@ -433,7 +434,7 @@ def test_every_command_that_computes_over_a_revoked_release_warns(
 ):
     publisher.publish()
     first = add(home, publisher).bundle
-    loaded = SimpleNamespace(base=SimpleNamespace(config=SimpleNamespace(hidden_size=8)))
+    loaded = SimpleNamespace(base=SimpleNamespace(config=LlamaConfig(hidden_size=8)))
     monkeypatch.setattr(bundles, "load_release", lambda *_, **__: (loaded, first))
     Workspace(home).load(first)
     assert "stolen" not in capsys.readouterr().err
