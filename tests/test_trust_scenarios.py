@@ -434,7 +434,7 @@ def test_every_command_that_computes_over_a_revoked_release_warns(
 ):
     publisher.publish()
     first = add(home, publisher).bundle
-    loaded = SimpleNamespace(base=SimpleNamespace(config=LlamaConfig(hidden_size=8)))
+    loaded = SimpleNamespace(base=SimpleNamespace(config=LlamaConfig(hidden_size=32)))
     monkeypatch.setattr(bundles, "load_release", lambda *_, **__: (loaded, first))
     Workspace(home).load(first)
     assert "stolen" not in capsys.readouterr().err
