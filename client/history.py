@@ -170,6 +170,11 @@ def _read(
                     left[FAULTY] += 1
     drafter.check_senders()
     drafter.check_ratings()
+    if reading.date_option and keeper.different > 1:
+        option = reading.date_option
+        report.warn(
+            Place(opened.name), f"read without dates; {option} may say when items were made"
+        )
     return _finished(opened.name, keeper, report, reading.selection, read, left, options)
 
 

@@ -33,7 +33,18 @@ _LIKELY = {
     "score": ("rating", "my rating", "your rating", "star rating", "stars", "rate", "user rating"),
     "title": ("headline", "subject", "name"),
     "description": ("summary", "plot", "overview"),
-    "date": ("created", "created_at", "timestamp", "time", "date rated", "date added", "published"),
+    "date": (
+        *("created", "created_at", "created at", "created_utc", "date created", "datetime"),
+        *(
+            "timestamp",
+            "time",
+            "date rated",
+            "date added",
+            "date read",
+            "published",
+            "watched date",
+        ),
+    ),
 }
 Lookup = Callable[[Any, str], Any]
 

@@ -17,7 +17,7 @@ from typing import Any
 from client.history_chat import chat_records, is_chat
 from client.history_clippings import clippings_records, is_clippings
 from client.history_csv import Table, cell
-from client.history_fields import Lookup, Selection, dig, select
+from client.history_fields import Lookup, Selection, dig, likely, select
 from client.history_json import BLANKS, PROFILE, json_records, jsonl_records
 from client.history_layouts import Layout, layout_of_form, layout_of_head, layout_of_header
 from client.history_source import MAX_RECORD_CHARS, Record, Source
@@ -61,6 +61,7 @@ class Reading:
         records: with `raw` as the file has it.
         look: finds a value in such a record.
         owner: the person's identity where the file says so and others' records stand in it too.
+        date_option: names a column that may be the date of a table read without one.
     """
 
     form: str
@@ -68,6 +69,7 @@ class Reading:
     records: Generator[Record, None, None]
     look: Lookup
     owner: list[str]
+    date_option: str = ""
 
 
 def open_reading(
@@ -143,7 +145,9 @@ def _table(
     if own and layout and any(layout.fields.get(f) != (f,) for f in task.required_fields):
         layout = None
     selection = select(task, name, layout, columns, use_date=use_date)
-    return Reading("csv", selection, table.rows(selection, fields), cell, [])
+    undated = use_date and "date" not in columns and layout is None and "date" not in table.header
+    option = likely(table.header, ["date"]) if undated else ""
+    return Reading("csv", selection, table.rows(selection, fields), cell, [], option)
 
 
 def _exported(

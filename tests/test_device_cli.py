@@ -170,13 +170,15 @@ def test_an_export_is_planned_for_as_its_options_say(
         ([], "none says whether the day or the month stands first"),
         (["--date-order", "mdy"], "--scale half-stars:round-up"),
         (["--scale", "half-stars:round-up"], "record 3 (line 4), field score: the answer is no"),
-        (["--lenient", "--no-date"], "--yes, or --column"),
+        (["--lenient"], "--yes, or --column"),
     ):
         command += options
         assert me.run(*command) == 13
         assert message in capsys.readouterr().err
     assert me.run(*command, "--yes") == 0
     assert "2 items: about" in capsys.readouterr().err
+    assert me.run(*command, "--no-date") == 11
+    assert "--date-order is for dates" in capsys.readouterr().err
     columns = ("--column", "text=Name", "--column", "score=Rating", "--max-items", "1")
     assert me.run(*command, *columns) == 0
     assert "left out: 1 item (older)" in capsys.readouterr().err

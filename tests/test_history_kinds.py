@@ -65,6 +65,16 @@ def test_tables_as_programs_write_them(read, content, chunk_bytes, monkeypatch):
     assert [(item.fields["text"], item.fields["score"]) for item in history.items] == FINE
 
 
+def test_a_column_that_may_be_the_date_is_told(read):
+    table = "text,score,Date\nnew,5,2024-01-02\nold,4,2023-01-02\n"
+    history = read(table)
+    assert '--column "date=Date" may say when items were made' in history.warnings[0]
+    assert [i.fields["text"] for i in history.items] == ["new", "old"]
+    assert [i.fields["text"] for i in read(table, columns={"date": "Date"}).items] == ["old", "new"]
+    for quiet in ({"use_date": False}, {"columns": {"date": ""}}, {"columns": {"date": "Date"}}):
+        assert not any("may say" in warning for warning in read(table, **quiet).warnings)
+
+
 def test_cells_that_are_empty_may_follow_the_last_column(read):
     history = read("text,score\nfine é,4,,\nmore,5, \n")
     assert [(item.fields["text"], item.fields["score"]) for item in history.items] == FINE
