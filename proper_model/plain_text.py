@@ -11,6 +11,8 @@ from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import Any
 
+from proper_model import chat_turn
+
 PROBE = "a"
 # Stands for the text while a chat template is rendered; no tokenizer's token, and not trimmed.
 _PLACE = "\ue000text\ue001"
@@ -61,11 +63,11 @@ class PlainText:
         return found if self.control.isdisjoint(found) else self._spelled(text)
 
     def asked(self, text: str) -> str:
-        """The text as a user's turn in the tokenizer's chat template, up to where answers begin."""
-        turn = [{"role": "user", "content": text}]
-        return str(
-            self.tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
-        )
+        """The text as a user's turn in the tokenizer's chat template, up to where answers begin.
+
+        Raises BaseModelError for a template that fails.
+        """
+        return chat_turn.asked(self.tokenizer, text)
 
     def turn_ids(self, text: str) -> list[int]:
         """The ids of `asked(text)`, whose control tokens are the template's own."""

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from proper_model.chat_turn import asked, check_template
 from proper_model.documents import DocumentError, parse_object
 from proper_model.errors import BaseModelError, BundleFormatError
 from proper_model.files import storage_errors
@@ -168,8 +169,8 @@ def _try(tokenizer: Any, rows: int) -> None:
     with _refusing(TOKENIZER, "one prompt cannot be written with it"):
         text = _PROBE
         if tokenizer.chat_template:
-            turn = [{"role": "user", "content": _PROBE}]
-            text = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
+            check_template(tokenizer.chat_template)
+            text = asked(tokenizer, _PROBE)
         ids = list(tokenizer(text)["input_ids"])
         tokenizer.decode(ids, skip_special_tokens=True)
     if _PROBE not in text:
@@ -177,12 +178,7 @@ def _try(tokenizer: Any, rows: int) -> None:
     if not ids or not all(0 <= number < rows for number in ids):
         raise _error(TOKENIZER, "of a prompt it makes no token ids that the base has rows for")
     with _refusing(TOKENIZER, "what it makes of texts cannot be told"):
-        try:
-            check_tokenizer(TOKENIZER, tokenizer, rows)
-            return
-        except BaseModelError as error:
-            found = error.message
-    raise BundleFormatError(found, hint=_HINT)
+        check_tokenizer("it", tokenizer, rows)
 
 
 @contextmanager
@@ -192,6 +188,8 @@ def _refusing(where: str, what: str) -> Iterator[None]:
         yield
     except (KeyboardInterrupt, SystemExit, GeneratorExit):
         raise
+    except BaseModelError as error:
+        raise _error(where, error.message) from None
     except BaseException as error:  # noqa: BLE001 - a panic of Rust code is no Exception
         raise _error(where, f"{what} ({type(error).__name__})") from None
 

@@ -15,6 +15,7 @@ from tokenizers.trainers import BpeTrainer, UnigramTrainer
 from transformers import PreTrainedTokenizerFast
 from transformers.tokenization_utils_base import AddedToken
 
+from proper_model.chat_turn import check_template
 from proper_model.encoding import Encoder
 from proper_model.errors import BaseModelError, MetricError
 from proper_model.plain_text import PlainText, control_ids
@@ -242,3 +243,41 @@ def test_labels_that_no_token_tells_apart_are_found_before_a_run_trains(tmp_path
                 _doubts(str(folder), settings, task, people)
         else:
             assert len(_doubts(str(folder), settings, task, people)) == 1  # 'film' is unknown
+
+
+LOOPS = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+SAYS = "{{ messages[0].content }}"
+
+
+@pytest.mark.parametrize(
+    ("template", "says"),
+    [
+        (LOOPS + SAYS, "takes too long"),
+        ("{% if 'long' in messages[0].content %}" + LOOPS + "{% endif %}" + SAYS, "takes too long"),
+        ("{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}", "RecursionError"),
+        (SAYS + "{{ raise_exception(messages[0].content) }}", r"fails on a text \(TemplateError"),
+        (SAYS + "{{ (messages[0].content ~ ' ') * 99999 }}", "writes too much"),
+    ],
+)
+def test_a_template_without_bounds_ends_in_a_message_without_the_text(
+    template: str, says: str
+) -> None:
+    tokenizer = word_tokenizer(["a"])
+    tokenizer.chat_template = template
+    with pytest.raises(BaseModelError, match=says) as caught:
+        PlainText(tokenizer).asked("a long canary")
+    assert "canary" not in caught.value.message
+    assert caught.value.__cause__ is None
+
+
+@pytest.mark.parametrize(
+    "written",
+    ["'x' * 2000000000", "9**9**9", "'%1000000000d' % 1", "'x'|center(1000000000)", "1", "x|trim"],
+)
+def test_constants_of_a_template_are_looked_at_before_jinja_computes_them(written: str) -> None:
+    template = "{% generation %}" + SAYS + "{{ " + written + " }}{% endgeneration %}"
+    if written in ("1", "x|trim"):
+        check_template(template)
+        return
+    with pytest.raises(BaseModelError, match="constants"):
+        check_template(template)
