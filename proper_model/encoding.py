@@ -105,8 +105,11 @@ class Encoder:
     def _prompt_ids(self, text: str) -> list[int]:
         # A chat template writes its own special tokens.
         if self._chat:
-            return self._plain.turn_ids(text)
-        return self._plain.before + self._plain.ids(text)
+            found = self._plain.turn_ids(text)
+        else:
+            found = self._plain.before + self._plain.ids(text)
+        # Of some texts nothing is left; the first answer token must follow something all the same.
+        return found or [self.eos]
 
     def _answer_ids(self, example: Example, prompt: list[int]) -> list[int]:
         """The answer's ids behind the ids of its whole prompt."""

@@ -12,6 +12,7 @@ from functools import cached_property
 from typing import Any
 
 from proper_model import chat_turn
+from proper_model.errors import BaseModelError
 
 PROBE = "a"
 # Stands for the text while a chat template is rendered; no tokenizer's token, and not trimmed.
@@ -86,12 +87,23 @@ class PlainText:
 
     def raw(self, text: str) -> list[int]:
         """The ids of a text as the tokenizer has it, control tokens included."""
-        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        return self._encoded(text)
 
     def _spelled(self, text: str) -> list[int]:
         """The ids of a text whose control tokens are replaced by their letters."""
-        encoded = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)
-        return self._without_control(encoded["input_ids"])
+        return self._without_control(self._encoded(text, split_special_tokens=True))
+
+    def _encoded(self, text: str, **options: bool) -> list[int]:
+        """Raises BaseModelError where the tokenizer fails; what it says may hold the text."""
+        try:
+            return list(self.tokenizer(text, add_special_tokens=False, **options)["input_ids"])
+        except (KeyboardInterrupt, SystemExit, MemoryError):
+            raise
+        except BaseException as error:  # noqa: BLE001 - a panic of Rust code is no Exception
+            raise BaseModelError(
+                f"the base's tokenizer fails on a text ({type(error).__name__})",
+                hint="use another base or release, or tell its publisher",
+            ) from None
 
     def _without_control(self, ids: Iterable[int]) -> list[int]:
         # Some vocabularies hold control tokens as words, so that they come out all the same.

@@ -30,6 +30,7 @@ from proper_model.tokenizer_check import check_tokenizer
 
 MAX_TOKENIZER_BYTES = 128 << 20
 MAX_CONFIG_BYTES = 8 << 20  # it may repeat every added token
+MAX_GROWTH = 4096  # of a character of text by a tokenizer's normalizer or decoder
 MAX_TEMPLATE_BYTES = 256 << 10
 _SPECIAL = tuple(f"{name}_token" for name in ("bos", "eos", "unk", "sep", "pad", "cls", "mask"))
 _KEPT = frozenset(
@@ -136,13 +137,35 @@ def _from_copies(files: Mapping[str, bytes]) -> Any:
 
 
 def _check_readable(data: bytes) -> None:
-    """Raise unless the vocabulary can be read, and there is one."""
+    """Raise unless the vocabulary can be read, there is one, and texts stay about as long."""
     from tokenizers import Tokenizer
 
+    try:
+        fields = parse_object(data)
+    except DocumentError as error:
+        raise _error(TOKENIZER + TOKENIZER_JSON, str(error)) from None
+    for step in ("normalizer", "decoder"):
+        if _growth(fields.get(step)) > MAX_GROWTH:
+            raise _error(TOKENIZER + TOKENIZER_JSON, f"its {step} makes texts very much longer")
     with _refusing(TOKENIZER + TOKENIZER_JSON, "the tokenizer cannot be read"):
         size = Tokenizer.from_buffer(data).get_vocab_size(with_added_tokens=True)
     if not size:
         raise _error(TOKENIZER + TOKENIZER_JSON, "its vocabulary is empty")
+
+
+def _growth(value: Any) -> int:
+    """How many characters one may become, at most."""
+    most, level = 1, [value]
+    while level:
+        item = level.pop()
+        if isinstance(item, dict):
+            level += item.values()
+            written = (item.get("content"), item.get("prepend"))
+            most *= max(1, *(len(text) for text in written if isinstance(text, str)), 1)
+            most = min(most, MAX_GROWTH + 1)
+        elif isinstance(item, list):
+            level += item
+    return most
 
 
 def _built(folder: str) -> Any:

@@ -10,7 +10,7 @@ import pytest
 from federation import make_base
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from tokenizers.trainers import BpeTrainer, UnigramTrainer
 from transformers import PreTrainedTokenizerFast
 from transformers.tokenization_utils_base import AddedToken
@@ -281,3 +281,23 @@ def test_constants_of_a_template_are_looked_at_before_jinja_computes_them(writte
         return
     with pytest.raises(BaseModelError, match="constants"):
         check_template(template)
+
+
+def test_a_text_of_which_nothing_is_left_is_a_prompt_all_the_same() -> None:
+    made = word_tokenizer(["a"])
+    made.backend_tokenizer.normalizer = normalizers.Replace(Regex("[x ]"), "")
+    made.backend_tokenizer.post_processor = processors.TemplateProcessing(single="$A", pair="$A $B")
+    encoder = Encoder(made, max_prompt_tokens=8, max_answer_tokens=4)
+    assert PlainText(made).ids("xx") == []
+    assert encoder.prompt("xx") == [encoder.eos]
+    found = encoder.encode(Example("q", "xx", "a"))
+    assert (found.prompt_tokens, found.tokens[0], found.tokens[-1]) == (1, encoder.eos, encoder.eos)
+
+
+def test_a_tokenizer_that_fails_on_a_text_does_not_repeat_it() -> None:
+    made = word_tokenizer(["a"])
+    pattern = Regex("(([a-z ])+.)+[A-Z]([a-z])+$")
+    made.backend_tokenizer.pre_tokenizer = pre_tokenizers.Split(pattern, "isolated")
+    with pytest.raises(BaseModelError, match="fails on a text") as caught:
+        PlainText(made).ids("canary " * 40)
+    assert "canary" not in caught.value.message

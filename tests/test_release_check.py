@@ -280,6 +280,16 @@ TOKENIZERS = {
         "tokenizer/chat_template.jinja": b"{{ messages.__class__.__mro__[1].__subclasses__() }}",
     },
     "a template that drops the text": {**sample_files(), "tokenizer/chat_template.jinja": b"hello"},
+    "a normalizer that multiplies": tokenizer(
+        normalizer={
+            "type": "Sequence",
+            "normalizers": [{"type": "Replace", "pattern": {"String": "a"}, "content": "a" * 3000}]
+            * 3,
+        }
+    ),
+    "a decoder that multiplies": tokenizer(
+        decoder={"type": "Replace", "pattern": {"String": "a"}, "content": "a" * 5_000_000}
+    ),
     "a large template": {**sample_files(), "tokenizer/chat_template.jinja": b" " * (1 << 20)},
 }
 KINDS = {
