@@ -45,12 +45,12 @@ from proper_model.errors import (
     VaultError,
 )
 from proper_model.json_stream import iter_array, read_object
+from proper_model.latest import parse_latest
 from proper_model.limits import DEFAULT_LIMITS
 from proper_model.manifest import BaseReference, parse_manifest
 from proper_model.outside_config import parse_config
 from proper_model.profiles import load_profile
 from proper_model.recipe import parse_recipe
-from proper_model.release_folder import parse_latest
 from proper_model.runplan import RunPlan
 from proper_model.safe_tensors import read_table
 from proper_model.tasks import load_task
