@@ -44,6 +44,11 @@ _KEPT = frozenset(
         *("do_lower_case", "trim_offsets", "fix_mistral_regex"),
     }
 )
+# What a token may say of itself. The tokenizers library writes names that it does not know to the
+# terminal as they are, control characters included.
+_TOKEN_KEYS = frozenset(
+    {"content", "single_word", "lstrip", "rstrip", "normalized", "special", "__type", "id"}
+)
 _CLASS = re.compile(r"[A-Za-z0-9_]{1,100}")
 _REFUSED = ("auto_map", "custom_generate")
 _PROBE = "Text 12 of a person."
@@ -61,7 +66,7 @@ def clean_config(data: bytes, *, where: str = TOKENIZER + TOKENIZER_CONFIG) -> b
     for key in _REFUSED:
         if fields.get(key):
             raise _error(where, f"{key} asks for code of its own, which a release cannot")
-    kept = {key: value for key, value in fields.items() if key in _KEPT}
+    kept = {key: _plain_tokens(key, value) for key, value in fields.items() if key in _KEPT}
     name = kept.get("tokenizer_class")
     if not isinstance(name, str) or _CLASS.fullmatch(name) is None:
         raise _error(where, "names no tokenizer_class")
@@ -91,6 +96,21 @@ def saved_tokenizer(tokenizer: Any) -> dict[str, bytes]:
     if TOKENIZER_JSON not in files:
         raise _error(TOKENIZER + TOKENIZER_JSON, "missing, and nothing else says how to read text")
     return files | {TOKENIZER_CONFIG: saved_config(files[TOKENIZER_CONFIG])}
+
+
+def _plain_tokens(key: str, value: Any) -> Any:
+    """A field's value, whose tokens have only the keys that tokens have."""
+    if isinstance(value, list):
+        return [_plain_token(one) for one in value]
+    if key in ("added_tokens_decoder", "extra_special_tokens") and isinstance(value, dict):
+        return {name: _plain_tokens("", one) for name, one in value.items()}
+    return _plain_token(value)
+
+
+def _plain_token(value: Any) -> Any:
+    if not isinstance(value, dict):
+        return value
+    return {name: one for name, one in value.items() if name in _TOKEN_KEYS}
 
 
 def saved_config(data: bytes) -> bytes:

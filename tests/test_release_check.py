@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import struct
@@ -538,3 +539,22 @@ def test_scores_that_are_no_numbers_are_an_error_and_no_answer() -> None:
 
     with pytest.raises(TrainingError, match="no numbers"):
         list(stream_tokens(model, encoder(), [2, 3], stage_1, max_new_tokens=2))
+
+
+def test_a_tokenizer_writes_nothing_of_its_own_to_the_terminal(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """The tokenizers library prints the names of what it does not know, control characters too."""
+    title = "\x1b]0;canary\x07"
+    end = {"content": "</s>", title: 1}
+    for fields in (
+        {"added_tokens_decoder": {"1": end}},
+        {"additional_special_tokens": [end]},
+        {"extra_special_tokens": {"end": end}},
+        {"extra_special_tokens": [end]},
+        {"eos_token": end},
+    ):
+        with contextlib.suppress(BundleFormatError):
+            check_files(tokenizer_config(**fields))
+    out, err = capfd.readouterr()
+    assert "canary" not in out + err
