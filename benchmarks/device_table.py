@@ -1,6 +1,6 @@
 """`python -m benchmarks.device_table`: the tables of `benchmarks.device`'s JSON file.
 
-What was measured for one person on this machine, and what the memory model foretells for larger
+What was measured for one person on this machine, and what the memory model predicts for larger
 bases. Every number is a stored one.
 """
 

@@ -157,7 +157,7 @@ def foretold(peaks: Sequence[MemoryPeak], title: str) -> Figure | None:
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.set_xlabel("measured, MiB beyond the base")
-    axes.set_ylabel("foretold, MiB")
+    axes.set_ylabel("predicted, MiB")
     axes.set_title(title)
     axes.legend(fontsize=8, frameon=False)
     return figure

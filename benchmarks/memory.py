@@ -1,4 +1,4 @@
-"""`python -m benchmarks.memory`: peak memory of training against what the memory model foretells.
+"""`python -m benchmarks.memory`: peak memory of training against what the memory model predicts.
 
 Every setting runs in a process of its own: base, model, then one round of private training, whose
 peak of resident memory over what was resident before is compared with `MemoryModel.peak` for the
@@ -100,10 +100,10 @@ def run(
 
 
 def in_words(peak: MemoryPeak) -> str:
-    """What was foretold and measured; no deviation where training took nothing that shows."""
+    """What was predicted and measured; no deviation where training took nothing that shows."""
     off = "nothing to compare" if peak.deviation is None else f"{peak.deviation:+.0%}"
     measured, foretold = (n / 2**20 for n in (peak.measured_bytes, peak.predicted_bytes))
-    return f"{measured:.0f} MiB measured, {foretold:.0f} foretold ({off})"
+    return f"{measured:.0f} MiB measured, {foretold:.0f} predicted ({off})"
 
 
 def _report(peaks: list[MemoryPeak], seed: int, sample_tokens: int) -> MemoryReport:

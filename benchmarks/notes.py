@@ -84,7 +84,7 @@ def memory_note(reports: Sequence[MemoryReport]) -> str | None:
     lengths = " or ".join(str(n) for n in sorted({entry[2] for entry in known}))
     return (
         f"Memory model, {len(known)} settings with samples of {lengths} tokens: largest deviation "
-        f"of a foretold from a measured peak {worst:+.1%} ({peak.size}, {peak.users} users, "
+        f"of a predicted from a measured peak {worst:+.1%} ({peak.size}, {peak.users} users, "
         f"samples of {tokens} tokens, {peak.tokens_per_step:,} tokens a pass, activations "
         f"{'recomputed' if peak.recompute else 'kept'})."
     )

@@ -179,7 +179,7 @@ def memory_part(peaks: Sequence[MemoryPeak], anchor: str) -> Part:
     title = "The memory model against a process's peak"
     canvas = figures.foretold(peaks, "memory model")
     drawn = _inline(canvas, f"{anchor}-memory", caption, f"{caption}. {remark} {said}.")
-    table = Table(title, (*header, "foretold", "measured", "deviation"), tuple(rows), labels=3)
+    table = Table(title, (*header, "predicted", "measured", "deviation"), tuple(rows), labels=3)
     return Part(title, table, (remark,), (drawn,) if drawn else ())
 
 

@@ -1,4 +1,4 @@
-"""The schema of `benchmarks.memory`'s JSON, version 1: what was foretold and what was measured."""
+"""The schema of `benchmarks.memory`'s JSON, version 1: what was predicted and what was measured."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SCHEMA = 1
 
 
 class MemoryPeak(BaseModel):
-    """One setting: what was foretold and what was measured, in bytes beyond the base."""
+    """One setting: what was predicted and what was measured, in bytes beyond the base."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -29,7 +29,7 @@ class MemoryPeak(BaseModel):
 
     @property
     def deviation(self) -> float | None:
-        """How far the foretold peak is above the measured one, as a share of the latter.
+        """How far the predicted peak is above the measured one, as a share of the latter.
 
         None where training stayed within what the process already held: nothing was measured.
         """

@@ -5,10 +5,13 @@ Light to import: writers, and torch with them, are imported when something is wr
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from proper_model.errors import StorageError
 
 if TYPE_CHECKING:
     from torch import Tensor, dtype
@@ -36,12 +39,20 @@ ADAPTERS = (Format.PEFT, Format.GGUF, Format.MLX)  # each applies to a base; the
 def check_writable(kind: Format, out: Path) -> None:
     """What can be refused before a model is loaded.
 
-    Raises ExportError if `out` is taken, ConfigError if a library is not installed.
+    Raises ExportError if `out` is taken, StorageError if the folder that shall hold it is not there
+    or closed, ConfigError if a library is not installed.
     """
     from client.export import check_free
     from proper_model.gguf_names import library
 
     check_free(out)
+    parent = out.absolute().parent
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+        what = "cannot be written to" if parent.is_dir() else "no such folder"
+        raise StorageError(
+            f"{parent}: {what}; '{out.name}' was to be written there",
+            hint="make or open that folder first, or name another place with --out",
+        )
     if kind in (Format.GGUF, Format.GGUF_MERGED):
         library()
 

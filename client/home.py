@@ -60,6 +60,7 @@ class Home:
 
         Raises StorageError if it cannot be created or others may enter it.
         """
+        self.check_folder()
         with storage_errors(self.path):
             make_private_folder(self.path)
             status = self.path.lstat()
@@ -69,6 +70,14 @@ class Home:
                 hint=f"close it with: chmod 700 {self.path}",
             )
         return self.path
+
+    def check_folder(self) -> None:
+        """Raise StorageError where a file stands in the folder's place."""
+        if self.path.exists() and not self.path.is_dir():
+            raise StorageError(
+                f"{self.path}: found a file, expected the folder in which everything is kept",
+                hint="name a folder with --home or PROPER_HOME",
+            )
 
     def is_busy(self) -> bool:
         """Whether a command that changes something is at work; nothing is created or waited for."""

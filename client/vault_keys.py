@@ -140,8 +140,8 @@ def _open_any(keys: Keys, sets: list[KeySet], secret: Secret) -> Unlocked:
     # Which of the two it is cannot be told, by anybody.
     raise PassphraseError(
         f"wrong {name[KINDS[type(secret)]]}, or key slot altered",
-        hint="try again; nothing was changed. Another key of yours, or a backup, opens what a lost "
-        "one does not; nothing else does",
+        hint="try again; nothing was changed. Where it is lost, only another key of yours or a "
+        "backup helps",
     )
 
 

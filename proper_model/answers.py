@@ -45,7 +45,7 @@ def answer_nll(model: AdaptedModel, batch: Batch, now: Pass) -> Tensor:
 
 
 def answer_logits(model: AdaptedModel, batch: Batch, now: Pass) -> Tensor:
-    """Logits that foretell the answer tokens, [K, V]."""
+    """Logits that predict the answer tokens, [K, V]."""
     with model.attached(), model.running(_filled(now, batch)):
         output = model.base(**packed_inputs(batch), logits_to_keep=batch.answer_at)
     logits: Tensor = output.logits[0]

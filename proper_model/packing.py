@@ -1,7 +1,7 @@
 """Samples to one packed pass: every row's tokens in one line, no padding.
 
 Only an answer and its end carry loss (eq. 4), so a batch also says at which tokens logits are
-needed and what they should foretell.
+needed and what they should predict.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Batch:
         slots: `[B]`, the user slot of every row.
         layout: where rows lie.
         answers: `[K]` answer tokens, row after row.
-        answer_at: `[K]` token whose logits foretell each of them, the one before it.
+        answer_at: `[K]` token whose logits predict each of them, the one before it.
         answer_rows: `[K]` row of each.
         answer_tokens: how many each row has, B of them.
         seeds: dropout seed a row, or None outside training.

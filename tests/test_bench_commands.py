@@ -163,7 +163,7 @@ def test_memory_keeps_what_it_has_when_a_setting_dies(tmp_path: Path, monkeypatc
     assert MemoryReport.model_validate_json(out.read_text()).peaks == [peak]
     assert memory.in_words(peak).endswith("(nothing to compare)")
     half = MemoryPeak.model_validate(memory_peak(2**21, 2**22))
-    assert memory.in_words(half) == "4 MiB measured, 2 foretold (-50%)"
+    assert memory.in_words(half) == "4 MiB measured, 2 predicted (-50%)"
 
 
 def test_only_what_is_started_inside_is_deaf() -> None:

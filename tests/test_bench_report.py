@@ -91,7 +91,7 @@ def test_notes_name_contenders_machine_and_code(tmp_path: Path) -> None:
         "best naive-moe:batch=4; PEFT loop at its best peft-loop:batch=8; 3.88 × "
         "naive-moe:dtype=bfloat16; 2 samples a user, dropout 0.05, the loops train 4 of 32 users, "
         "threads: 1, rounds: 3.",
-        "Memory model, 2 settings with samples of 96 tokens: largest deviation of a foretold from "
+        "Memory model, 2 settings with samples of 96 tokens: largest deviation of a predicted from "
         "a measured peak -20.0% (small, 64 users, samples of 96 tokens, 1,024 tokens a pass, "
         "activations recomputed).",
         "Measured on Abacus <mark 2>, 3 cores, 1.5 GiB; Sys 1, Python 3.11, torch 2.9; "

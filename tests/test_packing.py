@@ -64,7 +64,7 @@ def test_every_row_is_found_again(rows: list[Encoded]) -> None:
         assert positions.tolist() == list(range(len(row.tokens)))
         assert tuple(tokens[prompt].tolist()) == row.tokens[: row.prompt_tokens]
         assert tuple(answer.tolist()) == row.tokens[row.prompt_tokens :]
-    # A logit foretells the token behind it, which is of the same row.
+    # A logit predicts the token behind it, which is of the same row.
     assert torch.equal(batch.input_ids[0, batch.answer_at + 1], batch.answers)
     assert torch.equal(batch.layout.rows[batch.answer_at], batch.answer_rows)
 

@@ -14,12 +14,15 @@ from vault_samples import BUNDLE, CHEAP, tree
 
 from client.backup import Backup, encode
 from client.bundle_store import InstalledBundle
+from client.cli import run_cli
+from client.exporting import Format, check_writable
 from client.home import Home
 from client.personal_state import Event, PersonalState, TaskState
 from client.personal_state import encode as state_bytes
 from client.replacing import losses
 from client.vault import Passphrase, create_vault, open_vault
 from client.workspace import Workspace, read_state
+from proper_model.errors import StorageError
 from proper_model.records import HistoryItem
 from tests.device_cli import CANARY, PASSPHRASE, Person
 
@@ -255,3 +258,27 @@ def test_options_that_do_not_go_with_the_format_are_refused(
     assert person.run("export", "--format", words[0], "--out", out, *words[1:]) == 11
     assert words[1] in capsys.readouterr().err
     assert not out.exists()
+
+
+@pytest.mark.parametrize("closed", [False, True])
+def test_a_place_that_cannot_be_written_is_told_before_a_model_is_loaded(
+    closed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if closed:
+        monkeypatch.setattr("os.access", lambda *_: False)
+    out = tmp_path / "out" if closed else tmp_path / "no" / "such" / "out"
+    with pytest.raises(StorageError, match="cannot be written" if closed else "no such") as caught:
+        check_writable(Format.PEFT, out)
+    assert str(out.parent) in caught.value.message
+
+
+def test_a_file_in_the_place_of_the_folder_is_told_by_every_command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    for command in ("status", "doctor", "inspect", "path"):
+        assert run_cli(["--home", str(file), command]) == 20
+        told = capsys.readouterr().err
+        assert f"{file}: found a file, expected the folder" in told
+        assert "--home" in told

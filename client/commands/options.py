@@ -110,7 +110,9 @@ def workspace(context: typer.Context) -> Workspace:
     """The folder and keys that the options before the command name."""
     session = context.ensure_object(Session)
     keys = Keys(session.passphrase_file, session.key_file, session.weak_passphrase)
-    return Workspace(Home.find(session.home), keys)
+    home = Home.find(session.home)
+    home.check_folder()
+    return Workspace(home, keys)
 
 
 def columns_of(pairs: list[str] | None) -> dict[str, str]:
