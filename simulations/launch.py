@@ -16,12 +16,15 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from packaging.specifiers import SpecifierSet
+
 from coordinator.journal import Journal, exclusive
 from proper_model import errors
-from proper_model.errors import InterruptedRunError, ProperError, SimulationError
+from proper_model.errors import ConfigError, InterruptedRunError, ProperError, SimulationError
 from proper_model.files import (
     PRIVATE_FILE,
     make_private_folder,
@@ -41,6 +44,7 @@ POLL_S = 0.3
 PROBE_BYTES = 1 << 16
 ENDING_S = 10.0  # after the coordinator's last word, for the end of the log
 GO_ON = "go on with the same command (proper-sim run: and --resume)"
+FLOWER = SpecifierSet(">=1.41,<1.43")  # as in pyproject.toml
 
 
 @dataclass(frozen=True)
@@ -85,7 +89,9 @@ def launch(plan_path: Path, progress: Progress | None = None) -> None:
     Raises:
         SimulationError: the run failed; names the log and what the coordinator said.
         InterruptedRunError: Ctrl-C; everything that was started has ended by then.
+        ConfigError: Flower is installed in a version that this was not tried with.
     """
+    check_flower(version("flwr"))
     plan = RunPlan.load(plan_path)
     for place in (plan.out, plan.cache):
         check_owner(place)
@@ -118,6 +124,16 @@ def launch(plan_path: Path, progress: Progress | None = None) -> None:
             "interrupted",
             hint=f"{GO_ON}; {plan.out} keeps what is finished",
         ) from None
+
+
+def check_flower(installed: str) -> None:
+    """Raise ConfigError for a Flower whose inner parts may be others than `flower_engine` calls."""
+    if installed not in FLOWER:
+        raise ConfigError(
+            f"flwr {installed} is installed, expected {FLOWER}: a run calls parts of Flower that "
+            "it does not promise to keep",
+            hint=f"pip install 'flwr{FLOWER}', or make install",
+        )
 
 
 def _follow(runner: subprocess.Popen[bytes], plan: RunPlan, progress: Progress | None) -> None:

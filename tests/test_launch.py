@@ -9,16 +9,19 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from multiprocessing import Pipe
 from pathlib import Path
 from threading import Thread
 
 import pytest
 from federation import CANARY, make_federation
+from packaging.requirements import Requirement
 
 from coordinator.journal import Journal, exclusive
 from proper_model.errors import (
     BaseModelError,
+    ConfigError,
     NothingLearnedError,
     ProperError,
     SimulationError,
@@ -165,6 +168,17 @@ def test_the_coordinators_error_keeps_its_exit_code(plan, tmp_path, kind, raised
     with pytest.raises(ProperError, match="it said why") as caught:
         launching._check_outcome(plan, tmp_path / "flower.log", 0, 1)
     assert type(caught.value) is raised
+
+
+def test_a_flower_of_another_version_is_refused_and_the_range_is_the_declared_one(repository):
+    project = tomllib.loads((repository / "pyproject.toml").read_text())["project"]
+    (declared,) = (r for r in map(Requirement, project["dependencies"]) if r.name == "flwr")
+    assert declared.specifier == launching.FLOWER
+    for tried in ("1.41.0", "1.42.3"):
+        launching.check_flower(tried)
+    for other in ("1.40.9", "1.43.0"):
+        with pytest.raises(ConfigError, match=f"flwr {other} is installed, expected"):
+            launching.check_flower(other)
 
 
 def test_a_folder_in_use_is_refused_and_what_lies_there_stays(plan):
