@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 from client.history_source import MAX_RECORD_CHARS, TOO_LONG, Record, iter_lines
 from proper_model.errors import DataError
-from proper_model.json_stream import TextBuffer, decode_value
+from proper_model.json_stream import TextBuffer, decode_key, decode_value, more_follows
 
 MAX_KEYS = 256  # of a user record, whose keys are walked
 MAX_DEPTH = 64  # of objects and arrays inside each other that are walked
@@ -121,16 +121,11 @@ class _Reader:
         """Walk the array at the buffer's position; `element` reads one and yields its items."""
         buffer = self.buffer
         buffer.position += 1
-        if buffer.next_character() != "]":
-            while True:
-                buffer.next_character()
-                yield from element()
-                separator = buffer.next_character()
-                if separator == "]":
-                    break
-                if separator != ",":
-                    self._fail("expected ',' or ']' before it")
-                buffer.position += 1
+        more = buffer.next_character() != "]"
+        while more:
+            buffer.next_character()
+            yield from element()
+            more = more_follows(buffer, "]", self._fail)
         buffer.position += 1
 
     def _entry(self) -> Iterator[Record]:
@@ -156,7 +151,7 @@ class _Reader:
         buffer.position += 1
         more = buffer.next_character() != "}"
         while more:
-            key = self._key()
+            key = decode_key(buffer, self._value, self._fail)
             if key in head:
                 self.checks.note("an object has the same key twice")
             head[key] = None
@@ -172,11 +167,7 @@ class _Reader:
                 yield from self._array(self._skip)  # queries, which may be many
             else:
                 head[key] = self._value()
-            separator = buffer.next_character()
-            if separator not in ("}", ","):
-                self._fail("expected ',' or '}' before it")
-            more = separator == ","
-            buffer.position += more
+            more = more_follows(buffer, "}", self._fail)
         buffer.position += 1
         if self.of_users:
             self._end_user(head, profiles)
@@ -184,16 +175,6 @@ class _Reader:
         self.of_users = False
         self.number += 1
         yield Record(self.number, head, None, self.checks.take())
-
-    def _key(self) -> str:
-        buffer = self.buffer
-        if buffer.next_character() != '"':
-            self._fail("expected a key in quotes")
-        key: str = self._value()
-        if buffer.next_character() != ":":
-            self._fail("expected ':' after a key")
-        buffer.position += 1
-        return key
 
     def _value(self) -> Any:
         return decode_value(

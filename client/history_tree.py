@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 from client.history_json import MAX_DEPTH, Checks
 from client.history_source import MAX_RECORD_CHARS
 from proper_model.errors import DataError
-from proper_model.json_stream import TextBuffer, decode_value
+from proper_model.json_stream import TextBuffer, decode_key, decode_value, more_follows
 
 Found = tuple[str, Any, tuple[str, ...]]
 
@@ -68,27 +68,13 @@ class _Walker:
         more = buffer.next_character() != end
         while more:
             if first == "{":
-                key = self._key()
+                key = decode_key(buffer, self._value, self._fail)
                 yield f"{path}.{key}" if path else key
             else:
                 buffer.next_character()
                 yield f"{path}[]"
-            separator = buffer.next_character()
-            if separator not in (end, ","):
-                self._fail(f"expected ',' or '{end}' before it")
-            more = separator == ","
-            buffer.position += more
+            more = more_follows(buffer, end, self._fail)
         buffer.position += 1
-
-    def _key(self) -> str:
-        buffer = self.buffer
-        if buffer.next_character() != '"':
-            self._fail("expected a key in quotes")
-        key: str = self._value()
-        if buffer.next_character() != ":":
-            self._fail("expected ':' after a key")
-        buffer.position += 1
-        return key
 
     def _value(self) -> Any:
         return decode_value(

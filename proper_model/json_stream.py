@@ -131,17 +131,12 @@ def _elements(buffer: TextBuffer) -> Iterator[Any]:
         raise DataError(f"{name}: not a JSON array", hint=hint)
     buffer.position += 1
     record = 0
-    if buffer.next_character() != "]":
-        while True:
-            buffer.next_character()
-            yield decode_value(buffer, partial(_fail, buffer, record))
-            record += 1
-            separator = buffer.next_character()
-            if separator == "]":
-                break
-            if separator != ",":
-                _fail(buffer, record, "expected ',' or ']' before it")
-            buffer.position += 1
+    more = buffer.next_character() != "]"
+    while more:
+        buffer.next_character()
+        yield decode_value(buffer, partial(_fail, buffer, record))
+        record += 1
+        more = more_follows(buffer, "]", partial(_fail, buffer, record))
     buffer.position += 1
     if buffer.next_character():
         raise DataError(f"{name}: something follows the end of the JSON array")
@@ -181,6 +176,35 @@ def decode_value(
         if buffer.ahead > limit:
             fail(f"longer than {limit} characters")
         buffer.fill(2 * max(buffer.ahead, 1))
+
+
+def decode_key(
+    buffer: TextBuffer, value: Callable[[], Any], fail: Callable[[str], NoReturn]
+) -> str:
+    """The key of an object's next member, read by `value`; the buffer moves past its colon.
+
+    Calls `fail` with a reason where there is none.
+    """
+    if buffer.next_character() != '"':
+        fail("expected a key in quotes")
+    key: str = value()
+    if buffer.next_character() != ":":
+        fail("expected ':' after a key")
+    buffer.position += 1
+    return key
+
+
+def more_follows(buffer: TextBuffer, end: str, fail: Callable[[str], NoReturn]) -> bool:
+    """Behind an element or member: move past a comma, or stay at `end` and return False.
+
+    Calls `fail` with a reason where neither stands.
+    """
+    separator = buffer.next_character()
+    if separator not in (end, ","):
+        fail(f"expected ',' or '{end}' before it")
+    more = separator == ","
+    buffer.position += more
+    return more
 
 
 def _may_be_cut(error: json.JSONDecodeError, length: int) -> bool:
