@@ -138,18 +138,15 @@ def _verified(
     # A folder that a person names may be another account's, and change while it is read.
     own = isinstance(source, Path) and source.parent == home.path / BUNDLES_FOLDER
     private = source if own and isinstance(source, Path) else None
-    check_installable(manifest, read, private=private)
-    notes, checked, reference = list(trust.notes), True, manifest.base_reference
+    notes, config, reference = list(trust.notes), None, manifest.base_reference
     notes += news(manifest.version, decision.latest, trust.root)
     if reference is not None:
         progress(CHECKING_BASE, 0, 0)
         try:
-            folder = check_base_files(home, reference, base)
-            config = read_config(reference, folder)
-            check_installable(manifest, read, config=config, private=private)
+            config = read_config(reference, check_base_files(home, reference, base))
         except BaseModelError as error:
-            checked = False
             notes.append(f"{error.message}: {error.hint}")
+    check_installable(manifest, read, config=config, private=private)
     is_current = state is not None and state.bundle_id == accepted.bundle_id
     return Verified(
         bundle_id=accepted.bundle_id,
@@ -157,7 +154,7 @@ def _verified(
         relation="installed" if is_current else "first" if state is None else "newer",
         size_bytes=sum(entry.size for entry in manifest.files.values()),
         base="embedded" if reference is None else f"{reference.hub_id}@{reference.revision}",
-        base_checked=checked,
+        base_checked=reference is None or config is not None,
         warnings=warnings,
         notes=tuple(notes),
     )

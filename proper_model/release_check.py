@@ -99,10 +99,11 @@ def check_content(
     recipe = parse_recipe(read(RECIPE))
     recipe.check_base(reference)
     task = parse_release_task(read(TASK), recipe.template)
-    if config is None and BASE + CONFIG in shapes:
-        config = read(BASE + CONFIG)
-        if reference is not None and _sha256(config) != reference.files.get(CONFIG):
+    if BASE + CONFIG in shapes:
+        own_config = read(BASE + CONFIG)
+        if reference is not None and _sha256(own_config) != reference.files.get(CONFIG):
             raise BundleFormatError(f"{BASE}{CONFIG}: not the one of the base that is referred to")
+        config = own_config if config is None else config
     if POPULATION_CONFIG in shapes:
         _check_population_config(read(POPULATION_CONFIG), recipe)
     if config is None:
