@@ -111,10 +111,6 @@ class StoreState(_Record):
     accepted: tuple[Accepted, ...] = ()
     latest: SeenLatest | None = None
 
-    @property
-    def latest_seen_at(self) -> datetime:
-        return parse_time(self.latest_seen)
-
 
 def installed(
     folder: Path, *, now: datetime | None = None, limits: Limits = DEFAULT_LIMITS

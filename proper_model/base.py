@@ -230,13 +230,3 @@ def fingerprint(model: Any) -> str:
         raw = tensor.detach().contiguous().cpu().reshape(-1).view(torch.uint8)
         digest.update(raw.numpy().data)
     return digest.hexdigest()
-
-
-def text_fingerprint(*texts: str) -> str:
-    """sha256 over texts with their lengths, hex."""
-    digest = hashlib.sha256()
-    for text in texts:
-        data = text.encode()
-        digest.update(len(data).to_bytes(8, "big"))
-        digest.update(data)
-    return digest.hexdigest()

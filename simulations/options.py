@@ -17,7 +17,6 @@ NODE_ARMS = ("stage1", "stage2-mean", "stage2", "oppu-mlp", "stage3")
 CONTROL_ARMS = ("stage3-shuffled",)
 ARMS = NODE_ARMS + CONTROL_ARMS
 
-DEMO = "demo"
 DEMOS = ("demo", "demo:tag", "demo:rate", "demo:text")
 
 

@@ -29,7 +29,6 @@ from proper_model.metrics import LOWER_IS_BETTER
 
 SCHEMA = 1
 RESULTS_FILE = "results.json"
-LENIENT_FILE = "results.lenient.json"
 
 Level = Literal["query", "user"]
 Model = TypeVar("Model", bound=BaseModel)
