@@ -89,13 +89,7 @@ def check_content(
     Raises:
         BundleError: one of its children; content is the matter, so mostly BundleFormatError.
     """
-    needed = [RECIPE, TASK, SHARED, TOKENIZER + TOKENIZER_JSON, TOKENIZER + TOKENIZER_CONFIG]
-    needed += [BASE + CONFIG] if reference is None else [POPULATION_WEIGHTS]
-    for name in needed:
-        if name not in shapes:
-            raise BundleFormatError(f"bundle: holds no {name}, which every release has", hint=_HINT)
-    if reference is None and POPULATION_WEIGHTS in shapes:
-        raise BundleFormatError(f"{POPULATION_WEIGHTS}: the base is embedded, and merged already")
+    _check_names(shapes, reference)
     recipe = parse_recipe(read(RECIPE))
     recipe.check_base(reference)
     task = parse_release_task(read(TASK), recipe.template)
@@ -129,6 +123,17 @@ def check_content(
         private=None if private is None else private / TOKENIZER,
     )
     return ReleaseContent(recipe, task, fields, tokenizer)
+
+
+def _check_names(shapes: Mapping[str, Shapes], reference: BaseReference | None) -> None:
+    """What every release holds is there, and the population LoRA only where it is not merged."""
+    needed = [RECIPE, TASK, SHARED, TOKENIZER + TOKENIZER_JSON, TOKENIZER + TOKENIZER_CONFIG]
+    needed += [BASE + CONFIG] if reference is None else [POPULATION_WEIGHTS]
+    for name in needed:
+        if name not in shapes:
+            raise BundleFormatError(f"bundle: holds no {name}, which every release has", hint=_HINT)
+    if reference is None and POPULATION_WEIGHTS in shapes:
+        raise BundleFormatError(f"{POPULATION_WEIGHTS}: the base is embedded, and merged already")
 
 
 def check_installable(
