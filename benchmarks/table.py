@@ -21,8 +21,8 @@ from benchmarks.schema_memory import MemoryReport
 from benchmarks.show import times
 from benchmarks.sources import read_sources
 from benchmarks.targets import TARGETS, USERS, Row, target_rows
-from client.console import print_line, print_table, say
-from client.tables import Table
+from client.terminal.console import print_line, print_table, say
+from client.terminal.tables import Table
 from proper_model.errors import ReportError
 
 HEADER = (

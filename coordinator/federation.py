@@ -17,10 +17,10 @@ from typing import Any, cast
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
-from coordinator.messages import MessageLedger
+from coordinator.message_ledger import MessageLedger
 from coordinator.shipment import Shipment
 from proper_model.errors import ProtocolError, SimulationError
-from proper_model.protocol import (
+from proper_model.federation.protocol import (
     CONFIG,
     RETRY_USELESS,
     Kind,

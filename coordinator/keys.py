@@ -25,10 +25,10 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from zxcvbn import zxcvbn
 
-from proper_model.durable import create_file
+from proper_model.bundle.public_keys import check_public_key, public_bytes
 from proper_model.errors import BundleFormatError, ConfigError, PassphraseError
-from proper_model.files import read_bounded
-from proper_model.public_keys import check_public_key, public_bytes
+from proper_model.storage.durable import create_file
+from proper_model.storage.files import read_bounded
 
 MAX_KEY_BYTES = 16 * 1024
 PRIVATE_TO_OWNER = stat.S_IRWXG | stat.S_IRWXO

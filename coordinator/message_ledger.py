@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from proper_model.documents import parse_object
+from proper_model.storage.documents import parse_object
 
 
 @dataclass

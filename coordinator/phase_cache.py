@@ -17,10 +17,10 @@ from typing import Any
 
 from torch import Tensor
 
-from proper_model.checkpoint import load_checkpoint, save_checkpoint
-from proper_model.durable import locked
+from proper_model.engine.checkpoint import load_checkpoint, save_checkpoint
 from proper_model.errors import CheckpointError
-from proper_model.files import make_private_folder
+from proper_model.storage.durable import locked
+from proper_model.storage.files import make_private_folder
 
 # Phases that this process has claimed, by their lock file.
 _CLAIMS: dict[Path, ExitStack] = {}

@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from coordinator.cache import PhaseCache
 from coordinator.moved import (
     EXPERT_B,
     POPULATION_B,
@@ -23,23 +22,24 @@ from coordinator.moved import (
     note_moved,
     zeros_like_b,
 )
-from coordinator.pooling import Beside, PooledData, pool, router_cohort
-from coordinator.population_stage import train_population
-from proper_model.artifact import Release, load_shared, shared_tensors
-from proper_model.base import compute_dtype, default_device, fingerprint, load_base
-from proper_model.config import BaseWeights, StageSettings
-from proper_model.dropout import mix_seed
-from proper_model.embeddings import find_prototypes
-from proper_model.encoding import Encoder
-from proper_model.group import first_embeddings, train_group
-from proper_model.lora_router import train_lora_router
-from proper_model.model import AdaptedModel
-from proper_model.population import merge_population
-from proper_model.quantized import quantize_base
-from proper_model.records import User
-from proper_model.settings_io import to_mapping
-from proper_model.structure import Structure
-from proper_model.tasks import Task
+from coordinator.phase_cache import PhaseCache
+from proper_model.base.loading import compute_dtype, default_device, fingerprint, load_base
+from proper_model.base.population_lora import merge_population
+from proper_model.base.quantized import quantize_base
+from proper_model.kernels.dropout import mix_seed
+from proper_model.model.adapted_model import AdaptedModel
+from proper_model.release.contents import Release, load_shared, shared_tensors
+from proper_model.settings.presets import Structure
+from proper_model.settings.profile import BaseWeights, StageSettings
+from proper_model.settings.settings_io import to_mapping
+from proper_model.stages.group import first_embeddings, train_group
+from proper_model.stages.lora_router import train_lora_router
+from proper_model.stages.pooled_users import Beside, PooledData, pool, router_cohort
+from proper_model.stages.population import train_population
+from proper_model.stages.user_embedding import find_prototypes
+from proper_model.tasks.records import User
+from proper_model.tasks.task import Task
+from proper_model.text.encoding import Encoder
 
 # (phase, done, total)
 Progress = Callable[[str, int, int], None]

@@ -12,7 +12,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from proper_model.files import make_private_folder, write_atomic
+from proper_model.storage.files import make_private_folder, write_atomic
 
 EVERY_S = 0.5
 

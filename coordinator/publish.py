@@ -23,7 +23,16 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from proper_model.bundle import (
+from proper_model.bundle.file_names import is_base_file
+from proper_model.bundle.folder_names import (
+    LATEST_NAME,
+    MAX_LATEST_BYTES,
+    PUBLIC_NAME,
+    version_folder,
+)
+from proper_model.bundle.latest import Latest, Pointer, parse_latest, sign_latest
+from proper_model.bundle.limits import DEFAULT_LIMITS, Limits
+from proper_model.bundle.signed_bundle import (
     MANIFEST_NAME,
     SIGNATURES_NAME,
     BaseReference,
@@ -32,25 +41,16 @@ from proper_model.bundle import (
     build_bundle,
     verify_bundle,
 )
-from proper_model.durable import (
+from proper_model.bundle.signed_time import LATEST_DAYS, MAX_LATEST_DAYS, MAX_RELEASE_DAYS
+from proper_model.bundle.trusted_root import DEFAULT_CHANNEL, TrustedRoot
+from proper_model.errors import BundleError, ConfigError
+from proper_model.storage.durable import (
     locked,
     move_folder,
     remove_folder,
     write_file,
 )
-from proper_model.errors import BundleError, ConfigError
-from proper_model.files import make_private_folder, read_bounded, storage_errors
-from proper_model.latest import Latest, Pointer, parse_latest, sign_latest
-from proper_model.limits import DEFAULT_LIMITS, Limits
-from proper_model.release_folder import (
-    LATEST_NAME,
-    MAX_LATEST_BYTES,
-    PUBLIC_NAME,
-    version_folder,
-)
-from proper_model.release_names import is_base_file
-from proper_model.signed_time import LATEST_DAYS, MAX_LATEST_DAYS, MAX_RELEASE_DAYS
-from proper_model.trust import DEFAULT_CHANNEL, TrustedRoot
+from proper_model.storage.files import make_private_folder, read_bounded, storage_errors
 
 _VERSION_FOLDER = re.compile(r"v([0-9]{8,16})")
 _STAGING_PREFIX = ".staging-"
@@ -84,7 +84,7 @@ def publish(
     """Sign these files as the next version, or return the newest one if it already is that.
 
     Args:
-        files: content by name, as `proper_model.artifact.release_to_files` makes it.
+        files: content by name, as `proper_model.release.contents.release_to_files` makes it.
         folder: the release folder; created when missing.
         keys: every one of them signs the release.
         created: aware time of this release.
@@ -205,7 +205,7 @@ def reference_base(folder: Path, hub_id: str, revision: str) -> BaseReference:
 
 def _check_usable(files: Mapping[str, bytes], base: BaseReference | None, limits: Limits) -> None:
     """Refuse before signing what a device would refuse to use. Raises BundleError."""
-    from proper_model.release_check import check_files
+    from proper_model.checks.release import check_files
 
     check_files(files, base, limits=limits)
 

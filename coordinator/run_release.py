@@ -9,21 +9,21 @@ from typing import TYPE_CHECKING
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from coordinator.keys import load_key
-from coordinator.release import PublishedBundle, latest, publish, reference_base
+from coordinator.publish import PublishedBundle, latest, publish, reference_base
 from coordinator.run_keys import KEYS_FOLDER, ROOT_KEY, read_run_root
-from proper_model.artifact import release_to_files
-from proper_model.base_folder import base_folder, revision_of
-from proper_model.durable import write_file
+from proper_model.base.folder import base_folder, revision_of
+from proper_model.bundle.file_names import BASE, CONFIG
+from proper_model.bundle.folder_names import ROOT_NAME
+from proper_model.bundle.signed_time import MAX_LATEST_DAYS
+from proper_model.bundle.trusted_root import RELEASE, TrustedRoot, key_id, public_bytes
 from proper_model.errors import ConfigError
-from proper_model.recipe import BaseSource
-from proper_model.release_folder import ROOT_NAME
-from proper_model.release_names import BASE, CONFIG
-from proper_model.runplan import RunPlan
-from proper_model.signed_time import MAX_LATEST_DAYS
-from proper_model.trust import RELEASE, TrustedRoot, key_id, public_bytes
+from proper_model.federation.run_plan import RunPlan
+from proper_model.release.contents import release_to_files
+from proper_model.release.recipe import BaseSource
+from proper_model.storage.durable import write_file
 
 if TYPE_CHECKING:
-    from proper_model.artifact import Release
+    from proper_model.release.contents import Release
 
 KEY_SUFFIX = ".pem"
 

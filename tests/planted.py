@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_rand_score
 
-from simulations.synthetic_scores import level_accuracy, slot_accuracy, user_accuracy
+from simulations.synthetic.scores import level_accuracy, slot_accuracy, user_accuracy
 
 __all__ = ["level_accuracy", "routing_ari", "slot_accuracy", "user_accuracy"]
 

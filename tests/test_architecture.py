@@ -30,14 +30,14 @@ FORBIDDEN_IMPORTS = {
 }
 FLOWER_FILES = {
     "coordinator/server_app.py",
-    "coordinator/strategy.py",
-    "client/client_app.py",
-    "simulations/flower_engine.py",
+    "coordinator/federation.py",
+    "client/node/flower_app.py",
+    "simulations/flower/flower_engine.py",
 }
 # Chat templates are jinja's; pages and reports are not the engine's.
-CHAT_FILE = "proper_model/chat_turn.py"
+CHAT_FILE = "proper_model/text/chat_turn.py"
 # Only these build messages: the client's one place through which anything leaves a device.
-MESSAGE_FILES = {"client": {"client/client_app.py"}}
+MESSAGE_FILES = {"client": {"client/node/flower_app.py"}}
 # Usable with torch and safetensors alone, for example inside another program.
 ENGINE_MODULES = ("errors", "config", "lora", "experts", "routers", "losses", "model", "training")
 ENGINE_FORBIDDEN = {"pydantic", "flwr"}
@@ -65,7 +65,7 @@ def imported_roots(tree: ast.AST) -> Iterator[tuple[str, int]]:
 
 
 def import_violations(name: str, source: str) -> list[str]:
-    """What the file `name` (a path such as `client/state.py`) imports and must not."""
+    """What the file `name` (a path such as `client/node/simulated_state.py`) imports and must not."""
     package, _, module = name.partition("/")
     forbidden = set(FORBIDDEN_IMPORTS[package])
     if name not in FLOWER_FILES:
@@ -202,11 +202,11 @@ def test_every_package_is_looked_at(repository: Path) -> None:
         ("proper_model/x.py", "import client"),
         ("proper_model/x.py", "from urllib.request import urlopen"),
         ("proper_model/x.py", "def f():\n    import rich.table"),
-        ("proper_model/lora.py", "from pydantic import BaseModel"),
+        ("proper_model/model/user_lora.py", "from pydantic import BaseModel"),
         ("proper_model/x.py", "import importlib\nimportlib.import_module('flwr.app')"),
-        ("coordinator/x.py", "from client.adaptation import adapt"),
-        ("client/x.py", "import coordinator.release"),
-        ("client/adaptation.py", "from flwr.app import Message"),
+        ("coordinator/x.py", "from client.node.cohort_adaptation import adapt"),
+        ("client/x.py", "import coordinator.publish"),
+        ("client/node/cohort_adaptation.py", "from flwr.app import Message"),
         ("simulations/run.py", "import flwr"),
         ("simulations/run.py", "from benchmarks.worker import Worker"),
     ],
@@ -218,9 +218,9 @@ def test_planted_imports_are_caught(name: str, source: str) -> None:
 @pytest.mark.parametrize(
     ("name", "source"),
     [
-        ("proper_model/bundle.py", "from pydantic import BaseModel"),
-        ("client/client_app.py", "from flwr.clientapp import ClientApp"),
-        ("client/x.py", "from proper_model.lora import scale\nfrom . import other"),
+        ("proper_model/bundle/signed_bundle.py", "from pydantic import BaseModel"),
+        ("client/node/flower_app.py", "from flwr.clientapp import ClientApp"),
+        ("client/x.py", "from proper_model.model.user_lora import scale\nfrom . import other"),
         ("simulations/run.py", "import client, coordinator"),
         ("benchmarks/run.py", "import client, coordinator, simulations"),
     ],
@@ -231,8 +231,8 @@ def test_allowed_imports_pass(name: str, source: str) -> None:
 
 def test_planted_messages_are_caught() -> None:
     source = "reply = Message(content)\nother = app.Message(content)"
-    assert len(message_violations("client/state.py", source)) == 2
-    assert message_violations("client/client_app.py", source) == []
+    assert len(message_violations("client/node/simulated_state.py", source)) == 2
+    assert message_violations("client/node/flower_app.py", source) == []
 
 
 @pytest.mark.parametrize(

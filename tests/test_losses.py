@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from proper_model.losses import RoutingMemory, mean_by_row, pair_loss
+from proper_model.stages.constraint_loss import RoutingMemory, mean_by_row, pair_loss
 
 
 def routing(*shape: int, seed: int = 0) -> torch.Tensor:

@@ -13,9 +13,9 @@ from collections.abc import Mapping
 import pytest
 import torch
 
-from client.adaptation import UserState
-from proper_model.artifact import Release
-from proper_model.structure import preset
+from client.node.cohort_adaptation import UserState
+from proper_model.release.contents import Release
+from proper_model.settings.presets import preset
 from tests.planted import level_accuracy, routing_ari, user_accuracy
 from tests.planted_run import SETTINGS, PlantedRun, run_planted
 

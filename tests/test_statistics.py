@@ -8,18 +8,18 @@ import math
 import numpy as np
 import pytest
 
-from proper_model import statistics
 from proper_model.errors import MetricError
-from proper_model.metrics import Prediction, score
-from proper_model.records import Query, User
-from proper_model.statistics import (
+from proper_model.evaluation import bootstrap as statistics
+from proper_model.evaluation.bootstrap import (
     bootstrap,
     holm,
     paired_bootstrap,
     summarize,
     user_values,
 )
-from proper_model.tasks import load_task
+from proper_model.evaluation.metrics import Prediction, score
+from proper_model.tasks.records import Query, User
+from proper_model.tasks.task import load_task
 
 RATING = load_task("LaMP_3")
 CITATION = load_task("LaMP_1", template="lamp")

@@ -9,12 +9,12 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from proper_model.data import read_population
+from proper_model.data.users import read_population
 from proper_model.errors import ConfigError
-from proper_model.tasks import load_task
-from simulations.synthetic import make_synthetic, write_synthetic
-from simulations.synthetic_settings import KINDS
-from simulations.synthetic_text import THINGS_SEEN
+from proper_model.tasks.task import load_task
+from simulations.synthetic.people import make_synthetic, write_synthetic
+from simulations.synthetic.settings import KINDS
+from simulations.synthetic.text import THINGS_SEEN
 
 # The truth, the text and the oracle do not depend on how much a base is pretrained on.
 QUICK = {"pretrain": 20}

@@ -93,8 +93,8 @@ def _folder(home: Home) -> Iterator[Finding]:
 
 def _root(home: Home) -> Iterator[Finding]:
     """Whom this device trusts, and for how long."""
-    from client.trusted_root import load_root
-    from proper_model.signed_time import format_time
+    from client.releases.pinned_root import load_root
+    from proper_model.bundle.signed_time import format_time
 
     if not home.root_file.exists():
         return
@@ -109,8 +109,8 @@ def _root(home: Home) -> Iterator[Finding]:
 
 
 def _release(home: Home) -> Iterator[Finding]:
-    from client.bundle_store import installed
-    from client.bundles import verify_bundle
+    from client.releases.add import verify_bundle
+    from client.releases.store import installed
 
     bundle = installed(home.path)
     if bundle is None:
@@ -124,8 +124,8 @@ def _release(home: Home) -> Iterator[Finding]:
 
 
 def _vault(home: Home) -> Iterator[Finding]:
-    from client.vault import WITHOUT_KEYS, WITHOUT_KEYS_HINT, vault_exists
-    from client.vault_check import UNFINISHED, look_at, orphaned
+    from client.vault.damage import UNFINISHED, look_at, orphaned
+    from client.vault.opening import WITHOUT_KEYS, WITHOUT_KEYS_HINT, vault_exists
 
     if orphaned(home.vault):
         yield Finding("vault", ok=False, told=f"{WITHOUT_KEYS}; {WITHOUT_KEYS_HINT}")
@@ -151,7 +151,7 @@ def _vault(home: Home) -> Iterator[Finding]:
 
 
 def _machine(_: Home) -> Iterator[Finding]:
-    from proper_model.machine import total_memory_bytes
+    from proper_model.federation.machine import total_memory_bytes
 
     yield Finding("memory", ok=None, told=f"{total_memory_bytes() / 2**30:.1f} GiB")
     yield Finding("cores", ok=None, told=str(os.cpu_count() or 1))

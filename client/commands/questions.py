@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from client.history_source import shown_name
-from proper_model.documents import DocumentError, parse_json
+from client.history.text_input import shown_name
+from proper_model.data.parsing import whole_text
 from proper_model.errors import DataError
-from proper_model.parsing import whole_text
+from proper_model.storage.documents import DocumentError, parse_json
 
 MAX_LINE_BYTES = 4 << 20
 HINT = 'one JSON object a line, such as {"id": "1", "input": "..."}'

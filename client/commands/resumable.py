@@ -14,15 +14,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from client.learning import Learner
-from client.personal_state import PersonalState
-from client.vault import Vault
-from client.working_files import list_working, remove_working, working_name
-from proper_model.checkpoint import Sealed
-from proper_model.machine import peak_memory_bytes
-from proper_model.records import HistoryItem
-from proper_model.settings_io import to_mapping
-from proper_model.tasks import Task
+from client.person.learner import Learner
+from client.person.state import PersonalState
+from client.vault.opening import Vault
+from client.vault.working_files import list_working, remove_working, working_name
+from proper_model.engine.checkpoint import Sealed
+from proper_model.federation.machine import peak_memory_bytes
+from proper_model.settings.settings_io import to_mapping
+from proper_model.tasks.records import HistoryItem
+from proper_model.tasks.task import Task
 
 Histories = Mapping[str, tuple[Task, Sequence[HistoryItem]]]
 KEY_DIGITS = 24

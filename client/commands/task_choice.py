@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from client.bundle_store import InstalledBundle
-from client.release_content import recipe_of, small_file
-from proper_model.recipe import parse_release_task
-from proper_model.release_names import TASK
-from proper_model.tasks import Task, load_task
+from client.releases.content import recipe_of, small_file
+from client.releases.store import InstalledBundle
+from proper_model.bundle.file_names import TASK
+from proper_model.release.recipe import parse_release_task
+from proper_model.tasks.task import Task, load_task
 
 if TYPE_CHECKING:
-    from client.personal_state import PersonalState
+    from client.person.state import PersonalState
 
 
 def release_task(bundle: InstalledBundle) -> Task:

@@ -9,18 +9,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from client.commands.options import readable_bytes, readable_seconds
-from client.console import progress_bars, say
-from client.workspace import Workspace, write_state
+from client.person.workspace import Workspace, write_state
+from client.terminal.console import progress_bars, say
 from proper_model.errors import ConfigError, InterruptedRunError
 
 if TYPE_CHECKING:
-    from client.bundle_store import InstalledBundle
-    from client.learning import Learner
-    from client.memory_choice import MemoryChoice
-    from client.personal_state import PersonalState
-    from client.training import Histories, Spent
-    from client.vault import Vault
-    from proper_model.artifact import Release
+    from client.commands.resumable import Histories, Spent
+    from client.person.learner import Learner
+    from client.person.memory_choice import MemoryChoice
+    from client.person.state import PersonalState
+    from client.releases.store import InstalledBundle
+    from client.vault.opening import Vault
+    from proper_model.release.contents import Release
 
 PHASES = {
     "embedding": "finding your embedding",
@@ -46,14 +46,14 @@ def new_state(bundle: InstalledBundle, vault: Vault) -> PersonalState:
 
     It is the same whenever the same vault is asked: an interrupted first adaptation can be resumed.
     """
-    from client.personal_state import PersonalState
+    from client.person.state import PersonalState
 
     return PersonalState(bundle.bundle_id, bundle.version, seed=vault.number("personal seed"))
 
 
 def stored_state(vault: Vault) -> PersonalState | None:
     """What the vault holds, None before the first adaptation."""
-    from client.personal_state import decode
+    from client.person.state import decode
 
     content = vault.read()
     return None if content is None else decode(content.payload)
@@ -66,9 +66,9 @@ def load_within(
     memory: Memory,
 ) -> tuple[Release, MemoryChoice]:
     """A release with its base held as the options say, else as the adapters were trained."""
-    from client.base_facts import base_facts
-    from client.memory_choice import choose
-    from proper_model.memory import return_freed_memory
+    from client.person.memory_choice import choose
+    from client.releases.base_facts import base_facts
+    from proper_model.engine.memory import return_freed_memory
 
     choice = choose(
         memory.limit_bytes,
@@ -97,7 +97,7 @@ def learner_for(
     memory: Memory,
 ) -> Iterator[Learner]:
     """A learner over a release, within the memory the options name."""
-    from client.learning import Learner
+    from client.person.learner import Learner
 
     with progress_bars(lambda phase: PHASES.get(phase, phase)) as show:
         show("loading the model", 0, 0)
@@ -123,8 +123,8 @@ def say_cost(
     Args:
         alone: nothing stored before stays beside what comes of it.
     """
-    from client.cost import estimate
-    from client.disk_cost import lacking_bytes
+    from client.person.cost import estimate
+    from client.person.disk_cost import lacking_bytes
 
     cost = estimate(learner, histories, folder=workspace.home.vault, alone=alone)
     low, high = readable_seconds(cost.fastest_s), readable_seconds(cost.slowest_s)
@@ -167,20 +167,20 @@ def train(
 
     Raises InterruptedRunError on Ctrl-C; what the vault holds is then what it held before.
     """
-    from client import training
+    from client.commands import resumable
 
-    key = training.work_key(learner, state, histories, what)
-    if resume and not training.can_resume(vault, key):
-        if training.leftovers(vault):
+    key = resumable.work_key(learner, state, histories, what)
+    if resume and not resumable.can_resume(vault, key):
+        if resumable.leftovers(vault):
             raise ConfigError(
                 "what was interrupted is other work: other items, options or release",
                 hint="repeat that very command with --resume, or leave --resume out to begin anew",
             )
         say("nothing was interrupted; beginning anew")
-    training.discard(vault, keep=key if resume else None)
-    learner.checkpoint = training.checkpoint(vault, key)
+    resumable.discard(vault, keep=key if resume else None)
+    learner.checkpoint = resumable.checkpoint(vault, key)
     try:
-        trained, spent = training.measured(step)
+        trained, spent = resumable.measured(step)
         held = learner.release.chosen_weights
         return dataclasses.replace(trained, base_weights=held), spent
     except KeyboardInterrupt:
@@ -192,8 +192,8 @@ def train(
 
 def store(vault: Vault, state: PersonalState, *, what: str, task: str, items: int) -> int:
     """Write the state with a line of history, then drop checkpoints; returns the generation."""
-    from client import training
+    from client.commands import resumable
 
     generation = write_state(vault, state.noted(what, task, items))
-    training.discard(vault)
+    resumable.discard(vault)
     return generation

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from client.commands import options as o
-from client.console import print_line, print_table, say
-from client.passphrases import new_passphrase
-from client.tables import Table
-from client.workspace import say_warning
+from client.person.workspace import say_warning
+from client.terminal.console import print_line, print_table, say
+from client.terminal.tables import Table
+from client.vault.passphrases import new_passphrase
 from proper_model.errors import ConfigError, NotAdaptedError, ProperError
-from proper_model.records import counted
+from proper_model.tasks.records import counted
 
 if TYPE_CHECKING:
-    from client.vault import Vault
+    from client.vault.opening import Vault
 
 # What a person reads for what `vault_check.judge` says.
 CONTENT = {
@@ -50,9 +50,9 @@ Rotate = Annotated[
 
 def status(context: typer.Context, as_json: o.AsJson = False) -> None:
     """Say what is stored. No key is asked for; where an option names one, the content is checked too."""
-    from client.bundle_list import warnings_of
-    from client.bundle_store import installed
-    from client.vault_check import judge, look_at
+    from client.releases.installed_list import warnings_of
+    from client.releases.store import installed
+    from client.vault.damage import judge, look_at
 
     workspace = o.workspace(context)
     bundle = installed(workspace.home.path)
@@ -118,8 +118,8 @@ def lock(context: typer.Context) -> None:
 
     Nothing else on this machine remembers a key: without a keyring the vault is always locked.
     """
-    from client.vault import open_vault, slot_kinds
-    from client.vault_secrets import KeyringEntry
+    from client.vault.opening import open_vault, slot_kinds
+    from client.vault.secrets import KeyringEntry
 
     workspace = o.workspace(context)
     if not workspace.has_vault:
@@ -165,8 +165,8 @@ def passwd(
     A copy of the folder from before still opens with the old passphrase; --rotate makes a new
     master key, for when one has leaked.
     """
-    from client import training
-    from client.vault_secrets import KeyringEntry
+    from client.commands import resumable
+    from client.vault.secrets import KeyringEntry
 
     asked = [add_key_file is not None, add_keyring, remove is not None]
     if sum(asked) + (rotate or new_passphrase_file is not None) > 1:
@@ -193,7 +193,7 @@ def passwd(
                 instead="--new-passphrase-file FILE",
             )
             if rotate:
-                training.discard(vault)  # sealed under the old key
+                resumable.discard(vault)  # sealed under the old key
                 vault.rotate([new])
                 print_line("The vault has a new master key, which this passphrase alone opens.")
             else:
@@ -203,7 +203,7 @@ def passwd(
 
 def _add_key_file(vault: Vault, path: Path) -> None:
     """A new key file and its slot, or neither."""
-    from client.vault_secrets import make_key_file
+    from client.vault.secrets import make_key_file
 
     vault.settle()  # what can fail before the file is made shall
     before = vault.slot_kinds()
@@ -220,7 +220,7 @@ def _add_key_file(vault: Vault, path: Path) -> None:
 
 def rollback(context: typer.Context) -> None:
     """Go back to the generation before; what is current now becomes the one before."""
-    from client.personal_state import decode
+    from client.person.state import decode
 
     workspace = o.workspace(context)
     with workspace.changing(create=False) as vault:

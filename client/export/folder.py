@@ -26,22 +26,22 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from client.export_readme import merged_readme, peft_readme
-from proper_model.artifact import Release
-from proper_model.config import BaseWeights
-from proper_model.durable import move_folder, remove_folder
-from proper_model.encoding import Encoded
+from client.export.folder_readme import merged_readme, peft_readme
 from proper_model.errors import ExportError
-from proper_model.files import PRIVATE_FILE, PRIVATE_FOLDER, storage_errors, write_atomic
-from proper_model.merged_export import (
+from proper_model.export.merged_model import (
     check_mergeable,
     in_dtype,
     write_merged_folder,
     write_model_folder,
 )
-from proper_model.peft_export import peft_adapter
-from proper_model.recipe import BaseSource
-from proper_model.user_fold import FoldReport, fold_release
+from proper_model.export.peft_adapter import peft_adapter
+from proper_model.export.user_fold import FoldReport, fold_release
+from proper_model.release.contents import Release
+from proper_model.release.recipe import BaseSource
+from proper_model.settings.profile import BaseWeights
+from proper_model.storage.durable import move_folder, remove_folder
+from proper_model.storage.files import PRIVATE_FILE, PRIVATE_FOLDER, storage_errors, write_atomic
+from proper_model.text.encoding import Encoded
 
 _AS_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 BASE = "base"  # folder of a base that is written beside an adapter

@@ -16,12 +16,12 @@ from proper_model.errors import StorageError
 if TYPE_CHECKING:
     from torch import Tensor, dtype
 
-    from client.bundle_store import InstalledBundle
-    from client.export import BaseBeside, Exported
+    from client.export.folder import BaseBeside, Exported
     from client.home import Home
-    from proper_model.artifact import Release
-    from proper_model.config import BaseWeights
-    from proper_model.encoding import Encoded
+    from client.releases.store import InstalledBundle
+    from proper_model.release.contents import Release
+    from proper_model.settings.profile import BaseWeights
+    from proper_model.text.encoding import Encoded
 
 
 class Format(StrEnum):
@@ -42,8 +42,8 @@ def check_writable(kind: Format, out: Path) -> None:
     Raises ExportError if `out` is taken, StorageError if the folder that shall hold it is not there
     or closed, ConfigError if a library is not installed.
     """
-    from client.export import check_free
-    from proper_model.gguf_names import library
+    from client.export.folder import check_free
+    from proper_model.export.gguf_names import library
 
     check_free(out)
     parent = out.absolute().parent
@@ -78,12 +78,12 @@ def write_format(
         trained_over: how the base was held when the adapter was trained.
 
     Raises:
-        As the writers of `client.export` and `client.export_runtimes`; BaseModelError if the base
+        As the writers of `client.export.folder` and `client.export.runtimes`; BaseModelError if the base
         is gone.
     """
-    from client import export as folders
-    from client import export_runtimes as runtimes
-    from proper_model.recipe import BaseSource
+    from client.export import folder as folders
+    from client.export import runtimes
+    from proper_model.release.recipe import BaseSource
 
     same: dict[str, Any] = {
         "bundle_id": bundle.bundle_id,
@@ -107,8 +107,8 @@ def write_format(
 
 def base_dtype(home: Home, bundle: InstalledBundle) -> dtype:
     """What the base's weights are stored in."""
-    from proper_model.base_check import weight_files
-    from proper_model.merged_export import stored_dtype
+    from proper_model.checks.base import weight_files
+    from proper_model.export.merged_model import stored_dtype
 
     place = _base_place(home, bundle)
     return stored_dtype(weight_files(str(place), place))
@@ -118,8 +118,8 @@ def base_beside(home: Home, bundle: InstalledBundle) -> BaseBeside:
     """The base as it lies on this machine, in the dtype it is stored in, in main memory."""
     import torch
 
-    from client.export import BaseBeside
-    from proper_model.base import load_base
+    from client.export.folder import BaseBeside
+    from proper_model.base.loading import load_base
 
     place, stored = _base_place(home, bundle), base_dtype(home, bundle)
     embedded = bundle.manifest.base_reference is None
@@ -134,7 +134,7 @@ def base_beside(home: Home, bundle: InstalledBundle) -> BaseBeside:
 
 def _base_place(home: Home, bundle: InstalledBundle) -> Path:
     """The folder in which the base of an installed bundle lies."""
-    from client.bases import base_of
+    from client.releases.bases import base_of
 
     reference = bundle.manifest.base_reference
     return bundle.path / "base" if reference is None else Path(base_of(home, reference))

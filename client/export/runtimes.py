@@ -1,4 +1,4 @@
-"""What a user takes away for llama.cpp and MLX; folders as `client.export` writes them."""
+"""What a user takes away for llama.cpp and MLX; folders as `client.export.folder` writes them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from client.export import (
+from client.export.folder import (
     BaseBeside,
     Exported,
     check_free,
@@ -20,21 +20,21 @@ from client.export import (
     new_folder,
     write_beside,
 )
-from client.export_runtimes_readme import gguf_merged_readme, gguf_readme, mlx_readme
-from proper_model.artifact import Release
-from proper_model.config import BaseWeights
-from proper_model.encoding import Encoded
+from client.export.runtimes_readme import gguf_merged_readme, gguf_readme, mlx_readme
 from proper_model.errors import StorageError
-from proper_model.files import write_atomic
-from proper_model.gguf_adapter import write_gguf_adapter
-from proper_model.gguf_model import check_gguf_model, write_gguf_model
-from proper_model.gguf_names import family_of, library
-from proper_model.merged_export import check_mergeable
-from proper_model.mlx_export import mlx_adapter
-from proper_model.nested_export import mlx_prefix
-from proper_model.peft_export import joined_factors
-from proper_model.recipe import BaseSource
-from proper_model.user_fold import fold_release
+from proper_model.export.gguf_adapter import write_gguf_adapter
+from proper_model.export.gguf_model import check_gguf_model, write_gguf_model
+from proper_model.export.gguf_names import family_of, library
+from proper_model.export.merged_model import check_mergeable
+from proper_model.export.mlx_adapter import mlx_adapter
+from proper_model.export.nested_names import mlx_prefix
+from proper_model.export.peft_adapter import joined_factors
+from proper_model.export.user_fold import fold_release
+from proper_model.release.contents import Release
+from proper_model.release.recipe import BaseSource
+from proper_model.settings.profile import BaseWeights
+from proper_model.storage.files import write_atomic
+from proper_model.text.encoding import Encoded
 
 
 def write_gguf(
@@ -50,7 +50,7 @@ def write_gguf(
 ) -> Exported:
     """Write `adapter.gguf`, a LoRA for llama.cpp, and with `beside` its base as `base.gguf`.
 
-    Arguments as `client.export.write_peft`.
+    Arguments as `client.export.folder.write_peft`.
 
     Raises:
         ConfigError: the package gguf is missing.
@@ -97,7 +97,7 @@ def write_gguf_merged(
 ) -> Exported:
     """Write `model.gguf`, the whole personal model in `dtype`, for llama.cpp.
 
-    Arguments as `client.export.write_merged`; raises as `write_gguf` with a base beside.
+    Arguments as `client.export.folder.write_merged`; raises as `write_gguf` with a base beside.
     """
     check_free(out)
     check_mergeable(release)
@@ -132,7 +132,7 @@ def write_mlx(
 ) -> Exported:
     """Write `adapters.safetensors` and `adapter_config.json` as mlx-lm reads them.
 
-    Arguments as `client.export.write_peft`.
+    Arguments as `client.export.folder.write_peft`.
 
     Raises:
         ExportError: as `write_peft`, or mlx-lm's names for this model are not known, or the base is

@@ -9,7 +9,7 @@ from __future__ import annotations
 import zipfile
 from typing import IO
 
-from client.history_layouts import LAYOUTS
+from client.history.layouts import LAYOUTS
 
 MAX_ARCHIVE_ENTRIES = 1_000_000
 PLAIN_HINT = "unpack it and give the file with your items, or export it as CSV"

@@ -13,9 +13,9 @@ from __future__ import annotations
 import re
 from collections.abc import Generator, Iterator
 
-from client.history_layouts import FROM
-from client.history_source import MAX_RECORD_CHARS, TOO_LONG, Record, iter_lines
-from client.plain_text import without_marks
+from client.history.layouts import FROM
+from client.history.plain_text import without_marks
+from client.history.text_input import MAX_RECORD_CHARS, TOO_LONG, Record, iter_lines
 
 _SIGN = r"[\u200e\u200f]?[./-][\u200e\u200f\s]{0,2}"
 _DATE = rf"\d{{1,4}}{_SIGN}\d{{1,2}}{_SIGN}\d{{2,4}}\.?"

@@ -15,7 +15,7 @@ from __future__ import annotations
 import re
 from collections.abc import Generator, Iterator
 
-from client.history_source import MAX_RECORD_CHARS, TOO_LONG, Record, iter_lines
+from client.history.text_input import MAX_RECORD_CHARS, TOO_LONG, Record, iter_lines
 
 _END = "=========="
 _NOTICE = re.compile(r"<[^<>\n]{1,120}>")  # `<You have reached the clipping limit ...>`

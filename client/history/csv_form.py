@@ -12,9 +12,9 @@ from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from client.history_fields import Selection, likely, shown_names
-from client.history_layouts import is_known_name
-from client.history_source import MAX_RECORD_CHARS, TOO_LONG, Record, iter_lines
+from client.history.fields import Selection, likely, shown_names
+from client.history.layouts import is_known_name
+from client.history.text_input import MAX_RECORD_CHARS, TOO_LONG, Record, iter_lines
 from proper_model.errors import DataError
 
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}

@@ -14,16 +14,16 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
-from client.history_chat import chat_records, is_chat
-from client.history_clippings import clippings_records, is_clippings
-from client.history_csv import Table, cell
-from client.history_fields import Lookup, Selection, dig, likely, select
-from client.history_json import BLANKS, PROFILE, json_records, jsonl_records
-from client.history_layouts import Layout, layout_of_form, layout_of_head, layout_of_header
-from client.history_source import MAX_RECORD_CHARS, Record, Source
-from client.history_tree import values_at
+from client.history.chat_form import chat_records, is_chat
+from client.history.clippings_form import clippings_records, is_clippings
+from client.history.csv_form import Table, cell
+from client.history.fields import Lookup, Selection, dig, likely, select
+from client.history.json_form import BLANKS, PROFILE, json_records, jsonl_records
+from client.history.layouts import Layout, layout_of_form, layout_of_head, layout_of_header
+from client.history.text_input import MAX_RECORD_CHARS, Record, Source
+from client.history.tree_form import values_at
 from proper_model.errors import ConfigError, DataError
-from proper_model.tasks import Task
+from proper_model.tasks.task import Task
 
 FORMS = ("json", "jsonl", "csv", "lamp", "whatsapp", "clippings")
 HEAD_CHARS = 1 << 16  # looked at to tell the form

@@ -11,19 +11,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from client.history_dates import (
+from client.history.dates import (
     OPTIONS_HINT,
     DateReader,
     NoDateError,
     OrderUnknownError,
     OtherOrderError,
 )
-from client.history_fields import is_empty, shown_names
-from client.history_formats import Reading
-from client.history_order import content_id
-from client.history_source import Record
-from client.plain_text import without_marks
-from client.rating_scale import (
+from client.history.fields import is_empty, shown_names
+from client.history.forms import Reading
+from client.history.newest import content_id
+from client.history.plain_text import without_marks
+from client.history.rating_scale import (
     AboveScaleError,
     NoRatingError,
     Scale,
@@ -31,13 +30,14 @@ from client.rating_scale import (
     rating_label,
     scale_name,
 )
+from client.history.text_input import Record
+from proper_model.data.parsing import identifier, parse_item, text_of
 from proper_model.errors import DataError
-from proper_model.parsing import identifier, parse_item, text_of
-from proper_model.records import HistoryItem, Place, Report, counted
-from proper_model.tasks import Task, folded
+from proper_model.tasks.records import HistoryItem, Place, Report, counted
+from proper_model.tasks.task import Task, folded
 
 if TYPE_CHECKING:
-    from client.history import ReadOptions
+    from client.history.reading import ReadOptions
 
 FAULTY = "faulty"
 MAX_SENDERS = 10_000  # different ones that are told apart

@@ -11,9 +11,9 @@ import json
 from collections.abc import Generator, Iterator
 from typing import Any, NoReturn
 
-from client.history_source import MAX_RECORD_CHARS, TOO_LONG, Record, iter_lines
+from client.history.text_input import MAX_RECORD_CHARS, TOO_LONG, Record, iter_lines
 from proper_model.errors import DataError
-from proper_model.json_stream import TextBuffer, decode_key, decode_value, more_follows
+from proper_model.storage.json_stream import TextBuffer, decode_key, decode_value, more_follows
 
 MAX_KEYS = 256  # of a user record, whose keys are walked
 MAX_DEPTH = 64  # of objects and arrays inside each other that are walked

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from client.plain_text import from_entities, from_html, from_parts
+from client.history.plain_text import from_entities, from_html, from_parts
 
 FROM = "_sender"  # the field of chats that says whose message it is
 

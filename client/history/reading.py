@@ -14,17 +14,17 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from client.history_dates import ORDER_HINT, ORDERS, OrderUnknownError, order_of
-from client.history_fields import Selection
-from client.history_formats import open_reading
-from client.history_item import Drafter, Faults, answer_labels
-from client.history_layouts import Layout
-from client.history_order import Keeper
-from client.history_source import STANDARD_INPUT, open_history
-from client.rating_scale import Scale, parse_scale
+from client.history.dates import ORDER_HINT, ORDERS, OrderUnknownError, order_of
+from client.history.fields import Selection
+from client.history.forms import open_reading
+from client.history.item import Drafter, Faults, answer_labels
+from client.history.layouts import Layout
+from client.history.newest import Keeper
+from client.history.rating_scale import Scale, parse_scale
+from client.history.text_input import STANDARD_INPUT, open_history
 from proper_model.errors import ConfigError, DataError
-from proper_model.records import HistoryItem, Place, counted
-from proper_model.tasks import Task
+from proper_model.tasks.records import HistoryItem, Place, counted
+from proper_model.tasks.task import Task
 
 __all__ = ["History", "ReadOptions", "answer_labels", "read_history"]
 

@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from client.history_archive import archive_hint
+from client.history.archive import archive_hint
+from proper_model.bundle.limits import MIB
 from proper_model.errors import DataError
-from proper_model.limits import MIB
 
 CHUNK_BYTES = 1 << 18
 MAX_RECORD_CHARS = 4 * MIB

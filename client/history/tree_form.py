@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Collection, Generator, Iterator
 from typing import Any, NoReturn
 
-from client.history_json import MAX_DEPTH, Checks
-from client.history_source import MAX_RECORD_CHARS
+from client.history.json_form import MAX_DEPTH, Checks
+from client.history.text_input import MAX_RECORD_CHARS
 from proper_model.errors import DataError
-from proper_model.json_stream import TextBuffer, decode_key, decode_value, more_follows
+from proper_model.storage.json_stream import TextBuffer, decode_key, decode_value, more_follows
 
 Found = tuple[str, Any, tuple[str, ...]]
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from client.learning import (
+from client.person.learner import (
     Learner,
     Progress,
     embedding_report,
@@ -24,9 +24,9 @@ from client.learning import (
     samples_report,
     user_seed,
 )
-from proper_model.artifact import Release
 from proper_model.errors import ConfigError
-from proper_model.records import User
+from proper_model.release.contents import Release
+from proper_model.tasks.records import User
 
 # Arms with a private state, and whether it holds an embedding and an adapter.
 STATEFUL_ARMS: Mapping[str, tuple[bool, bool]] = {

@@ -17,12 +17,11 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from client.device import DeviceFolder
-from client.failures import describe
-from client.hosted import Hosted, digest
-from client.pieces import PieceStore
-from client.state import Binding, has_state, load_state, save_state
-from proper_model.clock import TIMINGS_FILE, StepClock
+from client.node.device import DeviceFolder
+from client.node.failures import describe
+from client.node.hosted import Hosted, digest
+from client.node.pieces import PieceStore
+from client.node.simulated_state import Binding, has_state, load_state, save_state
 from proper_model.errors import (
     BaseModelError,
     ConfigError,
@@ -31,12 +30,13 @@ from proper_model.errors import (
     NotInstalledError,
     ProperError,
 )
-from proper_model.files import make_private_folder, write_atomic
-from proper_model.protocol import FileTable, Status
-from proper_model.runplan import RunPlan
+from proper_model.federation.protocol import FileTable, Status
+from proper_model.federation.run_plan import RunPlan
+from proper_model.federation.step_clock import TIMINGS_FILE, StepClock
+from proper_model.storage.files import make_private_folder, write_atomic
 
 if TYPE_CHECKING:
-    from client.engine import Engine
+    from client.node.host_work import Engine
 
 # Errors that every user of the cohort would meet, or that are the same however it is divided:
 # trying users one by one would not help.

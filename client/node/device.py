@@ -1,7 +1,7 @@
 """One device's own folder: the user's data, private state and predictions, and nothing shared.
 
 Layout: `user.json` (that one user, OPPU form), `root.json` (the trust root this device pins),
-`state/` (private state, see `client.state`), `predictions/<arm>.jsonl`, `failure.json` (why the
+`state/` (private state, see `client.node.simulated_state`), `predictions/<arm>.jsonl`, `failure.json` (why the
 last round failed here). Folders are 0700, files 0600 from creation, writes are atomic, and links
 are never followed. Source: design notes SECURITY 2 (same-device user) and METHOD 1.1.
 """
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from proper_model.errors import DataError, StateError
-from proper_model.files import make_private_folder, read_regular, write_atomic
+from proper_model.storage.files import make_private_folder, read_regular, write_atomic
 
 MAX_USER_BYTES = 1 << 30
 MAX_ROOT_BYTES = 1 << 20

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from proper_model.errors import EgressError
-from proper_model.protocol import (
+from proper_model.federation.protocol import (
     CONFIG,
     NO_BUNDLE,
     PROTOCOL_VERSION,

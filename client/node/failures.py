@@ -18,7 +18,7 @@ from proper_model.errors import (
     ProperError,
     ProtocolError,
 )
-from proper_model.protocol import Kind, Status
+from proper_model.federation.protocol import Kind, Status
 
 MAX_FRAMES = 12
 

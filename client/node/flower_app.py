@@ -1,7 +1,7 @@
-"""The Flower adapter of a node: five message handlers around `client.cohort_host`.
+"""The Flower adapter of a node: five message handlers around `client.node.cohort_host`.
 
 Thin on purpose. Each handler reads a request, lets the host act, and answers through the one exit
-in `client.egress`. Nothing is raised to Flower, because Flower sends exception texts to the
+in `client.node.egress`. Nothing is raised to Flower, because Flower sends exception texts to the
 server; `context.state` is never written, because Flower keeps it outside the device.
 """
 
@@ -13,12 +13,12 @@ from typing import Any, cast
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from client.cohort_host import CohortHost
-from client.egress import outgoing
-from client.engine import Engine
-from client.failures import status_of
+from client.node.cohort_host import CohortHost
+from client.node.egress import outgoing
+from client.node.failures import status_of
+from client.node.host_work import Engine
 from proper_model.errors import EgressError, ProtocolError
-from proper_model.protocol import (
+from proper_model.federation.protocol import (
     CONFIG,
     NO_BUNDLE,
     PROTOCOL_VERSION,
@@ -28,7 +28,7 @@ from proper_model.protocol import (
     check_request,
     hashes,
 )
-from proper_model.runplan import RunPlan, find_plan
+from proper_model.federation.run_plan import RunPlan, find_plan
 
 app = ClientApp()
 

@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from client.device import DeviceFolder
+from client.node.device import DeviceFolder
 from proper_model.errors import BundleForeignError, DataError, NotInstalledError
-from proper_model.records import User
-from proper_model.runplan import RunPlan
+from proper_model.federation.run_plan import RunPlan
+from proper_model.tasks.records import User
 
 if TYPE_CHECKING:
-    from client.adaptation import UserState
-    from proper_model.artifact import Release
+    from client.node.cohort_adaptation import UserState
+    from proper_model.release.contents import Release
 
 Progress = Callable[[str, int, int], None]
 
@@ -39,9 +39,9 @@ class Engine:
 
     def read_user(self, device: DeviceFolder, plan: RunPlan) -> User:
         """The device's one user. Raises DataError naming file and field."""
-        from proper_model.data import user_from_json
-        from proper_model.documents import DocumentError, parse_json
-        from proper_model.tasks import task_from_toml
+        from proper_model.data.users import user_from_json
+        from proper_model.storage.documents import DocumentError, parse_json
+        from proper_model.tasks.task import task_from_toml
 
         task = task_from_toml(plan.task_toml, template=plan.template, where="plan: task_toml")
         where = f"device {device.device_id}: user.json"
@@ -59,8 +59,8 @@ class Engine:
         self, folder: Path, files: Mapping[str, bytes], root: bytes, bundle_id: str
     ) -> dict[str, Path]:
         """Verify and install; where each file now stands. Raises a BundleError child."""
-        from client.updater import install
-        from proper_model.trust import TrustedRoot
+        from client.releases.install import install
+        from proper_model.bundle.trusted_root import TrustedRoot
 
         bundle = install(folder, files, TrustedRoot.from_bytes(root))
         if bundle.bundle_id != bundle_id:
@@ -69,8 +69,8 @@ class Engine:
 
     def release(self, folder: Path, bundle_id: str | None = None) -> Release:
         """The installed release, loaded. Raises NotInstalledError if it is not `bundle_id`."""
-        from client.loading import load_installed
-        from client.updater import installed
+        from client.releases.install import installed
+        from client.releases.loading import load_installed
 
         bundle = installed(folder)
         if bundle is None or bundle_id not in (None, bundle.bundle_id):
@@ -91,7 +91,7 @@ class Engine:
         progress: Progress,
     ) -> Mapping[tuple[str, str], UserState]:
         """One private state for each (arm, user id)."""
-        from client.adaptation import adapt
+        from client.node.cohort_adaptation import adapt
 
         return adapt(
             release,
@@ -114,7 +114,7 @@ class Engine:
         progress: Progress,
     ) -> Iterator[tuple[str, dict[str, object]]]:
         """(user id, row of the predictions file) for every query."""
-        from client.prediction import predict
+        from client.node.cohort_prediction import predict
 
         for prediction in predict(
             release, users, arm, states, memory_bytes=self.memory_bytes, progress=progress

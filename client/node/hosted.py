@@ -6,8 +6,8 @@ import hashlib
 import json
 from dataclasses import dataclass
 
-from client.device import DeviceFolder
-from proper_model.records import User, user_to_json
+from client.node.device import DeviceFolder
+from proper_model.tasks.records import User, user_to_json
 
 
 @dataclass(frozen=True)

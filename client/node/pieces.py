@@ -13,10 +13,10 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from proper_model.documents import parse_object
 from proper_model.errors import BundleIntegrityError
-from proper_model.files import make_private_folder, read_regular, write_atomic
-from proper_model.protocol import PIECE_BYTES, FileTable, is_sha256, sha256_hex
+from proper_model.federation.protocol import PIECE_BYTES, FileTable, is_sha256, sha256_hex
+from proper_model.storage.documents import parse_object
+from proper_model.storage.files import make_private_folder, read_regular, write_atomic
 
 INDEX_FILE = "pieces.json"
 MAX_INDEX_BYTES = 256 * 1024 * 1024

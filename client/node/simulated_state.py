@@ -25,10 +25,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
-from client.adaptation import UserState
-from proper_model.documents import DocumentError, parse_json
+from client.node.cohort_adaptation import UserState
 from proper_model.errors import StateError
-from proper_model.files import read_regular, write_atomic
+from proper_model.storage.documents import DocumentError, parse_json
+from proper_model.storage.files import read_regular, write_atomic
 
 MAGIC = b"PROPERS1"
 DIGEST_BYTES = 32

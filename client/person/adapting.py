@@ -11,15 +11,15 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from client.learning import Learner, Report, embedding_report, lora_report, samples_report
-from client.personal_state import PersonalState, TaskState, utc_now
-from client.updating import Member, go_on, update_samples
-from proper_model.dates import date_key
-from proper_model.dropout import mix_seed
-from proper_model.encoding import Encoded
+from client.person.learner import Learner, Report, embedding_report, lora_report, samples_report
+from client.person.state import PersonalState, TaskState, utc_now
+from client.person.updating import Member, go_on, update_samples
+from proper_model.data.dates import date_key
 from proper_model.errors import ConfigError, TrainingError
-from proper_model.records import HistoryItem
-from proper_model.tasks import Task
+from proper_model.kernels.dropout import mix_seed
+from proper_model.tasks.records import HistoryItem
+from proper_model.tasks.task import Task
+from proper_model.text.encoding import Encoded
 
 
 @dataclass(frozen=True)

@@ -12,16 +12,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from client.generations import generation_name, list_generations
-from client.learning import Learner
-from client.personal_state import PersonalState, TaskState, encode, utc_now
-from client.vault import vault_exists
-from proper_model.group import fit_settings
-from proper_model.holdout import Samples
-from proper_model.lora_router import lora_settings
-from proper_model.records import HistoryItem
-from proper_model.tasks import Task
-from proper_model.trials import TrialSettings
+from client.person.learner import Learner
+from client.person.state import PersonalState, TaskState, encode, utc_now
+from client.vault.generations import generation_name, list_generations
+from client.vault.opening import vault_exists
+from proper_model.engine.folds import Samples
+from proper_model.engine.trials import TrialSettings
+from proper_model.stages.group import fit_settings
+from proper_model.stages.lora_router import lora_settings
+from proper_model.tasks.records import HistoryItem
+from proper_model.tasks.task import Task
 
 BLOCK_BYTES = 4096
 BYTES_A_NUMBER = 4

@@ -12,18 +12,18 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from client import personal
-from client.answering import Personal
-from client.learning import Learner
-from client.personal_state import PersonalState
-from client.prediction import prediction_of
-from proper_model.dates import date_key
+from client.node.cohort_prediction import prediction_of
+from client.person import adapting
+from client.person.answering import Personal
+from client.person.learner import Learner
+from client.person.state import PersonalState
+from proper_model.data.dates import date_key
 from proper_model.errors import DataError
-from proper_model.metrics import LOWER_IS_BETTER, Scored, score
-from proper_model.randomization import swap_probability
-from proper_model.records import HistoryItem, Query, User, counted
-from proper_model.statistics import summarize
-from proper_model.tasks import Example, Task
+from proper_model.evaluation.bootstrap import summarize
+from proper_model.evaluation.metrics import LOWER_IS_BETTER, Scored, score
+from proper_model.evaluation.swap_test import swap_probability
+from proper_model.tasks.records import HistoryItem, Query, User, counted
+from proper_model.tasks.task import Example, Task
 
 TESTED_SHARE = 0.2  # of the items, the newest ones
 LEAST_TESTED = 2
@@ -111,10 +111,10 @@ def evaluate(learner: Learner, state: PersonalState, name: str) -> Evaluation:
     older, newest = items[: len(items) - tested], items[len(items) - tested :]
     histories = {
         other: (task_of, before(own, newest))
-        for other, (task_of, own) in personal.histories_of(state).items()
+        for other, (task_of, own) in adapting.histories_of(state).items()
         if other != name
     }
-    trained = personal.adapt(learner, state, {**histories, name: (task, older)})
+    trained = adapting.adapt(learner, state, {**histories, name: (task, older)})
     mine = Personal.of(learner.release, trained, name)
     scored = {}
     for stage in mine.stages:

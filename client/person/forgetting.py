@@ -12,8 +12,8 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from client.personal_state import PersonalState, encode
-from client.vault import Vault
+from client.person.state import PersonalState, encode
+from client.vault.opening import Vault
 from proper_model.errors import InterruptedRunError
 
 

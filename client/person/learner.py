@@ -14,22 +14,22 @@ from collections.abc import Callable, Mapping, Sequence
 
 from torch import Tensor
 
-from proper_model.artifact import Release
-from proper_model.budget import within
-from proper_model.checkpoint import Checkpoint, beside
-from proper_model.embeddings import EmbeddingFit, fit_embeddings
-from proper_model.encoding import Encoded, Encoder
-from proper_model.group import fit_settings
-from proper_model.holdout import Samples, split_items
-from proper_model.lora import UserLora
-from proper_model.lora_router import lora_settings
-from proper_model.memory import free_bytes
-from proper_model.model import AdaptedModel
-from proper_model.personal import Factors, LoraFit, train_user_loras
-from proper_model.records import HistoryItem
-from proper_model.structure import Structure, UserRouting
-from proper_model.tasks import Task
-from proper_model.trials import TrialSettings
+from proper_model.engine.checkpoint import Checkpoint, beside
+from proper_model.engine.folds import Samples, split_items
+from proper_model.engine.memory import free_bytes
+from proper_model.engine.memory_budget import within
+from proper_model.engine.trials import TrialSettings
+from proper_model.model.adapted_model import AdaptedModel
+from proper_model.model.user_lora import UserLora
+from proper_model.release.contents import Release
+from proper_model.settings.presets import Structure, UserRouting
+from proper_model.stages.group import fit_settings
+from proper_model.stages.lora_router import lora_settings
+from proper_model.stages.private_lora import Factors, LoraFit, train_user_loras
+from proper_model.stages.user_embedding import EmbeddingFit, fit_embeddings
+from proper_model.tasks.records import HistoryItem
+from proper_model.tasks.task import Task
+from proper_model.text.encoding import Encoded, Encoder
 
 # (phase, done, total)
 Progress = Callable[[str, int, int], None]

@@ -11,10 +11,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from importlib.util import find_spec
 
-from client.base_facts import BaseFacts
-from client.cost import ROUTINES_BYTES
-from proper_model.config import BaseWeights
+from client.person.cost import ROUTINES_BYTES
+from client.releases.base_facts import BaseFacts
 from proper_model.errors import ConfigError
+from proper_model.settings.profile import BaseWeights
 
 LEAST_TRAINING_BYTES = 64 << 20
 # Measured: Python with torch, transformers and a model's code, before any weight; bitsandbytes.

@@ -9,10 +9,10 @@ from __future__ import annotations
 from contextlib import suppress
 from datetime import datetime
 
-from client.history_order import content_digest
-from client.personal_state import PersonalState, TaskState
-from proper_model.records import counted
-from proper_model.signed_time import parse_time
+from client.history.newest import content_digest
+from client.person.state import PersonalState, TaskState
+from proper_model.bundle.signed_time import parse_time
+from proper_model.tasks.records import counted
 
 
 def losses(present: PersonalState | None, backup: PersonalState, created: datetime) -> list[str]:

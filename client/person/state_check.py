@@ -14,11 +14,11 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from client.personal_state import PersonalState, TaskState
-from proper_model.dates import date_key
+from client.person.state import PersonalState, TaskState
+from proper_model.bundle.manifest import Manifest
+from proper_model.data.dates import date_key
 from proper_model.errors import ProperError, VaultError
-from proper_model.manifest import Manifest
-from proper_model.tasks import Task, short_id
+from proper_model.tasks.task import Task, short_id
 
 HINT = "use another copy of the backup, or one of an earlier day; what is stored here is unchanged"
 SHARED = "shared.safetensors"

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from client.learning import Learner
-from proper_model.encoding import Encoded
-from proper_model.holdout import Fold, Samples, split_items
-from proper_model.personal import Factors, LoraFit
+from client.person.learner import Learner
+from proper_model.engine.folds import Fold, Samples, split_items
+from proper_model.stages.private_lora import Factors, LoraFit
+from proper_model.text.encoding import Encoded
 
 # Old items that are trained again beside every new one, so that an update does not unlearn them.
 REHEARSAL = 1.0

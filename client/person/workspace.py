@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from client.console import say
 from client.home import Home
-from client.passphrases import ask_passphrase, check_new, new_passphrase, read_passphrase
-from client.vault import Vault, create_vault, open_vault, slot_kinds, vault_exists
-from client.vault_secrets import KeyFile, KeyringEntry, Secret
+from client.terminal.console import say
+from client.vault.opening import Vault, create_vault, open_vault, slot_kinds, vault_exists
+from client.vault.passphrases import ask_passphrase, check_new, new_passphrase, read_passphrase
+from client.vault.secrets import KeyFile, KeyringEntry, Secret
 from proper_model.errors import (
     ConfigError,
     NotAdaptedError,
@@ -25,10 +25,10 @@ from proper_model.errors import (
 )
 
 if TYPE_CHECKING:
-    from client.bundle_store import InstalledBundle
-    from client.personal_state import PersonalState
-    from proper_model.artifact import Release
-    from proper_model.config import BaseWeights
+    from client.person.state import PersonalState
+    from client.releases.store import InstalledBundle
+    from proper_model.release.contents import Release
+    from proper_model.settings.profile import BaseWeights
 
 PASSPHRASE_FILE_VARIABLE = "PROPER_PASSPHRASE_FILE"
 KEY_FILE_VARIABLE = "PROPER_KEY_FILE"
@@ -112,7 +112,7 @@ class Workspace:
 
     def installed(self) -> InstalledBundle:
         """The installed release. Raises NotInstalledError if there is none."""
-        from client.bundle_store import installed
+        from client.releases.store import installed
 
         bundle = installed(self.home.path)
         if bundle is None:
@@ -130,7 +130,7 @@ class Workspace:
             NotInstalledError: there is no release.
             VaultForeignError: the state's release is not on this machine.
         """
-        from client.bundle_store import stored
+        from client.releases.store import stored
 
         newest = self.installed()
         if state is None or not state.tasks or state.bundle_id == newest.bundle_id:
@@ -160,10 +160,10 @@ class Workspace:
         """A release, verified and loaded; warnings are said before that takes its time."""
         import torch
 
-        from client.bundle_list import warnings_of
-        from client.bundles import load_release
-        from proper_model.base_config import size
-        from proper_model.machine import usable_cores, useful_threads
+        from client.releases.add import load_release
+        from client.releases.installed_list import warnings_of
+        from proper_model.base.config import size
+        from proper_model.federation.machine import usable_cores, useful_threads
 
         for warning in warnings_of(self.home, bundle):
             say_warning(warning)
@@ -185,7 +185,7 @@ def say_warning(text: str) -> None:
 
 def read_state(vault: Vault) -> PersonalState:
     """What the vault holds. Raises NotAdaptedError if that is nothing."""
-    from client.personal_state import decode
+    from client.person.state import decode
 
     content = vault.read()
     if content is None:
@@ -197,6 +197,6 @@ def read_state(vault: Vault) -> PersonalState:
 
 def write_state(vault: Vault, state: PersonalState) -> int:
     """Store the state as a new generation; returns its number."""
-    from client.personal_state import encode
+    from client.person.state import encode
 
     return vault.write(encode(state), bundle_id=state.bundle_id)

@@ -16,10 +16,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from client.bases import base_of, settle_base
-from client.bundle_check import Verified, verify_bundle
-from client.bundle_list import BundleRow, list_bundles, remove_old_bundles
-from client.bundle_origin import (
+from client.home import Home
+from client.releases.bases import base_of, settle_base
+from client.releases.content import check_against_base
+from client.releases.install import decide, install, installed
+from client.releases.installed_list import BundleRow, list_bundles, remove_old_bundles
+from client.releases.last_seen import news
+from client.releases.loading import load_installed
+from client.releases.origin import (
     CHECKING,
     CHECKING_BASE,
     INSTALL_FIRST,
@@ -30,28 +34,24 @@ from client.bundle_origin import (
     opened,
     silent,
 )
-from client.bundle_source import fetch_from
-from client.bundle_store import InstalledBundle, read_state, stored
-from client.home import Home
-from client.loading import load_installed
-from client.release_content import check_against_base
-from client.release_memory import news
-from client.release_place import ReleasePlace
-from client.trusted_root import load_root, pin_root
-from client.updater import decide, install, installed
-from proper_model.bundle import MANIFEST_NAME, SIGNATURES_NAME
+from client.releases.pinned_root import load_root, pin_root
+from client.releases.place import ReleasePlace
+from client.releases.source import fetch_from
+from client.releases.store import InstalledBundle, read_state, stored
+from client.releases.verify import Verified, verify_bundle
+from proper_model.bundle.limits import DEFAULT_LIMITS
+from proper_model.bundle.signed_bundle import MANIFEST_NAME, SIGNATURES_NAME
 from proper_model.errors import (
     BaseModelError,
     BundleForeignError,
     NotInstalledError,
     ProperError,
 )
-from proper_model.limits import DEFAULT_LIMITS
 
 if TYPE_CHECKING:
-    from client.download import Patience
-    from proper_model.artifact import Release
-    from proper_model.config import BaseWeights
+    from client.releases.download import Patience
+    from proper_model.release.contents import Release
+    from proper_model.settings.profile import BaseWeights
 
 __all__ = [
     "Added",
@@ -148,7 +148,7 @@ def load_release(
 ) -> tuple[Release, InstalledBundle]:
     """The current release, or the stored one of this id, ready to compute.
 
-    Raises NotInstalledError if it is not there, and as `client.loading.load_installed`.
+    Raises NotInstalledError if it is not there, and as `client.releases.loading.load_installed`.
     """
     bundle = installed(home.path) if bundle_id is None else stored(home.path, bundle_id)
     if bundle is None:

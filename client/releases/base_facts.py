@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from client.bases import base_of
-from client.bundle_store import InstalledBundle
 from client.home import Home
-from client.release_content import recipe_of
-from proper_model.base import compute_dtype, default_device
-from proper_model.base_folder import base_folder
-from proper_model.base_memory import BaseShape, read_shape, shape_of_tables
-from proper_model.checked_base import CheckedFiles
-from proper_model.config import BaseWeights
+from client.releases.bases import base_of
+from client.releases.content import recipe_of
+from client.releases.store import InstalledBundle
+from proper_model.base.checked import CheckedFiles
+from proper_model.base.folder import base_folder
+from proper_model.base.loading import compute_dtype, default_device
+from proper_model.base.sizes import BaseShape, read_shape, shape_of_tables
+from proper_model.settings.profile import BaseWeights
 
 
 @dataclass(frozen=True)

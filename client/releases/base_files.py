@@ -10,11 +10,11 @@ import hashlib
 import os
 from pathlib import Path
 
+from proper_model.base.outside_config import MAX_CONFIG_BYTES
+from proper_model.bundle.file_names import CONFIG, may_be_read
+from proper_model.bundle.manifest import BaseReference
 from proper_model.errors import BundleForeignError
-from proper_model.files import open_regular, read_followed
-from proper_model.manifest import BaseReference
-from proper_model.outside_config import MAX_CONFIG_BYTES
-from proper_model.release_names import CONFIG, may_be_read
+from proper_model.storage.files import open_regular, read_followed
 
 
 def verify_base_files(reference: BaseReference, folder: Path) -> tuple[Path, ...]:

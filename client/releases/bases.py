@@ -10,10 +10,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from proper_model import canonical
+from proper_model.bundle.manifest import BaseReference
 from proper_model.errors import BaseModelError, BundleFormatError, ConfigError, StateError
-from proper_model.files import read_regular, storage_errors, write_atomic
-from proper_model.manifest import BaseReference
+from proper_model.storage import canonical
+from proper_model.storage.files import read_regular, storage_errors, write_atomic
 
 if TYPE_CHECKING:
     from client.home import Home
@@ -61,7 +61,7 @@ def check_base_files(home: Home, reference: BaseReference, named: str | None = N
     Raises BaseModelError if it is not on this machine, saying how to get it, BundleForeignError if
     a file is missing, different or too many, StateError if bases.json is damaged.
     """
-    from client.base_files import verify_base_files
+    from client.releases.base_files import verify_base_files
 
     folder = _cached(reference, named) if named is not None else Path(base_of(home, reference))
     verify_base_files(reference, folder)
@@ -69,7 +69,7 @@ def check_base_files(home: Home, reference: BaseReference, named: str | None = N
 
 
 def _cached(reference: BaseReference, name: str) -> Path:
-    from proper_model.base_folder import base_folder
+    from proper_model.base.folder import base_folder
 
     try:
         return base_folder(name, reference.revision)

@@ -8,14 +8,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from client.base_files import read_config
-from client.bundle_store import InstalledBundle, read_checked
+from client.releases.base_files import read_config
+from client.releases.store import InstalledBundle, read_checked
+from proper_model.bundle.file_names import BASE, RECIPE, is_weights
 from proper_model.errors import BundleFormatError
-from proper_model.recipe import Recipe, parse_recipe
-from proper_model.release_names import BASE, RECIPE, is_weights
+from proper_model.release.recipe import Recipe, parse_recipe
 
 if TYPE_CHECKING:
-    from proper_model.release_check import ReleaseContent
+    from proper_model.checks.release import ReleaseContent
 
 
 def recipe_of(bundle: InstalledBundle) -> Recipe:
@@ -43,7 +43,7 @@ def read_content(
 
     Raises BundleError: one of its children.
     """
-    from proper_model.release_check import check_content
+    from proper_model.checks.release import check_content
 
     manifest, reference = bundle.manifest, bundle.manifest.base_reference
     config = None if base is None or reference is None else read_config(reference, base)

@@ -20,9 +20,9 @@ from typing import NoReturn
 
 import httpx
 
-from client.partial_file import PartialFile
-from client.web_address import below, redirected, release_address
-from client.web_route import Route, tls_context
+from client.releases.partial_file import PartialFile
+from client.releases.web_address import below, redirected, release_address
+from client.releases.web_route import Route, tls_context
 from proper_model.errors import FetchError
 
 Progress = Callable[[str, int, int], None]
@@ -79,7 +79,7 @@ def fetch_over_http(
     progress: Progress,
     patience: Patience = Patience(),
 ) -> WebSource:
-    """A source for `client.updater.install`: every file below the release's address.
+    """A source for `client.releases.install.install`: every file below the release's address.
 
     `cache` is a private folder for unfinished files; `progress` hears file name, bytes so far and
     bytes in all (0: unknown) of larger files.
@@ -118,7 +118,7 @@ def download(
 
 
 class WebSource:
-    """Files below one address; implements `client.bundle_source.Holding`.
+    """Files below one address; implements `client.releases.source.Holding`.
 
     A file comes with at most one byte more than was asked for. Raises FetchError if it cannot be had
     (StatusError if the server says so), StorageError if `cache` cannot be written, stating the bytes

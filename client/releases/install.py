@@ -1,6 +1,6 @@
 """Install releases on this host: verify first, then store, then switch; refuse and keep otherwise.
 
-The I/O around `proper_model.bundle`. A file this host already holds (same sha256) is not fetched
+The I/O around `proper_model.bundle.signed_bundle`. A file this host already holds (same sha256) is not fetched
 again, and one that was fetched before an interruption neither. Until `state.json` is replaced, the
 last step, the bundle installed before stays the current one. Source: SECURITY 2,
 docs/bundle-format.md section 8.
@@ -14,8 +14,16 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from client.bundle_source import Fetch, Source, check_listing, fetch_from, holding, offers
-from client.bundle_store import (
+from client.releases.last_seen import (
+    UNANNOUNCED,
+    Announcement,
+    check_announced,
+    check_latest,
+    highest_accepted,
+    remembered,
+)
+from client.releases.source import Fetch, Source, check_listing, fetch_from, holding, offers
+from client.releases.store import (
     BUNDLES_FOLDER,
     STATE_NAME,
     InstalledBundle,
@@ -31,36 +39,28 @@ from client.bundle_store import (
     stored_ids,
     write_state,
 )
-from client.release_memory import (
-    UNANNOUNCED,
-    Announcement,
-    check_announced,
-    check_latest,
-    highest_accepted,
-    remembered,
-)
-from proper_model.bundle import (
+from proper_model.bundle.limits import DEFAULT_LIMITS, Limits
+from proper_model.bundle.manifest import Manifest
+from proper_model.bundle.signed_bundle import (
     MANIFEST_NAME,
     SIGNATURES_NAME,
     VerifiedManifest,
     check_file,
     verify_manifest,
 )
-from proper_model.durable import (
+from proper_model.bundle.signed_time import format_time
+from proper_model.bundle.trusted_root import TrustedRoot
+from proper_model.errors import (
+    BundleError,
+    BundleForeignError,
+)
+from proper_model.storage.durable import (
     locked,
     move_folder,
     remove_folder,
     write_file,
 )
-from proper_model.errors import (
-    BundleError,
-    BundleForeignError,
-)
-from proper_model.files import make_private_folder, read_bounded
-from proper_model.limits import DEFAULT_LIMITS, Limits
-from proper_model.manifest import Manifest
-from proper_model.signed_time import format_time
-from proper_model.trust import TrustedRoot
+from proper_model.storage.files import make_private_folder, read_bounded
 
 __all__ = ["Fetch", "InstalledBundle", "Source", "install", "installed", "load_files"]
 
@@ -244,7 +244,7 @@ def _stage(
 
 def _check_content(path: Path, accepted: VerifiedManifest) -> None:
     """Refuse a release that could not be used; of one that was being fetched nothing is kept."""
-    from proper_model.release_check import check_installable
+    from proper_model.checks.release import check_installable
 
     manifest = accepted.manifest
     try:

@@ -6,8 +6,13 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from client.bundle_origin import LOCK_TIMEOUT_S
-from client.bundle_store import (
+from client.home import Home
+from client.releases.content import recipe_of, small_file
+from client.releases.install import exclusive
+from client.releases.last_seen import signers
+from client.releases.origin import LOCK_TIMEOUT_S
+from client.releases.pinned_root import load_root
+from client.releases.store import (
     BundleWarning,
     InstalledBundle,
     StoreState,
@@ -16,16 +21,11 @@ from client.bundle_store import (
     read_state,
     stored_ids,
 )
-from client.home import Home
-from client.release_content import recipe_of, small_file
-from client.release_memory import signers
-from client.trusted_root import load_root
-from client.updater import exclusive
-from proper_model.durable import remove_folder
+from proper_model.bundle.file_names import TASK
 from proper_model.errors import BundleError, StateError
-from proper_model.files import storage_errors
-from proper_model.recipe import parse_release_task
-from proper_model.release_names import TASK
+from proper_model.release.recipe import parse_release_task
+from proper_model.storage.durable import remove_folder
+from proper_model.storage.files import storage_errors
 
 DAMAGED = "damaged: add this release again"
 

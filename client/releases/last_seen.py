@@ -13,8 +13,19 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from client.bundle_store import Accepted, SeenLatest, StoreState, bundle_path
-from proper_model.bundle import MANIFEST_NAME, SIGNATURES_NAME, VerifiedManifest
+from client.releases.store import Accepted, SeenLatest, StoreState, bundle_path
+from proper_model.bundle.folder_names import LATEST_NAME
+from proper_model.bundle.latest import Pointer
+from proper_model.bundle.limits import DEFAULT_LIMITS
+from proper_model.bundle.signed_bundle import MANIFEST_NAME, SIGNATURES_NAME, VerifiedManifest
+from proper_model.bundle.signed_time import format_time
+from proper_model.bundle.trusted_root import (
+    LATEST,
+    MANIFEST_DOMAIN,
+    RELEASE,
+    ROOT_FORMAT,
+    TrustedRoot,
+)
 from proper_model.errors import (
     BundleError,
     BundleExpiredError,
@@ -22,12 +33,7 @@ from proper_model.errors import (
     BundleRollbackError,
     BundleSignatureError,
 )
-from proper_model.files import read_bounded
-from proper_model.latest import Pointer
-from proper_model.limits import DEFAULT_LIMITS
-from proper_model.release_folder import LATEST_NAME
-from proper_model.signed_time import format_time
-from proper_model.trust import LATEST, MANIFEST_DOMAIN, RELEASE, ROOT_FORMAT, TrustedRoot
+from proper_model.storage.files import read_bounded
 
 # Sets of keys whose highest version is remembered; a population has a handful in its life.
 MAX_ACCEPTED = 64

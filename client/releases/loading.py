@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from client.base_files import check_listing, other_file
-from client.bundle_store import InstalledBundle
+from client.releases.base_files import check_listing, other_file
+from client.releases.store import InstalledBundle
+from proper_model.bundle.file_names import BASE
 from proper_model.errors import BundleIntegrityError
-from proper_model.release_names import BASE
 
 if TYPE_CHECKING:
-    from proper_model.artifact import Release
-    from proper_model.config import BaseWeights
+    from proper_model.release.contents import Release
+    from proper_model.settings.profile import BaseWeights
 
 # At most one release: two base models would rarely fit, and a process works on one bundle at a time.
 LOADED: dict[str, Release] = {}
@@ -46,7 +46,7 @@ def load_installed(
     import torch
     from transformers.utils.logging import disable_progress_bar
 
-    from proper_model.memory import return_freed_memory
+    from proper_model.engine.memory import return_freed_memory
 
     torch.set_num_threads(threads)
     disable_progress_bar()  # the program has its own
@@ -62,11 +62,11 @@ def load_installed(
 
 def _load(bundle: InstalledBundle, base: str | None, base_weights: BaseWeights | None) -> Release:
     """Each byte is checked as it is read, once: no check of a folder that may change after it."""
-    from client.release_content import read_content
-    from proper_model.artifact import release_from_files
-    from proper_model.base_folder import base_folder
-    from proper_model.checked_base import CheckedFiles
-    from proper_model.streamed_base import OtherFileError
+    from client.releases.content import read_content
+    from proper_model.base.checked import CheckedFiles
+    from proper_model.base.folder import base_folder
+    from proper_model.base.streamed import OtherFileError
+    from proper_model.release.contents import release_from_files
 
     reference = bundle.manifest.base_reference
     if reference is None:

@@ -11,18 +11,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from client.bundle_store import BUNDLES_FOLDER
 from client.home import Home
-from client.release_place import ReleasePlace, cache_name, is_address, local_place, web_place
-from client.trusted_root import check_same, follow, load_root
-from proper_model.durable import remove_folder
+from client.releases.pinned_root import check_same, follow, load_root
+from client.releases.place import ReleasePlace, cache_name, is_address, local_place, web_place
+from client.releases.store import BUNDLES_FOLDER
+from proper_model.bundle.folder_names import ROOT_NAME
+from proper_model.bundle.trusted_root import MAX_ROOT_BYTES, TrustedRoot
 from proper_model.errors import ConfigError
-from proper_model.files import storage_errors
-from proper_model.release_folder import ROOT_NAME
-from proper_model.trust import MAX_ROOT_BYTES, TrustedRoot
+from proper_model.storage.durable import remove_folder
+from proper_model.storage.files import storage_errors
 
 if TYPE_CHECKING:
-    from client.download import Patience
+    from client.releases.download import Patience
 
 Progress = Callable[[str, int, int], None]
 """Phase, done, total; 0 if unknown."""
@@ -66,7 +66,7 @@ def opened(
     if not is_address(source):
         yield local_place(source)
         return
-    from client.download import Patience
+    from client.releases.download import Patience
 
     cache = home.path / BUNDLES_FOLDER / cache_name(source)
     with storage_errors(home.path):

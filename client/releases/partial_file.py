@@ -17,9 +17,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from proper_model.documents import parse_object
 from proper_model.errors import StorageError
-from proper_model.files import (
+from proper_model.storage.documents import parse_object
+from proper_model.storage.files import (
     PRIVATE_FILE,
     make_private_folder,
     read_bounded,

@@ -9,12 +9,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from client.release_place import Beside
-from proper_model.durable import write_file
+from client.releases.place import Beside
+from proper_model.bundle.folder_names import ROOT_NAME, root_names
+from proper_model.bundle.trusted_root import (
+    MAX_ROOT_BYTES,
+    MAX_SIGNATURE_BYTES,
+    TrustedRoot,
+    rotate,
+)
 from proper_model.errors import BundleForeignError, BundleSignatureError, StateError
-from proper_model.files import read_bounded, storage_errors
-from proper_model.release_folder import ROOT_NAME, root_names
-from proper_model.trust import MAX_ROOT_BYTES, MAX_SIGNATURE_BYTES, TrustedRoot, rotate
+from proper_model.storage.durable import write_file
+from proper_model.storage.files import read_bounded, storage_errors
 
 
 def load_root(path: Path) -> TrustedRoot:

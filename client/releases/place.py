@@ -13,16 +13,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from client.bundle_source import Fetch, Source
-from client.release_memory import Announcement
-from proper_model.bundle import MANIFEST_NAME
+from client.releases.last_seen import Announcement
+from client.releases.source import Fetch, Source
+from proper_model.bundle.folder_names import LATEST_NAME, MAX_LATEST_BYTES, version_folder
+from proper_model.bundle.latest import Pointer, parse_latest
+from proper_model.bundle.signed_bundle import MANIFEST_NAME
 from proper_model.errors import BundleFormatError, ConfigError
-from proper_model.files import read_bounded
-from proper_model.latest import Pointer, parse_latest
-from proper_model.release_folder import LATEST_NAME, MAX_LATEST_BYTES, version_folder
+from proper_model.storage.files import read_bounded
 
 if TYPE_CHECKING:
-    from client.download import Patience, Progress
+    from client.releases.download import Patience, Progress
 
 Beside = Callable[[str, int], bytes | None]
 """A file beside the bundle, at most one byte more than the number; None if there is none."""
@@ -69,8 +69,8 @@ def local_place(source: str) -> ReleasePlace:
 
 def web_place(url: str, cache: Path, *, progress: Progress, patience: Patience) -> ReleasePlace:
     """A release at an address; `cache` keeps unfinished files. Raises as `fetch_over_http`."""
-    from client.download import fetch_over_http
-    from client.web_address import above, below, release_address
+    from client.releases.download import fetch_over_http
+    from client.releases.web_address import above, below, release_address
 
     def fetch_at(address: object) -> Fetch:
         return fetch_over_http(str(address), cache, progress=progress, patience=patience)
@@ -115,7 +115,7 @@ def _beside(folder: Path) -> Beside:
 
 
 def _if_there(fetch: Fetch, name: str, max_bytes: int) -> bytes | None:
-    from client.download import StatusError
+    from client.releases.download import StatusError
 
     try:
         return fetch(name, max_bytes)

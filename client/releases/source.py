@@ -12,9 +12,9 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from proper_model.bundle import MANIFEST_NAME, SIGNATURES_NAME
+from proper_model.bundle.signed_bundle import MANIFEST_NAME, SIGNATURES_NAME
 from proper_model.errors import BundleFormatError
-from proper_model.files import read_bounded
+from proper_model.storage.files import read_bounded
 
 Fetch = Callable[[str, int], bytes]
 """Bytes of a named file of the release; may stop once it holds more than the given number."""

@@ -23,14 +23,14 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from proper_model import canonical
-from proper_model.bundle import MANIFEST_NAME, check_hash, content_id
-from proper_model.durable import write_file
+from proper_model.bundle.limits import DEFAULT_LIMITS, Limits
+from proper_model.bundle.manifest import Manifest, Sha256, parse_manifest
+from proper_model.bundle.signed_bundle import MANIFEST_NAME, check_hash, content_id
+from proper_model.bundle.signed_time import Time, format_time, parse_time
 from proper_model.errors import BundleFormatError, BundleIntegrityError, StateError
-from proper_model.files import read_bounded
-from proper_model.limits import DEFAULT_LIMITS, Limits
-from proper_model.manifest import Manifest, Sha256, parse_manifest
-from proper_model.signed_time import Time, format_time, parse_time
+from proper_model.storage import canonical
+from proper_model.storage.durable import write_file
+from proper_model.storage.files import read_bounded
 
 BUNDLES_FOLDER = "bundles"
 STATE_NAME = "state.json"
@@ -83,7 +83,7 @@ class Accepted(_Record):
 
 
 class SeenLatest(_Record):
-    """The publisher's last word on the newest release (`proper_model.latest`), and who signed it."""
+    """The publisher's last word on the newest release (`proper_model.bundle.latest`), and who signed it."""
 
     number: int = Field(ge=1)
     version: int = Field(ge=1)

@@ -8,9 +8,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from client.base_files import read_config
-from client.bases import check_base_files
-from client.bundle_origin import (
+from client.home import Home
+from client.releases.base_files import read_config
+from client.releases.bases import check_base_files
+from client.releases.install import decide, installed
+from client.releases.last_seen import UNANNOUNCED, news, signers
+from client.releases.origin import (
     CHECKING,
     CHECKING_BASE,
     INSTALL_FIRST,
@@ -20,20 +23,17 @@ from client.bundle_origin import (
     opened,
     silent,
 )
-from client.bundle_source import check_listing, fetch_from
-from client.bundle_store import BUNDLES_FOLDER, BundleWarning, InstalledBundle, read_state
-from client.home import Home
-from client.release_memory import UNANNOUNCED, news, signers
-from client.release_place import ReleasePlace, is_address
-from client.trusted_root import check_same, load_root
-from client.updater import decide, installed
-from proper_model.bundle import MANIFEST_NAME, SIGNATURES_NAME, check_file, check_hash
+from client.releases.pinned_root import check_same, load_root
+from client.releases.place import ReleasePlace, is_address
+from client.releases.source import check_listing, fetch_from
+from client.releases.store import BUNDLES_FOLDER, BundleWarning, InstalledBundle, read_state
+from proper_model.bundle.limits import DEFAULT_LIMITS
+from proper_model.bundle.manifest import Manifest
+from proper_model.bundle.signed_bundle import MANIFEST_NAME, SIGNATURES_NAME, check_file, check_hash
 from proper_model.errors import BaseModelError, BundleSignatureError, NotInstalledError
-from proper_model.limits import DEFAULT_LIMITS
-from proper_model.manifest import Manifest
 
 if TYPE_CHECKING:
-    from client.download import Patience
+    from client.releases.download import Patience
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ def _verified(
     progress: Progress,
     now: datetime,
 ) -> Verified:
-    from proper_model.release_check import check_installable
+    from proper_model.checks.release import check_installable
 
     state, source = read_state(home.path), place.bundle
     manifest_bytes = fetch_from(source, MANIFEST_NAME, DEFAULT_LIMITS.manifest_bytes)

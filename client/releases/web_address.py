@@ -2,8 +2,8 @@
 
 Only https, except for this machine itself. An address may hold a password or, after `?`, a token:
 it goes with every request, but messages name the host alone. What a person types may lie anywhere;
-a redirect leads no further in than it came from (client.address_zones), which is judged here by how
-the address is spelled and in client.web_route by what its name leads to.
+a redirect leads no further in than it came from (client.releases.address_zones), which is judged here by how
+the address is spelled and in client.releases.web_route by what its name leads to.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import re
 
 import httpx
 
-from client.address_zones import Zone, is_plain, zone_of_host
+from client.releases.address_zones import Zone, is_plain, zone_of_host
 from proper_model.errors import ConfigError, FetchError
 
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})

@@ -7,22 +7,22 @@ import os
 from collections.abc import Generator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from client import personal
-from client.answering import Personal
-from client.bundle_store import InstalledBundle
-from client.forgetting import store_without
-from client.learning import Learner
-from client.personal_state import PersonalState
+from client.person import adapting
+from client.person.answering import Personal
+from client.person.forgetting import store_without
+from client.person.learner import Learner
+from client.person.state import PersonalState
+from client.person.workspace import Workspace
+from client.releases.store import InstalledBundle
 from client.serving.session import Ending, ForgetReport, ItemRow, Progress, Routing
-from client.terminal_text import preview
-from client.vault import Vault, vault_exists
-from client.workspace import Workspace
-from proper_model.artifact import Release
+from client.terminal.terminal_text import preview
+from client.vault.opening import Vault, vault_exists
 from proper_model.errors import BusyError, ConfigError, DataError, ProperError
-from proper_model.tasks import Example
+from proper_model.release.contents import Release
+from proper_model.tasks.task import Example
 
 if TYPE_CHECKING:
-    from client.commands.work import Memory
+    from client.commands.training_run import Memory
 
 PREVIEW = 80  # characters of an item
 
@@ -58,7 +58,7 @@ class ServedPerson:
         memory: Memory | None = None,
     ) -> ServedPerson:
         """Read the vault and load the release. Raises as the commands do."""
-        from client.commands.work import Memory, load_within, stored_state
+        from client.commands.training_run import Memory, load_within, stored_state
 
         state = None if vault is None else stored_state(vault)
         bundle = workspace.bundle_of(state)
@@ -134,10 +134,10 @@ class ServedPerson:
         with self._workspace.home.working():
             self._check_unchanged(self._vault)
             self._vault.check_forgetting()  # before the minutes of training
-            left = personal.without(self._state, self._name, ids)
+            left = adapting.without(self._state, self._name, ids)
             release = self._release
             learner = Learner(release, memory_bytes=release.memory_bytes, progress=progress)
-            trained = personal.adapt(learner, left, personal.histories_of(left))
+            trained = adapting.adapt(learner, left, adapting.histories_of(left))
             trained = dataclasses.replace(trained, base_weights=release.chosen_weights)
             self._replace(self._vault, trained, self._name, gone)
         kept = len(trained.tasks[self._name].items)
@@ -158,7 +158,7 @@ class ServedPerson:
 
     def _replace(self, vault: Vault, state: PersonalState, name: str, gone: int) -> None:
         """Store a state so that nothing older stays; whatever fails, go on with what is stored."""
-        from client.commands.work import stored_state
+        from client.commands.training_run import stored_state
 
         try:
             store_without(vault, state, task=name, items=gone)
@@ -180,7 +180,7 @@ class ServedPerson:
         self._mine = Personal.of(self._release, state, self._name)
 
     def _forget_everything(self) -> ForgetReport:
-        from client.vault import destroy_vault
+        from client.vault.opening import destroy_vault
 
         home = self._workspace.home
         if not self.stored:

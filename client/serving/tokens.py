@@ -12,9 +12,9 @@ import secrets
 import stat
 from pathlib import Path
 
-from proper_model.durable import create_file
 from proper_model.errors import ConfigError
-from proper_model.files import storage_errors
+from proper_model.storage.durable import create_file
+from proper_model.storage.files import storage_errors
 
 TOKEN_BYTES = 32
 MIN_CHARS = 32

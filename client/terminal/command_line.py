@@ -23,7 +23,7 @@ from typing import TextIO
 import click
 import typer
 
-from client.console import (
+from client.terminal.console import (
     QUIET,
     package_version,
     print_line,
@@ -33,7 +33,7 @@ from client.console import (
     say_error,
     stopping,
 )
-from client.process_guard import protect_process
+from client.terminal.process_guard import protect_process
 from proper_model.errors import InterruptedRunError, ProperError, StorageError
 
 USAGE, INTERRUPTED = 2, 130

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from client.tables import Table, to_markdown, to_rich
+from client.terminal.tables import Table, to_markdown, to_rich
 from proper_model.errors import ConfigError, DataError, ProperError
 
 # (phase, done, total); total 0 means: unknown.

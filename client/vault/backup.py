@@ -23,8 +23,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from proper_model import canonical
-from proper_model.durable import create_file
+from proper_model.bundle.signed_time import format_time, parse_time
 from proper_model.errors import (
     BundleFormatError,
     ConfigError,
@@ -32,8 +31,9 @@ from proper_model.errors import (
     StorageError,
     VaultError,
 )
-from proper_model.files import PRIVATE_FILE, read_regular, storage_errors, sync_folder
-from proper_model.signed_time import format_time, parse_time
+from proper_model.storage import canonical
+from proper_model.storage.durable import create_file
+from proper_model.storage.files import PRIVATE_FILE, read_regular, storage_errors, sync_folder
 
 MAGIC = b"PROPERB1"
 FORMAT = 1

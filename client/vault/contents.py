@@ -10,17 +10,17 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from client.derivation import SALT_BYTES
-from client.generations import (
+from client.vault.generations import (
     generation_name,
     list_generations,
     read_generation,
     remove_generations,
     save_generation,
 )
-from client.sealing import Header, read_header, seal, unseal
-from client.vault_secrets import Random
-from client.working_files import remove_working
+from client.vault.key_derivation import SALT_BYTES
+from client.vault.sealing import Header, read_header, seal, unseal
+from client.vault.secrets import Random
+from client.vault.working_files import remove_working
 from proper_model.errors import StorageError, VaultError, VaultForeignError
 
 

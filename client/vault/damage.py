@@ -9,17 +9,17 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from client.generations import generation_name, list_generations, list_leftovers
 from client.home import Home
-from client.key_slots import KeySet
-from client.keys_file import read_keys
-from client.private_files import read_private
-from client.sealing import MAGIC, MAX_HEADER_BYTES, TAG_BYTES, Header, read_header
-from client.vault import WITHOUT_KEYS, open_vault, vault_exists
-from client.vault_keys import decode_keys
-from client.vault_secrets import KINDS, Secret
-from client.vault_snapshot import at_rest
-from client.working_files import list_working
+from client.vault.generations import generation_name, list_generations, list_leftovers
+from client.vault.key_slots import KeySet
+from client.vault.keys_document import decode_keys
+from client.vault.keys_file import read_keys
+from client.vault.opening import WITHOUT_KEYS, open_vault, vault_exists
+from client.vault.private_files import read_private
+from client.vault.sealing import MAGIC, MAX_HEADER_BYTES, TAG_BYTES, Header, read_header
+from client.vault.secrets import KINDS, Secret
+from client.vault.snapshot import at_rest
+from client.vault.working_files import list_working
 from proper_model.errors import (
     BusyError,
     PassphraseError,

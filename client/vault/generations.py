@@ -9,10 +9,10 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from client.private_files import read_private, save_private
-from client.sealing import MAX_FILE_BYTES, MAX_GENERATION
+from client.vault.private_files import read_private, save_private
+from client.vault.sealing import MAX_FILE_BYTES, MAX_GENERATION
 from proper_model.errors import VaultError
-from proper_model.files import storage_errors, sync_folder
+from proper_model.storage.files import storage_errors, sync_folder
 
 _NAME = re.compile(r"([0-9]{8,16})\.vault")
 # What a killed `write_atomic` leaves behind.

@@ -20,8 +20,8 @@ from typing import Any
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from client import keyring_store
-from client.derivation import (
+from client.vault import keyring_store
+from client.vault.key_derivation import (
     KEY_BYTES,
     SALT_BYTES,
     Cost,
@@ -30,11 +30,11 @@ from client.derivation import (
     hkdf,
     stretch,
 )
-from client.sealing import KEY_ID_BYTES, NONCE, TAG_BYTES
-from client.strict_json import DAMAGED_HINT, exact_fields, hex_bytes, hex_text
-from client.vault_secrets import KINDS, KeyFile, Passphrase, Random, Secret
-from proper_model import canonical
+from client.vault.sealing import KEY_ID_BYTES, NONCE, TAG_BYTES
+from client.vault.secrets import KINDS, KeyFile, Passphrase, Random, Secret
+from client.vault.strict_json import DAMAGED_HINT, exact_fields, hex_bytes, hex_text
 from proper_model.errors import VaultError
+from proper_model.storage import canonical
 
 MAX_SLOTS = 8
 SLOT_ID_BYTES = 8

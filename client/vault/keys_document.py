@@ -17,15 +17,16 @@ from typing import Any
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from client.derivation import SALT_BYTES, hkdf
-from client.key_slots import (
+from client.vault.key_derivation import SALT_BYTES, hkdf
+from client.vault.key_slots import (
     WRAPPED_BYTES,
     KeySet,
     key_set_from_json,
     open_slots,
 )
-from client.sealing import ID_BYTES, NONCE
-from client.strict_json import (
+from client.vault.sealing import ID_BYTES, NONCE
+from client.vault.secrets import KINDS, Secret
+from client.vault.strict_json import (
     DAMAGED_HINT,
     decode_object,
     exact_fields,
@@ -33,9 +34,8 @@ from client.strict_json import (
     hex_bytes,
     hex_text,
 )
-from client.vault_secrets import KINDS, Secret
-from proper_model import canonical
 from proper_model.errors import PassphraseError, VaultError
+from proper_model.storage import canonical
 
 KEYS_FILE = "keys.json"
 MAX_KEYS_BYTES = 64 * 1024

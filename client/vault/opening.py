@@ -14,20 +14,20 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from client import replay_guard
-from client.derivation import KEY_BYTES, Cost
-from client.generations import list_generations
-from client.key_slots import KeySet, forget_slot
-from client.keys_file import KeysFile
-from client.private_files import check_private_folder, read_private
-from client.sealing import ID_BYTES, KEY_ID_BYTES
-from client.vault_contents import Content
-from client.vault_keys import KEYS_FILE, MAX_KEYS_BYTES, Keys, decode_keys
-from client.vault_secrets import KeyFile, KeyringEntry, Passphrase, Random, Secret, make_key_file
-from client.vault_session import Vault
-from proper_model.durable import remove_folder
+from client.vault import replay_guard
+from client.vault.contents import Content
+from client.vault.generations import list_generations
+from client.vault.key_derivation import KEY_BYTES, Cost
+from client.vault.key_slots import KeySet, forget_slot
+from client.vault.keys_document import KEYS_FILE, MAX_KEYS_BYTES, Keys, decode_keys
+from client.vault.keys_file import KeysFile
+from client.vault.private_files import check_private_folder, read_private
+from client.vault.sealing import ID_BYTES, KEY_ID_BYTES
+from client.vault.secrets import KeyFile, KeyringEntry, Passphrase, Random, Secret, make_key_file
+from client.vault.session import Vault
 from proper_model.errors import PassphraseError, ProperError, StorageError, VaultError
-from proper_model.files import make_private_folder, storage_errors, sync_folder
+from proper_model.storage.durable import remove_folder
+from proper_model.storage.files import make_private_folder, storage_errors, sync_folder
 
 __all__ = [
     "Content",

@@ -14,9 +14,9 @@ import os
 import re
 from pathlib import Path
 
-from client.console import say
-from client.private_files import read_private
-from client.vault_secrets import KeyFile, Passphrase, Secret
+from client.terminal.console import say
+from client.vault.private_files import read_private
+from client.vault.secrets import KeyFile, Passphrase, Secret
 from proper_model.errors import ConfigError, PassphraseError
 
 MAX_PASSPHRASE_FILE_BYTES = 8192

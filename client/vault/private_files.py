@@ -11,7 +11,7 @@ import stat
 from pathlib import Path
 
 from proper_model.errors import StorageError
-from proper_model.files import storage_errors, write_atomic
+from proper_model.storage.files import storage_errors, write_atomic
 
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 _FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK  # a pipe must not block

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import re
 
-from client import keyring_store
-from client.key_slots import KeySet
+from client.vault import keyring_store
+from client.vault.key_slots import KeySet
 from proper_model.errors import VaultError
 
 _KEPT = re.compile(r"([0-9]{1,16})(?: ([0-9]{1,16}))?")

@@ -19,10 +19,10 @@ from cryptography.hazmat.primitives.ciphers import Cipher
 from cryptography.hazmat.primitives.ciphers.algorithms import AES
 from cryptography.hazmat.primitives.ciphers.modes import GCM
 
-from client.derivation import SALT_BYTES, hkdf
-from client.strict_json import decode_object, format_one, hex_bytes, hex_text, integer_in
-from proper_model import canonical
+from client.vault.key_derivation import SALT_BYTES, hkdf
+from client.vault.strict_json import decode_object, format_one, hex_bytes, hex_text, integer_in
 from proper_model.errors import VaultError, VaultForeignError
+from proper_model.storage import canonical
 
 MAGIC = b"PROPERV1"
 ALGORITHM = "hkdf-sha256 aes-256-gcm"

@@ -11,10 +11,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from client.private_files import read_private
-from proper_model.durable import create_file
+from client.vault.private_files import read_private
 from proper_model.errors import PassphraseError
-from proper_model.files import storage_errors
+from proper_model.storage.durable import create_file
+from proper_model.storage.files import storage_errors
 
 Random = Callable[[int], bytes]
 

@@ -13,23 +13,23 @@ from dataclasses import replace
 from functools import partial
 from typing import TypeVar
 
-from client import replay_guard
-from client.derivation import KEY_BYTES, number_from
-from client.generations import (
+from client.vault import replay_guard
+from client.vault.contents import Content, Contents
+from client.vault.generations import (
     list_generations,
     remove_generations,
     remove_leftovers,
 )
-from client.key_slots import MAX_SLOTS, KeySet, Slot, forget_slot
-from client.keyring_store import KeyringError
-from client.keys_file import KeysFile
-from client.sealing import BUNDLE_ID_BYTES, KEY_ID_BYTES
-from client.strict_json import hex_text
-from client.vault_contents import Content, Contents
-from client.vault_keys import Keys
-from client.vault_secrets import Passphrase, Secret
-from client.vault_snapshot import Warn, consistent, contents_of
-from client.working_files import Sealer, remove_stale_working, remove_working
+from client.vault.key_derivation import KEY_BYTES, number_from
+from client.vault.key_slots import MAX_SLOTS, KeySet, Slot, forget_slot
+from client.vault.keyring_store import KeyringError
+from client.vault.keys_document import Keys
+from client.vault.keys_file import KeysFile
+from client.vault.sealing import BUNDLE_ID_BYTES, KEY_ID_BYTES
+from client.vault.secrets import Passphrase, Secret
+from client.vault.snapshot import Warn, consistent, contents_of
+from client.vault.strict_json import hex_text
+from client.vault.working_files import Sealer, remove_stale_working, remove_working
 from proper_model.errors import (
     BusyError,
     ProperError,

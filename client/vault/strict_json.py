@@ -9,8 +9,8 @@ import re
 from collections.abc import Set as AbstractSet
 from typing import Any
 
-from proper_model import canonical
 from proper_model.errors import BundleFormatError, VaultError
+from proper_model.storage import canonical
 
 DAMAGED_HINT = "the file was damaged or altered; put back a copy of it from a backup"
 

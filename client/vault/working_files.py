@@ -16,10 +16,10 @@ from pathlib import Path
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from client.derivation import SALT_BYTES, hkdf
-from client.vault_secrets import Random
+from client.vault.key_derivation import SALT_BYTES, hkdf
+from client.vault.secrets import Random
 from proper_model.errors import VaultError
-from proper_model.files import storage_errors, sync_folder
+from proper_model.storage.files import storage_errors, sync_folder
 
 MAGIC = b"PROPERW1"
 PURPOSE = b"proper vault working file 1"

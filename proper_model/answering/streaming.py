@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from proper_model.encoding import Encoder
 from proper_model.errors import TrainingError
-from proper_model.model import AdaptedModel
-from proper_model.passes import Pass
+from proper_model.model.adapted_model import AdaptedModel
+from proper_model.model.passes import Pass
+from proper_model.text.encoding import Encoder
 
 UNFINISHED = "\ufffd"  # what a decoder writes for the first bytes of a character
 

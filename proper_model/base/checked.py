@@ -18,16 +18,16 @@ from typing import Any
 
 import torch
 
-from proper_model.base import Population, attention_for, mapped, settled, stream
-from proper_model.base_memory import read_header
-from proper_model.config import BaseWeights
+from proper_model.base.loading import Population, attention_for, mapped, settled, stream
+from proper_model.base.outside_config import build_config
+from proper_model.base.quantized import check_available
+from proper_model.base.sizes import read_header
+from proper_model.base.streamed import OtherFileError, WeightFile
+from proper_model.bundle.file_names import INDEX, weight_names
 from proper_model.errors import BaseModelError
-from proper_model.files import open_regular, storage_errors
-from proper_model.nested_export import NESTED_DECODER
-from proper_model.outside_config import build_config
-from proper_model.quantized import check_available
-from proper_model.release_names import INDEX, weight_names
-from proper_model.streamed_base import OtherFileError, WeightFile
+from proper_model.export.nested_names import NESTED_DECODER
+from proper_model.settings.profile import BaseWeights
+from proper_model.storage.files import open_regular, storage_errors
 
 _PIECE = 1 << 22
 
@@ -58,7 +58,7 @@ def load_checked_base(
     population: Population | None,
     weights: BaseWeights,
 ) -> Any:
-    """The base of a release, merged and packed as `proper_model.base.load_base` does.
+    """The base of a release, merged and packed as `proper_model.base.loading.load_base` does.
 
     Args:
         fields: of its configuration, as `outside_config.parse_config` gives them.

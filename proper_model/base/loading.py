@@ -17,15 +17,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from proper_model.base_check import weight_files
-from proper_model.base_config import is_nested
-from proper_model.config import BaseWeights, PopulationSettings
+from proper_model.base.config import is_nested
+from proper_model.base.population_lora import PopulationMerge, merge_population
+from proper_model.base.quantized import check_available, pack_module, quantize_base
+from proper_model.base.streamed import WeightFile, not_apart, stream_base
+from proper_model.checks.base import weight_files
 from proper_model.errors import BaseModelError
-from proper_model.nested_export import outer_path
-from proper_model.population import PopulationMerge, merge_population
-from proper_model.quantized import check_available, pack_module, quantize_base
-from proper_model.streamed_base import WeightFile, not_apart, stream_base
-from proper_model.tokenizer_check import check_tokenizer
+from proper_model.export.nested_names import outer_path
+from proper_model.settings.profile import BaseWeights, PopulationSettings
+from proper_model.text.tokenizer_check import check_tokenizer
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 
@@ -70,7 +70,7 @@ def load_base(
     """
     from transformers import AutoConfig, AutoTokenizer
 
-    from proper_model.base_trial import check_rows
+    from proper_model.checks.trial import check_rows
 
     if weights != BaseWeights.FULL:  # else its import costs memory for nothing
         check_available(weights)

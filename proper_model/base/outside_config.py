@@ -14,10 +14,10 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from proper_model.documents import DocumentError, parse_object
+from proper_model.base.model_types import MODEL_TYPES, NESTED_TYPES
+from proper_model.bundle.file_names import CONFIG
 from proper_model.errors import BaseModelError, BundleFormatError
-from proper_model.model_types import MODEL_TYPES, NESTED_TYPES
-from proper_model.release_names import CONFIG
+from proper_model.storage.documents import DocumentError, parse_object
 
 MAX_CONFIG_BYTES = 1 << 20
 MAX_DEPTH = 4
@@ -137,8 +137,8 @@ def build_empty(fields: Mapping[str, Any]) -> Any:
     """The model that a configuration describes, without weights. Raises BundleFormatError."""
     import torch
 
-    from proper_model.sites import find_sites
-    from proper_model.streamed_base import without_weights
+    from proper_model.base.sites import find_sites
+    from proper_model.base.streamed import without_weights
 
     config = build_config(fields)
     try:

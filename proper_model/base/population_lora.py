@@ -14,13 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from proper_model.answers import packed_inputs, token_nll
-from proper_model.attention import packed_attention
-from proper_model.config import PopulationSettings
+from proper_model.base.quantized import import_peft
+from proper_model.base.row_dropout import drop_by_row, dropping
 from proper_model.errors import BaseModelError
-from proper_model.packing import Batch
-from proper_model.quantized import import_peft
-from proper_model.row_dropout import drop_by_row, dropping
+from proper_model.kernels.attention import packed_attention
+from proper_model.kernels.packing import Batch
+from proper_model.model.answer_loss import packed_inputs, token_nll
+from proper_model.settings.profile import PopulationSettings
 
 
 def check_targets(base: torch.nn.Module, targets: Sequence[str]) -> None:

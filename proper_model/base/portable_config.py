@@ -24,7 +24,7 @@ from typing import Any
 
 import torch
 
-from proper_model.files import write_atomic
+from proper_model.storage.files import write_atomic
 
 FULL, SLIDING = "full_attention", "sliding_attention"
 _APART = ("rope_theta", "partial_rotary_factor")  # beside `rope_scaling`, not in it, in version 4

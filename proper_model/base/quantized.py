@@ -21,9 +21,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from proper_model.base_memory import BLOCK, PIECE
-from proper_model.config import BaseWeights
+from proper_model.base.sizes import BLOCK, PIECE
 from proper_model.errors import BaseModelError, ConfigError
+from proper_model.settings.profile import BaseWeights
 
 _OWN_MODULES = ("bitsandbytes", "bitsandbytes.functional")
 

@@ -12,8 +12,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from proper_model.dropout import row_masks
-from proper_model.packing import Batch
+from proper_model.kernels.dropout import row_masks
+from proper_model.kernels.packing import Batch
 
 
 class RowDropout(torch.nn.Module):

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 import torch
 
-from proper_model.config import FFN_TARGETS
+from proper_model.base.quantized import QuantizedLinear
 from proper_model.errors import BaseModelError
-from proper_model.quantized import QuantizedLinear
+from proper_model.settings.profile import FFN_TARGETS
 
 _LAYER = re.compile(r"\.(\d+)\.")
 

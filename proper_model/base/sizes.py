@@ -16,11 +16,11 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from proper_model.base_config import language_part
-from proper_model.config import BaseWeights
-from proper_model.documents import parse_object
+from proper_model.base.config import language_part
 from proper_model.errors import BaseModelError
-from proper_model.files import open_regular
+from proper_model.settings.profile import BaseWeights
+from proper_model.storage.documents import parse_object
+from proper_model.storage.files import open_regular
 
 BITS = {BaseWeights.EIGHT_BIT: 8, BaseWeights.FOUR_BIT: 4}
 BLOCK = 64  # weights that share a magnitude

@@ -22,10 +22,10 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from proper_model.base_config import language_part, text_config
-from proper_model.base_memory import MAX_HEADER_BYTES, PIECE, parse_header
+from proper_model.base.config import language_part, text_config
+from proper_model.base.sizes import MAX_HEADER_BYTES, PIECE, parse_header
 from proper_model.errors import BaseModelError
-from proper_model.files import open_regular
+from proper_model.storage.files import open_regular
 
 DTYPES = {
     "F64": torch.float64,

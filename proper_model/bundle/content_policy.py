@@ -11,12 +11,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+from proper_model.bundle.file_names import BASE as BASE_FOLDER
+from proper_model.bundle.file_names import POPULATION as POPULATION_FOLDER
+from proper_model.bundle.file_names import is_base_file, is_release_file, weight_names
+from proper_model.bundle.manifest import HubBase, Manifest
+from proper_model.bundle.safe_tensors import LARGEST_EXPONENT, TensorSpec, check_finite, read_int64
 from proper_model.errors import BundleFormatError
-from proper_model.manifest import HubBase, Manifest
-from proper_model.release_names import BASE as BASE_FOLDER
-from proper_model.release_names import POPULATION as POPULATION_FOLDER
-from proper_model.release_names import is_base_file, is_release_file, weight_names
-from proper_model.safe_tensors import LARGEST_EXPONENT, TensorSpec, check_finite, read_int64
 
 MIN_MEMBERS = 10
 # What is computed with. Wider or whole numbers would be converted, or fail, only when they are used.

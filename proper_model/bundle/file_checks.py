@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import hashlib
 
-from proper_model.bundle_policy import check_members, check_numbers
+from proper_model.bundle.content_policy import check_members, check_numbers
+from proper_model.bundle.limits import DEFAULT_LIMITS, Limits
+from proper_model.bundle.manifest import Manifest
+from proper_model.bundle.safe_tensors import read_table
 from proper_model.errors import BundleFormatError, BundleIntegrityError
-from proper_model.limits import DEFAULT_LIMITS, Limits
-from proper_model.manifest import Manifest
-from proper_model.safe_tensors import read_table
 
 
 def content_id(manifest_bytes: bytes) -> str:

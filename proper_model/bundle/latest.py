@@ -15,14 +15,8 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from proper_model import canonical
-from proper_model.errors import (
-    BundleForeignError,
-    BundleFormatError,
-    BundleSignatureError,
-)
-from proper_model.release_folder import LATEST_NAME, MAX_LATEST_BYTES
-from proper_model.signatures import (
+from proper_model.bundle.folder_names import LATEST_NAME, MAX_LATEST_BYTES
+from proper_model.bundle.signatures import (
     CHANNEL_PATTERN,
     KEY_ID,
     LATEST_DOMAIN,
@@ -34,14 +28,20 @@ from proper_model.signatures import (
     signature_fields,
     whole_number,
 )
-from proper_model.signed_time import (
+from proper_model.bundle.signed_time import (
     MAX_LATEST_DAYS,
     check_created,
     check_lifetime,
     format_time,
     time_field,
 )
-from proper_model.trust import TrustedRoot
+from proper_model.bundle.trusted_root import TrustedRoot
+from proper_model.errors import (
+    BundleForeignError,
+    BundleFormatError,
+    BundleSignatureError,
+)
+from proper_model.storage import canonical
 
 LATEST_FORMAT = 1
 _NAMES = {"product", "latest_format", "channel", "number", "version", "bundle_id"}

@@ -14,12 +14,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from proper_model import canonical
+from proper_model.bundle.limits import Limits
+from proper_model.bundle.safe_tensors import MAX_DIMENSIONS, MAX_NAME_LENGTH, TENSOR_NAME
+from proper_model.bundle.signatures import CHANNEL_PATTERN, check_origin
+from proper_model.bundle.signed_time import Time, parse_time
 from proper_model.errors import BundleFormatError, BundleLimitError
-from proper_model.limits import Limits
-from proper_model.safe_tensors import MAX_DIMENSIONS, MAX_NAME_LENGTH, TENSOR_NAME
-from proper_model.signatures import CHANNEL_PATTERN, check_origin
-from proper_model.signed_time import Time, parse_time
+from proper_model.storage import canonical
 
 FORMAT = 1
 MANIFEST_NAME = "manifest.json"

@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from proper_model import canonical
+from proper_model.bundle.limits import Limits
 from proper_model.errors import BundleFormatError, BundleLimitError
-from proper_model.limits import Limits
+from proper_model.storage import canonical
 
 DTYPE_BYTES = {
     "BOOL": 1,

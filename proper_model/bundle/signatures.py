@@ -13,14 +13,14 @@ from typing import Any
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from proper_model import canonical
+from proper_model.bundle.public_keys import key_id, public_bytes
 from proper_model.errors import (
     BundleForeignError,
     BundleFormatError,
     BundleLimitError,
     BundleSignatureError,
 )
-from proper_model.public_keys import key_id, public_bytes
+from proper_model.storage import canonical
 
 PRODUCT = "proper"
 MANIFEST_DOMAIN = b"proper bundle manifest 1\x00"

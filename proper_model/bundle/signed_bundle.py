@@ -2,7 +2,7 @@
 
 A bundle is `manifest.json`, `signatures.json` and the files the manifest lists. Nothing here reads
 a disk, a clock or a network, so that every order of events can be tested; folders and downloads are
-`coordinator/release.py` and `client/updater.py`. Order of verification (section 4 of the format):
+`coordinator/publish.py` and `client/releases/install.py`. Order of verification (section 4 of the format):
 lengths, signatures over raw bytes, canonical form, product, schema, declared limits, channel,
 version, times, tensor names; then file by file length, hash, content.
 """
@@ -16,17 +16,10 @@ from datetime import datetime
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from proper_model.bundle_content import check_file, check_hash, content_id
-from proper_model.bundle_policy import check_declared
-from proper_model.errors import (
-    BundleExpiredError,
-    BundleForeignError,
-    BundleFormatError,
-    BundleLimitError,
-    BundleRollbackError,
-)
-from proper_model.limits import DEFAULT_LIMITS, Limits
-from proper_model.manifest import (
+from proper_model.bundle.content_policy import check_declared
+from proper_model.bundle.file_checks import check_file, check_hash, content_id
+from proper_model.bundle.limits import DEFAULT_LIMITS, Limits
+from proper_model.bundle.manifest import (
     FORMAT,
     MANIFEST_NAME,
     SIGNATURES_NAME,
@@ -36,10 +29,22 @@ from proper_model.manifest import (
     check_limits,
     parse_manifest,
 )
-from proper_model.safe_tensors import read_table
-from proper_model.signatures import PRODUCT
-from proper_model.signed_time import MAX_RELEASE_DAYS, check_created, check_lifetime, format_time
-from proper_model.trust import DEFAULT_CHANNEL, MANIFEST_DOMAIN, TrustedRoot, sign
+from proper_model.bundle.safe_tensors import read_table
+from proper_model.bundle.signatures import PRODUCT
+from proper_model.bundle.signed_time import (
+    MAX_RELEASE_DAYS,
+    check_created,
+    check_lifetime,
+    format_time,
+)
+from proper_model.bundle.trusted_root import DEFAULT_CHANNEL, MANIFEST_DOMAIN, TrustedRoot, sign
+from proper_model.errors import (
+    BundleExpiredError,
+    BundleForeignError,
+    BundleFormatError,
+    BundleLimitError,
+    BundleRollbackError,
+)
 
 __all__ = [
     "MANIFEST_NAME",

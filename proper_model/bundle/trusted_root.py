@@ -21,16 +21,8 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from proper_model import canonical
-from proper_model.errors import (
-    BundleExpiredError,
-    BundleForeignError,
-    BundleFormatError,
-    BundleLimitError,
-    BundleRollbackError,
-)
-from proper_model.public_keys import check_public_key, key_id, public_bytes
-from proper_model.signatures import (
+from proper_model.bundle.public_keys import check_public_key, key_id, public_bytes
+from proper_model.bundle.signatures import (
     CHANNEL_PATTERN,
     KEY_ID,
     LATEST_DOMAIN,
@@ -47,13 +39,21 @@ from proper_model.signatures import (
     sign,
     whole_number,
 )
-from proper_model.signed_time import (
+from proper_model.bundle.signed_time import (
     MAX_ROOT_DAYS,
     check_created,
     check_lifetime,
     format_time,
     time_field,
 )
+from proper_model.errors import (
+    BundleExpiredError,
+    BundleForeignError,
+    BundleFormatError,
+    BundleLimitError,
+    BundleRollbackError,
+)
+from proper_model.storage import canonical
 
 __all__ = [
     "DEFAULT_CHANNEL",

@@ -16,20 +16,20 @@ from typing import Any
 
 import torch
 
-from proper_model.base_config import is_nested, text_config
-from proper_model.base_folder import base_folder
-from proper_model.base_memory import MAX_HEADER_BYTES, parse_header
-from proper_model.config import StageSettings
-from proper_model.documents import parse_object
+from proper_model.base.config import is_nested, text_config
+from proper_model.base.folder import base_folder
+from proper_model.base.population_lora import check_targets
+from proper_model.base.quantized import check_available
+from proper_model.base.sites import find_sites
+from proper_model.base.sizes import MAX_HEADER_BYTES, parse_header
+from proper_model.base.streamed import check_language_part
+from proper_model.bundle.file_names import CONFIG
+from proper_model.checks.publishable import check_config, check_folder, check_saved_tokenizer
 from proper_model.errors import BaseModelError, ConfigError
-from proper_model.files import open_regular, read_followed
-from proper_model.population import check_targets
-from proper_model.publishable import check_config, check_folder, check_saved_tokenizer
-from proper_model.quantized import check_available
-from proper_model.release_names import CONFIG
-from proper_model.sites import find_sites
-from proper_model.streamed_base import check_language_part
-from proper_model.tokenizer_check import check_tokenizer
+from proper_model.settings.profile import StageSettings
+from proper_model.storage.documents import parse_object
+from proper_model.storage.files import open_regular, read_followed
+from proper_model.text.tokenizer_check import check_tokenizer
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -89,7 +89,7 @@ def check_architecture(config: Any, settings: StageSettings) -> Any:
 
     Raises BaseModelError.
     """
-    from proper_model.base_trial import check_trial
+    from proper_model.checks.trial import check_trial
 
     model = empty_model(config)
     find_sites(model)

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from proper_model.base_config import text_config
+from proper_model.base.config import text_config
 from proper_model.errors import BaseModelError
 
 VOCABULARY = 96

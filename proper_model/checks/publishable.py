@@ -13,25 +13,25 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from proper_model.base_config import text_config
-from proper_model.errors import BaseModelError, BundleFormatError
-from proper_model.model_types import LARGEST_EMBEDDED_PARAMETERS, MODEL_TYPES, NESTED_TYPES
-from proper_model.outside_config import (
+from proper_model.base.config import text_config
+from proper_model.base.model_types import LARGEST_EMBEDDED_PARAMETERS, MODEL_TYPES, NESTED_TYPES
+from proper_model.base.outside_config import (
     build_config,
     build_empty,
     declared,
     parse_config,
     saved_base_config,
 )
-from proper_model.plain_text import PlainText
-from proper_model.portable_config import make_portable
-from proper_model.release_names import (
+from proper_model.base.portable_config import make_portable
+from proper_model.bundle.file_names import (
     CONFIG,
     is_base_file,
     may_be_read,
     weight_names,
 )
-from proper_model.tokenizer_files import load_tokenizer, saved_tokenizer
+from proper_model.errors import BaseModelError, BundleFormatError
+from proper_model.text.plain_text import PlainText
+from proper_model.text.tokenizer_files import load_tokenizer, saved_tokenizer
 
 _TEXTS = ("a", "Text 12 of a person.", "  two\n\nlines: café, naïve … 一二\t😀 ")
 _HINT = "use a dense Llama, Qwen, Mistral or Gemma base as its makers published it"

@@ -18,15 +18,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from proper_model.bundle_policy import check_numbers
-from proper_model.config import FFN_TARGETS
-from proper_model.errors import BaseModelError, BundleFormatError
-from proper_model.limits import DEFAULT_LIMITS, Limits
-from proper_model.manifest import BaseReference, Manifest
-from proper_model.outside_config import build_empty, parse_config
-from proper_model.population import population_config
-from proper_model.recipe import Recipe, parse_recipe, parse_release_task
-from proper_model.release_names import (
+from proper_model.base.outside_config import build_empty, parse_config
+from proper_model.base.population_lora import population_config
+from proper_model.base.sites import Site, find_sites
+from proper_model.base.streamed import fits
+from proper_model.bundle.content_policy import check_numbers
+from proper_model.bundle.file_names import (
     BASE,
     CONFIG,
     POPULATION_CONFIG,
@@ -38,12 +35,15 @@ from proper_model.release_names import (
     TOKENIZER_CONFIG,
     TOKENIZER_JSON,
 )
-from proper_model.safe_tensors import read_table
-from proper_model.shared_shapes import expected_shared
-from proper_model.sites import Site, find_sites
-from proper_model.streamed_base import fits
-from proper_model.tasks import Task
-from proper_model.tokenizer_files import load_tokenizer
+from proper_model.bundle.limits import DEFAULT_LIMITS, Limits
+from proper_model.bundle.manifest import BaseReference, Manifest
+from proper_model.bundle.safe_tensors import read_table
+from proper_model.errors import BaseModelError, BundleFormatError
+from proper_model.release.recipe import Recipe, parse_recipe, parse_release_task
+from proper_model.release.shared_shapes import expected_shared
+from proper_model.settings.profile import FFN_TARGETS
+from proper_model.tasks.task import Task
+from proper_model.text.tokenizer_files import load_tokenizer
 
 Shapes = Mapping[str, tuple[int, ...]]
 MAX_PROTOTYPES = 10_000
@@ -186,7 +186,7 @@ def _check_layers(fields: Mapping[str, Any], own: Shapes) -> None:
 
 def _check_rows(config: Any, recipe: Recipe) -> None:
     """Nobody's row may change another's: positions may hang on the longest, kinds of layers be odd."""
-    from proper_model.base_trial import check_rows
+    from proper_model.checks.trial import check_rows
 
     settings = recipe.settings
     try:

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from proper_model.answers import packed_inputs
-from proper_model.attention import packed_attention
-from proper_model.encoding import Encoded
-from proper_model.miniature import VOCABULARY
-from proper_model.packing import pack
+from proper_model.checks.miniature import VOCABULARY
+from proper_model.kernels.attention import packed_attention
+from proper_model.kernels.packing import pack
+from proper_model.model.answer_loss import packed_inputs
+from proper_model.text.encoding import Encoded
 
 
 @torch.no_grad()

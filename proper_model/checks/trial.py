@@ -32,32 +32,32 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from proper_model.answers import packed_inputs, token_nll
-from proper_model.attention import packed_attention
-from proper_model.base import attention_for
-from proper_model.base_check import empty_model
-from proper_model.base_config import text_config
-from proper_model.config import StageSettings
-from proper_model.encoding import Encoded, Encoder
-from proper_model.errors import BaseModelError
-from proper_model.folding import fold_user
-from proper_model.miniature import VOCABULARY, miniature
-from proper_model.model import AdaptedModel
-from proper_model.packing import Batch, pack
-from proper_model.passes import Pass
-from proper_model.personal import personal_pass
-from proper_model.population import (
+from proper_model.answering.batched import greedy
+from proper_model.answering.streaming import stream_tokens
+from proper_model.base.config import text_config
+from proper_model.base.loading import attention_for
+from proper_model.base.population_lora import (
     PopulationMerge,
     attach_population,
     population_losses,
     population_state,
 )
-from proper_model.quantized import import_peft
-from proper_model.row_carrier import carrier
-from proper_model.scoring import greedy
-from proper_model.settings_io import to_mapping
-from proper_model.streaming import stream_tokens
-from proper_model.structure import preset
+from proper_model.base.quantized import import_peft
+from proper_model.checks.base import empty_model
+from proper_model.checks.miniature import VOCABULARY, miniature
+from proper_model.checks.row_carrier import carrier
+from proper_model.errors import BaseModelError
+from proper_model.export.folding import fold_user
+from proper_model.kernels.attention import packed_attention
+from proper_model.kernels.packing import Batch, pack
+from proper_model.model.adapted_model import AdaptedModel
+from proper_model.model.answer_loss import packed_inputs, token_nll
+from proper_model.model.passes import Pass
+from proper_model.settings.presets import preset
+from proper_model.settings.profile import StageSettings
+from proper_model.settings.settings_io import to_mapping
+from proper_model.stages.private_lora import personal_pass
+from proper_model.text.encoding import Encoded, Encoder
 
 SEED = 7
 # Relative. Two orders of summing in float32 make losses differ by a hundredth of it, and gradients,
@@ -298,9 +298,9 @@ class Trial:
 
     def exported(self) -> None:
         """The joined adapter over the unmerged base, against the engine over the merged one."""
-        from proper_model.artifact import Release
-        from proper_model.peft_export import peft_adapter
-        from proper_model.user_fold import UserFold
+        from proper_model.export.peft_adapter import peft_adapter
+        from proper_model.export.user_fold import UserFold
+        from proper_model.release.contents import Release
 
         assert self.settings is not None
         scale = self.model.structure.scale

@@ -9,8 +9,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from proper_model.records import HistoryItem, Place, Query, Report, User, counted
-from proper_model.tasks import Task
+from proper_model.tasks.records import HistoryItem, Place, Query, Report, User, counted
+from proper_model.tasks.task import Task
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from proper_model.data.parsing import identifier, parse_user, text_of
 from proper_model.errors import DataError
-from proper_model.json_stream import iter_array, read_object
-from proper_model.parsing import identifier, parse_user, text_of
-from proper_model.records import Place, Report, User
-from proper_model.tasks import Task, short_id
+from proper_model.storage.json_stream import iter_array, read_object
+from proper_model.tasks.records import Place, Report, User
+from proper_model.tasks.task import Task, short_id
 
 POOLED_FILE = "user_others.json"
 SPLITS = ("train", "dev", "test")

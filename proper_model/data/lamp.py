@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from proper_model.parsing import identifier, parse_history, parse_query
-from proper_model.readers import FileSet, Progress, read_golds, read_records
-from proper_model.records import HistoryItem, Place, Query, Report, User
-from proper_model.tasks import Task, short_id
+from proper_model.data.file_sets import FileSet, Progress, read_golds, read_records
+from proper_model.data.parsing import identifier, parse_history, parse_query
+from proper_model.tasks.records import HistoryItem, Place, Query, Report, User
+from proper_model.tasks.task import Task, short_id
 
 # Where the files themselves do not say who is a test user: OPPU's rule, the most active ones.
 MOST_ACTIVE = 100

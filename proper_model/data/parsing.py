@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from unicodedata import category
 
-from proper_model.dates import DATE_HINT, date_key, normal_date, oddity
-from proper_model.records import HistoryItem, Place, Query, Report, User
-from proper_model.tasks import Task, short_id
+from proper_model.data.dates import DATE_HINT, date_key, normal_date, oddity
+from proper_model.tasks.records import HistoryItem, Place, Query, Report, User
+from proper_model.tasks.task import Task, short_id
 
 # Control characters, line and paragraph separators: they would break lines of reports and logs.
 _UNPRINTABLE = ("Cc", "Zl", "Zp")

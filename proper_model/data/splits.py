@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from proper_model.errors import ConfigError, DataError
-from proper_model.records import Population, User
+from proper_model.tasks.records import Population, User
 
 INACTIVE_SHARE = 0.2
 MIN_POOLED = 3  # two to train on, one held back

@@ -9,12 +9,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from proper_model.data.file_sets import POOLED_FILE, Progress, find_files, iter_users, label_file_of
+from proper_model.data.lamp import read_lamp
+from proper_model.data.parsing import parse_user
 from proper_model.errors import DataError
-from proper_model.files import write_atomic
-from proper_model.lamp_raw import read_lamp
-from proper_model.parsing import parse_user
-from proper_model.readers import POOLED_FILE, Progress, find_files, iter_users, label_file_of
-from proper_model.records import (
+from proper_model.storage.files import write_atomic
+from proper_model.tasks.records import (
     HistoryItem,
     Place,
     Population,
@@ -25,7 +25,7 @@ from proper_model.records import (
     user_to_json,
     users_to_json,
 )
-from proper_model.tasks import Task, short_id
+from proper_model.tasks.task import Task, short_id
 
 __all__ = [
     "HistoryItem",

@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from proper_model.errors import DataError
-from proper_model.lamp_raw import read_lamp
-from proper_model.readers import (
+from proper_model.data.description import Collector, GroupSummary
+from proper_model.data.file_sets import (
     FileSet,
     Progress,
     find_files,
@@ -23,10 +22,11 @@ from proper_model.readers import (
     read_golds,
     read_profiles,
 )
-from proper_model.records import Place, Problem, ProblemGroup, Report, User
-from proper_model.splits import MIN_POOLED
-from proper_model.summary import Collector, GroupSummary
-from proper_model.tasks import Task, short_id
+from proper_model.data.lamp import read_lamp
+from proper_model.data.splits import MIN_POOLED
+from proper_model.errors import DataError
+from proper_model.tasks.records import Place, Problem, ProblemGroup, Report, User
+from proper_model.tasks.task import Task, short_id
 
 _PLACED = re.compile(r"(?P<file>[^:]*?)(, record (?P<record>\d+))?: (?P<message>.*)", re.DOTALL)
 

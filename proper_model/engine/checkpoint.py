@@ -19,9 +19,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load
 from torch import Tensor
 
-from proper_model.documents import parse_json, parse_object
 from proper_model.errors import CheckpointError
-from proper_model.files import Buffer, read_regular, storage_errors, write_atomic
+from proper_model.storage.documents import parse_json, parse_object
+from proper_model.storage.files import Buffer, read_regular, storage_errors, write_atomic
 
 _META = "state"
 _LENGTH = struct.Struct("<Q")  # of a safetensors header

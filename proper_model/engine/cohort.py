@@ -19,18 +19,18 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from proper_model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from proper_model.dropout import mix_seed
-from proper_model.encoding import Encoder, epoch_order
+from proper_model.engine.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from proper_model.engine.judging import held_back_losses
+from proper_model.engine.memory import is_out_of_memory, release_memory
+from proper_model.engine.optimizer import StackedAdamW, linear_schedule
+from proper_model.engine.recompute import recomputing
+from proper_model.engine.slots import Slots, Start
+from proper_model.engine.trials import Row, Trial, TrialResult, TrialSettings, length_matched
 from proper_model.errors import TrainingError
-from proper_model.held_back import held_back_losses
-from proper_model.memory import is_out_of_memory, release_memory
-from proper_model.model import AdaptedModel
-from proper_model.optimizer import StackedAdamW, linear_schedule
-from proper_model.passes import Pass
-from proper_model.recompute import recomputing
-from proper_model.slots import Slots, Start
-from proper_model.trials import Row, Trial, TrialResult, TrialSettings, length_matched
+from proper_model.kernels.dropout import mix_seed
+from proper_model.model.adapted_model import AdaptedModel
+from proper_model.model.passes import Pass
+from proper_model.text.encoding import Encoder, epoch_order
 
 Progress = Callable[[int, int], None]
 # From row slots [B] and the trial in every slot [K] to a pass that uses the trained parameters.

@@ -12,8 +12,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from proper_model.encoding import Encoded
-from proper_model.trials import TrialResult
+from proper_model.engine.trials import TrialResult
+from proper_model.text.encoding import Encoded
 
 
 @dataclass(frozen=True)

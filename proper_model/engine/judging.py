@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from proper_model.encoding import Encoded, Encoder
-from proper_model.memory import in_parts
-from proper_model.model import AdaptedModel
-from proper_model.packing import budget_chunks
-from proper_model.passes import Pass
+from proper_model.engine.memory import in_parts
+from proper_model.kernels.packing import budget_chunks
+from proper_model.model.adapted_model import AdaptedModel
+from proper_model.model.passes import Pass
+from proper_model.text.encoding import Encoded, Encoder
 
 
 def held_back_losses(

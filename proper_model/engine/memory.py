@@ -20,7 +20,7 @@ from typing import TypeVar
 
 import torch
 
-from proper_model.live_memory import peak_bytes
+from proper_model.engine.live_memory import peak_bytes
 
 Item = TypeVar("Item")
 

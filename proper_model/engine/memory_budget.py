@@ -7,10 +7,9 @@ from collections.abc import Sequence
 
 import torch
 
-from proper_model.answers import CHUNK
-from proper_model.base_config import size, text_config
-from proper_model.encoding import Encoded, Encoder
-from proper_model.memory import (
+from proper_model.answering.batched import MAX_ROWS
+from proper_model.base.config import size, text_config
+from proper_model.engine.memory import (
     PROBE_ROWS,
     STATES,
     MemoryModel,
@@ -18,12 +17,13 @@ from proper_model.memory import (
     free_bytes,
     tokens_within,
 )
-from proper_model.model import AdaptedModel
-from proper_model.personal import personal_pass
-from proper_model.recompute import recomputing
-from proper_model.scoring import MAX_ROWS
-from proper_model.structure import UserRouting
-from proper_model.trials import TrialSettings
+from proper_model.engine.recompute import recomputing
+from proper_model.engine.trials import TrialSettings
+from proper_model.model.adapted_model import AdaptedModel
+from proper_model.model.answer_loss import CHUNK
+from proper_model.settings.presets import UserRouting
+from proper_model.stages.private_lora import personal_pass
+from proper_model.text.encoding import Encoded, Encoder
 
 BYTES_PER_ADAPTER_NUMBER = 4  # float32, whatever the base computes in
 # Full-width activations of one block that live at once without gradients: a block's input and

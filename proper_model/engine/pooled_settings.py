@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from proper_model.config import (
+from proper_model.settings.profile import (
     GroupSettings,
     PopulationSettings,
     RouterSettings,

@@ -16,11 +16,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from proper_model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from proper_model.dropout import mix_seed
-from proper_model.encoding import Encoded, Encoder, epoch_order
-from proper_model.errors import TrainingError
-from proper_model.memory import (
+from proper_model.engine.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from proper_model.engine.memory import (
     STATES,
     bytes_a_token,
     free_bytes,
@@ -28,9 +25,12 @@ from proper_model.memory import (
     release_memory,
     tokens_within,
 )
-from proper_model.optimizer import linear_schedule
-from proper_model.packing import Batch, budget_chunks
-from proper_model.pooled import PassTokens, PooledReport, PooledSettings
+from proper_model.engine.optimizer import linear_schedule
+from proper_model.engine.pooled_settings import PassTokens, PooledReport, PooledSettings
+from proper_model.errors import TrainingError
+from proper_model.kernels.dropout import mix_seed
+from proper_model.kernels.packing import Batch, budget_chunks
+from proper_model.text.encoding import Encoded, Encoder, epoch_order
 
 Progress = Callable[[int, int], None]
 # (batch) -> loss per row [B], and an extra loss per row or None

@@ -16,8 +16,8 @@ from torch.utils.checkpoint import checkpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from proper_model.errors import BaseModelError
-from proper_model.model import AdaptedModel
-from proper_model.passes import Pass
+from proper_model.model.adapted_model import AdaptedModel
+from proper_model.model.passes import Pass
 
 
 @contextmanager

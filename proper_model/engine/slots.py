@@ -12,8 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from proper_model.checkpoint import Checkpoint, load_meta
-from proper_model.optimizer import StackedAdamW
+from proper_model.engine.checkpoint import Checkpoint, load_meta
+from proper_model.engine.optimizer import StackedAdamW
 
 # From a trial's number to its starting values, one tensor for each stacked parameter.
 Start = Callable[[int], Sequence[Tensor]]

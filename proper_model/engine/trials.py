@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from proper_model.config import StageSettings
-from proper_model.encoding import Encoded
-from proper_model.packing import budget_chunks
-from proper_model.pooled import PassTokens
+from proper_model.engine.pooled_settings import PassTokens
+from proper_model.kernels.packing import budget_chunks
+from proper_model.settings.profile import StageSettings
+from proper_model.text.encoding import Encoded
 
 
 @dataclass(frozen=True)

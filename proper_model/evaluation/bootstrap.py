@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from proper_model.errors import MetricError
-from proper_model.metrics import UNKNOWN, Scored
+from proper_model.evaluation.metrics import UNKNOWN, Scored
 
 Level = Literal["query", "user"]
 Array = NDArray[np.float64]

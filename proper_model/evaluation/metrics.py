@@ -19,9 +19,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from proper_model.errors import MetricError
-from proper_model.records import Query, User
-from proper_model.rouge import rouge_1, rouge_l
-from proper_model.tasks import Task, short_id
+from proper_model.evaluation.rouge import rouge_1, rouge_l
+from proper_model.tasks.records import Query, User
+from proper_model.tasks.task import Task, short_id
 
 LOWER_IS_BETTER = frozenset({"mae", "mae_expected", "rmse", "nll", "parse_failure_rate"})
 CORPUS_METRICS = frozenset({"f1_macro"})

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from proper_model.errors import MetricError
-from proper_model.metrics import Scored
-from proper_model.statistics import metric_sums
+from proper_model.evaluation.bootstrap import metric_sums
+from proper_model.evaluation.metrics import Scored
 
 EXACT_UP_TO = 13  # 2^13 swaps
 _BLOCK = 500  # bounds memory; the result does not depend on it

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from proper_model.errors import ConfigError
-from proper_model.model import AdaptedModel
-from proper_model.routers import merge, user_logits
-from proper_model.structure import RouterMerge
+from proper_model.model.adapted_model import AdaptedModel
+from proper_model.model.routers import merge, user_logits
+from proper_model.settings.presets import RouterMerge
 
 
 def mixture(model: AdaptedModel, embedding: Tensor) -> Tensor:

@@ -15,8 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from proper_model.base.portable_config import FULL, SLIDING
 from proper_model.errors import ExportError
-from proper_model.gguf_names import (
+from proper_model.export.gguf_names import (
     ELSEWHERE,
     Family,
     family_of,
@@ -24,9 +25,8 @@ from proper_model.gguf_names import (
     reordered,
     tensor_names,
 )
-from proper_model.gguf_vocabulary import vocabulary
-from proper_model.peft_export import Factors, narrowed
-from proper_model.portable_config import FULL, SLIDING
+from proper_model.export.gguf_vocabulary import vocabulary
+from proper_model.export.peft_adapter import Factors, narrowed
 
 _LARGEST = (46, 62)  # blocks of Gemma 2 and 3 with 27 billion parameters
 # Stored dtype to the file type that llama.cpp tells of it.

@@ -16,12 +16,12 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from proper_model.artifact import Release
+from proper_model.base.portable_config import make_portable
+from proper_model.base.quantized import is_quantized
 from proper_model.errors import ExportError, StorageError
-from proper_model.peft_export import narrowed
-from proper_model.portable_config import make_portable
-from proper_model.quantized import is_quantized
-from proper_model.user_fold import UserFold
+from proper_model.export.peft_adapter import narrowed
+from proper_model.export.user_fold import UserFold
+from proper_model.release.contents import Release
 
 SHARD = "4GB"
 # Names of safetensors' header.

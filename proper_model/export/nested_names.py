@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 if TYPE_CHECKING:
-    from proper_model.peft_export import PeftAdapter
+    from proper_model.export.peft_adapter import PeftAdapter
 
 _PEFT = "base_model.model."
 _OWN = "model."

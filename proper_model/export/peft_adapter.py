@@ -22,10 +22,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from proper_model.artifact import Release
 from proper_model.errors import ExportError
-from proper_model.nested_export import named_from_outside
-from proper_model.user_fold import UserFold
+from proper_model.export.nested_names import named_from_outside
+from proper_model.export.user_fold import UserFold
+from proper_model.release.contents import Release
 
 # Values that vLLM's --max-lora-rank takes (vllm/config/lora.py, MaxLoRARanks), 1 left out.
 SERVED_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)

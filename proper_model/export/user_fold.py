@@ -14,26 +14,26 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from proper_model.answers import answer_logits, token_nll
-from proper_model.artifact import Release
-from proper_model.budget import inference_tokens
-from proper_model.encoding import Encoded, Encoder
+from proper_model.answering.routing_weights import routing_weights
+from proper_model.engine.memory import in_parts
+from proper_model.engine.memory_budget import inference_tokens
 from proper_model.errors import ExportError
-from proper_model.folding import fold_mixture, fold_user
-from proper_model.inspection import routing_weights
-from proper_model.memory import in_parts
-from proper_model.model import AdaptedModel
-from proper_model.packing import Batch, budget_chunks
-from proper_model.passes import Pass
-from proper_model.personal import personal_pass
-from proper_model.private_tensors import private_tensor, stack_adapters
-from proper_model.structure import (
+from proper_model.export.folding import fold_mixture, fold_user
+from proper_model.kernels.packing import Batch, budget_chunks
+from proper_model.model.adapted_model import AdaptedModel
+from proper_model.model.answer_loss import answer_logits, token_nll
+from proper_model.model.load_user import private_tensor, stack_adapters
+from proper_model.model.passes import Pass
+from proper_model.release.contents import Release
+from proper_model.settings.presets import (
     EmbeddingTables,
     RouterSharing,
     RouterText,
     Structure,
     UserRouting,
 )
+from proper_model.stages.private_lora import personal_pass
+from proper_model.text.encoding import Encoded, Encoder
 
 MakePass = Callable[[Tensor], Pass]
 

@@ -2,7 +2,7 @@
 
 Five kinds of message and their replies, the fixed status codes, and how a release is cut into
 pieces that are asked for by content hash. Everything a node may ever answer is listed in
-`REPLY_FIELDS`; the node's one exit (`client/egress.py`) enforces that list. The private round's
+`REPLY_FIELDS`; the node's one exit (`client/node/egress.py`) enforces that list. The private round's
 reply holds `status`, `protocol` and `bundle_id` and nothing else: no path, duration, loss,
 example count or text. Source: design notes FLOWER 4 (ask first, send only what is missing) and
 SECURITY 2 (allow-list).

@@ -18,12 +18,12 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from proper_model.config import StageSettings
+from proper_model.bundle.signed_time import MAX_RELEASE_DAYS
 from proper_model.errors import ConfigError, ProperError
-from proper_model.files import make_private_folder, read_regular, write_atomic
-from proper_model.settings_io import from_mapping
-from proper_model.signed_time import MAX_RELEASE_DAYS
-from proper_model.structure import Structure, preset
+from proper_model.settings.presets import Structure, preset
+from proper_model.settings.profile import StageSettings
+from proper_model.settings.settings_io import from_mapping
+from proper_model.storage.files import make_private_folder, read_regular, write_atomic
 
 PLAN_FILE = "plan.json"
 PLAN_VARIABLE = "PROPER_PLAN"

@@ -12,8 +12,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from proper_model.documents import parse_object
-from proper_model.files import read_regular, write_atomic
+from proper_model.storage.documents import parse_object
+from proper_model.storage.files import read_regular, write_atomic
 
 TIMINGS_FILE = "timings.json"
 MAX_TIMINGS_BYTES = 1024 * 1024

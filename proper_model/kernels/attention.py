@@ -24,7 +24,7 @@ from torch import Tensor
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from proper_model.errors import BaseModelError
-from proper_model.layout import Group, Layout
+from proper_model.kernels.layout import Group, Layout
 
 NAME = "proper_packed"
 

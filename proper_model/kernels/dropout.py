@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from proper_model.layout import Layout
+from proper_model.kernels.layout import Layout
 
 _LANES = 4  # 16-bit lanes of one 64-bit draw
 _GOLDEN = 0x9E3779B97F4A7C15

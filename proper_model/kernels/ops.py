@@ -22,9 +22,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from proper_model import rows
-from proper_model.layout import Layout
-from proper_model.products import linear, transposed_product
+from proper_model.kernels import rows
+from proper_model.kernels.layout import Layout
+from proper_model.kernels.products import linear, transposed_product
 
 
 class Backend(StrEnum):

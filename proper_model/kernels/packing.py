@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from proper_model.layout import Layout
+from proper_model.kernels.layout import Layout
 
 if TYPE_CHECKING:
-    from proper_model.encoding import Encoded
+    from proper_model.text.encoding import Encoded
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from proper_model.layout import Layout
+from proper_model.kernels.layout import Layout
 
 ALIGNED_BYTES = 16  # grouped products want every stride a multiple of this
 

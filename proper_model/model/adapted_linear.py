@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from proper_model import ops
-from proper_model.dropout import row_masks
-from proper_model.products import frozen_linear, serves
-from proper_model.routing import route, text_weight
+from proper_model.kernels import ops
+from proper_model.kernels.dropout import row_masks
+from proper_model.kernels.products import frozen_linear, serves
+from proper_model.model.routing import route, text_weight
 
 if TYPE_CHECKING:
-    from proper_model.model import AdaptedModel
+    from proper_model.model.adapted_model import AdaptedModel
 
 
 class AdaptedLinear(torch.nn.Module):

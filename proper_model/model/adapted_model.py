@@ -18,19 +18,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from proper_model.adapted_linear import AdaptedLinear
-from proper_model.answers import answer_nll
-from proper_model.attention import packed_attention
-from proper_model.dropout import mix_seed
-from proper_model.experts import Experts
-from proper_model.lora import UserLora
-from proper_model.ops import Backend
-from proper_model.packing import Batch
-from proper_model.passes import Pass
-from proper_model.products import FrozenLinear, serves
-from proper_model.routers import USER_ROUTER_STD, Router
-from proper_model.sites import Site, find_sites
-from proper_model.structure import (
+from proper_model.base.sites import Site, find_sites
+from proper_model.kernels.attention import packed_attention
+from proper_model.kernels.dropout import mix_seed
+from proper_model.kernels.ops import Backend
+from proper_model.kernels.packing import Batch
+from proper_model.kernels.products import FrozenLinear, serves
+from proper_model.model.adapted_linear import AdaptedLinear
+from proper_model.model.answer_loss import answer_nll
+from proper_model.model.experts import Experts
+from proper_model.model.passes import Pass
+from proper_model.model.routers import USER_ROUTER_STD, Router
+from proper_model.model.user_lora import UserLora
+from proper_model.settings.presets import (
     EmbeddingTables,
     RouterSharing,
     RouterText,

@@ -16,13 +16,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from proper_model.packing import Batch
-from proper_model.passes import Pass
-from proper_model.products import linear
-from proper_model.routers import routing_dtype
+from proper_model.kernels.packing import Batch
+from proper_model.kernels.products import linear
+from proper_model.model.passes import Pass
+from proper_model.model.routers import routing_dtype
 
 if TYPE_CHECKING:
-    from proper_model.model import AdaptedModel
+    from proper_model.model.adapted_model import AdaptedModel
 
 # Causal LMs of Hugging Face whose logits are `lm_head(hidden)` and nothing else.
 PLAIN_HEADS = frozenset({"llama", "mistral", "qwen2", "qwen3", "gemma", "smollm3"})

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import torch
 
-from proper_model.lora import init_factor_a
+from proper_model.model.user_lora import init_factor_a
 
 
 class Experts(torch.nn.Module):

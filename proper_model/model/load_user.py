@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from proper_model.errors import StateError
-from proper_model.model import AdaptedModel
+from proper_model.model.adapted_model import AdaptedModel
 
 
 def private_tensor(tensors: Mapping[str, Tensor], name: str) -> Tensor:

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from proper_model.layout import Layout
-from proper_model.structure import UserRouting
+from proper_model.kernels.layout import Layout
+from proper_model.settings.presets import UserRouting
 
 # Called at every routed linear with (site number, weights [R, N], rows [R], others): a vector a
 # token, or one a row where no token matters; `rows` says whose row each is of, and `others` routes

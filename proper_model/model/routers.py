@@ -16,9 +16,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from proper_model import rows
-from proper_model.layout import Layout
-from proper_model.structure import RouterMerge
+from proper_model.kernels import rows
+from proper_model.kernels.layout import Layout
+from proper_model.settings.presets import RouterMerge
 
 
 def routing_dtype(x: Tensor) -> torch.dtype:

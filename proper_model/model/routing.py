@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from proper_model.layout import Layout
-from proper_model.routers import (
+from proper_model.kernels.layout import Layout
+from proper_model.model.routers import (
     lora_logits,
     merge,
     normalize,
@@ -20,10 +20,10 @@ from proper_model.routers import (
     text_logits,
     user_logits,
 )
-from proper_model.structure import RouterText, UserRouting
+from proper_model.settings.presets import RouterText, UserRouting
 
 if TYPE_CHECKING:
-    from proper_model.model import AdaptedModel
+    from proper_model.model.adapted_model import AdaptedModel
 
 
 def text_weight(model: AdaptedModel, number: int, x: Tensor) -> Tensor | None:

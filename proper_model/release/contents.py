@@ -25,20 +25,13 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
-from proper_model.base import Population, compute_dtype, default_device
-from proper_model.checked_base import CheckedFiles, load_checked_base
-from proper_model.config import BaseWeights, StageSettings
-from proper_model.encoding import Encoder
-from proper_model.errors import BaseModelError, BundleFormatError
-from proper_model.experts import Experts
-from proper_model.model import AdaptedModel
-from proper_model.outside_config import saved_base_config
-from proper_model.population import population_config
-from proper_model.portable_config import make_portable
-from proper_model.quantized import is_quantized
-from proper_model.recipe import BaseSource, Recipe
-from proper_model.release_check import ReleaseContent
-from proper_model.release_names import (
+from proper_model.base.checked import CheckedFiles, load_checked_base
+from proper_model.base.loading import Population, compute_dtype, default_device
+from proper_model.base.outside_config import saved_base_config
+from proper_model.base.population_lora import population_config
+from proper_model.base.portable_config import make_portable
+from proper_model.base.quantized import is_quantized
+from proper_model.bundle.file_names import (
     BASE,
     CONFIG,
     POPULATION_CONFIG,
@@ -49,9 +42,16 @@ from proper_model.release_names import (
     TOKENIZER,
     is_release_file,
 )
-from proper_model.structure import Structure
-from proper_model.tasks import Task
-from proper_model.tokenizer_files import saved_tokenizer
+from proper_model.checks.release import ReleaseContent
+from proper_model.errors import BaseModelError, BundleFormatError
+from proper_model.model.adapted_model import AdaptedModel
+from proper_model.model.experts import Experts
+from proper_model.release.recipe import BaseSource, Recipe
+from proper_model.settings.presets import Structure
+from proper_model.settings.profile import BaseWeights, StageSettings
+from proper_model.tasks.task import Task
+from proper_model.text.encoding import Encoder
+from proper_model.text.tokenizer_files import saved_tokenizer
 
 
 @dataclass

@@ -11,14 +11,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from proper_model.config import NAME, StageSettings
-from proper_model.documents import DocumentError, parse_object
+from proper_model.bundle.file_names import RECIPE, TASK
+from proper_model.bundle.manifest import BaseReference
 from proper_model.errors import BundleFormatError, ConfigError, TaskError
-from proper_model.manifest import BaseReference
-from proper_model.release_names import RECIPE, TASK
-from proper_model.settings_io import from_mapping, to_mapping
-from proper_model.structure import Structure
-from proper_model.tasks import Task, task_from_toml
+from proper_model.settings.presets import Structure
+from proper_model.settings.profile import NAME, StageSettings
+from proper_model.settings.settings_io import from_mapping, to_mapping
+from proper_model.storage.documents import DocumentError, parse_object
+from proper_model.tasks.task import Task, task_from_toml
 
 RECIPE_FORMAT = 1
 MAX_RECIPE_BYTES = 1 << 20

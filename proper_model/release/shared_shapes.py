@@ -12,8 +12,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from proper_model.sites import Site
-from proper_model.structure import EmbeddingTables, RouterSharing, RouterText, Structure
+from proper_model.base.sites import Site
+from proper_model.settings.presets import EmbeddingTables, RouterSharing, RouterText, Structure
 
 
 def expected_shared(structure: Structure, sites: Sequence[Site]) -> dict[str, tuple[int, ...]]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from proper_model.structure import MOST_RANK, check, check_alpha, check_count
+from proper_model.settings.presets import MOST_RANK, check, check_alpha, check_count
 
 ATTENTION_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj")
 FFN_TARGETS = ("gate_proj", "up_proj", "down_proj")

@@ -2,7 +2,7 @@
 
 The shipped ones stand in `profiles/` of a checkout and, as the same files, in `profile_files/` of
 an installed package. A profile says how long and how fast to train; which equations are used is a
-preset (`proper_model.structure.PRESETS`). Source of the values: arXiv 2503.01303, section A.3, and
+preset (`proper_model.settings.presets.PRESETS`). Source of the values: arXiv 2503.01303, section A.3, and
 the comments in each file.
 """
 
@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from proper_model.config import StageSettings
-from proper_model.documents import DocumentError, parse_toml
 from proper_model.errors import ConfigError
-from proper_model.settings_io import from_mapping
+from proper_model.settings.profile import StageSettings
+from proper_model.settings.settings_io import from_mapping
+from proper_model.storage.documents import DocumentError, parse_toml
 
 MAX_PROFILE_BYTES = 64 * 1024  # a profile is a page of text; anything larger is another file
 
@@ -23,7 +23,7 @@ def profile_folder() -> Path:
 
     Raises ConfigError where an installation lost it.
     """
-    package = Path(__file__).resolve().parent
+    package = Path(__file__).resolve().parent.parent
     for folder in (package / "profile_files", package.parent / "profiles"):
         if folder.is_dir():
             return folder

@@ -16,20 +16,20 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from proper_model.cohort import Progress
-from proper_model.config import StageSettings
-from proper_model.dropout import mix_seed
-from proper_model.embeddings import fit_embeddings, group_pass
-from proper_model.encoding import Encoded, Encoder
-from proper_model.held_back import held_back_losses
-from proper_model.holdout import split_items
-from proper_model.losses import RoutingMemory, mean_by_row, pair_loss
-from proper_model.model import AdaptedModel
-from proper_model.packing import Batch
-from proper_model.pooled import PassTokens, PooledReport, PooledSettings
-from proper_model.structure import Constraint
-from proper_model.training import PooledTraining
-from proper_model.trials import TrialSettings
+from proper_model.engine.cohort import Progress
+from proper_model.engine.folds import split_items
+from proper_model.engine.judging import held_back_losses
+from proper_model.engine.pooled_settings import PassTokens, PooledReport, PooledSettings
+from proper_model.engine.pooled_training import PooledTraining
+from proper_model.engine.trials import TrialSettings
+from proper_model.kernels.dropout import mix_seed
+from proper_model.kernels.packing import Batch
+from proper_model.model.adapted_model import AdaptedModel
+from proper_model.settings.presets import Constraint
+from proper_model.settings.profile import StageSettings
+from proper_model.stages.constraint_loss import RoutingMemory, mean_by_row, pair_loss
+from proper_model.stages.user_embedding import fit_embeddings, group_pass
+from proper_model.text.encoding import Encoded, Encoder
 
 # DEVIATION: the paper says "random"; as wide as the user router, so that users differ from the start.
 EMBEDDING_STD = 0.3

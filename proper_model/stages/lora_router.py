@@ -16,24 +16,24 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from proper_model.budget import within
-from proper_model.checkpoint import Checkpoint, beside
-from proper_model.cohort import Progress
-from proper_model.config import StageSettings
-from proper_model.dropout import mix_seed
-from proper_model.encoding import Encoder
-from proper_model.group import PooledUser
-from proper_model.held_back import held_back_losses
-from proper_model.holdout import Fold, Samples
-from proper_model.memory import free_bytes
-from proper_model.model import AdaptedModel
-from proper_model.packing import Batch
-from proper_model.passes import Pass
-from proper_model.personal import personal_pass, train_user_loras
-from proper_model.pooled import PassTokens, PooledReport, PooledSettings
-from proper_model.structure import UserRouting
-from proper_model.training import PooledTraining
-from proper_model.trials import TrialSettings
+from proper_model.engine.checkpoint import Checkpoint, beside
+from proper_model.engine.cohort import Progress
+from proper_model.engine.folds import Fold, Samples
+from proper_model.engine.judging import held_back_losses
+from proper_model.engine.memory import free_bytes
+from proper_model.engine.memory_budget import within
+from proper_model.engine.pooled_settings import PassTokens, PooledReport, PooledSettings
+from proper_model.engine.pooled_training import PooledTraining
+from proper_model.engine.trials import TrialSettings
+from proper_model.kernels.dropout import mix_seed
+from proper_model.kernels.packing import Batch
+from proper_model.model.adapted_model import AdaptedModel
+from proper_model.model.passes import Pass
+from proper_model.settings.presets import UserRouting
+from proper_model.settings.profile import StageSettings
+from proper_model.stages.group import PooledUser
+from proper_model.stages.private_lora import personal_pass, train_user_loras
+from proper_model.text.encoding import Encoder
 
 # DEVIATION: METHOD 1.7 names no cut.
 ROUTER_SHARE = 0.4  # of a cohort user's history, kept for 3b

@@ -7,12 +7,12 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from proper_model.config import StageSettings
-from proper_model.encoding import Encoder
-from proper_model.group import PooledUser
-from proper_model.records import User
-from proper_model.splits import check_pool
-from proper_model.tasks import Task
+from proper_model.data.splits import check_pool
+from proper_model.settings.profile import StageSettings
+from proper_model.stages.group import PooledUser
+from proper_model.tasks.records import User
+from proper_model.tasks.task import Task
+from proper_model.text.encoding import Encoder
 
 
 @dataclass(frozen=True)

@@ -9,16 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from coordinator.pooling import PooledData
-from proper_model.base import compute_dtype, default_device
-from proper_model.config import StageSettings
-from proper_model.dropout import mix_seed
-from proper_model.encoding import Encoded, Encoder
-from proper_model.memory import in_parts
-from proper_model.packing import Batch, budget_chunks
-from proper_model.pooled import PooledSettings
-from proper_model.population import attach_population, population_losses, population_state
-from proper_model.training import PooledTraining
+from proper_model.base.loading import compute_dtype, default_device
+from proper_model.base.population_lora import attach_population, population_losses, population_state
+from proper_model.engine.memory import in_parts
+from proper_model.engine.pooled_settings import PooledSettings
+from proper_model.engine.pooled_training import PooledTraining
+from proper_model.kernels.dropout import mix_seed
+from proper_model.kernels.packing import Batch, budget_chunks
+from proper_model.settings.profile import StageSettings
+from proper_model.stages.pooled_users import PooledData
+from proper_model.text.encoding import Encoded, Encoder
 
 
 def train_population(

@@ -17,16 +17,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from proper_model.checkpoint import Checkpoint, beside
-from proper_model.cohort import Cohort, Progress
-from proper_model.encoding import Encoder
-from proper_model.held_back import held_back_losses
-from proper_model.holdout import Fold, Samples, combine, kept_epochs
-from proper_model.model import AdaptedModel
-from proper_model.passes import Pass
-from proper_model.slots import room_for
-from proper_model.structure import UserRouting
-from proper_model.trials import Trial, TrialResult, TrialSettings
+from proper_model.engine.checkpoint import Checkpoint, beside
+from proper_model.engine.cohort import Cohort, Progress
+from proper_model.engine.folds import Fold, Samples, combine, kept_epochs
+from proper_model.engine.judging import held_back_losses
+from proper_model.engine.slots import room_for
+from proper_model.engine.trials import Trial, TrialResult, TrialSettings
+from proper_model.model.adapted_model import AdaptedModel
+from proper_model.model.passes import Pass
+from proper_model.settings.presets import UserRouting
+from proper_model.text.encoding import Encoder
 
 
 @dataclass(frozen=True)

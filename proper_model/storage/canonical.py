@@ -16,8 +16,8 @@ import json
 import unicodedata
 from typing import Any, NoReturn
 
-from proper_model.documents import DocumentError, parse_json
 from proper_model.errors import BundleFormatError
+from proper_model.storage.documents import DocumentError, parse_json
 
 MAX_DEPTH = 16
 MAX_INTEGER = 2**53 - 1  # the integers every JSON reader holds exactly

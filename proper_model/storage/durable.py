@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from proper_model.files import (
+from proper_model.storage.files import (
     PRIVATE_FILE,
     Buffer,
     make_private_folder,

@@ -12,10 +12,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar, get_args
 
-from proper_model.documents import DocumentError, parse_toml
 from proper_model.errors import ConfigError, TaskError
-from proper_model.settings_io import from_mapping
-from proper_model.templates import Template, compile_template
+from proper_model.settings.settings_io import from_mapping
+from proper_model.storage.documents import DocumentError, parse_toml
+from proper_model.tasks.templates import Template, compile_template
 
 Kind = Literal["classification", "ordinal", "generation"]
 METRICS: Mapping[str, tuple[str, ...]] = {

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import cast
 
 from proper_model.errors import DataError, TaskError
-from proper_model.records import HistoryItem, Place, Query, Report, User
-from proper_model.task_schema import Compiled, Kind, TaskSpec, compile_set, parse_task
-from proper_model.templates import first_words
+from proper_model.tasks.records import HistoryItem, Place, Query, Report, User
+from proper_model.tasks.schema import Compiled, Kind, TaskSpec, compile_set, parse_task
+from proper_model.tasks.templates import first_words
 
 SHIPPED = Path(__file__).parent / "task_files"
 

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from proper_model.errors import BaseModelError
-from proper_model.packing import Batch, pack
-from proper_model.plain_text import PlainText
-from proper_model.tasks import Example
+from proper_model.kernels.packing import Batch, pack
+from proper_model.tasks.task import Example
+from proper_model.text.plain_text import PlainText
 
 # Below this a pass is too small to be worth its launches (PERFORMANCE 2: compute overtakes reading
 # the weights at 155 to 180 tokens).

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import Any
 
-from proper_model import chat_turn
 from proper_model.errors import BaseModelError
+from proper_model.text import chat_turn
 
 PROBE = "a"
 # Stands for the text while a chat template is rendered; no tokenizer's token, and not trimmed.

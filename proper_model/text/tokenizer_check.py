@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from proper_model.encoding import Encoder
 from proper_model.errors import BaseModelError
-from proper_model.plain_text import PlainText, control_ids
+from proper_model.text.encoding import Encoder
+from proper_model.text.plain_text import PlainText, control_ids
 
 MOST_NAMED = 3
 TEXTS = 200

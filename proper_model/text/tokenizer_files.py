@@ -15,18 +15,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from proper_model.chat_turn import asked, check_template
-from proper_model.documents import DocumentError, parse_object
-from proper_model.errors import BaseModelError, BundleFormatError
-from proper_model.files import storage_errors
-from proper_model.release_names import (
+from proper_model.bundle.file_names import (
     CHAT_TEMPLATE,
     TOKENIZER,
     TOKENIZER_CONFIG,
     TOKENIZER_JSON,
     is_release_file,
 )
-from proper_model.tokenizer_check import check_tokenizer
+from proper_model.errors import BaseModelError, BundleFormatError
+from proper_model.storage.documents import DocumentError, parse_object
+from proper_model.storage.files import storage_errors
+from proper_model.text.chat_turn import asked, check_template
+from proper_model.text.tokenizer_check import check_tokenizer
 
 MAX_TOKENIZER_BYTES = 128 << 20
 MAX_CONFIG_BYTES = 8 << 20  # it may repeat every added token
@@ -81,7 +81,7 @@ def saved_tokenizer(tokenizer: Any) -> dict[str, bytes]:
 
     Raises BundleFormatError for one that no `tokenizer.json` describes.
     """
-    from proper_model.portable_config import make_portable
+    from proper_model.base.portable_config import make_portable
 
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)

@@ -12,11 +12,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from proper_model.errors import ConfigError
-from proper_model.records import HistoryItem, User
-from simulations.synthetic_films import TAGS
+from proper_model.tasks.records import HistoryItem, User
+from simulations.synthetic.films import TAGS
 
 if TYPE_CHECKING:
-    from simulations.sources import Source
+    from simulations.setup.sources import Source
 
 KIND = "synth_tag"
 

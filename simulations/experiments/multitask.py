@@ -22,24 +22,24 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from client.adaptation import UserState
-from client.learning import Learner, user_seed
-from client.personal import merged, task_seed
-from proper_model.artifact import Release
-from proper_model.data import read_population
-from proper_model.embeddings import EmbeddingFit
+from client.node.cohort_adaptation import UserState
+from client.person.adapting import merged, task_seed
+from client.person.learner import Learner, user_seed
+from proper_model.data.users import read_population
+from proper_model.engine.folds import Samples
 from proper_model.errors import ConfigError, DataError
-from proper_model.holdout import Samples
-from proper_model.metrics import Scored
-from proper_model.records import User
-from proper_model.tasks import Task
+from proper_model.evaluation.metrics import Scored
+from proper_model.release.contents import Release
+from proper_model.stages.user_embedding import EmbeddingFit
+from proper_model.tasks.records import User
+from proper_model.tasks.task import Task
 from simulations.experiments.asking import score_queries
 from simulations.experiments.common import Outcome, as_experiment, train_release
 from simulations.experiments.meter import Meter
 from simulations.experiments.schema import Experiment
-from simulations.options import RunOptions
-from simulations.prepare import memory_bytes
-from simulations.sources import Progress, Source, choose_template, load_source
+from simulations.setup.options import RunOptions
+from simulations.setup.prepare import memory_bytes
+from simulations.setup.sources import Progress, Source, choose_template, load_source
 
 CONDITIONS = ("shared", "apart", "transferred", "mean")
 PAIRS = (

@@ -5,7 +5,7 @@ it, whatever the network looks like and however long a path is. A process that d
 memory, is replaced; the message that it was working on counts as failed, and the coordinator asks
 again.
 
-    python -m simulations.actors DESCRIPTOR
+    python -m simulations.flower.actors DESCRIPTOR
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from typing import Any
 
-from simulations.supervisor import end_with_parent
+from simulations.flower.supervisor import end_with_parent
 
 # The launcher looks for this in the log, to say why nodes did not finish.
 LOST = "proper: a process that plays nodes has ended"
@@ -39,7 +39,7 @@ class Actor:
         self.channel, theirs = Pipe()
         with theirs:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "simulations.actors", str(theirs.fileno())],
+                [sys.executable, "-m", "simulations.flower.actors", str(theirs.fileno())],
                 stdin=subprocess.DEVNULL,
                 env={**os.environ, **settings},
                 pass_fds=[theirs.fileno()],
@@ -121,7 +121,7 @@ def actor_settings(
 def main(descriptor: int) -> None:
     """Answer requests of (message, context) with (reply, context) until the pipe is closed."""
     end_with_parent()  # else it would finish its message first, for hours and beside a new start
-    from client.client_app import app
+    from client.node.flower_app import app
 
     channel: Connection[Any, Any] = Connection(descriptor)
     while True:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from simulations.actors import LOST, ending
+from simulations.flower.actors import LOST, ending
 
 TAIL_BYTES = 1024 * 1024
 

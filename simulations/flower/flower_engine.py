@@ -6,7 +6,7 @@ another account of the machine could submit an app and have it run as this one; 
 listen on all interfaces beside it. Here Flower's ServerApp, grid, link state and message loop run
 in memory and nothing listens: `ProcessBackend` hands each message to a process over a pipe.
 
-    python -m simulations.flower_engine OUT/plan.json ACTORS THREADS GPUS
+    python -m simulations.flower.flower_engine OUT/plan.json ACTORS THREADS GPUS
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ from flwr.supercore.task_identity import TaskIdentity
 from flwr.superlink.federation import NoOpFederationManager
 from flwr.superlink.grid import InMemoryGrid
 
-from client.failures import describe
-from proper_model.runplan import RunPlan
-from simulations.actors import ActorPool, actor_settings
+from client.node.failures import describe
+from proper_model.federation.run_plan import RunPlan
+from simulations.flower.actors import ActorPool, actor_settings
 
 # Of the only run there is: nothing but this process sees them.
 RUN_ID = TASK_ID = 1
@@ -72,7 +72,7 @@ class ProcessBackend(Backend):
 
 def simulate(plan_path: Path, settings: Sequence[dict[str, str]]) -> None:
     """Run a plan's coordinator over its nodes to the end; raises what the coordinator raised."""
-    from client.client_app import app as client_app
+    from client.node.flower_app import app as client_app
     from coordinator.server_app import app as server_app
 
     plan = RunPlan.load(plan_path)

@@ -1,6 +1,6 @@
 """Starting Flower's process so that nothing of it outlives the run.
 
-The command runs under `simulations.supervisor`; the environment puts Flower's files where the run's
+The command runs under `simulations.flower.supervisor`; the environment puts Flower's files where the run's
 folder is, and switches every report home off.
 """
 
@@ -14,8 +14,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from proper_model.files import make_private_folder
-from proper_model.runplan import PLAN_VARIABLE
+from proper_model.federation.run_plan import PLAN_VARIABLE
+from proper_model.storage.files import make_private_folder
 
 SCRATCH = "tmp"  # below the folder of Flower's files
 
@@ -26,7 +26,7 @@ def child(
 ) -> Iterator[subprocess.Popen[bytes]]:
     """A supervised command; closing its pipe, also by our death, ends it and its descendants."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "simulations.supervisor", *command],
+        [sys.executable, "-m", "simulations.flower.supervisor", *command],
         stdin=subprocess.PIPE,
         stdout=output,
         stderr=subprocess.STDOUT,
@@ -61,7 +61,7 @@ def _wait(process: subprocess.Popen[bytes]) -> None:
 
 def child_environment(folder: Path, plan_path: Path) -> dict[str, str]:
     """Ours, plus where Flower keeps its things, with every report home switched off."""
-    package_root = Path(__file__).resolve().parent.parent
+    package_root = Path(__file__).resolve().parents[2]
     search = os.environ.get("PYTHONPATH")
     return {
         **os.environ,

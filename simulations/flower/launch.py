@@ -1,6 +1,6 @@
 """Runs a plan through Flower and leaves nothing running behind.
 
-`launch` starts `simulations.flower_engine` under supervision, shows progress from the small files
+`launch` starts `simulations.flower.flower_engine` under supervision, shows progress from the small files
 that server and nodes write, and reads the outcome. Nothing listens on a port, nothing is reported
 home. Flower's own files and the log lie in `OUT/flower`.
 Source: design notes FLOWER 1, 4 and 6.
@@ -25,18 +25,18 @@ from packaging.specifiers import SpecifierSet
 from coordinator.journal import Journal, exclusive
 from proper_model import errors
 from proper_model.errors import ConfigError, InterruptedRunError, ProperError, SimulationError
-from proper_model.files import (
+from proper_model.federation.run_plan import PLAN_FILE, RunPlan
+from proper_model.storage.files import (
     PRIVATE_FILE,
     make_private_folder,
     storage_errors,
     write_atomic,
 )
-from proper_model.runplan import PLAN_FILE, RunPlan
-from simulations.causes import known_cause
-from simulations.devices import changed, incomplete
-from simulations.flower_processes import SCRATCH, child, child_environment, nothing_to_save
-from simulations.placement import Machine, base_bytes, choose_placement, this_machine
-from simulations.run_folder import check_owner
+from simulations.flower.causes import known_cause
+from simulations.flower.flower_processes import SCRATCH, child, child_environment, nothing_to_save
+from simulations.outcome.devices import changed, incomplete
+from simulations.setup.placement import Machine, base_bytes, choose_placement, this_machine
+from simulations.setup.run_folder import check_owner
 
 Progress = Callable[[str, int, int], None]
 
@@ -101,7 +101,7 @@ def launch(plan_path: Path, progress: Progress | None = None) -> None:
         return
     resources = choose_resources(plan, this_machine())
     command = [
-        *(sys.executable, "-m", "simulations.flower_engine", str(plan_path.resolve())),
+        *(sys.executable, "-m", "simulations.flower.flower_engine", str(plan_path.resolve())),
         *(str(n) for n in (resources.actors, resources.threads, resources.gpus)),
     ]
     try:
@@ -244,7 +244,7 @@ def _read_json(path: Path) -> dict[str, Any] | None:
 
 
 def main() -> None:
-    """`python -m simulations.launch OUT/plan.json`."""
+    """`python -m simulations.flower.launch OUT/plan.json`."""
     launch(
         Path(sys.argv[1]) if len(sys.argv) == 2 else Path(PLAN_FILE),
         progress=lambda phase, done, total: print(f"{phase} {done}/{total}", flush=True),  # noqa: T201

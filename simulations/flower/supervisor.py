@@ -6,7 +6,7 @@ closes, be it on purpose, by a crash or by SIGKILL, the command is asked to stop
 stopped after a while is killed; after a word on the pipe, at once. Only descendants of the command
 are touched. Standard library only, so that it starts at once.
 
-    python -m simulations.supervisor COMMAND ARG...
+    python -m simulations.flower.supervisor COMMAND ARG...
 """
 
 from __future__ import annotations

@@ -15,18 +15,18 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from coordinator.release import latest
+from coordinator.publish import latest
 from proper_model.errors import DataError
-from proper_model.files import make_private_folder, read_regular, write_atomic
-from proper_model.records import User
-from proper_model.runplan import RunPlan, file_sha256
-from simulations.devices import read_device_user, read_state
+from proper_model.federation.run_plan import RunPlan, file_sha256
+from proper_model.storage.files import make_private_folder, read_regular, write_atomic
+from proper_model.tasks.records import User
+from simulations.outcome.devices import read_device_user, read_state
 
 if TYPE_CHECKING:
-    from client.adaptation import UserState
-    from proper_model.artifact import Release
-    from proper_model.metrics import Prediction
-    from simulations.sources import Progress
+    from client.node.cohort_adaptation import UserState
+    from proper_model.evaluation.metrics import Prediction
+    from proper_model.release.contents import Release
+    from simulations.setup.sources import Progress
 
 SHUFFLED = "stage3-shuffled"
 CONTROLS_FOLDER = "controls"
@@ -96,7 +96,7 @@ def controls_missing(plan: RunPlan) -> bool:
 def run_controls(plan: RunPlan, progress: Progress) -> None:
     """Predict the shuffled control for every query of every device."""
     target = control_file(plan, SHUFFLED)
-    from client.prediction import predict
+    from client.node.cohort_prediction import predict
 
     users = [read_device_user(entry, plan) for entry in plan.devices]
     states = {
@@ -126,6 +126,6 @@ def rows(predictions: Sequence[Prediction]) -> bytes:
 
 def _release(plan: RunPlan) -> Release:
     """The release that node 0 verified and installed, loaded as the node would load it."""
-    from client.engine import Engine
+    from client.node.host_work import Engine
 
     return Engine(plan.node_threads, plan.base).release(plan.node_folder(0))

@@ -13,8 +13,8 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from proper_model.errors import ReportError
-from proper_model.files import write_atomic
-from simulations.results import Contrast, MetricSummary, Number, dumps
+from proper_model.storage.files import write_atomic
+from simulations.outcome.results import Contrast, MetricSummary, Number, dumps
 
 DETAILS_FILE = "details.json"
 

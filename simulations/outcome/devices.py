@@ -8,15 +8,15 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from proper_model.data import read_users
+from proper_model.data.users import read_users
 from proper_model.errors import ReportError
-from proper_model.metrics import Prediction
-from proper_model.records import User
-from proper_model.runplan import DeviceEntry, RunPlan, file_sha256
-from proper_model.tasks import Task, task_from_toml
+from proper_model.evaluation.metrics import Prediction
+from proper_model.federation.run_plan import DeviceEntry, RunPlan, file_sha256
+from proper_model.tasks.records import User
+from proper_model.tasks.task import Task, task_from_toml
 
 if TYPE_CHECKING:
-    from client.adaptation import UserState
+    from client.node.cohort_adaptation import UserState
 
 TRUTH_FILE = "truth.json"  # in OUT of synthetic people only
 RESUME_HINT = (
@@ -61,7 +61,7 @@ def _prediction(line: str, where: str) -> Prediction:
 
 def state_header(path: Path) -> dict[str, Any]:
     """The header of a private state file: binding and fit report, no tensors."""
-    from client.state import MAGIC, MAX_HEADER_BYTES
+    from client.node.simulated_state import MAGIC, MAX_HEADER_BYTES
 
     try:
         with path.open("rb") as handle:
@@ -90,7 +90,7 @@ def fit_report(entry: DeviceEntry, arm: str) -> dict[str, object]:
 
 def read_state(entry: DeviceEntry, arm: str, user_id: str) -> UserState:
     """A device's private state, checked against its own header as the device itself would."""
-    from client.state import Binding, decode
+    from client.node.simulated_state import Binding, decode
 
     path = entry.folder / "state" / f"{arm}.state"
     header = state_header(path)

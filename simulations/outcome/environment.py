@@ -10,10 +10,10 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from proper_model.errors import ReportError
-from proper_model.machine import HARDWARE_FILE, facts
-from simulations.results import Hardware
+from proper_model.federation.machine import HARDWARE_FILE, facts
+from simulations.outcome.results import Hardware
 
-SOURCE = Path(__file__).resolve().parent.parent
+SOURCE = Path(__file__).resolve().parents[2]
 
 
 def hardware() -> Hardware:

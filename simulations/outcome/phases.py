@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager
 
-from client import console
-from proper_model.protocol import Kind
+from client.terminal import console
+from proper_model.federation.protocol import Kind
 
 NAMES = {
     "coordinator": "starting the coordinator",

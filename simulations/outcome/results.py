@@ -2,7 +2,7 @@
 
 One file holds one run: one task, base, preset, profile and seed. It is the only file that the
 report, the README table and committed results need; numbers per user stay in `details.json`
-(`simulations.details`) beside it. Source: METHOD 4.3 (metrics), 2.3 (both levels, intervals, n).
+(`simulations.outcome.details`) beside it. Source: METHOD 4.3 (metrics), 2.3 (both levels, intervals, n).
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from pydantic import (
 )
 
 from proper_model.errors import ReportError
-from proper_model.files import write_atomic
-from proper_model.metrics import LOWER_IS_BETTER
+from proper_model.evaluation.metrics import LOWER_IS_BETTER
+from proper_model.storage.files import write_atomic
 
 SCHEMA = 1
 RESULTS_FILE = "results.json"

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from proper_model.errors import ReportError
-from proper_model.metrics import Prediction
-from proper_model.records import User
-from proper_model.runplan import ARMS_OUTSIDE_NODES, PLAN_FILE, DeviceEntry, RunPlan
-from proper_model.tasks import Task
-from simulations.controls import control_file
-from simulations.devices import plan_task, read_device_user, read_predictions
+from proper_model.evaluation.metrics import Prediction
+from proper_model.federation.run_plan import ARMS_OUTSIDE_NODES, PLAN_FILE, DeviceEntry, RunPlan
+from proper_model.tasks.records import User
+from proper_model.tasks.task import Task
+from simulations.outcome.controls import control_file
+from simulations.outcome.devices import plan_task, read_device_user, read_predictions
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,14 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from proper_model.clock import TIMINGS_FILE, add_seconds, read_seconds, write_seconds
-from proper_model.runplan import RunPlan
-from simulations.sources import Progress
+from proper_model.federation.run_plan import RunPlan
+from proper_model.federation.step_clock import (
+    TIMINGS_FILE,
+    add_seconds,
+    read_seconds,
+    write_seconds,
+)
+from simulations.setup.sources import Progress
 
 PHASES_FILE = "phases.json"
 START, END = "flower-start", "flower-end"

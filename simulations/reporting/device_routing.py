@@ -14,10 +14,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from proper_model.runplan import RunPlan
-from simulations.details import Routing
-from simulations.devices import read_device_user, read_state
-from simulations.parameters import find_shared
+from proper_model.federation.run_plan import RunPlan
+from simulations.outcome.details import Routing
+from simulations.outcome.devices import read_device_user, read_state
+from simulations.reporting.parameters import find_shared
 
 LAYER = re.compile(r"\.(\d+)\.")
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from proper_model.data import User
-    from proper_model.metrics import Prediction
-    from proper_model.tasks import Task
+    from proper_model.data.users import User
+    from proper_model.evaluation.metrics import Prediction
+    from proper_model.tasks.task import Task
 
 LEVELS = {"stage1": "population", "stage2": "group", "stage3": "user"}
 

@@ -18,9 +18,9 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure as Canvas
 
-from proper_model.metrics import LOWER_IS_BETTER
-from simulations.details import MessageTotal, Routing
-from simulations.results import Contrast
+from proper_model.evaluation.metrics import LOWER_IS_BETTER
+from simulations.outcome.details import MessageTotal, Routing
+from simulations.outcome.results import Contrast
 
 INK = "#010203"  # replaced by currentColor, so it must not occur among the data colours
 BLUE, ORANGE, GREEN, GREY = "#0072b2", "#d55e00", "#009e73", "#888888"

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from proper_model.errors import ReportError
-from proper_model.metrics import Scored
-from simulations.details import Levels
+from proper_model.evaluation.metrics import Scored
+from simulations.outcome.details import Levels
 
 LEVELS = ("pop", "group", "user")
 # The first of these that the task reports: share of right answers, error, overlap.

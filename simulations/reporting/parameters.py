@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 
-from proper_model.base_check import empty_model, read_config
-from proper_model.counts import BaseSizes, count_parameters
-from proper_model.runplan import RunPlan
-from simulations.calibrate import shape_of
+from proper_model.checks.base import empty_model, read_config
+from proper_model.federation.run_plan import RunPlan
+from simulations.reporting.counts import BaseSizes, count_parameters
+from simulations.setup.calibrate import shape_of
 
 
 def parameter_counts(plan: RunPlan) -> dict[str, int]:

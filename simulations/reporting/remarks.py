@@ -6,8 +6,8 @@ import json
 from collections.abc import Iterable
 
 from coordinator.moved import MOVED, curve
-from proper_model.runplan import RunPlan
-from simulations.parameters import find_shared
+from proper_model.federation.run_plan import RunPlan
+from simulations.reporting.parameters import find_shared
 
 # Experts that never moved are refused before there is a release, so they need no sentence.
 STAYED = {

@@ -14,15 +14,15 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
-from client.tables import Table
-from proper_model.files import write_atomic
-from proper_model.metrics import LOWER_IS_BETTER
-from simulations import figures
-from simulations.details import DETAILS_FILE, Details, read_details
-from simulations.example import Example
-from simulations.figures import Figure
-from simulations.results import RESULTS_FILE, Results, read_results
-from simulations.tables import (
+from client.terminal.tables import Table
+from proper_model.evaluation.metrics import LOWER_IS_BETTER
+from proper_model.storage.files import write_atomic
+from simulations.outcome.details import DETAILS_FILE, Details, read_details
+from simulations.outcome.results import RESULTS_FILE, Results, read_results
+from simulations.reporting import figures
+from simulations.reporting.example import Example
+from simulations.reporting.figures import Figure
+from simulations.reporting.tables import (
     comparison_table,
     contrast_table,
     corrected_table,

@@ -11,11 +11,18 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from proper_model.metrics import CORPUS_METRICS, Scored, score, share_changed
-from proper_model.runplan import RunPlan
-from proper_model.statistics import RESAMPLES, Level, bootstrap, holm, paired_bootstrap, user_values
-from simulations import environment
-from simulations.details import (
+from proper_model.evaluation.bootstrap import (
+    RESAMPLES,
+    Level,
+    bootstrap,
+    holm,
+    paired_bootstrap,
+    user_values,
+)
+from proper_model.evaluation.metrics import CORPUS_METRICS, Scored, score, share_changed
+from proper_model.federation.run_plan import RunPlan
+from simulations.outcome import environment
+from simulations.outcome.details import (
     DETAILS_FILE,
     ArmDetails,
     Details,
@@ -26,11 +33,8 @@ from simulations.details import (
     fit_numbers,
     write_details,
 )
-from simulations.devices import TRUTH_FILE, fit_report
-from simulations.levels import by_level, read_levels
-from simulations.parameters import parameter_counts
-from simulations.remarks import remarks
-from simulations.results import (
+from simulations.outcome.devices import TRUTH_FILE, fit_report
+from simulations.outcome.results import (
     RESULTS_FILE,
     ArmResult,
     Contrast,
@@ -38,9 +42,12 @@ from simulations.results import (
     Results,
     write_results,
 )
-from simulations.routing import device_routing
-from simulations.rundata import RunData, load_run
-from simulations.timings import read_node_timings, read_timings
+from simulations.outcome.rundata import RunData, load_run
+from simulations.outcome.timings import read_node_timings, read_timings
+from simulations.reporting.device_routing import device_routing
+from simulations.reporting.levels import by_level, read_levels
+from simulations.reporting.parameters import parameter_counts
+from simulations.reporting.remarks import remarks
 
 CONFIDENCE = 0.95
 SEED = 0  # of the bootstrap, the same for every run so that files can be compared

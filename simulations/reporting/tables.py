@@ -9,10 +9,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
-from client.tables import Table
-from simulations.details import Levels, Significance
-from simulations.phases import phase_name
-from simulations.results import METRICS, Results
+from client.terminal.tables import Table
+from simulations.outcome.details import Levels, Significance
+from simulations.outcome.phases import phase_name
+from simulations.outcome.results import METRICS, Results
 
 ARM_ORDER = ("stage1", "stage2-mean", "stage2", "oppu-mlp", "stage3", "stage3-shuffled")
 

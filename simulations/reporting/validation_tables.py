@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from client.tables import Table
-from proper_model.records import counted
-from proper_model.summary import GroupSummary, Lengths
-from proper_model.validation import ValidationReport
+from client.terminal.tables import Table
+from proper_model.data.description import GroupSummary, Lengths
+from proper_model.data.validation import ValidationReport
+from proper_model.tasks.records import counted
 
 
 def summary_table(found: ValidationReport) -> Table:

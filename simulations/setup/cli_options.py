@@ -9,7 +9,7 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
-from simulations.options import ARMS, RunOptions
+from simulations.setup.options import ARMS, RunOptions
 
 Data = Annotated[
     str,

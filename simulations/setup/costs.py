@@ -5,24 +5,24 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from proper_model.base import compute_dtype, default_device
-from proper_model.base_check import read_config, read_tokenizer
-from proper_model.encoding import Encoder
-from proper_model.files import storage_errors
-from proper_model.machine import useful_threads
-from proper_model.model_types import LARGEST_EMBEDDED_PARAMETERS
-from proper_model.structure import preset
-from simulations.calibrate import measure, shape_of
-from simulations.estimate import Estimate, count_tokens, estimate
-from simulations.options import RunOptions
-from simulations.placement import check_choices, this_machine
-from simulations.prepare import (
+from proper_model.base.loading import compute_dtype, default_device
+from proper_model.base.model_types import LARGEST_EMBEDDED_PARAMETERS
+from proper_model.checks.base import read_config, read_tokenizer
+from proper_model.federation.machine import useful_threads
+from proper_model.settings.presets import preset
+from proper_model.storage.files import storage_errors
+from proper_model.text.encoding import Encoder
+from simulations.setup.calibrate import measure, shape_of
+from simulations.setup.estimate import Estimate, count_tokens, estimate
+from simulations.setup.options import RunOptions
+from simulations.setup.placement import check_choices, this_machine
+from simulations.setup.prepare import (
     build,
     memory_bytes,
     place,
 )
-from simulations.run_folder import check_out, check_same, existing_plan
-from simulations.sources import Progress, Source, load_source
+from simulations.setup.run_folder import check_out, check_same, existing_plan
+from simulations.setup.sources import Progress, Source, load_source
 
 PROBE_TOKENS = 2048  # of one measured batch
 

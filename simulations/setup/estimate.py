@@ -1,7 +1,7 @@
 """What a run will cost, told before it starts: time, memory and disk, as honest ranges.
 
 Tokens are counted in the user data that the run would read; passes follow from the profile; speed
-is measured (`simulations.calibrate`). The low end assumes that early stopping ends every training
+is measured (`simulations.setup.calibrate`). The low end assumes that early stopping ends every training
 at the first chance, the high end that nothing stops early and the machine is busy. Source: design
 notes PERFORMANCE 2 (costs beside the frozen base), METHOD 1.3 (parameter counts).
 """
@@ -11,13 +11,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from client.tables import Table
-from proper_model.config import StageSettings
-from proper_model.encoding import Encoder
-from proper_model.records import Population, User
-from proper_model.structure import Structure, UserRouting
-from proper_model.tasks import Task
-from simulations.calibrate import Shape, Speed
+from client.terminal.tables import Table
+from proper_model.settings.presets import Structure, UserRouting
+from proper_model.settings.profile import StageSettings
+from proper_model.tasks.records import Population, User
+from proper_model.tasks.task import Task
+from proper_model.text.encoding import Encoder
+from simulations.setup.calibrate import Shape, Speed
 
 # Cost beside the frozen base's own forward and backward: adapters and, where they run, experts.
 LORA_FACTOR, EXPERT_FACTOR = 1.3, 1.8

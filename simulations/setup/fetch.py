@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from client.download import Patience, download
+from client.releases.download import Patience, download
 from proper_model.errors import DataError, FetchError
-from proper_model.files import storage_errors, write_atomic
-from proper_model.json_stream import iter_array, read_object
+from proper_model.storage.files import storage_errors, write_atomic
+from proper_model.storage.json_stream import iter_array, read_object
 
 Progress = Callable[[str, int, int], None]
 BASE_URL = "https://ciir.cs.umass.edu/downloads/LaMP"

@@ -7,11 +7,11 @@ import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from proper_model import structure
+from proper_model.data.splits import parse_split
 from proper_model.errors import ConfigError
-from proper_model.profiles import load_profile
-from proper_model.runplan import LARGEST_SEED, MOST_THREADS
-from proper_model.splits import parse_split
+from proper_model.federation.run_plan import LARGEST_SEED, MOST_THREADS
+from proper_model.settings import presets
+from proper_model.settings.shipped_profiles import load_profile
 
 NODE_ARMS = ("stage1", "stage2-mean", "stage2", "oppu-mlp", "stage3")
 CONTROL_ARMS = ("stage3-shuffled",)
@@ -56,7 +56,7 @@ class RunOptions:
         self._check_numbers()
         self._check_people()
         self._check_arms()
-        structure.preset(self.preset)
+        presets.preset(self.preset)
         load_profile(self.profile_name)
 
     @property

@@ -1,7 +1,7 @@
 """How a simulation's users are laid over processes: actors, threads of an actor, users of a node.
 
 An actor is a process that plays one node after the other. It keeps one loaded base for all
-of them (`client.engine`), so every actor costs a base's memory and seconds of imports and loading.
+of them (`client.node.host_work`), so every actor costs a base's memory and seconds of imports and loading.
 A node trains its users as one cohort, in shared passes over that base: a cohort cut over more nodes
 is smaller and fills its passes worse, so an actor plays few large nodes rather than many small ones.
 It plays at least one, because an actor without a node would load nothing and only hold memory.
@@ -17,10 +17,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from proper_model.config import StageSettings
 from proper_model.errors import BaseModelError, ConfigError
-from proper_model.machine import usable_cores
-from proper_model.records import counted
+from proper_model.federation.machine import usable_cores
+from proper_model.settings.profile import StageSettings
+from proper_model.tasks.records import counted
 
 ACTOR_BYTES = 1_500_000_000  # Python, torch, transformers and a tiny model in one actor
 # Of a base in full on a CPU: weights, what autograd keeps, optimizer and logits, roughly. With a GPU
@@ -210,10 +210,10 @@ def base_bytes(base: str, settings: StageSettings) -> BaseBytes:
     """From the headers of a base's files here or in the hub's local cache, else as its
     configuration describes it, in the dtype computed in; zeros if nothing is known.
     """
-    from proper_model.base import compute_dtype, default_device
-    from proper_model.base_check import empty_model, read_config, weight_files
-    from proper_model.base_folder import base_folder
-    from proper_model.base_memory import BaseShape, read_shape
+    from proper_model.base.folder import base_folder
+    from proper_model.base.loading import compute_dtype, default_device
+    from proper_model.base.sizes import BaseShape, read_shape
+    from proper_model.checks.base import empty_model, read_config, weight_files
 
     width, weights = compute_dtype(settings.dtype, default_device()).itemsize, settings.base_weights
     shape = None

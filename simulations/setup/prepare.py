@@ -2,7 +2,7 @@
 
 A device folder holds that one user's data and the pinned trust root and nothing of anybody else.
 `plan.json` is written last, so a folder with a plan is a complete one. Layout: see
-`proper_model.runplan`.
+`proper_model.federation.run_plan`.
 """
 
 from __future__ import annotations
@@ -15,25 +15,25 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from coordinator.run_keys import make_run_root
-from proper_model.base_check import read_config
-from proper_model.files import make_private_folder, storage_errors, write_atomic
-from proper_model.machine import useful_threads
-from proper_model.model_types import LARGEST_EMBEDDED_PARAMETERS
-from proper_model.records import User, users_to_json
-from proper_model.runplan import DeviceEntry, RunPlan
-from proper_model.settings_io import to_mapping
-from simulations.calibrate import shape_of
-from simulations.devices import TRUTH_FILE
-from simulations.options import RunOptions
-from simulations.placement import (
+from proper_model.base.model_types import LARGEST_EMBEDDED_PARAMETERS
+from proper_model.checks.base import read_config
+from proper_model.federation.machine import useful_threads
+from proper_model.federation.run_plan import DeviceEntry, RunPlan
+from proper_model.settings.settings_io import to_mapping
+from proper_model.storage.files import make_private_folder, storage_errors, write_atomic
+from proper_model.tasks.records import User, users_to_json
+from simulations.outcome.devices import TRUTH_FILE
+from simulations.setup.calibrate import shape_of
+from simulations.setup.options import RunOptions
+from simulations.setup.placement import (
     Placement,
     base_bytes,
     check_choices,
     choose_placement,
     this_machine,
 )
-from simulations.run_folder import check_owner, check_same, existing_plan, made_folder
-from simulations.sources import Progress, Source, load_source
+from simulations.setup.run_folder import check_owner, check_same, existing_plan, made_folder
+from simulations.setup.sources import Progress, Source, load_source
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from proper_model.errors import ConfigError, StorageError
-from proper_model.files import make_private_folder, storage_errors
-from proper_model.runplan import PLAN_FILE, RunPlan
-from simulations.devices import TRUTH_FILE
-from simulations.options import RunOptions
+from proper_model.federation.run_plan import PLAN_FILE, RunPlan
+from proper_model.storage.files import make_private_folder, storage_errors
+from simulations.outcome.devices import TRUTH_FILE
+from simulations.setup.options import RunOptions
 
 # What of a plan decides results, under the name that the user gave it.
 OPTION_OF = {

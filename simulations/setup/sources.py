@@ -7,18 +7,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from proper_model.base_check import check_base, locate, read_tokenizer
-from proper_model.config import StageSettings
-from proper_model.data import Population, read_population
-from proper_model.encoding import Encoder
+from proper_model.answering.batched import label_starts
+from proper_model.checks.base import check_base, locate, read_tokenizer
+from proper_model.data.splits import apply_split, check_pool, effective_split
+from proper_model.data.users import Population, read_population
 from proper_model.errors import DataError, TaskError
-from proper_model.profiles import load_profile
-from proper_model.records import Report
-from proper_model.scoring import label_starts
-from proper_model.splits import apply_split, check_pool, effective_split
-from proper_model.tasks import Example, Task, load_task
-from proper_model.tokenizer_check import label_warnings, text_warnings
-from simulations.options import RunOptions
+from proper_model.settings.profile import StageSettings
+from proper_model.settings.shipped_profiles import load_profile
+from proper_model.tasks.records import Report
+from proper_model.tasks.task import Example, Task, load_task
+from proper_model.text.encoding import Encoder
+from proper_model.text.tokenizer_check import label_warnings, text_warnings
+from simulations.setup.options import RunOptions
 
 # (phase, done, total); total 0 means: unknown.
 Progress = Callable[[str, int, int], None]
@@ -88,7 +88,7 @@ def load_source(options: RunOptions, progress: Progress, *, scratch: Path | None
 
 def _tell(warnings: Sequence[str]) -> None:
     """Warnings on stderr, above any bar; only the first of many."""
-    from client.console import say
+    from client.terminal.console import say
 
     for warning in warnings[:MOST_WARNINGS]:
         say(f"warning: {warning}")
@@ -162,8 +162,8 @@ def choose_template(
 
 
 def _demo(options: RunOptions, progress: Progress, scratch: Path | None) -> Source:
-    from simulations.synthetic import make_synthetic
-    from simulations.tiny_base import make_tiny_base, sketch_tiny_base
+    from simulations.synthetic.people import make_synthetic
+    from simulations.synthetic.tiny_base import make_tiny_base, sketch_tiny_base
 
     settings = load_profile(options.profile_name)
     progress("making people", 0, 0)

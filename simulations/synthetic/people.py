@@ -15,11 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from proper_model.data import write_oppu
-from proper_model.files import write_atomic
-from proper_model.records import Population, User
-from simulations import synthetic_rate, synthetic_tag, synthetic_text
-from simulations.synthetic_settings import KINDS, Draft, SyntheticSettings, settings_for
+from proper_model.data.users import write_oppu
+from proper_model.storage.files import write_atomic
+from proper_model.tasks.records import Population, User
+from simulations.synthetic import rate, tag
+from simulations.synthetic import text as synthetic_text
+from simulations.synthetic.settings import KINDS, Draft, SyntheticSettings, settings_for
 
 SCHEMA = 1
 
@@ -27,8 +28,8 @@ SCHEMA = 1
 LAMP_TASK = {"synth_tag": "LaMP_2", "synth_rate": "LaMP_3", "synth_text": "LaMP_7"}
 
 BUILDERS: dict[str, Callable[[SyntheticSettings, np.random.Generator], Draft]] = {
-    "synth_tag": synthetic_tag.build,
-    "synth_rate": synthetic_rate.build,
+    "synth_tag": tag.build,
+    "synth_rate": rate.build,
     "synth_text": synthetic_text.build,
 }
 

@@ -13,10 +13,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from proper_model.records import HistoryItem, Query, User
-from simulations.synthetic_oracle import adjusted_rand
-from simulations.synthetic_rate_oracle import Ratings, rating_oracle
-from simulations.synthetic_settings import (
+from proper_model.tasks.records import HistoryItem, Query, User
+from simulations.synthetic.oracle import adjusted_rand
+from simulations.synthetic.rate_oracle import Ratings, rating_oracle
+from simulations.synthetic.settings import (
     LEVELS,
     Draft,
     Member,

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from simulations.synthetic_oracle import adjusted_rand
+from simulations.synthetic.oracle import adjusted_rand
 
 Array = NDArray[np.float64]
 Labels = NDArray[np.int64]

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from proper_model.records import HistoryItem, Query, User
-from simulations.synthetic_films import (
+from proper_model.tasks.records import HistoryItem, Query, User
+from simulations.synthetic.films import (
     ADJECTIVES,
     FORMS,
     PLAIN_DOES,
@@ -23,8 +23,8 @@ from simulations.synthetic_films import (
     TOPICS,
     Topic,
 )
-from simulations.synthetic_oracle import Question, categorical_oracle
-from simulations.synthetic_settings import (
+from simulations.synthetic.oracle import Question, categorical_oracle
+from simulations.synthetic.settings import (
     Draft,
     Member,
     SyntheticSettings,

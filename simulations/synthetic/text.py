@@ -10,9 +10,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from proper_model.records import HistoryItem, Query, User
-from simulations.synthetic_oracle import Question, categorical_oracle
-from simulations.synthetic_sentences import (
+from proper_model.tasks.records import HistoryItem, Query, User
+from simulations.synthetic.oracle import Question, categorical_oracle
+from simulations.synthetic.sentences import (
     NICKNAMES,
     OPENERS,
     PATTERNS,
@@ -22,7 +22,7 @@ from simulations.synthetic_sentences import (
     THINGS,
     TIMES,
 )
-from simulations.synthetic_settings import (
+from simulations.synthetic.settings import (
     LEVELS,
     Draft,
     Member,

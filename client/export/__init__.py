@@ -1,0 +1,1 @@
+"""Folders that a person takes away for other programs."""

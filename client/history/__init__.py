@@ -1,0 +1,1 @@
+"""A person's history out of the files that people have."""

@@ -1,0 +1,1 @@
+"""A node of the federation: devices that simulated or real people hold."""

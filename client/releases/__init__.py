@@ -1,0 +1,1 @@
+"""Releases on this machine: fetched, verified, installed, loaded."""

@@ -1,0 +1,1 @@
+"""What a command line shows, and how it starts and ends."""

@@ -1,0 +1,1 @@
+"""One person's private state, encrypted on the disk."""

@@ -1,0 +1,1 @@
+"""A trained model's answers: in batches, streamed, and the routing weights behind them."""

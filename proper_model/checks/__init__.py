@@ -1,0 +1,1 @@
+"""Checks before anything is trained, signed or installed: is this base, this release usable?"""

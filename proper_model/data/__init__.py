@@ -1,0 +1,1 @@
+"""Users and their histories out of OPPU's and LaMP's files."""

@@ -1,0 +1,1 @@
+"""One person's whole model for other programs: PEFT, merged, GGUF, MLX."""

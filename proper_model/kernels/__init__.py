@@ -1,0 +1,1 @@
+"""Tensor routines for packed rows: layout, packing, attention, dropout, low-rank products."""

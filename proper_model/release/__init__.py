@@ -1,0 +1,1 @@
+"""What is released: the frozen model every device starts from, as files."""

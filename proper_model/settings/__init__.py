@@ -1,0 +1,1 @@
+"""Which equations a model uses (presets) and how it is trained (profiles)."""

@@ -1,0 +1,1 @@
+"""Files and JSON: written whole or not at all, read within bounds."""

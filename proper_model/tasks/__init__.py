@@ -1,0 +1,1 @@
+"""Tasks and records: how a history becomes prompts, answers and labels."""

@@ -1,0 +1,1 @@
+"""Text to tokens and back, so that no text of a person controls the model."""

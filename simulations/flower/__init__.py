@@ -1,0 +1,1 @@
+"""Flower's simulation runtime in one process, with nodes as processes over pipes."""

@@ -1,0 +1,1 @@
+"""A run before it starts: options, data, device folders, cost, placement."""
