@@ -17,11 +17,12 @@ from proper_model.base.sizes import BaseShape
 from proper_model.checks.base import empty_model
 from proper_model.engine.memory import MemoryModel
 from proper_model.engine.memory_budget import memory_model
+from proper_model.engine.trials import lora_settings
+from proper_model.kernels.packing import Encoded
 from proper_model.model.adapted_model import AdaptedModel
 from proper_model.settings.presets import Structure
 from proper_model.settings.profile import BaseWeights, StageSettings
-from proper_model.stages.lora_router import lora_settings
-from proper_model.text.encoding import Encoded, Encoder
+from proper_model.text.encoding import Encoder
 
 # What a base is computed in: float32 on a CPU with dtype auto, whatever its files store; bfloat16
 # on a GPU, and on a CPU where a profile asks for it.

@@ -21,8 +21,7 @@ from benchmarks.world import (
 from proper_model.engine.cohort import Cohort
 from proper_model.engine.trials import Trial
 from proper_model.kernels.ops import Backend
-from proper_model.model.passes import Pass
-from proper_model.stages.private_lora import personal_pass
+from proper_model.model.passes import Pass, personal_pass
 
 
 class Ours:

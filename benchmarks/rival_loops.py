@@ -31,7 +31,7 @@ from benchmarks.world import (
 )
 from proper_model.base.sites import find_sites
 from proper_model.engine.optimizer import linear_schedule
-from proper_model.model.routers import routing_dtype
+from proper_model.kernels.layout import routing_dtype
 from proper_model.settings.profile import FFN_TARGETS
 from proper_model.text.encoding import PaddedBatch
 

@@ -25,7 +25,7 @@ from benchmarks.world import (
     step_count,
 )
 from proper_model.base.sites import find_sites
-from proper_model.text.encoding import Encoded
+from proper_model.kernels.packing import Encoded
 
 
 class HfTrainer:

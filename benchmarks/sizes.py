@@ -20,7 +20,8 @@ from typing import Any
 
 import torch
 
-from proper_model.base.loading import attention_for, load_base
+from proper_model.base.loading import attention_for
+from proper_model.checks.outside_base import load_base
 from proper_model.errors import ConfigError
 
 MINI = Path(__file__).resolve().parent.parent.parent / "shared" / "models" / "mini-llama"

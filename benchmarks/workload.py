@@ -17,9 +17,9 @@ from typing import Literal
 from proper_model.data.users import TEST_FILE, read_users
 from proper_model.errors import ConfigError
 from proper_model.kernels.dropout import mix_seed
-from proper_model.kernels.packing import Batch
+from proper_model.kernels.packing import Batch, Encoded
 from proper_model.tasks.task import load_task
-from proper_model.text.encoding import Encoded, Encoder, PaddedBatch
+from proper_model.text.encoding import Encoder, PaddedBatch
 
 Lengths = Literal["fixed", "lognormal", "real"]
 ROOT = Path(__file__).resolve().parent.parent

@@ -23,9 +23,10 @@ from coordinator.moved import (
     zeros_like_b,
 )
 from coordinator.phase_cache import PhaseCache
-from proper_model.base.loading import compute_dtype, default_device, fingerprint, load_base
+from proper_model.base.loading import compute_dtype, default_device, fingerprint
 from proper_model.base.population_lora import merge_population
 from proper_model.base.quantized import quantize_base
+from proper_model.checks.outside_base import load_base
 from proper_model.kernels.dropout import mix_seed
 from proper_model.model.adapted_model import AdaptedModel
 from proper_model.release.contents import Release, load_shared, shared_tensors

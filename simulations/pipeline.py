@@ -14,7 +14,7 @@ from proper_model.federation.run_plan import PLAN_FILE, RunPlan
 from proper_model.storage.files import storage_errors
 from simulations.flower.launch import finished
 from simulations.outcome.controls import controls_missing, run_controls
-from simulations.outcome.devices import TRUTH_FILE, incomplete
+from simulations.outcome.devices import incomplete
 from simulations.outcome.results import RESULTS_FILE, Results, write_results
 from simulations.outcome.rundata import load_run, run_plans
 from simulations.outcome.timings import FlowerClock, read_timings, timed
@@ -23,7 +23,7 @@ from simulations.reporting.report import write_report
 from simulations.reporting.score import score_run
 from simulations.setup.options import RunOptions
 from simulations.setup.prepare import prepare
-from simulations.setup.run_folder import check_folds_folder
+from simulations.setup.run_folder import TRUTH_FILE, check_folds_folder
 from simulations.setup.sources import Progress
 
 REPORT_FILE = "report.html"

@@ -33,12 +33,11 @@ from proper_model.checks.publishable import check_config
 from proper_model.errors import ProperError
 from proper_model.export.peft_adapter import peft_adapter
 from proper_model.export.user_fold import fold_release
-from proper_model.kernels.packing import pack
+from proper_model.kernels.packing import Encoded, pack
 from proper_model.model.adapted_model import AdaptedModel
-from proper_model.model.passes import Pass
+from proper_model.model.passes import Pass, personal_pass
 from proper_model.settings.profile import ATTENTION_TARGETS, PopulationSettings, StageSettings
-from proper_model.stages.private_lora import personal_pass
-from proper_model.text.encoding import Encoded, Encoder
+from proper_model.text.encoding import Encoder
 from tests.exports import noisy_release, user_tensors
 from tests.tiny import FakeTokenizer, loss_alone
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from client.node.cohort_adaptation import UserState
 from client.node.cohort_prediction import arm_pass
 from proper_model.base.population_lora import attach_population, merge_population, population_state
+from proper_model.kernels.packing import Encoded
 from proper_model.model.adapted_model import AdaptedModel
 from proper_model.model.answer_loss import answer_logits
 from proper_model.release.contents import (
@@ -26,7 +27,6 @@ from proper_model.settings.presets import preset
 from proper_model.settings.profile import ATTENTION_TARGETS, PopulationSettings, StageSettings
 from proper_model.tasks.records import User
 from proper_model.tasks.task import load_task
-from proper_model.text.encoding import Encoded
 from simulations.synthetic.tiny_base import word_tokenizer
 from tests.releases import release_in_memory
 from tests.tiny import VOCABULARY, randomize, sample, tiny_base

@@ -16,6 +16,7 @@ from coordinator.phase_cache import PhaseCache
 from coordinator.pooled_stages import run_pooled_stages
 from proper_model.answering.routing_weights import routing_weights
 from proper_model.evaluation.metrics import Prediction
+from proper_model.model.passes import group_pass
 from proper_model.release.contents import Release
 from proper_model.settings.presets import Structure, preset
 from proper_model.settings.profile import (
@@ -28,7 +29,6 @@ from proper_model.settings.profile import (
     UserSettings,
 )
 from proper_model.stages.pooled_users import PooledData, pool
-from proper_model.stages.user_embedding import group_pass
 from proper_model.tasks.records import User
 from proper_model.tasks.task import load_task
 from simulations.synthetic.people import SyntheticPopulation, make_synthetic

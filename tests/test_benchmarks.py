@@ -27,7 +27,7 @@ from benchmarks.worker import Ready, Refused, Round
 from benchmarks.workload import CountingEncoder, Counts, Workload, make_users
 from benchmarks.world import Contender, Factors, NotPossibleError, World, build_world
 from proper_model.errors import ConfigError, ReportError
-from proper_model.text.encoding import Encoded
+from proper_model.kernels.packing import Encoded
 from simulations.outcome.results import Hardware
 
 CPU = torch.device("cpu")

@@ -30,12 +30,12 @@ from client.releases.loading import load_installed
 from coordinator.publish import reference_base
 from proper_model.base import streamed
 from proper_model.base.checked import load_checked_base
-from proper_model.base.loading import load_base
+from proper_model.base.folder import weight_files
 from proper_model.base.model_types import MODEL_TYPES
 from proper_model.base.outside_config import parse_config
 from proper_model.base.streamed import OtherFileError
 from proper_model.bundle.signed_bundle import build_bundle
-from proper_model.checks.base import weight_files
+from proper_model.checks.outside_base import load_base
 from proper_model.errors import BaseModelError, BundleForeignError, BundleIntegrityError
 from proper_model.settings.profile import BaseWeights
 from simulations.synthetic.tiny_base import word_tokenizer

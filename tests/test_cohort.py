@@ -18,9 +18,8 @@ from proper_model.engine.trials import Trial, TrialSettings
 from proper_model.errors import TrainingError
 from proper_model.kernels.packing import Batch
 from proper_model.model.adapted_model import AdaptedModel
-from proper_model.model.passes import Pass
+from proper_model.model.passes import Pass, personal_pass
 from proper_model.settings.presets import UserRouting
-from proper_model.stages.private_lora import personal_pass
 from tests.tiny import adapted, embeddings_of, encoder, exact_norms, samples
 
 SETTINGS = TrialSettings(

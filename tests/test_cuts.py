@@ -16,8 +16,8 @@ from proper_model.engine.pooled_training import PooledTraining
 from proper_model.settings.presets import Constraint, preset
 from proper_model.settings.profile import GroupSettings, PopulationSettings, StageSettings
 from proper_model.stages import population as population_stage
-from proper_model.stages.group import PooledUser, train_group
-from proper_model.stages.pooled_users import PooledData
+from proper_model.stages.group import train_group
+from proper_model.stages.pooled_users import PooledData, PooledUser
 from proper_model.stages.population import train_population
 from proper_model.text.encoding import Encoder
 from tests.tiny import adapted, encoder, exact_norms, samples, tiny_base

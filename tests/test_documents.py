@@ -28,6 +28,7 @@ from client.vault.keys_document import decode_keys
 from client.vault.sealing import read_header
 from coordinator.journal import JOURNAL_FILE, Journal
 from coordinator.message_ledger import MessageLedger
+from proper_model.base.folder import INDEX, weight_files
 from proper_model.base.outside_config import parse_config
 from proper_model.base.sizes import read_header as read_tensors
 from proper_model.bundle.latest import parse_latest
@@ -35,7 +36,6 @@ from proper_model.bundle.limits import DEFAULT_LIMITS
 from proper_model.bundle.manifest import BaseReference, parse_manifest
 from proper_model.bundle.safe_tensors import read_table
 from proper_model.bundle.trusted_root import TrustedRoot
-from proper_model.checks.base import INDEX, weight_files
 from proper_model.engine.checkpoint import load_checkpoint
 from proper_model.errors import (
     BaseModelError,

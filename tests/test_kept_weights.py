@@ -14,8 +14,8 @@ from client.person import answering
 from client.person.answering import Personal
 from client.person.state import PersonalState, decode, encode
 from client.person.workspace import Keys, Workspace, read_state
+from proper_model.answering.pass_memory import inference_tokens
 from proper_model.base.quantized import import_library
-from proper_model.engine.memory_budget import inference_tokens
 from proper_model.release import contents
 from proper_model.settings.profile import BaseWeights
 from tests.device_cli import Person, publish_release, quick_release, write_jsonl

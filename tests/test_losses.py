@@ -6,7 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from proper_model.stages.constraint_loss import RoutingMemory, mean_by_row, pair_loss
+from proper_model.kernels.layout import mean_by_row
+from proper_model.stages.constraint_loss import RoutingMemory, pair_loss
 
 
 def routing(*shape: int, seed: int = 0) -> torch.Tensor:

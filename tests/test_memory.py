@@ -12,9 +12,9 @@ from proper_model.engine.memory import WORKSPACE, MemoryModel, bytes_a_token, is
 from proper_model.engine.memory_budget import memory_model, within
 from proper_model.engine.recompute import recomputing
 from proper_model.engine.trials import TrialSettings
+from proper_model.kernels.packing import Encoded
 from proper_model.model.adapted_model import AdaptedModel
-from proper_model.stages.private_lora import personal_pass
-from proper_model.text.encoding import Encoded
+from proper_model.model.passes import personal_pass
 from tests.tiny import adapted, embeddings_of, encoder
 
 SETTINGS = TrialSettings(

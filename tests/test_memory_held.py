@@ -128,7 +128,7 @@ LOADS = """
 import sys
 from pathlib import Path
 import bitsandbytes, torch, transformers.models.llama.modeling_llama
-from proper_model.base.loading import load_base
+from proper_model.checks.outside_base import load_base
 from proper_model.settings.profile import BaseWeights
 from proper_model.federation.machine import peak_memory_bytes
 before = peak_memory_bytes()

@@ -14,10 +14,8 @@ from proper_model.base.sites import find_sites
 from proper_model.errors import BaseModelError, ConfigError
 from proper_model.export.folding import fold_user, mixture
 from proper_model.model.adapted_model import AdaptedLinear, AdaptedModel
-from proper_model.model.passes import Pass
+from proper_model.model.passes import Pass, group_pass, personal_pass
 from proper_model.settings.presets import PRESETS, Structure, UserRouting, preset
-from proper_model.stages.private_lora import personal_pass
-from proper_model.stages.user_embedding import group_pass
 from simulations.reporting.counts import BaseSizes, count_parameters
 from tests.tiny import ARCHITECTURES, adapted, batch_of, embeddings_of, samples, tiny_base
 

@@ -24,9 +24,9 @@ from client.releases.loading import load_installed
 from coordinator.publish import publish, reference_base
 from proper_model.base.config import is_nested, language_part, size
 from proper_model.base.folder import base_folder
-from proper_model.base.loading import load_base
 from proper_model.base.sizes import read_shape
 from proper_model.checks.base import check_base
+from proper_model.checks.outside_base import load_base
 from proper_model.errors import BaseModelError
 from proper_model.export.peft_adapter import peft_adapter
 from proper_model.export.user_fold import fold_release

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from client.export.folder import BaseBeside, write_peft
 from client.export.runtimes import write_mlx
-from proper_model.base.loading import load_base
+from proper_model.checks.outside_base import load_base
 from proper_model.release.contents import release_to_files
 from tests.exports import (
     BUNDLE,

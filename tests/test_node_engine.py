@@ -21,7 +21,7 @@ from coordinator.pooled_stages import published_embeddings
 from coordinator.publish import PublishedBundle, publish
 from coordinator.shipment import Shipment
 from proper_model.base.checked import CheckedFiles, load_checked_base
-from proper_model.base.loading import load_base
+from proper_model.checks.outside_base import load_base
 from proper_model.federation.protocol import Kind, Status, request_fields
 from proper_model.federation.run_plan import RunPlan
 from proper_model.model.adapted_model import AdaptedModel

@@ -19,10 +19,10 @@ from client.person.learner import Learner
 from client.person.state import PersonalState, TaskState, decode, encode
 from client.person.updating import update_samples
 from proper_model.errors import ConfigError, NotAdaptedError, TrainingError, VaultError
+from proper_model.kernels.packing import Encoded
 from proper_model.release.contents import Release
 from proper_model.tasks.records import HistoryItem, User
 from proper_model.tasks.task import Task, task_from_toml
-from proper_model.text.encoding import Encoded
 from tests.releases import small_release, small_users
 
 ME = PersonalState("b" * 64, 1, seed=7)

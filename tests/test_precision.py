@@ -14,9 +14,8 @@ import torch
 
 from proper_model.engine.cohort import Cohort
 from proper_model.engine.trials import Trial, TrialSettings
-from proper_model.model.passes import Pass
+from proper_model.model.passes import Pass, personal_pass
 from proper_model.settings.presets import UserRouting
-from proper_model.stages.private_lora import personal_pass
 from tests.tiny import adapted, embeddings_of, encoder, samples
 
 SETTINGS = TrialSettings(

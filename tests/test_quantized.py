@@ -14,7 +14,7 @@ import torch
 
 from client.node.cohort_adaptation import adapt
 from coordinator.pooled_stages import run_pooled_stages
-from proper_model.base.loading import fingerprint, load_base
+from proper_model.base.loading import fingerprint
 from proper_model.base.population_lora import attach_population
 from proper_model.base.quantized import (
     BLOCK,
@@ -26,15 +26,16 @@ from proper_model.base.quantized import (
 )
 from proper_model.base.sites import find_sites
 from proper_model.checks.base import check_base
+from proper_model.checks.outside_base import load_base
 from proper_model.errors import BaseModelError, ConfigError
 from proper_model.kernels.ops import Backend
 from proper_model.model.adapted_model import AdaptedModel
+from proper_model.model.passes import personal_pass
 from proper_model.release.contents import Release, release_to_files
 from proper_model.settings.presets import preset
 from proper_model.settings.profile import BaseWeights, PopulationSettings, StageSettings
 from proper_model.settings.settings_io import from_mapping, to_mapping
 from proper_model.settings.shipped_profiles import load_profile
-from proper_model.stages.private_lora import personal_pass
 from proper_model.tasks.task import load_task
 from tests import test_cohort
 from tests.releases import release_in_memory, small_base, small_users

@@ -13,9 +13,8 @@ from proper_model.answering.batched import Answer, Question, answer_queries, lab
 from proper_model.errors import MetricError
 from proper_model.kernels.packing import Batch
 from proper_model.model.adapted_model import AdaptedModel
-from proper_model.model.passes import Pass
+from proper_model.model.passes import Pass, personal_pass
 from proper_model.settings.presets import UserRouting
-from proper_model.stages.private_lora import personal_pass
 from proper_model.tasks.task import Example
 from proper_model.text.encoding import Encoder
 from tests.test_encoding import WordTokenizer

@@ -25,8 +25,8 @@ from proper_model.errors import (
 from proper_model.model.adapted_model import AdaptedModel
 from proper_model.release.contents import Release
 from proper_model.settings.presets import UserRouting, preset
-from proper_model.stages.group import PooledUser, first_embeddings
-from proper_model.stages.pooled_users import pool, router_cohort
+from proper_model.stages.group import first_embeddings
+from proper_model.stages.pooled_users import PooledUser, pool, router_cohort
 from proper_model.tasks.task import load_task
 from proper_model.text.encoding import Encoder
 from tests.releases import SMALL, small_base, small_users

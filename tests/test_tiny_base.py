@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from proper_model.base.loading import load_base
+from proper_model.checks.outside_base import load_base
 from proper_model.errors import BaseModelError, TrainingError
 from proper_model.tasks.task import load_task
 from proper_model.text.encoding import Encoder

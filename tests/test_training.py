@@ -13,8 +13,8 @@ from proper_model.engine.pooled_training import PooledTraining
 from proper_model.errors import CheckpointError, TrainingError
 from proper_model.kernels.packing import Batch
 from proper_model.model.adapted_model import AdaptedModel
+from proper_model.model.passes import group_pass
 from proper_model.stages.group import group_parameters
-from proper_model.stages.user_embedding import group_pass
 from tests.tiny import adapted, embeddings_of, encoder, samples
 
 SETTINGS = PooledSettings(

@@ -36,12 +36,12 @@ from proper_model.export.merged_model import (
 )
 from proper_model.export.peft_adapter import peft_adapter
 from proper_model.export.user_fold import FoldReport, fold_release
+from proper_model.kernels.packing import Encoded
 from proper_model.release.contents import Release
 from proper_model.release.recipe import BaseSource
 from proper_model.settings.profile import BaseWeights
 from proper_model.storage.durable import move_folder, remove_folder
 from proper_model.storage.files import PRIVATE_FILE, PRIVATE_FOLDER, storage_errors, write_atomic
-from proper_model.text.encoding import Encoded
 
 _AS_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 BASE = "base"  # folder of a base that is written beside an adapter

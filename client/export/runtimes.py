@@ -30,11 +30,11 @@ from proper_model.export.mlx_adapter import mlx_adapter
 from proper_model.export.nested_names import mlx_prefix
 from proper_model.export.peft_adapter import joined_factors
 from proper_model.export.user_fold import fold_release
+from proper_model.kernels.packing import Encoded
 from proper_model.release.contents import Release
 from proper_model.release.recipe import BaseSource
 from proper_model.settings.profile import BaseWeights
 from proper_model.storage.files import write_atomic
-from proper_model.text.encoding import Encoded
 
 
 def write_gguf(

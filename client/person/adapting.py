@@ -17,9 +17,9 @@ from client.person.updating import Member, go_on, update_samples
 from proper_model.data.dates import date_key
 from proper_model.errors import ConfigError, TrainingError
 from proper_model.kernels.dropout import mix_seed
+from proper_model.kernels.packing import Encoded
 from proper_model.tasks.records import HistoryItem
 from proper_model.tasks.task import Task
-from proper_model.text.encoding import Encoded
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,7 @@ from client.person.state import PersonalState, TaskState, encode, utc_now
 from client.vault.generations import generation_name, list_generations
 from client.vault.opening import vault_exists
 from proper_model.engine.folds import Samples
-from proper_model.engine.trials import TrialSettings
-from proper_model.stages.group import fit_settings
-from proper_model.stages.lora_router import lora_settings
+from proper_model.engine.trials import TrialSettings, fit_settings, lora_settings
 from proper_model.tasks.records import HistoryItem
 from proper_model.tasks.task import Task
 

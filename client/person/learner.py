@@ -18,18 +18,17 @@ from proper_model.engine.checkpoint import Checkpoint, beside
 from proper_model.engine.folds import Samples, split_items
 from proper_model.engine.memory import free_bytes
 from proper_model.engine.memory_budget import within
-from proper_model.engine.trials import TrialSettings
+from proper_model.engine.trials import TrialSettings, fit_settings, lora_settings
+from proper_model.kernels.packing import Encoded
 from proper_model.model.adapted_model import AdaptedModel
 from proper_model.model.user_lora import UserLora
 from proper_model.release.contents import Release
 from proper_model.settings.presets import Structure, UserRouting
-from proper_model.stages.group import fit_settings
-from proper_model.stages.lora_router import lora_settings
 from proper_model.stages.private_lora import Factors, LoraFit, train_user_loras
 from proper_model.stages.user_embedding import EmbeddingFit, fit_embeddings
 from proper_model.tasks.records import HistoryItem
 from proper_model.tasks.task import Task
-from proper_model.text.encoding import Encoded, Encoder
+from proper_model.text.encoding import Encoder
 
 # (phase, done, total)
 Progress = Callable[[str, int, int], None]

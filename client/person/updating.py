@@ -15,8 +15,8 @@ from torch import Tensor
 
 from client.person.learner import Learner
 from proper_model.engine.folds import Fold, Samples, split_items
+from proper_model.kernels.packing import Encoded
 from proper_model.stages.private_lora import Factors, LoraFit
-from proper_model.text.encoding import Encoded
 
 # Old items that are trained again beside every new one, so that an update does not unlearn them.
 REHEARSAL = 1.0

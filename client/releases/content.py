@@ -15,7 +15,7 @@ from proper_model.errors import BundleFormatError
 from proper_model.release.recipe import Recipe, parse_recipe
 
 if TYPE_CHECKING:
-    from proper_model.checks.release import ReleaseContent
+    from proper_model.release.recipe import ReleaseContent
 
 
 def recipe_of(bundle: InstalledBundle) -> Recipe:

@@ -14,11 +14,12 @@ from torch import Tensor
 from proper_model.engine.cohort import Progress
 from proper_model.engine.memory import in_parts
 from proper_model.errors import MetricError
+from proper_model.kernels.packing import Encoded, token_nll
 from proper_model.model.adapted_model import AdaptedModel
-from proper_model.model.answer_loss import CHUNK, answer_logits, token_nll
+from proper_model.model.answer_loss import CHUNK, answer_logits
 from proper_model.model.passes import Pass
 from proper_model.tasks.task import Example
-from proper_model.text.encoding import FILL, Encoded, Encoder, padded_chunks
+from proper_model.text.encoding import FILL, Encoder, padded_chunks
 
 # Decoding keeps keys and values of all rows; a bound on rows keeps that small on a CPU.
 MAX_ROWS = 64

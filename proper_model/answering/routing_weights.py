@@ -11,10 +11,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from proper_model.kernels.layout import mean_by_row
 from proper_model.kernels.packing import Batch
 from proper_model.model.adapted_model import AdaptedModel
 from proper_model.model.passes import Pass
-from proper_model.stages.constraint_loss import mean_by_row
 
 
 @torch.no_grad()

@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from proper_model.base.config import NESTED_DECODER
 from proper_model.base.loading import Population, attention_for, mapped, settled, stream
 from proper_model.base.outside_config import build_config
 from proper_model.base.quantized import check_available
@@ -25,7 +26,6 @@ from proper_model.base.sizes import read_header
 from proper_model.base.streamed import OtherFileError, WeightFile
 from proper_model.bundle.file_names import INDEX, weight_names
 from proper_model.errors import BaseModelError
-from proper_model.export.nested_names import NESTED_DECODER
 from proper_model.settings.profile import BaseWeights
 from proper_model.storage.files import open_regular, storage_errors
 

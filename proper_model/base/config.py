@@ -21,6 +21,10 @@ _INSIDE = (
     ("language_model.lm_head.", "lm_head."),
 )
 _HEAD = "lm_head."
+NESTED_DECODER = "model.language_model."
+"""Where transformers holds the text decoder of a model that reads images too."""
+OWN_DECODER = "model."
+"""Where it holds the decoder of a model of text alone."""
 
 
 def text_config(config: Any) -> Any:
@@ -65,3 +69,20 @@ def language_part(tensors: Mapping[str, Entry]) -> dict[str, Entry]:
             if name.startswith(_HEAD):
                 found[name] = entry
     return found if nested else dict(tensors)
+
+
+def outer_path(config: Any) -> str:
+    """Where the causal LM that transformers makes of `config` holds its text decoder.
+
+    `model.` where it is the language model alone.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    try:
+        with torch.device("meta"):
+            whole = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    except Exception:  # noqa: BLE001 - its other parts may need libraries that are not here
+        return NESTED_DECODER
+    inside = any(path.startswith(NESTED_DECODER) for path, _ in whole.named_modules())
+    return NESTED_DECODER if inside else OWN_DECODER

@@ -1,12 +1,21 @@
-"""Where a base model's files lie on this machine: a folder, or the hub's local cache."""
+"""Where a base model's files lie: a folder, or the hub's local cache, and its weights in there."""
 
 from __future__ import annotations
 
 import hashlib
+import re
+from collections.abc import Iterator
 from pathlib import Path
 
+from proper_model.base.sizes import MAX_HEADER_BYTES
 from proper_model.errors import BaseModelError
+from proper_model.storage.documents import parse_object
+from proper_model.storage.files import read_followed
 
+SINGLE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+_WEIGHTS_NAME = re.compile(r"[\w-][\w.-]{0,200}\.safetensors", re.ASCII)
+COPY_AGAIN = "copy or download the file again"
 # Of a folder that no hub gave a revision: part of the hash over its files.
 LOCAL_REVISION_DIGITS = 40
 
@@ -44,3 +53,39 @@ def revision_of(folder: Path) -> str:
 def _sha256(path: Path) -> str:
     with path.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def weight_files(name: str, folder: Path) -> Iterator[Path]:
+    """The safetensors files that loading would read. Raises BaseModelError if one is missing."""
+    single, index = folder / SINGLE, folder / INDEX
+    if single.is_file():
+        yield single
+        return
+    if not index.is_file():
+        raise no_weights(name)
+    try:
+        named = parse_object(read_followed(index, limit_bytes=MAX_HEADER_BYTES))["weight_map"]
+        files = sorted(set(named.values()))
+    except (OSError, ValueError, KeyError, AttributeError, TypeError):
+        raise BaseModelError(f"base '{name}': {INDEX} is damaged", hint=COPY_AGAIN) from None
+    for file in files:
+        if not isinstance(file, str) or _WEIGHTS_NAME.fullmatch(file) is None:
+            raise BaseModelError(
+                f"base '{name}': {INDEX} names a file that does not lie beside it",
+                hint="weights are read from *.safetensors in the folder itself; " + COPY_AGAIN,
+            )
+        if not (folder / file).is_file():
+            raise BaseModelError(
+                f"base '{name}': {INDEX} names {file}, which is not there",
+                hint="copy or download the missing file",
+            )
+        yield folder / file
+
+
+def no_weights(name: str) -> BaseModelError:
+    """The error for a base without weights that can be read."""
+    return BaseModelError(
+        f"base '{name}' has neither {SINGLE} nor {INDEX}",
+        hint="weights are read from safetensors only: download them, or convert others with "
+        "save_pretrained(..., safe_serialization=True)",
+    )

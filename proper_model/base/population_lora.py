@@ -18,8 +18,7 @@ from proper_model.base.quantized import import_peft
 from proper_model.base.row_dropout import drop_by_row, dropping
 from proper_model.errors import BaseModelError
 from proper_model.kernels.attention import packed_attention
-from proper_model.kernels.packing import Batch
-from proper_model.model.answer_loss import packed_inputs, token_nll
+from proper_model.kernels.packing import Batch, packed_inputs, token_nll
 from proper_model.settings.profile import PopulationSettings
 
 

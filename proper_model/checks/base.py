@@ -17,7 +17,14 @@ from typing import Any
 import torch
 
 from proper_model.base.config import is_nested, text_config
-from proper_model.base.folder import base_folder
+from proper_model.base.folder import (
+    COPY_AGAIN,
+    INDEX,
+    SINGLE,
+    base_folder,
+    no_weights,
+    weight_files,
+)
 from proper_model.base.population_lora import check_targets
 from proper_model.base.quantized import check_available
 from proper_model.base.sites import find_sites
@@ -27,16 +34,11 @@ from proper_model.bundle.file_names import CONFIG
 from proper_model.checks.publishable import check_config, check_folder, check_saved_tokenizer
 from proper_model.errors import BaseModelError, ConfigError
 from proper_model.settings.profile import StageSettings
-from proper_model.storage.documents import parse_object
 from proper_model.storage.files import open_regular, read_followed
 from proper_model.text.tokenizer_check import check_tokenizer
 
-SINGLE = "model.safetensors"
-INDEX = "model.safetensors.index.json"
 HUB_TIMEOUT_S = 10.0
 _HUB_ID = re.compile(r"[A-Za-z0-9_][\w.-]*(/[\w.-]+)?", re.ASCII)
-_WEIGHTS_NAME = re.compile(r"[\w-][\w.-]{0,200}\.safetensors", re.ASCII)
-_AGAIN = "copy or download the file again"
 
 
 def check_base(name: str, settings: StageSettings) -> None:
@@ -148,7 +150,7 @@ def _ask_hub(name: str) -> None:
         ) from None
     files = {sibling.rfilename for sibling in info.siblings or ()}
     if files and not files & {SINGLE, INDEX}:
-        raise _no_weights(name)
+        raise no_weights(name)
 
 
 def _folder_or_id(name: str) -> str:
@@ -205,41 +207,6 @@ def read_tokenizer(name: str, source: str | None = None) -> Any:
         ) from error
 
 
-def weight_files(name: str, folder: Path) -> Iterator[Path]:
-    """The safetensors files that loading would read. Raises BaseModelError if one is missing."""
-    single, index = folder / SINGLE, folder / INDEX
-    if single.is_file():
-        yield single
-        return
-    if not index.is_file():
-        raise _no_weights(name)
-    try:
-        named = parse_object(read_followed(index, limit_bytes=MAX_HEADER_BYTES))["weight_map"]
-        files = sorted(set(named.values()))
-    except (OSError, ValueError, KeyError, AttributeError, TypeError):
-        raise BaseModelError(f"base '{name}': {INDEX} is damaged", hint=_AGAIN) from None
-    for file in files:
-        if not isinstance(file, str) or _WEIGHTS_NAME.fullmatch(file) is None:
-            raise BaseModelError(
-                f"base '{name}': {INDEX} names a file that does not lie beside it",
-                hint="weights are read from *.safetensors in the folder itself; " + _AGAIN,
-            )
-        if not (folder / file).is_file():
-            raise BaseModelError(
-                f"base '{name}': {INDEX} names {file}, which is not there",
-                hint="copy or download the missing file",
-            )
-        yield folder / file
-
-
-def _no_weights(name: str) -> BaseModelError:
-    return BaseModelError(
-        f"base '{name}' has neither {SINGLE} nor {INDEX}",
-        hint="weights are read from safetensors only: download them, or convert others with "
-        "save_pretrained(..., safe_serialization=True)",
-    )
-
-
 def check_size(name: str, path: Path) -> None:
     """Raise BaseModelError unless a safetensors file is as long as its header says."""
     size = path.stat().st_size
@@ -258,9 +225,10 @@ def check_size(name: str, path: Path) -> None:
     except (ValueError, BaseModelError):
         raise BaseModelError(
             f"base '{name}': {path.name} of {size} bytes is not a whole safetensors file",
-            hint=_AGAIN + "; a file of some hundred bytes may be a git-lfs pointer",
+            hint=COPY_AGAIN + "; a file of some hundred bytes may be a git-lfs pointer",
         ) from None
     if size != expected:
         raise BaseModelError(
-            f"base '{name}': {path.name} has {size} bytes, its header says {expected}", hint=_AGAIN
+            f"base '{name}': {path.name} has {size} bytes, its header says {expected}",
+            hint=COPY_AGAIN,
         )

@@ -14,7 +14,6 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -39,10 +38,9 @@ from proper_model.bundle.limits import DEFAULT_LIMITS, Limits
 from proper_model.bundle.manifest import BaseReference, Manifest
 from proper_model.bundle.safe_tensors import read_table
 from proper_model.errors import BaseModelError, BundleFormatError
-from proper_model.release.recipe import Recipe, parse_recipe, parse_release_task
+from proper_model.release.recipe import Recipe, ReleaseContent, parse_recipe, parse_release_task
 from proper_model.release.shared_shapes import expected_shared
 from proper_model.settings.profile import FFN_TARGETS
-from proper_model.tasks.task import Task
 from proper_model.text.tokenizer_files import load_tokenizer
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -50,22 +48,6 @@ MAX_PROTOTYPES = 10_000
 _EXPERTS = re.compile(r"experts\.(.+)\.A")
 _LAYER = re.compile(r"\.(\d+)\.")
 _HINT = "ask the publisher for a release that is whole"
-
-
-@dataclass(frozen=True)
-class ReleaseContent:
-    """What the small files of a release say, checked against each other.
-
-    Attributes:
-        config: keys of the base's configuration that count; None where the base is referenced and
-            its configuration did not come along.
-        tokenizer: loaded; None where `config` is.
-    """
-
-    recipe: Recipe
-    task: Task
-    config: Mapping[str, Any] | None
-    tokenizer: Any
 
 
 def check_content(

@@ -10,9 +10,7 @@ from torch import Tensor
 
 from proper_model.checks.miniature import VOCABULARY
 from proper_model.kernels.attention import packed_attention
-from proper_model.kernels.packing import pack
-from proper_model.model.answer_loss import packed_inputs
-from proper_model.text.encoding import Encoded
+from proper_model.kernels.packing import Encoded, pack, packed_inputs
 
 
 @torch.no_grad()

@@ -49,15 +49,13 @@ from proper_model.checks.row_carrier import carrier
 from proper_model.errors import BaseModelError
 from proper_model.export.folding import fold_user
 from proper_model.kernels.attention import packed_attention
-from proper_model.kernels.packing import Batch, pack
+from proper_model.kernels.packing import Batch, Encoded, pack, packed_inputs, token_nll
 from proper_model.model.adapted_model import AdaptedModel
-from proper_model.model.answer_loss import packed_inputs, token_nll
-from proper_model.model.passes import Pass
+from proper_model.model.passes import Pass, personal_pass
 from proper_model.settings.presets import preset
 from proper_model.settings.profile import StageSettings
 from proper_model.settings.settings_io import to_mapping
-from proper_model.stages.private_lora import personal_pass
-from proper_model.text.encoding import Encoded, Encoder
+from proper_model.text.encoding import Encoder
 
 SEED = 7
 # Relative. Two orders of summing in float32 make losses differ by a hundredth of it, and gradients,

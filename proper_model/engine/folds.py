@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from proper_model.engine.trials import TrialResult
-from proper_model.text.encoding import Encoded
+from proper_model.kernels.packing import Encoded
 
 
 @dataclass(frozen=True)

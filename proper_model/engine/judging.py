@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from proper_model.engine.memory import in_parts
-from proper_model.kernels.packing import budget_chunks
+from proper_model.kernels.packing import Encoded, budget_chunks
 from proper_model.model.adapted_model import AdaptedModel
 from proper_model.model.passes import Pass
-from proper_model.text.encoding import Encoded, Encoder
+from proper_model.text.encoding import Encoder
 
 
 def held_back_losses(

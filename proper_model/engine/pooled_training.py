@@ -29,8 +29,8 @@ from proper_model.engine.optimizer import linear_schedule
 from proper_model.engine.pooled_settings import PassTokens, PooledReport, PooledSettings
 from proper_model.errors import TrainingError
 from proper_model.kernels.dropout import mix_seed
-from proper_model.kernels.packing import Batch, budget_chunks
-from proper_model.text.encoding import Encoded, Encoder, epoch_order
+from proper_model.kernels.packing import Batch, Encoded, budget_chunks
+from proper_model.text.encoding import Encoder, epoch_order
 
 Progress = Callable[[int, int], None]
 # (batch) -> loss per row [B], and an extra loss per row or None

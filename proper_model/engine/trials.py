@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from proper_model.engine.pooled_settings import PassTokens
-from proper_model.kernels.packing import budget_chunks
+from proper_model.kernels.packing import Encoded, budget_chunks
 from proper_model.settings.profile import StageSettings
-from proper_model.text.encoding import Encoded
 
 
 @dataclass(frozen=True)
@@ -105,3 +104,29 @@ def length_matched(rows: Sequence[Row], tokens_per_step: int) -> list[list[Row]]
     """Rows by length, shortest first, in passes of at most so many tokens."""
     lengths = [len(row.sample.tokens) for row in rows]
     return [[rows[i] for i in chunk] for chunk in budget_chunks(lengths, tokens_per_step)]
+
+
+def fit_settings(settings: StageSettings, *, epochs: int) -> TrialSettings:
+    """Settings for fitting e_u: no dropout and no decay, since it is a search, not a model."""
+    return TrialSettings.of(
+        settings,
+        epochs=epochs,
+        batch_size=settings.user.embedding_batch_size,
+        dropout=0.0,
+        weight_decay=0.0,
+        # The profile's norm is for LoRA factors; a few numbers at a 100 times higher rate
+        # need no clip beyond guarding against a burst.
+        max_grad_norm=1.0,
+    )
+
+
+def lora_settings(settings: StageSettings, *, epochs: int) -> TrialSettings:
+    """Settings for training private LoRAs under a profile."""
+    return TrialSettings.of(
+        settings,
+        epochs=epochs,
+        batch_size=settings.user.batch_size,
+        dropout=settings.user.dropout,
+        weight_decay=settings.weight_decay,
+        max_grad_norm=settings.max_grad_norm,
+    )

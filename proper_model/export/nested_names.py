@@ -9,37 +9,18 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
-import torch
+from proper_model.base.config import OWN_DECODER
 
 if TYPE_CHECKING:
     from proper_model.export.peft_adapter import PeftAdapter
 
 _PEFT = "base_model.model."
-_OWN = "model."
-NESTED_DECODER = "model.language_model."
-"""Where transformers holds the text decoder of a model that reads images too."""
 _MLX_LANGUAGE_MODEL = "language_model."  # Where mlx-lm holds its language model.
-
-
-def outer_path(config: Any) -> str:
-    """Where the causal LM that transformers makes of `config` holds its text decoder.
-
-    `model.` where it is the language model alone.
-    """
-    from transformers import AutoModelForCausalLM
-
-    try:
-        with torch.device("meta"):
-            whole = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
-    except Exception:  # noqa: BLE001 - its other parts may need libraries that are not here
-        return NESTED_DECODER
-    inside = any(path.startswith(NESTED_DECODER) for path, _ in whole.named_modules())
-    return NESTED_DECODER if inside else _OWN
 
 
 def is_part(base: Any) -> bool:
     """Whether a loaded base is the language model of a larger checkpoint that it will be applied to."""
-    return bool(getattr(base, "outer_path", _OWN) != _OWN)
+    return bool(getattr(base, "outer_path", OWN_DECODER) != OWN_DECODER)
 
 
 def named_from_outside(base: Any, adapter: PeftAdapter) -> PeftAdapter:
@@ -48,7 +29,7 @@ def named_from_outside(base: Any, adapter: PeftAdapter) -> PeftAdapter:
         return adapter
     outer = base.outer_path
     tensors = {
-        _PEFT + outer + name.removeprefix(_PEFT + _OWN): tensor
+        _PEFT + outer + name.removeprefix(_PEFT + OWN_DECODER): tensor
         for name, tensor in adapter.tensors.items()
     }
     # Whole paths: the last names alone would also match the linears of other parts.

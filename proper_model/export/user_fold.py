@@ -14,16 +14,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from proper_model.answering.pass_memory import inference_tokens
 from proper_model.answering.routing_weights import routing_weights
 from proper_model.engine.memory import in_parts
-from proper_model.engine.memory_budget import inference_tokens
 from proper_model.errors import ExportError
 from proper_model.export.folding import fold_mixture, fold_user
-from proper_model.kernels.packing import Batch, budget_chunks
+from proper_model.kernels.packing import Batch, Encoded, budget_chunks, token_nll
 from proper_model.model.adapted_model import AdaptedModel
-from proper_model.model.answer_loss import answer_logits, token_nll
+from proper_model.model.answer_loss import answer_logits
 from proper_model.model.load_user import private_tensor, stack_adapters
-from proper_model.model.passes import Pass
+from proper_model.model.passes import Pass, personal_pass
 from proper_model.release.contents import Release
 from proper_model.settings.presets import (
     EmbeddingTables,
@@ -32,8 +32,7 @@ from proper_model.settings.presets import (
     Structure,
     UserRouting,
 )
-from proper_model.stages.private_lora import personal_pass
-from proper_model.text.encoding import Encoded, Encoder
+from proper_model.text.encoding import Encoder
 
 MakePass = Callable[[Tensor], Pass]
 

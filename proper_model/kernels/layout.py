@@ -83,3 +83,15 @@ class Layout:
             found.append(start)
             start += length
         return found
+
+
+def mean_by_row(values: Tensor, rows: Tensor, count: int) -> Tensor:
+    """Means of [R, N] over the entries of each of `count` rows: [count, N]."""
+    sums = values.new_zeros(count, values.shape[1]).index_add(0, rows, values)
+    entries = values.new_zeros(count).index_add(0, rows, torch.ones_like(values[:, 0]))
+    return sums / entries[:, None]
+
+
+def routing_dtype(x: Tensor) -> torch.dtype:
+    """Precision of routing: float32, or float64 when the model itself runs in float64."""
+    return torch.promote_types(x.dtype, torch.float32)

@@ -9,15 +9,25 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from proper_model.kernels.layout import Layout
+from proper_model.kernels.layout import Layout, routing_dtype
 
-if TYPE_CHECKING:
-    from proper_model.text.encoding import Encoded
+
+@dataclass(frozen=True)
+class Encoded:
+    """One tokenized sample: `tokens[:prompt_tokens]` is the prompt, the rest answer and end."""
+
+    tokens: tuple[int, ...]
+    prompt_tokens: int
+
+    @property
+    def answer_tokens(self) -> int:
+        return len(self.tokens) - self.prompt_tokens
 
 
 @dataclass(frozen=True)
@@ -107,3 +117,18 @@ def budget_chunks(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
         tokens += lengths[index]
     if chunk:
         yield chunk
+
+
+def token_nll(logits: Tensor, answers: Tensor) -> Tensor:
+    """-log p of answers [K] under logits [K, V]: [K], float32 or wider."""
+    return F.cross_entropy(logits.to(routing_dtype(logits)), answers, reduction="none")
+
+
+def packed_inputs(batch: Batch) -> dict[str, Any]:
+    """What a base is called with while `packed_attention` is open."""
+    return {
+        "input_ids": batch.input_ids,
+        "position_ids": batch.position_ids,
+        "layout": batch.layout,
+        "use_cache": False,
+    }

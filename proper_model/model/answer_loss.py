@@ -13,13 +13,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from proper_model.kernels.packing import Batch
+from proper_model.kernels.layout import routing_dtype
+from proper_model.kernels.packing import Batch, packed_inputs, token_nll
 from proper_model.kernels.products import linear
 from proper_model.model.passes import Pass
-from proper_model.model.routers import routing_dtype
 
 if TYPE_CHECKING:
     from proper_model.model.adapted_model import AdaptedModel
@@ -52,25 +51,10 @@ def answer_logits(model: AdaptedModel, batch: Batch, now: Pass) -> Tensor:
     return logits
 
 
-def token_nll(logits: Tensor, answers: Tensor) -> Tensor:
-    """-log p of answers [K] under logits [K, V]: [K], float32 or wider."""
-    return F.cross_entropy(logits.to(routing_dtype(logits)), answers, reduction="none")
-
-
 def _filled(now: Pass, batch: Batch) -> Pass:
     """The pass with what it must know of the batch."""
     now.prompt_mask, now.seeds, now.layout = batch.prompt_mask, batch.seeds, batch.layout
     return now
-
-
-def packed_inputs(batch: Batch) -> dict[str, Any]:
-    """What a base is called with while `packed_attention` is open."""
-    return {
-        "input_ids": batch.input_ids,
-        "position_ids": batch.position_ids,
-        "layout": batch.layout,
-        "use_cache": False,
-    }
 
 
 class FrozenHeadLoss(torch.autograd.Function):

@@ -58,3 +58,21 @@ class Pass:
         return self._whole[rows, length]
 
     _whole: dict[tuple[int, int], Layout] = field(default_factory=dict, repr=False)
+
+
+def personal_pass(
+    slots: Tensor, *, embeddings: Tensor | None, routing: UserRouting, experts: bool
+) -> Pass:
+    """Stage 3: experts plus user LoRA; without experts the baseline OPPU-mlp."""
+    return Pass(slots=slots, experts=experts, lora=True, embeddings=embeddings, routing=routing)
+
+
+def group_pass(slots: Tensor, embeddings: Tensor) -> Pass:
+    """Stage 2: experts weighted by the user-aware router (eq. 7, 8)."""
+    return Pass(
+        slots=slots,
+        experts=True,
+        lora=False,
+        embeddings=embeddings,
+        routing=UserRouting.USER_AWARE,
+    )

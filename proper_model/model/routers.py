@@ -17,13 +17,8 @@ import torch
 from torch import Tensor
 
 from proper_model.kernels import rows
-from proper_model.kernels.layout import Layout
+from proper_model.kernels.layout import Layout, routing_dtype
 from proper_model.settings.presets import RouterMerge
-
-
-def routing_dtype(x: Tensor) -> torch.dtype:
-    """Precision of routing: float32, or float64 when the model itself runs in float64."""
-    return torch.promote_types(x.dtype, torch.float32)
 
 
 def text_logits(weight: Tensor, x: Tensor) -> Tensor:

@@ -11,15 +11,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from proper_model.kernels.layout import Layout
-from proper_model.model.routers import (
-    lora_logits,
-    merge,
-    normalize,
-    routing_dtype,
-    text_logits,
-    user_logits,
-)
+from proper_model.kernels.layout import Layout, routing_dtype
+from proper_model.model.routers import lora_logits, merge, normalize, text_logits, user_logits
 from proper_model.settings.presets import RouterText, UserRouting
 
 if TYPE_CHECKING:

@@ -42,11 +42,10 @@ from proper_model.bundle.file_names import (
     TOKENIZER,
     is_release_file,
 )
-from proper_model.checks.release import ReleaseContent
 from proper_model.errors import BaseModelError, BundleFormatError
 from proper_model.model.adapted_model import AdaptedModel
 from proper_model.model.experts import Experts
-from proper_model.release.recipe import BaseSource, Recipe
+from proper_model.release.recipe import BaseSource, Recipe, ReleaseContent
 from proper_model.settings.presets import Structure
 from proper_model.settings.profile import BaseWeights, StageSettings
 from proper_model.tasks.task import Task

@@ -11,7 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from proper_model.bundle.file_names import RECIPE, TASK
+from proper_model.bundle.file_names import (
+    RECIPE,
+    TASK,
+)
 from proper_model.bundle.manifest import BaseReference
 from proper_model.errors import BundleFormatError, ConfigError, TaskError
 from proper_model.settings.presets import Structure
@@ -147,3 +150,19 @@ def _base(value: Any) -> BaseSource | None:
 
 def _refused(what: str) -> BundleFormatError:
     return BundleFormatError(f"{RECIPE}: {what}", hint=_HINT)
+
+
+@dataclass(frozen=True)
+class ReleaseContent:
+    """What the small files of a release say, checked against each other.
+
+    Attributes:
+        config: keys of the base's configuration that count; None where the base is referenced and
+            its configuration did not come along.
+        tokenizer: loaded; None where `config` is.
+    """
+
+    recipe: Recipe
+    task: Task
+    config: Mapping[str, Any] | None
+    tokenizer: Any

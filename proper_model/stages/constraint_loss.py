@@ -17,6 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from proper_model.kernels.layout import mean_by_row
+
 
 def pair_loss(weights: Tensor, others: Tensor) -> Tensor:
     """Mean cosine of each routed vector [R, N] to K other users' at the same x [K, R, N]: [R]."""
@@ -89,10 +91,3 @@ class RoutingMemory:
             for slots, _ in parts:
                 self.seen[slots] = True
         self._collected = {}
-
-
-def mean_by_row(values: Tensor, rows: Tensor, count: int) -> Tensor:
-    """Means of [R, N] over the entries of each of `count` rows: [count, N]."""
-    sums = values.new_zeros(count, values.shape[1]).index_add(0, rows, values)
-    entries = values.new_zeros(count).index_add(0, rows, torch.ones_like(values[:, 0]))
-    return sums / entries[:, None]

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -21,15 +20,18 @@ from proper_model.engine.folds import split_items
 from proper_model.engine.judging import held_back_losses
 from proper_model.engine.pooled_settings import PassTokens, PooledReport, PooledSettings
 from proper_model.engine.pooled_training import PooledTraining
-from proper_model.engine.trials import TrialSettings
+from proper_model.engine.trials import fit_settings
 from proper_model.kernels.dropout import mix_seed
+from proper_model.kernels.layout import mean_by_row
 from proper_model.kernels.packing import Batch
 from proper_model.model.adapted_model import AdaptedModel
+from proper_model.model.passes import group_pass
 from proper_model.settings.presets import Constraint
 from proper_model.settings.profile import StageSettings
-from proper_model.stages.constraint_loss import RoutingMemory, mean_by_row, pair_loss
-from proper_model.stages.user_embedding import fit_embeddings, group_pass
-from proper_model.text.encoding import Encoded, Encoder
+from proper_model.stages.constraint_loss import RoutingMemory, pair_loss
+from proper_model.stages.pooled_users import PooledUser
+from proper_model.stages.user_embedding import fit_embeddings
+from proper_model.text.encoding import Encoder
 
 # DEVIATION: the paper says "random"; as wide as the user router, so that users differ from the start.
 EMBEDDING_STD = 0.3
@@ -37,20 +39,6 @@ EMBEDDING_STD = 0.3
 PAIR_DRAW = -1
 # Fits during validation only need to rank epochs, so they are shorter than a device's.
 VALIDATION_FIT_EPOCHS = 2
-
-
-@dataclass(frozen=True)
-class PooledUser:
-    """A pooled user's tokenized history items and queries."""
-
-    history: tuple[Encoded, ...]
-    queries: tuple[Encoded, ...]
-
-    def capped(self, limit: int) -> tuple[Encoded, ...]:
-        """Queries and the most recent history items, at most `limit` together."""
-        room = max(0, limit - len(self.queries))
-        recent = self.history[max(0, len(self.history) - room) :]
-        return (*recent, *self.queries[:limit])
 
 
 class ConstraintObserver:
@@ -185,20 +173,6 @@ def group_parameters(model: AdaptedModel) -> list[torch.nn.Parameter]:
     if model.tied_user is not None:
         found.append(model.tied_user)
     return found
-
-
-def fit_settings(settings: StageSettings, *, epochs: int) -> TrialSettings:
-    """Settings for fitting e_u: no dropout and no decay, since it is a search, not a model."""
-    return TrialSettings.of(
-        settings,
-        epochs=epochs,
-        batch_size=settings.user.embedding_batch_size,
-        dropout=0.0,
-        weight_decay=0.0,
-        # The profile's norm is for LoRA factors; a few numbers at a 100 times higher rate
-        # need no clip beyond guarding against a burst.
-        max_grad_norm=1.0,
-    )
 
 
 def validation_loss(

@@ -24,31 +24,19 @@ from proper_model.engine.memory import free_bytes
 from proper_model.engine.memory_budget import within
 from proper_model.engine.pooled_settings import PassTokens, PooledReport, PooledSettings
 from proper_model.engine.pooled_training import PooledTraining
-from proper_model.engine.trials import TrialSettings
+from proper_model.engine.trials import lora_settings
 from proper_model.kernels.dropout import mix_seed
 from proper_model.kernels.packing import Batch
 from proper_model.model.adapted_model import AdaptedModel
-from proper_model.model.passes import Pass
+from proper_model.model.passes import Pass, personal_pass
 from proper_model.settings.presets import UserRouting
 from proper_model.settings.profile import StageSettings
-from proper_model.stages.group import PooledUser
-from proper_model.stages.private_lora import personal_pass, train_user_loras
+from proper_model.stages.pooled_users import PooledUser
+from proper_model.stages.private_lora import train_user_loras
 from proper_model.text.encoding import Encoder
 
 # DEVIATION: METHOD 1.7 names no cut.
 ROUTER_SHARE = 0.4  # of a cohort user's history, kept for 3b
-
-
-def lora_settings(settings: StageSettings, *, epochs: int) -> TrialSettings:
-    """Settings for training private LoRAs under a profile."""
-    return TrialSettings.of(
-        settings,
-        epochs=epochs,
-        batch_size=settings.user.batch_size,
-        dropout=settings.user.dropout,
-        weight_decay=settings.weight_decay,
-        max_grad_norm=settings.max_grad_norm,
-    )
 
 
 def train_lora_router(

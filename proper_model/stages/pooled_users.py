@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from proper_model.data.splits import check_pool
+from proper_model.kernels.packing import Encoded
 from proper_model.settings.profile import StageSettings
-from proper_model.stages.group import PooledUser
 from proper_model.tasks.records import User
 from proper_model.tasks.task import Task
 from proper_model.text.encoding import Encoder
@@ -106,3 +106,17 @@ def router_cohort(users: Sequence[PooledUser], limit: int, seed: int) -> list[in
     order = [u for u, user in enumerate(users) if user.queries and user.history]
     random.Random(f"{seed}/router cohort").shuffle(order)
     return sorted(order[:limit])
+
+
+@dataclass(frozen=True)
+class PooledUser:
+    """A pooled user's tokenized history items and queries."""
+
+    history: tuple[Encoded, ...]
+    queries: tuple[Encoded, ...]
+
+    def capped(self, limit: int) -> tuple[Encoded, ...]:
+        """Queries and the most recent history items, at most `limit` together."""
+        room = max(0, limit - len(self.queries))
+        recent = self.history[max(0, len(self.history) - room) :]
+        return (*recent, *self.queries[:limit])

@@ -15,10 +15,10 @@ from proper_model.engine.memory import in_parts
 from proper_model.engine.pooled_settings import PooledSettings
 from proper_model.engine.pooled_training import PooledTraining
 from proper_model.kernels.dropout import mix_seed
-from proper_model.kernels.packing import Batch, budget_chunks
+from proper_model.kernels.packing import Batch, Encoded, budget_chunks
 from proper_model.settings.profile import StageSettings
 from proper_model.stages.pooled_users import PooledData
-from proper_model.text.encoding import Encoded, Encoder
+from proper_model.text.encoding import Encoder
 
 
 def train_population(

@@ -21,7 +21,7 @@ from proper_model.engine.folds import Samples, combine, kept_epochs
 from proper_model.engine.slots import room_for
 from proper_model.engine.trials import Trial, TrialResult, TrialSettings
 from proper_model.model.adapted_model import AdaptedModel
-from proper_model.model.passes import Pass
+from proper_model.model.passes import Pass, personal_pass
 from proper_model.model.user_lora import UserLora
 from proper_model.settings.presets import UserRouting
 from proper_model.text.encoding import Encoder
@@ -40,13 +40,6 @@ class LoraFit:
     loss_after: float
     trained: bool
     failed: bool
-
-
-def personal_pass(
-    slots: Tensor, *, embeddings: Tensor | None, routing: UserRouting, experts: bool
-) -> Pass:
-    """Stage 3: experts plus user LoRA; without experts the baseline OPPU-mlp."""
-    return Pass(slots=slots, experts=experts, lora=True, embeddings=embeddings, routing=routing)
 
 
 def train_user_loras(

@@ -24,8 +24,7 @@ from proper_model.engine.judging import held_back_losses
 from proper_model.engine.slots import room_for
 from proper_model.engine.trials import Trial, TrialResult, TrialSettings
 from proper_model.model.adapted_model import AdaptedModel
-from proper_model.model.passes import Pass
-from proper_model.settings.presets import UserRouting
+from proper_model.model.passes import group_pass
 from proper_model.text.encoding import Encoder
 
 
@@ -44,17 +43,6 @@ class EmbeddingFit:
     loss_after: float
     distance: float
     epochs: int
-
-
-def group_pass(slots: Tensor, embeddings: Tensor) -> Pass:
-    """Stage 2: experts weighted by the user-aware router (eq. 7, 8)."""
-    return Pass(
-        slots=slots,
-        experts=True,
-        lora=False,
-        embeddings=embeddings,
-        routing=UserRouting.USER_AWARE,
-    )
 
 
 def fit_embeddings(

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from proper_model.errors import BaseModelError
-from proper_model.kernels.packing import Batch, pack
+from proper_model.kernels.packing import Batch, Encoded, pack
 from proper_model.tasks.task import Example
 from proper_model.text.plain_text import PlainText
 
@@ -25,18 +25,6 @@ from proper_model.text.plain_text import PlainText
 LEAST_TOKENS = 256
 # Where rows are padded, at least this share of a larger pass is not padding.
 FILL = 0.9
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """One tokenized sample: `tokens[:prompt_tokens]` is the prompt, the rest answer and end."""
-
-    tokens: tuple[int, ...]
-    prompt_tokens: int
-
-    @property
-    def answer_tokens(self) -> int:
-        return len(self.tokens) - self.prompt_tokens
 
 
 @dataclass(frozen=True)

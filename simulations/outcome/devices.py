@@ -18,7 +18,6 @@ from proper_model.tasks.task import Task, task_from_toml
 if TYPE_CHECKING:
     from client.node.cohort_adaptation import UserState
 
-TRUTH_FILE = "truth.json"  # in OUT of synthetic people only
 RESUME_HINT = (
     "go on with the run: proper-sim run ... --resume, or start it as proper-sim prepare says"
 )

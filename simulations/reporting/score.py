@@ -33,7 +33,7 @@ from simulations.outcome.details import (
     fit_numbers,
     write_details,
 )
-from simulations.outcome.devices import TRUTH_FILE, fit_report
+from simulations.outcome.devices import fit_report
 from simulations.outcome.results import (
     RESULTS_FILE,
     ArmResult,
@@ -48,6 +48,7 @@ from simulations.reporting.device_routing import device_routing
 from simulations.reporting.levels import by_level, read_levels
 from simulations.reporting.parameters import parameter_counts
 from simulations.reporting.remarks import remarks
+from simulations.setup.run_folder import TRUTH_FILE
 
 CONFIDENCE = 0.95
 SEED = 0  # of the bootstrap, the same for every run so that files can be compared

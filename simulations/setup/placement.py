@@ -210,10 +210,10 @@ def base_bytes(base: str, settings: StageSettings) -> BaseBytes:
     """From the headers of a base's files here or in the hub's local cache, else as its
     configuration describes it, in the dtype computed in; zeros if nothing is known.
     """
-    from proper_model.base.folder import base_folder
+    from proper_model.base.folder import base_folder, weight_files
     from proper_model.base.loading import compute_dtype, default_device
     from proper_model.base.sizes import BaseShape, read_shape
-    from proper_model.checks.base import empty_model, read_config, weight_files
+    from proper_model.checks.base import empty_model, read_config
 
     width, weights = compute_dtype(settings.dtype, default_device()).itemsize, settings.base_weights
     shape = None

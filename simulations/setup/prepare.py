@@ -22,7 +22,6 @@ from proper_model.federation.run_plan import DeviceEntry, RunPlan
 from proper_model.settings.settings_io import to_mapping
 from proper_model.storage.files import make_private_folder, storage_errors, write_atomic
 from proper_model.tasks.records import User, users_to_json
-from simulations.outcome.devices import TRUTH_FILE
 from simulations.setup.calibrate import shape_of
 from simulations.setup.options import RunOptions
 from simulations.setup.placement import (
@@ -32,7 +31,13 @@ from simulations.setup.placement import (
     choose_placement,
     this_machine,
 )
-from simulations.setup.run_folder import check_owner, check_same, existing_plan, made_folder
+from simulations.setup.run_folder import (
+    TRUTH_FILE,
+    check_owner,
+    check_same,
+    existing_plan,
+    made_folder,
+)
 from simulations.setup.sources import Progress, Source, load_source
 
 

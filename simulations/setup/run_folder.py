@@ -17,7 +17,6 @@ from typing import Any
 from proper_model.errors import ConfigError, StorageError
 from proper_model.federation.run_plan import PLAN_FILE, RunPlan
 from proper_model.storage.files import make_private_folder, storage_errors
-from simulations.outcome.devices import TRUTH_FILE
 from simulations.setup.options import RunOptions
 
 # What of a plan decides results, under the name that the user gave it.
@@ -169,3 +168,6 @@ def _comparable(plan: RunPlan) -> dict[str, Any]:
     for entry in content["devices"]:
         del entry["user_sha256"]
     return content
+
+
+TRUTH_FILE = "truth.json"  # in OUT of synthetic people only
