@@ -13,8 +13,8 @@ from typing import Any
 import torch
 
 from benchmarks.schema_device import Foretold
+from proper_model.base.config import empty_model
 from proper_model.base.sizes import BaseShape
-from proper_model.checks.base import empty_model
 from proper_model.engine.memory import MemoryModel
 from proper_model.engine.memory_budget import memory_model
 from proper_model.engine.trials import lora_settings

@@ -17,7 +17,7 @@ from typing import Any
 
 from torch import Tensor
 
-from proper_model.engine.checkpoint import load_checkpoint, save_checkpoint
+from proper_model.engine import load_checkpoint, save_checkpoint
 from proper_model.errors import CheckpointError
 from proper_model.storage.durable import locked
 from proper_model.storage.files import make_private_folder

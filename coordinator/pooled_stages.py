@@ -26,21 +26,24 @@ from coordinator.phase_cache import PhaseCache
 from proper_model.base.loading import compute_dtype, default_device, fingerprint
 from proper_model.base.population_lora import merge_population
 from proper_model.base.quantized import quantize_base
-from proper_model.checks.outside_base import load_base
-from proper_model.kernels.dropout import mix_seed
-from proper_model.model.adapted_model import AdaptedModel
+from proper_model.checks import load_base
+from proper_model.kernels import mix_seed
+from proper_model.model import AdaptedModel
 from proper_model.release.contents import Release, load_shared, shared_tensors
-from proper_model.settings.presets import Structure
-from proper_model.settings.profile import BaseWeights, StageSettings
-from proper_model.settings.settings_io import to_mapping
-from proper_model.stages.group import first_embeddings, train_group
-from proper_model.stages.lora_router import train_lora_router
-from proper_model.stages.pooled_users import Beside, PooledData, pool, router_cohort
-from proper_model.stages.population import train_population
-from proper_model.stages.user_embedding import find_prototypes
-from proper_model.tasks.records import User
-from proper_model.tasks.task import Task
-from proper_model.text.encoding import Encoder
+from proper_model.settings import BaseWeights, StageSettings, Structure, to_mapping
+from proper_model.stages import (
+    Beside,
+    PooledData,
+    find_prototypes,
+    first_embeddings,
+    pool,
+    router_cohort,
+    train_group,
+    train_lora_router,
+    train_population,
+)
+from proper_model.tasks import Task, User
+from proper_model.text import Encoder
 
 # (phase, done, total)
 Progress = Callable[[str, int, int], None]

@@ -205,7 +205,7 @@ def reference_base(folder: Path, hub_id: str, revision: str) -> BaseReference:
 
 def _check_usable(files: Mapping[str, bytes], base: BaseReference | None, limits: Limits) -> None:
     """Refuse before signing what a device would refuse to use. Raises BundleError."""
-    from proper_model.checks.release import check_files
+    from proper_model.checks import check_files
 
     check_files(files, base, limits=limits)
 

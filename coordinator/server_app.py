@@ -120,9 +120,9 @@ def make_release(plan: RunPlan, report: Progress) -> PublishedBundle:
     import torch
 
     from coordinator.pooled_stages import run_pooled_stages
-    from proper_model.data.users import read_users
-    from proper_model.engine.memory import return_freed_memory
-    from proper_model.tasks.task import task_from_toml
+    from proper_model.data import read_users
+    from proper_model.engine import return_freed_memory
+    from proper_model.tasks import task_from_toml
 
     signing_keys(plan)  # a missing key is found now, not after hours of training
     torch.set_num_threads(plan.server_threads)

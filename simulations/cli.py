@@ -16,7 +16,7 @@ import typer
 from client.terminal.command_line import begin, run_command, start
 from client.terminal.console import print_line, print_table, say
 from proper_model.errors import ConfigError, DataError, InterruptedRunError
-from proper_model.tasks.records import counted
+from proper_model.tasks import counted
 from simulations.experiments.command import app as experiments
 from simulations.outcome.phases import progress_bars
 from simulations.setup import cli_options as o
@@ -52,7 +52,7 @@ def validate(data: o.Data, task: o.TaskName = None, template: o.TaskTemplate = N
     DATA is a folder with OPPU's or LaMP's files, or one file in OPPU's form.
     """
     from proper_model.data import validation
-    from proper_model.tasks.task import load_task
+    from proper_model.tasks import load_task
     from simulations.reporting.validation_tables import problem_lines, summary_table
 
     if data in DEMOS:

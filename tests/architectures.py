@@ -31,7 +31,7 @@ from proper_model.checks.base import check_architecture
 from proper_model.checks.miniature import NARROW, WIDE, shrunk
 from proper_model.checks.publishable import check_config
 from proper_model.errors import ProperError
-from proper_model.export.peft_adapter import peft_adapter
+from proper_model.export.peft_lora import peft_adapter
 from proper_model.export.user_fold import fold_release
 from proper_model.kernels.packing import Encoded, pack
 from proper_model.model.adapted_model import AdaptedModel

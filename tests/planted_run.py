@@ -14,7 +14,7 @@ from client.node.cohort_adaptation import UserState, adapt
 from client.node.cohort_prediction import predict
 from coordinator.phase_cache import PhaseCache
 from coordinator.pooled_stages import run_pooled_stages
-from proper_model.answering.routing_weights import routing_weights
+from proper_model.answering.routing_reader import routing_weights
 from proper_model.evaluation.metrics import Prediction
 from proper_model.model.passes import group_pass
 from proper_model.release.contents import Release

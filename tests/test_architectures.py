@@ -10,8 +10,9 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from proper_model.base.config import empty_model
 from proper_model.checks import trial
-from proper_model.checks.base import check_architecture, empty_model
+from proper_model.checks.base import check_architecture
 from proper_model.checks.miniature import block_kinds, miniature
 from proper_model.checks.trial import check_rows
 from proper_model.errors import BaseModelError

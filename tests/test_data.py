@@ -9,10 +9,8 @@ import pytest
 from proper_model.data.file_sets import read_golds, read_profiles
 from proper_model.data.users import (
     HistoryItem,
-    Population,
     Query,
     Report,
-    User,
     read_population,
     read_users,
     user_from_json,
@@ -21,6 +19,7 @@ from proper_model.data.users import (
 )
 from proper_model.data.validation import validate
 from proper_model.errors import DataError
+from proper_model.tasks import Population, User
 from proper_model.tasks.task import load_task
 
 TASK = load_task("LaMP_3", template="short")

@@ -24,7 +24,7 @@ from proper_model.export.gguf_adapter import write_gguf_adapter
 from proper_model.export.gguf_model import check_gguf_model, write_gguf_model
 from proper_model.export.gguf_names import FAMILIES, reordered
 from proper_model.export.gguf_vocabulary import vocabulary
-from proper_model.export.peft_adapter import joined_factors
+from proper_model.export.peft_lora import joined_factors
 from proper_model.export.user_fold import fold_release
 from tests.exports import (
     BUNDLE,

@@ -8,7 +8,7 @@ import random
 import pytest
 
 from proper_model.errors import MetricError
-from proper_model.evaluation.bootstrap import summarize
+from proper_model.evaluation.intervals import summarize
 from proper_model.evaluation.metrics import (
     Prediction,
     read_label,

@@ -14,8 +14,8 @@ from safetensors.numpy import load_file
 from client.export.folder import BaseBeside
 from client.export.runtimes import write_mlx
 from proper_model.errors import ExportError
-from proper_model.export.mlx_adapter import MODEL_TYPES, mlx_adapter
-from proper_model.export.peft_adapter import joined_factors
+from proper_model.export.mlx_lora import MODEL_TYPES, mlx_adapter
+from proper_model.export.peft_lora import joined_factors
 from proper_model.export.user_fold import fold_release
 from tests.exports import (
     BUNDLE,

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from proper_model.answering.routing_weights import routing_weights
+from proper_model.answering.routing_reader import routing_weights
 from proper_model.base.loading import fingerprint
 from proper_model.base.sites import find_sites
 from proper_model.errors import BaseModelError, ConfigError

@@ -28,7 +28,7 @@ from proper_model.base.sizes import read_shape
 from proper_model.checks.base import check_base
 from proper_model.checks.outside_base import load_base
 from proper_model.errors import BaseModelError
-from proper_model.export.peft_adapter import peft_adapter
+from proper_model.export.peft_lora import peft_adapter
 from proper_model.export.user_fold import fold_release
 from proper_model.federation.machine import useful_threads
 from proper_model.release.contents import release_to_files

@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from proper_model.errors import ExportError, StateError
-from proper_model.export.peft_adapter import SERVED_RANKS, PeftAdapter, peft_adapter
+from proper_model.export.peft_lora import SERVED_RANKS, PeftAdapter, peft_adapter
 from proper_model.export.user_fold import fold_release
 from proper_model.settings.presets import PRESETS
 from proper_model.settings.profile import ATTENTION_TARGETS, FFN_TARGETS

@@ -11,10 +11,9 @@ import pytest
 import torch
 import transformers as hf
 
-from proper_model.base.config import text_config
+from proper_model.base.config import empty_model, text_config
 from proper_model.base.model_types import MODEL_TYPES
 from proper_model.checks import publishable
-from proper_model.checks.base import empty_model
 from proper_model.checks.publishable import check_config, check_folder, check_saved_tokenizer
 from proper_model.errors import BaseModelError
 from proper_model.text.tokenizer_check import check_tokenizer

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from proper_model.errors import MetricError
-from proper_model.evaluation.bootstrap import summarize
+from proper_model.evaluation.intervals import summarize
 from proper_model.evaluation.metrics import Scored
 from proper_model.evaluation.swap_test import swap_probability
 

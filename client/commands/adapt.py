@@ -21,8 +21,7 @@ from client.commands.training_run import (
     train,
 )
 from client.terminal.console import print_line, say
-from proper_model.tasks.records import HistoryItem, counted
-from proper_model.tasks.task import Task
+from proper_model.tasks import HistoryItem, Task, counted
 
 if TYPE_CHECKING:
     from client.person.state import PersonalState

@@ -14,14 +14,14 @@ from client.person.workspace import Workspace, read_state
 from client.terminal.console import print_line, progress_bars, say
 from client.vault.passphrases import new_passphrase
 from proper_model.errors import ConfigError, ExportError
-from proper_model.tasks.records import counted
+from proper_model.tasks import counted
 
 if TYPE_CHECKING:
     from client.export.folder import Exported
     from client.person.state import PersonalState
     from client.releases.store import InstalledBundle
     from proper_model.release.contents import Release
-    from proper_model.settings.profile import BaseWeights
+    from proper_model.settings import BaseWeights
 
 MEASURED_ITEMS = 64  # newest items on which an approximate fold is measured
 BACKUP_OPTION = "--backup-passphrase-file FILE"
@@ -185,7 +185,7 @@ def load_for(
     workspace: Workspace, bundle: InstalledBundle, state: PersonalState, kind: Format
 ) -> tuple[Release, BaseWeights]:
     """The release to export from, and how its base was held when the adapters were trained."""
-    from proper_model.settings.profile import BaseWeights
+    from proper_model.settings import BaseWeights
 
     release = workspace.load(bundle, base_weights=state.base_weights)
     trained_over = release.settings.base_weights

@@ -11,7 +11,7 @@ from client.commands.training_run import Memory, learner_for, say_cost, train
 from client.person.workspace import read_state
 from client.terminal.console import agreed, print_line, say, stdin_bytes
 from proper_model.errors import ConfigError
-from proper_model.tasks.records import counted
+from proper_model.tasks import counted
 
 # What no program can take back; said every time.
 REMAINS = (

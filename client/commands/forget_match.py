@@ -16,9 +16,9 @@ import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from typing import IO
 
-from proper_model.data.dates import date_key
+from proper_model.data import date_key
 from proper_model.errors import ConfigError, DataError
-from proper_model.tasks.records import HistoryItem
+from proper_model.tasks import HistoryItem
 
 HINT = (
     "selectors: a number or range as `proper inspect --items` shows them, an id, before:DATE, "

@@ -16,7 +16,7 @@ from client.person.workspace import Workspace
 from client.terminal.console import progress_bars, say, stdin_bytes
 from client.terminal.terminal_text import for_stdout, json_line
 from proper_model.errors import ConfigError, DataError
-from proper_model.tasks.records import counted
+from proper_model.tasks import counted
 
 MAX_QUESTION_BYTES = 1 << 20
 

@@ -15,7 +15,7 @@ from client.commands.training_run import store
 from client.terminal.console import agreed, asks, print_line, progress_bars, say
 from client.vault.passphrases import ask_passphrase, read_passphrase
 from proper_model.errors import ConfigError, PassphraseError, VaultError, VaultForeignError
-from proper_model.tasks.records import counted
+from proper_model.tasks import counted
 
 if TYPE_CHECKING:
     from client.person.state import PersonalState

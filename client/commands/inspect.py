@@ -14,8 +14,8 @@ from client.person.workspace import Workspace, read_state
 from client.terminal.console import print_line, print_table, progress_bars
 from client.terminal.tables import Table
 from client.terminal.terminal_text import for_stdout, json_line, preview
-from proper_model.data.dates import date_key
-from proper_model.tasks.records import counted
+from proper_model.data import date_key
+from proper_model.tasks import counted
 
 if TYPE_CHECKING:
     from client.person.state import PersonalState, TaskState

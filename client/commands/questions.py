@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO
 
 from client.history.text_input import shown_name
-from proper_model.data.parsing import whole_text
+from proper_model.data import whole_text
 from proper_model.errors import DataError
 from proper_model.storage.documents import DocumentError, parse_json
 

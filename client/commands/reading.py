@@ -11,8 +11,7 @@ import typer
 from client.commands.options import columns_of
 from client.terminal.console import progress_bars, say
 from proper_model.errors import DataError
-from proper_model.tasks.records import HistoryItem, counted
-from proper_model.tasks.task import Task
+from proper_model.tasks import HistoryItem, Task, counted
 
 if TYPE_CHECKING:
     from client.history.reading import History, ReadOptions

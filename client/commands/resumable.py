@@ -18,11 +18,10 @@ from client.person.learner import Learner
 from client.person.state import PersonalState
 from client.vault.opening import Vault
 from client.vault.working_files import list_working, remove_working, working_name
-from proper_model.engine.checkpoint import Sealed
+from proper_model.engine import Sealed
 from proper_model.federation.machine import peak_memory_bytes
-from proper_model.settings.settings_io import to_mapping
-from proper_model.tasks.records import HistoryItem
-from proper_model.tasks.task import Task
+from proper_model.settings import to_mapping
+from proper_model.tasks import HistoryItem, Task
 
 Histories = Mapping[str, tuple[Task, Sequence[HistoryItem]]]
 KEY_DIGITS = 24

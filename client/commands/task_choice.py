@@ -11,7 +11,7 @@ from client.releases.content import recipe_of, small_file
 from client.releases.store import InstalledBundle
 from proper_model.bundle.file_names import TASK
 from proper_model.release.recipe import parse_release_task
-from proper_model.tasks.task import Task, load_task
+from proper_model.tasks import Task, load_task
 
 if TYPE_CHECKING:
     from client.person.state import PersonalState

@@ -68,7 +68,7 @@ def load_within(
     """A release with its base held as the options say, else as the adapters were trained."""
     from client.person.memory_choice import choose
     from client.releases.base_facts import base_facts
-    from proper_model.engine.memory import return_freed_memory
+    from proper_model.engine import return_freed_memory
 
     choice = choose(
         memory.limit_bytes,

@@ -12,7 +12,7 @@ from client.commands.reading import read_items, read_options
 from client.commands.training_run import Memory, check_limit, learner_for, store, train
 from client.person.workspace import read_state
 from client.terminal.console import print_line, say
-from proper_model.tasks.records import counted
+from proper_model.tasks import counted
 
 if TYPE_CHECKING:
     from client.person.adapting import Update

@@ -15,7 +15,7 @@ from client.terminal.console import print_line, print_table, say
 from client.terminal.tables import Table
 from client.vault.passphrases import new_passphrase
 from proper_model.errors import ConfigError, NotAdaptedError, ProperError
-from proper_model.tasks.records import counted
+from proper_model.tasks import counted
 
 if TYPE_CHECKING:
     from client.vault.opening import Vault

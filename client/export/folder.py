@@ -28,18 +28,19 @@ from torch import Tensor
 
 from client.export.folder_readme import merged_readme, peft_readme
 from proper_model.errors import ExportError
-from proper_model.export.merged_model import (
+from proper_model.export import (
+    FoldReport,
     check_mergeable,
+    fold_release,
     in_dtype,
+    peft_adapter,
     write_merged_folder,
     write_model_folder,
 )
-from proper_model.export.peft_adapter import peft_adapter
-from proper_model.export.user_fold import FoldReport, fold_release
-from proper_model.kernels.packing import Encoded
+from proper_model.kernels import Encoded
 from proper_model.release.contents import Release
 from proper_model.release.recipe import BaseSource
-from proper_model.settings.profile import BaseWeights
+from proper_model.settings import BaseWeights
 from proper_model.storage.durable import move_folder, remove_folder
 from proper_model.storage.files import PRIVATE_FILE, PRIVATE_FOLDER, storage_errors, write_atomic
 

@@ -12,11 +12,10 @@ from dataclasses import dataclass
 
 import torch
 
-from proper_model.export.peft_adapter import SERVED_RANKS, PeftAdapter
-from proper_model.export.user_fold import FoldReport
+from proper_model.export import SERVED_RANKS, FoldReport, PeftAdapter
 from proper_model.release.contents import Release
 from proper_model.release.recipe import BaseSource
-from proper_model.settings.profile import BaseWeights
+from proper_model.settings import BaseWeights
 
 PRIVATE = """\
 **Private.** These weights were trained on one person's history, and parts of it can be recovered

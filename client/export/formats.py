@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from client.export.folder import BaseBeside, Exported
     from client.home import Home
     from client.releases.store import InstalledBundle
-    from proper_model.kernels.packing import Encoded
+    from proper_model.kernels import Encoded
     from proper_model.release.contents import Release
-    from proper_model.settings.profile import BaseWeights
+    from proper_model.settings import BaseWeights
 
 
 class Format(StrEnum):
@@ -43,7 +43,7 @@ def check_writable(kind: Format, out: Path) -> None:
     or closed, ConfigError if a library is not installed.
     """
     from client.export.folder import check_free
-    from proper_model.export.gguf_names import library
+    from proper_model.export import library
 
     check_free(out)
     parent = out.absolute().parent
@@ -108,7 +108,7 @@ def write_format(
 def base_dtype(home: Home, bundle: InstalledBundle) -> dtype:
     """What the base's weights are stored in."""
     from proper_model.base.folder import weight_files
-    from proper_model.export.merged_model import stored_dtype
+    from proper_model.export import stored_dtype
 
     place = _base_place(home, bundle)
     return stored_dtype(weight_files(str(place), place))
@@ -119,7 +119,7 @@ def base_beside(home: Home, bundle: InstalledBundle) -> BaseBeside:
     import torch
 
     from client.export.folder import BaseBeside
-    from proper_model.checks.outside_base import load_base
+    from proper_model.checks import load_base
 
     place, stored = _base_place(home, bundle), base_dtype(home, bundle)
     embedded = bundle.manifest.base_reference is None

@@ -22,18 +22,22 @@ from client.export.folder import (
 )
 from client.export.runtimes_readme import gguf_merged_readme, gguf_readme, mlx_readme
 from proper_model.errors import StorageError
-from proper_model.export.gguf_adapter import write_gguf_adapter
-from proper_model.export.gguf_model import check_gguf_model, write_gguf_model
-from proper_model.export.gguf_names import family_of, library
-from proper_model.export.merged_model import check_mergeable
-from proper_model.export.mlx_adapter import mlx_adapter
-from proper_model.export.nested_names import mlx_prefix
-from proper_model.export.peft_adapter import joined_factors
-from proper_model.export.user_fold import fold_release
-from proper_model.kernels.packing import Encoded
+from proper_model.export import (
+    check_gguf_model,
+    check_mergeable,
+    family_of,
+    fold_release,
+    joined_factors,
+    library,
+    mlx_adapter,
+    mlx_prefix,
+    write_gguf_adapter,
+    write_gguf_model,
+)
+from proper_model.kernels import Encoded
 from proper_model.release.contents import Release
 from proper_model.release.recipe import BaseSource
-from proper_model.settings.profile import BaseWeights
+from proper_model.settings import BaseWeights
 from proper_model.storage.files import write_atomic
 
 

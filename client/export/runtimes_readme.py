@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 
 from client.export.folder_readme import PRIVATE, base_place, content, rounding
-from proper_model.export.user_fold import FoldReport
+from proper_model.export import FoldReport
 from proper_model.release.contents import Release
 from proper_model.release.recipe import BaseSource
-from proper_model.settings.profile import BaseWeights
+from proper_model.settings import BaseWeights
 
 
 def gguf_readme(

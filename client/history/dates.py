@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
-from proper_model.data.dates import date_key, normal_date
+from proper_model.data import date_key, normal_date
 
 ORDERS = ("dmy", "mdy", "ymd")
 OPTIONS_HINT = "--no-date reads the items without dates, --lenient leaves out dates like this one"

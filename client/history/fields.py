@@ -13,7 +13,7 @@ from typing import Any
 
 from client.history.layouts import Layout, Places, Rule, is_known_name
 from proper_model.errors import ConfigError, DataError
-from proper_model.tasks.task import Task, load_task, shipped_tasks
+from proper_model.tasks import Task, load_task, shipped_tasks
 
 MAX_PATH_PARTS = 16
 _SHOWN_NAMES = 30

@@ -23,7 +23,7 @@ from client.history.layouts import Layout, layout_of_form, layout_of_head, layou
 from client.history.text_input import MAX_RECORD_CHARS, Record, Source
 from client.history.tree_form import values_at
 from proper_model.errors import ConfigError, DataError
-from proper_model.tasks.task import Task
+from proper_model.tasks import Task
 
 FORMS = ("json", "jsonl", "csv", "lamp", "whatsapp", "clippings")
 HEAD_CHARS = 1 << 16  # looked at to tell the form

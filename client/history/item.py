@@ -31,10 +31,9 @@ from client.history.rating_scale import (
     scale_name,
 )
 from client.history.text_input import Record
-from proper_model.data.parsing import identifier, parse_item, text_of
+from proper_model.data import identifier, parse_item, text_of
 from proper_model.errors import DataError
-from proper_model.tasks.records import HistoryItem, Place, Report, counted
-from proper_model.tasks.task import Task, folded
+from proper_model.tasks import HistoryItem, Place, Report, Task, counted, folded
 
 if TYPE_CHECKING:
     from client.history.reading import ReadOptions

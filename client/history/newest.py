@@ -16,9 +16,9 @@ from collections import OrderedDict, deque
 from dataclasses import dataclass
 
 from proper_model.bundle.limits import MIB
-from proper_model.data.dates import date_key, oddity
+from proper_model.data import date_key, oddity
 from proper_model.errors import DataError
-from proper_model.tasks.records import HistoryItem, Place, Report
+from proper_model.tasks import HistoryItem, Place, Report
 
 REMEMBERED = 100_000
 MIN_FALLS = 2  # of dates, that show a file to begin with the newest

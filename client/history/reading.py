@@ -23,8 +23,7 @@ from client.history.newest import Keeper
 from client.history.rating_scale import Scale, parse_scale
 from client.history.text_input import STANDARD_INPUT, open_history
 from proper_model.errors import ConfigError, DataError
-from proper_model.tasks.records import HistoryItem, Place, counted
-from proper_model.tasks.task import Task
+from proper_model.tasks import HistoryItem, Place, Task, counted
 
 __all__ = ["History", "ReadOptions", "answer_labels", "read_history"]
 

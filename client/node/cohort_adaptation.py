@@ -26,7 +26,7 @@ from client.person.learner import (
 )
 from proper_model.errors import ConfigError
 from proper_model.release.contents import Release
-from proper_model.tasks.records import User
+from proper_model.tasks import User
 
 # Arms with a private state, and whether it holds an embedding and an adapter.
 STATEFUL_ARMS: Mapping[str, tuple[bool, bool]] = {

@@ -13,18 +13,21 @@ import torch
 from torch import Tensor
 
 from client.node.cohort_adaptation import STATEFUL_ARMS, UserState, known_arms
-from proper_model.answering.batched import Answer, Question, answer_queries
-from proper_model.answering.pass_memory import inference_tokens
+from proper_model.answering import Answer, Question, answer_queries, inference_tokens
 from proper_model.errors import ConfigError
-from proper_model.evaluation.metrics import Prediction
-from proper_model.model.adapted_model import AdaptedModel
-from proper_model.model.load_user import private_tensor, stack_adapters
-from proper_model.model.passes import Pass, group_pass, personal_pass
+from proper_model.evaluation import Prediction
+from proper_model.model import (
+    AdaptedModel,
+    Pass,
+    group_pass,
+    personal_pass,
+    private_tensor,
+    stack_adapters,
+)
 from proper_model.release.contents import Release
-from proper_model.settings.presets import UserRouting
-from proper_model.tasks.records import Query, User
-from proper_model.tasks.task import Task
-from proper_model.text.encoding import Encoder
+from proper_model.settings import UserRouting
+from proper_model.tasks import Query, Task, User
+from proper_model.text import Encoder
 
 Progress = Callable[[str, int, int], None]
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from client.node.device import DeviceFolder
 from proper_model.errors import BundleForeignError, DataError, NotInstalledError
 from proper_model.federation.run_plan import RunPlan
-from proper_model.tasks.records import User
+from proper_model.tasks import User
 
 if TYPE_CHECKING:
     from client.node.cohort_adaptation import UserState
@@ -39,9 +39,9 @@ class Engine:
 
     def read_user(self, device: DeviceFolder, plan: RunPlan) -> User:
         """The device's one user. Raises DataError naming file and field."""
-        from proper_model.data.users import user_from_json
+        from proper_model.data import user_from_json
         from proper_model.storage.documents import DocumentError, parse_json
-        from proper_model.tasks.task import task_from_toml
+        from proper_model.tasks import task_from_toml
 
         task = task_from_toml(plan.task_toml, template=plan.template, where="plan: task_toml")
         where = f"device {device.device_id}: user.json"

@@ -7,7 +7,7 @@ import json
 from dataclasses import dataclass
 
 from client.node.device import DeviceFolder
-from proper_model.tasks.records import User, user_to_json
+from proper_model.tasks import User, user_to_json
 
 
 @dataclass(frozen=True)

@@ -14,12 +14,10 @@ from dataclasses import dataclass, replace
 from client.person.learner import Learner, Report, embedding_report, lora_report, samples_report
 from client.person.state import PersonalState, TaskState, utc_now
 from client.person.updating import Member, go_on, update_samples
-from proper_model.data.dates import date_key
+from proper_model.data import date_key
 from proper_model.errors import ConfigError, TrainingError
-from proper_model.kernels.dropout import mix_seed
-from proper_model.kernels.packing import Encoded
-from proper_model.tasks.records import HistoryItem
-from proper_model.tasks.task import Task
+from proper_model.kernels import Encoded, mix_seed
+from proper_model.tasks import HistoryItem, Task
 
 
 @dataclass(frozen=True)

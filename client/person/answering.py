@@ -16,16 +16,12 @@ from torch import Tensor
 from client.node.cohort_adaptation import UserState
 from client.node.cohort_prediction import AnswerLimits, answering_tokens, arm_pass
 from client.person.state import PersonalState, TaskState
-from proper_model.answering.batched import Answer, Question, answer_queries
-from proper_model.answering.routing_weights import routing_weights
-from proper_model.answering.streaming import Ended, stream
+from proper_model.answering import Answer, Ended, Question, answer_queries, routing_weights, stream
 from proper_model.errors import ConfigError, DataError
-from proper_model.model.adapted_model import AdaptedModel
-from proper_model.model.passes import Pass
+from proper_model.model import AdaptedModel, Pass
 from proper_model.release.contents import Release
-from proper_model.tasks.records import HistoryItem, Query, User
-from proper_model.tasks.task import Example, Task
-from proper_model.text.encoding import Encoder
+from proper_model.tasks import Example, HistoryItem, Query, Task, User
+from proper_model.text import Encoder
 
 ARMS = {"1": "stage1", "2": "stage2", "3": "stage3"}
 MEAN = "stage2-mean"

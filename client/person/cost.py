@@ -17,15 +17,11 @@ import torch
 
 from client.person.disk_cost import disk_needed
 from client.person.learner import Learner
-from proper_model.engine.folds import Samples
-from proper_model.engine.memory import STATES
-from proper_model.engine.memory_budget import memory_model
-from proper_model.engine.trials import lora_settings
+from proper_model.engine import STATES, Samples, lora_settings, memory_model
 from proper_model.federation.machine import resident_bytes
-from proper_model.kernels.packing import Encoded
-from proper_model.model.passes import personal_pass
-from proper_model.tasks.records import HistoryItem
-from proper_model.tasks.task import Task
+from proper_model.kernels import Encoded
+from proper_model.model import personal_pass
+from proper_model.tasks import HistoryItem, Task
 
 PROBE_TOKENS = 2048
 PROBE_S = 1.0

@@ -16,10 +16,8 @@ from client.person.learner import Learner
 from client.person.state import PersonalState, TaskState, encode, utc_now
 from client.vault.generations import generation_name, list_generations
 from client.vault.opening import vault_exists
-from proper_model.engine.folds import Samples
-from proper_model.engine.trials import TrialSettings, fit_settings, lora_settings
-from proper_model.tasks.records import HistoryItem
-from proper_model.tasks.task import Task
+from proper_model.engine import Samples, TrialSettings, fit_settings, lora_settings
+from proper_model.tasks import HistoryItem, Task
 
 BLOCK_BYTES = 4096
 BYTES_A_NUMBER = 4

@@ -17,13 +17,10 @@ from client.person import adapting
 from client.person.answering import Personal
 from client.person.learner import Learner
 from client.person.state import PersonalState
-from proper_model.data.dates import date_key
+from proper_model.data import date_key
 from proper_model.errors import DataError
-from proper_model.evaluation.bootstrap import summarize
-from proper_model.evaluation.metrics import LOWER_IS_BETTER, Scored, score
-from proper_model.evaluation.swap_test import swap_probability
-from proper_model.tasks.records import HistoryItem, Query, User, counted
-from proper_model.tasks.task import Example, Task
+from proper_model.evaluation import LOWER_IS_BETTER, Scored, score, summarize, swap_probability
+from proper_model.tasks import Example, HistoryItem, Query, Task, User, counted
 
 TESTED_SHARE = 0.2  # of the items, the newest ones
 LEAST_TESTED = 2

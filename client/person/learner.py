@@ -14,21 +14,24 @@ from collections.abc import Callable, Mapping, Sequence
 
 from torch import Tensor
 
-from proper_model.engine.checkpoint import Checkpoint, beside
-from proper_model.engine.folds import Samples, split_items
-from proper_model.engine.memory import free_bytes
-from proper_model.engine.memory_budget import within
-from proper_model.engine.trials import TrialSettings, fit_settings, lora_settings
-from proper_model.kernels.packing import Encoded
-from proper_model.model.adapted_model import AdaptedModel
-from proper_model.model.user_lora import UserLora
+from proper_model.engine import (
+    Checkpoint,
+    Samples,
+    TrialSettings,
+    beside,
+    fit_settings,
+    free_bytes,
+    lora_settings,
+    split_items,
+    within,
+)
+from proper_model.kernels import Encoded
+from proper_model.model import AdaptedModel, UserLora
 from proper_model.release.contents import Release
-from proper_model.settings.presets import Structure, UserRouting
-from proper_model.stages.private_lora import Factors, LoraFit, train_user_loras
-from proper_model.stages.user_embedding import EmbeddingFit, fit_embeddings
-from proper_model.tasks.records import HistoryItem
-from proper_model.tasks.task import Task
-from proper_model.text.encoding import Encoder
+from proper_model.settings import Structure, UserRouting
+from proper_model.stages import EmbeddingFit, Factors, LoraFit, fit_embeddings, train_user_loras
+from proper_model.tasks import HistoryItem, Task
+from proper_model.text import Encoder
 
 # (phase, done, total)
 Progress = Callable[[str, int, int], None]

@@ -14,7 +14,7 @@ from importlib.util import find_spec
 from client.person.cost import ROUTINES_BYTES
 from client.releases.base_facts import BaseFacts
 from proper_model.errors import ConfigError
-from proper_model.settings.profile import BaseWeights
+from proper_model.settings import BaseWeights
 
 LEAST_TRAINING_BYTES = 64 << 20
 # Measured: Python with torch, transformers and a model's code, before any weight; bitsandbytes.

@@ -12,7 +12,7 @@ from datetime import datetime
 from client.history.newest import content_digest
 from client.person.state import PersonalState, TaskState
 from proper_model.bundle.signed_time import parse_time
-from proper_model.tasks.records import counted
+from proper_model.tasks import counted
 
 
 def losses(present: PersonalState | None, backup: PersonalState, created: datetime) -> list[str]:

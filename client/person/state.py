@@ -21,9 +21,8 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from proper_model.errors import NotAdaptedError, TrainingError, VaultError
-from proper_model.settings.profile import BaseWeights
-from proper_model.tasks.records import HistoryItem
-from proper_model.tasks.task import Task, load_task, short_id, task_from_toml
+from proper_model.settings import BaseWeights
+from proper_model.tasks import HistoryItem, Task, load_task, short_id, task_from_toml
 
 MAGIC = b"PROPERP1"
 EMBEDDING = "embedding"

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from client.person.state import PersonalState, TaskState
 from proper_model.bundle.manifest import Manifest
-from proper_model.data.dates import date_key
+from proper_model.data import date_key
 from proper_model.errors import ProperError, VaultError
-from proper_model.tasks.task import Task, short_id
+from proper_model.tasks import Task, short_id
 
 HINT = "use another copy of the backup, or one of an earlier day; what is stored here is unchanged"
 SHARED = "shared.safetensors"

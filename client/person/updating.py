@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from client.person.learner import Learner
-from proper_model.engine.folds import Fold, Samples, split_items
-from proper_model.kernels.packing import Encoded
-from proper_model.stages.private_lora import Factors, LoraFit
+from proper_model.engine import Fold, Samples, split_items
+from proper_model.kernels import Encoded
+from proper_model.stages import Factors, LoraFit
 
 # Old items that are trained again beside every new one, so that an update does not unlearn them.
 REHEARSAL = 1.0

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from client.person.state import PersonalState
     from client.releases.store import InstalledBundle
     from proper_model.release.contents import Release
-    from proper_model.settings.profile import BaseWeights
+    from proper_model.settings import BaseWeights
 
 PASSPHRASE_FILE_VARIABLE = "PROPER_PASSPHRASE_FILE"
 KEY_FILE_VARIABLE = "PROPER_KEY_FILE"

@@ -51,7 +51,7 @@ from proper_model.errors import (
 if TYPE_CHECKING:
     from client.releases.download import Patience
     from proper_model.release.contents import Release
-    from proper_model.settings.profile import BaseWeights
+    from proper_model.settings import BaseWeights
 
 __all__ = [
     "Added",

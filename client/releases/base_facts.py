@@ -12,7 +12,7 @@ from proper_model.base.checked import CheckedFiles
 from proper_model.base.folder import base_folder
 from proper_model.base.loading import compute_dtype, default_device
 from proper_model.base.sizes import BaseShape, read_shape, shape_of_tables
-from proper_model.settings.profile import BaseWeights
+from proper_model.settings import BaseWeights
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,7 @@ def read_content(
 
     Raises BundleError: one of its children.
     """
-    from proper_model.checks.release import check_content
+    from proper_model.checks import check_content
 
     manifest, reference = bundle.manifest, bundle.manifest.base_reference
     config = None if base is None or reference is None else read_config(reference, base)

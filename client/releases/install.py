@@ -244,7 +244,7 @@ def _stage(
 
 def _check_content(path: Path, accepted: VerifiedManifest) -> None:
     """Refuse a release that could not be used; of one that was being fetched nothing is kept."""
-    from proper_model.checks.release import check_installable
+    from proper_model.checks import check_installable
 
     manifest = accepted.manifest
     try:

@@ -14,7 +14,7 @@ from proper_model.errors import BundleIntegrityError
 
 if TYPE_CHECKING:
     from proper_model.release.contents import Release
-    from proper_model.settings.profile import BaseWeights
+    from proper_model.settings import BaseWeights
 
 # At most one release: two base models would rarely fit, and a process works on one bundle at a time.
 LOADED: dict[str, Release] = {}
@@ -46,7 +46,7 @@ def load_installed(
     import torch
     from transformers.utils.logging import disable_progress_bar
 
-    from proper_model.engine.memory import return_freed_memory
+    from proper_model.engine import return_freed_memory
 
     torch.set_num_threads(threads)
     disable_progress_bar()  # the program has its own

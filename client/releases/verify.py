@@ -118,7 +118,7 @@ def _verified(
     progress: Progress,
     now: datetime,
 ) -> Verified:
-    from proper_model.checks.release import check_installable
+    from proper_model.checks import check_installable
 
     state, source = read_state(home.path), place.bundle
     manifest_bytes = fetch_from(source, MANIFEST_NAME, DEFAULT_LIMITS.manifest_bytes)

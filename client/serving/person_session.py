@@ -19,7 +19,7 @@ from client.terminal.terminal_text import preview
 from client.vault.opening import Vault, vault_exists
 from proper_model.errors import BusyError, ConfigError, DataError, ProperError
 from proper_model.release.contents import Release
-from proper_model.tasks.task import Example
+from proper_model.tasks import Example
 
 if TYPE_CHECKING:
     from client.commands.training_run import Memory

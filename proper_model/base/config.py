@@ -86,3 +86,19 @@ def outer_path(config: Any) -> str:
         return NESTED_DECODER
     inside = any(path.startswith(NESTED_DECODER) for path, _ in whole.named_modules())
     return NESTED_DECODER if inside else OWN_DECODER
+
+
+def empty_model(config: Any) -> Any:
+    """The language model of a configuration, on the meta device: no memory, no weights."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    kind = getattr(config, "model_type", "?")
+    try:
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(text_config(config), trust_remote_code=False)
+    except Exception as error:
+        raise BaseModelError(
+            f"type '{kind}' cannot be built as a causal language model ({type(error).__name__})",
+            hint="dense decoder-only models such as Llama, Qwen, Mistral or Gemma are supported",
+        ) from error

@@ -14,9 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from proper_model.base.config import is_nested, text_config
+from proper_model.base.config import empty_model, is_nested
 from proper_model.base.folder import (
     COPY_AGAIN,
     INDEX,
@@ -175,21 +173,6 @@ def read_config(name: str, source: str | None = None) -> Any:
             f"base '{name}': config.json cannot be read as a model's configuration "
             f"({type(error).__name__})",
             hint="copy or download it again; a gated model needs `hf auth login` first",
-        ) from error
-
-
-def empty_model(config: Any) -> Any:
-    """The language model of a configuration, on the meta device: no memory, no weights."""
-    from transformers import AutoModelForCausalLM
-
-    kind = getattr(config, "model_type", "?")
-    try:
-        with torch.device("meta"):
-            return AutoModelForCausalLM.from_config(text_config(config), trust_remote_code=False)
-    except Exception as error:
-        raise BaseModelError(
-            f"type '{kind}' cannot be built as a causal language model ({type(error).__name__})",
-            hint="dense decoder-only models such as Llama, Qwen, Mistral or Gemma are supported",
         ) from error
 
 

@@ -34,7 +34,7 @@ from torch import Tensor
 
 from proper_model.answering.batched import greedy
 from proper_model.answering.streaming import stream_tokens
-from proper_model.base.config import text_config
+from proper_model.base.config import empty_model, text_config
 from proper_model.base.loading import attention_for
 from proper_model.base.population_lora import (
     PopulationMerge,
@@ -43,7 +43,6 @@ from proper_model.base.population_lora import (
     population_state,
 )
 from proper_model.base.quantized import import_peft
-from proper_model.checks.base import empty_model
 from proper_model.checks.miniature import VOCABULARY, miniature
 from proper_model.checks.row_carrier import carrier
 from proper_model.errors import BaseModelError
@@ -296,7 +295,7 @@ class Trial:
 
     def exported(self) -> None:
         """The joined adapter over the unmerged base, against the engine over the merged one."""
-        from proper_model.export.peft_adapter import peft_adapter
+        from proper_model.export.peft_lora import peft_adapter
         from proper_model.export.user_fold import UserFold
         from proper_model.release.contents import Release
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from proper_model.errors import MetricError
-from proper_model.evaluation.bootstrap import metric_sums
+from proper_model.evaluation.intervals import metric_sums
 from proper_model.evaluation.metrics import Scored
 
 EXACT_UP_TO = 13  # 2^13 swaps

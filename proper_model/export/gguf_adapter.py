@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from proper_model.export.gguf_names import family_of, library, reordered, tensor_names
-from proper_model.export.peft_adapter import Factors, narrowed, natural_rank, padded
+from proper_model.export.peft_lora import Factors, narrowed, natural_rank, padded
 
 
 def write_gguf_adapter(path: Path, config: Any, factors: Mapping[str, Factors]) -> int:

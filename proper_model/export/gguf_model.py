@@ -26,7 +26,7 @@ from proper_model.export.gguf_names import (
     tensor_names,
 )
 from proper_model.export.gguf_vocabulary import vocabulary
-from proper_model.export.peft_adapter import Factors, narrowed
+from proper_model.export.peft_lora import Factors, narrowed
 
 _LARGEST = (46, 62)  # blocks of Gemma 2 and 3 with 27 billion parameters
 # Stored dtype to the file type that llama.cpp tells of it.

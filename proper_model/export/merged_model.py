@@ -19,7 +19,7 @@ from torch import Tensor
 from proper_model.base.portable_config import make_portable
 from proper_model.base.quantized import is_quantized
 from proper_model.errors import ExportError, StorageError
-from proper_model.export.peft_adapter import narrowed
+from proper_model.export.peft_lora import narrowed
 from proper_model.export.user_fold import UserFold
 from proper_model.release.contents import Release
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from proper_model.answering.pass_memory import inference_tokens
-from proper_model.answering.routing_weights import routing_weights
+from proper_model.answering.routing_reader import routing_weights
 from proper_model.engine.memory import in_parts
 from proper_model.errors import ExportError
 from proper_model.export.folding import fold_mixture, fold_user

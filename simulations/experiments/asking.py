@@ -16,11 +16,10 @@ from client.node.cohort_prediction import (
     prediction_of,
 )
 from client.person.evaluation import scorable
-from proper_model.answering.batched import Question, answer_queries
-from proper_model.evaluation.metrics import Scored, score
+from proper_model.answering import Question, answer_queries
+from proper_model.evaluation import Scored, score
 from proper_model.release.contents import Release
-from proper_model.tasks.records import HistoryItem, Query, User
-from proper_model.tasks.task import Example
+from proper_model.tasks import Example, HistoryItem, Query, User
 
 States = Mapping[str, UserState]
 Items = Sequence[Sequence[HistoryItem]]

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from proper_model.errors import ConfigError
-from proper_model.tasks.records import HistoryItem, User
+from proper_model.tasks import HistoryItem, User
 from simulations.synthetic.films import TAGS
 
 if TYPE_CHECKING:

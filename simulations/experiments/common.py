@@ -7,12 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from proper_model.evaluation.bootstrap import RESAMPLES, Level, paired_bootstrap
-from proper_model.evaluation.metrics import CORPUS_METRICS, Scored
+from proper_model.evaluation import CORPUS_METRICS, RESAMPLES, Level, Scored, paired_bootstrap
 from proper_model.release.contents import Release
-from proper_model.settings.presets import preset
-from proper_model.tasks.records import User
-from proper_model.tasks.task import Task
+from proper_model.settings import preset
+from proper_model.tasks import Task, User
 from simulations.experiments.schema import Condition, Costs, Experiment, SetContrast
 from simulations.outcome import environment
 from simulations.reporting.score import CONFIDENCE, SEED, arm_result
@@ -53,7 +51,7 @@ def train_release(
     import torch
 
     from coordinator.pooled_stages import run_pooled_stages
-    from proper_model.checks.base import read_config
+    from proper_model.checks import read_config
     from proper_model.federation.machine import useful_threads
     from simulations.setup.calibrate import shape_of
     from simulations.setup.prepare import memory_bytes

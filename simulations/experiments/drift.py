@@ -21,10 +21,9 @@ from client.person.adapting import task_seed
 from client.person.learner import Learner, user_seed
 from client.person.updating import Member, go_on, update_samples
 from proper_model.errors import ConfigError, DataError
-from proper_model.kernels.dropout import mix_seed
-from proper_model.kernels.packing import Encoded
+from proper_model.kernels import Encoded, mix_seed
 from proper_model.release.contents import Release
-from proper_model.tasks.records import HistoryItem, User
+from proper_model.tasks import HistoryItem, User
 from simulations.experiments.asking import score_items, score_queries
 from simulations.experiments.changing_minds import drifting
 from simulations.experiments.common import Outcome, as_experiment, train_release

@@ -25,14 +25,13 @@ from torch import Tensor
 from client.node.cohort_adaptation import UserState
 from client.person.adapting import merged, task_seed
 from client.person.learner import Learner, user_seed
-from proper_model.data.users import read_population
-from proper_model.engine.folds import Samples
+from proper_model.data import read_population
+from proper_model.engine import Samples
 from proper_model.errors import ConfigError, DataError
-from proper_model.evaluation.metrics import Scored
+from proper_model.evaluation import Scored
 from proper_model.release.contents import Release
-from proper_model.stages.user_embedding import EmbeddingFit
-from proper_model.tasks.records import User
-from proper_model.tasks.task import Task
+from proper_model.stages import EmbeddingFit
+from proper_model.tasks import Task, User
 from simulations.experiments.asking import score_queries
 from simulations.experiments.common import Outcome, as_experiment, train_release
 from simulations.experiments.meter import Meter

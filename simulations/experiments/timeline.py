@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from client.person.adapting import in_time
 from client.person.evaluation import LEAST_TESTED, TESTED_SHARE
 from proper_model.errors import DataError
-from proper_model.tasks.records import HistoryItem
+from proper_model.tasks import HistoryItem
 
 Items = tuple[HistoryItem, ...]
 

@@ -19,12 +19,12 @@ from coordinator.publish import latest
 from proper_model.errors import DataError
 from proper_model.federation.run_plan import RunPlan, file_sha256
 from proper_model.storage.files import make_private_folder, read_regular, write_atomic
-from proper_model.tasks.records import User
+from proper_model.tasks import User
 from simulations.outcome.devices import read_device_user, read_state
 
 if TYPE_CHECKING:
     from client.node.cohort_adaptation import UserState
-    from proper_model.evaluation.metrics import Prediction
+    from proper_model.evaluation import Prediction
     from proper_model.release.contents import Release
     from simulations.setup.sources import Progress
 

@@ -8,12 +8,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from proper_model.data.users import read_users
+from proper_model.data import read_users
 from proper_model.errors import ReportError
-from proper_model.evaluation.metrics import Prediction
+from proper_model.evaluation import Prediction
 from proper_model.federation.run_plan import DeviceEntry, RunPlan, file_sha256
-from proper_model.tasks.records import User
-from proper_model.tasks.task import Task, task_from_toml
+from proper_model.tasks import Task, User, task_from_toml
 
 if TYPE_CHECKING:
     from client.node.cohort_adaptation import UserState

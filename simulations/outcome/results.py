@@ -24,7 +24,7 @@ from pydantic import (
 )
 
 from proper_model.errors import ReportError
-from proper_model.evaluation.metrics import LOWER_IS_BETTER
+from proper_model.evaluation import LOWER_IS_BETTER
 from proper_model.storage.files import write_atomic
 
 SCHEMA = 1

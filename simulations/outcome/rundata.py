@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from proper_model.errors import ReportError
-from proper_model.evaluation.metrics import Prediction
+from proper_model.evaluation import Prediction
 from proper_model.federation.run_plan import ARMS_OUTSIDE_NODES, PLAN_FILE, DeviceEntry, RunPlan
-from proper_model.tasks.records import User
-from proper_model.tasks.task import Task
+from proper_model.tasks import Task, User
 from simulations.outcome.controls import control_file
 from simulations.outcome.devices import plan_task, read_device_user, read_predictions
 

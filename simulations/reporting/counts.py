@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from proper_model.settings.presets import EmbeddingTables, RouterSharing, RouterText, Structure
+from proper_model.settings import EmbeddingTables, RouterSharing, RouterText, Structure
 
 
 @dataclass(frozen=True)

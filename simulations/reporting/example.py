@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from proper_model.data.users import User
-    from proper_model.evaluation.metrics import Prediction
-    from proper_model.tasks.task import Task
+    from proper_model.evaluation import Prediction
+    from proper_model.tasks import Task, User
 
 LEVELS = {"stage1": "population", "stage2": "group", "stage3": "user"}
 

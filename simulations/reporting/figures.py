@@ -18,7 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure as Canvas
 
-from proper_model.evaluation.metrics import LOWER_IS_BETTER
+from proper_model.evaluation import LOWER_IS_BETTER
 from simulations.outcome.details import MessageTotal, Routing
 from simulations.outcome.results import Contrast
 

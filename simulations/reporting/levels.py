@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from proper_model.errors import ReportError
-from proper_model.evaluation.metrics import Scored
+from proper_model.evaluation import Scored
 from simulations.outcome.details import Levels
 
 LEVELS = ("pop", "group", "user")

@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-from proper_model.checks.base import empty_model, read_config
+from proper_model.base.config import empty_model
+from proper_model.checks import read_config
 from proper_model.federation.run_plan import RunPlan
 from simulations.reporting.counts import BaseSizes, count_parameters
 from simulations.setup.calibrate import shape_of

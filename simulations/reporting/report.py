@@ -15,7 +15,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
 from client.terminal.tables import Table
-from proper_model.evaluation.metrics import LOWER_IS_BETTER
+from proper_model.evaluation import LOWER_IS_BETTER
 from proper_model.storage.files import write_atomic
 from simulations.outcome.details import DETAILS_FILE, Details, read_details
 from simulations.outcome.results import RESULTS_FILE, Results, read_results

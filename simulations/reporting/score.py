@@ -11,15 +11,18 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from proper_model.evaluation.bootstrap import (
+from proper_model.evaluation import (
+    CORPUS_METRICS,
     RESAMPLES,
     Level,
+    Scored,
     bootstrap,
     holm,
     paired_bootstrap,
+    score,
+    share_changed,
     user_values,
 )
-from proper_model.evaluation.metrics import CORPUS_METRICS, Scored, score, share_changed
 from proper_model.federation.run_plan import RunPlan
 from simulations.outcome import environment
 from simulations.outcome.details import (

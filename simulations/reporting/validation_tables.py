@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from client.terminal.tables import Table
-from proper_model.data.description import GroupSummary, Lengths
-from proper_model.data.validation import ValidationReport
-from proper_model.tasks.records import counted
+from proper_model.data import GroupSummary, Lengths, ValidationReport
+from proper_model.tasks import counted
 
 
 def summary_table(found: ValidationReport) -> Table:

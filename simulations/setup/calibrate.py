@@ -13,11 +13,10 @@ from typing import Any
 
 import torch
 
-from proper_model.base.config import size, text_config
+from proper_model.base.config import empty_model, size, text_config
 from proper_model.base.loading import attention_for, default_device
 from proper_model.base.sizes import BaseShape
-from proper_model.checks.base import empty_model
-from proper_model.checks.miniature import cut_depth
+from proper_model.checks import cut_depth
 
 PROBE_LAYERS = 2
 PROBE_VOCABULARY = 1024  # the head runs on answers only, so its full width would mislead

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from proper_model.base.loading import compute_dtype, default_device
 from proper_model.base.model_types import LARGEST_EMBEDDED_PARAMETERS
-from proper_model.checks.base import read_config, read_tokenizer
+from proper_model.checks import read_config, read_tokenizer
 from proper_model.federation.machine import useful_threads
-from proper_model.settings.presets import preset
+from proper_model.settings import preset
 from proper_model.storage.files import storage_errors
-from proper_model.text.encoding import Encoder
+from proper_model.text import Encoder
 from simulations.setup.calibrate import measure, shape_of
 from simulations.setup.estimate import Estimate, count_tokens, estimate
 from simulations.setup.options import RunOptions

@@ -12,11 +12,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from client.terminal.tables import Table
-from proper_model.settings.presets import Structure, UserRouting
-from proper_model.settings.profile import StageSettings
-from proper_model.tasks.records import Population, User
-from proper_model.tasks.task import Task
-from proper_model.text.encoding import Encoder
+from proper_model.settings import StageSettings, Structure, UserRouting
+from proper_model.tasks import Population, Task, User
+from proper_model.text import Encoder
 from simulations.setup.calibrate import Shape, Speed
 
 # Cost beside the frozen base's own forward and backward: adapters and, where they run, experts.

@@ -7,11 +7,10 @@ import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from proper_model.data.splits import parse_split
+from proper_model.data import parse_split
 from proper_model.errors import ConfigError
 from proper_model.federation.run_plan import LARGEST_SEED, MOST_THREADS
-from proper_model.settings import presets
-from proper_model.settings.shipped_profiles import load_profile
+from proper_model.settings import load_profile, presets
 
 NODE_ARMS = ("stage1", "stage2-mean", "stage2", "oppu-mlp", "stage3")
 CONTROL_ARMS = ("stage3-shuffled",)

@@ -19,8 +19,8 @@ from pathlib import Path
 
 from proper_model.errors import BaseModelError, ConfigError
 from proper_model.federation.machine import usable_cores
-from proper_model.settings.profile import StageSettings
-from proper_model.tasks.records import counted
+from proper_model.settings import StageSettings
+from proper_model.tasks import counted
 
 ACTOR_BYTES = 1_500_000_000  # Python, torch, transformers and a tiny model in one actor
 # Of a base in full on a CPU: weights, what autograd keeps, optimizer and logits, roughly. With a GPU
@@ -210,10 +210,11 @@ def base_bytes(base: str, settings: StageSettings) -> BaseBytes:
     """From the headers of a base's files here or in the hub's local cache, else as its
     configuration describes it, in the dtype computed in; zeros if nothing is known.
     """
+    from proper_model.base.config import empty_model
     from proper_model.base.folder import base_folder, weight_files
     from proper_model.base.loading import compute_dtype, default_device
     from proper_model.base.sizes import BaseShape, read_shape
-    from proper_model.checks.base import empty_model, read_config
+    from proper_model.checks import read_config
 
     width, weights = compute_dtype(settings.dtype, default_device()).itemsize, settings.base_weights
     shape = None

@@ -16,12 +16,12 @@ from pathlib import Path
 
 from coordinator.run_keys import make_run_root
 from proper_model.base.model_types import LARGEST_EMBEDDED_PARAMETERS
-from proper_model.checks.base import read_config
+from proper_model.checks import read_config
 from proper_model.federation.machine import useful_threads
 from proper_model.federation.run_plan import DeviceEntry, RunPlan
-from proper_model.settings.settings_io import to_mapping
+from proper_model.settings import to_mapping
 from proper_model.storage.files import make_private_folder, storage_errors, write_atomic
-from proper_model.tasks.records import User, users_to_json
+from proper_model.tasks import User, users_to_json
 from simulations.setup.calibrate import shape_of
 from simulations.setup.options import RunOptions
 from simulations.setup.placement import (

@@ -7,17 +7,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from proper_model.answering.batched import label_starts
-from proper_model.checks.base import check_base, locate, read_tokenizer
-from proper_model.data.splits import apply_split, check_pool, effective_split
-from proper_model.data.users import Population, read_population
+from proper_model.answering import label_starts
+from proper_model.checks import check_base, locate, read_tokenizer
+from proper_model.data import apply_split, check_pool, effective_split, read_population
 from proper_model.errors import DataError, TaskError
-from proper_model.settings.profile import StageSettings
-from proper_model.settings.shipped_profiles import load_profile
-from proper_model.tasks.records import Report
-from proper_model.tasks.task import Example, Task, load_task
-from proper_model.text.encoding import Encoder
-from proper_model.text.tokenizer_check import label_warnings, text_warnings
+from proper_model.settings import StageSettings, load_profile
+from proper_model.tasks import Example, Population, Report, Task, load_task
+from proper_model.text import Encoder, label_warnings, text_warnings
 from simulations.setup.options import RunOptions
 
 # (phase, done, total); total 0 means: unknown.

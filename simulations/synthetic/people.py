@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from proper_model.data.users import write_oppu
+from proper_model.data import write_oppu
 from proper_model.storage.files import write_atomic
-from proper_model.tasks.records import Population, User
+from proper_model.tasks import Population, User
 from simulations.synthetic import rate, tag
 from simulations.synthetic import text as synthetic_text
 from simulations.synthetic.settings import KINDS, Draft, SyntheticSettings, settings_for

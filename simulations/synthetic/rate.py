@@ -13,7 +13,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from proper_model.tasks.records import HistoryItem, Query, User
+from proper_model.tasks import HistoryItem, Query, User
 from simulations.synthetic.oracle import adjusted_rand
 from simulations.synthetic.rate_oracle import Ratings, rating_oracle
 from simulations.synthetic.settings import (

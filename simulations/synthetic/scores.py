@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from proper_model.errors import MetricError
-from proper_model.evaluation.metrics import Prediction
+from proper_model.evaluation import Prediction
 
 
 def level_accuracy(

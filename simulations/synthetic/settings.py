@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 
 from proper_model.errors import ConfigError
-from proper_model.tasks.records import User
+from proper_model.tasks import User
 
 Kind = Literal["synth_tag", "synth_rate", "synth_text"]
 KINDS: tuple[Kind, ...] = ("synth_tag", "synth_rate", "synth_text")

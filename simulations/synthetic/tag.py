@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from proper_model.tasks.records import HistoryItem, Query, User
+from proper_model.tasks import HistoryItem, Query, User
 from simulations.synthetic.films import (
     ADJECTIVES,
     FORMS,

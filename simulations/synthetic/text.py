@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from proper_model.tasks.records import HistoryItem, Query, User
+from proper_model.tasks import HistoryItem, Query, User
 from simulations.synthetic.oracle import Question, categorical_oracle
 from simulations.synthetic.sentences import (
     NICKNAMES,

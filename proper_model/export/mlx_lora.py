@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from proper_model.errors import ExportError
-from proper_model.export.peft_adapter import Factors, narrowed, natural_rank, padded
+from proper_model.export.peft_lora import Factors, narrowed, natural_rank, padded
 
 MODEL_TYPES = (
     "llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "smollm3",

@@ -14,6 +14,7 @@ Letters: r rank, i input width, o output width.
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,8 +23,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from proper_model.base.config import OWN_DECODER
 from proper_model.errors import ExportError
-from proper_model.export.nested_names import named_from_outside
+from proper_model.export.nested_names import is_part
 from proper_model.export.user_fold import UserFold
 from proper_model.release.contents import Release
 
@@ -34,6 +36,9 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 _FACTOR = re.compile(r"base_model\.model\.(?P<path>.+)\.lora_(?P<factor>[AB])\.weight")
 
 Factors = tuple[Tensor, Tensor]
+
+
+_PEFT = "base_model.model."
 
 
 @dataclass(frozen=True)
@@ -84,7 +89,7 @@ def peft_adapter(
     tensors = {}
     for path, factors in padded(joined, rank).items():
         for factor, tensor in zip("AB", factors, strict=True):
-            name = f"base_model.model.{path}.lora_{factor}.weight"
+            name = f"{_PEFT}{path}.lora_{factor}.weight"
             tensors[name] = narrowed(tensor, dtype, name)
     config = {
         "peft_type": "LORA",
@@ -157,3 +162,19 @@ def narrowed(tensor: Tensor, dtype: torch.dtype, name: str) -> Tensor:
             hint="export in format peft, which stores float32",
         )
     return narrow
+
+
+def named_from_outside(base: Any, adapter: PeftAdapter) -> PeftAdapter:
+    """The adapter as PEFT loads it over the checkpoint that `base` was read from."""
+    if not is_part(base):
+        return adapter
+    outer = base.outer_path
+    tensors = {
+        f"{_PEFT}{outer}{name.removeprefix(_PEFT + OWN_DECODER)}": tensor
+        for name, tensor in adapter.tensors.items()
+    }
+    # Whole paths: the last names alone would also match the linears of other parts.
+    targets = sorted({name.removeprefix(_PEFT).partition(".lora_")[0] for name in tensors})
+    return dataclasses.replace(
+        adapter, tensors=tensors, config={**adapter.config, "target_modules": targets}
+    )
