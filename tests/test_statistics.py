@@ -110,7 +110,7 @@ def test_the_seed_alone_decides_and_memory_blocks_do_not(monkeypatch):
     result = ratings(ANSWERS)
     one = bootstrap(result, "mae", seed=1, resamples=1000)
     assert bootstrap(result, "mae", seed=1, resamples=1000) == one
-    monkeypatch.setattr(statistics, "_BLOCK", 77)
+    monkeypatch.setattr(intervals, "_BLOCK", 77)
     assert bootstrap(result, "mae", seed=1, resamples=1000) == one
 
 
@@ -205,7 +205,7 @@ def test_draws_that_are_kept_are_those_that_would_be_made_anew(
 ) -> None:
     kept = [block.copy() for block in intervals._counts(7, 3, 1200)]
     assert intervals._counts(7, 3, 1200) is intervals._counts(7, 3, 1200)
-    monkeypatch.setattr(statistics, "_KEPT_BYTES", 0)
+    monkeypatch.setattr(intervals, "_KEPT_BYTES", 0)
     fresh = list(intervals._counts(7, 3, 1200))
     assert [len(block) for block in fresh] == [500, 500, 200]
     assert all(np.array_equal(a, b) for a, b in zip(kept, fresh, strict=True))
