@@ -1,4 +1,4 @@
-"""`python -m benchmarks.table`: the CPU targets of PERFORMANCE 5 and what was measured for them.
+"""`python -m benchmarks.table`: the CPU targets of docs/performance.md 5 and what was measured for them.
 
 A row is a setting of the files; who stands in it is chosen in `benchmarks.targets`. Ratios are the
 stored ones, made round by round in one run. What was not raced is a dash: a ratio between two runs

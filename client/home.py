@@ -6,7 +6,7 @@
     HOME/vault/             everything private, encrypted (`vault`)
 
 HOME is `--home`, else the variable PROPER_HOME, else the platform's folder for a program's data.
-Source: SECURITY 2 (same-device user).
+Source: docs/security.md 2 (same-device user).
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ Not a child of Flower's `Strategy`: that class is about aggregating arrays that 
 here no array ever does. What is ours: every node takes part; a release is sent by asking first
 which pieces a node lacks; a node that errs, is slow or is gone is asked again a limited number of
 times and never blocks the others; a late answer to an earlier attempt still counts.
-Source: design notes FLOWER 4 (ask first) and 5 (sampling can block for ever).
+Source: design notes docs/federation.md 4 (ask first) and 5 (sampling can block for ever).
 """
 
 from __future__ import annotations

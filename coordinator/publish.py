@@ -6,7 +6,7 @@ Layout of a release folder:
     latest.json the signed word on which version is the newest; written last, signed again in time
 
 Killed at any moment and called again with the same content, `publish` ends in the same state.
-Source: SECURITY 2 ("Bundle"), docs/bundle-format.md section 8.
+Source: docs/security.md 2 ("Bundle"), docs/bundle-format.md section 8.
 """
 
 from __future__ import annotations

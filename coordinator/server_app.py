@@ -4,7 +4,7 @@
 
 The pooled stages run here, on users who agreed to pool their data; everything private runs on the
 nodes, which answer with a status code. A coordinator that is killed and started again goes on
-after the last finished step. Source: METHOD 1.1, 1.7; PROPER arXiv 2503.01303, figure 2.
+after the last finished step. Source: docs/method.md 1.1, 1.7; PROPER arXiv 2503.01303, figure 2.
 """
 
 from __future__ import annotations

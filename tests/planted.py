@@ -27,7 +27,7 @@ def routing_ari(
     Args:
         weights: user id to mean routing weights, `[routers, experts]` or flat. They are
             concatenated, never averaged over routers: expert i of one router has nothing to do
-            with expert i of another (METHOD 1.6).
+            with expert i of another (docs/method.md 1.6).
 
     Returns:
         Adjusted Rand index of k-means on the weights (k = number of groups) with the groups, and

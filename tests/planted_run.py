@@ -1,4 +1,4 @@
-"""The whole method, without Flower, on the planted population of METHOD 5: used by its assertions."""
+"""The whole method, without Flower, on the planted population of docs/method.md 5: used by its assertions."""
 
 from __future__ import annotations
 

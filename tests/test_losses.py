@@ -1,4 +1,4 @@
-"""Constraint loss: all pairs are the oracle of the one-vector form (METHOD 1.6)."""
+"""Constraint loss: all pairs are the oracle of the one-vector form (docs/method.md 1.6)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Routers: explicit formulas as oracle, and the invariances of METHOD 1.5."""
+"""Routers: explicit formulas as oracle, and the invariances of docs/method.md 1.5."""
 
 from __future__ import annotations
 

@@ -151,7 +151,7 @@ def test_rewriting_follows_the_tables():
             rewritten = " ".join(table.get(word, word) for word in plain.split())
             assert tweet == f"{rule['opener']} {rewritten} {quirk['sign_off']}"
         seen = {w for item in user.history for w in item.fields["plain"].split()} & set(table)
-        # METHOD 5.4: a history shows at most 40 % of the table.
+        # docs/method.md 5.4: a history shows at most 40 % of the table.
         assert len(seen) <= THINGS_SEEN == 0.4 * len(table)
 
 

@@ -74,7 +74,7 @@ def test_pretraining_knows_no_rule():
     assert np.mean(shares) == pytest.approx(1 / len(TAGS), abs=0.02)
 
 
-# No user information in query text (METHOD 5.1)
+# No user information in query text (docs/method.md 5.1)
 
 
 def bag_of_words(synthetic):

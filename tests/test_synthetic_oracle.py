@@ -1,4 +1,4 @@
-"""Synthetic populations separate the stages: ideal estimators (METHOD 5.2-5.4) and scores by level."""
+"""Synthetic populations separate the stages: ideal estimators (docs/method.md 5.2-5.4) and scores by level."""
 
 from __future__ import annotations
 

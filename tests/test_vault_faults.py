@@ -1,6 +1,6 @@
 """A save under faults of the system: at every call killed or refused, the old or the new state.
 
-Source: SECURITY 6 (reliability tests), after SQLite's injection at the Nth call. The faults are
+Source: docs/security.md 6 (reliability tests), after SQLite's injection at the Nth call. The faults are
 injected by strace; a kill is no power cut, so the order write, fsync, rename, fsync of the folder is
 asserted as well.
 """

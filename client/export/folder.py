@@ -4,7 +4,7 @@ A folder appears whole or not at all: it is written beside its place, synced and
 killed process leaves, a hidden folder `.NAME.*.tmp` beside it, is removed by the next export to the
 same place. Nothing in a folder names the user or this machine, but for an adapter with its base
 beside it: PEFT finds that by an absolute path only.
-It is private all the same (SECURITY 1, "a leaked personal LoRA equals leaked history"), so files
+It is private all the same (docs/security.md 1, "a leaked personal LoRA equals leaked history"), so files
 are 0600 and folders 0700.
 """
 

@@ -2,7 +2,7 @@
 
 Everything streams, the `profile` inside a user record too: one item is in memory at a time. Names
 that occur twice in an object and NaN, which Python's decoder accepts, are faults of their record.
-Forms: METHOD 2.1 (OPPU) and 4.1 (raw LaMP).
+Forms: docs/method.md 2.1 (OPPU) and 4.1 (raw LaMP).
 """
 
 from __future__ import annotations

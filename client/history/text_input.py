@@ -2,7 +2,7 @@
 
 Bytes are read in chunks, decoded and handed on; nothing is copied to a file. Text is UTF-8, or UTF-16
 with its mark; lines that end with a carriage return alone end with a line feed afterwards. What is
-no such text is refused with the place where that shows. Source: SECURITY 6.
+no such text is refused with the place where that shows. Source: docs/security.md 6.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ kept between calls, and a user's result depends on that user's data, id and the 
 device the cohort has one member; a simulation host passes many, who share passes over the base.
 
 First `e_u` is fitted on the user's own history, then (A_u, B_u), each judged on held-back own items
-(PROPER eq. 11-13; METHOD 1.5 f and 1.7 3c).
+(PROPER eq. 11-13; docs/method.md 1.5 f and 1.7 3c).
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
 The node keeps one copy of the bundle and one loaded release for all its devices, adapts the
 devices that are not finished for this bundle, and predicts on each device. What a device makes
 stays in that device's folder; the caller learns a status code. A device whose data is broken
-fails alone: the rest of the cohort goes on. Source: METHOD 1.1 (stage 3 on the device), design
-notes FLOWER 6 (few actors, each with a cached base and a cohort a message).
+fails alone: the rest of the cohort goes on. Source: docs/method.md 1.1 (stage 3 on the device), design
+notes docs/federation.md 6 (few actors, each with a cached base and a cohort a message).
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Arms: `stage1` is the merged base alone; `stage2-mean` adds experts routed by the mean embedding;
 `stage2` uses the fitted embedding; `stage3` adds the private LoRA and its routing; `oppu-mlp` is the
-private LoRA without experts (METHOD 1.9).
+private LoRA without experts (docs/method.md 1.9).
 """
 
 from __future__ import annotations

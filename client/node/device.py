@@ -3,7 +3,7 @@
 Layout: `user.json` (that one user, OPPU form), `root.json` (the trust root this device pins),
 `state/` (private state, see `client.node.simulated_state`), `predictions/<arm>.jsonl`, `failure.json` (why the
 last round failed here). Folders are 0700, files 0600 from creation, writes are atomic, and links
-are never followed. Source: design notes SECURITY 2 (same-device user) and METHOD 1.1.
+are never followed. Source: design notes docs/security.md 2 (same-device user) and docs/method.md 1.1.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ embedding it was trained with cannot diverge; the generation before it stays as
 header, safetensors, SHA-256 of everything before. The header names bundle, arm, a pseudonym of the
 user and the key of what the state was trained from; all are compared before a tensor is parsed.
 `encode` and `decode` are the only two functions that know the layout: encryption goes around
-them. Source: SECURITY 3 (storage), METHOD 3 (what stage 3 keeps).
+them. Source: docs/security.md 3 (storage), docs/method.md 3 (what stage 3 keeps).
 """
 
 from __future__ import annotations

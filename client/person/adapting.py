@@ -2,7 +2,7 @@
 
 Pure functions from a state to a new one; storing it is the caller's. All tasks share one embedding:
 it is fitted on the items of all of them, and the adapters of all tasks train over it in shared
-passes, one member a task. Source: METHOD 1.5 f, 1.7 3c and 5 (drift, several tasks).
+passes, one member a task. Source: docs/method.md 1.5 f, 1.7 3c and 5 (drift, several tasks).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What trains private parameters: one release's model, its settings, and where it may stop.
 
 The same learner serves one person on a device and a cohort on a simulation host. First `e_u` is
-fitted, then (A_u, B_u), each judged on held-back own items (PROPER eq. 11-13; METHOD 1.5 f and 1.7
+fitted, then (A_u, B_u), each judged on held-back own items (PROPER eq. 11-13; docs/method.md 1.5 f and 1.7
 3c). A person with several tasks is a cohort too: one member a task, all with the same `e_u`.
 """
 

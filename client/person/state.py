@@ -1,7 +1,7 @@
 """Everything one person owns on a device, as one value and as bytes for the vault.
 
 The embedding is shared by all tasks; a task adds its history and its adapter. All of it stands in
-one document, so that A, B, e_u and the items they were trained from cannot diverge (SECURITY 3).
+one document, so that A, B, e_u and the items they were trained from cannot diverge (docs/security.md 3).
 Bytes: magic, header length (4 bytes, big endian), JSON, safetensors. The vault around them
 encrypts and authenticates; parsing is strict all the same.
 """

@@ -2,7 +2,7 @@
 
 New items train together with as many old ones; new items that were held back judge, and whoever
 does not gain by that keeps the adapter there was. The embedding stays.
-Source: METHOD 1.9 (drift, continual refit).
+Source: docs/method.md 1.9 (drift, continual refit).
 """
 
 from __future__ import annotations

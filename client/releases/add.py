@@ -3,7 +3,7 @@
     place (folder or address) -> root (pinned, rotated) -> updater.install -> base of the release
 
 The root is pinned once, just before the first release that it vouches for is installed. Each step that
-fails leaves what the steps before it achieved, and says so. Source: SECURITY 2 ("Bundle"),
+fails leaves what the steps before it achieved, and says so. Source: docs/security.md 2 ("Bundle"),
 docs/bundle-format.md section 8.
 """
 

@@ -1,6 +1,6 @@
 """A local copy of a base that a release refers to: each file is the one whose hash was signed.
 
-A tampered base can store what it is fine-tuned on (SECURITY 1, "privacy backdoors"), so its bytes
+A tampered base can store what it is fine-tuned on (docs/security.md 1, "privacy backdoors"), so its bytes
 are pinned like everything else. Source: docs/bundle-format.md section 6.3.
 """
 

@@ -2,7 +2,7 @@
 
 The I/O around `proper_model.bundle.signed_bundle`. A file this host already holds (same sha256) is not fetched
 again, and one that was fetched before an interruption neither. Until `state.json` is replaced, the
-last step, the bundle installed before stays the current one. Source: SECURITY 2,
+last step, the bundle installed before stays the current one. Source: docs/security.md 2,
 docs/bundle-format.md section 8.
 """
 

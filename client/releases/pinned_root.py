@@ -1,7 +1,7 @@
 """The pinned trust root of this device: one file that only a doubly signed rotation may replace.
 
 The first root.json arrives out of band, with the program or the invitation; a newer one may lie
-beside a release and is followed step by step. Source: SECURITY 2 ("Bundle"), docs/bundle-format.md
+beside a release and is followed step by step. Source: docs/security.md 2 ("Bundle"), docs/bundle-format.md
 section 3.
 """
 

@@ -8,7 +8,7 @@ Layout of a host folder:
 
 Older bundles stay, because a user's private adapter works only with the one it was trained on.
 Reading needs no key and no clock that is right: an expired bundle goes on working, with a warning.
-Source: SECURITY 2 ("Bundle"), docs/bundle-format.md section 8.
+Source: docs/security.md 2 ("Bundle"), docs/bundle-format.md section 8.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 With the vault open, key, history and adapter lie in this process's memory: a crash must not write
 them to a core file, and no other process of the same user should be able to read them.
-Source: SECURITY 2 ("same-device user").
+Source: docs/security.md 2 ("same-device user").
 """
 
 from __future__ import annotations

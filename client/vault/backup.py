@@ -6,7 +6,7 @@ Encryption is pyrage's passphrase mode (age v1, scrypt). Inside stands, as in do
 
 The payload is the vault's own business. pyrage measures this machine and spends about a second on a
 passphrase it writes, a few hundred MiB on most machines; it reads what takes up to about 16 times as
-much as it would spend itself. Source: SECURITY 3.
+much as it would spend itself. Source: docs/security.md 3.
 """
 
 from __future__ import annotations

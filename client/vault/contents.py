@@ -1,6 +1,6 @@
 """Generations of one vault under one master key: read the newest whole one, add another.
 
-Source: SECURITY 3 (design, save).
+Source: docs/security.md 3 (design, save).
 """
 
 from __future__ import annotations

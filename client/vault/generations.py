@@ -1,6 +1,6 @@
 """The vault's folder: `<generation>.vault` files, of which the newest two are kept.
 
-Nothing here knows a key. Source: SECURITY 3 (save; keep the previous generation).
+Nothing here knows a key. Source: docs/security.md 3 (save; keep the previous generation).
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 The cost of a passphrase stands in a file that somebody else may have altered, so it is bounded
 before anything is derived, in time and in memory, as age bounds its scrypt factor.
-Source: SECURITY 1 (age) and 3; RFC 9106 (Argon2), RFC 7914 (scrypt), RFC 5869 (HKDF).
+Source: docs/security.md 1 (age) and 3; RFC 9106 (Argon2), RFC 7914 (scrypt), RFC 5869 (HKDF).
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@
 A slot's `turn`, a salt, is new each time it is written, so its wrapping key is used once and the
 nonce is all zeros. A changed passphrase therefore rewrites one slot and no generation. `kept` lets
 whoever has the master key put a new one under every slot without asking for each secret, which
-forgetting does. Slots of earlier versions have neither, and the slot key wraps. Source: SECURITY 3.
+forgetting does. Slots of earlier versions have neither, and the slot key wraps. Source: docs/security.md 3.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 A machine without a keyring offers a backend that only fails, and some backends keep everything in
 a readable file. Both are errors here: a secret is never silently stored in plaintext.
-Source: SECURITY 1 (keyring) and 2 (replay).
+Source: docs/security.md 1 (keyring) and 2 (replay).
 """
 
 from __future__ import annotations

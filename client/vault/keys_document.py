@@ -4,7 +4,7 @@ While the master key is being replaced the document holds both: `current`, under
 complete generation is, and `next`. `carried` is the current master key wrapped under the next one,
 so that either secret opens the vault; the next key cannot be reached from the current one, since
 that may be the one that was stolen. The MAC is always made with the current master key.
-Source: SECURITY 3 (rotation: drop the old key last).
+Source: docs/security.md 3 (rotation: drop the old key last).
 """
 
 from __future__ import annotations

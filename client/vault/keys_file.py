@@ -1,6 +1,6 @@
 """An opened keys.json: the master key in memory, and changes to the slots, written whole.
 
-Source: SECURITY 3 (slots, rotation, save).
+Source: docs/security.md 3 (slots, rotation, save).
 """
 
 from __future__ import annotations

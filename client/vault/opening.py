@@ -4,7 +4,7 @@
     <generation>.vault   the newest state and the one before it
 
 The caller holds `Home.working()` while it changes anything. docs/vault-format.md is the format in
-full. Source: SECURITY 3.
+full. Source: docs/security.md 3.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Files and folders of the vault: regular, the owner's alone, links never followed.
 
-Source: SECURITY 2 (same-device user) and 3 (save).
+Source: docs/security.md 2 (same-device user) and 3 (save).
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 An old file put back is authentic; only a number kept elsewhere tells. Vaults with a keyring slot
 keep it in the keyring, others cannot tell (docs/vault-format.md says so). With it stands the oldest
-generation that may still be read, where the newest is damaged. Source: SECURITY 2.
+generation that may still be read, where the newest is damaged. Source: docs/security.md 2.
 """
 
 from __future__ import annotations

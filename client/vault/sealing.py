@@ -6,7 +6,7 @@ Every file has its own key, HKDF-SHA256(master key, random salt), which is used 
 therefore the nonce is all zeros. Everything before the ciphertext is authenticated with it. The
 header is compared with what the caller expects, so that a file of another vault, generation or
 bundle cannot be put in the place of this one. docs/vault-format.md is the format in full.
-Source: SECURITY 3 (design).
+Source: docs/security.md 3 (design).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What opens a vault: a passphrase, a key file, or an entry in the desktop's keyring.
 
-Source: SECURITY 3 (slots), 2 (same-device user).
+Source: docs/security.md 3 (slots), 2 (same-device user).
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Every change is one atomic write, after which the change is complete; what follows (removing old
 files, the keyring) may fail without harm and is then only told in `warnings`.
-Source: SECURITY 3 (design, rotation, save).
+Source: docs/security.md 3 (design, rotation, save).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Read the vault's small JSON documents: canonical, no unknown field, no value out of range.
 
-Source: STYLE 4 (verification takes bytes, limits before parsing, trailing data rejected).
+Source: docs/contributing.md (verification takes bytes, limits before parsing, trailing data rejected).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Reading routing weights: which experts a user's tokens go to.
 
 For research and for a user's own eyes. Mean weights tell a user's group and token weights even the
-text (METHOD 1.7, rule 5): they must never be logged off the device.
+text (docs/method.md 1.7, rule 5): they must never be logged off the device.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def routing_weights(model: AdaptedModel, batch: Batch, now: Pass) -> Tensor:
     """Mean routing weights of every row over its tokens: [S, B, N], each summing to one.
 
     Expert n of one router has nothing to do with expert n of another: lay sites side by side,
-    never average over them (METHOD 1.6).
+    never average over them (docs/method.md 1.6).
     """
     means = torch.zeros(len(model.sites), len(batch.slots), model.structure.experts)
 

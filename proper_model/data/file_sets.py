@@ -1,7 +1,7 @@
 """File sets on disk: OPPU's processed release and raw LaMP, read one record at a time.
 
-OPPU (METHOD 2.1): `user_others.json` for pooled users and `user_*_history.json` for test users;
-answers may stand in a label file beside them. Raw LaMP (METHOD 4.1): `{split}_questions.json` with
+OPPU (docs/method.md 2.1): `user_others.json` for pooled users and `user_*_history.json` for test users;
+answers may stand in a label file beside them. Raw LaMP (docs/method.md 4.1): `{split}_questions.json` with
 a profile for every question, and `{split}_outputs.json`.
 """
 

@@ -1,4 +1,4 @@
-"""Raw LaMP files to users (METHOD 4.1): one record is a question that carries a whole profile.
+"""Raw LaMP files to users (docs/method.md 4.1): one record is a question that carries a whole profile.
 
 A user may have several questions, each with the profile that was legal at its time. The user's
 history is what all of these profiles share, so that no question finds its own future, or another

@@ -1,4 +1,4 @@
-"""Who is pooled and who is a test user (METHOD 1.8), and how much of each is used.
+"""Who is pooled and who is a test user (docs/method.md 1.8), and how much of each is used.
 
 Specs: `given` (as the data say), `random:N` (N of all users), `inactive:N` (the N pooled users with
 the shortest histories, at most a fifth of them; the given test users take no part, and
@@ -202,7 +202,7 @@ def _inactive(
 
 
 def _least_active(pooled: tuple[User, ...], count: int) -> list[User]:
-    """At most `count` users and a fifth of all, with the shortest histories (METHOD 1.8)."""
+    """At most `count` users and a fifth of all, with the shortest histories (docs/method.md 1.8)."""
     eligible = [user for user in pooled if user.history and user.queries]
     eligible.sort(key=lambda user: (len(user.history), user.user_id))
     return eligible[: min(count, int(INACTIVE_SHARE * len(pooled)))]

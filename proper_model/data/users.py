@@ -1,7 +1,7 @@
 """Users from disk and back: the one module others import for data.
 
 `read_population` recognizes OPPU's file set, raw LaMP files and a single OPPU-form file, and reads
-them record by record; what it tolerates is listed in `parsing`. Source: METHOD 2.1 and 4.1.
+them record by record; what it tolerates is listed in `parsing`. Source: docs/method.md 2.1 and 4.1.
 """
 
 from __future__ import annotations

@@ -4,11 +4,11 @@ A cohort is a list of `Trial`s; each is one user (or one user at one learning ra
 slot of the stacked tensors (`slots`). A step takes the next small batch of every trial in a slot,
 runs them together, cut by length and a token budget, which changes nothing but rounding, and updates
 each slot by its own AdamW, schedule and clipping. Users never mix: a trial's result depends on its
-own samples, settings and seed alone (STYLE 4.9). When memory runs out the budget halves and the
+own samples, settings and seed alone (docs/contributing.md). When memory runs out the budget halves and the
 step is taken again.
 
 Used for fitting e_u, for the private LoRA (eq. 11-13) and for the router cohort's provisional
-LoRAs (METHOD 1.7, 3a).
+LoRAs (docs/method.md 1.7, 3a).
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@
 The user state is exact: weights, gradient and AdamW's two moments of one slot. The best state of
 every trial stands in host memory, which on a CPU is the same memory. Activations are what a pass
 forward and backward takes at its peak, counted on a small probe rather than guessed from the
-architecture (PERFORMANCE 2). `benchmarks.memory` compares all this with a process's real peak.
+architecture (docs/performance.md 2). `benchmarks.memory` compares all this with a process's real peak.
 """
 
 from __future__ import annotations

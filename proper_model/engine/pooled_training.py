@@ -1,4 +1,4 @@
-"""The training loop of the pooled stages 1, 2 and 3b (PROPER section 3, METHOD 1.4).
+"""The training loop of the pooled stages 1, 2 and 3b (PROPER section 3, docs/method.md 1.4).
 
 AdamW, linear schedule with warm-up, gradient clipping, early stopping on a held-back loss, and
 resume at any step: order and dropout follow from (seed, epoch, step) alone, so a checkpoint holds

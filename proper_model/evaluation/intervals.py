@@ -1,4 +1,4 @@
-"""Means with bootstrap intervals over users (METHOD 2.3: users, not queries, are the sample).
+"""Means with bootstrap intervals over users (docs/method.md 2.3: users, not queries, are the sample).
 
 Every metric is a function of sums over queries, so one user is a short row of sums (for example
 squared errors and their number) and a resample of users is a row of counts times those rows: all

@@ -1,4 +1,4 @@
-"""Scores per query, exactly as LaMP computes them (METHOD 4.3).
+"""Scores per query, exactly as LaMP computes them (docs/method.md 4.3).
 
 Strict reading, the default, strips the output and does nothing else: `[1].` or `5 stars` is wrong.
 Lenient reading takes the first label or number in the first line. A label outside the query's

@@ -1,4 +1,4 @@
-"""ROUGE-1 and ROUGE-L F-measure as LaMP computes them (METHOD 4.3).
+"""ROUGE-1 and ROUGE-L F-measure as LaMP computes them (docs/method.md 4.3).
 
 Google's rouge-score with its defaults: no stemmer, lower case, everything but a-z and 0-9 separates
 tokens. Casing, punctuation, accents and emoji are invisible to it.

@@ -1,4 +1,4 @@
-"""Folding a user's mixture and private LoRA into one LoRA per linear (METHOD 1.7, rule 6).
+"""Folding a user's mixture and private LoRA into one LoRA per linear (docs/method.md 1.7, rule 6).
 
 With routing that depends on the user alone (preset `device`) the mixture is N numbers, so
 

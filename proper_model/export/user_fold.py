@@ -1,6 +1,6 @@
 """One user's personal model as one LoRA a linear, to be taken away: exact, or with a measured loss.
 
-Where the mixture depends on the user alone (preset `device`) folding is exact (METHOD 1.7, rule 6).
+Where the mixture depends on the user alone (preset `device`) folding is exact (docs/method.md 1.7, rule 6).
 Where routing reads tokens nothing can be merged, so it is refused unless the caller asks for an
 approximation: the mean routing weights over the user's own items, folded as if they were constant,
 with the loss of doing so measured on the same items.

@@ -78,7 +78,7 @@ class AdaptedModel(torch.nn.Module):
         lora_std = None
         if structure.has_lora_router:
             # W_l = 0 and B_u = 0 together have no gradient; with summed logits W_l = 0 starts at
-            # stage 2 (METHOD 1.7).
+            # stage 2 (docs/method.md 1.7).
             lora_std = 0.0 if structure.user_routing is UserRouting.SUMMED else 0.02
         # Its own randomness: whether W_l exists must not change how stage 2 starts.
         apart = torch.Generator().manual_seed(mix_seed(generator.initial_seed(), 1))

@@ -1,7 +1,7 @@
 """The presets: which of the paper's equations the model uses, and how routers are shared.
 
 Source: PROPER, arXiv 2503.01303, section 3, and the questions it leaves open, each with the reading
-chosen here (METHOD 1.5). Unknown names and contradictions raise `ConfigError`.
+chosen here (docs/method.md 1.5). Unknown names and contradictions raise `ConfigError`.
 """
 
 from __future__ import annotations

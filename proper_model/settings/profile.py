@@ -2,7 +2,7 @@
 
 What the model is made of, its *preset*, stands apart in `structure`. Everything is a frozen
 dataclass that checks itself; unknown keys and contradictions raise `ConfigError`.
-Source: PROPER, arXiv 2503.01303, section A.3, and METHOD 1.4 for what the paper leaves open.
+Source: PROPER, arXiv 2503.01303, section A.3, and docs/method.md 1.4 for what the paper leaves open.
 """
 
 from __future__ import annotations

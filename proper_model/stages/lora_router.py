@@ -1,4 +1,4 @@
-"""Stages 3a and 3b: the LoRA-aware router, trained once per release on pooled users (METHOD 1.7).
+"""Stages 3a and 3b: the LoRA-aware router, trained once per release on pooled users (docs/method.md 1.7).
 
 3a gives every user of a cohort of *pooled* users a provisional private LoRA; 3b freezes those and
 the experts and trains `W_l` (eq. 12) for all of them together. It happens on the server before
@@ -35,7 +35,7 @@ from proper_model.stages.pooled_users import PooledUser
 from proper_model.stages.private_lora import train_user_loras
 from proper_model.text.encoding import Encoder
 
-# DEVIATION: METHOD 1.7 names no cut.
+# DEVIATION: docs/method.md 1.7 names no cut.
 ROUTER_SHARE = 0.4  # of a cohort user's history, kept for 3b
 
 
@@ -56,7 +56,7 @@ def train_lora_router(
     `memory_bytes` is what training may take beside the base; None: what a GPU has free.
 
     Where `W_l` replaces the user-aware router (preset `paper`), provisional LoRAs learned under the
-    old routing do not fit the new one, so 3a and 3b run twice (METHOD 1.7).
+    old routing do not fit the new one, so 3a and 3b run twice (docs/method.md 1.7).
     """
     routing = model.structure.user_routing
     rounds = [UserRouting.USER_AWARE]

@@ -1,4 +1,4 @@
-"""Training private LoRAs for a cohort of users (PROPER eq. 11-13, METHOD 1.7 3a and 3c).
+"""Training private LoRAs for a cohort of users (PROPER eq. 11-13, docs/method.md 1.7 3a and 3c).
 
 Every (user, learning rate) pair is one trial in a slot of its own, so all candidates train in the
 same passes; a user keeps the learning rate and epoch with the lowest loss on own held-back items,

@@ -2,7 +2,7 @@
 
 An unseen user starts at the mean of the pooled users' embeddings and fits `e_u` on the own history
 with everything else frozen; the fit is then compared with prototypes (k-means centres of pooled
-embeddings) by loss on held-back own items (METHOD 1.5 f). A prototype of fewer than ten users is
+embeddings) by loss on held-back own items (docs/method.md 1.5 f). A prototype of fewer than ten users is
 left out: it would publish personal data.
 
 Letters: U users, K prototypes, e embedding width.

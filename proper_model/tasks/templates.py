@@ -2,7 +2,7 @@
 
 A template string is compiled once. Unknown, empty and formatted placeholders are refused, so that
 no slot is dropped in silence (a released citation prompt of OPPU lost its candidates that way,
-METHOD 2.2); `{{` and `}}` are literal braces. Inserted text is never parsed again.
+docs/method.md 2.2); `{{` and `}}` are literal braces. Inserted text is never parsed again.
 """
 
 from __future__ import annotations

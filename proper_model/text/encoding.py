@@ -20,7 +20,7 @@ from proper_model.kernels.packing import Batch, Encoded, pack
 from proper_model.tasks.task import Example
 from proper_model.text.plain_text import PlainText
 
-# Below this a pass is too small to be worth its launches (PERFORMANCE 2: compute overtakes reading
+# Below this a pass is too small to be worth its launches (docs/performance.md 2: compute overtakes reading
 # the weights at 155 to 180 tokens).
 LEAST_TOKENS = 256
 # Where rows are padded, at least this share of a larger pass is not padding.
@@ -87,7 +87,7 @@ class Encoder:
         return Encoded(tuple(prompt + answer), len(prompt))
 
     def decode(self, tokens: Sequence[int]) -> str:
-        """Text of generated token ids, special tokens removed, stripped (METHOD 4.3)."""
+        """Text of generated token ids, special tokens removed, stripped (docs/method.md 4.3)."""
         return str(self.tokenizer.decode(tokens, skip_special_tokens=True)).strip()
 
     def _prompt_ids(self, text: str) -> list[int]:

@@ -8,7 +8,7 @@ the newest fifth, the queries, and a fourth of the first half judge. Conditions,
     update   the same, gone on with every part in turn, as `proper update` does
     scratch  embedding and adapter made anew from everything
 
-Source: METHOD 1.9 (time-ordered histories, drift, continual refit).
+Source: docs/method.md 1.9 (time-ordered histories, drift, continual refit).
 """
 
 from __future__ import annotations

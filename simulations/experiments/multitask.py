@@ -10,7 +10,7 @@ on the task's own items:
 
 Scored with the adapter (stage 3) and without (stage 2), where the embedding is all that differs.
 No item serves both tasks: where both histories hold it, every other one goes to each.
-Source: METHOD 1.9 (multi-task: keep one e_u across tasks).
+Source: docs/method.md 1.9 (multi-task: keep one e_u across tasks).
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 `launch` starts `simulations.flower.flower_engine` under supervision, shows progress from the small files
 that server and nodes write, and reads the outcome. Nothing listens on a port, nothing is reported
 home. Flower's own files and the log lie in `OUT/flower`.
-Source: design notes FLOWER 1, 4 and 6.
+Source: design notes docs/federation.md 1, 4 and 6.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The control every gain needs: the same queries answered with somebody else's adapter.
 
-A gain that survives `stage3-shuffled` is not personalization (METHOD 1.9). It takes reading other
+A gain that survives `stage3-shuffled` is not personalization (docs/method.md 1.9). It takes reading other
 devices' private state, which only a simulation can do and no node ever does: here, and nowhere
 else, states cross between users, after the run, on the machine that simulates them all.
 """

@@ -1,4 +1,4 @@
-"""Parameter counts of the stages, from sizes alone (METHOD 1.3).
+"""Parameter counts of the stages, from sizes alone (docs/method.md 1.3).
 
 They follow from the paper's 552M user parameters for 100 users and 4M for the LoRA-aware router,
 and are asserted against built models.

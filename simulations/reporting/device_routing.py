@@ -2,7 +2,7 @@
 
 The user half of the router, softmax(W_e e_u) of eq. 8, for every router of the model. An expert's
 number means nothing across routers unless they are tied, so weights are laid side by side and never
-averaged over routers (METHOD 1.6). A real federation must not log this: it tells group membership.
+averaged over routers (docs/method.md 1.6). A real federation must not log this: it tells group membership.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Synthetic people only: how often each arm is right on queries that population, group or user decide.
 
-`truth.json` says for every query what decides its answer (METHOD 5.1), so a level that works shows
+`truth.json` says for every query what decides its answer (docs/method.md 5.1), so a level that works shows
 exactly where it should: stage 1 on `pop`, stage 2 on `pop` and `group`, stage 3 on all three.
 """
 

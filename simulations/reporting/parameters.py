@@ -1,4 +1,4 @@
-"""How many numbers each part of a run trains or ships (METHOD 1.3), for `results.json`."""
+"""How many numbers each part of a run trains or ships (docs/method.md 1.3), for `results.json`."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 Tokens are counted in the user data that the run would read; passes follow from the profile; speed
 is measured (`simulations.setup.calibrate`). The low end assumes that early stopping ends every training
 at the first chance, the high end that nothing stops early and the machine is busy. Source: design
-notes PERFORMANCE 2 (costs beside the frozen base), METHOD 1.3 (parameter counts).
+notes docs/performance.md 2 (costs beside the frozen base), docs/method.md 1.3 (parameter counts).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Download LaMP from its own server, and know when what came is not LaMP (METHOD 4.1).
+"""Download LaMP from its own server, and know when what came is not LaMP (docs/method.md 4.1).
 
 Traps: a wrong path answers 200 with a small HTML page; the movie tagging task lives under
 `LaMP_2/new/`, plain `LaMP_2` is news categorization; test answers are withheld. A broken download

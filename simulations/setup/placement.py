@@ -5,7 +5,7 @@ of them (`client.node.host_work`), so every actor costs a base's memory and seco
 A node trains its users as one cohort, in shared passes over that base: a cohort cut over more nodes
 is smaller and fills its passes worse, so an actor plays few large nodes rather than many small ones.
 It plays at least one, because an actor without a node would load nothing and only hold memory.
-Source: design notes FLOWER 6 and 7, PERFORMANCE 3.
+Source: design notes docs/federation.md 6 and 7, docs/performance.md 3.
 """
 
 from __future__ import annotations

@@ -1,14 +1,14 @@
 """A closed vocabulary for film descriptions: 24 topics of six short phrases, and filler.
 
 A topic's words occur in no other topic, apart from a few everyday verbs and adjectives that many
-topics share, so that a description tells its topic by two to four words (METHOD 5.2).
+topics share, so that a description tells its topic by two to four words (docs/method.md 5.2).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-# LaMP-2M's labels, METHOD 2.2.
+# LaMP-2M's labels, docs/method.md 2.2.
 TAGS = (
     "sci-fi",
     "based on a book",

@@ -3,7 +3,7 @@
 Ideal estimators read the planted structure (topic numbers, not words): pooled counts for stage 1,
 a mixture over users fitted by EM for stage 2, the mixture plus the user's own counts for stage 3,
 population plus own counts for one adapter a user without groups. A trained model is judged
-against these, not against 1. Source: METHOD 5.2.
+against these, not against 1. Source: docs/method.md 5.2.
 
 Legend: U users, Z situations (a topic, a word to rewrite), V possible answers, K groups.
 """
@@ -101,7 +101,7 @@ def fit_mixture(
     flat = counts.reshape(len(counts), -1)  # [U, Z * V]
     best: tuple[float, Array, Array, Array] | None = None
     for restart in range(RESTARTS):
-        # Random starts alone miss the groups when histories are short (METHOD 5.2).
+        # Random starts alone miss the groups when histories are short (docs/method.md 5.2).
         membership = (
             _spectral_start(flat, components, rng)
             if restart % 2

@@ -1,7 +1,7 @@
 """Synthetic populations whose truth is known: who is in which group, and what decides each answer.
 
 `make_synthetic` plants groups and private quirks in films to tag, reviews to score, or sentences to
-rewrite; `write_synthetic` writes them in the formats that real data come in. Source: METHOD 5.
+rewrite; `write_synthetic` writes them in the formats that real data come in. Source: docs/method.md 5.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ def _truth(settings: SyntheticSettings, draft: Draft) -> dict[str, Any]:
 def write_synthetic(synthetic: SyntheticPopulation, folder: Path) -> Path:
     """Write `oppu/`, `lamp/`, `pretrain.jsonl` and `truth.json` into `folder`; return `folder`.
 
-    `oppu/` is OPPU's file set (METHOD 2.1), `lamp/` LaMP's raw one (METHOD 4.1) with the pooled
+    `oppu/` is OPPU's file set (docs/method.md 2.1), `lamp/` LaMP's raw one (docs/method.md 4.1) with the pooled
     users as its train split and the unseen users as its test split. Existing files are replaced.
     """
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,6 @@
 """Scores that need a synthetic population's truth: which level of the answers came out right.
 
-Stage 1 can only be right on `pop`, stage 2 on `pop` and `group`, stage 3 on all. Source: METHOD 5.1
+Stage 1 can only be right on `pop`, stage 2 on `pop` and `group`, stage 3 on all. Source: docs/method.md 5.1
 and 5.4.
 """
 

@@ -1,6 +1,6 @@
 """A closed vocabulary for rewritten sentences: 20 things with five words each, and private ones.
 
-Source: METHOD 5.4. The five sets of synonyms are disjoint, also from the plain words.
+Source: docs/method.md 5.4. The five sets of synonyms are disjoint, also from the plain words.
 """
 
 from __future__ import annotations

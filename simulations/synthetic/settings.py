@@ -1,6 +1,6 @@
 """Sizes and knobs of the synthetic populations, and who is in them.
 
-Source: METHOD 5.1 and 5.2. A preset names sizes that were chosen together; every number can be
+Source: docs/method.md 5.1 and 5.2. A preset names sizes that were chosen together; every number can be
 overridden on its own.
 """
 
@@ -21,7 +21,7 @@ Kind = Literal["synth_tag", "synth_rate", "synth_text"]
 KINDS: tuple[Kind, ...] = ("synth_tag", "synth_rate", "synth_text")
 LEVELS = ("pop", "group", "user")
 
-# Log-normal history sizes, METHOD 5.2: median is `items`, cut to this range.
+# Log-normal history sizes, docs/method.md 5.2: median is `items`, cut to this range.
 SMALLEST_HISTORY, LARGEST_HISTORY, SIZE_SPREAD = 12, 200, 0.6
 
 
@@ -91,7 +91,7 @@ def _check(condition: bool, message: str) -> None:
 
 PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
-        # METHOD 5.5: the sizes of the assertions.
+        # docs/method.md 5.5: the sizes of the assertions.
         "easy": {},
         # Five groups share three candidate tags a topic.
         "hard": {"hard": True, "items": 48},

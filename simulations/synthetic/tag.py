@@ -1,7 +1,7 @@
 """`synth_tag`: which of LaMP-2M's 15 tags does this film get from this user?
 
 Some topics get one tag from everybody, the others one of several candidates from each group, and
-every user tags two topics as nobody else does. Source: METHOD 5.2.
+every user tags two topics as nobody else does. Source: docs/method.md 5.2.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Each group has its own word for 20 everyday things and its own opener; each user signs off with two
 private letters and has a private nickname for one thing. All style is in words, because ROUGE sees
-neither case nor punctuation. Source: METHOD 5.4.
+neither case nor punctuation. Source: docs/method.md 5.4.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A base model small enough to be trained in seconds: two Llama blocks and a word-level tokenizer.
 
 It stands in for a language model in the demo and in tests: it has met the words, the format of
-questions and answers, and what texts are about, but no user. Source: METHOD 5.5 (d=64, f=172, L=2,
+questions and answers, and what texts are about, but no user. Source: docs/method.md 5.5 (d=64, f=172, L=2,
 at most 600 words).
 """
 
@@ -73,7 +73,7 @@ def make_tiny_base(
         texts: what to pretrain on, words separated by blanks.
         vocabulary: further words the tokenizer must know.
         seed: of the first weights and of the order of texts.
-        shape: sizes, by default METHOD 5.5's.
+        shape: sizes, by default docs/method.md 5.5's.
         training: length and rate of pretraining.
         progress: called with steps done and steps in all.
 
