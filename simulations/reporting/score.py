@@ -47,7 +47,7 @@ from simulations.outcome.results import (
 )
 from simulations.outcome.rundata import RunData, load_run
 from simulations.outcome.timings import read_node_timings, read_timings
-from simulations.reporting.device_routing import device_routing
+from simulations.reporting.device_details import device_routing
 from simulations.reporting.levels import by_level, read_levels
 from simulations.reporting.parameters import parameter_counts
 from simulations.reporting.remarks import remarks
