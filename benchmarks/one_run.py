@@ -15,10 +15,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from benchmarks.schema_pipeline import Round
 from client.terminal.console import QUIET
 from proper_model.errors import SimulationError
-from simulations.flower.supervisor import Process, adopt_orphans, family, stop
+from simulations.flower.supervisor import adopt_orphans, family, stop
 
 COMMAND = "from simulations.cli import main; main()"
 CPU_EVERY_S = 1.0
@@ -89,13 +91,13 @@ def watch_cpu(process: subprocess.Popen[bytes]) -> float:
     second; what a process took in its last second may be missing.
     """
     adopt_orphans()
-    seen: dict[Process, float] = {}
+    seen: dict[psutil.Process, float] = {}
     while True:
         ended = process.poll() is not None
-        for member in family(set(seen)):
-            with suppress(OSError, IndexError, ValueError):
-                stat = Path(f"/proc/{member[0]}/stat").read_text().rpartition(")")[2].split()
-                seen[member] = (int(stat[11]) + int(stat[12])) / os.sysconf("SC_CLK_TCK")
+        for member in family(seen):
+            with suppress(psutil.NoSuchProcess):
+                spent = member.cpu_times()
+                seen[member] = spent.user + spent.system
         if ended:
             return math.fsum(seen.values())
         time.sleep(CPU_EVERY_S)

@@ -1,10 +1,9 @@
 """Runs one command and makes sure nothing of it outlives the process that asked for it.
 
 Programs start helpers in sessions of their own, so neither Ctrl-C nor the death of the launcher
-reaches them. This process stands between: its standard input is a pipe from the launcher. When that
-closes, be it on purpose, by a crash or by SIGKILL, the command is asked to stop, and what has not
-stopped after a while is killed; after a word on the pipe, at once. Only descendants of the command
-are touched. Standard library only, so that it starts at once.
+reaches them. The standard input of this process is a pipe from the launcher. When it closes, be it
+on purpose, by a crash or by SIGKILL, the command is asked to stop, and what has not stopped after a
+while is killed; after a byte on the pipe, at once. Only descendants of the command are touched.
 
     python -m simulations.flower.supervisor COMMAND ARG...
 """
@@ -19,66 +18,44 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
+from collections.abc import Iterable
+
+import psutil
+from psutil import Process
 
 GRACE_S = 3.0
 POLL_S = 0.2
 KILL_ROUNDS = 50
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36  # linux/prctl.h
 
-# A process is its id and its start time, so that a recycled id is never taken for it.
-Process = tuple[int, str]
+# A `Process` is compared by id and start time: a recycled id is never taken for one that ended.
 
 
-def process_table() -> dict[int, tuple[int, str]]:
-    """Every process: id -> (parent's id, start time)."""
-    proc = Path("/proc")
-    table: dict[int, tuple[int, str]] = {}
-    if (proc / "self" / "stat").exists():
-        for folder in proc.iterdir():
-            if folder.name.isdigit():
-                with contextlib.suppress(OSError, IndexError, ValueError):
-                    # The name in parentheses may hold spaces; the fields follow the last one.
-                    fields = (folder / "stat").read_text().rpartition(")")[2].split()
-                    if fields[0] != "Z":
-                        table[int(folder.name)] = (int(fields[1]), fields[19])
-        return table
-    listed = subprocess.run(
-        ["ps", "-axo", "pid=,ppid=,lstart="], capture_output=True, text=True, check=False
-    )
-    for line in listed.stdout.splitlines():
-        pid, parent, started = line.split(None, 2)
-        table[int(pid)] = (int(parent), started)
-    return table
-
-
-def family(known: set[Process]) -> set[Process]:
+def family(known: Iterable[Process]) -> set[Process]:
     """Everything that still runs below this process or below one of `known`."""
-    table = process_table()
-    children: dict[int, list[int]] = {}
-    for pid, (parent, _) in table.items():
-        children.setdefault(parent, []).append(pid)
-    frontier = [*children.get(os.getpid(), []), *(pid for pid, _ in alive(known))]
-    found: set[Process] = set()
-    while frontier:
-        pid = frontier.pop()
-        if pid in table and (pid, table[pid][1]) not in found:
-            found.add((pid, table[pid][1]))
-            frontier.extend(children.get(pid, []))
+    found = set(Process().children(recursive=True))
+    for lost in alive(known) - found:
+        found.add(lost)
+        with contextlib.suppress(psutil.NoSuchProcess):
+            found.update(lost.children(recursive=True))
+    return alive(found)
+
+
+def alive(processes: Iterable[Process]) -> set[Process]:
+    """Those of `processes` that still run."""
+    found = set()
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+                found.add(process)
     return found
 
 
-def alive(processes: set[Process]) -> set[Process]:
-    """Those of `processes` that still run."""
-    table = process_table()
-    return {(pid, start) for pid, start in processes if table.get(pid, (0, ""))[1] == start}
-
-
-def send(processes: set[Process], number: signal.Signals) -> None:
+def send(processes: Iterable[Process], number: signal.Signals) -> None:
     """Send a signal to each process that is still the one it was."""
-    for pid, _ in alive(processes):
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.kill(pid, number)
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+            process.send_signal(number)
 
 
 def adopt_orphans() -> bool:
@@ -101,21 +78,21 @@ def _prctl(option: int, value: int) -> bool:
     return False
 
 
-def stop(root: int, known: set[Process], grace_s: float = GRACE_S) -> None:
-    """Ask `root` to end, wait, then kill whatever of its family is left."""
-    known |= family(known)
-    send({p for p in known if p[0] == root}, signal.SIGTERM)
+def stop(root: int, known: Iterable[Process], grace_s: float = GRACE_S) -> None:
+    """Ask `root` to end, wait, then kill whatever of its family is left, `known` included."""
+    left = family(known)
+    send({process for process in left if process.pid == root}, signal.SIGTERM)
     deadline = time.monotonic() + grace_s
-    while alive(known) and time.monotonic() < deadline:
+    while left and time.monotonic() < deadline:
         time.sleep(POLL_S)
-        known |= family(known)
+        left = family(left)
     # More than once: a process may start another between being listed and being killed. Not for
     # ever: one that waits for a device cannot be killed.
     for _ in range(KILL_ROUNDS):
-        known |= family(known)
-        if not alive(known):
+        left = family(left)
+        if not left:
             break
-        send(known, signal.SIGKILL)
+        send(left, signal.SIGKILL)
         time.sleep(POLL_S)
 
 
@@ -143,7 +120,7 @@ def main(command: list[str]) -> int:
                 grace_s = 0.0
             break
         if not adopted:  # else all of it is below this process in the end too
-            known |= family(known)
+            known = family(known)
     ended = child.poll()
     stop(child.pid, known, grace_s)
     child.wait()
