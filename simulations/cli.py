@@ -7,6 +7,7 @@ Ctrl-C. Conventions: age's `proper: error:` and `proper: hint:` lines.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -18,7 +19,7 @@ from client.terminal.console import print_line, print_table, say
 from proper_model.errors import ConfigError, DataError, InterruptedRunError
 from proper_model.tasks import counted
 from simulations.experiments.command import app as experiments
-from simulations.outcome.phases import progress_bars
+from simulations.outcome.timings import progress_bars
 from simulations.setup import cli_options as o
 from simulations.setup.options import DEMOS, RunOptions
 from simulations.setup.run_folder import check_out
@@ -53,7 +54,7 @@ def validate(data: o.Data, task: o.TaskName = None, template: o.TaskTemplate = N
     """
     from proper_model.data import validation
     from proper_model.tasks import load_task
-    from simulations.reporting.validation_tables import problem_lines, summary_table
+    from simulations.reporting.tables import problem_lines, summary_table
 
     if data in DEMOS:
         say(f"{data} makes its own people, which need no validation; start it with: run {data}")
@@ -109,14 +110,14 @@ def prepare(options: RunOptions) -> None:
             "prepare writes one federation, so --folds needs --fold",
             hint="add --fold I, or use proper-sim run for all folds",
         )
-    check_out(options)
-    from simulations.setup.next_commands import launch_command, score_command
+    check_out(options.places)
     from simulations.setup.prepare import prepare as write
 
+    (one,) = options.runs()
     with progress_bars() as show:
-        write(options, show)
-    print_line(launch_command(options.out))
-    say(f"then: {score_command(options.out)}")
+        write(one, show)
+    print_line(next_command("launch", options.out))
+    say(f"then: {next_command('score', options.out)}")
 
 
 @app.command()
@@ -125,11 +126,10 @@ def launch(
 ) -> None:
     """Run a prepared federation through Flower, or go on with it; `score` comes after."""
     from simulations.pipeline import run_prepared
-    from simulations.setup.next_commands import score_command
 
     with progress_bars() as show:
         run_prepared(out, show)
-    say(f"then: {score_command(out)}")
+    say(f"then: {next_command('score', out)}")
 
 
 @app.command()
@@ -140,7 +140,7 @@ def run(options: RunOptions, plan: o.Plan = False, show_examples: o.ShowExamples
     DATA is a folder with OPPU's or LaMP's files, or `demo` (also `demo:rate`, `demo:text`) for
     synthetic people with a task and a tiny base of their own.
     """
-    check_out(options)
+    check_out(options.places)
     if plan:
         _print_costs(options)
         return
@@ -213,6 +213,12 @@ def table(
         return
     print_table(run_table(results[0]), markdown=markdown)
     print_table(contrast_table(results[0], brief=True), markdown=markdown)
+
+
+def next_command(name: str, out: Path) -> str:
+    """The command that goes on with the run in `out`, to be typed as it stands."""
+    given = str(out)
+    return shlex.join(["proper-sim", name, f"./{given}" if given.startswith("-") else given])
 
 
 def _print_run(out: Path) -> None:

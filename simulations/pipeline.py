@@ -11,6 +11,7 @@ from pathlib import Path
 
 from proper_model.errors import ConfigError
 from proper_model.federation.run_plan import PLAN_FILE, RunPlan
+from proper_model.federation.step_clock import Progress
 from proper_model.storage.files import storage_errors
 from simulations.flower.launch import finished
 from simulations.outcome.controls import controls_missing, run_controls
@@ -18,13 +19,11 @@ from simulations.outcome.devices import incomplete
 from simulations.outcome.results import RESULTS_FILE, Results, write_results
 from simulations.outcome.rundata import load_run, run_plans
 from simulations.outcome.timings import FlowerClock, read_timings, timed
-from simulations.reporting.example import Example, choose_example
-from simulations.reporting.report import write_report
+from simulations.reporting.report import Example, choose_example, write_report
 from simulations.reporting.score import score_run
-from simulations.setup.options import RunOptions
+from simulations.setup.options import OneRun, RunOptions
 from simulations.setup.prepare import prepare
 from simulations.setup.run_folder import TRUTH_FILE, check_folds_folder
-from simulations.setup.sources import Progress
 
 REPORT_FILE = "report.html"
 SYNTHETIC_NOTE = "This person is synthetic: the text was generated and belongs to nobody."
@@ -36,21 +35,20 @@ def execute(options: RunOptions, progress: Progress, *, show_examples: bool = Fa
 
     Raises a ProperError child; InterruptedRunError on Ctrl-C during the federation.
     """
+    runs = options.runs()
     with storage_errors(options.out):
-        if not options.all_folds:
-            run_one(options, progress)
-        else:
-            check_folds_folder(options)
-            for fold in range(options.folds):
-                named = _prefixed(progress, f"fold {fold + 1} of {options.folds}: ")
-                run_one(options.for_fold(fold), named)
+        if options.all_folds:
+            check_folds_folder(options.places)
+        for number, run in enumerate(runs, start=1):
+            fold = f"fold {number} of {len(runs)}: " if options.all_folds else ""
+            run_one(run, _prefixed(progress, fold))
     return finish(options.out, progress, show_examples=show_examples)
 
 
-def run_one(options: RunOptions, progress: Progress) -> RunPlan:
+def run_one(run: OneRun, progress: Progress) -> RunPlan:
     """Prepare one federation and run it through Flower, if that has not happened yet."""
-    with timed(options.out, "prepare"):
-        plan = prepare(options, progress)
+    with timed(run.places.out, "prepare"):
+        plan = prepare(run, progress)
     if not finished(plan):
         run_federation(plan, progress)
     return plan

@@ -211,9 +211,10 @@ def test_prepare_and_plan_look_before_they_touch_anything(base: Path, tmp_path: 
     options = RunOptions(
         data=str(tmp_path), out=tmp_path / "out", task="LaMP_3", base=str(base), profile="demo"
     )
-    for start in (prepare, plan_costs):
+    (run,) = options.runs()
+    for start, asked in ((prepare, run), (plan_costs, options)):
         with pytest.raises(BaseModelError, match=r"model\.safetensors"):
-            start(options, lambda *_: None)
+            start(asked, lambda *_: None)
     assert not options.out.exists()
 
 

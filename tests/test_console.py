@@ -6,7 +6,7 @@ import pytest
 
 from client.terminal.console import EVERY_S, plain_progress
 from proper_model.federation.protocol import Kind
-from simulations.outcome.phases import phase_name
+from simulations.outcome.timings import phase_name
 
 
 def test_a_log_hears_of_each_phase_once_and_then_twice_a_minute(

@@ -39,7 +39,7 @@ def test_a_plan_looks_at_out_as_the_run_does(
     demo: RunOptions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tiny_base, "_pretrain", lambda *_: None)
-    plan = prepare(demo, quiet)
+    plan = prepare(*demo.runs(), quiet)
     before = sorted(path for path in plan.out.rglob("*"))
     with pytest.raises(ConfigError, match="is not empty"):
         plan_costs(demo, quiet)

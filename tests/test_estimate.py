@@ -9,7 +9,7 @@ import torch
 from run_folders import make_user
 from transformers import LlamaConfig
 
-from proper_model.checks.base import read_config
+from proper_model.checks import FoundBase, find_base
 from proper_model.errors import BaseModelError
 from proper_model.settings.presets import preset
 from proper_model.settings.profile import BaseWeights
@@ -17,10 +17,11 @@ from proper_model.settings.shipped_profiles import load_profile
 from proper_model.tasks.records import Population
 from proper_model.tasks.task import load_task
 from proper_model.text.encoding import Encoder
-from simulations.setup.calibrate import Shape, Speed, measure, shape_of
+from simulations.setup.calibrate import Speed, measure
 from simulations.setup.estimate import (
     SAMPLE_USERS,
     Estimate,
+    Shape,
     Tokens,
     as_table,
     count_tokens,
@@ -170,7 +171,7 @@ def test_many_users_are_sampled_and_extrapolated() -> None:
 
 
 def test_shape_is_counted_without_weights() -> None:
-    shape = shape_of(small_config())
+    shape = Shape.of(FoundBase("small", "small", small_config()))
     a_layer = 4 * 16 * 16 + 3 * 16 * 24 + 2 * 16
     linears = (*(4 * (16 * 16,)), *(3 * (16 * 24,)))
     assert shape == Shape(4, 16, 24, 50 * 16 + 4 * a_layer + 16, 4 * linears)
@@ -185,4 +186,4 @@ def test_measuring_gives_positive_speeds_and_keeps_the_threads() -> None:
 
 def test_a_base_that_is_not_there_is_named() -> None:
     with pytest.raises(BaseModelError, match="no-such-base"):
-        read_config("./no-such-base")
+        find_base("./no-such-base")

@@ -22,8 +22,7 @@ from proper_model.tasks.records import HistoryItem, User
 from proper_model.tasks.task import Task
 from simulations.experiments import drift, multitask
 from simulations.experiments.changing_minds import changed_minds
-from simulations.experiments.common import Outcome
-from simulations.experiments.meter import Meter
+from simulations.experiments.common import Meter, Outcome
 from simulations.experiments.multitask import CONDITIONS, TwoTasks, apart, fit_all
 from simulations.experiments.timeline import cut, first_half, needed
 from tests.releases import SMALL, small_population, small_release, small_users

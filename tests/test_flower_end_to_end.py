@@ -25,8 +25,7 @@ from listeners import Place, Watch, planted
 from coordinator.publish import latest
 from coordinator.shipment import Shipment
 from proper_model.federation.run_plan import RunPlan
-from simulations.flower.flower_processes import child_environment
-from simulations.flower.launch import launch
+from simulations.flower.launch import child_environment, launch
 
 PLANTED_CODE = "code of another account"
 ARMS = ("stage1", "stage2-mean", "stage2", "oppu-mlp", "stage3")

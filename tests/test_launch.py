@@ -28,13 +28,13 @@ from proper_model.errors import (
     StorageError,
 )
 from proper_model.storage.files import make_private_folder
-from simulations.flower import actors
+from simulations.flower import actors, causes
 from simulations.flower import launch as launching
 from simulations.flower.actors import LOST, ActorError, ActorPool, actor_settings
-from simulations.flower.causes import known_cause
-from simulations.flower.launch import choose_resources, read_progress
+from simulations.flower.causes import check_outcome, known_cause
+from simulations.flower.launch import read_progress
 from simulations.flower.supervisor import GRACE_S
-from simulations.setup.placement import Machine
+from simulations.setup.placement import Machine, choose_resources
 
 GIB = 1 << 30
 
@@ -143,13 +143,13 @@ def test_the_outcome_is_the_coordinators_word(plan, tmp_path):
     log = tmp_path / "flower.log"
     server = plan.out / "progress.json"
     with pytest.raises(SimulationError, match=r"ended before.*cause unknown.*flower\.log"):
-        launching._check_outcome(plan, log, 0, 1)
+        check_outcome(plan, log, 0, 1)
     server.write_text(json.dumps({"state": "failed", "error": "2 of 3 nodes", "hint": "again"}))
     with pytest.raises(SimulationError, match="2 of 3 nodes") as caught:
-        launching._check_outcome(plan, log, 0, 1)
+        check_outcome(plan, log, 0, 1)
     assert caught.value.hint == "again"
     server.write_text(json.dumps({"state": "finished"}))
-    launching._check_outcome(plan, log, 0, 0)
+    check_outcome(plan, log, 0, 0)
 
 
 @pytest.mark.parametrize(
@@ -166,7 +166,7 @@ def test_the_coordinators_error_keeps_its_exit_code(plan, tmp_path, kind, raised
     content = {"state": "failed", "error": "it said why", "hint": None, "kind": kind}
     (plan.out / "progress.json").write_text(json.dumps(content))
     with pytest.raises(ProperError, match="it said why") as caught:
-        launching._check_outcome(plan, tmp_path / "flower.log", 0, 1)
+        check_outcome(plan, tmp_path / "flower.log", 0, 1)
     assert type(caught.value) is raised
 
 
@@ -224,11 +224,11 @@ def test_a_disk_too_full_for_the_log_is_told(plan, monkeypatch):
 
     folder = make_private_folder(plan.out / "flower")
     with pytest.raises(SimulationError, match="cause unknown"):
-        launching._check_outcome(plan, folder / "flower.log", 0, 1)
+        check_outcome(plan, folder / "flower.log", 0, 1)
     assert list(folder.iterdir()) == []
-    monkeypatch.setattr(launching, "write_atomic", full)
+    monkeypatch.setattr(causes, "write_atomic", full)
     with pytest.raises(StorageError, match="No space left on device"):
-        launching._check_outcome(plan, folder / "flower.log", 0, 1)
+        check_outcome(plan, folder / "flower.log", 0, 1)
 
 
 # -- the causes ------------------------------------------------------------------------------------

@@ -14,8 +14,7 @@ from typer.testing import CliRunner
 
 from proper_model.errors import ConfigError
 from simulations import pipeline
-from simulations.cli import app
-from simulations.setup.next_commands import launch_command, score_command
+from simulations.cli import app, next_command
 
 NASTY = [
     "plain",
@@ -43,14 +42,18 @@ def words(command: str) -> list[str]:
 def test_any_path_reaches_the_command_line_as_it_is(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert words(launch_command(Path("/runs") / name)) == ["proper-sim", "launch", f"/runs/{name}"]
-    given = words(launch_command(Path(name)))
+    assert words(next_command("launch", Path("/runs") / name)) == [
+        "proper-sim",
+        "launch",
+        f"/runs/{name}",
+    ]
+    given = words(next_command("launch", Path(name)))
     asked: list[Path] = []
     monkeypatch.setattr(pipeline, "run_prepared", lambda out, _progress: asked.append(out))
     ended = CliRunner().invoke(app, given[1:])
     assert ended.exit_code == 0, ended.output
     assert asked == [Path(name)]
-    assert words(score_command(Path(name))) == ["proper-sim", "score", *given[2:]]
+    assert words(next_command("score", Path(name))) == ["proper-sim", "score", *given[2:]]
 
 
 def test_only_a_prepared_folder_in_its_place_is_launched(tmp_path: Path) -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
+import psutil
 import pytest
 import torch
 
-from proper_model.base import folder
 from proper_model.checks import base as base_check
+from proper_model.checks import find_base
 from proper_model.errors import ConfigError
 from proper_model.settings.profile import BaseWeights
 from proper_model.settings.shipped_profiles import load_profile
@@ -160,33 +162,18 @@ def test_cores_are_those_of_this_process(monkeypatch: pytest.MonkeyPatch) -> Non
     assert placement.usable_cores() == 64
 
 
-def test_free_memory_is_what_machine_and_container_leave(tmp_path: Path) -> None:
-    meminfo, cgroup = tmp_path / "meminfo", tmp_path / "cgroup"
-    cgroup.mkdir()
-    meminfo.write_text("MemTotal: 9 kB\nMemAvailable:    5 kB\n")
-    assert free_memory_bytes(meminfo, cgroup) == 5 * 1024
-    (cgroup / "memory.max").write_text("max\n")
-    (cgroup / "memory.current").write_text("1000\n")
-    assert free_memory_bytes(meminfo, cgroup) == 5 * 1024
-    (cgroup / "memory.max").write_text("3000\n")
-    assert free_memory_bytes(meminfo, cgroup) == 2000
-    assert free_memory_bytes(tmp_path / "absent", cgroup) == 2000
-    (cgroup / "memory.max").write_text("500\n")
-    assert free_memory_bytes(meminfo, cgroup) == 0
-
-
-def test_memory_that_nobody_tells_is_asked_of_the_system_or_enough_for_one_actor(
+def test_free_memory_is_what_machine_and_container_leave(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    known = {"SC_AVPHYS_PAGES": 7, "SC_PAGE_SIZE": 4096}
-    monkeypatch.setattr(os, "sysconf", known.__getitem__)
-    assert free_memory_bytes(tmp_path / "a", tmp_path / "b") == 7 * 4096
-
-    def unknown(_: str) -> int:
-        raise ValueError
-
-    monkeypatch.setattr(os, "sysconf", unknown)
-    assert free_memory_bytes(tmp_path / "a", tmp_path / "b") == ACTOR_BYTES
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=5 * 1024))
+    assert free_memory_bytes(tmp_path) == 5 * 1024
+    (tmp_path / "memory.max").write_text("max\n")
+    (tmp_path / "memory.current").write_text("1000\n")
+    assert free_memory_bytes(tmp_path) == 5 * 1024
+    (tmp_path / "memory.max").write_text("3000\n")
+    assert free_memory_bytes(tmp_path) == 2000
+    (tmp_path / "memory.max").write_text("500\n")
+    assert free_memory_bytes(tmp_path) == 0
 
 
 def test_a_base_is_counted_as_it_will_be_held(
@@ -197,18 +184,20 @@ def test_a_base_is_counted_as_it_will_be_held(
     base.save_pretrained(tmp_path)
     numbers = sum(p.numel() for p in base.parameters())
     tiny = replace(load_profile("tiny"), dtype="float32")
-    found = placement.base_bytes(str(tmp_path), tiny)
-    assert (found.full, found.held) == (4 * numbers, 4 * numbers)
-    assert found.loading > found.held
-    packed = placement.base_bytes(str(tmp_path), replace(tiny, base_weights=BaseWeights.FOUR_BIT))
-    assert packed.full == found.full
-    assert packed.held < 0.7 * found.held
-    assert placement.base_bytes("org/model", tiny) == BaseBytes()
-    monkeypatch.setattr(folder, "base_folder", lambda _: tmp_path)
-    assert placement.base_bytes("org/model", tiny) == found
+
+    def found(name: str, **change: BaseWeights) -> BaseBytes:
+        return placement.base_bytes(find_base(name), replace(tiny, **change))
+
+    whole = found(str(tmp_path))
+    assert (whole.full, whole.held) == (4 * numbers, 4 * numbers)
+    assert whole.loading > whole.held
+    packed = found(str(tmp_path), base_weights=BaseWeights.FOUR_BIT)
+    assert packed.full == whole.full
+    assert packed.held < 0.7 * whole.held
+    monkeypatch.setattr(base_check, "base_folder", lambda _: tmp_path)
+    assert found("org/model") == whole
     (tmp_path / "model.safetensors").unlink()
-    monkeypatch.setattr(base_check, "read_config", lambda _: base.config)
-    assert placement.base_bytes("org/model", tiny) == found
+    assert found(str(tmp_path)) == whole
 
 
 def test_loading_bounds_actors_too() -> None:

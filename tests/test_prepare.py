@@ -21,7 +21,6 @@ from proper_model.tasks.task import load_task
 from simulations.setup import prepare as prepare_module
 from simulations.setup.options import RunOptions
 from simulations.setup.placement import Machine
-from simulations.setup.prepare import prepare
 from simulations.setup.run_folder import check_out
 from simulations.setup.sources import _tell
 from simulations.synthetic import tiny_base
@@ -33,6 +32,11 @@ SHAPE = TinyShape(width=16, ffn=24, layers=1, heads=2)
 
 def quiet(_phase: str, _done: int, _total: int) -> None:
     pass
+
+
+def prepare(options: RunOptions) -> RunPlan:
+    (run,) = options.runs()
+    return prepare_module.prepare(run, quiet)
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +67,7 @@ def test_every_device_gets_its_own_user_and_nothing_else(
     world: tuple[Path, Path, Population], options: RunOptions
 ) -> None:
     population = world[2]
-    plan = prepare(options, quiet)
+    plan = prepare(options)
     assert RunPlan.load(plan.out / "plan.json") == plan
     assert len(plan.devices) == len(population.test)
     ids = [user.user_id for user in population.test]
@@ -82,7 +86,7 @@ def test_every_device_gets_its_own_user_and_nothing_else(
 def test_plan_holds_settings_and_no_data(
     world: tuple[Path, Path, Population], options: RunOptions
 ) -> None:
-    plan = prepare(replace(options, preset="device", seed=7, arms=("stage1", "stage3")), quiet)
+    plan = prepare(replace(options, preset="device", seed=7, arms=("stage1", "stage3")))
     text = (plan.out / "plan.json").read_text()
     for user in world[2].test:
         assert user.queries[0].input not in text
@@ -94,7 +98,7 @@ def test_plan_holds_settings_and_no_data(
 
 
 def test_devices_pin_the_key_that_signs(options: RunOptions) -> None:
-    plan = prepare(options, quiet)
+    plan = prepare(options)
     root = TrustedRoot.from_bytes((plan.devices[0].folder / "root.json").read_bytes())
     assert root.roles["root"].keys == (key_id(bytes.fromhex(plan.root_public_key)),)
     for name, role in (("root", "root"), ("release", "release"), ("release", "latest")):
@@ -104,7 +108,7 @@ def test_devices_pin_the_key_that_signs(options: RunOptions) -> None:
 
 
 def test_people_options_choose_and_cut(options: RunOptions) -> None:
-    plan = prepare(replace(options, users=2, pooled_users=4, max_items=3, split="random:5"), quiet)
+    plan = prepare(replace(options, users=2, pooled_users=4, max_items=3, split="random:5"))
     assert len(plan.devices) == 2
     pooled = json.loads(plan.pooled_file.read_text())
     assert len(pooled) == 4
@@ -117,21 +121,21 @@ def test_people_options_choose_and_cut(options: RunOptions) -> None:
 def test_the_plan_names_as_many_inactive_users_as_there_are(
     world: tuple[Path, Path, Population], options: RunOptions, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    plan = prepare(replace(options, split="inactive:1000"), quiet)
+    plan = prepare(replace(options, split="inactive:1000"))
     count = len(world[2].pooled) // 5
     assert len(plan.devices) == count
     assert plan.split == f"inactive:{count}"
     said = f"warning: split inactive:1000 takes {count} users: at most a fifth of the"
     assert said in capsys.readouterr().err
     again = replace(options, split="inactive:1000", resume=True)
-    assert prepare(again, quiet) == plan
+    assert prepare(again) == plan
 
 
 def test_a_pool_too_small_to_train_on_is_refused_before_anything_is_written(
     options: RunOptions,
 ) -> None:
     with pytest.raises(DataError, match="2 pooled users"):
-        prepare(replace(options, pooled_users=2), quiet)
+        prepare(replace(options, pooled_users=2))
     assert not options.out.exists()
 
 
@@ -144,7 +148,7 @@ def test_what_is_odd_about_the_data_is_said_but_not_all_of_it(
     users = json.loads((world[0] / "user_others.json").read_text())
     users[0]["profile"][0]["date"] = "2024"
     (tmp_path / "user_others.json").write_text(json.dumps(users))
-    prepare(replace(options, data=str(tmp_path), split="random:2"), quiet)
+    prepare(replace(options, data=str(tmp_path), split="random:2"))
     assert capsys.readouterr().err == (
         "proper: warning: user_others.json, record 0, field profile: only some items have a date, "
         "so the file's order counts\n"
@@ -162,14 +166,14 @@ def test_a_template_that_the_profile_asks_for_in_vain_is_said(
     profile = tmp_path / "mine.toml"
     profile.write_text('name = "mine"\ntemplate = "rhymes"\n')
     mine = replace(options, profile=str(profile))
-    plan = prepare(mine, quiet)
+    plan = prepare(mine)
     own = load_task("synth_tag").template
     assert plan.template == own
     assert capsys.readouterr().err == (
         "proper: warning: task synth_tag has no template set 'rhymes', which profile mine asks "
         f"for; its own choice '{own}' is used\n"
     )
-    prepare(replace(mine, template="short", out=tmp_path / "other"), quiet)
+    prepare(replace(mine, template="short", out=tmp_path / "other"))
     assert capsys.readouterr().err == ""
 
 
@@ -178,8 +182,8 @@ def test_folds_rotate_so_that_everyone_is_a_test_user_once(
 ) -> None:
     seen: list[str] = []
     whole = replace(options, folds=3)
-    for fold in range(3):
-        plan = prepare(whole.for_fold(fold), quiet)
+    for fold, run in enumerate(whole.runs()):
+        plan = prepare_module.prepare(run, quiet)
         assert plan.out.name == f"fold-{fold}"
         seen += [
             json.loads((entry.folder / "user.json").read_text())[0]["user_id"]
@@ -193,10 +197,10 @@ def test_a_folder_in_use_is_refused_and_stays(options: RunOptions) -> None:
     options.out.mkdir()
     (options.out / "thesis.txt").write_text("mine")
     with pytest.raises(ConfigError, match="not empty") as caught:
-        prepare(options, quiet)
+        prepare(options)
     assert "--resume" in (caught.value.hint or "")
     with pytest.raises(ConfigError, match="no run to resume"):
-        prepare(replace(options, resume=True), quiet)
+        prepare(replace(options, resume=True))
     assert [p.name for p in options.out.iterdir()] == ["thesis.txt"]
 
 
@@ -214,26 +218,26 @@ def test_a_folder_in_use_is_refused_and_stays(options: RunOptions) -> None:
 def test_a_folder_that_others_may_change_is_refused(
     options: RunOptions, which: str, whose: str
 ) -> None:
-    folder = options.out if which == "out" else options.cache_folder
+    folder = options.out if which == "out" else options.places.cache
     folder.mkdir(mode=0o755)
     if whose == "another's":
         os.chown(folder, 65534, 65534)
     else:
         folder.chmod(0o777)
-    for check in (check_out, lambda chosen: prepare(chosen, quiet)):
+    for check in (lambda chosen: check_out(chosen.places), prepare):
         with pytest.raises(StorageError, match="another account") as caught:
             check(options)
         assert str(folder) in caught.value.message
     assert list(folder.iterdir()) == []
     folder.chmod(0o775)  # the group is the owner's own on many systems
     os.chown(folder, os.geteuid(), -1)
-    check_out(options)
+    check_out(options.places)
 
 
 def test_resume_finds_the_same_run(options: RunOptions) -> None:
-    plan = prepare(options, quiet)
+    plan = prepare(options)
     stamp = (plan.out / "plan.json").stat().st_mtime_ns
-    again = prepare(replace(options, resume=True, users_per_node=1, threads=2), quiet)
+    again = prepare(replace(options, resume=True, users_per_node=1, threads=2))
     assert again == plan
     assert (plan.out / "plan.json").stat().st_mtime_ns == stamp
 
@@ -261,13 +265,13 @@ def test_resume_refuses_another_run_and_names_the_options(
     change: dict[str, object],
     named: str,
 ) -> None:
-    plan = prepare(options, quiet)
+    plan = prepare(options)
     places = {"task": tmp_path / "other.toml", "base": tmp_path / "copy"}
     places["task"].write_text(plan.task_toml + "\n# changed\n")
     shutil.copytree(world[1], places["base"])
     change = {k: v.format(**places) if isinstance(v, str) else v for k, v in change.items()}
     with pytest.raises(ConfigError) as caught:
-        prepare(replace(options, resume=True, **change), quiet)  # type: ignore[arg-type]
+        prepare(replace(options, resume=True, **change))  # type: ignore[arg-type]
     assert caught.value.message.endswith(f" holds another run; it differs in: {named}")
     assert caught.value.hint is not None
 
@@ -278,51 +282,51 @@ def test_a_demo_that_differs_is_named_by_what_the_user_gave(
     # Without the seconds of pretraining: a demo's base is named by what it is made from.
     monkeypatch.setattr(tiny_base, "_pretrain", lambda *_: None)
     demo = RunOptions(data="demo", out=tmp_path / "out", users=3)
-    prepare(demo, quiet)
+    prepare(demo)
     for change, named in (
         ({"seed": 1}, "--seed"),
         ({"data": "demo:rate"}, "DATA"),
         ({"profile": "tiny"}, "--profile"),
     ):
         with pytest.raises(ConfigError) as caught:
-            prepare(replace(demo, resume=True, **change), quiet)  # type: ignore[arg-type]
+            prepare(replace(demo, resume=True, **change))  # type: ignore[arg-type]
         assert caught.value.message.endswith(f"differs in: {named}")
 
 
 def test_a_run_that_was_moved_says_so(options: RunOptions) -> None:
-    plan = prepare(options, quiet)
+    plan = prepare(options)
     moved = plan.out.rename(plan.out.with_name("moved"))
     with pytest.raises(ConfigError, match=r"differs in: --out \(the run was prepared in another"):
-        prepare(replace(options, out=moved, resume=True), quiet)
+        prepare(replace(options, out=moved, resume=True))
 
 
 def test_resume_refuses_when_the_data_changed(options: RunOptions) -> None:
-    plan = prepare(options, quiet)
+    plan = prepare(options)
     user = plan.devices[0].folder / "user.json"
     user.write_bytes(user.read_bytes() + b" ")
     with pytest.raises(ConfigError, match=r"devices/d00000/user\.json"):
-        prepare(replace(options, resume=True), quiet)
+        prepare(replace(options, resume=True))
 
 
 def test_only_other_histories_make_another_plan(
     world: tuple[Path, Path, Population], options: RunOptions, tmp_path: Path
 ) -> None:
-    first = prepare(options, quiet)
+    first = prepare(options)
     user, *others = world[2].test
     shorter = replace(user, history=user.history[:-1])
     write_oppu(replace(world[2], test=(shorter, *others)), tmp_path / "data")
     # The same --out, after somebody removed the plan to start over.
     (first.out / "plan.json").unlink()
-    again = prepare(replace(options, data=str(tmp_path / "data"), resume=True), quiet)
+    again = prepare(replace(options, data=str(tmp_path / "data"), resume=True))
     assert again.fingerprint() != first.fingerprint()
     for entry in again.devices:
         assert file_sha256(entry.folder / "user.json") == entry.user_sha256
 
 
 def test_a_preparation_killed_before_the_plan_is_done_again(options: RunOptions) -> None:
-    plan = prepare(options, quiet)
+    plan = prepare(options)
     (plan.out / "plan.json").unlink()
-    again = prepare(replace(options, resume=True), quiet)
+    again = prepare(replace(options, resume=True))
     assert again == plan, "the key of the first attempt is kept"
 
 
@@ -340,7 +344,7 @@ def test_bad_input_is_named_before_anything_is_written(
     options: RunOptions, change: dict[str, object], error: type[Exception], words: str
 ) -> None:
     with pytest.raises(error, match=words):
-        prepare(replace(options, **change), quiet)  # type: ignore[arg-type]
+        prepare(replace(options, **change))  # type: ignore[arg-type]
     assert not options.out.exists()
 
 
@@ -352,7 +356,7 @@ def test_a_base_that_fails_leaves_no_folder(options: RunOptions, there: bool) ->
     if there:
         out.mkdir(parents=True)
     with pytest.raises(BaseModelError):
-        prepare(replace(options, base=str(broken), out=out), quiet)
+        prepare(replace(options, base=str(broken), out=out))
     assert out.exists() == there
     assert out.parent.parent.exists() == there
     assert not there or list(out.iterdir()) == []
@@ -364,7 +368,7 @@ def test_a_place_that_cannot_be_written_is_told_before_a_base_is_trained(
     monkeypatch.setattr(prepare_module, "load_source", lambda *_: pytest.fail("too late"))
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match=r"file/out: Not a directory"):
-        prepare(RunOptions(data="demo", out=tmp_path / "file" / "out"), quiet)
+        prepare(RunOptions(data="demo", out=tmp_path / "file" / "out"))
 
 
 def test_processes_and_nodes_follow_from_the_machine_unless_told(
@@ -372,13 +376,13 @@ def test_processes_and_nodes_follow_from_the_machine_unless_told(
 ) -> None:
     monkeypatch.setattr(prepare_module, "this_machine", lambda: Machine(2, 1 << 40))
     with pytest.raises(ConfigError, match="3 actors of 1 thread on 2 cores"):
-        prepare(replace(options, actors=3), quiet)
-    chosen = prepare(options, quiet)
+        prepare(replace(options, actors=3))
+    chosen = prepare(options)
     assert (chosen.node_count, chosen.node_threads, chosen.actors) == (2, 1, None)
-    told = prepare(replace(options, out=options.out.with_name("told"), actors=1), quiet)
+    told = prepare(replace(options, out=options.out.with_name("told"), actors=1))
     assert (told.node_count, told.actors) == (1, 1)
 
 
 def test_more_devices_a_node_than_there_are_is_all_of_them(options: RunOptions) -> None:
-    plan = prepare(replace(options, users_per_node=10**30), quiet)
+    plan = prepare(replace(options, users_per_node=10**30))
     assert plan.users_per_node == len(plan.devices)

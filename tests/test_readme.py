@@ -12,8 +12,8 @@ import pytest
 from test_results import example
 
 from simulations import api
+from simulations.cli import next_command
 from simulations.outcome.results import Results, write_results
-from simulations.setup import next_commands
 from simulations.setup.options import RunOptions
 
 FENCE = re.compile(r"^```(?P<language>[a-z]*)\n(?P<body>.*?)^```$", re.DOTALL | re.MULTILINE)
@@ -125,8 +125,8 @@ def test_the_lines_after_prepare_are_those_that_it_prints(readme: str) -> None:
     (block,) = (body for body in fenced(readme, "bash") if "proper-sim prepare" in body)
     out = Path("runs/news")
     assert block.splitlines()[1:] == [
-        next_commands.launch_command(out),
-        next_commands.score_command(out),
+        next_command("launch", out),
+        next_command("score", out),
     ]
 
 

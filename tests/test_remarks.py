@@ -12,7 +12,7 @@ from test_results import example
 
 from proper_model.federation.run_plan import RunPlan
 from simulations.outcome.results import Results
-from simulations.reporting.remarks import remarks
+from simulations.reporting.device_details import remarks
 from simulations.reporting.report import render, section
 
 

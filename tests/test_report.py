@@ -16,8 +16,7 @@ from proper_model.errors import ReportError
 from simulations.outcome.details import ArmDetails, Details, MessageTotal, Routing, Significance
 from simulations.outcome.details import write_details as write
 from simulations.outcome.results import MetricSummary, Results, write_results
-from simulations.reporting.example import Example, Step
-from simulations.reporting.report import device_differences, write_report
+from simulations.reporting.report import Example, Step, device_differences, write_report
 from simulations.reporting.tables import comparison_table, contrast_table, run_table
 
 CANARY = "xylophone-canary-7731"

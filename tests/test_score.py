@@ -13,7 +13,8 @@ from simulations.outcome import environment, timings
 from simulations.outcome.details import read_details
 from simulations.outcome.results import read_results
 from simulations.pipeline import finish
-from simulations.reporting.score import message_totals, score_run
+from simulations.reporting.device_details import message_totals
+from simulations.reporting.score import score_run
 
 CANARY = "xylophone-canary-7731"
 ANNA = make_user("anna", ["comedy", "action"], secret=CANARY)

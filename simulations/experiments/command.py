@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from client.terminal.console import print_line, print_table, say
-from simulations.outcome.phases import progress_bars
+from simulations.outcome.timings import progress_bars
 from simulations.setup import cli_options as o
 from simulations.setup.options import RunOptions
 
@@ -45,10 +45,11 @@ def drift(options: RunOptions, parts: Parts = 2) -> None:
 
     DATA is a folder with OPPU's or LaMP's files, or 'demo' for synthetic people who change.
     """
-    from simulations.experiments.drift import drift as run
+    from simulations.experiments.drift import drift as measure
 
+    (run,) = options.runs()
     with progress_bars() as show:
-        result = run(options, parts=parts, progress=show)
+        result = measure(run, parts=parts, progress=show)
     _leave(result, options.out)
 
 
@@ -56,10 +57,11 @@ def drift(options: RunOptions, parts: Parts = 2) -> None:
 @o.takes_experiment_options
 def multitask(options: RunOptions, second_task: SecondTask, second_data: SecondData = None) -> None:
     """Measure one embedding shared by two tasks of the same users against one a task."""
-    from simulations.experiments.multitask import multitask as run
+    from simulations.experiments.multitask import multitask as measure
 
+    (run,) = options.runs()
     with progress_bars() as show:
-        result = run(options, second_data=second_data, second_task=second_task, progress=show)
+        result = measure(run, second_data=second_data, second_task=second_task, progress=show)
     _leave(result, options.out)
 
 
@@ -93,8 +95,8 @@ def _print(result: Experiment, *, markdown: bool = False) -> None:
 def _leave(result: Experiment, out: Path) -> None:
     """Write result and figure into `out`, and print the tables."""
     from proper_model.storage.files import storage_errors, write_atomic
-    from simulations.experiments.figure import loss_figure
     from simulations.experiments.schema import write_experiment
+    from simulations.experiments.show import loss_figure
 
     with storage_errors(out):
         out.mkdir(parents=True, exist_ok=True)

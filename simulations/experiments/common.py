@@ -1,21 +1,26 @@
-"""What all experiments share: a release trained on pooled users, and scores made into a result."""
+"""What all experiments share: a release, what a part of one costs, and scores made into a result."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
+
+import torch
 
 from proper_model.evaluation import CORPUS_METRICS, RESAMPLES, Level, Scored, paired_bootstrap
+from proper_model.federation.step_clock import Progress
 from proper_model.release.contents import Release
-from proper_model.settings import preset
 from proper_model.tasks import Task, User
 from simulations.experiments.schema import Condition, Costs, Experiment, SetContrast
 from simulations.outcome import environment
 from simulations.reporting.score import CONFIDENCE, SEED, arm_result
-from simulations.setup.options import RunOptions
-from simulations.setup.sources import Progress, Source
+from simulations.setup.options import OneRun, Training
+from simulations.setup.prepare import server_threads
+from simulations.setup.sources import Source
 
 # Condition to set of questions to scores.
 Scores = Mapping[str, Mapping[str, Scored]]
@@ -41,40 +46,68 @@ class Outcome:
 
 
 def train_release(
-    options: RunOptions,
+    run: OneRun,
     source: Source,
     progress: Progress,
     *,
     beside: Sequence[tuple[Sequence[User], Task]] = (),
 ) -> Release:
     """The pooled stages without Flower, from the run's cache where they were trained before."""
-    import torch
-
     from coordinator.pooled_stages import run_pooled_stages
-    from proper_model.checks import read_config
-    from proper_model.federation.machine import useful_threads
-    from simulations.setup.calibrate import shape_of
-    from simulations.setup.prepare import memory_bytes
 
-    hidden = shape_of(read_config(source.config_base)).hidden
-    torch.set_num_threads(options.threads or useful_threads(hidden))
+    torch.set_num_threads(server_threads(run.machinery, source))
     return run_pooled_stages(
         source.population.pooled,
         source.task,
         source.base,
-        preset(options.preset),
+        run.training.structure,
         source.settings,
-        seed=options.seed,
-        cache=options.cache_folder,
+        seed=run.training.seed,
+        cache=run.places.cache,
         beside=beside,
-        memory_bytes=memory_bytes(options.memory_budget),
+        memory_bytes=run.machinery.memory_bytes,
         progress=progress,
     )
 
 
+class Meter:
+    """Costs by name: tokens through the base, and seconds. A name that is measured twice adds up.
+
+    Tokens are counted where they enter the base, so that trials, early stops and the last training
+    on all items count as what they were. A cohort shares passes: the sums are exact, a single
+    user's share is their mean.
+    """
+
+    def __init__(self, base: Any) -> None:
+        self.base = base
+        self.costs: dict[str, Costs] = {}
+
+    @contextmanager
+    def over(self, name: str) -> Iterator[None]:
+        """Count everything that goes through the base until the end of the block."""
+        tokens = {True: 0, False: 0}
+
+        def count(_module: object, given: tuple[Any, ...], _output: object) -> None:
+            tokens[torch.is_grad_enabled()] += int(given[0].numel())
+
+        wall, cpu = time.monotonic(), time.process_time()
+        hook = self.base.get_input_embeddings().register_forward_hook(count)
+        try:
+            yield
+        finally:
+            hook.remove()
+        spent = Costs(
+            trained_tokens=tokens[True],
+            judged_tokens=tokens[False],
+            seconds=time.monotonic() - wall,
+            cpu_seconds=time.process_time() - cpu,
+        )
+        self.costs[name] = spent + self.costs[name] if name in self.costs else spent
+
+
 def as_experiment(
     name: Literal["drift", "multitask"],
-    options: RunOptions,
+    training: Training,
     source: Source,
     tasks: Sequence[Task],
     outcome: Outcome,
@@ -98,9 +131,9 @@ def as_experiment(
         tasks=[task.name for task in tasks],
         templates=[task.template for task in tasks],
         base=base.name if base.is_dir() else source.base,
-        preset=options.preset,
+        preset=training.structure.name,
         profile=source.settings.name,
-        seed=options.seed,
+        seed=training.seed,
         split=source.people,
         users=outcome.users,
         hardware=environment.hardware(),

@@ -21,18 +21,17 @@ from client.person.adapting import task_seed
 from client.person.learner import Learner, user_seed
 from client.person.updating import Member, go_on, update_samples
 from proper_model.errors import ConfigError, DataError
+from proper_model.federation.step_clock import Progress
 from proper_model.kernels import Encoded, mix_seed
 from proper_model.release.contents import Release
 from proper_model.tasks import HistoryItem, User
 from simulations.experiments.asking import score_items, score_queries
 from simulations.experiments.changing_minds import drifting
-from simulations.experiments.common import Outcome, as_experiment, train_release
-from simulations.experiments.meter import Meter
+from simulations.experiments.common import Meter, Outcome, as_experiment, train_release
 from simulations.experiments.schema import Experiment
 from simulations.experiments.timeline import Timeline, cut, first_half
-from simulations.setup.options import RunOptions
-from simulations.setup.prepare import memory_bytes
-from simulations.setup.sources import Progress, load_source
+from simulations.setup.options import OneRun
+from simulations.setup.sources import load_source
 
 QUERIES, NEWEST, RETENTION = "queries", "newest items", "old items"
 PAIRS = (
@@ -51,30 +50,30 @@ NOTES = (
 States = dict[str, UserState]
 
 
-def drift(options: RunOptions, *, parts: int, progress: Progress) -> Experiment:
+def drift(run: OneRun, *, parts: int, progress: Progress) -> Experiment:
     """The whole experiment. Raises ConfigError, DataError or TaskError before anything is trained."""
     if parts < 1:
         raise ConfigError(f"--parts must be at least 1, got {parts}", hint="2 is the default")
-    source = load_source(options, progress)
+    source = load_source(run.reading, progress)
     notes = list(NOTES)
     if source.truth is not None:
         source = drifting(source, first_half)
         notes.append("synthetic people: each joins another group where the second half begins")
     users = source.population.test
     lines = timelines(users, parts=parts, least=source.settings.user.min_items_to_train)
-    release = train_release(options, source, progress)
+    release = train_release(run, source, progress)
     kept = [user for user in users if user.user_id in lines]
     outcome = measure(
         release,
         kept,
         list(lines.values()),
-        seed=options.seed,
+        seed=run.training.seed,
         progress=progress,
-        memory=memory_bytes(options.memory_budget),
+        memory=run.machinery.memory_bytes,
     )
     facts = {"parts": parts, "users_left_out": len(users) - len(kept), **outcome.facts}
     outcome = replace(outcome, facts=facts, notes=notes)
-    return as_experiment("drift", options, source, [source.task], outcome)
+    return as_experiment("drift", run.training, source, [source.task], outcome)
 
 
 def timelines(users: Sequence[User], *, parts: int, least: int) -> dict[str, Timeline]:

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -29,16 +28,15 @@ from proper_model.data import read_population
 from proper_model.engine import Samples
 from proper_model.errors import ConfigError, DataError
 from proper_model.evaluation import Scored
+from proper_model.federation.step_clock import Progress
 from proper_model.release.contents import Release
 from proper_model.stages import EmbeddingFit
 from proper_model.tasks import Task, User
 from simulations.experiments.asking import score_queries
-from simulations.experiments.common import Outcome, as_experiment, train_release
-from simulations.experiments.meter import Meter
+from simulations.experiments.common import Meter, Outcome, as_experiment, train_release
 from simulations.experiments.schema import Experiment
-from simulations.setup.options import RunOptions
-from simulations.setup.prepare import memory_bytes
-from simulations.setup.sources import Progress, Source, choose_template, load_source
+from simulations.setup.options import Demo, OneRun, Reading
+from simulations.setup.sources import Source, choose_template, existing_data, load_source
 
 CONDITIONS = ("shared", "apart", "transferred", "mean")
 PAIRS = (
@@ -65,40 +63,45 @@ class TwoTasks:
 
 
 def multitask(
-    options: RunOptions, *, second_data: str | None, second_task: str, progress: Progress
+    run: OneRun, *, second_data: str | None, second_task: str, progress: Progress
 ) -> Experiment:
     """The whole experiment. Raises ConfigError, DataError or TaskError before training anything."""
-    if options.is_demo:
+    files = run.reading.origin
+    if isinstance(files, Demo):
         raise ConfigError(
             "synthetic people have one task each", hint="give two data folders of the same users"
         )
-    source = load_source(options, progress)
-    both = second_of(source, options, second_data or options.data, second_task)
+    source = load_source(run.reading, progress)
+    both = second_of(source, run.reading, second_data or files.data, second_task)
     source = replace(source, population=replace(source.population, pooled=both.pooled[0]))
     beside = [(both.pooled[1], both.tasks[1])]
-    release = train_release(options, source, progress, beside=beside)
-    memory = memory_bytes(options.memory_budget)
-    outcome = measure(release, both, seed=options.seed, progress=progress, memory=memory)
+    release = train_release(run, source, progress, beside=beside)
+    outcome = measure(
+        release,
+        both,
+        seed=run.training.seed,
+        progress=progress,
+        memory=run.machinery.memory_bytes,
+    )
     facts = {"users_left_out": len(source.population.test) - outcome.users, **outcome.facts}
     outcome = replace(outcome, facts=facts, notes=NOTES)
-    return as_experiment("multitask", options, source, both.tasks, outcome)
+    return as_experiment("multitask", run.training, source, both.tasks, outcome)
 
 
-def second_of(source: Source, options: RunOptions, data: str, name: str) -> TwoTasks:
+def second_of(source: Source, reading: Reading, data: str, name: str) -> TwoTasks:
     """What the source's users do in a second task. Raises DataError if hardly anybody has two."""
-    task, _ = choose_template(name, options.template, source.settings)
+    task, _ = choose_template(name, reading.template, source.settings)
     if task.name == source.task.name:
         raise ConfigError(
             f"both tasks are {task.name}", hint="--second-task must name another task"
         )
-    path = Path(data).expanduser()
-    if not path.exists():
-        raise DataError(f"{data}: no such file or folder", hint="--second-data takes a data folder")
+    path = existing_data(data, hint="--second-data takes a data folder")
     population = read_population(path, task)
     others = {user.user_id: user for user in (*population.pooled, *population.test)}
-    pooled = _divided(source.population.pooled, others, options.max_items, least=0)
+    most = reading.people.max_items
+    pooled = _divided(source.population.pooled, others, most, least=0)
     least = source.settings.user.min_items_to_train
-    test = _divided(source.population.test, others, options.max_items, least=least)
+    test = _divided(source.population.test, others, most, least=least)
     if not test[0]:
         raise DataError(
             f"no test user has {least} items and a query in both tasks",

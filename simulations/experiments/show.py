@@ -1,15 +1,20 @@
-"""An experiment as tables."""
+"""An experiment as tables, and as a figure of loss by condition."""
 
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 from client.terminal.tables import Table
 from simulations.experiments.schema import Condition, Experiment
 from simulations.outcome.results import METRICS
 
+if TYPE_CHECKING:
+    from simulations.reporting.figures import Figure
+
 # Of each task what sees most, and what people ask for; the file holds differences in every metric.
 COMPARED = ("accuracy", "mae_expected", "rougeL", "nll")
+LOSS = "nll"
 
 
 def result_table(result: Experiment) -> Table:
@@ -83,3 +88,36 @@ def _interval(condition: Condition, on: str, metric: str) -> str:
     if math.isfinite(value.user_mean):
         return f"{value.user_mean:.3f} [{value.user_low:.3f}, {value.user_high:.3f}]"
     return f"{value.mean:.3f} [{value.low:.3f}, {value.high:.3f}]"
+
+
+def loss_figure(result: Experiment) -> Figure:
+    """Loss per answer token of every condition on every set, with intervals over users."""
+    import matplotlib as mpl
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure as Canvas
+
+    from simulations.reporting.figures import BLUE, GREEN, GREY, INK, ORANGE, STYLE, inline
+
+    colours = (BLUE, ORANGE, GREEN, GREY)
+    asked, names = sets(result), list(result.conditions)
+    said = []
+    with mpl.rc_context(STYLE):
+        canvas = Canvas(figsize=(7.2, 0.9 + 0.24 * len(asked) * len(names)), layout="constrained")
+        FigureCanvasSVG(canvas)
+        axes = canvas.add_subplot()
+        ticks: list[tuple[float, str]] = []
+        for block, on in enumerate(reversed(asked)):
+            for line, name in enumerate(reversed(names)):
+                place = block * (len(names) + 0.7) + line
+                loss = result.conditions[name].sets[on].metrics[LOSS]
+                colour = colours[names.index(name) % len(colours)]
+                if math.isfinite(loss.user_low):
+                    axes.plot([loss.user_low, loss.user_high], [place] * 2, color=colour)
+                axes.plot([loss.user_mean], [place], marker="o", color=colour, markersize=5)
+                ticks.append((place, f"{on}: {name}"))
+                said.append(f"{on}, {name}: {loss.user_mean:.3f}")
+        axes.set_yticks([place for place, _ in ticks], [label for _, label in ticks])
+        axes.set_xlabel("loss per answer token, nats (lower is better)")
+        axes.tick_params(axis="y", colors=INK)
+        title = f"Loss by condition: {result.experiment}, {', '.join(result.tasks)}"
+        return inline(canvas, result.experiment, title, f"{title}. {'; '.join(said)}.")

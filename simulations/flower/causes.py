@@ -1,4 +1,4 @@
-"""Why a run ended, from what its log and its exit status show, in words of ours.
+"""How a run ended: what its coordinator said, else what its log and its exit status show.
 
 A log holds whatever libraries print, which may quote a user; so nothing of it is repeated. What is
 known is recognised and named by a fixed text; at most the name of a Python module is taken over.
@@ -6,11 +6,20 @@ known is recognised and named by a fixed text; at most the name of a Python modu
 
 from __future__ import annotations
 
+import json
 import re
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
+from proper_model import errors
+from proper_model.errors import ProperError, SimulationError
+from proper_model.federation.run_plan import RunPlan
+from proper_model.storage.files import storage_errors, write_atomic
 from simulations.flower.actors import LOST, ending
 
+GO_ON = "go on with the same command (proper-sim run: and --resume)"
+PROBE_BYTES = 1 << 16
 TAIL_BYTES = 1024 * 1024
 
 # What libraries and the system write, and what it means. The last one that a log shows counts.
@@ -37,6 +46,50 @@ KNOWN = (
     ),
     (rf"{LOST}: (?P<ending>exit code \d{{1,3}}|signal \w{{1,9}})", "{ending}"),
 )
+
+
+def check_outcome(plan: RunPlan, log: Path, start: int, status: int) -> None:
+    """Raise unless the coordinator said that it finished: what it said, else what the log shows.
+
+    `start`: where in the log this run began; `status`: the exit status of its process.
+    """
+    said = outcome(plan)
+    if said.get("state") == "finished":
+        return
+    cause = known_cause(log, start, status)
+    if said.get("state") == "failed":
+        also = f"; {cause}" if cause else ""
+        raise _error_class(said.get("kind"))(
+            f"{said.get('error')}{also} (log: {log})",
+            hint=str(said.get("hint") or "") or None,
+        )
+    if cause is None:  # a disk too full for the log, too
+        with storage_errors(log):
+            write_atomic(log.with_name("room"), bytes(PROBE_BYTES))
+            log.with_name("room").unlink()
+    raise SimulationError(
+        f"Flower ended before the coordinator finished: {cause or 'cause unknown'} (log: {log})",
+        hint=f"{'mend that' if cause else 'read the end of the log'}; then {GO_ON}",
+    )
+
+
+def _error_class(name: object) -> type[ProperError]:
+    """The class of ours by that name, for its exit code; SimulationError where there is none."""
+    found = getattr(errors, str(name), None)
+    return found if isinstance(found, type) and issubclass(found, ProperError) else SimulationError
+
+
+def outcome(plan: RunPlan) -> dict[str, Any]:
+    """What the coordinator last wrote about its state; empty where it wrote nothing."""
+    return read_json(plan.out / "progress.json") or {}
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """A small file that a running process writes; None where it cannot be read now."""
+    with suppress(OSError, ValueError):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return content if isinstance(content, dict) else None
+    return None
 
 
 def known_cause(log: Path, start: int, status: int) -> str | None:

@@ -1,82 +1,39 @@
 """Runs a plan through Flower and leaves nothing running behind.
 
-`launch` starts `simulations.flower.flower_engine` under supervision, shows progress from the small files
-that server and nodes write, and reads the outcome. Nothing listens on a port, nothing is reported
-home. Flower's own files and the log lie in `OUT/flower`.
-Source: design notes docs/federation.md 1, 4 and 6.
+`launch` starts `flower_engine` under the `supervisor`, shows progress from the small files that
+server and nodes write, and reads the outcome. Nothing listens on a port, nothing is reported home.
+Flower's own files and the log lie in `OUT/flower`. Source: docs/federation.md 1, 4 and 6.
 """
 
 from __future__ import annotations
 
-import json
+import os
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import IO
 
 from packaging.specifiers import SpecifierSet
 
 from coordinator.journal import Journal, exclusive
-from proper_model import errors
-from proper_model.errors import ConfigError, InterruptedRunError, ProperError, SimulationError
-from proper_model.federation.run_plan import PLAN_FILE, RunPlan
-from proper_model.storage.files import (
-    PRIVATE_FILE,
-    make_private_folder,
-    storage_errors,
-    write_atomic,
-)
-from simulations.flower.causes import known_cause
-from simulations.flower.flower_processes import SCRATCH, child, child_environment, nothing_to_save
+from proper_model.errors import ConfigError, InterruptedRunError
+from proper_model.federation.run_plan import PLAN_FILE, PLAN_VARIABLE, RunPlan
+from proper_model.federation.step_clock import Progress
+from proper_model.storage.files import PRIVATE_FILE, make_private_folder
+from simulations.flower.causes import GO_ON, check_outcome, outcome, read_json
 from simulations.outcome.devices import changed, incomplete
-from simulations.setup.placement import Machine, base_bytes, choose_placement, this_machine
+from simulations.setup.placement import choose_resources, this_machine
 from simulations.setup.run_folder import check_owner
 
-Progress = Callable[[str, int, int], None]
-
 POLL_S = 0.3
-PROBE_BYTES = 1 << 16
 ENDING_S = 10.0  # after the coordinator's last word, for the end of the log
-GO_ON = "go on with the same command (proper-sim run: and --resume)"
+SCRATCH = "tmp"  # below the folder of Flower's files
 FLOWER = SpecifierSet(">=1.41,<1.43")  # as in pyproject.toml
-
-
-@dataclass(frozen=True)
-class Resources:
-    """How many processes play the nodes of a plan, one node after the other, and on what."""
-
-    nodes: int
-    actors: int
-    threads: int
-    gpus: int
-
-
-def choose_resources(plan: RunPlan, machine: Machine) -> Resources:
-    """Actors for the nodes of a plan on the machine as it is now.
-
-    Nodes and threads stay what the plan says, since results are about them; a plan from a larger
-    machine gets what this one has.
-    """
-    threads = min(plan.node_threads, machine.cores)
-    placement = choose_placement(
-        users=len(plan.devices),
-        cores=machine.cores,
-        memory_bytes=machine.memory_bytes,
-        base=base_bytes(plan.base, plan.stage_settings),
-        gpu_memory_bytes=machine.gpu_memory_bytes,
-        training_bytes=plan.node_memory_bytes,
-        actors=plan.actors and min(plan.actors, machine.cores // threads),
-        threads=threads,
-        users_per_node=plan.users_per_node,
-    )
-    gpus = len(machine.gpu_memory_bytes)
-    return Resources(plan.node_count, placement.actors, placement.threads, gpus)
 
 
 def launch(plan_path: Path, progress: Progress | None = None) -> None:
@@ -114,11 +71,11 @@ def launch(plan_path: Path, progress: Progress | None = None) -> None:
                 start = output.tell()
                 with child(command, child_environment(folder, plan_path), output) as runner:
                     _follow(runner, plan, progress)
-                    if _outcome(plan).get("state") == "finished":
+                    if outcome(plan).get("state") == "finished":
                         # Flower would take seconds to close what only lives in memory.
                         nothing_to_save(runner)
             shutil.rmtree(folder / SCRATCH, ignore_errors=True)
-            _check_outcome(plan, log, start, runner.returncode)
+            check_outcome(plan, log, start, runner.returncode)
     except KeyboardInterrupt:
         raise InterruptedRunError(
             "interrupted",
@@ -144,7 +101,7 @@ def _follow(runner: subprocess.Popen[bytes], plan: RunPlan, progress: Progress |
     last: tuple[str, int, int] | None = None
     failed_at: float | None = None
     while True:
-        state, now = _outcome(plan).get("state"), time.monotonic()
+        state, now = outcome(plan).get("state"), time.monotonic()
         if state == "failed":
             failed_at = now if failed_at is None else failed_at
         ended = (
@@ -163,7 +120,7 @@ def _follow(runner: subprocess.Popen[bytes], plan: RunPlan, progress: Progress |
 
 def read_progress(plan: RunPlan) -> tuple[str, int, int] | None:
     """(phase, done, total) of a run: the server's, or in a round the sum over its nodes."""
-    server = _read_json(plan.out / "progress.json")
+    server = read_json(plan.out / "progress.json")
     if server is None or server.get("state") != "running":
         return None
     phase, done, total = str(server["phase"]), int(server["done"]), int(server["total"])
@@ -172,7 +129,7 @@ def read_progress(plan: RunPlan) -> tuple[str, int, int] | None:
     nodes = [
         found
         for partition in range(plan.node_count)
-        if (found := _read_json(plan.node_folder(partition) / "progress.json")) is not None
+        if (found := read_json(plan.node_folder(partition) / "progress.json")) is not None
     ]
     active = [n for n in nodes if str(n["phase"]).startswith(("personalize", "evaluate"))]
     if not active:
@@ -201,46 +158,66 @@ def finished(plan: RunPlan) -> bool:
     return False
 
 
-def _check_outcome(plan: RunPlan, log: Path, start: int, status: int) -> None:
-    """Raise unless the coordinator said that it finished: what it said, else what the log shows.
-
-    `start`: where in the log this run began; `status`: the exit status of its process.
-    """
-    outcome = _outcome(plan)
-    if outcome.get("state") == "finished":
-        return
-    cause = known_cause(log, start, status)
-    if outcome.get("state") == "failed":
-        also = f"; {cause}" if cause else ""
-        raise _error_class(outcome.get("kind"))(
-            f"{outcome.get('error')}{also} (log: {log})",
-            hint=str(outcome.get("hint") or "") or None,
-        )
-    if cause is None:  # a disk too full for the log, too
-        with storage_errors(log):
-            write_atomic(log.with_name("room"), bytes(PROBE_BYTES))
-            log.with_name("room").unlink()
-    raise SimulationError(
-        f"Flower ended before the coordinator finished: {cause or 'cause unknown'} (log: {log})",
-        hint=f"{'mend that' if cause else 'read the end of the log'}; then {GO_ON}",
+@contextmanager
+def child(
+    command: list[str], environment: dict[str, str], output: IO[bytes]
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A supervised command; closing its pipe, also by our death, ends it and its descendants."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "simulations.flower.supervisor", *command],
+        stdin=subprocess.PIPE,
+        stdout=output,
+        stderr=subprocess.STDOUT,
+        env=environment,
+        start_new_session=True,
     )
+    try:
+        yield process
+    finally:
+        assert process.stdin is not None
+        process.stdin.close()
+        _wait(process)
 
 
-def _error_class(name: object) -> type[ProperError]:
-    """The class of ours by that name, for its exit code; SimulationError where there is none."""
-    found = getattr(errors, str(name), None)
-    return found if isinstance(found, type) and issubclass(found, ProperError) else SimulationError
+def nothing_to_save(process: subprocess.Popen[bytes]) -> None:
+    """Tell a supervisor to end its command without waiting, because all its work is on disk."""
+    assert process.stdin is not None
+    with suppress(OSError):  # it has ended by itself
+        process.stdin.write(b"!")
+        process.stdin.flush()
 
 
-def _outcome(plan: RunPlan) -> dict[str, Any]:
-    return _read_json(plan.out / "progress.json") or {}
+def _wait(process: subprocess.Popen[bytes]) -> None:
+    """Wait for a child even while Ctrl-C is pressed again; the supervisor's wait is bounded."""
+    while True:
+        try:
+            process.wait()
+        except KeyboardInterrupt:
+            continue
+        return
 
 
-def _read_json(path: Path) -> dict[str, Any] | None:
-    with suppress(OSError, ValueError):
-        content = json.loads(path.read_text(encoding="utf-8"))
-        return content if isinstance(content, dict) else None
-    return None
+def child_environment(folder: Path, plan_path: Path) -> dict[str, str]:
+    """Ours, plus where Flower keeps its things, with every report home switched off."""
+    package_root = Path(__file__).resolve().parents[2]
+    search = os.environ.get("PYTHONPATH")
+    return {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(package_root), *([search] if search else [])]),
+        # `python -m` would look into the working folder first, where others may write (/tmp).
+        "PYTHONSAFEPATH": "1",
+        "FLWR_TELEMETRY_ENABLED": "0",
+        "FLWR_DISABLE_UPDATE_CHECK": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "FLWR_HOME": str(make_private_folder(folder / "home")),
+        # The user's own may be full, forbidden or gone, which would show after hours; OUT is needed
+        # anyway, is private, and has room for a release.
+        "TMPDIR": str(make_private_folder(folder / SCRATCH)),
+        "PYTHONUNBUFFERED": "1",
+        "NO_COLOR": "1",
+        PLAN_VARIABLE: str(plan_path.resolve()),
+    }
 
 
 def main() -> None:

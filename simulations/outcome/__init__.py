@@ -1,5 +1,5 @@
 """What a run left behind: devices, predictions, times, results."""
 
 __all__ = [
-    "controls", "details", "devices", "environment", "phases", "results", "rundata", "timings",
+    "controls", "details", "devices", "environment", "results", "rundata", "timings",
 ]

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from coordinator.publish import latest
 from proper_model.errors import DataError
 from proper_model.federation.run_plan import RunPlan, file_sha256
+from proper_model.federation.step_clock import Progress
 from proper_model.storage.files import make_private_folder, read_regular, write_atomic
 from proper_model.tasks import User
 from simulations.outcome.devices import read_device_user, read_state
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from client.node.cohort_adaptation import UserState
     from proper_model.evaluation import Prediction
     from proper_model.release.contents import Release
-    from simulations.setup.sources import Progress
 
 SHUFFLED = "stage3-shuffled"
 CONTROLS_FOLDER = "controls"

@@ -37,6 +37,11 @@ def read_device_user(entry: DeviceEntry, plan: RunPlan) -> User:
     return users[0]
 
 
+def predictions_file(entry: DeviceEntry, arm: str) -> Path:
+    """Where a device writes its answers under an arm."""
+    return entry.folder / "predictions" / f"{arm}.jsonl"
+
+
 def read_predictions(path: Path) -> list[Prediction]:
     """Rows that a device wrote. Raises ReportError with file and line, never quoting a row."""
     try:
@@ -117,5 +122,5 @@ def incomplete(entries: Iterable[DeviceEntry], arms: Iterable[str]) -> list[str]
         f"{entry.device_id}/{arm}"
         for entry in entries
         for arm in arms
-        if not (entry.folder / "predictions" / f"{arm}.jsonl").is_file()
+        if not predictions_file(entry, arm).is_file()
     ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +11,12 @@ from proper_model.evaluation import Prediction
 from proper_model.federation.run_plan import ARMS_OUTSIDE_NODES, PLAN_FILE, DeviceEntry, RunPlan
 from proper_model.tasks import Task, User
 from simulations.outcome.controls import control_file
-from simulations.outcome.devices import plan_task, read_device_user, read_predictions
+from simulations.outcome.devices import (
+    plan_task,
+    predictions_file,
+    read_device_user,
+    read_predictions,
+)
 
 
 @dataclass(frozen=True)
@@ -27,6 +32,10 @@ class RunData:
     @property
     def plan(self) -> RunPlan:
         return self.plans[0]
+
+    def device_name(self, plan: RunPlan, entry: DeviceEntry) -> str:
+        """A device's name in this set: its id, after its fold's number where there are several."""
+        return _device_name(plan, entry, self.plans)
 
 
 def run_plans(out: Path) -> tuple[RunPlan, ...]:
@@ -55,13 +64,12 @@ def load_run(out: Path) -> RunData:
     devices: dict[str, str] = {}
     predictions: dict[str, list[Prediction]] = {arm: [] for arm in plans[0].arms}
     for plan in plans:
-        prefix = f"f{plan.fold}-" if len(plans) > 1 else ""
         for entry in plan.devices:
             user = read_device_user(entry, plan)
             if user.user_id in devices:
                 raise ReportError(f"{out}: a user is on two devices, one of them {entry.device_id}")
             users.append(user)
-            devices[user.user_id] = prefix + entry.device_id
+            devices[user.user_id] = _device_name(plan, entry, plans)
         for arm in plan.arms:
             predictions[arm] += arm_predictions(plan, arm)
     return RunData(
@@ -73,8 +81,8 @@ def arm_predictions(plan: RunPlan, arm: str) -> list[Prediction]:
     """All devices' rows of one arm."""
     if arm in ARMS_OUTSIDE_NODES:
         return read_predictions(control_file(plan, arm))
-    return [row for entry in plan.devices for row in read_predictions(_rows(entry, arm))]
+    return [row for entry in plan.devices for row in read_predictions(predictions_file(entry, arm))]
 
 
-def _rows(entry: DeviceEntry, arm: str) -> Path:
-    return entry.folder / "predictions" / f"{arm}.jsonl"
+def _device_name(plan: RunPlan, entry: DeviceEntry, plans: Sequence[RunPlan]) -> str:
+    return f"f{plan.fold}-{entry.device_id}" if len(plans) > 1 else entry.device_id

@@ -1,4 +1,4 @@
-"""Seconds by phase of a run, from the files that coordinator, nodes and launcher each keep.
+"""Phases of a run: their names for people, and seconds by phase.
 
 The coordinator's steps lie in `timings.json`, the launcher's phases in `phases.json`, a node's in
 `nodes/<k>/timings.json`. Coordinator and launcher together are the run's wall-clock seconds, each
@@ -12,15 +12,33 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from client.terminal import console
+from proper_model.federation.protocol import Kind
 from proper_model.federation.run_plan import RunPlan
 from proper_model.federation.step_clock import (
     TIMINGS_FILE,
+    Progress,
     add_seconds,
     read_seconds,
     write_seconds,
 )
-from simulations.setup.sources import Progress
 
+# Names of phases for people. Messages, journals and timings keep the short ones.
+NAMES = {
+    "coordinator": "starting the coordinator",
+    "base": "loading the base",
+    "tokenize": "tokenizing",
+    "release": "making the release",
+    "population": "stage 1, population",
+    "group": "stage 2, groups",
+    "router": "stage 3, router",
+    Kind.HAVE: "asking devices what they lack",
+    Kind.STORE: "sending the bundle",
+    Kind.INSTALL: "installing the bundle",
+    "personalize": "personalizing",
+    Kind.PERSONALIZE: "personalizing",
+    Kind.EVALUATE: "predicting",
+}
 PHASES_FILE = "phases.json"
 START, END = "flower-start", "flower-end"
 
@@ -87,3 +105,13 @@ def _summed(paths: Sequence[Path]) -> dict[str, float]:
         for phase, seconds in read_seconds(path).items():
             total[phase] = total.get(phase, 0.0) + seconds
     return total
+
+
+def phase_name(phase: str) -> str:
+    """What a person reads for a phase; parts before and after it, such as a fold, stay."""
+    return ": ".join(NAMES.get(part, part) for part in phase.split(": "))
+
+
+def progress_bars() -> contextlib.AbstractContextManager[console.Callback]:
+    """Bars or lines for the phases of a run, under their names for people."""
+    return console.progress_bars(phase_name)

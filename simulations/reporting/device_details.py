@@ -1,29 +1,62 @@
-"""Which experts each simulated device leans on, from its fitted embedding alone.
+"""What only a simulation can tell of a run, for `details.json`: it may read its devices' folders.
 
-The user half of the router, softmax(W_e e_u) of eq. 8, for every router of the model. An expert's
-number means nothing across routers unless they are tied, so weights are laid side by side and never
-averaged over routers (docs/method.md 1.6). A real federation must not log this: it tells group membership.
+Fits and routing of each device, what decides synthetic people's answers, messages by kind, and what
+the pooled stages left unlearned.
 """
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from coordinator.moved import MOVED, curve
+from proper_model.errors import ReportError
+from proper_model.evaluation import Scored
 from proper_model.federation.run_plan import RunPlan
-from simulations.outcome.details import Routing
-from simulations.outcome.devices import read_device_user, read_state
-from simulations.reporting.parameters import find_shared
+from simulations.outcome.details import Levels, MessageTotal, Routing, fit_numbers
+from simulations.outcome.devices import fit_report, read_device_user, read_state
+from simulations.outcome.rundata import RunData
+from simulations.reporting.parameters import find_shared, release_notes
+from simulations.setup.run_folder import TRUTH_FILE
 
 LAYER = re.compile(r"\.(\d+)\.")
+LEVELS = ("pop", "group", "user")
+# Of synthetic people the first of these that the task reports: share of right answers, error, overlap.
+MEASURES = ("accuracy", "mae", "rougeL")
+# Experts that never moved are refused before there is a release, so they need no sentence.
+STAYED = {
+    "population": "stage 1 learned nothing: its LoRA adds nothing to the base, so arm stage1 is the "
+    "base itself",
+    "embeddings": "no pooled user's embedding moved in stage 2: users are told apart by chance only",
+    "router": "the LoRA-aware router learned nothing: it routes as it did before training",
+}
 
 
-def device_routing(plan: RunPlan, *, prefix: str = "") -> Routing | None:
-    """Weights of every device with a stage 3 embedding; None if there is no release or none."""
+def fits(data: RunData) -> dict[str, dict[str, dict[str, float | int | str]]]:
+    """Numbers of every device's fit report, by arm and device."""
+    found: dict[str, dict[str, dict[str, float | int | str]]] = {}
+    for plan in data.plans:
+        for arm in plan.state_arms:
+            for entry in plan.devices:
+                numbers = fit_numbers(fit_report(entry, arm))
+                if numbers:
+                    found.setdefault(arm, {})[data.device_name(plan, entry)] = numbers
+    return found
+
+
+def device_routing(plan: RunPlan) -> Routing | None:
+    """User half of the router, softmax(W_e e_u) of eq. 8, of every device with an embedding.
+
+    An expert's number means nothing across routers unless they are tied, so weights are laid side
+    by side and never averaged over routers (docs/method.md 1.6). A real federation must not log
+    this: it tells group membership. None without a release or an embedding.
+    """
     shared = find_shared(plan)
     if shared is None or "stage3" not in plan.state_arms:
         return None
@@ -35,7 +68,7 @@ def device_routing(plan: RunPlan, *, prefix: str = "") -> Routing | None:
         state = read_state(entry, "stage3", read_device_user(entry, plan).user_id)
         if "embedding" not in state.tensors:
             continue
-        devices.append(prefix + entry.device_id)
+        devices.append(entry.device_id)
         weights.append(user_weights(routers, state.tensors["embedding"]))
     if not devices or not routers:
         return None
@@ -62,3 +95,73 @@ def user_weights(routers: list[tuple[int, Tensor]], embedding: Tensor) -> list[f
         for layer, weight in routers
     ]
     return [float(value) for row in rows for value in row]
+
+
+def query_levels(plans: Iterable[RunPlan]) -> dict[str, str] | None:
+    """What decides each query of synthetic people, by query id; None for real ones."""
+    levels: dict[str, str] = {}
+    for path in (plan.out / TRUTH_FILE for plan in plans):
+        if not path.is_file():
+            return None
+        try:
+            levels |= dict(json.loads(path.read_text(encoding="utf-8"))["level"])
+        except (ValueError, KeyError, TypeError):
+            raise ReportError(f"{path}: expected the truth of a synthetic population") from None
+    return levels
+
+
+def by_level(scored: Mapping[str, Scored], level: Mapping[str, str] | None) -> Levels | None:
+    """Mean of the first fitting measure over the queries of each level, for every arm.
+
+    A level that works shows exactly where it should (docs/method.md 5.1): stage 1 on `pop`, stage 2
+    on `pop` and `group`, stage 3 on all three.
+    """
+    metrics = next(iter(scored.values())).metrics
+    measure = next((m for m in MEASURES if m in metrics), None)
+    if measure is None or level is None:
+        return None
+    arms: dict[str, dict[str, float]] = {}
+    for arm, table in scored.items():
+        for name in LEVELS:
+            values = [
+                value
+                for query, value in zip(table.query_ids, table.values[measure], strict=True)
+                if level.get(query) == name
+            ]
+            if values:
+                arms.setdefault(arm, {})[name] = sum(values) / len(values)
+    return Levels(metric=measure, arms=arms) if arms else None
+
+
+def message_totals(paths: Iterable[Path]) -> list[MessageTotal]:
+    """Count and bytes by kind and direction, from the ledgers of the coordinators."""
+    totals: dict[tuple[str, str], tuple[int, int]] = {}
+    for path in paths:
+        if not path.is_file():
+            continue
+        for line in path.read_text(encoding="utf-8").splitlines():
+            row = json.loads(line)
+            key = (str(row["kind"]), str(row["direction"]))
+            count, size = totals.get(key, (0, 0))
+            totals[key] = (count + 1, size + int(row["bytes"]))
+    return [
+        MessageTotal(kind=kind, direction=direction, count=count, bytes=size)
+        for (kind, direction), (count, size) in totals.items()
+    ]
+
+
+def remarks(plans: Iterable[RunPlan]) -> list[str]:
+    """One sentence a pooled phase whose weights are where they began, with its held-back losses."""
+    found: list[str] = []
+    for plan in plans:
+        shared = find_shared(plan)
+        if shared is None:
+            continue
+        phases = release_notes(shared)
+        group = phases.get("group") or {}
+        phases["embeddings"] = {**group, **group.get("embeddings", {})}  # the curve is stage 2's
+        for phase, sentence in STAYED.items():
+            notes = phases.get(phase) or {}
+            if notes.get(MOVED) == 0:
+                found.append(f"{sentence}; held-back loss {curve(notes)}")
+    return list(dict.fromkeys(found))

@@ -1,19 +1,60 @@
-"""How many numbers each part of a run trains or ships (docs/method.md 1.3), for `results.json`."""
+"""How many numbers each part of a run trains or ships (docs/method.md 1.3), for `results.json`.
+
+They follow from the paper's 552M user parameters for 100 users and 4M for the LoRA-aware router,
+and are asserted against built models.
+"""
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from proper_model.base.config import empty_model
-from proper_model.checks import read_config
+from proper_model.checks import FoundBase, find_base
 from proper_model.federation.run_plan import RunPlan
-from simulations.reporting.counts import BaseSizes, count_parameters
-from simulations.setup.calibrate import shape_of
+from proper_model.settings import EmbeddingTables, RouterSharing, RouterText, Structure
+
+
+@dataclass(frozen=True)
+class BaseSizes:
+    """Hidden width d, feed-forward width f, blocks L."""
+
+    d: int
+    f: int
+    layers: int
+
+
+@dataclass(frozen=True)
+class ParameterCounts:
+    """Numbers of parameters by what trains them; `user_lora` and `user_embedding` are per user."""
+
+    user_lora: int
+    experts: int
+    text_routers: int
+    user_routers: int
+    lora_routers: int
+    user_embedding: int
+
+
+def count_parameters(sizes: BaseSizes, structure: Structure) -> ParameterCounts:
+    """Counts for gate, up (d -> f) and down (f -> d) in every block."""
+    d, f, layers = sizes.d, sizes.f, sizes.layers
+    n, r, e = structure.experts, structure.rank, structure.embedding_dim
+    user_lora = r * (3 * d + 3 * f) * layers
+    tied = structure.router_sharing is RouterSharing.TIED
+    per_linear = n * e * 3 * layers if structure.router_user else 0
+    one_table = structure.embedding_tables is EmbeddingTables.ONE
+    return ParameterCounts(
+        user_lora=user_lora,
+        experts=n * user_lora,
+        text_routers=0 if structure.router_text is RouterText.NONE else n * (2 * d + f) * layers,
+        user_routers=n * e if tied else per_linear,
+        lora_routers=n * (2 * f + d) * layers if structure.has_lora_router else 0,
+        user_embedding=e if one_table else e * layers,
+    )
 
 
 def parameter_counts(plan: RunPlan) -> dict[str, int]:
@@ -26,13 +67,13 @@ def parameter_counts(plan: RunPlan) -> dict[str, int]:
     shared = find_shared(plan)
     if shared is None:
         return {}
-    config = read_config(plan.base)
-    shape = shape_of(config)
-    sizes = BaseSizes(d=shape.hidden, f=shape.ffn, layers=shape.layers)
+    base = find_base(plan.base)
+    sizes = BaseSizes(d=base.hidden, f=base.ffn, layers=base.layers)
     counts = asdict(count_parameters(sizes, plan.structure))
-    counts["user_embeddings"] = counts["user_embedding"] * _users_trained(shared.parent)
-    counts["base"] = shape.parameters
-    counts["population_lora"] = population_lora(config, plan)
+    trained = int(release_notes(shared).get("users_trained", 0))
+    counts["user_embeddings"] = counts["user_embedding"] * trained
+    counts["base"] = base.shape.numbers
+    counts["population_lora"] = population_lora(base, plan)
     return {name: int(counts[name]) for name in sorted(counts)}
 
 
@@ -42,17 +83,17 @@ def find_shared(plan: RunPlan) -> Path | None:
     return found[-1] if found else None
 
 
-def population_lora(config: Any, plan: RunPlan) -> int:
-    """Stage 1's LoRA, counted on the meta device: no weights are loaded."""
-    model = empty_model(config)
+def population_lora(base: FoundBase, plan: RunPlan) -> int:
+    """Numbers in stage 1's LoRA: its rank times in and out of every linear that it targets."""
     settings = plan.stage_settings.population
     return sum(
         settings.rank * (module.in_features + module.out_features)
-        for path, module in model.named_modules()
+        for path, module in base.model.named_modules()
         if path.rpartition(".")[2] in settings.targets and isinstance(module, torch.nn.Linear)
     )
 
 
-def _users_trained(release: Path) -> int:
-    notes = json.loads((release / "recipe.json").read_text(encoding="utf-8")).get("notes", {})
-    return int(notes.get("users_trained", 0))
+def release_notes(shared: Path) -> dict[str, Any]:
+    """What training noted in the release that `shared` belongs to."""
+    recipe = json.loads(shared.with_name("recipe.json").read_text(encoding="utf-8"))
+    return dict(recipe.get("notes", {}))

@@ -2,25 +2,26 @@
 
 Everything is inline: styles, figures, tables; nothing is fetched, nothing is executed. Numbers
 come from `results.json` and, where it lies beside, `details.json`. User text enters only through
-an `Example`, which the caller makes for synthetic people or on the reader's own request.
+an `Example`: one query answered by population, group and user level, which the caller makes for
+synthetic people, or for real ones on the reader's own request (`--show-examples`).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
 from client.terminal.tables import Table
-from proper_model.evaluation import LOWER_IS_BETTER
+from proper_model.evaluation import LOWER_IS_BETTER, Prediction
 from proper_model.storage.files import write_atomic
+from proper_model.tasks import Task, User
 from simulations.outcome.details import DETAILS_FILE, Details, read_details
 from simulations.outcome.results import RESULTS_FILE, Results, read_results
 from simulations.reporting import figures
-from simulations.reporting.example import Example
 from simulations.reporting.figures import Figure
 from simulations.reporting.tables import (
     comparison_table,
@@ -31,7 +32,24 @@ from simulations.reporting.tables import (
 )
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"
+LEVELS = {"stage1": "population", "stage2": "group", "stage3": "user"}
 GAIN_PAIRS = (("stage3", "stage1"), ("stage3", "oppu-mlp"), ("stage2", "stage2-mean"))
+
+
+@dataclass(frozen=True)
+class Step:
+    level: str
+    arm: str
+    output: str
+    right: bool
+
+
+@dataclass(frozen=True)
+class Example:
+    prompt: str
+    gold: str
+    steps: tuple[Step, ...]
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -140,6 +158,38 @@ def device_differences(details: Details, a: str, b: str, metric: str) -> dict[st
     left = details.arms[a].devices.get(metric, {})
     right = details.arms[b].devices.get(metric, {})
     return {device: left[device] - right[device] for device in left if device in right}
+
+
+def choose_example(
+    task: Task, users: Sequence[User], predictions: Mapping[str, Sequence[Prediction]], *, note: str
+) -> Example | None:
+    """The query that shows the levels best: right only for the user, different on the way.
+
+    Ties go to the first query in the users' order, so the choice is the same every time.
+    Returns None unless both the first and the last level were run.
+    """
+    arms = [arm for arm in LEVELS if arm in predictions]
+    if "stage1" not in arms or "stage3" not in arms:
+        return None
+    by_id = {arm: {(p.user_id, p.query_id): p for p in predictions[arm]} for arm in arms}
+    best: tuple[tuple[int, int, float], Example] | None = None
+    for user in users:
+        for query in user.queries:
+            answers = [by_id[arm].get((user.user_id, query.id)) for arm in arms]
+            found = [answer for answer in answers if answer is not None]
+            if len(found) < len(arms):
+                continue
+            steps = tuple(
+                Step(LEVELS[arm], arm, p.output.strip(), p.output.strip() == query.gold.strip())
+                for arm, p in zip(arms, found, strict=True)
+            )
+            gained = int(steps[-1].right) - int(steps[0].right)
+            distinct = len({step.output for step in steps})
+            rank = (gained, distinct, found[0].nll - found[-1].nll)
+            if best is None or rank > best[0]:
+                prompt = task.query_example(query).prompt
+                best = (rank, Example(prompt, query.gold, steps, note))
+    return None if best is None else best[1]
 
 
 def render(sections: Sequence[Section]) -> str:

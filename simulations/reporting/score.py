@@ -7,8 +7,7 @@ rotated run are scored together: every user is a test user once, so their predic
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from proper_model.evaluation import (
@@ -29,14 +28,9 @@ from simulations.outcome.details import (
     DETAILS_FILE,
     ArmDetails,
     Details,
-    Levels,
-    MessageTotal,
-    Routing,
     Significance,
-    fit_numbers,
     write_details,
 )
-from simulations.outcome.devices import fit_report
 from simulations.outcome.results import (
     RESULTS_FILE,
     ArmResult,
@@ -47,11 +41,15 @@ from simulations.outcome.results import (
 )
 from simulations.outcome.rundata import RunData, load_run
 from simulations.outcome.timings import read_node_timings, read_timings
-from simulations.reporting.device_details import device_routing
-from simulations.reporting.levels import by_level, read_levels
+from simulations.reporting.device_details import (
+    by_level,
+    device_routing,
+    fits,
+    message_totals,
+    query_levels,
+    remarks,
+)
 from simulations.reporting.parameters import parameter_counts
-from simulations.reporting.remarks import remarks
-from simulations.setup.run_folder import TRUTH_FILE
 
 CONFIDENCE = 0.95
 SEED = 0  # of the bootstrap, the same for every run so that files can be compared
@@ -230,49 +228,11 @@ def make_details(
     return Details(
         reference=reference,
         arms=arms,
-        fits=_fits(data),
+        fits=fits(data),
         significance=list(rated),
         messages=message_totals(plan.out / "messages.jsonl" for plan in data.plans),
-        routing=_routing(data),
-        levels=_levels(data, strict),
+        # Folds train their own experts, so their routing cannot share one picture.
+        routing=device_routing(data.plan) if len(data.plans) == 1 else None,
+        levels=by_level(strict, query_levels(data.plans)),
         remarks=remarks(data.plans),
     )
-
-
-def _levels(data: RunData, scored: Mapping[str, Scored]) -> Levels | None:
-    known = read_levels(plan.out / TRUTH_FILE for plan in data.plans)
-    return None if known is None else by_level(scored, known)
-
-
-def _fits(data: RunData) -> dict[str, dict[str, dict[str, float | int | str]]]:
-    fits: dict[str, dict[str, dict[str, float | int | str]]] = {}
-    for plan in data.plans:
-        prefix = f"f{plan.fold}-" if len(data.plans) > 1 else ""
-        for arm in plan.state_arms:
-            for entry in plan.devices:
-                numbers = fit_numbers(fit_report(entry, arm))
-                if numbers:
-                    fits.setdefault(arm, {})[prefix + entry.device_id] = numbers
-    return fits
-
-
-def _routing(data: RunData) -> Routing | None:
-    # Folds train their own experts, so their routing cannot share one picture.
-    return device_routing(data.plan) if len(data.plans) == 1 else None
-
-
-def message_totals(paths: Iterable[Path]) -> list[MessageTotal]:
-    """Count and bytes by kind and direction, from the ledgers of the coordinators."""
-    totals: dict[tuple[str, str], tuple[int, int]] = {}
-    for path in paths:
-        if not path.is_file():
-            continue
-        for line in path.read_text(encoding="utf-8").splitlines():
-            row = json.loads(line)
-            key = (str(row["kind"]), str(row["direction"]))
-            count, size = totals.get(key, (0, 0))
-            totals[key] = (count + 1, size + int(row["bytes"]))
-    return [
-        MessageTotal(kind=kind, direction=direction, count=count, bytes=size)
-        for (kind, direction), (count, size) in totals.items()
-    ]

@@ -13,9 +13,8 @@ from typing import Any
 
 import torch
 
-from proper_model.base.config import empty_model, size, text_config
+from proper_model.base.config import size, text_config
 from proper_model.base.loading import attention_for, default_device
-from proper_model.base.sizes import BaseShape
 from proper_model.checks import cut_depth
 
 PROBE_LAYERS = 2
@@ -24,44 +23,11 @@ MIN_SECONDS = 0.4
 
 
 @dataclass(frozen=True)
-class Shape:
-    """What of a base model its cost depends on; `parameters` counts the whole base, `linears` the
-    weights of each linear in its blocks.
-    """
-
-    layers: int
-    hidden: int
-    ffn: int
-    parameters: int
-    linears: tuple[int, ...] = ()
-
-    @property
-    def base(self) -> BaseShape:
-        """The numbers that its memory depends on."""
-        return BaseShape(self.linears, self.parameters - sum(self.linears))
-
-    @property
-    def user_lora(self) -> int:
-        """Rank-one parameters of a LoRA on gate, up and down; times rank is a user's (1.3)."""
-        return (3 * self.hidden + 3 * self.ffn) * self.layers
-
-
-@dataclass(frozen=True)
 class Speed:
     """Tokens a second through the frozen base, one process."""
 
     forward: float
     training: float  # forward and backward
-
-
-def shape_of(config: Any) -> Shape:
-    """Counts parameters on the meta device: no memory, no weights."""
-    model = empty_model(config)
-    layers, hidden, ffn = (
-        size(config, name) for name in ("num_hidden_layers", "hidden_size", "intermediate_size")
-    )
-    base = BaseShape.of({name: tuple(p.shape) for name, p in model.named_parameters()})
-    return Shape(layers, hidden, ffn, base.numbers, base.linears)
 
 
 def measure(config: Any, *, tokens: int, batch: int, dtype: torch.dtype, threads: int) -> Speed:

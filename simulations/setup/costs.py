@@ -6,23 +6,15 @@ import tempfile
 from pathlib import Path
 
 from proper_model.base.loading import compute_dtype, default_device
-from proper_model.base.model_types import LARGEST_EMBEDDED_PARAMETERS
-from proper_model.checks import read_config, read_tokenizer
-from proper_model.federation.machine import useful_threads
-from proper_model.settings import preset
+from proper_model.federation.step_clock import Progress
 from proper_model.storage.files import storage_errors
-from proper_model.text import Encoder
-from simulations.setup.calibrate import measure, shape_of
-from simulations.setup.estimate import Estimate, count_tokens, estimate
-from simulations.setup.options import RunOptions
+from simulations.setup.calibrate import measure
+from simulations.setup.estimate import Estimate, Shape, count_tokens, estimate
+from simulations.setup.options import OneRun, RunOptions
 from simulations.setup.placement import check_choices, this_machine
-from simulations.setup.prepare import (
-    build,
-    memory_bytes,
-    place,
-)
+from simulations.setup.prepare import build, place, server_threads
 from simulations.setup.run_folder import check_out, check_same, existing_plan
-from simulations.setup.sources import Progress, Source, load_source
+from simulations.setup.sources import Source, encoder_of, load_source
 
 PROBE_TOKENS = 2048  # of one measured batch
 
@@ -32,50 +24,44 @@ def plan_costs(options: RunOptions, progress: Progress) -> Estimate:
 
     Refuses what the run itself would refuse, OUT included; trains and stores nothing.
     """
-    check_out(options)
+    check_out(options.places)
     check_choices(this_machine().cores, actors=options.actors, threads=None)
-    one = options.for_fold(0) if options.all_folds else options
-    with storage_errors(one.out), tempfile.TemporaryDirectory(prefix="proper-") as scratch:
-        source = load_source(one, progress, scratch=Path(scratch))
-        existing = existing_plan(one.out.resolve(), resume=one.resume)
+    runs = options.runs()
+    one = runs[0]
+    with storage_errors(one.places.out), tempfile.TemporaryDirectory(prefix="proper-") as scratch:
+        source = load_source(one.reading, progress, scratch=Path(scratch))
+        existing = existing_plan(one.places)
         if existing is not None:
-            prepared = build(one, source, one.out.resolve())
+            prepared = build(one, source)
             check_same(existing, prepared.plan, prepared.files)
-        return _costs(options, source, progress)
+        result = _costs(one, source, progress)
+        return result.times(len(runs)) if len(runs) > 1 else result
 
 
-def _costs(options: RunOptions, source: Source, progress: Progress) -> Estimate:
-    settings, structure = source.settings, preset(options.preset)
-    encoder = Encoder(
-        read_tokenizer(source.config_base),
-        max_prompt_tokens=settings.max_prompt_tokens,
-        max_answer_tokens=settings.max_answer_tokens,
-    )
+def _costs(run: OneRun, source: Source, progress: Progress) -> Estimate:
+    settings, base = source.settings, source.found
     progress("counting tokens", 0, 0)
-    tokens = count_tokens(source.population, source.task, encoder, settings)
+    tokens = count_tokens(source.population, source.task, encoder_of(base, settings), settings)
     progress("measuring this machine", 0, 0)
-    config = read_config(source.config_base)
-    shape, dtype = shape_of(config), compute_dtype(settings.dtype, default_device())
+    dtype = compute_dtype(settings.dtype, default_device())
     rows = max(1, min(settings.group.batch_size, PROBE_TOKENS // tokens.row))
-    threads = options.threads or useful_threads(shape.hidden)
-    users = len(source.population.test)
-    placement = place(options, source, users, shape.hidden)
-    node = measure(config, tokens=tokens.row, batch=rows, dtype=dtype, threads=placement.threads)
-    server = node
-    if threads != placement.threads:
-        server = measure(config, tokens=tokens.row, batch=rows, dtype=dtype, threads=threads)
-    result = estimate(
+    placement = place(run.machinery, source)
+    threads = server_threads(run.machinery, source)
+    speeds = {
+        number: measure(base.config, tokens=tokens.row, batch=rows, dtype=dtype, threads=number)
+        for number in {placement.threads, threads}
+    }
+    return estimate(
         tokens,
-        server,
-        node,
-        shape,
-        structure,
+        speeds[threads],
+        speeds[placement.threads],
+        Shape.of(base),
+        run.training.structure,
         settings,
-        arms=options.arms,
-        users=users,
+        arms=run.training.arms,
+        users=len(source.population.test),
         processes=placement.actors,
         dtype_bytes=dtype.itemsize,
-        embed_base=shape.parameters <= LARGEST_EMBEDDED_PARAMETERS,
-        training_bytes=memory_bytes(options.memory_budget),
+        embed_base=base.is_embedded,
+        training_bytes=run.machinery.memory_bytes,
     )
-    return result.times(options.folds) if options.all_folds else result

@@ -1,9 +1,8 @@
 """What a run will cost, told before it starts: time, memory and disk, as honest ranges.
 
 Tokens are counted in the user data that the run would read; passes follow from the profile; speed
-is measured (`simulations.setup.calibrate`). The low end assumes that early stopping ends every training
-at the first chance, the high end that nothing stops early and the machine is busy. Source: design
-notes docs/performance.md 2 (costs beside the frozen base), docs/method.md 1.3 (parameter counts).
+is measured (`calibrate`). The low end assumes that early stopping ends every training at the first chance, the
+high end that nothing stops early and the machine is busy. Source: docs/performance.md 2 (costs beside the frozen base), docs/method.md 1.3 (parameter counts).
 """
 
 from __future__ import annotations
@@ -12,10 +11,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from client.terminal.tables import Table
+from proper_model.base.sizes import BaseShape
+from proper_model.checks import FoundBase
 from proper_model.settings import StageSettings, Structure, UserRouting
 from proper_model.tasks import Population, Task, User
 from proper_model.text import Encoder
-from simulations.setup.calibrate import Shape, Speed
+from simulations.setup.calibrate import Speed
 
 # Cost beside the frozen base's own forward and backward: adapters and, where they run, experts.
 LORA_FACTOR, EXPERT_FACTOR = 1.3, 1.8
@@ -35,6 +36,35 @@ class Tokens:
     test_history: float
     test_queries: float
     row: int  # a typical sample
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What of a base model its cost depends on; `parameters` counts the whole base, `linears` the
+    weights of each linear in its blocks.
+    """
+
+    layers: int
+    hidden: int
+    ffn: int
+    parameters: int
+    linears: tuple[int, ...] = ()
+
+    @classmethod
+    def of(cls, base: FoundBase) -> Shape:
+        """Of a base whose weights need not be there."""
+        shape = base.shape
+        return cls(base.layers, base.hidden, base.ffn, shape.numbers, shape.linears)
+
+    @property
+    def base(self) -> BaseShape:
+        """The numbers that its memory depends on."""
+        return BaseShape(self.linears, self.parameters - sum(self.linears))
+
+    @property
+    def user_lora(self) -> int:
+        """Rank-one parameters of a LoRA on gate, up and down; times rank is a user's (1.3)."""
+        return (3 * self.hidden + 3 * self.ffn) * self.layers
 
 
 @dataclass(frozen=True)

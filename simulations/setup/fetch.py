@@ -11,17 +11,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from client.releases.download import Patience, download
 from proper_model.errors import DataError, FetchError
+from proper_model.federation.step_clock import Progress
 from proper_model.storage.files import storage_errors, write_atomic
 from proper_model.storage.json_stream import iter_array, read_object
 
-Progress = Callable[[str, int, int], None]
 BASE_URL = "https://ciir.cs.umass.edu/downloads/LaMP"
 MANIFEST = "manifest.json"
 # LaMP_6 ships ids of licensed mail only.

@@ -1,22 +1,126 @@
-"""What one simulated run is asked to do, checked before anything is read or written."""
+"""What a simulated run is asked to do: checked together, then divided into what each phase needs.
+
+`RunOptions` is what a user says. Its `runs()` are the federations that follow, one a fold, each in
+four parts: what to read, what to train, on how much of the machine, and where it lies. A phase takes
+its parts and never the whole.
+"""
 
 from __future__ import annotations
 
 import math
 import os
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from proper_model.data import parse_split
 from proper_model.errors import ConfigError
 from proper_model.federation.run_plan import LARGEST_SEED, MOST_THREADS
-from proper_model.settings import load_profile, presets
+from proper_model.settings import StageSettings, Structure, load_profile, preset
 
-NODE_ARMS = ("stage1", "stage2-mean", "stage2", "oppu-mlp", "stage3")
 CONTROL_ARMS = ("stage3-shuffled",)
-ARMS = NODE_ARMS + CONTROL_ARMS
+ARMS = ("stage1", "stage2-mean", "stage2", "oppu-mlp", "stage3", *CONTROL_ARMS)
 
-DEMOS = ("demo", "demo:tag", "demo:rate", "demo:text")
+# What DATA may be instead of a folder, and the synthetic people that it stands for.
+DEMOS = {
+    "demo": "synth_tag",
+    "demo:tag": "synth_tag",
+    "demo:rate": "synth_rate",
+    "demo:text": "synth_text",
+}
+
+
+@dataclass(frozen=True)
+class Files:
+    """Real people: a folder of OPPU's or LaMP's files, under a task and for a base."""
+
+    data: str
+    task: str
+    base: str
+
+
+@dataclass(frozen=True)
+class Demo:
+    """Synthetic people, with a task of their own and a base that is made in the folder `bases`."""
+
+    kind: str
+    bases: Path
+
+
+@dataclass(frozen=True)
+class People:
+    """Who takes part: how the data are split, which of the folds this is, and at most how much."""
+
+    split: str
+    fold: int
+    folds: int
+    pooled_users: int | None
+    users: int | None
+    max_items: int | None
+
+    @property
+    def label(self) -> str:
+        """The split as results name it: with the caps that decide who and how much was used."""
+        caps = (
+            (self.pooled_users, "pooled users"),
+            (self.users, "test users"),
+            (self.max_items, "items a user"),
+        )
+        said = [f"at most {number} {what}" for number, what in caps if number is not None]
+        return ", ".join([self.split, *said])
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What to read. `template` None: the profile's where the task has it, else the task's own."""
+
+    origin: Files | Demo
+    people: People
+    settings: StageSettings
+    template: str | None
+    seed: int
+
+
+@dataclass(frozen=True)
+class Training:
+    """What to train, and which arms to compare."""
+
+    structure: Structure
+    arms: tuple[str, ...]
+    seed: int
+
+
+@dataclass(frozen=True)
+class Machinery:
+    """How much of the machine to take; None: as it allows. `memory_bytes`: see `--memory-budget`."""
+
+    users_per_node: int | None
+    actors: int | None
+    threads: int | None
+    memory_bytes: int | None
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where a run and its cached phases lie, and whether it goes on with what lies there.
+
+    With `holds_folds`, `out` holds a folder for each fold's run.
+    """
+
+    out: Path
+    cache: Path
+    resume: bool
+    holds_folds: bool = False
+
+
+@dataclass(frozen=True)
+class OneRun:
+    """One federation, by the phases that need it."""
+
+    reading: Reading
+    training: Training
+    machinery: Machinery
+    places: Places
 
 
 @dataclass(frozen=True)
@@ -55,45 +159,54 @@ class RunOptions:
         self._check_numbers()
         self._check_people()
         self._check_arms()
-        presets.preset(self.preset)
-        load_profile(self.profile_name)
-
-    @property
-    def is_demo(self) -> bool:
-        return self.data in DEMOS
-
-    @property
-    def profile_name(self) -> str:
-        return self.profile or ("demo" if self.is_demo else "tiny")
+        preset(self.preset)
+        _ = self.settings
 
     @property
     def all_folds(self) -> bool:
         return self.folds > 1 and self.fold is None
 
     @property
-    def people_label(self) -> str:
-        """The split as results name it: with the caps that decide who and how much was used."""
-        caps = (
-            (self.pooled_users, "pooled users"),
-            (self.users, "test users"),
-            (self.max_items, "items a user"),
+    def places(self) -> Places:
+        """Of the whole run. Cached phases lie beside OUT by default: other arms find them there."""
+        cache = self.cache if self.cache is not None else self.out.parent / "cache"
+        return Places(self.out, cache, self.resume, self.all_folds)
+
+    @cached_property
+    def settings(self) -> StageSettings:
+        """Of the profile, read once. Raises ConfigError."""
+        return load_profile(self.profile or ("demo" if self.data in DEMOS else "tiny"))
+
+    def runs(self) -> tuple[OneRun, ...]:
+        """The federation that is asked for, or one for each fold in its own folder below OUT."""
+        if not self.all_folds:
+            return (self._one(self.fold or 0, self.out),)
+        return tuple(self._one(fold, self.out / f"fold-{fold}") for fold in range(self.folds))
+
+    def _one(self, fold: int, out: Path) -> OneRun:
+        cache = self.places.cache
+        budget = self.memory_budget
+        memory_bytes = None if budget is None else max(1, int(budget * 1024**3))
+        origin: Files | Demo
+        if self.data in DEMOS:
+            origin = Demo(DEMOS[self.data], cache / "bases")
+        else:
+            assert self.task is not None  # by `_check_data`
+            assert self.base is not None
+            origin = Files(self.data, self.task, self.base)
+        people = People(self.split, fold, self.folds, self.pooled_users, self.users, self.max_items)
+        return OneRun(
+            Reading(origin, people, self.settings, self.template, self.seed),
+            Training(preset(self.preset), self.arms, self.seed),
+            Machinery(self.users_per_node, self.actors, self.threads, memory_bytes),
+            Places(out, cache, self.resume),
         )
-        said = [f"at most {number} {what}" for number, what in caps if number is not None]
-        return ", ".join([self.split, *said])
-
-    def for_fold(self, fold: int) -> RunOptions:
-        """The same run for one fold, in its own folder below `out`."""
-        return replace(self, fold=fold, out=self.out / f"fold-{fold}", cache=self.cache_folder)
-
-    @property
-    def cache_folder(self) -> Path:
-        """Cached phases; beside OUT by default, so that other arms and presets find them."""
-        return self.cache if self.cache is not None else self.out.parent / "cache"
 
     def _check_data(self) -> None:
-        if self.data.startswith("demo:") and not self.is_demo:
+        demo = self.data in DEMOS
+        if self.data.startswith("demo:") and not demo:
             raise ConfigError(f"unknown demo '{self.data}'", hint="known: " + ", ".join(DEMOS))
-        if self.is_demo:
+        if demo:
             if self.task is not None or self.base is not None:
                 raise ConfigError(
                     "the demo brings its own task and base, so --task and --base contradict it",

@@ -11,14 +11,19 @@ Source: design notes docs/federation.md 6 and 7, docs/performance.md 3.
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+import torch
+
+from proper_model.base.loading import compute_dtype, default_device
+from proper_model.checks import FoundBase, find_base
 from proper_model.errors import BaseModelError, ConfigError
 from proper_model.federation.machine import usable_cores
+from proper_model.federation.run_plan import RunPlan
 from proper_model.settings import StageSettings
 from proper_model.tasks import counted
 
@@ -161,32 +166,14 @@ def _cohort(users: int, actors: int, *, exact: bool) -> int:
 
 def this_machine() -> Machine:
     """Cores of this process, memory and GPUs as they are free now."""
-    import torch
-
     free = tuple(torch.cuda.mem_get_info(number)[0] for number in range(torch.cuda.device_count()))
     return Machine(usable_cores(), free_memory_bytes(), free)
 
 
-def free_memory_bytes(
-    meminfo: Path = Path("/proc/meminfo"), cgroup: Path = Path("/sys/fs/cgroup")
-) -> int:
-    """Memory that new processes could take, within this container's limit if it has one.
-
-    Where the system says neither, enough for one actor.
-    """
-    found = [value for value in (_available(meminfo), _within_limit(cgroup)) if value is not None]
-    if not found:
-        with suppress(OSError, ValueError):
-            found.append(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-    return max(0, min(found)) if found else ACTOR_BYTES
-
-
-def _available(meminfo: Path) -> int | None:
-    with suppress(OSError, ValueError, IndexError):
-        for line in meminfo.read_text(encoding="ascii").splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    return None
+def free_memory_bytes(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
+    """Memory that new processes could take, within this container's limit if it has one."""
+    free, limit = int(psutil.virtual_memory().available), _within_limit(cgroup)
+    return max(0, free if limit is None else min(free, limit))
 
 
 def _within_limit(cgroup: Path) -> int | None:
@@ -206,28 +193,50 @@ class BaseBytes:
     loading: int = 0
 
 
-def base_bytes(base: str, settings: StageSettings) -> BaseBytes:
-    """From the headers of a base's files here or in the hub's local cache, else as its
-    configuration describes it, in the dtype computed in; zeros if nothing is known.
-    """
-    from proper_model.base.config import empty_model
-    from proper_model.base.folder import base_folder, weight_files
-    from proper_model.base.loading import compute_dtype, default_device
-    from proper_model.base.sizes import BaseShape, read_shape
-    from proper_model.checks import read_config
-
+def base_bytes(base: FoundBase, settings: StageSettings) -> BaseBytes:
+    """In the dtype that a run computes in, from the base's files or as its configuration says."""
     width, weights = compute_dtype(settings.dtype, default_device()).itemsize, settings.base_weights
-    shape = None
-    with suppress(BaseModelError):
-        shape = read_shape(weight_files(base, base_folder(base)))
-    if shape is None:
-        with suppress(BaseModelError):
-            parameters = empty_model(read_config(base)).named_parameters()
-            shape = BaseShape.of({name: tuple(p.shape) for name, p in parameters})
-    if shape is None:
-        return BaseBytes()
+    shape = base.stored_shape
     return BaseBytes(
         shape.numbers * width,
         shape.held_bytes(weights, width) + shape.product_bytes(weights, width),
         shape.loading_bytes(weights, width),
     )
+
+
+# -- the machine of a later command ----------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Resources:
+    """How many processes play the nodes of a plan, one node after the other, and on what."""
+
+    nodes: int
+    actors: int
+    threads: int
+    gpus: int
+
+
+def choose_resources(plan: RunPlan, machine: Machine) -> Resources:
+    """Actors for the nodes of a plan on the machine as it is now.
+
+    Nodes and threads stay what the plan says, since results are about them; a plan from a larger
+    machine gets what this one has.
+    """
+    base = BaseBytes()  # nothing is known of one that cannot be found; its nodes will tell
+    with suppress(BaseModelError):
+        base = base_bytes(find_base(plan.base), plan.stage_settings)
+    threads = min(plan.node_threads, machine.cores)
+    placement = choose_placement(
+        users=len(plan.devices),
+        cores=machine.cores,
+        memory_bytes=machine.memory_bytes,
+        base=base,
+        gpu_memory_bytes=machine.gpu_memory_bytes,
+        training_bytes=plan.node_memory_bytes,
+        actors=plan.actors and min(plan.actors, machine.cores // threads),
+        threads=threads,
+        users_per_node=plan.users_per_node,
+    )
+    gpus = len(machine.gpu_memory_bytes)
+    return Resources(plan.node_count, placement.actors, placement.threads, gpus)

@@ -15,15 +15,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from coordinator.run_keys import make_run_root
-from proper_model.base.model_types import LARGEST_EMBEDDED_PARAMETERS
-from proper_model.checks import read_config
 from proper_model.federation.machine import useful_threads
 from proper_model.federation.run_plan import DeviceEntry, RunPlan
+from proper_model.federation.step_clock import Progress
 from proper_model.settings import to_mapping
 from proper_model.storage.files import make_private_folder, storage_errors, write_atomic
 from proper_model.tasks import User, users_to_json
-from simulations.setup.calibrate import shape_of
-from simulations.setup.options import RunOptions
+from simulations.setup.options import Machinery, OneRun
 from simulations.setup.placement import (
     Placement,
     base_bytes,
@@ -38,7 +36,7 @@ from simulations.setup.run_folder import (
     existing_plan,
     made_folder,
 )
-from simulations.setup.sources import Progress, Source, load_source
+from simulations.setup.sources import Source, load_source
 
 
 @dataclass(frozen=True)
@@ -49,22 +47,22 @@ class Prepared:
     files: Mapping[Path, bytes]
 
 
-def prepare(options: RunOptions, progress: Progress) -> RunPlan:
+def prepare(run: OneRun, progress: Progress) -> RunPlan:
     """Check everything, then write OUT, or with `resume` compare OUT with what would be written.
 
     Raises ConfigError if OUT is in use, or holds another run than the one to resume; StorageError
     if it cannot be written.
     """
-    out = options.out.resolve()
+    places, out = run.places, run.places.out.resolve()
     # Before data are read: they may take minutes.
-    check_choices(this_machine().cores, actors=options.actors, threads=None)
-    for folder in (out, options.cache_folder):
+    check_choices(this_machine().cores, actors=run.machinery.actors, threads=None)
+    for folder in (out, places.cache):
         check_owner(folder)
     with storage_errors(out):
-        existing = existing_plan(out, resume=options.resume)
+        existing = existing_plan(places)
         # Made first: a place that cannot be written is told before a base is trained for it.
         with made_folder(out):
-            prepared = build(options, load_source(options, progress), out)
+            prepared = build(run, load_source(run.reading, progress))
             if existing is not None:
                 check_same(existing, prepared.plan, prepared.files)
                 return existing
@@ -82,11 +80,11 @@ def write(prepared: Prepared, progress: Progress) -> None:
     prepared.plan.save()
 
 
-def build(options: RunOptions, source: Source, out: Path) -> Prepared:
-    """Plan and files of the run that `options` describe."""
-    shape = shape_of(read_config(source.config_base))
+def build(run: OneRun, source: Source) -> Prepared:
+    """Plan and files of a run."""
     # Before anything is written: a contradiction must leave OUT free.
-    placement = place(options, source, len(source.population.test), shape.hidden)
+    placement = place(run.machinery, source)
+    out = run.places.out.resolve()
     run_root = make_run_root(out / "server", now=datetime.now(UTC))
     people = [_json((user,)) for user in source.population.test]
     entries = tuple(
@@ -108,24 +106,24 @@ def build(options: RunOptions, source: Source, out: Path) -> Prepared:
         task_toml=source.task.toml_text,
         template=source.task.template,
         base=source.base,
-        embed_base=shape.parameters <= LARGEST_EMBEDDED_PARAMETERS,
-        preset=options.preset,
+        embed_base=source.found.is_embedded,
+        preset=run.training.structure.name,
         settings=to_mapping(source.settings),
         split=source.people,
-        fold=options.fold or 0,
-        folds=options.folds,
-        seed=options.seed,
-        arms=options.arms,
+        fold=run.reading.people.fold,
+        folds=run.reading.people.folds,
+        seed=run.training.seed,
+        arms=run.training.arms,
         pooled_file=out / "server" / "pooled.json",
         devices=entries,
         users_per_node=placement.users_per_node,
         out=out,
-        cache=options.cache_folder.resolve(),
+        cache=run.places.cache.resolve(),
         root_public_key=run_root.public_key,
-        node_memory_bytes=memory_bytes(options.memory_budget),
-        actors=options.actors,
+        node_memory_bytes=run.machinery.memory_bytes,
+        actors=run.machinery.actors,
         node_threads=placement.threads,
-        server_threads=options.threads or useful_threads(shape.hidden),
+        server_threads=server_threads(run.machinery, source),
     )
     return Prepared(plan, files)
 
@@ -134,22 +132,22 @@ def _json(users: Sequence[User]) -> bytes:
     return (json.dumps(users_to_json(tuple(users)), ensure_ascii=False) + "\n").encode()
 
 
-def place(options: RunOptions, source: Source, users: int, hidden: int) -> Placement:
-    """Processes and nodes for `users` devices on this machine. Raises ConfigError."""
+def place(machinery: Machinery, source: Source) -> Placement:
+    """Processes and nodes for the test users' devices on this machine. Raises ConfigError."""
     machine = this_machine()
     return choose_placement(
-        users=users,
+        users=len(source.population.test),
         cores=machine.cores,
         memory_bytes=machine.memory_bytes,
-        base=base_bytes(source.base, source.settings),
+        base=base_bytes(source.found, source.settings),
         gpu_memory_bytes=machine.gpu_memory_bytes,
-        most_threads=useful_threads(hidden),
-        training_bytes=memory_bytes(options.memory_budget),
-        actors=options.actors,
-        users_per_node=options.users_per_node,
+        most_threads=useful_threads(source.found.hidden),
+        training_bytes=machinery.memory_bytes,
+        actors=machinery.actors,
+        users_per_node=machinery.users_per_node,
     )
 
 
-def memory_bytes(budget: float | None) -> int | None:
-    """Bytes of a budget in GiB."""
-    return None if budget is None else max(1, int(budget * 1024**3))
+def server_threads(machinery: Machinery, source: Source) -> int:
+    """Threads of the pooled stages."""
+    return machinery.threads or useful_threads(source.found.hidden)

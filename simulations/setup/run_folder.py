@@ -11,14 +11,16 @@ import shlex
 import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from proper_model.errors import ConfigError, StorageError
 from proper_model.federation.run_plan import PLAN_FILE, RunPlan
 from proper_model.storage.files import make_private_folder, storage_errors
-from simulations.setup.options import RunOptions
+from simulations.setup.options import Places
 
+TRUTH_FILE = "truth.json"  # in OUT of synthetic people only
 # What of a plan decides results, under the name that the user gave it.
 OPTION_OF = {
     "name": "DATA",
@@ -60,25 +62,26 @@ def check_owner(folder: Path) -> None:
         )
 
 
-def check_out(options: RunOptions) -> None:
+def check_out(places: Places) -> None:
     """Refuse what OUT says against this run. Raises ConfigError or StorageError; writes nothing."""
-    for folder in (options.out, options.cache_folder):
+    for folder in (places.out, places.cache):
         check_owner(folder)
-    with storage_errors(options.out):
-        if options.all_folds:
-            check_folds_folder(options)
+    with storage_errors(places.out):
+        if places.holds_folds:
+            check_folds_folder(places)
         else:
-            existing_plan(options.out.resolve(), resume=options.resume)
+            existing_plan(places)
 
 
-def existing_plan(out: Path, *, resume: bool) -> RunPlan | None:
+def existing_plan(places: Places) -> RunPlan | None:
     """The plan of a run to go on with; None for a new one. Never touches a folder in use."""
+    out = places.out.resolve()
     if out.exists() and not out.is_dir():
         raise ConfigError(
             f"{out} is a file, expected a folder or nothing", hint="give another --out"
         )
     used = out.is_dir() and any(out.iterdir())
-    if used and not resume:
+    if used and not places.resume:
         raise ConfigError(
             f"{out} is not empty",
             hint="give a new --out, or go on with the run in it: --resume",
@@ -92,11 +95,11 @@ def existing_plan(out: Path, *, resume: bool) -> RunPlan | None:
     return None
 
 
-def check_folds_folder(options: RunOptions) -> None:
+def check_folds_folder(places: Places) -> None:
     """Refuse a folder in use, or one that holds a run without folds."""
-    out = options.out
-    if not out.is_dir() or not any(out.iterdir()) or not options.resume:
-        existing_plan(out.resolve(), resume=False)
+    out = places.out
+    if not out.is_dir() or not any(out.iterdir()) or not places.resume:
+        existing_plan(replace(places, resume=False))
     elif not any(out.glob("fold-*")):
         raise ConfigError(
             f"{out} holds no run of folds to resume",
@@ -150,7 +153,7 @@ def changed_options(old: RunPlan, new: RunPlan, *, demo: bool) -> list[str]:
 
 
 def _people_options(old: str, new: str) -> set[str]:
-    """Which options made two labels of the split differ, see `RunOptions.people_label`."""
+    """Which options made two labels of the split differ, see `People.label`."""
     endings = {
         "pooled users": "--pooled-users",
         "test users": "--users",
@@ -168,6 +171,3 @@ def _comparable(plan: RunPlan) -> dict[str, Any]:
     for entry in content["devices"]:
         del entry["user_sha256"]
     return content
-
-
-TRUTH_FILE = "truth.json"  # in OUT of synthetic people only

@@ -3,83 +3,73 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from proper_model.answering import label_starts
-from proper_model.checks import check_base, locate, read_tokenizer
+from proper_model.checks import FoundBase, check_base, find_base
 from proper_model.data import apply_split, check_pool, effective_split, read_population
 from proper_model.errors import DataError, TaskError
-from proper_model.settings import StageSettings, load_profile
+from proper_model.federation.step_clock import Progress
+from proper_model.settings import StageSettings
 from proper_model.tasks import Example, Population, Report, Task, load_task
 from proper_model.text import Encoder, label_warnings, text_warnings
-from simulations.setup.options import RunOptions
-
-# (phase, done, total); total 0 means: unknown.
-Progress = Callable[[str, int, int], None]
+from simulations.setup.options import Demo, Files, Reading
 
 MOST_WARNINGS = 5  # shown by a run; `validate` shows all
-
-DEMO_KINDS = {
-    "demo": "synth_tag",
-    "demo:tag": "synth_tag",
-    "demo:rate": "synth_rate",
-    "demo:text": "synth_text",
-}
 
 
 @dataclass(frozen=True)
 class Source:
     """What a run works on. `truth` is JSON for synthetic people, None for real ones.
 
-    `people` says who takes part, as results name it; `sketch` holds configuration and tokenizer of
-    a base that is not made yet, None for others.
+    `people` says who takes part, as results name it. `base` is where the base lies, `found` what its
+    files say; of a base that is still to be made, files that only describe it.
     """
 
     name: str
     population: Population
     task: Task
     base: str
+    found: FoundBase
     settings: StageSettings
     truth: str | None = None
     warnings: tuple[str, ...] = ()
     people: str = ""
-    sketch: str | None = None
-
-    @property
-    def config_base(self) -> str:
-        """Where configuration and tokenizer can be read."""
-        return self.sketch or self.base
 
 
-def load_source(options: RunOptions, progress: Progress, *, scratch: Path | None = None) -> Source:
+def load_source(reading: Reading, progress: Progress, *, scratch: Path | None = None) -> Source:
     """Read or make everything a run needs, split as asked.
 
     With `scratch` nothing is trained or stored: a base that is still to be made is sketched there.
     Raises TaskError, DataError, ConfigError or BaseModelError with place and next step.
     """
-    source = _demo(options, progress, scratch) if options.is_demo else _real(options, progress)
+    origin, people = reading.origin, reading.people
+    if isinstance(origin, Demo):
+        source = _demo(origin, reading, progress, scratch)
+    else:
+        source = _real(origin, reading, progress)
     warnings = [*source.warnings]
-    split = effective_split(source.population, options.split)
-    if split != options.split:
+    split = effective_split(source.population, people.split)
+    if split != people.split:
         warnings.append(
-            f"split {options.split} takes {split.split(':')[1]} users: at most a fifth of the "
+            f"split {people.split} takes {split.split(':')[1]} users: at most a fifth of the "
             f"{len(source.population.pooled)} pooled ones, of those with a history and a query"
         )
     population = apply_split(
         source.population,
-        options.split,
-        fold=options.fold or 0,
-        folds=options.folds,
-        pooled_users=options.pooled_users,
-        users=options.users,
-        max_items=options.max_items,
-        seed=options.seed,
+        people.split,
+        fold=people.fold,
+        folds=people.folds,
+        pooled_users=people.pooled_users,
+        users=people.users,
+        max_items=people.max_items,
+        seed=reading.seed,
     )
     check_pool(population.pooled)
     _tell(warnings)
-    return replace(source, population=population, people=replace(options, split=split).people_label)
+    return replace(source, population=population, people=replace(people, split=split).label)
 
 
 def _tell(warnings: Sequence[str]) -> None:
@@ -92,42 +82,51 @@ def _tell(warnings: Sequence[str]) -> None:
         say(f"warning: and {len(warnings) - MOST_WARNINGS} more; proper-sim validate lists them")
 
 
-def _real(options: RunOptions, progress: Progress) -> Source:
-    assert options.task is not None
-    assert options.base is not None
-    settings = load_profile(options.profile_name)
-    task, warnings = choose_template(options.task, options.template, settings)
-    path = Path(options.data).expanduser()
-    if not path.exists():
-        raise DataError(
-            f"{options.data}: no such file or folder",
-            hint="give a folder with OPPU's or LaMP's files, or the word demo",
-        )
-    check_base(options.base, settings)
+def _real(files: Files, reading: Reading, progress: Progress) -> Source:
+    settings = reading.settings
+    task, warnings = choose_template(files.task, reading.template, settings)
+    path = existing_data(
+        files.data, hint="give a folder with OPPU's or LaMP's files, or the word demo"
+    )
+    found = check_base(files.base, settings)
     progress("reading users", 0, 0)
     report = Report()
     population = read_population(path, task, report=report, progress=progress)
-    doubts = _doubts(options.base, settings, task, population)
-    base = Path(options.base).expanduser()
+    doubts = _doubts(found, settings, task, population)
+    base = Path(files.base).expanduser()
     return Source(
         name=path.resolve().name,
         population=population,
         task=task,
-        base=str(base.resolve()) if base.is_dir() else options.base,
+        base=str(base.resolve()) if base.is_dir() else files.base,
+        found=found,
         settings=settings,
         warnings=(*warnings, *doubts, *(str(group) for group in report.groups)),
     )
 
 
-def _doubts(
-    base: str, settings: StageSettings, task: Task, population: Population
-) -> tuple[str, ...]:
-    """What the base's tokenizer makes of labels and texts. Raises MetricError."""
-    encoder = Encoder(
-        read_tokenizer(base, locate(base)),
+def existing_data(data: str, *, hint: str) -> Path:
+    """The path of a data folder or file. Raises DataError with the hint if there is none."""
+    path = Path(data).expanduser()
+    if not path.exists():
+        raise DataError(f"{data}: no such file or folder", hint=hint)
+    return path
+
+
+def encoder_of(base: FoundBase, settings: StageSettings) -> Encoder:
+    """Texts as tokens of the base, cut as the profile says."""
+    return Encoder(
+        base.tokenizer,
         max_prompt_tokens=settings.max_prompt_tokens,
         max_answer_tokens=settings.max_answer_tokens,
     )
+
+
+def _doubts(
+    base: FoundBase, settings: StageSettings, task: Task, population: Population
+) -> tuple[str, ...]:
+    """What the base's tokenizer makes of labels and texts. Raises MetricError."""
+    encoder = encoder_of(base, settings)
     labels = () if task.labels is None else tuple(task.labels)
     if labels and "mae_expected" in task.metrics:
         # Else found when all is trained and answers are scored.
@@ -157,39 +156,34 @@ def choose_template(
         return task, (warning,)
 
 
-def _demo(options: RunOptions, progress: Progress, scratch: Path | None) -> Source:
+def _demo(demo: Demo, reading: Reading, progress: Progress, scratch: Path | None) -> Source:
     from simulations.synthetic.people import make_synthetic
     from simulations.synthetic.tiny_base import make_tiny_base, sketch_tiny_base
 
-    settings = load_profile(options.profile_name)
+    settings, seed = reading.settings, reading.seed
     progress("making people", 0, 0)
-    synthetic = make_synthetic(DEMO_KINDS[options.data], preset="demo", seed=options.seed)
-    bases, texts, words = (
-        options.cache_folder / "bases",
-        synthetic.pretrain_texts,
-        synthetic.vocabulary,
-    )
-    sketch = None
+    synthetic = make_synthetic(demo.kind, preset="demo", seed=seed)
+    texts, words = synthetic.pretrain_texts, synthetic.vocabulary
     if scratch is not None:
-        sketch = sketch_tiny_base(scratch, texts, vocabulary=words, seed=options.seed)
-        base = bases / sketch.name
+        sketch = sketch_tiny_base(scratch, texts, vocabulary=words, seed=seed)
+        base, found = demo.bases / sketch.name, find_base(str(sketch))
     else:
         base = make_tiny_base(
-            bases,
+            demo.bases,
             texts,
             vocabulary=words,
-            seed=options.seed,
+            seed=seed,
             progress=lambda done, total: progress("pretraining a tiny base", done, total),
         )
-        check_base(str(base), settings)
-    task, warnings = choose_template(synthetic.task, options.template, settings)
+        found = check_base(str(base), settings)
+    task, warnings = choose_template(synthetic.task, reading.template, settings)
     return Source(
         name=synthetic.settings.kind,
         population=synthetic.population,
         task=task,
         base=str(base.resolve()),
+        found=found,
         settings=settings,
         truth=json.dumps(synthetic.truth, indent=1, sort_keys=True) + "\n",
         warnings=warnings,
-        sketch=None if sketch is None else str(sketch),
     )
