@@ -27,7 +27,7 @@ from simulations.experiments.schema import (
 )
 from simulations.experiments.show import difference_table, loss_figure, result_table
 from simulations.outcome import environment
-from simulations.setup import sources
+from simulations.setup import options
 from tests.releases import small_base, small_population
 from tests.tiny import tiny_base
 
@@ -155,7 +155,7 @@ def test_drift_as_a_command(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(sources, "load_profile", lambda _: quick_settings())
+    monkeypatch.setattr(options, "load_profile", lambda _: quick_settings())
     out = tmp_path / "out"
     line = [str(data), "--task", "synth_tag", "--base", str(base), "--max-items", "14"]
     assert run_cli(["exp", "drift", *line, "--preset", "device", "--out", str(out)]) == 0
@@ -181,7 +181,7 @@ def test_multitask_as_a_command(
     monkeypatch: pytest.MonkeyPatch,
     repository: Path,
 ) -> None:
-    monkeypatch.setattr(sources, "load_profile", lambda _: quick_settings())
+    monkeypatch.setattr(options, "load_profile", lambda _: quick_settings())
     task = (repository / "proper_model/tasks/task_files/synth_tag.toml").read_text()
     (tmp_path / "mine.toml").write_text(task.replace('name = "synth_tag"', 'name = "mine"'))
     line = [str(data), "--task", "synth_tag", "--base", str(base), "--max-items", "10"]

@@ -6,19 +6,24 @@ import json
 import os
 import shutil
 import stat
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from transformers import AutoConfig, AutoTokenizer
 
 from coordinator.keys import load_key
 from proper_model.bundle.trusted_root import Role, TrustedRoot, key_id
+from proper_model.checks import base as base_check
 from proper_model.data.users import write_oppu
 from proper_model.errors import BaseModelError, ConfigError, DataError, StorageError, TaskError
 from proper_model.federation.run_plan import RunPlan, file_sha256
 from proper_model.tasks.records import Population
 from proper_model.tasks.task import load_task
+from simulations.setup import costs
 from simulations.setup import prepare as prepare_module
+from simulations.setup.calibrate import Speed
 from simulations.setup.options import RunOptions
 from simulations.setup.placement import Machine
 from simulations.setup.run_folder import check_out
@@ -386,3 +391,37 @@ def test_processes_and_nodes_follow_from_the_machine_unless_told(
 def test_more_devices_a_node_than_there_are_is_all_of_them(options: RunOptions) -> None:
     plan = prepare(replace(options, users_per_node=10**30))
     assert plan.users_per_node == len(plan.devices)
+
+
+@pytest.mark.parametrize("what", ["prepare", "plan", "plan of a run to go on with"])
+def test_the_base_is_read_once(
+    world: tuple[Path, Path, Population],
+    options: RunOptions,
+    monkeypatch: pytest.MonkeyPatch,
+    what: str,
+) -> None:
+    if what.endswith("go on with"):
+        prepare(options)
+        options = replace(options, resume=True)
+    read: Counter[str] = Counter()
+
+    def count(where: object, name: str, key: str) -> None:
+        whole = getattr(where, name)
+
+        def counting(*given: object, **named: object) -> object:
+            read[key] += name != "from_pretrained" or str(given[0]) == str(world[1])
+            return whole(*given, **named)
+
+        monkeypatch.setattr(where, name, counting)
+
+    count(AutoConfig, "from_pretrained", "config")
+    count(AutoTokenizer, "from_pretrained", "tokenizer")
+    count(base_check, "empty_model", "modules")
+    count(base_check, "read_shape", "headers")
+    monkeypatch.setattr(costs, "measure", lambda *_, **__: Speed(forward=1e5, training=3e4))
+    if what == "prepare":
+        prepare(options)
+    else:
+        costs.plan_costs(options, quiet)
+    # transformers reads the configuration once more, for the tokenizer.
+    assert read == {"config": 2, "tokenizer": 1, "modules": 1, "headers": 1}

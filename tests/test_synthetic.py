@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import itertools
-import json
 from collections import Counter
 
 import numpy as np
 import pytest
 
-from proper_model.data.users import read_population
+from proper_model.data.users import read_population, write_oppu
 from proper_model.errors import ConfigError
 from proper_model.tasks.task import load_task
-from simulations.synthetic.people import make_synthetic, write_synthetic
+from simulations.synthetic.people import make_synthetic
 from simulations.synthetic.settings import KINDS
 from simulations.synthetic.text import THINGS_SEEN
 
@@ -171,35 +170,22 @@ def test_lognormal_sizes():
     assert np.median(sizes) == pytest.approx(24, abs=3)
 
 
+LAMP = {"synth_tag": "LaMP_2M", "synth_rate": "LaMP_3", "synth_text": "LaMP_7"}
+
+
 @pytest.mark.parametrize("kind", KINDS)
-def test_files_read_back(kind, tmp_path):
-    synthetic = make_synthetic(kind, preset="smoke")
-    write_synthetic(synthetic, tmp_path)
-    task = load_task(kind)
-    for form in ("oppu", "lamp"):
-        read = read_population(tmp_path / form, task)
-        assert read.pooled == synthetic.population.pooled
-        assert read.test == synthetic.population.test
-    for user in all_users(synthetic):
-        task.check(user)
-    assert json.loads((tmp_path / "truth.json").read_text()) == synthetic.truth
-    lines = (tmp_path / "pretrain.jsonl").read_text().splitlines()
-    assert tuple(json.loads(line)["text"] for line in lines) == synthetic.pretrain_texts
-
-
-@pytest.mark.parametrize(
-    ("kind", "lamp"),
-    [("synth_tag", "LaMP_2M"), ("synth_rate", "LaMP_3"), ("synth_text", "LaMP_7")],
-)
-def test_files_are_lamp_files(kind, lamp, tmp_path):
+def test_a_population_is_as_its_task_and_lamps_read_it(kind, tmp_path):
     """The shipped LaMP task cuts the same text and the same labels out of the queries."""
-    synthetic = make_synthetic(kind, preset="smoke")
-    write_synthetic(synthetic, tmp_path)
-    ours, theirs = load_task(kind), load_task(lamp)
-    for user in read_population(tmp_path / "lamp", theirs).test:
+    population = make_synthetic(kind, preset="smoke").population
+    ours, theirs = load_task(kind), load_task(LAMP[kind])
+    for user in (*population.pooled, *population.test):
+        ours.check(user)
         for query in user.queries:
             assert theirs.query_text(query) == ours.query_text(query)
             assert theirs.labels_for(query) == ours.labels_for(query)
+    write_oppu(population, tmp_path)
+    read = read_population(tmp_path, ours)
+    assert (read.pooled, read.test) == (population.pooled, population.test)
 
 
 def test_unknown_settings_are_refused():

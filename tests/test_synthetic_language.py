@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 
 from proper_model.tasks.task import load_task
-from simulations.synthetic.films import TAGS, topic_words
+from simulations.synthetic.films import (
+    ADJECTIVES,
+    FORMS,
+    PLAIN_DOES,
+    PLAIN_WHERE,
+    PLAIN_WHO,
+    TAGS,
+    TOPICS,
+)
 from simulations.synthetic.people import make_synthetic
 from simulations.synthetic.settings import KINDS
 from simulations.synthetic.text import TIMES
@@ -29,6 +37,22 @@ def all_users(synthetic):
 def query_texts(synthetic, user):
     task = load_task(synthetic.task)
     return [task.query_text(query)["text"] for query in user.queries]
+
+
+def topic_words() -> dict[str, frozenset[str]]:
+    """Topic name to the words that give it away: those of no other topic and of no filler."""
+    everyday = {w for f in FORMS for w in f.split()}
+    everyday |= {w for f in (*PLAIN_WHO, *PLAIN_DOES, *PLAIN_WHERE, *ADJECTIVES) for w in f.split()}
+    owners: dict[str, set[str]] = {}
+    for topic in TOPICS:
+        for word in " ".join((*topic.who, *topic.does, *topic.where)).split():
+            owners.setdefault(word, set()).add(topic.name)
+    return {
+        topic.name: frozenset(
+            word for word, names in owners.items() if names == {topic.name} and word not in everyday
+        )
+        for topic in TOPICS
+    }
 
 
 def test_a_description_tells_its_topic_by_two_to_four_words(films):

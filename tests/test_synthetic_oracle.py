@@ -7,9 +7,8 @@ import pytest
 
 from proper_model.errors import MetricError
 from proper_model.evaluation.metrics import Prediction
-from simulations.synthetic.oracle import adjusted_rand
 from simulations.synthetic.people import make_synthetic
-from simulations.synthetic.scores import level_accuracy, slot_accuracy, user_accuracy
+from tests.planted import level_accuracy, slot_accuracy, user_accuracy
 
 # The truth, the text and the oracle do not depend on how much a base is pretrained on.
 QUICK = {"pretrain": 20}
@@ -75,16 +74,6 @@ def test_demo_shows_every_stage():
     assert scores["stage1"]["all"] + 0.15 < scores["stage2"]["all"]
     assert scores["stage2"]["all"] + 0.2 < scores["stage3"]["all"]
     assert scores["oppu-mlp"]["group"] + 0.1 < scores["stage3"]["group"]
-
-
-def test_adjusted_rand_equals_sklearn():
-    from sklearn.metrics import adjusted_rand_score
-
-    rng = np.random.default_rng(0)
-    for _ in range(20):
-        a, b = rng.integers(4, size=30), rng.integers(3, size=30)
-        assert adjusted_rand(a, b) == pytest.approx(adjusted_rand_score(a, b), abs=1e-4)
-    assert adjusted_rand(a, a) == 1
 
 
 # Scores by level

@@ -226,19 +226,3 @@ FORMS = (
 )
 # Which of who, does and where are the topic's own.
 TOPICAL = ((1, 1, 1), (1, 1, 0), (1, 0, 1), (0, 1, 1))
-
-
-def topic_words() -> dict[str, frozenset[str]]:
-    """Topic name to the words that give it away: those of no other topic and of no filler."""
-    everyday = {w for f in FORMS for w in f.split()}
-    everyday |= {w for f in (*PLAIN_WHO, *PLAIN_DOES, *PLAIN_WHERE, *ADJECTIVES) for w in f.split()}
-    owners: dict[str, set[str]] = {}
-    for topic in TOPICS:
-        for word in " ".join((*topic.who, *topic.does, *topic.where)).split():
-            owners.setdefault(word, set()).add(topic.name)
-    return {
-        topic.name: frozenset(
-            word for word, names in owners.items() if names == {topic.name} and word not in everyday
-        )
-        for topic in TOPICS
-    }
