@@ -22,8 +22,9 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 export DO_NOT_TRACK := 1
 # Tests and demo use small matrices: threads fighting over cores cost more than they bring.
 TEST_ENV := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
+PYTEST = $(TEST_ENV) $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: help install lock audit sbom demo test test-full pytest fuzz lint fix docs results result \
+.PHONY: help install lock audit sbom demo test test-full test-slowest pytest fuzz lint fix docs results result \
   report bench bench-results clean distclean
 
 help: ## this list
@@ -77,10 +78,13 @@ demo: $(STAMP) ## the whole system on a synthetic population; OUT=runs/demo
 test: lint audit pytest ## lint, types, known holes, tests; a few minutes on two cores
 
 pytest: $(STAMP)
-	$(TEST_ENV) $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+	$(PYTEST)
+
+test-slowest: $(STAMP) ## the same tests, and which 20 took longest
+	$(PYTEST) --durations=20
 
 test-full: lint ## the same and the slow tests, three seeds each
-	$(TEST_ENV) $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "full or not full"
+	$(PYTEST) -m "full or not full"
 
 # Another seed or one target alone: make fuzz FUZZ="--seed 7 --only vault".
 FUZZ_MINUTES ?= 10

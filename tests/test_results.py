@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import math
 from pathlib import Path
@@ -149,9 +150,17 @@ def test_environment_states_code_and_machine(tmp_path: Path) -> None:
     cpuinfo = tmp_path / "cpuinfo"
     cpuinfo.write_text("processor : 0\nmodel name\t: Tiny CPU 1\n")
     assert machine.cpu_model(cpuinfo) == "Tiny CPU 1"
-    assert environment.commit(tmp_path) == "unknown" or environment.commit(tmp_path).startswith(
-        "version "
-    )
+
+
+@pytest.mark.parametrize(
+    ("owners", "said"), [({"simulations": ["proper"]}, "version 1.2"), ({}, "unknown")]
+)
+def test_without_a_checkout_the_installed_version_is_the_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owners: dict[str, list[str]], said: str
+) -> None:
+    monkeypatch.setattr(importlib.metadata, "packages_distributions", lambda: owners)
+    monkeypatch.setattr(importlib.metadata, "version", {"proper": "1.2"}.__getitem__)
+    assert environment.commit(tmp_path) == said
 
 
 def test_commit_marks_changed_sources(tmp_path: Path) -> None:
