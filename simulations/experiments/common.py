@@ -1,4 +1,4 @@
-"""What all experiments share: a release, what a part of one costs, and scores made into a result."""
+"""What all experiments share: a release, what its parts cost, and scores made into a result."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """`exp drift`: going on with new items, against training from scratch and against doing nothing.
 
 Every test user's history is cut in time. The first half is adapted to; the second arrives in parts;
-the newest fifth, the queries, and a fourth of the first half judge. Conditions, at stage 3 unless said otherwise:
+the newest fifth, the queries, and a fourth of the first half judge. Conditions, at stage 3 unless
+said otherwise:
 
     stage2   the embedding of the first half, without an adapter
     nothing  the adapter of the first half

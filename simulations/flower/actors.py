@@ -79,7 +79,8 @@ class ActorPool:
         finally:
             if actor.process.poll() is not None:
                 actor.close()
-                # Where no other can be started now, its place is kept: who waits would wait for ever.
+                # Where no other can be started now, this one stays in the queue: a request that
+                # waits for a process would wait for ever.
                 with suppress(OSError):
                     actor = Actor(actor.settings)
             self.idle.put(actor)

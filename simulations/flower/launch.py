@@ -31,7 +31,7 @@ from simulations.setup.placement import choose_resources, this_machine
 from simulations.setup.run_folder import check_owner
 
 POLL_S = 0.3
-ENDING_S = 10.0  # after the coordinator's last word, for the end of the log
+ENDING_S = 10.0  # after the coordinator has failed, for the end of the log
 SCRATCH = "tmp"  # below the folder of Flower's files
 FLOWER = SpecifierSet(">=1.41,<1.43")  # as in pyproject.toml
 
@@ -62,7 +62,7 @@ def launch(plan_path: Path, progress: Progress | None = None) -> None:
         *(str(n) for n in (resources.actors, resources.threads, resources.gpus)),
     ]
     try:
-        # Another launcher's progress is no word about this run, nor are its files ours to delete.
+        # With the lock: another launcher's progress and files are not ours to read or delete.
         with exclusive(folder):
             (plan.out / "progress.json").unlink(missing_ok=True)
             shutil.rmtree(folder / SCRATCH, ignore_errors=True)  # of a start that was killed

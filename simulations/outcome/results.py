@@ -2,7 +2,7 @@
 
 One file holds one run: one task, base, preset, profile and seed. It is the only file that the
 report, the README table and committed results need; numbers per user stay in `details.json`
-(`simulations.outcome.details`) beside it. Source: docs/method.md 4.3 (metrics), 2.3 (both levels, intervals, n).
+(`outcome.details`) beside it. Source: docs/method.md 4.3 (metrics), 2.3 (levels, intervals, n).
 """
 
 from __future__ import annotations
@@ -51,7 +51,8 @@ class _Strict(BaseModel):
 
 
 def _nan_if_null(value: object) -> object:
-    # A strict LaMP-3 answer "nan" poisons the mean (docs/method.md 4.3). JSON has no NaN, so it is null.
+    # A LaMP-3 answer "nan", read strictly, makes the mean NaN (docs/method.md 4.3), which JSON has
+    # not: null.
     return math.nan if value is None else value
 
 

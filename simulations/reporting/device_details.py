@@ -27,7 +27,7 @@ from simulations.setup.run_folder import TRUTH_FILE
 
 LAYER = re.compile(r"\.(\d+)\.")
 LEVELS = ("pop", "group", "user")
-# Of synthetic people the first of these that the task reports: share of right answers, error, overlap.
+# Of synthetic people: the first that the task reports of share of right answers, error, overlap.
 MEASURES = ("accuracy", "mae", "rougeL")
 # Experts that never moved are refused before there is a release, so they need no sentence.
 STAYED = {

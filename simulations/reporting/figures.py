@@ -166,7 +166,7 @@ def held_back(pairs: Sequence[tuple[float, float]], *, key: str) -> Figure | Non
 
 
 def routing_heatmap(routing: Routing, *, key: str) -> Figure | None:
-    """Which experts each device leans on: one row a device, one group of columns a router."""
+    """Weight of each expert on each device: one row a device, one group of columns a router."""
     rows = [row for row in routing.weights if row]
     if not rows:
         return None

@@ -1,8 +1,9 @@
 """From devices' folders to `results.json` and `details.json`.
 
 Every arm is scored strictly and leniently, at query and at user level, with intervals from
-resampling users; arms are compared in pairs on the same users (docs/method.md 2.3, 4.3). The folds of a
-rotated run are scored together: every user is a test user once, so their predictions are one set.
+resampling users; arms are compared in pairs on the same users (docs/method.md 2.3, 4.3). The folds
+of a rotated run are scored together: every user is a test user once, so their predictions are one
+set.
 """
 
 from __future__ import annotations

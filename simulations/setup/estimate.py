@@ -1,8 +1,9 @@
-"""What a run will cost, told before it starts: time, memory and disk, as honest ranges.
+"""What a run will cost, told before it starts: time, memory and disk, each at least and at most.
 
 Tokens are counted in the user data that the run would read; passes follow from the profile; speed
-is measured (`calibrate`). The low end assumes that early stopping ends every training at the first chance, the
-high end that nothing stops early and the machine is busy. Source: docs/performance.md 2 (costs beside the frozen base), docs/method.md 1.3 (parameter counts).
+is measured (`calibrate`). The low end assumes that early stopping ends every training as soon as it
+may, the high end that nothing stops early and the machine is busy. Source: docs/performance.md 2
+(costs beside the frozen base), docs/method.md 1.3 (parameter counts).
 """
 
 from __future__ import annotations

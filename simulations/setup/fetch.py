@@ -1,7 +1,7 @@
 """Download LaMP from its own server, and know when what came is not LaMP (docs/method.md 4.1).
 
-Traps: a wrong path answers 200 with a small HTML page; the movie tagging task lives under
-`LaMP_2/new/`, plain `LaMP_2` is news categorization; test answers are withheld. A broken download
+A wrong path answers 200 with a small HTML page; the movie tagging task lies under `LaMP_2/new/`,
+plain `LaMP_2` is news categorization; test answers are withheld. A broken download
 leaves a `.part` file and goes on from there. Everything is checked before a file gets its name,
 and `manifest.json` records sizes, counts and SHA-256. LaMP is CC BY-NC-SA 4.0; fetching is not
 redistributing.

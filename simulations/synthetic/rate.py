@@ -3,9 +3,9 @@
 A review praises or pans three of six aspects. Each group cares for one aspect of its own, all care
 for the last one, and every user is lenient, neutral or harsh. Source: docs/method.md 5.3.
 
-DEVIATION from docs/method.md 5.1: queries are drawn without regard to their level. To balance levels one
-would have to pick reviews that mention the aspect of the user's own group, and then the text would
-tell the group.
+DEVIATION from docs/method.md 5.1: queries are drawn without regard to their level. To balance
+levels one would have to pick reviews that mention the aspect of the user's own group, and then the
+text would tell the group.
 """
 
 from __future__ import annotations

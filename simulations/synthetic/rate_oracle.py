@@ -1,7 +1,7 @@
 """Ideal estimators for `synth_rate`: linear tastes, mixed over groups, with a user's own offset.
 
-Source: docs/method.md 5.3. A user's offset is profiled out before grouping; otherwise the clusters follow
-leniency, which is larger than taste, instead of taste.
+Source: docs/method.md 5.3. A user's offset is taken out before grouping; otherwise the clusters
+follow leniency, which is larger than taste, instead of taste.
 """
 
 from __future__ import annotations

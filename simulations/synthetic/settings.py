@@ -1,7 +1,7 @@
 """Sizes and knobs of the synthetic populations, and who is in them.
 
-Source: docs/method.md 5.1 and 5.2. A preset names sizes that were chosen together; every number can be
-overridden on its own.
+Source: docs/method.md 5.1 and 5.2. A preset names sizes that were chosen together; every number can
+be overridden on its own.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class SyntheticSettings:
         users_per_group, test_users_per_group: pooled users and unseen users of every group.
         items: history items a user, or their median with `sizes="lognormal"`.
         queries_per_level: queries of each level a user; synth_rate draws three times as many
-            without regard to level (see synthetic_rate).
+            without regard to level (see `rate`).
         topics, shared_topics: synth_tag only; the first `shared_topics` have one tag for all.
         quirk_repeats: history items on each private quirk.
         noise: share of history labels replaced by a random one.

@@ -131,7 +131,7 @@ class _World:
 
 
 class _Style:
-    """How one user writes. Numbers index the lists of synthetic_sentences."""
+    """How one user writes. Numbers index the lists in `sentences`."""
 
     def __init__(
         self, *, things: list[int], opener: int, sign_off: int, nicknamed: int, nickname: int

@@ -1,8 +1,8 @@
 """A base model small enough to be trained in seconds: two Llama blocks and a word-level tokenizer.
 
 It stands in for a language model in the demo and in tests: it has met the words, the format of
-questions and answers, and what texts are about, but no user. Source: docs/method.md 5.5 (d=64, f=172, L=2,
-at most 600 words).
+questions and answers, and what texts are about, but no user. Source: docs/method.md 5.5 (d=64,
+f=172, L=2, at most 600 words).
 """
 
 from __future__ import annotations
