@@ -33,7 +33,6 @@ from simulations.flower import launch as launching
 from simulations.flower.actors import LOST, ActorError, ActorPool, actor_settings
 from simulations.flower.causes import check_outcome, known_cause
 from simulations.flower.launch import read_progress
-from simulations.flower.supervisor import GRACE_S
 from simulations.setup.placement import Machine, choose_resources
 
 GIB = 1 << 30
@@ -136,6 +135,8 @@ def test_finished_means_this_data_and_all_its_predictions(plan):
     user = plan.devices[0].folder / "user.json"
     user.write_bytes(user.read_bytes() + b" ")
     assert not launching.finished(plan)
+    assert Journal.open(plan.server_folder, plan.fingerprint()).done("evaluate")
+    launching.reopen_private_rounds(plan)
     assert not Journal.open(plan.server_folder, plan.fingerprint()).done("evaluate")
 
 
@@ -326,6 +327,13 @@ def test_of_what_a_node_raises_only_the_type_leaves_its_process(monkeypatch):
 
 # -- the supervisor --------------------------------------------------------------------------------
 
+GRACE_S = 2.0
+IMPATIENT = f"""
+import sys
+from simulations.flower import supervisor
+supervisor.GRACE_S = {GRACE_S}
+sys.exit(supervisor.main(sys.argv[1:]))
+"""
 # A command as bad as Ray: a child in a session of its own, which ignores SIGTERM, and whose parent
 # has gone.
 UNRULY = """
@@ -372,8 +380,7 @@ def test_no_descendant_outlives_the_launcher(tmp_path, repository, way):
             "print(p.pid, flush=True); sys.stdin.read(); p.stdin.write(sys.argv[1].encode())\n"
             "p.stdin.close(); p.wait()\n",
             "!" if way == "nothing to save" else "",
-            *(sys.executable, "-m", "simulations.flower.supervisor"),
-            *(sys.executable, "-c", UNRULY, str(note)),
+            *(sys.executable, "-c", IMPATIENT, sys.executable, "-c", UNRULY, str(note)),
         ],
         cwd=repository,
         env={**os.environ, "PYTHONPATH": str(repository)},

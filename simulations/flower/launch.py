@@ -64,6 +64,7 @@ def launch(plan_path: Path, progress: Progress | None = None) -> None:
     try:
         # With the lock: another launcher's progress and files are not ours to read or delete.
         with exclusive(folder):
+            reopen_private_rounds(plan)
             (plan.out / "progress.json").unlink(missing_ok=True)
             shutil.rmtree(folder / SCRATCH, ignore_errors=True)  # of a start that was killed
             log.touch(mode=PRIVATE_FILE)
@@ -142,20 +143,26 @@ def read_progress(plan: RunPlan) -> tuple[str, int, int] | None:
 
 
 def finished(plan: RunPlan) -> bool:
-    """True if an earlier start finished this very plan and the predictions are all still there.
+    """True if an earlier start finished this very plan and the predictions are all still there."""
+    journal = Journal.open(plan.server_folder, plan.fingerprint())
+    return (
+        journal.done("personalize")
+        and journal.done("evaluate")
+        and not incomplete(plan.devices, plan.node_arms)
+        and not changed(plan.devices)
+    )
 
-    Otherwise the private rounds are to be done again. They are cheap where nothing changed: each
+
+def reopen_private_rounds(plan: RunPlan) -> None:
+    """Have a plan that is not `finished` ask its nodes again, whatever its journal says.
+
+    Somebody may have removed results or edited data. The nodes make exactly what is missing: each
     device compares what it has with its own data.
     """
     journal = Journal.open(plan.server_folder, plan.fingerprint())
-    if not (journal.done("personalize") and journal.done("evaluate")):
-        return False
-    if not incomplete(plan.devices, plan.node_arms) and not changed(plan.devices):
-        return True
-    # Somebody removed results or edited data: the nodes make exactly what is missing, if asked.
-    journal.forget("personalize", "evaluate")
-    journal.save()
-    return False
+    if journal.done("personalize") and journal.done("evaluate"):
+        journal.forget("personalize", "evaluate")
+        journal.save()
 
 
 @contextmanager

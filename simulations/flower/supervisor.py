@@ -24,7 +24,7 @@ import psutil
 from psutil import Process
 
 GRACE_S = 3.0
-POLL_S = 0.2
+POLL_S, LOOK_S = 0.2, 1.0
 KILL_ROUNDS = 50
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36  # linux/prctl.h
 
@@ -114,12 +114,12 @@ def main(command: list[str]) -> int:
     known = family(set())
     grace_s = GRACE_S
     while child.poll() is None:
-        ready, _, _ = select.select([sys.stdin], [], [], 1.0)
+        ready, _, _ = select.select([sys.stdin], [], [], POLL_S if adopted else LOOK_S)
         if ready:
             if os.read(sys.stdin.fileno(), 1024):
                 grace_s = 0.0
             break
-        if not adopted:  # else all of it is below this process in the end too
+        if not adopted:  # else what loses its parent becomes a child of this process
             known = family(known)
     ended = child.poll()
     stop(child.pid, known, grace_s)
