@@ -1,7 +1,7 @@
 """LaMP's metrics, intervals over users, and an exact test for few items."""
 
 from proper_model.evaluation.intervals import (
-    Level, RESAMPLES, bootstrap, holm, paired_bootstrap, summarize, user_values,
+    Difference, Level, RESAMPLES, bootstrap, holm, paired_bootstrap, summarize, user_values,
 )
 from proper_model.evaluation.metrics import (
     CORPUS_METRICS, LOWER_IS_BETTER, Prediction, Scored, score, share_changed,
@@ -9,7 +9,7 @@ from proper_model.evaluation.metrics import (
 from proper_model.evaluation.swap_test import swap_probability
 
 __all__ = [
-    "CORPUS_METRICS", "LOWER_IS_BETTER", "Level", "Prediction", "RESAMPLES", "Scored", "bootstrap",
-    "holm", "paired_bootstrap", "score", "share_changed", "summarize", "swap_probability",
-    "user_values",
+    "CORPUS_METRICS", "Difference", "LOWER_IS_BETTER", "Level", "Prediction", "RESAMPLES", "Scored",
+    "bootstrap", "holm", "paired_bootstrap", "score", "share_changed", "summarize",
+    "swap_probability", "user_values",
 ]

@@ -11,13 +11,13 @@ from typing import Any, Literal
 
 import torch
 
-from proper_model.evaluation import CORPUS_METRICS, RESAMPLES, Level, Scored, paired_bootstrap
+from proper_model.evaluation import CORPUS_METRICS, Level, Scored
 from proper_model.federation.step_clock import Progress
 from proper_model.release.contents import Release
 from proper_model.tasks import Task, User
 from simulations.experiments.schema import Condition, Costs, Experiment, SetContrast
 from simulations.outcome import environment
-from simulations.reporting.score import CONFIDENCE, SEED, arm_result
+from simulations.reporting.score import Resampling, arm_result
 from simulations.setup.options import OneRun, Training
 from simulations.setup.prepare import server_threads
 from simulations.setup.sources import Source
@@ -111,16 +111,12 @@ def as_experiment(
     source: Source,
     tasks: Sequence[Task],
     outcome: Outcome,
-    *,
-    resamples: int = RESAMPLES,
 ) -> Experiment:
     """The result file's content: means with intervals over users, and paired differences."""
+    drawn = Resampling()
     conditions = {
         condition: Condition(
-            sets={
-                on: arm_result(table, resamples=resamples, confidence=CONFIDENCE)
-                for on, table in sets.items()
-            },
+            sets={on: arm_result(table, drawn) for on, table in sets.items()},
             costs=outcome.costs.get(condition),
         )
         for condition, sets in outcome.scores.items()
@@ -138,16 +134,16 @@ def as_experiment(
         users=outcome.users,
         hardware=environment.hardware(),
         commit=environment.commit(),
-        confidence=CONFIDENCE,
+        confidence=drawn.confidence,
         conditions=conditions,
-        contrasts=contrasts(outcome.scores, outcome.pairs, resamples=resamples),
+        contrasts=contrasts(outcome.scores, outcome.pairs, drawn),
         facts=dict(outcome.facts),
         notes=list(outcome.notes),
     )
 
 
 def contrasts(
-    scores: Scores, pairs: Sequence[tuple[str, str]], *, resamples: int
+    scores: Scores, pairs: Sequence[tuple[str, str]], drawn: Resampling
 ) -> list[SetContrast]:
     """Every pair on every set and metric, users resampled; at user level where there is one."""
     found = []
@@ -158,25 +154,6 @@ def contrasts(
                 if metric in UNUSED or metric not in other.metrics:
                     continue
                 level: Level = "query" if metric in CORPUS_METRICS else "user"
-                row = paired_bootstrap(
-                    table,
-                    other,
-                    metric,
-                    level=level,
-                    seed=SEED,
-                    resamples=resamples,
-                    confidence=CONFIDENCE,
-                )
-                found.append(
-                    SetContrast(
-                        a=a,
-                        b=b,
-                        metric=metric,
-                        level=level,
-                        delta=row.delta,
-                        low=row.low,
-                        high=row.high,
-                        on=on,
-                    )
-                )
+                row = drawn.difference(table, other, metric, level)
+                found.append(SetContrast.of(a, b, metric, level, row, on=on))
     return found

@@ -9,19 +9,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from proper_model.storage.files import write_atomic
-from simulations.outcome.results import ArmResult, Contrast, Hardware, dumps, read_as
+from simulations.outcome.results import ArmResult, Contrast, Hardware, Strict, dumps, read_as
 
 SCHEMA = 1
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Costs(_Strict):
+class Costs(Strict):
     """Summed over all users. Trained tokens went forward and backward, judged ones forward only."""
 
     trained_tokens: int = Field(ge=0)
@@ -38,7 +34,7 @@ class Costs(_Strict):
         )
 
 
-class Condition(_Strict):
+class Condition(Strict):
     """One of the things compared: scores by set of questions, and what it cost by itself."""
 
     sets: dict[str, ArmResult] = Field(min_length=1)
@@ -51,7 +47,7 @@ class SetContrast(Contrast):
     on: str
 
 
-class Experiment(_Strict):
+class Experiment(Strict):
     """One result file. `facts` are counts and shares; `notes` say what a reader must know."""
 
     # Literal[1] would also take `true`.
@@ -72,8 +68,6 @@ class Experiment(_Strict):
     contrasts: list[SetContrast]
     facts: dict[str, float | int]
     notes: list[str]
-
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
     @model_validator(mode="after")
     def _names_fit(self) -> Experiment:

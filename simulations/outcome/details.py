@@ -10,20 +10,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from proper_model.errors import ReportError
 from proper_model.storage.files import write_atomic
-from simulations.outcome.results import Contrast, MetricSummary, Number, dumps
+from simulations.outcome.results import Contrast, MetricSummary, Number, Strict, dumps
 
 DETAILS_FILE = "details.json"
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class ArmDetails(_Strict):
+class ArmDetails(Strict):
     """`devices[metric][device]` is that device's mean over its queries."""
 
     lenient: dict[str, MetricSummary]
@@ -31,7 +27,7 @@ class ArmDetails(_Strict):
     changed: Number | None = None  # share of queries whose answer differs from the reference arm
 
 
-class Significance(_Strict):
+class Significance(Strict):
     """One contrast, its two-sided bootstrap p and the same after Holm's step-down correction."""
 
     contrast: Contrast
@@ -40,14 +36,14 @@ class Significance(_Strict):
     all_tied: bool = False
 
 
-class MessageTotal(_Strict):
+class MessageTotal(Strict):
     kind: str
     direction: str
     count: int = Field(ge=0)
     bytes: int = Field(ge=0)
 
 
-class Routing(_Strict):
+class Routing(Strict):
     """User half of the routing: `weights[device]` holds `experts` numbers a router, summing to 1."""
 
     devices: list[str]
@@ -55,14 +51,14 @@ class Routing(_Strict):
     weights: list[list[float]]
 
 
-class Levels(_Strict):
+class Levels(Strict):
     """Synthetic people: `arms[arm][level]` is the mean of `metric` over that level's queries."""
 
     metric: str
     arms: dict[str, dict[str, Number]]
 
 
-class Details(_Strict):
+class Details(Strict):
     # Literal[1] would also take `true`.
     schema_: int = Field(default=1, ge=1, le=1, strict=True, alias="schema")
     reference: str
@@ -73,8 +69,6 @@ class Details(_Strict):
     routing: Routing | None = None
     levels: Levels | None = None
     remarks: list[str] = Field(default_factory=list)  # what the pooled stages left unlearned
-
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
 
 def write_details(details: Details, path: Path) -> None:

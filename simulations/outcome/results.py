@@ -11,7 +11,7 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Self, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -24,13 +24,12 @@ from pydantic import (
 )
 
 from proper_model.errors import ReportError
-from proper_model.evaluation import LOWER_IS_BETTER
+from proper_model.evaluation import LOWER_IS_BETTER, Difference, Level
 from proper_model.storage.files import write_atomic
 
 SCHEMA = 1
 RESULTS_FILE = "results.json"
 
-Level = Literal["query", "user"]
 Model = TypeVar("Model", bound=BaseModel)
 
 METRICS = (
@@ -46,8 +45,10 @@ METRICS = (
 )
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+class Strict(BaseModel):
+    """Content of a file of ours: nothing unknown, nothing changed after reading."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
 
 def _nan_if_null(value: object) -> object:
@@ -65,7 +66,7 @@ def _not_infinite(value: float) -> float:
 Number = Annotated[float, BeforeValidator(_nan_if_null), AfterValidator(_not_infinite)]
 
 
-class MetricSummary(_Strict):
+class MetricSummary(Strict):
     """Mean and interval over queries, then the same with every user weighing the same."""
 
     mean: Number
@@ -76,13 +77,13 @@ class MetricSummary(_Strict):
     user_high: Number
 
 
-class ArmResult(_Strict):
+class ArmResult(Strict):
     n_users: int = Field(ge=1)
     n_queries: int = Field(ge=1)
     metrics: dict[str, MetricSummary]
 
 
-class Contrast(_Strict):
+class Contrast(Strict):
     """`delta` is a minus b on the same users and queries, with a paired bootstrap interval."""
 
     a: str
@@ -93,6 +94,12 @@ class Contrast(_Strict):
     low: Number
     high: Number
 
+    @classmethod
+    def of(cls, a: str, b: str, metric: str, level: Level, row: Difference, **more: str) -> Self:
+        """What a bootstrap found for arm a minus arm b; `more` are fields of a child class."""
+        found = {"delta": row.delta, "low": row.low, "high": row.high}
+        return cls(a=a, b=b, metric=metric, level=level, **found, **more)
+
     @property
     def improvement(self) -> bool | None:
         """True or False if the interval excludes zero in a's favour or disfavour, else None."""
@@ -101,7 +108,7 @@ class Contrast(_Strict):
         return (self.low > 0) != (self.metric in LOWER_IS_BETTER)
 
 
-class Hardware(_Strict):
+class Hardware(Strict):
     system: str
     cpu: str
     cores: int = Field(ge=1)
@@ -111,7 +118,7 @@ class Hardware(_Strict):
     torch: str
 
 
-class Results(_Strict):
+class Results(Strict):
     # Literal[1] would also take `true`.
     schema_: int = Field(default=1, ge=1, le=1, strict=True, alias="schema")
     task: str
@@ -129,8 +136,6 @@ class Results(_Strict):
     parameters: dict[str, int]
     timings_s: dict[str, float]
     node_timings_s: dict[str, float] = Field(default_factory=dict)  # summed over nodes
-
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
     @model_validator(mode="after")
     def _names_fit(self) -> Results:

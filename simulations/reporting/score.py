@@ -9,11 +9,13 @@ set.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from proper_model.evaluation import (
     CORPUS_METRICS,
     RESAMPLES,
+    Difference,
     Level,
     Scored,
     bootstrap,
@@ -68,6 +70,33 @@ PAIRS: tuple[tuple[str, str], ...] = (
 LEVELS: tuple[Level, ...] = ("query", "user")
 
 
+@dataclass(frozen=True)
+class Resampling:
+    """How intervals are drawn, by resampling users: with one seed, so that files can be compared."""
+
+    resamples: int = RESAMPLES
+    confidence: float = CONFIDENCE
+
+    def summary(self, scored: Scored, metric: str) -> MetricSummary:
+        """A metric of one arm at both levels."""
+        row = bootstrap(
+            scored, metric, seed=SEED, resamples=self.resamples, confidence=self.confidence
+        )
+        return MetricSummary(**{name: getattr(row, name) for name in MetricSummary.model_fields})
+
+    def difference(self, a: Scored, b: Scored, metric: str, level: Level) -> Difference:
+        """Arm a minus arm b, on the same users and queries."""
+        return paired_bootstrap(
+            a,
+            b,
+            metric,
+            level=level,
+            seed=SEED,
+            resamples=self.resamples,
+            confidence=self.confidence,
+        )
+
+
 def score_run(
     out: Path, *, resamples: int = RESAMPLES, confidence: float = CONFIDENCE
 ) -> tuple[Results, Details]:
@@ -76,10 +105,10 @@ def score_run(
     Raises ReportError if a device's predictions are missing or damaged.
     """
     data = load_run(out)
-    scored = _score_arms(data, lenient=False)
-    rated = significance(scored, resamples=resamples, confidence=confidence)
-    results = make_results(data, out, scored, rated, resamples=resamples, confidence=confidence)
-    details = make_details(data, scored, rated, resamples=resamples, confidence=confidence)
+    scored, drawn = _score_arms(data, lenient=False), Resampling(resamples, confidence)
+    rated = significance(scored, drawn)
+    results = make_results(data, out, scored, rated, drawn)
+    details = make_details(data, scored, rated, drawn)
     write_results(results, out / RESULTS_FILE)
     write_details(details, out / DETAILS_FILE)
     return results, details
@@ -90,9 +119,7 @@ def make_results(
     out: Path,
     scored: Mapping[str, Scored],
     rated: Sequence[Significance],
-    *,
-    resamples: int,
-    confidence: float,
+    drawn: Resampling,
 ) -> Results:
     """The content of results.json, from each arm's strict scores and their comparisons."""
     plan = data.plan
@@ -107,12 +134,9 @@ def make_results(
         split=split,
         hardware=environment.trained_on(p.out for p in data.plans) or environment.hardware(),
         commit=environment.commit(),
-        arms={
-            arm: arm_result(table, resamples=resamples, confidence=confidence)
-            for arm, table in scored.items()
-        },
+        arms={arm: arm_result(table, drawn) for arm, table in scored.items()},
         contrasts=[row.contrast for row in rated],
-        confidence=confidence,
+        confidence=drawn.confidence,
         parameters=parameter_counts(plan),
         timings_s=read_timings(out, data.plans),
         node_timings_s=read_node_timings(data.plans),
@@ -130,34 +154,21 @@ def _score_arms(data: RunData, *, lenient: bool) -> dict[str, Scored]:
     }
 
 
-def arm_result(scored: Scored, *, resamples: int, confidence: float) -> ArmResult:
+def arm_result(scored: Scored, drawn: Resampling) -> ArmResult:
     """One table as the results file shows it."""
     return ArmResult(
         n_users=len(set(scored.user_ids)),
         n_queries=len(scored.query_ids),
-        metrics=summaries(scored, resamples=resamples, confidence=confidence),
+        metrics=summaries(scored, drawn),
     )
 
 
-def summaries(scored: Scored, *, resamples: int, confidence: float) -> dict[str, MetricSummary]:
+def summaries(scored: Scored, drawn: Resampling) -> dict[str, MetricSummary]:
     """Every metric of one arm at both levels."""
-    found = {}
-    for metric in scored.metrics:
-        row = bootstrap(scored, metric, seed=SEED, resamples=resamples, confidence=confidence)
-        found[metric] = MetricSummary(
-            mean=row.mean,
-            low=row.low,
-            high=row.high,
-            user_mean=row.user_mean,
-            user_low=row.user_low,
-            user_high=row.user_high,
-        )
-    return found
+    return {metric: drawn.summary(scored, metric) for metric in scored.metrics}
 
 
-def significance(
-    scored: Mapping[str, Scored], *, resamples: int, confidence: float
-) -> list[Significance]:
+def significance(scored: Mapping[str, Scored], drawn: Resampling) -> list[Significance]:
     """All pairs that were run, with Holm's correction over the pairs of one metric and level."""
     pairs = [(a, b) for a, b in PAIRS if a in scored and b in scored]
     rated: list[Significance] = []
@@ -167,30 +178,14 @@ def significance(
             if level == "user" and metric in CORPUS_METRICS:
                 continue  # not defined over one user's few queries
             family = {
-                (a, b): paired_bootstrap(
-                    scored[a],
-                    scored[b],
-                    metric,
-                    level=level,
-                    seed=SEED,
-                    resamples=resamples,
-                    confidence=confidence,
-                )
+                (a, b): drawn.difference(scored[a], scored[b], metric, level)
                 for a, b in pairs
                 if metric in scored[a].metrics and metric in scored[b].metrics
             }
             corrected = holm({f"{a}|{b}": row.p for (a, b), row in family.items()})
             rated += [
                 Significance(
-                    contrast=Contrast(
-                        a=a,
-                        b=b,
-                        metric=metric,
-                        level=level,
-                        delta=row.delta,
-                        low=row.low,
-                        high=row.high,
-                    ),
+                    contrast=Contrast.of(a, b, metric, level, row),
                     p=row.p,
                     p_holm=corrected[f"{a}|{b}"],
                     all_tied=row.all_tied,
@@ -204,9 +199,7 @@ def make_details(
     data: RunData,
     strict: Mapping[str, Scored],
     rated: Sequence[Significance],
-    *,
-    resamples: int,
-    confidence: float,
+    drawn: Resampling,
 ) -> Details:
     """The content of details.json, from each arm's strict scores and their comparisons."""
     lenient = _score_arms(data, lenient=True)
@@ -215,7 +208,7 @@ def make_details(
     for arm, table in strict.items():
         same = arm == reference
         arms[arm] = ArmDetails(
-            lenient=summaries(lenient[arm], resamples=resamples, confidence=confidence),
+            lenient=summaries(lenient[arm], drawn),
             devices={
                 metric: {
                     data.devices[user]: value for user, value in user_values(table, metric).items()
