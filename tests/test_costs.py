@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from proper_model.errors import ConfigError
-from simulations.setup.calibrate import Speed
 from simulations.setup.costs import plan_costs
+from simulations.setup.estimate import Speed
 from simulations.setup.options import RunOptions
 from simulations.setup.prepare import prepare
 from simulations.synthetic import tiny_base

@@ -17,11 +17,12 @@ from proper_model.settings.shipped_profiles import load_profile
 from proper_model.tasks.records import Population
 from proper_model.tasks.task import load_task
 from proper_model.text.encoding import Encoder
-from simulations.setup.calibrate import Speed, measure
+from simulations.setup.costs import measure
 from simulations.setup.estimate import (
     SAMPLE_USERS,
     Estimate,
     Shape,
+    Speed,
     Tokens,
     as_table,
     count_tokens,

@@ -25,7 +25,7 @@ from coordinator.publish import publish, reference_base
 from proper_model.base.config import is_nested, language_part, size
 from proper_model.base.folder import base_folder
 from proper_model.base.sizes import read_shape
-from proper_model.checks.base import check_base
+from proper_model.checks.base import check_base, find_base
 from proper_model.checks.outside_base import load_base
 from proper_model.errors import BaseModelError
 from proper_model.export.peft_lora import peft_adapter
@@ -33,7 +33,8 @@ from proper_model.export.user_fold import fold_release
 from proper_model.federation.machine import useful_threads
 from proper_model.release.contents import release_to_files
 from proper_model.settings.shipped_profiles import load_profile
-from simulations.setup.calibrate import measure, shape_of
+from simulations.setup.costs import measure
+from simulations.setup.estimate import Shape
 from tests.exports import (
     PUBLIC,
     VOCABULARY,
@@ -133,8 +134,8 @@ def test_it_passes_the_check_and_is_measured_as_what_is_used(folder: Path) -> No
     assert size(config, "hidden_size") == 16
     base, _ = load_base(str(folder))
     numbers = sum(p.numel() for p in base.parameters())
-    assert shape_of(config).parameters == numbers
-    assert (shape_of(config).layers, shape_of(config).hidden, shape_of(config).ffn) == (2, 16, 24)
+    shape = Shape.of(find_base(str(folder)))
+    assert (shape.parameters, shape.layers, shape.hidden, shape.ffn) == (numbers, 2, 16, 24)
     found = read_shape([base_folder(str(folder)) / "model.safetensors"])
     assert (found.numbers, found.mapped_bytes) == (numbers, 0)
     assert measure(config, tokens=4, batch=1, dtype=torch.float32, threads=1).forward > 0

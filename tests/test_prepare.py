@@ -23,7 +23,7 @@ from proper_model.tasks.records import Population
 from proper_model.tasks.task import load_task
 from simulations.setup import costs
 from simulations.setup import prepare as prepare_module
-from simulations.setup.calibrate import Speed
+from simulations.setup.estimate import Speed
 from simulations.setup.options import RunOptions
 from simulations.setup.placement import Machine
 from simulations.setup.run_folder import check_out

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import tempfile
+import time
 from pathlib import Path
+from typing import Any
 
-from proper_model.base.loading import compute_dtype, default_device
+import torch
+
+from proper_model.base.config import size, text_config
+from proper_model.base.loading import attention_for, compute_dtype, default_device
+from proper_model.checks import cut_depth
 from proper_model.federation.step_clock import Progress
 from proper_model.storage.files import storage_errors
-from simulations.setup.calibrate import measure
-from simulations.setup.estimate import Estimate, Shape, count_tokens, estimate
+from simulations.setup.estimate import Estimate, Shape, Speed, count_tokens, estimate
 from simulations.setup.options import OneRun, RunOptions
 from simulations.setup.placement import check_choices, this_machine
 from simulations.setup.prepare import build, place, server_threads
@@ -17,6 +22,9 @@ from simulations.setup.run_folder import check_out, check_same, existing_plan
 from simulations.setup.sources import Source, encoder_of, load_source
 
 PROBE_TOKENS = 2048  # of one measured batch
+PROBE_LAYERS = 2
+PROBE_VOCABULARY = 1024  # the head runs on answers only, so its full width would mislead
+MIN_SECONDS = 0.4
 
 
 def plan_costs(options: RunOptions, progress: Progress) -> Estimate:
@@ -65,3 +73,56 @@ def _costs(run: OneRun, source: Source, progress: Progress) -> Estimate:
         embed_base=base.is_embedded,
         training_bytes=run.machinery.memory_bytes,
     )
+
+
+def measure(config: Any, *, tokens: int, batch: int, dtype: torch.dtype, threads: int) -> Speed:
+    """Run a slice of the model on random tokens. `tokens` is the length of one row.
+
+    Only the configuration is needed: one or two layers are built with random weights, and time per
+    layer times the number of layers is the model's. So a 7B base is judged before it is downloaded.
+    """
+    from transformers import AutoModel
+
+    device, text = default_device(), text_config(config)
+    layers = min(PROBE_LAYERS, size(text, "num_hidden_layers"))
+    share = layers / size(text, "num_hidden_layers")
+    slim = cut_depth(text, layers)
+    slim.vocab_size = PROBE_VOCABULARY
+    slim.pad_token_id = None
+    model = AutoModel.from_config(
+        slim, dtype=dtype, attn_implementation=attention_for(device, dtype)
+    )
+    model.to(device).eval().requires_grad_(False)
+    ids = torch.randint(PROBE_VOCABULARY, (batch, tokens), device=device)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        forward = _seconds(lambda: _forward(model, ids))
+        training = _seconds(lambda: _train(model, ids))
+    finally:
+        torch.set_num_threads(before)
+    count = batch * tokens * share
+    return Speed(forward=count / forward, training=count / training)
+
+
+def _forward(model: Any, ids: torch.Tensor) -> None:
+    with torch.no_grad():
+        model(input_ids=ids, use_cache=False)
+
+
+def _train(model: Any, ids: torch.Tensor) -> None:
+    inputs = model.get_input_embeddings()(ids).detach().requires_grad_(True)
+    model(inputs_embeds=inputs, use_cache=False).last_hidden_state.float().sum().backward()
+
+
+def _seconds(run: Any) -> float:
+    """Median time of one call after a warm-up."""
+    run()
+    times: list[float] = []
+    while sum(times) < MIN_SECONDS and len(times) < 50:
+        start = time.perf_counter()
+        run()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - start)
+    return sorted(times)[len(times) // 2]

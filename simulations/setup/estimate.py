@@ -1,7 +1,7 @@
 """What a run will cost, told before it starts: time, memory and disk, each at least and at most.
 
 Tokens are counted in the user data that the run would read; passes follow from the profile; speed
-is measured (`calibrate`). The low end assumes that early stopping ends every training as soon as it
+is measured (`costs`). The low end assumes that early stopping ends every training as soon as it
 may, the high end that nothing stops early and the machine is busy. Source: docs/performance.md 2
 (costs beside the frozen base), docs/method.md 1.3 (parameter counts).
 """
@@ -17,7 +17,6 @@ from proper_model.checks import FoundBase
 from proper_model.settings import StageSettings, Structure, UserRouting
 from proper_model.tasks import Population, Task, User
 from proper_model.text import Encoder
-from simulations.setup.calibrate import Speed
 
 # Cost beside the frozen base's own forward and backward: adapters and, where they run, experts.
 LORA_FACTOR, EXPERT_FACTOR = 1.3, 1.8
@@ -25,6 +24,14 @@ SLOWEST, FASTEST = 1.6, 0.8  # another load on the machine, or better batches th
 SAMPLE_USERS = 40  # tokenizing all of a file of gigabytes would itself take minutes
 PROCESS_BYTES = 900 * 2**20  # Python with torch and transformers
 FLOWER_BYTES = 400 * 2**20  # Flower in the coordinator, and the process that started it
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Tokens a second through the frozen base, one process."""
+
+    forward: float
+    training: float  # forward and backward
 
 
 @dataclass(frozen=True)
