@@ -23,7 +23,7 @@ import typer
 
 from benchmarks.command import start
 from benchmarks.engine import VERSIONS
-from benchmarks.schema import write_report
+from benchmarks.results.schema import write_report
 from benchmarks.schema_device import Adaptation, DeviceReport, Foretold
 from client.console import print_line, say
 from proper_model.errors import DataError, ProperError
@@ -102,7 +102,7 @@ def run(
 
 def foretold(preset: str, profile: str) -> list[Foretold]:
     """The memory model's figures for all public shapes."""
-    from benchmarks.device_shapes import SHAPES, foretell
+    from benchmarks.measuring.device_shapes import SHAPES, foretell
     from proper_model import structure
     from proper_model.profiles import load_profile
 

@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from benchmarks.command import start
-from benchmarks.schema import read_as
+from benchmarks.results.schema import read_as
 from benchmarks.schema_device import DeviceReport, Foretold
 from client.console import print_line, print_table
 from client.tables import Table

@@ -19,14 +19,14 @@ import typer
 from rich.console import Console
 
 from benchmarks.command import start
+from benchmarks.contenders.sizes import shape_of
+from benchmarks.contenders.specs import Spec, parse_spec
+from benchmarks.contenders.workload import Lengths, Workload
 from benchmarks.devices import device_of
+from benchmarks.measuring.rounds import Plan, measure_setting
 from benchmarks.outputs import ready_file
-from benchmarks.rounds import Plan, measure_setting
-from benchmarks.schema import BenchReport, Setting, write_report
-from benchmarks.show import print_setting
-from benchmarks.sizes import shape_of
-from benchmarks.specs import Spec, parse_spec
-from benchmarks.workload import Lengths, Workload
+from benchmarks.results.schema import BenchReport, Setting, write_report
+from benchmarks.results.tables import print_setting
 from client.console import WIDE, print_line, say
 from proper_model.errors import ConfigError, ReportError
 from simulations.environment import commit, hardware

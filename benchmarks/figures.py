@@ -22,10 +22,10 @@ from matplotlib.figure import Figure
 
 from benchmarks.command import start
 from benchmarks.outputs import ready_file, ready_folder
-from benchmarks.schema import ContenderResult, Setting, Spread
+from benchmarks.results.schema import ContenderResult, Setting, Spread
+from benchmarks.results.sources import read_sources
+from benchmarks.results.tables import best_of
 from benchmarks.schema_memory import MemoryPeak, MemoryReport
-from benchmarks.show import best_of
-from benchmarks.sources import read_sources
 from client.console import say
 from proper_model.errors import ReportError
 from proper_model.files import write_atomic

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from benchmarks.schema import BenchReport
-from benchmarks.show import times
-from benchmarks.sources import Source
+from benchmarks.results.schema import BenchReport
+from benchmarks.results.sources import Source
+from benchmarks.results.tables import times
 from benchmarks.targets import RIVAL_DTYPE, race_of
 from client.tables import Table
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import torch
 
-from benchmarks.measure import Stopwatch
-from benchmarks.world import Factors, World, packed_steps, padded_nll, shared_steps
+from benchmarks.contenders.measure import Stopwatch
+from benchmarks.contenders.world import Factors, World, packed_steps, padded_nll, shared_steps
 from proper_model.answers import FrozenHeadLoss, packed_inputs
 from proper_model.model import AdaptedModel
 from proper_model.passes import Pass

@@ -17,18 +17,18 @@ import torch
 import typer
 
 from benchmarks.command import start
+from benchmarks.contenders.measure import memory_bytes, peak_memory_bytes, reset_peak_memory
+from benchmarks.contenders.ours import Ours
+from benchmarks.contenders.sizes import shape_of
+from benchmarks.contenders.specs import parse_spec
+from benchmarks.contenders.workload import Workload
+from benchmarks.contenders.world import build_world
 from benchmarks.devices import device_of
 from benchmarks.engine import VERSIONS
-from benchmarks.measure import memory_bytes, peak_memory_bytes, reset_peak_memory
-from benchmarks.ours import Ours
+from benchmarks.measuring.processes import in_own_process
 from benchmarks.outputs import ready_file
-from benchmarks.own_process import in_own_process
-from benchmarks.schema import write_report
+from benchmarks.results.schema import write_report
 from benchmarks.schema_memory import MemoryPeak, MemoryReport
-from benchmarks.sizes import shape_of
-from benchmarks.specs import parse_spec
-from benchmarks.workload import Workload
-from benchmarks.world import build_world
 from client.console import print_line, say
 from proper_model.budget import memory_model
 from proper_model.memory import return_freed_memory

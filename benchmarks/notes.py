@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 
-from benchmarks.schema import ContenderResult
+from benchmarks.results.schema import ContenderResult
+from benchmarks.results.sources import Report
 from benchmarks.schema_memory import MemoryReport
-from benchmarks.sources import Report
 from benchmarks.targets import Race, Row
 from simulations.results import Hardware
 

@@ -18,9 +18,9 @@ from typing import Annotated, Any
 import typer
 
 from benchmarks.command import start
-from benchmarks.one_run import run_once
+from benchmarks.measuring.one_run import run_once
 from benchmarks.outputs import ready_file
-from benchmarks.schema import write_report
+from benchmarks.results.schema import write_report
 from benchmarks.schema_pipeline import Checkout, PipelineReport, Round
 from client.console import print_line, print_table, say
 from client.tables import Table

@@ -19,10 +19,10 @@ from benchmarks import figures
 from benchmarks.command import start
 from benchmarks.notes import machine, notes
 from benchmarks.outputs import ready_file
-from benchmarks.schema import BenchReport, Setting
+from benchmarks.results.schema import BenchReport, Setting
+from benchmarks.results.sources import Source, read_sources
+from benchmarks.results.tables import cause_lines, peak_lines, setting_name, setting_table
 from benchmarks.schema_memory import MemoryPeak, MemoryReport
-from benchmarks.show import cause_lines, peak_lines, setting_name, setting_table
-from benchmarks.sources import Source, read_sources
 from benchmarks.table import target_table
 from benchmarks.targets import target_rows
 from client.console import print_line, say

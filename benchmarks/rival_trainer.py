@@ -14,9 +14,15 @@ from typing import Any
 
 from torch import Tensor
 
-from benchmarks.measure import Stopwatch
-from benchmarks.rival_loops import copied, load_factors, optimizer_of, peft_factors, with_peft
-from benchmarks.world import (
+from benchmarks.contenders.measure import Stopwatch
+from benchmarks.contenders.rival_loops import (
+    copied,
+    load_factors,
+    optimizer_of,
+    peft_factors,
+    with_peft,
+)
+from benchmarks.contenders.world import (
     LEARNING_RATE,
     Factors,
     World,

@@ -6,8 +6,11 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from benchmarks.measure import Seconds, summary
-from benchmarks.schema import (
+from benchmarks.contenders.measure import Seconds, summary
+from benchmarks.contenders.sizes import Shape
+from benchmarks.contenders.specs import FORWARD_ONLY, KINDS, Spec
+from benchmarks.measuring.worker import Ready, Refused, Round
+from benchmarks.results.schema import (
     ContenderResult,
     Measured,
     Peak,
@@ -15,9 +18,6 @@ from benchmarks.schema import (
     RoundSeconds,
     Spread,
 )
-from benchmarks.sizes import Shape
-from benchmarks.specs import FORWARD_ONLY, KINDS, Spec
-from benchmarks.worker import Ready, Refused, Round
 
 # Who others are compared with; a ratio of training to inference would mean nothing.
 BASELINES = ("naive-moe", "peft-loop", "trainer", "vmap", "limit")

@@ -16,10 +16,10 @@ import typer
 from benchmarks.command import start
 from benchmarks.growth import growth_table
 from benchmarks.notes import notes, rate
-from benchmarks.schema import Ratio
+from benchmarks.results.schema import Ratio
+from benchmarks.results.sources import read_sources
+from benchmarks.results.tables import times
 from benchmarks.schema_memory import MemoryReport
-from benchmarks.show import times
-from benchmarks.sources import read_sources
 from benchmarks.targets import TARGETS, USERS, Row, target_rows
 from client.console import print_line, print_table, say
 from client.tables import Table

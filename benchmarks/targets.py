@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from benchmarks.schema import BenchReport, ContenderResult, Ratio, Setting
-from benchmarks.show import quickest
-from benchmarks.sources import Source
+from benchmarks.results.schema import BenchReport, ContenderResult, Ratio, Setting
+from benchmarks.results.sources import Source
+from benchmarks.results.tables import quickest
 
 ENGINE, RIVAL_DTYPE = "ours-moe", "float32"
 # What `Backend.best_on` chooses on a CPU; by name, since a table needs no torch.

@@ -22,9 +22,9 @@ from benchmarks.causes import LONGEST, cause_of, name_of
 from benchmarks.command import run_command
 from benchmarks.deaf import deaf_children
 from benchmarks.devices import device_of
+from benchmarks.measuring.processes import in_own_process
 from benchmarks.outputs import ready_file, ready_folder
-from benchmarks.own_process import in_own_process
-from benchmarks.schema import Setting
+from benchmarks.results.schema import Setting
 from benchmarks.schema_memory import MemoryPeak, MemoryReport
 from proper_model.errors import ConfigError, ReportError, StorageError, TrainingError
 
@@ -262,7 +262,7 @@ def test_ctrl_c_ends_a_measuring_process(tmp_path: Path) -> None:
         "import signal, sys, time, typer\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from benchmarks.command import run_command\n"
-        "from benchmarks.own_process import in_own_process\n"
+        "from benchmarks.measuring.processes import in_own_process\n"
         "app = typer.Typer()\n"
         "@app.command()\n"
         "def run() -> None:\n"

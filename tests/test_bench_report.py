@@ -23,16 +23,16 @@ from bench_files import (
 )
 from test_report import check
 
+from benchmarks.contenders.sizes import SIZES
+from benchmarks.contenders.specs import Spec
 from benchmarks.figures import draw, draw_growth, ratio_bars
 from benchmarks.growth import HIDDEN, growth_table
 from benchmarks.notes import memory_note, notes
 from benchmarks.report import write_page
-from benchmarks.schema import BenchReport
+from benchmarks.results.schema import BenchReport
+from benchmarks.results.sources import Source, read_sources
+from benchmarks.results.tables import cause_lines, setting_name, setting_table
 from benchmarks.schema_memory import MemoryPeak, MemoryReport
-from benchmarks.show import cause_lines, setting_name, setting_table
-from benchmarks.sizes import SIZES
-from benchmarks.sources import Source, read_sources
-from benchmarks.specs import Spec
 from benchmarks.table import HEADER, target_table
 from benchmarks.targets import BACKEND, target_rows
 from proper_model.errors import ReportError

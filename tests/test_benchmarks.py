@@ -12,20 +12,20 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.contenders import make_contender
+from benchmarks.contenders.build import make_contender
+from benchmarks.contenders.measure import Seconds, Stopwatch
+from benchmarks.contenders.ours import Ours
+from benchmarks.contenders.rival_loops import NaiveMoe, PeftLoop
+from benchmarks.contenders.sizes import SIZES, Shape, build_base
+from benchmarks.contenders.specs import KINDS, Spec, parse_spec
+from benchmarks.contenders.workload import CountingEncoder, Counts, Workload, make_users
+from benchmarks.contenders.world import Contender, Factors, NotPossibleError, World, build_world
 from benchmarks.engine import chosen_specs, grid
 from benchmarks.figures import draw
-from benchmarks.measure import Seconds, Stopwatch
-from benchmarks.ours import Ours
-from benchmarks.rival_loops import NaiveMoe, PeftLoop
-from benchmarks.rounds import Plan, measure_setting
-from benchmarks.schema import BenchReport, Spread, read_report, write_report
-from benchmarks.sizes import SIZES, Shape, build_base
-from benchmarks.specs import KINDS, Spec, parse_spec
+from benchmarks.measuring.rounds import Plan, measure_setting
+from benchmarks.measuring.worker import Ready, Refused, Round
+from benchmarks.results.schema import BenchReport, Spread, read_report, write_report
 from benchmarks.summaries import Run, contender_result, peak_of
-from benchmarks.worker import Ready, Refused, Round
-from benchmarks.workload import CountingEncoder, Counts, Workload, make_users
-from benchmarks.world import Contender, Factors, NotPossibleError, World, build_world
 from proper_model.encoding import Encoded
 from proper_model.errors import ConfigError, ReportError
 from simulations.results import Hardware

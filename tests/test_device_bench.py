@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from benchmarks import device_shapes
-from benchmarks.device_shapes import SHAPES, _training_bytes
 from benchmarks.device_table import foretold, measured
-from benchmarks.schema import read_as
+from benchmarks.measuring import device_shapes
+from benchmarks.measuring.device_shapes import SHAPES, _training_bytes
+from benchmarks.results.schema import read_as
 from benchmarks.schema_device import DeviceReport
 from proper_model.errors import ReportError
 from proper_model.memory import MemoryModel

@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks import pipeline
 from benchmarks.command import run_command
-from benchmarks.one_run import run_once
+from benchmarks.measuring.one_run import run_once
 from benchmarks.pipeline import apart, inputs_of, means_of, phase_rows, sources_of
 from benchmarks.schema_pipeline import Checkout, PipelineReport, Round
 from proper_model import tasks

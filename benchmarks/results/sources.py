@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.schema import BenchReport, read_as, unreadable
+from benchmarks.results.schema import BenchReport, read_as, unreadable
 from benchmarks.schema_memory import MemoryReport
 from proper_model.errors import ReportError
 

@@ -18,8 +18,7 @@ from types import TracebackType
 from typing import Self
 
 from benchmarks.causes import cause_of
-from benchmarks.deaf import deaf_children
-from benchmarks.measure import (
+from benchmarks.contenders.measure import (
     Seconds,
     Stopwatch,
     matmul_seconds,
@@ -27,15 +26,16 @@ from benchmarks.measure import (
     peak_memory_bytes,
     reset_peak_memory,
 )
-from benchmarks.sizes import shape_of
-from benchmarks.specs import Spec
-from benchmarks.workload import Counts, Workload
+from benchmarks.contenders.sizes import shape_of
+from benchmarks.contenders.specs import Spec
+from benchmarks.contenders.workload import Counts, Workload
+from benchmarks.deaf import deaf_children
 
 PRELOAD = [
     "transformers.models.llama.modeling_llama",
     "transformers.trainer",
     "peft",
-    "benchmarks.contenders",
+    "benchmarks.contenders.build",
 ]
 STOP_S = 30.0
 
@@ -146,7 +146,7 @@ class Worker:
 
 def _serve(there: Connection, job: Job) -> None:
     """The child's life: build, then a round for every word but `stop`."""
-    from benchmarks.world import NotPossibleError
+    from benchmarks.contenders.world import NotPossibleError
 
     try:
         running = _Running(job)
@@ -167,8 +167,8 @@ class _Running:
     def __init__(self, job: Job) -> None:
         import torch
 
-        from benchmarks.contenders import make_contender
-        from benchmarks.world import build_world
+        from benchmarks.contenders.build import make_contender
+        from benchmarks.contenders.world import build_world
 
         torch.set_num_threads(job.spec.threads)
         torch.manual_seed(job.work.seed)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from benchmarks.contenders.ours import Ours, OursForward
+from benchmarks.contenders.rival_loops import NaiveMoe, PeftLoop
+from benchmarks.contenders.rival_mixed import PeftMixed
+from benchmarks.contenders.rival_vmap import Vmap
+from benchmarks.contenders.world import Contender, World
 from benchmarks.limit import Limit, StockLimit
-from benchmarks.ours import Ours, OursForward
-from benchmarks.rival_loops import NaiveMoe, PeftLoop
-from benchmarks.rival_mixed import PeftMixed
 from benchmarks.rival_trainer import HfTrainer
-from benchmarks.rival_vmap import Vmap
-from benchmarks.world import Contender, World
 
 
 def make_contender(world: World) -> Contender:

@@ -6,12 +6,12 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-from benchmarks.schema import Setting
-from benchmarks.sizes import shape_of
-from benchmarks.specs import SEQUENTIAL, Spec
+from benchmarks.contenders.sizes import shape_of
+from benchmarks.contenders.specs import SEQUENTIAL, Spec
+from benchmarks.contenders.workload import Workload
+from benchmarks.measuring.worker import Job, Refused, Round, Worker
+from benchmarks.results.schema import Setting
 from benchmarks.summaries import Run, contender_result, peak_of
-from benchmarks.worker import Job, Refused, Round, Worker
-from benchmarks.workload import Workload
 
 Say = Callable[[str], None]
 

@@ -14,10 +14,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from benchmarks.measure import Stopwatch
-from benchmarks.sizes import Shape, build_base, shape_of
-from benchmarks.specs import Spec
-from benchmarks.workload import LONGEST, CountingEncoder, User, Workload, make_users
+from benchmarks.contenders.measure import Stopwatch
+from benchmarks.contenders.sizes import Shape, build_base, shape_of
+from benchmarks.contenders.specs import Spec
+from benchmarks.contenders.workload import LONGEST, CountingEncoder, User, Workload, make_users
 from proper_model.dropout import mix_seed
 from proper_model.encoding import FILL, Encoded, epoch_order, padded_chunks
 from proper_model.experts import Experts

@@ -13,15 +13,15 @@ import torch
 from torch import Tensor
 
 from benchmarks.causes import cause_of
-from benchmarks.measure import Stopwatch
-from benchmarks.rival_loops import (
+from benchmarks.contenders.measure import Stopwatch
+from benchmarks.contenders.rival_loops import (
     copied,
     load_factors,
     optimizer_of,
     peft_factors,
     with_peft,
 )
-from benchmarks.world import (
+from benchmarks.contenders.world import (
     Factors,
     NotPossibleError,
     Row,

@@ -22,7 +22,7 @@ from proper_model.packing import Batch
 from proper_model.tasks import load_task
 
 Lengths = Literal["fixed", "lognormal", "real"]
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 REAL_DATA = ROOT.parent / "shared" / "data"
 PAD, EOS, FIRST_TOKEN = 0, 1, 2  # random tokens start behind the special ones
 ANSWERS = (2, 3, 4)  # tokens of an answer, the end included
@@ -144,7 +144,7 @@ def _real_shapes(most: int) -> list[list[int]]:
     """Sample lengths of real test users, tokenized by the base they belong to."""
     from transformers import AutoTokenizer
 
-    from benchmarks.sizes import MINI
+    from benchmarks.contenders.sizes import MINI
 
     if not REAL_DATA.is_dir() or not MINI.is_dir():
         raise ConfigError(

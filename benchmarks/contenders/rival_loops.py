@@ -16,8 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.measure import Stopwatch
-from benchmarks.world import (
+from benchmarks.contenders.measure import Stopwatch
+from benchmarks.contenders.world import (
     LEARNING_RATE,
     Factors,
     World,

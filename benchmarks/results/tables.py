@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from rich.console import Console
 
 from benchmarks.causes import name_of
-from benchmarks.schema import ContenderResult, Ratio, Setting, Spread
+from benchmarks.results.schema import ContenderResult, Ratio, Setting, Spread
 from client.tables import Table, to_rich
 
 SHOWN = ("naive-moe", "peft-loop")

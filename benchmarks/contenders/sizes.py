@@ -23,7 +23,7 @@ import torch
 from proper_model.base import attention_for, load_base
 from proper_model.errors import ConfigError
 
-MINI = Path(__file__).resolve().parent.parent.parent / "shared" / "models" / "mini-llama"
+MINI = Path(__file__).resolve().parents[3] / "shared" / "models" / "mini-llama"
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from benchmarks.measure import Stopwatch
-from benchmarks.world import (
+from benchmarks.contenders.measure import Stopwatch
+from benchmarks.contenders.world import (
     LEARNING_RATE,
     Factors,
     World,

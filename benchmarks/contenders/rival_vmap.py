@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.func import functional_call, grad, vmap
 
-from benchmarks.measure import Stopwatch
-from benchmarks.world import (
+from benchmarks.contenders.measure import Stopwatch
+from benchmarks.contenders.world import (
     LEARNING_RATE,
     Factors,
     NotPossibleError,

@@ -1,0 +1,1 @@
+"""How contenders, bases and whole runs are measured."""

@@ -1,0 +1,1 @@
+"""What was measured: its schema, and tables of it."""
