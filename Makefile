@@ -128,7 +128,6 @@ BENCH_MEMORY ?= --size small --users 8 --users 32 --tokens-per-step 4096
 bench: $(STAMP) ## the engine against its rivals, a few minutes; BENCH_OUT=runs/bench
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.engine $(BENCH) --out $(BENCH_OUT)/engine.json
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.memory $(BENCH_MEMORY) --out $(BENCH_OUT)/memory.json
-	$(BIN)/python -m benchmarks.figures $(BENCH_OUT)/engine.json --out $(BENCH_OUT)/figures
 	$(BIN)/python -m benchmarks.report $(BENCH_OUT)/engine.json $(BENCH_OUT)/memory.json \
 	  --out $(BENCH_OUT)/report.html
 
@@ -143,8 +142,8 @@ ENGINE = $(MEASURE).engine --users 32 --samples 4 --seed 0
 LOOPS := naive-moe naive-moe:logits=answer naive-moe:batch=4,logits=answer \
   peft-loop peft-loop:logits=answer
 OURS := ours-moe ours-moe:batch=4 ours-moe:backend=grouped
-EVERYBODY := $(LOOPS) peft-loop:batch=4,logits=answer trainer vmap $(OURS) ours \
-  ours-moe:backend=reference limit-stock
+EVERYBODY := $(LOOPS) peft-loop:batch=4,logits=answer vmap peft-mixed-eval $(OURS) ours \
+  ours-moe:backend=reference
 NARROW := ours-moe:dtype=bfloat16 naive-moe:batch=4,dtype=bfloat16,logits=answer
 GROWTH = $(MEASURE).engine --contender naive-moe --contender ours-moe --rounds 3 --seed 0
 # The version whose seconds by phase are compared with this one's, and how much both run.
@@ -160,7 +159,7 @@ $(BENCH_FILES:%=$(MEASURED)/%.json): | $(STAMP)
 
 $(MEASURED)/overhead.json:
 	$(ENGINE) --size overhead --tokens 32 --rounds 9 \
-	  $(addprefix --contender ,$(EVERYBODY) peft-mixed peft-mixed-eval) --out $@.part
+	  $(addprefix --contender ,$(EVERYBODY)) --out $@.part
 	mv $@.part $@
 
 $(MEASURED)/small.json:

@@ -8,29 +8,36 @@ every arm are kept beside the seconds, because a faster run that answers differe
 
 from __future__ import annotations
 
-import importlib.metadata
+import json
 import math
-import statistics
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from benchmarks.command import start
-from benchmarks.measuring.one_run import run_once
-from benchmarks.outputs import ready_file
-from benchmarks.results.schema import write_report
-from benchmarks.schema_pipeline import Checkout, PipelineReport, Round
-from client.console import print_line, print_table, say
-from client.tables import Table
-from proper_model.errors import BaseModelError, ConfigError, DataError
+from benchmarks.command import ready_file, start, where
+from benchmarks.results import write_report
+from benchmarks.results.schema import Checkout, PipelineReport, WholeRun
+from benchmarks.results.tables import phase_table
+from client.console import QUIET, print_line, print_table, say
+from proper_model.errors import BaseModelError, ConfigError, DataError, SimulationError
 from proper_model.machine import usable_cores
 from proper_model.tasks import load_task
-from simulations.environment import commit, hardware
+from simulations.environment import commit
+from simulations.supervisor import Process, adopt_orphans, family, stop
 
+COMMAND = "from simulations.cli import main; main()"
+CPU_EVERY_S = 1.0
+STOP_S = 60.0  # Flower takes seconds to end
 VERSIONS = ("torch", "transformers", "peft", "flwr", "numpy")
-UNTIMED, WALL, CPU = "untimed", "whole run", "CPU seconds"
 
 
 def means_of(results: dict[str, Any]) -> dict[str, dict[str, float]]:
@@ -56,28 +63,6 @@ def apart(a: dict[str, dict[str, float]], b: dict[str, dict[str, float]]) -> flo
             for name, value in row.items()
         ),
         default=0.0,
-    )
-
-
-def phase_rows(checkouts: Sequence[Checkout]) -> Table:
-    """Median seconds of each phase, a column a checkout; a round without a phase spent none on it."""
-    columns = []
-    for checkout in checkouts:
-        rows = [
-            {**one.phases_s, UNTIMED: one.untimed_s, WALL: one.wall_s, CPU: one.cpu_s}
-            for one in checkout.rounds
-        ]
-        known = dict.fromkeys(name for row in rows for name in row)
-        columns.append(
-            {name: statistics.median(row.get(name, 0.0) for row in rows) for name in known}
-        )
-    names = [*dict.fromkeys(name for column in columns for name in column)]
-    last = [UNTIMED, WALL, CPU]
-    names = [name for name in names if name not in last] + last
-    return Table(
-        "Seconds by phase",
-        ("phase", *(checkout.label for checkout in checkouts)),
-        tuple((name, *(f"{c[name]:.1f}" if name in c else "–" for c in columns)) for name in names),
     )
 
 
@@ -117,6 +102,82 @@ def inputs_of(data: Path, task: str, base: Path) -> list[str]:
     return [str(data.resolve()), "--task", place, "--base", str(base.resolve())]
 
 
+def run_once(source: Path, arguments: Sequence[str]) -> tuple[WholeRun, dict[str, Any]]:
+    """Run a checkout's `proper-sim run` once; its seconds and the content of its results.
+
+    Raises SimulationError if it fails; its own words went to stderr. On Ctrl-C the run has ended
+    before this returns, since its folder goes then.
+    """
+    load = os.getloadavg()[0]
+    with tempfile.TemporaryDirectory(prefix="proper-") as scratch:
+        out = Path(scratch) / "out"
+        command = [sys.executable, "-c", COMMAND, "run", *arguments, "--out", str(out)]
+        start = time.monotonic()
+        process = subprocess.Popen(
+            [*command, "--cache", str(Path(scratch) / "cache")],
+            cwd=source,
+            env={**os.environ, **QUIET, "PYTHONPATH": str(source)},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            process_group=0,  # a terminal's Ctrl-C comes here alone, and is passed on once
+        )
+        try:
+            cpu_s = watch_cpu(process)
+        except BaseException:
+            end(process)
+            raise
+        wall_s = time.monotonic() - start
+        if process.returncode:
+            raise SimulationError(
+                f"{source.name}: proper-sim run ended with {process.returncode}",
+                hint="its own message stands above",
+            )
+        results: dict[str, Any] = json.loads((out / "results.json").read_text(encoding="utf-8"))
+    phases = results["timings_s"]
+    took = WholeRun(
+        wall_s=wall_s,
+        cpu_s=cpu_s,
+        phases_s=phases,
+        node_phases_s=results.get("node_timings_s", {}),
+        untimed_s=wall_s - math.fsum(phases.values()),
+        load_before=load,
+    )
+    return took, results
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """Stop a run as Ctrl-C would, wait for it, and kill what is left of all it started.
+
+    A second Ctrl-C waits no longer.
+    """
+    known = family(set())
+    with suppress(ProcessLookupError):
+        process.send_signal(signal.SIGINT)
+    with suppress(subprocess.TimeoutExpired, KeyboardInterrupt):
+        process.wait(STOP_S)
+    stop(process.pid, known, 0.0)
+    process.wait()
+
+
+def watch_cpu(process: subprocess.Popen[bytes]) -> float:
+    """Wait for a command; CPU seconds of it and of all it started, even of what it left orphaned.
+
+    Some processes are nobody's children by the time they end, so the family is looked at once a
+    second; what a process took in its last second may be missing.
+    """
+    adopt_orphans()
+    seen: dict[Process, float] = {}
+    while True:
+        ended = process.poll() is not None
+        for member in family(set(seen)):
+            with suppress(OSError, IndexError, ValueError):
+                stat = Path(f"/proc/{member[0]}/stat").read_text().rpartition(")")[2].split()
+                seen[member] = (int(stat[11]) + int(stat[12])) / os.sysconf("SC_CLK_TCK")
+        if ended:
+            return math.fsum(seen.values())
+        time.sleep(CPU_EVERY_S)
+
+
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
@@ -140,7 +201,7 @@ def run(
     options += [word for name, value in sizes.items() for word in (name, str(value))]
     places = inputs_of(data, task, base)
     ready_file(out)
-    took: dict[str, list[Round]] = {label: [] for label in sources}
+    took: dict[str, list[WholeRun]] = {label: [] for label in sources}
     means: dict[str, dict[str, dict[str, float]]] = {}
     for number in range(rounds):
         for label, folder in sources.items():
@@ -159,24 +220,17 @@ def run(
             for label, folder in sources.items()
         ]
         report = PipelineReport(
-            hardware=hardware(),
+            **where(seed, VERSIONS),
             usable_cores=usable_cores(),
-            versions={name: importlib.metadata.version(name) for name in VERSIONS},
-            seed=seed,
             data=data.resolve().name,
             task=Path(task).stem,
             arguments=options,
             checkouts=checkouts,
         )
         write_report(report, out)
-    print_table(phase_rows(checkouts))
+    print_table(phase_table(checkouts))
     print_line(str(out))
 
 
-def main() -> None:
-    """The command."""
-    start(app)
-
-
 if __name__ == "__main__":
-    main()
+    start(app)

@@ -37,7 +37,6 @@ COMMANDS = {
         "table",
     ),
     ("python", "-m", "benchmarks.table"): ("-m", "benchmarks.table"),
-    ("python", "-m", "benchmarks.device_table"): ("-m", "benchmarks.device_table"),
 }
 
 

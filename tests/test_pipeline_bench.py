@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 
@@ -10,9 +9,9 @@ import pytest
 
 from benchmarks import pipeline
 from benchmarks.command import run_command
-from benchmarks.measuring.one_run import run_once
-from benchmarks.pipeline import apart, inputs_of, means_of, phase_rows, sources_of
-from benchmarks.schema_pipeline import Checkout, PipelineReport, Round
+from benchmarks.pipeline import apart, inputs_of, means_of, run_once, sources_of
+from benchmarks.results import read_report
+from benchmarks.results.schema import PipelineReport
 from proper_model import tasks
 from proper_model.errors import (
     BaseModelError,
@@ -35,10 +34,10 @@ def main():
     out = Path(sys.argv[sys.argv.index("--out") + 1])
     out.mkdir()
     assert "--cache" in sys.argv
-    spend = "import time\nwhile time.process_time() < 0.6: pass\ntime.sleep(4)"
+    spend = "import time\nwhile time.process_time() < 0.6: pass\ntime.sleep(1.5)"
     orphan = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {spend!r}])"
     subprocess.run([sys.executable, "-c", orphan])
-    time.sleep(3)
+    time.sleep(1)
     metrics = {"accuracy": {"mean": 0.5, "low": 0.0}, "rmse": {"mean": None}}
     content = {"timings_s": {"prepare": 0.01, "group": 0.02}, "arms": {"a": {"metrics": metrics}}}
     (out / "results.json").write_text(json.dumps(content))
@@ -53,7 +52,8 @@ def checkout(tmp_path: Path) -> Path:
     return tmp_path / "code"
 
 
-def test_a_run_is_its_checkouts_own_phases_and_what_they_leave(checkout: Path) -> None:
+def test_a_run_is_its_checkouts_own_phases_and_what_they_leave(checkout: Path, monkeypatch) -> None:
+    monkeypatch.setattr(pipeline, "CPU_EVERY_S", 0.1)
     took, results = run_once(checkout, ["users"])
     assert took.phases_s == {"prepare": 0.01, "group": 0.02}
     assert took.node_phases_s == {}
@@ -62,7 +62,8 @@ def test_a_run_is_its_checkouts_own_phases_and_what_they_leave(checkout: Path) -
     assert means_of(results) == {"a": {"accuracy": 0.5}}
 
 
-def test_a_failed_run_is_no_measurement(checkout: Path) -> None:
+def test_a_failed_run_is_no_measurement(checkout: Path, monkeypatch) -> None:
+    monkeypatch.setattr(pipeline, "CPU_EVERY_S", 0.1)
     with pytest.raises(SimulationError, match="ended with 3"):
         run_once(checkout, ["users", "--fail"])
 
@@ -73,40 +74,6 @@ def test_how_far_two_runs_are_apart() -> None:
     assert apart(a, {**a, "stage1": {"mae": 2.0, "nll": 0.75}}) == 0.25
     assert apart(a, {**a, "stage1": {"mae": 2.0}}) == math.inf
     assert apart(a, {"stage1": a["stage1"]}) == math.inf
-
-
-def test_the_table_holds_medians_and_every_phase_of_any_checkout() -> None:
-    def took(wall: float, **phases: float) -> Round:
-        rest = wall - sum(phases.values())
-        return Round(
-            wall_s=wall,
-            cpu_s=wall / 2,
-            phases_s=phases,
-            node_phases_s={},
-            untimed_s=rest,
-            load_before=0.0,
-        )
-
-    old = Checkout(
-        label="old",
-        commit="1",
-        rounds=[took(9.0, flower=4.0), took(30.0, flower=20.0), took(12.0, flower=5.0)],
-        means={},
-        apart=0.0,
-    )
-    # A phase that only a later round has is still a phase; the others spent nothing on it.
-    rounds = [took(7.0, start=2.0), took(7.0, start=2.0, more=1.0), took(7.0, start=2.0, more=0.5)]
-    new = Checkout(label="new", commit="2", rounds=rounds, means={}, apart=0.0)
-    table = phase_rows([old, new])
-    assert table.header == ("phase", "old", "new")
-    assert table.rows == (
-        ("flower", "5.0", "–"),
-        ("start", "–", "2.0"),
-        ("more", "–", "0.5"),
-        ("untimed", "7.0", "4.5"),
-        ("whole run", "12.0", "7.0"),
-        ("CPU seconds", "6.0", "3.5"),
-    )
 
 
 @pytest.mark.parametrize("text", ["folder", "=.", "new=/absent", "old=."])
@@ -152,8 +119,8 @@ def test_wrong_inputs_are_refused_before_a_run_starts(
 def test_the_committed_measurement_is_of_clean_commits_and_says_how_far_they_are_apart(
     repository: Path,
 ) -> None:
-    content = json.loads((repository / "results" / "bench" / "pipeline.json").read_text())
-    report = PipelineReport.model_validate(content)
+    report = read_report(repository / "results" / "bench" / "pipeline.json")
+    assert isinstance(report, PipelineReport)
     assert len(report.checkouts) >= 2
     first = report.checkouts[0]
     for checkout in report.checkouts:

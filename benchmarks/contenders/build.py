@@ -1,41 +1,63 @@
-"""From a contender's kind to the contender."""
+"""From a workload and a contender's spec to a world and the contender that trains in it."""
 
 from __future__ import annotations
 
-from benchmarks.contenders.ours import Ours, OursForward
+from collections.abc import Callable
+
+import torch
+
+from benchmarks.contenders.ours import Limit, Ours
 from benchmarks.contenders.rival_loops import NaiveMoe, PeftLoop
 from benchmarks.contenders.rival_mixed import PeftMixed
 from benchmarks.contenders.rival_vmap import Vmap
+from benchmarks.contenders.sizes import build_base, shape_of
+from benchmarks.contenders.specs import Spec
+from benchmarks.contenders.workload import LONGEST, Workload, make_users
 from benchmarks.contenders.world import Contender, World
-from benchmarks.limit import Limit, StockLimit
-from benchmarks.rival_trainer import HfTrainer
+from proper_model.trials import TrialSettings
+
+CONTENDERS: dict[str, Callable[[World], Contender]] = {
+    "naive-moe": NaiveMoe,
+    "peft-loop": PeftLoop,
+    "peft-mixed-eval": PeftMixed,
+    "vmap": Vmap,
+    "ours": lambda world: Ours(world, experts=False),
+    "ours-moe": lambda world: Ours(world, experts=True),
+    "limit": Limit,
+}
 
 
 def make_contender(world: World) -> Contender:
     """The contender that `world.spec` names; it takes the world's base for itself."""
-    match world.spec.kind:
-        case "trainer":
-            return HfTrainer(world)
-        case "peft-loop":
-            return PeftLoop(world)
-        case "naive-moe":
-            return NaiveMoe(world)
-        case "vmap":
-            return Vmap(world)
-        case "peft-mixed":
-            return PeftMixed(world, training=True, gradients=True)
-        case "peft-mixed-eval":
-            return PeftMixed(world, training=False, gradients=True)
-        case "peft-mixed-forward":
-            return PeftMixed(world, training=False, gradients=False)
-        case "ours":
-            return Ours(world, experts=False)
-        case "ours-moe":
-            return Ours(world, experts=True)
-        case "ours-forward":
-            return OursForward(world, experts=False)
-        case "limit":
-            return Limit(world)
-        case "limit-stock":
-            return StockLimit(world)
-    raise AssertionError(world.spec.kind)  # a spec of another kind cannot be made
+    return CONTENDERS[world.spec.kind](world)
+
+
+def build_world(
+    work: Workload,
+    spec: Spec,
+    *,
+    device: torch.device,
+    users: int | None = None,
+    dropout: float = 0.0,
+    keep: bool = False,
+) -> World:
+    """A world for one contender; `users` trains only the first of the workload's."""
+    base = build_base(
+        work.size,
+        dtype=spec.torch_dtype,
+        device=device,
+        seed=work.seed,
+        attention=spec.attention,
+        positions=max(LONGEST, work.tokens),
+    )
+    settings = TrialSettings(
+        epochs=1,
+        batch_size=spec.batch,
+        dropout=dropout,
+        weight_decay=0.01,
+        warmup_ratio=0.0,
+        max_grad_norm=1.0,
+        tokens_per_step=spec.tokens_per_step,
+    )
+    chosen = make_users(work, shape_of(work.size).vocabulary)[:users]
+    return World(spec, base, chosen, work.seed, settings, keep=keep)

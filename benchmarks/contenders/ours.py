@@ -1,7 +1,10 @@
-"""The project's engine as a contender: a `Cohort` of all users, with or without experts.
+"""The project's engine as a contender, and the frozen base that no engine over it can pass.
 
-Without experts it trains what a PEFT loop trains (the baseline OPPU-mlp); with experts and routers
-what PROPER's stage 3 trains. Nothing is held back, so a round is training and nothing else.
+`Ours` is a `Cohort` of all users. Without experts it trains what a PEFT loop trains (the baseline
+OPPU-mlp); with experts and routers what PROPER's stage 3 trains. Nothing is held back, so a round is
+training and nothing else. `Limit` carries the same packed rows through the same frozen base, forward
+and backward to its inputs, and trains nothing: what an engine takes beyond it is the price of
+adapters, routing and optimizers.
 """
 
 from __future__ import annotations
@@ -18,10 +21,14 @@ from benchmarks.contenders.world import (
     packed_steps,
     shared_model,
 )
+from proper_model.answers import FrozenHeadLoss, packed_inputs
 from proper_model.cohort import Cohort
+from proper_model.model import AdaptedModel
 from proper_model.ops import Backend
+from proper_model.packing import Batch
 from proper_model.passes import Pass
 from proper_model.personal import personal_pass
+from proper_model.structure import UserRouting
 from proper_model.trials import Trial
 
 
@@ -62,7 +69,6 @@ class Ours:
         return [*self.model.lora.a, *self.model.lora.b]
 
     def _cohort(self) -> Cohort:
-        parameters = self._fresh_lora()
         trials = [Trial(user.samples, (), LEARNING_RATE, user.seed) for user in self.world.users]
 
         def start(trial: int) -> list[Tensor]:
@@ -73,7 +79,7 @@ class Ours:
             self.model,
             self.world.encoder,
             trials,
-            parameters,
+            self._fresh_lora(),
             start,
             self._pass,
             self.world.settings,
@@ -88,19 +94,38 @@ class Ours:
         )
 
 
-class OursForward(Ours):
-    """The same passes without gradient, beside PEFT's mixed batches, which only do inference."""
+class Limit:
+    """Forward and input gradients of the engine's frozen base over the engine's own batches."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.model = AdaptedModel(
+            world.base, world.structure, generator=torch.Generator().manual_seed(0)
+        )
+        self.trained: dict[int, Factors] = {}
 
     def round(self, clock: Stopwatch) -> None:
-        """Loss of every sample once, with each user's own adapter."""
-        with clock.setup():
-            self._fresh_lora()
-            residents = torch.arange(len(self.world.users), device=self.world.device)
-        with clock.train(), torch.no_grad():
-            for rows in packed_steps(self.world.users, self.world.settings):
-                batch = self.world.encoder.batch(
-                    [row.sample for row in rows],
-                    [row.slot for row in rows],
-                    device=self.world.device,
+        """Every sample once through the base and back."""
+        world, base = self.world, self.world.base
+        embed, head = base.get_input_embeddings(), base.get_output_embeddings()
+        with clock.train(), self.model.attached():
+            for rows in packed_steps(world.users, world.settings):
+                batch = world.packed(rows)
+                inputs = packed_inputs(batch)
+                # Gradients of inputs make autograd walk all blocks although nothing trains.
+                start = embed(inputs.pop("input_ids")).requires_grad_()
+                with self.model.running(_nothing(batch)):
+                    output = base.get_decoder()(inputs_embeds=start, **inputs)
+                picked = output.last_hidden_state[0].index_select(0, batch.answer_at)
+                nll = FrozenHeadLoss.apply(  # type: ignore[no-untyped-call]
+                    picked, head.weight, head.bias, batch.answers
                 )
-                self.model.answer_loss(batch, self._pass(batch.slots, residents))
+                torch.autograd.grad(nll.sum(), start)
+
+
+def _nothing(batch: Batch) -> Pass:
+    """A packed pass with neither experts nor adapters."""
+    routing = UserRouting.USER_AWARE
+    now = Pass(batch.slots, experts=False, lora=False, embeddings=None, routing=routing)
+    now.layout = batch.layout
+    return now

@@ -76,20 +76,25 @@ def copied(factors: Factors) -> Factors:
     return [(a.detach().clone(), b.detach().clone()) for a, b in factors]
 
 
-def optimizer_of(
-    world: World, factors: Factors, steps: int
-) -> tuple[torch.optim.AdamW, torch.optim.lr_scheduler.LambdaLR]:
-    """A user's AdamW, in its quickest form, and the linear schedule."""
-    optimizer = torch.optim.AdamW(
-        [weight for pair in factors for weight in pair],
-        lr=LEARNING_RATE,
-        weight_decay=world.settings.weight_decay,
-        fused=True,
-    )
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: linear_schedule(step, steps, 0)
-    )
-    return optimizer, schedule
+class Update:
+    """A user's AdamW, in its quickest form, after clipping, on a linear schedule."""
+
+    def __init__(self, world: World, factors: Factors, steps: int) -> None:
+        self.weights = [weight for pair in factors for weight in pair]
+        self.max_norm = world.settings.max_grad_norm
+        self.optimizer = torch.optim.AdamW(
+            self.weights, lr=LEARNING_RATE, weight_decay=world.settings.weight_decay, fused=True
+        )
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(
+            self.optimizer, lambda step: linear_schedule(step, steps, 0)
+        )
+
+    def step(self) -> None:
+        """Use the gradients and forget them."""
+        torch.nn.utils.clip_grad_norm_(self.weights, self.max_norm)
+        self.optimizer.step()
+        self.schedule.step()
+        self.optimizer.zero_grad(set_to_none=True)
 
 
 def batch_loss(model: Any, batch: PaddedBatch, *, all_logits: bool) -> Tensor:
@@ -128,18 +133,13 @@ class _Loop:
         for number, user in enumerate(world.users):
             with clock.setup():
                 self.enter(number)
-                steps = step_count(user, world.settings)
-                optimizer, schedule = optimizer_of(world, self.factors, steps)
-                weights = [weight for pair in self.factors for weight in pair]
+                update = Update(world, self.factors, step_count(user, world.settings))
             with clock.train():
                 for samples in own_steps(user, world.settings):
                     batch = world.encoder.padded(samples, [0] * len(samples), device=world.device)
                     all_logits = world.spec.logits == "all"
                     batch_loss(self.model, batch, all_logits=all_logits).backward()
-                    torch.nn.utils.clip_grad_norm_(weights, world.settings.max_grad_norm)
-                    optimizer.step()
-                    schedule.step()
-                    optimizer.zero_grad(set_to_none=True)
+                    update.step()
             if world.keep:
                 self.trained[number] = copied(self.factors)
 

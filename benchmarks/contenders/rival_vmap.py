@@ -85,12 +85,8 @@ class Vmap:
                 for weight in stacked.values():
                     weight.grad = torch.zeros_like(weight)
                 for rows in step:
-                    batch = world.encoder.padded(
-                        [row.sample for row in rows],
-                        [row.slot for row in rows],
-                        device=world.device,
-                    )
-                    self._add_gradients(stacked, batch, [row.share for row in rows])
+                    shares = [row.share for row in rows]
+                    self._add_gradients(stacked, world.padded(rows), shares)
                     for slot in {row.slot for row in rows}:
                         rates[slot] = LEARNING_RATE * linear_schedule(number, totals[slot], 0)
                 rates = rates.to(world.device)

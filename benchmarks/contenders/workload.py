@@ -24,6 +24,7 @@ from proper_model.tasks import load_task
 Lengths = Literal["fixed", "lognormal", "real"]
 ROOT = Path(__file__).resolve().parents[2]
 REAL_DATA = ROOT.parent / "shared" / "data"
+TOKENIZER = ROOT.parent / "shared" / "models" / "mini-llama"
 PAD, EOS, FIRST_TOKEN = 0, 1, 2  # random tokens start behind the special ones
 ANSWERS = (2, 3, 4)  # tokens of an answer, the end included
 # Spread of log-normal lengths and counts, near that of the real users' histories.
@@ -52,10 +53,6 @@ class User:
 
     samples: tuple[Encoded, ...]
     seed: int
-
-    @property
-    def tokens(self) -> int:
-        return sum(len(sample.tokens) for sample in self.samples)
 
 
 class _Ids:
@@ -144,15 +141,13 @@ def _real_shapes(most: int) -> list[list[int]]:
     """Sample lengths of real test users, tokenized by the base they belong to."""
     from transformers import AutoTokenizer
 
-    from benchmarks.contenders.sizes import MINI
-
-    if not REAL_DATA.is_dir() or not MINI.is_dir():
+    if not REAL_DATA.is_dir() or not TOKENIZER.is_dir():
         raise ConfigError(
             "real lengths need the users in ../shared/data and the base in ../shared/models",
             hint="log-normal lengths need nothing",
         )
     encoder = Encoder(
-        AutoTokenizer.from_pretrained(str(MINI)),
+        AutoTokenizer.from_pretrained(str(TOKENIZER)),
         max_prompt_tokens=LONGEST,
         max_answer_tokens=max(ANSWERS),
     )

@@ -15,15 +15,14 @@ import torch
 from torch import Tensor
 
 from benchmarks.contenders.measure import Stopwatch
-from benchmarks.contenders.sizes import Shape, build_base, shape_of
 from benchmarks.contenders.specs import Spec
-from benchmarks.contenders.workload import LONGEST, CountingEncoder, User, Workload, make_users
+from benchmarks.contenders.workload import CountingEncoder, User
 from proper_model.dropout import mix_seed
-from proper_model.encoding import FILL, Encoded, epoch_order, padded_chunks
+from proper_model.encoding import FILL, Encoded, PaddedBatch, epoch_order, padded_chunks
 from proper_model.experts import Experts
 from proper_model.lora import UserLora
 from proper_model.model import AdaptedModel
-from proper_model.packing import budget_chunks
+from proper_model.packing import Batch, budget_chunks
 from proper_model.routers import routing_dtype
 from proper_model.sites import find_sites
 from proper_model.structure import Structure, preset
@@ -32,6 +31,15 @@ from proper_model.trials import TrialSettings
 Factors = list[tuple[Tensor, Tensor]]  # (A [r, i], B [o, r]) of every site, in site order
 LEARNING_RATE = 1e-3
 EXPERT_STD, ROUTER_STD = 0.05, 0.02  # any numbers but zero: a zero expert would hide a mistake
+
+
+@dataclass(frozen=True)
+class Row:
+    """One sample of a shared pass: whose it is and its share in that user's mean loss."""
+
+    slot: int
+    sample: Encoded
+    share: float
 
 
 class NotPossibleError(Exception):
@@ -56,7 +64,6 @@ class World:
     """Everything a contender needs; `encoder` counts what goes through the base."""
 
     spec: Spec
-    shape: Shape
     base: Any
     users: list[User]
     seed: int
@@ -78,37 +85,15 @@ class World:
         """(d_in, d_out) of every adapted linear. Call before a contender changes the base."""
         return [(site.d_in, site.d_out) for site in find_sites(self.base)]
 
+    def packed(self, rows: Sequence[Row]) -> Batch:
+        """Rows of a shared pass as the engine packs them."""
+        samples, slots = [row.sample for row in rows], [row.slot for row in rows]
+        return self.encoder.batch(samples, slots, device=self.device)
 
-def build_world(
-    work: Workload,
-    spec: Spec,
-    *,
-    device: torch.device,
-    users: int | None = None,
-    dropout: float = 0.0,
-    keep: bool = False,
-) -> World:
-    """A world for one contender; `users` trains only the first of the workload's."""
-    shape = shape_of(work.size)
-    base = build_base(
-        work.size,
-        dtype=spec.torch_dtype,
-        device=device,
-        seed=work.seed,
-        attention=spec.attention,
-        positions=max(LONGEST, work.tokens),
-    )
-    settings = TrialSettings(
-        epochs=1,
-        batch_size=spec.batch,
-        dropout=dropout,
-        weight_decay=0.01,
-        warmup_ratio=0.0,
-        max_grad_norm=1.0,
-        tokens_per_step=spec.tokens_per_step,
-    )
-    chosen = make_users(work, shape.vocabulary)[:users]
-    return World(spec, shape, base, chosen, work.seed, settings, keep=keep)
+    def padded(self, rows: Sequence[Row]) -> PaddedBatch:
+        """Rows of a shared pass, padded to the longest."""
+        samples, slots = [row.sample for row in rows], [row.slot for row in rows]
+        return self.encoder.padded(samples, slots, device=self.device)
 
 
 def start_of(widths: list[tuple[int, int]], world: World, user: User) -> Factors:
@@ -167,15 +152,6 @@ def padded_nll(logits: Tensor, labels: Tensor) -> Tensor:
         logits.flatten(0, 1), targets.flatten(), ignore_index=-100, reduction="none"
     )
     return losses.view(targets.shape).sum(1)
-
-
-@dataclass(frozen=True)
-class Row:
-    """One sample of a shared pass: whose it is and its share in that user's mean loss."""
-
-    slot: int
-    sample: Encoded
-    share: float
 
 
 def shared_steps(users: Sequence[User], settings: TrialSettings) -> Iterator[list[list[Row]]]:

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.schema_device import Foretold
+from benchmarks.results.schema import Predicted
 from proper_model.base_check import empty_model
 from proper_model.base_memory import BaseShape
 from proper_model.budget import memory_model
@@ -69,9 +69,9 @@ class _NoTokenizer:
     eos_token_id, pad_token_id, chat_template = 1, 0, None
 
 
-def foretell(
+def predict(
     shape: PublicShape, structure: Structure, settings: StageSettings, *, sample_tokens: int
-) -> list[Foretold]:
+) -> list[Predicted]:
     """Base, loading and training bytes of a shape for every way to hold and to compute it."""
     found = []
     parameters = empty_model(shape.config(shape.layers)).named_parameters()
@@ -84,7 +84,7 @@ def foretell(
             )
             training = _training_bytes(shape.layers, few, more, settings, sample_tokens)
             found += [
-                Foretold(
+                Predicted(
                     shape=shape.name,
                     parameters=base.numbers,
                     weights=weights.value,

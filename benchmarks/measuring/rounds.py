@@ -1,17 +1,17 @@
-"""Running all contenders of one setting: warm-up, then rounds in turn, then the figures."""
+"""Running all contenders of one setting: warm-up, then rounds in turn, then their results."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-from benchmarks.contenders.sizes import shape_of
-from benchmarks.contenders.specs import SEQUENTIAL, Spec
-from benchmarks.contenders.workload import Workload
-from benchmarks.measuring.worker import Job, Refused, Round, Worker
-from benchmarks.results.schema import Setting
-from benchmarks.summaries import Run, contender_result, peak_of
+from benchmarks.contenders import Spec, Workload
+from benchmarks.contenders.specs import SEQUENTIAL
+from benchmarks.measuring.worker import Job, Ready, Refused, Round, Worker
+from benchmarks.results.schema import ContenderResult, Measured, Setting
+from benchmarks.results.tables import KINDS
 
 Say = Callable[[str], None]
 
@@ -32,42 +32,17 @@ class Plan:
     warmup: int
     rival_users: int
     dropout: float
-    history_tokens: int
     interleaved: bool
 
 
 def measure_setting(work: Workload, specs: Sequence[Spec], plan: Plan, say: Say) -> Setting:
     """Measure every contender on a workload."""
-    jobs = [_job(work, spec, plan) for spec in [*_peak_specs(specs), *specs]]
-    runs = _interleaved(jobs, plan, say) if plan.interleaved else _in_turn(jobs, plan, say)
-    peaks = [peak_of(run) for run in runs if run.spec.kind == "matmul" and run.measured]
-    raced = [run for run in runs if run.spec.kind != "matmul"]
+    jobs = [_job(work, spec, plan) for spec in specs]
+    together = [jobs] if plan.interleaved else [[job] for job in jobs]
     return Setting(
-        size=work.size,
-        users=work.users,
-        samples=work.samples,
-        tokens=work.tokens,
-        lengths=work.lengths,
-        seed=work.seed,
-        peaks=peaks,
-        contenders=[
-            contender_result(
-                run,
-                raced,
-                peaks,
-                shape_of(work.size),
-                on_cpu=plan.device == "cpu",
-                history_tokens=plan.history_tokens,
-            )
-            for run in raced
-        ],
+        **dataclasses.asdict(work),
+        contenders=[result for group in together for result in _race(group, plan, say)],
     )
-
-
-def _peak_specs(specs: Sequence[Spec]) -> list[Spec]:
-    """One measurement of matrix products for every dtype and number of threads in use."""
-    found = dict.fromkeys((spec.dtype, spec.threads) for spec in specs)
-    return [Spec("matmul", dtype=dtype, threads=threads) for dtype, threads in found]
 
 
 def _job(work: Workload, spec: Spec, plan: Plan) -> Job:
@@ -76,7 +51,8 @@ def _job(work: Workload, spec: Spec, plan: Plan) -> Job:
     return Job(work, spec, plan.device, users, plan.dropout)
 
 
-def _interleaved(jobs: Sequence[Job], plan: Plan, say: Say) -> list[Run]:
+def _race(jobs: Sequence[Job], plan: Plan, say: Say) -> list[ContenderResult]:
+    """Results of contenders that take turns, round by round."""
     with ExitStack() as stack:
         workers = []
         for job in jobs:
@@ -86,27 +62,40 @@ def _interleaved(jobs: Sequence[Job], plan: Plan, say: Say) -> list[Run]:
         for number in range(plan.warmup + plan.rounds):
             say(f"round {number + 1} of {plan.warmup + plan.rounds}")
             for worker, rounds in zip(workers, kept, strict=True):
-                _one(worker, rounds, keep=number >= plan.warmup)
-        return [_run(worker, rounds) for worker, rounds in zip(workers, kept, strict=True)]
+                answer = worker.round()
+                if number >= plan.warmup and isinstance(answer, Round):
+                    rounds.append(answer)
+        return [
+            contender_result(one.job.spec, one.ready, rounds, one.refused)
+            for one, rounds in zip(workers, kept, strict=True)
+        ]
 
 
-def _in_turn(jobs: Sequence[Job], plan: Plan, say: Say) -> list[Run]:
-    runs = []
-    for job in jobs:
-        say(f"{job.spec.label}: all rounds")
-        with Worker(job) as worker:
-            rounds: list[Round] = []
-            for number in range(plan.warmup + plan.rounds):
-                _one(worker, rounds, keep=number >= plan.warmup)
-            runs.append(_run(worker, rounds))
-    return runs
-
-
-def _one(worker: Worker, rounds: list[Round], *, keep: bool) -> None:
-    answer = worker.round()
-    if keep and not isinstance(answer, Refused):
-        rounds.append(answer)
-
-
-def _run(worker: Worker, rounds: list[Round]) -> Run:
-    return Run(worker.job.spec, worker.ready, rounds, worker.refused)
+def contender_result(
+    spec: Spec, ready: Ready | None, rounds: Sequence[Round], refused: Refused | None
+) -> ContenderResult:
+    """One contender's entry; one that was refused at any time was not measured."""
+    status, measured = "measured", None
+    if refused is not None:
+        status = "not possible in training" if refused.impossible else "failed"
+    else:
+        assert ready is not None
+        counts = rounds[0].counts
+        assert all(one.counts == counts for one in rounds), "a round did other work than before"
+        known = [one.peak_bytes for one in rounds if one.peak_bytes is not None]
+        measured = Measured(
+            users=ready.users,
+            **dataclasses.asdict(counts),
+            rounds=[one.seconds for one in rounds],
+            memory_before_bytes=ready.memory_bytes,
+            memory_peak_bytes=max(known, default=None),
+        )
+    entry = dataclasses.asdict(spec) | {
+        "label": spec.label,
+        "what": KINDS[spec.kind],
+        "attention": ready.attention if ready else spec.attention,
+        "status": status,
+        "cause": refused.cause if refused else None,
+        "measured": measured,
+    }
+    return ContenderResult.model_validate(entry)

@@ -1,13 +1,16 @@
-"""The schema of a benchmark's JSON, version 1: every figure with what it was measured on.
+"""The schema of every benchmark's JSON file: what ran where, and each round as it was measured.
 
-Rounds are kept, so that a reader can make other summaries; the summaries are stored as well, so
-that documents can quote them.
+Rates and ratios are computed from the stored rounds when they are shown. Version 1 stored them as
+well; they are dropped on reading, and tests hold the computed ones to them.
 """
 
 from __future__ import annotations
 
+import json
+import statistics
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -15,53 +18,72 @@ from proper_model.errors import ReportError
 from proper_model.files import write_atomic
 from simulations.results import Hardware
 
-SCHEMA = 1
-Model = TypeVar("Model", bound=BaseModel)
+SCHEMA = 2  # of what is written; 1 is read
+# What version 1 held beside the rounds: summaries of them, and shares of a measured peak rate.
+SUMMARIES = frozenset(
+    (
+        *("samples_a_second", "samples_a_cpu_second", "tokens_a_second", "tokens_a_cpu_second"),
+        *("setup_s_a_user", "users_an_hour", "fill", "flops", "share_of_peak", "against"),
+        *("peaks", "history_tokens"),
+    )
+)
+Clock = Literal["cpu_s", "wall_s"]
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, populate_by_name=True
+    )
 
 
-class Spread(_Strict):
-    """Median over rounds, smallest and largest."""
+class _Engine(_Strict):
+    @model_validator(mode="before")
+    @classmethod
+    def _without_summaries(cls, found: Any) -> Any:
+        if not isinstance(found, dict):
+            return found
+        return {name: value for name, value in found.items() if name not in SUMMARIES}
+
+
+class Report(_Strict):
+    """What all benchmarks say of themselves."""
+
+    schema_: int = Field(default=SCHEMA, ge=1, le=SCHEMA, alias="schema")
+    hardware: Hardware
+    versions: dict[str, str]
+    seed: int
+
+
+class Spread(NamedTuple):
+    """Median over rounds, smallest and largest: a mean is ruled by the round that was disturbed."""
 
     median: float
     low: float
     high: float
 
-    @model_validator(mode="after")
-    def _in_order(self) -> Spread:
-        if not self.low <= self.median <= self.high:
-            raise ValueError("expected low <= median <= high")
-        return self
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Spread:
+        """Raises ValueError for no values."""
+        return cls(statistics.median(values), min(values), max(values))
 
 
 class RoundSeconds(_Strict):
-    """Wall and CPU seconds of training all of a contender's users once, and of setting them up."""
+    """Wall and CPU seconds of training all of a contender's users once, and of setting them up.
 
-    wall_s: float = Field(ge=0)
-    cpu_s: float = Field(ge=0)
+    Wall seconds say what a user of the machine gets; CPU seconds of the process hold still when
+    others use the machine too.
+    """
+
+    wall_s: float = Field(gt=0)
+    cpu_s: float = Field(gt=0)
     setup_wall_s: float = Field(ge=0)
     setup_cpu_s: float = Field(ge=0)
 
 
-class Ratio(_Strict):
-    """Tokens a second against another contender's, round by round: above one is quicker."""
+class Measured(_Engine):
+    """What a contender did in each round, how quickly, and its memory.
 
-    wall: Spread
-    cpu: Spread
-
-
-class Measured(_Strict):
-    """What a contender did in each round, and how quickly.
-
-    Attributes:
-        fill: real tokens by padded ones.
-        share_of_peak: of the measured matrix-product rate in the same dtype and threads, counting
-            the frozen base's useful operations only; by CPU seconds on a CPU.
-        memory_before_bytes: with base and users loaded, before the first round.
-        against: by label of the other contender.
+    `memory_before_bytes` is with base and users loaded, before the first round.
     """
 
     users: int = Field(ge=1)
@@ -70,19 +92,25 @@ class Measured(_Strict):
     padded_tokens: int = Field(ge=1)
     logit_positions: int = Field(ge=1)
     passes: int = Field(ge=1)
-    flops: int = Field(ge=1)
     rounds: list[RoundSeconds] = Field(min_length=1)
-    samples_a_second: Spread
-    samples_a_cpu_second: Spread
-    tokens_a_second: Spread
-    tokens_a_cpu_second: Spread
-    setup_s_a_user: Spread
-    fill: float = Field(gt=0, le=1)
-    share_of_peak: float | None
-    users_an_hour: float
     memory_before_bytes: int | None
     memory_peak_bytes: int | None
-    against: dict[str, Ratio]
+
+    @property
+    def samples_a_second(self) -> Spread:
+        return Spread.of([self.samples / one.wall_s for one in self.rounds])
+
+    @property
+    def samples_a_cpu_second(self) -> Spread:
+        return Spread.of([self.samples / one.cpu_s for one in self.rounds])
+
+    def times(self, other: Measured, clock: Clock = "cpu_s") -> Spread:
+        """How many times the other's tokens a second, round by round: both met the same noise."""
+        seconds = [
+            (getattr(mine, clock), getattr(its, clock))
+            for mine, its in zip(self.rounds, other.rounds, strict=True)
+        ]
+        return Spread.of([self.tokens / mine * its / other.tokens for mine, its in seconds])
 
 
 class ContenderResult(_Strict):
@@ -111,17 +139,7 @@ class ContenderResult(_Strict):
         return self
 
 
-class Peak(_Strict):
-    """Operations a second of a block's own matrix products."""
-
-    dtype: str
-    threads: int = Field(ge=1)
-    rows: int = Field(ge=1)
-    flops_a_second: Spread
-    flops_a_cpu_second: Spread
-
-
-class Setting(_Strict):
+class Setting(_Engine):
     """One workload and everybody who ran it. `samples` and `tokens` as in `Workload`."""
 
     size: str
@@ -130,68 +148,185 @@ class Setting(_Strict):
     tokens: int = Field(ge=1)
     lengths: Literal["fixed", "lognormal", "real"]
     seed: int
-    peaks: list[Peak]
     contenders: list[ContenderResult] = Field(min_length=1)
 
+    @model_validator(mode="after")
+    def _rounds_fit(self) -> Setting:
+        if len({len(c.measured.rounds) for c in self.contenders if c.measured}) > 1:
+            raise ValueError("contenders have different numbers of rounds")
+        return self
 
-class BenchReport(_Strict):
+
+class EngineReport(Report, _Engine):
     """One run of `python -m benchmarks.engine`.
 
     Attributes:
-        history_tokens: what a user trains in `users_an_hour`.
         interleaved: whether contenders took turns round by round.
         load_before: the machine's load average before the run: what else was going on.
     """
 
-    schema_: int = Field(default=SCHEMA, ge=SCHEMA, le=SCHEMA, alias="schema")
-    benchmark: Literal["engine"]
-    hardware: Hardware
-    device: str
+    benchmark: Literal["engine"] = "engine"
     commit: str
-    versions: dict[str, str]
-    seed: int
+    device: str
     rounds: int = Field(ge=1)
     warmup: int = Field(ge=0)
     dropout: float = Field(ge=0, lt=1)
-    history_tokens: int = Field(ge=1)
     interleaved: bool
     load_before: float = Field(ge=0)
     settings: list[Setting] = Field(min_length=1)
 
-    model_config = ConfigDict(
-        frozen=True,
-        extra="forbid",
-        strict=True,
-        allow_inf_nan=False,
-        populate_by_name=True,
-    )
+
+class MemoryPeak(_Strict):
+    """One setting: what was predicted and what was measured, in bytes beyond the base."""
+
+    size: str
+    users: int = Field(ge=1)
+    tokens_per_step: int = Field(ge=1)
+    recompute: bool
+    dtype: str
+    slot_bytes: int
+    token_bytes: int
+    predicted_bytes: int
+    measured_bytes: int
+    base_bytes: int
+
+    @property
+    def deviation(self) -> float | None:
+        """How far the predicted peak is above the measured one, as a share of the latter.
+
+        None where training stayed within what the process already held: nothing was measured.
+        """
+        if self.measured_bytes <= 0:
+            return None
+        return self.predicted_bytes / self.measured_bytes - 1
 
 
-def write_report(report: BaseModel, path: Path) -> None:
-    """Write the file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, (report.model_dump_json(by_alias=True, indent=1) + "\n").encode())
+class MemoryReport(Report):
+    """Everything one run of `python -m benchmarks.memory` found."""
+
+    benchmark: Literal["memory"] = "memory"
+    commit: str
+    sample_tokens: int = Field(ge=1)
+    peaks: list[MemoryPeak] = Field(min_length=1)
 
 
-def read_report(path: Path) -> BenchReport:
-    """Parse one file of the engine's. Raises ReportError naming the file and the first bad field."""
-    return read_as(BenchReport, path, "engine")
+class Adaptation(_Strict):
+    """One run of `proper adapt` in a process of its own; its whole peak, Python included."""
+
+    base_weights: str
+    recompute: bool
+    max_memory_bytes: int | None
+    seconds: list[float] = Field(min_length=1)
+    peak_bytes: list[int] = Field(min_length=1)
 
 
-def unreadable(path: Path, error: OSError | UnicodeDecodeError) -> ReportError:
-    """What to say of a file that cannot be read."""
-    reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
-    return ReportError(
-        f"{path}: cannot be read ({reason})", hint="check the path and its permissions"
-    )
+class Predicted(_Strict):
+    """The memory model's bytes for a base of a public shape.
+
+    `training_bytes` is one user with all candidate learning rates, beside the base. `dtype` is what
+    is computed in, and `loading_bytes` the most that loading takes; early files lack both.
+    """
+
+    shape: str
+    parameters: int
+    weights: str
+    dtype: str | None = None
+    recompute: bool
+    base_bytes: int
+    loading_bytes: int | None = None
+    training_bytes: int
 
 
-def read_as(model: type[Model], path: Path, kind: str) -> Model:
-    """Parse one file of `benchmarks.<kind>`. Raises ReportError naming the file and the first bad field."""
+class DeviceReport(Report):
+    """Everything one run of `python -m benchmarks.device` found."""
+
+    benchmark: Literal["device"] = "device"
+    commit: str
+    data: str
+    items: int = Field(ge=1)
+    preset: str
+    profile: str
+    threads: int = Field(ge=1)
+    adaptations: list[Adaptation] = Field(min_length=1)
+    sample_tokens: int = Field(ge=1)
+    predicted: list[Predicted] = Field(alias="foretold")
+
+
+class WholeRun(_Strict):
+    """One run. `phases_s` and `untimed_s` make up `wall_s`; `node_phases_s` lie within phases.
+
+    Early versions timed phases that overlap: there the sum is above `wall_s` at times, and
+    `untimed_s` is negative. `cpu_s` is of all processes of the run together.
+    """
+
+    wall_s: float = Field(ge=0)
+    cpu_s: float = Field(ge=0)
+    phases_s: dict[str, float]
+    node_phases_s: dict[str, float]
+    untimed_s: float
+    load_before: float = Field(ge=0)
+
+
+class Checkout(_Strict):
+    """A version of the code. `means[arm][metric]` is over queries; `apart` the largest relative
+    distance of any of them from the first checkout's.
+    """
+
+    label: str
+    commit: str
+    rounds: list[WholeRun] = Field(min_length=1)
+    means: dict[str, dict[str, float]]
+    apart: float = Field(ge=0)
+
+
+class PipelineReport(Report):
+    """One run of `python -m benchmarks.pipeline`; `arguments` are those of every run."""
+
+    benchmark: Literal["pipeline"] = "pipeline"
+    usable_cores: int = Field(ge=1)
+    data: str
+    task: str
+    arguments: list[str]
+    checkouts: list[Checkout] = Field(min_length=1)
+
+
+SCHEMAS: dict[str, type[Report]] = {
+    "engine": EngineReport,
+    "memory": MemoryReport,
+    "device": DeviceReport,
+    "pipeline": PipelineReport,
+}
+KNOWN = "benchmarks are: " + ", ".join(f"python -m benchmarks.{kind}" for kind in SCHEMAS)
+
+
+class Source(NamedTuple):
+    """One file and what is in it."""
+
+    name: str
+    report: Report
+
+
+def read_sources(paths: Iterable[Path]) -> list[Source]:
+    """Read files of any benchmark. Raises ReportError as `read_report` does."""
+    return [Source(path.name, read_report(path)) for path in paths]
+
+
+def read_report(path: Path) -> Report:
+    """Read one file by what it says it is. Raises ReportError naming the file and its first fault."""
     try:
-        return model.model_validate_json(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise unreadable(path, error) from error
+        text = path.read_text(encoding="utf-8")
+        document = json.loads(text)
+    except OSError as error:
+        raise ReportError(
+            f"{path}: cannot be read ({error.strerror})", hint="check the path and its permissions"
+        ) from error
+    except (ValueError, RecursionError) as error:  # the latter: nested without end
+        raise ReportError(f"{path}: not JSON ({type(error).__name__})", hint=KNOWN) from error
+    kind = document.get("benchmark") if isinstance(document, dict) else None
+    if not isinstance(kind, str) or kind not in SCHEMAS:
+        raise ReportError(f"{path}: not a benchmark: 'benchmark' names none", hint=KNOWN)
+    try:
+        return SCHEMAS[kind].model_validate_json(text)
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         place = ".".join(str(part) for part in first["loc"]) or "file"
@@ -199,3 +334,9 @@ def read_as(model: type[Model], path: Path, kind: str) -> Model:
             f"{path}: not a benchmark of schema {SCHEMA}: {place}: {first['msg']}",
             hint=f"run it again: python -m benchmarks.{kind}",
         ) from error
+
+
+def write_report(report: Report, path: Path) -> None:
+    """Write the file whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, (report.model_dump_json(by_alias=True, indent=1) + "\n").encode())
