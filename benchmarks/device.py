@@ -104,7 +104,7 @@ def predicted(preset_name: str, profile: str) -> list[Predicted]:
 
     found = []
     for shape in SHAPES:
-        say(f"memory model: {shape.name}")
+        say(f"memory model: {shape}")
         settings = load_profile(profile)
         found += predict(shape, preset(preset_name), settings, sample_tokens=SAMPLE_TOKENS)
     return found

@@ -1,8 +1,8 @@
 """`python -m benchmarks.engine`: the engine against its rivals, as one JSON file and a table.
 
 Options that may be given several times span a grid: two sizes and three numbers of users are six
-settings. Contenders are named as in `benchmarks.contenders.specs`. Ratios are made round by round in one run on one
-machine; nothing here is a test, and no figure decides whether a build is good.
+settings. Contenders are named as in `benchmarks.contenders.specs`. Ratios are made round by round in
+one run on one machine; nothing here is a test, and no figure decides whether a build is good.
 """
 
 from __future__ import annotations
@@ -58,16 +58,9 @@ def grid(
     return found
 
 
-def chosen_specs(
-    contenders: list[str], threads: int, dtype: str, tokens_per_step: int
-) -> list[Spec]:
-    """The contenders and the limit of each dtype and number of threads among them."""
-    defaults: dict[str, str | int] = {
-        "threads": threads,
-        "dtype": dtype,
-        "tokens_per_step": tokens_per_step,
-    }
-    specs = [parse_spec(text, **defaults) for text in contenders]
+def chosen_specs(contenders: list[str]) -> list[Spec]:
+    """The contenders and the limit of each dtype and number of threads among the engines."""
+    specs = [parse_spec(text) for text in contenders]
     limits = [
         dataclasses.replace(spec, kind="limit", backend=Spec.backend)
         for spec in specs
@@ -85,9 +78,6 @@ def run(
     lengths: Annotated[list[str], typer.Option(help="fixed, lognormal or real.")] = ALIKE,
     samples: Annotated[int, typer.Option(min=1, help="Samples a user.")] = 4,
     contender: Annotated[list[str], typer.Option(help="kind:key=value,...")] = CONTENDERS,
-    dtype: Annotated[str, typer.Option(help="Where a contender names none.")] = "float32",
-    threads: Annotated[int, typer.Option(min=1, help="The same for threads.")] = 1,
-    tokens_per_step: Annotated[int, typer.Option(min=1, help="Tokens a pass.")] = 8192,
     rounds: Annotated[int, typer.Option(min=1, help="Rounds that count.")] = 5,
     warmup: Annotated[int, typer.Option(min=0, help="Rounds before them.")] = 1,
     rival_users: Annotated[int, typer.Option(min=1, help="Equal users a loop trains.")] = 4,
@@ -106,7 +96,7 @@ def run(
         interleaved=not in_turn,
     )
     works = grid(size, tokens, users, lengths, samples, seed)
-    specs = chosen_specs(contender, threads, dtype, tokens_per_step)
+    specs = chosen_specs(contender)
     ready_device(device)
     ready_file(out)
     facts = where(seed) | {"commit": commit(), "load_before": os.getloadavg()[0]}

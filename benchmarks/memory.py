@@ -74,7 +74,7 @@ def run(
     """Measure peaks over a grid of settings and write OUT."""
     for name in size:
         shape_of(name)
-    parse_spec("ours-moe", dtype=dtype)
+    parse_spec(f"ours-moe:dtype={dtype}")
     ready_device(device)
     ready_file(out)
     facts = where(seed) | {"commit": commit(), "sample_tokens": sample_tokens}

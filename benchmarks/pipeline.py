@@ -28,14 +28,13 @@ from benchmarks.results import write_report
 from benchmarks.results.schema import Checkout, PipelineReport, WholeRun
 from benchmarks.results.tables import phase_table
 from client.console import QUIET, print_line, print_table, say
-from proper_model.errors import BaseModelError, ConfigError, DataError, SimulationError
+from proper_model.errors import ConfigError, SimulationError
 from proper_model.machine import usable_cores
-from proper_model.tasks import load_task
 from simulations.environment import commit
-from simulations.supervisor import Process, adopt_orphans, family, stop
+from simulations.supervisor import adopt_orphans, process_table, stop
 
 COMMAND = "from simulations.cli import main; main()"
-CPU_EVERY_S = 1.0
+POLL_S = 0.1
 STOP_S = 60.0  # Flower takes seconds to end
 VERSIONS = ("torch", "transformers", "peft", "flwr", "numpy")
 
@@ -87,18 +86,11 @@ def sources_of(texts: Sequence[str]) -> dict[str, Path]:
 
 
 def inputs_of(data: Path, task: str, base: Path) -> list[str]:
-    """Words that name the inputs for a run in whatever folder, looked at before any run starts.
+    """Words that name the inputs for a run in whatever folder; each run looks at them itself.
 
-    A shipped task stays a name: each checkout has its own. Raises DataError, TaskError and
-    BaseModelError.
+    A shipped task stays a name: each checkout has its own.
     """
-    if not data.is_dir():
-        raise DataError(f"{data}: not a folder", hint="DATA is the folder of a set of users")
-    if not base.is_dir():
-        raise BaseModelError(f"{base}: not a folder", hint="--base is the folder of a base")
-    load_task(task)
-    path = Path(task)
-    place = str(path.resolve()) if path.suffix == ".toml" else task
+    place = str(Path(task).resolve()) if Path(task).suffix == ".toml" else task
     return [str(data.resolve()), "--task", place, "--base", str(base.resolve())]
 
 
@@ -122,7 +114,7 @@ def run_once(source: Path, arguments: Sequence[str]) -> tuple[WholeRun, dict[str
             process_group=0,  # a terminal's Ctrl-C comes here alone, and is passed on once
         )
         try:
-            cpu_s = watch_cpu(process)
+            cpu_s = cpu_seconds(process)
         except BaseException:
             end(process)
             raise
@@ -150,32 +142,39 @@ def end(process: subprocess.Popen[bytes]) -> None:
 
     A second Ctrl-C waits no longer.
     """
-    known = family(set())
     with suppress(ProcessLookupError):
         process.send_signal(signal.SIGINT)
     with suppress(subprocess.TimeoutExpired, KeyboardInterrupt):
         process.wait(STOP_S)
-    stop(process.pid, known, 0.0)
+    stop(process.pid, set(), 0.0)
     process.wait()
 
 
-def watch_cpu(process: subprocess.Popen[bytes]) -> float:
+def cpu_seconds(process: subprocess.Popen[bytes]) -> float:
     """Wait for a command; CPU seconds of it and of all it started, even of what it left orphaned.
 
-    Some processes are nobody's children by the time they end, so the family is looked at once a
-    second; what a process took in its last second may be missing.
+    Some processes are nobody's children by the time they end. They become this process's, which
+    waits for them too: the system counts a process where it was waited for.
     """
+    before, others = os.times(), children() - {process.pid}
     adopt_orphans()
-    seen: dict[Process, float] = {}
+    process.wait()
     while True:
-        ended = process.poll() is not None
-        for member in family(set(seen)):
-            with suppress(OSError, IndexError, ValueError):
-                stat = Path(f"/proc/{member[0]}/stat").read_text().rpartition(")")[2].split()
-                seen[member] = (int(stat[11]) + int(stat[12])) / os.sysconf("SC_CLK_TCK")
-        if ended:
-            return math.fsum(seen.values())
-        time.sleep(CPU_EVERY_S)
+        with suppress(ChildProcessError):
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+        if children() <= others:
+            break
+        time.sleep(POLL_S)
+    now = os.times()
+    return (now.children_user - before.children_user) + (
+        now.children_system - before.children_system
+    )
+
+
+def children() -> set[int]:
+    """Processes that this one started or adopted and that still run."""
+    return {pid for pid, (parent, _) in process_table().items() if parent == os.getpid()}
 
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)

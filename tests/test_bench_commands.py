@@ -250,8 +250,10 @@ def interrupted(
     deadline = time.monotonic() + 20
     left = ["?"]
     while left and time.monotonic() < deadline:
-        words = ["pgrep", "-s", str(process.pid)]
-        left = subprocess.run(words, capture_output=True, text=True, check=False).stdout.split()
+        words = ["ps", "-s", str(process.pid), "-o", "stat=,pid="]
+        listed = subprocess.run(words, capture_output=True, text=True, check=False).stdout
+        # What has ended and waits for the system to note it is not left.
+        left = [line for line in listed.splitlines() if not line.startswith("Z")]
         time.sleep(0.2)
     return ended, log.read_text(), left
 

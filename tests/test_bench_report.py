@@ -26,7 +26,7 @@ from test_report import check
 
 from benchmarks import report, table
 from benchmarks.command import run_command
-from benchmarks.contenders.sizes import SIZES
+from benchmarks.contenders.build import SIZES
 from benchmarks.contenders.specs import Spec
 from benchmarks.figures import draw_growth
 from benchmarks.report import write_page

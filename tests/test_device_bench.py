@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from benchmarks.measuring import device_shapes
-from benchmarks.measuring.device_shapes import SHAPES, _training_bytes
+from benchmarks.measuring.device_shapes import SHAPES, _training_bytes, config_of
 from proper_model.base_check import empty_model
 from proper_model.memory import MemoryModel
 from proper_model.profiles import load_profile
@@ -15,8 +15,7 @@ from proper_model.structure import preset
 def test_shapes_have_the_published_numbers_of_parameters() -> None:
     """135M, 1.24B and 6.74B, as their publishers count them."""
     counts = [
-        sum(p.numel() for p in empty_model(shape.config(shape.layers)).parameters())
-        for shape in SHAPES
+        sum(p.numel() for p in empty_model(config_of(shape)).parameters()) for shape in SHAPES
     ]
     assert counts == [134_515_008, 1_235_814_400, 6_738_415_616]
 

@@ -14,12 +14,9 @@ from benchmarks.results import read_report
 from benchmarks.results.schema import PipelineReport
 from proper_model import tasks
 from proper_model.errors import (
-    BaseModelError,
     ConfigError,
-    DataError,
     SimulationError,
     StorageError,
-    TaskError,
 )
 
 SHIPPED = Path(tasks.__file__).parent / "task_files"
@@ -52,8 +49,7 @@ def checkout(tmp_path: Path) -> Path:
     return tmp_path / "code"
 
 
-def test_a_run_is_its_checkouts_own_phases_and_what_they_leave(checkout: Path, monkeypatch) -> None:
-    monkeypatch.setattr(pipeline, "CPU_EVERY_S", 0.1)
+def test_a_run_is_its_checkouts_own_phases_and_what_they_leave(checkout: Path) -> None:
     took, results = run_once(checkout, ["users"])
     assert took.phases_s == {"prepare": 0.01, "group": 0.02}
     assert took.node_phases_s == {}
@@ -62,8 +58,7 @@ def test_a_run_is_its_checkouts_own_phases_and_what_they_leave(checkout: Path, m
     assert means_of(results) == {"a": {"accuracy": 0.5}}
 
 
-def test_a_failed_run_is_no_measurement(checkout: Path, monkeypatch) -> None:
-    monkeypatch.setattr(pipeline, "CPU_EVERY_S", 0.1)
+def test_a_failed_run_is_no_measurement(checkout: Path) -> None:
     with pytest.raises(SimulationError, match="ended with 3"):
         run_once(checkout, ["users", "--fail"])
 
@@ -94,7 +89,7 @@ def test_inputs_keep_their_meaning_in_another_folder(tmp_path: Path, monkeypatch
     ]
 
 
-def test_wrong_inputs_are_refused_before_a_run_starts(
+def test_what_cannot_work_is_refused_before_a_run_starts(
     checkout: Path, tmp_path: Path, monkeypatch, capsys
 ) -> None:
     def never(*_: object) -> None:
@@ -103,16 +98,12 @@ def test_wrong_inputs_are_refused_before_a_run_starts(
     monkeypatch.setattr(pipeline, "run_once", never)
     good = {"--task": "LaMP_3", "--base": str(tmp_path), "--source": f"a={checkout}"}
     good["--out"] = str(tmp_path / "out.json")
-    for data, changed, error in (
-        (tmp_path / "absent", {}, DataError),
-        (tmp_path, {"--task": "LaMP_33"}, TaskError),
-        (tmp_path, {"--task": "absent.toml"}, TaskError),
-        (tmp_path, {"--base": "absent"}, BaseModelError),
-        (tmp_path, {"--source": "a=absent"}, ConfigError),
-        (tmp_path, {"--out": str(tmp_path)}, StorageError),
+    for changed, error in (
+        ({"--source": "a=absent"}, ConfigError),
+        ({"--out": str(tmp_path)}, StorageError),
     ):
         words = [word for pair in {**good, **changed}.items() for word in pair]
-        assert run_command(pipeline.app, [str(data), *words]) == error.exit_code, changed
+        assert run_command(pipeline.app, [str(tmp_path), *words]) == error.exit_code, changed
         assert capsys.readouterr().err.startswith("proper: error: ")
 
 

@@ -1,8 +1,7 @@
 """The engine and its four rivals, and what they train. Needs torch."""
 
-from benchmarks.contenders.build import build_world, make_contender
+from benchmarks.contenders.build import build_world, make_contender, shape_of
 from benchmarks.contenders.ours import Ours
-from benchmarks.contenders.sizes import shape_of
 from benchmarks.contenders.specs import Spec, parse_spec
 from benchmarks.contenders.workload import Workload
 

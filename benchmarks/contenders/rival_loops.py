@@ -24,13 +24,12 @@ from benchmarks.contenders.world import (
     embedding_of,
     experts_of,
     own_steps,
-    padded_nll,
+    row_losses,
     shared_model,
     start_of,
     step_count,
 )
 from proper_model.config import FFN_TARGETS
-from proper_model.encoding import PaddedBatch
 from proper_model.optimizer import linear_schedule
 from proper_model.routers import routing_dtype
 from proper_model.sites import find_sites
@@ -97,20 +96,6 @@ class Update:
         self.optimizer.zero_grad(set_to_none=True)
 
 
-def batch_loss(model: Any, batch: PaddedBatch, *, all_logits: bool) -> Tensor:
-    """Mean over rows of a row's mean loss an answer token."""
-    keep = 0 if all_logits else batch.answer_width + 1  # 0 is Hugging Face's "all"
-    output = model(
-        input_ids=batch.input_ids,
-        attention_mask=batch.attention_mask,
-        position_ids=batch.position_ids,
-        logits_to_keep=keep,
-        use_cache=False,
-    )
-    losses = padded_nll(output.logits, batch.labels[:, -keep:])
-    return (losses / (batch.labels != -100).sum(1)).mean()
-
-
 class _Loop:
     """The training loop; a subclass says how a user enters and leaves the model."""
 
@@ -138,7 +123,7 @@ class _Loop:
                 for samples in own_steps(user, world.settings):
                     batch = world.encoder.padded(samples, [0] * len(samples), device=world.device)
                     all_logits = world.spec.logits == "all"
-                    batch_loss(self.model, batch, all_logits=all_logits).backward()
+                    row_losses(self.model, batch, all_logits=all_logits).mean().backward()
                     update.step()
             if world.keep:
                 self.trained[number] = copied(self.factors)

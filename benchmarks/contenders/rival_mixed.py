@@ -6,8 +6,6 @@ taken at answers only.
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import Tensor
 
 from benchmarks.contenders.measure import Stopwatch
@@ -23,7 +21,7 @@ from benchmarks.contenders.world import (
     NotPossibleError,
     Row,
     World,
-    padded_nll,
+    row_losses,
     shared_steps,
     start_of,
     step_count,
@@ -69,16 +67,6 @@ class PeftMixed:
             self.trained = {u: copied(factors) for u, factors in enumerate(self.factors)}
 
     def _loss(self, rows: list[Row]) -> Tensor:
-        batch = self.world.padded(rows)
-        keep = batch.answer_width + 1
-        output: Any = self.model(
-            input_ids=batch.input_ids,
-            attention_mask=batch.attention_mask,
-            position_ids=batch.position_ids,
-            logits_to_keep=keep,
-            use_cache=False,
-            adapter_names=[str(row.slot) for row in rows],
-        )
-        losses = padded_nll(output.logits, batch.labels[:, -keep:])
-        losses = losses / (batch.labels != -100).sum(1)
+        names = [str(row.slot) for row in rows]
+        losses = row_losses(self.model, self.world.padded(rows), adapter_names=names)
         return (losses * losses.new_tensor([row.share for row in rows])).sum()

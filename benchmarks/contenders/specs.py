@@ -71,10 +71,10 @@ class Spec:
         return self.kind + (":" + ",".join(changed) if changed else "")
 
 
-def parse_spec(text: str, **defaults: str | int) -> Spec:
-    """A contender from its text; `defaults` hold where the text says nothing."""
+def parse_spec(text: str) -> Spec:
+    """A contender from its text."""
     kind, _, settings = text.partition(":")
-    chosen: dict[str, str | int] = dict(defaults)
+    chosen: dict[str, str | int] = {}
     numbers = {f.name for f in dataclasses.fields(Spec) if isinstance(f.default, int)}
     known = {f.name for f in dataclasses.fields(Spec)} - {"kind"}
     for part in filter(None, settings.split(",")):

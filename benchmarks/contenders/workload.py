@@ -55,7 +55,7 @@ class User:
     seed: int
 
 
-class _Ids:
+class Ids:
     """As much of a tokenizer as hand-made samples need."""
 
     eos_token_id, pad_token_id, chat_template = EOS, PAD, None
@@ -76,7 +76,7 @@ class CountingEncoder(Encoder):
     """The engine's encoder; it notes what its batches held, so that no count is a guess."""
 
     def __init__(self) -> None:
-        super().__init__(_Ids(), max_prompt_tokens=LONGEST, max_answer_tokens=max(ANSWERS))
+        super().__init__(Ids(), max_prompt_tokens=LONGEST, max_answer_tokens=max(ANSWERS))
         self.counts = Counts()
 
     def batch(self, samples: Sequence[Encoded], *args: object, **kwargs: object) -> Batch:

@@ -154,6 +154,21 @@ def padded_nll(logits: Tensor, labels: Tensor) -> Tensor:
     return losses.view(targets.shape).sum(1)
 
 
+def row_losses(model: Any, batch: PaddedBatch, *, all_logits: bool = False, **more: Any) -> Tensor:
+    """Mean loss an answer token of every row, [B], by Hugging Face's own forward."""
+    keep = 0 if all_logits else batch.answer_width + 1  # 0 is Hugging Face's "all"
+    output = model(
+        input_ids=batch.input_ids,
+        attention_mask=batch.attention_mask,
+        position_ids=batch.position_ids,
+        logits_to_keep=keep,
+        use_cache=False,
+        **more,
+    )
+    losses = padded_nll(output.logits, batch.labels[:, -keep:])
+    return losses / (batch.labels != -100).sum(1)
+
+
 def shared_steps(users: Sequence[User], settings: TrialSettings) -> Iterator[list[list[Row]]]:
     """All users' steps together, each cut into padded passes by the token budget."""
     for rows in _steps(users, settings):

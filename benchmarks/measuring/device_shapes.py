@@ -7,11 +7,12 @@ beside it. Shapes are those of public configurations; weights are random.
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+import itertools
 from typing import Any
 
 import torch
 
+from benchmarks.contenders.workload import Ids
 from benchmarks.results.schema import Predicted
 from proper_model.base_check import empty_model
 from proper_model.base_memory import BaseShape
@@ -22,6 +23,7 @@ from proper_model.lora_router import lora_settings
 from proper_model.memory import MemoryModel
 from proper_model.model import AdaptedModel
 from proper_model.structure import Structure
+from proper_model.trials import TrialSettings
 
 # What a base is computed in: float32 on a CPU with dtype auto, whatever its files store; bfloat16
 # on a GPU, and on a CPU where a profile asks for it.
@@ -30,97 +32,77 @@ DTYPES = (torch.float32, torch.bfloat16)
 PROBE_VOCABULARY = 1024
 
 
-@dataclass(frozen=True)
-class PublicShape:
-    """What of a published configuration the memory depends on."""
-
-    name: str
-    hidden: int
-    layers: int
-    ffn: int
-    heads: int
-    key_heads: int
-    vocabulary: int
-    tied: bool
-
-    def config(self, layers: int) -> Any:
-        from transformers import LlamaConfig
-
-        return LlamaConfig(
-            hidden_size=self.hidden,
-            num_hidden_layers=layers,
-            intermediate_size=self.ffn,
-            num_attention_heads=self.heads,
-            num_key_value_heads=self.key_heads,
-            vocab_size=self.vocabulary,
-            tie_word_embeddings=self.tied,
-            pad_token_id=0,
-        )
-
-
-SHAPES = (
-    PublicShape("135M (SmolLM2)", 576, 30, 1536, 9, 3, 49152, tied=True),
-    PublicShape("1B (Llama 3.2)", 2048, 16, 8192, 32, 8, 128256, tied=True),
-    PublicShape("7B (Llama 2)", 4096, 32, 11008, 32, 32, 32000, tied=False),
+# By Hugging Face's names of a configuration.
+_NAMES = (
+    *("hidden_size", "num_hidden_layers", "intermediate_size", "num_attention_heads"),
+    *("num_key_value_heads", "vocab_size", "tie_word_embeddings"),
 )
+SHAPES: dict[str, dict[str, Any]] = {
+    name: dict(zip(_NAMES, values, strict=True))
+    for name, *values in (
+        ("135M (SmolLM2)", 576, 30, 1536, 9, 3, 49152, True),
+        ("1B (Llama 3.2)", 2048, 16, 8192, 32, 8, 128256, True),
+        ("7B (Llama 2)", 4096, 32, 11008, 32, 32, 32000, False),
+    )
+}
 
 
-class _NoTokenizer:
-    eos_token_id, pad_token_id, chat_template = 1, 0, None
+def config_of(shape: str, **changed: int) -> Any:
+    """The configuration of a public shape."""
+    from transformers import LlamaConfig
+
+    return LlamaConfig(**{**SHAPES[shape], "pad_token_id": 0, **changed})
 
 
 def predict(
-    shape: PublicShape, structure: Structure, settings: StageSettings, *, sample_tokens: int
+    shape: str, structure: Structure, settings: StageSettings, *, sample_tokens: int
 ) -> list[Predicted]:
     """Base, loading and training bytes of a shape for every way to hold and to compute it."""
     found = []
-    parameters = empty_model(shape.config(shape.layers)).named_parameters()
+    parameters = empty_model(config_of(shape)).named_parameters()
     base = BaseShape.of({name: tuple(p.shape) for name, p in parameters})
-    for dtype in DTYPES:
-        for recompute in (False, True):
-            few, more = (
-                _model_of(shape, layers, dtype, structure, settings, sample_tokens, recompute)
-                for layers in (1, 2)
+    trial = lora_settings(settings, epochs=settings.user.epochs)
+    for dtype, recompute in itertools.product(DTYPES, (False, True)):
+        trial = dataclasses.replace(trial, recompute=recompute)
+        few, more = (
+            _model_of(shape, layers, dtype, structure, trial, sample_tokens) for layers in (1, 2)
+        )
+        layers = SHAPES[shape]["num_hidden_layers"]
+        training = _training_bytes(layers, few, more, settings, sample_tokens)
+        found += [
+            Predicted(
+                shape=shape,
+                parameters=base.numbers,
+                weights=weights.value,
+                dtype=str(dtype).removeprefix("torch."),
+                recompute=recompute,
+                base_bytes=base.held_bytes(weights, dtype.itemsize),
+                loading_bytes=base.loading_bytes(weights, dtype.itemsize),
+                training_bytes=training + base.product_bytes(weights, dtype.itemsize),
             )
-            training = _training_bytes(shape.layers, few, more, settings, sample_tokens)
-            found += [
-                Predicted(
-                    shape=shape.name,
-                    parameters=base.numbers,
-                    weights=weights.value,
-                    dtype=str(dtype).removeprefix("torch."),
-                    recompute=recompute,
-                    base_bytes=base.held_bytes(weights, dtype.itemsize),
-                    loading_bytes=base.loading_bytes(weights, dtype.itemsize),
-                    training_bytes=training + base.product_bytes(weights, dtype.itemsize),
-                )
-                for weights in BaseWeights
-            ]
+            for weights in BaseWeights
+        ]
     return found
 
 
 def _model_of(
-    shape: PublicShape,
+    shape: str,
     layers: int,
     dtype: torch.dtype,
     structure: Structure,
-    settings: StageSettings,
+    settings: TrialSettings,
     sample_tokens: int,
-    recompute: bool,
 ) -> MemoryModel:
     """The memory model of the first blocks of a shape."""
     from transformers import AutoModelForCausalLM
 
-    small = dataclasses.replace(shape, vocabulary=PROBE_VOCABULARY)
-    base = AutoModelForCausalLM.from_config(small.config(layers), dtype=dtype)
+    config = config_of(shape, num_hidden_layers=layers, vocab_size=PROBE_VOCABULARY)
+    base = AutoModelForCausalLM.from_config(config, dtype=dtype)
     model = AdaptedModel(base, structure, generator=torch.Generator().manual_seed(0))
     model.requires_grad_(False)
-    encoder = Encoder(_NoTokenizer(), max_prompt_tokens=sample_tokens, max_answer_tokens=8)
+    encoder = Encoder(Ids(), max_prompt_tokens=sample_tokens, max_answer_tokens=8)
     longest = Encoded(tuple(range(2, 2 + sample_tokens)), sample_tokens - 8)
-    trial = dataclasses.replace(
-        lora_settings(settings, epochs=settings.user.epochs), recompute=recompute
-    )
-    return memory_model(model, encoder, longest, trial)
+    return memory_model(model, encoder, longest, settings)
 
 
 def _training_bytes(
