@@ -33,7 +33,9 @@ def test_blocks_add_up() -> None:
 def test_a_base_is_predicted_in_the_dtype_computed_in(monkeypatch: pytest.MonkeyPatch) -> None:
     """SmolLM2's shape by hand: 106 M weights in linears, 28 M beside them; 32 MiB of pieces."""
     monkeypatch.setattr(device_shapes, "_model_of", lambda *_: MemoryModel(1, 1, 0))
-    rows = device_shapes.predict(SHAPES[0], preset("device"), load_profile("tiny"), sample_tokens=8)
+    rows = device_shapes.predict(
+        "135M (SmolLM2)", preset("device"), load_profile("tiny"), sample_tokens=8
+    )
     linears = 30 * (2 * 576 * 576 + 2 * 576 * 192 + 3 * 576 * 1536)
     rest = 134_515_008 - linears
     found = {(r.dtype, r.weights): r for r in rows if not r.recompute}
