@@ -163,9 +163,11 @@ def build(folder: Path, site: Path) -> None:
     """Build from `folder`, which is empty or absent, into `site`. Exits if mkdocs finds a fault."""
     configuration = lay_out(folder)
     command = ["mkdocs", "build", "--config-file", str(configuration), "--site-dir", str(site)]
+    # The reference is of this checkout, wherever else the packages are installed.
+    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
     done = subprocess.run(
         [sys.executable, "-m", *command],
-        env={**os.environ, "PYTHONPATH": str(ROOT), "NO_MKDOCS_2_WARNING": "1"},
+        env={**os.environ, "PYTHONPATH": path, "NO_MKDOCS_2_WARNING": "1"},
         check=False,
     )
     if done.returncode:
