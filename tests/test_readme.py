@@ -11,9 +11,10 @@ from types import ModuleType
 import pytest
 from test_results import example
 
-from simulations import api, next_commands
-from simulations.options import RunOptions
-from simulations.results import Results, write_results
+from simulations import api
+from simulations.outcome.results import Results, write_results
+from simulations.setup import next_commands
+from simulations.setup.options import RunOptions
 
 FENCE = re.compile(r"^```(?P<language>[a-z]*)\n(?P<body>.*?)^```$", re.DOTALL | re.MULTILINE)
 TREE_LINE = re.compile(r"^(?P<indent> *)(?P<name>[\w./-]+) {2,}\S")
