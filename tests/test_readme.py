@@ -1,4 +1,4 @@
-"""The README says nothing that is not so: commands, tree, numbers, code; links in test_docs."""
+"""The README says nothing that is not so: commands, links, tree, numbers, code."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from simulations.setup import next_commands
 from simulations.setup.options import RunOptions
 
 FENCE = re.compile(r"^```(?P<language>[a-z]*)\n(?P<body>.*?)^```$", re.DOTALL | re.MULTILINE)
+LINK = re.compile(r"!?\[[^\]]*\]\((?P<target>[^)\s]+)\)")
 TREE_LINE = re.compile(r"^(?P<indent> *)(?P<name>[\w./-]+) {2,}\S")
 
 
@@ -71,6 +72,15 @@ def unknown_options(text: str) -> list[str]:
     return found
 
 
+def broken_links(path: Path) -> list[str]:
+    targets = [m["target"].split("#")[0] for m in LINK.finditer(path.read_text())]
+    return [
+        f"{path.name}: {target}"
+        for target in targets
+        if target and "://" not in target and not (path.parent / target).exists()
+    ]
+
+
 def missing_from_tree(text: str, root: Path) -> list[str]:
     """Entries of the annotated tree that do not exist."""
     found, parent = [], Path()
@@ -118,6 +128,14 @@ def test_the_lines_after_prepare_are_those_that_it_prints(readme: str) -> None:
         next_commands.launch_command(out),
         next_commands.score_command(out),
     ]
+
+
+def test_relative_links_resolve(repository: Path, tmp_path: Path) -> None:
+    pages = [repository / "README.md", *sorted((repository / "docs").rglob("*.md"))]
+    assert [link for page in pages for link in broken_links(page)] == []
+    page = tmp_path / "page.md"
+    page.write_text("[gone](gone.md) [web](https://example.org) [top](#top)")
+    assert broken_links(page) == ["page.md: gone.md"]
 
 
 def test_the_tree_exists(repository: Path, readme: str, tmp_path: Path) -> None:
