@@ -79,11 +79,17 @@ def reference_page(room: str, root: Path = ROOT) -> str:
 
 
 def _face(tree: ast.Module, room: str) -> Iterator[str]:
-    """A line for every name that a room's `__init__` takes from its modules."""
+    """A line for every name of a room's `__all__`, which is of an object or a module."""
+    origins = {
+        alias.asname or alias.name: f"{node.module}.{alias.name}"
+        for node in tree.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
     for node in tree.body:
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(f"{room}."):
-            for alias in node.names:
-                yield f"* [`{alias.asname or alias.name}`][{node.module}.{alias.name}]"
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+            for name in ast.literal_eval(node.value):
+                yield f"* [`{name}`][{origins.get(name, f'{room}.{name}')}]"
 
 
 # --- links ---------------------------------------------------------------------------------------

@@ -24,12 +24,8 @@ FOLDERS = (
     *("tests", "docs", "profiles", "results"),
 )
 PATH = re.compile(rf"(?:{'|'.join(FOLDERS)})/[\w./-]*\w")
-# Comments cite the numbered documents as `docs/method.md 1.7`, or by the old name, METHOD 1.7.
-DOCUMENTS = {"METHOD": "method", "PERFORMANCE": "performance"}
-CITATION = re.compile(
-    r"(?:docs/(\w+)\.md,?|\b(METHOD|PERFORMANCE))\s+"
-    r"(\d+(?:\.\d+)?(?:(?: [a-z])?(?:,| and|-)\s*\d+\.\d+)*)"
-)
+# `docs/method.md 1.5 f, 1.7`; what says `section 5` is tests/test_readme.py's.
+CITATION = re.compile(r"docs/([\w-]+)\.md,? (\d+(?:\.\d+)?(?:(?: [a-z])?(?:,| and|-)\s*\d+\.\d+)*)")
 NUMBER = re.compile(r"\d+(?:\.\d+)?")
 CITING = ("*.py", "*.toml", "Makefile")
 
@@ -159,8 +155,8 @@ def sections(text: str) -> set[str]:
 
 def wrong_citations(source: str, numbers: dict[str, set[str]]) -> list[str]:
     found = [
-        (new or DOCUMENTS[old], number)
-        for new, old, listed in CITATION.findall(source)
+        (name, number)
+        for name, listed in CITATION.findall(source)
         for number in NUMBER.findall(listed)
     ]
     return [f"{name} {number}" for name, number in found if number not in numbers.get(name, set())]
@@ -193,10 +189,10 @@ def test_a_wrong_citation_is_found() -> None:
     }
     assert numbers["method"] == {"1", "1.7", "2.3"}
     source = (
-        "(docs/method.md 1.7) docs/method.md, 1.7 and 1.8; METHOD 2.3, METHOD 3: PERFORMANCE 2 "
-        "METHOD 1.7 f and 1.9 3c, docs/no.md 1, METHOD 1.7-1.6. A preset of 4.5"
+        "(docs/method.md 1.7) docs/method.md, 1.7 and 1.8; docs/method.md 2.3, docs/method.md 3: "
+        "docs/method.md 1.7 f and 1.9 3c, docs/no.md 1, docs/method.md 1.7-1.6. A preset of 4.5"
     )
-    wrong = ["method 1.8", "method 3", "performance 2", "method 1.9", "no 1", "method 1.6"]
+    wrong = ["method 1.8", "method 3", "method 1.9", "no 1", "method 1.6"]
     assert wrong_citations(source, numbers) == wrong
 
 
@@ -295,7 +291,8 @@ def test_the_reference_follows_the_folders(site: ModuleType, tmp_path: Path) -> 
     room.mkdir(parents=True)
     (tmp_path / "client/__init__.py").write_text("")
     (room / "__init__.py").write_text(
-        'from client.vault.opening import Vault\nfrom client.home import Home\n__all__ = ["Vault"]\n'
+        "from client.vault.opening import Vault\nfrom client.home import Home\n"
+        '__all__ = ["Vault", "opening"]\n'
     )
     (room / "opening.py").write_text("")
     (room / "_hidden.py").write_text("")
@@ -305,7 +302,10 @@ def test_the_reference_follows_the_folders(site: ModuleType, tmp_path: Path) -> 
         "client.vault",
         "client.vault.opening",
     ]
-    assert re.findall(r"^\* (.*)$", page, re.MULTILINE) == ["[`Vault`][client.vault.opening.Vault]"]
+    assert re.findall(r"^\* (.*)$", page, re.MULTILINE) == [
+        "[`Vault`][client.vault.opening.Vault]",
+        "[`opening`][client.vault.opening]",
+    ]
 
 
 def test_every_room_has_a_page(site: ModuleType, repository: Path, tmp_path: Path) -> None:
