@@ -6,6 +6,7 @@ import ast
 import importlib.util
 import json
 import re
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -349,6 +350,21 @@ def test_parameter_counts_follow_from_the_sizes(repository: Path) -> None:
         assert printed == [lora, experts * lora, text_router, lora_router]
     assert "72 %" in text
     assert round(100 * 4_177_920 / 5_799_936) == 72
+
+
+def test_settings_that_the_method_page_names_are_the_profiles(repository: Path) -> None:
+    text = (repository / "docs/method.md").read_text(encoding="utf-8")
+    profiles = [tomllib.loads(p.read_text()) for p in (repository / "profiles").glob("*.toml")]
+    assert {p["group"]["constraint_weight"] for p in profiles} == {0.003}
+    assert "`constraint_weight` is 0.003 in all profiles" in text
+    ratios = {
+        p["user"]["embedding_learning_rate"] / rate
+        for p in profiles
+        for rate in p["user"]["learning_rates"]
+    }
+    assert "ten to two hundred times" in text
+    assert 10 <= min(ratios) < 20
+    assert 100 < max(ratios) <= 200 + 1e-9
 
 
 def test_costs_follow_from_the_sizes(repository: Path) -> None:
