@@ -9,9 +9,9 @@ from pathlib import Path
 import click
 import typer
 
-from client.console import QUIET, say, say_error
+from client.terminal.console import QUIET, say, say_error
 from proper_model.errors import InterruptedRunError, ProperError
-from proper_model.files import storage_errors
+from proper_model.storage.files import storage_errors
 
 
 def start(app: typer.Typer) -> None:

@@ -15,8 +15,8 @@ import typer
 from benchmarks.command import start
 from benchmarks.schema import read_as
 from benchmarks.schema_device import DeviceReport, Foretold
-from client.console import print_line, print_table
-from client.tables import Table
+from client.terminal.console import print_line, print_table
+from client.terminal.tables import Table
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 GIB = 2**30

@@ -27,9 +27,9 @@ from benchmarks.show import print_setting
 from benchmarks.sizes import shape_of
 from benchmarks.specs import Spec, parse_spec
 from benchmarks.workload import Lengths, Workload
-from client.console import WIDE, print_line, say
+from client.terminal.console import WIDE, print_line, say
 from proper_model.errors import ConfigError, ReportError
-from simulations.environment import commit, hardware
+from simulations.outcome.environment import commit, hardware
 
 # Defaults of options that may be repeated.
 SIZE, TOKENS, USERS, ALIKE = ["small"], [96], [32], ["fixed"]

@@ -26,10 +26,10 @@ from benchmarks.schema import ContenderResult, Setting, Spread
 from benchmarks.schema_memory import MemoryPeak, MemoryReport
 from benchmarks.show import best_of
 from benchmarks.sources import read_sources
-from client.console import say
+from client.terminal.console import say
 from proper_model.errors import ReportError
-from proper_model.files import write_atomic
-from simulations.figures import BLUE, GREEN, GREY, ORANGE
+from proper_model.storage.files import write_atomic
+from simulations.reporting.figures import BLUE, GREEN, GREY, ORANGE
 
 STYLE = {
     # Text stays text, and element names do not depend on the run: figures can be compared.

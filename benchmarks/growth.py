@@ -11,7 +11,7 @@ from benchmarks.schema import BenchReport
 from benchmarks.show import times
 from benchmarks.sources import Source
 from benchmarks.targets import RIVAL_DTYPE, race_of
-from client.tables import Table
+from client.terminal.tables import Table
 
 HIDDEN = {"overhead": 64, "small": 256, "mini": 256, "7b": 4096}  # of `sizes`, which needs torch
 NONE = "–"

@@ -12,10 +12,11 @@ import torch
 
 from benchmarks.measure import Stopwatch
 from benchmarks.world import Factors, World, packed_steps, padded_nll, shared_steps
-from proper_model.answers import FrozenHeadLoss, packed_inputs
-from proper_model.model import AdaptedModel
-from proper_model.passes import Pass
-from proper_model.structure import UserRouting
+from proper_model.kernels.packing import packed_inputs
+from proper_model.model.adapted_model import AdaptedModel
+from proper_model.model.answer_loss import FrozenHeadLoss
+from proper_model.model.passes import Pass
+from proper_model.settings.presets import UserRouting
 
 
 class Limit:

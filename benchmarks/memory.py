@@ -29,10 +29,10 @@ from benchmarks.sizes import shape_of
 from benchmarks.specs import parse_spec
 from benchmarks.workload import Workload
 from benchmarks.world import build_world
-from client.console import print_line, say
-from proper_model.budget import memory_model
-from proper_model.memory import return_freed_memory
-from simulations.environment import commit, hardware
+from client.terminal.console import print_line, say
+from proper_model.engine.memory import return_freed_memory
+from proper_model.engine.memory_budget import memory_model
+from simulations.outcome.environment import commit, hardware
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 SIZES, USERS, TOKENS = ["small"], [8, 32, 128], [1024, 4096, 16384]

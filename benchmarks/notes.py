@@ -9,7 +9,7 @@ from benchmarks.schema import ContenderResult
 from benchmarks.schema_memory import MemoryReport
 from benchmarks.sources import Report
 from benchmarks.targets import Race, Row
-from simulations.results import Hardware
+from simulations.outcome.results import Hardware
 
 
 def notes(rows: Sequence[Row], reports: Sequence[Report]) -> list[str]:

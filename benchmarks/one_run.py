@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.schema_pipeline import Round
-from client.console import QUIET
+from client.terminal.console import QUIET
 from proper_model.errors import SimulationError
-from simulations.supervisor import Process, adopt_orphans, family, stop
+from simulations.flower.supervisor import Process, adopt_orphans, family, stop
 
 COMMAND = "from simulations.cli import main; main()"
 CPU_EVERY_S = 1.0

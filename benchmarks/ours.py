@@ -18,11 +18,10 @@ from benchmarks.world import (
     packed_steps,
     shared_model,
 )
-from proper_model.cohort import Cohort
-from proper_model.ops import Backend
-from proper_model.passes import Pass
-from proper_model.personal import personal_pass
-from proper_model.trials import Trial
+from proper_model.engine.cohort import Cohort
+from proper_model.engine.trials import Trial
+from proper_model.kernels.ops import Backend
+from proper_model.model.passes import Pass, personal_pass
 
 
 class Ours:

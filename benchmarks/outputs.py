@@ -7,7 +7,7 @@ import os
 import tempfile
 from pathlib import Path
 
-from proper_model.files import storage_errors
+from proper_model.storage.files import storage_errors
 
 
 def ready_file(path: Path) -> None:

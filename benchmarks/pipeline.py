@@ -22,12 +22,12 @@ from benchmarks.one_run import run_once
 from benchmarks.outputs import ready_file
 from benchmarks.schema import write_report
 from benchmarks.schema_pipeline import Checkout, PipelineReport, Round
-from client.console import print_line, print_table, say
-from client.tables import Table
+from client.terminal.console import print_line, print_table, say
+from client.terminal.tables import Table
 from proper_model.errors import BaseModelError, ConfigError, DataError
-from proper_model.machine import usable_cores
-from proper_model.tasks import load_task
-from simulations.environment import commit, hardware
+from proper_model.federation.machine import usable_cores
+from proper_model.tasks.task import load_task
+from simulations.outcome.environment import commit, hardware
 
 VERSIONS = ("torch", "transformers", "peft", "flwr", "numpy")
 UNTIMED, WALL, CPU = "untimed", "whole run", "CPU seconds"

@@ -1,6 +1,6 @@
 """`python -m benchmarks.report`: one self-contained HTML page from any set of benchmark files.
 
-Everything is inline, as in `simulations.report`, whose tables and styles it shares: nothing is
+Everything is inline, as in `simulations.reporting.report`, whose tables and styles it shares: nothing is
 fetched, nothing is executed, and every number is a stored one.
 """
 
@@ -25,12 +25,12 @@ from benchmarks.show import cause_lines, peak_lines, setting_name, setting_table
 from benchmarks.sources import Source, read_sources
 from benchmarks.table import target_table
 from benchmarks.targets import target_rows
-from client.console import print_line, say
-from client.tables import Table
-from proper_model.files import write_atomic
-from simulations.figures import STYLE, Figure, inline
-from simulations.report import TEMPLATES as SHARED_TEMPLATES
-from simulations.report import page_environment
+from client.terminal.console import print_line, say
+from client.terminal.tables import Table
+from proper_model.storage.files import write_atomic
+from simulations.reporting.figures import STYLE, Figure, inline
+from simulations.reporting.report import TEMPLATES as SHARED_TEMPLATES
+from simulations.reporting.report import page_environment
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"
 

@@ -31,7 +31,7 @@ from benchmarks.world import (
     start_of,
     step_count,
 )
-from proper_model.sites import find_sites
+from proper_model.base.sites import find_sites
 
 
 class PeftMixed:

@@ -24,8 +24,8 @@ from benchmarks.world import (
     start_of,
     step_count,
 )
-from proper_model.encoding import Encoded
-from proper_model.sites import find_sites
+from proper_model.base.sites import find_sites
+from proper_model.kernels.packing import Encoded
 
 
 class HfTrainer:

@@ -12,8 +12,8 @@ from typing import Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from proper_model.errors import ReportError
-from proper_model.files import write_atomic
-from simulations.results import Hardware
+from proper_model.storage.files import write_atomic
+from simulations.outcome.results import Hardware
 
 SCHEMA = 1
 Model = TypeVar("Model", bound=BaseModel)

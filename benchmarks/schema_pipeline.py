@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from simulations.results import Hardware
+from simulations.outcome.results import Hardware
 
 
 class _Strict(BaseModel):

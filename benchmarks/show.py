@@ -8,7 +8,7 @@ from rich.console import Console
 
 from benchmarks.causes import name_of
 from benchmarks.schema import ContenderResult, Ratio, Setting, Spread
-from client.tables import Table, to_rich
+from client.terminal.tables import Table, to_rich
 
 SHOWN = ("naive-moe", "peft-loop")
 

@@ -4,7 +4,7 @@
 `small` is bound by arithmetic on a CPU; `mini` is the pretrained base of the real-data runs;
 `7b` has the widths of Llama-2-7B and is for a GPU.
 
-Cost of training a frozen base with answer-only logits (PERFORMANCE 2): forward and the gradient of
+Cost of training a frozen base with answer-only logits (docs/performance.md 2): forward and the gradient of
 inputs, two products of two operations each, for every weight of a linear and every token:
 
     4 * (weights of the blocks' linears) * tokens + 4 * hidden * vocabulary * (logit positions)
@@ -20,7 +20,8 @@ from typing import Any
 
 import torch
 
-from proper_model.base import attention_for, load_base
+from proper_model.base.loading import attention_for
+from proper_model.checks.outside_base import load_base
 from proper_model.errors import ConfigError
 
 MINI = Path(__file__).resolve().parent.parent.parent / "shared" / "models" / "mini-llama"

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 import torch
 
-from proper_model.base import DTYPES
+from proper_model.base.loading import DTYPES
 from proper_model.errors import ConfigError
-from proper_model.ops import Backend
+from proper_model.kernels.ops import Backend
 
 # What each kind is, in the words of the table.
 KINDS = {

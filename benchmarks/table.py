@@ -1,4 +1,4 @@
-"""`python -m benchmarks.table`: the CPU targets of PERFORMANCE 5 and what was measured for them.
+"""`python -m benchmarks.table`: the CPU targets of docs/performance.md 5 and what was measured for them.
 
 A row is a setting of the files; who stands in it is chosen in `benchmarks.targets`. Ratios are the
 stored ones, made round by round in one run. What was not raced is a dash: a ratio between two runs
@@ -21,8 +21,8 @@ from benchmarks.schema_memory import MemoryReport
 from benchmarks.show import times
 from benchmarks.sources import read_sources
 from benchmarks.targets import TARGETS, USERS, Row, target_rows
-from client.console import print_line, print_table, say
-from client.tables import Table
+from client.terminal.console import print_line, print_table, say
+from client.terminal.tables import Table
 from proper_model.errors import ReportError
 
 HEADER = (

@@ -1,4 +1,4 @@
-"""The CPU targets of PERFORMANCE 5, and who stands for each of them in a file's settings.
+"""The CPU targets of docs/performance.md 5, and who stands for each of them in a file's settings.
 
 Engine and rivals stand at their quickest among those that fit a row, the engine in the one backend
 that it uses on a CPU.

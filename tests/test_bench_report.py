@@ -36,7 +36,7 @@ from benchmarks.specs import Spec
 from benchmarks.table import HEADER, target_table
 from benchmarks.targets import BACKEND, target_rows
 from proper_model.errors import ReportError
-from proper_model.ops import Backend
+from proper_model.kernels.ops import Backend
 
 
 def saved(folder: Path, name: str, document: object) -> Path:

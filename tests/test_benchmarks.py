@@ -26,9 +26,9 @@ from benchmarks.summaries import Run, contender_result, peak_of
 from benchmarks.worker import Ready, Refused, Round
 from benchmarks.workload import CountingEncoder, Counts, Workload, make_users
 from benchmarks.world import Contender, Factors, NotPossibleError, World, build_world
-from proper_model.encoding import Encoded
 from proper_model.errors import ConfigError, ReportError
-from simulations.results import Hardware
+from proper_model.kernels.packing import Encoded
+from simulations.outcome.results import Hardware
 
 CPU = torch.device("cpu")
 WORK = Workload("overhead", users=3, samples=4, tokens=14, lengths="lognormal", seed=5)

@@ -13,10 +13,10 @@ from benchmarks.device_shapes import SHAPES, _training_bytes
 from benchmarks.device_table import foretold, measured
 from benchmarks.schema import read_as
 from benchmarks.schema_device import DeviceReport
+from proper_model.engine.memory import MemoryModel
 from proper_model.errors import ReportError
-from proper_model.memory import MemoryModel
-from proper_model.profiles import load_profile
-from proper_model.structure import preset
+from proper_model.settings.presets import preset
+from proper_model.settings.shipped_profiles import load_profile
 
 HARDWARE = {
     "system": "Linux x86_64",
@@ -85,7 +85,7 @@ def test_a_foreign_file_is_refused(tmp_path: Path) -> None:
 
 def test_shapes_have_the_published_numbers_of_parameters() -> None:
     """135M, 1.24B and 6.74B, as their publishers count them."""
-    from proper_model.base_check import empty_model
+    from proper_model.base.config import empty_model
 
     counts = [
         sum(p.numel() for p in empty_model(shape.config(shape.layers)).parameters())

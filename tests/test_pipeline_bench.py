@@ -13,7 +13,6 @@ from benchmarks.command import run_command
 from benchmarks.one_run import run_once
 from benchmarks.pipeline import apart, inputs_of, means_of, phase_rows, sources_of
 from benchmarks.schema_pipeline import Checkout, PipelineReport, Round
-from proper_model import tasks
 from proper_model.errors import (
     BaseModelError,
     ConfigError,
@@ -22,8 +21,9 @@ from proper_model.errors import (
     StorageError,
     TaskError,
 )
+from proper_model.tasks import task
 
-SHIPPED = Path(tasks.__file__).parent / "task_files"
+SHIPPED = Path(task.__file__).parent / "task_files"
 CLI = r"""
 import json, subprocess, sys, time
 from pathlib import Path

@@ -14,9 +14,10 @@ import pytest
 from test_results import example
 from typer.main import get_command
 
-from simulations import api, next_commands
-from simulations.options import RunOptions
-from simulations.results import Results, write_results
+from simulations import api
+from simulations.outcome.results import Results, write_results
+from simulations.setup import next_commands
+from simulations.setup.options import RunOptions
 
 FENCE = re.compile(r"^```(?P<language>[a-z]*)\n(?P<body>.*?)^```$", re.DOTALL | re.MULTILINE)
 INLINE = re.compile(r"(?<!`)`(?P<code>[^`]+)`(?!`)")
