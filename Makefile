@@ -97,8 +97,8 @@ fix: $(STAMP) ## what ruff can mend by itself
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-docs: $(STAMP) ## write the generated blocks of the README and its curve from results/
-	$(BIN)/python docs/generated.py --write README.md
+docs: $(STAMP) ## write the generated blocks of README and docs, and a curve, from results/
+	$(BIN)/python docs/generated.py --write README.md docs/*.md
 	$(BIN)/python -m benchmarks.figures results/bench/growth/overhead.json --growth-svg docs/growth.svg
 
 docs-site: $(STAMP) ## docs/ and the reference as a site, every link checked: site/index.html
