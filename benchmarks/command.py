@@ -13,10 +13,10 @@ from typing import Any
 import click
 import typer
 
-from client.console import QUIET, say, say_error
+from client.terminal.console import QUIET, say, say_error
 from proper_model.errors import ConfigError, InterruptedRunError, ProperError
-from proper_model.files import storage_errors
-from simulations.environment import hardware
+from proper_model.storage.files import storage_errors
+from simulations.outcome.environment import hardware
 
 VERSIONS = ("torch", "transformers", "peft", "accelerate", "numpy")
 DEVICES = ("cpu", "cuda")

@@ -23,11 +23,11 @@ import typer
 from benchmarks.command import ready_file, start, where
 from benchmarks.results import write_report
 from benchmarks.results.schema import Adaptation, DeviceReport, Predicted
-from client.console import print_line, say
+from client.terminal.console import print_line, say
 from proper_model.errors import DataError, ProperError
-from proper_model.machine import high_water_bytes
-from proper_model.records import User, user_to_json
-from simulations.environment import commit
+from proper_model.federation.machine import high_water_bytes
+from proper_model.tasks.records import User, user_to_json
+from simulations.outcome.environment import commit
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -99,8 +99,8 @@ def run(
 def predicted(preset_name: str, profile: str) -> list[Predicted]:
     """The memory model's figures for all public shapes."""
     from benchmarks.measuring.device_shapes import SHAPES, predict
-    from proper_model.profiles import load_profile
-    from proper_model.structure import preset
+    from proper_model.settings.presets import preset
+    from proper_model.settings.shipped_profiles import load_profile
 
     found = []
     for shape in SHAPES:
@@ -121,17 +121,17 @@ def make_person(
     seed: int,
 ) -> Path:
     """A home with an installed release, and the history file of the first person who is long enough."""
-    from client.bundles import add_bundle
     from client.home import Home
+    from client.releases.add import add_bundle
     from coordinator.keys import load_or_create_key
-    from coordinator.release import publish
-    from coordinator.stages import run_pooled_stages
-    from proper_model.artifact import release_to_files
-    from proper_model.data import read_population
-    from proper_model.profiles import load_profile
-    from proper_model.structure import preset
-    from proper_model.tasks import load_task
-    from proper_model.trust import TrustedRoot
+    from coordinator.pooled_stages import run_pooled_stages
+    from coordinator.publish import publish
+    from proper_model.bundle.trusted_root import TrustedRoot
+    from proper_model.data.users import read_population
+    from proper_model.release.contents import release_to_files
+    from proper_model.settings.presets import preset
+    from proper_model.settings.shipped_profiles import load_profile
+    from proper_model.tasks.task import load_task
 
     settings = load_profile(profile)
     task = load_task(task_name, template=settings.template)

@@ -23,9 +23,9 @@ from benchmarks.measuring.rounds import Plan, measure_setting
 from benchmarks.results import write_report
 from benchmarks.results.schema import EngineReport, Setting
 from benchmarks.results.tables import clock_of, setting_notes, setting_table
-from client.console import print_line, print_table, say
+from client.terminal.console import print_line, print_table, say
 from proper_model.errors import ConfigError, ReportError
-from simulations.environment import commit
+from simulations.outcome.environment import commit
 
 # Defaults of options that may be repeated.
 SIZE, TOKENS, USERS, ALIKE = ["small"], [96], [32], ["fixed"]

@@ -21,10 +21,10 @@ from benchmarks.command import ready_file, start
 from benchmarks.results import read_report
 from benchmarks.results.schema import EngineReport, Setting, Spread
 from benchmarks.results.tables import families
-from client.console import print_line
+from client.terminal.console import print_line
 from proper_model.errors import ReportError
-from proper_model.files import write_atomic
-from simulations.figures import BLUE, GREEN, GREY, ORANGE
+from proper_model.storage.files import write_atomic
+from simulations.reporting.figures import BLUE, GREEN, GREY, ORANGE
 
 STYLE = {
     # Text stays text, and element names do not depend on the run: figures can be compared.

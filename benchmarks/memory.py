@@ -21,10 +21,10 @@ from benchmarks.contenders.measure import memory_bytes, peak_memory_bytes, reset
 from benchmarks.measuring import in_own_process
 from benchmarks.results import write_report
 from benchmarks.results.schema import MemoryPeak, MemoryReport
-from client.console import print_line, say
-from proper_model.budget import memory_model
-from proper_model.memory import return_freed_memory
-from simulations.environment import commit
+from client.terminal.console import print_line, say
+from proper_model.engine.memory import return_freed_memory
+from proper_model.engine.memory_budget import memory_model
+from simulations.outcome.environment import commit
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 SIZES, USERS, TOKENS = ["small"], [8, 32, 128], [1024, 4096, 16384]

@@ -27,11 +27,11 @@ from benchmarks.command import ready_file, start, where
 from benchmarks.results import write_report
 from benchmarks.results.schema import Checkout, PipelineReport, WholeRun
 from benchmarks.results.tables import phase_table
-from client.console import QUIET, print_line, print_table, say
+from client.terminal.console import QUIET, print_line, print_table, say
 from proper_model.errors import ConfigError, SimulationError
-from proper_model.machine import usable_cores
-from simulations.environment import commit
-from simulations.supervisor import adopt_orphans, process_table, stop
+from proper_model.federation.machine import usable_cores
+from simulations.flower.supervisor import adopt_orphans, process_table, stop
+from simulations.outcome.environment import commit
 
 COMMAND = "from simulations.cli import main; main()"
 POLL_S = 0.1

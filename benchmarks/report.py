@@ -1,7 +1,7 @@
 """`python -m benchmarks.report`: one self-contained HTML page from any set of benchmark files.
 
-Everything is inline, as in `simulations.report`, whose tables and styles it shares: nothing is
-fetched, nothing is executed, and every number comes from a file.
+Everything is inline, as in `simulations.reporting.report`, whose tables and styles it shares:
+nothing is fetched, nothing is executed, and every number comes from a file.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from benchmarks.figures import growth, growth_lines, growth_title
 from benchmarks.results import read_sources, shown
 from benchmarks.results.schema import EngineReport, Report, Setting, Source
 from benchmarks.results.tables import commits_of, families, machine
-from client.console import print_line
-from client.tables import Table
-from proper_model.files import write_atomic
-from simulations.figures import STYLE, Figure, inline
-from simulations.report import TEMPLATES as SHARED_TEMPLATES
-from simulations.report import page_environment
+from client.terminal.console import print_line
+from client.terminal.tables import Table
+from proper_model.storage.files import write_atomic
+from simulations.reporting.figures import STYLE, Figure, inline
+from simulations.reporting.report import TEMPLATES as SHARED_TEMPLATES
+from simulations.reporting.report import page_environment
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"
 

@@ -9,7 +9,7 @@ import typer
 
 from benchmarks.command import start
 from benchmarks.results import machine_notes, read_sources, shown
-from client.console import print_line, print_table
+from client.terminal.console import print_line, print_table
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 

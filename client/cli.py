@@ -1,6 +1,6 @@
 """`proper`: one person's private adaptation on this machine.
 
-stdout is data, stderr is progress, errors and hints. Conventions: `client.command_line`. Commands
+stdout is data, stderr is progress, errors and hints. Conventions: `client.terminal.command_line`. Commands
 stand in modules of their own and are put together here.
 """
 
@@ -13,7 +13,6 @@ from typing import Annotated
 import typer
 from click.core import ParameterSource
 
-from client.command_line import Session, begin, run_command, start
 from client.commands import (
     adapt,
     bundle,
@@ -24,13 +23,14 @@ from client.commands import (
     generate,
     import_backup,
     inspect,
-    keeping,
     rebase,
     serve,
     update,
+    vault,
 )
 from client.home import VARIABLE
-from client.workspace import KEY_FILE_VARIABLE, PASSPHRASE_FILE_VARIABLE
+from client.person.workspace import KEY_FILE_VARIABLE, PASSPHRASE_FILE_VARIABLE
+from client.terminal.command_line import Session, begin, run_command, start
 
 app = typer.Typer(
     name="proper",
@@ -94,11 +94,11 @@ for command in (
     export.export,
     rebase.rebase,
     forget.forget,
-    keeping.status,
-    keeping.path,
-    keeping.lock,
-    keeping.passwd,
-    keeping.rollback,
+    vault.status,
+    vault.path,
+    vault.lock,
+    vault.passwd,
+    vault.rollback,
     doctor.doctor,
     serve.serve,
 ):

@@ -6,7 +6,7 @@
     HOME/vault/             everything private, encrypted (`vault`)
 
 HOME is `--home`, else the variable PROPER_HOME, else the platform's folder for a program's data.
-Source: SECURITY 2 (same-device user).
+Source: docs/security.md 2 (same-device user).
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from pathlib import Path
 
 from platformdirs import user_data_path
 
-from proper_model.durable import is_locked, locked
 from proper_model.errors import BusyError, StorageError
-from proper_model.files import make_private_folder, storage_errors
+from proper_model.storage.durable import is_locked, locked
+from proper_model.storage.files import make_private_folder, storage_errors
 
 VARIABLE = "PROPER_HOME"
 _GRACE_S = 0.2  # `is_busy` of another program holds the lock for a moment

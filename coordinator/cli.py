@@ -1,7 +1,7 @@
 """`proper-coordinator`: the publisher's program for keys, roots and releases.
 
 Exit codes are those of `proper_model.errors`; 2 is wrong usage, 1 a bug, 130 Ctrl-C. What a client's
-program does in `client.command_line` is done here in little, since the two packages know nothing of
+program does in `client.terminal.command_line` is done here in little, since the two packages know nothing of
 each other.
 """
 

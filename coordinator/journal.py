@@ -17,9 +17,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from proper_model.documents import parse_object
 from proper_model.errors import SimulationError
-from proper_model.files import make_private_folder, read_regular, write_atomic
+from proper_model.storage.documents import parse_object
+from proper_model.storage.files import make_private_folder, read_regular, write_atomic
 
 JOURNAL_FILE = "journal.json"
 LOCK_FILE = "lock"

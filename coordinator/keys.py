@@ -3,7 +3,7 @@
 A key file is PKCS#8 PEM, created with mode 0600 and never overwritten: whoever replaces a key
 locks out every device that trusts it. The keys of the root role lie offline and are encrypted with a
 passphrase. The public half lies beside it as NAME.pub, 64 hex digits, to be handed on.
-Moving to new keys is `coordinator.root_ceremony`. Source: SECURITY 2 ("Bundle"), STYLE 4.13.
+Moving to new keys is `coordinator.root_ceremony`. Source: docs/security.md 2 ("Bundle"), docs/contributing.md.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from zxcvbn import zxcvbn
 
-from proper_model.durable import create_file
+from proper_model.bundle.public_keys import check_public_key, public_bytes
 from proper_model.errors import BundleFormatError, ConfigError, PassphraseError
-from proper_model.files import read_bounded
-from proper_model.public_keys import check_public_key, public_bytes
+from proper_model.storage.durable import create_file
+from proper_model.storage.files import read_bounded
 
 MAX_KEY_BYTES = 16 * 1024
 PRIVATE_TO_OWNER = stat.S_IRWXG | stat.S_IRWXO

@@ -13,22 +13,27 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from coordinator.release import PublishedBundle, latest, publish, read_latest, renew_latest
+from coordinator.publish import PublishedBundle, latest, publish, read_latest, renew_latest
 from coordinator.root_ceremony import read_root
-from proper_model.bundle import MANIFEST_NAME, SIGNATURES_NAME, check_file, verify_manifest
+from proper_model.bundle.folder_names import version_folder
+from proper_model.bundle.latest import Latest
+from proper_model.bundle.limits import DEFAULT_LIMITS
+from proper_model.bundle.manifest import BaseReference, parse_manifest
+from proper_model.bundle.signed_bundle import (
+    MANIFEST_NAME,
+    SIGNATURES_NAME,
+    check_file,
+    verify_manifest,
+)
+from proper_model.bundle.signed_time import LATEST_DAYS
+from proper_model.bundle.trusted_root import LATEST, RELEASE, TrustedRoot, key_id, public_bytes
 from proper_model.errors import (
     BundleFormatError,
     BundleIntegrityError,
     BundleSignatureError,
     ConfigError,
 )
-from proper_model.files import read_bounded
-from proper_model.latest import Latest
-from proper_model.limits import DEFAULT_LIMITS
-from proper_model.manifest import BaseReference, parse_manifest
-from proper_model.release_folder import version_folder
-from proper_model.signed_time import LATEST_DAYS
-from proper_model.trust import LATEST, RELEASE, TrustedRoot, key_id, public_bytes
+from proper_model.storage.files import read_bounded
 
 RELEASE_DAYS = 365
 

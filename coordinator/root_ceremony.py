@@ -19,19 +19,15 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from proper_model import canonical
-from proper_model.durable import create_file, write_file
-from proper_model.errors import BundleFormatError, BundleSignatureError, ConfigError
-from proper_model.files import read_bounded, storage_errors
-from proper_model.release_folder import ROOT_NAME, ROOT_SIGNATURES_NAME, root_names
-from proper_model.signatures import (
+from proper_model.bundle.folder_names import ROOT_NAME, ROOT_SIGNATURES_NAME, root_names
+from proper_model.bundle.signatures import (
     MAX_KEYS,
     MAX_SIGNATURE_BYTES,
     check_signatures,
     parse_signatures,
 )
-from proper_model.signed_time import MAX_ROOT_DAYS
-from proper_model.trust import (
+from proper_model.bundle.signed_time import MAX_ROOT_DAYS
+from proper_model.bundle.trusted_root import (
     DEFAULT_CHANNEL,
     MAX_ROOT_BYTES,
     ROOT,
@@ -43,6 +39,10 @@ from proper_model.trust import (
     rotate,
     sign,
 )
+from proper_model.errors import BundleFormatError, BundleSignatureError, ConfigError
+from proper_model.storage import canonical
+from proper_model.storage.durable import create_file, write_file
+from proper_model.storage.files import read_bounded, storage_errors
 
 NEXT_NAME, NEXT_SIGNATURES_NAME = "root-next.json", "root-next.signatures.json"
 ROOT_DAYS = 2 * 365

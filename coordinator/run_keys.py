@@ -16,11 +16,18 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from coordinator.keys import load_key, load_or_create_key
-from proper_model.durable import write_file
+from proper_model.bundle.folder_names import ROOT_NAME
+from proper_model.bundle.trusted_root import (
+    LATEST,
+    MAX_ROOT_BYTES,
+    RELEASE,
+    ROOT,
+    TrustedRoot,
+    public_bytes,
+)
 from proper_model.errors import ConfigError
-from proper_model.files import make_private_folder, read_bounded
-from proper_model.release_folder import ROOT_NAME
-from proper_model.trust import LATEST, MAX_ROOT_BYTES, RELEASE, ROOT, TrustedRoot, public_bytes
+from proper_model.storage.durable import write_file
+from proper_model.storage.files import make_private_folder, read_bounded
 
 ROOT_KEY, RELEASE_KEY = "root.pem", "release.pem"
 KEYS_FOLDER = "keys"

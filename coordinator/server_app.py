@@ -4,7 +4,7 @@
 
 The pooled stages run here, on users who agreed to pool their data; everything private runs on the
 nodes, which answer with a status code. A coordinator that is killed and started again goes on
-after the last finished step. Source: METHOD 1.1, 1.7; PROPER arXiv 2503.01303, figure 2.
+after the last finished step. Source: docs/method.md 1.1, 1.7; PROPER arXiv 2503.01303, figure 2.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from collections.abc import Mapping
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
+from coordinator.federation import Federation
 from coordinator.journal import Journal, exclusive
-from coordinator.messages import MessageLedger
-from coordinator.progress import ProgressFile
-from coordinator.publication import publish_release, published, signing_keys
-from coordinator.release import PublishedBundle
+from coordinator.message_ledger import MessageLedger
+from coordinator.progress_file import ProgressFile
+from coordinator.publish import PublishedBundle
+from coordinator.run_release import publish_release, published, signing_keys
 from coordinator.shipment import Shipment
-from coordinator.strategy import Federation
-from proper_model.clock import TIMINGS_FILE, Progress, StepClock
-from proper_model.documents import parse_json
 from proper_model.errors import ProperError, SimulationError
-from proper_model.files import read_regular, storage_errors, write_atomic
-from proper_model.machine import HARDWARE_FILE, facts
-from proper_model.protocol import Kind, Status
-from proper_model.runplan import RunPlan, find_plan
+from proper_model.federation.machine import HARDWARE_FILE, facts
+from proper_model.federation.protocol import Kind, Status
+from proper_model.federation.run_plan import RunPlan, find_plan
+from proper_model.federation.step_clock import TIMINGS_FILE, Progress, StepClock
+from proper_model.storage.documents import parse_json
+from proper_model.storage.files import read_regular, storage_errors, write_atomic
 
 MAX_HARDWARE_BYTES = 1024 * 1024
 
@@ -119,9 +119,9 @@ def make_release(plan: RunPlan, report: Progress) -> PublishedBundle:
     """Run the pooled stages and publish what they made."""
     import torch
 
-    from coordinator.stages import run_pooled_stages
+    from coordinator.pooled_stages import run_pooled_stages
     from proper_model.data import read_users
-    from proper_model.memory import return_freed_memory
+    from proper_model.engine import return_freed_memory
     from proper_model.tasks import task_from_toml
 
     signing_keys(plan)  # a missing key is found now, not after hours of training

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from proper_model.errors import BundleIntegrityError, BundleLimitError
-from proper_model.protocol import (
+from proper_model.federation.protocol import (
     MAX_PIECES,
     MESSAGE_BYTES,
     PIECE_BYTES,

@@ -20,13 +20,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from client.tables import to_markdown
-from simulations.estimate import Estimate, as_table
-from simulations.options import ARMS, RunOptions
+from client.terminal.tables import to_markdown
+from simulations.outcome.results import Contrast, Results
 from simulations.pipeline import REPORT_FILE, execute
-from simulations.results import Contrast, Results
-from simulations.sources import Progress
-from simulations.tables import contrast_table, run_table
+from simulations.reporting.tables import contrast_table, run_table
+from simulations.setup.estimate import Estimate, as_table
+from simulations.setup.options import ARMS, RunOptions
+from simulations.setup.sources import Progress
 
 
 def silent(_phase: str, _done: int, _total: int) -> None:
@@ -133,7 +133,7 @@ class Run:
 
     def estimate(self, progress: Progress = silent) -> Cost:
         """Time, memory and disk, before anything runs."""
-        from simulations.costs import plan_costs
+        from simulations.setup.costs import plan_costs
 
         return Cost(plan_costs(self.options, progress))
 

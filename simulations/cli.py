@@ -13,15 +13,15 @@ from typing import Annotated
 
 import typer
 
-from client.command_line import begin, run_command, start
-from client.console import print_line, print_table, say
+from client.terminal.command_line import begin, run_command, start
+from client.terminal.console import print_line, print_table, say
 from proper_model.errors import ConfigError, DataError, InterruptedRunError
-from proper_model.records import counted
-from simulations import cli_options as o
+from proper_model.tasks import counted
 from simulations.experiments.command import app as experiments
-from simulations.options import DEMOS, RunOptions
-from simulations.phases import progress_bars
-from simulations.run_folder import check_out
+from simulations.outcome.phases import progress_bars
+from simulations.setup import cli_options as o
+from simulations.setup.options import DEMOS, RunOptions
+from simulations.setup.run_folder import check_out
 
 app = typer.Typer(
     name="proper-sim",
@@ -51,9 +51,9 @@ def validate(data: o.Data, task: o.TaskName = None, template: o.TaskTemplate = N
 
     DATA is a folder with OPPU's or LaMP's files, or one file in OPPU's form.
     """
-    from proper_model import validation
+    from proper_model.data import validation
     from proper_model.tasks import load_task
-    from simulations.validation_tables import problem_lines, summary_table
+    from simulations.reporting.validation_tables import problem_lines, summary_table
 
     if data in DEMOS:
         say(f"{data} makes its own people, which need no validation; start it with: run {data}")
@@ -87,7 +87,7 @@ def fetch(
     split: Annotated[str, typer.Option("--split", help="LaMP's own split: user or time.")] = "time",
 ) -> None:
     """Download a LaMP task from its own server; a broken download goes on where it stopped."""
-    from simulations.fetch import fetch as download
+    from simulations.setup.fetch import fetch as download
 
     with progress_bars() as show:
         files = download(
@@ -110,8 +110,8 @@ def prepare(options: RunOptions) -> None:
             hint="add --fold I, or use proper-sim run for all folds",
         )
     check_out(options)
-    from simulations.next_commands import launch_command, score_command
-    from simulations.prepare import prepare as write
+    from simulations.setup.next_commands import launch_command, score_command
+    from simulations.setup.prepare import prepare as write
 
     with progress_bars() as show:
         write(options, show)
@@ -124,8 +124,8 @@ def launch(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder that prepare wrote.")],
 ) -> None:
     """Run a prepared federation through Flower, or go on with it; `score` comes after."""
-    from simulations.next_commands import score_command
     from simulations.pipeline import run_prepared
+    from simulations.setup.next_commands import score_command
 
     with progress_bars() as show:
         run_prepared(out, show)
@@ -196,8 +196,13 @@ def table(
     phases: o.Phases = False,
 ) -> None:
     """Compare results files: a row a task and metric, a column an arm. One file: as `run` does."""
-    from simulations.results import read_results
-    from simulations.tables import comparison_table, contrast_table, phase_table, run_table
+    from simulations.outcome.results import read_results
+    from simulations.reporting.tables import (
+        comparison_table,
+        contrast_table,
+        phase_table,
+        run_table,
+    )
 
     results = [read_results(path) for path in sources]
     if phases:
@@ -212,10 +217,10 @@ def table(
 
 def _print_run(out: Path) -> None:
     """Tables of a scored run on stdout; where the report lies on stderr."""
-    from simulations.details import DETAILS_FILE, read_details
+    from simulations.outcome.details import DETAILS_FILE, read_details
+    from simulations.outcome.results import read_results
     from simulations.pipeline import REPORT_FILE
-    from simulations.results import read_results
-    from simulations.tables import contrast_table, level_table, run_table
+    from simulations.reporting.tables import contrast_table, level_table, run_table
 
     results, details = read_results(out), read_details(out / DETAILS_FILE)
     print_table(run_table(results))
@@ -228,8 +233,8 @@ def _print_run(out: Path) -> None:
 
 
 def _print_costs(options: RunOptions) -> None:
-    from simulations.costs import plan_costs
-    from simulations.estimate import as_table
+    from simulations.setup.costs import plan_costs
+    from simulations.setup.estimate import as_table
 
     with progress_bars() as show:
         costs = plan_costs(options, show)

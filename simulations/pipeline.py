@@ -10,21 +10,21 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from proper_model.errors import ConfigError
-from proper_model.files import storage_errors
-from proper_model.runplan import PLAN_FILE, RunPlan
-from simulations.controls import controls_missing, run_controls
-from simulations.devices import TRUTH_FILE, incomplete
-from simulations.example import Example, choose_example
-from simulations.launch import finished
-from simulations.options import RunOptions
-from simulations.prepare import prepare
-from simulations.report import write_report
-from simulations.results import RESULTS_FILE, Results, write_results
-from simulations.run_folder import check_folds_folder
-from simulations.rundata import load_run, run_plans
-from simulations.score import score_run
-from simulations.sources import Progress
-from simulations.timings import FlowerClock, read_timings, timed
+from proper_model.federation.run_plan import PLAN_FILE, RunPlan
+from proper_model.storage.files import storage_errors
+from simulations.flower.launch import finished
+from simulations.outcome.controls import controls_missing, run_controls
+from simulations.outcome.devices import incomplete
+from simulations.outcome.results import RESULTS_FILE, Results, write_results
+from simulations.outcome.rundata import load_run, run_plans
+from simulations.outcome.timings import FlowerClock, read_timings, timed
+from simulations.reporting.example import Example, choose_example
+from simulations.reporting.report import write_report
+from simulations.reporting.score import score_run
+from simulations.setup.options import RunOptions
+from simulations.setup.prepare import prepare
+from simulations.setup.run_folder import TRUTH_FILE, check_folds_folder
+from simulations.setup.sources import Progress
 
 REPORT_FILE = "report.html"
 SYNTHETIC_NOTE = "This person is synthetic: the text was generated and belongs to nobody."
@@ -74,7 +74,7 @@ def run_prepared(out: Path, progress: Progress) -> None:
 
 def run_federation(plan: RunPlan, progress: Progress) -> None:
     """The part that goes through Flower; Flower's own share of the time is noted."""
-    from simulations.launch import launch
+    from simulations.flower.launch import launch
 
     progress("starting Flower", 0, 0)
     clock = FlowerClock(plan.out, progress)

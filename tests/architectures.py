@@ -24,21 +24,20 @@ from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import logging
 
-from proper_model.base_check import check_architecture
-from proper_model.base_config import text_config
-from proper_model.config import ATTENTION_TARGETS, PopulationSettings, StageSettings
-from proper_model.encoding import Encoded, Encoder
+from proper_model.answering.batched import greedy
+from proper_model.base.config import text_config
+from proper_model.base.model_types import LARGEST_EMBEDDED_PARAMETERS, MODEL_TYPES, NESTED_TYPES
+from proper_model.checks.base import check_architecture
+from proper_model.checks.miniature import NARROW, WIDE, shrunk
+from proper_model.checks.publishable import check_config
 from proper_model.errors import ProperError
-from proper_model.miniature import NARROW, WIDE, shrunk
-from proper_model.model import AdaptedModel
-from proper_model.model_types import LARGEST_EMBEDDED_PARAMETERS, MODEL_TYPES, NESTED_TYPES
-from proper_model.packing import pack
-from proper_model.passes import Pass
-from proper_model.peft_export import peft_adapter
-from proper_model.personal import personal_pass
-from proper_model.publishable import check_config
-from proper_model.scoring import greedy
-from proper_model.user_fold import fold_release
+from proper_model.export.peft_lora import peft_adapter
+from proper_model.export.user_fold import fold_release
+from proper_model.kernels.packing import Encoded, pack
+from proper_model.model.adapted_model import AdaptedModel
+from proper_model.model.passes import Pass, personal_pass
+from proper_model.settings.profile import ATTENTION_TARGETS, PopulationSettings, StageSettings
+from proper_model.text.encoding import Encoder
 from tests.exports import noisy_release, user_tensors
 from tests.tiny import FakeTokenizer, loss_alone
 

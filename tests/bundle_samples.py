@@ -11,8 +11,8 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from proper_model.bundle import BundleFiles, BundleInfo, build_bundle
-from proper_model.trust import TrustedRoot
+from proper_model.bundle.signed_bundle import BundleFiles, BundleInfo, build_bundle
+from proper_model.bundle.trusted_root import TrustedRoot
 
 CREATED = datetime(2026, 1, 1, tzinfo=UTC)
 NOW = CREATED + timedelta(days=1)

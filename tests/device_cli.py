@@ -10,10 +10,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from client.cli import run_cli
-from coordinator.release import publish
-from proper_model.artifact import Release, release_to_files
-from proper_model.records import HistoryItem, User, user_to_json
-from proper_model.trust import TrustedRoot
+from coordinator.publish import publish
+from proper_model.bundle.trusted_root import TrustedRoot
+from proper_model.release.contents import Release, release_to_files
+from proper_model.tasks.records import HistoryItem, User, user_to_json
 from tests.bundle_samples import fixed_key
 from tests.releases import small_release
 

@@ -11,23 +11,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from client.adaptation import UserState
-from client.prediction import arm_pass
-from proper_model.answers import answer_logits
-from proper_model.artifact import (
+from client.node.cohort_adaptation import UserState
+from client.node.cohort_prediction import arm_pass
+from proper_model.base.population_lora import attach_population, merge_population, population_state
+from proper_model.kernels.packing import Encoded
+from proper_model.model.adapted_model import AdaptedModel
+from proper_model.model.answer_loss import answer_logits
+from proper_model.release.contents import (
     Release,
     release_to_files,
     shared_tensors,
 )
-from proper_model.config import ATTENTION_TARGETS, PopulationSettings, StageSettings
-from proper_model.encoding import Encoded
-from proper_model.model import AdaptedModel
-from proper_model.population import attach_population, merge_population, population_state
-from proper_model.recipe import BaseSource
-from proper_model.records import User
-from proper_model.structure import preset
-from proper_model.tasks import load_task
-from simulations.tiny_base import word_tokenizer
+from proper_model.release.recipe import BaseSource
+from proper_model.settings.presets import preset
+from proper_model.settings.profile import ATTENTION_TARGETS, PopulationSettings, StageSettings
+from proper_model.tasks.records import User
+from proper_model.tasks.task import load_task
+from simulations.synthetic.tiny_base import word_tokenizer
 from tests.releases import release_in_memory
 from tests.tiny import VOCABULARY, randomize, sample, tiny_base
 

@@ -12,19 +12,19 @@ import torch
 from flwr.supercore.task_identity import TaskIdentity
 
 from coordinator.run_keys import make_run_root
-from proper_model.config import (
+from proper_model.federation.run_plan import DeviceEntry, RunPlan, file_sha256
+from proper_model.settings.profile import (
     GroupSettings,
     PopulationSettings,
     RouterSettings,
     StageSettings,
     UserSettings,
 )
-from proper_model.files import make_private_folder, write_atomic
-from proper_model.records import HistoryItem, Query, User, users_to_json
-from proper_model.runplan import DeviceEntry, RunPlan, file_sha256
-from proper_model.settings_io import to_mapping
-from proper_model.tasks import load_task
-from simulations.tiny_base import TinyShape, _save, tiny_llama, word_tokenizer
+from proper_model.settings.settings_io import to_mapping
+from proper_model.storage.files import make_private_folder, write_atomic
+from proper_model.tasks.records import HistoryItem, Query, User, users_to_json
+from proper_model.tasks.task import load_task
+from simulations.synthetic.tiny_base import TinyShape, _save, tiny_llama, word_tokenizer
 
 WORDS = ("red", "blue", "green", "cold", "warm", "loud", "quiet", "old", "new", "kept")
 CANARY = "zqxcanaryzq"

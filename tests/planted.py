@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_rand_score
 
-from simulations.synthetic_scores import level_accuracy, slot_accuracy, user_accuracy
+from simulations.synthetic.scores import level_accuracy, slot_accuracy, user_accuracy
 
 __all__ = ["level_accuracy", "routing_ari", "slot_accuracy", "user_accuracy"]
 
@@ -27,7 +27,7 @@ def routing_ari(
     Args:
         weights: user id to mean routing weights, `[routers, experts]` or flat. They are
             concatenated, never averaged over routers: expert i of one router has nothing to do
-            with expert i of another (METHOD 1.6).
+            with expert i of another (docs/method.md 1.6).
 
     Returns:
         Adjusted Rand index of k-means on the weights (k = number of groups) with the groups, and

@@ -1,4 +1,4 @@
-"""The whole method, without Flower, on the planted population of METHOD 5: used by its assertions."""
+"""The whole method, without Flower, on the planted population of docs/method.md 5: used by its assertions."""
 
 from __future__ import annotations
 
@@ -10,13 +10,16 @@ from typing import Any
 
 import torch
 
-from client.adaptation import UserState, adapt
-from client.prediction import predict
-from coordinator.cache import PhaseCache
-from coordinator.pooling import PooledData, pool
-from coordinator.stages import run_pooled_stages
-from proper_model.artifact import Release
-from proper_model.config import (
+from client.node.cohort_adaptation import UserState, adapt
+from client.node.cohort_prediction import predict
+from coordinator.phase_cache import PhaseCache
+from coordinator.pooled_stages import run_pooled_stages
+from proper_model.answering.routing_reader import routing_weights
+from proper_model.evaluation.metrics import Prediction
+from proper_model.model.passes import group_pass
+from proper_model.release.contents import Release
+from proper_model.settings.presets import Structure, preset
+from proper_model.settings.profile import (
     ATTENTION_TARGETS,
     FFN_TARGETS,
     GroupSettings,
@@ -25,14 +28,11 @@ from proper_model.config import (
     StageSettings,
     UserSettings,
 )
-from proper_model.embeddings import group_pass
-from proper_model.inspection import routing_weights
-from proper_model.metrics import Prediction
-from proper_model.records import User
-from proper_model.structure import Structure, preset
-from proper_model.tasks import load_task
-from simulations.synthetic import SyntheticPopulation, make_synthetic
-from simulations.tiny_base import make_tiny_base
+from proper_model.stages.pooled_users import PooledData, pool
+from proper_model.tasks.records import User
+from proper_model.tasks.task import load_task
+from simulations.synthetic.people import SyntheticPopulation, make_synthetic
+from simulations.synthetic.tiny_base import make_tiny_base
 
 SETTINGS = StageSettings(
     name="planted",
@@ -151,7 +151,7 @@ def run_planted(
 def _table(cache: Path) -> torch.Tensor:
     """The pooled users' embeddings, which stay in the server's cache and are never released."""
     (folder,) = cache.glob("group-*")
-    from proper_model.checkpoint import load_checkpoint
+    from proper_model.engine.checkpoint import load_checkpoint
 
     found = load_checkpoint(PhaseCache(cache).folder / folder.name / "done.safetensors")
     assert found is not None

@@ -10,10 +10,10 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from coordinator.release import publish
-from proper_model.bundle import BundleFiles
-from proper_model.latest import Latest, sign_latest
-from proper_model.trust import LATEST, RELEASE, ROOT, ROOT_DOMAIN, TrustedRoot, sign
+from coordinator.publish import publish
+from proper_model.bundle.latest import Latest, sign_latest
+from proper_model.bundle.signed_bundle import BundleFiles
+from proper_model.bundle.trusted_root import LATEST, RELEASE, ROOT, ROOT_DOMAIN, TrustedRoot, sign
 from tests.bundle_samples import CREATED, LIFETIME, fixed_key, sample_bundle, sample_files
 
 ROOT_KEYS = tuple(fixed_key(number) for number in (11, 12, 13))

@@ -16,19 +16,19 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from coordinator.stages import run_pooled_stages
-from proper_model.artifact import Release, release_from_files
-from proper_model.checked_base import CheckedFiles
-from proper_model.files import write_atomic
-from proper_model.manifest import BaseReference
-from proper_model.recipe import parse_recipe
-from proper_model.records import User
-from proper_model.release_check import check_files
-from proper_model.release_names import BASE, CONFIG, RECIPE, is_base_file
-from proper_model.structure import preset
-from proper_model.tasks import load_task
-from simulations.synthetic import SyntheticPopulation, make_synthetic
-from simulations.tiny_base import make_tiny_base
+from coordinator.pooled_stages import run_pooled_stages
+from proper_model.base.checked import CheckedFiles
+from proper_model.bundle.file_names import BASE, CONFIG, RECIPE, is_base_file
+from proper_model.bundle.manifest import BaseReference
+from proper_model.checks.release import check_files
+from proper_model.release.contents import Release, release_from_files
+from proper_model.release.recipe import parse_recipe
+from proper_model.settings.presets import preset
+from proper_model.storage.files import write_atomic
+from proper_model.tasks.records import User
+from proper_model.tasks.task import load_task
+from simulations.synthetic.people import SyntheticPopulation, make_synthetic
+from simulations.synthetic.tiny_base import make_tiny_base
 from tests.planted_run import SETTINGS
 
 SMALL = dataclasses.replace(

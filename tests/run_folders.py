@@ -8,19 +8,19 @@ from pathlib import Path
 
 import torch
 
-from client.adaptation import UserState
-from client.state import Binding, save_state
-from proper_model.config import StageSettings
-from proper_model.files import make_private_folder, write_atomic
-from proper_model.records import HistoryItem, Query, User, users_to_json
-from proper_model.runplan import DeviceEntry, RunPlan, file_sha256
-from proper_model.settings_io import to_mapping
+from client.node.cohort_adaptation import UserState
+from client.node.simulated_state import Binding, save_state
+from proper_model.federation.run_plan import DeviceEntry, RunPlan, file_sha256
+from proper_model.settings.profile import StageSettings
+from proper_model.settings.settings_io import to_mapping
+from proper_model.storage.files import make_private_folder, write_atomic
+from proper_model.tasks.records import HistoryItem, Query, User, users_to_json
 
 BUNDLE = "ab" * 32
 
 
 def tags_task() -> str:
-    from proper_model.tasks import load_task
+    from proper_model.tasks.task import load_task
 
     return load_task("LaMP_2M").toml_text
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from client.adaptation import UserState, adapt, user_seed
-from client.prediction import predict
-from proper_model.artifact import Release, release_to_files
+from client.node.cohort_adaptation import UserState, adapt, user_seed
+from client.node.cohort_prediction import predict
 from proper_model.errors import BundleFormatError, ConfigError, StateError
-from proper_model.records import User
+from proper_model.release.contents import Release, release_to_files
+from proper_model.tasks.records import User
 from tests.releases import release_in_memory, small_release, small_users
 
 ARMS = ("stage2", "stage3", "oppu-mlp")

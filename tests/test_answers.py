@@ -7,11 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from proper_model import answers
-from proper_model.answers import FrozenHeadLoss, answer_logits, answer_nll, token_nll
-from proper_model.model import AdaptedModel
-from proper_model.passes import Pass
-from proper_model.personal import personal_pass
+from proper_model.kernels.packing import token_nll
+from proper_model.model import answer_loss as answers
+from proper_model.model.adapted_model import AdaptedModel
+from proper_model.model.answer_loss import FrozenHeadLoss, answer_logits, answer_nll
+from proper_model.model.passes import Pass, personal_pass
 from tests.tiny import ARCHITECTURES, adapted, embeddings_of, encoder, samples
 
 TOKENS, WIDTH, WORDS = 7, 5, 11

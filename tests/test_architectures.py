@@ -10,11 +10,12 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from proper_model import base_trial
-from proper_model.base_check import check_architecture, empty_model
-from proper_model.base_trial import check_rows
+from proper_model.base.config import empty_model
+from proper_model.checks import trial
+from proper_model.checks.base import check_architecture
+from proper_model.checks.miniature import block_kinds, miniature
+from proper_model.checks.trial import check_rows
 from proper_model.errors import BaseModelError
-from proper_model.miniature import block_kinds, miniature
 from tests.architectures import SETTINGS, VARIANTS, config_of, faults, kinds, verdict
 
 # One of every way in which a row may not stay apart or a step may fail.
@@ -94,7 +95,7 @@ def test_the_trial_is_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
     check_architecture(config_of("llama"), SETTINGS)
     with pytest.raises(BaseModelError):
         check_architecture(config_of("stablelm"), SETTINGS)
-    monkeypatch.setattr(base_trial, "miniature", None)
+    monkeypatch.setattr(trial, "miniature", None)
     check_architecture(config_of("llama"), SETTINGS)
     with pytest.raises(BaseModelError, match="StableLmAttention"):
         check_architecture(config_of("stablelm"), SETTINGS)
@@ -103,7 +104,7 @@ def test_the_trial_is_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
 def broken(monkeypatch: pytest.MonkeyPatch, target: Any, name: str, value: Any) -> str:
     """What the check says of a llama in whose code one thing is otherwise."""
     monkeypatch.setattr(target, name, value)
-    monkeypatch.setattr(base_trial, "_TRIED", {})
+    monkeypatch.setattr(trial, "_TRIED", {})
     with pytest.raises(BaseModelError) as caught:
         check_architecture(config_of("llama"), SETTINGS)
     return caught.value.message

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from proper_model.attention import NAME, attend, packed_attention
 from proper_model.errors import BaseModelError
-from proper_model.layout import Layout
+from proper_model.kernels.attention import NAME, attend, packed_attention
+from proper_model.kernels.layout import Layout
 from tests.tiny import VOCABULARY, exact_norms, tiny_base
 
 WIDTH = 3

@@ -19,8 +19,8 @@ import pyrage
 import pytest
 from age_files import seal
 
-from client import backup
-from client.backup import (
+from client.vault import backup
+from client.vault.backup import (
     Backup,
     check_start,
     decode,
@@ -29,8 +29,8 @@ from client.backup import (
     read_backup,
     write_backup,
 )
-from proper_model import canonical
 from proper_model.errors import ConfigError, PassphraseError, StorageError, VaultError
+from proper_model.storage import canonical
 
 BUNDLE = "0f" * 32
 CREATED = datetime(2026, 3, 1, 12, 30, 5, tzinfo=UTC)

@@ -8,7 +8,8 @@ import pytest
 import torch
 from transformers import GenerationConfig
 
-from proper_model.base import fingerprint, load_base
+from proper_model.base.loading import fingerprint
+from proper_model.checks.outside_base import load_base
 from proper_model.errors import BaseModelError
 from tests.releases import small_base
 from tests.tiny import tiny_base

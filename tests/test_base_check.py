@@ -14,13 +14,14 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import RepositoryNotFoundError
 from transformers import CLIPConfig, Phi3Config
 
-from proper_model import base_check, publishable
-from proper_model.base_check import check_base, locate
+from proper_model.checks import base as base_check
+from proper_model.checks import publishable
+from proper_model.checks.base import check_base, locate
 from proper_model.errors import BaseModelError, ConfigError
-from proper_model.profiles import load_profile
-from simulations.costs import plan_costs
-from simulations.options import RunOptions
-from simulations.prepare import prepare
+from proper_model.settings.shipped_profiles import load_profile
+from simulations.setup.costs import plan_costs
+from simulations.setup.options import RunOptions
+from simulations.setup.prepare import prepare
 
 TINY = load_profile("demo")
 

@@ -42,7 +42,7 @@ from benchmarks.results.tables import (
     setting_table,
 )
 from proper_model.errors import ReportError
-from proper_model.ops import Backend
+from proper_model.kernels.ops import Backend
 
 COMMITTED = sorted((Path(__file__).parent.parent / "results" / "bench").rglob("*.json"))
 MADE = {

@@ -24,8 +24,8 @@ from benchmarks.measuring.rounds import contender_result
 from benchmarks.measuring.worker import Ready, Refused, Round
 from benchmarks.results.schema import RoundSeconds
 from benchmarks.results.tables import KINDS
-from proper_model.encoding import Encoded
 from proper_model.errors import ConfigError
+from proper_model.kernels.packing import Encoded
 
 CPU = torch.device("cpu")
 WORK = Workload("overhead", users=3, samples=4, tokens=14, lengths="lognormal", seed=5)

@@ -9,14 +9,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from proper_model.budget import inference_tokens
-from proper_model.embeddings import group_pass
-from proper_model.held_back import held_back_losses
-from proper_model.memory import WORKSPACE, bytes_a_token, in_parts, tokens_within
-from proper_model.model import AdaptedModel
-from proper_model.packing import Batch
-from proper_model.pooled import PooledSettings
-from proper_model.training import PooledTraining
+from proper_model.answering.pass_memory import inference_tokens
+from proper_model.engine.judging import held_back_losses
+from proper_model.engine.memory import WORKSPACE, bytes_a_token, in_parts, tokens_within
+from proper_model.engine.pooled_settings import PooledSettings
+from proper_model.engine.pooled_training import PooledTraining
+from proper_model.kernels.packing import Batch
+from proper_model.model.adapted_model import AdaptedModel
+from proper_model.model.passes import group_pass
 from tests.tiny import adapted, embeddings_of, encoder, samples
 
 FULL = "DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes"

@@ -28,8 +28,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save
 
-from proper_model import canonical
-from proper_model.bundle import (
+from proper_model.bundle.limits import Limits
+from proper_model.bundle.manifest import check_file_names
+from proper_model.bundle.safe_tensors import check_finite, read_int64, read_table
+from proper_model.bundle.signed_bundle import (
     BaseReference,
     build_bundle,
     check_file,
@@ -37,6 +39,8 @@ from proper_model.bundle import (
     verify_bundle,
     verify_manifest,
 )
+from proper_model.bundle.signed_time import format_time, parse_time
+from proper_model.bundle.trusted_root import MANIFEST_DOMAIN, TrustedRoot, sign
 from proper_model.errors import (
     BundleError,
     BundleExpiredError,
@@ -46,11 +50,7 @@ from proper_model.errors import (
     BundleSignatureError,
     ConfigError,
 )
-from proper_model.limits import Limits
-from proper_model.manifest import check_file_names
-from proper_model.safe_tensors import check_finite, read_int64, read_table
-from proper_model.signed_time import format_time, parse_time
-from proper_model.trust import MANIFEST_DOMAIN, TrustedRoot, sign
+from proper_model.storage import canonical
 
 BUNDLE = format_bundle()
 
@@ -354,7 +354,7 @@ def test_finite_check_agrees_with_numpy(dtype):
 
 
 def test_finite_check_reaches_the_last_chunk(monkeypatch):
-    monkeypatch.setattr("proper_model.safe_tensors._CHUNK_BYTES", 8)
+    monkeypatch.setattr("proper_model.bundle.safe_tensors._CHUNK_BYTES", 8)
     data = tensor_file({"t": ("F32", (5,), floats(1, 1, 1, 1, float("inf")))})
     with pytest.raises(BundleFormatError):
         check_finite(data, table_of(data), where="x")

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from client import updater
-from client.updater import install
+from client.releases import install as updater
+from client.releases.install import install
 from proper_model import errors
-from proper_model.bundle import MANIFEST_NAME, SIGNATURES_NAME, verify_bundle
-from proper_model.limits import Limits
-from proper_model.signed_time import parse_time
-from proper_model.trust import TrustedRoot
+from proper_model.bundle.limits import Limits
+from proper_model.bundle.signed_bundle import MANIFEST_NAME, SIGNATURES_NAME, verify_bundle
+from proper_model.bundle.signed_time import parse_time
+from proper_model.bundle.trusted_root import TrustedRoot
 
 VECTORS = Path(__file__).parent / "vectors"
 FOLDER = VECTORS / "bundle"

@@ -29,10 +29,9 @@ from bundle_samples import (
 )
 from release_server import serve_folder, serving
 
-from client import bundle_list, partial_file
-from client.bundle_list import DAMAGED
-from client.bundle_store import BundleWarning, load_files, stored
-from client.bundles import (
+from client.home import Home
+from client.releases import installed_list, partial_file
+from client.releases.add import (
     add_bundle,
     base_of,
     list_bundles,
@@ -40,10 +39,11 @@ from client.bundles import (
     remove_old_bundles,
     verify_bundle,
 )
-from client.download import Patience
-from client.home import Home
-from coordinator.release import publish, reference_base
-from proper_model.durable import locked
+from client.releases.download import Patience
+from client.releases.installed_list import DAMAGED
+from client.releases.store import BundleWarning, load_files, stored
+from coordinator.publish import publish, reference_base
+from proper_model.bundle.trusted_root import ROOT_DOMAIN, TrustedRoot, sign
 from proper_model.errors import (
     BaseModelError,
     BundleError,
@@ -58,7 +58,7 @@ from proper_model.errors import (
     StateError,
     StorageError,
 )
-from proper_model.trust import ROOT_DOMAIN, TrustedRoot, sign
+from proper_model.storage.durable import locked
 
 OTHER = sample_files(seed=1)
 END = CREATED + LIFETIME
@@ -526,7 +526,7 @@ def test_one_bad_file_costs_that_file_alone(home, folder):
 
 
 def test_a_second_process_is_told_who_works(home, folder, monkeypatch):
-    monkeypatch.setattr(bundle_list, "LOCK_TIMEOUT_S", 0)
+    monkeypatch.setattr(installed_list, "LOCK_TIMEOUT_S", 0)
     add(home, folder)
     with home.working(), pytest.raises(BusyError, match="another proper command") as caught:
         add(home, folder)

@@ -10,16 +10,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from coordinator.cache import Phase, PhaseCache
-from proper_model.checkpoint import save_checkpoint
-from proper_model.durable import locked
+from coordinator.phase_cache import Phase, PhaseCache
+from proper_model.engine.checkpoint import save_checkpoint
+from proper_model.storage.durable import locked
 
 # Another run: it claims the phase, says what it saw, and trains until it is told to go on.
 RUN = """
 import sys
 from pathlib import Path
 import torch
-from coordinator.cache import PhaseCache
+from coordinator.phase_cache import PhaseCache
 phase = PhaseCache(Path(sys.argv[1])).phase("router", {"seed": 1})
 print("done" if phase.done else "training", flush=True)
 if sys.stdin.readline() == "finish\\n":

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proper_model.canonical import MAX_DEPTH, MAX_INTEGER, decode, encode, parse_strict
 from proper_model.errors import BundleFormatError
+from proper_model.storage.canonical import MAX_DEPTH, MAX_INTEGER, decode, encode, parse_strict
 
 TEXT = st.text(st.characters(codec="utf-8"), max_size=8).map(
     lambda text: unicodedata.normalize("NFC", text)

@@ -23,22 +23,22 @@ from bundle_samples import (
 )
 from safetensors.torch import load_file, save_file
 
-from client import loading
-from client.base_files import verify_base_files
-from client.loading import load_installed
-from client.updater import install
-from coordinator.release import reference_base
-from proper_model import streamed_base
-from proper_model.base import load_base
-from proper_model.base_check import weight_files
-from proper_model.bundle import build_bundle
-from proper_model.checked_base import load_checked_base
-from proper_model.config import BaseWeights
+from client.releases import loading
+from client.releases.base_files import verify_base_files
+from client.releases.install import install
+from client.releases.loading import load_installed
+from coordinator.publish import reference_base
+from proper_model.base import streamed
+from proper_model.base.checked import load_checked_base
+from proper_model.base.folder import weight_files
+from proper_model.base.model_types import MODEL_TYPES
+from proper_model.base.outside_config import parse_config
+from proper_model.base.streamed import OtherFileError
+from proper_model.bundle.signed_bundle import build_bundle
+from proper_model.checks.outside_base import load_base
 from proper_model.errors import BaseModelError, BundleForeignError, BundleIntegrityError
-from proper_model.model_types import MODEL_TYPES
-from proper_model.outside_config import parse_config
-from proper_model.streamed_base import OtherFileError
-from simulations.tiny_base import word_tokenizer
+from proper_model.settings.profile import BaseWeights
+from simulations.synthetic.tiny_base import word_tokenizer
 from tests.releases import hashed
 from tests.tiny import VOCABULARY, tiny_base
 
@@ -123,7 +123,7 @@ def test_a_file_that_changes_between_check_and_loading_is_refused(
     files, path = hashed(base), min(base.glob("*.safetensors"))
     right = path.read_bytes()
     start = 8 + int.from_bytes(right[:8], "little")
-    real = streamed_base._Reader.read
+    real = streamed._Reader.read
 
     def read(self: Any, *arguments: Any) -> Any:
         with path.open("r+b") as handle:
@@ -134,7 +134,7 @@ def test_a_file_that_changes_between_check_and_loading_is_refused(
         finally:
             path.write_bytes(right)
 
-    monkeypatch.setattr(streamed_base._Reader, "read", read)
+    monkeypatch.setattr(streamed._Reader, "read", read)
     with pytest.raises(OtherFileError):
         load(base, files)
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from proper_model.checkpoint import load_checkpoint, load_meta, save_checkpoint
+from proper_model.engine.checkpoint import load_checkpoint, load_meta, save_checkpoint
+from proper_model.engine.live_memory import LiveMemory
 from proper_model.errors import StorageError
-from proper_model.live_memory import LiveMemory
 
 TENSORS = {
     "narrow": torch.arange(5).to(torch.bfloat16),
@@ -64,7 +64,7 @@ def test_a_failed_write_leaves_the_state_before(
     def full(_: int) -> None:
         raise OSError(28, "full")
 
-    monkeypatch.setattr("proper_model.files.os.fsync", full)
+    monkeypatch.setattr("proper_model.storage.files.os.fsync", full)
     with pytest.raises(StorageError, match="No space left"):
         save_checkpoint(path, TENSORS, {"step": 2})
     assert path.read_bytes() == before

@@ -14,14 +14,14 @@ from run_folders import make_run
 from test_results import example
 from test_score import ANNA, OUTPUTS, USERS
 
-from client.console import QUIET
-from proper_model.data import write_oppu
+from client.terminal.console import QUIET
+from proper_model.data.users import write_oppu
 from proper_model.errors import InterruptedRunError
 from simulations import cli, pipeline
 from simulations.api import Run
 from simulations.cli import run_cli
-from simulations.results import Results, write_results
-from simulations.synthetic import make_synthetic
+from simulations.outcome.results import Results, write_results
+from simulations.synthetic.people import make_synthetic
 
 CANARY = "xylophone-canary-7731"
 

@@ -15,24 +15,24 @@ from bundle_samples import sample_files
 from federation import CANARY, flower_identity, make_federation
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 
-from client import client_app, cohort_host
-from client.adaptation import UserState
-from client.cohort_host import CohortHost
-from client.engine import Engine
+from client.node import cohort_host, flower_app
+from client.node.cohort_adaptation import UserState
+from client.node.cohort_host import CohortHost
+from client.node.host_work import Engine
 from coordinator.keys import load_key
-from coordinator.release import publish
+from coordinator.publish import publish
 from coordinator.shipment import Shipment
 from proper_model.errors import DataError, MetricError, NotInstalledError
-from proper_model.protocol import Kind, Status, request_fields
+from proper_model.federation.protocol import Kind, Status, request_fields
 
 __all__ = ["flower_identity"]  # a fixture, used by name
 
 HANDLERS = {
-    Kind.HAVE: client_app.have,
-    Kind.STORE: client_app.store,
-    Kind.INSTALL: client_app.install,
-    Kind.PERSONALIZE: client_app.personalize,
-    Kind.EVALUATE: client_app.evaluate,
+    Kind.HAVE: flower_app.have,
+    Kind.STORE: flower_app.store,
+    Kind.INSTALL: flower_app.install,
+    Kind.PERSONALIZE: flower_app.personalize,
+    Kind.EVALUATE: flower_app.evaluate,
 }
 
 
@@ -45,7 +45,7 @@ class FakeEngine(Engine):
         object.__setattr__(self, "trouble", {})
 
     def release(self, folder, bundle_id=None):
-        from client.updater import installed
+        from client.releases.install import installed
 
         bundle = installed(folder)
         if bundle is None or bundle.bundle_id != bundle_id:
@@ -81,7 +81,7 @@ def plan(tmp_path):
 @pytest.fixture
 def engine(monkeypatch):
     made = FakeEngine()
-    monkeypatch.setattr(client_app, "Engine", lambda *_: made)
+    monkeypatch.setattr(flower_app, "Engine", lambda *_: made)
     return made
 
 
@@ -142,7 +142,7 @@ def ok(bundle_id):
 
 
 def test_the_app_registers_the_five_messages_of_the_protocol():
-    registered = client_app.app._registered_funcs
+    registered = flower_app.app._registered_funcs
     assert {name.removesuffix(".default") for name in registered} == {k.value for k in Kind}
 
 
@@ -483,7 +483,7 @@ def test_an_exit_is_honoured_without_its_text(plan, engine, monkeypatch, leaving
     fields = request_fields(Kind.PERSONALIZE, "ab" * 32)
     message = Message(RecordDict({"config": ConfigRecord(fields)}), 5, "train.personalize")
     with pytest.raises(type(leaving)) as caught:
-        client_app.personalize(message, context(plan))
+        flower_app.personalize(message, context(plan))
     assert CANARY not in str(caught.value)
     assert caught.value.__cause__ is None
 
@@ -493,7 +493,7 @@ def test_a_build_that_leaks_is_stopped_at_the_exit(plan, engine, shipment, monke
     monkeypatch.setattr(CohortHost, "missing", lambda *_: [CANARY])
     fields = request_fields(Kind.HAVE, shipment.bundle_id, pieces=["00" * 32])
     message = Message(RecordDict({"config": ConfigRecord(fields)}), 5, "query.have")
-    reply = client_app.have(message, context(plan))
+    reply = flower_app.have(message, context(plan))
     assert dict(reply.content["config"])["status"] == Status.EGRESS
     assert not [form for form in forms(CANARY) if form in whole(reply)]
 

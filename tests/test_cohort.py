@@ -12,15 +12,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proper_model.cohort import Cohort
+from proper_model.engine.cohort import Cohort
+from proper_model.engine.slots import room_for
+from proper_model.engine.trials import Trial, TrialSettings
 from proper_model.errors import TrainingError
-from proper_model.model import AdaptedModel
-from proper_model.packing import Batch
-from proper_model.passes import Pass
-from proper_model.personal import personal_pass
-from proper_model.slots import room_for
-from proper_model.structure import UserRouting
-from proper_model.trials import Trial, TrialSettings
+from proper_model.kernels.packing import Batch
+from proper_model.model.adapted_model import AdaptedModel
+from proper_model.model.passes import Pass, personal_pass
+from proper_model.settings.presets import UserRouting
 from tests.tiny import adapted, embeddings_of, encoder, exact_norms, samples
 
 SETTINGS = TrialSettings(

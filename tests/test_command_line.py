@@ -14,8 +14,8 @@ import pytest
 import typer
 
 from client.cli import run_cli as device_cli
-from client.command_line import Session, run_command
-from client.console import agreed, asks, print_line, say, stdin_bytes
+from client.terminal.command_line import Session, run_command
+from client.terminal.console import agreed, asks, print_line, say, stdin_bytes
 from proper_model.errors import ConfigError, DataError
 from simulations.cli import run_cli as simulation_cli
 
@@ -24,8 +24,8 @@ LARGE = "[print_line('x' * 1000) for _ in range(1000)]"
 FAILING = "print_line('one line'); raise ConfigError('no')"
 PROGRAM = """
 import sys, typer
-from client.command_line import start
-from client.console import print_line
+from client.terminal.command_line import start
+from client.terminal.console import print_line
 from proper_model.errors import ConfigError
 app = typer.Typer(pretty_exceptions_enable=False)
 @app.command()

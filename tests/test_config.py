@@ -10,7 +10,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proper_model.config import (
+from proper_model.errors import ConfigError
+from proper_model.settings.presets import (
+    PRESETS,
+    Constraint,
+    RouterText,
+    Structure,
+    UserRouting,
+    preset,
+)
+from proper_model.settings.profile import (
     ATTENTION_TARGETS,
     FFN_TARGETS,
     NAME,
@@ -20,10 +29,8 @@ from proper_model.config import (
     StageSettings,
     UserSettings,
 )
-from proper_model.errors import ConfigError
-from proper_model.settings_io import from_mapping, to_mapping
-from proper_model.structure import PRESETS, Constraint, RouterText, Structure, UserRouting, preset
-from proper_model.task_schema import HistorySpec
+from proper_model.settings.settings_io import from_mapping, to_mapping
+from proper_model.tasks.schema import HistorySpec
 
 
 def test_presets_differ_only_where_the_specification_says() -> None:

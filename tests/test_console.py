@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from client.console import EVERY_S, plain_progress
-from proper_model.protocol import Kind
-from simulations.phases import phase_name
+from client.terminal.console import EVERY_S, plain_progress
+from proper_model.federation.protocol import Kind
+from simulations.outcome.phases import phase_name
 
 
 def test_a_log_hears_of_each_phase_once_and_then_twice_a_minute(

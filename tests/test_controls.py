@@ -9,19 +9,19 @@ import pytest
 import torch
 from run_folders import make_run, make_user
 
-from client import prediction as client_prediction
+from client.node import cohort_prediction as client_prediction
 from proper_model.errors import DataError
-from proper_model.files import make_private_folder, write_atomic
-from proper_model.metrics import Prediction
-from simulations import controls
-from simulations.controls import (
+from proper_model.evaluation.metrics import Prediction
+from proper_model.storage.files import make_private_folder, write_atomic
+from simulations.outcome import controls
+from simulations.outcome.controls import (
     control_file,
     controls_missing,
     derangement,
     run_controls,
     shuffled_states,
 )
-from simulations.devices import read_predictions, read_state
+from simulations.outcome.devices import read_predictions, read_state
 
 USERS = tuple(make_user(name, ["comedy", "action"]) for name in ("anna", "boris", "cora", "dan"))
 OUTPUTS = {

@@ -16,23 +16,23 @@ import pytest
 from bundle_samples import fixed_key, sample_bundle
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-from client.bundles import add_bundle, list_bundles
 from client.home import Home
+from client.releases.add import add_bundle, list_bundles
 from coordinator import root_ceremony
 from coordinator.cli import run_cli
 from coordinator.commands import options
 from coordinator.keys import create_key, create_pair, load_key, load_public, public_file
 from coordinator.root_ceremony import RoleChange, propose, read_root, sign_next
-from proper_model import canonical
-from proper_model.bundle import content_id
+from proper_model.bundle.latest import parse_latest
+from proper_model.bundle.signed_bundle import content_id
+from proper_model.bundle.trusted_root import ROOT, TrustedRoot, key_id, public_bytes, rotate
 from proper_model.errors import (
     BundleSignatureError,
     BundleTimeError,
     ConfigError,
     PassphraseError,
 )
-from proper_model.latest import parse_latest
-from proper_model.trust import ROOT, TrustedRoot, key_id, public_bytes, rotate
+from proper_model.storage import canonical
 from tests.publisher import bundle
 
 ROOT_FOLDER = Path(__file__).parents[1]

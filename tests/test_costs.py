@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from proper_model.errors import ConfigError
-from simulations import tiny_base
-from simulations.calibrate import Speed
-from simulations.costs import plan_costs
-from simulations.options import RunOptions
-from simulations.prepare import prepare
+from simulations.setup.calibrate import Speed
+from simulations.setup.costs import plan_costs
+from simulations.setup.options import RunOptions
+from simulations.setup.prepare import prepare
+from simulations.synthetic import tiny_base
 
 
 def quiet(_phase: str, _done: int, _total: int) -> None:
@@ -22,7 +22,7 @@ def quiet(_phase: str, _done: int, _total: int) -> None:
 @pytest.fixture
 def demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunOptions:
     measured = Speed(forward=1e5, training=3e4)
-    monkeypatch.setattr("simulations.costs.measure", lambda *_, **__: measured)
+    monkeypatch.setattr("simulations.setup.costs.measure", lambda *_, **__: measured)
     return RunOptions(data="demo", out=tmp_path / "runs" / "out", users=3)
 
 

@@ -10,16 +10,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from coordinator import population_stage
-from coordinator.pooling import PooledData
-from coordinator.population_stage import train_population
-from proper_model import training
-from proper_model.config import GroupSettings, PopulationSettings, StageSettings
-from proper_model.encoding import Encoder
-from proper_model.group import PooledUser, train_group
-from proper_model.population import attach_population
-from proper_model.structure import Constraint, preset
-from proper_model.training import PooledTraining
+from proper_model.base.population_lora import attach_population
+from proper_model.engine import pooled_training
+from proper_model.engine.pooled_training import PooledTraining
+from proper_model.settings.presets import Constraint, preset
+from proper_model.settings.profile import GroupSettings, PopulationSettings, StageSettings
+from proper_model.stages import population as population_stage
+from proper_model.stages.group import train_group
+from proper_model.stages.pooled_users import PooledData, PooledUser
+from proper_model.stages.population import train_population
+from proper_model.text.encoding import Encoder
 from tests.tiny import adapted, encoder, exact_norms, samples, tiny_base
 
 ENOUGH, LEAST = 1 << 40, 1  # bytes: a whole step in a pass, and one sample in a pass
@@ -170,7 +170,7 @@ def test_a_resumed_run_cuts_as_before_whatever_memory_is_free_now(
     )
 
     def train(free: int, checkpoint: Path | None = None, kill: int = 0) -> list[Tensor]:
-        monkeypatch.setattr(training, "free_bytes", lambda _: free)
+        monkeypatch.setattr(pooled_training, "free_bytes", lambda _: free)
         if stage == "group":
             return group(None, Constraint.AGGREGATE, checkpoint, kill)
         return population(None, checkpoint, kill)

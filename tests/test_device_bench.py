@@ -6,10 +6,10 @@ import pytest
 
 from benchmarks.measuring import device_shapes
 from benchmarks.measuring.device_shapes import SHAPES, _training_bytes, config_of
-from proper_model.base_check import empty_model
-from proper_model.memory import MemoryModel
-from proper_model.profiles import load_profile
-from proper_model.structure import preset
+from proper_model.base.config import empty_model
+from proper_model.engine.memory import MemoryModel
+from proper_model.settings.presets import preset
+from proper_model.settings.shipped_profiles import load_profile
 
 
 def test_shapes_have_the_published_numbers_of_parameters() -> None:

@@ -19,14 +19,14 @@ import pytest
 import torch
 
 from client.cli import run_cli
-from client.evaluation import count_tested
-from client.vault import Vault, open_vault
-from client.vault_secrets import Passphrase
-from client.workspace import read_state
-from proper_model import checkpoint
-from proper_model.artifact import Release
-from proper_model.files import storage_errors
-from proper_model.records import User
+from client.person.evaluation import count_tested
+from client.person.workspace import read_state
+from client.vault.opening import Vault, open_vault
+from client.vault.secrets import Passphrase
+from proper_model.engine import checkpoint
+from proper_model.release.contents import Release
+from proper_model.storage.files import storage_errors
+from proper_model.tasks.records import User
 from tests.device_cli import (
     PASSPHRASE,
     Person,
@@ -40,7 +40,7 @@ from tests.releases import small_users
 # The program, with a checkpoint after every second step.
 CHECKPOINTS = """
 import sys
-import proper_model.cohort as cohort
+import proper_model.engine.cohort as cohort
 def start(self, *args, _init=cohort.Cohort.__init__, **options):
     _init(self, *args, **options)
     self.checkpoint_every = 2
@@ -434,7 +434,7 @@ def test_the_exported_adapter_answers_as_ours(
     """Oracle: PEFT itself, over the release's own base, logits to 1e-5."""
     from peft import AutoPeftModelForCausalLM, PeftModel
 
-    from client.answering import Personal
+    from client.person.answering import Personal
 
     out, alone = tmp_path / "adapter", tmp_path / "alone"
     assert person.run("export", "--format", "peft", "--out", out) == 0
@@ -615,7 +615,7 @@ def test_forgetting_that_fails_half_way_is_not_forgotten(
         raise OSError(5, os.strerror(5), "generation")
 
     with monkeypatch.context() as patch:
-        patch.setattr("client.vault_contents.remove_generations", storage(refused))
+        patch.setattr("client.vault.contents.remove_generations", storage(refused))
         assert person.run("forget", "--items", "1-2") == 20
     assert "nothing reads the older files" in capsys.readouterr().err
     assert len(list((person.home / "vault").glob("*.vault"))) == 2

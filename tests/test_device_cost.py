@@ -10,14 +10,15 @@ import pytest
 import torch
 from vault_samples import make_vault
 
-from client import cost, disk_cost, personal, training
-from client.learning import Learner
-from client.personal_state import PersonalState, encode
-from proper_model import files
-from proper_model.artifact import Release
-from proper_model.model import AdaptedModel
-from proper_model.packing import Batch
-from proper_model.records import HistoryItem, User
+from client.commands import resumable
+from client.person import adapting, cost, disk_cost
+from client.person.learner import Learner
+from client.person.state import PersonalState, encode
+from proper_model.kernels.packing import Batch
+from proper_model.model.adapted_model import AdaptedModel
+from proper_model.release.contents import Release
+from proper_model.storage import files
+from proper_model.tasks.records import HistoryItem, User
 from tests.releases import small_release, small_users
 
 ME = PersonalState("b" * 64, 1, seed=7)
@@ -51,7 +52,7 @@ def test_tokens_and_disk_are_foretold(
         return answer_loss(self, batch, now)  # type: ignore[arg-type]
 
     monkeypatch.setattr(AdaptedModel, "answer_loss", counted)
-    done = personal.adapt(Learner(release), ME, histories)
+    done = adapting.adapt(Learner(release), ME, histories)
     assert told.fastest_s * 0.8 <= spent <= told.slowest_s * 1.2
     assert done.tasks[release.task.name].adapter
 
@@ -95,10 +96,10 @@ def test_the_disk_that_is_needed_is_foretold(
         learner.with_user_settings(learning_rates=rates, epochs=2, embedding_epochs=2)
         histories = {name: (release.task, items)}
         told = cost.estimate(learner, histories, folder=vault.folder, alone=alone)
-        learner.checkpoint = training.checkpoint(vault, "a" * 24)
+        learner.checkpoint = resumable.checkpoint(vault, "a" * 24)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(files.os, "replace", seen)
-            state = encode(personal.adapt(learner, ME, histories))
+            state = encode(adapting.adapt(learner, ME, histories))
             vault.write(state, bundle_id="b" * 64, alone=alone)
         assert most <= told.disk_bytes <= 1.5 * most
         assert folder_bytes(vault.folder) <= told.kept_bytes <= 1.5 * folder_bytes(vault.folder)

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import pytest
 
-from proper_model.records import HistoryItem
+from proper_model.tasks.records import HistoryItem
 from tests.device_cli import CANARY, Person, publish_release, quick_release, write_jsonl
 from tests.releases import small_users
 

@@ -11,28 +11,32 @@ from typing import Any
 
 import pytest
 
-from client import backup, personal_state
-from client.bases import base_of
-from client.bundle_store import BUNDLES_FOLDER, STATE_NAME
-from client.bundle_store import read_state as read_store
-from client.device import USER_FILE, DeviceFolder
-from client.engine import Engine
+from client.commands.questions import open_questions
 from client.home import Home
-from client.partial_file import PartialFile
-from client.pieces import PieceStore
-from client.questions import open_questions
-from client.sealing import read_header
-from client.state import DIGEST_BYTES, MAGIC, Binding
-from client.state import decode as decode_state
-from client.vault_keys import decode_keys
+from client.node.device import USER_FILE, DeviceFolder
+from client.node.host_work import Engine
+from client.node.pieces import PieceStore
+from client.node.simulated_state import DIGEST_BYTES, MAGIC, Binding
+from client.node.simulated_state import decode as decode_state
+from client.person import state as personal_state
+from client.releases.bases import base_of
+from client.releases.partial_file import PartialFile
+from client.releases.store import BUNDLES_FOLDER, STATE_NAME
+from client.releases.store import read_state as read_store
+from client.vault import backup
+from client.vault.keys_document import decode_keys
+from client.vault.sealing import read_header
 from coordinator.journal import JOURNAL_FILE, Journal
-from coordinator.messages import MessageLedger
-from proper_model import canonical
-from proper_model.base_check import INDEX, weight_files
-from proper_model.base_memory import read_header as read_tensors
-from proper_model.checkpoint import load_checkpoint
-from proper_model.clock import read_seconds
-from proper_model.documents import DocumentError, parse_json, parse_toml
+from coordinator.message_ledger import MessageLedger
+from proper_model.base.folder import INDEX, weight_files
+from proper_model.base.outside_config import parse_config
+from proper_model.base.sizes import read_header as read_tensors
+from proper_model.bundle.latest import parse_latest
+from proper_model.bundle.limits import DEFAULT_LIMITS
+from proper_model.bundle.manifest import BaseReference, parse_manifest
+from proper_model.bundle.safe_tensors import read_table
+from proper_model.bundle.trusted_root import TrustedRoot
+from proper_model.engine.checkpoint import load_checkpoint
 from proper_model.errors import (
     BaseModelError,
     BundleError,
@@ -44,18 +48,15 @@ from proper_model.errors import (
     TaskError,
     VaultError,
 )
-from proper_model.json_stream import iter_array, read_object
-from proper_model.latest import parse_latest
-from proper_model.limits import DEFAULT_LIMITS
-from proper_model.manifest import BaseReference, parse_manifest
-from proper_model.outside_config import parse_config
-from proper_model.profiles import load_profile
-from proper_model.recipe import parse_recipe
-from proper_model.runplan import RunPlan
-from proper_model.safe_tensors import read_table
-from proper_model.tasks import load_task
-from proper_model.tokenizer_files import clean_config
-from proper_model.trust import TrustedRoot
+from proper_model.federation.run_plan import RunPlan
+from proper_model.federation.step_clock import read_seconds
+from proper_model.release.recipe import parse_recipe
+from proper_model.settings.shipped_profiles import load_profile
+from proper_model.storage import canonical
+from proper_model.storage.documents import DocumentError, parse_json, parse_toml
+from proper_model.storage.json_stream import iter_array, read_object
+from proper_model.tasks.task import load_task
+from proper_model.text.tokenizer_files import clean_config
 
 DIGITS = b"1" * 5000
 DOCUMENTS = {

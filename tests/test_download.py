@@ -17,9 +17,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from release_server import serving
 
-from client import download, partial_file, web_route
-from client.address_zones import Zone
-from client.download import Patience, StatusError, fetch_over_http
+from client.releases import download, partial_file, web_route
+from client.releases.address_zones import Zone
+from client.releases.download import Patience, StatusError, fetch_over_http
 from proper_model.errors import ConfigError, FetchError, StorageError
 
 BODY = random.Random(0).randbytes(300_000)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from proper_model.dropout import fill_keep_mask, mix_seed, row_masks
-from proper_model.layout import Layout
+from proper_model.kernels.dropout import fill_keep_mask, mix_seed, row_masks
+from proper_model.kernels.layout import Layout
 
 
 def keep_mask(seed: int, tokens: int, width: int, p: float) -> torch.Tensor:

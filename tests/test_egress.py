@@ -6,15 +6,15 @@ import struct
 
 import pytest
 
-from client.egress import outgoing
-from client.failures import describe, status_of
+from client.node.egress import outgoing
+from client.node.failures import describe, status_of
 from proper_model.errors import (
     BundleSignatureError,
     DataError,
     EgressError,
     ProtocolError,
 )
-from proper_model.protocol import NO_BUNDLE, Kind, Status
+from proper_model.federation.protocol import NO_BUNDLE, Kind, Status
 
 BUNDLE = "ab" * 32
 ASKED = ("00" * 32, "11" * 32, "22" * 32)

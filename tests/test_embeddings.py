@@ -7,15 +7,11 @@ import dataclasses
 import pytest
 import torch
 
-from proper_model.embeddings import (
-    candidate_losses,
-    find_prototypes,
-    fit_embeddings,
-    group_pass,
-)
-from proper_model.holdout import Samples, split_items
-from proper_model.structure import preset
-from proper_model.trials import TrialSettings
+from proper_model.engine.folds import Samples, split_items
+from proper_model.engine.trials import TrialSettings
+from proper_model.model.passes import group_pass
+from proper_model.settings.presets import preset
+from proper_model.stages.user_embedding import candidate_losses, find_prototypes, fit_embeddings
 from tests.tiny import adapted, batch_of, embeddings_of, encoder, samples
 
 SETTINGS = TrialSettings(

@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proper_model.encoding import Encoded, Encoder, epoch_order, padded_chunks
 from proper_model.errors import BaseModelError
-from proper_model.tasks import Example
+from proper_model.kernels.packing import Encoded
+from proper_model.tasks.task import Example
+from proper_model.text.encoding import Encoder, epoch_order, padded_chunks
 
 
 class WordTokenizer:

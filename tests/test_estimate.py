@@ -9,17 +9,24 @@ import torch
 from run_folders import make_user
 from transformers import LlamaConfig
 
-from proper_model.base_check import read_config
-from proper_model.config import BaseWeights
-from proper_model.encoding import Encoder
+from proper_model.checks.base import read_config
 from proper_model.errors import BaseModelError
-from proper_model.profiles import load_profile
-from proper_model.records import Population
-from proper_model.structure import preset
-from proper_model.tasks import load_task
-from simulations.calibrate import Shape, Speed, measure, shape_of
-from simulations.estimate import SAMPLE_USERS, Estimate, Tokens, as_table, count_tokens, estimate
-from simulations.tiny_base import word_tokenizer
+from proper_model.settings.presets import preset
+from proper_model.settings.profile import BaseWeights
+from proper_model.settings.shipped_profiles import load_profile
+from proper_model.tasks.records import Population
+from proper_model.tasks.task import load_task
+from proper_model.text.encoding import Encoder
+from simulations.setup.calibrate import Shape, Speed, measure, shape_of
+from simulations.setup.estimate import (
+    SAMPLE_USERS,
+    Estimate,
+    Tokens,
+    as_table,
+    count_tokens,
+    estimate,
+)
+from simulations.synthetic.tiny_base import word_tokenizer
 
 TINY = load_profile("tiny")
 SPEED = Speed(forward=2000.0, training=1000.0)

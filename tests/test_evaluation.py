@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 import torch
 
-from client import personal
-from client.evaluation import Evaluation, Gain, before, count_tested, evaluate
-from client.learning import Learner
-from client.personal_state import PersonalState
-from proper_model.artifact import Release
+from client.person import adapting
+from client.person.evaluation import Evaluation, Gain, before, count_tested, evaluate
+from client.person.learner import Learner
+from client.person.state import PersonalState
 from proper_model.errors import DataError
-from proper_model.records import HistoryItem, User
-from proper_model.tasks import task_from_toml
+from proper_model.release.contents import Release
+from proper_model.tasks.records import HistoryItem, User
+from proper_model.tasks.task import task_from_toml
 from tests.releases import small_release, small_users
 
 
@@ -79,7 +79,7 @@ def test_no_tested_item_trains_anything(
     others = [HistoryItem(f"copy {item.id}", item.fields, item.date) for item in dated]
     learner = Learner(release)
     blank = PersonalState("b" * 64, 1, seed=3)
-    state = personal.adapt(learner, blank, {task.name: (task, dated), "mine": (second, others)})
+    state = adapting.adapt(learner, blank, {task.name: (task, dated), "mine": (second, others)})
     trained: list[torch.Tensor] = []
 
     def spy(name: str) -> None:
@@ -122,6 +122,6 @@ def test_other_tasks_without_dates_lose_their_newest_and_what_is_tested() -> Non
 def test_too_few_items_to_hold_some_back(release: Release, user: User) -> None:
     learner, task = Learner(release), release.task
     blank = PersonalState("b" * 64, 1, seed=3)
-    few = personal.adapt(learner, blank, {task.name: (task, user.history[:5])})
+    few = adapting.adapt(learner, blank, {task.name: (task, user.history[:5])})
     with pytest.raises(DataError, match="too few to hold some back"):
         evaluate(learner, few, task.name)

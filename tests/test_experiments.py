@@ -11,12 +11,11 @@ import pytest
 import torch
 from federation import settings as quick_settings
 
-from client.tables import to_markdown
-from proper_model.artifact import Release
-from proper_model.data import write_oppu
+from client.terminal.tables import to_markdown
+from proper_model.data.users import write_oppu
 from proper_model.errors import ReportError
-from proper_model.records import Population, User
-from simulations import environment, sources
+from proper_model.release.contents import Release
+from proper_model.tasks.records import Population, User
 from simulations.cli import run_cli
 from simulations.experiments import drift
 from simulations.experiments.figure import loss_figure
@@ -28,6 +27,8 @@ from simulations.experiments.schema import (
     write_experiment,
 )
 from simulations.experiments.show import difference_table, result_table
+from simulations.outcome import environment
+from simulations.setup import sources
 from tests.releases import small_base, small_population
 from tests.tiny import tiny_base
 
@@ -182,7 +183,7 @@ def test_multitask_as_a_command(
     repository: Path,
 ) -> None:
     monkeypatch.setattr(sources, "load_profile", lambda _: quick_settings())
-    task = (repository / "proper_model/task_files/synth_tag.toml").read_text()
+    task = (repository / "proper_model/tasks/task_files/synth_tag.toml").read_text()
     (tmp_path / "mine.toml").write_text(task.replace('name = "synth_tag"', 'name = "mine"'))
     line = [str(data), "--task", "synth_tag", "--base", str(base), "--max-items", "10"]
     line += ["--second-task", str(tmp_path / "mine.toml"), "--out", str(tmp_path / "out")]
@@ -238,7 +239,7 @@ def test_bad_input_is_told_before_anything_is_trained(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr("simulations.tiny_base.make_tiny_base", lambda *_, **__: base)
+    monkeypatch.setattr("simulations.synthetic.tiny_base.make_tiny_base", lambda *_, **__: base)
     monkeypatch.setattr(drift, "train_release", _never)
     monkeypatch.setattr("simulations.experiments.multitask.train_release", _never)
     others = tmp_path / "others"

@@ -10,22 +10,22 @@ from typing import Any
 import pytest
 import torch
 
-from client import personal
-from client.learning import Learner, user_seed
-from client.personal_state import PersonalState
-from client.updating import Member, WentOn, go_on, update_samples
-from coordinator.pooling import pool
-from proper_model.artifact import Release
+from client.person import adapting
+from client.person.learner import Learner, user_seed
+from client.person.state import PersonalState
+from client.person.updating import Member, WentOn, go_on, update_samples
 from proper_model.errors import DataError
-from proper_model.personal import LoraFit
-from proper_model.records import HistoryItem, User
-from proper_model.tasks import Task
+from proper_model.release.contents import Release
+from proper_model.stages.pooled_users import pool
+from proper_model.stages.private_lora import LoraFit
+from proper_model.tasks.records import HistoryItem, User
+from proper_model.tasks.task import Task
 from simulations.experiments import drift, multitask
+from simulations.experiments.changing_minds import changed_minds
 from simulations.experiments.common import Outcome
 from simulations.experiments.meter import Meter
 from simulations.experiments.multitask import CONDITIONS, TwoTasks, apart, fit_all
 from simulations.experiments.timeline import cut, first_half, needed
-from simulations.synthetic_drift import changed_minds
 from tests.releases import SMALL, small_population, small_release, small_users
 from tests.test_personal import other_task
 
@@ -242,7 +242,7 @@ def test_shared_is_what_a_device_does_with_two_tasks(release: Release, both: Two
     (first, one), (second, two) = rows
     state = PersonalState("b" * 64, 1, seed=user_seed(5, a.user_id))
     histories = {one.name: (one, first.history), two.name: (two, second.history)}
-    mine = personal.adapt(Learner(release), state, histories)
+    mine = adapting.adapt(Learner(release), state, histories)
     same = TwoTasks((one, two), ((), ()), ((first,), (second,)))
     fits = fit_all(Learner(release), same, seed=5, meter=Meter(release.base))
     assert mine.embedding is not None

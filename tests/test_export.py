@@ -21,17 +21,18 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from client import export, export_runtimes
-from client.export import BaseBeside, Exported, new_folder, write_merged, write_peft
-from client.export_runtimes import write_gguf, write_mlx
-from client.exporting import base_dtype
-from proper_model import merged_export
-from proper_model.artifact import Release
-from proper_model.config import BaseWeights
+from client.export import folder as export
+from client.export import runtimes
+from client.export.folder import BaseBeside, Exported, new_folder, write_merged, write_peft
+from client.export.formats import base_dtype
+from client.export.runtimes import write_gguf, write_mlx
+from proper_model.base.quantized import quantize_base
 from proper_model.errors import ExportError, StorageError
-from proper_model.merged_export import merged_weights, stored_dtype
-from proper_model.quantized import quantize_base
-from proper_model.user_fold import fold_release
+from proper_model.export import merged_model
+from proper_model.export.merged_model import merged_weights, stored_dtype
+from proper_model.export.user_fold import fold_release
+from proper_model.release.contents import Release
+from proper_model.settings.profile import BaseWeights
 from tests.exports import (
     BUNDLE,
     PUBLIC,
@@ -264,7 +265,7 @@ def test_the_dtype_of_most_values_counts(tmp_path: Path) -> None:
 def test_a_merged_model_larger_than_a_shard_has_an_index(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(merged_export, "SHARD", "10KB")
+    monkeypatch.setattr(merged_model, "SHARD", "10KB")
     release = noisy_release()
     tensors = user_tensors(release)
     merged_of(tmp_path / "out", release, tensors, dtype=torch.bfloat16)
@@ -422,7 +423,7 @@ def test_an_interruption_leaves_nothing(
         steps = ("header", "kv_data", "tensors")
         moments += [(gguf.GGUFWriter, f"write_{step}_to_file", 1) for step in steps]
     else:
-        writer = export if write is peft_of else export_runtimes
+        writer = export if write is peft_of else runtimes
         moments += [(writer, "write_atomic", call) for call in (1, 2, 3)]
     for owner, name, call in moments:
         with dying_at(monkeypatch, owner, name, call), pytest.raises(KeyboardInterrupt):
@@ -475,7 +476,7 @@ def test_a_full_disk_is_a_storage_error(tmp_path: Path, monkeypatch: pytest.Monk
     tensors = user_tensors(release)
 
     def full(*args: Any, **options: Any) -> None:
-        raise merged_export.SafetensorError("I/O error: No space left on device (os error 28)")
+        raise merged_model.SafetensorError("I/O error: No space left on device (os error 28)")
 
     monkeypatch.setattr(type(release.base), "save_pretrained", full)
     with pytest.raises(StorageError, match="cannot be written"):

@@ -8,11 +8,11 @@ import socket
 
 import pytest
 
-from client import download as download_module
-from client.download import Patience, download
+from client.releases import download as download_module
+from client.releases.download import Patience, download
 from proper_model.errors import ConfigError, FetchError, StorageError
-from simulations import fetch as fetch_module
-from simulations.fetch import fetch, lamp_url, sha256_of
+from simulations.setup import fetch as fetch_module
+from simulations.setup.fetch import fetch, lamp_url, sha256_of
 from tests.lamp_server import outputs, questions, running, serve
 
 TRAIN = "/LaMP/LaMP_3/train/train_questions.json"

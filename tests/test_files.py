@@ -11,10 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from proper_model import durable, files
-from proper_model.durable import create_file
 from proper_model.errors import StorageError
-from proper_model.files import make_private_folder, read_regular, storage_errors, write_atomic
+from proper_model.storage import durable, files
+from proper_model.storage.durable import create_file
+from proper_model.storage.files import (
+    make_private_folder,
+    read_regular,
+    storage_errors,
+    write_atomic,
+)
 
 
 @pytest.fixture
@@ -116,7 +121,7 @@ def test_killed_while_it_is_written_a_new_file_leaves_nothing(tmp_path: Path) ->
         pytest.skip("no files without a name here")
     os.close(handle)
     code = (
-        "import os, sys; from pathlib import Path; from proper_model.durable import create_file\n"
+        "import os, sys; from pathlib import Path; from proper_model.storage.durable import create_file\n"
         "def parts():\n"
         "    yield b'private' * 100_000\n"
         "    os.kill(os.getpid(), 9)\n"
@@ -154,7 +159,7 @@ def test_a_limit_of_gigabytes_costs_no_memory(tmp_path: Path) -> None:
     path.write_bytes(b"x" * 1000)
     code = (
         "import resource, sys; from pathlib import Path\n"
-        "from proper_model.files import read_bounded\n"
+        "from proper_model.storage.files import read_bounded\n"
         "resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))\n"
         "assert len(read_bounded(Path(sys.argv[1]), 4 << 30)) == 1000\n"
     )

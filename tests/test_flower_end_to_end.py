@@ -22,11 +22,11 @@ import pytest
 from federation import CANARY, make_federation
 from listeners import Place, Watch, planted
 
-from coordinator.release import latest
+from coordinator.publish import latest
 from coordinator.shipment import Shipment
-from proper_model.runplan import RunPlan
-from simulations.flower_processes import child_environment
-from simulations.launch import launch
+from proper_model.federation.run_plan import RunPlan
+from simulations.flower.flower_processes import child_environment
+from simulations.flower.launch import launch
 
 PLANTED_CODE = "code of another account"
 ARMS = ("stage1", "stage2-mean", "stage2", "oppu-mlp", "stage3")
@@ -152,9 +152,9 @@ def test_a_finished_run_is_not_run_again(finished):
 def test_a_run_listens_nowhere(finished):
     """Not on loopback, not on a socket with a name: there is nothing to send an app or a key to."""
     assert finished.watch.programs == {
-        "simulations.supervisor",
-        "simulations.flower_engine",
-        "simulations.actors",
+        "simulations.flower.supervisor",
+        "simulations.flower.flower_engine",
+        "simulations.flower.actors",
     }
     # The control: each kind of listener was there to be seen, and nothing else was.
     assert len(finished.planted) == 5
@@ -228,7 +228,7 @@ def test_flowers_own_command_gives_the_same_numbers(finished, tmp_path, reposito
     # Supervised, because `flwr run . local` leaves its SuperLink running.
     flower = subprocess.Popen(
         [
-            *(*alone, sys.executable, "-m", "simulations.supervisor"),
+            *(*alone, sys.executable, "-m", "simulations.flower.supervisor"),
             *(sys.executable, "-c", ALONE, *command),
         ],
         cwd=app,
@@ -259,7 +259,7 @@ def test_killed_with_everything_it_started_and_launched_again(
     other = make_federation(tmp_path / "out", arms=ARMS)
     path = str(other.out / "plan.json")
     environment = {**os.environ, "PYTHONPATH": str(repository)}
-    command = [sys.executable, "-m", "simulations.launch", path]
+    command = [sys.executable, "-m", "simulations.flower.launch", path]
     victim = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
     time.sleep(after_s)
     victim.kill()

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from client.forget_match import read_selectors, select_items
+from client.commands.forget_match import read_selectors, select_items
 from proper_model.errors import ConfigError, DataError
-from proper_model.records import HistoryItem
+from proper_model.tasks.records import HistoryItem
 
 ITEMS = (
     HistoryItem("a1", {"text": "The Café at noon", "title": "x"}, "2022"),

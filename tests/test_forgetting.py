@@ -31,11 +31,11 @@ from vault_samples import (
     tree,
 )
 
-from client import private_files
-from client.forgetting import store_without
-from client.personal_state import PersonalState, decode
-from client.sealing import Header, read_header
-from client.vault import KeyringEntry, Passphrase, Vault, open_vault
+from client.person.forgetting import store_without
+from client.person.state import PersonalState, decode
+from client.vault import private_files
+from client.vault.opening import KeyringEntry, Passphrase, Vault, open_vault
+from client.vault.sealing import Header, read_header
 from proper_model.errors import InterruptedRunError, StorageError, VaultError
 
 CHECKPOINTS = (
@@ -371,7 +371,7 @@ def interrupt_at_the_end(vault: Vault, monkeypatch: pytest.MonkeyPatch) -> None:
         raise StorageError("refused", hint="later")
 
     with monkeypatch.context() as patch:
-        patch.setattr("client.vault_contents.remove_working", refused)
+        patch.setattr("client.vault.contents.remove_working", refused)
         with pytest.raises(StorageError, match="nothing reads the older files") as caught:
             vault.write(b"new", bundle_id=BUNDLE, alone=True)
     assert caught.value.hint
@@ -488,15 +488,15 @@ def test_a_refused_write_changes_nothing(folder: Path, monkeypatch) -> None:
 
 
 def test_half_written_checkpoints_are_removed(folder: Path) -> None:
-    from client import training
+    from client.commands import resumable
 
     vault = with_checkpoints(make_vault(folder, b"one"))
-    assert {path.name for path in training.leftovers(vault)} == set(CHECKPOINTS)
-    training.discard(vault, keep="abc")
+    assert {path.name for path in resumable.leftovers(vault)} == set(CHECKPOINTS)
+    resumable.discard(vault, keep="abc")
     assert sorted(path.name for path in folder.glob("*training-*")) == sorted(CHECKPOINTS[:2])
-    training.discard(vault)
+    resumable.discard(vault)
     with_checkpoints(vault).write(b"two", bundle_id=BUNDLE)
     assert list(folder.glob("*training-*")) == [], "of a state that is no longer the newest"
     shutil.rmtree(folder)
     with pytest.raises(StorageError):
-        training.discard(vault)
+        resumable.discard(vault)

@@ -16,16 +16,16 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from client.export import BaseBeside
-from client.export_runtimes import write_gguf, write_gguf_merged
-from client.exporting import Format, check_writable
+from client.export.folder import BaseBeside
+from client.export.formats import Format, check_writable
+from client.export.runtimes import write_gguf, write_gguf_merged
 from proper_model.errors import ConfigError, ExportError, StorageError
-from proper_model.gguf_adapter import write_gguf_adapter
-from proper_model.gguf_model import check_gguf_model, write_gguf_model
-from proper_model.gguf_names import FAMILIES, reordered
-from proper_model.gguf_vocabulary import vocabulary
-from proper_model.peft_export import joined_factors
-from proper_model.user_fold import fold_release
+from proper_model.export.gguf_adapter import write_gguf_adapter
+from proper_model.export.gguf_model import check_gguf_model, write_gguf_model
+from proper_model.export.gguf_names import FAMILIES, reordered
+from proper_model.export.gguf_vocabulary import vocabulary
+from proper_model.export.peft_lora import joined_factors
+from proper_model.export.user_fold import fold_release
 from tests.exports import (
     BUNDLE,
     PUBLIC,

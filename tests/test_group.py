@@ -7,10 +7,11 @@ import dataclasses
 import pytest
 import torch
 
-from proper_model.config import GroupSettings, StageSettings, UserSettings
-from proper_model.group import PooledUser, group_parameters, train_group, validation_loss
-from proper_model.model import AdaptedModel
-from proper_model.structure import Constraint, preset
+from proper_model.model.adapted_model import AdaptedModel
+from proper_model.settings.presets import Constraint, preset
+from proper_model.settings.profile import GroupSettings, StageSettings, UserSettings
+from proper_model.stages.group import group_parameters, train_group, validation_loss
+from proper_model.stages.pooled_users import PooledUser
 from tests.tiny import adapted, encoder, samples
 
 SETTINGS = StageSettings(

@@ -13,13 +13,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from client import history_order
-from client.history import History, ReadOptions, answer_labels, read_history
-from client.history_formats import recognized
-from proper_model.data import user_from_json
+from client.history import newest
+from client.history.forms import recognized
+from client.history.reading import History, ReadOptions, answer_labels, read_history
+from proper_model.data.users import user_from_json
 from proper_model.errors import ConfigError, DataError
-from proper_model.records import HistoryItem
-from proper_model.tasks import load_task, shipped_tasks
+from proper_model.tasks.records import HistoryItem
+from proper_model.tasks.task import load_task, shipped_tasks
 
 TASK = load_task("LaMP_3", template="short")
 FORMS = ("json", "jsonl", "csv", "lamp")
@@ -320,7 +320,7 @@ def test_only_the_newest_are_kept(read):
 
 
 def test_the_default_cap_is_told(read, monkeypatch):
-    monkeypatch.setattr("client.history.DEFAULT_MAX_ITEMS", 2)
+    monkeypatch.setattr("client.history.reading.DEFAULT_MAX_ITEMS", 2)
     history = read(written(ITEMS, "json"))
     assert history.items == ITEMS[1:]
     assert history.warnings == ("history.json: 1 item left out, older than the newest 2",)
@@ -350,7 +350,7 @@ def test_one_id_with_two_contents_names_both_records(read):
 
 
 def test_repetitions_of_kept_items_are_found_however_far_apart(read, monkeypatch):
-    monkeypatch.setattr(history_order, "REMEMBERED", 4)
+    monkeypatch.setattr(newest, "REMEMBERED", 4)
     others = [f"o{n},t,1,2001" for n in range(50)]
     history = read(rows("a,x,1,2024", *others, "a,x,1,2024"), name="h.csv", max_items=2)
     assert [item.id for item in history.items] == ["o49", "a"]

@@ -6,10 +6,10 @@ import json
 
 import pytest
 
-from client.history import ReadOptions, read_history
-from client.history_dates import DateReader, NoDateError, OrderUnknownError, order_of
+from client.history.dates import DateReader, NoDateError, OrderUnknownError, order_of
+from client.history.reading import ReadOptions, read_history
 from proper_model.errors import ConfigError, DataError
-from proper_model.tasks import load_task
+from proper_model.tasks.task import load_task
 
 TASK = load_task("LaMP_3", template="short")
 INSTANT = (2018, 10, 10, 20, 19, 24, 0)

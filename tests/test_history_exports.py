@@ -9,18 +9,18 @@ from random import Random
 import pytest
 
 from client.commands.reading import agree, described
-from client.history import ReadOptions, read_history
-from client.history_chat import is_chat
-from client.history_clippings import is_clippings
-from client.history_layouts import (
+from client.history.chat_form import is_chat
+from client.history.clippings_form import is_clippings
+from client.history.layouts import (
     LAYOUTS,
     layout_of_form,
     layout_of_head,
     layout_of_header,
 )
-from client.plain_text import from_html
+from client.history.plain_text import from_html
+from client.history.reading import ReadOptions, read_history
 from proper_model.errors import ConfigError, DataError
-from proper_model.tasks import load_task
+from proper_model.tasks.task import load_task
 from tests.histories import (
     ANDROID,
     EMPTY,

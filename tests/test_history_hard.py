@@ -13,12 +13,12 @@ import sys
 
 import pytest
 
-from client import history_order, history_source
-from client.history import ReadOptions, read_history
-from client.history_item import MEND_HINT
-from client.history_source import MAX_RECORD_CHARS
+from client.history import newest, text_input
+from client.history.item import MEND_HINT
+from client.history.reading import ReadOptions, read_history
+from client.history.text_input import MAX_RECORD_CHARS
 from proper_model.errors import DataError
-from proper_model.tasks import load_task
+from proper_model.tasks.task import load_task
 
 TASK = load_task("LaMP_3", template="short")
 SECRET = "canary-7f3a"
@@ -230,7 +230,7 @@ def test_half_a_surrogate_pair_is_replaced_and_told(tmp_path):
 
 
 def test_more_text_than_memory_should_hold_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(history_order, "MAX_KEPT_CHARS", 1000)
+    monkeypatch.setattr(newest, "MAX_KEPT_CHARS", 1000)
     for dates in ('"2024"', "null"):
         lines = [f'{{"text": "{n} {"x" * 100}", "score": "1", "date": {dates}}}' for n in range(50)]
         path = put(tmp_path / "h.jsonl", "\n".join(lines))
@@ -239,7 +239,7 @@ def test_more_text_than_memory_should_hold_is_refused(tmp_path, monkeypatch):
 
 
 def test_ids_count_as_kept_text(tmp_path, monkeypatch):
-    monkeypatch.setattr(history_order, "MAX_KEPT_CHARS", 20_000)
+    monkeypatch.setattr(newest, "MAX_KEPT_CHARS", 20_000)
     lines = [json.dumps({"id": f"{n:0900}", "text": "x", "score": "1"}) for n in range(50)]
     path = put(tmp_path / "h.jsonl", "\n".join(lines))
     refused(path, "the newest 20000 items hold more than 20000 characters")
@@ -286,12 +286,12 @@ def test_no_permission(tmp_path, monkeypatch):
         def deny(*_args):
             raise PermissionError(13, "Permission denied")
 
-        monkeypatch.setattr(history_source.os, "open", deny)
+        monkeypatch.setattr(text_input.os, "open", deny)
     refused(path, "^h.json: no permission to read it$")
 
 
 def test_a_file_that_changes_or_vanishes_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(history_source, "CHUNK_BYTES", 64)
+    monkeypatch.setattr(text_input, "CHUNK_BYTES", 64)
     lines = "".join(GOOD.replace('"g"', f'"{n}"') + "\n" for n in range(20))
 
     def while_reading(act):
@@ -342,7 +342,7 @@ def test_chunks_may_cut_characters_lines_and_marks_anywhere(tmp_path, monkeypatc
         path = put(tmp_path / name, ("\ufeff" if whole else "") + content)
         expected = read_history(path, TASK).items
         assert [i.fields["text"] for i in expected] == ["é😀\u2028x"]
-        monkeypatch.setattr(history_source, "CHUNK_BYTES", chunk_bytes)
+        monkeypatch.setattr(text_input, "CHUNK_BYTES", chunk_bytes)
         form = ReadOptions(form="lamp" if name[0] == "l" else None)
         assert read_history(path, TASK, form).items == expected
         monkeypatch.undo()
@@ -350,7 +350,7 @@ def test_chunks_may_cut_characters_lines_and_marks_anywhere(tmp_path, monkeypatc
 
 @pytest.mark.parametrize("chunk_bytes", [3, 5, 1 << 18])
 def test_the_byte_of_bad_utf8_is_exact_in_every_chunking(tmp_path, monkeypatch, chunk_bytes):
-    monkeypatch.setattr(history_source, "CHUNK_BYTES", chunk_bytes)
+    monkeypatch.setattr(text_input, "CHUNK_BYTES", chunk_bytes)
     head = "\ufefftext,score\né😀é,1\nabcdefg".encode()
     for bad in (b"\xff", b"\xe2\x82x", b"\xf0\x9f\x98"):
         refused(put(tmp_path / "h.csv", head + bad), rf"not UTF-8 at byte {len(head)} \(line 3\)")
@@ -361,9 +361,9 @@ def test_the_byte_of_bad_utf8_is_exact_in_every_chunking(tmp_path, monkeypatch, 
 READER = """
 import sys
 from pathlib import Path
-from client.history import ReadOptions, read_history
+from client.history.reading import ReadOptions, read_history
 from proper_model.errors import ProperError
-from proper_model.tasks import load_task
+from proper_model.tasks.task import load_task
 task = load_task("LaMP_3")
 for path in sys.argv[1:]:
     for lenient in (True, False):

@@ -8,13 +8,13 @@ import zipfile
 
 import pytest
 
-from client.history import ReadOptions, read_history
-from client.history_layouts import (
+from client.history.layouts import (
     is_known_name,
 )
-from client.history_tree import values_at
+from client.history.reading import ReadOptions, read_history
+from client.history.tree_form import values_at
 from proper_model.errors import DataError
-from proper_model.tasks import load_task
+from proper_model.tasks.task import load_task
 from tests.histories import (
     ANDROID,
     SECRET,
@@ -60,7 +60,7 @@ FINE = [("fine é", "4"), ("more", "5")]
 @pytest.mark.parametrize("chunk_bytes", [5, 1 << 18])
 def test_tables_as_programs_write_them(read, content, chunk_bytes, monkeypatch):
     """A name that ends in .csv does not make a table of JSON."""
-    monkeypatch.setattr("client.history_source.CHUNK_BYTES", chunk_bytes)
+    monkeypatch.setattr("client.history.text_input.CHUNK_BYTES", chunk_bytes)
     history = read(content, name="h.csv")
     assert [(item.fields["text"], item.fields["score"]) for item in history.items] == FINE
 

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from proper_model.limits import MIB
+from proper_model.bundle.limits import MIB
 
 # Growth of the process over what it has after its imports. Measured on Linux, Python 3.11: 49 MiB
 # at 60,000 items, 94 MiB at a million.
@@ -16,8 +16,8 @@ BOUND_BYTES = 128 * MIB
 READER = """
 import json, sys
 from pathlib import Path
-from client.history import ReadOptions, read_history
-from proper_model.tasks import load_task
+from client.history.reading import ReadOptions, read_history
+from proper_model.tasks.task import load_task
 task = load_task("LaMP_3")
 # Of this program alone: `ru_maxrss` also counts the process that started it.
 status = lambda: dict(line.split(":", 1) for line in open("/proc/self/status"))

@@ -7,9 +7,9 @@ import typer
 
 from client.commands import reading
 from client.commands.options import columns_of
-from client.history import ReadOptions
+from client.history.reading import ReadOptions
 from proper_model.errors import ConfigError, DataError
-from proper_model.tasks import load_task
+from proper_model.tasks.task import load_task
 
 RATINGS = (
     "Date,Name,Year,Letterboxd URI,Rating\n2023-01-05,zqxcanaryzq,2000,u,4\n2023-02-05,B,2000,u,\n"

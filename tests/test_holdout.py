@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proper_model.holdout import combine, kept_epochs, split_items
-from proper_model.trials import TrialResult
+from proper_model.engine.folds import combine, kept_epochs, split_items
+from proper_model.engine.trials import TrialResult
 from tests.tiny import samples
 
 

@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from proper_model import json_stream
 from proper_model.errors import DataError
-from proper_model.json_stream import iter_array, read_object
+from proper_model.storage import json_stream
+from proper_model.storage.json_stream import iter_array, read_object
 
 
 def put(path, content):

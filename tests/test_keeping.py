@@ -11,11 +11,18 @@ from keyrings import MemoryKeyring
 from test_vault_keys import Killed, kill_at
 from vault_samples import BUNDLE, CHEAP, generations
 
-from client import private_files
 from client.home import Home
-from client.passphrases import MAX_PASSPHRASE_FILE_BYTES, read_passphrase
-from client.personal_state import PersonalState, encode
-from client.vault import KeyringEntry, Passphrase, Vault, create_vault, open_vault, slot_kinds
+from client.person.state import PersonalState, encode
+from client.vault import private_files
+from client.vault.opening import (
+    KeyringEntry,
+    Passphrase,
+    Vault,
+    create_vault,
+    open_vault,
+    slot_kinds,
+)
+from client.vault.passphrases import MAX_PASSPHRASE_FILE_BYTES, read_passphrase
 from proper_model.errors import PassphraseError, StorageError
 from tests.device_cli import PASSPHRASE, Person
 

@@ -9,15 +9,15 @@ from typing import Any
 import pytest
 import torch
 
-from client import answering
-from client.answering import Personal
 from client.home import Home
-from client.personal_state import PersonalState, decode, encode
-from client.workspace import Keys, Workspace, read_state
-from proper_model import artifact
-from proper_model.budget import inference_tokens
-from proper_model.config import BaseWeights
-from proper_model.quantized import import_library
+from client.person import answering
+from client.person.answering import Personal
+from client.person.state import PersonalState, decode, encode
+from client.person.workspace import Keys, Workspace, read_state
+from proper_model.answering.pass_memory import inference_tokens
+from proper_model.base.quantized import import_library
+from proper_model.release import contents
+from proper_model.settings.profile import BaseWeights
 from tests.device_cli import Person, publish_release, quick_release, write_jsonl
 from tests.releases import small_users
 
@@ -47,16 +47,16 @@ def own_four_bit(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 @pytest.fixture
 def loaded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """How every base that is loaded is held."""
-    from client import loading
+    from client.releases import loading
 
     seen: list[str] = []
-    real = artifact.load_checked_base
+    real = contents.load_checked_base
 
     def noted(*args: Any, **options: Any) -> Any:
         seen.append(options["weights"].value)
         return real(*args, **options)
 
-    monkeypatch.setattr(artifact, "load_checked_base", noted)
+    monkeypatch.setattr(contents, "load_checked_base", noted)
     monkeypatch.setattr(loading, "LOADED", {})
     return seen
 

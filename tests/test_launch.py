@@ -27,14 +27,14 @@ from proper_model.errors import (
     SimulationError,
     StorageError,
 )
-from proper_model.files import make_private_folder
-from simulations import actors
-from simulations import launch as launching
-from simulations.actors import LOST, ActorError, ActorPool, actor_settings
-from simulations.causes import known_cause
-from simulations.launch import choose_resources, read_progress
-from simulations.placement import Machine
-from simulations.supervisor import GRACE_S
+from proper_model.storage.files import make_private_folder
+from simulations.flower import actors
+from simulations.flower import launch as launching
+from simulations.flower.actors import LOST, ActorError, ActorPool, actor_settings
+from simulations.flower.causes import known_cause
+from simulations.flower.launch import choose_resources, read_progress
+from simulations.flower.supervisor import GRACE_S
+from simulations.setup.placement import Machine
 
 GIB = 1 << 30
 
@@ -307,7 +307,7 @@ def test_a_process_that_cannot_be_replaced_keeps_its_place(monkeypatch):
 
 
 def test_of_what_a_node_raises_only_the_type_leaves_its_process(monkeypatch):
-    from client import client_app
+    from client.node import flower_app
 
     def fail(*, message, context):
         raise ValueError(CANARY)
@@ -316,7 +316,7 @@ def test_of_what_a_node_raises_only_the_type_leaves_its_process(monkeypatch):
     actor = Thread(target=actors.main, args=(os.dup(theirs.fileno()),))
     theirs.close()
     with monkeypatch.context() as patch:
-        patch.setattr(client_app, "app", fail)
+        patch.setattr(flower_app, "app", fail)
         actor.start()
         ours.send(("message", "context"))
         assert ours.recv() == ("ValueError", None)
@@ -372,7 +372,7 @@ def test_no_descendant_outlives_the_launcher(tmp_path, repository, way):
             "print(p.pid, flush=True); sys.stdin.read(); p.stdin.write(sys.argv[1].encode())\n"
             "p.stdin.close(); p.wait()\n",
             "!" if way == "nothing to save" else "",
-            *(sys.executable, "-m", "simulations.supervisor"),
+            *(sys.executable, "-m", "simulations.flower.supervisor"),
             *(sys.executable, "-c", UNRULY, str(note)),
         ],
         cwd=repository,
@@ -409,8 +409,8 @@ def test_nothing_goes_on_when_the_process_above_is_killed(tmp_path, repository, 
     """Busy as in training, so that no closed pipe is noticed."""
     busy = "import sys, time; open(sys.argv[1], 'w').write(str(__import__('os').getpid())); "
     actor = (
-        "import sys, types; sys.modules['client.client_app'] = types.SimpleNamespace(app=None)\n"
-        "import simulations.actors as actors\n"
+        "import sys, types; sys.modules['client.node.flower_app'] = types.SimpleNamespace(app=None)\n"
+        "import simulations.flower.actors as actors\n"
         "class Busy:\n"
         "    def __init__(self, _): exec(sys.argv[2])\n"
         "actors.Connection = Busy; actors.main(0)"
@@ -418,7 +418,7 @@ def test_nothing_goes_on_when_the_process_above_is_killed(tmp_path, repository, 
     parent = "import subprocess, sys; subprocess.run([sys.executable, '-c', *sys.argv[1:]])"
     note = tmp_path / "pid"
     above = subprocess.Popen(
-        [sys.executable, "-m", "simulations.supervisor", sys.executable, "-c"]
+        [sys.executable, "-m", "simulations.flower.supervisor", sys.executable, "-c"]
         + [busy + "time.sleep(60)", str(note)]
         if program == "supervisor"
         else [sys.executable, "-c", parent, actor, str(note), busy + "time.sleep(60)"],
@@ -443,7 +443,7 @@ def test_nothing_goes_on_when_the_process_above_is_killed(tmp_path, repository, 
 )
 def test_the_supervisor_tells_how_the_command_ended(repository, program, status):
     ended = subprocess.Popen(
-        [sys.executable, "-m", "simulations.supervisor", sys.executable, "-c", program],
+        [sys.executable, "-m", "simulations.flower.supervisor", sys.executable, "-c", program],
         cwd=repository,
         stdin=subprocess.PIPE,
     )

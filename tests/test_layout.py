@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proper_model.layout import Group, Layout
+from proper_model.kernels.layout import Group, Layout
 
 LENGTHS = st.lists(st.integers(1, 4), min_size=1, max_size=12)  # few lengths: many neighbours alike
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from proper_model.lora import UserLora, init_factor_a
-from proper_model.model import AdaptedModel
-from proper_model.passes import Pass
-from proper_model.structure import UserRouting, preset
+from proper_model.model.adapted_model import AdaptedModel
+from proper_model.model.passes import Pass
+from proper_model.model.user_lora import UserLora, init_factor_a
+from proper_model.settings.presets import UserRouting, preset
 from tests.tiny import batch_of, loss_alone, randomize, samples, tiny_base
 
 

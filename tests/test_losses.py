@@ -1,4 +1,4 @@
-"""Constraint loss: all pairs are the oracle of the one-vector form (METHOD 1.6)."""
+"""Constraint loss: all pairs are the oracle of the one-vector form (docs/method.md 1.6)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from proper_model.losses import RoutingMemory, mean_by_row, pair_loss
+from proper_model.kernels.layout import mean_by_row
+from proper_model.stages.constraint_loss import RoutingMemory, pair_loss
 
 
 def routing(*shape: int, seed: int = 0) -> torch.Tensor:

@@ -7,14 +7,14 @@ import dataclasses
 import pytest
 import torch
 
-from proper_model.budget import memory_model, within
-from proper_model.encoding import Encoded
-from proper_model.live_memory import LiveMemory, peak_bytes
-from proper_model.memory import WORKSPACE, MemoryModel, bytes_a_token, is_out_of_memory
-from proper_model.model import AdaptedModel
-from proper_model.personal import personal_pass
-from proper_model.recompute import recomputing
-from proper_model.trials import TrialSettings
+from proper_model.engine.live_memory import LiveMemory, peak_bytes
+from proper_model.engine.memory import WORKSPACE, MemoryModel, bytes_a_token, is_out_of_memory
+from proper_model.engine.memory_budget import memory_model, within
+from proper_model.engine.recompute import recomputing
+from proper_model.engine.trials import TrialSettings
+from proper_model.kernels.packing import Encoded
+from proper_model.model.adapted_model import AdaptedModel
+from proper_model.model.passes import personal_pass
 from tests.tiny import adapted, embeddings_of, encoder
 
 SETTINGS = TrialSettings(

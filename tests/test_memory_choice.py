@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from client import memory_choice
-from client.base_facts import BaseFacts
-from client.memory_choice import (
+from client.person import memory_choice
+from client.person.memory_choice import (
     LEAST_TRAINING_BYTES,
     PACKING_BYTES,
     PROCESS_BYTES,
@@ -14,9 +13,10 @@ from client.memory_choice import (
     MemoryChoice,
     choose,
 )
-from proper_model.base_memory import BaseShape
-from proper_model.config import BaseWeights
+from client.releases.base_facts import BaseFacts
+from proper_model.base.sizes import BaseShape
 from proper_model.errors import ConfigError
+from proper_model.settings.profile import BaseWeights
 
 FULL, EIGHT_BIT, FOUR_BIT = BaseWeights
 # 64 linears of 2^23 weights and as many numbers in embeddings, which are never packed.

@@ -16,19 +16,19 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from client.base_facts import base_facts
-from client.bundle_store import installed
 from client.home import Home
-from client.memory_choice import PROCESS_BYTES
-from coordinator.stages import published_embeddings
-from proper_model.artifact import Release, shared_tensors
-from proper_model.config import BaseWeights
-from proper_model.machine import high_water_bytes
-from proper_model.model import AdaptedModel
-from proper_model.quantized import import_library
-from proper_model.structure import preset
-from proper_model.tasks import load_task
-from simulations.tiny_base import word_tokenizer
+from client.person.memory_choice import PROCESS_BYTES
+from client.releases.base_facts import base_facts
+from client.releases.store import installed
+from coordinator.pooled_stages import published_embeddings
+from proper_model.base.quantized import import_library
+from proper_model.federation.machine import high_water_bytes
+from proper_model.model.adapted_model import AdaptedModel
+from proper_model.release.contents import Release, shared_tensors
+from proper_model.settings.presets import preset
+from proper_model.settings.profile import BaseWeights
+from proper_model.tasks.task import load_task
+from simulations.synthetic.tiny_base import word_tokenizer
 from tests.device_cli import Person, publish_release, write_jsonl
 from tests.releases import SMALL, small_population, small_users
 
@@ -128,9 +128,9 @@ LOADS = """
 import sys
 from pathlib import Path
 import bitsandbytes, torch, transformers.models.llama.modeling_llama
-from proper_model.base import load_base
-from proper_model.config import BaseWeights
-from proper_model.machine import peak_memory_bytes
+from proper_model.checks.outside_base import load_base
+from proper_model.settings.profile import BaseWeights
+from proper_model.federation.machine import peak_memory_bytes
 before = peak_memory_bytes()
 load_base(sys.argv[1], tokenizer_from=sys.argv[2], device=torch.device("cpu"),
           weights=BaseWeights(sys.argv[3]))

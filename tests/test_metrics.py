@@ -8,11 +8,17 @@ import random
 import pytest
 
 from proper_model.errors import MetricError
-from proper_model.metrics import Prediction, read_label, read_rating, score, share_changed
-from proper_model.records import Query, User
-from proper_model.rouge import rouge_1, rouge_l
-from proper_model.statistics import summarize
-from proper_model.tasks import load_task
+from proper_model.evaluation.intervals import summarize
+from proper_model.evaluation.metrics import (
+    Prediction,
+    read_label,
+    read_rating,
+    score,
+    share_changed,
+)
+from proper_model.evaluation.rouge import rouge_1, rouge_l
+from proper_model.tasks.records import Query, User
+from proper_model.tasks.task import load_task
 
 RATING = load_task("LaMP_3")
 CITATION = load_task("LaMP_1", template="lamp")

@@ -11,12 +11,12 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
-from client.export import BaseBeside
-from client.export_runtimes import write_mlx
+from client.export.folder import BaseBeside
+from client.export.runtimes import write_mlx
 from proper_model.errors import ExportError
-from proper_model.mlx_export import MODEL_TYPES, mlx_adapter
-from proper_model.peft_export import joined_factors
-from proper_model.user_fold import fold_release
+from proper_model.export.mlx_lora import MODEL_TYPES, mlx_adapter
+from proper_model.export.peft_lora import joined_factors
+from proper_model.export.user_fold import fold_release
 from tests.exports import (
     BUNDLE,
     PUBLIC,

@@ -8,17 +8,15 @@ from typing import Any
 import pytest
 import torch
 
-from proper_model.base import fingerprint
-from proper_model.counts import BaseSizes, count_parameters
-from proper_model.embeddings import group_pass
+from proper_model.answering.routing_reader import routing_weights
+from proper_model.base.loading import fingerprint
+from proper_model.base.sites import find_sites
 from proper_model.errors import BaseModelError, ConfigError
-from proper_model.folding import fold_user, mixture
-from proper_model.inspection import routing_weights
-from proper_model.model import AdaptedLinear, AdaptedModel
-from proper_model.passes import Pass
-from proper_model.personal import personal_pass
-from proper_model.sites import find_sites
-from proper_model.structure import PRESETS, Structure, UserRouting, preset
+from proper_model.export.folding import fold_user, mixture
+from proper_model.model.adapted_model import AdaptedLinear, AdaptedModel
+from proper_model.model.passes import Pass, group_pass, personal_pass
+from proper_model.settings.presets import PRESETS, Structure, UserRouting, preset
+from simulations.reporting.counts import BaseSizes, count_parameters
 from tests.tiny import ARCHITECTURES, adapted, batch_of, embeddings_of, samples, tiny_base
 
 BATCH = batch_of(samples(3, seed=1), [0, 2, 1])

@@ -16,24 +16,24 @@ from bundle_samples import CREATED, KEY, NOW, ROOT
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 
-from client import loading
 from client.home import Home
-from client.loading import load_installed
-from client.updater import install
-from client.workspace import Workspace
-from coordinator.release import publish, reference_base
-from proper_model.artifact import release_to_files
-from proper_model.base import load_base
-from proper_model.base_check import check_base
-from proper_model.base_config import is_nested, language_part, size
-from proper_model.base_folder import base_folder
-from proper_model.base_memory import read_shape
+from client.person.workspace import Workspace
+from client.releases import loading
+from client.releases.install import install
+from client.releases.loading import load_installed
+from coordinator.publish import publish, reference_base
+from proper_model.base.config import is_nested, language_part, size
+from proper_model.base.folder import base_folder
+from proper_model.base.sizes import read_shape
+from proper_model.checks.base import check_base
+from proper_model.checks.outside_base import load_base
 from proper_model.errors import BaseModelError
-from proper_model.machine import useful_threads
-from proper_model.peft_export import peft_adapter
-from proper_model.profiles import load_profile
-from proper_model.user_fold import fold_release
-from simulations.calibrate import measure, shape_of
+from proper_model.export.peft_lora import peft_adapter
+from proper_model.export.user_fold import fold_release
+from proper_model.federation.machine import useful_threads
+from proper_model.release.contents import release_to_files
+from proper_model.settings.shipped_profiles import load_profile
+from simulations.setup.calibrate import measure, shape_of
 from tests.exports import (
     PUBLIC,
     VOCABULARY,
@@ -258,7 +258,7 @@ def test_a_program_for_one_person_asks_the_helper_for_its_threads(
 ) -> None:
     """Nothing of a nested configuration is at its top."""
     release = SimpleNamespace(base=SimpleNamespace(config=nested_config()))
-    monkeypatch.setattr("client.bundles.load_release", lambda *_, **__: (release, None))
+    monkeypatch.setattr("client.releases.add.load_release", lambda *_, **__: (release, None))
     bundle: Any = SimpleNamespace(bundle_id="", warnings=())
     threads = torch.get_num_threads()
     try:

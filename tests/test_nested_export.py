@@ -12,10 +12,10 @@ import transformers as hf
 from peft import AutoPeftModelForCausalLM
 from safetensors.torch import load_file
 
-from client.export import BaseBeside, write_peft
-from client.export_runtimes import write_mlx
-from proper_model.artifact import release_to_files
-from proper_model.base import load_base
+from client.export.folder import BaseBeside, write_peft
+from client.export.runtimes import write_mlx
+from proper_model.checks.outside_base import load_base
+from proper_model.release.contents import release_to_files
 from tests.exports import (
     BUNDLE,
     PUBLIC,

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from proper_model.errors import ConfigError
 from simulations import pipeline
 from simulations.cli import app
-from simulations.next_commands import launch_command, score_command
+from simulations.setup.next_commands import launch_command, score_command
 
 NASTY = [
     "plain",

@@ -13,29 +13,30 @@ import torch
 from federation import flower_identity, make_federation, settings
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 
-from client import client_app, loading
-from client.engine import Engine
+from client.node import flower_app
+from client.node.host_work import Engine
+from client.releases import loading
 from coordinator.keys import load_key
-from coordinator.release import PublishedBundle, publish
+from coordinator.pooled_stages import published_embeddings
+from coordinator.publish import PublishedBundle, publish
 from coordinator.shipment import Shipment
-from coordinator.stages import published_embeddings
-from proper_model import artifact
-from proper_model.artifact import Release, release_to_files, shared_tensors
-from proper_model.base import load_base
-from proper_model.checked_base import CheckedFiles, load_checked_base
-from proper_model.model import AdaptedModel
-from proper_model.protocol import Kind, Status, request_fields
-from proper_model.runplan import RunPlan
-from proper_model.structure import preset
-from proper_model.tasks import load_task
+from proper_model.base.checked import CheckedFiles, load_checked_base
+from proper_model.checks.outside_base import load_base
+from proper_model.federation.protocol import Kind, Status, request_fields
+from proper_model.federation.run_plan import RunPlan
+from proper_model.model.adapted_model import AdaptedModel
+from proper_model.release import contents
+from proper_model.release.contents import Release, release_to_files, shared_tensors
+from proper_model.settings.presets import preset
+from proper_model.tasks.task import load_task
 
 __all__ = ["flower_identity"]  # a fixture, used by name
 
 ROUND = {
-    Kind.STORE: client_app.store,
-    Kind.INSTALL: client_app.install,
-    Kind.PERSONALIZE: client_app.personalize,
-    Kind.EVALUATE: client_app.evaluate,
+    Kind.STORE: flower_app.store,
+    Kind.INSTALL: flower_app.install,
+    Kind.PERSONALIZE: flower_app.personalize,
+    Kind.EVALUATE: flower_app.evaluate,
 }
 
 
@@ -53,7 +54,7 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
         seen.append(str(files.folder))
         return load_checked_base(fields, tokenizer, files, **options)
 
-    monkeypatch.setattr(artifact, "load_checked_base", counted)
+    monkeypatch.setattr(contents, "load_checked_base", counted)
     loading.LOADED.clear()
     yield seen
     loading.LOADED.clear()

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from proper_model.layout import Layout
-from proper_model.ops import Backend, down, up
+from proper_model.kernels.layout import Layout
+from proper_model.kernels.ops import Backend, down, up
 
 WIDE, OUT, RANK, EXPERTS = 11, 6, 4, 3
 LAYOUT = Layout.of([3, 7, 7, 1, 5])  # groups of one row and of two

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from proper_model.optimizer import StackedAdamW, linear_schedule
+from proper_model.engine.optimizer import StackedAdamW, linear_schedule
 
 
 def gradient(step: int, user: int, shape: tuple[int, ...]) -> torch.Tensor:

@@ -33,16 +33,16 @@ OFFLINE = {
 CANARY = "canary-of-a-private-history"
 # Libraries that a setting needs and others do without: the extra, and the one file that imports it.
 OPTIONAL = {
-    "bitsandbytes": ("quantized", "proper_model/quantized.py"),
-    "gguf": ("gguf", "proper_model/gguf_names.py"),
-    "keyring": ("keyring", "client/keyring_store.py"),
+    "bitsandbytes": ("quantized", "proper_model/base/quantized.py"),
+    "gguf": ("gguf", "proper_model/export/gguf_names.py"),
+    "keyring": ("keyring", "client/vault/keyring_store.py"),
 }
 PLANTED = (
     "client/user.json",
     "client/history.jsonl",
     "coordinator/keys/signing.key",
     "coordinator/keys/signing.pem",
-    "proper_model/task_files/notes.yaml",
+    "proper_model/tasks/task_files/notes.yaml",
     "runs/demo/devices/7/user.json",
     "people/user_others.json",
     "notes.md",
@@ -152,7 +152,7 @@ def test_wheel_carries_licence_and_command(wheel: zipfile.ZipFile) -> None:
 def test_an_installed_wheel_finds_its_profiles(wheel: zipfile.ZipFile, tmp_path: Path) -> None:
     wheel.extractall(tmp_path)
     code = (
-        "from proper_model.profiles import load_profile, profile_folder, profile_names\n"
+        "from proper_model.settings.shipped_profiles import load_profile, profile_folder, profile_names\n"
         "print(profile_folder(), *(load_profile(n).name for n in profile_names()))"
     )
     printed = run([sys.executable, "-c", code], tmp_path, PYTHONPATH=str(tmp_path)).split()

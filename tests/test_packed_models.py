@@ -8,12 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from proper_model.answers import PLAIN_HEADS
-from proper_model.encoding import Encoded
-from proper_model.model import AdaptedModel
-from proper_model.passes import Pass
-from proper_model.personal import personal_pass
-from proper_model.structure import PRESETS, UserRouting, preset
+from proper_model.kernels.packing import Encoded
+from proper_model.model.adapted_model import AdaptedModel
+from proper_model.model.answer_loss import PLAIN_HEADS
+from proper_model.model.passes import Pass, personal_pass
+from proper_model.settings.presets import PRESETS, UserRouting, preset
 from tests.tiny import (
     ARCHITECTURES,
     adapted,

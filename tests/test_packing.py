@@ -6,8 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proper_model.encoding import Encoded
-from proper_model.packing import budget_chunks, pack
+from proper_model.kernels.packing import Encoded, budget_chunks, pack
 
 # A prompt of two tokens and an answer of two, one and one (nothing but the end), three and one.
 ROWS = (Encoded((5, 6, 7, 1), 2), Encoded((8, 1), 1), Encoded((9, 10, 11, 1), 3))

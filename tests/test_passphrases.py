@@ -8,14 +8,14 @@ import pytest
 from vault_samples import BUNDLE, CHEAP, make_vault, put_key_file
 
 from client.home import Home
-from client.passphrases import (
+from client.vault.opening import Passphrase, create_vault, open_vault
+from client.vault.passphrases import (
     check_new,
     estimated_guesses,
     read_passphrase,
     readable_guessing_time,
 )
-from client.vault import Passphrase, create_vault, open_vault
-from client.vault_secrets import KeyringEntry
+from client.vault.secrets import KeyringEntry
 from proper_model.errors import PassphraseError
 from tests.device_cli import PASSPHRASE, Person
 

@@ -16,11 +16,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from proper_model.config import ATTENTION_TARGETS, FFN_TARGETS
 from proper_model.errors import ExportError, StateError
-from proper_model.peft_export import SERVED_RANKS, PeftAdapter, peft_adapter
-from proper_model.structure import PRESETS
-from proper_model.user_fold import fold_release
+from proper_model.export.peft_lora import SERVED_RANKS, PeftAdapter, peft_adapter
+from proper_model.export.user_fold import fold_release
+from proper_model.settings.presets import PRESETS
+from proper_model.settings.profile import ATTENTION_TARGETS, FFN_TARGETS
 from tests.exports import (
     installed,
     logits_of,

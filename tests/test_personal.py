@@ -10,19 +10,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from client import personal
-from client.adaptation import UserState
-from client.answering import Personal
 from client.commands.inspect import adapter_facts
-from client.learning import Learner
-from client.personal_state import PersonalState, TaskState, decode, encode
-from client.prediction import predict
-from client.updating import update_samples
-from proper_model.artifact import Release
-from proper_model.encoding import Encoded
+from client.node.cohort_adaptation import UserState
+from client.node.cohort_prediction import predict
+from client.person import adapting
+from client.person.answering import Personal
+from client.person.learner import Learner
+from client.person.state import PersonalState, TaskState, decode, encode
+from client.person.updating import update_samples
 from proper_model.errors import ConfigError, NotAdaptedError, TrainingError, VaultError
-from proper_model.records import HistoryItem, User
-from proper_model.tasks import Task, task_from_toml
+from proper_model.kernels.packing import Encoded
+from proper_model.release.contents import Release
+from proper_model.tasks.records import HistoryItem, User
+from proper_model.tasks.task import Task, task_from_toml
 from tests.releases import small_release, small_users
 
 ME = PersonalState("b" * 64, 1, seed=7)
@@ -42,7 +42,7 @@ def adapted(
     release: Release, items: Sequence[HistoryItem], *, state: PersonalState = ME
 ) -> PersonalState:
     task = release.task
-    return personal.adapt(Learner(release), state, {task.name: (task, items)})
+    return adapting.adapt(Learner(release), state, {task.name: (task, items)})
 
 
 @pytest.fixture(scope="module")
@@ -86,8 +86,8 @@ def test_forgetting_is_never_having_known(
     """Removed items leave no trace: the same bits as an adaptation that never saw them."""
     gone = [item.id for item in user.history[::3]]
     name = release.task.name
-    left = personal.without(state, name, gone)
-    forgotten = personal.adapt(Learner(release), left, personal.histories_of(left))
+    left = adapting.without(state, name, gone)
+    forgotten = adapting.adapt(Learner(release), left, adapting.histories_of(left))
     never = adapted(release, [item for item in user.history if item.id not in gone])
     assert same(forgotten, never)
     assert {i.id for i in forgotten.tasks[name].items}.isdisjoint(gone)
@@ -100,10 +100,10 @@ def dated(*dates: str | None) -> tuple[HistoryItem, ...]:
 def test_items_go_in_the_order_of_the_calendar() -> None:
     """Also those of states that were stored before dates had one spelling."""
     items = dated("2020-10-01", "2020-2-01", "2020", "2020-02-01", "2019-12-31")
-    assert [item.id for item in personal.in_time(items)] == ["4", "2", "1", "3", "0"]
-    assert personal.in_time(dated("2020-2", None, "2019")) == dated("2020-2", None, "2019")
+    assert [item.id for item in adapting.in_time(items)] == ["4", "2", "1", "3", "0"]
+    assert adapting.in_time(dated("2020-2", None, "2019")) == dated("2020-2", None, "2019")
     samples = [Encoded((n,), 0) for n in range(len(items))]
-    together = personal.merged([(items[:2], samples[:2]), (items[2:], samples[2:])])
+    together = adapting.merged([(items[:2], samples[:2]), (items[2:], samples[2:])])
     assert [sample.tokens[0] for sample in together] == [4, 2, 1, 3, 0]
 
 
@@ -129,7 +129,7 @@ def test_few_items_fall_back_to_the_embedding(release: Release, user: User, coun
 def test_an_update_goes_on_from_the_adapter(release: Release, user: User) -> None:
     name, old, new = release.task.name, user.history[:20], user.history[20:]
     before = adapted(release, old)
-    done = personal.update(Learner(release), before, name, user.history)
+    done = adapting.update(Learner(release), before, name, user.history)
     assert done.new_items == len(new)
     assert done.rehearsed >= len(new) // 2
     assert done.loss_after <= done.loss_before
@@ -145,7 +145,7 @@ def test_an_update_that_does_not_help_is_rolled_back(release: Release, user: Use
     before = adapted(release, user.history[:20])
     learner = Learner(release)
     learner.with_user_settings(learning_rates=(1.0,))
-    done = personal.update(learner, before, name, user.history[20:])
+    done = adapting.update(learner, before, name, user.history[20:])
     assert done.judged
     assert not done.kept
     assert same(done.state, before)
@@ -160,7 +160,7 @@ def test_three_items_can_make_an_embedding_of_ones_own(release: Release, user: U
     learner = Learner(release)
     learner.with_user_settings(embedding_learning_rate=0.05, embedding_epochs=8)
     task = release.task
-    few = personal.adapt(learner, ME, {task.name: (task, same)})
+    few = adapting.adapt(learner, ME, {task.name: (task, same)})
     assert few.embedding_report["embedding_source"] == "fitted"
     assert not few.tasks[task.name].adapter
 
@@ -169,18 +169,18 @@ def test_one_new_item_waits_for_the_next(release: Release, user: User) -> None:
     """It cannot train and judge; with a second one it is new again, also after storage."""
     name = release.task.name
     before = adapted(release, user.history[:20])
-    alone = personal.update(Learner(release), before, name, user.history[20:21])
+    alone = adapting.update(Learner(release), before, name, user.history[20:21])
     assert not alone.judged
     assert same(alone.state, before)
     kept = decode(encode(alone.state))
     assert kept.tasks[name].waiting == (user.history[20].id,)
-    both = personal.update(Learner(release), kept, name, user.history[21:])
+    both = adapting.update(Learner(release), kept, name, user.history[21:])
     assert both.judged
     assert both.new_items == len(user.history) - 20
-    whole = personal.update(Learner(release), before, name, user.history[20:])
+    whole = adapting.update(Learner(release), before, name, user.history[20:])
     assert same(both.state, whole.state), "as if they had come at once"
     assert both.state.tasks[name].waiting == whole.state.tasks[name].waiting
-    left = personal.without(kept, name, [user.history[20].id])
+    left = adapting.without(kept, name, [user.history[20].id])
     assert left.tasks[name].waiting == ()
 
 
@@ -207,10 +207,10 @@ def test_an_update_with_nothing_new(release: Release, user: User) -> None:
     name = release.task.name
     before = adapted(release, user.history[:-1])
     with pytest.raises(ConfigError, match="no new item"):
-        personal.update(Learner(release), before, name, user.history[:5])
+        adapting.update(Learner(release), before, name, user.history[:5])
     few = adapted(release, user.history[:2])
     with pytest.raises(ConfigError, match="nothing to go on from"):
-        personal.update(Learner(release), few, name, user.history)
+        adapting.update(Learner(release), few, name, user.history)
 
 
 def other_task(task: Task) -> Task:
@@ -223,7 +223,7 @@ def other_task(task: Task) -> Task:
 def test_tasks_share_one_embedding(release: Release, user: User, state: PersonalState) -> None:
     task, second = release.task, other_task(release.task)
     histories = {task.name: (task, user.history[:16]), "mine": (second, user.history[16:])}
-    both = personal.adapt(Learner(release), ME, histories)
+    both = adapting.adapt(Learner(release), ME, histories)
     assert set(both.tasks) == {task.name, "mine"}
     assert both.embedding is not None
     assert both.embedding.shape == state.embedding.shape  # type: ignore[union-attr]
@@ -300,4 +300,4 @@ def test_divergence_everywhere_is_an_error(
     monkeypatch.setattr(learner, "train_loras", diverged)
     task = release.task
     with pytest.raises(TrainingError, match="diverged"):
-        personal.adapt(learner, ME, {task.name: (task, user.history)})
+        adapting.adapt(learner, ME, {task.name: (task, user.history)})

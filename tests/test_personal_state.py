@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 from vault_samples import BUNDLE
 
-from client import backup, personal_state
 from client.commands import export
-from client.personal_state import PersonalState, TaskState, decode, encode
+from client.person import state
+from client.person.state import PersonalState, TaskState, decode, encode
+from client.vault import backup
 from proper_model.errors import ExportError, VaultError
-from proper_model.records import HistoryItem
+from proper_model.tasks.records import HistoryItem
 
 ITEM = HistoryItem("1", {"text": "x" * 100}, None)
 TASK = TaskState("toml", "template", (ITEM,), {}, {}, "2026-01-01T00:00:00Z")
@@ -21,9 +22,9 @@ STATE = PersonalState(BUNDLE, 1, seed=1, tasks={"t": TASK})
 def test_nothing_is_written_that_could_not_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
     data = encode(STATE)
     length = int.from_bytes(data[8:12], "big")
-    monkeypatch.setattr(personal_state, "MAX_HEADER_BYTES", length)
+    monkeypatch.setattr(state, "MAX_HEADER_BYTES", length)
     assert decode(encode(STATE)) == STATE
-    monkeypatch.setattr(personal_state, "MAX_HEADER_BYTES", length - 1)
+    monkeypatch.setattr(state, "MAX_HEADER_BYTES", length - 1)
     with pytest.raises(VaultError, match=f"{length} bytes of history; expected at most") as caught:
         encode(STATE)
     assert "--max-items" in (caught.value.hint or "")

@@ -12,14 +12,10 @@ from benchmarks.command import run_command
 from benchmarks.pipeline import apart, inputs_of, means_of, run_once, sources_of
 from benchmarks.results import read_report
 from benchmarks.results.schema import PipelineReport
-from proper_model import tasks
-from proper_model.errors import (
-    ConfigError,
-    SimulationError,
-    StorageError,
-)
+from proper_model.errors import ConfigError, SimulationError, StorageError
+from proper_model.tasks import task
 
-SHIPPED = Path(tasks.__file__).parent / "task_files"
+SHIPPED = Path(task.__file__).parent / "task_files"
 CLI = r"""
 import json, subprocess, sys, time
 from pathlib import Path

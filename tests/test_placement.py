@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from proper_model import base_check, base_folder
-from proper_model.config import BaseWeights
+from proper_model import checks
+from proper_model.base import folder
 from proper_model.errors import ConfigError
-from proper_model.profiles import load_profile
-from simulations import placement
-from simulations.placement import (
+from proper_model.settings.profile import BaseWeights
+from proper_model.settings.shipped_profiles import load_profile
+from simulations.setup import placement
+from simulations.setup.placement import (
     ACTOR_BYTES,
     BaseBytes,
     Placement,
@@ -203,10 +204,10 @@ def test_a_base_is_counted_as_it_will_be_held(
     assert packed.full == found.full
     assert packed.held < 0.7 * found.held
     assert placement.base_bytes("org/model", tiny) == BaseBytes()
-    monkeypatch.setattr(base_folder, "base_folder", lambda _: tmp_path)
+    monkeypatch.setattr(folder, "base_folder", lambda _: tmp_path)
     assert placement.base_bytes("org/model", tiny) == found
     (tmp_path / "model.safetensors").unlink()
-    monkeypatch.setattr(base_check, "read_config", lambda _: base.config)
+    monkeypatch.setattr(checks, "read_config", lambda _: base.config)
     assert placement.base_bytes("org/model", tiny) == found
 
 

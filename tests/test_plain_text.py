@@ -15,16 +15,16 @@ from tokenizers.trainers import BpeTrainer, UnigramTrainer
 from transformers import PreTrainedTokenizerFast
 from transformers.tokenization_utils_base import AddedToken
 
-from proper_model.chat_turn import check_template
-from proper_model.encoding import Encoder
 from proper_model.errors import BaseModelError, MetricError
-from proper_model.plain_text import PlainText, control_ids
-from proper_model.profiles import load_profile
-from proper_model.records import Population, Query, User
-from proper_model.tasks import Example, load_task
-from proper_model.tokenizer_check import check_tokenizer, label_warnings, text_warnings
-from simulations.sources import _doubts
-from simulations.tiny_base import word_tokenizer
+from proper_model.settings.shipped_profiles import load_profile
+from proper_model.tasks.records import Population, Query, User
+from proper_model.tasks.task import Example, load_task
+from proper_model.text.chat_turn import check_template
+from proper_model.text.encoding import Encoder
+from proper_model.text.plain_text import PlainText, control_ids
+from proper_model.text.tokenizer_check import check_tokenizer, label_warnings, text_warnings
+from simulations.setup.sources import _doubts
+from simulations.synthetic.tiny_base import word_tokenizer
 
 CORPUS = [
     "a film that I liked, dark comedy",

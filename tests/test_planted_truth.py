@@ -1,4 +1,4 @@
-"""METHOD 5.5: what each stage must and must not know, on users with planted groups and quirks.
+"""docs/method.md 5.5: what each stage must and must not know, on users with planted groups and quirks.
 
 One seed here, three in `make test-full`. Thresholds are METHOD's; those marked were calibrated on
 seeds 10 to 12 and loosened by at most .05. Mutations (no experts, no user router, someone else's
@@ -13,9 +13,9 @@ from collections.abc import Mapping
 import pytest
 import torch
 
-from client.adaptation import UserState
-from proper_model.artifact import Release
-from proper_model.structure import preset
+from client.node.cohort_adaptation import UserState
+from proper_model.release.contents import Release
+from proper_model.settings.presets import preset
 from tests.planted import level_accuracy, routing_ari, user_accuracy
 from tests.planted_run import SETTINGS, PlantedRun, run_planted
 
@@ -39,7 +39,7 @@ def rotated(states: Mapping[str, UserState]) -> dict[str, UserState]:
 
 
 def violations(m: Levels) -> set[str]:
-    """Names of the assertions of METHOD 5.5 that do not hold."""
+    """Names of the assertions of docs/method.md 5.5 that do not hold."""
     first = m["stage1"]
     checks = {
         "S1 knows the population": first["pop"] >= 0.9,

@@ -9,14 +9,14 @@ import torch
 from peft import PeftModel
 from safetensors.torch import save_file
 
-from proper_model.config import ATTENTION_TARGETS, PopulationSettings
-from proper_model.errors import BaseModelError
-from proper_model.population import (
+from proper_model.base.population_lora import (
     attach_population,
     merge_population,
     population_config,
     population_state,
 )
+from proper_model.errors import BaseModelError
+from proper_model.settings.profile import ATTENTION_TARGETS, PopulationSettings
 from tests.tiny import randomize, tiny_base
 
 SETTINGS = PopulationSettings(targets=ATTENTION_TARGETS, rank=4, alpha=8.0)

@@ -9,10 +9,15 @@ import torch
 from torch import Tensor
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from coordinator.population_stage import _losses
-from proper_model.attention import NAME, attend
-from proper_model.config import ATTENTION_TARGETS, FFN_TARGETS, PopulationSettings, StageSettings
-from proper_model.population import attach_population
+from proper_model.base.population_lora import attach_population
+from proper_model.kernels.attention import NAME, attend
+from proper_model.settings.profile import (
+    ATTENTION_TARGETS,
+    FFN_TARGETS,
+    PopulationSettings,
+    StageSettings,
+)
+from proper_model.stages.population import _losses
 from tests.tiny import batch_of, exact_norms, loss_alone, randomize, samples, tiny_base
 
 ITEMS = samples(5, seed=1)

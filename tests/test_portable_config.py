@@ -13,8 +13,8 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from client.export import write_merged
-from proper_model.portable_config import (
+from client.export.folder import write_merged
+from proper_model.base.portable_config import (
     make_portable,
     portable_config,
     portable_tokenizer_config,

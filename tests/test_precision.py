@@ -12,11 +12,10 @@ import dataclasses
 
 import torch
 
-from proper_model.cohort import Cohort
-from proper_model.passes import Pass
-from proper_model.personal import personal_pass
-from proper_model.structure import UserRouting
-from proper_model.trials import Trial, TrialSettings
+from proper_model.engine.cohort import Cohort
+from proper_model.engine.trials import Trial, TrialSettings
+from proper_model.model.passes import Pass, personal_pass
+from proper_model.settings.presets import UserRouting
 from tests.tiny import adapted, embeddings_of, encoder, samples
 
 SETTINGS = TrialSettings(

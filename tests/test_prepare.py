@@ -12,21 +12,21 @@ from pathlib import Path
 import pytest
 
 from coordinator.keys import load_key
-from proper_model.data import write_oppu
+from proper_model.bundle.trusted_root import Role, TrustedRoot, key_id
+from proper_model.data.users import write_oppu
 from proper_model.errors import BaseModelError, ConfigError, DataError, StorageError, TaskError
-from proper_model.records import Population
-from proper_model.runplan import RunPlan, file_sha256
-from proper_model.tasks import load_task
-from proper_model.trust import Role, TrustedRoot, key_id
-from simulations import prepare as prepare_module
-from simulations import tiny_base
-from simulations.options import RunOptions
-from simulations.placement import Machine
-from simulations.prepare import prepare
-from simulations.run_folder import check_out
-from simulations.sources import _tell
-from simulations.synthetic import make_synthetic
-from simulations.tiny_base import Pretraining, TinyShape, make_tiny_base
+from proper_model.federation.run_plan import RunPlan, file_sha256
+from proper_model.tasks.records import Population
+from proper_model.tasks.task import load_task
+from simulations.setup import prepare as prepare_module
+from simulations.setup.options import RunOptions
+from simulations.setup.placement import Machine
+from simulations.setup.prepare import prepare
+from simulations.setup.run_folder import check_out
+from simulations.setup.sources import _tell
+from simulations.synthetic import tiny_base
+from simulations.synthetic.people import make_synthetic
+from simulations.synthetic.tiny_base import Pretraining, TinyShape, make_tiny_base
 
 SHAPE = TinyShape(width=16, ffn=24, layers=1, heads=2)
 

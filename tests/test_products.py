@@ -8,9 +8,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from proper_model import products
-from proper_model.adapted_linear import AdaptedLinear
-from proper_model.products import FrozenLinear, frozen_linear, linear, serves, transposed_product
+from proper_model.kernels import products
+from proper_model.kernels.products import (
+    FrozenLinear,
+    frozen_linear,
+    linear,
+    serves,
+    transposed_product,
+)
+from proper_model.model.adapted_linear import AdaptedLinear
 from tests.tiny import adapted
 
 TOKENS, WIDE, OUT = 9, 12, 5

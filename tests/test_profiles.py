@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from proper_model import profiles
-from proper_model.config import ATTENTION_TARGETS, FFN_TARGETS, StageSettings
 from proper_model.errors import ConfigError
-from proper_model.profiles import load_profile, profile_folder, profile_names
-from proper_model.settings_io import to_mapping
+from proper_model.settings import shipped_profiles
+from proper_model.settings.profile import ATTENTION_TARGETS, FFN_TARGETS, StageSettings
+from proper_model.settings.settings_io import to_mapping
+from proper_model.settings.shipped_profiles import load_profile, profile_folder, profile_names
 
 
 def test_the_three_profiles_ship() -> None:
@@ -100,7 +100,7 @@ def test_malformed_files_are_refused_with_their_name(tmp_path: Path, content: by
 
 def test_oversized_and_missing_files_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "large.toml"
-    path.write_text("#" * (profiles.MAX_PROFILE_BYTES + 1))
+    path.write_text("#" * (shipped_profiles.MAX_PROFILE_BYTES + 1))
     with pytest.raises(ConfigError, match="at most"):
         load_profile(path)
     with pytest.raises(ConfigError, match="cannot read profile"):
@@ -110,7 +110,9 @@ def test_oversized_and_missing_files_are_refused(tmp_path: Path) -> None:
 def test_a_lost_installation_says_what_to_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(profiles, "__file__", str(tmp_path / "proper_model" / "profiles.py"))
+    monkeypatch.setattr(
+        shipped_profiles, "__file__", str(tmp_path / "proper_model" / "profiles.py")
+    )
     with pytest.raises(ConfigError) as caught:
         profile_folder()
     assert "path of a profile file" in str(caught.value.hint)

@@ -7,9 +7,9 @@ import hashlib
 import pytest
 
 from coordinator.shipment import Shipment
-from proper_model import protocol
 from proper_model.errors import BundleIntegrityError, ProtocolError
-from proper_model.protocol import (
+from proper_model.federation import protocol
+from proper_model.federation.protocol import (
     FileTable,
     Kind,
     Status,

@@ -10,10 +10,11 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from coordinator.keys import load_public
-from proper_model import canonical, public_keys
+from proper_model.bundle import public_keys
+from proper_model.bundle.public_keys import check_public_key, key_id, public_bytes
+from proper_model.bundle.trusted_root import MANIFEST_DOMAIN, TrustedRoot
 from proper_model.errors import BundleFormatError, BundleSignatureError, ConfigError
-from proper_model.public_keys import check_public_key, key_id, public_bytes
-from proper_model.trust import MANIFEST_DOMAIN, TrustedRoot
+from proper_model.storage import canonical
 
 # The eight points of small order in all their encodings, as libsodium's and the "Taming the many
 # EdDSAs" paper's lists have them: order 1, 2, 4 and 8; canonical or not; with either sign bit.

@@ -11,14 +11,13 @@ import pytest
 import torch
 import transformers as hf
 
-from proper_model import publishable
-from proper_model.base_check import empty_model
-from proper_model.base_config import text_config
+from proper_model.base.config import empty_model, text_config
+from proper_model.base.model_types import MODEL_TYPES
+from proper_model.checks import publishable
+from proper_model.checks.publishable import check_config, check_folder, check_saved_tokenizer
 from proper_model.errors import BaseModelError
-from proper_model.model_types import MODEL_TYPES
-from proper_model.publishable import check_config, check_folder, check_saved_tokenizer
-from proper_model.tokenizer_check import check_tokenizer
-from simulations.tiny_base import word_tokenizer
+from proper_model.text.tokenizer_check import check_tokenizer
+from simulations.synthetic.tiny_base import word_tokenizer
 from tests.architectures import config_of
 from tests.test_nested_base import TEXT, VISION, nested_config
 

@@ -12,19 +12,11 @@ from typing import Any
 import pytest
 import torch
 
-from client.adaptation import adapt
-from coordinator.stages import run_pooled_stages
-from proper_model.artifact import Release, release_to_files
-from proper_model.base import fingerprint, load_base
-from proper_model.base_check import check_base
-from proper_model.config import BaseWeights, PopulationSettings, StageSettings
-from proper_model.errors import BaseModelError, ConfigError
-from proper_model.model import AdaptedModel
-from proper_model.ops import Backend
-from proper_model.personal import personal_pass
-from proper_model.population import attach_population
-from proper_model.profiles import load_profile
-from proper_model.quantized import (
+from client.node.cohort_adaptation import adapt
+from coordinator.pooled_stages import run_pooled_stages
+from proper_model.base.loading import fingerprint
+from proper_model.base.population_lora import attach_population
+from proper_model.base.quantized import (
     BLOCK,
     QuantizedLinear,
     check_available,
@@ -32,10 +24,19 @@ from proper_model.quantized import (
     is_quantized,
     quantize_base,
 )
-from proper_model.settings_io import from_mapping, to_mapping
-from proper_model.sites import find_sites
-from proper_model.structure import preset
-from proper_model.tasks import load_task
+from proper_model.base.sites import find_sites
+from proper_model.checks.base import check_base
+from proper_model.checks.outside_base import load_base
+from proper_model.errors import BaseModelError, ConfigError
+from proper_model.kernels.ops import Backend
+from proper_model.model.adapted_model import AdaptedModel
+from proper_model.model.passes import personal_pass
+from proper_model.release.contents import Release, release_to_files
+from proper_model.settings.presets import preset
+from proper_model.settings.profile import BaseWeights, PopulationSettings, StageSettings
+from proper_model.settings.settings_io import from_mapping, to_mapping
+from proper_model.settings.shipped_profiles import load_profile
+from proper_model.tasks.task import load_task
 from tests import test_cohort
 from tests.releases import release_in_memory, small_base, small_users
 from tests.test_stages import FAST
@@ -319,9 +320,9 @@ def test_bitsandbytes_is_imported_without_its_kernels_from_the_hub(tmp_path: Pat
         "sys.exit('kernels')\n"
     )
     code = (
-        "import os, torch; from tests.tiny import tiny_base; from proper_model import population; "
-        "from proper_model.config import PopulationSettings; "
-        "from proper_model.quantized import import_library\n"
+        "import os, torch; from tests.tiny import tiny_base; from proper_model.base import population_lora as population; "
+        "from proper_model.settings.profile import PopulationSettings; "
+        "from proper_model.base.quantized import import_library\n"
         f"for call in {FIRST_CALLS!r}:\n"
         "    child = os.fork()\n"
         "    if child == 0:\n"
@@ -363,7 +364,7 @@ def test_importing_the_library_fetches_no_kernel_and_says_nothing(tmp_path: Path
     trace = tmp_path / "imported"
     (tmp_path / "kernels.py").write_text(f"open({str(trace)!r}, 'w').close()\n")
     code = (
-        "import sys; from proper_model.quantized import import_library; "
+        "import sys; from proper_model.base.quantized import import_library; "
         "assert import_library() is not None; assert 'kernels' not in sys.modules"
     )
     done = subprocess.run(

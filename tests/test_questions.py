@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from client import questions
+from client.commands import questions
 from client.commands.generate import answer_all
-from client.questions import Asked, Questions, open_questions
+from client.commands.questions import Asked, Questions, open_questions
 from proper_model.errors import DataError
 
 

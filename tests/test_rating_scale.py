@@ -6,10 +6,10 @@ import json
 
 import pytest
 
-from client.history import ReadOptions, read_history
-from client.rating_scale import NoRatingError, parse_scale, rating_label
+from client.history.rating_scale import NoRatingError, parse_scale, rating_label
+from client.history.reading import ReadOptions, read_history
 from proper_model.errors import ConfigError, DataError
-from proper_model.tasks import load_task
+from proper_model.tasks.task import load_task
 
 STARS = ("1", "2", "3", "4", "5")
 TASK = load_task("LaMP_3", template="short")

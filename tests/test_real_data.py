@@ -6,10 +6,10 @@ import re
 
 import pytest
 
-from proper_model.data import read_population
-from proper_model.splits import apply_split
-from proper_model.tasks import load_task
-from proper_model.validation import validate
+from proper_model.data.splits import apply_split
+from proper_model.data.users import read_population
+from proper_model.data.validation import validate
+from proper_model.tasks.task import load_task
 
 # folder -> pooled users, test users, history items of test users, their queries
 SETS = {

@@ -5,12 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
+from proper_model.engine.live_memory import LiveMemory
+from proper_model.engine.recompute import recomputing
 from proper_model.errors import BaseModelError
-from proper_model.live_memory import LiveMemory
-from proper_model.model import AdaptedModel
-from proper_model.passes import Pass
-from proper_model.personal import personal_pass
-from proper_model.recompute import recomputing
+from proper_model.model.adapted_model import AdaptedModel
+from proper_model.model.passes import Pass, personal_pass
 from tests.tiny import ARCHITECTURES, adapted, batch_of, embeddings_of, encoder, samples
 
 

@@ -18,12 +18,12 @@ from bundle_samples import (
     sample_files,
 )
 
-from client.base_files import verify_base_files
-from client.updater import install, load_files
-from coordinator.release import latest, publish, reference_base
-from proper_model.durable import locked
+from client.releases.base_files import verify_base_files
+from client.releases.install import install, load_files
+from coordinator.publish import latest, publish, reference_base
+from proper_model.bundle.limits import Limits
 from proper_model.errors import BundleForeignError, BundleFormatError, ConfigError
-from proper_model.limits import Limits
+from proper_model.storage.durable import locked
 
 OTHER = sample_files(seed=1)
 

@@ -33,16 +33,16 @@ from bundle_samples import (
     whole_shared,
 )
 
-from client.updater import install, installed
-from coordinator.release import publish
-from proper_model.artifact import _named_targets
-from proper_model.bundle import build_bundle
+from client.releases.install import install, installed
+from coordinator.publish import publish
+from proper_model.bundle.manifest import BaseReference
+from proper_model.bundle.signed_bundle import build_bundle
+from proper_model.checks.release import check_files
 from proper_model.errors import BundleError, BundleFormatError, BundleLimitError
-from proper_model.manifest import BaseReference
-from proper_model.model import AdaptedModel
-from proper_model.release_check import check_files
-from proper_model.shared_shapes import expected_shared
-from proper_model.structure import PRESETS, preset
+from proper_model.model.adapted_model import AdaptedModel
+from proper_model.release.contents import _named_targets
+from proper_model.release.shared_shapes import expected_shared
+from proper_model.settings.presets import PRESETS, preset
 from tests.tiny import tiny_base
 
 Files = dict[str, bytes]
@@ -514,7 +514,7 @@ def test_a_key_that_says_nothing_of_the_model_is_left_out() -> None:
 
 
 def test_limits_are_checked_too() -> None:
-    from proper_model.limits import Limits
+    from proper_model.bundle.limits import Limits
 
     with pytest.raises(BundleLimitError):
         check_files(sample_files(), limits=Limits(tensors=3))
@@ -523,10 +523,10 @@ def test_limits_are_checked_too() -> None:
 
 def test_scores_that_are_no_numbers_are_an_error_and_no_answer() -> None:
     """What bounds on single numbers cannot rule out shows when a token is chosen."""
+    from proper_model.answering.streaming import stream_tokens
     from proper_model.errors import TrainingError
-    from proper_model.passes import Pass
-    from proper_model.streaming import stream_tokens
-    from proper_model.structure import UserRouting
+    from proper_model.model.passes import Pass
+    from proper_model.settings.presets import UserRouting
     from tests.tiny import adapted, encoder
 
     model = adapted("device")

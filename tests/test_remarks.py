@@ -10,10 +10,10 @@ from federation import make_federation
 from test_report import details as some_details
 from test_results import example
 
-from proper_model.runplan import RunPlan
-from simulations.remarks import remarks
-from simulations.report import render, section
-from simulations.results import Results
+from proper_model.federation.run_plan import RunPlan
+from simulations.outcome.results import Results
+from simulations.reporting.remarks import remarks
+from simulations.reporting.report import render, section
 
 
 @pytest.fixture

@@ -12,18 +12,18 @@ import torch
 from age_files import seal
 from vault_samples import BUNDLE, CHEAP, tree
 
-from client.backup import Backup, encode
-from client.bundle_store import InstalledBundle
 from client.cli import run_cli
-from client.exporting import Format, check_writable
+from client.export.formats import Format, check_writable
 from client.home import Home
-from client.personal_state import Event, PersonalState, TaskState
-from client.personal_state import encode as state_bytes
-from client.replacing import losses
-from client.vault import Passphrase, create_vault, open_vault
-from client.workspace import Workspace, read_state
+from client.person.replacing import losses
+from client.person.state import Event, PersonalState, TaskState
+from client.person.state import encode as state_bytes
+from client.person.workspace import Workspace, read_state
+from client.releases.store import InstalledBundle
+from client.vault.backup import Backup, encode
+from client.vault.opening import Passphrase, create_vault, open_vault
 from proper_model.errors import StorageError
-from proper_model.records import HistoryItem
+from proper_model.tasks.records import HistoryItem
 from tests.device_cli import CANARY, PASSPHRASE, Person
 
 MADE = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
@@ -138,7 +138,7 @@ def person(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Person:
     )
     other = InstalledBundle("cd" * 32, 2, made.home, None)  # type: ignore[arg-type]
     monkeypatch.setattr(Workspace, "installed", lambda _: other)
-    monkeypatch.setattr("client.state_check.check_state", lambda _: None)
+    monkeypatch.setattr("client.person.state_check.check_state", lambda _: None)
     return made
 
 
@@ -230,7 +230,7 @@ def test_without_a_terminal_the_option_for_that_passphrase_is_named(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """The vault's own is given: naming its option again would help nobody."""
-    monkeypatch.setattr("client.passphrases._has_terminal", lambda: False)
+    monkeypatch.setattr("client.vault.passphrases._has_terminal", lambda: False)
     words: dict[str, list[Any]] = {
         "export": ["--format", "age-backup", "--out", tmp_path / "out.age"],
         "import": ["--replace", backup_of(tmp_path, HERE)],

@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 from test_results import example
 
-from client.tables import to_markdown
+from client.terminal.tables import to_markdown
 from proper_model.errors import ReportError
-from simulations.details import ArmDetails, Details, MessageTotal, Routing, Significance
-from simulations.details import write_details as write
-from simulations.example import Example, Step
-from simulations.report import device_differences, write_report
-from simulations.results import MetricSummary, Results, write_results
-from simulations.tables import comparison_table, contrast_table, run_table
+from simulations.outcome.details import ArmDetails, Details, MessageTotal, Routing, Significance
+from simulations.outcome.details import write_details as write
+from simulations.outcome.results import MetricSummary, Results, write_results
+from simulations.reporting.example import Example, Step
+from simulations.reporting.report import device_differences, write_report
+from simulations.reporting.tables import comparison_table, contrast_table, run_table
 
 CANARY = "xylophone-canary-7731"
 VOID = {"meta", "br", "hr", "img", "link", "input"}

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from proper_model import machine
 from proper_model.errors import ReportError
-from simulations import environment
-from simulations.results import Contrast, Results, read_results, to_json, write_results
-from simulations.tables import phase_table
+from proper_model.federation import machine
+from simulations.outcome import environment
+from simulations.outcome.results import Contrast, Results, read_results, to_json, write_results
+from simulations.reporting.tables import phase_table
 
 SUMMARY = {
     "mean": 0.5,

@@ -1,4 +1,4 @@
-"""Routers: explicit formulas as oracle, and the invariances of METHOD 1.5."""
+"""Routers: explicit formulas as oracle, and the invariances of docs/method.md 1.5."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proper_model.layout import Layout
-from proper_model.routers import lora_logits, merge, text_logits, user_logits
-from proper_model.structure import RouterMerge
+from proper_model.kernels.layout import Layout
+from proper_model.model.routers import lora_logits, merge, text_logits, user_logits
+from proper_model.settings.presets import RouterMerge
 
 
 def rand(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> torch.Tensor:

@@ -8,13 +8,13 @@ from types import SimpleNamespace
 import pytest
 from bundle_samples import sample_files
 
-from client.updater import install
+from client.releases.install import install
 from coordinator.keys import create_key, load_key
-from coordinator.publication import signing_keys, trusted_root
-from coordinator.release import publish
+from coordinator.publish import publish
 from coordinator.run_keys import make_run_root
+from coordinator.run_release import signing_keys, trusted_root
+from proper_model.bundle.trusted_root import Role, TrustedRoot, public_bytes
 from proper_model.errors import ConfigError
-from proper_model.trust import Role, TrustedRoot, public_bytes
 
 NOW = datetime(2026, 5, 1, tzinfo=UTC)
 

@@ -8,7 +8,7 @@ import pytest
 from federation import make_federation
 
 from proper_model.errors import ConfigError
-from proper_model.runplan import RunPlan, find_plan
+from proper_model.federation.run_plan import RunPlan, find_plan
 
 
 @pytest.fixture

@@ -9,11 +9,11 @@ import pytest
 from run_folders import make_run, make_user
 
 from proper_model.errors import MetricError, ReportError
-from simulations import environment, timings
-from simulations.details import read_details
+from simulations.outcome import environment, timings
+from simulations.outcome.details import read_details
+from simulations.outcome.results import read_results
 from simulations.pipeline import finish
-from simulations.results import read_results
-from simulations.score import message_totals, score_run
+from simulations.reporting.score import message_totals, score_run
 
 CANARY = "xylophone-canary-7731"
 ANNA = make_user("anna", ["comedy", "action"], secret=CANARY)

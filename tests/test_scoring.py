@@ -8,16 +8,15 @@ from typing import Any
 import pytest
 import torch
 
-from proper_model import scoring
-from proper_model.encoding import Encoder
+from proper_model.answering import batched
+from proper_model.answering.batched import Answer, Question, answer_queries, label_starts
 from proper_model.errors import MetricError
-from proper_model.model import AdaptedModel
-from proper_model.packing import Batch
-from proper_model.passes import Pass
-from proper_model.personal import personal_pass
-from proper_model.scoring import Answer, Question, answer_queries, label_starts
-from proper_model.structure import UserRouting
-from proper_model.tasks import Example
+from proper_model.kernels.packing import Batch
+from proper_model.model.adapted_model import AdaptedModel
+from proper_model.model.passes import Pass, personal_pass
+from proper_model.settings.presets import UserRouting
+from proper_model.tasks.task import Example
+from proper_model.text.encoding import Encoder
 from tests.test_encoding import WordTokenizer
 from tests.tiny import VOCABULARY, adapted, embeddings_of
 
@@ -71,15 +70,15 @@ def test_logits_are_made_for_few_answers_at_a_time(monkeypatch: pytest.MonkeyPat
     setting = Setting()
     whole = setting.answers(QUERIES, labels=tuple("12345"))
     made: list[int] = []
-    real = scoring.answer_logits
+    real = batched.answer_logits
 
     def watched(model: AdaptedModel, batch: Batch, now: Pass) -> torch.Tensor:
         logits = real(model, batch, now)
         made.append(logits.numel())
         return logits
 
-    monkeypatch.setattr(scoring, "answer_logits", watched)
-    monkeypatch.setattr(scoring, "CHUNK", 3 * VOCABULARY)
+    monkeypatch.setattr(batched, "answer_logits", watched)
+    monkeypatch.setattr(batched, "CHUNK", 3 * VOCABULARY)
     cut = setting.answers(QUERIES, labels=tuple("12345"))
     assert len(made) > 1
     assert max(made) <= 3 * VOCABULARY

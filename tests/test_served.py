@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 from client.home import Home
-from client.served import ServedPerson
+from client.person.workspace import Keys, Workspace, read_state
+from client.serving.person_session import ServedPerson
 from client.serving.session import Ending, Session
-from client.vault import open_vault
-from client.vault_secrets import Passphrase
-from client.workspace import Keys, Workspace, read_state
+from client.vault.opening import open_vault
+from client.vault.secrets import Passphrase
 from proper_model.errors import ConfigError, DataError, StorageError
-from proper_model.records import User
+from proper_model.tasks.records import User
 from tests.device_cli import PASSPHRASE, Person, publish_release, quick_release, write_jsonl
 from tests.releases import small_users
 
@@ -100,7 +100,7 @@ def test_before_and_after_an_adaptation(
         raise StorageError("refused")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("client.vault_contents.remove_working", refused)
+        patch.setattr("client.vault.contents.remove_working", refused)
         with pytest.raises(DataError, match="are forgotten"):
             session.forget([rows[1].id], progress=lambda *_: None)
     left = [row.id for row in session.items()]

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from client import personal
 from client.home import Home
-from client.served import ServedPerson
-from client.vault import create_vault, destroy_vault, open_vault
-from client.vault_secrets import Passphrase
-from client.workspace import Keys, Workspace, read_state
+from client.person import adapting
+from client.person.workspace import Keys, Workspace, read_state
+from client.serving.person_session import ServedPerson
+from client.vault.opening import create_vault, destroy_vault, open_vault
+from client.vault.secrets import Passphrase
 from proper_model.errors import BusyError, DataError, StorageError
 from tests.device_cli import PASSPHRASE, Person, publish_release, quick_release, write_jsonl
 from tests.releases import small_users
@@ -89,7 +89,7 @@ def test_a_write_that_failed_changes_nothing(
         raise StorageError("no space left")
 
     with monkeypatch.context() as patch:
-        patch.setattr("client.vault_contents.save_generation", full)
+        patch.setattr("client.vault.contents.save_generation", full)
         with pytest.raises(StorageError):
             session.forget(before[:1], progress=quiet)
     assert ids(session) == before
@@ -111,7 +111,7 @@ def test_a_change_by_another_command_is_told_before_the_training(
         open_vault(vault, Passphrase(PASSPHRASE)).change_passphrase(Passphrase("another one, long"))
     else:
         destroy_vault(vault)
-    monkeypatch.setattr(personal, "adapt", lambda *_: pytest.fail("it was trained"))
+    monkeypatch.setattr(adapting, "adapt", lambda *_: pytest.fail("it was trained"))
     with pytest.raises(BusyError, match="since this server started"):
         session.forget([first], progress=quiet)
     if session.stored:
@@ -138,7 +138,7 @@ def test_a_removal_that_fails_behind_the_keys_can_be_repeated(
         raise PermissionError(errno.EPERM, "no")
 
     with monkeypatch.context() as patch:
-        patch.setattr("client.vault.remove_folder", broken)
+        patch.setattr("client.vault.opening.remove_folder", broken)
         with pytest.raises(StorageError):
             session.forget(None, progress=quiet)
     assert (session.stored, session.adapted, ids(session)) == (True, False, [])

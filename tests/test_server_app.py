@@ -18,25 +18,26 @@ from federation import CANARY, flower_identity, make_federation
 from flwr.app import Context, Message, RecordDict
 
 import coordinator.server_app as server
-from client import client_app, engine, loading
-from client.bundles import add_bundle, list_bundles, load_release, verify_bundle
 from client.home import Home
-from coordinator import strategy
-from coordinator.progress import ProgressFile
-from coordinator.publication import hub_name, published, signing_keys
-from coordinator.release import latest
+from client.node import flower_app, host_work
+from client.releases import loading
+from client.releases.add import add_bundle, list_bundles, load_release, verify_bundle
+from coordinator import federation as strategy
+from coordinator.progress_file import ProgressFile
+from coordinator.publish import latest
+from coordinator.run_release import hub_name, published, signing_keys
 from proper_model.errors import BundleForeignError, ConfigError, SimulationError
-from proper_model.protocol import Kind
-from proper_model.runplan import RunPlan
+from proper_model.federation.protocol import Kind
+from proper_model.federation.run_plan import RunPlan
 
 __all__ = ["flower_identity"]  # a fixture, used by name
 
 HANDLERS = {
-    Kind.HAVE: client_app.have,
-    Kind.STORE: client_app.store,
-    Kind.INSTALL: client_app.install,
-    Kind.PERSONALIZE: client_app.personalize,
-    Kind.EVALUATE: client_app.evaluate,
+    Kind.HAVE: flower_app.have,
+    Kind.STORE: flower_app.store,
+    Kind.INSTALL: flower_app.install,
+    Kind.PERSONALIZE: flower_app.personalize,
+    Kind.EVALUATE: flower_app.evaluate,
 }
 NODES = 2
 
@@ -139,16 +140,16 @@ def all_nodes_at_once(monkeypatch):
 @pytest.fixture
 def stages(monkeypatch):
     """Counts the runs of the pooled stages."""
-    import coordinator.stages
+    import coordinator.pooled_stages
 
     calls = []
-    original = coordinator.stages.run_pooled_stages
+    original = coordinator.pooled_stages.run_pooled_stages
 
     def counted(*args, **kwargs):
         calls.append(kwargs["seed"])
         return original(*args, **kwargs)
 
-    monkeypatch.setattr(coordinator.stages, "run_pooled_stages", counted)
+    monkeypatch.setattr(coordinator.pooled_stages, "run_pooled_stages", counted)
     return calls
 
 
@@ -173,10 +174,10 @@ def test_a_kill_loses_the_time_of_one_step_at_most(tmp_path, monkeypatch):
         progress(0, 1)
         os._exit(9)  # as SIGKILL does: nothing is cleaned up, nothing written
 
-    import coordinator.stages
+    import coordinator.pooled_stages
 
     with monkeypatch.context() as patch:
-        patch.setattr(coordinator.stages, "train_lora_router", kill)
+        patch.setattr(coordinator.pooled_stages, "train_lora_router", kill)
         child = multiprocessing.get_context("fork").Process(target=run, args=(plan,))
         child.start()
         child.join()
@@ -215,16 +216,16 @@ def test_killed_before_any_message_and_started_again(plan, stages, tmp_path, cac
 
 
 def test_devices_are_not_adapted_twice_after_a_kill_between_rounds(plan, monkeypatch):
-    import client.adaptation
+    import client.node.cohort_adaptation
 
     adapted = []
-    original = client.adaptation.adapt
+    original = client.node.cohort_adaptation.adapt
 
     def counted(release, users, **arguments):
         adapted.extend(user.user_id for user in users)
         return original(release, users, **arguments)
 
-    monkeypatch.setattr(client.adaptation, "adapt", counted)
+    monkeypatch.setattr(client.node.cohort_adaptation, "adapt", counted)
     # The eighth message is node 101's part of the personalization round.
     with pytest.raises(Killed):
         run(plan, 7)
@@ -313,7 +314,7 @@ def one_person_loads_the_same(plan, folder):
     threads = torch.get_num_threads()
     ours, bundle = load_release(home, threads=threads)
     loading.LOADED.clear()
-    theirs = engine.Engine(threads, plan.base).release(plan.node_folder(0))
+    theirs = host_work.Engine(threads, plan.base).release(plan.node_folder(0))
     assert bundle == added.bundle
     assert (ours.task, ours.structure, ours.seed) == (theirs.task, theirs.structure, theirs.seed)
     for one, other in (
@@ -347,7 +348,7 @@ def test_a_base_by_reference_is_not_shipped_and_is_checked(tmp_path, cache):
     # What a loader would read beside the signed files is refused.
     surplus = tmp_path / "out" / "base" / "extra.safetensors"
     surplus.write_bytes(b"")
-    node = engine.Engine(1, plan.base)
+    node = host_work.Engine(1, plan.base)
     with pytest.raises(BundleForeignError, match="1 more model files"):
         node.release(plan.node_folder(0))
     surplus.unlink()

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from proper_model.data.splits import apply_split, check_pool, effective_split
 from proper_model.errors import ConfigError, DataError
-from proper_model.records import HistoryItem, Population, Query, User
-from proper_model.splits import apply_split, check_pool, effective_split
+from proper_model.tasks.records import HistoryItem, Population, Query, User
 
 
 def person(name, *, items=3, queries=1):

@@ -11,24 +11,24 @@ import pytest
 import torch
 from torch import Tensor
 
-from coordinator import stages as stages_module
-from coordinator.cache import PhaseCache
-from coordinator.pooling import pool, router_cohort
-from coordinator.stages import published_embeddings, run_pooled_stages
-from proper_model.artifact import Release
-from proper_model.checkpoint import load_checkpoint, save_checkpoint
-from proper_model.encoding import Encoder
+from coordinator import pooled_stages as stages_module
+from coordinator.phase_cache import PhaseCache
+from coordinator.pooled_stages import published_embeddings, run_pooled_stages
+from proper_model.engine.checkpoint import load_checkpoint, save_checkpoint
+from proper_model.engine.pooled_settings import PooledReport
 from proper_model.errors import (
     CheckpointError,
     DataError,
     NothingLearnedError,
     TrainingError,
 )
-from proper_model.group import PooledUser, first_embeddings
-from proper_model.model import AdaptedModel
-from proper_model.pooled import PooledReport
-from proper_model.structure import UserRouting, preset
-from proper_model.tasks import load_task
+from proper_model.model.adapted_model import AdaptedModel
+from proper_model.release.contents import Release
+from proper_model.settings.presets import UserRouting, preset
+from proper_model.stages.group import first_embeddings
+from proper_model.stages.pooled_users import PooledUser, pool, router_cohort
+from proper_model.tasks.task import load_task
+from proper_model.text.encoding import Encoder
 from tests.releases import SMALL, small_base, small_users
 from tests.test_encoding import WordTokenizer
 from tests.tiny import encoder as fake_encoder

@@ -7,8 +7,8 @@ import os
 import pytest
 import torch
 
-from client.adaptation import UserState
-from client.state import (
+from client.node.cohort_adaptation import UserState
+from client.node.simulated_state import (
     Binding,
     decode,
     encode,

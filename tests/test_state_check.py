@@ -12,13 +12,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from client import backup
-from client.bundle_store import InstalledBundle, installed
-from client.personal_state import PersonalState, encode
-from client.state_check import check_fits, check_state
-from client.vault import open_vault
-from client.vault_secrets import Passphrase
-from client.workspace import read_state
+from client.person.state import PersonalState, encode
+from client.person.state_check import check_fits, check_state
+from client.person.workspace import read_state
+from client.releases.store import InstalledBundle, installed
+from client.vault import backup
+from client.vault.opening import open_vault
+from client.vault.secrets import Passphrase
 from proper_model.errors import VaultError
 from tests.age_files import seal
 from tests.device_cli import CANARY, PASSPHRASE, Person, publish_release, quick_release, write_jsonl

@@ -8,18 +8,18 @@ import math
 import numpy as np
 import pytest
 
-from proper_model import statistics
 from proper_model.errors import MetricError
-from proper_model.metrics import Prediction, score
-from proper_model.records import Query, User
-from proper_model.statistics import (
+from proper_model.evaluation import intervals
+from proper_model.evaluation.intervals import (
     bootstrap,
     holm,
     paired_bootstrap,
     summarize,
     user_values,
 )
-from proper_model.tasks import load_task
+from proper_model.evaluation.metrics import Prediction, score
+from proper_model.tasks.records import Query, User
+from proper_model.tasks.task import load_task
 
 RATING = load_task("LaMP_3")
 CITATION = load_task("LaMP_1", template="lamp")
@@ -110,7 +110,7 @@ def test_the_seed_alone_decides_and_memory_blocks_do_not(monkeypatch):
     result = ratings(ANSWERS)
     one = bootstrap(result, "mae", seed=1, resamples=1000)
     assert bootstrap(result, "mae", seed=1, resamples=1000) == one
-    monkeypatch.setattr(statistics, "_BLOCK", 77)
+    monkeypatch.setattr(intervals, "_BLOCK", 77)
     assert bootstrap(result, "mae", seed=1, resamples=1000) == one
 
 
@@ -203,12 +203,12 @@ def test_holm_by_hand():
 def test_draws_that_are_kept_are_those_that_would_be_made_anew(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    kept = [block.copy() for block in statistics._counts(7, 3, 1200)]
-    assert statistics._counts(7, 3, 1200) is statistics._counts(7, 3, 1200)
-    monkeypatch.setattr(statistics, "_KEPT_BYTES", 0)
-    fresh = list(statistics._counts(7, 3, 1200))
+    kept = [block.copy() for block in intervals._counts(7, 3, 1200)]
+    assert intervals._counts(7, 3, 1200) is intervals._counts(7, 3, 1200)
+    monkeypatch.setattr(intervals, "_KEPT_BYTES", 0)
+    fresh = list(intervals._counts(7, 3, 1200))
     assert [len(block) for block in fresh] == [500, 500, 200]
     assert all(np.array_equal(a, b) for a, b in zip(kept, fresh, strict=True))
     assert all((block.sum(1) == 7).all() for block in fresh)
-    other = next(iter(statistics._counts(7, 4, 1200)))
+    other = next(iter(intervals._counts(7, 4, 1200)))
     assert not np.array_equal(other, fresh[0])

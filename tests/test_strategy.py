@@ -9,13 +9,13 @@ import pytest
 from federation import flower_identity
 from flwr.app import ConfigRecord, Error, Message, RecordDict
 
+from coordinator.federation import Federation
 from coordinator.journal import Journal, exclusive
-from coordinator.messages import MessageLedger
+from coordinator.message_ledger import MessageLedger
 from coordinator.shipment import Shipment
-from coordinator.strategy import Federation
-from proper_model import protocol
 from proper_model.errors import SimulationError
-from proper_model.protocol import Kind, Status
+from proper_model.federation import protocol
+from proper_model.federation.protocol import Kind, Status
 
 __all__ = ["flower_identity"]  # a fixture, used by name
 

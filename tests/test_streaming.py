@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proper_model import streaming
-from proper_model.encoding import Encoder
-from proper_model.streaming import UNFINISHED, Ended, stream
+from proper_model.answering import streaming
+from proper_model.answering.streaming import UNFINISHED, Ended, stream
+from proper_model.text.encoding import Encoder
 from tests.test_plain_text import tokenizer
 
 BYTES = Encoder(tokenizer("bytes"), max_prompt_tokens=9, max_answer_tokens=9)

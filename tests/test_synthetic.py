@@ -9,12 +9,12 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from proper_model.data import read_population
+from proper_model.data.users import read_population
 from proper_model.errors import ConfigError
-from proper_model.tasks import load_task
-from simulations.synthetic import make_synthetic, write_synthetic
-from simulations.synthetic_settings import KINDS
-from simulations.synthetic_text import THINGS_SEEN
+from proper_model.tasks.task import load_task
+from simulations.synthetic.people import make_synthetic, write_synthetic
+from simulations.synthetic.settings import KINDS
+from simulations.synthetic.text import THINGS_SEEN
 
 # The truth, the text and the oracle do not depend on how much a base is pretrained on.
 QUICK = {"pretrain": 20}
@@ -151,7 +151,7 @@ def test_rewriting_follows_the_tables():
             rewritten = " ".join(table.get(word, word) for word in plain.split())
             assert tweet == f"{rule['opener']} {rewritten} {quirk['sign_off']}"
         seen = {w for item in user.history for w in item.fields["plain"].split()} & set(table)
-        # METHOD 5.4: a history shows at most 40 % of the table.
+        # docs/method.md 5.4: a history shows at most 40 % of the table.
         assert len(seen) <= THINGS_SEEN == 0.4 * len(table)
 
 

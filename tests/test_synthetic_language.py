@@ -7,11 +7,11 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from proper_model.tasks import load_task
-from simulations.synthetic import make_synthetic
-from simulations.synthetic_films import TAGS, topic_words
-from simulations.synthetic_settings import KINDS
-from simulations.synthetic_text import TIMES
+from proper_model.tasks.task import load_task
+from simulations.synthetic.films import TAGS, topic_words
+from simulations.synthetic.people import make_synthetic
+from simulations.synthetic.settings import KINDS
+from simulations.synthetic.text import TIMES
 
 # The truth, the text and the oracle do not depend on how much a base is pretrained on.
 QUICK = {"pretrain": 20}
@@ -74,7 +74,7 @@ def test_pretraining_knows_no_rule():
     assert np.mean(shares) == pytest.approx(1 / len(TAGS), abs=0.02)
 
 
-# No user information in query text (METHOD 5.1)
+# No user information in query text (docs/method.md 5.1)
 
 
 def bag_of_words(synthetic):

@@ -1,4 +1,4 @@
-"""Synthetic populations separate the stages: ideal estimators (METHOD 5.2-5.4) and scores by level."""
+"""Synthetic populations separate the stages: ideal estimators (docs/method.md 5.2-5.4) and scores by level."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from proper_model.errors import MetricError
-from proper_model.metrics import Prediction
-from simulations.synthetic import make_synthetic
-from simulations.synthetic_oracle import adjusted_rand
-from simulations.synthetic_scores import level_accuracy, slot_accuracy, user_accuracy
+from proper_model.evaluation.metrics import Prediction
+from simulations.synthetic.oracle import adjusted_rand
+from simulations.synthetic.people import make_synthetic
+from simulations.synthetic.scores import level_accuracy, slot_accuracy, user_accuracy
 
 # The truth, the text and the oracle do not depend on how much a base is pretrained on.
 QUICK = {"pretrain": 20}

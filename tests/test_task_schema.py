@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from proper_model.errors import DataError, TaskError
-from proper_model.records import HistoryItem, Query
-from proper_model.tasks import task_from_toml
-from proper_model.templates import compile_template
+from proper_model.tasks.records import HistoryItem, Query
+from proper_model.tasks.task import task_from_toml
+from proper_model.tasks.templates import compile_template
 
 MINIMAL = """
 name = "mine"

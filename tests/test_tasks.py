@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from proper_model.errors import DataError, TaskError
-from proper_model.records import HistoryItem, Place, Query, Report, User
-from proper_model.tasks import SHIPPED, load_task, shipped_tasks, task_from_toml
-from proper_model.templates import first_words
+from proper_model.tasks.records import HistoryItem, Place, Query, Report, User
+from proper_model.tasks.task import SHIPPED, load_task, shipped_tasks, task_from_toml
+from proper_model.tasks.templates import first_words
 
 LAMP = ("LaMP_1", "LaMP_2M", "LaMP_2N", "LaMP_3", "LaMP_4", "LaMP_5", "LaMP_7")
 TAGS = (

@@ -8,13 +8,13 @@ from unicodedata import category
 
 import pytest
 
-from client import terminal_text
 from client.commands.generate import answer_all
 from client.commands.inspect import list_items
-from client.personal_state import TaskState
-from client.questions import Asked, Questions
-from client.terminal_text import for_stdout, harmless, json_line, preview
-from proper_model.records import HistoryItem
+from client.commands.questions import Asked, Questions
+from client.person.state import TaskState
+from client.terminal import terminal_text
+from client.terminal.terminal_text import for_stdout, harmless, json_line, preview
+from proper_model.tasks.records import HistoryItem
 
 ATTACK = "\x1b]0;owned\x07\x1b[2J\x9b2J\x7f\r\u202egnp.exe\u2066\ufeff"
 PLAIN = "é 😀 नमस्ते می\u200cخواهم 👩\u200d🚀 a\tb\nc"

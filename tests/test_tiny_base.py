@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-from proper_model.base import load_base
-from proper_model.encoding import Encoder
+from proper_model.checks.outside_base import load_base
 from proper_model.errors import BaseModelError, TrainingError
-from proper_model.tasks import load_task
-from simulations import tiny_base
-from simulations.synthetic import make_synthetic
-from simulations.synthetic_films import TAGS
-from simulations.tiny_base import Pretraining, make_tiny_base
+from proper_model.tasks.task import load_task
+from proper_model.text.encoding import Encoder
+from simulations.synthetic import tiny_base
+from simulations.synthetic.films import TAGS
+from simulations.synthetic.people import make_synthetic
+from simulations.synthetic.tiny_base import Pretraining, make_tiny_base
 
 BRIEF = Pretraining(epochs=1)
 TEXTS = [

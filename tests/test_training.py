@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 import torch
 
-from proper_model.embeddings import group_pass
+from proper_model.engine.pooled_settings import PooledSettings
+from proper_model.engine.pooled_training import PooledTraining
 from proper_model.errors import CheckpointError, TrainingError
-from proper_model.group import group_parameters
-from proper_model.model import AdaptedModel
-from proper_model.packing import Batch
-from proper_model.pooled import PooledSettings
-from proper_model.training import PooledTraining
+from proper_model.kernels.packing import Batch
+from proper_model.model.adapted_model import AdaptedModel
+from proper_model.model.passes import group_pass
+from proper_model.stages.group import group_parameters
 from tests.tiny import adapted, embeddings_of, encoder, samples
 
 SETTINGS = PooledSettings(

@@ -7,18 +7,8 @@ import json
 import pytest
 from bundle_samples import KEY, SECOND_KEY, STRANGER
 
-from client.trusted_root import follow, load_root, pin_root
-from proper_model import canonical
-from proper_model.errors import (
-    BundleError,
-    BundleForeignError,
-    BundleFormatError,
-    BundleLimitError,
-    BundleRollbackError,
-    BundleSignatureError,
-    StateError,
-)
-from proper_model.trust import (
+from client.releases.pinned_root import follow, load_root, pin_root
+from proper_model.bundle.trusted_root import (
     MANIFEST_DOMAIN,
     MAX_ROOT_BYTES,
     ROOT_DOMAIN,
@@ -28,6 +18,16 @@ from proper_model.trust import (
     rotate,
     sign,
 )
+from proper_model.errors import (
+    BundleError,
+    BundleForeignError,
+    BundleFormatError,
+    BundleLimitError,
+    BundleRollbackError,
+    BundleSignatureError,
+    StateError,
+)
+from proper_model.storage import canonical
 
 OLD = TrustedRoot.of([KEY])
 NEW = TrustedRoot.of([SECOND_KEY], version=2)

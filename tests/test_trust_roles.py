@@ -11,20 +11,9 @@ from bundle_samples import CREATED, KEY, NOW, SECOND_KEY, STRANGER, sample_files
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proper_model import canonical
-from proper_model.bundle import build_bundle, verify_bundle
-from proper_model.errors import (
-    BundleError,
-    BundleExpiredError,
-    BundleForeignError,
-    BundleFormatError,
-    BundleRollbackError,
-    BundleSignatureError,
-    BundleTimeError,
-    ConfigError,
-)
-from proper_model.latest import parse_latest
-from proper_model.trust import (
+from proper_model.bundle.latest import parse_latest
+from proper_model.bundle.signed_bundle import build_bundle, verify_bundle
+from proper_model.bundle.trusted_root import (
     LATEST,
     LATEST_DOMAIN,
     MANIFEST_DOMAIN,
@@ -37,6 +26,17 @@ from proper_model.trust import (
     rotate,
     sign,
 )
+from proper_model.errors import (
+    BundleError,
+    BundleExpiredError,
+    BundleForeignError,
+    BundleFormatError,
+    BundleRollbackError,
+    BundleSignatureError,
+    BundleTimeError,
+    ConfigError,
+)
+from proper_model.storage import canonical
 from tests.publisher import (
     LATEST_KEY,
     NEW_RELEASE_KEY,

@@ -16,16 +16,25 @@ from hypothesis import strategies as st
 from release_server import serve_folder, serving
 from transformers import LlamaConfig
 
-from client import bundles, doctor
-from client.bundle_list import list_bundles, warnings_of
-from client.bundle_store import BundleWarning, StoreState, installed, read_state
-from client.bundles import add_bundle, verify_bundle
+from client.commands import doctor_lines
 from client.home import Home
-from client.release_memory import Announcement, highest_accepted, news, remembered
-from client.trusted_root import pin_root
-from client.updater import install
-from client.workspace import Workspace
-from proper_model import canonical
+from client.person.workspace import Workspace
+from client.releases import add as bundles
+from client.releases.add import add_bundle, verify_bundle
+from client.releases.install import install
+from client.releases.installed_list import list_bundles, warnings_of
+from client.releases.last_seen import Announcement, highest_accepted, news, remembered
+from client.releases.pinned_root import pin_root
+from client.releases.store import BundleWarning, StoreState, installed, read_state
+from proper_model.bundle.latest import parse_latest
+from proper_model.bundle.trusted_root import (
+    MANIFEST_DOMAIN,
+    RELEASE,
+    TrustedRoot,
+    key_id,
+    public_bytes,
+    sign,
+)
 from proper_model.errors import (
     BundleError,
     BundleExpiredError,
@@ -36,15 +45,7 @@ from proper_model.errors import (
     BundleTimeError,
     FetchError,
 )
-from proper_model.latest import parse_latest
-from proper_model.trust import (
-    MANIFEST_DOMAIN,
-    RELEASE,
-    TrustedRoot,
-    key_id,
-    public_bytes,
-    sign,
-)
+from proper_model.storage import canonical
 from tests.publisher import (
     LARGEST,
     LATEST_KEY,
@@ -195,7 +196,7 @@ def test_an_attack_is_refused_and_changes_nothing(home, name):
 
 
 def test_a_release_of_endless_life_cannot_even_be_signed_by_the_thief(home, monkeypatch):
-    monkeypatch.setattr("proper_model.bundle.MAX_RELEASE_DAYS", 10**5)
+    monkeypatch.setattr("proper_model.bundle.signed_bundle.MAX_RELEASE_DAYS", 10**5)
     endless = bundle(3, expires=CREATED + 5000 * DAY)
     monkeypatch.undo()
     with pytest.raises(BundleTimeError, match="5000 days"):
@@ -415,7 +416,7 @@ def test_an_installed_release_whose_key_was_revoked_works_and_is_reported(home, 
         verify_bundle(home, now=NOW)
     assert "keeps working" in caught.value.hint
     with pytest.raises(BundleSignatureError, match="installed release 1"):
-        list(doctor._release(home))
+        list(doctor_lines._release(home))
     # Signed again by the new key, the same release is in order again.
     again = bundle(1, keys=(NEW_RELEASE_KEY,))
     manifest = (first.path / "manifest.json").read_bytes()
@@ -576,18 +577,18 @@ def test_a_root_of_another_channel_or_a_malformed_one_moves_nothing(home, publis
 
 
 def test_doctor_tells_whom_this_device_trusts(home):
-    assert list(doctor._root(home)) == []
+    assert list(doctor_lines._root(home)) == []
     year = timedelta(days=365)
     now = datetime.now(UTC)
     pin_root_of(home, roles_root(4, created=now - year, expires=now + year))
-    (finding,) = doctor._root(home)
+    (finding,) = doctor_lines._root(home)
     assert (finding.name, finding.ok) == ("root", True)
     assert finding.told.startswith("version 4, until ")
     pin_root(home.root_file, TrustedRoot.of([RELEASE_KEY]))
-    (finding,) = doctor._root(home)
+    (finding,) = doctor_lines._root(home)
     assert finding.ok is None
     assert "old form" in finding.told
     pin_root(home.root_file, roles_root(created=now - year, expires=now))
-    (finding,) = [f for f in doctor.examine(home) if f.name == "root"]
+    (finding,) = [f for f in doctor_lines.examine(home) if f.name == "root"]
     assert finding.ok is False
     assert "expired" in finding.told

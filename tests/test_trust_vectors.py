@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from proper_model import errors
-from proper_model.latest import parse_latest
-from proper_model.signed_time import parse_time
-from proper_model.trust import TrustedRoot, rotate
+from proper_model.bundle.latest import parse_latest
+from proper_model.bundle.signed_time import parse_time
+from proper_model.bundle.trusted_root import TrustedRoot, rotate
 
 VECTORS = Path(__file__).parent / "vectors"
 INDEX = VECTORS / "trust" / "index.json"

@@ -21,9 +21,10 @@ from bundle_samples import (
     sample_files,
 )
 
-from client.bundle_store import BundleWarning, StoreState, write_state
-from client.updater import install, installed, load_files
-from proper_model.durable import locked
+from client.releases.install import install, installed, load_files
+from client.releases.store import BundleWarning, StoreState, write_state
+from proper_model.bundle.limits import Limits
+from proper_model.bundle.trusted_root import TrustedRoot
 from proper_model.errors import (
     BundleError,
     BundleExpiredError,
@@ -36,8 +37,7 @@ from proper_model.errors import (
     FetchError,
     StateError,
 )
-from proper_model.limits import Limits
-from proper_model.trust import TrustedRoot
+from proper_model.storage.durable import locked
 
 OTHER = sample_files(seed=1)
 V1, V2 = sample_bundle(1), sample_bundle(2, files=OTHER)

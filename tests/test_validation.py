@@ -6,13 +6,13 @@ import json
 
 import pytest
 
-from proper_model.data import read_population
+from proper_model.data.description import Lengths
+from proper_model.data.splits import apply_split, check_pool
+from proper_model.data.users import read_population
+from proper_model.data.validation import validate
 from proper_model.errors import DataError, ProperError
-from proper_model.records import Place, Report
-from proper_model.splits import apply_split, check_pool
-from proper_model.summary import Lengths
-from proper_model.tasks import load_task
-from proper_model.validation import validate
+from proper_model.tasks.records import Place, Report
+from proper_model.tasks.task import load_task
 
 TASK = load_task("LaMP_3", template="short")
 QUESTION = "just answer with 1, 2, 3, 4, or 5 without further explanation. review: "

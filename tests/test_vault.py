@@ -21,8 +21,8 @@ from vault_samples import (
     tree,
 )
 
-from client import derivation, sealing
-from client.vault import (
+from client.vault import key_derivation, sealing
+from client.vault.opening import (
     KeyFile,
     Passphrase,
     create_vault,
@@ -253,7 +253,7 @@ def test_the_keys_go_first(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     def fail(path: Path) -> None:
         raise OSError(5, "Input/output error", str(path))
 
-    monkeypatch.setattr("client.vault.remove_folder", fail)
+    monkeypatch.setattr("client.vault.opening.remove_folder", fail)
     with pytest.raises(StorageError, match="Input/output error"):
         destroy_vault(folder)
     assert sorted(tree(folder)) == ["00000001.vault"]
@@ -283,9 +283,9 @@ def test_scrypt_where_there_is_no_argon2id(folder: Path, monkeypatch) -> None:
         def __init__(self, **_: object) -> None:
             raise UnsupportedAlgorithm("no Argon2id")
 
-    assert derivation.default_cost() == derivation.Argon2idCost(65536, 3, 4)
-    monkeypatch.setattr(derivation, "Argon2id", Absent)
-    assert derivation.default_cost() == derivation.ScryptCost(17)
+    assert key_derivation.default_cost() == key_derivation.Argon2idCost(65536, 3, 4)
+    monkeypatch.setattr(key_derivation, "Argon2id", Absent)
+    assert key_derivation.default_cost() == key_derivation.ScryptCost(17)
     with pytest.raises(VaultError, match="Argon2id") as caught:
         open_vault(folder, WORD)
     assert "OpenSSL 3.2" in caught.value.hint
@@ -298,12 +298,12 @@ def test_memory_that_is_not_there_is_told(folder: Path, monkeypatch) -> None:
         def __init__(self, **_: object) -> None:
             raise MemoryError
 
-    monkeypatch.setattr(derivation, "Argon2id", Greedy)
+    monkeypatch.setattr(key_derivation, "Argon2id", Greedy)
     with pytest.raises(VaultError, match="not enough memory .* 1 MiB"):
         open_vault(folder, WORD)
 
 
 def test_a_cost_out_of_bounds_is_never_written(folder: Path) -> None:
     with pytest.raises(VaultError, match="memory_kib"):
-        create_vault(folder, [WORD], cost=derivation.Argon2idCost(memory_kib=2 << 20))
+        create_vault(folder, [WORD], cost=key_derivation.Argon2idCost(memory_kib=2 << 20))
     assert not vault_exists(folder)

@@ -14,16 +14,16 @@ import pytest
 from test_vault_keys import Killed, every_step, kill_at
 from vault_samples import BUNDLE, CHEAP, generations, tree
 
-from client import vault_check
-from client.bundle_store import InstalledBundle
 from client.home import Home
-from client.personal_state import PersonalState, TaskState, encode
-from client.vault import Passphrase, Vault, create_vault, open_vault
-from client.vault_check import UNFINISHED, look_at
-from client.working_files import working_name
-from client.workspace import Workspace
+from client.person.state import PersonalState, TaskState, encode
+from client.person.workspace import Workspace
+from client.releases.store import InstalledBundle
+from client.vault import damage as vault_check
+from client.vault.damage import UNFINISHED, look_at
+from client.vault.opening import Passphrase, Vault, create_vault, open_vault
+from client.vault.working_files import working_name
 from proper_model.errors import VaultError
-from proper_model.records import HistoryItem
+from proper_model.tasks.records import HistoryItem
 from tests.device_cli import CANARY, PASSPHRASE, Person
 
 ITEMS = tuple(HistoryItem(f"i{n}", {"text": f"{CANARY} {n}"}, None) for n in range(3))

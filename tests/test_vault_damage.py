@@ -17,9 +17,9 @@ from vault_samples import (
     tree,
 )
 
-from client.generations import list_generations
-from client.vault import KeyFile, create_vault, open_vault, slot_kinds
-from client.vault_keys import MAX_KEYS_BYTES
+from client.vault.generations import list_generations
+from client.vault.keys_document import MAX_KEYS_BYTES
+from client.vault.opening import KeyFile, create_vault, open_vault, slot_kinds
 from proper_model.errors import (
     BusyError,
     ProperError,
@@ -148,7 +148,7 @@ def test_a_write_goes_through_nothing_planted(
     with pytest.raises(BusyError):
         vault.write(b"two", bundle_id=BUNDLE)
     # Planted between looking and writing:
-    monkeypatch.setattr("client.vault_session.list_generations", lambda _: [1])
+    monkeypatch.setattr("client.vault.session.list_generations", lambda _: [1])
     with pytest.raises(VaultError, match=f"{SECOND}: expected no such file yet"):
         vault.write(b"two", bundle_id=BUNDLE)
     assert outside.read_text() == "mine"

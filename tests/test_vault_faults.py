@@ -1,6 +1,6 @@
 """A save under faults of the system: at every call killed or refused, the old or the new state.
 
-Source: SECURITY 6 (reliability tests), after SQLite's injection at the Nth call. The faults are
+Source: docs/security.md 6 (reliability tests), after SQLite's injection at the Nth call. The faults are
 injected by strace; a kill is no power cut, so the order write, fsync, rename, fsync of the folder is
 asserted as well.
 """
@@ -21,7 +21,7 @@ import pytest
 from vault_samples import BUNDLE, CHEAP, generations, make_vault, put_files, put_key_file, tree
 from vault_save_child import BEGIN
 
-from client.vault import KeyFile, open_vault
+from client.vault.opening import KeyFile, open_vault
 
 HERE = Path(__file__).parent
 CALLS = "trace=openat,write,fsync,/^rename,/^unlink,close"
@@ -189,7 +189,7 @@ import os, subprocess, sys
 from pathlib import Path
 sys.path[:0] = sys.argv[2:]
 from vault_samples import BUNDLE, make_vault, put_key_file, tree
-from client.vault import open_vault
+from client.vault.opening import open_vault
 from proper_model.errors import StorageError
 
 def refused(action, reason):

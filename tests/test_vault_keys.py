@@ -15,10 +15,10 @@ import pytest
 from keyrings import ForgetfulKeyring, MemoryKeyring, PlaintextKeyring, WeakKeyring
 from vault_samples import BUNDLE, CHEAP, WORD, generations, make_vault, put_files, tree
 
-from client import private_files, replay_guard
-from client.vault import KeyringEntry, Passphrase, destroy_vault, open_vault, slot_kinds
-from proper_model import files
+from client.vault import private_files, replay_guard
+from client.vault.opening import KeyringEntry, Passphrase, destroy_vault, open_vault, slot_kinds
 from proper_model.errors import PassphraseError, StorageError, VaultError
+from proper_model.storage import files
 
 NEW = Passphrase("battery staple")
 
@@ -492,8 +492,8 @@ def test_a_removal_that_fails_has_cleared_the_keyring(folder: Path, ring, monkey
         raise OSError(5, os.strerror(5), str(path))
 
     with monkeypatch.context() as patch:
-        patch.setattr("client.vault.remove_folder", fail)
-        patch.setattr("client.vault.sync_folder", fail)
+        patch.setattr("client.vault.opening.remove_folder", fail)
+        patch.setattr("client.vault.opening.sync_folder", fail)
         with pytest.raises(StorageError):
             destroy_vault(folder)
     assert ring.entries == {}
@@ -508,7 +508,7 @@ def test_a_removal_that_fails_tells_what_stays_in_the_keyring(folder, ring, monk
     def fail(path: Path) -> None:
         raise OSError(5, os.strerror(5), str(path))
 
-    monkeypatch.setattr("client.vault.remove_folder", fail)
+    monkeypatch.setattr("client.vault.opening.remove_folder", fail)
     with pytest.raises(StorageError, match="Input/output error.*an entry stays in the keyring"):
         destroy_vault(folder)
 

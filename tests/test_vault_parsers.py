@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from client.sealing import Header, read_header, seal, unseal
-from client.vault_keys import decode_keys, encode_keys
-from proper_model import canonical
+from client.vault.keys_document import decode_keys, encode_keys
+from client.vault.sealing import Header, read_header, seal, unseal
 from proper_model.errors import VaultError
+from proper_model.storage import canonical
 
 HEX = {size: st.binary(min_size=size, max_size=size).map(bytes.hex) for size in (8, 16, 32, 48)}
 JUNK = st.recursive(

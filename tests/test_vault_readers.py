@@ -15,8 +15,8 @@ import pytest
 from test_vault_keys import every_step
 from vault_samples import BUNDLE, CHEAP, WORD, make_vault, put_key_file, tree
 
-from client import vault_contents, vault_snapshot
-from client.vault import KeyFile, Passphrase, Vault, open_vault
+from client.vault import contents, snapshot
+from client.vault.opening import KeyFile, Passphrase, Vault, open_vault
 from proper_model.errors import BusyError, VaultError
 
 HERE = Path(__file__).parent
@@ -25,7 +25,7 @@ STATES = 20  # that a reader has seen before it is enough
 WRITER = """
 import sys
 from pathlib import Path
-from client.vault import KeyFile, open_vault
+from client.vault.opening import KeyFile, open_vault
 folder, key = Path(sys.argv[1]), KeyFile(Path(sys.argv[2]))
 number, slot = 0, None
 while True:
@@ -125,7 +125,7 @@ def test_a_change_in_the_middle_of_a_read(
 ) -> None:
     """At each of a reader's steps the whole change happens, files removed and all."""
     reader = open_vault(folder, WORD)
-    owner = vault_snapshot if look == "_stamp" else vault_contents
+    owner = snapshot if look == "_stamp" else contents
     with monkeypatch.context() as patch:
         between(patch, owner, look, lambda: change(open_vault(folder, WORD, cost=CHEAP)))
         assert reader.read().payload == b"new"
@@ -189,8 +189,8 @@ def test_a_vault_removed_meanwhile_is_told(folder: Path) -> None:
 def test_a_vault_that_never_rests_is_told(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (folder / "00000002.vault").write_bytes(b"rubbish")
     reader, stamps = open_vault(folder, WORD), iter(range(1000))
-    monkeypatch.setattr(vault_snapshot, "PATIENCE_S", 0.0)
-    monkeypatch.setattr(vault_snapshot, "_stamp", lambda _: (reader._file.raw, [next(stamps)]))
+    monkeypatch.setattr(snapshot, "PATIENCE_S", 0.0)
+    monkeypatch.setattr(snapshot, "_stamp", lambda _: (reader._file.raw, [next(stamps)]))
     with pytest.raises(BusyError, match="without pause") as caught:
         reader.read()
     assert "nothing is damaged" in caught.value.hint

@@ -13,7 +13,7 @@ from keyrings import MemoryKeyring
 from vault_reader import read_all
 from vault_samples import put_files, put_key_file, tree
 
-from client.vault import Content, KeyringEntry, Passphrase, Secret, Vault, open_vault
+from client.vault.opening import Content, KeyringEntry, Passphrase, Secret, Vault, open_vault
 from proper_model.errors import ProperError
 
 VECTORS = Path(__file__).parent / "vectors"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import httpx
 import pytest
 
-from client.address_zones import Zone, literal, zone_of, zone_of_host
-from client.web_address import redirected, release_address
+from client.releases.address_zones import Zone, literal, zone_of, zone_of_host
+from client.releases.web_address import redirected, release_address
 from proper_model.errors import ConfigError, FetchError
 
 NAME = "base/model.safetensors"

@@ -10,8 +10,14 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from client.working_files import Sealer
-from proper_model.checkpoint import Sealed, beside, load_checkpoint, load_meta, save_checkpoint
+from client.vault.working_files import Sealer
+from proper_model.engine.checkpoint import (
+    Sealed,
+    beside,
+    load_checkpoint,
+    load_meta,
+    save_checkpoint,
+)
 from proper_model.errors import VaultError
 
 KEY = bytes(range(32))

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from proper_model.encoding import Encoded, Encoder
-from proper_model.model import AdaptedModel
-from proper_model.packing import Batch
-from proper_model.structure import Structure, preset
+from proper_model.kernels.packing import Batch, Encoded
+from proper_model.model.adapted_model import AdaptedModel
+from proper_model.settings.presets import Structure, preset
+from proper_model.text.encoding import Encoder
 
 VOCABULARY = 64
 ARCHITECTURES = ("llama", "qwen2", "mistral", "gemma")

@@ -18,7 +18,7 @@ from tokenizers import (
 )
 from transformers import PreTrainedTokenizerFast
 
-from proper_model import gguf_vocabulary
+from proper_model.export import gguf_vocabulary
 
 TEXTS = (
     "the film was good and the book was bad, it's John's; they'LL say 1999 or 12345!",

@@ -19,8 +19,8 @@ from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from client.backup import Backup, encode, open_backup
-from client.vault import KeyFile, open_vault
+from client.vault.backup import Backup, encode, open_backup
+from client.vault.opening import KeyFile, open_vault
 from proper_model.errors import ProperError
 from tests.age_files import seal
 from tests.fuzz.mutators import spoil_bytes, spoil_value

@@ -6,8 +6,8 @@ import hashlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from client.derivation import Argon2idCost, ScryptCost
-from client.vault import KeyFile, Passphrase, Vault, create_vault
+from client.vault.key_derivation import Argon2idCost, ScryptCost
+from client.vault.opening import KeyFile, Passphrase, Vault, create_vault
 
 CHEAP = Argon2idCost(memory_kib=8, iterations=1, lanes=1)
 CHEAP_SCRYPT = ScryptCost(log2_n=1)

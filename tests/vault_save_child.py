@@ -10,7 +10,7 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-from client.vault import KeyFile, open_vault
+from client.vault.opening import KeyFile, open_vault
 from proper_model.errors import ProperError
 
 BEGIN = "/here-the-save-begins"

@@ -20,9 +20,9 @@ from benchmarks.contenders.rival_vmap import Vmap
 from benchmarks.contenders.specs import Spec
 from benchmarks.contenders.workload import LONGEST, Workload, make_users
 from benchmarks.contenders.world import Contender, World
-from proper_model.base import attention_for
+from proper_model.base.loading import attention_for
+from proper_model.engine.trials import TrialSettings
 from proper_model.errors import ConfigError
-from proper_model.trials import TrialSettings
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.results.schema import RoundSeconds
-from proper_model.machine import high_water_bytes, resident_bytes
+from proper_model.federation.machine import high_water_bytes, resident_bytes
 
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 

@@ -21,15 +21,14 @@ from benchmarks.contenders.world import (
     packed_steps,
     shared_model,
 )
-from proper_model.answers import FrozenHeadLoss, packed_inputs
-from proper_model.cohort import Cohort
-from proper_model.model import AdaptedModel
-from proper_model.ops import Backend
-from proper_model.packing import Batch
-from proper_model.passes import Pass
-from proper_model.personal import personal_pass
-from proper_model.structure import UserRouting
-from proper_model.trials import Trial
+from proper_model.engine.cohort import Cohort
+from proper_model.engine.trials import Trial
+from proper_model.kernels.ops import Backend
+from proper_model.kernels.packing import Batch, packed_inputs
+from proper_model.model.adapted_model import AdaptedModel
+from proper_model.model.answer_loss import FrozenHeadLoss
+from proper_model.model.passes import Pass, personal_pass
+from proper_model.settings.presets import UserRouting
 
 
 class Ours:

@@ -29,10 +29,10 @@ from benchmarks.contenders.world import (
     start_of,
     step_count,
 )
-from proper_model.config import FFN_TARGETS
-from proper_model.optimizer import linear_schedule
-from proper_model.routers import routing_dtype
-from proper_model.sites import find_sites
+from proper_model.base.sites import find_sites
+from proper_model.engine.optimizer import linear_schedule
+from proper_model.kernels.layout import routing_dtype
+from proper_model.settings.profile import FFN_TARGETS
 
 
 def with_peft(world: World) -> tuple[Any, Any]:

@@ -26,7 +26,7 @@ from benchmarks.contenders.world import (
     start_of,
     step_count,
 )
-from proper_model.sites import find_sites
+from proper_model.base.sites import find_sites
 
 
 class PeftMixed:

@@ -25,9 +25,9 @@ from benchmarks.contenders.world import (
     start_of,
     step_count,
 )
-from proper_model.encoding import PaddedBatch
-from proper_model.optimizer import StackedAdamW, linear_schedule
-from proper_model.sites import find_sites
+from proper_model.base.sites import find_sites
+from proper_model.engine.optimizer import StackedAdamW, linear_schedule
+from proper_model.text.encoding import PaddedBatch
 
 
 class LoraLinear(torch.nn.Module):

@@ -17,9 +17,9 @@ from dataclasses import dataclass
 import torch
 
 from benchmarks.results.tables import KINDS
-from proper_model.base import DTYPES
+from proper_model.base.loading import DTYPES
 from proper_model.errors import ConfigError
-from proper_model.ops import Backend
+from proper_model.kernels.ops import Backend
 
 # Trained one user after another: their rate does not depend on how many users there are.
 SEQUENTIAL = ("peft-loop", "naive-moe")

@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from proper_model.data import TEST_FILE, read_users
-from proper_model.dropout import mix_seed
-from proper_model.encoding import Encoded, Encoder, PaddedBatch
+from proper_model.data.users import TEST_FILE, read_users
 from proper_model.errors import ConfigError
-from proper_model.packing import Batch
-from proper_model.tasks import load_task
+from proper_model.kernels.dropout import mix_seed
+from proper_model.kernels.packing import Batch, Encoded
+from proper_model.tasks.task import load_task
+from proper_model.text.encoding import Encoder, PaddedBatch
 
 Lengths = Literal["fixed", "lognormal", "real"]
 ROOT = Path(__file__).resolve().parents[2]

@@ -17,16 +17,16 @@ from torch import Tensor
 from benchmarks.contenders.measure import Stopwatch
 from benchmarks.contenders.specs import Spec
 from benchmarks.contenders.workload import CountingEncoder, User
-from proper_model.dropout import mix_seed
-from proper_model.encoding import FILL, Encoded, PaddedBatch, epoch_order, padded_chunks
-from proper_model.experts import Experts
-from proper_model.lora import UserLora
-from proper_model.model import AdaptedModel
-from proper_model.packing import Batch, budget_chunks
-from proper_model.routers import routing_dtype
-from proper_model.sites import find_sites
-from proper_model.structure import Structure, preset
-from proper_model.trials import TrialSettings
+from proper_model.base.sites import find_sites
+from proper_model.engine.trials import TrialSettings
+from proper_model.kernels.dropout import mix_seed
+from proper_model.kernels.layout import routing_dtype
+from proper_model.kernels.packing import Batch, Encoded, budget_chunks
+from proper_model.model.adapted_model import AdaptedModel
+from proper_model.model.experts import Experts
+from proper_model.model.user_lora import UserLora
+from proper_model.settings.presets import Structure, preset
+from proper_model.text.encoding import FILL, PaddedBatch, epoch_order, padded_chunks
 
 Factors = list[tuple[Tensor, Tensor]]  # (A [r, i], B [o, r]) of every site, in site order
 LEARNING_RATE = 1e-3

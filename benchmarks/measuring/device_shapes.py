@@ -14,16 +14,16 @@ import torch
 
 from benchmarks.contenders.workload import Ids
 from benchmarks.results.schema import Predicted
-from proper_model.base_check import empty_model
-from proper_model.base_memory import BaseShape
-from proper_model.budget import memory_model
-from proper_model.config import BaseWeights, StageSettings
-from proper_model.encoding import Encoded, Encoder
-from proper_model.lora_router import lora_settings
-from proper_model.memory import MemoryModel
-from proper_model.model import AdaptedModel
-from proper_model.structure import Structure
-from proper_model.trials import TrialSettings
+from proper_model.base.config import empty_model
+from proper_model.base.sizes import BaseShape
+from proper_model.engine.memory import MemoryModel
+from proper_model.engine.memory_budget import memory_model
+from proper_model.engine.trials import TrialSettings, lora_settings
+from proper_model.kernels.packing import Encoded
+from proper_model.model.adapted_model import AdaptedModel
+from proper_model.settings.presets import Structure
+from proper_model.settings.profile import BaseWeights, StageSettings
+from proper_model.text.encoding import Encoder
 
 # What a base is computed in: float32 on a CPU with dtype auto, whatever its files store; bfloat16
 # on a GPU, and on a CPU where a profile asks for it.

@@ -15,8 +15,8 @@ from typing import Any, Literal, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from proper_model.errors import ReportError
-from proper_model.files import write_atomic
-from simulations.results import Hardware
+from proper_model.storage.files import write_atomic
+from simulations.outcome.results import Hardware
 
 SCHEMA = 2  # of what is written; 1 is read
 # What version 1 held beside the rounds: summaries of them, and shares of a measured peak rate.

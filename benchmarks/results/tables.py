@@ -26,8 +26,8 @@ from benchmarks.results.schema import (
     Spread,
     WholeRun,
 )
-from client.tables import Table
-from simulations.results import Hardware
+from client.terminal.tables import Table
+from simulations.outcome.results import Hardware
 
 # What each contender is, in the words of the file.
 KINDS = {

@@ -10,7 +10,8 @@ import typer
 
 from client.commands import options as o
 from client.commands.reading import read_items, read_options
-from client.commands.work import (
+from client.commands.task_choice import choose_task
+from client.commands.training_run import (
     Memory,
     learner_for,
     new_state,
@@ -19,15 +20,13 @@ from client.commands.work import (
     stored_state,
     train,
 )
-from client.console import print_line, say
-from client.task_choice import choose_task
-from proper_model.records import HistoryItem, counted
-from proper_model.tasks import Task
+from client.terminal.console import print_line, say
+from proper_model.tasks import HistoryItem, Task, counted
 
 if TYPE_CHECKING:
-    from client.bundle_store import InstalledBundle
-    from client.personal_state import PersonalState
-    from client.workspace import Workspace
+    from client.person.state import PersonalState
+    from client.person.workspace import Workspace
+    from client.releases.store import InstalledBundle
 
 Chosen = tuple[Task, tuple[HistoryItem, ...]]
 Plan = Annotated[bool, typer.Option("--plan", help="Only say what it would cost.")]
@@ -56,7 +55,7 @@ def adapt(
 
     Ctrl-C stops it; the same command with --resume goes on.
     """
-    from client import personal
+    from client.person import adapting
 
     workspace = o.workspace(context)
     how = read_options(
@@ -78,11 +77,11 @@ def adapt(
         state = stored_state(vault) or new_state(newest, vault)
         bundle = workspace.bundle_of(state)
         chosen, items = first or chosen_items(state, bundle)
-        histories = {**personal.histories_of(state), chosen.name: (chosen, items)}
+        histories = {**adapting.histories_of(state), chosen.name: (chosen, items)}
         say_dropped(state, chosen.name, items)
         with learner_for(workspace, bundle, state, memory) as learner:
             say_cost(workspace, learner, histories, memory)
-            step = partial(personal.adapt, learner, state, histories)
+            step = partial(adapting.adapt, learner, state, histories)
             trained, spent = train(vault, learner, state, histories, "adapt", step, resume=resume)
         store(vault, trained, what="adapt", task=chosen.name, items=len(items))
     say_outcome(trained, chosen.name, learner.settings.user.min_items_to_train)
@@ -96,12 +95,12 @@ def say_plan(
     memory: Memory,
 ) -> None:
     """What adapting would cost. Nothing is changed."""
-    from client import personal
+    from client.person import adapting
 
     state = stored_state(workspace.open()) if first is None else None
     bundle = workspace.bundle_of(state)
     chosen, items = first or choose(state, bundle)
-    stored = {} if state is None else personal.histories_of(state)
+    stored = {} if state is None else adapting.histories_of(state)
     with learner_for(workspace, bundle, state, memory) as learner:
         say_cost(workspace, learner, {**stored, chosen.name: (chosen, items)}, memory)
 

@@ -10,8 +10,8 @@ from typing import Annotated
 import typer
 
 from client.commands import options as o
-from client.console import print_line, print_table, progress_bars, say
-from client.tables import Table
+from client.terminal.console import print_line, print_table, progress_bars, say
+from client.terminal.tables import Table
 
 app = typer.Typer(
     help="Install and check releases: the frozen model that your adapter is trained over.",
@@ -42,7 +42,7 @@ def add(context: typer.Context, source: Source, root: Root = None, base: Base = 
 
     The only command that opens a connection, and only for an address.
     """
-    from client.bundles import add_bundle
+    from client.releases.add import add_bundle
 
     home = o.workspace(context).home
     with progress_bars() as show:
@@ -58,7 +58,7 @@ def add(context: typer.Context, source: Source, root: Root = None, base: Base = 
 @app.command("list")
 def list_(context: typer.Context, as_json: o.AsJson = False) -> None:
     """List the releases on this machine."""
-    from client.bundles import list_bundles
+    from client.releases.add import list_bundles
 
     rows = list_bundles(o.workspace(context).home)
     if as_json:
@@ -99,7 +99,7 @@ def verify(
     base: Base = None,
 ) -> None:
     """Check a release, signature and every byte, without installing it."""
-    from client.bundles import verify_bundle
+    from client.releases.add import verify_bundle
 
     home = o.workspace(context).home
     with progress_bars() as show:

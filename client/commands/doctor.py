@@ -5,8 +5,8 @@ from __future__ import annotations
 import typer
 
 from client.commands import options as o
-from client.console import print_table
-from client.tables import Table
+from client.terminal.console import print_table
+from client.terminal.tables import Table
 from proper_model.errors import UnfitError
 
 SIGNS = {True: "ok", False: "mend", None: ""}
@@ -14,7 +14,7 @@ SIGNS = {True: "ok", False: "mend", None: ""}
 
 def doctor(context: typer.Context) -> None:
     """Check software, folder, release, vault and machine. Needs no key, tells nothing private."""
-    from client.doctor import examine
+    from client.commands.doctor_lines import examine
 
     found = examine(o.workspace(context).home)
     rows = tuple((SIGNS[one.ok], one.name, one.told) for one in found)

@@ -8,10 +8,10 @@ import json
 import typer
 
 from client.commands import options as o
-from client.commands.work import Memory, check_limit, learner_for
-from client.console import print_line, print_table, say
-from client.tables import Table
-from client.workspace import read_state
+from client.commands.training_run import Memory, check_limit, learner_for
+from client.person.workspace import read_state
+from client.terminal.console import print_line, print_table, say
+from client.terminal.tables import Table
 
 STAGE_NAMES = {"1": "1 population", "2": "2 group", "3": "3 personal"}
 
@@ -28,9 +28,9 @@ def evaluate(
 
     Costs about as much as adapt; stores nothing.
     """
-    from client import evaluation, personal
-    from client.cost import memory_needed
-    from client.metric_names import metric_name
+    from client.commands.metric_names import metric_name
+    from client.person import adapting, evaluation
+    from client.person.cost import memory_needed
 
     workspace = o.workspace(context)
     memory = Memory(o.bytes_of(max_memory), base_weights, recompute)
@@ -39,7 +39,7 @@ def evaluate(
     name, _ = state.task_named(task)
     bundle = workspace.bundle_of(state)
     with learner_for(workspace, bundle, state, memory) as learner:
-        check_limit(memory_needed(learner, personal.histories_of(state)), memory)
+        check_limit(memory_needed(learner, adapting.histories_of(state)), memory)
         found = evaluation.evaluate(learner, state, name)
     if as_json:
         plain = dataclasses.asdict(found) | {

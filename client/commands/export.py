@@ -9,19 +9,19 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from client.commands import options as o
-from client.console import print_line, progress_bars, say
-from client.exporting import ADAPTERS, Format, check_writable, write_format
-from client.passphrases import new_passphrase
-from client.workspace import Workspace, read_state
+from client.export.formats import ADAPTERS, Format, check_writable, write_format
+from client.person.workspace import Workspace, read_state
+from client.terminal.console import print_line, progress_bars, say
+from client.vault.passphrases import new_passphrase
 from proper_model.errors import ConfigError, ExportError
-from proper_model.records import counted
+from proper_model.tasks import counted
 
 if TYPE_CHECKING:
-    from client.bundle_store import InstalledBundle
-    from client.export import Exported
-    from client.personal_state import PersonalState
-    from proper_model.artifact import Release
-    from proper_model.config import BaseWeights
+    from client.export.folder import Exported
+    from client.person.state import PersonalState
+    from client.releases.store import InstalledBundle
+    from proper_model.release.contents import Release
+    from proper_model.settings import BaseWeights
 
 MEASURED_ITEMS = 64  # newest items on which an approximate fold is measured
 BACKUP_OPTION = "--backup-passphrase-file FILE"
@@ -98,8 +98,8 @@ def export_backup(
     state: PersonalState, out: Path, passphrase_file: Path | None, *, weak: bool
 ) -> None:
     """Everything in one age file."""
-    from client.backup import MAX_PAYLOAD_BYTES, write_backup
-    from client.personal_state import encode
+    from client.person.state import encode
+    from client.vault.backup import MAX_PAYLOAD_BYTES, write_backup
 
     document = encode(state)
     if len(document) > MAX_PAYLOAD_BYTES:  # told before a passphrase is asked for
@@ -185,7 +185,7 @@ def load_for(
     workspace: Workspace, bundle: InstalledBundle, state: PersonalState, kind: Format
 ) -> tuple[Release, BaseWeights]:
     """The release to export from, and how its base was held when the adapters were trained."""
-    from proper_model.config import BaseWeights
+    from proper_model.settings import BaseWeights
 
     release = workspace.load(bundle, base_weights=state.base_weights)
     trained_over = release.settings.base_weights

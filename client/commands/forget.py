@@ -7,11 +7,11 @@ from typing import Annotated
 import typer
 
 from client.commands import options as o
-from client.commands.work import Memory, learner_for, say_cost, train
-from client.console import agreed, print_line, say, stdin_bytes
-from client.workspace import read_state
+from client.commands.training_run import Memory, learner_for, say_cost, train
+from client.person.workspace import read_state
+from client.terminal.console import agreed, print_line, say, stdin_bytes
 from proper_model.errors import ConfigError
-from proper_model.records import counted
+from proper_model.tasks import counted
 
 # What no program can take back; said every time.
 REMAINS = (
@@ -55,9 +55,9 @@ def forget(
     if everything:
         forget_everything(context, yes=yes)
         return
-    from client import personal
-    from client.forget_match import read_selectors, select_items
-    from client.forgetting import store_without
+    from client.commands.forget_match import read_selectors, select_items
+    from client.person import adapting
+    from client.person.forgetting import store_without
 
     selectors = [selector for selector in items or [] if selector != "-"]
     if "-" in (items or []):
@@ -70,8 +70,8 @@ def forget(
         name, task_state = state.task_named(task)
         vault.check_forgetting()  # before the minutes of training
         gone = select_items(task_state.items, selectors)
-        left = personal.without(state, name, gone)
-        histories = personal.histories_of(left)
+        left = adapting.without(state, name, gone)
+        histories = adapting.histories_of(left)
         with learner_for(workspace, bundle, state, memory) as learner:
             say_cost(workspace, learner, histories, memory, alone=True)
             trained, spent = train(
@@ -80,7 +80,7 @@ def forget(
                 left,
                 histories,
                 "forget",
-                lambda: personal.adapt(learner, left, histories),
+                lambda: adapting.adapt(learner, left, histories),
                 resume=resume,
             )
         store_without(vault, trained, task=name, items=len(gone))
@@ -94,7 +94,7 @@ def forget(
 
 def forget_everything(context: typer.Context, *, yes: bool) -> None:
     """Remove the vault and its keys. The release and the trust root stay: they are not private."""
-    from client.vault import destroy_vault
+    from client.vault.opening import destroy_vault
 
     workspace = o.workspace(context)
     if not workspace.has_vault and not workspace.home.vault.exists():

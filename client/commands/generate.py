@@ -10,13 +10,13 @@ from typing import Annotated, Any
 import typer
 
 from client.commands import options as o
-from client.commands.work import Memory, load_within, stored_state
-from client.console import progress_bars, say, stdin_bytes
-from client.questions import Questions, open_questions
-from client.terminal_text import for_stdout, json_line
-from client.workspace import Workspace
+from client.commands.questions import Questions, open_questions
+from client.commands.training_run import Memory, load_within, stored_state
+from client.person.workspace import Workspace
+from client.terminal.console import progress_bars, say, stdin_bytes
+from client.terminal.terminal_text import for_stdout, json_line
 from proper_model.errors import ConfigError, DataError
-from proper_model.records import counted
+from proper_model.tasks import counted
 
 MAX_QUESTION_BYTES = 1 << 20
 
@@ -75,8 +75,8 @@ def answer_all(
     mine: Any, questions: Questions, stage: str, max_tokens: int | None, output: Path | None
 ) -> None:
     """A line of JSON for every question: on stdout at once, or in a file that appears when whole."""
-    from proper_model.durable import create_file
-    from proper_model.files import storage_errors
+    from proper_model.storage.durable import create_file
+    from proper_model.storage.files import storage_errors
 
     done = 0
 
@@ -101,7 +101,7 @@ def answer_all(
 
 def personal_model(workspace: Workspace, task: str | None, memory: Memory) -> Any:
     """The person's model over its release; without a vault, the population's."""
-    from client.answering import Personal
+    from client.person.answering import Personal
 
     state = stored_state(workspace.open()) if workspace.has_vault else None
     bundle = workspace.bundle_of(state)

@@ -11,16 +11,16 @@ import typer
 
 from client.commands import options as o
 from client.commands.export import BACKUP_OPTION, BackupPassphrase
-from client.commands.work import store
-from client.console import agreed, asks, print_line, progress_bars, say
-from client.passphrases import ask_passphrase, read_passphrase
+from client.commands.training_run import store
+from client.terminal.console import agreed, asks, print_line, progress_bars, say
+from client.vault.passphrases import ask_passphrase, read_passphrase
 from proper_model.errors import ConfigError, PassphraseError, VaultError, VaultForeignError
-from proper_model.records import counted
+from proper_model.tasks import counted
 
 if TYPE_CHECKING:
-    from client.backup import Backup
-    from client.personal_state import PersonalState
-    from client.vault import Vault
+    from client.person.state import PersonalState
+    from client.vault.backup import Backup
+    from client.vault.opening import Vault
 
 Replace = Annotated[
     bool,
@@ -40,10 +40,10 @@ def import_backup(
 
     A backup that this version cannot work with is refused, and what is stored here stays.
     """
-    from client.bundle_store import stored
-    from client.personal_state import decode
-    from client.replacing import item_count
-    from client.state_check import check_fits, check_state
+    from client.person.replacing import item_count
+    from client.person.state import decode
+    from client.person.state_check import check_fits, check_state
+    from client.releases.store import stored
 
     workspace = o.workspace(context)
     bundle = workspace.installed()
@@ -82,7 +82,7 @@ def import_backup(
 
 def opened_backup(path: Path, passphrase_file: Path | None) -> Backup:
     """A backup by the passphrase of a file, or asked for. Raises as `open_backup`."""
-    from client.backup import open_backup
+    from client.vault.backup import open_backup
 
     if passphrase_file is None:
         passphrase = ask_passphrase("The backup's passphrase", instead=BACKUP_OPTION)
@@ -98,8 +98,8 @@ def opened_backup(path: Path, passphrase_file: Path | None) -> Backup:
 
 def agree_to_replace(vault: Vault, state: PersonalState, created: datetime, *, yes: bool) -> None:
     """Say what is lost by a backup, and ask. Raises ConfigError, or typer.Abort for a no."""
-    from client.personal_state import decode
-    from client.replacing import losses
+    from client.person.replacing import losses
+    from client.person.state import decode
 
     present: PersonalState | None = None
     try:

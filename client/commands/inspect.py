@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from client.commands import options as o
-from client.console import print_line, print_table, progress_bars
-from client.tables import Table
-from client.terminal_text import for_stdout, json_line, preview
-from client.workspace import Workspace, read_state
-from proper_model.dates import date_key
-from proper_model.records import counted
+from client.person.workspace import Workspace, read_state
+from client.terminal.console import print_line, print_table, progress_bars
+from client.terminal.tables import Table
+from client.terminal.terminal_text import for_stdout, json_line, preview
+from proper_model.data import date_key
+from proper_model.tasks import counted
 
 if TYPE_CHECKING:
-    from client.personal_state import PersonalState, TaskState
+    from client.person.state import PersonalState, TaskState
 
 PREVIEW = 60  # characters of an item
 ROUTED_ITEMS = 64  # newest items whose routing is shown
@@ -171,7 +171,7 @@ def routing_of(
     workspace: Workspace, state: PersonalState, name: str
 ) -> dict[str, list[float]] | None:
     """Mean weight of every expert at every linear over the newest items, at stage 3."""
-    from client.answering import Personal
+    from client.person.answering import Personal
 
     bundle = workspace.bundle_of(state)
     with progress_bars() as show:

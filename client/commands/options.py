@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from client.command_line import Session
 from client.home import Home
-from client.workspace import Keys, Workspace
+from client.person.workspace import Keys, Workspace
+from client.terminal.command_line import Session
 from proper_model.errors import ConfigError
 
 History = Annotated[

@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING
 import typer
 
 from client.commands.options import columns_of
-from client.console import progress_bars, say
+from client.terminal.console import progress_bars, say
 from proper_model.errors import DataError
-from proper_model.records import HistoryItem, counted
-from proper_model.tasks import Task
+from proper_model.tasks import HistoryItem, Task, counted
 
 if TYPE_CHECKING:
-    from client.history import History, ReadOptions
+    from client.history.reading import History, ReadOptions
 
 
 def read_options(
@@ -30,7 +29,7 @@ def read_options(
     lenient: bool,
 ) -> ReadOptions:
     """The options of a command as one value. Raises ConfigError for a malformed `--column`."""
-    from client.history import ReadOptions
+    from client.history.reading import ReadOptions
 
     return ReadOptions(
         form=form,
@@ -52,7 +51,7 @@ def read_items(
     Raises DataError where what a known export holds is not what the task asks about, nobody can be
     asked, and `yes` is not given.
     """
-    from client.history import read_history
+    from client.history.reading import read_history
 
     with progress_bars() as show:
         found = read_history(

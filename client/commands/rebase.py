@@ -9,13 +9,13 @@ import typer
 
 from client.commands import options as o
 from client.commands.adapt import say_outcome
-from client.commands.work import Memory, learner_for, say_cost, store, train
-from client.console import print_line, say
-from client.workspace import Workspace, read_state
+from client.commands.training_run import Memory, learner_for, say_cost, store, train
+from client.person.workspace import Workspace, read_state
+from client.terminal.console import print_line, say
 from proper_model.errors import ProperError
 
 if TYPE_CHECKING:
-    from client.vault import Vault
+    from client.vault.opening import Vault
 
 
 def rebase(
@@ -30,7 +30,7 @@ def rebase(
     An adapter fits only the release it was trained over, and goes on over that one until this is
     done. The pair before stays for `proper rollback`; releases older than that are removed.
     """
-    from client import personal
+    from client.person import adapting
 
     workspace = o.workspace(context)
     bundle = workspace.installed()
@@ -43,7 +43,7 @@ def rebase(
         moved = dataclasses.replace(
             state, bundle_id=bundle.bundle_id, bundle_version=bundle.version
         )
-        histories = personal.histories_of(state)
+        histories = adapting.histories_of(state)
         with learner_for(workspace, bundle, state, memory) as learner:
             least = learner.settings.user.min_items_to_train
             say_cost(workspace, learner, histories, memory)
@@ -53,7 +53,7 @@ def rebase(
                 moved,
                 histories,
                 "rebase",
-                lambda: personal.adapt(learner, moved, histories),
+                lambda: adapting.adapt(learner, moved, histories),
                 resume=resume,
             )
         items = sum(len(task.items) for task in trained.tasks.values())
@@ -66,7 +66,7 @@ def rebase(
 
 def remove_unneeded(workspace: Workspace, vault: Vault) -> None:
     """Remove releases that neither of the two stored generations was made over."""
-    from client.bundles import remove_old_bundles
+    from client.releases.add import remove_old_bundles
 
     generations = (vault.read(), vault.read_previous())
     try:

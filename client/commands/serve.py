@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from client.commands import options as o
-from client.commands.work import Memory
-from client.console import print_line, progress_bars, say
+from client.commands.training_run import Memory
+from client.terminal.console import print_line, progress_bars, say
 
 Port = Annotated[int, typer.Option("--port", help="0 takes any free one.")]
 TokenFile = Annotated[
@@ -37,7 +37,7 @@ def serve(
     new at each start is worth nothing to them; with --token-file and a fixed port, end your clients
     first, and make a new file where that may have happened.
     """
-    from client.served import ServedPerson
+    from client.serving.person_session import ServedPerson
     from client.serving.server import serve as run
     from client.serving.tokens import new_token, page_address, token_of_file
 

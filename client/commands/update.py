@@ -9,14 +9,14 @@ import typer
 from client.commands import options as o
 from client.commands.adapt import say_outcome
 from client.commands.reading import read_items, read_options
-from client.commands.work import Memory, check_limit, learner_for, store, train
-from client.console import print_line, say
-from client.workspace import read_state
-from proper_model.records import counted
+from client.commands.training_run import Memory, check_limit, learner_for, store, train
+from client.person.workspace import read_state
+from client.terminal.console import print_line, say
+from proper_model.tasks import counted
 
 if TYPE_CHECKING:
-    from client.personal import Update
-    from client.personal_state import PersonalState
+    from client.person.adapting import Update
+    from client.person.state import PersonalState
 
 
 def update(
@@ -42,34 +42,34 @@ def update(
     HISTORY may hold old items as well; they are recognized. New items that are held back decide.
     Where there were too few items for an adapter so far, all of them are adapted to.
     """
-    from client import personal
-    from client.cost import memory_needed
+    from client.person import adapting
+    from client.person.cost import memory_needed
 
     workspace = o.workspace(context)
     how = read_options(
         form, column, scale, date_order, sender, max_items, no_date=no_date, lenient=lenient
     )
     memory = Memory(o.bytes_of(max_memory), base_weights, recompute)
-    done: list[personal.Update] = []
+    done: list[adapting.Update] = []
     with workspace.changing() as vault:
         state = read_state(vault)
         name, task_state = state.task_named(task)
         chosen = task_state.task()
         items = read_items(history, chosen, how, yes=yes)
-        everything = personal.with_items(task_state, items)
+        everything = adapting.with_items(task_state, items)
         count = len(everything.items) - len(task_state.items)
         new, whole = {name: (chosen, items)}, {name: (chosen, everything.items)}
         if not count:
             print_line("There is no new item, so your adapter stays as it is.")
             return
-        grown = personal.histories_of(state.with_task(name, everything))
+        grown = adapting.histories_of(state.with_task(name, everything))
         with learner_for(workspace, workspace.bundle_of(state), state, memory) as learner:
             check_limit(memory_needed(learner, whole), memory)
 
             def step() -> PersonalState:
                 if not task_state.adapter:  # there were too few items, or training diverged
-                    return personal.adapt(learner, state, grown)
-                done.append(personal.update(learner, state, name, items))
+                    return adapting.adapt(learner, state, grown)
+                done.append(adapting.update(learner, state, name, items))
                 return done[-1].state
 
             changed, spent = train(vault, learner, state, new, "update", step, resume=resume)

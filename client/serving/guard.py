@@ -2,7 +2,7 @@
 
 Only this machine's browser at this address (Host, Origin: against DNS rebinding and other sites'
 pages), only with the token (all but the page's own files), nothing cached, nothing embedded,
-nothing loaded from elsewhere. Source: SECURITY 2; OWASP, "DNS rebinding" and "CSP" cheat sheets.
+nothing loaded from elsewhere. Source: docs/security.md 2; OWASP, "DNS rebinding" and "CSP" cheat sheets.
 """
 
 from __future__ import annotations

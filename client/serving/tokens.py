@@ -1,6 +1,6 @@
 """The bearer token: made afresh for every start, or kept in a file only its owner can read.
 
-Source: SECURITY 2 (same-device user); STYLE 1 (simonw/llm: secrets are created with mode 0600).
+Source: docs/security.md 2 (same-device user); docs/contributing.md (simonw/llm: secrets are created with mode 0600).
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import secrets
 import stat
 from pathlib import Path
 
-from proper_model.durable import create_file
 from proper_model.errors import ConfigError
-from proper_model.files import storage_errors
+from proper_model.storage.durable import create_file
+from proper_model.storage.files import storage_errors
 
 TOKEN_BYTES = 32
 MIN_CHARS = 32

@@ -18,11 +18,10 @@ from coordinator.keys import (
     public_file,
     write_public,
 )
-from coordinator.release import open_to_readers
+from coordinator.publish import open_to_readers
 from coordinator.root_ceremony import ROOT_DAYS, create_root
-from proper_model.errors import ConfigError
-from proper_model.release_folder import ROOT_NAME
-from proper_model.trust import (
+from proper_model.bundle.folder_names import ROOT_NAME
+from proper_model.bundle.trusted_root import (
     DEFAULT_CHANNEL,
     LATEST,
     RELEASE,
@@ -30,6 +29,7 @@ from proper_model.trust import (
     key_id,
     public_bytes,
 )
+from proper_model.errors import ConfigError
 
 app = typer.Typer(help="Make signing keys, and the first root.")
 

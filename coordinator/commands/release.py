@@ -8,9 +8,9 @@ from typing import Annotated
 import typer
 
 from coordinator.commands import options as o
-from coordinator.release import open_to_readers
+from coordinator.publish import open_to_readers
 from coordinator.republication import RELEASE_DAYS, republish, sign_latest_again
-from proper_model.signed_time import (
+from proper_model.bundle.signed_time import (
     LATEST_DAYS,
     MAX_LATEST_DAYS,
     MAX_RELEASE_DAYS,

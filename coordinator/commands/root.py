@@ -10,7 +10,7 @@ import typer
 
 from coordinator.commands import options as o
 from coordinator.keys import load_public
-from coordinator.release import open_to_readers
+from coordinator.publish import open_to_readers
 from coordinator.root_ceremony import (
     NEXT_NAME,
     ROOT_DAYS,
@@ -22,9 +22,9 @@ from coordinator.root_ceremony import (
     sign_next,
     withdraw,
 )
+from proper_model.bundle.signed_time import format_time
+from proper_model.bundle.trusted_root import LATEST, RELEASE, ROLES, ROOT, ROOT_FORMAT, TrustedRoot
 from proper_model.errors import ConfigError
-from proper_model.signed_time import format_time
-from proper_model.trust import LATEST, RELEASE, ROLES, ROOT, ROOT_FORMAT, TrustedRoot
 
 app = typer.Typer(help="Show, change and sign the root.")
 

@@ -7,20 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from client.adaptation import UserState
-from client.evaluation import scorable
-from client.prediction import (
+from client.node.cohort_adaptation import UserState
+from client.node.cohort_prediction import (
     AnswerLimits,
     answering_tokens,
     arm_pass,
     predict,
     prediction_of,
 )
-from proper_model.artifact import Release
-from proper_model.metrics import Scored, score
-from proper_model.records import HistoryItem, Query, User
-from proper_model.scoring import Question, answer_queries
-from proper_model.tasks import Example
+from client.person.evaluation import scorable
+from proper_model.answering import Question, answer_queries
+from proper_model.evaluation import Scored, score
+from proper_model.release.contents import Release
+from proper_model.tasks import Example, HistoryItem, Query, User
 
 States = Mapping[str, UserState]
 Items = Sequence[Sequence[HistoryItem]]

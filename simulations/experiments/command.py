@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from client.console import print_line, print_table, say
-from simulations import cli_options as o
-from simulations.options import RunOptions
-from simulations.phases import progress_bars
+from client.terminal.console import print_line, print_table, say
+from simulations.outcome.phases import progress_bars
+from simulations.setup import cli_options as o
+from simulations.setup.options import RunOptions
 
 if TYPE_CHECKING:
     from simulations.experiments.schema import Experiment
@@ -92,7 +92,7 @@ def _print(result: Experiment, *, markdown: bool = False) -> None:
 
 def _leave(result: Experiment, out: Path) -> None:
     """Write result and figure into `out`, and print the tables."""
-    from proper_model.files import storage_errors, write_atomic
+    from proper_model.storage.files import storage_errors, write_atomic
     from simulations.experiments.figure import loss_figure
     from simulations.experiments.schema import write_experiment
 

@@ -7,17 +7,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from proper_model.artifact import Release
-from proper_model.metrics import CORPUS_METRICS, Scored
-from proper_model.records import User
-from proper_model.statistics import RESAMPLES, Level, paired_bootstrap
-from proper_model.structure import preset
-from proper_model.tasks import Task
-from simulations import environment
+from proper_model.evaluation import CORPUS_METRICS, RESAMPLES, Level, Scored, paired_bootstrap
+from proper_model.release.contents import Release
+from proper_model.settings import preset
+from proper_model.tasks import Task, User
 from simulations.experiments.schema import Condition, Costs, Experiment, SetContrast
-from simulations.options import RunOptions
-from simulations.score import CONFIDENCE, SEED, arm_result
-from simulations.sources import Progress, Source
+from simulations.outcome import environment
+from simulations.reporting.score import CONFIDENCE, SEED, arm_result
+from simulations.setup.options import RunOptions
+from simulations.setup.sources import Progress, Source
 
 # Condition to set of questions to scores.
 Scores = Mapping[str, Mapping[str, Scored]]
@@ -52,11 +50,11 @@ def train_release(
     """The pooled stages without Flower, from the run's cache where they were trained before."""
     import torch
 
-    from coordinator.stages import run_pooled_stages
-    from proper_model.base_check import read_config
-    from proper_model.machine import useful_threads
-    from simulations.calibrate import shape_of
-    from simulations.prepare import memory_bytes
+    from coordinator.pooled_stages import run_pooled_stages
+    from proper_model.checks import read_config
+    from proper_model.federation.machine import useful_threads
+    from simulations.setup.calibrate import shape_of
+    from simulations.setup.prepare import memory_bytes
 
     hidden = shape_of(read_config(source.config_base)).hidden
     torch.set_num_threads(options.threads or useful_threads(hidden))

@@ -8,7 +8,7 @@ the newest fifth, the queries, and a fourth of the first half judge. Conditions,
     update   the same, gone on with every part in turn, as `proper update` does
     scratch  embedding and adapter made anew from everything
 
-Source: METHOD 1.9 (time-ordered histories, drift, continual refit).
+Source: docs/method.md 1.9 (time-ordered histories, drift, continual refit).
 """
 
 from __future__ import annotations
@@ -16,24 +16,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from client.adaptation import UserState, adapt
-from client.learning import Learner, user_seed
-from client.personal import task_seed
-from client.updating import Member, go_on, update_samples
-from proper_model.artifact import Release
-from proper_model.dropout import mix_seed
-from proper_model.encoding import Encoded
+from client.node.cohort_adaptation import UserState, adapt
+from client.person.adapting import task_seed
+from client.person.learner import Learner, user_seed
+from client.person.updating import Member, go_on, update_samples
 from proper_model.errors import ConfigError, DataError
-from proper_model.records import HistoryItem, User
+from proper_model.kernels import Encoded, mix_seed
+from proper_model.release.contents import Release
+from proper_model.tasks import HistoryItem, User
 from simulations.experiments.asking import score_items, score_queries
+from simulations.experiments.changing_minds import drifting
 from simulations.experiments.common import Outcome, as_experiment, train_release
 from simulations.experiments.meter import Meter
 from simulations.experiments.schema import Experiment
 from simulations.experiments.timeline import Timeline, cut, first_half
-from simulations.options import RunOptions
-from simulations.prepare import memory_bytes
-from simulations.sources import Progress, load_source
-from simulations.synthetic_drift import drifting
+from simulations.setup.options import RunOptions
+from simulations.setup.prepare import memory_bytes
+from simulations.setup.sources import Progress, load_source
 
 QUERIES, NEWEST, RETENTION = "queries", "newest items", "old items"
 PAIRS = (

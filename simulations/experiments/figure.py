@@ -10,7 +10,7 @@ from matplotlib.figure import Figure as Canvas
 
 from simulations.experiments.schema import Experiment
 from simulations.experiments.show import sets
-from simulations.figures import BLUE, GREEN, GREY, INK, ORANGE, STYLE, Figure, inline
+from simulations.reporting.figures import BLUE, GREEN, GREY, INK, ORANGE, STYLE, Figure, inline
 
 COLOURS = (BLUE, ORANGE, GREEN, GREY)
 LOSS = "nll"

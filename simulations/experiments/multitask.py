@@ -10,7 +10,7 @@ on the task's own items:
 
 Scored with the adapter (stage 3) and without (stage 2), where the embedding is all that differs.
 No item serves both tasks: where both histories hold it, every other one goes to each.
-Source: METHOD 1.9 (multi-task: keep one e_u across tasks).
+Source: docs/method.md 1.9 (multi-task: keep one e_u across tasks).
 """
 
 from __future__ import annotations
@@ -22,24 +22,23 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from client.adaptation import UserState
-from client.learning import Learner, user_seed
-from client.personal import merged, task_seed
-from proper_model.artifact import Release
+from client.node.cohort_adaptation import UserState
+from client.person.adapting import merged, task_seed
+from client.person.learner import Learner, user_seed
 from proper_model.data import read_population
-from proper_model.embeddings import EmbeddingFit
+from proper_model.engine import Samples
 from proper_model.errors import ConfigError, DataError
-from proper_model.holdout import Samples
-from proper_model.metrics import Scored
-from proper_model.records import User
-from proper_model.tasks import Task
+from proper_model.evaluation import Scored
+from proper_model.release.contents import Release
+from proper_model.stages import EmbeddingFit
+from proper_model.tasks import Task, User
 from simulations.experiments.asking import score_queries
 from simulations.experiments.common import Outcome, as_experiment, train_release
 from simulations.experiments.meter import Meter
 from simulations.experiments.schema import Experiment
-from simulations.options import RunOptions
-from simulations.prepare import memory_bytes
-from simulations.sources import Progress, Source, choose_template, load_source
+from simulations.setup.options import RunOptions
+from simulations.setup.prepare import memory_bytes
+from simulations.setup.sources import Progress, Source, choose_template, load_source
 
 CONDITIONS = ("shared", "apart", "transferred", "mean")
 PAIRS = (

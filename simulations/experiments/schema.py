@@ -11,8 +11,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from proper_model.files import write_atomic
-from simulations.results import ArmResult, Contrast, Hardware, dumps, read_as
+from proper_model.storage.files import write_atomic
+from simulations.outcome.results import ArmResult, Contrast, Hardware, dumps, read_as
 
 SCHEMA = 1
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 
-from client.tables import Table
+from client.terminal.tables import Table
 from simulations.experiments.schema import Condition, Experiment
-from simulations.results import METRICS
+from simulations.outcome.results import METRICS
 
 # Of each task what sees most, and what people ask for; the file holds differences in every metric.
 COMPARED = ("accuracy", "mae_expected", "rougeL", "nll")

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from client.evaluation import LEAST_TESTED, TESTED_SHARE
-from client.personal import in_time
+from client.person.adapting import in_time
+from client.person.evaluation import LEAST_TESTED, TESTED_SHARE
 from proper_model.errors import DataError
-from proper_model.records import HistoryItem
+from proper_model.tasks import HistoryItem
 
 Items = tuple[HistoryItem, ...]
 

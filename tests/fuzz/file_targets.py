@@ -11,14 +11,14 @@ from random import Random
 
 import httpx
 
-from client.web_address import redirected, release_address
-from proper_model.data import read_population, write_oppu
+from client.releases.web_address import redirected, release_address
+from proper_model.data.users import read_population, write_oppu
+from proper_model.data.validation import validate
 from proper_model.errors import DataError
-from proper_model.profiles import load_profile, profile_folder
-from proper_model.records import HistoryItem, Place, Query, Report
-from proper_model.settings_io import from_mapping, to_mapping
-from proper_model.tasks import load_task, shipped_tasks, task_from_toml
-from proper_model.validation import validate
+from proper_model.settings.settings_io import from_mapping, to_mapping
+from proper_model.settings.shipped_profiles import load_profile, profile_folder
+from proper_model.tasks.records import HistoryItem, Place, Query, Report
+from proper_model.tasks.task import load_task, shipped_tasks, task_from_toml
 from tests.fuzz.harness import CANARY, Files
 from tests.fuzz.mutators import spoil_bytes, spoil_json, spoil_toml
 

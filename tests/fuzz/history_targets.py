@@ -14,9 +14,9 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from client.history import History, ReadOptions, read_history
-from client.questions import open_questions
-from proper_model.tasks import load_task
+from client.commands.questions import open_questions
+from client.history.reading import History, ReadOptions, read_history
+from proper_model.tasks.task import load_task
 from tests.fuzz.harness import CANARY, Files
 from tests.fuzz.mutators import TEXTS, dump, spoil_bytes, spoil_json
 from tests.histories import READ

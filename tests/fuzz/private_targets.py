@@ -11,19 +11,21 @@ from random import Random
 
 import torch
 
-from client import backup, cli, personal_state
-from client.bundle_store import installed
-from client.command_line import Session
+from client import cli
 from client.home import Home
-from client.passphrases import check_new, read_passphrase
-from client.personal_state import PersonalState, TaskState
-from client.state_check import check_state
-from client.vault import KeyFile, Passphrase, Secret, open_vault
-from client.vault_check import look_at
-from client.vault_keys import KEYS_FILE
+from client.person import state as personal_state
+from client.person.state import PersonalState, TaskState
+from client.person.state_check import check_state
+from client.releases.store import installed
+from client.terminal.command_line import Session
+from client.vault import backup
+from client.vault.damage import look_at
+from client.vault.keys_document import KEYS_FILE
+from client.vault.opening import KeyFile, Passphrase, Secret, open_vault
+from client.vault.passphrases import check_new, read_passphrase
 from proper_model.errors import ProperError
-from proper_model.records import HistoryItem
-from proper_model.tasks import load_task
+from proper_model.tasks.records import HistoryItem
+from proper_model.tasks.task import load_task
 from tests.age_files import seal
 from tests.exports import noisy_release, user_tensors
 from tests.fuzz.harness import CANARY, Files, cause_of

@@ -17,20 +17,20 @@ from typing import Any
 import torch
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from client.bundle_store import installed
-from client.bundles import add_bundle, load_release
 from client.home import Home
-from client.loading import LOADED
-from proper_model import canonical
-from proper_model.artifact import release_to_files
-from proper_model.bundle import MANIFEST_NAME, SIGNATURES_NAME, build_bundle, verify_manifest
-from proper_model.errors import BundleFormatError, ProperError
-from proper_model.latest import parse_latest
-from proper_model.manifest import BaseReference
-from proper_model.records import Query
-from proper_model.release_check import check_files
-from proper_model.signatures import signature_fields
-from proper_model.trust import (
+from client.releases.add import add_bundle, load_release
+from client.releases.loading import LOADED
+from client.releases.store import installed
+from proper_model.bundle.latest import parse_latest
+from proper_model.bundle.manifest import BaseReference
+from proper_model.bundle.signatures import signature_fields
+from proper_model.bundle.signed_bundle import (
+    MANIFEST_NAME,
+    SIGNATURES_NAME,
+    build_bundle,
+    verify_manifest,
+)
+from proper_model.bundle.trusted_root import (
     LATEST_DOMAIN,
     MANIFEST_DOMAIN,
     ROOT_DOMAIN,
@@ -38,6 +38,11 @@ from proper_model.trust import (
     rotate,
     sign,
 )
+from proper_model.checks.release import check_files
+from proper_model.errors import BundleFormatError, ProperError
+from proper_model.release.contents import release_to_files
+from proper_model.storage import canonical
+from proper_model.tasks.records import Query
 from tests.bundle_samples import KEY, LIFETIME, NOW, base_files, referring_files, sample_info
 from tests.exports import noisy_release
 from tests.fuzz.harness import Files, cause_of

@@ -37,9 +37,9 @@ from bundle_samples import (  # noqa: E402
     tensor_file,
 )
 
-from proper_model import canonical  # noqa: E402
-from proper_model.signed_time import format_time  # noqa: E402
-from proper_model.trust import MANIFEST_DOMAIN, ROOT_DOMAIN, sign  # noqa: E402
+from proper_model.bundle.signed_time import format_time  # noqa: E402
+from proper_model.bundle.trusted_root import MANIFEST_DOMAIN, ROOT_DOMAIN, sign  # noqa: E402
+from proper_model.storage import canonical  # noqa: E402
 
 MANIFEST, SIGNATURES, SHARED = "manifest.json", "signatures.json", "shared.safetensors"
 GOOD = sample_bundle(files=format_files()).all_files()

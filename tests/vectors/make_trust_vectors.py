@@ -21,11 +21,11 @@ for folder in (HERE.parent.parent, HERE.parent):
 
 from bundle_samples import CREATED, KEY, NOW  # noqa: E402
 
-from proper_model import canonical  # noqa: E402
-from proper_model.public_keys import key_id, public_bytes  # noqa: E402
-from proper_model.signatures import LATEST_DOMAIN, signature_fields  # noqa: E402
-from proper_model.signed_time import format_time  # noqa: E402
-from proper_model.trust import MANIFEST_DOMAIN, TrustedRoot, sign  # noqa: E402
+from proper_model.bundle.public_keys import key_id, public_bytes  # noqa: E402
+from proper_model.bundle.signatures import LATEST_DOMAIN, signature_fields  # noqa: E402
+from proper_model.bundle.signed_time import format_time  # noqa: E402
+from proper_model.bundle.trusted_root import MANIFEST_DOMAIN, TrustedRoot, sign  # noqa: E402
+from proper_model.storage import canonical  # noqa: E402
 from tests.publisher import (  # noqa: E402
     LATEST_KEY,
     NEW_RELEASE_KEY,

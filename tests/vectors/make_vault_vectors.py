@@ -31,12 +31,12 @@ from vault_samples import (  # noqa: E402
     tree,
 )
 
-from client.derivation import Argon2idCost, Cost  # noqa: E402
-from client.key_slots import KeySet  # noqa: E402
-from client.sealing import Header, seal  # noqa: E402
-from client.vault import KeyFile, KeyringEntry, Passphrase, create_vault  # noqa: E402
-from client.vault_keys import unlock  # noqa: E402
-from proper_model import canonical  # noqa: E402
+from client.vault.key_derivation import Argon2idCost, Cost  # noqa: E402
+from client.vault.key_slots import KeySet  # noqa: E402
+from client.vault.keys_document import unlock  # noqa: E402
+from client.vault.opening import KeyFile, KeyringEntry, Passphrase, create_vault  # noqa: E402
+from client.vault.sealing import Header, seal  # noqa: E402
+from proper_model.storage import canonical  # noqa: E402
 
 Case = dict[str, Any]
 KEY_FILE = bytes(range(40))

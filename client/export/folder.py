@@ -1,0 +1,281 @@
+"""What a user takes away: a PEFT adapter or a merged model, as a folder that other programs load.
+
+A folder appears whole or not at all: it is written beside its place, synced and renamed. What a
+killed process leaves, a hidden folder `.NAME.*.tmp` beside it, is removed by the next export to the
+same place. Nothing in a folder names the user or this machine, but for an adapter with its base
+beside it: PEFT finds that by an absolute path only.
+It is private all the same (docs/security.md 1, "a leaked personal LoRA equals leaked history"), so files
+are 0600 and folders 0700.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+import secrets
+import stat
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save
+from torch import Tensor
+
+from client.export.folder_readme import merged_readme, peft_readme
+from proper_model.errors import ExportError
+from proper_model.export import (
+    FoldReport,
+    check_mergeable,
+    fold_release,
+    in_dtype,
+    peft_adapter,
+    write_merged_folder,
+    write_model_folder,
+)
+from proper_model.kernels import Encoded
+from proper_model.release.contents import Release
+from proper_model.release.recipe import BaseSource
+from proper_model.settings import BaseWeights
+from proper_model.storage.durable import move_folder, remove_folder
+from proper_model.storage.files import PRIVATE_FILE, PRIVATE_FOLDER, storage_errors, write_atomic
+
+_AS_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+BASE = "base"  # folder of a base that is written beside an adapter
+
+
+@dataclass(frozen=True)
+class BaseBeside:
+    """The base that an adapter applies to, to be written beside it.
+
+    Attributes:
+        model: as it was loaded, before any population LoRA unless the release embeds it merged.
+        dtype: that its weights are stored in.
+    """
+
+    model: Any
+    tokenizer: Any
+    dtype: torch.dtype
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written.
+
+    Attributes:
+        size_bytes: of all files together.
+        rank, natural_rank: of an adapter, with and without the zeros that fill it up.
+        report: what an approximate fold costs; None where it is exact.
+    """
+
+    size_bytes: int
+    rank: int | None
+    natural_rank: int | None
+    report: FoldReport | None
+
+
+def write_peft(
+    out: Path,
+    release: Release,
+    tensors: Mapping[str, Tensor],
+    *,
+    bundle_id: str,
+    base: BaseSource | None,
+    beside: BaseBeside | None = None,
+    dtype: torch.dtype = torch.float32,
+    approximate: bool = False,
+    samples: Sequence[Encoded] = (),
+) -> Exported:
+    """Write a folder that `PeftModel.from_pretrained`, `AutoPeftModelForCausalLM` and vLLM load.
+
+    Args:
+        out: does not exist, or is an empty folder.
+        tensors: the user's `embedding` and `lora.<site>.A|B`.
+        base: the public base that the release refers to; None if the bundle embeds its base.
+        beside: the base itself, to be written as the folder `base` of the export.
+        approximate, samples: see `fold_release`.
+
+    Raises:
+        ExportError: `out` is taken, the preset does not fold, or `base` does not fit the release.
+        StorageError: the disk refuses; nothing is left behind.
+    """
+    check_source(release, base)
+    check_free(out)
+    fold = fold_release(release, tensors, approximate=approximate, samples=samples)
+    name, revision = base_name(out, bundle_id, base, beside)
+    adapter = peft_adapter(
+        release,
+        fold,
+        base_name=name,
+        revision=revision,
+        dtype=dtype,
+        language_alone=beside is not None,
+    )
+    readme = peft_readme(
+        release, adapter, fold.report, bundle_id=bundle_id, base=base, beside=beside is not None
+    )
+    with new_folder(out) as folder:
+        write_atomic(
+            folder / "adapter_config.json",
+            json.dumps(adapter.config, indent=1, sort_keys=True).encode(),
+        )
+        write_atomic(
+            folder / "adapter_model.safetensors", save(dict(adapter.tensors), {"format": "pt"})
+        )
+        write_atomic(folder / "README.md", readme.encode())
+        write_beside(folder, beside)
+        size = folder_size(folder)
+    return Exported(size, adapter.rank, adapter.natural_rank, fold.report)
+
+
+def base_name(
+    out: Path, bundle_id: str, base: BaseSource | None, beside: BaseBeside | None
+) -> tuple[str, str | None]:
+    """What PEFT looks for as the base of an adapter, and a hub revision.
+
+    PEFT resolves a relative path against the current folder, not the adapter's. So a base beside
+    has its absolute path; one that lies in a bundle has its path from the folder of bundles, which
+    names no place of this machine and cannot be mistaken for another base.
+    """
+    if beside is not None:
+        return os.path.join(os.path.abspath(out), BASE), None  # noqa: PTH100, PTH118 - as named
+    if base is not None:
+        return base.name, base.revision
+    return f"./{bundle_id}/{BASE}", None
+
+
+def check_source(release: Release, base: BaseSource | None) -> None:
+    """Raise ExportError unless `base` says of the release's base what the release does."""
+    if (base is None) == bool(release.population):
+        has = "refers to a public base" if release.population else "embeds its base"
+        raise ExportError(
+            f"the release {has}, and the export was told otherwise",
+            hint="export from the bundle as it is installed",
+        )
+
+
+def write_beside(folder: Path, beside: BaseBeside | None) -> None:
+    """The base of an adapter as a Hugging Face folder in the adapter's. Raises as its writer."""
+    if beside is None:
+        return
+    (folder / BASE).mkdir(mode=PRIVATE_FOLDER)
+    weights = in_dtype(beside.model.state_dict(), beside.dtype)
+    write_model_folder(folder / BASE, beside.model, beside.tokenizer, weights)
+
+
+def folder_size(folder: Path) -> int:
+    """Bytes of all files together."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def write_merged(
+    out: Path,
+    release: Release,
+    tensors: Mapping[str, Tensor],
+    *,
+    bundle_id: str,
+    trained_over: BaseWeights = BaseWeights.FULL,
+    dtype: torch.dtype | None = None,
+    approximate: bool = False,
+    samples: Sequence[Encoded] = (),
+) -> Exported:
+    """Write a folder that `AutoModelForCausalLM.from_pretrained` loads.
+
+    `trained_over` is how the base was held when the adapter was trained, `dtype` what its weights
+    are stored in; by default the one that it is held in.
+
+    Raises:
+        ExportError: `out` is taken, the preset does not fold, or the base is quantized.
+        StorageError: the disk refuses; nothing is left behind.
+    """
+    check_free(out)
+    check_mergeable(release)
+    fold = fold_release(release, tensors, approximate=approximate, samples=samples)
+    readme = merged_readme(release, fold.report, trained_over, bundle_id=bundle_id, dtype=dtype)
+    with new_folder(out) as folder:
+        write_merged_folder(folder, release, fold, dtype)
+        write_atomic(folder / "README.md", readme.encode())
+        size = folder_size(folder)
+    return Exported(size, None, None, fold.report)
+
+
+def check_free(out: Path) -> None:
+    """Raise ExportError unless `out` does not exist or is an empty folder."""
+    with storage_errors(out):
+        taken = out.is_symlink() or (
+            out.exists() and (not out.is_dir() or any(True for _ in out.iterdir()))
+        )
+    if taken:
+        raise ExportError(
+            f"{out}: there is something already, expected a new or an empty folder",
+            hint="name another folder, or remove this one first",
+        )
+
+
+@contextmanager
+def new_folder(out: Path) -> Iterator[Path]:
+    """A private folder to fill, which becomes `out` at the end, or vanishes on any error."""
+    target = Path(os.path.abspath(out))  # noqa: PTH100 - a link as the last part stays one
+    with storage_errors(out):
+        _remove_abandoned(target)
+        building, lock = _begun(target)
+        try:
+            yield building
+            for path in building.rglob("*"):
+                _settle(path)
+            move_folder(building, target)
+        except BaseException:
+            remove_folder(building)
+            raise
+        finally:
+            os.close(lock)
+
+
+def _begun(target: Path) -> tuple[Path, int]:
+    """A new folder beside `target`, and the open file that keeps other exports from removing it."""
+    while True:
+        building = target.with_name(f".{target.name}.{secrets.token_hex(6)}.tmp")
+        building.mkdir(mode=PRIVATE_FOLDER)
+        # Before it is locked, another export may take it for an abandoned one.
+        try:
+            lock = os.open(building, _AS_FOLDER)
+        except FileNotFoundError:
+            continue
+        with suppress(OSError):  # some network disks lock no folders, and none is removed there
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        if building.is_dir():
+            return building, lock
+        os.close(lock)
+
+
+def _remove_abandoned(target: Path) -> None:
+    """Remove what killed exports to `target` left: folders of ours that no process has locked."""
+    found: list[Path] = []
+    begun = re.compile(rf"\.{re.escape(target.name)}\.[0-9a-f]{{12}}\.tmp")
+    with suppress(OSError):  # a folder may be written that cannot be listed
+        found = [path for path in target.parent.iterdir() if begun.fullmatch(path.name)]
+    for path in found:
+        with suppress(OSError):  # no folder, or not ours, or being written, or gone meanwhile
+            lock = os.open(path, _AS_FOLDER)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if os.fstat(lock).st_uid == os.geteuid():
+                    remove_folder(path)
+            finally:
+                os.close(lock)
+
+
+def _settle(path: Path) -> None:
+    """Close what a library wrote to everybody else, and flush it."""
+    mode = PRIVATE_FOLDER if path.is_dir() else PRIVATE_FILE
+    if stat.S_IMODE(path.stat().st_mode) & ~mode:
+        path.chmod(mode)
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

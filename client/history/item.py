@@ -1,0 +1,342 @@
+"""One record of a person's history: an item, or the reason why it is none.
+
+A field that the task does not need never costs an item: lenient reading leaves the field out, and
+counts it. What has no text or no answer is no item, in strict reading as well.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from client.history.dates import (
+    OPTIONS_HINT,
+    DateReader,
+    NoDateError,
+    OrderUnknownError,
+    OtherOrderError,
+)
+from client.history.fields import is_empty, shown_names
+from client.history.forms import Reading
+from client.history.newest import content_id
+from client.history.plain_text import without_marks
+from client.history.rating_scale import (
+    AboveScaleError,
+    NoRatingError,
+    Scale,
+    begins_as,
+    rating_label,
+    scale_name,
+)
+from client.history.text_input import Record
+from proper_model.data import identifier, parse_item, text_of
+from proper_model.errors import DataError
+from proper_model.tasks import HistoryItem, Place, Report, Task, counted, folded
+
+if TYPE_CHECKING:
+    from client.history.reading import ReadOptions
+
+FAULTY = "faulty"
+MAX_SENDERS = 10_000  # different ones that are told apart
+HYPHENS = str.maketrans("\u2010\u2011", "--")  # in WhatsApp's telephone numbers
+ABOVE_SHARE = 10  # one in so many ratings above the scale is no slip
+EMPTY = "without text or answer"
+OTHERS = "of other people"
+MEND_HINT = "mend this record, or leave faulty records out with --lenient"
+OTHER_ORDER_HINT = (
+    "the file's dates show two orders, as when a spreadsheet rewrote some of them: give the file as "
+    "it was exported, or read it with --no-date"
+)
+GIVEN_ORDER_HINT = f"give the order that the dates have; {OPTIONS_HINT}"
+SENDER_HINT = "say which one you are, as the file writes it: --sender NAME"
+
+
+class Faults(Report):
+    """A report whose hint suits a person's own file."""
+
+    def error(self, place: Place, message: str, *, hint: str = MEND_HINT) -> None:
+        super().error(place, message, hint=hint)
+
+
+@dataclass(frozen=True)
+class Draft:
+    """An item, and when it was made as far as the file says."""
+
+    item: HistoryItem
+    when: tuple[int, ...] | None
+
+
+class Drafter:
+    """Makes items of records; reports what is wrong with them."""
+
+    def __init__(
+        self,
+        name: str,
+        task: Task,
+        reading: Reading,
+        report: Report,
+        scale: Scale | None,
+        options: ReadOptions,
+    ) -> None:
+        self.name, self.task, self.reading, self.report = name, task, reading, report
+        self.scale, self.lenient = scale, options.lenient
+        self.dates = DateReader(options.date_order)
+        self.wanted = None if options.sender is None else same_name(options.sender)
+        self.senders: dict[str, int] = {}
+        self.unclaimed = False  # whether a message was taken that nothing says to be the person's
+        self.rated = task.answer_field if task.kind == "ordinal" else None
+        self.labels = answer_labels(task)
+        self.ratings = self.above = 0
+        self.above_hint = ""
+        self._check_scale()
+
+    def draft(self, record: Record) -> Draft | str:
+        """The item of a record, or the reason why it is left out. Raises DataError if strict."""
+        place = Place(self.name, record.number, line=record.line)
+        for fault in record.faults:
+            self.report.error(place, fault)
+        if record.faults:
+            return FAULTY
+        if (reason := self._not_own(record.raw)) is not None:
+            return reason
+        raw, anonymous = self._raw(record), record.anonymous
+        if not isinstance(raw, dict):
+            parse_item(raw, record.number, self.task, place, self.report)  # says what it is
+            return FAULTY
+        if any(name in raw and is_empty(raw[name]) for name in self.task.required_fields):
+            return EMPTY
+        errors = self.report.errors
+        draft = self._draft(dict(raw), record.number, anonymous, place)
+        if draft is None or self.report.errors > errors:
+            return FAULTY if self.report.errors > errors else EMPTY
+        return draft
+
+    def _check_scale(self) -> None:
+        """Raises DataError where an export has another scale than the task, and nothing says how."""
+        selection = self.reading.selection
+        layout = selection.layout
+        if layout is None or layout.scale is None or "score" not in selection.places:
+            return
+        if self.scale is not None and begins_as(self.scale, layout.scale):
+            return
+        if self.scale is not None and selection.places["score"] != layout.fields["score"]:
+            return
+        own = scale_name(self.labels) if self.rated and self.labels else layout.scale
+        if own != layout.scale:
+            raise DataError(
+                f"{self.name}: {layout.name} go from {layout.scale}, the task's from {own}",
+                hint=f"say how they become the task's: --scale {layout.scale}:{own}",
+            )
+
+    def check_ratings(self) -> None:
+        """Raises DataError where so many ratings lie above the scale that the file has another one.
+
+        Leaving those out would take the others, 4 of ten, for 4 of five.
+        """
+        if self.above and ABOVE_SHARE * self.above >= self.ratings:
+            count = f"{self.above} of {counted(self.ratings, 'rating')}"
+            raise DataError(
+                f"{self.name}: {count} lie above the scale, so the file's scale is another one",
+                hint=self.above_hint,
+            )
+
+    def check_senders(self) -> None:
+        """Raises DataError where a chat does not say which of its people is the person."""
+        layout = self.reading.selection.layout
+        if self.wanted is not None and (layout is None or layout.sender is None):
+            raise DataError(
+                f"{self.name}: --sender is for chats that are known, and this is none",
+                hint="leave it out, and give a file that holds your own items alone",
+            )
+        if self.unclaimed:
+            people = counted(len(self.senders), "person", "people")
+            raise DataError(f"{self.name}: a chat with messages of {people}", hint=SENDER_HINT)
+        if self.wanted is not None and self.wanted not in self.senders:
+            raise DataError(
+                f"{self.name}: no message of the sender that --sender names", hint=SENDER_HINT
+            )
+
+    def _not_own(self, raw: Any) -> str | None:
+        """Why a record of an export is none of the person's items."""
+        selection, look = self.reading.selection, self.reading.look
+        if selection.layout is None or not isinstance(raw, dict):
+            return None
+        place = selection.layout.sender
+        sender = None if place is None else _sender(look(raw, place))
+        found = {same_name(name) for name in (sender, look(raw, "from")) if isinstance(name, str)}
+        if self.wanted in found:  # of what is left out too: it says that there is such a sender
+            self.senders[str(self.wanted)] = 1
+        if (reason := selection.reason(raw, look)) is not None:
+            return reason
+        if place is None:
+            return None
+        if isinstance(sender, str) and len(self.senders) < MAX_SENDERS:
+            self.senders[same_name(sender)] = 1
+        if self.wanted is not None:
+            return None if self.wanted in found else OTHERS
+        # The file may say who the person is behind the messages, and what was taken is not theirs.
+        self.unclaimed = self.unclaimed or not self.reading.owner
+        return None if not self.reading.owner or sender in self.reading.owner else OTHERS
+
+    def _raw(self, record: Record) -> Any:
+        selection = self.reading.selection
+        table = self.reading.form == "csv"
+        if not isinstance(record.raw, dict) or (selection.is_plain and not table):
+            return record.raw
+        return selection.fields_of(record.raw, self.reading.look)
+
+    def _draft(
+        self, raw: dict[str, Any], number: int, anonymous: bool, place: Place
+    ) -> Draft | None:
+        named = self._keep_id(raw, place) and not anonymous
+        if not named:
+            raw.pop("id", None)
+        when = self._keep_date(raw, place)
+        self._keep_fields(raw, place)
+        if self.rated in raw:
+            raw[str(self.rated)] = self._rating(raw[str(self.rated)], place)
+        if self._lacks_field(raw, place):
+            return None
+        item = parse_item(raw, number, self.task, place, self.report)
+        if item is None:
+            return None
+        for name, text in item.fields.items():
+            if "\0" in text:
+                self.report.error(place.at(name), "a NUL character")
+        if not self._has_answer(item, place):
+            return None
+        return Draft(item if named else replace(item, id=content_id(item)), when)
+
+    def _keep_id(self, raw: dict[str, Any], place: Place) -> bool:
+        """Whether the record has an id to keep; a faulty one is dropped if lenient."""
+        if raw.get("id") is None:
+            return False
+        quiet = Report(strict=False, limit=1)
+        if identifier(raw, "id", place, quiet) is not None:
+            return True
+        for problem in quiet.problems:
+            self._drop(raw, "id", place, problem.message)
+        return False
+
+    def _keep_date(self, raw: dict[str, Any], place: Place) -> tuple[int, ...] | None:
+        """When the item was made; `raw` keeps the day in its one spelling."""
+        try:
+            moment = self.dates.read(raw.get("date"))
+        except OrderUnknownError:
+            raise
+        except OtherOrderError as error:
+            if self.lenient and self.dates.given:
+                self._drop(raw, "date", place, str(error), hint=OPTIONS_HINT)
+                return None
+            # Where both orders stand in a file, none of its dates can be trusted.
+            hint = GIVEN_ORDER_HINT if self.dates.given else OTHER_ORDER_HINT
+            raise DataError(f"{place.at('date')}: {error}", hint=hint) from None
+        except NoDateError as error:
+            self._drop(raw, "date", place, str(error), hint=OPTIONS_HINT)
+            return None
+        if moment is None:
+            raw.pop("date", None)
+            return None
+        raw["date"] = moment.day
+        return moment.key
+
+    def _keep_fields(self, raw: dict[str, Any], place: Place) -> None:
+        """Drop fields that the task knows, does not need, and cannot read."""
+        for name in self.task.fields:
+            if name in self.task.required_fields or name not in raw:
+                continue
+            if raw[name] is None:
+                del raw[name]
+                continue
+            quiet = Report(strict=False, limit=1)
+            text = text_of(raw[name], place.at(name), quiet)
+            if text is None or "\0" in text:
+                what = quiet.problems[0].message if text is None else "a NUL character"
+                hint = f"mend it, or read the items without it: --column {name}="
+                self._drop(raw, name, place, what, hint=hint)
+
+    def _drop(
+        self, raw: dict[str, Any], name: str, place: Place, what: str, *, hint: str = MEND_HINT
+    ) -> None:
+        """Leave a field out and say so; in strict reading it is an error."""
+        raw.pop(name, None)
+        if self.lenient:
+            self.report.warn(place.at(name), f"{what}; the item is read without it")
+        else:
+            self.report.error(place.at(name), what, hint=hint)
+
+    def _rating(self, value: Any, place: Place) -> Any:
+        """The label that a rating is; what is no text and no number is told of later."""
+        if isinstance(value, bool) or not isinstance(value, str | int | float) or not self.labels:
+            return value
+        text = value if isinstance(value, str) else repr(value)
+        self.ratings += 1
+        if self.scale is None and text.strip() in self.labels:
+            return text.strip()
+        try:
+            return rating_label(text, self.labels, self.scale)
+        except NoRatingError as error:
+            name = self.rated or ""
+            if isinstance(error, AboveScaleError):
+                self.above += 1
+                self.above_hint = error.hint
+            self.report.error(place.at(name), f"the answer is {error}", hint=error.hint)
+            return self.labels[0]  # not used: the record is faulty
+
+    def _lacks_field(self, raw: Mapping[str, Any], place: Place) -> bool:
+        """Report a field that a record lacks, with the keys it has as far as they may be shown."""
+        missing = sorted(self.task.required_fields - raw.keys())
+        if not missing:
+            return False
+        keys = shown_names(list(raw), self.task.fields) if self.reading.selection.is_plain else ""
+        self.report.error(
+            place.at(missing[0]),
+            "missing" + (f"; the record has {keys}" if keys else ""),
+            hint=f"--column {missing[0]}=KEY says where it stands, a path such as tweet.full_text "
+            f"inside objects, messages[].text for a list in one object; task {self.task.name} with template set '{self.task.template}' needs "
+            f"{', '.join(sorted(self.task.required_fields))}",
+        )
+        return True
+
+    def _has_answer(self, item: HistoryItem, place: Place) -> bool:
+        """False for an empty answer; reports one that is no label."""
+        name = self.task.answer_field
+        answer = self.task.history_example(item).answer if name is None else item.fields[name]
+        if not answer.strip():
+            return False
+        labels = self.labels
+        if labels is None or answer.strip() in labels:
+            return True
+        close = folded(answer) in {folded(label) for label in labels}
+        self.report.error(
+            place if name is None else place.at(name),
+            f"the answer is not among the {len(labels)} labels of task {self.task.name}"
+            + (", but differs from one of them only in case or spaces" if close else ""),
+        )
+        return True
+
+
+def _sender(value: Any) -> Any:
+    """A sender as Telegram writes it; exports of before 2021 have its number alone."""
+    is_number = isinstance(value, int) and not isinstance(value, bool)
+    return f"user{value}" if is_number else value
+
+
+def same_name(name: str) -> str:
+    """A sender's name in one spelling: without marks, with plain blanks and hyphens."""
+    plain = without_marks(name).translate(HYPHENS)
+    return unicodedata.normalize("NFC", " ".join(plain.split()).removeprefix("~").strip())
+
+
+def answer_labels(task: Task) -> tuple[str, ...] | None:
+    """Labels that answers of the history are among; None where it answers something else.
+
+    Histories of LaMP-1 say what the user wrote, not which of two papers was cited: what they answer
+    depends on the objective, whereas a label is the answer under every one.
+    """
+    if task.labels is None or task.answer_field is None:
+        return None
+    answers = {history.answer.strip() for history in task.spec.history.values()}
+    return task.labels if len(answers) == 1 else None

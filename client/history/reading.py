@@ -1,0 +1,232 @@
+"""One person's own history from a file or standard input: streamed, checked, in time order.
+
+Memory is bounded by the newest items that are kept, whatever the file holds, and plaintext is copied
+nowhere. Messages name file, record, line and field; they quote nothing. Forms: `history_formats`;
+exports that are known by their layout: `history_layouts`; one record: `history_item`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Callable, Mapping
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from client.history.dates import ORDER_HINT, ORDERS, OrderUnknownError, order_of
+from client.history.fields import Selection
+from client.history.forms import open_reading
+from client.history.item import Drafter, Faults, answer_labels
+from client.history.layouts import Layout
+from client.history.newest import Keeper
+from client.history.rating_scale import Scale, parse_scale
+from client.history.text_input import STANDARD_INPUT, open_history
+from proper_model.errors import ConfigError, DataError
+from proper_model.tasks import HistoryItem, Place, Task, counted
+
+__all__ = ["History", "ReadOptions", "answer_labels", "read_history"]
+
+DEFAULT_MAX_ITEMS = 20_000
+MAX_PROBLEMS = 20  # different ones that warnings tell of
+DUPLICATE, FAULTY, OLDER = "duplicate", "faulty", "older"
+PHASE = "reading history (MiB)"
+
+# (phase, done, total); total 0 means: unknown.
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class ReadOptions:
+    """How a person says that a file is to be read.
+
+    Attributes:
+        form: one of `history_formats.FORMS`; None: recognized.
+        columns: where a field of the task, `id` or `date` stands: a column, or a path inside JSON.
+        max_items: the newest that are kept; None: `DEFAULT_MAX_ITEMS`, with a warning if it cuts.
+        lenient: leave faulty records out instead of raising.
+        scale: how ratings become the task's labels, as `rating_scale` describes it.
+        date_order: `dmy`, `mdy` or `ymd`; None: told by the dates.
+        use_date: whether dates are read at all.
+        sender: which of a chat's people the person is.
+    """
+
+    form: str | None = None
+    columns: Mapping[str, str] = field(default_factory=dict)
+    max_items: int | None = None
+    lenient: bool = False
+    scale: str | None = None
+    date_order: str | None = None
+    use_date: bool = True
+    sender: str | None = None
+
+
+@dataclass(frozen=True)
+class History:
+    """What was read. `read == len(items) + sum(left_out.values())`.
+
+    Attributes:
+        name: of the file, fit for messages.
+        items: oldest first; not shown by `repr`.
+        read: records seen.
+        left_out: how many of them are missing in `items`, by reason.
+        warnings: sentences with places and counts, without text of the history.
+        layout: the export that was recognized, None for a file of the task's own fields.
+        places: where each field was read, for an export.
+        asked: whether the person named where every field stands.
+    """
+
+    items: tuple[HistoryItem, ...] = field(repr=False)
+    read: int
+    left_out: Mapping[str, int]
+    warnings: tuple[str, ...]
+    name: str = ""
+    layout: Layout | None = None
+    places: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    asked: bool = True
+
+
+def read_history(
+    source: Path | None,
+    task: Task,
+    options: ReadOptions | None = None,
+    *,
+    progress: Progress | None = None,
+) -> History:
+    """Read a history from a file, or from standard input for None and `-`.
+
+    Args:
+        options: how; None: as it is recognized.
+        progress: called with a phase, mebibytes read, and their whole.
+
+    Raises:
+        ConfigError: an unknown form, order or scale, a field the task does not have, `max_items`
+            below 1.
+        DataError: the file cannot be read or followed, a record is faulty and `lenient` is False,
+            or nothing says what a date or a sender means.
+    """
+    chosen = options or ReadOptions()
+    scale = _checked(chosen, task)
+    try:
+        return _read(source, task, chosen, scale, progress)
+    except OrderUnknownError:
+        order = _order(source, task, chosen)
+    return _read(source, task, dataclasses.replace(chosen, date_order=order), scale, progress)
+
+
+def _checked(options: ReadOptions, task: Task) -> Scale | None:
+    """The scale that `options` name. Raises ConfigError for options that cannot be."""
+    if options.max_items is not None and options.max_items < 1:
+        raise ConfigError(f"max_items: expected at least 1, got {options.max_items}")
+    if options.date_order not in (None, *ORDERS):
+        raise ConfigError("unknown order of dates", hint=f"--date-order {', '.join(ORDERS)}")
+    if not options.use_date and options.columns.get("date"):
+        raise ConfigError("--no-date and --column date=... contradict each other")
+    if options.date_order is not None and (
+        not options.use_date or options.columns.get("date") == ""
+    ):
+        raise ConfigError("--date-order is for dates, and none are to be read")
+    if options.scale is None:
+        return None
+    if task.kind != "ordinal" or not task.labels or task.answer_field is None:
+        raise ConfigError(f"--scale: task {task.name} has no scale of numbers")
+    return parse_scale(options.scale, task.labels)
+
+
+def _read(
+    source: Path | None,
+    task: Task,
+    options: ReadOptions,
+    scale: Scale | None,
+    progress: Progress | None,
+) -> History:
+    report = Faults(strict=not options.lenient, limit=MAX_PROBLEMS)
+    left: Counter[str] = Counter()
+    read = 0
+
+    def on_read(done: int, size: int) -> None:
+        if progress is not None:
+            progress(PHASE, done >> 20, size >> 20)
+
+    with open_history(source, on_read=on_read) as opened:
+        keeper = Keeper(opened.name, options.max_items or DEFAULT_MAX_ITEMS)
+        reading = open_reading(
+            opened, task, options.form, options.columns, use_date=options.use_date
+        )
+        drafter = Drafter(opened.name, task, reading, report, scale, options)
+        # Closed here, whatever happens: a reader may have changed a setting of its library.
+        with closing(reading.records):
+            for record in reading.records:
+                read += 1
+                draft = drafter.draft(record)
+                if isinstance(draft, str):
+                    left[draft] += 1
+                    continue
+                other = keeper.add(draft.item, record.number, draft.when)
+                if other is not None:
+                    place = Place(opened.name, record.number, "id", record.line)
+                    report.error(place, f"the same id as record {other}, with another content")
+                    left[FAULTY] += 1
+    drafter.check_senders()
+    drafter.check_ratings()
+    if reading.date_option and keeper.different > 1:
+        option = reading.date_option
+        report.warn(
+            Place(opened.name), f"read without dates; {option} may say when items were made"
+        )
+    return _finished(opened.name, keeper, report, reading.selection, read, left, options)
+
+
+def _finished(
+    name: str,
+    keeper: Keeper,
+    report: Faults,
+    selection: Selection,
+    read: int,
+    left: Counter[str],
+    options: ReadOptions,
+) -> History:
+    if keeper.older and options.max_items is None:
+        report.warn(
+            Place(name),
+            f"{counted(keeper.older, 'item')} left out, older than the newest {DEFAULT_MAX_ITEMS}",
+        )
+    keeper.warn(report)
+    items = keeper.items()
+    if not items:
+        report.warn(Place(name), "holds no usable item; you get what an average user gets")
+    left[DUPLICATE] += keeper.duplicates
+    left[OLDER] += keeper.older
+    return History(
+        items=items,
+        read=read,
+        left_out={reason: count for reason, count in left.items() if count},
+        warnings=tuple(str(group) for group in report.groups),
+        name=name,
+        layout=selection.layout,
+        places=selection.places,
+        asked=selection.required <= selection.given,
+    )
+
+
+def _order(source: Path | None, task: Task, options: ReadOptions) -> str:
+    """Which of day and month stands first, told by the first date that shows it."""
+    name = STANDARD_INPUT
+    if source is not None and str(source) != "-":
+        with open_history(source) as opened:
+            name = opened.name
+            reading = open_reading(opened, task, options.form, options.columns)
+            look, places = reading.look, reading.selection.places["date"]
+            with closing(reading.records):
+                order = order_of(
+                    look(record.raw, place)
+                    for record in reading.records
+                    for place in places
+                    if isinstance(record.raw, dict)
+                )
+        if order is not None:
+            return order
+    raise DataError(
+        f"{name}: dates such as 03/04/2024, and none says whether the day or the month stands first",
+        hint=ORDER_HINT,
+    )

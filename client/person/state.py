@@ -1,0 +1,262 @@
+"""Everything one person owns on a device, as one value and as bytes for the vault.
+
+The embedding is shared by all tasks; a task adds its history and its adapter. All of it stands in
+one document, so that A, B, e_u and the items they were trained from cannot diverge (docs/security.md 3).
+Bytes: magic, header length (4 bytes, big endian), JSON, safetensors. The vault around them
+encrypts and authenticates; parsing is strict all the same.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from proper_model.errors import NotAdaptedError, TrainingError, VaultError
+from proper_model.settings import BaseWeights
+from proper_model.tasks import HistoryItem, Task, load_task, short_id, task_from_toml
+
+MAGIC = b"PROPERP1"
+EMBEDDING = "embedding"
+MAX_HEADER_BYTES = 1 << 30
+
+Report = Mapping[str, float | int | str]
+
+
+@dataclass(frozen=True)
+class TaskState:
+    """One task of a person.
+
+    Attributes:
+        items: the whole history, oldest first.
+        adapter: `lora.<site>.A|B` [r, d_in] / [d_out, r]; empty where there were too few items.
+        report: numbers about the training; no text.
+        adapted_at: UTC, ISO 8601.
+        waiting: ids of items that no update could use yet; all others the adapter was trained on.
+    """
+
+    toml: str
+    template: str
+    items: tuple[HistoryItem, ...]
+    adapter: Mapping[str, Tensor]
+    report: Report
+    adapted_at: str
+    waiting: tuple[str, ...] = ()
+
+    def task(self) -> Task:
+        """The task itself. Raises TaskError if this version cannot read it."""
+        return task_from_toml(self.toml, template=self.template, where="the vault's task")
+
+
+@dataclass(frozen=True)
+class Event:
+    """One line of what happened when: counts only."""
+
+    at: str
+    what: Literal["adapt", "update", "forget", "rebase", "import"]
+    task: str
+    items: int
+    bundle_id: str
+
+
+@dataclass(frozen=True)
+class PersonalState:
+    """What one person owns.
+
+    Attributes:
+        seed: this person's own, drawn once.
+        embedding: [tables, e].
+        base_weights: how the base was held when the adapters were trained; None: as the release
+            says.
+    """
+
+    bundle_id: str
+    bundle_version: int
+    seed: int
+    embedding: Tensor | None = None
+    embedding_report: Report = field(default_factory=dict)
+    tasks: Mapping[str, TaskState] = field(default_factory=dict)
+    events: tuple[Event, ...] = ()
+    base_weights: BaseWeights | None = None
+
+    def task_named(self, name: str | None) -> tuple[str, TaskState]:
+        """The task of that name or TOML file, or the only one.
+
+        Raises NotAdaptedError if there is none, TaskError for a file that is no task.
+        """
+        if name is not None and name not in self.tasks and name.endswith(".toml"):
+            name = load_task(name).name
+        if name is None and len(self.tasks) == 1:
+            return next(iter(self.tasks.items()))
+        if name is None and self.tasks:
+            raise NotAdaptedError(
+                f"there are {len(self.tasks)} tasks here; which one is meant?",
+                hint="add --task with one of: " + ", ".join(sorted(self.tasks)),
+            )
+        if name is None or name not in self.tasks:
+            raise NotAdaptedError(
+                "nothing was adapted here yet"
+                if not self.tasks
+                else f"no task {short_id(name or '')} was adapted here",
+                hint="start with: proper adapt HISTORY --task TASK",
+            )
+        return name, self.tasks[name]
+
+    def with_task(self, name: str, state: TaskState) -> PersonalState:
+        """The same person with one task replaced or added."""
+        return replace(self, tasks={**self.tasks, name: state})
+
+    def noted(self, what: str, task: str, items: int) -> PersonalState:
+        """The same person with one more line of history."""
+        event = Event(utc_now(), what, task, items, self.bundle_id)  # type: ignore[arg-type]
+        return replace(self, events=(*self.events, event))
+
+
+def utc_now() -> str:
+    """The present second, ISO 8601."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+
+class _Item(_Strict):
+    id: str
+    fields: dict[str, str]
+    date: str | None = None
+
+
+class _Task(_Strict):
+    toml: str
+    template: str
+    items: list[_Item]
+    report: dict[str, float | int | str]
+    adapted_at: str
+    waiting: list[str] = []
+
+
+class _Event(_Strict):
+    at: str
+    what: Literal["adapt", "update", "forget", "rebase", "import"]
+    task: str
+    items: int
+    bundle_id: str
+
+
+class _Document(_Strict):
+    format: int = Field(ge=1, le=1)
+    bundle_id: str
+    bundle_version: int
+    seed: int
+    embedding_report: dict[str, float | int | str]
+    tasks: dict[str, _Task]
+    events: list[_Event]
+    base_weights: Literal["full", "8bit", "4bit"] | None = None
+
+
+def encode(state: PersonalState) -> bytes:
+    """The document's bytes.
+
+    Raises TrainingError if a tensor is not finite, VaultError if there is more than `decode` reads.
+    """
+    tensors: dict[str, Tensor] = {}
+    if state.embedding is not None:
+        tensors[EMBEDDING] = state.embedding
+    for name, task in state.tasks.items():
+        tensors |= {f"{name}/{key}": tensor for key, tensor in task.adapter.items()}
+    for tensor in tensors.values():
+        if not bool(torch.isfinite(tensor).all()):
+            raise TrainingError(
+                "training ended in values that are not finite; nothing was stored",
+                hint="the state before is unchanged; report this with `proper doctor`'s output",
+            )
+    document = _Document(
+        format=1,
+        bundle_id=state.bundle_id,
+        bundle_version=state.bundle_version,
+        seed=state.seed,
+        embedding_report=dict(state.embedding_report),
+        tasks={
+            name: _Task(
+                toml=task.toml,
+                template=task.template,
+                items=[_Item(id=i.id, fields=dict(i.fields), date=i.date) for i in task.items],
+                report=dict(task.report),
+                adapted_at=task.adapted_at,
+                waiting=list(task.waiting),
+            )
+            for name, task in state.tasks.items()
+        },
+        events=[_Event(**vars(event)) for event in state.events],
+        base_weights=None if state.base_weights is None else state.base_weights.value,
+    )
+    # Left out where there is none, so that a version that does not know it reads the document.
+    unsaid = {"base_weights"} if state.base_weights is None else None
+    head = document.model_dump_json(exclude=unsaid).encode()
+    if len(head) > MAX_HEADER_BYTES:
+        raise VaultError(
+            f"{len(head)} bytes of history; expected at most {MAX_HEADER_BYTES}; nothing was stored",
+            hint="adapt with fewer items, the newest ones: proper adapt HISTORY --max-items COUNT",
+        )
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    return MAGIC + struct.pack(">I", len(head)) + head + bytes(save(plain))
+
+
+def decode(data: bytes) -> PersonalState:
+    """The inverse of `encode`. Raises VaultError for a document this version cannot read."""
+    start = len(MAGIC) + 4
+    if len(data) < start or not data.startswith(MAGIC):
+        raise _unreadable("it is no personal document")
+    (length,) = struct.unpack(">I", data[len(MAGIC) : start])
+    if length > MAX_HEADER_BYTES or start + length > len(data):
+        raise _unreadable("it is cut off")
+    try:
+        document = _Document.model_validate_json(data[start : start + length])
+    except ValidationError as error:
+        where = ".".join(str(part) for part in error.errors(include_input=False)[0]["loc"][:1])
+        raise _unreadable(f"field '{where}' is not as this version writes it") from None
+    try:
+        tensors = load(data[start + length :])
+    except SafetensorError:
+        raise _unreadable("its tensors cannot be read") from None
+    return PersonalState(
+        bundle_id=document.bundle_id,
+        bundle_version=document.bundle_version,
+        seed=document.seed,
+        embedding=tensors.get(EMBEDDING),
+        embedding_report=document.embedding_report,
+        tasks={
+            name: TaskState(
+                toml=task.toml,
+                template=task.template,
+                items=tuple(HistoryItem(i.id, i.fields, i.date) for i in task.items),
+                adapter={
+                    key.removeprefix(f"{name}/"): tensor
+                    for key, tensor in tensors.items()
+                    if key.startswith(f"{name}/lora.")
+                },
+                report=task.report,
+                adapted_at=task.adapted_at,
+                waiting=tuple(task.waiting),
+            )
+            for name, task in document.tasks.items()
+        },
+        events=tuple(Event(**event.model_dump()) for event in document.events),
+        base_weights=None if document.base_weights is None else BaseWeights(document.base_weights),
+    )
+
+
+def _unreadable(why: str) -> VaultError:
+    return VaultError(
+        f"the vault's content cannot be read: {why}",
+        hint="update proper, or go back to the generation before with `proper rollback`",
+    )

@@ -1,0 +1,202 @@
+"""What every private command starts with: the folder, the vault's key, the state, the release.
+
+A secret comes from a file named by an option or variable, the keyring, or the terminal, in this
+order; it is never an argument itself, which other users' `ps` would show.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from client.home import Home
+from client.terminal.console import say
+from client.vault.opening import Vault, create_vault, open_vault, slot_kinds, vault_exists
+from client.vault.passphrases import ask_passphrase, check_new, new_passphrase, read_passphrase
+from client.vault.secrets import KeyFile, KeyringEntry, Secret
+from proper_model.errors import (
+    ConfigError,
+    NotAdaptedError,
+    NotInstalledError,
+    VaultForeignError,
+)
+
+if TYPE_CHECKING:
+    from client.person.state import PersonalState
+    from client.releases.store import InstalledBundle
+    from proper_model.release.contents import Release
+    from proper_model.settings import BaseWeights
+
+PASSPHRASE_FILE_VARIABLE = "PROPER_PASSPHRASE_FILE"
+KEY_FILE_VARIABLE = "PROPER_KEY_FILE"
+MOST_THREADS = 8
+
+
+@dataclass(frozen=True)
+class Keys:
+    """Where the vault's key comes from, as the options say."""
+
+    passphrase_file: Path | None = None
+    key_file: Path | None = None
+    weak: bool = False  # a new secret may be easily guessed
+
+    def given(self) -> Secret | None:
+        """The secret of an option or variable, None without one."""
+        if self.key_file is not None and self.passphrase_file is not None:
+            raise ConfigError(
+                "give --key-file or --passphrase-file, not both",
+                hint=f"one of {PASSPHRASE_FILE_VARIABLE} and {KEY_FILE_VARIABLE} may be set as well",
+            )
+        if self.key_file is not None:
+            return KeyFile(self.key_file)
+        return None if self.passphrase_file is None else read_passphrase(self.passphrase_file)
+
+
+@dataclass
+class Workspace:
+    """One person's folder, opened as far as a command needs it."""
+
+    home: Home
+    keys: Keys = field(default_factory=Keys)
+
+    @contextmanager
+    def changing(self, *, create: bool = True) -> Iterator[Vault]:
+        """The open vault, made on first use, while no other command changes the folder.
+
+        What an interrupted command left is finished or removed first. Warnings are said.
+        """
+        with self.home.working():
+            vault = self._create() if create and not self.has_vault else self.open()
+            vault.finish_interrupted()
+            yield vault
+
+    @property
+    def has_vault(self) -> bool:
+        return vault_exists(self.home.vault)
+
+    def open(self) -> Vault:
+        """The vault. Raises NotAdaptedError if there is none, PassphraseError for a wrong key."""
+        if not self.has_vault:
+            raise NotAdaptedError(
+                "nothing private is stored here yet",
+                hint="start with: proper adapt HISTORY",
+            )
+        vault = open_vault(self.home.vault, self._secret())
+        vault.tell_by(say_warning)
+        return vault
+
+    def _secret(self) -> Secret:
+        given = self.keys.given()
+        if given is not None:
+            return given
+        kinds = {kind for _, kind in slot_kinds(self.home.vault)}
+        if "keyring" in kinds:
+            return KeyringEntry()
+        if kinds == {"key-file"}:
+            raise ConfigError("this vault opens with a key file", hint="give --key-file FILE")
+        return ask_passphrase("The vault's passphrase")
+
+    def _create(self) -> Vault:
+        given = self.keys.given()
+        if given is None:
+            say("your adapter will be encrypted; a lost passphrase cannot be recovered")
+            given = new_passphrase("A new passphrase", None, weak=self.keys.weak)
+        else:
+            check_new(given, weak=self.keys.weak)
+        vault = create_vault(self.home.vault, [given])
+        vault.tell_by(say_warning)
+        return vault
+
+    def installed(self) -> InstalledBundle:
+        """The installed release. Raises NotInstalledError if there is none."""
+        from client.releases.store import installed
+
+        bundle = installed(self.home.path)
+        if bundle is None:
+            raise NotInstalledError(
+                "no release is installed", hint="install one with: proper bundle add PATH_OR_URL"
+            )
+        return bundle
+
+    def bundle_of(self, state: PersonalState | None) -> InstalledBundle:
+        """The release a state was made over; the installed one for a person without a state.
+
+        An adapter works over its own release alone, which stays here when a newer one is installed.
+
+        Raises:
+            NotInstalledError: there is no release.
+            VaultForeignError: the state's release is not on this machine.
+        """
+        from client.releases.store import stored
+
+        newest = self.installed()
+        if state is None or not state.tasks or state.bundle_id == newest.bundle_id:
+            return newest
+        bundle = stored(self.home.path, state.bundle_id)
+        if bundle is None:
+            raise VaultForeignError(
+                f"this adapter was made over release {state.bundle_version} "
+                f"({state.bundle_id[:16]}), which is not here; installed is release "
+                f"{newest.version} ({newest.bundle_id[:16]})",
+                hint="proper rebase trains it again over the installed release; until then nothing "
+                "is lost",
+            )
+        say(
+            f"your adapter goes on over release {bundle.version}; release {newest.version} is "
+            "installed, and proper rebase moves to it"
+        )
+        return bundle
+
+    def load(
+        self,
+        bundle: InstalledBundle,
+        *,
+        memory_bytes: int | None = None,
+        base_weights: BaseWeights | None = None,
+    ) -> Release:
+        """A release, verified and loaded; warnings are said before that takes its time."""
+        import torch
+
+        from client.releases.add import load_release
+        from client.releases.installed_list import warnings_of
+        from proper_model.base.config import size
+        from proper_model.federation.machine import usable_cores, useful_threads
+
+        for warning in warnings_of(self.home, bundle):
+            say_warning(warning)
+        release, _ = load_release(
+            self.home,
+            threads=min(MOST_THREADS, usable_cores()),  # loading and hashing
+            memory_bytes=memory_bytes,
+            bundle_id=bundle.bundle_id,
+            base_weights=base_weights,
+        )
+        torch.set_num_threads(useful_threads(size(release.base.config, "hidden_size")))
+        return release
+
+
+def say_warning(text: str) -> None:
+    """What a person should hear of, whichever command finds it."""
+    say(f"warning: {text}")
+
+
+def read_state(vault: Vault) -> PersonalState:
+    """What the vault holds. Raises NotAdaptedError if that is nothing."""
+    from client.person.state import decode
+
+    content = vault.read()
+    if content is None:
+        raise NotAdaptedError(
+            "nothing was adapted here yet", hint="start with: proper adapt HISTORY"
+        )
+    return decode(content.payload)
+
+
+def write_state(vault: Vault, state: PersonalState) -> int:
+    """Store the state as a new generation; returns its number."""
+    from client.person.state import encode
+
+    return vault.write(encode(state), bundle_id=state.bundle_id)

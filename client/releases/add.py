@@ -1,0 +1,205 @@
+"""`proper bundle add`: one person's device, its trusted root, releases and their bases.
+
+    place (folder or address) -> root (pinned, rotated) -> updater.install -> base of the release
+
+The root is pinned once, just before the first release that it vouches for is installed. Each step that
+fails leaves what the steps before it achieved, and says so. Source: docs/security.md 2 ("Bundle"),
+docs/bundle-format.md section 8.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from client.home import Home
+from client.releases.bases import base_of, settle_base
+from client.releases.content import check_against_base
+from client.releases.install import decide, install, installed
+from client.releases.installed_list import BundleRow, list_bundles, remove_old_bundles
+from client.releases.last_seen import news
+from client.releases.loading import load_installed
+from client.releases.origin import (
+    CHECKING,
+    CHECKING_BASE,
+    INSTALL_FIRST,
+    LOCK_TIMEOUT_S,
+    Progress,
+    Trust,
+    decide_trust,
+    opened,
+    silent,
+)
+from client.releases.pinned_root import load_root, pin_root
+from client.releases.place import ReleasePlace
+from client.releases.source import fetch_from
+from client.releases.store import InstalledBundle, read_state, stored
+from client.releases.verify import Verified, verify_bundle
+from proper_model.bundle.limits import DEFAULT_LIMITS
+from proper_model.bundle.signed_bundle import MANIFEST_NAME, SIGNATURES_NAME
+from proper_model.errors import (
+    BaseModelError,
+    BundleForeignError,
+    NotInstalledError,
+    ProperError,
+)
+
+if TYPE_CHECKING:
+    from client.releases.download import Patience
+    from proper_model.release.contents import Release
+    from proper_model.settings import BaseWeights
+
+__all__ = [
+    "Added",
+    "BundleRow",
+    "Verified",
+    "add_bundle",
+    "base_of",
+    "list_bundles",
+    "load_release",
+    "remove_old_bundles",
+    "verify_bundle",
+]
+
+
+@dataclass(frozen=True)
+class Added:
+    """What an addition did.
+
+    Attributes:
+        bundle: the current release now; its `warnings` are about expiry and the clock.
+        changed: whether it is another one than before.
+        notes: sentences for the person, on keys and base.
+    """
+
+    bundle: InstalledBundle
+    changed: bool
+    notes: tuple[str, ...]
+
+
+def add_bundle(
+    home: Home,
+    source: str,
+    *,
+    root: Path | None = None,
+    base: str | None = None,
+    progress: Progress = silent,
+    now: datetime | None = None,
+    patience: Patience | None = None,
+) -> Added:
+    """Install the newest release of a folder or address, and find its base.
+
+    Holds `home` for as long as it takes, so call it without holding it.
+
+    Args:
+        home: of this person.
+        source: a bundle, a release folder, or the https address of one.
+        root: the publisher's root.json; needed the first time for an address, and for a folder
+            without one.
+        base: folder or hub id of the base that the release refers to.
+        progress: hears phase, done and total (0: unknown); bytes while a file is downloaded.
+        now: aware time; the system's when not given.
+        patience: when a download is given up.
+
+    Raises:
+        ConfigError: no release there, an address that is not allowed, or no root yet.
+        BundleError: one of its children when the release or root is refused; nothing changed.
+        FetchError: the download failed; what came is kept for the next attempt.
+        BaseModelError, BundleForeignError: the base is missing or another one; the release stays
+            installed.
+        StorageError, BusyError: the home cannot be written, or another process works in it.
+    """
+    # One time for the whole update: a slow server must not win by it.
+    now = now or datetime.now(UTC)
+    with home.working():
+        with opened(home, source, progress, patience) as place:
+            trust = decide_trust(home, place, root)
+            if trust.pinned and load_root(home.root_file) != trust.root:
+                pin_root(home.root_file, trust.root)
+            before = read_state(home.path)
+            progress(CHECKING, 0, 0)
+            with _pinned(home, trust, place, now):
+                bundle = install(
+                    home.path,
+                    place.bundle,
+                    trust.root,
+                    found=place.found,
+                    now=now,
+                    lock_timeout_s=LOCK_TIMEOUT_S,
+                )
+        changed = before is None or before.bundle_id != bundle.bundle_id
+        state = read_state(home.path)
+        notes = news(bundle.version, state.latest if state else None, trust.root)
+        based = _find_base(home, bundle, base, progress)
+        return Added(bundle, changed, (*trust.notes, *notes, *based))
+
+
+def load_release(
+    home: Home,
+    *,
+    threads: int,
+    memory_bytes: int | None = None,
+    bundle_id: str | None = None,
+    base_weights: BaseWeights | None = None,
+) -> tuple[Release, InstalledBundle]:
+    """The current release, or the stored one of this id, ready to compute.
+
+    Raises NotInstalledError if it is not there, and as `client.releases.loading.load_installed`.
+    """
+    bundle = installed(home.path) if bundle_id is None else stored(home.path, bundle_id)
+    if bundle is None:
+        what = (
+            "no release is installed" if bundle_id is None else f"release {bundle_id[:16]} is gone"
+        )
+        raise NotInstalledError(what, hint=INSTALL_FIRST)
+    reference = bundle.manifest.base_reference
+    base = None if reference is None else base_of(home, reference)
+    release = load_installed(
+        bundle, base, threads=threads, memory_bytes=memory_bytes, base_weights=base_weights
+    )
+    return release, bundle
+
+
+@contextmanager
+def _pinned(home: Home, trust: Trust, place: ReleasePlace, now: datetime) -> Iterator[None]:
+    """Pin a root that vouches for a release before that is installed; take it back if it was not.
+
+    The other way round, a crash in between would leave a release and no root: the next one could
+    then come from anybody.
+    """
+    if trust.pinned:
+        yield
+        return
+    manifest = fetch_from(place.bundle, MANIFEST_NAME, DEFAULT_LIMITS.manifest_bytes)
+    signatures = fetch_from(place.bundle, SIGNATURES_NAME, DEFAULT_LIMITS.signature_bytes)
+    decide(home.path, manifest, signatures, trust.root, found=place.found, now=now)
+    pin_root(home.root_file, trust.root)
+    try:
+        yield
+    except BaseException:
+        with suppress(ProperError, OSError):  # the error that led here is the one to tell
+            if read_state(home.path) is None:
+                home.root_file.unlink()
+        raise
+
+
+def _find_base(
+    home: Home, bundle: InstalledBundle, named: str | None, progress: Progress
+) -> tuple[str, ...]:
+    """See to the base of the release just installed. Returns notes; raises as `settle_base`."""
+    reference = bundle.manifest.base_reference
+    if reference is None:
+        return () if named is None else ("the release brings its own base; --base was not needed",)
+    progress(CHECKING_BASE, 0, 0)
+    try:
+        check_against_base(bundle, settle_base(home, reference, named))
+    except (BaseModelError, BundleForeignError) as error:
+        raise type(error)(
+            f"{error.message}; release {bundle.version} is installed and waits for its base",
+            hint=error.hint,
+        ) from None
+    return (f"its base {reference.hub_id} is on this machine, every file as signed",)

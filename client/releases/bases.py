@@ -1,0 +1,102 @@
+"""Where bases that releases refer to lie on this machine: HOME/bases.json, `ID@REVISION` -> folder.
+
+Canonical JSON, 0600. A folder is remembered only after all its files had the hashes that a signed
+manifest names, and is checked again whenever it is loaded. Source: docs/bundle-format.md section
+6.3.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from proper_model.bundle.manifest import BaseReference
+from proper_model.errors import BaseModelError, BundleFormatError, ConfigError, StateError
+from proper_model.storage import canonical
+from proper_model.storage.files import read_regular, storage_errors, write_atomic
+
+if TYPE_CHECKING:
+    from client.home import Home
+
+_MAX_BYTES = 1 << 20
+
+
+def base_of(home: Home, reference: BaseReference) -> str:
+    """The folder to load this base from; its content is not looked at.
+
+    Raises BaseModelError if the base is not on this machine, StateError if bases.json is damaged.
+    """
+    known = _read(home).get(_key(reference))
+    if known is not None and Path(known).is_dir():
+        return known
+    return str(_cached(reference, reference.hub_id))
+
+
+def settle_base(home: Home, reference: BaseReference, named: str | None) -> Path:
+    """Find the base, check every file of it, and remember its folder.
+
+    `named` is a folder or hub id that a person gave; without one the place known before counts, or
+    the hub's local cache.
+
+    Raises as `check_base_files`; StorageError if bases.json cannot be written.
+    """
+    folder = check_base_files(home, reference, named)
+    known = _read(home)
+    if known.get(_key(reference)) != str(folder):
+        try:
+            data = canonical.encode({**known, _key(reference): str(folder)})
+        except BundleFormatError:
+            raise ConfigError(
+                "base: the name of its folder cannot be written down (not Unicode in form C)",
+                hint="give the folder another name, or a link to it with another name",
+            ) from None
+        with storage_errors(home.bases_file):
+            write_atomic(home.bases_file, data)
+    return folder
+
+
+def check_base_files(home: Home, reference: BaseReference, named: str | None = None) -> Path:
+    """The folder of the base, every file of which has the hash that the release names.
+
+    Raises BaseModelError if it is not on this machine, saying how to get it, BundleForeignError if
+    a file is missing, different or too many, StateError if bases.json is damaged.
+    """
+    from client.releases.base_files import verify_base_files
+
+    folder = _cached(reference, named) if named is not None else Path(base_of(home, reference))
+    verify_base_files(reference, folder)
+    return folder.absolute()
+
+
+def _cached(reference: BaseReference, name: str) -> Path:
+    from proper_model.base.folder import base_folder
+
+    try:
+        return base_folder(name, reference.revision)
+    except BaseModelError:
+        raise BaseModelError(
+            f"base {reference.hub_id} at revision {reference.revision} is not on this machine",
+            hint=f"hf download {reference.hub_id} --revision {reference.revision} --local-dir "
+            "FOLDER, or get the folder from the publisher if it is on no hub; then "
+            "`proper bundle add` again with --base FOLDER",
+        ) from None
+
+
+def _read(home: Home) -> dict[str, str]:
+    try:
+        data = read_regular(home.bases_file, limit_bytes=_MAX_BYTES)
+        value = canonical.decode(data, where=home.bases_file.name)
+    except FileNotFoundError:
+        return {}
+    except (OSError, BundleFormatError):
+        value = None
+    if not isinstance(value, dict) or not all(isinstance(v, str) for v in value.values()):
+        raise StateError(
+            f"{home.bases_file.name}: damaged, expected what `proper bundle add` wrote",
+            hint="remove it, then repeat `proper bundle add` with --base FOLDER",
+        )
+    return value
+
+
+def _key(reference: BaseReference) -> str:
+    return f"{reference.hub_id}@{reference.revision}"

@@ -1,0 +1,63 @@
+"""What an installed release says, read from bytes that were checked as they were read.
+
+Small files only; the base's weights stay where they are, and are checked when they are loaded.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from client.releases.base_files import read_config
+from client.releases.store import InstalledBundle, read_checked
+from proper_model.bundle.file_names import BASE, RECIPE, is_weights
+from proper_model.errors import BundleFormatError
+from proper_model.release.recipe import Recipe, parse_recipe
+
+if TYPE_CHECKING:
+    from proper_model.release.recipe import ReleaseContent
+
+
+def recipe_of(bundle: InstalledBundle) -> Recipe:
+    """The recipe alone. Raises BundleIntegrityError, BundleFormatError."""
+    recipe = parse_recipe(small_file(bundle, RECIPE))
+    recipe.check_base(bundle.manifest.base_reference)
+    return recipe
+
+
+def small_file(bundle: InstalledBundle, name: str) -> bytes:
+    """A file of the release. Raises BundleIntegrityError, or BundleFormatError if it has none."""
+    if name not in bundle.manifest.files:
+        raise BundleFormatError(
+            f"the release has no {name}", hint="ask the publisher for a release that is whole"
+        )
+    return read_checked(bundle.path, bundle.manifest, name)
+
+
+def read_content(
+    bundle: InstalledBundle, base: Path | None
+) -> tuple[ReleaseContent, dict[str, bytes]]:
+    """All that the release says, and its files but for the base's weights.
+
+    `base`: the folder of a base that it refers to; None where that is not at hand.
+
+    Raises BundleError: one of its children.
+    """
+    from proper_model.checks import check_content
+
+    manifest, reference = bundle.manifest, bundle.manifest.base_reference
+    config = None if base is None or reference is None else read_config(reference, base)
+    files = {
+        name: read_checked(bundle.path, manifest, name)
+        for name in manifest.files
+        if not (name.startswith(BASE) and is_weights(name.removeprefix(BASE)))
+    }
+    content = check_content(
+        manifest.shapes, files.__getitem__, reference, config=config, private=bundle.path
+    )
+    return content, files
+
+
+def check_against_base(bundle: InstalledBundle, base: Path) -> None:
+    """Raise BundleError unless the release fits the base that was found for it."""
+    read_content(bundle, base)

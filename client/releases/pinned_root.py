@@ -1,0 +1,82 @@
+"""The pinned trust root of this device: one file that only a doubly signed rotation may replace.
+
+The first root.json arrives out of band, with the program or the invitation; a newer one may lie
+beside a release and is followed step by step. Source: docs/security.md 2 ("Bundle"), docs/bundle-format.md
+section 3.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from client.releases.place import Beside
+from proper_model.bundle.folder_names import ROOT_NAME, root_names
+from proper_model.bundle.trusted_root import (
+    MAX_ROOT_BYTES,
+    MAX_SIGNATURE_BYTES,
+    TrustedRoot,
+    rotate,
+)
+from proper_model.errors import BundleForeignError, BundleSignatureError, StateError
+from proper_model.storage.durable import write_file
+from proper_model.storage.files import read_bounded, storage_errors
+
+
+def load_root(path: Path) -> TrustedRoot:
+    """Read the pinned root.
+
+    Raises:
+        StateError: no such regular file.
+        BundleError: one of its children when the content is no root.
+    """
+    try:
+        return TrustedRoot.from_bytes(read_bounded(path, MAX_ROOT_BYTES))
+    except OSError as error:
+        raise StateError(
+            f"trusted root {path.name}: {error.strerror}",
+            hint="it comes with the invitation to a population; get it from the publisher",
+        ) from None
+
+
+def pin_root(path: Path, root: TrustedRoot) -> None:
+    """Write the first root of this device, or one that `follow` led to. Raises StorageError."""
+    with storage_errors(path):
+        write_file(path, root.to_bytes())
+
+
+def follow(current: TrustedRoot, beside: Beside) -> TrustedRoot:
+    """The root beside a release, if verified steps lead to it; often it is `current`.
+
+    An older root there is left alone: whether the release counts, its signatures say.
+
+    Raises:
+        BundleForeignError: the root there is another one of the same version.
+        BundleError: another child, when a step is not vouched for, malformed or missing.
+    """
+    offered = beside(ROOT_NAME, MAX_ROOT_BYTES)
+    if offered is None:
+        return current
+    newest = TrustedRoot.from_bytes(offered)
+    if newest.version == current.version:
+        check_same(current, newest)
+    for version in range(current.version + 1, newest.version + 1):
+        root_name, signatures_name = root_names(version, newest.version)
+        root = beside(root_name, MAX_ROOT_BYTES)
+        signatures = beside(signatures_name, MAX_SIGNATURE_BYTES)
+        if root is None or signatures is None:
+            missing = root_name if root is None else signatures_name
+            raise BundleSignatureError(
+                f"new root, version {version}: {missing} is missing beside the release",
+                hint="without it nothing says that the new keys are the publisher's; ask for it",
+            )
+        current = rotate(current, root, signatures)
+    return current
+
+
+def check_same(pinned: TrustedRoot, other: TrustedRoot) -> None:
+    """Refuse a root that is not the pinned one. Raises BundleForeignError with both fingerprints."""
+    if other != pinned:
+        raise BundleForeignError(
+            f"root.json: fingerprint {other.fingerprint}, this device trusts {pinned.fingerprint}",
+            hint="it belongs to another population; use another --home for that one",
+        )

@@ -1,0 +1,160 @@
+"""`proper bundle verify`: every check of an installation, and of the base, but no installation."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from client.home import Home
+from client.releases.base_files import read_config
+from client.releases.bases import check_base_files
+from client.releases.install import decide, installed
+from client.releases.last_seen import UNANNOUNCED, news, signers
+from client.releases.origin import (
+    CHECKING,
+    CHECKING_BASE,
+    INSTALL_FIRST,
+    Progress,
+    Trust,
+    decide_trust,
+    opened,
+    silent,
+)
+from client.releases.pinned_root import check_same, load_root
+from client.releases.place import ReleasePlace, is_address
+from client.releases.source import check_listing, fetch_from
+from client.releases.store import BUNDLES_FOLDER, BundleWarning, InstalledBundle, read_state
+from proper_model.bundle.limits import DEFAULT_LIMITS
+from proper_model.bundle.manifest import Manifest
+from proper_model.bundle.signed_bundle import MANIFEST_NAME, SIGNATURES_NAME, check_file, check_hash
+from proper_model.errors import BaseModelError, BundleSignatureError, NotInstalledError
+
+if TYPE_CHECKING:
+    from client.releases.download import Patience
+
+
+@dataclass(frozen=True)
+class Verified:
+    """A release that passed every check.
+
+    Attributes:
+        relation: to what is installed: `installed`, `newer`, or `first` where nothing is.
+        size_bytes: of all its files.
+        base: `embedded`, or the id and revision of the one it refers to.
+        base_checked: whether every file of the base was checked; False if it is not here.
+        warnings: about expiry and the clock, of the installed release.
+        notes: sentences for the person, on keys and base.
+    """
+
+    bundle_id: str
+    manifest: Manifest
+    relation: str
+    size_bytes: int
+    base: str
+    base_checked: bool
+    warnings: tuple[BundleWarning, ...]
+    notes: tuple[str, ...]
+
+
+def verify_bundle(
+    home: Home,
+    source: str | None = None,
+    *,
+    root: Path | None = None,
+    base: str | None = None,
+    progress: Progress = silent,
+    now: datetime | None = None,
+    patience: Patience | None = None,
+) -> Verified:
+    """Check every byte of a release, or of the installed one, without installing anything.
+
+    The installed one may have expired, with a warning; any other must be one that `add_bundle`
+    would take. Arguments and errors are those of `add_bundle`.
+
+    Raises also NotInstalledError if `source` is None and nothing is installed.
+    """
+    now = now or datetime.now(UTC)
+    if source is None:
+        bundle = installed(home.path, now=now)
+        if bundle is None:
+            raise NotInstalledError("no release is installed", hint=INSTALL_FIRST)
+        if root is not None:
+            check_same(load_root(home.root_file), load_root(root))
+        trust = Trust(load_root(home.root_file), pinned=True, notes=())
+        _check_still_trusted(bundle, trust)
+        place = ReleasePlace(bundle.path, lambda _name, _size: None, UNANNOUNCED)
+        return _verified(home, place, trust, base, bundle.warnings, progress, now)
+    with ExitStack() as stack:
+        if is_address(source):
+            stack.enter_context(home.working())
+        place = stack.enter_context(opened(home, source, progress, patience))
+        trust = decide_trust(home, place, root)
+        return _verified(home, place, trust, base, (), progress, now)
+
+
+def _check_still_trusted(bundle: InstalledBundle, trust: Trust) -> None:
+    """Raises BundleSignatureError if the keys that signed what is installed were taken away."""
+    try:
+        signers(bundle.path, trust.root)
+    except BundleSignatureError as error:
+        raise BundleSignatureError(
+            f"installed release {bundle.version}: {error.message}",
+            hint="the publisher may have revoked a stolen key: this release keeps working, but "
+            "install the newest one with proper bundle add",
+        ) from None
+    except OSError:
+        return  # what is missing is told below
+
+
+def _verified(
+    home: Home,
+    place: ReleasePlace,
+    trust: Trust,
+    base: str | None,
+    warnings: tuple[BundleWarning, ...],
+    progress: Progress,
+    now: datetime,
+) -> Verified:
+    from proper_model.checks import check_installable
+
+    state, source = read_state(home.path), place.bundle
+    manifest_bytes = fetch_from(source, MANIFEST_NAME, DEFAULT_LIMITS.manifest_bytes)
+    signatures = fetch_from(source, SIGNATURES_NAME, DEFAULT_LIMITS.signature_bytes)
+    decision = decide(home.path, manifest_bytes, signatures, trust.root, found=place.found, now=now)
+    accepted, manifest = decision.release, decision.release.manifest
+    check_listing(source, manifest.files)
+    for done, (name, entry) in enumerate(manifest.files.items()):
+        progress(CHECKING, done, len(manifest.files))
+        check_file(manifest, name, fetch_from(source, name, entry.size))
+
+    def read(name: str) -> bytes:
+        data = fetch_from(source, name, manifest.files[name].size)
+        check_hash(manifest, name, data)
+        return data
+
+    # A folder that a person names may be another account's, and change while it is read.
+    own = isinstance(source, Path) and source.parent == home.path / BUNDLES_FOLDER
+    private = source if own and isinstance(source, Path) else None
+    notes, config, reference = list(trust.notes), None, manifest.base_reference
+    notes += news(manifest.version, decision.latest, trust.root)
+    if reference is not None:
+        progress(CHECKING_BASE, 0, 0)
+        try:
+            config = read_config(reference, check_base_files(home, reference, base))
+        except BaseModelError as error:
+            notes.append(f"{error.message}: {error.hint}")
+    check_installable(manifest, read, config=config, private=private)
+    is_current = state is not None and state.bundle_id == accepted.bundle_id
+    return Verified(
+        bundle_id=accepted.bundle_id,
+        manifest=manifest,
+        relation="installed" if is_current else "first" if state is None else "newer",
+        size_bytes=sum(entry.size for entry in manifest.files.values()),
+        base="embedded" if reference is None else f"{reference.hub_id}@{reference.revision}",
+        base_checked=reference is None or config is not None,
+        warnings=warnings,
+        notes=tuple(notes),
+    )

@@ -1,0 +1,116 @@
+"""Which web addresses files are taken from, and how an address is named in a message.
+
+Only https, except for this machine itself. An address may hold a password or, after `?`, a token:
+it goes with every request, but messages name the host alone. What a person types may lie anywhere;
+a redirect leads no further in than it came from (client.releases.address_zones), which is judged here by how
+the address is spelled and in client.releases.web_route by what its name leads to.
+"""
+
+from __future__ import annotations
+
+import re
+
+import httpx
+
+from client.releases.address_zones import Zone, is_plain, zone_of_host
+from proper_model.errors import ConfigError, FetchError
+
+LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
+_ADDRESS_6 = re.compile(r"[0-9a-f:.]{2,45}")
+_NAME = re.compile(r"(?=.{1,254}$)[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*\.?")
+_SCHEME = re.compile(r"[a-z][a-z0-9+.-]{0,15}")
+
+
+def release_address(text: str, *, what: str = "release") -> httpx.URL:
+    """The address of a release folder or bundle, or of `what` else a person asks for.
+
+    Raises ConfigError, which does not repeat it, unless it is https or of this machine.
+    """
+    try:
+        url = httpx.URL(text).copy_with(fragment=None)
+    except _MALFORMED:
+        url = httpx.URL()
+    if not _is_whole(url) or not is_plain(url.host):
+        raise ConfigError(
+            f"the address of the {what} is malformed", hint="it looks like https://HOST/FOLDER"
+        )
+    if not _is_allowed(url):
+        scheme = url.scheme if _SCHEME.fullmatch(url.scheme) else "something else"
+        raise ConfigError(
+            f"the address of the {what}: begins with {scheme}://, expected https://",
+            hint=f"ask the publisher for an https address, or copy the {what} into a folder on "
+            "this machine and give that folder",
+        )
+    return url
+
+
+def below(url: httpx.URL, name: str) -> httpx.URL:
+    """The address of a file below a folder's; what stands after `?` stays."""
+    path, mark, query = url.raw_path.partition(b"?")
+    raw_path = path.rstrip(b"/") + b"/" + name.encode("ascii") + mark + query
+    return url.copy_with(raw_path=raw_path)
+
+
+def above(url: httpx.URL) -> httpx.URL:
+    """The address of the folder that this one lies in."""
+    path, mark, query = url.raw_path.partition(b"?")
+    return url.copy_with(raw_path=path.rstrip(b"/").rpartition(b"/")[0] + b"/" + mark + query)
+
+
+def redirected(url: httpx.URL, location: str, name: str) -> httpx.URL:
+    """Where a server's redirect of the file `name` leads.
+
+    Name and password stay with their own host, and nobody's redirect leads further in than itself:
+    from the internet into a private network, or from anywhere else to this machine.
+
+    Raises FetchError if it leaves https, leads further in, or is no address.
+    """
+    try:
+        target = url.join(location).copy_with(fragment=None, username=None, password=None)
+    except _MALFORMED:
+        target = httpx.URL()
+    if not location or not _is_whole(target) or target.scheme not in ("http", "https"):
+        raise _not_https(url, name)
+    came_from = zone_of_host(url.host) or Zone.INTERNET
+    leads_to = zone_of_host(target.host) or Zone.INTERNET
+    if leads_to > came_from:
+        where = "this machine itself" if leads_to is Zone.MACHINE else "a private network"
+        raise FetchError(
+            f"{name}: {url.host}: redirects to {where}",
+            hint="if the server there is yours, give its own address instead",
+        )
+    if not _is_allowed(target):
+        raise _not_https(url, name)
+    if _origin(target) == _origin(url) and url.userinfo:
+        target = target.copy_with(username=url.username, password=url.password)
+    return target
+
+
+# What httpx and idna raise over an address, besides InvalidURL: ValueError and its kinds.
+_MALFORMED = (httpx.InvalidURL, ValueError)
+
+
+def _not_https(url: httpx.URL, name: str) -> FetchError:
+    return FetchError(
+        f"{name}: {url.host}: redirects to an address that is not an https one",
+        hint="ask the publisher for the address that it leads to, if that is https",
+    )
+
+
+def _is_whole(url: httpx.URL) -> bool:
+    """Whether it names a host and port that can be connected to."""
+    try:
+        raw = url.raw_host.decode("ascii").lower()
+        host = url.host
+    except _MALFORMED:  # a name in Punycode that is none, or brackets around what is no address
+        return False
+    form = _ADDRESS_6 if ":" in host else _NAME
+    return form.fullmatch(raw) is not None and (url.port is None or 0 < url.port < 1 << 16)
+
+
+def _is_allowed(url: httpx.URL) -> bool:
+    return url.scheme == "https" or (url.scheme == "http" and url.host in LOOPBACK)
+
+
+def _origin(url: httpx.URL) -> tuple[str, str, int | None]:
+    return url.scheme, url.host, url.port

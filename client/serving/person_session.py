@@ -1,0 +1,202 @@
+"""The session behind `proper serve`: one person's model, answering, routing, forgetting."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Generator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from client.person import adapting
+from client.person.answering import Personal
+from client.person.forgetting import store_without
+from client.person.learner import Learner
+from client.person.state import PersonalState
+from client.person.workspace import Workspace
+from client.releases.store import InstalledBundle
+from client.serving.session import Ending, ForgetReport, ItemRow, Progress, Routing
+from client.terminal.terminal_text import preview
+from client.vault.opening import Vault, vault_exists
+from proper_model.errors import BusyError, ConfigError, DataError, ProperError
+from proper_model.release.contents import Release
+from proper_model.tasks import Example
+
+if TYPE_CHECKING:
+    from client.commands.training_run import Memory
+
+PREVIEW = 80  # characters of an item
+
+
+class ServedPerson:
+    """One task of one person; implements `client.serving.session.Session`.
+
+    Args:
+        vault: open, None before any adaptation: then the population's model answers.
+    """
+
+    def __init__(
+        self,
+        workspace: Workspace,
+        vault: Vault | None,
+        release: Release,
+        bundle: InstalledBundle,
+        state: PersonalState | None,
+        name: str | None,
+    ) -> None:
+        self._workspace, self._vault = workspace, vault
+        self._release, self._bundle = release, bundle
+        self._state = state
+        self._name = None if state is None or not state.tasks else state.task_named(name)[0]
+        self._mine = Personal.of(release, state, self._name)
+
+    @classmethod
+    def load(
+        cls,
+        workspace: Workspace,
+        vault: Vault | None,
+        name: str | None,
+        memory: Memory | None = None,
+    ) -> ServedPerson:
+        """Read the vault and load the release. Raises as the commands do."""
+        from client.commands.training_run import Memory, load_within, stored_state
+
+        state = None if vault is None else stored_state(vault)
+        bundle = workspace.bundle_of(state)
+        release, _ = load_within(workspace, bundle, state, memory or Memory())
+        return cls(workspace, vault, release, bundle, state, name)
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        return self._mine.stages
+
+    @property
+    def model_names(self) -> Mapping[str, str]:
+        """The highest stage is `proper`, whatever it is."""
+        highest = self.stages[-1]
+        return {"proper": highest} | {f"proper-stage{stage}": stage for stage in self.stages}
+
+    @property
+    def task(self) -> str:
+        return self._mine.task.name
+
+    @property
+    def bundle_id(self) -> str:
+        return self._bundle.bundle_id
+
+    @property
+    def adapted(self) -> bool:
+        return "3" in self.stages
+
+    @property
+    def stored(self) -> bool:
+        return os.path.lexists(self._workspace.home.vault)
+
+    @property
+    def label_choices(self) -> tuple[str, ...]:
+        return tuple(self._mine.task.labels or ())
+
+    def generate(
+        self, prompt: str, *, stage: str, max_tokens: int | None, task: str | None = None
+    ) -> Generator[str, None, Ending]:
+        if task is not None and task != self.task:
+            raise ConfigError(f"this server answers task {self.task} only")
+        ended = yield from self._mine.generate(prompt, stage=stage, max_tokens=max_tokens)
+        return Ending("stop" if ended.done else "length", ended.tokens)
+
+    def count_tokens(self, text: str) -> int:
+        return len(self._mine.encoder.prompt(self._mine.prompt(text)))
+
+    def routing(self, prompt: str, *, stage: str) -> Routing:
+        asked = Example("question", self._mine.prompt(prompt), "")
+        weights = self._mine.routing([asked], stage=stage)
+        return Routing(
+            tuple(site.path for site in self._mine.model.sites),
+            tuple(tuple(float(w) for w in row) for row in weights),
+        )
+
+    def items(self) -> Sequence[ItemRow]:
+        if self._state is None or self._name is None:
+            return []
+        return [
+            ItemRow(number, item.id, item.date, preview(item.fields, PREVIEW))
+            for number, item in enumerate(self._state.tasks[self._name].items, start=1)
+        ]
+
+    def forget(self, ids: Sequence[str] | None, *, progress: Progress) -> ForgetReport:
+        if ids is None:
+            return self._forget_everything()
+        if self._vault is None or self._state is None or self._name is None:
+            raise DataError("nothing private is stored here yet")
+        known = {item.id for item in self._state.tasks[self._name].items}
+        if not set(ids) <= known:
+            raise DataError("an item to forget is not in the history", hint="load the list again")
+        gone = len(set(ids))
+        with self._workspace.home.working():
+            self._check_unchanged(self._vault)
+            self._vault.check_forgetting()  # before the minutes of training
+            left = adapting.without(self._state, self._name, ids)
+            release = self._release
+            learner = Learner(release, memory_bytes=release.memory_bytes, progress=progress)
+            trained = adapting.adapt(learner, left, adapting.histories_of(left))
+            trained = dataclasses.replace(trained, base_weights=release.chosen_weights)
+            self._replace(self._vault, trained, self._name, gone)
+        kept = len(trained.tasks[self._name].items)
+        return ForgetReport(gone, kept, ("Exports, backups and copies of the folder stay.",))
+
+    def _check_unchanged(self, vault: Vault) -> None:
+        """Raise BusyError if something else is stored than was loaded: training would be in vain."""
+        try:
+            if self._workspace.has_vault:
+                vault.settle()
+                return
+        except BusyError:
+            pass
+        raise BusyError(
+            "another proper command has changed what is stored since this server started",
+            hint="nothing was forgotten; start proper serve again and repeat it there",
+        )
+
+    def _replace(self, vault: Vault, state: PersonalState, name: str, gone: int) -> None:
+        """Store a state so that nothing older stays; whatever fails, go on with what is stored."""
+        from client.commands.training_run import stored_state
+
+        try:
+            store_without(vault, state, task=name, items=gone)
+        except ProperError as error:
+            stored = stored_state(vault)
+            self._use(stored)
+            if stored is not None and len(stored.events) > len(state.events):
+                raise DataError(
+                    "the items are forgotten, but a stored state that knows them could not be "
+                    "removed",
+                    hint="the next adapt, update or forget removes it",
+                ) from error
+            raise
+        self._use(stored_state(vault))
+
+    def _use(self, state: PersonalState | None) -> None:
+        self._state = state
+        self._name = self._name if state is not None else None
+        self._mine = Personal.of(self._release, state, self._name)
+
+    def _forget_everything(self) -> ForgetReport:
+        from client.vault.opening import destroy_vault
+
+        home = self._workspace.home
+        if not self.stored:
+            raise DataError("nothing private is stored here yet")
+        tasks = self._state.tasks.values() if self._state is not None else ()
+        forgotten = sum(len(task.items) for task in tasks)
+        try:
+            with home.working():
+                remarks = destroy_vault(home.vault)
+        finally:
+            if not vault_exists(home.vault):  # without its keys the rest is lost already
+                self._vault = None
+                self._use(None)
+        return ForgetReport(
+            forgotten, 0, ("Everything private is removed, keys included.", *remarks)
+        )
+
+    def close(self) -> None:
+        """Nothing to let go: the vault is closed after every write."""

@@ -1,0 +1,179 @@
+"""How a command line of ours starts and ends: quiet libraries, exit codes, errors without data.
+
+Every error that PROPER knows has its own exit code (`proper_model.errors`); 2 is wrong usage, 1 is
+a bug, 130 is Ctrl-C, 141 a reader of stdout that went away, 20 a stdout that takes no more or was
+never there. What cannot be said on stderr is lost and changes no exit code. Messages of unknown
+exceptions are not shown, because they may quote a person's text.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Sequence
+from contextlib import redirect_stdout, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TextIO
+
+import click
+import typer
+
+from client.terminal.console import (
+    QUIET,
+    package_version,
+    print_line,
+    remarks,
+    say,
+    say_as_it_is,
+    say_error,
+    stopping,
+)
+from client.terminal.process_guard import protect_process
+from proper_model.errors import InterruptedRunError, ProperError, StorageError
+
+USAGE, INTERRUPTED = 2, 130
+OUTPUT_CLOSED = 141  # as the shell says of a program that SIGPIPE ended
+_REFUSED = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EPIPE, errno.EBADF)
+
+
+@dataclass
+class Session:
+    """What options before the command say; `proper-sim` has no folder and no keys of its own."""
+
+    debug: bool = False
+    home: Path | None = None
+    passphrase_file: Path | None = None
+    key_file: Path | None = None
+    weak_passphrase: bool = False
+
+
+def begin(context: typer.Context, *, debug: bool, version: bool) -> None:
+    """What every program does before its command; ends it where there is none."""
+    program = context.info_name or "proper"
+    context.ensure_object(Session).debug = debug
+    if version:
+        print_line(f"{program} {package_version()}")
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        say("error: a command is missing")
+        say(f"hint: the list below; {program} COMMAND --help says more about one")
+        with redirect_stdout(remarks()):  # the help was not asked for, and typer prints it
+            print_line(context.get_help().rstrip())
+        raise typer.Exit(USAGE)
+
+
+def run_command(app: typer.Typer, program: str, arguments: Sequence[str]) -> int:
+    """Run one command line; returns the exit code and prints errors to stderr."""
+    if _stdout() is None:
+        sys.stdout = _Absent()
+    code = _run(app, program, arguments)
+    try:
+        if (stdout := _stdout()) is not None:
+            stdout.flush()  # here, not by Python after the exit code
+    except OSError as error:
+        _drop_output()
+        return code or _told(error)
+    return code
+
+
+def _run(app: typer.Typer, program: str, arguments: Sequence[str]) -> int:
+    session = Session()
+    try:
+        code = app(args=list(arguments), obj=session, prog_name=program, standalone_mode=False)
+    except (KeyboardInterrupt, click.Abort, InterruptedRunError) as error:
+        say("interrupted")
+        if isinstance(error, InterruptedRunError) and error.hint:
+            say(f"hint: {error.hint}")
+        return INTERRUPTED
+    except ProperError as error:
+        if session.debug:
+            say_as_it_is(traceback.format_exc())
+        say_error(error)
+        return error.exit_code
+    except click.ClickException as error:
+        say(f"error: {error.format_message()}")
+        say(f"hint: {program} COMMAND --help lists arguments and options")
+        return error.exit_code
+    except SystemExit:  # click's answer to a reader of stdout that went away
+        return OUTPUT_CLOSED
+    except Exception as error:  # noqa: BLE001 - a bug must not print a person's text
+        if isinstance(error, OSError) and error.errno in _REFUSED:
+            return _told(error)
+        if session.debug:
+            say_as_it_is(traceback.format_exc())
+        say(f"error: internal error ({type(error).__name__})")
+        say(f"hint: repeat with `{program} --debug ...` and report what it shows")
+        return 1
+    return code if isinstance(code, int) else 0
+
+
+def _told(error: OSError) -> int:
+    """Say that stdout, or a file no command has named, takes no more; returns the exit code."""
+    if error.errno == errno.EPIPE:
+        return OUTPUT_CLOSED
+    refused = StorageError(
+        f"{error.filename or 'standard output'}: {os.strerror(error.errno or 0)}; "
+        "expected to write there",
+        # Repeated, `forget --items 2` would take what has come to be item 2.
+        hint="make room where the output goes; a command that changes something may have done so, so "
+        "look before it is repeated",
+    )
+    say_error(refused)
+    return refused.exit_code
+
+
+def _stdout() -> TextIO | None:
+    """None where the program was started without one."""
+    return sys.stdout
+
+
+class _Absent(io.TextIOBase):
+    """Stands for a stdout that was closed before the start: what is written is lost, and told."""
+
+    def write(self, _text: str) -> int:
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF), "standard output")
+
+
+def _drop_output() -> None:
+    """What Python still holds for stdout goes nowhere, so that its own flush at exit is silent."""
+    with suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        try:
+            os.dup2(nowhere, sys.stdout.fileno())
+        finally:
+            os.close(nowhere)
+
+
+def _occupy_standard_files() -> None:
+    """Of those closed before the start: else the next file opened, perhaps a private one, takes the
+    number, and what a library prints there is written into it.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDONLY)  # writing to it fails, and is told
+
+
+def start(app: typer.Typer, program: str, *, private: bool = False) -> None:
+    """Entry point of a program: quiet libraries, Ctrl-C answered at once, exit code.
+
+    Commands import libraries when they need them, so that these switches come first. A `private`
+    program also keeps its memory and files to itself, and no library of it asks the hub.
+    """
+    _occupy_standard_files()
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    if private:
+        os.environ["HF_HUB_OFFLINE"] = "1"
+        protect_process()
+    if (
+        signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    ):  # not ignored, as in the background
+        signal.signal(signal.SIGINT, stopping)
+    sys.exit(run_command(app, program, sys.argv[1:]))

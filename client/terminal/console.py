@@ -1,0 +1,191 @@
+"""What a command line shows: data on stdout, progress and errors on stderr, colour optional.
+
+Shared by `proper` and `proper-sim`, which is why it knows neither.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import BinaryIO, TextIO
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from client.terminal.tables import Table, to_markdown, to_rich
+from proper_model.errors import ConfigError, DataError, ProperError
+
+# (phase, done, total); total 0 means: unknown.
+Callback = Callable[[str, int, int], None]
+# What a person reads for a phase.
+Naming = Callable[[str], str]
+
+# Set before any of these libraries is imported, which commands do late; what the user has set stays.
+QUIET = {
+    "FLWR_TELEMETRY_ENABLED": "0",
+    "FLWR_DISABLE_UPDATE_CHECK": "1",
+    "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "DO_NOT_TRACK": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    # Packed passes differ in length, and oneDNN keeps a compiled product for each of 1024 shapes: a
+    # hundred megabytes and no measurable time more than for 64.
+    "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64",
+}
+EVERY_S = 30.0  # how often a log hears of a phase that goes on
+WIDE = 240  # of a file or pipe: nothing in a table is cut there
+
+
+def print_table(table: Table, *, markdown: bool = False) -> None:
+    """A table on stdout."""
+    if markdown:
+        sys.stdout.write(to_markdown(table) + "\n")
+        return
+    width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else WIDE
+    Console(file=sys.stdout, width=width, highlight=False).print(to_rich(table))
+
+
+def print_line(text: str = "") -> None:
+    """A line of data on stdout, as it is."""
+    sys.stdout.write(text + "\n")
+
+
+def say(text: str) -> None:
+    """A remark on stderr; where that takes nothing more, it is lost and the command goes on."""
+    say_as_it_is(f"proper: {text}\n")
+
+
+def say_as_it_is(text: str) -> None:
+    """As `say`, without the program's name before it."""
+    try:
+        remarks().write(text)
+    except (OSError, ValueError):  # a full disk, a reader that went away, a closed file
+        drop_stderr()
+
+
+def drop_stderr() -> None:
+    """Nothing is shown from now on: a remark that cannot be written must not end a command."""
+    sys.stderr = _Nowhere()
+
+
+class _Nowhere(io.StringIO):
+    """Takes everything and keeps nothing."""
+
+    def write(self, text: str, /) -> int:
+        return len(text)
+
+
+def remarks() -> TextIO:
+    """stderr, or what keeps nothing where the program was started without one."""
+    stderr: TextIO | None = sys.stderr
+    return _Nowhere() if stderr is None else stderr
+
+
+def agreed(question: str) -> bool:
+    """Ask on stderr and read the answer from stdin; raises ConfigError where there is none."""
+    if _stdin() is None:
+        raise ConfigError(
+            "there is no input to answer a question from", hint="--yes answers it beforehand"
+        )
+    return bool(typer.confirm(question, default=False, err=True))
+
+
+def asks() -> bool:
+    """Whether a person can be asked: stdin is a terminal."""
+    stdin = _stdin()
+    return stdin is not None and stdin.isatty()
+
+
+def stdin_bytes() -> BinaryIO:
+    """Standard input; raises DataError where the program was started without one."""
+    stdin = _stdin()
+    if stdin is None:
+        raise DataError("stdin: closed", hint="give what is asked for as an argument or a file")
+    return stdin.buffer
+
+
+def _stdin() -> TextIO | None:
+    """None where the program was started without one."""
+    return sys.stdin
+
+
+def say_error(error: ProperError) -> None:
+    """`proper: error:` and, where there is one, `proper: hint:` on stderr."""
+    say(f"error: {error.message}")
+    if error.hint:
+        say(f"hint: {error.hint}")
+
+
+def stopping(_number: int, _frame: object) -> None:
+    """Answer Ctrl-C at once: ending Flower takes seconds.
+
+    Writes past Python's buffers, which the interrupted code may be in the middle of.
+    """
+    with suppress(OSError):
+        os.write(2, (b"\n" if os.isatty(2) else b"") + b"proper: stopping...\n")
+    raise KeyboardInterrupt
+
+
+def package_version() -> str:
+    """Of the installed package; of a checkout that is not installed, that."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("proper")
+    except PackageNotFoundError:
+        return "(a checkout, not installed)"
+
+
+@contextmanager
+def progress_bars(naming: Naming = str) -> Iterator[Callback]:
+    """A callback (phase, done, total): one bar a phase on a terminal, lines elsewhere."""
+    console = Console(stderr=True, highlight=False)
+    if not console.is_terminal:
+        yield plain_progress(naming)
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=False) as bars:
+        tasks: dict[str, TaskID] = {}
+
+        def show(phase: str, done: int, total: int) -> None:
+            if phase not in tasks:
+                for earlier in tasks.values():
+                    settle(bars, earlier)
+                tasks[phase] = bars.add_task(escape(naming(phase)), total=None)
+            bars.update(tasks[phase], completed=done, total=total or None)
+
+        yield show
+        for task in tasks.values():
+            settle(bars, task)
+
+
+def settle(bars: Progress, task: TaskID) -> None:
+    """A phase that another one follows is over, whatever its last count was."""
+    bars.update(task, total=1, completed=1)
+    bars.stop_task(task)
+
+
+def plain_progress(naming: Naming = str, clock: Callable[[], float] = time.monotonic) -> Callback:
+    """A line on stderr when the phase changes, and how far it is twice a minute; for logs."""
+    last, said_at = "", clock()
+
+    def show(phase: str, done: int, total: int) -> None:
+        nonlocal last, said_at
+        name = naming(phase)
+        if name != last:
+            say(name)
+        elif done and clock() - said_at >= EVERY_S:
+            say(f"{name} {done}/{total}" if total else f"{name} {done}")
+        else:
+            return
+        last, said_at = name, clock()
+
+    return show

@@ -1,0 +1,175 @@
+"""Generations of one vault under one master key: read the newest whole one, add another.
+
+Source: docs/security.md 3 (design, save).
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from client.vault.generations import (
+    generation_name,
+    list_generations,
+    read_generation,
+    remove_generations,
+    save_generation,
+)
+from client.vault.key_derivation import SALT_BYTES
+from client.vault.sealing import Header, read_header, seal, unseal
+from client.vault.secrets import Random
+from client.vault.working_files import remove_working
+from proper_model.errors import StorageError, VaultError, VaultForeignError
+
+
+@dataclass(frozen=True)
+class Content:
+    """A payload, the bundle it belongs to, and its generation; `alone` as in `sealing.Header`."""
+
+    payload: bytes = field(repr=False)
+    bundle_id: str
+    generation: int
+    alone: bool = False
+
+
+@dataclass(frozen=True)
+class Contents:
+    """Access to the generations in a folder. Files under `pending_id` are not complete yet."""
+
+    folder: Path
+    vault_id: str
+    key_id: str
+    master_key: bytes = field(repr=False)
+    pending_id: str | None = None
+
+    def find(self, warn: Callable[[str], None]) -> Content | None:
+        """The newest whole generation; `warn` hears of newer ones that are damaged.
+
+        Raises:
+            VaultForeignError: another vault's file lies there.
+            VaultError: there are generations and none is whole.
+            StorageError: a file is a link, or others may read it.
+        """
+        return self._first(list_generations(self.folder), warn)
+
+    def find_before(self, generation: int, warn: Callable[[str], None]) -> Content | None:
+        """The newest whole generation before this one, None if there is none. As `find`."""
+        older = [one for one in list_generations(self.folder) if one < generation]
+        return self._first(older, warn)
+
+    def _first(self, generations: list[int], warn: Callable[[str], None]) -> Content | None:
+        problem: VaultError | None = None
+        for generation in generations:
+            try:
+                content = self._open(generation)
+            except VaultForeignError:
+                raise
+            except VaultError as error:
+                problem = problem or error
+                continue
+            if content is None:
+                continue
+            if problem is not None:
+                warn(f"{problem.message}; generation {content.generation} is used instead")
+            return content
+        if problem is not None:
+            raise problem
+        return None
+
+    def _open(self, generation: int) -> Content | None:
+        """None for a file of a rotation that has not been completed."""
+        where = generation_name(generation)
+        try:
+            data = read_generation(self.folder, generation)
+        except StorageError as error:
+            if isinstance(error.__cause__, OSError) and error.__cause__.errno == errno.EIO:
+                raise VaultError(error.message, hint=error.hint) from error.__cause__
+            raise
+        if self.pending_id is not None and self._is_pending(data, where):
+            return None
+        header, payload = unseal(
+            data,
+            self.master_key,
+            vault_id=self.vault_id,
+            key_id=self.key_id,
+            generation=generation,
+            where=where,
+        )
+        return Content(payload, header.bundle_id, generation, header.alone)
+
+    def _is_pending(self, data: bytes, where: str) -> bool:
+        try:
+            return read_header(data, where=where).key_id == self.pending_id
+        except VaultError:
+            return False
+
+    def add(self, content: Content, *, random: Random) -> None:
+        """Write a generation; what is there stays. Raises StorageError, VaultError."""
+        number = content.generation
+        header = Header(
+            self.vault_id, self.key_id, content.bundle_id, number, random(SALT_BYTES), content.alone
+        )
+        save_generation(self.folder, number, seal(content.payload, header, self.master_key))
+
+    def keep_two(self) -> int:
+        """Remove all generations below the newest whole one before the last; the oldest that stays.
+
+        Raises as `find`; nothing is removed unless that one has been read.
+        """
+        generations = list_generations(self.folder)
+        previous = self._first(generations[1:], lambda _: None)
+        if previous is None:
+            return generations[0]
+        remove_generations(self.folder, [g for g in generations if g < previous.generation])
+        return previous.generation
+
+    def whole(self) -> tuple[int, int] | None:
+        """The newest whole generation and the one that may be gone back to, or itself again.
+
+        Raises as `find`.
+        """
+        newest = self.find(lambda _: None)
+        if newest is None:
+            return None
+        before = None if newest.alone else self.find_before(newest.generation, lambda _: None)
+        return newest.generation, (before or newest).generation
+
+    def forgotten(self) -> int | None:
+        """The generation before which files lie that must not be gone back to, if any do."""
+        generations = list_generations(self.folder)
+        if len(generations) < 2:
+            return None
+        try:
+            newest = self.find(lambda _: None)
+        except (VaultError, StorageError):  # reading says what is wrong
+            return None
+        if newest is None or not newest.alone or newest.generation == generations[-1]:
+            return None
+        return newest.generation
+
+    def remove_before(self, generation: int) -> None:
+        """Remove the files of work in progress and all older generations. Raises StorageError."""
+        try:
+            # Generations last: while one of them lies there, the rest is known to be unfinished.
+            remove_working(self.folder)
+            older = [one for one in list_generations(self.folder) if one < generation]
+            remove_generations(self.folder, older)
+        except StorageError as error:
+            raise StorageError(
+                f"{error.message}; the new state is there and nothing reads the older files any "
+                "more, but not all of them could be removed",
+                hint="the next command that changes something removes them first",
+            ) from error.__cause__
+
+    def remove_pending(self) -> None:
+        """Remove the files of a rotation that has not been completed. Raises StorageError."""
+        pending = [
+            generation
+            for generation in list_generations(self.folder)
+            if self._is_pending(
+                read_generation(self.folder, generation), generation_name(generation)
+            )
+        ]
+        remove_generations(self.folder, pending)

@@ -1,0 +1,110 @@
+"""The desktop's keyring, for the vault's keyring slot and the highest generation written.
+
+A machine without a keyring offers a backend that only fails, and some backends keep everything in
+a readable file. Both are errors here: a secret is never silently stored in plaintext.
+Source: docs/security.md 1 (keyring) and 2 (replay).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from proper_model.errors import VaultError
+
+if TYPE_CHECKING:
+    from keyring.backend import KeyringBackend
+
+SERVICE = "proper"
+# The keyring package calls a backend of priority 1 or more recommended; readable files are below.
+MIN_PRIORITY = 1.0
+# These two claim nothing and store nothing, whatever priority they are given.
+_USELESS = ("keyring.backends.fail", "keyring.backends.null")
+_CHAIN = "keyring.backends.chainer"
+
+
+class KeyringError(VaultError):
+    """No usable keyring, or it is locked; what lies in the vault's folder is not concerned."""
+
+
+HINT = "use a passphrase or a key file, or start and unlock the desktop's keyring"
+
+
+def store(name: str, text: str) -> None:
+    """Keep `text` under `name`, and see that it is there. Raises KeyringError."""
+    backend = _backend()
+    with _told("did not keep the secret"):
+        backend.set_password(SERVICE, name, text)
+        kept = backend.get_password(SERVICE, name)
+    if kept != text:
+        raise KeyringError(f"keyring {_name(backend)}: did not keep the secret", hint=HINT)
+
+
+def fetch(name: str) -> str | None:
+    """What is kept under `name`, or None. Raises KeyringError without a usable keyring."""
+    backend = _backend()
+    with _told("cannot be read"):
+        return backend.get_password(SERVICE, name)
+
+
+def fetch_secret(name: str, size: int) -> bytes | None:
+    """`size` random bytes kept as hex, or None if there are none. Raises KeyringError as `fetch`."""
+    try:
+        secret = bytes.fromhex(fetch(name) or "")
+    except ValueError:
+        return None
+    return secret if len(secret) == size else None
+
+
+def forget(name: str) -> None:
+    """Remove what is kept under `name`, if anything is. Raises KeyringError."""
+    backend = _backend()
+    with _told("did not remove the secret"):
+        if backend.get_password(SERVICE, name) is not None:
+            backend.delete_password(SERVICE, name)
+
+
+def _backend() -> KeyringBackend:
+    """The first backend in use that is worth its name."""
+    try:
+        import keyring
+    except ImportError:
+        raise KeyringError(
+            "the vault's keyring slot needs the package `keyring`, which is not installed",
+            hint="install it with: pip install -e '.[keyring]'; or use a passphrase or key file",
+        ) from None
+    with _told("cannot be used"):
+        backend: Any = keyring.get_keyring()
+        chain = type(backend).__module__ == _CHAIN
+        for candidate in backend.backends if chain else [backend]:
+            if _usable(candidate):
+                found: KeyringBackend = candidate
+                return found
+    raise KeyringError(
+        f"keyring {_name(backend)}: keeps nothing, or keeps it where it can be read; expected "
+        "Secret Service, KWallet or another backend of priority 1 or more",
+        hint=HINT,
+    )
+
+
+def _usable(backend: Any) -> bool:
+    named = _name(backend).lower()
+    return (
+        type(backend).__module__ not in _USELESS
+        and "plaintext" not in named
+        and float(backend.priority) >= MIN_PRIORITY
+    )
+
+
+def _name(backend: object) -> str:
+    return f"{type(backend).__module__}.{type(backend).__name__}"
+
+
+@contextmanager
+def _told(what: str) -> Iterator[None]:
+    """Tell what a backend raises, without its text, which may hold anything."""
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001 - a plugin raises whatever its service does
+        raise KeyringError(f"the keyring {what} ({type(error).__name__})", hint=HINT) from None

@@ -1,0 +1,203 @@
+"""An opened keys.json: the master key in memory, and changes to the slots, written whole.
+
+Source: docs/security.md 3 (slots, rotation, save).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+from cryptography.exceptions import InvalidTag
+
+from client.vault.key_derivation import SALT_BYTES, Cost, default_cost
+from client.vault.key_slots import MAX_SLOTS, KeySet, Slot, forget_slot, make_slot, slot_key
+from client.vault.keyring_store import KeyringError
+from client.vault.keys_document import KEYS_FILE, MAX_KEYS_BYTES, Keys, carry, encode_keys, unlock
+from client.vault.private_files import read_private, save_private
+from client.vault.secrets import KeyringEntry, Random, Secret
+from proper_model.errors import BusyError, PassphraseError, StorageError, VaultError
+
+
+class KeysFile:
+    """`key` is the current master key, `next_key` the next one where it is known."""
+
+    def __init__(
+        self,
+        folder: Path,
+        keys: Keys,
+        key: bytes,
+        *,
+        random: Random,
+        cost: Cost | None,
+        next_key: bytes | None = None,
+        slot_id: str = "",
+        secret: Secret | None = None,
+    ) -> None:
+        self.path = folder / KEYS_FILE
+        self.keys = keys
+        self.key = key
+        self.next_key = next_key
+        self.slot_id = slot_id
+        self.random = random
+        self.raw = encode_keys(keys, key)
+        self._cost = cost
+        self.secret = secret
+
+    @classmethod
+    def opened(cls, folder: Path, secret: Secret, *, random: Random, cost: Cost | None) -> KeysFile:
+        """Read and unlock. Raises as `unlock` and `read_private`."""
+        found = unlock(read_keys(folder), secret)
+        return cls(
+            folder,
+            found.keys,
+            found.current_key,
+            random=random,
+            cost=cost,
+            next_key=found.next_key,
+            slot_id=found.slot_id,
+            secret=secret,
+        )
+
+    def reopened(self) -> KeysFile:
+        """The document that lies there now, opened by the same secret; this object stays.
+
+        Raises BusyError if the secret opens it no longer, or it is another vault's.
+        """
+        assert self.secret is not None, "a vault that was made here is not read beside a writer"
+        try:
+            now = KeysFile.opened(
+                self.path.parent, self.secret, random=self.random, cost=self._cost
+            )
+        except PassphraseError:
+            now = None
+        if now is None or now.keys.vault_id != self.keys.vault_id:
+            raise BusyError(
+                "another command has changed what opens the vault meanwhile",
+                hint="repeat the command, with the key of now",
+            )
+        return now
+
+    def unchanged(self) -> bool:
+        """Whether the file is still the one this object has read or written."""
+        return read_keys(self.path.parent) == self.raw
+
+    def renew_slot(self) -> None:
+        """Keep the slot key of the slot that opened, if an earlier version did not. As `save`."""
+        current, vault_id = self.keys.current, self.keys.vault_id
+        old = [slot for slot in current.slots if slot.id == self.slot_id and slot.kept is None]
+        for slot in old:
+            turned = replace(slot, turn=self.random(SALT_BYTES))
+            made = turned.holding(self._slot_key(slot), self.key, vault_id, current.key_id)
+            self.save_slots(tuple(made if one is slot else one for one in current.slots))
+
+    def carried_slots(self, key_id: str, key: bytes) -> tuple[Slot, ...]:
+        """The present slots around another master key, which the same secrets open.
+
+        Raises VaultError for a slot of an earlier version that another secret than the present one
+        opens: nothing here knows its key.
+        """
+        vault_id, current = self.keys.vault_id, self.keys.current
+        made = []
+        for slot in current.slots:
+            turned = replace(slot, turn=self.random(SALT_BYTES))
+            made.append(turned.holding(self._slot_key(slot), key, vault_id, key_id))
+        return tuple(made)
+
+    def _slot_key(self, slot: Slot) -> bytes:
+        vault_id, current = self.keys.vault_id, self.keys.current
+        if slot.kept is not None:
+            try:
+                return slot.kept_key(self.key, vault_id, current.key_id)
+            except InvalidTag:
+                raise VaultError(f"{KEYS_FILE}: kept slot key altered") from None
+        key = None
+        with suppress(KeyringError, InvalidTag):
+            if slot.id == self.slot_id and self.secret is not None:
+                key = slot_key(self.secret, slot, vault_id)
+            elif slot.kind == "keyring":
+                key = slot_key(KeyringEntry(), slot, vault_id)
+            if key is not None:  # a key file or an entry may be another one by now
+                slot.open(key, vault_id, current.key_id)
+                return key
+        raise VaultError(
+            f"slot {slot.id} ({slot.kind}) was made by an earlier version and cannot be taken "
+            "to a new master key, which forgetting needs; nothing was changed",
+            hint="give the same command that key once (--passphrase-file or --key-file; unlock the "
+            f"keyring), then repeat it; or remove the slot: proper passwd --remove {slot.id}",
+        )
+
+    def make_slots(
+        self, secrets: Sequence[Secret], key_id: str, key: bytes, slot_id: str | None = None
+    ) -> tuple[Slot, ...]:
+        """New slots for a master key, not written yet.
+
+        Raises as `make_slot`; then nothing is left in the keyring.
+        """
+        if not 1 <= len(secrets) <= MAX_SLOTS:
+            raise VaultError(f"{len(secrets)} secrets for one vault; expected 1 to {MAX_SLOTS}")
+        slots: list[Slot] = []
+        try:
+            for secret in secrets:
+                slot = make_slot(
+                    secret,
+                    key,
+                    vault_id=self.keys.vault_id,
+                    key_id=key_id,
+                    cost=self._cost or default_cost(),
+                    random=self.random,
+                    slot_id=slot_id,
+                )
+                slots.append(slot)
+        except (PassphraseError, VaultError, StorageError):
+            self._forget(slots)
+            raise
+        return tuple(slots)
+
+    def save_slots(self, slots: tuple[Slot, ...], new: Sequence[Slot] = ()) -> None:
+        """Replace the slots of the current key. Raises as `save`."""
+        current = replace(self.keys.current, slots=slots)
+        self.save(replace(self.keys, current=current), self.key, new=new)
+
+    def save_next(self, pending: KeySet, key: bytes, new: Sequence[Slot] = ()) -> None:
+        """Put a next master key beside the current one. Raises as `save`."""
+        keys = carry(self.keys, self.key, pending, key, self.random(SALT_BYTES))
+        self.save(keys, self.key, new=new)
+
+    def save(self, keys: Keys, key: bytes, new: Sequence[Slot] = ()) -> None:
+        """Replace keys.json; `key` is its current master key.
+
+        Raises StorageError: the old document is there, and what `new` slots keep in the keyring is
+        removed; or, if only the folder could not be flushed, the new document is there and in use.
+        """
+        raw = encode_keys(keys, key)
+        failure: StorageError | None = None
+        try:
+            save_private(self.path, raw)
+        except StorageError as error:
+            failure = error
+        if failure is None or self._holds(raw):
+            self.raw, self.keys, self.key = raw, keys, key
+            if keys.next is None:
+                self.next_key = None
+        else:
+            self._forget(new)
+        if failure is not None:
+            raise failure
+
+    def _holds(self, raw: bytes) -> bool:
+        with suppress(StorageError):
+            return read_keys(self.path.parent) == raw
+        return False
+
+    def _forget(self, slots: Sequence[Slot]) -> None:
+        for slot in slots:
+            with suppress(KeyringError):  # the error that led here is the one to tell
+                forget_slot(slot, self.keys.vault_id)
+
+
+def read_keys(folder: Path) -> bytes:
+    """The bytes of a vault's keys.json. Raises StorageError."""
+    return read_private(folder / KEYS_FILE, limit_bytes=MAX_KEYS_BYTES)

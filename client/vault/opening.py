@@ -1,0 +1,176 @@
+"""The vault: one user's private state, encrypted, in `HOME/vault`.
+
+    keys.json            the master key, wrapped once for each secret of the user
+    <generation>.vault   the newest state and the one before it
+
+The caller holds `Home.working()` while it changes anything. docs/vault-format.md is the format in
+full. Source: docs/security.md 3.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from client.vault import replay_guard
+from client.vault.contents import Content
+from client.vault.generations import list_generations
+from client.vault.key_derivation import KEY_BYTES, Cost
+from client.vault.key_slots import KeySet, forget_slot
+from client.vault.keys_document import KEYS_FILE, MAX_KEYS_BYTES, Keys, decode_keys
+from client.vault.keys_file import KeysFile
+from client.vault.private_files import check_private_folder, read_private
+from client.vault.sealing import ID_BYTES, KEY_ID_BYTES
+from client.vault.secrets import KeyFile, KeyringEntry, Passphrase, Random, Secret, make_key_file
+from client.vault.session import Vault
+from proper_model.errors import PassphraseError, ProperError, StorageError, VaultError
+from proper_model.storage.durable import remove_folder
+from proper_model.storage.files import make_private_folder, storage_errors, sync_folder
+
+__all__ = [
+    "Content",
+    "KeyFile",
+    "KeyringEntry",
+    "Passphrase",
+    "Secret",
+    "Vault",
+    "create_vault",
+    "destroy_vault",
+    "make_key_file",
+    "open_vault",
+    "slot_kinds",
+    "vault_exists",
+]
+
+
+# Of a vault whose keys.json is gone: lost, or the first step of a removal that was killed.
+WITHOUT_KEYS = "there are generations already, but no keys.json, without which nothing reads them"
+WITHOUT_KEYS_HINT = (
+    "put keys.json back from a copy of this folder; or, if everything was to be removed, repeat that "
+    "command, which was interrupted"
+)
+
+
+def create_vault(
+    folder: Path,
+    secrets: Sequence[Secret],
+    *,
+    random: Random = os.urandom,
+    cost: Cost | None = None,
+) -> Vault:
+    """Make an empty vault that each of these secrets opens.
+
+    `cost` is that of passphrases, by default Argon2id with 64 MiB, or scrypt where there is none.
+
+    Raises:
+        VaultError: there is a vault already, no secret was given, or no usable keyring.
+        PassphraseError: a secret cannot be used as one, for example an empty passphrase.
+        StorageError: the folder or a key file cannot be used.
+    """
+    with storage_errors(folder):
+        make_private_folder(folder)
+    check_private_folder(folder)
+    if vault_exists(folder):
+        raise VaultError(
+            f"{folder.name}: there is a vault already",
+            hint="`proper status` says what is there; give another place with --home",
+        )
+    if list_generations(folder):
+        raise VaultError(f"{folder.name}: {WITHOUT_KEYS}", hint=WITHOUT_KEYS_HINT)
+    key, key_id = random(KEY_BYTES), random(KEY_ID_BYTES).hex()
+    empty = Keys(random(ID_BYTES).hex(), KeySet(key_id, ()))
+    file = KeysFile(folder, empty, key, random=random, cost=cost, secret=next(iter(secrets), None))
+    slots = file.make_slots(secrets, key_id, key)
+    file.slot_id = slots[0].id
+    file.save_slots(slots, new=slots)
+    return Vault(file)
+
+
+def open_vault(
+    folder: Path, secret: Secret, *, random: Random = os.urandom, cost: Cost | None = None
+) -> Vault:
+    """Open a vault; nothing is changed. `cost` is that of passphrases given later.
+
+    Raises:
+        PassphraseError: wrong secret, or its slot was altered.
+        VaultError: there is no vault, keys.json is damaged, or it has no slot of this kind.
+        StorageError: a file cannot be read, is a link, or others may read it.
+    """
+    _require(folder)
+    try:
+        return Vault(KeysFile.opened(folder, secret, random=random, cost=cost))
+    except PassphraseError:
+        earlier = secret.earlier if isinstance(secret, Passphrase) else ()
+        for text in earlier:
+            with suppress(PassphraseError):
+                return open_vault(folder, Passphrase(text), random=random, cost=cost)
+        raise
+
+
+def vault_exists(folder: Path) -> bool:
+    """Whether there is something to open, whole or not."""
+    return os.path.lexists(folder / KEYS_FILE)
+
+
+def slot_kinds(folder: Path) -> list[tuple[str, str]]:
+    """(slot id, kind) of what opens the vault, without any secret, and so unauthenticated.
+
+    Raises VaultError and StorageError as `open_vault`.
+    """
+    _require(folder)
+    keys, _ = decode_keys(read_private(folder / KEYS_FILE, limit_bytes=MAX_KEYS_BYTES))
+    return list(keys.slot_kinds())
+
+
+def destroy_vault(folder: Path) -> list[str]:
+    """Remove the keys, then what the keyring holds, then everything in the folder.
+
+    Returns what could not be removed from the keyring, in plain words. Without keys.json nothing
+    else in the folder can be read; copies of the folder made before are not reached.
+
+    Raises StorageError if a file cannot be removed; repeat it then.
+    """
+    if not os.path.lexists(folder):
+        return []
+    keys: Keys | None = None
+    remarks: list[str] = []
+    with suppress(ProperError):  # a damaged vault must be removable too
+        keys, _ = decode_keys(read_private(folder / KEYS_FILE, limit_bytes=MAX_KEYS_BYTES))
+    with storage_errors(folder):
+        if folder.is_dir() and not folder.is_symlink():
+            (folder / KEYS_FILE).unlink(missing_ok=True)
+            try:
+                sync_folder(folder)
+            finally:
+                # Now, for keys.json alone names these entries: a repetition could not find them.
+                remarks = [] if keys is None else _forget_keyring(keys)
+    try:
+        with storage_errors(folder):
+            remove_folder(folder)
+            sync_folder(folder.parent)
+    except StorageError as error:
+        raise StorageError("; ".join([error.message, *remarks]), hint=error.hint) from error
+    return remarks
+
+
+def _forget_keyring(keys: Keys) -> list[str]:
+    remarks = []
+    slots = [slot for one in keys.key_sets() for slot in one.slots if slot.kind == "keyring"]
+    try:
+        for slot in slots:
+            forget_slot(slot, keys.vault_id)
+        if slots:
+            replay_guard.forget(keys.vault_id)
+    except VaultError as error:
+        remarks.append(
+            f"an entry stays in the keyring, which opens nothing any more: {error.message}"
+        )
+    return remarks
+
+
+def _require(folder: Path) -> None:
+    if not vault_exists(folder):
+        raise VaultError(f"{folder.name}: there is no vault", hint="`proper adapt` makes one")
+    check_private_folder(folder)

@@ -1,0 +1,110 @@
+"""From a trained release to a signed one in the run's folder, and back to it after a restart."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
+from coordinator.keys import load_key
+from coordinator.publish import PublishedBundle, latest, publish, reference_base
+from coordinator.run_keys import KEYS_FOLDER, ROOT_KEY, read_run_root
+from proper_model.base.folder import base_folder, revision_of
+from proper_model.bundle.file_names import BASE, CONFIG
+from proper_model.bundle.folder_names import ROOT_NAME
+from proper_model.bundle.signed_time import MAX_LATEST_DAYS
+from proper_model.bundle.trusted_root import RELEASE, TrustedRoot, key_id, public_bytes
+from proper_model.errors import ConfigError
+from proper_model.federation.run_plan import RunPlan
+from proper_model.release.contents import release_to_files
+from proper_model.release.recipe import BaseSource
+from proper_model.storage.durable import write_file
+
+if TYPE_CHECKING:
+    from proper_model.release.contents import Release
+
+KEY_SUFFIX = ".pem"
+
+
+def publish_release(release: Release, plan: RunPlan) -> PublishedBundle:
+    """Freeze, sign and store the release below `server/release`, with the root that devices trust.
+
+    Raises ConfigError if the plan's root key is not among the run's keys, and a BundleError if
+    the content is something a device would refuse.
+    """
+    keys = signing_keys(plan)
+    if plan.embed_base:
+        files, reference = release_to_files(release), None
+    else:
+        folder = base_folder(plan.base)
+        revision = revision_of(folder)
+        name = hub_name(plan.base)
+        files = release_to_files(release, base=BaseSource(name, revision))
+        reference = reference_base(folder, name, revision)
+        # So that devices can check the release before they take it.
+        files[BASE + CONFIG] = (folder / CONFIG).read_bytes()
+    target = plan.server_folder / "release"
+    # Beside the bundles, so that the folder is all that somebody else needs to follow them. A newer
+    # root, to which somebody rotated since, stays.
+    if not (target / ROOT_NAME).exists():
+        write_file(target / ROOT_NAME, trusted_root(plan).to_bytes())
+    return publish(
+        files,
+        target,
+        keys,
+        created=datetime.now(UTC),
+        valid_for_days=plan.bundle_days,
+        latest_days=MAX_LATEST_DAYS,  # nobody signs it again for a run
+        base=reference,
+    )
+
+
+def trusted_root(plan: RunPlan) -> TrustedRoot:
+    """The root that the plan's devices pin."""
+    data = read_run_root(plan.server_folder)
+    if data is not None:
+        return TrustedRoot.from_bytes(data)
+    public = bytes.fromhex(plan.root_public_key)  # a run prepared before roots had roles
+    return TrustedRoot.of([Ed25519PublicKey.from_public_bytes(public)])
+
+
+def published(plan: RunPlan, bundle_id: str) -> PublishedBundle | None:
+    """The release of an earlier start of this run, if it is still the newest one."""
+    found = latest(plan.server_folder / "release")
+    if found is None or found.bundle_id != bundle_id or not found.path.is_dir():
+        return None
+    return found
+
+
+def signing_keys(plan: RunPlan) -> list[Ed25519PrivateKey]:
+    """The run's release keys. Raises ConfigError unless devices of the plan trust them."""
+    folder = plan.server_folder / KEYS_FOLDER
+    paths = sorted(path for path in folder.glob(f"*{KEY_SUFFIX}") if path.name != ROOT_KEY)
+    keys = [load_key(path) for path in paths]
+    root = trusted_root(plan)
+    mine = [key for key in keys if key_id(public_bytes(key)) in root.roles[RELEASE].keys]
+    known = {public.hex() for public in root.keys.values()}
+    enough = root.are_enough(RELEASE, [key_id(public_bytes(key)) for key in mine])
+    if plan.root_public_key not in known or not enough:
+        raise ConfigError(
+            f"{folder}: none of its {len(keys)} keys is one that the devices trust",
+            hint="write the run's folder again with proper-sim prepare",
+        )
+    return mine
+
+
+def hub_name(base: str) -> str:
+    """The name a release gives the base: a hub id as it is, of a folder its last part.
+
+    Where a folder lies on this machine is nobody else's business; a node knows its own.
+    """
+    folder = Path(base).expanduser()
+    if not (folder.is_dir() or base.startswith(("/", ".", "~"))):
+        return base
+    folder = folder.resolve()
+    if folder.parent.name == "snapshots" and folder.parent.parent.name.startswith("models--"):
+        # A snapshot in the hub's cache, `models--OWNER--NAME/snapshots/COMMIT`.
+        return folder.parent.parent.name.removeprefix("models--").replace("--", "/", 1)
+    return folder.name

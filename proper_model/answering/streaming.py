@@ -1,0 +1,94 @@
+"""Greedy decoding of one prompt, piece by piece, for a reader who is waiting.
+
+The same tokens as batched generation gives (`scoring`), one at a time. Text comes out as soon as
+no later token can change it: tokenizers spell one character with several tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from proper_model.errors import TrainingError
+from proper_model.model.adapted_model import AdaptedModel
+from proper_model.model.passes import Pass
+from proper_model.text.encoding import Encoder
+
+UNFINISHED = "\ufffd"  # what a decoder writes for the first bytes of a character
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a generation ended: whether the model was done, and how many tokens it made."""
+
+    done: bool
+    tokens: int
+
+
+def stream(
+    model: AdaptedModel,
+    encoder: Encoder,
+    prompt: Sequence[int],
+    make_pass: Callable[[Tensor], Pass],
+    *,
+    max_new_tokens: int,
+) -> Generator[str, None, Ended]:
+    """Pieces that join to `encoder.decode` of all tokens, then how it ended.
+
+    The model is attached between two pieces as well; close the generator to let it go.
+    """
+    seen: list[int] = []
+    said = ""
+    tokens = stream_tokens(model, encoder, prompt, make_pass, max_new_tokens=max_new_tokens)
+    done = False
+    while True:
+        try:
+            seen.append(next(tokens))
+        except StopIteration as end:
+            done = bool(end.value)
+            break
+        text = encoder.decode(seen)
+        # The end may yet change: a space is stripped, a cut character becomes another one.
+        if not text.endswith(UNFINISHED) and text.startswith(said) and text != said:
+            yield text[len(said) :]
+            said = text
+    rest = encoder.decode(seen)
+    if rest.startswith(said) and rest != said:
+        yield rest[len(said) :]
+    return Ended(done, len(seen))
+
+
+@torch.no_grad()
+def stream_tokens(
+    model: AdaptedModel,
+    encoder: Encoder,
+    prompt: Sequence[int],
+    make_pass: Callable[[Tensor], Pass],
+    *,
+    max_new_tokens: int,
+) -> Generator[int, None, bool]:
+    """Token ids after the prompt, without the end of sequence; then whether that was reached."""
+    ids = torch.tensor([list(prompt)], device=model.device)
+    now = make_pass(torch.zeros(1, dtype=torch.long, device=model.device))
+    now.prompt_mask = torch.ones_like(ids, dtype=torch.bool)
+    past = None
+    with model.attached(), model.running(now):
+        for _ in range(max_new_tokens):
+            output = model.base(input_ids=ids, past_key_values=past, use_cache=True)
+            past = output.past_key_values
+            scores = output.logits[0, -1]
+            token = int(scores.argmax())
+            if not torch.isfinite(scores[token]):
+                raise TrainingError(
+                    "the model's scores are no numbers any more, so there is no answer",
+                    hint="adapt again; if it happens without an adapter (--stage 1), the release "
+                    "is at fault: tell its publisher",
+                )
+            if token == encoder.eos:
+                return True
+            yield token
+            ids = torch.tensor([[token]], device=model.device)
+    return False

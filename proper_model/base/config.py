@@ -1,0 +1,104 @@
+"""What a base's configuration says of its language model, wherever it stands in the file.
+
+A checkpoint for text alone has its sizes at the top. One that reads images or sound as well nests
+the language model's own configuration; PROPER uses that language model and nothing of the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from proper_model.errors import BaseModelError
+
+Entry = TypeVar("Entry")
+
+# Where checkpoints of several kinds of input keep their language model's tensors, and what the
+# language model by itself calls them: as transformers 5 writes them and as 4 did.
+_INSIDE = (
+    ("model.language_model.", "model."),
+    ("language_model.model.", "model."),
+    ("language_model.lm_head.", "lm_head."),
+)
+_HEAD = "lm_head."
+NESTED_DECODER = "model.language_model."
+"""Where transformers holds the text decoder of a model that reads images too."""
+OWN_DECODER = "model."
+"""Where it holds the decoder of a model of text alone."""
+
+
+def text_config(config: Any) -> Any:
+    """The language model's own configuration; `config` itself where nothing is nested."""
+    return config.get_text_config(decoder=True)
+
+
+def is_nested(config: Any) -> bool:
+    """True where the checkpoint holds more than a language model."""
+    return text_config(config) is not config
+
+
+def size(config: Any, name: str) -> int:
+    """An integer setting of the language model, as `hidden_size`.
+
+    Raises BaseModelError for a configuration without it.
+    """
+    text = text_config(config)
+    value = getattr(text, name, None)
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise BaseModelError(
+            f"base of type '{config.model_type}' has no number '{name}' in its configuration",
+            hint="dense decoder-only models such as Llama, Qwen, Mistral or Gemma are supported",
+        )
+    return value
+
+
+def language_part(tensors: Mapping[str, Entry]) -> dict[str, Entry]:
+    """Of a checkpoint's tensors by name, the language model's under the names it has by itself.
+
+    All of them where nothing is nested.
+    """
+    found: dict[str, Entry] = {}
+    nested = False
+    for name, entry in tensors.items():
+        for inside, alone in _INSIDE:
+            if name.startswith(inside):
+                found[alone + name.removeprefix(inside)] = entry
+                nested = True
+                break
+        else:
+            if name.startswith(_HEAD):
+                found[name] = entry
+    return found if nested else dict(tensors)
+
+
+def outer_path(config: Any) -> str:
+    """Where the causal LM that transformers makes of `config` holds its text decoder.
+
+    `model.` where it is the language model alone.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    try:
+        with torch.device("meta"):
+            whole = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    except Exception:  # noqa: BLE001 - its other parts may need libraries that are not here
+        return NESTED_DECODER
+    inside = any(path.startswith(NESTED_DECODER) for path, _ in whole.named_modules())
+    return NESTED_DECODER if inside else OWN_DECODER
+
+
+def empty_model(config: Any) -> Any:
+    """The language model of a configuration, on the meta device: no memory, no weights."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    kind = getattr(config, "model_type", "?")
+    try:
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(text_config(config), trust_remote_code=False)
+    except Exception as error:
+        raise BaseModelError(
+            f"type '{kind}' cannot be built as a causal language model ({type(error).__name__})",
+            hint="dense decoder-only models such as Llama, Qwen, Mistral or Gemma are supported",
+        ) from error

@@ -1,0 +1,177 @@
+"""What may be in a release at all: files that a device reads, shared tensors, never one person's.
+
+An embedding row is published personal data (docs/security.md 0.5). So tensor names come from an allow-list,
+and a vector that averages people must state over how many, at least `MIN_MEMBERS`. The publisher
+checks before signing, the device after verifying: a mistake on one side is caught by the other.
+It cannot tell an honest count from an invented one; that trust lies in the signature.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from proper_model.bundle.file_names import BASE as BASE_FOLDER
+from proper_model.bundle.file_names import POPULATION as POPULATION_FOLDER
+from proper_model.bundle.file_names import is_base_file, is_release_file, weight_names
+from proper_model.bundle.manifest import HubBase, Manifest
+from proper_model.bundle.safe_tensors import LARGEST_EXPONENT, TensorSpec, check_finite, read_int64
+from proper_model.errors import BundleFormatError
+
+MIN_MEMBERS = 10
+# What is computed with. Wider or whole numbers would be converted, or fail, only when they are used.
+FLOATS = frozenset({"F32", "BF16", "F16"})
+TRAINED_EXPONENT = 10
+
+_SITE = r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*"
+_SHARED_TENSORS = re.compile(
+    r"prototypes|prototype_counts|mean_embedding|mean_embedding_count"
+    rf"|experts\.{_SITE}\.(A|B)"
+    rf"|routers\.{_SITE}\.(text|user|lora)"
+    r"|routers\.tied\.user"
+)
+_POPULATION_TENSORS = re.compile(rf"base_model\.model\.{_SITE}\.lora_[AB]\.weight")
+# In a base model `embeddings` is an ordinary word; anywhere else it would be a table of people.
+_PERSONAL = re.compile(r"user_?embedding", re.IGNORECASE)
+_PERSONAL_OUTSIDE_BASE = re.compile(r"user_?embedding|embeddings", re.IGNORECASE)
+
+# Averages over people, with the tensor that holds the number of people behind each row.
+_COUNTED = {"prototypes": "prototype_counts", "mean_embedding": "mean_embedding_count"}
+
+
+def check_declared(manifest: Manifest) -> None:
+    """Everything that can be refused from the manifest alone, before a file is fetched.
+
+    Raises:
+        BundleFormatError: a file or tensor is not on the allow-list, an average lacks its counts,
+            or the files do not fit the way the base model is delivered.
+    """
+    _check_file_names(manifest)
+    for name, entry in manifest.files.items():
+        if entry.tensors is None:
+            continue
+        for tensor, described in entry.tensors.items():
+            _check_tensor_name(name, tensor)
+            _check_dtype(name, tensor, described.dtype)
+        if not name.startswith((BASE_FOLDER, POPULATION_FOLDER)):
+            shapes = {t: (e.dtype, e.shape) for t, e in entry.tensors.items()}
+            _check_counted(name, shapes)
+    weights = [name for name in manifest.files if name.endswith(".safetensors")]
+    has_base = any(name.startswith(BASE_FOLDER) for name in weights)
+    has_population = any(name.startswith(POPULATION_FOLDER) for name in weights)
+    if isinstance(manifest.base, HubBase):
+        if has_base:
+            raise BundleFormatError(
+                f"bundle: refers to a hub base, yet holds {BASE_FOLDER} weights"
+            )
+        if not has_population:
+            raise BundleFormatError(
+                f"bundle: refers to a hub base, expected the population LoRA in {POPULATION_FOLDER}"
+            )
+    elif not has_base:
+        raise BundleFormatError(f"bundle: embeds its base, but holds no {BASE_FOLDER} weights")
+
+
+def _check_file_names(manifest: Manifest) -> None:
+    """Only names that are read, whole sets of weights; foreign names are not repeated."""
+    unknown = sum(not is_release_file(name) for name in manifest.files)
+    if unknown:
+        raise BundleFormatError(
+            f"bundle: lists {unknown} files that no release holds",
+            hint="the names are in docs/bundle-format.md, section 6.1",
+        )
+    own = [n.removeprefix(BASE_FOLDER) for n in manifest.files if n.startswith(BASE_FOLDER)]
+    named = manifest.base.files if isinstance(manifest.base, HubBase) else own
+    if not all(map(is_base_file, named)):
+        raise BundleFormatError("bundle: its base names a file that no loader of it reads")
+    try:
+        weight_names(named)
+    except ValueError as error:
+        raise BundleFormatError(f"bundle: its base {error}") from None
+
+
+def _check_dtype(name: str, tensor: str, dtype: str) -> None:
+    """Averages' counts are I64, as `_check_counted` says; everything else is of `FLOATS`."""
+    if tensor in _COUNTED.values() and not name.startswith((BASE_FOLDER, POPULATION_FOLDER)):
+        return
+    if dtype not in FLOATS:
+        raise BundleFormatError(
+            f"{name}: tensor {tensor} is {dtype}, expected one of {', '.join(sorted(FLOATS))}"
+        )
+
+
+def check_numbers(name: str, data: bytes, table: Mapping[str, TensorSpec]) -> None:
+    """Every number in this verified file is finite and of a size that training leaves.
+
+    What PROPER trains stays near its start, so experts, routers and averages are below 2^10.
+
+    Raises:
+        BundleFormatError: naming the tensor.
+    """
+    trained = not name.startswith(BASE_FOLDER)
+    largest = TRAINED_EXPONENT if trained else LARGEST_EXPONENT
+    check_finite(data, table, where=name, largest_exponent=largest)
+
+
+def check_members(name: str, data: bytes, table: Mapping[str, TensorSpec]) -> None:
+    """Every average in this verified file is over at least `MIN_MEMBERS` people.
+
+    A count of zero means that the row averages nobody; then it must be all zeros.
+
+    Raises:
+        BundleFormatError: a count is too small.
+    """
+    if name.startswith((BASE_FOLDER, POPULATION_FOLDER)):
+        return
+    for vectors, counts in _COUNTED.items():
+        if counts not in table:
+            continue
+        numbers = read_int64(data, table[counts])
+        spec = table[vectors]
+        row_bytes = (spec.end - spec.begin) // len(numbers) if numbers else 0
+        for row, members in enumerate(numbers):
+            begin = spec.begin + row * row_bytes
+            if members == 0 and not any(data[begin : begin + row_bytes]):
+                continue
+            if members < MIN_MEMBERS:
+                raise BundleFormatError(
+                    f"{name}: {vectors} row {row} averages {members} users, "
+                    f"expected at least {MIN_MEMBERS}",
+                    hint="leave it out, or build the release from more users",
+                )
+
+
+def _check_tensor_name(name: str, tensor: str) -> None:
+    in_base = name.startswith(BASE_FOLDER)
+    if (_PERSONAL if in_base else _PERSONAL_OUTSIDE_BASE).search(tensor) is not None:
+        raise BundleFormatError(
+            f"{name}: tensor {tensor} looks like a table of user embeddings",
+            hint="release prototypes only; embeddings of people stay where they were made",
+        )
+    if in_base:
+        return
+    in_population = name.startswith(POPULATION_FOLDER)
+    allowed = _POPULATION_TENSORS if in_population else _SHARED_TENSORS
+    if allowed.fullmatch(tensor) is None:
+        raise BundleFormatError(f"{name}: tensor {tensor} is not on the list of shared tensors")
+
+
+def _check_counted(name: str, tensors: Mapping[str, tuple[str, tuple[int, ...]]]) -> None:
+    """Averages and counts come together, with one count a row.
+
+    prototypes [K, tables, d_u] with prototype_counts [K]; mean_embedding [tables, d_u] with
+    mean_embedding_count [] or [1].
+    """
+    for vectors, counts in _COUNTED.items():
+        if (vectors in tensors) != (counts in tensors):
+            raise BundleFormatError(f"{name}: {vectors} and {counts} must come together")
+        if vectors not in tensors:
+            continue
+        dtype, count_shape = tensors[counts]
+        shape = tensors[vectors][1]
+        if vectors == "prototypes":
+            fits = len(shape) == 3 and count_shape == shape[:1]
+        else:
+            fits = len(shape) == 2 and count_shape in {(), (1,)}
+        if dtype != "I64" or not fits:
+            raise BundleFormatError(f"{name}: {counts} must be I64 with one count for each average")

@@ -1,0 +1,217 @@
+"""Is a base usable? Found out in a second or two, before anything is trained or written.
+
+Looked at are the configuration, the modules it describes (on the meta device, without weights), the
+headers of the safetensors files against their sizes, and the tokenizer; and everything that a run
+does is done once with a small model of the same architecture (`base_trial`). What only the weights'
+values could show stays for loading.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from proper_model.base.config import empty_model, is_nested
+from proper_model.base.folder import (
+    COPY_AGAIN,
+    INDEX,
+    SINGLE,
+    base_folder,
+    no_weights,
+    weight_files,
+)
+from proper_model.base.population_lora import check_targets
+from proper_model.base.quantized import check_available
+from proper_model.base.sites import find_sites
+from proper_model.base.sizes import MAX_HEADER_BYTES, parse_header
+from proper_model.base.streamed import check_language_part
+from proper_model.bundle.file_names import CONFIG
+from proper_model.checks.publishable import check_config, check_folder, check_saved_tokenizer
+from proper_model.errors import BaseModelError, ConfigError
+from proper_model.settings.profile import StageSettings
+from proper_model.storage.files import open_regular, read_followed
+from proper_model.text.tokenizer_check import check_tokenizer
+
+HUB_TIMEOUT_S = 10.0
+_HUB_ID = re.compile(r"[A-Za-z0-9_][\w.-]*(/[\w.-]+)?", re.ASCII)
+
+
+def check_base(name: str, settings: StageSettings) -> None:
+    """Refuse a base that a run with `settings` could not start from.
+
+    Raises BaseModelError naming file and next step, ConfigError for a setting that it is too small
+    for or that needs a library which is not installed.
+    """
+    check_available(settings.base_weights)
+    source = locate(name)
+    config = read_config(name, source)
+    folder = Path(source) if Path(source).is_dir() else None
+    with _named(f"base '{name}', config.json"):
+        model = check_architecture(config, settings)
+        raw = (
+            None if folder is None else read_followed(folder / CONFIG, limit_bytes=MAX_HEADER_BYTES)
+        )
+        check_config(config, model, raw)
+    width = model.get_input_embeddings().weight.shape[1]
+    if settings.population.rank > width:
+        raise ConfigError(
+            f"population.rank is {settings.population.rank}, above the width {width} of base "
+            f"'{name}'",
+            hint="choose a rank well below the width, for example 8",
+        )
+    if folder is not None:
+        for path in weight_files(name, folder):
+            check_size(name, path)
+        if is_nested(config):
+            check_language_part(name, model, weight_files(name, folder))
+    tokenizer, rows = read_tokenizer(name, source), model.get_input_embeddings().weight.shape[0]
+    check_tokenizer(f"base '{name}'", tokenizer, rows)
+    with _named(f"base '{name}'"):
+        if folder is not None:
+            check_folder(folder, model)
+        check_saved_tokenizer(tokenizer, rows)
+
+
+@contextmanager
+def _named(where: str) -> Iterator[None]:
+    """What is refused, said with its place."""
+    try:
+        yield
+    except BaseModelError as error:
+        raise BaseModelError(f"{where}: {error.message}", hint=error.hint) from None
+
+
+def check_architecture(config: Any, settings: StageSettings) -> Any:
+    """The base that a configuration describes, on the meta device, if a run with it would work.
+
+    Raises BaseModelError.
+    """
+    from proper_model.checks.trial import check_trial
+
+    model = empty_model(config)
+    find_sites(model)
+    check_targets(model, settings.population.targets)
+    check_trial(config, model, settings)
+    return model
+
+
+def locate(name: str) -> str:
+    """The folder of a base as a path, or a hub id that can be downloaded.
+
+    A hub id whose configuration and weights are in the local cache becomes the folder there, so
+    that no network is needed. Raises BaseModelError if it is none of these.
+    """
+    path = Path(name).expanduser()
+    if name.strip() and path.is_dir():
+        return str(path)
+    if path.exists() and name.strip():
+        raise BaseModelError(
+            f"base '{name}' is a file, expected a folder",
+            hint="give the folder with config.json, *.safetensors and a tokenizer",
+        )
+    if _HUB_ID.fullmatch(name) is None:
+        raise BaseModelError(
+            f"base '{name}': no such folder",
+            hint="give a folder with config.json, *.safetensors and a tokenizer, or a hub id such "
+            "as org/model",
+        )
+    try:
+        cached = base_folder(name)
+        if (cached / "config.json").is_file() and list(weight_files(name, cached)):
+            return str(cached)
+    except BaseModelError:
+        pass
+    _ask_hub(name)
+    return name
+
+
+def _ask_hub(name: str) -> None:
+    """One request, where loading would repeat its requests for the better part of a minute."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import RepositoryNotFoundError
+
+    try:
+        info = HfApi().model_info(name, timeout=HUB_TIMEOUT_S)
+    except RepositoryNotFoundError:
+        raise BaseModelError(
+            f"base '{name}' is neither a local folder nor a model that the hub shows you",
+            hint="check the spelling; for a gated or private model log in first: hf auth login",
+        ) from None
+    except Exception as error:  # noqa: BLE001 - the hub's own client has errors of several kinds
+        raise BaseModelError(
+            f"base '{name}' is neither a local folder nor complete in the hub's local cache, and "
+            f"the hub cannot be reached ({type(error).__name__})",
+            hint=f"check the path, or download it where there is a network: hf download {name}",
+        ) from None
+    files = {sibling.rfilename for sibling in info.siblings or ()}
+    if files and not files & {SINGLE, INDEX}:
+        raise no_weights(name)
+
+
+def _folder_or_id(name: str) -> str:
+    path = Path(name).expanduser()
+    return str(path) if path.is_dir() else name
+
+
+def read_config(name: str, source: str | None = None) -> Any:
+    """The configuration of a base. Raises BaseModelError."""
+    from transformers import AutoConfig
+
+    source = _folder_or_id(name) if source is None else source
+    if Path(source).is_dir() and not (Path(source) / "config.json").is_file():
+        raise BaseModelError(
+            f"base '{name}': the folder has no config.json",
+            hint="give a folder with config.json, *.safetensors and a tokenizer",
+        )
+    try:
+        return AutoConfig.from_pretrained(source, trust_remote_code=False)
+    except Exception as error:
+        raise BaseModelError(
+            f"base '{name}': config.json cannot be read as a model's configuration "
+            f"({type(error).__name__})",
+            hint="copy or download it again; a gated model needs `hf auth login` first",
+        ) from error
+
+
+def read_tokenizer(name: str, source: str | None = None) -> Any:
+    """The tokenizer of a base. Raises BaseModelError."""
+    from transformers import AutoTokenizer
+
+    source = _folder_or_id(name) if source is None else source
+    try:
+        return AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    except Exception as error:
+        raise BaseModelError(
+            f"base '{name}': the tokenizer cannot be loaded ({type(error).__name__})",
+            hint="put tokenizer.json and tokenizer_config.json of the model into its folder",
+        ) from error
+
+
+def check_size(name: str, path: Path) -> None:
+    """Raise BaseModelError unless a safetensors file is as long as its header says."""
+    size = path.stat().st_size
+    try:
+        with open_regular(path) as handle:
+            length = int.from_bytes(handle.read(8), "little")
+            if size < 8 or length > min(size - 8, MAX_HEADER_BYTES):
+                raise ValueError
+            header = parse_header(handle.read(length), where=path.name)
+        expected = 8 + length + max((t["data_offsets"][1] for t in header.values()), default=0)
+    except OSError as error:
+        raise BaseModelError(
+            f"base '{name}': {path.name} cannot be read ({error.strerror})",
+            hint="check its permissions, or copy it again",
+        ) from None
+    except (ValueError, BaseModelError):
+        raise BaseModelError(
+            f"base '{name}': {path.name} of {size} bytes is not a whole safetensors file",
+            hint=COPY_AGAIN + "; a file of some hundred bytes may be a git-lfs pointer",
+        ) from None
+    if size != expected:
+        raise BaseModelError(
+            f"base '{name}': {path.name} has {size} bytes, its header says {expected}",
+            hint=COPY_AGAIN,
+        )

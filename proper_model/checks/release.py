@@ -1,0 +1,244 @@
+"""Is this content a release that a device can use? Decided before it is signed, and installed.
+
+What a signature says of bytes this says of their meaning: everything that loading, training and
+answering will read is read here once, strictly, and held against the rest: the recipe against the
+manifest's base, tensors against recipe and configuration, token ids against the embedding table.
+Each failure is a `BundleError` that names file and field. The publisher runs it before signing, the
+device before installing and again before loading. Source: docs/bundle-format.md section 6.5 to 6.8.
+
+Values are bounded in `safe_tensors` and `bundle_policy`, where a file's bytes are at hand.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from proper_model.base.outside_config import build_empty, parse_config
+from proper_model.base.population_lora import population_config
+from proper_model.base.sites import Site, find_sites
+from proper_model.base.streamed import fits
+from proper_model.bundle.content_policy import check_numbers
+from proper_model.bundle.file_names import (
+    BASE,
+    CONFIG,
+    POPULATION_CONFIG,
+    POPULATION_WEIGHTS,
+    RECIPE,
+    SHARED,
+    TASK,
+    TOKENIZER,
+    TOKENIZER_CONFIG,
+    TOKENIZER_JSON,
+)
+from proper_model.bundle.limits import DEFAULT_LIMITS, Limits
+from proper_model.bundle.manifest import BaseReference, Manifest
+from proper_model.bundle.safe_tensors import read_table
+from proper_model.errors import BaseModelError, BundleFormatError
+from proper_model.release.recipe import Recipe, ReleaseContent, parse_recipe, parse_release_task
+from proper_model.release.shared_shapes import expected_shared
+from proper_model.settings.profile import FFN_TARGETS
+from proper_model.text.tokenizer_files import load_tokenizer
+
+Shapes = Mapping[str, tuple[int, ...]]
+MAX_PROTOTYPES = 10_000
+_EXPERTS = re.compile(r"experts\.(.+)\.A")
+_LAYER = re.compile(r"\.(\d+)\.")
+_HINT = "ask the publisher for a release that is whole"
+
+
+def check_content(
+    shapes: Mapping[str, Shapes],
+    read: Callable[[str], bytes],
+    reference: BaseReference | None,
+    *,
+    config: bytes | None = None,
+    private: Path | None = None,
+) -> ReleaseContent:
+    """Check a release whose bytes were verified; what it says.
+
+    Args:
+        shapes: of the tensors of every file of the release by name; empty for files without.
+        read: the bytes of a file of the release. It is called for small files only.
+        reference: the base that the manifest names; None where it is embedded.
+        config: config.json of a referenced base, verified; None where that is not at hand, so that
+            what needs it is checked only as far as it agrees with itself.
+        private: a folder of this device that holds the files that were verified.
+
+    Raises:
+        BundleError: one of its children; content is the matter, so mostly BundleFormatError.
+    """
+    _check_names(shapes, reference)
+    recipe = parse_recipe(read(RECIPE))
+    recipe.check_base(reference)
+    task = parse_release_task(read(TASK), recipe.template)
+    if BASE + CONFIG in shapes:
+        own_config = read(BASE + CONFIG)
+        if reference is not None and _sha256(own_config) != reference.files.get(CONFIG):
+            raise BundleFormatError(f"{BASE}{CONFIG}: not the one of the base that is referred to")
+        config = own_config if config is None else config
+    if POPULATION_CONFIG in shapes:
+        _check_population_config(read(POPULATION_CONFIG), recipe)
+    if config is None:
+        _check_shared(recipe, _sites_of(shapes[SHARED]), shapes[SHARED])
+        return ReleaseContent(recipe, task, None, None)
+    fields = parse_config(config, where=BASE + CONFIG)
+    own = {n: s for file in shapes if file.startswith(BASE) for n, s in shapes[file].items()}
+    if reference is None:
+        _check_layers(fields, own)
+    model = build_empty(fields)
+    if reference is None and not fits(model, own):
+        raise BundleFormatError(
+            f"{BASE}: its tensors are not those that {CONFIG} describes, each once", hint=_HINT
+        )
+    _check_shared(recipe, find_sites(model), shapes[SHARED])
+    _check_rows(model.config, recipe)
+    if reference is not None:
+        _check_population(model, recipe, shapes[POPULATION_WEIGHTS])
+    rows = model.get_input_embeddings().weight.shape[0]
+    tokenizer = load_tokenizer(
+        {n.removeprefix(TOKENIZER): read(n) for n in shapes if n.startswith(TOKENIZER)},
+        rows=rows,
+        private=None if private is None else private / TOKENIZER,
+    )
+    return ReleaseContent(recipe, task, fields, tokenizer)
+
+
+def _check_names(shapes: Mapping[str, Shapes], reference: BaseReference | None) -> None:
+    """What every release holds is there, and the population LoRA only where it is not merged."""
+    needed = [RECIPE, TASK, SHARED, TOKENIZER + TOKENIZER_JSON, TOKENIZER + TOKENIZER_CONFIG]
+    needed += [BASE + CONFIG] if reference is None else [POPULATION_WEIGHTS]
+    for name in needed:
+        if name not in shapes:
+            raise BundleFormatError(f"bundle: holds no {name}, which every release has", hint=_HINT)
+    if reference is None and POPULATION_WEIGHTS in shapes:
+        raise BundleFormatError(f"{POPULATION_WEIGHTS}: the base is embedded, and merged already")
+
+
+def check_installable(
+    manifest: Manifest,
+    read: Callable[[str], bytes],
+    *,
+    config: bytes | None = None,
+    private: Path | None = None,
+) -> ReleaseContent:
+    """`check_content` of verified files that a manifest lists. Raises as that does."""
+    reference = manifest.base_reference
+    return check_content(manifest.shapes, read, reference, config=config, private=private)
+
+
+def check_files(
+    files: Mapping[str, bytes],
+    reference: BaseReference | None = None,
+    *,
+    config: bytes | None = None,
+    limits: Limits = DEFAULT_LIMITS,
+) -> ReleaseContent:
+    """`check_content` of files in memory without a manifest; tensor tables and values included."""
+    shapes: dict[str, Shapes] = {}
+    for name, data in files.items():
+        shapes[name] = {}
+        if name.endswith(".safetensors"):
+            table = read_table(data, limits, where=name)
+            check_numbers(name, data, table)
+            shapes[name] = {tensor: spec.shape for tensor, spec in table.items()}
+    return check_content(shapes, files.__getitem__, reference, config=config)
+
+
+def _check_population_config(data: bytes, recipe: Recipe) -> None:
+    """The file for other programs says what the recipe says, and nothing that they would follow."""
+    name = None if recipe.base is None else recipe.base.name
+    if name is None or data != population_config(recipe.settings.population, name).encode():
+        raise BundleFormatError(f"{POPULATION_CONFIG}: not what the recipe says", hint=_HINT)
+
+
+def _check_layers(fields: Mapping[str, Any], own: Shapes) -> None:
+    """As many blocks as there are tensors for, before anything of that number is built."""
+    numbers = {int(found[1][:9]) for name in own if (found := _LAYER.search(name)) is not None}
+    if fields.get("num_hidden_layers") != len(numbers):
+        raise BundleFormatError(
+            f"{BASE}{CONFIG}: num_hidden_layers differs from the {len(numbers)} blocks that there "
+            "are tensors for",
+            hint=_HINT,
+        )
+
+
+def _check_rows(config: Any, recipe: Recipe) -> None:
+    """Nobody's row may change another's: positions may hang on the longest, kinds of layers be odd."""
+    from proper_model.checks.trial import check_rows
+
+    settings = recipe.settings
+    try:
+        check_rows(config, settings.max_prompt_tokens + settings.max_answer_tokens)
+    except BaseModelError as error:
+        raise BundleFormatError(f"{BASE}{CONFIG}: {error.message}", hint=_HINT) from None
+
+
+def _sites_of(shared: Shapes) -> list[Site]:
+    """The sites that the experts name, for a base that is not at hand."""
+    sites = []
+    for name, shape in shared.items():
+        found = _EXPERTS.fullmatch(name)
+        if found is None:
+            continue
+        path, other = found[1], shared.get(f"experts.{found[1]}.B", ())
+        layer = _LAYER.search(path)
+        if len(shape) != 3 or len(other) != 3 or layer is None:
+            raise BundleFormatError(f"{SHARED}: the experts of {path} are not whole", hint=_HINT)
+        sites.append(Site(path, int(layer[1][:9]), shape[2], other[1]))
+    names = sorted(site.path.rpartition(".")[2] for site in sites)
+    layers = {site.layer for site in sites}
+    if not sites or names != sorted(FFN_TARGETS * len(layers)):
+        raise BundleFormatError(
+            f"{SHARED}: expected experts for {', '.join(FFN_TARGETS)} of every block", hint=_HINT
+        )
+    return sites
+
+
+def _check_shared(recipe: Recipe, sites: list[Site], found: Shapes) -> None:
+    """Exactly the tensors that recipe and sites imply."""
+    expected = expected_shared(recipe.structure, sites)
+    tables, width = expected["mean_embedding"]
+    prototypes = found.get("prototypes", ())
+    if len(prototypes) != 3 or prototypes[1:] != (tables, width) or prototypes[0] > MAX_PROTOTYPES:
+        raise BundleFormatError(
+            f"{SHARED}: expected prototypes of shape (K, {tables}, {width}) with K at most "
+            f"{MAX_PROTOTYPES}",
+            hint=_HINT,
+        )
+    apart = {"prototypes", "prototype_counts", "mean_embedding_count"}
+    _check_exactly(SHARED, expected, {n: s for n, s in found.items() if n not in apart})
+
+
+def _check_population(model: Any, recipe: Recipe, found: Shapes) -> None:
+    """A pair of factors for every linear that the recipe's targets name."""
+    from torch.nn import Linear
+
+    settings, expected = recipe.settings.population, {}
+    for path, module in model.named_modules():
+        if path.rpartition(".")[2] in settings.targets and isinstance(module, Linear):
+            name = f"base_model.model.{path}.lora_"
+            expected[f"{name}A.weight"] = (settings.rank, module.in_features)
+            expected[f"{name}B.weight"] = (module.out_features, settings.rank)
+    _check_exactly(POPULATION_WEIGHTS, expected, found)
+
+
+def _check_exactly(where: str, expected: Shapes, found: Shapes) -> None:
+    for name, shape in expected.items():
+        if tuple(found.get(name, (-1,))) != shape:
+            there = tuple(found[name]) if name in found else "nothing"
+            raise BundleFormatError(
+                f"{where}: expected '{name}' of shape {shape}, found {there}",
+                hint="the release was made for another base or preset",
+            )
+    if foreign := found.keys() - expected.keys():
+        raise BundleFormatError(
+            f"{where}: holds {len(foreign)} tensors that its recipe has no use for", hint=_HINT
+        )
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()

@@ -1,0 +1,146 @@
+"""How much memory training takes, and what fits into what there is.
+
+    peak = base + K * (user state) + tokens * (activations a token)
+         + trials * (best state) + workspace
+
+The user state is exact: weights, gradient and AdamW's two moments of one slot. The best state of
+every trial stands in host memory, which on a CPU is the same memory. Activations are what a pass
+forward and backward takes at its peak, counted on a small probe rather than guessed from the
+architecture (docs/performance.md 2). `benchmarks.memory` compares all this with a process's real peak.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+
+from proper_model.engine.live_memory import peak_bytes
+
+Item = TypeVar("Item")
+
+# Weights, gradient, first and second moment.
+STATES = 4
+# malloc.h's numbers of what is set, and the block from which on memory goes back.
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+LARGE_BLOCK = 1 << 17
+# Rows of the two probes whose difference is counted.
+PROBE_ROWS = (1, 2)
+# What libraries and the allocator take beside tensors: measured, about the same for all sizes.
+WORKSPACE = 8 << 20
+# What stays free for the allocator's fragments and the optimizer's own temporaries.
+RESERVE = 0.15
+
+
+@dataclass(frozen=True)
+class MemoryModel:
+    """Bytes of one host's training, beside the base itself."""
+
+    slot_bytes: int
+    token_bytes: int
+    trial_bytes: int = 0
+
+    def peak(self, slots: int, tokens: int, trials: int) -> int:
+        """Bytes beyond the base: `slots` resident users of `trials`, `tokens` in a forward pass."""
+        resident = slots * self.slot_bytes + trials * self.trial_bytes
+        return resident + tokens * self.token_bytes + WORKSPACE
+
+    def fit(self, budget: int, *, trials: int, tokens: int, least_tokens: int) -> tuple[int, int]:
+        """Slots and tokens a step within `budget` bytes, at most `trials` and `tokens`.
+
+        Users come first: a user more in a shared pass saves more than a token more. At least one
+        user and `least_tokens`, the longest sample, remain whatever the budget says.
+        """
+        usable = int(budget * (1 - RESERVE)) - trials * self.trial_bytes - WORKSPACE
+        slots = max(1, min(trials, (usable - least_tokens * self.token_bytes) // self.slot_bytes))
+        fixed = slots * self.slot_bytes + trials * self.trial_bytes
+        return slots, tokens_within(
+            budget, fixed, self.token_bytes, tokens=tokens, least=least_tokens
+        )
+
+
+def bytes_a_token(run: Callable[[int], object], length: int, device: torch.device) -> int:
+    """Peak bytes for one token more, `run(rows)` being a pass of rows of `length` and back again.
+
+    The difference of two passes, in which what does not grow cancels. Where a GPU has no room for
+    the second, no number of bytes that leaves room for more than one row.
+    """
+    try:
+        few, more = (peak_bytes(lambda rows=rows: run(rows), device) for rows in PROBE_ROWS)  # type: ignore[misc]
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        few, more = 0, sys.maxsize
+    release_memory(device)
+    return max(1, -(-(more - few) // ((PROBE_ROWS[1] - PROBE_ROWS[0]) * length)))
+
+
+def tokens_within(budget: int, fixed: int, token_bytes: int, *, tokens: int, least: int) -> int:
+    """Tokens of one pass that fit `budget` bytes beside `fixed` ones: `least` to `tokens`."""
+    usable = int(budget * (1 - RESERVE)) - fixed - WORKSPACE
+    return max(least, min(tokens, usable // token_bytes))
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """True for CUDA's own error and for a failed allocation on the CPU."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return True
+    # The CPU's allocator raises a plain RuntimeError, with either wording.
+    said = str(error) if isinstance(error, RuntimeError) else ""
+    return "can't allocate memory" in said or "not enough memory" in said
+
+
+def in_parts(
+    items: Sequence[Item], run: Callable[[Sequence[Item]], None], device: torch.device
+) -> None:
+    """`run(items)`; where memory runs out, the same for one half and then the other.
+
+    `run` must leave nothing behind when it fails. One item that does not fit is an error.
+    """
+    try:
+        run(items)
+        return
+    except RuntimeError as error:
+        if not is_out_of_memory(error) or len(items) < 2:
+            raise
+    # Outside the handler: the exception holds the failed pass's memory.
+    release_memory(device)
+    middle = len(items) // 2
+    in_parts(items[:middle], run, device)
+    in_parts(items[middle:], run, device)
+
+
+def return_freed_memory() -> None:
+    """Have the C library give large freed blocks back at once, where it can be asked (glibc).
+
+    Left alone it keeps blocks of up to 32 MiB for later, and a training step's many sizes leave
+    it holding a third more than is in use. Asking costs page faults, so only a process that has
+    a budget asks.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):
+        return
+    mallopt(_M_MMAP_THRESHOLD, LARGE_BLOCK)
+    mallopt(_M_TRIM_THRESHOLD, LARGE_BLOCK)
+
+
+def release_memory(device: torch.device) -> None:
+    """Give back what a failed step still holds."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def free_bytes(device: torch.device) -> int | None:
+    """Memory that training may still take on a GPU; None on a CPU, where the user decides."""
+    if device.type != "cuda":
+        return None
+    free, _ = torch.cuda.mem_get_info(device)
+    cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return int(free + cached)

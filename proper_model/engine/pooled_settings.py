@@ -1,0 +1,78 @@
+"""Settings and report of one pooled stage."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from proper_model.settings.profile import (
+    GroupSettings,
+    PopulationSettings,
+    RouterSettings,
+    StageSettings,
+)
+
+# Without a memory budget: a pass without gradient keeps one block's activations, not all of them.
+JUDGE_FACTOR = 4
+
+Stage = PopulationSettings | GroupSettings | RouterSettings
+
+
+@dataclass(frozen=True)
+class PooledSettings:
+    """Settings of one pooled stage."""
+
+    epochs: int
+    batch_size: int
+    warmup_ratio: float
+    max_grad_norm: float
+    tokens_per_step: int
+    patience: int
+    seed: int
+    early_stopping: bool = True
+
+    @classmethod
+    def of(cls, stage: Stage, settings: StageSettings, *, seed: int) -> PooledSettings:
+        """A stage's own settings and what a profile sets for all stages."""
+        return cls(
+            epochs=stage.epochs,
+            batch_size=stage.batch_size,
+            warmup_ratio=settings.warmup_ratio,
+            max_grad_norm=settings.max_grad_norm,
+            tokens_per_step=settings.tokens_per_step,
+            patience=stage.patience,
+            seed=seed,
+            early_stopping=not isinstance(stage, GroupSettings) or stage.early_stopping,
+        )
+
+
+@dataclass(frozen=True)
+class PassTokens:
+    """Most tokens of one pass, with gradient and without."""
+
+    training: int
+    judging: int
+
+    @classmethod
+    def of(cls, tokens_per_step: int) -> PassTokens:
+        """Where no memory budget says otherwise."""
+        return cls(tokens_per_step, JUDGE_FACTOR * tokens_per_step)
+
+
+@dataclass
+class PooledReport:
+    """Held-back loss per epoch (index 0: before training), mean training loss, epoch kept.
+
+    Without early stopping the held-back loss is taken before and after training only.
+    """
+
+    held_back: list[float] = field(default_factory=list)
+    training: list[float] = field(default_factory=list)
+    best_epoch: int = 0
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "held_back": self.held_back,
+            "training": self.training,
+            "best_epoch": self.best_epoch,
+        }

@@ -1,0 +1,15 @@
+"""LaMP's metrics, intervals over users, and an exact test for few items."""
+
+from proper_model.evaluation.intervals import (
+    Level, RESAMPLES, bootstrap, holm, paired_bootstrap, summarize, user_values,
+)
+from proper_model.evaluation.metrics import (
+    CORPUS_METRICS, LOWER_IS_BETTER, Prediction, Scored, score, share_changed,
+)
+from proper_model.evaluation.randomization import swap_probability
+
+__all__ = [
+    "CORPUS_METRICS", "LOWER_IS_BETTER", "Level", "Prediction", "RESAMPLES", "Scored", "bootstrap",
+    "holm", "paired_bootstrap", "score", "share_changed", "summarize", "swap_probability",
+    "user_values",
+]

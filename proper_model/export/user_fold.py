@@ -1,0 +1,217 @@
+"""One user's personal model as one LoRA a linear, to be taken away: exact, or with a measured loss.
+
+Where the mixture depends on the user alone (preset `device`) folding is exact (docs/method.md 1.7, rule 6).
+Where routing reads tokens nothing can be merged, so it is refused unless the caller asks for an
+approximation: the mean routing weights over the user's own items, folded as if they were constant,
+with the loss of doing so measured on the same items.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from proper_model.answering.pass_memory import inference_tokens
+from proper_model.answering.routing_reader import routing_weights
+from proper_model.engine.memory import in_parts
+from proper_model.errors import ExportError
+from proper_model.export.folding import fold_mixture, fold_user
+from proper_model.kernels.packing import Batch, Encoded, budget_chunks, token_nll
+from proper_model.model.adapted_model import AdaptedModel
+from proper_model.model.answer_loss import answer_logits
+from proper_model.model.load_user import private_tensor, stack_adapters
+from proper_model.model.passes import Pass, personal_pass
+from proper_model.release.contents import Release
+from proper_model.settings.presets import (
+    EmbeddingTables,
+    RouterSharing,
+    RouterText,
+    Structure,
+    UserRouting,
+)
+from proper_model.text.encoding import Encoder
+
+MakePass = Callable[[Tensor], Pass]
+
+
+@dataclass(frozen=True)
+class FoldReport:
+    """What an approximate fold costs, on the samples that it was made from.
+
+    Attributes:
+        exact_nll, folded_nll: mean loss of an answer token, in nats, routed by token and folded.
+        items: how many samples.
+        largest_logit_difference: largest absolute one at any answer token.
+    """
+
+    exact_nll: float
+    folded_nll: float
+    items: int
+    largest_logit_difference: float
+
+
+@dataclass(frozen=True)
+class UserFold:
+    """One user's mixture and private LoRA in one.
+
+    Attributes:
+        factors: per site path, A `[R, d_in]` and B `[d_out, R]` with R = (N + 1) r, float64 on the
+            CPU. The update of the linear is `B A`: the scale is in B.
+        report: what folding costs; None where it is exact.
+    """
+
+    factors: Mapping[str, tuple[Tensor, Tensor]]
+    report: FoldReport | None
+
+
+def fold_release(
+    release: Release,
+    tensors: Mapping[str, Tensor],
+    *,
+    approximate: bool = False,
+    samples: Sequence[Encoded] = (),
+) -> UserFold:
+    """Fold one user's stage 3.
+
+    Args:
+        tensors: the user's `embedding` and `lora.<site>.A|B`.
+        approximate: fold the mean mixture where no constant one exists.
+        samples: the user's own items, to take the mean over; read by an approximation only.
+
+    Raises:
+        ExportError: the release routes by token, and approximation was not asked for or has no
+            samples.
+        StateError: a private tensor is missing or does not fit the release.
+    """
+    exact = release.structure.foldable
+    if not exact and not approximate:
+        raise ExportError(
+            f"preset '{release.structure.name}' routes by token, so what one user got from the "
+            "experts is not one LoRA and cannot be exported exactly",
+            hint="ask for the approximate export (--approximate), which measures what it loses; or adapt on a "
+            "release of preset 'device'",
+        )
+    if not exact and not samples:
+        raise ExportError(
+            "an approximate export takes the mean mixture over own items, and there are none",
+            hint="give the history that the adapter was made from",
+        )
+    model = release.model()
+    stack_adapters(model, [tensors])
+    embedding = private_tensor(tensors, "embedding").to(model.device)
+    if exact:
+        # Wider than any model computes in, so that folding itself costs nothing.
+        factors = fold_user(model, embedding.double(), 0)
+    else:
+        measure = _Measure(release, model, embedding, samples)
+        factors = fold_mixture(model, measure.mean_weights(), 0)
+    absorbed = {
+        path: (a.double().cpu(), (b.double() * model.structure.scale).cpu())
+        for path, (a, b) in factors.items()
+    }
+    return UserFold(absorbed, None if exact else measure.compare(absorbed))
+
+
+class _Measure:
+    """Passes over the user's samples, in chunks that fit memory."""
+
+    def __init__(
+        self,
+        release: Release,
+        model: AdaptedModel,
+        embedding: Tensor,
+        samples: Sequence[Encoded],
+    ) -> None:
+        self.model, self.samples = model, samples
+        self.encoder: Encoder = release.encoder()
+        embeddings = embedding[None]
+        routing = model.structure.user_routing
+        self.exact_pass: MakePass = lambda slots: personal_pass(
+            slots, embeddings=embeddings, routing=routing, experts=True
+        )
+        self.tokens = inference_tokens(
+            None,
+            model,
+            users=1,
+            longest=max(len(sample.tokens) for sample in samples),
+            tokens=release.settings.tokens_per_step,
+        )
+
+    def mean_weights(self) -> Tensor:
+        """Routing weights [S, N]: the mean over items of every item's mean over its tokens."""
+        structure = self.model.structure
+        total = torch.zeros(len(self.model.sites), structure.experts, dtype=torch.float64)
+
+        def add(batch: Batch) -> None:
+            weights = routing_weights(self.model, batch, self.exact_pass(batch.slots))
+            total.add_(weights.double().sum(1))
+
+        self._each(add)
+        return (total / len(self.samples)).to(self.model.device)
+
+    def compare(self, factors: Mapping[str, tuple[Tensor, Tensor]]) -> FoldReport:
+        """The model routed by token against its fold, at every answer token."""
+        folded = _folded_model(self.model.base, factors)
+        exact_nll = folded_nll = largest = 0.0
+
+        @torch.no_grad()
+        def add(batch: Batch) -> None:
+            nonlocal exact_nll, folded_nll, largest
+            ours = answer_logits(self.model, batch, self.exact_pass(batch.slots))
+            theirs = answer_logits(folded, batch, _folded_pass(batch.slots))
+            losses = [token_nll(logits, batch.answers).double().sum() for logits in (ours, theirs)]
+            difference = (ours.double() - theirs.double()).abs().max()
+            # All of it computed: what runs out of memory runs out before.
+            exact_nll, folded_nll = exact_nll + losses[0].item(), folded_nll + losses[1].item()
+            largest = max(largest, difference.item())
+
+        self._each(add)
+        count = sum(sample.answer_tokens for sample in self.samples)
+        return FoldReport(exact_nll / count, folded_nll / count, len(self.samples), largest)
+
+    def _each(self, add: Callable[[Batch], None]) -> None:
+        """Every sample once, many in a pass."""
+        device = self.model.device
+
+        def run(chunk: Sequence[int]) -> None:
+            rows = [self.samples[i] for i in chunk]
+            add(self.encoder.batch(rows, [0] * len(rows), device=device))
+
+        for chunk in budget_chunks([len(s.tokens) for s in self.samples], self.tokens):
+            in_parts(chunk, run, device)
+
+
+def _folded_model(base: object, factors: Mapping[str, tuple[Tensor, Tensor]]) -> AdaptedModel:
+    """The folded LoRA as a plain user LoRA of slot 0, around the same base."""
+    rank = len(next(iter(factors.values()))[0])
+    structure = Structure(
+        name="folded",
+        router_text=RouterText.NONE,
+        router_sharing=RouterSharing.TIED,
+        embedding_tables=EmbeddingTables.ONE,
+        user_routing=UserRouting.USER_AWARE,
+        experts=1,
+        rank=rank,
+        alpha=float(rank),  # scale 1: the factors hold it
+        embedding_dim=1,
+    )
+    model = AdaptedModel(base, structure, generator=torch.Generator().manual_seed(0))
+    stack_adapters(
+        model,
+        [
+            {
+                f"lora.{path}.{name}": factor
+                for path, (a, b) in factors.items()
+                for name, factor in (("A", a), ("B", b))
+            }
+        ],
+    )
+    model.requires_grad_(False)
+    return model
+
+
+def _folded_pass(slots: Tensor) -> Pass:
+    return personal_pass(slots, embeddings=None, routing=UserRouting.USER_AWARE, experts=False)

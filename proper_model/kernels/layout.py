@@ -1,0 +1,97 @@
+"""Where the rows of a pass lie among its tokens.
+
+A pass holds M tokens in one line, row after row, nothing between them. Neighbouring rows of one
+length form a group, whose tokens are a [rows, length] rectangle, so that work which differs by row
+(attention, a user's own factors) is one batched product a group, and all other work is one product
+over all M tokens. Rows of unequal length need no padding; sorted by length they form few groups.
+
+Letters: B rows, M tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Group:
+    """Neighbouring rows of one length: `rows` of them from row `first`, from token `start` on."""
+
+    first: int
+    rows: int
+    start: int
+    length: int
+
+    @property
+    def tokens(self) -> slice:
+        """Its tokens among all M."""
+        return slice(self.start, self.start + self.rows * self.length)
+
+    @property
+    def owners(self) -> slice:
+        """Its rows among all B."""
+        return slice(self.first, self.first + self.rows)
+
+    def rectangle(self, tokens: Tensor) -> Tensor:
+        """This group's part of [M, d] as a view [rows, length, d]."""
+        return tokens[self.tokens].view(self.rows, self.length, -1)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """All groups of a pass.
+
+    Attributes:
+        lengths: tokens a row, B of them.
+        groups: in the order of their tokens.
+        rows: `[M]` row of every token.
+        ends: `[B]` int32, the token behind each row.
+    """
+
+    lengths: tuple[int, ...]
+    groups: tuple[Group, ...]
+    rows: Tensor
+    ends: Tensor
+
+    @classmethod
+    def of(cls, lengths: Sequence[int], device: torch.device | str = "cpu") -> Layout:
+        """The layout of rows of these lengths, in this order."""
+        groups = []
+        first = start = 0
+        for length, same in groupby(lengths):
+            count = len(list(same))
+            groups.append(Group(first, count, start, length))
+            first, start = first + count, start + count * length
+        repeats = torch.tensor(lengths)
+        rows = torch.arange(len(lengths)).repeat_interleave(repeats).to(device)
+        ends = repeats.cumsum(0).to(torch.int32).to(device)
+        return cls(tuple(lengths), tuple(groups), rows, ends)
+
+    @property
+    def longest(self) -> int:
+        return max(self.lengths)
+
+    def starts(self) -> list[int]:
+        """The first token of every row."""
+        found, start = [], 0
+        for length in self.lengths:
+            found.append(start)
+            start += length
+        return found
+
+
+def mean_by_row(values: Tensor, rows: Tensor, count: int) -> Tensor:
+    """Means of [R, N] over the entries of each of `count` rows: [count, N]."""
+    sums = values.new_zeros(count, values.shape[1]).index_add(0, rows, values)
+    entries = values.new_zeros(count).index_add(0, rows, torch.ones_like(values[:, 0]))
+    return sums / entries[:, None]
+
+
+def routing_dtype(x: Tensor) -> torch.dtype:
+    """Precision of routing: float32, or float64 when the model itself runs in float64."""
+    return torch.promote_types(x.dtype, torch.float32)

@@ -1,0 +1,241 @@
+"""What a release contains, as files: the frozen model every device starts from.
+
+Independent of signing (`bundle`) and transport. Files:
+
+    base/*                    merged base W_p and its configuration, when embedded
+    tokenizer/*               the tokenizer
+    adapters/population/*     the population LoRA under PEFT's names, when the base is referenced
+    shared.safetensors        experts, routers, mean embedding, prototypes
+    recipe.json               structure, stage-3 settings, seed, versions
+    task.toml                 the task with its templates
+
+No user embedding is in it, only the mean and prototypes over at least ten users each.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load, save
+from torch import Tensor
+
+from proper_model.base.checked import CheckedFiles, load_checked_base
+from proper_model.base.loading import Population, compute_dtype, default_device
+from proper_model.base.outside_config import saved_base_config
+from proper_model.base.population_lora import population_config
+from proper_model.base.portable_config import make_portable
+from proper_model.base.quantized import is_quantized
+from proper_model.bundle.file_names import (
+    BASE,
+    CONFIG,
+    POPULATION_CONFIG,
+    POPULATION_WEIGHTS,
+    RECIPE,
+    SHARED,
+    TASK,
+    TOKENIZER,
+    is_release_file,
+)
+from proper_model.errors import BaseModelError, BundleFormatError
+from proper_model.model.adapted_model import AdaptedModel
+from proper_model.model.experts import Experts
+from proper_model.release.recipe import BaseSource, Recipe, ReleaseContent
+from proper_model.settings.presets import Structure
+from proper_model.settings.profile import BaseWeights, StageSettings
+from proper_model.tasks.task import Task
+from proper_model.text.encoding import Encoder
+from proper_model.text.tokenizer_files import saved_tokenizer
+
+
+@dataclass
+class Release:
+    """A frozen model with its task and settings; what stages 1 and 2 produce and stage 3 needs.
+
+    Attributes:
+        base: causal LM with the population LoRA merged (W_p, eq. 6).
+        shared: tensors of `shared.safetensors` by name.
+        population: PEFT state of the population LoRA and its `adapter_config` JSON.
+        notes: numbers about training, for reports; no user data.
+        chosen_weights: how this host holds the base, where that is not as the release says.
+        memory_bytes: what answering may take beside the base on this host; None: no limit.
+    """
+
+    base: Any
+    tokenizer: Any
+    task: Task
+    structure: Structure
+    settings: StageSettings
+    seed: int
+    shared: Mapping[str, Tensor]
+    population: Mapping[str, Tensor]
+    notes: Mapping[str, Any]
+    chosen_weights: BaseWeights | None = None
+    memory_bytes: int | None = None
+
+    def encoder(self) -> Encoder:
+        return Encoder(
+            self.tokenizer,
+            max_prompt_tokens=self.settings.max_prompt_tokens,
+            max_answer_tokens=self.settings.max_answer_tokens,
+        )
+
+    def model(self) -> AdaptedModel:
+        """An adapted model around the base, loaded with the shared tensors and frozen."""
+        model = AdaptedModel(
+            self.base, self.structure, generator=torch.Generator().manual_seed(self.seed)
+        )
+        load_shared(model, self.shared)
+        model.requires_grad_(False)
+        return model
+
+    @property
+    def mean_embedding(self) -> Tensor:
+        """`[tables, e]`, where an unseen user starts."""
+        return self.shared["mean_embedding"].to(default_device())
+
+    @property
+    def prototypes(self) -> Tensor:
+        """`[K, tables, e]`; K may be 0."""
+        return self.shared["prototypes"].to(default_device())
+
+
+def shared_tensors(model: AdaptedModel) -> dict[str, Tensor]:
+    """Experts and routers under their names on disk, detached and on the CPU."""
+    return {
+        name: tensor.detach().cpu().contiguous() for name, tensor in _named_targets(model).items()
+    }
+
+
+@torch.no_grad()
+def load_shared(model: AdaptedModel, tensors: Mapping[str, Tensor]) -> None:
+    """Copy shared tensors into a model of the same structure.
+
+    Raises BundleFormatError if a tensor is missing or has another shape.
+    """
+    for name, target in _named_targets(model).items():
+        if name not in tensors or tensors[name].shape != target.shape:
+            found = tuple(tensors[name].shape) if name in tensors else "nothing"
+            raise BundleFormatError(
+                f"shared.safetensors: expected '{name}' of shape {tuple(target.shape)}, "
+                f"found {found}",
+                hint="the release was made for another base or preset",
+            )
+        target.copy_(tensors[name])
+
+
+def _named_targets(model: AdaptedModel) -> dict[str, Tensor]:
+    targets: dict[str, Tensor] = {}
+    for number, site in enumerate(model.sites):
+        experts, router = model.experts[number], model.router(number)
+        assert isinstance(experts, Experts)
+        targets[f"experts.{site.path}.A"] = experts.a
+        targets[f"experts.{site.path}.B"] = experts.b
+        for kind, weight in (
+            ("text", router.text),
+            ("user", router.user),
+            ("lora", router.lora),
+        ):
+            if weight is not None:
+                targets[f"routers.{site.path}.{kind}"] = weight
+    if model.tied_user is not None:
+        targets["routers.tied.user"] = model.tied_user
+    return targets
+
+
+def release_to_files(release: Release, *, base: BaseSource | None = None) -> dict[str, bytes]:
+    """A release as named byte strings. Without `base` the merged base is embedded.
+
+    Raises BaseModelError if a quantized base would be: every device packs the full one itself.
+    """
+    if base is None and is_quantized(release.base):
+        raise BaseModelError(
+            "a release embeds its base in full, and this one is quantized",
+            hint="use the release as the pooled stages return it",
+        )
+    files: dict[str, bytes] = {}
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        if base is None:
+            release.base.save_pretrained(folder, max_shard_size="512MB")
+            make_portable(folder)
+        for path in sorted(folder.iterdir()):
+            if path.is_file() and is_release_file(BASE + path.name):
+                files[BASE + path.name] = path.read_bytes()
+    for name, data in saved_tokenizer(release.tokenizer).items():
+        files[TOKENIZER + name] = data
+    if base is None:
+        files[BASE + CONFIG] = saved_base_config(files[BASE + CONFIG])
+    else:
+        files[POPULATION_WEIGHTS] = save(dict(release.population))
+        files[POPULATION_CONFIG] = population_config(
+            release.settings.population, base.name
+        ).encode()
+    files[SHARED] = save({n: t.contiguous() for n, t in release.shared.items()})
+    files[TASK] = release.task.toml_text.encode()
+    files[RECIPE] = Recipe(
+        release.structure,
+        release.settings,
+        release.task.template,
+        release.seed,
+        base,
+        release.notes,
+    ).to_bytes()
+    return files
+
+
+def release_from_files(
+    files: Mapping[str, bytes],
+    content: ReleaseContent,
+    base: CheckedFiles,
+    *,
+    base_weights: BaseWeights | None = None,
+) -> Release:
+    """The inverse of `release_to_files`, for files that were verified before.
+
+    A referenced base is merged with the shipped population LoRA. The base's linears are then held
+    as `base_weights` says, by default the settings'.
+
+    Args:
+        files: contents by name; those of `base` and of the tokenizer are not needed.
+        content: what `release_check` made of the files; its configuration and tokenizer count.
+        base: where the base's weights lie and what their hashes must be.
+
+    Raises BaseModelError for a base that is another one or cannot be loaded.
+    """
+    recipe = content.recipe
+    if content.config is None:
+        raise BaseModelError("the configuration of the release's base is not at hand")
+    settings = recipe.settings
+    chosen = None if base_weights == settings.base_weights else base_weights
+    if base_weights is not None:
+        settings = dataclasses.replace(settings, base_weights=base_weights)
+    state = {} if recipe.base is None else load(files[POPULATION_WEIGHTS])
+    device = default_device()
+    model = load_checked_base(
+        content.config,
+        content.tokenizer,
+        base,
+        dtype=compute_dtype(settings.dtype, device),
+        device=device,
+        population=Population(settings.population, state) if state else None,
+        weights=settings.base_weights,
+    )
+    model.requires_grad_(False)
+    return Release(
+        base=model,
+        tokenizer=content.tokenizer,
+        task=content.task,
+        structure=recipe.structure,
+        settings=settings,
+        seed=recipe.seed,
+        shared=load(files[SHARED]),
+        population=state,
+        notes=recipe.notes,
+        chosen_weights=chosen,
+    )

@@ -1,0 +1,14 @@
+"""Which equations a model uses (presets) and how it is trained (profiles)."""
+
+from proper_model.settings import presets
+from proper_model.settings.presets import (
+    EmbeddingTables, RouterSharing, RouterText, Structure, UserRouting, preset,
+)
+from proper_model.settings.profile import BaseWeights, StageSettings
+from proper_model.settings.settings_io import to_mapping
+from proper_model.settings.shipped_profiles import load_profile
+
+__all__ = [
+    "BaseWeights", "EmbeddingTables", "RouterSharing", "RouterText", "StageSettings", "Structure",
+    "UserRouting", "load_profile", "preset", "presets", "to_mapping",
+]

@@ -1,0 +1,172 @@
+"""The presets: which of the paper's equations the model uses, and how routers are shared.
+
+Source: PROPER, arXiv 2503.01303, section 3, and the questions it leaves open, each with the reading
+chosen here (docs/method.md 1.5). Unknown names and contradictions raise `ConfigError`.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from proper_model.errors import ConfigError
+
+
+class RouterText(StrEnum):
+    """What the text half of the user-aware router sees (eq. 8)."""
+
+    TOKEN = "token"  # each token's input x of that linear, as in LoRAMoE
+    POOLED = "pooled"  # mean of x over prompt tokens; answers never enter
+    NONE = "none"  # no text term: one mixture per user
+
+
+class RouterMerge(StrEnum):
+    """How text and user logits are merged."""
+
+    SUM = "sum"  # softmax of the summed logits
+    AVERAGE = "average"  # mean of the two softmaxes
+
+
+class RouterSharing(StrEnum):
+    PER_LINEAR = "per_linear"  # one router for every FFN linear
+    TIED = "tied"  # one user router for all linears
+
+
+class EmbeddingTables(StrEnum):
+    PER_LAYER = "per_layer"
+    ONE = "one"
+
+
+class Constraint(StrEnum):
+    """Form of the constraint loss (eq. 9)."""
+
+    AGGREGATE = "aggregate"  # one running N-vector per router, exact for all pairs
+    PAIRS = "pairs"  # the same x routed for K other users
+    NONE = "none"
+
+
+class UserRouting(StrEnum):
+    """Expert routing in stage 3 (eq. 12)."""
+
+    SUMMED = "summed"  # softmax(W_t x + W_e e_u + W_l B_u A_u x)
+    LORA_AWARE = "lora_aware"  # softmax(W_l B_u A_u x), the paper's text
+    USER_AWARE = "user_aware"  # stage 2's router, no W_l
+
+
+# No release and no run has use for more; each of these is a size of tensors or a number of passes.
+MOST_EXPERTS = 1024
+MOST_RANK = 1 << 17
+MOST_WIDTH = 1 << 16
+MOST_ALPHA = 1e6
+
+
+def check(condition: bool, message: str, hint: str | None = None) -> None:
+    """Raise ConfigError with `message` unless `condition` holds."""
+    if not condition:
+        raise ConfigError(message, hint=hint)
+
+
+def check_count(value: int, most: int, name: str, *, least: int = 1) -> None:
+    """Raise ConfigError unless `value` is from `least` to `most`."""
+    check(value >= least, f"{name} must be at least {least}, got {value}")
+    check(value <= most, f"{name} must be at most {most}, got {value}")
+
+
+def check_alpha(alpha: float, name: str) -> None:
+    """Raise ConfigError unless the LoRA scale's numerator is positive and at most `MOST_ALPHA`."""
+    check(alpha > 0, f"{name} must be positive, got {alpha}")
+    check(alpha <= MOST_ALPHA, f"{name} must be at most {MOST_ALPHA:g}, got {alpha:g}")
+
+
+@dataclass(frozen=True)
+class Structure:
+    """Which equations the model uses. `experts` and ranks count per FFN linear."""
+
+    name: str
+    router_text: RouterText = RouterText.TOKEN
+    router_user: bool = True  # false: the paper's "regular router", which sees the text alone
+    router_merge: RouterMerge = RouterMerge.SUM
+    router_sharing: RouterSharing = RouterSharing.PER_LINEAR
+    embedding_tables: EmbeddingTables = EmbeddingTables.PER_LAYER
+    constraint: Constraint = Constraint.AGGREGATE
+    user_routing: UserRouting = UserRouting.SUMMED
+    detach_lora_router: bool = False
+    experts: int = 5
+    rank: int = 4
+    alpha: float = 8.0
+    embedding_dim: int = 64
+
+    def __post_init__(self) -> None:
+        check_count(self.experts, MOST_EXPERTS, "structure.experts")
+        check_count(self.rank, MOST_RANK, "structure.rank")
+        check_alpha(self.alpha, "structure.alpha")
+        check_count(self.embedding_dim, MOST_WIDTH, "structure.embedding_dim")
+        check(
+            self.router_user or self.router_text is not RouterText.NONE,
+            "structure: a router needs the text or the user, router_text is 'none' and "
+            "router_user is false",
+        )
+        tied = self.router_sharing is RouterSharing.TIED
+        check(
+            not tied or self.embedding_tables is EmbeddingTables.ONE,
+            "structure: a tied router reads one embedding, so embedding_tables must be 'one'",
+        )
+        check(
+            not tied or self.router_text is RouterText.NONE,
+            "structure: a tied router has no text term (linears differ in width), "
+            "so router_text must be 'none'",
+        )
+        check(
+            not (self.router_text is RouterText.NONE and self.router_merge is RouterMerge.AVERAGE),
+            "structure: router_merge 'average' needs a text router to average with",
+        )
+        check(
+            not (
+                self.router_merge is RouterMerge.AVERAGE and self.user_routing is UserRouting.SUMMED
+            ),
+            "structure: user_routing 'summed' adds logits and needs router_merge 'sum'",
+        )
+
+    @property
+    def scale(self) -> float:
+        """s = alpha / r, the LoRA scale of every stage."""
+        return self.alpha / self.rank
+
+    @property
+    def has_lora_router(self) -> bool:
+        return self.user_routing is not UserRouting.USER_AWARE
+
+    @property
+    def foldable(self) -> bool:
+        """True if a user's mixture is constant, so that it folds into one LoRA per linear."""
+        return self.router_text is RouterText.NONE and self.user_routing is UserRouting.USER_AWARE
+
+
+PRESETS: Mapping[str, Structure] = types.MappingProxyType(
+    {
+        "paper": Structure(
+            name="paper",
+            constraint=Constraint.PAIRS,
+            user_routing=UserRouting.LORA_AWARE,
+        ),
+        "default": Structure(name="default"),
+        "device": Structure(
+            name="device",
+            router_text=RouterText.NONE,
+            router_sharing=RouterSharing.TIED,
+            embedding_tables=EmbeddingTables.ONE,
+            user_routing=UserRouting.USER_AWARE,
+        ),
+    }
+)
+
+
+def preset(name: str) -> Structure:
+    """The named preset. Raises ConfigError for an unknown name."""
+    if name not in PRESETS:
+        raise ConfigError(
+            f"unknown preset '{name}'", hint="presets are: " + ", ".join(sorted(PRESETS))
+        )
+    return PRESETS[name]

@@ -1,0 +1,224 @@
+"""Typed settings of the three training stages: a *profile* says how long and how fast to train.
+
+What the model is made of, its *preset*, stands apart in `structure`. Everything is a frozen
+dataclass that checks itself; unknown keys and contradictions raise `ConfigError`.
+Source: PROPER, arXiv 2503.01303, section A.3, and docs/method.md 1.4 for what the paper leaves open.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from proper_model.settings.presets import MOST_RANK, check, check_alpha, check_count
+
+ATTENTION_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj")
+FFN_TARGETS = ("gate_proj", "up_proj", "down_proj")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+# Beyond these a setting is a slip of the keyboard: no base has such a context, no step such a size.
+MAX_RATE = 1.0
+MAX_TEXT_TOKENS = 1 << 20
+MAX_STEP_TOKENS = 1 << 24
+MOST_EPOCHS = 10_000
+MOST_ROWS = 1 << 24  # of a batch, a cohort, a history
+MOST_FOLDS = 1000
+MOST_RATES = 100
+MAX_WEIGHT = 1e6  # of a term in a loss, of a norm
+
+
+class BaseWeights(StrEnum):
+    """How the linears of the frozen base are held after stage 1; see `quantized`."""
+
+    FULL = "full"  # in `dtype`
+    EIGHT_BIT = "8bit"
+    FOUR_BIT = "4bit"
+
+
+@dataclass(frozen=True)
+class PopulationSettings:
+    """Stage 1: one LoRA trained on pooled users and merged (eq. 3-6)."""
+
+    targets: tuple[str, ...] = ATTENTION_TARGETS
+    rank: int = 8
+    alpha: float = 16.0
+    dropout: float = 0.0
+    learning_rate: float = 3e-4
+    epochs: int = 3
+    batch_size: int = 16
+    use_history: bool = False  # DEVIATION when true: the paper's stage 1 sees queries only
+    patience: int = 1  # epochs without a better held-back loss before stopping
+
+    def __post_init__(self) -> None:
+        known = ATTENTION_TARGETS + FFN_TARGETS
+        unknown = [t for t in self.targets if t not in known]
+        check(not unknown, f"population.targets: unknown {unknown}; known are {list(known)}")
+        check(bool(self.targets), "population.targets must not be empty")
+        check_count(self.rank, MOST_RANK, "population.rank")
+        check_alpha(self.alpha, "population.alpha")
+        _check_training(self, "population")
+
+
+@dataclass(frozen=True)
+class GroupSettings:
+    """Stage 2: experts, user-aware router and user embeddings (eq. 7-9)."""
+
+    dropout: float = 0.05
+    learning_rate: float = 2e-4
+    embedding_learning_rate: float = 2e-3
+    epochs: int = 3
+    batch_size: int = 16
+    constraint_weight: float = 0.003  # lambda of eq. 9; above this the loss fights grouping
+    constraint_pairs: int = 4  # K of the `pairs` form
+    max_items_per_user: int = 200
+    patience: int = 1
+    early_stopping: bool = True  # false: the last epoch is kept, whatever held-back users say
+    prototypes: int = 5
+    prototype_min_users: int = 10
+
+    def __post_init__(self) -> None:
+        _check_training(self, "group")
+        check(self.constraint_weight >= 0, "group.constraint_weight must not be negative")
+        check(self.constraint_weight <= MAX_WEIGHT, "group.constraint_weight is too large")
+        check_count(self.constraint_pairs, MOST_ROWS, "group.constraint_pairs")
+        _check_rate(self.embedding_learning_rate, "group.embedding_learning_rate")
+        check_count(self.max_items_per_user, MOST_ROWS, "group.max_items_per_user")
+        check_count(self.prototypes, MOST_ROWS, "group.prototypes", least=0)
+        check(
+            self.prototype_min_users >= 10,
+            f"group.prototype_min_users is {self.prototype_min_users}; a prototype of fewer than "
+            "10 users would publish personal data",
+        )
+        check_count(self.prototype_min_users, MOST_ROWS, "group.prototype_min_users")
+
+
+@dataclass(frozen=True)
+class RouterSettings:
+    """Stage 3a-3b: the LoRA-aware router W_l, trained once per release on pooled users."""
+
+    cohort: int = 100
+    dropout: float = 0.05
+    learning_rate: float = 2e-4
+    epochs: int = 1
+    batch_size: int = 16
+    patience: int = 1
+
+    def __post_init__(self) -> None:
+        check_count(self.cohort, MOST_ROWS, "router.cohort")
+        _check_training(self, "router")
+
+
+@dataclass(frozen=True)
+class UserSettings:
+    """Stage 3c: fitting e_u, then one private LoRA per user (eq. 11-13)."""
+
+    dropout: float = 0.05
+    learning_rates: tuple[float, ...] = (2e-4,)
+    epochs: int = 2
+    batch_size: int = 1
+    embedding_learning_rate: float = 4e-2
+    embedding_epochs: int = 8
+    embedding_batch_size: int = 4
+    patience: int = 2  # epochs without a better own held-back loss before a user stops
+    held_back_fraction: float = 0.2
+    held_back_folds: int = 1  # 1: the most recent items judge; K: every item is held back once
+    refit: bool = True  # train again on all own items, for the epochs that held-back items chose
+    min_items_to_train: int = 4  # fewer: prototype or mean embedding only
+    recompute_activations: bool = False  # less memory for a third more time
+
+    def __post_init__(self) -> None:
+        check(bool(self.learning_rates), "user.learning_rates must not be empty")
+        check(
+            len(self.learning_rates) <= MOST_RATES,
+            f"user.learning_rates must be at most {MOST_RATES}, got {len(self.learning_rates)}",
+        )
+        for rate in self.learning_rates:
+            _check_rate(rate, "user.learning_rates")
+        check(0 <= self.dropout < 1, f"user.dropout must be in [0, 1), got {self.dropout}")
+        check_count(self.epochs, MOST_EPOCHS, "user.epochs")
+        check_count(self.batch_size, MOST_ROWS, "user.batch_size")
+        check_count(self.embedding_batch_size, MOST_ROWS, "user.embedding_batch_size")
+        check_count(self.patience, MOST_EPOCHS, "user.patience")
+        check_count(self.embedding_epochs, MOST_EPOCHS, "user.embedding_epochs", least=0)
+        _check_rate(self.embedding_learning_rate, "user.embedding_learning_rate")
+        check(
+            0 < self.held_back_fraction < 0.9, "user.held_back_fraction must be between 0 and 0.9"
+        )
+        check_count(self.held_back_folds, MOST_FOLDS, "user.held_back_folds")
+        check(self.min_items_to_train <= MOST_ROWS, "user.min_items_to_train is too large")
+        check(
+            self.refit or self.held_back_folds == 1,
+            "user.held_back_folds above 1 leaves no adapter trained on all items, so refit must be "
+            "true",
+        )
+        check(
+            self.min_items_to_train >= self.held_back_folds,
+            "user.min_items_to_train is below user.held_back_folds",
+        )
+        check(self.min_items_to_train >= 2, "user.min_items_to_train must be at least 2")
+
+
+@dataclass(frozen=True)
+class StageSettings:
+    """A profile: hyperparameters of all stages, and how text becomes tokens."""
+
+    name: str
+    template: str | None = None  # None: the task's own default
+    max_prompt_tokens: int = 512
+    max_answer_tokens: int = 64
+    tokens_per_step: int = 16384  # memory bound of one forward pass; larger steps are split
+    dtype: str = "auto"  # auto: bf16 on CUDA, fp32 elsewhere
+    base_weights: BaseWeights = BaseWeights.FULL
+    weight_decay: float = 0.01
+    warmup_ratio: float = 0.1
+    max_grad_norm: float = 0.3
+    held_back_fraction: float = 0.1  # of pooled users, for early stopping of stages 1-2
+    population: PopulationSettings = field(default_factory=PopulationSettings)
+    group: GroupSettings = field(default_factory=GroupSettings)
+    router: RouterSettings = field(default_factory=RouterSettings)
+    user: UserSettings = field(default_factory=UserSettings)
+
+    def __post_init__(self) -> None:
+        check(
+            NAME.fullmatch(self.name) is not None,
+            "name must be 1 to 64 letters, digits, '.', '_' or '-', the first a letter or digit",
+            hint="results and files carry the profile's name",
+        )
+        for name, least, most in (
+            ("max_prompt_tokens", 8, MAX_TEXT_TOKENS),
+            ("max_answer_tokens", 1, MAX_TEXT_TOKENS),
+            ("tokens_per_step", 64, MAX_STEP_TOKENS),
+        ):
+            value = getattr(self, name)
+            check(least <= value <= most, f"{name} must be {least} to {most}, got {value}")
+        check(
+            self.dtype in ("auto", "float32", "bfloat16", "float64"),
+            f"dtype must be auto, float32, bfloat16 or float64, got '{self.dtype}'",
+        )
+        check(
+            self.base_weights in tuple(BaseWeights),
+            f"base_weights must be full, 8bit or 4bit, got '{self.base_weights}'",
+        )
+        check(
+            self.base_weights == BaseWeights.FULL or self.dtype != "float64",
+            f"base_weights '{self.base_weights}' and dtype 'float64' contradict each other: packed "
+            "weights are unpacked to float32 at most",
+            hint="set dtype to auto, float32 or bfloat16, or base_weights to full",
+        )
+        check(0 <= self.warmup_ratio < 1, "warmup_ratio must be in [0, 1)")
+        check(0 < self.max_grad_norm <= MAX_WEIGHT, "max_grad_norm must be positive, and bounded")
+        check(0 <= self.weight_decay <= MAX_WEIGHT, "weight_decay must not be negative, nor huge")
+        check(0 < self.held_back_fraction < 0.9, "held_back_fraction must be between 0 and 0.9")
+
+
+def _check_rate(rate: float, name: str) -> None:
+    check(0 < rate <= MAX_RATE, f"{name} must be positive and at most {MAX_RATE}, got {rate}")
+
+
+def _check_training(settings: Any, where: str) -> None:
+    check(0 <= settings.dropout < 1, f"{where}.dropout must be in [0, 1), got {settings.dropout}")
+    _check_rate(settings.learning_rate, f"{where}.learning_rate")
+    check_count(settings.epochs, MOST_EPOCHS, f"{where}.epochs")
+    check_count(settings.batch_size, MOST_ROWS, f"{where}.batch_size")
+    check_count(settings.patience, MOST_EPOCHS, f"{where}.patience")

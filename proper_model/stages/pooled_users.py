@@ -1,0 +1,122 @@
+"""Pooled users as tokenized samples: who trains, who is held back, who forms the router cohort."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from proper_model.data.splits import check_pool
+from proper_model.kernels.packing import Encoded
+from proper_model.settings.profile import StageSettings
+from proper_model.tasks.records import User
+from proper_model.tasks.task import Task
+from proper_model.text.encoding import Encoder
+
+
+@dataclass(frozen=True)
+class PooledData:
+    """Pooled users after tokenization, cut into trained and held-back users."""
+
+    trained: tuple[PooledUser, ...]
+    held_back: tuple[PooledUser, ...]
+
+    def fingerprint(self) -> str:
+        """sha256 over all tokens in order: the part of a cache key that is data."""
+        digest = hashlib.sha256()
+        for name, users in (("trained", self.trained), ("held back", self.held_back)):
+            for user in users:
+                for kind, samples in (("history", user.history), ("queries", user.queries)):
+                    digest.update(f"{name}/{kind}/{len(samples)}\n".encode())
+                    for sample in samples:
+                        digest.update(f"{sample.prompt_tokens}:{sample.tokens}\n".encode())
+        return digest.hexdigest()
+
+
+# Users' data for further tasks, beside those of the release's own.
+Beside = Sequence[tuple[Sequence[User], Task]]
+
+
+def pool(
+    users: Sequence[User],
+    task: Task,
+    encoder: Encoder,
+    settings: StageSettings,
+    seed: int,
+    *,
+    beside: Beside = (),
+) -> PooledData:
+    """Tokenize pooled users and hold some back, chosen by seed. Raises DataError if too few.
+
+    `beside` holds what the same users did in further tasks: it is trained and judged together with
+    the first task's. Who is not among `users` is left out.
+    """
+    check_pool(users)
+    encoded = _encode(users, task, encoder)
+    for others, other_task in beside:
+        found = _by_id(others, other_task, encoder)
+        encoded = [
+            _together(own, found[user.user_id]) if user.user_id in found else own
+            for user, own in zip(users, encoded, strict=True)
+        ]
+    order = [i for i, user in enumerate(encoded) if user.queries]
+    random.Random(f"{seed}/held back").shuffle(order)
+    count = min(len(users) - 2, max(1, round(settings.held_back_fraction * len(users))))
+    held = set(order[:count])
+    return PooledData(
+        trained=tuple(u for i, u in enumerate(encoded) if i not in held),
+        held_back=tuple(u for i, u in enumerate(encoded) if i in held),
+    )
+
+
+def _encode(users: Sequence[User], task: Task, encoder: Encoder) -> list[PooledUser]:
+    return [
+        PooledUser(
+            history=tuple(encoder.encode(task.history_example(item)) for item in user.history),
+            queries=tuple(
+                encoder.encode(task.query_example(query, training=True)) for query in user.queries
+            ),
+        )
+        for user in users
+    ]
+
+
+def _by_id(users: Sequence[User], task: Task, encoder: Encoder) -> dict[str, PooledUser]:
+    encoded = _encode(users, task, encoder)
+    return {user.user_id: own for user, own in zip(users, encoded, strict=True)}
+
+
+def _together(a: PooledUser, b: PooledUser) -> PooledUser:
+    """One user's two tasks; histories by place in each, so that a cap takes the newest of both."""
+    places = [
+        (place / len(history), sample)
+        for history in (a.history, b.history)
+        for place, sample in enumerate(history)
+    ]
+    places.sort(key=lambda row: row[0])
+    return PooledUser(tuple(sample for _, sample in places), (*a.queries, *b.queries))
+
+
+def router_cohort(users: Sequence[PooledUser], limit: int, seed: int) -> list[int]:
+    """Positions of min(limit, available) users for 3a-3b, drawn by seed.
+
+    Available are users with items to train on and a query to judge by.
+    """
+    order = [u for u, user in enumerate(users) if user.queries and user.history]
+    random.Random(f"{seed}/router cohort").shuffle(order)
+    return sorted(order[:limit])
+
+
+@dataclass(frozen=True)
+class PooledUser:
+    """A pooled user's tokenized history items and queries."""
+
+    history: tuple[Encoded, ...]
+    queries: tuple[Encoded, ...]
+
+    def capped(self, limit: int) -> tuple[Encoded, ...]:
+        """Queries and the most recent history items, at most `limit` together."""
+        room = max(0, limit - len(self.queries))
+        recent = self.history[max(0, len(self.history) - room) :]
+        return (*recent, *self.queries[:limit])

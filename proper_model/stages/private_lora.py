@@ -1,0 +1,200 @@
+"""Training private LoRAs for a cohort of users (PROPER eq. 11-13, docs/method.md 1.7 3a and 3c).
+
+Every (user, learning rate) pair is one trial in a slot of its own, so all candidates train in the
+same passes; a user keeps the learning rate and epoch with the lowest loss on own held-back items,
+"no training" included, and then trains once more on all own items for as long. The same function without experts is the baseline OPPU-mlp, with the same
+number of trials and the same stopping.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from proper_model.engine.checkpoint import Checkpoint, beside
+from proper_model.engine.cohort import Cohort, Progress
+from proper_model.engine.folds import Samples, combine, kept_epochs
+from proper_model.engine.slots import room_for
+from proper_model.engine.trials import Trial, TrialResult, TrialSettings
+from proper_model.model.adapted_model import AdaptedModel
+from proper_model.model.passes import Pass, personal_pass
+from proper_model.model.user_lora import UserLora
+from proper_model.settings.presets import UserRouting
+from proper_model.text.encoding import Encoder
+
+# One user's factors without a slot: A [r, d_in] of every site, then B [d_out, r] of every site.
+Factors = Sequence[Tensor]
+
+
+@dataclass(frozen=True)
+class LoraFit:
+    """How one user's adapter was chosen; losses per answer token on held-back items."""
+
+    learning_rate: float
+    epochs: int
+    loss_before: float
+    loss_after: float
+    trained: bool
+    failed: bool
+
+
+def train_user_loras(
+    model: AdaptedModel,
+    encoder: Encoder,
+    users: Sequence[Samples],
+    *,
+    embeddings: Tensor | None,
+    routing: UserRouting,
+    experts: bool,
+    learning_rates: Sequence[float],
+    settings: TrialSettings,
+    starts: Sequence[Factors] | None = None,
+    checkpoint: Checkpoint | None = None,
+    progress: Progress | None = None,
+) -> tuple[UserLora, list[LoraFit]]:
+    """Train and choose; leaves `model.lora` holding one slot a user, which is also returned.
+
+    Args:
+        embeddings: `[U, tables, e]`, frozen here; None without experts.
+        starts: every user's factors to go on from; None: fresh ones, which change nothing yet.
+            "No training" then means to keep them.
+    """
+    stage = _Stage(model, encoder, embeddings, routing, experts, settings, starts, progress)
+    cuts = [
+        (u, rate, fold)
+        for u, user in enumerate(users)
+        for rate in learning_rates
+        for fold in user.folds
+    ]
+    by_fold, adapters = stage.run(
+        [Trial(fold.train, fold.held_back, rate, users[u].seed) for u, rate, fold in cuts],
+        [u for u, _, _ in cuts],
+        checkpoint,
+    )
+    found: dict[tuple[int, float], list[tuple[TrialResult, int]]] = defaultdict(list)
+    for (u, rate, fold), result in zip(cuts, by_fold, strict=True):
+        found[u, rate].append((result, len(fold.held_back)))
+    chosen = [
+        _best([(rate, combine(found[u, rate])) for rate in learning_rates])
+        for u in range(len(users))
+    ]
+    if settings.refit:
+        refits = [
+            Trial(user.items, (), rate, user.seed, stop_epoch=kept_epochs(result))
+            for user, (rate, result) in zip(users, chosen, strict=True)
+        ]
+        adapters = []  # every trial's best state; only what was chosen is needed now
+        ended, adapters = stage.run(refits, range(len(users)), beside(checkpoint, ".refit"))
+        for (_, result), refit in zip(chosen, ended, strict=True):
+            result.failed |= refit.failed
+        kept = [None if refit.failed else u for u, refit in enumerate(ended)]
+    else:
+        first = {(u, rate): trial for trial, (u, rate, _) in reversed(list(enumerate(cuts)))}
+        kept = [first.get((u, rate)) for u, (rate, _) in enumerate(chosen)]
+    model.lora = _take(model, adapters, kept, [user.seed for user in users], starts)
+    model.lora.requires_grad_(False)
+    fits = [
+        _fit(rate, result, trained=bool(user.folds))
+        for user, (rate, result) in zip(users, chosen, strict=True)
+    ]
+    return model.lora, fits
+
+
+@dataclass(frozen=True)
+class _Stage:
+    """What all trials of one call share."""
+
+    model: AdaptedModel
+    encoder: Encoder
+    embeddings: Tensor | None
+    routing: UserRouting
+    experts: bool
+    settings: TrialSettings
+    starts: Sequence[Factors] | None
+    progress: Progress | None
+
+    def run(
+        self, trials: Sequence[Trial], owners: Sequence[int], checkpoint: Checkpoint | None
+    ) -> tuple[list[TrialResult], list[Tensor]]:
+        """Train a fresh adapter for every trial; `owners` are positions of users.
+
+        Returns results and the adapters: A of every site, then B, each [trials, ...].
+        """
+        own = None if self.embeddings is None else self.embeddings[list(owners)]
+        slots = room_for(len(trials), self.settings.slots, checkpoint)
+        self.model.lora = self.model.new_user_lora([0] * slots)
+        parameters = [*self.model.lora.a, *self.model.lora.b]
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+
+        def start(trial: int) -> Factors:
+            if self.starts is not None:
+                return self.starts[owners[trial]]
+            fresh = self.model.new_user_lora([trials[trial].seed])
+            return [factor.detach()[0] for factor in (*fresh.a, *fresh.b)]
+
+        def make_pass(rows: Tensor, residents: Tensor) -> Pass:
+            embeddings = None if own is None or not len(own) else own[residents]
+            return personal_pass(
+                rows, embeddings=embeddings, routing=self.routing, experts=self.experts
+            )
+
+        cohort = Cohort(
+            self.model,
+            self.encoder,
+            trials,
+            parameters,
+            start,
+            make_pass,
+            self.settings,
+            checkpoint=checkpoint,
+        )
+        return cohort.run(self.progress), cohort.best
+
+
+def _best(candidates: Sequence[tuple[float, TrialResult]]) -> tuple[float, TrialResult]:
+    """The learning rate with the lowest held-back loss; one that diverged only if all did."""
+
+    def order(candidate: tuple[float, TrialResult]) -> tuple[bool, float]:
+        result = candidate[1]
+        return result.failed, result.best_loss if result.losses else 0.0
+
+    return min(candidates, key=order)
+
+
+def _fit(rate: float, result: TrialResult, *, trained: bool) -> LoraFit:
+    before = result.losses[0] if result.losses else float("nan")
+    return LoraFit(
+        learning_rate=rate,
+        epochs=kept_epochs(result),
+        loss_before=before,
+        loss_after=before if result.failed else result.best_loss,
+        trained=trained,
+        failed=result.failed,
+    )
+
+
+@torch.no_grad()
+def _take(
+    model: AdaptedModel,
+    adapters: Sequence[Tensor],
+    trials: Sequence[int | None],
+    seeds: Sequence[int],
+    starts: Sequence[Factors] | None,
+) -> UserLora:
+    """The adapters of the given trials as a new stack; where none is, what the user began with."""
+    taken = model.new_user_lora(list(seeds))
+    for new, trained in zip([*taken.a, *taken.b], adapters, strict=True):
+        for row, trial in enumerate(trials):
+            if trial is not None:
+                new[row] = trained[trial].to(new)
+    if starts is not None:
+        for number, new in enumerate([*taken.a, *taken.b]):
+            for row, trial in enumerate(trials):
+                if trial is None:
+                    new[row] = starts[row][number].to(new)
+    return taken

@@ -1,0 +1,214 @@
+"""User embeddings: fitting one for an unseen user, and prototypes to choose from.
+
+An unseen user starts at the mean of the pooled users' embeddings and fits `e_u` on the own history
+with everything else frozen; the fit is then compared with prototypes (k-means centres of pooled
+embeddings) by loss on held-back own items (docs/method.md 1.5 f). A prototype of fewer than ten users is
+left out: it would publish personal data.
+
+Letters: U users, K prototypes, e embedding width.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from proper_model.engine.checkpoint import Checkpoint, beside
+from proper_model.engine.cohort import Cohort, Progress
+from proper_model.engine.folds import Fold, Samples, combine, kept_epochs
+from proper_model.engine.judging import held_back_losses
+from proper_model.engine.slots import room_for
+from proper_model.engine.trials import Trial, TrialResult, TrialSettings
+from proper_model.model.adapted_model import AdaptedModel
+from proper_model.model.passes import group_pass
+from proper_model.text.encoding import Encoder
+
+
+@dataclass(frozen=True)
+class EmbeddingFit:
+    """How one user's embedding was found.
+
+    Attributes:
+        source: `fitted`, `prototype` or `mean`.
+        loss_before, loss_after: held-back loss per answer token at the mean and at the result.
+        distance: |e - e_mean|.
+    """
+
+    source: str
+    loss_before: float
+    loss_after: float
+    distance: float
+    epochs: int
+
+
+def fit_embeddings(
+    model: AdaptedModel,
+    encoder: Encoder,
+    users: Sequence[Samples],
+    *,
+    mean: Tensor,
+    prototypes: Tensor,
+    learning_rate: float,
+    settings: TrialSettings,
+    checkpoint: Checkpoint | None = None,
+    progress: Progress | None = None,
+) -> tuple[Tensor, list[EmbeddingFit]]:
+    """Embeddings of unseen users: mean [tables, e], prototypes [K, tables, e] -> [U, tables, e].
+
+    Users without folds are not trained; they get the best prototype or the mean.
+    """
+
+    def train(trials: Sequence[Trial], part: Checkpoint | None) -> tuple[Tensor, list[TrialResult]]:
+        slots = room_for(len(trials), settings.slots, part)
+        table = mean[None].repeat(slots, 1, 1).clone().requires_grad_(True)
+        cohort = Cohort(
+            model,
+            encoder,
+            trials,
+            [table],
+            lambda _: [mean],
+            lambda rows, _: group_pass(rows, table),
+            settings,
+            checkpoint=part,
+        )
+        results = cohort.run(progress)
+        return cohort.best[0].to(mean), results
+
+    cuts = [(u, fold) for u, user in enumerate(users) for fold in user.folds]
+    if not model.structure.router_user:
+        cuts = []  # no router reads the embedding, so there is nothing to fit
+    fitted, by_fold = train(
+        [Trial(f.train, f.held_back, learning_rate, users[u].seed) for u, f in cuts], checkpoint
+    )
+    results = _by_user(len(users), cuts, by_fold)
+    if settings.refit:
+        refits = [
+            Trial(user.items, (), learning_rate, user.seed, stop_epoch=kept_epochs(result))
+            for user, result in zip(users, results, strict=True)
+        ]
+        fitted, ended = train(refits, beside(checkpoint, ".refit"))
+        for result, refit in zip(results, ended, strict=True):
+            result.failed |= refit.failed
+    else:
+        fitted = _last_fold(fitted, [u for u, _ in cuts], mean, len(users))
+    losses = candidate_losses(
+        model, encoder, users, torch.cat([mean[None], prototypes]), settings.tokens_judged
+    )
+    chosen = [
+        _choose(mean, prototypes, fitted[u], losses[u], result) for u, result in enumerate(results)
+    ]
+    return torch.stack([embedding for embedding, _ in chosen]), [fit for _, fit in chosen]
+
+
+def _by_user(
+    users: int, cuts: Sequence[tuple[int, Fold]], results: Sequence[TrialResult]
+) -> list[TrialResult]:
+    """Every user's folds as one result; an empty one for users without folds."""
+    found: list[list[tuple[TrialResult, int]]] = [[] for _ in range(users)]
+    for (u, fold), result in zip(cuts, results, strict=True):
+        found[u].append((result, len(fold.held_back)))
+    return [combine(own) for own in found]
+
+
+def _last_fold(fitted: Tensor, owners: list[int], mean: Tensor, users: int) -> Tensor:
+    """Each user's embedding of its last fold; the mean for users without one."""
+    rows = mean[None].repeat(users, 1, 1)
+    for row, owner in enumerate(owners):
+        rows[owner] = fitted[row]
+    return rows
+
+
+def _choose(
+    mean: Tensor, prototypes: Tensor, fitted: Tensor, losses: Tensor, result: TrialResult
+) -> tuple[Tensor, EmbeddingFit]:
+    """The best of mean, prototypes (their held-back losses in that order) and the fit."""
+    choices = [("mean", mean, float(losses[0]))]
+    choices += [
+        ("prototype", prototype, float(loss))
+        for prototype, loss in zip(prototypes, losses[1:], strict=True)
+    ]
+    if kept_epochs(result) > 0:
+        choices.append(("fitted", fitted, result.best_loss))
+    # A loss that is no number is less than nothing, and would win by standing first.
+    source, embedding, loss = min(choices, key=lambda choice: (math.isnan(choice[2]), choice[2]))
+    return embedding, EmbeddingFit(
+        source=source,
+        loss_before=float(losses[0]),
+        loss_after=loss,
+        distance=float((embedding - mean).norm()),
+        epochs=result.best_epoch if source == "fitted" else 0,
+    )
+
+
+def candidate_losses(
+    model: AdaptedModel,
+    encoder: Encoder,
+    users: Sequence[Samples],
+    candidates: Tensor,
+    tokens: int,
+) -> Tensor:
+    """Mean held-back loss of every user under every candidate [C, tables, e] -> [U, C].
+
+    A user without any items gets zeros, so that the first candidate wins.
+    """
+    count = len(candidates)
+    rows = [(c, item) for user in users for c in range(count) for item in user.judged]
+    losses = held_back_losses(
+        model, encoder, rows, lambda slots: group_pass(slots, candidates), tokens
+    )
+    result = torch.zeros(len(users), count, dtype=torch.float64)
+    start = 0
+    for u, user in enumerate(users):
+        size = len(user.judged)
+        if size:
+            own = losses[start : start + count * size].view(count, size)
+            result[u] = own.mean(1)
+        start += count * size
+    return result
+
+
+def find_prototypes(
+    embeddings: Tensor, count: int, *, minimum_users: int, seed: int
+) -> tuple[Tensor, list[int]]:
+    """k-means centres of pooled embeddings [U, tables, e] -> ([K, tables, e], users a centre).
+
+    Clusters of fewer than `minimum_users` users join others; with too few users none is made.
+    Every user counts in exactly one centre.
+    """
+    from sklearn.cluster import KMeans
+
+    users = embeddings.shape[0]
+    clusters = min(count, users // minimum_users)
+    if clusters < 1:
+        return embeddings[:0], []
+    flat = embeddings.detach().flatten(1).double().cpu()
+    found = KMeans(n_clusters=clusters, n_init=10, random_state=seed).fit(flat.numpy()).labels_
+    labels = _merge_small(flat, torch.from_numpy(found).long(), minimum_users)
+    kept = sorted(set(labels.tolist()))
+    sizes = [int((labels == cluster).sum()) for cluster in kept]
+    assert sum(sizes) == users
+    rows = [(labels == cluster).to(embeddings.device) for cluster in kept]
+    return torch.stack([embeddings.detach()[members].mean(0) for members in rows]), sizes
+
+
+def _merge_small(points: Tensor, labels: Tensor, minimum: int) -> Tensor:
+    """Give the members of clusters below `minimum` to the nearest other centre, smallest first.
+
+    Left out instead, they could be computed: the published mean over all users, less the published
+    centres, is the sum of whoever is missing, and with one outlier that is one user's row.
+    """
+    labels = labels.clone()
+    while True:
+        sizes = {cluster: int((labels == cluster).sum()) for cluster in set(labels.tolist())}
+        smallest = min(sizes, key=lambda cluster: (sizes[cluster], cluster))
+        if sizes[smallest] >= minimum or len(sizes) == 1:
+            return labels
+        others = sorted(set(sizes) - {smallest})
+        centres = torch.stack([points[labels == cluster].mean(0) for cluster in others])
+        members = (labels == smallest).nonzero().squeeze(1)
+        nearest = torch.cdist(points[members], centres).argmin(1)
+        labels[members] = torch.tensor(others)[nearest]

@@ -1,0 +1,254 @@
+"""Read a JSON array of records one at a time, in bounded memory (docs/method.md 2.1: files reach gigabytes).
+
+The standard decoder parses a record as soon as the buffer holds all of it; when it does not, the
+buffer is doubled and parsing starts again, so that the total work stays proportional to the file.
+"""
+
+from __future__ import annotations
+
+import codecs
+import json
+import re
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+from typing import Any, NoReturn
+
+from proper_model.errors import DataError
+
+CHUNK_BYTES = 1 << 18
+MAX_RECORD_CHARS = 1 << 28
+# A parse error this close to the end of the buffer may be a literal or an escape cut in two.
+_TAIL = 16
+_WHITESPACE = re.compile(r"[ \t\r\n]*")
+
+
+class _ConstantError(ValueError):
+    """NaN or Infinity, which JSON does not have and Python's decoder would accept."""
+
+
+def _refuse_constant(_name: str) -> NoReturn:
+    raise _ConstantError
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
+
+
+class TextBuffer:
+    """Text that arrives in chunks; everything before `position` has been used.
+
+    `chunks` may raise, which passes through whatever asks for more text.
+    """
+
+    def __init__(self, name: str, chunks: Iterator[str]) -> None:
+        self.name = name
+        self.text = ""
+        self.position = 0
+        self.ended = False
+        self._chunks = chunks
+
+    @property
+    def ahead(self) -> int:
+        """Characters not used yet."""
+        return len(self.text) - self.position
+
+    def fill(self, wanted_chars: int) -> None:
+        """Drop what was used and read until `wanted_chars` are ahead or the text ends."""
+        parts = [self.text[self.position :]]
+        ahead = self.ahead
+        while ahead < wanted_chars and not self.ended:
+            text = next(self._chunks, None)
+            self.ended = text is None
+            parts.append(text or "")
+            ahead += len(parts[-1])
+        self.text = "".join(parts)
+        self.position = 0
+
+    def next_character(self) -> str:
+        """Skip whitespace; the next character without using it, '' at the end of the text."""
+        while True:
+            match = _WHITESPACE.match(self.text, self.position)
+            self.position = match.end() if match else self.position
+            if self.ahead or self.ended:
+                return self.text[self.position : self.position + 1]
+            self.fill(1)
+
+
+def _decoded(
+    path: Path, chunk_bytes: int, on_read: Callable[[int], None] | None
+) -> Generator[str, None, None]:
+    """The text of a file in chunks, without a byte order mark."""
+    decode = codecs.getincrementaldecoder("utf-8-sig")()
+    read_bytes = 0
+    with path.open("rb") as handle:
+        while True:
+            data = handle.read(chunk_bytes)
+            try:
+                text = decode.decode(data, final=not data)
+            except UnicodeDecodeError as error:
+                raise DataError(
+                    f"{path.name}: not UTF-8 near byte {read_bytes + error.start}",
+                    hint="convert the file to UTF-8",
+                ) from None
+            read_bytes += len(data)
+            if on_read is not None:
+                on_read(read_bytes)
+            yield text
+            if not data:
+                return
+
+
+def iter_array(
+    path: Path,
+    *,
+    chunk_bytes: int = CHUNK_BYTES,
+    on_read: Callable[[int], None] | None = None,
+) -> Iterator[Any]:
+    """Yield the elements of the JSON array in `path`, holding one element at a time.
+
+    `on_read` is called with the bytes read so far whenever more are read.
+
+    Raises DataError with file name and record index if the file is missing, empty, not UTF-8, not
+    an array, malformed, truncated, followed by something else, or holds a record longer than
+    `MAX_RECORD_CHARS`.
+    """
+    with closing(_decoded(path, chunk_bytes, on_read)) as chunks:
+        try:
+            yield from _elements(TextBuffer(path.name, chunks))
+        except OSError as error:
+            raise DataError(f"{path.name}: cannot be read ({error.strerror})") from error
+
+
+def _elements(buffer: TextBuffer) -> Iterator[Any]:
+    name = buffer.name
+    first = buffer.next_character()
+    if not first:
+        raise DataError(f"{name}: the file is empty", hint="expected a JSON array of records")
+    if first != "[":
+        html = "this looks like an HTML page; fetch the file again"
+        hint = html if first == "<" else "expected '[' at the start"
+        raise DataError(f"{name}: not a JSON array", hint=hint)
+    buffer.position += 1
+    record = 0
+    more = buffer.next_character() != "]"
+    while more:
+        buffer.next_character()
+        yield decode_value(buffer, partial(_fail, buffer, record))
+        record += 1
+        more = more_follows(buffer, "]", partial(_fail, buffer, record))
+    buffer.position += 1
+    if buffer.next_character():
+        raise DataError(f"{name}: something follows the end of the JSON array")
+
+
+def decode_value(
+    buffer: TextBuffer,
+    fail: Callable[[str], NoReturn],
+    *,
+    decoder: json.JSONDecoder = _DECODER,
+    limit_chars: int | None = None,
+) -> Any:
+    """Parse the JSON value at the buffer's position and move past it.
+
+    Calls `fail` with a reason, which quotes nothing, if the value is malformed or longer than
+    `limit_chars`, by default `MAX_RECORD_CHARS`.
+    """
+    limit = MAX_RECORD_CHARS if limit_chars is None else limit_chars
+    while True:
+        start = buffer.position
+        try:
+            value, end = decoder.raw_decode(buffer.text, start)
+        except _ConstantError:
+            fail("NaN and Infinity are not JSON")
+        except json.JSONDecodeError as error:
+            if buffer.ended or not _may_be_cut(error, len(buffer.text)):
+                fail(f"{error.msg} at its character {error.pos - start}")
+        except RecursionError:
+            fail("nested too deeply")
+        except ValueError:  # Python's own limit, against quadratic time
+            fail("a number has too many digits")
+        else:
+            # A number at the very end of the buffer may go on in the next chunk.
+            if (end < len(buffer.text) or buffer.ended) and end - start <= limit:
+                buffer.position = end
+                return value
+        if buffer.ahead > limit:
+            fail(f"longer than {limit} characters")
+        buffer.fill(2 * max(buffer.ahead, 1))
+
+
+def decode_key(
+    buffer: TextBuffer, value: Callable[[], Any], fail: Callable[[str], NoReturn]
+) -> str:
+    """The key of an object's next member, read by `value`; the buffer moves past its colon.
+
+    Calls `fail` with a reason where there is none.
+    """
+    if buffer.next_character() != '"':
+        fail("expected a key in quotes")
+    key: str = value()
+    if buffer.next_character() != ":":
+        fail("expected ':' after a key")
+    buffer.position += 1
+    return key
+
+
+def more_follows(buffer: TextBuffer, end: str, fail: Callable[[str], NoReturn]) -> bool:
+    """Behind an element or member: move past a comma, or stay at `end` and return False.
+
+    Calls `fail` with a reason where neither stands.
+    """
+    separator = buffer.next_character()
+    if separator not in (end, ","):
+        fail(f"expected ',' or '{end}' before it")
+    more = separator == ","
+    buffer.position += more
+    return more
+
+
+def _may_be_cut(error: json.JSONDecodeError, length: int) -> bool:
+    """True if more text could repair the error.
+
+    A cut string is reported at its opening quote, which may lie far from the end of the buffer.
+    """
+    return error.msg.startswith("Unterminated string") or error.pos + _TAIL >= length
+
+
+def _fail(buffer: TextBuffer, record: int, what: str) -> NoReturn:
+    if buffer.ended:
+        what = f"{what}; the file may be truncated"
+    raise DataError(
+        f"{buffer.name}, record {record}: malformed JSON, {what}",
+        hint="fetch or write the file again",
+    )
+
+
+def read_object(path: Path, *, limit_bytes: int = 1 << 30) -> dict[str, Any]:
+    """Parse a file that holds one JSON object, such as LaMP's golds.
+
+    Raises DataError if it is missing, too large, not UTF-8, malformed or not an object.
+    """
+    try:
+        size = path.stat().st_size
+        data = path.read_bytes() if size <= limit_bytes else b""
+    except OSError as error:
+        raise DataError(f"{path.name}: cannot be read ({error.strerror})") from error
+    if size > limit_bytes:
+        raise DataError(f"{path.name}: {size} bytes, more than the limit of {limit_bytes}")
+    try:
+        value = json.loads(data.decode("utf-8-sig"), parse_constant=_refuse_constant)
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path.name}: not UTF-8 near byte {error.start}") from None
+    except _ConstantError:
+        raise DataError(f"{path.name}: NaN and Infinity are not JSON") from None
+    except (ValueError, RecursionError) as error:
+        where = f" at character {error.pos}" if isinstance(error, json.JSONDecodeError) else ""
+        if (
+            isinstance(error, ValueError) and not where
+        ):  # Python's own limit, against quadratic time
+            raise DataError(f"{path.name}: a number has too many digits") from None
+        raise DataError(f"{path.name}: malformed or truncated JSON{where}") from None
+    if not isinstance(value, dict):
+        raise DataError(f"{path.name}: expected a JSON object")
+    return value

@@ -1,0 +1,128 @@
+"""People's text to token ids, none of which controls the model.
+
+A tokenizer turns `</s>` or `<|im_end|>` in a text into the token that ends answers or turns. In
+somebody's text these are letters like any others: they get the ids of their letters. A chat
+template's own control tokens, and what a tokenizer puts in front of every text, stay.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from typing import Any
+
+from proper_model.errors import BaseModelError
+from proper_model.text import chat_turn
+
+PROBE = "a"
+# Stands for the text while a chat template is rendered; no tokenizer's token, and not trimmed.
+_PLACE = "\ue000text\ue001"
+
+
+def control_ids(tokenizer: Any) -> frozenset[int]:
+    """Ids that must not come out of a text: special tokens, and what a chat template writes.
+
+    Not the one for unknown words, unless it also ends, begins or fills a text.
+    """
+    found = {int(i) for i in getattr(tokenizer, "all_special_ids", ())}
+    unknown = getattr(tokenizer, "unk_token_id", None)
+    ends = {getattr(tokenizer, f"{kind}_token_id", None) for kind in ("eos", "bos", "pad")}
+    if unknown not in ends:
+        found.discard(unknown)
+    template = str(getattr(tokenizer, "chat_template", None) or "")
+    for number, token in getattr(tokenizer, "added_tokens_decoder", {}).items():
+        # White space is a token of its own in some vocabularies, and every template has some.
+        written = bool(str(token).strip()) and str(token) in template
+        if number != unknown and (token.special or written):
+            found.add(int(number))
+    return frozenset(found)
+
+
+class PlainText:
+    """A tokenizer for text whose author is no engineer of prompts."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer = tokenizer
+        self.control = control_ids(tokenizer)
+
+    @cached_property
+    def before(self) -> list[int]:
+        """What the tokenizer puts in front of every text, such as a beginning of sequence.
+
+        What it would put behind one, such as an end, has no place between prompt and answer.
+        """
+        inner = self.raw(PROBE)
+        framed = list(self.tokenizer(PROBE, add_special_tokens=True)["input_ids"])
+        for start in range(len(framed) - len(inner) + 1):
+            if framed[start : start + len(inner)] == inner:
+                return framed[:start]
+        return []
+
+    def ids(self, text: str) -> list[int]:
+        """The ids of a text, with nothing in front of it or behind it."""
+        found = self.raw(text)
+        return found if self.control.isdisjoint(found) else self._spelled(text)
+
+    def asked(self, text: str) -> str:
+        """The text as a user's turn in the tokenizer's chat template, up to where answers begin.
+
+        Raises BaseModelError for a template that fails.
+        """
+        return chat_turn.asked(self.tokenizer, text)
+
+    def turn_ids(self, text: str) -> list[int]:
+        """The ids of `asked(text)`, whose control tokens are the template's own."""
+        asked = self.asked(text)
+        if self.is_free(text):
+            return self.raw(asked)
+        front, found, back = self.asked(_PLACE).partition(_PLACE)
+        for written in (text, text.strip()):  # templates may trim
+            if found and asked == front + written + back:
+                return self.raw(front) + self._spelled(written) + self.raw(back)
+        return self.raw(self.asked(self._broken(text)))
+
+    def is_free(self, text: str) -> bool:
+        """True if the tokenizer finds no control token in a text."""
+        return self.control.isdisjoint(self.raw(text))
+
+    def raw(self, text: str) -> list[int]:
+        """The ids of a text as the tokenizer has it, control tokens included."""
+        return self._encoded(text)
+
+    def _spelled(self, text: str) -> list[int]:
+        """The ids of a text whose control tokens are replaced by their letters."""
+        return self._without_control(self._encoded(text, split_special_tokens=True))
+
+    def _encoded(self, text: str, **options: bool) -> list[int]:
+        """Raises BaseModelError where the tokenizer fails; what it says may hold the text."""
+        try:
+            return list(self.tokenizer(text, add_special_tokens=False, **options)["input_ids"])
+        except (KeyboardInterrupt, SystemExit, MemoryError):
+            raise
+        except BaseException as error:  # noqa: BLE001 - a panic of Rust code is no Exception
+            raise BaseModelError(
+                f"the base's tokenizer fails on a text ({type(error).__name__})",
+                hint="use another base or release, or tell its publisher",
+            ) from None
+
+    def _without_control(self, ids: Iterable[int]) -> list[int]:
+        # Some vocabularies hold control tokens as words, so that they come out all the same.
+        return [
+            part
+            for number in ids
+            for part in (self._letters(number) if number in self.control else [number])
+        ]
+
+    def _letters(self, control: int) -> Sequence[int]:
+        """The ids of a control token's letters, one at a time."""
+        name = str(self.tokenizer.convert_ids_to_tokens(control))
+        letters = (part for letter in name for part in self.raw(letter))
+        return [part for part in letters if part not in self.control]
+
+    def _broken(self, text: str) -> str:
+        """The text with a space inside every control token."""
+        for control in sorted(self.control):
+            name = str(self.tokenizer.convert_ids_to_tokens(control))
+            if len(name) > 1:
+                text = text.replace(name, f"{name[0]} {name[1:]}")
+        return text

@@ -1,0 +1,103 @@
+"""`details.json`: what the report shows beyond `results.json`, one entry a simulated device.
+
+Numbers only. Devices are named by folder (d00000), never by user id, and no text enters, so that
+a report made from it can be passed on. A real federation has no such file: a simulation may read
+its devices' folders, a coordinator may not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from proper_model.errors import ReportError
+from proper_model.storage.files import write_atomic
+from simulations.outcome.results import Contrast, MetricSummary, Number, dumps
+
+DETAILS_FILE = "details.json"
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ArmDetails(_Strict):
+    """`devices[metric][device]` is that device's mean over its queries."""
+
+    lenient: dict[str, MetricSummary]
+    devices: dict[str, dict[str, Number]]
+    changed: Number | None = None  # share of queries whose answer differs from the reference arm
+
+
+class Significance(_Strict):
+    """One contrast, its two-sided bootstrap p and the same after Holm's step-down correction."""
+
+    contrast: Contrast
+    p: Number
+    p_holm: Number
+    all_tied: bool = False
+
+
+class MessageTotal(_Strict):
+    kind: str
+    direction: str
+    count: int = Field(ge=0)
+    bytes: int = Field(ge=0)
+
+
+class Routing(_Strict):
+    """User half of the routing: `weights[device]` holds `experts` numbers a router, summing to 1."""
+
+    devices: list[str]
+    experts: int = Field(ge=1)
+    weights: list[list[float]]
+
+
+class Levels(_Strict):
+    """Synthetic people: `arms[arm][level]` is the mean of `metric` over that level's queries."""
+
+    metric: str
+    arms: dict[str, dict[str, Number]]
+
+
+class Details(_Strict):
+    # Literal[1] would also take `true`.
+    schema_: int = Field(default=1, ge=1, le=1, strict=True, alias="schema")
+    reference: str
+    arms: dict[str, ArmDetails]
+    fits: dict[str, dict[str, dict[str, float | int | str]]]
+    significance: list[Significance]
+    messages: list[MessageTotal]
+    routing: Routing | None = None
+    levels: Levels | None = None
+    remarks: list[str] = Field(default_factory=list)  # what the pooled stages left unlearned
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+
+def write_details(details: Details, path: Path) -> None:
+    """Write the file whole or not at all."""
+    write_atomic(path, dumps(details.model_dump(mode="json", by_alias=True)).encode())
+
+
+def read_details(path: Path) -> Details | None:
+    """The details beside a results file, or None where only results were kept."""
+    if not path.is_file():
+        return None
+    try:
+        return Details.model_validate_json(path.read_text(encoding="utf-8"))
+    except (ValidationError, UnicodeDecodeError) as error:
+        raise ReportError(
+            f"{path}: not a details file of schema 1", hint="recompute it: proper-sim score OUT"
+        ) from error
+
+
+def fit_numbers(report: Mapping[str, object]) -> dict[str, float | int | str]:
+    """The scalar entries of a device's fit report; anything else is left on the device."""
+    return {
+        key: value
+        for key, value in report.items()
+        if isinstance(value, float | int | str) and not isinstance(value, bool)
+    }

@@ -1,0 +1,121 @@
+"""Reading simulated devices' folders: what a simulation may do and a coordinator may not."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from proper_model.data import read_users
+from proper_model.errors import ReportError
+from proper_model.evaluation import Prediction
+from proper_model.federation.run_plan import DeviceEntry, RunPlan, file_sha256
+from proper_model.tasks import Task, User, task_from_toml
+
+if TYPE_CHECKING:
+    from client.node.cohort_adaptation import UserState
+
+RESUME_HINT = (
+    "go on with the run: proper-sim run ... --resume, or start it as proper-sim prepare says"
+)
+
+
+def plan_task(plan: RunPlan) -> Task:
+    """The task of a run under its template."""
+    return task_from_toml(plan.task_toml, template=plan.template, where="plan: task_toml")
+
+
+def read_device_user(entry: DeviceEntry, plan: RunPlan) -> User:
+    """The one user of a device. Raises ReportError if the folder holds anything else."""
+    users = read_users(entry.folder / "user.json", plan_task(plan))
+    if len(users) != 1:
+        raise ReportError(
+            f"device {entry.device_id}: user.json holds {len(users)} users, expected one"
+        )
+    return users[0]
+
+
+def read_predictions(path: Path) -> list[Prediction]:
+    """Rows that a device wrote. Raises ReportError with file and line, never quoting a row."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        raise ReportError(f"{path}: predictions are missing", hint=RESUME_HINT) from None
+    return [_prediction(line, f"{path}, line {number}") for number, line in enumerate(lines, 1)]
+
+
+def _prediction(line: str, where: str) -> Prediction:
+    try:
+        row = json.loads(line)
+        return Prediction(**row)
+    except (ValueError, TypeError):
+        raise ReportError(
+            f"{where}: not a prediction; expected user_id, query_id, output, nll, answer_tokens "
+            "and expected"
+        ) from None
+
+
+def state_header(path: Path) -> dict[str, Any]:
+    """The header of a private state file: binding and fit report, no tensors."""
+    from client.node.simulated_state import MAGIC, MAX_HEADER_BYTES
+
+    try:
+        with path.open("rb") as handle:
+            start = handle.read(len(MAGIC) + 4)
+            (length,) = struct.unpack(">I", start[len(MAGIC) :])
+            if not start.startswith(MAGIC) or length > MAX_HEADER_BYTES:
+                raise ValueError
+            header = json.loads(handle.read(length))
+    except FileNotFoundError:
+        raise ReportError(f"{path}: the private state is missing", hint=RESUME_HINT) from None
+    except (ValueError, struct.error):
+        raise ReportError(f"{path}: not a private state file") from None
+    if not isinstance(header, dict):
+        raise ReportError(f"{path}: not a private state file")
+    return header
+
+
+def fit_report(entry: DeviceEntry, arm: str) -> dict[str, object]:
+    """What a device noted about its own fit for an arm; empty where it has no such state."""
+    path = entry.folder / "state" / f"{arm}.state"
+    if not path.is_file():
+        return {}
+    report = state_header(path).get("report", {})
+    return dict(report) if isinstance(report, dict) else {}
+
+
+def read_state(entry: DeviceEntry, arm: str, user_id: str) -> UserState:
+    """A device's private state, checked against its own header as the device itself would."""
+    from client.node.simulated_state import Binding, decode
+
+    path = entry.folder / "state" / f"{arm}.state"
+    header = state_header(path)
+    binding = Binding(
+        bundle_id=str(header.get("bundle_id")),
+        arm=arm,
+        user_id=user_id,
+        key=str(header.get("key")),
+    )
+    return decode(path.read_bytes(), binding)
+
+
+def changed(entries: Iterable[DeviceEntry]) -> list[str]:
+    """Ids of the devices whose data is not what the plan was made with."""
+    return [
+        entry.device_id
+        for entry in entries
+        if file_sha256(entry.folder / "user.json") != entry.user_sha256
+    ]
+
+
+def incomplete(entries: Iterable[DeviceEntry], arms: Iterable[str]) -> list[str]:
+    """`device/arm` of every prediction file that is not there yet."""
+    arms = list(arms)
+    return [
+        f"{entry.device_id}/{arm}"
+        for entry in entries
+        for arm in arms
+        if not (entry.folder / "predictions" / f"{arm}.jsonl").is_file()
+    ]

@@ -1,0 +1,230 @@
+"""Figures of the report as inline SVG, readable on light and on dark pages.
+
+Ink is drawn in one reserved colour that becomes `currentColor`, so text and axes follow the
+page; the data colours are Okabe and Ito's, which stay apart for colour-blind readers. Every
+figure comes with a sentence that says the same in words.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure as Canvas
+
+from proper_model.evaluation import LOWER_IS_BETTER
+from simulations.outcome.details import MessageTotal, Routing
+from simulations.outcome.results import Contrast
+
+INK = "#010203"  # replaced by currentColor, so it must not occur among the data colours
+BLUE, ORANGE, GREEN, GREY = "#0072b2", "#d55e00", "#009e73", "#888888"
+STYLE = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "proper",
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "font.family": "sans-serif",
+    "font.size": 9.0,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+}
+
+
+@dataclass(frozen=True)
+class Figure:
+    key: str
+    title: str
+    alt: str
+    svg: str
+
+
+def _canvas(width: float, height: float) -> tuple[Canvas, Axes]:
+    canvas = Canvas(figsize=(width, height), layout="constrained")
+    FigureCanvasSVG(canvas)
+    canvas.patch.set_alpha(0.0)
+    axes = canvas.add_subplot()
+    axes.patch.set_alpha(0.0)
+    return canvas, axes
+
+
+def inline(canvas: Canvas, key: str, title: str, alt: str) -> Figure:
+    """A drawn canvas as SVG for the inside of a page; `STYLE` must hold since it was made."""
+    buffer = io.StringIO()
+    canvas.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :].replace(INK, "currentColor")
+    # Ids must be unique in the page that holds several figures.
+    text = re.sub(r'\bid="', f'id="{key}-', text)
+    text = text.replace("url(#", f"url(#{key}-").replace('xlink:href="#', f'xlink:href="#{key}-')
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = text.replace("<svg ", '<svg aria-hidden="true" focusable="false" ', 1)
+    return Figure(key=key, title=title, alt=alt, svg=text)
+
+
+def forest(contrasts: Sequence[Contrast], metric: str, *, key: str) -> Figure | None:
+    """Differences between arms with their intervals; filled where zero is outside."""
+    rows = [c for c in contrasts if c.metric == metric and math.isfinite(c.delta)]
+    if not rows:
+        return None
+    with mpl.rc_context(STYLE):
+        canvas, axes = _canvas(7.2, 0.9 + 0.26 * len(rows))
+        for place, row in enumerate(reversed(rows)):
+            colour = {True: GREEN, False: ORANGE, None: GREY}[row.improvement]
+            axes.plot([row.low, row.high], [place, place], color=colour, linewidth=2)
+            axes.plot([row.delta], [place], marker="o", color=colour, markersize=5)
+        axes.axvline(0.0, color=INK, linewidth=0.8, linestyle=":")
+        axes.set_yticks(range(len(rows)), [f"{r.a} − {r.b} ({r.level})" for r in reversed(rows)])
+        better = "lower" if metric in LOWER_IS_BETTER else "higher"
+        axes.set_xlabel(f"difference in {metric} ({better} is better)")
+        said = "; ".join(
+            f"{r.a} minus {r.b}, {r.level} level: {r.delta:+.3f}, from {r.low:+.3f} to {r.high:+.3f}"
+            for r in rows
+        )
+        title = f"Differences between arms: {metric}"
+        return inline(canvas, key, title, f"{title}. {said}.")
+
+
+def device_deltas(
+    a: str, b: str, metric: str, deltas: Mapping[str, float], *, key: str
+) -> Figure | None:
+    """What changed for every single device, sorted: a mean can hide losers."""
+    values = sorted(v for v in deltas.values() if math.isfinite(v))
+    if not values:
+        return None
+    sign = -1 if metric in LOWER_IS_BETTER else 1
+    better = sum(1 for v in values if sign * v > 0)
+    worse = sum(1 for v in values if sign * v < 0)
+    with mpl.rc_context(STYLE):
+        canvas, axes = _canvas(7.2, 2.4)
+        colours = [GREEN if sign * v > 0 else ORANGE if sign * v < 0 else GREY for v in values]
+        axes.bar(range(len(values)), values, color=colours, width=0.85)
+        axes.axhline(0.0, color=INK, linewidth=0.8)
+        axes.set_xticks([])
+        axes.set_xlabel(f"{len(values)} devices, sorted")
+        axes.set_ylabel(f"{metric}: {a} − {b}")
+        title = f"Each device: {a} against {b} ({metric})"
+        alt = (
+            f"{title}. {better} devices gain, {worse} lose, {len(values) - better - worse} stay; "
+            f"differences go from {values[0]:+.3f} to {values[-1]:+.3f}."
+        )
+        return inline(canvas, key, title, alt)
+
+
+def distance_and_gain(
+    points: Sequence[tuple[float, float]], gain: str, *, key: str
+) -> Figure | None:
+    """How far each fitted embedding moved from the mean one, and what that brought."""
+    points = [p for p in points if math.isfinite(p[0]) and math.isfinite(p[1])]
+    if not points:
+        return None
+    with mpl.rc_context(STYLE):
+        canvas, axes = _canvas(5.4, 3.2)
+        axes.scatter([p[0] for p in points], [p[1] for p in points], color=BLUE, alpha=0.8, s=18)
+        axes.axhline(0.0, color=INK, linewidth=0.8, linestyle=":")
+        axes.set_xlabel("distance of the fitted embedding from the mean embedding")
+        axes.set_ylabel(gain)
+        moved = sum(1 for p in points if p[0] > 0)
+        gained = sum(1 for p in points if p[1] > 0)
+        title = "Embedding distance and gain"
+        alt = (
+            f"{title}. Of {len(points)} devices {moved} moved away from the mean embedding and "
+            f"{gained} gained; distances go up to {max(p[0] for p in points):.2f}."
+        )
+        return inline(canvas, key, title, alt)
+
+
+def held_back(pairs: Sequence[tuple[float, float]], *, key: str) -> Figure | None:
+    """Loss on each device's own held-back items before and after fitting."""
+    pairs = [p for p in pairs if math.isfinite(p[0]) and math.isfinite(p[1])]
+    if not pairs:
+        return None
+    ends = [v for pair in pairs for v in pair]
+    with mpl.rc_context(STYLE):
+        canvas, axes = _canvas(4.2, 3.6)
+        axes.plot([min(ends), max(ends)], [min(ends), max(ends)], color=INK, linewidth=0.8)
+        axes.scatter([p[0] for p in pairs], [p[1] for p in pairs], color=BLUE, alpha=0.8, s=18)
+        axes.set_xlabel("held-back loss before")
+        axes.set_ylabel("held-back loss after")
+        lower = sum(1 for before, after in pairs if after < before)
+        mean_before = sum(p[0] for p in pairs) / len(pairs)
+        mean_after = sum(p[1] for p in pairs) / len(pairs)
+        title = "Held-back loss before and after personalization"
+        alt = (
+            f"{title}. It fell on {lower} of {len(pairs)} devices, from {mean_before:.3f} to "
+            f"{mean_after:.3f} nats a token in the mean."
+        )
+        return inline(canvas, key, title, alt)
+
+
+def routing_heatmap(routing: Routing, *, key: str) -> Figure | None:
+    """Which experts each device leans on: one row a device, one group of columns a router."""
+    rows = [row for row in routing.weights if row]
+    if not rows:
+        return None
+    experts = routing.experts
+    routers = len(rows[0]) // experts
+    # Devices that route alike stand together: sorted by favourite expert in each router in turn.
+    rows = sorted(
+        rows,
+        key=lambda row: [
+            max(range(experts), key=lambda i: row[start + i])
+            for start in range(0, len(row), experts)
+        ],
+    )
+    with mpl.rc_context(STYLE):
+        canvas, axes = _canvas(7.2 if routers > 1 else 4.6, min(6.0, 1.2 + 0.08 * len(rows)))
+        mesh = axes.pcolormesh(rows, cmap="cividis", vmin=0.0, vmax=1.0)
+        for border in range(experts, routers * experts, experts):
+            axes.axvline(border, color=INK, linewidth=0.4)
+        axes.set_xticks([])
+        axes.set_yticks([])
+        axes.set_xlabel(f"{experts} experts in each of {routers} routers")
+        axes.set_ylabel(f"{len(rows)} devices")
+        bar = canvas.colorbar(mesh, ax=axes, label="softmax(W_e e_u)")
+        bar.outline.set_visible(False)
+        distinct = len({tuple(round(value, 1) for value in row) for row in rows})
+        title = "Expert routing by device, user half"
+        mean_top = sum(
+            max(row[start : start + experts])
+            for row in rows
+            for start in range(0, len(row), experts)
+        ) / (len(rows) * routers)
+        alt = (
+            f"{title}. {len(rows)} devices in {distinct} different patterns (to one decimal); the "
+            f"favourite expert of a router holds {mean_top:.2f} of the weight in the mean, where "
+            f"an even mixture would hold {1 / experts:.2f}."
+        )
+        return inline(canvas, key, title, alt)
+
+
+def bars(
+    values: Mapping[str, float], *, key: str, title: str, axis: str, unit: str, log: bool = False
+) -> Figure | None:
+    """Plain horizontal bars in the given order; `log` for values of different magnitude."""
+    if not values:
+        return None
+    with mpl.rc_context(STYLE):
+        canvas, axes = _canvas(6.4, 0.8 + 0.28 * len(values))
+        names = list(values)[::-1]
+        axes.barh(range(len(names)), [values[n] for n in names], color=BLUE, height=0.7)
+        axes.set_yticks(range(len(names)), names)
+        axes.set_xlabel(axis)
+        if log:
+            axes.set_xscale("log")
+        said = "; ".join(f"{name}: {value:,.6g} {unit}" for name, value in values.items())
+        return inline(canvas, key, title, f"{title}. {said}.")
+
+
+def messages(totals: Sequence[MessageTotal], *, key: str) -> Figure | None:
+    """Bytes that crossed the network, by kind of message and direction."""
+    values = {f"{t.kind} ({t.direction}, {t.count}×)": t.bytes / 1024 for t in totals}
+    return bars(values, key=key, title="Messages", axis="KiB in all", unit="KiB", log=True)

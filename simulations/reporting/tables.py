@@ -1,0 +1,170 @@
+"""Tables from results: one for a terminal, one for a README.
+
+A run's own table has a row per arm with intervals. The README table has a row per task, metric,
+preset and profile and a column per arm; files that differ only in seed share a row as their mean.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+from client.terminal.tables import Table
+from simulations.outcome.details import Levels, Significance
+from simulations.outcome.phases import phase_name
+from simulations.outcome.results import METRICS, Results
+
+ARM_ORDER = ("stage1", "stage2-mean", "stage2", "oppu-mlp", "stage3", "stage3-shuffled")
+
+
+def ordered_arms(names: Iterable[str]) -> list[str]:
+    """Arms in the order of the stages, unknown ones after them by name."""
+    names = set(names)
+    return [a for a in ARM_ORDER if a in names] + sorted(names - set(ARM_ORDER))
+
+
+def run_table(results: Results) -> Table:
+    """One row an arm, every metric with its interval over users."""
+    metrics = results.metric_names()
+    rows = []
+    for name in ordered_arms(results.arms):
+        arm = results.arms[name]
+        cells = [name, str(arm.n_users), str(arm.n_queries)]
+        for metric in metrics:
+            value = arm.metrics.get(metric)
+            cells.append(
+                "–" if value is None else f"{value.mean:.3f} [{value.low:.3f}, {value.high:.3f}]"
+            )
+        rows.append(tuple(cells))
+    title = (
+        f"{results.task}, {results.preset}/{results.profile}, base {results.base}, "
+        f"split {results.split}, seed {results.seed}, "
+        f"{results.confidence:.0%} intervals over users"
+    )
+    return Table(title, ("arm", "users", "queries", *metrics), tuple(rows))
+
+
+def comparison_table(runs: Sequence[Results]) -> Table:
+    """One row a task, metric, preset and profile; one column an arm; seeds averaged."""
+    arms = ordered_arms(arm for run in runs for arm in run.arms)
+    groups: dict[tuple[str, ...], list[Results]] = {}
+    for run in runs:
+        key = (run.task, run.template, run.base, run.preset, run.profile, run.split)
+        groups.setdefault(key, []).append(run)
+    rows = []
+    for (task, _template, base, preset, profile, split), members in groups.items():
+        for metric in METRICS:
+            cells = [_mean_over(members, arm, metric) for arm in arms]
+            if all(cell is None for cell in cells):
+                continue
+            users = max(arm.n_users for run in members for arm in run.arms.values())
+            seeds = len({run.seed for run in members})
+            rows.append(
+                (
+                    f"{task} ({users} users, {split})",
+                    metric,
+                    f"{preset}/{profile}, {base}",
+                    str(seeds),
+                    *("–" if cell is None else f"{cell:.3f}" for cell in cells),
+                )
+            )
+    return Table("Runs", ("task", "metric", "preset", "seeds", *arms), tuple(rows), labels=3)
+
+
+def _mean_over(runs: Sequence[Results], arm: str, metric: str) -> float | None:
+    values = [
+        run.arms[arm].metrics[metric].mean
+        for run in runs
+        if arm in run.arms and metric in run.arms[arm].metrics
+    ]
+    return math.fsum(values) / len(values) if values else None
+
+
+def contrast_table(results: Results, *, brief: bool = False) -> Table:
+    """Differences between arms, user level first because one heavy user cannot carry it.
+
+    `brief` keeps one level of each metric, the user's where it is defined, and no parse failures.
+    A metric in which no two arms differ, as when no answer failed to parse, is left out.
+    """
+    rows = []
+    differing = {c.metric for c in results.contrasts if c.delta != 0}
+    shown = sorted(results.contrasts, key=lambda c: c.level != "user")
+    shown = [c for c in shown if c.metric in differing]
+    if brief:
+        with_user_level = {c.metric for c in shown if c.level == "user"}
+        shown = [
+            c
+            for c in shown
+            if c.metric != "parse_failure_rate"
+            and (c.level == "user" or c.metric not in with_user_level)
+        ]
+    for row in shown:
+        verdict = {True: "better", False: "worse", None: "not separable"}[row.improvement]
+        rows.append(
+            (
+                f"{row.a} − {row.b}",
+                row.metric,
+                row.level,
+                f"{row.delta:+.4f}",
+                f"[{row.low:+.4f}, {row.high:+.4f}]",
+                verdict,
+            )
+        )
+    header = ("arms", "metric", "level", "difference", "interval", "verdict")
+    return Table("Differences", header, tuple(rows), labels=3)
+
+
+def corrected_table(significance: Sequence[Significance], confidence: float) -> Table:
+    """Differences that survive Holm's correction over one metric and level, surest first."""
+    found = sorted(
+        (row for row in significance if row.p_holm < 1 - confidence), key=lambda row: row.p_holm
+    )
+    rows = [
+        (
+            f"{row.contrast.a} − {row.contrast.b}",
+            row.contrast.metric,
+            row.contrast.level,
+            f"{row.contrast.delta:+.4f}",
+            f"{row.p_holm:.4f}",
+        )
+        for row in found
+    ]
+    title = f"{len(found)} of {len(significance)} differences"
+    return Table(title, ("arms", "metric", "level", "difference", "p"), tuple(rows), labels=3)
+
+
+def level_table(levels: Levels) -> Table:
+    """Synthetic people: each arm on the queries that population, group or user decide."""
+    names = list(dict.fromkeys(name for values in levels.arms.values() for name in values))
+    rows = [
+        (
+            arm,
+            *(
+                f"{levels.arms[arm][name]:.3f}" if name in levels.arms[arm] else "–"
+                for name in names
+            ),
+        )
+        for arm in ordered_arms(levels.arms)
+    ]
+    title = f"What decides the answer ({levels.metric})"
+    return Table(title, ("arm", *names), tuple(rows))
+
+
+def phase_table(runs: Sequence[Results], names: Sequence[str]) -> Table:
+    """Seconds by phase, one column a run; below them, those of nodes, which lie within phases.
+
+    Nodes play at the same time, so theirs add up to more than the phases they lie in.
+    """
+    rows = []
+    for mark, seconds in (
+        ("", [run.timings_s for run in runs]),
+        ("nodes, ", [run.node_timings_s for run in runs]),
+    ):
+        for phase in dict.fromkeys(name for column in seconds for name in column):
+            cells = (f"{column[phase]:.1f}" if phase in column else "–" for column in seconds)
+            rows.append((mark + phase_name(phase), *cells))
+        if not mark:
+            rows.append(
+                ("all phases", *(f"{math.fsum(column.values()):.1f}" for column in seconds))
+            )
+    return Table("Seconds by phase", ("phase", *names), tuple(rows))

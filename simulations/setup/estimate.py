@@ -1,0 +1,287 @@
+"""What a run will cost, told before it starts: time, memory and disk, as honest ranges.
+
+Tokens are counted in the user data that the run would read; passes follow from the profile; speed
+is measured (`simulations.setup.calibrate`). The low end assumes that early stopping ends every training
+at the first chance, the high end that nothing stops early and the machine is busy. Source: design
+notes docs/performance.md 2 (costs beside the frozen base), docs/method.md 1.3 (parameter counts).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from client.terminal.tables import Table
+from proper_model.settings import StageSettings, Structure, UserRouting
+from proper_model.tasks import Population, Task, User
+from proper_model.text import Encoder
+from simulations.setup.calibrate import Shape, Speed
+
+# Cost beside the frozen base's own forward and backward: adapters and, where they run, experts.
+LORA_FACTOR, EXPERT_FACTOR = 1.3, 1.8
+SLOWEST, FASTEST = 1.6, 0.8  # another load on the machine, or better batches than the probe's
+SAMPLE_USERS = 40  # tokenizing all of a file of gigabytes would itself take minutes
+PROCESS_BYTES = 900 * 2**20  # Python with torch and transformers
+FLOWER_BYTES = 400 * 2**20  # Flower in the coordinator, and the process that started it
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Tokens of one pass over each part of the data."""
+
+    pooled_queries: float
+    pooled_history: float  # capped as stage 2 caps it
+    cohort_history: float
+    test_history: float
+    test_queries: float
+    row: int  # a typical sample
+
+
+@dataclass(frozen=True)
+class Range:
+    low: float
+    high: float
+
+    def __add__(self, other: Range) -> Range:
+        return Range(self.low + other.low, self.high + other.high)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Seconds by phase, bytes of memory of all processes together, bytes of disk in OUT.
+
+    `exceeding_bytes` is what the longest sample of one user takes, where that is more than the
+    memory budget: training goes on with it all the same. 0 where the budget holds it.
+    """
+
+    seconds: dict[str, Range]
+    memory_bytes: Range
+    disk_bytes: Range
+    exceeding_bytes: float = 0.0
+
+    @property
+    def total_seconds(self) -> Range:
+        total = Range(0.0, 0.0)
+        for part in self.seconds.values():
+            total = total + part
+        return total
+
+    def times(self, folds: int) -> Estimate:
+        """The same for several runs one after another, each with its own folder."""
+        seconds = {
+            name: Range(folds * part.low, folds * part.high) for name, part in self.seconds.items()
+        }
+        disk = Range(folds * self.disk_bytes.low, folds * self.disk_bytes.high)
+        return Estimate(seconds, self.memory_bytes, disk, self.exceeding_bytes)
+
+
+def count_tokens(
+    population: Population, task: Task, encoder: Encoder, settings: StageSettings
+) -> Tokens:
+    """Exact for up to SAMPLE_USERS users, extrapolated from evenly spaced ones beyond."""
+    cap = settings.group.max_items_per_user
+
+    def history(users: Sequence[User], limit: int | None) -> float:
+        return _sampled(users, lambda u: _history_tokens(u, task, encoder, limit))
+
+    def queries(users: Sequence[User]) -> float:
+        return _sampled(users, lambda u: _query_tokens(u, task, encoder))
+
+    pooled_history, test_history = history(population.pooled, cap), history(population.test, None)
+    pooled_queries, test_queries = queries(population.pooled), queries(population.test)
+    cohort = min(1.0, settings.router.cohort / max(1, len(population.pooled)))
+    samples = sum(len(u.history) + len(u.queries) for u in population.test)
+    row = int((test_history + test_queries) / max(1, samples)) or 1
+    return Tokens(
+        pooled_queries, pooled_history, cohort * pooled_history, test_history, test_queries, row
+    )
+
+
+def _sampled(users: Sequence[User], count: Callable[[User], int]) -> float:
+    step = max(1, len(users) // SAMPLE_USERS)
+    chosen = users[::step]
+    total = sum(count(user) for user in chosen)
+    return total * len(users) / max(1, len(chosen))
+
+
+def _history_tokens(user: User, task: Task, encoder: Encoder, limit: int | None) -> int:
+    items = user.history if limit is None else user.history[-limit:]
+    return sum(len(encoder.encode(task.history_example(item)).tokens) for item in items)
+
+
+def _query_tokens(user: User, task: Task, encoder: Encoder) -> int:
+    return sum(len(encoder.encode(task.query_example(query)).tokens) for query in user.queries)
+
+
+def estimate(
+    tokens: Tokens,
+    server: Speed,
+    node: Speed,
+    shape: Shape,
+    structure: Structure,
+    settings: StageSettings,
+    *,
+    arms: Sequence[str],
+    users: int,
+    processes: int,
+    dtype_bytes: int = 4,
+    embed_base: bool = True,
+    training_bytes: int | None = None,
+) -> Estimate:
+    """Costs of a whole run without any cached phase.
+
+    `training_bytes` is what training may take in one process beside the base; None: no limit.
+
+    `server` is the speed of the pooled stages, `node` that of each of `processes` node hosts that
+    work side by side.
+    """
+    seconds = {
+        "stage 1": _stage1(tokens, server, settings),
+        "stage 2": _stage2(tokens, server, settings),
+        "router": _router(tokens, server, structure, settings),
+        "stage 3": _stage3(tokens, node, settings, arms, processes),
+        "predictions": _predictions(tokens, node, settings, arms, processes),
+        "start and end": Range(15.0, 60.0),
+    }
+    memory = _memory(
+        shape,
+        settings,
+        processes=processes,
+        dtype_bytes=dtype_bytes,
+        training_bytes=training_bytes,
+    )
+    disk = _disk(shape, structure, users=users, processes=processes, embed_base=embed_base)
+    least = _longest(settings) * _token_bytes(shape, dtype_bytes)
+    exceeding = least if training_bytes is not None and least > training_bytes else 0.0
+    return Estimate(seconds, memory, disk, exceeding)
+
+
+def _training(passes: float, tokens: float, factor: float, speed: Speed, least: float) -> Range:
+    one = tokens * factor / speed.training
+    return Range(FASTEST * min(least, passes) * one, SLOWEST * passes * one)
+
+
+def _stage1(tokens: Tokens, speed: Speed, settings: StageSettings) -> Range:
+    stage = settings.population
+    seen = tokens.pooled_queries + (tokens.pooled_history if stage.use_history else 0.0)
+    return _training(stage.epochs, seen, LORA_FACTOR, speed, stage.patience + 1)
+
+
+def _stage2(tokens: Tokens, speed: Speed, settings: StageSettings) -> Range:
+    seen = tokens.pooled_queries + tokens.pooled_history
+    return _training(settings.group.epochs, seen, EXPERT_FACTOR, speed, settings.group.patience + 1)
+
+
+def _router(tokens: Tokens, speed: Speed, structure: Structure, settings: StageSettings) -> Range:
+    if not structure.has_lora_router:
+        return Range(0.0, 0.0)
+    rounds = 2 if structure.user_routing is UserRouting.LORA_AWARE else 1
+    loras = _training(
+        settings.user.epochs,
+        tokens.cohort_history * rounds,
+        EXPERT_FACTOR,
+        speed,
+        settings.user.patience + 1,
+    )
+    weights = _training(
+        settings.router.epochs, tokens.cohort_history * rounds, EXPERT_FACTOR, speed, 1
+    )
+    return loras + weights
+
+
+def _stage3(
+    tokens: Tokens, speed: Speed, settings: StageSettings, arms: Sequence[str], processes: int
+) -> Range:
+    user, total = settings.user, Range(0.0, 0.0)
+    shared = tokens.test_history / processes
+    trials = len(user.learning_rates)
+    if "stage3" in arms:
+        total = total + _training(
+            user.embedding_epochs, shared, EXPERT_FACTOR, speed, user.patience + 1
+        )
+        total = total + _training(
+            user.epochs, shared * trials, EXPERT_FACTOR, speed, user.patience + 1
+        )
+    if "oppu-mlp" in arms:
+        total = total + _training(
+            user.epochs, shared * trials, LORA_FACTOR, speed, user.patience + 1
+        )
+    return total
+
+
+def _predictions(
+    tokens: Tokens, speed: Speed, settings: StageSettings, arms: Sequence[str], processes: int
+) -> Range:
+    # One pass for the loss; decoding adds up to one step an answer token, each as dear as a row
+    # of a few dozen tokens because the batch is narrow.
+    once = tokens.test_queries / processes / speed.forward * EXPERT_FACTOR
+    decoding = 1 + settings.max_answer_tokens / 4
+    return Range(FASTEST * len(arms) * once, SLOWEST * len(arms) * once * decoding)
+
+
+def _memory(
+    shape: Shape,
+    settings: StageSettings,
+    *,
+    processes: int,
+    dtype_bytes: int,
+    training_bytes: int | None,
+) -> Range:
+    # The server trains stage 1 over the full base, which transformers may hold twice while it loads;
+    # a node holds it as the profile says, read a tensor at a time.
+    full = shape.parameters * dtype_bytes
+    held = shape.base.held_bytes(settings.base_weights, dtype_bytes)
+    loading = shape.base.loading_bytes(settings.base_weights, dtype_bytes)
+    a_token = _token_bytes(shape, dtype_bytes)
+    activations = settings.tokens_per_step * a_token
+    if training_bytes is not None:
+        # However small the budget, the longest sample must go through.
+        activations = min(activations, max(training_bytes, _longest(settings) * a_token))
+    nodes = processes * (PROCESS_BYTES + max(held, loading))
+    return Range(
+        FLOWER_BYTES + PROCESS_BYTES + min(held, full) + 0.3 * activations,
+        FLOWER_BYTES + PROCESS_BYTES + 2 * full + nodes + (processes + 0.5) * activations,
+    )
+
+
+def _token_bytes(shape: Shape, dtype_bytes: int) -> int:
+    """Kept for the backward pass: about 16 rows of the hidden width and 6 of the FFN's a layer."""
+    return shape.layers * (16 * shape.hidden + 6 * shape.ffn) * dtype_bytes
+
+
+def _longest(settings: StageSettings) -> int:
+    return settings.max_prompt_tokens + settings.max_answer_tokens
+
+
+def _disk(
+    shape: Shape, structure: Structure, *, users: int, processes: int, embed_base: bool
+) -> Range:
+    lora = 4 * shape.user_lora * structure.rank
+    bundle = structure.experts * lora + (4 * shape.parameters if embed_base else 0)
+    states = users * 2 * lora  # two arms keep a private state; a second generation doubles it
+    low = bundle * 2 + states
+    return Range(low, bundle * (4 + processes) + 2 * states + 20 * 2**20)
+
+
+def as_table(result: Estimate) -> Table:
+    """Phases, then totals, in units a person reads."""
+    rows = [(name, _time(part.low), _time(part.high)) for name, part in result.seconds.items()]
+    total = result.total_seconds
+    rows.append(("time in all", _time(total.low), _time(total.high)))
+    memory, disk = result.memory_bytes, result.disk_bytes
+    if result.exceeding_bytes:
+        least = _size(result.exceeding_bytes)
+        rows.append(("over the memory budget: one sample", least, least))
+    rows.append(("memory", _size(memory.low), _size(memory.high)))
+    rows.append(("disk", _size(disk.low), _size(disk.high)))
+    return Table("Estimate", ("", "at least", "at most"), tuple(rows))
+
+
+def _time(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 2 * 3600 else f"{seconds / 3600:.1f} h"
+
+
+def _size(count: float) -> str:
+    return f"{count / 2**20:.0f} MiB" if count < 2**30 else f"{count / 2**30:.1f} GiB"

@@ -1,0 +1,188 @@
+"""What one simulated run is asked to do, checked before anything is read or written."""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from proper_model.data import parse_split
+from proper_model.errors import ConfigError
+from proper_model.federation.run_plan import LARGEST_SEED, MOST_THREADS
+from proper_model.settings import load_profile, presets
+
+NODE_ARMS = ("stage1", "stage2-mean", "stage2", "oppu-mlp", "stage3")
+CONTROL_ARMS = ("stage3-shuffled",)
+ARMS = NODE_ARMS + CONTROL_ARMS
+
+DEMOS = ("demo", "demo:tag", "demo:rate", "demo:text")
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """Everything `proper-sim run` takes. `None` means: the default of the data or profile.
+
+    `data` is a folder, or one of DEMOS for synthetic people with a base of their own.
+    `folds` > 1 with `fold` None stands for all folds, one after another, scored together.
+    """
+
+    data: str
+    out: Path
+    task: str | None = None
+    base: str | None = None
+    preset: str = "default"
+    profile: str | None = None
+    template: str | None = None
+    split: str = "given"
+    folds: int = 1
+    fold: int | None = None
+    pooled_users: int | None = None
+    users: int | None = None
+    max_items: int | None = None
+    seed: int = 0
+    arms: tuple[str, ...] = field(default=ARMS)
+    users_per_node: int | None = None
+    actors: int | None = None
+    threads: int | None = None
+    memory_budget: float | None = None
+    cache: Path | None = None
+    resume: bool = False
+
+    def __post_init__(self) -> None:
+        self._check_data()
+        self._check_places()
+        self._check_numbers()
+        self._check_people()
+        self._check_arms()
+        presets.preset(self.preset)
+        load_profile(self.profile_name)
+
+    @property
+    def is_demo(self) -> bool:
+        return self.data in DEMOS
+
+    @property
+    def profile_name(self) -> str:
+        return self.profile or ("demo" if self.is_demo else "tiny")
+
+    @property
+    def all_folds(self) -> bool:
+        return self.folds > 1 and self.fold is None
+
+    @property
+    def people_label(self) -> str:
+        """The split as results name it: with the caps that decide who and how much was used."""
+        caps = (
+            (self.pooled_users, "pooled users"),
+            (self.users, "test users"),
+            (self.max_items, "items a user"),
+        )
+        said = [f"at most {number} {what}" for number, what in caps if number is not None]
+        return ", ".join([self.split, *said])
+
+    def for_fold(self, fold: int) -> RunOptions:
+        """The same run for one fold, in its own folder below `out`."""
+        return replace(self, fold=fold, out=self.out / f"fold-{fold}", cache=self.cache_folder)
+
+    @property
+    def cache_folder(self) -> Path:
+        """Cached phases; beside OUT by default, so that other arms and presets find them."""
+        return self.cache if self.cache is not None else self.out.parent / "cache"
+
+    def _check_data(self) -> None:
+        if self.data.startswith("demo:") and not self.is_demo:
+            raise ConfigError(f"unknown demo '{self.data}'", hint="known: " + ", ".join(DEMOS))
+        if self.is_demo:
+            if self.task is not None or self.base is not None:
+                raise ConfigError(
+                    "the demo brings its own task and base, so --task and --base contradict it",
+                    hint="leave them out, or give a data folder instead of 'demo'",
+                )
+            return
+        if self.task is None:
+            raise ConfigError(
+                "--task is missing: which question do these data answer?",
+                hint="a shipped task such as LaMP_2M, or the path of a task's TOML file",
+            )
+        if self.base is None or not self.base.strip():
+            raise ConfigError(
+                "--base is missing: which language model is personalized?",
+                hint="a folder in Hugging Face form, or a hub id such as org/model",
+            )
+
+    def _check_places(self) -> None:
+        for option, place in (("--out", self.out), ("--cache", self.cache)):
+            try:
+                str(place).encode()
+            except UnicodeEncodeError:
+                raise ConfigError(
+                    f"{option} is no UTF-8 path, which the run's plan could not hold",
+                    hint="give a folder whose name is UTF-8",
+                ) from None
+
+    def _check_numbers(self) -> None:
+        for name in ("pooled_users", "users", "max_items", "users_per_node", "actors", "threads"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                option = "--" + name.replace("_", "-")
+                chosen = name in ("users_per_node", "actors", "threads")
+                raise ConfigError(
+                    f"{option} must be at least 1, got {value}",
+                    hint="leave it out to have it chosen"
+                    if chosen
+                    else "leave it out for no limit",
+                )
+        if self.threads is not None and self.threads > MOST_THREADS:
+            raise ConfigError(
+                f"--threads must be at most {MOST_THREADS}, got {self.threads}",
+                hint=f"this machine has {os.cpu_count() or 1} cores; more threads are slower",
+            )
+        if self.memory_budget is not None and not 0 < self.memory_budget < math.inf:
+            raise ConfigError(
+                f"--memory-budget must be a number of GiB above 0, got {self.memory_budget}",
+                hint="for example 1.5; leave it out for no limit",
+            )
+        if not 0 <= self.seed <= LARGEST_SEED:
+            raise ConfigError(
+                f"--seed must be from 0 to {LARGEST_SEED}, got {self.seed}",
+                hint="any number in that range will do",
+            )
+
+    def _check_people(self) -> None:
+        chosen = parse_split(self.split)
+        if self.folds < 1:
+            raise ConfigError(
+                f"--folds must be at least 1, got {self.folds}", hint="1 means: no rotation"
+            )
+        if self.fold is not None and self.folds == 1:
+            raise ConfigError(
+                "--fold says which of several folds, but --folds is missing",
+                hint="add --folds K",
+            )
+        if self.fold is not None and not 0 <= self.fold < self.folds:
+            raise ConfigError(
+                f"--fold counts from 0 to {self.folds - 1} with --folds {self.folds}, "
+                f"got {self.fold}",
+                hint="leave --fold out to run all folds",
+            )
+        if self.folds > 1 and chosen.kind == "inactive":
+            raise ConfigError(
+                f"--folds rotates who is a test user, but --split {self.split} names them",
+                hint="use one of the two",
+            )
+
+    def _check_arms(self) -> None:
+        if not self.arms:
+            raise ConfigError("--arms is empty", hint="arms are: " + ", ".join(ARMS))
+        unknown = [arm for arm in self.arms if arm not in ARMS]
+        if unknown:
+            raise ConfigError(f"unknown arm '{unknown[0]}'", hint="arms are: " + ", ".join(ARMS))
+        if len(set(self.arms)) != len(self.arms):
+            raise ConfigError("--arms names an arm twice", hint="name each arm once")
+        for arm in ("stage2", *CONTROL_ARMS):
+            if arm in self.arms and "stage3" not in self.arms:
+                raise ConfigError(
+                    f"arm {arm} uses what stage3 fitted on the devices, so it needs stage3",
+                    hint="add stage3 to --arms",
+                )
