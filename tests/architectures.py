@@ -25,7 +25,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from transformers.utils import logging
 
 from proper_model.answering.batched import greedy
-from proper_model.base.config import text_config
+from proper_model.base.config import empty_model, text_config
 from proper_model.base.model_types import LARGEST_EMBEDDED_PARAMETERS, MODEL_TYPES, NESTED_TYPES
 from proper_model.checks.base import check_architecture
 from proper_model.checks.miniature import NARROW, WIDE, shrunk
@@ -123,6 +123,12 @@ def config_of(kind: str) -> Any:
     return AutoConfig.for_model(model_type, **settings)
 
 
+def check_kind(kind: str) -> None:
+    """Whether a run would work with a kind. Raises BaseModelError."""
+    config = config_of(kind)
+    check_architecture(config, empty_model(config), SETTINGS)
+
+
 def verdict(kind: str) -> str | None:
     """Why the base check refuses a kind; None if it passes."""
     try:
@@ -130,7 +136,9 @@ def verdict(kind: str) -> str | None:
     except Exception as error:  # noqa: BLE001 - of transformers' own default
         return f"its default configuration cannot be made ({type(error).__name__})"
     try:
-        check_config(config, check_architecture(config, SETTINGS))
+        model = empty_model(config)
+        check_architecture(config, model, SETTINGS)
+        check_config(config, model)
     except ProperError as error:
         return error.message
     return None

@@ -12,11 +12,10 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from proper_model.base.config import empty_model
 from proper_model.checks import trial
-from proper_model.checks.base import check_architecture
 from proper_model.checks.miniature import block_kinds, miniature
 from proper_model.checks.trial import check_rows
 from proper_model.errors import BaseModelError
-from tests.architectures import SETTINGS, VARIANTS, config_of, faults, kinds, verdict
+from tests.architectures import VARIANTS, check_kind, config_of, faults, kinds, verdict
 
 # One of every way in which a row may not stay apart or a step may fail.
 REFUSED = {
@@ -38,18 +37,18 @@ WORKING = ["llama, yarn", "llama, dynamic rope, rows stay within"]
 @pytest.mark.parametrize("kind", REFUSED)
 def test_what_would_be_wrong_is_refused_by_name(kind: str) -> None:
     with pytest.raises(BaseModelError, match=REFUSED[kind]) as caught:
-        check_architecture(config_of(kind), SETTINGS)
+        check_kind(kind)
     assert caught.value.hint
 
 
 @pytest.mark.parametrize("kind", WORKING)
 def test_what_works_passes(kind: str) -> None:
-    check_architecture(config_of(kind), SETTINGS)
+    check_kind(kind)
 
 
 def test_what_passes_is_right() -> None:
     kind = "qwen2, windows from layer 3 on"
-    check_architecture(config_of(kind), SETTINGS)
+    check_kind(kind)
     assert faults(kind, layers=4) == []
 
 
@@ -92,28 +91,29 @@ def test_a_base_that_is_loaded_is_looked_at_as_well() -> None:
 
 
 def test_the_trial_is_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    check_architecture(config_of("llama"), SETTINGS)
+    check_kind("llama")
     with pytest.raises(BaseModelError):
-        check_architecture(config_of("stablelm"), SETTINGS)
+        check_kind("stablelm")
     monkeypatch.setattr(trial, "miniature", None)
-    check_architecture(config_of("llama"), SETTINGS)
+    check_kind("llama")
     with pytest.raises(BaseModelError, match="StableLmAttention"):
-        check_architecture(config_of("stablelm"), SETTINGS)
+        check_kind("stablelm")
 
 
 def broken(monkeypatch: pytest.MonkeyPatch, target: Any, name: str, value: Any) -> str:
     """What the check says of a llama in whose code one thing is otherwise."""
     monkeypatch.setattr(target, name, value)
-    monkeypatch.setattr(trial, "_TRIED", {})
+    trial._refusal.cache_clear()
     with pytest.raises(BaseModelError) as caught:
-        check_architecture(config_of("llama"), SETTINGS)
+        check_kind("llama")
+    trial._refusal.cache_clear()
     return caught.value.message
 
 
 def test_a_base_that_reads_its_neighbours_while_it_generates(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A norm over the batch: alone and packed alike, in company otherwise."""
+    """A norm over the batch: alone and packed alike, otherwise in a batch."""
     norm = type(AutoModelForCausalLM.from_config(tiny_llama()).model.norm)
     plain = norm.forward
 

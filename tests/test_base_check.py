@@ -12,7 +12,7 @@ import pytest
 from federation import make_base
 from huggingface_hub import HfApi
 from huggingface_hub.errors import RepositoryNotFoundError
-from transformers import CLIPConfig, Phi3Config
+from transformers import AutoModelForCausalLM, CLIPConfig, Phi3Config
 
 from proper_model.checks import base as base_check
 from proper_model.checks import publishable
@@ -49,8 +49,22 @@ def settings_of(base: Path, **changes: object) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
-def test_a_good_base_passes(base: Path) -> None:
-    check_base(str(base), TINY)
+def test_a_good_base_passes_and_says_what_it_is(
+    base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = check_base(str(base), TINY)
+    model = AutoModelForCausalLM.from_pretrained(base)
+    # What was read once is not read again.
+    monkeypatch.setattr(base_check, "read_tokenizer", None)
+    monkeypatch.setattr(base_check, "empty_model", None)
+    assert found.folder == base
+    assert found.shape.numbers == sum(p.numel() for p in model.parameters())
+    assert sorted(found.stored_shape.linears) == sorted(found.shape.linears)
+    assert found.stored_shape.rest == found.shape.rest
+    sizes = model.config.num_hidden_layers, model.config.hidden_size, model.config.intermediate_size
+    assert (found.layers, found.hidden, found.ffn) == sizes
+    assert len(found.tokenizer) == model.config.vocab_size
+    assert found.is_embedded
 
 
 def test_a_fused_feed_forward_is_found_in_the_configuration(base: Path) -> None:

@@ -2,7 +2,7 @@
 
 Looked at are the configuration, the modules it describes (on the meta device, without weights), the
 headers of the safetensors files against their sizes, and the tokenizer; and everything that a run
-does is done once with a small model of the same architecture (`base_trial`). What only the weights'
+does is done once with a small model of the same architecture (`trial`). What only the weights'
 values could show stays for loading.
 """
 
@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from proper_model.base.config import empty_model, is_nested
+from proper_model.base.config import empty_model, is_nested, size
 from proper_model.base.folder import (
     COPY_AGAIN,
     INDEX,
@@ -23,10 +25,11 @@ from proper_model.base.folder import (
     no_weights,
     weight_files,
 )
+from proper_model.base.model_types import LARGEST_EMBEDDED_PARAMETERS
 from proper_model.base.population_lora import check_targets
 from proper_model.base.quantized import check_available
 from proper_model.base.sites import find_sites
-from proper_model.base.sizes import MAX_HEADER_BYTES, parse_header
+from proper_model.base.sizes import MAX_HEADER_BYTES, BaseShape, parse_header, read_shape
 from proper_model.base.streamed import check_language_part
 from proper_model.bundle.file_names import CONFIG
 from proper_model.checks.publishable import check_config, check_folder, check_saved_tokenizer
@@ -39,40 +42,99 @@ HUB_TIMEOUT_S = 10.0
 _HUB_ID = re.compile(r"[A-Za-z0-9_][\w.-]*(/[\w.-]+)?", re.ASCII)
 
 
-def check_base(name: str, settings: StageSettings) -> None:
-    """Refuse a base that a run with `settings` could not start from.
+@dataclass(frozen=True)
+class FoundBase:
+    """A base as its files describe it, without the weights. Each file is read once, when asked for.
+
+    Attributes:
+        name: as it was asked for.
+        source: its folder as a path, or a hub id that can be downloaded.
+        config: transformers' configuration.
+    """
+
+    name: str
+    source: str
+    config: Any
+
+    @property
+    def folder(self) -> Path | None:
+        """Where its files lie; None for a hub id of which they are not here."""
+        return Path(self.source) if Path(self.source).is_dir() else None
+
+    @cached_property
+    def model(self) -> Any:
+        """The language model on the meta device. Raises BaseModelError."""
+        return empty_model(self.config)
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """Raises BaseModelError if it cannot be loaded."""
+        return read_tokenizer(self.name, self.source)
+
+    @cached_property
+    def shape(self) -> BaseShape:
+        """The numbers of its language model, every parameter once."""
+        return BaseShape.of({n: tuple(p.shape) for n, p in self.model.named_parameters()})
+
+    @cached_property
+    def stored_shape(self) -> BaseShape:
+        """The numbers that loading meets: as its files' headers say, where there are files."""
+        with suppress(BaseModelError):
+            if self.folder is not None:
+                return read_shape(weight_files(self.name, self.folder))
+        return self.shape
+
+    @property
+    def layers(self) -> int:
+        return size(self.config, "num_hidden_layers")
+
+    @property
+    def hidden(self) -> int:
+        return size(self.config, "hidden_size")
+
+    @property
+    def ffn(self) -> int:
+        return size(self.config, "intermediate_size")
+
+    @property
+    def is_embedded(self) -> bool:
+        """A release holds this base, and does not only refer to it."""
+        return self.shape.numbers <= LARGEST_EMBEDDED_PARAMETERS
+
+
+def find_base(name: str) -> FoundBase:
+    """The base of a folder or hub id. Raises BaseModelError if there is none, or no configuration."""
+    source = locate(name)
+    return FoundBase(name, source, read_config(name, source))
+
+
+def check_base(name: str, settings: StageSettings) -> FoundBase:
+    """The base that `name` stands for, unless a run with `settings` could not start from it.
 
     Raises BaseModelError naming file and next step, ConfigError for a setting that it is too small
     for or that needs a library which is not installed.
     """
     check_available(settings.base_weights)
-    source = locate(name)
-    config = read_config(name, source)
-    folder = Path(source) if Path(source).is_dir() else None
+    base = find_base(name)
+    folder = base.folder
     with _named(f"base '{name}', config.json"):
-        model = check_architecture(config, settings)
+        check_architecture(base.config, base.model, settings)
         raw = (
             None if folder is None else read_followed(folder / CONFIG, limit_bytes=MAX_HEADER_BYTES)
         )
-        check_config(config, model, raw)
-    width = model.get_input_embeddings().weight.shape[1]
-    if settings.population.rank > width:
-        raise ConfigError(
-            f"population.rank is {settings.population.rank}, above the width {width} of base "
-            f"'{name}'",
-            hint="choose a rank well below the width, for example 8",
-        )
+        check_config(base.config, base.model, raw)
     if folder is not None:
         for path in weight_files(name, folder):
             check_size(name, path)
-        if is_nested(config):
-            check_language_part(name, model, weight_files(name, folder))
-    tokenizer, rows = read_tokenizer(name, source), model.get_input_embeddings().weight.shape[0]
-    check_tokenizer(f"base '{name}'", tokenizer, rows)
+        if is_nested(base.config):
+            check_language_part(name, base.model, weight_files(name, folder))
+    rows = base.model.get_input_embeddings().weight.shape[0]
+    check_tokenizer(f"base '{name}'", base.tokenizer, rows)
     with _named(f"base '{name}'"):
         if folder is not None:
-            check_folder(folder, model)
-        check_saved_tokenizer(tokenizer, rows)
+            check_folder(folder, base.model)
+        check_saved_tokenizer(base.tokenizer, rows)
+    return base
 
 
 @contextmanager
@@ -84,18 +146,22 @@ def _named(where: str) -> Iterator[None]:
         raise BaseModelError(f"{where}: {error.message}", hint=error.hint) from None
 
 
-def check_architecture(config: Any, settings: StageSettings) -> Any:
-    """The base that a configuration describes, on the meta device, if a run with it would work.
+def check_architecture(config: Any, model: Any, settings: StageSettings) -> None:
+    """That a run works with a base of this configuration; `model` is it on the meta device.
 
-    Raises BaseModelError.
+    Raises BaseModelError, ConfigError for a rank that it is too narrow for.
     """
     from proper_model.checks.trial import check_trial
 
-    model = empty_model(config)
     find_sites(model)
     check_targets(model, settings.population.targets)
-    check_trial(config, model, settings)
-    return model
+    rank, width = settings.population.rank, model.get_input_embeddings().weight.shape[1]
+    if rank > width:
+        raise ConfigError(
+            f"population.rank is {rank}, above the width {width} of the base",
+            hint="choose a rank well below the width, for example 8",
+        )
+    check_trial(config, settings)
 
 
 def locate(name: str) -> str:

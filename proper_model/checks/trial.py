@@ -17,14 +17,13 @@ Letters: B rows, M tokens, K answer tokens, V vocabulary.
 from __future__ import annotations
 
 import copy
-import hashlib
 import json
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -52,8 +51,7 @@ from proper_model.kernels.packing import Batch, Encoded, pack, packed_inputs, to
 from proper_model.model.adapted_model import AdaptedModel
 from proper_model.model.passes import Pass, personal_pass
 from proper_model.settings.presets import preset
-from proper_model.settings.profile import StageSettings
-from proper_model.settings.settings_io import to_mapping
+from proper_model.settings.profile import PopulationSettings, StageSettings
 from proper_model.text.encoding import Encoder
 
 SEED = 7
@@ -61,13 +59,12 @@ SEED = 7
 # which pass more layers, by a tenth.
 TOLERANCE = 1e-4
 GRADIENT_TOLERANCE = 3e-3
-# Of logits at every token, where one row's company or another program computed them.
+# Of logits at every token, where other rows of the batch or another program computed them.
 LOGIT_TOLERANCE = 1e-3
 NOISE = 0.05
 NEW_TOKENS = 4
 # Tokens of prompts and answers: one row longer than any window of a miniature and than its SHORT,
 # then two of one length, then one that is shorter.
-
 ROWS = ((11, 4), (4, 2), (4, 2), (3, 2))
 STREAMED = (0, 3)  # of these: the longest and the shortest
 _OTHER = "use a dense Llama, Qwen, Mistral or Gemma base"
@@ -79,61 +76,65 @@ class _NoTokenizer:
     eos_token_id, pad_token_id, chat_template = VOCABULARY, 0, None
 
 
-_TRIED: dict[str, tuple[str, str | None] | None] = {}
+@dataclass(frozen=True)
+class _Architecture:
+    """A configuration, equal to every other that describes the same language model."""
+
+    said: str
+    config: Any = field(compare=False)
+
+    @classmethod
+    def of(cls, config: Any) -> _Architecture:
+        said = json.dumps(text_config(config).to_dict(), sort_keys=True, default=str)
+        return cls(said, config)
+
+    def miniature(self, longest: int) -> Any:
+        attention = attention_for(torch.device("cpu"), torch.float32)
+        whole = empty_model(self.config)
+        return miniature(self.config, whole, longest=longest, attention=attention)
 
 
-def check_trial(config: Any, whole: torch.nn.Module, settings: StageSettings) -> None:
-    """Every step of a run with `settings` on a base of this configuration; once in a process.
-
-    `whole` is the base on the meta device. Raises BaseModelError.
-    """
+def check_trial(config: Any, settings: StageSettings) -> None:
+    """Every step of a run with `settings` on a base of this configuration. Raises BaseModelError."""
     longest = settings.max_prompt_tokens + settings.max_answer_tokens
-    population = json.dumps(to_mapping(settings.population), sort_keys=True)
-    _once(
-        f"all {longest} {population}",
-        config,
-        lambda: try_base(_small(config, whole, longest), settings),
-    )
+    _raise(_refusal(_Architecture.of(config), longest, settings.population))
 
 
 def check_rows(config: Any, longest: int = 0) -> None:
-    """That rows of one pass stay apart, for a base that is loaded; once in a process.
+    """That rows of one pass stay apart, for a base that is loaded. Raises BaseModelError.
 
     `longest`: tokens of the longest row, where that is known.
-
-    Raises BaseModelError.
     """
-
-    def check() -> None:
-        small = _small(config, empty_model(config), longest)
-        with _named("a packed pass"):
-            Trial(small, None).packed_base()
-
-    _once(f"rows {longest}", config, check)
+    _raise(_refusal(_Architecture.of(config), longest, None))
 
 
-def _small(config: Any, whole: torch.nn.Module, longest: int) -> Any:
-    attention = attention_for(torch.device("cpu"), torch.float32)
-    return miniature(config, whole, longest=longest, attention=attention)
+@lru_cache(maxsize=64)
+def _refusal(
+    architecture: _Architecture, longest: int, population: PopulationSettings | None
+) -> tuple[str, str | None] | None:
+    """What is wrong with a base, message and hint, and None if nothing is.
+
+    Tried with `population` are all steps of a run, without it the packed pass alone. It follows
+    from the arguments, so each is tried once in a process.
+    """
+    try:
+        small = architecture.miniature(longest)
+        if population is not None:
+            try_base(small, population)
+        else:
+            with _named("a packed pass"):
+                Trial(small, None).packed_base()
+    except BaseModelError as error:
+        return error.message, error.hint
+    return None
 
 
-def _once(what: str, config: Any, check: Callable[[], None]) -> None:
-    """`check`, or what it said of the same configuration before."""
-    told = json.dumps(text_config(config).to_dict(), sort_keys=True, default=str)
-    key = hashlib.sha256(f"{what}\0{told}".encode()).hexdigest()
-    if key not in _TRIED:
-        try:
-            check()
-            _TRIED[key] = None
-        except BaseModelError as error:
-            _TRIED[key] = (error.message, error.hint)
-            raise
-    found = _TRIED[key]
-    if found is not None:
-        raise BaseModelError(found[0], hint=found[1])
+def _raise(refusal: tuple[str, str | None] | None) -> None:
+    if refusal is not None:
+        raise BaseModelError(refusal[0], hint=refusal[1])
 
 
-def try_base(small: Any, settings: StageSettings) -> None:
+def try_base(small: Any, population: PopulationSettings) -> None:
     """Take every step of a run on the miniature `small`. It is used up by that.
 
     Raises BaseModelError for what fails or lets one row change another.
@@ -141,13 +142,13 @@ def try_base(small: Any, settings: StageSettings) -> None:
     from transformers import GenerationConfig
 
     small.generation_config = GenerationConfig(pad_token_id=0, eos_token_id=VOCABULARY)
-    trial = Trial(small, settings)
+    trial = Trial(small, population)
     for name, step in (
         ("a packed pass", trial.packed_base),
-        ("a training step of stage 1", trial.population),
-        ("a training step of private adapters", trial.private),
-        ("generating answers", trial.generated),
-        ("exporting an adapter to PEFT", trial.exported),
+        ("a training step of stage 1", trial.train_population),
+        ("a training step of private adapters", trial.train_private),
+        ("generating answers", trial.generate),
+        ("exporting an adapter to PEFT", trial.export),
     ):
         with _named(name):
             step()
@@ -191,11 +192,11 @@ def _distance(found: Tensor, expected: Tensor) -> float:
 class Trial:
     """The steps on a miniature, each using what the ones before it left.
 
-    `settings` may be missing for the first step.
+    The first step needs no settings of stage 1.
     """
 
     base: Any
-    settings: StageSettings | None
+    population: PopulationSettings | None
 
     @cached_property
     def samples(self) -> list[Encoded]:
@@ -213,10 +214,10 @@ class Trial:
         if far > TOLERANCE:
             raise self._shared(far)
 
-    def population(self) -> None:
+    def train_population(self) -> None:
         """Stage 1's losses and gradients; leaves the factors in `state`, the base as it was."""
-        assert self.settings is not None
-        peft = attach_population(self.base, self.settings.population, seed=SEED)
+        assert self.population is not None
+        peft = attach_population(self.base, self.population, seed=SEED)
         peft.eval()
         _noise([p for p in peft.parameters() if p.requires_grad])
         trained = [p for p in peft.parameters() if p.requires_grad]
@@ -227,10 +228,10 @@ class Trial:
         self.base = peft.unload()
         self.base.requires_grad_(False)
 
-    def private(self) -> None:
+    def train_private(self) -> None:
         """Losses and gradients with everything on, over the merged base."""
-        assert self.settings is not None
-        merge = PopulationMerge(self.settings.population, self.state)
+        assert self.population is not None
+        merge = PopulationMerge(self.population, self.state)
         self.merged = copy.deepcopy(self.base)
         for path, module in self.merged.named_modules():
             if isinstance(getattr(module, "weight", None), torch.nn.Parameter):
@@ -258,7 +259,7 @@ class Trial:
             factor.requires_grad_(False)
 
     @torch.no_grad()
-    def generated(self) -> None:
+    def generate(self) -> None:
         encoder = Encoder(_NoTokenizer(), max_prompt_tokens=64, max_answer_tokens=NEW_TOKENS)
         prompts = [sample.tokens[: sample.prompt_tokens] for sample in self.samples]
         expected = [self._greedy_alone(row, prompt) for row, prompt in enumerate(prompts)]
@@ -293,13 +294,13 @@ class Trial:
                     hint=_OTHER,
                 )
 
-    def exported(self) -> None:
+    def export(self) -> None:
         """The joined adapter over the unmerged base, against the engine over the merged one."""
         from proper_model.export.peft_lora import peft_adapter
         from proper_model.export.user_fold import UserFold
         from proper_model.release.contents import Release
 
-        assert self.settings is not None
+        assert self.population is not None
         scale = self.model.structure.scale
         factors = fold_user(self.model, self.embeddings[0].double(), 0)
         fold = UserFold(
@@ -311,7 +312,7 @@ class Trial:
             tokenizer=nothing,
             task=nothing,
             structure=self.model.structure,
-            settings=self.settings,
+            settings=StageSettings("trial", population=self.population),
             seed=0,
             shared={},
             population=self.state,
