@@ -7,6 +7,7 @@ text (docs/method.md 1.7, rule 5): they must never be logged off the device.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -31,6 +32,5 @@ def routing_weights(model: AdaptedModel, batch: Batch, now: Pass) -> Tensor:
     ) -> None:
         means[site] = mean_by_row(weights, rows, len(batch.slots)).cpu()
 
-    now.observer = observe
-    model.answer_loss(batch, now)
+    model.answer_loss(batch, replace(now, observer=observe))
     return means

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from proper_model.errors import ConfigError
 from proper_model.model.adapted_model import AdaptedModel
-from proper_model.model.routers import merge, user_logits
+from proper_model.model.routing import merge, user_logits
 from proper_model.settings.presets import RouterMerge
 
 

@@ -21,7 +21,6 @@ from proper_model.errors import ExportError
 from proper_model.export.folding import fold_mixture, fold_user
 from proper_model.kernels.packing import Batch, Encoded, budget_chunks, token_nll
 from proper_model.model.adapted_model import AdaptedModel
-from proper_model.model.answer_loss import answer_logits
 from proper_model.model.load_user import private_tensor, stack_adapters
 from proper_model.model.passes import Pass, personal_pass
 from proper_model.release.contents import Release
@@ -160,8 +159,8 @@ class _Measure:
         @torch.no_grad()
         def add(batch: Batch) -> None:
             nonlocal exact_nll, folded_nll, largest
-            ours = answer_logits(self.model, batch, self.exact_pass(batch.slots))
-            theirs = answer_logits(folded, batch, _folded_pass(batch.slots))
+            ours = self.model.answer_logits(batch, self.exact_pass(batch.slots))
+            theirs = folded.answer_logits(batch, _folded_pass(batch.slots))
             losses = [token_nll(logits, batch.answers).double().sum() for logits in (ours, theirs)]
             difference = (ours.double() - theirs.double()).abs().max()
             # All of it computed: what runs out of memory runs out before.

@@ -44,7 +44,6 @@ from proper_model.bundle.file_names import (
 )
 from proper_model.errors import BaseModelError, BundleFormatError
 from proper_model.model.adapted_model import AdaptedModel
-from proper_model.model.experts import Experts
 from proper_model.release.recipe import BaseSource, Recipe, ReleaseContent
 from proper_model.settings.presets import Structure
 from proper_model.settings.profile import BaseWeights, StageSettings
@@ -132,8 +131,7 @@ def load_shared(model: AdaptedModel, tensors: Mapping[str, Tensor]) -> None:
 def _named_targets(model: AdaptedModel) -> dict[str, Tensor]:
     targets: dict[str, Tensor] = {}
     for number, site in enumerate(model.sites):
-        experts, router = model.experts[number], model.router(number)
-        assert isinstance(experts, Experts)
+        experts, router = model.expert(number), model.router(number)
         targets[f"experts.{site.path}.A"] = experts.a
         targets[f"experts.{site.path}.B"] = experts.b
         for kind, weight in (
