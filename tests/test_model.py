@@ -12,7 +12,7 @@ from proper_model.answering.routing_reader import routing_weights
 from proper_model.base.loading import fingerprint
 from proper_model.base.sites import find_sites
 from proper_model.errors import BaseModelError, ConfigError
-from proper_model.export.folding import fold_user, mixture
+from proper_model.export.user_fold import fold_user, mixture
 from proper_model.model.adapted_model import AdaptedLinear, AdaptedModel
 from proper_model.model.passes import Pass, group_pass, personal_pass
 from proper_model.settings.presets import PRESETS, Structure, UserRouting, preset

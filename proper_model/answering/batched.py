@@ -157,7 +157,7 @@ def _judge_gold(
     make_pass: Callable[[Tensor], Pass],
     starts: Sequence[LabelStarts],
 ) -> tuple[list[float], list[list[float]]]:
-    """Summed loss of the gold answers, and log-probabilities of the labels' telling tokens."""
+    """Summed loss of the gold answers, and log-probabilities of the tokens that tell labels apart."""
     losses: list[float] = []
     scores: list[list[float]] = []
     for part in _within_logits(samples, len(model.base.get_output_embeddings().weight)):
@@ -165,7 +165,7 @@ def _judge_gold(
         logits = model.answer_logits(batch, make_pass(batch.slots))
         losses += batch.by_row(token_nll(logits, batch.answers)).tolist()
         for own, start in zip(logits.split(batch.answer_tokens), starts[part], strict=True):
-            # The gold answer is a label, so it shares the tokens before the telling one.
+            # The gold answer is a label, so it shares the tokens before that one.
             found = own[start.prefix].double().log_softmax(-1)
             scores.append([float(found[token]) for token in start.tokens])
     return losses, scores

@@ -1,6 +1,6 @@
 """Reading routing weights: which experts a user's tokens go to.
 
-For research and for a user's own eyes. Mean weights tell a user's group and token weights even the
+For research, and to be shown to the user alone. Mean weights reveal a user's group and token weights even the
 text (docs/method.md 1.7, rule 5): they must never be logged off the device.
 """
 

@@ -1,6 +1,6 @@
 """Greedy decoding of one prompt, piece by piece, for a reader who is waiting.
 
-The same tokens as batched generation gives (`scoring`), one at a time. Text comes out as soon as
+The same tokens as batched generation gives (`batched`), one at a time. Text comes out as soon as
 no later token can change it: tokenizers spell one character with several tokens.
 """
 

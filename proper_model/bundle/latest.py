@@ -1,4 +1,4 @@
-"""The publisher's word on which release is the newest: small, signed, and soon out of date.
+"""The publisher's statement of which release is the newest: small, signed, valid for a short time.
 
 A manifest says that a release is the publisher's; only this word says that there is none after it. It
 expires within weeks and is signed again without a new release, so that a server that goes on showing

@@ -45,7 +45,7 @@ from proper_model.base.quantized import import_peft
 from proper_model.checks.miniature import VOCABULARY, miniature
 from proper_model.checks.row_carrier import carrier
 from proper_model.errors import BaseModelError
-from proper_model.export.folding import fold_user
+from proper_model.export.user_fold import fold_user
 from proper_model.kernels.attention import packed_attention
 from proper_model.kernels.packing import Batch, Encoded, pack, packed_inputs, token_nll
 from proper_model.model.adapted_model import AdaptedModel
@@ -386,7 +386,7 @@ def _losses(batch: Batch, logits: Tensor) -> Tensor:
 
 @torch.no_grad()
 def _noise(parameters: Any) -> None:
-    """Values that are nowhere zero, so that no part is silent."""
+    """Values that are nowhere zero, so that every part has an effect."""
     generator = torch.Generator().manual_seed(SEED)
     for parameter in parameters:
         parameter.copy_(torch.randn(parameter.shape, generator=generator) * NOISE)

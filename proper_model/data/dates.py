@@ -36,7 +36,7 @@ def normal_date(key: tuple[int, ...]) -> str:
 
 
 def oddity(keys: Sequence[tuple[int, ...] | None]) -> str | None:
-    """What is odd about the dates of one history, None if nothing is. A key of None: no date."""
+    """A warning about the dates of one history, None if there is none. A key of None: no date."""
     dated = [key for key in keys if key is not None]
     if dated and len(dated) < len(keys):
         return "only some items have a date, so the file's order counts"

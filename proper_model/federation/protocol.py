@@ -1,4 +1,4 @@
-"""What coordinator and nodes say to each other, without knowing how it travels.
+"""What coordinator and nodes say to each other, without knowing how it is sent.
 
 Five kinds of message and their replies, the fixed status codes, and how a release is cut into
 pieces that are asked for by content hash. Everything a node may ever answer is listed in

@@ -147,7 +147,7 @@ def _varlen(q: Tensor, k: Tensor, v: Tensor, scale: float, layout: Layout) -> Te
 
 
 def _causal_argument(function: Any) -> dict[str, Any]:
-    """How this PyTorch's varlen attention is told to look back only; the name has changed."""
+    """How this PyTorch's varlen attention is made causal; the argument's name has changed."""
     if "window_size" in inspect.signature(function).parameters:
         return {"window_size": (-1, 0)}
     return {"is_causal": True}

@@ -89,7 +89,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong or odd in a file."""
+    """One thing that is wrong or unusual in a file."""
 
     place: Place
     severity: Severity
@@ -155,7 +155,7 @@ class Report:
         self._keep(Problem(place, "error", message))
 
     def warn(self, place: Place, message: str) -> None:
-        """Keep something odd that does not stop reading."""
+        """Keep a warning, which does not stop reading."""
         self.warnings += 1
         self._keep(Problem(place, "warning", message))
 

@@ -220,7 +220,7 @@ def _try(tokenizer: Any, rows: int) -> None:
         raise _error(TOKENIZER, "its chat template leaves out what a person says")
     if not ids or not all(0 <= number < rows for number in ids):
         raise _error(TOKENIZER, "of a prompt it makes no token ids that the base has rows for")
-    with _refusing(TOKENIZER, "what it makes of texts cannot be told"):
+    with _refusing(TOKENIZER, "what it makes of texts cannot be found out"):
         check_tokenizer("it", tokenizer, rows)
 
 
