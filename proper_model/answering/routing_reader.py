@@ -1,7 +1,7 @@
 """Reading routing weights: which experts a user's tokens go to.
 
-For research, and to be shown to the user alone. Mean weights reveal a user's group and token weights even the
-text (docs/method.md 1.7, rule 5): they must never be logged off the device.
+For research, and to be shown to the user alone. Mean weights reveal a user's group and token
+weights even the text (docs/method.md 1.7, rule 5): they must never be logged off the device.
 """
 
 from __future__ import annotations

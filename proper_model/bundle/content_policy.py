@@ -1,9 +1,10 @@
 """What may be in a release at all: files that a device reads, shared tensors, never one person's.
 
-An embedding row is published personal data (docs/security.md 0.5). So tensor names come from an allow-list,
-and a vector that averages people must state over how many, at least `MIN_MEMBERS`. The publisher
-checks before signing, the device after verifying: a mistake on one side is caught by the other.
-It cannot tell an honest count from an invented one; for that the signature has to be trusted.
+An embedding row is published personal data (docs/security.md 0.5). So tensor names come from an
+allow-list, and a vector that averages people must state over how many, at least `MIN_MEMBERS`. The
+publisher checks before signing, the device after verifying: a mistake on one side is caught by the
+other. It cannot tell an honest count from an invented one; for that the signature has to be
+trusted.
 """
 
 from __future__ import annotations

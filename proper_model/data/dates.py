@@ -1,7 +1,8 @@
 """Dates of history items: a day, a month or a year, compared as calendar dates, never as strings.
 
-LaMP writes `YYYY-MM-DD` or an integer year (docs/method.md 4.1). One history may mix them; a date that says
-less counts as the beginning of what it names, so that a year stands before the days in it.
+LaMP writes `YYYY-MM-DD` or an integer year (docs/method.md 4.1). One history may mix them; a date
+that says less counts as the beginning of what it names, so that a year stands before the days in
+it.
 """
 
 from __future__ import annotations

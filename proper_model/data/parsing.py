@@ -1,8 +1,9 @@
 """Decoded JSON to records: ids and fields become strings, everything unusual is reported.
 
-What is tolerated (docs/method.md 2.1): ids, dates and field values that are whole numbers, a `date` of any of
-the forms in `dates`, fields the task does not know (left out), a missing item id (numbered), half of a
-surrogate pair (replaced). Anything else is an error with file, record and field.
+What is tolerated (docs/method.md 2.1): ids, dates and field values that are whole numbers, a `date`
+of any of the forms in `dates`, fields the task does not know (left out), a missing item id
+(numbered), half of a surrogate pair (replaced). Anything else is an error with file, record and
+field.
 """
 
 from __future__ import annotations

@@ -6,9 +6,10 @@ list has index -1: wrong in accuracy, a miss for its true class in F1, a false h
 
 Per query: accuracy and parse_failure_rate are 0 or 1; mae and mae_expected absolute errors; rmse
 the squared error; rouge1 and rougeL F-measures of Google's rouge-score with its defaults (no stemmer,
-lower case, everything but a-z and 0-9 separates tokens); nll the summed loss of the answer (end of sequence
-included) divided by its tokens, in nats, so that the query-level mean gives every query the same
-weight whatever its length. f1_macro exists for a set of queries only; `intervals` computes it.
+lower case, everything but a-z and 0-9 separates tokens); nll the summed loss of the answer (end of
+sequence included) divided by its tokens, in nats, so that the query-level mean gives every query
+the same weight whatever its length. f1_macro exists for a set of queries only; `intervals` computes
+it.
 """
 
 from __future__ import annotations

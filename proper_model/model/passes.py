@@ -1,6 +1,7 @@
 """What every adapted linear reads during one forward pass: whose rows, which parts, what dropout.
 
-Letters: R rows, M tokens, Q routed vectors, U user slots, N experts, K other users, e embedding width.
+Letters: R rows, M tokens, Q routed vectors, U user slots, N experts, K other users, e embedding
+width.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Users, their histories and queries, and where a problem in their files stands.
 
-A record is what LaMP and OPPU files hold after parsing (docs/method.md 2.1 and 4.1): text fields by name,
-ids as strings. Problems are collected by a `Report`, so that reading a file and validating it walk
-the same path: a strict report raises at the first error, a collecting one goes on.
+A record is what LaMP and OPPU files hold after parsing (docs/method.md 2.1 and 4.1): text fields by
+name, ids as strings. Problems are collected by a `Report`, so that reading a file and validating it
+walk the same path: a strict report raises at the first error, a collecting one goes on.
 """
 
 from __future__ import annotations

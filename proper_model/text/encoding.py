@@ -1,8 +1,8 @@
 """Text to tokens: prompts, answers and batches of them.
 
 A sample is `prompt`, one space, `answer`, end-of-sequence; only the answer and the end carry loss
-(eq. 4). No control token comes out of either's text (`plain_text`). Training and scoring run packed batches without padding (`packing`); only generation, where
-every row grows by a token a step, pads.
+(eq. 4). No control token comes out of either's text (`plain_text`). Training and scoring run packed
+batches without padding (`packing`); only generation, where every row grows by a token a step, pads.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from proper_model.kernels.packing import Batch, Encoded, pack
 from proper_model.tasks.task import Example
 from proper_model.text.plain_text import PlainText
 
-# Below this a pass is too small to be worth its launches (docs/performance.md 2: compute overtakes reading
-# the weights at 155 to 180 tokens).
+# Below this a pass is too small to be worth its launches (docs/performance.md 2: compute overtakes
+# reading the weights at 155 to 180 tokens).
 LEAST_TOKENS = 256
 # Where rows are padded, at least this share of a larger pass is not padding.
 FILL = 0.9
