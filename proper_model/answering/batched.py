@@ -124,7 +124,7 @@ def greedy(
     max_new_tokens: int,
     with_logits: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
-    """Greedy answers of all prompts at once: tokens [B, T] and, if asked for, logits [B, T, V].
+    """Greedy answers of all prompts at once: tokens [R, T] and, if asked for, logits [R, T, V].
 
     Behind a row's end of sequence stand pads.
     """

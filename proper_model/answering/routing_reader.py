@@ -20,7 +20,7 @@ from proper_model.model.passes import Pass
 
 @torch.no_grad()
 def routing_weights(model: AdaptedModel, batch: Batch, now: Pass) -> Tensor:
-    """Mean routing weights of every row over its tokens: [S, B, N], each summing to one.
+    """Mean routing weights of every row over its tokens: [S, R, N], each summing to one.
 
     Expert n of one router has nothing to do with expert n of another: lay sites side by side,
     never average over them (docs/method.md 1.6).

@@ -78,7 +78,7 @@ def population_state(model: Any) -> dict[str, Tensor]:
 
 
 def population_losses(peft: Any, batch: Batch, dtype: torch.dtype) -> Tensor:
-    """Answer loss of every row under the population LoRA, [B]; factors stay float32.
+    """Answer loss of every row under the population LoRA, [R]; factors stay float32.
 
     The base computes in `dtype`.
     """

@@ -11,7 +11,7 @@ against the same row by itself, as Hugging Face's own code computes it:
 A layer that keeps a state along its input, rotary frequencies that follow the longest row, a window
 or a mask of its own: whatever lets one row change another shows here, and so does what fails.
 
-Letters: B rows, M tokens, K answer tokens, V vocabulary.
+Letters: R rows, M tokens, K answer tokens, V vocabulary.
 """
 
 from __future__ import annotations
@@ -344,7 +344,7 @@ class Trial:
         return lambda slots: self._pass(slots + row)
 
     def _alone(self, model: Any) -> Tensor:
-        """[B]: every row's loss as Hugging Face computes it by itself."""
+        """[R]: every row's loss as Hugging Face computes it by itself."""
         return torch.stack([_alone(model, sample) for sample in self.samples])
 
     def _greedy_alone(self, row: int, prompt: Sequence[int]) -> tuple[list[int], Tensor]:
@@ -393,7 +393,7 @@ def _noise(parameters: Any) -> None:
 
 
 def _compare(what: str, ours: Tensor, theirs: Tensor, trained: Sequence[Tensor]) -> None:
-    """Losses [B] and the gradients of their differently weighted sum."""
+    """Losses [R] and the gradients of their differently weighted sum."""
     shares = torch.arange(1.0, len(ours) + 1)
     far = _distance(ours.detach(), theirs.detach())
     found, wanted = (

@@ -8,7 +8,7 @@ On a CPU, one hand-written function serves all groups: it keeps the probabilitie
 its softmax gradient needs one pass where autograd makes several. On CUDA one flash kernel serves all
 rows in half precision, and PyTorch's fused kernels a group at a time otherwise.
 
-Letters: M tokens, H heads, G query heads a key head, R rows of a group, T its length, h head width.
+Letters: M tokens, H heads, G query heads a key head, R rows of a group, T their length, h head width.
 """
 
 from __future__ import annotations

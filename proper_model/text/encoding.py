@@ -32,10 +32,10 @@ class PaddedBatch:
     """Left-padded rows of unequal length side by side, as decoding step by step needs them.
 
     Attributes:
-        input_ids, attention_mask, position_ids: `[B, T]`.
-        labels: `[B, T]`, -100 outside answers.
-        prompt_mask: `[B, T]` bool, true on prompt tokens.
-        slots: `[B]`, the user slot of every row.
+        input_ids, attention_mask, position_ids: `[R, T]`.
+        labels: `[R, T]`, -100 outside answers.
+        prompt_mask: `[R, T]` bool, true on prompt tokens.
+        slots: `[R]`, the user slot of every row.
         answer_width: longest answer, in tokens.
     """
 
