@@ -22,7 +22,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -351,8 +351,8 @@ class Trial:
         """Tokens and their logits [T, V], the whole text computed anew for every token."""
         text, scores = list(prompt), []
         for _ in range(NEW_TOKENS):
-            now = self._pass(torch.tensor([row]))
-            now.prompt_mask = torch.ones(1, len(text), dtype=torch.bool)
+            asked = torch.ones(1, len(text), dtype=torch.bool)
+            now = replace(self._pass(torch.tensor([row])), prompt_mask=asked)
             with self.model.attached(), self.model.running(now):
                 found = self.merged(input_ids=torch.tensor([text]), use_cache=False)
             scores.append(found.logits[0, -1].float())
