@@ -1,4 +1,4 @@
-"""Greedy decoding of one prompt, piece by piece, for a reader who is waiting.
+"""Greedy decoding of one prompt, piece by piece, to be read while it is written.
 
 The same tokens as batched generation gives (`batched`), one at a time. Text comes out as soon as
 no later token can change it: tokenizers spell one character with several tokens.

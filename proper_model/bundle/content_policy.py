@@ -1,4 +1,4 @@
-"""What may be in a release at all: files that a device reads, shared tensors, never one person's.
+"""What may be in a release: files that a device reads, shared tensors, nothing of a single person.
 
 An embedding row is published personal data (docs/security.md 0.5). So tensor names come from an
 allow-list, and a vector that averages people must state over how many, at least `MIN_MEMBERS`. The

@@ -1,7 +1,7 @@
 """Is this content a release that a device can use? Decided before it is signed, and installed.
 
-What a signature says of bytes this says of their meaning: everything that loading, training and
-answering will read is read here once, strictly, and held against the rest: the recipe against the
+A signature is about bytes, this is about what they mean: everything that loading, training and
+answering will read is read here once, strictly, and compared with the rest: the recipe against the
 manifest's base, tensors against recipe and configuration, token ids against the embedding table.
 Each failure is a `BundleError` that names file and field. The publisher runs it before signing, the
 device before installing and again before loading. Source: docs/bundle-format.md section 6.5 to 6.8.

@@ -1,7 +1,7 @@
 """What a run does with a base, done once in small: is every row's result its own?
 
-A miniature of the base (`miniature`) takes each step that a run takes, and every result is held
-against the same row by itself, as Hugging Face's own code computes it:
+A miniature of the base (`miniature`) takes each step that a run takes, and every result is
+compared with that of the same row by itself, as Hugging Face's own code computes it:
 
     a packed pass of the base, and of stage 1's PEFT model and its gradients
     the same with experts and private adapters

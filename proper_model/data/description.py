@@ -1,6 +1,6 @@
 """What a group of users holds, as numbers, collected user by user, and warnings about it.
 
-Keeps counts, lengths and ids; no text of anybody.
+Keeps counts, lengths and ids; no text.
 """
 
 from __future__ import annotations

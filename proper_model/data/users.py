@@ -1,4 +1,4 @@
-"""Users from disk and back: the one module others import for data.
+"""Users from disk and back.
 
 `read_population` recognizes OPPU's file set, raw LaMP files and a single OPPU-form file, and reads
 them record by record; what it tolerates is listed in `parsing`. Source: docs/method.md 2.1 and 4.1.

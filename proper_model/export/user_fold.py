@@ -1,4 +1,4 @@
-"""One user's personal model as one LoRA a linear, to be taken away: exact, or with a measured loss.
+"""One user's personal model as one LoRA a linear, for export: exact, or with a measured loss.
 
 Where the mixture depends on the user alone (preset `device`) it is N numbers, so
 

@@ -1,4 +1,4 @@
-"""Facts about this machine that make a result traceable. No host or user name."""
+"""Facts about this machine that make a result traceable, and threads for it. No host or user name."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ Five kinds of message and their replies, the fixed status codes, and how a relea
 pieces that are asked for by content hash. Everything a node may ever answer is listed in
 `REPLY_FIELDS`; the node's one exit (`client/node/egress.py`) enforces that list. The private round's
 reply holds `status`, `protocol` and `bundle_id` and nothing else: no path, duration, loss,
-example count or text. Source: design notes docs/federation.md 4 (ask first, send only what is
+example count or text. Source: docs/federation.md 4 (ask first, send only what is
 missing) and docs/security.md 2 (allow-list).
 """
 

@@ -1,4 +1,4 @@
-"""Read a JSON array of records one at a time, in bounded memory (docs/method.md 2.1: files reach gigabytes).
+"""Read a JSON array of records one at a time, in bounded memory: LaMP's files reach gigabytes.
 
 The standard decoder parses a record as soon as the buffer holds all of it; when it does not, the
 buffer is doubled and parsing starts again, so that the total work stays proportional to the file.

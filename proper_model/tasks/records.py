@@ -1,4 +1,4 @@
-"""Users, their histories and queries, and where a problem in their files stands.
+"""Users, their histories and queries, and problems in their files by place.
 
 A record is what LaMP and OPPU files hold after parsing (docs/method.md 2.1 and 4.1): text fields by
 name, ids as strings. Problems are collected by a `Report`, so that reading a file and validating it

@@ -1,4 +1,4 @@
-"""A tokenizer from files that were verified: what it may say, and a copy that only it is read from.
+"""A tokenizer from files that were verified: which settings it may have, read from a private copy.
 
 transformers follows a tokenizer's configuration to classes, modules and further files. So those keys
 that describe the tokenizer are kept and all others are left out; one that asks for code is refused.
