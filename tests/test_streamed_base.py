@@ -9,12 +9,12 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from proper_model.base import loading as base_module
 from proper_model.base.folder import weight_files
 from proper_model.base.loading import Population, fingerprint
 from proper_model.base.population_lora import attach_population, merge_population, population_state
 from proper_model.base.quantized import import_library, quantize_base
 from proper_model.base.sizes import BaseShape, read_shape
+from proper_model.checks import outside_base as base_module
 from proper_model.checks.outside_base import load_base
 from proper_model.errors import BaseModelError
 from proper_model.settings.profile import BaseWeights, PopulationSettings
