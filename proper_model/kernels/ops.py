@@ -135,10 +135,10 @@ def add_low_rank(
     if expert_b is not None:
         flat_b = expert_b.to(base_out.dtype).permute(0, 2, 1).flatten(0, 1)  # [N*r, o]
     flat_low = None if expert_low is None else expert_low.flatten(1)  # [M, N*r]
-    h = _AddLowRank.apply(  # type: ignore[no-untyped-call]
+    out: Tensor = _AddLowRank.apply(  # type: ignore[no-untyped-call]
         base_out, layout, backend is Backend.GROUPED, user_low, flat_low, user_b, flat_b
     )
-    return h
+    return out
 
 
 def _project_reference(
