@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from proper_model.errors import MetricError
-from proper_model.evaluation.exact_swaps import swap_probability
+from proper_model.evaluation.randomization import swap_probability
 from proper_model.evaluation.intervals import summarize
 from proper_model.evaluation.metrics import Scored
 
