@@ -23,7 +23,7 @@ export DO_NOT_TRACK := 1
 # Tests and demo use small matrices: threads fighting over cores cost more than they bring.
 TEST_ENV := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 
-.PHONY: help install lock audit sbom demo test test-full pytest fuzz lint fix docs results result \
+.PHONY: help install lock audit sbom demo test test-full pytest fuzz lint fix docs docs-site results result \
   report bench bench-results clean distclean
 
 help: ## this list
@@ -97,9 +97,12 @@ fix: $(STAMP) ## what ruff can mend by itself
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-docs: $(STAMP) ## write the generated blocks of the README and its curve from results/
-	$(BIN)/python docs/generated.py --write README.md
+docs: $(STAMP) ## write the generated blocks of README and docs, and a curve, from results/
+	$(BIN)/python docs/generated.py --write README.md docs/*.md
 	$(BIN)/python -m benchmarks.figures results/bench/growth/overhead.json --growth-svg docs/growth.svg
+
+docs-site: $(STAMP) ## docs/ and the reference as a site, every link checked: site/index.html
+	$(BIN)/python docs/build_site.py
 
 # The committed results: hours on two cores. Phases are cached, so presets share stage 1.
 RUNS := default-0 default-1 default-2 device-0 paper-0
@@ -128,7 +131,6 @@ BENCH_MEMORY ?= --size small --users 8 --users 32 --tokens-per-step 4096
 bench: $(STAMP) ## the engine against its rivals, a few minutes; BENCH_OUT=runs/bench
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.engine $(BENCH) --out $(BENCH_OUT)/engine.json
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.memory $(BENCH_MEMORY) --out $(BENCH_OUT)/memory.json
-	$(BIN)/python -m benchmarks.figures $(BENCH_OUT)/engine.json --out $(BENCH_OUT)/figures
 	$(BIN)/python -m benchmarks.report $(BENCH_OUT)/engine.json $(BENCH_OUT)/memory.json \
 	  --out $(BENCH_OUT)/report.html
 
@@ -143,8 +145,8 @@ ENGINE = $(MEASURE).engine --users 32 --samples 4 --seed 0
 LOOPS := naive-moe naive-moe:logits=answer naive-moe:batch=4,logits=answer \
   peft-loop peft-loop:logits=answer
 OURS := ours-moe ours-moe:batch=4 ours-moe:backend=grouped
-EVERYBODY := $(LOOPS) peft-loop:batch=4,logits=answer trainer vmap $(OURS) ours \
-  ours-moe:backend=reference limit-stock
+EVERYBODY := $(LOOPS) peft-loop:batch=4,logits=answer vmap peft-mixed-eval $(OURS) ours \
+  ours-moe:backend=reference
 NARROW := ours-moe:dtype=bfloat16 naive-moe:batch=4,dtype=bfloat16,logits=answer
 GROWTH = $(MEASURE).engine --contender naive-moe --contender ours-moe --rounds 3 --seed 0
 # The version whose seconds by phase are compared with this one's, and how much both run.
@@ -160,7 +162,7 @@ $(BENCH_FILES:%=$(MEASURED)/%.json): | $(STAMP)
 
 $(MEASURED)/overhead.json:
 	$(ENGINE) --size overhead --tokens 32 --rounds 9 \
-	  $(addprefix --contender ,$(EVERYBODY) peft-mixed peft-mixed-eval) --out $@.part
+	  $(addprefix --contender ,$(EVERYBODY)) --out $@.part
 	mv $@.part $@
 
 $(MEASURED)/small.json:
@@ -204,7 +206,7 @@ $(MEASURED)/pipeline.json:
 	rm -rf $(MEASURED)/before
 
 clean: ## caches and build products; runs and .venv stay
-	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf build dist site .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find $(CODE) tests docs -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean ## the same and .venv

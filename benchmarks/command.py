@@ -1,17 +1,25 @@
-"""How every command of the benchmarks starts and ends: quiet libraries, PROPER's errors and codes."""
+"""How every command of the benchmarks starts, what it makes sure of first, and how it ends."""
 
 from __future__ import annotations
 
+import errno
+import importlib.metadata
 import os
 import sys
+import tempfile
 from pathlib import Path
+from typing import Any
 
 import click
 import typer
 
 from client.terminal.console import QUIET, say, say_error
-from proper_model.errors import InterruptedRunError, ProperError
+from proper_model.errors import ConfigError, InterruptedRunError, ProperError
 from proper_model.storage.files import storage_errors
+from simulations.outcome.environment import hardware
+
+VERSIONS = ("torch", "transformers", "peft", "accelerate", "numpy")
+DEVICES = ("cpu", "cuda")
 
 
 def start(app: typer.Typer) -> None:
@@ -40,3 +48,40 @@ def run_command(app: typer.Typer, arguments: list[str]) -> int:
     if code == InterruptedRunError.exit_code:
         say("interrupted")
     return code if isinstance(code, int) else 0
+
+
+def where(seed: int, versions: tuple[str, ...] = VERSIONS) -> dict[str, Any]:
+    """What every report says of its run: the machine, the versions of libraries, the seed."""
+    found = {name: importlib.metadata.version(name) for name in versions}
+    return {"hardware": hardware(), "versions": found, "seed": seed}
+
+
+def ready_device(name: str) -> None:
+    """Raises ConfigError for another name than those of DEVICES, or if this machine has none."""
+    import torch
+
+    if name not in DEVICES:
+        raise ConfigError(f"unknown device '{name}'", hint="known are: " + ", ".join(DEVICES))
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(
+            "--device cuda: PyTorch finds no GPU here",
+            hint="use --device cpu, or a PyTorch that is built for this GPU",
+        )
+
+
+def ready_file(path: Path) -> None:
+    """Make the folder of a file to come and write there once: before hours of measuring.
+
+    Raises StorageError.
+    """
+    with storage_errors(path):
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            # Permissions alone would not tell of a disk that is full or mounted to be read.
+            with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".proper-"):
+                pass
+        except OSError as error:
+            error.filename = str(path.parent)  # else the name of a file that nobody asked for
+            raise

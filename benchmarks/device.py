@@ -8,7 +8,6 @@ the whole process. Beside it the memory model's figures for larger bases.
 from __future__ import annotations
 
 import dataclasses
-import importlib.metadata
 import json
 import os
 import subprocess
@@ -21,15 +20,14 @@ from typing import Annotated
 
 import typer
 
-from benchmarks.command import start
-from benchmarks.engine import VERSIONS
-from benchmarks.schema import write_report
-from benchmarks.schema_device import Adaptation, DeviceReport, Foretold
+from benchmarks.command import ready_file, start, where
+from benchmarks.results import write_report
+from benchmarks.results.schema import Adaptation, DeviceReport, Predicted
 from client.terminal.console import print_line, say
 from proper_model.errors import DataError, ProperError
 from proper_model.federation.machine import high_water_bytes
 from proper_model.tasks.records import User, user_to_json
-from simulations.outcome.environment import commit, hardware
+from simulations.outcome.environment import commit
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -59,7 +57,7 @@ def run(
     seed: Annotated[int, typer.Option()] = 0,
 ) -> None:
     """Measure and write OUT."""
-    out.parent.mkdir(parents=True, exist_ok=True)
+    ready_file(out)
     with tempfile.TemporaryDirectory(prefix="proper-device-") as scratch:
         folder = Path(scratch)
         history = make_person(folder, data, task, str(base), items, preset, profile, seed)
@@ -74,10 +72,8 @@ def run(
                     f"{peak / 2**20:.0f} MiB"
                 )
     report = DeviceReport(
-        hardware=hardware(),
+        **where(seed),
         commit=commit(),
-        versions={name: importlib.metadata.version(name) for name in VERSIONS},
-        seed=seed,
         data=data.name,
         items=items,
         preset=preset,
@@ -94,27 +90,23 @@ def run(
             for (weights, recompute), found in runs.items()
         ],
         sample_tokens=SAMPLE_TOKENS,
-        foretold=foretold(preset, profile),
+        predicted=predicted(preset, profile),
     )
     write_report(report, out)
     print_line(str(out))
 
 
-def foretold(preset: str, profile: str) -> list[Foretold]:
+def predicted(preset_name: str, profile: str) -> list[Predicted]:
     """The memory model's figures for all public shapes."""
-    from benchmarks.device_shapes import SHAPES, foretell
-    from proper_model.settings import presets
+    from benchmarks.measuring.device_shapes import SHAPES, predict
+    from proper_model.settings.presets import preset
     from proper_model.settings.shipped_profiles import load_profile
 
     found = []
     for shape in SHAPES:
-        say(f"memory model: {shape.name}")
-        found += foretell(
-            shape,
-            presets.preset(preset),
-            load_profile(profile),
-            sample_tokens=SAMPLE_TOKENS,
-        )
+        say(f"memory model: {shape}")
+        settings = load_profile(profile)
+        found += predict(shape, preset(preset_name), settings, sample_tokens=SAMPLE_TOKENS)
     return found
 
 
@@ -204,10 +196,5 @@ def adapt_once(
     return time.monotonic() - begin, peak
 
 
-def main() -> None:
-    """The command."""
-    start(app)
-
-
 if __name__ == "__main__":
-    main()
+    start(app)

@@ -1,44 +1,40 @@
 """`python -m benchmarks.engine`: the engine against its rivals, as one JSON file and a table.
 
 Options that may be given several times span a grid: two sizes and three numbers of users are six
-settings. Contenders are named as in `benchmarks.specs`. Ratios are made round by round in one run on one
-machine; nothing here is a test, and no figure decides whether a build is good.
+settings. Contenders are named as in `benchmarks.contenders.specs`. Ratios are made round by round in
+one run on one machine; nothing here is a test, and no figure decides whether a build is good.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import importlib.metadata
 import itertools
 import os
-import sys
+import typing
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from benchmarks.command import start
-from benchmarks.devices import device_of
-from benchmarks.outputs import ready_file
-from benchmarks.rounds import Plan, measure_setting
-from benchmarks.schema import BenchReport, Setting, write_report
-from benchmarks.show import print_setting
-from benchmarks.sizes import shape_of
-from benchmarks.specs import Spec, parse_spec
-from benchmarks.workload import Lengths, Workload
-from client.terminal.console import WIDE, print_line, say
+from benchmarks.command import ready_device, ready_file, start, where
+from benchmarks.contenders import Spec, Workload, parse_spec, shape_of
+from benchmarks.contenders.workload import Lengths
+from benchmarks.measuring.rounds import Plan, measure_setting
+from benchmarks.results import write_report
+from benchmarks.results.schema import EngineReport, Setting
+from benchmarks.results.tables import clock_of, setting_notes, setting_table
+from client.terminal.console import print_line, print_table, say
 from proper_model.errors import ConfigError, ReportError
-from simulations.outcome.environment import commit, hardware
+from simulations.outcome.environment import commit
 
 # Defaults of options that may be repeated.
 SIZE, TOKENS, USERS, ALIKE = ["small"], [96], [32], ["fixed"]
 CONTENDERS = [
-    *("trainer", "peft-loop", "peft-loop:logits=answer", "naive-moe", "naive-moe:logits=answer"),
-    *("vmap", "peft-mixed", "ours", "ours-moe"),
+    *("peft-loop", "peft-loop:logits=answer", "naive-moe", "naive-moe:logits=answer"),
+    *("vmap", "peft-mixed-eval", "ours", "ours-moe"),
 ]
-VERSIONS = ("torch", "transformers", "peft", "accelerate", "numpy")
-LENGTHS: tuple[Lengths, ...] = ("fixed", "lognormal", "real")
+LENGTHS: tuple[Lengths, ...] = typing.get_args(Lengths)
+SAVED = ("device", "rounds", "warmup", "dropout", "interleaved")  # of the plan, in the report
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -62,16 +58,9 @@ def grid(
     return found
 
 
-def chosen_specs(
-    contenders: list[str], threads: int, dtype: str, tokens_per_step: int
-) -> list[Spec]:
-    """The contenders and the limit of each dtype and number of threads among them."""
-    defaults: dict[str, str | int] = {
-        "threads": threads,
-        "dtype": dtype,
-        "tokens_per_step": tokens_per_step,
-    }
-    specs = [parse_spec(text, **defaults) for text in contenders]
+def chosen_specs(contenders: list[str]) -> list[Spec]:
+    """The contenders and the limit of each dtype and number of threads among the engines."""
+    specs = [parse_spec(text) for text in contenders]
     limits = [
         dataclasses.replace(spec, kind="limit", backend=Spec.backend)
         for spec in specs
@@ -83,20 +72,16 @@ def chosen_specs(
 @app.command()
 def run(
     out: Annotated[Path, typer.Option(help="JSON file to write.")],
-    size: Annotated[list[str], typer.Option(help="overhead, small, mini or 7b.")] = SIZE,
+    size: Annotated[list[str], typer.Option(help="overhead, small or 7b.")] = SIZE,
     tokens: Annotated[list[int], typer.Option(min=8, help="Tokens a sample.")] = TOKENS,
     users: Annotated[list[int], typer.Option(min=1, help="Users together.")] = USERS,
     lengths: Annotated[list[str], typer.Option(help="fixed, lognormal or real.")] = ALIKE,
     samples: Annotated[int, typer.Option(min=1, help="Samples a user.")] = 4,
     contender: Annotated[list[str], typer.Option(help="kind:key=value,...")] = CONTENDERS,
-    dtype: Annotated[str, typer.Option(help="Where a contender names none.")] = "float32",
-    threads: Annotated[int, typer.Option(min=1, help="The same for threads.")] = 1,
-    tokens_per_step: Annotated[int, typer.Option(min=1, help="Tokens a pass.")] = 8192,
     rounds: Annotated[int, typer.Option(min=1, help="Rounds that count.")] = 5,
     warmup: Annotated[int, typer.Option(min=0, help="Rounds before them.")] = 1,
     rival_users: Annotated[int, typer.Option(min=1, help="Equal users a loop trains.")] = 4,
     dropout: Annotated[float, typer.Option(min=0.0, max=0.9)] = 0.0,
-    history_tokens: Annotated[int, typer.Option(min=1, help="For users an hour.")] = 48_000,
     in_turn: Annotated[bool, typer.Option("--in-turn", help="One base in memory.")] = False,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     seed: Annotated[int, typer.Option(help="Of weights, tokens and lengths.")] = 0,
@@ -108,23 +93,23 @@ def run(
         warmup=warmup,
         rival_users=rival_users,
         dropout=dropout,
-        history_tokens=history_tokens,
         interleaved=not in_turn,
     )
     works = grid(size, tokens, users, lengths, samples, seed)
-    specs = chosen_specs(contender, threads, dtype, tokens_per_step)
-    device_of(device)
+    specs = chosen_specs(contender)
+    ready_device(device)
     ready_file(out)
-    load = os.getloadavg()[0]
-    settings = []
-    # What is no terminal has no width to keep to.
-    console = Console(width=None if sys.stdout.isatty() else WIDE, highlight=False)
+    facts = where(seed) | {"commit": commit(), "load_before": os.getloadavg()[0]}
+    facts |= {name: getattr(plan, name) for name in SAVED}
+    settings: list[Setting] = []
     for number, work in enumerate(works, 1):
         say(f"setting {number} of {len(works)}: {work}")
         settings.append(measure_setting(work, specs, plan, say))
-        print_setting(settings[-1], console)
+        print_table(setting_table(settings[-1], clock_of(device)))
+        for line in setting_notes(settings[-1], device):
+            print_line(line)
         # After every setting: a sweep of hours that is stopped keeps what it has.
-        write_report(_report(plan, settings, seed, load), out)
+        write_report(EngineReport(**facts, settings=settings), out)
     print_line(str(out))
     raced = [c for one in settings for c in one.contenders]
     # The limit runs by itself; it is a result of its own only where nobody else was asked.
@@ -134,28 +119,5 @@ def run(
         )
 
 
-def _report(plan: Plan, settings: list[Setting], seed: int, load: float) -> BenchReport:
-    return BenchReport(
-        benchmark="engine",
-        hardware=hardware(),
-        device=plan.device,
-        commit=commit(),
-        versions={name: importlib.metadata.version(name) for name in VERSIONS},
-        seed=seed,
-        rounds=plan.rounds,
-        warmup=plan.warmup,
-        dropout=plan.dropout,
-        history_tokens=plan.history_tokens,
-        interleaved=plan.interleaved,
-        load_before=load,
-        settings=settings,
-    )
-
-
-def main() -> None:
-    """The command."""
-    start(app)
-
-
 if __name__ == "__main__":
-    main()
+    start(app)

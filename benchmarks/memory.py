@@ -8,7 +8,6 @@ users and tokens of that round. The model is what `--memory-budget` relies on.
 from __future__ import annotations
 
 import dataclasses
-import importlib.metadata
 import itertools
 from pathlib import Path
 from typing import Annotated
@@ -16,23 +15,16 @@ from typing import Annotated
 import torch
 import typer
 
-from benchmarks.command import start
-from benchmarks.devices import device_of
-from benchmarks.engine import VERSIONS
-from benchmarks.measure import memory_bytes, peak_memory_bytes, reset_peak_memory
-from benchmarks.ours import Ours
-from benchmarks.outputs import ready_file
-from benchmarks.own_process import in_own_process
-from benchmarks.schema import write_report
-from benchmarks.schema_memory import MemoryPeak, MemoryReport
-from benchmarks.sizes import shape_of
-from benchmarks.specs import parse_spec
-from benchmarks.workload import Workload
-from benchmarks.world import build_world
+from benchmarks.command import ready_device, ready_file, start, where
+from benchmarks.contenders import Ours, Workload, build_world, parse_spec, shape_of
+from benchmarks.contenders.measure import memory_bytes, peak_memory_bytes, reset_peak_memory
+from benchmarks.measuring import in_own_process
+from benchmarks.results import write_report
+from benchmarks.results.schema import MemoryPeak, MemoryReport
 from client.terminal.console import print_line, say
 from proper_model.engine.memory import return_freed_memory
 from proper_model.engine.memory_budget import memory_model
-from simulations.outcome.environment import commit, hardware
+from simulations.outcome.environment import commit
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 SIZES, USERS, TOKENS = ["small"], [8, 32, 128], [1024, 4096, 16384]
@@ -71,7 +63,7 @@ def measure(work: Workload, text: str, recompute: bool, device: str) -> MemoryPe
 @app.command()
 def run(
     out: Annotated[Path, typer.Option(help="JSON file to write.")],
-    size: Annotated[list[str], typer.Option(help="overhead, small, mini or 7b.")] = SIZES,
+    size: Annotated[list[str], typer.Option(help="overhead, small or 7b.")] = SIZES,
     users: Annotated[list[int], typer.Option(min=1, help="Users together.")] = USERS,
     tokens_per_step: Annotated[list[int], typer.Option(min=1, help="Tokens a pass.")] = TOKENS,
     sample_tokens: Annotated[int, typer.Option(min=8, help="Tokens a sample.")] = 96,
@@ -82,9 +74,10 @@ def run(
     """Measure peaks over a grid of settings and write OUT."""
     for name in size:
         shape_of(name)
-    parse_spec("ours-moe", dtype=dtype)
-    device_of(device)
+    parse_spec(f"ours-moe:dtype={dtype}")
+    ready_device(device)
     ready_file(out)
+    facts = where(seed) | {"commit": commit(), "sample_tokens": sample_tokens}
     peaks: list[MemoryPeak] = []
     for name, count, tokens, recompute in itertools.product(
         size, users, tokens_per_step, (False, True)
@@ -95,32 +88,16 @@ def run(
         peaks.append(in_own_process(measure, work, text, recompute, device))
         say(in_words(peaks[-1]))
         # After every setting: what is stopped, or runs out of memory, keeps what it has.
-        write_report(_report(peaks, seed, sample_tokens), out)
+        write_report(MemoryReport(**facts, peaks=peaks), out)
     print_line(str(out))
 
 
 def in_words(peak: MemoryPeak) -> str:
     """What was predicted and measured; no deviation where training took nothing that shows."""
     off = "nothing to compare" if peak.deviation is None else f"{peak.deviation:+.0%}"
-    measured, foretold = (n / 2**20 for n in (peak.measured_bytes, peak.predicted_bytes))
-    return f"{measured:.0f} MiB measured, {foretold:.0f} predicted ({off})"
-
-
-def _report(peaks: list[MemoryPeak], seed: int, sample_tokens: int) -> MemoryReport:
-    return MemoryReport(
-        hardware=hardware(),
-        commit=commit(),
-        versions={name: importlib.metadata.version(name) for name in VERSIONS},
-        seed=seed,
-        sample_tokens=sample_tokens,
-        peaks=peaks,
-    )
-
-
-def main() -> None:
-    """The command."""
-    start(app)
+    measured, predicted = (n / 2**20 for n in (peak.measured_bytes, peak.predicted_bytes))
+    return f"{measured:.0f} MiB measured, {predicted:.0f} predicted ({off})"
 
 
 if __name__ == "__main__":
-    main()
+    start(app)

@@ -8,29 +8,35 @@ every arm are kept beside the seconds, because a faster run that answers differe
 
 from __future__ import annotations
 
-import importlib.metadata
+import json
 import math
-import statistics
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from benchmarks.command import start
-from benchmarks.one_run import run_once
-from benchmarks.outputs import ready_file
-from benchmarks.schema import write_report
-from benchmarks.schema_pipeline import Checkout, PipelineReport, Round
-from client.terminal.console import print_line, print_table, say
-from client.terminal.tables import Table
-from proper_model.errors import BaseModelError, ConfigError, DataError
+from benchmarks.command import ready_file, start, where
+from benchmarks.results import write_report
+from benchmarks.results.schema import Checkout, PipelineReport, WholeRun
+from benchmarks.results.tables import phase_table
+from client.terminal.console import QUIET, print_line, print_table, say
+from proper_model.errors import ConfigError, SimulationError
 from proper_model.federation.machine import usable_cores
-from proper_model.tasks.task import load_task
-from simulations.outcome.environment import commit, hardware
+from simulations.flower.supervisor import adopt_orphans, process_table, stop
+from simulations.outcome.environment import commit
 
+COMMAND = "from simulations.cli import main; main()"
+POLL_S = 0.1
+STOP_S = 60.0  # Flower takes seconds to end
 VERSIONS = ("torch", "transformers", "peft", "flwr", "numpy")
-UNTIMED, WALL, CPU = "untimed", "whole run", "CPU seconds"
 
 
 def means_of(results: dict[str, Any]) -> dict[str, dict[str, float]]:
@@ -59,28 +65,6 @@ def apart(a: dict[str, dict[str, float]], b: dict[str, dict[str, float]]) -> flo
     )
 
 
-def phase_rows(checkouts: Sequence[Checkout]) -> Table:
-    """Median seconds of each phase, a column a checkout; a round without a phase spent none on it."""
-    columns = []
-    for checkout in checkouts:
-        rows = [
-            {**one.phases_s, UNTIMED: one.untimed_s, WALL: one.wall_s, CPU: one.cpu_s}
-            for one in checkout.rounds
-        ]
-        known = dict.fromkeys(name for row in rows for name in row)
-        columns.append(
-            {name: statistics.median(row.get(name, 0.0) for row in rows) for name in known}
-        )
-    names = [*dict.fromkeys(name for column in columns for name in column)]
-    last = [UNTIMED, WALL, CPU]
-    names = [name for name in names if name not in last] + last
-    return Table(
-        "Seconds by phase",
-        ("phase", *(checkout.label for checkout in checkouts)),
-        tuple((name, *(f"{c[name]:.1f}" if name in c else "–" for c in columns)) for name in names),
-    )
-
-
 def sources_of(texts: Sequence[str]) -> dict[str, Path]:
     """Label to checkout from `label=folder`. Raises ConfigError."""
     found: dict[str, Path] = {}
@@ -102,19 +86,95 @@ def sources_of(texts: Sequence[str]) -> dict[str, Path]:
 
 
 def inputs_of(data: Path, task: str, base: Path) -> list[str]:
-    """Words that name the inputs for a run in whatever folder, looked at before any run starts.
+    """Words that name the inputs for a run in whatever folder; each run looks at them itself.
 
-    A shipped task stays a name: each checkout has its own. Raises DataError, TaskError and
-    BaseModelError.
+    A shipped task stays a name: each checkout has its own.
     """
-    if not data.is_dir():
-        raise DataError(f"{data}: not a folder", hint="DATA is the folder of a set of users")
-    if not base.is_dir():
-        raise BaseModelError(f"{base}: not a folder", hint="--base is the folder of a base")
-    load_task(task)
-    path = Path(task)
-    place = str(path.resolve()) if path.suffix == ".toml" else task
+    place = str(Path(task).resolve()) if Path(task).suffix == ".toml" else task
     return [str(data.resolve()), "--task", place, "--base", str(base.resolve())]
+
+
+def run_once(source: Path, arguments: Sequence[str]) -> tuple[WholeRun, dict[str, Any]]:
+    """Run a checkout's `proper-sim run` once; its seconds and the content of its results.
+
+    Raises SimulationError if it fails; its own words went to stderr. On Ctrl-C the run has ended
+    before this returns, since its folder goes then.
+    """
+    load = os.getloadavg()[0]
+    with tempfile.TemporaryDirectory(prefix="proper-") as scratch:
+        out = Path(scratch) / "out"
+        command = [sys.executable, "-c", COMMAND, "run", *arguments, "--out", str(out)]
+        start = time.monotonic()
+        process = subprocess.Popen(
+            [*command, "--cache", str(Path(scratch) / "cache")],
+            cwd=source,
+            env={**os.environ, **QUIET, "PYTHONPATH": str(source)},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            process_group=0,  # a terminal's Ctrl-C comes here alone, and is passed on once
+        )
+        try:
+            cpu_s = cpu_seconds(process)
+        except BaseException:
+            end(process)
+            raise
+        wall_s = time.monotonic() - start
+        if process.returncode:
+            raise SimulationError(
+                f"{source.name}: proper-sim run ended with {process.returncode}",
+                hint="its own message stands above",
+            )
+        results: dict[str, Any] = json.loads((out / "results.json").read_text(encoding="utf-8"))
+    phases = results["timings_s"]
+    took = WholeRun(
+        wall_s=wall_s,
+        cpu_s=cpu_s,
+        phases_s=phases,
+        node_phases_s=results.get("node_timings_s", {}),
+        untimed_s=wall_s - math.fsum(phases.values()),
+        load_before=load,
+    )
+    return took, results
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """Stop a run as Ctrl-C would, wait for it, and kill what is left of all it started.
+
+    A second Ctrl-C waits no longer.
+    """
+    with suppress(ProcessLookupError):
+        process.send_signal(signal.SIGINT)
+    with suppress(subprocess.TimeoutExpired, KeyboardInterrupt):
+        process.wait(STOP_S)
+    stop(process.pid, set(), 0.0)
+    process.wait()
+
+
+def cpu_seconds(process: subprocess.Popen[bytes]) -> float:
+    """Wait for a command; CPU seconds of it and of all it started, even of what it left orphaned.
+
+    Some processes are nobody's children by the time they end. They become this process's, which
+    waits for them too: the system counts a process where it was waited for.
+    """
+    before, others = os.times(), children() - {process.pid}
+    adopt_orphans()
+    process.wait()
+    while True:
+        with suppress(ChildProcessError):
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+        if children() <= others:
+            break
+        time.sleep(POLL_S)
+    now = os.times()
+    return (now.children_user - before.children_user) + (
+        now.children_system - before.children_system
+    )
+
+
+def children() -> set[int]:
+    """Processes that this one started or adopted and that still run."""
+    return {pid for pid, (parent, _) in process_table().items() if parent == os.getpid()}
 
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -140,7 +200,7 @@ def run(
     options += [word for name, value in sizes.items() for word in (name, str(value))]
     places = inputs_of(data, task, base)
     ready_file(out)
-    took: dict[str, list[Round]] = {label: [] for label in sources}
+    took: dict[str, list[WholeRun]] = {label: [] for label in sources}
     means: dict[str, dict[str, dict[str, float]]] = {}
     for number in range(rounds):
         for label, folder in sources.items():
@@ -159,24 +219,17 @@ def run(
             for label, folder in sources.items()
         ]
         report = PipelineReport(
-            hardware=hardware(),
+            **where(seed, VERSIONS),
             usable_cores=usable_cores(),
-            versions={name: importlib.metadata.version(name) for name in VERSIONS},
-            seed=seed,
             data=data.resolve().name,
             task=Path(task).stem,
             arguments=options,
             checkouts=checkouts,
         )
         write_report(report, out)
-    print_table(phase_rows(checkouts))
+    print_table(phase_table(checkouts))
     print_line(str(out))
 
 
-def main() -> None:
-    """The command."""
-    start(app)
-
-
 if __name__ == "__main__":
-    main()
+    start(app)

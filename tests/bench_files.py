@@ -1,8 +1,4 @@
-"""Small benchmark files by hand.
-
-Ratios are made up so that no quotient of the medians gives them: a table that divided by itself
-would be caught.
-"""
+"""Small benchmark files by hand."""
 
 from __future__ import annotations
 
@@ -21,43 +17,42 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 MIB = 2**20
 
 
-def spread(median: float) -> dict[str, float]:
-    """Half and double of it around a median."""
-    return {"median": median, "low": median / 2, "high": median * 2}
+def facts(kind: str) -> dict[str, Any]:
+    return {
+        "schema": 2,
+        "benchmark": kind,
+        "hardware": HARDWARE,
+        "versions": {"torch": "2.9", "peft": "0.19"},
+        "seed": 17,
+    }
 
 
-def contender(
-    kind: str, rate: float | None, against: dict[str, float] | None = None, **changed: Any
-) -> dict[str, Any]:
-    """One that makes `rate` samples a second; None for one that failed."""
+def contender(kind: str, cpu_s: list[float] | None, **changed: Any) -> dict[str, Any]:
+    """One that trains 64 samples of 10 tokens in these CPU seconds and twice the wall time; None
+    for one that failed.
+    """
+    peak = changed.pop("memory_peak_bytes", None)
     said = ",".join(f"{name}={value}" for name, value in changed.items())
     measured = None
-    if rate is not None:
-        ratios = {
-            label: {"cpu": spread(times), "wall": spread(times + 100)}
-            for label, times in (against or {}).items()
-        }
+    if cpu_s is not None:
         measured = {
             "users": 4 if kind in ("naive-moe", "peft-loop") else 32,
-            **dict.fromkeys(("samples", "tokens", "padded_tokens"), 32),
-            **dict.fromkeys(("logit_positions", "passes", "flops"), 5),
-            "rounds": [{"wall_s": 1.0, "cpu_s": 1.0, "setup_wall_s": 0.0, "setup_cpu_s": 0.0}],
-            "samples_a_second": spread(rate),
-            "samples_a_cpu_second": spread(rate),
-            "tokens_a_second": spread(rate),
-            "tokens_a_cpu_second": spread(rate),
-            "setup_s_a_user": spread(0.0),
-            "fill": 1.0,
-            "share_of_peak": None,
-            "users_an_hour": 1.0,
+            "samples": 64,
+            "tokens": 640,
+            "padded_tokens": 800,
+            "logit_positions": 5,
+            "passes": 5,
+            "rounds": [
+                {"wall_s": 2 * s, "cpu_s": s, "setup_wall_s": 0.0, "setup_cpu_s": 0.0}
+                for s in cpu_s
+            ],
             "memory_before_bytes": None,
-            "memory_peak_bytes": None,
-            "against": ratios,
+            "memory_peak_bytes": peak,
         }
     return {
         "label": kind + (f":{said}" if said else ""),
         "kind": kind,
-        "what": kind,
+        "what": f"what {kind} is",
         "batch": 1,
         "threads": 1,
         "dtype": "float32",
@@ -65,53 +60,24 @@ def contender(
         "attention": None,
         "tokens_per_step": 8192,
         "backend": "fused",
-        "status": "failed" if rate is None else "measured",
-        "cause": "RuntimeError: no memory" if rate is None else None,
+        "status": "failed" if cpu_s is None else "measured",
+        "cause": "RuntimeError: no memory" if cpu_s is None else None,
         "measured": measured,
         **changed,
     }
 
 
-# Named so that the naive loop at batch 1 is not the quickest, nor is its bfloat16 one a rival of
-# float32.
-NAIVE_4, PEFT_8 = "naive-moe:batch=4", "peft-loop:batch=8"
-NAIVE_BF16, LIMIT_BF16 = "naive-moe:dtype=bfloat16", "limit:dtype=bfloat16"
-NAIVE_ANSWER = "naive-moe:logits=answer"
-AGAINST = {
-    "naive-moe": 3.25,
-    NAIVE_ANSWER: 2.75,
-    NAIVE_4: 2.5,
-    "peft-loop": 1.75,
-    PEFT_8: 1.125,
-    "limit": 0.8125,
-    "vmap": 1.4375,
-}
-AGAINST_BF16 = {
-    **AGAINST,
-    "naive-moe": 6.5,
-    NAIVE_ANSWER: 5.25,
-    NAIVE_4: 4.75,
-    PEFT_8: 2.25,
-    NAIVE_BF16: 3.875,
-}
-
-
 def contenders() -> list[dict[str, Any]]:
+    """Rounds such that a ratio of medians is not the median of ratios."""
     return [
-        contender("naive-moe", 10.0),
-        contender("naive-moe", 12.0, logits="answer"),
-        contender("naive-moe", 20.0, batch=4),
-        contender("naive-moe", 90.0, dtype="bfloat16"),
-        contender("peft-loop", 15.0),
-        contender("peft-loop", 30.0, batch=8),
-        contender("limit", 200.0),
-        contender("limit", 300.0, dtype="bfloat16"),
-        contender("ours-moe", 99.0, {"naive-moe": 77.0}, batch=4),
-        contender("ours-moe", 41.0, AGAINST),
-        contender("ours-moe", 1234.0, {**AGAINST_BF16, LIMIT_BF16: 0.5}, dtype="bfloat16"),
-        contender("vmap", 37.0),
-        contender("vmap", None, batch=2),
-        contender("ours", 55.0),
+        contender("naive-moe", [8.0, 8.0, 2.0], memory_peak_bytes=50 * MIB),
+        contender("naive-moe", [4.0, 4.0, 4.0], batch=4),
+        contender("trainer", [40.0, 80.0, 40.0]),
+        contender("limit", [0.5, 1.0, 0.25]),
+        contender("ours-moe", [1.0, 4.0, 2.0], memory_peak_bytes=100 * MIB),
+        contender("ours-moe", [0.125, 0.125, 0.125], batch=4),
+        contender("ours-moe", [0.5, 0.5, 0.5], dtype="bfloat16"),
+        contender("vmap", None),
     ]
 
 
@@ -123,7 +89,6 @@ def setting(**changed: Any) -> dict[str, Any]:
         "tokens": 96,
         "lengths": "fixed",
         "seed": 0,
-        "peaks": [],
         "contenders": contenders(),
         **changed,
     }
@@ -131,17 +96,12 @@ def setting(**changed: Any) -> dict[str, Any]:
 
 def engine_file(*settings: dict[str, Any], **changed: Any) -> dict[str, Any]:
     return {
-        "schema": 1,
-        "benchmark": "engine",
-        "hardware": HARDWARE,
-        "device": "cpu",
+        **facts("engine"),
         "commit": COMMIT,
-        "versions": {"torch": "2.9", "peft": "0.19"},
-        "seed": 17,
+        "device": "cpu",
         "rounds": 3,
         "warmup": 1,
         "dropout": 0.0,
-        "history_tokens": 48_000,
         "interleaved": True,
         "load_before": 0.25,
         "settings": list(settings) or [setting()],
@@ -165,18 +125,72 @@ def memory_peak(predicted: int, measured: int, **changed: Any) -> dict[str, Any]
     }
 
 
-def memory_file() -> dict[str, Any]:
+def memory_file(*peaks: dict[str, Any], **changed: Any) -> dict[str, Any]:
     """Off by +10 %, -20 % and one whose training took nothing more than was there."""
+    known = [
+        memory_peak(110 * MIB, 100 * MIB),
+        memory_peak(160 * MIB, 200 * MIB, users=64, recompute=True),
+        memory_peak(10 * MIB, 0, users=2),
+    ]
+    found = {"commit": COMMIT, "sample_tokens": 96, "peaks": list(peaks) or known}
+    return facts("memory") | found | changed
+
+
+def device_file() -> dict[str, Any]:
+    """As earlier versions stored it, which named neither a dtype nor what loading takes."""
+    one = {"shape": "1B", "parameters": 10, "weights": "4bit", "base_bytes": 2**30}
     return {
-        "benchmark": "memory",
-        "hardware": HARDWARE,
+        **facts("device"),
         "commit": COMMIT,
-        "versions": {"torch": "2.9"},
-        "seed": 17,
-        "sample_tokens": 96,
-        "peaks": [
-            memory_peak(110 * MIB, 100 * MIB),
-            memory_peak(160 * MIB, 200 * MIB, users=64, recompute=True),
-            memory_peak(10 * MIB, 0, users=2),
+        "data": "news",
+        "items": 100,
+        "preset": "device",
+        "profile": "tiny",
+        "threads": 1,
+        "adaptations": [
+            {
+                "base_weights": "full",
+                "recompute": False,
+                "max_memory_bytes": None,
+                "seconds": [61.0, 59.4, 90.0],
+                "peak_bytes": [3 * MIB, MIB, 2 * MIB],
+            }
+        ],
+        "sample_tokens": 256,
+        "foretold": [
+            {**one, "recompute": False, "training_bytes": 2**29},
+            {**one, "recompute": True, "training_bytes": 2**28},
+        ],
+    }
+
+
+def whole_run(wall: float, **phases: float) -> dict[str, Any]:
+    return {
+        "wall_s": wall,
+        "cpu_s": wall / 2,
+        "phases_s": phases,
+        "node_phases_s": {},
+        "untimed_s": wall - sum(phases.values()),
+        "load_before": 0.0,
+    }
+
+
+def pipeline_file() -> dict[str, Any]:
+    """A phase that only a later round has is still a phase; the others spent nothing on it."""
+    old = [whole_run(9.0, flower=4.0), whole_run(30.0, flower=20.0), whole_run(12.0, flower=5.0)]
+    new = [
+        whole_run(7.0, start=2.0),
+        whole_run(7.0, start=2.0, more=1.0),
+        whole_run(7.0, start=2.0, more=0.5),
+    ]
+    return {
+        **facts("pipeline"),
+        "usable_cores": 1,
+        "data": "films",
+        "task": "films",
+        "arguments": ["--users", "8"],
+        "checkouts": [
+            {"label": "old", "commit": "1" * 40, "rounds": old, "means": {}, "apart": 0.0},
+            {"label": "new", "commit": "2" * 40, "rounds": new, "means": {}, "apart": 0.25},
         ],
     }

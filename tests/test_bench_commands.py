@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -15,17 +16,14 @@ from pathlib import Path
 import pytest
 import torch
 import typer
-from bench_files import engine_file, memory_peak, setting
+from bench_files import contender, engine_file, memory_peak, setting
 
 from benchmarks import engine, figures, memory, report
-from benchmarks.causes import LONGEST, cause_of, name_of
-from benchmarks.command import run_command
-from benchmarks.deaf import deaf_children
-from benchmarks.devices import device_of
-from benchmarks.outputs import ready_file, ready_folder
-from benchmarks.own_process import in_own_process
-from benchmarks.schema import Setting
-from benchmarks.schema_memory import MemoryPeak, MemoryReport
+from benchmarks.command import ready_device, ready_file, run_command
+from benchmarks.contenders import Spec, Workload
+from benchmarks.measuring.processes import LONGEST, cause_of, deaf_children, in_own_process
+from benchmarks.measuring.rounds import Plan, measure_setting
+from benchmarks.results.schema import MemoryPeak, MemoryReport, Setting
 from proper_model.errors import ConfigError, ReportError, StorageError, TrainingError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -37,20 +35,14 @@ def never(*_: object) -> None:
 
 def test_a_place_to_write_is_made_and_left_empty(tmp_path: Path) -> None:
     ready_file(tmp_path / "a" / "b" / "out.json")
-    ready_folder(tmp_path / "c" / "d")
-    assert list((tmp_path / "a" / "b").iterdir()) == list((tmp_path / "c" / "d").iterdir()) == []
+    assert list((tmp_path / "a" / "b").iterdir()) == []
 
 
 def test_places_that_cannot_be_written_are_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("kept")
-    for refuse, path in (
-        (ready_file, tmp_path),
-        (ready_file, tmp_path / "file" / "out.json"),
-        (ready_file, tmp_path / "file" / "deeper" / "out.json"),
-        (ready_folder, tmp_path / "file"),
-    ):
+    for place in (".", "file/out.json", "file/deeper/out.json"):
         with pytest.raises(StorageError, match=tmp_path.name) as caught:
-            refuse(path)
+            ready_file(tmp_path / place)
         assert caught.value.hint
     assert (tmp_path / "file").read_text() == "kept"
 
@@ -59,18 +51,18 @@ def test_a_full_disk_is_found_by_writing(tmp_path: Path, monkeypatch) -> None:
     def full(**_: object) -> None:
         raise OSError(28, "No space left on device", "/tmp/.proper-xyz")
 
-    monkeypatch.setattr("benchmarks.outputs.tempfile.NamedTemporaryFile", full)
+    monkeypatch.setattr("benchmarks.command.tempfile.NamedTemporaryFile", full)
     with pytest.raises(StorageError, match="No space left") as caught:
         ready_file(tmp_path / "out.json")
     assert "xyz" not in caught.value.message
 
 
 def test_devices_are_looked_at(monkeypatch) -> None:
-    assert device_of("cpu") == torch.device("cpu")
+    ready_device("cpu")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     for name in ("tpu", "cuda", "mps"):
         with pytest.raises(ConfigError, match=name):
-            device_of(name)
+            ready_device(name)
 
 
 @pytest.mark.parametrize("module", [engine, memory])
@@ -102,7 +94,6 @@ def test_pages_and_figures_say_where_they_cannot_be_written(tmp_path: Path, caps
     wall.write_text("")
     for module, words in (
         (report, ["--out", str(tmp_path)]),
-        (figures, ["--out", str(wall)]),
         (figures, ["--growth-svg", str(wall / "g.svg")]),
     ):
         assert run_command(module.app, [str(source), *words]) == StorageError.exit_code
@@ -110,10 +101,9 @@ def test_pages_and_figures_say_where_they_cannot_be_written(tmp_path: Path, caps
 
 
 def test_nothing_measured_is_no_success(tmp_path: Path, monkeypatch, capsys) -> None:
-    failed = engine_file()["settings"][0]
-    failed["contenders"] = [c for c in failed["contenders"] if c["label"] == "vmap:batch=2"]
-    limit = [c for c in engine_file()["settings"][0]["contenders"] if c["label"] == "limit"]
-    made = iter([failed, {**failed, "contenders": failed["contenders"] + limit}, setting()])
+    vmap, limit = contender("vmap", None), contender("limit", [1.0])
+    raced = ([vmap], [vmap, limit], [vmap, limit, contender("ours", [1.0])])
+    made = iter(setting(contenders=each) for each in raced)
     monkeypatch.setattr(engine, "measure_setting", lambda *_: Setting.model_validate(next(made)))
     for code in (ReportError.exit_code, ReportError.exit_code, 0):
         out = tmp_path / "out.json"
@@ -128,7 +118,6 @@ def test_causes_keep_an_exceptions_text() -> None:
     assert cause_of(RuntimeError("out of\n  memory")) == "RuntimeError: out of memory"
     assert cause_of(KeyError()) == "KeyError"
     assert len(cause_of(ValueError("x" * 999))) == len("ValueError: ") + LONGEST
-    assert name_of("ValueError: a: b") == name_of("ValueError") == "ValueError"
 
 
 def test_a_function_runs_in_another_process() -> None:
@@ -147,6 +136,26 @@ def test_what_a_child_raises_arrives(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match=tmp_path.name) as caught:
         in_own_process(ready_file, tmp_path)
     assert "folder" in (caught.value.hint or "")
+
+
+def test_contenders_run_in_processes_of_their_own() -> None:
+    plan = Plan("cpu", rounds=2, warmup=0, rival_users=2, dropout=0.05, interleaved=True)
+    specs = [Spec("ours-moe"), Spec("naive-moe"), Spec("vmap")]
+    work = Workload("overhead", 3, 1, 8, "fixed", 0)
+    measured = measure_setting(work, specs, plan, lambda _: None)
+    ours, naive, vmap = measured.contenders
+    assert (vmap.status, vmap.cause) == (
+        "not possible in training",
+        "NoDropout: one mask a row is not for vmap's randomness",
+    )
+    assert ours.measured is not None
+    assert naive.measured is not None
+    assert (ours.measured.users, ours.measured.tokens, ours.measured.padded_tokens) == (3, 24, 24)
+    assert (naive.measured.users, naive.measured.tokens) == (2, 16)  # `rival_users`
+    assert len(ours.measured.rounds) == len(naive.measured.rounds) == 2
+    assert ours.measured.times(naive.measured).low > 0
+    before, peak = ours.measured.memory_before_bytes, ours.measured.memory_peak_bytes
+    assert 0 < (before or 0) <= (peak or 0)
 
 
 def test_memory_keeps_what_it_has_when_a_setting_dies(tmp_path: Path, monkeypatch) -> None:
@@ -241,37 +250,55 @@ def interrupted(
     deadline = time.monotonic() + 20
     left = ["?"]
     while left and time.monotonic() < deadline:
-        words = ["pgrep", "-s", str(process.pid)]
-        left = subprocess.run(words, capture_output=True, text=True, check=False).stdout.split()
+        words = ["ps", "-s", str(process.pid), "-o", "stat=,pid="]
+        listed = subprocess.run(words, capture_output=True, text=True, check=False).stdout
+        # What has ended and waits for the system to note it is not left.
+        left = [line for line in listed.splitlines() if not line.startswith("Z")]
         time.sleep(0.2)
     return ended, log.read_text(), left
 
 
-def test_ctrl_c_ends_the_engine_and_its_contenders(tmp_path: Path) -> None:
-    words = ["--size", "overhead", "--tokens", "8", "--samples", "1", "--users", "2"]
-    words += ["--contender", "ours-moe", "--rounds", "100000", "--out", str(tmp_path / "o.json")]
-    words = ["benchmarks.engine", *words]
-    ended, said, left = interrupted(HEARING, words, lambda s: "round 3 " in s, tmp_path / "log")
-    assert (ended, left) == (130, [])
-    assert "Traceback" not in said
-    assert said.endswith("proper: interrupted\n")
-
-
-def test_ctrl_c_ends_a_measuring_process(tmp_path: Path) -> None:
+def test_ctrl_c_ends_measuring_processes(tmp_path: Path) -> None:
     code = (
         "import signal, sys, time, typer\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from benchmarks.command import run_command\n"
-        "from benchmarks.own_process import in_own_process\n"
+        "from benchmarks.measuring import processes\n"
+        "processes.PRELOAD = []\n"
         "app = typer.Typer()\n"
+        "def speak(there, seconds):\n"
+        "    there.send('here')\n"
+        "    time.sleep(seconds)\n"
         "@app.command()\n"
         "def run() -> None:\n"
-        "    sys.stderr.write('go\\n'); sys.stderr.flush()\n"
-        "    in_own_process(time.sleep, 60)\n"
-        "sys.exit(run_command(app, []))\n"
+        "    with processes.Child(speak, 60) as one, processes.Child(speak, 60) as two:\n"
+        "        sys.stderr.write(f'{one.receive()} {two.receive()}\\n'); sys.stderr.flush()\n"
+        "        processes.in_own_process(time.sleep, 60)\n"
+        "if __name__ == '__main__':\n"
+        "    sys.exit(run_command(app, []))\n"
     )
-    ended, said, left = interrupted(code, [], lambda said: "go" in said, tmp_path / "log")
-    assert (ended, left, said) == (130, [], "go\nproper: interrupted\n")
+    script = tmp_path / "script.py"
+    script.write_text(code)
+    words = "import runpy, sys; runpy.run_path(sys.argv[1], run_name='__main__')"
+    ended, said, left = interrupted(words, [str(script)], lambda s: "here" in s, tmp_path / "log")
+    assert (ended, left, said) == (130, [], "here here\nproper: interrupted\n")
+
+
+def test_ctrl_c_in_a_round_ends_the_engine_and_its_contenders(tmp_path: Path, monkeypatch) -> None:
+    def say(text: str) -> None:
+        if text.startswith("round 3 "):
+            assert len(multiprocessing.active_children()) == 2, "ours-moe and limit"
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(engine, "say", say)
+    words = ["--size", "overhead", "--tokens", "8", "--samples", "1", "--users", "2"]
+    words += ["--contender", "ours-moe", "--rounds", "9", "--out", str(tmp_path / "o.json")]
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        assert run_command(engine.app, words) == 130
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert multiprocessing.active_children() == []
 
 
 CLI = r"""

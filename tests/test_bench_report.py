@@ -1,4 +1,4 @@
-"""The benchmarks' table and page show the numbers of their files, and refuse other files."""
+"""The benchmarks' tables, page and curve show the numbers of their files, and refuse other files."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import copy
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,30 +14,43 @@ import pytest
 import torch
 from bench_files import (
     COMMIT,
-    NAIVE_BF16,
     contender,
-    contenders,
+    device_file,
     engine_file,
     memory_file,
     memory_peak,
+    pipeline_file,
     setting,
 )
 from test_report import check
 
-from benchmarks.figures import draw, draw_growth, ratio_bars
-from benchmarks.growth import HIDDEN, growth_table
-from benchmarks.notes import memory_note, notes
+from benchmarks import report, table
+from benchmarks.command import run_command
+from benchmarks.contenders.build import SIZES
+from benchmarks.contenders.specs import Spec
+from benchmarks.figures import draw_growth
 from benchmarks.report import write_page
-from benchmarks.schema import BenchReport
-from benchmarks.schema_memory import MemoryPeak, MemoryReport
-from benchmarks.show import cause_lines, setting_name, setting_table
-from benchmarks.sizes import SIZES
-from benchmarks.sources import Source, read_sources
-from benchmarks.specs import Spec
-from benchmarks.table import HEADER, target_table
-from benchmarks.targets import BACKEND, target_rows
+from benchmarks.results import machine_notes, read_report, read_sources, shown, write_report
+from benchmarks.results.schema import EngineReport, MemoryReport, Setting, Source
+from benchmarks.results.tables import (
+    BACKEND,
+    HIDDEN,
+    growth_table,
+    memory_table,
+    setting_name,
+    setting_notes,
+    setting_table,
+)
 from proper_model.errors import ReportError
 from proper_model.kernels.ops import Backend
+
+COMMITTED = sorted((Path(__file__).parent.parent / "results" / "bench").rglob("*.json"))
+MADE = {
+    "engine": engine_file,
+    "memory": memory_file,
+    "device": device_file,
+    "pipeline": pipeline_file,
+}
 
 
 def saved(folder: Path, name: str, document: object) -> Path:
@@ -46,271 +60,280 @@ def saved(folder: Path, name: str, document: object) -> Path:
 
 
 def sources(folder: Path, *documents: dict[str, Any]) -> list[Source]:
-    paths = [saved(folder, f"{n}.json", document) for n, document in enumerate(documents)]
-    return read_sources(paths, lambda _: None)
+    return read_sources(saved(folder, f"{n}.json", each) for n, each in enumerate(documents))
 
 
-def reports(folder: Path, *documents: dict[str, Any]) -> list[Any]:
-    return [source.report for source in sources(folder, *documents)]
+def made(**changed: Any) -> Setting:
+    return Setting.model_validate(setting(**changed))
 
 
-def run(module: str, *arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", f"benchmarks.{module}", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=Path(__file__).resolve().parent.parent,
+@pytest.mark.parametrize("path", COMMITTED, ids=lambda path: path.stem)
+def test_every_committed_file_can_be_shown(path: Path) -> None:
+    found = read_sources([path])
+    assert all(one.rows for one, _ in shown(found))
+    assert len(machine_notes(found)) == 1
+
+
+def test_computed_summaries_are_those_that_version_1_stored() -> None:
+    """The files of version 1 hold both the rounds and the summaries of the code that made them."""
+    compared = 0
+    for path in COMMITTED:
+        report = read_report(path)
+        stored = json.loads(path.read_text())
+        if not isinstance(report, EngineReport) or stored["schema"] != 1:
+            continue
+        for one, raw in zip(report.settings, stored["settings"], strict=True):
+            by_label = {c.label: c.measured for c in one.contenders}
+            for entry in filter(lambda c: c["measured"], raw["contenders"]):
+                got, old = by_label[entry["label"]], entry["measured"]
+                assert got is not None
+                assert got.samples_a_second._asdict() == old["samples_a_second"]
+                assert got.samples_a_cpu_second._asdict() == old["samples_a_cpu_second"]
+                for label, ratio in old["against"].items():
+                    other = by_label[label]
+                    assert other is not None
+                    assert got.times(other, "cpu_s")._asdict() == ratio["cpu"]
+                    assert got.times(other, "wall_s")._asdict() == ratio["wall"]
+                    compared += 1
+    assert compared > 200
+
+
+def test_a_settings_table_by_hand() -> None:
+    """64 samples: rates by wall seconds. Ratios round by round: 8, 2, 1 are 2 in the middle, where
+    a quotient of the medians would be 4.
+    """
+    found = setting_table(made())
+    assert found.title == "hidden 256 (small), 32 users, 2 samples of 96 tokens (fixed)"
+    bf16 = "ours-moe:dtype=bfloat16"
+    assert found.header == (
+        *("contender", "users", "samples/s"),
+        *("ours-moe: rate ×", "memory ×", f"{bf16}: rate ×", "memory ×", "peak, MiB"),
     )
-
-
-def test_rows_hold_the_stored_ratios(tmp_path: Path) -> None:
-    table = target_table(target_rows(sources(tmp_path, engine_file())))
-    assert table.header == HEADER
-    assert table.rows == (
-        (
-            "hidden 256, 96 tokens",
-            *("41.0", "3.25 (1.62–6.50)", "2.75", "2.50", "1.12", "81%", "1.8", "2.5"),
-        ),
-        (
-            "hidden 256, 96 tokens, bf16 / fp32",
-            *("1,234", "6.50 (3.25–13.00)", "5.25", "4.75", "2.25", "50%", "4.5", "8"),
-        ),
+    rows = {row[0]: row[1:] for row in found.rows}
+    assert [row[0] for row in found.rows] == [
+        *("ours-moe:batch=4", "limit", bf16, "ours-moe", "naive-moe:batch=4", "naive-moe", "vmap"),
+    ]
+    assert rows["naive-moe"] == (
+        *("4", "4.0", "2.00 (1.00–8.00)", "2.00", "16.00 (4.00–16.00)", "–", "50"),
     )
+    assert rows["limit"][:3] == ("32", "64.0", "0.25 (0.12–0.50)")
+    assert rows["ours-moe"][2:4] == ("1.00 (1.00–1.00)", "1.00")
+    assert rows["vmap"] == ("–", "failed (RuntimeError)", "–", "–", "–", "–", "–")
+    assert rows["ours-moe:batch=4"][1] == "256"
 
 
-def test_notes_name_contenders_machine_and_code(tmp_path: Path) -> None:
-    found = sources(tmp_path, engine_file(dropout=0.05), memory_file())
-    said = notes(target_rows(found), [source.report for source in found])
-    assert said == [
-        "hidden 256, 96 tokens: engine ours-moe; naive loop at its best naive-moe:batch=4; "
-        "PEFT loop at its best peft-loop:batch=8; without experts vmap makes 37.0 samples/s and the "
-        "engine 55.0, with them the engine has 1.44 × vmap's rate; 2 samples a user, dropout 0.05, "
-        "the loops train 4 of 32 users, threads: 1, rounds: 3.",
-        "hidden 256, 96 tokens, bf16 / fp32: engine ours-moe:dtype=bfloat16; naive loop at its "
-        "best naive-moe:batch=4; PEFT loop at its best peft-loop:batch=8; 3.88 × "
-        "naive-moe:dtype=bfloat16; 2 samples a user, dropout 0.05, the loops train 4 of 32 users, "
-        "threads: 1, rounds: 3.",
-        "Memory model, 2 settings with samples of 96 tokens: largest deviation of a predicted from "
-        "a measured peak -20.0% (small, 64 users, samples of 96 tokens, 1,024 tokens a pass, "
-        "activations recomputed).",
-        "Measured on Abacus <mark 2>, 3 cores, 1.5 GiB; Sys 1, Python 3.11, torch 2.9; "
-        "code 0123456789ab.",
+def test_elsewhere_than_on_a_cpu_ratios_are_by_wall_seconds(tmp_path: Path) -> None:
+    one = contender("naive-moe", [8.0])
+    one["measured"]["rounds"][0]["wall_s"] = 3.0
+    raced = setting(contenders=[one, contender("ours-moe", [1.0])])
+    for device, ratio, said in (("cpu", "8.00", "CPU"), ("cuda", "1.50", "wall")):
+        found = sources(tmp_path, engine_file(raced, device=device))
+        ((shown_table, notes),) = shown(found)
+        assert {row[0]: row[3] for row in shown_table.rows}["naive-moe"].startswith(ratio)
+        assert notes[0] == f"ratios by {said} seconds, rounds: 3, dropout 0"
+
+
+def test_notes_name_causes_targets_and_who_is_raced_no_more() -> None:
+    assert setting_notes(made(), "cpu") == [
+        "vmap: failed, RuntimeError: no memory",
+        "trainer (what trainer is), raced no more: 0.8 samples/s, "
+        "ours-moe 20.00 (20.00–40.00) times that",
+        "ours-moe against naive-moe: 2.00 (1.00–8.00) times the rate; must reach 1.8, aims at 2.5",
+        "ours-moe:dtype=bfloat16 against naive-moe: 16.00 (4.00–16.00) times the rate; "
+        "must reach 4.5, aims at 8",
     ]
 
 
 @pytest.mark.parametrize(
-    ("changed", "names"),
+    ("changed", "targets"),
     [
-        ({}, ["hidden 256, 96 tokens", "hidden 256, 96 tokens, bf16 / fp32"]),
-        ({"size": "overhead", "tokens": 32}, ["hidden 64, 32 tokens"]),
-        ({"lengths": "real", "tokens": 7}, ["hidden 256, real lengths"]),
-        ({"lengths": "lognormal"}, ["hidden 256, log-normal lengths"]),
+        ({"size": "overhead", "tokens": 32}, ["must reach 7, aims at 12"]),
+        ({"lengths": "real", "tokens": 7}, ["must reach 2, aims at 2.5"]),
+        ({"lengths": "lognormal"}, ["must reach 2, aims at 2.5"]),
         ({"users": 8}, []),
         ({"tokens": 32}, []),
         ({"size": "mini"}, []),
+        ({"contenders": [contender("ours-moe", [1.0])]}, []),
+        ({"contenders": [contender("naive-moe", [1.0]), contender("ours-moe", None)]}, []),
     ],
 )
-def test_only_settings_of_the_targets_have_rows(changed, names, tmp_path: Path) -> None:
-    found = sources(tmp_path, engine_file(setting(**changed)))
-    assert [row.name for row in target_rows(found)] == names
+def test_only_settings_of_the_targets_have_them(changed, targets) -> None:
+    said = [line for line in setting_notes(made(**changed), "cpu") if "must reach" in line]
+    assert [line.partition("; ")[2] for line in said] == targets
+    assert not [line for line in setting_notes(made(**changed), "cuda") if "must reach" in line]
 
 
-def test_other_devices_have_no_cpu_targets(tmp_path: Path) -> None:
-    assert target_rows(sources(tmp_path, engine_file(device="cuda"))) == []
-
-
-def test_who_did_not_run_is_a_dash(tmp_path: Path) -> None:
-    alone = [contender("ours-moe", 41.0, {}), contender("vmap", 7.0)]
-    rows = target_rows(sources(tmp_path, engine_file(setting(contenders=alone))))
-    (cells,) = target_table(rows).rows
-    assert cells[1:] == ("41.0", "–", "–", "–", "–", "–", "1.8", "2.5")
-    # A rival that ran but has no stored ratio is not divided by either.
-    with_rival = [*alone, contender("naive-moe", 10.0)]
-    rows = target_rows(sources(tmp_path, engine_file(setting(contenders=with_rival))))
-    assert target_table(rows).rows[0][2] == "–"
-
-
-def test_a_failed_engine_says_so(tmp_path: Path) -> None:
-    failed = [contender("ours-moe", None), contender("naive-moe", 10.0)]
-    rows = target_rows(sources(tmp_path, engine_file(setting(contenders=failed))))
-    assert target_table(rows).rows[0][1:7] == ("failed", "–", "–", "–", "–", "–")
-
-
-def test_without_the_engine_there_is_no_row(tmp_path: Path) -> None:
-    others = [contender("naive-moe", 10.0)]
-    assert target_rows(sources(tmp_path, engine_file(setting(contenders=others)))) == []
-
-
-def test_the_row_is_of_the_backend_that_a_cpu_uses(tmp_path: Path) -> None:
+def test_the_engines_form_is_the_one_that_a_cpu_uses() -> None:
     assert BACKEND == Spec.backend == Backend.best_on(torch.device("cpu")).value
-    quicker = contender("ours-moe", 99.0, {"naive-moe": 8.0}, backend="grouped")
-    found = sources(tmp_path, engine_file(setting(contenders=[*contenders(), quicker])))
-    assert target_table(target_rows(found)).rows[0][1] == "41.0"
-    alone = sources(tmp_path, engine_file(setting(contenders=[quicker])))
-    assert target_rows(alone) == []
+    quicker = contender("ours-moe", [0.1], backend="grouped")
+    alone = setting_table(made(contenders=[quicker]))
+    assert alone.header == ("contender", "users", "samples/s", "peak, MiB")
+    assert {size: shape.hidden for size, shape in SIZES.items()} == HIDDEN
 
 
-def test_rows_of_one_target_tell_where_they_are_from(tmp_path: Path) -> None:
-    found = sources(tmp_path, engine_file(), engine_file(setting(samples=7)))
-    assert [row.name for row in target_rows(found)][:2] == [
-        "hidden 256, 96 tokens (0.json, 2 samples a user)",
-        "hidden 256, 96 tokens (1.json, 7 samples a user)",
-    ]
+def test_real_lengths_are_not_named_by_an_unused_number() -> None:
+    said = setting_name(made(lengths="real", size="mini"))
+    assert said == "mini, 32 users, at most 2 samples of real lengths"
 
 
-def test_growth_is_the_stored_ratio_by_users(tmp_path: Path) -> None:
-    def grown(size: str, users: int, ratio: float) -> dict[str, Any]:
-        raced = [contender("naive-moe", 9.0), contender("ours-moe", 9.0, {"naive-moe": ratio})]
-        return setting(size=size, users=users, samples=1, contenders=raced)
+def grown(size: str, users: int, ratio: float) -> dict[str, Any]:
+    raced = [contender("naive-moe", [ratio]), contender("ours-moe", [1.0])]
+    return setting(size=size, users=users, samples=1, contenders=raced)
 
-    small = engine_file(*(grown("small", users, users / 4) for users in (1, 8, 64)))
+
+def test_growth_is_the_ratio_by_users(tmp_path: Path) -> None:
+    small = engine_file(*(grown("small", users, users / 4) for users in (1, 64, 8)))
     tiny = engine_file(grown("overhead", 1, 0.5), grown("overhead", 2, 3.0))
-    alone = engine_file(grown("mini", 4, 9.0))  # as wide as small, and no growth
-    table = growth_table(sources(tmp_path, tiny, alone, memory_file(), small))
-    assert table is not None
-    assert table.header == (
+    alone = engine_file(grown("7b", 4, 9.0))
+    one, two = shown(sources(tmp_path, tiny, alone, small))
+    assert one[0].title.startswith("hidden 4096 (7b), 4 users")
+    assert two[0].header == (
         "users together",
         "hidden 64 (overhead), 96 tokens, 1 a user",
         "hidden 256 (small), 96 tokens, 1 a user",
     )
-    assert table.rows == (
-        ("1", "0.50 (0.25–1.00)", "0.25 (0.12–0.50)"),
-        ("2", "3.00 (1.50–6.00)", "–"),
-        ("8", "–", "2.00 (1.00–4.00)"),
-        ("64", "–", "16.00 (8.00–32.00)"),
+    assert two[0].rows == (
+        ("1", "0.50 (0.50–0.50)", "0.25 (0.25–0.25)"),
+        ("2", "3.00 (3.00–3.00)", "–"),
+        ("8", "–", "2.00 (2.00–2.00)"),
+        ("64", "–", "16.00 (16.00–16.00)"),
     )
-    assert growth_table(sources(tmp_path, alone, memory_file())) is None
-    assert {size: shape.hidden for size, shape in SIZES.items()} == HIDDEN
+    assert growth_table([[made(contenders=[contender("ours-moe", [1.0])])]]) is None
 
 
-def test_a_deviation_by_hand() -> None:
-    peak = MemoryPeak.model_validate(memory_peak(30, 40))
-    assert peak.deviation == -0.25
-    assert MemoryPeak.model_validate(memory_peak(30, 0)).deviation is None
-    nothing = {**memory_file(), "peaks": [memory_peak(30, 0)]}
-    assert memory_note([MemoryReport.model_validate(nothing)]) is None
-    long = {**memory_file(), "sample_tokens": 512, "peaks": [memory_peak(30, 40)]}
-    said = memory_note([MemoryReport.model_validate(each) for each in (memory_file(), long)]) or ""
-    assert said.startswith("Memory model, 3 settings with samples of 96 or 512 tokens: ")
-    assert "-25.0% (small, 8 users, samples of 512 tokens, " in said
-
-
-def test_a_settings_table_has_all_contenders(tmp_path: Path) -> None:
-    (report,) = reports(tmp_path, engine_file())
-    table = setting_table(report.settings[0])
-    rows = {row[0]: row[1:] for row in table.rows}
-    assert {len(row) for row in table.rows} == {len(table.header)}
-    assert rows["vmap:batch=2"][0] == "failed (RuntimeError)"
-    assert cause_lines(report.settings[0]) == ["vmap:batch=2: failed, RuntimeError: no memory"]
-    assert rows["ours-moe"][0] == "41 (20.5–82)"
-    # The naive loop at its best of all dtypes is the one in bfloat16, which only bfloat16 met.
-    assert rows["ours-moe"][-2:] == ("", "1.12 (0.56–2.25), 101.12")
-    assert rows["ours-moe:dtype=bfloat16"][-2:] == (
-        "3.88 (1.94–7.75), 103.88",
-        "2.25 (1.12–4.50), 102.25",
+def test_memory_by_hand() -> None:
+    long = memory_file(memory_peak(30 * 2**20, 40 * 2**20), sample_tokens=512)
+    reports = [MemoryReport.model_validate(each) for each in (memory_file(), long)]
+    assert [peak.deviation for peak in reports[1].peaks] == [-0.25]
+    found = memory_table(reports)
+    assert found.header[-4:] == ("activations", "2 users", "8 users", "64 users")
+    assert found.rows == (
+        ("small", "float32", "96", "1,024", "kept", "0 (–)", "100 (+10.0%)", "–"),
+        ("small", "float32", "96", "1,024", "recomputed", "–", "–", "200 (-20.0%)"),
+        ("small", "float32", "512", "1,024", "kept", "–", "40 (-25.0%)", "–"),
     )
-    assert rows[NAIVE_BF16][-2] == "1"
 
 
-def test_real_lengths_are_not_named_by_an_unused_number(tmp_path: Path) -> None:
-    (report,) = reports(tmp_path, engine_file(setting(lengths="real")))
-    assert setting_name(report.settings[0]) == "small, 32 users, at most 2 samples of real lengths"
+def test_the_devices_tables_by_hand(tmp_path: Path) -> None:
+    content = device_file()
+    (adapted, predicted) = shown(sources(tmp_path, content))
+    assert adapted[0].rows == (("full", "no", "61", "2"),)
+    assert adapted[1] == ["threads: 1, rounds: 3"]
+    assert predicted[0].rows == (("1B", "", "4bit", "1.00", "", "0.50", "0.25"),)
+    content["foretold"] = [
+        {**one, "dtype": "float32", "loading_bytes": 3 * 2**29} for one in content["foretold"]
+    ]
+    (_, (predicted_now, _)) = shown(sources(tmp_path, content))
+    assert predicted_now.rows == (("1B", "float32", "4bit", "1.00", "1.50", "0.50", "0.25"),)
 
 
-def test_bars_are_the_stored_ratios(tmp_path: Path) -> None:
-    (report,) = reports(tmp_path, engine_file())
-    bars = ratio_bars(report.settings[0])
-    assert [(b.result.label, b.times.median) for b in bars] == [
-        (NAIVE_BF16, 1.0),
-        ("ours-moe:dtype=bfloat16", 3.875),
+def test_phases_are_medians_of_every_phase_of_any_checkout(tmp_path: Path) -> None:
+    ((found, notes),) = shown(sources(tmp_path, pipeline_file()))
+    assert found.header == ("phase", "old", "new")
+    assert found.rows == (
+        ("flower", "5.0", "–"),
+        ("start", "–", "2.0"),
+        ("more", "–", "0.5"),
+        ("untimed", "7.0", "4.5"),
+        ("whole run", "12.0", "7.0"),
+        ("CPU seconds", "6.0", "3.5"),
+    )
+    assert notes == [
+        "proper-sim run films --users 8; rounds: 3; old is 111111111111, its means at most 0.0% "
+        "from the first's, new is 222222222222, its means at most 25.0% from the first's"
+    ]
+
+
+def test_machines_are_named_once_with_all_code(tmp_path: Path) -> None:
+    found = sources(tmp_path, engine_file(), memory_file(), pipeline_file())
+    assert machine_notes(found) == [
+        "Measured on Abacus <mark 2>, 3 cores, 1.5 GiB; Sys 1, Python 3.11, torch 2.9; "
+        "code 0123456789ab, 111111111111, 222222222222."
     ]
 
 
 @pytest.fixture
 def page(tmp_path: Path) -> str:
-    """Two files: 8 and 32 users with the engine, and memory."""
-    engine = saved(tmp_path, "e.json", engine_file(setting(users=8), setting()))
-    memory = saved(tmp_path, "m.json", memory_file())
-    write_page([engine, memory], tmp_path / "new" / "report.html")
-    return (tmp_path / "new" / "report.html").read_text()
+    """Every kind of benchmark, and one with a growth curve."""
+    kinds = {**MADE, "growth": lambda: engine_file(setting(users=8), setting())}
+    paths = [saved(tmp_path, f"{name}.json", make()) for name, make in kinds.items()]
+    write_page(paths, tmp_path / "new" / "report.html")
+    write_page(paths, tmp_path / "again.html")
+    text = (tmp_path / "new" / "report.html").read_text()
+    assert (tmp_path / "again.html").read_text() == text
+    return text
 
 
-def test_the_page_stands_alone(page: str) -> None:
+def test_the_page_stands_alone_and_shows_what_is_stored(page: str) -> None:
     checker = check(page)
     assert checker.outside == []
     assert len(checker.ids) == len(set(checker.ids))
-    assert "url(http" not in page
-    assert "@import" not in page
-    assert "<script" not in page
-    # Ratios of both settings, growth, memory; each said in words.
-    assert checker.figures == 4
-    assert all(checker.described)
-
-
-def test_the_page_shows_what_is_stored(page: str) -> None:
-    for shown in (
-        "3.25 (1.62–6.50)",  # the targets
-        "1,234 (617–2.47e+03)",  # a setting's table
+    assert not [word for word in ("url(http", "@import", "<script") if word in page]
+    assert (checker.figures, all(checker.described)) == (1, True)
+    for what in (
+        "16.00 (4.00–16.00)",  # a setting's table
         "failed (RuntimeError)",
-        "vmap:batch=2: failed, RuntimeError: no memory",
-        "ours-moe:dtype=bfloat16: 3.88 times, from 1.94 to 7.75",  # a figure in words
-        "ours-moe: 41 with 8 users, 41 with 32 users",
-        "+10.0%",
-        "-20.0%",
-        "1 of 2 measured settings lie within ±15%",
-        "small, 64 users, 1,024 tokens a pass: -20.0%",
+        "trainer (what trainer is), raced no more",
+        "ours-moe: 16 with 8 users, 16 with 32 users",  # the figure in words
+        "100 (+10.0%)",  # memory
+        "<caption>proper adapt, 100 items of news, preset device</caption>",
+        "<caption>Seconds by phase</caption>",
         "Abacus &lt;mark 2&gt;, 3 cores, 1.5 GiB",  # and where from
-        COMMIT,
+        COMMIT[:12],
         "torch 2.9, peft 0.19",
         "<dt>seed</dt><dd>17</dd>",
-        "3 after 1 to warm up",
+        "3 after 1 to warm up, contenders in turn",
     ):
-        assert shown in page, shown
+        assert what in page, what
 
 
-def test_memory_alone_makes_a_page_and_figures(tmp_path: Path) -> None:
-    path = saved(tmp_path, "m.json", memory_file())
-    write_page([path], tmp_path / "report.html")
-    assert check((tmp_path / "report.html").read_text()).figures == 1
-    assert [p.name for p in draw(path, tmp_path)] == ["memory.svg", "memory.png"]
-    nothing = {**memory_file(), "peaks": [memory_peak(10, 0)]}
-    write_page([saved(tmp_path, "n.json", nothing)], tmp_path / "report.html")
-    assert check((tmp_path / "report.html").read_text()).figures == 0
-    with pytest.raises(ReportError, match="n.json: nothing to draw"):
-        draw(tmp_path / "n.json", tmp_path / "figures")
-
-
-def test_the_same_files_give_the_same_page(page: str, tmp_path: Path) -> None:
-    write_page([tmp_path / "e.json", tmp_path / "m.json"], tmp_path / "again.html")
-    assert (tmp_path / "again.html").read_text() == page
-
-
-def with_nan() -> dict[str, Any]:
+def planted(*place: str | int, value: object = None) -> str:
+    """An engine's file with one field changed."""
     document = copy.deepcopy(engine_file())
-    document["settings"][0]["contenders"][0]["measured"]["fill"] = float("nan")
-    return document
+    inner: Any = document
+    for key in place[:-1]:
+        inner = inner[key]
+    inner[place[-1]] = value
+    return json.dumps(document)
+
+
+FIRST = ("settings", 0, "contenders", 0)
+MEASURED = (*FIRST, "measured")
 
 
 @pytest.mark.parametrize(
     ("text", "said"),
     [
         ("{", "not JSON"),
-        ("[1]", "no text in 'benchmark'"),
+        ("[1]", "names none"),
         ("[" * 100_000, "not JSON"),
-        ('{"schema": 1, "task": "x"}', "no text in 'benchmark'"),
-        ('{"benchmark": 3}', "no text in 'benchmark'"),
-        ('{"benchmark": "pipeline"}', "can be shown"),
-        ('{"benchmark": "engine"}', "schema 1: hardware"),
-        ('{"benchmark": "memory", "peaks": []}', "schema 1"),
-        (json.dumps(with_nan()), "fill"),
+        ('{"schema": 1, "task": "x"}', "names none"),
+        ('{"benchmark": 3}', "names none"),
+        ('{"benchmark": "other"}', "names none"),
+        ('{"benchmark": "engine"}', "hardware"),
+        ('{"benchmark": "memory", "peaks": []}', "schema 2"),
+        (json.dumps(device_file() | {"items": 0}), "items"),
+        (planted("schema", value=3), "schema: "),
+        (planted("schema", value=True), "schema: "),
+        (planted("extra", value=1), "extra"),
+        (planted("rounds", value="1"), "rounds"),
+        (planted("rounds", value=0), "rounds"),
+        (planted("settings", value=[]), "settings"),
+        (planted("settings", 0, "users", value=2.5), "users"),
+        (planted(*FIRST, "status", value="failed"), "only a measured contender"),
+        (planted("settings", 0, "contenders", 7, "cause"), "has a cause"),
+        (planted(*MEASURED, "tokens", value=0), "tokens"),
+        (planted(*MEASURED, "tokens"), "tokens"),
+        (planted(*MEASURED, "rounds", 0, "cpu_s", value=0.0), "cpu_s"),
+        (planted(*MEASURED, "rounds", 0, "cpu_s", value=float("nan")), "cpu_s"),
+        (planted(*MEASURED, "rounds", value=[]), "rounds"),
+        (planted(*FIRST, value=contender("naive-moe", [1.0])), "different numbers of rounds"),
     ],
 )
 def test_foreign_files_are_refused(text: str, said: str, tmp_path: Path) -> None:
-    path = tmp_path / "foreign.json"
-    path.write_text(text)
-    with pytest.raises(ReportError, match=said) as caught:
-        read_sources([path], lambda _: None)
+    (tmp_path / "foreign.json").write_text(text)
+    with pytest.raises(ReportError, match=rf"foreign\.json.*{said}") as caught:
+        read_report(tmp_path / "foreign.json")
     assert "python -m benchmarks." in (caught.value.hint or "")
 
 
@@ -318,42 +341,34 @@ def test_unreadable_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "b.json").write_bytes(b"\xff\xfe\x00")
     for name in ("b.json", "nothing.json"):
         with pytest.raises(ReportError, match=name) as caught:
-            read_sources([tmp_path / name], lambda _: None)
+            read_report(tmp_path / name)
         assert caught.value.hint
 
 
-def test_other_benchmarks_are_left_out_by_name(tmp_path: Path) -> None:
-    said: list[str] = []
-    paths = [
-        saved(tmp_path, "p.json", {"benchmark": "pipeline"}),
-        saved(tmp_path, "e.json", engine_file()),
-    ]
-    (source,) = read_sources(paths, said.append)
-    assert isinstance(source.report, BenchReport)
-    (line,) = said
-    assert "p.json: left out, a benchmark of kind 'pipeline'" in line
-    assert "benchmarks.engine, python -m benchmarks.memory" in line
+@pytest.mark.parametrize("make", MADE.values(), ids=MADE)
+def test_reports_survive_the_file(make: Callable[[], dict[str, Any]], tmp_path: Path) -> None:
+    (source,) = sources(tmp_path, make())
+    write_report(source.report, tmp_path / "new" / "bench.json")
+    assert read_report(tmp_path / "new" / "bench.json") == source.report
 
 
-def test_the_commands_from_outside(tmp_path: Path) -> None:
-    engine = saved(tmp_path, "e.json", engine_file())
-    done = run("table", engine, "--markdown")
-    assert (done.returncode, done.stderr) == (0, "")
-    assert "| hidden 256, 96 tokens | 41.0 | 3.25 (1.62–6.50) | 2.75 | 2.50 | 1.12 |" in done.stdout
-    assert "\n\n* hidden 256, 96 tokens: engine ours-moe;" in done.stdout
-    foreign = saved(tmp_path, "f.json", {"task": "x"})
+def test_the_commands(tmp_path: Path, capsys) -> None:
+    engine = str(saved(tmp_path, "e.json", engine_file()))
+    assert run_command(table.app, [engine, "--markdown"]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("**hidden 256 (small), 32 users, 2 samples of 96 tokens (fixed)**\n\n|")
+    assert "\n| naive-moe | 4 | 4.0 | 2.00 (1.00–8.00) | 2.00 | " in said
+    assert "\n\n* ratios by CPU seconds, rounds: 3, dropout 0\n* vmap: failed" in said
+    assert said.endswith("torch 2.9; code 0123456789ab.\n")
+    foreign = str(saved(tmp_path, "f.json", {"task": "x"}))
     out = tmp_path / "report.html"
-    for module, arguments in (("table", ()), ("report", ("--out", out))):
-        done = run(module, engine, foreign, *arguments)
-        assert (done.returncode, done.stdout) == (ReportError.exit_code, "")
-        assert "proper: error:" in done.stderr
-        assert "f.json: not a benchmark" in done.stderr
-        assert "proper: hint: supported are: python -m benchmarks.engine" in done.stderr
+    for command, words in ((table, []), (report, ["--out", str(out)])):
+        assert run_command(command.app, [engine, foreign, *words]) == ReportError.exit_code
+        captured = capsys.readouterr()
+        assert captured.out == ""
+        assert "f.json: not a benchmark" in captured.err
+        assert "proper: hint: benchmarks are: python -m benchmarks.engine" in captured.err
     assert not out.exists()
-    few = saved(tmp_path, "few.json", engine_file(setting(users=8)))
-    done = run("table", few)
-    assert (done.returncode, done.stdout) == (ReportError.exit_code, "")
-    assert "none of the settings has a row" in done.stderr
 
 
 def test_pages_and_tables_need_no_torch() -> None:
@@ -371,14 +386,14 @@ def test_pages_and_tables_need_no_torch() -> None:
 def test_the_committed_growth_curve_is_drawn_from_the_committed_file(
     repository: Path, tmp_path: Path
 ) -> None:
-    source = repository / "results/bench/growth/overhead.json"
-    (drawn,) = draw_growth(source, tmp_path / "growth.svg")
+    drawn = tmp_path / "growth.svg"
+    draw_growth(repository / "results/bench/growth/overhead.json", drawn)
     assert drawn.read_bytes() == (repository / "docs/growth.svg").read_bytes()
 
 
 def test_a_growth_curve_needs_several_numbers_of_users(repository: Path, tmp_path: Path) -> None:
-    with pytest.raises(ReportError, match="several --users"):
-        draw_growth(repository / "results/bench/overhead.json", tmp_path / "growth.svg")
-    with pytest.raises(ReportError, match="found 0"):
-        draw_growth(repository / "results/bench/memory.json", tmp_path / "growth.svg")
+    for name in ("overhead", "memory"):
+        with pytest.raises(ReportError, match="found 0") as caught:
+            draw_growth(repository / f"results/bench/{name}.json", tmp_path / "growth.svg")
+        assert "several --users" in (caught.value.hint or "")
     assert not list(tmp_path.iterdir())

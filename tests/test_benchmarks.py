@@ -6,34 +6,30 @@ Nothing in here is timed. Every equality has a control that breaks one contender
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 
 import pytest
 import torch
 
-from benchmarks.contenders import make_contender
+from benchmarks.contenders.build import CONTENDERS, build_world, make_contender
+from benchmarks.contenders.measure import Stopwatch
+from benchmarks.contenders.ours import Ours
+from benchmarks.contenders.rival_loops import NaiveMoe, PeftLoop
+from benchmarks.contenders.rival_mixed import PeftMixed
+from benchmarks.contenders.specs import Spec, parse_spec
+from benchmarks.contenders.workload import CountingEncoder, Counts, Workload, make_users
+from benchmarks.contenders.world import Contender, Factors, NotPossibleError, World
 from benchmarks.engine import chosen_specs, grid
-from benchmarks.figures import draw
-from benchmarks.measure import Seconds, Stopwatch
-from benchmarks.ours import Ours
-from benchmarks.rival_loops import NaiveMoe, PeftLoop
-from benchmarks.rounds import Plan, measure_setting
-from benchmarks.schema import BenchReport, Spread, read_report, write_report
-from benchmarks.sizes import SIZES, Shape, build_base
-from benchmarks.specs import KINDS, Spec, parse_spec
-from benchmarks.summaries import Run, contender_result, peak_of
-from benchmarks.worker import Ready, Refused, Round
-from benchmarks.workload import CountingEncoder, Counts, Workload, make_users
-from benchmarks.world import Contender, Factors, NotPossibleError, World, build_world
-from proper_model.errors import ConfigError, ReportError
+from benchmarks.measuring.rounds import contender_result
+from benchmarks.measuring.worker import Ready, Refused, Round
+from benchmarks.results.schema import RoundSeconds
+from benchmarks.results.tables import KINDS
+from proper_model.errors import ConfigError
 from proper_model.kernels.packing import Encoded
-from simulations.outcome.results import Hardware
 
 CPU = torch.device("cpu")
 WORK = Workload("overhead", users=3, samples=4, tokens=14, lengths="lognormal", seed=5)
-# As in test_cohort: Hugging Face's RMSNorm computes in float32 inside. The Trainer's own loss does
-# as well, which its tolerance has room for.
+# As in test_cohort: Hugging Face's RMSNorm computes in float32 inside.
 TOLERANCE = 2e-6
 
 
@@ -86,13 +82,6 @@ def test_rivals_compute_what_the_engine_computes(rival, ours, batch, engine) -> 
     assert apart(trained_by(rival, batch=batch), engine[ours, batch]) < TOLERANCE
 
 
-def test_the_trainer_computes_what_the_engine_computes(engine) -> None:
-    """One sample a step: with more, the Trainer weighs answer tokens alike and not samples."""
-    world = world_of("trainer")
-    # `num_train_epochs` is one; the contender hands over all epochs as one data set.
-    assert apart(raced(make_contender(world)), engine["ours", 1]) < TOLERANCE
-
-
 def test_logits_at_answers_change_nothing_but_speed(engine) -> None:
     world = world_of("naive-moe")
     world.spec = dataclasses.replace(world.spec, logits="answer")
@@ -140,27 +129,18 @@ def test_another_setting_of_the_peft_loop_is_noticed(setting: str, engine) -> No
     assert apart(raced(PeftLoop(world)), engine["ours", 1]) > TOLERANCE
 
 
-def test_adapter_names_are_refused_in_training() -> None:
-    with pytest.raises(NotPossibleError) as caught:
-        raced(make_contender(world_of("peft-mixed")))
-    assert caught.value.cause.startswith("ValueError: ")
-    assert "training mode" in caught.value.cause
-
-
 def test_the_limit_makes_the_engines_own_passes() -> None:
     counts = {}
-    for kind in ("limit", "limit-stock", "ours", "peft-loop"):
+    for kind in ("limit", "ours", "peft-loop"):
         world = world_of(kind, batch=2)
         world.settings = dataclasses.replace(world.settings, tokens_per_step=40)
         make_contender(world).round(Stopwatch(CPU))
         counts[kind] = world.encoder.counts
     assert counts["limit"] == counts["ours"]
     assert counts["limit"].padded_tokens == counts["limit"].tokens
-    assert counts["limit-stock"].padded_tokens > counts["limit-stock"].tokens
-    for kind in ("limit", "limit-stock"):
-        assert counts[kind].samples == counts["peft-loop"].samples
-        assert counts[kind].tokens == counts["peft-loop"].tokens
-        assert counts[kind].logit_positions == counts["peft-loop"].logit_positions
+    assert counts["peft-loop"].padded_tokens > counts["peft-loop"].tokens
+    for name in ("samples", "tokens", "logit_positions"):
+        assert getattr(counts["limit"], name) == getattr(counts["peft-loop"], name)
 
 
 def test_counts_of_a_batch_by_hand() -> None:
@@ -176,27 +156,6 @@ def test_counts_of_a_batch_by_hand() -> None:
     assert encoder.counts == Counts(
         samples=2, tokens=13, padded_tokens=16, logit_positions=5, passes=1
     )
-
-
-def test_operations_by_hand() -> None:
-    shape = Shape(hidden=2, layers=3, ffn=5, heads=1, vocabulary=7)
-    assert shape.block_weights == 4 * 4 + 3 * 10
-    # 10 tokens through 3 blocks of 46 weights, 4 logits of 2 x 7 weights, four operations each.
-    assert shape.training_flops(10, 4) == 4 * 3 * 46 * 10 + 4 * 14 * 4
-    # The design's figure for this shape is 26 GFLOP a token.
-    assert round(SIZES["7b"].training_flops(1, 0) / 1e9) == 26
-
-
-def test_a_built_base_has_the_weights_that_are_counted() -> None:
-    shape = SIZES["overhead"]
-    base = build_base("overhead", dtype=torch.float32, device=CPU, seed=0)
-    linears = {
-        name: m.weight.numel() for name, m in base.named_modules() if hasattr(m, "in_features")
-    }
-    assert linears.pop("lm_head") == shape.hidden * shape.vocabulary
-    assert sum(linears.values()) == shape.layers * shape.block_weights
-    products = sum(i * o * often for i, o, often in shape.products())
-    assert products == shape.block_weights
 
 
 def test_a_users_samples_do_not_depend_on_the_others() -> None:
@@ -216,7 +175,7 @@ def test_real_lengths_are_those_of_the_users(shared: Path) -> None:
 
 
 def test_specs_are_read_and_written() -> None:
-    spec = parse_spec("peft-loop:batch=8,logits=answer", threads=2, dtype="bfloat16")
+    spec = parse_spec("peft-loop:batch=8,logits=answer,threads=2,dtype=bfloat16")
     assert spec == Spec("peft-loop", batch=8, threads=2, dtype="bfloat16", logits="answer")
     assert parse_spec(spec.label) == spec
     assert Spec("ours").label == "ours"
@@ -225,13 +184,25 @@ def test_specs_are_read_and_written() -> None:
             parse_spec(wrong)
 
 
+def test_mixed_adapters_are_refused_in_training_mode() -> None:
+    """Why that rival trains in eval mode, and without dropout."""
+    rival = make_contender(world_of("peft-mixed-eval"))
+    assert isinstance(rival, PeftMixed)
+    rival.model.train()
+    with pytest.raises(ValueError, match="training mode"):
+        raced(rival)
+    world = world_of("peft-mixed-eval")
+    world.settings = dataclasses.replace(world.settings, dropout=0.1)
+    with pytest.raises(NotPossibleError, match="NoDropout"):
+        make_contender(world)
+
+
 def test_the_engine_always_races_the_limit() -> None:
-    specs = chosen_specs(["ours", "ours-moe", "peft-loop", "ours:dtype=bfloat16"], 1, "float32", 64)
-    assert [(s.kind, s.dtype) for s in specs if s.kind == "limit"] == [
-        ("limit", "float32"),
-        ("limit", "bfloat16"),
+    few = "ours-moe:tokens_per_step=64"
+    specs = chosen_specs(["ours", "ours-moe", "peft-loop", "ours:dtype=bfloat16", few])
+    assert [s.label for s in specs if s.kind == "limit"] == [
+        *("limit", "limit:dtype=bfloat16", "limit:tokens_per_step=64"),
     ]
-    assert all(s.tokens_per_step == 64 for s in specs)
 
 
 def test_a_grid_is_all_combinations() -> None:
@@ -243,157 +214,33 @@ def test_a_grid_is_all_combinations() -> None:
         grid(["small"], [32], [1], ["odd"], 2, 0)
 
 
-def made_up(spec: Spec, walls: list[float], *, samples: int = 10, operations: int = 0) -> Run:
-    """Rounds of 20 tokens a sample in 25 padded, CPU at half of the wall time."""
-    counts = Counts(samples, 20 * samples, 25 * samples, 3 * samples, 2)
-    rounds = [
-        Round(Seconds(wall, wall / 2), Seconds(0.2, 0.1), counts, operations, 1000 + n)
-        for n, wall in enumerate(walls)
-    ]
-    return Run(spec, Ready(2, "eager", 900), rounds, None)
+SECONDS = RoundSeconds(wall_s=2.0, cpu_s=1.0, setup_wall_s=0.2, setup_cpu_s=0.1)
 
 
-def test_figures_of_made_up_rounds_by_hand() -> None:
-    shape = Shape(hidden=2, layers=3, ffn=5, heads=1, vocabulary=7)
-    ours = made_up(Spec("ours"), [1.0, 4.0, 2.0])
-    naive = made_up(Spec("naive-moe"), [8.0, 8.0, 8.0], samples=5)
-    peak = peak_of(made_up(Spec("matmul"), [2.0, 2.0, 2.0], operations=10**6))
-    assert peak.flops_a_second.median == 5e5
-    got = contender_result(ours, [ours, naive], [peak], shape, on_cpu=True, history_tokens=50)
-    assert got.status == "measured"
+def test_an_entry_holds_the_rounds_and_the_highest_peak() -> None:
+    counts = Counts(10, 200, 250, 30, 2)
+    slower = SECONDS.model_copy(update={"wall_s": 4.0})
+    rounds = [Round(SECONDS, counts, 1002), Round(slower, counts, 1000)]
+    got = contender_result(Spec("ours", batch=2), Ready(3, "eager", 900), rounds, None)
+    assert (got.status, got.label, got.attention) == ("measured", "ours:batch=2", "eager")
     assert got.measured is not None
-    assert got.measured.samples_a_second == Spread(median=5.0, low=2.5, high=10.0)
-    assert got.measured.samples_a_cpu_second == Spread(median=10.0, low=5.0, high=20.0)
-    assert got.measured.setup_s_a_user.median == 0.1
-    assert got.measured.fill == 0.8
-    assert got.measured.users_an_hour == 3600 * 100 / 50
-    assert got.measured.memory_peak_bytes == 1002
-    # 200 tokens and 30 logits: 4*138*200 + 4*14*30 operations in one CPU second at 1e6 at best.
-    assert got.measured.flops == 112_080
-    assert got.measured.share_of_peak == pytest.approx(0.11208)
-    # Twice the tokens, in an eighth, a half and a quarter of the time.
-    assert got.measured.against["naive-moe"].wall == Spread(median=8.0, low=4.0, high=16.0)
+    assert (got.measured.users, got.measured.samples, got.measured.padded_tokens) == (3, 10, 250)
+    assert (got.measured.memory_before_bytes, got.measured.memory_peak_bytes) == (900, 1002)
+    assert got.measured.rounds == [SECONDS, slower]
+    other = [rounds[0], Round(SECONDS, dataclasses.replace(counts, tokens=201), None)]
+    with pytest.raises(AssertionError, match="other work"):
+        contender_result(Spec("ours"), Ready(3, "eager", None), other, None)
 
 
-def test_inference_is_not_compared_with_training() -> None:
-    shape = SIZES["overhead"]
-    runs = [made_up(Spec(k), [1.0]) for k in ("ours-forward", "peft-mixed-forward", "peft-loop")]
-    got = contender_result(runs[0], runs, [], shape, on_cpu=True, history_tokens=50)
-    assert got.measured is not None
-    assert list(got.measured.against) == ["peft-mixed-forward"]
-    assert got.measured.share_of_peak is None
-    whole = contender_result(runs[2], runs, [], shape, on_cpu=True, history_tokens=50)
-    assert whole.measured is not None
-    assert got.measured.flops == whole.measured.flops // 2
-
-
-@pytest.fixture(scope="module")
-def report() -> BenchReport:
-    """Three contenders in processes of their own, one round each."""
-    plan = Plan("cpu", 1, 0, 2, 0.0, 48_000, interleaved=True)
-    specs = [Spec("ours-moe"), Spec("naive-moe"), Spec("peft-mixed"), Spec("limit")]
-    works = [Workload("overhead", users, 1, 8, "fixed", 0) for users in (2, 3)]
-    return BenchReport(
-        benchmark="engine",
-        hardware=Hardware(
-            system="x", cpu="x", cores=1, ram_bytes=1, gpu=None, python="3", torch="2"
-        ),
-        device="cpu",
-        commit="unknown",
-        versions={"torch": "2"},
-        seed=0,
-        rounds=1,
-        warmup=0,
-        dropout=0.0,
-        history_tokens=48_000,
-        interleaved=True,
-        load_before=0.0,
-        settings=[measure_setting(work, specs, plan, lambda _: None) for work in works],
-    )
-
-
-def test_contenders_run_in_processes_of_their_own(report: BenchReport) -> None:
-    by_kind = {c.kind: c for c in report.settings[1].contenders}
-    assert by_kind["peft-mixed"].status == "not possible in training"
-    cause = by_kind["peft-mixed"].cause or ""
-    assert cause.startswith("ValueError: ")
-    assert "adapter_names" in cause, "PEFT's own words"
-    ours, naive = by_kind["ours-moe"].measured, by_kind["naive-moe"].measured
-    assert ours is not None
-    assert naive is not None
-    assert (ours.users, ours.tokens, ours.fill) == (3, 24, 1.0)
-    assert (naive.users, naive.tokens) == (2, 16)  # `rival_users`
-    assert set(ours.against) == {"naive-moe", "limit"}
-    assert ours.share_of_peak is not None
-    assert [p.dtype for p in report.settings[0].peaks] == ["float32"]
-
-
-def test_a_failed_contender_is_a_result() -> None:
-    run = Run(Spec("vmap"), None, [], Refused(impossible=False, cause="RuntimeError"))
-    got = contender_result(run, [run], [], SIZES["small"], on_cpu=True, history_tokens=1)
-    assert (got.status, got.cause, got.measured) == ("failed", "RuntimeError", None)
-
-
-def test_reports_survive_the_file(report: BenchReport, tmp_path: Path) -> None:
-    path = tmp_path / "new" / "bench.json"
-    write_report(report, path)
-    assert read_report(path) == report
-
-
-@pytest.mark.parametrize(
-    ("place", "value"),
-    [
-        (("schema",), 2),
-        (("schema",), True),
-        (("benchmark",), "other"),
-        (("extra",), 1),
-        (("rounds",), "1"),
-        (("rounds",), 0),
-        (("settings",), []),
-        (("settings", 0, "users"), 2.5),
-        (("settings", 0, "contenders", 0, "status"), "failed"),
-        (("settings", 0, "contenders", 0, "measured", "fill"), 1.5),
-        (("settings", 0, "contenders", 0, "measured", "fill"), None),
-        (("settings", 0, "contenders", 0, "measured", "tokens_a_second", "low"), 1e12),
-        (("settings", 0, "contenders", 2, "cause"), None),
-    ],
-)
-def test_wrong_fields_are_refused(place, value, report: BenchReport, tmp_path: Path) -> None:
-    path = tmp_path / "bench.json"
-    write_report(report, path)
-    document = json.loads(path.read_text())
-    inner = document
-    for key in place[:-1]:
-        inner = inner[key]
-    inner[place[-1]] = value
-    path.write_text(json.dumps(document))
-    with pytest.raises(ReportError, match="schema 1"):
-        read_report(path)
-
-
-def test_a_missing_report_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ReportError, match="nothing.json"):
-        read_report(tmp_path / "nothing.json")
-
-
-def test_figures_are_drawn_from_the_file(report: BenchReport, tmp_path: Path) -> None:
-    write_report(report, tmp_path / "bench.json")
-    paths = draw(tmp_path / "bench.json", tmp_path / "figures")
-    assert {path.name for path in paths} == {
-        f"{name}.{kind}"
-        for name in (
-            "growth-overhead-fixed-8x1",
-            "ratios-overhead-fixed-8x1-2",
-            "ratios-overhead-fixed-8x1-3",
-        )
-        for kind in ("svg", "png")
-    }
-    text = (tmp_path / "figures" / "ratios-overhead-fixed-8x1-2.svg").read_text()
-    assert "naive-moe" in text
-    again = draw(tmp_path / "bench.json", tmp_path / "again")
-    assert again[0].read_bytes() == paths[0].read_bytes()
+def test_a_failed_contender_is_a_result_even_after_good_rounds() -> None:
+    round_ = Round(SECONDS, Counts(1, 1, 1, 1, 1), None)
+    for impossible, status in ((False, "failed"), (True, "not possible in training")):
+        refused = Refused(impossible, "RuntimeError")
+        got = contender_result(Spec("vmap"), None, [round_], refused)
+        assert (got.status, got.cause, got.measured) == (status, "RuntimeError", None)
 
 
 def test_every_kind_has_a_contender() -> None:
-    for kind in set(KINDS) - {"matmul"}:
+    assert CONTENDERS.keys() == KINDS.keys()
+    for kind in KINDS:
         assert make_contender(world_of(kind)).trained == {}

@@ -1,9 +1,9 @@
 """Products with frozen weights, by the quickest exact routine of the machine.
 
 On a CPU PyTorch hands float32 products to MKL, which on some processors runs at half the speed of
-oneDNN's kernels for the same arithmetic (`benchmarks`: contender `matmul` against `ours`). oneDNN
-serves products here wherever it is built in; everything else, other dtypes and other devices
-included, takes PyTorch's own way. Both add up in float32; results differ by rounding only.
+oneDNN's kernels for the same arithmetic. oneDNN serves products here wherever it is built in;
+everything else, other dtypes and other devices included, takes PyTorch's own way. Both add up in
+float32; results differ by rounding only.
 
 `linear` and `transposed_product` have no gradients: they are for hand-written ones. `frozen_linear`
 has one, to its input.

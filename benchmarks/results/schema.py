@@ -1,0 +1,342 @@
+"""The schema of every benchmark's JSON file: what ran where, and each round as it was measured.
+
+Rates and ratios are computed from the stored rounds when they are shown. Version 1 stored them as
+well; they are dropped on reading, and tests hold the computed ones to them.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from proper_model.errors import ReportError
+from proper_model.storage.files import write_atomic
+from simulations.outcome.results import Hardware
+
+SCHEMA = 2  # of what is written; 1 is read
+# What version 1 held beside the rounds: summaries of them, and shares of a measured peak rate.
+SUMMARIES = frozenset(
+    (
+        *("samples_a_second", "samples_a_cpu_second", "tokens_a_second", "tokens_a_cpu_second"),
+        *("setup_s_a_user", "users_an_hour", "fill", "flops", "share_of_peak", "against"),
+        *("peaks", "history_tokens"),
+    )
+)
+Clock = Literal["cpu_s", "wall_s"]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, populate_by_name=True
+    )
+
+
+class _Engine(_Strict):
+    @model_validator(mode="before")
+    @classmethod
+    def _without_summaries(cls, found: Any) -> Any:
+        if not isinstance(found, dict):
+            return found
+        return {name: value for name, value in found.items() if name not in SUMMARIES}
+
+
+class Report(_Strict):
+    """What all benchmarks say of themselves."""
+
+    schema_: int = Field(default=SCHEMA, ge=1, le=SCHEMA, alias="schema")
+    hardware: Hardware
+    versions: dict[str, str]
+    seed: int
+
+
+class Spread(NamedTuple):
+    """Median over rounds, smallest and largest: a mean is ruled by the round that was disturbed."""
+
+    median: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Spread:
+        """Raises ValueError for no values."""
+        return cls(statistics.median(values), min(values), max(values))
+
+
+class RoundSeconds(_Strict):
+    """Wall and CPU seconds of training all of a contender's users once, and of setting them up.
+
+    Wall seconds say what a user of the machine gets; CPU seconds of the process hold still when
+    others use the machine too.
+    """
+
+    wall_s: float = Field(gt=0)
+    cpu_s: float = Field(gt=0)
+    setup_wall_s: float = Field(ge=0)
+    setup_cpu_s: float = Field(ge=0)
+
+
+class Measured(_Engine):
+    """What a contender did in each round, how quickly, and its memory.
+
+    `memory_before_bytes` is with base and users loaded, before the first round.
+    """
+
+    users: int = Field(ge=1)
+    samples: int = Field(ge=1)
+    tokens: int = Field(ge=1)
+    padded_tokens: int = Field(ge=1)
+    logit_positions: int = Field(ge=1)
+    passes: int = Field(ge=1)
+    rounds: list[RoundSeconds] = Field(min_length=1)
+    memory_before_bytes: int | None
+    memory_peak_bytes: int | None
+
+    @property
+    def samples_a_second(self) -> Spread:
+        return Spread.of([self.samples / one.wall_s for one in self.rounds])
+
+    @property
+    def samples_a_cpu_second(self) -> Spread:
+        return Spread.of([self.samples / one.cpu_s for one in self.rounds])
+
+    def times(self, other: Measured, clock: Clock = "cpu_s") -> Spread:
+        """How many times the other's tokens a second, round by round: both met the same noise."""
+        seconds = [
+            (getattr(mine, clock), getattr(its, clock))
+            for mine, its in zip(self.rounds, other.rounds, strict=True)
+        ]
+        return Spread.of([self.tokens / mine * its / other.tokens for mine, its in seconds])
+
+
+class ContenderResult(_Strict):
+    """One contender at one setting; `cause` tells the exception where nothing was measured."""
+
+    label: str
+    kind: str
+    what: str
+    batch: int = Field(ge=1)
+    threads: int = Field(ge=1)
+    dtype: str
+    logits: str
+    attention: str | None
+    tokens_per_step: int = Field(ge=1)
+    backend: str
+    status: Literal["measured", "not possible in training", "failed"]
+    cause: str | None
+    measured: Measured | None
+
+    @model_validator(mode="after")
+    def _status_fits(self) -> ContenderResult:
+        if (self.status == "measured") != (self.measured is not None):
+            raise ValueError("only a measured contender has figures")
+        if (self.status == "measured") != (self.cause is None):
+            raise ValueError("what was not measured has a cause")
+        return self
+
+
+class Setting(_Engine):
+    """One workload and everybody who ran it. `samples` and `tokens` as in `Workload`."""
+
+    size: str
+    users: int = Field(ge=1)
+    samples: int = Field(ge=1)
+    tokens: int = Field(ge=1)
+    lengths: Literal["fixed", "lognormal", "real"]
+    seed: int
+    contenders: list[ContenderResult] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _rounds_fit(self) -> Setting:
+        if len({len(c.measured.rounds) for c in self.contenders if c.measured}) > 1:
+            raise ValueError("contenders have different numbers of rounds")
+        return self
+
+
+class EngineReport(Report, _Engine):
+    """One run of `python -m benchmarks.engine`.
+
+    Attributes:
+        interleaved: whether contenders took turns round by round.
+        load_before: the machine's load average before the run: what else was going on.
+    """
+
+    benchmark: Literal["engine"] = "engine"
+    commit: str
+    device: str
+    rounds: int = Field(ge=1)
+    warmup: int = Field(ge=0)
+    dropout: float = Field(ge=0, lt=1)
+    interleaved: bool
+    load_before: float = Field(ge=0)
+    settings: list[Setting] = Field(min_length=1)
+
+
+class MemoryPeak(_Strict):
+    """One setting: what was predicted and what was measured, in bytes beyond the base."""
+
+    size: str
+    users: int = Field(ge=1)
+    tokens_per_step: int = Field(ge=1)
+    recompute: bool
+    dtype: str
+    slot_bytes: int
+    token_bytes: int
+    predicted_bytes: int
+    measured_bytes: int
+    base_bytes: int
+
+    @property
+    def deviation(self) -> float | None:
+        """How far the predicted peak is above the measured one, as a share of the latter.
+
+        None where training stayed within what the process already held: nothing was measured.
+        """
+        if self.measured_bytes <= 0:
+            return None
+        return self.predicted_bytes / self.measured_bytes - 1
+
+
+class MemoryReport(Report):
+    """Everything one run of `python -m benchmarks.memory` found."""
+
+    benchmark: Literal["memory"] = "memory"
+    commit: str
+    sample_tokens: int = Field(ge=1)
+    peaks: list[MemoryPeak] = Field(min_length=1)
+
+
+class Adaptation(_Strict):
+    """One run of `proper adapt` in a process of its own; its whole peak, Python included."""
+
+    base_weights: str
+    recompute: bool
+    max_memory_bytes: int | None
+    seconds: list[float] = Field(min_length=1)
+    peak_bytes: list[int] = Field(min_length=1)
+
+
+class Predicted(_Strict):
+    """The memory model's bytes for a base of a public shape.
+
+    `training_bytes` is one user with all candidate learning rates, beside the base. `dtype` is what
+    is computed in, and `loading_bytes` the most that loading takes; early files lack both.
+    """
+
+    shape: str
+    parameters: int
+    weights: str
+    dtype: str | None = None
+    recompute: bool
+    base_bytes: int
+    loading_bytes: int | None = None
+    training_bytes: int
+
+
+class DeviceReport(Report):
+    """Everything one run of `python -m benchmarks.device` found."""
+
+    benchmark: Literal["device"] = "device"
+    commit: str
+    data: str
+    items: int = Field(ge=1)
+    preset: str
+    profile: str
+    threads: int = Field(ge=1)
+    adaptations: list[Adaptation] = Field(min_length=1)
+    sample_tokens: int = Field(ge=1)
+    predicted: list[Predicted] = Field(alias="foretold")
+
+
+class WholeRun(_Strict):
+    """One run. `phases_s` and `untimed_s` make up `wall_s`; `node_phases_s` lie within phases.
+
+    Early versions timed phases that overlap: there the sum is above `wall_s` at times, and
+    `untimed_s` is negative. `cpu_s` is of all processes of the run together.
+    """
+
+    wall_s: float = Field(ge=0)
+    cpu_s: float = Field(ge=0)
+    phases_s: dict[str, float]
+    node_phases_s: dict[str, float]
+    untimed_s: float
+    load_before: float = Field(ge=0)
+
+
+class Checkout(_Strict):
+    """A version of the code. `means[arm][metric]` is over queries; `apart` the largest relative
+    distance of any of them from the first checkout's.
+    """
+
+    label: str
+    commit: str
+    rounds: list[WholeRun] = Field(min_length=1)
+    means: dict[str, dict[str, float]]
+    apart: float = Field(ge=0)
+
+
+class PipelineReport(Report):
+    """One run of `python -m benchmarks.pipeline`; `arguments` are those of every run."""
+
+    benchmark: Literal["pipeline"] = "pipeline"
+    usable_cores: int = Field(ge=1)
+    data: str
+    task: str
+    arguments: list[str]
+    checkouts: list[Checkout] = Field(min_length=1)
+
+
+SCHEMAS: dict[str, type[Report]] = {
+    "engine": EngineReport,
+    "memory": MemoryReport,
+    "device": DeviceReport,
+    "pipeline": PipelineReport,
+}
+KNOWN = "benchmarks are: " + ", ".join(f"python -m benchmarks.{kind}" for kind in SCHEMAS)
+
+
+class Source(NamedTuple):
+    """One file and what is in it."""
+
+    name: str
+    report: Report
+
+
+def read_sources(paths: Iterable[Path]) -> list[Source]:
+    """Read files of any benchmark. Raises ReportError as `read_report` does."""
+    return [Source(path.name, read_report(path)) for path in paths]
+
+
+def read_report(path: Path) -> Report:
+    """Read one file by what it says it is. Raises ReportError naming the file and its first fault."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        document = json.loads(text)
+    except OSError as error:
+        raise ReportError(
+            f"{path}: cannot be read ({error.strerror})", hint="check the path and its permissions"
+        ) from error
+    except (ValueError, RecursionError) as error:  # the latter: nested without end
+        raise ReportError(f"{path}: not JSON ({type(error).__name__})", hint=KNOWN) from error
+    kind = document.get("benchmark") if isinstance(document, dict) else None
+    if not isinstance(kind, str) or kind not in SCHEMAS:
+        raise ReportError(f"{path}: not a benchmark: 'benchmark' names none", hint=KNOWN)
+    try:
+        return SCHEMAS[kind].model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        place = ".".join(str(part) for part in first["loc"]) or "file"
+        raise ReportError(
+            f"{path}: not a benchmark of schema {SCHEMA}: {place}: {first['msg']}",
+            hint=f"run it again: python -m benchmarks.{kind}",
+        ) from error
+
+
+def write_report(report: Report, path: Path) -> None:
+    """Write the file whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, (report.model_dump_json(by_alias=True, indent=1) + "\n").encode())

@@ -1,0 +1,350 @@
+"""What is shown of benchmark files: tables and sentences, on a terminal, in a document, on the page.
+
+Every ratio is between contenders of one run, round by round; between two runs there is none, since
+it would compare two states of a machine.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+
+from benchmarks.results.schema import (
+    Checkout,
+    Clock,
+    ContenderResult,
+    DeviceReport,
+    EngineReport,
+    Measured,
+    MemoryPeak,
+    MemoryReport,
+    PipelineReport,
+    Predicted,
+    Setting,
+    Source,
+    Spread,
+    WholeRun,
+)
+from client.terminal.tables import Table
+from simulations.outcome.results import Hardware
+
+# What each contender is, in the words of the file.
+KINDS = {
+    "naive-moe": "naive LoRA-MoE loop a user",
+    "peft-loop": "PEFT loop a user",
+    "peft-mixed-eval": "PEFT adapter_names, gradients in eval mode",
+    "vmap": "vmap over stacked user LoRAs",
+    "ours": "engine without experts",
+    "ours-moe": "engine with experts and router",
+    "limit": "the engine's frozen base alone, forward and backward",
+}
+ENGINE, BASELINE = "ours-moe", "naive-moe"
+# What `Backend.best_on` chooses on a CPU; by name, since a table needs no torch.
+BACKEND = "fused"
+HIDDEN = {"overhead": 64, "small": 256, "7b": 4096}  # of `sizes`, which needs torch as well
+NONE = "–"
+GIB, MIB = 2**30, 2**20
+# What the design asks of the engine on a CPU against the naive loop, both at a sample a step, with
+# 32 users: by size, lengths, tokens (None: drawn) and the engine's dtype, at least and aimed at.
+USERS = 32
+TARGETS: dict[tuple[str, str, int | None, str], tuple[float, float]] = {
+    ("overhead", "fixed", 32, "float32"): (7, 12),
+    ("small", "fixed", 96, "float32"): (1.8, 2.5),
+    ("small", "fixed", 96, "bfloat16"): (4.5, 8),
+    ("small", "lognormal", None, "float32"): (2, 2.5),
+    ("small", "real", None, "float32"): (2, 2.5),
+}
+
+
+def setting_table(setting: Setting, clock: Clock = "cpu_s") -> Table:
+    """A row a contender, quickest first, and two columns an engine: its rate and its memory as
+    multiples of the row's. An engine stands in the form that a CPU uses, in every dtype it ran in.
+
+    Args:
+        clock: what ratios of rates are by; see `clock_of`.
+    """
+    engines = _engines(setting)
+    names = [side for one in engines for side in (f"{one.label}: rate ×", "memory ×")]
+    header = ("contender", "users", "samples/s", *names, "peak, MiB")
+    rows = []
+    for result in sorted(filter(_raced, setting.contenders), key=_rate, reverse=True):
+        if (got := result.measured) is None:
+            cause = (result.cause or "").partition(":")[0]
+            cells = [NONE, f"{result.status} ({cause})", *[NONE] * (len(names) + 1)]
+        else:
+            ratios = [cell for one in engines for cell in _ratios(one.measured, got, clock)]
+            cells = [str(got.users), rate(got.samples_a_second), *ratios, _mib(got)]
+        rows.append((result.label, *cells))
+    return Table(setting_name(setting), header, tuple(rows))
+
+
+def _engines(setting: Setting) -> list[ContenderResult]:
+    return [
+        c
+        for c in setting.contenders
+        if (c.kind, c.batch, c.backend) == (ENGINE, 1, BACKEND) and c.measured
+    ]
+
+
+def _raced(result: ContenderResult) -> bool:
+    return result.kind in KINDS
+
+
+def _rate(result: ContenderResult) -> float:
+    return result.measured.samples_a_second.median if result.measured else 0.0
+
+
+def _ratios(engine: Measured | None, other: Measured, clock: Clock) -> tuple[str, str]:
+    assert engine is not None
+    mine, its = engine.memory_peak_bytes, other.memory_peak_bytes
+    return times(engine.times(other, clock)), f"{mine / its:.2f}" if mine and its else NONE
+
+
+def _mib(got: Measured) -> str:
+    return NONE if got.memory_peak_bytes is None else f"{got.memory_peak_bytes / MIB:,.0f}"
+
+
+def rate(spread: Spread) -> str:
+    """A median with as many digits as say something."""
+    return f"{spread.median:,.0f}" if spread.median >= 100 else f"{spread.median:.1f}"
+
+
+def times(spread: Spread) -> str:
+    """A ratio with its range over rounds."""
+    return f"{spread.median:.2f} ({spread.low:.2f}–{spread.high:.2f})"
+
+
+def clock_of(device: str) -> Clock:
+    """CPU seconds of work on a CPU, which hold still beside other work; else wall seconds."""
+    return "cpu_s" if device == "cpu" else "wall_s"
+
+
+def _base(size: str) -> str:
+    return f"hidden {HIDDEN[size]} ({size})" if size in HIDDEN else size
+
+
+def setting_name(setting: Setting) -> str:
+    """What was trained, in words; lengths of real users are not the setting's to choose."""
+    who = f"{_base(setting.size)}, {setting.users} users"
+    if setting.lengths == "real":
+        return f"{who}, at most {setting.samples} samples of real lengths"
+    return f"{who}, {setting.samples} samples of {setting.tokens} tokens ({setting.lengths})"
+
+
+def setting_notes(setting: Setting, device: str) -> list[str]:
+    """Why a contender was not measured, what rivals were that are raced no more, and the targets."""
+    said = [f"{c.label}: {c.status}, {c.cause}" for c in setting.contenders if c.cause]
+    engines = _engines(setting)
+    for result in setting.contenders:
+        if result.measured and not _raced(result) and engines and engines[0].measured:
+            ratio = engines[0].measured.times(result.measured, clock_of(device))
+            said.append(
+                f"{result.label} ({result.what}), raced no more: "
+                f"{rate(result.measured.samples_a_second)} samples/s, "
+                f"{engines[0].label} {times(ratio)} times that"
+            )
+    naive = next((c.measured for c in setting.contenders if c.label == BASELINE), None)
+    tokens = setting.tokens if setting.lengths == "fixed" else None
+    for one in engines if naive and device == "cpu" and setting.users == USERS else ():
+        target = TARGETS.get((setting.size, setting.lengths, tokens, one.dtype))
+        if target and naive and one.measured:
+            said.append(
+                f"{one.label} against {BASELINE}: {times(one.measured.times(naive))} times the "
+                f"rate; must reach {target[0]:g}, aims at {target[1]:g}"
+            )
+    return said
+
+
+def families(settings: Iterable[Setting]) -> list[list[Setting]]:
+    """Settings that differ in users alone; each family sorted by users."""
+    found: dict[tuple[object, ...], list[Setting]] = defaultdict(list)
+    for one in settings:
+        found[one.size, one.lengths, one.tokens, one.samples].append(one)
+    return [sorted(group, key=lambda one: one.users) for group in found.values()]
+
+
+def growth_table(groups: Sequence[Sequence[Setting]]) -> Table | None:
+    """The engine as a multiple of the naive loop: a row a number of users, a column a family."""
+    columns = {}
+    for group in groups:
+        cells = {}
+        for setting in group:
+            by_label = {c.label: c.measured for c in setting.contenders}
+            engine, naive = by_label.get(ENGINE), by_label.get(BASELINE)
+            if engine and naive:
+                cells[setting.users] = times(engine.times(naive))
+        if len(cells) > 1:
+            one = group[0]
+            what = f"{one.tokens} tokens" if one.lengths == "fixed" else f"{one.lengths} lengths"
+            name = f"{_base(one.size)}, {what}, {one.samples} a user"
+            columns[name] = cells
+    if not columns:
+        return None
+    counts = sorted({users for cells in columns.values() for users in cells})
+    rows = tuple(
+        (str(users), *(cells.get(users, NONE) for cells in columns.values())) for users in counts
+    )
+    title = f"{ENGINE} as a multiple of {BASELINE}, by users trained together"
+    return Table(title, ("users together", *columns), rows)
+
+
+def memory_table(reports: Sequence[MemoryReport]) -> Table:
+    """Measured peaks beyond the base and how far the memory model is off, a column a user count."""
+    cells: dict[tuple[str, ...], dict[int, str]] = defaultdict(dict)
+    for report in reports:
+        for peak in report.peaks:
+            row = (
+                *(peak.size, peak.dtype, str(report.sample_tokens), f"{peak.tokens_per_step:,}"),
+                "recomputed" if peak.recompute else "kept",
+            )
+            cells[row][peak.users] = _peak(peak)
+    counts = sorted({users for row in cells.values() for users in row})
+    names = ("size", "dtype", "tokens a sample", "tokens a pass", "activations")
+    return Table(
+        "Peak of training beyond the base, MiB (the memory model's deviation)",
+        (*names, *(f"{users} users" for users in counts)),
+        tuple((*row, *(found.get(n, NONE) for n in counts)) for row, found in cells.items()),
+        labels=len(names),
+    )
+
+
+def _peak(peak: MemoryPeak) -> str:
+    off = NONE if peak.deviation is None else f"{peak.deviation:+.1%}"
+    return f"{peak.measured_bytes / MIB:,.0f} ({off})"
+
+
+def adapt_table(report: DeviceReport) -> Table:
+    """Seconds and peak of the whole process by how the base is held."""
+    rows = tuple(
+        (
+            one.base_weights,
+            "yes" if one.recompute else "no",
+            f"{statistics.median(one.seconds):.0f}",
+            f"{statistics.median(one.peak_bytes) / MIB:,.0f}",
+        )
+        for one in report.adaptations
+    )
+    header = ("base weights", "recompute", "seconds", "peak of the process, MiB")
+    title = f"proper adapt, {report.items} items of {report.data}, preset {report.preset}"
+    return Table(title, header, rows, labels=2)
+
+
+def predicted_table(report: DeviceReport) -> Table:
+    """GiB of base and training by shape: one row a way to hold the base."""
+
+    def key(one: Predicted) -> tuple[str, str | None, str]:
+        return one.shape, one.dtype, one.weights
+
+    kept = {key(one): one for one in report.predicted if not one.recompute}
+    rows = tuple(
+        (
+            *(one.shape, one.dtype or "", one.weights, f"{one.base_bytes / GIB:.2f}"),
+            "" if one.loading_bytes is None else f"{one.loading_bytes / GIB:.2f}",
+            f"{kept[key(one)].training_bytes / GIB:.2f}",
+            f"{one.training_bytes / GIB:.2f}",
+        )
+        for one in report.predicted
+        if one.recompute
+    )
+    header = (
+        *("base", "computed in", "weights", "base, GiB", "loading it, GiB"),
+        *("training, GiB", "training, recomputed, GiB"),
+    )
+    title = f"memory model, samples of {report.sample_tokens} tokens"
+    return Table(title, header, rows, labels=2)
+
+
+def phase_table(checkouts: Sequence[Checkout]) -> Table:
+    """Median seconds of each phase, a column a checkout; a round without a phase spent none on it."""
+    last = ("untimed", "whole run", "CPU seconds")
+
+    def parts(one: WholeRun) -> dict[str, float]:
+        return {
+            **one.phases_s,
+            **dict(zip(last, (one.untimed_s, one.wall_s, one.cpu_s), strict=True)),
+        }
+
+    columns = []
+    for checkout in checkouts:
+        rows = [parts(one) for one in checkout.rounds]
+        names = dict.fromkeys(name for row in rows for name in row)
+        columns.append({n: statistics.median(row.get(n, 0.0) for row in rows) for n in names})
+    known = dict.fromkeys(name for column in columns for name in column if name not in last)
+    return Table(
+        "Seconds by phase",
+        ("phase", *(checkout.label for checkout in checkouts)),
+        tuple(
+            (name, *(f"{c[name]:.1f}" if name in c else NONE for c in columns))
+            for name in (*known, *last)
+        ),
+    )
+
+
+def shown(sources: Sequence[Source]) -> list[tuple[Table, list[str]]]:
+    """Everything in files of any kinds: tables, each with what is to be said below it."""
+    reports = [source.report for source in sources]
+    parts: list[tuple[Table, list[str]]] = []
+    grown: list[list[Setting]] = []
+    for report in reports:
+        if isinstance(report, EngineReport):
+            for group in families(report.settings):
+                if len(group) > 1 and growth_table([group]):
+                    grown.append(group)
+                    continue
+                clock = clock_of(report.device)
+                by = "CPU" if clock == "cpu_s" else "wall"
+                run = f"ratios by {by} seconds, rounds: {report.rounds}, dropout {report.dropout:g}"
+                for one in group:
+                    notes = [run, *setting_notes(one, report.device)]
+                    parts.append((setting_table(one, clock), notes))
+        if isinstance(report, DeviceReport):
+            rounds = len(report.adaptations[0].seconds)
+            parts.append((adapt_table(report), [f"threads: {report.threads}, rounds: {rounds}"]))
+            parts.append((predicted_table(report), []))
+        if isinstance(report, PipelineReport):
+            parts.append((phase_table(report.checkouts), [pipeline_note(report)]))
+    if table := growth_table(grown):
+        parts.append((table, []))
+    memory = [report for report in reports if isinstance(report, MemoryReport)]
+    if memory:
+        parts.append((memory_table(memory), []))
+    return parts
+
+
+def pipeline_note(report: PipelineReport) -> str:
+    """What ran, and how far the answers of the checkouts are apart."""
+    who = ", ".join(
+        f"{one.label} is {one.commit[:12]}, its means at most {one.apart:.1%} from the first's"
+        for one in report.checkouts
+    )
+    rounds = len(report.checkouts[0].rounds)
+    return f"proper-sim run {report.data} {' '.join(report.arguments)}; rounds: {rounds}; {who}"
+
+
+def machine_notes(sources: Sequence[Source]) -> list[str]:
+    """One line a machine, with the commits that were measured on it."""
+    commits: dict[str, list[str]] = defaultdict(list)
+    for _, report in sources:
+        commits[machine(report.hardware)] += commits_of(report)
+    return [
+        f"Measured on {name}; code {', '.join(dict.fromkeys(codes))}."
+        for name, codes in commits.items()
+    ]
+
+
+def commits_of(report: object) -> list[str]:
+    """The versions of the code that a report is about."""
+    if isinstance(report, PipelineReport):
+        return [one.commit[:12] for one in report.checkouts]
+    assert isinstance(report, EngineReport | MemoryReport | DeviceReport)
+    return [report.commit[:12]]
+
+
+def machine(found: Hardware) -> str:
+    """Hardware in words."""
+    gpu = f", {found.gpu}" if found.gpu else ""
+    return (
+        f"{found.cpu}, {found.cores} cores, {found.ram_bytes / GIB:.1f} GiB{gpu}; "
+        f"{found.system}, Python {found.python}, torch {found.torch}"
+    )
