@@ -8,7 +8,7 @@
     text_logits = W_t x            "mi,ni->mn"                    (8)
 
 The caller routes: it scales `user_low` and weights `expert_low`, a few numbers a token. Then
-`add_low_rank` makes (13):
+`add_low_rank` makes
 
     h = base_out + B_u user_low    "mr,mor->mo", B_u of m's row   (11)
                  + sum_n B_n expert_low_n   "mnr,nor->mo"         (7)
