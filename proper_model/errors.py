@@ -169,7 +169,7 @@ class NotInstalledError(ProperError):
 
 
 class PassphraseError(ProperError):
-    """A wrong passphrase, key file or keyring entry, or an altered key slot: no way to tell which."""
+    """A wrong passphrase, key file or keyring entry, or an altered key slot: which one is not known."""
 
     exit_code = 45
 

@@ -16,7 +16,6 @@ from client.node.cohort_prediction import arm_pass
 from proper_model.base.population_lora import attach_population, merge_population, population_state
 from proper_model.kernels.packing import Encoded
 from proper_model.model.adapted_model import AdaptedModel
-from proper_model.model.answer_loss import answer_logits
 from proper_model.release.contents import (
     Release,
     release_to_files,
@@ -140,7 +139,7 @@ def our_logits(
     if double:
         model.lora.double()
     batch = release.encoder().batch([item], [0])
-    return answer_logits(model, batch, make_pass(batch.slots))
+    return model.answer_logits(batch, make_pass(batch.slots))
 
 
 @torch.no_grad()

@@ -10,7 +10,7 @@ from torch import Tensor
 from proper_model.kernels.packing import token_nll
 from proper_model.model import answer_loss as answers
 from proper_model.model.adapted_model import AdaptedModel
-from proper_model.model.answer_loss import FrozenHeadLoss, answer_logits, answer_nll
+from proper_model.model.answer_loss import FrozenHeadLoss
 from proper_model.model.passes import Pass, personal_pass
 from tests.tiny import ARCHITECTURES, adapted, embeddings_of, encoder, samples
 
@@ -106,8 +106,8 @@ def test_a_models_loss_is_that_of_its_logits(architecture: str) -> None:
     plain = model.base.config.model_type in answers.PLAIN_HEADS
     assert plain is (architecture != "gemma2")  # which caps its logits
     wanted = factors(model)
-    ours = answer_nll(model, BATCH, now(model))
-    theirs = token_nll(answer_logits(model, BATCH, now(model)), BATCH.answers)
+    ours = model.answer_nll(BATCH, now(model))
+    theirs = token_nll(model.answer_logits(BATCH, now(model)), BATCH.answers)
     assert ours.shape == BATCH.answers.shape
     assert torch.allclose(ours, theirs, atol=1e-12)
     shares = rand(len(ours))
@@ -123,7 +123,7 @@ def test_other_heads_go_by_their_logits_to_the_same_loss(
 ) -> None:
     model = adapted()
     wanted = factors(model)
-    expected = answer_nll(model, BATCH, now(model))
+    expected = model.answer_nll(BATCH, now(model))
     gradients = torch.autograd.grad(expected.sum(), wanted)
 
     def refuse(*_: object) -> Tensor:
@@ -134,7 +134,7 @@ def test_other_heads_go_by_their_logits_to_the_same_loss(
         monkeypatch.setattr(answers, "PLAIN_HEADS", frozenset())
     else:
         model.base.get_output_embeddings().weight.requires_grad_(True)
-    found = answer_nll(model, BATCH, now(model))
+    found = model.answer_nll(BATCH, now(model))
     assert torch.allclose(found, expected, atol=1e-12)
     for ours, theirs in zip(torch.autograd.grad(found.sum(), wanted), gradients, strict=True):
         assert torch.allclose(ours, theirs, atol=1e-12)
@@ -142,6 +142,6 @@ def test_other_heads_go_by_their_logits_to_the_same_loss(
 
 def test_a_rows_loss_is_the_mean_over_its_answer() -> None:
     model = adapted()
-    nll = answer_nll(model, BATCH, now(model))
+    nll = model.answer_nll(BATCH, now(model))
     expected = torch.stack([own.mean() for own in nll.split(BATCH.answer_tokens)])
     assert torch.allclose(model.answer_loss(BATCH, now(model)), expected, atol=1e-12)

@@ -7,19 +7,10 @@ import json
 import pytest
 
 from proper_model.data.file_sets import read_golds, read_profiles
-from proper_model.data.users import (
-    HistoryItem,
-    Query,
-    Report,
-    read_population,
-    read_users,
-    user_from_json,
-    user_to_json,
-    write_oppu,
-)
+from proper_model.data.users import read_population, read_users, user_from_json, write_oppu
 from proper_model.data.validation import validate
 from proper_model.errors import DataError
-from proper_model.tasks import Population, User
+from proper_model.tasks import HistoryItem, Population, Query, Report, User, user_to_json
 from proper_model.tasks.task import load_task
 
 TASK = load_task("LaMP_3", template="short")

@@ -69,8 +69,9 @@ def test_broken_json_is_named_by_file_and_record(tmp_path, content, message):
     ("content", "message"),
     [
         (b'{"golds": ' + b"1" * 5000 + b"}", "a.json: a number has too many digits"),
-        (b'{"golds": ' + b"[" * 100_000, "a.json: malformed or truncated"),
+        (b'{"golds": ' + b"[" * 100_000, "a.json: nested too deeply"),
         (b'{"golds": Infinity}', "a.json: NaN and Infinity"),
+        (b'{"golds": 1, "golds": 2}', "a.json: an object names the same key twice"),
     ],
 )
 def test_an_object_that_cannot_be_read_is_named_by_its_file(tmp_path, content, message):

@@ -6,8 +6,9 @@ import json
 
 import pytest
 
-from proper_model.data.users import Query, Report, read_population
+from proper_model.data.users import read_population
 from proper_model.errors import DataError
+from proper_model.tasks import Query, Report
 from proper_model.tasks.task import load_task
 
 TASK = load_task("LaMP_3", template="short")

@@ -12,10 +12,10 @@ from proper_model.answering.routing_reader import routing_weights
 from proper_model.base.loading import fingerprint
 from proper_model.base.sites import find_sites
 from proper_model.errors import BaseModelError, ConfigError
-from proper_model.export.folding import fold_user, mixture
+from proper_model.export.user_fold import fold_user, mixture
 from proper_model.model.adapted_model import AdaptedLinear, AdaptedModel
 from proper_model.model.passes import Pass, group_pass, personal_pass
-from proper_model.settings.presets import PRESETS, Structure, UserRouting, preset
+from proper_model.settings.presets import PRESETS, RouterText, Structure, UserRouting, preset
 from simulations.reporting.parameters import BaseSizes, count_parameters
 from tests.tiny import ARCHITECTURES, adapted, batch_of, embeddings_of, samples, tiny_base
 
@@ -164,9 +164,20 @@ def test_routing_weights_can_be_read(name: str) -> None:
     assert torch.allclose(routing_weights(model, alone, now)[:, 0], weights[:, 0], atol=1e-5)
 
 
+POOLED = dataclasses.replace(preset("default"), router_text=RouterText.POOLED, name="pooled")
+
+
+def test_a_batch_leaves_its_callers_pass_as_it_was() -> None:
+    model = adapted(POOLED)
+    now = stage3(model, embeddings_of(model, 3))
+    before = dataclasses.replace(now, pooled={})
+    losses(model, now)
+    routing_weights(model, BATCH, now)
+    assert vars(now) == vars(before)
+
+
 def test_pooled_router_never_sees_the_answer() -> None:
-    structure = dataclasses.replace(preset("default"), router_text="pooled", name="pooled")
-    model = adapted(structure)
+    model = adapted(POOLED)
     embeddings = embeddings_of(model, 3)
 
     def routed(batch: Any) -> torch.Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from proper_model.kernels.layout import Layout
-from proper_model.kernels.ops import Backend, down, up
+from proper_model.kernels.ops import Backend, add_low_rank, project
 
 WIDE, OUT, RANK, EXPERTS = 11, 6, 4, 3
 LAYOUT = Layout.of([3, 7, 7, 1, 5])  # groups of one row and of two
@@ -23,7 +23,7 @@ HAND_WRITTEN = [backend for backend in Backend if backend is not Backend.REFEREN
 class Case:
     """Inputs of one adapted linear; rows 1 and 3 are the same user's.
 
-    Experts are weighted by weights + softmax(t), so that gradients pass through t.
+    Experts are weighted by weights + softmax(text logits), so that gradients pass through the text logits.
     """
 
     base: torch.nn.Module
@@ -37,7 +37,7 @@ class Case:
     weights: Tensor | None
 
     def run(self, backend: Backend) -> Tensor:
-        low = down(
+        low = project(
             backend,
             self.base,
             self.x,
@@ -47,14 +47,22 @@ class Case:
             expert_a=self.expert_a,
             text=self.text,
         )
-        q = low.q
-        if q is not None:
+        expert_low = low.expert_low
+        if expert_low is not None:
             assert self.weights is not None
             weights = self.weights
-            if low.t is not None:
-                weights = weights + low.t.softmax(-1)
-            q = q * weights[..., None].to(q.dtype)
-        return up(backend, low.y, LAYOUT, p=low.p, q=q, user_b=self.user_b, expert_b=self.expert_b)
+            if low.text_logits is not None:
+                weights = weights + low.text_logits.softmax(-1)
+            expert_low = expert_low * weights[..., None].to(expert_low.dtype)
+        return add_low_rank(
+            backend,
+            low.base_out,
+            LAYOUT,
+            user_low=low.user_low,
+            expert_low=expert_low,
+            user_b=self.user_b,
+            expert_b=self.expert_b,
+        )
 
     def leaves(self) -> list[Tensor]:
         parts = [getattr(self, name) for name in LEAVES]
@@ -137,12 +145,12 @@ def test_every_token_and_gradient_equals_the_equation(
 def test_logits_of_the_text_router_are_exact_whatever_is_dropped(backend: Backend) -> None:
     case = make()
     assert case.text is not None
-    low = down(backend, case.base, case.x, case.mask, LAYOUT, text=case.text)
-    assert low.p is None
-    assert low.q is None
-    assert low.t is not None
+    low = project(backend, case.base, case.x, case.mask, LAYOUT, text=case.text)
+    assert low.user_low is None
+    assert low.expert_low is None
+    assert low.text_logits is not None
     expected = torch.stack([case.text @ case.x[token] for _, token in TOKENS])
-    assert torch.allclose(low.t, expected, atol=1e-12)
+    assert torch.allclose(low.text_logits, expected, atol=1e-12)
 
 
 @pytest.mark.parametrize("backend", HAND_WRITTEN)

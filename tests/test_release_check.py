@@ -40,8 +40,7 @@ from proper_model.bundle.signed_bundle import build_bundle
 from proper_model.checks.release import check_files
 from proper_model.errors import BundleError, BundleFormatError, BundleLimitError
 from proper_model.model.adapted_model import AdaptedModel
-from proper_model.release.contents import _named_targets
-from proper_model.release.shared_shapes import expected_shared
+from proper_model.release.contents import _named_targets, expected_shared
 from proper_model.settings.presets import PRESETS, preset
 from tests.tiny import tiny_base
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proper_model.kernels.layout import Layout
-from proper_model.model.routers import lora_logits, merge, text_logits, user_logits
+from proper_model.model.routing import lora_logits, merge, text_logits, user_logits
 from proper_model.settings.presets import RouterMerge
 
 

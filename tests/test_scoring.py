@@ -70,14 +70,14 @@ def test_logits_are_made_for_few_answers_at_a_time(monkeypatch: pytest.MonkeyPat
     setting = Setting()
     whole = setting.answers(QUERIES, labels=tuple("12345"))
     made: list[int] = []
-    real = batched.answer_logits
+    real = AdaptedModel.answer_logits
 
     def watched(model: AdaptedModel, batch: Batch, now: Pass) -> torch.Tensor:
         logits = real(model, batch, now)
         made.append(logits.numel())
         return logits
 
-    monkeypatch.setattr(batched, "answer_logits", watched)
+    monkeypatch.setattr(AdaptedModel, "answer_logits", watched)
     monkeypatch.setattr(batched, "CHUNK", 3 * VOCABULARY)
     cut = setting.answers(QUERIES, labels=tuple("12345"))
     assert len(made) > 1

@@ -23,7 +23,7 @@ from proper_model.kernels.dropout import mix_seed
 from proper_model.kernels.layout import routing_dtype
 from proper_model.kernels.packing import Batch, Encoded, budget_chunks
 from proper_model.model.adapted_model import AdaptedModel
-from proper_model.model.experts import Experts
+from proper_model.model.adapters import Experts
 from proper_model.model.user_lora import UserLora
 from proper_model.settings.presets import Structure, preset
 from proper_model.text.encoding import FILL, PaddedBatch, epoch_order, padded_chunks

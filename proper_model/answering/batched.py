@@ -6,7 +6,7 @@ Every row of a batch uses its own user's slot, in decoding too.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from proper_model.engine.memory import in_parts
 from proper_model.errors import MetricError
 from proper_model.kernels.packing import Encoded, token_nll
 from proper_model.model.adapted_model import AdaptedModel
-from proper_model.model.answer_loss import CHUNK, answer_logits
+from proper_model.model.answer_loss import CHUNK
 from proper_model.model.passes import Pass
 from proper_model.tasks.task import Example
 from proper_model.text.encoding import FILL, Encoder, padded_chunks
@@ -124,15 +124,14 @@ def greedy(
     max_new_tokens: int,
     with_logits: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
-    """Greedy answers of all prompts at once: tokens [B, T] and, if asked for, logits [B, T, V].
+    """Greedy answers of all prompts at once: tokens [R, T] and, if asked for, logits [R, T, V].
 
     Behind a row's end of sequence stand pads.
     """
     # A prompt is a sample whose answer is empty: no label, nothing to leak.
     asked = [Encoded(tuple(prompt), len(prompt)) for prompt in prompts]
     batch = encoder.padded(asked, slots, device=model.device)
-    now = make_pass(batch.slots)
-    now.prompt_mask = batch.prompt_mask
+    now = replace(make_pass(batch.slots), prompt_mask=batch.prompt_mask)
     with model.attached(), model.running(now):
         found = model.base.generate(
             input_ids=batch.input_ids,
@@ -158,15 +157,15 @@ def _judge_gold(
     make_pass: Callable[[Tensor], Pass],
     starts: Sequence[LabelStarts],
 ) -> tuple[list[float], list[list[float]]]:
-    """Summed loss of the gold answers, and log-probabilities of the labels' telling tokens."""
+    """Summed loss of the gold answers, and log-probabilities of the tokens that tell labels apart."""
     losses: list[float] = []
     scores: list[list[float]] = []
     for part in _within_logits(samples, len(model.base.get_output_embeddings().weight)):
         batch = encoder.batch(samples[part], [q.slot for q in questions[part]], device=model.device)
-        logits = answer_logits(model, batch, make_pass(batch.slots))
+        logits = model.answer_logits(batch, make_pass(batch.slots))
         losses += batch.by_row(token_nll(logits, batch.answers)).tolist()
         for own, start in zip(logits.split(batch.answer_tokens), starts[part], strict=True):
-            # The gold answer is a label, so it shares the tokens before the telling one.
+            # The gold answer is a label, so it shares the tokens before that one.
             found = own[start.prefix].double().log_softmax(-1)
             scores.append([float(found[token]) for token in start.tokens])
     return losses, scores

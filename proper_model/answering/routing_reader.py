@@ -1,12 +1,13 @@
 """Reading routing weights: which experts a user's tokens go to.
 
-For research and for a user's own eyes. Mean weights tell a user's group and token weights even the
-text (docs/method.md 1.7, rule 5): they must never be logged off the device.
+For research, and to be shown to the user alone. Mean weights reveal a user's group and token
+weights even the text (docs/method.md 1.7, rule 5): they must never be logged off the device.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -19,7 +20,7 @@ from proper_model.model.passes import Pass
 
 @torch.no_grad()
 def routing_weights(model: AdaptedModel, batch: Batch, now: Pass) -> Tensor:
-    """Mean routing weights of every row over its tokens: [S, B, N], each summing to one.
+    """Mean routing weights of every row over its tokens: [S, R, N], each summing to one.
 
     Expert n of one router has nothing to do with expert n of another: lay sites side by side,
     never average over them (docs/method.md 1.6).
@@ -31,6 +32,5 @@ def routing_weights(model: AdaptedModel, batch: Batch, now: Pass) -> Tensor:
     ) -> None:
         means[site] = mean_by_row(weights, rows, len(batch.slots)).cpu()
 
-    now.observer = observe
-    model.answer_loss(batch, now)
+    model.answer_loss(batch, replace(now, observer=observe))
     return means

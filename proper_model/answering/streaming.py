@@ -1,13 +1,13 @@
-"""Greedy decoding of one prompt, piece by piece, for a reader who is waiting.
+"""Greedy decoding of one prompt, piece by piece, to be read while it is written.
 
-The same tokens as batched generation gives (`scoring`), one at a time. Text comes out as soon as
+The same tokens as batched generation gives (`batched`), one at a time. Text comes out as soon as
 no later token can change it: tokenizers spell one character with several tokens.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -72,8 +72,10 @@ def stream_tokens(
 ) -> Generator[int, None, bool]:
     """Token ids after the prompt, without the end of sequence; then whether that was reached."""
     ids = torch.tensor([list(prompt)], device=model.device)
-    now = make_pass(torch.zeros(1, dtype=torch.long, device=model.device))
-    now.prompt_mask = torch.ones_like(ids, dtype=torch.bool)
+    now = replace(
+        make_pass(torch.zeros(1, dtype=torch.long, device=model.device)),
+        prompt_mask=torch.ones_like(ids, dtype=torch.bool),
+    )
     past = None
     with model.attached(), model.running(now):
         for _ in range(max_new_tokens):

@@ -1,7 +1,7 @@
-"""What a base's configuration says of its language model, wherever it stands in the file.
+"""What a base's configuration says of its language model, nested in it or not.
 
 A checkpoint for text alone has its sizes at the top. One that reads images or sound as well nests
-the language model's own configuration; PROPER uses that language model and nothing of the rest.
+the language model's own configuration; PROPER uses that language model alone.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Loading a base model and telling bases apart.
+"""Loading a base model, and a fingerprint of its weights.
 
 A base is a folder or a hub id; weights are read from safetensors only and no code from the hub is
 run. The fingerprint hashes every tensor, so that caches, bundles and adapters name exactly the

@@ -1,4 +1,4 @@
-"""Which bases a release may stand on: dense decoders of text that this engine runs as it stands.
+"""Which bases a release may be made over: dense text decoders that this engine runs unchanged.
 
 The names are `model_type` in config.json. Each has separate gate, up and down linears, keeps no
 state across the tokens of a packed row, and attends without masks or sinks of its own. transformers
@@ -40,5 +40,5 @@ MODEL_TYPES = frozenset(
 # A release may refer to one; an embedded base is the language model by itself.
 NESTED_TYPES = {"gemma3": "gemma3_text"}
 
-# Larger bases travel as a reference: every node host would otherwise hold a copy.
+# Larger bases are referred to: every node host would otherwise hold a copy.
 LARGEST_EMBEDDED_PARAMETERS = 500_000_000

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from proper_model.base.quantized import import_peft
-from proper_model.base.row_dropout import drop_by_row, dropping
 from proper_model.errors import BaseModelError
 from proper_model.kernels.attention import packed_attention
+from proper_model.kernels.dropout import row_masks
 from proper_model.kernels.packing import Batch, packed_inputs, token_nll
 from proper_model.settings.profile import PopulationSettings
 
@@ -77,8 +78,63 @@ def population_state(model: Any) -> dict[str, Tensor]:
     return {name: tensor.detach().cpu().contiguous() for name, tensor in found.items()}
 
 
+class RowDropout(torch.nn.Module):
+    """Drops with probability `p` at linear `site` while a batch with seeds is open, else nothing.
+
+    PEFT's own draws one mask for a whole pass from torch's global state, so that a step cut in another
+    way by memory would train otherwise. This one is drawn a row at a time, as everywhere (`dropout`).
+    """
+
+    def __init__(self, p: float, site: int) -> None:
+        super().__init__()
+        self.p, self.site = p, site
+        self.batch: Batch | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [1, M, d] of a packed pass -> the same shape, rescaled by 1 / (1 - p)."""
+        batch = self.batch
+        if batch is None or batch.seeds is None:
+            return x
+        flat = x.reshape(-1, x.shape[-1])
+        mask = row_masks(flat, self.p, batch.seeds, batch.layout, self.site)
+        return (flat * mask / (1 - self.p)).view_as(x)
+
+    def extra_repr(self) -> str:
+        return f"{self.p}, {self.site}"
+
+
+def drop_by_row(peft: torch.nn.Module) -> None:
+    """Replace the dropout of PEFT's adapters by one that is drawn a row at a time."""
+    for site, path in enumerate(_dropouts(peft)):
+        parent, _, name = path.rpartition(".")
+        before = peft.get_submodule(path)
+        assert isinstance(before, torch.nn.Dropout)
+        peft.get_submodule(parent).add_module(name, RowDropout(before.p, site))
+
+
+def _dropouts(peft: torch.nn.Module) -> list[str]:
+    return [
+        path
+        for path, module in peft.named_modules()
+        if ".lora_dropout." in path and isinstance(module, torch.nn.Dropout)
+    ]
+
+
+@contextmanager
+def dropping(peft: torch.nn.Module, batch: Batch) -> Iterator[None]:
+    """Drop by the seeds of `batch`, if it has any, while open."""
+    own = [module for module in peft.modules() if isinstance(module, RowDropout)]
+    for module in own:
+        module.batch = batch
+    try:
+        yield
+    finally:
+        for module in own:
+            module.batch = None
+
+
 def population_losses(peft: Any, batch: Batch, dtype: torch.dtype) -> Tensor:
-    """Answer loss of every row under the population LoRA, [B]; factors stay float32.
+    """Answer loss of every row under the population LoRA, [R]; factors stay float32.
 
     The base computes in `dtype`.
     """

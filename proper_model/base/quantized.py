@@ -4,7 +4,7 @@
 
 The code is NF4 (QLoRA, arXiv 2305.14314, section 3) or 256 even steps; packing and unpacking are
 bitsandbytes'. Embeddings, norms, the head and everything trained keep their dtype. A weight is
-unpacked for one product, forward and again backward, and kept by nobody, so a pass shared by many
+unpacked for one product, forward and again backward, and not kept, so a pass shared by many
 users unpacks it once for all of them.
 
 Merging stage 1, fingerprints and bundles are about the base in full: packing comes after them.

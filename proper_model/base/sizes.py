@@ -31,7 +31,7 @@ PIECES_BYTES = 32 << 20
 MAX_HEADER_BYTES = 100_000_000  # the safetensors library's own limit
 MAX_NUMBER = 1 << 50  # of bytes or of a tensor's sizes
 _IN_BLOCK = re.compile(r"\.\d+\.")
-# What `streamed_base` reads a tensor at a time; other names are left to transformers.
+# What `streamed` reads a tensor at a time; other names are left to transformers.
 _PLAIN_NAMES = re.compile(r"(model\.(embed_tokens|norm|layers\.\d+)|lm_head)\.")
 
 Shapes = Mapping[str, Sequence[int]]

@@ -1,8 +1,8 @@
 """Load a base a tensor at a time: converted, merged with a population LoRA and packed as it comes.
 
 transformers maps whole files and holds the base in full before anything can be packed, so that a
-base in 4 bits would need as much memory to load as one in full. Here nothing but one linear is
-there in full. What comes out is the same to the bit; a base whose files name their tensors
+base in 4 bits would need as much memory to load as one in full. Here only one linear at a
+time is held in full. The result is the same to the bit; a base whose files name their tensors
 otherwise than the model does is left to transformers. Each file is read once, from front to back,
 and its hash can be taken of the very bytes that become tensors.
 """

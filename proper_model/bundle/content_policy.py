@@ -1,9 +1,10 @@
-"""What may be in a release at all: files that a device reads, shared tensors, never one person's.
+"""What may be in a release: files that a device reads, shared tensors, nothing of a single person.
 
-An embedding row is published personal data (docs/security.md 0.5). So tensor names come from an allow-list,
-and a vector that averages people must state over how many, at least `MIN_MEMBERS`. The publisher
-checks before signing, the device after verifying: a mistake on one side is caught by the other.
-It cannot tell an honest count from an invented one; that trust lies in the signature.
+An embedding row is published personal data (docs/security.md 0.5). So tensor names come from an
+allow-list, and a vector that averages people must state over how many, at least `MIN_MEMBERS`. The
+publisher checks before signing, the device after verifying: a mistake on one side is caught by the
+other. It cannot tell an honest count from an invented one; for that the signature has to be
+trusted.
 """
 
 from __future__ import annotations
@@ -116,7 +117,7 @@ def check_numbers(name: str, data: bytes, table: Mapping[str, TensorSpec]) -> No
 def check_members(name: str, data: bytes, table: Mapping[str, TensorSpec]) -> None:
     """Every average in this verified file is over at least `MIN_MEMBERS` people.
 
-    A count of zero means that the row averages nobody; then it must be all zeros.
+    A count of zero means that the row averages no user; then it must be all zeros.
 
     Raises:
         BundleFormatError: a count is too small.

@@ -1,8 +1,8 @@
 """Checks on the content of one bundle file, after the manifest was accepted.
 
 Length, then hash, then what the bytes hold: UTF-8 text, or a tensor file whose table is the signed
-one, without NaN or huge values, and without an average over too few people. Source: docs/bundle-format.md
-section 4, steps 11 to 14.
+one, without NaN or huge values, and without an average over too few people. Source:
+docs/bundle-format.md section 4, steps 11 to 14.
 """
 
 from __future__ import annotations

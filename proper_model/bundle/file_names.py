@@ -52,7 +52,7 @@ def is_base_file(name: str) -> bool:
 
 
 def may_be_read(name: str) -> bool:
-    """Whether some loader of models would read a file of this name beside the ones it was told of."""
+    """Whether some loader of models would read a file of this name beside those it is asked to read."""
     weights = name.endswith(".safetensors") and not name.startswith("consolidated")
     return is_base_file(name) or weights or name.startswith("adapter_") or name.endswith(".jinja")
 

@@ -1,7 +1,7 @@
 """Names in a release folder, which a publisher writes and a device reads.
 
     v00000001/                     one bundle a version, never changed
-    latest.json                    the signed word on which version is the newest
+    latest.json                    the signed statement of which version is the newest
     root.json                      the newest trusted root of the population
     root.signatures.json           signatures that lead to it from the root before
     root-2.json, root-2.signatures.json ...   the roots in between, once there are more than two
@@ -17,7 +17,6 @@ LATEST_NAME = "latest.json"
 MAX_LATEST_BYTES = 4096
 ROOT_NAME = "root.json"
 ROOT_SIGNATURES_NAME = "root.signatures.json"
-
 
 # What devices fetch; nothing else in the folder is for them.
 PUBLIC_NAME = re.compile(r"v[0-9]{8,16}|latest\.json|root(-[0-9]+)?(\.signatures)?\.json")

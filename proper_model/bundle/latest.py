@@ -1,8 +1,8 @@
-"""The publisher's word on which release is the newest: small, signed, and soon out of date.
+"""The publisher's statement of which release is the newest: small, signed, valid for a short time.
 
-A manifest says that a release is the publisher's; only this word says that there is none after it. It
+A manifest says that a release is the publisher's; only this document says that there is none after it. It
 expires within weeks and is signed again without a new release, so that a server that goes on showing
-an old one is noticed. Every word has a number of its own, one more each time it is signed.
+an old one is noticed. Each has a number, one more every time it is signed.
 Source: the timestamp role of The Update Framework, section 5.4; docs/bundle-format.md section 3.
 """
 

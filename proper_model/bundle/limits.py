@@ -1,7 +1,7 @@
 """Upper bounds that are checked before bytes of a release are parsed or hashed.
 
-Source: docs/security.md 2 ("limits before parsing"), docs/bundle-format.md section 5. The defaults hold a
-7-billion-parameter base in 16 bit with room to spare; a small device passes smaller ones.
+Source: docs/security.md 2 ("limits before parsing"), docs/bundle-format.md section 5. The defaults
+hold a 7-billion-parameter base in 16 bit with room to spare; a small device passes smaller ones.
 """
 
 from __future__ import annotations

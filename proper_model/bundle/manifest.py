@@ -1,6 +1,6 @@
 """The manifest of a release: what is signed. Written format: docs/bundle-format.md section 6.
 
-pydantic stands here because this is an edge: bytes from outside become typed values or an error.
+pydantic turns bytes from outside into typed values or an error.
 Names of files are checked for every file system a release may land on, before any file is touched.
 """
 

@@ -50,7 +50,7 @@ def check_public_key(public: bytes, *, where: str) -> None:
     if reason is not None:
         raise BundleFormatError(
             f"{where}: a public key {reason}, expected an Ed25519 key",
-            hint="whoever wrote it wants anybody's signature to pass; do not trust this document",
+            hint="such a key lets anybody's signature pass; do not trust this document",
         )
 
 

@@ -1,7 +1,7 @@
 """Read the table of a safetensors file without trusting it.
 
-The safetensors library accepts NaNs, duplicate names, `../` in names and 200,000 tensors (SECURITY
-1); a release must not. This reader takes bytes and checks, in this order: header length, strict
+The safetensors library accepts NaNs, duplicate names, `../` in names and 200,000 tensors
+(docs/security.md 1); a release must not hold them. This reader takes bytes and checks, in this order: header length, strict
 JSON, number of tensors, each entry, and that the tensors cover the data exactly. It needs neither
 torch nor the safetensors package.
 """

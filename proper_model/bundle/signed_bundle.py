@@ -2,9 +2,9 @@
 
 A bundle is `manifest.json`, `signatures.json` and the files the manifest lists. Nothing here reads
 a disk, a clock or a network, so that every order of events can be tested; folders and downloads are
-`coordinator/publish.py` and `client/releases/install.py`. Order of verification (section 4 of the format):
-lengths, signatures over raw bytes, canonical form, product, schema, declared limits, channel,
-version, times, tensor names; then file by file length, hash, content.
+`coordinator/publish.py` and `client/releases/install.py`. Order of verification (section 4 of the
+format): lengths, signatures over raw bytes, canonical form, product, schema, declared limits,
+channel, version, times, tensor names; then file by file length, hash, content.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ CLOCK_SKEW = timedelta(hours=1)
 MAX_RELEASE_DAYS = 400
 MAX_LATEST_DAYS = 100
 MAX_ROOT_DAYS = 5 * 366
-LATEST_DAYS = 30  # what a publisher takes unless told otherwise
+LATEST_DAYS = 30  # what a publisher takes by default
 
 _TIME_FORM = "%Y-%m-%dT%H:%M:%SZ"
 

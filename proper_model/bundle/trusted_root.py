@@ -2,7 +2,7 @@
 
     root      signs the next root; its keys lie offline, and a threshold of them is needed
     release   signs the manifests of releases
-    latest    signs the short-lived word on which release is the newest; may be kept online
+    latest    signs the short-lived statement of which release is the newest; may be kept online
 
 A `TrustedRoot` is pinned on the device out of band. A stolen release key cannot change it: only the
 root role can, and a new root takes the stolen key away. Format 1 of the document had one list of keys

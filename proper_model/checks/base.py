@@ -1,4 +1,4 @@
-"""Is a base usable? Found out in a second or two, before anything is trained or written.
+"""Is a base usable? Answered in a second or two, before anything is trained or written.
 
 Looked at are the configuration, the modules it describes (on the meta device, without weights), the
 headers of the safetensors files against their sizes, and the tokenizer; and everything that a run

@@ -72,7 +72,7 @@ def miniature(config: Any, whole: torch.nn.Module, *, longest: int, attention: s
                     last = "it stays too large"
                     continue
                 if block_kinds(outline) != kinds[:layers]:
-                    last = "its layers come out otherwise"
+                    last = "its layers become other ones"
                     continue
                 model = AutoModelForCausalLM.from_config(
                     small,
@@ -80,7 +80,7 @@ def miniature(config: Any, whole: torch.nn.Module, *, longest: int, attention: s
                     attn_implementation=attention,
                     trust_remote_code=False,
                 )
-                _stir(model)
+                _randomize(model)
                 with torch.no_grad():  # some widths build and do not run
                     model.eval()(input_ids=torch.tensor([[3, 4, 5]]), use_cache=False)
         except Exception as error:  # noqa: BLE001 - whatever the architecture's own code raises
@@ -119,10 +119,10 @@ def _is_flag(value: Any) -> bool:
 
 def _prefix(kinds: list[Kind], text: Any) -> int:
     """Blocks up to the first of the kind that comes last, two at least."""
-    told = [v for v in text.to_dict().values() if isinstance(v, list) and len(v) == len(kinds)]
+    by_layer = [v for v in text.to_dict().values() if isinstance(v, list) and len(v) == len(kinds)]
     first: dict[Kind, int] = {}
     for number, kind in enumerate(kinds):
-        first.setdefault((*kind, *(str(values[number]) for values in told)), number)
+        first.setdefault((*kind, *(str(values[number]) for values in by_layer)), number)
     return max(min(2, len(kinds)), max(first.values(), default=0) + 1)
 
 
@@ -208,7 +208,7 @@ def _shrink_widths(new: dict[str, Any], old: Mapping[str, Any], share: int) -> N
 
 
 def _shrink_states(new: dict[str, Any], old: Mapping[str, Any]) -> None:
-    """Widths of recurrent layers, which hang together with the width of the whole."""
+    """Widths of recurrent layers, which depend on the width of the whole."""
     width = new["hidden_size"]
     if "lru_width" in old:
         new["lru_width"] = width
@@ -251,7 +251,7 @@ def _shorten_positions(new: dict[str, Any], longest: int) -> None:
 
 
 @torch.no_grad()
-def _stir(model: torch.nn.Module) -> None:
+def _randomize(model: torch.nn.Module) -> None:
     """Weights so wide that attention is far from even, and nothing that is zero at the start."""
     for module in model.modules():
         if isinstance(module, torch.nn.Linear):

@@ -61,11 +61,12 @@ def load_base(
         nested = is_nested(config)
         if nested and not Path(source).is_dir():
             source = _downloaded(source, revision)
-        model = _streamed(source, dtype, device, attention, population, weights)
+        options = (dtype, device, attention, population, weights)
+        model = _streamed(source, config, options)
         if model is None and nested:
             raise not_apart(name)
         if model is None:
-            model = mapped(source, revision, dtype, device, attention, population, weights)
+            model = mapped(source, revision, *options)
         check_rows(config)
         check_tokenizer(f"base '{name}'", tokenizer, len(model.get_input_embeddings().weight))
     except (OSError, ValueError, KeyError) as error:
@@ -88,26 +89,9 @@ def _downloaded(hub_id: str, revision: str | None) -> str:
     return str(snapshot_download(hub_id, revision=revision, allow_patterns=wanted))
 
 
-def _streamed(
-    source: str,
-    dtype: torch.dtype,
-    device: torch.device,
-    attention: str | None,
-    population: Population | None,
-    weights: BaseWeights,
-) -> Any | None:
+def _streamed(source: str, config: Any, options: Any) -> Any | None:
     """The base of a folder, a tensor at a time; None where that cannot be."""
-    from transformers import AutoConfig
-
     folder = Path(source)
     if not (folder / "config.json").is_file():
         return None  # a hub id; or a folder that is no base, which transformers says best
-    return stream(
-        AutoConfig.from_pretrained(folder, trust_remote_code=False),
-        [WeightFile(path) for path in weight_files(source, folder)],
-        dtype,
-        device,
-        attention,
-        population,
-        weights,
-    )
+    return stream(config, [WeightFile(path) for path in weight_files(source, folder)], *options)

@@ -1,8 +1,8 @@
 """Would a device take a release over this base? Asked before anything is trained.
 
 A device builds model and tokenizer from what `outside_config` and `tokenizer_files` let through. So
-the base's go that way here once, and what comes out must be what training uses: else a run would end
-in a release that its publisher may not sign, or in devices that compute something else.
+this is done here once with the base's, and the result must be what training uses: else a run would
+end in a release that its publisher may not sign, or in devices that compute something else.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
 """Is this content a release that a device can use? Decided before it is signed, and installed.
 
-What a signature says of bytes this says of their meaning: everything that loading, training and
-answering will read is read here once, strictly, and held against the rest: the recipe against the
+A signature is about bytes, this is about what they mean: everything that loading, training and
+answering will read is read here once, strictly, and compared with the rest: the recipe against the
 manifest's base, tensors against recipe and configuration, token ids against the embedding table.
 Each failure is a `BundleError` that names file and field. The publisher runs it before signing, the
 device before installing and again before loading. Source: docs/bundle-format.md section 6.5 to 6.8.
 
-Values are bounded in `safe_tensors` and `bundle_policy`, where a file's bytes are at hand.
+Values are bounded in `safe_tensors` and `content_policy`, where a file's bytes are at hand.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ from proper_model.bundle.limits import DEFAULT_LIMITS, Limits
 from proper_model.bundle.manifest import BaseReference, Manifest
 from proper_model.bundle.safe_tensors import read_table
 from proper_model.errors import BaseModelError, BundleFormatError
+from proper_model.release.contents import expected_shared
 from proper_model.release.recipe import Recipe, ReleaseContent, parse_recipe, parse_release_task
-from proper_model.release.shared_shapes import expected_shared
 from proper_model.settings.profile import FFN_TARGETS
 from proper_model.text.tokenizer_files import load_tokenizer
 
@@ -69,7 +69,7 @@ def check_content(
         private: a folder of this device that holds the files that were verified.
 
     Raises:
-        BundleError: one of its children; content is the matter, so mostly BundleFormatError.
+        BundleError: one of its children, mostly BundleFormatError.
     """
     _check_names(shapes, reference)
     recipe = parse_recipe(read(RECIPE))
@@ -167,7 +167,7 @@ def _check_layers(fields: Mapping[str, Any], own: Shapes) -> None:
 
 
 def _check_rows(config: Any, recipe: Recipe) -> None:
-    """Nobody's row may change another's: positions may hang on the longest, kinds of layers be odd."""
+    """No row may change another's, which unusual layers or positions by the longest row would do."""
     from proper_model.checks.trial import check_rows
 
     settings = recipe.settings

@@ -1,7 +1,7 @@
 """What a run does with a base, done once in small: is every row's result its own?
 
-A miniature of the base (`miniature`) takes each step that a run takes, and every result is held
-against the same row by itself, as Hugging Face's own code computes it:
+A miniature of the base (`miniature`) takes each step that a run takes, and every result is
+compared with that of the same row by itself, as Hugging Face's own code computes it:
 
     a packed pass of the base, and of stage 1's PEFT model and its gradients
     the same with experts and private adapters
@@ -11,7 +11,7 @@ against the same row by itself, as Hugging Face's own code computes it:
 A layer that keeps a state along its input, rotary frequencies that follow the longest row, a window
 or a mask of its own: whatever lets one row change another shows here, and so does what fails.
 
-Letters: B rows, M tokens, K answer tokens, V vocabulary.
+Letters: R rows, M tokens, K answer tokens, V vocabulary.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,7 @@ from proper_model.base.quantized import import_peft
 from proper_model.checks.miniature import VOCABULARY, miniature
 from proper_model.checks.row_carrier import carrier
 from proper_model.errors import BaseModelError
-from proper_model.export.folding import fold_user
+from proper_model.export.user_fold import fold_user
 from proper_model.kernels.attention import packed_attention
 from proper_model.kernels.packing import Batch, Encoded, pack, packed_inputs, token_nll
 from proper_model.model.adapted_model import AdaptedModel
@@ -344,15 +344,15 @@ class Trial:
         return lambda slots: self._pass(slots + row)
 
     def _alone(self, model: Any) -> Tensor:
-        """[B]: every row's loss as Hugging Face computes it by itself."""
+        """[R]: every row's loss as Hugging Face computes it by itself."""
         return torch.stack([_alone(model, sample) for sample in self.samples])
 
     def _greedy_alone(self, row: int, prompt: Sequence[int]) -> tuple[list[int], Tensor]:
         """Tokens and their logits [T, V], the whole text computed anew for every token."""
         text, scores = list(prompt), []
         for _ in range(NEW_TOKENS):
-            now = self._pass(torch.tensor([row]))
-            now.prompt_mask = torch.ones(1, len(text), dtype=torch.bool)
+            asked = torch.ones(1, len(text), dtype=torch.bool)
+            now = replace(self._pass(torch.tensor([row])), prompt_mask=asked)
             with self.model.attached(), self.model.running(now):
                 found = self.merged(input_ids=torch.tensor([text]), use_cache=False)
             scores.append(found.logits[0, -1].float())
@@ -386,14 +386,14 @@ def _losses(batch: Batch, logits: Tensor) -> Tensor:
 
 @torch.no_grad()
 def _noise(parameters: Any) -> None:
-    """Values that are nowhere zero, so that no part is silent."""
+    """Values that are nowhere zero, so that every part has an effect."""
     generator = torch.Generator().manual_seed(SEED)
     for parameter in parameters:
         parameter.copy_(torch.randn(parameter.shape, generator=generator) * NOISE)
 
 
 def _compare(what: str, ours: Tensor, theirs: Tensor, trained: Sequence[Tensor]) -> None:
-    """Losses [B] and the gradients of their differently weighted sum."""
+    """Losses [R] and the gradients of their differently weighted sum."""
     shares = torch.arange(1.0, len(ours) + 1)
     far = _distance(ours.detach(), theirs.detach())
     found, wanted = (

@@ -1,7 +1,8 @@
 """Dates of history items: a day, a month or a year, compared as calendar dates, never as strings.
 
-LaMP writes `YYYY-MM-DD` or an integer year (docs/method.md 4.1). One history may mix them; a date that says
-less counts as the beginning of what it names, so that a year stands before the days in it.
+LaMP writes `YYYY-MM-DD` or an integer year (docs/method.md 4.1). One history may mix them; a date
+that says less counts as the beginning of what it names, so that a year stands before the days in
+it.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ def normal_date(key: tuple[int, ...]) -> str:
 
 
 def oddity(keys: Sequence[tuple[int, ...] | None]) -> str | None:
-    """What is odd about the dates of one history, None if nothing is. A key of None: no date."""
+    """A warning about the dates of one history, None if there is none. A key of None: no date."""
     dated = [key for key in keys if key is not None]
     if dated and len(dated) < len(keys):
         return "only some items have a date, so the file's order counts"

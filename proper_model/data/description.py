@@ -1,6 +1,6 @@
-"""What a group of users holds, as numbers: collected user by user, and what is odd about it.
+"""What a group of users holds, as numbers, collected user by user, and warnings about it.
 
-Keeps counts, lengths and ids; no text of anybody.
+Keeps counts, lengths and ids; no text.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ class Collector:
             self.gold_labels[gold] += 1
 
     def warn(self, name: str, report: Report) -> None:
-        """Report what is odd about the group as a whole."""
+        """Report warnings about the group as a whole."""
         place = Place(name)
         repeated = sum(count > 1 for count in self.query_ids.values())
         of = f"of {counted(sum(self.queries), 'query', 'queries')}"

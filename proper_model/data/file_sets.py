@@ -1,8 +1,8 @@
 """File sets on disk: OPPU's processed release and raw LaMP, read one record at a time.
 
-OPPU (docs/method.md 2.1): `user_others.json` for pooled users and `user_*_history.json` for test users;
-answers may stand in a label file beside them. Raw LaMP (docs/method.md 4.1): `{split}_questions.json` with
-a profile for every question, and `{split}_outputs.json`.
+OPPU (docs/method.md 2.1): `user_others.json` for pooled users and `user_*_history.json` for test
+users; answers may stand in a label file beside them. Raw LaMP (docs/method.md 4.1):
+`{split}_questions.json` with a profile for every question, and `{split}_outputs.json`.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""Decoded JSON to records: ids and fields become strings, everything odd is reported.
+"""Decoded JSON to records: ids and fields become strings, everything unusual is reported.
 
-What is tolerated (docs/method.md 2.1): ids, dates and field values that are whole numbers, a `date` of any of
-the forms in `dates`, fields the task does not know (left out), a missing item id (numbered), half of a
-surrogate pair (replaced). Anything else is an error with file, record and field.
+What is tolerated (docs/method.md 2.1): ids, dates and field values that are whole numbers, a `date`
+of any of the forms in `dates`, fields the task does not know (left out), a missing item id
+(numbered), half of a surrogate pair (replaced). Anything else is an error with file, record and
+field.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from proper_model.tasks.task import Task, short_id
 # Control characters, line and paragraph separators: they would break lines of reports and logs.
 _UNPRINTABLE = ("Cc", "Zl", "Zp")
 MAX_ID_CHARS = 1024
-MAX_WHOLE = 2**53  # above it a float does not tell neighbouring integers apart
+MAX_WHOLE = 2**53  # above it a float does not separate neighbouring integers
 
 
 def text_of(value: Any, place: Place, report: Report) -> str | None:
@@ -93,9 +94,8 @@ def parse_history(
         if item is not None:
             history.append(item)
     keys = [date_key(item.date) for item in history]
-    odd = oddity(keys)
-    if odd is not None:
-        report.warn(place, odd)
+    if (warning := oddity(keys)) is not None:
+        report.warn(place, warning)
     dated = [(key, index) for index, key in enumerate(keys) if key is not None]
     if len(dated) == len(history):
         history = [history[index] for _, index in sorted(dated)]
@@ -156,7 +156,7 @@ def parse_item(
 ) -> HistoryItem | None:
     """A history item, named by `index` where it has no id; None if a required field is missing.
 
-    An odd value of another field is reported and left out.
+    An unusual value of another field is reported and left out.
     """
     if not isinstance(raw, dict):
         report.error(place, f"expected an object, got {_kind(raw)}")

@@ -193,7 +193,7 @@ def _inactive(
     chosen = {user.user_id for user in _least_active(pooled, wanted.count)}
     if not chosen:
         raise ConfigError(
-            f"split inactive:{wanted.count} finds nobody: it takes at most a fifth of the "
+            f"split inactive:{wanted.count} finds no user: it takes at most a fifth of the "
             f"{len(pooled)} pooled users, of those with a history and a query",
             hint="pool more users, or use --split random:N",
         )

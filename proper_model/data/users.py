@@ -1,4 +1,4 @@
-"""Users from disk and back: the one module others import for data.
+"""Users from disk and back.
 
 `read_population` recognizes OPPU's file set, raw LaMP files and a single OPPU-form file, and reads
 them record by record; what it tolerates is listed in `parsing`. Source: docs/method.md 2.1 and 4.1.
@@ -14,35 +14,8 @@ from proper_model.data.lamp import read_lamp
 from proper_model.data.parsing import parse_user
 from proper_model.errors import DataError
 from proper_model.storage.files import write_atomic
-from proper_model.tasks.records import (
-    HistoryItem,
-    Place,
-    Population,
-    Problem,
-    Query,
-    Report,
-    User,
-    user_to_json,
-    users_to_json,
-)
+from proper_model.tasks.records import Place, Population, Report, User, users_to_json
 from proper_model.tasks.task import Task, short_id
-
-__all__ = [
-    "HistoryItem",
-    "Place",
-    "Population",
-    "Problem",
-    "Query",
-    "Report",
-    "User",
-    "read_population",
-    "read_users",
-    "user_from_json",
-    "user_to_json",
-    "users_to_json",
-    "write_oppu",
-    "write_users",
-]
 
 TEST_FILE = "user_top_100_history.json"
 
@@ -99,14 +72,12 @@ def user_from_json(record: object, task: Task, *, where: str = "user") -> User:
     return user
 
 
-def write_users(users: tuple[User, ...], path: Path) -> None:
-    """Write users as one OPPU-form file, atomically and readable by the owner only."""
-    text = json.dumps(users_to_json(users), ensure_ascii=False, indent=None)
-    write_atomic(path, (text + "\n").encode())
-
-
 def write_oppu(population: Population, folder: Path) -> None:
-    """Write a population as OPPU's two files into `folder`, which is created if needed."""
+    """Write a population as OPPU's two files into `folder`, which is created if needed.
+
+    Each is written whole or not at all, and readable by the owner only.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    write_users(population.pooled, folder / POOLED_FILE)
-    write_users(population.test, folder / TEST_FILE)
+    for name, users in ((POOLED_FILE, population.pooled), (TEST_FILE, population.test)):
+        text = json.dumps(users_to_json(users), ensure_ascii=False)
+        write_atomic(folder / name, (text + "\n").encode())

@@ -5,21 +5,23 @@ Lenient reading takes the first label or number in the first line. A label outsi
 list has index -1: wrong in accuracy, a miss for its true class in F1, a false hit in none.
 
 Per query: accuracy and parse_failure_rate are 0 or 1; mae and mae_expected absolute errors; rmse
-the squared error; rouge1 and rougeL F-measures; nll the summed loss of the answer (end of sequence
-included) divided by its tokens, in nats, so that the query-level mean gives every query the same
-weight whatever its length. f1_macro exists for a set of queries only; `statistics` computes it.
+the squared error; rouge1 and rougeL F-measures of Google's rouge-score with its defaults (no stemmer,
+lower case, everything but a-z and 0-9 separates tokens); nll the summed loss of the answer (end of
+sequence included) divided by its tokens, in nats, so that the query-level mean gives every query
+the same weight whatever its length. f1_macro exists for a set of queries only; `intervals` computes
+it.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from typing import Any
 
 from proper_model.errors import MetricError
-from proper_model.evaluation.rouge import rouge_1, rouge_l
 from proper_model.tasks.records import Query, User
 from proper_model.tasks.task import Task, short_id
 
@@ -151,6 +153,21 @@ def read_rating(output: str, gold: str, labels: Sequence[str], *, lenient: bool 
         return low if float(gold) > (low + high) / 2 else high
 
 
+@functools.cache
+def _rouge_scorer() -> Any:
+    from rouge_score.rouge_scorer import RougeScorer
+
+    return RougeScorer(["rouge1", "rougeL"], use_stemmer=False)
+
+
+def rouge(kind: str, gold: str, output: str) -> float:
+    """F-measure of `rouge1` (unigrams) or `rougeL` (longest common subsequence).
+
+    0 if either text has no token.
+    """
+    return float(_rouge_scorer().score(gold, output)[kind].fmeasure)
+
+
 def share_changed(a: Sequence[Prediction], b: Sequence[Prediction]) -> float:
     """Share of queries that two arms answer differently, after stripping.
 
@@ -206,8 +223,8 @@ _COLUMNS: Mapping[str, Callable[[_Table], list[float]]] = {
     "mae": _Table.errors,
     "rmse": lambda t: [error * error for error in t.errors()],  # ** raises where this is inf
     "mae_expected": _expected_errors,
-    "rouge1": lambda t: [rouge_1(q.gold, p.output) for _, q, p in t.rows],
-    "rougeL": lambda t: [rouge_l(q.gold, p.output) for _, q, p in t.rows],
+    "rouge1": lambda t: [rouge("rouge1", q.gold, p.output) for _, q, p in t.rows],
+    "rougeL": lambda t: [rouge("rougeL", q.gold, p.output) for _, q, p in t.rows],
     "nll": _losses,
 }
 
@@ -249,7 +266,7 @@ def _first_line(text: str) -> str:
     return text.split("\n", 1)[0]
 
 
-@lru_cache(maxsize=64)
+@functools.lru_cache(maxsize=64)
 def _label_pattern(labels: tuple[str, ...]) -> re.Pattern[str]:
     # Longest first: of labels that start at one place, `sci-fi` must not hide `sci-fi comedy`.
     longest = sorted(labels, key=len, reverse=True)

@@ -1,8 +1,8 @@
-"""Whether two arms differ on a handful of items: an exact test where a bootstrap is too bold.
+"""Whether two arms differ on a handful of items: an exact test, where a bootstrap would claim too much.
 
 Under "the arms are alike" each item's two results may change places. The share of all such swaps
-whose difference is at least as large as the observed one is an honest probability at any number
-of items, also for metrics that are no means (macro F1, RMSE); percentile intervals over five items
+whose difference is at least as large as the observed one is a valid p-value at any number of
+items, also for metrics that are no means (macro F1, RMSE); percentile intervals over five items
 miss the truth several times as often as they say. Source: Fisher's randomization test.
 """
 

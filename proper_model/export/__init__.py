@@ -6,8 +6,7 @@ from proper_model.export.gguf_names import family_of, library
 from proper_model.export.merged_model import (
     check_mergeable, in_dtype, stored_dtype, write_merged_folder, write_model_folder,
 )
-from proper_model.export.mlx_lora import mlx_adapter
-from proper_model.export.nested_names import mlx_prefix
+from proper_model.export.mlx_lora import mlx_adapter, mlx_prefix
 from proper_model.export.peft_lora import PeftAdapter, SERVED_RANKS, joined_factors, peft_adapter
 from proper_model.export.user_fold import FoldReport, fold_release
 

@@ -29,7 +29,7 @@ from proper_model.export.gguf_vocabulary import vocabulary
 from proper_model.export.peft_lora import Factors, narrowed
 
 _LARGEST = (46, 62)  # blocks of Gemma 2 and 3 with 27 billion parameters
-# Stored dtype to the file type that llama.cpp tells of it.
+# Stored dtype to the file type that llama.cpp names it.
 FILE_TYPES = {torch.float32: "ALL_F32", torch.float16: "MOSTLY_F16", torch.bfloat16: "MOSTLY_BF16"}
 
 

@@ -125,7 +125,7 @@ def write_model_folder(
     try:
         model.save_pretrained(folder, state_dict=dict(weights), max_shard_size=SHARD)
     except SafetensorError as error:
-        # How the library tells what the system refused; its text is no errno.
+        # The library reports what the system refused in words, without an errno.
         raise StorageError(
             f"{folder.parent}: the weights cannot be written there",
             hint="make room on that disk, then repeat the command",

@@ -18,12 +18,13 @@ import torch
 from torch import Tensor
 
 from proper_model.errors import ExportError
-from proper_model.export.peft_lora import Factors, narrowed, natural_rank, padded
+from proper_model.export.peft_lora import Factors, is_part, narrowed, natural_rank, padded
 
 MODEL_TYPES = (
     "llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "smollm3",
 )  # fmt: skip
 
+_LANGUAGE_MODEL = "language_model."  # where mlx-lm holds that of a larger checkpoint
 _IN_BLOCK = re.compile(r".*\.layers\.\d+\.(?P<key>.+)")
 
 
@@ -71,3 +72,8 @@ def mlx_adapter(config: Any, factors: Mapping[str, Factors], *, prefix: str = ""
         "lora_parameters": parameters,
     }
     return MlxAdapter(tensors, content, rank)
+
+
+def mlx_prefix(base: Any, *, language_alone: bool) -> str:
+    """What mlx-lm's names of the linears begin with; nothing where a base is all of a checkpoint."""
+    return _LANGUAGE_MODEL if is_part(base) and not language_alone else ""

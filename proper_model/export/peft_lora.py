@@ -25,7 +25,6 @@ from torch import Tensor
 
 from proper_model.base.config import OWN_DECODER
 from proper_model.errors import ExportError
-from proper_model.export.nested_names import is_part
 from proper_model.export.user_fold import UserFold
 from proper_model.release.contents import Release
 
@@ -36,7 +35,6 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 _FACTOR = re.compile(r"base_model\.model\.(?P<path>.+)\.lora_(?P<factor>[AB])\.weight")
 
 Factors = tuple[Tensor, Tensor]
-
 
 _PEFT = "base_model.model."
 
@@ -162,6 +160,15 @@ def narrowed(tensor: Tensor, dtype: torch.dtype, name: str) -> Tensor:
             hint="export in format peft, which stores float32",
         )
     return narrow
+
+
+def is_part(base: Any) -> bool:
+    """Whether a loaded base is the language model of a larger checkpoint that it will be applied to.
+
+    PROPER loads the language model alone. Who loads the public checkpoint in full finds the same
+    linears further down, beside others of the same names in its vision or sound part.
+    """
+    return bool(getattr(base, "outer_path", OWN_DECODER) != OWN_DECODER)
 
 
 def named_from_outside(base: Any, adapter: PeftAdapter) -> PeftAdapter:

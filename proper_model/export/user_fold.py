@@ -1,9 +1,15 @@
-"""One user's personal model as one LoRA a linear, to be taken away: exact, or with a measured loss.
+"""One user's personal model as one LoRA a linear, for export: exact, or with a measured loss.
 
-Where the mixture depends on the user alone (preset `device`) folding is exact (docs/method.md 1.7, rule 6).
+Where the mixture depends on the user alone (preset `device`) it is N numbers, so
+
+    s * sum_n w_n B_n A_n + s * B_u A_u  =  s * [sqrt(w_1) B_1 ... B_u] [sqrt(w_1) A_1; ...; A_u],
+
+exactly, with rank (N + 1) r (docs/method.md 1.7, rule 6).
 Where routing reads tokens nothing can be merged, so it is refused unless the caller asks for an
 approximation: the mean routing weights over the user's own items, folded as if they were constant,
 with the loss of doing so measured on the same items.
+
+Letters: S sites, N experts, r rank, e embedding width.
 """
 
 from __future__ import annotations
@@ -17,16 +23,16 @@ from torch import Tensor
 from proper_model.answering.pass_memory import inference_tokens
 from proper_model.answering.routing_reader import routing_weights
 from proper_model.engine.memory import in_parts
-from proper_model.errors import ExportError
-from proper_model.export.folding import fold_mixture, fold_user
+from proper_model.errors import ConfigError, ExportError
 from proper_model.kernels.packing import Batch, Encoded, budget_chunks, token_nll
 from proper_model.model.adapted_model import AdaptedModel
-from proper_model.model.answer_loss import answer_logits
 from proper_model.model.load_user import private_tensor, stack_adapters
 from proper_model.model.passes import Pass, personal_pass
+from proper_model.model.routing import merge, user_logits
 from proper_model.release.contents import Release
 from proper_model.settings.presets import (
     EmbeddingTables,
+    RouterMerge,
     RouterSharing,
     RouterText,
     Structure,
@@ -58,13 +64,59 @@ class UserFold:
     """One user's mixture and private LoRA in one.
 
     Attributes:
-        factors: per site path, A `[R, d_in]` and B `[d_out, R]` with R = (N + 1) r, float64 on the
+        factors: per site path, A `[(N+1)r, d_in]` and B `[d_out, (N+1)r]`, float64 on the
             CPU. The update of the linear is `B A`: the scale is in B.
         report: what folding costs; None where it is exact.
     """
 
     factors: Mapping[str, tuple[Tensor, Tensor]]
     report: FoldReport | None
+
+
+def mixture(model: AdaptedModel, embedding: Tensor) -> Tensor:
+    """One user's routing weights at every site: embedding [tables, e] -> [S, N].
+
+    Raises ConfigError if the preset routes by token.
+    """
+    if not model.structure.foldable:
+        raise ConfigError(
+            f"preset '{model.structure.name}' routes by token, so a user's mixture is not constant "
+            "and cannot be folded",
+            hint="use preset 'device'",
+        )
+    rows = []
+    for number in range(len(model.sites)):
+        logits = user_logits(model.user_weight(number), embedding[None, model.table(number)])
+        rows.append(merge(None, logits, RouterMerge.SUM)[0])
+    return torch.stack(rows)
+
+
+def fold_user(
+    model: AdaptedModel, embedding: Tensor, slot: int
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """Per site path, factors (A [(N+1)r, d_in], B [d_out, (N+1)r]) of the user in `slot`.
+
+    The linear's update is `structure.scale * B A`. Computed in the wider of the embedding's dtype
+    and the model's.
+    """
+    return fold_mixture(model, mixture(model, embedding), slot)
+
+
+@torch.no_grad()
+def fold_mixture(
+    model: AdaptedModel, weights: Tensor, slot: int
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """`fold_user` with given routing weights [S, N], not negative."""
+    folded = {}
+    for number, (site, own) in enumerate(zip(model.sites, weights, strict=True)):
+        experts = model.expert(number)
+        root = own.sqrt()[:, None, None]
+        a = torch.cat([(root * experts.a).flatten(0, 1), model.lora.a[number][slot]])
+        b = torch.cat(
+            [(root * experts.b).permute(1, 0, 2).flatten(1), model.lora.b[number][slot]], dim=1
+        )
+        folded[site.path] = (a, b)
+    return folded
 
 
 def fold_release(
@@ -160,8 +212,8 @@ class _Measure:
         @torch.no_grad()
         def add(batch: Batch) -> None:
             nonlocal exact_nll, folded_nll, largest
-            ours = answer_logits(self.model, batch, self.exact_pass(batch.slots))
-            theirs = answer_logits(folded, batch, _folded_pass(batch.slots))
+            ours = self.model.answer_logits(batch, self.exact_pass(batch.slots))
+            theirs = folded.answer_logits(batch, _folded_pass(batch.slots))
             losses = [token_nll(logits, batch.answers).double().sum() for logits in (ours, theirs)]
             difference = (ours.double() - theirs.double()).abs().max()
             # All of it computed: what runs out of memory runs out before.

@@ -1,4 +1,4 @@
-"""Facts about this machine that make a result traceable. No host or user name."""
+"""Facts about this machine that make a result traceable, and threads for it. No host or user name."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def usable_cores() -> int:
 
 
 def useful_threads(hidden: int) -> int:
-    """Threads of one process that trains, unless told otherwise.
+    """Threads of one process that trains, by default.
 
     One for small bases: they gain little from more, and on a machine that does something else two
     threads waiting for each other were several times slower than one. The number is part of the

@@ -1,11 +1,11 @@
-"""What coordinator and nodes say to each other, without knowing how it travels.
+"""What coordinator and nodes say to each other, without knowing how it is sent.
 
 Five kinds of message and their replies, the fixed status codes, and how a release is cut into
 pieces that are asked for by content hash. Everything a node may ever answer is listed in
 `REPLY_FIELDS`; the node's one exit (`client/node/egress.py`) enforces that list. The private round's
 reply holds `status`, `protocol` and `bundle_id` and nothing else: no path, duration, loss,
-example count or text. Source: design notes docs/federation.md 4 (ask first, send only what is missing) and
-docs/security.md 2 (allow-list).
+example count or text. Source: docs/federation.md 4 (ask first, send only what is
+missing) and docs/security.md 2 (allow-list).
 """
 
 from __future__ import annotations

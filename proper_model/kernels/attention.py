@@ -8,7 +8,7 @@ On a CPU, one hand-written function serves all groups: it keeps the probabilitie
 its softmax gradient needs one pass where autograd makes several. On CUDA one flash kernel serves all
 rows in half precision, and PyTorch's fused kernels a group at a time otherwise.
 
-Letters: M tokens, H heads, G query heads a key head, R rows of a group, T its length, h head width.
+Letters: M tokens, H heads, G query heads a key head, R rows of a group, T their length, h head width.
 """
 
 from __future__ import annotations
@@ -147,7 +147,7 @@ def _varlen(q: Tensor, k: Tensor, v: Tensor, scale: float, layout: Layout) -> Te
 
 
 def _causal_argument(function: Any) -> dict[str, Any]:
-    """How this PyTorch's varlen attention is told to look back only; the name has changed."""
+    """How this PyTorch's varlen attention is made causal; the argument's name has changed."""
     if "window_size" in inspect.signature(function).parameters:
         return {"window_size": (-1, 0)}
     return {"is_causal": True}

@@ -5,7 +5,7 @@ length form a group, whose tokens are a [rows, length] rectangle, so that work w
 (attention, a user's own factors) is one batched product a group, and all other work is one product
 over all M tokens. Rows of unequal length need no padding; sorted by length they form few groups.
 
-Letters: B rows, M tokens.
+Letters: R rows, M tokens, Q vectors, each of one row.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Group:
 
     @property
     def owners(self) -> slice:
-        """Its rows among all B."""
+        """Its rows among all R."""
         return slice(self.first, self.first + self.rows)
 
     def rectangle(self, tokens: Tensor) -> Tensor:
@@ -47,10 +47,10 @@ class Layout:
     """All groups of a pass.
 
     Attributes:
-        lengths: tokens a row, B of them.
+        lengths: tokens a row, R of them.
         groups: in the order of their tokens.
         rows: `[M]` row of every token.
-        ends: `[B]` int32, the token behind each row.
+        ends: `[R]` int32, the token behind each row.
     """
 
     lengths: tuple[int, ...]
@@ -86,7 +86,7 @@ class Layout:
 
 
 def mean_by_row(values: Tensor, rows: Tensor, count: int) -> Tensor:
-    """Means of [R, N] over the entries of each of `count` rows: [count, N]."""
+    """Means of values [Q, N] over those of each of `count` rows: [count, N]; rows [Q] says whose."""
     sums = values.new_zeros(count, values.shape[1]).index_add(0, rows, values)
     entries = values.new_zeros(count).index_add(0, rows, torch.ones_like(values[:, 0]))
     return sums / entries[:, None]

@@ -1,16 +1,25 @@
 """The low-rank part of an adapted linear, as two operations with one contract and three backends.
 
-    down:  y = W x + c,   p = A_u (m*x),   q_n = A_n (m*x),   t = W_t x
-    up:    h = y + B_u p' + sum_n B_n q'_n
+`project` makes, for tokens m of rows R with a dropout mask k or none (PROPER's equation in brackets):
 
-Between them the caller routes: p' and q'_n are p and q_n after scaling and weighting, a few numbers
-a token. `reference` says this in einsum and lets autograd differentiate; it is the oracle of the
-others. `fused` computes the same with hand-written gradients: no copy of a full-width activation is
-made that a matrix product could write to directly, and the frozen base gets no gradients of its
-own. `grouped` is `fused` with one launch for all users' factors however ragged their rows (`rows`).
+    base_out    = W_p x + c        "mi,oi->mo"                    (7)
+    user_low    = A_u (k*x)        "mi,mri->mr", A_u of m's row   (11)
+    expert_low  = A_n (k*x)        "mi,nri->mnr"                  (7)
+    text_logits = W_t x            "mi,ni->mn"                    (8)
 
-m is the dropout mask or None. Letters: M tokens, B rows, N experts, r rank, i input width, o output
-width. A row's tokens stand together (`layout`).
+The caller routes: it scales `user_low` and weights `expert_low`, a few numbers a token. Then
+`add_low_rank` makes
+
+    h = base_out + B_u user_low    "mr,mor->mo", B_u of m's row   (11)
+                 + sum_n B_n expert_low_n   "mnr,nor->mo"         (7)
+
+`reference` says this in einsum and lets autograd differentiate; it is the oracle of the others.
+`fused` computes the same with hand-written gradients: no copy of a full-width activation is made
+that a matrix product could write to directly, and the frozen base gets no gradients of its own.
+`grouped` is `fused` with one launch for all users' factors however ragged their rows (`rows`).
+
+Letters: M tokens, R rows, N experts, r rank, i input width, o output width. A row's tokens stand
+together (`layout`).
 """
 
 from __future__ import annotations
@@ -41,16 +50,23 @@ class Backend(StrEnum):
 
 
 @dataclass(frozen=True)
-class Down:
-    """What goes into low rank: y [M, o], p [M, r], q [M, N, r], t [M, N]; None for absent parts."""
+class Projected:
+    """What `project` makes of an input; None for absent parts.
 
-    y: Tensor
-    p: Tensor | None
-    q: Tensor | None
-    t: Tensor | None
+    Attributes:
+        base_out: `[M, o]`, the frozen linear's.
+        user_low: `[M, r]`, through every row's own A_u.
+        expert_low: `[M, N, r]`, through all A_n.
+        text_logits: `[M, N]`, the text router's.
+    """
+
+    base_out: Tensor
+    user_low: Tensor | None
+    expert_low: Tensor | None
+    text_logits: Tensor | None
 
 
-def down(
+def project(
     backend: Backend,
     base: torch.nn.Module,
     x: Tensor,
@@ -60,70 +76,72 @@ def down(
     user_a: Tensor | None = None,
     expert_a: Tensor | None = None,
     text: Tensor | None = None,
-) -> Down:
+) -> Projected:
     """The frozen linear, both projections into low rank, and the text router's logits.
 
     Args:
         base: the frozen linear, any module from [M, i] to [M, o].
         x: [M, i]; mask: [M, i] or None.
-        user_a: every row's own A_u, [B, r, i], or None.
+        user_a: every row's own A_u, [R, r, i], or None.
         expert_a: [N, r, i] or None.
         text: W_t [N, i] or None; its logits come in its own dtype and never see the mask.
     """
     if backend is Backend.REFERENCE:
-        return _down_reference(base, x, mask, layout, user_a, expert_a, text)
+        return _project_reference(base, x, mask, layout, user_a, expert_a, text)
     grouped = backend is Backend.GROUPED
-    user = None if user_a is None else user_a.to(x.dtype)
-    flat = None if expert_a is None else expert_a.to(x.dtype).flatten(0, 1)  # [N*r, i]
+    user_a = None if user_a is None else user_a.to(x.dtype)
+    flat_a = None if expert_a is None else expert_a.to(x.dtype).flatten(0, 1)  # [N*r, i]
     if type(base) is torch.nn.Linear:
-        y, p, q, t = _Down.apply(  # type: ignore[no-untyped-call]
-            x, base.weight, base.bias, mask, layout, grouped, user, flat, text
+        base_out, user_low, expert_low, text_logits = _Project.apply(  # type: ignore[no-untyped-call]
+            x, base.weight, base.bias, mask, layout, grouped, user_a, flat_a, text
         )
     else:  # a quantized linear brings its own gradient
-        y = base(x)
-        _, p, q, t = _Down.apply(  # type: ignore[no-untyped-call]
-            x, None, None, mask, layout, grouped, user, flat, text
+        base_out = base(x)
+        _, user_low, expert_low, text_logits = _Project.apply(  # type: ignore[no-untyped-call]
+            x, None, None, mask, layout, grouped, user_a, flat_a, text
         )
-    if q is not None and expert_a is not None:
-        q = q.view(-1, *expert_a.shape[:2])
-    return Down(y, p, q, t)
+    if expert_low is not None and expert_a is not None:
+        expert_low = expert_low.view(-1, *expert_a.shape[:2])
+    return Projected(base_out, user_low, expert_low, text_logits)
 
 
-def up(
+def add_low_rank(
     backend: Backend,
-    y: Tensor,
+    base_out: Tensor,
     layout: Layout,
     *,
-    p: Tensor | None = None,
-    q: Tensor | None = None,
+    user_low: Tensor | None = None,
+    expert_low: Tensor | None = None,
     user_b: Tensor | None = None,
     expert_b: Tensor | None = None,
 ) -> Tensor:
-    """Add both adapters' outputs to y [M, o]; y itself may be overwritten.
+    """Add both adapters' outputs to base_out [M, o]; base_out itself may be overwritten.
 
     Args:
-        p: [M, r] or None; q: [M, N, r] or None.
-        user_b: every row's own B_u, [B, o, r], or None.
+        user_low: [M, r] or None; expert_low: [M, N, r], weighted, or None.
+        user_b: every row's own B_u, [R, o, r], or None.
         expert_b: [N, o, r] or None.
     """
     if backend is Backend.REFERENCE:
-        if p is not None and user_b is not None:
-            y = y + _by_row_reference("gtr,gor->gto", p, user_b, layout)
-        if q is not None and expert_b is not None:
-            y = y + torch.einsum("mnr,nor->mo", q, expert_b.to(q.dtype))
-        return y
-    user = None if user_b is None else user_b.to(y.dtype).transpose(1, 2)  # [B, r, o]
-    flat = None
+        h = base_out
+        if user_low is not None and user_b is not None:
+            h = h + _by_row_reference("gtr,gor->gto", user_low, user_b, layout)
+        if expert_low is not None and expert_b is not None:
+            h = h + torch.einsum("mnr,nor->mo", expert_low, expert_b.to(expert_low.dtype))
+        return h
+    if user_b is not None:
+        user_b = user_b.to(base_out.dtype).transpose(1, 2)  # [R, r, o]
+    flat_b = None
     if expert_b is not None:
-        flat = expert_b.to(y.dtype).permute(0, 2, 1).flatten(0, 1)  # [N*r, o]
-    flat_q = None if q is None else q.flatten(1)
-    out: Tensor = _Up.apply(  # type: ignore[no-untyped-call]
-        y, layout, backend is Backend.GROUPED, p, flat_q, user, flat
+        flat_b = expert_b.to(base_out.dtype).permute(0, 2, 1).flatten(0, 1)  # [N*r, o]
+    flat_low = None if expert_low is None else expert_low.flatten(1)  # [M, N*r]
+    out: Tensor = _AddLowRank.apply(  # type: ignore[no-untyped-call]
+        base_out, layout, backend is Backend.GROUPED, user_low, flat_low, user_b, flat_b
     )
     return out
 
 
-def _down_reference(
+def _project_reference(
     base: torch.nn.Module,
     x: Tensor,
     mask: Tensor | None,
@@ -131,16 +149,16 @@ def _down_reference(
     user_a: Tensor | None,
     expert_a: Tensor | None,
     text: Tensor | None,
-) -> Down:
+) -> Projected:
     dropped = x if mask is None else x * mask
-    p = q = t = None
+    user_low = expert_low = text_logits = None
     if user_a is not None:
-        p = _by_row_reference("gti,gri->gtr", dropped, user_a, layout)
+        user_low = _by_row_reference("gti,gri->gtr", dropped, user_a, layout)
     if expert_a is not None:
-        q = torch.einsum("mi,nri->mnr", dropped, expert_a.to(x.dtype))
+        expert_low = torch.einsum("mi,nri->mnr", dropped, expert_a.to(x.dtype))
     if text is not None:
-        t = torch.einsum("mi,ni->mn", x.to(text.dtype), text)
-    return Down(base(x), p, q, t)
+        text_logits = torch.einsum("mi,ni->mn", x.to(text.dtype), text)
+    return Projected(base(x), user_low, expert_low, text_logits)
 
 
 def _by_row_reference(equation: str, tokens: Tensor, factor: Tensor, layout: Layout) -> Tensor:
@@ -152,8 +170,8 @@ def _by_row_reference(equation: str, tokens: Tensor, factor: Tensor, layout: Lay
     return torch.cat([part.flatten(0, 1) for part in parts])
 
 
-class _Down(torch.autograd.Function):
-    """y = x W^T + c, p = (m*x) A_u^T, q = (m*x) A_g^T, t = x W_t^T; W and c are frozen."""
+class _Project(torch.autograd.Function):
+    """x W^T + c, (k*x) A_u^T, (k*x) A_g^T and x W_t^T, with A_g [N*r, i]; W and c are frozen."""
 
     @staticmethod
     def forward(
@@ -164,119 +182,129 @@ class _Down(torch.autograd.Function):
         mask: Tensor | None,
         layout: Layout,
         grouped: bool,
-        user: Tensor | None,
-        flat: Tensor | None,
+        user_a: Tensor | None,
+        flat_a: Tensor | None,
         text: Tensor | None,
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
         dropped = x if mask is None else x * mask
-        y = None if weight is None else linear(x, weight, bias)
-        p = None
-        if user is not None:
-            p = rows.times(dropped, user.transpose(1, 2), layout, grouped=grouped)
-        q = None if flat is None else linear(dropped, flat)
-        t = None if text is None else linear(x.to(text.dtype), text)
-        ctx.save_for_backward(x, weight, mask, user, flat, text)
+        base_out = None if weight is None else linear(x, weight, bias)
+        user_low = None
+        if user_a is not None:
+            user_low = rows.times(dropped, user_a.transpose(1, 2), layout, grouped=grouped)
+        expert_low = None if flat_a is None else linear(dropped, flat_a)
+        text_logits = None if text is None else linear(x.to(text.dtype), text)
+        ctx.save_for_backward(x, weight, mask, user_a, flat_a, text)
         ctx.layout, ctx.grouped = layout, grouped
         ctx.set_materialize_grads(False)
-        return y, p, q, t
+        return base_out, user_low, expert_low, text_logits
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        _dy, dp, dq, dt = grads
-        x, weight, mask, user, flat, text = ctx.saved_tensors
-        wants_x, *_, wants_user, wants_flat, wants_text = ctx.needs_input_grad
-        d_user = d_flat = d_text = dx = None
-        if wants_user or wants_flat:
+        d_base, d_user_low, d_expert_low, d_logits = grads
+        x, weight, mask, user_a, flat_a, text = ctx.saved_tensors
+        wants_x, *_, wants_user, wants_experts, wants_text = ctx.needs_input_grad
+        layout, grouped = ctx.layout, ctx.grouped
+        d_user_a = d_flat_a = d_text = dx = None
+        if wants_user or wants_experts:
             dropped = x if mask is None else x * mask
-            if wants_user and dp is not None:
-                d_user = rows.outer(dp, dropped, ctx.layout, grouped=ctx.grouped)  # [B, r, i]
-            if wants_flat and dq is not None:
-                d_flat = transposed_product(dq, dropped)  # [N*r, i]
-        if wants_text and dt is not None:
-            d_text = transposed_product(dt, x.to(dt.dtype))
+            if wants_user and d_user_low is not None:
+                d_user_a = rows.outer(d_user_low, dropped, layout, grouped=grouped)  # [R, r, i]
+            if wants_experts and d_expert_low is not None:
+                d_flat_a = transposed_product(d_expert_low, dropped)  # [N*r, i]
+        if wants_text and d_logits is not None:
+            d_text = transposed_product(d_logits, x.to(d_logits.dtype))
         if wants_x:
-            dx = _input_gradient(grads, weight, mask, ctx.layout, user, flat, grouped=ctx.grouped)
-            if dt is not None and text is not None:
+            dx = None if weight is None or d_base is None else linear(d_base, weight.T)
+            low = (d_user_low, d_expert_low, user_a, flat_a)
+            dx = _add_masked(dx, mask, layout, *low, grouped=grouped)
+            if d_logits is not None and text is not None:
                 # In x's dtype, as every other part of its gradient.
-                narrow, weights = dt.to(x.dtype), text.to(x.dtype)
+                narrow, weights = d_logits.to(x.dtype), text.to(x.dtype)
                 dx = linear(narrow, weights.T) if dx is None else dx.addmm_(narrow, weights)
-        return dx, None, None, None, None, None, d_user, d_flat, d_text
+        return dx, None, None, None, None, None, d_user_a, d_flat_a, d_text
 
 
-def _input_gradient(
-    grads: tuple[Tensor | None, ...],
-    weight: Tensor | None,
+def _add_masked(
+    into: Tensor | None,
     mask: Tensor | None,
     layout: Layout,
-    user: Tensor | None,
-    flat: Tensor | None,
+    user_low: Tensor | None,
+    expert_low: Tensor | None,
+    user_factor: Tensor | None,
+    expert_factor: Tensor | None,
     *,
     grouped: bool,
 ) -> Tensor | None:
-    """dy W + m*(dp A_u + dq A_g), [M, i]; what has no gradient is left out."""
-    dy, dp, dq, _ = grads
-    dx = None if weight is None or dy is None else linear(dy, weight.T)
+    """into + k*(what `_add` adds), [M, d]; what is None is left out. Writes into `into`."""
+    low = (user_low, expert_low, user_factor, expert_factor)
     if mask is None:
-        return _add_low_rank(dx, layout, dp, dq, user, flat, grouped=grouped)
-    through = _add_low_rank(None, layout, dp, dq, user, flat, grouped=grouped)
+        return _add(into, layout, *low, grouped=grouped)
+    through = _add(None, layout, *low, grouped=grouped)
     if through is None:
-        return dx
-    return through.mul_(mask) if dx is None else dx.addcmul_(through, mask)
+        return into
+    return through.mul_(mask) if into is None else into.addcmul_(through, mask)
 
 
-def _add_low_rank(
+def _add(
     into: Tensor | None,
     layout: Layout,
-    p: Tensor | None,
-    q: Tensor | None,
-    user: Tensor | None,
-    flat: Tensor | None,
+    user_low: Tensor | None,
+    expert_low: Tensor | None,
+    user_factor: Tensor | None,
+    expert_factor: Tensor | None,
     *,
     grouped: bool,
 ) -> Tensor | None:
-    """into + p U + q G for every row's own U [B, r, d] and G [N*r, d]; writes into `into`."""
-    if q is not None and flat is not None:
-        into = linear(q, flat.T) if into is None else into.addmm_(q, flat)
-    if p is not None and user is not None:
+    """into + user_low U + expert_low G for every row's own U [R, r, d] and G [N*r, d].
+
+    Writes into `into`, where that is given.
+    """
+    if expert_low is not None and expert_factor is not None:
         if into is None:
-            return rows.times(p, user, layout, grouped=grouped)
-        rows.add_times(into, p, user, layout, grouped=grouped)
+            into = linear(expert_low, expert_factor.T)
+        else:
+            into.addmm_(expert_low, expert_factor)
+    if user_low is not None and user_factor is not None:
+        if into is None:
+            return rows.times(user_low, user_factor, layout, grouped=grouped)
+        rows.add_times(into, user_low, user_factor, layout, grouped=grouped)
     return into
 
 
-class _Up(torch.autograd.Function):
-    """y += p B_u + q B_g in place, with B_u [B, r, o] and B_g [N*r, o]."""
+class _AddLowRank(torch.autograd.Function):
+    """base_out += user_low B_u + expert_low B_g in place, with B_u [R, r, o] and B_g [N*r, o]."""
 
     @staticmethod
     def forward(
         ctx: Any,
-        y: Tensor,
+        base_out: Tensor,
         layout: Layout,
         grouped: bool,
-        p: Tensor | None,
-        q: Tensor | None,
-        user: Tensor | None,
-        flat: Tensor | None,
+        user_low: Tensor | None,
+        expert_low: Tensor | None,
+        user_b: Tensor | None,
+        flat_b: Tensor | None,
     ) -> Tensor:
-        _add_low_rank(y, layout, p, q, user, flat, grouped=grouped)
-        ctx.mark_dirty(y)
-        ctx.save_for_backward(p, q, user, flat)
+        _add(base_out, layout, user_low, expert_low, user_b, flat_b, grouped=grouped)
+        ctx.mark_dirty(base_out)
+        ctx.save_for_backward(user_low, expert_low, user_b, flat_b)
         ctx.layout, ctx.grouped = layout, grouped
-        return y
+        return base_out
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        (dy,) = grads
-        p, q, user, flat = ctx.saved_tensors
+        user_low, expert_low, user_b, flat_b = ctx.saved_tensors
         layout, grouped = ctx.layout, ctx.grouped
-        wants_y, _, _, wants_p, wants_q, wants_user, wants_flat = ctx.needs_input_grad
-        dy = dy.contiguous()
-        return (
-            dy if wants_y else None,
-            None,
-            None,
-            rows.times(dy, user.transpose(1, 2), layout, grouped=grouped) if wants_p else None,
-            linear(dy, flat) if wants_q else None,
-            rows.outer(p, dy, layout, grouped=grouped) if wants_user else None,
-            transposed_product(q, dy) if wants_flat else None,
+        wants_base, _, _, wants_user, wants_experts, wants_user_b, wants_flat_b = (
+            ctx.needs_input_grad
         )
+        dh = grads[0].contiguous()
+        d_user_low = d_user_b = None
+        if wants_user:
+            d_user_low = rows.times(dh, user_b.transpose(1, 2), layout, grouped=grouped)
+        d_expert_low = linear(dh, flat_b) if wants_experts else None
+        if wants_user_b:
+            d_user_b = rows.outer(user_low, dh, layout, grouped=grouped)
+        d_flat_b = transposed_product(expert_low, dh) if wants_flat_b else None
+        d_base = dh if wants_base else None
+        return d_base, None, None, d_user_low, d_expert_low, d_user_b, d_flat_b

@@ -32,17 +32,17 @@ class Encoded:
 
 @dataclass(frozen=True)
 class Batch:
-    """Packed rows: B rows, M tokens, K answer tokens.
+    """Packed rows: R rows, M tokens, K answer tokens.
 
     Attributes:
         input_ids, position_ids: `[1, M]`.
         prompt_mask: `[M]` bool, true on prompt tokens.
-        slots: `[B]`, the user slot of every row.
+        slots: `[R]`, the user slot of every row.
         layout: where rows lie.
         answers: `[K]` answer tokens, row after row.
         answer_at: `[K]` token whose logits predict each of them, the one before it.
         answer_rows: `[K]` row of each.
-        answer_tokens: how many each row has, B of them.
+        answer_tokens: how many each row has, R of them.
         seeds: dropout seed a row, or None outside training.
     """
 
@@ -58,7 +58,7 @@ class Batch:
     seeds: tuple[int, ...] | None = None
 
     def by_row(self, values: Tensor) -> Tensor:
-        """Sums over every row's answer tokens: [K] -> [B]."""
+        """Sums over every row's answer tokens: [K] -> [R]."""
         return values.new_zeros(len(self.slots)).index_add(0, self.answer_rows, values)
 
 

@@ -5,7 +5,8 @@ oneDNN's kernels for the same arithmetic. oneDNN serves products here wherever i
 everything else, other dtypes and other devices included, takes PyTorch's own way. Both add up in
 float32; results differ by rounding only.
 
-No function here is differentiable: callers write their own gradients.
+`linear` and `transposed_product` have no gradients: they are for hand-written ones. `frozen_linear`
+has one, to its input.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ def transposed_product(a: Tensor, b: Tensor) -> Tensor:
 
 
 def frozen_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """The same with gradients, which reach x [..., i] only."""
+    """`linear` with gradients, which reach x [..., i] only."""
     y: Tensor = _Linear.apply(x, weight, bias)  # type: ignore[no-untyped-call]
     return y
 

@@ -5,7 +5,7 @@ quick where lengths repeat or a launch costs little, as on a CPU. `grouped`: one
 of any lengths (PyTorch's grouped matrix product), one launch however ragged the rows are, as a GPU
 wants it; it takes float32 and bfloat16.
 
-Letters: M tokens, B rows, r rank, d width.
+Letters: M tokens, R rows, r rank, d width.
 """
 
 from __future__ import annotations
@@ -22,7 +22,10 @@ ALIGNED_BYTES = 16  # grouped products want every stride a multiple of this
 
 
 def times(x: Tensor, factor: Tensor, layout: Layout, *, grouped: bool = False) -> Tensor:
-    """Every row's tokens times its own factor: [M, i] and [B, i, o] -> [M, o]."""
+    """Every row's tokens times its own factor: [M, i] and [R, i, o] -> [M, o].
+
+    einsum("mi,mio->mo") with the factor of each token's row.
+    """
     if grouped and _can_group(x):
         width = factor.shape[2]
         x, factor = _aligned(x, 1), _aligned(_aligned(factor, 1), 2)
@@ -45,7 +48,10 @@ def add_times(
 
 
 def outer(a: Tensor, b: Tensor, layout: Layout, *, grouped: bool = False) -> Tensor:
-    """Every row's a^T b over its own tokens: [M, n] and [M, o] -> [B, n, o]."""
+    """Every row's a^T b over its own tokens: [M, n] and [M, o] -> [R, n, o].
+
+    einsum("tn,to->no") of each row's tokens t.
+    """
     if grouped and _can_group(a):
         n, o = a.shape[1], b.shape[1]
         made = F.grouped_mm(_aligned(a, 1).T, _aligned(b, 1), offs=layout.ends)

@@ -5,12 +5,12 @@ base, and its logits are its largest activation. Only answer tokens carry loss (
 runs at those, and a frozen head's loss needs no logits kept: `FrozenHeadLoss` makes them a chunk at
 a time and keeps the gradient of the hidden states, which is `vocabulary / hidden` times smaller.
 
-Letters: M tokens, B rows, K answer tokens, d hidden width, V vocabulary.
+Letters: K answer tokens, d hidden width, V vocabulary.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,24 +18,21 @@ from torch import Tensor
 from proper_model.kernels.layout import routing_dtype
 from proper_model.kernels.packing import Batch, packed_inputs, token_nll
 from proper_model.kernels.products import linear
-from proper_model.model.passes import Pass
-
-if TYPE_CHECKING:
-    from proper_model.model.adapted_model import AdaptedModel
 
 # Causal LMs of Hugging Face whose logits are `lm_head(hidden)` and nothing else.
 PLAIN_HEADS = frozenset({"llama", "mistral", "qwen2", "qwen3", "gemma", "smollm3"})
 CHUNK = 1 << 22  # logits made at once: 16 MiB of float32
 
 
-def answer_nll(model: AdaptedModel, batch: Batch, now: Pass) -> Tensor:
-    """Negative log-likelihood of every answer token: [K], float32 or wider."""
-    base = model.base
+def answer_nll(base: Any, batch: Batch) -> Tensor:
+    """Negative log-likelihood of every answer token: [K], float32 or wider.
+
+    `base` is a causal LM that attends within rows (`packed_attention`).
+    """
     head = base.get_output_embeddings()
     if base.config.model_type not in PLAIN_HEADS or head.weight.requires_grad:
-        return token_nll(answer_logits(model, batch, now), batch.answers)
-    with model.attached(), model.running(_filled(now, batch)):
-        hidden = base.get_decoder()(**packed_inputs(batch)).last_hidden_state[0]
+        return token_nll(answer_logits(base, batch), batch.answers)
+    hidden = base.get_decoder()(**packed_inputs(batch)).last_hidden_state[0]
     picked = hidden.index_select(0, batch.answer_at)  # [K, d]
     nll: Tensor = FrozenHeadLoss.apply(  # type: ignore[no-untyped-call]
         picked, head.weight, head.bias, batch.answers
@@ -43,18 +40,10 @@ def answer_nll(model: AdaptedModel, batch: Batch, now: Pass) -> Tensor:
     return nll
 
 
-def answer_logits(model: AdaptedModel, batch: Batch, now: Pass) -> Tensor:
+def answer_logits(base: Any, batch: Batch) -> Tensor:
     """Logits that predict the answer tokens, [K, V]."""
-    with model.attached(), model.running(_filled(now, batch)):
-        output = model.base(**packed_inputs(batch), logits_to_keep=batch.answer_at)
-    logits: Tensor = output.logits[0]
+    logits: Tensor = base(**packed_inputs(batch), logits_to_keep=batch.answer_at).logits[0]
     return logits
-
-
-def _filled(now: Pass, batch: Batch) -> Pass:
-    """The pass with what it must know of the batch."""
-    now.prompt_mask, now.seeds, now.layout = batch.prompt_mask, batch.seeds, batch.layout
-    return now
 
 
 class FrozenHeadLoss(torch.autograd.Function):

@@ -1,21 +1,23 @@
 """What every adapted linear reads during one forward pass: whose rows, which parts, what dropout.
 
-Letters: B rows, M tokens, R routed vectors, U user slots, N experts, K other users, e embedding width.
+Letters: R rows, M tokens, Q routed vectors, U user slots, N experts, K other users, e embedding
+width.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
 from proper_model.kernels.layout import Layout
+from proper_model.kernels.packing import Batch
 from proper_model.settings.presets import UserRouting
 
-# Called at every routed linear with (site number, weights [R, N], rows [R], others): a vector a
+# Called at every routed linear with (site number, weights [Q, N], rows [Q], others): a vector a
 # token, or one a row where no token matters; `rows` says whose row each is of, and `others` routes
-# the same x for given user slots [B, K] -> [K, R, N].
+# the same x for given user slots [R, K] -> [K, Q, N].
 RoutingObserver = Callable[[int, Tensor, Tensor, Callable[[Tensor], Tensor]], None]
 
 
@@ -24,7 +26,7 @@ class Pass:
     """What every adapted linear reads during one forward pass.
 
     Attributes:
-        slots: `[B]` user slot of every row.
+        slots: `[R]` user slot of every row.
         experts, lora: whether group experts and user LoRAs take part.
         embeddings: `[U, tables, e]` user embeddings, or None where routing does not read them.
         routing: how experts are weighted; USER_AWARE in stage 2.
@@ -33,7 +35,8 @@ class Pass:
         dropout: probability, active only with `seeds`, one a row.
         prompt_mask: true on the prompt's tokens of the first input, for the `pooled` text router.
         observer: sees routing weights, for the constraint loss and for inspection.
-        pooled: per site, the mean prompt input, kept for decoding steps.
+        pooled: per site, the mean prompt input: the prompt's forward pass fills it, decoding steps
+            read it.
     """
 
     slots: Tensor
@@ -48,8 +51,18 @@ class Pass:
     observer: RoutingObserver | None = None
     pooled: dict[int, Tensor] = field(default_factory=dict)
 
+    def over(self, batch: Batch) -> Pass:
+        """This pass over a packed batch: it knows where rows and prompts lie, and what seeds are."""
+        return replace(
+            self,
+            layout=batch.layout,
+            prompt_mask=batch.prompt_mask,
+            seeds=batch.seeds,
+            pooled={},
+        )
+
     def layout_of(self, x: Tensor) -> Layout:
-        """The layout of an input [B, T, i]; the packed one if there is."""
+        """The layout of an input [R, T, i]; the packed one if there is."""
         if self.layout is not None:
             return self.layout
         rows, length = x.shape[:2]

@@ -1,44 +1,94 @@
-"""Routing at one site of the current pass: which parts of the structure make the weights.
+"""Routing: how much of each expert a token of a user gets.
 
-Letters: M tokens, B rows, R routed vectors (one a token, or one a row where nothing depends on the
-token), N experts, r rank, i input width, o output width.
+    user-aware router   w = softmax(W_t x + W_e e_u)      PROPER eq. 8, or the mean of two softmaxes
+    LoRA-aware router   w = softmax(W_l B_u A_u x)        eq. 12
+    default preset      w = softmax(W_t x + W_e e_u + W_l B_u A_u x)
+
+In the preset `default`, stage 3 starts with `B_u = 0` exactly where stage 2 ended. `B_u A_u x` is
+never formed: `W_l (B_u A_u x) = (W_l B_u)(A_u x)`, an [N, r] matrix a user. Logits and softmax are
+float32 (or wider) whatever the model computes in.
+
+Letters: M tokens, R rows, Q routed vectors (one a token, or one a row where nothing depends on the
+token), K other users, N experts, r rank, i input width, o output width, e width of the user
+embedding.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
+from proper_model.kernels import rows
 from proper_model.kernels.layout import Layout, routing_dtype
-from proper_model.model.routers import lora_logits, merge, normalize, text_logits, user_logits
-from proper_model.settings.presets import RouterText, UserRouting
-
-if TYPE_CHECKING:
-    from proper_model.model.adapted_model import AdaptedModel
+from proper_model.model.adapters import Adapters
+from proper_model.model.passes import Pass
+from proper_model.settings.presets import RouterMerge, RouterText, UserRouting
 
 
-def text_weight(model: AdaptedModel, number: int, x: Tensor) -> Tensor | None:
+def text_logits(weight: Tensor, x: Tensor) -> Tensor:
+    """`W_t x` (eq. 8): weight [N, i], x [..., i] -> [..., N], in routing precision."""
+    dtype = routing_dtype(x)
+    return x.to(dtype) @ weight.to(dtype).T  # einsum("...i,ni->...n")
+
+
+def user_logits(weight: Tensor, embedding: Tensor) -> Tensor:
+    """`W_e e_u` (eq. 8): weight [N, e], embedding [R, e] -> [R, N]."""
+    return torch.einsum("re,ne->rn", embedding, weight.to(embedding.dtype))
+
+
+def lora_logits(weight: Tensor, user_low: Tensor, user_b: Tensor, layout: Layout) -> Tensor:
+    """`W_l B_u A_u x` (eq. 12): [M, N].
+
+    Args:
+        weight: W_l [N, o].
+        user_low: A_u x [M, r].
+        user_b: every row's B_u [R, o, r].
+    """
+    dtype = routing_dtype(user_low)
+    through = torch.einsum("no,gor->gnr", weight.to(dtype), user_b.to(dtype))  # W_l B_u
+    # einsum("mr,mnr->mn"), with W_l B_u of each token's row
+    return rows.product(user_low.to(dtype), through.transpose(1, 2), layout)
+
+
+def merge(text: Tensor | None, user: Tensor, how: RouterMerge) -> Tensor:
+    """Routing weights from text logits (or none) and user logits, both [..., N] (eq. 8)."""
+    if text is None:
+        return normalize(user)
+    if how is RouterMerge.AVERAGE:
+        return (normalize(text) + normalize(user)) / 2
+    return normalize(text + user)
+
+
+def normalize(logits: Tensor) -> Tensor:
+    """Softmax over experts, [..., N] -> [..., N].
+
+    Along the first of two dimensions: PyTorch's softmax along a last dimension of five takes four
+    times as long on a CPU.
+    """
+    weights = logits.transpose(-1, -2).contiguous().softmax(-2)
+    return weights.transpose(-1, -2)
+
+
+def text_weight(adapters: Adapters, number: int, now: Pass, x: Tensor) -> Tensor | None:
     """W_t [N, i] in routing precision where every token's own text routes it, else None."""
-    now = model.current
-    weight = model.router(number).text
-    if now is None or not now.experts or weight is None:
+    weight = adapters.router(number).text
+    if not now.experts or weight is None:
         return None
     if now.lora and now.routing is UserRouting.LORA_AWARE:
         return None  # eq. 12 reads the adapter's output only
-    if model.structure.router_text is not RouterText.TOKEN:
+    if adapters.structure.router_text is not RouterText.TOKEN:
         return None
     return weight.to(routing_dtype(x))
 
 
 def route(
-    model: AdaptedModel,
+    adapters: Adapters,
     number: int,
+    now: Pass,
     layout: Layout,
     x: Tensor,
     text: Tensor | None,
-    hidden: Tensor | None,
+    user_low: Tensor | None,
     user_b: Tensor | None,
 ) -> Tensor:
     """Routing weights [M, N] of site `number`.
@@ -46,58 +96,54 @@ def route(
     Args:
         x: [M, i], read by the `pooled` text router only.
         text: W_t x [M, N] where the text router reads tokens.
-        hidden, user_b: A_u x [M, r] and every row's B_u [B, o, r], with user LoRAs.
+        user_low, user_b: A_u x [M, r] and every row's B_u [R, o, r], with user LoRAs.
     """
-    now = model.current
-    assert now is not None
-    own = None
-    if hidden is not None and now.routing is not UserRouting.USER_AWARE:
-        own = _lora_logits(model, number, layout, hidden, user_b)
-    only_lora = own is not None and now.routing is UserRouting.LORA_AWARE
-    if text is None and not only_lora:
-        text = _pooled_text_logits(model, number, layout, x)  # [B, N] or None
+    own = None  # W_l B_u A_u x, [M, N]
+    if user_low is not None and now.routing is not UserRouting.USER_AWARE:
+        own = _own_logits(adapters, number, layout, user_low, user_b)
+    only_own = own is not None and now.routing is UserRouting.LORA_AWARE
+    if text is None and not only_own:
+        text = _pooled_text_logits(adapters, number, now, layout, x)  # [R, N] or None
         if text is not None and own is not None:
             text = text[layout.rows]
     by_token = own is not None or (text is not None and len(text) == len(x))
-    # Every routed vector's row; a row that routes as a whole has one.
-    rows = layout.rows if by_token else torch.arange(len(layout.lengths), device=x.device)
-    if only_lora:
+    # Every routed vector's row; a row that routes as a whole has one. [Q]
+    row_of = layout.rows if by_token else torch.arange(len(layout.lengths), device=x.device)
+    how = adapters.structure.router_merge
+    if only_own:
         assert own is not None
-        weights = normalize(own)
+        weights = normalize(own)  # eq. 12
     else:
-        user = _user_logits(model, number, now.slots, x)[rows]
-        weights = merge(text, user if own is None else user + own, model.structure.router_merge)
+        user = _user_logits(adapters, number, now, now.slots, x)[row_of]  # [Q, N]
+        weights = merge(text, user if own is None else user + own, how)  # eq. 8, with own or not
     if now.observer is not None:
 
         def others(slots: Tensor) -> Tensor:
-            """Weights at the same x for other users: slots [B, K] -> [K, R, N]."""
-            drawn = torch.stack(
-                [_user_logits(model, number, column, x)[rows] for column in slots.T]
-            )
-            return merge(text, drawn, model.structure.router_merge)
+            """Weights at the same x for other users: slots [R, K] -> [K, Q, N]."""
+            drawn = [_user_logits(adapters, number, now, column, x)[row_of] for column in slots.T]
+            return merge(text, torch.stack(drawn), how)
 
-        now.observer(number, weights, rows, others)
+        now.observer(number, weights, row_of, others)
     return weights if by_token else weights[layout.rows]
 
 
-def _lora_logits(
-    model: AdaptedModel, number: int, layout: Layout, hidden: Tensor, user_b: Tensor | None
+def _own_logits(
+    adapters: Adapters, number: int, layout: Layout, user_low: Tensor, user_b: Tensor | None
 ) -> Tensor:
-    weight = model.router(number).lora
+    weight = adapters.router(number).lora
     assert weight is not None
     assert user_b is not None
-    own = lora_logits(weight, hidden, user_b, layout)
-    return own.detach() if model.structure.detach_lora_router else own
+    own = lora_logits(weight, user_low, user_b, layout)
+    return own.detach() if adapters.structure.detach_lora_router else own
 
 
 def _pooled_text_logits(
-    model: AdaptedModel, number: int, layout: Layout, x: Tensor
+    adapters: Adapters, number: int, now: Pass, layout: Layout, x: Tensor
 ) -> Tensor | None:
-    """Logits of every row's mean prompt input, [B, N]; decoding steps reuse the prompt's."""
-    weight, now = model.router(number).text, model.current
-    if weight is None or model.structure.router_text is RouterText.NONE:
+    """Logits of every row's mean prompt input, [R, N]; decoding steps reuse the prompt's."""
+    weight = adapters.router(number).text
+    if weight is None or adapters.structure.router_text is RouterText.NONE:
         return None
-    assert now is not None
     if number not in now.pooled or layout.longest > 1:
         assert now.prompt_mask is not None
         share = now.prompt_mask.reshape(-1).to(x.dtype)  # [M]
@@ -107,15 +153,11 @@ def _pooled_text_logits(
     return text_logits(weight, now.pooled[number])
 
 
-def _user_logits(model: AdaptedModel, number: int, slots: Tensor, x: Tensor) -> Tensor:
-    """W_e e_u for the users in `slots [B]`: [B, N]."""
-    if not model.structure.router_user:
-        return x.new_zeros(len(slots), model.structure.experts, dtype=routing_dtype(x))
-    now = model.current
-    assert now is not None
+def _user_logits(adapters: Adapters, number: int, now: Pass, slots: Tensor, x: Tensor) -> Tensor:
+    """W_e e_u for the users in `slots [R]`: [R, N]."""
+    structure = adapters.structure
+    if not structure.router_user:
+        return x.new_zeros(len(slots), structure.experts, dtype=routing_dtype(x))
     assert now.embeddings is not None
-    table = 0 if model.tables == 1 else model.sites[number].layer
-    embedding = now.embeddings[slots, table].to(routing_dtype(x))  # [B, e]
-    weight = model.tied_user if model.tied_user is not None else model.router(number).user
-    assert weight is not None
-    return user_logits(weight, embedding)
+    embedding = now.embeddings[slots, adapters.table(number)].to(routing_dtype(x))  # [R, e]
+    return user_logits(adapters.user_weight(number), embedding)

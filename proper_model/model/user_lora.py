@@ -2,10 +2,10 @@
 
 A LoRA of rank r on a linear `h = W x` adds `s * B (A x)` with `A [r, d_in]`, `B [d_out, r]` and
 `s = alpha / r` (PROPER eq. 3 and 11; LoRA, arXiv 2106.09685). Users are *stacked*: `A [U, r, d_in]`,
-`B [U, d_out, r]`, and a batch says in `slots [B]` which user each row belongs to, so that rows of
+`B [U, d_out, r]`, and a batch says in `slots [R]` which user each row belongs to, so that rows of
 different users share one pass over the frozen base.
 
-Letters: B batch rows, T tokens, U user slots, r rank, i input width, o output width.
+Letters: R rows, U user slots, r rank.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from proper_model.base.outside_config import saved_base_config
 from proper_model.base.population_lora import population_config
 from proper_model.base.portable_config import make_portable
 from proper_model.base.quantized import is_quantized
+from proper_model.base.sites import Site
 from proper_model.bundle.file_names import (
     BASE,
     CONFIG,
@@ -44,9 +45,8 @@ from proper_model.bundle.file_names import (
 )
 from proper_model.errors import BaseModelError, BundleFormatError
 from proper_model.model.adapted_model import AdaptedModel
-from proper_model.model.experts import Experts
 from proper_model.release.recipe import BaseSource, Recipe, ReleaseContent
-from proper_model.settings.presets import Structure
+from proper_model.settings.presets import EmbeddingTables, RouterSharing, RouterText, Structure
 from proper_model.settings.profile import BaseWeights, StageSettings
 from proper_model.tasks.task import Task
 from proper_model.text.encoding import Encoder
@@ -132,8 +132,7 @@ def load_shared(model: AdaptedModel, tensors: Mapping[str, Tensor]) -> None:
 def _named_targets(model: AdaptedModel) -> dict[str, Tensor]:
     targets: dict[str, Tensor] = {}
     for number, site in enumerate(model.sites):
-        experts, router = model.experts[number], model.router(number)
-        assert isinstance(experts, Experts)
+        experts, router = model.expert(number), model.router(number)
         targets[f"experts.{site.path}.A"] = experts.a
         targets[f"experts.{site.path}.B"] = experts.b
         for kind, weight in (
@@ -146,6 +145,36 @@ def _named_targets(model: AdaptedModel) -> dict[str, Tensor]:
     if model.tied_user is not None:
         targets["routers.tied.user"] = model.tied_user
     return targets
+
+
+def expected_shared(structure: Structure, sites: Sequence[Site]) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the tensors that a structure and its sites imply, but no prototypes.
+
+        experts.SITE.A [N, r, i]   experts.SITE.B [N, o, r]
+        routers.SITE.text [N, i]   routers.SITE.user [N, e]   routers.SITE.lora [N, o]
+        routers.tied.user [N, e]   mean_embedding [tables, e]
+
+    What of the routers exists follows from the preset (`model.adapters`). Prototypes `[K, tables, e]`
+    stand apart, since K is the publisher's.
+    """
+    n, r, e = structure.experts, structure.rank, structure.embedding_dim
+    tied = structure.router_sharing is RouterSharing.TIED
+    expected: dict[str, tuple[int, ...]] = {}
+    for site in sites:
+        expected[f"experts.{site.path}.A"] = (n, r, site.d_in)
+        expected[f"experts.{site.path}.B"] = (n, site.d_out, r)
+        router = f"routers.{site.path}"
+        if structure.router_text is not RouterText.NONE:
+            expected[f"{router}.text"] = (n, site.d_in)
+        if structure.router_user and not tied:
+            expected[f"{router}.user"] = (n, e)
+        if structure.has_lora_router:
+            expected[f"{router}.lora"] = (n, site.d_out)
+    if tied:
+        expected["routers.tied.user"] = (n, e)
+    one = structure.embedding_tables is EmbeddingTables.ONE
+    expected["mean_embedding"] = (1 if one else len({site.layer for site in sites}), e)
+    return expected
 
 
 def release_to_files(release: Release, *, base: BaseSource | None = None) -> dict[str, bytes]:
@@ -203,7 +232,7 @@ def release_from_files(
 
     Args:
         files: contents by name; those of `base` and of the tokenizer are not needed.
-        content: what `release_check` made of the files; its configuration and tokenizer count.
+        content: what `checks.release` made of the files; its configuration and tokenizer are used.
         base: where the base's weights lie and what their hashes must be.
 
     Raises BaseModelError for a base that is another one or cannot be loaded.

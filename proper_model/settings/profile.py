@@ -1,6 +1,6 @@
 """Typed settings of the three training stages: a *profile* says how long and how fast to train.
 
-What the model is made of, its *preset*, stands apart in `structure`. Everything is a frozen
+What the model is made of, its *preset*, is in `presets`. Everything is a frozen
 dataclass that checks itself; unknown keys and contradictions raise `ConfigError`.
 Source: PROPER, arXiv 2503.01303, section A.3, and docs/method.md 1.4 for what the paper leaves open.
 """

@@ -1,9 +1,9 @@
 """Profiles: hyperparameters of all stages as TOML files that a user can start from.
 
-The shipped ones stand in `profiles/` of a checkout and, as the same files, in `profile_files/` of
+The shipped ones are in `profiles/` of a checkout and, as the same files, in `profile_files/` of
 an installed package. A profile says how long and how fast to train; which equations are used is a
-preset (`proper_model.settings.presets.PRESETS`). Source of the values: arXiv 2503.01303, section A.3, and
-the comments in each file.
+preset (`proper_model.settings.presets.PRESETS`). Source of the values: arXiv 2503.01303, section
+A.3, and the comments in each file.
 """
 
 from __future__ import annotations

@@ -31,8 +31,7 @@ def encode(value: Any) -> bytes:
             too deep nesting.
     """
     _check(value, "value to encode", 0)
-    text = json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
-    return text.encode("utf-8")
+    return _bytes(value)
 
 
 def decode(data: bytes, *, where: str) -> Any:
@@ -44,7 +43,7 @@ def decode(data: bytes, *, where: str) -> Any:
     """
     value = parse_strict(data, where=where)
     _check(value, where, 0)
-    if encode(value) != data:
+    if _bytes(value) != data:
         raise BundleFormatError(
             f"{where}: valid JSON, but not in canonical form",
             hint="the file was written or altered by another program; get it again",
@@ -62,6 +61,11 @@ def parse_strict(data: bytes, *, where: str) -> Any:
         return parse_json(data, parse_int=_exact_integer, parse_float=_no_fraction)
     except DocumentError as error:
         raise BundleFormatError(f"{where}: {error}") from None
+
+
+def _bytes(value: Any) -> bytes:
+    text = json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+    return text.encode("utf-8")
 
 
 def _exact_integer(text: str) -> int:

@@ -54,7 +54,7 @@ def parse_json(
             object_pairs_hook=_unique,
             parse_int=parse_int or _integer,
             parse_float=parse_float or _finite,
-            parse_constant=float if constants else _refuse_constant,
+            parse_constant=float if constants else refuse_constant,
         )
     except json.JSONDecodeError as error:
         raise DocumentError(f"not JSON at character {error.pos}") from None
@@ -64,9 +64,11 @@ def parse_json(
     return value
 
 
-def parse_object(data: bytes | str, *, max_depth: int = MAX_DEPTH) -> dict[str, Any]:
+def parse_object(
+    data: bytes | str, *, max_depth: int = MAX_DEPTH, surrogates: bool = False
+) -> dict[str, Any]:
     """As `parse_json`, for a document that is an object."""
-    value = parse_json(data, max_depth=max_depth)
+    value = parse_json(data, max_depth=max_depth, surrogates=surrogates)
     if not isinstance(value, dict):
         raise DocumentError("expected an object")
     return value
@@ -123,7 +125,8 @@ def _finite(text: str) -> float:
     return value
 
 
-def _refuse_constant(_name: str) -> NoReturn:
+def refuse_constant(_name: str) -> NoReturn:
+    """What the standard decoder does with NaN and Infinity, which JSON does not have."""
     raise DocumentError("NaN and Infinity are not JSON")
 
 

@@ -1,7 +1,7 @@
 """What releases and keys need beyond `files`: new names, whole folders, one writer at a time.
 
-Source: docs/security.md 3 ("Save") and 6. The order is always: content synced, then the name, then the
-folder that holds the name.
+Source: docs/security.md 3 ("Save") and 6. The order is always: content synced, then the name, then
+the folder that holds the name.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ PRIVATE_FOLDER = 0o700
 
 @contextmanager
 def storage_errors(place: Path) -> Iterator[None]:
-    """Tell what the system refuses about files as a StorageError with the path and the reason.
+    """Raise what the system refuses about files as a StorageError with the path and the reason.
 
     `place` is named where the system names no file. Errors of a connection stay what they are.
     """

@@ -1,4 +1,4 @@
-"""Read a JSON array of records one at a time, in bounded memory (docs/method.md 2.1: files reach gigabytes).
+"""Read a JSON array of records one at a time, in bounded memory: LaMP's files reach gigabytes.
 
 The standard decoder parses a record as soon as the buffer holds all of it; when it does not, the
 buffer is doubled and parsing starts again, so that the total work stays proportional to the file.
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from proper_model.errors import DataError
+from proper_model.storage.documents import DocumentError, parse_object, refuse_constant
 
 CHUNK_BYTES = 1 << 18
 MAX_RECORD_CHARS = 1 << 28
@@ -24,15 +25,7 @@ _TAIL = 16
 _WHITESPACE = re.compile(r"[ \t\r\n]*")
 
 
-class _ConstantError(ValueError):
-    """NaN or Infinity, which JSON does not have and Python's decoder would accept."""
-
-
-def _refuse_constant(_name: str) -> NoReturn:
-    raise _ConstantError
-
-
-_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
+_DECODER = json.JSONDecoder(parse_constant=refuse_constant)
 
 
 class TextBuffer:
@@ -159,8 +152,8 @@ def decode_value(
         start = buffer.position
         try:
             value, end = decoder.raw_decode(buffer.text, start)
-        except _ConstantError:
-            fail("NaN and Infinity are not JSON")
+        except DocumentError as error:
+            fail(str(error))
         except json.JSONDecodeError as error:
             if buffer.ended or not _may_be_cut(error, len(buffer.text)):
                 fail(f"{error.msg} at its character {error.pos - start}")
@@ -237,18 +230,8 @@ def read_object(path: Path, *, limit_bytes: int = 1 << 30) -> dict[str, Any]:
     if size > limit_bytes:
         raise DataError(f"{path.name}: {size} bytes, more than the limit of {limit_bytes}")
     try:
-        value = json.loads(data.decode("utf-8-sig"), parse_constant=_refuse_constant)
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path.name}: not UTF-8 near byte {error.start}") from None
-    except _ConstantError:
-        raise DataError(f"{path.name}: NaN and Infinity are not JSON") from None
-    except (ValueError, RecursionError) as error:
-        where = f" at character {error.pos}" if isinstance(error, json.JSONDecodeError) else ""
-        if (
-            isinstance(error, ValueError) and not where
-        ):  # Python's own limit, against quadratic time
-            raise DataError(f"{path.name}: a number has too many digits") from None
-        raise DataError(f"{path.name}: malformed or truncated JSON{where}") from None
-    if not isinstance(value, dict):
-        raise DataError(f"{path.name}: expected a JSON object")
-    return value
+        return parse_object(data.removeprefix(codecs.BOM_UTF8), surrogates=True)
+    except DocumentError as error:
+        raise DataError(
+            f"{path.name}: {error}", hint="expected one JSON object; fetch the file again"
+        ) from None

@@ -1,8 +1,8 @@
-"""Users, their histories and queries, and where a problem in their files stands.
+"""Users, their histories and queries, and problems in their files by place.
 
-A record is what LaMP and OPPU files hold after parsing (docs/method.md 2.1 and 4.1): text fields by name,
-ids as strings. Problems are collected by a `Report`, so that reading a file and validating it walk
-the same path: a strict report raises at the first error, a collecting one goes on.
+A record is what LaMP and OPPU files hold after parsing (docs/method.md 2.1 and 4.1): text fields by
+name, ids as strings. Problems are collected by a `Report`, so that reading a file and validating it
+walk the same path: a strict report raises at the first error, a collecting one goes on.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong or odd in a file."""
+    """One thing that is wrong or unusual in a file."""
 
     place: Place
     severity: Severity
@@ -155,7 +155,7 @@ class Report:
         self._keep(Problem(place, "error", message))
 
     def warn(self, place: Place, message: str) -> None:
-        """Keep something odd that does not stop reading."""
+        """Keep a warning, which does not stop reading."""
         self.warnings += 1
         self._keep(Problem(place, "warning", message))
 

@@ -2,9 +2,9 @@
 
 A task is one TOML file, so that people bring their own; docs/tasks.md describes the format. Seven
 LaMP tasks ship in `task_files`, each with the template sets `oppu` (byte for byte what OPPU's
-release uses, docs/method.md 2.2), `oppu-fixed`, `lamp` and `short`, and six of them with `per-pcs`. A set
-is named `SET`, or `SET+OBJECTIVE` to train on histories in another way (`oppu+lamp-peft`); the name
-is part of every result.
+release uses, docs/method.md 2.2), `oppu-fixed`, `lamp` and `short`, and six of them with `per-pcs`.
+A set is named `SET`, or `SET+OBJECTIVE` to train on histories in another way (`oppu+lamp-peft`);
+the name is part of every result.
 """
 
 from __future__ import annotations

@@ -59,7 +59,7 @@ def compile_template(text: str, known: Collection[str], *, where: str) -> Templa
 def first_words(text: str, words: int | None, *, collapse: bool = False) -> str:
     """The first `words` whitespace words; a text that is short enough stays byte for byte.
 
-    With `collapse` a single blank stands between any two words, however short the text is.
+    With `collapse` there is a single blank between any two words, however short the text is.
     """
     if collapse:
         return " ".join(text.split()[:words])

@@ -1,8 +1,8 @@
 """Text to tokens: prompts, answers and batches of them.
 
 A sample is `prompt`, one space, `answer`, end-of-sequence; only the answer and the end carry loss
-(eq. 4). No control token comes out of either's text (`plain_text`). Training and scoring run packed batches without padding (`packing`); only generation, where
-every row grows by a token a step, pads.
+(eq. 4). No control token comes out of either's text (`plain_text`). Training and scoring run packed
+batches without padding (`packing`); only generation, where every row grows by a token a step, pads.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from proper_model.kernels.packing import Batch, Encoded, pack
 from proper_model.tasks.task import Example
 from proper_model.text.plain_text import PlainText
 
-# Below this a pass is too small to be worth its launches (docs/performance.md 2: compute overtakes reading
-# the weights at 155 to 180 tokens).
+# Below this a pass is too small to be worth its launches (docs/performance.md 2: compute overtakes
+# reading the weights at 155 to 180 tokens).
 LEAST_TOKENS = 256
 # Where rows are padded, at least this share of a larger pass is not padding.
 FILL = 0.9
@@ -32,10 +32,10 @@ class PaddedBatch:
     """Left-padded rows of unequal length side by side, as decoding step by step needs them.
 
     Attributes:
-        input_ids, attention_mask, position_ids: `[B, T]`.
-        labels: `[B, T]`, -100 outside answers.
-        prompt_mask: `[B, T]` bool, true on prompt tokens.
-        slots: `[B]`, the user slot of every row.
+        input_ids, attention_mask, position_ids: `[R, T]`.
+        labels: `[R, T]`, -100 outside answers.
+        prompt_mask: `[R, T]` bool, true on prompt tokens.
+        slots: `[R]`, the user slot of every row.
         answer_width: longest answer, in tokens.
     """
 

@@ -1,7 +1,7 @@
 """People's text to token ids, none of which controls the model.
 
 A tokenizer turns `</s>` or `<|im_end|>` in a text into the token that ends answers or turns. In
-somebody's text these are letters like any others: they get the ids of their letters. A chat
+a person's text these are letters like any others: they get the ids of their letters. A chat
 template's own control tokens, and what a tokenizer puts in front of every text, stay.
 """
 
@@ -20,7 +20,7 @@ _PLACE = "\ue000text\ue001"
 
 
 def control_ids(tokenizer: Any) -> frozenset[int]:
-    """Ids that must not come out of a text: special tokens, and what a chat template writes.
+    """Ids that no text may be turned into: special tokens, and what a chat template writes.
 
     Not the one for unknown words, unless it also ends, begins or fills a text.
     """
@@ -102,11 +102,11 @@ class PlainText:
         except BaseException as error:  # noqa: BLE001 - a panic of Rust code is no Exception
             raise BaseModelError(
                 f"the base's tokenizer fails on a text ({type(error).__name__})",
-                hint="use another base or release, or tell its publisher",
+                hint="use another base or release, and report it to its publisher",
             ) from None
 
     def _without_control(self, ids: Iterable[int]) -> list[int]:
-        # Some vocabularies hold control tokens as words, so that they come out all the same.
+        # Some vocabularies hold control tokens as words, so that they appear all the same.
         return [
             part
             for number in ids

@@ -1,7 +1,7 @@
 """Does a tokenizer fit its base and its task?
 
 Refused is what would fail later or train something else: ids without a row in the embedding table,
-no token to end with, unknown words that end a text. Told is what makes answers impossible or
+no token to end with, unknown words that end a text. Reported is what makes answers impossible or
 meaningless: labels that do not come back from their own tokens, texts of unknown words.
 """
 

@@ -1,4 +1,4 @@
-"""A tokenizer from files that were verified: what it may say, and a copy that only it is read from.
+"""A tokenizer from files that were verified: which settings it may have, read from a private copy.
 
 transformers follows a tokenizer's configuration to classes, modules and further files. So those keys
 that describe the tokenizer are kept and all others are left out; one that asks for code is refused.
@@ -220,7 +220,7 @@ def _try(tokenizer: Any, rows: int) -> None:
         raise _error(TOKENIZER, "its chat template leaves out what a person says")
     if not ids or not all(0 <= number < rows for number in ids):
         raise _error(TOKENIZER, "of a prompt it makes no token ids that the base has rows for")
-    with _refusing(TOKENIZER, "what it makes of texts cannot be told"):
+    with _refusing(TOKENIZER, "what it makes of texts cannot be found out"):
         check_tokenizer("it", tokenizer, rows)
 
 

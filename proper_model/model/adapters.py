@@ -1,0 +1,157 @@
+"""Parameters around a frozen base: group experts, routers and stacked private adapters.
+
+    group experts         A_n [r, i], B_n [o, r]   of every site    PROPER eq. 7, trained in stage 2
+    user-aware router     W_t [N, i], W_e [N, e]   of every site    eq. 8, stage 2
+    LoRA-aware router     W_l [N, o]               of every site    eq. 12, trained once a release
+    private LoRA of u     A_u [r, i], B_u [o, r]   of every site    eq. 11, stage 3
+
+Letters: S sites, U user slots, N experts, r rank, i input width, o output width, e width of the user
+embedding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from proper_model.base.sites import Site
+from proper_model.kernels.dropout import mix_seed
+from proper_model.kernels.ops import Backend
+from proper_model.model.passes import Pass
+from proper_model.model.user_lora import UserLora, init_factor_a
+from proper_model.settings.presets import (
+    EmbeddingTables,
+    RouterSharing,
+    RouterText,
+    Structure,
+    UserRouting,
+)
+
+# DEVIATION: the paper names no start. Wide enough that random embeddings of unit-ish size route
+# users differently from the first step; with a start near zero all users look alike and the
+# gradient to e_u vanishes.
+USER_ROUTER_STD = 0.3
+
+
+class Experts(torch.nn.Module):
+    """N low-rank experts of one linear (eq. 7).
+
+    Attributes:
+        a: `[N, r, d_in]`, random start.
+        b: `[N, d_out, r]`, zero start, so that a fresh mixture changes nothing.
+    """
+
+    def __init__(
+        self, d_in: int, d_out: int, experts: int, rank: int, generator: torch.Generator
+    ) -> None:
+        super().__init__()
+        self.a = torch.nn.Parameter(init_factor_a((experts, rank, d_in), generator))
+        self.b = torch.nn.Parameter(torch.zeros(experts, d_out, rank))
+
+
+class Router(torch.nn.Module):
+    """Router weights of one linear; which of them exist follows from the preset.
+
+    Attributes:
+        text: W_t `[N, d_in]` or None.
+        user: W_e `[N, e]`, or None where one tied router serves all linears.
+        lora: W_l `[N, d_out]` or None. Trained once per release, shared by all users.
+    """
+
+    text: torch.nn.Parameter | None
+    user: torch.nn.Parameter | None
+    lora: torch.nn.Parameter | None
+
+    def __init__(
+        self,
+        site: Site,
+        structure: Structure,
+        generator: torch.Generator,
+        lora_generator: torch.Generator,
+    ) -> None:
+        super().__init__()
+        experts = structure.experts
+        self.text = self.user = self.lora = None
+        if structure.router_text is not RouterText.NONE:
+            self.text = _normal((experts, site.d_in), 0.02, generator)
+        if structure.router_user and structure.router_sharing is not RouterSharing.TIED:
+            self.user = _normal((experts, structure.embedding_dim), USER_ROUTER_STD, generator)
+        if structure.has_lora_router:
+            # W_l = 0 and B_u = 0 together have no gradient; with summed logits W_l = 0 starts at
+            # stage 2 (docs/method.md 1.7).
+            std = 0.0 if structure.user_routing is UserRouting.SUMMED else 0.02
+            self.lora = _normal((experts, site.d_out), std, lora_generator)
+
+
+def _normal(shape: tuple[int, ...], std: float, generator: torch.Generator) -> torch.nn.Parameter:
+    return torch.nn.Parameter(torch.randn(shape, generator=generator) * std)
+
+
+class Adapters(torch.nn.Module):
+    """All parameters of a release and of the users who are loaded, and the pass they serve.
+
+    Args:
+        sites: the linears of the base that are adapted.
+        structure: which equations are used.
+        generator: randomness of the initial experts and routers.
+        backend: how adapted linears compute; see `ops`.
+
+    Attributes:
+        tables: number of a user's embeddings: one a block, or one for all.
+        tied_user: W_e `[N, e]` of all sites, or None where each has its own.
+        lora: private LoRA of the users in its slots; replace it to load others.
+        current: what adapted linears read during a forward pass; None outside one.
+    """
+
+    experts: torch.nn.ModuleList
+    routers: torch.nn.ModuleList
+
+    def __init__(
+        self,
+        sites: Sequence[Site],
+        structure: Structure,
+        *,
+        generator: torch.Generator,
+        backend: Backend,
+    ) -> None:
+        super().__init__()
+        self.sites, self.structure, self.backend = list(sites), structure, backend
+        self.current: Pass | None = None
+        one = structure.embedding_tables is EmbeddingTables.ONE
+        self.tables = 1 if one else len({site.layer for site in self.sites})
+        n, rank = structure.experts, structure.rank
+        self.experts = torch.nn.ModuleList(
+            Experts(s.d_in, s.d_out, n, rank, generator) for s in self.sites
+        )
+        # Its own randomness: whether W_l exists must not change how stage 2 starts.
+        apart = torch.Generator().manual_seed(mix_seed(generator.initial_seed(), 1))
+        self.routers = torch.nn.ModuleList(
+            Router(site, structure, generator, apart) for site in self.sites
+        )
+        self.tied_user = None
+        if structure.router_sharing is RouterSharing.TIED:
+            self.tied_user = _normal((n, structure.embedding_dim), USER_ROUTER_STD, generator)
+        self.lora = UserLora([], 0, rank, [])
+
+    def table(self, number: int) -> int:
+        """Which of a user's embeddings site `number` reads."""
+        return 0 if self.tables == 1 else self.sites[number].layer
+
+    def expert(self, number: int) -> Experts:
+        """The experts of site `number`."""
+        experts = self.experts[number]
+        assert isinstance(experts, Experts)
+        return experts
+
+    def router(self, number: int) -> Router:
+        """The router of site `number`."""
+        router = self.routers[number]
+        assert isinstance(router, Router)
+        return router
+
+    def user_weight(self, number: int) -> torch.nn.Parameter:
+        """W_e `[N, e]` of site `number`, for a structure whose router reads the user."""
+        weight = self.router(number).user if self.tied_user is None else self.tied_user
+        assert weight is not None
+        return weight
