@@ -37,9 +37,9 @@ def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     seen: list[int] = []
     real = PooledTraining._batch
 
-    def watched(self: PooledTraining, chunk: Any, picked: Any) -> Any:
-        seen.append(len(chunk))
-        return real(self, chunk, picked)
+    def watched(self: PooledTraining, part: Any) -> Any:
+        seen.append(len(part))
+        return real(self, part)
 
     monkeypatch.setattr(PooledTraining, "_batch", watched)
     return seen

@@ -15,7 +15,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from proper_model.engine.cohort import Progress
 from proper_model.engine.folds import split_items
 from proper_model.engine.judging import held_back_losses
 from proper_model.engine.pooled_settings import PassTokens, PooledReport, PooledSettings
@@ -26,6 +25,7 @@ from proper_model.kernels.layout import mean_by_row
 from proper_model.kernels.packing import Batch
 from proper_model.model.adapted_model import AdaptedModel
 from proper_model.model.passes import group_pass
+from proper_model.progress import Steps
 from proper_model.settings.presets import Constraint
 from proper_model.settings.profile import StageSettings
 from proper_model.stages.constraint_loss import RoutingMemory, pair_loss
@@ -83,7 +83,7 @@ def train_group(
     seed: int,
     memory_bytes: int | None = None,
     checkpoint: Path | None = None,
-    progress: Progress | None = None,
+    progress: Steps | None = None,
 ) -> tuple[Tensor, PooledReport]:
     """Train stage 2 in place; returns the pooled users' embeddings [U, tables, e] and a report.
 

@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 from proper_model.engine.checkpoint import Checkpoint, beside
-from proper_model.engine.cohort import Progress
 from proper_model.engine.folds import Fold, Samples
 from proper_model.engine.judging import held_back_losses
 from proper_model.engine.memory import free_bytes
@@ -29,6 +28,7 @@ from proper_model.kernels.dropout import mix_seed
 from proper_model.kernels.packing import Batch
 from proper_model.model.adapted_model import AdaptedModel
 from proper_model.model.passes import Pass, personal_pass
+from proper_model.progress import Steps
 from proper_model.settings.presets import UserRouting
 from proper_model.settings.profile import StageSettings
 from proper_model.stages.pooled_users import PooledUser
@@ -49,7 +49,7 @@ def train_lora_router(
     seed: int,
     memory_bytes: int | None = None,
     checkpoint: Checkpoint | None = None,
-    progress: Progress | None = None,
+    progress: Steps | None = None,
 ) -> PooledReport:
     """Train every site's `W_l` in place. `embeddings [U, tables, e]` are the cohort's, frozen.
 
@@ -108,7 +108,7 @@ def _provisional_loras(
     seed: int,
     memory_bytes: int | None,
     checkpoint: Checkpoint | None,
-    progress: Progress | None,
+    progress: Steps | None,
 ) -> None:
     """3a: one provisional LoRA a cohort user, left in `model.lora`."""
     users = []
@@ -150,7 +150,7 @@ def _train_weights(
     seed: int,
     memory_bytes: int | None,
     checkpoint: Checkpoint | None,
-    progress: Progress | None,
+    progress: Steps | None,
 ) -> PooledReport:
     """3b: `W_l` of all routers on the later history items of the cohort, judged on queries."""
     router = settings.router

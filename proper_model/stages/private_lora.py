@@ -16,13 +16,14 @@ import torch
 from torch import Tensor
 
 from proper_model.engine.checkpoint import Checkpoint, beside
-from proper_model.engine.cohort import Cohort, Progress
+from proper_model.engine.cohort import Cohort
 from proper_model.engine.folds import Samples, combine, kept_epochs
 from proper_model.engine.slots import room_for
 from proper_model.engine.trials import Trial, TrialResult, TrialSettings
 from proper_model.model.adapted_model import AdaptedModel
 from proper_model.model.passes import Pass, personal_pass
 from proper_model.model.user_lora import UserLora
+from proper_model.progress import Steps
 from proper_model.settings.presets import UserRouting
 from proper_model.text.encoding import Encoder
 
@@ -54,7 +55,7 @@ def train_user_loras(
     settings: TrialSettings,
     starts: Sequence[Factors] | None = None,
     checkpoint: Checkpoint | None = None,
-    progress: Progress | None = None,
+    progress: Steps | None = None,
 ) -> tuple[UserLora, list[LoraFit]]:
     """Train and choose; leaves `model.lora` holding one slot a user, which is also returned.
 
@@ -115,7 +116,7 @@ class _Stage:
     experts: bool
     settings: TrialSettings
     starts: Sequence[Factors] | None
-    progress: Progress | None
+    progress: Steps | None
 
     def run(
         self, trials: Sequence[Trial], owners: Sequence[int], checkpoint: Checkpoint | None

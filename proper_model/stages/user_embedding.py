@@ -18,13 +18,14 @@ import torch
 from torch import Tensor
 
 from proper_model.engine.checkpoint import Checkpoint, beside
-from proper_model.engine.cohort import Cohort, Progress
+from proper_model.engine.cohort import Cohort
 from proper_model.engine.folds import Fold, Samples, combine, kept_epochs
 from proper_model.engine.judging import held_back_losses
 from proper_model.engine.slots import room_for
 from proper_model.engine.trials import Trial, TrialResult, TrialSettings
 from proper_model.model.adapted_model import AdaptedModel
 from proper_model.model.passes import group_pass
+from proper_model.progress import Steps
 from proper_model.text.encoding import Encoder
 
 
@@ -55,7 +56,7 @@ def fit_embeddings(
     learning_rate: float,
     settings: TrialSettings,
     checkpoint: Checkpoint | None = None,
-    progress: Progress | None = None,
+    progress: Steps | None = None,
 ) -> tuple[Tensor, list[EmbeddingFit]]:
     """Embeddings of unseen users: mean [tables, e], prototypes [K, tables, e] -> [U, tables, e].
 
