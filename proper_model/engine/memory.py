@@ -14,13 +14,15 @@ from __future__ import annotations
 import ctypes
 import gc
 import sys
-from collections.abc import Callable, Sequence
+import weakref
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
-
-from proper_model.engine.live_memory import peak_bytes
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 Item = TypeVar("Item")
 
@@ -62,6 +64,63 @@ class MemoryModel:
         return slots, tokens_within(
             budget, fixed, self.token_bytes, tokens=tokens, least=least_tokens
         )
+
+
+def peak_bytes(run: Callable[[], object], device: torch.device) -> int:
+    """Most bytes that tensors take at once during `run()`, beyond what there was before.
+
+    A GPU's allocator knows; on a CPU every operation's results are followed until they are freed, so
+    that temporaries of the backward pass count as well as what autograd keeps.
+    """
+    if device.type == "cuda":
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        run()
+        torch.cuda.synchronize(device)
+        return int(torch.cuda.max_memory_allocated(device)) - before
+    with LiveMemory() as live:
+        run()
+    return int(live.peak)
+
+
+class LiveMemory(TorchDispatchMode):
+    """Follows storages that operations make while it is open.
+
+    Attributes:
+        live: bytes of those that still exist; peak: the most so far.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.live = self.peak = 0
+        self._known: dict[int, weakref.ref[Any]] = {}
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        for tensor in tree_leaves((args, kwargs)):
+            self._follow(tensor, new=False)  # was there before, or is known already
+        result = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            self._follow(tensor, new=True)
+        return result
+
+    def _follow(self, tensor: object, *, new: bool) -> None:
+        if not isinstance(tensor, Tensor) or tensor.is_sparse:
+            return
+        storage = tensor.untyped_storage()
+        key = storage._cdata  # noqa: SLF001 - what tells two storages apart
+        if key in self._known:
+            return
+        size = storage.nbytes() if new else 0
+
+        def freed(_: Any) -> None:
+            self._known.pop(key, None)
+            self.live -= size
+
+        self._known[key] = weakref.ref(storage, freed)
+        self.live += size
+        self.peak = max(self.peak, self.live)
 
 
 def bytes_a_token(run: Callable[[int], object], length: int, device: torch.device) -> int:
