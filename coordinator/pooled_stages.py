@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from coordinator.moved import (
+from coordinator.phase_cache import PhaseCache
+from coordinator.phase_checks import (
     EXPERT_B,
     POPULATION_B,
     check_experts,
@@ -22,7 +23,6 @@ from coordinator.moved import (
     note_moved,
     zeros_like_b,
 )
-from coordinator.phase_cache import PhaseCache
 from proper_model.base.loading import compute_dtype, default_device, fingerprint
 from proper_model.base.population_lora import merge_population
 from proper_model.base.quantized import quantize_base

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 
-from coordinator.moved import MOVED, curve
+from coordinator.phase_checks import MOVED, curve
 from proper_model.federation.run_plan import RunPlan
 from simulations.reporting.parameters import find_shared
 
