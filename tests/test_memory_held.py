@@ -20,13 +20,13 @@ from client.home import Home
 from client.person.memory_choice import PROCESS_BYTES
 from client.releases.base_facts import base_facts
 from client.releases.store import installed
-from coordinator.pooled_stages import published_embeddings
 from proper_model.base.quantized import import_library
 from proper_model.federation.machine import high_water_bytes
 from proper_model.model.adapted_model import AdaptedModel
 from proper_model.release.contents import Release, shared_tensors
 from proper_model.settings.presets import preset
 from proper_model.settings.profile import BaseWeights
+from proper_model.stages.user_embedding import published_embeddings
 from proper_model.tasks.task import load_task
 from simulations.synthetic.tiny_base import word_tokenizer
 from tests.device_cli import Person, publish_release, write_jsonl

@@ -26,6 +26,7 @@ from proper_model.engine.trials import Trial, TrialResult, TrialSettings
 from proper_model.model.adapted_model import AdaptedModel
 from proper_model.model.passes import group_pass
 from proper_model.progress import Steps
+from proper_model.settings.profile import StageSettings
 from proper_model.text.encoding import Encoder
 
 
@@ -170,6 +171,27 @@ def candidate_losses(
             result[u] = own.mean(1)
         start += count * size
     return result
+
+
+def published_embeddings(table: Tensor, settings: StageSettings, seed: int) -> dict[str, Tensor]:
+    """What a release says of the pooled users' embeddings [U, tables, e]: never a row.
+
+    Their mean and prototypes, each with the number of users it is of. With fewer users than a
+    prototype needs even the mean would say much about each of them, so zeros are shipped and their
+    count says so.
+    """
+    minimum = settings.group.prototype_min_users
+    prototypes, counts = find_prototypes(
+        table, settings.group.prototypes, minimum_users=minimum, seed=seed
+    )
+    enough = len(table) >= minimum
+    mean = table.mean(0) if enough else torch.zeros_like(table[0])
+    return {
+        "mean_embedding": mean.cpu().contiguous(),
+        "mean_embedding_count": torch.tensor([len(table) if enough else 0]),
+        "prototypes": prototypes.cpu().contiguous(),
+        "prototype_counts": torch.tensor(counts, dtype=torch.int64),
+    }
 
 
 def find_prototypes(
