@@ -1,9 +1,9 @@
 """Which of a user's own items train and which judge.
 
 Learning rate, epochs and the kind of embedding are chosen by loss on own items that were held back
-(docs/method.md 1.5 f). With one fold these are the most recent items: cheap, and honest about drift. With
-K folds every item is held back once, which costs K times as much and serves short histories: five
-held-back items may miss the very thing an adapter has learned.
+(docs/method.md 1.5 f). With one fold these are the most recent items: cheap, and a change of taste shows
+in the loss. With K folds every item is held back once, which costs K times as much and serves short
+histories: five held-back items may miss what an adapter has learned.
 """
 
 from __future__ import annotations

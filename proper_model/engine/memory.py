@@ -3,7 +3,7 @@
     peak = base + K * (user state) + tokens * (activations a token)
          + trials * (best state) + workspace
 
-The user state is exact: weights, gradient and AdamW's two moments of one slot. The best state of
+for K users that train at once. The user state is exact: weights, gradient and AdamW's two moments of one slot. The best state of
 every trial stands in host memory, which on a CPU is the same memory. Activations are what a pass
 forward and backward takes at its peak, counted on a small probe rather than guessed from the
 architecture (docs/performance.md 2). `benchmarks.memory` compares all this with a process's real peak.
@@ -28,7 +28,7 @@ Item = TypeVar("Item")
 
 # Weights, gradient, first and second moment.
 STATES = 4
-# malloc.h's numbers of what is set, and the block from which on memory goes back.
+# What malloc.h calls the two settings, and the size of a block that is given back when freed.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 LARGE_BLOCK = 1 << 17
 # Rows of the two probes whose difference is counted.
@@ -127,7 +127,7 @@ def bytes_a_token(run: Callable[[int], object], length: int, device: torch.devic
     """Peak bytes for one token more, `run(rows)` being a pass of rows of `length` and back again.
 
     The difference of two passes, in which what does not grow cancels. Where a GPU has no room for
-    the second, no number of bytes that leaves room for more than one row.
+    the second, so many bytes that no budget has room for more than one row.
     """
     try:
         few, more = (peak_bytes(lambda rows=rows: run(rows), device) for rows in PROBE_ROWS)  # type: ignore[misc]

@@ -1,4 +1,4 @@
-"""What a cohort trains: one trial a slot, the settings all share, and what came of it."""
+"""What a cohort trains: one trial a slot, the settings that all share, and each one's result."""
 
 from __future__ import annotations
 

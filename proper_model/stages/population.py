@@ -1,4 +1,4 @@
-"""Stage 1: what everybody has in common, one LoRA for all (PROPER section 3.1, eq. 3-6).
+"""Stage 1: what everybody has in common, one LoRA for all (PROPER section 3, eq. 3-6).
 
     h = W_0 x + s B_p A_p x                   (3)  in every attention projection, s = alpha / r
     L_CE = -sum_t log p(y_t | y_<t, q)        (4)  over the tokens of the answer only

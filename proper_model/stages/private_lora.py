@@ -1,9 +1,17 @@
-"""Training private LoRAs for a cohort of users (PROPER eq. 11-13, docs/method.md 1.7 3a and 3c).
+"""Stage 3c: what is a user's alone, as one private LoRA per user (PROPER section 3, eq. 11, 13).
+
+    h = W_g(x, u) x + s B_u A_u x                (11)  `model.adapted_linear`
+    A_u, B_u = argmin L_CE over the user's own history,
+    W_u = W_p + s sum_n w'_n B_n A_n + s B_u A_u (13)
+
+As an einsum, for the tokens t of row b, rank r, widths i to o: eq. 11 adds
+`("bor,bri,bti->bto", B_u, A_u, x)`; every row has its own user's factors.
 
 Every (user, learning rate) pair is one trial in a slot of its own, so all candidates train in the
 same passes; a user keeps the learning rate and epoch with the lowest loss on own held-back items,
-"no training" included, and then trains once more on all own items for as long. The same function without experts is the baseline OPPU-mlp, with the same
-number of trials and the same stopping.
+"no training" included, and then trains once more on all own items for as long. 3a trains its
+provisional LoRAs with this too (docs/method.md 1.7). Without experts it is the baseline OPPU-mlp, with
+the same number of trials and the same stopping.
 """
 
 from __future__ import annotations

@@ -1,11 +1,12 @@
-"""User embeddings: fitting one for an unseen user, and prototypes to choose from.
+"""User embeddings e_u (PROPER eq. 8): fitting one for an unseen user, and what is published of them.
 
-An unseen user starts at the mean of the pooled users' embeddings and fits `e_u` on the own history
+An unseen user starts at the mean of the pooled users' embeddings and fits e_u on the own history
 with everything else frozen; the fit is then compared with prototypes (k-means centres of pooled
-embeddings) by loss on held-back own items (docs/method.md 1.5 f). A prototype of fewer than ten users is
-left out: it would publish personal data.
+embeddings) by loss on held-back own items (docs/method.md 1.5 f). The paper says nothing of unseen
+users. A centre of fewer users than a prototype needs is merged into the nearest other: it would
+publish personal data.
 
-Letters: U users, K prototypes, e embedding width.
+Letters: U users, K prototypes, C candidates, e embedding width.
 """
 
 from __future__ import annotations
@@ -59,7 +60,9 @@ def fit_embeddings(
     checkpoint: Checkpoint | None = None,
     progress: Steps | None = None,
 ) -> tuple[Tensor, list[EmbeddingFit]]:
-    """Embeddings of unseen users: mean [tables, e], prototypes [K, tables, e] -> [U, tables, e].
+    """Embeddings of unseen users, e_u of eq. 8, with all other weights frozen: [U, tables, e].
+
+    `mean` is [tables, e], `prototypes` are [K, tables, e], both of the pooled users.
 
     Users without folds are not trained; they get the best prototype or the mean.
     """
@@ -135,7 +138,7 @@ def _choose(
     ]
     if kept_epochs(result) > 0:
         choices.append(("fitted", fitted, result.best_loss))
-    # A loss that is no number is less than nothing, and would win by standing first.
+    # Compared with NaN nothing is less, so the first candidate would win with one.
     source, embedding, loss = min(choices, key=lambda choice: (math.isnan(choice[2]), choice[2]))
     return embedding, EmbeddingFit(
         source=source,
@@ -221,7 +224,7 @@ def find_prototypes(
 def _merge_small(points: Tensor, labels: Tensor, minimum: int) -> Tensor:
     """Give the members of clusters below `minimum` to the nearest other centre, smallest first.
 
-    Left out instead, they could be computed: the published mean over all users, less the published
+    If they were left out they could be computed: the published mean over all users, less the published
     centres, is the sum of whoever is missing, and with one outlier that is one user's row.
     """
     labels = labels.clone()
