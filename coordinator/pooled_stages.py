@@ -88,14 +88,9 @@ def run_pooled_stages(
     )
     say("tokenize", 0, 0)
     data = pool(pooled, task, encoder, settings, seed, beside=beside)
+    device, threads = default_device().type, torch.get_num_threads()
     inputs = PhaseInputs(
-        base=fingerprint(model),
-        data=data.fingerprint(),
-        structure=structure,
-        settings=settings,
-        seed=seed,
-        device=default_device().type,
-        threads=torch.get_num_threads(),
+        fingerprint(model), data.fingerprint(), structure, settings, seed, device, threads
     )
     stages = _Stages(encoder, data, inputs, PhaseCache(cache), memory_bytes, say)
 
@@ -117,13 +112,7 @@ def run_pooled_stages(
         seed=seed,
         shared={**shared_tensors(adapted), **published_embeddings(table, settings, seed)},
         population=population,
-        notes={
-            "population": notes1,
-            "group": notes2,
-            "router": notes3,
-            "users_trained": len(data.trained),
-            "users_held_back": len(data.held_back),
-        },
+        notes={"population": notes1, "group": notes2, "router": notes3, **_counts(data)},
     )
 
 
@@ -232,6 +221,10 @@ class _Stages:
 
     def _steps(self, phase: str) -> Steps:
         return lambda done, total: self.say(phase, done, total)
+
+
+def _counts(data: PooledData) -> dict[str, Any]:
+    return {"users_trained": len(data.trained), "users_held_back": len(data.held_back)}
 
 
 def _split(adapted: AdaptedModel) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

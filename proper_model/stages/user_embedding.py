@@ -13,14 +13,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from proper_model.engine.checkpoint import Checkpoint, beside
+from proper_model.engine.checkpoint import Checkpoint
 from proper_model.engine.cohort import Cohort
-from proper_model.engine.folds import Fold, Samples, combine, kept_epochs
+from proper_model.engine.folds import Samples, kept_epochs, train_and_choose
 from proper_model.engine.judging import held_back_losses
 from proper_model.engine.slots import room_for
 from proper_model.engine.trials import Trial, TrialResult, TrialSettings
@@ -67,7 +67,9 @@ def fit_embeddings(
     Users without folds are not trained; they get the best prototype or the mean.
     """
 
-    def train(trials: Sequence[Trial], part: Checkpoint | None) -> tuple[Tensor, list[TrialResult]]:
+    def train(
+        trials: Sequence[Trial], _: Sequence[int], part: Checkpoint | None
+    ) -> tuple[list[TrialResult], list[Tensor]]:
         slots = room_for(len(trials), settings.slots, part)
         table = mean[None].repeat(slots, 1, 1).clone().requires_grad_(True)
         cohort = Cohort(
@@ -80,51 +82,28 @@ def fit_embeddings(
             settings,
             checkpoint=part,
         )
-        results = cohort.run(progress)
-        return cohort.best[0].to(mean), results
+        return cohort.run(progress), cohort.best
 
-    cuts = [(u, fold) for u, user in enumerate(users) for fold in user.folds]
+    own = list(users)
     if not model.structure.router_user:
-        cuts = []  # no router reads the embedding, so there is nothing to fit
-    fitted, by_fold = train(
-        [Trial(f.train, f.held_back, learning_rate, users[u].seed) for u, f in cuts], checkpoint
+        own = [replace(user, folds=()) for user in users]  # no router reads e_u: nothing to fit
+    found, (fitted,) = train_and_choose(
+        own, [learning_rate], train, refit=settings.refit, checkpoint=checkpoint
     )
-    results = _by_user(len(users), cuts, by_fold)
-    if settings.refit:
-        refits = [
-            Trial(user.items, (), learning_rate, user.seed, stop_epoch=kept_epochs(result))
-            for user, result in zip(users, results, strict=True)
-        ]
-        fitted, ended = train(refits, beside(checkpoint, ".refit"))
-        for result, refit in zip(results, ended, strict=True):
-            result.failed |= refit.failed
-    else:
-        fitted = _last_fold(fitted, [u for u, _ in cuts], mean, len(users))
     losses = candidate_losses(
         model, encoder, users, torch.cat([mean[None], prototypes]), settings.tokens_judged
     )
     chosen = [
-        _choose(mean, prototypes, fitted[u], losses[u], result) for u, result in enumerate(results)
+        _choose(
+            mean,
+            prototypes,
+            fitted[choice.trials[-1]].to(mean) if choice.trials else mean,
+            losses[u],
+            choice.result,
+        )
+        for u, choice in enumerate(found)
     ]
     return torch.stack([embedding for embedding, _ in chosen]), [fit for _, fit in chosen]
-
-
-def _by_user(
-    users: int, cuts: Sequence[tuple[int, Fold]], results: Sequence[TrialResult]
-) -> list[TrialResult]:
-    """Every user's folds as one result; an empty one for users without folds."""
-    found: list[list[tuple[TrialResult, int]]] = [[] for _ in range(users)]
-    for (u, fold), result in zip(cuts, results, strict=True):
-        found[u].append((result, len(fold.held_back)))
-    return [combine(own) for own in found]
-
-
-def _last_fold(fitted: Tensor, owners: list[int], mean: Tensor, users: int) -> Tensor:
-    """Each user's embedding of its last fold; the mean for users without one."""
-    rows = mean[None].repeat(users, 1, 1)
-    for row, owner in enumerate(owners):
-        rows[owner] = fitted[row]
-    return rows
 
 
 def _choose(
