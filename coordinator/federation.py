@@ -224,8 +224,8 @@ class MessageLedger:
 
     It shows that large arrays travel once per node. `node` is a number counted from 0 in the order
     nodes were first seen, not Flower's id. Flower gives nodes new ids when it starts again, so a
-    ledger that is reopened goes on counting: one node may have a number for each start, but a number
-    never stands for two nodes.
+    ledger that is reopened goes on counting: one node may have a number for each start, but no two
+    nodes have the same one.
     """
 
     path: Path

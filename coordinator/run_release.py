@@ -64,7 +64,7 @@ def published(plan: RunPlan, bundle_id: str) -> PublishedBundle | None:
 def hub_name(base: str) -> str:
     """The name a release gives the base: a hub id as it is, of a folder its last part.
 
-    Where a folder lies on this machine is left out; a node knows its own.
+    The path on this machine is left out; a node knows its own.
     """
     folder = Path(base).expanduser()
     if not (folder.is_dir() or base.startswith(("/", ".", "~"))):

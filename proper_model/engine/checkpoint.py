@@ -1,7 +1,7 @@
 """Training state on disk: one safetensors file, replaced atomically, checked when read.
 
 Killed at any moment, a run finds either the previous state or the new one. Numbers that are no
-tensors stand in the file's metadata as JSON. Never pickle. A device encrypts its checkpoints, which
+tensors are in the file's metadata as JSON. Never pickle. A device encrypts its checkpoints, which
 hold a person's adapter.
 """
 

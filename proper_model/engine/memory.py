@@ -4,7 +4,7 @@
          + trials * (best state) + workspace
 
 for K users that train at once. The user state is exact: weights, gradient and AdamW's two moments of one slot. The best state of
-every trial stands in host memory, which on a CPU is the same memory. Activations are what a pass
+every trial is kept in host memory, which on a CPU is the same memory. Activations are what a pass
 forward and backward takes at its peak, counted on a small probe rather than guessed from the
 architecture (docs/performance.md 2). `benchmarks.memory` compares all this with a process's real peak.
 """

@@ -91,6 +91,7 @@ class PooledTraining(TrainingLoop[float]):
         self.base_rates = [float(g["lr"]) for g in optimizer.param_groups]
         self.best = [p.detach().clone() for p in self.parameters]
         self.report = PooledReport()
+        self.order: list[int] = []  # of the running epoch, derived and never saved
         self.epoch_loss = 0.0
         self.stopped = False
         tokens = self._tokens_within(free_bytes(device) if memory_bytes is None else memory_bytes)
@@ -124,9 +125,10 @@ class PooledTraining(TrainingLoop[float]):
 
     def _rows(self) -> list[Row]:
         epoch, position = divmod(self.taken, self.steps_an_epoch)
-        order = epoch_order(len(self.samples), seed=self.settings.seed, epoch=epoch)
+        if position == 0 or not self.order:
+            self.order = epoch_order(len(self.samples), seed=self.settings.seed, epoch=epoch)
         size = self.settings.batch_size
-        return self._rows_of(order[position * size : (position + 1) * size])
+        return self._rows_of(self.order[position * size : (position + 1) * size])
 
     def _rows_of(self, picked: Sequence[int]) -> list[Row]:
         """These samples as the rows of the running step."""

@@ -1,4 +1,4 @@
-"""The stages of PROPER, one file each."""
+"""The stages of PROPER, one file each: 1 population, 2 group, 3a-3b lora_router, 3c private_lora."""
 
 from proper_model.stages.group import first_embeddings, train_group
 from proper_model.stages.lora_router import train_lora_router
