@@ -1,8 +1,7 @@
 """`proper-coordinator`: the publisher's program for keys, roots and releases.
 
-Exit codes are those of `proper_model.errors`; 2 is wrong usage, 1 a bug, 130 Ctrl-C. What a client's
-program does in `client.terminal.command_line` is done here in little, since the two packages know nothing of
-each other.
+Exit codes are those of `proper_model.errors`; 2 is wrong usage, 1 a bug, 130 Ctrl-C. The client's program
+has more of the same in `client.terminal.command_line`: the two packages do not import each other.
 """
 
 from __future__ import annotations

@@ -1,23 +1,28 @@
 """Rounds of a federation that sends a release out and takes nothing private back.
 
-Not a child of Flower's `Strategy`: that class is about aggregating arrays that come back, and
-here no array ever does. What is ours: every node takes part; a release is sent by asking first
-which pieces a node lacks; a node that errs, is slow or is gone is asked again a limited number of
-times and never blocks the others; a late answer to an earlier attempt still counts.
-Source: design notes docs/federation.md 4 (ask first) and 5 (sampling can block for ever).
+Not a child of Flower's `Strategy`: that class is about aggregating arrays that come back, and here no
+array does. Every node takes part; a release is sent by asking first which pieces a node lacks; a node
+that errs, is slow or is gone is asked again a limited number of times and never blocks the others; a
+late answer to an earlier attempt still counts. Source: docs/federation.md 4 (ask first) and 5 (sampling
+can block for ever).
+
+`messages.jsonl` has a line for each message, with its kind, node and size, never its content.
 """
 
 from __future__ import annotations
 
+import contextlib
+import json
+import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, cast
 
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
-from coordinator.message_ledger import MessageLedger
 from coordinator.shipment import Shipment
 from proper_model.errors import ProtocolError, SimulationError
 from proper_model.federation.protocol import (
@@ -31,6 +36,8 @@ from proper_model.federation.protocol import (
     request_fields,
     size_bytes,
 )
+from proper_model.progress import Progress
+from proper_model.storage.documents import parse_object
 
 Fields = Mapping[str, object]
 FINAL = RETRY_USELESS | {Status.OK, Status.NO_BUNDLE, Status.DEVICE_FAILED}
@@ -47,7 +54,7 @@ class Federation:
     attempts: int
     message_timeout_s: float
     round_timeout_s: float
-    progress: Callable[[str, int, int], None]
+    progress: Progress
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
     proceed_with_fewer: bool = False
@@ -209,3 +216,45 @@ class Federation:
         self.ledger.add("in", kind.value, node, size_bytes(fields), status.value)
         self.answers[node] = fields
         return status
+
+
+@dataclass
+class MessageLedger:
+    """Appends a line for each message to `path`, after what earlier starts wrote there.
+
+    It shows that large arrays travel once per node. `node` is a number counted from 0 in the order
+    nodes were first seen, not Flower's id. Flower gives nodes new ids when it starts again, so a
+    ledger that is reopened goes on counting: one node may have a number for each start, but no two
+    nodes have the same one.
+    """
+
+    path: Path
+    numbers: dict[int, int] = field(default_factory=dict)
+    _first: int = 0
+
+    def __post_init__(self) -> None:
+        self._first = 1 + max(_node_numbers(self.path), default=-1)
+
+    def add(self, direction: str, kind: str, node_id: int, size_bytes: int, status: str) -> None:
+        """Note a message: `direction` is "out" or "in", `status` the reply's code or ""."""
+        row = {
+            "direction": direction,
+            "kind": kind,
+            "node": self.numbers.setdefault(node_id, self._first + len(self.numbers)),
+            "bytes": size_bytes,
+            "status": status,
+        }
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+        descriptor = os.open(self.path, flags, 0o600)
+        with os.fdopen(descriptor, "a", encoding="utf-8") as handle:
+            handle.write(json.dumps(row) + "\n")
+
+
+def _node_numbers(path: Path) -> Iterator[int]:
+    """The numbers used in a ledger. A line cut off by a kill has none."""
+    if not path.is_file():
+        return
+    with path.open("rb") as handle:
+        for line in handle:
+            with contextlib.suppress(ValueError, KeyError, TypeError):
+                yield int(parse_object(line)["node"])

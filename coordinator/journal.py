@@ -1,17 +1,18 @@
-"""Which steps of a run are finished, so that a restart does not do them again.
+"""What a run writes down about itself: which steps are finished, and how far it is.
 
-One small JSON file, replaced atomically after each step and bound to the plan's fingerprint. A
-kill at any moment leaves the journal before or after the step; a step that was done but not noted
-is repeated and finds its own results (phases are cached by content, nodes skip what they have).
-Only one coordinator may work in a folder: `exclusive` holds a lock that ends with the process.
+`journal.json` is replaced atomically after each step and bound to the plan's fingerprint, so that a
+restart does not do the steps again. A kill at any moment leaves the journal before or after the step;
+a step that was done but not noted is repeated and finds its own results (phases are cached by content,
+nodes skip what they have). Only one coordinator may work in a folder: `exclusive` holds a lock that
+ends with the process.
+
+`progress.json` is for a launcher to poll, counts and phase names only.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
-import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -19,10 +20,13 @@ from pathlib import Path
 
 from proper_model.errors import SimulationError
 from proper_model.storage.documents import parse_object
+from proper_model.storage.durable import locked
 from proper_model.storage.files import make_private_folder, read_regular, write_atomic
 
 JOURNAL_FILE = "journal.json"
 LOCK_FILE = "lock"
+PROGRESS_FILE = "progress.json"
+EVERY_S = 0.5
 MAX_JOURNAL_BYTES = 64 * 1024 * 1024
 
 
@@ -88,16 +92,45 @@ class Journal:
 @contextlib.contextmanager
 def exclusive(folder: Path) -> Iterator[None]:
     """Hold the folder's lock. Raises SimulationError if another process holds it."""
-    path = make_private_folder(folder) / LOCK_FILE
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    try:
+    with contextlib.ExitStack() as stack:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+            stack.enter_context(locked(make_private_folder(folder) / LOCK_FILE, timeout_s=0))
+        except TimeoutError:
             raise SimulationError(
                 f"{folder}: another run is using this folder",
                 hint="wait until it has ended, or give another --out",
             ) from None
         yield
-    finally:
-        os.close(descriptor)
+
+
+@dataclass
+class ProgressFile:
+    """How far a run is; written at most every `EVERY_S` seconds within a phase.
+
+    It holds `state` (running, finished, failed), `phase`, `done`, `total`, and for a failed run
+    `error`, `hint` and `kind`, the name of the error's class. Flower's own `flwr run` ends with exit
+    code 0 even when the ServerApp failed, so the launcher reads the outcome here.
+    """
+
+    path: Path
+    phase: str = ""
+    written_at: float = 0.0
+
+    def report(self, phase: str, done: int, total: int) -> None:
+        """Say that `done` of `total` parts of `phase` are finished."""
+        now = time.monotonic()
+        if phase != self.phase or done >= total or now - self.written_at >= EVERY_S:
+            self.phase, self.written_at = phase, now
+            self._write({"state": "running", "phase": phase, "done": done, "total": total})
+
+    def finished(self) -> None:
+        self._write({"state": "finished", "phase": "finished", "done": 1, "total": 1})
+
+    def failed(self, error: str, hint: str | None, kind: str) -> None:
+        """Leave the reason. `error` is a message of ours, never a foreign exception's text."""
+        why = {"error": error, "hint": hint, "kind": kind}
+        self._write({"state": "failed", "phase": self.phase, **why})
+
+    def _write(self, content: dict[str, object]) -> None:
+        make_private_folder(self.path.parent)
+        write_atomic(self.path, (json.dumps(content) + "\n").encode())

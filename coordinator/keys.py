@@ -1,8 +1,8 @@
 """Signing keys of a publisher: one Ed25519 key a file, readable by its owner only.
 
 A key file is PKCS#8 PEM, created with mode 0600 and never overwritten: whoever replaces a key
-locks out every device that trusts it. The keys of the root role lie offline and are encrypted with a
-passphrase. The public half lies beside it as NAME.pub, 64 hex digits, to be handed on.
+locks out every device that trusts it. The keys of the root role are kept offline and encrypted with a
+passphrase. The public half is beside it as NAME.pub, 64 hex digits, to be handed on.
 Moving to new keys is `coordinator.root_ceremony`. Source: docs/security.md 2 ("Bundle"), docs/contributing.md.
 """
 
@@ -75,7 +75,7 @@ def write_public(path: Path, key: Ed25519PrivateKey) -> None:
 
 
 def public_file(path: Path) -> Path:
-    """Where the public half of a key file lies."""
+    """The file with the public half of a key file."""
     return path.with_name(path.name + PUBLIC_SUFFIX)
 
 

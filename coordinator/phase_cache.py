@@ -1,7 +1,7 @@
-"""Finished phases on disk, each under the hash of everything it depends on.
+"""Finished phases on disk, each under the hash of everything it depends on (`phase_keys`).
 
 A phase is a folder `<name>-<hash>` with `done.safetensors` once finished, and `checkpoint*` files
-while it trains. The same key always leads to the same result, so a hit is as good as training.
+while it trains. The same key always leads to the same result, so a stored one is as good as training.
 Runs may share a cache: a phase is trained by one process at a time, others wait for its result.
 """
 
@@ -10,8 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +21,8 @@ from proper_model.errors import CheckpointError
 from proper_model.storage.durable import locked
 from proper_model.storage.files import make_private_folder
 
-# Phases that this process has claimed, by their lock file.
-_CLAIMS: dict[Path, ExitStack] = {}
+# From the file for its checkpoints to what a phase ends with: tensors, and JSON-ready notes.
+Train = Callable[[Path], tuple[Mapping[str, Tensor], Mapping[str, Any]]]
 
 
 class PhaseCache:
@@ -44,50 +43,43 @@ class Phase:
 
     def __init__(self, folder: Path, digest: str) -> None:
         self.folder, self.digest = folder, digest
-        self.checkpoint = folder / "checkpoint"
         self.lock = folder.resolve().with_name(f".{folder.name}.lock")
         self._done = folder / "done.safetensors"
 
-    @property
-    def done(self) -> bool:
-        """Whether the result is stored.
+    def finished(self) -> bool:
+        """Whether the result is stored. Only looks."""
+        return self._done.exists()
 
-        Looking claims the phase: while another process trains it, this waits until that process
-        has finished or ended. False means that this process alone trains it from here on, until
-        `finish` or its own end.
+    def train_once(self, train: Train) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """The stored result; if there is none, `train` makes it and it is stored.
+
+        While another process trains this phase, this waits until that one has finished or ended, and
+        then takes its result or goes on from its checkpoint. Checkpoints are deleted afterwards.
+
+        Raises CheckpointError if the stored result is damaged or another's.
         """
-        if not self._done.exists():
-            self._claim()
-        if not self._done.exists():
-            return False
-        self._clear()
-        return True
+        if not self.finished():
+            make_private_folder(self.folder)
+            with locked(self.lock, timeout_s=math.inf):
+                if not self.finished():  # nor has a process that held the lock meanwhile
+                    tensors, notes = train(self.folder / "checkpoint")
+                    self.store(tensors, notes)
+        self._drop_checkpoints()
+        return self.load()
 
-    def finish(self, tensors: Mapping[str, Tensor], notes: Mapping[str, Any]) -> None:
-        """Store the result, drop the checkpoints, and let waiting processes go on."""
+    def store(self, tensors: Mapping[str, Tensor], notes: Mapping[str, Any]) -> None:
+        """Keep these as the phase's result."""
         save_checkpoint(self._done, tensors, {"digest": self.digest, "notes": dict(notes)})
-        self._clear()
 
-    def _claim(self) -> None:
-        make_private_folder(self.folder)
-        # After an error, a second attempt in the same process takes its own claim over.
-        if self.lock not in _CLAIMS:
-            claim = ExitStack()
-            claim.enter_context(locked(self.lock, timeout_s=math.inf))
-            _CLAIMS[self.lock] = claim
-
-    def _clear(self) -> None:
-        """Drop what only training needs: a kill can leave it beside a finished result.
+    def _drop_checkpoints(self) -> None:
+        """Delete what only training needs: a kill can leave it beside a finished result.
 
         Checkpoints of the router phase hold pooled users' provisional LoRAs. Another process may
-        drop them at the same time.
+        delete them at the same time.
         """
         for pattern in ("checkpoint*", ".checkpoint*.tmp", ".done*.tmp"):
             for leftover in self.folder.glob(pattern):
                 leftover.unlink(missing_ok=True)
-        claim = _CLAIMS.pop(self.lock, None)
-        if claim is not None:
-            claim.close()
 
     def load(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Tensors and notes. Raises CheckpointError if the entry is damaged or another's."""

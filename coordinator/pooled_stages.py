@@ -1,20 +1,26 @@
-"""The pooled stages on the server: population, group, LoRA-aware router (PROPER section 3).
+"""The pooled stages in order, each cached and frozen before the next (PROPER section 3).
+
+    1      population LoRA, merged into the base       `proper_model.stages.population`
+    2      experts, routers, pooled users' embeddings  `proper_model.stages.group`
+    3a-3b  LoRA-aware router                           `proper_model.stages.lora_router`
 
 Users here have agreed to pool their data. Every phase is stored under the hash of all it depends
-on, so that runs share what they can (presets share stage 1; arms share everything) and a killed
-run goes on from its last step. What comes out is a `Release`, ready to be signed.
+on, so that runs share what they can and a killed run goes on from its last checkpoint. What comes out
+is a `Release`, ready to be signed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from coordinator.moved import (
+from coordinator.phase_cache import PhaseCache, Train
+from coordinator.phase_checks import (
     EXPERT_B,
     POPULATION_B,
     check_experts,
@@ -22,21 +28,22 @@ from coordinator.moved import (
     note_moved,
     zeros_like_b,
 )
-from coordinator.phase_cache import PhaseCache
+from coordinator.phase_keys import Key, PhaseInputs
 from proper_model.base.loading import compute_dtype, default_device, fingerprint
 from proper_model.base.population_lora import merge_population
 from proper_model.base.quantized import quantize_base
 from proper_model.checks import load_base
 from proper_model.kernels import mix_seed
 from proper_model.model import AdaptedModel
+from proper_model.progress import Progress, Steps, silent
 from proper_model.release.contents import Release, load_shared, shared_tensors
-from proper_model.settings import BaseWeights, StageSettings, Structure, to_mapping
+from proper_model.settings import BaseWeights, StageSettings, Structure
 from proper_model.stages import (
     Beside,
     PooledData,
-    find_prototypes,
     first_embeddings,
     pool,
+    published_embeddings,
     router_cohort,
     train_group,
     train_lora_router,
@@ -45,10 +52,7 @@ from proper_model.stages import (
 from proper_model.tasks import Task, User
 from proper_model.text import Encoder
 
-# (phase, done, total)
-Progress = Callable[[str, int, int], None]
-# Raised whenever training changes what it computes, so that old cache entries are not used.
-TRAINING_VERSION = 5
+Notes = Mapping[str, Any]
 
 
 def run_pooled_stages(
@@ -73,200 +77,154 @@ def run_pooled_stages(
     Raises DataError if there are too few pooled users to hold some back; NothingLearnedError if no
     expert has moved from where it began.
     """
-    stages = _Stages(base, structure, settings, seed, PhaseCache(cache), memory_bytes, progress)
-    stages.begin("tokenize")
-    data = pool(pooled, task, stages.encoder, settings, seed, beside=beside)
-    population, notes1 = stages.population(data)
-    adapted, table, notes2 = stages.group(data)
-    notes3 = stages.router(data, adapted, table) if structure.has_lora_router else {}
-    stages.begin("release")
+    say = progress or silent
+    say("base", 0, 0)  # said before anything of it: clocks listen too
+    dtype = compute_dtype(settings.dtype, default_device())
+    model, tokenizer = load_base(base, computing=dtype)
+    encoder = Encoder(
+        tokenizer,
+        max_prompt_tokens=settings.max_prompt_tokens,
+        max_answer_tokens=settings.max_answer_tokens,
+    )
+    say("tokenize", 0, 0)
+    data = pool(pooled, task, encoder, settings, seed, beside=beside)
+    device, threads = default_device().type, torch.get_num_threads()
+    inputs = PhaseInputs(
+        fingerprint(model), data.fingerprint(), structure, settings, seed, device, threads
+    )
+    stages = _Stages(encoder, data, inputs, PhaseCache(cache), memory_bytes, say)
+
+    population, notes1 = stages.population(model)
+    merged = merge_population(model, settings.population, population).to(dtype)
+    adapted, table, notes2 = stages.group(merged)
+    notes3 = stages.router(adapted, table) if structure.has_lora_router else {}
+
+    say("release", 0, 0)
+    if settings.base_weights != BaseWeights.FULL:  # what is released is whole
+        model, _ = load_base(base, computing=dtype)
+        merged = merge_population(model, settings.population, population).to(dtype)
     return Release(
-        base=stages.released_base(population),
-        tokenizer=stages.tokenizer,
+        base=merged,
+        tokenizer=tokenizer,
         task=task,
         structure=structure,
         settings=settings,
         seed=seed,
         shared={**shared_tensors(adapted), **published_embeddings(table, settings, seed)},
         population=population,
-        notes={
-            "population": notes1,
-            "group": notes2,
-            "router": notes3,
-            "users_trained": len(data.trained),
-            "users_held_back": len(data.held_back),
-        },
+        notes={"population": notes1, "group": notes2, "router": notes3, **_counts(data)},
     )
 
 
+@dataclass(frozen=True)
 class _Stages:
-    """The three phases with their cache keys; each key contains the one before."""
+    """The three phases, each from the cache or trained into it."""
 
-    def __init__(
-        self,
-        base: str,
-        structure: Structure,
-        settings: StageSettings,
-        seed: int,
-        store: PhaseCache,
-        memory_bytes: int | None,
-        progress: Progress | None,
-    ) -> None:
-        self.base_name = base
-        self.structure, self.settings, self.seed = structure, settings, seed
-        self.store, self.memory_bytes, self.progress = store, memory_bytes, progress
-        self.dtype = compute_dtype(settings.dtype, default_device())
-        self.begin("base")
-        self.model, self.tokenizer = load_base(base, computing=self.dtype)
-        self.encoder = Encoder(
-            self.tokenizer,
-            max_prompt_tokens=settings.max_prompt_tokens,
-            max_answer_tokens=settings.max_answer_tokens,
-        )
-        self.key: dict[str, Any] = {
-            "version": TRAINING_VERSION,
-            "base": fingerprint(self.model),
-            "seed": seed,
-            "settings": {
-                name: value
-                for name, value in to_mapping(settings).items()
-                if not isinstance(value, dict) and name not in ("name", "base_weights")
-            },
-            # Sums of floats depend on both.
-            "device": default_device().type,
-            "threads": torch.get_num_threads(),
-        }
+    encoder: Encoder
+    data: PooledData
+    inputs: PhaseInputs
+    cache: PhaseCache
+    memory_bytes: int | None
+    say: Progress
 
-    def population(self, data: PooledData) -> tuple[Mapping[str, Tensor], Mapping[str, Any]]:
-        """Stage 1; leaves `self.model` merged and in the computing dtype."""
-        self.begin("population")
-        self.key |= {
-            "data": data.fingerprint(),
-            "population": to_mapping(self.settings.population),
-            "cap": self.settings.group.max_items_per_user,
-        }
-        phase = self.store.phase("population", self.key)
-        if not phase.done:
-            phase.finish(
-                *train_population(
-                    self.model,
-                    self.encoder,
-                    data,
-                    self.settings,
-                    self.seed,
-                    phase.checkpoint,
-                    self._report("population"),
-                    self.memory_bytes,
-                )
+    def population(self, base: Any) -> tuple[Mapping[str, Tensor], Notes]:
+        """Stage 1: the population LoRA's factors."""
+        self.say("population", 0, 0)
+
+        def train(checkpoint: Path) -> tuple[Mapping[str, Tensor], Notes]:
+            state, report = train_population(
+                base,
+                self.encoder,
+                self.data.trained,
+                self.data.held_back,
+                self.inputs.settings,
+                seed=self.inputs.seed,
+                memory_bytes=self.memory_bytes,
+                checkpoint=checkpoint,
+                progress=self._steps("population"),
             )
-            self.model, _ = load_base(self.base_name, computing=self.dtype)
-        state, notes = phase.load()
-        check_finite("population", state, phase.folder)
-        self.model = self._merged(self.model, state)
+            return state, report.as_dict()
+
+        state, notes = self._phase("population", self.inputs.population_key(), train)
         return state, note_moved(notes, state, zeros_like_b(state, ending=POPULATION_B))
 
-    def released_base(self, population: Mapping[str, Tensor]) -> Any:
-        """The merged base in full, loaded again where stage 2 ran over a quantized one."""
-        if self.settings.base_weights == BaseWeights.FULL:
-            return self.model
-        base, _ = load_base(self.base_name, computing=self.dtype)
-        return self._merged(base, population)
-
-    def _merged(self, base: Any, population: Mapping[str, Tensor]) -> Any:
-        return merge_population(base, self.settings.population, population).to(self.dtype)
-
-    def group(self, data: PooledData) -> tuple[AdaptedModel, Tensor, Mapping[str, Any]]:
-        """Stage 2; the adapted model, frozen, and the pooled users' embeddings."""
-        self.begin("group")
+    def group(self, merged: Any) -> tuple[AdaptedModel, Tensor, Notes]:
+        """Stage 2: the adapted model, frozen, and the pooled users' embeddings [U, tables, e]."""
+        self.say("group", 0, 0)
+        settings, seed = self.inputs.settings, self.inputs.seed
         adapted = AdaptedModel(
-            quantize_base(self.model, self.settings.base_weights),
-            self.structure,
-            generator=torch.Generator().manual_seed(mix_seed(self.seed, 1)),
+            quantize_base(merged, settings.base_weights),
+            self.inputs.structure,
+            generator=torch.Generator().manual_seed(mix_seed(seed, 1)),
         )
-        user = to_mapping(self.settings.user)
-        self.key |= {
-            "base_weights": str(self.settings.base_weights),
-            "group": to_mapping(self.settings.group),
-            "fit": {name: user[name] for name in FIT_SETTINGS},
-            "structure": {
-                name: value
-                for name, value in to_mapping(self.structure).items()
-                if name not in ("name", "user_routing", "detach_lora_router")
-            },
-        }
-        phase = self.store.phase("group", self.key)
-        if not phase.done:
+
+        def train(checkpoint: Path) -> tuple[Mapping[str, Tensor], Notes]:
             table, report = train_group(
                 adapted,
                 self.encoder,
-                data.trained,
-                data.held_back,
-                self.settings,
-                seed=self.seed,
+                self.data.trained,
+                self.data.held_back,
+                settings,
+                seed=seed,
                 memory_bytes=self.memory_bytes,
-                checkpoint=phase.checkpoint,
-                progress=self._report("group"),
+                checkpoint=checkpoint,
+                progress=self._steps("group"),
             )
-            phase.finish({**_split(adapted)[0], "table": table.cpu()}, report.as_dict())
-        tensors, notes = phase.load()
-        check_finite("group", tensors, phase.folder)
+            return {**_split(adapted)[0], "table": table.cpu()}, report.as_dict()
+
+        tensors, notes = self._phase("group", self.inputs.group_key(), train)
         check_experts(tensors, notes)
         table = tensors["table"].to(adapted.device)
         load_shared(adapted, {**shared_tensors(adapted), **tensors})
         adapted.requires_grad_(False)
-        notes = note_moved(notes, tensors, zeros_like_b(tensors, ending=EXPERT_B))
-        start = first_embeddings(adapted, len(data.trained), self.seed)
-        notes["embeddings"] = note_moved({}, _rows(table), _rows(start))
-        return adapted, table, notes
+        start = first_embeddings(adapted, len(self.data.trained), seed)
+        return (
+            adapted,
+            table,
+            {
+                **note_moved(notes, tensors, zeros_like_b(tensors, ending=EXPERT_B)),
+                "embeddings": note_moved({}, _rows(table), _rows(start)),
+            },
+        )
 
-    def router(self, data: PooledData, adapted: AdaptedModel, table: Tensor) -> Mapping[str, Any]:
+    def router(self, adapted: AdaptedModel, table: Tensor) -> Notes:
         """Stages 3a-3b, on pooled users only; trains W_l in `adapted`."""
-        self.begin("router")
-        self.key |= {
-            "router": to_mapping(self.settings.router),
-            "user": to_mapping(self.settings.user),
-            "routing": to_mapping(self.structure),
-        }
-        phase = self.store.phase("router", self.key)
+        self.say("router", 0, 0)
+        settings, seed, users = self.inputs.settings, self.inputs.seed, self.data.trained
         before = {name: weight.clone() for name, weight in _split(adapted)[1].items()}
-        if not phase.done:
-            chosen = router_cohort(data.trained, self.settings.router.cohort, self.seed)
+
+        def train(checkpoint: Path) -> tuple[Mapping[str, Tensor], Notes]:
+            chosen = router_cohort(users, settings.router.cohort, seed)
             report = train_lora_router(
                 adapted,
                 self.encoder,
-                [data.trained[u] for u in chosen],
+                [users[u] for u in chosen],
                 table[chosen],
-                self.settings,
-                seed=self.seed,
+                settings,
+                seed=seed,
                 memory_bytes=self.memory_bytes,
-                checkpoint=phase.checkpoint,
-                progress=self._report("router"),
+                checkpoint=checkpoint,
+                progress=self._steps("router"),
             )
-            phase.finish(_split(adapted)[1], report.as_dict())
-        tensors, notes = phase.load()
-        check_finite("router", tensors, phase.folder)
+            return _split(adapted)[1], report.as_dict()
+
+        tensors, notes = self._phase("router", self.inputs.router_key(), train)
         load_shared(adapted, {**shared_tensors(adapted), **tensors})
         return note_moved(notes, tensors, before)
 
-    def begin(self, phase: str) -> None:
-        """Say what comes now, before anything of it: clocks listen too."""
-        if self.progress:
-            self.progress(phase, 0, 0)
+    def _phase(self, name: str, key: Key, train: Train) -> tuple[dict[str, Tensor], Notes]:
+        """What a phase ended with, trained here if nobody has."""
+        phase = self.cache.phase(name, key)
+        tensors, notes = phase.train_once(train)
+        check_finite(name, tensors, phase.folder)
+        return tensors, notes
 
-    def _report(self, phase: str) -> Callable[[int, int], None]:
-        progress = self.progress
-        return lambda done, total: progress(phase, done, total) if progress else None
+    def _steps(self, phase: str) -> Steps:
+        return lambda done, total: self.say(phase, done, total)
 
 
-# What validation in stage 2 uses of the user settings: how embeddings are fitted.
-FIT_SETTINGS = (
-    "embedding_learning_rate",
-    "embedding_batch_size",
-    "patience",
-    "refit",
-    "held_back_fraction",
-    "min_items_to_train",
-)
+def _counts(data: PooledData) -> dict[str, Any]:
+    return {"users_trained": len(data.trained), "users_held_back": len(data.held_back)}
 
 
 def _split(adapted: AdaptedModel) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -278,23 +236,3 @@ def _split(adapted: AdaptedModel) -> tuple[dict[str, Tensor], dict[str, Tensor]]
 
 def _rows(table: Tensor) -> dict[str, Tensor]:
     return {str(number): row for number, row in enumerate(table)}
-
-
-def published_embeddings(table: Tensor, settings: StageSettings, seed: int) -> dict[str, Tensor]:
-    """Mean and prototypes of the pooled users' embeddings [U, tables, e]; never a row.
-
-    With fewer users than a prototype needs even the mean would say much about each of them, so
-    zeros are shipped and their count says so.
-    """
-    minimum = settings.group.prototype_min_users
-    prototypes, counts = find_prototypes(
-        table, settings.group.prototypes, minimum_users=minimum, seed=seed
-    )
-    enough = len(table) >= minimum
-    mean = table.mean(0) if enough else torch.zeros_like(table[0])
-    return {
-        "mean_embedding": mean.cpu().contiguous(),
-        "mean_embedding_count": torch.tensor([len(table) if enough else 0]),
-        "prototypes": prototypes.cpu().contiguous(),
-        "prototype_counts": torch.tensor(counts, dtype=torch.int64),
-    }

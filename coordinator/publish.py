@@ -3,7 +3,7 @@
 Layout of a release folder:
 
     v00000001/  manifest.json, signatures.json and the files; one folder a version, never changed
-    latest.json the signed word on which version is the newest; written last, signed again in time
+    latest.json says, signed, which version is the newest; written last, signed again in time
 
 Killed at any moment and called again with the same content, `publish` ends in the same state.
 Source: docs/security.md 2 ("Bundle"), docs/bundle-format.md section 8.
@@ -103,20 +103,20 @@ def publish(
         BundleError: the content is something a device would refuse.
     """
     _check_days("publish: valid_for_days", valid_for_days, MAX_RELEASE_DAYS)
-    word = _Word(channel, latest_keys or keys, created, latest_days)
+    pointer = _LatestSigner(channel, latest_keys or keys, created, latest_days)
     with _publishing(folder, lock_timeout_s):
         newest = _newest_version(folder)
         if not renew:
             unchanged = _unchanged(files, folder, newest, keys, created, base, channel, limits)
             if unchanged is not None:
-                word.write(folder, unchanged)
+                pointer.write(folder, unchanged)
                 return unchanged
         _check_usable(files, base, limits)
         expires = created + timedelta(days=valid_for_days)
         info = BundleInfo(newest + 1, created, expires, base, channel)
         bundle = build_bundle(files, info, keys, limits=limits)
         published = _place(bundle, folder, info.version)
-        word.write(folder, published)
+        pointer.write(folder, published)
         return published
 
 
@@ -136,7 +136,7 @@ def renew_latest(
         ConfigError: the folder holds a newer one, or as `publish`.
         BundleError: a device would refuse the new latest.json.
     """
-    word = _Word(channel, keys, now, days)
+    pointer = _LatestSigner(channel, keys, now, days)
     with _publishing(folder, lock_timeout_s):
         above = _versions(folder)[-1]
         if above > newest.version:
@@ -144,7 +144,7 @@ def renew_latest(
                 f"{folder}: {version_folder(above)} is newer than release {newest.version}",
                 hint="remove what you did not sign; what was left half published, publish again",
             )
-        return word.write(folder, newest, again=True)
+        return pointer.write(folder, newest, again=True)
 
 
 def _check_days(what: str, days: int, most: int) -> None:
@@ -290,8 +290,8 @@ def read_latest(folder: Path) -> Pointer | None:
 
 
 @dataclass(frozen=True)
-class _Word:
-    """How the word on the newest release is signed: for whom, by which keys, when, for how long."""
+class _LatestSigner:
+    """How latest.json is signed: for which population, by which keys, when, for how long."""
 
     channel: str
     keys: Sequence[Ed25519PrivateKey]
@@ -302,19 +302,19 @@ class _Word:
         _check_days("latest.json: days", self.days, MAX_LATEST_DAYS)
 
     def write(self, folder: Path, newest: PublishedBundle, *, again: bool = False) -> Latest:
-        """Sign that this is the newest release, unless that was said and is still fresh."""
+        """Sign that this is the newest release, unless latest.json says so and is still fresh."""
         before = self._mine(folder)
         if before is not None and not again and self._fresh(before, newest):
             return before
         # Seconds, so that numbers go on growing also where latest.json was lost.
         number = max(before.number + 1 if before else 1, int(self.now.timestamp()))
         expires = self.now + timedelta(days=self.days)
-        word = Latest(self.channel, number, newest.version, newest.bundle_id, self.now, expires)
-        write_file(folder / LATEST_NAME, sign_latest(word, self.keys))
-        return word
+        newer = Latest(self.channel, number, newest.version, newest.bundle_id, self.now, expires)
+        write_file(folder / LATEST_NAME, sign_latest(newer, self.keys))
+        return newer
 
     def _mine(self, folder: Path) -> Latest | None:
-        """The word there is, if it is by all these keys: of another, no number is to be followed."""
+        """The latest.json there is, if all these keys signed it; another's number is not counted on."""
         root = TrustedRoot.of(self.keys, threshold=len(self.keys), channel=self.channel)
         try:
             found = read_latest(folder)

@@ -1,6 +1,6 @@
 """Publish a finished release of a run to devices: the same files, signed by the population's keys.
 
-A run signs with keys of its own that lie open on the training machine. For real devices its release is
+A run signs with keys of its own, unencrypted on the training machine. For real devices its release is
 copied into a folder of its own, whose root.json says who may sign. Everything that a device would
 refuse is refused here first. Source: docs/releases.md.
 """

@@ -4,7 +4,7 @@
     root-1.json, root-2.json, root-2.signatures.json ...   the ones before it
     root-next.json, root-next.signatures.json   one that still lacks signatures
 
-Root keys lie with different people, so a next root is proposed once and signed one key at a time, also
+Different people keep the root keys, so a next root is proposed once and signed one key at a time, also
 on other machines, if the two files are carried along. It takes its place when the root keys of both the
 present and the next root have signed. Source: docs/bundle-format.md section 3, docs/releases.md.
 """

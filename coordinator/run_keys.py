@@ -1,7 +1,7 @@
 """The keys of a run on one machine: made once, with a root of their own, and found again.
 
     server/keys/root.pem      signs roots
-    server/keys/release.pem   signs releases, and the word on the newest one
+    server/keys/release.pem   signs releases and latest.json
     server/root.json          what every device of the run pins
 
 Nobody is asked for a passphrase, so that a run starts by itself; the keys of a population of real
@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
 from coordinator.keys import load_key, load_or_create_key
 from proper_model.bundle.folder_names import ROOT_NAME
 from proper_model.bundle.trusted_root import (
@@ -23,13 +25,16 @@ from proper_model.bundle.trusted_root import (
     RELEASE,
     ROOT,
     TrustedRoot,
+    key_id,
     public_bytes,
 )
 from proper_model.errors import ConfigError
+from proper_model.federation.run_plan import RunPlan
 from proper_model.storage.durable import write_file
 from proper_model.storage.files import make_private_folder, read_bounded
 
 ROOT_KEY, RELEASE_KEY = "root.pem", "release.pem"
+KEY_SUFFIX = ".pem"
 KEYS_FOLDER = "keys"
 RUN_ROOT_DAYS = 5 * 365
 
@@ -81,3 +86,29 @@ def read_run_root(server: Path) -> bytes | None:
         return None
     except OSError as error:
         raise ConfigError(f"{server / ROOT_NAME}: {error.strerror}") from None
+
+
+def trusted_root(plan: RunPlan) -> TrustedRoot:
+    """The root that the plan's devices pin."""
+    data = read_run_root(plan.server_folder)
+    if data is not None:
+        return TrustedRoot.from_bytes(data)
+    public = bytes.fromhex(plan.root_public_key)  # a run prepared before roots had roles
+    return TrustedRoot.of([Ed25519PublicKey.from_public_bytes(public)])
+
+
+def signing_keys(plan: RunPlan) -> list[Ed25519PrivateKey]:
+    """The run's release keys. Raises ConfigError unless devices of the plan trust them."""
+    folder = plan.server_folder / KEYS_FOLDER
+    paths = sorted(path for path in folder.glob(f"*{KEY_SUFFIX}") if path.name != ROOT_KEY)
+    keys = [load_key(path) for path in paths]
+    root = trusted_root(plan)
+    mine = [key for key in keys if key_id(public_bytes(key)) in root.roles[RELEASE].keys]
+    known = {public.hex() for public in root.keys.values()}
+    enough = root.are_enough(RELEASE, [key_id(public_bytes(key)) for key in mine])
+    if plan.root_public_key not in known or not enough:
+        raise ConfigError(
+            f"{folder}: none of its {len(keys)} keys is one that the devices trust",
+            hint="write the run's folder again with proper-sim prepare",
+        )
+    return mine

@@ -1,31 +1,23 @@
-"""From a trained release to a signed one in the run's folder, and back to it after a restart."""
+"""A run's own release: from what was trained to a signed bundle in the run's folder, and back to it.
+
+A restart finds the bundle that an earlier start published, and does not sign another.
+"""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
-
-from coordinator.keys import load_key
 from coordinator.publish import PublishedBundle, latest, publish, reference_base
-from coordinator.run_keys import KEYS_FOLDER, ROOT_KEY, read_run_root
+from coordinator.run_keys import signing_keys, trusted_root
 from proper_model.base.folder import base_folder, revision_of
 from proper_model.bundle.file_names import BASE, CONFIG
 from proper_model.bundle.folder_names import ROOT_NAME
 from proper_model.bundle.signed_time import MAX_LATEST_DAYS
-from proper_model.bundle.trusted_root import RELEASE, TrustedRoot, key_id, public_bytes
-from proper_model.errors import ConfigError
 from proper_model.federation.run_plan import RunPlan
-from proper_model.release.contents import release_to_files
+from proper_model.release.contents import Release, release_to_files
 from proper_model.release.recipe import BaseSource
 from proper_model.storage.durable import write_file
-
-if TYPE_CHECKING:
-    from proper_model.release.contents import Release
-
-KEY_SUFFIX = ".pem"
 
 
 def publish_release(release: Release, plan: RunPlan) -> PublishedBundle:
@@ -61,15 +53,6 @@ def publish_release(release: Release, plan: RunPlan) -> PublishedBundle:
     )
 
 
-def trusted_root(plan: RunPlan) -> TrustedRoot:
-    """The root that the plan's devices pin."""
-    data = read_run_root(plan.server_folder)
-    if data is not None:
-        return TrustedRoot.from_bytes(data)
-    public = bytes.fromhex(plan.root_public_key)  # a run prepared before roots had roles
-    return TrustedRoot.of([Ed25519PublicKey.from_public_bytes(public)])
-
-
 def published(plan: RunPlan, bundle_id: str) -> PublishedBundle | None:
     """The release of an earlier start of this run, if it is still the newest one."""
     found = latest(plan.server_folder / "release")
@@ -78,27 +61,10 @@ def published(plan: RunPlan, bundle_id: str) -> PublishedBundle | None:
     return found
 
 
-def signing_keys(plan: RunPlan) -> list[Ed25519PrivateKey]:
-    """The run's release keys. Raises ConfigError unless devices of the plan trust them."""
-    folder = plan.server_folder / KEYS_FOLDER
-    paths = sorted(path for path in folder.glob(f"*{KEY_SUFFIX}") if path.name != ROOT_KEY)
-    keys = [load_key(path) for path in paths]
-    root = trusted_root(plan)
-    mine = [key for key in keys if key_id(public_bytes(key)) in root.roles[RELEASE].keys]
-    known = {public.hex() for public in root.keys.values()}
-    enough = root.are_enough(RELEASE, [key_id(public_bytes(key)) for key in mine])
-    if plan.root_public_key not in known or not enough:
-        raise ConfigError(
-            f"{folder}: none of its {len(keys)} keys is one that the devices trust",
-            hint="write the run's folder again with proper-sim prepare",
-        )
-    return mine
-
-
 def hub_name(base: str) -> str:
     """The name a release gives the base: a hub id as it is, of a folder its last part.
 
-    Where a folder lies on this machine is nobody else's business; a node knows its own.
+    The path on this machine is left out; a node knows its own.
     """
     folder = Path(base).expanduser()
     if not (folder.is_dir() or base.startswith(("/", ".", "~"))):

@@ -16,18 +16,18 @@ from collections.abc import Mapping
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from coordinator.federation import Federation
-from coordinator.journal import Journal, exclusive
-from coordinator.message_ledger import MessageLedger
-from coordinator.progress_file import ProgressFile
+from coordinator.federation import Federation, MessageLedger
+from coordinator.journal import PROGRESS_FILE, Journal, ProgressFile, exclusive
 from coordinator.publish import PublishedBundle
-from coordinator.run_release import publish_release, published, signing_keys
+from coordinator.run_keys import signing_keys
+from coordinator.run_release import publish_release, published
 from coordinator.shipment import Shipment
 from proper_model.errors import ProperError, SimulationError
 from proper_model.federation.machine import HARDWARE_FILE, facts
 from proper_model.federation.protocol import Kind, Status
 from proper_model.federation.run_plan import RunPlan, find_plan
-from proper_model.federation.step_clock import TIMINGS_FILE, Progress, StepClock
+from proper_model.federation.step_clock import TIMINGS_FILE, StepClock
+from proper_model.progress import Progress
 from proper_model.storage.documents import parse_json
 from proper_model.storage.files import read_regular, storage_errors, write_atomic
 
@@ -44,7 +44,7 @@ app = ServerApp()
 def main(grid: Grid, context: Context) -> None:
     """Flower's entry. What goes wrong is left in `progress.json` and then raised."""
     plan = RunPlan.load(find_plan(context.run_config.get("plan")))
-    progress = ProgressFile(plan.out / "progress.json")
+    progress = ProgressFile(plan.out / PROGRESS_FILE)
     try:
         with storage_errors(plan.out), exclusive(plan.server_folder):
             coordinate(plan, grid, progress)

@@ -1,29 +1,33 @@
-"""Phases that runs share: one trains, others wait; a finished one keeps no training state."""
+"""Phases that runs share: found by what they depend on, trained by one run while others wait."""
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from coordinator.phase_cache import Phase, PhaseCache
-from proper_model.engine.checkpoint import save_checkpoint
+from coordinator.phase_keys import PhaseInputs
+from proper_model.engine.checkpoint import load_checkpoint, save_checkpoint
+from proper_model.settings.presets import preset
+from proper_model.settings.profile import BaseWeights, StageSettings
 from proper_model.storage.durable import locked
 
-# Another run: it claims the phase, says what it saw, and trains until it is told to go on.
-RUN = """
-import sys
+# Another run, which holds the phase until it is killed.
+HOLD = """
+import sys, time
 from pathlib import Path
-import torch
-from coordinator.phase_cache import PhaseCache
-phase = PhaseCache(Path(sys.argv[1])).phase("router", {"seed": 1})
-print("done" if phase.done else "training", flush=True)
-if sys.stdin.readline() == "finish\\n":
-    phase.finish({"x": torch.ones(2)}, {"by": "other"})
+from proper_model.storage.durable import locked
+with locked(Path(sys.argv[1]), timeout_s=0):
+    print("training", flush=True)
+    time.sleep(60)
 """
 
 
@@ -32,8 +36,12 @@ def phase(tmp_path: Path) -> Phase:
     return PhaseCache(tmp_path).phase("router", {"seed": 1})
 
 
-def finish(phase: Phase) -> None:
-    phase.finish({"x": torch.ones(2)}, {"by": "me"})
+def result(by: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    return {"x": torch.ones(2)}, {"by": by}
+
+
+def forbidden(_checkpoint: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    raise AssertionError("trained twice")
 
 
 def leave_checkpoints(phase: Phase) -> None:
@@ -45,10 +53,20 @@ def names(phase: Phase) -> list[str]:
     return sorted(p.name for p in phase.folder.iterdir())
 
 
-def test_a_kill_between_saving_and_cleaning_leaves_nothing_for_long(phase: Phase) -> None:
-    finish(phase)
+def test_looking_at_a_phase_changes_nothing(phase: Phase) -> None:
+    assert not phase.finished()
+    assert not phase.folder.exists()
+    phase.store(*result("me"))
     leave_checkpoints(phase)
-    assert phase.done
+    before = names(phase)
+    assert phase.finished()
+    assert names(phase) == before
+
+
+def test_a_kill_between_saving_and_cleaning_leaves_nothing_for_long(phase: Phase) -> None:
+    phase.store(*result("me"))
+    leave_checkpoints(phase)
+    assert phase.train_once(forbidden)[1] == {"by": "me"}
     assert names(phase) == ["done.safetensors"]
 
 
@@ -65,40 +83,147 @@ def test_checkpoints_that_another_run_removes_meanwhile_are_no_error(
         return found
 
     monkeypatch.setattr(Path, "glob", raced)
-    finish(phase)
-    assert phase.load()[1] == {"by": "me"}
+    assert phase.train_once(lambda _: result("me"))[1] == {"by": "me"}
 
 
-@pytest.mark.parametrize(("told", "found"), [("finish", True), ("end without a result", False)])
-def test_a_phase_is_trained_by_one_process_at_a_time(
-    phase: Phase, tmp_path: Path, told: str, found: bool
-) -> None:
-    command = [sys.executable, "-c", RUN, str(tmp_path)]
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as other:
-        assert other.stdin is not None and other.stdout is not None
+def waiting(phase: Phase, by: str, seen: list[str]) -> threading.Thread:
+    """A run that needs the phase and has begun to wait for it."""
+
+    def run() -> None:
+        seen.append(phase.train_once(lambda _: result(by))[1]["by"])
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join(0.3)
+    assert thread.is_alive(), "the other run still trains this phase"
+    return thread
+
+
+@pytest.mark.parametrize("ends", ["finished", "failed"])
+def test_a_phase_is_trained_by_one_run_at_a_time(phase: Phase, ends: str) -> None:
+    seen: list[str] = []
+    threads: list[threading.Thread] = []
+
+    def train(checkpoint: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        save_checkpoint(checkpoint, {"lora": torch.ones(1)}, {})
+        threads.append(waiting(phase, "the one that waited", seen))
+        if ends == "failed":
+            raise RuntimeError
+        return result("the first")
+
+    if ends == "failed":
+        with pytest.raises(RuntimeError):
+            phase.train_once(train)
+    else:
+        assert phase.train_once(train)[1] == {"by": "the first"}
+    threads[0].join(60)
+    assert seen == ["the first" if ends == "finished" else "the one that waited"]
+    assert names(phase) == ["done.safetensors"]
+    with locked(phase.lock, timeout_s=0):  # a finished phase is free, and needs no lock
+        phase.train_once(forbidden)
+
+
+def test_a_run_that_was_killed_lets_the_next_one_train(phase: Phase, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", HOLD, str(phase.lock)]
+    seen: list[str] = []
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
         assert other.stdout.readline() == "training\n"
-        seen: list[bool] = []
-        waiting = threading.Thread(target=lambda: seen.append(phase.done))
-        waiting.start()
-        waiting.join(0.3)
-        assert waiting.is_alive(), "the other run still trains this phase"
-        other.stdin.write(f"{told}\n")
-        other.stdin.flush()
-        waiting.join(60)
-    assert seen == [found]
-    if not found:
-        finish(phase)
-    assert phase.load()[1] == {"by": "other" if found else "me"}
+        thread = waiting(phase, "the one that waited", seen)
+        other.kill()
+        thread.join(60)
+    assert seen == ["the one that waited"]
 
 
-def test_a_finished_phase_is_free_and_a_failed_attempt_can_be_repeated(
-    phase: Phase, tmp_path: Path
+def test_a_failed_attempt_is_repeated_from_its_checkpoint(phase: Phase) -> None:
+    def fail(checkpoint: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        save_checkpoint(checkpoint, {"lora": torch.full((1,), 3.0)}, {})
+        raise RuntimeError
+
+    def go_on(checkpoint: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        found = load_checkpoint(checkpoint)
+        assert found is not None
+        return {"x": found[0]["lora"]}, {"by": "me"}
+
+    with pytest.raises(RuntimeError):
+        phase.train_once(fail)
+    assert phase.train_once(go_on)[0]["x"].item() == 3.0
+
+
+# -- keys ------------------------------------------------------------------------------------------
+
+INPUTS = PhaseInputs(
+    base="b" * 64,
+    data="d" * 64,
+    structure=preset("default"),
+    settings=StageSettings(name="t"),
+    seed=7,
+    device="cpu",
+    threads=2,
+)
+
+
+def folders(inputs: PhaseInputs) -> dict[str, str]:
+    """Where the three phases of a run are kept."""
+    cache = PhaseCache(Path("cache"))
+    keys = {
+        "population": inputs.population_key(),
+        "group": inputs.group_key(),
+        "router": inputs.router_key(),
+    }
+    return {name: cache.phase(name, key).folder.name for name, key in keys.items()}
+
+
+@pytest.mark.parametrize(
+    ("inputs", "population", "group", "router"),
+    [
+        (
+            INPUTS,
+            "population-3478da08fb8caf7b1ab9f5ab",
+            "group-2fe1bc3d93ce46e96a4387b7",
+            "router-07f6e4b9e3ff03062aca8d97",
+        ),
+        (
+            dataclasses.replace(
+                INPUTS,
+                structure=preset("paper"),
+                settings=StageSettings(name="u", dtype="bfloat16"),
+                seed=0,
+            ),
+            "population-654591b6120f65b40522ef2a",
+            "group-620199998943f78e723ceda1",
+            "router-7d016713d77af389f17b4cae",
+        ),
+    ],
+    ids=["default", "paper"],
+)
+def test_phases_of_earlier_versions_are_found(
+    inputs: PhaseInputs, population: str, group: str, router: str
 ) -> None:
-    assert not phase.done
-    again = PhaseCache(tmp_path).phase("router", {"seed": 1})
-    assert not again.done
-    finish(again)
-    with locked(phase.lock, timeout_s=0):
-        assert phase.done
+    """These names were written by version 0.1 with training version 5.
+
+    A setting that is added, or another default, rightly moves them; anything else must not.
+    """
+    assert folders(inputs) == {"population": population, "group": group, "router": router}
+
+
+@pytest.mark.parametrize(
+    ("change", "phases"),
+    [
+        ({"seed": 8}, {"population", "group", "router"}),
+        ({"threads": 3}, {"population", "group", "router"}),
+        ({"settings": StageSettings(name="other")}, set()),
+        ({"settings": StageSettings(name="t", max_prompt_tokens=64)}, {"population", "group", "router"}),
+        ({"settings": StageSettings(name="t", base_weights=BaseWeights.FOUR_BIT)}, {"group", "router"}),
+        ({"structure": dataclasses.replace(preset("default"), experts=3)}, {"group", "router"}),
+        (
+            {"structure": dataclasses.replace(preset("default"), detach_lora_router=True)},
+            {"router"},
+        ),
+    ],
+)  # fmt: skip
+def test_a_phase_is_trained_again_where_what_it_depends_on_changed(
+    change: dict[str, Any], phases: set[str]
+) -> None:
+    before, after = folders(INPUTS), folders(dataclasses.replace(INPUTS, **change))
+    assert {name for name in before if before[name] != after[name]} == phases

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from proper_model.engine.checkpoint import load_checkpoint, load_meta, save_checkpoint
-from proper_model.engine.live_memory import LiveMemory
+from proper_model.engine.memory import LiveMemory
 from proper_model.errors import StorageError
 
 TENSORS = {

@@ -17,7 +17,7 @@ from proper_model.settings.presets import Constraint, preset
 from proper_model.settings.profile import GroupSettings, PopulationSettings, StageSettings
 from proper_model.stages import population as population_stage
 from proper_model.stages.group import train_group
-from proper_model.stages.pooled_users import PooledData, PooledUser
+from proper_model.stages.pooled_users import PooledUser
 from proper_model.stages.population import train_population
 from proper_model.text.encoding import Encoder
 from tests.tiny import adapted, encoder, exact_norms, samples, tiny_base
@@ -37,9 +37,9 @@ def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     seen: list[int] = []
     real = PooledTraining._batch
 
-    def watched(self: PooledTraining, chunk: Any, picked: Any) -> Any:
-        seen.append(len(chunk))
-        return real(self, chunk, picked)
+    def watched(self: PooledTraining, part: Any) -> Any:
+        seen.append(len(part))
+        return real(self, part)
 
     monkeypatch.setattr(PooledTraining, "_batch", watched)
     return seen
@@ -112,8 +112,21 @@ def population(
         if done == kill:
             raise KilledError
 
-    data = PooledData(tuple(people(5, 10)), tuple(people(2, 500)))
-    state, _ = train_population(base, encoder(), data, settings, 0, checkpoint, progress, budget)
+    before = {name: p.clone() for name, p in base.named_parameters()}
+    state, _ = train_population(
+        base,
+        encoder(),
+        people(5, 10),
+        people(2, 500),
+        settings,
+        seed=0,
+        memory_bytes=budget,
+        checkpoint=checkpoint,
+        progress=progress,
+    )
+    after = dict(base.named_parameters())  # nothing of the training is left in the base
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], p) for name, p in after.items())
     return list(state.values())
 
 

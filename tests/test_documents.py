@@ -26,8 +26,8 @@ from client.releases.store import read_state as read_store
 from client.vault import backup
 from client.vault.keys_document import decode_keys
 from client.vault.sealing import read_header
+from coordinator.federation import MessageLedger
 from coordinator.journal import JOURNAL_FILE, Journal
-from coordinator.message_ledger import MessageLedger
 from proper_model.base.folder import INDEX, weight_files
 from proper_model.base.outside_config import parse_config
 from proper_model.base.sizes import read_header as read_tensors

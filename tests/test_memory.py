@@ -7,8 +7,14 @@ import dataclasses
 import pytest
 import torch
 
-from proper_model.engine.live_memory import LiveMemory, peak_bytes
-from proper_model.engine.memory import WORKSPACE, MemoryModel, bytes_a_token, is_out_of_memory
+from proper_model.engine.memory import (
+    WORKSPACE,
+    LiveMemory,
+    MemoryModel,
+    bytes_a_token,
+    is_out_of_memory,
+    peak_bytes,
+)
 from proper_model.engine.memory_budget import memory_model, within
 from proper_model.engine.recompute import recomputing
 from proper_model.engine.trials import TrialSettings

@@ -20,13 +20,13 @@ from client.home import Home
 from client.person.memory_choice import PROCESS_BYTES
 from client.releases.base_facts import base_facts
 from client.releases.store import installed
-from coordinator.pooled_stages import published_embeddings
 from proper_model.base.quantized import import_library
 from proper_model.federation.machine import high_water_bytes
 from proper_model.model.adapted_model import AdaptedModel
 from proper_model.release.contents import Release, shared_tensors
 from proper_model.settings.presets import preset
 from proper_model.settings.profile import BaseWeights
+from proper_model.stages.user_embedding import published_embeddings
 from proper_model.tasks.task import load_task
 from simulations.synthetic.tiny_base import word_tokenizer
 from tests.device_cli import Person, publish_release, write_jsonl
@@ -73,12 +73,17 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return publish_release(heavy_release(), tmp_path_factory.mktemp("heavy"))
 
 
-@pytest.fixture
-def person(published: Path, tmp_path: Path) -> Person:
-    made = Person.make(tmp_path)
+def person_in(folder: Path, published: Path) -> Person:
+    made = Person.make(folder)
     assert made.run("bundle", "add", published) == 0
-    write_jsonl(tmp_path / "items.jsonl", small_users()[1][0].history[:4])
+    write_jsonl(folder / "items.jsonl", small_users()[1][0].history[:4])
     return made
+
+
+@pytest.fixture(scope="module")
+def person(published: Path, tmp_path_factory: pytest.TempPathFactory) -> Person:
+    """One with a release, and nothing adapted: not for tests that adapt."""
+    return person_in(tmp_path_factory.mktemp("person"), published)
 
 
 def adapt(person: Person, *options: str) -> tuple[int, int, str]:
@@ -116,7 +121,10 @@ def test_the_base_is_counted_as_it_will_be_held(person: Person) -> None:
     ("limit", "weights"),
     [(1060, "full"), pytest.param(940, "4bit", marks=needs_packing)],
 )
-def test_the_whole_process_stays_within_the_limit(person: Person, limit: int, weights: str) -> None:
+def test_the_whole_process_stays_within_the_limit(
+    published: Path, tmp_path: Path, limit: int, weights: str
+) -> None:
+    person = person_in(tmp_path, published)
     code, peak, said = adapt(person, "--max-memory", f"{limit / 1024}")
     assert code == 0, said
     assert f"base weights: {weights}" in said

@@ -17,7 +17,6 @@ from client.node import flower_app
 from client.node.host_work import Engine
 from client.releases import loading
 from coordinator.keys import load_key
-from coordinator.pooled_stages import published_embeddings
 from coordinator.publish import PublishedBundle, publish
 from coordinator.shipment import Shipment
 from proper_model.base.checked import CheckedFiles, load_checked_base
@@ -28,6 +27,7 @@ from proper_model.model.adapted_model import AdaptedModel
 from proper_model.release import contents
 from proper_model.release.contents import Release, release_to_files, shared_tensors
 from proper_model.settings.presets import preset
+from proper_model.stages.user_embedding import published_embeddings
 from proper_model.tasks.task import load_task
 
 __all__ = ["flower_identity"]  # a fixture, used by name

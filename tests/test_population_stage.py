@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from proper_model.base.population_lora import attach_population
+from proper_model.base.loading import compute_dtype
+from proper_model.base.population_lora import attach_population, population_losses
 from proper_model.kernels.attention import NAME, attend
 from proper_model.settings.profile import (
     ATTENTION_TARGETS,
@@ -17,7 +18,6 @@ from proper_model.settings.profile import (
     PopulationSettings,
     StageSettings,
 )
-from proper_model.stages.population import _losses
 from tests.tiny import batch_of, exact_norms, loss_alone, randomize, samples, tiny_base
 
 ITEMS = samples(5, seed=1)
@@ -43,6 +43,10 @@ def peft_of(chosen: StageSettings, dtype: torch.dtype, **changes: Any) -> Any:
     return peft
 
 
+def losses_of(peft: Any, chosen: StageSettings) -> Tensor:
+    return population_losses(peft, BATCH, compute_dtype(chosen.dtype, torch.device("cpu")))
+
+
 def trained(peft: Any) -> list[Tensor]:
     return [p for p in peft.parameters() if p.requires_grad]
 
@@ -54,7 +58,7 @@ def test_packed_losses_and_gradients_are_pefts_a_row_at_a_time(
 ) -> None:
     chosen = settings("float64", targets=targets)
     peft = peft_of(chosen, torch.float64, num_key_value_heads=key_heads)
-    ours = _losses(peft, BATCH, chosen)
+    ours = losses_of(peft, chosen)
     theirs = torch.stack([loss_alone(peft, item) for item in ITEMS])
     assert torch.allclose(ours, theirs, atol=1e-12)
     found = torch.autograd.grad(ours, trained(peft), SHARES.double())
@@ -76,7 +80,7 @@ def test_rows_are_kept_apart_by_packed_attention(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setitem(ALL_ATTENTION_FUNCTIONS._global_mapping, NAME, watched)
     chosen = settings("float64")
-    _losses(peft_of(chosen, torch.float64), BATCH, chosen)
+    losses_of(peft_of(chosen, torch.float64), chosen)
     assert seen == [BATCH.layout] * 2  # once a block
 
 
@@ -86,8 +90,8 @@ def test_bfloat16_computes_with_float32_factors() -> None:
     """
     chosen = settings("bfloat16")
     peft = peft_of(chosen, torch.float32, attn_implementation="eager")
-    exact = _losses(peft, BATCH, settings("float32"))
-    ours = _losses(peft, BATCH, chosen)
+    exact = losses_of(peft, settings("float32"))
+    ours = losses_of(peft, chosen)
     with torch.autocast("cpu", torch.bfloat16):
         theirs = torch.stack([loss_alone(peft, item) for item in ITEMS])
     assert ours.dtype is torch.float32

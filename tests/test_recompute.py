@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from proper_model.engine.live_memory import LiveMemory
+from proper_model.engine.memory import LiveMemory
 from proper_model.engine.recompute import recomputing
 from proper_model.errors import BaseModelError
 from proper_model.model.adapted_model import AdaptedModel

@@ -11,8 +11,7 @@ from bundle_samples import sample_files
 from client.releases.install import install
 from coordinator.keys import create_key, load_key
 from coordinator.publish import publish
-from coordinator.run_keys import make_run_root
-from coordinator.run_release import signing_keys, trusted_root
+from coordinator.run_keys import make_run_root, signing_keys, trusted_root
 from proper_model.bundle.trusted_root import Role, TrustedRoot, public_bytes
 from proper_model.errors import ConfigError
 

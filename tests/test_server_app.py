@@ -23,9 +23,10 @@ from client.node import flower_app, host_work
 from client.releases import loading
 from client.releases.add import add_bundle, list_bundles, load_release, verify_bundle
 from coordinator import federation as strategy
-from coordinator.progress_file import ProgressFile
+from coordinator.journal import ProgressFile
 from coordinator.publish import latest
-from coordinator.run_release import hub_name, published, signing_keys
+from coordinator.run_keys import signing_keys
+from coordinator.run_release import hub_name, published
 from proper_model.errors import BundleForeignError, ConfigError, SimulationError
 from proper_model.federation.protocol import Kind
 from proper_model.federation.run_plan import RunPlan

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from coordinator import pooled_stages as stages_module
 from coordinator.phase_cache import PhaseCache
-from coordinator.pooled_stages import published_embeddings, run_pooled_stages
+from coordinator.pooled_stages import run_pooled_stages
 from proper_model.engine.checkpoint import load_checkpoint, save_checkpoint
 from proper_model.engine.pooled_settings import PooledReport
 from proper_model.errors import (
@@ -27,6 +27,7 @@ from proper_model.release.contents import Release
 from proper_model.settings.presets import UserRouting, preset
 from proper_model.stages.group import first_embeddings
 from proper_model.stages.pooled_users import PooledUser, pool, router_cohort
+from proper_model.stages.user_embedding import published_embeddings
 from proper_model.tasks.task import load_task
 from proper_model.text.encoding import Encoder
 from tests.releases import SMALL, small_base, small_users
@@ -284,9 +285,9 @@ def test_prototypes_are_centres_of_at_least_ten_users() -> None:
 def test_a_cache_entry_of_another_key_is_refused(tmp_path: Path) -> None:
     cache = PhaseCache(tmp_path)
     phase = cache.phase("group", {"seed": 1})
-    phase.finish({"x": torch.ones(2)}, {"note": 1})
+    phase.store({"x": torch.ones(2)}, {"note": 1})
     other = cache.phase("group", {"seed": 2})
-    assert not other.done
+    assert not other.finished()
     phase.folder.rename(other.folder)
     with pytest.raises(CheckpointError, match="not the one asked for"):
         other.load()

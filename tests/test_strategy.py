@@ -9,9 +9,8 @@ import pytest
 from federation import flower_identity
 from flwr.app import ConfigRecord, Error, Message, RecordDict
 
-from coordinator.federation import Federation
+from coordinator.federation import Federation, MessageLedger
 from coordinator.journal import Journal, exclusive
-from coordinator.message_ledger import MessageLedger
 from coordinator.shipment import Shipment
 from proper_model.errors import SimulationError
 from proper_model.federation import protocol

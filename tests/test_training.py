@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from proper_model.engine.checkpoint import save_checkpoint
 from proper_model.engine.pooled_settings import PooledSettings
 from proper_model.engine.pooled_training import PooledTraining
 from proper_model.errors import CheckpointError, TrainingError
@@ -165,6 +166,17 @@ def test_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
     path.write_bytes(b"\x10\x00\x00\x00\x00\x00\x00\x00garbage")
     training, _ = make(path)
     with pytest.raises(CheckpointError, match="cannot be read"):
+        training.run()
+
+
+@pytest.mark.parametrize(("meta", "found"), [({"samples": 9}, 9), ({"results": [], "taken": 3}, 0)])
+def test_a_checkpoint_of_other_samples_or_of_a_cohort_is_refused(
+    tmp_path: Path, meta: dict[str, Any], found: int
+) -> None:
+    path = tmp_path / "state"
+    save_checkpoint(path, {}, meta)
+    training, _ = make(path)
+    with pytest.raises(TrainingError, match=f"is of {found} samples, expected 10 samples"):
         training.run()
 
 

@@ -40,7 +40,7 @@ def make_release(
     encrypt: Annotated[bool, typer.Option("--encrypt", help="With a passphrase.")] = False,
     passphrase_file: o.PassphraseFile = None,
 ) -> None:
-    """Make a key that signs releases, or the word on the newest one; FILE.pub is its public half."""
+    """Make a key that signs releases or latest.json; FILE.pub is its public half."""
     _make(file, passphrase_file, encrypt=encrypt)
 
 
@@ -93,7 +93,7 @@ def make_root(
         o.Publics,
         typer.Option(
             "--latest-key",
-            help="Public half of a key for the word on the newest release; "
+            help="Public half of a key for latest.json, which says which release is the newest; "
             "without it the release keys sign that too.",
         ),
     ] = None,

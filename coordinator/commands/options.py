@@ -93,7 +93,7 @@ def tell(text: str) -> None:
         sys.stdout = io.StringIO()  # or Python tries again at its end, and fails
         raise StorageError(
             "standard output takes no more; expected to write what was done",
-            hint="what was done remains; proper-coordinator root show tells how things stand",
+            hint="what was done remains; proper-coordinator root show shows the root as it is now",
         ) from None
 
 

@@ -11,13 +11,13 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from proper_model.engine.cohort import Progress
 from proper_model.engine.memory import in_parts
 from proper_model.errors import MetricError
 from proper_model.kernels.packing import Encoded, token_nll
 from proper_model.model.adapted_model import AdaptedModel
 from proper_model.model.answer_loss import CHUNK
 from proper_model.model.passes import Pass
+from proper_model.progress import Steps
 from proper_model.tasks.task import Example
 from proper_model.text.encoding import FILL, Encoder, padded_chunks
 
@@ -59,7 +59,7 @@ def answer_queries(
     make_pass: Callable[[Tensor], Pass],
     *,
     tokens_per_step: int,
-    progress: Progress | None = None,
+    progress: Steps | None = None,
 ) -> list[Answer]:
     """Answer questions, each by its own user; `make_pass` turns row slots into a pass."""
     samples = [encoder.encode(question.example) for question in questions]

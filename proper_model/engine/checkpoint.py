@@ -1,8 +1,8 @@
 """Training state on disk: one safetensors file, replaced atomically, checked when read.
 
 Killed at any moment, a run finds either the previous state or the new one. Numbers that are no
-tensors stand in the file's metadata as JSON. Never pickle. A device seals its checkpoints: they hold
-a person's adapter.
+tensors are in the file's metadata as JSON. Never pickle. A device encrypts its checkpoints, which
+hold a person's adapter.
 """
 
 from __future__ import annotations

@@ -1,18 +1,22 @@
-"""Which of a user's own items train and which judge.
+"""Which of a user's own items train, which judge, and what is chosen by them.
 
 Learning rate, epochs and the kind of embedding are chosen by loss on own items that were held back
-(docs/method.md 1.5 f). With one fold these are the most recent items: cheap, and honest about drift. With
-K folds every item is held back once, which costs K times as much and serves short histories: five
-held-back items may miss the very thing an adapter has learned.
+(docs/method.md 1.5 f). With one fold these are the most recent items: cheap, and a change of taste shows
+in the loss. With K folds every item is held back once, which costs K times as much and serves short
+histories: five held-back items may miss what an adapter has learned.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from proper_model.engine.trials import TrialResult
+from torch import Tensor
+
+from proper_model.engine.checkpoint import Checkpoint, beside
+from proper_model.engine.trials import Trial, TrialResult
 from proper_model.kernels.packing import Encoded
 
 
@@ -89,3 +93,80 @@ def combine(results: Sequence[tuple[TrialResult, int]]) -> TrialResult:
 def kept_epochs(result: TrialResult) -> int:
     """Epochs of training that survive: none where a fold or the refit diverged."""
     return 0 if result.failed else result.best_epoch
+
+
+# From trials, the user of each and a place for checkpoints to what came of them: results, and every
+# trial's best state as tensors [trials, ...].
+TrainTrials = Callable[
+    [Sequence[Trial], Sequence[int], Checkpoint | None], tuple[list[TrialResult], list[Tensor]]
+]
+
+
+@dataclass
+class Choice:
+    """What a user's held-back items chose.
+
+    Attributes:
+        result: the mean over the user's folds at this rate; failed also where the refit diverged.
+        trials: whose states these are, by position: of the refit, or without one of every fold.
+    """
+
+    learning_rate: float
+    result: TrialResult
+    trials: list[int]
+
+
+def train_and_choose(
+    users: Sequence[Samples],
+    learning_rates: Sequence[float],
+    train: TrainTrials,
+    *,
+    refit: bool,
+    checkpoint: Checkpoint | None,
+) -> tuple[list[Choice], list[Tensor]]:
+    """Train every user at every rate on every fold, choose, and train again on all own items.
+
+    The refit goes on for as many epochs as were best, at the schedule of all. Users without folds
+    choose nothing and train nothing. Returns a choice a user, and the states that `Choice.trials`
+    point at.
+    """
+    cuts = [
+        (u, rate, fold)
+        for u, user in enumerate(users)
+        for rate in learning_rates
+        for fold in user.folds
+    ]
+    results, states = train(
+        [Trial(fold.train, fold.held_back, rate, users[u].seed) for u, rate, fold in cuts],
+        [u for u, _, _ in cuts],
+        checkpoint,
+    )
+    trials: dict[tuple[int, float], list[int]] = defaultdict(list)
+    for number, (u, rate, _) in enumerate(cuts):
+        trials[u, rate].append(number)
+
+    def choice(u: int, rate: float) -> Choice:
+        own = trials[u, rate]
+        result = combine([(results[n], len(cuts[n][2].held_back)) for n in own])
+        return Choice(rate, result, own)
+
+    chosen = [
+        min((choice(u, rate) for rate in learning_rates), key=_badness) for u in range(len(users))
+    ]
+    if refit:
+        del states  # of every trial; only what was chosen is needed now
+        again = [
+            Trial(user.items, (), one.learning_rate, user.seed, stop_epoch=kept_epochs(one.result))
+            for user, one in zip(users, chosen, strict=True)
+        ]
+        ended, states = train(again, range(len(users)), beside(checkpoint, ".refit"))
+        for u, (one, result) in enumerate(zip(chosen, ended, strict=True)):
+            one.result.failed |= result.failed
+            one.trials = [] if result.failed else [u]
+    return chosen, states
+
+
+def _badness(choice: Choice) -> tuple[bool, float]:
+    """Orders learning rates: the lowest held-back loss first, one that diverged last."""
+    result = choice.result
+    return result.failed, result.best_loss if result.losses else 0.0

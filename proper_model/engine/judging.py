@@ -1,4 +1,4 @@
-"""Loss on held-back items: what chooses learning rate, epochs and embeddings."""
+"""Loss on held-back items, by which learning rate, epochs and embeddings are chosen."""
 
 from __future__ import annotations
 

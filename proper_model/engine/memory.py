@@ -3,8 +3,8 @@
     peak = base + K * (user state) + tokens * (activations a token)
          + trials * (best state) + workspace
 
-The user state is exact: weights, gradient and AdamW's two moments of one slot. The best state of
-every trial stands in host memory, which on a CPU is the same memory. Activations are what a pass
+for K users that train at once. The user state is exact: weights, gradient and AdamW's two moments of one slot. The best state of
+every trial is kept in host memory, which on a CPU is the same memory. Activations are what a pass
 forward and backward takes at its peak, counted on a small probe rather than guessed from the
 architecture (docs/performance.md 2). `benchmarks.memory` compares all this with a process's real peak.
 """
@@ -14,19 +14,21 @@ from __future__ import annotations
 import ctypes
 import gc
 import sys
-from collections.abc import Callable, Sequence
+import weakref
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
-
-from proper_model.engine.live_memory import peak_bytes
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 Item = TypeVar("Item")
 
 # Weights, gradient, first and second moment.
 STATES = 4
-# malloc.h's numbers of what is set, and the block from which on memory goes back.
+# What malloc.h calls the two settings, and the size of a block that is given back when freed.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 LARGE_BLOCK = 1 << 17
 # Rows of the two probes whose difference is counted.
@@ -64,11 +66,68 @@ class MemoryModel:
         )
 
 
+def peak_bytes(run: Callable[[], object], device: torch.device) -> int:
+    """Most bytes that tensors take at once during `run()`, beyond what there was before.
+
+    A GPU's allocator knows; on a CPU every operation's results are followed until they are freed, so
+    that temporaries of the backward pass count as well as what autograd keeps.
+    """
+    if device.type == "cuda":
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        run()
+        torch.cuda.synchronize(device)
+        return int(torch.cuda.max_memory_allocated(device)) - before
+    with LiveMemory() as live:
+        run()
+    return int(live.peak)
+
+
+class LiveMemory(TorchDispatchMode):
+    """Follows storages that operations make while it is open.
+
+    Attributes:
+        live: bytes of those that still exist; peak: the most so far.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.live = self.peak = 0
+        self._known: dict[int, weakref.ref[Any]] = {}
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        for tensor in tree_leaves((args, kwargs)):
+            self._follow(tensor, new=False)  # was there before, or is known already
+        result = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            self._follow(tensor, new=True)
+        return result
+
+    def _follow(self, tensor: object, *, new: bool) -> None:
+        if not isinstance(tensor, Tensor) or tensor.is_sparse:
+            return
+        storage = tensor.untyped_storage()
+        key = storage._cdata  # noqa: SLF001 - what tells two storages apart
+        if key in self._known:
+            return
+        size = storage.nbytes() if new else 0
+
+        def freed(_: Any) -> None:
+            self._known.pop(key, None)
+            self.live -= size
+
+        self._known[key] = weakref.ref(storage, freed)
+        self.live += size
+        self.peak = max(self.peak, self.live)
+
+
 def bytes_a_token(run: Callable[[int], object], length: int, device: torch.device) -> int:
     """Peak bytes for one token more, `run(rows)` being a pass of rows of `length` and back again.
 
     The difference of two passes, in which what does not grow cancels. Where a GPU has no room for
-    the second, no number of bytes that leaves room for more than one row.
+    the second, so many bytes that no budget has room for more than one row.
     """
     try:
         few, more = (peak_bytes(lambda rows=rows: run(rows), device) for rows in PROBE_ROWS)  # type: ignore[misc]

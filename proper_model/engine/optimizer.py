@@ -45,7 +45,7 @@ class StackedAdamW:
 
     @torch.no_grad()
     def reset(self, slots: Sequence[int]) -> None:
-        """Forget moments and steps of these slots: somebody else trains there now."""
+        """Forget moments and steps of these slots, where another trial begins."""
         for state in (*self.first, *self.second, self.steps):
             state[list(slots)] = 0
 
@@ -61,8 +61,8 @@ class StackedAdamW:
         `norms [U]` are `gradient_norms()`. Gradients are cleared for all slots.
         """
         clip = (self.max_grad_norm / (norms + 1e-6)).clamp(max=1.0)
-        everyone = bool(active.all())
-        rows = slice(None) if everyone else active.nonzero().squeeze(1)
+        all_active = bool(active.all())
+        rows = slice(None) if all_active else active.nonzero().squeeze(1)
         self.steps[rows] += 1
         count = self.steps[rows].to(rates.dtype)
         correction1 = 1 - BETAS[0] ** count
@@ -71,18 +71,19 @@ class StackedAdamW:
             if p.grad is None:
                 continue
 
-            def wide(value: Tensor, like: Tensor = p) -> Tensor:
+            def per_slot(value: Tensor, like: Tensor = p) -> Tensor:
+                """[rows] in the parameter's dtype, shaped to be multiplied with [rows, ...]."""
                 return value.to(like.dtype).view(-1, *[1] * (like.dim() - 1))
 
             # A slice is a view, written in place; an index copies, and what it copied goes back.
-            gradient = p.grad[rows].mul_(wide(clip[rows]))
+            gradient = p.grad[rows].mul_(per_slot(clip[rows]))
             m, v, values = first[rows], second[rows], p[rows]
             m.lerp_(gradient, 1 - BETAS[0])
             v.mul_(BETAS[1]).addcmul_(gradient, gradient, value=1 - BETAS[1])
             rate = rates[rows]
-            bottom = v.sqrt().div_(wide(correction2)).add_(EPSILON)
-            values.mul_(wide(1 - rate * self.weight_decay))
-            values.sub_((m / bottom).mul_(wide(rate / correction1)))
-            if not everyone:
+            denominator = v.sqrt().div_(per_slot(correction2)).add_(EPSILON)
+            values.mul_(per_slot(1 - rate * self.weight_decay))
+            values.sub_((m / denominator).mul_(per_slot(rate / correction1)))
+            if not all_active:
                 first[rows], second[rows], p[rows] = m, v, values
             p.grad = None

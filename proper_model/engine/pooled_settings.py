@@ -1,4 +1,4 @@
-"""Settings and report of one pooled stage."""
+"""Settings of one pooled stage, the tokens of its passes, and what it reports."""
 
 from __future__ import annotations
 

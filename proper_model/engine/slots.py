@@ -2,7 +2,7 @@
 
 The stack has room for as many trials as memory allows; the others wait. A trial that ends leaves
 its slot to the next one while its neighbours go on, the longest first, so that no long one is left
-alone at the end. What a trial becomes does not depend on its slot or its company.
+alone at the end. What a trial becomes depends neither on its slot nor on the other trials.
 """
 
 from __future__ import annotations

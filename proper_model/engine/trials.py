@@ -1,12 +1,11 @@
-"""What a cohort trains: one trial a slot, the settings all share, and what came of it."""
+"""What a cohort trains: one trial a slot, the settings that all share, and each one's result."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from proper_model.engine.pooled_settings import PassTokens
-from proper_model.kernels.packing import Encoded, budget_chunks
+from proper_model.kernels.packing import Encoded
 from proper_model.settings.profile import StageSettings
 
 
@@ -88,22 +87,6 @@ class TrialResult:
     @property
     def best_loss(self) -> float:
         return self.losses[self.best_epoch] if self.losses else float("nan")
-
-
-@dataclass(frozen=True)
-class Row:
-    """One sample of one step: whose, its dropout seed, its share in its owner's mean loss."""
-
-    slot: int
-    sample: Encoded
-    seed: int
-    share: float
-
-
-def length_matched(rows: Sequence[Row], tokens_per_step: int) -> list[list[Row]]:
-    """Rows by length, shortest first, in passes of at most so many tokens."""
-    lengths = [len(row.sample.tokens) for row in rows]
-    return [[rows[i] for i in chunk] for chunk in budget_chunks(lengths, tokens_per_step)]
 
 
 def fit_settings(settings: StageSettings, *, epochs: int) -> TrialSettings:

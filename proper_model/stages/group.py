@@ -1,76 +1,49 @@
-"""Stage 2: experts, user-aware router and user embeddings on pooled users (PROPER eq. 7-10).
+"""Stage 2: what people alike have in common, as experts and routers (PROPER section 3, eq. 7-10).
 
-Trained on pooled histories and queries, capped per user, with the constraint loss. Some pooled
-users are held back: after each epoch their embeddings are fitted on their histories, exactly as a
-device will do it, and the loss on their queries decides when to stop. They never touch experts or
-routers.
+    h = W_p x + s sum_n w_n(x, u) B_n A_n x      (7)  `model.adapted_linear`
+    w(x, u) = softmax(W_t x + W_e e_u)           (8)  `model.routers`
+    L = L_CE + lambda L_c                        (9)  `constraint_loss`
+    W_g(x, u) = W_p + s sum_n w_n(x, u) B_n A_n  (10) what stage 3 starts from; it depends on x
+
+As einsums, for M tokens, N experts, rank r, widths i to o: eq. 7 adds
+`("mn,nor,nri,mi->mo", w, B, A, x)`; the logits of eq. 8 are `("mi,ni->mn", x, W_t)` and, a row b at a
+time, `("be,ne->bn", e_u, W_e)`.
+
+Trained on pooled histories and queries, capped per user. Some pooled users are held back: after each
+epoch their embeddings are fitted on their histories, exactly as a device will do it, and the loss on
+their queries decides when to stop. They never touch experts or routers.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from proper_model.engine.cohort import Progress
+from proper_model.engine.checkpoint import Checkpoint
 from proper_model.engine.folds import split_items
 from proper_model.engine.judging import held_back_losses
 from proper_model.engine.pooled_settings import PassTokens, PooledReport, PooledSettings
 from proper_model.engine.pooled_training import PooledTraining
 from proper_model.engine.trials import fit_settings
 from proper_model.kernels.dropout import mix_seed
-from proper_model.kernels.layout import mean_by_row
 from proper_model.kernels.packing import Batch
 from proper_model.model.adapted_model import AdaptedModel
 from proper_model.model.passes import group_pass
+from proper_model.progress import Steps
 from proper_model.settings.presets import Constraint
 from proper_model.settings.profile import StageSettings
-from proper_model.stages.constraint_loss import RoutingMemory, pair_loss
+from proper_model.stages.constraint_loss import ConstraintObserver, RoutingMemory
 from proper_model.stages.pooled_users import PooledUser
 from proper_model.stages.user_embedding import fit_embeddings
 from proper_model.text.encoding import Encoder
 
 # DEVIATION: the paper says "random"; as wide as the user router, so that users differ from the start.
 EMBEDDING_STD = 0.3
-# Names the draw of other users among those that a row's seed makes; sites are numbered from 0.
-PAIR_DRAW = -1
 # Fits during validation only need to rank epochs, so they are shorter than a device's.
 VALIDATION_FIT_EPOCHS = 2
-
-
-class ConstraintObserver:
-    """Collects the constraint loss over all routers of one forward pass (eq. 9)."""
-
-    def __init__(
-        self, form: Constraint, memory: RoutingMemory, batch: Batch, *, users: int, pairs: int
-    ) -> None:
-        self.form, self.memory, self.batch = form, memory, batch
-        assert batch.seeds is not None
-        # Drawn by the row's own seed, so that they do not depend on its company.
-        draws = [torch.Generator().manual_seed(mix_seed(s, PAIR_DRAW)) for s in batch.seeds]
-        drawn = torch.stack(
-            [torch.randint(1, max(users, 2), (pairs,), generator=draw) for draw in draws]
-        ).to(batch.slots.device)
-        self.others = (batch.slots[:, None] + drawn) % users  # never the row's own user
-        self.terms: list[Tensor] = []
-
-    def __call__(
-        self, site: int, weights: Tensor, rows: Tensor, others: Callable[[Tensor], Tensor]
-    ) -> None:
-        slots = self.batch.slots
-        if self.form is Constraint.PAIRS:
-            cosines = pair_loss(weights, others(self.others))
-            self.terms.append(mean_by_row(cosines[:, None], rows, len(slots))[:, 0])
-        else:
-            self.terms.append(self.memory.loss(site, weights, rows, slots))
-            self.memory.collect(site, weights.detach(), rows, slots)
-
-    def loss(self) -> Tensor:
-        """Every row's mean over routers, [B]."""
-        return torch.stack(self.terms).mean(0)
 
 
 def train_group(
@@ -82,8 +55,8 @@ def train_group(
     *,
     seed: int,
     memory_bytes: int | None = None,
-    checkpoint: Path | None = None,
-    progress: Progress | None = None,
+    checkpoint: Checkpoint | None = None,
+    progress: Steps | None = None,
 ) -> tuple[Tensor, PooledReport]:
     """Train stage 2 in place; returns the pooled users' embeddings [U, tables, e] and a report.
 
@@ -102,7 +75,7 @@ def train_group(
         PooledSettings.of(group, settings, seed=mix_seed(seed, 3)),
         device=model.device,
         extra=stage.memory,
-        weight_extra=group.constraint_weight,
+        weight_extra=group.constraint_weight,  # lambda of eq. 9
         memory_bytes=memory_bytes,
         checkpoint=checkpoint,
     )
@@ -124,7 +97,7 @@ class _GroupStage:
     def __init__(self, model: AdaptedModel, users: int, settings: StageSettings, seed: int) -> None:
         self.model, self.users, self.settings = model, users, settings
         like = model.expert(0).a
-        self.table = torch.nn.Parameter(first_embeddings(model, users, seed))
+        self.table = torch.nn.Parameter(first_embeddings(model, users, seed))  # e_u, [U, tables, e]
         self.memory = RoutingMemory(
             len(model.sites), users, model.structure.experts, dtype=like.dtype
         )
@@ -150,18 +123,16 @@ class _GroupStage:
         )
 
     def batch_loss(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
-        """Losses a row, and the rows' constraint losses where they have weight."""
-        group = self.settings.group
-        now = group_pass(batch.slots, self.table)
+        """L_CE and, where it has weight, L_c of every row: each [B]."""
+        group, observer = self.settings.group, None
+        now = group_pass(batch.slots, self.table)  # eq. 7, 8
         now.dropout = group.dropout
-        if self.form is Constraint.NONE:
-            return self.model.answer_loss(batch, now), None
-        observer = ConstraintObserver(
-            self.form, self.memory, batch, users=self.users, pairs=group.constraint_pairs
-        )
-        now.observer = observer
+        if self.form is not Constraint.NONE:
+            now.observer = observer = ConstraintObserver(
+                self.form, self.memory, batch, users=self.users, pairs=group.constraint_pairs
+            )
         losses = self.model.answer_loss(batch, now)
-        return losses, observer.loss()
+        return losses, None if observer is None else observer.loss()  # eq. 9
 
 
 def group_parameters(model: AdaptedModel) -> list[torch.nn.Parameter]:

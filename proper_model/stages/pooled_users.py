@@ -16,6 +16,20 @@ from proper_model.text.encoding import Encoder
 
 
 @dataclass(frozen=True)
+class PooledUser:
+    """A pooled user's tokenized history items and queries."""
+
+    history: tuple[Encoded, ...]
+    queries: tuple[Encoded, ...]
+
+    def capped(self, limit: int) -> tuple[Encoded, ...]:
+        """Queries and the most recent history items, at most `limit` together."""
+        room = max(0, limit - len(self.queries))
+        recent = self.history[max(0, len(self.history) - room) :]
+        return (*recent, *self.queries[:limit])
+
+
+@dataclass(frozen=True)
 class PooledData:
     """Pooled users after tokenization, cut into trained and held-back users."""
 
@@ -34,8 +48,8 @@ class PooledData:
         return digest.hexdigest()
 
 
-# Users' data for further tasks, beside those of the release's own.
 Beside = Sequence[tuple[Sequence[User], Task]]
+"""Users' data for further tasks, beside the release's own."""
 
 
 def pool(
@@ -50,7 +64,7 @@ def pool(
     """Tokenize pooled users and hold some back, chosen by seed. Raises DataError if too few.
 
     `beside` holds what the same users did in further tasks: it is trained and judged together with
-    the first task's. Who is not among `users` is left out.
+    the first task's. Users who are not among `users` are left out.
     """
     check_pool(users)
     encoded = _encode(users, task, encoder)
@@ -88,7 +102,7 @@ def _by_id(users: Sequence[User], task: Task, encoder: Encoder) -> dict[str, Poo
 
 
 def _together(a: PooledUser, b: PooledUser) -> PooledUser:
-    """One user's two tasks; histories by place in each, so that a cap takes the newest of both."""
+    """One user's two tasks, histories merged by relative age, so that a cap takes the newest of both."""
     places = [
         (place / len(history), sample)
         for history in (a.history, b.history)
@@ -106,17 +120,3 @@ def router_cohort(users: Sequence[PooledUser], limit: int, seed: int) -> list[in
     order = [u for u, user in enumerate(users) if user.queries and user.history]
     random.Random(f"{seed}/router cohort").shuffle(order)
     return sorted(order[:limit])
-
-
-@dataclass(frozen=True)
-class PooledUser:
-    """A pooled user's tokenized history items and queries."""
-
-    history: tuple[Encoded, ...]
-    queries: tuple[Encoded, ...]
-
-    def capped(self, limit: int) -> tuple[Encoded, ...]:
-        """Queries and the most recent history items, at most `limit` together."""
-        room = max(0, limit - len(self.queries))
-        recent = self.history[max(0, len(self.history) - room) :]
-        return (*recent, *self.queries[:limit])

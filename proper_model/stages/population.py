@@ -1,91 +1,109 @@
-"""Stage 1 on the server: training the population LoRA (PROPER eq. 3-5)."""
+"""Stage 1: what everybody has in common, one LoRA for all (PROPER section 3, eq. 3-6).
+
+    h = W_0 x + s B_p A_p x                   (3)  in every attention projection, s = alpha / r
+    L_CE = -sum_t log p(y_t | y_<t, q)        (4)  over the tokens of the answer only
+    A_p, B_p = argmin L_CE over all users     (5)  `train_population`
+    W_p = W_0 + s B_p A_p                     (6)  `base.population_lora.merge_population`
+
+PEFT makes the products of eq. 3 and 6. They are `einsum("or,ri,mi->mo", B_p, A_p, x)` for M tokens,
+rank r, input width i and output width o.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from proper_model.base.loading import compute_dtype, default_device
+from proper_model.base.loading import compute_dtype
 from proper_model.base.population_lora import attach_population, population_losses, population_state
+from proper_model.engine.checkpoint import Checkpoint
 from proper_model.engine.memory import in_parts
-from proper_model.engine.pooled_settings import PooledSettings
+from proper_model.engine.pooled_settings import PooledReport, PooledSettings
 from proper_model.engine.pooled_training import PooledTraining
 from proper_model.kernels.dropout import mix_seed
-from proper_model.kernels.packing import Batch, Encoded, budget_chunks
+from proper_model.kernels.packing import Encoded, budget_chunks
+from proper_model.progress import Steps
 from proper_model.settings.profile import StageSettings
-from proper_model.stages.pooled_users import PooledData
+from proper_model.stages.pooled_users import PooledUser
 from proper_model.text.encoding import Encoder
 
 
 def train_population(
-    model: Any,
+    base: Any,
     encoder: Encoder,
-    data: PooledData,
+    trained: Sequence[PooledUser],
+    held_back: Sequence[PooledUser],
     settings: StageSettings,
+    *,
     seed: int,
-    checkpoint: Path | None,
-    progress: Callable[[int, int], None],
     memory_bytes: int | None = None,
-) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Train on pooled users, judged on the queries of held-back ones.
+    checkpoint: Checkpoint | None = None,
+    progress: Steps | None = None,
+) -> tuple[dict[str, Tensor], PooledReport]:
+    """Eq. 5 on pooled users, judged on the queries of held-back ones; `base` is left as it was.
 
-    Returns the PEFT state and the training report. `model` is left wrapped: load the base anew.
+    `memory_bytes` is what training may take beside the base; None: what a GPU has free.
+
+    Returns `A_p [r, i]` and `B_p [o, r]` of every target under PEFT's names, and a report.
     """
     population = settings.population
-    peft = attach_population(model, population, seed=mix_seed(seed, 0))
+    peft = attach_population(base, population, seed=mix_seed(seed, 0))
     peft.eval()  # a frozen base drops nothing of its own; the adapters' dropout follows seeds
-    judged = [query for user in data.held_back for query in user.queries]
+    device = next(base.parameters()).device
+    dtype = compute_dtype(settings.dtype, device)
+    judged = [query for user in held_back for query in user.queries]
     training = PooledTraining(
         encoder,
-        _samples(data, settings),
+        _samples(trained, settings),
         torch.optim.AdamW(
             [p for p in peft.parameters() if p.requires_grad],
             lr=population.learning_rate,
             weight_decay=settings.weight_decay,
         ),
-        lambda batch: (_losses(peft, batch, settings), None),
-        lambda tokens: _judge(peft, encoder, judged, settings, tokens.judging),
+        lambda batch: (population_losses(peft, batch, dtype), None),
+        lambda tokens: _mean_loss(peft, encoder, judged, dtype, device, tokens.judging),
         PooledSettings.of(population, settings, seed=seed),
-        device=default_device(),
+        device=device,
         memory_bytes=memory_bytes,
         checkpoint=checkpoint,
     )
     report = training.run(progress)
-    return population_state(peft), report.as_dict()
+    state = population_state(peft)
+    peft.unload()
+    return state, report
 
 
-def _samples(data: PooledData, settings: StageSettings) -> list[tuple[int, Encoded]]:
-    """Queries, and histories too where the profile says so; the user slot is not used here."""
+def _samples(users: Sequence[PooledUser], settings: StageSettings) -> list[tuple[int, Encoded]]:
+    """Queries, and histories too where the profile says so. All users train the same LoRA."""
     cap = settings.group.max_items_per_user
     history = settings.population.use_history
     return [
         (u, sample)
-        for u, user in enumerate(data.trained)
+        for u, user in enumerate(users)
         for sample in (user.capped(cap) if history else user.queries)
     ]
 
 
-def _losses(peft: Any, batch: Batch, settings: StageSettings) -> Tensor:
-    dtype = compute_dtype(settings.dtype, batch.input_ids.device)
-    return population_losses(peft, batch, dtype)
-
-
-def _judge(
-    peft: Any, encoder: Encoder, judged: Sequence[Encoded], settings: StageSettings, tokens: int
+@torch.no_grad()
+def _mean_loss(
+    peft: Any,
+    encoder: Encoder,
+    judged: Sequence[Encoded],
+    dtype: torch.dtype,
+    device: torch.device,
+    tokens: int,
 ) -> float:
-    """Mean loss of held-back queries, without dropout, in passes of at most so many tokens."""
+    """Mean of eq. 4 over samples, without dropout, in passes of at most so many tokens."""
     losses: list[float] = []
 
     def judge(chunk: Sequence[int]) -> None:
         rows = [judged[i] for i in chunk]
-        batch = encoder.batch(rows, [0] * len(rows), device=default_device())
-        losses.append(float(_losses(peft, batch, settings).sum()))
+        batch = encoder.batch(rows, [0] * len(rows), device=device)
+        losses.append(float(population_losses(peft, batch, dtype).sum()))
 
-    with torch.no_grad():
-        for chunk in budget_chunks([len(sample.tokens) for sample in judged], tokens):
-            in_parts(chunk, judge, default_device())
+    for chunk in budget_chunks([len(sample.tokens) for sample in judged], tokens):
+        in_parts(chunk, judge, device)
     return sum(losses) / len(judged)

@@ -1,28 +1,36 @@
-"""Training private LoRAs for a cohort of users (PROPER eq. 11-13, docs/method.md 1.7 3a and 3c).
+"""Stage 3c: what is a user's alone, as one private LoRA per user (PROPER section 3, eq. 11, 13).
+
+    h = W_g(x, u) x + s B_u A_u x                (11)  `model.adapted_linear`
+    A_u, B_u = argmin L_CE over the user's own history,
+    W_u = W_p + s sum_n w'_n B_n A_n + s B_u A_u (13)
+
+As an einsum, for the tokens t of row b, rank r, widths i to o: eq. 11 adds
+`("bor,bri,bti->bto", B_u, A_u, x)`; every row has its own user's factors.
 
 Every (user, learning rate) pair is one trial in a slot of its own, so all candidates train in the
 same passes; a user keeps the learning rate and epoch with the lowest loss on own held-back items,
-"no training" included, and then trains once more on all own items for as long. The same function without experts is the baseline OPPU-mlp, with the same
-number of trials and the same stopping.
+"no training" included, and then trains once more on all own items for as long. 3a trains its
+provisional LoRAs with this too (docs/method.md 1.7). Without experts it is the baseline OPPU-mlp, with
+the same number of trials and the same stopping.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from proper_model.engine.checkpoint import Checkpoint, beside
-from proper_model.engine.cohort import Cohort, Progress
-from proper_model.engine.folds import Samples, combine, kept_epochs
+from proper_model.engine.checkpoint import Checkpoint
+from proper_model.engine.cohort import Cohort
+from proper_model.engine.folds import Choice, Samples, kept_epochs, train_and_choose
 from proper_model.engine.slots import room_for
 from proper_model.engine.trials import Trial, TrialResult, TrialSettings
 from proper_model.model.adapted_model import AdaptedModel
 from proper_model.model.passes import Pass, personal_pass
 from proper_model.model.user_lora import UserLora
+from proper_model.progress import Steps
 from proper_model.settings.presets import UserRouting
 from proper_model.text.encoding import Encoder
 
@@ -54,7 +62,7 @@ def train_user_loras(
     settings: TrialSettings,
     starts: Sequence[Factors] | None = None,
     checkpoint: Checkpoint | None = None,
-    progress: Progress | None = None,
+    progress: Steps | None = None,
 ) -> tuple[UserLora, list[LoraFit]]:
     """Train and choose; leaves `model.lora` holding one slot a user, which is also returned.
 
@@ -64,42 +72,14 @@ def train_user_loras(
             "No training" then means to keep them.
     """
     stage = _Stage(model, encoder, embeddings, routing, experts, settings, starts, progress)
-    cuts = [
-        (u, rate, fold)
-        for u, user in enumerate(users)
-        for rate in learning_rates
-        for fold in user.folds
-    ]
-    by_fold, adapters = stage.run(
-        [Trial(fold.train, fold.held_back, rate, users[u].seed) for u, rate, fold in cuts],
-        [u for u, _, _ in cuts],
-        checkpoint,
+    chosen, adapters = train_and_choose(
+        users, learning_rates, stage.run, refit=settings.refit, checkpoint=checkpoint
     )
-    found: dict[tuple[int, float], list[tuple[TrialResult, int]]] = defaultdict(list)
-    for (u, rate, fold), result in zip(cuts, by_fold, strict=True):
-        found[u, rate].append((result, len(fold.held_back)))
-    chosen = [
-        _best([(rate, combine(found[u, rate])) for rate in learning_rates])
-        for u in range(len(users))
-    ]
-    if settings.refit:
-        refits = [
-            Trial(user.items, (), rate, user.seed, stop_epoch=kept_epochs(result))
-            for user, (rate, result) in zip(users, chosen, strict=True)
-        ]
-        adapters = []  # every trial's best state; only what was chosen is needed now
-        ended, adapters = stage.run(refits, range(len(users)), beside(checkpoint, ".refit"))
-        for (_, result), refit in zip(chosen, ended, strict=True):
-            result.failed |= refit.failed
-        kept = [None if refit.failed else u for u, refit in enumerate(ended)]
-    else:
-        first = {(u, rate): trial for trial, (u, rate, _) in reversed(list(enumerate(cuts)))}
-        kept = [first.get((u, rate)) for u, (rate, _) in enumerate(chosen)]
+    kept = [choice.trials[0] if choice.trials else None for choice in chosen]
     model.lora = _take(model, adapters, kept, [user.seed for user in users], starts)
     model.lora.requires_grad_(False)
     fits = [
-        _fit(rate, result, trained=bool(user.folds))
-        for user, (rate, result) in zip(users, chosen, strict=True)
+        _fit(choice, trained=bool(user.folds)) for user, choice in zip(users, chosen, strict=True)
     ]
     return model.lora, fits
 
@@ -115,7 +95,7 @@ class _Stage:
     experts: bool
     settings: TrialSettings
     starts: Sequence[Factors] | None
-    progress: Progress | None
+    progress: Steps | None
 
     def run(
         self, trials: Sequence[Trial], owners: Sequence[int], checkpoint: Checkpoint | None
@@ -156,20 +136,11 @@ class _Stage:
         return cohort.run(self.progress), cohort.best
 
 
-def _best(candidates: Sequence[tuple[float, TrialResult]]) -> tuple[float, TrialResult]:
-    """The learning rate with the lowest held-back loss; one that diverged only if all did."""
-
-    def order(candidate: tuple[float, TrialResult]) -> tuple[bool, float]:
-        result = candidate[1]
-        return result.failed, result.best_loss if result.losses else 0.0
-
-    return min(candidates, key=order)
-
-
-def _fit(rate: float, result: TrialResult, *, trained: bool) -> LoraFit:
+def _fit(choice: Choice, *, trained: bool) -> LoraFit:
+    result = choice.result
     before = result.losses[0] if result.losses else float("nan")
     return LoraFit(
-        learning_rate=rate,
+        learning_rate=choice.learning_rate,
         epochs=kept_epochs(result),
         loss_before=before,
         loss_after=before if result.failed else result.best_loss,

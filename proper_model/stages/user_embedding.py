@@ -1,30 +1,33 @@
-"""User embeddings: fitting one for an unseen user, and prototypes to choose from.
+"""User embeddings e_u (PROPER eq. 8): fitting one for an unseen user, and what is published of them.
 
-An unseen user starts at the mean of the pooled users' embeddings and fits `e_u` on the own history
+An unseen user starts at the mean of the pooled users' embeddings and fits e_u on the own history
 with everything else frozen; the fit is then compared with prototypes (k-means centres of pooled
-embeddings) by loss on held-back own items (docs/method.md 1.5 f). A prototype of fewer than ten users is
-left out: it would publish personal data.
+embeddings) by loss on held-back own items (docs/method.md 1.5 f). The paper says nothing of unseen
+users. A centre of fewer users than a prototype needs is merged into the nearest other: it would
+publish personal data.
 
-Letters: U users, K prototypes, e embedding width.
+Letters: U users, K prototypes, C candidates, e embedding width.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from proper_model.engine.checkpoint import Checkpoint, beside
-from proper_model.engine.cohort import Cohort, Progress
-from proper_model.engine.folds import Fold, Samples, combine, kept_epochs
+from proper_model.engine.checkpoint import Checkpoint
+from proper_model.engine.cohort import Cohort
+from proper_model.engine.folds import Samples, kept_epochs, train_and_choose
 from proper_model.engine.judging import held_back_losses
 from proper_model.engine.slots import room_for
 from proper_model.engine.trials import Trial, TrialResult, TrialSettings
 from proper_model.model.adapted_model import AdaptedModel
 from proper_model.model.passes import group_pass
+from proper_model.progress import Steps
+from proper_model.settings.profile import StageSettings
 from proper_model.text.encoding import Encoder
 
 
@@ -55,14 +58,18 @@ def fit_embeddings(
     learning_rate: float,
     settings: TrialSettings,
     checkpoint: Checkpoint | None = None,
-    progress: Progress | None = None,
+    progress: Steps | None = None,
 ) -> tuple[Tensor, list[EmbeddingFit]]:
-    """Embeddings of unseen users: mean [tables, e], prototypes [K, tables, e] -> [U, tables, e].
+    """Embeddings of unseen users, e_u of eq. 8, with all other weights frozen: [U, tables, e].
+
+    `mean` is [tables, e], `prototypes` are [K, tables, e], both of the pooled users.
 
     Users without folds are not trained; they get the best prototype or the mean.
     """
 
-    def train(trials: Sequence[Trial], part: Checkpoint | None) -> tuple[Tensor, list[TrialResult]]:
+    def train(
+        trials: Sequence[Trial], _: Sequence[int], part: Checkpoint | None
+    ) -> tuple[list[TrialResult], list[Tensor]]:
         slots = room_for(len(trials), settings.slots, part)
         table = mean[None].repeat(slots, 1, 1).clone().requires_grad_(True)
         cohort = Cohort(
@@ -75,51 +82,28 @@ def fit_embeddings(
             settings,
             checkpoint=part,
         )
-        results = cohort.run(progress)
-        return cohort.best[0].to(mean), results
+        return cohort.run(progress), cohort.best
 
-    cuts = [(u, fold) for u, user in enumerate(users) for fold in user.folds]
+    own = list(users)
     if not model.structure.router_user:
-        cuts = []  # no router reads the embedding, so there is nothing to fit
-    fitted, by_fold = train(
-        [Trial(f.train, f.held_back, learning_rate, users[u].seed) for u, f in cuts], checkpoint
+        own = [replace(user, folds=()) for user in users]  # no router reads e_u: nothing to fit
+    found, (fitted,) = train_and_choose(
+        own, [learning_rate], train, refit=settings.refit, checkpoint=checkpoint
     )
-    results = _by_user(len(users), cuts, by_fold)
-    if settings.refit:
-        refits = [
-            Trial(user.items, (), learning_rate, user.seed, stop_epoch=kept_epochs(result))
-            for user, result in zip(users, results, strict=True)
-        ]
-        fitted, ended = train(refits, beside(checkpoint, ".refit"))
-        for result, refit in zip(results, ended, strict=True):
-            result.failed |= refit.failed
-    else:
-        fitted = _last_fold(fitted, [u for u, _ in cuts], mean, len(users))
     losses = candidate_losses(
         model, encoder, users, torch.cat([mean[None], prototypes]), settings.tokens_judged
     )
     chosen = [
-        _choose(mean, prototypes, fitted[u], losses[u], result) for u, result in enumerate(results)
+        _choose(
+            mean,
+            prototypes,
+            fitted[choice.trials[-1]].to(mean) if choice.trials else mean,
+            losses[u],
+            choice.result,
+        )
+        for u, choice in enumerate(found)
     ]
     return torch.stack([embedding for embedding, _ in chosen]), [fit for _, fit in chosen]
-
-
-def _by_user(
-    users: int, cuts: Sequence[tuple[int, Fold]], results: Sequence[TrialResult]
-) -> list[TrialResult]:
-    """Every user's folds as one result; an empty one for users without folds."""
-    found: list[list[tuple[TrialResult, int]]] = [[] for _ in range(users)]
-    for (u, fold), result in zip(cuts, results, strict=True):
-        found[u].append((result, len(fold.held_back)))
-    return [combine(own) for own in found]
-
-
-def _last_fold(fitted: Tensor, owners: list[int], mean: Tensor, users: int) -> Tensor:
-    """Each user's embedding of its last fold; the mean for users without one."""
-    rows = mean[None].repeat(users, 1, 1)
-    for row, owner in enumerate(owners):
-        rows[owner] = fitted[row]
-    return rows
 
 
 def _choose(
@@ -133,7 +117,7 @@ def _choose(
     ]
     if kept_epochs(result) > 0:
         choices.append(("fitted", fitted, result.best_loss))
-    # A loss that is no number is less than nothing, and would win by standing first.
+    # Compared with NaN nothing is less, so the first candidate would win with one.
     source, embedding, loss = min(choices, key=lambda choice: (math.isnan(choice[2]), choice[2]))
     return embedding, EmbeddingFit(
         source=source,
@@ -171,6 +155,27 @@ def candidate_losses(
     return result
 
 
+def published_embeddings(table: Tensor, settings: StageSettings, seed: int) -> dict[str, Tensor]:
+    """What a release says of the pooled users' embeddings [U, tables, e]: never a row.
+
+    Their mean and prototypes, each with the number of users it is of. With fewer users than a
+    prototype needs even the mean would say much about each of them, so zeros are shipped and their
+    count says so.
+    """
+    minimum = settings.group.prototype_min_users
+    prototypes, counts = find_prototypes(
+        table, settings.group.prototypes, minimum_users=minimum, seed=seed
+    )
+    enough = len(table) >= minimum
+    mean = table.mean(0) if enough else torch.zeros_like(table[0])
+    return {
+        "mean_embedding": mean.cpu().contiguous(),
+        "mean_embedding_count": torch.tensor([len(table) if enough else 0]),
+        "prototypes": prototypes.cpu().contiguous(),
+        "prototype_counts": torch.tensor(counts, dtype=torch.int64),
+    }
+
+
 def find_prototypes(
     embeddings: Tensor, count: int, *, minimum_users: int, seed: int
 ) -> tuple[Tensor, list[int]]:
@@ -198,7 +203,7 @@ def find_prototypes(
 def _merge_small(points: Tensor, labels: Tensor, minimum: int) -> Tensor:
     """Give the members of clusters below `minimum` to the nearest other centre, smallest first.
 
-    Left out instead, they could be computed: the published mean over all users, less the published
+    If they were left out they could be computed: the published mean over all users, less the published
     centres, is the sum of whoever is missing, and with one outlier that is one user's row.
     """
     labels = labels.clone()

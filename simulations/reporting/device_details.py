@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from coordinator.moved import MOVED, curve
+from coordinator.phase_checks import MOVED, curve
 from proper_model.errors import ReportError
 from proper_model.evaluation import Scored
 from proper_model.federation.run_plan import RunPlan

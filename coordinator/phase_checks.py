@@ -1,9 +1,9 @@
-"""Whether a pooled stage learned anything: its weights against where they began.
+"""What is checked of a finished phase: that its numbers are finite, and that it learned anything.
 
 A LoRA's or an expert's factor B begins at zero, so with every B at zero the product adds nothing to
 any answer. That is what early stopping leaves where no epoch was better on held-back users than none.
-Experts like that are refused: what is released would route between experts that all say the same. A
-population LoRA or a LoRA-aware router that stayed where it was is only noted, since the stages after
+Experts like that are refused: what is released would route between experts that all answer the same.
+A population LoRA or a LoRA-aware router that stayed where it was is only noted, since the stages after
 it may still learn.
 """
 
