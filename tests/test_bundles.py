@@ -41,6 +41,7 @@ from client.releases.add import (
 )
 from client.releases.download import Patience
 from client.releases.installed_list import DAMAGED
+from client.releases.loading import ReleaseMemory
 from client.releases.store import BundleWarning, load_files, stored
 from coordinator.publish import publish, reference_base
 from proper_model.bundle.trusted_root import ROOT_DOMAIN, TrustedRoot, sign
@@ -659,7 +660,7 @@ def test_old_releases_go_but_the_current_and_the_kept_stay(home, folder):
     assert stored(home.path, "../..") is None
     assert not (home.path / "bundles" / ".download-0").exists()
     with pytest.raises(NotInstalledError, match=ids[0][:16]):
-        load_release(home, threads=1, bundle_id=ids[0])
+        load_release(home, ReleaseMemory(), threads=1, bundle_id=ids[0])
     with pytest.raises(BundleRollbackError):
         add(home, folder / "v00000001")
 
@@ -710,7 +711,7 @@ def test_a_base_is_found_checked_and_remembered(home, referring, base):
     with pytest.raises(BaseModelError):
         base_of(home, reference_of(home))
     with pytest.raises(BaseModelError):
-        load_release(home, threads=1)
+        load_release(home, ReleaseMemory(), threads=1)
 
     added = add(home, referring, base=str(base))
     assert added.changed is False

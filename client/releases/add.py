@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING
 
 from client.home import Home
 from client.releases.bases import base_of, settle_base
-from client.releases.content import check_against_base
+from client.releases.content import read_content, read_release
 from client.releases.install import decide, install, installed
 from client.releases.installed_list import BundleRow, list_bundles, remove_old_bundles
 from client.releases.last_seen import news
-from client.releases.loading import load_installed
+from client.releases.loading import ReleaseMemory
 from client.releases.origin import (
     CHECKING,
     CHECKING_BASE,
@@ -140,6 +140,7 @@ def add_bundle(
 
 def load_release(
     home: Home,
+    memory: ReleaseMemory,
     *,
     threads: int,
     memory_bytes: int | None = None,
@@ -148,7 +149,7 @@ def load_release(
 ) -> tuple[Release, InstalledBundle]:
     """The current release, or the stored one of this id, ready to compute.
 
-    Raises NotInstalledError if it is not there, and as `client.releases.loading.load_installed`.
+    Raises NotInstalledError if it is not there, and as `ReleaseMemory.load`.
     """
     bundle = installed(home.path) if bundle_id is None else stored(home.path, bundle_id)
     if bundle is None:
@@ -158,7 +159,7 @@ def load_release(
         raise NotInstalledError(what, hint=INSTALL_FIRST)
     reference = bundle.manifest.base_reference
     base = None if reference is None else base_of(home, reference)
-    release = load_installed(
+    release = memory.load(
         bundle, base, threads=threads, memory_bytes=memory_bytes, base_weights=base_weights
     )
     return release, bundle
@@ -196,7 +197,7 @@ def _find_base(
         return () if named is None else ("the release brings its own base; --base was not needed",)
     progress(CHECKING_BASE, 0, 0)
     try:
-        check_against_base(bundle, settle_base(home, reference, named))
+        read_content(read_release(bundle), settle_base(home, reference, named))
     except (BaseModelError, BundleForeignError) as error:
         raise type(error)(
             f"{error.message}; release {bundle.version} is installed and waits for its base",
