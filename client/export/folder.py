@@ -10,7 +10,6 @@ are 0600 and folders 0700.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import re
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import lock_descriptor
 from safetensors.torch import save
 from torch import Tensor
 
@@ -246,7 +246,7 @@ def _begun(target: Path) -> tuple[Path, int]:
         except FileNotFoundError:
             continue
         with suppress(OSError):  # some network disks lock no folders, and none is removed there
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            lock_descriptor(lock)
         if building.is_dir():
             return building, lock
         os.close(lock)
@@ -262,8 +262,8 @@ def _remove_abandoned(target: Path) -> None:
         with suppress(OSError):  # no folder, or not ours, or being written, or gone meanwhile
             lock = os.open(path, _AS_FOLDER)
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if os.fstat(lock).st_uid == os.geteuid():
+                free = lock_descriptor(lock, blocking=False)
+                if free and os.fstat(lock).st_uid == os.geteuid():
                     remove_folder(path)
             finally:
                 os.close(lock)
