@@ -31,18 +31,13 @@ from release_server import serve_folder, serving
 
 from client.home import Home
 from client.releases import installed_list, partial_file
-from client.releases.add import (
-    add_bundle,
-    base_of,
-    list_bundles,
-    load_release,
-    remove_old_bundles,
-    verify_bundle,
-)
+from client.releases.add import add_bundle, load_release
+from client.releases.bases import base_of
 from client.releases.download import Patience
-from client.releases.installed_list import DAMAGED
+from client.releases.installed_list import DAMAGED, list_bundles, remove_old_bundles
 from client.releases.loading import ReleaseMemory
 from client.releases.store import BundleWarning, load_files, stored
+from client.releases.verify import verify_bundle
 from coordinator.publish import publish, reference_base
 from proper_model.bundle.trusted_root import ROOT_DOMAIN, TrustedRoot, sign
 from proper_model.errors import (

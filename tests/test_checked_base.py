@@ -23,7 +23,7 @@ from bundle_samples import (
 )
 from safetensors.torch import load_file, save_file
 
-from client.releases.base_files import verify_base_files
+from client.releases.bases import verify_base_files
 from client.releases.install import install
 from client.releases.loading import ReleaseMemory
 from coordinator.publish import reference_base

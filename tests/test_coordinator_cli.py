@@ -17,7 +17,8 @@ from bundle_samples import fixed_key, sample_bundle
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from client.home import Home
-from client.releases.add import add_bundle, list_bundles
+from client.releases.add import add_bundle
+from client.releases.installed_list import list_bundles
 from coordinator import root_ceremony
 from coordinator.cli import run_cli
 from coordinator.commands import options

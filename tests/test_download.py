@@ -18,8 +18,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from release_server import serving
 
 from client.releases import download, partial_file, web_route
-from client.releases.address_zones import Zone
 from client.releases.download import Patience, StatusError, fetch_over_http
+from client.releases.web_address import Zone
 from proper_model.errors import ConfigError, FetchError, StorageError
 
 BODY = random.Random(0).randbytes(300_000)

@@ -18,8 +18,9 @@ from bundle_samples import (
     sample_files,
 )
 
-from client.releases.base_files import verify_base_files
-from client.releases.install import install, load_files
+from client.releases.bases import verify_base_files
+from client.releases.install import install
+from client.releases.store import load_files
 from coordinator.publish import latest, publish, reference_base
 from proper_model.bundle.limits import Limits
 from proper_model.errors import BundleForeignError, BundleFormatError, ConfigError

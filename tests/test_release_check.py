@@ -33,7 +33,8 @@ from bundle_samples import (
     whole_shared,
 )
 
-from client.releases.install import install, installed
+from client.releases.install import install
+from client.releases.store import installed
 from coordinator.publish import publish
 from proper_model.bundle.manifest import BaseReference
 from proper_model.bundle.signed_bundle import build_bundle

@@ -20,8 +20,10 @@ from flwr.app import Context, Message, RecordDict
 import coordinator.server_app as server
 from client.home import Home
 from client.node import flower_app, host_work
-from client.releases.add import add_bundle, list_bundles, load_release, verify_bundle
+from client.releases.add import add_bundle, load_release
+from client.releases.installed_list import list_bundles
 from client.releases.loading import ReleaseMemory
+from client.releases.verify import verify_bundle
 from coordinator import federation as strategy
 from coordinator.progress_file import ProgressFile
 from coordinator.publish import latest

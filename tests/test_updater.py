@@ -21,8 +21,8 @@ from bundle_samples import (
     sample_files,
 )
 
-from client.releases.install import install, installed, load_files
-from client.releases.store import BundleWarning, StoreState, write_state
+from client.releases.install import install
+from client.releases.store import BundleWarning, StoreState, installed, load_files, write_state
 from proper_model.bundle.limits import Limits
 from proper_model.bundle.trusted_root import TrustedRoot
 from proper_model.errors import (

@@ -72,7 +72,7 @@ class Engine:
 
     def release(self, folder: Path, bundle_id: str | None = None) -> Release:
         """The installed release, loaded. Raises NotInstalledError if it is not `bundle_id`."""
-        from client.releases.install import installed
+        from client.releases.store import installed
 
         bundle = installed(folder)
         if bundle is None or bundle_id not in (None, bundle.bundle_id):

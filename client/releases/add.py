@@ -1,6 +1,6 @@
 """`proper bundle add`: one person's device, its trusted root, releases and their bases.
 
-    place (folder or address) -> root (pinned, rotated) -> updater.install -> base of the release
+    place (folder or address) -> root (pinned, rotated) -> install -> base of the release
 
 The root is pinned once, just before the first release that it vouches for is installed. Each step that
 fails leaves what the steps before it achieved, and says so. Source: docs/security.md 2 ("Bundle"),
@@ -19,26 +19,13 @@ from typing import TYPE_CHECKING
 from client.home import Home
 from client.releases.bases import base_of, settle_base
 from client.releases.content import read_content, read_release
-from client.releases.install import decide, install, installed
-from client.releases.installed_list import BundleRow, list_bundles, remove_old_bundles
+from client.releases.install import LOCK_TIMEOUT_S, decide, install
 from client.releases.last_seen import news
 from client.releases.loading import ReleaseMemory
-from client.releases.origin import (
-    CHECKING,
-    CHECKING_BASE,
-    INSTALL_FIRST,
-    LOCK_TIMEOUT_S,
-    Progress,
-    Trust,
-    decide_trust,
-    opened,
-    silent,
-)
-from client.releases.pinned_root import load_root, pin_root
-from client.releases.place import ReleasePlace
-from client.releases.source import fetch_from
-from client.releases.store import InstalledBundle, read_state, stored
-from client.releases.verify import Verified, verify_bundle
+from client.releases.pinned_root import Trust, decide_trust, load_root, pin_root
+from client.releases.place import ReleasePlace, fetch_from, opened, silent
+from client.releases.store import INSTALL_FIRST, InstalledBundle, installed, read_state, stored
+from client.releases.verify import CHECKING, CHECKING_BASE
 from proper_model.bundle.limits import DEFAULT_LIMITS
 from proper_model.bundle.signed_bundle import MANIFEST_NAME, SIGNATURES_NAME
 from proper_model.errors import (
@@ -49,21 +36,9 @@ from proper_model.errors import (
 )
 
 if TYPE_CHECKING:
-    from client.releases.download import Patience
+    from client.releases.download import Patience, Progress
     from proper_model.release.contents import Release
     from proper_model.settings import BaseWeights
-
-__all__ = [
-    "Added",
-    "BundleRow",
-    "Verified",
-    "add_bundle",
-    "base_of",
-    "list_bundles",
-    "load_release",
-    "remove_old_bundles",
-    "verify_bundle",
-]
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from client.releases.base_files import read_config
+from client.releases.bases import read_config
 from client.releases.store import InstalledBundle, read_checked
-from proper_model.bundle.file_names import BASE, RECIPE, TASK, is_weights
+from proper_model.bundle.file_names import BASE, is_weights
 from proper_model.errors import BundleFormatError
-from proper_model.release.recipe import Recipe, parse_recipe, parse_release_task
+from proper_model.release.recipe import Recipe, read_recipe_and_task
 from proper_model.tasks import Task
 
 if TYPE_CHECKING:
@@ -31,18 +31,16 @@ class InstalledRelease:
 
 def read_release(bundle: InstalledBundle) -> InstalledRelease:
     """Recipe and task of a bundle. Raises BundleIntegrityError, BundleFormatError."""
-    recipe = parse_recipe(_small_file(bundle, RECIPE))
-    recipe.check_base(bundle.manifest.base_reference)
-    task = parse_release_task(_small_file(bundle, TASK), recipe.template)
+
+    def read(name: str) -> bytes:
+        if name not in bundle.manifest.files:
+            raise BundleFormatError(
+                f"the release has no {name}", hint="ask the publisher for a release that is whole"
+            )
+        return read_checked(bundle.path, bundle.manifest, name)
+
+    recipe, task = read_recipe_and_task(read, bundle.manifest.base_reference)
     return InstalledRelease(bundle, recipe, task)
-
-
-def _small_file(bundle: InstalledBundle, name: str) -> bytes:
-    if name not in bundle.manifest.files:
-        raise BundleFormatError(
-            f"the release has no {name}", hint="ask the publisher for a release that is whole"
-        )
-    return read_checked(bundle.path, bundle.manifest, name)
 
 
 def read_content(

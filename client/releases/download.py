@@ -118,7 +118,7 @@ def download(
 
 
 class WebSource:
-    """Files below one address; implements `client.releases.source.Holding`.
+    """Files below one address; implements `client.releases.place.Holding`.
 
     A file comes with at most one byte more than was asked for. Raises FetchError if it cannot be had
     (StatusError if the server says so), StorageError if `cache` cannot be written, stating the bytes

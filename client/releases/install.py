@@ -22,7 +22,7 @@ from client.releases.last_seen import (
     highest_accepted,
     remembered,
 )
-from client.releases.source import Fetch, Source, check_listing, fetch_from, holding, offers
+from client.releases.place import Source, check_listing, fetch_from, holding, offers
 from client.releases.store import (
     BUNDLES_FOLDER,
     STATE_NAME,
@@ -30,9 +30,7 @@ from client.releases.store import (
     SeenLatest,
     StoreState,
     bundle_path,
-    installed,
     load_bundle,
-    load_files,
     read_checked,
     read_manifest,
     read_state,
@@ -62,9 +60,9 @@ from proper_model.storage.durable import (
 )
 from proper_model.storage.files import make_private_folder, read_bounded
 
-__all__ = ["Fetch", "InstalledBundle", "Source", "install", "installed", "load_files"]
-
 _PARTIAL = ".partial-"
+# Whoever installs holds the home as well, so a holder of this lock alone is a node of a federation.
+LOCK_TIMEOUT_S = 10.0
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,8 @@ from datetime import UTC, datetime
 
 from client.home import Home
 from client.releases.content import read_release
-from client.releases.install import exclusive
+from client.releases.install import LOCK_TIMEOUT_S, exclusive
 from client.releases.last_seen import signers
-from client.releases.origin import LOCK_TIMEOUT_S
 from client.releases.pinned_root import load_root
 from client.releases.store import (
     BundleWarning,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING
 
-from client.releases.base_files import check_listing, other_file
+from client.releases.bases import check_listing, other_file
 from client.releases.content import InstalledRelease, read_content, read_release
 from client.releases.store import InstalledBundle
 from proper_model.bundle.file_names import BASE

@@ -34,6 +34,7 @@ from proper_model.storage.files import read_bounded
 
 BUNDLES_FOLDER = "bundles"
 STATE_NAME = "state.json"
+INSTALL_FIRST = "install a release first: proper bundle add FOLDER_OR_ADDRESS"
 _MAX_STATE_BYTES = 128 * 1024
 _BUNDLE_ID = re.compile(r"[0-9a-f]{64}")
 

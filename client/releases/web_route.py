@@ -19,7 +19,7 @@ from typing import Self
 
 import httpx
 
-from client.releases.address_zones import Zone, zone_of, zone_of_host
+from client.releases.web_address import Zone, zone_of, zone_of_host
 from proper_model.errors import ConfigError, FetchError
 
 _SCHEMES = ("http", "https")
