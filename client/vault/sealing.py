@@ -19,8 +19,8 @@ from cryptography.hazmat.primitives.ciphers import Cipher
 from cryptography.hazmat.primitives.ciphers.algorithms import AES
 from cryptography.hazmat.primitives.ciphers.modes import GCM
 
+from client.vault.fields import decode_object, format_one, hex_bytes, hex_text, integer_in
 from client.vault.key_derivation import SALT_BYTES, hkdf
-from client.vault.strict_json import decode_object, format_one, hex_bytes, hex_text, integer_in
 from proper_model.errors import VaultError, VaultForeignError
 from proper_model.storage import canonical
 

@@ -15,6 +15,7 @@ from typing import TypeVar
 
 from client.vault import replay_guard
 from client.vault.contents import Content, Contents
+from client.vault.fields import hex_text
 from client.vault.generations import (
     list_generations,
     remove_generations,
@@ -28,7 +29,6 @@ from client.vault.keys_file import KeysFile
 from client.vault.sealing import BUNDLE_ID_BYTES, KEY_ID_BYTES
 from client.vault.secrets import Passphrase, Secret
 from client.vault.snapshot import Warn, consistent, contents_of
-from client.vault.strict_json import hex_text
 from client.vault.working_files import Sealer, remove_stale_working, remove_working
 from proper_model.errors import (
     BusyError,
