@@ -23,6 +23,7 @@ from bundle_samples import (
     TASK_TOML,
     base_files,
     big_files,
+    load_files,
     referring_files,
     sample_bundle,
     sample_files,
@@ -36,7 +37,7 @@ from client.releases.bases import base_of
 from client.releases.download import Patience
 from client.releases.installed_list import DAMAGED, list_bundles, remove_old_bundles
 from client.releases.loading import ReleaseMemory
-from client.releases.store import BundleWarning, load_files, stored
+from client.releases.store import BundleWarning, stored
 from client.releases.verify import verify_bundle
 from coordinator.publish import publish, reference_base
 from proper_model.bundle.trusted_root import ROOT_DOMAIN, TrustedRoot, sign

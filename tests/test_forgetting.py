@@ -33,10 +33,10 @@ from vault_samples import (
 
 from client.person.forgetting import store_without
 from client.person.state import PersonalState, decode
-from client.vault import private_files
 from client.vault.opening import KeyringEntry, Passphrase, Vault, open_vault
 from client.vault.sealing import Header, read_header
 from proper_model.errors import InterruptedRunError, StorageError, VaultError
+from proper_model.storage import files
 
 CHECKPOINTS = (
     "training-00000001-abc",
@@ -478,7 +478,7 @@ def test_a_refused_write_changes_nothing(folder: Path, monkeypatch) -> None:
     def full(path: Path, data: bytes) -> None:
         raise OSError(28, os.strerror(28), str(path))
 
-    monkeypatch.setattr(private_files, "write_atomic", full)
+    monkeypatch.setattr(files, "write_atomic", full)
     with pytest.raises(StorageError, match="No space"):
         store_without(vault, STATE, task="t", items=2)
     assert tree(folder) == before

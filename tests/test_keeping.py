@@ -13,7 +13,6 @@ from vault_samples import BUNDLE, CHEAP, generations
 
 from client.home import Home
 from client.person.state import PersonalState, encode
-from client.vault import private_files
 from client.vault.opening import (
     KeyringEntry,
     Passphrase,
@@ -24,6 +23,7 @@ from client.vault.opening import (
 )
 from client.vault.passphrases import MAX_PASSPHRASE_FILE_BYTES, read_passphrase
 from proper_model.errors import PassphraseError, StorageError
+from proper_model.storage import files
 from tests.device_cli import PASSPHRASE, Person
 
 WORD = Passphrase(PASSPHRASE)
@@ -112,7 +112,7 @@ def test_a_key_file_that_could_not_be_added_is_not_left(
         raise OSError(28, "No space left on device", str(path))
 
     with monkeypatch.context() as patch:
-        patch.setattr(private_files, "write_atomic", full)
+        patch.setattr(files, "write_atomic", full)
         assert person.run("passwd", "--add-key-file", key) == 20
     assert not key.exists()
     assert person.run("passwd", "--add-key-file", key) == 0
@@ -128,14 +128,14 @@ def test_a_key_file_whose_slot_is_there_all_the_same_stays(
 ) -> None:
     """The document was replaced, only its folder could not be flushed."""
     vault = stored(person)
-    real = private_files.write_atomic
+    real = files.write_atomic
 
     def late(path: Path, data: bytes) -> None:
         real(path, data)
         raise OSError(5, "Input/output error", str(path))
 
     with monkeypatch.context() as patch:
-        patch.setattr(private_files, "write_atomic", late)
+        patch.setattr(files, "write_atomic", late)
         assert person.run("passwd", "--add-key-file", tmp_path / "key") == 20
     assert (tmp_path / "key").exists()
     assert len(slot_kinds(vault.folder)) == 2

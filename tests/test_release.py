@@ -14,13 +14,13 @@ from bundle_samples import (
     ROOT,
     SECOND_KEY,
     base_files,
+    load_files,
     referring_files,
     sample_files,
 )
 
 from client.releases.bases import verify_base_files
 from client.releases.install import install
-from client.releases.store import load_files
 from coordinator.publish import latest, publish, reference_base
 from proper_model.bundle.limits import Limits
 from proper_model.errors import BundleForeignError, BundleFormatError, ConfigError

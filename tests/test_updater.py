@@ -17,12 +17,13 @@ from bundle_samples import (
     ROOT,
     SECOND_KEY,
     STRANGER,
+    load_files,
     sample_bundle,
     sample_files,
 )
 
 from client.releases.install import install
-from client.releases.store import BundleWarning, StoreState, installed, load_files, write_state
+from client.releases.store import BundleWarning, StoreState, installed, write_state
 from proper_model.bundle.limits import Limits
 from proper_model.bundle.trusted_root import TrustedRoot
 from proper_model.errors import (

@@ -15,7 +15,7 @@ import pytest
 from keyrings import ForgetfulKeyring, MemoryKeyring, PlaintextKeyring, WeakKeyring
 from vault_samples import BUNDLE, CHEAP, WORD, generations, make_vault, put_files, tree
 
-from client.vault import private_files, replay_guard
+from client.vault import keyring_store
 from client.vault.opening import KeyringEntry, Passphrase, destroy_vault, open_vault, slot_kinds
 from proper_model.errors import PassphraseError, StorageError, VaultError
 from proper_model.storage import files
@@ -99,7 +99,7 @@ def test_a_failed_change_of_slots_changes_nothing(folder: Path, ring, monkeypatc
     def full(path: Path, data: bytes) -> None:
         raise OSError(28, os.strerror(28), str(path))
 
-    monkeypatch.setattr(private_files, "write_atomic", full)
+    monkeypatch.setattr(files, "write_atomic", full)
     with pytest.raises(
         StorageError, match=r"No space left.*bytes are needed; the old or the new one is there"
     ):
@@ -171,7 +171,7 @@ def every_step(monkeypatch: pytest.MonkeyPatch, action: Callable[[], None]) -> N
 
         monkeypatch.setattr(owner, name, stopping)
 
-    guard(private_files, "write_atomic")
+    guard(files, "write_atomic")
     guard(Path, "unlink")
 
 
@@ -234,14 +234,14 @@ def test_a_rotation_killed_at_any_step_leaves_a_vault_that_opens(tmp_path: Path,
 
 def test_a_rotation_that_fails_can_be_repeated(folder: Path, monkeypatch) -> None:
     vault = make_vault(folder, b"one", b"two")
-    real, calls = private_files.write_atomic, itertools.count()
+    real, calls = files.write_atomic, itertools.count()
 
     def full(path: Path, data: bytes) -> None:
         if next(calls) == 2:
             raise OSError(28, os.strerror(28), str(path))
         real(path, data)
 
-    monkeypatch.setattr(private_files, "write_atomic", full)
+    monkeypatch.setattr(files, "write_atomic", full)
     with pytest.raises(StorageError):
         vault.rotate([NEW])
     assert reopen(folder).read().payload == b"two"
@@ -357,7 +357,7 @@ def test_a_change_between_a_read_and_the_question_to_the_keyring_is_no_replay(
     alone: bool, folder: Path, ring, monkeypatch
 ) -> None:
     make_vault(folder, b"old", secrets=[WORD, KeyringEntry()])
-    reader, real, done = reopen(folder), replay_guard.check, []
+    reader, real, done = reopen(folder), keyring_store.check_generation, []
 
     def check(*arguments: object, **named: int) -> None:
         if not done:
@@ -366,7 +366,7 @@ def test_a_change_between_a_read_and_the_question_to_the_keyring_is_no_replay(
                 reopen(folder).write(payload, bundle_id=BUNDLE, alone=alone)
         real(*arguments, **named)
 
-    monkeypatch.setattr(replay_guard, "check", check)
+    monkeypatch.setattr(keyring_store, "check_generation", check)
     assert reader.read().payload == b"new"
     assert done
     assert reader.warnings == []
@@ -433,7 +433,7 @@ def test_a_number_left_out_by_a_failed_write_is_no_replay(folder: Path, ring, mo
         raise OSError(28, os.strerror(28), str(path))
 
     with monkeypatch.context() as patch:
-        patch.setattr(private_files, "write_atomic", full)
+        patch.setattr(files, "write_atomic", full)
         with pytest.raises(StorageError):
             vault.write(b"two", bundle_id=BUNDLE)
     assert vault.write(b"two", bundle_id=BUNDLE) == 3
@@ -464,7 +464,7 @@ def test_a_failed_write_does_not_look_like_a_replay_later(folder: Path, ring, mo
     def full(path: Path, data: bytes) -> None:
         raise OSError(28, os.strerror(28), str(path))
 
-    monkeypatch.setattr(private_files, "write_atomic", full)
+    monkeypatch.setattr(files, "write_atomic", full)
     with pytest.raises(StorageError):
         vault.write(b"two", bundle_id=BUNDLE)
     monkeypatch.undo()

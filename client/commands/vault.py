@@ -20,7 +20,7 @@ from proper_model.tasks import counted
 if TYPE_CHECKING:
     from client.vault.opening import Vault
 
-# What a person reads for what `vault_check.judge` says.
+# What a person reads for what `damage.judge` says.
 CONTENT = {
     "none": "-",
     "whole": "whole",

@@ -13,8 +13,6 @@ Source: docs/security.md 2 ("Bundle"), docs/bundle-format.md section 8.
 
 from __future__ import annotations
 
-import hashlib
-import os
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -60,7 +58,7 @@ class InstalledBundle:
     """A bundle in a host folder.
 
     Attributes:
-        path: its folder; read files through `load_files`, which checks them again.
+        path: its folder; read files through `read_checked`, which checks them again.
         warnings: empty when all is well.
     """
 
@@ -162,56 +160,18 @@ def load_bundle(
     )
 
 
-def load_files(bundle: InstalledBundle, *, in_place: tuple[str, ...] = ()) -> dict[str, bytes]:
-    """Contents of all files, each checked against the signed length and hash as it is read.
-
-    Args:
-        in_place: files under these folders are checked as well, but left where they are: a base
-            may be larger than memory.
+def read_checked(path: Path, manifest: Manifest, name: str) -> bytes:
+    """One file of the bundle at `path`, checked against the signed length and hash as it is read.
 
     Raises:
-        BundleIntegrityError: a file is gone, altered, or no regular file.
+        BundleIntegrityError: the file is gone, altered, or no regular file.
     """
-    found = {}
-    for name in bundle.manifest.files:
-        if in_place and name.startswith(in_place):
-            check_in_place(bundle.path, bundle.manifest, name)
-        else:
-            found[name] = read_checked(bundle.path, bundle.manifest, name)
-    return found
-
-
-def check_in_place(path: Path, manifest: Manifest, name: str) -> None:
-    """Compare one file of the bundle at `path` with its signed hash, a piece at a time.
-
-    Raises as `load_files`.
-    """
-    try:
-        descriptor = os.open(
-            path / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
-        )
-        with os.fdopen(descriptor, "rb") as file:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise _unreadable(name, error) from None
-    if sha256 != manifest.files[name].sha256:
-        raise BundleIntegrityError(
-            f"installed bundle: {name} was altered", hint="install the release again"
-        )
-
-
-def _unreadable(name: str, error: OSError) -> BundleIntegrityError:
-    return BundleIntegrityError(
-        f"installed bundle: {name}: {error.strerror}", hint="install the release again"
-    )
-
-
-def read_checked(path: Path, manifest: Manifest, name: str) -> bytes:
-    """One file of the bundle at `path`. Raises as `load_files`."""
     try:
         data = read_bounded(path / name, manifest.files[name].size)
     except OSError as error:
-        raise _unreadable(name, error) from None
+        raise BundleIntegrityError(
+            f"installed bundle: {name}: {error.strerror}", hint="install the release again"
+        ) from None
     check_hash(manifest, name, data)
     return data
 

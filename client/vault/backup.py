@@ -91,11 +91,6 @@ def write_backup(
             raise _taken(out) from None
 
 
-def read_backup(path: Path, passphrase: str) -> bytes:
-    """The document in a backup; see `open_backup`."""
-    return open_backup(path, passphrase).document
-
-
 def open_backup(path: Path, passphrase: str) -> Backup:
     """Decrypt and check a backup. Takes as long as whoever wrote it chose, up to 4 GiB of memory.
 

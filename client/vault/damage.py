@@ -10,12 +10,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from client.home import Home
-from client.vault.generations import generation_name, list_generations, list_leftovers
+from client.vault.contents import generation_name, list_generations, list_leftovers
 from client.vault.key_slots import KeySet
 from client.vault.keys_document import decode_keys
 from client.vault.keys_file import read_keys
 from client.vault.opening import WITHOUT_KEYS, open_vault, vault_exists
-from client.vault.private_files import read_private
 from client.vault.sealing import MAGIC, MAX_HEADER_BYTES, TAG_BYTES, Header, read_header
 from client.vault.secrets import KINDS, Secret
 from client.vault.snapshot import at_rest
@@ -27,6 +26,7 @@ from proper_model.errors import (
     StorageError,
     VaultError,
 )
+from proper_model.storage.files import read_private
 
 UNFINISHED = "a change of the master key was interrupted; the next change ends it"
 _START_BYTES = len(MAGIC) + 4 + MAX_HEADER_BYTES + TAG_BYTES

@@ -113,6 +113,10 @@ class KeySet:
     key_id: str
     slots: tuple[Slot, ...]
 
+    def has_keyring(self) -> bool:
+        """Whether the keyring opens it, and so keeps the generations' numbers as well."""
+        return any(slot.kind == "keyring" for slot in self.slots)
+
     def to_json(self) -> dict[str, Any]:
         return {"key_id": self.key_id, "slots": [slot.to_json() for slot in self.slots]}
 

@@ -15,9 +15,9 @@ import re
 from pathlib import Path
 
 from client.terminal.console import say
-from client.vault.private_files import read_private
 from client.vault.secrets import KeyFile, Passphrase, Secret
 from proper_model.errors import ConfigError, PassphraseError
+from proper_model.storage.files import read_private
 
 MAX_PASSPHRASE_FILE_BYTES = 8192
 MIN_CHARACTERS = 8

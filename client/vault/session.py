@@ -13,14 +13,15 @@ from dataclasses import replace
 from functools import partial
 from typing import TypeVar
 
-from client.vault import replay_guard
-from client.vault.contents import Content, Contents
-from client.vault.fields import hex_text
-from client.vault.generations import (
+from client.vault import keyring_store
+from client.vault.contents import (
+    Content,
+    Contents,
     list_generations,
     remove_generations,
     remove_leftovers,
 )
+from client.vault.fields import hex_text
 from client.vault.key_derivation import KEY_BYTES, number_from
 from client.vault.key_slots import MAX_SLOTS, KeySet, Slot, forget_slot
 from client.vault.keyring_store import KeyringError
@@ -335,7 +336,7 @@ class Vault:
         """As a part of a look: beside a writer, what was found may be old when the keyring is asked."""
         if self._guarded():
             try:
-                replay_guard.check(self.vault_id, newest=self.newest, used=used)
+                keyring_store.check_generation(self.vault_id, newest=self.newest, used=used)
             except KeyringError as error:
                 warn(f"cannot tell whether an old copy was put back: {error.message}")
 
@@ -353,7 +354,7 @@ class Vault:
     def _note(self, newest: int, oldest: int | None) -> None:
         """Remember these numbers of whole generations; `oldest` is None where it is not known."""
         if self._guarded() and newest:
-            self._afterwards(lambda: replay_guard.note(self.vault_id, newest, oldest))
+            self._afterwards(lambda: keyring_store.note_generation(self.vault_id, newest, oldest))
 
     def _forget(self, slots: Sequence[Slot]) -> None:
         """Remove from the keyring what slots that are gone kept there; carried ones are not gone."""
@@ -362,10 +363,10 @@ class Vault:
         for slot in gone:
             self._afterwards(partial(forget_slot, slot, self.vault_id))
         if gone and not self._guarded():
-            self._afterwards(lambda: replay_guard.forget(self.vault_id))
+            self._afterwards(lambda: keyring_store.forget_generations(self.vault_id))
 
     def _guarded(self) -> bool:
-        return replay_guard.guarded(self._file.keys.current)
+        return self._file.keys.current.has_keyring()
 
     def _afterwards(self, action: Callable[[], Result]) -> Result | None:
         """What comes after a complete change may fail; it is told, and done again next time."""

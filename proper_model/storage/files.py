@@ -21,8 +21,9 @@ from proper_model.errors import StorageError
 Buffer = bytes | bytearray | memoryview
 
 PRIVATE_FILE = 0o600
-_PIECE_BYTES = 16 << 20
 PRIVATE_FOLDER = 0o700
+_PIECE_BYTES = 16 << 20
+_OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
 
 @contextmanager
@@ -107,6 +108,21 @@ def _replace(path: Path, data: Buffer | Iterable[Buffer]) -> None:
     sync_folder(path.parent)
 
 
+def save_private(path: Path, data: bytes) -> None:
+    """Replace a file by `data`, whole or not at all, 0600 from creation.
+
+    Raises StorageError with the system's reason and the bytes needed.
+    """
+    try:
+        with storage_errors(path):
+            write_atomic(path, data)
+    except StorageError as error:
+        raise StorageError(
+            f"{error.message}; {len(data)} bytes are needed; the old or the new one is there, whole",
+            hint=error.hint,
+        ) from error.__cause__
+
+
 def sync_folder(folder: Path) -> None:
     """Flush a folder's entries, so that a rename survives a power cut."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -169,3 +185,42 @@ def read_regular(path: Path, *, limit_bytes: int) -> bytes:
     if len(data) > limit_bytes:
         raise OSError(errno.EFBIG, f"larger than {limit_bytes} bytes", path)
     return data
+
+
+def read_private(path: Path, *, limit_bytes: int) -> bytes:
+    """A regular file that only its owner may use; at most `limit_bytes` + 1, to show the excess.
+
+    Raises StorageError for anything else; its cause is the system's error where there was one.
+    """
+    with storage_errors(path):
+        descriptor = _open_owned(path)
+        try:
+            size = min(_checked_size(path, os.fstat(descriptor)), limit_bytes + 1)
+            with os.fdopen(descriptor, "rb", closefd=False) as handle:
+                # Not `limit_bytes`: that much memory would be asked for before the first byte.
+                return handle.read(size)
+        finally:
+            os.close(descriptor)
+
+
+def _open_owned(path: Path) -> int:
+    try:
+        return os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        raise StorageError(
+            f"{path.name}: a symbolic link, which is not followed; expected a regular file",
+            hint="remove the link, or put the file itself there",
+        ) from error
+
+
+def _checked_size(path: Path, status: os.stat_result) -> int:
+    if not stat.S_ISREG(status.st_mode):
+        raise StorageError(f"{path.name}: expected a regular file")
+    if status.st_mode & _OTHERS:
+        raise StorageError(
+            f"{path.name}: other users may read or write this file",
+            hint=f"close it with: chmod 600 {path}",
+        )
+    return status.st_size
