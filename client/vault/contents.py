@@ -43,9 +43,12 @@ def read_generation(folder: Path, generation: int) -> bytes:
 
 
 def remove_generations(folder: Path, generations: Iterable[int]) -> None:
-    """Delete these generation files. Raises StorageError."""
+    """Delete these generation files. Raises StorageError.
+
+    The oldest first: a reader whose master key is replaced meanwhile finds the newest, or none.
+    """
     with storage_errors(folder):
-        for generation in generations:
+        for generation in sorted(generations):
             (folder / generation_name(generation)).unlink(missing_ok=True)
         sync_folder(folder)
 
