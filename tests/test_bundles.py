@@ -33,11 +33,12 @@ from release_server import serve_folder, serving
 from client.home import Home
 from client.releases import installed_list, partial_file
 from client.releases.add import add_bundle, load_release
+from client.releases.base_facts import base_facts
 from client.releases.bases import base_of
 from client.releases.download import Patience
 from client.releases.installed_list import DAMAGED, list_bundles, remove_old_bundles
 from client.releases.loading import ReleaseMemory
-from client.releases.store import BundleWarning, stored
+from client.releases.store import BundleWarning, installed, stored
 from client.releases.verify import verify_bundle
 from coordinator.publish import publish, reference_base
 from proper_model.bundle.trusted_root import ROOT_DOMAIN, TrustedRoot, sign
@@ -55,6 +56,7 @@ from proper_model.errors import (
     StateError,
     StorageError,
 )
+from proper_model.release import recipe
 from proper_model.storage.durable import locked
 
 OTHER = sample_files(seed=1)
@@ -721,6 +723,33 @@ def test_a_base_is_found_checked_and_remembered(home, referring, base):
     base.rename(base.with_name("moved"))
     with pytest.raises(BaseModelError):
         base_of(home, reference_of(home))
+
+
+@pytest.mark.parametrize("embedded", [True, False])
+def test_a_command_parses_the_recipe_once(home, request, base, embedded, monkeypatch):
+    parsed, real = [], recipe.parse_recipe
+    monkeypatch.setattr(recipe, "parse_recipe", lambda data: parsed.append(data) or real(data))
+    place, named = request.getfixturevalue("folder" if embedded else "referring"), str(base)
+    commands = {
+        "add": lambda: add(home, place, base=named),
+        "add again": lambda: add(home, place, base=named),
+        "verify": lambda: verify(home, place, base=named),
+        "list": lambda: list_bundles(home, now=NOW),
+        "what a training does": lambda: use(home),
+    }
+    for name, command in commands.items():
+        parsed.clear()
+        command()
+        assert len(parsed) == 1, name
+
+
+def use(home):
+    memory = ReleaseMemory()
+    release = memory.read(installed(home.path, now=NOW))
+    assert (release.recipe.structure.name, release.task.name) == ("device", "sample")
+    assert base_facts(home, release).shape
+    first, _ = load_release(home, memory, threads=1)
+    assert load_release(home, memory, threads=1)[0] is first
 
 
 @pytest.mark.parametrize("damage", ["altered", "missing", "more"])

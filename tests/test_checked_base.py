@@ -148,7 +148,7 @@ def test_names_of_another_making_are_loaded_from_checked_copies(
 
 def test_a_device_opens_only_what_the_manifest_lists(tmp_path: Path, opened: list[str]) -> None:
     bundle = build_bundle(sample_files(), sample_info(), [KEY])
-    here = install(tmp_path, bundle.all_files(), ROOT, now=NOW)
+    here = install(tmp_path, bundle.all_files(), ROOT, now=NOW).bundle
     outside = tmp_path / "outside.safetensors"
     outside.write_bytes(sample_files()["base/model.safetensors"])
     index = {"weight_map": {"lm_head.weight": str(outside)}}
@@ -171,7 +171,7 @@ def test_a_device_opens_only_what_the_manifest_lists(tmp_path: Path, opened: lis
 
 def test_an_altered_base_of_a_bundle_is_not_loaded(tmp_path: Path) -> None:
     bundle = build_bundle(sample_files(), sample_info(), [KEY])
-    here = install(tmp_path, bundle.all_files(), ROOT, now=NOW)
+    here = install(tmp_path, bundle.all_files(), ROOT, now=NOW).bundle
     path = here.path / "base" / "model.safetensors"
     path.chmod(0o600)
     path.write_bytes(path.read_bytes()[:-1] + b"\0")
@@ -188,7 +188,7 @@ def test_an_altered_base_elsewhere_is_not_loaded(tmp_path: Path, name: str) -> N
     reference = reference_base(folder, "some/base", "abc")
     files = referring_files("some/base", "abc")
     bundle = build_bundle(files, sample_info(base=reference), [KEY])
-    here = install(tmp_path / "host", bundle.all_files(), ROOT, now=NOW)
+    here = install(tmp_path / "host", bundle.all_files(), ROOT, now=NOW).bundle
     release = ReleaseMemory().load(here, str(folder), threads=1)
     merged = release.base.model.layers[0].self_attn.q_proj.weight
     assert torch.equal(merged, torch.full((4, 4), 0.5 * 0.5 * 16))  # B A at alpha 16, rank 1

@@ -215,7 +215,7 @@ def test_what_is_published_over_it_is_what_a_device_computes(
     done = publish(files, tmp_path / "release", [KEY], **options)
     sent = {p.relative_to(done.path).as_posix(): p for p in done.path.rglob("*") if p.is_file()}
     content = {name: path.read_bytes() for name, path in sent.items()}
-    here = install(tmp_path / "home", content, ROOT, now=NOW)
+    here = install(tmp_path / "home", content, ROOT, now=NOW).bundle
     device = ReleaseMemory().load(here, None if embedded else str(folder), threads=1)
     with torch.no_grad():
         ours, theirs = (r.base(input_ids=TOKENS).logits for r in (device, trained))

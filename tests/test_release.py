@@ -47,7 +47,7 @@ def snapshot(folder):
 
 def test_what_is_published_can_be_installed(folder, tmp_path):
     published = release(folder)
-    bundle = install(tmp_path / "host", published.path, ROOT, now=NOW)
+    bundle = install(tmp_path / "host", published.path, ROOT, now=NOW).bundle
     assert (bundle.bundle_id, bundle.version) == (published.bundle_id, published.version)
     assert load_files(bundle) == sample_files()
     assert latest(folder) == published
@@ -192,7 +192,7 @@ def test_reference_survives_publication(base, folder, tmp_path):
     files = referring_files("some/base", "abc")
     published = release(folder, files, base=reference)
     assert release(folder, files, base=reference) == published
-    bundle = install(tmp_path / "host", published.path, ROOT, now=NOW)
+    bundle = install(tmp_path / "host", published.path, ROOT, now=NOW).bundle
     assert bundle.manifest.base_reference == reference
     other = {**reference.files, "model.safetensors": "0" * 64}
     changed = type(reference)(reference.hub_id, reference.revision, other)

@@ -89,7 +89,7 @@ def put(home, files, root=ROOT, *, latest=None, now=NOW, remote=True, followed=T
         pointer, followed=followed and latest is not None, remote=remote and latest is not None
     )
     home.path.mkdir(exist_ok=True)
-    return install(home.path, files.all_files(), root, found=found, now=now)
+    return install(home.path, files.all_files(), root, found=found, now=now).bundle
 
 
 # --- one step after an honest release 2, number 5 -------------------------------------------------

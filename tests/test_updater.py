@@ -54,7 +54,7 @@ def host(tmp_path):
 
 def put(host, bundle=V1, *, now=NOW, root=ROOT, **options):
     source = bundle if not hasattr(bundle, "all_files") else bundle.all_files()
-    return install(host, source, root, now=now, **options)
+    return install(host, source, root, now=now, **options).bundle
 
 
 def write_folder(folder, bundle):
@@ -95,7 +95,7 @@ def test_all_sources_install_the_same(tmp_path):
         return V1.all_files()[name]
 
     for number, source in enumerate((V1.all_files(), folder, fetch)):
-        bundle = install(tmp_path / str(number), source, ROOT, now=NOW)
+        bundle = install(tmp_path / str(number), source, ROOT, now=NOW).bundle
         assert load_files(bundle) == sample_files()
     assert sorted(asked) == sorted(V1.all_files())
 

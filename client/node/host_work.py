@@ -65,7 +65,7 @@ class Engine:
         from client.releases.install import install
         from proper_model.bundle.trusted_root import TrustedRoot
 
-        bundle = install(folder, files, TrustedRoot.from_bytes(root))
+        bundle = install(folder, files, TrustedRoot.from_bytes(root)).bundle
         if bundle.bundle_id != bundle_id:
             raise BundleForeignError("the bundle that arrived is not the one that was announced")
         return {name: bundle.path / name for name in files}

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from client.home import Home
 from client.releases.bases import base_of, settle_base
-from client.releases.content import read_content, read_release
+from client.releases.content import InstalledRelease, read_content
 from client.releases.install import LOCK_TIMEOUT_S, decide, install
 from client.releases.last_seen import news
 from client.releases.loading import ReleaseMemory
@@ -98,7 +98,7 @@ def add_bundle(
             before = read_state(home.path)
             progress(CHECKING, 0, 0)
             with _pinned(home, trust, place, now):
-                bundle = install(
+                release = install(
                     home.path,
                     place.bundle,
                     trust.root,
@@ -106,10 +106,11 @@ def add_bundle(
                     now=now,
                     lock_timeout_s=LOCK_TIMEOUT_S,
                 )
+        bundle = release.bundle
         changed = before is None or before.bundle_id != bundle.bundle_id
         state = read_state(home.path)
         notes = news(bundle.version, state.latest if state else None, trust.root)
-        based = _find_base(home, bundle, base, progress)
+        based = _find_base(home, release, base, progress)
         return Added(bundle, changed, (*trust.notes, *notes, *based))
 
 
@@ -164,15 +165,16 @@ def _pinned(home: Home, trust: Trust, place: ReleasePlace, now: datetime) -> Ite
 
 
 def _find_base(
-    home: Home, bundle: InstalledBundle, named: str | None, progress: Progress
+    home: Home, release: InstalledRelease, named: str | None, progress: Progress
 ) -> tuple[str, ...]:
     """See to the base of the release just installed. Returns notes; raises as `settle_base`."""
+    bundle = release.bundle
     reference = bundle.manifest.base_reference
     if reference is None:
         return () if named is None else ("the release brings its own base; --base was not needed",)
     progress(CHECKING_BASE, 0, 0)
     try:
-        read_content(read_release(bundle), settle_base(home, reference, named))
+        read_content(release, settle_base(home, reference, named))
     except (BaseModelError, BundleForeignError) as error:
         raise type(error)(
             f"{error.message}; release {bundle.version} is installed and waits for its base",

@@ -13,7 +13,9 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from client.releases.content import InstalledRelease
 from client.releases.last_seen import (
     UNANNOUNCED,
     Announcement,
@@ -26,7 +28,6 @@ from client.releases.place import Source, check_listing, fetch_from, holding, of
 from client.releases.store import (
     BUNDLES_FOLDER,
     STATE_NAME,
-    InstalledBundle,
     SeenLatest,
     StoreState,
     bundle_path,
@@ -60,6 +61,9 @@ from proper_model.storage.durable import (
 )
 from proper_model.storage.files import make_private_folder, read_bounded
 
+if TYPE_CHECKING:
+    from proper_model.release.recipe import ReleaseContent
+
 _PARTIAL = ".partial-"
 # Whoever installs holds the home as well, so a holder of this lock alone is a node of a federation.
 LOCK_TIMEOUT_S = 10.0
@@ -86,7 +90,7 @@ def install(
     now: datetime | None = None,
     limits: Limits = DEFAULT_LIMITS,
     lock_timeout_s: float = 600.0,
-) -> InstalledBundle:
+) -> InstalledRelease:
     """Make this release the current one of the host, or raise and leave the current one alone.
 
     Installing the current release again repairs or returns it, also after it expired.
@@ -122,21 +126,22 @@ def install(
                 _clean(folder, keep=staging)
             held = {} if isinstance(source, Path) else _held_files(folder, limits)
             _stage(staging, accepted, source, held, limits)
-            _check_content(staging, accepted)
+            content = _check_content(staging, accepted)
             with _disk(accepted):
                 write_file(staging / MANIFEST_NAME, manifest)
                 write_file(staging / SIGNATURES_NAME, signatures)
                 remove_folder(target)
                 move_folder(staging, target)
         else:
-            _check_content(target, accepted)
+            content = _check_content(target, accepted)
         new = _next_state(folder, decision, root, state, now)
         with _disk(accepted):
             _renew_signatures(target, signatures)
             if new != state:
                 write_state(folder, new)
             _clean(folder, keep=None)
-        return load_bundle(folder, new, now=now, limits=limits)
+        bundle = load_bundle(folder, new, now=now, limits=limits)
+        return InstalledRelease(bundle, content.recipe, content.task)
 
 
 def decide(
@@ -240,13 +245,15 @@ def _stage(
             holder.drop(name)
 
 
-def _check_content(path: Path, accepted: VerifiedManifest) -> None:
+def _check_content(path: Path, accepted: VerifiedManifest) -> ReleaseContent:
     """Refuse a release that could not be used; of one that was being fetched nothing is kept."""
     from proper_model.checks import check_installable
 
     manifest = accepted.manifest
     try:
-        check_installable(manifest, lambda name: read_checked(path, manifest, name), private=path)
+        return check_installable(
+            manifest, lambda name: read_checked(path, manifest, name), private=path
+        )
     except BundleError:
         if path.name.startswith(_PARTIAL):
             with _disk(accepted):
