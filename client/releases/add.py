@@ -2,7 +2,7 @@
 
     place (folder or address) -> root (pinned, rotated) -> install -> base of the release
 
-The root is pinned once, just before the first release that it vouches for is installed. Each step that
+The root is pinned once, just before the first release that it signs is installed. Each step that
 fails leaves what the steps before it achieved, and says so. Source: docs/security.md 2 ("Bundle"),
 docs/bundle-format.md section 8.
 """
@@ -76,7 +76,7 @@ def add_bundle(
         root: the publisher's root.json; needed the first time for an address, and for a folder
             without one.
         base: folder or hub id of the base that the release refers to.
-        progress: hears phase, done and total (0: unknown); bytes while a file is downloaded.
+        progress: called with phase, done and total (0: unknown); bytes while a file is downloaded.
         now: aware time; the system's when not given.
         patience: when a download is given up.
 
@@ -88,7 +88,7 @@ def add_bundle(
             installed.
         StorageError, BusyError: the home cannot be written, or another process works in it.
     """
-    # One time for the whole update: a slow server must not win by it.
+    # One time for the whole update: by delaying, a server must not change what has expired.
     now = now or datetime.now(UTC)
     with home.working():
         with opened(home, source, progress, patience) as place:
@@ -143,10 +143,10 @@ def load_release(
 
 @contextmanager
 def _pinned(home: Home, trust: Trust, place: ReleasePlace, now: datetime) -> Iterator[None]:
-    """Pin a root that vouches for a release before that is installed; take it back if it was not.
+    """Pin a root before the release it signs is installed; unpin it if the installation fails.
 
-    The other way round, a crash in between would leave a release and no root: the next one could
-    then come from anybody.
+    In the other order, a crash in between would leave a release and no root, and the next release
+    could then come from anybody.
     """
     if trust.pinned:
         yield
@@ -167,7 +167,7 @@ def _pinned(home: Home, trust: Trust, place: ReleasePlace, now: datetime) -> Ite
 def _find_base(
     home: Home, release: InstalledRelease, named: str | None, progress: Progress
 ) -> tuple[str, ...]:
-    """See to the base of the release just installed. Returns notes; raises as `settle_base`."""
+    """Find and check the base of the release just installed. Returns notes; raises as `settle_base`."""
     bundle = release.bundle
     reference = bundle.manifest.base_reference
     if reference is None:

@@ -1,8 +1,8 @@
 """Where bases that releases refer to lie on this machine: HOME/bases.json, `ID@REVISION` -> folder.
 
 Canonical JSON, 0600. A folder is remembered only after all its files had the hashes that a signed
-manifest names, and is checked again whenever it is loaded. Source: docs/bundle-format.md section
-6.3.
+manifest names, and is checked again whenever it is loaded: a tampered base can store what it is
+fine-tuned on (docs/security.md 1, "privacy backdoors"). Source: docs/bundle-format.md section 6.3.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ def _key(reference: BaseReference) -> str:
 def verify_base_files(reference: BaseReference, folder: Path) -> tuple[Path, ...]:
     """Hash every file the release names; returns their paths, sorted.
 
-    Links are followed, because hub caches consist of them; what counts is the content. A file
+    Links are followed, because hub caches consist of them; only the content is compared. A file
     that a model loader would read but the release does not name is refused too.
 
     Raises:

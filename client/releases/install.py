@@ -1,8 +1,8 @@
 """Install releases on this host: verify first, then store, then switch; refuse and keep otherwise.
 
-The I/O around `proper_model.bundle.signed_bundle`. A file this host already holds (same sha256) is not fetched
-again, and one that was fetched before an interruption neither. Until `state.json` is replaced, the
-last step, the bundle installed before stays the current one. Source: docs/security.md 2,
+The I/O around `proper_model.bundle.signed_bundle`, where signatures are checked (`verify_manifest`). A
+file this host already holds (same sha256), or fetched before an interruption, is not fetched again.
+Until `state.json` is replaced, the last step, the bundle installed before stays the current one. Source: docs/security.md 2,
 docs/bundle-format.md section 8.
 """
 
@@ -74,7 +74,7 @@ class Decision:
     """That a release may be installed.
 
     Attributes:
-        latest: the publisher's last word on the newest release, to be remembered.
+        latest: the latest.json to remember.
     """
 
     release: VerifiedManifest
@@ -102,7 +102,7 @@ def install(
         root: the keys this device trusts.
         found: how the release was found.
         now: aware time; the system's when not given.
-        limits: what this device is willing to store.
+        limits: the sizes that this device accepts.
         lock_timeout_s: how long to wait for another process that installs.
 
     Raises:
@@ -154,7 +154,7 @@ def decide(
     now: datetime,
     limits: Limits = DEFAULT_LIMITS,
 ) -> Decision:
-    """Whether this host may install the release; decided from small files, changing nothing.
+    """Check signatures, expiry and version: whether this host may install the release; changes nothing.
 
     The release that is installed is accepted also after it, or the root, expired.
 
@@ -185,9 +185,9 @@ def decide(
 
 
 def _remember_latest(folder: Path, state: StoreState | None, latest: SeenLatest | None) -> None:
-    """Note the word before the transfer, which may fail: an older word must not follow it.
+    """Note latest.json before the transfer, which may fail: an older one must not be taken after it.
 
-    A disk that refuses is no reason to stop here; the switch will tell.
+    A disk error does not stop the installation here; writing the state at its end reports it.
     """
     if state is not None and latest is not None and latest != state.latest:
         with suppress(OSError):
@@ -195,7 +195,7 @@ def _remember_latest(folder: Path, state: StoreState | None, latest: SeenLatest 
 
 
 def _renew_signatures(target: Path, signatures: bytes) -> None:
-    """Signatures over the same manifest by newer keys take the place of those there."""
+    """Replace the stored signatures by these, which may be by newer keys over the same manifest."""
     try:
         known = read_bounded(target / SIGNATURES_NAME, len(signatures))
     except OSError:
@@ -213,8 +213,8 @@ def _stage(
 ) -> None:
     """Fill the staging folder with verified files; those it holds intact are kept.
 
-    Also for the next attempt, if the disk is full or a file is refused: a transfer may have taken
-    hours. Of a refused local source nothing is kept.
+    If the disk is full or a file is refused they stay for the next attempt, since a transfer may have
+    taken hours; of a refused local source nothing is kept.
     """
     manifest = accepted.manifest
     for leftover in staging.rglob(".*.tmp"):
@@ -343,7 +343,7 @@ def exclusive(folder: Path, timeout_s: float) -> Iterator[None]:
 
 @contextmanager
 def _disk(accepted: VerifiedManifest) -> Iterator[None]:
-    """Say how much room a release needs when it cannot be stored; what was installed stays."""
+    """Turn disk errors into a BundleError that says how much room the release needs."""
     try:
         yield
     except OSError as error:

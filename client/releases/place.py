@@ -3,8 +3,8 @@
 A bundle's files come from a folder, from bytes in memory, or from a callable that fetches one file. A
 folder must hold regular files only and exactly the listed ones, so that nothing unsigned travels along
 and no link leads out of it. What a person names is a bundle, or a release folder whose newest bundle
-counts, here or on the web; what lies beside the bundles there (trusted roots, the word on the newest
-one) is read through the same place, and believed only as far as its signatures go.
+counts, here or on the web; what lies beside the bundles there (trusted roots, latest.json) is read
+through the same place, and only its signatures make it count.
 Source: docs/bundle-format.md sections 1, 3, 4 and 8.
 """
 
@@ -33,7 +33,7 @@ from proper_model.storage.files import read_bounded, storage_errors
 if TYPE_CHECKING:
     from client.releases.download import Patience, Progress
 
-# What a server says that has no such file, or that does not want to tell.
+# Statuses of a server that has no such file, or does not say whether it has.
 _ABSENT = frozenset({401, 403, 404, 410})
 _ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 
@@ -46,7 +46,7 @@ Beside = Callable[[str, int], bytes | None]
 
 @runtime_checkable
 class Holding(Protocol):
-    """A callable source that keeps on disk what it transferred, until its caller is done with it."""
+    """A callable source that keeps on disk what it transferred, until its caller drops it."""
 
     def hold(self, name: str, max_bytes: int) -> bytes:
         """As a call, but the file stays kept: a later attempt need not transfer it again."""
@@ -138,7 +138,7 @@ class ReleasePlace:
 
 
 def is_address(source: str) -> bool:
-    """Whether a person's word for a release is an address, not a folder."""
+    """Whether what a person gave as a release is an address, not a folder."""
     return _ADDRESS.match(source) is not None
 
 

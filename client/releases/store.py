@@ -3,11 +3,11 @@
 Layout of a host folder:
 
     bundles/<bundle_id>/   one verified bundle; never changed after it appeared
-    bundles/state.json     which one is current, what was accepted by whose keys, the publisher's
-                           last word on the newest release, and the latest time seen
+    bundles/state.json     which one is current, what was accepted by whose keys, the latest.json
+                           seen last, and the latest time seen
 
 Older bundles stay, because a user's private adapter works only with the one it was trained on.
-Reading needs no key and no clock that is right: an expired bundle goes on working, with a warning.
+Reading checks no signature and trusts no clock: an expired bundle goes on working, with a warning.
 Source: docs/security.md 2 ("Bundle"), docs/bundle-format.md section 8.
 """
 
@@ -82,7 +82,7 @@ class Accepted(_Record):
 
 
 class SeenLatest(_Record):
-    """The publisher's last word on the newest release (`proper_model.bundle.latest`), and who signed it."""
+    """The latest.json seen last (`proper_model.bundle.latest`), and the keys that signed it."""
 
     number: int = Field(ge=1)
     version: int = Field(ge=1)
@@ -99,7 +99,7 @@ class StoreState(_Record):
         latest_seen: the latest time this host has seen.
         accepted: the highest version for each set of keys; empty when it was written by a program
             that did not note keys (schema 1).
-        latest: None where the publisher's releases came without it.
+        latest: None where the releases came without one.
     """
 
     schema_version: int = Field(default=2, ge=1, le=2)
@@ -134,7 +134,7 @@ def installed(
 def stored(
     folder: Path, bundle_id: str, *, now: datetime | None = None, limits: Limits = DEFAULT_LIMITS
 ) -> InstalledBundle | None:
-    """Any bundle of this host, also an older one; None when it is not there. As `installed`."""
+    """Any bundle of this host, also an older one; None when it is not there. Raises as `installed`."""
     state = read_state(folder)
     if state is None or bundle_id not in stored_ids(folder):
         return None

@@ -127,7 +127,7 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 class Zone(IntEnum):
-    """From the outside in."""
+    """How near an address is; a larger number is nearer."""
 
     INTERNET = 0
     NETWORK = 1
@@ -153,15 +153,15 @@ _NOT_GLOBAL = tuple(
 
 def literal(host: str) -> Address | None:
     """The address that a host is in any of the spellings that the system takes; None for a name."""
-    bare = host.removesuffix(".")
+    plain = host.removesuffix(".")
     try:
-        return ipaddress.ip_address(bare)
+        return ipaddress.ip_address(plain)
     except ValueError:
         pass
-    if _NUMBERS.fullmatch(bare) is None:
+    if _NUMBERS.fullmatch(plain) is None:
         return None
     try:
-        return ipaddress.IPv4Address(socket.inet_aton(bare))
+        return ipaddress.IPv4Address(socket.inet_aton(plain))
     except (OSError, ValueError):
         return None
 

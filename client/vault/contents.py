@@ -19,7 +19,7 @@ from proper_model.errors import StorageError, VaultError, VaultForeignError
 from proper_model.storage.files import read_private, save_private, storage_errors, sync_folder
 
 _NAME = re.compile(r"([0-9]{8,16})\.vault")
-# What a killed `write_atomic` leaves behind.
+# The temporary files of a killed `write_atomic`.
 _LEFTOVER = re.compile(r"\.(keys\.json|[0-9]{8,16}\.vault|training-.+)\.[0-9a-f]{12}\.tmp")
 
 
@@ -54,13 +54,13 @@ def remove_generations(folder: Path, generations: Iterable[int]) -> None:
 
 
 def list_leftovers(folder: Path) -> list[Path]:
-    """What a killed save has left behind, or what one is writing now. Raises StorageError."""
+    """Temporary files of a killed save, or of one at work now. Raises StorageError."""
     with storage_errors(folder):
         return sorted(path for path in folder.iterdir() if _LEFTOVER.fullmatch(path.name))
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Delete what a killed save has left behind; nobody else may be writing. Raises StorageError."""
+    """Delete temporary files of killed saves; nobody else may be writing. Raises StorageError."""
     with storage_errors(folder):
         for path in list_leftovers(folder):
             path.unlink(missing_ok=True)
@@ -87,7 +87,7 @@ class Contents:
     pending_id: str | None = None
 
     def find(self, warn: Callable[[str], None]) -> Content | None:
-        """The newest whole generation; `warn` hears of newer ones that are damaged.
+        """The newest whole generation; `warn` is called for newer ones that are damaged.
 
         Raises:
             VaultForeignError: another vault's file lies there.
@@ -178,7 +178,7 @@ class Contents:
         return previous.generation
 
     def whole(self) -> tuple[int, int] | None:
-        """The newest whole generation and the one that may be gone back to, or itself again.
+        """The newest whole generation and the one before it, or itself twice where there is none.
 
         Raises as `find`.
         """
@@ -189,7 +189,7 @@ class Contents:
         return newest.generation, (before or newest).generation
 
     def forgotten(self) -> int | None:
-        """The generation before which files lie that must not be gone back to, if any do."""
+        """The number of the newest generation if it is `alone` and older files still lie there."""
         generations = list_generations(self.folder)
         if len(generations) < 2:
             return None

@@ -25,23 +25,23 @@ if TYPE_CHECKING:
 SERVICE = "proper"
 # The keyring package calls a backend of priority 1 or more recommended; readable files are below.
 MIN_PRIORITY = 1.0
-# These two claim nothing and store nothing, whatever priority they are given.
+# These two store nothing, whatever priority they are given.
 _USELESS = ("keyring.backends.fail", "keyring.backends.null")
 _CHAIN = "keyring.backends.chainer"
 _NUMBERS = re.compile(r"([0-9]{1,16})(?: ([0-9]{1,16}))?")
 
 
 class KeyringError(VaultError):
-    """No usable keyring, or it is locked; what lies in the vault's folder is not concerned."""
+    """No usable keyring, or it is locked; nothing is wrong with the vault's folder."""
 
 
 HINT = "use a passphrase or a key file, or start and unlock the desktop's keyring"
 
 
 def store(name: str, text: str) -> None:
-    """Keep `text` under `name`, and see that it is there. Raises KeyringError."""
+    """Keep `text` under `name`, and read it back. Raises KeyringError."""
     backend = _backend()
-    with _told("did not keep the secret"):
+    with _keyring_errors("did not keep the secret"):
         backend.set_password(SERVICE, name, text)
         kept = backend.get_password(SERVICE, name)
     if kept != text:
@@ -51,7 +51,7 @@ def store(name: str, text: str) -> None:
 def fetch(name: str) -> str | None:
     """What is kept under `name`, or None. Raises KeyringError without a usable keyring."""
     backend = _backend()
-    with _told("cannot be read"):
+    with _keyring_errors("cannot be read"):
         return backend.get_password(SERVICE, name)
 
 
@@ -67,7 +67,7 @@ def fetch_secret(name: str, size: int) -> bytes | None:
 def forget(name: str) -> None:
     """Remove what is kept under `name`, if anything is. Raises KeyringError."""
     backend = _backend()
-    with _told("did not remove the secret"):
+    with _keyring_errors("did not remove the secret"):
         if backend.get_password(SERVICE, name) is not None:
             backend.delete_password(SERVICE, name)
 
@@ -81,7 +81,7 @@ def note_generation(vault_id: str, newest: int, oldest: int | None) -> None:
     if kept is not None:
         newest = max(newest, kept[0])
     lowest = max(oldest or 0, 0 if kept is None else kept[1])
-    # The one before the newest is what a lone number stands for.
+    # One number alone means: the oldest is the one before it.
     alone = lowest in (0, newest - 1) or newest == 1
     store(_generation_entry(vault_id), str(newest) if alone else f"{newest} {lowest}")
 
@@ -125,7 +125,7 @@ def _generation_entry(vault_id: str) -> str:
 
 
 def _backend() -> KeyringBackend:
-    """The first backend in use that is worth its name."""
+    """The first backend in use that keeps secrets, and keeps them unreadable for others."""
     try:
         import keyring
     except ImportError:
@@ -133,7 +133,7 @@ def _backend() -> KeyringBackend:
             "the vault's keyring slot needs the package `keyring`, which is not installed",
             hint="install it with: pip install -e '.[keyring]'; or use a passphrase or key file",
         ) from None
-    with _told("cannot be used"):
+    with _keyring_errors("cannot be used"):
         backend: Any = keyring.get_keyring()
         chain = type(backend).__module__ == _CHAIN
         for candidate in backend.backends if chain else [backend]:
@@ -161,8 +161,8 @@ def _name(backend: object) -> str:
 
 
 @contextmanager
-def _told(what: str) -> Iterator[None]:
-    """Tell what a backend raises, without its text, which may hold anything."""
+def _keyring_errors(what: str) -> Iterator[None]:
+    """Turn any error of a backend into a KeyringError without its text, which may hold anything."""
     try:
         yield
     except Exception as error:  # noqa: BLE001 - a plugin raises whatever its service does

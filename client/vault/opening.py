@@ -44,7 +44,7 @@ __all__ = [
 ]
 
 
-# Of a vault whose keys.json is gone: lost, or the first step of a removal that was killed.
+# keys.json is gone: lost, or removed by `destroy_vault`, which was then killed.
 WITHOUT_KEYS = "there are generations already, but no keys.json, without which nothing reads them"
 WITHOUT_KEYS_HINT = (
     "put keys.json back from a copy of this folder; or, if everything was to be removed, repeat that "
@@ -126,8 +126,8 @@ def slot_kinds(folder: Path) -> list[tuple[str, str]]:
 def destroy_vault(folder: Path) -> list[str]:
     """Remove the keys, then what the keyring holds, then everything in the folder.
 
-    Returns what could not be removed from the keyring, in plain words. Without keys.json nothing
-    else in the folder can be read; copies of the folder made before are not reached.
+    Returns sentences on what could not be removed from the keyring. Without keys.json nothing else
+    in the folder can be read; copies of the folder made before stay as they are.
 
     Raises StorageError if a file cannot be removed; repeat it then.
     """
@@ -143,7 +143,7 @@ def destroy_vault(folder: Path) -> list[str]:
             try:
                 sync_folder(folder)
             finally:
-                # Now, for keys.json alone names these entries: a repetition could not find them.
+                # Now: only keys.json names these entries, so a repetition could not find them.
                 remarks = [] if keys is None else _forget_keyring(keys)
     try:
         with storage_errors(folder):

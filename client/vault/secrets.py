@@ -26,7 +26,7 @@ MAX_PASSPHRASE_BYTES = 4096
 class Passphrase:
     """What a person remembers; in Unicode normal form C, so that every keyboard gives the same.
 
-    `earlier`: what earlier versions read where this was read; an older vault may open by it.
+    `earlier`: what earlier versions took for it; an older vault may open by that.
     """
 
     text: str = field(repr=False)

@@ -1,7 +1,7 @@
 """An open vault: read and write the private state, change what opens it.
 
 Every change is one atomic write, after which the change is complete; what follows (removing old
-files, the keyring) may fail without harm and is then only told in `warnings`.
+files, the keyring) may fail without harm, which is then noted in `warnings`.
 Source: docs/security.md 3 (design, rotation, save).
 """
 
@@ -43,9 +43,9 @@ Result = TypeVar("Result")
 
 
 class Vault:
-    """An open vault. `warnings` collects what a person should hear of, in plain words.
+    """An open vault. `warnings` collects sentences for the person.
 
-    Reading is safe beside another process that writes; whoever writes holds `Home.working()`.
+    Reading is safe beside another process that writes; a writer holds `Home.working()`.
     """
 
     def __init__(self, file: KeysFile) -> None:
@@ -56,7 +56,7 @@ class Vault:
         self._highest = self.newest
 
     def tell_by(self, tell: Callable[[str], None]) -> None:
-        """Tell every warning there is, and each later one at once."""
+        """Call `tell` with every warning so far, and with each later one at once."""
         self.tell = tell
         for warning in self.warnings:
             tell(warning)
@@ -111,11 +111,10 @@ class Vault:
         """Make `payload` the newest generation and return its number; the one before is kept.
 
         Args:
-            alone: what was there before must not be gone back to. The new state gets a new master
-                key, under which no copy of an earlier generation opens; then those are removed,
-                files of work in progress as well. From the moment the new state is there nothing
-                reads them any more, and what interrupts the removal leaves the rest of it to the
-                next change.
+            alone: no earlier generation may be read again. The new state gets a new master key,
+                under which no copy of an earlier generation opens; then those are removed, and
+                files of work in progress as well. Once the new state is there nothing reads them
+                any more; a removal that is interrupted is completed by the next change.
 
         Raises:
             StorageError: it could not be written; the vault holds the old state, or, if only the
@@ -146,8 +145,8 @@ class Vault:
     def _add_alone(self, content: Content) -> int:
         """Write this content as the next generation, under a new master key that the slots hold.
 
-        Killed before the last step the old state is there, and the next change removes what was
-        begun; whoever is refused it here does so at once.
+        Killed before the last step, the old state is there, and the next change removes the new
+        files; after an error they are removed at once.
         """
         file = self._file
         key, key_id = file.random(KEY_BYTES), file.random(KEY_ID_BYTES).hex()
@@ -176,7 +175,7 @@ class Vault:
     def finish_interrupted(self) -> None:
         """Do or undo the rest of what was killed: forgetting, a new master key, files half written.
 
-        For whoever holds `Home.working()`, before the change. Raises as `write`.
+        Called under `Home.working()`, before the change. Raises as `write`.
         """
         if self._contents().forgotten() is not None:
             self._warn("an interrupted forgetting is completed: older files are removed now")
@@ -277,7 +276,7 @@ class Vault:
         current.remove_pending()
         target = replace(current, key_id=pending.key_id, master_key=next_key, pending_id=None)
         newest, previous = self.read(), None
-        with suppress(VaultError):  # a damaged one is not worth staying under an old key for
+        with suppress(VaultError):  # a damaged one is not carried over
             previous = self.read_previous()
         written = [
             self._add(target, content) for content in (previous, newest) if content is not None
@@ -333,7 +332,7 @@ class Vault:
         return content
 
     def _check_replay(self, used: int, warn: Warn) -> None:
-        """As a part of a look: beside a writer, what was found may be old when the keyring is asked."""
+        """A part of each look, which is repeated where a writer has changed the vault meanwhile."""
         if self._guarded():
             try:
                 keyring_store.check_generation(self.vault_id, newest=self.newest, used=used)
@@ -341,12 +340,12 @@ class Vault:
                 warn(f"cannot tell whether an old copy was put back: {error.message}")
 
     def _drop_before(self, generation: int) -> None:
-        """Remove what must not be gone back to, which a thief shall not put back either."""
+        """Remove the generations before this one, and note that none of them may be put back."""
         self._note(generation, generation)
         self._contents().remove_before(generation)
 
     def _finish_write(self, newest: int, oldest: int | None) -> None:
-        # What was interrupted was training from the state before.
+        # Checkpoints are of training that began from the state before.
         self._afterwards(lambda: remove_working(self.folder))
         self._afterwards(lambda: remove_leftovers(self.folder))
         self._note(newest, oldest)
@@ -369,7 +368,7 @@ class Vault:
         return self._file.keys.current.has_keyring()
 
     def _afterwards(self, action: Callable[[], Result]) -> Result | None:
-        """What comes after a complete change may fail; it is told, and done again next time."""
+        """Run what follows a complete change; a failure is a warning, and the next change tries again."""
         try:
             return action()
         except ProperError as error:
