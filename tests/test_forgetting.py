@@ -24,6 +24,7 @@ from vault_samples import (
     BUNDLE,
     CHEAP,
     WORD,
+    full_disk,
     generations,
     make_vault,
     put_files,
@@ -36,7 +37,6 @@ from client.person.state import PersonalState, decode
 from client.vault.opening import KeyringEntry, Passphrase, Vault, open_vault
 from client.vault.sealing import Header, read_header
 from proper_model.errors import InterruptedRunError, StorageError, VaultError
-from proper_model.storage import files
 
 CHECKPOINTS = (
     "training-00000001-abc",
@@ -475,10 +475,7 @@ def test_a_refused_write_changes_nothing(folder: Path, monkeypatch) -> None:
     vault = with_checkpoints(make_vault(folder, b"one"))
     before = tree(folder)
 
-    def full(path: Path, data: bytes) -> None:
-        raise OSError(28, os.strerror(28), str(path))
-
-    monkeypatch.setattr(files, "write_atomic", full)
+    full_disk(monkeypatch)
     with pytest.raises(StorageError, match="No space"):
         store_without(vault, STATE, task="t", items=2)
     assert tree(folder) == before

@@ -9,7 +9,7 @@ import keyring
 import pytest
 from keyrings import MemoryKeyring
 from test_vault_keys import Killed, kill_at
-from vault_samples import BUNDLE, CHEAP, generations
+from vault_samples import BUNDLE, CHEAP, full_disk, generations
 
 from client.home import Home
 from client.person.state import PersonalState, encode
@@ -108,11 +108,8 @@ def test_a_key_file_that_could_not_be_added_is_not_left(
     vault = stored(person)
     key = tmp_path / "stick" / "key"
 
-    def full(path: Path, data: bytes) -> None:
-        raise OSError(28, "No space left on device", str(path))
-
     with monkeypatch.context() as patch:
-        patch.setattr(files, "write_atomic", full)
+        full_disk(patch)
         assert person.run("passwd", "--add-key-file", key) == 20
     assert not key.exists()
     assert person.run("passwd", "--add-key-file", key) == 0

@@ -13,7 +13,7 @@ import keyring.backends.fail
 import keyring.backends.null
 import pytest
 from keyrings import ForgetfulKeyring, MemoryKeyring, PlaintextKeyring, WeakKeyring
-from vault_samples import BUNDLE, CHEAP, WORD, generations, make_vault, put_files, tree
+from vault_samples import BUNDLE, CHEAP, WORD, full_disk, generations, make_vault, put_files, tree
 
 from client.vault import keyring_store
 from client.vault.opening import KeyringEntry, Passphrase, destroy_vault, open_vault, slot_kinds
@@ -96,10 +96,7 @@ def test_a_failed_change_of_slots_changes_nothing(folder: Path, ring, monkeypatc
     vault = make_vault(folder, b"one")
     before = tree(folder)
 
-    def full(path: Path, data: bytes) -> None:
-        raise OSError(28, os.strerror(28), str(path))
-
-    monkeypatch.setattr(files, "write_atomic", full)
+    full_disk(monkeypatch)
     with pytest.raises(
         StorageError, match=r"No space left.*bytes are needed; the old or the new one is there"
     ):
@@ -234,14 +231,7 @@ def test_a_rotation_killed_at_any_step_leaves_a_vault_that_opens(tmp_path: Path,
 
 def test_a_rotation_that_fails_can_be_repeated(folder: Path, monkeypatch) -> None:
     vault = make_vault(folder, b"one", b"two")
-    real, calls = files.write_atomic, itertools.count()
-
-    def full(path: Path, data: bytes) -> None:
-        if next(calls) == 2:
-            raise OSError(28, os.strerror(28), str(path))
-        real(path, data)
-
-    monkeypatch.setattr(files, "write_atomic", full)
+    full_disk(monkeypatch, after=2, only=True)
     with pytest.raises(StorageError):
         vault.rotate([NEW])
     assert reopen(folder).read().payload == b"two"
@@ -429,11 +419,8 @@ def test_an_older_one_is_not_gone_back_to(folder: Path, ring) -> None:
 def test_a_number_left_out_by_a_failed_write_is_no_replay(folder: Path, ring, monkeypatch) -> None:
     vault = make_vault(folder, b"one", secrets=[WORD, KeyringEntry()])
 
-    def full(path: Path, data: bytes) -> None:
-        raise OSError(28, os.strerror(28), str(path))
-
     with monkeypatch.context() as patch:
-        patch.setattr(files, "write_atomic", full)
+        full_disk(patch)
         with pytest.raises(StorageError):
             vault.write(b"two", bundle_id=BUNDLE)
     assert vault.write(b"two", bundle_id=BUNDLE) == 3
@@ -461,10 +448,7 @@ def test_without_a_keyring_it_is_not_noticed_as_documented(folder: Path) -> None
 def test_a_failed_write_does_not_look_like_a_replay_later(folder: Path, ring, monkeypatch) -> None:
     vault = make_vault(folder, b"one")
 
-    def full(path: Path, data: bytes) -> None:
-        raise OSError(28, os.strerror(28), str(path))
-
-    monkeypatch.setattr(files, "write_atomic", full)
+    full_disk(monkeypatch)
     with pytest.raises(StorageError):
         vault.write(b"two", bundle_id=BUNDLE)
     monkeypatch.undo()

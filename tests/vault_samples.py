@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import itertools
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import pytest
+
 from client.vault.key_derivation import Argon2idCost, ScryptCost
 from client.vault.opening import KeyFile, Passphrase, Vault, create_vault
+from proper_model.storage import files
 
 CHEAP = Argon2idCost(memory_kib=8, iterations=1, lanes=1)
 CHEAP_SCRYPT = ScryptCost(log2_n=1)
@@ -46,6 +52,19 @@ def put_files(folder: Path, files: Mapping[str, bytes]) -> Path:
 def tree(folder: Path) -> dict[str, bytes]:
     """Every file below, by name."""
     return {p.name: p.read_bytes() for p in sorted(folder.iterdir()) if p.is_file()}
+
+
+def full_disk(patch: pytest.MonkeyPatch, *, after: int = 0, only: bool = False) -> None:
+    """From now on no file of a vault can be written, but for the first `after`; `only` one fails."""
+    real, calls = files.write_atomic, itertools.count()
+
+    def write(path: Path, data: bytes) -> None:
+        call = next(calls)
+        if call == after or (call > after and not only):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        real(path, data)
+
+    patch.setattr(files, "write_atomic", write)
 
 
 def generations(folder: Path) -> list[str]:
