@@ -8,7 +8,7 @@ docs/bundle-format.md section 8.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -120,20 +120,19 @@ def install(
         check_listing(source, accepted.manifest.files)
         _remember_latest(folder, state, decision.latest)
         target = bundle_path(folder, accepted.bundle_id)
-        if not _is_intact(target, accepted, limits):
+        if _is_intact(target, accepted, limits):
+            content = _check_content(target, accepted)
+        else:
             staging = folder / BUNDLES_FOLDER / f"{_PARTIAL}{accepted.bundle_id}"
             with _disk(accepted):
                 _clean(folder, keep=staging)
-            held = {} if isinstance(source, Path) else _held_files(folder, limits)
-            _stage(staging, accepted, source, held, limits)
+            _stage(staging, accepted, source, limits)
             content = _check_content(staging, accepted)
             with _disk(accepted):
                 write_file(staging / MANIFEST_NAME, manifest)
                 write_file(staging / SIGNATURES_NAME, signatures)
                 remove_folder(target)
                 move_folder(staging, target)
-        else:
-            content = _check_content(target, accepted)
         new = _next_state(folder, decision, root, state, now)
         with _disk(accepted):
             _renew_signatures(target, signatures)
@@ -208,7 +207,6 @@ def _stage(
     staging: Path,
     accepted: VerifiedManifest,
     source: Source,
-    held: Mapping[str, Path],
     limits: Limits,
 ) -> None:
     """Fill the staging folder with verified files; those it holds intact are kept.
@@ -217,6 +215,7 @@ def _stage(
     taken hours; of a refused local source nothing is kept.
     """
     manifest = accepted.manifest
+    held = {} if isinstance(source, Path) else _held_files(staging.parent.parent, limits)
     for leftover in staging.rglob(".*.tmp"):
         leftover.unlink()  # of a write that was killed half-way
     for name, entry in manifest.files.items():

@@ -57,11 +57,13 @@ class ReleaseMemory:
                 memory_bytes=memory_bytes,
                 base_weights=base_weights,
             )
-            self._loaded = asked, release
         else:
             _prepare(threads, memory_bytes)
-        self._loaded[1].memory_bytes = memory_bytes
-        return self._loaded[1]
+            release = self._loaded[1]
+            if release.memory_bytes != memory_bytes:  # who holds it keeps what it was given
+                release = dataclasses.replace(release, memory_bytes=memory_bytes)
+        self._loaded = asked, release
+        return release
 
 
 def load_installed(
@@ -87,9 +89,7 @@ def load_installed(
         BaseModelError: the base is not on this machine, or cannot be loaded.
     """
     _prepare(threads, memory_bytes)
-    loaded = _load(release, base, base_weights)
-    loaded.memory_bytes = memory_bytes
-    return loaded
+    return dataclasses.replace(_load(release, base, base_weights), memory_bytes=memory_bytes)
 
 
 def _prepare(threads: int, memory_bytes: int | None) -> None:
