@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from datetime import timedelta
 
 import pytest
@@ -18,6 +17,7 @@ from bundle_samples import (
     referring_files,
     sample_files,
 )
+from stops import StoppedError, stopped_at_every_sync
 
 from client.releases.bases import verify_base_files
 from client.releases.install import install
@@ -106,35 +106,19 @@ def test_refused_content_leaves_no_trace(folder):
     assert sorted(path.name for path in folder.iterdir()) == [".lock", "latest.json", "v00000001"]
 
 
-class StoppedError(BaseException):
-    """Stands for a kill: no cleanup code that catches Exception sees it."""
-
-
 def test_stopped_at_any_sync_the_next_call_ends_in_the_same_state(tmp_path, monkeypatch):
-    """Every fsync is a point at which state may have reached the disk."""
     whole = tmp_path / "whole"
-    expected = release(whole, OTHER)
-    original, stops = os.fsync, 0
-    while True:
-        folder, left = tmp_path / f"stop{stops}", [stops]
+    expected, step = release(whole, OTHER), 0
 
-        def fsync(handle, left=left):
-            if left[0] == 0:
-                raise StoppedError
-            left[0] -= 1
-            original(handle)
+    def begin(step):
+        return lambda: release(tmp_path / f"stop{step}", OTHER)
 
-        monkeypatch.setattr(os, "fsync", fsync)
-        try:
-            release(folder, OTHER)
-            break
-        except StoppedError:
-            stops += 1
-        finally:
-            monkeypatch.setattr(os, "fsync", original)
+    for step, stop in stopped_at_every_sync(monkeypatch, begin):
+        folder = tmp_path / f"stop{step}"
+        assert isinstance(stop, StoppedError)
         assert release(folder, OTHER).bundle_id == expected.bundle_id
         assert snapshot(folder) == snapshot(whole)
-    assert stops > len(OTHER)
+    assert step >= len(OTHER)
 
 
 def test_one_publisher_at_a_time(folder):
