@@ -74,6 +74,14 @@ def home(tmp_path):
 
 
 @pytest.fixture
+def web():
+    """A server; a release folder that is served lies at its `address`."""
+    with serving() as server:
+        server.address = f"{server.url}/release"
+        yield server
+
+
+@pytest.fixture
 def publisher(tmp_path):
     return Publisher(tmp_path / "release")
 
@@ -169,42 +177,41 @@ def test_a_folder_with_a_stale_word_is_taken_and_every_look_warns(home, publishe
     assert add(home, publisher, STALE).bundle.warnings == ()
 
 
-def test_a_server_with_a_stale_word_is_refused_unless_it_shows_what_is_installed(home, publisher):
+def test_a_server_with_a_stale_word_is_refused_unless_it_shows_what_is_installed(
+    home, publisher, web
+):
     pin_root_of(home, ROOT)
     publisher.publish()
-    with serving() as server:
-        serve_folder(server, publisher.folder)
-        url = f"{server.url}/release"
-        with pytest.raises(BundleExpiredError, match="withholding") as caught:
-            add_bundle(home, url, now=STALE)
-        assert caught.value.exit_code == 35
-        assert installed(home.path) is None
-        assert add_bundle(home, url, now=NOW).bundle.version == 1
-        again = add_bundle(home, url, now=STALE)
-        assert (again.changed, again.bundle.warnings) == (False, (BundleWarning.STALE,))
+    serve_folder(web, publisher.folder)
+    with pytest.raises(BundleExpiredError, match="withholding") as caught:
+        add_bundle(home, web.address, now=STALE)
+    assert caught.value.exit_code == 35
+    assert installed(home.path) is None
+    assert add_bundle(home, web.address, now=NOW).bundle.version == 1
+    again = add_bundle(home, web.address, now=STALE)
+    assert (again.changed, again.bundle.warnings) == (False, (BundleWarning.STALE,))
 
 
 @pytest.mark.parametrize("stale", [False, True])
-def test_a_server_cannot_withhold_by_hiding_the_word_either(home, publisher, stale):
+def test_a_server_cannot_withhold_by_hiding_the_word_either(home, publisher, stale, web):
     """It says that latest.json is missing, and shows an old release at the address itself."""
     pin_root_of(home, ROOT)
     publisher.publish()
-    with serving() as server:
-        serve_folder(server, publisher.folder)
-        for path, content in list(server.files.items()):
-            server.files[path.replace("/v00000001", "")] = content
-        word = server.files.pop("/release/latest.json")
-        if stale:
-            server.files["/latest.json"] = word
-        error = BundleExpiredError if stale else BundleSignatureError
-        with pytest.raises(error, match="withholding"):
-            add_bundle(home, f"{server.url}/release", now=STALE)
-        assert installed(home.path) is None
-        server.files["/latest.json"] = word
-        assert add_bundle(home, f"{server.url}/release", now=NOW).bundle.version == 1
-        del server.files["/latest.json"]
-        again = add_bundle(home, f"{server.url}/release", now=NOW)
-        assert not again.changed  # what is installed may be repaired from anywhere
+    serve_folder(web, publisher.folder)
+    for path, content in list(web.files.items()):
+        web.files[path.replace("/v00000001", "")] = content
+    word = web.files.pop("/release/latest.json")
+    if stale:
+        web.files["/latest.json"] = word
+    error = BundleExpiredError if stale else BundleSignatureError
+    with pytest.raises(error, match="withholding"):
+        add_bundle(home, web.address, now=STALE)
+    assert installed(home.path) is None
+    web.files["/latest.json"] = word
+    assert add_bundle(home, web.address, now=NOW).bundle.version == 1
+    del web.files["/latest.json"]
+    again = add_bundle(home, web.address, now=NOW)
+    assert not again.changed  # what is installed may be repaired from anywhere
 
 
 def test_the_root_of_an_old_invitation_may_be_named_after_the_keys_changed(
