@@ -42,7 +42,13 @@ from proper_model.release.contents import Release
 from proper_model.release.recipe import BaseSource
 from proper_model.settings import BaseWeights
 from proper_model.storage.durable import move_folder, remove_folder
-from proper_model.storage.files import PRIVATE_FILE, PRIVATE_FOLDER, storage_errors, write_atomic
+from proper_model.storage.files import (
+    PRIVATE_FILE,
+    PRIVATE_FOLDER,
+    storage_errors,
+    sync_file,
+    write_atomic,
+)
 
 _AS_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 BASE = "base"  # folder of a base that is written beside an adapter
@@ -274,8 +280,4 @@ def _settle(path: Path) -> None:
     mode = PRIVATE_FOLDER if path.is_dir() else PRIVATE_FILE
     if stat.S_IMODE(path.stat().st_mode) & ~mode:
         path.chmod(mode)
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync_file(path)

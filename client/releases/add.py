@@ -23,11 +23,9 @@ from client.releases.install import LOCK_TIMEOUT_S, decide, install
 from client.releases.last_seen import news
 from client.releases.loading import ReleaseMemory
 from client.releases.pinned_root import Trust, decide_trust, load_root, pin_root
-from client.releases.place import ReleasePlace, fetch_from, opened, silent
+from client.releases.place import ReleasePlace, opened, silent
 from client.releases.store import INSTALL_FIRST, InstalledBundle, installed, read_state, stored
 from client.releases.verify import CHECKING, CHECKING_BASE
-from proper_model.bundle.limits import DEFAULT_LIMITS
-from proper_model.bundle.signed_bundle import MANIFEST_NAME, SIGNATURES_NAME
 from proper_model.errors import (
     BaseModelError,
     BundleForeignError,
@@ -151,9 +149,7 @@ def _pinned(home: Home, trust: Trust, place: ReleasePlace, now: datetime) -> Ite
     if trust.pinned:
         yield
         return
-    manifest = fetch_from(place.bundle, MANIFEST_NAME, DEFAULT_LIMITS.manifest_bytes)
-    signatures = fetch_from(place.bundle, SIGNATURES_NAME, DEFAULT_LIMITS.signature_bytes)
-    decide(home.path, manifest, signatures, trust.root, found=place.found, now=now)
+    decide(home.path, place.bundle, trust.root, found=place.found, now=now)
     pin_root(home.root_file, trust.root)
     try:
         yield

@@ -74,9 +74,12 @@ class Decision:
     """That a release may be installed.
 
     Attributes:
+        manifest, signatures: the two small files that were judged.
         latest: the latest.json to remember.
     """
 
+    manifest: bytes
+    signatures: bytes
     release: VerifiedManifest
     latest: SeenLatest | None
 
@@ -112,15 +115,13 @@ def install(
     """
     now = now or datetime.now(UTC)
     with exclusive(folder, lock_timeout_s):
-        manifest = fetch_from(source, MANIFEST_NAME, limits.manifest_bytes)
-        signatures = fetch_from(source, SIGNATURES_NAME, limits.signature_bytes)
         state = read_state(folder)
-        decision = decide(folder, manifest, signatures, root, found=found, now=now, limits=limits)
+        decision = decide(folder, source, root, found=found, now=now, limits=limits)
         accepted = decision.release
         check_listing(source, accepted.manifest.files)
         _remember_latest(folder, state, decision.latest)
         target = bundle_path(folder, accepted.bundle_id)
-        if _is_intact(target, accepted, limits):
+        if _is_intact(target, accepted):
             content = _check_content(target, accepted)
         else:
             staging = folder / BUNDLES_FOLDER / f"{_PARTIAL}{accepted.bundle_id}"
@@ -129,24 +130,23 @@ def install(
             _stage(staging, accepted, source, limits)
             content = _check_content(staging, accepted)
             with _disk(accepted):
-                write_file(staging / MANIFEST_NAME, manifest)
-                write_file(staging / SIGNATURES_NAME, signatures)
+                write_file(staging / MANIFEST_NAME, decision.manifest)
+                write_file(staging / SIGNATURES_NAME, decision.signatures)
                 remove_folder(target)
                 move_folder(staging, target)
         new = _next_state(folder, decision, root, state, now)
         with _disk(accepted):
-            _renew_signatures(target, signatures)
+            _renew_signatures(target, decision.signatures)
             if new != state:
                 write_state(folder, new)
             _clean(folder, keep=None)
-        bundle = load_bundle(folder, new, now=now, limits=limits)
+        bundle = load_bundle(folder, new, now=now)
         return InstalledRelease(bundle, content.recipe, content.task)
 
 
 def decide(
     folder: Path,
-    manifest: bytes,
-    signatures: bytes,
+    source: Source,
     root: TrustedRoot,
     *,
     found: Announcement,
@@ -161,6 +161,8 @@ def decide(
         BundleError: one of its children, as `verify_manifest` and `check_latest`.
         StateError: the host's own record is damaged.
     """
+    manifest = fetch_from(source, MANIFEST_NAME, limits.manifest_bytes)
+    signatures = fetch_from(source, SIGNATURES_NAME, limits.signature_bytes)
     state = read_state(folder)
     if state is not None and state.channel != root.channel:
         raise BundleForeignError(
@@ -180,7 +182,7 @@ def decide(
         limits=limits,
     )
     check_announced(found, release, state, root)
-    return Decision(release, latest)
+    return Decision(manifest, signatures, release, latest)
 
 
 def _remember_latest(folder: Path, state: StoreState | None, latest: SeenLatest | None) -> None:
@@ -215,7 +217,7 @@ def _stage(
     taken hours; of a refused local source nothing is kept.
     """
     manifest = accepted.manifest
-    held = {} if isinstance(source, Path) else _held_files(staging.parent.parent, limits)
+    held = {} if isinstance(source, Path) else _held_files(staging.parent.parent)
     for leftover in staging.rglob(".*.tmp"):
         leftover.unlink()  # of a write that was killed half-way
     for name, entry in manifest.files.items():
@@ -268,22 +270,22 @@ def _holds(path: Path, manifest: Manifest, name: str) -> bool:
     return True
 
 
-def _is_intact(path: Path, accepted: VerifiedManifest, limits: Limits) -> bool:
+def _is_intact(path: Path, accepted: VerifiedManifest) -> bool:
     """Whether this release is on disk already, every byte of it."""
     try:
-        read_manifest(path, accepted.bundle_id, limits)
+        read_manifest(path, accepted.bundle_id)
     except BundleError:
         return False
     return all(_holds(path, accepted.manifest, name) for name in accepted.manifest.files)
 
 
-def _held_files(folder: Path, limits: Limits) -> dict[str, Path]:
+def _held_files(folder: Path) -> dict[str, Path]:
     """sha256 -> path of every intact file in any installed bundle."""
     held = {}
     for bundle_id in stored_ids(folder):
         path = bundle_path(folder, bundle_id)
         try:
-            manifest = read_manifest(path, bundle_id, limits)
+            manifest = read_manifest(path, bundle_id)
         except BundleError:
             continue
         for name, entry in manifest.files.items():

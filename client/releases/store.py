@@ -21,7 +21,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from proper_model.bundle.limits import DEFAULT_LIMITS, Limits
+from proper_model.bundle.limits import DEFAULT_LIMITS
 from proper_model.bundle.manifest import Manifest, Sha256, parse_manifest
 from proper_model.bundle.signed_bundle import MANIFEST_NAME, check_hash, content_id
 from proper_model.bundle.signed_time import Time, format_time, parse_time
@@ -111,15 +111,12 @@ class StoreState(_Record):
     latest: SeenLatest | None = None
 
 
-def installed(
-    folder: Path, *, now: datetime | None = None, limits: Limits = DEFAULT_LIMITS
-) -> InstalledBundle | None:
+def installed(folder: Path, *, now: datetime | None = None) -> InstalledBundle | None:
     """The current bundle of this host, or None when none was installed. Changes nothing.
 
     Args:
         folder: the host folder.
         now: aware time for the warnings; the system's when not given.
-        limits: as at installation.
 
     Raises:
         StateError: state.json is damaged.
@@ -128,18 +125,16 @@ def installed(
     state = read_state(folder)
     if state is None:
         return None
-    return load_bundle(folder, state, now=now or datetime.now(UTC), limits=limits)
+    return load_bundle(folder, state, now=now or datetime.now(UTC))
 
 
-def stored(
-    folder: Path, bundle_id: str, *, now: datetime | None = None, limits: Limits = DEFAULT_LIMITS
-) -> InstalledBundle | None:
+def stored(folder: Path, bundle_id: str, *, now: datetime | None = None) -> InstalledBundle | None:
     """Any bundle of this host, also an older one; None when it is not there. Raises as `installed`."""
     state = read_state(folder)
     if state is None or bundle_id not in stored_ids(folder):
         return None
     asked = state.model_copy(update={"bundle_id": bundle_id})
-    return load_bundle(folder, asked, now=now or datetime.now(UTC), limits=limits)
+    return load_bundle(folder, asked, now=now or datetime.now(UTC))
 
 
 def stored_ids(folder: Path) -> list[str]:
@@ -149,12 +144,10 @@ def stored_ids(folder: Path) -> list[str]:
     return sorted(name for name in names if _BUNDLE_ID.fullmatch(name) is not None)
 
 
-def load_bundle(
-    folder: Path, state: StoreState, *, now: datetime, limits: Limits = DEFAULT_LIMITS
-) -> InstalledBundle:
+def load_bundle(folder: Path, state: StoreState, *, now: datetime) -> InstalledBundle:
     """The bundle `state` names, with warnings as of `now`. Raises as `installed`."""
     path = bundle_path(folder, state.bundle_id)
-    manifest = read_manifest(path, state.bundle_id, limits)
+    manifest = read_manifest(path, state.bundle_id)
     return InstalledBundle(
         state.bundle_id, manifest.version, path, manifest, _warnings(manifest, state, now)
     )
@@ -176,14 +169,14 @@ def read_checked(path: Path, manifest: Manifest, name: str) -> bytes:
     return data
 
 
-def read_manifest(path: Path, bundle_id: str, limits: Limits) -> Manifest:
+def read_manifest(path: Path, bundle_id: str) -> Manifest:
     """Manifest of an installed bundle, which must still have the id it was installed under.
 
     Raises:
         BundleIntegrityError: missing or altered.
     """
     try:
-        data = read_bounded(path / MANIFEST_NAME, limits.manifest_bytes)
+        data = read_bounded(path / MANIFEST_NAME, DEFAULT_LIMITS.manifest_bytes)
     except OSError as error:
         raise BundleIntegrityError(
             f"installed bundle {bundle_id[:16]}: {MANIFEST_NAME}: {error.strerror}",
@@ -194,7 +187,7 @@ def read_manifest(path: Path, bundle_id: str, limits: Limits) -> Manifest:
             f"installed bundle {bundle_id[:16]}: its manifest was altered",
             hint="install the release again",
         )
-    return parse_manifest(data, limits)
+    return parse_manifest(data, DEFAULT_LIMITS)
 
 
 def bundle_path(folder: Path, bundle_id: str) -> Path:

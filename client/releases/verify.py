@@ -29,9 +29,8 @@ from client.releases.store import (
     installed,
     read_state,
 )
-from proper_model.bundle.limits import DEFAULT_LIMITS
 from proper_model.bundle.manifest import Manifest
-from proper_model.bundle.signed_bundle import MANIFEST_NAME, SIGNATURES_NAME, check_file, check_hash
+from proper_model.bundle.signed_bundle import check_file, check_hash
 from proper_model.errors import BaseModelError, BundleSignatureError, NotInstalledError
 
 if TYPE_CHECKING:
@@ -126,9 +125,7 @@ def _verified(
     from proper_model.checks import check_installable
 
     state, source = read_state(home.path), place.bundle
-    manifest_bytes = fetch_from(source, MANIFEST_NAME, DEFAULT_LIMITS.manifest_bytes)
-    signatures = fetch_from(source, SIGNATURES_NAME, DEFAULT_LIMITS.signature_bytes)
-    decision = decide(home.path, manifest_bytes, signatures, trust.root, found=place.found, now=now)
+    decision = decide(home.path, source, trust.root, found=place.found, now=now)
     accepted, manifest = decision.release, decision.release.manifest
     check_listing(source, manifest.files)
     for done, (name, entry) in enumerate(manifest.files.items()):
