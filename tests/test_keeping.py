@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
-import keyring
 import pytest
 from keyrings import MemoryKeyring
-from test_vault_keys import Killed, kill_at
-from vault_samples import BUNDLE, CHEAP, full_disk, generations
+from vault_samples import BUNDLE, CHEAP, Killed, full_disk, generations, kill_at
 
 from client.home import Home
 from client.person.state import PersonalState, encode
@@ -28,14 +25,6 @@ from tests.device_cli import PASSPHRASE, Person
 
 WORD = Passphrase(PASSPHRASE)
 STATE = encode(PersonalState(BUNDLE, 1, seed=1))
-
-
-@pytest.fixture
-def ring() -> Iterator[MemoryKeyring]:
-    before, made = keyring.get_keyring(), MemoryKeyring()
-    keyring.set_keyring(made)
-    yield made
-    keyring.set_keyring(before)
 
 
 @pytest.fixture

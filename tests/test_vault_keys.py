@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import keyring
@@ -13,10 +12,21 @@ import keyring.backends.fail
 import keyring.backends.null
 import pytest
 from keyrings import ForgetfulKeyring, MemoryKeyring, PlaintextKeyring, WeakKeyring
-from vault_samples import BUNDLE, CHEAP, WORD, full_disk, generations, make_vault, put_files, tree
+from vault_samples import (
+    BUNDLE,
+    WORD,
+    Killed,
+    full_disk,
+    generations,
+    kill_at,
+    make_vault,
+    put_files,
+    reopen,
+    tree,
+)
 
 from client.vault import keyring_store
-from client.vault.opening import KeyringEntry, Passphrase, destroy_vault, open_vault, slot_kinds
+from client.vault.opening import KeyringEntry, Passphrase, destroy_vault, slot_kinds
 from proper_model.errors import PassphraseError, StorageError, VaultError
 from proper_model.storage import files
 
@@ -26,20 +36,6 @@ NEW = Passphrase("battery staple")
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     return tmp_path / "vault"
-
-
-@pytest.fixture
-def ring() -> Iterator[MemoryKeyring]:
-    """A keyring in memory, in use."""
-    before = keyring.get_keyring()
-    made = MemoryKeyring()
-    keyring.set_keyring(made)
-    yield made
-    keyring.set_keyring(before)
-
-
-def reopen(folder: Path, secret=WORD):
-    return open_vault(folder, secret, cost=CHEAP)
 
 
 def test_a_new_passphrase_touches_no_generation(folder: Path) -> None:
@@ -148,39 +144,6 @@ def test_a_rotation_without_content_or_with_nothing_whole(folder: Path, tmp_path
     with pytest.raises(VaultError, match="not a vault file"):
         other.rotate([NEW])
     assert tree(tmp_path / "other") == before
-
-
-class Killed(BaseException):
-    """Stands for SIGKILL: nothing of the product catches it."""
-
-
-def every_step(monkeypatch: pytest.MonkeyPatch, action: Callable[[], None]) -> None:
-    """Run `action` before and after each change of the folder, however it is made."""
-
-    def guard(owner, name: str) -> None:
-        real = getattr(owner, name)
-
-        def stopping(*arguments, **named):
-            action()
-            result = real(*arguments, **named)
-            action()
-            return result
-
-        monkeypatch.setattr(owner, name, stopping)
-
-    guard(files, "write_atomic")
-    guard(Path, "unlink")
-
-
-def kill_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
-    """Stop before or after the step-th change of the folder."""
-    count = itertools.count()
-
-    def stop() -> None:
-        if next(count) == step:
-            raise Killed
-
-    every_step(monkeypatch, stop)
 
 
 def test_a_rotation_killed_at_any_step_leaves_a_vault_that_opens(tmp_path: Path, ring) -> None:

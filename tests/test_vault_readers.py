@@ -13,8 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from test_vault_keys import every_step
-from vault_samples import BUNDLE, CHEAP, WORD, make_vault, put_key_file, tree
+from vault_samples import BUNDLE, CHEAP, WORD, every_step, make_vault, put_key_file, tree
 
 from client.vault import contents, snapshot
 from client.vault.keys_document import Keys

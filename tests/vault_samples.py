@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from client.vault.key_derivation import Argon2idCost, ScryptCost
-from client.vault.opening import KeyFile, Passphrase, Vault, create_vault
+from client.vault.opening import KeyFile, Passphrase, Secret, Vault, create_vault, open_vault
 from proper_model.storage import files
 
 CHEAP = Argon2idCost(memory_kib=8, iterations=1, lanes=1)
@@ -32,6 +32,10 @@ def make_vault(folder: Path, *payloads: bytes, secrets=(WORD,), seed: str = "a")
     for payload in payloads:
         vault.write(payload, bundle_id=BUNDLE)
     return vault
+
+
+def reopen(folder: Path, secret: Secret = WORD) -> Vault:
+    return open_vault(folder, secret, cost=CHEAP)
 
 
 def put_key_file(path: Path, content: bytes = b"k" * 32) -> KeyFile:
@@ -69,3 +73,36 @@ def full_disk(patch: pytest.MonkeyPatch, *, after: int = 0, only: bool = False) 
 
 def generations(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.glob("*.vault"))
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing of the product catches it."""
+
+
+def every_step(monkeypatch: pytest.MonkeyPatch, action: Callable[[], None]) -> None:
+    """Run `action` before and after each change of the folder, however it is made."""
+
+    def guard(owner, name: str) -> None:
+        real = getattr(owner, name)
+
+        def stopping(*arguments, **named):
+            action()
+            result = real(*arguments, **named)
+            action()
+            return result
+
+        monkeypatch.setattr(owner, name, stopping)
+
+    guard(files, "write_atomic")
+    guard(Path, "unlink")
+
+
+def kill_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    """Stop before or after the step-th change of the folder."""
+    count = itertools.count()
+
+    def stop() -> None:
+        if next(count) == step:
+            raise Killed
+
+    every_step(monkeypatch, stop)
