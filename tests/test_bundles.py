@@ -747,6 +747,12 @@ def use(home):
     assert base_facts(home, release).shape
     first, _ = load_release(home, memory, threads=1)
     assert load_release(home, memory, threads=1)[0] is first
+    tight, _ = load_release(home, memory, threads=1, memory_bytes=1 << 30)
+    assert (tight.memory_bytes, first.memory_bytes, tight.base is first.base) == (
+        1 << 30,
+        None,
+        True,
+    )
 
 
 @pytest.mark.parametrize("damage", ["altered", "missing", "more"])
