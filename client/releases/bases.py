@@ -7,25 +7,32 @@ fine-tuned on (docs/security.md 1, "privacy backdoors"). Source: docs/bundle-for
 
 from __future__ import annotations
 
+import hashlib
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from proper_model.base.outside_config import MAX_CONFIG_BYTES
+from proper_model.bundle.file_names import CONFIG, may_be_read
 from proper_model.bundle.manifest import BaseReference
-from proper_model.errors import BaseModelError, BundleFormatError, ConfigError, StateError
+from proper_model.errors import (
+    BaseModelError,
+    BundleForeignError,
+    BundleFormatError,
+    ConfigError,
+    StateError,
+)
 from proper_model.storage import canonical
-from proper_model.storage.files import read_regular, storage_errors, write_atomic
+from proper_model.storage.files import (
+    open_regular,
+    read_followed,
+    read_regular,
+    storage_errors,
+    write_atomic,
+)
 
 if TYPE_CHECKING:
     from client.home import Home
-
-
-import hashlib
-import os
-
-from proper_model.base.outside_config import MAX_CONFIG_BYTES
-from proper_model.bundle.file_names import CONFIG, may_be_read
-from proper_model.errors import BundleForeignError
-from proper_model.storage.files import open_regular, read_followed
 
 _MAX_BYTES = 1 << 20
 
@@ -70,8 +77,6 @@ def check_base_files(home: Home, reference: BaseReference, named: str | None = N
     Raises BaseModelError if it is not on this machine, saying how to get it, BundleForeignError if
     a file is missing, different or too many, StateError if bases.json is damaged.
     """
-    from client.releases.bases import verify_base_files
-
     folder = _cached(reference, named) if named is not None else Path(base_of(home, reference))
     verify_base_files(reference, folder)
     return folder.absolute()

@@ -1,7 +1,7 @@
-"""The pinned trust root of this device: one file that only a doubly signed rotation may replace.
+"""The trust root that releases are judged by: pinned in one file, replaced by doubly signed steps only.
 
-The first root.json arrives out of band, with the program or the invitation; a newer one may lie
-beside a release and is followed step by step. Source: docs/security.md 2 ("Bundle"), docs/bundle-format.md
+The first root.json arrives by another way than the release, with the program or the invitation; a
+newer one may lie beside a release and is followed step by step. Source: docs/security.md 2 ("Bundle"), docs/bundle-format.md
 section 3.
 """
 
