@@ -74,14 +74,6 @@ def home(tmp_path):
 
 
 @pytest.fixture
-def web():
-    """A server; a release folder that is served lies at its `address`."""
-    with serving() as server:
-        server.address = f"{server.url}/release"
-        yield server
-
-
-@pytest.fixture
 def publisher(tmp_path):
     return Publisher(tmp_path / "release")
 
@@ -104,47 +96,100 @@ def put(home, files, root=ROOT, *, latest=None, now=NOW, remote=True, followed=T
 
 HONEST = bundle(2)
 NEXT = bundle(3)
-UNSIGNED = canonical.encode({"version": 3, "bundle_id": NEXT.bundle_id})
-
-
-class Attack:
-    """What a server shows next: a release, the word on it or on `of`, and what else differs."""
-
-    def __init__(self, error, files=NEXT, version=3, number=6, *, of=None, latest=None, **changes):
-        self.error, self.files = error, files
-        self.options = {k: changes.pop(k) for k in ("now", "root") if k in changes}
-        self.latest = latest or word(of or files, version, number, **changes)
-
-
 ATTACKS = {
-    "release by an arbitrary key": Attack(BundleSignatureError, bundle(3, keys=(THIEF,))),
-    "release by the latest key": Attack(BundleSignatureError, bundle(3, keys=(LATEST_KEY,))),
-    "release by root keys": Attack(BundleSignatureError, bundle(3, keys=ROOT_KEYS)),
-    "word by an arbitrary key": Attack(BundleSignatureError, keys=(THIEF,)),
-    "word by the release key": Attack(BundleSignatureError, keys=(RELEASE_KEY,)),
-    "word without a signature": Attack(BundleSignatureError, latest=UNSIGNED),
-    "rollback of the release": Attack(BundleRollbackError, bundle(1), 1),
-    "another release of the same version": Attack(BundleRollbackError, bundle(2, seed=99), 2),
-    "rollback of the word": Attack(BundleRollbackError, number=4),
-    "two words of one number": Attack(BundleRollbackError, number=5),
-    "mix of a word and another release": Attack(BundleIntegrityError, of=bundle(3, seed=99)),
-    "mix of a word and another version": Attack(BundleIntegrityError, version=4),
-    "freeze": Attack(BundleExpiredError, now=STALE),
-    "release of the future": Attack(BundleTimeError, bundle(3, created=NOW + DAY)),
-    "word of the future": Attack(BundleTimeError, created=NOW + DAY),
-    "expired release": Attack(BundleError, now=NOW + 400 * DAY),
-    "expired root": Attack(BundleExpiredError, root=roles_root(expires=NOW)),
+    "release by an arbitrary key": (
+        bundle(3, keys=(THIEF,)),
+        lambda b: word(b, 3, 6),
+        {},
+        BundleSignatureError,
+    ),
+    "release by the latest key": (
+        bundle(3, keys=(LATEST_KEY,)),
+        lambda b: word(b, 3, 6),
+        {},
+        BundleSignatureError,
+    ),
+    "release by root keys": (
+        bundle(3, keys=ROOT_KEYS),
+        lambda b: word(b, 3, 6),
+        {},
+        BundleSignatureError,
+    ),
+    "word by an arbitrary key": (
+        NEXT,
+        lambda b: word(b, 3, 6, keys=(THIEF,)),
+        {},
+        BundleSignatureError,
+    ),
+    "word by the release key": (
+        NEXT,
+        lambda b: word(b, 3, 6, keys=(RELEASE_KEY,)),
+        {},
+        BundleSignatureError,
+    ),
+    "word without a signature": (
+        NEXT,
+        lambda b: canonical.encode({"version": 3, "bundle_id": b.bundle_id}),
+        {},
+        BundleSignatureError,
+    ),
+    "rollback of the release": (
+        bundle(1),
+        lambda b: word(b, 1, 6),
+        {},
+        BundleRollbackError,
+    ),
+    "another release of the same version": (
+        bundle(2, seed=99),
+        lambda b: word(b, 2, 6),
+        {},
+        BundleRollbackError,
+    ),
+    "rollback of the word": (NEXT, lambda b: word(b, 3, 4), {}, BundleRollbackError),
+    "two words of one number": (NEXT, lambda b: word(b, 3, 5), {}, BundleRollbackError),
+    "mix of a word and another release": (
+        NEXT,
+        lambda _b: word(bundle(3, seed=99), 3, 6),
+        {},
+        BundleIntegrityError,
+    ),
+    "mix of a word and another version": (
+        NEXT,
+        lambda b: word(b, 4, 6),
+        {},
+        BundleIntegrityError,
+    ),
+    "freeze": (NEXT, lambda b: word(b, 3, 6), {"now": STALE}, BundleExpiredError),
+    "release of the future": (
+        bundle(3, created=NOW + DAY),
+        lambda b: word(b, 3, 6),
+        {},
+        BundleTimeError,
+    ),
+    "word of the future": (
+        NEXT,
+        lambda b: word(b, 3, 6, created=NOW + DAY),
+        {},
+        BundleTimeError,
+    ),
+    "expired release": (NEXT, lambda b: word(b, 3, 6), {"now": NOW + 400 * DAY}, BundleError),
+    "expired root": (
+        NEXT,
+        lambda b: word(b, 3, 6),
+        {"root": roles_root(expires=NOW)},
+        BundleExpiredError,
+    ),
 }
 
 
 @pytest.mark.parametrize("name", ATTACKS)
 def test_an_attack_is_refused_and_changes_nothing(home, name):
-    attack = ATTACKS[name]
+    files, latest, options, error = ATTACKS[name]
     put(home, HONEST, latest=word(HONEST, 2, 5))
     before = (home.path / "bundles" / "state.json").read_bytes()
     with pytest.raises(BundleError) as caught:
-        put(home, attack.files, latest=attack.latest, **attack.options)
-    assert isinstance(caught.value, attack.error)
+        put(home, files, latest=latest(files), **options)
+    assert isinstance(caught.value, error)
     assert (home.path / "bundles" / "state.json").read_bytes() == before
     assert installed(home.path, now=NOW).version == 2
     # The same step by the publisher is taken.
@@ -177,41 +222,42 @@ def test_a_folder_with_a_stale_word_is_taken_and_every_look_warns(home, publishe
     assert add(home, publisher, STALE).bundle.warnings == ()
 
 
-def test_a_server_with_a_stale_word_is_refused_unless_it_shows_what_is_installed(
-    home, publisher, web
-):
+def test_a_server_with_a_stale_word_is_refused_unless_it_shows_what_is_installed(home, publisher):
     pin_root_of(home, ROOT)
     publisher.publish()
-    serve_folder(web, publisher.folder)
-    with pytest.raises(BundleExpiredError, match="withholding") as caught:
-        add_bundle(home, web.address, now=STALE)
-    assert caught.value.exit_code == 35
-    assert installed(home.path) is None
-    assert add_bundle(home, web.address, now=NOW).bundle.version == 1
-    again = add_bundle(home, web.address, now=STALE)
-    assert (again.changed, again.bundle.warnings) == (False, (BundleWarning.STALE,))
+    with serving() as server:
+        serve_folder(server, publisher.folder)
+        url = f"{server.url}/release"
+        with pytest.raises(BundleExpiredError, match="withholding") as caught:
+            add_bundle(home, url, now=STALE)
+        assert caught.value.exit_code == 35
+        assert installed(home.path) is None
+        assert add_bundle(home, url, now=NOW).bundle.version == 1
+        again = add_bundle(home, url, now=STALE)
+        assert (again.changed, again.bundle.warnings) == (False, (BundleWarning.STALE,))
 
 
 @pytest.mark.parametrize("stale", [False, True])
-def test_a_server_cannot_withhold_by_hiding_the_word_either(home, publisher, stale, web):
+def test_a_server_cannot_withhold_by_hiding_the_word_either(home, publisher, stale):
     """It says that latest.json is missing, and shows an old release at the address itself."""
     pin_root_of(home, ROOT)
     publisher.publish()
-    serve_folder(web, publisher.folder)
-    for path, content in list(web.files.items()):
-        web.files[path.replace("/v00000001", "")] = content
-    word = web.files.pop("/release/latest.json")
-    if stale:
-        web.files["/latest.json"] = word
-    error = BundleExpiredError if stale else BundleSignatureError
-    with pytest.raises(error, match="withholding"):
-        add_bundle(home, web.address, now=STALE)
-    assert installed(home.path) is None
-    web.files["/latest.json"] = word
-    assert add_bundle(home, web.address, now=NOW).bundle.version == 1
-    del web.files["/latest.json"]
-    again = add_bundle(home, web.address, now=NOW)
-    assert not again.changed  # what is installed may be repaired from anywhere
+    with serving() as server:
+        serve_folder(server, publisher.folder)
+        for path, content in list(server.files.items()):
+            server.files[path.replace("/v00000001", "")] = content
+        word = server.files.pop("/release/latest.json")
+        if stale:
+            server.files["/latest.json"] = word
+        error = BundleExpiredError if stale else BundleSignatureError
+        with pytest.raises(error, match="withholding"):
+            add_bundle(home, f"{server.url}/release", now=STALE)
+        assert installed(home.path) is None
+        server.files["/latest.json"] = word
+        assert add_bundle(home, f"{server.url}/release", now=NOW).bundle.version == 1
+        del server.files["/latest.json"]
+        again = add_bundle(home, f"{server.url}/release", now=NOW)
+        assert not again.changed  # what is installed may be repaired from anywhere
 
 
 def test_the_root_of_an_old_invitation_may_be_named_after_the_keys_changed(
