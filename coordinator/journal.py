@@ -9,7 +9,9 @@ Only one coordinator may work in a folder: `exclusive` holds a lock that ends wi
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
+import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -17,7 +19,6 @@ from pathlib import Path
 
 from proper_model.errors import SimulationError
 from proper_model.storage.documents import parse_object
-from proper_model.storage.durable import locked
 from proper_model.storage.files import make_private_folder, read_regular, write_atomic
 
 JOURNAL_FILE = "journal.json"
@@ -88,12 +89,15 @@ class Journal:
 def exclusive(folder: Path) -> Iterator[None]:
     """Hold the folder's lock. Raises SimulationError if another process holds it."""
     path = make_private_folder(folder) / LOCK_FILE
-    with contextlib.ExitStack() as held:
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
         try:
-            held.enter_context(locked(path, timeout_s=0))
-        except TimeoutError:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
             raise SimulationError(
                 f"{folder}: another run is using this folder",
                 hint="wait until it has ended, or give another --out",
             ) from None
         yield
+    finally:
+        os.close(descriptor)

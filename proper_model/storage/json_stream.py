@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from proper_model.errors import DataError
-from proper_model.storage.documents import DocumentError, parse_json
 
 CHUNK_BYTES = 1 << 18
 MAX_RECORD_CHARS = 1 << 28
@@ -238,10 +237,18 @@ def read_object(path: Path, *, limit_bytes: int = 1 << 30) -> dict[str, Any]:
     if size > limit_bytes:
         raise DataError(f"{path.name}: {size} bytes, more than the limit of {limit_bytes}")
     try:
-        # A person's text may hold half a surrogate pair, which the reader of records replaces.
-        value = parse_json(data.removeprefix(codecs.BOM_UTF8), surrogates=True)
-    except DocumentError as error:
-        raise DataError(f"{path.name}: {error}", hint="fetch or write the file again") from None
+        value = json.loads(data.decode("utf-8-sig"), parse_constant=_refuse_constant)
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path.name}: not UTF-8 near byte {error.start}") from None
+    except _ConstantError:
+        raise DataError(f"{path.name}: NaN and Infinity are not JSON") from None
+    except (ValueError, RecursionError) as error:
+        where = f" at character {error.pos}" if isinstance(error, json.JSONDecodeError) else ""
+        if (
+            isinstance(error, ValueError) and not where
+        ):  # Python's own limit, against quadratic time
+            raise DataError(f"{path.name}: a number has too many digits") from None
+        raise DataError(f"{path.name}: malformed or truncated JSON{where}") from None
     if not isinstance(value, dict):
         raise DataError(f"{path.name}: expected a JSON object")
     return value

@@ -1,6 +1,6 @@
 """Download LaMP from its own server, and know when what came is not LaMP (docs/method.md 4.1).
 
-Known traps: a wrong path answers 200 with a small HTML page; the movie tagging task lives under
+Traps: a wrong path answers 200 with a small HTML page; the movie tagging task lives under
 `LaMP_2/new/`, plain `LaMP_2` is news categorization; test answers are withheld. A broken download
 leaves a `.part` file and goes on from there. Everything is checked before a file gets its name,
 and `manifest.json` records sizes, counts and SHA-256. LaMP is CC BY-NC-SA 4.0; fetching is not
@@ -37,7 +37,7 @@ TASK_FOLDERS = {
 PARTS = ("train", "dev")
 # LaMP's smallest file is far larger, its HTML error page far smaller.
 MIN_BYTES = 2048
-# Its largest has a few gigabytes; a transfer without end is stopped here.
+# Its largest has a few gigabytes: a server that sends without end is not believed much longer.
 MAX_BYTES = 32 << 30
 PATIENCE = Patience()
 
