@@ -72,7 +72,7 @@ def load_within(
 
     choice = choose(
         memory.limit_bytes,
-        base_facts(workspace.home, bundle),
+        base_facts(workspace.home, workspace.releases.read(bundle)),
         asked=memory.base_weights,
         stored=None if state is None else state.base_weights,
         recompute=memory.recompute,

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from client.person.learner import Learner
 from client.person.state import PersonalState, TaskState, encode, utc_now
-from client.vault.generations import generation_name, list_generations
+from client.vault.contents import generation_name, list_generations
 from client.vault.opening import vault_exists
 from proper_model.engine import Samples, TrialSettings, fit_settings, lora_settings
 from proper_model.tasks import HistoryItem, Task
