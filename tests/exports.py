@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from client.node.cohort_adaptation import UserState
-from client.node.cohort_prediction import arm_pass
+from client.person.arms import arm_pass
 from proper_model.base.population_lora import attach_population, merge_population, population_state
 from proper_model.kernels.packing import Encoded
 from proper_model.model.adapted_model import AdaptedModel

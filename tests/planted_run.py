@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from client.node.cohort_adaptation import UserState, adapt
-from client.node.cohort_prediction import predict
+from client.person.arms import predict
 from coordinator.phase_cache import PhaseCache
 from coordinator.pooled_stages import run_pooled_stages
 from proper_model.answering.routing_reader import routing_weights

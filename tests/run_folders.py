@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from client.node.cohort_adaptation import UserState
-from client.node.simulated_state import Binding, save_state
+from client.person.stores import Binding, save_state
 from proper_model.federation.run_plan import DeviceEntry, RunPlan, file_sha256
 from proper_model.settings.profile import StageSettings
 from proper_model.settings.settings_io import to_mapping

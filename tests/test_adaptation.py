@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from client.node.cohort_adaptation import UserState, adapt, user_seed
-from client.node.cohort_prediction import predict
+from client.person.arms import predict
 from proper_model.errors import BundleFormatError, ConfigError, StateError
 from proper_model.release.contents import Release, release_to_files
 from proper_model.tasks.records import User

@@ -86,7 +86,7 @@ def imported_roots(tree: ast.AST) -> Iterator[tuple[str, int]]:
 
 
 def import_violations(name: str, source: str) -> list[str]:
-    """What the file `name` (a path such as `client/node/simulated_state.py`) imports and must not."""
+    """What the file `name` (a path such as `client/person/stores.py`) imports and must not."""
     package, _, module = name.partition("/")
     forbidden = set(FORBIDDEN_IMPORTS[package])
     if name not in FLOWER_FILES:
@@ -450,7 +450,7 @@ def test_allowed_imports_pass(name: str, source: str) -> None:
 
 def test_planted_messages_are_caught() -> None:
     source = "reply = Message(content)\nother = app.Message(content)"
-    assert len(message_violations("client/node/simulated_state.py", source)) == 2
+    assert len(message_violations("client/person/stores.py", source)) == 2
     assert message_violations("client/node/flower_app.py", source) == []
 
 

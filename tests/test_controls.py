@@ -9,7 +9,7 @@ import pytest
 import torch
 from run_folders import make_run, make_user
 
-from client.node import cohort_prediction as client_prediction
+from client.person import arms as client_prediction
 from proper_model.errors import DataError
 from proper_model.evaluation.metrics import Prediction
 from proper_model.storage.files import make_private_folder, write_atomic

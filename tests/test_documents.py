@@ -16,9 +16,9 @@ from client.home import Home
 from client.node.device import USER_FILE, DeviceFolder
 from client.node.host_work import Engine
 from client.node.pieces import PieceStore
-from client.node.simulated_state import DIGEST_BYTES, MAGIC, Binding
-from client.node.simulated_state import decode as decode_state
 from client.person import state as personal_state
+from client.person.stores import DIGEST_BYTES, MAGIC, Binding
+from client.person.stores import decode as decode_state
 from client.releases.bases import base_of
 from client.releases.partial_file import PartialFile
 from client.releases.store import BUNDLES_FOLDER, STATE_NAME

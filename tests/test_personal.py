@@ -12,9 +12,9 @@ from torch import Tensor
 
 from client.commands.inspect import adapter_facts
 from client.node.cohort_adaptation import UserState
-from client.node.cohort_prediction import predict
 from client.person import adapting
 from client.person.answering import Personal
+from client.person.arms import predict
 from client.person.learner import Learner
 from client.person.state import PersonalState, TaskState, decode, encode
 from client.person.updating import update_samples

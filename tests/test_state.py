@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from client.node.cohort_adaptation import UserState
-from client.node.simulated_state import (
+from client.person.stores import (
     Binding,
     decode,
     encode,

@@ -16,7 +16,7 @@ from proper_model.errors import ConfigError, InterruptedRunError
 if TYPE_CHECKING:
     from client.commands.resumable import Histories, Spent
     from client.person.learner import Learner
-    from client.person.memory_choice import MemoryChoice
+    from client.person.load_for_training import MemoryChoice
     from client.person.state import PersonalState
     from client.releases.store import InstalledBundle
     from client.vault.opening import Vault
@@ -66,7 +66,7 @@ def load_within(
     memory: Memory,
 ) -> tuple[Release, MemoryChoice]:
     """A release with its base held as the options say, else as the adapters were trained."""
-    from client.person.memory_choice import choose
+    from client.person.load_for_training import choose
     from client.releases.base_facts import base_facts
     from proper_model.engine import return_freed_memory
 

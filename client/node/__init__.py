@@ -1,6 +1,5 @@
 """A node of the federation: devices that simulated or real people hold."""
 
 __all__ = [
-    "cohort_adaptation", "cohort_prediction", "failures", "flower_app", "host_work",
-    "simulated_state",
+    "cohort_adaptation", "failures", "flower_app", "host_work",
 ]

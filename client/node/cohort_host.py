@@ -21,7 +21,7 @@ from client.node.device import DeviceFolder
 from client.node.failures import describe
 from client.node.hosted import Hosted, digest
 from client.node.pieces import PieceStore
-from client.node.simulated_state import Binding, has_state, load_state, save_state
+from client.person.stores import Binding, has_state, load_state, save_state
 from proper_model.errors import (
     BaseModelError,
     ConfigError,

@@ -1,7 +1,7 @@
 """One device's own folder: the user's data, private state and predictions, and nothing shared.
 
 Layout: `user.json` (that one user, OPPU form), `root.json` (the trust root this device pins),
-`state/` (private state, see `client.node.simulated_state`), `predictions/<arm>.jsonl`, `failure.json` (why the
+`state/` (private state, see `client.person.stores`), `predictions/<arm>.jsonl`, `failure.json` (why the
 last round failed here). Folders are 0700, files 0600 from creation, writes are atomic, and links
 are never followed. Source: design notes docs/security.md 2 (same-device user) and docs/method.md 1.1.
 """

@@ -114,7 +114,7 @@ class Engine:
         progress: Progress,
     ) -> Iterator[tuple[str, dict[str, object]]]:
         """(user id, row of the predictions file) for every query."""
-        from client.node.cohort_prediction import predict
+        from client.person.arms import predict
 
         for prediction in predict(
             release, users, arm, states, memory_bytes=self.memory_bytes, progress=progress

@@ -1,6 +1,6 @@
 """One personalization: from anybody's history to an embedding, an adapter and answers."""
 
 __all__ = [
-    "adapting", "answering", "cost", "disk_cost", "evaluation", "forgetting", "learner",
-    "memory_choice", "replacing", "state", "state_check", "updating", "workspace",
+    "adapting", "answering", "arms", "cost", "disk_cost", "evaluation", "forgetting", "learner",
+    "load_for_training", "replacing", "state", "state_check", "stores", "updating", "workspace",
 ]

@@ -14,7 +14,7 @@ from functools import cached_property
 from torch import Tensor
 
 from client.node.cohort_adaptation import UserState
-from client.node.cohort_prediction import AnswerLimits, answering_tokens, arm_pass
+from client.person.arms import AnswerLimits, answering_tokens, arm_pass
 from client.person.state import PersonalState, TaskState
 from proper_model.answering import Answer, Ended, Question, answer_queries, routing_weights, stream
 from proper_model.errors import ConfigError, DataError

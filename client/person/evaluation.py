@@ -12,9 +12,9 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from client.node.cohort_prediction import prediction_of
 from client.person import adapting
 from client.person.answering import Personal
+from client.person.arms import prediction_of
 from client.person.learner import Learner
 from client.person.state import PersonalState
 from proper_model.data import date_key

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from client.node.cohort_adaptation import UserState
-from client.node.cohort_prediction import (
+from client.person.arms import (
     AnswerLimits,
     answering_tokens,
     arm_pass,

@@ -96,7 +96,7 @@ def controls_missing(plan: RunPlan) -> bool:
 def run_controls(plan: RunPlan, progress: Progress) -> None:
     """Predict the shuffled control for every query of every device."""
     target = control_file(plan, SHUFFLED)
-    from client.node.cohort_prediction import predict
+    from client.person.arms import predict
 
     users = [read_device_user(entry, plan) for entry in plan.devices]
     states = {

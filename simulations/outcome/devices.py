@@ -59,7 +59,7 @@ def _prediction(line: str, where: str) -> Prediction:
 
 def state_header(path: Path) -> dict[str, Any]:
     """The header of a private state file: binding and fit report, no tensors."""
-    from client.node.simulated_state import MAGIC, MAX_HEADER_BYTES
+    from client.person.stores import MAGIC, MAX_HEADER_BYTES
 
     try:
         with path.open("rb") as handle:
@@ -88,7 +88,7 @@ def fit_report(entry: DeviceEntry, arm: str) -> dict[str, object]:
 
 def read_state(entry: DeviceEntry, arm: str, user_id: str) -> UserState:
     """A device's private state, checked against its own header as the device itself would."""
-    from client.node.simulated_state import Binding, decode
+    from client.person.stores import Binding, decode
 
     path = entry.folder / "state" / f"{arm}.state"
     header = state_header(path)
