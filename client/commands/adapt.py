@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -11,15 +10,9 @@ import typer
 from client.commands import options as o
 from client.commands.reading import read_items, read_options
 from client.commands.task_choice import choose_task
-from client.commands.training_run import (
-    Memory,
-    learner_for,
-    new_state,
-    say_cost,
-    store,
-    stored_state,
-    train,
-)
+from client.commands.training_run import learner_for, new_state, say_cost, store, train
+from client.person.stores import VaultStore, stored
+from client.person.workspace import Memory
 from client.terminal.console import print_line, say
 from proper_model.tasks import HistoryItem, Task, counted
 
@@ -74,18 +67,25 @@ def adapt(
         say_plan(workspace, first, chosen_items, memory)
         return
     with workspace.changing() as vault:
-        state = stored_state(vault) or new_state(newest, vault)
+        state = stored(VaultStore(vault)) or new_state(newest, vault)
         bundle = workspace.bundle_of(state)
         chosen, items = first or chosen_items(state, bundle)
         histories = {**adapting.histories_of(state), chosen.name: (chosen, items)}
         say_dropped(state, chosen.name, items)
         with learner_for(workspace, bundle, state, memory) as learner:
             say_cost(workspace, learner, histories, memory)
-            step = partial(adapting.adapt, learner, state, histories)
-            trained, spent = train(vault, learner, state, histories, "adapt", step, resume=resume)
+            trained, spent = train(
+                vault,
+                learner,
+                state,
+                histories,
+                "adapt",
+                lambda learner: adapting.adapt(learner, state, histories),
+                resume=resume,
+            )
         store(vault, trained, what="adapt", task=chosen.name, items=len(items))
     say_outcome(trained, chosen.name, learner.settings.user.min_items_to_train)
-    say(f"took {o.readable_seconds(spent.seconds)}, {o.readable_bytes(spent.peak_bytes)} of memory")
+    spent.say()
 
 
 def say_plan(
@@ -97,12 +97,12 @@ def say_plan(
     """What adapting would cost. Nothing is changed."""
     from client.person import adapting
 
-    state = stored_state(workspace.open()) if first is None else None
+    state = stored(VaultStore(workspace.open())) if first is None else None
     bundle = workspace.bundle_of(state)
     chosen, items = first or choose(state, bundle)
-    stored = {} if state is None else adapting.histories_of(state)
+    known = {} if state is None else adapting.histories_of(state)
     with learner_for(workspace, bundle, state, memory) as learner:
-        say_cost(workspace, learner, {**stored, chosen.name: (chosen, items)}, memory)
+        say_cost(workspace, learner, {**known, chosen.name: (chosen, items)}, memory)
 
 
 def say_dropped(state: PersonalState, name: str, items: Sequence[HistoryItem]) -> None:

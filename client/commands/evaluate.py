@@ -8,8 +8,9 @@ import json
 import typer
 
 from client.commands import options as o
-from client.commands.training_run import Memory, check_limit, learner_for
-from client.person.workspace import read_state
+from client.commands.training_run import check_limit, learner_for
+from client.person.stores import VaultStore
+from client.person.workspace import Memory
 from client.terminal.console import print_line, print_table, say
 from client.terminal.tables import Table
 
@@ -35,7 +36,7 @@ def evaluate(
     workspace = o.workspace(context)
     memory = Memory(o.bytes_of(max_memory), base_weights, recompute)
     vault = workspace.open()
-    state = read_state(vault)
+    state = VaultStore(vault).read()
     name, _ = state.task_named(task)
     bundle = workspace.bundle_of(state)
     with learner_for(workspace, bundle, state, memory) as learner:

@@ -1,5 +1,3 @@
-"""A node of the federation: devices that simulated or real people hold."""
+"""A node of the federation: messages, pieces, what may leave, failures, devices' folders."""
 
-__all__ = [
-    "cohort_adaptation", "failures", "flower_app", "host_work",
-]
+__all__ = ["failures", "flower_app", "host_work"]

@@ -1,59 +1,124 @@
-"""What a device does with one person's items: adapt, go on with new ones, forget, move to a bundle.
+"""From histories to embeddings and adapters: one way for one person and for many at once.
 
-Pure functions from a state to a new one; storing it is the caller's. All tasks share one embedding:
-it is fitted on the items of all of them, and the adapters of all tasks train over it in shared
-passes, one member a task. Source: docs/method.md 1.5 f, 1.7 3c and 5 (drift, several tasks).
+`learn` fits every member's embedding and trains all adapters in shared passes. `adapt` is one person
+with a vault, who is one member: all tasks share one embedding, which is fitted on the items of all
+of them, and each task has an adapter over it. `adapt_users` is a cohort of simulated people of one
+task, under one or several arms. A member's result depends on its own items and seed alone. Pure:
+nothing is stored, sent or kept between calls. Source: PROPER eq. 11-13; docs/method.md 1.5 f, 1.7 3c
+and 5 (several tasks).
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
-from client.person.learner import Learner, Report, embedding_report, lora_report, samples_report
+from torch import Tensor
+
+from client.person.arms import STATEFUL_ARMS, check_arms
+from client.person.learner import (
+    Learner,
+    Progress,
+    Report,
+    embedding_report,
+    finite,
+    lora_report,
+    samples_report,
+    user_seed,
+)
 from client.person.state import PersonalState, TaskState, utc_now
-from client.person.updating import Member, go_on, update_samples
 from proper_model.data import date_key
-from proper_model.errors import ConfigError, TrainingError
+from proper_model.engine import Samples
+from proper_model.errors import TrainingError
 from proper_model.kernels import Encoded, mix_seed
-from proper_model.tasks import HistoryItem, Task
+from proper_model.release.contents import Release
+from proper_model.stages import LoraFit
+from proper_model.tasks import HistoryItem, Task, User
+
+# Name of a task to the task and the items it is learned from.
+Histories = Mapping[str, tuple[Task, Sequence[HistoryItem]]]
 
 
 @dataclass(frozen=True)
-class Update:
-    """What an update did.
+class Member:
+    """Which items fit an embedding, and which train each of the adapters over it."""
 
-    Attributes:
-        new_items: how many it was about, with those that earlier updates could not use.
-        judged: whether there were enough of them to judge by; if not, nothing was trained.
-        kept: whether the adapter went on; if not, the new items wait for the next update.
-        loss_before, loss_after: per answer token on new items that were held back.
+    shared: Samples
+    own: tuple[Samples, ...]
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """One adapter: `lora.<site>.A|B` [r, d_in] / [d_out, r], untrained ones too; none without `fit`."""
+
+    tensors: Mapping[str, Tensor]
+    samples: Samples
+    fit: LoraFit | None = None
+
+    @property
+    def usable(self) -> bool:
+        """Whether it was trained, and not in vain."""
+        return self.fit is not None and self.fit.trained and not self.fit.failed
+
+    @property
+    def report(self) -> Report:
+        return finite(
+            samples_report(self.samples) | ({} if self.fit is None else lora_report(self.fit))
+        )
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What a member got under an arm: `embedding` [tables, e] in main memory, None without one."""
+
+    embedding: Tensor | None
+    embedding_report: Report
+    adapters: tuple[Adapter, ...]
+
+
+def learn(
+    learner: Learner, members: Sequence[Member], arms: Mapping[str, str]
+) -> dict[str, list[Learned]]:
+    """Fit all embeddings, then train the adapters of every arm; by arm, a result a member.
+
+    Args:
+        arms: of `STATEFUL_ARMS`, and the name of its training for progress and checkpoints.
     """
+    embeddings: Tensor | None = None
+    reports: list[Report] = []
+    if any(STATEFUL_ARMS[arm].embedding for arm in arms):
+        embeddings, fits = learner.fit_embeddings([member.shared for member in members])
+        reports = [finite(embedding_report(fit)) for fit in fits]
+    owners = [place for place, member in enumerate(members) for _ in member.own]
+    samples = [own for member in members for own in member.own]
+    found: dict[str, list[Learned]] = {}
+    for arm, phase in arms.items():
+        parts = STATEFUL_ARMS[arm]
+        over = embeddings if parts.embedding else None
+        adapters = [Adapter({}, own) for own in samples]
+        if parts.adapter:
+            lora, lora_fits = learner.train_loras(
+                samples, None if over is None else over[owners], phase=phase
+            )
+            adapters = [
+                Adapter(learner.lora_tensors(lora, place), own, fit)
+                for place, (own, fit) in enumerate(zip(samples, lora_fits, strict=True))
+            ]
+        found[arm] = [
+            Learned(
+                embedding=None if over is None else over[place].detach().cpu().clone(),
+                embedding_report={} if over is None else reports[place],
+                adapters=tuple(
+                    a for a, owner in zip(adapters, owners, strict=True) if owner == place
+                ),
+            )
+            for place in range(len(members))
+        ]
+    return found
 
-    new_items: int
-    rehearsed: int
-    judged: bool
-    kept: bool
-    loss_before: float
-    loss_after: float
-    state: PersonalState
 
-
-def in_time(items: Sequence[HistoryItem]) -> tuple[HistoryItem, ...]:
-    """Oldest first where all have a date, of one day as they stand; else all as they stand."""
-    keys = [date_key(item.date) for item in items]
-    dated = [(key, place) for place, key in enumerate(keys) if key is not None]
-    if len(dated) < len(items):
-        return tuple(items)
-    return tuple(items[place] for _, place in sorted(dated))
-
-
-def adapt(
-    learner: Learner,
-    state: PersonalState,
-    histories: Mapping[str, tuple[Task, Sequence[HistoryItem]]],
-) -> PersonalState:
+def adapt(learner: Learner, state: PersonalState, histories: Histories) -> PersonalState:
     """Fit the embedding and train every task's adapter, from the start, on exactly these items.
 
     The result depends on the items, the release and `state.seed` alone: after items were removed
@@ -65,115 +130,98 @@ def adapt(
     names = sorted(histories)
     encoded = {n: learner.encode(histories[n][1], histories[n][0]) for n in names}
     together = merged([(histories[n][1], encoded[n]) for n in names])
-    embeddings, fits = learner.fit_embeddings([learner.split_for_embedding(together, state.seed)])
-    samples = [learner.split(encoded[n], seed=task_seed(state.seed, n)) for n in names]
-    shared = embeddings[:1].expand(len(names), -1, -1)
-    lora, lora_fits = learner.train_loras(samples, shared, phase="adapter")
-    if all(fit.trained and fit.failed for fit in lora_fits):
+    member = Member(
+        learner.split_for_embedding(together, state.seed),
+        tuple(learner.split(encoded[n], seed=task_seed(state.seed, n)) for n in names),
+    )
+    (learned,) = learn(learner, [member], {"stage3": "adapter"})["stage3"]
+    fits = [adapter.fit for adapter in learned.adapters]
+    if all(fit is not None and fit.trained and fit.failed for fit in fits):
         raise TrainingError(
             "training diverged at every learning rate; nothing was stored",
             hint="give a task file with a smaller user.learning_rates, or a release made with one",
         )
-    tasks: dict[str, TaskState] = {}
-    for member, name in enumerate(names):
-        task, items = histories[name]
-        trained = lora_fits[member].trained and not lora_fits[member].failed
-        tasks[name] = TaskState(
-            toml=task.toml_text,
-            template=task.template,
-            items=tuple(items),
-            adapter=learner.lora_tensors(lora, member) if trained else {},
-            report=finite(samples_report(samples[member]) | lora_report(lora_fits[member])),
-            adapted_at=utc_now(),
+    # An adapter that does nothing is not stored: whoever has none gets the group's model.
+    tasks = {
+        name: task_state(
+            *histories[name], adapter if adapter.usable else replace(adapter, tensors={})
         )
+        for name, adapter in zip(names, learned.adapters, strict=True)
+    }
     return replace(
         state,
-        embedding=embeddings[0].detach().cpu().clone(),
-        embedding_report=finite(embedding_report(fits[0])),
+        embedding=learned.embedding,
+        embedding_report=learned.embedding_report,
         tasks=tasks,
+        base_weights=learner.release.chosen_weights,
     )
 
 
-def histories_of(state: PersonalState) -> dict[str, tuple[Task, Sequence[HistoryItem]]]:
+def adapt_users(
+    release: Release,
+    users: Sequence[User],
+    *,
+    arms: Sequence[str],
+    bundle_id: str,
+    seed: int,
+    checkpoint: Path | None = None,
+    memory_bytes: int | None = None,
+    progress: Progress | None = None,
+) -> dict[tuple[str, str], PersonalState]:
+    """Adapt every user to the release's task; a document each (arm, user id) of arms that have one.
+
+    Adapters that were not trained are in it, as they were drawn: all rows of a pass have one.
+
+    Args:
+        arms: any of the known arms; those without private state are skipped.
+        checkpoint: path prefix of resumable training state, in the caller's private folder.
+        memory_bytes: what training may take beside the base; None: what a GPU has free, and on a
+            CPU no limit but the profile's `tokens_per_step`.
+
+    Raises:
+        ConfigError: for an unknown arm.
+        TaskError, DataError: if a history item does not fit the release's task.
+    """
+    check_arms(arms)
+    wanted = {arm: arm for arm in arms if arm in STATEFUL_ARMS}
+    if not users or not wanted:
+        return {}
+    if progress:
+        progress("tokenize", 0, 0)
+    task = release.task
+    learner = Learner(release, checkpoint=checkpoint, memory_bytes=memory_bytes, progress=progress)
+    seeds = [user_seed(seed, user.user_id) for user in users]
+    samples = [
+        learner.split(learner.encode(user.history, task), seed=own)
+        for user, own in zip(users, seeds, strict=True)
+    ]
+    learned = learn(learner, [Member(own, (own,)) for own in samples], wanted)
+    return {
+        (arm, user.user_id): PersonalState(
+            bundle_id,
+            0,
+            seed=own_seed,
+            embedding=one.embedding,
+            embedding_report=one.embedding_report,
+            tasks={task.name: task_state(task, user.history, one.adapters[0])},
+        )
+        for arm, by_user in learned.items()
+        for user, own_seed, one in zip(users, seeds, by_user, strict=True)
+    }
+
+
+def histories_of(state: PersonalState) -> Histories:
     """What `adapt` takes, from what is stored."""
     return {name: (task.task(), task.items) for name, task in state.tasks.items()}
 
 
-def update(
-    learner: Learner, state: PersonalState, name: str, items: Sequence[HistoryItem]
-) -> Update:
-    """Go on from a task's adapter with items it has not seen, and keep the result only if it helps.
-
-    See `update_samples` for what trains and what judges. The items are stored in either case; those
-    that did not help, or a single one, wait and count as new again when the next ones come.
-
-    Raises ConfigError if there is no adapter or no new item.
-    """
-    task_state = state.tasks[name]
-    task = task_state.task()
-    everything = with_items(task_state, items).items
-    unseen = len(everything) > len(task_state.items)
-    if not unseen or state.embedding is None or not task_state.adapter:
-        raise ConfigError(
-            "there is nothing to go on from" if unseen else "there is no new item to go on with",
-            hint="run proper adapt with the whole history",
-        )
-    trained = {item.id for item in task_state.items} - set(task_state.waiting)
-    old = [item for item in everything if item.id in trained]
-    new = [item for item in everything if item.id not in trained]
-    samples, rehearsed = update_samples(
-        learner.encode(new, task),
-        learner.encode(old, task),
-        seed=mix_seed(task_seed(state.seed, name), len(everything)),
-        fraction=learner.settings.user.held_back_fraction,
-    )
-    factors = learner.factors(task_state.adapter)
-    (done,) = go_on(learner, [Member(factors, state.embedding, samples)])
-    fit = done.fit
-    changed = replace(task_state, items=everything, waiting=tuple(item.id for item in new))
-    if done.kept:
-        counts = samples_report(samples) | {"items": len(everything)}
-        changed = replace(
-            changed,
-            adapter=done.adapter,
-            report={**task_state.report, **finite(lora_report(fit)), **counts},
-            adapted_at=utc_now(),
-            waiting=(),
-        )
-    return Update(
-        new_items=len(new),
-        rehearsed=rehearsed,
-        judged=bool(samples.folds),
-        kept=done.kept,
-        loss_before=fit.loss_before,
-        loss_after=fit.loss_after,
-        state=state.with_task(name, changed),
-    )
-
-
-def with_items(task_state: TaskState, items: Sequence[HistoryItem]) -> TaskState:
-    """The task with those items added that it does not know, in time order."""
-    known = {item.id for item in task_state.items}
-    unseen = [item for item in items if item.id not in known]
-    return replace(task_state, items=in_time((*task_state.items, *unseen)))
-
-
 def without(state: PersonalState, name: str, ids: Sequence[str]) -> PersonalState:
     """The state with items removed; its adapters are those of before until `adapt` has run."""
-    task_state = state.tasks[name]
+    before = state.tasks[name]
     gone = set(ids)
-    left = tuple(item for item in task_state.items if item.id not in gone)
-    waiting = tuple(one for one in task_state.waiting if one not in gone)
-    return state.with_task(name, replace(task_state, items=left, waiting=waiting))
-
-
-def finite(report: Report) -> Report:
-    """The numbers that are numbers: a loss over no items is none."""
-    return {
-        key: value
-        for key, value in report.items()
-        if not isinstance(value, float) or math.isfinite(value)
-    }
+    left = tuple(item for item in before.items if item.id not in gone)
+    waiting = tuple(one for one in before.waiting if one not in gone)
+    return state.with_task(name, replace(before, items=left, waiting=waiting))
 
 
 def task_seed(seed: int, name: str) -> int:
@@ -193,3 +241,15 @@ def merged(histories: Sequence[tuple[Sequence[HistoryItem], Sequence[Encoded]]])
     else:
         rows.sort(key=lambda row: row[1])
     return [sample for _, _, sample in rows]
+
+
+def task_state(task: Task, items: Sequence[HistoryItem], adapter: Adapter) -> TaskState:
+    """A task as it is stored, adapted just now."""
+    return TaskState(
+        toml=task.toml_text,
+        template=task.template,
+        items=tuple(items),
+        adapter=adapter.tensors,
+        report=adapter.report,
+        adapted_at=utc_now(),
+    )

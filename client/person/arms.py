@@ -1,96 +1,197 @@
-"""Answers of a personalized model to its users' queries, each row with its own user's state.
+"""Arms: which private parts a person has, and answers under them, each row with its own person's.
 
-Arms: `stage1` is the merged base alone; `stage2-mean` adds experts routed by the mean embedding;
-`stage2` uses the fitted embedding; `stage3` adds the private LoRA and its routing; `oppu-mlp` is the
-private LoRA without experts (docs/method.md 1.9).
+Without private state, `stage1` is the merged base alone, and `stage2-mean` adds experts routed by the
+mean embedding. With it, `stage2` uses the fitted embedding, `stage3` adds the private LoRA and its
+routing, and `oppu-mlp` is the private LoRA without experts (docs/method.md 1.9).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from client.node.cohort_adaptation import STATEFUL_ARMS, UserState, known_arms
+from client.person.learner import Progress
+from client.person.state import EMBEDDING, PersonalState
 from proper_model.answering import Answer, Question, answer_queries, inference_tokens
 from proper_model.errors import ConfigError
 from proper_model.evaluation import Prediction
-from proper_model.model import (
-    AdaptedModel,
-    Pass,
-    group_pass,
-    personal_pass,
-    private_tensor,
-    stack_adapters,
-)
+from proper_model.model import Pass, group_pass, personal_pass, private_tensor, stack_adapters
 from proper_model.release.contents import Release
 from proper_model.settings import UserRouting
-from proper_model.tasks import Query, Task, User
-from proper_model.text import Encoder
+from proper_model.tasks import Example, Query, Task, User
 
-Progress = Callable[[str, int, int], None]
+
+class Parts(NamedTuple):
+    """What an arm's private state holds."""
+
+    embedding: bool
+    adapter: bool
+
+
+STATEFUL_ARMS: Mapping[str, Parts] = {
+    "stage2": Parts(embedding=True, adapter=False),
+    "stage3": Parts(embedding=True, adapter=True),
+    "oppu-mlp": Parts(embedding=False, adapter=True),
+}
+STATELESS_ARMS = ("stage1", "stage2-mean")
+
+# `embedding` and `lora.<site>.A|B` of one person, as far as there are.
+Private = Mapping[str, Tensor]
+
+
+def check_arms(arms: Sequence[str]) -> None:
+    """Raise ConfigError if one of them is none."""
+    known = (*STATELESS_ARMS, *STATEFUL_ARMS)
+    unknown = sorted(set(arms) - set(known))
+    if unknown:
+        raise ConfigError(f"unknown arms {unknown}", hint=f"known: {', '.join(known)}")
+
+
+class ArmModel:
+    """A release's model, which answers one task's questions under any arm."""
+
+    def __init__(self, release: Release, task: Task) -> None:
+        self.release, self.task = release, task
+        self.model, self.encoder = release.model(), release.encoder()
+        self._most_tokens: dict[tuple[str, ...], int] = {}
+
+    def make_pass(self, arm: str, people: Sequence[Private]) -> Callable[[Tensor], Pass]:
+        """From row slots (places in `people`) to the pass of an arm; the model holds their adapters.
+
+        Raises:
+            ConfigError: an unknown arm.
+            StateError: somebody lacks what the arm needs, or has it in another shape.
+        """
+        check_arms([arm])
+        if arm == "stage1":
+            return lambda slots: Pass(
+                slots=slots,
+                experts=False,
+                lora=False,
+                embeddings=None,
+                routing=UserRouting.USER_AWARE,
+            )
+        if arm == "stage2-mean":
+            mean = self.release.mean_embedding[None].repeat(len(people), 1, 1)
+            return lambda slots: group_pass(slots, mean)
+        parts = STATEFUL_ARMS[arm]
+        fitted: Tensor | None = None
+        if parts.embedding:
+            rows = [private_tensor(own, EMBEDDING) for own in people]
+            fitted = torch.stack(rows).to(self.model.device)
+        if parts.adapter:
+            stack_adapters(self.model, people)
+            own = self.model.structure.user_routing
+            routing = own if parts.embedding else UserRouting.USER_AWARE
+            return lambda slots: personal_pass(
+                slots, embeddings=fitted, routing=routing, experts=parts.embedding
+            )
+        assert fitted is not None
+        embeddings = fitted
+        return lambda slots: group_pass(slots, embeddings)
+
+    def answers(
+        self,
+        asked: Sequence[tuple[int, Example, Query]],
+        arm: str,
+        people: Sequence[Private],
+        *,
+        memory_bytes: int | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> list[Answer]:
+        """Greedy answers and the gold answers' losses, in passes that fit the memory.
+
+        Args:
+            asked: place in `people`, what is asked, and the query whose labels bound the answer.
+            memory_bytes: what answering may take beside the base; None: what a GPU has free.
+        """
+        numeric = "mae_expected" in self.task.metrics
+        questions = [
+            Question(
+                slot=slot,
+                example=example,
+                labels=tuple(self.task.labels_for(query)) if numeric else (),
+                max_new_tokens=self.answer_limit(query),
+            )
+            for slot, example, query in asked
+        ]
+        settings = self.release.settings
+        return answer_queries(
+            self.model,
+            self.encoder,
+            questions,
+            self.make_pass(arm, people),
+            tokens_per_step=inference_tokens(
+                memory_bytes,
+                self.model,
+                users=len(people),
+                longest=settings.max_prompt_tokens + settings.max_answer_tokens,
+                tokens=settings.tokens_per_step,
+                answer=settings.max_answer_tokens,
+            ),
+            progress=progress,
+        )
+
+    def answer_limit(self, query: Query) -> int:
+        """Tokens to generate: the query's longest label and its end, or the release's limit.
+
+        Label lists that repeat are measured once.
+        """
+        most = self.release.settings.max_answer_tokens
+        labels = tuple(self.task.labels_for(query)) if self.task.kind != "generation" else ()
+        if labels not in self._most_tokens:
+            lengths = [len(self.encoder.text_ids(" " + label)) for label in labels]
+            self._most_tokens[labels] = min(max(lengths) + 1, most) if labels else most
+        return self._most_tokens[labels]
 
 
 def predict(
     release: Release,
     users: Sequence[User],
     arm: str,
-    states: Mapping[str, UserState],
+    states: Mapping[str, PersonalState],
     *,
     memory_bytes: int | None = None,
     progress: Progress | None = None,
 ) -> list[Prediction]:
-    """One prediction a query of every user.
+    """One prediction a query of every user, under the release's task.
 
     Args:
         states: by user id, for arms that need one; a state of `stage3` also serves `stage2`.
-        memory_bytes: what answering may take beside the base; None: what a GPU has free.
+        memory_bytes: as in `ArmModel.answers`.
 
     Raises:
         StateError: if a state is missing or lacks what the arm needs.
     """
-    model, encoder, task = release.model(), release.encoder(), release.task
-    make_pass = arm_pass(release, model, users, arm, states)
-    queries = [(u, query) for u, user in enumerate(users) for query in user.queries]
-    numeric = "mae_expected" in task.metrics
-    limits = AnswerLimits(task, encoder, release.settings.max_answer_tokens)
-    questions = [
-        Question(
-            slot=u,
-            example=task.query_example(query),
-            labels=tuple(task.labels_for(query)) if numeric else (),
-            max_new_tokens=limits.of(query),
-        )
-        for u, query in queries
+    task = release.task
+    asked = [
+        (slot, task.query_example(query), query)
+        for slot, user in enumerate(users)
+        for query in user.queries
     ]
-    answers = answer_queries(
-        model,
-        encoder,
-        questions,
-        make_pass,
-        tokens_per_step=answering_tokens(release, model, memory_bytes, users=len(users)),
-        progress=None if progress is None else (lambda d, t: progress(arm, d, t)),
+    answers = ArmModel(release, task).answers(
+        asked,
+        arm,
+        private_of(users, states, task),
+        memory_bytes=memory_bytes,
+        progress=None if progress is None else (lambda done, total: progress(arm, done, total)),
     )
     return [
-        prediction_of(users[u].user_id, query.id, answer)
-        for (u, query), answer in zip(queries, answers, strict=True)
+        prediction_of(users[slot].user_id, query.id, answer)
+        for (slot, _, query), answer in zip(asked, answers, strict=True)
     ]
 
 
-def answering_tokens(
-    release: Release, model: AdaptedModel, memory_bytes: int | None, *, users: int
-) -> int:
-    """Tokens of one pass of answering with so many users' adapters, within the budget."""
-    settings = release.settings
-    return inference_tokens(
-        memory_bytes,
-        model,
-        users=users,
-        longest=settings.max_prompt_tokens + settings.max_answer_tokens,
-        tokens=settings.tokens_per_step,
-        answer=settings.max_answer_tokens,
-    )
+def private_of(
+    users: Sequence[User], states: Mapping[str, PersonalState], task: Task
+) -> list[Private]:
+    """Every user's private tensors under a task; none where there is no state."""
+    return [
+        states[user.user_id].private(task.name) if user.user_id in states else {} for user in users
+    ]
 
 
 def prediction_of(user_id: str, query_id: str, answer: Answer) -> Prediction:
@@ -103,69 +204,3 @@ def prediction_of(user_id: str, query_id: str, answer: Answer) -> Prediction:
         answer_tokens=answer.answer_tokens,
         expected=answer.expected,
     )
-
-
-def arm_pass(
-    release: Release,
-    model: AdaptedModel,
-    users: Sequence[User],
-    arm: str,
-    states: Mapping[str, UserState],
-) -> Callable[[Tensor], Pass]:
-    """From row slots (positions in `users`) to the pass of an arm; loads adapters into `model`."""
-    if arm == "stage1":
-        return lambda slots: Pass(
-            slots=slots,
-            experts=False,
-            lora=False,
-            embeddings=None,
-            routing=UserRouting.USER_AWARE,
-        )
-    if arm == "stage2-mean":
-        mean = release.mean_embedding[None].repeat(len(users), 1, 1)
-        return lambda slots: group_pass(slots, mean)
-    if arm not in STATEFUL_ARMS:
-        raise ConfigError(f"unknown arm '{arm}'", hint=f"known: {known_arms()}")
-    has_embedding, has_lora = STATEFUL_ARMS[arm]
-    embeddings = None
-    if has_embedding:
-        rows = [private_tensor(_tensors(states, user), "embedding") for user in users]
-        embeddings = torch.stack(rows).to(model.device)
-    if not has_lora:
-        assert embeddings is not None
-        fitted = embeddings
-        return lambda slots: group_pass(slots, fitted)
-    load_adapters(model, users, states)
-    routing = model.structure.user_routing if has_embedding else UserRouting.USER_AWARE
-    return lambda slots: personal_pass(
-        slots, embeddings=embeddings, routing=routing, experts=has_embedding
-    )
-
-
-def load_adapters(
-    model: AdaptedModel, users: Sequence[User], states: Mapping[str, UserState]
-) -> None:
-    """Stack the users' LoRA factors into `model.lora`, slot = position in `users`."""
-    stack_adapters(model, [_tensors(states, user) for user in users])
-
-
-def _tensors(states: Mapping[str, UserState], user: User) -> Mapping[str, Tensor]:
-    state = states.get(user.user_id)
-    return {} if state is None else state.tensors
-
-
-class AnswerLimits:
-    """Tokens to generate: a query's longest label and its end, or `most` for free text."""
-
-    def __init__(self, task: Task, encoder: Encoder, most: int) -> None:
-        self.task, self.encoder, self.most = task, encoder, most
-        self.known: dict[tuple[str, ...], int] = {}
-
-    def of(self, query: Query) -> int:
-        """The limit of one query; label lists that repeat are measured once."""
-        task, most = self.task, self.most
-        labels = tuple(task.labels_for(query)) if task.kind != "generation" else ()
-        if labels not in self.known:
-            lengths = [len(self.encoder.text_ids(" " + label)) for label in labels]
-            self.known[labels] = min(max(lengths) + 1, most) if labels else most
-        return self.known[labels]

@@ -1,4 +1,4 @@
-"""Going on from adapters with new items, for one person and for a cohort alike.
+"""Going on from adapters with new items, for one person and for many alike.
 
 New items train together with as many old ones; new items that were held back judge, and whoever
 does not gain by that keeps the adapter there was. The embedding stays.
@@ -8,26 +8,142 @@ Source: docs/method.md 1.9 (drift, continual refit).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from client.person.learner import Learner
+from client.person.adapting import task_seed
+from client.person.learner import Learner, finite, lora_report, samples_report
+from client.person.state import PersonalState, TaskState, utc_now
+from proper_model.data import date_key
 from proper_model.engine import Fold, Samples, split_items
-from proper_model.kernels import Encoded
+from proper_model.errors import ConfigError
+from proper_model.kernels import Encoded, mix_seed
 from proper_model.stages import Factors, LoraFit
+from proper_model.tasks import HistoryItem
 
 # Old items that are trained again beside every new one, so that an update does not unlearn them.
 REHEARSAL = 1.0
 LEAST_REHEARSED = 8
 # With fewer new items than MANY each judges once, in FOLDS groups: a fifth of them would be an item
-# or two, by which an update is kept or not as the coin falls.
+# or two, too few to decide by.
 MANY, FOLDS = 10, 5
 
 
 @dataclass(frozen=True)
-class Member:
+class Update:
+    """What an update did.
+
+    Attributes:
+        new_items: how many it was about, with those that earlier updates could not use.
+        judged: whether there were enough of them to judge by; if not, nothing was trained.
+        kept: whether the adapter went on; if not, the new items wait for the next update.
+        loss_before, loss_after: per answer token on new items that were held back.
+    """
+
+    new_items: int
+    rehearsed: int
+    judged: bool
+    kept: bool
+    loss_before: float
+    loss_after: float
+    state: PersonalState
+
+
+def update(
+    learner: Learner, state: PersonalState, name: str, items: Sequence[HistoryItem]
+) -> Update:
+    """As `update_all`, for one person."""
+    (done,) = update_all(learner, [state], name, [items])
+    return done
+
+
+def update_all(
+    learner: Learner,
+    states: Sequence[PersonalState],
+    name: str,
+    items: Sequence[Sequence[HistoryItem]],
+) -> list[Update]:
+    """Go on from everybody's adapter of a task with items it has not seen; each keeps what helps.
+
+    See `update_samples` for what trains and what judges. The items are in the new state in either
+    case; those that did not help, or a single one, wait and count as new again next time. All
+    train in shared passes.
+
+    Args:
+        items: a history a state; those that are known already are recognized by their ids.
+
+    Raises ConfigError if somebody has no adapter or no new item.
+    """
+    begun = [_begin(learner, *one, name) for one in zip(states, items, strict=True)]
+    ended = go_on(learner, [start for _, start, _ in begun])
+    return [
+        _end(learner, state, name, changed, start.samples, rehearsed, done)
+        for state, (changed, start, rehearsed), done in zip(states, begun, ended, strict=True)
+    ]
+
+
+def _begin(
+    learner: Learner, state: PersonalState, items: Sequence[HistoryItem], name: str
+) -> tuple[TaskState, Start, int]:
+    """The task with its new items waiting, what goes on, and how many old items are rehearsed."""
+    before = state.tasks[name]
+    changed = with_items(before, items)
+    unseen = len(changed.items) > len(before.items)
+    if not unseen or state.embedding is None or not before.adapter:
+        raise ConfigError(
+            "there is nothing to go on from" if unseen else "there is no new item to go on with",
+            hint="run proper adapt with the whole history",
+        )
+    trained = {item.id for item in before.items} - set(before.waiting)
+    old = [item for item in changed.items if item.id in trained]
+    new = [item for item in changed.items if item.id not in trained]
+    task = before.task()
+    samples, rehearsed = update_samples(
+        learner.encode(new, task),
+        learner.encode(old, task),
+        seed=mix_seed(task_seed(state.seed, name), len(changed.items)),
+        fraction=learner.settings.user.held_back_fraction,
+    )
+    start = Start(learner.factors(before.adapter), state.embedding, samples)
+    return replace(changed, waiting=tuple(item.id for item in new)), start, rehearsed
+
+
+def _end(
+    learner: Learner,
+    state: PersonalState,
+    name: str,
+    changed: TaskState,
+    samples: Samples,
+    rehearsed: int,
+    done: WentOn,
+) -> Update:
+    """What became of one person's task."""
+    new_items = len(changed.waiting)
+    if done.kept:
+        counts = samples_report(samples) | {"items": len(changed.items)}
+        changed = replace(
+            changed,
+            adapter=done.adapter,
+            report={**changed.report, **finite(lora_report(done.fit)), **counts},
+            adapted_at=utc_now(),
+            waiting=(),
+        )
+    held = replace(state, base_weights=learner.release.chosen_weights)
+    return Update(
+        new_items=new_items,
+        rehearsed=rehearsed,
+        judged=bool(samples.folds),
+        kept=done.kept,
+        loss_before=done.fit.loss_before,
+        loss_after=done.fit.loss_after,
+        state=held.with_task(name, changed),
+    )
+
+
+@dataclass(frozen=True)
+class Start:
     """One adapter that goes on: its factors, the person's embedding [tables, e], the samples."""
 
     factors: Factors
@@ -37,7 +153,7 @@ class Member:
 
 @dataclass(frozen=True)
 class WentOn:
-    """What became of a member: `lora.<site>.A|B`, and how it was chosen on held-back items."""
+    """What became of it: `lora.<site>.A|B`, and how it was chosen on held-back items."""
 
     adapter: Mapping[str, Tensor]
     fit: LoraFit
@@ -48,14 +164,14 @@ class WentOn:
         return self.fit.epochs > 0 and not self.fit.failed
 
 
-def go_on(learner: Learner, members: Sequence[Member]) -> list[WentOn]:
-    """Train every member from where it stands, all in shared passes; each keeps what helps it."""
-    embeddings = torch.stack([member.embedding for member in members]).to(learner.model.device)
+def go_on(learner: Learner, starts: Sequence[Start]) -> list[WentOn]:
+    """Train every adapter from where it stands, all in shared passes; each keeps what helps it."""
+    embeddings = torch.stack([start.embedding for start in starts]).to(learner.model.device)
     lora, fits = learner.train_loras(
-        [member.samples for member in members],
+        [start.samples for start in starts],
         embeddings,
         phase="update",
-        starts=[member.factors for member in members],
+        starts=[start.factors for start in starts],
     )
     return [WentOn(learner.lora_tensors(lora, place), fit) for place, fit in enumerate(fits)]
 
@@ -77,3 +193,19 @@ def update_samples(
     )
     folds = tuple(Fold((*kept, *fold.train), fold.held_back) for fold in cuts.folds)
     return Samples((*kept, *new), folds, seed), len(kept)
+
+
+def with_items(task_state: TaskState, items: Sequence[HistoryItem]) -> TaskState:
+    """The task with those items added that it does not know, in time order."""
+    known = {item.id for item in task_state.items}
+    unseen = [item for item in items if item.id not in known]
+    return replace(task_state, items=in_time((*task_state.items, *unseen)))
+
+
+def in_time(items: Sequence[HistoryItem]) -> tuple[HistoryItem, ...]:
+    """Oldest first where all have a date, of one day as they stand; else all as they stand."""
+    keys = [date_key(item.date) for item in items]
+    dated = [(key, place) for place, key in enumerate(keys) if key is not None]
+    if len(dated) < len(items):
+        return tuple(items)
+    return tuple(items[place] for _, place in sorted(dated))

@@ -55,6 +55,15 @@ class Keys:
         return None if self.passphrase_file is None else read_passphrase(self.passphrase_file)
 
 
+@dataclass(frozen=True)
+class Memory:
+    """What a command's options say about memory."""
+
+    limit_bytes: int | None = None
+    base_weights: str | None = None
+    recompute: bool = False
+
+
 @dataclass
 class Workspace:
     """One person's folder, opened as far as a command needs it."""
@@ -181,22 +190,3 @@ class Workspace:
 def say_warning(text: str) -> None:
     """What a person should hear of, whichever command finds it."""
     say(f"warning: {text}")
-
-
-def read_state(vault: Vault) -> PersonalState:
-    """What the vault holds. Raises NotAdaptedError if that is nothing."""
-    from client.person.state import decode
-
-    content = vault.read()
-    if content is None:
-        raise NotAdaptedError(
-            "nothing was adapted here yet", hint="start with: proper adapt HISTORY"
-        )
-    return decode(content.payload)
-
-
-def write_state(vault: Vault, state: PersonalState) -> int:
-    """Store the state as a new generation; returns its number."""
-    from client.person.state import encode
-
-    return vault.write(encode(state), bundle_id=state.bundle_id)

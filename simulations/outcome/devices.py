@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import json
-import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from proper_model.data import read_users
-from proper_model.errors import ReportError
+from proper_model.errors import ReportError, StateError
 from proper_model.evaluation import Prediction
 from proper_model.federation.run_plan import DeviceEntry, RunPlan, file_sha256
 from proper_model.tasks import Task, User, task_from_toml
 
 if TYPE_CHECKING:
-    from client.node.cohort_adaptation import UserState
+    from client.person.state import PersonalState
 
 RESUME_HINT = (
     "go on with the run: proper-sim run ... --resume, or start it as proper-sim prepare says"
@@ -57,48 +56,45 @@ def _prediction(line: str, where: str) -> Prediction:
         ) from None
 
 
-def state_header(path: Path) -> dict[str, Any]:
-    """The header of a private state file: binding and fit report, no tensors."""
-    from client.person.stores import MAGIC, MAX_HEADER_BYTES
+def fit_report(entry: DeviceEntry, arm: str) -> Mapping[str, float | int | str]:
+    """What a device noted about its own fit for an arm; empty where it has no such state.
 
-    try:
-        with path.open("rb") as handle:
-            start = handle.read(len(MAGIC) + 4)
-            (length,) = struct.unpack(">I", start[len(MAGIC) :])
-            if not start.startswith(MAGIC) or length > MAX_HEADER_BYTES:
-                raise ValueError
-            header = json.loads(handle.read(length))
-    except FileNotFoundError:
-        raise ReportError(f"{path}: the private state is missing", hint=RESUME_HINT) from None
-    except (ValueError, struct.error):
-        raise ReportError(f"{path}: not a private state file") from None
-    if not isinstance(header, dict):
-        raise ReportError(f"{path}: not a private state file")
-    return header
+    Raises ReportError for a file that is none, or of an earlier version.
+    """
+    from client.person.stores import read_bound_report
 
-
-def fit_report(entry: DeviceEntry, arm: str) -> dict[str, object]:
-    """What a device noted about its own fit for an arm; empty where it has no such state."""
-    path = entry.folder / "state" / f"{arm}.state"
+    path = _state_folder(entry) / f"{arm}.state"
     if not path.is_file():
         return {}
-    report = state_header(path).get("report", {})
-    return dict(report) if isinstance(report, dict) else {}
+    try:
+        return read_bound_report(path, arm)[1]
+    except StateError as error:
+        raise ReportError(f"{path}: {error.message}", hint=RESUME_HINT) from None
 
 
-def read_state(entry: DeviceEntry, arm: str, user_id: str) -> UserState:
+def read_state(entry: DeviceEntry, arm: str, user_id: str) -> PersonalState:
     """A device's private state, checked against its own header as the device itself would."""
-    from client.person.stores import Binding, decode
+    from client.person.stores import Binding, FolderStore, read_bound_report
 
-    path = entry.folder / "state" / f"{arm}.state"
-    header = state_header(path)
-    binding = Binding(
-        bundle_id=str(header.get("bundle_id")),
-        arm=arm,
-        user_id=user_id,
-        key=str(header.get("key")),
-    )
-    return decode(path.read_bytes(), binding)
+    path = _state_folder(entry) / f"{arm}.state"
+    try:
+        header, _ = read_bound_report(path, arm)
+        binding = Binding(
+            bundle_id=str(header.get("bundle_id")),
+            arm=arm,
+            user_id=user_id,
+            seed=int(str(header.get("seed"))),
+            key=str(header.get("key")),
+        )
+    except FileNotFoundError:
+        raise ReportError(f"{path}: the private state is missing", hint=RESUME_HINT) from None
+    except (StateError, ValueError):
+        raise ReportError(f"{path}: not a private state file", hint=RESUME_HINT) from None
+    return FolderStore(path.parent, binding).read()
+
+
+def _state_folder(entry: DeviceEntry) -> Path:
+    return entry.folder / "state"
 
 
 def changed(entries: Iterable[DeviceEntry]) -> list[str]:
