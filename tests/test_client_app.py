@@ -20,6 +20,7 @@ from client.node.cohort_host import CohortHost
 from client.node.host_work import Engine
 from client.person.learner import user_seed
 from client.person.state import PersonalState
+from client.person.stores import EARLIER
 from coordinator.keys import load_key
 from coordinator.publish import publish
 from coordinator.shipment import Shipment
@@ -280,7 +281,7 @@ def test_a_damaged_or_earlier_state_is_trained_anew(plan, engine, shipment):
     assert "damaged" in notes[0]["message"]
     assert "earlier version" in notes[1]["message"]
     assert rounds(shipment, where) == (ok(shipment.bundle_id), ok(shipment.bundle_id))
-    assert engine.calls[-4:-3] == [("adapt", ("user1", "user2"), ("stage3",))]
+    assert ("adapt", ("user1", "user2"), ("stage3",)) in engine.calls
 
 
 def test_a_cohort_too_large_for_memory_is_halved(plan, engine, shipment):

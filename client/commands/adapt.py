@@ -75,13 +75,7 @@ def adapt(
         with learner_for(workspace, bundle, state, memory) as learner:
             say_cost(workspace, learner, histories, memory)
             trained, spent = train(
-                vault,
-                learner,
-                state,
-                histories,
-                "adapt",
-                lambda learner: adapting.adapt(learner, state, histories),
-                resume=resume,
+                vault, learner, state, histories, "adapt", adapting.adapt, resume=resume
             )
         store(vault, trained, what="adapt", task=chosen.name, items=len(items))
     say_outcome(trained, chosen.name, learner.settings.user.min_items_to_train)

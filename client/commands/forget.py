@@ -75,13 +75,7 @@ def forget(
         with learner_for(workspace, bundle, state, memory) as learner:
             say_cost(workspace, learner, histories, memory, alone=True)
             trained, spent = train(
-                vault,
-                learner,
-                left,
-                histories,
-                "forget",
-                lambda learner: adapting.adapt(learner, left, histories),
-                resume=resume,
+                vault, learner, left, histories, "forget", adapting.adapt, resume=resume
             )
         VaultStore(vault).write_without(trained, task=name, items=len(gone))
     print_line(

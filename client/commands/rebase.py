@@ -49,13 +49,7 @@ def rebase(
             least = learner.settings.user.min_items_to_train
             say_cost(workspace, learner, histories, memory)
             trained, spent = train(
-                vault,
-                learner,
-                moved,
-                histories,
-                "rebase",
-                lambda learner: adapting.adapt(learner, moved, histories),
-                resume=resume,
+                vault, learner, moved, histories, "rebase", adapting.adapt, resume=resume
             )
         items = sum(len(task.items) for task in trained.tasks.values())
         store(vault, trained, what="rebase", task=", ".join(sorted(trained.tasks)), items=items)

@@ -138,7 +138,7 @@ def train(
     state: PersonalState,
     histories: Histories,
     what: str,
-    step: Callable[[Learner], Result],
+    step: Callable[[Learner, PersonalState, Histories], Result],
     *,
     resume: bool,
 ) -> tuple[Result, Spent]:
@@ -159,7 +159,7 @@ def train(
     discard(vault, keep=key if resume else None)
     begin = time.monotonic()
     try:
-        result = step(learner.resuming(checkpoint(vault, key)))
+        result = step(learner.resuming(checkpoint(vault, key)), state, histories)
     except KeyboardInterrupt:
         raise InterruptedRunError(
             "interrupted",

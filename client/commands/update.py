@@ -16,6 +16,7 @@ from client.terminal.console import print_line
 from proper_model.tasks import counted
 
 if TYPE_CHECKING:
+    from client.person.adapting import Histories
     from client.person.learner import Learner
     from client.person.state import PersonalState
     from client.person.updating import Update
@@ -67,7 +68,9 @@ def update(
         with learner_for(workspace, workspace.bundle_of(state), state, memory) as learner:
             check_limit(memory_needed(learner, whole), memory)
 
-            def step(learner: Learner) -> PersonalState | Update:
+            def step(
+                learner: Learner, state: PersonalState, _new: Histories
+            ) -> PersonalState | Update:
                 if not task_state.adapter:  # there were too few items, or training diverged
                     return adapting.adapt(learner, state, grown)
                 return updating.update(learner, state, name, items)

@@ -187,7 +187,21 @@ class CohortHost:
                     todo,
                     partial(self._predict, release, arm, bundle_id),
                 )
+        self._remove_damaged(bundle_id, hosted)
         return self._finish("evaluate", hosted)
+
+    def _remove_damaged(self, bundle_id: str, hosted: Sequence[Hosted]) -> None:
+        """Remove states that begin as they should and cannot be read: the next round trains anew."""
+        for one in hosted:
+            if one.device.device_id not in self.failed:
+                continue
+            for arm in self.plan.state_arms:
+                store = self._store(bundle_id, arm, one)
+                try:
+                    if store.exists():
+                        store.read()
+                except StateError:
+                    store.remove()
 
     def _predict(self, release: Any, arm: str, bundle_id: str, part: Sequence[Hosted]) -> None:
         self.clock.enter(f"evaluate: {arm}")
@@ -195,13 +209,7 @@ class CohortHost:
         state_arm = self.plan.state_of(arm)
         if state_arm is not None:
             for one in part:
-                store = self._store(bundle_id, state_arm, one)
-                try:
-                    states[one.user.user_id] = store.read()
-                except StateError:
-                    if len(part) == 1:  # by itself, so that its own note says why
-                        store.remove()
-                    raise
+                states[one.user.user_id] = self._store(bundle_id, state_arm, one).read()
         rows: dict[str, list[Mapping[str, object]]] = {one.user.user_id: [] for one in part}
         for user_id, row in self.engine.predict(
             release,
@@ -227,7 +235,7 @@ class CohortHost:
             }
         )
 
-    # -- one device's trouble is not the others' -----------------------------------------------
+    # -- a device that fails does not stop the others -------------------------------------------
 
     def _hosted(self, phase: str) -> list[Hosted]:
         """The devices whose data can be read; the others are noted as failed."""

@@ -53,7 +53,7 @@ def estimate(
     folder: Path | None = None,
     alone: bool = False,
 ) -> Cost:
-    """The cost of `personal.adapt` with these histories; trains nothing, keeps nothing.
+    """The cost of `adapting.adapt` with these histories; trains nothing, keeps nothing.
 
     Args:
         folder: the vault's, whose generations count as well; `alone` as in `disk_needed`.

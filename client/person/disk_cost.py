@@ -80,7 +80,7 @@ def disk_needed(
     folder: Path | None = None,
     alone: bool = False,
 ) -> Disk:
-    """What `personal.adapt` with these histories takes, beside what lies in `folder` already.
+    """What `adapting.adapt` with these histories takes, beside what lies in `folder` already.
 
     Args:
         shared: how the embedding's items are split, `own` each task's.
