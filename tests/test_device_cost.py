@@ -11,7 +11,7 @@ import torch
 from vault_samples import make_vault
 
 from client.commands.training_run import checkpoint
-from client.person import adapting, cost, disk_cost
+from client.person import adapting, cost
 from client.person.learner import Learner
 from client.person.state import PersonalState, encode
 from proper_model.kernels.packing import Batch
@@ -111,8 +111,8 @@ def test_a_disk_with_too_little_room_is_told(
     vault = make_vault(tmp_path / "vault", b"one")
     free = shutil.disk_usage(tmp_path)._replace(free=10_000)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: free)
-    assert disk_cost.lacking_bytes(30_000, vault.folder) == 30_000 - BLOCK - 10_000
-    assert disk_cost.lacking_bytes(10_000 + BLOCK, vault.folder) == 0
+    assert cost.lacking_bytes(30_000, vault.folder) == 30_000 - BLOCK - 10_000
+    assert cost.lacking_bytes(10_000 + BLOCK, vault.folder) == 0
 
 
 def test_a_budget_lowers_the_memory_that_is_told(release: Release, user: User) -> None:

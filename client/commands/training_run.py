@@ -91,8 +91,7 @@ def say_cost(
     Args:
         alone: nothing stored before stays beside what comes of it.
     """
-    from client.person.cost import estimate
-    from client.person.disk_cost import lacking_bytes
+    from client.person.cost import estimate, lacking_bytes
 
     cost = estimate(learner, histories, folder=workspace.home.vault, alone=alone)
     low, high = readable_seconds(cost.fastest_s), readable_seconds(cost.slowest_s)

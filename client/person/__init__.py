@@ -7,6 +7,6 @@ plain folder; `arms` answers under it, `answering` for one person, `evaluation` 
 """
 
 __all__ = [
-    "adapting", "answering", "arms", "cost", "disk_cost", "evaluation", "learner",
+    "adapting", "answering", "arms", "cost", "evaluation", "learner",
     "load_for_training", "replacing", "state", "state_check", "stores", "updating", "workspace",
 ]
