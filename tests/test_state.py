@@ -15,7 +15,7 @@ from client.person.stores import (
     FolderStore,
     decode_bound,
     encode_bound,
-    read_bound_report,
+    report_in,
     user_pseudonym,
 )
 from proper_model.errors import StateError
@@ -58,8 +58,8 @@ def test_round_trip_keeps_tensors_and_report(store):
         state, tasks={}, embedding=None
     )
     assert back.tasks["t"].report == REPORT
-    _, told = read_bound_report(store.folder / "stage3.state", "stage3")
-    assert told == {"embedding_source": "mean", **REPORT}
+    assert report_in(store.folder, "stage3") == {"embedding_source": "mean", **REPORT}
+    assert FolderStore.found(store.folder, "stage3", "user-canary") == store
 
 
 def test_the_file_names_neither_the_user_nor_an_item(store):

@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from client.vault.opening import Vault
 from proper_model.errors import (
@@ -166,6 +166,16 @@ class FolderStore:
     folder: Path
     binding: Binding
 
+    @classmethod
+    def found(cls, folder: Path, arm: str, user_id: str) -> FolderStore:
+        """The store of what lies there under an arm, bound as that says itself; for simulations.
+
+        Raises FileNotFoundError, StateError.
+        """
+        header = _read_header(_beginning(folder / f"{arm}.state"), arm)
+        bundle_id, seed, key = (header.get(name, "") for name in ("bundle_id", "seed", "key"))
+        return cls(folder, Binding(bundle_id, arm, user_id, seed, key))
+
     def exists(self) -> bool:
         """From a file's header and length; what is altered behind them, only `read` notices."""
         return any(self._begins_right(path) for path in self._paths())
@@ -210,7 +220,7 @@ class FolderStore:
 
     def _begins_right(self, path: Path) -> bool:
         try:
-            stream = BytesIO(read_bounded(path, BEGINNING_BYTES))
+            stream = _beginning(path)
             header = _read_header(stream, self.binding.arm)
             left = path.lstat().st_size - stream.tell()
         except (OSError, StateError):
@@ -258,30 +268,33 @@ def decode_bound(data: bytes, binding: Binding) -> PersonalState:
         raise StateError(f"{where}: the document cannot be read", hint=HINT) from None
 
 
-def read_bound_report(path: Path, arm: str) -> tuple[Mapping[str, object], Report]:
-    """The header of a folder's file and what its trainings reported; no tensor is read.
+def report_in(folder: Path, arm: str) -> Report:
+    """What the trainings of the document under an arm reported; no tensor is read.
 
-    Raises StateError, FileNotFoundError.
+    Raises FileNotFoundError, StateError.
     """
     from client.person.state import read_report
 
-    stream = BytesIO(read_bounded(path, BEGINNING_BYTES))
-    header = _read_header(stream, arm)
+    stream = _beginning(folder / f"{arm}.state")
+    _read_header(stream, arm)
     try:
-        return header, read_report(stream)
+        return read_report(stream)
     except VaultError:
         raise StateError(f"state of arm {arm}: the document cannot be read", hint=HINT) from None
 
 
-def _read_header(stream: IO[bytes], arm: str) -> Mapping[str, object]:
+def _beginning(path: Path) -> BytesIO:
+    return BytesIO(read_bounded(path, BEGINNING_BYTES))
+
+
+def _read_header(stream: BytesIO, arm: str) -> Mapping[str, Any]:
     from client.person.state import read_header
 
     where = f"state of arm {arm}"
     head = read_header(stream, MAGIC, MAX_HEADER_BYTES)
+    if head is None and stream.getvalue().startswith(EARLIER):
+        raise StateError(f"{where}: written by an earlier version of proper", hint=HINT)
     if head is None:
-        stream.seek(0)
-        if stream.read(len(EARLIER)) == EARLIER:
-            raise StateError(f"{where}: written by an earlier version of proper", hint=HINT)
         raise StateError(f"{where}: not a PROPER state file, or cut off", hint=HINT)
     try:
         header = parse_json(head)
@@ -292,7 +305,7 @@ def _read_header(stream: IO[bytes], arm: str) -> Mapping[str, object]:
     return header
 
 
-def _differs(header: Mapping[str, object], binding: Binding) -> str | None:
+def _differs(header: Mapping[str, Any], binding: Binding) -> str | None:
     """The first thing that a file was made for and that is another one now."""
     for field, expected in binding.header().items():
         if header.get(field) != expected:

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 RESUME_HINT = (
     "go on with the run: proper-sim run ... --resume, or start it as proper-sim prepare says"
 )
+AGAIN_HINT = (
+    "this run's results.json stays as it is; to score it anew, run it again with another --out"
+)
 
 
 def plan_task(plan: RunPlan) -> Task:
@@ -61,40 +64,35 @@ def fit_report(entry: DeviceEntry, arm: str) -> Mapping[str, float | int | str]:
 
     Raises ReportError for a file that is none, or of an earlier version.
     """
-    from client.person.stores import read_bound_report
+    from client.person.stores import report_in
 
-    path = _state_folder(entry) / f"{arm}.state"
-    if not path.is_file():
-        return {}
     try:
-        return read_bound_report(path, arm)[1]
+        return report_in(entry.folder / "state", arm)
+    except FileNotFoundError:
+        return {}
     except StateError as error:
-        raise ReportError(f"{path}: {error.message}", hint=RESUME_HINT) from None
+        raise _unusable(entry, error) from None
 
 
 def read_state(entry: DeviceEntry, arm: str, user_id: str) -> PersonalState:
-    """A device's private state, checked against its own header as the device itself would."""
-    from client.person.stores import Binding, FolderStore, read_bound_report
+    """A device's private state, checked against its own header as the device itself would.
 
-    path = _state_folder(entry) / f"{arm}.state"
+    Raises ReportError.
+    """
+    from client.person.stores import FolderStore
+
     try:
-        header, _ = read_bound_report(path, arm)
-        binding = Binding(
-            bundle_id=str(header.get("bundle_id")),
-            arm=arm,
-            user_id=user_id,
-            seed=int(str(header.get("seed"))),
-            key=str(header.get("key")),
-        )
+        return FolderStore.found(entry.folder / "state", arm, user_id).read()
     except FileNotFoundError:
-        raise ReportError(f"{path}: the private state is missing", hint=RESUME_HINT) from None
-    except (StateError, ValueError):
-        raise ReportError(f"{path}: not a private state file", hint=RESUME_HINT) from None
-    return FolderStore(path.parent, binding).read()
+        raise ReportError(
+            f"device {entry.device_id}: the private state of arm {arm} is missing", hint=RESUME_HINT
+        ) from None
+    except StateError as error:
+        raise _unusable(entry, error) from None
 
 
-def _state_folder(entry: DeviceEntry) -> Path:
-    return entry.folder / "state"
+def _unusable(entry: DeviceEntry, error: StateError) -> ReportError:
+    return ReportError(f"device {entry.device_id}: {error.message}", hint=AGAIN_HINT)
 
 
 def changed(entries: Iterable[DeviceEntry]) -> list[str]:
