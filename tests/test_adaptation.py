@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -12,13 +13,14 @@ from torch import Tensor
 from client.person.adapting import adapt_users
 from client.person.arms import predict
 from client.person.learner import user_seed
-from client.person.state import PersonalState, Report
+from client.person.state import PersonalState, Report, encode
 from proper_model.errors import BundleFormatError, ConfigError, StateError
 from proper_model.release.contents import Release, release_to_files
 from proper_model.tasks.records import User
 from tests.releases import release_in_memory, small_release, small_users
 
 ARMS = ("stage2", "stage3", "oppu-mlp")
+States = Mapping[tuple[str, str], PersonalState]
 
 
 @pytest.fixture(scope="module")
@@ -29,6 +31,24 @@ def release() -> Release:
 @pytest.fixture(scope="module")
 def users() -> tuple[User, ...]:
     return small_users()[1]
+
+
+@pytest.fixture(scope="module")
+def untouched(release: Release, users: tuple[User, ...]) -> tuple[States, bool]:
+    """All users under all arms, and whether the release is the same after it."""
+    before = release_to_files(release)
+    states = adapt_users(release, users, arms=ARMS, bundle_id="b", seed=3)
+    return states, release_to_files(release) == before
+
+
+@pytest.fixture(scope="module")
+def states(untouched: tuple[States, bool]) -> States:
+    return untouched[0]
+
+
+@pytest.fixture(scope="module")
+def two(release: Release, users: tuple[User, ...]) -> States:
+    return adapt_users(release, users[:2], arms=("stage3",), bundle_id="b", seed=1)
 
 
 def tensors(state: PersonalState) -> dict[str, Tensor]:
@@ -59,25 +79,21 @@ def test_training_b_after_a_equals_training_b_alone_bit_for_bit(
 
 
 def test_a_user_in_a_cohort_equals_the_user_alone(
-    release: Release, users: tuple[User, ...]
+    release: Release, users: tuple[User, ...], states: States
 ) -> None:
-    together = adapt_users(release, users, arms=("stage3",), bundle_id="b", seed=3)
     alone = adapt_users(release, users[2:3], arms=("stage3",), bundle_id="b", seed=3)
     name = users[2].user_id
-    ours, theirs = together["stage3", name], alone["stage3", name]
+    ours, theirs = states["stage3", name], alone["stage3", name]
     for key in tensors(theirs):
         assert torch.allclose(tensors(ours)[key], tensors(theirs)[key], atol=1e-4)
     assert report(ours)["lora_epochs"] == report(theirs)["lora_epochs"]
 
 
-def test_adaptation_leaves_the_release_untouched(release: Release, users: tuple[User, ...]) -> None:
-    before = release_to_files(release)
-    adapt_users(release, users[:2], arms=ARMS, bundle_id="b", seed=0)
-    assert release_to_files(release) == before
+def test_adaptation_leaves_the_release_untouched(untouched: tuple[States, bool]) -> None:
+    assert untouched[1]
 
 
-def test_it_learns_and_says_what_it_did(release: Release, users: tuple[User, ...]) -> None:
-    states = adapt_users(release, users, arms=ARMS, bundle_id="b", seed=3)
+def test_it_learns_and_says_what_it_did(users: tuple[User, ...], states: States) -> None:
     reports = [report(states["stage3", user.user_id]) for user in users]
     before = sum(float(r["embedding_loss_before"]) for r in reports)
     after = sum(float(r["embedding_loss_after"]) for r in reports)
@@ -107,16 +123,16 @@ def test_short_histories_get_an_embedding_but_no_adapter(
         assert report(state)["embedding_source"] == "mean"
     assert report(state)["lora_trained"] == 0
     assert not any(t.any() for n, t in tensors(state).items() if n.endswith(".B"))
+    assert encode(state), "it can be stored"
     (first, *_) = predict(release, [short], "stage3", {short.user_id: state})
     assert first.answer_tokens > 0
 
 
 def test_a_tight_memory_budget_changes_nothing_but_speed(
-    release: Release, users: tuple[User, ...]
+    release: Release, users: tuple[User, ...], two: States
 ) -> None:
-    expected = adapt_users(release, users[:2], arms=("stage3",), bundle_id="b", seed=1)
     tight = adapt_users(release, users[:2], arms=("stage3",), bundle_id="b", seed=1, memory_bytes=1)
-    for key, state in expected.items():
+    for key, state in two.items():
         # Other batches round otherwise, and AdamW makes a step of any gradient, however small.
         for name in ("embedding_loss_after", "lora_loss_before", "lora_loss_after"):
             assert report(tight[key])[name] == pytest.approx(report(state)[name], rel=1e-3)
@@ -124,10 +140,8 @@ def test_a_tight_memory_budget_changes_nothing_but_speed(
 
 
 def test_a_killed_adaptation_resumes_to_the_same_result(
-    release: Release, users: tuple[User, ...], tmp_path: Path
+    release: Release, users: tuple[User, ...], two: States, tmp_path: Path
 ) -> None:
-    expected = adapt_users(release, users[:2], arms=("stage3",), bundle_id="b", seed=1)
-
     class KilledError(Exception):
         pass
 
@@ -158,14 +172,13 @@ def test_a_killed_adaptation_resumes_to_the_same_result(
     )
     # Finished before the kill: the trials and the refit report their end and do no step.
     assert sum(1 for phase, done in seen if phase == "embedding" and done) == 2
-    for key, state in expected.items():
+    for key, state in two.items():
         assert same(state, resumed[key])
 
 
 def test_predictions_cover_every_query_once_and_swapped_states_change_them(
-    release: Release, users: tuple[User, ...]
+    release: Release, users: tuple[User, ...], states: States
 ) -> None:
-    states = adapt_users(release, users, arms=ARMS, bundle_id="b", seed=3)
     for arm in ("stage1", "stage2-mean", *ARMS):
         own = {u: s for (a, u), s in states.items() if a == arm}
         predictions = predict(release, users, arm, own)
