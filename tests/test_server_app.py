@@ -242,7 +242,7 @@ def test_who_shares_a_node_changes_no_prediction(plan, tmp_path, cache):
     assert found.keys() == expected.keys()
     for path, theirs in expected.items():
         for ours, row in zip(found[path], theirs, strict=True):
-            # Other company, other shapes: sums round otherwise in the last digits of float32.
+            # Other rows in a batch, other shapes: sums round otherwise in the last digits of float32.
             for name in ("nll", "expected"):
                 assert ours.pop(name) == pytest.approx(row.pop(name), rel=1e-5)
             assert ours == row

@@ -77,78 +77,72 @@ def update_all(
     Raises ConfigError if somebody has no adapter or no new item.
     """
     begun = [_begin(learner, *one, name) for one in zip(states, items, strict=True)]
-    ended = go_on(learner, [start for _, start, _ in begun])
-    return [
-        _end(learner, state, name, changed, start.samples, rehearsed, done)
-        for state, (changed, start, rehearsed), done in zip(states, begun, ended, strict=True)
-    ]
+    ended = go_on(learner, [start for _, start in begun])
+    return [_end(*one, name, done) for one, done in zip(begun, ended, strict=True)]
+
+
+@dataclass(frozen=True)
+class Start:
+    """One adapter that goes on: its factors, the person's embedding [tables, e], the samples.
+
+    `rehearsed` of these are old items.
+    """
+
+    factors: Factors
+    embedding: Tensor
+    samples: Samples
+    rehearsed: int = 0
 
 
 def _begin(
     learner: Learner, state: PersonalState, items: Sequence[HistoryItem], name: str
-) -> tuple[TaskState, Start, int]:
-    """The task with its new items waiting, what goes on, and how many old items are rehearsed."""
+) -> tuple[PersonalState, Start]:
+    """The state with its new items waiting, and what goes on from there."""
     before = state.tasks[name]
-    changed = with_items(before, items)
-    unseen = len(changed.items) > len(before.items)
+    grown = with_items(before, items)
+    unseen = len(grown.items) > len(before.items)
     if not unseen or state.embedding is None or not before.adapter:
         raise ConfigError(
             "there is nothing to go on from" if unseen else "there is no new item to go on with",
             hint="run proper adapt with the whole history",
         )
     trained = {item.id for item in before.items} - set(before.waiting)
-    old = [item for item in changed.items if item.id in trained]
-    new = [item for item in changed.items if item.id not in trained]
+    old = [item for item in grown.items if item.id in trained]
+    new = [item for item in grown.items if item.id not in trained]
     task = before.task()
     samples, rehearsed = update_samples(
         learner.encode(new, task),
         learner.encode(old, task),
-        seed=mix_seed(task_seed(state.seed, name), len(changed.items)),
+        seed=mix_seed(task_seed(state.seed, name), len(grown.items)),
         fraction=learner.settings.user.held_back_fraction,
     )
-    start = Start(learner.factors(before.adapter), state.embedding, samples)
-    return replace(changed, waiting=tuple(item.id for item in new)), start, rehearsed
+    start = Start(learner.factors(before.adapter), state.embedding, samples, rehearsed)
+    held = replace(state, base_weights=learner.release.chosen_weights)
+    return held.with_task(name, replace(grown, waiting=tuple(item.id for item in new))), start
 
 
-def _end(
-    learner: Learner,
-    state: PersonalState,
-    name: str,
-    changed: TaskState,
-    samples: Samples,
-    rehearsed: int,
-    done: WentOn,
-) -> Update:
+def _end(state: PersonalState, start: Start, name: str, done: WentOn) -> Update:
     """What became of one person's task."""
-    new_items = len(changed.waiting)
+    grown = state.tasks[name]
+    kept = grown
     if done.kept:
-        counts = samples_report(samples) | {"items": len(changed.items)}
-        changed = replace(
-            changed,
+        counts = samples_report(start.samples) | {"items": len(grown.items)}
+        kept = replace(
+            grown,
             adapter=done.adapter,
-            report={**changed.report, **finite(lora_report(done.fit)), **counts},
+            report={**grown.report, **finite(lora_report(done.fit)), **counts},
             adapted_at=utc_now(),
             waiting=(),
         )
-    held = replace(state, base_weights=learner.release.chosen_weights)
     return Update(
-        new_items=new_items,
-        rehearsed=rehearsed,
-        judged=bool(samples.folds),
+        new_items=len(grown.waiting),
+        rehearsed=start.rehearsed,
+        judged=bool(start.samples.folds),
         kept=done.kept,
         loss_before=done.fit.loss_before,
         loss_after=done.fit.loss_after,
-        state=held.with_task(name, changed),
+        state=state.with_task(name, kept),
     )
-
-
-@dataclass(frozen=True)
-class Start:
-    """One adapter that goes on: its factors, the person's embedding [tables, e], the samples."""
-
-    factors: Factors
-    embedding: Tensor
-    samples: Samples
 
 
 @dataclass(frozen=True)

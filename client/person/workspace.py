@@ -1,4 +1,4 @@
-"""What every private command starts with: the folder, the vault's key, the state, the release.
+"""What every private command starts with: the folder, the vault's key, the release.
 
 A secret comes from a file named by an option or variable, the keyring, or the terminal, in this
 order; it is never an argument itself, which other users' `ps` would show.
