@@ -18,6 +18,7 @@ from proper_model.release.contents import Release
 from proper_model.tasks.records import Population, User
 from simulations.cli import run_cli
 from simulations.experiments import drift
+from simulations.experiments.figure import loss_figure
 from simulations.experiments.meter import Meter
 from simulations.experiments.schema import (
     Costs,
@@ -25,7 +26,7 @@ from simulations.experiments.schema import (
     read_experiment,
     write_experiment,
 )
-from simulations.experiments.show import difference_table, loss_figure, result_table
+from simulations.experiments.show import difference_table, result_table
 from simulations.outcome import environment
 from simulations.setup import sources
 from tests.releases import small_base, small_population

@@ -93,8 +93,8 @@ def _print(result: Experiment, *, markdown: bool = False) -> None:
 def _leave(result: Experiment, out: Path) -> None:
     """Write result and figure into `out`, and print the tables."""
     from proper_model.storage.files import storage_errors, write_atomic
+    from simulations.experiments.figure import loss_figure
     from simulations.experiments.schema import write_experiment
-    from simulations.experiments.show import loss_figure
 
     with storage_errors(out):
         out.mkdir(parents=True, exist_ok=True)

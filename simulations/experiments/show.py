@@ -1,29 +1,22 @@
-"""An experiment as tables, and as a figure: loss by condition."""
+"""An experiment as tables."""
 
 from __future__ import annotations
 
 import math
 
-import matplotlib as mpl
-from matplotlib.backends.backend_svg import FigureCanvasSVG
-from matplotlib.figure import Figure as Canvas
-
 from client.terminal.tables import Table
 from simulations.experiments.schema import Condition, Experiment
 from simulations.outcome.results import METRICS
-from simulations.reporting.figures import BLUE, GREEN, GREY, INK, ORANGE, STYLE, Figure, inline
 
 # Of each task what sees most, and what people ask for; the file holds differences in every metric.
 COMPARED = ("accuracy", "mae_expected", "rougeL", "nll")
-COLOURS = (BLUE, ORANGE, GREEN, GREY)
-LOSS = "nll"
 
 
 def result_table(result: Experiment) -> Table:
     """A row a set and metric, a column a condition, intervals over users; costs at the end."""
     rows = []
     names = list(result.conditions)
-    for on in _sets(result):
+    for on in sets(result):
         for metric in _metrics(result, on):
             cells = [_interval(result.conditions[name], on, metric) for name in names]
             rows.append((on, metric, *cells))
@@ -73,33 +66,7 @@ def fact_table(result: Experiment) -> Table:
     return Table("Counts", ("what", "value"), tuple(rows))
 
 
-def loss_figure(result: Experiment) -> Figure:
-    """Loss per answer token of every condition on every set, with intervals over users."""
-    asked, names = _sets(result), list(result.conditions)
-    said = []
-    with mpl.rc_context(STYLE):
-        canvas = Canvas(figsize=(7.2, 0.9 + 0.24 * len(asked) * len(names)), layout="constrained")
-        FigureCanvasSVG(canvas)
-        axes = canvas.add_subplot()
-        ticks: list[tuple[float, str]] = []
-        for block, on in enumerate(reversed(asked)):
-            for line, name in enumerate(reversed(names)):
-                place = block * (len(names) + 0.7) + line
-                loss = result.conditions[name].sets[on].metrics[LOSS]
-                colour = COLOURS[names.index(name) % len(COLOURS)]
-                if math.isfinite(loss.user_low):
-                    axes.plot([loss.user_low, loss.user_high], [place] * 2, color=colour)
-                axes.plot([loss.user_mean], [place], marker="o", color=colour, markersize=5)
-                ticks.append((place, f"{on}: {name}"))
-                said.append(f"{on}, {name}: {loss.user_mean:.3f}")
-        axes.set_yticks([place for place, _ in ticks], [label for _, label in ticks])
-        axes.set_xlabel("loss per answer token, nats (lower is better)")
-        axes.tick_params(axis="y", colors=INK)
-        title = f"Loss by condition: {result.experiment}, {', '.join(result.tasks)}"
-        return inline(canvas, result.experiment, title, f"{title}. {'; '.join(said)}.")
-
-
-def _sets(result: Experiment) -> list[str]:
+def sets(result: Experiment) -> list[str]:
     """Names of the sets of questions, in the order of the file."""
     return list(dict.fromkeys(on for c in result.conditions.values() for on in c.sets))
 
