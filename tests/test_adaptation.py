@@ -13,7 +13,7 @@ from torch import Tensor
 from client.person.adapting import adapt_users
 from client.person.arms import predict
 from client.person.learner import user_seed
-from client.person.state import PersonalState, Report, encode
+from client.person.state import PersonalState, Report
 from proper_model.errors import BundleFormatError, ConfigError, StateError
 from proper_model.release.contents import Release, release_to_files
 from proper_model.tasks.records import User
@@ -123,7 +123,6 @@ def test_short_histories_get_an_embedding_but_no_adapter(
         assert report(state)["embedding_source"] == "mean"
     assert report(state)["lora_trained"] == 0
     assert not any(t.any() for n, t in tensors(state).items() if n.endswith(".B"))
-    assert encode(state), "it can be stored"
     (first, *_) = predict(release, [short], "stage3", {short.user_id: state})
     assert first.answer_tokens > 0
 
