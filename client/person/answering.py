@@ -101,12 +101,7 @@ class Personal:
             max_new_tokens=self.answer_limit(text, max_tokens),
         )
 
-    def judge(
-        self,
-        items: Sequence[HistoryItem],
-        *,
-        stage: str,
-    ) -> list[Answer]:
+    def judge(self, items: Sequence[HistoryItem], *, stage: str) -> list[Answer]:
         """Answers to own items as questions, and the loss of what the person wrote.
 
         In passes that fit the release's memory.
