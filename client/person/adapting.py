@@ -33,7 +33,7 @@ from proper_model.engine import Samples
 from proper_model.errors import TrainingError
 from proper_model.kernels import Encoded, mix_seed
 from proper_model.release.contents import Release
-from proper_model.stages import LoraFit
+from proper_model.stages import EmbeddingFit
 from proper_model.tasks import HistoryItem, Task, User
 
 # Name of a task to the task and the items it is learned from.
@@ -42,78 +42,60 @@ Histories = Mapping[str, tuple[Task, Sequence[HistoryItem]]]
 
 @dataclass(frozen=True)
 class Member:
-    """Which items fit an embedding, and which train each of the adapters over it."""
+    """A person: the document to change, what each task is learned from, and how that is split.
 
+    Attributes:
+        shared: what fits the embedding.
+        own: by task, what trains the adapter over it.
+    """
+
+    state: PersonalState
+    histories: Histories
     shared: Samples
-    own: tuple[Samples, ...]
-
-
-@dataclass(frozen=True)
-class Adapter:
-    """One adapter: `lora.<site>.A|B` [r, d_in] / [d_out, r], untrained ones too; none without `fit`."""
-
-    tensors: Mapping[str, Tensor]
-    samples: Samples
-    fit: LoraFit | None = None
-
-    @property
-    def usable(self) -> bool:
-        """Whether it was trained, and not in vain."""
-        return self.fit is not None and self.fit.trained and not self.fit.failed
-
-    @property
-    def report(self) -> Report:
-        return finite(
-            samples_report(self.samples) | ({} if self.fit is None else lora_report(self.fit))
-        )
-
-
-@dataclass(frozen=True)
-class Learned:
-    """What a member got under an arm: `embedding` [tables, e] in main memory, None without one."""
-
-    embedding: Tensor | None
-    embedding_report: Report
-    adapters: tuple[Adapter, ...]
+    own: Mapping[str, Samples]
 
 
 def learn(
     learner: Learner, members: Sequence[Member], arms: Mapping[str, str]
-) -> dict[str, list[Learned]]:
-    """Fit all embeddings, then train the adapters of every arm; by arm, a result a member.
+) -> dict[str, list[PersonalState]]:
+    """Fit all embeddings, then train the adapters of every arm; by arm, a document a member.
+
+    Adapters that were not trained are in it as they were drawn: all rows of a pass have one.
 
     Args:
         arms: of `STATEFUL_ARMS`, and the name of its training for progress and checkpoints.
     """
     embeddings: Tensor | None = None
-    reports: list[Report] = []
+    fits: list[EmbeddingFit] = []
     if any(STATEFUL_ARMS[arm].embedding for arm in arms):
         embeddings, fits = learner.fit_embeddings([member.shared for member in members])
-        reports = [finite(embedding_report(fit)) for fit in fits]
     owners = [place for place, member in enumerate(members) for _ in member.own]
-    samples = [own for member in members for own in member.own]
-    found: dict[str, list[Learned]] = {}
+    samples = [own for member in members for own in member.own.values()]
+    found: dict[str, list[PersonalState]] = {}
     for arm, phase in arms.items():
-        parts = STATEFUL_ARMS[arm]
-        over = embeddings if parts.embedding else None
-        adapters = [Adapter({}, own) for own in samples]
-        if parts.adapter:
+        over = embeddings if STATEFUL_ARMS[arm].embedding else None
+        adapters: list[Mapping[str, Tensor]] = [{} for _ in samples]
+        reports = [samples_report(own) for own in samples]
+        if STATEFUL_ARMS[arm].adapter:
             lora, lora_fits = learner.train_loras(
                 samples, None if over is None else over[owners], phase=phase
             )
-            adapters = [
-                Adapter(learner.lora_tensors(lora, place), own, fit)
-                for place, (own, fit) in enumerate(zip(samples, lora_fits, strict=True))
+            adapters = [learner.lora_tensors(lora, place) for place in range(len(samples))]
+            reports = [
+                told | lora_report(fit) for told, fit in zip(reports, lora_fits, strict=True)
             ]
+        learned = zip(adapters, reports, strict=True)  # in the order of members and their tasks
         found[arm] = [
-            Learned(
+            replace(
+                member.state,
                 embedding=None if over is None else over[place].detach().cpu().clone(),
-                embedding_report={} if over is None else reports[place],
-                adapters=tuple(
-                    a for a, owner in zip(adapters, owners, strict=True) if owner == place
-                ),
+                embedding_report={} if over is None else finite(embedding_report(fits[place])),
+                tasks={
+                    name: task_state(*member.histories[name], *next(learned)) for name in member.own
+                },
+                base_weights=learner.release.chosen_weights,
             )
-            for place in range(len(members))
+            for place, member in enumerate(members)
         ]
     return found
 
@@ -131,30 +113,25 @@ def adapt(learner: Learner, state: PersonalState, histories: Histories) -> Perso
     encoded = {n: learner.encode(histories[n][1], histories[n][0]) for n in names}
     together = merged([(histories[n][1], encoded[n]) for n in names])
     member = Member(
+        state,
+        histories,
         learner.split_for_embedding(together, state.seed),
-        tuple(learner.split(encoded[n], seed=task_seed(state.seed, n)) for n in names),
+        {name: learner.split(encoded[name], seed=task_seed(state.seed, name)) for name in names},
     )
     (learned,) = learn(learner, [member], {"stage3": "adapter"})["stage3"]
-    fits = [adapter.fit for adapter in learned.adapters]
-    if all(fit is not None and fit.trained and fit.failed for fit in fits):
+    if all(task.report.get("lora_failed") for task in learned.tasks.values()):
         raise TrainingError(
             "training diverged at every learning rate; nothing was stored",
             hint="give a task file with a smaller user.learning_rates, or a release made with one",
         )
-    # An adapter that does nothing is not stored: whoever has none gets the group's model.
+    # Whoever has no adapter that learned something gets the group's model.
     tasks = {
-        name: task_state(
-            *histories[name], adapter if adapter.usable else replace(adapter, tensors={})
-        )
-        for name, adapter in zip(names, learned.adapters, strict=True)
+        name: task
+        if task.report["lora_trained"] and not task.report["lora_failed"]
+        else replace(task, adapter={})
+        for name, task in learned.tasks.items()
     }
-    return replace(
-        state,
-        embedding=learned.embedding,
-        embedding_report=learned.embedding_report,
-        tasks=tasks,
-        base_weights=learner.release.chosen_weights,
-    )
+    return replace(learned, tasks=tasks)
 
 
 def adapt_users(
@@ -169,8 +146,6 @@ def adapt_users(
     progress: Progress | None = None,
 ) -> dict[tuple[str, str], PersonalState]:
     """Adapt every user to the release's task; a document each (arm, user id) of arms that have one.
-
-    Adapters that were not trained are in it, as they were drawn: all rows of a pass have one.
 
     Args:
         arms: any of the known arms; those without private state are skipped.
@@ -190,23 +165,17 @@ def adapt_users(
         progress("tokenize", 0, 0)
     task = release.task
     learner = Learner(release, checkpoint=checkpoint, memory_bytes=memory_bytes, progress=progress)
-    seeds = [user_seed(seed, user.user_id) for user in users]
-    samples = [
-        learner.split(learner.encode(user.history, task), seed=own)
-        for user, own in zip(users, seeds, strict=True)
-    ]
-    learned = learn(learner, [Member(own, (own,)) for own in samples], wanted)
+    members = []
+    for user in users:
+        own_seed = user_seed(seed, user.user_id)
+        samples = learner.split(learner.encode(user.history, task), seed=own_seed)
+        state = PersonalState(bundle_id, 0, seed=own_seed)
+        histories = {task.name: (task, user.history)}
+        members.append(Member(state, histories, samples, {task.name: samples}))
     return {
-        (arm, user.user_id): PersonalState(
-            bundle_id,
-            0,
-            seed=own_seed,
-            embedding=one.embedding,
-            embedding_report=one.embedding_report,
-            tasks={task.name: task_state(task, user.history, one.adapters[0])},
-        )
-        for arm, by_user in learned.items()
-        for user, own_seed, one in zip(users, seeds, by_user, strict=True)
+        (arm, user.user_id): state
+        for arm, states in learn(learner, members, wanted).items()
+        for user, state in zip(users, states, strict=True)
     }
 
 
@@ -243,13 +212,15 @@ def merged(histories: Sequence[tuple[Sequence[HistoryItem], Sequence[Encoded]]])
     return [sample for _, _, sample in rows]
 
 
-def task_state(task: Task, items: Sequence[HistoryItem], adapter: Adapter) -> TaskState:
+def task_state(
+    task: Task, items: Sequence[HistoryItem], adapter: Mapping[str, Tensor], report: Report
+) -> TaskState:
     """A task as it is stored, adapted just now."""
     return TaskState(
         toml=task.toml_text,
         template=task.template,
         items=tuple(items),
-        adapter=adapter.tensors,
-        report=adapter.report,
+        adapter=adapter,
+        report=finite(report),
         adapted_at=utc_now(),
     )

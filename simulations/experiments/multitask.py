@@ -22,8 +22,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from client.person.adapting import Adapter, merged, task_seed, task_state
-from client.person.learner import Learner, user_seed
+from client.person.adapting import merged, task_seed, task_state
+from client.person.learner import Learner, lora_report, samples_report, user_seed
 from client.person.state import PersonalState
 from proper_model.data import read_population
 from proper_model.engine import Samples
@@ -233,14 +233,16 @@ def _train(
     many = [own for _ in CONDITIONS for own in samples]
     lora, lora_fits = learner.train_loras(many, embeddings, phase=f"adapters, task {place + 1}")
     states: dict[str, dict[str, PersonalState]] = {condition: {} for condition in CONDITIONS}
+    task = both.tasks[place]
     for member, (own, fit) in enumerate(zip(many, lora_fits, strict=True)):
         user = users[member % len(users)]
-        adapter = Adapter(learner.lora_tensors(lora, member), own, fit)
+        adapter = learner.lora_tensors(lora, member)
+        learned = task_state(task, user.history, adapter, samples_report(own) | lora_report(fit))
         states[CONDITIONS[member // len(users)]][user.user_id] = PersonalState(
             "",
             0,
             seed=own.seed,
             embedding=embeddings[member].cpu().clone(),
-            tasks={both.tasks[place].name: task_state(both.tasks[place], user.history, adapter)},
+            tasks={task.name: learned},
         )
     return states
