@@ -8,6 +8,7 @@ import os
 import pytest
 import torch
 
+from client.person import stores
 from client.person.state import PersonalState, TaskState
 from client.person.stores import (
     EARLIER,
@@ -19,6 +20,7 @@ from client.person.stores import (
     user_pseudonym,
 )
 from proper_model.errors import StateError
+from proper_model.storage.files import read_bounded
 from proper_model.tasks.records import HistoryItem
 
 BUNDLE = "cd" * 32
@@ -121,9 +123,16 @@ def test_truncated_and_extended_files_are_refused(store):
 def test_whether_there_is_one_is_known_without_reading_it(store, monkeypatch):
     """A document of 4 MiB, of which only the beginning may be read."""
     store.write(make_state(embedding=torch.ones(1, 1 << 20)))
-    monkeypatch.setattr("client.person.stores.read_regular", None)
-    monkeypatch.setattr("client.person.stores.BEGINNING_BYTES", 4096)
+    asked: list[int] = []
+
+    def counted(path, most):
+        asked.append(most)
+        return read_bounded(path, most)
+
+    monkeypatch.setattr(stores, "read_regular", None)
+    monkeypatch.setattr(stores, "read_bounded", counted)
     assert store.exists()
+    assert 0 < sum(asked) <= 1 << 13
     store.remove()
     assert not store.exists()
 

@@ -39,10 +39,11 @@ if TYPE_CHECKING:
     from client.person.state import PersonalState, Report
 
 MAGIC = b"PROPERS2"
-EARLIER = b"PROPERS1"  # until version 0.9: other bytes for the same tensors
+EARLIER = b"PROPERS1"  # earlier versions: other bytes for the same tensors
 DIGEST_BYTES = 32
-MAX_HEADER_BYTES = 1 << 16
-BEGINNING_BYTES = 1 << 20  # both headers are in it: a document in a folder holds no history
+MAX_HEADER_BYTES = 1 << 12
+BEGINNING_BYTES = 1 << 13  # the header is in it
+REPORT_BYTES = 1 << 20  # the document's header too: in a folder it holds no history
 MAX_STATE_BYTES = 4 << 30
 
 HINT = "run the personalization round again; it trains this user's state anew"
@@ -172,7 +173,8 @@ class FolderStore:
 
         Raises FileNotFoundError, StateError.
         """
-        header = _read_header(_beginning(folder / f"{arm}.state"), arm)
+        stream = BytesIO(read_bounded(folder / f"{arm}.state", BEGINNING_BYTES))
+        header = _read_header(stream, arm)
         bundle_id, seed, key = (header.get(name, "") for name in ("bundle_id", "seed", "key"))
         return cls(folder, Binding(bundle_id, arm, user_id, seed, key))
 
@@ -220,7 +222,7 @@ class FolderStore:
 
     def _begins_right(self, path: Path) -> bool:
         try:
-            stream = _beginning(path)
+            stream = BytesIO(read_bounded(path, BEGINNING_BYTES))
             header = _read_header(stream, self.binding.arm)
             left = path.lstat().st_size - stream.tell()
         except (OSError, StateError):
@@ -275,16 +277,12 @@ def report_in(folder: Path, arm: str) -> Report:
     """
     from client.person.state import read_report
 
-    stream = _beginning(folder / f"{arm}.state")
+    stream = BytesIO(read_bounded(folder / f"{arm}.state", REPORT_BYTES))
     _read_header(stream, arm)
     try:
         return read_report(stream)
     except VaultError:
         raise StateError(f"state of arm {arm}: the document cannot be read", hint=HINT) from None
-
-
-def _beginning(path: Path) -> BytesIO:
-    return BytesIO(read_bounded(path, BEGINNING_BYTES))
 
 
 def _read_header(stream: BytesIO, arm: str) -> Mapping[str, Any]:
