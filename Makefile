@@ -23,7 +23,7 @@ export DO_NOT_TRACK := 1
 # Tests and demo use small matrices: threads fighting over cores cost more than they bring.
 TEST_ENV := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 
-.PHONY: help install lock audit sbom demo test test-full pytest fuzz lint fix docs results result \
+.PHONY: help install lock audit sbom demo test test-full pytest fuzz lint fix docs docs-site results result \
   report bench bench-results clean distclean
 
 help: ## this list
@@ -97,9 +97,12 @@ fix: $(STAMP) ## what ruff can mend by itself
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-docs: $(STAMP) ## write the generated blocks of the README and its curve from results/
-	$(BIN)/python docs/generated.py --write README.md
+docs: $(STAMP) ## write the generated blocks of README and docs, and a curve, from results/
+	$(BIN)/python docs/generated.py --write README.md docs/*.md
 	$(BIN)/python -m benchmarks.figures results/bench/growth/overhead.json --growth-svg docs/growth.svg
+
+docs-site: $(STAMP) ## docs/ and the reference as a site, every link checked: site/index.html
+	$(BIN)/python docs/build_site.py
 
 # The committed results: hours on two cores. Phases are cached, so presets share stage 1.
 RUNS := default-0 default-1 default-2 device-0 paper-0
@@ -204,7 +207,7 @@ $(MEASURED)/pipeline.json:
 	rm -rf $(MEASURED)/before
 
 clean: ## caches and build products; runs and .venv stay
-	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf build dist site .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find $(CODE) tests docs -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean ## the same and .venv

@@ -1,9 +1,9 @@
 """Where `proper` keeps its things: one folder, private to its owner.
 
     HOME/root.json          the trust root this device pins
-    HOME/bundles/           installed releases (`bundle_store`)
+    HOME/bundles/           installed releases (`client.releases`)
     HOME/bases.json         where bases that releases refer to lie on this machine
-    HOME/vault/             everything private, encrypted (`vault`)
+    HOME/vault/             everything private, encrypted (`client.vault`)
 
 HOME is `--home`, else the variable PROPER_HOME, else the platform's folder for a program's data.
 Source: docs/security.md 2 (same-device user).

@@ -1,5 +1,5 @@
-"""Generated blocks: every table of numbers in the README is printed by one of two commands,
-`proper-sim table` and `python -m benchmarks.table`.
+"""Generated blocks: every table of numbers in the README and in docs/ is printed by a command,
+`proper-sim table` for results and one of `benchmarks` for measurements.
 
 A block stands between two HTML comments:
 
@@ -7,7 +7,7 @@ A block stands between two HTML comments:
     ...
     <!-- /generated -->
 
-`--write FILE` runs each block's command from the repository's root and replaces what is between
+`--write FILE...` runs each block's command from the repository's root and replaces what is between
 the comments; `tests/test_readme.py` does the same and compares. Without `--markdown` the output
 is a terminal's and goes into a fenced block.
 """
@@ -96,8 +96,9 @@ def main() -> None:
     for path in parser.parse_args().write:
         old = path.read_text()
         new = regenerate(old)
-        path.write_text(new)
-        print(f"{path}: {len(blocks(new))} blocks, {'changed' if new != old else 'unchanged'}")
+        if count := len(blocks(new)):
+            path.write_text(new)
+            print(f"{path}: {count} blocks, {'changed' if new != old else 'unchanged'}")
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from client.releases.store import InstalledBundle, read_checked
 from proper_model.bundle.signed_bundle import BundleFiles, BundleInfo, build_bundle
 from proper_model.bundle.trusted_root import TrustedRoot
 
@@ -232,3 +233,9 @@ def sample_bundle(version: int = 1, *, files=None, keys=(KEY,), **changes) -> Bu
 
 def format_bundle(version: int = 1, *, files=None, **changes) -> BundleFiles:
     return sample_bundle(version, files=files or format_files(), **changes)
+
+
+def load_files(bundle: InstalledBundle) -> dict[str, bytes]:
+    """Every file of an installed bundle, each checked as it is read."""
+    manifest = bundle.manifest
+    return {name: read_checked(bundle.path, manifest, name) for name in manifest.files}

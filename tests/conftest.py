@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
+
+if TYPE_CHECKING:
+    from keyrings import MemoryKeyring
 
 # A busy machine is no failed test.
 settings.register_profile("untimed", deadline=None)
@@ -38,6 +43,18 @@ def _folder_of_small_releases(tmp_path_factory: pytest.TempPathFactory) -> None:
         folder = folder.parent
     (folder / "small-releases").mkdir(exist_ok=True)
     os.environ["PROPER_TEST_RELEASES"] = str(folder / "small-releases")
+
+
+@pytest.fixture
+def ring() -> Iterator[MemoryKeyring]:
+    """A keyring in memory, in use."""
+    import keyring
+    from keyrings import MemoryKeyring
+
+    before, made = keyring.get_keyring(), MemoryKeyring()
+    keyring.set_keyring(made)
+    yield made
+    keyring.set_keyring(before)
 
 
 # Minutes or most of one each: begun last, one of them would keep one worker busy while the others

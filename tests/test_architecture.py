@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -66,9 +67,20 @@ ENGINE_FORBIDDEN = {"pydantic", "flwr"}
 UNSAFE_CALLS = {("pickle", "load"), ("pickle", "loads"), ("yaml", "load"), ("os", "system")}
 
 
-def imported_roots(tree: ast.AST) -> Iterator[tuple[str, int]]:
+@cache
+def parse(source: str) -> ast.Module:
+    return ast.parse(source)
+
+
+@cache
+def nodes(source: str) -> tuple[ast.AST, ...]:
+    """Every node of a file, once for all rules."""
+    return tuple(ast.walk(parse(source)))
+
+
+def imported_roots(source: str) -> Iterator[tuple[str, int]]:
     """(top-level package, line) of every import, wherever in the file it stands."""
-    for node in ast.walk(tree):
+    for node in nodes(source):
         if isinstance(node, ast.Import):
             for alias in node.names:
                 yield alias.name.split(".")[0], node.lineno
@@ -97,25 +109,25 @@ def import_violations(name: str, source: str) -> list[str]:
         forbidden |= ENGINE_FORBIDDEN
     return [
         f"{name}:{line} imports {root}"
-        for root, line in imported_roots(ast.parse(source))
+        for root, line in imported_roots(source)
         if root in forbidden
     ]
 
 
-def imported_modules(source: str, known: set[str]) -> Iterator[tuple[str, str, int]]:
+def imported_modules(source: str, modules: dict[str, str]) -> Iterator[tuple[str, str, int]]:
     """(module, name or "", line) of every import of our own modules, late ones and types included.
 
     `from package.room import module` counts as an import of the module.
     """
-    for node in ast.walk(ast.parse(source)):
+    for node in nodes(source):
         if isinstance(node, ast.Import):
-            yield from ((a.name, "", node.lineno) for a in node.names if a.name in known)
+            yield from ((a.name, "", node.lineno) for a in node.names if a.name in modules)
         elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
             for alias in node.names:
                 whole = f"{node.module}.{alias.name}"
-                if whole in known:
+                if whole in modules:
                     yield whole, "", node.lineno
-                elif node.module in known:
+                elif node.module in modules:
                     yield node.module, alias.name, node.lineno
 
 
@@ -151,7 +163,7 @@ def order_violations(modules: dict[str, str]) -> list[str]:
         if mine is None:
             found.append(f"{module} is in no room")
             continue
-        for target, _, line in imported_modules(source, set(modules)):
+        for target, _, line in imported_modules(source, modules):
             other, theirs, its_room = place(target)
             if other == package and theirs is not None and theirs > mine:
                 found.append(f"{module}:{line} is in {room} and imports {its_room}, a later room")
@@ -161,7 +173,7 @@ def order_violations(modules: dict[str, str]) -> list[str]:
 def import_circles(modules: dict[str, str]) -> list[list[str]]:
     """Modules that reach themselves through imports; faces import their own room and do not count."""
     inside = {
-        module: {target for target, _, _ in imported_modules(source, set(modules))} - {module}
+        module: {target for target, _, _ in imported_modules(source, modules)} - {module}
         for module, source in modules.items()
     }
     waiting = True
@@ -174,7 +186,7 @@ def import_circles(modules: dict[str, str]) -> list[list[str]]:
 
 def names_of_face(source: str) -> set[str]:
     """What a room's `__init__` lists in `__all__`."""
-    for node in ast.parse(source).body:
+    for node in parse(source).body:
         target = node.targets[0] if isinstance(node, ast.Assign) else None
         if isinstance(node, ast.AnnAssign):
             target = node.target
@@ -195,7 +207,7 @@ def face_violations(modules: dict[str, str]) -> list[str]:
         package, _, room = place(module)
         if package in BEHIND_FACES:
             continue
-        for target, name, line in imported_modules(source, set(modules)):
+        for target, name, line in imported_modules(source, modules):
             other, theirs, its_room = place(target)
             if theirs is None or f"{other}.{its_room}" not in folders:
                 continue
@@ -214,7 +226,7 @@ def face_faults(module: str, modules: dict[str, str]) -> list[str]:
     found = []
     if source.count("\n") > MAX_FACE_LINES:
         found.append(f"{module}: a face of {source.count(chr(10))} lines, at most {MAX_FACE_LINES}")
-    tree = ast.parse(source)
+    tree = parse(source)
     if "__all__" not in source:
         found.append(f"{module}: no __all__")
     imported = {
@@ -243,7 +255,7 @@ def engine_closure(modules: dict[str, str]) -> set[str]:
         if module in reached:
             continue
         reached.add(module)
-        waiting += [target for target, _, _ in imported_modules(modules[module], set(modules))]
+        waiting += [target for target, _, _ in imported_modules(modules[module], modules)]
     return reached
 
 
@@ -254,7 +266,7 @@ def message_violations(name: str, source: str) -> list[str]:
         return []
     return [
         f"{name}:{node.lineno} builds a Message"
-        for node in ast.walk(ast.parse(source))
+        for node in nodes(source)
         if isinstance(node, ast.Call)
         and (
             (isinstance(node.func, ast.Name) and node.func.id == "Message")
@@ -266,7 +278,7 @@ def message_violations(name: str, source: str) -> list[str]:
 def unsafe_violations(name: str, source: str) -> list[str]:
     """Calls that read untrusted bytes as code; `torch.load` and `trust_remote_code` included."""
     found = []
-    for node in ast.walk(ast.parse(source)):
+    for node in nodes(source):
         if not isinstance(node, ast.Call):
             continue
         function = node.func
@@ -289,7 +301,7 @@ def size_violations(name: str, source: str) -> list[str]:
     lines = source.count("\n")
     if lines > MAX_FILE_LINES:
         found.append(f"{name}: {lines} lines, at most {MAX_FILE_LINES}")
-    for node in ast.walk(ast.parse(source)):
+    for node in nodes(source):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.end_lineno is not None:
             length = node.end_lineno - node.lineno + 1
             if length > MAX_FUNCTION_LINES:
@@ -302,7 +314,7 @@ def size_violations(name: str, source: str) -> list[str]:
 
 def docstring_violations(name: str, source: str) -> list[str]:
     """Modules that do not say what they are for."""
-    return [] if ast.get_docstring(ast.parse(source)) else [f"{name}: no module docstring"]
+    return [] if ast.get_docstring(parse(source)) else [f"{name}: no module docstring"]
 
 
 RULES = (
@@ -397,7 +409,7 @@ def test_the_engine_reaches_no_pydantic_and_no_flower(modules) -> None:
         return [
             f"{module}:{line} imports {root}"
             for module in sorted(engine_closure(modules))
-            for root, line in imported_roots(ast.parse(modules[module]))
+            for root, line in imported_roots(modules[module])
             if root in ENGINE_FORBIDDEN
         ]
 

@@ -26,7 +26,6 @@ from client.vault.backup import (
     decode,
     encode,
     open_backup,
-    read_backup,
     write_backup,
 )
 from proper_model.errors import ConfigError, PassphraseError, StorageError, VaultError
@@ -70,7 +69,7 @@ def test_round_trip_at_the_real_price(tmp_path: Path) -> None:
 def test_a_file_of_another_age_program_is_read(tmp_path: Path) -> None:
     long = os.urandom(200_000)  # several chunks of age
     path = put(tmp_path, seal(encode(Backup(long, CREATED, BUNDLE)), SECRET))
-    assert read_backup(path, SECRET) == long
+    assert open_backup(path, SECRET).document == long
 
 
 def test_the_written_layout_is_the_documented_one() -> None:
@@ -90,7 +89,7 @@ def test_the_written_layout_is_the_documented_one() -> None:
 def test_a_wrong_passphrase_has_its_own_error(tmp_path: Path) -> None:
     path = put(tmp_path, seal(encode(WHOLE), SECRET))
     with pytest.raises(PassphraseError, match="wrong passphrase") as caught:
-        read_backup(path, SECRET + "!")
+        open_backup(path, SECRET + "!")
     assert caught.value.exit_code == 45
     assert SECRET not in str(caught.value)
 
@@ -102,7 +101,7 @@ def test_effort_that_this_machine_refuses_is_no_damage(
     monkeypatch.setattr(backup, "MAX_WORK_FACTOR", 30)
     path = put(tmp_path, seal(encode(WHOLE), SECRET).replace(b" 4\n", b" 30\n"))
     with pytest.raises(VaultError, match="this machine refuses the effort") as caught:
-        read_backup(path, SECRET)
+        open_backup(path, SECRET)
     assert "work factor 30, 1048576 MiB" in caught.value.message
     assert "damaged" not in caught.value.message
     assert "faster" in str(caught.value.hint)
@@ -113,14 +112,14 @@ def test_a_passphrase_is_the_same_from_every_keyboard(tmp_path: Path, cheap: Non
     for number, (typed, again) in enumerate([(composed, decomposed), (decomposed, composed)]):
         out = tmp_path / f"{number}.age"
         write_backup(out, DOCUMENT, typed, bundle_id=BUNDLE, created=CREATED)
-        assert read_backup(out, again) == DOCUMENT
+        assert open_backup(out, again).document == DOCUMENT
         assert pyrage.passphrase.decrypt(out.read_bytes(), composed) == encode(WHOLE)
     older = put(tmp_path, seal(encode(WHOLE), decomposed))
-    assert read_backup(older, decomposed) == DOCUMENT
+    assert open_backup(older, decomposed).document == DOCUMENT
     with pytest.raises(PassphraseError, match="wrong passphrase"):
-        read_backup(older, composed)
+        open_backup(older, composed)
     with pytest.raises(PassphraseError, match="not valid Unicode"):
-        read_backup(older, "\ud800")
+        open_backup(older, "\ud800")
 
 
 def test_no_altered_file_is_read(tmp_path: Path) -> None:
@@ -129,7 +128,7 @@ def test_no_altered_file_is_read(tmp_path: Path) -> None:
     A sample, as pyrage takes ten milliseconds a file; steps that are prime to what repeats.
     """
     good = seal(encode(Backup(b"short", CREATED, BUNDLE)), SECRET)
-    assert read_backup(put(tmp_path, good), SECRET) == b"short"
+    assert open_backup(put(tmp_path, good), SECRET).document == b"short"
     kinds = set()
     altered = [
         good[:at] + bytes([good[at] ^ (1 << at % 8)]) + good[at + 1 :]
@@ -139,12 +138,12 @@ def test_no_altered_file_is_read(tmp_path: Path) -> None:
     altered += [good + b"\0", good + good]
     for data in altered:
         with pytest.raises((VaultError, PassphraseError)) as caught:
-            read_backup(put(tmp_path, data), SECRET)
+            open_backup(put(tmp_path, data), SECRET)
         kinds.add(type(caught.value))
     assert kinds == {VaultError, PassphraseError}
     payload = good[:-1] + bytes([good[-1] ^ 1])
     with pytest.raises(VaultError, match="damaged"):
-        read_backup(put(tmp_path, payload), SECRET)
+        open_backup(put(tmp_path, payload), SECRET)
 
 
 def test_work_is_bounded_before_it_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -152,7 +151,7 @@ def test_work_is_bounded_before_it_is_done(tmp_path: Path, monkeypatch: pytest.M
     with monkeypatch.context() as patch:
         patch.setattr(pyrage.passphrase, "decrypt", None)
         with pytest.raises(VaultError, match="work factor"):
-            read_backup(put(tmp_path, good.replace(b" 4\n", b" 23\n")), SECRET)
+            open_backup(put(tmp_path, good.replace(b" 4\n", b" 23\n")), SECRET)
     check_start(good)
     check_start(good.replace(b" 4\n", b" 22\n"))
     for factor in (b"23", b"64", b"99"):
@@ -256,7 +255,7 @@ def test_a_memory_stick_without_links_works_too(
     out = tmp_path / "vault.age"
     write(out)
     assert out.stat().st_mode & 0o777 == 0o600
-    assert read_backup(out, SECRET) == DOCUMENT
+    assert open_backup(out, SECRET).document == DOCUMENT
     assert [path.name for path in tmp_path.iterdir()] == ["vault.age"]
 
     def no_links_then_full(*args: Any, **options: Any) -> None:
@@ -278,7 +277,7 @@ def test_without_pyrage_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.M
         write(tmp_path / "vault.age")
     assert "[backup]" in (caught.value.hint or "")
     with pytest.raises(ConfigError):
-        read_backup(tmp_path / "vault.age", SECRET)
+        open_backup(tmp_path / "vault.age", SECRET)
 
 
 def test_refusals_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -293,6 +292,6 @@ def test_refusals_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         write(out)
     monkeypatch.setattr(backup, "MAX_FILE_BYTES", 10)
     with pytest.raises(VaultError, match="larger than"):
-        read_backup(put(tmp_path, bytes(11)), SECRET)
+        open_backup(put(tmp_path, bytes(11)), SECRET)
     with pytest.raises(StorageError, match="No such file"):
-        read_backup(tmp_path / "absent", SECRET)
+        open_backup(tmp_path / "absent", SECRET)

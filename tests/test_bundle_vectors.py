@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -67,7 +68,9 @@ def test_vector(case):
 )
 def test_vector_as_a_folder(case, tmp_path, monkeypatch):
     # The vectors are about the format; what they hold no device could use.
-    monkeypatch.setattr(updater, "_check_content", lambda *_: None)
+    monkeypatch.setattr(
+        updater, "_check_content", lambda *_: SimpleNamespace(recipe=None, task=None)
+    )
     source = tmp_path / "source"
     for name, data in case_files(case).items():
         (source / name).parent.mkdir(parents=True, exist_ok=True)

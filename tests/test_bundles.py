@@ -23,6 +23,7 @@ from bundle_samples import (
     TASK_TOML,
     base_files,
     big_files,
+    load_files,
     referring_files,
     sample_bundle,
     sample_files,
@@ -31,17 +32,14 @@ from release_server import serve_folder, serving
 
 from client.home import Home
 from client.releases import installed_list, partial_file
-from client.releases.add import (
-    add_bundle,
-    base_of,
-    list_bundles,
-    load_release,
-    remove_old_bundles,
-    verify_bundle,
-)
+from client.releases.add import add_bundle, load_release
+from client.releases.base_facts import base_facts
+from client.releases.bases import base_of
 from client.releases.download import Patience
-from client.releases.installed_list import DAMAGED
-from client.releases.store import BundleWarning, load_files, stored
+from client.releases.installed_list import DAMAGED, list_bundles, remove_old_bundles
+from client.releases.loading import ReleaseMemory
+from client.releases.store import BundleWarning, installed, stored
+from client.releases.verify import verify_bundle
 from coordinator.publish import publish, reference_base
 from proper_model.bundle.trusted_root import ROOT_DOMAIN, TrustedRoot, sign
 from proper_model.errors import (
@@ -58,6 +56,7 @@ from proper_model.errors import (
     StateError,
     StorageError,
 )
+from proper_model.release import recipe
 from proper_model.storage.durable import locked
 
 OTHER = sample_files(seed=1)
@@ -73,6 +72,14 @@ def home(tmp_path):
 def folder(tmp_path):
     """A release folder with one release and the root beside it."""
     return release(tmp_path / "release")
+
+
+@pytest.fixture
+def web():
+    """A server; a release folder that is served lies at its `address`."""
+    with serving() as server:
+        server.address = f"{server.url}/release"
+        yield server
 
 
 def release(folder, files=None, *, keys=(KEY,), root=ROOT, **options):
@@ -333,28 +340,27 @@ REFUSALS = {
 @pytest.mark.parametrize(
     ("case", "remote"), [*((c, False) for c in REFUSALS), *((c, True) for c in list(REFUSALS)[:-1])]
 )
-def test_after_a_refusal_all_is_as_before(home, tmp_path, case, remote):
+def test_after_a_refusal_all_is_as_before(home, tmp_path, case, remote, web):
     code, make, options = REFUSALS[case]
     version = 2 if case == "rollback" else 1
     root = pinned(tmp_path / "x", ROOT)
     add(home, put(tmp_path / "first", sample_bundle(version)), root=root)
     before = snapshot(home.path)
     make(tmp_path / "bad")
-    with serving() as server:
-        serve_folder(server, tmp_path / "bad")
-        source = f"{server.url}/release" if remote else tmp_path / "bad"
-        for act in (add, verify):
-            with pytest.raises(BundleError) as caught:
-                act(home, source, **options)
-            assert caught.value.exit_code == code
-            # What was transferred and verified stays for the next attempt.
-            parts = ("/.download-", "/.partial-") if remote else ("/.download-",)
-            kept = {
-                name: value
-                for name, value in snapshot(home.path).items()
-                if not any(part in name for part in parts)
-            }
-            assert kept == before
+    serve_folder(web, tmp_path / "bad")
+    source = web.address if remote else tmp_path / "bad"
+    for act in (add, verify):
+        with pytest.raises(BundleError) as caught:
+            act(home, source, **options)
+        assert caught.value.exit_code == code
+        # What was transferred and verified stays for the next attempt.
+        parts = ("/.download-", "/.partial-") if remote else ("/.download-",)
+        kept = {
+            name: value
+            for name, value in snapshot(home.path).items()
+            if not any(part in name for part in parts)
+        }
+        assert kept == before
     assert load_files(stored(home.path, add(home, tmp_path / "first").bundle.bundle_id))
 
 
@@ -364,53 +370,50 @@ BIG = big_files()
 ONCE = Patience(attempts=1)
 
 
-def test_a_release_on_the_web(home, folder, tmp_path):
-    with serving() as server:
-        serve_folder(server, folder)
-        url = f"{server.url}/release"
-        with pytest.raises(ConfigError, match="trusts no publisher yet"):
-            add(home, url)
-        assert not home.root_file.exists()
-        assert list_bundles(home) == ()
-        root = pinned(folder, ROOT)
-        assert load_files(add(home, url, root=root).bundle) == sample_files()
-        server.seen.clear()
-        release(folder, OTHER)
-        serve_folder(server, folder)
-        assert load_files(add(home, url).bundle) == OTHER
-        fetched = [record["path"].removeprefix("/release/") for record in server.seen]
-        assert fetched == [
-            "latest.json",
-            "root.json",
-            "v00000002/manifest.json",
-            "v00000002/signatures.json",
-            "v00000002/recipe.json",  # only what this device does not hold
-        ]
-        other = Home(tmp_path / "other")
-        assert add(other, f"{url}/v00000002/", root=root).bundle.version == 2
-        place_root(folder, SECOND, [KEY, SECOND_KEY])
-        release(folder, keys=(SECOND_KEY,), root=None)
-        serve_folder(server, folder)
-        assert add(home, url).notes == ("the publisher's keys changed: root 1 -> 2",)
+def test_a_release_on_the_web(home, folder, tmp_path, web):
+    serve_folder(web, folder)
+    with pytest.raises(ConfigError, match="trusts no publisher yet"):
+        add(home, web.address)
+    assert not home.root_file.exists()
+    assert list_bundles(home) == ()
+    root = pinned(folder, ROOT)
+    assert load_files(add(home, web.address, root=root).bundle) == sample_files()
+    web.seen.clear()
+    release(folder, OTHER)
+    serve_folder(web, folder)
+    assert load_files(add(home, web.address).bundle) == OTHER
+    fetched = [record["path"].removeprefix("/release/") for record in web.seen]
+    assert fetched == [
+        "latest.json",
+        "root.json",
+        "v00000002/manifest.json",
+        "v00000002/signatures.json",
+        "v00000002/recipe.json",  # only what this device does not hold
+    ]
+    other = Home(tmp_path / "other")
+    assert add(other, f"{web.address}/v00000002/", root=root).bundle.version == 2
+    place_root(folder, SECOND, [KEY, SECOND_KEY])
+    release(folder, keys=(SECOND_KEY,), root=None)
+    serve_folder(web, folder)
+    assert add(home, web.address).notes == ("the publisher's keys changed: root 1 -> 2",)
     assert not list((home.path / "bundles").glob(".download-*"))
 
 
-def test_an_interrupted_download_is_continued_by_the_next_command(home, folder, tmp_path):
+def test_an_interrupted_download_is_continued_by_the_next_command(home, folder, tmp_path, web):
     add(home, folder)
     release(folder, BIG)
     path = "/release/v00000002/base/model.safetensors"
-    with serving() as server:
-        serve_folder(server, folder)
-        size = len(server.files[path])
-        server.faults[path] = [{"cut": 150_000}, {}]
-        with pytest.raises(FetchError, match=r"base/model\.safetensors"):
-            add(home, f"{server.url}/release", patience=ONCE)
-        assert [row.version for row in list_bundles(home, now=NOW) if row.current] == [1]
-        for leftover in (home.path / "bundles").rglob("*"):
-            assert stat.S_IMODE(leftover.stat().st_mode) in (0o600, 0o700)
-        server.seen.clear()
-        assert load_files(add(home, f"{server.url}/release").bundle) == BIG
-        sent = {r["path"]: r["sent"] for r in server.seen if r["path"].startswith("/release/v")}
+    serve_folder(web, folder)
+    size = len(web.files[path])
+    web.faults[path] = [{"cut": 150_000}, {}]
+    with pytest.raises(FetchError, match=r"base/model\.safetensors"):
+        add(home, web.address, patience=ONCE)
+    assert [row.version for row in list_bundles(home, now=NOW) if row.current] == [1]
+    for leftover in (home.path / "bundles").rglob("*"):
+        assert stat.S_IMODE(leftover.stat().st_mode) in (0o600, 0o700)
+    web.seen.clear()
+    assert load_files(add(home, web.address).bundle) == BIG
+    sent = {r["path"]: r["sent"] for r in web.seen if r["path"].startswith("/release/v")}
     assert sent.pop(path) == size - 150_000
     assert sorted(sent) == [
         "/release/v00000002/manifest.json",
@@ -419,29 +422,25 @@ def test_an_interrupted_download_is_continued_by_the_next_command(home, folder, 
     assert not list((home.path / "bundles").glob(".download-*"))
 
 
-def test_what_another_address_left_is_removed(home, folder, tmp_path):
+def test_what_another_address_left_is_removed(home, folder, tmp_path, web):
     left = home.path / "bundles" / ".download-0123456789abcdef"
     left.mkdir(parents=True, mode=0o700)
     home.path.chmod(0o700)
     (left / "x").write_bytes(b"half")
-    with serving() as server:
-        serve_folder(server, folder)
-        add(home, f"{server.url}/release", root=pinned(folder, ROOT))
+    serve_folder(web, folder)
+    add(home, web.address, root=pinned(folder, ROOT))
     assert not left.exists()
 
 
-def test_wrong_bytes_from_a_server_are_not_kept_for_the_next_attempt(home, folder):
+def test_wrong_bytes_from_a_server_are_not_kept_for_the_next_attempt(home, folder, web):
     release(folder, BIG)
     path = "/release/v00000002/base/model.safetensors"
-    with serving() as server:
-        serve_folder(server, folder)
-        right = server.files[path]
-        server.faults[path] = [{"body": right[:-1] + b"\0"}, {}]
-        with pytest.raises(BundleIntegrityError, match="sha256 differs"):
-            add(home, f"{server.url}/release", root=pinned(folder, ROOT))
-        assert (
-            load_files(add(home, f"{server.url}/release", root=pinned(folder, ROOT)).bundle) == BIG
-        )
+    serve_folder(web, folder)
+    right = web.files[path]
+    web.faults[path] = [{"body": right[:-1] + b"\0"}, {}]
+    with pytest.raises(BundleIntegrityError, match="sha256 differs"):
+        add(home, web.address, root=pinned(folder, ROOT))
+    assert load_files(add(home, web.address, root=pinned(folder, ROOT)).bundle) == BIG
 
 
 def test_a_server_without_the_release(home, folder):
@@ -453,14 +452,15 @@ def test_a_server_without_the_release(home, folder):
 # --- disk, locks, clock --------------------------------------------------------------------------
 
 
-def test_a_full_disk_states_the_bytes_needed(home, folder, monkeypatch):
+def test_a_full_disk_states_the_bytes_needed(home, folder, monkeypatch, web):
     add(home, folder)
     release(folder, BIG)
     real = os.open
     flags_seen = []
 
     def full(path, flags, *mode, **options):
-        if flags & os.O_CREAT and flags & (os.O_APPEND | os.O_EXCL):
+        wanted = flags & os.O_CREAT and flags & (os.O_APPEND | os.O_EXCL)
+        if wanted and Path(path).name != ".lock":
             flags_seen.append(flags)
             return real("/dev/full", os.O_WRONLY)
         return real(path, flags, *mode, **options)
@@ -471,10 +471,9 @@ def test_a_full_disk_states_the_bytes_needed(home, folder, monkeypatch):
         add(home, folder)
     needed = sum(map(len, BIG.values()))
     assert f"No space left on device; it needs {needed} bytes" in caught.value.message
-    with serving() as server:
-        serve_folder(server, folder)
-        with pytest.raises(StorageError, match="No space left on device"):
-            add(home, f"{server.url}/release")
+    serve_folder(web, folder)
+    with pytest.raises(StorageError, match="No space left on device"):
+        add(home, web.address)
     monkeypatch.undo()
     assert flags_seen
     assert {n: v for n, v in snapshot(home.path).items() if "/." not in n} == before
@@ -482,7 +481,7 @@ def test_a_full_disk_states_the_bytes_needed(home, folder, monkeypatch):
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO])
-def test_what_was_transferred_outlives_a_full_disk(home, folder, monkeypatch, code):
+def test_what_was_transferred_outlives_a_full_disk(home, folder, monkeypatch, code, web):
     release(folder, BIG)
     root, real, refuse = pinned(folder, ROOT), Path.replace, []
 
@@ -492,35 +491,33 @@ def test_what_was_transferred_outlives_a_full_disk(home, folder, monkeypatch, co
             raise OSError(code, os.strerror(code))
         return real(path, target)
 
-    with serving() as server:
-        serve_folder(server, folder)
-        monkeypatch.setattr(Path, "replace", full)
-        with pytest.raises((BundleError, StorageError), match=os.strerror(code)):
-            add(home, f"{server.url}/release", root=root)
-        assert refuse
-        first = {record["path"] for record in server.seen}
-        server.seen.clear()
-        assert load_files(add(home, f"{server.url}/release", root=root).bundle) == BIG
-    again = first & {record["path"] for record in server.seen}
+    serve_folder(web, folder)
+    monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises((BundleError, StorageError), match=os.strerror(code)):
+        add(home, web.address, root=root)
+    assert refuse
+    first = {record["path"] for record in web.seen}
+    web.seen.clear()
+    assert load_files(add(home, web.address, root=root).bundle) == BIG
+    again = first & {record["path"] for record in web.seen}
     assert any(path.endswith("shared.safetensors") for path in first)
     assert not {path for path in again if not path.endswith(".json")}
     assert not [p for p in (home.path / "bundles").iterdir() if p.name.startswith((".p", ".d"))]
 
 
-def test_one_bad_file_costs_that_file_alone(home, folder):
+def test_one_bad_file_costs_that_file_alone(home, folder, web):
     release(folder, BIG)
     root = pinned(folder, ROOT)
-    with serving() as server:
-        serve_folder(server, folder)
-        (bad,) = (path for path in server.files if path.endswith("v00000002/task.toml"))
-        good, server.files[bad] = server.files[bad], b"x" * len(server.files[bad])
-        with pytest.raises(BundleIntegrityError, match="task"):
-            add(home, f"{server.url}/release", root=root)
-        before = {record["path"] for record in server.seen}
-        server.seen.clear()
-        server.files[bad] = good
-        assert load_files(add(home, f"{server.url}/release", root=root).bundle) == BIG
-    again = {record["path"] for record in server.seen} & before
+    serve_folder(web, folder)
+    (bad,) = (path for path in web.files if path.endswith("v00000002/task.toml"))
+    good, web.files[bad] = web.files[bad], b"x" * len(web.files[bad])
+    with pytest.raises(BundleIntegrityError, match="task"):
+        add(home, web.address, root=root)
+    before = {record["path"] for record in web.seen}
+    web.seen.clear()
+    web.files[bad] = good
+    assert load_files(add(home, web.address, root=root).bundle) == BIG
+    again = {record["path"] for record in web.seen} & before
     assert bad in again
     assert not {path for path in again if path.endswith("base/config.json")}
 
@@ -659,7 +656,7 @@ def test_old_releases_go_but_the_current_and_the_kept_stay(home, folder):
     assert stored(home.path, "../..") is None
     assert not (home.path / "bundles" / ".download-0").exists()
     with pytest.raises(NotInstalledError, match=ids[0][:16]):
-        load_release(home, threads=1, bundle_id=ids[0])
+        load_release(home, ReleaseMemory(), threads=1, bundle_id=ids[0])
     with pytest.raises(BundleRollbackError):
         add(home, folder / "v00000001")
 
@@ -710,7 +707,7 @@ def test_a_base_is_found_checked_and_remembered(home, referring, base):
     with pytest.raises(BaseModelError):
         base_of(home, reference_of(home))
     with pytest.raises(BaseModelError):
-        load_release(home, threads=1)
+        load_release(home, ReleaseMemory(), threads=1)
 
     added = add(home, referring, base=str(base))
     assert added.changed is False
@@ -723,6 +720,39 @@ def test_a_base_is_found_checked_and_remembered(home, referring, base):
     base.rename(base.with_name("moved"))
     with pytest.raises(BaseModelError):
         base_of(home, reference_of(home))
+
+
+@pytest.mark.parametrize("embedded", [True, False])
+def test_a_command_parses_the_recipe_once(home, request, base, embedded, monkeypatch):
+    parsed, real = [], recipe.parse_recipe
+    monkeypatch.setattr(recipe, "parse_recipe", lambda data: parsed.append(data) or real(data))
+    place, named = request.getfixturevalue("folder" if embedded else "referring"), str(base)
+    commands = {
+        "add": lambda: add(home, place, base=named),
+        "add again": lambda: add(home, place, base=named),
+        "verify": lambda: verify(home, place, base=named),
+        "list": lambda: list_bundles(home, now=NOW),
+        "what a training does": lambda: use(home),
+    }
+    for name, command in commands.items():
+        parsed.clear()
+        command()
+        assert len(parsed) == 1, name
+
+
+def use(home):
+    memory = ReleaseMemory()
+    release = memory.read(installed(home.path, now=NOW))
+    assert (release.recipe.structure.name, release.task.name) == ("device", "sample")
+    assert base_facts(home, release).shape
+    first, _ = load_release(home, memory, threads=1)
+    assert load_release(home, memory, threads=1)[0] is first
+    tight, _ = load_release(home, memory, threads=1, memory_bytes=1 << 30)
+    assert (tight.memory_bytes, first.memory_bytes, tight.base is first.base) == (
+        1 << 30,
+        None,
+        True,
+    )
 
 
 @pytest.mark.parametrize("damage", ["altered", "missing", "more"])

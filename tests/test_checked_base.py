@@ -23,10 +23,9 @@ from bundle_samples import (
 )
 from safetensors.torch import load_file, save_file
 
-from client.releases import loading
-from client.releases.base_files import verify_base_files
+from client.releases.bases import verify_base_files
 from client.releases.install import install
-from client.releases.loading import load_installed
+from client.releases.loading import ReleaseMemory
 from coordinator.publish import reference_base
 from proper_model.base import streamed
 from proper_model.base.checked import load_checked_base
@@ -41,14 +40,6 @@ from proper_model.settings.profile import BaseWeights
 from simulations.synthetic.tiny_base import word_tokenizer
 from tests.releases import hashed
 from tests.tiny import VOCABULARY, tiny_base
-
-
-@pytest.fixture(autouse=True)
-def _nothing_loaded() -> Iterator[None]:
-    loading.LOADED.clear()
-    yield
-    loading.LOADED.clear()
-
 
 OPENED: list[str] = []
 WATCHED: list[str] = []
@@ -157,7 +148,7 @@ def test_names_of_another_making_are_loaded_from_checked_copies(
 
 def test_a_device_opens_only_what_the_manifest_lists(tmp_path: Path, opened: list[str]) -> None:
     bundle = build_bundle(sample_files(), sample_info(), [KEY])
-    here = install(tmp_path, bundle.all_files(), ROOT, now=NOW)
+    here = install(tmp_path, bundle.all_files(), ROOT, now=NOW).bundle
     outside = tmp_path / "outside.safetensors"
     outside.write_bytes(sample_files()["base/model.safetensors"])
     index = {"weight_map": {"lm_head.weight": str(outside)}}
@@ -171,7 +162,7 @@ def test_a_device_opens_only_what_the_manifest_lists(tmp_path: Path, opened: lis
     }.items():
         (here.path / name).write_text(json.dumps(content))
     WATCHED.append(str(tmp_path))
-    release = load_installed(here, None, threads=1)
+    release = ReleaseMemory().load(here, None, threads=1)
     assert torch.equal(release.base.lm_head.weight, torch.full((8, 4), 0.5))
     inside = {name.partition(f"{here.bundle_id}/")[2] for name in opened}
     assert "base/model.safetensors" in inside
@@ -180,12 +171,12 @@ def test_a_device_opens_only_what_the_manifest_lists(tmp_path: Path, opened: lis
 
 def test_an_altered_base_of_a_bundle_is_not_loaded(tmp_path: Path) -> None:
     bundle = build_bundle(sample_files(), sample_info(), [KEY])
-    here = install(tmp_path, bundle.all_files(), ROOT, now=NOW)
+    here = install(tmp_path, bundle.all_files(), ROOT, now=NOW).bundle
     path = here.path / "base" / "model.safetensors"
     path.chmod(0o600)
     path.write_bytes(path.read_bytes()[:-1] + b"\0")
     with pytest.raises(BundleIntegrityError, match="was altered"):
-        load_installed(here, None, threads=1)
+        ReleaseMemory().load(here, None, threads=1)
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
@@ -197,15 +188,14 @@ def test_an_altered_base_elsewhere_is_not_loaded(tmp_path: Path, name: str) -> N
     reference = reference_base(folder, "some/base", "abc")
     files = referring_files("some/base", "abc")
     bundle = build_bundle(files, sample_info(base=reference), [KEY])
-    here = install(tmp_path / "host", bundle.all_files(), ROOT, now=NOW)
-    release = load_installed(here, str(folder), threads=1)
+    here = install(tmp_path / "host", bundle.all_files(), ROOT, now=NOW).bundle
+    release = ReleaseMemory().load(here, str(folder), threads=1)
     merged = release.base.model.layers[0].self_attn.q_proj.weight
     assert torch.equal(merged, torch.full((4, 4), 0.5 * 0.5 * 16))  # B A at alpha 16, rank 1
-    loading.LOADED.clear()
     path = folder / name
     path.write_bytes(path.read_bytes().replace(b'"llama"', b'"gemma"')[:-1] + b"\1")
     with pytest.raises(BundleForeignError, match=f"{name} is not the file"):
-        load_installed(here, str(folder), threads=1)
+        ReleaseMemory().load(here, str(folder), threads=1)
 
 
 def test_a_pipe_in_the_place_of_a_base_is_refused_at_once(tmp_path: Path) -> None:

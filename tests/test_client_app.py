@@ -47,7 +47,7 @@ class FakeEngine(Engine):
         object.__setattr__(self, "trouble", {})
 
     def release(self, folder, bundle_id=None):
-        from client.releases.install import installed
+        from client.releases.store import installed
 
         bundle = installed(folder)
         if bundle is None or bundle.bundle_id != bundle_id:

@@ -15,9 +15,11 @@ from pathlib import Path
 import pytest
 from bundle_samples import fixed_key, sample_bundle
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from stops import StoppedError, stopped_at_every_sync
 
 from client.home import Home
-from client.releases.add import add_bundle, list_bundles
+from client.releases.add import add_bundle
+from client.releases.installed_list import list_bundles
 from coordinator import root_ceremony
 from coordinator.cli import run_cli
 from coordinator.commands import options
@@ -467,10 +469,6 @@ def test_a_version_that_somebody_else_placed_moves_none_of_ours(here, call, prep
     assert (here / "out" / "v00000002").is_dir()
 
 
-class StoppedError(BaseException):
-    """Stands for a kill."""
-
-
 def test_killed_while_a_root_takes_its_place_the_next_call_finishes(here, prepared, monkeypatch):
     """At every sync; and a device at the first root can follow the chain afterwards."""
     keys = [load_key(here / "stick" / f"root-key-{n}.pem", lambda _: WORDS) for n in (1, 2)]
@@ -478,28 +476,19 @@ def test_killed_while_a_root_takes_its_place_the_next_call_finishes(here, prepar
     propose(here / "out", {}, now=now)
     sign_next(here / "out", keys)
     start = snapshot(here / "out")
-    original, stops = os.fsync, 0
-    while True:
-        folder, left = here / f"stop{stops}", [stops]
+    step = 0
+
+    def begin(step):
+        folder = here / f"stop{step}"
         folder.mkdir()
         for name, data in start.items():
             (folder / name).write_bytes(data)
         propose(folder, {"latest": RoleChange()}, now=now)
+        return lambda: sign_next(folder, keys)
 
-        def fsync(handle, left=left):
-            if left[0] == 0:
-                raise StoppedError
-            left[0] -= 1
-            original(handle)
-
-        monkeypatch.setattr(os, "fsync", fsync)
-        try:
-            sign_next(folder, keys)
-            break
-        except StoppedError:
-            stops += 1
-        finally:
-            monkeypatch.setattr(os, "fsync", original)
+    for step, stop in stopped_at_every_sync(monkeypatch, begin):
+        assert isinstance(stop, StoppedError)
+        folder = here / f"stop{step}"
         if (folder / "root-next.json").exists():
             assert sign_next(folder, keys).done
         chain = first
@@ -508,7 +497,7 @@ def test_killed_while_a_root_takes_its_place_the_next_call_finishes(here, prepar
             chain = rotate(chain, data.read_bytes(), signed.read_bytes())
         assert chain.version == 3
         assert not list(folder.glob("root-next*"))
-    assert stops > 6
+    assert step >= 6
 
 
 def test_passphrases(here):

@@ -18,11 +18,12 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from release_server import serving
 
 from client.releases import download, partial_file, web_route
-from client.releases.address_zones import Zone
 from client.releases.download import Patience, StatusError, fetch_over_http
+from client.releases.web_address import Zone
 from proper_model.errors import ConfigError, FetchError, StorageError
 
 BODY = random.Random(0).randbytes(300_000)
+OTHER = BODY[::-1]
 SIZE, CUT = len(BODY), 120_000
 NAME = "base/model.safetensors"
 PATH = f"/r/{NAME}"
@@ -78,12 +79,54 @@ def test_a_request_tells_nothing_of_this_machine(server, tmp_path):
     assert files_in(tmp_path) == []
 
 
-def test_a_cut_connection_is_continued_with_the_missing_bytes_only(server, tmp_path):
-    server.faults[PATH] = [{"cut": CUT}, {}]
-    assert get(server, tmp_path) == BODY
-    assert sent(server) == [CUT, len(BODY) - CUT]
-    assert server.seen[1]["headers"]["Range"] == f"bytes={CUT}-"
-    assert server.seen[1]["headers"]["If-Range"] == '"v1"'
+# Switches of the server, its faults, which requests ask for a range, and the bytes sent for each.
+BROKEN_OFF = {
+    "the missing bytes only": ({}, [{"cut": CUT}, {}], [0, 1], [CUT, SIZE - CUT]),
+    "a server without ranges": ({"ranges": False}, [{"cut": CUT}, {}], [0, 1], [CUT, SIZE]),
+    "no validator": ({"etag": None}, [{"cut": CUT}, {}], [0, 0], [CUT, SIZE]),
+    "a weak validator": ({"etag": 'W/"v1"'}, [{"cut": CUT}, {}], [0, 0], [CUT, SIZE]),
+    "another file meanwhile": (
+        {"files": {PATH: OTHER}},
+        [{"cut": CUT, "body": BODY}, {"etag": '"v2"'}],
+        [0, 1],
+        [CUT, SIZE],
+    ),
+    "a shorter file meanwhile": (
+        {"files": {PATH: OTHER[:1000]}},
+        [{"cut": CUT, "body": BODY}, {}],
+        [0, 1, 0],
+        [CUT, 0, 1000],
+    ),
+    "another range": ({}, [{"cut": CUT}, {"shift": 7}, {}], [0, 1, 0], None),
+    "errors that pass": ({}, [{"status": 500}, {"status": 503}, {}], [0, 0, 0], [0, 0, SIZE]),
+    **{
+        str(lie)[:40]: ({}, [{"cut": CUT}, lie, lie, lie, {}], None, None)
+        for lie in (
+            {"status": 302, "location": "/x", "bomb": 400},
+            {"bomb": 400},
+            {"content_range": "bytes 0-9/10"},
+            {"content_range": "bytes 120000-5/300000"},
+            {"content_range": "bytes 120000-299999/*"},
+            {"content_range": f"bytes {'9' * 5000}-1/2"},
+        )
+    },
+}
+
+
+@pytest.mark.parametrize("name", BROKEN_OFF)
+def test_what_broke_off_still_comes(server, tmp_path, name):
+    switches, faults, ranges, sizes = BROKEN_OFF[name]
+    for switch, value in switches.items():
+        setattr(server, switch, value)
+    server.faults[PATH] = list(faults)
+    patience = Patience(attempts=5 if ranges is None else 3, answer_s=5, window_s=5)
+    assert get(server, tmp_path, patience=patience) == server.files[PATH]
+    headers = [record["headers"] for record in server.seen]
+    for one in headers:
+        if "Range" in one:
+            assert (one["Range"], one["If-Range"]) == (f"bytes={CUT}-", '"v1"')
+    assert ranges is None or ["Range" in one for one in headers] == ranges
+    assert sizes is None or sent(server) == sizes
 
 
 def test_a_later_command_continues_from_a_private_file(server, tmp_path):
@@ -143,41 +186,6 @@ def test_a_held_file_stays_until_it_is_stored(server, tmp_path):
     assert not first.store("other", target)
 
 
-def test_a_server_without_ranges_begins_again(server, tmp_path):
-    server.ranges = False
-    server.faults[PATH] = [{"cut": CUT}, {}]
-    assert get(server, tmp_path) == BODY
-    assert sent(server) == [CUT, len(BODY)]
-
-
-def test_a_file_that_changed_meanwhile_begins_again(server, tmp_path):
-    other = BODY[::-1]
-    server.faults[PATH] = [{"cut": CUT}, {"etag": '"v2"', "body": other}]
-    assert get(server, tmp_path) == other
-    assert sent(server) == [CUT, len(BODY)]
-
-
-@pytest.mark.parametrize("etag", [None, 'W/"v1"'])
-def test_without_a_strong_validator_nothing_is_continued(server, tmp_path, etag):
-    server.etag = etag
-    server.faults[PATH] = [{"cut": CUT}, {}]
-    assert get(server, tmp_path) == BODY
-    assert [("Range" in record["headers"]) for record in server.seen] == [False, False]
-
-
-def test_another_range_than_asked_for_is_not_used(server, tmp_path):
-    server.faults[PATH] = [{"cut": CUT}, {"shift": 7}, {}]
-    assert get(server, tmp_path) == BODY
-    assert [("Range" in record["headers"]) for record in server.seen] == [False, True, False]
-
-
-def test_a_file_shorter_than_the_part_begins_again(server, tmp_path):
-    short = BODY[:1000]
-    server.faults[PATH] = [{"cut": CUT}, {"body": short}, {"body": short}]
-    assert get(server, tmp_path) == short
-    assert len(server.seen) == 3
-
-
 def test_truncated_for_ever_ends_after_three_attempts(server, tmp_path, monkeypatch):
     pauses = []
     monkeypatch.setattr(download, "sleep", pauses.append)
@@ -218,11 +226,6 @@ def test_a_refusal_names_file_and_status_at_once(server, tmp_path, status):
     assert caught.value.status == status
     assert caught.value.hint
     assert len(server.seen) == 1
-
-
-def test_500_then_fine(server, tmp_path):
-    server.faults[PATH] = [{"status": 500}, {"status": 503}, {}]
-    assert get(server, tmp_path) == BODY
 
 
 def test_500_for_ever(server, tmp_path):
@@ -399,24 +402,6 @@ def test_a_name_that_nobody_knows(server, tmp_path, monkeypatch):
     monkeypatch.setattr(socket, "getaddrinfo", unknown)
     with pytest.raises(FetchError, match="releases.example: cannot be reached; 3 attempts"):
         get(server, tmp_path, base="https://releases.example/r")
-
-
-@pytest.mark.parametrize(
-    "fault",
-    [
-        {"status": 302, "location": "/x", "bomb": 400},
-        {"bomb": 400},
-        {"content_range": "bytes 0-9/10"},
-        {"content_range": "bytes 120000-5/300000"},
-        {"content_range": "bytes 120000-299999/*"},
-        {"content_range": f"bytes {'9' * 5000}-1/2"},
-    ],
-    ids=lambda fault: str(fault)[:40],
-)
-def test_after_heads_that_lie_or_never_end_the_file_still_comes(server, tmp_path, fault):
-    server.faults[PATH] = [{"cut": CUT}, fault, fault, fault, {}]
-    patience = Patience(attempts=5, answer_s=5, window_s=5)
-    assert get(server, tmp_path, patience=patience) == BODY
 
 
 @pytest.mark.parametrize(("redirects", "works"), [(5, True), (6, False)])

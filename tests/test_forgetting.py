@@ -7,34 +7,34 @@ import json
 import os
 import shutil
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-import keyring
 import pytest
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from keyrings import MemoryKeyring
 from test_vault_faults import STRACE, Saves
-from test_vault_keys import Killed, kill_at
 from vault_reader import hkdf, master_key, read_all
 from vault_samples import (
     BUNDLE,
-    CHEAP,
     WORD,
+    Killed,
+    full_disk,
     generations,
+    kill_at,
     make_vault,
     put_files,
     put_key_file,
+    reopen,
     tree,
 )
 
 from client.person.state import PersonalState
 from client.person.stores import VaultStore
-from client.vault import private_files
-from client.vault.opening import KeyringEntry, Passphrase, Vault, open_vault
+from client.vault.opening import KeyringEntry, Passphrase, Vault
 from client.vault.sealing import Header, read_header
 from proper_model.errors import InterruptedRunError, StorageError, VaultError
 
@@ -48,18 +48,6 @@ CHECKPOINTS = (
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     return tmp_path / "vault"
-
-
-@pytest.fixture
-def ring() -> Iterator[MemoryKeyring]:
-    before, made = keyring.get_keyring(), MemoryKeyring()
-    keyring.set_keyring(made)
-    yield made
-    keyring.set_keyring(before)
-
-
-def reopen(folder: Path, secret=WORD) -> Vault:
-    return open_vault(folder, secret, cost=CHEAP)
 
 
 def with_checkpoints(vault: Vault) -> Vault:
@@ -476,10 +464,7 @@ def test_a_refused_write_changes_nothing(folder: Path, monkeypatch) -> None:
     vault = with_checkpoints(make_vault(folder, b"one"))
     before = tree(folder)
 
-    def full(path: Path, data: bytes) -> None:
-        raise OSError(28, os.strerror(28), str(path))
-
-    monkeypatch.setattr(private_files, "write_atomic", full)
+    full_disk(monkeypatch)
     with pytest.raises(StorageError, match="No space"):
         VaultStore(vault).write_without(STATE, task="t", items=2)
     assert tree(folder) == before

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
-import keyring
 import pytest
 from keyrings import MemoryKeyring
-from test_vault_keys import Killed, kill_at
-from vault_samples import BUNDLE, CHEAP, generations
+from vault_samples import BUNDLE, CHEAP, Killed, full_disk, generations, kill_at
 
 from client.home import Home
 from client.person.state import PersonalState, encode
-from client.vault import private_files
 from client.vault.opening import (
     KeyringEntry,
     Passphrase,
@@ -24,18 +20,11 @@ from client.vault.opening import (
 )
 from client.vault.passphrases import MAX_PASSPHRASE_FILE_BYTES, read_passphrase
 from proper_model.errors import PassphraseError, StorageError
+from proper_model.storage import files
 from tests.device_cli import PASSPHRASE, Person
 
 WORD = Passphrase(PASSPHRASE)
 STATE = encode(PersonalState(BUNDLE, 1, seed=1))
-
-
-@pytest.fixture
-def ring() -> Iterator[MemoryKeyring]:
-    before, made = keyring.get_keyring(), MemoryKeyring()
-    keyring.set_keyring(made)
-    yield made
-    keyring.set_keyring(before)
 
 
 @pytest.fixture
@@ -108,11 +97,8 @@ def test_a_key_file_that_could_not_be_added_is_not_left(
     vault = stored(person)
     key = tmp_path / "stick" / "key"
 
-    def full(path: Path, data: bytes) -> None:
-        raise OSError(28, "No space left on device", str(path))
-
     with monkeypatch.context() as patch:
-        patch.setattr(private_files, "write_atomic", full)
+        full_disk(patch)
         assert person.run("passwd", "--add-key-file", key) == 20
     assert not key.exists()
     assert person.run("passwd", "--add-key-file", key) == 0
@@ -128,14 +114,14 @@ def test_a_key_file_whose_slot_is_there_all_the_same_stays(
 ) -> None:
     """The document was replaced, only its folder could not be flushed."""
     vault = stored(person)
-    real = private_files.write_atomic
+    real = files.write_atomic
 
     def late(path: Path, data: bytes) -> None:
         real(path, data)
         raise OSError(5, "Input/output error", str(path))
 
     with monkeypatch.context() as patch:
-        patch.setattr(private_files, "write_atomic", late)
+        patch.setattr(files, "write_atomic", late)
         assert person.run("passwd", "--add-key-file", tmp_path / "key") == 20
     assert (tmp_path / "key").exists()
     assert len(slot_kinds(vault.folder)) == 2

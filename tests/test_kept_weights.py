@@ -48,8 +48,6 @@ def own_four_bit(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 @pytest.fixture
 def loaded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """How every base that is loaded is held."""
-    from client.releases import loading
-
     seen: list[str] = []
     real = contents.load_checked_base
 
@@ -58,7 +56,6 @@ def loaded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return real(*args, **options)
 
     monkeypatch.setattr(contents, "load_checked_base", noted)
-    monkeypatch.setattr(loading, "LOADED", {})
     return seen
 
 

@@ -19,6 +19,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from client.home import Home
 from client.person.load_for_training import PROCESS_BYTES
 from client.releases.base_facts import base_facts
+from client.releases.content import read_release
 from client.releases.store import installed
 from coordinator.pooled_stages import published_embeddings
 from proper_model.base.quantized import import_library
@@ -100,7 +101,7 @@ def adapt(person: Person, *options: str) -> tuple[int, int, str]:
 def test_the_base_is_counted_as_it_will_be_held(person: Person) -> None:
     bundle = installed(person.home)
     assert bundle is not None
-    facts = base_facts(Home(person.home), bundle)
+    facts = base_facts(Home(person.home), read_release(bundle))
     linears, rest = 12 * (4 * 512 * 512 + 3 * 512 * 1536), 49152 * 512 + 25 * 512
     assert (facts.own_weights, facts.width, facts.on_gpu) == (BaseWeights.FULL, 4, False)
     assert (sum(facts.shape.linears), facts.shape.rest) == (linears, rest)
@@ -143,7 +144,7 @@ def test_loading_peaks_at_what_is_held(person: Person) -> None:
     """In 4 bits the full base is never there: 41 M weights of 3.44 bytes less, 134 MiB."""
     bundle = installed(person.home)
     assert bundle is not None
-    facts, peaks = base_facts(Home(person.home), bundle), {}
+    facts, peaks = base_facts(Home(person.home), read_release(bundle)), {}
     for weights in (BaseWeights.FULL, BaseWeights.FOUR_BIT):
         command = [sys.executable, "-W", "ignore", "-c", LOADS]
         places = [str(bundle.path / "base"), str(bundle.path / "tokenizer"), weights.value]

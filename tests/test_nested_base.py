@@ -18,9 +18,8 @@ from safetensors.torch import load_file, save_file
 
 from client.home import Home
 from client.person.workspace import Workspace
-from client.releases import loading
 from client.releases.install import install
-from client.releases.loading import load_installed
+from client.releases.loading import ReleaseMemory
 from coordinator.publish import publish, reference_base
 from proper_model.base.config import is_nested, language_part, size
 from proper_model.base.folder import base_folder
@@ -216,10 +215,8 @@ def test_what_is_published_over_it_is_what_a_device_computes(
     done = publish(files, tmp_path / "release", [KEY], **options)
     sent = {p.relative_to(done.path).as_posix(): p for p in done.path.rglob("*") if p.is_file()}
     content = {name: path.read_bytes() for name, path in sent.items()}
-    here = install(tmp_path / "home", content, ROOT, now=NOW)
-    loading.LOADED.clear()
-    device = load_installed(here, None if embedded else str(folder), threads=1)
-    loading.LOADED.clear()
+    here = install(tmp_path / "home", content, ROOT, now=NOW).bundle
+    device = ReleaseMemory().load(here, None if embedded else str(folder), threads=1)
     with torch.no_grad():
         ours, theirs = (r.base(input_ids=TOKENS).logits for r in (device, trained))
         assert torch.allclose(ours, theirs, atol=1e-5)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,9 @@ import torch
 from federation import flower_identity, make_federation, settings
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 
-from client.node import flower_app
+from client.node import flower_app, host_work
 from client.node.host_work import Engine
-from client.releases import loading
+from client.releases.loading import ReleaseMemory
 from coordinator.keys import load_key
 from coordinator.pooled_stages import published_embeddings
 from coordinator.publish import PublishedBundle, publish
@@ -46,7 +45,7 @@ def plan(tmp_path: Path) -> RunPlan:
 
 
 @pytest.fixture
-def loads(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+def loads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Every load of a base and its tokenizer, from an empty cache on."""
     seen: list[str] = []
 
@@ -55,9 +54,8 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
         return load_checked_base(fields, tokenizer, files, **options)
 
     monkeypatch.setattr(contents, "load_checked_base", counted)
-    loading.LOADED.clear()
-    yield seen
-    loading.LOADED.clear()
+    monkeypatch.setattr(host_work, "RELEASES", ReleaseMemory())
+    return seen
 
 
 def publish_untrained(plan: RunPlan, *, seed: int = 0) -> PublishedBundle:
@@ -138,4 +136,4 @@ def test_another_release_takes_the_place_of_the_one_before(plan: RunPlan, loads:
         kept.append(Engine(1).release(plan.node_folder(0), bundle.bundle_id))
     assert kept[0] is not kept[1]
     assert len(loads) == 2
-    assert list(loading.LOADED.values()) == [kept[1]], "two bases would rarely fit"
+    assert host_work.RELEASES._loaded[1] is kept[1]

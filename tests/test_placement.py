@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from proper_model import checks
 from proper_model.base import folder
-from proper_model.checks import base as base_check
 from proper_model.errors import ConfigError
 from proper_model.settings.profile import BaseWeights
 from proper_model.settings.shipped_profiles import load_profile
@@ -207,7 +207,7 @@ def test_a_base_is_counted_as_it_will_be_held(
     monkeypatch.setattr(folder, "base_folder", lambda _: tmp_path)
     assert placement.base_bytes("org/model", tiny) == found
     (tmp_path / "model.safetensors").unlink()
-    monkeypatch.setattr(base_check, "read_config", lambda _: base.config)
+    monkeypatch.setattr(checks, "read_config", lambda _: base.config)
     assert placement.base_bytes("org/model", tiny) == found
 
 

@@ -320,7 +320,7 @@ def test_bitsandbytes_is_imported_without_its_kernels_from_the_hub(tmp_path: Pat
         "sys.exit('kernels')\n"
     )
     code = (
-        "import os, torch; from tests.tiny import tiny_base; from proper_model import population; "
+        "import os, torch; from tests.tiny import tiny_base; from proper_model.base import population_lora as population; "
         "from proper_model.settings.profile import PopulationSettings; "
         "from proper_model.base.quantized import import_library\n"
         f"for call in {FIRST_CALLS!r}:\n"

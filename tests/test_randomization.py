@@ -13,7 +13,7 @@ import pytest
 from proper_model.errors import MetricError
 from proper_model.evaluation.intervals import summarize
 from proper_model.evaluation.metrics import Scored
-from proper_model.evaluation.swap_test import swap_probability
+from proper_model.evaluation.randomization import swap_probability
 
 
 def table(values: list[float], *, metric: str = "rouge1") -> Scored:

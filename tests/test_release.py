@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from datetime import timedelta
 
 import pytest
@@ -14,12 +13,14 @@ from bundle_samples import (
     ROOT,
     SECOND_KEY,
     base_files,
+    load_files,
     referring_files,
     sample_files,
 )
+from stops import StoppedError, stopped_at_every_sync
 
-from client.releases.base_files import verify_base_files
-from client.releases.install import install, load_files
+from client.releases.bases import verify_base_files
+from client.releases.install import install
 from coordinator.publish import latest, publish, reference_base
 from proper_model.bundle.limits import Limits
 from proper_model.errors import BundleForeignError, BundleFormatError, ConfigError
@@ -46,7 +47,7 @@ def snapshot(folder):
 
 def test_what_is_published_can_be_installed(folder, tmp_path):
     published = release(folder)
-    bundle = install(tmp_path / "host", published.path, ROOT, now=NOW)
+    bundle = install(tmp_path / "host", published.path, ROOT, now=NOW).bundle
     assert (bundle.bundle_id, bundle.version) == (published.bundle_id, published.version)
     assert load_files(bundle) == sample_files()
     assert latest(folder) == published
@@ -105,35 +106,19 @@ def test_refused_content_leaves_no_trace(folder):
     assert sorted(path.name for path in folder.iterdir()) == [".lock", "latest.json", "v00000001"]
 
 
-class StoppedError(BaseException):
-    """Stands for a kill: no cleanup code that catches Exception sees it."""
-
-
 def test_stopped_at_any_sync_the_next_call_ends_in_the_same_state(tmp_path, monkeypatch):
-    """Every fsync is a point at which state may have reached the disk."""
     whole = tmp_path / "whole"
-    expected = release(whole, OTHER)
-    original, stops = os.fsync, 0
-    while True:
-        folder, left = tmp_path / f"stop{stops}", [stops]
+    expected, step = release(whole, OTHER), 0
 
-        def fsync(handle, left=left):
-            if left[0] == 0:
-                raise StoppedError
-            left[0] -= 1
-            original(handle)
+    def begin(step):
+        return lambda: release(tmp_path / f"stop{step}", OTHER)
 
-        monkeypatch.setattr(os, "fsync", fsync)
-        try:
-            release(folder, OTHER)
-            break
-        except StoppedError:
-            stops += 1
-        finally:
-            monkeypatch.setattr(os, "fsync", original)
+    for step, stop in stopped_at_every_sync(monkeypatch, begin):
+        folder = tmp_path / f"stop{step}"
+        assert isinstance(stop, StoppedError)
         assert release(folder, OTHER).bundle_id == expected.bundle_id
         assert snapshot(folder) == snapshot(whole)
-    assert stops > len(OTHER)
+    assert step >= len(OTHER)
 
 
 def test_one_publisher_at_a_time(folder):
@@ -191,7 +176,7 @@ def test_reference_survives_publication(base, folder, tmp_path):
     files = referring_files("some/base", "abc")
     published = release(folder, files, base=reference)
     assert release(folder, files, base=reference) == published
-    bundle = install(tmp_path / "host", published.path, ROOT, now=NOW)
+    bundle = install(tmp_path / "host", published.path, ROOT, now=NOW).bundle
     assert bundle.manifest.base_reference == reference
     other = {**reference.files, "model.safetensors": "0" * 64}
     changed = type(reference)(reference.hub_id, reference.revision, other)

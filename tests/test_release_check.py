@@ -33,7 +33,8 @@ from bundle_samples import (
     whole_shared,
 )
 
-from client.releases.install import install, installed
+from client.releases.install import install
+from client.releases.store import installed
 from coordinator.publish import publish
 from proper_model.bundle.manifest import BaseReference
 from proper_model.bundle.signed_bundle import build_bundle
@@ -477,7 +478,7 @@ def test_neither_publisher_nor_device_takes_it(files: Files, tmp_path: Any) -> N
         publish(files, tmp_path / "release", [KEY], created=NOW, valid_for_days=3)
     host = tmp_path / "host"
     good = build_bundle(sample_files(), sample_info(1), [KEY])
-    before = install(host, good.all_files(), ROOT, now=NOW)
+    before = install(host, good.all_files(), ROOT, now=NOW).bundle
     signed = build_bundle(files, sample_info(2), [KEY])  # a publisher of another program
     with pytest.raises(BundleError):
         install(host, signed.all_files(), ROOT, now=NOW)

@@ -46,7 +46,7 @@ def test_a_run_prepared_before_roles_goes_on_with_its_one_key(tmp_path):
     published = publish(
         sample_files(), tmp_path / "release", signing_keys(plan), created=NOW, valid_for_days=9
     )
-    bundle = install(tmp_path / "host", published.path, made.root, now=NOW)
+    bundle = install(tmp_path / "host", published.path, made.root, now=NOW).bundle
     assert bundle.version == 1
 
 

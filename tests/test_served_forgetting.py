@@ -90,7 +90,7 @@ def test_a_write_that_failed_changes_nothing(
         raise StorageError("no space left")
 
     with monkeypatch.context() as patch:
-        patch.setattr("client.vault.contents.save_generation", full)
+        patch.setattr("client.vault.contents.save_private", full)
         with pytest.raises(StorageError):
             session.forget(before[:1], progress=quiet)
     assert ids(session) == before

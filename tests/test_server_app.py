@@ -20,8 +20,10 @@ from flwr.app import Context, Message, RecordDict
 import coordinator.server_app as server
 from client.home import Home
 from client.node import flower_app, host_work
-from client.releases import loading
-from client.releases.add import add_bundle, list_bundles, load_release, verify_bundle
+from client.releases.add import add_bundle, load_release
+from client.releases.installed_list import list_bundles
+from client.releases.loading import ReleaseMemory
+from client.releases.verify import verify_bundle
 from coordinator import federation as strategy
 from coordinator.progress_file import ProgressFile
 from coordinator.publish import latest
@@ -94,7 +96,7 @@ def run(plan: RunPlan, kill_at: int | None = None) -> Counter:
         server.app(grid, context)
     finally:
         torch.set_num_threads(threads)
-        loading.LOADED.clear()
+        host_work.RELEASES = ReleaseMemory()
     return grid.sent
 
 
@@ -310,10 +312,8 @@ def one_person_loads_the_same(plan, folder):
     added = add_bundle(home, source, base=None if plan.embed_base else plan.base)
     root = plan.devices[0].folder / "root.json"
     assert home.root_file.read_bytes() == root.read_bytes()
-    loading.LOADED.clear()
     threads = torch.get_num_threads()
-    ours, bundle = load_release(home, threads=threads)
-    loading.LOADED.clear()
+    ours, bundle = load_release(home, ReleaseMemory(), threads=threads)
     theirs = host_work.Engine(threads, plan.base).release(plan.node_folder(0))
     assert bundle == added.bundle
     assert (ours.task, ours.structure, ours.seed) == (theirs.task, theirs.structure, theirs.seed)
@@ -327,7 +327,7 @@ def one_person_loads_the_same(plan, folder):
     assert (row.task, row.preset) == ("LaMP_3", plan.preset)
     assert (row.base == "embedded") is plan.embed_base
     assert verify_bundle(home).base_checked
-    loading.LOADED.clear()
+    host_work.RELEASES = ReleaseMemory()
 
 
 def test_a_base_by_reference_is_not_shipped_and_is_checked(tmp_path, cache):

@@ -9,12 +9,12 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from proper_model.base import loading as base_module
 from proper_model.base.folder import weight_files
 from proper_model.base.loading import Population, fingerprint
 from proper_model.base.population_lora import attach_population, merge_population, population_state
 from proper_model.base.quantized import import_library, quantize_base
 from proper_model.base.sizes import BaseShape, read_shape
+from proper_model.checks import outside_base
 from proper_model.checks.outside_base import load_base
 from proper_model.errors import BaseModelError
 from proper_model.settings.profile import BaseWeights, PopulationSettings
@@ -161,8 +161,8 @@ def test_names_of_another_making_are_left_to_transformers(
     renamed = {key.removeprefix("model."): t for key, t in load_file(path).items()}
     save_file(renamed, path, {"format": "pt"})
     mapped = []
-    real = base_module.mapped
-    monkeypatch.setattr(base_module, "mapped", lambda *a: mapped.append(1) or real(*a))
+    real = outside_base.mapped
+    monkeypatch.setattr(outside_base, "mapped", lambda *a: mapped.append(1) or real(*a))
     assert fingerprint(load_base(name)[0]) == expected
     assert mapped
     shape = read_shape([path])

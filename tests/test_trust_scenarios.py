@@ -20,12 +20,13 @@ from client.commands import doctor_lines
 from client.home import Home
 from client.person.workspace import Workspace
 from client.releases import add as bundles
-from client.releases.add import add_bundle, verify_bundle
+from client.releases.add import add_bundle
 from client.releases.install import install
 from client.releases.installed_list import list_bundles, warnings_of
 from client.releases.last_seen import Announcement, highest_accepted, news, remembered
 from client.releases.pinned_root import pin_root
 from client.releases.store import BundleWarning, StoreState, installed, read_state
+from client.releases.verify import verify_bundle
 from proper_model.bundle.latest import parse_latest
 from proper_model.bundle.trusted_root import (
     MANIFEST_DOMAIN,
@@ -88,7 +89,7 @@ def put(home, files, root=ROOT, *, latest=None, now=NOW, remote=True, followed=T
         pointer, followed=followed and latest is not None, remote=remote and latest is not None
     )
     home.path.mkdir(exist_ok=True)
-    return install(home.path, files.all_files(), root, found=found, now=now)
+    return install(home.path, files.all_files(), root, found=found, now=now).bundle
 
 
 # --- one step after an honest release 2, number 5 -------------------------------------------------

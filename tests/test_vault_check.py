@@ -11,8 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from test_vault_keys import Killed, every_step, kill_at
-from vault_samples import BUNDLE, CHEAP, generations, tree
+from vault_samples import BUNDLE, CHEAP, Killed, every_step, generations, kill_at, tree
 
 from client.home import Home
 from client.person.state import PersonalState, TaskState, encode

@@ -17,7 +17,7 @@ from vault_samples import (
     tree,
 )
 
-from client.vault.generations import list_generations
+from client.vault.contents import list_generations
 from client.vault.keys_document import MAX_KEYS_BYTES
 from client.vault.opening import KeyFile, create_vault, open_vault, slot_kinds
 from proper_model.errors import (

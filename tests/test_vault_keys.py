@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import keyring
@@ -13,10 +12,21 @@ import keyring.backends.fail
 import keyring.backends.null
 import pytest
 from keyrings import ForgetfulKeyring, MemoryKeyring, PlaintextKeyring, WeakKeyring
-from vault_samples import BUNDLE, CHEAP, WORD, generations, make_vault, put_files, tree
+from vault_samples import (
+    BUNDLE,
+    WORD,
+    Killed,
+    full_disk,
+    generations,
+    kill_at,
+    make_vault,
+    put_files,
+    reopen,
+    tree,
+)
 
-from client.vault import private_files, replay_guard
-from client.vault.opening import KeyringEntry, Passphrase, destroy_vault, open_vault, slot_kinds
+from client.vault import keyring_store
+from client.vault.opening import KeyringEntry, Passphrase, destroy_vault, slot_kinds
 from proper_model.errors import PassphraseError, StorageError, VaultError
 from proper_model.storage import files
 
@@ -26,20 +36,6 @@ NEW = Passphrase("battery staple")
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     return tmp_path / "vault"
-
-
-@pytest.fixture
-def ring() -> Iterator[MemoryKeyring]:
-    """A keyring in memory, in use."""
-    before = keyring.get_keyring()
-    made = MemoryKeyring()
-    keyring.set_keyring(made)
-    yield made
-    keyring.set_keyring(before)
-
-
-def reopen(folder: Path, secret=WORD):
-    return open_vault(folder, secret, cost=CHEAP)
 
 
 def test_a_new_passphrase_touches_no_generation(folder: Path) -> None:
@@ -96,10 +92,7 @@ def test_a_failed_change_of_slots_changes_nothing(folder: Path, ring, monkeypatc
     vault = make_vault(folder, b"one")
     before = tree(folder)
 
-    def full(path: Path, data: bytes) -> None:
-        raise OSError(28, os.strerror(28), str(path))
-
-    monkeypatch.setattr(private_files, "write_atomic", full)
+    full_disk(monkeypatch)
     with pytest.raises(
         StorageError, match=r"No space left.*bytes are needed; the old or the new one is there"
     ):
@@ -153,39 +146,6 @@ def test_a_rotation_without_content_or_with_nothing_whole(folder: Path, tmp_path
     assert tree(tmp_path / "other") == before
 
 
-class Killed(BaseException):
-    """Stands for SIGKILL: nothing of the product catches it."""
-
-
-def every_step(monkeypatch: pytest.MonkeyPatch, action: Callable[[], None]) -> None:
-    """Run `action` before and after each change of the folder, however it is made."""
-
-    def guard(owner, name: str) -> None:
-        real = getattr(owner, name)
-
-        def stopping(*arguments, **named):
-            action()
-            result = real(*arguments, **named)
-            action()
-            return result
-
-        monkeypatch.setattr(owner, name, stopping)
-
-    guard(private_files, "write_atomic")
-    guard(Path, "unlink")
-
-
-def kill_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
-    """Stop before or after the step-th change of the folder."""
-    count = itertools.count()
-
-    def stop() -> None:
-        if next(count) == step:
-            raise Killed
-
-    every_step(monkeypatch, stop)
-
-
 def test_a_rotation_killed_at_any_step_leaves_a_vault_that_opens(tmp_path: Path, ring) -> None:
     """Oracle: the contents before. Either secret opens; each way of going on ends well."""
     finished, pending = False, 0
@@ -234,14 +194,7 @@ def test_a_rotation_killed_at_any_step_leaves_a_vault_that_opens(tmp_path: Path,
 
 def test_a_rotation_that_fails_can_be_repeated(folder: Path, monkeypatch) -> None:
     vault = make_vault(folder, b"one", b"two")
-    real, calls = private_files.write_atomic, itertools.count()
-
-    def full(path: Path, data: bytes) -> None:
-        if next(calls) == 2:
-            raise OSError(28, os.strerror(28), str(path))
-        real(path, data)
-
-    monkeypatch.setattr(private_files, "write_atomic", full)
+    full_disk(monkeypatch, after=2, only=True)
     with pytest.raises(StorageError):
         vault.rotate([NEW])
     assert reopen(folder).read().payload == b"two"
@@ -357,7 +310,7 @@ def test_a_change_between_a_read_and_the_question_to_the_keyring_is_no_replay(
     alone: bool, folder: Path, ring, monkeypatch
 ) -> None:
     make_vault(folder, b"old", secrets=[WORD, KeyringEntry()])
-    reader, real, done = reopen(folder), replay_guard.check, []
+    reader, real, done = reopen(folder), keyring_store.check_generation, []
 
     def check(*arguments: object, **named: int) -> None:
         if not done:
@@ -366,7 +319,7 @@ def test_a_change_between_a_read_and_the_question_to_the_keyring_is_no_replay(
                 reopen(folder).write(payload, bundle_id=BUNDLE, alone=alone)
         real(*arguments, **named)
 
-    monkeypatch.setattr(replay_guard, "check", check)
+    monkeypatch.setattr(keyring_store, "check_generation", check)
     assert reader.read().payload == b"new"
     assert done
     assert reader.warnings == []
@@ -429,11 +382,8 @@ def test_an_older_one_is_not_gone_back_to(folder: Path, ring) -> None:
 def test_a_number_left_out_by_a_failed_write_is_no_replay(folder: Path, ring, monkeypatch) -> None:
     vault = make_vault(folder, b"one", secrets=[WORD, KeyringEntry()])
 
-    def full(path: Path, data: bytes) -> None:
-        raise OSError(28, os.strerror(28), str(path))
-
     with monkeypatch.context() as patch:
-        patch.setattr(private_files, "write_atomic", full)
+        full_disk(patch)
         with pytest.raises(StorageError):
             vault.write(b"two", bundle_id=BUNDLE)
     assert vault.write(b"two", bundle_id=BUNDLE) == 3
@@ -461,10 +411,7 @@ def test_without_a_keyring_it_is_not_noticed_as_documented(folder: Path) -> None
 def test_a_failed_write_does_not_look_like_a_replay_later(folder: Path, ring, monkeypatch) -> None:
     vault = make_vault(folder, b"one")
 
-    def full(path: Path, data: bytes) -> None:
-        raise OSError(28, os.strerror(28), str(path))
-
-    monkeypatch.setattr(private_files, "write_atomic", full)
+    full_disk(monkeypatch)
     with pytest.raises(StorageError):
         vault.write(b"two", bundle_id=BUNDLE)
     monkeypatch.undo()

@@ -8,14 +8,16 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from test_vault_keys import every_step
-from vault_samples import BUNDLE, CHEAP, WORD, make_vault, put_key_file, tree
+from vault_samples import BUNDLE, CHEAP, WORD, every_step, make_vault, put_key_file, tree
 
 from client.vault import contents, snapshot
+from client.vault.keys_document import Keys
+from client.vault.keys_file import KeysFile
 from client.vault.opening import KeyFile, Passphrase, Vault, open_vault
 from proper_model.errors import BusyError, VaultError
 
@@ -150,6 +152,45 @@ def test_a_reader_at_every_step_of_a_change(
     order = [b"old", b"newer", b"newest", b"new"]
     assert seen == sorted(seen, key=order.index), "it went back"
     assert (seen[0], seen[-1]) == (b"old", b"new")
+
+
+def test_a_reader_whose_keys_are_replaced_meanwhile_does_not_go_back(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It knows the next key as pending, and the first generation under its own key is gone already."""
+    writer, began, go_on, removed = (open_vault(folder, WORD, cost=CHEAP), *events(3))
+    save, unlink = KeysFile.save, Path.unlink
+
+    def saved(keys: KeysFile, document: Keys, *rest: object, **named: object) -> None:
+        save(keys, document, *rest, **named)
+        if document.next is not None:
+            began.set()
+            go_on.wait(10)
+
+    def gone(path: Path, **named: bool) -> None:
+        unlink(path, **named)
+        if path.suffix == ".vault" and not removed.is_set():
+            removed.set()
+            read.wait(10)
+
+    monkeypatch.setattr(KeysFile, "save", saved)
+    monkeypatch.setattr(Path, "unlink", gone)
+    (read,) = events(1)
+    thread = threading.Thread(target=lambda: writer.rotate([WORD]))
+    thread.start()
+    assert began.wait(10)
+    reader = open_vault(folder, WORD)
+    between(monkeypatch, contents, "list_generations", lambda: (go_on.set(), removed.wait(10)))
+    try:
+        assert reader.read().payload == b"old"
+    finally:
+        read.set()
+        thread.join()
+    assert reader.warnings == []
+
+
+def events(count: int) -> tuple[threading.Event, ...]:
+    return tuple(threading.Event() for _ in range(count))
 
 
 def test_damage_is_told_where_nobody_writes(folder: Path) -> None:

@@ -5,8 +5,14 @@ from __future__ import annotations
 import httpx
 import pytest
 
-from client.releases.address_zones import Zone, literal, zone_of, zone_of_host
-from client.releases.web_address import redirected, release_address
+from client.releases.web_address import (
+    Zone,
+    literal,
+    redirected,
+    release_address,
+    zone_of,
+    zone_of_host,
+)
 from proper_model.errors import ConfigError, FetchError
 
 NAME = "base/model.safetensors"

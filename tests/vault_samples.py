@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import itertools
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import pytest
+
 from client.vault.key_derivation import Argon2idCost, ScryptCost
-from client.vault.opening import KeyFile, Passphrase, Vault, create_vault
+from client.vault.opening import KeyFile, Passphrase, Secret, Vault, create_vault, open_vault
+from proper_model.storage import files
 
 CHEAP = Argon2idCost(memory_kib=8, iterations=1, lanes=1)
 CHEAP_SCRYPT = ScryptCost(log2_n=1)
@@ -26,6 +32,10 @@ def make_vault(folder: Path, *payloads: bytes, secrets=(WORD,), seed: str = "a")
     for payload in payloads:
         vault.write(payload, bundle_id=BUNDLE)
     return vault
+
+
+def reopen(folder: Path, secret: Secret = WORD) -> Vault:
+    return open_vault(folder, secret, cost=CHEAP)
 
 
 def put_key_file(path: Path, content: bytes = b"k" * 32) -> KeyFile:
@@ -48,5 +58,51 @@ def tree(folder: Path) -> dict[str, bytes]:
     return {p.name: p.read_bytes() for p in sorted(folder.iterdir()) if p.is_file()}
 
 
+def full_disk(patch: pytest.MonkeyPatch, *, after: int = 0, only: bool = False) -> None:
+    """From now on no file of a vault can be written, but for the first `after`; `only` one fails."""
+    real, calls = files.write_atomic, itertools.count()
+
+    def write(path: Path, data: bytes) -> None:
+        call = next(calls)
+        if call == after or (call > after and not only):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        real(path, data)
+
+    patch.setattr(files, "write_atomic", write)
+
+
 def generations(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.glob("*.vault"))
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing of the product catches it."""
+
+
+def every_step(monkeypatch: pytest.MonkeyPatch, action: Callable[[], None]) -> None:
+    """Run `action` before and after each change of the folder, however it is made."""
+
+    def guard(owner, name: str) -> None:
+        real = getattr(owner, name)
+
+        def stopping(*arguments, **named):
+            action()
+            result = real(*arguments, **named)
+            action()
+            return result
+
+        monkeypatch.setattr(owner, name, stopping)
+
+    guard(files, "write_atomic")
+    guard(Path, "unlink")
+
+
+def kill_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    """Stop before or after the step-th change of the folder."""
+    count = itertools.count()
+
+    def stop() -> None:
+        if next(count) == step:
+            raise Killed
+
+    every_step(monkeypatch, stop)

@@ -58,7 +58,7 @@ def adapt(
     memory = Memory(o.bytes_of(max_memory), base_weights, recompute)
 
     def chosen_items(state: PersonalState | None, bundle: InstalledBundle) -> Chosen:
-        chosen = choose_task(task, bundle, state)
+        chosen = choose_task(task, workspace.releases.read(bundle), state)
         return chosen, read_items(history, chosen, how, yes=yes)
 
     # A new person hears what is wrong with the items before choosing a passphrase.

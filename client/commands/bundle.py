@@ -58,7 +58,7 @@ def add(context: typer.Context, source: Source, root: Root = None, base: Base = 
 @app.command("list")
 def list_(context: typer.Context, as_json: o.AsJson = False) -> None:
     """List the releases on this machine."""
-    from client.releases.add import list_bundles
+    from client.releases.installed_list import list_bundles
 
     rows = list_bundles(o.workspace(context).home)
     if as_json:
@@ -99,7 +99,7 @@ def verify(
     base: Base = None,
 ) -> None:
     """Check a release, signature and every byte, without installing it."""
-    from client.releases.add import verify_bundle
+    from client.releases.verify import verify_bundle
 
     home = o.workspace(context).home
     with progress_bars() as show:

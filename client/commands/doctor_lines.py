@@ -109,8 +109,8 @@ def _root(home: Home) -> Iterator[Finding]:
 
 
 def _release(home: Home) -> Iterator[Finding]:
-    from client.releases.add import verify_bundle
     from client.releases.store import installed
+    from client.releases.verify import verify_bundle
 
     bundle = installed(home.path)
     if bundle is None:

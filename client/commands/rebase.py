@@ -61,7 +61,7 @@ def rebase(
 
 def remove_unneeded(workspace: Workspace, vault: Vault) -> None:
     """Remove releases that neither of the two stored generations was made over."""
-    from client.releases.add import remove_old_bundles
+    from client.releases.installed_list import remove_old_bundles
 
     generations = (vault.read(), vault.read_previous())
     try:

@@ -20,7 +20,7 @@ from proper_model.tasks import counted
 if TYPE_CHECKING:
     from client.vault.opening import Vault
 
-# What a person reads for what `vault_check.judge` says.
+# Shown for the states of content that `damage.judge` names.
 CONTENT = {
     "none": "-",
     "whole": "whole",
@@ -128,7 +128,7 @@ def lock(context: typer.Context) -> None:
         slots = slot_kinds(workspace.home.vault)
         if any(kind == "keyring" for _, kind in slots):
             vault = open_vault(workspace.home.vault, KeyringEntry())
-            vault.settle()  # of an unfinished change of the master key other slots are left
+            vault.settle()  # an unfinished change of the master key leaves other slots
             _remove_keyring_slots(vault)
             slots = vault.slot_kinds()
             for warning in vault.warnings:
@@ -205,7 +205,7 @@ def _add_key_file(vault: Vault, path: Path) -> None:
     """A new key file and its slot, or neither."""
     from client.vault.secrets import make_key_file
 
-    vault.settle()  # what can fail before the file is made shall
+    vault.settle()  # before the file is made: it may fail
     before = vault.slot_kinds()
     made = make_key_file(path)
     try:

@@ -10,7 +10,6 @@ are 0600 and folders 0700.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import re
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import lock_descriptor
 from safetensors.torch import save
 from torch import Tensor
 
@@ -42,7 +42,13 @@ from proper_model.release.contents import Release
 from proper_model.release.recipe import BaseSource
 from proper_model.settings import BaseWeights
 from proper_model.storage.durable import move_folder, remove_folder
-from proper_model.storage.files import PRIVATE_FILE, PRIVATE_FOLDER, storage_errors, write_atomic
+from proper_model.storage.files import (
+    PRIVATE_FILE,
+    PRIVATE_FOLDER,
+    storage_errors,
+    sync_file,
+    write_atomic,
+)
 
 _AS_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 BASE = "base"  # folder of a base that is written beside an adapter
@@ -246,7 +252,7 @@ def _begun(target: Path) -> tuple[Path, int]:
         except FileNotFoundError:
             continue
         with suppress(OSError):  # some network disks lock no folders, and none is removed there
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            lock_descriptor(lock)
         if building.is_dir():
             return building, lock
         os.close(lock)
@@ -262,8 +268,8 @@ def _remove_abandoned(target: Path) -> None:
         with suppress(OSError):  # no folder, or not ours, or being written, or gone meanwhile
             lock = os.open(path, _AS_FOLDER)
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if os.fstat(lock).st_uid == os.geteuid():
+                free = lock_descriptor(lock, blocking=False)
+                if free and os.fstat(lock).st_uid == os.geteuid():
                     remove_folder(path)
             finally:
                 os.close(lock)
@@ -274,8 +280,4 @@ def _settle(path: Path) -> None:
     mode = PRIVATE_FOLDER if path.is_dir() else PRIVATE_FILE
     if stat.S_IMODE(path.stat().st_mode) & ~mode:
         path.chmod(mode)
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync_file(path)

@@ -1,8 +1,8 @@
-"""What an exported folder says about itself: what it is, what it needs, how it is loaded.
+"""The README of an exported folder: what it is, what it needs, how it is loaded.
 
 It names the public base and the bundle, never a person or a place on this machine: folders are
 written as BUNDLE, ADAPTER and MODEL, for the reader to fill in. Texts for llama.cpp and MLX are in
-`export_runtimes_readme`.
+`runtimes_readme`.
 """
 
 from __future__ import annotations

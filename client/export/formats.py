@@ -39,7 +39,7 @@ ADAPTERS = (Format.PEFT, Format.GGUF, Format.MLX)  # each applies to a base; the
 def check_writable(kind: Format, out: Path) -> None:
     """What can be refused before a model is loaded.
 
-    Raises ExportError if `out` is taken, StorageError if the folder that shall hold it is not there
+    Raises ExportError if `out` is taken, StorageError if the folder that is to hold it is not there
     or closed, ConfigError if a library is not installed.
     """
     from client.export.folder import check_free

@@ -1,4 +1,4 @@
-"""What a folder for llama.cpp or MLX says about itself; as `export_readme` for the rest."""
+"""The README of a folder for llama.cpp or MLX; as `folder_readme` for the rest."""
 
 from __future__ import annotations
 

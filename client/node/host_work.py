@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from client.node.device import DeviceFolder
+from client.releases.loading import ReleaseMemory
 from proper_model.errors import BundleForeignError, DataError, NotInstalledError
 from proper_model.federation.run_plan import RunPlan
 from proper_model.tasks import User
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from proper_model.release.contents import Release
 
 Progress = Callable[[str, int, int], None]
+# Flower keeps no object of ours from one message to the next, and nodes of one process share a base.
+RELEASES = ReleaseMemory()
 
 
 @dataclass(frozen=True)
@@ -62,20 +65,19 @@ class Engine:
         from client.releases.install import install
         from proper_model.bundle.trusted_root import TrustedRoot
 
-        bundle = install(folder, files, TrustedRoot.from_bytes(root))
+        bundle = install(folder, files, TrustedRoot.from_bytes(root)).bundle
         if bundle.bundle_id != bundle_id:
             raise BundleForeignError("the bundle that arrived is not the one that was announced")
         return {name: bundle.path / name for name in files}
 
     def release(self, folder: Path, bundle_id: str | None = None) -> Release:
         """The installed release, loaded. Raises NotInstalledError if it is not `bundle_id`."""
-        from client.releases.install import installed
-        from client.releases.loading import load_installed
+        from client.releases.store import installed
 
         bundle = installed(folder)
         if bundle is None or bundle_id not in (None, bundle.bundle_id):
             raise NotInstalledError("the bundle of this round is not installed on this node")
-        return load_installed(
+        return RELEASES.load(
             bundle, self.base, threads=self.threads, memory_bytes=self.memory_bytes
         )
 

@@ -23,7 +23,7 @@ import torch
 
 from client.person.learner import Learner
 from client.person.state import PersonalState, TaskState, encode, utc_now
-from client.vault.generations import generation_name, list_generations
+from client.vault.contents import generation_name, list_generations
 from client.vault.opening import vault_exists
 from proper_model.engine import (
     STATES,

@@ -41,7 +41,7 @@ def load_within(
     """A release with its base held as the options say, else as the adapters were trained."""
     choice = choose(
         memory.limit_bytes,
-        base_facts(workspace.home, bundle),
+        base_facts(workspace.home, workspace.releases.read(bundle)),
         asked=memory.base_weights,
         stored=None if state is None else state.base_weights,
         recompute=memory.recompute,

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from client.home import Home
+from client.releases.loading import ReleaseMemory
 from client.terminal.console import say
 from client.vault.opening import Vault, create_vault, open_vault, slot_kinds, vault_exists
 from client.vault.passphrases import ask_passphrase, check_new, new_passphrase, read_passphrase
@@ -70,6 +71,7 @@ class Workspace:
 
     home: Home
     keys: Keys = field(default_factory=Keys)
+    releases: ReleaseMemory = field(default_factory=ReleaseMemory)
 
     @contextmanager
     def changing(self, *, create: bool = True) -> Iterator[Vault]:
@@ -178,6 +180,7 @@ class Workspace:
             say_warning(warning)
         release, _ = load_release(
             self.home,
+            self.releases,
             threads=min(MOST_THREADS, usable_cores()),  # loading and hashing
             memory_bytes=memory_bytes,
             bundle_id=bundle.bundle_id,

@@ -2,5 +2,5 @@
 
 __all__ = [
     "add", "base_facts", "bases", "content", "download", "install", "installed_list", "loading",
-    "pinned_root", "store",
+    "pinned_root", "store", "verify",
 ]

@@ -1,8 +1,8 @@
 """`proper bundle add`: one person's device, its trusted root, releases and their bases.
 
-    place (folder or address) -> root (pinned, rotated) -> updater.install -> base of the release
+    place (folder or address) -> root (pinned, rotated) -> install -> base of the release
 
-The root is pinned once, just before the first release that it vouches for is installed. Each step that
+The root is pinned once, just before the first release that it signs is installed. Each step that
 fails leaves what the steps before it achieved, and says so. Source: docs/security.md 2 ("Bundle"),
 docs/bundle-format.md section 8.
 """
@@ -18,29 +18,14 @@ from typing import TYPE_CHECKING
 
 from client.home import Home
 from client.releases.bases import base_of, settle_base
-from client.releases.content import check_against_base
-from client.releases.install import decide, install, installed
-from client.releases.installed_list import BundleRow, list_bundles, remove_old_bundles
+from client.releases.content import InstalledRelease, read_content
+from client.releases.install import LOCK_TIMEOUT_S, decide, install
 from client.releases.last_seen import news
-from client.releases.loading import load_installed
-from client.releases.origin import (
-    CHECKING,
-    CHECKING_BASE,
-    INSTALL_FIRST,
-    LOCK_TIMEOUT_S,
-    Progress,
-    Trust,
-    decide_trust,
-    opened,
-    silent,
-)
-from client.releases.pinned_root import load_root, pin_root
-from client.releases.place import ReleasePlace
-from client.releases.source import fetch_from
-from client.releases.store import InstalledBundle, read_state, stored
-from client.releases.verify import Verified, verify_bundle
-from proper_model.bundle.limits import DEFAULT_LIMITS
-from proper_model.bundle.signed_bundle import MANIFEST_NAME, SIGNATURES_NAME
+from client.releases.loading import ReleaseMemory
+from client.releases.pinned_root import Trust, decide_trust, load_root, pin_root
+from client.releases.place import ReleasePlace, opened, silent
+from client.releases.store import INSTALL_FIRST, InstalledBundle, installed, read_state, stored
+from client.releases.verify import CHECKING, CHECKING_BASE
 from proper_model.errors import (
     BaseModelError,
     BundleForeignError,
@@ -49,21 +34,9 @@ from proper_model.errors import (
 )
 
 if TYPE_CHECKING:
-    from client.releases.download import Patience
+    from client.releases.download import Patience, Progress
     from proper_model.release.contents import Release
     from proper_model.settings import BaseWeights
-
-__all__ = [
-    "Added",
-    "BundleRow",
-    "Verified",
-    "add_bundle",
-    "base_of",
-    "list_bundles",
-    "load_release",
-    "remove_old_bundles",
-    "verify_bundle",
-]
 
 
 @dataclass(frozen=True)
@@ -101,7 +74,7 @@ def add_bundle(
         root: the publisher's root.json; needed the first time for an address, and for a folder
             without one.
         base: folder or hub id of the base that the release refers to.
-        progress: hears phase, done and total (0: unknown); bytes while a file is downloaded.
+        progress: called with phase, done and total (0: unknown); bytes while a file is downloaded.
         now: aware time; the system's when not given.
         patience: when a download is given up.
 
@@ -113,7 +86,7 @@ def add_bundle(
             installed.
         StorageError, BusyError: the home cannot be written, or another process works in it.
     """
-    # One time for the whole update: a slow server must not win by it.
+    # One time for the whole update: by delaying, a server must not change what has expired.
     now = now or datetime.now(UTC)
     with home.working():
         with opened(home, source, progress, patience) as place:
@@ -123,7 +96,7 @@ def add_bundle(
             before = read_state(home.path)
             progress(CHECKING, 0, 0)
             with _pinned(home, trust, place, now):
-                bundle = install(
+                release = install(
                     home.path,
                     place.bundle,
                     trust.root,
@@ -131,15 +104,17 @@ def add_bundle(
                     now=now,
                     lock_timeout_s=LOCK_TIMEOUT_S,
                 )
+        bundle = release.bundle
         changed = before is None or before.bundle_id != bundle.bundle_id
         state = read_state(home.path)
         notes = news(bundle.version, state.latest if state else None, trust.root)
-        based = _find_base(home, bundle, base, progress)
+        based = _find_base(home, release, base, progress)
         return Added(bundle, changed, (*trust.notes, *notes, *based))
 
 
 def load_release(
     home: Home,
+    memory: ReleaseMemory,
     *,
     threads: int,
     memory_bytes: int | None = None,
@@ -148,7 +123,7 @@ def load_release(
 ) -> tuple[Release, InstalledBundle]:
     """The current release, or the stored one of this id, ready to compute.
 
-    Raises NotInstalledError if it is not there, and as `client.releases.loading.load_installed`.
+    Raises NotInstalledError if it is not there, and as `ReleaseMemory.load`.
     """
     bundle = installed(home.path) if bundle_id is None else stored(home.path, bundle_id)
     if bundle is None:
@@ -158,7 +133,7 @@ def load_release(
         raise NotInstalledError(what, hint=INSTALL_FIRST)
     reference = bundle.manifest.base_reference
     base = None if reference is None else base_of(home, reference)
-    release = load_installed(
+    release = memory.load(
         bundle, base, threads=threads, memory_bytes=memory_bytes, base_weights=base_weights
     )
     return release, bundle
@@ -166,17 +141,15 @@ def load_release(
 
 @contextmanager
 def _pinned(home: Home, trust: Trust, place: ReleasePlace, now: datetime) -> Iterator[None]:
-    """Pin a root that vouches for a release before that is installed; take it back if it was not.
+    """Pin a root before the release it signs is installed; unpin it if the installation fails.
 
-    The other way round, a crash in between would leave a release and no root: the next one could
-    then come from anybody.
+    In the other order, a crash in between would leave a release and no root, and the next release
+    could then come from anybody.
     """
     if trust.pinned:
         yield
         return
-    manifest = fetch_from(place.bundle, MANIFEST_NAME, DEFAULT_LIMITS.manifest_bytes)
-    signatures = fetch_from(place.bundle, SIGNATURES_NAME, DEFAULT_LIMITS.signature_bytes)
-    decide(home.path, manifest, signatures, trust.root, found=place.found, now=now)
+    decide(home.path, place.bundle, trust.root, found=place.found, now=now)
     pin_root(home.root_file, trust.root)
     try:
         yield
@@ -188,15 +161,16 @@ def _pinned(home: Home, trust: Trust, place: ReleasePlace, now: datetime) -> Ite
 
 
 def _find_base(
-    home: Home, bundle: InstalledBundle, named: str | None, progress: Progress
+    home: Home, release: InstalledRelease, named: str | None, progress: Progress
 ) -> tuple[str, ...]:
-    """See to the base of the release just installed. Returns notes; raises as `settle_base`."""
+    """Find and check the base of the release just installed. Returns notes; raises as `settle_base`."""
+    bundle = release.bundle
     reference = bundle.manifest.base_reference
     if reference is None:
         return () if named is None else ("the release brings its own base; --base was not needed",)
     progress(CHECKING_BASE, 0, 0)
     try:
-        check_against_base(bundle, settle_base(home, reference, named))
+        read_content(release, settle_base(home, reference, named))
     except (BaseModelError, BundleForeignError) as error:
         raise type(error)(
             f"{error.message}; release {bundle.version} is installed and waits for its base",

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from client.home import Home
 from client.releases.bases import base_of
-from client.releases.content import recipe_of
+from client.releases.content import InstalledRelease
 from client.releases.store import InstalledBundle
 from proper_model.base.checked import CheckedFiles
 from proper_model.base.folder import base_folder
@@ -38,16 +38,16 @@ class BaseFacts:
         return self.shape.loading_bytes(weights, self.width)
 
 
-def base_facts(home: Home, bundle: InstalledBundle) -> BaseFacts:
+def base_facts(home: Home, release: InstalledRelease) -> BaseFacts:
     """Read from the bundle's signed tables, or from the headers of a referenced base's files.
 
     Raises BaseModelError if a referenced base is not on this machine, BundleIntegrityError if the
     bundle was altered.
     """
-    settings = recipe_of(bundle).settings
+    settings = release.recipe.settings
     device = default_device()
     return BaseFacts(
-        _shape(home, bundle),
+        _shape(home, release.bundle),
         BaseWeights(settings.base_weights),
         compute_dtype(settings.dtype, device).itemsize,
         device.type != "cpu",

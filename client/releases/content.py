@@ -5,37 +5,46 @@ Small files only; the base's weights stay where they are, and are checked when t
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from client.releases.base_files import read_config
+from client.releases.bases import read_config
 from client.releases.store import InstalledBundle, read_checked
-from proper_model.bundle.file_names import BASE, RECIPE, is_weights
+from proper_model.bundle.file_names import BASE, is_weights
 from proper_model.errors import BundleFormatError
-from proper_model.release.recipe import Recipe, parse_recipe
+from proper_model.release.recipe import Recipe, read_recipe_and_task
+from proper_model.tasks import Task
 
 if TYPE_CHECKING:
     from proper_model.release.recipe import ReleaseContent
 
 
-def recipe_of(bundle: InstalledBundle) -> Recipe:
-    """The recipe alone. Raises BundleIntegrityError, BundleFormatError."""
-    recipe = parse_recipe(small_file(bundle, RECIPE))
-    recipe.check_base(bundle.manifest.base_reference)
-    return recipe
+@dataclass(frozen=True)
+class InstalledRelease:
+    """An installed bundle and what its recipe and its task say; commands pass it on."""
+
+    bundle: InstalledBundle
+    recipe: Recipe
+    task: Task
 
 
-def small_file(bundle: InstalledBundle, name: str) -> bytes:
-    """A file of the release. Raises BundleIntegrityError, or BundleFormatError if it has none."""
-    if name not in bundle.manifest.files:
-        raise BundleFormatError(
-            f"the release has no {name}", hint="ask the publisher for a release that is whole"
-        )
-    return read_checked(bundle.path, bundle.manifest, name)
+def read_release(bundle: InstalledBundle) -> InstalledRelease:
+    """Recipe and task of a bundle. Raises BundleIntegrityError, BundleFormatError."""
+
+    def read(name: str) -> bytes:
+        if name not in bundle.manifest.files:
+            raise BundleFormatError(
+                f"the release has no {name}", hint="ask the publisher for a release that is whole"
+            )
+        return read_checked(bundle.path, bundle.manifest, name)
+
+    recipe, task = read_recipe_and_task(read, bundle.manifest.base_reference)
+    return InstalledRelease(bundle, recipe, task)
 
 
 def read_content(
-    bundle: InstalledBundle, base: Path | None
+    release: InstalledRelease, base: Path | None
 ) -> tuple[ReleaseContent, dict[str, bytes]]:
     """All that the release says, and its files but for the base's weights.
 
@@ -45,6 +54,7 @@ def read_content(
     """
     from proper_model.checks import check_content
 
+    bundle = release.bundle
     manifest, reference = bundle.manifest, bundle.manifest.base_reference
     config = None if base is None or reference is None else read_config(reference, base)
     files = {
@@ -53,11 +63,11 @@ def read_content(
         if not (name.startswith(BASE) and is_weights(name.removeprefix(BASE)))
     }
     content = check_content(
-        manifest.shapes, files.__getitem__, reference, config=config, private=bundle.path
+        manifest.shapes,
+        files.__getitem__,
+        reference,
+        config=config,
+        private=bundle.path,
+        parsed=(release.recipe, release.task),
     )
     return content, files
-
-
-def check_against_base(bundle: InstalledBundle, base: Path) -> None:
-    """Raise BundleError unless the release fits the base that was found for it."""
-    read_content(bundle, base)

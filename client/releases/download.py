@@ -34,7 +34,7 @@ HEADERS = {
     "Connection": "keep-alive",
 }
 MAX_REDIRECTS = 5
-# A file that comes in one breath is not worth a line on the screen.
+# Smaller files show no progress.
 QUIET_BYTES = 1 << 20
 _RANGE = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19})")
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
@@ -81,8 +81,8 @@ def fetch_over_http(
 ) -> WebSource:
     """A source for `client.releases.install.install`: every file below the release's address.
 
-    `cache` is a private folder for unfinished files; `progress` hears file name, bytes so far and
-    bytes in all (0: unknown) of larger files.
+    `cache` is a private folder for unfinished files; `progress` is called with file name, bytes so far
+    and bytes in all (0: unknown) of larger files.
 
     Raises ConfigError unless the address is https, or http on this machine, and where the environment
     names certificates that cannot be read.
@@ -118,7 +118,7 @@ def download(
 
 
 class WebSource:
-    """Files below one address; implements `client.releases.source.Holding`.
+    """Files below one address; implements `client.releases.place.Holding`.
 
     A file comes with at most one byte more than was asked for. Raises FetchError if it cannot be had
     (StatusError if the server says so), StorageError if `cache` cannot be written, stating the bytes
@@ -155,7 +155,7 @@ class WebSource:
 
 def _complete(transfer: _Transfer) -> None:
     """All of a file into its partial file, in as many attempts as patience has."""
-    # Both write addresses, and so tokens, into a log at their more talkative levels.
+    # At lower levels both log addresses, and so tokens.
     for name in ("httpx", "httpcore"):
         logging.getLogger(name).setLevel(logging.WARNING)
     attempts = transfer.patience.attempts
@@ -174,7 +174,7 @@ def _complete(transfer: _Transfer) -> None:
 
 @dataclass
 class _Transfer:
-    """One file's way from the server into its partial file."""
+    """The transfer of one file from the server into its partial file."""
 
     address: httpx.URL
     partial: PartialFile
@@ -222,7 +222,7 @@ class _Transfer:
         raise FetchError(f"{self.where}: more than {MAX_REDIRECTS} redirects")
 
     def _begin(self, response: httpx.Response) -> None:
-        """Decide where the body belongs. Raises if there is none to be used."""
+        """Decide whether the body continues the file or starts it again. Raises where it does neither."""
         status, headers = response.status_code, response.headers
         if status == 206 and self.partial.size:
             match = _RANGE.fullmatch(headers.get("Content-Range", ""))
@@ -250,7 +250,7 @@ class _Transfer:
             )
 
     async def _receive(self, response: httpx.Response) -> None:
-        """Take in the body, at a bounded slowness."""
+        """Append the body; at least `window_bytes` must come in every `window_s`."""
         partial, patience = self.partial, self.patience
         loop = asyncio.get_running_loop()
         async with asyncio.timeout(patience.window_s) as window:
@@ -274,7 +274,7 @@ class _Transfer:
         return f"{self.partial.name}: {self.address.host}"
 
     def _explain(self, error: httpx.HTTPError, way: str) -> NoReturn:
-        """What a library's error means on this way; its own text may quote the address."""
+        """Raise what a library's error means; its own text may quote the address."""
         if isinstance(error, httpx.ConnectError):
             tls = _tls_error(error)
             if tls is None:

@@ -1,19 +1,21 @@
 """Install releases on this host: verify first, then store, then switch; refuse and keep otherwise.
 
-The I/O around `proper_model.bundle.signed_bundle`. A file this host already holds (same sha256) is not fetched
-again, and one that was fetched before an interruption neither. Until `state.json` is replaced, the
-last step, the bundle installed before stays the current one. Source: docs/security.md 2,
+The I/O around `proper_model.bundle.signed_bundle`, where signatures are checked (`verify_manifest`). A
+file this host already holds (same sha256), or fetched before an interruption, is not fetched again.
+Until `state.json` is replaced, the last step, the bundle installed before stays the current one. Source: docs/security.md 2,
 docs/bundle-format.md section 8.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from client.releases.content import InstalledRelease
 from client.releases.last_seen import (
     UNANNOUNCED,
     Announcement,
@@ -22,17 +24,14 @@ from client.releases.last_seen import (
     highest_accepted,
     remembered,
 )
-from client.releases.source import Fetch, Source, check_listing, fetch_from, holding, offers
+from client.releases.place import Source, check_listing, fetch_from, holding, offers
 from client.releases.store import (
     BUNDLES_FOLDER,
     STATE_NAME,
-    InstalledBundle,
     SeenLatest,
     StoreState,
     bundle_path,
-    installed,
     load_bundle,
-    load_files,
     read_checked,
     read_manifest,
     read_state,
@@ -62,9 +61,12 @@ from proper_model.storage.durable import (
 )
 from proper_model.storage.files import make_private_folder, read_bounded
 
-__all__ = ["Fetch", "InstalledBundle", "Source", "install", "installed", "load_files"]
+if TYPE_CHECKING:
+    from proper_model.release.recipe import ReleaseContent
 
 _PARTIAL = ".partial-"
+# Whoever installs holds the home as well, so a holder of this lock alone is a node of a federation.
+LOCK_TIMEOUT_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -72,9 +74,12 @@ class Decision:
     """That a release may be installed.
 
     Attributes:
-        latest: the publisher's last word on the newest release, to be remembered.
+        manifest, signatures: the two small files that were judged.
+        latest: the latest.json to remember.
     """
 
+    manifest: bytes
+    signatures: bytes
     release: VerifiedManifest
     latest: SeenLatest | None
 
@@ -88,7 +93,7 @@ def install(
     now: datetime | None = None,
     limits: Limits = DEFAULT_LIMITS,
     lock_timeout_s: float = 600.0,
-) -> InstalledBundle:
+) -> InstalledRelease:
     """Make this release the current one of the host, or raise and leave the current one alone.
 
     Installing the current release again repairs or returns it, also after it expired.
@@ -100,7 +105,7 @@ def install(
         root: the keys this device trusts.
         found: how the release was found.
         now: aware time; the system's when not given.
-        limits: what this device is willing to store.
+        limits: the sizes that this device accepts.
         lock_timeout_s: how long to wait for another process that installs.
 
     Raises:
@@ -110,48 +115,45 @@ def install(
     """
     now = now or datetime.now(UTC)
     with exclusive(folder, lock_timeout_s):
-        manifest = fetch_from(source, MANIFEST_NAME, limits.manifest_bytes)
-        signatures = fetch_from(source, SIGNATURES_NAME, limits.signature_bytes)
         state = read_state(folder)
-        decision = decide(folder, manifest, signatures, root, found=found, now=now, limits=limits)
+        decision = decide(folder, source, root, found=found, now=now, limits=limits)
         accepted = decision.release
         check_listing(source, accepted.manifest.files)
         _remember_latest(folder, state, decision.latest)
         target = bundle_path(folder, accepted.bundle_id)
-        if not _is_intact(target, accepted, limits):
+        if _is_intact(target, accepted):
+            content = _check_content(target, accepted)
+        else:
             staging = folder / BUNDLES_FOLDER / f"{_PARTIAL}{accepted.bundle_id}"
             with _disk(accepted):
                 _clean(folder, keep=staging)
-            held = {} if isinstance(source, Path) else _held_files(folder, limits)
-            _stage(staging, accepted, source, held, limits)
-            _check_content(staging, accepted)
+            _stage(staging, accepted, source, limits)
+            content = _check_content(staging, accepted)
             with _disk(accepted):
-                write_file(staging / MANIFEST_NAME, manifest)
-                write_file(staging / SIGNATURES_NAME, signatures)
+                write_file(staging / MANIFEST_NAME, decision.manifest)
+                write_file(staging / SIGNATURES_NAME, decision.signatures)
                 remove_folder(target)
                 move_folder(staging, target)
-        else:
-            _check_content(target, accepted)
         new = _next_state(folder, decision, root, state, now)
         with _disk(accepted):
-            _renew_signatures(target, signatures)
+            _renew_signatures(target, decision.signatures)
             if new != state:
                 write_state(folder, new)
             _clean(folder, keep=None)
-        return load_bundle(folder, new, now=now, limits=limits)
+        bundle = load_bundle(folder, new, now=now)
+        return InstalledRelease(bundle, content.recipe, content.task)
 
 
 def decide(
     folder: Path,
-    manifest: bytes,
-    signatures: bytes,
+    source: Source,
     root: TrustedRoot,
     *,
     found: Announcement,
     now: datetime,
     limits: Limits = DEFAULT_LIMITS,
 ) -> Decision:
-    """Whether this host may install the release; decided from small files, changing nothing.
+    """Check signatures, expiry and version: whether this host may install the release; changes nothing.
 
     The release that is installed is accepted also after it, or the root, expired.
 
@@ -159,6 +161,8 @@ def decide(
         BundleError: one of its children, as `verify_manifest` and `check_latest`.
         StateError: the host's own record is damaged.
     """
+    manifest = fetch_from(source, MANIFEST_NAME, limits.manifest_bytes)
+    signatures = fetch_from(source, SIGNATURES_NAME, limits.signature_bytes)
     state = read_state(folder)
     if state is not None and state.channel != root.channel:
         raise BundleForeignError(
@@ -178,13 +182,13 @@ def decide(
         limits=limits,
     )
     check_announced(found, release, state, root)
-    return Decision(release, latest)
+    return Decision(manifest, signatures, release, latest)
 
 
 def _remember_latest(folder: Path, state: StoreState | None, latest: SeenLatest | None) -> None:
-    """Note the word before the transfer, which may fail: an older word must not follow it.
+    """Note latest.json before the transfer, which may fail: an older one must not be taken after it.
 
-    A disk that refuses is no reason to stop here; the switch will tell.
+    A disk error does not stop the installation here; writing the state at its end reports it.
     """
     if state is not None and latest is not None and latest != state.latest:
         with suppress(OSError):
@@ -192,7 +196,7 @@ def _remember_latest(folder: Path, state: StoreState | None, latest: SeenLatest 
 
 
 def _renew_signatures(target: Path, signatures: bytes) -> None:
-    """Signatures over the same manifest by newer keys take the place of those there."""
+    """Replace the stored signatures by these, which may be by newer keys over the same manifest."""
     try:
         known = read_bounded(target / SIGNATURES_NAME, len(signatures))
     except OSError:
@@ -205,15 +209,15 @@ def _stage(
     staging: Path,
     accepted: VerifiedManifest,
     source: Source,
-    held: Mapping[str, Path],
     limits: Limits,
 ) -> None:
     """Fill the staging folder with verified files; those it holds intact are kept.
 
-    Also for the next attempt, if the disk is full or a file is refused: a transfer may have taken
-    hours. Of a refused local source nothing is kept.
+    If the disk is full or a file is refused they stay for the next attempt, since a transfer may have
+    taken hours; of a refused local source nothing is kept.
     """
     manifest = accepted.manifest
+    held = {} if isinstance(source, Path) else _held_files(staging.parent.parent)
     for leftover in staging.rglob(".*.tmp"):
         leftover.unlink()  # of a write that was killed half-way
     for name, entry in manifest.files.items():
@@ -242,13 +246,15 @@ def _stage(
             holder.drop(name)
 
 
-def _check_content(path: Path, accepted: VerifiedManifest) -> None:
+def _check_content(path: Path, accepted: VerifiedManifest) -> ReleaseContent:
     """Refuse a release that could not be used; of one that was being fetched nothing is kept."""
     from proper_model.checks import check_installable
 
     manifest = accepted.manifest
     try:
-        check_installable(manifest, lambda name: read_checked(path, manifest, name), private=path)
+        return check_installable(
+            manifest, lambda name: read_checked(path, manifest, name), private=path
+        )
     except BundleError:
         if path.name.startswith(_PARTIAL):
             with _disk(accepted):
@@ -264,22 +270,22 @@ def _holds(path: Path, manifest: Manifest, name: str) -> bool:
     return True
 
 
-def _is_intact(path: Path, accepted: VerifiedManifest, limits: Limits) -> bool:
+def _is_intact(path: Path, accepted: VerifiedManifest) -> bool:
     """Whether this release is on disk already, every byte of it."""
     try:
-        read_manifest(path, accepted.bundle_id, limits)
+        read_manifest(path, accepted.bundle_id)
     except BundleError:
         return False
     return all(_holds(path, accepted.manifest, name) for name in accepted.manifest.files)
 
 
-def _held_files(folder: Path, limits: Limits) -> dict[str, Path]:
+def _held_files(folder: Path) -> dict[str, Path]:
     """sha256 -> path of every intact file in any installed bundle."""
     held = {}
     for bundle_id in stored_ids(folder):
         path = bundle_path(folder, bundle_id)
         try:
-            manifest = read_manifest(path, bundle_id, limits)
+            manifest = read_manifest(path, bundle_id)
         except BundleError:
             continue
         for name, entry in manifest.files.items():
@@ -338,7 +344,7 @@ def exclusive(folder: Path, timeout_s: float) -> Iterator[None]:
 
 @contextmanager
 def _disk(accepted: VerifiedManifest) -> Iterator[None]:
-    """Say how much room a release needs when it cannot be stored; what was installed stays."""
+    """Turn disk errors into a BundleError that says how much room the release needs."""
     try:
         yield
     except OSError as error:

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from client.home import Home
-from client.releases.content import recipe_of, small_file
-from client.releases.install import exclusive
+from client.releases.content import read_release
+from client.releases.install import LOCK_TIMEOUT_S, exclusive
 from client.releases.last_seen import signers
-from client.releases.origin import LOCK_TIMEOUT_S
 from client.releases.pinned_root import load_root
 from client.releases.store import (
     BundleWarning,
@@ -21,9 +20,7 @@ from client.releases.store import (
     read_state,
     stored_ids,
 )
-from proper_model.bundle.file_names import TASK
 from proper_model.errors import BundleError, StateError
-from proper_model.release.recipe import parse_release_task
 from proper_model.storage.durable import remove_folder
 from proper_model.storage.files import storage_errors
 
@@ -124,8 +121,7 @@ def _row(home: Home, state: StoreState, bundle_id: str, now: datetime) -> Bundle
     current = bundle_id == state.bundle_id
     try:
         bundle = load_bundle(home.path, asked, now=now)
-        recipe = recipe_of(bundle)
-        task = parse_release_task(small_file(bundle, TASK), recipe.template)
+        said = read_release(bundle)
     except BundleError:
         return BundleRow(bundle_id, current)
     manifest, reference = bundle.manifest, bundle.manifest.base_reference
@@ -136,8 +132,8 @@ def _row(home: Home, state: StoreState, bundle_id: str, now: datetime) -> Bundle
         channel=manifest.channel,
         created=manifest.created,
         expires=manifest.expires,
-        task=task.name,
-        preset=recipe.structure.name,
+        task=said.task.name,
+        preset=said.recipe.structure.name,
         base="embedded" if reference is None else f"{reference.hub_id}@{reference.revision}",
         size_bytes=sum(entry.size for entry in manifest.files.values()),
         warnings=warnings_of(home, bundle),

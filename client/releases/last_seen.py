@@ -1,8 +1,8 @@
-"""What this host holds a new release against: the highest version, and the last word on the newest.
+"""What a new release is compared with: the highest version accepted, and the latest.json seen last.
 
-Both count only as long as keys that vouched for them are still trusted. A stolen key can sign the
-largest version there is; once a new root takes the key away, what it alone had vouched for counts no
-more, and the publisher's next release is accepted. Nothing else lowers what is remembered.
+Both count only as long as the keys that signed them are still trusted. A stolen key can sign the
+largest version there is; once a new root revokes the key, what it alone had signed no longer counts,
+and the publisher's next release is accepted. Nothing else lowers what is remembered.
 Source: The Update Framework, sections 5.3.11 ("fast-forward attack recovery"), 5.4.3 and 5.4.4;
 docs/bundle-format.md section 8.
 """
@@ -60,7 +60,7 @@ UNANNOUNCED = Announcement()
 def highest_accepted(
     folder: Path, state: StoreState | None, root: TrustedRoot
 ) -> tuple[int, str | None]:
-    """Highest version accepted by keys that `root` still trusts, and its bundle id; 0 for none."""
+    """Highest version signed by keys that `root` still trusts, and its bundle id; 0 for none."""
     counted = [
         entry
         for entry in _accepted_before(folder, state, root)
@@ -73,7 +73,7 @@ def highest_accepted(
 def remembered(
     folder: Path, state: StoreState | None, root: TrustedRoot, release: VerifiedManifest
 ) -> tuple[Accepted, ...]:
-    """What was accepted, with one more release, and without what others make superfluous."""
+    """What was accepted, with one more release, and without entries that others cover."""
     new = Accepted(
         version=release.manifest.version,
         bundle_id=release.bundle_id,
@@ -99,15 +99,15 @@ def signers(path: Path, root: TrustedRoot) -> tuple[str, ...]:
 def check_latest(
     found: Announcement, state: StoreState | None, root: TrustedRoot, now: datetime
 ) -> SeenLatest | None:
-    """What to remember as the publisher's last word on the newest release.
+    """The latest.json to remember: the publisher's signed statement which release is the newest.
 
-    A word that is out of date is refused where a server gives it for another release than the
-    installed one: it may be withholding newer ones. Of a folder that a person names it is only
-    remembered, and every later look at the installed release warns.
+    One that is out of date is refused where a server gives it for another release than the installed
+    one: the server may be withholding newer ones. In a folder that a person names it is only
+    remembered, and `installed` warns from then on.
 
     Raises:
         BundleSignatureError: not signed, or not by the keys of the role `latest`.
-        BundleRollbackError: older than the word this host has, or another one of the same number.
+        BundleRollbackError: older than the one this host has, or another one of the same number.
         BundleExpiredError: out of date, from a server.
         BundleForeignError, BundleTimeError: as `Pointer.verify`.
     """
@@ -118,7 +118,7 @@ def check_latest(
     if pointer is None:
         return known
     if pointer.latest is None and root.format < ROOT_FORMAT and known is None:
-        return None  # a publisher that does not sign it yet
+        return None  # roots of the first format have no keys for it
     latest, keys = pointer.verify(root, now)
     seen = SeenLatest(
         number=latest.number,
@@ -142,11 +142,11 @@ def check_latest(
 def check_announced(
     found: Announcement, release: VerifiedManifest, state: StoreState | None, root: TrustedRoot
 ) -> None:
-    """Hold a release against the word that led to it.
+    """Compare a release with the latest.json that led to it.
 
     Raises:
-        BundleIntegrityError: the word names another release.
-        BundleSignatureError: a server gave none, as one would that withholds newer releases.
+        BundleIntegrityError: it names another release.
+        BundleSignatureError: a server gave none; it may be withholding newer releases.
     """
     pointer = found.pointer
     if pointer is None:
@@ -188,7 +188,7 @@ def _accepted_before(
     try:
         keys = signers(path, root)
     except OSError:
-        keys = root.roles[RELEASE].keys  # nothing tells, so it counts
+        keys = root.roles[RELEASE].keys  # unknown, so taken for all: it must count
     except BundleError:
         return ()
     return (Accepted(version=state.version, bundle_id=state.bundle_id, keys=keys),)

@@ -1,13 +1,15 @@
-"""From an installed bundle to a release that can compute; the last one stays loaded.
+"""From an installed bundle to a release that can compute.
 
-Used by nodes of a federation (`engine`) and by one person's program (`bundles`).
+Used by nodes of a federation (`client.node.host_work`) and by one person's program.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING
 
-from client.releases.base_files import check_listing, other_file
+from client.releases.bases import check_listing, other_file
+from client.releases.content import InstalledRelease, read_content, read_release
 from client.releases.store import InstalledBundle
 from proper_model.bundle.file_names import BASE
 from proper_model.errors import BundleIntegrityError
@@ -16,12 +18,56 @@ if TYPE_CHECKING:
     from proper_model.release.contents import Release
     from proper_model.settings import BaseWeights
 
-# At most one release: two base models would rarely fit, and a process works on one bundle at a time.
-LOADED: dict[str, Release] = {}
+
+class ReleaseMemory:
+    """What a program has read of releases: each is parsed once, and the last one stays loaded.
+
+    At most one is loaded: two base models would rarely fit, and a program works on one bundle at a
+    time.
+    """
+
+    def __init__(self) -> None:
+        self._read: dict[str, InstalledRelease] = {}
+        self._loaded: tuple[str, Release] | None = None
+
+    def read(self, bundle: InstalledBundle) -> InstalledRelease:
+        """The bundle with what its recipe and task say. Raises as `read_release`."""
+        if bundle.bundle_id not in self._read:
+            self._read[bundle.bundle_id] = read_release(bundle)
+        known = self._read[bundle.bundle_id]
+        return known if known.bundle == bundle else dataclasses.replace(known, bundle=bundle)
+
+    def load(
+        self,
+        bundle: InstalledBundle,
+        base: str | None,
+        *,
+        threads: int,
+        memory_bytes: int | None = None,
+        base_weights: BaseWeights | None = None,
+    ) -> Release:
+        """The release of a bundle as `load_installed` gives it, or the one that is still loaded."""
+        asked = f"{bundle.bundle_id} {base_weights or ''}"
+        if self._loaded is None or self._loaded[0] != asked:
+            self._loaded = None  # freed before the next one takes its place
+            release = load_installed(
+                self.read(bundle),
+                base,
+                threads=threads,
+                memory_bytes=memory_bytes,
+                base_weights=base_weights,
+            )
+        else:
+            _prepare(threads, memory_bytes)
+            release = self._loaded[1]
+            if release.memory_bytes != memory_bytes:  # who holds it keeps what it was given
+                release = dataclasses.replace(release, memory_bytes=memory_bytes)
+        self._loaded = asked, release
+        return release
 
 
 def load_installed(
-    bundle: InstalledBundle,
+    release: InstalledRelease,
     base: str | None,
     *,
     threads: int,
@@ -31,7 +77,6 @@ def load_installed(
     """The release of a bundle, every byte of it checked again, its base included.
 
     Args:
-        bundle: as `installed` or `stored` gives it.
         base: where a base that the bundle refers to lies, a folder or hub id; None means the local
             hub cache, under the name the bundle gives.
         threads: for torch, in this whole process.
@@ -43,6 +88,12 @@ def load_installed(
         BundleForeignError: a file of the base is not the one the release was made for.
         BaseModelError: the base is not on this machine, or cannot be loaded.
     """
+    _prepare(threads, memory_bytes)
+    return dataclasses.replace(_load(release, base, base_weights), memory_bytes=memory_bytes)
+
+
+def _prepare(threads: int, memory_bytes: int | None) -> None:
+    """Set this process's libraries up for it."""
     import torch
     from transformers.utils.logging import disable_progress_bar
 
@@ -52,25 +103,21 @@ def load_installed(
     disable_progress_bar()  # the program has its own
     if memory_bytes is not None:
         return_freed_memory()
-    held = f"{bundle.bundle_id} {base_weights or ''}"
-    if held not in LOADED:
-        LOADED.clear()
-        LOADED[held] = _load(bundle, base, base_weights)
-    LOADED[held].memory_bytes = memory_bytes
-    return LOADED[held]
 
 
-def _load(bundle: InstalledBundle, base: str | None, base_weights: BaseWeights | None) -> Release:
+def _load(
+    installed: InstalledRelease, base: str | None, base_weights: BaseWeights | None
+) -> Release:
     """Each byte is checked as it is read, once: no check of a folder that may change after it."""
-    from client.releases.content import read_content
     from proper_model.base.checked import CheckedFiles
     from proper_model.base.folder import base_folder
     from proper_model.base.streamed import OtherFileError
     from proper_model.release.contents import release_from_files
 
+    bundle = installed.bundle
     reference = bundle.manifest.base_reference
     if reference is None:
-        content, files = read_content(bundle, None)
+        content, files = read_content(installed, None)
         hashes = {
             name.removeprefix(BASE): entry.sha256
             for name, entry in bundle.manifest.files.items()
@@ -80,7 +127,7 @@ def _load(bundle: InstalledBundle, base: str | None, base_weights: BaseWeights |
     else:
         folder = base_folder(base or reference.hub_id, reference.revision)
         check_listing(reference, folder)
-        content, files = read_content(bundle, folder)
+        content, files = read_content(installed, folder)
         checked = CheckedFiles(folder, reference.files)
     try:
         return release_from_files(files, content, checked, base_weights=base_weights)

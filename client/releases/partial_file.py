@@ -25,6 +25,7 @@ from proper_model.storage.files import (
     read_bounded,
     read_regular,
     storage_errors,
+    sync_file,
     sync_folder,
     write_atomic,
 )
@@ -92,7 +93,7 @@ class PartialFile:
             return False
         with self._storage():
             make_private_folder(target.parent)
-            _sync(self._path)
+            sync_file(self._path)
             try:
                 self._path.replace(target)
             except OSError as error:
@@ -147,11 +148,3 @@ class PartialFile:
                     hint="make room, then repeat the command: it goes on where this one ended",
                 ) from None
             raise
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -1,15 +1,17 @@
-"""The pinned trust root of this device: one file that only a doubly signed rotation may replace.
+"""The trust root that releases are judged by: pinned in one file, replaced by doubly signed steps only.
 
-The first root.json arrives out of band, with the program or the invitation; a newer one may lie
-beside a release and is followed step by step. Source: docs/security.md 2 ("Bundle"), docs/bundle-format.md
+The first root.json arrives by another way than the release, with the program or the invitation; a
+newer one may lie beside a release and is followed step by step. Source: docs/security.md 2 ("Bundle"), docs/bundle-format.md
 section 3.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
-from client.releases.place import Beside
+from client.home import Home
+from client.releases.place import Beside, ReleasePlace
 from proper_model.bundle.folder_names import ROOT_NAME, root_names
 from proper_model.bundle.trusted_root import (
     MAX_ROOT_BYTES,
@@ -17,9 +19,49 @@ from proper_model.bundle.trusted_root import (
     TrustedRoot,
     rotate,
 )
-from proper_model.errors import BundleForeignError, BundleSignatureError, StateError
+from proper_model.errors import BundleForeignError, BundleSignatureError, ConfigError, StateError
 from proper_model.storage.durable import write_file
 from proper_model.storage.files import read_bounded, storage_errors
+
+
+@dataclass(frozen=True)
+class Trust:
+    """The root to judge a release by.
+
+    Attributes:
+        pinned: whether this device has one already, perhaps an older one that led to `root`.
+        notes: sentences for the person.
+    """
+
+    root: TrustedRoot
+    pinned: bool
+    notes: tuple[str, ...]
+
+
+def decide_trust(home: Home, place: ReleasePlace, given: Path | None) -> Trust:
+    """The pinned root, else the given one, else the one beside a local release; then rotations.
+
+    Raises ConfigError where there is none, BundleError if one is refused, StateError if a file of
+    this device or the given one cannot be read.
+    """
+    pinned = home.root_file.exists() or home.root_file.is_symlink()
+    notes = []
+    if pinned:
+        start = load_root(home.root_file)
+    elif given is not None:
+        start = load_root(given)
+    else:
+        start = _offered(place)
+        notes.append(
+            f"trusting the {ROOT_NAME} that lies beside the release; compare its fingerprint with "
+            f"the one your publisher names: {start.fingerprint}"
+        )
+    root = follow(start, place.beside)
+    if pinned and given is not None:  # perhaps that of an old invitation
+        check_same(root, follow(load_root(given), place.beside))
+    if root != start:
+        notes.append(f"the publisher's keys changed: root {start.version} -> {root.version}")
+    return Trust(root, pinned, tuple(notes))
 
 
 def load_root(path: Path) -> TrustedRoot:
@@ -80,3 +122,15 @@ def check_same(pinned: TrustedRoot, other: TrustedRoot) -> None:
             f"root.json: fingerprint {other.fingerprint}, this device trusts {pinned.fingerprint}",
             hint="it belongs to another population; use another --home for that one",
         )
+
+
+def _offered(place: ReleasePlace) -> TrustedRoot:
+    """The root beside a local release, where nothing is pinned yet."""
+    data = None if place.found.remote else place.beside(ROOT_NAME, MAX_ROOT_BYTES)
+    if data is None:
+        raise ConfigError(
+            "this device trusts no publisher yet",
+            hint=f"get {ROOT_NAME} from the publisher by another way than the release, then repeat "
+            f"the command with --root {ROOT_NAME}",
+        )
+    return TrustedRoot.from_bytes(data)

@@ -1,35 +1,131 @@
-"""Where a release lies: a bundle, or a release folder whose newest bundle counts; here or on the web.
+"""Where a release lies, and how its files are read from there.
 
-What lies beside the bundles (trusted roots, the word on the newest one) is read through the same
-place, and believed only as far as its signatures go. Source: docs/bundle-format.md sections 3 and 8.
+A bundle's files come from a folder, from bytes in memory, or from a callable that fetches one file. A
+folder must hold regular files only and exactly the listed ones, so that nothing unsigned travels along
+and no link leads out of it. What a person names is a bundle, or a release folder whose newest bundle
+counts, here or on the web; what lies beside the bundles there (trusted roots, latest.json) is read
+through the same place, and only its signatures make it count.
+Source: docs/bundle-format.md sections 1, 3, 4 and 8.
 """
 
 from __future__ import annotations
 
 import hashlib
+import os
 import re
-from collections.abc import Callable
+import stat
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
+from client.home import Home
 from client.releases.last_seen import Announcement
-from client.releases.source import Fetch, Source
+from client.releases.store import BUNDLES_FOLDER
 from proper_model.bundle.folder_names import LATEST_NAME, MAX_LATEST_BYTES, version_folder
 from proper_model.bundle.latest import Pointer, parse_latest
-from proper_model.bundle.signed_bundle import MANIFEST_NAME
+from proper_model.bundle.signed_bundle import MANIFEST_NAME, SIGNATURES_NAME
 from proper_model.errors import BundleFormatError, ConfigError
-from proper_model.storage.files import read_bounded
+from proper_model.storage.durable import remove_folder
+from proper_model.storage.files import read_bounded, storage_errors
 
 if TYPE_CHECKING:
     from client.releases.download import Patience, Progress
 
+# Statuses of a server that has no such file, or does not say whether it has.
+_ABSENT = frozenset({401, 403, 404, 410})
+_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
+
+Fetch = Callable[[str, int], bytes]
+"""Bytes of a named file of the release; may stop once it holds more than the given number."""
+Source = Path | Mapping[str, bytes] | Fetch
 Beside = Callable[[str, int], bytes | None]
 """A file beside the bundle, at most one byte more than the number; None if there is none."""
 
-# What a server says that has no such file, or that does not want to tell.
-_ABSENT = frozenset({401, 403, 404, 410})
-_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
+
+@runtime_checkable
+class Holding(Protocol):
+    """A callable source that keeps on disk what it transferred, until its caller drops it."""
+
+    def hold(self, name: str, max_bytes: int) -> bytes:
+        """As a call, but the file stays kept: a later attempt need not transfer it again."""
+        ...
+
+    def store(self, name: str, target: Path) -> bool:
+        """Move a held file to its place; False if that is impossible and the bytes are to be written.
+
+        Raises StorageError if the disk refuses; the file stays kept.
+        """
+        ...
+
+    def drop(self, name: str) -> None:
+        """Keep a held file no longer."""
+        ...
+
+
+def holding(source: object) -> Holding | None:
+    """The source, if it is one that keeps what it transferred."""
+    return source if isinstance(source, Holding) else None
+
+
+def fetch_from(source: Source, name: str, max_bytes: int) -> bytes:
+    """Bytes of one file; the caller checks their length.
+
+    Raises:
+        BundleFormatError: a folder or mapping has no such regular file. A callable's own
+            exceptions pass through.
+    """
+    if isinstance(source, Path):
+        try:
+            return read_bounded(source / name, max_bytes)
+        except OSError as error:
+            raise BundleFormatError(
+                f"bundle folder: {name}: {error.strerror}, expected a regular file"
+            ) from None
+    if isinstance(source, Mapping):
+        if name not in source:
+            raise BundleFormatError(f"bundle: {name} is missing")
+        return source[name]
+    return source(name, max_bytes)
+
+
+def offers(source: Source, name: str) -> bool:
+    """Whether the file is there without a transfer."""
+    if isinstance(source, Path):
+        return True
+    return isinstance(source, Mapping) and name in source
+
+
+def check_listing(source: Source, listed: Collection[str]) -> None:
+    """Refuse files that the manifest does not list, and in folders everything but regular files.
+
+    Raises:
+        BundleFormatError: without repeating the foreign name.
+    """
+    if isinstance(source, Path):
+        names: Iterator[str] = _regular_files(source)
+    elif isinstance(source, Mapping):
+        names = iter(source)
+    else:
+        return
+    allowed = {*listed, MANIFEST_NAME, SIGNATURES_NAME}
+    if any(name not in allowed for name in names):
+        raise BundleFormatError("bundle: holds a file that its manifest does not list")
+
+
+def _regular_files(root: Path) -> Iterator[str]:
+    """Relative names, one at a time, so that an endless folder is refused at its first file."""
+    for folder, subfolders, files in os.walk(root):
+        for name in (*subfolders, *files):
+            path = Path(folder) / name
+            mode = path.lstat().st_mode
+            if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+                raise BundleFormatError(
+                    "bundle folder: holds a link or special file, expected regular files only"
+                )
+            if stat.S_ISREG(mode):
+                yield path.relative_to(root).as_posix()
 
 
 @dataclass(frozen=True)
@@ -42,7 +138,7 @@ class ReleasePlace:
 
 
 def is_address(source: str) -> bool:
-    """Whether a person's word for a release is an address, not a folder."""
+    """Whether what a person gave as a release is an address, not a folder."""
     return _ADDRESS.match(source) is not None
 
 
@@ -89,7 +185,37 @@ def web_place(url: str, cache: Path, *, progress: Progress, patience: Patience) 
     return ReleasePlace(fetch_at(here), beside, Announcement(_pointer(beside), remote=True))
 
 
-def cache_name(url: str) -> str:
+@contextmanager
+def opened(
+    home: Home, source: str, progress: Progress, patience: Patience | None
+) -> Iterator[ReleasePlace]:
+    """The release at a folder or address.
+
+    For an address the home must be held; what is unfinished stays for the next attempt if the block
+    raises, and of one address only.
+
+    Raises ConfigError, FetchError, StorageError.
+    """
+    if not is_address(source):
+        yield local_place(source)
+        return
+    from client.releases.download import Patience
+
+    cache = home.path / BUNDLES_FOLDER / _cache_name(source)
+    with storage_errors(home.path):
+        for leftover in cache.parent.glob(".download-*"):
+            if leftover != cache:
+                remove_folder(leftover)
+    yield web_place(source, cache, progress=progress, patience=patience or Patience())
+    with storage_errors(home.path):
+        remove_folder(cache)
+
+
+def silent(_phase: str, _done: int, _total: int) -> None:
+    """No progress is shown."""
+
+
+def _cache_name(url: str) -> str:
     """Name of the folder for what is unfinished of a release; the address may hold a token."""
     return f".download-{hashlib.sha256(url.encode()).hexdigest()[:16]}"
 

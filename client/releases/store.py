@@ -3,18 +3,16 @@
 Layout of a host folder:
 
     bundles/<bundle_id>/   one verified bundle; never changed after it appeared
-    bundles/state.json     which one is current, what was accepted by whose keys, the publisher's
-                           last word on the newest release, and the latest time seen
+    bundles/state.json     which one is current, what was accepted by whose keys, the latest.json
+                           seen last, and the latest time seen
 
 Older bundles stay, because a user's private adapter works only with the one it was trained on.
-Reading needs no key and no clock that is right: an expired bundle goes on working, with a warning.
+Reading checks no signature and trusts no clock: an expired bundle goes on working, with a warning.
 Source: docs/security.md 2 ("Bundle"), docs/bundle-format.md section 8.
 """
 
 from __future__ import annotations
 
-import hashlib
-import os
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -23,7 +21,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from proper_model.bundle.limits import DEFAULT_LIMITS, Limits
+from proper_model.bundle.limits import DEFAULT_LIMITS
 from proper_model.bundle.manifest import Manifest, Sha256, parse_manifest
 from proper_model.bundle.signed_bundle import MANIFEST_NAME, check_hash, content_id
 from proper_model.bundle.signed_time import Time, format_time, parse_time
@@ -34,6 +32,7 @@ from proper_model.storage.files import read_bounded
 
 BUNDLES_FOLDER = "bundles"
 STATE_NAME = "state.json"
+INSTALL_FIRST = "install a release first: proper bundle add FOLDER_OR_ADDRESS"
 _MAX_STATE_BYTES = 128 * 1024
 _BUNDLE_ID = re.compile(r"[0-9a-f]{64}")
 
@@ -59,7 +58,7 @@ class InstalledBundle:
     """A bundle in a host folder.
 
     Attributes:
-        path: its folder; read files through `load_files`, which checks them again.
+        path: its folder; read files through `read_checked`, which checks them again.
         warnings: empty when all is well.
     """
 
@@ -83,7 +82,7 @@ class Accepted(_Record):
 
 
 class SeenLatest(_Record):
-    """The publisher's last word on the newest release (`proper_model.bundle.latest`), and who signed it."""
+    """The latest.json seen last (`proper_model.bundle.latest`), and the keys that signed it."""
 
     number: int = Field(ge=1)
     version: int = Field(ge=1)
@@ -100,7 +99,7 @@ class StoreState(_Record):
         latest_seen: the latest time this host has seen.
         accepted: the highest version for each set of keys; empty when it was written by a program
             that did not note keys (schema 1).
-        latest: None where the publisher's releases came without it.
+        latest: None where the releases came without one.
     """
 
     schema_version: int = Field(default=2, ge=1, le=2)
@@ -112,15 +111,12 @@ class StoreState(_Record):
     latest: SeenLatest | None = None
 
 
-def installed(
-    folder: Path, *, now: datetime | None = None, limits: Limits = DEFAULT_LIMITS
-) -> InstalledBundle | None:
+def installed(folder: Path, *, now: datetime | None = None) -> InstalledBundle | None:
     """The current bundle of this host, or None when none was installed. Changes nothing.
 
     Args:
         folder: the host folder.
         now: aware time for the warnings; the system's when not given.
-        limits: as at installation.
 
     Raises:
         StateError: state.json is damaged.
@@ -129,18 +125,16 @@ def installed(
     state = read_state(folder)
     if state is None:
         return None
-    return load_bundle(folder, state, now=now or datetime.now(UTC), limits=limits)
+    return load_bundle(folder, state, now=now or datetime.now(UTC))
 
 
-def stored(
-    folder: Path, bundle_id: str, *, now: datetime | None = None, limits: Limits = DEFAULT_LIMITS
-) -> InstalledBundle | None:
-    """Any bundle of this host, also an older one; None when it is not there. As `installed`."""
+def stored(folder: Path, bundle_id: str, *, now: datetime | None = None) -> InstalledBundle | None:
+    """Any bundle of this host, also an older one; None when it is not there. Raises as `installed`."""
     state = read_state(folder)
     if state is None or bundle_id not in stored_ids(folder):
         return None
     asked = state.model_copy(update={"bundle_id": bundle_id})
-    return load_bundle(folder, asked, now=now or datetime.now(UTC), limits=limits)
+    return load_bundle(folder, asked, now=now or datetime.now(UTC))
 
 
 def stored_ids(folder: Path) -> list[str]:
@@ -150,79 +144,39 @@ def stored_ids(folder: Path) -> list[str]:
     return sorted(name for name in names if _BUNDLE_ID.fullmatch(name) is not None)
 
 
-def load_bundle(
-    folder: Path, state: StoreState, *, now: datetime, limits: Limits = DEFAULT_LIMITS
-) -> InstalledBundle:
+def load_bundle(folder: Path, state: StoreState, *, now: datetime) -> InstalledBundle:
     """The bundle `state` names, with warnings as of `now`. Raises as `installed`."""
     path = bundle_path(folder, state.bundle_id)
-    manifest = read_manifest(path, state.bundle_id, limits)
+    manifest = read_manifest(path, state.bundle_id)
     return InstalledBundle(
         state.bundle_id, manifest.version, path, manifest, _warnings(manifest, state, now)
     )
 
 
-def load_files(bundle: InstalledBundle, *, in_place: tuple[str, ...] = ()) -> dict[str, bytes]:
-    """Contents of all files, each checked against the signed length and hash as it is read.
-
-    Args:
-        in_place: files under these folders are checked as well, but left where they are: a base
-            may be larger than memory.
+def read_checked(path: Path, manifest: Manifest, name: str) -> bytes:
+    """One file of the bundle at `path`, checked against the signed length and hash as it is read.
 
     Raises:
-        BundleIntegrityError: a file is gone, altered, or no regular file.
+        BundleIntegrityError: the file is gone, altered, or no regular file.
     """
-    found = {}
-    for name in bundle.manifest.files:
-        if in_place and name.startswith(in_place):
-            check_in_place(bundle.path, bundle.manifest, name)
-        else:
-            found[name] = read_checked(bundle.path, bundle.manifest, name)
-    return found
-
-
-def check_in_place(path: Path, manifest: Manifest, name: str) -> None:
-    """Compare one file of the bundle at `path` with its signed hash, a piece at a time.
-
-    Raises as `load_files`.
-    """
-    try:
-        descriptor = os.open(
-            path / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
-        )
-        with os.fdopen(descriptor, "rb") as file:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise _unreadable(name, error) from None
-    if sha256 != manifest.files[name].sha256:
-        raise BundleIntegrityError(
-            f"installed bundle: {name} was altered", hint="install the release again"
-        )
-
-
-def _unreadable(name: str, error: OSError) -> BundleIntegrityError:
-    return BundleIntegrityError(
-        f"installed bundle: {name}: {error.strerror}", hint="install the release again"
-    )
-
-
-def read_checked(path: Path, manifest: Manifest, name: str) -> bytes:
-    """One file of the bundle at `path`. Raises as `load_files`."""
     try:
         data = read_bounded(path / name, manifest.files[name].size)
     except OSError as error:
-        raise _unreadable(name, error) from None
+        raise BundleIntegrityError(
+            f"installed bundle: {name}: {error.strerror}", hint="install the release again"
+        ) from None
     check_hash(manifest, name, data)
     return data
 
 
-def read_manifest(path: Path, bundle_id: str, limits: Limits) -> Manifest:
+def read_manifest(path: Path, bundle_id: str) -> Manifest:
     """Manifest of an installed bundle, which must still have the id it was installed under.
 
     Raises:
         BundleIntegrityError: missing or altered.
     """
     try:
-        data = read_bounded(path / MANIFEST_NAME, limits.manifest_bytes)
+        data = read_bounded(path / MANIFEST_NAME, DEFAULT_LIMITS.manifest_bytes)
     except OSError as error:
         raise BundleIntegrityError(
             f"installed bundle {bundle_id[:16]}: {MANIFEST_NAME}: {error.strerror}",
@@ -233,7 +187,7 @@ def read_manifest(path: Path, bundle_id: str, limits: Limits) -> Manifest:
             f"installed bundle {bundle_id[:16]}: its manifest was altered",
             hint="install the release again",
         )
-    return parse_manifest(data, limits)
+    return parse_manifest(data, DEFAULT_LIMITS)
 
 
 def bundle_path(folder: Path, bundle_id: str) -> Path:

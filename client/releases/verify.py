@@ -9,31 +9,35 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from client.home import Home
-from client.releases.base_files import read_config
-from client.releases.bases import check_base_files
-from client.releases.install import decide, installed
+from client.releases.bases import check_base_files, read_config
+from client.releases.install import decide
 from client.releases.last_seen import UNANNOUNCED, news, signers
-from client.releases.origin import (
-    CHECKING,
-    CHECKING_BASE,
-    INSTALL_FIRST,
-    Progress,
-    Trust,
-    decide_trust,
+from client.releases.pinned_root import Trust, check_same, decide_trust, load_root
+from client.releases.place import (
+    ReleasePlace,
+    check_listing,
+    fetch_from,
+    is_address,
     opened,
     silent,
 )
-from client.releases.pinned_root import check_same, load_root
-from client.releases.place import ReleasePlace, is_address
-from client.releases.source import check_listing, fetch_from
-from client.releases.store import BUNDLES_FOLDER, BundleWarning, InstalledBundle, read_state
-from proper_model.bundle.limits import DEFAULT_LIMITS
+from client.releases.store import (
+    BUNDLES_FOLDER,
+    INSTALL_FIRST,
+    BundleWarning,
+    InstalledBundle,
+    installed,
+    read_state,
+)
 from proper_model.bundle.manifest import Manifest
-from proper_model.bundle.signed_bundle import MANIFEST_NAME, SIGNATURES_NAME, check_file, check_hash
+from proper_model.bundle.signed_bundle import check_file, check_hash
 from proper_model.errors import BaseModelError, BundleSignatureError, NotInstalledError
 
 if TYPE_CHECKING:
-    from client.releases.download import Patience
+    from client.releases.download import Patience, Progress
+
+CHECKING = "checking the release"
+CHECKING_BASE = "checking the base"
 
 
 @dataclass(frozen=True)
@@ -121,9 +125,7 @@ def _verified(
     from proper_model.checks import check_installable
 
     state, source = read_state(home.path), place.bundle
-    manifest_bytes = fetch_from(source, MANIFEST_NAME, DEFAULT_LIMITS.manifest_bytes)
-    signatures = fetch_from(source, SIGNATURES_NAME, DEFAULT_LIMITS.signature_bytes)
-    decision = decide(home.path, manifest_bytes, signatures, trust.root, found=place.found, now=now)
+    decision = decide(home.path, source, trust.root, found=place.found, now=now)
     accepted, manifest = decision.release, decision.release.manifest
     check_listing(source, manifest.files)
     for done, (name, entry) in enumerate(manifest.files.items()):

@@ -19,12 +19,12 @@ from typing import Self
 
 import httpx
 
-from client.releases.address_zones import Zone, zone_of, zone_of_host
+from client.releases.web_address import Zone, zone_of, zone_of_host
 from proper_model.errors import ConfigError, FetchError
 
 _SCHEMES = ("http", "https")
 _TLS_VARIABLES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "SSLKEYLOGFILE")
-# With several addresses to try, one that does not answer must not use up all of the time.
+# With several addresses to try, one that does not answer must not use up the time of all.
 _CONNECT_S = 10.0
 
 
@@ -42,7 +42,7 @@ def tls_context() -> ssl.SSLContext:
 
 
 class Route:
-    """Requests of one transfer, none of which leads further in than those before it.
+    """The requests of one transfer; none goes further into private networks than those before it.
 
     `name` is the file that messages tell of. Raises ConfigError if the environment names a proxy
     that cannot be used.
@@ -114,7 +114,7 @@ class Route:
         addresses = [address for address in addresses if "%" not in address]
         reach = self._reach
         if zone_of_host(looked_up(url)) is None:
-            reach = min(reach, Zone.NETWORK)  # a name of somebody's is not this machine
+            reach = min(reach, Zone.NETWORK)  # only its own names may lead to this machine
         allowed = [a for a in addresses if zone_of(ipaddress.ip_address(a)) <= reach]
         if addresses and not allowed:
             nearest = min(zone_of(ipaddress.ip_address(a)) for a in addresses)
@@ -133,7 +133,7 @@ def looked_up(url: httpx.URL) -> str:
     """The name that is looked up and stands in a certificate, in ASCII.
 
     Python's own coding of other letters is that of 2003, by which straße.example is strasse.example,
-    somebody else's, and some names are none. httpx follows IDNA 2008 (RFC 5891), as browsers do.
+    another owner's, and some names have no coding. httpx follows IDNA 2008 (RFC 5891), as browsers do.
     """
     return url.raw_host.decode("ascii")
 

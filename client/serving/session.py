@@ -27,7 +27,7 @@ class Ending:
 
 @dataclass(frozen=True)
 class Routing:
-    """Mean weight [S][N] of every expert N at every site S (a layer's linear) over the prompt."""
+    """Mean weight [S, N] of every expert N at every site S (a layer's linear) over the prompt."""
 
     sites: tuple[str, ...]
     weights: tuple[tuple[float, ...], ...]

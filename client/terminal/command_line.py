@@ -8,6 +8,7 @@ exceptions are not shown, because they may quote a person's text.
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import io
 import os
@@ -33,7 +34,6 @@ from client.terminal.console import (
     say_error,
     stopping,
 )
-from client.terminal.process_guard import protect_process
 from proper_model.errors import InterruptedRunError, ProperError, StorageError
 
 USAGE, INTERRUPTED = 2, 130
@@ -158,6 +158,28 @@ def _occupy_standard_files() -> None:
             os.fstat(number)
         except OSError:
             os.open(os.devnull, os.O_RDONLY)  # writing to it fails, and is told
+
+
+PR_SET_DUMPABLE = 4  # linux/prctl.h
+
+
+def protect_process() -> None:
+    """New files are this user's alone, and there are no core files; as far as the system allows.
+
+    With the vault open, key, history and adapter lie in this process's memory: a crash must not
+    write them to a core file, and no other process of the same user should be able to read them.
+    Source: docs/security.md 2 ("same-device user").
+    """
+    os.umask(0o077)
+    if sys.platform == "win32":  # neither limits nor core files of this kind
+        return
+    import resource
+
+    with suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if sys.platform == "linux":
+        with suppress(OSError, AttributeError):
+            ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
 def start(app: typer.Typer, program: str, *, private: bool = False) -> None:

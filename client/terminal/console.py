@@ -40,7 +40,7 @@ QUIET = {
     # hundred megabytes and no measurable time more than for 64.
     "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64",
 }
-EVERY_S = 30.0  # how often a log hears of a phase that goes on
+EVERY_S = 30.0  # how often a log has a line on a phase that goes on
 WIDE = 240  # of a file or pipe: nothing in a table is cut there
 
 

@@ -1,7 +1,7 @@
-"""Text of a history or a model, made fit to be looked at.
+"""Text of a history or a model, made safe to show on a terminal.
 
-A control sequence in such a text may move the cursor, set the window's title or answer in the name
-of the keyboard, and a format character may turn the reading direction of what follows.
+A control sequence in such a text may move the cursor, set the window's title or send input as if it
+were typed, and a format character may change the reading direction of what follows.
 """
 
 from __future__ import annotations

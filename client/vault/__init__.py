@@ -1,3 +1,3 @@
 """One person's private state, encrypted on the disk."""
 
-__all__ = ["backup", "damage", "generations", "opening", "passphrases", "secrets", "working_files"]
+__all__ = ["backup", "contents", "damage", "opening", "passphrases", "secrets", "working_files"]

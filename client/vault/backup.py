@@ -4,9 +4,9 @@ Encryption is pyrage's passphrase mode (age v1, scrypt). Inside stands, as in do
 
     "PROPERB1" | header length, 4 bytes big endian | canonical JSON header | payload
 
-The payload is the vault's own business. pyrage measures this machine and spends about a second on a
-passphrase it writes, a few hundred MiB on most machines; it reads what takes up to about 16 times as
-much as it would spend itself. Source: docs/security.md 3.
+The payload is the person's state as `client.person.state` encodes it. pyrage measures this machine and
+chooses a cost of about a second, a few hundred MiB on most machines; it reads backups of up to about
+16 times that cost. Source: docs/security.md 3.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _FIELDS = {"format", "created", "bundle_id", "sha256", "length"}
 _BUNDLE_ID = re.compile(r"[0-9a-f]{64}")
 # What pyrage says where the passphrase, or the key slot it opens, is wrong.
 _WRONG_KEY = "Decryption failed"
-# And where a guess would cost this machine more than it is willing to pay.
+# And where deriving the key would take far more memory and time than pyrage allows here.
 _TOO_MUCH_WORK = "Excessive work parameter"
 # File systems without second names for a file, as on most memory sticks.
 _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)
@@ -91,18 +91,13 @@ def write_backup(
             raise _taken(out) from None
 
 
-def read_backup(path: Path, passphrase: str) -> bytes:
-    """The document in a backup; see `open_backup`."""
-    return open_backup(path, passphrase).document
-
-
 def open_backup(path: Path, passphrase: str) -> Backup:
-    """Decrypt and check a backup. Takes as long as whoever wrote it chose, up to 4 GiB of memory.
+    """Decrypt and check a backup. Its writer chose the cost: seconds, and up to 4 GiB of memory.
 
     Raises:
         ConfigError: pyrage is not installed.
         PassphraseError: wrong passphrase, or the key slot in the file was altered.
-        VaultError: no backup, damaged, cut off, of an unknown format, or too dear for this machine.
+        VaultError: no backup, damaged, cut off, of an unknown format, or of too high a cost for this machine.
         StorageError: the file cannot be read.
     """
     pyrage = _library()
@@ -150,12 +145,9 @@ def _memory(factor: int) -> str:
 
 
 def check_start(data: bytes) -> int:
-    """Refuse what is no age file with a passphrase, or asks for too much work, before any work.
+    """The work factor of an age file with a passphrase, read before any key is derived.
 
-    Returns the work factor.
-
-    Raises:
-        VaultError: so it is.
+    Raises VaultError for any other file, and for a work factor above `MAX_WORK_FACTOR`.
     """
     start = _AGE_START.match(data)
     if start is None:

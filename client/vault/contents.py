@@ -1,27 +1,69 @@
-"""Generations of one vault under one master key: read the newest whole one, add another.
+"""The vault's folder: `<generation>.vault` files, of which the newest two are kept.
 
-Source: docs/security.md 3 (design, save).
+`Contents` reads the newest whole generation under one master key, and adds another. Source: docs/security.md 3 (design, save).
 """
 
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from client.vault.generations import (
-    generation_name,
-    list_generations,
-    read_generation,
-    remove_generations,
-    save_generation,
-)
 from client.vault.key_derivation import SALT_BYTES
-from client.vault.sealing import Header, read_header, seal, unseal
+from client.vault.sealing import MAX_FILE_BYTES, MAX_GENERATION, Header, read_header, seal, unseal
 from client.vault.secrets import Random
 from client.vault.working_files import remove_working
 from proper_model.errors import StorageError, VaultError, VaultForeignError
+from proper_model.storage.files import read_private, save_private, storage_errors, sync_folder
+
+_NAME = re.compile(r"([0-9]{8,16})\.vault")
+# The temporary files of a killed `write_atomic`.
+_LEFTOVER = re.compile(r"\.(keys\.json|[0-9]{8,16}\.vault|training-.+)\.[0-9a-f]{12}\.tmp")
+
+
+def generation_name(generation: int) -> str:
+    """The file name of a generation: at least eight digits."""
+    return f"{generation:08d}.vault"
+
+
+def list_generations(folder: Path) -> list[int]:
+    """Numbers of the generation files there, newest first. Raises StorageError."""
+    with storage_errors(folder):
+        names = {path.name for path in folder.iterdir()}
+    numbers = [int(match[1]) for match in map(_NAME.fullmatch, names) if match]
+    valid = (n for n in numbers if 1 <= n <= MAX_GENERATION and generation_name(n) in names)
+    return sorted(valid, reverse=True)
+
+
+def read_generation(folder: Path, generation: int) -> bytes:
+    """The bytes of a generation file. Raises StorageError."""
+    return read_private(folder / generation_name(generation), limit_bytes=MAX_FILE_BYTES)
+
+
+def remove_generations(folder: Path, generations: Iterable[int]) -> None:
+    """Delete these generation files. Raises StorageError.
+
+    The oldest first: a reader whose master key is replaced meanwhile finds the newest, or none.
+    """
+    with storage_errors(folder):
+        for generation in sorted(generations):
+            (folder / generation_name(generation)).unlink(missing_ok=True)
+        sync_folder(folder)
+
+
+def list_leftovers(folder: Path) -> list[Path]:
+    """Temporary files of a killed save, or of one at work now. Raises StorageError."""
+    with storage_errors(folder):
+        return sorted(path for path in folder.iterdir() if _LEFTOVER.fullmatch(path.name))
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Delete temporary files of killed saves; nobody else may be writing. Raises StorageError."""
+    with storage_errors(folder):
+        for path in list_leftovers(folder):
+            path.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
@@ -45,7 +87,7 @@ class Contents:
     pending_id: str | None = None
 
     def find(self, warn: Callable[[str], None]) -> Content | None:
-        """The newest whole generation; `warn` hears of newer ones that are damaged.
+        """The newest whole generation; `warn` is called for newer ones that are damaged.
 
         Raises:
             VaultForeignError: another vault's file lies there.
@@ -106,12 +148,22 @@ class Contents:
             return False
 
     def add(self, content: Content, *, random: Random) -> None:
-        """Write a generation; what is there stays. Raises StorageError, VaultError."""
+        """Write a generation, which must not exist yet; what is there stays.
+
+        Raises StorageError, VaultError.
+        """
         number = content.generation
         header = Header(
             self.vault_id, self.key_id, content.bundle_id, number, random(SALT_BYTES), content.alone
         )
-        save_generation(self.folder, number, seal(content.payload, header, self.master_key))
+        data = seal(content.payload, header, self.master_key)
+        path = self.folder / generation_name(number)
+        if path.is_symlink() or path.exists():
+            raise VaultError(
+                f"{path.name}: expected no such file yet",
+                hint="another program put a file into the vault's folder; remove it",
+            )
+        save_private(path, data)
 
     def keep_two(self) -> int:
         """Remove all generations below the newest whole one before the last; the oldest that stays.
@@ -126,7 +178,7 @@ class Contents:
         return previous.generation
 
     def whole(self) -> tuple[int, int] | None:
-        """The newest whole generation and the one that may be gone back to, or itself again.
+        """The newest whole generation and the one before it, or itself twice where there is none.
 
         Raises as `find`.
         """
@@ -137,7 +189,7 @@ class Contents:
         return newest.generation, (before or newest).generation
 
     def forgotten(self) -> int | None:
-        """The generation before which files lie that must not be gone back to, if any do."""
+        """The number of the newest generation if it is `alone` and older files still lie there."""
         generations = list_generations(self.folder)
         if len(generations) < 2:
             return None

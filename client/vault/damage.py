@@ -1,4 +1,4 @@
-"""What a vault's folder shows: what lies there, what is damaged, what a killed command left.
+"""What lies in a vault's folder: generations, damaged files, leftovers of killed commands.
 
 Without a key only headers can be looked at, so a damaged ciphertext is not seen; with one it is.
 """
@@ -10,12 +10,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from client.home import Home
-from client.vault.generations import generation_name, list_generations, list_leftovers
+from client.vault.contents import generation_name, list_generations, list_leftovers
 from client.vault.key_slots import KeySet
 from client.vault.keys_document import decode_keys
 from client.vault.keys_file import read_keys
 from client.vault.opening import WITHOUT_KEYS, open_vault, vault_exists
-from client.vault.private_files import read_private
 from client.vault.sealing import MAGIC, MAX_HEADER_BYTES, TAG_BYTES, Header, read_header
 from client.vault.secrets import KINDS, Secret
 from client.vault.snapshot import at_rest
@@ -27,6 +26,7 @@ from proper_model.errors import (
     StorageError,
     VaultError,
 )
+from proper_model.storage.files import read_private
 
 UNFINISHED = "a change of the master key was interrupted; the next change ends it"
 _START_BYTES = len(MAGIC) + 4 + MAX_HEADER_BYTES + TAG_BYTES
@@ -51,9 +51,9 @@ class Shown:
 
 
 def look_at(home: Home) -> Shown:
-    """What the vault of a home shows. Raises VaultError, StorageError for keys.json not whole.
+    """What lies in the vault of a home. Raises VaultError, StorageError for keys.json not whole.
 
-    What a command at work has not ended yet is not told as unfinished.
+    A change that a command at work has begun does not count as unfinished.
     """
     busy = home.is_busy()
     shown = at_rest(home.vault, lambda: _look(home.vault))
@@ -63,7 +63,7 @@ def look_at(home: Home) -> Shown:
 def judge(
     folder: Path, shown: Shown | None, given: Callable[[], Secret | None]
 ) -> tuple[str, list[str]]:
-    """What the content is, and what a person should hear; checked whole where a secret is given.
+    """The state of the content, and sentences for the person; decrypted where a secret is given.
 
     The content is `none`, `whole`, `unchecked`, `older` (the newest generation is damaged and an
     earlier one is used) or `damaged` (nothing can be read).
@@ -115,7 +115,7 @@ def _look(folder: Path) -> Shown:
             damaged.append(f"{name}: holds another vault's or another generation's state")
         elif not any(_under(header, one) for one in keys.key_sets()):
             if generation < max(whole, default=0):
-                superseded += 1  # what forgetting removes last
+                superseded += 1  # forgetting removes these last
             else:
                 damaged.append(f"{generation_name(generation)}: under another key, or damaged")
     return Shown(
@@ -130,7 +130,7 @@ def _look(folder: Path) -> Shown:
 
 
 def _header(folder: Path, generation: int) -> Header | ProperError:
-    """What a file says of itself, not authenticated, or what is wrong with it."""
+    """The header of a file, not authenticated, or the error of reading it."""
     where = generation_name(generation)
     try:
         return read_header(read_private(folder / where, limit_bytes=_START_BYTES), where=where)

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 
-from client.vault.strict_json import exact_fields, integer_in
+from client.vault.fields import exact_fields, integer_in
 from proper_model.errors import VaultError
 
 KEY_BYTES = 32

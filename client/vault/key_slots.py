@@ -21,6 +21,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from client.vault import keyring_store
+from client.vault.fields import DAMAGED_HINT, exact_fields, hex_bytes, hex_text
 from client.vault.key_derivation import (
     KEY_BYTES,
     SALT_BYTES,
@@ -32,7 +33,6 @@ from client.vault.key_derivation import (
 )
 from client.vault.sealing import KEY_ID_BYTES, NONCE, TAG_BYTES
 from client.vault.secrets import KINDS, KeyFile, Passphrase, Random, Secret
-from client.vault.strict_json import DAMAGED_HINT, exact_fields, hex_bytes, hex_text
 from proper_model.errors import VaultError
 from proper_model.storage import canonical
 
@@ -112,6 +112,10 @@ class KeySet:
 
     key_id: str
     slots: tuple[Slot, ...]
+
+    def has_keyring(self) -> bool:
+        """Whether the keyring opens it, and so keeps the generations' numbers as well."""
+        return any(slot.kind == "keyring" for slot in self.slots)
 
     def to_json(self) -> dict[str, Any]:
         return {"key_id": self.key_id, "slots": [slot.to_json() for slot in self.slots]}

@@ -17,6 +17,14 @@ from typing import Any
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from client.vault.fields import (
+    DAMAGED_HINT,
+    decode_object,
+    exact_fields,
+    format_one,
+    hex_bytes,
+    hex_text,
+)
 from client.vault.key_derivation import SALT_BYTES, hkdf
 from client.vault.key_slots import (
     WRAPPED_BYTES,
@@ -26,14 +34,6 @@ from client.vault.key_slots import (
 )
 from client.vault.sealing import ID_BYTES, NONCE
 from client.vault.secrets import KINDS, Secret
-from client.vault.strict_json import (
-    DAMAGED_HINT,
-    decode_object,
-    exact_fields,
-    format_one,
-    hex_bytes,
-    hex_text,
-)
 from proper_model.errors import PassphraseError, VaultError
 from proper_model.storage import canonical
 

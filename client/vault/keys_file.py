@@ -16,9 +16,9 @@ from client.vault.key_derivation import SALT_BYTES, Cost, default_cost
 from client.vault.key_slots import MAX_SLOTS, KeySet, Slot, forget_slot, make_slot, slot_key
 from client.vault.keyring_store import KeyringError
 from client.vault.keys_document import KEYS_FILE, MAX_KEYS_BYTES, Keys, carry, encode_keys, unlock
-from client.vault.private_files import read_private, save_private
 from client.vault.secrets import KeyringEntry, Random, Secret
 from proper_model.errors import BusyError, PassphraseError, StorageError, VaultError
+from proper_model.storage.files import read_private, save_private
 
 
 class KeysFile:

@@ -10,18 +10,17 @@ full. Source: docs/security.md 3.
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from client.vault import replay_guard
-from client.vault.contents import Content
-from client.vault.generations import list_generations
+from client.vault import keyring_store
+from client.vault.contents import Content, list_generations
 from client.vault.key_derivation import KEY_BYTES, Cost
 from client.vault.key_slots import KeySet, forget_slot
-from client.vault.keys_document import KEYS_FILE, MAX_KEYS_BYTES, Keys, decode_keys
-from client.vault.keys_file import KeysFile
-from client.vault.private_files import check_private_folder, read_private
+from client.vault.keys_document import KEYS_FILE, Keys, decode_keys
+from client.vault.keys_file import KeysFile, read_keys
 from client.vault.sealing import ID_BYTES, KEY_ID_BYTES
 from client.vault.secrets import KeyFile, KeyringEntry, Passphrase, Random, Secret, make_key_file
 from client.vault.session import Vault
@@ -45,7 +44,7 @@ __all__ = [
 ]
 
 
-# Of a vault whose keys.json is gone: lost, or the first step of a removal that was killed.
+# keys.json is gone: lost, or removed by `destroy_vault`, which was then killed.
 WITHOUT_KEYS = "there are generations already, but no keys.json, without which nothing reads them"
 WITHOUT_KEYS_HINT = (
     "put keys.json back from a copy of this folder; or, if everything was to be removed, repeat that "
@@ -71,7 +70,7 @@ def create_vault(
     """
     with storage_errors(folder):
         make_private_folder(folder)
-    check_private_folder(folder)
+    _check_private_folder(folder)
     if vault_exists(folder):
         raise VaultError(
             f"{folder.name}: there is a vault already",
@@ -120,15 +119,15 @@ def slot_kinds(folder: Path) -> list[tuple[str, str]]:
     Raises VaultError and StorageError as `open_vault`.
     """
     _require(folder)
-    keys, _ = decode_keys(read_private(folder / KEYS_FILE, limit_bytes=MAX_KEYS_BYTES))
+    keys, _ = decode_keys(read_keys(folder))
     return list(keys.slot_kinds())
 
 
 def destroy_vault(folder: Path) -> list[str]:
     """Remove the keys, then what the keyring holds, then everything in the folder.
 
-    Returns what could not be removed from the keyring, in plain words. Without keys.json nothing
-    else in the folder can be read; copies of the folder made before are not reached.
+    Returns sentences on what could not be removed from the keyring. Without keys.json nothing else
+    in the folder can be read; copies of the folder made before stay as they are.
 
     Raises StorageError if a file cannot be removed; repeat it then.
     """
@@ -137,14 +136,14 @@ def destroy_vault(folder: Path) -> list[str]:
     keys: Keys | None = None
     remarks: list[str] = []
     with suppress(ProperError):  # a damaged vault must be removable too
-        keys, _ = decode_keys(read_private(folder / KEYS_FILE, limit_bytes=MAX_KEYS_BYTES))
+        keys, _ = decode_keys(read_keys(folder))
     with storage_errors(folder):
         if folder.is_dir() and not folder.is_symlink():
             (folder / KEYS_FILE).unlink(missing_ok=True)
             try:
                 sync_folder(folder)
             finally:
-                # Now, for keys.json alone names these entries: a repetition could not find them.
+                # Now: only keys.json names these entries, so a repetition could not find them.
                 remarks = [] if keys is None else _forget_keyring(keys)
     try:
         with storage_errors(folder):
@@ -162,7 +161,7 @@ def _forget_keyring(keys: Keys) -> list[str]:
         for slot in slots:
             forget_slot(slot, keys.vault_id)
         if slots:
-            replay_guard.forget(keys.vault_id)
+            keyring_store.forget_generations(keys.vault_id)
     except VaultError as error:
         remarks.append(
             f"an entry stays in the keyring, which opens nothing any more: {error.message}"
@@ -173,4 +172,20 @@ def _forget_keyring(keys: Keys) -> list[str]:
 def _require(folder: Path) -> None:
     if not vault_exists(folder):
         raise VaultError(f"{folder.name}: there is no vault", hint="`proper adapt` makes one")
-    check_private_folder(folder)
+    _check_private_folder(folder)
+
+
+def _check_private_folder(folder: Path) -> None:
+    """Raise StorageError for a link, a missing folder, and one that others may enter."""
+    with storage_errors(folder):
+        mode = folder.lstat().st_mode
+    if not stat.S_ISDIR(mode):
+        raise StorageError(
+            f"{folder}: expected a folder, not a link or a file",
+            hint="remove it, or give another place with --home",
+        )
+    if mode & (stat.S_IRWXG | stat.S_IRWXO):
+        raise StorageError(
+            f"{folder}: other users may enter this folder",
+            hint=f"close it with: chmod 700 {folder}",
+        )

@@ -2,8 +2,8 @@
 
 A new passphrase is refused if it has fewer than 8 characters (NIST SP 800-63B, 3.1.1.2) or is among
 the first million that a guesser tries, by the estimate of zxcvbn (Wheeler, USENIX Security 2016);
-`--weak-passphrase` takes it all the same. What opens a vault already is never judged. The estimate is
-made here, in this process; the passphrase is neither kept nor told.
+`--weak-passphrase` takes it all the same. A passphrase that opens a vault already is not judged. The
+estimate is made in this process, and the passphrase goes nowhere else.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import re
 from pathlib import Path
 
 from client.terminal.console import say
-from client.vault.private_files import read_private
 from client.vault.secrets import KeyFile, Passphrase, Secret
 from proper_model.errors import ConfigError, PassphraseError
+from proper_model.storage.files import read_private
 
 MAX_PASSPHRASE_FILE_BYTES = 8192
 MIN_CHARACTERS = 8
@@ -90,7 +90,7 @@ def ask_passphrase(words: str, *, instead: str = VAULT_OPTIONS, twice: bool = Fa
 def new_passphrase(
     words: str, file: Path | None, *, weak: bool, instead: str = VAULT_OPTIONS
 ) -> Passphrase:
-    """A passphrase that shall open something from now on. Raises as `check_new` and as reading it."""
+    """A passphrase for a new key slot or backup. Raises as `check_new` and as reading it."""
     if file is None:
         given = ask_passphrase(words, instead=instead, twice=True)
     else:
@@ -100,7 +100,7 @@ def new_passphrase(
 
 
 def check_new(secret: Secret, *, weak: bool) -> None:
-    """Say how strong a new secret is. Raises PassphraseError for a poor one, unless `weak` ones may be."""
+    """Say how strong a new secret is. Raises PassphraseError for a weak one, unless `weak` allows it."""
     if isinstance(secret, KeyFile):
         _check_key_file(secret, weak=weak)
     if not isinstance(secret, Passphrase):

@@ -1,4 +1,4 @@
-"""One generation of the vault as bytes: an encrypted payload that knows where it belongs.
+"""One generation of the vault as bytes: an encrypted payload, bound to its vault, key and number.
 
     magic 8 | header length 4 (big endian) | header, canonical JSON | AES-256-GCM ciphertext, tag 16
 
@@ -19,8 +19,8 @@ from cryptography.hazmat.primitives.ciphers import Cipher
 from cryptography.hazmat.primitives.ciphers.algorithms import AES
 from cryptography.hazmat.primitives.ciphers.modes import GCM
 
+from client.vault.fields import decode_object, format_one, hex_bytes, hex_text, integer_in
 from client.vault.key_derivation import SALT_BYTES, hkdf
-from client.vault.strict_json import decode_object, format_one, hex_bytes, hex_text, integer_in
 from proper_model.errors import VaultError, VaultForeignError
 from proper_model.storage import canonical
 
@@ -50,9 +50,9 @@ FOREIGN_HINT = "put the file of this vault back, or remove the foreign one"
 
 @dataclass(frozen=True)
 class Header:
-    """What a generation says about itself: ids in hex, the generation from 1.
+    """The header of a generation: ids in hex, the generation from 1.
 
-    `alone`: what came before it must never be gone back to, for something was forgotten.
+    `alone`: something was forgotten, so no earlier generation may be read again.
     """
 
     vault_id: str

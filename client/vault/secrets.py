@@ -11,10 +11,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from client.vault.private_files import read_private
 from proper_model.errors import PassphraseError
 from proper_model.storage.durable import create_file
-from proper_model.storage.files import storage_errors
+from proper_model.storage.files import read_private, storage_errors
 
 Random = Callable[[int], bytes]
 
@@ -27,14 +26,11 @@ MAX_PASSPHRASE_BYTES = 4096
 class Passphrase:
     """What a person remembers; in Unicode normal form C, so that every keyboard gives the same.
 
-    `earlier`: what earlier versions read where this was read; an older vault may open by it.
+    `earlier`: what earlier versions took for it; an older vault may open by that.
     """
 
     text: str = field(repr=False)
     earlier: tuple[str, ...] = field(default=(), repr=False, compare=False)
-
-    def spellings(self) -> tuple[str, ...]:
-        return (self.text, *self.earlier)
 
     def material(self) -> bytes:
         """Raises PassphraseError if it is empty, too long or not text."""

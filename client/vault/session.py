@@ -1,7 +1,7 @@
 """An open vault: read and write the private state, change what opens it.
 
 Every change is one atomic write, after which the change is complete; what follows (removing old
-files, the keyring) may fail without harm and is then only told in `warnings`.
+files, the keyring) may fail without harm, which is then noted in `warnings`.
 Source: docs/security.md 3 (design, rotation, save).
 """
 
@@ -13,13 +13,15 @@ from dataclasses import replace
 from functools import partial
 from typing import TypeVar
 
-from client.vault import replay_guard
-from client.vault.contents import Content, Contents
-from client.vault.generations import (
+from client.vault import keyring_store
+from client.vault.contents import (
+    Content,
+    Contents,
     list_generations,
     remove_generations,
     remove_leftovers,
 )
+from client.vault.fields import hex_text
 from client.vault.key_derivation import KEY_BYTES, number_from
 from client.vault.key_slots import MAX_SLOTS, KeySet, Slot, forget_slot
 from client.vault.keyring_store import KeyringError
@@ -28,7 +30,6 @@ from client.vault.keys_file import KeysFile
 from client.vault.sealing import BUNDLE_ID_BYTES, KEY_ID_BYTES
 from client.vault.secrets import Passphrase, Secret
 from client.vault.snapshot import Warn, consistent, contents_of
-from client.vault.strict_json import hex_text
 from client.vault.working_files import Sealer, remove_stale_working, remove_working
 from proper_model.errors import (
     BusyError,
@@ -42,9 +43,9 @@ Result = TypeVar("Result")
 
 
 class Vault:
-    """An open vault. `warnings` collects what a person should hear of, in plain words.
+    """An open vault. `warnings` collects sentences for the person.
 
-    Reading is safe beside another process that writes; whoever writes holds `Home.working()`.
+    Reading is safe beside another process that writes; a writer holds `Home.working()`.
     """
 
     def __init__(self, file: KeysFile) -> None:
@@ -55,7 +56,7 @@ class Vault:
         self._highest = self.newest
 
     def tell_by(self, tell: Callable[[str], None]) -> None:
-        """Tell every warning there is, and each later one at once."""
+        """Call `tell` with every warning so far, and with each later one at once."""
         self.tell = tell
         for warning in self.warnings:
             tell(warning)
@@ -110,11 +111,10 @@ class Vault:
         """Make `payload` the newest generation and return its number; the one before is kept.
 
         Args:
-            alone: what was there before must not be gone back to. The new state gets a new master
-                key, under which no copy of an earlier generation opens; then those are removed,
-                files of work in progress as well. From the moment the new state is there nothing
-                reads them any more, and what interrupts the removal leaves the rest of it to the
-                next change.
+            alone: no earlier generation may be read again. The new state gets a new master key,
+                under which no copy of an earlier generation opens; then those are removed, and
+                files of work in progress as well. Once the new state is there nothing reads them
+                any more; a removal that is interrupted is completed by the next change.
 
         Raises:
             StorageError: it could not be written; the vault holds the old state, or, if only the
@@ -145,8 +145,8 @@ class Vault:
     def _add_alone(self, content: Content) -> int:
         """Write this content as the next generation, under a new master key that the slots hold.
 
-        Killed before the last step the old state is there, and the next change removes what was
-        begun; whoever is refused it here does so at once.
+        Killed before the last step, the old state is there, and the next change removes the new
+        files; after an error they are removed at once.
         """
         file = self._file
         key, key_id = file.random(KEY_BYTES), file.random(KEY_ID_BYTES).hex()
@@ -175,7 +175,7 @@ class Vault:
     def finish_interrupted(self) -> None:
         """Do or undo the rest of what was killed: forgetting, a new master key, files half written.
 
-        For whoever holds `Home.working()`, before the change. Raises as `write`.
+        Called under `Home.working()`, before the change. Raises as `write`.
         """
         if self._contents().forgotten() is not None:
             self._warn("an interrupted forgetting is completed: older files are removed now")
@@ -276,7 +276,7 @@ class Vault:
         current.remove_pending()
         target = replace(current, key_id=pending.key_id, master_key=next_key, pending_id=None)
         newest, previous = self.read(), None
-        with suppress(VaultError):  # a damaged one is not worth staying under an old key for
+        with suppress(VaultError):  # a damaged one is not carried over
             previous = self.read_previous()
         written = [
             self._add(target, content) for content in (previous, newest) if content is not None
@@ -332,20 +332,20 @@ class Vault:
         return content
 
     def _check_replay(self, used: int, warn: Warn) -> None:
-        """As a part of a look: beside a writer, what was found may be old when the keyring is asked."""
+        """A part of each look, which is repeated where a writer has changed the vault meanwhile."""
         if self._guarded():
             try:
-                replay_guard.check(self.vault_id, newest=self.newest, used=used)
+                keyring_store.check_generation(self.vault_id, newest=self.newest, used=used)
             except KeyringError as error:
                 warn(f"cannot tell whether an old copy was put back: {error.message}")
 
     def _drop_before(self, generation: int) -> None:
-        """Remove what must not be gone back to, which a thief shall not put back either."""
+        """Remove the generations before this one, and note that none of them may be put back."""
         self._note(generation, generation)
         self._contents().remove_before(generation)
 
     def _finish_write(self, newest: int, oldest: int | None) -> None:
-        # What was interrupted was training from the state before.
+        # Checkpoints are of training that began from the state before.
         self._afterwards(lambda: remove_working(self.folder))
         self._afterwards(lambda: remove_leftovers(self.folder))
         self._note(newest, oldest)
@@ -353,7 +353,7 @@ class Vault:
     def _note(self, newest: int, oldest: int | None) -> None:
         """Remember these numbers of whole generations; `oldest` is None where it is not known."""
         if self._guarded() and newest:
-            self._afterwards(lambda: replay_guard.note(self.vault_id, newest, oldest))
+            self._afterwards(lambda: keyring_store.note_generation(self.vault_id, newest, oldest))
 
     def _forget(self, slots: Sequence[Slot]) -> None:
         """Remove from the keyring what slots that are gone kept there; carried ones are not gone."""
@@ -362,13 +362,13 @@ class Vault:
         for slot in gone:
             self._afterwards(partial(forget_slot, slot, self.vault_id))
         if gone and not self._guarded():
-            self._afterwards(lambda: replay_guard.forget(self.vault_id))
+            self._afterwards(lambda: keyring_store.forget_generations(self.vault_id))
 
     def _guarded(self) -> bool:
-        return replay_guard.guarded(self._file.keys.current)
+        return self._file.keys.current.has_keyring()
 
     def _afterwards(self, action: Callable[[], Result]) -> Result | None:
-        """What comes after a complete change may fail; it is told, and done again next time."""
+        """Run what follows a complete change; a failure is a warning, and the next change tries again."""
         try:
             return action()
         except ProperError as error:

@@ -14,8 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from client.vault.contents import Content, Contents
-from client.vault.generations import list_generations
+from client.vault.contents import Content, Contents, list_generations
 from client.vault.keys_document import KEYS_FILE
 from client.vault.keys_file import KeysFile, read_keys
 from proper_model.errors import BusyError, ProperError, StorageError, VaultError

@@ -1,9 +1,9 @@
-"""Sealed files of work in progress: training checkpoints beside the generations.
+"""Encrypted files of work in progress: training checkpoints beside the generations.
 
     magic 8 | salt 32 | AES-256-GCM ciphertext, tag 16
 
 As for generations, the key is HKDF-SHA256(master key, random salt) and used once. What the file is
-for is authenticated with it, so that one work's checkpoint cannot be put in the place of another's.
+for is authenticated with it, so that the checkpoint of one training cannot replace another's.
 docs/vault-format.md, "Working files".
 """
 
@@ -27,14 +27,14 @@ NONCE = bytes(12)
 TAG_BYTES = 16
 PREFIX = "training-"
 
-# What a killed `write_atomic` leaves behind is as private as the file itself.
+# The temporary file of a killed `write_atomic` is as private as the file itself.
 _NAME = re.compile(r"training-.+|\.training-.+\.[0-9a-f]{12}\.tmp")
 _BEGUN_FROM = re.compile(r"training-([0-9]{8,16})-.+")
 
 
 @dataclass(frozen=True)
 class Sealer:
-    """Encrypts and decrypts the working files of one purpose, a name that is no secret."""
+    """Encrypts and decrypts the working files of one purpose, whose name is no secret."""
 
     purpose: str
     master_key: bytes = field(repr=False)

@@ -38,9 +38,10 @@ from proper_model.bundle.limits import DEFAULT_LIMITS, Limits
 from proper_model.bundle.manifest import BaseReference, Manifest
 from proper_model.bundle.safe_tensors import read_table
 from proper_model.errors import BaseModelError, BundleFormatError
-from proper_model.release.recipe import Recipe, ReleaseContent, parse_recipe, parse_release_task
+from proper_model.release.recipe import Recipe, ReleaseContent, read_recipe_and_task
 from proper_model.release.shared_shapes import expected_shared
 from proper_model.settings.profile import FFN_TARGETS
+from proper_model.tasks.task import Task
 from proper_model.text.tokenizer_files import load_tokenizer
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -57,6 +58,7 @@ def check_content(
     *,
     config: bytes | None = None,
     private: Path | None = None,
+    parsed: tuple[Recipe, Task] | None = None,
 ) -> ReleaseContent:
     """Check a release whose bytes were verified; what it says.
 
@@ -67,14 +69,13 @@ def check_content(
         config: config.json of a referenced base, verified; None where that is not at hand, so that
             what needs it is checked only as far as it agrees with itself.
         private: a folder of this device that holds the files that were verified.
+        parsed: what `read_recipe_and_task` gave for these very bytes.
 
     Raises:
         BundleError: one of its children; content is the matter, so mostly BundleFormatError.
     """
     _check_names(shapes, reference)
-    recipe = parse_recipe(read(RECIPE))
-    recipe.check_base(reference)
-    task = parse_release_task(read(TASK), recipe.template)
+    recipe, task = parsed or read_recipe_and_task(read, reference)
     if BASE + CONFIG in shapes:
         own_config = read(BASE + CONFIG)
         if reference is not None and _sha256(own_config) != reference.files.get(CONFIG):

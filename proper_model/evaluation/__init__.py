@@ -6,7 +6,7 @@ from proper_model.evaluation.intervals import (
 from proper_model.evaluation.metrics import (
     CORPUS_METRICS, LOWER_IS_BETTER, Prediction, Scored, score, share_changed,
 )
-from proper_model.evaluation.swap_test import swap_probability
+from proper_model.evaluation.randomization import swap_probability
 
 __all__ = [
     "CORPUS_METRICS", "LOWER_IS_BETTER", "Level", "Prediction", "RESAMPLES", "Scored", "bootstrap",

@@ -7,7 +7,7 @@ bound. Source: docs/bundle-format.md section 6.5.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -123,6 +123,15 @@ def parse_release_task(data: bytes, template: str) -> Task:
         raise BundleFormatError(f"{TASK}: not UTF-8 at byte {error.start}") from None
     except TaskError as error:
         raise BundleFormatError(error.message, hint=error.hint or _HINT) from None
+
+
+def read_recipe_and_task(
+    read: Callable[[str], bytes], reference: BaseReference | None
+) -> tuple[Recipe, Task]:
+    """What the two files say, by `read`; the recipe's base is the manifest's. Raises BundleFormatError."""
+    recipe = parse_recipe(read(RECIPE))
+    recipe.check_base(reference)
+    return recipe, parse_release_task(read(TASK), recipe.template)
 
 
 def _settings(kind: type[T], value: Any, name: str) -> T:

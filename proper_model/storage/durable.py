@@ -7,7 +7,7 @@ folder that holds the name.
 from __future__ import annotations
 
 import errno
-import fcntl
+import math
 import os
 import secrets
 import shutil
@@ -25,6 +25,7 @@ from proper_model.storage.files import (
 )
 
 _POLL_S = 0.05
+_ASKED, _ASK_PAUSE_S = 4, 0.001
 _DESCRIPTORS = Path("/proc/self/fd")
 
 
@@ -119,37 +120,39 @@ def locked(path: Path, *, timeout_s: float) -> Iterator[None]:
     """Hold an exclusive lock that the system releases when this process ends, however it ends.
 
     Raises:
-        TimeoutError: another process held it for `timeout_s`.
+        TimeoutError: another process, or thread of this one, held it for `timeout_s`.
+        RuntimeError: this thread holds it, and `timeout_s` is infinite.
     """
-    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, PRIVATE_FILE)
+    from filelock import FileLock, Timeout  # late: `proper path` needs no lock
+
+    # Kept, a lock is never a file whose existence counts: nobody would remove a killed holder's.
+    lock = FileLock(path, mode=PRIVATE_FILE, thread_local=False, preserve_lock_file=True)
     try:
-        deadline = time.monotonic() + timeout_s
-        while not _try_lock(handle):
-            if time.monotonic() >= deadline:
-                raise TimeoutError(f"{path.name} is locked by another process")
-            time.sleep(_POLL_S)
+        lock.acquire(-1 if math.isinf(timeout_s) else timeout_s, _POLL_S)
+    except Timeout:
+        raise TimeoutError(f"{path.name} is locked by another process") from None
+    try:
         yield
     finally:
-        os.close(handle)
+        lock.release()
 
 
 def is_locked(path: Path) -> bool:
     """Whether a process holds this lock now; also on a disk that cannot be written."""
+    from filelock import lock_descriptor
+
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError:
         return False
     try:
-        return not _try_lock(handle, fcntl.LOCK_SH)
+        # Who asks holds it for a moment as well, so one refusal is not yet a holder.
+        for _ in range(_ASKED):
+            if lock_descriptor(handle, blocking=False):
+                return False
+            time.sleep(_ASK_PAUSE_S)
+        return True
     except OSError:  # a file system without locks, on which no process holds one
         return False
     finally:
         os.close(handle)
-
-
-def _try_lock(handle: int, kind: int = fcntl.LOCK_EX) -> bool:
-    try:
-        fcntl.flock(handle, kind | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True

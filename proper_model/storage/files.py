@@ -21,8 +21,9 @@ from proper_model.errors import StorageError
 Buffer = bytes | bytearray | memoryview
 
 PRIVATE_FILE = 0o600
-_PIECE_BYTES = 16 << 20
 PRIVATE_FOLDER = 0o700
+_PIECE_BYTES = 16 << 20
+_OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
 
 @contextmanager
@@ -107,9 +108,33 @@ def _replace(path: Path, data: Buffer | Iterable[Buffer]) -> None:
     sync_folder(path.parent)
 
 
+def save_private(path: Path, data: bytes) -> None:
+    """Replace a file by `data`, whole or not at all, 0600 from creation.
+
+    Raises StorageError with the system's reason and the bytes needed.
+    """
+    try:
+        with storage_errors(path):
+            write_atomic(path, data)
+    except StorageError as error:
+        raise StorageError(
+            f"{error.message}; {len(data)} bytes are needed; the old or the new one is there, whole",
+            hint=error.hint,
+        ) from error.__cause__
+
+
 def sync_folder(folder: Path) -> None:
     """Flush a folder's entries, so that a rename survives a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    _sync(folder, os.O_DIRECTORY)
+
+
+def sync_file(path: Path) -> None:
+    """Flush what another writer put into a file; a link is not followed."""
+    _sync(path, os.O_NOFOLLOW)
+
+
+def _sync(path: Path, flag: int) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | flag)
     try:
         os.fsync(descriptor)
     finally:
@@ -121,16 +146,13 @@ def read_bounded(path: Path, max_bytes: int) -> bytes:
 
     Raises FileNotFoundError, or OSError for a link, a pipe or another thing that is no regular file.
     """
-    # Without O_NONBLOCK a named pipe planted here would block the open for ever.
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
-    try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise OSError(errno.EINVAL, "expected a regular file", path)
-        # Made only now: of a folder `FileIO` makes no file object, and closes nothing either.
-        with io.FileIO(descriptor, closefd=False) as handle:
-            return _up_to(handle, max_bytes + 1)
-    finally:
-        os.close(descriptor)
+    with _opened(path, os.O_NOFOLLOW) as handle:
+        return _up_to(handle, max_bytes + 1)
+
+
+def read_regular(path: Path, *, limit_bytes: int) -> bytes:
+    """The whole of a regular file, refusing what `read_bounded` does and more than `limit_bytes`."""
+    return _within(read_bounded(path, limit_bytes), limit_bytes, path)
 
 
 def open_regular(path: Path) -> io.FileIO:
@@ -138,20 +160,50 @@ def open_regular(path: Path) -> io.FileIO:
 
     Raises OSError if it is not there, or no regular file: a pipe would block for ever.
     """
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise OSError(errno.EINVAL, "expected a regular file", path)
-    return io.FileIO(descriptor)
+    return _opened(path, 0)
 
 
 def read_followed(path: Path, *, limit_bytes: int) -> bytes:
     """The whole of a file that may be a link to a regular one. Raises OSError, also if larger."""
     with open_regular(path) as handle:
-        data = _up_to(handle, limit_bytes + 1)
-    if len(data) > limit_bytes:
-        raise OSError(errno.EFBIG, f"larger than {limit_bytes} bytes", path)
-    return data
+        return _within(_up_to(handle, limit_bytes + 1), limit_bytes, path)
+
+
+def read_private(path: Path, *, limit_bytes: int) -> bytes:
+    """A regular file that only its owner may use; at most `limit_bytes` + 1, to show the excess.
+
+    Raises StorageError for anything else; its cause is the system's error where there was one.
+    """
+    with storage_errors(path):
+        try:
+            handle = _opened(path, os.O_NOFOLLOW)
+        except OSError as error:
+            if error.errno == errno.EINVAL:
+                raise StorageError(f"{path.name}: expected a regular file") from None
+            if error.errno != errno.ELOOP:
+                raise
+            raise StorageError(
+                f"{path.name}: a symbolic link, which is not followed; expected a regular file",
+                hint="remove the link, or put the file itself there",
+            ) from error
+        with handle:
+            if os.fstat(handle.fileno()).st_mode & _OTHERS:
+                raise StorageError(
+                    f"{path.name}: other users may read or write this file",
+                    hint=f"close it with: chmod 600 {path}",
+                )
+            return _up_to(handle, limit_bytes + 1)
+
+
+def _opened(path: Path, flag: int) -> io.FileIO:
+    """A regular file for reading. Raises OSError, with EINVAL for anything else."""
+    # Without O_NONBLOCK a named pipe planted here would block the open for ever.
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | flag)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "expected a regular file", path)
+    # Made only now: of a folder `FileIO` makes no file object, and closes nothing either.
+    return io.FileIO(descriptor)
 
 
 def _up_to(handle: io.FileIO, most: int) -> bytes:
@@ -163,9 +215,7 @@ def _up_to(handle: io.FileIO, most: int) -> bytes:
     return b"".join(parts)
 
 
-def read_regular(path: Path, *, limit_bytes: int) -> bytes:
-    """The whole of a regular file, refusing what `read_bounded` does and more than `limit_bytes`."""
-    data = read_bounded(path, limit_bytes)
+def _within(data: bytes, limit_bytes: int, path: Path) -> bytes:
     if len(data) > limit_bytes:
         raise OSError(errno.EFBIG, f"larger than {limit_bytes} bytes", path)
     return data

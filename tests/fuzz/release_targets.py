@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from client.home import Home
 from client.releases.add import add_bundle, load_release
-from client.releases.loading import LOADED
+from client.releases.loading import ReleaseMemory
 from client.releases.store import installed
 from proper_model.bundle.latest import parse_latest
 from proper_model.bundle.manifest import BaseReference
@@ -340,12 +340,11 @@ class ReleaseTarget:
 
     def judge(self, files: Files) -> str | None:
         shutil.rmtree(self.home.path, ignore_errors=True)
-        LOADED.clear()
         published = write_release(self.folder, files)
         refers = b'"hub_id"' in files[MANIFEST_NAME]
         add_bundle(self.home, str(published), base=str(self.base) if refers else None)
         try:
-            release, added = load_release(self.home, threads=1)
+            release, added = load_release(self.home, ReleaseMemory(), threads=1)
             content = {n: files[n] for n in added.manifest.files}
             config = base_files()["config.json"] if refers else None
             check_files(content, added.manifest.base_reference, config=config)

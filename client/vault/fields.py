@@ -1,4 +1,4 @@
-"""Read the vault's small JSON documents: canonical, no unknown field, no value out of range.
+"""The fields of the vault's small JSON documents: none unknown, no value out of range.
 
 Source: docs/contributing.md (verification takes bytes, limits before parsing, trailing data rejected).
 """
