@@ -9,16 +9,16 @@ import typer
 
 from client.commands import options as o
 from client.commands.reading import read_items, read_options
-from client.commands.task_choice import choose_task
 from client.commands.training_run import learner_for, new_state, say_cost, store, train
 from client.person.stores import VaultStore, stored
 from client.person.workspace import Memory
 from client.terminal.console import print_line, say
-from proper_model.tasks import HistoryItem, Task, counted
+from proper_model.tasks import HistoryItem, Task, counted, load_task
 
 if TYPE_CHECKING:
     from client.person.state import PersonalState
     from client.person.workspace import Workspace
+    from client.releases.content import InstalledRelease
     from client.releases.store import InstalledBundle
 
 Chosen = tuple[Task, tuple[HistoryItem, ...]]
@@ -80,6 +80,20 @@ def adapt(
         store(vault, trained, what="adapt", task=chosen.name, items=len(items))
     say_outcome(trained, chosen.name, learner.settings.user.min_items_to_train)
     spent.say()
+
+
+def choose_task(name: str | None, release: InstalledRelease, state: PersonalState | None) -> Task:
+    """The named task, by default the release's. A task adapted before keeps its own wording.
+
+    Read before anything heavy is loaded, so that a faulty history is told at once.
+
+    Raises TaskError for a name that is neither stored, shipped, nor a file.
+    """
+    own = release.task
+    wanted = own.name if name is None else name
+    if state is not None and wanted in state.tasks:
+        return state.tasks[wanted].task()
+    return own if wanted == own.name else load_task(wanted)
 
 
 def say_plan(
