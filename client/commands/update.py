@@ -68,12 +68,10 @@ def update(
         with learner_for(workspace, workspace.bundle_of(state), state, memory) as learner:
             check_limit(memory_needed(learner, whole), memory)
 
-            def step(
-                learner: Learner, state: PersonalState, _new: Histories
-            ) -> PersonalState | Update:
+            def step(learner: Learner, own: PersonalState, _: Histories) -> PersonalState | Update:
                 if not task_state.adapter:  # there were too few items, or training diverged
-                    return adapting.adapt(learner, state, grown)
-                return updating.update(learner, state, name, items)
+                    return adapting.adapt(learner, own, grown)
+                return updating.update(learner, own, name, items)
 
             done, spent = train(vault, learner, state, new, "update", step, resume=resume)
         changed = done.state if isinstance(done, updating.Update) else done
