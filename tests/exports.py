@@ -11,8 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from client.node.cohort_adaptation import UserState
-from client.node.cohort_prediction import arm_pass
+from client.person.arms import ArmModel
 from proper_model.base.population_lora import attach_population, merge_population, population_state
 from proper_model.kernels.packing import Encoded
 from proper_model.model.adapted_model import AdaptedModel
@@ -24,7 +23,6 @@ from proper_model.release.contents import (
 from proper_model.release.recipe import BaseSource
 from proper_model.settings.presets import preset
 from proper_model.settings.profile import ATTENTION_TARGETS, PopulationSettings, StageSettings
-from proper_model.tasks.records import User
 from proper_model.tasks.task import load_task
 from simulations.synthetic.tiny_base import word_tokenizer
 from tests.releases import release_in_memory
@@ -130,12 +128,12 @@ def our_logits(
     release: Release, tensors: Mapping[str, Tensor], item: Encoded, *, double: bool = False
 ) -> Tensor:
     """At the item's answer, by PROPER's own model and the pass of arm stage3."""
-    model = release.model()
+    answering = ArmModel(release, release.task)
+    model = answering.model
     if double:
         model.double()
         tensors = {name: tensor.double() for name, tensor in tensors.items()}
-    state = UserState(USER, "stage3", BUNDLE, tensors, {})
-    make_pass = arm_pass(release, model, [User(USER, (), ())], "stage3", {USER: state})
+    make_pass = answering.make_pass("stage3", [tensors])
     if double:
         model.lora.double()
     batch = release.encoder().batch([item], [0])

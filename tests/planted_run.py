@@ -10,8 +10,9 @@ from typing import Any
 
 import torch
 
-from client.node.cohort_adaptation import UserState, adapt
-from client.node.cohort_prediction import predict
+from client.person.adapting import adapt_users
+from client.person.arms import predict
+from client.person.state import PersonalState
 from coordinator.phase_cache import PhaseCache
 from coordinator.pooled_stages import run_pooled_stages
 from proper_model.answering.routing_reader import routing_weights
@@ -82,7 +83,7 @@ class PlantedRun:
 
     population: SyntheticPopulation
     release: Release
-    states: Mapping[tuple[str, str], UserState]
+    states: Mapping[tuple[str, str], PersonalState]
     data: PooledData
     table: torch.Tensor
     pooled: tuple[User, ...]
@@ -91,10 +92,12 @@ class PlantedRun:
     def truth(self) -> Mapping[str, Any]:
         return self.population.truth
 
-    def of_arm(self, arm: str) -> dict[str, UserState]:
+    def of_arm(self, arm: str) -> dict[str, PersonalState]:
         return {user: state for (name, user), state in self.states.items() if name == arm}
 
-    def answers(self, arm: str, states: Mapping[str, UserState] | None = None) -> list[Prediction]:
+    def answers(
+        self, arm: str, states: Mapping[str, PersonalState] | None = None
+    ) -> list[Prediction]:
         chosen = self.of_arm(arm) if states is None else states
         return predict(self.release, self.population.population.test, arm, chosen)
 
@@ -135,7 +138,9 @@ def run_planted(
         seed=seed,
         cache=folder / "cache",
     )
-    states = adapt(release, population.population.test, arms=arms, bundle_id="planted", seed=seed)
+    states = adapt_users(
+        release, population.population.test, arms=arms, bundle_id="planted", seed=seed
+    )
     encoder = release.encoder()
     data = pool(population.population.pooled, task, encoder, settings, seed)
     return PlantedRun(

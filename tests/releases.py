@@ -13,6 +13,7 @@ import os
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock
 
@@ -107,3 +108,9 @@ def release_in_memory(files: Mapping[str, bytes], base: Path | None = None) -> R
             if name.startswith(BASE):
                 write_atomic(Path(scratch) / name.removeprefix(BASE), data)
         return release_from_files(files, check_files(files), hashed(Path(scratch)))
+
+
+def with_user(release: Release, **changes: Any) -> Release:
+    """The release with other settings of private training."""
+    user = dataclasses.replace(release.settings.user, **changes)
+    return dataclasses.replace(release, settings=dataclasses.replace(release.settings, user=user))

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import torch
 
-from client.node.cohort_adaptation import UserState
-from client.node.simulated_state import Binding, save_state
+from client.person.state import PersonalState
+from client.person.stores import Binding, FolderStore
 from proper_model.federation.run_plan import DeviceEntry, RunPlan, file_sha256
 from proper_model.settings.profile import StageSettings
 from proper_model.settings.settings_io import to_mapping
@@ -99,16 +99,12 @@ def make_run(
 
 def save_user_state(
     entry: DeviceEntry, user: User, report: Mapping[str, float | int | str]
-) -> UserState:
+) -> PersonalState:
     """A stage 3 state whose embedding is the user's number in every place."""
     number = float(sum(user.user_id.encode()))
-    state = UserState(
-        user_id=user.user_id,
-        arm="stage3",
-        bundle_id=BUNDLE,
-        tensors={"embedding": torch.full((1, 2), number)},
-        report=report,
+    state = PersonalState(
+        BUNDLE, 0, seed=7, embedding=torch.full((1, 2), number), embedding_report=report
     )
-    binding = Binding(bundle_id=BUNDLE, arm="stage3", user_id=user.user_id, key="k")
-    save_state(make_private_folder(entry.folder / "state"), state, binding)
+    binding = Binding(BUNDLE, "stage3", user.user_id, seed=7, key="k")
+    FolderStore(make_private_folder(entry.folder / "state"), binding).write(state)
     return state

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
-from client.node.cohort_adaptation import UserState, adapt, user_seed
-from client.node.cohort_prediction import predict
+from client.person.adapting import adapt_users
+from client.person.arms import predict
+from client.person.learner import user_seed
+from client.person.state import PersonalState, Report
 from proper_model.errors import BundleFormatError, ConfigError, StateError
 from proper_model.release.contents import Release, release_to_files
 from proper_model.tasks.records import User
 from tests.releases import release_in_memory, small_release, small_users
 
 ARMS = ("stage2", "stage3", "oppu-mlp")
+States = Mapping[tuple[str, str], PersonalState]
 
 
 @pytest.fixture(scope="module")
@@ -28,18 +33,45 @@ def users() -> tuple[User, ...]:
     return small_users()[1]
 
 
-def same(a: UserState, b: UserState) -> bool:
-    return a.report == b.report and all(
-        torch.equal(a.tensors[name], b.tensors[name]) for name in a.tensors
-    )
+@pytest.fixture(scope="module")
+def untouched(release: Release, users: tuple[User, ...]) -> tuple[States, bool]:
+    """All users under all arms, and whether the release is the same after it."""
+    before = release_to_files(release)
+    states = adapt_users(release, users, arms=ARMS, bundle_id="b", seed=3)
+    return states, release_to_files(release) == before
+
+
+@pytest.fixture(scope="module")
+def states(untouched: tuple[States, bool]) -> States:
+    return untouched[0]
+
+
+@pytest.fixture(scope="module")
+def two(release: Release, users: tuple[User, ...]) -> States:
+    return adapt_users(release, users[:2], arms=("stage3",), bundle_id="b", seed=1)
+
+
+def tensors(state: PersonalState) -> dict[str, Tensor]:
+    (name,) = state.tasks
+    return state.private(name)
+
+
+def report(state: PersonalState) -> Report:
+    (task,) = state.tasks.values()
+    return {**state.embedding_report, **task.report}
+
+
+def same(a: PersonalState, b: PersonalState) -> bool:
+    ours, theirs = tensors(a), tensors(b)
+    return report(a) == report(b) and all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
 def test_training_b_after_a_equals_training_b_alone_bit_for_bit(
     release: Release, users: tuple[User, ...]
 ) -> None:
-    adapt(release, users[:1], arms=ARMS, bundle_id="b", seed=3)
-    after = adapt(release, users[1:2], arms=ARMS, bundle_id="b", seed=3)
-    alone = adapt(release, users[1:2], arms=ARMS, bundle_id="b", seed=3)
+    adapt_users(release, users[:1], arms=ARMS, bundle_id="b", seed=3)
+    after = adapt_users(release, users[1:2], arms=ARMS, bundle_id="b", seed=3)
+    alone = adapt_users(release, users[1:2], arms=ARMS, bundle_id="b", seed=3)
     assert after.keys() == alone.keys()
     assert len(after) == 3
     for key in after:
@@ -47,26 +79,22 @@ def test_training_b_after_a_equals_training_b_alone_bit_for_bit(
 
 
 def test_a_user_in_a_cohort_equals_the_user_alone(
-    release: Release, users: tuple[User, ...]
+    release: Release, users: tuple[User, ...], states: States
 ) -> None:
-    together = adapt(release, users, arms=("stage3",), bundle_id="b", seed=3)
-    alone = adapt(release, users[2:3], arms=("stage3",), bundle_id="b", seed=3)
+    alone = adapt_users(release, users[2:3], arms=("stage3",), bundle_id="b", seed=3)
     name = users[2].user_id
-    ours, theirs = together["stage3", name], alone["stage3", name]
-    for key in theirs.tensors:
-        assert torch.allclose(ours.tensors[key], theirs.tensors[key], atol=1e-4)
-    assert ours.report["lora_epochs"] == theirs.report["lora_epochs"]
+    ours, theirs = states["stage3", name], alone["stage3", name]
+    for key in tensors(theirs):
+        assert torch.allclose(tensors(ours)[key], tensors(theirs)[key], atol=1e-4)
+    assert report(ours)["lora_epochs"] == report(theirs)["lora_epochs"]
 
 
-def test_adaptation_leaves_the_release_untouched(release: Release, users: tuple[User, ...]) -> None:
-    before = release_to_files(release)
-    adapt(release, users[:2], arms=ARMS, bundle_id="b", seed=0)
-    assert release_to_files(release) == before
+def test_adaptation_leaves_the_release_untouched(untouched: tuple[States, bool]) -> None:
+    assert untouched[1]
 
 
-def test_it_learns_and_says_what_it_did(release: Release, users: tuple[User, ...]) -> None:
-    states = adapt(release, users, arms=ARMS, bundle_id="b", seed=3)
-    reports = [states["stage3", user.user_id].report for user in users]
+def test_it_learns_and_says_what_it_did(users: tuple[User, ...], states: States) -> None:
+    reports = [report(states["stage3", user.user_id]) for user in users]
     before = sum(float(r["embedding_loss_before"]) for r in reports)
     after = sum(float(r["embedding_loss_after"]) for r in reports)
     assert after < before
@@ -77,7 +105,7 @@ def test_it_learns_and_says_what_it_did(release: Release, users: tuple[User, ...
         assert 0 < int(r["items_held_back"]) < int(r["items"])
         if r["embedding_source"] == "mean":
             assert r["embedding_distance"] == 0
-    adapters = [states["oppu-mlp", user.user_id].tensors for user in users]
+    adapters = [tensors(states["oppu-mlp", user.user_id]) for user in users]
     b_sums = [sum(float(t.abs().sum()) for n, t in a.items() if n.endswith(".B")) for a in adapters]
     assert max(b_sums) > 0
 
@@ -87,35 +115,32 @@ def test_short_histories_get_an_embedding_but_no_adapter(
     release: Release, users: tuple[User, ...], count: int
 ) -> None:
     short = dataclasses.replace(users[0], history=users[0].history[:count])
-    state = adapt(release, [short], arms=("stage3",), bundle_id="b", seed=0)[
+    state = adapt_users(release, [short], arms=("stage3",), bundle_id="b", seed=0)[
         "stage3", short.user_id
     ]
-    assert state.report["embedding_source"] in ("mean", "prototype")
+    assert report(state)["embedding_source"] in ("mean", "prototype")
     if count == 0:
-        assert state.report["embedding_source"] == "mean"
-    assert state.report["lora_trained"] == 0
-    assert not any(t.any() for n, t in state.tensors.items() if n.endswith(".B"))
+        assert report(state)["embedding_source"] == "mean"
+    assert report(state)["lora_trained"] == 0
+    assert not any(t.any() for n, t in tensors(state).items() if n.endswith(".B"))
     (first, *_) = predict(release, [short], "stage3", {short.user_id: state})
     assert first.answer_tokens > 0
 
 
 def test_a_tight_memory_budget_changes_nothing_but_speed(
-    release: Release, users: tuple[User, ...]
+    release: Release, users: tuple[User, ...], two: States
 ) -> None:
-    expected = adapt(release, users[:2], arms=("stage3",), bundle_id="b", seed=1)
-    tight = adapt(release, users[:2], arms=("stage3",), bundle_id="b", seed=1, memory_bytes=1)
-    for key, state in expected.items():
+    tight = adapt_users(release, users[:2], arms=("stage3",), bundle_id="b", seed=1, memory_bytes=1)
+    for key, state in two.items():
         # Other batches round otherwise, and AdamW makes a step of any gradient, however small.
         for name in ("embedding_loss_after", "lora_loss_before", "lora_loss_after"):
-            assert tight[key].report[name] == pytest.approx(state.report[name], rel=1e-3)
-        assert tight[key].report["lora_epochs"] == state.report["lora_epochs"]
+            assert report(tight[key])[name] == pytest.approx(report(state)[name], rel=1e-3)
+        assert report(tight[key])["lora_epochs"] == report(state)["lora_epochs"]
 
 
 def test_a_killed_adaptation_resumes_to_the_same_result(
-    release: Release, users: tuple[User, ...], tmp_path: Path
+    release: Release, users: tuple[User, ...], two: States, tmp_path: Path
 ) -> None:
-    expected = adapt(release, users[:2], arms=("stage3",), bundle_id="b", seed=1)
-
     class KilledError(Exception):
         pass
 
@@ -125,7 +150,7 @@ def test_a_killed_adaptation_resumes_to_the_same_result(
 
     checkpoint = tmp_path / "work"
     with pytest.raises(KilledError):
-        adapt(
+        adapt_users(
             release,
             users[:2],
             arms=("stage3",),
@@ -135,7 +160,7 @@ def test_a_killed_adaptation_resumes_to_the_same_result(
             progress=kill,
         )
     seen: list[tuple[str, int]] = []
-    resumed = adapt(
+    resumed = adapt_users(
         release,
         users[:2],
         arms=("stage3",),
@@ -146,14 +171,13 @@ def test_a_killed_adaptation_resumes_to_the_same_result(
     )
     # Finished before the kill: the trials and the refit report their end and do no step.
     assert sum(1 for phase, done in seen if phase == "embedding" and done) == 2
-    for key, state in expected.items():
+    for key, state in two.items():
         assert same(state, resumed[key])
 
 
 def test_predictions_cover_every_query_once_and_swapped_states_change_them(
-    release: Release, users: tuple[User, ...]
+    release: Release, users: tuple[User, ...], states: States
 ) -> None:
-    states = adapt(release, users, arms=ARMS, bundle_id="b", seed=3)
     for arm in ("stage1", "stage2-mean", *ARMS):
         own = {u: s for (a, u), s in states.items() if a == arm}
         predictions = predict(release, users, arm, own)
@@ -176,7 +200,7 @@ def test_missing_state_and_unknown_arms_are_errors(
     with pytest.raises(ConfigError, match="unknown arm"):
         predict(release, users, "stage9", {})
     with pytest.raises(ConfigError, match="unknown arms"):
-        adapt(release, users, arms=("stage9",), bundle_id="b", seed=0)
+        adapt_users(release, users, arms=("stage9",), bundle_id="b", seed=0)
 
 
 def test_user_seeds_depend_on_user_and_seed() -> None:

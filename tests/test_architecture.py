@@ -99,7 +99,7 @@ def imported_roots(source: str) -> Iterator[tuple[str, int]]:
 
 
 def import_violations(name: str, source: str) -> list[str]:
-    """What the file `name` (a path such as `client/node/simulated_state.py`) imports and must not."""
+    """What the file `name` (a path such as `client/person/stores.py`) imports and must not."""
     package, _, module = name.partition("/")
     forbidden = set(FORBIDDEN_IMPORTS[package])
     if name not in FLOWER_FILES:
@@ -436,9 +436,9 @@ def test_every_package_is_looked_at(repository: Path) -> None:
         ("proper_model/x.py", "def f():\n    import rich.table"),
         ("proper_model/model/user_lora.py", "from pydantic import BaseModel"),
         ("proper_model/x.py", "import importlib\nimportlib.import_module('flwr.app')"),
-        ("coordinator/x.py", "from client.node.cohort_adaptation import adapt"),
+        ("coordinator/x.py", "from client.node.cohort_host import CohortHost"),
         ("client/x.py", "import coordinator.publish"),
-        ("client/node/cohort_adaptation.py", "from flwr.app import Message"),
+        ("client/node/cohort_host.py", "from flwr.app import Message"),
         ("simulations/run.py", "import flwr"),
         ("simulations/run.py", "from benchmarks.worker import Worker"),
     ],
@@ -463,7 +463,7 @@ def test_allowed_imports_pass(name: str, source: str) -> None:
 
 def test_planted_messages_are_caught() -> None:
     source = "reply = Message(content)\nother = app.Message(content)"
-    assert len(message_violations("client/node/simulated_state.py", source)) == 2
+    assert len(message_violations("client/person/stores.py", source)) == 2
     assert message_violations("client/node/flower_app.py", source) == []
 
 

@@ -16,9 +16,11 @@ from federation import CANARY, flower_identity, make_federation
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 
 from client.node import cohort_host, flower_app
-from client.node.cohort_adaptation import UserState
 from client.node.cohort_host import CohortHost
 from client.node.host_work import Engine
+from client.person.learner import user_seed
+from client.person.state import PersonalState
+from client.person.stores import EARLIER
 from coordinator.keys import load_key
 from coordinator.publish import publish
 from coordinator.shipment import Shipment
@@ -58,8 +60,11 @@ class FakeEngine(Engine):
             if user.user_id in self.trouble:
                 raise self.trouble[user.user_id]
         return {
-            (arm, u.user_id): UserState(
-                u.user_id, arm, bundle_id, {"embedding": torch.ones(1, 2) * len(u.history)}, {}
+            (arm, u.user_id): PersonalState(
+                bundle_id,
+                0,
+                seed=user_seed(seed, u.user_id),
+                embedding=torch.ones(1, 2) * len(u.history),
             )
             for arm in arms
             for u in users
@@ -258,6 +263,25 @@ def test_one_broken_device_does_not_stop_the_others(plan, engine, shipment):
     )
     assert rounds(shipment, where) == (ok(shipment.bundle_id), ok(shipment.bundle_id))
     assert not (plan.devices[0].folder / "failure.json").exists()
+
+
+def test_a_damaged_or_earlier_state_is_trained_anew(plan, engine, shipment):
+    where = context(plan)
+    install_all(plan, shipment, where)
+    assert personalize(shipment, where)["status"] == Status.OK
+    damaged, earlier = (plan.devices[n].folder / "state" / "stage3.state" for n in (1, 2))
+    data = bytearray(damaged.read_bytes())
+    data[-40] ^= 1  # in a tensor: length and header stay
+    damaged.write_bytes(data)
+    earlier.write_bytes(EARLIER + earlier.read_bytes()[len(EARLIER) :])
+    engine.calls.clear()
+    fields = request_fields(Kind.EVALUATE, shipment.bundle_id)
+    assert ask(Kind.EVALUATE, fields, where)["status"] == Status.DEVICE_FAILED
+    notes = [json.loads((e.folder / "failure.json").read_text()) for e in plan.devices[1:]]
+    assert "damaged" in notes[0]["message"]
+    assert "earlier version" in notes[1]["message"]
+    assert rounds(shipment, where) == (ok(shipment.bundle_id), ok(shipment.bundle_id))
+    assert ("adapt", ("user1", "user2"), ("stage3",)) in engine.calls
 
 
 def test_a_cohort_too_large_for_memory_is_halved(plan, engine, shipment):

@@ -9,7 +9,7 @@ import pytest
 import torch
 from run_folders import make_run, make_user
 
-from client.node import cohort_prediction as client_prediction
+from client.person import arms
 from proper_model.errors import DataError
 from proper_model.evaluation.metrics import Prediction
 from proper_model.storage.files import make_private_folder, write_atomic
@@ -67,16 +67,15 @@ def test_control_predicts_every_query_with_another_users_state(
 
     def predict(release, users, arm, states, *, progress=None):
         assert arm == "stage3"
-        used.update({name: state.tensors["embedding"] for name, state in states.items()})
-        assert all(state.user_id == name for name, state in states.items())
+        used.update({name: state.embedding for name, state in states.items()})
         return [Prediction(u.user_id, q.id, "comedy", 1.0, 2) for u in users for q in u.queries]
 
-    monkeypatch.setattr(client_prediction, "predict", predict)
+    monkeypatch.setattr(arms, "predict", predict)
     monkeypatch.setattr(controls, "_release", lambda _plan: object())
     assert controls_missing(plan)
     run_controls(plan, lambda *_: None)
     assert set(used) == set(own)
-    assert all(not torch.equal(used[name], own[name].tensors["embedding"]) for name in own)
+    assert all(not torch.equal(used[name], own[name].embedding) for name in own)
     rows = read_predictions(control_file(plan, "stage3-shuffled"))
     asked = [(u.user_id, q.id) for u in USERS for q in u.queries]
     assert [(row.user_id, row.query_id) for row in rows] == asked

@@ -20,7 +20,7 @@ import torch
 
 from client.cli import run_cli
 from client.person.evaluation import count_tested
-from client.person.workspace import read_state
+from client.person.stores import VaultStore
 from client.vault.opening import Vault, open_vault
 from client.vault.secrets import Passphrase
 from proper_model.engine import checkpoint
@@ -70,7 +70,7 @@ def interrupted(person: Person, stop_at: int, *words: str) -> subprocess.Complet
 
 def adapter_of(person: Person) -> dict[str, torch.Tensor]:
     """Everything learned: the only task's adapter, and the embedding."""
-    state = read_state(open_vault(person.home / "vault", Passphrase(PASSPHRASE)))
+    state = VaultStore(open_vault(person.home / "vault", Passphrase(PASSPHRASE))).read()
     (task,) = state.tasks.values()
     assert state.embedding is not None
     return {**task.adapter, "embedding": state.embedding}
@@ -198,7 +198,7 @@ def test_an_update_and_back(
     assert len(vault_files(person)) == 3
     assert person.run("rollback") == 0
     vault = open_vault(person.home / "vault", Passphrase(PASSPHRASE))
-    state = read_state(vault)
+    state = VaultStore(vault).read()
     assert len(state.tasks["synth_tag"].items) == len(user.history) - 4
     assert before.keys() != vault_files(person).keys(), "generations never go back"
 
@@ -253,7 +253,7 @@ def test_forgetting_items_leaves_no_trace(
     assert "cannot be recalled" in told
     vault = open_vault(person.home / "vault", Passphrase(PASSPHRASE))
     assert vault.read_previous() is None, "no generation that knew them stays"
-    assert not {i.id for i in read_state(vault).tasks["synth_tag"].items} & set(gone)
+    assert not {i.id for i in VaultStore(vault).read().tasks["synth_tag"].items} & set(gone)
 
 
 def test_what_to_forget_need_not_be_an_argument(
@@ -442,7 +442,7 @@ def test_the_exported_adapter_answers_as_ours(
     assert person.run("export", "--format", "peft", "--with-base", "--out", alone) == 0
     assert "names this folder's place" in capsys.readouterr().err
     vault = open_vault(person.home / "vault", Passphrase(PASSPHRASE))
-    mine = Personal.of(release, read_state(vault), None)
+    mine = Personal.of(release, VaultStore(vault).read(), None)
     ids = torch.tensor([mine.encoder.prompt(mine.prompt(user.queries[0].input))])
     now = mine.make_pass("3")(torch.zeros(1, dtype=torch.long))
     with torch.no_grad(), mine.model.attached(), mine.model.running(now):

@@ -10,8 +10,8 @@ import pytest
 import torch
 from vault_samples import make_vault
 
-from client.commands import resumable
-from client.person import adapting, cost, disk_cost
+from client.commands.training_run import checkpoint
+from client.person import adapting, cost
 from client.person.learner import Learner
 from client.person.state import PersonalState, encode
 from proper_model.kernels.packing import Batch
@@ -19,7 +19,7 @@ from proper_model.model.adapted_model import AdaptedModel
 from proper_model.release.contents import Release
 from proper_model.storage import files
 from proper_model.tasks.records import HistoryItem, User
-from tests.releases import small_release, small_users
+from tests.releases import small_release, small_users, with_user
 
 ME = PersonalState("b" * 64, 1, seed=7)
 
@@ -92,11 +92,11 @@ def test_the_disk_that_is_needed_is_foretold(
 
     states = ((user.history[:12], False), (user.history[:2], False), (longer, False))
     for items, alone in (*states, (user.history[:12], True)):
-        learner, most = Learner(release), 0
-        learner.with_user_settings(learning_rates=rates, epochs=2, embedding_epochs=2)
+        most = 0
+        settings = with_user(release, learning_rates=rates, epochs=2, embedding_epochs=2)
+        learner = Learner(settings).resuming(checkpoint(vault, "a" * 24))
         histories = {name: (release.task, items)}
         told = cost.estimate(learner, histories, folder=vault.folder, alone=alone)
-        learner.checkpoint = resumable.checkpoint(vault, "a" * 24)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(files.os, "replace", seen)
             state = encode(adapting.adapt(learner, ME, histories))
@@ -111,8 +111,8 @@ def test_a_disk_with_too_little_room_is_told(
     vault = make_vault(tmp_path / "vault", b"one")
     free = shutil.disk_usage(tmp_path)._replace(free=10_000)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: free)
-    assert disk_cost.lacking_bytes(30_000, vault.folder) == 30_000 - BLOCK - 10_000
-    assert disk_cost.lacking_bytes(10_000 + BLOCK, vault.folder) == 0
+    assert cost.lacking_bytes(30_000, vault.folder) == 30_000 - BLOCK - 10_000
+    assert cost.lacking_bytes(10_000 + BLOCK, vault.folder) == 0
 
 
 def test_a_budget_lowers_the_memory_that_is_told(release: Release, user: User) -> None:

@@ -16,9 +16,8 @@ from client.home import Home
 from client.node.device import USER_FILE, DeviceFolder
 from client.node.host_work import Engine
 from client.node.pieces import PieceStore
-from client.node.simulated_state import DIGEST_BYTES, MAGIC, Binding
-from client.node.simulated_state import decode as decode_state
 from client.person import state as personal_state
+from client.person.stores import DIGEST_BYTES, MAGIC, Binding, decode_bound
 from client.releases.bases import base_of
 from client.releases.partial_file import PartialFile
 from client.releases.store import BUNDLES_FOLDER, STATE_NAME
@@ -138,7 +137,7 @@ def state(data: bytes, _folder: Path) -> object:
     content = MAGIC + struct.pack(">I", len(data)) + data
     sealed = content + hashlib.sha256(content).digest()
     assert len(hashlib.sha256(content).digest()) == DIGEST_BYTES
-    return decode_state(sealed, Binding("b", "stage1", "u", "k"))
+    return decode_bound(sealed, Binding("b", "stage1", "u", 1, "k"))
 
 
 def framed(magic: bytes, data: bytes, more: bytes = b"") -> bytes:

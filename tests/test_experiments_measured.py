@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import torch
 
-from client.person import adapting
+from client.person import adapting, updating
 from client.person.learner import Learner, user_seed
 from client.person.state import PersonalState
-from client.person.updating import Member, WentOn, go_on, update_samples
+from client.person.updating import Start, WentOn, go_on, update_samples
 from proper_model.errors import DataError
 from proper_model.release.contents import Release
 from proper_model.stages.pooled_users import pool
@@ -154,12 +154,12 @@ def test_what_does_not_help_waits_and_changes_nothing(
         asked.append((len(new), len(old)))
         return update_samples(new, old, **options)
 
-    def nothing_helps(_: Learner, members: Sequence[Member]) -> list[WentOn]:
+    def nothing_helps(_: Learner, members: Sequence[Start]) -> list[WentOn]:
         fit = LoraFit(1e-2, 0, 1.0, 1.0, trained=True, failed=False)
         return [WentOn({}, fit) for _ in members]
 
-    monkeypatch.setattr(drift, "update_samples", counted)
-    monkeypatch.setattr(drift, "go_on", nothing_helps)
+    monkeypatch.setattr(updating, "update_samples", counted)
+    monkeypatch.setattr(updating, "go_on", nothing_helps)
     outcome = drift.measure(release, users, lines, seed=0, progress=silent)
     first, second = ([len(line.parts[part]) for line in lines] for part in (0, 1))
     old = [len(line.first) for line in lines]
@@ -177,7 +177,7 @@ def test_going_on_together_is_going_on_alone(release: Release) -> None:
         samples, _ = update_samples(encoded[14:], encoded[:14], seed=number, fraction=0.2)
         fresh = learner.model.new_user_lora([number])
         factors = [factor.detach()[0] for factor in (*fresh.a, *fresh.b)]
-        members.append(Member(factors, release.mean_embedding, samples))
+        members.append(Start(factors, release.mean_embedding, samples))
     together = go_on(learner, members)
     assert any(done.kept for done in together)
     for member, done in zip(members, together, strict=True):

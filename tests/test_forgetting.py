@@ -32,8 +32,8 @@ from vault_samples import (
     tree,
 )
 
-from client.person.forgetting import store_without
-from client.person.state import PersonalState, decode
+from client.person.state import PersonalState
+from client.person.stores import VaultStore
 from client.vault.opening import KeyringEntry, Passphrase, Vault
 from client.vault.sealing import Header, read_header
 from proper_model.errors import InterruptedRunError, StorageError, VaultError
@@ -432,9 +432,10 @@ STATE = PersonalState(BUNDLE, 1, seed=1)
 
 def test_the_state_is_stored_with_a_line_of_history(folder: Path) -> None:
     vault = with_checkpoints(make_vault(folder, b"one"))
-    noted = store_without(vault, STATE, task="t", items=2)
-    assert [(event.what, event.items) for event in noted.events] == [("forget", 2)]
-    assert decode(reopen(folder).read().payload) == noted
+    VaultStore(vault).write_without(STATE, task="t", items=2)
+    stored = VaultStore(reopen(folder)).read()
+    assert [(event.what, event.items) for event in stored.events] == [("forget", 2)]
+    assert stored == replace(STATE, events=stored.events)
     assert sorted(tree(folder)) == ["00000002.vault", "keys.json"]
 
 
@@ -453,7 +454,7 @@ def test_an_interrupt_waits_until_everything_is_removed(folder: Path, monkeypatc
     handler = signal.getsignal(signal.SIGINT)
     during_removal(monkeypatch, lambda: os.kill(os.getpid(), signal.SIGINT))
     with pytest.raises(InterruptedRunError) as caught:
-        store_without(vault, STATE, task="t", items=2)
+        VaultStore(vault).write_without(STATE, task="t", items=2)
     assert "nothing is left" in caught.value.hint
     assert sorted(tree(folder)) == ["00000002.vault", "keys.json"]
     assert signal.getsignal(signal.SIGINT) is handler
@@ -465,7 +466,7 @@ def test_a_refused_write_changes_nothing(folder: Path, monkeypatch) -> None:
 
     full_disk(monkeypatch)
     with pytest.raises(StorageError, match="No space"):
-        store_without(vault, STATE, task="t", items=2)
+        VaultStore(vault).write_without(STATE, task="t", items=2)
     assert tree(folder) == before
 
 
@@ -473,15 +474,15 @@ def test_a_refused_write_changes_nothing(folder: Path, monkeypatch) -> None:
 
 
 def test_half_written_checkpoints_are_removed(folder: Path) -> None:
-    from client.commands import resumable
+    from client.commands.training_run import discard, leftovers
 
     vault = with_checkpoints(make_vault(folder, b"one"))
-    assert {path.name for path in resumable.leftovers(vault)} == set(CHECKPOINTS)
-    resumable.discard(vault, keep="abc")
+    assert {path.name for path in leftovers(vault)} == set(CHECKPOINTS)
+    discard(vault, keep="abc")
     assert sorted(path.name for path in folder.glob("*training-*")) == sorted(CHECKPOINTS[:2])
-    resumable.discard(vault)
+    discard(vault)
     with_checkpoints(vault).write(b"two", bundle_id=BUNDLE)
     assert list(folder.glob("*training-*")) == [], "of a state that is no longer the newest"
     shutil.rmtree(folder)
     with pytest.raises(StorageError):
-        resumable.discard(vault)
+        discard(vault)

@@ -10,10 +10,11 @@ import pytest
 import torch
 
 from client.home import Home
-from client.person import answering
+from client.person import arms
 from client.person.answering import Personal
 from client.person.state import PersonalState, decode, encode
-from client.person.workspace import Keys, Workspace, read_state
+from client.person.stores import VaultStore
+from client.person.workspace import Keys, Workspace
 from proper_model.answering.pass_memory import inference_tokens
 from proper_model.base.quantized import import_library
 from proper_model.release import contents
@@ -65,7 +66,7 @@ def person_with(folder: Path, release: Path) -> tuple[Person, Path]:
 
 
 def state_of(person: Person) -> PersonalState:
-    return read_state(Workspace(Home(person.home), Keys(person.passphrase_file)).open())
+    return VaultStore(Workspace(Home(person.home), Keys(person.passphrase_file)).open()).read()
 
 
 @needs_packing
@@ -105,7 +106,7 @@ def test_judging_keeps_to_the_budget(tmp_path: Path, monkeypatch: pytest.MonkeyP
     release = quick_release()
     asked: list[int] = []
     monkeypatch.setattr(
-        answering, "answer_queries", lambda *_, tokens_per_step, **__: asked.append(tokens_per_step)
+        arms, "answer_queries", lambda *_, tokens_per_step, **__: asked.append(tokens_per_step)
     )
     items = small_users()[1][0].history[:2]
     settings = release.settings

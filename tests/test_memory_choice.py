@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from client.person import memory_choice
-from client.person.memory_choice import (
+from client.person import load_for_training as memory_choice
+from client.person.load_for_training import (
     LEAST_TRAINING_BYTES,
     PACKING_BYTES,
     PROCESS_BYTES,

@@ -17,7 +17,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from client.home import Home
-from client.person.memory_choice import PROCESS_BYTES
+from client.person.load_for_training import PROCESS_BYTES
 from client.releases.base_facts import base_facts
 from client.releases.content import read_release
 from client.releases.store import installed

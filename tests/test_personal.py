@@ -11,19 +11,18 @@ import torch
 from torch import Tensor
 
 from client.commands.inspect import adapter_facts
-from client.node.cohort_adaptation import UserState
-from client.node.cohort_prediction import predict
 from client.person import adapting
 from client.person.answering import Personal
+from client.person.arms import predict
 from client.person.learner import Learner
 from client.person.state import PersonalState, TaskState, decode, encode
-from client.person.updating import update_samples
+from client.person.updating import in_time, update, update_samples
 from proper_model.errors import ConfigError, NotAdaptedError, TrainingError, VaultError
 from proper_model.kernels.packing import Encoded
 from proper_model.release.contents import Release
 from proper_model.tasks.records import HistoryItem, User
 from proper_model.tasks.task import Task, task_from_toml
-from tests.releases import small_release, small_users
+from tests.releases import small_release, small_users, with_user
 
 ME = PersonalState("b" * 64, 1, seed=7)
 
@@ -100,8 +99,8 @@ def dated(*dates: str | None) -> tuple[HistoryItem, ...]:
 def test_items_go_in_the_order_of_the_calendar() -> None:
     """Also those of states that were stored before dates had one spelling."""
     items = dated("2020-10-01", "2020-2-01", "2020", "2020-02-01", "2019-12-31")
-    assert [item.id for item in adapting.in_time(items)] == ["4", "2", "1", "3", "0"]
-    assert adapting.in_time(dated("2020-2", None, "2019")) == dated("2020-2", None, "2019")
+    assert [item.id for item in in_time(items)] == ["4", "2", "1", "3", "0"]
+    assert in_time(dated("2020-2", None, "2019")) == dated("2020-2", None, "2019")
     samples = [Encoded((n,), 0) for n in range(len(items))]
     together = adapting.merged([(items[:2], samples[:2]), (items[2:], samples[2:])])
     assert [sample.tokens[0] for sample in together] == [4, 2, 1, 3, 0]
@@ -129,7 +128,7 @@ def test_few_items_fall_back_to_the_embedding(release: Release, user: User, coun
 def test_an_update_goes_on_from_the_adapter(release: Release, user: User) -> None:
     name, old, new = release.task.name, user.history[:20], user.history[20:]
     before = adapted(release, old)
-    done = adapting.update(Learner(release), before, name, user.history)
+    done = update(Learner(release), before, name, user.history)
     assert done.new_items == len(new)
     assert done.rehearsed >= len(new) // 2
     assert done.loss_after <= done.loss_before
@@ -143,9 +142,8 @@ def test_an_update_that_does_not_help_is_rolled_back(release: Release, user: Use
     """A learning rate at which any training hurts: the adapter stays to the bit, items are kept."""
     name = release.task.name
     before = adapted(release, user.history[:20])
-    learner = Learner(release)
-    learner.with_user_settings(learning_rates=(1.0,))
-    done = adapting.update(learner, before, name, user.history[20:])
+    learner = Learner(with_user(release, learning_rates=(1.0,)))
+    done = update(learner, before, name, user.history[20:])
     assert done.judged
     assert not done.kept
     assert same(done.state, before)
@@ -157,8 +155,7 @@ def test_three_items_can_make_an_embedding_of_ones_own(release: Release, user: U
     """Planted: one item three times, which a fitted embedding expects better whoever judges."""
     item = user.history[0]
     same = [HistoryItem(f"again {n}", item.fields) for n in range(3)]
-    learner = Learner(release)
-    learner.with_user_settings(embedding_learning_rate=0.05, embedding_epochs=8)
+    learner = Learner(with_user(release, embedding_learning_rate=0.05, embedding_epochs=8))
     task = release.task
     few = adapting.adapt(learner, ME, {task.name: (task, same)})
     assert few.embedding_report["embedding_source"] == "fitted"
@@ -169,15 +166,15 @@ def test_one_new_item_waits_for_the_next(release: Release, user: User) -> None:
     """It cannot train and judge; with a second one it is new again, also after storage."""
     name = release.task.name
     before = adapted(release, user.history[:20])
-    alone = adapting.update(Learner(release), before, name, user.history[20:21])
+    alone = update(Learner(release), before, name, user.history[20:21])
     assert not alone.judged
     assert same(alone.state, before)
     kept = decode(encode(alone.state))
     assert kept.tasks[name].waiting == (user.history[20].id,)
-    both = adapting.update(Learner(release), kept, name, user.history[21:])
+    both = update(Learner(release), kept, name, user.history[21:])
     assert both.judged
     assert both.new_items == len(user.history) - 20
-    whole = adapting.update(Learner(release), before, name, user.history[20:])
+    whole = update(Learner(release), before, name, user.history[20:])
     assert same(both.state, whole.state), "as if they had come at once"
     assert both.state.tasks[name].waiting == whole.state.tasks[name].waiting
     left = adapting.without(kept, name, [user.history[20].id])
@@ -207,10 +204,10 @@ def test_an_update_with_nothing_new(release: Release, user: User) -> None:
     name = release.task.name
     before = adapted(release, user.history[:-1])
     with pytest.raises(ConfigError, match="no new item"):
-        adapting.update(Learner(release), before, name, user.history[:5])
+        update(Learner(release), before, name, user.history[:5])
     few = adapted(release, user.history[:2])
     with pytest.raises(ConfigError, match="nothing to go on from"):
-        adapting.update(Learner(release), few, name, user.history)
+        update(Learner(release), few, name, user.history)
 
 
 def other_task(task: Task) -> Task:
@@ -245,13 +242,8 @@ def test_streaming_says_what_batched_generation_says(
 ) -> None:
     """Oracle: `predict`, which pads and batches and uses transformers' own decoding loop."""
     mine = Personal.of(release, state, None)
-    private = {
-        "embedding": state.embedding,
-        **state.tasks[release.task.name].adapter,
-    }
     for stage, arm in (("1", "stage1"), ("2", "stage2"), ("3", "stage3")):
-        states = {user.user_id: UserState(user.user_id, arm, "", private, {})}  # type: ignore[arg-type]
-        batched = predict(release, [user], arm, states)
+        batched = predict(release, [user], arm, {user.user_id: state})
         streamed = ["".join(mine.generate(q.input, stage=stage)) for q in user.queries]
         assert streamed == [p.output for p in batched]
         assert any(streamed)

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 import pytest
 import torch
 
-from client.node.cohort_adaptation import UserState
+from client.person.state import PersonalState
 from proper_model.release.contents import Release
 from proper_model.settings.presets import preset
 from tests.planted import level_accuracy, routing_ari, user_accuracy
@@ -31,7 +31,7 @@ def measure(run: PlantedRun) -> dict[str, Mapping[str, float]]:
     return measured
 
 
-def rotated(states: Mapping[str, UserState]) -> dict[str, UserState]:
+def rotated(states: Mapping[str, PersonalState]) -> dict[str, PersonalState]:
     """Everybody gets the state of a user of another group: half the cohort further."""
     users = sorted(states)
     half = len(users) // 2

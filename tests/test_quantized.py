@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from client.node.cohort_adaptation import adapt
+from client.person.adapting import adapt_users
 from coordinator.pooled_stages import run_pooled_stages
 from proper_model.base.loading import fingerprint
 from proper_model.base.population_lora import attach_population
@@ -422,9 +422,11 @@ def test_a_release_holds_the_full_base_and_a_device_packs_it(tmp_path: Path) -> 
     with pytest.raises(BaseModelError, match="in full"):
         release_to_files(installed)
     user = small_users()[1][0]
-    state = adapt(installed, [user], arms=["stage3"], bundle_id="b", seed=0)["stage3", user.user_id]
-    assert state.report["embedding_loss_after"] < state.report["embedding_loss_before"]
-    assert {tensor.dtype for tensor in state.tensors.values()} == {torch.float32}
+    states = adapt_users(installed, [user], arms=["stage3"], bundle_id="b", seed=0)
+    state = states["stage3", user.user_id]
+    private, report = state.private(installed.task.name), state.embedding_report
+    assert report["embedding_loss_after"] < report["embedding_loss_before"]
+    assert {tensor.dtype for tensor in private.values()} == {torch.float32}
 
 
 @pytest.mark.gpu

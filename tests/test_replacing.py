@@ -18,7 +18,8 @@ from client.home import Home
 from client.person.replacing import losses
 from client.person.state import Event, PersonalState, TaskState
 from client.person.state import encode as state_bytes
-from client.person.workspace import Workspace, read_state
+from client.person.stores import VaultStore
+from client.person.workspace import Workspace
 from client.releases.store import InstalledBundle
 from client.vault.backup import Backup, encode
 from client.vault.opening import Passphrase, create_vault, open_vault
@@ -154,7 +155,7 @@ def import_it(person: Person, path: Path, *words: str) -> int:
 
 
 def stored(person: Person) -> PersonalState:
-    return read_state(open_vault(person.home / "vault", Passphrase(PASSPHRASE)))
+    return VaultStore(open_vault(person.home / "vault", Passphrase(PASSPHRASE))).read()
 
 
 def test_a_backup_without_tasks_replaces_nothing_without_a_word(

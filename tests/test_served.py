@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from client.home import Home
-from client.person.workspace import Keys, Workspace, read_state
+from client.person.stores import VaultStore
+from client.person.workspace import Keys, Workspace
 from client.serving.person_session import ServedPerson
 from client.serving.session import Ending, Session
 from client.vault.opening import open_vault
@@ -91,7 +92,7 @@ def test_before_and_after_an_adaptation(
     assert heard
     assert not {row.id for row in session.items()} & set(gone)
     vault = open_vault(person.home / "vault", Passphrase(PASSPHRASE))
-    assert len(read_state(vault).tasks["synth_tag"].items) == len(rows) - 2
+    assert len(VaultStore(vault).read().tasks["synth_tag"].items) == len(rows) - 2
     assert vault.read_previous() is None
     with pytest.raises(DataError, match="not in the history"):
         session.forget(gone, progress=lambda *_: None)

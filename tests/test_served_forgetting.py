@@ -10,7 +10,8 @@ import pytest
 
 from client.home import Home
 from client.person import adapting
-from client.person.workspace import Keys, Workspace, read_state
+from client.person.stores import VaultStore
+from client.person.workspace import Keys, Workspace
 from client.serving.person_session import ServedPerson
 from client.vault.opening import create_vault, destroy_vault, open_vault
 from client.vault.secrets import Passphrase
@@ -73,7 +74,7 @@ def test_what_is_stored_counts_although_the_state_before_could_not_be_removed(
             session.forget([gone], progress=quiet)
     assert ids(session) == [other, *left]
     vault = open_vault(person.home / "vault", Passphrase(PASSPHRASE))
-    assert [item.id for item in read_state(vault).tasks["synth_tag"].items] == [other, *left]
+    assert [item.id for item in VaultStore(vault).read().tasks["synth_tag"].items] == [other, *left]
 
     assert session.forget([other], progress=quiet).kept == len(left)  # it goes on from there
     assert ids(session) == left

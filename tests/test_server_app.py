@@ -219,16 +219,16 @@ def test_killed_before_any_message_and_started_again(plan, stages, tmp_path, cac
 
 
 def test_devices_are_not_adapted_twice_after_a_kill_between_rounds(plan, monkeypatch):
-    import client.node.cohort_adaptation
+    from client.person import adapting
 
     adapted = []
-    original = client.node.cohort_adaptation.adapt
+    original = adapting.adapt_users
 
     def counted(release, users, **arguments):
         adapted.extend(user.user_id for user in users)
         return original(release, users, **arguments)
 
-    monkeypatch.setattr(client.node.cohort_adaptation, "adapt", counted)
+    monkeypatch.setattr(adapting, "adapt_users", counted)
     # The eighth message is node 101's part of the personalization round.
     with pytest.raises(Killed):
         run(plan, 7)
@@ -245,7 +245,7 @@ def test_who_shares_a_node_changes_no_prediction(plan, tmp_path, cache):
     assert found.keys() == expected.keys()
     for path, theirs in expected.items():
         for ours, row in zip(found[path], theirs, strict=True):
-            # Other company, other shapes: sums round otherwise in the last digits of float32.
+            # Other rows in a batch, other shapes: sums round otherwise in the last digits of float32.
             for name in ("nll", "expected"):
                 assert ours.pop(name) == pytest.approx(row.pop(name), rel=1e-5)
             assert ours == row

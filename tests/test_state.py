@@ -1,130 +1,195 @@
-"""Private state: bound to bundle, arm, user and data; old or new, never half."""
+"""Simulated people's documents: bound to bundle, arm, user and data; old or new, never half."""
 
 from __future__ import annotations
 
+import dataclasses
 import os
 
 import pytest
 import torch
 
-from client.node.cohort_adaptation import UserState
-from client.node.simulated_state import (
+from client.person import stores
+from client.person.state import PersonalState, TaskState
+from client.person.stores import (
+    EARLIER,
     Binding,
-    decode,
-    encode,
-    has_state,
-    load_state,
-    save_state,
+    FolderStore,
+    decode_bound,
+    encode_bound,
+    report_in,
     user_pseudonym,
 )
 from proper_model.errors import StateError
+from proper_model.storage.files import read_bounded
+from proper_model.tasks.records import HistoryItem
 
 BUNDLE = "cd" * 32
-BINDING = Binding(bundle_id=BUNDLE, arm="stage3", user_id="user-canary", key="k1")
+BINDING = Binding(bundle_id=BUNDLE, arm="stage3", user_id="user-canary", seed=5, key="k1")
+REPORT = {"lora_loss_after": 0.5, "lora_epochs": 2}
 
 
-def make_state(value: float = 1.0, **changes) -> UserState:
+def make_state(value: float = 1.0, *, report=REPORT, **changes) -> PersonalState:
+    adapter = {"lora.x.A": torch.eye(3)[:, :2].T}
     fields = {
-        "user_id": "user-canary",
-        "arm": "stage3",
         "bundle_id": BUNDLE,
-        "tensors": {"embedding": torch.full((1, 4), value), "lora.x.A": torch.eye(3)[:, :2].T},
-        "report": {"loss_after": 0.5, "lora_epochs": 2, "source": "mean"},
+        "bundle_version": 0,
+        "seed": 5,
+        "embedding": torch.full((1, 4), value),
+        "embedding_report": {"embedding_source": "mean"},
+        "tasks": {"t": TaskState("toml", "short", (), adapter, report, "2026-01-01T00:00:00Z")},
     }
-    return UserState(**{**fields, **changes})
+    return PersonalState(**{**fields, **changes})
 
 
-def test_round_trip_keeps_tensors_and_report():
+@pytest.fixture
+def store(tmp_path) -> FolderStore:
+    return FolderStore(tmp_path, BINDING)
+
+
+def value_in(store: FolderStore) -> float:
+    return float(store.read().embedding[0, 0])
+
+
+def test_round_trip_keeps_tensors_and_report(store):
     state = make_state()
-    back = decode(encode(state, BINDING), BINDING)
-    assert set(back.tensors) == {"embedding", "lora.x.A"}
-    assert all(torch.equal(back.tensors[n], state.tensors[n]) for n in state.tensors)
-    assert back.report == state.report
-    assert (back.user_id, back.arm, back.bundle_id) == ("user-canary", "stage3", BUNDLE)
+    store.write(state)
+    back = store.read()
+    assert set(back.private("t")) == {"embedding", "lora.x.A"}
+    assert all(torch.equal(t, state.private("t")[n]) for n, t in back.private("t").items())
+    assert dataclasses.replace(back, tasks={}, embedding=None) == dataclasses.replace(
+        state, tasks={}, embedding=None
+    )
+    assert back.tasks["t"].report == REPORT
+    assert report_in(store.folder, "stage3") == {"embedding_source": "mean", **REPORT}
+    assert FolderStore.found(store.folder, "stage3", "user-canary") == store
 
 
-def test_the_file_does_not_name_the_user(tmp_path):
-    save_state(tmp_path, make_state(), BINDING)
-    data = (tmp_path / "stage3.state").read_bytes()
-    assert b"user-canary" not in data
+def test_the_file_names_neither_the_user_nor_an_item(store):
+    item = HistoryItem("item-canary", {"text": "text-canary"}, None)
+    state = make_state()
+    whole = state.with_task(
+        "t", dataclasses.replace(state.tasks["t"], items=(item,), waiting=("item-canary",))
+    )
+    store.write(whole.without_items())
+    data = (store.folder / "stage3.state").read_bytes()
+    assert b"canary" not in data
     assert user_pseudonym(BUNDLE, "user-canary").encode() in data
     assert user_pseudonym("00" * 32, "user-canary").encode() not in data
-    assert (tmp_path / "stage3.state").stat().st_mode & 0o777 == 0o600
+    assert (store.folder / "stage3.state").stat().st_mode & 0o777 == 0o600
 
 
 @pytest.mark.parametrize(
     "other",
     [
-        Binding(bundle_id="00" * 32, arm="stage3", user_id="user-canary", key="k1"),
-        Binding(bundle_id=BUNDLE, arm="oppu-mlp", user_id="user-canary", key="k1"),
-        Binding(bundle_id=BUNDLE, arm="stage3", user_id="somebody", key="k1"),
-        Binding(bundle_id=BUNDLE, arm="stage3", user_id="user-canary", key="k2"),
+        {"bundle_id": "00" * 32},
+        {"arm": "oppu-mlp"},
+        {"user_id": "somebody"},
+        {"seed": 6},
+        {"key": "k2"},
     ],
-    ids=["bundle", "arm", "user", "key"],
+    ids=lambda other: next(iter(other)),
 )
-def test_state_of_something_else_is_refused(other):
-    data = encode(make_state(), BINDING)
+def test_state_of_something_else_is_refused(store, other):
+    binding = dataclasses.replace(BINDING, **other)
     with pytest.raises(StateError, match="another") as caught:
-        decode(data, other)
+        decode_bound(encode_bound(make_state(), BINDING), binding)
     assert "user-canary" not in str(caught.value)
+    store.write(make_state())
+    assert store.exists()
+    assert not FolderStore(store.folder, binding).exists()
 
 
 def test_every_altered_byte_is_noticed():
-    data = encode(make_state(), BINDING)
+    data = encode_bound(make_state(), BINDING)
     for position in range(len(data)):
         altered = bytearray(data)
         altered[position] ^= 0x40
         with pytest.raises(StateError):
-            decode(bytes(altered), BINDING)
+            decode_bound(bytes(altered), BINDING)
 
 
-def test_truncated_and_extended_files_are_refused():
-    data = encode(make_state(), BINDING)
+def test_truncated_and_extended_files_are_refused(store):
+    data = encode_bound(make_state(), BINDING)
+    path = store.folder / "stage3.state"
     for altered in (*(data[:n] for n in range(len(data))), data + b"\0"):
         with pytest.raises(StateError):
-            decode(altered, BINDING)
+            decode_bound(altered, BINDING)
+        path.write_bytes(altered)
+        assert not store.exists()
+    path.write_bytes(data)
+    assert store.exists()
 
 
-def test_saving_keeps_the_generation_before(tmp_path):
-    save_state(tmp_path, make_state(1.0), BINDING)
-    save_state(tmp_path, make_state(2.0), BINDING)
-    assert load_state(tmp_path, BINDING).tensors["embedding"][0, 0] == 2.0
-    (tmp_path / "stage3.state").write_bytes(b"torn")
-    assert load_state(tmp_path, BINDING).tensors["embedding"][0, 0] == 1.0
-    (tmp_path / "stage3.previous").write_bytes(b"torn too")
-    assert not has_state(tmp_path, BINDING)
+def test_whether_there_is_one_is_known_without_reading_it(store, monkeypatch):
+    """A document of 4 MiB, of which only the beginning may be read."""
+    store.write(make_state(embedding=torch.ones(1, 1 << 20)))
+    asked: list[int] = []
+
+    def counted(path, most):
+        asked.append(most)
+        return read_bounded(path, most)
+
+    monkeypatch.setattr(stores, "read_regular", None)
+    monkeypatch.setattr(stores, "read_bounded", counted)
+    assert store.exists()
+    assert 0 < sum(asked) <= 1 << 13
+    store.remove()
+    assert not store.exists()
 
 
-def test_a_failing_write_leaves_the_old_state(tmp_path, monkeypatch):
-    save_state(tmp_path, make_state(1.0), BINDING)
+def test_a_file_of_an_earlier_version_is_recognized_and_trained_anew(store):
+    (store.folder / "stage3.state").write_bytes(EARLIER + bytes(100))
+    assert not store.exists()
+    with pytest.raises(StateError, match="earlier version") as caught:
+        store.read()
+    assert "personalization round again" in (caught.value.hint or "")
+    store.write(make_state(2.0))
+    assert value_in(store) == 2.0
+
+
+def test_saving_keeps_the_generation_before(store):
+    store.write(make_state(1.0))
+    store.write(make_state(2.0))
+    assert value_in(store) == 2.0
+    (store.folder / "stage3.state").write_bytes(b"torn")
+    assert value_in(store) == 1.0
+    (store.folder / "stage3.previous").write_bytes(b"torn too")
+    assert not store.exists()
+
+
+def test_a_failing_write_leaves_the_old_state(store, monkeypatch):
+    store.write(make_state(1.0))
 
     def full(_descriptor):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space"):
-        save_state(tmp_path, make_state(2.0), BINDING)
+        store.write(make_state(2.0))
     monkeypatch.undo()
-    assert load_state(tmp_path, BINDING).tensors["embedding"][0, 0] == 1.0
-    assert not [path for path in tmp_path.iterdir() if path.name.endswith(".tmp")]
+    assert value_in(store) == 1.0
+    assert not [path for path in store.folder.iterdir() if path.name.endswith(".tmp")]
 
 
-def test_what_is_not_finite_is_not_saved(tmp_path):
+def test_what_is_not_finite_is_not_saved(store):
     with pytest.raises(StateError, match="not finite"):
-        save_state(tmp_path, make_state(float("nan")), BINDING)
+        store.write(make_state(float("nan")))
     with pytest.raises(StateError, match="report"):
-        save_state(tmp_path, make_state(report={"loss": float("inf")}), BINDING)
-    assert list(tmp_path.iterdir()) == []
+        store.write(make_state(report={"loss": float("inf")}))
+    assert list(store.folder.iterdir()) == []
 
 
-def test_a_link_is_not_followed(tmp_path):
-    (tmp_path / "elsewhere").mkdir()
-    save_state(tmp_path / "elsewhere", make_state(), BINDING)
-    (tmp_path / "stage3.state").symlink_to(tmp_path / "elsewhere" / "stage3.state")
+def test_a_link_is_not_followed(store):
+    elsewhere = FolderStore(store.folder / "elsewhere", BINDING)
+    elsewhere.folder.mkdir()
+    elsewhere.write(make_state())
+    (store.folder / "stage3.state").symlink_to(elsewhere.folder / "stage3.state")
+    assert not store.exists()
     with pytest.raises(StateError):
-        load_state(tmp_path, BINDING)
+        store.read()
 
 
-def test_state_of_another_user_cannot_be_saved_here(tmp_path):
-    with pytest.raises(StateError):
-        save_state(tmp_path, make_state(user_id="somebody"), BINDING)
+@pytest.mark.parametrize("other", [{"seed": 6}, {"bundle_id": "00" * 32}], ids=["user", "bundle"])
+def test_state_of_another_user_cannot_be_saved_here(store, other):
+    with pytest.raises(StateError, match="does not belong"):
+        store.write(make_state(**other))

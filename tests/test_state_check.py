@@ -14,7 +14,7 @@ from torch import Tensor
 
 from client.person.state import PersonalState, encode
 from client.person.state_check import check_fits, check_state
-from client.person.workspace import read_state
+from client.person.stores import VaultStore
 from client.releases.store import InstalledBundle, installed
 from client.vault import backup
 from client.vault.opening import open_vault
@@ -41,7 +41,7 @@ def person(tmp_path_factory: pytest.TempPathFactory) -> Person:
 
 @pytest.fixture(scope="module")
 def state(person: Person) -> PersonalState:
-    return read_state(open_vault(person.home / "vault", Passphrase(PASSPHRASE)))
+    return VaultStore(open_vault(person.home / "vault", Passphrase(PASSPHRASE))).read()
 
 
 @pytest.fixture(scope="module")

@@ -3,29 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from client.commands import options as o
 from client.commands.reading import read_items, read_options
-from client.commands.task_choice import choose_task
-from client.commands.training_run import (
-    Memory,
-    learner_for,
-    new_state,
-    say_cost,
-    store,
-    stored_state,
-    train,
-)
+from client.commands.training_run import learner_for, new_state, say_cost, store, train
+from client.person.stores import VaultStore, stored
+from client.person.workspace import Memory
 from client.terminal.console import print_line, say
-from proper_model.tasks import HistoryItem, Task, counted
+from proper_model.tasks import HistoryItem, Task, counted, load_task
 
 if TYPE_CHECKING:
     from client.person.state import PersonalState
     from client.person.workspace import Workspace
+    from client.releases.content import InstalledRelease
     from client.releases.store import InstalledBundle
 
 Chosen = tuple[Task, tuple[HistoryItem, ...]]
@@ -74,18 +67,33 @@ def adapt(
         say_plan(workspace, first, chosen_items, memory)
         return
     with workspace.changing() as vault:
-        state = stored_state(vault) or new_state(newest, vault)
+        state = stored(VaultStore(vault)) or new_state(newest, vault)
         bundle = workspace.bundle_of(state)
         chosen, items = first or chosen_items(state, bundle)
         histories = {**adapting.histories_of(state), chosen.name: (chosen, items)}
         say_dropped(state, chosen.name, items)
         with learner_for(workspace, bundle, state, memory) as learner:
             say_cost(workspace, learner, histories, memory)
-            step = partial(adapting.adapt, learner, state, histories)
-            trained, spent = train(vault, learner, state, histories, "adapt", step, resume=resume)
+            trained, spent = train(
+                vault, learner, state, histories, "adapt", adapting.adapt, resume=resume
+            )
         store(vault, trained, what="adapt", task=chosen.name, items=len(items))
     say_outcome(trained, chosen.name, learner.settings.user.min_items_to_train)
-    say(f"took {o.readable_seconds(spent.seconds)}, {o.readable_bytes(spent.peak_bytes)} of memory")
+    spent.say()
+
+
+def choose_task(name: str | None, release: InstalledRelease, state: PersonalState | None) -> Task:
+    """The named task, by default the release's. A task adapted before keeps its own wording.
+
+    Read before anything heavy is loaded, so that a faulty history is told at once.
+
+    Raises TaskError for a name that is neither stored, shipped, nor a file.
+    """
+    own = release.task
+    wanted = own.name if name is None else name
+    if state is not None and wanted in state.tasks:
+        return state.tasks[wanted].task()
+    return own if wanted == own.name else load_task(wanted)
 
 
 def say_plan(
@@ -97,12 +105,12 @@ def say_plan(
     """What adapting would cost. Nothing is changed."""
     from client.person import adapting
 
-    state = stored_state(workspace.open()) if first is None else None
+    state = stored(VaultStore(workspace.open())) if first is None else None
     bundle = workspace.bundle_of(state)
     chosen, items = first or choose(state, bundle)
-    stored = {} if state is None else adapting.histories_of(state)
+    known = {} if state is None else adapting.histories_of(state)
     with learner_for(workspace, bundle, state, memory) as learner:
-        say_cost(workspace, learner, {**stored, chosen.name: (chosen, items)}, memory)
+        say_cost(workspace, learner, {**known, chosen.name: (chosen, items)}, memory)
 
 
 def say_dropped(state: PersonalState, name: str, items: Sequence[HistoryItem]) -> None:

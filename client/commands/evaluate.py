@@ -8,12 +8,25 @@ import json
 import typer
 
 from client.commands import options as o
-from client.commands.training_run import Memory, check_limit, learner_for
-from client.person.workspace import read_state
+from client.commands.training_run import check_limit, learner_for
+from client.person.stores import VaultStore
+from client.person.workspace import Memory
 from client.terminal.console import print_line, print_table, say
 from client.terminal.tables import Table
 
 STAGE_NAMES = {"1": "1 population", "2": "2 group", "3": "3 personal"}
+# Metrics under names that a person who is no researcher can read.
+METRIC_NAMES = {
+    "accuracy": "right answers",
+    "f1_macro": "F1, all labels alike",
+    "mae": "mean error",
+    "mae_expected": "mean error of the expected score",
+    "rmse": "root mean square error",
+    "rouge1": "shared words (ROUGE-1)",
+    "rougeL": "shared word order (ROUGE-L)",
+    "nll": "loss a token",
+    "parse_failure_rate": "unreadable answers",
+}
 
 
 def evaluate(
@@ -28,14 +41,13 @@ def evaluate(
 
     Costs about as much as adapt; stores nothing.
     """
-    from client.commands.metric_names import metric_name
     from client.person import adapting, evaluation
     from client.person.cost import memory_needed
 
     workspace = o.workspace(context)
     memory = Memory(o.bytes_of(max_memory), base_weights, recompute)
     vault = workspace.open()
-    state = read_state(vault)
+    state = VaultStore(vault).read()
     name, _ = state.task_named(task)
     bundle = workspace.bundle_of(state)
     with learner_for(workspace, bundle, state, memory) as learner:
@@ -58,6 +70,6 @@ def evaluate(
     rows.append((f"{highest} minus 1", *(f"{gain.delta:+.3f}" for gain in gains)))
     rows.append(("by chance alone", *(f"{gain.p:.0%}" for gain in gains)))
     title = f"{name}: {found.tested} newest items, trained on the {found.trained} before"
-    print_table(Table(title, ("stage", *map(metric_name, metrics)), tuple(rows)))
+    print_table(Table(title, ("stage", *(METRIC_NAMES.get(m, m) for m in metrics)), tuple(rows)))
     print_line(found.verdict())
     say("by chance alone: how often stages that are alike would differ as much; below 5 % counts")

@@ -10,7 +10,8 @@ import typer
 
 from client.commands import options as o
 from client.export.formats import ADAPTERS, Format, check_writable, write_format
-from client.person.workspace import Workspace, read_state
+from client.person.stores import VaultStore
+from client.person.workspace import Workspace
 from client.terminal.console import print_line, progress_bars, say
 from client.vault.passphrases import new_passphrase
 from proper_model.errors import ConfigError, ExportError
@@ -86,11 +87,10 @@ def export(
         )
     workspace = o.workspace(context)
     vault = workspace.open()
+    state = VaultStore(vault).read()
     if kind is Format.BACKUP:
-        state = read_state(vault)
         export_backup(state, out, backup_passphrase_file, weak=workspace.keys.weak)
         return
-    state = read_state(vault)
     export_model(workspace, state, kind, out, task, approximate=approximate, with_base=with_base)
 
 
@@ -154,7 +154,7 @@ def export_model(
             kind,
             out,
             release,
-            {"embedding": state.embedding, **task_state.adapter},
+            state.private(name),
             home=workspace.home,
             bundle=bundle,
             with_base=with_base,

@@ -7,8 +7,9 @@ from typing import Annotated
 import typer
 
 from client.commands import options as o
-from client.commands.training_run import Memory, learner_for, say_cost, train
-from client.person.workspace import read_state
+from client.commands.training_run import learner_for, say_cost, train
+from client.person.stores import VaultStore
+from client.person.workspace import Memory
 from client.terminal.console import agreed, print_line, say, stdin_bytes
 from proper_model.errors import ConfigError
 from proper_model.tasks import counted
@@ -57,7 +58,6 @@ def forget(
         return
     from client.commands.forget_match import read_selectors, select_items
     from client.person import adapting
-    from client.person.forgetting import store_without
 
     selectors = [selector for selector in items or [] if selector != "-"]
     if "-" in (items or []):
@@ -65,7 +65,7 @@ def forget(
     workspace = o.workspace(context)
     memory = Memory(o.bytes_of(max_memory), base_weights, recompute)
     with workspace.changing() as vault:
-        state = read_state(vault)
+        state = VaultStore(vault).read()
         bundle = workspace.bundle_of(state)
         name, task_state = state.task_named(task)
         vault.check_forgetting()  # before the minutes of training
@@ -75,21 +75,15 @@ def forget(
         with learner_for(workspace, bundle, state, memory) as learner:
             say_cost(workspace, learner, histories, memory, alone=True)
             trained, spent = train(
-                vault,
-                learner,
-                left,
-                histories,
-                "forget",
-                lambda: adapting.adapt(learner, left, histories),
-                resume=resume,
+                vault, learner, left, histories, "forget", adapting.adapt, resume=resume
             )
-        store_without(vault, trained, task=name, items=len(gone))
+        VaultStore(vault).write_without(trained, task=name, items=len(gone))
     print_line(
         f"Forgot {counted(len(gone), 'item')}; {counted(len(trained.tasks[name].items), 'item')} "
         "left. The adapter is what it would be had they never been there."
     )
     print_line(REMAINS)
-    say(f"took {o.readable_seconds(spent.seconds)}, {o.readable_bytes(spent.peak_bytes)} of memory")
+    spent.say()
 
 
 def forget_everything(context: typer.Context, *, yes: bool) -> None:

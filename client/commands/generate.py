@@ -11,8 +11,8 @@ import typer
 
 from client.commands import options as o
 from client.commands.questions import Questions, open_questions
-from client.commands.training_run import Memory, load_within, stored_state
-from client.person.workspace import Workspace
+from client.person.stores import VaultStore, stored
+from client.person.workspace import Memory, Workspace
 from client.terminal.console import progress_bars, say, stdin_bytes
 from client.terminal.terminal_text import for_stdout, json_line
 from proper_model.errors import ConfigError, DataError
@@ -102,8 +102,9 @@ def answer_all(
 def personal_model(workspace: Workspace, task: str | None, memory: Memory) -> Any:
     """The person's model over its release; without a vault, the population's."""
     from client.person.answering import Personal
+    from client.person.load_for_training import load_within
 
-    state = stored_state(workspace.open()) if workspace.has_vault else None
+    state = stored(VaultStore(workspace.open())) if workspace.has_vault else None
     bundle = workspace.bundle_of(state)
     if state is None and task is not None:
         raise ConfigError(

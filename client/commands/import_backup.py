@@ -12,6 +12,7 @@ import typer
 from client.commands import options as o
 from client.commands.export import BACKUP_OPTION, BackupPassphrase
 from client.commands.training_run import store
+from client.person.stores import VaultStore
 from client.terminal.console import agreed, asks, print_line, progress_bars, say
 from client.vault.passphrases import ask_passphrase, read_passphrase
 from proper_model.errors import ConfigError, PassphraseError, VaultError, VaultForeignError
@@ -99,14 +100,13 @@ def opened_backup(path: Path, passphrase_file: Path | None) -> Backup:
 def agree_to_replace(vault: Vault, state: PersonalState, created: datetime, *, yes: bool) -> None:
     """Say what is lost by a backup, and ask. Raises ConfigError, or typer.Abort for a no."""
     from client.person.replacing import losses
-    from client.person.state import decode
 
     present: PersonalState | None = None
+    store = VaultStore(vault)
+    if not store.exists():
+        return
     try:
-        content = vault.read()
-        if content is None:
-            return
-        present = decode(content.payload)
+        present = store.read()
     except VaultError as error:
         say(f"warning: {error.message}")
     lost = losses(present, state, created)

@@ -1,4 +1,4 @@
-"""`proper inspect`: what the adapter is, in numbers, and which experts its person leans on."""
+"""`proper inspect`: what the adapter is, in numbers, and how much each expert weighs in it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from client.commands import options as o
-from client.person.workspace import Workspace, read_state
+from client.person.stores import VaultStore
+from client.person.workspace import Workspace
 from client.terminal.console import print_line, print_table, progress_bars
 from client.terminal.tables import Table
 from client.terminal.terminal_text import for_stdout, json_line, preview
@@ -68,28 +69,28 @@ def inspect(
     """
     workspace = o.workspace(context)
     vault = workspace.open()
-    state = read_state(vault)
+    state = VaultStore(vault).read()
     name, task_state = state.task_named(task)
     if items:
         list_items(task_state, as_json=as_json)
         return
     facts = adapter_facts(state, name, task_state)
-    leans = routing_of(workspace, state, name)
+    routing = routing_of(workspace, state, name)
     if as_json:
         events = [dataclasses.asdict(event) for event in state.events]
-        told = {"routing": leans, "events": events, "warnings": vault.warnings}
+        told = {"routing": routing, "events": events, "warnings": vault.warnings}
         print_line(json.dumps(facts | told, sort_keys=True))
         return
     print_table(Table("Your adapter", ("", ""), fact_rows(facts), labels=2))
     print_events(state)
-    if leans is None:
+    if routing is None:
         print_line("Stage 3 is not there yet, so there is no routing of your own to show.")
         return
-    experts = len(next(iter(leans.values())))
+    experts = len(next(iter(routing.values())))
     table = Table(
         f"Where your last {counted(min(ROUTED_ITEMS, len(task_state.items)), 'item')} went",
         ("linear", *(f"expert {n}" for n in range(experts))),
-        tuple((site, *(f"{w:.2f}" for w in weights)) for site, weights in leans.items()),
+        tuple((site, *(f"{w:.2f}" for w in weights)) for site, weights in routing.items()),
     )
     print_table(table)
     print_line("Expert n of one linear has nothing to do with expert n of another.")

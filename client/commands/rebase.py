@@ -9,8 +9,9 @@ import typer
 
 from client.commands import options as o
 from client.commands.adapt import say_outcome
-from client.commands.training_run import Memory, learner_for, say_cost, store, train
-from client.person.workspace import Workspace, read_state
+from client.commands.training_run import learner_for, say_cost, store, train
+from client.person.stores import VaultStore
+from client.person.workspace import Memory, Workspace
 from client.terminal.console import print_line, say
 from proper_model.errors import ProperError
 
@@ -36,7 +37,7 @@ def rebase(
     bundle = workspace.installed()
     memory = Memory(o.bytes_of(max_memory), base_weights, recompute)
     with workspace.changing() as vault:
-        state = read_state(vault)
+        state = VaultStore(vault).read()
         if state.bundle_id == bundle.bundle_id:
             print_line(f"Your adapter is over release {bundle.version} already.")
             return
@@ -48,20 +49,14 @@ def rebase(
             least = learner.settings.user.min_items_to_train
             say_cost(workspace, learner, histories, memory)
             trained, spent = train(
-                vault,
-                learner,
-                moved,
-                histories,
-                "rebase",
-                lambda: adapting.adapt(learner, moved, histories),
-                resume=resume,
+                vault, learner, moved, histories, "rebase", adapting.adapt, resume=resume
             )
         items = sum(len(task.items) for task in trained.tasks.values())
         store(vault, trained, what="rebase", task=", ".join(sorted(trained.tasks)), items=items)
         remove_unneeded(workspace, vault)
     for name in sorted(trained.tasks):
         say_outcome(trained, name, least)
-    say(f"took {o.readable_seconds(spent.seconds)}, {o.readable_bytes(spent.peak_bytes)} of memory")
+    spent.say()
 
 
 def remove_unneeded(workspace: Workspace, vault: Vault) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from client.commands import options as o
-from client.commands.training_run import Memory
+from client.person.workspace import Memory
 from client.terminal.console import print_line, progress_bars, say
 
 Port = Annotated[int, typer.Option("--port", help="0 takes any free one.")]

@@ -1,26 +1,39 @@
-"""What every command that trains does around its own step: load, say the cost, train, store."""
+"""What every command that trains does around its own step: load, say the cost, train, store.
+
+Training leaves sealed checkpoints in the vault's folder. One belongs to exactly one piece of work:
+release, items, seed and settings are in its name. Interrupted, it stays until the same work is
+resumed or another one begins.
+"""
 
 from __future__ import annotations
 
-import dataclasses
+import hashlib
+import json
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 from client.commands.options import readable_bytes, readable_seconds
-from client.person.workspace import Workspace, write_state
+from client.person.stores import VaultStore
+from client.person.workspace import Memory, Workspace
 from client.terminal.console import progress_bars, say
+from client.vault.opening import Vault
+from client.vault.working_files import list_working, remove_working, working_name
 from proper_model.errors import ConfigError, InterruptedRunError
+from proper_model.federation.machine import peak_memory_bytes
+from proper_model.settings import to_mapping
 
 if TYPE_CHECKING:
-    from client.commands.resumable import Histories, Spent
+    from client.person.adapting import Histories
     from client.person.learner import Learner
-    from client.person.memory_choice import MemoryChoice
     from client.person.state import PersonalState
     from client.releases.store import InstalledBundle
-    from client.vault.opening import Vault
-    from proper_model.release.contents import Release
+    from proper_model.engine import Sealed
+
+Result = TypeVar("Result")
 
 PHASES = {
     "embedding": "finding your embedding",
@@ -30,15 +43,7 @@ PHASES = {
     "stage 2": "asking the group's model",
     "stage 3": "asking your model",
 }
-
-
-@dataclass(frozen=True)
-class Memory:
-    """What the options say about memory."""
-
-    limit_bytes: int | None = None
-    base_weights: str | None = None
-    recompute: bool = False
+KEY_DIGITS = 24
 
 
 def new_state(bundle: InstalledBundle, vault: Vault) -> PersonalState:
@@ -51,44 +56,6 @@ def new_state(bundle: InstalledBundle, vault: Vault) -> PersonalState:
     return PersonalState(bundle.bundle_id, bundle.version, seed=vault.number("personal seed"))
 
 
-def stored_state(vault: Vault) -> PersonalState | None:
-    """What the vault holds, None before the first adaptation."""
-    from client.person.state import decode
-
-    content = vault.read()
-    return None if content is None else decode(content.payload)
-
-
-def load_within(
-    workspace: Workspace,
-    bundle: InstalledBundle,
-    state: PersonalState | None,
-    memory: Memory,
-) -> tuple[Release, MemoryChoice]:
-    """A release with its base held as the options say, else as the adapters were trained."""
-    from client.person.memory_choice import choose
-    from client.releases.base_facts import base_facts
-    from proper_model.engine import return_freed_memory
-
-    choice = choose(
-        memory.limit_bytes,
-        base_facts(workspace.home, workspace.releases.read(bundle)),
-        asked=memory.base_weights,
-        stored=None if state is None else state.base_weights,
-        recompute=memory.recompute,
-    )
-    if memory.limit_bytes is not None:
-        return_freed_memory()
-    release = workspace.load(
-        bundle, memory_bytes=choice.training_bytes, base_weights=choice.base_weights
-    )
-    if choice.recompute:
-        user = dataclasses.replace(release.settings.user, recompute_activations=True)
-        settings = dataclasses.replace(release.settings, user=user)
-        release = dataclasses.replace(release, settings=settings)
-    return release, choice
-
-
 @contextmanager
 def learner_for(
     workspace: Workspace,
@@ -98,6 +65,7 @@ def learner_for(
 ) -> Iterator[Learner]:
     """A learner over a release, within the memory the options name."""
     from client.person.learner import Learner
+    from client.person.load_for_training import load_within
 
     with progress_bars(lambda phase: PHASES.get(phase, phase)) as show:
         show("loading the model", 0, 0)
@@ -123,8 +91,7 @@ def say_cost(
     Args:
         alone: nothing stored before stays beside what comes of it.
     """
-    from client.person.cost import estimate
-    from client.person.disk_cost import lacking_bytes
+    from client.person.cost import estimate, lacking_bytes
 
     cost = estimate(learner, histories, folder=workspace.home.vault, alone=alone)
     low, high = readable_seconds(cost.fastest_s), readable_seconds(cost.slowest_s)
@@ -153,47 +120,94 @@ def check_limit(memory_bytes: int, memory: Memory) -> None:
     )
 
 
+@dataclass(frozen=True)
+class Spent:
+    """Wall-clock seconds, and the highest memory of the whole process so far, in bytes."""
+
+    seconds: float
+    peak_bytes: int
+
+    def say(self) -> None:
+        say(f"took {readable_seconds(self.seconds)}, {readable_bytes(self.peak_bytes)} of memory")
+
+
 def train(
     vault: Vault,
     learner: Learner,
     state: PersonalState,
     histories: Histories,
     what: str,
-    step: Callable[[], PersonalState],
+    step: Callable[[Learner, PersonalState, Histories], Result],
     *,
     resume: bool,
-) -> tuple[PersonalState, Spent]:
-    """Run one training step with sealed checkpoints; the state knows how the base was held.
+) -> tuple[Result, Spent]:
+    """Run one training step with sealed checkpoints; what it made, and what it took.
 
     Raises InterruptedRunError on Ctrl-C; what the vault holds is then what it held before.
     """
-    from client.commands import resumable
-
-    key = resumable.work_key(learner, state, histories, what)
-    if resume and not resumable.can_resume(vault, key):
-        if resumable.leftovers(vault):
+    key = work_key(learner, state, histories, what)
+    if resume and not any(
+        path.name.startswith(working_name(vault.newest, key)) for path in leftovers(vault)
+    ):
+        if leftovers(vault):
             raise ConfigError(
                 "what was interrupted is other work: other items, options or release",
                 hint="repeat that very command with --resume, or leave --resume out to begin anew",
             )
         say("nothing was interrupted; beginning anew")
-    resumable.discard(vault, keep=key if resume else None)
-    learner.checkpoint = resumable.checkpoint(vault, key)
+    discard(vault, keep=key if resume else None)
+    begin = time.monotonic()
     try:
-        trained, spent = resumable.measured(step)
-        held = learner.release.chosen_weights
-        return dataclasses.replace(trained, base_weights=held), spent
+        result = step(learner.resuming(checkpoint(vault, key)), state, histories)
     except KeyboardInterrupt:
         raise InterruptedRunError(
             "interrupted",
             hint="your adapter is as before; the same command with --resume goes on",
         ) from None
+    return result, Spent(time.monotonic() - begin, peak_memory_bytes())
 
 
-def store(vault: Vault, state: PersonalState, *, what: str, task: str, items: int) -> int:
-    """Write the state with a line of history, then drop checkpoints; returns the generation."""
-    from client.commands import resumable
+def store(vault: Vault, state: PersonalState, *, what: str, task: str, items: int) -> None:
+    """Write the state with a line of history, then drop checkpoints."""
+    VaultStore(vault).write(state.noted(what, task, items))
+    discard(vault)
 
-    generation = write_state(vault, state.noted(what, task, items))
-    resumable.discard(vault)
-    return generation
+
+def work_key(learner: Learner, state: PersonalState, histories: Histories, what: str) -> str:
+    """A name for one piece of work; any other item, setting or release gives another one."""
+    described = {
+        "what": what,
+        "bundle": state.bundle_id,
+        "done_before": len(state.events),
+        "seed": state.seed,
+        "settings": to_mapping(learner.settings),
+        "memory": learner.limit_bytes,
+        "tasks": {
+            name: {
+                "task": task.toml_text,
+                "template": task.template,
+                "items": [[item.id, item.date, dict(item.fields)] for item in items],
+            }
+            for name, (task, items) in histories.items()
+        },
+    }
+    text = json.dumps(described, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:KEY_DIGITS]
+
+
+def checkpoint(vault: Vault, key: str) -> Sealed:
+    """Where this work's training state goes, encrypted."""
+    from proper_model.engine import Sealed
+
+    sealer = vault.sealer(f"checkpoint {key}")
+    return Sealed(vault.folder / working_name(vault.newest, key), sealer.seal, sealer.open)
+
+
+def leftovers(vault: Vault) -> list[Path]:
+    """Checkpoints of interrupted work, half-written ones too. Raises StorageError."""
+    return list_working(vault.folder)
+
+
+def discard(vault: Vault, *, keep: str | None = None) -> None:
+    """Remove checkpoints, but not those of the work `keep`. Raises StorageError."""
+    remove_working(vault.folder, keep=None if keep is None else working_name(vault.newest, keep))

@@ -9,14 +9,17 @@ import typer
 from client.commands import options as o
 from client.commands.adapt import say_outcome
 from client.commands.reading import read_items, read_options
-from client.commands.training_run import Memory, check_limit, learner_for, store, train
-from client.person.workspace import read_state
-from client.terminal.console import print_line, say
+from client.commands.training_run import check_limit, learner_for, store, train
+from client.person.stores import VaultStore
+from client.person.workspace import Memory
+from client.terminal.console import print_line
 from proper_model.tasks import counted
 
 if TYPE_CHECKING:
-    from client.person.adapting import Update
+    from client.person.adapting import Histories
+    from client.person.learner import Learner
     from client.person.state import PersonalState
+    from client.person.updating import Update
 
 
 def update(
@@ -42,7 +45,7 @@ def update(
     HISTORY may hold old items as well; they are recognized. New items that are held back decide.
     Where there were too few items for an adapter so far, all of them are adapted to.
     """
-    from client.person import adapting
+    from client.person import adapting, updating
     from client.person.cost import memory_needed
 
     workspace = o.workspace(context)
@@ -50,13 +53,12 @@ def update(
         form, column, scale, date_order, sender, max_items, no_date=no_date, lenient=lenient
     )
     memory = Memory(o.bytes_of(max_memory), base_weights, recompute)
-    done: list[adapting.Update] = []
     with workspace.changing() as vault:
-        state = read_state(vault)
+        state = VaultStore(vault).read()
         name, task_state = state.task_named(task)
         chosen = task_state.task()
         items = read_items(history, chosen, how, yes=yes)
-        everything = adapting.with_items(task_state, items)
+        everything = updating.with_items(task_state, items)
         count = len(everything.items) - len(task_state.items)
         new, whole = {name: (chosen, items)}, {name: (chosen, everything.items)}
         if not count:
@@ -66,19 +68,19 @@ def update(
         with learner_for(workspace, workspace.bundle_of(state), state, memory) as learner:
             check_limit(memory_needed(learner, whole), memory)
 
-            def step() -> PersonalState:
+            def step(learner: Learner, own: PersonalState, _: Histories) -> PersonalState | Update:
                 if not task_state.adapter:  # there were too few items, or training diverged
-                    return adapting.adapt(learner, state, grown)
-                done.append(adapting.update(learner, state, name, items))
-                return done[-1].state
+                    return adapting.adapt(learner, own, grown)
+                return updating.update(learner, own, name, items)
 
-            changed, spent = train(vault, learner, state, new, "update", step, resume=resume)
+            done, spent = train(vault, learner, state, new, "update", step, resume=resume)
+        changed = done.state if isinstance(done, updating.Update) else done
         store(vault, changed, what="update", task=name, items=count)
-    if done:
-        say_update(done[-1])
+    if isinstance(done, updating.Update):
+        say_update(done)
     else:
         say_outcome(changed, name, learner.settings.user.min_items_to_train)
-    say(f"took {o.readable_seconds(spent.seconds)}, {o.readable_bytes(spent.peak_bytes)} of memory")
+    spent.say()
 
 
 def say_update(result: Update) -> None:

@@ -165,7 +165,7 @@ def passwd(
     A copy of the folder from before still opens with the old passphrase; --rotate makes a new
     master key, for when one has leaked.
     """
-    from client.commands import resumable
+    from client.commands.training_run import discard
     from client.vault.secrets import KeyringEntry
 
     asked = [add_key_file is not None, add_keyring, remove is not None]
@@ -193,7 +193,7 @@ def passwd(
                 instead="--new-passphrase-file FILE",
             )
             if rotate:
-                resumable.discard(vault)  # sealed under the old key
+                discard(vault)  # sealed under the old key
                 vault.rotate([new])
                 print_line("The vault has a new master key, which this passphrase alone opens.")
             else:

@@ -1,6 +1,3 @@
-"""A node of the federation: devices that simulated or real people hold."""
+"""A node of the federation: messages, pieces, what may leave, failures, devices' folders."""
 
-__all__ = [
-    "cohort_adaptation", "cohort_prediction", "failures", "flower_app", "host_work",
-    "simulated_state",
-]
+__all__ = ["failures", "flower_app", "host_work"]

@@ -1,10 +1,11 @@
-"""One node of the federation: a real device hosts one user, a simulation host a cohort of them.
+"""One node of the federation, which plays a cohort of simulated devices, each with its own user.
 
 The node keeps one copy of the bundle and one loaded release for all its devices, adapts the
 devices that are not finished for this bundle, and predicts on each device. What a device makes
 stays in that device's folder; the caller learns a status code. A device whose data is broken
-fails alone: the rest of the cohort goes on. Source: docs/method.md 1.1 (stage 3 on the device), design
-notes docs/federation.md 6 (few actors, each with a cached base and a cohort a message).
+fails alone: the rest of the cohort goes on. A real person's device takes no part in this: there,
+`proper` adapts by the same functions of `client.person`. Source: docs/method.md 1.1 (stage 3 on the
+device), docs/federation.md 6 (few actors, each with a cached base and a cohort a message).
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from client.node.device import DeviceFolder
+from client.node.device import DeviceFolder, Hosted, digest
 from client.node.failures import describe
-from client.node.hosted import Hosted, digest
 from client.node.pieces import PieceStore
-from client.node.simulated_state import Binding, has_state, load_state, save_state
+from client.person.learner import user_seed
+from client.person.stores import Binding, FolderStore
 from proper_model.errors import (
     BaseModelError,
     ConfigError,
@@ -29,6 +30,7 @@ from proper_model.errors import (
     MetricError,
     NotInstalledError,
     ProperError,
+    StateError,
 )
 from proper_model.federation.protocol import FileTable, Status
 from proper_model.federation.run_plan import RunPlan
@@ -109,9 +111,7 @@ class CohortHost:
         hosted = self._hosted("personalize")
         for one in hosted:
             arms = tuple(
-                arm
-                for arm in self.plan.state_arms
-                if not has_state(one.device.state, self._binding(bundle_id, arm, one))
+                arm for arm in self.plan.state_arms if not self._store(bundle_id, arm, one).exists()
             )
             if arms:
                 todo.setdefault(arms, []).append(one)
@@ -130,7 +130,7 @@ class CohortHost:
         self, release: Any, arms: tuple[str, ...], bundle_id: str, part: Sequence[Hosted]
     ) -> None:
         # Histories are part of the name: weights half trained on other items are never continued.
-        members = [[one.device.device_id, self._binding(bundle_id, "", one).key] for one in part]
+        members = [[one.device.device_id, self._trained_from(one)] for one in part]
         name = digest([bundle_id, *arms, *members])[:24]
         work = make_private_folder(self.folder / WORK) / f"{bundle_id[:16]}-{name}"
         try:
@@ -145,8 +145,9 @@ class CohortHost:
             )
             for one in part:
                 for arm in arms:
-                    state = states[arm, one.user.user_id]
-                    save_state(one.device.state, state, self._binding(bundle_id, arm, one))
+                    # The history lies in `user.json` already; the binding's key names it.
+                    state = states[arm, one.user.user_id].without_items()
+                    self._store(bundle_id, arm, one).write(state)
         except Exception:
             # Halves go by other names, so nobody would come back to these private tensors. A kill
             # passes by here and leaves them for the next start.
@@ -159,9 +160,14 @@ class CohortHost:
         for path in (self.folder / WORK).glob("*"):
             path.unlink(missing_ok=True)
 
-    def _binding(self, bundle_id: str, arm: str, one: Hosted) -> Binding:
-        key = digest({"seed": self.plan.seed, "history": one.history_key})
-        return Binding(bundle_id=bundle_id, arm=arm, user_id=one.user.user_id, key=key)
+    def _store(self, bundle_id: str, arm: str, one: Hosted) -> FolderStore:
+        user_id = one.user.user_id
+        seed = user_seed(self.plan.seed, user_id)
+        binding = Binding(bundle_id, arm, user_id, seed, self._trained_from(one))
+        return FolderStore(one.device.state, binding)
+
+    def _trained_from(self, one: Hosted) -> str:
+        return digest({"seed": self.plan.seed, "history": one.history_key})
 
     # -- evaluation ----------------------------------------------------------------------------
 
@@ -181,7 +187,21 @@ class CohortHost:
                     todo,
                     partial(self._predict, release, arm, bundle_id),
                 )
+        self._remove_damaged(bundle_id, hosted)
         return self._finish("evaluate", hosted)
+
+    def _remove_damaged(self, bundle_id: str, hosted: Sequence[Hosted]) -> None:
+        """Remove states that begin as they should and cannot be read: the next round trains anew."""
+        for one in hosted:
+            if one.device.device_id not in self.failed:
+                continue
+            for arm in self.plan.state_arms:
+                store = self._store(bundle_id, arm, one)
+                try:
+                    if store.exists():
+                        store.read()
+                except StateError:
+                    store.remove()
 
     def _predict(self, release: Any, arm: str, bundle_id: str, part: Sequence[Hosted]) -> None:
         self.clock.enter(f"evaluate: {arm}")
@@ -189,8 +209,7 @@ class CohortHost:
         state_arm = self.plan.state_of(arm)
         if state_arm is not None:
             for one in part:
-                binding = self._binding(bundle_id, state_arm, one)
-                states[one.user.user_id] = load_state(one.device.state, binding)
+                states[one.user.user_id] = self._store(bundle_id, state_arm, one).read()
         rows: dict[str, list[Mapping[str, object]]] = {one.user.user_id: [] for one in part}
         for user_id, row in self.engine.predict(
             release,
@@ -216,7 +235,7 @@ class CohortHost:
             }
         )
 
-    # -- one device's trouble is not the others' -----------------------------------------------
+    # -- a device that fails does not stop the others -------------------------------------------
 
     def _hosted(self, phase: str) -> list[Hosted]:
         """The devices whose data can be read; the others are noted as failed."""

@@ -1,13 +1,14 @@
 """One device's own folder: the user's data, private state and predictions, and nothing shared.
 
 Layout: `user.json` (that one user, OPPU form), `root.json` (the trust root this device pins),
-`state/` (private state, see `client.node.simulated_state`), `predictions/<arm>.jsonl`, `failure.json` (why the
-last round failed here). Folders are 0700, files 0600 from creation, writes are atomic, and links
-are never followed. Source: design notes docs/security.md 2 (same-device user) and docs/method.md 1.1.
+`state/` (private state, see `client.person.stores`), `predictions/<arm>.jsonl`, `failure.json` (why
+the last round failed here). Folders are 0700, files 0600 from creation, writes are atomic, and
+links are never followed. Source: docs/security.md 2 (same-device user) and docs/method.md 1.1.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import stat
@@ -17,6 +18,7 @@ from pathlib import Path
 
 from proper_model.errors import DataError, StateError
 from proper_model.storage.files import make_private_folder, read_regular, write_atomic
+from proper_model.tasks import User, user_to_json
 
 MAX_USER_BYTES = 1 << 30
 MAX_ROOT_BYTES = 1 << 20
@@ -103,3 +105,25 @@ class DeviceFolder:
 
     def clear_failure(self) -> None:
         (self.path / FAILURE_FILE).unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class Hosted:
+    """A device and its user while a round runs, and hashes of what results depend on."""
+
+    device: DeviceFolder
+    user: User
+
+    @property
+    def history_key(self) -> str:
+        return digest(user_to_json(self.user)["profile"])
+
+    @property
+    def queries_key(self) -> str:
+        return digest(user_to_json(self.user)["query"])
+
+
+def digest(content: object) -> str:
+    """SHA-256, in hexadecimal, of something JSON-ready."""
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()

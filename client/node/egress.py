@@ -1,9 +1,9 @@
-"""The node's only exit: every outgoing record passes here and is rebuilt from the allow-list.
+"""What may leave a node: every outgoing record is checked here and rebuilt from the allow-list.
 
 A reply may hold a fixed status code, the protocol number, the bundle id that the request itself
 named, and, in answer to "which pieces do you lack?", some of the hashes that were asked about, in
 the order they were asked. So nothing in a reply originates on the node but a choice from fixed
-codes and from the coordinator's own list. Source: design notes docs/security.md 2 (allow-list).
+codes and from the coordinator's own list. Source: docs/security.md 2 (allow-list).
 """
 
 from __future__ import annotations

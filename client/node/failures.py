@@ -3,7 +3,7 @@
 Exception texts quote data (`KeyError`, `int()`, `float()` and asserts all do), and Flower sends
 them to the server. So at the node's boundary every exception becomes a `Status`; the note for the
 operator holds the type and the source lines it passed, and a message only if PROPER wrote it.
-Source: design notes docs/security.md 0.1.
+Source: docs/security.md 0.1.
 """
 
 from __future__ import annotations

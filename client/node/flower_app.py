@@ -1,7 +1,7 @@
 """The Flower adapter of a node: five message handlers around `client.node.cohort_host`.
 
-Thin on purpose. Each handler reads a request, lets the host act, and answers through the one exit
-in `client.node.egress`. Nothing is raised to Flower, because Flower sends exception texts to the
+Thin on purpose. Each handler reads a request, lets the host act, and answers with what
+`client.node.egress` lets pass. Nothing is raised to Flower, because Flower sends exception texts to the
 server; `context.state` is never written, because Flower keeps it outside the device.
 """
 

@@ -20,7 +20,7 @@ from proper_model.federation.run_plan import RunPlan
 from proper_model.tasks import User
 
 if TYPE_CHECKING:
-    from client.node.cohort_adaptation import UserState
+    from client.person.state import PersonalState
     from proper_model.release.contents import Release
 
 Progress = Callable[[str, int, int], None]
@@ -91,11 +91,11 @@ class Engine:
         seed: int,
         checkpoint: Path,
         progress: Progress,
-    ) -> Mapping[tuple[str, str], UserState]:
+    ) -> Mapping[tuple[str, str], PersonalState]:
         """One private state for each (arm, user id)."""
-        from client.node.cohort_adaptation import adapt
+        from client.person.adapting import adapt_users
 
-        return adapt(
+        return adapt_users(
             release,
             users,
             arms=arms,
@@ -111,12 +111,12 @@ class Engine:
         release: Release,
         users: Sequence[User],
         arm: str,
-        states: Mapping[str, UserState],
+        states: Mapping[str, PersonalState],
         *,
         progress: Progress,
     ) -> Iterator[tuple[str, dict[str, object]]]:
         """(user id, row of the predictions file) for every query."""
-        from client.node.cohort_prediction import predict
+        from client.person.arms import predict
 
         for prediction in predict(
             release, users, arm, states, memory_bytes=self.memory_bytes, progress=progress

@@ -3,7 +3,7 @@
 A piece that arrives is kept under its SHA-256 until the bundle it belongs to is installed; then
 the copy is dropped and an index says in which installed file, and where, the same bytes stand.
 The next release asks the index too: a base model that did not change is not sent again. Every
-piece is hashed when it is stored and again when it is read. Source: design notes docs/federation.md 4.
+piece is hashed when it is stored and again when it is read. Source: docs/federation.md 4.
 """
 
 from __future__ import annotations

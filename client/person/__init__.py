@@ -1,6 +1,12 @@
-"""One personalization: from anybody's history to an embedding, an adapter and answers."""
+"""One personalization: the way in which anybody's history becomes a model of their own.
+
+`workspace` opens a person's folder, `load_for_training` the release; `learner` encodes and splits the items;
+`adapting` fits the embedding and trains the adapters, `updating` goes on with new items: one person
+or many at once; `state` is the document that comes of it, `stores` keeps it, in the vault or in a
+plain folder; `arms` answers under it, `answering` for one person, `evaluation` says what it brought.
+"""
 
 __all__ = [
-    "adapting", "answering", "cost", "disk_cost", "evaluation", "forgetting", "learner",
-    "memory_choice", "replacing", "state", "state_check", "updating", "workspace",
+    "adapting", "answering", "arms", "cost", "evaluation", "learner",
+    "load_for_training", "replacing", "state", "state_check", "stores", "updating", "workspace",
 ]

@@ -1,59 +1,106 @@
-"""What a device does with one person's items: adapt, go on with new ones, forget, move to a bundle.
+"""From histories to embeddings and adapters: one way for one person and for many at once.
 
-Pure functions from a state to a new one; storing it is the caller's. All tasks share one embedding:
-it is fitted on the items of all of them, and the adapters of all tasks train over it in shared
-passes, one member a task. Source: docs/method.md 1.5 f, 1.7 3c and 5 (drift, several tasks).
+`learn` fits every member's embedding and trains all adapters in shared passes. `adapt` is one person
+with a vault, who is one member: all tasks share one embedding, which is fitted on the items of all
+of them, and each task has an adapter over it. `adapt_users` is a cohort of simulated people of one
+task, under one or several arms. A member's result depends on its own items and seed alone. Pure:
+nothing is stored, sent or kept between calls. Source: PROPER eq. 11-13; docs/method.md 1.5 f, 1.7 3c
+and 5 (several tasks).
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
-from client.person.learner import Learner, Report, embedding_report, lora_report, samples_report
+from torch import Tensor
+
+from client.person.arms import STATEFUL_ARMS, check_arms
+from client.person.learner import (
+    Learner,
+    Progress,
+    Report,
+    embedding_report,
+    finite,
+    lora_report,
+    samples_report,
+    user_seed,
+)
 from client.person.state import PersonalState, TaskState, utc_now
-from client.person.updating import Member, go_on, update_samples
 from proper_model.data import date_key
-from proper_model.errors import ConfigError, TrainingError
+from proper_model.engine import Samples
+from proper_model.errors import TrainingError
 from proper_model.kernels import Encoded, mix_seed
-from proper_model.tasks import HistoryItem, Task
+from proper_model.release.contents import Release
+from proper_model.stages import EmbeddingFit
+from proper_model.tasks import HistoryItem, Task, User
+
+# Name of a task to the task and the items it is learned from.
+Histories = Mapping[str, tuple[Task, Sequence[HistoryItem]]]
 
 
 @dataclass(frozen=True)
-class Update:
-    """What an update did.
+class Member:
+    """A person: the document to change, what each task is learned from, and how that is split.
 
     Attributes:
-        new_items: how many it was about, with those that earlier updates could not use.
-        judged: whether there were enough of them to judge by; if not, nothing was trained.
-        kept: whether the adapter went on; if not, the new items wait for the next update.
-        loss_before, loss_after: per answer token on new items that were held back.
+        shared: what fits the embedding.
+        own: by task, what trains the adapter over it.
     """
 
-    new_items: int
-    rehearsed: int
-    judged: bool
-    kept: bool
-    loss_before: float
-    loss_after: float
     state: PersonalState
+    histories: Histories
+    shared: Samples
+    own: Mapping[str, Samples]
 
 
-def in_time(items: Sequence[HistoryItem]) -> tuple[HistoryItem, ...]:
-    """Oldest first where all have a date, of one day as they stand; else all as they stand."""
-    keys = [date_key(item.date) for item in items]
-    dated = [(key, place) for place, key in enumerate(keys) if key is not None]
-    if len(dated) < len(items):
-        return tuple(items)
-    return tuple(items[place] for _, place in sorted(dated))
+def learn(
+    learner: Learner, members: Sequence[Member], arms: Mapping[str, str]
+) -> dict[str, list[PersonalState]]:
+    """Fit all embeddings, then train the adapters of every arm; by arm, a document a member.
+
+    Adapters that were not trained are in it as they were drawn: all rows of a pass have one.
+
+    Args:
+        arms: of `STATEFUL_ARMS`, and the name of its training for progress and checkpoints.
+    """
+    embeddings: Tensor | None = None
+    fits: list[EmbeddingFit] = []
+    if any(STATEFUL_ARMS[arm].embedding for arm in arms):
+        embeddings, fits = learner.fit_embeddings([member.shared for member in members])
+    owners = [place for place, member in enumerate(members) for _ in member.own]
+    samples = [own for member in members for own in member.own.values()]
+    found: dict[str, list[PersonalState]] = {}
+    for arm, phase in arms.items():
+        over = embeddings if STATEFUL_ARMS[arm].embedding else None
+        adapters: list[Mapping[str, Tensor]] = [{} for _ in samples]
+        reports = [samples_report(own) for own in samples]
+        if STATEFUL_ARMS[arm].adapter:
+            lora, lora_fits = learner.train_loras(
+                samples, None if over is None else over[owners], phase=phase
+            )
+            adapters = [learner.lora_tensors(lora, place) for place in range(len(samples))]
+            reports = [
+                told | lora_report(fit) for told, fit in zip(reports, lora_fits, strict=True)
+            ]
+        learned = zip(adapters, reports, strict=True)  # in the order of members and their tasks
+        found[arm] = [
+            replace(
+                member.state,
+                embedding=None if over is None else over[place].detach().cpu().clone(),
+                embedding_report={} if over is None else finite(embedding_report(fits[place])),
+                tasks={
+                    name: task_state(*member.histories[name], *next(learned)) for name in member.own
+                },
+                base_weights=learner.release.chosen_weights,
+            )
+            for place, member in enumerate(members)
+        ]
+    return found
 
 
-def adapt(
-    learner: Learner,
-    state: PersonalState,
-    histories: Mapping[str, tuple[Task, Sequence[HistoryItem]]],
-) -> PersonalState:
+def adapt(learner: Learner, state: PersonalState, histories: Histories) -> PersonalState:
     """Fit the embedding and train every task's adapter, from the start, on exactly these items.
 
     The result depends on the items, the release and `state.seed` alone: after items were removed
@@ -65,115 +112,85 @@ def adapt(
     names = sorted(histories)
     encoded = {n: learner.encode(histories[n][1], histories[n][0]) for n in names}
     together = merged([(histories[n][1], encoded[n]) for n in names])
-    embeddings, fits = learner.fit_embeddings([learner.split_for_embedding(together, state.seed)])
-    samples = [learner.split(encoded[n], seed=task_seed(state.seed, n)) for n in names]
-    shared = embeddings[:1].expand(len(names), -1, -1)
-    lora, lora_fits = learner.train_loras(samples, shared, phase="adapter")
-    if all(fit.trained and fit.failed for fit in lora_fits):
+    member = Member(
+        state,
+        histories,
+        learner.split_for_embedding(together, state.seed),
+        {name: learner.split(encoded[name], seed=task_seed(state.seed, name)) for name in names},
+    )
+    (learned,) = learn(learner, [member], {"stage3": "adapter"})["stage3"]
+    if all(task.report.get("lora_failed") for task in learned.tasks.values()):
         raise TrainingError(
             "training diverged at every learning rate; nothing was stored",
             hint="give a task file with a smaller user.learning_rates, or a release made with one",
         )
-    tasks: dict[str, TaskState] = {}
-    for member, name in enumerate(names):
-        task, items = histories[name]
-        trained = lora_fits[member].trained and not lora_fits[member].failed
-        tasks[name] = TaskState(
-            toml=task.toml_text,
-            template=task.template,
-            items=tuple(items),
-            adapter=learner.lora_tensors(lora, member) if trained else {},
-            report=finite(samples_report(samples[member]) | lora_report(lora_fits[member])),
-            adapted_at=utc_now(),
-        )
-    return replace(
-        state,
-        embedding=embeddings[0].detach().cpu().clone(),
-        embedding_report=finite(embedding_report(fits[0])),
-        tasks=tasks,
-    )
+    # Whoever has no adapter that learned something gets the group's model.
+    tasks = {
+        name: task
+        if task.report["lora_trained"] and not task.report["lora_failed"]
+        else replace(task, adapter={})
+        for name, task in learned.tasks.items()
+    }
+    return replace(learned, tasks=tasks)
 
 
-def histories_of(state: PersonalState) -> dict[str, tuple[Task, Sequence[HistoryItem]]]:
+def adapt_users(
+    release: Release,
+    users: Sequence[User],
+    *,
+    arms: Sequence[str],
+    bundle_id: str,
+    seed: int,
+    checkpoint: Path | None = None,
+    memory_bytes: int | None = None,
+    progress: Progress | None = None,
+) -> dict[tuple[str, str], PersonalState]:
+    """Adapt every user to the release's task; a document each (arm, user id) of arms that have one.
+
+    Args:
+        arms: any of the known arms; those without private state are skipped.
+        checkpoint: path prefix of resumable training state, in the caller's private folder.
+        memory_bytes: what training may take beside the base; None: what a GPU has free, and on a
+            CPU no limit but the profile's `tokens_per_step`.
+
+    Raises:
+        ConfigError: for an unknown arm.
+        TaskError, DataError: if a history item does not fit the release's task.
+    """
+    check_arms(arms)
+    wanted = {arm: arm for arm in arms if arm in STATEFUL_ARMS}
+    if not users or not wanted:
+        return {}
+    if progress:
+        progress("tokenize", 0, 0)
+    task = release.task
+    learner = Learner(release, checkpoint=checkpoint, memory_bytes=memory_bytes, progress=progress)
+    members = []
+    for user in users:
+        own_seed = user_seed(seed, user.user_id)
+        samples = learner.split(learner.encode(user.history, task), seed=own_seed)
+        state = PersonalState(bundle_id, 0, seed=own_seed)
+        histories = {task.name: (task, user.history)}
+        members.append(Member(state, histories, samples, {task.name: samples}))
+    return {
+        (arm, user.user_id): state
+        for arm, states in learn(learner, members, wanted).items()
+        for user, state in zip(users, states, strict=True)
+    }
+
+
+def histories_of(state: PersonalState) -> Histories:
     """What `adapt` takes, from what is stored."""
     return {name: (task.task(), task.items) for name, task in state.tasks.items()}
 
 
-def update(
-    learner: Learner, state: PersonalState, name: str, items: Sequence[HistoryItem]
-) -> Update:
-    """Go on from a task's adapter with items it has not seen, and keep the result only if it helps.
-
-    See `update_samples` for what trains and what judges. The items are stored in either case; those
-    that did not help, or a single one, wait and count as new again when the next ones come.
-
-    Raises ConfigError if there is no adapter or no new item.
-    """
-    task_state = state.tasks[name]
-    task = task_state.task()
-    everything = with_items(task_state, items).items
-    unseen = len(everything) > len(task_state.items)
-    if not unseen or state.embedding is None or not task_state.adapter:
-        raise ConfigError(
-            "there is nothing to go on from" if unseen else "there is no new item to go on with",
-            hint="run proper adapt with the whole history",
-        )
-    trained = {item.id for item in task_state.items} - set(task_state.waiting)
-    old = [item for item in everything if item.id in trained]
-    new = [item for item in everything if item.id not in trained]
-    samples, rehearsed = update_samples(
-        learner.encode(new, task),
-        learner.encode(old, task),
-        seed=mix_seed(task_seed(state.seed, name), len(everything)),
-        fraction=learner.settings.user.held_back_fraction,
-    )
-    factors = learner.factors(task_state.adapter)
-    (done,) = go_on(learner, [Member(factors, state.embedding, samples)])
-    fit = done.fit
-    changed = replace(task_state, items=everything, waiting=tuple(item.id for item in new))
-    if done.kept:
-        counts = samples_report(samples) | {"items": len(everything)}
-        changed = replace(
-            changed,
-            adapter=done.adapter,
-            report={**task_state.report, **finite(lora_report(fit)), **counts},
-            adapted_at=utc_now(),
-            waiting=(),
-        )
-    return Update(
-        new_items=len(new),
-        rehearsed=rehearsed,
-        judged=bool(samples.folds),
-        kept=done.kept,
-        loss_before=fit.loss_before,
-        loss_after=fit.loss_after,
-        state=state.with_task(name, changed),
-    )
-
-
-def with_items(task_state: TaskState, items: Sequence[HistoryItem]) -> TaskState:
-    """The task with those items added that it does not know, in time order."""
-    known = {item.id for item in task_state.items}
-    unseen = [item for item in items if item.id not in known]
-    return replace(task_state, items=in_time((*task_state.items, *unseen)))
-
-
 def without(state: PersonalState, name: str, ids: Sequence[str]) -> PersonalState:
     """The state with items removed; its adapters are those of before until `adapt` has run."""
-    task_state = state.tasks[name]
+    before = state.tasks[name]
     gone = set(ids)
-    left = tuple(item for item in task_state.items if item.id not in gone)
-    waiting = tuple(one for one in task_state.waiting if one not in gone)
-    return state.with_task(name, replace(task_state, items=left, waiting=waiting))
-
-
-def finite(report: Report) -> Report:
-    """The numbers that are numbers: a loss over no items is none."""
-    return {
-        key: value
-        for key, value in report.items()
-        if not isinstance(value, float) or math.isfinite(value)
-    }
+    left = tuple(item for item in before.items if item.id not in gone)
+    waiting = tuple(one for one in before.waiting if one not in gone)
+    return state.with_task(name, replace(before, items=left, waiting=waiting))
 
 
 def task_seed(seed: int, name: str) -> int:
@@ -193,3 +210,17 @@ def merged(histories: Sequence[tuple[Sequence[HistoryItem], Sequence[Encoded]]])
     else:
         rows.sort(key=lambda row: row[1])
     return [sample for _, _, sample in rows]
+
+
+def task_state(
+    task: Task, items: Sequence[HistoryItem], adapter: Mapping[str, Tensor], report: Report
+) -> TaskState:
+    """A task as it is stored, adapted just now."""
+    return TaskState(
+        toml=task.toml_text,
+        template=task.template,
+        items=tuple(items),
+        adapter=adapter,
+        report=finite(report),
+        adapted_at=utc_now(),
+    )

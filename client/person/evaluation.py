@@ -12,9 +12,9 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from client.node.cohort_prediction import prediction_of
 from client.person import adapting
 from client.person.answering import Personal
+from client.person.arms import prediction_of
 from client.person.learner import Learner
 from client.person.state import PersonalState
 from proper_model.data import date_key
@@ -33,7 +33,7 @@ TELLING = 32  # characters of a field that two items do not share by accident
 
 @dataclass(frozen=True)
 class Gain:
-    """The highest stage minus stage 1, and how likely chance alone gives as much (`randomization`)."""
+    """The highest stage minus stage 1, and how likely chance alone gives as much (`proper_model.evaluation.swap_test`)."""
 
     delta: float
     p: float
@@ -137,8 +137,8 @@ def count_tested(items: int) -> int:
 def before(items: Sequence[HistoryItem], tested: Sequence[HistoryItem]) -> tuple[HistoryItem, ...]:
     """Another task's items as they were before the tested ones were written.
 
-    By date where all have one, else without the newest fifth; never an item that is a tested one
-    in the other task's clothes: of the same id, or with a long field in common.
+    By date where all have one, else without the newest fifth; never an item that stands for a
+    tested one under the other task: of the same id, or with a long field in common.
     """
     dates = [date_key(item.date or "") for item in (*items, *tested)]
     if all(dates):

@@ -1,13 +1,12 @@
 """What trains private parameters: one release's model, its settings, and where it may stop.
 
-The same learner serves one person on a device and a cohort on a simulation host. First `e_u` is
-fitted, then (A_u, B_u), each judged on held-back own items (PROPER eq. 11-13; docs/method.md 1.5 f and 1.7
-3c). A person with several tasks is a cohort too: one member a task, all with the same `e_u`.
+First `e_u` is fitted, then (A_u, B_u), each judged on held-back own items (PROPER eq. 11-13;
+docs/method.md 1.5 f and 1.7 3c). `client.person.adapting` says who trains with whom.
 """
 
 from __future__ import annotations
 
-import dataclasses
+import copy
 import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -154,10 +153,11 @@ class Learner:
         paths = [site.path for site in self.model.sites]
         return [tensors[f"lora.{path}.{half}"] for half in "AB" for path in paths]
 
-    def with_user_settings(self, **changes: object) -> None:
-        """Change single settings of private training, for this learner alone."""
-        user = dataclasses.replace(self.settings.user, **changes)  # type: ignore[arg-type]
-        self.settings = dataclasses.replace(self.settings, user=user)
+    def resuming(self, checkpoint: Checkpoint) -> Learner:
+        """The same learner, whose training can be resumed from there."""
+        other = copy.copy(self)
+        other.checkpoint = checkpoint
+        return other
 
     def _progress(self, phase: str) -> Callable[[int, int], None] | None:
         progress = self.progress
@@ -177,6 +177,15 @@ def user_seed(seed: int, user_id: str) -> int:
     """A user's own seed: independent of who else is in the cohort and in which slot."""
     digest = hashlib.sha256(f"{seed}/{user_id}".encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
+
+
+def finite(report: Report) -> Report:
+    """The numbers that are numbers: a loss over no items is none."""
+    return {
+        key: value
+        for key, value in report.items()
+        if not isinstance(value, float) or math.isfinite(value)
+    }
 
 
 def samples_report(samples: Samples) -> Report:

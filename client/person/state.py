@@ -1,18 +1,21 @@
-"""Everything one person owns on a device, as one value and as bytes for the vault.
+"""Everything one person owns on a device, as one value and as bytes for a store.
 
 The embedding is shared by all tasks; a task adds its history and its adapter. All of it stands in
 one document, so that A, B, e_u and the items they were trained from cannot diverge (docs/security.md 3).
-Bytes: magic, header length (4 bytes, big endian), JSON, safetensors. The vault around them
-encrypts and authenticates; parsing is strict all the same.
+A simulated person's document is the same, of one task under one arm. Bytes: magic, header length
+(4 bytes, big endian), JSON, safetensors. `client.person.stores` says what lies around them; parsing
+is strict all the same.
 """
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Literal
+from io import BytesIO
+from typing import IO, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -72,7 +75,8 @@ class PersonalState:
     """What one person owns.
 
     Attributes:
-        seed: this person's own, drawn once.
+        bundle_version: 0 for a simulated person, who stays with one release.
+        seed: this person's own, drawn once; a simulated person's follows from the run's.
         embedding: [tables, e].
         base_weights: how the base was held when the adapters were trained; None: as the release
             says.
@@ -109,6 +113,16 @@ class PersonalState:
                 hint="start with: proper adapt HISTORY --task TASK",
             )
         return name, self.tasks[name]
+
+    def private(self, name: str) -> dict[str, Tensor]:
+        """What a model reads under a task: `embedding` and `lora.<site>.A|B`, as far as there are."""
+        tensors = {} if self.embedding is None else {EMBEDDING: self.embedding}
+        return tensors | dict(self.tasks[name].adapter) if name in self.tasks else tensors
+
+    def without_items(self) -> PersonalState:
+        """The same without histories, for a store beside which they lie already."""
+        tasks = {name: replace(task, items=(), waiting=()) for name, task in self.tasks.items()}
+        return replace(self, tasks=tasks)
 
     def with_task(self, name: str, state: TaskState) -> PersonalState:
         """The same person with one task replaced or added."""
@@ -166,19 +180,21 @@ class _Document(_Strict):
 def encode(state: PersonalState) -> bytes:
     """The document's bytes.
 
-    Raises TrainingError if a tensor is not finite, VaultError if there is more than `decode` reads.
+    Raises:
+        TrainingError: a tensor or a number of a report is not finite.
+        VaultError: there is more than `decode` reads.
     """
     tensors: dict[str, Tensor] = {}
     if state.embedding is not None:
         tensors[EMBEDDING] = state.embedding
     for name, task in state.tasks.items():
         tensors |= {f"{name}/{key}": tensor for key, tensor in task.adapter.items()}
-    for tensor in tensors.values():
-        if not bool(torch.isfinite(tensor).all()):
-            raise TrainingError(
-                "training ended in values that are not finite; nothing was stored",
-                hint="the state before is unchanged; report this with `proper doctor`'s output",
-            )
+    reports = (state.embedding_report, *(task.report for task in state.tasks.values()))
+    numbers = [n for report in reports for n in report.values() if isinstance(n, float)]
+    if not all(map(math.isfinite, numbers)):
+        raise _not_finite("numbers of a report")
+    if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors.values()):
+        raise _not_finite("values")
     document = _Document(
         format=1,
         bundle_id=state.bundle_id,
@@ -213,19 +229,10 @@ def encode(state: PersonalState) -> bytes:
 
 def decode(data: bytes) -> PersonalState:
     """The inverse of `encode`. Raises VaultError for a document this version cannot read."""
-    start = len(MAGIC) + 4
-    if len(data) < start or not data.startswith(MAGIC):
-        raise _unreadable("it is no personal document")
-    (length,) = struct.unpack(">I", data[len(MAGIC) : start])
-    if length > MAX_HEADER_BYTES or start + length > len(data):
-        raise _unreadable("it is cut off")
+    stream = BytesIO(data)
+    document = _read_document(stream)
     try:
-        document = _Document.model_validate_json(data[start : start + length])
-    except ValidationError as error:
-        where = ".".join(str(part) for part in error.errors(include_input=False)[0]["loc"][:1])
-        raise _unreadable(f"field '{where}' is not as this version writes it") from None
-    try:
-        tensors = load(data[start + length :])
+        tensors = load(stream.read())
     except SafetensorError:
         raise _unreadable("its tensors cannot be read") from None
     return PersonalState(
@@ -252,6 +259,47 @@ def decode(data: bytes) -> PersonalState:
         },
         events=tuple(Event(**event.model_dump()) for event in document.events),
         base_weights=None if document.base_weights is None else BaseWeights(document.base_weights),
+    )
+
+
+def read_report(stream: IO[bytes]) -> Report:
+    """All numbers that a document's trainings left, embedding and tasks; tensors are not read.
+
+    Raises VaultError as `decode`.
+    """
+    document = _read_document(stream)
+    told = dict(document.embedding_report)
+    for task in document.tasks.values():
+        told |= task.report
+    return told
+
+
+def read_header(stream: IO[bytes], magic: bytes, limit: int) -> bytes | None:
+    """What follows `magic` and its own length, 4 bytes; None for another magic or if it is cut off."""
+    start = stream.read(len(magic) + 4)
+    if len(start) < len(magic) + 4 or not start.startswith(magic):
+        return None
+    (length,) = struct.unpack(">I", start[len(magic) :])
+    head = stream.read(length) if length <= limit else b""
+    return head if len(head) == length else None
+
+
+def _read_document(stream: IO[bytes]) -> _Document:
+    """The JSON of a document; the stream stands at its tensors then."""
+    head = read_header(stream, MAGIC, MAX_HEADER_BYTES)
+    if head is None:
+        raise _unreadable("it is no personal document, or cut off")
+    try:
+        return _Document.model_validate_json(head)
+    except ValidationError as error:
+        where = ".".join(str(part) for part in error.errors(include_input=False)[0]["loc"][:1])
+        raise _unreadable(f"field '{where}' is not as this version writes it") from None
+
+
+def _not_finite(what: str) -> TrainingError:
+    return TrainingError(
+        f"training ended in {what} that are not finite; nothing was stored",
+        hint="the state before is unchanged; report this with `proper doctor`'s output",
     )
 
 

@@ -1,4 +1,4 @@
-"""Going on from adapters with new items, for one person and for a cohort alike.
+"""Going on from adapters with new items, for one person and for many alike.
 
 New items train together with as many old ones; new items that were held back judge, and whoever
 does not gain by that keeps the adapter there was. The embedding stays.
@@ -8,36 +8,146 @@ Source: docs/method.md 1.9 (drift, continual refit).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from client.person.learner import Learner
+from client.person.adapting import task_seed
+from client.person.learner import Learner, finite, lora_report, samples_report
+from client.person.state import PersonalState, TaskState, utc_now
+from proper_model.data import date_key
 from proper_model.engine import Fold, Samples, split_items
-from proper_model.kernels import Encoded
+from proper_model.errors import ConfigError
+from proper_model.kernels import Encoded, mix_seed
 from proper_model.stages import Factors, LoraFit
+from proper_model.tasks import HistoryItem
 
 # Old items that are trained again beside every new one, so that an update does not unlearn them.
 REHEARSAL = 1.0
 LEAST_REHEARSED = 8
 # With fewer new items than MANY each judges once, in FOLDS groups: a fifth of them would be an item
-# or two, by which an update is kept or not as the coin falls.
+# or two, too few to decide by.
 MANY, FOLDS = 10, 5
 
 
 @dataclass(frozen=True)
-class Member:
-    """One adapter that goes on: its factors, the person's embedding [tables, e], the samples."""
+class Update:
+    """What an update did.
+
+    Attributes:
+        new_items: how many it was about, with those that earlier updates could not use.
+        judged: whether there were enough of them to judge by; if not, nothing was trained.
+        kept: whether the adapter went on; if not, the new items wait for the next update.
+        loss_before, loss_after: per answer token on new items that were held back.
+    """
+
+    new_items: int
+    rehearsed: int
+    judged: bool
+    kept: bool
+    loss_before: float
+    loss_after: float
+    state: PersonalState
+
+
+def update(
+    learner: Learner, state: PersonalState, name: str, items: Sequence[HistoryItem]
+) -> Update:
+    """As `update_all`, for one person."""
+    (done,) = update_all(learner, [state], name, [items])
+    return done
+
+
+def update_all(
+    learner: Learner,
+    states: Sequence[PersonalState],
+    name: str,
+    items: Sequence[Sequence[HistoryItem]],
+) -> list[Update]:
+    """Go on from everybody's adapter of a task with items it has not seen; each keeps what helps.
+
+    See `update_samples` for what trains and what judges. The items are in the new state in either
+    case; those that did not help, or a single one, wait and count as new again next time. All
+    train in shared passes.
+
+    Args:
+        items: a history a state; those that are known already are recognized by their ids.
+
+    Raises ConfigError if somebody has no adapter or no new item.
+    """
+    begun = [_begin(learner, *one, name) for one in zip(states, items, strict=True)]
+    ended = go_on(learner, [start for _, start in begun])
+    return [_end(*one, name, done) for one, done in zip(begun, ended, strict=True)]
+
+
+@dataclass(frozen=True)
+class Start:
+    """One adapter that goes on: its factors, the person's embedding [tables, e], the samples.
+
+    `rehearsed` of these are old items.
+    """
 
     factors: Factors
     embedding: Tensor
     samples: Samples
+    rehearsed: int = 0
+
+
+def _begin(
+    learner: Learner, state: PersonalState, items: Sequence[HistoryItem], name: str
+) -> tuple[PersonalState, Start]:
+    """The state with its new items waiting, and what goes on from there."""
+    before = state.tasks[name]
+    grown = with_items(before, items)
+    unseen = len(grown.items) > len(before.items)
+    if not unseen or state.embedding is None or not before.adapter:
+        raise ConfigError(
+            "there is nothing to go on from" if unseen else "there is no new item to go on with",
+            hint="run proper adapt with the whole history",
+        )
+    trained = {item.id for item in before.items} - set(before.waiting)
+    old = [item for item in grown.items if item.id in trained]
+    new = [item for item in grown.items if item.id not in trained]
+    task = before.task()
+    samples, rehearsed = update_samples(
+        learner.encode(new, task),
+        learner.encode(old, task),
+        seed=mix_seed(task_seed(state.seed, name), len(grown.items)),
+        fraction=learner.settings.user.held_back_fraction,
+    )
+    start = Start(learner.factors(before.adapter), state.embedding, samples, rehearsed)
+    held = replace(state, base_weights=learner.release.chosen_weights)
+    return held.with_task(name, replace(grown, waiting=tuple(item.id for item in new))), start
+
+
+def _end(state: PersonalState, start: Start, name: str, done: WentOn) -> Update:
+    """What became of one person's task."""
+    grown = state.tasks[name]
+    kept = grown
+    if done.kept:
+        counts = samples_report(start.samples) | {"items": len(grown.items)}
+        kept = replace(
+            grown,
+            adapter=done.adapter,
+            report={**grown.report, **finite(lora_report(done.fit)), **counts},
+            adapted_at=utc_now(),
+            waiting=(),
+        )
+    return Update(
+        new_items=len(grown.waiting),
+        rehearsed=start.rehearsed,
+        judged=bool(start.samples.folds),
+        kept=done.kept,
+        loss_before=done.fit.loss_before,
+        loss_after=done.fit.loss_after,
+        state=state.with_task(name, kept),
+    )
 
 
 @dataclass(frozen=True)
 class WentOn:
-    """What became of a member: `lora.<site>.A|B`, and how it was chosen on held-back items."""
+    """What became of it: `lora.<site>.A|B`, and how it was chosen on held-back items."""
 
     adapter: Mapping[str, Tensor]
     fit: LoraFit
@@ -48,14 +158,14 @@ class WentOn:
         return self.fit.epochs > 0 and not self.fit.failed
 
 
-def go_on(learner: Learner, members: Sequence[Member]) -> list[WentOn]:
-    """Train every member from where it stands, all in shared passes; each keeps what helps it."""
-    embeddings = torch.stack([member.embedding for member in members]).to(learner.model.device)
+def go_on(learner: Learner, starts: Sequence[Start]) -> list[WentOn]:
+    """Train every adapter from where it stands, all in shared passes; each keeps what helps it."""
+    embeddings = torch.stack([start.embedding for start in starts]).to(learner.model.device)
     lora, fits = learner.train_loras(
-        [member.samples for member in members],
+        [start.samples for start in starts],
         embeddings,
         phase="update",
-        starts=[member.factors for member in members],
+        starts=[start.factors for start in starts],
     )
     return [WentOn(learner.lora_tensors(lora, place), fit) for place, fit in enumerate(fits)]
 
@@ -77,3 +187,19 @@ def update_samples(
     )
     folds = tuple(Fold((*kept, *fold.train), fold.held_back) for fold in cuts.folds)
     return Samples((*kept, *new), folds, seed), len(kept)
+
+
+def with_items(task_state: TaskState, items: Sequence[HistoryItem]) -> TaskState:
+    """The task with those items added that it does not know, in time order."""
+    known = {item.id for item in task_state.items}
+    unseen = [item for item in items if item.id not in known]
+    return replace(task_state, items=in_time((*task_state.items, *unseen)))
+
+
+def in_time(items: Sequence[HistoryItem]) -> tuple[HistoryItem, ...]:
+    """Oldest first where all have a date, of one day as they stand; else all as they stand."""
+    keys = [date_key(item.date) for item in items]
+    dated = [(key, place) for place, key in enumerate(keys) if key is not None]
+    if len(dated) < len(items):
+        return tuple(items)
+    return tuple(items[place] for _, place in sorted(dated))

@@ -1,4 +1,4 @@
-"""What every private command starts with: the folder, the vault's key, the state, the release.
+"""What every private command starts with: the folder, the vault's key, the release.
 
 A secret comes from a file named by an option or variable, the keyring, or the terminal, in this
 order; it is never an argument itself, which other users' `ps` would show.
@@ -54,6 +54,15 @@ class Keys:
         if self.key_file is not None:
             return KeyFile(self.key_file)
         return None if self.passphrase_file is None else read_passphrase(self.passphrase_file)
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What a command's options say about memory."""
+
+    limit_bytes: int | None = None
+    base_weights: str | None = None
+    recompute: bool = False
 
 
 @dataclass
@@ -184,22 +193,3 @@ class Workspace:
 def say_warning(text: str) -> None:
     """What a person should hear of, whichever command finds it."""
     say(f"warning: {text}")
-
-
-def read_state(vault: Vault) -> PersonalState:
-    """What the vault holds. Raises NotAdaptedError if that is nothing."""
-    from client.person.state import decode
-
-    content = vault.read()
-    if content is None:
-        raise NotAdaptedError(
-            "nothing was adapted here yet", hint="start with: proper adapt HISTORY"
-        )
-    return decode(content.payload)
-
-
-def write_state(vault: Vault, state: PersonalState) -> int:
-    """Store the state as a new generation; returns its number."""
-    from client.person.state import encode
-
-    return vault.write(encode(state), bundle_id=state.bundle_id)

@@ -1,18 +1,17 @@
-"""The session behind `proper serve`: one person's model, answering, routing, forgetting."""
+"""The session of `proper serve`: one person's model, answering, routing, forgetting."""
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Generator, Mapping, Sequence
-from typing import TYPE_CHECKING
 
 from client.person import adapting
 from client.person.answering import Personal
-from client.person.forgetting import store_without
 from client.person.learner import Learner
+from client.person.load_for_training import load_within
 from client.person.state import PersonalState
-from client.person.workspace import Workspace
+from client.person.stores import VaultStore, stored
+from client.person.workspace import Memory, Workspace
 from client.releases.store import InstalledBundle
 from client.serving.session import Ending, ForgetReport, ItemRow, Progress, Routing
 from client.terminal.terminal_text import preview
@@ -20,9 +19,6 @@ from client.vault.opening import Vault, vault_exists
 from proper_model.errors import BusyError, ConfigError, DataError, ProperError
 from proper_model.release.contents import Release
 from proper_model.tasks import Example
-
-if TYPE_CHECKING:
-    from client.commands.training_run import Memory
 
 PREVIEW = 80  # characters of an item
 
@@ -58,9 +54,7 @@ class ServedPerson:
         memory: Memory | None = None,
     ) -> ServedPerson:
         """Read the vault and load the release. Raises as the commands do."""
-        from client.commands.training_run import Memory, load_within, stored_state
-
-        state = None if vault is None else stored_state(vault)
+        state = None if vault is None else stored(VaultStore(vault))
         bundle = workspace.bundle_of(state)
         release, _ = load_within(workspace, bundle, state, memory or Memory())
         return cls(workspace, vault, release, bundle, state, name)
@@ -138,7 +132,6 @@ class ServedPerson:
             release = self._release
             learner = Learner(release, memory_bytes=release.memory_bytes, progress=progress)
             trained = adapting.adapt(learner, left, adapting.histories_of(left))
-            trained = dataclasses.replace(trained, base_weights=release.chosen_weights)
             self._replace(self._vault, trained, self._name, gone)
         kept = len(trained.tasks[self._name].items)
         return ForgetReport(gone, kept, ("Exports, backups and copies of the folder stay.",))
@@ -158,21 +151,20 @@ class ServedPerson:
 
     def _replace(self, vault: Vault, state: PersonalState, name: str, gone: int) -> None:
         """Store a state so that nothing older stays; whatever fails, go on with what is stored."""
-        from client.commands.training_run import stored_state
-
+        store = VaultStore(vault)
         try:
-            store_without(vault, state, task=name, items=gone)
+            store.write_without(state, task=name, items=gone)
         except ProperError as error:
-            stored = stored_state(vault)
-            self._use(stored)
-            if stored is not None and len(stored.events) > len(state.events):
+            now = stored(store)
+            self._use(now)
+            if now is not None and len(now.events) > len(state.events):
                 raise DataError(
                     "the items are forgotten, but a stored state that knows them could not be "
                     "removed",
                     hint="the next adapt, update or forget removes it",
                 ) from error
             raise
-        self._use(stored_state(vault))
+        self._use(stored(store))
 
     def _use(self, state: PersonalState | None) -> None:
         self._state = state

@@ -7,21 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from client.node.cohort_adaptation import UserState
-from client.node.cohort_prediction import (
-    AnswerLimits,
-    answering_tokens,
-    arm_pass,
-    predict,
-    prediction_of,
-)
+from client.person.arms import ArmModel, predict, prediction_of, private_of
 from client.person.evaluation import scorable
-from proper_model.answering import Question, answer_queries
+from client.person.state import PersonalState
 from proper_model.evaluation import Scored, score
 from proper_model.release.contents import Release
 from proper_model.tasks import Example, HistoryItem, Query, User
 
-States = Mapping[str, UserState]
+States = Mapping[str, PersonalState]
 Items = Sequence[Sequence[HistoryItem]]
 
 
@@ -48,22 +41,13 @@ def score_items(
     memory_bytes: int | None = None,
 ) -> Scored:
     """History items as questions, `items[u]` to user u, by the metrics that apply to them."""
-    model, encoder, settings = release.model(), release.encoder(), release.settings
     asked, rows = _as_queries(release, users, items)
     task = scorable(release.task, [example for _, example in rows])
-    numeric = "mae_expected" in task.metrics
-    limits = AnswerLimits(task, encoder, settings.max_answer_tokens)
-    questions = []
-    for slot, example in rows:
-        query = Query(example.id, "", example.answer)
-        labels = tuple(task.labels_for(query)) if numeric else ()
-        questions.append(Question(slot, example, labels, limits.of(query)))
-    answers = answer_queries(
-        model,
-        encoder,
-        questions,
-        arm_pass(release, model, users, arm, states),
-        tokens_per_step=answering_tokens(release, model, memory_bytes, users=len(users)),
+    answers = ArmModel(release, task).answers(
+        [(slot, example, Query(example.id, "", example.answer)) for slot, example in rows],
+        arm,
+        private_of(users, states, release.task),
+        memory_bytes=memory_bytes,
     )
     predictions = [
         prediction_of(users[slot].user_id, example.id, answer)

@@ -17,13 +17,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from client.node.cohort_adaptation import UserState, adapt
-from client.person.adapting import task_seed
-from client.person.learner import Learner, user_seed
-from client.person.updating import Member, go_on, update_samples
+from client.person.adapting import adapt_users
+from client.person.learner import Learner
+from client.person.state import PersonalState
+from client.person.updating import update_all
 from proper_model.errors import ConfigError, DataError
 from proper_model.federation.step_clock import Progress
-from proper_model.kernels import Encoded, mix_seed
 from proper_model.release.contents import Release
 from proper_model.tasks import HistoryItem, User
 from simulations.experiments.asking import score_items, score_queries
@@ -48,7 +47,7 @@ NOTES = (
     "would take one a part",
     "'old items' is retention: every fourth item of the first half, on which nobody trains",
 )
-States = dict[str, UserState]
+States = dict[str, PersonalState]
 
 
 def drift(run: OneRun, *, parts: int, progress: Progress) -> Experiment:
@@ -103,13 +102,13 @@ def measure(
 ) -> Outcome:
     """Train and score every condition; all users in shared passes.
 
-    `memory` is what training may take beside the base, in bytes; None as in `adapt`.
+    `memory` is what training may take beside the base, in bytes; None as in `adapt_users`.
     """
     meter = Meter(release.base)
     with meter.over("nothing"):
         first = _adapt(release, users, [line.first for line in lines], seed, progress, memory)
     with meter.over("update"):
-        updated, tried, kept = _update(release, users, lines, first, seed, progress, memory)
+        updated, tried, kept = _update(release, users, lines, first, progress, memory)
     with meter.over("scratch"):
         scratch = _adapt(release, users, [line.known for line in lines], seed, progress, memory)
     states = {"stage2": first, "nothing": first, "update": updated, "scratch": scratch}
@@ -149,7 +148,7 @@ def _adapt(
     memory: int | None,
 ) -> States:
     people = [replace(user, history=tuple(own)) for user, own in zip(users, histories, strict=True)]
-    states = adapt(
+    states = adapt_users(
         release,
         people,
         arms=("stage3",),
@@ -166,34 +165,15 @@ def _update(
     users: Sequence[User],
     lines: Sequence[Timeline],
     first: States,
-    seed: int,
     progress: Progress,
     memory: int | None,
 ) -> tuple[States, int, int]:
     """States after all parts, and how many updates were tried and kept."""
-    learner, task = Learner(release, memory_bytes=memory, progress=progress), release.task
+    learner, name = Learner(release, memory_bytes=memory, progress=progress), release.task.name
     states, tried, kept = dict(first), 0, 0
-    old = [learner.encode(line.first, task) for line in lines]
-    waiting: list[list[Encoded]] = [[] for _ in lines]  # what no update has used yet
     for part in range(len(lines[0].parts)):
-        members = []
-        for place, (user, line) in enumerate(zip(users, lines, strict=True)):
-            waiting[place] += learner.encode(line.parts[part], task)
-            own = task_seed(user_seed(seed, user.user_id), task.name)
-            samples, _ = update_samples(
-                waiting[place],
-                old[place],
-                seed=mix_seed(own, len(old[place]) + len(waiting[place])),
-                fraction=learner.settings.user.held_back_fraction,
-            )
-            tensors = states[user.user_id].tensors
-            members.append(Member(learner.factors(tensors), tensors["embedding"], samples))
-        for place, (user, done) in enumerate(zip(users, go_on(learner, members), strict=True)):
+        own, new = [states[user.user_id] for user in users], [line.parts[part] for line in lines]
+        for user, done in zip(users, update_all(learner, own, name, new), strict=True):
             tried, kept = tried + 1, kept + done.kept
-            if done.kept:
-                old[place] += waiting[place]
-                waiting[place] = []
-                state = states[user.user_id]
-                tensors = {**state.tensors, **done.adapter}
-                states[user.user_id] = replace(state, tensors=tensors)
+            states[user.user_id] = done.state
     return states, tried, kept

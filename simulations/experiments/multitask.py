@@ -21,9 +21,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from client.node.cohort_adaptation import UserState
-from client.person.adapting import merged, task_seed
-from client.person.learner import Learner, user_seed
+from client.person.adapting import merged, task_seed, task_state
+from client.person.learner import Learner, lora_report, samples_report, user_seed
+from client.person.state import PersonalState
 from proper_model.data import read_population
 from proper_model.engine import Samples
 from proper_model.errors import ConfigError, DataError
@@ -213,7 +213,7 @@ def measure(
             )
             for user in users
         ]
-        states = _train(learner, users, samples, fits, place)
+        states = _train(learner, both, samples, fits, place)
         for condition, own in states.items():
             for stage in ("2", "3"):
                 progress(f"asking {task.name}, {condition}, stage {stage}", 0, 0)
@@ -228,20 +228,24 @@ def measure(
 
 
 def _train(
-    learner: Learner, users: Sequence[User], samples: Sequence[Samples], fits: Fits, place: int
-) -> dict[str, dict[str, UserState]]:
+    learner: Learner, both: TwoTasks, samples: Sequence[Samples], fits: Fits, place: int
+) -> dict[str, dict[str, PersonalState]]:
     """One task's adapters over every condition's embeddings; all start from the same factors."""
+    users = both.test[place]
     embeddings = torch.cat([fits.embeddings[condition, place] for condition in CONDITIONS])
     many = [own for _ in CONDITIONS for own in samples]
-    lora, _ = learner.train_loras(many, embeddings, phase=f"adapters, task {place + 1}")
-    states: dict[str, dict[str, UserState]] = {}
-    for number, condition in enumerate(CONDITIONS):
-        states[condition] = {}
-        for u, user in enumerate(users):
-            member = number * len(users) + u
-            tensors = {
-                "embedding": embeddings[member].cpu().clone(),
-                **learner.lora_tensors(lora, member),
-            }
-            states[condition][user.user_id] = UserState(user.user_id, "stage3", "", tensors, {})
+    lora, lora_fits = learner.train_loras(many, embeddings, phase=f"adapters, task {place + 1}")
+    states: dict[str, dict[str, PersonalState]] = {condition: {} for condition in CONDITIONS}
+    task = both.tasks[place]
+    for member, (own, fit) in enumerate(zip(many, lora_fits, strict=True)):
+        user = users[member % len(users)]
+        adapter = learner.lora_tensors(lora, member)
+        learned = task_state(task, user.history, adapter, samples_report(own) | lora_report(fit))
+        states[CONDITIONS[member // len(users)]][user.user_id] = PersonalState(
+            "",
+            0,
+            seed=own.seed,
+            embedding=embeddings[member].cpu().clone(),
+            tasks={task.name: learned},
+        )
     return states

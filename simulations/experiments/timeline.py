@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from client.person.adapting import in_time
 from client.person.evaluation import LEAST_TESTED, TESTED_SHARE
+from client.person.updating import in_time
 from proper_model.errors import DataError
 from proper_model.tasks import HistoryItem
 

@@ -11,7 +11,7 @@ import hashlib
 import json
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,7 +24,7 @@ from proper_model.tasks import User
 from simulations.outcome.devices import read_device_user, read_state
 
 if TYPE_CHECKING:
-    from client.node.cohort_adaptation import UserState
+    from client.person.state import PersonalState
     from proper_model.evaluation import Prediction
     from proper_model.release.contents import Release
 
@@ -52,12 +52,12 @@ def derangement(count: int, *, seed: int) -> list[int]:
 
 
 def shuffled_states(
-    users: Sequence[User], states: Mapping[str, UserState], *, seed: int
-) -> dict[str, UserState]:
+    users: Sequence[User], states: Mapping[str, PersonalState], *, seed: int
+) -> dict[str, PersonalState]:
     """For every user the state of another one, over the whole test set."""
     order = derangement(len(users), seed=seed)
     return {
-        user.user_id: replace(states[users[source].user_id], user_id=user.user_id)
+        user.user_id: states[users[source].user_id]
         for user, source in zip(users, order, strict=True)
     }
 
@@ -96,7 +96,7 @@ def controls_missing(plan: RunPlan) -> bool:
 def run_controls(plan: RunPlan, progress: Progress) -> None:
     """Predict the shuffled control for every query of every device."""
     target = control_file(plan, SHUFFLED)
-    from client.node.cohort_prediction import predict
+    from client.person.arms import predict
 
     users = [read_device_user(entry, plan) for entry in plan.devices]
     states = {

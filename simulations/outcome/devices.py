@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import json
-import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from proper_model.data import read_users
-from proper_model.errors import ReportError
+from proper_model.errors import ReportError, StateError
 from proper_model.evaluation import Prediction
 from proper_model.federation.run_plan import DeviceEntry, RunPlan, file_sha256
 from proper_model.tasks import Task, User, task_from_toml
 
 if TYPE_CHECKING:
-    from client.node.cohort_adaptation import UserState
+    from client.person.state import PersonalState
 
 RESUME_HINT = (
     "go on with the run: proper-sim run ... --resume, or start it as proper-sim prepare says"
+)
+AGAIN_HINT = (
+    "this run's results.json stays as it is; to score it anew, run it again with another --out"
 )
 
 
@@ -62,48 +64,40 @@ def _prediction(line: str, where: str) -> Prediction:
         ) from None
 
 
-def state_header(path: Path) -> dict[str, Any]:
-    """The header of a private state file: binding and fit report, no tensors."""
-    from client.node.simulated_state import MAGIC, MAX_HEADER_BYTES
+def fit_report(entry: DeviceEntry, arm: str) -> Mapping[str, float | int | str]:
+    """What a device noted about its own fit for an arm; empty where it has no such state.
+
+    Raises ReportError for a file that is none, or of an earlier version.
+    """
+    from client.person.stores import report_in
 
     try:
-        with path.open("rb") as handle:
-            start = handle.read(len(MAGIC) + 4)
-            (length,) = struct.unpack(">I", start[len(MAGIC) :])
-            if not start.startswith(MAGIC) or length > MAX_HEADER_BYTES:
-                raise ValueError
-            header = json.loads(handle.read(length))
+        return report_in(entry.folder / "state", arm)
     except FileNotFoundError:
-        raise ReportError(f"{path}: the private state is missing", hint=RESUME_HINT) from None
-    except (ValueError, struct.error):
-        raise ReportError(f"{path}: not a private state file") from None
-    if not isinstance(header, dict):
-        raise ReportError(f"{path}: not a private state file")
-    return header
-
-
-def fit_report(entry: DeviceEntry, arm: str) -> dict[str, object]:
-    """What a device noted about its own fit for an arm; empty where it has no such state."""
-    path = entry.folder / "state" / f"{arm}.state"
-    if not path.is_file():
         return {}
-    report = state_header(path).get("report", {})
-    return dict(report) if isinstance(report, dict) else {}
+    except StateError as error:
+        raise _unusable(entry, error) from None
 
 
-def read_state(entry: DeviceEntry, arm: str, user_id: str) -> UserState:
-    """A device's private state, checked against its own header as the device itself would."""
-    from client.node.simulated_state import Binding, decode
+def read_state(entry: DeviceEntry, arm: str, user_id: str) -> PersonalState:
+    """A device's private state, checked against its own header as the device itself would.
 
-    path = entry.folder / "state" / f"{arm}.state"
-    header = state_header(path)
-    binding = Binding(
-        bundle_id=str(header.get("bundle_id")),
-        arm=arm,
-        user_id=user_id,
-        key=str(header.get("key")),
-    )
-    return decode(path.read_bytes(), binding)
+    Raises ReportError.
+    """
+    from client.person.stores import FolderStore
+
+    try:
+        return FolderStore.found(entry.folder / "state", arm, user_id).read()
+    except FileNotFoundError:
+        raise ReportError(
+            f"device {entry.device_id}: the private state of arm {arm} is missing", hint=RESUME_HINT
+        ) from None
+    except StateError as error:
+        raise _unusable(entry, error) from None
+
+
+def _unusable(entry: DeviceEntry, error: StateError) -> ReportError:
+    return ReportError(f"device {entry.device_id}: {error.message}", hint=AGAIN_HINT)
 
 
 def changed(entries: Iterable[DeviceEntry]) -> list[str]:

@@ -66,10 +66,10 @@ def device_routing(plan: RunPlan) -> Routing | None:
         if not (entry.folder / "state" / "stage3.state").is_file():
             continue
         state = read_state(entry, "stage3", read_device_user(entry, plan).user_id)
-        if "embedding" not in state.tensors:
+        if state.embedding is None:
             continue
         devices.append(entry.device_id)
-        weights.append(user_weights(routers, state.tensors["embedding"]))
+        weights.append(user_weights(routers, state.embedding))
     if not devices or not routers:
         return None
     return Routing(devices=devices, experts=plan.structure.experts, weights=weights)

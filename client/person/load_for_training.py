@@ -1,4 +1,4 @@
-"""`--max-memory`: how to hold the base and how to train within a number of bytes.
+"""Loading a release to train or answer with, its base held within `--max-memory`.
 
 The base is the largest part, so it is decided first: as the release means it if there is room for
 training beside it, else in 8 and then in 4 bits. Loading has to fit as well. What is left goes to
@@ -8,12 +8,17 @@ and training lie in the GPU's own, which its free memory bounds.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 
 from client.person.cost import ROUTINES_BYTES
-from client.releases.base_facts import BaseFacts
+from client.person.state import PersonalState
+from client.person.workspace import Memory, Workspace
+from client.releases.base_facts import BaseFacts, base_facts
+from client.releases.store import InstalledBundle
+from proper_model.engine import return_freed_memory
 from proper_model.errors import ConfigError
+from proper_model.release.contents import Release
 from proper_model.settings import BaseWeights
 
 LEAST_TRAINING_BYTES = 64 << 20
@@ -28,6 +33,28 @@ class MemoryChoice:
     base_weights: BaseWeights
     training_bytes: int | None
     recompute: bool
+
+
+def load_within(
+    workspace: Workspace, bundle: InstalledBundle, state: PersonalState | None, memory: Memory
+) -> tuple[Release, MemoryChoice]:
+    """A release with its base held as the options say, else as the adapters were trained."""
+    choice = choose(
+        memory.limit_bytes,
+        base_facts(workspace.home, workspace.releases.read(bundle)),
+        asked=memory.base_weights,
+        stored=None if state is None else state.base_weights,
+        recompute=memory.recompute,
+    )
+    if memory.limit_bytes is not None:
+        return_freed_memory()
+    release = workspace.load(
+        bundle, memory_bytes=choice.training_bytes, base_weights=choice.base_weights
+    )
+    if choice.recompute:
+        user = replace(release.settings.user, recompute_activations=True)
+        release = replace(release, settings=replace(release.settings, user=user))
+    return release, choice
 
 
 def choose(

@@ -1,0 +1,206 @@
+"""Arms: which private parts a person has, and answers under them, each row with its own person's.
+
+Without private state, `stage1` is the merged base alone, and `stage2-mean` adds experts routed by the
+mean embedding. With it, `stage2` uses the fitted embedding, `stage3` adds the private LoRA and its
+routing, and `oppu-mlp` is the private LoRA without experts (docs/method.md 1.9).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from client.person.learner import Progress
+from client.person.state import EMBEDDING, PersonalState
+from proper_model.answering import Answer, Question, answer_queries, inference_tokens
+from proper_model.errors import ConfigError
+from proper_model.evaluation import Prediction
+from proper_model.model import Pass, group_pass, personal_pass, private_tensor, stack_adapters
+from proper_model.release.contents import Release
+from proper_model.settings import UserRouting
+from proper_model.tasks import Example, Query, Task, User
+
+
+class Parts(NamedTuple):
+    """What an arm's private state holds."""
+
+    embedding: bool
+    adapter: bool
+
+
+STATEFUL_ARMS: Mapping[str, Parts] = {
+    "stage2": Parts(embedding=True, adapter=False),
+    "stage3": Parts(embedding=True, adapter=True),
+    "oppu-mlp": Parts(embedding=False, adapter=True),
+}
+STATELESS_ARMS = ("stage1", "stage2-mean")
+
+# `embedding` and `lora.<site>.A|B` of one person, as far as there are.
+Private = Mapping[str, Tensor]
+
+
+def check_arms(arms: Sequence[str]) -> None:
+    """Raise ConfigError if one of them is none."""
+    known = (*STATELESS_ARMS, *STATEFUL_ARMS)
+    unknown = sorted(set(arms) - set(known))
+    if unknown:
+        raise ConfigError(f"unknown arms {unknown}", hint=f"known: {', '.join(known)}")
+
+
+class ArmModel:
+    """A release's model, which answers one task's questions under any arm."""
+
+    def __init__(self, release: Release, task: Task) -> None:
+        self.release, self.task = release, task
+        self.model, self.encoder = release.model(), release.encoder()
+        self._most_tokens: dict[tuple[str, ...], int] = {}
+
+    def make_pass(self, arm: str, people: Sequence[Private]) -> Callable[[Tensor], Pass]:
+        """From row slots (places in `people`) to the pass of an arm; the model holds their adapters.
+
+        Raises:
+            ConfigError: an unknown arm.
+            StateError: somebody lacks what the arm needs, or has it in another shape.
+        """
+        check_arms([arm])
+        if arm == "stage1":
+            return lambda slots: Pass(
+                slots=slots,
+                experts=False,
+                lora=False,
+                embeddings=None,
+                routing=UserRouting.USER_AWARE,
+            )
+        if arm == "stage2-mean":
+            mean = self.release.mean_embedding[None].repeat(len(people), 1, 1)
+            return lambda slots: group_pass(slots, mean)
+        parts = STATEFUL_ARMS[arm]
+        fitted: Tensor | None = None
+        if parts.embedding:
+            rows = [private_tensor(own, EMBEDDING) for own in people]
+            fitted = torch.stack(rows).to(self.model.device)
+        if parts.adapter:
+            stack_adapters(self.model, people)
+            own = self.model.structure.user_routing
+            routing = own if parts.embedding else UserRouting.USER_AWARE
+            return lambda slots: personal_pass(
+                slots, embeddings=fitted, routing=routing, experts=parts.embedding
+            )
+        assert fitted is not None
+        embeddings = fitted
+        return lambda slots: group_pass(slots, embeddings)
+
+    def answers(
+        self,
+        asked: Sequence[tuple[int, Example, Query]],
+        arm: str,
+        people: Sequence[Private],
+        *,
+        memory_bytes: int | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> list[Answer]:
+        """Greedy answers and the gold answers' losses, in passes that fit the memory.
+
+        Args:
+            asked: place in `people`, what is asked, and the query whose labels bound the answer.
+            memory_bytes: what answering may take beside the base; None: what a GPU has free.
+        """
+        numeric = "mae_expected" in self.task.metrics
+        questions = [
+            Question(
+                slot=slot,
+                example=example,
+                labels=tuple(self.task.labels_for(query)) if numeric else (),
+                max_new_tokens=self.answer_limit(query),
+            )
+            for slot, example, query in asked
+        ]
+        settings = self.release.settings
+        return answer_queries(
+            self.model,
+            self.encoder,
+            questions,
+            self.make_pass(arm, people),
+            tokens_per_step=inference_tokens(
+                memory_bytes,
+                self.model,
+                users=len(people),
+                longest=settings.max_prompt_tokens + settings.max_answer_tokens,
+                tokens=settings.tokens_per_step,
+                answer=settings.max_answer_tokens,
+            ),
+            progress=progress,
+        )
+
+    def answer_limit(self, query: Query) -> int:
+        """Tokens to generate: the query's longest label and its end, or the release's limit.
+
+        Label lists that repeat are measured once.
+        """
+        most = self.release.settings.max_answer_tokens
+        labels = tuple(self.task.labels_for(query)) if self.task.kind != "generation" else ()
+        if labels not in self._most_tokens:
+            lengths = [len(self.encoder.text_ids(" " + label)) for label in labels]
+            self._most_tokens[labels] = min(max(lengths) + 1, most) if labels else most
+        return self._most_tokens[labels]
+
+
+def predict(
+    release: Release,
+    users: Sequence[User],
+    arm: str,
+    states: Mapping[str, PersonalState],
+    *,
+    memory_bytes: int | None = None,
+    progress: Progress | None = None,
+) -> list[Prediction]:
+    """One prediction a query of every user, under the release's task.
+
+    Args:
+        states: by user id, for arms that need one; a state of `stage3` also serves `stage2`.
+        memory_bytes: as in `ArmModel.answers`.
+
+    Raises:
+        StateError: if a state is missing or lacks what the arm needs.
+    """
+    task = release.task
+    asked = [
+        (slot, task.query_example(query), query)
+        for slot, user in enumerate(users)
+        for query in user.queries
+    ]
+    answers = ArmModel(release, task).answers(
+        asked,
+        arm,
+        private_of(users, states, task),
+        memory_bytes=memory_bytes,
+        progress=None if progress is None else (lambda done, total: progress(arm, done, total)),
+    )
+    return [
+        prediction_of(users[slot].user_id, query.id, answer)
+        for (slot, _, query), answer in zip(asked, answers, strict=True)
+    ]
+
+
+def private_of(
+    users: Sequence[User], states: Mapping[str, PersonalState], task: Task
+) -> list[Private]:
+    """Every user's private tensors under a task; none where there is no state."""
+    return [
+        states[user.user_id].private(task.name) if user.user_id in states else {} for user in users
+    ]
+
+
+def prediction_of(user_id: str, query_id: str, answer: Answer) -> Prediction:
+    """An answer as a row of what is scored."""
+    return Prediction(
+        user_id=user_id,
+        query_id=query_id,
+        output=answer.output,
+        nll=answer.nll,
+        answer_tokens=answer.answer_tokens,
+        expected=answer.expected,
+    )
