@@ -9,7 +9,7 @@ from random import Random
 import pytest
 
 from client.commands.reading import agree, described
-from client.history.chat_form import is_chat
+from client.history.text_forms import is_chat
 from client.history.clippings_form import is_clippings
 from client.history.layouts import (
     LAYOUTS,

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
-from client.history.chat_form import chat_records, is_chat
+from client.history.text_forms import chat_records, is_chat
 from client.history.clippings_form import clippings_records, is_clippings
 from client.history.csv_form import Table, cell
 from client.history.fields import Lookup, Selection, dig, likely, select
