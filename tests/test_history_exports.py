@@ -9,8 +9,6 @@ from random import Random
 import pytest
 
 from client.commands.reading import agree, described
-from client.history.text_forms import is_chat
-from client.history.clippings_form import is_clippings
 from client.history.layouts import (
     LAYOUTS,
     layout_of_form,
@@ -19,6 +17,7 @@ from client.history.layouts import (
 )
 from client.history.plain_text import from_html
 from client.history.reading import ReadOptions, read_history
+from client.history.text_forms import is_chat, is_clippings
 from proper_model.errors import ConfigError, DataError
 from proper_model.tasks.task import load_task
 from tests.histories import (

@@ -17,6 +17,7 @@ from client.history import newest, text_input
 from client.history.item import MEND_HINT
 from client.history.reading import ReadOptions, read_history
 from client.history.text_input import MAX_RECORD_CHARS
+from proper_model.bundle.limits import MIB
 from proper_model.errors import DataError
 from proper_model.tasks.task import load_task
 
@@ -236,6 +237,22 @@ def test_more_text_than_memory_should_hold_is_refused(tmp_path, monkeypatch):
         path = put(tmp_path / "h.jsonl", "\n".join(lines))
         refused(path, "the newest 20000 items hold more than 1000 characters")
         assert len(read_history(path, TASK, ReadOptions(max_items=4)).items) == 4
+
+
+def test_only_what_is_read_whole_has_a_largest_size(tmp_path, monkeypatch):
+    monkeypatch.setattr(text_input, "MAX_WHOLE_BYTES", MIB)
+    item = json.dumps({"text": "x" * 2000, "score": "1"})
+    array = f"[{', '.join([item] * 600)}]"
+    error = refused(put(tmp_path / "h.json", array), "h.json: more than 1 MiB in one piece")
+    assert "JSON lines or CSV" in error.hint
+    refused(put(tmp_path / "h.csv", array.encode("utf-16")), "more than 1 MiB in one piece")
+    for name, content in (
+        ("h.jsonl", f"{item}\n" * 600),
+        ("h.csv", "text,score\n" + f"{'x' * 2000},1\n" * 600),
+    ):
+        path = put(tmp_path / name, content)
+        assert path.stat().st_size > MIB
+        assert read_history(path, TASK).read == 600
 
 
 def test_ids_count_as_kept_text(tmp_path, monkeypatch):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from client.history.dates import (
     OPTIONS_HINT,
@@ -18,8 +18,8 @@ from client.history.dates import (
     OrderUnknownError,
     OtherOrderError,
 )
-from client.history.fields import is_empty, shown_names
-from client.history.forms import Reading
+from client.history.fields import dig, is_empty, shown_names
+from client.history.forms import Reading, ReadOptions
 from client.history.newest import content_id
 from client.history.plain_text import without_marks
 from client.history.rating_scale import (
@@ -34,9 +34,6 @@ from client.history.text_input import Record
 from proper_model.data import identifier, parse_item, text_of
 from proper_model.errors import DataError
 from proper_model.tasks import HistoryItem, Place, Report, Task, counted, folded
-
-if TYPE_CHECKING:
-    from client.history.reading import ReadOptions
 
 FAULTY = "faulty"
 MAX_SENDERS = 10_000  # different ones that are told apart
@@ -160,15 +157,15 @@ class Drafter:
 
     def _not_own(self, raw: Any) -> str | None:
         """Why a record of an export is none of the person's items."""
-        selection, look = self.reading.selection, self.reading.look
+        selection = self.reading.selection
         if selection.layout is None or not isinstance(raw, dict):
             return None
         place = selection.layout.sender
-        sender = None if place is None else _sender(look(raw, place))
-        found = {same_name(name) for name in (sender, look(raw, "from")) if isinstance(name, str)}
+        sender = None if place is None else _sender(dig(raw, place))
+        found = {same_name(name) for name in (sender, dig(raw, "from")) if isinstance(name, str)}
         if self.wanted in found:  # of what is left out too: it says that there is such a sender
             self.senders[str(self.wanted)] = 1
-        if (reason := selection.reason(raw, look)) is not None:
+        if (reason := selection.reason(raw)) is not None:
             return reason
         if place is None:
             return None
@@ -185,7 +182,7 @@ class Drafter:
         table = self.reading.form == "csv"
         if not isinstance(record.raw, dict) or (selection.is_plain and not table):
             return record.raw
-        return selection.fields_of(record.raw, self.reading.look)
+        return selection.fields_of(record.raw)
 
     def _draft(
         self, raw: dict[str, Any], number: int, anonymous: bool, place: Place

@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from client.history.dates import ORDER_HINT, ORDERS, OrderUnknownError, order_of
-from client.history.fields import Selection
-from client.history.forms import open_reading
+from client.history.fields import Selection, dig
+from client.history.forms import FORMS, ReadOptions, open_reading
 from client.history.item import Drafter, Faults, answer_labels
 from client.history.layouts import Layout
 from client.history.newest import Keeper
@@ -34,31 +34,6 @@ PHASE = "reading history (MiB)"
 
 # (phase, done, total); total 0 means: unknown.
 Progress = Callable[[str, int, int], None]
-
-
-@dataclass(frozen=True)
-class ReadOptions:
-    """How a person says that a file is to be read.
-
-    Attributes:
-        form: one of `history_formats.FORMS`; None: recognized.
-        columns: where a field of the task, `id` or `date` stands: a column, or a path inside JSON.
-        max_items: the newest that are kept; None: `DEFAULT_MAX_ITEMS`, with a warning if it cuts.
-        lenient: leave faulty records out instead of raising.
-        scale: how ratings become the task's labels, as `rating_scale` describes it.
-        date_order: `dmy`, `mdy` or `ymd`; None: told by the dates.
-        use_date: whether dates are read at all.
-        sender: which of a chat's people the person is.
-    """
-
-    form: str | None = None
-    columns: Mapping[str, str] = field(default_factory=dict)
-    max_items: int | None = None
-    lenient: bool = False
-    scale: str | None = None
-    date_order: str | None = None
-    use_date: bool = True
-    sender: str | None = None
 
 
 @dataclass(frozen=True)
@@ -116,6 +91,8 @@ def read_history(
 
 def _checked(options: ReadOptions, task: Task) -> Scale | None:
     """The scale that `options` name. Raises ConfigError for options that cannot be."""
+    if options.form not in (None, *FORMS):
+        raise ConfigError(f"unknown form '{options.form}'", hint=f"forms: {', '.join(FORMS)}")
     if options.max_items is not None and options.max_items < 1:
         raise ConfigError(f"max_items: expected at least 1, got {options.max_items}")
     if options.date_order not in (None, *ORDERS):
@@ -150,9 +127,7 @@ def _read(
 
     with open_history(source, on_read=on_read) as opened:
         keeper = Keeper(opened.name, options.max_items or DEFAULT_MAX_ITEMS)
-        reading = open_reading(
-            opened, task, options.form, options.columns, use_date=options.use_date
-        )
+        reading = open_reading(opened, task, options)
         drafter = Drafter(opened.name, task, reading, report, scale, options)
         # Closed here, whatever happens: a reader may have changed a setting of its library.
         with closing(reading.records):
@@ -215,11 +190,11 @@ def _order(source: Path | None, task: Task, options: ReadOptions) -> str:
     if source is not None and str(source) != "-":
         with open_history(source) as opened:
             name = opened.name
-            reading = open_reading(opened, task, options.form, options.columns)
-            look, places = reading.look, reading.selection.places["date"]
+            reading = open_reading(opened, task, options)
+            places = reading.selection.places["date"]
             with closing(reading.records):
                 order = order_of(
-                    look(record.raw, place)
+                    dig(record.raw, place)
                     for record in reading.records
                     for place in places
                     if isinstance(record.raw, dict)

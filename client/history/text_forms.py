@@ -1,4 +1,6 @@
-"""WhatsApp's exported chat: one line a message, more for its further lines, in the phone's language.
+"""Exports in a text form of their own: WhatsApp's chats and Kindle's `My Clippings.txt`.
+
+A chat has one line a message, more for its further lines, in the phone's language:
 
     [15/01/2024, 14:30:22] Ada: text              iPhone
     15/01/2024, 14:30 - Ada: text                 Android
@@ -6,6 +8,16 @@
 
 What the program writes itself stands in no language alone: a line without a sender, text behind a
 mark of reading direction (iPhone), or something in angle brackets in place of the whole text.
+
+A clipping is a title, a line in the device's language that says what it is, and the text:
+
+    A Title (An Author)
+    - Your Note on page 99 | Location 249 | Added on Thursday, 4 June 2020 12:18:46
+
+    the text
+    ==========
+
+A date in another language than English is not read; an entry without text is a bookmark.
 """
 
 from __future__ import annotations
@@ -15,7 +27,7 @@ from collections.abc import Generator, Iterator
 
 from client.history.layouts import FROM
 from client.history.plain_text import without_marks
-from client.history.text_input import MAX_RECORD_CHARS, TOO_LONG, Record, iter_lines
+from client.history.text_input import MAX_RECORD_CHARS, TOO_LONG, Record
 
 _SIGN = r"[\u200e\u200f]?[./-][\u200e\u200f\s]{0,2}"
 _DATE = rf"\d{{1,4}}{_SIGN}\d{{1,2}}{_SIGN}\d{{2,4}}\.?"
@@ -38,53 +50,53 @@ _BRACKETED = re.compile(r"<[^<>\n]{1,80}>")
 _EDITED = re.compile(r"\s*\u200e?<[^<>\n]{1,60}>\s*$")
 # What the program writes on Android in the person's name, without any mark.
 _NOTICES = frozenset(
-    """
-null
-This message was deleted
-You deleted this message
-Missed voice call
-Missed video call
-Missed group voice call
-Missed group video call
-Waiting for this message
-Waiting for this message. This may take a while
-live location shared
-Diese Nachricht wurde gel\u00f6scht
-Du hast diese Nachricht gel\u00f6scht
-Verpasster Sprachanruf
-Verpasster Videoanruf
-Warte auf diese Nachricht
-Live-Standort wird geteilt
-Se elimin\u00f3 este mensaje
-Este mensaje fue eliminado
-Eliminaste este mensaje
-Llamada perdida
-Videollamada perdida
-Mensagem apagada
-Esta mensagem foi apagada
-Voc\u00ea apagou esta mensagem
-Chamada de voz perdida
-Chamada de v\u00eddeo perdida
-Ce message a \u00e9t\u00e9 supprim\u00e9
-Vous avez supprim\u00e9 ce message
-Appel vocal manqu\u00e9
-Appel vid\u00e9o manqu\u00e9
-Questo messaggio \u00e8 stato eliminato
-Hai eliminato questo messaggio
-Chiamata vocale persa
-Videochiamata persa
-Dit bericht is verwijderd
-U hebt dit bericht verwijderd
-Je hebt dit bericht verwijderd
-Gemiste spraakoproep
-Gemiste video-oproep
-""".strip().split("\n")
+    text.strip()
+    for language in (
+        "null; This message was deleted; You deleted this message; Missed voice call; Missed video "
+        "call; Missed group voice call; Missed group video call; Waiting for this message; Waiting "
+        "for this message. This may take a while; live location shared",
+        "Diese Nachricht wurde gelöscht; Du hast diese Nachricht gelöscht; Verpasster Sprachanruf; "
+        "Verpasster Videoanruf; Warte auf diese Nachricht; Live-Standort wird geteilt",
+        "Se eliminó este mensaje; Este mensaje fue eliminado; Eliminaste este mensaje; Llamada "
+        "perdida; Videollamada perdida",
+        "Mensagem apagada; Esta mensagem foi apagada; Você apagou esta mensagem; Chamada de voz "
+        "perdida; Chamada de vídeo perdida",
+        "Ce message a été supprimé; Vous avez supprimé ce message; Appel vocal manqué; Appel vidéo "
+        "manqué",
+        "Questo messaggio è stato eliminato; Hai eliminato questo messaggio; Chiamata vocale persa; "
+        "Videochiamata persa",
+        "Dit bericht is verwijderd; U hebt dit bericht verwijderd; Je hebt dit bericht verwijderd; "
+        "Gemiste spraakoproep; Gemiste video-oproep",
+    )
+    for text in language.split(";")
 )
 _PLACE = re.compile(r"(?:[^\W\d_]{1,20}: )?https://maps\.google\.com/\?q=\S+", re.IGNORECASE)
 # Words for the halves of the day; with another one the time is not read.
 _MORNING = frozenset({"am", "ص", "오전", "上午", "午前", "πμ", "öö"})
 _EVENING = frozenset({"pm", "م", "오후", "下午", "午後", "μμ", "ös"})
 _AT = frozenset({"at", "klo", "à", "um", "kl", "u", "saat", "alle", "às", "om", "в"})
+_END = "=========="
+_NOTICE = re.compile(r"<[^<>\n]{1,120}>")  # `<You have reached the clipping limit ...>`
+_ADDED = re.compile(r"\|\s*Added on\s+(?P<date>[^|]{1,80})$", re.IGNORECASE)
+
+
+class _Lines:
+    """Lines of one record, the first of which is line `row` of the file; bounded."""
+
+    def __init__(self, row: int) -> None:
+        self.row = row
+        self.lines: list[str] = []
+        self._chars = 0
+
+    def add(self, line: str | None) -> None:
+        """None stands for a line that is too long."""
+        self._chars += MAX_RECORD_CHARS + 1 if line is None else len(line)
+        if line is not None and not self.too_long:
+            self.lines.append(line.removesuffix("\r\n") + "\n" if line.endswith("\r\n") else line)
+
+    @property
+    def too_long(self) -> bool:
+        return self._chars > MAX_RECORD_CHARS
 
 
 def is_chat(head: str) -> bool:
@@ -97,45 +109,38 @@ def _begin(text: str) -> re.Match[str] | None:
     return next((found for form in _BEGINNINGS if (found := form.match(text))), None)
 
 
-def chat_records(chunks: Iterator[str]) -> Generator[Record, None, None]:
+def chat_records(lines: Iterator[str | None]) -> Generator[Record, None, None]:
     """Messages with `text`, `date`, `kind` and their sender; `kind` tells notices apart."""
-    number, begun, length = 0, 0, 0
-    rest: list[str] = []
-    for row, line in enumerate(iter_lines(chunks), start=1):
-        begins = line is not None and _begin(line) is not None
-        if begins and rest:
-            number += 1
-            yield _record(number, begun, "".join(rest), length)
-        if begins:
-            begun, length, rest = row, 0, []
-        elif not begun:
-            continue  # blank lines before the first message
-        if line is None:
-            length = MAX_RECORD_CHARS + 1
-            continue
-        length += len(line)
-        if length <= MAX_RECORD_CHARS:
-            rest.append(line.removesuffix("\r\n") + "\n" if line.endswith("\r\n") else line)
-    if rest:
-        yield _record(number + 1, begun, "".join(rest), length)
+    number = 0
+    message: _Lines | None = None
+    for row, line in enumerate(lines, start=1):
+        if line is not None and _begin(line) is not None:
+            if message is not None:
+                number += 1
+                yield _message(number, message)
+            message = _Lines(row)
+        if message is not None:  # blank lines may stand before the first
+            message.add(line)
+    if message is not None:
+        yield _message(number + 1, message)
 
 
-def _record(number: int, line: int, whole: str, length: int) -> Record:
-    if length > MAX_RECORD_CHARS:
-        return Record(number, None, line, (f"a message {TOO_LONG}",))
-    match = _begin(whole)
+def _message(number: int, message: _Lines) -> Record:
+    if message.too_long:
+        return Record(number, None, message.row, (f"a message {TOO_LONG}",))
+    match = _begin("".join(message.lines))
     assert match is not None, "a message begins with its date"
     date = _date(match)
-    message = _MESSAGE.match(match["rest"])
-    if message is None:
-        return Record(number, {"date": date, "kind": "service"}, line)
+    said = _MESSAGE.match(match["rest"])
+    if said is None:
+        return Record(number, {"date": date, "kind": "service"}, message.row)
     raw = {
         "date": date,
-        FROM: without_marks(message["sender"]).strip().removeprefix("~").strip(),
-        "kind": _kind(message["text"]),
-        "text": without_marks(_EDITED.sub("", message["text"].strip())).strip(),
+        FROM: without_marks(said["sender"]).strip().removeprefix("~").strip(),
+        "kind": _kind(said["text"]),
+        "text": without_marks(_EDITED.sub("", said["text"].strip())).strip(),
     }
-    return Record(number, raw, line)
+    return Record(number, raw, message.row)
 
 
 def _date(match: re.Match[str]) -> str:
@@ -162,3 +167,39 @@ def _kind(text: str) -> str:
     if plain.rstrip(".") in _NOTICES or _PLACE.fullmatch(plain):
         return "media"
     return "media" if _BRACKETED.fullmatch(plain) or _ATTACHED.fullmatch(plain) else "text"
+
+
+def is_clippings(head: str) -> bool:
+    """Whether text begins as the file of clippings does."""
+    lines = head.lstrip("\ufeff \n").split("\n")
+    return len(lines) > 1 and lines[1].startswith("- ") and f"\n{_END}" in head
+
+
+def clippings_records(lines: Iterator[str | None]) -> Generator[Record, None, None]:
+    """Entries with `text`, `date` and `kind`: note, highlight or bookmark."""
+    number = 0
+    entry = _Lines(1)
+    for row, line in enumerate(lines, start=1):
+        if line is None or line.strip() != _END:
+            entry.add(line)
+            continue
+        number += 1
+        yield _clipping(number, entry)
+        entry = _Lines(row + 1)
+    if entry.too_long or any(line.strip() for line in entry.lines):
+        fault = "an entry that does not end; the file may be cut"
+        yield Record(number + 1, None, entry.row, (fault,))
+
+
+def _clipping(number: int, entry: _Lines) -> Record:
+    if entry.too_long:
+        return Record(number, None, entry.row, (f"an entry {TOO_LONG}",))
+    what = entry.lines[1].strip() if len(entry.lines) > 1 else ""
+    if not what.startswith("-"):
+        return Record(number, None, entry.row, ("an entry without the line that says what it is",))
+    text = "".join(entry.lines[2:]).strip()
+    kind = "notice" if _NOTICE.fullmatch(text) else "highlight"
+    raw = {"text": text, "kind": kind if text else "bookmark"}
+    if added := _ADDED.search(what):
+        raw["date"] = added["date"].strip()
+    return Record(number, raw, entry.row)
