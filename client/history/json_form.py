@@ -100,7 +100,7 @@ class _Walk:
         self.position = match.end()
         return self.text[self.position : self.position + 1]
 
-    def value(self) -> Any:
+    def value(self, max_chars: int = MAX_RECORD_CHARS) -> Any:
         """Decode the value that stands here. Raises DataError if it is malformed or too long."""
         self.next()
         start = self.position
@@ -111,7 +111,7 @@ class _Walk:
             self.fail(f"{error.msg} at its character {error.pos - start}", cut=cut)
         except RecursionError:
             self.fail("nested too deeply")
-        if end - start > MAX_RECORD_CHARS:
+        if end - start > max_chars:
             self.fail(TOO_LONG)
         self.position = end
         return value
@@ -130,6 +130,13 @@ class _Walk:
     def elements(self) -> Iterator[None]:
         """Walk the array that stands here; each element is next in turn."""
         return self._parts("]")
+
+    def objects(self) -> Iterator[None]:
+        """Walk objects that follow one another to the end of the text."""
+        while first := self.next():
+            if first != "{":
+                raise DataError(f"{self.name}: not a JSON array or object", hint=HINT)
+            yield
 
     def _parts(self, end: str) -> Iterator[None]:
         self.next()
@@ -201,109 +208,92 @@ def json_records(
     `users` asks for user records. Raises DataError with the record's number where the text is no
     JSON and cannot be followed any further, and where it holds more than one person.
     """
-    yield from _Records(_Walk(name, text, position), users).records()
+    walk = _Walk(name, text, position)
+    walk.where = "record 1"
+    in_array = walk.next() == "["
+    person = _Person(walk) if users or _begins_with_user(_Walk(name, text, position)) else None
+    number = 0
+
+    def item(*, anonymous: bool = False) -> Record:
+        nonlocal number
+        value = walk.value()
+        number += 1
+        walk.where = f"record {number + 1}"
+        return Record(number, value, None, walk.decoder.take(), anonymous)
+
+    for _ in walk.elements() if in_array else walk.objects():
+        if person is None or walk.next() != "{":
+            yield item()
+            continue
+        for question in person.profile():
+            yield item(anonymous=question)
+    if in_array and walk.next():
+        raise DataError(f"{name}: something follows the JSON array", hint=HINT)
 
 
-class _Records:
-    """Walks user records key by key and decodes everything else as a whole."""
+def _begins_with_user(walk: _Walk) -> bool:
+    """Whether the first object is a user record, which its keys tell."""
+    walk.where = "record 1"
+    if walk.next() == "[":
+        walk.position += 1
+    if walk.next() != "{":
+        return False
+    for count, key in enumerate(walk.members(), start=1):
+        if count > MAX_KEYS:
+            walk.fail(f"an object of more than {MAX_KEYS} keys")
+        if key == PROFILE and walk.next() == "[":
+            return True
+        walk.value()
+    return False
 
-    def __init__(self, walk: _Walk, users: bool) -> None:
-        self.name, self.walk = walk.name, walk
-        self.number = 0  # of items
-        self.of_users: bool | None = True if users else None  # None: not known yet
-        self.user: Any = None
-        self.user_count = 0
 
-    def records(self) -> Iterator[Record]:
-        self._count(0)
-        if self.walk.next() == "[":
-            for _ in self.walk.elements():
-                yield from self._entry()
-            if self.walk.next():
-                raise DataError(f"{self.name}: something follows the JSON array", hint=HINT)
-            return
-        while first := self.walk.next():
-            if first != "{":
-                raise DataError(f"{self.name}: not a JSON array or object", hint=HINT)
-            yield from self._entry()
+class _Person:
+    """User records, which must be of one person."""
 
-    def _count(self, more: int) -> None:
-        self.number += more
-        self.walk.where = f"record {self.number + 1}"
+    def __init__(self, walk: _Walk) -> None:
+        self._walk = walk
+        self._number = 0  # of the user record
+        self._user: Any = None
 
-    def _entry(self) -> Iterator[Record]:
-        if self.of_users is False or self.walk.next() != "{":
-            yield self._item()
-        else:
-            yield from self._first_or_user()
+    def profile(self) -> Iterator[bool]:
+        """Walk the user record that stands here: each item of its profile is next in turn.
 
-    def _item(self, *, anonymous: bool = False) -> Record:
-        value = self.walk.value()
-        self._count(1)
-        return Record(self.number, value, None, self.walk.decoder.take(), anonymous)
-
-    def _first_or_user(self) -> Iterator[Record]:
-        """A user record, or the first item, which the keys tell apart."""
-        walk = self.walk
+        Yields whether it is the record of a question, whose items' ids say nothing.
+        """
+        self._number += 1
         head: dict[str, Any] = {}
-        profiles = 0
-        for key in walk.members():
+        for key in self._walk.members():
             if key in head:
-                walk.decoder.note("an object has the same key twice")
-            head[key] = None
-            if len(head) > MAX_KEYS:
-                walk.fail(f"an object of more than {MAX_KEYS} keys")
-            is_list = walk.next() == "["
-            if is_list and key == PROFILE:
-                profiles += 1
-                self._begin_user(head, profiles)
-                for _ in walk.elements():
-                    yield self._item(anonymous=QUESTION in head)
-            elif is_list and self.of_users and key != USER:
-                for _ in walk.elements():  # queries, which may be many
-                    walk.value()
-            else:
-                head[key] = walk.value()
-        if self.of_users:
-            self._end_user(head, profiles)
-            return
-        self.of_users = False
-        self._count(1)
-        yield Record(self.number, head, None, walk.decoder.take())
-
-    def _begin_user(self, head: dict[str, Any], profiles: int) -> None:
-        """Before a profile is read: refuse another person's as soon as it can be known."""
+                self._walk.decoder.note("an object has the same key twice")
+            if is_profile := key == PROFILE and self._walk.next() == "[":
+                self._check_sound(head)
+                if USER in head:
+                    self._check_same(head)
+                for _ in self._walk.elements():
+                    yield QUESTION in head
+            head[key] = is_profile or self._walk.value(max_chars=len(self._walk.text))
         self._check_sound(head)
-        self.of_users = True
-        if profiles > 1:
-            raise DataError(f"{self.name}: a user record has two profiles", hint=HINT)
-        if self.user_count and USER in head:
-            self._check_same_user(head)
-
-    def _end_user(self, head: dict[str, Any], profiles: int) -> None:
-        self._check_sound(head)
-        if not profiles:
+        if head.get(PROFILE) is not True:
             raise self._fault("missing or not a list", PROFILE)
-        if self.user_count:
-            self._check_same_user(head)
-        self.user = head.get(USER)
-        self.user_count += 1
+        self._check_same(head)
+        self._user = head.get(USER)
 
     def _check_sound(self, head: dict[str, Any]) -> None:
-        for fault in self.walk.decoder.take():
+        for fault in self._walk.decoder.take():
             raise self._fault(fault)
         if isinstance(head.get(USER), dict | list):
             raise self._fault("expected a string", USER)
 
-    def _check_same_user(self, head: dict[str, Any]) -> None:
+    def _check_same(self, head: dict[str, Any]) -> None:
+        """Refuse another person's record, before its items where that can be known."""
         user = head.get(USER)
-        if user is None or str(user) != str(self.user):
+        if self._number > 1 and (user is None or str(user) != str(self._user)):
             raise DataError(
-                f"{self.name}: user records 1 and {self.user_count + 1} belong to more than "
+                f"{self._walk.name}: user records 1 and {self._number} belong to more than "
                 f"one person{'' if user is not None else ', or have no user_id that says whose'}",
                 hint="give the history of one person; take that person's records out first",
             )
 
     def _fault(self, what: str, field: str | None = None) -> DataError:
-        place = f"{self.name}, user record {self.user_count + 1}"
+        place = f"{self._walk.name}, user record {self._number}"
         return DataError(f"{place}{f', field {field}' if field else ''}: {what}", hint=HINT)
