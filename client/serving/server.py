@@ -20,7 +20,7 @@ from typing import Any, cast
 import uvicorn
 
 from client.serving.app import build_app
-from client.serving.door import BACKLOG, QUEUE, Connection, Door, Limits
+from client.serving.connections import BACKLOG, QUEUE, Connection, Door, Limits
 from client.serving.loopback import HOST, bound
 from client.serving.session import Session
 from client.serving.tokens import check_token

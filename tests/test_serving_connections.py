@@ -11,7 +11,7 @@ import httpx
 import pytest
 from serving import TOKEN, FakeSession, Gate, running, wait_until
 
-from client.serving.door import BACKLOG, Limits
+from client.serving.connections import BACKLOG, Limits
 from client.serving.guard import SEAL
 
 NEVER_S = 600.0
