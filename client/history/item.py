@@ -127,7 +127,12 @@ class Drafter:
                 hint=f"say how they become the task's: --scale {layout.scale}:{own}",
             )
 
-    def check_ratings(self) -> None:
+    def check_all(self) -> None:
+        """What only all records together show. Raises DataError."""
+        self._check_senders()
+        self._check_ratings()
+
+    def _check_ratings(self) -> None:
         """Raises DataError where so many ratings lie above the scale that the file has another one.
 
         Leaving those out would take the others, 4 of ten, for 4 of five.
@@ -139,7 +144,7 @@ class Drafter:
                 hint=self.above_hint,
             )
 
-    def check_senders(self) -> None:
+    def _check_senders(self) -> None:
         """Raises DataError where a chat does not say which of its people is the person."""
         layout = self.reading.selection.layout
         if self.wanted is not None and (layout is None or layout.sender is None):
@@ -173,7 +178,7 @@ class Drafter:
             self.senders[same_name(sender)] = 1
         if self.wanted is not None:
             return None if self.wanted in found else OTHERS
-        # The file may say who the person is behind the messages, and what was taken is not theirs.
+        # The file may say only after the messages who the person is, and what was taken is not theirs.
         self.unclaimed = self.unclaimed or not self.reading.owner
         return None if not self.reading.owner or sender in self.reading.owner else OTHERS
 

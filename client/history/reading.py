@@ -1,8 +1,8 @@
-"""One person's own history from a file or standard input: streamed, checked, in time order.
+"""One person's own history from a file or standard input: checked, each item once, in time order.
 
-Memory is bounded by the newest items that are kept, whatever the file holds, and plaintext is copied
-nowhere. Messages name file, record, line and field; they quote nothing. Forms: `history_formats`;
-exports that are known by their layout: `history_layouts`; one record: `history_item`.
+Memory is bounded by the newest items that are kept, and by the text of a file that is one JSON value;
+plaintext is copied nowhere. Messages name file, record, line and field; they quote nothing. Forms:
+`forms`; exports that are known: `layouts`; one record: `item`.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from client.history.dates import ORDER_HINT, ORDERS, OrderUnknownError, order_of
-from client.history.fields import Selection, dig
+from client.history.fields import dig
 from client.history.forms import FORMS, ReadOptions, open_reading
-from client.history.item import Drafter, Faults, answer_labels
+from client.history.item import FAULTY, Drafter, Faults
 from client.history.layouts import Layout
 from client.history.newest import Keeper
 from client.history.rating_scale import Scale, parse_scale
@@ -25,11 +25,11 @@ from client.history.text_input import STANDARD_INPUT, open_history
 from proper_model.errors import ConfigError, DataError
 from proper_model.tasks import HistoryItem, Place, Task, counted
 
-__all__ = ["History", "ReadOptions", "answer_labels", "read_history"]
+__all__ = ["History", "ReadOptions", "read_history"]
 
 DEFAULT_MAX_ITEMS = 20_000
 MAX_PROBLEMS = 20  # different ones that warnings tell of
-DUPLICATE, FAULTY, OLDER = "duplicate", "faulty", "older"
+DUPLICATE, OLDER = "duplicate", "older"
 PHASE = "reading history (MiB)"
 
 # (phase, done, total); total 0 means: unknown.
@@ -142,42 +142,29 @@ def _read(
                     place = Place(opened.name, record.number, "id", record.line)
                     report.error(place, f"the same id as record {other}, with another content")
                     left[FAULTY] += 1
-    drafter.check_senders()
-    drafter.check_ratings()
+    drafter.check_all()
     if reading.date_option and keeper.different > 1:
         option = reading.date_option
         report.warn(
             Place(opened.name), f"read without dates; {option} may say when items were made"
         )
-    return _finished(opened.name, keeper, report, reading.selection, read, left, options)
-
-
-def _finished(
-    name: str,
-    keeper: Keeper,
-    report: Faults,
-    selection: Selection,
-    read: int,
-    left: Counter[str],
-    options: ReadOptions,
-) -> History:
     if keeper.older and options.max_items is None:
+        older = counted(keeper.older, "item")
         report.warn(
-            Place(name),
-            f"{counted(keeper.older, 'item')} left out, older than the newest {DEFAULT_MAX_ITEMS}",
+            Place(opened.name), f"{older} left out, older than the newest {DEFAULT_MAX_ITEMS}"
         )
     keeper.warn(report)
     items = keeper.items()
     if not items:
-        report.warn(Place(name), "holds no usable item; you get what an average user gets")
-    left[DUPLICATE] += keeper.duplicates
-    left[OLDER] += keeper.older
+        report.warn(Place(opened.name), "holds no usable item; you get what an average user gets")
+    left += Counter({DUPLICATE: keeper.duplicates, OLDER: keeper.older})
+    selection = reading.selection
     return History(
         items=items,
         read=read,
-        left_out={reason: count for reason, count in left.items() if count},
+        left_out=dict(left),
         warnings=tuple(str(group) for group in report.groups),
-        name=name,
+        name=opened.name,
         layout=selection.layout,
         places=selection.places,
         asked=selection.required <= selection.given,

@@ -66,7 +66,7 @@ def _do(future: Future[Any], work: Callable[[], Any]) -> None:
 
 
 class Turns:
-    """The session, lent to one request at a time.
+    """The session, for one request at a time.
 
     `stopping` is set when the server is to end: generations then end at their next piece.
     """
@@ -132,7 +132,7 @@ class Turns:
     async def generating(
         self, prompt: str, *, stage: str, max_tokens: int | None
     ) -> AsyncIterator[Step]:
-        """Lend a function that gives the next piece, or the Ending; on leaving, generation stops.
+        """Yields a function that gives the next piece, or the Ending; afterwards generation ends.
 
         Only within a turn.
         """
