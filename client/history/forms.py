@@ -9,14 +9,21 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from client.history.csv_form import Table
 from client.history.fields import Selection, likely, select
-from client.history.json_form import BLANKS, PROFILE, json_records, jsonl_records, tree_values
-from client.history.layouts import Layout, layout_of_form, layout_of_head, layout_of_header
+from client.history.json_form import (
+    BLANKS,
+    PROFILE,
+    Found,
+    json_records,
+    jsonl_records,
+    tree_values,
+)
+from client.history.layouts import layout_of_form, layout_of_head, layout_of_header
 from client.history.text_forms import chat_records, clippings_records, is_chat, is_clippings
 from client.history.text_input import Record, Source
 from proper_model.errors import ConfigError, DataError
@@ -118,13 +125,18 @@ def open_reading(source: Source, task: Task, options: ReadOptions) -> Reading:
     if form in _BY_LINE and not (nested and form == "jsonl"):
         return Reading(form, selection, _BY_LINE[form](source.lines()))
     begin = assigned.end() if assigned else 0
-    if layout is not None:
-        owner: list[str] = []
-        return Reading(form, selection, _exported(source, begin, layout, owner), owner)
-    if nested:
+    if layout is None and not nested:
+        records = json_records(name, source.text(), begin, users=form == "lamp")
+        return Reading(form, selection, records)
+    owner_at = None if layout is None else layout.owner
+    if layout is None:
         path, selection = _nested(selection)
-        return Reading(form, selection, _at_path(source, begin, path))
-    return Reading(form, selection, _items(source, begin, users=form == "lamp"))
+        paths = {path}
+    else:
+        paths = {layout.records, *layout.also} | ({owner_at} if owner_at else set())
+    owner: list[str] = []
+    found = tree_values(name, source.text(), paths, begin)
+    return Reading(form, selection, _numbered(found, owner_at, owner), owner)
 
 
 def _table(source: Source, task: Task, options: ReadOptions) -> Reading:
@@ -141,27 +153,16 @@ def _table(source: Source, task: Task, options: ReadOptions) -> Reading:
     return Reading("csv", selection, table.rows(selection, fields), date_option=option)
 
 
-def _exported(
-    source: Source, begin: int, layout: Layout, owner: list[str]
+def _numbered(
+    found: Iterator[Found], owner_at: str | None, owner: list[str]
 ) -> Generator[Record, None, None]:
-    """Records of a program's JSON; the person's identity in it is put into `owner`."""
-    paths = {layout.records, *layout.also} | ({layout.owner} if layout.owner else set())
+    """Values in a tree as records; the person's identity, where that is one, is put into `owner`."""
     number = 0
-    for path, value, faults in tree_values(source.name, source.text(), paths, begin):
-        if path == layout.owner:
+    for path, value, faults in found:
+        if path == owner_at:
             owner.append(f"user{value}")
             continue
         number += 1
-        yield Record(number, value, None, faults)
-
-
-def _items(source: Source, begin: int, *, users: bool) -> Generator[Record, None, None]:
-    yield from json_records(source.name, source.text(), begin, users=users)
-
-
-def _at_path(source: Source, begin: int, path: str) -> Generator[Record, None, None]:
-    found = tree_values(source.name, source.text(), {path}, begin)
-    for number, (_, value, faults) in enumerate(found, start=1):
         yield Record(number, value, None, faults)
 
 

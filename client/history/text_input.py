@@ -85,44 +85,51 @@ class Source:
     Attributes:
         name: fit for messages.
         suffix: of the file's name, in lower case.
-        head: the beginning of the text, for telling its form; empty if there is no more than blanks.
+        head: the beginning of the text, for telling its form.
     """
 
     def __init__(self, name: str, suffix: str, file: _File) -> None:
         self.name, self.suffix = name, suffix
-        self._skipped = file.ahead.startswith(codecs.BOM_UTF8) * len(codecs.BOM_UTF8)
-        head = file.ahead[self._skipped :]
+        head = file.ahead
+        for mark, what, hint in _MARKS:
+            if head.startswith(mark):
+                raise DataError(f"{name}: {what}, expected text in UTF-8", hint=hint)
+        if head.startswith(_ZIP):
+            hint = _archive_hint(file.handle)
+            raise DataError(f"{name}: a zip archive or an office document", hint=hint)
         self._stream: io.BufferedReader | io.BytesIO = io.BufferedReader(file, CHUNK_BYTES)
-        self._stream.read(self._skipped)
+        self._begin = len(codecs.BOM_UTF8) if head.startswith(codecs.BOM_UTF8) else 0
+        self._stream.read(self._begin)
+        head = head[self._begin :]
         if coding := _UTF16.get(head[:2]):
             self._stream = io.BytesIO(self._from_utf16(coding))
             head = self._stream.getvalue()[:HEAD_BYTES]
         if _ends_lines_with_returns(head):
             self._stream = io.BytesIO(self._whole().replace(b"\r", b"\n"))
             head = self._stream.getvalue()[:HEAD_BYTES]
-        self._check_no_nul(head, self._skipped, 1)
-        self.head = self._decoded(head, self._skipped, 1, final=False)
+        self.head = self._decoded(head, self._begin, 1, final=False)
+        if not self.head.strip():
+            raise DataError(f"{name}: the file is empty", hint="an empty history is written as: []")
 
     def lines(self) -> Iterator[str | None]:
         """Lines with their ends; None in place of one longer than `MAX_RECORD_CHARS`."""
-        done, number, beginning = self._skipped, 1, True
+        done, number, beginning = self._begin, 1, True
         while data := self._stream.readline(MAX_LINE_BYTES + 1):
-            self._check_no_nul(data, done, number)
             ends = data.endswith(b"\n")
             if beginning and len(data) <= MAX_LINE_BYTES:
                 text = self._decoded(data, done, number)
                 yield text if len(text) <= MAX_RECORD_CHARS else None
-            elif beginning:
-                yield None
-            beginning = ends  # what is left of a line that is too long is read, and not kept
+            else:  # what is left of a line that is too long is read, and not kept
+                self._check_no_nul(data, done, number)
+                if beginning:
+                    yield None
+            beginning = ends
             done += len(data)
             number += ends
 
     def text(self) -> str:
         """All of it. Raises DataError if that is more than `MAX_WHOLE_BYTES`."""
-        data = self._whole()
-        self._check_no_nul(data, self._skipped, 1)
-        return self._decoded(data, self._skipped, 1)
+        return self._decoded(self._whole(), self._begin, 1)
 
     def _whole(self) -> bytearray:
         data = bytearray()
@@ -157,6 +164,7 @@ class Source:
 
         Without `final` its last character may be cut, and is left out.
         """
+        self._check_no_nul(data, done, number)
         try:
             return codecs.utf_8_decode(data, "strict", final)[0]
         except UnicodeDecodeError as error:
@@ -183,17 +191,18 @@ class Source:
 class _File(io.RawIOBase):
     """Bytes of an open file, with its beginning looked at; tells how much was read.
 
-    Raises DataError for what the system refuses. `at_end` is called where the file ends.
+    Raises DataError for what the system refuses, and for a file that is not as `before` where it ends.
     """
 
     def __init__(
         self,
         name: str,
         handle: IO[bytes],
-        on_read: Callable[[int], None],
-        at_end: Callable[[], None],
+        on_read: Callable[[int, int], None],
+        before: os.stat_result | None = None,
     ) -> None:
-        self._name, self._handle, self._on_read, self._at_end = name, handle, on_read, at_end
+        self.handle = handle
+        self._name, self._on_read, self._before = name, on_read, before
         self._done = 0
         self.ahead = b""
         while len(self.ahead) < HEAD_BYTES or self._begins_blank():
@@ -222,13 +231,13 @@ class _File(io.RawIOBase):
 
     def _read(self) -> bytes:
         with _reasons(self._name):
-            data = self._handle.read(CHUNK_BYTES)
+            data = self.handle.read(CHUNK_BYTES)
             if data is None:  # of a pipe that another program made non-blocking
                 raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
         self._done += len(data)
-        self._on_read(self._done)
-        if not data:
-            self._at_end()
+        self._on_read(self._done, self._before.st_size if self._before else 0)
+        if not data and self._before:
+            _check_same(self._name, self.handle, self._before)
         return data
 
 
@@ -246,7 +255,7 @@ def open_history(
     if path is None or str(path) == "-":
         if sys.stdin is None:
             raise DataError(f"{STANDARD_INPUT}: closed", hint="give the name of a file")
-        yield _source(STANDARD_INPUT, "", sys.stdin.buffer, lambda done: on_read(done, 0))
+        yield Source(STANDARD_INPUT, "", _File(STANDARD_INPUT, sys.stdin.buffer, on_read))
         return
     name = shown_name(path)
     try:
@@ -255,33 +264,8 @@ def open_history(
     except ValueError:
         raise DataError("the path holds a NUL character", hint="check the path") from None
     with handle:
-        before = os.fstat(handle.fileno())
-        yield _source(
-            name,
-            path.suffix.lower(),
-            handle,
-            lambda done: on_read(done, before.st_size),
-            lambda: _check_same(name, handle, before),
-        )
-
-
-def _source(
-    name: str,
-    suffix: str,
-    handle: IO[bytes],
-    on_read: Callable[[int], None],
-    at_end: Callable[[], None] = lambda: None,
-) -> Source:
-    file = _File(name, handle, on_read, at_end)
-    for mark, what, hint in _MARKS:
-        if file.ahead.startswith(mark):
-            raise DataError(f"{name}: {what}, expected text in UTF-8", hint=hint)
-    if file.ahead.startswith(_ZIP):
-        raise DataError(f"{name}: a zip archive or an office document", hint=_archive_hint(handle))
-    source = Source(name, suffix, file)
-    if not source.head.strip():
-        raise DataError(f"{name}: the file is empty", hint="an empty history is written as: []")
-    return source
+        file = _File(name, handle, on_read, os.fstat(handle.fileno()))
+        yield Source(name, path.suffix.lower(), file)
 
 
 def shown_name(path: Path) -> str:
