@@ -340,6 +340,10 @@ def test_a_disk_that_fails_is_told(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(Failing()))
     with pytest.raises(DataError, match=r"^standard input: cannot be read \(Input/output error\)"):
         read_history(None, TASK)
+    half = iter([GOOD.encode() + b"\n", None])  # of a pipe that does not block: nothing there yet
+    monkeypatch.setattr(Failing, "read", lambda *_: next(half))
+    with pytest.raises(DataError, match="cannot be read .*unavailable"):
+        read_history(None, TASK)
     monkeypatch.setattr(sys, "stdin", None)
     with pytest.raises(DataError, match="^standard input: closed"):
         read_history(None, TASK)
