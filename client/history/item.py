@@ -86,14 +86,15 @@ class Drafter:
         if record.faults:
             return FAULTY
         raw = record.raw
-        if isinstance(raw, dict) and self.selection.layout is not None:
-            if reason := self.senders.reason(raw, self.selection.reason(raw)):
-                return reason
-        if isinstance(raw, dict) and (self.is_table or not self.selection.is_plain):
-            raw = self.selection.fields_of(raw)
         if not isinstance(raw, dict):
             parse_item(raw, record.number, self.task, place, self.report)  # says what it is
             return FAULTY
+        if self.selection.layout is not None:
+            reason = self.senders.reason(raw, self.selection.reason(raw))
+            if reason is not None:
+                return reason
+        if self.is_table or not self.selection.is_plain:
+            raw = self.selection.fields_of(raw)
         if any(name in raw and is_empty(raw[name]) for name in self.task.required_fields):
             return EMPTY
         errors = self.report.errors
