@@ -11,9 +11,8 @@ from dataclasses import dataclass, field
 import httpx
 
 from client.serving.app import build_app
-from client.serving.door import Limits
-from client.serving.loopback import bound
-from client.serving.server import Server
+from client.serving.connections import Limits
+from client.serving.server import Server, bound
 from client.serving.session import Ending, ForgetReport, ItemRow, Routing
 from client.serving.turns import Turns
 

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from client.history import newest
 from client.history.forms import recognized
-from client.history.reading import History, ReadOptions, answer_labels, read_history
+from client.history.item import answer_labels
+from client.history.reading import History, ReadOptions, read_history
 from proper_model.data.users import user_from_json
 from proper_model.errors import ConfigError, DataError
 from proper_model.tasks.records import HistoryItem

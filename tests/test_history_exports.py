@@ -9,8 +9,7 @@ from random import Random
 import pytest
 
 from client.commands.reading import agree, described
-from client.history.chat_form import is_chat
-from client.history.clippings_form import is_clippings
+from client.history import text_input
 from client.history.layouts import (
     LAYOUTS,
     layout_of_form,
@@ -19,6 +18,7 @@ from client.history.layouts import (
 )
 from client.history.plain_text import from_html
 from client.history.reading import ReadOptions, read_history
+from client.history.text_forms import is_chat, is_clippings
 from proper_model.errors import ConfigError, DataError
 from proper_model.tasks.task import load_task
 from tests.histories import (
@@ -27,6 +27,7 @@ from tests.histories import (
     GOODREADS,
     IMDB,
     IPHONE,
+    KINDLE,
     READ,
     SECRET,
     TELEGRAM,
@@ -180,6 +181,19 @@ def test_another_person_s_message_is_never_a_further_line_of_one_s_own(read, lin
     )
     assert [(i.date, i.fields["text"]) for i in history.items] == [(day, "a"), (day, "b\nand c")]
     assert history.left_out == {"of other people": 1}
+
+
+def test_a_text_that_is_too_long_is_told_wherever_it_stands(read):
+    long = "x" * (text_input.MAX_RECORD_CHARS + 1)
+    for content, options in (
+        (f"{KINDLE}A Book\n- Your Note on page 1\n\n{long}\n==========\n", {}),
+        (f"{KINDLE}{long}", {}),  # cut, and all of what is left is too long
+        (f"1.2.24, 09:00 - Ada: x\n1.2.24, 09:01 - Ada: y\n{long}\n", {"sender": "Ada"}),
+    ):
+        history = read(content, name="h.txt", task="LaMP_7", lenient=True, **options)
+        assert history.left_out["faulty"] == 1
+        refused(read, "an entry|a message longer than", "", content, name="h.txt", task="LaMP_7",
+                **options)  # fmt: skip
 
 
 @pytest.mark.parametrize("half", [("AM", "PM"), ("오전", "오후"), ("ص", "م"), ("a. m.", "p. m.")])

@@ -17,6 +17,7 @@ from client.history import newest, text_input
 from client.history.item import MEND_HINT
 from client.history.reading import ReadOptions, read_history
 from client.history.text_input import MAX_RECORD_CHARS
+from proper_model.bundle.limits import MIB
 from proper_model.errors import DataError
 from proper_model.tasks.task import load_task
 
@@ -238,6 +239,22 @@ def test_more_text_than_memory_should_hold_is_refused(tmp_path, monkeypatch):
         assert len(read_history(path, TASK, ReadOptions(max_items=4)).items) == 4
 
 
+def test_only_what_is_read_whole_has_a_largest_size(tmp_path, monkeypatch):
+    monkeypatch.setattr(text_input, "MAX_WHOLE_BYTES", MIB)
+    item = json.dumps({"text": "x" * 2000, "score": "1"})
+    array = f"[{', '.join([item] * 600)}]"
+    error = refused(put(tmp_path / "h.json", array), "h.json: more than 1 MiB in one piece")
+    assert "JSON lines or CSV" in error.hint
+    refused(put(tmp_path / "h.csv", array.encode("utf-16")), "more than 1 MiB in one piece")
+    for name, content in (
+        ("h.jsonl", f"{item}\n" * 600),
+        ("h.csv", "text,score\n" + f"{'x' * 2000},1\n" * 600),
+    ):
+        path = put(tmp_path / name, content)
+        assert path.stat().st_size > MIB
+        assert read_history(path, TASK).read == 600
+
+
 def test_ids_count_as_kept_text(tmp_path, monkeypatch):
     monkeypatch.setattr(newest, "MAX_KEPT_CHARS", 20_000)
     lines = [json.dumps({"id": f"{n:0900}", "text": "x", "score": "1"}) for n in range(50)]
@@ -322,6 +339,10 @@ def test_a_disk_that_fails_is_told(tmp_path, monkeypatch):
 
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(Failing()))
     with pytest.raises(DataError, match=r"^standard input: cannot be read \(Input/output error\)"):
+        read_history(None, TASK)
+    half = iter([GOOD.encode() + b"\n", None])  # of a pipe that does not block: nothing there yet
+    monkeypatch.setattr(Failing, "read", lambda *_: next(half))
+    with pytest.raises(DataError, match="cannot be read .*unavailable"):
         read_history(None, TASK)
     monkeypatch.setattr(sys, "stdin", None)
     with pytest.raises(DataError, match="^standard input: closed"):

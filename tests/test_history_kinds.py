@@ -8,11 +8,9 @@ import zipfile
 
 import pytest
 
-from client.history.layouts import (
-    is_known_name,
-)
+from client.history.json_form import tree_values
+from client.history.layouts import is_known_name
 from client.history.reading import ReadOptions, read_history
-from client.history.tree_form import values_at
 from proper_model.errors import DataError
 from proper_model.tasks.task import load_task
 from tests.histories import (
@@ -209,10 +207,8 @@ def test_the_rest_of_an_export_may_be_hostile(read, inner, message):
             content, name="outbox.json", task="LaMP_7")  # fmt: skip
 
 
-def test_values_at_paths_are_found_across_chunks():
+def test_values_at_paths_are_found_wherever_they_lie():
     text = json.dumps({"skip": {"a": [1, {"b": "]}"}]}, "x": {"y": [{"z": [1, 2]}, {"z": [3]}]}})
-    for size in (1, 2, 7, 100):
-        chunks = [text[at : at + size] for at in range(0, len(text), size)]
-        found = list(values_at("f", iter(chunks), {"x.y[].z[]", "skip.a[]"}))
-        assert [value for path, value, _ in found if path == "x.y[].z[]"] == [1, 2, 3]
-        assert [value for path, value, _ in found if path == "skip.a[]"] == [1, {"b": "]}"}]
+    found = list(tree_values("f", f"var = {text}", {"x.y[].z[]", "skip.a[]"}, 6))
+    assert [value for path, value, _ in found if path == "x.y[].z[]"] == [1, 2, 3]
+    assert [value for path, value, _ in found if path == "skip.a[]"] == [1, {"b": "]}"}]

@@ -12,7 +12,7 @@ import pytest
 from serving import TOKEN, FakeSession, running
 
 from client.serving.app import PAGE_FILES
-from client.serving.bodies import MAX_BODY_BYTES
+from client.serving.faults import MAX_BODY_BYTES
 from client.serving.tokens import check_token, new_token, page_address, token_of_file
 from proper_model.errors import ConfigError, DataError, StorageError, TrainingError
 

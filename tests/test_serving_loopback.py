@@ -8,9 +8,8 @@ import httpx
 import pytest
 from serving import TOKEN, FakeSession, running
 
-from client.serving import loopback
-from client.serving.loopback import HOST_6, bound
-from client.serving.server import serve
+from client.serving import server as server_module
+from client.serving.server import HOST_6, bound, serve
 from proper_model.errors import ConfigError
 
 
@@ -52,7 +51,7 @@ def test_a_port_that_somebody_has_at_the_other_address_is_refused() -> None:
 
 
 def test_any_free_port_is_free_at_both(monkeypatch: pytest.MonkeyPatch) -> None:
-    second, tried = loopback._second, []
+    second, tried = server_module._second, []
 
     def taken_once(stack, port):
         tried.append(port)
@@ -60,20 +59,20 @@ def test_any_free_port_is_free_at_both(monkeypatch: pytest.MonkeyPatch) -> None:
             raise ConfigError("in use by another program")
         return second(stack, port)
 
-    monkeypatch.setattr(loopback, "_second", taken_once)
+    monkeypatch.setattr(server_module, "_second", taken_once)
     with bound(0) as listeners:
         assert {listener.getsockname()[1] for listener in listeners} == {tried[-1]}
     assert len(tried) == 2
 
 
 def test_a_machine_without_ipv6(monkeypatch: pytest.MonkeyPatch) -> None:
-    listen = loopback._listen
+    listen = server_module._listen
 
     def without(stack, family, host, port):
         if family == socket.AF_INET6:
             raise OSError("no such address")
         return listen(stack, family, host, port)
 
-    monkeypatch.setattr(loopback, "_listen", without)
+    monkeypatch.setattr(server_module, "_listen", without)
     with bound(0) as (only,):
         assert only.getsockname()[0] == "127.0.0.1"

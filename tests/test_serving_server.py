@@ -16,8 +16,7 @@ import pytest
 from serving import TOKEN, FakeSession
 
 from client.cli import run_cli
-from client.serving.loopback import bound
-from client.serving.server import serve
+from client.serving.server import bound, serve
 from proper_model.errors import ConfigError
 
 # A session whose pieces come every 50 ms for ever, or whose work ignores everything.

@@ -12,8 +12,7 @@ import httpx
 import pytest
 from serving import TOKEN, WEIGHTS, FakeSession, Gate, running, wait_until
 
-from client.serving.turns import Turns
-from client.serving.worker import Worker
+from client.serving.turns import Turns, Worker
 from proper_model.errors import DataError, StorageError
 
 TEXT = {"model": "proper", "prompt": "a b c"}

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from release_server import serve_folder, serving
 from transformers import LlamaConfig
 
-from client.commands import doctor_lines
+from client.commands import doctor
 from client.home import Home
 from client.person.workspace import Workspace
 from client.releases import add as bundles
@@ -417,7 +417,7 @@ def test_an_installed_release_whose_key_was_revoked_works_and_is_reported(home, 
         verify_bundle(home, now=NOW)
     assert "keeps working" in caught.value.hint
     with pytest.raises(BundleSignatureError, match="installed release 1"):
-        list(doctor_lines._release(home))
+        list(doctor._release(home))
     # Signed again by the new key, the same release is in order again.
     again = bundle(1, keys=(NEW_RELEASE_KEY,))
     manifest = (first.path / "manifest.json").read_bytes()
@@ -578,18 +578,18 @@ def test_a_root_of_another_channel_or_a_malformed_one_moves_nothing(home, publis
 
 
 def test_doctor_tells_whom_this_device_trusts(home):
-    assert list(doctor_lines._root(home)) == []
+    assert list(doctor._root(home)) == []
     year = timedelta(days=365)
     now = datetime.now(UTC)
     pin_root_of(home, roles_root(4, created=now - year, expires=now + year))
-    (finding,) = doctor_lines._root(home)
+    (finding,) = doctor._root(home)
     assert (finding.name, finding.ok) == ("root", True)
     assert finding.told.startswith("version 4, until ")
     pin_root(home.root_file, TrustedRoot.of([RELEASE_KEY]))
-    (finding,) = doctor_lines._root(home)
+    (finding,) = doctor._root(home)
     assert finding.ok is None
     assert "old form" in finding.told
     pin_root(home.root_file, roles_root(created=now - year, expires=now))
-    (finding,) = [f for f in doctor_lines.examine(home) if f.name == "root"]
+    (finding,) = [f for f in doctor.examine(home) if f.name == "root"]
     assert finding.ok is False
     assert "expired" in finding.told

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from itertools import chain
 
 from client.history.fields import Selection, likely, shown_names
 from client.history.layouts import is_known_name
-from client.history.text_input import MAX_RECORD_CHARS, TOO_LONG, Record, iter_lines
+from client.history.text_input import MAX_RECORD_CHARS, TOO_LONG, Record
 from proper_model.errors import DataError
 
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
@@ -27,15 +27,17 @@ class Table:
     `names` are the fields and columns that are asked for, by which the separator is told.
     """
 
-    def __init__(self, name: str, chunks: Iterator[str], names: set[str]) -> None:
+    def __init__(self, name: str, lines: Iterator[str | None], names: set[str]) -> None:
         self.name = name
-        self._feed = _Feed(name, iter_lines(chunks))
-        first = next((line for line in self._feed if line.strip()), "")
-        if named := _SEPARATOR_LINE.fullmatch(first):
+        number, first = next(
+            (number, line) for number, line in enumerate(lines, 1) if line is None or line.strip()
+        )
+        if named := _SEPARATOR_LINE.fullmatch(first or ""):
             self.delimiter = named["sign"]
+            self._feed = _Feed(name, lines, number)
         else:
-            self.delimiter = _sniff(first, names)
-            self._feed.push_back(first)
+            self.delimiter = _sniff(first or "", names)
+            self._feed = _Feed(name, chain([first], lines), number - 1)
         self._reader = csv.reader(self._feed, delimiter=self.delimiter, strict=True)
         with _field_limit():
             self.header = [cell.strip() for cell in _next_row(self._reader, self._feed) or []]
@@ -52,7 +54,7 @@ class Table:
                 if not cells:
                     continue
                 number += 1
-                line = self._feed.record_line
+                line = self._feed.row_line
                 extra = cells[len(self.header) :]
                 if len(cells) < len(self.header) or any(cell.strip() for cell in extra):
                     fault = f"has {len(cells)} cells, the header has {len(self.header)}"
@@ -101,57 +103,43 @@ class Table:
         return shown_names(self.header, fields)
 
 
-def cell(raw: Mapping[str, Any], column: str) -> Any:
-    """The cell of a row under a column, None without one."""
-    return raw.get(column)
-
-
 class _Feed:
-    """Lines for `csv.reader`, which joins those that quotes span; counts and bounds them."""
+    """Lines for `csv.reader`, which joins those that quotes span; bounds a row's length.
 
-    def __init__(self, name: str, lines: Iterator[str | None]) -> None:
-        self.name = name
-        self.record_line = 1
+    `row_line` is where the row that is read begins, `line` the last that was given.
+    """
+
+    def __init__(self, name: str, lines: Iterator[str | None], line: int) -> None:
+        self.name, self.line = name, line
+        self.row_line = line + 1
         self.ended = False
         self._lines = lines
-        self._line = 0
-        self._pushed: str | None = None
         self._chars = 0
 
     def __iter__(self) -> _Feed:
         return self
 
     def __next__(self) -> str:
-        if self._pushed is not None:
-            line: str | None = self._pushed
-            self._pushed = None
-        else:
-            try:
-                line = next(self._lines)
-            except StopIteration:
-                self.ended = True
-                raise
-            self._line += 1
+        line = next(self._lines, "")
+        if line == "":
+            self.ended = True
+            raise StopIteration
+        self.line += 1
         self._chars += len(line or "")
         if line is None or self._chars > MAX_RECORD_CHARS:
             raise DataError(
-                f"{self.name}, line {self.record_line}: a row that begins here is {TOO_LONG}",
+                f"{self.name}, line {self.row_line}: a row that begins here is {TOO_LONG}",
                 hint="look for a quote that does not end, or shorten the text",
             )
         return line
 
-    def push_back(self, line: str) -> None:
-        """Give the last line once more."""
-        self._pushed, self._chars = line, 0
-
-    def begin(self) -> None:
-        """A new row begins with the next line."""
+    def begin_row(self) -> None:
         self._chars = 0
-        self.record_line = self._line + (self._pushed is None)
+        self.row_line = self.line + 1
 
 
 def _next_row(reader: Iterator[list[str]], feed: _Feed) -> list[str] | None:
-    feed.begin()
+    feed.begin_row()
     try:
         return next(reader, None)
     except csv.Error:  # its text may change with Python, and is not needed
@@ -162,7 +150,7 @@ def _next_row(reader: Iterator[list[str]], feed: _Feed) -> list[str] | None:
             "and a line must end with a line feed"
         )
         raise DataError(
-            f"{feed.name}, line {feed.record_line}: {what}",
+            f"{feed.name}, line {feed.row_line}: {what}",
             hint='put text that holds separators or quotes in quotes, and double each quote: ""',
         ) from None
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
@@ -22,10 +23,8 @@ ORDER_HINT = (
     "24-03-15)"
 )
 MAX_DATE_CHARS = 100
-MIN_UNIX, MAX_UNIX = (
-    10**8,
-    10**10,
-)  # 1973 and 2286 in seconds; a thousand times that in milliseconds
+# 1973 and 2286 in seconds; a thousand times that in milliseconds.
+MIN_UNIX, MAX_UNIX = 10**8, 10**10
 MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 _MONTH = r"(?P<month>jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*\.?"
 _TIME = (
@@ -163,13 +162,11 @@ def shown_order(match: re.Match[str]) -> str | None:
 
 
 def order_of(values: Iterable[Any]) -> str | None:
-    """The order that the first telling date of a column shows; None if none does."""
+    """The order that the first date of a column that can be read in one way shows; None without one."""
     for value in values:
         reader = DateReader()
-        try:
+        with suppress(NoDateError):
             reader.read(value)
-        except NoDateError:
-            continue
         if reader.order is not None:
             return reader.order
     return None

@@ -7,7 +7,7 @@ known to have, and count the others, because a file without a header has a perso
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,34 +19,16 @@ MAX_PATH_PARTS = 16
 _SHOWN_NAMES = 30
 # How headers call what tasks call so.
 _LIKELY = {
-    "text": (
-        "review",
-        "my review",
-        "comment",
-        "body",
-        "content",
-        "message",
-        "tweet",
-        "post",
-        "note",
-    ),
-    "score": ("rating", "my rating", "your rating", "star rating", "stars", "rate", "user rating"),
-    "title": ("headline", "subject", "name"),
-    "description": ("summary", "plot", "overview"),
-    "date": (
-        *("created", "created_at", "created at", "created_utc", "date created", "datetime"),
-        *(
-            "timestamp",
-            "time",
-            "date rated",
-            "date added",
-            "date read",
-            "published",
-            "watched date",
-        ),
-    ),
+    field: tuple(names.split(", "))
+    for field, names in {
+        "text": "review, my review, comment, body, content, message, tweet, post, note",
+        "score": "rating, my rating, your rating, star rating, stars, rate, user rating",
+        "title": "headline, subject, name",
+        "description": "summary, plot, overview",
+        "date": "created, created_at, created at, created_utc, date created, datetime, timestamp, "
+        "time, date rated, date added, date read, published, watched date",
+    }.items()
 }
-Lookup = Callable[[Any, str], Any]
 
 
 @dataclass(frozen=True)
@@ -78,18 +60,18 @@ class Selection:
         own = all(places == (name,) for name, places in self.places.items())
         return own and self.layout is None and "date" in self.places
 
-    def reason(self, raw: Any, look: Lookup) -> str | None:
+    def reason(self, raw: Any) -> str | None:
         """Why a record is none of the person's items, None if it may be one."""
         for rule in self.rules:
-            if rule.test(look(raw, rule.place)):
+            if rule.test(dig(raw, rule.place)):
                 return rule.reason
         return None
 
-    def fields_of(self, raw: Any, look: Lookup) -> dict[str, Any]:
+    def fields_of(self, raw: Any) -> dict[str, Any]:
         """The record under the task's names; a field that nothing holds is missing."""
         found = {}
         for name, places in self.places.items():
-            values = [look(raw, place) for place in places]
+            values = [dig(raw, place) for place in places]
             value = next((v for v in values if not is_empty(v)), None)
             if value is None and name in self.required:
                 # Exports leave out what is empty; elsewhere an absent field is a fault.
@@ -173,7 +155,7 @@ def _fits(task: Task, layout: Layout) -> bool:
 
 
 def dig(raw: Any, path: str) -> Any:
-    """The value inside JSON at a path such as `tweet.full_text`; None where there is none."""
+    """The value at a path such as `tweet.full_text`, or a table's cell; None where there is none."""
     if isinstance(raw, dict) and path in raw:
         return raw[path]
     for key in path.split(".", MAX_PATH_PARTS):

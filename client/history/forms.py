@@ -10,23 +10,27 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Generator, Iterator, Mapping
-from dataclasses import dataclass
-from itertools import chain
+from dataclasses import dataclass, field
 from typing import Any
 
-from client.history.chat_form import chat_records, is_chat
-from client.history.clippings_form import clippings_records, is_clippings
-from client.history.csv_form import Table, cell
-from client.history.fields import Lookup, Selection, dig, likely, select
-from client.history.json_form import BLANKS, PROFILE, json_records, jsonl_records
-from client.history.layouts import Layout, layout_of_form, layout_of_head, layout_of_header
-from client.history.text_input import MAX_RECORD_CHARS, Record, Source
-from client.history.tree_form import values_at
+from client.history.csv_form import Table
+from client.history.fields import Selection, likely, select
+from client.history.json_form import (
+    BLANKS,
+    PROFILE,
+    Found,
+    json_records,
+    jsonl_records,
+    tree_values,
+)
+from client.history.layouts import layout_of_form, layout_of_head, layout_of_header
+from client.history.text_forms import chat_records, clippings_records, is_chat, is_clippings
+from client.history.text_input import Record, Source
 from proper_model.errors import ConfigError, DataError
 from proper_model.tasks import Task
 
 FORMS = ("json", "jsonl", "csv", "lamp", "whatsapp", "clippings")
-HEAD_CHARS = 1 << 16  # looked at to tell the form
+_BY_LINE = {"jsonl": jsonl_records, "whatsapp": chat_records, "clippings": clippings_records}
 _NAMES = {
     ".json": "json",
     ".js": "json",
@@ -52,167 +56,152 @@ _OTHERS = (
 
 
 @dataclass(frozen=True)
+class ReadOptions:
+    """How a person says that a file is to be read.
+
+    Attributes:
+        form: one of `FORMS`; None: recognized.
+        columns: where a field of the task, `id` or `date` stands: a column, or a path inside JSON.
+        max_items: the newest that are kept; None: as many as usual, with a warning if it cuts.
+        lenient: leave faulty records out instead of raising.
+        scale: how ratings become the task's labels, as `rating_scale` describes it.
+        date_order: `dmy`, `mdy` or `ymd`; None: told by the dates.
+        use_date: whether dates are read at all.
+        sender: which of a chat's people the person is.
+    """
+
+    form: str | None = None
+    columns: Mapping[str, str] = field(default_factory=dict)
+    max_items: int | None = None
+    lenient: bool = False
+    scale: str | None = None
+    date_order: str | None = None
+    use_date: bool = True
+    sender: str | None = None
+
+
+@dataclass(frozen=True)
 class Reading:
-    """A history that is open: what is read of it, and its records under the task's names.
+    """A history that is open: what is read of it, and its records as the file has them.
 
     Attributes:
         form: one of `FORMS`.
         selection: where the fields stand.
-        records: with `raw` as the file has it.
-        look: finds a value in such a record.
-        owner: the person's identity where the file says so and others' records stand in it too.
+        owner: the person's identity where the file says so and others' records stand in it too;
+            filled while the records are read.
         date_option: names a column that may be the date of a table read without one.
     """
 
     form: str
     selection: Selection
     records: Generator[Record, None, None]
-    look: Lookup
-    owner: list[str]
+    owner: list[str] = field(default_factory=list)
     date_option: str = ""
 
 
-def open_reading(
-    source: Source,
-    task: Task,
-    form: str | None,
-    columns: Mapping[str, str] | None,
-    *,
-    use_date: bool = True,
-) -> Reading:
-    """The records of a history in any form; `form` overrides what is recognized.
+def open_reading(source: Source, task: Task, options: ReadOptions) -> Reading:
+    """The records of a history in any form; the form of `options` overrides what is recognized.
 
-    Raises ConfigError for an unknown form, or columns that the task does not have; DataError for an
-    empty file, one of another kind, and whatever the form's reader refuses.
+    Raises ConfigError for columns that the task does not have; DataError for a file of another kind,
+    and whatever the form's reader refuses.
     """
-    if form is not None and form not in FORMS:
-        raise ConfigError(f"unknown form '{form}'", hint=f"forms: {', '.join(FORMS)}")
-    head = _head(source)
-    chosen = form or recognized(head, source.suffix)
-    if form is None:
-        _check_kind(source.name, head)
-    if form == "csv" and (_BEGINS_JSON.match(head) or is_chat(head) or _ASSIGNED.match(head)):
-        what = "an exported chat" if is_chat(head) else "JSON"
+    head, name = source.head, source.name
+    form = options.form or recognized(head, source.suffix)
+    assigned = _ASSIGNED.match(head)
+    _check_kind(name, head, options.form)
+    layout = layout_of_head(head) if form == "json" else None
+    if assigned and layout is None and not options.columns:
         raise DataError(
-            f"{source.name}: {what}, not a table", hint="leave --form out, or name its own form"
+            f"{name}: a part of a Twitter/X archive that is not your tweets",
+            hint="give data/tweets.js of the archive, or say where the fields stand: "
+            "--column text=PATH",
         )
-    columns = columns or {}
-    layout = layout_of_head(head) if chosen == "json" else None
-    if form not in (None, "json") and _ASSIGNED.match(head):
-        raise DataError(
-            f"{source.name}: JSON of a Twitter/X archive, not {form}", hint="leave --form out"
-        )
-    if layout is None and (assigned := _ASSIGNED.match(head)):
-        if not columns:
-            raise DataError(
-                f"{source.name}: a part of a Twitter/X archive that is not your tweets",
-                hint="give data/tweets.js of the archive, or say where the fields stand: "
-                "--column text=PATH",
-            )
-        head = head[assigned.end() :]
-    if chosen in ("whatsapp", "clippings"):
-        layout = layout_of_form(chosen)
-    chunks = chain([head], source.chunks)
-    if chosen == "csv":
-        return _table(source.name, chunks, task, columns, use_date)
-    selection = select(task, source.name, layout, columns, use_date=use_date)
-    owner: list[str] = []
-    if chosen == "whatsapp":
-        records = chat_records(chunks)
-    elif chosen == "clippings":
-        records = clippings_records(chunks)
-    elif layout is not None:
-        if assigned := _ASSIGNED.match(head):
-            chunks = chain([head[assigned.end() :]], source.chunks)
-        records = _exported(source.name, chunks, layout, owner)
-    elif any("[]" in path for path in columns.values()):
-        records, selection = _nested(source.name, chunks, selection)
-    elif chosen == "jsonl":
-        records = jsonl_records(chunks)
+    if form == "csv":
+        return _table(source, task, options)
+    if form in ("whatsapp", "clippings"):
+        layout = layout_of_form(form)
+    selection = select(task, name, layout, options.columns, use_date=options.use_date)
+    nested = any("[]" in path for path in options.columns.values())
+    if form in _BY_LINE and not (nested and form == "jsonl"):
+        return Reading(form, selection, _BY_LINE[form](source.lines()))
+    begin = assigned.end() if assigned else 0
+    if layout is None and not nested:
+        records = json_records(name, source.text(), begin, users=form == "lamp")
+        return Reading(form, selection, records)
+    owner_at = None if layout is None else layout.owner
+    if layout is None:
+        path, selection = _nested(selection)
+        paths = {path}
     else:
-        records = json_records(source.name, chunks, users=chosen == "lamp")
-    return Reading(chosen, selection, records, dig, owner)
+        paths = {layout.records, *layout.also} | ({owner_at} if owner_at else set())
+    owner: list[str] = []
+    found = tree_values(name, source.text(), paths, begin)
+    return Reading(form, selection, _numbered(found, owner_at, owner), owner)
 
 
-def _table(
-    name: str, chunks: Iterator[str], task: Task, columns: Mapping[str, str], use_date: bool
-) -> Reading:
-    fields = ("id", "date", *task.fields)
-    table = Table(name, chunks, {columns.get(field) or field for field in fields})
+def _table(source: Source, task: Task, options: ReadOptions) -> Reading:
+    fields, columns = ("id", "date", *task.fields), options.columns
+    table = Table(source.name, source.lines(), {columns.get(name) or name for name in fields})
     layout = layout_of_header(set(table.header))
     own = task.required_fields <= set(table.header)
     # A table with the task's own fields is the person's, unless the export has them there too.
     if own and layout and any(layout.fields.get(f) != (f,) for f in task.required_fields):
         layout = None
-    selection = select(task, name, layout, columns, use_date=use_date)
-    undated = use_date and "date" not in columns and layout is None and "date" not in table.header
-    option = likely(table.header, ["date"]) if undated else ""
-    return Reading("csv", selection, table.rows(selection, fields), cell, [], option)
+    selection = select(task, source.name, layout, columns, use_date=options.use_date)
+    dated = not options.use_date or "date" in columns or "date" in table.header
+    option = "" if dated or layout is not None else likely(table.header, ["date"])
+    return Reading("csv", selection, table.rows(selection, fields), date_option=option)
 
 
-def _exported(
-    name: str, chunks: Iterator[str], layout: Layout, owner: list[str]
+def _numbered(
+    found: Iterator[Found], owner_at: str | None, owner: list[str]
 ) -> Generator[Record, None, None]:
-    """Records of a program's JSON; the person's identity in it is put into `owner`."""
-    paths = {layout.records, *layout.also} | ({layout.owner} if layout.owner else set())
+    """Values in a tree as records; the person's identity, where that is one, is put into `owner`."""
     number = 0
-    for path, value, faults in values_at(name, chunks, paths):
-        if path == layout.owner:
+    for path, value, faults in found:
+        if path == owner_at:
             owner.append(f"user{value}")
             continue
         number += 1
         yield Record(number, value, None, faults)
 
 
-def _nested(
-    name: str, chunks: Iterator[str], selection: Selection
-) -> tuple[Generator[Record, None, None], Selection]:
-    """Records at the path that the columns share up to their last `[]`."""
-    given = [selection.places[field][0] for field in selection.given]
+def _nested(selection: Selection) -> tuple[str, Selection]:
+    """The path of the records that the columns share up to their last `[]`, and what is read of each.
+
+    Raises ConfigError for columns in different lists.
+    """
+    given = [selection.places[name][0] for name in selection.given]
     prefixes = {path.rpartition("[]")[0] for path in given}
     if len(prefixes) != 1 or not all("[]" in path for path in given):
         raise ConfigError(
             "--column: paths with [] must name one list, as in messages[].text and messages[].date"
         )
-    (prefix,) = prefixes
     inner = {
-        field: (places[0].rpartition("[]")[2].removeprefix("."),)
-        if field in selection.given
+        name: (places[0].rpartition("[]")[2].removeprefix("."),)
+        if name in selection.given
         else places
-        for field, places in selection.places.items()
+        for name, places in selection.places.items()
     }
-
-    def records() -> Generator[Record, None, None]:
-        found = values_at(name, chunks, {f"{prefix}[]"})
-        for number, (_, value, faults) in enumerate(found, start=1):
-            yield Record(number, value, None, faults)
-
-    return records(), Selection(inner, selection.given, selection.required)
+    return f"{prefixes.pop()}[]", Selection(inner, selection.given, selection.required)
 
 
-def _head(source: Source) -> str:
-    """The beginning of the text, with something in it."""
-    head = ""
-    for chunk in source.chunks:
-        head += chunk
-        if len(head) >= HEAD_CHARS and head.strip():
-            return head
-        if len(head) > MAX_RECORD_CHARS:
-            raise DataError(
-                f"{source.name}: begins with more than {MAX_RECORD_CHARS} blanks",
-                hint="this is no history; check the file",
-            )
-    if head.strip():
-        return head
-    raise DataError(f"{source.name}: the file is empty", hint="an empty history is written as: []")
-
-
-def _check_kind(name: str, head: str) -> None:
-    """Raises DataError for a beginning that no history has."""
+def _check_kind(name: str, head: str, form: str | None) -> None:
+    """Raises DataError for a beginning that no history has, or that is none of the form asked for."""
+    assigned = _ASSIGNED.match(head)
+    if form == "csv" and (_BEGINS_JSON.match(head) or is_chat(head) or assigned):
+        what = "an exported chat" if is_chat(head) else "JSON"
+        raise DataError(
+            f"{name}: {what}, not a table", hint="leave --form out, or name its own form"
+        )
+    if form not in (None, "json") and assigned:
+        raise DataError(f"{name}: JSON of a Twitter/X archive, not {form}", hint="leave --form out")
+    if form is not None:
+        return
     for pattern, what, hint in _OTHERS:
         if pattern.match(head):
             raise DataError(f"{name}: {what}, expected JSON, a table or a known export", hint=hint)
-    if _SCRIPT.match(head) and not _ASSIGNED.match(head):
+    if _SCRIPT.match(head) and not assigned:
         raise DataError(
             f"{name}: a program in JavaScript, expected JSON",
             hint="keep what stands between the outer brackets, and save it as .json",

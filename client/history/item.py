@@ -6,10 +6,9 @@ counts it. What has no text or no answer is no item, in strict reading as well.
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 from client.history.dates import (
     OPTIONS_HINT,
@@ -18,39 +17,24 @@ from client.history.dates import (
     OrderUnknownError,
     OtherOrderError,
 )
-from client.history.fields import is_empty, shown_names
-from client.history.forms import Reading
+from client.history.fields import Selection, is_empty, shown_names
+from client.history.forms import Reading, ReadOptions
 from client.history.newest import content_id
-from client.history.plain_text import without_marks
-from client.history.rating_scale import (
-    AboveScaleError,
-    NoRatingError,
-    Scale,
-    begins_as,
-    rating_label,
-    scale_name,
-)
+from client.history.rating_scale import NoRatingError, Ratings, Scale, begins_as, scale_name
+from client.history.senders import Senders
 from client.history.text_input import Record
 from proper_model.data import identifier, parse_item, text_of
 from proper_model.errors import DataError
-from proper_model.tasks import HistoryItem, Place, Report, Task, counted, folded
-
-if TYPE_CHECKING:
-    from client.history.reading import ReadOptions
+from proper_model.tasks import HistoryItem, Place, Report, Task, folded
 
 FAULTY = "faulty"
-MAX_SENDERS = 10_000  # different ones that are told apart
-HYPHENS = str.maketrans("\u2010\u2011", "--")  # in WhatsApp's telephone numbers
-ABOVE_SHARE = 10  # one in so many ratings above the scale is no slip
 EMPTY = "without text or answer"
-OTHERS = "of other people"
 MEND_HINT = "mend this record, or leave faulty records out with --lenient"
 OTHER_ORDER_HINT = (
     "the file's dates show two orders, as when a spreadsheet rewrote some of them: give the file as "
     "it was exported, or read it with --no-date"
 )
 GIVEN_ORDER_HINT = f"give the order that the dates have; {OPTIONS_HINT}"
-SENDER_HINT = "say which one you are, as the file writes it: --sender NAME"
 
 
 class Faults(Report):
@@ -60,8 +44,7 @@ class Faults(Report):
         super().error(place, message, hint=hint)
 
 
-@dataclass(frozen=True)
-class Draft:
+class Draft(NamedTuple):
     """An item, and when it was made as far as the file says."""
 
     item: HistoryItem
@@ -80,17 +63,20 @@ class Drafter:
         scale: Scale | None,
         options: ReadOptions,
     ) -> None:
-        self.name, self.task, self.reading, self.report = name, task, reading, report
-        self.scale, self.lenient = scale, options.lenient
+        self.name, self.task, self.report = name, task, report
+        self.selection, self.is_table = reading.selection, reading.form == "csv"
+        self.lenient = options.lenient
         self.dates = DateReader(options.date_order)
-        self.wanted = None if options.sender is None else same_name(options.sender)
-        self.senders: dict[str, int] = {}
-        self.unclaimed = False  # whether a message was taken that nothing says to be the person's
-        self.rated = task.answer_field if task.kind == "ordinal" else None
+        self.senders = Senders(name, reading.selection.layout, options.sender, reading.owner)
         self.labels = answer_labels(task)
-        self.ratings = self.above = 0
-        self.above_hint = ""
-        self._check_scale()
+        self.rated = task.answer_field if task.kind == "ordinal" and self.labels else None
+        self.ratings = Ratings(name, self.labels or (), scale)
+        check_scale(name, reading.selection, self.labels if self.rated else None, scale)
+
+    def check_all(self) -> None:
+        """What only all records together show. Raises DataError."""
+        self.senders.check()
+        self.ratings.check()
 
     def draft(self, record: Record) -> Draft | str:
         """The item of a record, or the reason why it is left out. Raises DataError if strict."""
@@ -99,98 +85,26 @@ class Drafter:
             self.report.error(place, fault)
         if record.faults:
             return FAULTY
-        if (reason := self._not_own(record.raw)) is not None:
-            return reason
-        raw, anonymous = self._raw(record), record.anonymous
+        raw = record.raw
         if not isinstance(raw, dict):
             parse_item(raw, record.number, self.task, place, self.report)  # says what it is
             return FAULTY
+        if self.selection.layout is not None:
+            reason = self.senders.reason(raw, self.selection.reason(raw))
+            if reason is not None:
+                return reason
+        if self.is_table or not self.selection.is_plain:
+            raw = self.selection.fields_of(raw)
         if any(name in raw and is_empty(raw[name]) for name in self.task.required_fields):
             return EMPTY
         errors = self.report.errors
-        draft = self._draft(dict(raw), record.number, anonymous, place)
+        draft = self._draft(dict(raw), record, place)
         if draft is None or self.report.errors > errors:
             return FAULTY if self.report.errors > errors else EMPTY
         return draft
 
-    def _check_scale(self) -> None:
-        """Raises DataError where an export has another scale than the task, and nothing says how."""
-        selection = self.reading.selection
-        layout = selection.layout
-        if layout is None or layout.scale is None or "score" not in selection.places:
-            return
-        if self.scale is not None and begins_as(self.scale, layout.scale):
-            return
-        if self.scale is not None and selection.places["score"] != layout.fields["score"]:
-            return
-        own = scale_name(self.labels) if self.rated and self.labels else layout.scale
-        if own != layout.scale:
-            raise DataError(
-                f"{self.name}: {layout.name} go from {layout.scale}, the task's from {own}",
-                hint=f"say how they become the task's: --scale {layout.scale}:{own}",
-            )
-
-    def check_ratings(self) -> None:
-        """Raises DataError where so many ratings lie above the scale that the file has another one.
-
-        Leaving those out would take the others, 4 of ten, for 4 of five.
-        """
-        if self.above and ABOVE_SHARE * self.above >= self.ratings:
-            count = f"{self.above} of {counted(self.ratings, 'rating')}"
-            raise DataError(
-                f"{self.name}: {count} lie above the scale, so the file's scale is another one",
-                hint=self.above_hint,
-            )
-
-    def check_senders(self) -> None:
-        """Raises DataError where a chat does not say which of its people is the person."""
-        layout = self.reading.selection.layout
-        if self.wanted is not None and (layout is None or layout.sender is None):
-            raise DataError(
-                f"{self.name}: --sender is for chats that are known, and this is none",
-                hint="leave it out, and give a file that holds your own items alone",
-            )
-        if self.unclaimed:
-            people = counted(len(self.senders), "person", "people")
-            raise DataError(f"{self.name}: a chat with messages of {people}", hint=SENDER_HINT)
-        if self.wanted is not None and self.wanted not in self.senders:
-            raise DataError(
-                f"{self.name}: no message of the sender that --sender names", hint=SENDER_HINT
-            )
-
-    def _not_own(self, raw: Any) -> str | None:
-        """Why a record of an export is none of the person's items."""
-        selection, look = self.reading.selection, self.reading.look
-        if selection.layout is None or not isinstance(raw, dict):
-            return None
-        place = selection.layout.sender
-        sender = None if place is None else _sender(look(raw, place))
-        found = {same_name(name) for name in (sender, look(raw, "from")) if isinstance(name, str)}
-        if self.wanted in found:  # of what is left out too: it says that there is such a sender
-            self.senders[str(self.wanted)] = 1
-        if (reason := selection.reason(raw, look)) is not None:
-            return reason
-        if place is None:
-            return None
-        if isinstance(sender, str) and len(self.senders) < MAX_SENDERS:
-            self.senders[same_name(sender)] = 1
-        if self.wanted is not None:
-            return None if self.wanted in found else OTHERS
-        # The file may say who the person is behind the messages, and what was taken is not theirs.
-        self.unclaimed = self.unclaimed or not self.reading.owner
-        return None if not self.reading.owner or sender in self.reading.owner else OTHERS
-
-    def _raw(self, record: Record) -> Any:
-        selection = self.reading.selection
-        table = self.reading.form == "csv"
-        if not isinstance(record.raw, dict) or (selection.is_plain and not table):
-            return record.raw
-        return selection.fields_of(record.raw, self.reading.look)
-
-    def _draft(
-        self, raw: dict[str, Any], number: int, anonymous: bool, place: Place
-    ) -> Draft | None:
-        named = self._keep_id(raw, place) and not anonymous
+    def _draft(self, raw: dict[str, Any], record: Record, place: Place) -> Draft | None:
+        named = self._keep_id(raw, place) and not record.anonymous
         if not named:
             raw.pop("id", None)
         when = self._keep_date(raw, place)
@@ -199,7 +113,7 @@ class Drafter:
             raw[str(self.rated)] = self._rating(raw[str(self.rated)], place)
         if self._lacks_field(raw, place):
             return None
-        item = parse_item(raw, number, self.task, place, self.report)
+        item = parse_item(raw, record.number, self.task, place, self.report)
         if item is None:
             return None
         for name, text in item.fields.items():
@@ -269,28 +183,21 @@ class Drafter:
 
     def _rating(self, value: Any, place: Place) -> Any:
         """The label that a rating is; what is no text and no number is told of later."""
-        if isinstance(value, bool) or not isinstance(value, str | int | float) or not self.labels:
+        if isinstance(value, bool) or not isinstance(value, str | int | float):
             return value
-        text = value if isinstance(value, str) else repr(value)
-        self.ratings += 1
-        if self.scale is None and text.strip() in self.labels:
-            return text.strip()
         try:
-            return rating_label(text, self.labels, self.scale)
+            return self.ratings.label(value if isinstance(value, str) else repr(value))
         except NoRatingError as error:
-            name = self.rated or ""
-            if isinstance(error, AboveScaleError):
-                self.above += 1
-                self.above_hint = error.hint
-            self.report.error(place.at(name), f"the answer is {error}", hint=error.hint)
-            return self.labels[0]  # not used: the record is faulty
+            where = place.at(self.rated or "")
+            self.report.error(where, f"the answer is {error}", hint=error.hint)
+            return self.ratings.labels[0]  # not used: the record is faulty
 
     def _lacks_field(self, raw: Mapping[str, Any], place: Place) -> bool:
         """Report a field that a record lacks, with the keys it has as far as they may be shown."""
         missing = sorted(self.task.required_fields - raw.keys())
         if not missing:
             return False
-        keys = shown_names(list(raw), self.task.fields) if self.reading.selection.is_plain else ""
+        keys = shown_names(list(raw), self.task.fields) if self.selection.is_plain else ""
         self.report.error(
             place.at(missing[0]),
             "missing" + (f"; the record has {keys}" if keys else ""),
@@ -318,16 +225,23 @@ class Drafter:
         return True
 
 
-def _sender(value: Any) -> Any:
-    """A sender as Telegram writes it; exports of before 2021 have its number alone."""
-    is_number = isinstance(value, int) and not isinstance(value, bool)
-    return f"user{value}" if is_number else value
-
-
-def same_name(name: str) -> str:
-    """A sender's name in one spelling: without marks, with plain blanks and hyphens."""
-    plain = without_marks(name).translate(HYPHENS)
-    return unicodedata.normalize("NFC", " ".join(plain.split()).removeprefix("~").strip())
+def check_scale(
+    name: str, selection: Selection, labels: tuple[str, ...] | None, scale: Scale | None
+) -> None:
+    """Raises DataError where an export has another scale than the task, and nothing says how."""
+    layout = selection.layout
+    if layout is None or layout.scale is None or "score" not in selection.places:
+        return
+    if scale is not None and begins_as(scale, layout.scale):
+        return
+    if scale is not None and selection.places["score"] != layout.fields["score"]:
+        return
+    own = scale_name(labels) if labels else layout.scale
+    if own != layout.scale:
+        raise DataError(
+            f"{name}: {layout.name} go from {layout.scale}, the task's from {own}",
+            hint=f"say how they become the task's: --scale {layout.scale}:{own}",
+        )
 
 
 def answer_labels(task: Task) -> tuple[str, ...] | None:

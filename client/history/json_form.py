@@ -1,19 +1,21 @@
-"""A person's history as JSON: an array of items, lines of items, or a user record of OPPU or LaMP.
+"""A person's history as JSON: lines or an array of items, user records of OPPU or LaMP, or a tree.
 
-Everything streams, the `profile` inside a user record too: one item is in memory at a time. Names
-that occur twice in an object and NaN, which Python's decoder accepts, are faults of their record.
-Forms: docs/method.md 2.1 (OPPU) and 4.1 (raw LaMP).
+A tree is one value with records somewhere inside, as programs export it; a path names keys with dots
+and every element of an array with `[]`, as in `chats.list[].messages[]`. What leads to records is
+walked, and each record is decoded as a whole. Names that occur twice in an object and NaN, which
+Python's decoder accepts, are faults of their record. User records: docs/method.md 2.1 (OPPU) and 4.1
+(raw LaMP).
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Generator, Iterator
+import re
+from collections.abc import Collection, Generator, Iterator
 from typing import Any, NoReturn
 
-from client.history.text_input import MAX_RECORD_CHARS, TOO_LONG, Record, iter_lines
+from client.history.text_input import MAX_RECORD_CHARS, TOO_LONG, Record
 from proper_model.errors import DataError
-from proper_model.storage.json_stream import TextBuffer, decode_key, decode_value, more_follows
 
 MAX_KEYS = 256  # of a user record, whose keys are walked
 MAX_DEPTH = 64  # of objects and arrays inside each other that are walked
@@ -21,18 +23,23 @@ MAX_DIGITS = 100  # of an integer; Python would refuse 4300, after quadratic tim
 PROFILE, USER, QUESTION = "profile", "user_id", "input"
 HINT = "expected an array of items, one item a line, or one user record with a profile"
 BLANKS = " \t\r\n"
+_BLANKS = re.compile(f"[{BLANKS}]*")
+# An error so close to the end may be of a literal or an escape that is cut in two.
+_TAIL = 16
+
+Found = tuple[str, Any, tuple[str, ...]]
 
 
-class Checks:
-    """A decoder that notes what JSON does not have and goes on, so that a record can be left out."""
+class _Decoder(json.JSONDecoder):
+    """Notes what JSON does not have and goes on, so that a record can be left out."""
 
     def __init__(self) -> None:
-        self._found: dict[str, None] = {}
-        self.decoder = json.JSONDecoder(
+        super().__init__(
             object_pairs_hook=self._unique,
-            parse_constant=self._constant,
+            parse_constant=lambda _name: self.note("NaN and Infinity are not JSON"),
             parse_int=self._integer,
         )
+        self._found: dict[str, None] = {}
 
     def take(self) -> tuple[str, ...]:
         """Faults since the last call."""
@@ -49,9 +56,6 @@ class Checks:
             self.note("an object has the same key twice")
         return fields
 
-    def _constant(self, _name: str) -> None:
-        self.note("NaN and Infinity are not JSON")
-
     def _integer(self, text: str) -> int:
         if len(text) > MAX_DIGITS:
             self.note(f"a number of more than {MAX_DIGITS} digits")
@@ -59,175 +63,237 @@ class Checks:
         return int(text)
 
 
-def jsonl_records(chunks: Iterator[str]) -> Generator[Record, None, None]:
+def jsonl_records(lines: Iterator[str | None]) -> Generator[Record, None, None]:
     """Items from lines; a malformed line is a record with a fault. Blank lines are skipped."""
-    checks = Checks()
+    decoder = _Decoder()
     number = 0
-    for row, line in enumerate(iter_lines(chunks), start=1):
+    for row, line in enumerate(lines, start=1):
         if line is not None and not line.strip(BLANKS):
             continue
         number += 1
-        raw = None if line is None else _line_value(line, checks)
+        raw = None
+        try:
+            raw = None if line is None else decoder.decode(line)
+        except json.JSONDecodeError as error:
+            decoder.note(f"malformed JSON, {error.msg} at its character {error.pos}")
+        except RecursionError:
+            decoder.note("malformed JSON, nested too deeply")
         if line is None:
-            checks.note(TOO_LONG)
+            decoder.note(TOO_LONG)
         elif isinstance(raw, dict) and isinstance(raw.get(PROFILE), list):
-            checks.note("a user record, expected an item; read it with the form lamp")
-        yield Record(number, raw, row, checks.take())
+            decoder.note("a user record, expected an item; read it with the form lamp")
+        yield Record(number, raw, row, decoder.take())
 
 
-def _line_value(line: str, checks: Checks) -> Any:
-    try:
-        return checks.decoder.decode(line)
-    except json.JSONDecodeError as error:
-        checks.note(f"malformed JSON, {error.msg} at its character {error.pos}")
-    except RecursionError:
-        checks.note("malformed JSON, nested too deeply")
-    return None
+class _Walk:
+    """A reader's place in JSON text. `where` says it in messages: a record's number."""
+
+    def __init__(self, name: str, text: str, position: int = 0) -> None:
+        self.name, self.text, self.position = name, text, position
+        self.where = ""
+        self.decoder = _Decoder()
+
+    def next(self) -> str:
+        """Skip blanks; the next character without using it, empty at the end."""
+        match = _BLANKS.match(self.text, self.position)
+        assert match is not None, "nothing matches too"
+        self.position = match.end()
+        return self.text[self.position : self.position + 1]
+
+    def value(self, max_chars: int = MAX_RECORD_CHARS) -> Any:
+        """Decode the value that stands here. Raises DataError if it is malformed or too long."""
+        self.next()
+        start = self.position
+        try:
+            value, end = self.decoder.raw_decode(self.text, start)
+        except json.JSONDecodeError as error:
+            cut = error.msg.startswith("Unterminated") or error.pos + _TAIL >= len(self.text)
+            self.fail(f"{error.msg} at its character {error.pos - start}", cut=cut)
+        except RecursionError:
+            self.fail("nested too deeply")
+        if end - start > max_chars:
+            self.fail(TOO_LONG)
+        self.position = end
+        return value
+
+    def members(self) -> Iterator[str]:
+        """Walk the object that stands here: its keys, each with its value next."""
+        for _ in self._parts("}"):
+            if self.next() != '"':
+                self.fail("expected a key in quotes")
+            key: str = self.value()
+            if self.next() != ":":
+                self.fail("expected ':' after a key")
+            self.position += 1
+            yield key
+
+    def elements(self) -> Iterator[None]:
+        """Walk the array that stands here; each element is next in turn."""
+        return self._parts("]")
+
+    def objects(self) -> Iterator[None]:
+        """Walk objects that follow one another to the end of the text."""
+        while first := self.next():
+            if first != "{":
+                raise DataError(f"{self.name}: not a JSON array or object", hint=HINT)
+            yield
+
+    def _parts(self, end: str) -> Iterator[None]:
+        self.next()
+        self.position += 1
+        more = self.next() != end
+        while more:
+            yield
+            separator = self.next()
+            if separator not in (end, ","):
+                self.fail(f"expected ',' or '{end}' before it")
+            more = separator == ","
+            self.position += more
+        self.position += 1
+
+    def fail(self, what: str, *, cut: bool = False) -> NoReturn:
+        if cut or self.position >= len(self.text):
+            what = f"{what}; the file may be truncated"
+        raise DataError(
+            f"{self.name}, {self.where}: malformed JSON, {what}",
+            hint="what follows such a fault cannot be read; write or export the file again",
+        )
 
 
-def json_records(name: str, chunks: Iterator[str], *, users: bool) -> Generator[Record, None, None]:
+def tree_values(
+    name: str, text: str, paths: Collection[str], position: int = 0
+) -> Generator[Found, None, None]:
+    """(path, value, faults) of every value at one of `paths`, in the order of the text.
+
+    Raises DataError where the text is no JSON, is nested too deeply, or something follows it.
+    """
+    walk = _Walk(name, text, position)
+    found = 0
+    walk.where = "after record 0"
+
+    def inside(path: str, depth: int) -> Iterator[Found]:
+        nonlocal found
+        first = walk.next()
+        if path in paths or first not in ("{", "["):
+            value, faults = walk.value(), walk.decoder.take()
+            if path in paths:
+                found += 1
+                walk.where = f"after record {found}"
+                yield path, value, faults
+            return
+        if depth >= MAX_DEPTH:
+            walk.fail("nested too deeply")
+        if first == "[":
+            inner = (f"{path}[]" for _ in walk.elements())
+        else:
+            inner = (f"{path}.{key}" if path else key for key in walk.members())
+        for each in inner:
+            yield from inside(each, depth + 1)
+
+    yield from inside("", 0)
+    if walk.next() == ";":  # of a script, such as tweets.js
+        walk.position += 1
+    if walk.next():
+        raise DataError(
+            f"{name}: something follows the end of the JSON",
+            hint="give one file as the program exported it",
+        )
+
+
+def json_records(
+    name: str, text: str, position: int = 0, *, users: bool
+) -> Generator[Record, None, None]:
     """Items of an array, or of the profile of one person's user records, alone or in an array.
 
     `users` asks for user records. Raises DataError with the record's number where the text is no
     JSON and cannot be followed any further, and where it holds more than one person.
     """
-    yield from _Reader(TextBuffer(name, chunks), users).records()
+    walk = _Walk(name, text, position)
+    walk.where = "record 1"
+    in_array = walk.next() == "["
+    person = _Person(walk) if users or _begins_with_user(_Walk(name, text, position)) else None
+    number = 0
+
+    def item(*, anonymous: bool = False) -> Record:
+        nonlocal number
+        value = walk.value()
+        number += 1
+        walk.where = f"record {number + 1}"
+        return Record(number, value, None, walk.decoder.take(), anonymous)
+
+    for _ in walk.elements() if in_array else walk.objects():
+        if person is None or walk.next() != "{":
+            yield item()
+            continue
+        for question in person.profile():
+            yield item(anonymous=question)
+    if in_array and walk.next():
+        raise DataError(f"{name}: something follows the JSON array", hint=HINT)
 
 
-class _Reader:
-    """Walks user records key by key and decodes everything else as a whole."""
+def _begins_with_user(walk: _Walk) -> bool:
+    """Whether the first object is a user record, which its keys tell."""
+    walk.where = "record 1"
+    if walk.next() == "[":
+        walk.position += 1
+    if walk.next() != "{":
+        return False
+    for count, key in enumerate(walk.members(), start=1):
+        if count > MAX_KEYS:
+            walk.fail(f"an object of more than {MAX_KEYS} keys")
+        if key == PROFILE and walk.next() == "[":
+            return True
+        walk.value()
+    return False
 
-    def __init__(self, buffer: TextBuffer, users: bool) -> None:
-        self.buffer = buffer
-        self.checks = Checks()
-        self.number = 0  # of items
-        self.of_users: bool | None = True if users else None  # None: not known yet
-        self.user: Any = None
-        self.user_count = 0
 
-    def records(self) -> Iterator[Record]:
-        buffer = self.buffer
-        if buffer.next_character() == "[":
-            yield from self._array(self._entry)
-            if buffer.next_character():
-                raise DataError(f"{buffer.name}: something follows the JSON array", hint=HINT)
-            return
-        while first := buffer.next_character():
-            if first != "{":
-                raise DataError(f"{buffer.name}: not a JSON array or object", hint=HINT)
-            yield from self._entry()
+class _Person:
+    """User records, which must be of one person."""
 
-    def _array(self, element: Any) -> Iterator[Record]:
-        """Walk the array at the buffer's position; `element` reads one and yields its items."""
-        buffer = self.buffer
-        buffer.position += 1
-        more = buffer.next_character() != "]"
-        while more:
-            buffer.next_character()
-            yield from element()
-            more = more_follows(buffer, "]", self._fail)
-        buffer.position += 1
+    def __init__(self, walk: _Walk) -> None:
+        self._walk = walk
+        self._number = 0  # of the user record
+        self._user: Any = None
 
-    def _entry(self) -> Iterator[Record]:
-        if self.of_users is False or self.buffer.next_character() != "{":
-            yield from self._item()
-        else:
-            yield from self._walk()
+    def profile(self) -> Iterator[bool]:
+        """Walk the user record that stands here: each item of its profile is next in turn.
 
-    def _item(self, *, anonymous: bool = False) -> Iterator[Record]:
-        value = self._value()
-        self.number += 1
-        yield Record(self.number, value, None, self.checks.take(), anonymous)
-
-    def _skip(self) -> Iterator[Record]:
-        self._value()
-        yield from ()
-
-    def _walk(self) -> Iterator[Record]:
-        """A user record, or the first item, which the keys tell apart."""
-        buffer = self.buffer
+        Yields whether it is the record of a question, whose items' ids say nothing.
+        """
+        self._number += 1
         head: dict[str, Any] = {}
-        profiles = 0
-        buffer.position += 1
-        more = buffer.next_character() != "}"
-        while more:
-            key = decode_key(buffer, self._value, self._fail)
+        for key in self._walk.members():
             if key in head:
-                self.checks.note("an object has the same key twice")
-            head[key] = None
-            if len(head) > MAX_KEYS:
-                self._fail(f"an object of more than {MAX_KEYS} keys")
-            is_list = buffer.next_character() == "["
-            if is_list and key == PROFILE:
-                profiles += 1
-                self._begin_user(head, profiles)
-                anonymous = QUESTION in head
-                yield from self._array(lambda a=anonymous: self._item(anonymous=a))
-            elif is_list and self.of_users and key != USER:
-                yield from self._array(self._skip)  # queries, which may be many
-            else:
-                head[key] = self._value()
-            more = more_follows(buffer, "}", self._fail)
-        buffer.position += 1
-        if self.of_users:
-            self._end_user(head, profiles)
-            return
-        self.of_users = False
-        self.number += 1
-        yield Record(self.number, head, None, self.checks.take())
-
-    def _value(self) -> Any:
-        return decode_value(
-            self.buffer, self._fail, decoder=self.checks.decoder, limit_chars=MAX_RECORD_CHARS
-        )
-
-    def _begin_user(self, head: dict[str, Any], profiles: int) -> None:
-        """Before a profile is read: refuse another person's as soon as it can be known."""
+                self._walk.decoder.note("an object has the same key twice")
+            if is_profile := key == PROFILE and self._walk.next() == "[":
+                self._check_sound(head)
+                if USER in head:
+                    self._check_same(head)
+                for _ in self._walk.elements():
+                    yield QUESTION in head
+            head[key] = is_profile or self._walk.value(max_chars=len(self._walk.text))
         self._check_sound(head)
-        self.of_users = True
-        if profiles > 1:
-            raise DataError(f"{self.buffer.name}: a user record has two profiles", hint=HINT)
-        if self.user_count and USER in head:
-            self._check_same_user(head)
-
-    def _end_user(self, head: dict[str, Any], profiles: int) -> None:
-        self._check_sound(head)
-        if not profiles:
-            raise DataError(
-                f"{self.buffer.name}, user record {self.user_count + 1}, field profile: missing or "
-                "not a list",
-                hint=HINT,
-            )
-        if self.user_count:
-            self._check_same_user(head)
-        self.user = head.get(USER)
-        self.user_count += 1
+        if head.get(PROFILE) is not True:
+            raise self._fault("missing or not a list", PROFILE)
+        self._check_same(head)
+        self._user = head.get(USER)
 
     def _check_sound(self, head: dict[str, Any]) -> None:
-        for fault in self.checks.take():
-            raise DataError(
-                f"{self.buffer.name}, user record {self.user_count + 1}: {fault}", hint=HINT
-            )
+        for fault in self._walk.decoder.take():
+            raise self._fault(fault)
         if isinstance(head.get(USER), dict | list):
-            raise DataError(
-                f"{self.buffer.name}, user record {self.user_count + 1}, field {USER}: expected a "
-                "string",
-                hint=HINT,
-            )
+            raise self._fault("expected a string", USER)
 
-    def _check_same_user(self, head: dict[str, Any]) -> None:
+    def _check_same(self, head: dict[str, Any]) -> None:
+        """Refuse another person's record, before its items where that can be known."""
         user = head.get(USER)
-        if user is None or str(user) != str(self.user):
+        if self._number > 1 and (user is None or str(user) != str(self._user)):
             raise DataError(
-                f"{self.buffer.name}: user records 1 and {self.user_count + 1} belong to more than "
+                f"{self._walk.name}: user records 1 and {self._number} belong to more than "
                 f"one person{'' if user is not None else ', or have no user_id that says whose'}",
                 hint="give the history of one person; take that person's records out first",
             )
 
-    def _fail(self, what: str) -> NoReturn:
-        if self.buffer.ended:
-            what = f"{what}; the file may be truncated"
-        raise DataError(
-            f"{self.buffer.name}, record {self.number + 1}: malformed JSON, {what}",
-            hint="what follows such a fault cannot be read; write the file again",
-        )
+    def _fault(self, what: str, field: str | None = None) -> DataError:
+        place = f"{self._walk.name}, user record {self._number}"
+        return DataError(f"{place}{f', field {field}' if field else ''}: {what}", hint=HINT)

@@ -88,230 +88,121 @@ def _is_something(value: Any) -> bool:
     return isinstance(value, str) and bool(value.strip())
 
 
-NOT_RATED = "not rated"
 _DELETED = _is("[deleted]", "[removed]", "[deleted by user]", "[ Removed by Reddit ]")
 _YTD = r"\s*window\.YTD\.{}\.part\d+\s*=\s*(?=[\[{{])"
 _RETWEET = _begins(r"RT\s*:?\s*@\w+")
+_NO_REVIEWS = "it holds no reviews, so the titles would stand in for your text"
 
-LAYOUTS: tuple[Layout, ...] = (
-    Layout(
-        "Goodreads library",
-        "table",
-        ("goodreads_library_export.csv",),
-        {"text": ("My Review",), "score": ("My Rating",)},
-        ("Date Read", "Date Added"),
-        header=frozenset({"Book Id", "My Rating", "My Review", "Exclusive Shelf"}),
-        rules=(Rule(NOT_RATED, "My Rating", _is_zero, needs="score"),),
-        clean=from_html,
-    ),
-    Layout(
-        "StoryGraph library",
-        "table",
-        ("storygraph_export.csv",),
-        {"text": ("Review",), "score": ("Star Rating",)},
-        ("Last Date Read", "Date Added"),
-        header=frozenset({"Read Status", "Star Rating", "Review"}),
-        rules=(Rule(NOT_RATED, "Star Rating", _is_zero, needs="score"),),
-        clean=from_html,
-    ),
-    Layout(
-        "Letterboxd reviews",
-        "table",
-        ("reviews.csv",),
-        {"text": ("Review",), "score": ("Rating",)},
-        ("Watched Date", "Date"),
-        header=frozenset({"Letterboxd URI", "Name", "Rating", "Review"}),
-        rules=(Rule(NOT_RATED, "Rating", _is_zero, needs="score"),),
-        clean=from_html,
-    ),
-    Layout(
-        "Letterboxd ratings",
-        "table",
-        ("ratings.csv", "diary.csv"),
-        {"text": ("Name",), "score": ("Rating",)},
-        ("Watched Date", "Date"),
-        header=frozenset({"Letterboxd URI", "Name", "Rating"}),
-        rules=(Rule(NOT_RATED, "Rating", _is_zero, needs="score"),),
-        sure=False,
-        note="it holds no reviews, so the films' names would stand in for your text; your reviews "
-        "are in reviews.csv of the same export",
-    ),
-    Layout(
-        "IMDb ratings",
-        "table",
-        ("ratings.csv",),
-        {"text": ("Title",), "score": ("Your Rating",)},
-        ("Date Rated",),
-        header=frozenset({"Const", "Your Rating", "Date Rated", "Title"}),
-        rules=(Rule(NOT_RATED, "Your Rating", _is_zero, needs="score"),),
-        sure=False,
-        note="it holds no reviews, so the titles would stand in for your text",
-        scale="1-10",
-    ),
-    Layout(
-        "IMDb ratings of before 2017",
-        "table",
-        ("ratings.csv",),
-        {"text": ("Title",), "score": ("You rated",)},
-        ("created",),
-        header=frozenset({"const", "created", "Title", "You rated"}),
-        rules=(Rule(NOT_RATED, "You rated", _is_zero, needs="score"),),
-        sure=False,
-        note="it holds no reviews, so the titles would stand in for your text",
-        scale="1-10",
-    ),
-    Layout(
-        "Reddit posts",
-        "table",
-        ("posts.csv",),
-        {"text": ("body",), "title": ("title",)},
-        ("date",),
-        header=frozenset({"id", "permalink", "subreddit", "title", "body"}),
-        rules=(Rule("deleted", "body", _DELETED), Rule("deleted", "title", _DELETED)),
-        clean=from_entities,
-    ),
-    Layout(
-        "Reddit comments",
-        "table",
-        ("comments.csv",),
-        {"text": ("body",)},
-        ("date",),
-        header=frozenset({"id", "permalink", "subreddit", "parent", "body"}),
-        rules=(Rule("deleted", "body", _DELETED),),
-        clean=from_entities,
-    ),
-    Layout(
-        "Reddit messages",
-        "table",
-        ("messages.csv", "messages_archive.csv"),
-        {"text": ("body",)},
-        ("date",),
-        header=frozenset({"id", "from", "to", "subject", "body"}),
-        rules=(Rule("deleted", "body", _DELETED),),
-        clean=from_entities,
-        sender="from",
-    ),
-    Layout(
-        "Reddit chats",
-        "table",
-        ("chat_history.csv",),
-        {"text": ("message",)},
-        ("created_at",),
-        header=frozenset({"message_id", "created_at", "username", "message", "channel_url"}),
-        rules=(Rule("deleted", "message", _DELETED),),
-        clean=from_entities,
-        sender="username",
-    ),
-    Layout(
-        "Twitter/X archive",
-        "json",
-        ("tweets.js", "tweet.js"),
-        {"text": ("tweet.full_text", "full_text", "tweet.text", "text")},
-        ("tweet.created_at", "created_at"),
-        head=re.compile(
-            _YTD.format("(?:deleted_|community_)?tweets?")
-            + r"|\s*Grailbird\.data\.tweets_\w+\s*=\s*(?=\[)"  # one file a month, until 2019
-            + r'|\s*\[\s*\{\s*"tweet"\s*:\s*\{'
-        ),
-        records="[]",
-        rules=(
-            *(
-                Rule("retweets", f"{inside}{place}", test)
-                for inside in ("tweet.", "")
-                for place, test in (
-                    ("full_text", _RETWEET),
-                    ("text", _RETWEET),
-                    ("retweeted_status", lambda other: other is not None),
-                )
-            ),
-        ),
-        clean=from_entities,
-    ),
-    Layout(
-        "Twitter archive of before 2019",
-        "table",
-        ("tweets.csv",),
-        {"text": ("text",)},
-        ("timestamp",),
-        header=frozenset({"tweet_id", "timestamp", "text", "retweeted_status_id"}),
-        rules=(
-            Rule("retweets", "retweeted_status_id", _is_something),
-            Rule("retweets", "text", _RETWEET),
-        ),
-        clean=from_entities,
-    ),
-    Layout(
-        "long tweets of a Twitter/X archive",
-        "json",
-        ("note-tweet.js",),
-        {"text": ("noteTweet.core.text",)},
-        ("noteTweet.createdAt",),
-        head=re.compile(_YTD.format("note_tweet")),
-        records="[]",
-        clean=from_entities,
-    ),
-    Layout(
-        "Mastodon outbox",
-        "json",
-        ("outbox.json",),
-        {"text": ("object.content",)},
-        ("published", "object.published"),
-        head=re.compile(r'\s*\{.*?"orderedItems"\s*:\s*\[', re.DOTALL),
-        records="orderedItems[]",
-        rules=(
-            Rule("boosts", "type", _is("Announce")),
-            Rule("not posts", "type", lambda kind: kind not in ("Create", "Announce")),
-        ),
-        clean=from_html,
-    ),
-    Layout(
-        "Telegram chats",
-        "json",
-        ("result.json",),
-        {"text": ("text",)},
-        ("date_unixtime", "date"),
-        head=re.compile(
-            r'\s*\{(?=.*?"(?:messages|chats|contacts)"\s*:\s*[\[{])'
-            r'(?=.*?"(?:personal_information|from_id|date_unixtime|about)"\s*:'
-            r'|.*?"type"\s*:\s*"(?:personal_chat|bot_chat|saved_messages|private_\w+|public_\w+)")',
-            re.DOTALL,
-        ),
-        records="messages[]",
-        also=("chats.list[].messages[]", "left_chats.list[].messages[]"),
-        rules=(
-            Rule("service messages", "type", lambda kind: kind != "message"),
-            Rule("forwarded", "forwarded_from", lambda name: name is not None),
-        ),
-        clean=from_parts,
-        owner="personal_information.user_id",
-        sender="from_id",
-    ),
-    Layout(
-        "WhatsApp chat",
-        "whatsapp",
-        ("_chat.txt", "WhatsApp Chat with ….txt"),
-        {"text": ("text",)},
-        ("date",),
-        rules=(
-            Rule("media and notices", "kind", _is("media")),
-            Rule("service messages", "kind", _is("service")),
-        ),
-        sender=FROM,
-    ),
-    Layout(
-        "Kindle clippings",
-        "clippings",
-        ("My Clippings.txt",),
-        {"text": ("text",)},
-        ("date",),
-        rules=(
-            Rule("bookmarks", "kind", _is("bookmark")),
-            Rule("notices", "kind", _is("notice")),
-        ),
-        sure=False,
-        note="highlights are an author's words and not your own; notes are yours",
-    ),
+_TWEETS = re.compile(
+    _YTD.format("(?:deleted_|community_)?tweets?")
+    + r"|\s*Grailbird\.data\.tweets_\w+\s*=\s*(?=\[)"  # one file a month, until 2019
+    + r'|\s*\[\s*\{\s*"tweet"\s*:\s*\{'
 )
+_TELEGRAM = re.compile(
+    r'\s*\{(?=.*?"(?:messages|chats|contacts)"\s*:\s*[\[{])'
+    r'(?=.*?"(?:personal_information|from_id|date_unixtime|about)"\s*:'
+    r'|.*?"type"\s*:\s*"(?:personal_chat|bot_chat|saved_messages|private_\w+|public_\w+)")',
+    re.DOTALL,
+)
+_RETWEETS = tuple(
+    Rule("retweets", f"{inside}{place}", test)
+    for inside in ("tweet.", "")
+    for place, test in (
+        ("full_text", _RETWEET),
+        ("text", _RETWEET),
+        ("retweeted_status", lambda other: other is not None),
+    )
+)
+
+
+def _rated(place: str) -> tuple[Rule, ...]:
+    return (Rule("not rated", place, _is_zero, needs="score"),)
+
+
+def _not_deleted(*places: str) -> tuple[Rule, ...]:
+    return tuple(Rule("deleted", place, _DELETED) for place in places)
+
+
+# name, form, files / fields, date / how it is known / what is left out, and the rest
+LAYOUTS: tuple[Layout, ...] = (
+    Layout("Goodreads library", "table", ("goodreads_library_export.csv",),
+           {"text": ("My Review",), "score": ("My Rating",)}, ("Date Read", "Date Added"),
+           header=frozenset({"Book Id", "My Rating", "My Review", "Exclusive Shelf"}),
+           rules=_rated("My Rating"), clean=from_html),
+    Layout("StoryGraph library", "table", ("storygraph_export.csv",),
+           {"text": ("Review",), "score": ("Star Rating",)}, ("Last Date Read", "Date Added"),
+           header=frozenset({"Read Status", "Star Rating", "Review"}),
+           rules=_rated("Star Rating"), clean=from_html),
+    Layout("Letterboxd reviews", "table", ("reviews.csv",),
+           {"text": ("Review",), "score": ("Rating",)}, ("Watched Date", "Date"),
+           header=frozenset({"Letterboxd URI", "Name", "Rating", "Review"}),
+           rules=_rated("Rating"), clean=from_html),
+    Layout("Letterboxd ratings", "table", ("ratings.csv", "diary.csv"),
+           {"text": ("Name",), "score": ("Rating",)}, ("Watched Date", "Date"),
+           header=frozenset({"Letterboxd URI", "Name", "Rating"}),
+           rules=_rated("Rating"), sure=False,
+           note="it holds no reviews, so the films' names would stand in for your text; your "
+           "reviews are in reviews.csv of the same export"),
+    Layout("IMDb ratings", "table", ("ratings.csv",),
+           {"text": ("Title",), "score": ("Your Rating",)}, ("Date Rated",),
+           header=frozenset({"Const", "Your Rating", "Date Rated", "Title"}),
+           rules=_rated("Your Rating"), scale="1-10", sure=False, note=_NO_REVIEWS),
+    Layout("IMDb ratings of before 2017", "table", ("ratings.csv",),
+           {"text": ("Title",), "score": ("You rated",)}, ("created",),
+           header=frozenset({"const", "created", "Title", "You rated"}),
+           rules=_rated("You rated"), scale="1-10", sure=False, note=_NO_REVIEWS),
+    Layout("Reddit posts", "table", ("posts.csv",),
+           {"text": ("body",), "title": ("title",)}, ("date",),
+           header=frozenset({"id", "permalink", "subreddit", "title", "body"}),
+           rules=_not_deleted("body", "title"), clean=from_entities),
+    Layout("Reddit comments", "table", ("comments.csv",),
+           {"text": ("body",)}, ("date",),
+           header=frozenset({"id", "permalink", "subreddit", "parent", "body"}),
+           rules=_not_deleted("body"), clean=from_entities),
+    Layout("Reddit messages", "table", ("messages.csv", "messages_archive.csv"),
+           {"text": ("body",)}, ("date",),
+           header=frozenset({"id", "from", "to", "subject", "body"}),
+           rules=_not_deleted("body"), clean=from_entities, sender="from"),
+    Layout("Reddit chats", "table", ("chat_history.csv",),
+           {"text": ("message",)}, ("created_at",),
+           header=frozenset({"message_id", "created_at", "username", "message", "channel_url"}),
+           rules=_not_deleted("message"), clean=from_entities, sender="username"),
+    Layout("Twitter/X archive", "json", ("tweets.js", "tweet.js"),
+           {"text": ("tweet.full_text", "full_text", "tweet.text", "text")},
+           ("tweet.created_at", "created_at"),
+           head=_TWEETS, records="[]",
+           rules=_RETWEETS, clean=from_entities),
+    Layout("Twitter archive of before 2019", "table", ("tweets.csv",),
+           {"text": ("text",)}, ("timestamp",),
+           header=frozenset({"tweet_id", "timestamp", "text", "retweeted_status_id"}),
+           rules=(Rule("retweets", "retweeted_status_id", _is_something),
+                  Rule("retweets", "text", _RETWEET)), clean=from_entities),
+    Layout("long tweets of a Twitter/X archive", "json", ("note-tweet.js",),
+           {"text": ("noteTweet.core.text",)}, ("noteTweet.createdAt",),
+           head=re.compile(_YTD.format("note_tweet")), records="[]", clean=from_entities),
+    Layout("Mastodon outbox", "json", ("outbox.json",),
+           {"text": ("object.content",)}, ("published", "object.published"),
+           head=re.compile(r'\s*\{.*?"orderedItems"\s*:\s*\[', re.DOTALL), records="orderedItems[]",
+           rules=(Rule("boosts", "type", _is("Announce")),
+                  Rule("not posts", "type", lambda kind: kind not in ("Create", "Announce"))),
+           clean=from_html),
+    Layout("Telegram chats", "json", ("result.json",),
+           {"text": ("text",)}, ("date_unixtime", "date"),
+           head=_TELEGRAM, records="messages[]",
+           also=("chats.list[].messages[]", "left_chats.list[].messages[]"),
+           rules=(Rule("service messages", "type", lambda kind: kind != "message"),
+                  Rule("forwarded", "forwarded_from", lambda name: name is not None)),
+           clean=from_parts, owner="personal_information.user_id", sender="from_id"),
+    Layout("WhatsApp chat", "whatsapp", ("_chat.txt", "WhatsApp Chat with ….txt"),
+           {"text": ("text",)}, ("date",),
+           rules=(Rule("media and notices", "kind", _is("media")),
+                  Rule("service messages", "kind", _is("service"))), sender=FROM),
+    Layout("Kindle clippings", "clippings", ("My Clippings.txt",),
+           {"text": ("text",)}, ("date",),
+           rules=(Rule("bookmarks", "kind", _is("bookmark")),
+                  Rule("notices", "kind", _is("notice"))),
+           sure=False, note="highlights are an author's words and not your own; notes are yours"),
+)  # fmt: skip
 
 
 def layout_of_header(names: set[str]) -> Layout | None:

@@ -3,8 +3,8 @@
 Bounded whatever the file holds: the newest N by date and, as long as it is open which order counts,
 the last N of the file. Items of one day are ordered by their time where the file has it. A file some
 of whose items lack a date is turned round if the others show that it begins with the newest. An item
-is known again by its id among the last `REMEMBERED` different
-records and among the kept ones; one that is repeated further apart counts as two.
+is known again by its id among the last `REMEMBERED` different records and among the kept ones; one
+that is repeated further apart counts as two.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class _Seen:
 
 
 class Keeper:
-    """Takes items as they stream by. Not more than `limit` of them remain."""
+    """Takes items in the order of the file. Not more than `limit` of them remain."""
 
     def __init__(self, name: str, limit: int) -> None:
         self.name = name
@@ -68,7 +68,9 @@ class Keeper:
     ) -> int | None:
         """Take record `number`. Returns the number of an earlier one with its id and other content.
 
-        `when` orders more finely than the item's date, of which it is a part. Raises DataError if the kept items hold more text than memory should.
+        `when` orders more finely than the item's date, of which it is a part.
+
+        Raises DataError if the kept items hold more text than memory should.
         """
         key = hashlib.sha256(item.id.encode()).digest()[:16]
         date = date_key(item.date)

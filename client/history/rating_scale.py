@@ -19,12 +19,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
-from proper_model.errors import ConfigError
+from proper_model.errors import ConfigError, DataError
+from proper_model.tasks import counted
 
 RULES = ("round-up", "round-down", "nearest")
 STEPS = {"half-stars": Fraction(1, 2), "quarter-stars": Fraction(1, 4)}
 STARS = 5
 MAX_RATING_CHARS = 40
+ABOVE_SHARE = 10  # one in so many ratings above the scale is no slip
 SCALE_HINT = (
     "--scale half-stars:round-up, half-stars:round-down or half-stars:nearest (quarter-stars "
     "likewise), or FROM:TO such as 1-10:1-5"
@@ -126,6 +128,40 @@ def rating_label(text: str, labels: Sequence[str], scale: Scale | None) -> str:
                 "a rating that is none of the stars that --scale names", _stars_hint(other)
             )
     return numbers[_rounded(min(max(value, low), high), sorted(numbers), scale.rule)]
+
+
+class Ratings:
+    """The ratings of one file, which have one scale."""
+
+    def __init__(self, name: str, labels: Sequence[str], scale: Scale | None) -> None:
+        self.labels = labels
+        self._name, self._scale = name, scale
+        self._count = self._above = 0
+        self._above_hint = ""
+
+    def label(self, text: str) -> str:
+        """As `rating_label`."""
+        self._count += 1
+        if self._scale is None and text.strip() in self.labels:
+            return text.strip()
+        try:
+            return rating_label(text, self.labels, self._scale)
+        except AboveScaleError as error:
+            self._above += 1
+            self._above_hint = error.hint
+            raise
+
+    def check(self) -> None:
+        """Raises DataError where so many ratings lie above the scale that the file has another one.
+
+        Leaving those out would take the others, 4 of ten, for 4 of five.
+        """
+        if self._above and ABOVE_SHARE * self._above >= self._count:
+            count = f"{self._above} of {counted(self._count, 'rating')}"
+            raise DataError(
+                f"{self._name}: {count} lie above the scale, so the file's scale is another one",
+                hint=self._above_hint,
+            )
 
 
 def _stars_hint(stars: str) -> str:

@@ -1,8 +1,8 @@
-"""One person's own history from a file or standard input: streamed, checked, in time order.
+"""One person's own history from a file or standard input: checked, each item once, in time order.
 
-Memory is bounded by the newest items that are kept, whatever the file holds, and plaintext is copied
-nowhere. Messages name file, record, line and field; they quote nothing. Forms: `history_formats`;
-exports that are known by their layout: `history_layouts`; one record: `history_item`.
+Memory is bounded by the newest items that are kept, and by the text of a file that is one JSON value;
+plaintext is copied nowhere. Messages name file, record, line and field; they quote nothing. Forms:
+`forms`; exports that are known: `layouts`; one record: `item`.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from client.history.dates import ORDER_HINT, ORDERS, OrderUnknownError, order_of
-from client.history.fields import Selection
-from client.history.forms import open_reading
-from client.history.item import Drafter, Faults, answer_labels
+from client.history.fields import dig
+from client.history.forms import FORMS, ReadOptions, open_reading
+from client.history.item import FAULTY, Drafter, Faults
 from client.history.layouts import Layout
 from client.history.newest import Keeper
 from client.history.rating_scale import Scale, parse_scale
@@ -25,40 +25,15 @@ from client.history.text_input import STANDARD_INPUT, open_history
 from proper_model.errors import ConfigError, DataError
 from proper_model.tasks import HistoryItem, Place, Task, counted
 
-__all__ = ["History", "ReadOptions", "answer_labels", "read_history"]
+__all__ = ["History", "ReadOptions", "read_history"]
 
 DEFAULT_MAX_ITEMS = 20_000
 MAX_PROBLEMS = 20  # different ones that warnings tell of
-DUPLICATE, FAULTY, OLDER = "duplicate", "faulty", "older"
+DUPLICATE, OLDER = "duplicate", "older"
 PHASE = "reading history (MiB)"
 
 # (phase, done, total); total 0 means: unknown.
 Progress = Callable[[str, int, int], None]
-
-
-@dataclass(frozen=True)
-class ReadOptions:
-    """How a person says that a file is to be read.
-
-    Attributes:
-        form: one of `history_formats.FORMS`; None: recognized.
-        columns: where a field of the task, `id` or `date` stands: a column, or a path inside JSON.
-        max_items: the newest that are kept; None: `DEFAULT_MAX_ITEMS`, with a warning if it cuts.
-        lenient: leave faulty records out instead of raising.
-        scale: how ratings become the task's labels, as `rating_scale` describes it.
-        date_order: `dmy`, `mdy` or `ymd`; None: told by the dates.
-        use_date: whether dates are read at all.
-        sender: which of a chat's people the person is.
-    """
-
-    form: str | None = None
-    columns: Mapping[str, str] = field(default_factory=dict)
-    max_items: int | None = None
-    lenient: bool = False
-    scale: str | None = None
-    date_order: str | None = None
-    use_date: bool = True
-    sender: str | None = None
 
 
 @dataclass(frozen=True)
@@ -116,6 +91,8 @@ def read_history(
 
 def _checked(options: ReadOptions, task: Task) -> Scale | None:
     """The scale that `options` name. Raises ConfigError for options that cannot be."""
+    if options.form not in (None, *FORMS):
+        raise ConfigError(f"unknown form '{options.form}'", hint=f"forms: {', '.join(FORMS)}")
     if options.max_items is not None and options.max_items < 1:
         raise ConfigError(f"max_items: expected at least 1, got {options.max_items}")
     if options.date_order not in (None, *ORDERS):
@@ -150,9 +127,7 @@ def _read(
 
     with open_history(source, on_read=on_read) as opened:
         keeper = Keeper(opened.name, options.max_items or DEFAULT_MAX_ITEMS)
-        reading = open_reading(
-            opened, task, options.form, options.columns, use_date=options.use_date
-        )
+        reading = open_reading(opened, task, options)
         drafter = Drafter(opened.name, task, reading, report, scale, options)
         # Closed here, whatever happens: a reader may have changed a setting of its library.
         with closing(reading.records):
@@ -167,42 +142,29 @@ def _read(
                     place = Place(opened.name, record.number, "id", record.line)
                     report.error(place, f"the same id as record {other}, with another content")
                     left[FAULTY] += 1
-    drafter.check_senders()
-    drafter.check_ratings()
+    drafter.check_all()
     if reading.date_option and keeper.different > 1:
         option = reading.date_option
         report.warn(
             Place(opened.name), f"read without dates; {option} may say when items were made"
         )
-    return _finished(opened.name, keeper, report, reading.selection, read, left, options)
-
-
-def _finished(
-    name: str,
-    keeper: Keeper,
-    report: Faults,
-    selection: Selection,
-    read: int,
-    left: Counter[str],
-    options: ReadOptions,
-) -> History:
     if keeper.older and options.max_items is None:
+        older = counted(keeper.older, "item")
         report.warn(
-            Place(name),
-            f"{counted(keeper.older, 'item')} left out, older than the newest {DEFAULT_MAX_ITEMS}",
+            Place(opened.name), f"{older} left out, older than the newest {DEFAULT_MAX_ITEMS}"
         )
     keeper.warn(report)
     items = keeper.items()
     if not items:
-        report.warn(Place(name), "holds no usable item; you get what an average user gets")
-    left[DUPLICATE] += keeper.duplicates
-    left[OLDER] += keeper.older
+        report.warn(Place(opened.name), "holds no usable item; you get what an average user gets")
+    left += Counter({DUPLICATE: keeper.duplicates, OLDER: keeper.older})
+    selection = reading.selection
     return History(
         items=items,
         read=read,
-        left_out={reason: count for reason, count in left.items() if count},
+        left_out=dict(left),
         warnings=tuple(str(group) for group in report.groups),
-        name=name,
+        name=opened.name,
         layout=selection.layout,
         places=selection.places,
         asked=selection.required <= selection.given,
@@ -215,11 +177,11 @@ def _order(source: Path | None, task: Task, options: ReadOptions) -> str:
     if source is not None and str(source) != "-":
         with open_history(source) as opened:
             name = opened.name
-            reading = open_reading(opened, task, options.form, options.columns)
-            look, places = reading.look, reading.selection.places["date"]
+            reading = open_reading(opened, task, options)
+            places = reading.selection.places["date"]
             with closing(reading.records):
                 order = order_of(
-                    look(record.raw, place)
+                    dig(record.raw, place)
                     for record in reading.records
                     for place in places
                     if isinstance(record.raw, dict)

@@ -1,29 +1,35 @@
 """Where a person's own history comes from: a regular file or standard input, as checked text.
 
-Bytes are read in chunks, decoded and handed on; nothing is copied to a file. Text is UTF-8, or UTF-16
-with its mark; lines that end with a carriage return alone end with a line feed afterwards. What is
-no such text is refused with the place where that shows. Source: docs/security.md 6.
+Tables and lines are handed on a line at a time; JSON that is one value is read whole, within a
+bound. Nothing is copied to a file. Text is UTF-8, or UTF-16 with its mark; lines that end with a
+carriage return alone end with a line feed afterwards. What is no such text is refused with the place
+where that shows. Source: docs/security.md 6.
 """
 
 from __future__ import annotations
 
 import codecs
 import errno
+import io
 import os
 import stat
 import sys
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from client.history.archive import archive_hint
+from client.history.layouts import LAYOUTS
 from proper_model.bundle.limits import MIB
 from proper_model.errors import DataError
 
 CHUNK_BYTES = 1 << 18
+HEAD_BYTES = 1 << 16  # at least so many are looked at to tell the form
 MAX_RECORD_CHARS = 4 * MIB
+MAX_LINE_BYTES = 4 * MAX_RECORD_CHARS  # no character of UTF-8 takes more than four
+MAX_WHOLE_BYTES = 512 * MIB  # of what is read whole; in memory text takes up to four times as much
+MAX_ARCHIVE_ENTRIES = 1_000_000
 STANDARD_INPUT = "standard input"
 TOO_LONG = f"longer than {MAX_RECORD_CHARS} characters"
 # What a file begins with that is no text in UTF-8; longer marks first.
@@ -44,13 +50,8 @@ _MARKS: tuple[tuple[bytes, str, str], ...] = (
     (b"\xff\xd8\xff", "a picture", "this holds no text"),
 )
 _ZIP = b"PK\x03\x04"
-# Coding by the mark that a file begins with.
-_CODINGS = (
-    (codecs.BOM_UTF8, "utf-8"),
-    (codecs.BOM_UTF16_LE, "utf-16-le"),
-    (codecs.BOM_UTF16_BE, "utf-16-be"),
-)
-_CODING_NAMES = {"utf-8": "UTF-8", "utf-16-le": "UTF-16", "utf-16-be": "UTF-16"}
+_ARCHIVE_HINT = "unpack it and give the file with your items, or export it as CSV"
+_UTF16 = {codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}
 _KINDS: tuple[tuple[Callable[[int], bool], str], ...] = (
     (stat.S_ISDIR, "a folder"),
     (stat.S_ISFIFO, "a pipe"),
@@ -61,7 +62,7 @@ _KINDS: tuple[tuple[Callable[[int], bool], str], ...] = (
 
 
 class Record(NamedTuple):
-    """One record as a format's reader found it.
+    """One record as a form's reader found it.
 
     Attributes:
         number: counts from 1.
@@ -78,32 +79,183 @@ class Record(NamedTuple):
     anonymous: bool = False
 
 
-@dataclass(frozen=True)
 class Source:
-    """An open history. `name` is fit for messages; `chunks` is its text and can be read once."""
+    """An open history, whose text can be read once: by `lines` or by `text`.
 
-    name: str
-    suffix: str
-    size_bytes: int
-    chunks: Iterator[str]
+    Attributes:
+        name: fit for messages.
+        suffix: of the file's name, in lower case.
+        head: the beginning of the text, for telling its form.
+    """
+
+    def __init__(self, name: str, suffix: str, file: _File) -> None:
+        self.name, self.suffix = name, suffix
+        head = file.ahead
+        for mark, what, hint in _MARKS:
+            if head.startswith(mark):
+                raise DataError(f"{name}: {what}, expected text in UTF-8", hint=hint)
+        if head.startswith(_ZIP):
+            hint = _archive_hint(file.handle)
+            raise DataError(f"{name}: a zip archive or an office document", hint=hint)
+        self._stream: io.BufferedReader | io.BytesIO = io.BufferedReader(file, CHUNK_BYTES)
+        self._begin = len(codecs.BOM_UTF8) if head.startswith(codecs.BOM_UTF8) else 0
+        self._stream.read(self._begin)
+        head = head[self._begin :]
+        if coding := _UTF16.get(head[:2]):
+            self._stream = io.BytesIO(self._from_utf16(coding))
+            head = self._stream.getvalue()[:HEAD_BYTES]
+        if _ends_lines_with_returns(head):
+            self._stream = io.BytesIO(self._whole().replace(b"\r", b"\n"))
+            head = self._stream.getvalue()[:HEAD_BYTES]
+        self.head = self._decoded(head, self._begin, 1, final=False)
+        if not self.head.strip():
+            raise DataError(f"{name}: the file is empty", hint="an empty history is written as: []")
+
+    def lines(self) -> Iterator[str | None]:
+        """Lines with their ends; None in place of one longer than `MAX_RECORD_CHARS`."""
+        done, number, beginning = self._begin, 1, True
+        while data := self._stream.readline(MAX_LINE_BYTES + 1):
+            ends = data.endswith(b"\n")
+            if beginning and len(data) <= MAX_LINE_BYTES:
+                text = self._decoded(data, done, number)
+                yield text if len(text) <= MAX_RECORD_CHARS else None
+            else:  # what is left of a line that is too long is read, and not kept
+                self._check_no_nul(data, done, number)
+                if beginning:
+                    yield None
+            beginning = ends
+            done += len(data)
+            number += ends
+
+    def text(self) -> str:
+        """All of it. Raises DataError if that is more than `MAX_WHOLE_BYTES`."""
+        return self._decoded(self._whole(), self._begin, 1)
+
+    def _whole(self) -> bytearray:
+        data = bytearray()
+        while chunk := self._stream.read(CHUNK_BYTES):
+            data += chunk
+            if len(data) > MAX_WHOLE_BYTES:
+                raise DataError(
+                    f"{self.name}: more than {MAX_WHOLE_BYTES >> 20} MiB in one piece",
+                    hint="give the items as JSON lines or CSV, or export a shorter time",
+                )
+        return data
+
+    def _from_utf16(self, coding: str) -> bytes:
+        data = self._whole()
+        try:
+            text = data[2:].decode(coding)
+        except UnicodeDecodeError as error:
+            before = data[2 : 2 + error.start].decode(coding, "replace")
+            raise self._not("UTF-16", 2 + error.start, 1 + before.count("\n")) from None
+        if "\0" in text:
+            row = 1 + text.count("\n", 0, text.index("\0"))
+            raise DataError(
+                f"{self.name}: a NUL character (line {row})",
+                hint="the file is damaged; save it as UTF-8",
+            )
+        return text.encode()
+
+    def _decoded(
+        self, data: bytes | bytearray, done: int, number: int, *, final: bool = True
+    ) -> str:
+        """`data` as text, which begins at byte `done` and in line `number`.
+
+        Without `final` its last character may be cut, and is left out.
+        """
+        self._check_no_nul(data, done, number)
+        try:
+            return codecs.utf_8_decode(data, "strict", final)[0]
+        except UnicodeDecodeError as error:
+            row = number + data.count(b"\n", 0, error.start)
+            raise self._not("UTF-8", done + error.start, row) from None
+
+    def _not(self, coding: str, place: int, row: int) -> DataError:
+        return DataError(
+            f"{self.name}: not {coding} at byte {place} (line {row})",
+            hint="save the file as UTF-8; text of another coding cannot be guessed",
+        )
+
+    def _check_no_nul(self, data: bytes | bytearray, done: int, number: int) -> None:
+        place = data.find(b"\0")
+        if place >= 0:
+            row = number + data.count(b"\n", 0, place)
+            raise DataError(
+                f"{self.name}: a NUL character at byte {done + place} (line {row})",
+                hint="this is no text, text in UTF-16 without its mark, or damaged; save it as "
+                "UTF-8",
+            )
+
+
+class _File(io.RawIOBase):
+    """Bytes of an open file, with its beginning looked at; tells how much was read.
+
+    Raises DataError for what the system refuses, and for a file that is not as `before` where it ends.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        handle: IO[bytes],
+        on_read: Callable[[int, int], None],
+        before: os.stat_result | None = None,
+    ) -> None:
+        self.handle = handle
+        self._name, self._on_read, self._before = name, on_read, before
+        self._done = 0
+        self.ahead = b""
+        while len(self.ahead) < HEAD_BYTES or self._begins_blank():
+            data = self._read()
+            self.ahead += data
+            if not data:
+                break
+            if len(self.ahead) > MAX_RECORD_CHARS and self._begins_blank():
+                raise DataError(
+                    f"{name}: begins with more than {MAX_RECORD_CHARS} blanks",
+                    hint="this is no history; check the file",
+                )
+
+    def _begins_blank(self) -> bool:
+        return not self.ahead.removeprefix(codecs.BOM_UTF8).strip()
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        data = self.ahead or self._read()
+        part = data[: len(buffer)]
+        self.ahead = data[len(part) :]
+        buffer[: len(part)] = part
+        return len(part)
+
+    def _read(self) -> bytes:
+        with _reasons(self._name):
+            data = self.handle.read(CHUNK_BYTES)
+            if data is None:  # of a pipe that another program made non-blocking
+                raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        self._done += len(data)
+        self._on_read(self._done, self._before.st_size if self._before else 0)
+        if not data and self._before:
+            _check_same(self._name, self.handle, self._before)
+        return data
 
 
 @contextmanager
 def open_history(
-    path: Path | None, *, on_read: Callable[[int, int], None] | None = None
+    path: Path | None, *, on_read: Callable[[int, int], None] = lambda _done, _size: None
 ) -> Iterator[Source]:
     """Open a file, or standard input for None or `-`.
 
     `on_read` is called with the bytes read so far and their whole, 0 if that is unknown.
 
-    Raises DataError, here or while `chunks` is read: no such file, no permission, not a regular
-    file, changed or removed while it is read, no text, not UTF-8, NUL characters.
+    Raises DataError, here or while the text is read: no such file, no permission, not a regular
+    file, changed or removed while it is read, empty, no text, not UTF-8, NUL characters.
     """
     if path is None or str(path) == "-":
         if sys.stdin is None:
             raise DataError(f"{STANDARD_INPUT}: closed", hint="give the name of a file")
-        handle: IO[bytes] = sys.stdin.buffer
-        yield Source(STANDARD_INPUT, "", 0, _text(STANDARD_INPUT, handle, 0, on_read))
+        yield Source(STANDARD_INPUT, "", _File(STANDARD_INPUT, sys.stdin.buffer, on_read))
         return
     name = shown_name(path)
     try:
@@ -112,11 +264,8 @@ def open_history(
     except ValueError:
         raise DataError("the path holds a NUL character", hint="check the path") from None
     with handle:
-        before = os.fstat(handle.fileno())
-        chunks = _text(
-            name, handle, before.st_size, on_read, lambda: _check_same(name, handle, before)
-        )
-        yield Source(name, path.suffix.lower(), before.st_size, chunks)
+        file = _File(name, handle, on_read, os.fstat(handle.fileno()))
+        yield Source(name, path.suffix.lower(), file)
 
 
 def shown_name(path: Path) -> str:
@@ -177,129 +326,34 @@ def _check_same(name: str, handle: IO[bytes], before: os.stat_result) -> None:
         )
 
 
-def _text(
-    name: str,
-    handle: IO[bytes],
-    size: int,
-    on_read: Callable[[int, int], None] | None,
-    at_end: Callable[[], None] = lambda: None,
-) -> Iterator[str]:
-    """Decoded chunks without a byte order mark, their lines ending with a line feed."""
-    return _line_feeds(_decoded(name, handle, size, on_read, at_end))
+def _ends_lines_with_returns(head: bytes) -> bool:
+    """Whether the first line ends with a carriage return alone; a line may break inside quotes."""
+    place, feed = head.find(b"\r"), head.find(b"\n")
+    alone = place >= 0 and (feed < 0 or place < feed - 1)
+    return alone and head.count(b'"', 0, place) % 2 == 0
 
 
-def _decoded(
-    name: str,
-    handle: IO[bytes],
-    size: int,
-    on_read: Callable[[int, int], None] | None,
-    at_end: Callable[[], None],
-) -> Iterator[str]:
-    decoder: codecs.IncrementalDecoder | None = None
-    coding = "utf-8"
-    done, line = 0, 1
-    while True:
-        with _reasons(name):
-            data = handle.read(CHUNK_BYTES)
-            if data is None:  # of a pipe that another program made non-blocking
-                raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
-        start = 0
-        if decoder is None:
-            coding, start = _coding(name, data, handle)
-            decoder = codecs.getincrementaldecoder(coding)()
-        if coding == "utf-8":
-            _check_no_nul(name, data, done, line)
-        pending = len(decoder.getstate()[0])
-        try:
-            text = decoder.decode(data[start:], final=not data)
-        except UnicodeDecodeError as error:
-            offset = done + start - pending + error.start
-            row = line + error.object[: error.start].decode(coding, "replace").count("\n")
-            raise DataError(
-                f"{name}: not {_CODING_NAMES[coding]} at byte {offset} (line {row})",
-                hint="save the file as UTF-8; text of another coding cannot be guessed",
-            ) from None
-        if "\0" in text:
-            row = line + text[: text.index("\0")].count("\n")
-            raise DataError(
-                f"{name}: a NUL character (line {row})",
-                hint="the file is damaged; save it as UTF-8",
-            )
-        done += len(data)
-        line += text.count("\n")
-        if on_read is not None:
-            on_read(done, size)
-        if not data:
-            if text:
-                yield text
-            at_end()
-            return
-        yield text
+def _archive_hint(handle: IO[bytes]) -> str:
+    """Which member of the zip archive at `handle` to unpack: of its list only names are told that
+    exports are known to have.
+    """
+    try:
+        if not handle.seekable():
+            return _ARCHIVE_HINT
+        with zipfile.ZipFile(handle) as archive:
+            names = {name.rpartition("/")[2] for name in archive.namelist()[:MAX_ARCHIVE_ENTRIES]}
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, RuntimeError):
+        return _ARCHIVE_HINT
+    found = [
+        f"{file} ({layout.name})"
+        for layout in LAYOUTS
+        for file in layout.files
+        if file in names or ("…" in file and any(_is_like(file, name) for name in names))
+    ]
+    return f"unpack it and give {' or '.join(found)}" if found else _ARCHIVE_HINT
 
 
-def _line_feeds(chunks: Iterator[str]) -> Iterator[str]:
-    """Text as it is, or with a line feed for every carriage return where its first line ends so."""
-    held, returns, quotes = "", None, 0
-    for chunk in chunks:
-        text = held + chunk
-        held = ""
-        if returns is None:
-            place = text.find("\r")
-            feed = text.find("\n")
-            if place >= 0 and (feed < 0 or place < feed) and place == len(text) - 1:
-                held = text  # what follows decides
-                continue
-            if place >= 0 or feed >= 0:
-                alone = place >= 0 and (feed < 0 or place < feed - 1)
-                returns = alone and (quotes + text.count('"', 0, place)) % 2 == 0
-            quotes += text.count('"')  # a line may break inside them
-        yield text.replace("\r", "\n") if returns else text
-    if held:
-        yield held
-
-
-def _coding(name: str, data: bytes, handle: IO[bytes]) -> tuple[str, int]:
-    """The coding of text, and the length of its mark; refuses other kinds of file."""
-    for mark, what, hint in _MARKS:
-        if data.startswith(mark):
-            raise DataError(f"{name}: {what}, expected text in UTF-8", hint=hint)
-    if data.startswith(_ZIP):
-        raise DataError(f"{name}: a zip archive or an office document", hint=archive_hint(handle))
-    for mark, coding in _CODINGS:
-        if data.startswith(mark):
-            return coding, len(mark)
-    return "utf-8", 0
-
-
-def _check_no_nul(name: str, data: bytes, done: int, line: int) -> None:
-    place = data.find(b"\0")
-    if place < 0:
-        return
-    row = line + data.count(b"\n", 0, place)
-    raise DataError(
-        f"{name}: a NUL character at byte {done + place} (line {row})",
-        hint="this is no text, text in UTF-16 without its mark, or damaged; save it as UTF-8",
-    )
-
-
-def iter_lines(chunks: Iterator[str]) -> Iterator[str | None]:
-    """Lines with their ends; None in place of one longer than `MAX_RECORD_CHARS`."""
-    parts: list[str] = []
-    length = 0
-    for chunk in chunks:
-        start = 0
-        while start < len(chunk):
-            end = chunk.find("\n", start) + 1
-            piece = chunk[start : end or len(chunk)]
-            start += len(piece)
-            length += len(piece)
-            if length <= MAX_RECORD_CHARS:
-                parts.append(piece)
-            else:
-                parts.clear()  # the rest of the line is read, and not kept
-            if end:
-                yield "".join(parts) if parts else None
-                parts.clear()
-                length = 0
-    if length:
-        yield "".join(parts) if parts else None
+def _is_like(file: str, name: str) -> bool:
+    """Whether a name is one that `…` stands for a part of."""
+    begin, _, end = file.partition("…")
+    return name.startswith(begin) and name.endswith(end)

@@ -1,4 +1,4 @@
-"""The whole application: routes behind the guard, and the page's own files."""
+"""The whole application: its routes, the page's own files, and the guard around both."""
 
 from __future__ import annotations
 

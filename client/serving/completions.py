@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from client.serving.bodies import parse_body, read_body
+from client.serving.faults import parse_body, read_body
 from client.serving.openai_replies import ChatReply, Reply, TextReply
 from client.serving.openai_schema import Asked, ChatRequest, CompletionRequest, asked_by
 from client.serving.session import Ending

@@ -1,4 +1,4 @@
-"""What every request passes before anything of it is looked at, and what every response carries.
+"""Checks of every request before anything else of it is read, and the headers of every response.
 
 Only this machine's browser at this address (Host, Origin: against DNS rebinding and other sites'
 pages), only with the token (all but the page's own files), nothing cached, nothing embedded,
@@ -15,11 +15,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from client.serving.faults import RequestError, refusal_of
 from client.serving.tokens import carries_token
 
-# Where a scope's state holds a function that hears of a request with the token and says whether
-# there is room for its connection; see `door`.
-ADMITTED = "proper.admitted"
+# Where a scope's state holds a function to call for a request with the token, which says whether its
+# connection may go on; see `connections`.
+TOKEN_SHOWN = "proper.token_shown"
 HOSTS = ("127.0.0.1", "localhost", "[::1]")
-_DIRECTIVES = (
+CONTENT_POLICY = (
     "default-src 'none'",
     "script-src 'self'",
     "style-src 'self'",
@@ -32,9 +32,8 @@ _DIRECTIVES = (
     "require-trusted-types-for 'script'",
     "trusted-types 'none'",
 )
-POLICY = "; ".join(_DIRECTIVES)
-SEAL = {
-    "Content-Security-Policy": POLICY,
+SECURITY_HEADERS = {
+    "Content-Security-Policy": "; ".join(CONTENT_POLICY),
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
     "Referrer-Policy": "no-referrer",
@@ -58,26 +57,28 @@ class Guard:
             raise RuntimeError("only HTTP is served")
         started = False
 
-        async def sealed(message: Message) -> None:
+        async def send_secured(message: Message) -> None:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
-                MutableHeaders(scope=message).update(SEAL)
+                MutableHeaders(scope=message).update(SECURITY_HEADERS)
             await send(message)
 
         try:
             self._admit(scope)
-            await self._app(scope, receive, sealed)
-        except asyncio.CancelledError:  # the server below would answer by itself, unsealed
+            await self._app(scope, receive, send_secured)
+        except (
+            asyncio.CancelledError
+        ):  # the server below would answer by itself, without our headers
             if not started:
                 await RequestError(503, "the server is stopping", kind="server_error").response()(
-                    scope, receive, sealed
+                    scope, receive, send_secured
                 )
             raise
         except Exception as error:  # noqa: BLE001 - the server below would log it with its text
             # Once a response has begun, ending here makes the server cut the connection.
             if not started:
-                await refusal_of(error).response()(scope, receive, sealed)
+                await refusal_of(error).response()(scope, receive, send_secured)
 
     def _admit(self, scope: Scope) -> None:
         """Raise RequestError for a request that is not from this address or lacks the token."""
@@ -98,7 +99,7 @@ class Guard:
                 code="invalid_api_key",
                 headers={"WWW-Authenticate": "Bearer"},
             )
-        if ADMITTED in scope.get("state", {}) and not scope["state"][ADMITTED]():
+        if TOKEN_SHOWN in scope.get("state", {}) and not scope["state"][TOKEN_SHOWN]():
             raise RequestError(
                 503,
                 "too many connections with the token are open; close some, or try again later",

@@ -14,8 +14,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from client.serving.bodies import Body
-from client.serving.faults import RequestError
+from client.serving.faults import Body, RequestError
 
 # Accepted with one of these values (or null), which say what happens anyway.
 NEUTRAL: dict[str, tuple[object, ...]] = {

@@ -12,9 +12,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from client.serving.bodies import Body, parse_body, read_body
 from client.serving.completions import CLOSED_REQUEST
-from client.serving.faults import RequestError
+from client.serving.faults import Body, RequestError, parse_body, read_body
 from client.serving.forgetting import Forgetting
 from client.serving.session import Ending, ItemRow, Routing
 from client.serving.streams import Emit, EventStream, unless_gone

@@ -1,4 +1,4 @@
-"""Start and end of the local server: loopback only, no log, a prompt and clean stop.
+"""Start and end of the local server: at the loopback addresses only, no log, a prompt, clean stop.
 
 Time from a signal to the return: uvicorn's tick and grace (GRACE_S), then the session's thread
 (WORKER_S); together less than 5 s.
@@ -7,12 +7,14 @@ Time from a signal to the return: uvicorn's tick and grace (GRACE_S), then the s
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
+import os
 import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from types import FrameType
 from typing import Any, cast
@@ -20,15 +22,18 @@ from typing import Any, cast
 import uvicorn
 
 from client.serving.app import build_app
-from client.serving.door import BACKLOG, QUEUE, Connection, Door, Limits
-from client.serving.loopback import HOST, bound
+from client.serving.connections import BACKLOG, QUEUE, Admission, Connection, Limits
 from client.serving.session import Session
 from client.serving.tokens import check_token
 from client.serving.turns import Turns
-from proper_model.errors import InterruptedRunError
+from proper_model.errors import ConfigError, InterruptedRunError
 
 GRACE_S = 1
 WORKER_S = 2.5
+HOST = "127.0.0.1"
+HOST_6 = "::1"
+_TRIES = 20
+_WITHOUT_IPV6 = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT)
 
 
 def serve(session: Session, *, port: int, token: str, ready: Callable[[str], None]) -> None:
@@ -61,7 +66,7 @@ class Server(uvicorn.Server):
     def __init__(
         self, app: Any, turns: Turns, ready: Callable[[], None], *, limits: Limits | None = None
     ) -> None:
-        connection = partial(Connection, Door(limits or Limits()))
+        connection = partial(Connection, Admission(limits or Limits()))
         super().__init__(
             uvicorn.Config(
                 app,
@@ -108,3 +113,59 @@ class Server(uvicorn.Server):
         finally:
             for number, handler in kept.items():
                 signal.signal(number, handler)
+
+
+@contextmanager
+def bound(port: int) -> Iterator[list[socket.socket]]:
+    """Sockets that listen at the port, 127.0.0.1 first; port 0 is any free one.
+
+    ::1 too where the machine has it: `localhost` may mean either, and at the other one somebody
+    else could wait for the token. Raises ConfigError.
+    """
+    if not 0 <= port <= 65535:
+        raise ConfigError(f"port {port}: expected 0 to 65535", hint="0 takes any free port")
+    with ExitStack() as stack:
+        yield _listeners(stack, port)
+
+
+def _listeners(stack: ExitStack, port: int) -> list[socket.socket]:
+    for left in reversed(range(_TRIES)):
+        with ExitStack() as trying:
+            first = _listen(trying, socket.AF_INET, HOST, port)
+            try:
+                listeners = [first, *_second(trying, first.getsockname()[1])]
+            except ConfigError:
+                if port or not left:
+                    raise
+                continue  # a port that is free at one address need not be so at the other
+            stack.push(trying.pop_all())
+            return listeners
+    raise AssertionError("the last try returns or raises")
+
+
+def _second(stack: ExitStack, port: int) -> list[socket.socket]:
+    try:
+        return [_listen(stack, socket.AF_INET6, HOST_6, port)]
+    except OSError:  # no IPv6 here: then nobody can listen there
+        return []
+
+
+def _listen(stack: ExitStack, family: socket.AddressFamily, host: str, port: int) -> socket.socket:
+    """Raises ConfigError; OSError only where there is no such address."""
+    # asyncio turns Nagle's delay off only where the protocol is named.
+    listener = stack.enter_context(socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP))
+    # A port that was ours a moment ago is free for us; one that somebody listens at is not.
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+        listener.listen()
+    except OSError as error:
+        if error.errno in _WITHOUT_IPV6:
+            raise
+        taken = error.errno == errno.EADDRINUSE
+        reason = "in use by another program" if taken else os.strerror(error.errno or 0)
+        raise ConfigError(
+            f"port {port} of {host}: {reason}",
+            hint="choose another port; 0 takes any free one",
+        ) from None
+    return listener

@@ -1,4 +1,4 @@
-"""What the server needs of a loaded model: one Protocol and the values it speaks in.
+"""What the server needs of a loaded model: one Protocol, and the values that it takes and gives.
 
 The server calls a session from one thread of its own, one call at a time, so that a session needs
 no lock and may keep state that belongs to a thread (such as torch's gradient mode).

@@ -1,4 +1,4 @@
-"""Answers that take long: they stop when the client goes, and may come as server-sent events.
+"""Answers that take long: they end when the client disconnects, and may be server-sent events.
 
 Source: WHATWG HTML, "Server-sent events"; OpenAI's streams end with `data: [DONE]`.
 """
@@ -21,7 +21,7 @@ Produce = Callable[[Emit], Coroutine[Any, Any, None]]
 
 
 async def unless_gone(receive: Receive, work: Coroutine[Any, Any, _Value]) -> _Value | None:
-    """The value of `work`; None if the client went first, and then `work` was cancelled.
+    """The value of `work`; None if the client disconnected first, and then `work` was cancelled.
 
     The request's body must have been read.
     """

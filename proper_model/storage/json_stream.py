@@ -127,31 +127,24 @@ def _elements(buffer: TextBuffer) -> Iterator[Any]:
     more = buffer.next_character() != "]"
     while more:
         buffer.next_character()
-        yield decode_value(buffer, partial(_fail, buffer, record))
+        yield _decode_value(buffer, partial(_fail, buffer, record))
         record += 1
-        more = more_follows(buffer, "]", partial(_fail, buffer, record))
+        more = _more_follows(buffer, partial(_fail, buffer, record))
     buffer.position += 1
     if buffer.next_character():
         raise DataError(f"{name}: something follows the end of the JSON array")
 
 
-def decode_value(
-    buffer: TextBuffer,
-    fail: Callable[[str], NoReturn],
-    *,
-    decoder: json.JSONDecoder = _DECODER,
-    limit_chars: int | None = None,
-) -> Any:
+def _decode_value(buffer: TextBuffer, fail: Callable[[str], NoReturn]) -> Any:
     """Parse the JSON value at the buffer's position and move past it.
 
     Calls `fail` with a reason, which quotes nothing, if the value is malformed or longer than
-    `limit_chars`, by default `MAX_RECORD_CHARS`.
+    `MAX_RECORD_CHARS`.
     """
-    limit = MAX_RECORD_CHARS if limit_chars is None else limit_chars
     while True:
         start = buffer.position
         try:
-            value, end = decoder.raw_decode(buffer.text, start)
+            value, end = _DECODER.raw_decode(buffer.text, start)
         except DocumentError as error:
             fail(str(error))
         except json.JSONDecodeError as error:
@@ -163,38 +156,22 @@ def decode_value(
             fail("a number has too many digits")
         else:
             # A number at the very end of the buffer may go on in the next chunk.
-            if (end < len(buffer.text) or buffer.ended) and end - start <= limit:
+            if (end < len(buffer.text) or buffer.ended) and end - start <= MAX_RECORD_CHARS:
                 buffer.position = end
                 return value
-        if buffer.ahead > limit:
-            fail(f"longer than {limit} characters")
+        if buffer.ahead > MAX_RECORD_CHARS:
+            fail(f"longer than {MAX_RECORD_CHARS} characters")
         buffer.fill(2 * max(buffer.ahead, 1))
 
 
-def decode_key(
-    buffer: TextBuffer, value: Callable[[], Any], fail: Callable[[str], NoReturn]
-) -> str:
-    """The key of an object's next member, read by `value`; the buffer moves past its colon.
-
-    Calls `fail` with a reason where there is none.
-    """
-    if buffer.next_character() != '"':
-        fail("expected a key in quotes")
-    key: str = value()
-    if buffer.next_character() != ":":
-        fail("expected ':' after a key")
-    buffer.position += 1
-    return key
-
-
-def more_follows(buffer: TextBuffer, end: str, fail: Callable[[str], NoReturn]) -> bool:
-    """Behind an element or member: move past a comma, or stay at `end` and return False.
+def _more_follows(buffer: TextBuffer, fail: Callable[[str], NoReturn]) -> bool:
+    """Behind an element: move past a comma, or stay at the array's end and return False.
 
     Calls `fail` with a reason where neither stands.
     """
     separator = buffer.next_character()
-    if separator not in (end, ","):
-        fail(f"expected ',' or '{end}' before it")
+    if separator not in ("]", ","):
+        fail("expected ',' or ']' before it")
     more = separator == ","
     buffer.position += more
     return more
