@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -43,6 +43,13 @@ def tensor_file(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | Non
 
 def raw_tensor_file(header: bytes, body: bytes) -> bytes:
     return struct.pack("<Q", len(header)) + header + body
+
+
+def flips(data: bytes) -> Iterator[bytes]:
+    """The same bytes with one bit flipped, for every bit."""
+    for position in range(len(data)):
+        for bit in range(8):
+            yield data[:position] + bytes([data[position] ^ 1 << bit]) + data[position + 1 :]
 
 
 def floats(*values: float) -> bytes:
