@@ -123,6 +123,7 @@ query = "{text}"
 history = "plain"
 line = "{text} {reply}"
 """
+POPULATION = "adapters/population/adapter_model.safetensors"
 WORDS = ("<unk>", "</s>", "a", "b", "c")
 TOKENIZER = {
     "version": "1.0",
@@ -213,11 +214,22 @@ def referring_files(name: str, revision: str) -> dict[str, bytes]:
     settings = {"name": "sample", "dtype": "float32", "population": {"rank": 1}}
     files = sample_files(base={"name": name, "revision": revision}, settings=settings)
     del files["base/model.safetensors"]
-    path = "base_model.model.model.layers.0.self_attn.{}_proj.lora_{}.weight"
-    lora = {path.format(n, "A"): constant(1, WIDTH, value=0.5) for n in "qkvo"}
-    lora |= {path.format(n, "B"): constant(WIDTH, 1, value=0.5) for n in "qkvo"}
-    files["adapters/population/adapter_model.safetensors"] = tensor_file(lora)
+    files[POPULATION] = population_lora()
     return files
+
+
+def population_lora(**changes: Tensor | None) -> bytes:
+    """On attention, of rank 1; `qA` and the like replace a factor, None leaves it out."""
+    lora = {f"{n}A": constant(1, WIDTH, value=0.5) for n in "qkvo"}
+    lora |= {f"{n}B": constant(WIDTH, 1, value=0.5) for n in "qkvo"}
+    path = "base_model.model.model.layers.0.self_attn.{}_proj.lora_{}.weight"
+    return tensor_file(
+        {
+            path.format(*key): tensor
+            for key, tensor in (lora | changes).items()
+            if tensor is not None
+        }
+    )
 
 
 def base_files() -> dict[str, bytes]:

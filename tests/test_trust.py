@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 
 import pytest
-from bundle_samples import KEY, SECOND_KEY, STRANGER
+from bundle_samples import KEY, SECOND_KEY, STRANGER, flips
+from outcomes import outcome
 
 from client.releases.pinned_root import follow, load_root, pin_root
 from proper_model.bundle.trusted_root import (
@@ -59,15 +60,11 @@ def test_round_trip():
 def test_threshold_counts_different_trusted_keys(threshold, keys, accepted):
     root = TrustedRoot.of([KEY, SECOND_KEY], threshold=threshold)
     signatures = sign(MANIFEST_DOMAIN, b"message", keys)
-    if accepted:
+    with outcome(None if accepted else BundleSignatureError):
         root.verify(MANIFEST_DOMAIN, b"message", signatures, where="x")
+    for domain, message in ((MANIFEST_DOMAIN, b"massage"), (ROOT_DOMAIN, b"message")):
         with pytest.raises(BundleSignatureError):
-            root.verify(MANIFEST_DOMAIN, b"massage", signatures, where="x")
-        with pytest.raises(BundleSignatureError):
-            root.verify(ROOT_DOMAIN, b"message", signatures, where="x")
-    else:
-        with pytest.raises(BundleSignatureError):
-            root.verify(MANIFEST_DOMAIN, b"message", signatures, where="x")
+            root.verify(domain, message, signatures, where="x")
 
 
 def test_one_wrong_signature_of_a_trusted_key_is_refused_above_the_threshold():
@@ -89,28 +86,24 @@ def test_rotation_needs_the_old_and_the_new_keys():
 
 @pytest.mark.parametrize(
     ("version", "error"),
-    [(1, BundleRollbackError), (3, BundleFormatError), (2**40, BundleFormatError)],
+    [
+        (4, BundleRollbackError),
+        (5, BundleRollbackError),
+        (7, BundleFormatError),
+        (2**40, BundleFormatError),
+    ],
 )
 def test_rotation_moves_exactly_one_version(version, error):
-    with pytest.raises(error):
-        rotate(OLD, *next_root(TrustedRoot.of([SECOND_KEY], version=version)))
-
-
-def test_rotation_never_goes_back_or_to_another_channel():
     current = TrustedRoot.of([KEY], version=5)
-    with pytest.raises(BundleRollbackError):
-        rotate(current, *next_root(TrustedRoot.of([SECOND_KEY], version=4)))
-    with pytest.raises(BundleForeignError):
-        rotate(OLD, *next_root(TrustedRoot.of([SECOND_KEY], version=2, channel="films")))
+    with pytest.raises(error):
+        rotate(current, *next_root(TrustedRoot.of([SECOND_KEY], version=version)))
 
 
 def test_every_bit_of_a_rotation_counts():
     data, signatures = next_root()
-    for position in range(len(data)):
-        altered = bytearray(data)
-        altered[position] ^= 1 << position % 8
+    for altered in flips(data):
         with pytest.raises(BundleError):
-            rotate(OLD, bytes(altered), signatures)
+            rotate(OLD, altered, signatures)
 
 
 def test_the_root_beside_a_release_is_followed_only_by_rotation(tmp_path):

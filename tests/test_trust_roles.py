@@ -7,9 +7,20 @@ from contextlib import suppress
 from datetime import timedelta
 
 import pytest
-from bundle_samples import CREATED, KEY, NOW, SECOND_KEY, STRANGER, sample_files, sample_info
+from bundle_samples import (
+    CREATED,
+    KEY,
+    LIFETIME,
+    NOW,
+    SECOND_KEY,
+    STRANGER,
+    flips,
+    sample_files,
+    sample_info,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from outcomes import outcome
 
 from proper_model.bundle.latest import parse_latest
 from proper_model.bundle.signed_bundle import build_bundle, verify_bundle
@@ -31,7 +42,6 @@ from proper_model.errors import (
     BundleExpiredError,
     BundleForeignError,
     BundleFormatError,
-    BundleRollbackError,
     BundleSignatureError,
     BundleTimeError,
     ConfigError,
@@ -51,7 +61,13 @@ from tests.publisher import (
 )
 
 FIRST = roles_root()
-HOUR = timedelta(hours=1)
+SECOND = roles_root(2, release=(NEW_RELEASE_KEY,))
+HOUR, DAY = timedelta(hours=1), timedelta(days=1)
+TICK = timedelta(seconds=1)
+
+
+def ids(*keys):
+    return sorted(key_id(public_bytes(key)) for key in keys)
 
 
 def test_a_root_with_roles_comes_back():
@@ -70,17 +86,9 @@ def test_a_root_with_roles_comes_back():
     ],
 )
 def test_each_role_signs_its_own_kind_of_document_and_no_other(domain, keys, role):
-    def attempt():
-        return FIRST.verify(domain, b"message", sign(domain, b"message", keys), where="x")
-
-    if domain == role:
-        assert set(attempt()) == {key_id(public_bytes(key)) for key in keys}
-    else:
-        with pytest.raises(BundleSignatureError, match="signed by 0 of"):
-            attempt()
-
-
-SECOND = roles_root(2, release=(NEW_RELEASE_KEY,))
+    with outcome(None if domain == role else BundleSignatureError, "signed by 0 of"):
+        signed_by = FIRST.verify(domain, b"message", sign(domain, b"message", keys), where="x")
+        assert sorted(signed_by) == ids(*keys)
 
 
 @pytest.mark.parametrize(
@@ -97,11 +105,8 @@ SECOND = roles_root(2, release=(NEW_RELEASE_KEY,))
     ],
 )
 def test_only_the_threshold_of_root_keys_makes_the_next_root(keys, accepted):
-    if accepted:
+    with outcome(None if accepted else BundleSignatureError):
         assert rotate(FIRST, *signed_root(SECOND, keys)) == SECOND
-    else:
-        with pytest.raises(BundleSignatureError):
-            rotate(FIRST, *signed_root(SECOND, keys))
 
 
 def test_a_stolen_release_key_cannot_install_its_own_root():
@@ -119,18 +124,6 @@ def test_new_root_keys_must_sign_as_well():
         with pytest.raises(BundleSignatureError):
             rotate(FIRST, *signed_root(moved, keys))
     assert rotate(FIRST, *signed_root(moved, (*ROOT_KEYS[:2], KEY, SECOND_KEY))) == moved
-
-
-def test_formats_go_forward_only():
-    old = TrustedRoot.of([KEY])
-    assert rotate(old, *signed_root(SECOND, (KEY, *ROOT_KEYS[:2]))) == SECOND
-    back = TrustedRoot.of(ROOT_KEYS, threshold=2, version=2)
-    with pytest.raises(BundleRollbackError, match="without roles"):
-        rotate(FIRST, *signed_root(back))
-
-
-def ids(*keys):
-    return sorted(key_id(public_bytes(key)) for key in keys)
 
 
 @pytest.mark.parametrize(
@@ -170,41 +163,36 @@ def test_malformed_roots_with_roles(change, told):
 # --- times ---------------------------------------------------------------------------------------
 
 
-def release(**changes):
+def verified(now=NOW, root=FIRST, **changes):
     files = bundle(1, **changes)
-    return lambda now, root=FIRST: verify_bundle(
-        files.manifest_bytes, files.signature_bytes, files.files, root, now=now
-    )
+    return verify_bundle(files.manifest_bytes, files.signature_bytes, files.files, root, now=now)
 
 
 @pytest.mark.parametrize(
     ("now", "error"),
     [
         (CREATED - HOUR, None),
-        (CREATED - HOUR - timedelta(seconds=1), BundleTimeError),
-        (CREATED + timedelta(days=364), None),
-        (CREATED + timedelta(days=365), BundleExpiredError),
+        (CREATED - HOUR - TICK, BundleTimeError),
+        (CREATED + LIFETIME - timedelta(microseconds=1), None),
+        (CREATED + LIFETIME, BundleExpiredError),
+        (CREATED + 4000 * DAY, BundleExpiredError),
     ],
 )
 def test_a_release_counts_from_its_creation_to_its_expiry(now, error):
-    verify = release()
-    if error is None:
-        assert verify(now).version == 1
-    else:
-        with pytest.raises(error) as caught:
-            verify(now)
-        assert type(caught.value) is error
+    with outcome(error) as caught:
+        assert verified(now).version == 1
+    if caught is not None:
+        assert caught.type is error
         assert caught.value.hint is not None
 
 
 def test_no_document_is_valid_for_ever():
-    day = timedelta(days=1)
-    assert release(expires=CREATED + 400 * day)(NOW).version == 1
+    assert verified(expires=CREATED + 400 * DAY).version == 1
     with pytest.raises(BundleTimeError, match="401 days"):
-        build_bundle(sample_files(), sample_info(expires=CREATED + 401 * day), [RELEASE_KEY])
-    assert roles_root(expires=CREATED + 5 * 366 * day).format == 2
+        build_bundle(sample_files(), sample_info(expires=CREATED + 401 * DAY), [RELEASE_KEY])
+    assert roles_root(expires=CREATED + 5 * 366 * DAY).format == 2
     with pytest.raises(BundleTimeError, match="1831 days"):
-        roles_root(expires=CREATED + 1831 * day)
+        roles_root(expires=CREATED + 1831 * DAY)
     with pytest.raises(BundleTimeError, match="101 days"):
         word(bundle(1), 1, 1, days=101)
 
@@ -213,24 +201,20 @@ def test_no_document_is_valid_for_ever():
     ("root", "error"),
     [
         (roles_root(expires=NOW), BundleExpiredError),
-        (roles_root(expires=NOW + timedelta(seconds=1)), None),
+        (roles_root(expires=NOW + TICK), None),
         (roles_root(created=NOW + HOUR), None),
-        (roles_root(created=NOW + HOUR + timedelta(seconds=1)), BundleTimeError),
+        (roles_root(created=NOW + HOUR + TICK), BundleTimeError),
     ],
     ids=["expired", "last second", "clocks differ", "future"],
 )
 def test_a_root_past_or_ahead_of_its_time_lets_nothing_new_in(root, error):
-    if error is None:
-        assert release()(NOW, root).version == 1
-    else:
-        with pytest.raises(error):
-            release()(NOW, root)
+    with outcome(error):
+        assert verified(root=root).version == 1
 
 
 def test_an_expired_root_may_still_be_followed_by_the_next_one():
-    past = roles_root(expires=CREATED + timedelta(days=1))
-    rotated = rotate(past, *signed_root(SECOND))
-    rotated.check_current(NOW + 30 * timedelta(days=1))
+    past = roles_root(expires=CREATED + DAY)
+    rotate(past, *signed_root(SECOND)).check_current(NOW + 30 * DAY)
 
 
 # --- the word on the newest release ----------------------------------------------------------------
@@ -240,7 +224,7 @@ def test_the_word_comes_back_and_names_its_signers():
     files = bundle(3)
     latest, keys = parse_latest(word(files, 3, 8)).verify(FIRST, NOW)
     assert (latest.version, latest.number, latest.bundle_id) == (3, 8, files.bundle_id)
-    assert latest.expires == CREATED + timedelta(days=30)
+    assert latest.expires == CREATED + 30 * DAY
     assert keys == (key_id(public_bytes(LATEST_KEY)),)
 
 
@@ -251,7 +235,7 @@ def test_the_word_comes_back_and_names_its_signers():
         ({"keys": (*ROOT_KEYS,)}, BundleSignatureError),
         ({"keys": (THIEF,)}, BundleSignatureError),
         ({"channel": "films"}, BundleForeignError),
-        ({"created": NOW + HOUR + timedelta(seconds=1)}, BundleTimeError),
+        ({"created": NOW + HOUR + TICK}, BundleTimeError),
     ],
     ids=["release key", "root keys", "thief", "channel", "future"],
 )
@@ -262,24 +246,18 @@ def test_words_that_are_refused(made, error):
 
 def test_every_bit_of_the_word_counts():
     data = word(bundle(1), 1, 1)
-    for position in range(len(data)):
-        altered = bytearray(data)
-        altered[position] ^= 1 << position % 7
+    for altered in flips(data):
         with pytest.raises(BundleError):
-            parse_latest(bytes(altered)).verify(FIRST, NOW)
+            parse_latest(altered).verify(FIRST, NOW)
 
 
 @pytest.mark.parametrize(
     "content",
     [
-        b"",
-        b"[]",
-        b"{}",
         b'{"signed":{},"signatures":{}}',
         b'{"signatures":{},"signed":null}',
         b'{"bundle_id":"x","version":1}',
         b'{"bundle_id":"' + b"0" * 64 + b'","version":0}',
-        b"{" * 5000,
     ],
 )
 def test_damaged_words(content):
@@ -315,19 +293,15 @@ def test_what_was_signed_counts_until_a_key_of_it_is_taken_away():
 
 
 def test_times_need_a_zone():
+    local = CREATED.replace(tzinfo=None)
     with pytest.raises(ConfigError, match="time zone"):
-        roles_root(
-            created=CREATED.replace(tzinfo=None), expires=CREATED.replace(tzinfo=None) + YEAR
-        ).to_bytes()
+        roles_root(created=local, expires=local + YEAR).to_bytes()
 
 
 JSON = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers(-(2**53) + 1, 2**53 - 1)
-    | st.sampled_from(
-        ["", "x", "0" * 64, "2026-01-01T00:00:00Z", "9999-12-31T23:59:59Z", "root", "proper"]
-    ),
+    st.sampled_from([None, False, True, "", "x", "0" * 64, "root", "proper"])
+    | st.sampled_from(["2026-01-01T00:00:00Z", "9999-12-31T23:59:59Z"])
+    | st.integers(-(2**53) + 1, 2**53 - 1),
     lambda inner: (
         st.lists(inner, max_size=3)
         | st.dictionaries(st.sampled_from(["keys", "threshold", "root", "a", "0" * 64]), inner)
@@ -336,18 +310,22 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.data())
 def test_whatever_stands_in_a_field_the_answer_is_a_refusal_or_a_document(data):
     """Signed by a hostile publisher or not: no other exception comes out of reading."""
     root, latest = json.loads(FIRST.to_bytes()), json.loads(word(bundle(1), 1, 1))
-    read = {"root": TrustedRoot.from_bytes, "word": parse_latest}
-    which = data.draw(st.sampled_from(sorted(read)))
-    value = root if which == "root" else latest
-    place = data.draw(
-        st.sampled_from([value, value.get("roles", value), value.get("signed", value)])
+    read, value, place = data.draw(
+        st.sampled_from(
+            [
+                (TrustedRoot.from_bytes, root, root),
+                (TrustedRoot.from_bytes, root, root["roles"]),
+                (parse_latest, latest, latest),
+                (parse_latest, latest, latest["signed"]),
+            ]
+        )
     )
     name = data.draw(st.sampled_from(sorted(place)))
     place[name] = data.draw(JSON)
     with suppress(BundleError):
-        read[which](canonical.encode(value))
+        read(canonical.encode(value))
