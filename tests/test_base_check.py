@@ -54,15 +54,9 @@ def test_a_good_base_passes(base: Path) -> None:
 
 
 def test_a_fused_feed_forward_is_found_in_the_configuration(base: Path) -> None:
-    Phi3Config(
-        vocab_size=60,
-        hidden_size=16,
-        intermediate_size=24,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        pad_token_id=0,
-    ).save_pretrained(base)
+    sizes = {"vocab_size": 60, "hidden_size": 16, "intermediate_size": 24, "pad_token_id": 0}
+    heads = {"num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 2}
+    Phi3Config(**sizes, **heads).save_pretrained(base)
     found = refusal(base)
     assert "config.json: the base fuses gate and up" in found.message
     assert str(base) in found.message

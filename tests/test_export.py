@@ -23,9 +23,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from client.export import folder as export
 from client.export import runtimes
-from client.export.folder import BaseBeside, Exported, new_folder, write_merged, write_peft
+from client.export.folder import BaseBeside, Exported, new_folder, write_peft
 from client.export.formats import base_dtype
-from client.export.runtimes import write_gguf, write_mlx
 from proper_model.base.quantized import quantize_base
 from proper_model.errors import ExportError, StorageError
 from proper_model.export import merged_model
@@ -37,43 +36,22 @@ from tests.exports import (
     BUNDLE,
     PUBLIC,
     USER,
+    gguf_of,
     installed,
     logits_of,
+    merged_of,
+    mlx_of,
     noisy_release,
     our_logits,
     own_items,
+    peft_of,
     public_base,
     user_tensors,
 )
-from tests.tiny import tiny_base
+from tests.tiny import tiny_base, words
 
 ITEMS = own_items()
 Write = Callable[..., Exported]
-
-
-def peft_of(out: Path, release: Release, tensors: Mapping[str, Tensor], **options: Any) -> Exported:
-    base = PUBLIC if release.population else None
-    return write_peft(out, release, tensors, bundle_id=BUNDLE, base=base, **options)
-
-
-def merged_of(
-    out: Path, release: Release, tensors: Mapping[str, Tensor], **options: Any
-) -> Exported:
-    return write_merged(out, release, tensors, bundle_id=BUNDLE, **options)
-
-
-def gguf_of(out: Path, release: Release, tensors: Mapping[str, Tensor], **options: Any) -> Exported:
-    pytest.importorskip("gguf")
-    base = PUBLIC if release.population else None
-    return write_gguf(out, release, tensors, bundle_id=BUNDLE, base=base, **options)
-
-
-def mlx_of(out: Path, release: Release, tensors: Mapping[str, Tensor], **options: Any) -> Exported:
-    base = PUBLIC if release.population else None
-    return write_mlx(out, release, tensors, bundle_id=BUNDLE, base=base, **options)
-
-
-BOTH = pytest.mark.parametrize("write", [peft_of, merged_of])
 ALL = pytest.mark.parametrize("write", [peft_of, merged_of, gguf_of, mlx_of])
 
 
@@ -137,12 +115,9 @@ def test_the_adapter_loads_as_its_readme_says_over_the_public_base(
 
 def beside_of(folder: Path, referenced: bool) -> BaseBeside:
     """The base of `folder / "base"` as `--with-base` has it."""
-    base, tokenizer = (
-        AutoModelForCausalLM.from_pretrained(folder / "base"),
-        noisy_release().tokenizer,
-    )
     assert referenced == (folder / "base" / "tokenizer.json").exists()
-    return BaseBeside(base, tokenizer, torch.float32)
+    base = AutoModelForCausalLM.from_pretrained(folder / "base")
+    return BaseBeside(base, words(), torch.float32)
 
 
 @pytest.mark.parametrize("referenced", [False, True])
@@ -183,13 +158,9 @@ def test_auto_peft_finds_a_public_base_by_its_name_and_revision(
 ) -> None:
     """The hub's local cache stands for the hub; its newest revision is another model."""
     cache = tmp_path / "hub" / f"models--{PUBLIC.name.replace('/', '--')}"
-    for revision in (PUBLIC.revision, "f" * 40):
-        public_base(cache / "snapshots" / revision)
-        (cache / "snapshots" / revision / "base").rename(cache / "snapshots" / "moving")
-        (cache / "snapshots" / revision).rmdir()
-        (cache / "snapshots" / "moving").rename(cache / "snapshots" / revision)
-    other = tiny_base(dtype=torch.float32, seed=1)
-    other.save_pretrained(cache / "snapshots" / ("f" * 40))
+    for seed, revision in enumerate((PUBLIC.revision, "f" * 40)):
+        public_base(cache / "snapshots").rename(cache / "snapshots" / revision)
+        tiny_base(dtype=torch.float32, seed=seed).save_pretrained(cache / "snapshots" / revision)
     (cache / "refs").mkdir()
     (cache / "refs" / "main").write_text("f" * 40)
     release = noisy_release(referenced=True)
@@ -471,16 +442,38 @@ def test_a_folder_that_another_export_took_for_abandoned_is_made_again(
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-def test_a_full_disk_is_a_storage_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("write", [merged_of, gguf_of])
+def test_a_full_disk_is_a_storage_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: Write
+) -> None:
     release = noisy_release()
-    tensors = user_tensors(release)
+    # The words of safetensors, and numpy's, which has no errno.
+    error: Exception = merged_model.SafetensorError("I/O error: No space left (os error 28)")
+    owner, name = type(release.base), "save_pretrained"
+    if write is gguf_of:
+        error = OSError("384 requested and 0 written")
+        owner, name = pytest.importorskip("gguf").GGUFWriter, "write_tensors_to_file"
 
     def full(*args: Any, **options: Any) -> None:
-        raise merged_model.SafetensorError("I/O error: No space left on device (os error 28)")
+        raise error
 
-    monkeypatch.setattr(type(release.base), "save_pretrained", full)
+    monkeypatch.setattr(owner, name, full)
     with pytest.raises(StorageError, match="cannot be written"):
-        merged_of(tmp_path / "out", release, tensors)
+        write(tmp_path / "out", release, user_tensors(release))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("write", "way_out"), [(gguf_of, "convert_lora_to_gguf"), (mlx_of, "merged")]
+)
+def test_a_type_of_model_that_was_not_compared_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: Write, way_out: str
+) -> None:
+    release = noisy_release()
+    monkeypatch.setattr(release.base.config, "model_type", "newest")
+    with pytest.raises(ExportError, match="'newest'") as caught:
+        write(tmp_path / "out", release, user_tensors(release))
+    assert way_out in (caught.value.hint or "")
     assert list(tmp_path.iterdir()) == []
 
 

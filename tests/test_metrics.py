@@ -6,6 +6,7 @@ import math
 import random
 
 import pytest
+from sklearn.metrics import f1_score
 
 from proper_model.errors import MetricError
 from proper_model.evaluation.intervals import summarize
@@ -169,8 +170,6 @@ def test_macro_f1_by_hand():
 
 
 def test_macro_f1_averages_over_all_listed_classes_and_equals_scikit_learn():
-    from sklearn.metrics import f1_score
-
     rng = random.Random(3)
     outputs = [*TAG.labels, "nonsense"]
     pairs = [(rng.choice(TAG.labels[:6]), rng.choice(outputs)) for _ in range(200)]

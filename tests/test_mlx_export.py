@@ -12,19 +12,11 @@ import torch
 from safetensors.numpy import load_file
 
 from client.export.folder import BaseBeside
-from client.export.runtimes import write_mlx
 from proper_model.errors import ExportError
 from proper_model.export.mlx_lora import MODEL_TYPES, mlx_adapter
 from proper_model.export.peft_lora import joined_factors
 from proper_model.export.user_fold import fold_release
-from tests.exports import (
-    BUNDLE,
-    PUBLIC,
-    noisy_release,
-    our_logits,
-    own_items,
-    user_tensors,
-)
+from tests.exports import PUBLIC, mlx_of, noisy_release, our_logits, own_items, user_tensors
 from tests.tiny import tiny_base, tiny_gemma3
 
 ITEM = own_items()[0]
@@ -36,8 +28,7 @@ ATTENTION = [f"self_attn.{name}_proj" for name in "koqv"]
 def test_names_shapes_and_scale_are_mlx_lms(tmp_path: Path, referenced: bool) -> None:
     release = noisy_release(referenced=referenced)
     tensors = user_tensors(release)
-    base = PUBLIC if referenced else None
-    done = write_mlx(tmp_path / "out", release, tensors, bundle_id=BUNDLE, base=base)
+    done = mlx_of(tmp_path / "out", release, tensors)
     config = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
     keys = sorted([*FFN, *ATTENTION]) if referenced else FFN
     assert config == {
@@ -63,20 +54,8 @@ def test_the_readme_says_where_the_base_is(tmp_path: Path) -> None:
     for referenced, said in ((False, "cp -r BUNDLE/base BASE"), (True, PUBLIC.revision)):
         release = noisy_release(referenced=referenced)
         out = tmp_path / str(referenced)
-        base = PUBLIC if referenced else None
-        write_mlx(out, release, user_tensors(release), bundle_id=BUNDLE, base=base)
+        mlx_of(out, release, user_tensors(release))
         assert said in (out / "README.md").read_text()
-
-
-def test_a_type_of_model_that_was_not_compared_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    release = noisy_release()
-    monkeypatch.setattr(release.base.config, "model_type", "newest")
-    with pytest.raises(ExportError, match="'newest'") as caught:
-        write_mlx(tmp_path / "out", release, user_tensors(release), bundle_id=BUNDLE, base=None)
-    assert "merged" in (caught.value.hint or "")
-    assert list(tmp_path.iterdir()) == []
 
 
 def base_of(kind: str) -> Any:
@@ -92,14 +71,7 @@ def test_mlx_lm_computes_our_logits(tmp_path: Path, kind: str) -> None:
         tensors = user_tensors(release)
         public = base_of(kind) if referenced else release.base
         out = tmp_path / str(referenced)
-        write_mlx(
-            out,
-            release,
-            tensors,
-            bundle_id=BUNDLE,
-            base=PUBLIC if referenced else None,
-            beside=BaseBeside(public, release.tokenizer, torch.float32),
-        )
+        mlx_of(out, release, tensors, beside=BaseBeside(public, release.tokenizer, torch.float32))
         model, _ = utils.load_model(out / "base")
         model = utils.load_adapters(model, str(out))
         model.eval()

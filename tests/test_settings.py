@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from proper_model.errors import ConfigError
 from proper_model.settings.presets import (
     PRESETS,
-    Constraint,
     RouterText,
     Structure,
     UserRouting,
@@ -39,11 +38,7 @@ def test_presets_differ_only_where_the_specification_says() -> None:
     assert changed == {"name", "constraint", "user_routing"}
     changed = {key for key in default if default[key] != device[key]}
     assert changed == {
-        "name",
-        "router_text",
-        "router_sharing",
-        "embedding_tables",
-        "user_routing",
+        *("name", "router_text", "router_sharing", "embedding_tables", "user_routing")
     }
 
 
@@ -66,12 +61,6 @@ def test_unknown_preset_names_the_known_ones() -> None:
     with pytest.raises(ConfigError) as caught:
         preset("fast")
     assert caught.value.hint == "presets are: default, device, paper"
-
-
-@pytest.mark.parametrize("name", sorted(PRESETS))
-def test_structures_survive_json(name: str) -> None:
-    mapping = json.loads(json.dumps(to_mapping(preset(name))))
-    assert from_mapping(Structure, mapping, where="structure") == preset(name)
 
 
 @pytest.mark.parametrize(
@@ -204,10 +193,17 @@ def test_any_settings_survive_json(settings: StageSettings) -> None:
     assert from_mapping(StageSettings, mapping, where="plan") == settings
 
 
-@given(st.sampled_from(list(RouterText)), st.sampled_from(list(UserRouting)))
-def test_any_valid_structure_survives_json(text: RouterText, routing: UserRouting) -> None:
-    structure = dataclasses.replace(
-        preset("default"), router_text=text, user_routing=routing, constraint=Constraint.NONE
-    )
+@pytest.mark.parametrize(
+    "structure",
+    [
+        *PRESETS.values(),
+        *(
+            dataclasses.replace(preset("default"), router_text=text, user_routing=routing)
+            for text in RouterText
+            for routing in UserRouting
+        ),
+    ],
+)
+def test_any_valid_structure_survives_json(structure: Structure) -> None:
     mapping = json.loads(json.dumps(to_mapping(structure)))
     assert from_mapping(Structure, mapping, where="plan") == structure

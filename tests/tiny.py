@@ -12,6 +12,7 @@ from proper_model.kernels.packing import Batch, Encoded
 from proper_model.model.adapted_model import AdaptedModel
 from proper_model.settings.presets import Structure, preset
 from proper_model.text.encoding import Encoder
+from simulations.synthetic.tiny_base import word_tokenizer
 
 VOCABULARY = 64
 ARCHITECTURES = ("llama", "qwen2", "mistral", "gemma")
@@ -84,6 +85,11 @@ def tiny_gemma3(vocabulary: int = VOCABULARY) -> Any:
     )
     torch.manual_seed(0)
     return hf.Gemma3ForCausalLM(config).eval()
+
+
+def words() -> Any:
+    """A tokenizer with a word for each of a tiny base's rows."""
+    return word_tokenizer([f"w{i}" for i in range(VOCABULARY - 4)])
 
 
 class FakeTokenizer:
