@@ -236,9 +236,9 @@ def generation_faults(model: AdaptedModel, items: list[Encoded], now: Any) -> li
     for row, prompt in enumerate(prompts):
         alone = greedy(model, encoder, [prompt], [row], now, max_new_tokens=6, with_logits=True)
         if not torch.equal(together[0][row], alone[0][0]):
-            found.append(f"row {row}: another answer in company")
+            found.append(f"row {row}: another answer among other rows")
         elif not far(together[1][row], alone[1][0]) < LOGITS:
-            found.append(f"row {row}: other logits in company")
+            found.append(f"row {row}: other logits among other rows")
     return found
 
 

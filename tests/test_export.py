@@ -79,20 +79,29 @@ def contents(folder: Path) -> Iterator[tuple[Path, bytes]]:
         yield path, path.read_bytes()
 
 
-def test_the_adapter_loads_as_its_readme_says_over_the_bundles_base(tmp_path: Path) -> None:
-    release = installed(noisy_release(), tmp_path)
-    release.tokenizer.save_pretrained(tmp_path / "tokenizer")
+def test_the_adapter_loads_over_the_bundles_base_as_its_readme_says_or_from_beside_bundles(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "bundles" / BUNDLE
+    place.mkdir(parents=True)
+    release = installed(noisy_release(), place)
+    release.tokenizer.save_pretrained(place / "tokenizer")
     tensors = user_tensors(release)
     done = peft_of(tmp_path / "out", release, tensors)
     assert (done.rank, done.natural_rank, done.report) == (32, 24, None)
     assert done.size_bytes == sum(len(data) for _, data in contents(tmp_path / "out"))
-    model = run_readme(tmp_path / "out", BUNDLE=str(tmp_path), ADAPTER=str(tmp_path / "out"))
+    model = run_readme(tmp_path / "out", BUNDLE=str(place), ADAPTER=str(tmp_path / "out"))
     assert agrees(model, release, tensors, 1e-5)
-    config = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
-    assert config["base_model_name_or_path"] == f"./{BUNDLE}/base", "found from where bundles lie"
     with safe_open(tmp_path / "out" / "adapter_model.safetensors", "pt") as file:
         assert file.metadata() == {"format": "pt"}
-    assert "rank of 24" in (tmp_path / "out" / "README.md").read_text()
+    readme = (tmp_path / "out" / "README.md").read_text()
+    assert "rank of 24" in readme
+    assert "--with-base" in readme
+    config = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == f"./{BUNDLE}/base"
+    monkeypatch.chdir(tmp_path / "bundles")
+    model = AutoPeftModelForCausalLM.from_pretrained(tmp_path / "out")
+    assert agrees(model, release, tensors, 1e-5)
 
 
 def test_the_adapter_loads_as_its_readme_says_over_the_public_base(
@@ -170,20 +179,6 @@ def test_auto_peft_finds_a_public_base_by_its_name_and_revision(
     model = AutoPeftModelForCausalLM.from_pretrained(
         tmp_path / "out", cache_dir=tmp_path / "hub", local_files_only=True
     )
-    assert agrees(model, release, tensors, 1e-5)
-
-
-def test_auto_peft_finds_an_installed_bundles_base_from_the_folder_of_bundles(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    place = tmp_path / "bundles" / BUNDLE
-    place.mkdir(parents=True)
-    release = installed(noisy_release(), place)
-    tensors = user_tensors(release)
-    peft_of(tmp_path / "out", release, tensors)
-    assert "--with-base" in (tmp_path / "out" / "README.md").read_text()
-    monkeypatch.chdir(tmp_path / "bundles")
-    model = AutoPeftModelForCausalLM.from_pretrained(tmp_path / "out")
     assert agrees(model, release, tensors, 1e-5)
 
 

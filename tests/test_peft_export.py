@@ -97,25 +97,13 @@ def test_in_float64_throughout_nothing_but_rounding_is_left(tmp_path: Path) -> N
     assert furthest(release, tensors, model, double=True) < 1e-10
 
 
-def test_padding_changes_nothing(tmp_path: Path) -> None:
-    release = noisy_release()
-    adapter, _ = exported(release)
+def test_padding_to_a_rank_that_servers_take_is_zeros() -> None:
+    adapter, _ = exported(noisy_release())
     natural = adapter.natural_rank
-    cut = {
-        name: (t[:natural] if "lora_A" in name else t[:, :natural]).contiguous()
-        for name, t in adapter.tensors.items()
-    }
-    rest = [t[natural:] if "A" in n[-9:] else t[:, natural:] for n, t in adapter.tensors.items()]
-    assert all(t.numel() > 0 and not t.any() for t in rest)
-    config = {**adapter.config, "r": natural, "lora_alpha": natural}
-    unpadded = PeftAdapter(cut, config, natural, natural)
-    models = [
-        load(copy.deepcopy(release.base), one, tmp_path / name)
-        for name, one in (("padded", adapter), ("unpadded", unpadded))
-    ]
-    for item in ITEMS:
-        padded, natural_only = (logits_of(model, item) for model in models)
-        assert torch.allclose(padded, natural_only, atol=1e-6)
+    for name, tensor in adapter.tensors.items():
+        padding = tensor[natural:] if "lora_A" in name else tensor[:, natural:]
+        assert padding.numel() > 0
+        assert not padding.any()
 
 
 def test_the_config_is_what_servers_take() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from contextlib import suppress
 from datetime import timedelta
 
 import pytest
@@ -18,8 +17,6 @@ from bundle_samples import (
     sample_files,
     sample_info,
 )
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from outcomes import outcome
 
 from proper_model.bundle.latest import parse_latest
@@ -296,36 +293,3 @@ def test_times_need_a_zone():
     local = CREATED.replace(tzinfo=None)
     with pytest.raises(ConfigError, match="time zone"):
         roles_root(created=local, expires=local + YEAR).to_bytes()
-
-
-JSON = st.recursive(
-    st.sampled_from([None, False, True, "", "x", "0" * 64, "root", "proper"])
-    | st.sampled_from(["2026-01-01T00:00:00Z", "9999-12-31T23:59:59Z"])
-    | st.integers(-(2**53) + 1, 2**53 - 1),
-    lambda inner: (
-        st.lists(inner, max_size=3)
-        | st.dictionaries(st.sampled_from(["keys", "threshold", "root", "a", "0" * 64]), inner)
-    ),
-    max_leaves=6,
-)
-
-
-@settings(max_examples=150)
-@given(st.data())
-def test_whatever_stands_in_a_field_the_answer_is_a_refusal_or_a_document(data):
-    """Signed by a hostile publisher or not: no other exception comes out of reading."""
-    root, latest = json.loads(FIRST.to_bytes()), json.loads(word(bundle(1), 1, 1))
-    read, value, place = data.draw(
-        st.sampled_from(
-            [
-                (TrustedRoot.from_bytes, root, root),
-                (TrustedRoot.from_bytes, root, root["roles"]),
-                (parse_latest, latest, latest),
-                (parse_latest, latest, latest["signed"]),
-            ]
-        )
-    )
-    name = data.draw(st.sampled_from(sorted(place)))
-    place[name] = data.draw(JSON)
-    with suppress(BundleError):
-        read(canonical.encode(value))
