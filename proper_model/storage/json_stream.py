@@ -19,6 +19,7 @@ from proper_model.errors import DataError
 
 CHUNK_BYTES = 1 << 18
 MAX_RECORD_CHARS = 1 << 28
+_BEFORE_MORE_DIGITS = frozenset(("", ".", "e", "E", "e+", "e-", "E+", "E-"))
 # A parse error this close to the end of the buffer may be a literal or an escape cut in two.
 _TAIL = 16
 _WHITESPACE = re.compile(r"[ \t\r\n]*")
@@ -169,8 +170,9 @@ def decode_value(
         except ValueError:  # Python's own limit, against quadratic time
             fail("a number has too many digits")
         else:
-            # A number at the very end of the buffer may go on in the next chunk.
-            if (end < len(buffer.text) or buffer.ended) and end - start <= limit:
+            # A number at the end of the buffer may go on in the next chunk: "4" and "4." are read as 4.
+            cut = buffer.text[end : end + 3] in _BEFORE_MORE_DIGITS and not buffer.ended
+            if not cut and end - start <= limit:
                 buffer.position = end
                 return value
         if buffer.ahead > limit:
