@@ -34,7 +34,7 @@ from tests.exports import (
     own_items,
     user_tensors,
 )
-from tests.tiny import tiny_base, tiny_gemma3
+from tests.tiny import tiny_base
 from tests.tokenizers_of_kinds import BYTE_FALLBACK, BYTE_LEVEL, PROBES, tokenizer_of
 
 ROWS = 448  # of the embedding table; the tokenizers have fewer tokens
@@ -52,8 +52,6 @@ LLAMA3 = {
 
 
 def base_of(kind: str = "llama", **changes: Any) -> Any:
-    if kind == "gemma3_text":
-        return tiny_gemma3(ROWS)
     return tiny_base(kind, dtype=torch.float32, vocab_size=ROWS, **changes)
 
 

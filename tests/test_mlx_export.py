@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +16,7 @@ from proper_model.export.mlx_lora import MODEL_TYPES, mlx_adapter
 from proper_model.export.peft_lora import joined_factors
 from proper_model.export.user_fold import fold_release
 from tests.exports import PUBLIC, mlx_of, noisy_release, our_logits, own_items, user_tensors
-from tests.tiny import tiny_base, tiny_gemma3
+from tests.tiny import tiny_base
 
 ITEM = own_items()[0]
 FFN = ["mlp.down_proj", "mlp.gate_proj", "mlp.up_proj"]
@@ -58,18 +57,14 @@ def test_the_readme_says_where_the_base_is(tmp_path: Path) -> None:
         assert said in (out / "README.md").read_text()
 
 
-def base_of(kind: str) -> Any:
-    return tiny_gemma3() if kind == "gemma3_text" else tiny_base(kind, dtype=torch.float32)
-
-
 @pytest.mark.parametrize("kind", MODEL_TYPES)
 def test_mlx_lm_computes_our_logits(tmp_path: Path, kind: str) -> None:
     mx = pytest.importorskip("mlx.core")
     utils = pytest.importorskip("mlx_lm.utils")
     for referenced in (False, True):
-        release = noisy_release(base=base_of(kind), referenced=referenced)
+        release = noisy_release(base=tiny_base(kind, dtype=torch.float32), referenced=referenced)
         tensors = user_tensors(release)
-        public = base_of(kind) if referenced else release.base
+        public = tiny_base(kind, dtype=torch.float32) if referenced else release.base
         out = tmp_path / str(referenced)
         mlx_of(out, release, tensors, beside=BaseBeside(public, release.tokenizer, torch.float32))
         model, _ = utils.load_model(out / "base")
