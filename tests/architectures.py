@@ -67,27 +67,20 @@ LONG = {
     "factor": 4.0,
     "original_max_position_embeddings": 128,
 }
+
+
+def roped(rope: dict[str, Any], positions: int) -> tuple[str, dict[str, Any]]:
+    return "llama", {"rope_parameters": rope, "max_position_embeddings": positions}
+
+
 # Configurations that are not a type's own default: (type, settings).
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
-    "llama, dynamic rope, rows may reach beyond": (
-        "llama",
-        {"rope_parameters": DYNAMIC, "max_position_embeddings": 128},
-    ),
-    "llama, dynamic rope, rows stay within": (
-        "llama",
-        {"rope_parameters": DYNAMIC, "max_position_embeddings": 4096},
-    ),
-    "llama, yarn": ("llama", {"rope_parameters": YARN, "max_position_embeddings": 512}),
-    "llama, longrope, rows may reach beyond": (
-        "llama",
-        {"rope_parameters": LONG, "max_position_embeddings": 512},
-    ),
-    "llama, longrope, rows stay within": (
-        "llama",
-        {
-            "rope_parameters": {**LONG, "original_max_position_embeddings": 2048},
-            "max_position_embeddings": 8192,
-        },
+    "llama, dynamic rope, rows may reach beyond": roped(DYNAMIC, 128),
+    "llama, dynamic rope, rows stay within": roped(DYNAMIC, 4096),
+    "llama, yarn": roped(YARN, 512),
+    "llama, longrope, rows may reach beyond": roped(LONG, 512),
+    "llama, longrope, rows stay within": roped(
+        {**LONG, "original_max_position_embeddings": 2048}, 8192
     ),
     "llama, one key head": ("llama", {"num_key_value_heads": 1}),
     "llama, linears with biases": ("llama", {"attention_bias": True, "mlp_bias": True}),

@@ -21,12 +21,9 @@ HEADS = [(2, 2), (4, 2), (2, 1)]
 def inputs(heads: int, key_heads: int, lengths: list[int], seed: int = 0) -> list[Tensor]:
     """Leaves q [1, H, M, h] and k, v [1, Hk, M, h]."""
     generator = torch.Generator().manual_seed(seed)
-    return [
-        torch.randn(
-            1, n, sum(lengths), WIDTH, generator=generator, dtype=torch.float64
-        ).requires_grad_()
-        for n in (heads, key_heads, key_heads)
-    ]
+    shapes = [(1, n, sum(lengths), WIDTH) for n in (heads, key_heads, key_heads)]
+    drawn = (torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes)
+    return [leaf.requires_grad_() for leaf in drawn]
 
 
 def literal(
@@ -141,20 +138,14 @@ def test_a_base_gives_every_row_what_it_gives_it_alone(kind: str, lengths: list[
     tokens = torch.randint(2, VOCABULARY, (1, sum(lengths)), generator=generator)
     start = base.get_input_embeddings()(tokens).requires_grad_()
     positions = torch.cat([torch.arange(length) for length in lengths])[None]
+
+    def hidden(part: Tensor, **options: object) -> Tensor:
+        states: Tensor = base.get_decoder()(inputs_embeds=part, use_cache=False, **options)[0]
+        return states
+
     with packed_attention(base):
-        ours = base.get_decoder()(
-            inputs_embeds=start,
-            position_ids=positions,
-            layout=Layout.of(lengths),
-            use_cache=False,
-        ).last_hidden_state
-    theirs = torch.cat(
-        [
-            base.get_decoder()(inputs_embeds=part, use_cache=False).last_hidden_state
-            for part in start.split(lengths, dim=1)
-        ],
-        dim=1,
-    )
+        ours = hidden(start, position_ids=positions, layout=Layout.of(lengths))
+    theirs = torch.cat([hidden(part) for part in start.split(lengths, dim=1)], dim=1)
     assert torch.allclose(ours, theirs, atol=1e-12)
     seed = torch.randn(ours.shape, generator=generator).double()
     (found,) = torch.autograd.grad(ours, start, seed)
