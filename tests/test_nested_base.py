@@ -38,7 +38,6 @@ from proper_model.settings.shipped_profiles import load_profile
 from simulations.setup.calibrate import measure, shape_of
 from tests.exports import (
     PUBLIC,
-    VOCABULARY,
     logits_of,
     mlx_of,
     noisy_release,
@@ -48,6 +47,7 @@ from tests.exports import (
     user_tensors,
 )
 from tests.releases import release_in_memory
+from tests.tiny import VOCABULARY
 
 ITEM = own_items()[0]
 TOKENS = torch.tensor([[1, 5, 9, 13, 8, 7]])
