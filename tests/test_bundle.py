@@ -15,7 +15,6 @@ from bundle_samples import (
     LIFETIME,
     NOW,
     ROOT,
-    SECOND_KEY,
     flips,
     floats,
     format_bundle,
@@ -41,7 +40,7 @@ from proper_model.bundle.signed_bundle import (
     verify_bundle,
 )
 from proper_model.bundle.signed_time import format_time, parse_time
-from proper_model.bundle.trusted_root import MANIFEST_DOMAIN, TrustedRoot, sign
+from proper_model.bundle.trusted_root import MANIFEST_DOMAIN, sign
 from proper_model.errors import (
     BundleError,
     BundleExpiredError,
@@ -218,13 +217,6 @@ def test_times_have_one_form():
         assert text not in str(caught.value)
     with pytest.raises(ConfigError):
         format_time(datetime(2026, 1, 1))  # noqa: DTZ001
-
-
-def test_threshold_of_two():
-    root = TrustedRoot.of([KEY, SECOND_KEY], threshold=2)
-    verify(format_bundle(keys=(KEY, SECOND_KEY)), root=root)
-    with pytest.raises(BundleSignatureError):
-        verify(root=root)
 
 
 def test_file_names_of_real_releases_are_accepted():

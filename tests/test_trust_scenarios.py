@@ -292,25 +292,6 @@ def test_the_largest_version_blocks_until_its_key_is_revoked_and_no_longer(home)
     assert put(home, bundle(4, keys=(NEW_RELEASE_KEY,)), REVOKED_ROOT).version == 4
 
 
-def test_what_a_remaining_key_vouched_for_is_not_reset(home):
-    two = roles_root(release=(RELEASE_KEY, NEW_RELEASE_KEY))
-    put(home, bundle(7, keys=(RELEASE_KEY, NEW_RELEASE_KEY)), two)
-    put(home, bundle(LARGEST, keys=(RELEASE_KEY,)), two)
-    with pytest.raises(BundleRollbackError):
-        put(home, bundle(6, keys=(NEW_RELEASE_KEY,)), REVOKED_ROOT)
-    assert put(home, bundle(8, keys=(NEW_RELEASE_KEY,)), REVOKED_ROOT).version == 8
-
-
-def test_a_threshold_that_is_only_raised_resets_nothing(home):
-    """Otherwise an old release that both keys had signed could be shown again."""
-    put(home, bundle(1, keys=(RELEASE_KEY, NEW_RELEASE_KEY)))
-    put(home, bundle(5))
-    raised = roles_root(2, release=(RELEASE_KEY, NEW_RELEASE_KEY), release_threshold=2)
-    with pytest.raises(BundleRollbackError):
-        put(home, bundle(1, keys=(RELEASE_KEY, NEW_RELEASE_KEY)), raised)
-    assert put(home, bundle(6, keys=(RELEASE_KEY, NEW_RELEASE_KEY)), raised).version == 6
-
-
 def test_the_largest_number_of_a_word_blocks_until_its_key_is_replaced(home):
     put(home, HONEST, latest=word(HONEST, 2, LARGEST))
     with pytest.raises(BundleRollbackError):
