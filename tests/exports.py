@@ -141,6 +141,12 @@ def mlx_of(out: Path, release: Release, tensors: Mapping[str, Tensor], **options
     return write_mlx(out, release, tensors, **_options(release), **options)
 
 
+def release_and_user(preset_name: str = "device", **options: Any) -> tuple[Release, Any]:
+    """A noisy release, and an embedding and adapter that fit it."""
+    release = noisy_release(preset_name, **options)
+    return release, user_tensors(release)
+
+
 def own_items(count: int = 12) -> tuple[Encoded, ...]:
     rng = random.Random(9)
     return tuple(sample(rng) for _ in range(count))

@@ -46,6 +46,7 @@ from tests.exports import (
     own_items,
     peft_of,
     public_base,
+    release_and_user,
     user_tensors,
 )
 from tests.tiny import tiny_base, words
@@ -172,8 +173,7 @@ def test_auto_peft_finds_a_public_base_by_its_name_and_revision(
         tiny_base(dtype=torch.float32, seed=seed).save_pretrained(cache / "snapshots" / revision)
     (cache / "refs").mkdir()
     (cache / "refs" / "main").write_text("f" * 40)
-    release = noisy_release(referenced=True)
-    tensors = user_tensors(release)
+    release, tensors = release_and_user(referenced=True)
     peft_of(tmp_path / "out", release, tensors)
     monkeypatch.chdir("/")
     model = AutoPeftModelForCausalLM.from_pretrained(
@@ -232,8 +232,7 @@ def test_a_merged_model_larger_than_a_shard_has_an_index(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(merged_model, "SHARD", "10KB")
-    release = noisy_release()
-    tensors = user_tensors(release)
+    release, tensors = release_and_user()
     merged_of(tmp_path / "out", release, tensors, dtype=torch.bfloat16)
     index = json.loads((tmp_path / "out" / "model.safetensors.index.json").read_text())
     assert len(set(index["weight_map"].values())) > 1
@@ -242,8 +241,7 @@ def test_a_merged_model_larger_than_a_shard_has_an_index(
 
 
 def test_values_that_the_bases_dtype_cannot_hold_are_refused(tmp_path: Path) -> None:
-    release = noisy_release()
-    tensors = user_tensors(release)
+    release, tensors = release_and_user()
     tensors["lora.model.layers.0.mlp.up_proj.B"] *= 1e6
     with pytest.raises(ExportError, match="float16 cannot") as caught:
         merged_of(tmp_path / "out", release, tensors, dtype=torch.float16)
@@ -280,8 +278,7 @@ def test_a_merge_is_rounded_once() -> None:
 
 @ALL
 def test_an_approximate_export_says_so(tmp_path: Path, write: Write) -> None:
-    release = noisy_release("default")
-    tensors = user_tensors(release)
+    release, tensors = release_and_user("default")
     with pytest.raises(ExportError, match="routes by token"):
         write(tmp_path / "out", release, tensors)
     assert not (tmp_path / "out").exists()
@@ -335,8 +332,7 @@ def test_files_are_private_whatever_the_umask(tmp_path: Path, write: Write) -> N
 
 @ALL
 def test_only_a_new_or_empty_folder_is_written(tmp_path: Path, write: Write) -> None:
-    release = noisy_release()
-    tensors = user_tensors(release)
+    release, tensors = release_and_user()
     full, file, link, empty = (tmp_path / n for n in ("full", "file", "link", "empty"))
     full.mkdir()
     (full / "mine").write_text("kept")
@@ -379,8 +375,7 @@ def dying_at(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, call: int) 
 def test_an_interruption_leaves_nothing(
     tmp_path: Path, write: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    release = noisy_release()
-    tensors = user_tensors(release)
+    release, tensors = release_and_user()
     moments = [(os, "fsync", 1), (os, "fsync", 3), (export, "move_folder", 1)]
     if write is merged_of:
         moments += [(type(release.tokenizer), "save_pretrained", 1)]
@@ -474,8 +469,7 @@ def test_a_type_of_model_that_was_not_compared_is_refused(
 
 def test_a_quantized_base_is_not_merged_but_gives_an_adapter(tmp_path: Path) -> None:
     pytest.importorskip("bitsandbytes")
-    release = noisy_release()
-    tensors = user_tensors(release)
+    release, tensors = release_and_user()
     peft_of(tmp_path / "full", release, tensors)
     quantize_base(release.base, BaseWeights.FOUR_BIT)
     object.__setattr__(release.settings, "base_weights", BaseWeights.FOUR_BIT)

@@ -32,6 +32,7 @@ from tests.exports import (
     noisy_release,
     our_logits,
     own_items,
+    release_and_user,
     user_tensors,
 )
 from tests.tiny import tiny_base
@@ -235,8 +236,7 @@ def test_other_tokenizers_are_refused_by_name(kind: str, change: Any, names: str
 
 def test_a_word_level_tokenizer_is_refused_by_name(tmp_path: Path) -> None:
     pytest.importorskip("gguf")
-    release = noisy_release()
-    tensors = user_tensors(release)
+    release, tensors = release_and_user()
     beside = BaseBeside(release.base, release.tokenizer, torch.float32)
     with pytest.raises(ExportError, match="WordLevel") as caught:
         gguf_of(tmp_path / "out", release, tensors, beside=beside)

@@ -15,7 +15,15 @@ from proper_model.errors import ExportError
 from proper_model.export.mlx_lora import MODEL_TYPES, mlx_adapter
 from proper_model.export.peft_lora import joined_factors
 from proper_model.export.user_fold import fold_release
-from tests.exports import PUBLIC, mlx_of, noisy_release, our_logits, own_items, user_tensors
+from tests.exports import (
+    PUBLIC,
+    mlx_of,
+    noisy_release,
+    our_logits,
+    own_items,
+    release_and_user,
+    user_tensors,
+)
 from tests.tiny import tiny_base
 
 ITEM = own_items()[0]
@@ -25,8 +33,7 @@ ATTENTION = [f"self_attn.{name}_proj" for name in "koqv"]
 
 @pytest.mark.parametrize("referenced", [False, True])
 def test_names_shapes_and_scale_are_mlx_lms(tmp_path: Path, referenced: bool) -> None:
-    release = noisy_release(referenced=referenced)
-    tensors = user_tensors(release)
+    release, tensors = release_and_user(referenced=referenced)
     done = mlx_of(tmp_path / "out", release, tensors)
     config = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
     keys = sorted([*FFN, *ATTENTION]) if referenced else FFN
@@ -62,8 +69,9 @@ def test_mlx_lm_computes_our_logits(tmp_path: Path, kind: str) -> None:
     mx = pytest.importorskip("mlx.core")
     utils = pytest.importorskip("mlx_lm.utils")
     for referenced in (False, True):
-        release = noisy_release(base=tiny_base(kind, dtype=torch.float32), referenced=referenced)
-        tensors = user_tensors(release)
+        release, tensors = release_and_user(
+            base=tiny_base(kind, dtype=torch.float32), referenced=referenced
+        )
         public = tiny_base(kind, dtype=torch.float32) if referenced else release.base
         out = tmp_path / str(referenced)
         mlx_of(out, release, tensors, beside=BaseBeside(public, release.tokenizer, torch.float32))

@@ -28,6 +28,7 @@ from tests.exports import (
     our_logits,
     own_items,
     public_base,
+    release_and_user,
     user_tensors,
 )
 from tests.tiny import exact_norms, tiny_base
@@ -145,8 +146,7 @@ def test_other_dtypes() -> None:
 
 
 def test_foreign_tensors_are_refused() -> None:
-    release = noisy_release(referenced=True)
-    tensors = user_tensors(release)
+    release, tensors = release_and_user(referenced=True)
     fold = fold_release(release, tensors)
     odd = dataclasses.replace(release, population={"model.embed": torch.zeros(2)})
     with pytest.raises(ExportError, match="no LoRA factor"):
@@ -158,8 +158,7 @@ def test_foreign_tensors_are_refused() -> None:
 
 @pytest.mark.parametrize("name", sorted(set(PRESETS) - {"device"}))
 def test_routing_by_token_is_refused(name: str) -> None:
-    release = noisy_release(name)
-    tensors = user_tensors(release)
+    release, tensors = release_and_user(name)
     with pytest.raises(ExportError, match="routes by token") as caught:
         fold_release(release, tensors, samples=ITEMS)
     assert caught.value.exit_code == 49
@@ -213,8 +212,7 @@ def literal_mean_weights(release: Any, tensors: Mapping[str, Tensor]) -> Tensor:
 
 
 def test_an_approximate_fold_measures_what_it_loses() -> None:
-    release = noisy_release("default")
-    tensors = user_tensors(release)
+    release, tensors = release_and_user("default")
     fold = fold_release(release, tensors, approximate=True, samples=ITEMS)
     weights = literal_mean_weights(release, tensors)
     base = copy.deepcopy(release.base)
@@ -240,8 +238,7 @@ def test_an_approximate_fold_measures_what_it_loses() -> None:
 
 
 def test_a_foldable_release_is_exact_even_when_asked_to_approximate() -> None:
-    release = noisy_release()
-    tensors = user_tensors(release)
+    release, tensors = release_and_user()
     exact = fold_release(release, tensors)
     asked = fold_release(release, tensors, approximate=True, samples=ITEMS)
     assert asked.report is None
