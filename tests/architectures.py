@@ -174,7 +174,7 @@ def faults(kind: str, layers: int = 6) -> list[str]:
     release = noisy_release("device", base=base, referenced=True)
     # The base as it was: noisy_release merges into the one it is given.
     public = model_of(kind, layers)
-    # Quieter than for other tests: noise upon noise makes a chaos of float32's last digits.
+    # Less noise than for other tests: with more, float32's rounding changes the result.
     release = dataclasses.replace(release, shared={n: t * QUIET for n, t in release.shared.items()})
     dtype = base.dtype
     model = release.model().to(dtype)

@@ -174,9 +174,9 @@ def test_without_the_allow_list_a_history_would_ship(app_copy: Path, tmp_path: P
     app = tmp_path / "app"
     shutil.copytree(app_copy, app)
     text = (app / "pyproject.toml").read_text()
-    bare, count = re.subn(r"fab-include = \[.*?\]\n", "", text, flags=re.DOTALL)
+    without, count = re.subn(r"fab-include = \[.*?\]\n", "", text, flags=re.DOTALL)
     assert count == 1
-    (app / "pyproject.toml").write_text(bare)
+    (app / "pyproject.toml").write_text(without)
     assert "people/user_others.json" in holds_canary(build_fab(app, tmp_path / "out"))
 
 

@@ -153,7 +153,7 @@ def test_shards_are_read_one_by_one(tmp_path: Path) -> None:
 def test_names_of_another_making_are_left_to_transformers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A checkpoint of the bare model names no `model.`; loading maps it, and that is counted."""
+    """A checkpoint of the model without its head names no `model.`; loading maps its names."""
     name = saved(tmp_path)
     expected = fingerprint(load_base(name)[0])
     path = tmp_path / "model.safetensors"

@@ -121,7 +121,7 @@ ATTACKS = {
     "freeze": ((NEXT, GOOD), {"now": STALE}, BundleExpiredError),
     "release of the future": (told(bundle(3, created=NOW + DAY)), {}, BundleTimeError),
     "word of the future": (told(NEXT, created=NOW + DAY), {}, BundleTimeError),
-    "expired release": ((NEXT, GOOD), {"now": NOW + 400 * DAY}, BundleError),
+    "expired release": ((NEXT, GOOD), {"now": NOW + 400 * DAY}, BundleExpiredError),
     "expired root": ((NEXT, GOOD), {"root": roles_root(expires=NOW)}, BundleExpiredError),
 }
 
