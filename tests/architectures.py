@@ -67,27 +67,20 @@ LONG = {
     "factor": 4.0,
     "original_max_position_embeddings": 128,
 }
+
+
+def roped(rope: dict[str, Any], positions: int) -> tuple[str, dict[str, Any]]:
+    return "llama", {"rope_parameters": rope, "max_position_embeddings": positions}
+
+
 # Configurations that are not a type's own default: (type, settings).
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
-    "llama, dynamic rope, rows may reach beyond": (
-        "llama",
-        {"rope_parameters": DYNAMIC, "max_position_embeddings": 128},
-    ),
-    "llama, dynamic rope, rows stay within": (
-        "llama",
-        {"rope_parameters": DYNAMIC, "max_position_embeddings": 4096},
-    ),
-    "llama, yarn": ("llama", {"rope_parameters": YARN, "max_position_embeddings": 512}),
-    "llama, longrope, rows may reach beyond": (
-        "llama",
-        {"rope_parameters": LONG, "max_position_embeddings": 512},
-    ),
-    "llama, longrope, rows stay within": (
-        "llama",
-        {
-            "rope_parameters": {**LONG, "original_max_position_embeddings": 2048},
-            "max_position_embeddings": 8192,
-        },
+    "llama, dynamic rope, rows may reach beyond": roped(DYNAMIC, 128),
+    "llama, dynamic rope, rows stay within": roped(DYNAMIC, 4096),
+    "llama, yarn": roped(YARN, 512),
+    "llama, longrope, rows may reach beyond": roped(LONG, 512),
+    "llama, longrope, rows stay within": roped(
+        {**LONG, "original_max_position_embeddings": 2048}, 8192
     ),
     "llama, one key head": ("llama", {"num_key_value_heads": 1}),
     "llama, linears with biases": ("llama", {"attention_bias": True, "mlp_bias": True}),
@@ -189,7 +182,7 @@ def faults(kind: str, layers: int = 6) -> list[str]:
     release = noisy_release("device", base=base, referenced=True)
     # The base as it was: noisy_release merges into the one it is given.
     public = model_of(kind, layers)
-    # Quieter than for other tests: noise upon noise makes a chaos of float32's last digits.
+    # Less noise than for other tests: with more, float32's rounding changes the result.
     release = dataclasses.replace(release, shared={n: t * QUIET for n, t in release.shared.items()})
     dtype = base.dtype
     model = release.model().to(dtype)
@@ -244,9 +237,9 @@ def generation_faults(model: AdaptedModel, items: list[Encoded], now: Any) -> li
     for row, prompt in enumerate(prompts):
         alone = greedy(model, encoder, [prompt], [row], now, max_new_tokens=6, with_logits=True)
         if not torch.equal(together[0][row], alone[0][0]):
-            found.append(f"row {row}: another answer in company")
+            found.append(f"row {row}: another answer among other rows")
         elif not far(together[1][row], alone[1][0]) < LOGITS:
-            found.append(f"row {row}: other logits in company")
+            found.append(f"row {row}: other logits among other rows")
     return found
 
 

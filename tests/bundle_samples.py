@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -44,6 +44,13 @@ def tensor_file(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | Non
 
 def raw_tensor_file(header: bytes, body: bytes) -> bytes:
     return struct.pack("<Q", len(header)) + header + body
+
+
+def flips(data: bytes) -> Iterator[bytes]:
+    """The same bytes with one bit flipped, for every bit."""
+    for position in range(len(data)):
+        for bit in range(8):
+            yield data[:position] + bytes([data[position] ^ 1 << bit]) + data[position + 1 :]
 
 
 def floats(*values: float) -> bytes:
@@ -117,6 +124,7 @@ query = "{text}"
 history = "plain"
 line = "{text} {reply}"
 """
+POPULATION = "adapters/population/adapter_model.safetensors"
 WORDS = ("<unk>", "</s>", "a", "b", "c")
 TOKENIZER = {
     "version": "1.0",
@@ -207,11 +215,22 @@ def referring_files(name: str, revision: str) -> dict[str, bytes]:
     settings = {"name": "sample", "dtype": "float32", "population": {"rank": 1}}
     files = sample_files(base={"name": name, "revision": revision}, settings=settings)
     del files["base/model.safetensors"]
-    path = "base_model.model.model.layers.0.self_attn.{}_proj.lora_{}.weight"
-    lora = {path.format(n, "A"): constant(1, WIDTH, value=0.5) for n in "qkvo"}
-    lora |= {path.format(n, "B"): constant(WIDTH, 1, value=0.5) for n in "qkvo"}
-    files["adapters/population/adapter_model.safetensors"] = tensor_file(lora)
+    files[POPULATION] = population_lora()
     return files
+
+
+def population_lora(**changes: Tensor | None) -> bytes:
+    """On attention, of rank 1; `qA` and the like replace a factor, None leaves it out."""
+    lora = {f"{n}A": constant(1, WIDTH, value=0.5) for n in "qkvo"}
+    lora |= {f"{n}B": constant(WIDTH, 1, value=0.5) for n in "qkvo"}
+    path = "base_model.model.model.layers.0.self_attn.{}_proj.lora_{}.weight"
+    return tensor_file(
+        {
+            path.format(*key): tensor
+            for key, tensor in (lora | changes).items()
+            if tensor is not None
+        }
+    )
 
 
 def base_files() -> dict[str, bytes]:

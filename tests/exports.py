@@ -1,4 +1,4 @@
-"""Tiny untrained releases with noise in every tensor, and one user's noise to export from them."""
+"""Tiny untrained releases with noise in every tensor, one user's noise, and exports of the two."""
 
 from __future__ import annotations
 
@@ -8,25 +8,23 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
+from client.export.folder import Exported, write_merged, write_peft
+from client.export.runtimes import write_gguf, write_mlx
 from client.person.arms import ArmModel
 from proper_model.base.population_lora import attach_population, merge_population, population_state
 from proper_model.kernels.packing import Encoded
 from proper_model.model.adapted_model import AdaptedModel
-from proper_model.release.contents import (
-    Release,
-    release_to_files,
-    shared_tensors,
-)
+from proper_model.release.contents import Release, release_to_files, shared_tensors
 from proper_model.release.recipe import BaseSource
 from proper_model.settings.presets import preset
 from proper_model.settings.profile import ATTENTION_TARGETS, PopulationSettings, StageSettings
 from proper_model.tasks.task import load_task
-from simulations.synthetic.tiny_base import word_tokenizer
 from tests.releases import release_in_memory
-from tests.tiny import VOCABULARY, randomize, sample, tiny_base
+from tests.tiny import randomize, sample, tiny_base, words
 
 BUNDLE = "ab" * 32
 PUBLIC = BaseSource("example/tiny", "c0ffee" * 6 + "c0ff")
@@ -63,10 +61,9 @@ def noisy_release(
     drawn = AdaptedModel(base, structure, generator=torch.Generator().manual_seed(1))
     randomize(drawn.parameters(), seed=2)
     mean = torch.zeros(drawn.tables, structure.embedding_dim)
-    words = [f"w{i}" for i in range(VOCABULARY - 4)]
     return Release(
         base=base,
-        tokenizer=word_tokenizer(words),
+        tokenizer=words(),
         task=load_task("LaMP_3", template="short"),
         structure=structure,
         settings=settings,
@@ -116,6 +113,35 @@ def user_tensors(release: Release, seed: int = 5) -> dict[str, Tensor]:
     }
     randomize(tensors.values(), seed=seed)
     return tensors
+
+
+def _options(release: Release) -> dict[str, Any]:
+    return {"bundle_id": BUNDLE, "base": PUBLIC if release.population else None}
+
+
+def peft_of(out: Path, release: Release, tensors: Mapping[str, Tensor], **options: Any) -> Exported:
+    return write_peft(out, release, tensors, **_options(release), **options)
+
+
+def merged_of(
+    out: Path, release: Release, tensors: Mapping[str, Tensor], **options: Any
+) -> Exported:
+    return write_merged(out, release, tensors, bundle_id=BUNDLE, **options)
+
+
+def gguf_of(out: Path, release: Release, tensors: Mapping[str, Tensor], **options: Any) -> Exported:
+    pytest.importorskip("gguf")
+    return write_gguf(out, release, tensors, **_options(release), **options)
+
+
+def mlx_of(out: Path, release: Release, tensors: Mapping[str, Tensor], **options: Any) -> Exported:
+    return write_mlx(out, release, tensors, **_options(release), **options)
+
+
+def release_and_user(preset_name: str = "device", **options: Any) -> tuple[Release, Any]:
+    """A noisy release, and an embedding and adapter that fit it."""
+    release = noisy_release(preset_name, **options)
+    return release, user_tensors(release)
 
 
 def own_items(count: int = 12) -> tuple[Encoded, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -72,15 +71,9 @@ def word(
 def bundle(
     version: int, *, keys: Keys = (RELEASE_KEY,), seed: int | None = None, **changes
 ) -> BundleFiles:
-    files = files_of(version % 1000 if seed is None else seed)
-    return sample_bundle(version, files=files, keys=keys, **changes)
-
-
-def files_of(seed: int) -> dict[str, bytes]:
     """A release that differs from others by its seed alone."""
-    files = sample_files()
-    recipe = {**json.loads(files["recipe.json"]), "seed": seed}
-    return {**files, "recipe.json": json.dumps(recipe).encode()}
+    files = sample_files(seed=version % 1000 if seed is None else seed)
+    return sample_bundle(version, files=files, keys=keys, **changes)
 
 
 @dataclass
@@ -96,17 +89,19 @@ class Publisher:
     def __post_init__(self) -> None:
         self.place_root(roles_root())
 
-    def place_root(self, root: TrustedRoot, keys: Keys = ROOT_KEYS[:2]) -> None:
+    def place_root(
+        self, root: TrustedRoot, keys: Keys = ROOT_KEYS[:2], *, name: str = "root"
+    ) -> None:
         data, signatures = signed_root(root, keys)
         self.folder.mkdir(exist_ok=True)
-        (self.folder / "root.json").write_bytes(data)
-        (self.folder / "root.signatures.json").write_bytes(signatures)
+        (self.folder / f"{name}.json").write_bytes(data)
+        (self.folder / f"{name}.signatures.json").write_bytes(signatures)
 
     def publish(self) -> int:
         """The next version, with new content."""
         self._seed += 1
         published = publish(
-            files_of(self._seed),
+            sample_files(seed=self._seed),
             self.folder,
             self.release,
             created=self.created,

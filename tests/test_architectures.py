@@ -113,7 +113,7 @@ def broken(monkeypatch: pytest.MonkeyPatch, target: Any, name: str, value: Any) 
 def test_a_base_that_reads_its_neighbours_while_it_generates(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A norm over the batch: alone and packed alike, otherwise in a batch."""
+    """A norm over the batch: a row alone and packed gives the same, a row of several another."""
     norm = type(AutoModelForCausalLM.from_config(tiny_llama()).model.norm)
     plain = norm.forward
 

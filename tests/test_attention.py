@@ -21,12 +21,9 @@ HEADS = [(2, 2), (4, 2), (2, 1)]
 def inputs(heads: int, key_heads: int, lengths: list[int], seed: int = 0) -> list[Tensor]:
     """Leaves q [1, H, M, h] and k, v [1, Hk, M, h]."""
     generator = torch.Generator().manual_seed(seed)
-    return [
-        torch.randn(
-            1, n, sum(lengths), WIDTH, generator=generator, dtype=torch.float64
-        ).requires_grad_()
-        for n in (heads, key_heads, key_heads)
-    ]
+    shapes = [(1, n, sum(lengths), WIDTH) for n in (heads, key_heads, key_heads)]
+    drawn = (torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes)
+    return [leaf.requires_grad_() for leaf in drawn]
 
 
 def literal(
@@ -86,15 +83,7 @@ def test_scores_are_scaled_by_the_heads_width_unless_told_otherwise() -> None:
 
 
 @pytest.mark.parametrize(("heads", "key_heads"), HEADS)
-def test_gradients_pass_finite_differences(heads: int, key_heads: int) -> None:
-    lengths = [2, 3, 3, 1]
-    assert torch.autograd.gradcheck(
-        lambda q, k, v: packed(q, k, v, lengths), inputs(heads, key_heads, lengths)
-    )
-
-
-@pytest.mark.parametrize(("heads", "key_heads"), HEADS)
-def test_a_rows_result_does_not_depend_on_company(heads: int, key_heads: int) -> None:
+def test_a_rows_result_does_not_depend_on_other_rows(heads: int, key_heads: int) -> None:
     """To the bit where its group is the same; to rounding where the group is larger."""
     leaves = inputs(heads, key_heads, UNEQUAL)
     together = packed(*leaves, UNEQUAL)
@@ -103,16 +92,6 @@ def test_a_rows_result_does_not_depend_on_company(heads: int, key_heads: int) ->
     for row, tokens in enumerate(torch.arange(sum(UNEQUAL)).split(UNEQUAL)):
         alone = packed(*(leaf[:, :, tokens] for leaf in leaves), UNEQUAL[row : row + 1])
         assert torch.allclose(alone, together[:, tokens], atol=1e-12)
-
-
-def test_a_row_gets_no_gradient_from_another() -> None:
-    leaves = inputs(4, 2, UNEQUAL)
-    packed(*leaves, UNEQUAL)[:, 3:10].square().sum().backward()  # row 1 of two in its group
-    for leaf in leaves:
-        assert leaf.grad is not None
-        assert leaf.grad[:, :, 3:10].abs().sum() > 0
-        assert not leaf.grad[:, :, :3].any()
-        assert not leaf.grad[:, :, 10:].any()
 
 
 def test_a_mask_or_sinks_of_a_bases_own_are_refused() -> None:
@@ -159,20 +138,14 @@ def test_a_base_gives_every_row_what_it_gives_it_alone(kind: str, lengths: list[
     tokens = torch.randint(2, VOCABULARY, (1, sum(lengths)), generator=generator)
     start = base.get_input_embeddings()(tokens).requires_grad_()
     positions = torch.cat([torch.arange(length) for length in lengths])[None]
+
+    def hidden(part: Tensor, **options: object) -> Tensor:
+        states: Tensor = base.get_decoder()(inputs_embeds=part, use_cache=False, **options)[0]
+        return states
+
     with packed_attention(base):
-        ours = base.get_decoder()(
-            inputs_embeds=start,
-            position_ids=positions,
-            layout=Layout.of(lengths),
-            use_cache=False,
-        ).last_hidden_state
-    theirs = torch.cat(
-        [
-            base.get_decoder()(inputs_embeds=part, use_cache=False).last_hidden_state
-            for part in start.split(lengths, dim=1)
-        ],
-        dim=1,
-    )
+        ours = hidden(start, position_ids=positions, layout=Layout.of(lengths))
+    theirs = torch.cat([hidden(part) for part in start.split(lengths, dim=1)], dim=1)
     assert torch.allclose(ours, theirs, atol=1e-12)
     seed = torch.randn(ours.shape, generator=generator).double()
     (found,) = torch.autograd.grad(ours, start, seed)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import struct
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ from bundle_samples import (
     LIFETIME,
     NOW,
     ROOT,
-    SECOND_KEY,
+    flips,
     floats,
     format_bundle,
     format_files,
@@ -26,6 +26,7 @@ from bundle_samples import (
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from outcomes import outcome
 from safetensors.numpy import save
 
 from proper_model.bundle.limits import Limits
@@ -37,10 +38,9 @@ from proper_model.bundle.signed_bundle import (
     check_file,
     content_id,
     verify_bundle,
-    verify_manifest,
 )
 from proper_model.bundle.signed_time import format_time, parse_time
-from proper_model.bundle.trusted_root import MANIFEST_DOMAIN, TrustedRoot, sign
+from proper_model.bundle.trusted_root import MANIFEST_DOMAIN, sign
 from proper_model.errors import (
     BundleError,
     BundleExpiredError,
@@ -55,8 +55,10 @@ from proper_model.storage import canonical
 BUNDLE = format_bundle()
 
 
-def verify(manifest=BUNDLE.manifest_bytes, signatures=BUNDLE.signature_bytes, files=None):
-    return verify_bundle(manifest, signatures, files or BUNDLE.files, ROOT, now=NOW)
+def verify(bundle=BUNDLE, *, root=ROOT, now=NOW, **changes):
+    """A bundle verified, with some of its bytes replaced."""
+    given = dataclasses.replace(bundle, **changes)
+    return verify_bundle(given.manifest_bytes, given.signature_bytes, given.files, root, now=now)
 
 
 def test_round_trip():
@@ -96,13 +98,7 @@ def test_nothing_is_read_of_a_bundle_that_is_refused_by_its_manifest():
         raise AssertionError("a file was read")
 
     with pytest.raises(BundleExpiredError):
-        verify_bundle(
-            BUNDLE.manifest_bytes,
-            BUNDLE.signature_bytes,
-            reader,
-            ROOT,
-            now=CREATED + LIFETIME,
-        )
+        verify(files=reader, now=CREATED + LIFETIME)
 
 
 def test_hub_reference_comes_back():
@@ -112,78 +108,52 @@ def test_hub_reference_comes_back():
     files["adapters/population/adapter_model.safetensors"] = tensor_file(
         {name: ("F32", (1,), floats(1))}
     )
-    bundle = format_bundle(files=files, base=base)
-    assert (
-        verify(bundle.manifest_bytes, bundle.signature_bytes, bundle.files).manifest.base_reference
-        == base
-    )
+    assert verify(format_bundle(files=files, base=base)).manifest.base_reference == base
 
 
 # --- every altered byte ----------------------------------------------------------------------
 
 
-def flips(data: bytes):
-    for position in range(len(data)):
-        for bit in range(8):
-            altered = bytearray(data)
-            altered[position] ^= 1 << bit
-            yield bytes(altered)
-
-
-def cuts_and_growth(data: bytes):
+def altered(data: bytes):
+    """Every bit flipped, every cut, and some growth: more than nine changes a byte."""
+    yield from flips(data)
     yield from (data[:length] for length in range(len(data)))
     yield from (data + byte for byte in (b"\0", b"\n", b" ", b"}", data))
     yield b"\x00" + data
 
 
-def refused(count: list[int], action, *errors):
-    count[0] += 1
-    with pytest.raises(errors):
-        action()
-
-
-def test_every_change_of_the_manifest_is_refused():
-    count = [0]
-    for altered in (*flips(BUNDLE.manifest_bytes), *cuts_and_growth(BUNDLE.manifest_bytes)):
-        refused(count, lambda: verify(manifest=altered), BundleSignatureError)  # noqa: B023
-    assert count[0] > 9 * len(BUNDLE.manifest_bytes)
-
-
-def test_every_change_of_the_signatures_is_refused():
-    kinds = (BundleSignatureError, BundleFormatError)
-    count = [0]
-    for altered in (*flips(BUNDLE.signature_bytes), *cuts_and_growth(BUNDLE.signature_bytes)):
-        refused(count, lambda: verify(signatures=altered), *kinds)  # noqa: B023
-    assert count[0] > 9 * len(BUNDLE.signature_bytes)
+@pytest.mark.parametrize(
+    ("part", "errors"),
+    [
+        ("manifest_bytes", BundleSignatureError),
+        ("signature_bytes", (BundleSignatureError, BundleFormatError)),
+    ],
+)
+def test_every_change_of_manifest_and_signatures_is_refused(part, errors):
+    for changed in altered(getattr(BUNDLE, part)):
+        with pytest.raises(errors):
+            verify(**{part: changed})
 
 
 def test_every_change_of_a_file_is_refused():
     manifest = verify().manifest
-    count = [0]
     for name, data in BUNDLE.files.items():
         check_file(manifest, name, data)
-        for altered in (*flips(data), *cuts_and_growth(data)):
-            refused(count, lambda: check_file(manifest, name, altered), BundleIntegrityError)  # noqa: B023
-    assert count[0] > 9 * sum(map(len, BUNDLE.files.values()))
+        for changed in altered(data):
+            with pytest.raises(BundleIntegrityError):
+                check_file(manifest, name, changed)
 
 
 def test_files_of_two_bundles_do_not_mix():
     other = format_bundle(2, files={**format_files(), "recipe.json": b'{"seed":1}'})
     with pytest.raises(BundleIntegrityError):
-        verify(other.manifest_bytes, other.signature_bytes)
+        verify(other, files=BUNDLE.files)
     with pytest.raises(BundleSignatureError):
-        verify(other.manifest_bytes)
-
-
-@given(st.binary(max_size=200), st.binary(max_size=200))
-@settings(max_examples=100, deadline=None)
-def test_any_bytes_as_bundle_are_refused(manifest, signatures):
-    with pytest.raises(BundleError):
-        verify(manifest, signatures)
+        verify(manifest_bytes=other.manifest_bytes)
 
 
 @given(st.data())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_any_change_of_a_signed_manifest_is_accepted_whole_or_refused(data):
     """Whatever a trusted key signs, verification ends in a bundle or a BundleError."""
     value = json.loads(BUNDLE.manifest_bytes)
@@ -199,7 +169,8 @@ def test_any_change_of_a_signed_manifest_is_accepted_whole_or_refused(data):
         break
     manifest = canonical.encode(value)
     try:
-        bundle = verify(manifest, sign(MANIFEST_DOMAIN, manifest, [KEY]))
+        signatures = sign(MANIFEST_DOMAIN, manifest, [KEY])
+        bundle = verify(manifest_bytes=manifest, signature_bytes=signatures)
     except BundleError:
         return
     assert bundle.manifest.to_bytes() == manifest
@@ -224,32 +195,15 @@ def test_each_limit_is_inclusive_and_enforced_when_building_and_verifying(field)
         "elements": sum(t.elements for t in tensors),
     }[field]
 
-    def attempt(value):
-        limits = Limits(**{field: value})
-        verify_bundle(
-            BUNDLE.manifest_bytes,
-            BUNDLE.signature_bytes,
-            BUNDLE.files,
-            ROOT,
-            now=NOW,
-            limits=limits,
-        )
-        build_bundle(format_files(), sample_info(), [KEY], limits=limits)
-
-    attempt(exact)
+    signed = (BUNDLE.manifest_bytes, BUNDLE.signature_bytes, BUNDLE.files, ROOT)
+    content = (format_files(), sample_info(), [KEY])
+    enough, less = (Limits(**{field: value}) for value in (exact, exact - 1))
+    verify_bundle(*signed, now=NOW, limits=enough)
+    build_bundle(*content, limits=enough)
     with pytest.raises(BundleLimitError):
-        attempt(exact - 1)
-
-
-def test_a_bundle_expires_at_its_second():
-    def at(moment):
-        return verify_manifest(BUNDLE.manifest_bytes, BUNDLE.signature_bytes, ROOT, now=moment)
-
-    end = CREATED + LIFETIME
-    assert at(end - timedelta(microseconds=1)).manifest.version == 1
-    for late in (end, end + timedelta(days=4000)):
-        with pytest.raises(BundleExpiredError):
-            at(late)
+        verify_bundle(*signed, now=NOW, limits=less)
+    with pytest.raises(BundleLimitError):
+        build_bundle(*content, limits=less)
 
 
 def test_times_have_one_form():
@@ -262,14 +216,6 @@ def test_times_have_one_form():
         assert text not in str(caught.value)
     with pytest.raises(ConfigError):
         format_time(datetime(2026, 1, 1))  # noqa: DTZ001
-
-
-def test_threshold_of_two():
-    root = TrustedRoot.of([KEY, SECOND_KEY], threshold=2)
-    both = format_bundle(keys=(KEY, SECOND_KEY))
-    verify_bundle(both.manifest_bytes, both.signature_bytes, both.files, root, now=NOW)
-    with pytest.raises(BundleSignatureError):
-        verify_bundle(BUNDLE.manifest_bytes, BUNDLE.signature_bytes, BUNDLE.files, root, now=NOW)
 
 
 def test_file_names_of_real_releases_are_accepted():
@@ -308,8 +254,7 @@ def test_no_prototype_at_all_is_fine():
     empty = shared_tensors(())
     assert empty["prototypes"][1] == (0, 1, 2)
     files = {**format_files(), "shared.safetensors": tensor_file(empty)}
-    bundle = format_bundle(files=files)
-    assert verify(bundle.manifest_bytes, bundle.signature_bytes, bundle.files).version == 1
+    assert verify(format_bundle(files=files)).version == 1
 
 
 # --- tensor files ----------------------------------------------------------------------------
@@ -346,11 +291,9 @@ def test_finite_check_agrees_with_numpy(dtype):
         if dtype == "BF16":
             raw = raw[2:4] + raw[6:8]
         data = tensor_file({"t": (dtype, (2,), raw)})
-        if np.isfinite(value):
+        error = None if np.isfinite(value) else BundleFormatError
+        with outcome(error, match="tensor t"):
             check_finite(data, table_of(data), where="x")
-        else:
-            with pytest.raises(BundleFormatError, match="tensor t"):
-                check_finite(data, table_of(data), where="x")
 
 
 def test_finite_check_reaches_the_last_chunk(monkeypatch):
@@ -360,35 +303,31 @@ def test_finite_check_reaches_the_last_chunk(monkeypatch):
         check_finite(data, table_of(data), where="x")
 
 
-ENTRY = '{"dtype":"F32","shape":[1],"data_offsets":[0,4]}'
+def header(name: str = "t", **fields: object) -> str:
+    """Of a file with one tensor, some of its fields replaced."""
+    entry = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4], **fields}
+    return json.dumps({name: entry}, separators=(",", ":"))
+
+
+ONE = header()
+
+
+def test_the_header_that_is_spoilt_is_good():
+    assert table_of(raw_tensor_file(ONE.encode(), floats(1)))["t"].shape == (1,)
 
 
 @pytest.mark.parametrize(
     "header",
     [
-        "[]",
-        " {}",
-        "{}x",
-        '{"t":1}',
-        '{"t":{"dtype":"F32","shape":[1]}}',
-        '{"t":{"dtype":"F32","shape":[1],"data_offsets":[0,4],"x":1}}',
-        '{"t":{"dtype":"f32","shape":[1],"data_offsets":[0,4]}}',
-        '{"t":{"dtype":["F32"],"shape":[1],"data_offsets":[0,4]}}',
-        '{"t":{"dtype":"F32","shape":[-1],"data_offsets":[0,4]}}',
-        '{"t":{"dtype":"F32","shape":[1.0],"data_offsets":[0,4]}}',
-        '{"t":{"dtype":"F32","shape":[true],"data_offsets":[0,4]}}',
-        '{"t":{"dtype":"F32","shape":1,"data_offsets":[0,4]}}',
-        '{"t":{"dtype":"F32","shape":[1,1,1,1,1,1,1,1,1],"data_offsets":[0,4]}}',
-        '{"t":{"dtype":"F32","shape":[1],"data_offsets":[4,0]}}',
-        '{"t":{"dtype":"F32","shape":[1],"data_offsets":[0,4,4]}}',
-        '{"t":{"dtype":"F32","shape":[4294967296,4294967296],"data_offsets":[0,4]}}',
-        '{"../t":' + ENTRY + "}",
-        '{"":' + ENTRY + "}",
-        '{"' + "a" * 300 + '":' + ENTRY + "}",
-        '{"t":' + ENTRY + ',"t":' + ENTRY + "}",
-        '{"__metadata__":{"a":1},"t":' + ENTRY + "}",
-        '{"__metadata__":[],"t":' + ENTRY + "}",
-        "{}",
+        *("[]", " {}", "{}x", "{}", '{"t":1}', '{"t":{"dtype":"F32","shape":[1]}}'),
+        *(header(dtype=dtype) for dtype in ("f32", ["F32"])),
+        *(header(shape=shape) for shape in ([-1], [1.0], [True], 1, [1] * 9, [1 << 32] * 2)),
+        *(header(data_offsets=offsets) for offsets in ([4, 0], [0, 4, 4])),
+        *(header(name) for name in ("../t", "", "a" * 300)),
+        header(x=1),
+        ONE[:-1] + "," + ONE[1:],
+        '{"__metadata__":{"a":1},' + ONE[1:],
+        '{"__metadata__":[],' + ONE[1:],
     ],
 )
 def test_malformed_headers(header):
@@ -404,15 +343,8 @@ def test_header_length_is_checked_before_it_is_parsed():
         table_of(raw_tensor_file(b"{" * 100, b""), header_bytes=99)
 
 
-def test_many_tensors_are_refused():
-    data = tensor_file({f"t{n}": ("F32", (0,), b"") for n in range(5)})
-    assert len(table_of(data, tensors=5)) == 5
-    with pytest.raises(BundleLimitError):
-        table_of(data, tensors=4)
-
-
 @given(st.binary(max_size=120))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_any_bytes_as_tensor_file_give_a_table_or_an_error(body):
     for data in (body, struct.pack("<Q", len(body)) + body, raw_tensor_file(b"{}", body)):
         try:

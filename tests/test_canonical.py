@@ -30,7 +30,7 @@ def test_known_form():
 
 
 @given(VALUES)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_round_trip_and_agreement_with_the_standard_reader(value):
     data = encode(value)
     assert decode(data, where="x") == value
@@ -38,7 +38,7 @@ def test_round_trip_and_agreement_with_the_standard_reader(value):
 
 
 @given(VALUES, st.integers(0, 10**6), st.integers(0, 7))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_a_changed_byte_is_refused_or_another_value(value, position, bit):
     data = bytearray(encode(value))
     data[position % len(data)] ^= 1 << bit
@@ -51,7 +51,7 @@ def test_a_changed_byte_is_refused_or_another_value(value, position, bit):
 
 
 @given(st.binary(max_size=60))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_any_bytes_give_a_value_or_a_format_error(data):
     with contextlib.suppress(BundleFormatError):
         assert encode(decode(data, where="x")) == data
@@ -60,35 +60,12 @@ def test_any_bytes_give_a_value_or_a_format_error(data):
 @pytest.mark.parametrize(
     "data",
     [
-        b"",
-        b" 1",
-        b"1 ",
-        b"1\n",
-        b"01",
-        b"-0",
-        b"1.0",
-        b"1e2",
-        b"NaN",
-        b"-Infinity",
-        b"9007199254740992",
-        b"9" * 5000,
-        b'{"b":1,"a":2}',
-        b'{"a":1,"a":1}',
-        b'{"a":{"b":1,"b":2}}',
-        b'{"a": 1}',
-        b'"\\u0061"',
-        b'"\\/"',
-        b'"\\u001F"',
-        b'"\\ud800"',
-        b'"\xed\xa0\x80"',
-        b'"\xff"',
-        b'"e\xcc\x81"',
-        b'\xef\xbb\xbf"a"',
-        b"[1,]",
-        b"'a'",
-        b"1" + b"\x00",
-        b"[" * 50_000,
-        b"[" * (MAX_DEPTH + 1) + b"]" * (MAX_DEPTH + 1),
+        *(b"", b" 1", b"1 ", b"1\n", b"1\x00", b"[1,]", b"'a'", b'{"a": 1}'),
+        *(b"01", b"-0", b"1.0", b"1e2", b"NaN", b"-Infinity", b"9007199254740992", b"9" * 5000),
+        *(b'{"b":1,"a":2}', b'{"a":1,"a":1}', b'{"a":{"b":1,"b":2}}'),
+        *(b'"\\u0061"', b'"\\/"', b'"\\u001F"', b'"\\ud800"', b'"\xed\xa0\x80"', b'"\xff"'),
+        *(b'"e\xcc\x81"', b'\xef\xbb\xbf"a"'),
+        *(b"[" * 50_000, b"[" * (MAX_DEPTH + 1) + b"]" * (MAX_DEPTH + 1)),
     ],
     ids=lambda data: repr(data[:20]),
 )

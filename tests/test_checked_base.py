@@ -22,6 +22,7 @@ from bundle_samples import (
     tensor_file,
 )
 from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from client.releases.bases import verify_base_files
 from client.releases.install import install
@@ -39,7 +40,7 @@ from proper_model.errors import BaseModelError, BundleForeignError, BundleIntegr
 from proper_model.settings.profile import BaseWeights
 from simulations.synthetic.tiny_base import word_tokenizer
 from tests.releases import hashed
-from tests.tiny import VOCABULARY, tiny_base
+from tests.tiny import tiny_base, words
 
 OPENED: list[str] = []
 WATCHED: list[str] = []
@@ -64,11 +65,26 @@ def opened() -> Iterator[list[str]]:
 
 
 @pytest.fixture
+def outside(tmp_path: Path) -> Path:
+    """The folder of the base that `referring_files` is over."""
+    folder = tmp_path / "base"
+    folder.mkdir()
+    for name, data in base_files().items():
+        (folder / name).write_bytes(data)
+    return folder
+
+
+def installed(folder: Path, files: dict[str, bytes], reference: Any = None) -> Any:
+    bundle = build_bundle(files, sample_info(base=reference), [KEY])
+    return install(folder, bundle.all_files(), ROOT, now=NOW).bundle
+
+
+@pytest.fixture
 def base(tmp_path: Path) -> Path:
     """A tiny base in shards, with a tokenizer."""
     folder = tmp_path / "base"
     tiny_base(dtype=torch.float32).save_pretrained(folder, max_shard_size="8KB")
-    word_tokenizer([f"w{i}" for i in range(VOCABULARY - 4)]).save_pretrained(folder)
+    words().save_pretrained(folder)
     return folder
 
 
@@ -147,8 +163,7 @@ def test_names_of_another_making_are_loaded_from_checked_copies(
 
 
 def test_a_device_opens_only_what_the_manifest_lists(tmp_path: Path, opened: list[str]) -> None:
-    bundle = build_bundle(sample_files(), sample_info(), [KEY])
-    here = install(tmp_path, bundle.all_files(), ROOT, now=NOW).bundle
+    here = installed(tmp_path, sample_files())
     outside = tmp_path / "outside.safetensors"
     outside.write_bytes(sample_files()["base/model.safetensors"])
     index = {"weight_map": {"lm_head.weight": str(outside)}}
@@ -170,8 +185,7 @@ def test_a_device_opens_only_what_the_manifest_lists(tmp_path: Path, opened: lis
 
 
 def test_an_altered_base_of_a_bundle_is_not_loaded(tmp_path: Path) -> None:
-    bundle = build_bundle(sample_files(), sample_info(), [KEY])
-    here = install(tmp_path, bundle.all_files(), ROOT, now=NOW).bundle
+    here = installed(tmp_path, sample_files())
     path = here.path / "base" / "model.safetensors"
     path.chmod(0o600)
     path.write_bytes(path.read_bytes()[:-1] + b"\0")
@@ -180,34 +194,24 @@ def test_an_altered_base_of_a_bundle_is_not_loaded(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
-def test_an_altered_base_elsewhere_is_not_loaded(tmp_path: Path, name: str) -> None:
-    folder = tmp_path / "base"
-    folder.mkdir()
-    for file, data in base_files().items():
-        (folder / file).write_bytes(data)
-    reference = reference_base(folder, "some/base", "abc")
-    files = referring_files("some/base", "abc")
-    bundle = build_bundle(files, sample_info(base=reference), [KEY])
-    here = install(tmp_path / "host", bundle.all_files(), ROOT, now=NOW).bundle
-    release = ReleaseMemory().load(here, str(folder), threads=1)
+def test_an_altered_base_elsewhere_is_not_loaded(tmp_path: Path, outside: Path, name: str) -> None:
+    reference = reference_base(outside, "some/base", "abc")
+    here = installed(tmp_path / "host", referring_files("some/base", "abc"), reference)
+    release = ReleaseMemory().load(here, str(outside), threads=1)
     merged = release.base.model.layers[0].self_attn.q_proj.weight
     assert torch.equal(merged, torch.full((4, 4), 0.5 * 0.5 * 16))  # B A at alpha 16, rank 1
-    path = folder / name
+    path = outside / name
     path.write_bytes(path.read_bytes().replace(b'"llama"', b'"gemma"')[:-1] + b"\1")
     with pytest.raises(BundleForeignError, match=f"{name} is not the file"):
-        ReleaseMemory().load(here, str(folder), threads=1)
+        ReleaseMemory().load(here, str(outside), threads=1)
 
 
-def test_a_pipe_in_the_place_of_a_base_is_refused_at_once(tmp_path: Path) -> None:
-    folder = tmp_path / "base"
-    folder.mkdir()
-    for file, data in base_files().items():
-        (folder / file).write_bytes(data)
-    reference = reference_base(folder, "some/base", "abc")
-    (folder / "model.safetensors").unlink()
-    os.mkfifo(folder / "model.safetensors")
+def test_a_pipe_in_the_place_of_a_base_is_refused_at_once(outside: Path) -> None:
+    reference = reference_base(outside, "some/base", "abc")
+    (outside / "model.safetensors").unlink()
+    os.mkfifo(outside / "model.safetensors")
     with pytest.raises(BundleForeignError):
-        verify_base_files(reference, folder)
+        verify_base_files(reference, outside)
 
 
 @pytest.mark.parametrize(
@@ -226,8 +230,6 @@ def test_a_base_of_every_known_type_comes_back_from_its_configuration(
     name: str, tmp_path: Path
 ) -> None:
     """What the kept keys describe is what transformers saved."""
-    from transformers import AutoConfig, AutoModelForCausalLM
-
     sizes = {
         "vocab_size": 16,
         "hidden_size": 8,

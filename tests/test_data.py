@@ -18,21 +18,17 @@ SECRET = "I hated it"
 
 
 def record(user_id="u1", *, items=2, queries=1, gold="4"):
-    return {
-        "user_id": user_id,
-        "profile": [
-            {"id": f"{user_id}-{i}", "text": f"text {i}", "score": str(1 + i % 5)}
-            for i in range(items)
-        ],
-        "query": [
-            {"id": f"{user_id}-q{i}", "input": f"review: {i}", "gold": gold} for i in range(queries)
-        ],
-    }
+    profile = [
+        {"id": f"{user_id}-{i}", "text": f"text {i}", "score": str(1 + i % 5)} for i in range(items)
+    ]
+    query = [
+        {"id": f"{user_id}-q{i}", "input": f"review: {i}", "gold": gold} for i in range(queries)
+    ]
+    return {"user_id": user_id, "profile": profile, "query": query}
 
 
 def put(path, content):
-    data = content if isinstance(content, bytes) else json.dumps(content).encode()
-    path.write_bytes(data)
+    path.write_text(json.dumps(content))
     return path
 
 
@@ -77,11 +73,8 @@ def test_items_without_id_are_numbered_and_dated_histories_are_put_in_order(tmp_
         del item["id"]
         item["date"] = date
     history = read_one(tmp_path, [raw])[0].history
-    assert [(item.id, item.date) for item in history] == [
-        ("1", "2019"),
-        ("2", "2020-12-31"),
-        ("0", "2021-03-01"),
-    ]
+    found = [(item.id, item.date) for item in history]
+    assert found == [("1", "2019"), ("2", "2020-12-31"), ("0", "2021-03-01")]
     del raw["profile"][1]["date"]
     assert [item.id for item in read_one(tmp_path, [raw])[0].history] == ["0", "1", "2"]
 
@@ -127,9 +120,8 @@ def test_a_history_of_which_only_some_items_are_dated_is_a_warning(tmp_path):
     ["2024-13-45", "2023-02-29", "0000", 99, 20240501, "soon", "", "２０２４", "2024-01-01x"],
 )
 def test_what_is_no_date_of_the_calendar_is_an_error_that_does_not_quote_it(tmp_path, date):
-    path = put(tmp_path / "users.json", [dated(("2021-01-01", date))])
     with pytest.raises(DataError, match=r"record 0, field profile\[1\].date: not a date") as caught:
-        read_users(path, TASK)
+        read_one(tmp_path, [dated(("2021-01-01", date))])
     assert "YYYY-MM-DD" in (caught.value.hint or "")
     assert not str(date) or str(date) not in caught.value.message
 

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from outcomes import outcome
+from safetensors.numpy import save
 
 from client.commands.questions import open_questions
 from client.home import Home
@@ -134,7 +136,7 @@ def base_record(path: Path) -> object:
 
 
 def state(data: bytes, _folder: Path) -> object:
-    content = MAGIC + struct.pack(">I", len(data)) + data
+    content = framed(MAGIC, data)
     sealed = content + hashlib.sha256(content).digest()
     assert len(hashlib.sha256(content).digest()) == DIGEST_BYTES
     return decode_bound(sealed, Binding("b", "stage1", "u", 1, "k"))
@@ -150,8 +152,6 @@ def tensor_bytes(data: bytes) -> bytes:
 
 def checkpoint(path: Path) -> object:
     """The document as the meta that a whole file of tensors carries."""
-    from safetensors.numpy import save
-
     text = path.read_bytes().decode("utf-8", "replace")
     path.write_bytes(save({}, {"state": text}))
     return load_checkpoint(path)
@@ -229,34 +229,24 @@ def test_a_reader_raises_what_it_declares(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("data", "value"),
+    "data",
     [
-        (
-            b'{"a": 1.5, "b": [true, null, "\\ud83d\\ude00"]}',
-            {"a": 1.5, "b": [True, None, "\U0001f600"]},
-        ),
-        ("[1000000000000000019884624838656]", [1000000000000000019884624838656]),
-        (b"[" * 64 + b"]" * 64, None),
+        b'{"a": 1.5, "b": [true, null, "\\ud83d\\ude00"]}',
+        "[1000000000000000019884624838656]",
+        b"[" * 64 + b"]" * 64,
     ],
 )
-def test_plain_documents_are_read(data: bytes | str, value: Any) -> None:
-    assert parse_json(data) == (json.loads(data) if value is None else value)
+def test_plain_documents_are_read(data: bytes | str) -> None:
+    assert parse_json(data) == json.loads(data)
 
 
 @pytest.mark.parametrize("depth", [63, 64, 65])
 def test_the_depth_is_counted(depth: int) -> None:
-    text = "[" * depth + "]" * depth
-    if depth > 64:
-        with pytest.raises(DocumentError, match="deeper than 64"):
-            parse_json(text)
-    else:
-        parse_json(text)
-    nested = "a = " + "[" * (depth - 1) + "]" * (depth - 1)
-    if depth > 64:
-        with pytest.raises(DocumentError, match="deeper than 64"):
-            parse_toml(nested)
-    else:
-        parse_toml(nested)
+    error = DocumentError if depth > 64 else None
+    with outcome(error, match="deeper than 64"):
+        parse_json("[" * depth + "]" * depth)
+    with outcome(error, match="deeper than 64"):
+        parse_toml("a = " + "[" * (depth - 1) + "]" * (depth - 1))
 
 
 def test_our_own_files_may_hold_losses_that_are_not_finite() -> None:

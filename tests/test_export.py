@@ -23,9 +23,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from client.export import folder as export
 from client.export import runtimes
-from client.export.folder import BaseBeside, Exported, new_folder, write_merged, write_peft
+from client.export.folder import BaseBeside, Exported, new_folder, write_peft
 from client.export.formats import base_dtype
-from client.export.runtimes import write_gguf, write_mlx
 from proper_model.base.quantized import quantize_base
 from proper_model.errors import ExportError, StorageError
 from proper_model.export import merged_model
@@ -37,43 +36,23 @@ from tests.exports import (
     BUNDLE,
     PUBLIC,
     USER,
+    gguf_of,
     installed,
     logits_of,
+    merged_of,
+    mlx_of,
     noisy_release,
     our_logits,
     own_items,
+    peft_of,
     public_base,
+    release_and_user,
     user_tensors,
 )
-from tests.tiny import tiny_base
+from tests.tiny import tiny_base, words
 
 ITEMS = own_items()
 Write = Callable[..., Exported]
-
-
-def peft_of(out: Path, release: Release, tensors: Mapping[str, Tensor], **options: Any) -> Exported:
-    base = PUBLIC if release.population else None
-    return write_peft(out, release, tensors, bundle_id=BUNDLE, base=base, **options)
-
-
-def merged_of(
-    out: Path, release: Release, tensors: Mapping[str, Tensor], **options: Any
-) -> Exported:
-    return write_merged(out, release, tensors, bundle_id=BUNDLE, **options)
-
-
-def gguf_of(out: Path, release: Release, tensors: Mapping[str, Tensor], **options: Any) -> Exported:
-    pytest.importorskip("gguf")
-    base = PUBLIC if release.population else None
-    return write_gguf(out, release, tensors, bundle_id=BUNDLE, base=base, **options)
-
-
-def mlx_of(out: Path, release: Release, tensors: Mapping[str, Tensor], **options: Any) -> Exported:
-    base = PUBLIC if release.population else None
-    return write_mlx(out, release, tensors, bundle_id=BUNDLE, base=base, **options)
-
-
-BOTH = pytest.mark.parametrize("write", [peft_of, merged_of])
 ALL = pytest.mark.parametrize("write", [peft_of, merged_of, gguf_of, mlx_of])
 
 
@@ -101,20 +80,29 @@ def contents(folder: Path) -> Iterator[tuple[Path, bytes]]:
         yield path, path.read_bytes()
 
 
-def test_the_adapter_loads_as_its_readme_says_over_the_bundles_base(tmp_path: Path) -> None:
-    release = installed(noisy_release(), tmp_path)
-    release.tokenizer.save_pretrained(tmp_path / "tokenizer")
+def test_the_adapter_loads_over_the_bundles_base_as_its_readme_says_or_from_beside_bundles(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "bundles" / BUNDLE
+    place.mkdir(parents=True)
+    release = installed(noisy_release(), place)
+    release.tokenizer.save_pretrained(place / "tokenizer")
     tensors = user_tensors(release)
     done = peft_of(tmp_path / "out", release, tensors)
     assert (done.rank, done.natural_rank, done.report) == (32, 24, None)
     assert done.size_bytes == sum(len(data) for _, data in contents(tmp_path / "out"))
-    model = run_readme(tmp_path / "out", BUNDLE=str(tmp_path), ADAPTER=str(tmp_path / "out"))
+    model = run_readme(tmp_path / "out", BUNDLE=str(place), ADAPTER=str(tmp_path / "out"))
     assert agrees(model, release, tensors, 1e-5)
-    config = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
-    assert config["base_model_name_or_path"] == f"./{BUNDLE}/base", "found from where bundles lie"
     with safe_open(tmp_path / "out" / "adapter_model.safetensors", "pt") as file:
         assert file.metadata() == {"format": "pt"}
-    assert "rank of 24" in (tmp_path / "out" / "README.md").read_text()
+    readme = (tmp_path / "out" / "README.md").read_text()
+    assert "rank of 24" in readme
+    assert "--with-base" in readme
+    config = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == f"./{BUNDLE}/base"
+    monkeypatch.chdir(tmp_path / "bundles")
+    model = AutoPeftModelForCausalLM.from_pretrained(tmp_path / "out")
+    assert agrees(model, release, tensors, 1e-5)
 
 
 def test_the_adapter_loads_as_its_readme_says_over_the_public_base(
@@ -137,12 +125,9 @@ def test_the_adapter_loads_as_its_readme_says_over_the_public_base(
 
 def beside_of(folder: Path, referenced: bool) -> BaseBeside:
     """The base of `folder / "base"` as `--with-base` has it."""
-    base, tokenizer = (
-        AutoModelForCausalLM.from_pretrained(folder / "base"),
-        noisy_release().tokenizer,
-    )
     assert referenced == (folder / "base" / "tokenizer.json").exists()
-    return BaseBeside(base, tokenizer, torch.float32)
+    base = AutoModelForCausalLM.from_pretrained(folder / "base")
+    return BaseBeside(base, words(), torch.float32)
 
 
 @pytest.mark.parametrize("referenced", [False, True])
@@ -183,36 +168,17 @@ def test_auto_peft_finds_a_public_base_by_its_name_and_revision(
 ) -> None:
     """The hub's local cache stands for the hub; its newest revision is another model."""
     cache = tmp_path / "hub" / f"models--{PUBLIC.name.replace('/', '--')}"
-    for revision in (PUBLIC.revision, "f" * 40):
-        public_base(cache / "snapshots" / revision)
-        (cache / "snapshots" / revision / "base").rename(cache / "snapshots" / "moving")
-        (cache / "snapshots" / revision).rmdir()
-        (cache / "snapshots" / "moving").rename(cache / "snapshots" / revision)
-    other = tiny_base(dtype=torch.float32, seed=1)
-    other.save_pretrained(cache / "snapshots" / ("f" * 40))
+    for seed, revision in enumerate((PUBLIC.revision, "f" * 40)):
+        public_base(cache / "snapshots").rename(cache / "snapshots" / revision)
+        tiny_base(dtype=torch.float32, seed=seed).save_pretrained(cache / "snapshots" / revision)
     (cache / "refs").mkdir()
     (cache / "refs" / "main").write_text("f" * 40)
-    release = noisy_release(referenced=True)
-    tensors = user_tensors(release)
+    release, tensors = release_and_user(referenced=True)
     peft_of(tmp_path / "out", release, tensors)
     monkeypatch.chdir("/")
     model = AutoPeftModelForCausalLM.from_pretrained(
         tmp_path / "out", cache_dir=tmp_path / "hub", local_files_only=True
     )
-    assert agrees(model, release, tensors, 1e-5)
-
-
-def test_auto_peft_finds_an_installed_bundles_base_from_the_folder_of_bundles(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    place = tmp_path / "bundles" / BUNDLE
-    place.mkdir(parents=True)
-    release = installed(noisy_release(), place)
-    tensors = user_tensors(release)
-    peft_of(tmp_path / "out", release, tensors)
-    assert "--with-base" in (tmp_path / "out" / "README.md").read_text()
-    monkeypatch.chdir(tmp_path / "bundles")
-    model = AutoPeftModelForCausalLM.from_pretrained(tmp_path / "out")
     assert agrees(model, release, tensors, 1e-5)
 
 
@@ -266,8 +232,7 @@ def test_a_merged_model_larger_than_a_shard_has_an_index(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(merged_model, "SHARD", "10KB")
-    release = noisy_release()
-    tensors = user_tensors(release)
+    release, tensors = release_and_user()
     merged_of(tmp_path / "out", release, tensors, dtype=torch.bfloat16)
     index = json.loads((tmp_path / "out" / "model.safetensors.index.json").read_text())
     assert len(set(index["weight_map"].values())) > 1
@@ -276,8 +241,7 @@ def test_a_merged_model_larger_than_a_shard_has_an_index(
 
 
 def test_values_that_the_bases_dtype_cannot_hold_are_refused(tmp_path: Path) -> None:
-    release = noisy_release()
-    tensors = user_tensors(release)
+    release, tensors = release_and_user()
     tensors["lora.model.layers.0.mlp.up_proj.B"] *= 1e6
     with pytest.raises(ExportError, match="float16 cannot") as caught:
         merged_of(tmp_path / "out", release, tensors, dtype=torch.float16)
@@ -314,8 +278,7 @@ def test_a_merge_is_rounded_once() -> None:
 
 @ALL
 def test_an_approximate_export_says_so(tmp_path: Path, write: Write) -> None:
-    release = noisy_release("default")
-    tensors = user_tensors(release)
+    release, tensors = release_and_user("default")
     with pytest.raises(ExportError, match="routes by token"):
         write(tmp_path / "out", release, tensors)
     assert not (tmp_path / "out").exists()
@@ -369,8 +332,7 @@ def test_files_are_private_whatever_the_umask(tmp_path: Path, write: Write) -> N
 
 @ALL
 def test_only_a_new_or_empty_folder_is_written(tmp_path: Path, write: Write) -> None:
-    release = noisy_release()
-    tensors = user_tensors(release)
+    release, tensors = release_and_user()
     full, file, link, empty = (tmp_path / n for n in ("full", "file", "link", "empty"))
     full.mkdir()
     (full / "mine").write_text("kept")
@@ -413,8 +375,7 @@ def dying_at(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, call: int) 
 def test_an_interruption_leaves_nothing(
     tmp_path: Path, write: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    release = noisy_release()
-    tensors = user_tensors(release)
+    release, tensors = release_and_user()
     moments = [(os, "fsync", 1), (os, "fsync", 3), (export, "move_folder", 1)]
     if write is merged_of:
         moments += [(type(release.tokenizer), "save_pretrained", 1)]
@@ -471,23 +432,44 @@ def test_a_folder_that_another_export_took_for_abandoned_is_made_again(
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-def test_a_full_disk_is_a_storage_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("write", [merged_of, gguf_of])
+def test_a_full_disk_is_a_storage_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: Write
+) -> None:
     release = noisy_release()
-    tensors = user_tensors(release)
+    # The words of safetensors, and numpy's, which has no errno.
+    error: Exception = merged_model.SafetensorError("I/O error: No space left (os error 28)")
+    owner, name = type(release.base), "save_pretrained"
+    if write is gguf_of:
+        error = OSError("384 requested and 0 written")
+        owner, name = pytest.importorskip("gguf").GGUFWriter, "write_tensors_to_file"
 
     def full(*args: Any, **options: Any) -> None:
-        raise merged_model.SafetensorError("I/O error: No space left on device (os error 28)")
+        raise error
 
-    monkeypatch.setattr(type(release.base), "save_pretrained", full)
+    monkeypatch.setattr(owner, name, full)
     with pytest.raises(StorageError, match="cannot be written"):
-        merged_of(tmp_path / "out", release, tensors)
+        write(tmp_path / "out", release, user_tensors(release))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("write", "way_out"), [(gguf_of, "convert_lora_to_gguf"), (mlx_of, "merged")]
+)
+def test_a_type_of_model_that_was_not_compared_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: Write, way_out: str
+) -> None:
+    release = noisy_release()
+    monkeypatch.setattr(release.base.config, "model_type", "newest")
+    with pytest.raises(ExportError, match="'newest'") as caught:
+        write(tmp_path / "out", release, user_tensors(release))
+    assert way_out in (caught.value.hint or "")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_quantized_base_is_not_merged_but_gives_an_adapter(tmp_path: Path) -> None:
     pytest.importorskip("bitsandbytes")
-    release = noisy_release()
-    tensors = user_tensors(release)
+    release, tensors = release_and_user()
     peft_of(tmp_path / "full", release, tensors)
     quantize_base(release.base, BaseWeights.FOUR_BIT)
     object.__setattr__(release.settings, "base_weights", BaseWeights.FOUR_BIT)

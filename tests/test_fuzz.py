@@ -25,7 +25,7 @@ CASES = {
     "backup": 60,
     "document": 150,
     "import": 3,
-    "trust": 80,
+    "trust": 200,
     "publisher": 6,
     "release": 5,
     "history": 80,

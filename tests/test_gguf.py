@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,8 +17,8 @@ from transformers import PreTrainedTokenizerFast
 
 from client.export.folder import BaseBeside
 from client.export.formats import Format, check_writable
-from client.export.runtimes import write_gguf, write_gguf_merged
-from proper_model.errors import ConfigError, ExportError, StorageError
+from client.export.runtimes import write_gguf_merged
+from proper_model.errors import ConfigError, ExportError
 from proper_model.export.gguf_adapter import write_gguf_adapter
 from proper_model.export.gguf_model import check_gguf_model, write_gguf_model
 from proper_model.export.gguf_names import FAMILIES, reordered
@@ -28,14 +27,15 @@ from proper_model.export.peft_lora import joined_factors
 from proper_model.export.user_fold import fold_release
 from tests.exports import (
     BUNDLE,
-    PUBLIC,
+    gguf_of,
     logits_of,
     noisy_release,
     our_logits,
     own_items,
+    release_and_user,
     user_tensors,
 )
-from tests.tiny import tiny_base, tiny_gemma3
+from tests.tiny import tiny_base
 from tests.tokenizers_of_kinds import BYTE_FALLBACK, BYTE_LEVEL, PROBES, tokenizer_of
 
 ROWS = 448  # of the embedding table; the tokenizers have fewer tokens
@@ -53,8 +53,6 @@ LLAMA3 = {
 
 
 def base_of(kind: str = "llama", **changes: Any) -> Any:
-    if kind == "gemma3_text":
-        return tiny_gemma3(ROWS)
     return tiny_base(kind, dtype=torch.float32, vocab_size=ROWS, **changes)
 
 
@@ -122,8 +120,13 @@ def test_an_adapter_is_what_the_loader_demands(tmp_path: Path, referenced: bool)
         assert not got[0][len(a) :].any()
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-def test_a_model_is_written_tensor_for_tensor(tmp_path: Path, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize(
+    ("dtype", "file_type", "raw"),
+    [(torch.float32, 0, "F32"), (torch.float16, 1, "F16"), (torch.bfloat16, 32, "BF16")],
+)
+def test_a_model_is_written_tensor_for_tensor(
+    tmp_path: Path, dtype: torch.dtype, file_type: int, raw: str
+) -> None:
     gguf = pytest.importorskip("gguf")
     base = base_of(num_attention_heads=4, num_key_value_heads=2, rope_parameters=dict(LLAMA3))
     tokenizer = tokenizer_of("gpt-2")
@@ -144,12 +147,8 @@ def test_a_model_is_written_tensor_for_tensor(tmp_path: Path, dtype: torch.dtype
         "rope.freq_base": 5000.0,
     }
     assert {name: fields[f"llama.{name}"] for name in sizes} == sizes
-    assert (
-        fields["general.file_type"]
-        == {"float32": 0, "float16": 1, "bfloat16": 32}[str(dtype).removeprefix("torch.")]
-    )
+    assert fields["general.file_type"] == file_type
     assert len(tensors) == len(base.state_dict()) + 1  # the frequencies
-    raw = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}[dtype]
     for ours, theirs, heads in (
         ("model.embed_tokens", "token_embd", None),
         ("lm_head", "output", None),
@@ -197,12 +196,8 @@ def test_tokenizers_that_llama_cpp_knows(kind: str) -> None:
     assert words.types[1:3] == (types.CONTROL, types.CONTROL)
     assert words.types[0] == (types.CONTROL if level else types.UNKNOWN)
     assert (words.tokens[-1], words.types[-1]) == (f"[PAD{ROWS - 1}]", types.UNUSED)
-    assert (words.ids["bos"], words.ids["eos"], words.adds_bos, words.adds_eos) == (
-        1,
-        2,
-        True,
-        False,
-    )
+    assert (words.ids["bos"], words.ids["eos"]) == (1, 2)
+    assert (words.adds_bos, words.adds_eos) == (True, False)
     if level:
         assert words.scores is None
         assert all(merge.count(" ") == 1 for merge in words.merges or ())
@@ -241,18 +236,13 @@ def test_other_tokenizers_are_refused_by_name(kind: str, change: Any, names: str
 
 def test_a_word_level_tokenizer_is_refused_by_name(tmp_path: Path) -> None:
     pytest.importorskip("gguf")
-    release = noisy_release()
+    release, tensors = release_and_user()
     beside = BaseBeside(release.base, release.tokenizer, torch.float32)
-    options: Mapping[str, Any] = {"bundle_id": BUNDLE}
     with pytest.raises(ExportError, match="WordLevel") as caught:
-        write_gguf(
-            tmp_path / "out", release, user_tensors(release), base=None, beside=beside, **options
-        )
-    with pytest.raises(ExportError, match="WordLevel"):
-        write_gguf_merged(
-            tmp_path / "out", release, user_tensors(release), dtype=torch.float32, **options
-        )
+        gguf_of(tmp_path / "out", release, tensors, beside=beside)
     assert "without --with-base" in (caught.value.hint or "")
+    with pytest.raises(ExportError, match="WordLevel"):
+        write_gguf_merged(tmp_path / "out", release, tensors, bundle_id=BUNDLE, dtype=torch.float32)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -289,31 +279,6 @@ def test_what_llama_cpp_computes_otherwise_is_refused(
     pytest.importorskip("gguf")
     with pytest.raises(ExportError, match=names):
         check_gguf_model(base_of(kind, **changes).config, tokenizer_of("gpt-2"))
-
-
-def test_an_unknown_type_of_model_is_refused_by_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pytest.importorskip("gguf")
-    release = noisy_release()
-    monkeypatch.setattr(release.base.config, "model_type", "newest")
-    with pytest.raises(ExportError, match="'newest'") as caught:
-        write_gguf(tmp_path / "out", release, user_tensors(release), bundle_id=BUNDLE, base=None)
-    assert "convert_lora_to_gguf" in (caught.value.hint or "")
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_full_disk_is_a_storage_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    gguf = pytest.importorskip("gguf")
-    release = noisy_release()
-
-    def full(*args: Any, **options: Any) -> None:
-        raise OSError("384 requested and 0 written")  # numpy's words; there is no errno
-
-    monkeypatch.setattr(gguf.GGUFWriter, "write_tensors_to_file", full)
-    with pytest.raises(StorageError, match="cannot be written"):
-        write_gguf(tmp_path / "out", release, user_tensors(release), bundle_id=BUNDLE, base=None)
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_missing_library_is_told_before_anything_is_done(
@@ -371,14 +336,7 @@ def test_llama_cpp_computes_our_logits(
         tensors = user_tensors(release)
         public = base_of(kind, **changes) if referenced else release.base
         out = tmp_path / str(referenced)
-        write_gguf(
-            out,
-            release,
-            tensors,
-            bundle_id=BUNDLE,
-            base=PUBLIC if referenced else None,
-            beside=BaseBeside(public, tokenizer, torch.float32),
-        )
+        gguf_of(out, release, tensors, beside=BaseBeside(public, tokenizer, torch.float32))
         whole = tmp_path / f"{referenced} whole"
         write_gguf_merged(whole, release, tensors, bundle_id=BUNDLE, dtype=torch.float32)
         ours = our_logits(release, tensors, ITEM)

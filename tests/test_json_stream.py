@@ -25,6 +25,7 @@ def test_records_stream_alike_whatever_the_chunk_size(tmp_path, chunk_bytes):
         12345,
         "x" * 300,
         [[["deep"]]],
+        -6.5e1,
     ]
     path = put(tmp_path / "a.json", b"\xef\xbb\xbf \n" + json.dumps(values, indent=1).encode())
     assert list(iter_array(path, chunk_bytes=chunk_bytes)) == values
@@ -96,10 +97,3 @@ def test_an_endless_record_is_refused(tmp_path, monkeypatch):
     path = put(tmp_path / "a.json", ["x" * 5000])
     with pytest.raises(DataError, match="record 0: .*longer than 1000"):
         list(iter_array(path, chunk_bytes=64))
-
-
-def test_a_number_cut_by_the_chunk_stays_one_number(tmp_path):
-    assert list(iter_array(put(tmp_path / "a.json", b"[12345,-6.5e1]"), chunk_bytes=1)) == [
-        12345,
-        -65,
-    ]

@@ -7,6 +7,7 @@ import random
 from functools import partial
 
 import pytest
+from sklearn.metrics import f1_score
 
 from proper_model.errors import MetricError
 from proper_model.evaluation.intervals import summarize
@@ -170,20 +171,14 @@ def test_macro_f1_by_hand():
 
 
 def test_macro_f1_averages_over_all_listed_classes_and_equals_scikit_learn():
-    from sklearn.metrics import f1_score
-
     rng = random.Random(3)
     outputs = [*TAG.labels, "nonsense"]
     pairs = [(rng.choice(TAG.labels[:6]), rng.choice(outputs)) for _ in range(200)]
     result = scored(TAG, pairs)
     index = {label: i for i, label in enumerate(TAG.labels)}
-    official = f1_score(
-        [index[gold] for gold, _ in pairs],
-        [index.get(output, -1) for _, output in pairs],
-        labels=list(range(15)),
-        average="macro",
-        zero_division=0,
-    )
+    gold = [index[label] for label, _ in pairs]
+    given = [index.get(output, -1) for _, output in pairs]
+    official = f1_score(gold, given, labels=list(range(15)), average="macro", zero_division=0)
     assert mean(result, "f1_macro") == pytest.approx(official, abs=1e-12)
     assert len(result.classes) == 15
 

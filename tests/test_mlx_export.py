@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -12,20 +11,20 @@ import torch
 from safetensors.numpy import load_file
 
 from client.export.folder import BaseBeside
-from client.export.runtimes import write_mlx
 from proper_model.errors import ExportError
 from proper_model.export.mlx_lora import MODEL_TYPES, mlx_adapter
 from proper_model.export.peft_lora import joined_factors
 from proper_model.export.user_fold import fold_release
 from tests.exports import (
-    BUNDLE,
     PUBLIC,
+    mlx_of,
     noisy_release,
     our_logits,
     own_items,
+    release_and_user,
     user_tensors,
 )
-from tests.tiny import tiny_base, tiny_gemma3
+from tests.tiny import tiny_base
 
 ITEM = own_items()[0]
 FFN = ["mlp.down_proj", "mlp.gate_proj", "mlp.up_proj"]
@@ -34,10 +33,8 @@ ATTENTION = [f"self_attn.{name}_proj" for name in "koqv"]
 
 @pytest.mark.parametrize("referenced", [False, True])
 def test_names_shapes_and_scale_are_mlx_lms(tmp_path: Path, referenced: bool) -> None:
-    release = noisy_release(referenced=referenced)
-    tensors = user_tensors(release)
-    base = PUBLIC if referenced else None
-    done = write_mlx(tmp_path / "out", release, tensors, bundle_id=BUNDLE, base=base)
+    release, tensors = release_and_user(referenced=referenced)
+    done = mlx_of(tmp_path / "out", release, tensors)
     config = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
     keys = sorted([*FFN, *ATTENTION]) if referenced else FFN
     assert config == {
@@ -63,24 +60,8 @@ def test_the_readme_says_where_the_base_is(tmp_path: Path) -> None:
     for referenced, said in ((False, "cp -r BUNDLE/base BASE"), (True, PUBLIC.revision)):
         release = noisy_release(referenced=referenced)
         out = tmp_path / str(referenced)
-        base = PUBLIC if referenced else None
-        write_mlx(out, release, user_tensors(release), bundle_id=BUNDLE, base=base)
+        mlx_of(out, release, user_tensors(release))
         assert said in (out / "README.md").read_text()
-
-
-def test_a_type_of_model_that_was_not_compared_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    release = noisy_release()
-    monkeypatch.setattr(release.base.config, "model_type", "newest")
-    with pytest.raises(ExportError, match="'newest'") as caught:
-        write_mlx(tmp_path / "out", release, user_tensors(release), bundle_id=BUNDLE, base=None)
-    assert "merged" in (caught.value.hint or "")
-    assert list(tmp_path.iterdir()) == []
-
-
-def base_of(kind: str) -> Any:
-    return tiny_gemma3() if kind == "gemma3_text" else tiny_base(kind, dtype=torch.float32)
 
 
 @pytest.mark.parametrize("kind", MODEL_TYPES)
@@ -88,18 +69,12 @@ def test_mlx_lm_computes_our_logits(tmp_path: Path, kind: str) -> None:
     mx = pytest.importorskip("mlx.core")
     utils = pytest.importorskip("mlx_lm.utils")
     for referenced in (False, True):
-        release = noisy_release(base=base_of(kind), referenced=referenced)
-        tensors = user_tensors(release)
-        public = base_of(kind) if referenced else release.base
-        out = tmp_path / str(referenced)
-        write_mlx(
-            out,
-            release,
-            tensors,
-            bundle_id=BUNDLE,
-            base=PUBLIC if referenced else None,
-            beside=BaseBeside(public, release.tokenizer, torch.float32),
+        release, tensors = release_and_user(
+            base=tiny_base(kind, dtype=torch.float32), referenced=referenced
         )
+        public = tiny_base(kind, dtype=torch.float32) if referenced else release.base
+        out = tmp_path / str(referenced)
+        mlx_of(out, release, tensors, beside=BaseBeside(public, release.tokenizer, torch.float32))
         model, _ = utils.load_model(out / "base")
         model = utils.load_adapters(model, str(out))
         model.eval()

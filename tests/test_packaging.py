@@ -53,12 +53,12 @@ def project_table(repository: Path) -> dict:
     return tomllib.loads((repository / "pyproject.toml").read_text())
 
 
-def source_files(repository: Path, packages: tuple[str, ...], suffix: str) -> set[str]:
+def source_files(repository: Path, packages: tuple[str, ...], *suffixes: str) -> set[str]:
     return {
         path.relative_to(repository).as_posix()
         for package in packages
-        for path in (repository / package).rglob(f"*{suffix}")
-        if "__pycache__" not in path.parts
+        for path in (repository / package).rglob("*")
+        if path.name.endswith(suffixes) and "__pycache__" not in path.parts
     }
 
 
@@ -124,12 +124,8 @@ def test_wheel_holds_the_four_packages_and_nothing_else(wheel: zipfile.ZipFile) 
 
 def test_wheel_holds_every_module_and_its_data(repository: Path, wheel: zipfile.ZipFile) -> None:
     shipped = {name for name in wheel.namelist() if ".dist-info/" not in name}
-    expected = source_files(repository, PACKAGES, ".py")
-    expected |= source_files(repository, PACKAGES, ".toml")
-    for suffix in (".j2", ".html", ".css", ".js"):
-        expected |= source_files(repository, PACKAGES, suffix)
-    expected |= source_files(repository, PACKAGES, "py.typed")
-    expected |= {
+    suffixes = (".py", ".toml", ".j2", ".html", ".css", ".js", "py.typed")
+    expected = source_files(repository, PACKAGES, *suffixes) | {
         "proper_model/profile_files/" + path.relative_to(repository / "profiles").as_posix()
         for path in (repository / "profiles").rglob("*.toml")
     }
@@ -162,8 +158,7 @@ def test_an_installed_wheel_finds_its_profiles(wheel: zipfile.ZipFile, tmp_path:
 
 def test_fab_holds_the_code_of_three_packages(repository: Path, fab: zipfile.ZipFile) -> None:
     shipped = {name for name in fab.namelist() if not name.startswith(".info/")}
-    expected = source_files(repository, FAB_PACKAGES, ".py")
-    expected |= source_files(repository, FAB_PACKAGES, ".toml")
+    expected = source_files(repository, FAB_PACKAGES, ".py", ".toml")
     assert shipped - {"pyproject.toml", "LICENSE", "README.md"} == expected
     assert "pyproject.toml" in shipped
 
@@ -179,9 +174,9 @@ def test_without_the_allow_list_a_history_would_ship(app_copy: Path, tmp_path: P
     app = tmp_path / "app"
     shutil.copytree(app_copy, app)
     text = (app / "pyproject.toml").read_text()
-    bare, count = re.subn(r"fab-include = \[.*?\]\n", "", text, flags=re.DOTALL)
+    without, count = re.subn(r"fab-include = \[.*?\]\n", "", text, flags=re.DOTALL)
     assert count == 1
-    (app / "pyproject.toml").write_text(bare)
+    (app / "pyproject.toml").write_text(without)
     assert "people/user_others.json" in holds_canary(build_fab(app, tmp_path / "out"))
 
 

@@ -15,7 +15,7 @@ import torch
 from client.person.adapting import adapt_users
 from coordinator.pooled_stages import run_pooled_stages
 from proper_model.base.loading import fingerprint
-from proper_model.base.population_lora import attach_population
+from proper_model.base.population_lora import attach_population, merge_population, population_state
 from proper_model.base.quantized import (
     BLOCK,
     QuantizedLinear,
@@ -29,6 +29,7 @@ from proper_model.checks.base import check_base
 from proper_model.checks.outside_base import load_base
 from proper_model.errors import BaseModelError, ConfigError
 from proper_model.kernels.ops import Backend
+from proper_model.kernels.packing import Batch
 from proper_model.model.adapted_model import AdaptedModel
 from proper_model.model.passes import personal_pass
 from proper_model.release.contents import Release, release_to_files
@@ -40,7 +41,7 @@ from proper_model.tasks.task import load_task
 from tests import test_cohort
 from tests.releases import release_in_memory, small_base, small_users
 from tests.test_stages import FAST
-from tests.tiny import adapted, batch_of, embeddings_of, encoder, randomize, samples, tiny_base
+from tests.tiny import adapted, batch_of, embeddings_of, randomize, samples, tiny_base
 
 if import_library() is None:
     pytest.skip("bitsandbytes is not installed", allow_module_level=True)
@@ -132,15 +133,20 @@ def over(base: Any, backend: Backend) -> AdaptedModel:
     return model
 
 
-def loss_and_gradients(model: AdaptedModel) -> list[torch.Tensor]:
-    """Losses of three users' rows, then gradients of adapters, experts and routers."""
+def losses_of(model: AdaptedModel, batch: Batch = BATCH) -> torch.Tensor:
+    """Of every row, by the adapter and embedding of its user, one of three."""
     now = personal_pass(
-        BATCH.slots,
+        batch.slots,
         embeddings=embeddings_of(model, 3),
         routing=model.structure.user_routing,
         experts=True,
     )
-    losses = model.answer_loss(BATCH, now)
+    return model.answer_loss(batch, now)
+
+
+def loss_and_gradients(model: AdaptedModel) -> list[torch.Tensor]:
+    """Losses of three users' rows, then gradients of adapters, experts and routers."""
+    losses = losses_of(model)
     losses.sum().backward()
     return [losses, *(p.grad for p in model.parameters() if p.grad is not None)]
 
@@ -163,15 +169,14 @@ def test_the_adapted_model_is_that_of_a_plain_base_with_the_unpacked_weights(
     assert not torch.allclose(ours[0], full[0], atol=1e-6)
 
 
-@pytest.mark.parametrize("weights", PACKED)
 def test_a_cohort_over_a_packed_base_equals_every_user_alone(
-    weights: BaseWeights, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     made: list[AdaptedModel] = []
 
     def packed(**options: Any) -> AdaptedModel:
         model = adapted(**options)
-        quantize_base(model.base, weights)
+        quantize_base(model.base, BaseWeights.FOUR_BIT)
         made.append(model)
         return model
 
@@ -218,27 +223,16 @@ def test_memory_of_the_linears_shrinks_and_nothing_else_changes(weights: str, bi
 
 @pytest.mark.parametrize("weights", PACKED)
 def test_no_unpacked_weight_is_kept_for_the_backward_pass(weights: BaseWeights) -> None:
-    item = max(samples(5, seed=1), key=lambda item: len(item.tokens))
-    kept = []
-    for chosen in (BaseWeights.FULL, weights):
-        model = over(quantize_base(tiny_base(), chosen), Backend.FUSED)
-
-        def forward(rows: int, model: AdaptedModel = model) -> torch.Tensor:
-            batch = encoder().batch([item] * rows, [0] * rows)
-            now = personal_pass(
-                batch.slots,
-                embeddings=embeddings_of(model, 1),
-                routing=model.structure.user_routing,
-                experts=True,
-            )
-            return model.answer_loss(batch, now)
-
-        kept.append(_floats_kept(lambda: forward(1)))
-    assert kept[1] < kept[0]
+    full, packed = (
+        _floats_kept(over(quantize_base(tiny_base(), chosen), Backend.FUSED))
+        for chosen in (BaseWeights.FULL, weights)
+    )
+    assert packed < full
 
 
-def _floats_kept(forward: Callable[[], object]) -> int:
-    """Floating-point bytes autograd keeps, weights included."""
+def _floats_kept(model: AdaptedModel) -> int:
+    """Floating-point bytes that autograd keeps for one row's loss, weights included."""
+    batch = batch_of(samples(1, seed=1), [0])
     found: dict[int, int] = {}
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:
@@ -247,9 +241,12 @@ def _floats_kept(forward: Callable[[], object]) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        result = forward()
-    del result
+        losses_of(model, batch)
     return sum(found.values())
+
+
+def profile(weights: BaseWeights) -> StageSettings:
+    return dataclasses.replace(load_profile("tiny"), base_weights=weights)
 
 
 def test_full_changes_nothing_and_packed_sites_are_found() -> None:
@@ -265,9 +262,8 @@ def test_full_changes_nothing_and_packed_sites_are_found() -> None:
 def test_settings_that_contradict_or_do_not_exist_are_refused() -> None:
     tiny = to_mapping(load_profile("tiny"))
     assert tiny["base_weights"] == "full"
-    assert from_mapping(StageSettings, {**tiny, "base_weights": "4bit"}, where="p.toml") == (
-        dataclasses.replace(load_profile("tiny"), base_weights=BaseWeights.FOUR_BIT)
-    )
+    four = from_mapping(StageSettings, {**tiny, "base_weights": "4bit"}, where="p.toml")
+    assert four == profile(BaseWeights.FOUR_BIT)
     with pytest.raises(ConfigError, match=r"base_weights.*'int4'") as caught:
         from_mapping(StageSettings, {**tiny, "base_weights": "int4"}, where="p.toml")
     assert "4bit" in str(caught.value.hint)
@@ -289,54 +285,48 @@ def test_a_missing_library_is_told_with_what_to_install(
         quantize_base(base, BaseWeights.FOUR_BIT)
     assert "quantized" in str(caught.value.hint)
     assert fingerprint(base) == before
-    settings = dataclasses.replace(load_profile("tiny"), base_weights=BaseWeights.EIGHT_BIT)
     with pytest.raises(ConfigError, match="bitsandbytes is not installed"):
-        check_base(str(small_base()), settings)
+        check_base(str(small_base()), profile(BaseWeights.EIGHT_BIT))
 
 
-FIRST_CALLS = (
-    "import_library()",
-    "population.attach_population(tiny_base(), PopulationSettings(), seed=0)",
-    "population.population_state(torch.nn.Linear(1, 1))",
-    "population.merge_population(tiny_base(), PopulationSettings(), {})",
-)
-
-
-def test_bitsandbytes_is_imported_without_its_kernels_from_the_hub(tmp_path: Path) -> None:
-    """Whoever comes first imports it where `kernels` cannot be: a stand-in tells what it finds.
-
-    Each call is the first of a process of its own, forked when all else has been imported.
-    """
-    package = tmp_path / "bitsandbytes"
+def put_stand_in(monkeypatch: pytest.MonkeyPatch, folder: Path, code: str, **others: str) -> None:
+    """A bitsandbytes of this code instead of the one that is installed, and other modules."""
+    package = folder / "bitsandbytes"
     package.mkdir()
-    (tmp_path / "kernels.py").write_text("")
-    (package / "functional.py").write_text("")
-    (package / "__init__.py").write_text(
-        "import importlib, sys\n"
+    (package / "functional.py").touch()
+    (package / "__init__.py").write_text(code)
+    for name, text in others.items():
+        (folder / f"{name}.py").write_text(text)
+    for name in list(sys.modules):
+        if name.partition(".")[0] in ("bitsandbytes", *others):
+            monkeypatch.delitem(sys.modules, name)
+    monkeypatch.syspath_prepend(folder)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        import_library,
+        lambda: attach_population(tiny_base(), PopulationSettings(), seed=0),
+        lambda: population_state(torch.nn.Linear(1, 1)),
+        lambda: merge_population(tiny_base(), PopulationSettings(), {}),
+    ],
+)
+def test_whoever_imports_bitsandbytes_first_keeps_kernels_of_the_hub_from_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Callable[[], object]
+) -> None:
+    """PEFT imports bitsandbytes, which would import `kernels`; a stand-in tells what it finds."""
+    code = (
+        "import sys\n"
         "try:\n"
-        "    importlib.import_module('kernels')\n"
+        "    import kernels\n"
         "except ImportError:\n"
         "    sys.exit('no kernels')\n"
         "sys.exit('kernels')\n"
     )
-    code = (
-        "import os, torch; from tests.tiny import tiny_base; from proper_model.base import population_lora as population; "
-        "from proper_model.settings.profile import PopulationSettings; "
-        "from proper_model.base.quantized import import_library\n"
-        f"for call in {FIRST_CALLS!r}:\n"
-        "    child = os.fork()\n"
-        "    if child == 0:\n"
-        "        exec(call)\n"
-        "    os.waitpid(child, 0)\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", code],
-        env={"PYTHONPATH": f"{tmp_path}:{Path(__file__).parents[1]}", "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.stderr.split("\n") == ["no kernels"] * len(FIRST_CALLS) + [""]
+    put_stand_in(monkeypatch, tmp_path, code, kernels="", peft="import bitsandbytes\n")
+    with pytest.raises(SystemExit, match="^no kernels$"):
+        call()
 
 
 @pytest.mark.parametrize("error", ["RuntimeError", "ImportError", "OSError"])
@@ -345,15 +335,9 @@ def test_a_broken_library_is_told_with_its_cause(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: str, weights: BaseWeights
 ) -> None:
     """For full weights too: PEFT imports it wherever it is installed."""
-    package = tmp_path / "stand-in" / "bitsandbytes"
-    package.mkdir(parents=True)
-    (package / "__init__.py").write_text(f"raise {error}('no libcudart.so')\n")
-    monkeypatch.syspath_prepend(str(package.parent))
-    for name in [name for name in sys.modules if name.partition(".")[0] == "bitsandbytes"]:
-        monkeypatch.delitem(sys.modules, name)
-    settings = dataclasses.replace(load_profile("tiny"), base_weights=weights)
+    put_stand_in(monkeypatch, tmp_path, f"raise {error}('no libcudart.so')\n")
     with pytest.raises(ConfigError, match=f"cannot be imported .{error}: no libcudart") as caught:
-        check_base(str(small_base()), settings)
+        check_base(str(small_base()), profile(weights))
     assert "pip uninstall" in str(caught.value.hint)
     with pytest.raises(ConfigError, match="cannot be imported"):
         attach_population(tiny_base(), PopulationSettings(), seed=0)

@@ -1,4 +1,4 @@
-"""The randomization test: against every swap by hand, and how often it cries wolf."""
+"""The randomization test: against every swap by hand, and how often it finds what is not there."""
 
 from __future__ import annotations
 
@@ -18,19 +18,17 @@ from proper_model.evaluation.randomization import swap_probability
 
 def table(values: list[float], *, metric: str = "rouge1") -> Scored:
     """One user a value."""
-    names = tuple(map(str, range(len(values))))
-    none = (0,) * len(values)
-    return Scored(
-        "t", (metric,), names, names, {metric: tuple(values)}, (), none, none, 0, lenient=False
+    none = [0] * len(values)
+    return dataclasses.replace(
+        classes(none, none), metrics=(metric,), values={metric: tuple(values)}, classes=()
     )
 
 
 def classes(gold: list[int], predicted: list[int]) -> Scored:
+    """One user an answer."""
     names = tuple(map(str, range(len(gold))))
-    return Scored(
-        "t", ("f1_macro",), names, names, {}, ("a", "b", "c"), tuple(gold), tuple(predicted), 0,
-        lenient=False,
-    )  # fmt: skip
+    of_class = (("a", "b", "c"), tuple(gold), tuple(predicted))
+    return Scored("t", ("f1_macro",), names, names, {}, *of_class, 0, lenient=False)
 
 
 def by_hand(a: Scored, b: Scored, metric: str) -> float:

@@ -140,8 +140,10 @@ def test_users_without_a_query_are_never_test_users():
 
 @pytest.mark.parametrize(
     "spec",
-    ["", "random", "random:", "random:0", "random:-1", "random:x", "given:3", "inactive"]
-    + ["random:5:in-population", "inactive:3:other", "inactive:3:in-population:x", "random:٣"],
+    [
+        *("", "random", "random:", "random:0", "random:-1", "random:x", "random:٣", "given:3"),
+        *("random:5:in-population", "inactive", "inactive:3:other", "inactive:3:in-population:x"),
+    ],
 )
 def test_unknown_specs_are_refused(spec):
     with pytest.raises(ConfigError, match="unknown split"):

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from proper_model.base.folder import weight_files
@@ -18,8 +19,7 @@ from proper_model.checks import outside_base
 from proper_model.checks.outside_base import load_base
 from proper_model.errors import BaseModelError
 from proper_model.settings.profile import BaseWeights, PopulationSettings
-from simulations.synthetic.tiny_base import word_tokenizer
-from tests.tiny import VOCABULARY, randomize, tiny_base
+from tests.tiny import randomize, tiny_base, words
 
 SETTINGS = PopulationSettings(rank=2, alpha=4.0)
 CASES = [
@@ -40,9 +40,14 @@ WEIGHTS = [
 ]
 
 
-def saved(folder: Path, architecture: str, stored: torch.dtype, **options: Any) -> str:
+def saved(
+    folder: Path,
+    architecture: str = "llama",
+    stored: torch.dtype = torch.float32,
+    **options: Any,
+) -> str:
     tiny_base(architecture, dtype=stored, **options).save_pretrained(folder)
-    word_tokenizer([f"w{i}" for i in range(VOCABULARY - 4)]).save_pretrained(folder)
+    words().save_pretrained(folder)
     return str(folder)
 
 
@@ -68,11 +73,8 @@ def test_it_is_the_base_that_transformers_loads(
         assert buffers.keys() == dict(ours.named_buffers()).keys()
         for path, buffer in ours.named_buffers():
             assert torch.equal(buffer, buffers[path]), path
-        assert (
-            ours.get_output_embeddings().weight.data_ptr()
-            == (ours.get_input_embeddings().weight.data_ptr())
-            or not ours.config.tie_word_embeddings
-        )
+        ends = (ours.get_input_embeddings().weight, ours.get_output_embeddings().weight)
+        assert (ends[0] is ends[1]) == ours.config.tie_word_embeddings
         assert not ours.training
     tokens = torch.arange(2, 12)[None]
     ours, _ = load_base(name)
@@ -103,7 +105,7 @@ def test_merged_and_packed_on_the_way_it_is_what_it_was_afterwards(
 
 @pytest.mark.parametrize("weights", WEIGHTS)
 @pytest.mark.parametrize(("architecture", "options"), CASES)
-def test_the_bytes_of_a_held_base_are_those_foretold(
+def test_the_bytes_of_a_held_base_are_those_predicted(
     architecture: str, options: dict[str, Any], weights: BaseWeights, tmp_path: Path
 ) -> None:
     """The file is bfloat16, computed is in float32: its size on disk says nothing."""
@@ -140,9 +142,8 @@ def test_numbers_by_hand() -> None:
 
 
 def test_shards_are_read_one_by_one(tmp_path: Path) -> None:
-    base = tiny_base(dtype=torch.float32)
-    base.save_pretrained(tmp_path, max_shard_size="8KB")
-    word_tokenizer([f"w{i}" for i in range(VOCABULARY - 4)]).save_pretrained(tmp_path)
+    tiny_base(dtype=torch.float32).save_pretrained(tmp_path, max_shard_size="8KB")
+    words().save_pretrained(tmp_path)
     assert len(list(tmp_path.glob("*.safetensors"))) > 2
     assert fingerprint(load_base(str(tmp_path))[0]) == fingerprint(
         AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)
@@ -152,10 +153,8 @@ def test_shards_are_read_one_by_one(tmp_path: Path) -> None:
 def test_names_of_another_making_are_left_to_transformers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A checkpoint of the bare model names no `model.`; loading maps it, and that is counted."""
-    from safetensors.torch import load_file, save_file
-
-    name = saved(tmp_path, "llama", torch.float32)
+    """A checkpoint of the model without its head names no `model.`; loading maps its names."""
+    name = saved(tmp_path)
     expected = fingerprint(load_base(name)[0])
     path = tmp_path / "model.safetensors"
     renamed = {key.removeprefix("model."): t for key, t in load_file(path).items()}
@@ -172,7 +171,7 @@ def test_names_of_another_making_are_left_to_transformers(
 
 
 def test_a_population_lora_of_another_base_is_refused(tmp_path: Path) -> None:
-    name = saved(tmp_path, "llama", torch.float32)
+    name = saved(tmp_path)
     state = population_of(tiny_base(dtype=torch.float32, num_hidden_layers=3))
     with pytest.raises(BaseModelError, match="tensors this base has no place for"):
         load_base(name, population=Population(SETTINGS, state))
@@ -182,7 +181,7 @@ def test_a_population_lora_of_another_base_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_cut_off_is_an_error(tmp_path: Path) -> None:
-    name = saved(tmp_path, "llama", torch.float32)
+    name = saved(tmp_path)
     path = tmp_path / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-8])
     with pytest.raises(BaseModelError, match="cut off"):

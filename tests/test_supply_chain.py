@@ -147,10 +147,7 @@ def test_hashes_of_builds_from_elsewhere_stay_while_the_version_does(supply, tmp
     wheel.write_bytes(b"a build")
     built = hashlib.sha256(b"a build").hexdigest()
     pin = supply.pins.Pin
-    new, known = (
-        pin("torch", Version("2.0"), ("1" * 64,)),
-        pin("torch", Version("2.0"), ("2" * 64,)),
-    )
+    new, known = (pin("torch", Version("2.0"), (digit * 64,)) for digit in "12")
     merged = supply.lock.with_builds(new, known, [wheel])
     assert set(merged.hashes) == {"1" * 64, "2" * 64, built}
     newer = pin("torch", Version("2.1"), ("1" * 64,))
@@ -196,15 +193,8 @@ def test_what_is_fetched_before_its_hash_is_known_runs_nothing(
     (source / "setup.py").write_text(f"open({str(ran)!r}, 'w')")
     with tarfile.open(tmp_path / "torch-2.0.tar.gz", "w:gz") as archive:
         archive.add(source, arcname="torch-2.0")
-    subprocess.run(
-        [
-            *(sys.executable, "-m", "pip", "download", *options, "--no-build-isolation"),
-            *("--no-index", "--find-links", str(tmp_path), "--dest", str(tmp_path / "out")),
-            "torch==2.0",
-        ],
-        capture_output=True,
-        check=False,
-    )
+    offline = ("--no-build-isolation", "--no-index", "--find-links", tmp_path)
+    run_pip("download", *options, *offline, "--dest", tmp_path / "out", "torch==2.0")
     assert not ran.exists()
 
 
@@ -215,6 +205,11 @@ def test_what_people_are_told_to_install_can_be(repository: Path) -> None:
     for path in (*code, *repository.glob("*.md"), *(repository / "docs").rglob("*.md")):
         told = re.search(r"pip install (-c constraints|.?proper\b)", path.read_text())
         assert told is None, path.name
+
+
+def run_pip(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "pip", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
 def make_wheel(path: Path, code: bytes) -> str:
@@ -234,21 +229,13 @@ def test_a_tampered_wheel_is_refused(supply, repository: Path, tmp_path: Path) -
     pin = supply.pins.Pin("tiny", Version("1.0"), (make_wheel(wheel, b"GOOD = True\n"),))
     (tmp_path / "constraints.txt").write_text(str(pin))
     (line,) = (line for line in install_commands(repository) if line.endswith("-r constraints.txt"))
-    options = [word for word in line.split("pip install")[1].split() if word.startswith("--")]
+    words = line.replace("--progress-bar off", "").split("pip install")[1].split()
+    options = [word for word in words if word.startswith("--")]
 
     def install(target: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [
-                *(sys.executable, "-m", "pip", "install", *options),
-                *("--progress-bar=off", "--no-index", "--find-links", str(tmp_path)),
-                *("--target", str(tmp_path / target), "-r", str(tmp_path / "constraints.txt")),
-            ],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        offline = ("--no-index", "--find-links", tmp_path, "--target", tmp_path / target)
+        return run_pip("install", *options, *offline, "-r", tmp_path / "constraints.txt")
 
-    options = [word for word in options if word != "--progress-bar"]
     assert install("good").returncode == 0
     assert (tmp_path / "good/tiny.py").is_file()
     make_wheel(wheel, b"GOOD = False\n")
@@ -299,14 +286,8 @@ def test_a_hole_that_opens_inside_a_range_is_found(supply) -> None:
 
 
 def test_a_hole_without_a_fix_needs_a_word_why_it_may_stay(supply, tmp_path: Path) -> None:
-    entry = {
-        "package": "a",
-        "id": "X-1",
-        "introduced": "0",
-        "fixed": None,
-        "summary": "",
-        "source": "",
-    }
+    entry = {"package": "a", "id": "X-1", "introduced": "0", "fixed": None}
+    entry |= {"summary": "", "source": ""}
     path = tmp_path / "advisories.json"
     path.write_text(json.dumps({"advisories": [entry]}))
     with pytest.raises(ValueError, match="X-1: has no fixed version"):

@@ -107,13 +107,11 @@ OPPU = {
 @pytest.mark.parametrize("name", LAMP)
 def test_oppu_strings_are_those_of_the_release(name):
     (question, gold), fields, query, prompt, answer, line = OPPU[name]
-    task = load_task(name, template="oppu")
-    asked = task.query_example(Query("q", question, gold))
-    told = task.history_example(HistoryItem("h", fields))
-    assert asked.prompt == query
-    assert asked.answer == gold
+    task, item = load_task(name, template="oppu"), HistoryItem("h", fields)
+    asked, told = task.query_example(Query("q", question, gold)), task.history_example(item)
+    assert (asked.prompt, asked.answer) == (query, gold)
     assert (told.prompt, told.answer) == (prompt, answer)
-    assert task.retrieval_line(HistoryItem("h", fields)) == line
+    assert task.retrieval_line(item) == line
 
 
 # What Per-Pcs's release says instead, read in its prompt.json; LaMP-2N is not in it.
@@ -164,13 +162,9 @@ PER_PCS = {
 @pytest.mark.parametrize("name", PER_PCS)
 def test_per_pcs_strings_are_those_of_the_release(name):
     (question, gold), fields, _, _, answer, _ = OPPU[name]
-    task = load_task(name, template="per-pcs")
-    told = task.history_example(HistoryItem("h", fields))
-    assert (
-        task.query_example(Query("q", question, gold)).prompt,
-        told.prompt,
-        task.retrieval_line(HistoryItem("h", fields)),
-    ) == PER_PCS[name]
+    task, item = load_task(name, template="per-pcs"), HistoryItem("h", fields)
+    asked, told = task.query_example(Query("q", question, gold)), task.history_example(item)
+    assert (asked.prompt, told.prompt, task.retrieval_line(item)) == PER_PCS[name]
     assert told.answer == answer
 
 
@@ -197,16 +191,14 @@ def test_white_space_is_collapsed_where_the_releases_collapse_it(name, template)
     """
     task = load_task(name, template=template)
     (question, gold), fields, *_ = OPPU[name]
-    parts = {"id": "h", "date": None}
-    odd = HistoryItem(**parts, fields=dict.fromkeys(fields, ODD))
-    even = HistoryItem(**parts, fields=dict.fromkeys(fields, EVEN))
+    odd, even = (HistoryItem("h", dict.fromkeys(fields, text)) for text in (ODD, EVEN))
     assert task.history_example(odd) == task.history_example(even)
     assert task.retrieval_line(odd) == task.retrieval_line(even)
-    old = "A heist." if name == "LaMP_2M" else (question.split(": ")[-1])
-    old = 'On "Quotes"' if name == "LaMP_1" else old
-    ask = lambda text, **how: task.query_example(  # noqa: E731
-        Query("q", question.replace(old, text), gold), **how
-    )
+    old = 'On "Quotes"' if name == "LaMP_1" else question.split(": ")[-1]
+
+    def ask(text, **how):
+        return task.query_example(Query("q", question.replace(old, text), gold), **how)
+
     assert ask(ODD, training=True) == ask(ODD if name == "LaMP_1" else EVEN, training=True)
     assert ODD in ask(ODD).prompt
     assert ODD in task.ask(question.replace(old, ODD))
@@ -227,7 +219,7 @@ def test_all_task_files_of_the_repository_load(repository):
 def test_citation_parts_survive_quotes_and_reach_the_short_prompt():
     task = load_task("LaMP_1", template="short")
     prompt = task.query_example(Query("q", CITATION_INPUT, "[1]")).prompt
-    assert prompt == ('title: On "Quotes" [1]: First "odd" title [2]: Second title reference:')
+    assert prompt == 'title: On "Quotes" [1]: First "odd" title [2]: Second title reference:'
     repaired = load_task("LaMP_1", template="oppu-fixed")
     assert repaired.query_example(Query("q", CITATION_INPUT, "[1]")).prompt == CITATION_INPUT
 
@@ -241,12 +233,9 @@ def test_a_query_in_other_words_is_asked_as_it_stands():
 
 def test_headline_history_is_repaired_to_the_query_form():
     task = load_task("LaMP_4", template="oppu-fixed")
-    query = task.query_example(
-        Query("q", "Generate a headline for the following article: Same.", "x")
-    )
-    assert task.history_example(HistoryItem("h", {"text": "Same.", "title": "T"})).prompt == (
-        query.prompt
-    )
+    query = Query("q", "Generate a headline for the following article: Same.", "x")
+    item = HistoryItem("h", {"text": "Same.", "title": "T"})
+    assert task.history_example(item).prompt == task.query_example(query).prompt
 
 
 def test_history_objective_is_chosen_by_the_template_name():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from outcomes import outcome
 
 from proper_model.data.description import Lengths
 from proper_model.data.splits import apply_split, check_pool
@@ -37,10 +38,10 @@ def people(names, **kind):
 
 
 def folder(path, pooled, test):
-    (path / "user_others.json").write_text(
-        pooled if isinstance(pooled, str) else json.dumps(pooled)
-    )
-    (path / "user_top_100_history.json").write_text(json.dumps(test))
+    for name, users in (("user_others", pooled), ("user_top_100_history", test)):
+        if users is not None:
+            text = users if isinstance(users, str) else json.dumps(users)
+            (path / f"{name}.json").write_text(text)
     return path
 
 
@@ -131,12 +132,10 @@ def test_raw_lamp_and_single_files_are_validated(tmp_path):
     questions = [
         {"id": str(i), "user_id": f"u{i}", "input": QUESTION, "profile": profile} for i in (1, 2)
     ]
-    for split, question in zip(("train", "dev"), questions, strict=True):
+    for split, question, gold in zip(("train", "dev"), questions, ("5", "6"), strict=True):
+        golds = {"task": "LaMP_3", "golds": [{"id": question["id"], "output": gold}]}
         (tmp_path / f"{split}_questions.json").write_text(json.dumps([question]))
-        golds = [{"id": question["id"], "output": "6" if split == "dev" else "5"}]
-        (tmp_path / f"{split}_outputs.json").write_text(
-            json.dumps({"task": "LaMP_3", "golds": golds})
-        )
+        (tmp_path / f"{split}_outputs.json").write_text(json.dumps(golds))
     report = validate(tmp_path, TASK)
     assert (report.form, report.pooled.users, report.test.users) == ("lamp", 1, 1)
     assert messages(report) == [
@@ -161,20 +160,14 @@ def test_raw_lamp_and_single_files_are_validated(tmp_path):
     ],
 )
 def test_data_that_a_run_would_refuse_as_they_are_say_so(tmp_path, pooled, test, severity, words):
-    for name, users in (("user_others", pooled), ("user_top_100_history", test)):
-        if users is not None:
-            (tmp_path / f"{name}.json").write_text(json.dumps(users))
-    report = validate(tmp_path, TASK)
+    report = validate(folder(tmp_path, pooled, test), TASK)
     found = [problem for problem in report.problems if words in problem.message]
     assert [problem.severity for problem in found] == [severity]
     assert ("--split random:N" in found[0].message) is (severity == "warning")
     population = read_population(tmp_path, TASK)
     with pytest.raises(ProperError):
         check_pool(apply_split(population, "given").pooled)
-    if severity == "error":
-        with pytest.raises(ProperError):
-            check_pool(apply_split(population, "random:1").pooled)
-    else:
+    with outcome(ProperError if severity == "error" else None):
         check_pool(apply_split(population, "random:1").pooled)
 
 
@@ -187,19 +180,15 @@ def test_one_file_is_said_to_name_no_test_users(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["user_others.json", "user_top_100_history.json"])
-def test_a_folder_in_the_place_of_a_file_is_refused(tmp_path, name):
-    folder(tmp_path, [user("a")], [user("c")])
-    (tmp_path / name).unlink()
-    (tmp_path / name).mkdir()
-    with pytest.raises(DataError, match=f"{name}: expected a file, found a folder"):
+def test_a_folder_or_a_link_to_nothing_in_the_place_of_a_file_is_refused(tmp_path, name):
+    path = folder(tmp_path, [user("a")], [user("c")]) / name
+    path.unlink()
+    path.symlink_to(tmp_path / "gone.json")
+    with pytest.raises(DataError, match=f"{name}: .*link to nothing"):
         validate(tmp_path, TASK)
-
-
-def test_a_link_to_nothing_is_refused(tmp_path):
-    folder(tmp_path, [user("a")], [user("c")])
-    (tmp_path / "user_others.json").unlink()
-    (tmp_path / "user_others.json").symlink_to(tmp_path / "gone.json")
-    with pytest.raises(DataError, match=r"user_others.json: .*link to nothing"):
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(DataError, match=f"{name}: expected a file, found a folder"):
         validate(tmp_path, TASK)
 
 
@@ -227,8 +216,8 @@ def test_items_without_text_or_answer_are_warnings(tmp_path):
     )
 
 
-@pytest.mark.parametrize(("name", "field"), [("a\u0007", "user_id"), ("a\u2028b", "user_id")])
-def test_ids_with_control_characters_are_refused(tmp_path, name, field):
+@pytest.mark.parametrize("name", ["a\u0007", "a\u2028b"])
+def test_ids_with_control_characters_are_refused(tmp_path, name):
     report = validate(folder(tmp_path, [user(name)], [user("c")]), TASK)
     assert messages(report)[0] == (
         "user_others.json, record 0, field user_id: an id with control characters or line breaks"
@@ -258,6 +247,7 @@ def test_repetitions_beyond_the_limit_are_still_counted():
     for index in range(9):
         report.error(Place("f", index, f"query[{index}]"), f"query 'q{index}' is odd")
     assert [group.count for group in report.groups] == [9]
+    assert (len(report.problems), report.errors) == (2, 9)
     report.error(Place("f", 0), "wrong")
     report.error(Place("f", 1, "gold"), "left out")
     assert [group.count for group in report.groups] == [9, 1]
@@ -271,14 +261,6 @@ def test_progress_says_how_much_of_a_file_was_read(tmp_path):
     assert pooled[-1] == (3, 3)
     assert pooled == sorted(pooled)
     assert len(set(pooled)) == 4
-
-
-def test_a_file_wrong_everywhere_does_not_fill_the_memory():
-    report = Report(strict=False, limit=10)
-    for index in range(100):
-        report.error(Place("f", index), "wrong")
-    assert len(report.problems) == 10
-    assert report.errors == 100
 
 
 def test_an_unknown_folder_is_refused(tmp_path):

@@ -12,6 +12,7 @@ from proper_model.kernels.packing import Batch, Encoded
 from proper_model.model.adapted_model import AdaptedModel
 from proper_model.settings.presets import Structure, preset
 from proper_model.text.encoding import Encoder
+from simulations.synthetic.tiny_base import word_tokenizer
 
 VOCABULARY = 64
 ARCHITECTURES = ("llama", "qwen2", "mistral", "gemma")
@@ -24,7 +25,7 @@ def tiny_base(
     seed: int = 0,
     **changes: Any,
 ) -> Any:
-    """A random two-block causal LM: d=16, f=24; `changes` are to its configuration."""
+    """A random causal LM of two blocks, d=16, f=24; `changes` are to its configuration."""
     import transformers as hf
 
     sizes = {
@@ -52,6 +53,22 @@ def tiny_base(
             hf.SmolLM3ForCausalLM,
             {"bos_token_id": 2, "eos_token_id": 1},
         ),
+        "gemma3_text": (
+            hf.Gemma3TextConfig,
+            hf.Gemma3ForCausalLM,
+            {
+                "num_hidden_layers": 7,  # the sixth attends to all tokens
+                "num_key_value_heads": 1,
+                "head_dim": 8,
+                "query_pre_attn_scalar": 8,
+                "sliding_window": 8,
+                "attn_implementation": "eager",
+                "rope_parameters": {
+                    "full_attention": {"rope_type": "linear", "rope_theta": 5e5, "factor": 4.0},
+                    "sliding_attention": {"rope_type": "default", "rope_theta": 2e4},
+                },
+            },
+        ),
     }
     config_class, model_class, extra = kinds[architecture]
     torch.manual_seed(seed)
@@ -60,30 +77,9 @@ def tiny_base(
     return model_class(config).to(dtype).eval()
 
 
-def tiny_gemma3(vocabulary: int = VOCABULARY) -> Any:
-    """Random, in float32; seven blocks, of which the sixth attends to all tokens."""
-    import transformers as hf
-
-    config = hf.Gemma3TextConfig(
-        vocab_size=vocabulary,
-        hidden_size=16,
-        intermediate_size=24,
-        num_hidden_layers=7,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        head_dim=8,
-        query_pre_attn_scalar=8,
-        max_position_embeddings=64,
-        sliding_window=8,
-        pad_token_id=0,
-        attn_implementation="eager",
-        rope_parameters={
-            "full_attention": {"rope_type": "linear", "rope_theta": 5e5, "factor": 4.0},
-            "sliding_attention": {"rope_type": "default", "rope_theta": 2e4},
-        },
-    )
-    torch.manual_seed(0)
-    return hf.Gemma3ForCausalLM(config).eval()
+def words() -> Any:
+    """A tokenizer with a word for each of a tiny base's rows."""
+    return word_tokenizer([f"w{i}" for i in range(VOCABULARY - 4)])
 
 
 class FakeTokenizer:

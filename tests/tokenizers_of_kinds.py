@@ -53,10 +53,8 @@ def _byte_level(kind: str) -> tuple[Tokenizer, dict[str, str]]:
     (cut,) = (cut for cut, name in gguf_vocabulary._CUTS.items() if name == kind)
     backend = Tokenizer(models.BPE(ignore_merges=kind == "llama-bpe"))
     plain = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=cut.endswith("ByteLevel"))
-    before = {
-        "gpt-2": [],
-        "smollm": [pre_tokenizers.Digits(individual_digits=True)],
-    }.get(kind, [pre_tokenizers.Split(Regex(cut), "isolated")])
+    of_kind = {"gpt-2": [], "smollm": [pre_tokenizers.Digits(individual_digits=True)]}
+    before = of_kind.get(kind, [pre_tokenizers.Split(Regex(cut), "isolated")])
     backend.pre_tokenizer = pre_tokenizers.Sequence([*before, plain])
     backend.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(

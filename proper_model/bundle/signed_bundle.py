@@ -171,7 +171,9 @@ def build_bundle(
         check_file(manifest, name, data, limits=limits)
     manifest_bytes = manifest.to_bytes()
     _check_length(MANIFEST_NAME, manifest_bytes, limits.manifest_bytes)
-    return BundleFiles(manifest_bytes, sign(MANIFEST_DOMAIN, manifest_bytes, keys), dict(files))
+    signatures = sign(MANIFEST_DOMAIN, manifest_bytes, keys)
+    _check_length(SIGNATURES_NAME, signatures, limits.signature_bytes)
+    return BundleFiles(manifest_bytes, signatures, dict(files))
 
 
 def verify_manifest(

@@ -20,6 +20,7 @@ from proper_model.storage.documents import DocumentError, parse_object, refuse_c
 
 CHUNK_BYTES = 1 << 18
 MAX_RECORD_CHARS = 1 << 28
+_BEFORE_MORE_DIGITS = frozenset(("", ".", "e", "E", "e+", "e-", "E+", "E-"))
 # A parse error this close to the end of the buffer may be a literal or an escape cut in two.
 _TAIL = 16
 _WHITESPACE = re.compile(r"[ \t\r\n]*")
@@ -155,8 +156,9 @@ def _decode_value(buffer: TextBuffer, fail: Callable[[str], NoReturn]) -> Any:
         except ValueError:  # Python's own limit, against quadratic time
             fail("a number has too many digits")
         else:
-            # A number at the very end of the buffer may go on in the next chunk.
-            if (end < len(buffer.text) or buffer.ended) and end - start <= MAX_RECORD_CHARS:
+            # A number at the end of the buffer may go on in the next chunk: "4" and "4." are read as 4.
+            cut = buffer.text[end : end + 3] in _BEFORE_MORE_DIGITS and not buffer.ended
+            if not cut and end - start <= MAX_RECORD_CHARS:
                 buffer.position = end
                 return value
         if buffer.ahead > MAX_RECORD_CHARS:

@@ -5,12 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from tests.fuzz.file_targets import (
-    AddressTarget,
-    DataTarget,
-    ProfileTarget,
-    TaskTarget,
-)
+from tests.fuzz.file_targets import AddressTarget, DataTarget, ProfileTarget, TaskTarget
 from tests.fuzz.harness import Target
 from tests.fuzz.history_targets import HistoryTarget, QuestionTarget
 from tests.fuzz.private_targets import (

@@ -11,11 +11,12 @@ A case is a set of named files. A target makes one from a seed and judges it wit
 from __future__ import annotations
 
 import hashlib
+import re
 import signal
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -123,11 +124,7 @@ def run(
         begun = time.monotonic()
         files = target.case(case_rng(seed, target.name, number))
         cause = try_case(target, files, tally)
-        if (
-            cause is not None
-            and keep is not None
-            and (tally.internal | tally.silent)[cause] <= KEPT
-        ):
+        if cause and keep and (tally.internal | tally.silent)[cause] <= KEPT:
             keep(target.name, cause, number, files)
         spent[target.name] += time.monotonic() - begun
     return tallies
@@ -168,9 +165,9 @@ def table(tallies: Mapping[str, Tally]) -> Iterator[str]:
                 yield f"{name}: {kind}, {count} times: {cause}"
 
 
-def _sum(tallies: Iterator[Tally] | Sequence[Tally] | object) -> Tally:
+def _sum(tallies: Iterable[Tally]) -> Tally:
     total = Tally()
-    for tally in tallies:  # type: ignore[attr-defined]
+    for tally in tallies:
         total.cases += tally.cases
         total.accepted += tally.accepted
         total.refused += tally.refused
@@ -182,12 +179,8 @@ def _sum(tallies: Iterator[Tally] | Sequence[Tally] | object) -> Tally:
 def cause_of(error: BaseException) -> str:
     """Where an exception comes from: the innermost place in this project's own code."""
     frames = traceback.extract_tb(error.__traceback__)
-    own = [f for f in frames if "site-packages" not in f.filename and "/tests/" not in f.filename]
-    own = [
-        f
-        for f in own
-        if not f.filename.startswith(("<", "/usr")) and "/lib/python" not in f.filename
-    ]
+    foreign = re.compile(r"^<|^/usr|/lib/python|site-packages|/tests/")
+    own = [frame for frame in frames if not foreign.search(frame.filename)]
     place = own[-1] if own else frames[-1]
     return f"{type(error).__name__} in {Path(place.filename).name}:{place.lineno} {place.name}"
 

@@ -11,35 +11,15 @@ from typing import Any
 # Values that programs have stumbled over.
 NUMBERS = (0, -1, 1, 2**31, 2**53, -(2**63), 2**64, 10**400, 1e308, 1e39, -0.0, 0.5, float("nan"))
 TEXTS = (
-    "",
-    " ",
-    "\0",
-    "\ufeff",
-    "\ud800",
-    "e\u0301",
-    "../../etc/passwd",
-    "/etc/passwd",
-    "base/../../x",
-    "x" * 5000,
-    "{text}{0}{x.__class__}%s",
-    "NaN",
-    "\u202e\u0661\u0662",
-    "\r\n;,\t\"'",
-    "=cmd()",
+    *("", " ", "\0", "\ufeff", "\ud800", "e\u0301"),
+    *("../../etc/passwd", "/etc/passwd", "base/../../x"),
+    *("x" * 5000, "{text}{0}{x.__class__}%s", "NaN", "\u202e\u0661\u0662"),
+    *("\r\n;,\t\"'", "=cmd()"),
 )
 _NESTED = "nested "
 BYTES = (
-    b"\0",
-    b"\n",
-    b"\r\n",
-    b"\xff\xfe",
-    b"\xef\xbb\xbf",
-    b'"',
-    b"[" * 3000,
-    b"{",
-    b"}",
-    b",",
-    b"\\",
+    *(b"\0", b"\n", b"\r\n", b"\xff\xfe", b"\xef\xbb\xbf"),
+    *(b'"', b"[" * 3000, b"{", b"}", b",", b"\\"),
 )
 
 
@@ -79,11 +59,8 @@ def spoil_bytes(data: bytes, rng: Random, other: bytes = b"") -> bytes:
             case 0:
                 data = before + bytes([rng.randrange(256)]) + data[at + 1 :]
             case 1 | 2:
-                data = (
-                    before
-                    + bytes(byte ^ 1 << rng.randrange(8) for byte in inside[:1])
-                    + data[at + 1 :]
-                )
+                flipped = bytes(byte ^ 1 << rng.randrange(8) for byte in inside[:1])
+                data = before + flipped + data[at + 1 :]
             case 3:
                 data = before
             case 4:
@@ -154,13 +131,11 @@ def spoil_json(data: bytes, rng: Random) -> bytes:
 
 def toml_literal(rng: Random) -> str:
     """A value in TOML; not always a valid one."""
-    number = rng.choice(
-        ("0", "-1", "9" * 400, "1e400", "nan", "-inf", "0x7f", "true", "1979-05-27")
-    )
+    numbers = ("0", "-1", "9" * 400, "1e400", "nan", "-inf", "0x7f", "true", "1979-05-27")
+    number = rng.choice(numbers)
     text = json.dumps(rng.choice(TEXTS[:-1])).replace("\\ud800", "\\ufffd")
-    shape = rng.choice(
-        ("[]", "{}", "[[1], [2]]", "[" * 500 + "]" * 500, "{a = {b = 1}}", '"""', "'")
-    )
+    shapes = ("[]", "{}", "[[1], [2]]", "[" * 500 + "]" * 500, "{a = {b = 1}}", '"""', "'")
+    shape = rng.choice(shapes)
     return rng.choice((number, text, shape, f"[{text}, {text}]", f"[{number}]"))
 
 

@@ -73,9 +73,8 @@ class VaultTarget:
             case 2:
                 changed[name] = changed[rng.choice(list(changed))]
             case 3:
-                changed["00000003.vault"] = rng.choice(
-                    (*self.theirs.values(), changed[SECOND], b"")
-                )
+                third = rng.choice((*self.theirs.values(), changed[SECOND], b""))
+                changed["00000003.vault"] = third
             case 4 | 5 if name == KEYS_FILE:
                 changed[name] = mutated_json(changed[name], rng)
             case _:
@@ -112,12 +111,8 @@ class PassphraseTarget:
 
     name = "passphrase"
     texts = (
-        "correct horse battery",
-        "pässword ώ two",
-        "\u200b",
-        "a" * 100,
-        "aA1!" * 18,
-        "1qaz2wsx",
+        *("correct horse battery", "pässword ώ two", "\u200b"),
+        *("a" * 100, "aA1!" * 18, "1qaz2wsx"),
     )
     codings = ("utf-8", "utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-32", "latin-1")
 

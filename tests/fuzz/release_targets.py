@@ -68,20 +68,23 @@ def release_files() -> dict[str, bytes]:
     """A small release that can answer."""
     release = noisy_release()
     mean = release.shared["mean_embedding"]
-    shared = {
+    release.shared = {
         **release.shared,
         "mean_embedding_count": torch.tensor(12),
-        "prototypes": mean[None].repeat(1, 1, 1).contiguous(),
+        "prototypes": mean[None].clone(),
         "prototype_counts": torch.tensor([12]),
     }
-    release.shared = shared
     return release_to_files(release)
+
+
+def signed(files: Files, base: BaseReference | None = None) -> dict[str, bytes]:
+    info = sample_info(created=CREATED_NOW, expires=CREATED_NOW + LIFETIME, base=base)
+    return build_bundle(files, info, [KEY]).all_files()
 
 
 @functools.cache
 def signed_files() -> dict[str, bytes]:
-    info = sample_info(created=CREATED_NOW, expires=CREATED_NOW + LIFETIME)
-    return dict(build_bundle(release_files(), info, [KEY]).all_files())
+    return signed(release_files())
 
 
 def publish_sample(folder: Path) -> Path:
@@ -93,9 +96,8 @@ def publish_sample(folder: Path) -> Path:
 def referring_release() -> dict[str, bytes]:
     """A release that stands on `base_files`."""
     hashes = {name: hashlib.sha256(data).hexdigest() for name, data in base_files().items()}
-    reference = BaseReference("some/base", "abc", hashes)
-    info = sample_info(created=CREATED_NOW, expires=CREATED_NOW + LIFETIME, base=reference)
-    return dict(build_bundle(referring_files("some/base", "abc"), info, [KEY]).all_files())
+    files = referring_files("some/base", "abc")
+    return signed(files, BaseReference("some/base", "abc", hashes))
 
 
 def write_release(folder: Path, files: Files) -> Path:
@@ -240,13 +242,11 @@ class PublisherTarget:
                 case 3:
                     files[name.replace("00000002", "00000003")] = files[name]
                 case 4 | 5 if name.endswith(".json"):
-                    files[name] = canonical_or(
-                        spoil_value(json.loads(self.good.get(name, b"{}")), rng), b"{}"
-                    )
+                    value = json.loads(self.good.get(name, b"{}"))
+                    files[name] = canonical_or(spoil_value(value, rng), b"{}")
                 case 6 | 7 if name == "latest.json":
-                    files[name] = word_by(
-                        (THIEF, NEW_RELEASE_KEY), json.loads(self.good[name])["signed"], rng
-                    )
+                    told = json.loads(self.good[name])["signed"]
+                    files[name] = word_by((THIEF, NEW_RELEASE_KEY), told, rng)
                 case _:
                     files[name] = spoil_bytes(files[name], rng, self.before.get(name, b""))
         return files
@@ -296,6 +296,11 @@ class ReleaseTarget:
     """
 
     name = "release"
+    extras = (
+        *("base/x.py", "base/model.safetensors.index.json", "x", "base/x.bin"),
+        *("base/adapter_config.json", "tokenizer/chat_template.jinja"),
+        "adapters/population/adapter_config.json",
+    )
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.home = folder / "published", Home(folder / "home")
@@ -314,13 +319,7 @@ class ReleaseTarget:
             case 0:
                 del files[name]
             case 1:
-                extra = rng.choice(
-                    (
-                        *("base/x.py", "base/model.safetensors.index.json", "x", "base/x.bin"),
-                        *("base/adapter_config.json", "tokenizer/chat_template.jinja"),
-                        "adapters/population/adapter_config.json",
-                    )
-                )
+                extra = rng.choice(self.extras)
                 files[extra] = rng.choice((b"{}", b"", files[name]))
             case 2:
                 files[name] = rng.choice((b"", b"[" * 100_000, b"{}", b"null"))
@@ -354,9 +353,8 @@ class ReleaseTarget:
             logits = release.base(input_ids=torch.tensor([tokens])).logits
         except Exception as error:  # noqa: BLE001 - the finding is that it was installed
             return f"installed, then {cause_of(error)}"
-        return (
-            None if bool(torch.isfinite(logits).all()) else "installed, and answers are not finite"
-        )
+        finite = bool(torch.isfinite(logits).all())
+        return None if finite else "installed, and answers are not finite"
 
 
 def describe(files: Files, before: Any) -> Any:

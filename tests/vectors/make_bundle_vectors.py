@@ -30,9 +30,9 @@ from bundle_samples import (  # noqa: E402
     SECOND_KEY,
     STRANGER,
     floats,
-    format_files,
+    format_bundle,
+    int64s,
     raw_tensor_file,
-    sample_bundle,
     shared_tensors,
     tensor_file,
 )
@@ -42,7 +42,9 @@ from proper_model.bundle.trusted_root import MANIFEST_DOMAIN, ROOT_DOMAIN, sign 
 from proper_model.storage import canonical  # noqa: E402
 
 MANIFEST, SIGNATURES, SHARED = "manifest.json", "signatures.json", "shared.safetensors"
-GOOD = sample_bundle(files=format_files()).all_files()
+BASE = "base/model.safetensors"
+USER, ONE = "routers.tied.user", {"dtype": "F32", "shape": [1]}
+GOOD = format_bundle().all_files()
 
 Files = dict[str, bytes]
 
@@ -109,18 +111,20 @@ def reformatted(text: bytes, old: bytes, new: bytes) -> bytes:
     return text.replace(old, new, 1)
 
 
-def unsigned_domain() -> Files:
-    return signed(GOOD[MANIFEST], domain=b"")
-
-
 def header(*tensors: tuple[str, int, int]) -> str:
     """A tensor header of (name, begin, end), written out so that names may repeat."""
     entry = '"{}":{{"dtype":"F32","shape":[1],"data_offsets":[{},{}]}}'
     return "{" + ",".join(entry.format(*tensor) for tensor in tensors) + "}"
 
 
-def user_table() -> dict[str, Any]:
-    return {"routers.tied.user": {"dtype": "F32", "shape": [1]}}
+def with_tensor(name: str, dtype: str, shape: tuple[int, ...], data: bytes) -> Files:
+    """The good files with one shared tensor more, or another of the name."""
+    return shared({**shared_tensors(), name: (dtype, shape, data)})
+
+
+def with_spans(data: bytes, *spans: tuple[int, int]) -> Files:
+    """A file of shared tensors that says of every one that it is USER, at bytes of `data`."""
+    return shared_raw(header(*((USER, *span) for span in spans)), data, {USER: ONE})
 
 
 def hub(**fields: object) -> dict[str, Any]:
@@ -130,26 +134,23 @@ def hub(**fields: object) -> dict[str, Any]:
 
 
 def accepted() -> dict[str, tuple[str, Files]]:
+    nobody = {
+        "mean_embedding": ("F32", (1, 2), floats(0, 0)),
+        "mean_embedding_count": ("I64", (1,), int64s(0)),
+    }
     return {
         "good": ("a release as the publisher writes it", GOOD),
         "two-signatures": (
             "signed by the trusted and by an unknown key, as during a change of keys",
             signed(GOOD[MANIFEST], keys=(KEY, SECOND_KEY)),
         ),
-        "nobody-averaged": (
-            "a mean over no user is allowed when it is all zeros",
-            shared(
-                {
-                    "mean_embedding": ("F32", (1, 2), floats(0, 0)),
-                    "mean_embedding_count": ("I64", (1,), struct.pack("<q", 0)),
-                }
-            ),
-        ),
+        "nobody-averaged": ("a mean over no user is allowed when it is all zeros", shared(nobody)),
     }
 
 
 def badly_signed() -> dict[str, tuple[str, Files]]:
     manifest, signatures = GOOD[MANIFEST], GOOD[SIGNATURES]
+    signature = KEY.sign(MANIFEST_DOMAIN + manifest)
     return {
         "manifest-bit": ("one bit of the manifest", replaced(MANIFEST, flip(manifest, 40))),
         "manifest-empty": ("no manifest bytes", replaced(MANIFEST, b"")),
@@ -161,16 +162,11 @@ def badly_signed() -> dict[str, tuple[str, Files]]:
         ),
         "stranger": ("signed by an unknown key only", signed(manifest, keys=(STRANGER,))),
         "no-signature": ("an empty list", replaced(SIGNATURES, b'{"signatures":{}}')),
-        "no-domain": ("signed without the domain prefix", unsigned_domain()),
+        "no-domain": ("signed without the domain prefix", signed(manifest, domain=b"")),
         "root-domain": ("signed as a trusted root", signed(manifest, domain=ROOT_DOMAIN)),
         "unknown-key-id": (
             "the right signature under another key's id",
-            replaced(
-                SIGNATURES,
-                canonical.encode(
-                    {"signatures": {"0" * 64: KEY.sign(MANIFEST_DOMAIN + manifest).hex()}}
-                ),
-            ),
+            replaced(SIGNATURES, canonical.encode({"signatures": {"0" * 64: signature.hex()}})),
         ),
     }
 
@@ -178,6 +174,8 @@ def badly_signed() -> dict[str, tuple[str, Files]]:
 def malformed_documents() -> dict[str, tuple[str, Files]]:
     manifest, signatures = GOOD[MANIFEST], GOOD[SIGNATURES]
     twice = reformatted(manifest, b'"version":1}', b'"version":1,"version":1}')
+    escaped = reformatted(manifest, b"default", b"\\u0064efault")
+    fraction = reformatted(manifest, b'"version":1}', b'"version":1.0}')
     return {
         "signatures-space": ("not canonical", replaced(SIGNATURES, signatures + b" ")),
         "signatures-upper": (
@@ -190,14 +188,8 @@ def malformed_documents() -> dict[str, tuple[str, Files]]:
         "duplicate-key": ("version stands twice", signed(twice)),
         "trailing": ("data after the value", signed(manifest + b"{}")),
         "byte-order-mark": ("starts with U+FEFF", signed(b"\xef\xbb\xbf" + manifest)),
-        "escaped": (
-            "a letter as escape",
-            signed(reformatted(manifest, b"default", b"\\u0064efault")),
-        ),
-        "fraction": (
-            "version 1.0",
-            signed(reformatted(manifest, b'"version":1}', b'"version":1.0}')),
-        ),
+        "escaped": ("a letter as escape", signed(escaped)),
+        "fraction": ("version 1.0", signed(fraction)),
         "deep": ("nested 5,000 times", signed(b"[" * 5000 + b"]" * 5000)),
         "long-number": ("4000 digits", signed(b'{"version":' + b"9" * 4000 + b"}")),
         "not-normal": ("a string not in NFC", signed(b'{"product":"e\xcc\x81"}')),
@@ -242,9 +234,8 @@ def malformed_names() -> dict[str, tuple[str, Files]]:
 
 def refused_content() -> dict[str, tuple[str, Files]]:
     good = shared_tensors()
-    nan = {**good, "routers.tied.user": ("F32", (1,), b"\x00\x00\xc0\x7f")}
-    infinite = {**good, "routers.tied.user": ("BF16", (1,), b"\x80\x7f")}
-    two = {**user_table(), "routers.a.user": {"dtype": "F32", "shape": [1]}}
+    uncounted = {name: tensor for name, tensor in good.items() if name != "prototype_counts"}
+    overlap = header((USER, 0, 4), ("routers.a.user", 0, 4))
     return {
         "file-missing": ("a listed file is not there", without("task.toml")),
         "file-extra": ("a file that is not listed", {**GOOD, "extra.json": b"{}"}),
@@ -257,84 +248,48 @@ def refused_content() -> dict[str, tuple[str, Files]]:
             "a text file with a table",
             changed(lambda m: m["files"]["task.toml"].update(tensors={})),
         ),
-        "tensor-name": (
-            "a path as tensor name",
-            shared({**good, "../../a": ("F32", (1,), floats(1))}),
-        ),
-        "tensor-unknown": ("not on the list", shared({**good, "extra": ("F32", (1,), floats(1))})),
+        "tensor-name": ("a path as tensor name", with_tensor("../../a", "F32", (1,), floats(1))),
+        "tensor-unknown": ("not on the list", with_tensor("extra", "F32", (1,), floats(1))),
         "user-embeddings": (
             "a table of users",
-            shared({**good, "user_embeddings": ("F32", (24, 1), floats(*range(24)))}),
+            with_tensor("user_embeddings", "F32", (24, 1), floats(*range(24))),
         ),
         "user-embedding-in-base": (
             "a table of users beside the base's weights",
-            changed(
-                lambda m: m["files"]["base/model.safetensors"]["tensors"].update(
-                    user_embedding={"dtype": "F32", "shape": [1]}
-                )
-            ),
+            changed(lambda m: m["files"][BASE]["tensors"].update(user_embedding=ONE)),
         ),
         "prototype-of-nine": ("nine members", shared(shared_tensors((12, 9)))),
         "prototype-of-none": ("no member, yet not zero", shared(shared_tensors((12, 0)))),
-        "prototype-uncounted": (
-            "counts left out",
-            shared({n: t for n, t in good.items() if n != "prototype_counts"}),
-        ),
+        "prototype-uncounted": ("counts left out", shared(uncounted)),
         "prototype-count-shape": (
             "one count for two prototypes",
-            shared({**good, "prototype_counts": ("I64", (1,), struct.pack("<q", 20))}),
+            with_tensor("prototype_counts", "I64", (1,), int64s(20)),
         ),
         "mean-of-nine": (
             "the mean embedding averages nine users",
-            shared({**good, "mean_embedding_count": ("I64", (), struct.pack("<q", 9))}),
+            with_tensor("mean_embedding_count", "I64", (), int64s(9)),
         ),
-        "tensor-nan": ("a NaN", shared(nan)),
-        "tensor-infinite": ("an infinity", shared(infinite)),
-        "tensor-twice": (
-            "the same tensor name twice",
-            shared_raw(
-                header(("routers.tied.user", 0, 4), ("routers.tied.user", 4, 8)),
-                floats(1, 2),
-                user_table(),
-            ),
-        ),
+        "tensor-nan": ("a NaN", with_tensor(USER, "F32", (1,), b"\x00\x00\xc0\x7f")),
+        "tensor-infinite": ("an infinity", with_tensor(USER, "BF16", (1,), b"\x80\x7f")),
+        "tensor-twice": ("the same tensor name twice", with_spans(floats(1, 2), (0, 4), (4, 8))),
         "tensor-overlap": (
             "two tensors on the same bytes",
-            shared_raw(
-                header(("routers.tied.user", 0, 4), ("routers.a.user", 0, 4)),
-                floats(1),
-                two,
-            ),
+            shared_raw(overlap, floats(1), {USER: ONE, "routers.a.user": ONE}),
         ),
-        "tensor-gap": (
-            "hidden bytes before a tensor",
-            shared_raw(header(("routers.tied.user", 4, 8)), floats(1, 2), user_table()),
-        ),
-        "tensor-tail": (
-            "hidden bytes after the tensors",
-            shared_raw(header(("routers.tied.user", 0, 4)), floats(1, 2), user_table()),
-        ),
-        "tensor-length": (
-            "eight bytes for one number",
-            shared_raw(header(("routers.tied.user", 0, 8)), floats(1, 2), user_table()),
-        ),
-        "tensor-dtype": (
-            "an unknown dtype",
-            shared({**good, "routers.tied.user": ("C64", (1,), floats(1, 2))}),
-        ),
+        "tensor-gap": ("hidden bytes before a tensor", with_spans(floats(1, 2), (4, 8))),
+        "tensor-tail": ("hidden bytes after the tensors", with_spans(floats(1, 2), (0, 4))),
+        "tensor-length": ("eight bytes for one number", with_spans(floats(1, 2), (0, 8))),
+        "tensor-dtype": ("an unknown dtype", with_tensor(USER, "C64", (1,), floats(1, 2))),
         "tensor-header-past-end": (
             "the header runs past the end",
-            listed(SHARED, struct.pack("<Q", 1000) + b"{}", user_table()),
+            listed(SHARED, struct.pack("<Q", 1000) + b"{}", {USER: ONE}),
         ),
-        "tensor-no-header": ("three bytes", listed(SHARED, b"abc", user_table())),
-        "base-missing": (
-            "embedded, but not there",
-            changed(lambda m: drop(m, "files", "base/model.safetensors")),
-        ),
+        "tensor-no-header": ("three bytes", listed(SHARED, b"abc", {USER: ONE})),
+        "base-missing": ("embedded, but not there", changed(lambda m: drop(m, "files", BASE))),
         "hub-with-base": ("hub base and embedded weights", put(base=hub())),
         "hub-without-population": (
             "hub base without population LoRA",
-            changed(lambda m: (m.update(base=hub()), drop(m, "files", "base/model.safetensors"))),
+            changed(lambda m: (m.update(base=hub()), drop(m, "files", BASE))),
         ),
         "hub-pickle": ("a pickled base file", put(base=hub(files={"a.bin": "0" * 64}))),
         "hub-revision": ("a revision with path", put(base=hub(revision="../x"))),
@@ -343,7 +298,7 @@ def refused_content() -> dict[str, tuple[str, Files]]:
 
 def altered_files() -> dict[str, tuple[str, Files]]:
     data = GOOD[SHARED]
-    other = {"routers.tied.user": {"dtype": "F32", "shape": [2]}}
+    other = {USER: {"dtype": "F32", "shape": [2]}}
     return {
         "file-bit": ("one bit of a tensor", replaced(SHARED, flip(data, len(data) - 2))),
         "file-truncated": ("a byte less", replaced("task.toml", GOOD["task.toml"][:-1])),
@@ -351,7 +306,7 @@ def altered_files() -> dict[str, tuple[str, Files]]:
         "file-empty": ("no bytes", replaced("recipe.json", b"")),
         "table-differs": (
             "signed table and file disagree",
-            listed(SHARED, tensor_file({"routers.tied.user": ("F32", (1,), floats(1))}), other),
+            listed(SHARED, tensor_file({USER: ("F32", (1,), floats(1))}), other),
         ),
     }
 
@@ -380,25 +335,21 @@ def with_circumstances() -> dict[str, tuple[str, str, Files, dict[str, Any]]]:
         case: ("BundleLimitError", f"over {next(iter(limit))}", GOOD, {"limits": limit})
         for case, limit in limits.items()
     }
-    huge = listed("huge.json", b"{}")
-    value = json.loads(huge[MANIFEST])
-    value["files"]["huge.json"]["size"] = 2**50
+    huge = json.loads(listed("huge.json", b"{}")[MANIFEST])
+    huge["files"]["huge.json"]["size"] = 2**50
     expires = format_time(CREATED + LIFETIME)
     early = format_time(CREATED - timedelta(hours=1, seconds=1))
     close = format_time(CREATED - timedelta(hours=1))
     long_lived = put(expires=format_time(CREATED + timedelta(days=401)))
+    newer = format_bundle(3).all_files()
     other = {"highest_version": 1, "highest_id": "0" * 64}
     same = {"highest_version": 1, "highest_id": hashlib.sha256(GOOD[MANIFEST]).hexdigest()}
-    many = {"signatures": {hashlib.sha256(bytes([n])).hexdigest(): "0" * 128 for n in range(17)}}
+    ids = (hashlib.sha256(bytes([n])).hexdigest() for n in range(17))
+    many = replaced(SIGNATURES, canonical.encode({"signatures": dict.fromkeys(ids, "0" * 128)}))
     return {
         **cases,
-        "limit-declared": ("BundleLimitError", "2^50 bytes", signed(canonical.encode(value)), {}),
-        "limit-many-signatures": (
-            "BundleLimitError",
-            "17 signatures",
-            replaced(SIGNATURES, canonical.encode(many)),
-            {},
-        ),
+        "limit-declared": ("BundleLimitError", "2^50 bytes", signed(canonical.encode(huge)), {}),
+        "limit-many-signatures": ("BundleLimitError", "17 signatures", many, {}),
         "expired": ("BundleExpiredError", "a year late", GOOD, {"now": "2028-01-01T00:00:00Z"}),
         "expired-now": ("BundleExpiredError", "at the second it expires", GOOD, {"now": expires}),
         "future": ("BundleTimeError", "an hour and more ahead", GOOD, {"now": early}),
@@ -407,12 +358,7 @@ def with_circumstances() -> dict[str, tuple[str, str, Files, dict[str, Any]]]:
         "older": ("BundleRollbackError", "version 2 is known", GOOD, {"highest_version": 2}),
         "same-version": ("BundleRollbackError", "another bundle has version 1", GOOD, other),
         "known": ("ok", "the same bundle again", GOOD, same),
-        "newer": (
-            "ok",
-            "version 3 after 1",
-            sample_bundle(3, files=format_files()).all_files(),
-            {"highest_version": 1, "highest_id": "0" * 64},
-        ),
+        "newer": ("ok", "version 3 after 1", newer, other),
     }
 
 

@@ -24,7 +24,7 @@ from bundle_samples import CREATED, KEY, NOW  # noqa: E402
 from proper_model.bundle.public_keys import key_id, public_bytes  # noqa: E402
 from proper_model.bundle.signatures import LATEST_DOMAIN, signature_fields  # noqa: E402
 from proper_model.bundle.signed_time import format_time  # noqa: E402
-from proper_model.bundle.trusted_root import MANIFEST_DOMAIN, TrustedRoot, sign  # noqa: E402
+from proper_model.bundle.trusted_root import MANIFEST_DOMAIN, TrustedRoot  # noqa: E402
 from proper_model.storage import canonical  # noqa: E402
 from tests.publisher import (  # noqa: E402
     LATEST_KEY,
@@ -48,58 +48,55 @@ SMALL_ORDER = {
 }
 
 
-def rotation(name: str, root: TrustedRoot, keys: Any, expect: str, **more: Any) -> dict[str, Any]:
-    """A device with `FIRST`, or `more["current"]`, is shown this root."""
+def rotation(
+    name: str, root: TrustedRoot, keys: Any, expect: str, *, current: TrustedRoot = FIRST
+) -> dict[str, Any]:
+    """A device with the root `current` is shown this one."""
     data, signatures = signed_root(root, keys)
-    current = more.pop("current", FIRST)
     return {
         "kind": "rotation",
         "name": name,
         "current": current.to_bytes().decode(),
-        "root": more.pop("data", data).decode(),
+        "root": data.decode(),
         "signatures": signatures.decode(),
         "expect": expect,
     }
 
 
-def latest(name: str, data: bytes, expect: str, *, now: Any = NOW) -> dict[str, Any]:
+def latest(name: str, data: bytes, expect: str) -> dict[str, Any]:
     return {
         "kind": "latest",
         "name": name,
         "current": FIRST.to_bytes().decode(),
         "latest": data.decode(),
-        "now": format_time(now),
+        "now": format_time(NOW),
         "expect": expect,
     }
 
 
-def with_key(public: str) -> str:
+def with_key(public: str) -> bytes:
     """`FIRST` with this key as a root key, whatever it is."""
     value = json.loads(FIRST.to_bytes())
     old = key_id(public_bytes(ROOT_KEYS[0]))
     new = key_id(bytes.fromhex(public))
     del value["keys"][old]
     value["keys"][new] = public
-    value["roles"]["root"]["keys"] = sorted(
-        new if name == old else name for name in value["roles"]["root"]["keys"]
-    )
-    return canonical.encode(value).decode()
+    ids = value["roles"]["root"]["keys"]
+    value["roles"]["root"]["keys"] = sorted(new if name == old else name for name in ids)
+    return canonical.encode(value)
 
 
 def rotations() -> list[dict[str, Any]]:
     two = ROOT_KEYS[:2]
     old = TrustedRoot.of([KEY])
     elsewhere = roles_root(2, root=(THIEF,), threshold=1)
+    stolen = (RELEASE_KEY, LATEST_KEY, THIEF)
+    back = TrustedRoot.of(ROOT_KEYS, threshold=2, version=2)
     return [
         rotation("two of three root keys", NEXT, two, "ok"),
         rotation("one of three", NEXT, two[:1], "BundleSignatureError"),
         rotation("the same key twice", NEXT, (two[0], two[0]), "BundleSignatureError"),
-        rotation(
-            "stolen release and latest keys",
-            elsewhere,
-            (RELEASE_KEY, LATEST_KEY, THIEF),
-            "BundleSignatureError",
-        ),
+        rotation("stolen release and latest keys", elsewhere, stolen, "BundleSignatureError"),
         rotation("new keys alone", elsewhere, (THIEF,), "BundleSignatureError"),
         rotation("old keys alone", elsewhere, two, "BundleSignatureError"),
         rotation("old and new keys", elsewhere, (*two, THIEF), "ok"),
@@ -107,72 +104,48 @@ def rotations() -> list[dict[str, Any]]:
         rotation("the same version", roles_root(1), two, "BundleRollbackError"),
         rotation("another channel", roles_root(2, channel="films"), two, "BundleForeignError"),
         rotation("from one role to three", NEXT, (KEY, *two), "ok", current=old),
-        rotation(
-            "from three roles to one",
-            TrustedRoot.of(ROOT_KEYS, threshold=2, version=2),
-            two,
-            "BundleRollbackError",
-        ),
+        rotation("from three roles to one", back, two, "BundleRollbackError"),
     ]
 
 
 def roots() -> list[dict[str, Any]]:
-    cases = [{"name": "a root with roles", "root": FIRST.to_bytes().decode(), "expect": "ok"}]
-    cases.append(
-        {
-            "name": "a root with one role",
-            "root": TrustedRoot.of([KEY]).to_bytes().decode(),
-            "expect": "ok",
-        }
-    )
-    for name, public in SMALL_ORDER.items():
-        cases.append({"name": name, "root": with_key(public), "expect": "BundleFormatError"})
-    value = json.loads(FIRST.to_bytes())
-    value["expires"] = "2031-01-06T00:00:00Z"  # five years of 366 days, and one day
-    cases.append(
-        {
-            "name": "valid for too long",
-            "root": canonical.encode(value).decode(),
-            "expect": "BundleTimeError",
-        }
-    )
-    return [{"kind": "root", **case} for case in cases]
+    endless = json.loads(FIRST.to_bytes())
+    endless["expires"] = "2031-01-06T00:00:00Z"  # five years of 366 days, and one day
+    cases = [
+        ("a root with roles", FIRST.to_bytes(), "ok"),
+        ("a root with one role", TrustedRoot.of([KEY]).to_bytes(), "ok"),
+        *((name, with_key(public), "BundleFormatError") for name, public in SMALL_ORDER.items()),
+        ("valid for too long", canonical.encode(endless), "BundleTimeError"),
+    ]
+    return [
+        {"kind": "root", "name": name, "root": root.decode(), "expect": expect}
+        for name, root, expect in cases
+    ]
+
+
+def signed(told: dict[str, Any], domain: bytes) -> bytes:
+    signatures = signature_fields(domain, canonical.encode(told), [LATEST_KEY])
+    return canonical.encode({"signed": told, "signatures": signatures})
 
 
 def words() -> list[dict[str, Any]]:
     files, hour = SimpleNamespace(bundle_id="ab" * 32), timedelta(hours=1)
     good = word(files, 3, 8)
-    manifest_domain = json.loads(good)
-    signed = canonical.encode(manifest_domain["signed"])
-    manifest_domain["signatures"] = json.loads(sign(MANIFEST_DOMAIN, signed, [LATEST_KEY]))[
-        "signatures"
-    ]
-    long_lived = json.loads(good)["signed"]
-    long_lived["expires"] = format_time(CREATED + timedelta(days=101))
-    endless = canonical.encode(
-        {
-            "signed": long_lived,
-            "signatures": signature_fields(
-                LATEST_DOMAIN, canonical.encode(long_lived), [LATEST_KEY]
-            ),
-        }
-    )
+    told = json.loads(good)["signed"]
+    long_lived = {**told, "expires": format_time(CREATED + timedelta(days=101))}
     ahead = word(files, 3, 8, created=NOW + hour)
+    unsigned = canonical.encode({"bundle_id": files.bundle_id, "version": 3})
     further = word(files, 3, 8, created=NOW + hour + timedelta(seconds=1))
     return [
         latest("signed by its role", good, "ok"),
         latest("by a release key", word(files, 3, 8, keys=(RELEASE_KEY,)), "BundleSignatureError"),
         latest("by root keys", word(files, 3, 8, keys=ROOT_KEYS), "BundleSignatureError"),
-        latest("as a manifest", canonical.encode(manifest_domain), "BundleSignatureError"),
-        latest(
-            "unsigned",
-            canonical.encode({"bundle_id": files.bundle_id, "version": 3}),
-            "BundleSignatureError",
-        ),
+        latest("as a manifest", signed(told, MANIFEST_DOMAIN), "BundleSignatureError"),
+        latest("unsigned", unsigned, "BundleSignatureError"),
         latest("another channel", word(files, 3, 8, channel="films"), "BundleForeignError"),
         latest("an hour ahead", ahead, "ok"),
         latest("more than an hour ahead", further, "BundleTimeError"),
-        latest("valid for 101 days", endless, "BundleTimeError"),
+        latest("valid for 101 days", signed(long_lived, LATEST_DOMAIN), "BundleTimeError"),
         latest("white space", good.replace(b":", b": ", 1), "BundleFormatError"),
     ]
 

@@ -7,29 +7,21 @@ import json
 import tomllib
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from proper_model.errors import ConfigError
 from proper_model.settings.presets import (
     PRESETS,
-    Constraint,
     RouterText,
     Structure,
     UserRouting,
     preset,
 )
 from proper_model.settings.profile import (
-    ATTENTION_TARGETS,
-    FFN_TARGETS,
-    NAME,
-    GroupSettings,
     PopulationSettings,
-    RouterSettings,
     StageSettings,
-    UserSettings,
 )
 from proper_model.settings.settings_io import from_mapping, to_mapping
+from proper_model.settings.shipped_profiles import load_profile, profile_names
 from proper_model.tasks.schema import HistorySpec
 
 
@@ -39,11 +31,7 @@ def test_presets_differ_only_where_the_specification_says() -> None:
     assert changed == {"name", "constraint", "user_routing"}
     changed = {key for key in default if default[key] != device[key]}
     assert changed == {
-        "name",
-        "router_text",
-        "router_sharing",
-        "embedding_tables",
-        "user_routing",
+        *("name", "router_text", "router_sharing", "embedding_tables", "user_routing")
     }
 
 
@@ -66,12 +54,6 @@ def test_unknown_preset_names_the_known_ones() -> None:
     with pytest.raises(ConfigError) as caught:
         preset("fast")
     assert caught.value.hint == "presets are: default, device, paper"
-
-
-@pytest.mark.parametrize("name", sorted(PRESETS))
-def test_structures_survive_json(name: str) -> None:
-    mapping = json.loads(json.dumps(to_mapping(preset(name))))
-    assert from_mapping(Structure, mapping, where="structure") == preset(name)
 
 
 @pytest.mark.parametrize(
@@ -164,50 +146,19 @@ def test_integers_are_taken_where_a_number_is_asked_for() -> None:
     assert isinstance(settings.weight_decay, float)
 
 
-rates = st.floats(min_value=1e-6, max_value=1.0, allow_nan=False)
-dropouts = st.floats(min_value=0, max_value=0.99)
-counts = st.integers(min_value=1, max_value=1000)
-settings_strategy = st.builds(
-    StageSettings,
-    name=st.from_regex(NAME, fullmatch=True),
-    template=st.none() | st.text(max_size=10),
-    max_prompt_tokens=st.integers(min_value=8, max_value=4096),
-    dtype=st.sampled_from(["auto", "float32", "bfloat16", "float64"]),
-    weight_decay=st.floats(min_value=0, max_value=1),
-    population=st.builds(
-        PopulationSettings,
-        targets=st.lists(
-            st.sampled_from(ATTENTION_TARGETS + FFN_TARGETS), min_size=1, unique=True
-        ).map(tuple),
-        learning_rate=rates,
-        epochs=counts,
-        use_history=st.booleans(),
-    ),
-    group=st.builds(
-        GroupSettings,
-        dropout=dropouts,
-        embedding_learning_rate=rates,
-        prototype_min_users=st.integers(min_value=10, max_value=99),
-    ),
-    router=st.builds(RouterSettings, cohort=counts, learning_rate=rates),
-    user=st.builds(
-        UserSettings,
-        learning_rates=st.lists(rates, min_size=1, max_size=4).map(tuple),
-        embedding_epochs=st.integers(min_value=0, max_value=50),
-    ),
+@pytest.mark.parametrize(
+    "value",
+    [
+        StageSettings(name="defaults"),
+        *map(load_profile, profile_names()),
+        *PRESETS.values(),
+        *(
+            dataclasses.replace(preset("default"), router_text=text, user_routing=routing)
+            for text in RouterText
+            for routing in UserRouting
+        ),
+    ],
 )
-
-
-@given(settings_strategy)
-def test_any_settings_survive_json(settings: StageSettings) -> None:
-    mapping = json.loads(json.dumps(to_mapping(settings)))
-    assert from_mapping(StageSettings, mapping, where="plan") == settings
-
-
-@given(st.sampled_from(list(RouterText)), st.sampled_from(list(UserRouting)))
-def test_any_valid_structure_survives_json(text: RouterText, routing: UserRouting) -> None:
-    structure = dataclasses.replace(
-        preset("default"), router_text=text, user_routing=routing, constraint=Constraint.NONE
-    )
-    mapping = json.loads(json.dumps(to_mapping(structure)))
-    assert from_mapping(Structure, mapping, where="plan") == structure
+def test_settings_and_structures_survive_json(value: StageSettings | Structure) -> None:
+    mapping = json.loads(json.dumps(to_mapping(value)))
+    assert from_mapping(type(value), mapping, where="plan") == value

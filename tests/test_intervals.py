@@ -7,6 +7,7 @@ import math
 
 import numpy as np
 import pytest
+from sklearn.metrics import f1_score
 
 from proper_model.errors import MetricError
 from proper_model.evaluation import intervals
@@ -27,22 +28,18 @@ CITATION = load_task("LaMP_1", template="lamp")
 ANSWERS = {"a": ["3", "4", "5"], "b": ["1"], "c": ["3", "3"]}
 
 
-def ratings(answers, gold="3"):
-    users, predictions = [], []
-    for user, outputs in answers.items():
-        queries = tuple(Query(f"{user}{i}", "x", gold) for i in range(len(outputs)))
-        users.append(User(user, (), queries))
-        predictions += [Prediction(user, f"{user}{i}", o, 1.0, 1) for i, o in enumerate(outputs)]
-    return score(RATING, users, predictions)
-
-
-def choices(answers, task=CITATION, gold="[1]"):
+def ratings(answers, task=RATING, gold="3"):
+    """Scores of what each user is answered."""
     users, predictions = [], []
     for user, outputs in answers.items():
         queries = tuple(Query(f"{user}{i}", "x", gold) for i in range(len(outputs)))
         users.append(User(user, (), queries))
         predictions += [Prediction(user, f"{user}{i}", o, 1.0, 1) for i, o in enumerate(outputs)]
     return score(task, users, predictions)
+
+
+def choices(answers):
+    return ratings(answers, CITATION, "[1]")
 
 
 def test_means_over_queries_and_over_users_by_hand():
@@ -77,26 +74,22 @@ def test_interval_is_that_of_all_resamples_of_whole_users(metric, level):
 
     interval = bootstrap(ratings(ANSWERS), metric, seed=1, resamples=20_000, confidence=0.8)
     low, high = np.quantile(resampled(list(ANSWERS), value), [0.1, 0.9])
-    got = (
-        (interval.low, interval.high)
-        if level == "query"
-        else (interval.user_low, interval.user_high)
-    )
-    assert got == pytest.approx((low, high), abs=1e-9)
+    got = {
+        "query": (interval.low, interval.high),
+        "user": (interval.user_low, interval.user_high),
+    }
+    assert got[level] == pytest.approx((low, high), abs=1e-9)
 
 
 def test_macro_f1_is_resampled_by_confusion_counts():
-    from sklearn.metrics import f1_score
-
     answers = {"a": ["[1]", "[2]", "?"], "b": ["[1]", "[1]"], "c": ["?"]}
     result = choices(answers)
     outputs = {"[1]": 0, "[2]": 1, "?": -1}
 
     def value(users):
         predicted = [outputs[o] for user in users for o in answers[user]]
-        return f1_score(
-            [0] * len(predicted), predicted, labels=[0, 1], average="macro", zero_division=0
-        )
+        gold = [0] * len(predicted)
+        return f1_score(gold, predicted, labels=[0, 1], average="macro", zero_division=0)
 
     interval = bootstrap(result, "f1_macro", seed=2, resamples=20_000, confidence=0.8)
     assert interval.mean == pytest.approx(value(["a", "b", "c"]))
@@ -118,10 +111,8 @@ def test_paired_difference_uses_the_same_users_in_both_arms():
     rng = np.random.default_rng(0)
     better = {f"u{i}": [str(rng.integers(2, 6)) for _ in range(4)] for i in range(30)}
     # Arm b is worse by exactly one for everybody: unpaired noise would widen this interval.
-    a, b = (
-        ratings(better, gold="1"),
-        ratings({u: [str(int(o) + 1) for o in out] for u, out in better.items()}, gold="1"),
-    )
+    worse = {user: [str(int(o) + 1) for o in out] for user, out in better.items()}
+    a, b = ratings(better, gold="1"), ratings(worse, gold="1")
     for level in ("query", "user"):
         difference = paired_bootstrap(a, b, "mae", level=level, seed=3, resamples=2000)
         assert difference.delta == pytest.approx(-1)
