@@ -165,7 +165,7 @@ class Federation:
                     node = waiting.pop(reply.metadata.reply_to_message_id)
                     if node not in open_nodes:
                         continue
-                    outcome[node] = self._read(kind, node, reply)
+                    outcome[node] = self._read(kind, node, reply, requests[node])
                     if outcome[node] in FINAL:
                         open_nodes.discard(node)
                         self.progress(kind.value, len(requests) - len(open_nodes), len(requests))
@@ -200,7 +200,7 @@ class Federation:
         replies = self.grid.pull_messages(list(waiting))
         return [r for r in replies if r.metadata.reply_to_message_id in waiting]
 
-    def _read(self, kind: Kind, node: int, reply: Message) -> Status:
+    def _read(self, kind: Kind, node: int, reply: Message, asked: Mapping[str, Value]) -> Status:
         """The status of a reply. An error's text is not read: it may quote a user's data."""
         if reply.has_error():
             self.ledger.add("in", kind.value, node, 0, "error")
@@ -209,7 +209,7 @@ class Federation:
             if list(reply.content) != [CONFIG]:
                 raise ProtocolError(f"reply to {kind.value}: unexpected records")
             fields = cast("Fields", reply.content[CONFIG])
-            status, _ = parse_reply(kind, fields)
+            status, _ = parse_reply(kind, fields, bundle_id=str(asked["bundle_id"]))
         except ProtocolError:
             self.ledger.add("in", kind.value, node, 0, "malformed")
             return Status.INTERNAL

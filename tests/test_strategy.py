@@ -204,6 +204,7 @@ def test_a_node_that_lost_the_bundle_gets_it_again(tmp_path, shipment):
         {"loss": 0.5},
         {"status": SECRET},
         {"bundle_id": "nonsense"},
+        {"bundle_id": "cd" * 32},
         {"protocol": 9},
     ],
 )
@@ -213,6 +214,16 @@ def test_a_malformed_reply_is_not_used(tmp_path, shipment, malformed):
     run.ship(shipment)
     grid.nodes[11].script = [malformed]
     assert run.round(Kind.PERSONALIZE, shipment) == {11: Status.INTERNAL}
+
+
+@pytest.mark.parametrize("missing", [5, "00" * 32, [1, 2], ["nonsense"], "twice"])
+def test_a_node_that_says_nonsense_of_what_it_lacks_stops_nobody(tmp_path, shipment, missing):
+    if missing == "twice":
+        missing = [shipment.table.all_pieces()[0]] * 2
+    grid = FakeGrid({11: FakeNode([{"missing": missing}]), 12: FakeNode()})
+    outcome = federation(grid, tmp_path, attempts=1).ship(shipment)
+    assert outcome == {11: Status.INTERNAL, 12: Status.OK}
+    assert grid.nodes[11].received_bytes == 0
 
 
 def test_a_node_that_asks_for_what_was_not_offered_is_refused(tmp_path, shipment):

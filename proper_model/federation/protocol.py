@@ -201,10 +201,14 @@ def size_bytes(fields: Mapping[str, object]) -> int:
     return sum(len(name.encode()) + size(value) for name, value in fields.items())
 
 
-def parse_reply(kind: Kind, fields: Mapping[str, object]) -> tuple[Status, str]:
+def parse_reply(
+    kind: Kind, fields: Mapping[str, object], *, bundle_id: str | None = None
+) -> tuple[Status, str]:
     """(status, bundle id) of a node's reply. Raises ProtocolError if it is malformed.
 
-    The coordinator checks too: a field that should not be there is refused, not ignored.
+    The coordinator checks too: a field that should not be there is refused, not ignored, and so is
+    a value of another kind. `bundle_id` is the one that was asked about, which a node that has done
+    what it was asked must name.
     """
     if set(fields) != REPLY_FIELDS[kind]:
         raise ProtocolError(f"reply to {kind.value}: unexpected set of fields")
@@ -214,4 +218,10 @@ def parse_reply(kind: Kind, fields: Mapping[str, object]) -> tuple[Status, str]:
         status = Status(str(fields["status"]))
     except ValueError:
         raise ProtocolError(f"reply to {kind.value}: unknown status") from None
+    if status is Status.OK and bundle_id not in (None, fields["bundle_id"]):
+        raise ProtocolError(f"reply to {kind.value}: about another bundle")
+    if "missing" in fields:
+        missing = hashes(fields, "missing")
+        if len(set(missing)) < len(missing):
+            raise ProtocolError(f"reply to {kind.value}: a piece is named twice")
     return status, str(fields["bundle_id"])
