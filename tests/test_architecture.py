@@ -23,6 +23,7 @@ FORBIDDEN_IMPORTS = {
         *("coordinator", "client", "simulations", "benchmarks"),
         *("flwr", "ray", "typer", "click", "rich", "argparse", "jinja2", "matplotlib"),
         *("socket", "ssl", "http", "urllib", "requests", "httpx", "subprocess", "webbrowser"),
+        "huggingface_hub",
     },
     "coordinator": {"client", "simulations", "benchmarks"},
     "client": {"coordinator", "simulations", "benchmarks"},
@@ -59,6 +60,12 @@ FLOWER_FILES = {
 }
 # Chat templates are jinja's; pages and reports are not the engine's.
 CHAT_FILE = "proper_model/text/chat_turn.py"
+# Where a base that is given by its hub id is looked up, or fetched for whoever trains.
+HUB_FILES = {
+    "proper_model/base/folder.py",
+    "proper_model/checks/base.py",
+    "proper_model/checks/outside_base.py",
+}
 # Only these build messages: the client's one place through which anything leaves a device.
 MESSAGE_FILES = {"client": {"client/node/flower_app.py"}}
 # Usable with torch and safetensors alone, for example inside another program.
@@ -106,6 +113,8 @@ def import_violations(name: str, source: str) -> list[str]:
         forbidden |= {"flwr"}
     if name == CHAT_FILE:
         forbidden -= {"jinja2"}
+    if name in HUB_FILES:
+        forbidden -= {"huggingface_hub"}
     if package == "proper_model" and module.partition("/")[0] in ENGINE_ROOMS:
         forbidden |= ENGINE_FORBIDDEN
     return [
@@ -432,6 +441,7 @@ def test_every_package_is_looked_at(repository: Path) -> None:
     ("name", "source"),
     [
         ("proper_model/x.py", "import client"),
+        ("proper_model/x.py", "from huggingface_hub import HfApi"),
         ("proper_model/x.py", "from urllib.request import urlopen"),
         ("proper_model/x.py", "def f():\n    import rich.table"),
         ("proper_model/model/user_lora.py", "from pydantic import BaseModel"),

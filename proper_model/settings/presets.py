@@ -42,7 +42,7 @@ class EmbeddingTables(StrEnum):
 class Constraint(StrEnum):
     """Form of the constraint loss (eq. 9)."""
 
-    AGGREGATE = "aggregate"  # one running N-vector per router, exact for all pairs
+    AGGREGATE = "aggregate"  # against one running mean of all other users per router
     PAIRS = "pairs"  # the same x routed for K other users
     NONE = "none"
 

@@ -53,7 +53,7 @@ class RoutingMemory:
         sites: int,
         users: int,
         experts: int,
-        momentum: float = 0.9,
+        momentum: float = 0.9,  # open: the paper has no running means
         *,
         dtype: torch.dtype = torch.float32,
     ) -> None:
@@ -119,7 +119,7 @@ class ConstraintObserver:
         drawn = torch.stack(
             [torch.randint(1, max(users, 2), (pairs,), generator=draw) for draw in draws]
         ).to(batch.slots.device)
-        self.others = (batch.slots[:, None] + drawn) % users  # never the row's own user
+        self.others = (batch.slots[:, None] + drawn) % users  # another user, where there is one
         self.terms: list[Tensor] = []  # [B] of every router
 
     def __call__(

@@ -1,7 +1,7 @@
 """Stage 2: what people alike have in common, as experts and routers (PROPER section 3, eq. 7-10).
 
     h = W_p x + s sum_n w_n(x, u) B_n A_n x      (7)  `model.adapted_linear`
-    w(x, u) = softmax(W_t x + W_e e_u)           (8)  `model.routers`
+    w(x, u) = softmax(W_t x + W_e e_u)           (8)  `model.routing`
     L = L_CE + lambda L_c                        (9)  `constraint_loss`
     W_g(x, u) = W_p + s sum_n w_n(x, u) B_n A_n  (10) what stage 3 starts from; it depends on x
 

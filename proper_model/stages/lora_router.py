@@ -1,6 +1,6 @@
 """Stages 3a and 3b: the LoRA-aware router, trained once per release (PROPER section 3, eq. 12).
 
-    w'(x, u) = softmax(W_l B_u A_u x)            (12)  `model.routers`; shared by all users
+    w'(x, u) = softmax(W_l B_u A_u x)            (12)  `model.routing`; shared by all users
 
 As an einsum, for M tokens, N experts, rank r, widths i to o: `("no,or,ri,mi->mn", W_l, B_u, A_u, x)`.
 The preset `default` adds these logits to those of eq. 8.
