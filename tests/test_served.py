@@ -114,4 +114,3 @@ def test_before_and_after_an_adaptation(
     assert not (person.home / "vault").exists()
     assert not session.adapted
     assert whole(session, question, "1")[1].tokens >= 1
-    session.close()

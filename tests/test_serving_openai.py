@@ -53,7 +53,7 @@ def test_completion(client, session) -> None:
         "choices": [{"text": "3: a b c", "index": 0, "logprobs": None, "finish_reason": "stop"}],
         "usage": USAGE,
     }
-    assert session.named("generate") == [("generate", "a b c", "3", None, None)]
+    assert session.named("generate") == [("generate", "a b c", "3", None)]
 
 
 def test_chat_completion(client) -> None:

@@ -96,7 +96,7 @@ def test_chat_streams_and_stops(opened) -> None:
     page.wait("document.querySelector('#chat-stop').disabled")
     assert page.run("document.querySelector('#chat-log').getAttribute('aria-live')") == "polite"
     assert page.text(".message.user .text") == "good evening"
-    assert session.named("generate") == [("generate", "good evening", "3", None, None)]
+    assert session.named("generate") == [("generate", "good evening", "3", None)]
 
     page.run("document.querySelector('#chat-model').value = 'proper-stage1'")
     page.type("#chat-prompt", "never ends")

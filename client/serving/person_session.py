@@ -13,10 +13,11 @@ from client.person.state import PersonalState
 from client.person.stores import VaultStore, stored
 from client.person.workspace import Memory, Workspace
 from client.releases.store import InstalledBundle
-from client.serving.session import Ending, ForgetReport, ItemRow, Progress, Routing
+from client.serving.session import Ending, ForgetReport, ItemRow, Routing
 from client.terminal.terminal_text import preview
 from client.vault.opening import Vault, vault_exists
-from proper_model.errors import BusyError, ConfigError, DataError, ProperError
+from proper_model.errors import BusyError, DataError, ProperError
+from proper_model.progress import Progress
 from proper_model.release.contents import Release
 from proper_model.tasks import Example
 
@@ -90,10 +91,8 @@ class ServedPerson:
         return tuple(self._mine.task.labels or ())
 
     def generate(
-        self, prompt: str, *, stage: str, max_tokens: int | None, task: str | None = None
+        self, prompt: str, *, stage: str, max_tokens: int | None
     ) -> Generator[str, None, Ending]:
-        if task is not None and task != self.task:
-            raise ConfigError(f"this server answers task {self.task} only")
         ended = yield from self._mine.generate(prompt, stage=stage, max_tokens=max_tokens)
         return Ending("stop" if ended.done else "length", ended.tokens)
 
@@ -189,6 +188,3 @@ class ServedPerson:
         return ForgetReport(
             forgotten, 0, ("Everything private is removed, keys included.", *remarks)
         )
-
-    def close(self) -> None:
-        """Nothing to let go: the vault is closed after every write."""

@@ -37,7 +37,7 @@ _WITHOUT_IPV6 = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT)
 
 
 def serve(session: Session, *, port: int, token: str, ready: Callable[[str], None]) -> None:
-    """Serve `session` on this machine until SIGINT or SIGTERM, then close it and return.
+    """Serve `session` on this machine until SIGINT or SIGTERM.
 
     Port 0 takes any free one; `ready` is called with the address (no token in it) once requests are
     answered. Raises ConfigError if the port cannot be had or the token is weak, InterruptedRunError
@@ -124,23 +124,17 @@ def bound(port: int) -> Iterator[list[socket.socket]]:
     """
     if not 0 <= port <= 65535:
         raise ConfigError(f"port {port}: expected 0 to 65535", hint="0 takes any free port")
-    with ExitStack() as stack:
-        yield _listeners(stack, port)
-
-
-def _listeners(stack: ExitStack, port: int) -> list[socket.socket]:
     for left in reversed(range(_TRIES)):
-        with ExitStack() as trying:
-            first = _listen(trying, socket.AF_INET, HOST, port)
+        with ExitStack() as stack:
+            first = _listen(stack, socket.AF_INET, HOST, port)
             try:
-                listeners = [first, *_second(trying, first.getsockname()[1])]
+                listeners = [first, *_second(stack, first.getsockname()[1])]
             except ConfigError:
                 if port or not left:
                     raise
                 continue  # a port that is free at one address need not be so at the other
-            stack.push(trying.pop_all())
-            return listeners
-    raise AssertionError("the last try returns or raises")
+            yield listeners
+            return
 
 
 def _second(stack: ExitStack, port: int) -> list[socket.socket]:
