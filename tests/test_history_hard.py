@@ -19,6 +19,7 @@ from client.history.reading import ReadOptions, read_history
 from client.history.text_input import MAX_RECORD_CHARS
 from proper_model.bundle.limits import MIB
 from proper_model.errors import DataError
+from proper_model.progress import silent
 from proper_model.tasks.task import load_task
 
 TASK = load_task("LaMP_3", template="short")
@@ -34,7 +35,7 @@ def put(path, content):
 
 def refused(path, message, **options):
     """The error of reading `path`: its message, a hint, and no text of the file."""
-    progress = options.pop("progress", None)
+    progress = options.pop("progress", silent)
     with pytest.raises(DataError, match=message) as error:
         read_history(path, TASK, ReadOptions(**options), progress=progress)
     assert error.value.exit_code == 13

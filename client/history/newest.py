@@ -27,11 +27,7 @@ MAX_KEPT_CHARS = 256 * MIB
 
 def content_digest(item: HistoryItem) -> bytes:
     """SHA-256 of fields and date, independent of the order of fields and the wording of the date."""
-    return _digest(item, date_key(item.date))
-
-
-def _digest(item: HistoryItem, date: tuple[int, ...] | None) -> bytes:
-    text = json.dumps([sorted(item.fields.items()), date])
+    text = json.dumps([sorted(item.fields.items()), date_key(item.date)])
     return hashlib.sha256(text.encode()).digest()
 
 
@@ -74,7 +70,7 @@ class Keeper:
         """
         key = hashlib.sha256(item.id.encode()).digest()[:16]
         date = date_key(item.date)
-        seen = _Seen(_digest(item, date)[:16], number)
+        seen = _Seen(content_digest(item)[:16], number)
         known = self._recent.get(key) or self._dated_seen.get(key)
         if known is not None:
             if known.content != seen.content:

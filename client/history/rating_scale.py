@@ -13,7 +13,6 @@ pairs 1 and 2 to 9 and 10 become 1 to 5. What lies below the lowest label become
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -232,12 +231,10 @@ def _read(text: str) -> tuple[Fraction, Fraction | None]:
 
 
 def _fraction(text: str) -> Fraction | None:
-    digits = text.replace(",", ".")
     try:
-        value = Fraction(digits)
-    except ValueError:
+        return Fraction(text.replace(",", "."))
+    except ValueError:  # no digit
         return None
-    return value if math.isfinite(value) else None
 
 
 def _range(text: str) -> tuple[Fraction, Fraction] | None:
