@@ -14,7 +14,7 @@ import pytest
 from client.home import Home
 from client.person import adapting
 from client.person.stores import VaultStore
-from client.person.workspace import Keys, Workspace
+from client.person.workspace import Keys, Memory, Workspace
 from client.serving.person_session import ServedPerson
 from client.serving.session import Ending, Session
 from client.vault.opening import create_vault, destroy_vault, open_vault
@@ -54,7 +54,8 @@ def session(person: Person) -> ServedPerson:
 
 def served(person: Person) -> ServedPerson:
     workspace = Workspace(Home(person.home), Keys(person.passphrase_file))
-    return ServedPerson.load(workspace, workspace.open() if workspace.has_vault else None, None)
+    vault = workspace.open() if workspace.has_vault else None
+    return ServedPerson(workspace, vault, None, Memory())
 
 
 def ids(session: ServedPerson) -> list[str]:

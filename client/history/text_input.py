@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import codecs
 import errno
+import fnmatch
 import io
 import os
 import stat
@@ -348,12 +349,6 @@ def _archive_hint(handle: IO[bytes]) -> str:
         f"{file} ({layout.name})"
         for layout in LAYOUTS
         for file in layout.files
-        if file in names or ("…" in file and any(_is_like(file, name) for name in names))
+        if fnmatch.filter(names, file.replace("…", "*"))
     ]
     return f"unpack it and give {' or '.join(found)}" if found else _ARCHIVE_HINT
-
-
-def _is_like(file: str, name: str) -> bool:
-    """Whether a name is one that `…` stands for a part of."""
-    begin, _, end = file.partition("…")
-    return name.startswith(begin) and name.endswith(end)
