@@ -21,16 +21,11 @@ from proper_model.bundle.limits import MIB
 from proper_model.errors import DataError
 from proper_model.progress import silent
 from proper_model.tasks.task import load_task
+from tests.histories import SECRET, put
 
 TASK = load_task("LaMP_3", template="short")
-SECRET = "canary-7f3a"
 GOOD = json.dumps({"id": "g", "text": f"{SECRET} fine", "score": "4"})
 LONG = "x" * (10 << 20)
-
-
-def put(path, content):
-    path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    return path
 
 
 def refused(path, message, **options):
