@@ -24,7 +24,7 @@ _SEPARATOR_LINE = re.compile(r'"?sep=(?P<sign>[,;\t|])"?\s*', re.IGNORECASE)
 class Table:
     """A table whose header was read; `rows` can be read once.
 
-    `names` are the fields and columns that are asked for, by which the separator is told.
+    `names`: fields and columns that are asked for; the separator is the one that finds most of them.
     """
 
     def __init__(self, name: str, lines: Iterator[str | None], names: set[str]) -> None:

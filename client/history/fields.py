@@ -1,8 +1,8 @@
 """Where the fields of a task stand in a file: the person's `--column`, or what its layout says.
 
-Both tables and JSON go through here: a value is looked up by column or by path, cleaned, and a
-record that is none of the person's own items is told apart. Messages name columns that headers are
-known to have, and count the others, because a file without a header has a person's text there.
+For tables and JSON alike: a value is looked up by column or path and cleaned, and records that are not
+the person's own items are recognized. Messages name only columns that headers are known to have, and
+count the others, because a file without a header has a person's text there.
 """
 
 from __future__ import annotations

@@ -6,9 +6,9 @@ is never rounded unless `--scale` says how:
     half-stars:RULE, quarter-stars:RULE   0.5 to 5 and 0.25 to 5: the labels' own units
     LOW-HIGH:LOW-HIGH[:RULE]              from the file's scale to the task's, such as 1-10:1-5
 
-RULE: `round-up`, `round-down` or `nearest`, which halfway goes up and is what the second form does
-when it names none. The second form stretches the file's scale over the task's: with 1-10:1-5 the
-pairs 1 and 2 to 9 and 10 become 1 to 5. What lies below the lowest label becomes the lowest.
+RULE is `round-up`, `round-down` or `nearest` (halves go up), which is the second form's default. The
+second form stretches the file's scale over the task's: with 1-10:1-5, 1 and 2 become 1, and so on to
+9 and 10, which become 5. What lies below the lowest label becomes the lowest.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ def rating_label(text: str, labels: Sequence[str], scale: Scale | None) -> str:
 
 
 class Ratings:
-    """The ratings of one file, which have one scale."""
+    """The labels of one file's ratings; counts those above the scale."""
 
     def __init__(self, name: str, labels: Sequence[str], scale: Scale | None) -> None:
         self.labels = labels

@@ -1,4 +1,4 @@
-"""Start and end of the local server: at the loopback addresses only, no log, a prompt, clean stop.
+"""Start and end of the local server: at the loopback addresses only, without a log.
 
 Time from a signal to the return: uvicorn's tick and grace (GRACE_S), then the session's thread
 (WORKER_S); together less than 5 s.
@@ -91,7 +91,7 @@ class Server(uvicorn.Server):
         # asyncio reports lost exceptions with their text.
         asyncio.get_running_loop().set_exception_handler(lambda _loop, _context: None)
         await super().startup(sockets)
-        # asyncio waits with as many as it takes in one turn; a flood would leave others outside.
+        # asyncio queues only as many as it accepts in one turn; in a flood others would be refused.
         for listener in sockets or []:
             listener.listen(QUEUE)
         self._ready()
