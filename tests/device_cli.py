@@ -10,6 +10,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from client.cli import run_cli
+from client.person.stores import VaultStore
+from client.vault.opening import Vault, open_vault
+from client.vault.secrets import Passphrase
 from coordinator.publish import publish
 from proper_model.bundle.trusted_root import TrustedRoot
 from proper_model.release.contents import Release, release_to_files
@@ -60,6 +63,14 @@ class Person:
 
     def run(self, *words: str | Path) -> int:
         return run_cli([*self.options(), *map(str, words)])
+
+    def vault(self) -> Vault:
+        """The open vault of a person whose passphrase is `PASSPHRASE`."""
+        return open_vault(self.home / "vault", Passphrase(PASSPHRASE))
+
+    def items(self) -> tuple[HistoryItem, ...]:
+        """What is stored of the release's task."""
+        return VaultStore(self.vault()).read().tasks["synth_tag"].items
 
 
 def write_jsonl(path: Path, items: tuple[HistoryItem, ...]) -> Path:

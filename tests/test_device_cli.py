@@ -21,20 +21,12 @@ import torch
 from client.cli import run_cli
 from client.person.evaluation import count_tested
 from client.person.stores import VaultStore
-from client.vault.opening import Vault, open_vault
-from client.vault.secrets import Passphrase
+from client.vault.opening import Vault
 from proper_model.engine import checkpoint
 from proper_model.release.contents import Release
 from proper_model.storage.files import storage_errors
 from proper_model.tasks.records import User
-from tests.device_cli import (
-    PASSPHRASE,
-    Person,
-    publish_release,
-    quick_release,
-    write_csv,
-    write_jsonl,
-)
+from tests.device_cli import Person, publish_release, quick_release, write_csv, write_jsonl
 from tests.releases import small_users
 
 # The program, with a checkpoint after every second step.
@@ -70,7 +62,7 @@ def interrupted(person: Person, stop_at: int, *words: str) -> subprocess.Complet
 
 def adapter_of(person: Person) -> dict[str, torch.Tensor]:
     """Everything learned: the only task's adapter, and the embedding."""
-    state = VaultStore(open_vault(person.home / "vault", Passphrase(PASSPHRASE))).read()
+    state = VaultStore(person.vault()).read()
     (task,) = state.tasks.values()
     assert state.embedding is not None
     return {**task.adapter, "embedding": state.embedding}
@@ -197,9 +189,7 @@ def test_an_update_and_back(
     assert "no new item" in capsys.readouterr().out
     assert len(vault_files(person)) == 3
     assert person.run("rollback") == 0
-    vault = open_vault(person.home / "vault", Passphrase(PASSPHRASE))
-    state = VaultStore(vault).read()
-    assert len(state.tasks["synth_tag"].items) == len(user.history) - 4
+    assert len(person.items()) == len(user.history) - 4
     assert before.keys() != vault_files(person).keys(), "generations never go back"
 
 
@@ -251,9 +241,8 @@ def test_forgetting_items_leaves_no_trace(
     told = capsys.readouterr().out
     assert "Forgot 2 items" in told
     assert "cannot be recalled" in told
-    vault = open_vault(person.home / "vault", Passphrase(PASSPHRASE))
-    assert vault.read_previous() is None, "no generation that knew them stays"
-    assert not {i.id for i in VaultStore(vault).read().tasks["synth_tag"].items} & set(gone)
+    assert person.vault().read_previous() is None, "no generation that knew them stays"
+    assert not {item.id for item in person.items()} & set(gone)
 
 
 def test_what_to_forget_need_not_be_an_argument(
@@ -441,8 +430,7 @@ def test_the_exported_adapter_answers_as_ours(
     assert "--with-base" in capsys.readouterr().err
     assert person.run("export", "--format", "peft", "--with-base", "--out", alone) == 0
     assert "names this folder's place" in capsys.readouterr().err
-    vault = open_vault(person.home / "vault", Passphrase(PASSPHRASE))
-    mine = Personal.of(release, VaultStore(vault).read(), None)
+    mine = Personal.of(release, VaultStore(person.vault()).read(), None)
     ids = torch.tensor([mine.encoder.prompt(mine.prompt(user.queries[0].input))])
     now = mine.make_pass("3")(torch.zeros(1, dtype=torch.long))
     with torch.no_grad(), mine.model.attached(), mine.model.running(now):

@@ -13,14 +13,13 @@ import pytest
 
 from client.home import Home
 from client.person import adapting
-from client.person.stores import VaultStore
 from client.person.workspace import Keys, Memory, Workspace
 from client.serving.person_session import ServedPerson
 from client.serving.session import Ending, Session
-from client.vault.opening import create_vault, destroy_vault, open_vault
+from client.vault.opening import create_vault, destroy_vault
 from client.vault.secrets import Passphrase
 from proper_model.errors import BusyError, ConfigError, DataError, StorageError
-from proper_model.tasks.records import HistoryItem, User
+from proper_model.tasks.records import User
 from tests.device_cli import PASSPHRASE, Person, publish_release, quick_release, write_jsonl
 from tests.releases import small_users
 
@@ -60,12 +59,6 @@ def served(person: Person) -> ServedPerson:
 
 def ids(session: ServedPerson) -> list[str]:
     return [row.id for row in session.items()]
-
-
-def stored_items(person: Person) -> tuple[HistoryItem, ...]:
-    vault = open_vault(person.home / "vault", Passphrase(PASSPHRASE))
-    assert vault.read_previous() is None
-    return VaultStore(vault).read().tasks["synth_tag"].items
 
 
 def quiet(*_: object) -> None:
@@ -128,7 +121,8 @@ def test_forgetting_items_and_then_everything(
     assert (report.forgotten, report.kept) == (2, len(rows) - 2)
     assert heard
     assert not set(ids(session)) & set(gone)
-    assert len(stored_items(person)) == len(rows) - 2
+    assert len(person.items()) == len(rows) - 2
+    assert person.vault().read_previous() is None
     with pytest.raises(DataError, match="not in the history"):
         session.forget(gone, progress=quiet)
 
@@ -171,8 +165,7 @@ def test_what_is_stored_counts_although_the_state_before_could_not_be_removed(
         with pytest.raises(DataError, match="are forgotten, but a stored state that knows them"):
             session.forget([gone], progress=quiet)
     assert ids(session) == [other, *left]
-    vault = open_vault(person.home / "vault", Passphrase(PASSPHRASE))
-    assert [item.id for item in VaultStore(vault).read().tasks["synth_tag"].items] == [other, *left]
+    assert [item.id for item in person.items()] == [other, *left]
 
     assert session.forget([other], progress=quiet).kept == len(left)  # it goes on from there
     assert ids(session) == left
@@ -207,7 +200,7 @@ def test_a_change_by_another_command_is_told_before_the_training(
     if change == "forget":
         assert person.run("forget", "--items", second) == 0
     elif change == "passwd":
-        open_vault(vault, Passphrase(PASSPHRASE)).change_passphrase(Passphrase("another one, long"))
+        person.vault().change_passphrase(Passphrase("another one, long"))
     else:
         destroy_vault(vault)
     monkeypatch.setattr(adapting, "adapt", lambda *_: pytest.fail("it was trained"))
