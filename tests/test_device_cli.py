@@ -13,7 +13,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -22,15 +24,15 @@ from client.cli import run_cli
 from client.person.evaluation import count_tested
 from client.person.stores import VaultStore
 from client.vault.opening import Vault
-from proper_model.engine import checkpoint
+from proper_model.engine import checkpoint, cohort
 from proper_model.release.contents import Release
 from proper_model.storage.files import storage_errors
 from proper_model.tasks.records import User
 from tests.device_cli import Person, publish_release, quick_release, write_csv, write_jsonl
 from tests.releases import small_users
 
-# The program, with a checkpoint after every second step.
-CHECKPOINTS = """
+# The program in a process of its own, with a checkpoint after every second step.
+PROGRAM = """
 import sys
 import proper_model.engine.cohort as cohort
 def start(self, *args, _init=cohort.Cohort.__init__, **options):
@@ -38,26 +40,28 @@ def start(self, *args, _init=cohort.Cohort.__init__, **options):
     self.checkpoint_every = 2
 cohort.Cohort.__init__ = start
 from client.cli import run_cli
+sys.exit(run_cli(sys.argv[1:]))
 """
-# The same, with Ctrl-C at the step that the first argument names.
-INTERRUPTED = (
-    CHECKPOINTS
-    + """
-steps = 0
-def counted(self, _step=cohort.Cohort._train_step):
-    global steps
-    steps += 1
-    if steps == int(sys.argv[1]): raise KeyboardInterrupt
-    return _step(self)
-cohort.Cohort._train_step = counted
-sys.exit(run_cli(sys.argv[2:]))
-"""
-)
+NUMBER = Vault.number
 
 
-def interrupted(person: Person, stop_at: int, *words: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", INTERRUPTED, str(stop_at), *person.options(), *words]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+def interrupted(person: Person, stop_at: int, *words: str | Path) -> int:
+    """The exit code where Ctrl-C comes at step `stop_at`, after a checkpoint every second step."""
+    start, step, steps = cohort.Cohort.__init__, cohort.Cohort._train_step, count(1)
+
+    def started(self: cohort.Cohort, *arguments: Any, **options: Any) -> None:
+        start(self, *arguments, **options)
+        self.checkpoint_every = 2
+
+    def counted(self: cohort.Cohort) -> Any:
+        if next(steps) == stop_at:
+            raise KeyboardInterrupt
+        return step(self)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cohort.Cohort, "__init__", started)
+        patch.setattr(cohort.Cohort, "_train_step", counted)
+        return person.run(*words)
 
 
 def adapter_of(person: Person) -> dict[str, torch.Tensor]:
@@ -459,47 +463,51 @@ def test_a_command_at_work_keeps_others_out(
 
 
 def test_ctrl_c_keeps_the_state_and_resume_goes_on(
-    person: Person, tmp_path: Path, user: User
+    person: Person, tmp_path: Path, user: User, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Interrupted in the middle and resumed: the same adapter, to the bit, as without a stop."""
+    """Resumed in another process: the same adapter, to the bit, as without a stop."""
     history = write_jsonl(tmp_path / "h.jsonl", user.history)
     before = vault_files(person)
     whole = Person(tmp_path / "whole", person.passphrase_file)
     shutil.copytree(person.home, whole.home)
     assert whole.run("adapt", history) == 0
 
-    stopped = interrupted(person, 14, "adapt", str(history))
-    assert stopped.returncode == 130
-    assert "--resume goes on" in stopped.stderr
+    assert interrupted(person, 14, "adapt", history) == 130
+    assert "--resume goes on" in capsys.readouterr().err
     after = vault_files(person)
     assert {n: after[n] for n in before} == before
     assert (kept := [n for n in after if n.startswith("training-")])
-    other = interrupted(person, -1, "adapt", str(history), "--max-items", "5", "--resume")
-    assert other.returncode == 11
-    assert "is other work" in other.stderr
+    assert person.run("adapt", history, "--max-items", "5", "--resume") == 11
+    assert "is other work" in capsys.readouterr().err
     assert [n for n in vault_files(person) if n.startswith("training-")] == kept
     assert person.run("status") == 0
-    resumed = interrupted(person, -1, "adapt", str(history), "--resume")
+    command = [sys.executable, "-c", PROGRAM, *person.options(), "adapt", history, "--resume"]
+    resumed = subprocess.run(command, capture_output=True, text=True, check=False)
     assert resumed.returncode == 0, resumed.stderr
-    assert "nothing to resume" not in resumed.stderr
+    assert "nothing was interrupted" not in resumed.stderr
     assert not [n for n in vault_files(person) if n.startswith("training-")]
     assert_same_bits(person, whole)
 
 
-def test_a_first_adaptation_is_resumed_too(published: Path, tmp_path: Path, user: User) -> None:
+def test_a_first_adaptation_is_resumed_too(
+    published: Path,
+    tmp_path: Path,
+    user: User,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     """Nothing is stored yet, and the person's seed is the same all the same."""
+    monkeypatch.setattr(Vault, "number", NUMBER)
     history = write_jsonl(tmp_path / "h.jsonl", user.history)
     person = Person.make(tmp_path / "new")
     assert person.run("bundle", "add", published) == 0
-    stopped = interrupted(person, 9, "adapt", str(history))
-    assert stopped.returncode == 130, stopped.stderr
+    assert interrupted(person, 9, "adapt", history) == 130
     whole = Person(tmp_path / "whole", person.passphrase_file)
     shutil.copytree(person.home, whole.home)
-    again = interrupted(whole, -1, "adapt", str(history))
-    assert again.returncode == 0, again.stderr
-    resumed = interrupted(person, -1, "adapt", str(history), "--resume")
-    assert resumed.returncode == 0, resumed.stderr
-    assert "nothing to resume" not in resumed.stderr
+    assert whole.run("adapt", history) == 0
+    capsys.readouterr()
+    assert person.run("adapt", history, "--resume") == 0
+    assert "nothing was interrupted" not in capsys.readouterr().err
     assert_same_bits(person, whole)
 
 
@@ -527,8 +535,7 @@ def test_a_killed_adaptation_leaves_the_old_state(
     history = write_jsonl(tmp_path / "h.jsonl", user.history)
     before = vault_files(person)
     child = subprocess.Popen(
-        [sys.executable, "-c", CHECKPOINTS + "run_cli(sys.argv[1:])", *person.options(), "adapt"]
-        + [str(history)],
+        [sys.executable, "-c", PROGRAM, *person.options(), "adapt", str(history)],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
