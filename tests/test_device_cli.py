@@ -491,10 +491,7 @@ def test_ctrl_c_keeps_the_state_and_resume_goes_on(
 
 
 def test_a_first_adaptation_is_resumed_too(
-    published: Path,
-    tmp_path: Path,
-    user: User,
-    monkeypatch: pytest.MonkeyPatch,
+    published: Path, tmp_path: Path, user: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing is stored yet, and the person's seed is the same all the same."""
     monkeypatch.setattr(Vault, "number", NUMBER)

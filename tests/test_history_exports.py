@@ -10,12 +10,7 @@ import pytest
 
 from client.commands.reading import agree, described
 from client.history import text_input
-from client.history.layouts import (
-    LAYOUTS,
-    layout_of_form,
-    layout_of_head,
-    layout_of_header,
-)
+from client.history.layouts import LAYOUTS, layout_of_form, layout_of_head, layout_of_header
 from client.history.plain_text import from_html
 from client.history.reading import ReadOptions, read_history
 from client.history.text_forms import is_chat, is_clippings

@@ -190,10 +190,7 @@ def test_a_write_that_failed_changes_nothing(
 
 @pytest.mark.parametrize("change", ["forget", "passwd", "removed"])
 def test_a_change_by_another_command_is_told_before_the_training(
-    session: ServedPerson,
-    person: Person,
-    monkeypatch: pytest.MonkeyPatch,
-    change: str,
+    session: ServedPerson, person: Person, monkeypatch: pytest.MonkeyPatch, change: str
 ) -> None:
     first, second, *_ = ids(session)
     vault = person.home / "vault"

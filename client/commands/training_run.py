@@ -57,10 +57,7 @@ def new_state(bundle: InstalledBundle, vault: Vault) -> PersonalState:
 
 @contextmanager
 def learner_for(
-    workspace: Workspace,
-    bundle: InstalledBundle,
-    state: PersonalState | None,
-    memory: Memory,
+    workspace: Workspace, bundle: InstalledBundle, state: PersonalState | None, memory: Memory
 ) -> Iterator[Learner]:
     """A learner over a release, within the memory the options name."""
     from client.person.learner import Learner
@@ -160,8 +157,7 @@ def train(
         result = step(learner.resuming(checkpoint(vault, key)), state, histories)
     except KeyboardInterrupt:
         raise InterruptedRunError(
-            "interrupted",
-            hint="your adapter is as before; the same command with --resume goes on",
+            "interrupted", hint="your adapter is as before; the same command with --resume goes on"
         ) from None
     return result, Spent(time.monotonic() - begin, peak_memory_bytes())
 

@@ -108,11 +108,7 @@ def _checked(options: ReadOptions, task: Task) -> Scale | None:
 
 
 def _read(
-    source: Path | None,
-    task: Task,
-    options: ReadOptions,
-    scale: Scale | None,
-    progress: Progress,
+    source: Path | None, task: Task, options: ReadOptions, scale: Scale | None, progress: Progress
 ) -> History:
     report = Faults(strict=not options.lenient, limit=MAX_PROBLEMS)
     left: Counter[str] = Counter()

@@ -159,7 +159,6 @@ def _listen(stack: ExitStack, family: socket.AddressFamily, host: str, port: int
         taken = error.errno == errno.EADDRINUSE
         reason = "in use by another program" if taken else os.strerror(error.errno or 0)
         raise ConfigError(
-            f"port {port} of {host}: {reason}",
-            hint="choose another port; 0 takes any free one",
+            f"port {port} of {host}: {reason}", hint="choose another port; 0 takes any free one"
         ) from None
     return listener
