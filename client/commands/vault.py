@@ -77,7 +77,7 @@ def status(context: typer.Context, as_json: o.AsJson = False) -> None:
     if as_json:
         print_line(json.dumps(found, sort_keys=True))
         return
-    rows = (
+    rows = [
         ("folder", found["folder"]),
         (
             "release",
@@ -92,12 +92,12 @@ def status(context: typer.Context, as_json: o.AsJson = False) -> None:
             "interrupted work",
             "yes: the same command with --resume" if found["interrupted"] else "no",
         ),
-    )
+    ]
     if shown is not None and shown.leftovers:
         files = counted(shown.leftovers, "file")
         told = f"{files}, by a command at work or a killed one; the next removes those"
-        rows = (*rows, ("left half written", told))
-    print_table(Table("proper", ("", ""), rows, labels=2))
+        rows.append(("left half written", told))
+    print_table(Table("proper", ("", ""), tuple(rows), labels=2))
     for warning in warnings_of(workspace.home, bundle) if bundle is not None else ():
         say(f"warning: {warning}")
 

@@ -1,14 +1,7 @@
 """From ratings as people's files have them to the labels of an ordinal task, by an explicit rule.
 
-`4`, `4.0`, `4,0`, `4/5`, `****` in stars and `4 stars` all are 4. A rating that is none of the labels
-is never rounded unless `--scale` says how:
-
-    half-stars:RULE, quarter-stars:RULE   0.5 to 5 and 0.25 to 5: the labels' own units
-    LOW-HIGH:LOW-HIGH[:RULE]              from the file's scale to the task's, such as 1-10:1-5
-
-RULE is `round-up`, `round-down` or `nearest` (halves go up), which is the second form's default. The
-second form stretches the file's scale over the task's: with 1-10:1-5, 1 and 2 become 1, and so on to
-9 and 10, which become 5. What lies below the lowest label becomes the lowest.
+A rating that is none of the labels is never rounded unless `--scale` says how: `half-stars:RULE`,
+`quarter-stars:RULE` or `LOW-HIGH:LOW-HIGH[:RULE]`. docs/histories.md, "Ratings", describes them.
 """
 
 from __future__ import annotations
