@@ -65,6 +65,13 @@ def steps_of(person: Person, *words: str | Path, stop_at: int = -1) -> tuple[int
         return person.run(*words), steps
 
 
+def printed(person: Person, capsys: pytest.CaptureFixture[str], *words: str) -> list[Any]:
+    """The values that a command prints with --json, one a line."""
+    capsys.readouterr()
+    assert person.run(*words, "--json") == 0
+    return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+
 def adapter_of(person: Person) -> dict[str, torch.Tensor]:
     """Everything learned: the only task's adapter, and the embedding."""
     state = VaultStore(person.vault()).read()
@@ -132,8 +139,7 @@ def test_from_a_release_to_an_answer(
     assert me.run("adapt", write_csv(tmp_path / "h.csv", user.history)) == 44
     assert "no release is installed" in capsys.readouterr().err
     assert me.run("bundle", "add", published) == 0
-    assert me.run("bundle", "list", "--json") == 0
-    row = json.loads(capsys.readouterr().out.splitlines()[-1])
+    (row,) = printed(me, capsys, "bundle", "list")
     assert (row["current"], row["task"], row["preset"]) == (True, "synth_tag", "device")
     assert me.run("adapt", "--plan", tmp_path / "h.csv") == 0
     told = capsys.readouterr()
@@ -145,8 +151,7 @@ def test_from_a_release_to_an_answer(
     for stage in "123":
         assert me.run("generate", user.queries[0].input, "--stage", stage) == 0
     assert len(capsys.readouterr().out.splitlines()) == 3
-    assert me.run("inspect", "--json") == 0
-    facts = json.loads(capsys.readouterr().out)
+    (facts,) = printed(me, capsys, "inspect")
     assert facts["items"] == len(user.history)
     assert all(abs(sum(row) - 1) < 1e-3 for row in facts["routing"].values())
     assert me.run("path") == 0
@@ -206,9 +211,7 @@ def test_an_update_adapts_whoever_had_too_few_items(
     assert me.run("adapt", write_jsonl(tmp_path / "few.jsonl", user.history[:2])) == 0
     assert "With 2 items there is no adapter of your own yet" in capsys.readouterr().out
     assert me.run("update", write_jsonl(tmp_path / "more.jsonl", user.history[2:])) == 0
-    capsys.readouterr()
-    assert me.run("inspect", "--json") == 0
-    facts = json.loads(capsys.readouterr().out)
+    (facts,) = printed(me, capsys, "inspect")
     assert facts["items"] == len(user.history), "the first two are not forgotten"
     assert facts["routing"]
 
@@ -239,8 +242,7 @@ def test_a_task_of_ones_own_is_named_by_its_file_everywhere(
 def test_forgetting_items_leaves_no_trace(
     person: Person, user: User, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert person.run("inspect", "--items", "--json") == 0
-    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    rows = printed(person, capsys, "inspect", "--items")
     gone = [rows[0]["id"], rows[4]["id"]]
     assert person.run("forget", "--items", gone[0], "--items", "5") == 0
     told = capsys.readouterr().out
@@ -275,8 +277,7 @@ def test_forgetting_everything(person: Person, capsys: pytest.CaptureFixture[str
 
 def test_evaluation_says_what_it_found(person: Person, capsys: pytest.CaptureFixture[str]) -> None:
     before = vault_files(person)
-    assert person.run("evaluate", "--json") == 0
-    found = json.loads(capsys.readouterr().out)
+    (found,) = printed(person, capsys, "evaluate")
     assert set(found["scores"]) == {"1", "2", "3"}
     assert found["tested"] == count_tested(found["trained"] + found["tested"])
     assert found["verdict"]
@@ -342,14 +343,10 @@ def test_an_adapter_goes_on_over_its_own_release_until_a_rebase(
     question = user.queries[0].input
 
     def routing() -> dict[str, list[float]]:
-        capsys.readouterr()
-        assert person.run("inspect", "--json") == 0
-        return dict(json.loads(capsys.readouterr().out)["routing"])
+        return dict(printed(person, capsys, "inspect")[0]["routing"])
 
     def releases() -> list[int]:
-        capsys.readouterr()
-        assert person.run("bundle", "list", "--json") == 0
-        return [json.loads(row)["version"] for row in capsys.readouterr().out.splitlines()]
+        return [row["version"] for row in printed(person, capsys, "bundle", "list")]
 
     first = routing()
     publish_next(release, folder, 1.5)
