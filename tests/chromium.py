@@ -6,7 +6,6 @@ ended by a NUL, read by the browser from descriptor 3 and written to 4, so that 
 
 from __future__ import annotations
 
-import base64
 import json
 import os
 import select
@@ -143,6 +142,10 @@ class Page:
     def text(self, selector: str) -> str:
         return self.run(f"document.querySelector({json.dumps(selector)}).innerText")
 
+    def each(self, selector: str, function: str) -> list:
+        """What a script's function makes of every element."""
+        return self.run(f"[...document.querySelectorAll({json.dumps(selector)})].map({function})")
+
     def click(self, selector: str, timeout_s: float = 10.0) -> None:
         """With the mouse, in the middle of the element, as soon as it is what is on top there."""
         quoted = json.dumps(selector)
@@ -174,10 +177,6 @@ class Page:
         typed = {"text": "\r"} if key == "Enter" else {"text": " "} if key == " " else {}
         self.call("Input.dispatchKeyEvent", type="keyDown", **common, **typed)
         self.call("Input.dispatchKeyEvent", type="keyUp", **common)
-
-    def picture(self, path: Path) -> None:
-        """A PNG of what is shown."""
-        path.write_bytes(base64.b64decode(self.call("Page.captureScreenshot")["data"]))
 
     def events(self, method: str) -> list[dict]:
         """Parameters of the events of that name so far."""

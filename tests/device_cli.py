@@ -10,10 +10,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from client.cli import run_cli
+from client.person.stores import VaultStore
+from client.vault.opening import Vault, open_vault
+from client.vault.secrets import Passphrase
 from coordinator.publish import publish
 from proper_model.bundle.trusted_root import TrustedRoot
 from proper_model.release.contents import Release, release_to_files
-from proper_model.tasks.records import HistoryItem, User, user_to_json
+from proper_model.tasks.records import HistoryItem
 from tests.bundle_samples import fixed_key
 from tests.releases import small_release
 
@@ -30,16 +33,11 @@ def quick_release() -> Release:
     return dataclasses.replace(release, settings=dataclasses.replace(release.settings, user=user))
 
 
-def publish_release(release: Release, folder: Path, *, days: int = 90) -> Path:
+def publish_release(release: Release, folder: Path) -> Path:
     """The next version of a release, signed by a fixed key, in `folder` with its root.json."""
     key = fixed_key(1)
-    publish(
-        release_to_files(release),
-        folder,
-        [key],
-        created=datetime.now(UTC),
-        valid_for_days=days,
-    )
+    now = datetime.now(UTC)
+    publish(release_to_files(release), folder, [key], created=now, valid_for_days=90)
     root = folder / "root.json"
     root.write_bytes(TrustedRoot.of([key]).to_bytes())
     return folder
@@ -66,11 +64,13 @@ class Person:
     def run(self, *words: str | Path) -> int:
         return run_cli([*self.options(), *map(str, words)])
 
+    def vault(self) -> Vault:
+        """The open vault of a person whose passphrase is `PASSPHRASE`."""
+        return open_vault(self.home / "vault", Passphrase(PASSPHRASE))
 
-def write_profile(path: Path, user: User) -> Path:
-    """One user in LaMP's form."""
-    path.write_text(json.dumps(user_to_json(user)))
-    return path
+    def items(self) -> tuple[HistoryItem, ...]:
+        """What is stored of the release's task."""
+        return VaultStore(self.vault()).read().tasks["synth_tag"].items
 
 
 def write_jsonl(path: Path, items: tuple[HistoryItem, ...]) -> Path:

@@ -6,7 +6,9 @@ import json
 
 import pytest
 
+from client.history.reading import ReadOptions, read_history
 from proper_model.errors import DataError
+from proper_model.tasks.task import load_task
 
 SECRET = "canary-7f3a"
 GOODREADS = (
@@ -276,10 +278,19 @@ READ = {
 }
 
 
-def put(tmp_path, name, content):
-    path = tmp_path / name
+def put(path, content):
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     return path
+
+
+def reader(folder, name="h.csv", task="LaMP_3"):
+    """A function that reads content as a file in `folder`, under these names where none are given."""
+
+    def read(content, *, name=name, task=task, **options):
+        task = load_task(task) if isinstance(task, str) else task
+        return read_history(put(folder / name, content), task, ReadOptions(**options))
+
+    return read
 
 
 def refused(read, message, hint, *args, error=DataError, **options):

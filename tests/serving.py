@@ -48,8 +48,8 @@ class FakeSession:
     forget_gate: Callable[[], None] = lambda: None
     forget_raises: Exception | None = None  # after the items are gone
 
-    def generate(self, prompt, *, stage, max_tokens, task=None):
-        self._note("generate", prompt, stage, max_tokens, task)
+    def generate(self, prompt, *, stage, max_tokens):
+        self._note("generate", prompt, stage, max_tokens)
         words = f"{stage}: {prompt}".split(" ")
         made = 0
         try:
@@ -87,9 +87,6 @@ class FakeSession:
             raise self.forget_raises
         self.stored = ids is not None
         return ForgetReport(before - len(self.rows), len(self.rows), ("Trained again.",))
-
-    def close(self):
-        self._note("close")
 
     def _note(self, *call):
         self.calls.append(call)

@@ -66,8 +66,7 @@ def test_a_full_output_is_told(body: str, buffered: bool) -> None:
 @pytest.mark.parametrize("buffered", [True, False])
 @pytest.mark.parametrize("body", [SMALL, LARGE])
 def test_a_reader_that_went_away_is_no_error(body: str, buffered: bool) -> None:
-    read, write = os.pipe()
-    os.close(read)
+    write = refusing("closed pipe")
     try:
         assert run(body, write, buffered=buffered) == (141, "")
     finally:
@@ -95,8 +94,7 @@ def refusing(kind: str) -> int:
 def test_an_exit_code_survives_a_stderr_that_takes_nothing(kind: str) -> None:
     descriptor = refusing(kind)
     try:
-        code, _ = run(FAILING, subprocess.DEVNULL, stderr=descriptor)
-        assert code == 11
+        assert run(FAILING, subprocess.DEVNULL, stderr=descriptor)[0] == 11
     finally:
         os.close(descriptor)
 
@@ -154,32 +152,28 @@ def test_so_do_those_of_wrong_usage(
     assert program(words) == expected
 
 
+def run_closed(body: str) -> tuple[int, str]:
+    """The exit code and stderr where stdin and stdout are closed at the start."""
+    command = ["sh", "-c", 'exec "$@" >&- <&-', "sh", sys.executable, "-c"]
+    command.append(PROGRAM.format(body=body))
+    done = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
+    return done.returncode, done.stderr
+
+
 @pytest.mark.parametrize("body", [SMALL, 'print_line(\'{"as": "json"}\')'])
-def test_data_that_nobody_gets_are_an_error(body: str, tmp_path: Path) -> None:
-    """With stdout closed at the start; a file that is opened later must not take its number."""
-    line = 'exec "$@" >&- <&-'
-    done = subprocess.run(
-        ["sh", "-c", line, "sh", sys.executable, "-c", PROGRAM.format(body=body)],
-        stderr=subprocess.PIPE,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 20
-    assert "error: standard output: Bad file descriptor" in done.stderr
+def test_data_that_nobody_gets_are_an_error(body: str) -> None:
+    code, told = run_closed(body)
+    assert code == 20
+    assert "error: standard output: Bad file descriptor" in told
 
 
 def test_no_private_file_takes_the_number_of_a_closed_stdout(tmp_path: Path) -> None:
     """Else what a library prints at descriptor 1 would be written into it."""
     file = tmp_path / "file"
     body = f"import os; f = open({str(file)!r}, 'wb'); os.write(2, str(f.fileno()).encode())"
-    done = subprocess.run(
-        ["sh", "-c", 'exec "$@" >&- <&-', "sh", sys.executable, "-c", PROGRAM.format(body=body)],
-        stderr=subprocess.PIPE,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0
-    assert int(done.stderr) > 2
+    code, number = run_closed(body)
+    assert code == 0
+    assert int(number) > 2
 
 
 def test_a_question_without_input_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -21,24 +22,16 @@ import torch
 from client.cli import run_cli
 from client.person.evaluation import count_tested
 from client.person.stores import VaultStore
-from client.vault.opening import Vault, open_vault
-from client.vault.secrets import Passphrase
-from proper_model.engine import checkpoint
+from client.vault.opening import Vault
+from proper_model.engine import checkpoint, cohort
 from proper_model.release.contents import Release
 from proper_model.storage.files import storage_errors
 from proper_model.tasks.records import User
-from tests.device_cli import (
-    PASSPHRASE,
-    Person,
-    publish_release,
-    quick_release,
-    write_csv,
-    write_jsonl,
-)
+from tests.device_cli import Person, publish_release, quick_release, write_csv, write_jsonl
 from tests.releases import small_users
 
-# The program, with a checkpoint after every second step.
-CHECKPOINTS = """
+# The program in a process of its own, with a checkpoint after every second step.
+PROGRAM = """
 import sys
 import proper_model.engine.cohort as cohort
 def start(self, *args, _init=cohort.Cohort.__init__, **options):
@@ -46,31 +39,42 @@ def start(self, *args, _init=cohort.Cohort.__init__, **options):
     self.checkpoint_every = 2
 cohort.Cohort.__init__ = start
 from client.cli import run_cli
+sys.exit(run_cli(sys.argv[1:]))
 """
-# The same, with Ctrl-C at the step that the first argument names.
-INTERRUPTED = (
-    CHECKPOINTS
-    + """
-steps = 0
-def counted(self, _step=cohort.Cohort._train_step):
-    global steps
-    steps += 1
-    if steps == int(sys.argv[1]): raise KeyboardInterrupt
-    return _step(self)
-cohort.Cohort._train_step = counted
-sys.exit(run_cli(sys.argv[2:]))
-"""
-)
+NUMBER = Vault.number
 
 
-def interrupted(person: Person, stop_at: int, *words: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", INTERRUPTED, str(stop_at), *person.options(), *words]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+def steps_of(person: Person, *words: str | Path, stop_at: int = -1) -> tuple[int, int]:
+    """The exit code and the steps begun, with a checkpoint every second one and Ctrl-C at `stop_at`."""
+    start, step, steps = cohort.Cohort.__init__, cohort.Cohort._train_step, 0
+
+    def started(self: cohort.Cohort, *arguments: Any, **options: Any) -> None:
+        start(self, *arguments, **options)
+        self.checkpoint_every = 2
+
+    def counted(self: cohort.Cohort) -> Any:
+        nonlocal steps
+        steps += 1
+        if steps == stop_at:
+            raise KeyboardInterrupt
+        return step(self)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cohort.Cohort, "__init__", started)
+        patch.setattr(cohort.Cohort, "_train_step", counted)
+        return person.run(*words), steps
+
+
+def printed(person: Person, capsys: pytest.CaptureFixture[str], *words: str) -> list[Any]:
+    """The values that a command prints with --json, one a line."""
+    capsys.readouterr()
+    assert person.run(*words, "--json") == 0
+    return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
 
 
 def adapter_of(person: Person) -> dict[str, torch.Tensor]:
     """Everything learned: the only task's adapter, and the embedding."""
-    state = VaultStore(open_vault(person.home / "vault", Passphrase(PASSPHRASE))).read()
+    state = VaultStore(person.vault()).read()
     (task,) = state.tasks.values()
     assert state.embedding is not None
     return {**task.adapter, "embedding": state.embedding}
@@ -135,8 +139,7 @@ def test_from_a_release_to_an_answer(
     assert me.run("adapt", write_csv(tmp_path / "h.csv", user.history)) == 44
     assert "no release is installed" in capsys.readouterr().err
     assert me.run("bundle", "add", published) == 0
-    assert me.run("bundle", "list", "--json") == 0
-    row = json.loads(capsys.readouterr().out.splitlines()[-1])
+    (row,) = printed(me, capsys, "bundle", "list")
     assert (row["current"], row["task"], row["preset"]) == (True, "synth_tag", "device")
     assert me.run("adapt", "--plan", tmp_path / "h.csv") == 0
     told = capsys.readouterr()
@@ -148,8 +151,7 @@ def test_from_a_release_to_an_answer(
     for stage in "123":
         assert me.run("generate", user.queries[0].input, "--stage", stage) == 0
     assert len(capsys.readouterr().out.splitlines()) == 3
-    assert me.run("inspect", "--json") == 0
-    facts = json.loads(capsys.readouterr().out)
+    (facts,) = printed(me, capsys, "inspect")
     assert facts["items"] == len(user.history)
     assert all(abs(sum(row) - 1) < 1e-3 for row in facts["routing"].values())
     assert me.run("path") == 0
@@ -197,9 +199,7 @@ def test_an_update_and_back(
     assert "no new item" in capsys.readouterr().out
     assert len(vault_files(person)) == 3
     assert person.run("rollback") == 0
-    vault = open_vault(person.home / "vault", Passphrase(PASSPHRASE))
-    state = VaultStore(vault).read()
-    assert len(state.tasks["synth_tag"].items) == len(user.history) - 4
+    assert len(person.items()) == len(user.history) - 4
     assert before.keys() != vault_files(person).keys(), "generations never go back"
 
 
@@ -211,9 +211,7 @@ def test_an_update_adapts_whoever_had_too_few_items(
     assert me.run("adapt", write_jsonl(tmp_path / "few.jsonl", user.history[:2])) == 0
     assert "With 2 items there is no adapter of your own yet" in capsys.readouterr().out
     assert me.run("update", write_jsonl(tmp_path / "more.jsonl", user.history[2:])) == 0
-    capsys.readouterr()
-    assert me.run("inspect", "--json") == 0
-    facts = json.loads(capsys.readouterr().out)
+    (facts,) = printed(me, capsys, "inspect")
     assert facts["items"] == len(user.history), "the first two are not forgotten"
     assert facts["routing"]
 
@@ -244,16 +242,14 @@ def test_a_task_of_ones_own_is_named_by_its_file_everywhere(
 def test_forgetting_items_leaves_no_trace(
     person: Person, user: User, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert person.run("inspect", "--items", "--json") == 0
-    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    rows = printed(person, capsys, "inspect", "--items")
     gone = [rows[0]["id"], rows[4]["id"]]
     assert person.run("forget", "--items", gone[0], "--items", "5") == 0
     told = capsys.readouterr().out
     assert "Forgot 2 items" in told
     assert "cannot be recalled" in told
-    vault = open_vault(person.home / "vault", Passphrase(PASSPHRASE))
-    assert vault.read_previous() is None, "no generation that knew them stays"
-    assert not {i.id for i in VaultStore(vault).read().tasks["synth_tag"].items} & set(gone)
+    assert person.vault().read_previous() is None, "no generation that knew them stays"
+    assert not {item.id for item in person.items()} & set(gone)
 
 
 def test_what_to_forget_need_not_be_an_argument(
@@ -281,8 +277,7 @@ def test_forgetting_everything(person: Person, capsys: pytest.CaptureFixture[str
 
 def test_evaluation_says_what_it_found(person: Person, capsys: pytest.CaptureFixture[str]) -> None:
     before = vault_files(person)
-    assert person.run("evaluate", "--json") == 0
-    found = json.loads(capsys.readouterr().out)
+    (found,) = printed(person, capsys, "evaluate")
     assert set(found["scores"]) == {"1", "2", "3"}
     assert found["tested"] == count_tested(found["trained"] + found["tested"])
     assert found["verdict"]
@@ -348,14 +343,10 @@ def test_an_adapter_goes_on_over_its_own_release_until_a_rebase(
     question = user.queries[0].input
 
     def routing() -> dict[str, list[float]]:
-        capsys.readouterr()
-        assert person.run("inspect", "--json") == 0
-        return dict(json.loads(capsys.readouterr().out)["routing"])
+        return dict(printed(person, capsys, "inspect")[0]["routing"])
 
     def releases() -> list[int]:
-        capsys.readouterr()
-        assert person.run("bundle", "list", "--json") == 0
-        return [json.loads(row)["version"] for row in capsys.readouterr().out.splitlines()]
+        return [row["version"] for row in printed(person, capsys, "bundle", "list")]
 
     first = routing()
     publish_next(release, folder, 1.5)
@@ -441,8 +432,7 @@ def test_the_exported_adapter_answers_as_ours(
     assert "--with-base" in capsys.readouterr().err
     assert person.run("export", "--format", "peft", "--with-base", "--out", alone) == 0
     assert "names this folder's place" in capsys.readouterr().err
-    vault = open_vault(person.home / "vault", Passphrase(PASSPHRASE))
-    mine = Personal.of(release, VaultStore(vault).read(), None)
+    mine = Personal.of(release, VaultStore(person.vault()).read(), None)
     ids = torch.tensor([mine.encoder.prompt(mine.prompt(user.queries[0].input))])
     now = mine.make_pass("3")(torch.zeros(1, dtype=torch.long))
     with torch.no_grad(), mine.model.attached(), mine.model.running(now):
@@ -471,47 +461,46 @@ def test_a_command_at_work_keeps_others_out(
 
 
 def test_ctrl_c_keeps_the_state_and_resume_goes_on(
-    person: Person, tmp_path: Path, user: User
+    person: Person, tmp_path: Path, user: User, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Interrupted in the middle and resumed: the same adapter, to the bit, as without a stop."""
+    """Resumed in another process: the same adapter, to the bit, as without a stop."""
     history = write_jsonl(tmp_path / "h.jsonl", user.history)
     before = vault_files(person)
     whole = Person(tmp_path / "whole", person.passphrase_file)
     shutil.copytree(person.home, whole.home)
     assert whole.run("adapt", history) == 0
 
-    stopped = interrupted(person, 14, "adapt", str(history))
-    assert stopped.returncode == 130
-    assert "--resume goes on" in stopped.stderr
+    assert steps_of(person, "adapt", history, stop_at=14) == (130, 14)
+    assert "--resume goes on" in capsys.readouterr().err
     after = vault_files(person)
     assert {n: after[n] for n in before} == before
     assert (kept := [n for n in after if n.startswith("training-")])
-    other = interrupted(person, -1, "adapt", str(history), "--max-items", "5", "--resume")
-    assert other.returncode == 11
-    assert "is other work" in other.stderr
+    assert person.run("adapt", history, "--max-items", "5", "--resume") == 11
+    assert "is other work" in capsys.readouterr().err
     assert [n for n in vault_files(person) if n.startswith("training-")] == kept
     assert person.run("status") == 0
-    resumed = interrupted(person, -1, "adapt", str(history), "--resume")
+    command = [sys.executable, "-c", PROGRAM, *person.options(), "adapt", history, "--resume"]
+    resumed = subprocess.run(command, capture_output=True, text=True, check=False)
     assert resumed.returncode == 0, resumed.stderr
-    assert "nothing to resume" not in resumed.stderr
+    assert "nothing was interrupted" not in resumed.stderr
     assert not [n for n in vault_files(person) if n.startswith("training-")]
     assert_same_bits(person, whole)
 
 
-def test_a_first_adaptation_is_resumed_too(published: Path, tmp_path: Path, user: User) -> None:
+def test_a_first_adaptation_is_resumed_too(
+    published: Path, tmp_path: Path, user: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Nothing is stored yet, and the person's seed is the same all the same."""
+    monkeypatch.setattr(Vault, "number", NUMBER)
     history = write_jsonl(tmp_path / "h.jsonl", user.history)
     person = Person.make(tmp_path / "new")
     assert person.run("bundle", "add", published) == 0
-    stopped = interrupted(person, 9, "adapt", str(history))
-    assert stopped.returncode == 130, stopped.stderr
+    assert steps_of(person, "adapt", history, stop_at=9) == (130, 9)
     whole = Person(tmp_path / "whole", person.passphrase_file)
     shutil.copytree(person.home, whole.home)
-    again = interrupted(whole, -1, "adapt", str(history))
-    assert again.returncode == 0, again.stderr
-    resumed = interrupted(person, -1, "adapt", str(history), "--resume")
-    assert resumed.returncode == 0, resumed.stderr
-    assert "nothing to resume" not in resumed.stderr
+    code, whole_steps = steps_of(whole, "adapt", history)
+    assert code == 0
+    assert steps_of(person, "adapt", history, "--resume") == (0, whole_steps - 8)
     assert_same_bits(person, whole)
 
 
@@ -539,8 +528,7 @@ def test_a_killed_adaptation_leaves_the_old_state(
     history = write_jsonl(tmp_path / "h.jsonl", user.history)
     before = vault_files(person)
     child = subprocess.Popen(
-        [sys.executable, "-c", CHECKPOINTS + "run_cli(sys.argv[1:])", *person.options(), "adapt"]
-        + [str(history)],
+        [sys.executable, "-c", PROGRAM, *person.options(), "adapt", str(history)],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )

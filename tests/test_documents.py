@@ -13,7 +13,7 @@ import pytest
 from outcomes import outcome
 from safetensors.numpy import save
 
-from client.commands.questions import open_questions
+from client.commands.generate import open_questions
 from client.home import Home
 from client.node.device import USER_FILE, DeviceFolder
 from client.node.host_work import Engine

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from client.commands.forget_match import read_selectors, select_items
+from client.commands.forget import read_selectors, select_items
 from proper_model.errors import ConfigError, DataError
 from proper_model.tasks.records import HistoryItem
 

@@ -474,10 +474,11 @@ def test_a_refused_write_changes_nothing(folder: Path, monkeypatch) -> None:
 
 
 def test_half_written_checkpoints_are_removed(folder: Path) -> None:
-    from client.commands.training_run import discard, leftovers
+    from client.commands.training_run import discard
+    from client.vault.working_files import list_working
 
     vault = with_checkpoints(make_vault(folder, b"one"))
-    assert {path.name for path in leftovers(vault)} == set(CHECKPOINTS)
+    assert {path.name for path in list_working(folder)} == set(CHECKPOINTS)
     discard(vault, keep="abc")
     assert sorted(path.name for path in folder.glob("*training-*")) == sorted(CHECKPOINTS[:2])
     discard(vault)

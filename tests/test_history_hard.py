@@ -19,22 +19,18 @@ from client.history.reading import ReadOptions, read_history
 from client.history.text_input import MAX_RECORD_CHARS
 from proper_model.bundle.limits import MIB
 from proper_model.errors import DataError
+from proper_model.progress import silent
 from proper_model.tasks.task import load_task
+from tests.histories import SECRET, put
 
 TASK = load_task("LaMP_3", template="short")
-SECRET = "canary-7f3a"
 GOOD = json.dumps({"id": "g", "text": f"{SECRET} fine", "score": "4"})
 LONG = "x" * (10 << 20)
 
 
-def put(path, content):
-    path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    return path
-
-
 def refused(path, message, **options):
     """The error of reading `path`: its message, a hint, and no text of the file."""
-    progress = options.pop("progress", None)
+    progress = options.pop("progress", silent)
     with pytest.raises(DataError, match=message) as error:
         read_history(path, TASK, ReadOptions(**options), progress=progress)
     assert error.value.exit_code == 13
@@ -231,10 +227,15 @@ def test_half_a_surrogate_pair_is_replaced_and_told(tmp_path):
 
 
 def test_more_text_than_memory_should_hold_is_refused(tmp_path, monkeypatch):
+    """Ids count as well."""
     monkeypatch.setattr(newest, "MAX_KEPT_CHARS", 1000)
-    for dates in ('"2024"', "null"):
-        lines = [f'{{"text": "{n} {"x" * 100}", "score": "1", "date": {dates}}}' for n in range(50)]
-        path = put(tmp_path / "h.jsonl", "\n".join(lines))
+    for row in (
+        {"text": "{} " + "x" * 100, "date": "2024"},
+        {"text": "{} " + "x" * 100},
+        {"id": "{} " + "x" * 200, "text": "x"},
+    ):
+        line = json.dumps({"score": "1", **row})
+        path = put(tmp_path / "h.jsonl", "\n".join(line.replace("{}", str(n)) for n in range(50)))
         refused(path, "the newest 20000 items hold more than 1000 characters")
         assert len(read_history(path, TASK, ReadOptions(max_items=4)).items) == 4
 
@@ -253,14 +254,6 @@ def test_only_what_is_read_whole_has_a_largest_size(tmp_path, monkeypatch):
         path = put(tmp_path / name, content)
         assert path.stat().st_size > MIB
         assert read_history(path, TASK).read == 600
-
-
-def test_ids_count_as_kept_text(tmp_path, monkeypatch):
-    monkeypatch.setattr(newest, "MAX_KEPT_CHARS", 20_000)
-    lines = [json.dumps({"id": f"{n:0900}", "text": "x", "score": "1"}) for n in range(50)]
-    path = put(tmp_path / "h.jsonl", "\n".join(lines))
-    refused(path, "the newest 20000 items hold more than 20000 characters")
-    assert len(read_history(path, TASK, ReadOptions(max_items=9)).items) == 9
 
 
 # -- files --------------------------------------------------------------------------------------

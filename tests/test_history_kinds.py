@@ -10,25 +10,13 @@ import pytest
 
 from client.history.json_form import tree_values
 from client.history.layouts import is_known_name
-from client.history.reading import ReadOptions, read_history
 from proper_model.errors import DataError
-from proper_model.tasks.task import load_task
-from tests.histories import (
-    ANDROID,
-    SECRET,
-    put,
-    refused,
-    tweets,
-)
+from tests.histories import ANDROID, SECRET, reader, refused, tweets
 
 
 @pytest.fixture
 def read(tmp_path):
-    def run(content, *, name="h.csv", task="LaMP_3", **options):
-        path = put(tmp_path, name, content)
-        return read_history(path, load_task(task), ReadOptions(**options))
-
-    return run
+    return reader(tmp_path)
 
 
 # -- tables --------------------------------------------------------------------------------------

@@ -11,9 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from client.commands import questions
-from client.commands.generate import answer_all
-from client.commands.questions import Asked, Questions, open_questions
+from client.commands import generate
+from client.commands.generate import Asked, Questions, answer_all, open_questions
 from proper_model.errors import DataError
 
 
@@ -52,7 +51,7 @@ def test_a_faulty_line_is_named_before_anything_is_asked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: bytes, message: str
 ) -> None:
     if len(line) < 10_000:
-        monkeypatch.setattr(questions, "MAX_LINE_BYTES", 1000)
+        monkeypatch.setattr(generate, "MAX_LINE_BYTES", 1000)
     path = put(tmp_path, b'{"input": "a"}\n' + line + b"\n")
     with pytest.raises(DataError, match=f"q.jsonl, line 2: {message}") as caught:
         open_questions(path).__enter__()

@@ -1,19 +1,24 @@
-"""The person behind `proper serve`: the same answers as the command line, routing, forgetting."""
+"""What `proper serve` does for a person: answers as the command line's, routing, forgetting.
+
+Where forgetting fails or something was changed meanwhile, state and list tell what is stored.
+"""
 
 from __future__ import annotations
 
+import errno
+import shutil
 from pathlib import Path
 
 import pytest
 
 from client.home import Home
-from client.person.stores import VaultStore
-from client.person.workspace import Keys, Workspace
+from client.person import adapting
+from client.person.workspace import Keys, Memory, Workspace
 from client.serving.person_session import ServedPerson
 from client.serving.session import Ending, Session
-from client.vault.opening import open_vault
+from client.vault.opening import create_vault, destroy_vault
 from client.vault.secrets import Passphrase
-from proper_model.errors import ConfigError, DataError, StorageError
+from proper_model.errors import BusyError, ConfigError, DataError, StorageError
 from proper_model.tasks.records import User
 from tests.device_cli import PASSPHRASE, Person, publish_release, quick_release, write_jsonl
 from tests.releases import small_users
@@ -28,16 +33,36 @@ def user() -> User:
 
 @pytest.fixture(scope="module")
 def person(user: User, tmp_path_factory: pytest.TempPathFactory) -> Person:
+    """After an adaptation, whose vault lies beside the home."""
     folder = tmp_path_factory.mktemp("served")
     made = Person.make(folder)
     release = quick_release()
     assert made.run("bundle", "add", publish_release(release, folder / "published")) == 0
+    assert made.run("adapt", write_jsonl(folder / "h.jsonl", user.history)) == 0
+    (made.home / "vault").rename(folder / "vault")
     return made
+
+
+@pytest.fixture
+def session(person: Person) -> ServedPerson:
+    """On a copy of the person's vault."""
+    destroy_vault(person.home / "vault")
+    shutil.copytree(person.home.parent / "vault", person.home / "vault")
+    return served(person)
 
 
 def served(person: Person) -> ServedPerson:
     workspace = Workspace(Home(person.home), Keys(person.passphrase_file))
-    return ServedPerson.load(workspace, workspace.open() if workspace.has_vault else None, None)
+    vault = workspace.open() if workspace.has_vault else None
+    return ServedPerson(workspace, vault, None, Memory())
+
+
+def ids(session: ServedPerson) -> list[str]:
+    return [row.id for row in session.items()]
+
+
+def quiet(*_: object) -> None:
+    pass
 
 
 def whole(session: Session, prompt: str, stage: str) -> tuple[str, Ending]:
@@ -49,18 +74,19 @@ def whole(session: Session, prompt: str, stage: str) -> tuple[str, Ending]:
             return "".join(pieces), end.value
 
 
-def test_before_and_after_an_adaptation(
-    person: Person, user: User, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_before_an_adaptation(person: Person) -> None:
+    destroy_vault(person.home / "vault")
     before = served(person)
     assert not before.adapted
     assert dict(before.model_names) == {"proper": "2", "proper-stage1": "1", "proper-stage2": "2"}
     assert list(before.items()) == []
-    with pytest.raises(DataError):
-        before.forget(["x"], progress=lambda *_: None)
+    with pytest.raises(DataError, match="nothing private"):
+        before.forget(["x"], progress=quiet)
 
-    assert person.run("adapt", write_jsonl(tmp_path / "h.jsonl", user.history)) == 0
-    session = served(person)
+
+def test_answers_are_those_of_the_command_line(
+    person: Person, session: ServedPerson, user: User, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert session.adapted
     assert session.model_names["proper"] == "3"
     assert session.task == "synth_tag"
@@ -79,6 +105,10 @@ def test_before_and_after_an_adaptation(
     with pytest.raises(ConfigError):
         session.routing(question, stage="1")
 
+
+def test_forgetting_items_and_then_everything(
+    person: Person, session: ServedPerson, user: User
+) -> None:
     rows = session.items()
     assert [row.number for row in rows] == list(range(1, len(user.history) + 1))
     heard: list[str] = []
@@ -90,12 +120,11 @@ def test_before_and_after_an_adaptation(
     assert not any(path.exists() for path in checkpoints)
     assert (report.forgotten, report.kept) == (2, len(rows) - 2)
     assert heard
-    assert not {row.id for row in session.items()} & set(gone)
-    vault = open_vault(person.home / "vault", Passphrase(PASSPHRASE))
-    assert len(VaultStore(vault).read().tasks["synth_tag"].items) == len(rows) - 2
-    assert vault.read_previous() is None
+    assert not set(ids(session)) & set(gone)
+    assert len(person.items()) == len(rows) - 2
+    assert person.vault().read_previous() is None
     with pytest.raises(DataError, match="not in the history"):
-        session.forget(gone, progress=lambda *_: None)
+        session.forget(gone, progress=quiet)
 
     def refused(*_: object) -> None:
         raise StorageError("refused")
@@ -103,15 +132,104 @@ def test_before_and_after_an_adaptation(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("client.vault.contents.remove_working", refused)
         with pytest.raises(DataError, match="are forgotten"):
-            session.forget([rows[1].id], progress=lambda *_: None)
-    left = [row.id for row in session.items()]
+            session.forget([rows[1].id], progress=quiet)
+    left = ids(session)
     assert len(left) == len(rows) - 3, "what a failed removal leaves is what the vault holds"
-    assert session.forget([left[0]], progress=lambda *_: None).kept == len(rows) - 4
+    assert session.forget([left[0]], progress=quiet).kept == len(rows) - 4
     assert len(list((person.home / "vault").iterdir())) == 2
 
-    report = session.forget(None, progress=lambda *_: None)
+    report = session.forget(None, progress=quiet)
     assert report.forgotten == len(rows) - 4
     assert not (person.home / "vault").exists()
     assert not session.adapted
-    assert whole(session, question, "1")[1].tokens >= 1
-    session.close()
+    assert whole(session, user.queries[0].input, "1")[1].tokens >= 1
+
+
+def refuse_to_remove(monkeypatch: pytest.MonkeyPatch, suffix: str) -> None:
+    unlink = Path.unlink
+
+    def refusing(path: Path, missing_ok: bool = False) -> None:
+        if path.suffix == suffix:
+            raise PermissionError(errno.EPERM, "no")
+        unlink(path, missing_ok=missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", refusing)
+
+
+def test_what_is_stored_counts_although_the_state_before_could_not_be_removed(
+    session: ServedPerson, person: Person, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone, other, *left = ids(session)
+    with monkeypatch.context() as patch:
+        refuse_to_remove(patch, ".vault")
+        with pytest.raises(DataError, match="are forgotten, but a stored state that knows them"):
+            session.forget([gone], progress=quiet)
+    assert ids(session) == [other, *left]
+    assert [item.id for item in person.items()] == [other, *left]
+
+    assert session.forget([other], progress=quiet).kept == len(left)  # it goes on from there
+    assert ids(session) == left
+    assert len(list((person.home / "vault").glob("*.vault"))) == 1
+
+
+def test_a_write_that_failed_changes_nothing(
+    session: ServedPerson, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = ids(session)
+
+    def full(*_: object, **__: object) -> None:
+        raise StorageError("no space left")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("client.vault.contents.save_private", full)
+        with pytest.raises(StorageError):
+            session.forget(before[:1], progress=quiet)
+    assert ids(session) == before
+    assert session.adapted
+
+
+@pytest.mark.parametrize("change", ["forget", "passwd", "removed"])
+def test_a_change_by_another_command_is_told_before_the_training(
+    session: ServedPerson, person: Person, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    first, second, *_ = ids(session)
+    vault = person.home / "vault"
+    if change == "forget":
+        assert person.run("forget", "--items", second) == 0
+    elif change == "passwd":
+        person.vault().change_passphrase(Passphrase("another one, long"))
+    else:
+        destroy_vault(vault)
+    monkeypatch.setattr(adapting, "adapt", lambda *_: pytest.fail("it was trained"))
+    with pytest.raises(BusyError, match="since this server started"):
+        session.forget([first], progress=quiet)
+    if session.stored:
+        session.forget(None, progress=quiet)
+    assert not vault.exists()
+
+
+def test_a_vault_without_a_state_can_be_removed(person: Person) -> None:
+    vault = person.home / "vault"
+    destroy_vault(vault)
+    create_vault(vault, [Passphrase(PASSPHRASE)])
+    session = served(person)
+    assert (session.stored, list(session.items())) == (True, [])
+    assert session.forget(None, progress=quiet).forgotten == 0
+    assert (session.stored, vault.exists()) == (False, False)
+    with pytest.raises(DataError, match="nothing private"):
+        session.forget(None, progress=quiet)
+
+
+def test_a_removal_that_fails_behind_the_keys_can_be_repeated(
+    session: ServedPerson, person: Person, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(_: Path) -> None:
+        raise PermissionError(errno.EPERM, "no")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("client.vault.opening.remove_folder", broken)
+        with pytest.raises(StorageError):
+            session.forget(None, progress=quiet)
+    assert (session.stored, session.adapted, ids(session)) == (True, False, [])
+    session.forget(None, progress=quiet)
+    assert not (person.home / "vault").exists()

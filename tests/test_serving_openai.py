@@ -42,49 +42,36 @@ def events(response: httpx.Response) -> list:
     return [json.loads(block.removeprefix("data: ")) for block in blocks[:-1]]
 
 
+def framed(name, kind, choice, **more):
+    """What every object of an answer holds."""
+    return {
+        "id": f"{name}-x1",
+        "object": kind,
+        "created": CREATED,
+        "model": "proper",
+        "choices": [{"index": 0, "logprobs": None, **choice}],
+        **more,
+    }
+
+
 def test_completion(client, session) -> None:
     response = client.post("/v1/completions", json=TEXT)
     assert response.status_code == 200
-    assert response.json() == {
-        "id": "cmpl-x1",
-        "object": "text_completion",
-        "created": CREATED,
-        "model": "proper",
-        "choices": [{"text": "3: a b c", "index": 0, "logprobs": None, "finish_reason": "stop"}],
-        "usage": USAGE,
-    }
-    assert session.named("generate") == [("generate", "a b c", "3", None, None)]
+    choice = {"text": "3: a b c", "finish_reason": "stop"}
+    assert response.json() == framed("cmpl", "text_completion", choice, usage=USAGE)
+    assert session.named("generate") == [("generate", "a b c", "3", None)]
 
 
 def test_chat_completion(client) -> None:
+    message = {"role": "assistant", "content": "3: a b c", "refusal": None}
+    choice = {"message": message, "finish_reason": "stop"}
     response = client.post("/v1/chat/completions", json=CHAT)
-    assert response.json() == {
-        "id": "chatcmpl-x1",
-        "object": "chat.completion",
-        "created": CREATED,
-        "model": "proper",
-        "choices": [
-            {
-                "index": 0,
-                "message": {"role": "assistant", "content": "3: a b c", "refusal": None},
-                "logprobs": None,
-                "finish_reason": "stop",
-            }
-        ],
-        "usage": USAGE,
-    }
+    assert response.json() == framed("chatcmpl", "chat.completion", choice, usage=USAGE)
 
 
 def test_streamed_completion(client) -> None:
     def chunk(text, reason=None):
-        choice = {"text": text, "index": 0, "logprobs": None, "finish_reason": reason}
-        return {
-            "id": "cmpl-x1",
-            "object": "text_completion",
-            "created": CREATED,
-            "model": "proper",
-            "choices": [choice],
-        }
+        return framed("cmpl", "text_completion", {"text": text, "finish_reason": reason})
 
     got = events(client.post("/v1/completions", json={**TEXT, "stream": True}))
     assert got == [chunk("3:"), chunk(" a"), chunk(" b"), chunk(" c"), chunk("", "stop")]
@@ -92,15 +79,8 @@ def test_streamed_completion(client) -> None:
 
 def test_streamed_chat_with_usage(client) -> None:
     def chunk(delta, reason=None):
-        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": reason}
-        return {
-            "id": "chatcmpl-x1",
-            "object": "chat.completion.chunk",
-            "created": CREATED,
-            "model": "proper",
-            "choices": [choice],
-            "usage": None,
-        }
+        choice = {"delta": delta, "finish_reason": reason}
+        return framed("chatcmpl", "chat.completion.chunk", choice, usage=None)
 
     body = {**CHAT, "stream": True, "stream_options": {"include_usage": True}}
     assert events(client.post("/v1/chat/completions", json=body)) == [

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 import pytest
 from chromium import Browser, Page, find_chromium
-from serving import TOKEN, WEIGHTS, FakeSession, Gate, running
+from serving import TOKEN, WEIGHTS, FakeSession, Gate, Running, running
 
 from client.serving.tokens import page_address
 from proper_model.errors import DataError
 
+CONNECTED = "document.querySelector('#status')?.textContent.startsWith('Task')"
 XSS = "<img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script>"
 
 
@@ -25,11 +27,13 @@ def browser(tmp_path_factory):
     browser.close()
 
 
+@dataclass
 class Opened:
     """The page on a fresh session and server, opened by the address that `serve` prints."""
 
-    def __init__(self, page: Page, session: FakeSession, server) -> None:
-        self.page, self.session, self.server = page, session, server
+    page: Page
+    session: FakeSession
+    server: Running
 
 
 @pytest.fixture
@@ -43,7 +47,7 @@ def opened(browser, session):
     page = Page(browser)
     with running(session) as server:
         page.go(page_address(server.url, TOKEN))
-        page.wait("document.querySelector('#status')?.textContent.startsWith('Task')")
+        page.wait(CONNECTED)
         yield Opened(page, session, server)
         assert page.events("Runtime.exceptionThrown") == []
         assert [e for e in page.events("Log.entryAdded") if e["entry"]["level"] == "error"] == []
@@ -62,10 +66,7 @@ def opened(browser, session):
 
 def open_tab(page: Page, name: str) -> None:
     page.click(f"#tab-{name}")
-    shown = page.run(
-        "[...document.querySelectorAll('[role=tabpanel]:not([hidden])')].map(e => e.id)"
-    )
-    assert shown == [name]
+    assert page.each("[role=tabpanel]:not([hidden])", "e => e.id") == [name]
 
 
 def test_the_token_leaves_the_address_bar(opened) -> None:
@@ -77,9 +78,7 @@ def test_the_token_leaves_the_address_bar(opened) -> None:
     assert page.run("Object.keys(localStorage).length + document.cookie.length") == 0
     assert page.text("#status") == "Task LaMP_2M, adapted to you, release toy-7."
     page.go(f"{opened.server.url}/?again")  # the tab keeps its access
-    page.wait(
-        "location.search && document.querySelector('#status')?.textContent.startsWith('Task')"
-    )
+    page.wait(f"location.search && {CONNECTED}")
 
 
 def test_chat_streams_and_stops(opened) -> None:
@@ -96,7 +95,7 @@ def test_chat_streams_and_stops(opened) -> None:
     page.wait("document.querySelector('#chat-stop').disabled")
     assert page.run("document.querySelector('#chat-log').getAttribute('aria-live')") == "polite"
     assert page.text(".message.user .text") == "good evening"
-    assert session.named("generate") == [("generate", "good evening", "3", None, None)]
+    assert session.named("generate") == [("generate", "good evening", "3", None)]
 
     page.run("document.querySelector('#chat-model').value = 'proper-stage1'")
     page.type("#chat-prompt", "never ends")
@@ -138,7 +137,7 @@ def test_the_browser_itself_refuses_markup_made_by_scripts(opened) -> None:
     assert message == "TypeError"
     opened.page._browser.events.clear()  # the browser tells of the refusal on the console
     opened.page.go(f"{opened.server.url}/?again")
-    opened.page.wait("document.querySelector('#status')?.textContent.startsWith('Task')")
+    opened.page.wait(CONNECTED)
 
 
 def test_compare_shows_three_columns(opened) -> None:
@@ -147,38 +146,26 @@ def test_compare_shows_three_columns(opened) -> None:
     page.type("#compare-prompt", "a b")
     page.click("#compare-form [type=submit]")
     page.wait("document.querySelectorAll('.column')[2]?.innerText.includes('3: a b')")
-    columns = page.run(
-        "[...document.querySelectorAll('.column')].map(c => [...c.children].map(e => e.textContent))"
-    )
+    columns = page.each(".column", "c => [...c.children].map(e => e.textContent)")
     assert columns == [[f"Stage {stage}", f"{stage}: a b"] for stage in "123"]
-    across = page.run("[...document.querySelectorAll('.column')].map(c => c.offsetTop)")
-    assert len(set(across)) == 1  # side by side
+    assert len(set(page.each(".column", "c => c.offsetTop"))) == 1  # side by side
 
 
 def test_routing_is_a_table_of_the_right_numbers(opened) -> None:
     page = opened.page
     open_tab(page, "routing")
-    assert page.run("[...document.querySelector('#routing-stage').options].map(o => o.value)") == [
-        "3",
-        "2",
-    ]
+    assert page.each("#routing-stage option", "o => o.value") == ["3", "2"]
     page.type("#routing-prompt", "a b")
     page.click("#routing-form [type=submit]")
     page.wait("document.querySelector('#routing-result table')")
-    rows = page.run(
-        "[...document.querySelectorAll('#routing-result tr')].map(r =>"
-        " [...r.cells].map(c => [c.tagName, c.textContent]))"
-    )
+    rows = page.each("#routing-result tr", "r => [...r.cells].map(c => [c.tagName, c.textContent])")
     assert rows[0] == [
         ["TH", t] for t in ("Place in the model", "Expert 1", "Expert 2", "Expert 3")
     ]
-    for row, site, weights in zip(
-        rows[1:], ("layer 0 q_proj", "layer 1 v_proj"), WEIGHTS, strict=True
-    ):
+    sites = ("layer 0 q_proj", "layer 1 v_proj")
+    for row, site, weights in zip(rows[1:], sites, WEIGHTS, strict=True):
         assert row == [["TH", site], *(["TD", f"{weight:.2f}"] for weight in weights)]
-    shades = page.run(
-        "[...document.querySelectorAll('td')].map(c => getComputedStyle(c).backgroundColor)"
-    )
+    shades = page.each("td", "c => getComputedStyle(c).backgroundColor")
     assert len(set(shades)) == 6  # six weights, six shades
     assert opened.session.named("routing") == [("routing", "a b", "3")]
     assert "How to read it" in page.text("#routing")
@@ -190,9 +177,7 @@ def test_forget_asks_first_and_then_does_it(opened) -> None:
     open_tab(page, "forget")
     page.wait("document.querySelectorAll('#forget-list input').length === 3")
     assert page.run("document.querySelector('#forget-selected').disabled")
-    labels = page.run(
-        "[...document.querySelectorAll('#forget-list label')].map(l => l.textContent)"
-    )
+    labels = page.each("#forget-list label", "l => l.textContent")
     assert labels[:2] == ["1. 2024-01-02: first <b>item</b>", "2. second item"]
     page.click("#item-2")
     page.click("#forget-selected")
@@ -259,10 +244,7 @@ def test_tabs_follow_the_keyboard(opened) -> None:
         assert page.run("document.activeElement.id") == f"tab-{name}"
         selected = page.run("document.querySelector('[role=tab][aria-selected=true]').id")
         assert selected == f"tab-{name}"
-    named = page.run(
-        "[...document.querySelectorAll('input, select, textarea')].every(e => e.labels.length)"
-    )
-    assert named is True
+    assert all(page.each("input, select, textarea", "e => e.labels.length"))
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -295,7 +277,7 @@ def test_without_a_token_the_page_says_what_to_do(browser) -> None:
         page.wait("document.querySelector('#status')?.textContent === 'Not connected.'")
         assert "Open the address that proper serve printed" in page.text("#problem")
         page.go(page_address(server.url, TOKEN))  # only the fragment differs: no new load
-        page.wait("document.querySelector('#status').textContent.startsWith('Task')")
+        page.wait(CONNECTED)
         assert page.run("location.href") == f"{server.url}/"
         assert page.run("document.querySelector('#problem').hidden")
     page.close()

@@ -1,4 +1,7 @@
-"""Start and end: ports, tokens, signals in the middle of work; in a process of its own."""
+"""Start and end: ports, tokens, signals in the middle of work.
+
+The port is taken at both loopback addresses: at one left free another user could wait for the token.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +16,11 @@ from pathlib import Path
 
 import httpx
 import pytest
-from serving import TOKEN, FakeSession
+from serving import TOKEN, FakeSession, running
 
 from client.cli import run_cli
-from client.serving.server import bound, serve
+from client.serving import server as server_module
+from client.serving.server import HOST_6, bound, serve
 from proper_model.errors import ConfigError
 
 # A session whose pieces come every 50 ms for ever, or whose work ignores everything.
@@ -29,7 +33,7 @@ from client.serving.session import Ending
 from proper_model.errors import ProperError
 
 class Endless(FakeSession):
-    def generate(self, prompt, *, stage, max_tokens, task=None):
+    def generate(self, prompt, *, stage, max_tokens):
         while True:
             time.sleep({pause})
             yield "canary"
@@ -37,8 +41,6 @@ class Endless(FakeSession):
         while True:
             time.sleep(0.02)
             progress("retraining", 1, 0)
-    def close(self):
-        print("closed", flush=True)
 
 try:
     serve(Endless(), port=0, token=TOKEN, ready=lambda url: print(url, flush=True))
@@ -79,7 +81,7 @@ def test_a_signal_in_mid_stream_ends_cleanly_within_five_seconds(number) -> None
     with program.client.stream("POST", "/v1/completions", json=STREAM) as response:
         next(response.iter_lines())
         lines, log, seconds = program.end(number)
-    assert (lines, log, program.process.returncode) == (["closed", "returned"], "", 0)
+    assert (lines, log, program.process.returncode) == (["returned"], "", 0)
     assert seconds < 5
 
 
@@ -87,7 +89,7 @@ def test_a_signal_in_mid_forgetting_ends_at_its_next_step() -> None:
     program = Program()
     assert program.client.post("/api/forget", json={"all": True}).status_code == 202
     lines, log, seconds = program.end(signal.SIGINT)
-    assert (lines, log) == (["closed", "returned"], "")
+    assert (lines, log) == (["returned"], "")
     assert seconds < 5
 
 
@@ -103,11 +105,15 @@ def test_work_that_does_not_end_is_left_behind() -> None:
     assert seconds < 5
 
 
+def start(port: int, token: str = TOKEN) -> None:
+    serve(FakeSession(), port=port, token=token, ready=lambda _url: None)
+
+
 def test_a_port_in_use_is_said() -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         with pytest.raises(ConfigError, match=f"port {port} of 127.0.0.1: in use") as caught:
-            serve(FakeSession(), port=port, token=TOKEN, ready=lambda _url: None)
+            start(port)
         assert "0 takes any free one" in str(caught.value.hint)
 
 
@@ -127,17 +133,82 @@ def test_the_help_says_who_may_get_a_token_that_stays(capsys) -> None:
 @pytest.mark.parametrize("port", [-1, 65536])
 def test_ports_that_do_not_exist(port) -> None:
     with pytest.raises(ConfigError, match="expected 0 to 65535"):
-        serve(FakeSession(), port=port, token=TOKEN, ready=lambda _url: None)
+        start(port)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="the superuser may take any port")
 def test_a_port_of_the_system() -> None:
     with pytest.raises(ConfigError, match="port 1 of"):
-        serve(FakeSession(), port=1, token=TOKEN, ready=lambda _url: None)
+        start(1)
 
 
 @pytest.mark.parametrize("token", ["", "short", "x" * 31, "a b" * 20, "ä" * 40])
 def test_weak_tokens_are_refused(token) -> None:
     with pytest.raises(ConfigError) as caught:
-        serve(FakeSession(), port=0, token=token, ready=lambda _url: None)
+        start(0, token)
     assert not token or token not in str(caught.value)
+
+
+def _has_ipv6() -> bool:
+    try:
+        socket.create_server((HOST_6, 0), family=socket.AF_INET6).close()
+    except OSError:
+        return False
+    return True
+
+
+needs_ipv6 = pytest.mark.skipif(not _has_ipv6(), reason="needs the address ::1")
+
+
+@needs_ipv6
+def test_the_same_answers_at_both_addresses() -> None:
+    with running(FakeSession()) as server:
+        for host in ("127.0.0.1", "[::1]", "localhost"):
+            url = f"http://{host}:{server.port}/v1/models"
+            answer = httpx.get(url, headers=server.client.headers, trust_env=False)
+            assert answer.status_code == 200
+
+
+@needs_ipv6
+def test_nobody_else_can_wait_at_the_other_address() -> None:
+    with bound(0) as listeners:
+        port = listeners[0].getsockname()[1]
+        for host, family in ((HOST_6, socket.AF_INET6), ("::", socket.AF_INET6)):
+            with pytest.raises(OSError, match="in use"):
+                socket.create_server((host, port), family=family)
+
+
+@needs_ipv6
+def test_a_port_that_somebody_has_at_the_other_address_is_refused() -> None:
+    with socket.create_server((HOST_6, 0), family=socket.AF_INET6) as other:
+        port = other.getsockname()[1]
+        with pytest.raises(ConfigError, match=f"port {port} of ::1: in use"):
+            start(port)
+
+
+def test_any_free_port_is_free_at_both(monkeypatch: pytest.MonkeyPatch) -> None:
+    second, tried = server_module._second, []
+
+    def taken_once(stack, port):
+        tried.append(port)
+        if len(tried) == 1:
+            raise ConfigError("in use by another program")
+        return second(stack, port)
+
+    monkeypatch.setattr(server_module, "_second", taken_once)
+    with bound(0) as listeners:
+        assert {listener.getsockname()[1] for listener in listeners} == {tried[-1]}
+    assert len(tried) == 2
+
+
+def test_a_machine_without_ipv6(monkeypatch: pytest.MonkeyPatch) -> None:
+    listen = server_module._listen
+
+    def without(stack, family, host, port):
+        if family == socket.AF_INET6:
+            raise OSError("no such address")
+        return listen(stack, family, host, port)
+
+    monkeypatch.setattr(server_module, "_listen", without)
+    with bound(0) as (only,):
+        assert only.getsockname()[0] == "127.0.0.1"

@@ -8,9 +8,8 @@ from unicodedata import category
 
 import pytest
 
-from client.commands.generate import answer_all
+from client.commands.generate import Asked, Questions, answer_all
 from client.commands.inspect import list_items
-from client.commands.questions import Asked, Questions
 from client.person.state import TaskState
 from client.terminal import terminal_text
 from client.terminal.terminal_text import for_stdout, harmless, json_line, preview

@@ -92,8 +92,7 @@ def list_(context: typer.Context, as_json: o.AsJson = False) -> None:
 def verify(
     context: typer.Context,
     source: Annotated[
-        str | None,
-        typer.Argument(metavar="PATH_OR_URL", help="Left out: the installed release."),
+        str | None, typer.Argument(metavar="PATH_OR_URL", help="Left out: the installed release.")
     ] = None,
     root: Root = None,
     base: Base = None,

@@ -10,7 +10,7 @@ import os
 import shutil
 import stat
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -32,7 +32,6 @@ EXTRAS = {
     "keyring": "the vault's key in the desktop's keyring",
     "pyrage": "backups",
 }
-
 
 SIGNS = {True: "ok", False: "mend", None: ""}
 
@@ -58,24 +57,16 @@ def doctor(context: typer.Context) -> None:
 
 def examine(home: Home) -> list[Finding]:
     """All findings, in order. A check that fails unexpectedly is a finding too."""
-    checks: tuple[Callable[[Home], Iterator[Finding]], ...] = (
-        _software,
-        _folder,
-        _root,
-        _release,
-        _vault,
-        _machine,
-    )
     found: list[Finding] = []
-    for check in checks:
+    for check in (_software, _folder, _root, _release, _vault, _machine):
+        name = check.__name__.strip("_")
         try:
             found += check(home)
-        except (ProperError, OSError) as error:
-            told = (
-                error.message if isinstance(error, ProperError) else os.strerror(error.errno or 0)
-            )
-            hint = f"; {error.hint}" if isinstance(error, ProperError) and error.hint else ""
-            found.append(Finding(check.__name__.strip("_"), ok=False, told=told + hint))
+        except ProperError as error:
+            told = f"{error.message}; {error.hint}" if error.hint else error.message
+            found.append(Finding(name, ok=False, told=told))
+        except OSError as error:
+            found.append(Finding(name, ok=False, told=os.strerror(error.errno or 0)))
     return found
 
 
@@ -99,12 +90,10 @@ def _folder(home: Home) -> Iterator[Finding]:
         return
     mode = stat.S_IMODE(place.lstat().st_mode)
     closed = not mode & 0o077
-    yield Finding(
-        "folder", closed, "closed to others" if closed else f"mode {mode:o}: chmod 700 it"
-    )
-    yield Finding(
-        "writable", os.access(place, os.W_OK), "yes" if os.access(place, os.W_OK) else "no"
-    )
+    told = "closed to others" if closed else f"mode {mode:o}: chmod 700 it"
+    yield Finding("folder", closed, told)
+    writable = os.access(place, os.W_OK)
+    yield Finding("writable", writable, "yes" if writable else "no")
     free = shutil.disk_usage(place).free
     yield Finding("free disk", free >= LEAST_FREE_BYTES, f"{free >> 20} MiB")
 

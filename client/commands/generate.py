@@ -1,24 +1,37 @@
-"""`proper generate`: an answer in one person's way, one at a time or a file of them."""
+"""`proper generate`: the person's own model answers one question, or a file of them.
+
+A file is read a line at a time, so that memory is bounded however many questions it holds.
+"""
 
 from __future__ import annotations
 
+import codecs
+import os
+import stat
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
-from typing import Annotated, Any
+from typing import IO, Annotated, Any
 
 import typer
 
 from client.commands import options as o
-from client.commands.questions import Questions, open_questions
+from client.history.text_input import shown_name
 from client.person.stores import VaultStore, stored
 from client.person.workspace import Memory, Workspace
 from client.terminal.console import progress_bars, say, stdin_bytes
 from client.terminal.terminal_text import for_stdout, json_line
+from proper_model.data import whole_text
 from proper_model.errors import ConfigError, DataError
+from proper_model.storage.documents import DocumentError, parse_json
 from proper_model.tasks import counted
 
 MAX_QUESTION_BYTES = 1 << 20
+MAX_LINE_BYTES = 4 << 20  # of a file of questions
+LINE_HINT = 'one JSON object a line, such as {"id": "1", "input": "..."}'
 
 Text = Annotated[
     str | None,
@@ -69,6 +82,70 @@ def generate(
         sys.stdout.write(for_stdout(piece))
         sys.stdout.flush()
     sys.stdout.write("\n")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One question of a file; `id` is the line's number where it has none."""
+
+    id: str
+    input: str
+
+
+@dataclass(frozen=True)
+class Questions:
+    """`rows` can be read once; `total` is 0 if it is not known before the end."""
+
+    total: int
+    rows: Iterator[Asked]
+
+
+@contextmanager
+def open_questions(path: Path) -> Iterator[Questions]:
+    """All lines of a regular file are checked before the first is handed on; a pipe's as they come.
+
+    Raises DataError, here or while `rows` is read, with the line that is not as expected.
+    """
+    name = shown_name(path)
+    try:
+        handle = path.open("rb")
+    except OSError as error:
+        raise DataError(
+            f"{name}: {error.strerror}; expected a file of questions",
+            hint="check the path given to --input",
+        ) from None
+    with handle:
+        total = 0
+        if stat.S_ISREG(os.fstat(handle.fileno()).st_mode):
+            total = sum(1 for _ in _rows(handle, name))
+            handle.seek(0)
+        yield Questions(total, _rows(handle, name))
+
+
+def _rows(handle: IO[bytes], name: str) -> Iterator[Asked]:
+    for number in count(1):
+        place = f"{name}, line {number}"
+        try:
+            line = handle.readline(MAX_LINE_BYTES + 1)
+        except OSError as error:
+            raise DataError(
+                f"{place}: cannot be read ({error.strerror})",
+                hint="check the disk, then repeat the command",
+            ) from None
+        if not line:
+            return
+        if len(line) > MAX_LINE_BYTES:
+            raise DataError(f"{place}: more than {MAX_LINE_BYTES} bytes", hint=LINE_HINT)
+        if not line.strip():
+            continue
+        text = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
+        try:
+            row = parse_json(text, surrogates=True)
+        except DocumentError as error:
+            raise DataError(f"{place}: {error}", hint=LINE_HINT) from None
+        if not isinstance(row, dict) or not isinstance(row.get("input"), str):
+            raise DataError(f"{place}: no text in field input", hint=LINE_HINT)
+        yield Asked(whole_text(str(row.get("id", number))), whole_text(row["input"]))
 
 
 def answer_all(

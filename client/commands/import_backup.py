@@ -64,13 +64,7 @@ def import_backup(
     with workspace.changing() as vault:
         if there:
             agree_to_replace(vault, state, content.created, yes=yes)
-        store(
-            vault,
-            state,
-            what="import",
-            task=", ".join(sorted(state.tasks)),
-            items=items,
-        )
+        store(vault, state, what="import", task=", ".join(sorted(state.tasks)), items=items)
     print_line(f"Imported {counted(len(state.tasks), 'task')} with {counted(items, 'item')}.")
     with suppress(VaultForeignError):
         workspace.bundle_of(state)  # says so if it is an older one
@@ -101,12 +95,12 @@ def agree_to_replace(vault: Vault, state: PersonalState, created: datetime, *, y
     """Say what is lost by a backup, and ask. Raises ConfigError, or typer.Abort for a no."""
     from client.person.replacing import losses
 
-    present: PersonalState | None = None
-    store = VaultStore(vault)
-    if not store.exists():
+    kept = VaultStore(vault)
+    if not kept.exists():
         return
+    present: PersonalState | None = None
     try:
-        present = store.read()
+        present = kept.read()
     except VaultError as error:
         say(f"warning: {error.message}")
     lost = losses(present, state, created)

@@ -156,9 +156,10 @@ def print_events(state: PersonalState) -> None:
 
 def list_items(task: TaskState, *, as_json: bool) -> None:
     """Numbers, ids, dates and the first words of every item."""
-    rows = []
-    for number, item in enumerate(task.items, start=1):
-        rows.append((str(number), item.id, item.date or "", preview(item.fields, PREVIEW)))
+    rows = [
+        (str(number), item.id, item.date or "", preview(item.fields, PREVIEW))
+        for number, item in enumerate(task.items, start=1)
+    ]
     if as_json:
         keys = ("number", "id", "date", "preview")
         for row in rows:

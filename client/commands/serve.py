@@ -46,7 +46,7 @@ def serve(
     vault = workspace.open() if workspace.has_vault else None
     with progress_bars() as show:
         show("loading the model", 0, 0)
-        session = ServedPerson.load(workspace, vault, task, Memory(o.bytes_of(max_memory)))
+        session = ServedPerson(workspace, vault, task, Memory(o.bytes_of(max_memory)))
 
     def ready(url: str) -> None:
         print_line(page_address(url, token))

@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from client.commands.options import readable_bytes, readable_seconds
@@ -58,10 +57,7 @@ def new_state(bundle: InstalledBundle, vault: Vault) -> PersonalState:
 
 @contextmanager
 def learner_for(
-    workspace: Workspace,
-    bundle: InstalledBundle,
-    state: PersonalState | None,
-    memory: Memory,
+    workspace: Workspace, bundle: InstalledBundle, state: PersonalState | None, memory: Memory
 ) -> Iterator[Learner]:
     """A learner over a release, within the memory the options name."""
     from client.person.learner import Learner
@@ -146,10 +142,10 @@ def train(
     Raises InterruptedRunError on Ctrl-C; what the vault holds is then what it held before.
     """
     key = work_key(learner, state, histories, what)
-    if resume and not any(
-        path.name.startswith(working_name(vault.newest, key)) for path in leftovers(vault)
-    ):
-        if leftovers(vault):
+    left = list_working(vault.folder)  # checkpoints of interrupted work
+    mine = working_name(vault.newest, key)
+    if resume and not any(path.name.startswith(mine) for path in left):
+        if left:
             raise ConfigError(
                 "what was interrupted is other work: other items, options or release",
                 hint="repeat that very command with --resume, or leave --resume out to begin anew",
@@ -161,8 +157,7 @@ def train(
         result = step(learner.resuming(checkpoint(vault, key)), state, histories)
     except KeyboardInterrupt:
         raise InterruptedRunError(
-            "interrupted",
-            hint="your adapter is as before; the same command with --resume goes on",
+            "interrupted", hint="your adapter is as before; the same command with --resume goes on"
         ) from None
     return result, Spent(time.monotonic() - begin, peak_memory_bytes())
 
@@ -201,11 +196,6 @@ def checkpoint(vault: Vault, key: str) -> Sealed:
 
     sealer = vault.sealer(f"checkpoint {key}")
     return Sealed(vault.folder / working_name(vault.newest, key), sealer.seal, sealer.open)
-
-
-def leftovers(vault: Vault) -> list[Path]:
-    """Checkpoints of interrupted work, half-written ones too. Raises StorageError."""
-    return list_working(vault.folder)
 
 
 def discard(vault: Vault, *, keep: str | None = None) -> None:

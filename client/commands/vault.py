@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from client.commands import options as o
+from client.commands.training_run import discard
 from client.person.workspace import say_warning
 from client.terminal.console import print_line, print_table, say
 from client.terminal.tables import Table
@@ -76,7 +77,7 @@ def status(context: typer.Context, as_json: o.AsJson = False) -> None:
     if as_json:
         print_line(json.dumps(found, sort_keys=True))
         return
-    rows = (
+    rows = [
         ("folder", found["folder"]),
         (
             "release",
@@ -91,15 +92,14 @@ def status(context: typer.Context, as_json: o.AsJson = False) -> None:
             "interrupted work",
             "yes: the same command with --resume" if found["interrupted"] else "no",
         ),
-        *((("left half written", _left(found["leftovers"])),) if found["leftovers"] else ()),
-    )
-    print_table(Table("proper", ("", ""), rows, labels=2))
+    ]
+    if shown is not None and shown.leftovers:
+        files = counted(shown.leftovers, "file")
+        told = f"{files}, by a command at work or a killed one; the next removes those"
+        rows.append(("left half written", told))
+    print_table(Table("proper", ("", ""), tuple(rows), labels=2))
     for warning in warnings_of(workspace.home, bundle) if bundle is not None else ():
         say(f"warning: {warning}")
-
-
-def _left(count: int) -> str:
-    return f"{counted(count, 'file')}, by a command at work or a killed one; the next removes those"
 
 
 def _kept(found: dict[str, Any]) -> str:
@@ -165,7 +165,6 @@ def passwd(
     A copy of the folder from before still opens with the old passphrase; --rotate makes a new
     master key, for when one has leaked.
     """
-    from client.commands.training_run import discard
     from client.vault.secrets import KeyringEntry
 
     asked = [add_key_file is not None, add_keyring, remove is not None]

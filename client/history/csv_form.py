@@ -24,7 +24,7 @@ _SEPARATOR_LINE = re.compile(r'"?sep=(?P<sign>[,;\t|])"?\s*', re.IGNORECASE)
 class Table:
     """A table whose header was read; `rows` can be read once.
 
-    `names` are the fields and columns that are asked for, by which the separator is told.
+    `names`: fields and columns that are asked for; the separator is the one that finds most of them.
     """
 
     def __init__(self, name: str, lines: Iterator[str | None], names: set[str]) -> None:
@@ -71,13 +71,17 @@ class Table:
             if field in needed and not set(places) & set(self.header)
         ]
         if missing:
+            shown = self._shown(fields)
             guess = "; lines of text are no table: write one item a line as JSON"
-            if self._shown(fields):
+            if shown:
                 options = likely(self.header, [f for f in fields if f not in self.header])
                 guess = f", such as {options}" if options else ""
+            else:
+                shown = (
+                    f"{len(self.header)} cells in the first row that do not look like column names"
+                )
             raise DataError(
-                f"{self.name}: no column named {', '.join(dict.fromkeys(missing))}; "
-                f"{self._found(fields)}",
+                f"{self.name}: no column named {', '.join(dict.fromkeys(missing))}; found {shown}",
                 hint="the first row must name the columns; --column FIELD=NAME says where one of the "
                 f"task's fields {', '.join(fields)} stands{guess} "
                 f"(read as separated by {DELIMITERS[self.delimiter]})",
@@ -90,12 +94,6 @@ class Table:
             )
         return {c: self.header.index(c) for c in selection.columns if c in self.header}
 
-    def _found(self, fields: Sequence[str]) -> str:
-        shown = self._shown(fields)
-        if not shown:
-            return f"found {len(self.header)} cells in the first row that do not look like column names"
-        return f"found {shown}"
-
     def _shown(self, fields: Sequence[str]) -> str:
         """The header for a message; empty where it may be a person's text, as one cell mostly is."""
         if len(self.header) == 1 and self.header[0] not in fields:
@@ -106,7 +104,7 @@ class Table:
 class _Feed:
     """Lines for `csv.reader`, which joins those that quotes span; bounds a row's length.
 
-    `row_line` is where the row that is read begins, `line` the last that was given.
+    `row_line` is the number of the row's first line, `line` that of the last line given.
     """
 
     def __init__(self, name: str, lines: Iterator[str | None], line: int) -> None:

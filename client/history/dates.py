@@ -17,6 +17,7 @@ from typing import Any
 from proper_model.data import date_key, normal_date
 
 ORDERS = ("dmy", "mdy", "ymd")
+_ORDER_WORDS = {"dmy": "the day", "mdy": "the month", "ymd": "the year"}
 OPTIONS_HINT = "--no-date reads the items without dates, --lenient leaves out dates like this one"
 ORDER_HINT = (
     "say which it is: --date-order dmy (day first), mdy (month first), or ymd (year first, as in "
@@ -26,7 +27,7 @@ MAX_DATE_CHARS = 100
 # 1973 and 2286 in seconds; a thousand times that in milliseconds.
 MIN_UNIX, MAX_UNIX = 10**8, 10**10
 MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
-_MONTH = r"(?P<month>jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*\.?"
+_MONTH = rf"(?P<month>{'|'.join(MONTHS)})[a-z]*\.?"
 _TIME = (
     r"(?P<hour>\d{1,2})[:.](?P<minute>\d{2})(?:[:.](?P<second>\d{2})(?:[.,](?P<fraction>\d{1,9}))?)?"
     r"(?:\s*(?P<half>[ap])\.?\s?m\.?)?"
@@ -96,16 +97,16 @@ class DateReader:
 
     def read(self, value: Any) -> Moment | None:
         """The moment of a cell or a JSON value; None for nothing. Raises NoDateError."""
+        if value is None:
+            return None
         if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
             value = int(value)
-        if value is None or isinstance(value, bool) or not isinstance(value, str | int):
-            if value is None:
-                return None
+        if isinstance(value, bool) or not isinstance(value, str | int):
             raise NoDateError("expected a date, found something else")
-        text = str(value) if isinstance(value, int) and abs(value) < 10**18 else value
-        if not isinstance(text, str) or len(text) > MAX_DATE_CHARS:
+        too_long = abs(value) >= 10**18 if isinstance(value, int) else len(value) > MAX_DATE_CHARS
+        if too_long:
             raise NoDateError(f"longer than {MAX_DATE_CHARS} characters, so no date")
-        text = text.replace("\u202f", " ").replace("\u00a0", " ").strip()
+        text = str(value).replace("\u202f", " ").replace("\u00a0", " ").strip()
         if not text:
             return None
         key = date_key(text)
@@ -146,9 +147,6 @@ class DateReader:
         moment = _moment(year, month, day, match.groupdict())
         self.order = order
         return moment
-
-
-_ORDER_WORDS = {"dmy": "the day", "mdy": "the month", "ymd": "the year"}
 
 
 def shown_order(match: re.Match[str]) -> str | None:

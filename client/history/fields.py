@@ -1,8 +1,8 @@
 """Where the fields of a task stand in a file: the person's `--column`, or what its layout says.
 
-Both tables and JSON go through here: a value is looked up by column or by path, cleaned, and a
-record that is none of the person's own items is told apart. Messages name columns that headers are
-known to have, and count the others, because a file without a header has a person's text there.
+For tables and JSON alike: a value is looked up by column or path and cleaned, and records that are not
+the person's own items are recognized. Messages name only columns that headers are known to have, and
+count the others, because a file without a header has a person's text there.
 """
 
 from __future__ import annotations
@@ -141,17 +141,17 @@ def select(
 def _misfit(task: Task, name: str, layout: Layout, missing: Sequence[str]) -> DataError:
     """The error for a layout that has not what a task asks about."""
     has = ", ".join(f"{field} ({' or '.join(at)})" for field, at in layout.fields.items())
-    fitting = [t for t in shipped_tasks() if t[:5] != "synth" and _fits(load_task(t), layout)]
+    fitting = [
+        name
+        for name in shipped_tasks()
+        if name[:5] != "synth" and load_task(name).required_fields <= layout.fields.keys()
+    ]
     tasks = f"tasks that fit: {', '.join(fitting)} (--task); or " if fitting else ""
     return DataError(
         f"{name}: {layout.name}, which has {has}; task {task.name} needs "
         f"{', '.join(sorted(task.required_fields))}: no {', '.join(missing)}",
         hint=f"{tasks}--column {missing[0]}=NAME says what to take for {missing[0]}",
     )
-
-
-def _fits(task: Task, layout: Layout) -> bool:
-    return task.required_fields <= layout.fields.keys()
 
 
 def dig(raw: Any, path: str) -> Any:

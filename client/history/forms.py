@@ -1,8 +1,8 @@
-"""Which form a history has: told by its content, and by its name where the content leaves it open.
+"""Which form a history has, by its content, and by its name where the content leaves it open.
 
-JSON begins with a bracket or a brace; a first line that is an item makes it lines. A name decides
-between lines and one long object that the beginning does not end. Exports with a form of their own
-are known by how they begin; what is left is a table, unless it begins as other files do.
+JSON begins with a bracket or a brace; it is JSON lines if the first line is a whole item. Where the
+beginning ends no object, the name decides. Exports with a text form of their own are known by how they
+begin; the rest is a table, unless it begins as other kinds of files do.
 """
 
 from __future__ import annotations
@@ -87,8 +87,8 @@ class Reading:
     Attributes:
         form: one of `FORMS`.
         selection: where the fields stand.
-        owner: the person's identity where the file says so and others' records stand in it too;
-            filled while the records are read.
+        owner: the person's identity, if a file that holds others' records too says it; filled while
+            the records are read.
         date_option: names a column that may be the date of a table read without one.
     """
 

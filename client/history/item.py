@@ -232,9 +232,8 @@ def check_scale(
     layout = selection.layout
     if layout is None or layout.scale is None or "score" not in selection.places:
         return
-    if scale is not None and begins_as(scale, layout.scale):
-        return
-    if scale is not None and selection.places["score"] != layout.fields["score"]:
+    elsewhere = selection.places["score"] != layout.fields["score"]
+    if scale is not None and (elsewhere or begins_as(scale, layout.scale)):
         return
     own = scale_name(labels) if labels else layout.scale
     if own != layout.scale:

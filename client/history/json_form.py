@@ -88,7 +88,7 @@ def jsonl_records(lines: Iterator[str | None]) -> Generator[Record, None, None]:
 class _Walk:
     """A reader's place in JSON text. `where` says it in messages: a record's number."""
 
-    def __init__(self, name: str, text: str, position: int = 0) -> None:
+    def __init__(self, name: str, text: str, position: int) -> None:
         self.name, self.text, self.position = name, text, position
         self.where = ""
         self.decoder = _Decoder()
@@ -161,7 +161,7 @@ class _Walk:
 
 
 def tree_values(
-    name: str, text: str, paths: Collection[str], position: int = 0
+    name: str, text: str, paths: Collection[str], position: int
 ) -> Generator[Found, None, None]:
     """(path, value, faults) of every value at one of `paths`, in the order of the text.
 
@@ -201,7 +201,7 @@ def tree_values(
 
 
 def json_records(
-    name: str, text: str, position: int = 0, *, users: bool
+    name: str, text: str, position: int, *, users: bool
 ) -> Generator[Record, None, None]:
     """Items of an array, or of the profile of one person's user records, alone or in an array.
 

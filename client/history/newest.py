@@ -1,10 +1,10 @@
 """Which items of a history are kept, and in which order: each once, the newest N, oldest first.
 
-Bounded whatever the file holds: the newest N by date and, as long as it is open which order counts,
-the last N of the file. Items of one day are ordered by their time where the file has it. A file some
-of whose items lack a date is turned round if the others show that it begins with the newest. An item
-is known again by its id among the last `REMEMBERED` different records and among the kept ones; one
-that is repeated further apart counts as two.
+Memory is bounded: kept are the newest N by date and, until it is known which order counts, the last N
+of the file. Items of one day are ordered by their time where the file has it. Where some items lack a
+date, the file's order counts, reversed if the other dates only fall. Repeated items are found by their
+id among the last `REMEMBERED` different records and among the kept ones; further apart they count as
+two.
 """
 
 from __future__ import annotations
@@ -21,17 +21,13 @@ from proper_model.errors import DataError
 from proper_model.tasks import HistoryItem, Place, Report
 
 REMEMBERED = 100_000
-MIN_FALLS = 2  # of dates, that show a file to begin with the newest
+MIN_FALLS = 2  # falling dates that show a file to begin with the newest
 MAX_KEPT_CHARS = 256 * MIB
 
 
 def content_digest(item: HistoryItem) -> bytes:
     """SHA-256 of fields and date, independent of the order of fields and the wording of the date."""
-    return _digest(item, date_key(item.date))
-
-
-def _digest(item: HistoryItem, date: tuple[int, ...] | None) -> bytes:
-    text = json.dumps([sorted(item.fields.items()), date])
+    text = json.dumps([sorted(item.fields.items()), date_key(item.date)])
     return hashlib.sha256(text.encode()).digest()
 
 
@@ -74,7 +70,7 @@ class Keeper:
         """
         key = hashlib.sha256(item.id.encode()).digest()[:16]
         date = date_key(item.date)
-        seen = _Seen(_digest(item, date)[:16], number)
+        seen = _Seen(content_digest(item)[:16], number)
         known = self._recent.get(key) or self._dated_seen.get(key)
         if known is not None:
             if known.content != seen.content:

@@ -1,19 +1,11 @@
 """From ratings as people's files have them to the labels of an ordinal task, by an explicit rule.
 
-`4`, `4.0`, `4,0`, `4/5`, `****` in stars and `4 stars` all are 4. A rating that is none of the labels
-is never rounded unless `--scale` says how:
-
-    half-stars:RULE, quarter-stars:RULE   0.5 to 5 and 0.25 to 5: the labels' own units
-    LOW-HIGH:LOW-HIGH[:RULE]              from the file's scale to the task's, such as 1-10:1-5
-
-RULE: `round-up`, `round-down` or `nearest`, which halfway goes up and is what the second form does
-when it names none. The second form stretches the file's scale over the task's: with 1-10:1-5 the
-pairs 1 and 2 to 9 and 10 become 1 to 5. What lies below the lowest label becomes the lowest.
+A rating that is none of the labels is never rounded unless `--scale` says how: `half-stars:RULE`,
+`quarter-stars:RULE` or `LOW-HIGH:LOW-HIGH[:RULE]`. docs/histories.md, "Ratings", describes them.
 """
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -131,7 +123,7 @@ def rating_label(text: str, labels: Sequence[str], scale: Scale | None) -> str:
 
 
 class Ratings:
-    """The ratings of one file, which have one scale."""
+    """The labels of one file's ratings; counts those above the scale."""
 
     def __init__(self, name: str, labels: Sequence[str], scale: Scale | None) -> None:
         self.labels = labels
@@ -232,12 +224,10 @@ def _read(text: str) -> tuple[Fraction, Fraction | None]:
 
 
 def _fraction(text: str) -> Fraction | None:
-    digits = text.replace(",", ".")
     try:
-        value = Fraction(digits)
-    except ValueError:
+        return Fraction(text.replace(",", "."))
+    except ValueError:  # no digit
         return None
-    return value if math.isfinite(value) else None
 
 
 def _range(text: str) -> tuple[Fraction, Fraction] | None:

@@ -1,15 +1,14 @@
 """One person's own history from a file or standard input: checked, each item once, in time order.
 
 Memory is bounded by the newest items that are kept, and by the text of a file that is one JSON value;
-plaintext is copied nowhere. Messages name file, record, line and field; they quote nothing. Forms:
-`forms`; exports that are known: `layouts`; one record: `item`.
+plaintext is copied nowhere. Messages name file, record, line and field; they quote nothing.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +22,7 @@ from client.history.newest import Keeper
 from client.history.rating_scale import Scale, parse_scale
 from client.history.text_input import STANDARD_INPUT, open_history
 from proper_model.errors import ConfigError, DataError
+from proper_model.progress import Progress, silent
 from proper_model.tasks import HistoryItem, Place, Task, counted
 
 __all__ = ["History", "ReadOptions", "read_history"]
@@ -31,9 +31,6 @@ DEFAULT_MAX_ITEMS = 20_000
 MAX_PROBLEMS = 20  # different ones that warnings tell of
 DUPLICATE, OLDER = "duplicate", "older"
 PHASE = "reading history (MiB)"
-
-# (phase, done, total); total 0 means: unknown.
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -66,7 +63,7 @@ def read_history(
     task: Task,
     options: ReadOptions | None = None,
     *,
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> History:
     """Read a history from a file, or from standard input for None and `-`.
 
@@ -111,19 +108,14 @@ def _checked(options: ReadOptions, task: Task) -> Scale | None:
 
 
 def _read(
-    source: Path | None,
-    task: Task,
-    options: ReadOptions,
-    scale: Scale | None,
-    progress: Progress | None,
+    source: Path | None, task: Task, options: ReadOptions, scale: Scale | None, progress: Progress
 ) -> History:
     report = Faults(strict=not options.lenient, limit=MAX_PROBLEMS)
     left: Counter[str] = Counter()
     read = 0
 
     def on_read(done: int, size: int) -> None:
-        if progress is not None:
-            progress(PHASE, done >> 20, size >> 20)
+        progress(PHASE, done >> 20, size >> 20)
 
     with open_history(source, on_read=on_read) as opened:
         keeper = Keeper(opened.name, options.max_items or DEFAULT_MAX_ITEMS)

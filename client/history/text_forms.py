@@ -161,12 +161,12 @@ def _date(match: re.Match[str]) -> str:
 def _kind(text: str) -> str:
     """`media` for what the program wrote in place of a text, else `text`."""
     plain = without_marks(text).strip()
-    own = text.lstrip(" ").startswith("\u200e")  # the program's words on an iPhone
-    if own or " \u2022 \u200e" in text:  # as before: a document's pages
+    # An iPhone puts a mark before the program's words, and before the count of a document's pages.
+    marked = text.lstrip(" ").startswith("\u200e") or " \u2022 \u200e" in text
+    if marked or plain.rstrip(".") in _NOTICES:
         return "media"
-    if plain.rstrip(".") in _NOTICES or _PLACE.fullmatch(plain):
-        return "media"
-    return "media" if _BRACKETED.fullmatch(plain) or _ATTACHED.fullmatch(plain) else "text"
+    forms = (_PLACE, _BRACKETED, _ATTACHED)
+    return "media" if any(form.fullmatch(plain) for form in forms) else "text"
 
 
 def is_clippings(head: str) -> bool:

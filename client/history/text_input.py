@@ -1,15 +1,15 @@
 """Where a person's own history comes from: a regular file or standard input, as checked text.
 
-Tables and lines are handed on a line at a time; JSON that is one value is read whole, within a
-bound. Nothing is copied to a file. Text is UTF-8, or UTF-16 with its mark; lines that end with a
-carriage return alone end with a line feed afterwards. What is no such text is refused with the place
-where that shows. Source: docs/security.md 6.
+Tables and JSON lines are read line by line; JSON that is one value is read whole, within a bound.
+Nothing is copied to a file. Text is UTF-8, or UTF-16 with its mark; a carriage return alone counts as
+a line's end. Anything else is refused with its place. Source: docs/security.md 6.
 """
 
 from __future__ import annotations
 
 import codecs
 import errno
+import fnmatch
 import io
 import os
 import stat
@@ -25,7 +25,7 @@ from proper_model.bundle.limits import MIB
 from proper_model.errors import DataError
 
 CHUNK_BYTES = 1 << 18
-HEAD_BYTES = 1 << 16  # at least so many are looked at to tell the form
+HEAD_BYTES = 1 << 16  # the form is told by at least so many
 MAX_RECORD_CHARS = 4 * MIB
 MAX_LINE_BYTES = 4 * MAX_RECORD_CHARS  # no character of UTF-8 takes more than four
 MAX_WHOLE_BYTES = 512 * MIB  # of what is read whole; in memory text takes up to four times as much
@@ -291,7 +291,7 @@ def _reasons(name: str) -> Iterator[None]:
 
 
 def _open_regular(path: Path, name: str) -> IO[bytes]:
-    # Looked at before it is opened, because opening some devices does something, and again after.
+    # Checked before it is opened, because opening some devices has an effect, and again after.
     _check_regular(path.stat(), name)
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
     try:
@@ -334,9 +334,7 @@ def _ends_lines_with_returns(head: bytes) -> bool:
 
 
 def _archive_hint(handle: IO[bytes]) -> str:
-    """Which member of the zip archive at `handle` to unpack: of its list only names are told that
-    exports are known to have.
-    """
+    """Which member of the zip archive at `handle` to unpack; names only files of known exports."""
     try:
         if not handle.seekable():
             return _ARCHIVE_HINT
@@ -348,12 +346,6 @@ def _archive_hint(handle: IO[bytes]) -> str:
         f"{file} ({layout.name})"
         for layout in LAYOUTS
         for file in layout.files
-        if file in names or ("…" in file and any(_is_like(file, name) for name in names))
+        if fnmatch.filter(names, file.replace("…", "*"))
     ]
     return f"unpack it and give {' or '.join(found)}" if found else _ARCHIVE_HINT
-
-
-def _is_like(file: str, name: str) -> bool:
-    """Whether a name is one that `…` stands for a part of."""
-    begin, _, end = file.partition("…")
-    return name.startswith(begin) and name.endswith(end)

@@ -16,7 +16,6 @@ from starlette.routing import Route
 
 from client.serving.completions import Completions
 from client.serving.faults import RequestError, refusal_of
-from client.serving.forgetting import Forgetting
 from client.serving.guard import Guard
 from client.serving.page_api import PageApi
 from client.serving.turns import Turns
@@ -48,14 +47,13 @@ def build_app(
 ) -> Guard:
     """The ASGI application that answers at 127.0.0.1:`port` to whoever has `token`."""
     completions = Completions(turns, clock, new_id, started=int(clock()))
-    page = PageApi(turns, Forgetting(turns))
     shell = [
         Route(path, partial(_send_file, _read(name), _TYPES[name.rpartition(".")[2]]))
         for path, name in PAGE_FILES.items()
     ]
     handlers = dict.fromkeys((RequestError, HTTPException, Exception), _refuse)
     inner = Starlette(
-        routes=[*shell, *completions.routes(), *page.routes()],
+        routes=[*shell, *completions.routes(), *PageApi(turns).routes()],
         exception_handlers=dict(handlers),
     )
     return Guard(inner, token=token, port=port, open_paths=frozenset(PAGE_FILES))

@@ -1,28 +1,114 @@
-"""/v1/completions, /v1/chat/completions and /v1/models.
+"""/v1/completions, /v1/chat/completions and /v1/models; answers whole or as chunks of a stream.
 
-Source: OpenAI's API reference, "Create completion", "Create chat completion", "List models".
+Source: OpenAI's API reference, "Create completion", "Create chat completion", "List models", and the
+objects they answer with. With `include_usage` every chunk has a null `usage`, and a last chunk
+without choices holds the counts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from client.serving.faults import parse_body, read_body
-from client.serving.openai_replies import ChatReply, Reply, TextReply
 from client.serving.openai_schema import Asked, ChatRequest, CompletionRequest, asked_by
 from client.serving.session import Ending
-from client.serving.streams import Emit, EventStream, unless_gone
+from client.serving.streams import Emit, EventStream, whole_or_gone
 from client.serving.turns import Step, Turns
 
-CLOSED_REQUEST = 499  # nobody reads it; the number is nginx's
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Reply(ABC):
+    """One answer's frame: id, time (seconds since 1970) and model name."""
+
+    prefix: ClassVar[str]
+    kind: ClassVar[str]
+    chunk_kind: ClassVar[str]
+    id: str
+    created: int
+    model: str
+    include_usage: bool
+
+    @abstractmethod
+    def answer(self, text: str) -> Json:
+        """The choice of a whole answer, without its reason to end."""
+
+    @abstractmethod
+    def part(self, text: str) -> Json:
+        """The choice of a chunk; without text that of the last one."""
+
+    def opening(self) -> Iterator[Json]:
+        """Chunks before the first piece."""
+        return iter(())
+
+    def whole(self, text: str, ending: Ending, prompt_tokens: int) -> Json:
+        framed = self._framed(self.kind, self.answer(text), ending.reason)
+        return framed | {"usage": usage(ending, prompt_tokens)}
+
+    def chunk(self, choice: Json, reason: str | None = None) -> Json:
+        framed = self._framed(self.chunk_kind, choice, reason)
+        return framed | {"usage": None} if self.include_usage else framed
+
+    def closing(self, ending: Ending, prompt_tokens: int) -> Iterator[Json]:
+        """Chunks after the last piece."""
+        last = self.chunk(self.part(""), ending.reason)
+        yield last
+        if self.include_usage:
+            yield last | {"choices": [], "usage": usage(ending, prompt_tokens)}
+
+    def _framed(self, kind: str, choice: Json, reason: str | None) -> Json:
+        return {
+            "id": self.id,
+            "object": kind,
+            "created": self.created,
+            "model": self.model,
+            "choices": [{"index": 0, "logprobs": None, "finish_reason": reason, **choice}],
+        }
+
+
+class TextReply(Reply):
+    """Of /v1/completions; chunks have the form of the whole."""
+
+    prefix, kind, chunk_kind = "cmpl", "text_completion", "text_completion"
+
+    def answer(self, text: str) -> Json:
+        return {"text": text}
+
+    part = answer
+
+
+class ChatReply(Reply):
+    """Of /v1/chat/completions."""
+
+    prefix, kind, chunk_kind = "chatcmpl", "chat.completion", "chat.completion.chunk"
+
+    def answer(self, text: str) -> Json:
+        return {"message": {"role": "assistant", "content": text, "refusal": None}}
+
+    def part(self, text: str) -> Json:
+        return {"delta": {"content": text} if text else {}}
+
+    def opening(self) -> Iterator[Json]:
+        yield self.chunk({"delta": {"role": "assistant", "content": ""}})
+
+
+def usage(ending: Ending, prompt_tokens: int) -> Json:
+    """Token counts of an answer."""
+    return {
+        "prompt_tokens": prompt_tokens,
+        "completion_tokens": ending.tokens,
+        "total_tokens": prompt_tokens + ending.tokens,
+    }
 
 
 @dataclass(frozen=True)
@@ -43,31 +129,28 @@ class Completions:
 
     async def text(self, request: Request) -> Response:
         body = parse_body(CompletionRequest, await read_body(request))
-        asked = asked_by(body, self.turns.session.model_names)
-        reply = TextReply(f"cmpl-{self.new_id()}", *self._frame(asked))
-        return await self._answer(request, asked, reply)
+        return await self._answer(request, body, TextReply)
 
     async def chat(self, request: Request) -> Response:
         body = parse_body(ChatRequest, await read_body(request))
-        asked = asked_by(body, self.turns.session.model_names)
-        reply = ChatReply(f"chatcmpl-{self.new_id()}", *self._frame(asked))
-        return await self._answer(request, asked, reply)
+        return await self._answer(request, body, ChatReply)
 
     async def models(self, _request: Request) -> Response:
         common = {"object": "model", "created": self.started, "owned_by": "proper"}
         names = self.turns.session.model_names
         return JSONResponse({"object": "list", "data": [{"id": name, **common} for name in names]})
 
-    def _frame(self, asked: Asked) -> tuple[int, str, bool]:
-        return int(self.clock()), asked.model, asked.include_usage
-
-    async def _answer(self, request: Request, asked: Asked, reply: Reply) -> Response:
+    async def _answer(
+        self, request: Request, body: CompletionRequest | ChatRequest, form: type[Reply]
+    ) -> Response:
+        asked = asked_by(body, self.turns.session.model_names)
+        name = f"{form.prefix}-{self.new_id()}"
+        reply = form(name, int(self.clock()), asked.model, asked.include_usage)
         if asked.stream:
             return EventStream(partial(self._stream, asked, reply))
-        whole = await unless_gone(request.receive, self._whole(asked, reply))
-        return Response(status_code=CLOSED_REQUEST) if whole is None else JSONResponse(whole)
+        return await whole_or_gone(request, self._whole(asked, reply))
 
-    async def _whole(self, asked: Asked, reply: Reply) -> dict[str, Any]:
+    async def _whole(self, asked: Asked, reply: Reply) -> Json:
         pieces: list[str] = []
         async with self.turns.turn(), self._generating(asked) as step:
             while isinstance(part := await step(), str):
@@ -81,7 +164,7 @@ class Completions:
                 await emit(chunk)
             while isinstance(part, str):
                 if part:
-                    await emit(reply.piece(part))
+                    await emit(reply.chunk(reply.part(part)))
                 part = await step()
             for chunk in reply.closing(part, await self._count(asked.prompt)):
                 await emit(chunk)

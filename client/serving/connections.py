@@ -1,8 +1,8 @@
 """Connections without the token must not keep out those with it.
 
-Any user of this machine can open connections here. Until one of its requests carried the token, a
-connection has `Limits.without_token_s` in all, and where there are too many such the oldest is cut.
-Those with the token are counted by themselves.
+Any user of this machine can open connections here. A connection none of whose requests carried the
+token yet is closed after `Limits.without_token_s`, and sooner if it is the oldest of too many. Those
+with the token are counted separately.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class Admission:
 
 
 class Connection(H11Protocol):
-    """uvicorn's, counted by `admission`; what it answers by itself is empty, with security headers."""
+    """uvicorn's, counted by `admission`; its own answers are empty and have our security headers."""
 
     def __init__(self, admission: Admission, **arguments: Any) -> None:
         super().__init__(**arguments)

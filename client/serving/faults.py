@@ -16,17 +16,11 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
-from proper_model.errors import BusyError, ConfigError, DataError, NotAdaptedError, ProperError
+from proper_model.errors import BusyError, ConfigError, DataError, NotAdaptedError
 
 MAX_BODY_BYTES = 1 << 20
 INVALID = "invalid_request_error"
 _Model = TypeVar("_Model", bound=BaseModel)
-_TOLD: tuple[tuple[type[ProperError], int], ...] = (
-    (ConfigError, 400),
-    (DataError, 400),
-    (BusyError, 409),
-    (NotAdaptedError, 409),
-)
 
 
 class RequestError(Exception):
@@ -43,23 +37,12 @@ class RequestError(Exception):
         headers: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(message)
-        self.status = status
-        self.message = message
-        self.kind = kind
-        self.param = param
-        self.code = code
-        self.headers = headers
+        self.status, self.message, self.headers = status, message, headers
+        self._told = {"message": message, "type": kind, "param": param, "code": code}
 
     def body(self) -> dict[str, object]:
         """OpenAI's error object."""
-        return {
-            "error": {
-                "message": self.message,
-                "type": self.kind,
-                "param": self.param,
-                "code": self.code,
-            }
-        }
+        return {"error": self._told}
 
     def response(self) -> JSONResponse:
         return JSONResponse(self.body(), status_code=self.status, headers=self.headers)
@@ -75,11 +58,11 @@ def refusal_of(error: Exception) -> RequestError:
         return error
     if isinstance(error, HTTPException):
         return RequestError(error.status_code, error.detail, headers=error.headers)
-    if isinstance(error, ProperError):
-        for known, status in _TOLD:
-            if isinstance(error, known):
-                hint = f"; {error.hint}" if error.hint else ""
-                return RequestError(status, error.message + hint)
+    if isinstance(error, ConfigError | DataError | BusyError | NotAdaptedError):
+        status = 400 if isinstance(error, ConfigError | DataError) else 409
+        return RequestError(
+            status, f"{error.message}; {error.hint}" if error.hint else error.message
+        )
     return RequestError(500, f"internal error ({type(error).__name__})", kind="server_error")
 
 

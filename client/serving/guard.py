@@ -67,13 +67,11 @@ class Guard:
         try:
             self._admit(scope)
             await self._app(scope, receive, send_secured)
-        except (
-            asyncio.CancelledError
-        ):  # the server below would answer by itself, without our headers
+        except asyncio.CancelledError:
+            # The server below would answer by itself, without our headers.
             if not started:
-                await RequestError(503, "the server is stopping", kind="server_error").response()(
-                    scope, receive, send_secured
-                )
+                refusal = RequestError(503, "the server is stopping", kind="server_error")
+                await refusal.response()(scope, receive, send_secured)
             raise
         except Exception as error:  # noqa: BLE001 - the server below would log it with its text
             # Once a response has begun, ending here makes the server cut the connection.

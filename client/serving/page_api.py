@@ -1,23 +1,27 @@
-"""What the local page asks beside completions: status, comparison, routing, items, forgetting."""
+"""What the local page asks beside completions: status, comparison, routing, items, forgetting.
+
+Forgetting runs for minutes, so no request waits for it: it is a job that goes on when the page is
+closed, and the page asks how far it is.
+"""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from client.serving.completions import CLOSED_REQUEST
-from client.serving.faults import Body, RequestError, parse_body, read_body
-from client.serving.forgetting import Forgetting
-from client.serving.session import Ending, ItemRow, Routing
-from client.serving.streams import Emit, EventStream, unless_gone
+from client.serving.faults import Body, RequestError, parse_body, read_body, refusal_of
+from client.serving.session import Ending, ForgetReport
+from client.serving.streams import Emit, EventStream, whole_or_gone
 from client.serving.turns import Turns
+from proper_model.errors import InterruptedRunError
 
 
 class CompareRequest(Body):
@@ -36,11 +40,24 @@ class ForgetRequest(Body):
 
 
 @dataclass(frozen=True)
-class PageApi:
-    """The endpoints over one session."""
+class Job:
+    """How far forgetting is; `total` 0 means: unknown. Replaced as a whole: two threads read it."""
 
-    turns: Turns
-    forgetting: Forgetting
+    state: Literal["idle", "running", "done", "failed"] = "idle"
+    phase: str = ""
+    done: int = 0
+    total: int = 0
+    report: ForgetReport | None = None
+    error: str | None = None
+
+
+class PageApi:
+    """The endpoints over one session, and the one job of forgetting that there can be."""
+
+    def __init__(self, turns: Turns) -> None:
+        self._turns = turns
+        self._job = Job()
+        self._task: asyncio.Task[None] | None = None  # held, or it could be collected at work
 
     def routes(self) -> list[Route]:
         return [
@@ -53,7 +70,7 @@ class PageApi:
         ]
 
     async def status(self, _request: Request) -> Response:
-        session = self.turns.session
+        session = self._turns.session
         return JSONResponse(
             {
                 "task": session.task,
@@ -63,8 +80,8 @@ class PageApi:
                 "stages": list(session.stages),
                 "models": dict(session.model_names),
                 "label_choices": list(session.label_choices),
-                "busy": self.turns.busy,
-                "forget": self.forgetting.view(),
+                "busy": self._turns.busy,
+                "forget": asdict(self._job),
             }
         )
 
@@ -74,7 +91,7 @@ class PageApi:
 
     async def _compare(self, body: CompareRequest, emit: Emit) -> None:
         """Stage after stage: {stage, text} for a piece, {stage, finish_reason, tokens} at its end."""
-        turns = self.turns
+        turns = self._turns
         async with turns.turn():
             for stage in turns.session.stages:
                 async with turns.generating(
@@ -89,36 +106,51 @@ class PageApi:
 
     async def routing(self, request: Request) -> Response:
         body = parse_body(RoutingRequest, await read_body(request))
-        stages = self.turns.session.stages
+        stages = self._turns.session.stages
         if body.stage not in stages:
             expected = ", ".join(stages)
             raise RequestError(400, f"stage: expected one of: {expected}", param="stage")
-        routing = await unless_gone(request.receive, self._routing(body))
-        if routing is None:
-            return Response(status_code=CLOSED_REQUEST)
-        return JSONResponse({"stage": body.stage, **asdict(routing)})
+        return await whole_or_gone(request, self._routing(body))
 
-    async def _routing(self, body: RoutingRequest) -> Routing:
-        work = partial(self.turns.session.routing, body.prompt, stage=body.stage)
-        async with self.turns.turn():
-            return await self.turns.worker.call(work)
+    async def _routing(self, body: RoutingRequest) -> dict[str, Any]:
+        work = partial(self._turns.session.routing, body.prompt, stage=body.stage)
+        async with self._turns.turn():
+            return {"stage": body.stage, **asdict(await self._turns.worker.call(work))}
 
     async def items(self, request: Request) -> Response:
-        rows = await unless_gone(request.receive, self._items())
-        if rows is None:
-            return Response(status_code=CLOSED_REQUEST)
-        return JSONResponse({"items": [asdict(row) for row in rows]})
+        return await whole_or_gone(request, self._items())
 
-    async def _items(self) -> Sequence[ItemRow]:
-        async with self.turns.turn():
-            return await self.turns.worker.call(self.turns.session.items)
+    async def _items(self) -> dict[str, Any]:
+        async with self._turns.turn():
+            rows = await self._turns.worker.call(self._turns.session.items)
+            return {"items": [asdict(row) for row in rows]}
 
     async def progress(self, _request: Request) -> Response:
-        return JSONResponse(self.forgetting.view())
+        return JSONResponse(asdict(self._job))
 
     async def forget(self, request: Request) -> Response:
         body = parse_body(ForgetRequest, await read_body(request))
         if body.all == (body.ids is not None):
             raise RequestError(400, 'expected either "ids", a list, or "all": true')
-        self.forgetting.start(body.ids)
-        return JSONResponse(self.forgetting.view(), status_code=202)
+        if self._job.state == "running":
+            raise RequestError(409, "items are being forgotten already", code="forgetting")
+        self._job = Job(state="running")
+        self._task = asyncio.create_task(self._forget(body.ids))
+        return JSONResponse(asdict(self._job), status_code=202)
+
+    async def _forget(self, ids: Sequence[str] | None) -> None:
+        """Forget `ids`, None for everything."""
+        work = partial(self._turns.session.forget, ids, progress=self._on_progress)
+        try:
+            async with self._turns.reserved():
+                report = await self._turns.worker.call(work)
+        except Exception as error:  # noqa: BLE001 - told by its type or safe message only
+            self._job = Job(state="failed", error=refusal_of(error).message)
+        else:
+            self._job = Job(state="done", report=report)
+
+    def _on_progress(self, phase: str, done: int, total: int) -> None:
+        """Called in the session's thread; ends the work when the server stops."""
+        if self._turns.stopping.is_set():
+            raise InterruptedRunError("forgetting was stopped; the last complete state stays")
+        self._job = Job(state="running", phase=phase, done=done, total=total)

@@ -12,12 +12,11 @@ from client.person.load_for_training import load_within
 from client.person.state import PersonalState
 from client.person.stores import VaultStore, stored
 from client.person.workspace import Memory, Workspace
-from client.releases.store import InstalledBundle
-from client.serving.session import Ending, ForgetReport, ItemRow, Progress, Routing
+from client.serving.session import Ending, ForgetReport, ItemRow, Routing
 from client.terminal.terminal_text import preview
 from client.vault.opening import Vault, vault_exists
-from proper_model.errors import BusyError, ConfigError, DataError, ProperError
-from proper_model.release.contents import Release
+from proper_model.errors import BusyError, DataError, ProperError
+from proper_model.progress import Progress
 from proper_model.tasks import Example
 
 PREVIEW = 80  # characters of an item
@@ -26,38 +25,22 @@ PREVIEW = 80  # characters of an item
 class ServedPerson:
     """One task of one person; implements `client.serving.session.Session`.
 
+    Made, it has read the vault and loaded the release; raises as the commands do.
+
     Args:
         vault: open, None before any adaptation: then the population's model answers.
+        name: of the task, None for the only one.
     """
 
     def __init__(
-        self,
-        workspace: Workspace,
-        vault: Vault | None,
-        release: Release,
-        bundle: InstalledBundle,
-        state: PersonalState | None,
-        name: str | None,
+        self, workspace: Workspace, vault: Vault | None, name: str | None, memory: Memory
     ) -> None:
-        self._workspace, self._vault = workspace, vault
-        self._release, self._bundle = release, bundle
-        self._state = state
-        self._name = None if state is None or not state.tasks else state.task_named(name)[0]
-        self._mine = Personal.of(release, state, self._name)
-
-    @classmethod
-    def load(
-        cls,
-        workspace: Workspace,
-        vault: Vault | None,
-        name: str | None,
-        memory: Memory | None = None,
-    ) -> ServedPerson:
-        """Read the vault and load the release. Raises as the commands do."""
         state = None if vault is None else stored(VaultStore(vault))
-        bundle = workspace.bundle_of(state)
-        release, _ = load_within(workspace, bundle, state, memory or Memory())
-        return cls(workspace, vault, release, bundle, state, name)
+        self._workspace, self._vault = workspace, vault
+        self._bundle = workspace.bundle_of(state)
+        self._release, _ = load_within(workspace, self._bundle, state, memory)
+        self._name = None if state is None or not state.tasks else state.task_named(name)[0]
+        self._use(state)
 
     @property
     def stages(self) -> tuple[str, ...]:
@@ -90,10 +73,8 @@ class ServedPerson:
         return tuple(self._mine.task.labels or ())
 
     def generate(
-        self, prompt: str, *, stage: str, max_tokens: int | None, task: str | None = None
+        self, prompt: str, *, stage: str, max_tokens: int | None
     ) -> Generator[str, None, Ending]:
-        if task is not None and task != self.task:
-            raise ConfigError(f"this server answers task {self.task} only")
         ended = yield from self._mine.generate(prompt, stage=stage, max_tokens=max_tokens)
         return Ending("stop" if ended.done else "length", ended.tokens)
 
@@ -129,8 +110,8 @@ class ServedPerson:
             self._check_unchanged(self._vault)
             self._vault.check_forgetting()  # before the minutes of training
             left = adapting.without(self._state, self._name, ids)
-            release = self._release
-            learner = Learner(release, memory_bytes=release.memory_bytes, progress=progress)
+            memory_bytes = self._release.memory_bytes
+            learner = Learner(self._release, memory_bytes=memory_bytes, progress=progress)
             trained = adapting.adapt(learner, left, adapting.histories_of(left))
             self._replace(self._vault, trained, self._name, gone)
         kept = len(trained.tasks[self._name].items)
@@ -189,6 +170,3 @@ class ServedPerson:
         return ForgetReport(
             forgotten, 0, ("Everything private is removed, keys included.", *remarks)
         )
-
-    def close(self) -> None:
-        """Nothing to let go: the vault is closed after every write."""

@@ -1,4 +1,4 @@
-"""Start and end of the local server: at the loopback addresses only, no log, a prompt, clean stop.
+"""Start and end of the local server: at the loopback addresses only, without a log.
 
 Time from a signal to the return: uvicorn's tick and grace (GRACE_S), then the session's thread
 (WORKER_S); together less than 5 s.
@@ -37,7 +37,7 @@ _WITHOUT_IPV6 = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT)
 
 
 def serve(session: Session, *, port: int, token: str, ready: Callable[[str], None]) -> None:
-    """Serve `session` on this machine until SIGINT or SIGTERM, then close it and return.
+    """Serve `session` on this machine until SIGINT or SIGTERM.
 
     Port 0 takes any free one; `ready` is called with the address (no token in it) once requests are
     answered. Raises ConfigError if the port cannot be had or the token is weak, InterruptedRunError
@@ -91,7 +91,7 @@ class Server(uvicorn.Server):
         # asyncio reports lost exceptions with their text.
         asyncio.get_running_loop().set_exception_handler(lambda _loop, _context: None)
         await super().startup(sockets)
-        # asyncio waits with as many as it takes in one turn; a flood would leave others outside.
+        # asyncio queues only as many as it accepts in one turn; in a flood others would be refused.
         for listener in sockets or []:
             listener.listen(QUEUE)
         self._ready()
@@ -124,23 +124,17 @@ def bound(port: int) -> Iterator[list[socket.socket]]:
     """
     if not 0 <= port <= 65535:
         raise ConfigError(f"port {port}: expected 0 to 65535", hint="0 takes any free port")
-    with ExitStack() as stack:
-        yield _listeners(stack, port)
-
-
-def _listeners(stack: ExitStack, port: int) -> list[socket.socket]:
     for left in reversed(range(_TRIES)):
-        with ExitStack() as trying:
-            first = _listen(trying, socket.AF_INET, HOST, port)
+        with ExitStack() as stack:
+            first = _listen(stack, socket.AF_INET, HOST, port)
             try:
-                listeners = [first, *_second(trying, first.getsockname()[1])]
+                listeners = [first, *_second(stack, first.getsockname()[1])]
             except ConfigError:
                 if port or not left:
                     raise
                 continue  # a port that is free at one address need not be so at the other
-            stack.push(trying.pop_all())
-            return listeners
-    raise AssertionError("the last try returns or raises")
+            yield listeners
+            return
 
 
 def _second(stack: ExitStack, port: int) -> list[socket.socket]:
@@ -165,7 +159,6 @@ def _listen(stack: ExitStack, family: socket.AddressFamily, host: str, port: int
         taken = error.errno == errno.EADDRINUSE
         reason = "in use by another program" if taken else os.strerror(error.errno or 0)
         raise ConfigError(
-            f"port {port} of {host}: {reason}",
-            hint="choose another port; 0 takes any free one",
+            f"port {port} of {host}: {reason}", hint="choose another port; 0 takes any free one"
         ) from None
     return listener

@@ -6,12 +6,11 @@ no lock and may keep state that belongs to a thread (such as torch's gradient mo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-# (phase, done, total); total 0 means: unknown. May raise InterruptedRunError to end the work.
-Progress = Callable[[str, int, int], None]
+from proper_model.progress import Progress
 
 
 @dataclass(frozen=True)
@@ -81,7 +80,7 @@ class Session(Protocol):
         """The answers of a task that has a fixed set of them; else empty."""
 
     def generate(
-        self, prompt: str, *, stage: str, max_tokens: int | None, task: str | None = None
+        self, prompt: str, *, stage: str, max_tokens: int | None
     ) -> Generator[str, None, Ending]:
         """Greedy answer in pieces of text; returns how it ended.
 
@@ -103,5 +102,3 @@ class Session(Protocol):
         Whatever `progress` raises ends it; the last complete state stays then. Raises DataError
         for an id that is not in the history.
         """
-
-    def close(self) -> None: ...

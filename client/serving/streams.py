@@ -10,7 +10,8 @@ import json
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
-from starlette.responses import Response
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from client.serving.faults import refusal_of
@@ -18,6 +19,7 @@ from client.serving.faults import refusal_of
 _Value = TypeVar("_Value")
 Emit = Callable[[dict[str, Any]], Awaitable[None]]
 Produce = Callable[[Emit], Coroutine[Any, Any, None]]
+CLOSED_REQUEST = 499  # nobody reads it; the number is nginx's
 
 
 async def unless_gone(receive: Receive, work: Coroutine[Any, Any, _Value]) -> _Value | None:
@@ -34,6 +36,12 @@ async def unless_gone(receive: Receive, work: Coroutine[Any, Any, _Value]) -> _V
         task.cancel()
         gone.cancel()
         await asyncio.gather(task, gone, return_exceptions=True)
+
+
+async def whole_or_gone(request: Request, work: Coroutine[Any, Any, dict[str, Any]]) -> Response:
+    """The JSON object that `work` gives, or an empty response to a client that disconnected."""
+    value = await unless_gone(request.receive, work)
+    return Response(status_code=CLOSED_REQUEST) if value is None else JSONResponse(value)
 
 
 async def _gone(receive: Receive) -> None:

@@ -1,6 +1,6 @@
 """The bearer token: made afresh for every start, or kept in a file only its owner can read.
 
-Source: docs/security.md 2 (same-device user); docs/contributing.md (simonw/llm: secrets are created with mode 0600).
+Source: docs/security.md 2 (same-device user).
 """
 
 from __future__ import annotations

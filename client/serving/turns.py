@@ -150,9 +150,8 @@ class Turns:
         return await self.worker.call(partial(_advance, pieces))
 
     def close(self, timeout_s: float) -> bool:
-        """Close the session behind what is at work; whether that was done in time."""
+        """End behind what is at work; whether that was done in time."""
         self.stopping.set()
-        self.worker.submit(self.session.close)
         return self.worker.stop(timeout_s)
 
 

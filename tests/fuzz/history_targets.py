@@ -14,7 +14,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from client.commands.questions import open_questions
+from client.commands.generate import open_questions
 from client.history.reading import History, ReadOptions, read_history
 from proper_model.tasks.task import load_task
 from tests.fuzz.harness import CANARY, Files
