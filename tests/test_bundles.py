@@ -31,11 +31,10 @@ from bundle_samples import (
 from release_server import serve_folder, serving
 
 from client.home import Home
-from client.releases import installed_list, partial_file
+from client.releases import download, installed_list, partial_file
 from client.releases.add import add_bundle, load_release
 from client.releases.base_facts import base_facts
 from client.releases.bases import base_of
-from client.releases.download import Patience
 from client.releases.installed_list import DAMAGED, list_bundles, remove_old_bundles
 from client.releases.loading import ReleaseMemory
 from client.releases.store import BundleWarning, installed, stored
@@ -367,7 +366,6 @@ def test_after_a_refusal_all_is_as_before(home, tmp_path, case, remote, web):
 # --- over the web --------------------------------------------------------------------------------
 
 BIG = big_files()
-ONCE = Patience(attempts=1)
 
 
 def test_a_release_on_the_web(home, folder, tmp_path, web):
@@ -399,15 +397,16 @@ def test_a_release_on_the_web(home, folder, tmp_path, web):
     assert not list((home.path / "bundles").glob(".download-*"))
 
 
-def test_an_interrupted_download_is_continued_by_the_next_command(home, folder, tmp_path, web):
+def test_an_interrupted_download_is_continued_by_the_next_command(home, folder, web, monkeypatch):
+    monkeypatch.setattr(download, "sleep", lambda _: None)
     add(home, folder)
     release(folder, BIG)
     path = "/release/v00000002/base/model.safetensors"
     serve_folder(web, folder)
     size = len(web.files[path])
-    web.faults[path] = [{"cut": 150_000}, {}]
+    web.faults[path] = [{"cut": 150_000}, {"status": 404}, {}]
     with pytest.raises(FetchError, match=r"base/model\.safetensors"):
-        add(home, web.address, patience=ONCE)
+        add(home, web.address)
     assert [row.version for row in list_bundles(home, now=NOW) if row.current] == [1]
     for leftover in (home.path / "bundles").rglob("*"):
         assert stat.S_IMODE(leftover.stat().st_mode) in (0o600, 0o700)

@@ -18,9 +18,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from release_server import serving
 
 from client.releases import download, partial_file, web_route
-from client.releases.download import Patience, StatusError, fetch_over_http
+from client.releases.download import Patience, StatusError, WebSource
 from client.releases.web_address import Zone
 from proper_model.errors import ConfigError, FetchError, StorageError
+from proper_model.progress import silent
 
 BODY = random.Random(0).randbytes(300_000)
 OTHER = BODY[::-1]
@@ -45,14 +46,10 @@ def server():
         yield running
 
 
-def silent(*_):
-    pass
-
-
 def get(server, cache, *, name=NAME, size=SIZE, patience=None, progress=silent, base=None):
     url = base or f"{server.url}/r"
     patience = patience or Patience(answer_s=5, window_s=5)
-    return fetch_over_http(url, cache, progress=progress, patience=patience)(name, size)
+    return WebSource(url, cache, progress, patience)(name, size)
 
 
 def sent(server):
@@ -171,8 +168,7 @@ def test_a_part_of_unknown_origin_is_not_continued(server, tmp_path, note):
 
 def test_a_held_file_stays_until_it_is_stored(server, tmp_path):
     def source():
-        url = f"{server.url}/r"
-        return fetch_over_http(url, tmp_path / "cache", progress=silent, patience=Patience())
+        return WebSource(f"{server.url}/r", tmp_path / "cache", silent)
 
     first = source()
     assert first.hold(NAME, SIZE) == BODY
@@ -455,7 +451,7 @@ def test_what_an_address_holds_is_in_no_message_and_no_log(server, tmp_path, cap
 )
 def test_only_https_addresses_are_taken(tmp_path, address):
     with pytest.raises(ConfigError) as caught:
-        fetch_over_http(address, tmp_path, progress=silent)
+        WebSource(address, tmp_path, silent)
     assert SECRET not in f"{caught.value.message}{caught.value.hint}"
 
 

@@ -168,7 +168,7 @@ def test_reference_lists_what_a_device_loads(base):
     reference = reference_base(base, "some/base", "abc")
     assert set(reference.files) == {"model.safetensors", "config.json"}
     assert reference.files["config.json"] == hashlib.sha256(base_files()["config.json"]).hexdigest()
-    assert verify_base_files(reference, base) == (base / "config.json", base / "model.safetensors")
+    verify_base_files(reference, base)
 
 
 def test_reference_survives_publication(base, folder, tmp_path):
@@ -205,7 +205,7 @@ def test_linked_base_files_count_by_content(base, tmp_path):
     cache.mkdir()
     for name in reference.files:
         (cache / name).symlink_to(base / name)
-    assert len(verify_base_files(reference, cache)) == 2
+    verify_base_files(reference, cache)
 
 
 def test_pickled_base_is_not_supported(base):

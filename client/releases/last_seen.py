@@ -1,10 +1,9 @@
 """What a new release is compared with: the highest version accepted, and the latest.json seen last.
 
 Both count only as long as the keys that signed them are still trusted. A stolen key can sign the
-largest version there is; once a new root revokes the key, what it alone had signed no longer counts,
-and the publisher's next release is accepted. Nothing else lowers what is remembered.
+largest version there is; once a new root revokes the key, what it alone had signed no longer counts.
 Source: The Update Framework, sections 5.3.11 ("fast-forward attack recovery"), 5.4.3 and 5.4.4;
-docs/bundle-format.md section 8.
+docs/bundle-format.md 8.
 """
 
 from __future__ import annotations
@@ -61,11 +60,8 @@ def highest_accepted(
     folder: Path, state: StoreState | None, root: TrustedRoot
 ) -> tuple[int, str | None]:
     """Highest version signed by keys that `root` still trusts, and its bundle id; 0 for none."""
-    counted = [
-        entry
-        for entry in _accepted_before(folder, state, root)
-        if root.still_vouches(RELEASE, entry.keys)
-    ]
+    accepted = _accepted_before(folder, state, root)
+    counted = [entry for entry in accepted if root.still_vouches(RELEASE, entry.keys)]
     highest = max(counted, key=lambda entry: entry.version, default=None)
     return (0, None) if highest is None else (highest.version, highest.bundle_id)
 
@@ -182,11 +178,12 @@ def _accepted_before(
     folder: Path, state: StoreState | None, root: TrustedRoot
 ) -> tuple[Accepted, ...]:
     """What `state` remembers; of a state without keys, the keys that signed what is installed."""
-    if state is None or state.accepted:
-        return state.accepted if state is not None else ()
-    path = bundle_path(folder, state.bundle_id)
+    if state is None:
+        return ()
+    if state.accepted:
+        return state.accepted
     try:
-        keys = signers(path, root)
+        keys = signers(bundle_path(folder, state.bundle_id), root)
     except OSError:
         keys = root.roles[RELEASE].keys  # unknown, so taken for all: it must count
     except BundleError:

@@ -1,9 +1,9 @@
 """Which web addresses files are taken from, and how an address is named in a message.
 
 Only https, except for this machine itself. An address may hold a password or, after `?`, a token:
-it goes with every request, but messages name the host alone. What a person types may lie anywhere;
-a redirect leads no further in than it came from, which is judged here by how the address is spelled
-and in `client.releases.web_route` by what its name leads to.
+it goes with every request, but messages name the host alone. A person may name any server; a redirect
+leads no further in than it came from, which is judged here by how the address is spelled and in
+`client.releases.web_route` by what its name leads to.
 
 A server on the internet must not make this program talk to what only this machine or its network can
 reach: `127.1`, `0x7f000001`, `[::ffff:127.0.0.1]`, `localhost.` and `[64:ff9b::7f00:1]` are all this
@@ -22,7 +22,7 @@ import httpx
 
 from proper_model.errors import ConfigError, FetchError
 
-LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
+_LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 _ADDRESS_6 = re.compile(r"[0-9a-f:.]{2,45}")
 _NAME = re.compile(r"(?=.{1,254}$)[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*\.?")
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]{0,15}")
@@ -116,7 +116,7 @@ def _is_whole(url: httpx.URL) -> bool:
 
 
 def _is_allowed(url: httpx.URL) -> bool:
-    return url.scheme == "https" or (url.scheme == "http" and url.host in LOOPBACK)
+    return url.scheme == "https" or (url.scheme == "http" and url.host in _LOOPBACK)
 
 
 def _origin(url: httpx.URL) -> tuple[str, str, int | None]:

@@ -1,7 +1,4 @@
-"""An opened keys.json: the master key in memory, and changes to the slots, written whole.
-
-Source: docs/security.md 3 (slots, rotation, save).
-"""
+"""An opened keys.json: the master key in memory, and changes to the slots, written whole."""
 
 from __future__ import annotations
 
@@ -62,7 +59,7 @@ class KeysFile:
         )
 
     def reopened(self) -> KeysFile:
-        """The document that lies there now, opened by the same secret; this object stays.
+        """The document that lies there now, opened by the same secret. Changes nothing here.
 
         Raises BusyError if the secret opens it no longer, or it is another vault's.
         """
@@ -86,11 +83,10 @@ class KeysFile:
 
     def renew_slot(self) -> None:
         """Keep the slot key of the slot that opened, if an earlier version did not. As `save`."""
-        current, vault_id = self.keys.current, self.keys.vault_id
+        current = self.keys.current
         old = [slot for slot in current.slots if slot.id == self.slot_id and slot.kept is None]
         for slot in old:
-            turned = replace(slot, turn=self.random(SALT_BYTES))
-            made = turned.holding(self._slot_key(slot), self.key, vault_id, current.key_id)
+            made = self._turned(slot, current.key_id, self.key)
             self.save_slots(tuple(made if one is slot else one for one in current.slots))
 
     def carried_slots(self, key_id: str, key: bytes) -> tuple[Slot, ...]:
@@ -99,12 +95,12 @@ class KeysFile:
         Raises VaultError for a slot of an earlier version that another secret than the present one
         opens: nothing here knows its key.
         """
-        vault_id, current = self.keys.vault_id, self.keys.current
-        made = []
-        for slot in current.slots:
-            turned = replace(slot, turn=self.random(SALT_BYTES))
-            made.append(turned.holding(self._slot_key(slot), key, vault_id, key_id))
-        return tuple(made)
+        return tuple(self._turned(slot, key_id, key) for slot in self.keys.current.slots)
+
+    def _turned(self, slot: Slot, key_id: str, key: bytes) -> Slot:
+        """The slot with a new turn around a master key, which the same secret opens."""
+        turned = replace(slot, turn=self.random(SALT_BYTES))
+        return turned.holding(self._slot_key(slot), key, self.keys.vault_id, key_id)
 
     def _slot_key(self, slot: Slot) -> bytes:
         vault_id, current = self.keys.vault_id, self.keys.current
