@@ -16,6 +16,7 @@ from bundle_samples import (
     load_files,
     referring_files,
     sample_files,
+    write_files,
 )
 from stops import StoppedError, stopped_at_every_sync
 
@@ -155,10 +156,7 @@ def test_damaged_record_is_an_error_not_version_one(folder):
 
 @pytest.fixture
 def base(tmp_path):
-    folder = tmp_path / "base"
-    folder.mkdir()
-    for name, data in base_files().items():
-        (folder / name).write_bytes(data)
+    folder = write_files(tmp_path / "base", base_files())
     (folder / "README.md").write_bytes(b"words")
     (folder / "pytorch_model.bin").write_bytes(b"pickle")
     return folder

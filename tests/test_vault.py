@@ -15,6 +15,7 @@ from vault_samples import (
     CHEAP,
     OTHER_BUNDLE,
     WORD,
+    broken_disk,
     generations,
     make_vault,
     put_key_file,
@@ -249,11 +250,7 @@ def test_destroying_removes_everything_and_follows_no_link(folder: Path, tmp_pat
 
 def test_the_keys_go_first(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_vault(folder, b"one")
-
-    def fail(path: Path) -> None:
-        raise OSError(5, "Input/output error", str(path))
-
-    monkeypatch.setattr("client.vault.opening.remove_folder", fail)
+    monkeypatch.setattr("client.vault.opening.remove_folder", broken_disk)
     with pytest.raises(StorageError, match="Input/output error"):
         destroy_vault(folder)
     assert sorted(tree(folder)) == ["00000001.vault"]
