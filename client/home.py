@@ -55,7 +55,7 @@ class Home:
     def vault(self) -> Path:
         return self.path / "vault"
 
-    def make(self) -> Path:
+    def make(self) -> None:
         """Create the folder, 0700, or check the one there is.
 
         Raises StorageError if it cannot be created or others may enter it.
@@ -64,7 +64,6 @@ class Home:
         with storage_errors(self.path):
             make_private_folder(self.path)
         check_private_folder(self.path)
-        return self.path
 
     def check_folder(self) -> None:
         """Raise StorageError where a file stands in the folder's place."""

@@ -34,12 +34,20 @@ start(app, "proper")
 """
 
 
+CLOSED = ("sh", "-c", 'exec "$@" >&- <&-', "sh")  # starts a program without stdout and stdin
+
+
 def run(
-    body: str, stdout: int, *, buffered: bool = True, stderr: int = subprocess.PIPE
+    body: str,
+    stdout: int,
+    *,
+    buffered: bool = True,
+    stderr: int = subprocess.PIPE,
+    before: tuple[str, ...] = (),
 ) -> tuple[int, str]:
     environment = {**os.environ, "PYTHONUNBUFFERED": "" if buffered else "1"}
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM.format(body=body)],
+        [*before, sys.executable, "-c", PROGRAM.format(body=body)],
         stdout=stdout,
         stderr=stderr,
         text=True,
@@ -155,31 +163,20 @@ def test_so_do_those_of_wrong_usage(
 
 
 @pytest.mark.parametrize("body", [SMALL, 'print_line(\'{"as": "json"}\')'])
-def test_data_that_nobody_gets_are_an_error(body: str, tmp_path: Path) -> None:
+def test_data_that_nobody_gets_are_an_error(body: str) -> None:
     """With stdout closed at the start; a file that is opened later must not take its number."""
-    line = 'exec "$@" >&- <&-'
-    done = subprocess.run(
-        ["sh", "-c", line, "sh", sys.executable, "-c", PROGRAM.format(body=body)],
-        stderr=subprocess.PIPE,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 20
-    assert "error: standard output: Bad file descriptor" in done.stderr
+    code, told = run(body, subprocess.DEVNULL, before=CLOSED)
+    assert code == 20
+    assert "error: standard output: Bad file descriptor" in told
 
 
 def test_no_private_file_takes_the_number_of_a_closed_stdout(tmp_path: Path) -> None:
     """Else what a library prints at descriptor 1 would be written into it."""
     file = tmp_path / "file"
     body = f"import os; f = open({str(file)!r}, 'wb'); os.write(2, str(f.fileno()).encode())"
-    done = subprocess.run(
-        ["sh", "-c", 'exec "$@" >&- <&-', "sh", sys.executable, "-c", PROGRAM.format(body=body)],
-        stderr=subprocess.PIPE,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0
-    assert int(done.stderr) > 2
+    code, told = run(body, subprocess.DEVNULL, before=CLOSED)
+    assert code == 0
+    assert int(told) > 2
 
 
 def test_a_question_without_input_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

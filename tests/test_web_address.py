@@ -59,6 +59,22 @@ def test_other_redirects_are_followed(host):
     redirected(httpx.URL("https://releases.example/r"), f"https://{host}/x", NAME)
 
 
+NOT_HTTPS = """
+    http://releases.example/x ftp://127.0.0.1/x https://[ file:///etc/x javascript:1
+    javascript://x/%0a data:,x mailto:me@releases.example http://127.1/x https://xn--/
+    https://releases.example:99999/ https://releases.example:0/ https://releases.example:abc/
+    https://../ https://a..b/ https://[::1%25lo]/
+"""
+ODD = ("", f"https://{'a' * 64}.example/", "https://exa mple/", f"https://a.example/{'a' * 70_000}")
+
+
+@pytest.mark.parametrize("location", [*NOT_HTTPS.split(), *ODD], ids=lambda where: where[:40])
+def test_redirects_to_anything_but_https_are_refused(location):
+    told = "127.0.0.1: redirects to an address that is not an https one"
+    with pytest.raises(FetchError, match=told):
+        redirected(httpx.URL("http://127.0.0.1:8080/r"), location, NAME)
+
+
 def test_digits_of_other_scripts_are_no_way_around():
     here = httpx.URL("https://releases.example/r")
     with pytest.raises(FetchError, match="redirects to"):

@@ -184,7 +184,7 @@ class _Transfer:
         except TimeoutError:
             raise _BrokenError("too slow") from None
         except httpx.HTTPError as error:
-            self._explain(error, "through the proxy of the environment " * route.proxied)
+            self._explain(error, proxied=route.proxied)
         except OSError:  # a name that nobody knows
             raise _BrokenError("cannot be reached") from None
 
@@ -256,12 +256,13 @@ class _Transfer:
         """File and host, for messages."""
         return f"{self.partial.name}: {self.address.host}"
 
-    def _explain(self, error: httpx.HTTPError, way: str) -> NoReturn:
+    def _explain(self, error: httpx.HTTPError, *, proxied: bool) -> NoReturn:
         """Raise what a library's error means; its own text may quote the address."""
         if isinstance(error, httpx.ConnectError):
             tls = _tls_error(error)
             if tls is None:
-                raise _BrokenError(f"cannot be reached {way}".rstrip()) from None
+                by = " through the proxy of the environment" if proxied else ""
+                raise _BrokenError(f"cannot be reached{by}") from None
             raise FetchError(f"{self.where}: {tls}", hint=_TLS_HINT) from None
         if isinstance(error, httpx.ProxyError):
             raise _BrokenError("the proxy that the environment names refuses") from None

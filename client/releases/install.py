@@ -131,7 +131,7 @@ def install(
             if new != state:
                 write_state(folder, new)
             _clean(folder)
-        bundle = load_bundle(folder, new, now=now)
+        bundle = load_bundle(folder, new, new.bundle_id, now=now)
         return InstalledRelease(bundle, content.recipe, content.task)
 
 

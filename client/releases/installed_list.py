@@ -118,10 +118,9 @@ def warnings_of(home: Home, bundle: InstalledBundle) -> tuple[str, ...]:
 
 
 def _row(home: Home, state: StoreState, bundle_id: str, now: datetime) -> BundleRow:
-    asked = state.model_copy(update={"bundle_id": bundle_id})
     current = bundle_id == state.bundle_id
     try:
-        bundle = load_bundle(home.path, asked, now=now)
+        bundle = load_bundle(home.path, state, bundle_id, now=now)
         said = read_release(bundle)
     except BundleError:
         return BundleRow(bundle_id, current)

@@ -140,9 +140,8 @@ def check_announced(
 ) -> None:
     """Compare a release with the latest.json that led to it.
 
-    Raises:
-        BundleIntegrityError: it names another release.
-        BundleSignatureError: a server gave none; it may be withholding newer releases.
+    Raises BundleIntegrityError if it names another one, BundleSignatureError if a server gave none:
+    it may be withholding newer releases.
     """
     pointer = found.pointer
     if pointer is None:
@@ -155,12 +154,10 @@ def check_announced(
                 "publisher",
             )
         return
-    if not found.followed:
-        return
-    if (pointer.version, pointer.bundle_id) != (release.manifest.version, release.bundle_id):
+    version, bundle_id = release.manifest.version, release.bundle_id
+    if found.followed and (pointer.version, pointer.bundle_id) != (version, bundle_id):
         raise BundleIntegrityError(
-            f"{LATEST_NAME}: names another release than the one that lies there, version "
-            f"{release.manifest.version}",
+            f"{LATEST_NAME}: names another release than the one that lies there, version {version}",
             hint="the publisher's folder is half updated or mixed up; try again later",
         )
 

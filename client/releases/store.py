@@ -122,7 +122,7 @@ def installed(folder: Path, *, now: datetime | None = None) -> InstalledBundle |
     state = read_state(folder)
     if state is None:
         return None
-    return load_bundle(folder, state, now=now or datetime.now(UTC))
+    return load_bundle(folder, state, state.bundle_id, now=now or datetime.now(UTC))
 
 
 def stored(folder: Path, bundle_id: str, *, now: datetime | None = None) -> InstalledBundle | None:
@@ -130,8 +130,7 @@ def stored(folder: Path, bundle_id: str, *, now: datetime | None = None) -> Inst
     state = read_state(folder)
     if state is None or bundle_id not in stored_ids(folder):
         return None
-    asked = state.model_copy(update={"bundle_id": bundle_id})
-    return load_bundle(folder, asked, now=now or datetime.now(UTC))
+    return load_bundle(folder, state, bundle_id, now=now or datetime.now(UTC))
 
 
 def stored_ids(folder: Path) -> list[str]:
@@ -141,13 +140,14 @@ def stored_ids(folder: Path) -> list[str]:
     return sorted(name for name in names if _BUNDLE_ID.fullmatch(name) is not None)
 
 
-def load_bundle(folder: Path, state: StoreState, *, now: datetime) -> InstalledBundle:
-    """The bundle `state` names, with warnings as of `now`. Raises as `installed`."""
-    path = bundle_path(folder, state.bundle_id)
-    manifest = read_manifest(path, state.bundle_id)
-    return InstalledBundle(
-        state.bundle_id, manifest.version, path, manifest, _warnings(manifest, state, now)
-    )
+def load_bundle(
+    folder: Path, state: StoreState, bundle_id: str, *, now: datetime
+) -> InstalledBundle:
+    """A bundle of this host, with warnings as of `now`. Raises as `installed`."""
+    path = bundle_path(folder, bundle_id)
+    manifest = read_manifest(path, bundle_id)
+    warnings = _warnings(manifest, state, now)
+    return InstalledBundle(bundle_id, manifest.version, path, manifest, warnings)
 
 
 def read_checked(path: Path, manifest: Manifest, name: str) -> bytes:

@@ -127,8 +127,8 @@ def _verified(
         return data
 
     # A folder that a person names may be another account's, and change while it is read.
-    own = isinstance(source, Path) and source.parent == home.path / BUNDLES_FOLDER
-    private = source if own and isinstance(source, Path) else None
+    bundles = home.path / BUNDLES_FOLDER
+    private = source if isinstance(source, Path) and source.parent == bundles else None
     notes, config, reference = list(trust.notes), None, manifest.base_reference
     notes += news(manifest.version, decision.latest, trust.root)
     if reference is not None:

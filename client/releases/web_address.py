@@ -139,12 +139,11 @@ _NUMBERS = re.compile(r"(?:0[xX][0-9A-Fa-f]*|[0-9]+)(?:\.(?:0[xX][0-9A-Fa-f]*|[0
 _OWN_NAMES = frozenset(
     {"localhost", "localhost.localdomain", "localhost6", "ip6-localhost", "ip6-loopback"}
 )
-# Addresses of IPv6 that carry one of IPv4 in their last bytes: translated ones, and the compatible
-# ones that nothing should use any more.
+# IPv6 addresses that carry an IPv4 one in their last bytes: translated, and the old compatible ones.
 _CARRIERS = (ipaddress.IPv6Network("64:ff9b::/96"), ipaddress.IPv6Network("::/96"))
 _THIS_NETWORK = ipaddress.IPv4Network("0.0.0.0/8")
-# Of no server on the internet, though `is_global` of some versions of Python says so: of protocols,
-# of relays that are no more (RFC 7526), of documents (RFC 9637).
+# Of no server on the internet, though `is_global` of some versions of Python says so: for protocols,
+# 6to4 relays (RFC 7526) and documentation (RFC 9637).
 _NOT_GLOBAL = tuple(
     ipaddress.ip_network(one)
     for one in ("192.0.0.0/24", "192.88.99.0/24", "3fff::/20", "5f00::/16", "100:0:0:1::/64")
@@ -182,14 +181,15 @@ def zone_of(address: Address) -> Zone:
             return max(zone_of(inner) for inner in carried)
     elif address in _THIS_NETWORK:
         return Zone.MACHINE
-    public = address.is_global and not (
-        address.is_multicast or address.is_reserved or address.is_link_local
+    near = (
+        not address.is_global
+        or address.is_multicast
+        or address.is_reserved
+        or address.is_link_local
+        or (isinstance(address, ipaddress.IPv6Address) and address.is_site_local)
+        or any(address in network for network in _NOT_GLOBAL)
     )
-    if isinstance(address, ipaddress.IPv6Address) and address.is_site_local:
-        public = False
-    if any(address in network for network in _NOT_GLOBAL):
-        public = False
-    return Zone.INTERNET if public else Zone.NETWORK
+    return Zone.NETWORK if near else Zone.INTERNET
 
 
 def zone_of_host(host: str) -> Zone | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from cryptography.exceptions import InvalidTag
@@ -18,45 +18,33 @@ from proper_model.errors import BusyError, PassphraseError, StorageError, VaultE
 from proper_model.storage.files import read_private, save_private
 
 
+@dataclass(eq=False)
 class KeysFile:
-    """`key` is the current master key, `next_key` the next one where it is known."""
+    """An opened keys.json: `raw` is the document as it was last read or written.
 
-    def __init__(
-        self,
-        folder: Path,
-        keys: Keys,
-        key: bytes,
-        *,
-        random: Random,
-        cost: Cost | None,
-        next_key: bytes | None = None,
-        slot_id: str = "",
-        secret: Secret | None = None,
-    ) -> None:
-        self.path = folder / KEYS_FILE
-        self.keys = keys
-        self.key = key
-        self.next_key = next_key
-        self.slot_id = slot_id
-        self.random = random
-        self.raw = encode_keys(keys, key)
-        self._cost = cost
-        self.secret = secret
+    `key` is the current master key, `next_key` the next one where it is known; `secret` opened the
+    slot `slot_id`.
+    """
+
+    folder: Path
+    keys: Keys
+    key: bytes = field(repr=False)
+    random: Random = field(repr=False)
+    cost: Cost | None
+    secret: Secret | None
+    slot_id: str = ""
+    next_key: bytes | None = field(default=None, repr=False)
+    raw: bytes = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self.raw = encode_keys(self.keys, self.key)
 
     @classmethod
-    def opened(cls, folder: Path, secret: Secret, *, random: Random, cost: Cost | None) -> KeysFile:
+    def opened(cls, folder: Path, secret: Secret, random: Random, cost: Cost | None) -> KeysFile:
         """Read and unlock. Raises as `unlock` and `read_private`."""
         found = unlock(read_keys(folder), secret)
-        return cls(
-            folder,
-            found.keys,
-            found.current_key,
-            random=random,
-            cost=cost,
-            next_key=found.next_key,
-            slot_id=found.slot_id,
-            secret=secret,
-        )
+        key, next_key = found.current_key, found.next_key
+        return cls(folder, found.keys, key, random, cost, secret, found.slot_id, next_key)
 
     def reopened(self) -> KeysFile:
         """The document that lies there now, opened by the same secret. Changes nothing here.
@@ -65,9 +53,7 @@ class KeysFile:
         """
         assert self.secret is not None, "a vault that was made here is not read beside a writer"
         try:
-            now = KeysFile.opened(
-                self.path.parent, self.secret, random=self.random, cost=self._cost
-            )
+            now = KeysFile.opened(self.folder, self.secret, self.random, self.cost)
         except PassphraseError:
             now = None
         if now is None or now.keys.vault_id != self.keys.vault_id:
@@ -79,7 +65,7 @@ class KeysFile:
 
     def unchanged(self) -> bool:
         """Whether the file is still the one this object has read or written."""
-        return read_keys(self.path.parent) == self.raw
+        return read_keys(self.folder) == self.raw
 
     def renew_slot(self) -> None:
         """Keep the slot key of the slot that opened, if an earlier version did not. As `save`."""
@@ -142,7 +128,7 @@ class KeysFile:
                     key,
                     vault_id=self.keys.vault_id,
                     key_id=key_id,
-                    cost=self._cost or default_cost(),
+                    cost=self.cost or default_cost(),
                     random=self.random,
                     slot_id=slot_id,
                 )
@@ -171,7 +157,7 @@ class KeysFile:
         raw = encode_keys(keys, key)
         failure: StorageError | None = None
         try:
-            save_private(self.path, raw)
+            save_private(self.folder / KEYS_FILE, raw)
         except StorageError as error:
             failure = error
         if failure is None or self._holds(raw):
@@ -185,7 +171,7 @@ class KeysFile:
 
     def _holds(self, raw: bytes) -> bool:
         with suppress(StorageError):
-            return read_keys(self.path.parent) == raw
+            return read_keys(self.folder) == raw
         return False
 
     def _forget(self, slots: Sequence[Slot]) -> None:

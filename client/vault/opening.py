@@ -76,7 +76,7 @@ def create_vault(
         raise VaultError(f"{folder.name}: {WITHOUT_KEYS}", hint=WITHOUT_KEYS_HINT)
     key, key_id = random(KEY_BYTES), random(KEY_ID_BYTES).hex()
     empty = Keys(random(ID_BYTES).hex(), KeySet(key_id, ()))
-    file = KeysFile(folder, empty, key, random=random, cost=cost, secret=next(iter(secrets), None))
+    file = KeysFile(folder, empty, key, random, cost, next(iter(secrets), None))
     slots = file.make_slots(secrets, key_id, key)
     file.slot_id = slots[0].id
     file.save_slots(slots, new=slots)
@@ -95,7 +95,7 @@ def open_vault(
     """
     _require(folder)
     try:
-        return Vault(KeysFile.opened(folder, secret, random=random, cost=cost))
+        return Vault(KeysFile.opened(folder, secret, random, cost))
     except PassphraseError:
         for text in secret.earlier if isinstance(secret, Passphrase) else ():
             with suppress(PassphraseError):

@@ -48,7 +48,7 @@ class Vault:
     """
 
     def __init__(self, file: KeysFile) -> None:
-        self.folder = file.path.parent
+        self.folder = file.folder
         self.warnings: list[str] = []
         self._tell: Callable[[str], None] | None = None
         self._file = file

@@ -29,7 +29,7 @@ def contents_of(file: KeysFile) -> Contents:
     """The generations under the current master key of an opened keys.json."""
     keys = file.keys
     pending = None if keys.next is None else keys.next.key_id
-    return Contents(file.path.parent, keys.vault_id, keys.current.key_id, file.key, pending)
+    return Contents(file.folder, keys.vault_id, keys.current.key_id, file.key, pending)
 
 
 def consistent(
@@ -41,7 +41,7 @@ def consistent(
         BusyError: the vault was removed, its keys were changed, or it changes without pause.
         VaultError, StorageError: as `look`, of a state that nobody is changing.
     """
-    folder, deadline = file.path.parent, time.monotonic() + PATIENCE_S
+    folder, deadline = file.folder, time.monotonic() + PATIENCE_S
     while True:
         before = _stamp(folder)
         if before[0] != file.raw:
