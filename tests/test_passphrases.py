@@ -83,15 +83,6 @@ def test_both_normal_forms_open_one_vault(tmp_path: Path) -> None:
         assert open_vault(tmp_path / "vault", secret).read().payload == b"one"
 
 
-def test_the_file_of_the_case_opens_what_was_typed(shared: Path, tmp_path: Path) -> None:
-    case = shared / "cases" / "passphrase-bom" / "passphrase-windows.txt"
-    if not case.exists():
-        pytest.skip("the case is not there")
-    make_vault(tmp_path / "vault", b"one", secrets=[Passphrase(WORDS)])
-    secret = read_passphrase(put(tmp_path, case.read_bytes()))
-    assert open_vault(tmp_path / "vault", secret).read().payload == b"one"
-
-
 def test_a_vault_made_when_the_mark_was_a_part_of_it_still_opens(tmp_path: Path) -> None:
     make_vault(tmp_path / "vault", b"one", secrets=[Passphrase("\ufeff" + WORDS)])
     secret = read_passphrase(put(tmp_path, b"\xef\xbb\xbf" + WORDS.encode()))

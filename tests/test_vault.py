@@ -94,9 +94,7 @@ def test_a_damaged_newest_generation_gives_way_to_the_previous_one_and_says_so(
     (folder / "00000002.vault").write_bytes(b"rubbish")
     vault = open_vault(folder, WORD)
     assert payload_of(vault) == b"one"
-    assert vault.warnings == [
-        "00000002.vault: not a vault file; generation 1 is used instead",
-    ]
+    assert vault.warnings == ["00000002.vault: not a vault file; generation 1 is used instead"]
     # The whole one is kept as the previous, not the damaged one.
     assert vault.write(b"three", bundle_id=BUNDLE) == 3
     assert open_vault(folder, WORD).read().payload == b"three"
