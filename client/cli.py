@@ -1,7 +1,6 @@
 """`proper`: one person's private adaptation on this machine.
 
-stdout is data, stderr is progress, errors and hints. Conventions: `client.terminal.command_line`. Commands
-stand in modules of their own and are put together here.
+stdout is data, stderr is progress, errors and hints; see `client.terminal.command_line`.
 """
 
 from __future__ import annotations
@@ -74,7 +73,7 @@ def before(
     session = context.ensure_object(Session)
     session.home = home
     session.weak_passphrase = weak_passphrase
-    # What the command line says stands above the environment, whichever kind of key it names.
+    # An option counts more than the environment, whichever kind of key it names.
     said = {
         name
         for name in ("passphrase_file", "key_file")

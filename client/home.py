@@ -26,7 +26,7 @@ from proper_model.storage.durable import is_locked, locked
 from proper_model.storage.files import make_private_folder, storage_errors
 
 VARIABLE = "PROPER_HOME"
-_GRACE_S = 0.2  # `is_busy` of another program holds the lock for a moment
+_GRACE_S = 0.2  # another program's `is_busy` holds the lock for a moment
 # Of a `write_atomic` that was killed.
 _LEFTOVER = re.compile(r"\.(root|bases)\.json\.[0-9a-f]{12}\.tmp")
 
@@ -39,7 +39,7 @@ class Home:
 
     @classmethod
     def find(cls, option: Path | None = None) -> Home:
-        """By option, variable or platform; nothing is created."""
+        """By option, variable or platform. Creates nothing."""
         named = option or os.environ.get(VARIABLE)
         return cls(Path(named).expanduser() if named else user_data_path("proper", appauthor=False))
 
@@ -55,7 +55,7 @@ class Home:
     def vault(self) -> Path:
         return self.path / "vault"
 
-    def make(self) -> Path:
+    def make(self) -> None:
         """Create the folder, 0700, or check the one there is.
 
         Raises StorageError if it cannot be created or others may enter it.
@@ -63,13 +63,7 @@ class Home:
         self.check_folder()
         with storage_errors(self.path):
             make_private_folder(self.path)
-            status = self.path.lstat()
-        if status.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-            raise StorageError(
-                f"{self.path}: other users may enter this folder",
-                hint=f"close it with: chmod 700 {self.path}",
-            )
-        return self.path
+        check_private_folder(self.path)
 
     def check_folder(self) -> None:
         """Raise StorageError where a file stands in the folder's place."""
@@ -80,7 +74,7 @@ class Home:
             )
 
     def is_busy(self) -> bool:
-        """Whether a command that changes something is at work; nothing is created or waited for."""
+        """Whether a command that changes something is at work. Creates nothing, waits for nothing."""
         return is_locked(self.path / ".lock")
 
     @contextmanager
@@ -104,3 +98,19 @@ class Home:
                     if _LEFTOVER.fullmatch(path.name):
                         path.unlink(missing_ok=True)
             yield
+
+
+def check_private_folder(folder: Path) -> None:
+    """Raise StorageError for a link, a missing folder, and one that others may enter."""
+    with storage_errors(folder):
+        mode = folder.lstat().st_mode
+    if not stat.S_ISDIR(mode):
+        raise StorageError(
+            f"{folder}: expected a folder, not a link or a file",
+            hint="remove it, or give another place with --home",
+        )
+    if mode & (stat.S_IRWXG | stat.S_IRWXO):
+        raise StorageError(
+            f"{folder}: other users may enter this folder",
+            hint=f"close it with: chmod 700 {folder}",
+        )

@@ -7,6 +7,7 @@ import math
 import struct
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -252,6 +253,14 @@ def sample_bundle(version: int = 1, *, files=None, keys=(KEY,), **changes) -> Bu
 
 def format_bundle(version: int = 1, *, files=None, **changes) -> BundleFiles:
     return sample_bundle(version, files=files or format_files(), **changes)
+
+
+def write_files(folder: Path, files: Mapping[str, bytes]) -> Path:
+    """A bundle's or base's folder; its parents are made too."""
+    for name, data in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(data)
+    return folder
 
 
 def load_files(bundle: InstalledBundle) -> dict[str, bytes]:

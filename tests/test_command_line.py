@@ -34,12 +34,20 @@ start(app, "proper")
 """
 
 
+CLOSED = ("sh", "-c", 'exec "$@" >&- <&-', "sh")  # starts a program without stdout and stdin
+
+
 def run(
-    body: str, stdout: int, *, buffered: bool = True, stderr: int = subprocess.PIPE
+    body: str,
+    stdout: int,
+    *,
+    buffered: bool = True,
+    stderr: int = subprocess.PIPE,
+    before: tuple[str, ...] = (),
 ) -> tuple[int, str]:
     environment = {**os.environ, "PYTHONUNBUFFERED": "" if buffered else "1"}
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM.format(body=body)],
+        [*before, sys.executable, "-c", PROGRAM.format(body=body)],
         stdout=stdout,
         stderr=stderr,
         text=True,

@@ -10,6 +10,7 @@ import signal
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -21,13 +22,13 @@ from vault_reader import hkdf, master_key, read_all
 from vault_samples import (
     BUNDLE,
     WORD,
-    Killed,
     full_disk,
     generations,
-    kill_at,
+    killed_at,
     make_vault,
     put_files,
     put_key_file,
+    put_private,
     reopen,
     tree,
 )
@@ -50,10 +51,13 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "vault"
 
 
+def forget(vault: Vault) -> int:
+    return vault.write(b"new", bundle_id=BUNDLE, alone=True)
+
+
 def with_checkpoints(vault: Vault) -> Vault:
     for name in CHECKPOINTS:
-        (vault.folder / name).touch(mode=0o600)
-        (vault.folder / name).write_bytes(b"sealed")
+        put_private(vault.folder / name, b"sealed")
     return vault
 
 
@@ -75,7 +79,7 @@ def check_gone(folder: Path, secret=WORD) -> None:
 
 def test_what_must_not_be_gone_back_to_is_removed(folder: Path) -> None:
     vault = with_checkpoints(make_vault(folder, b"one", b"two"))
-    assert vault.write(b"new", bundle_id=BUNDLE, alone=True) == 3
+    assert forget(vault) == 3
     assert sorted(tree(folder)) == ["00000003.vault", "keys.json"]
     assert vault.warnings == []
     check_gone(folder)
@@ -84,7 +88,7 @@ def test_what_must_not_be_gone_back_to_is_removed(folder: Path) -> None:
 def test_a_second_reader_reads_it(folder: Path) -> None:
     """Oracle: the reader written from docs/vault-format.md."""
     vault = make_vault(folder, b"one")
-    vault.write(b"new", bundle_id=BUNDLE, alone=True)
+    forget(vault)
     (only,) = read_all(folder, {"passphrase": WORD.text})
     assert only == {"bundle_id": BUNDLE, "generation": 2, "payload": b"new".hex()}
     data = (folder / "00000002.vault").read_bytes()
@@ -112,7 +116,7 @@ def test_a_damaged_newest_is_not_gone_back_over(folder: Path) -> None:
     newest.write_bytes(newest.read_bytes()[:-1])
     vault = reopen(folder)
     assert vault.read().payload == b"one"
-    vault.write(b"new", bundle_id=BUNDLE, alone=True)
+    forget(vault)
     assert generations(folder) == ["00000003.vault"]
 
 
@@ -121,25 +125,18 @@ def test_stopped_at_any_step_the_old_state_or_no_way_back(tmp_path: Path) -> Non
     whole, seen = tree(start.folder), []
     for step in itertools.count():
         folder = put_files(tmp_path / f"at-{step}", whole)
-        finished = False
-        with pytest.MonkeyPatch.context() as patch:
-            kill_at(patch, step)
-            try:
-                reopen(folder).write(b"new", bundle_id=BUNDLE, alone=True)
-                finished = True
-            except Killed:
-                pass
+        killed = killed_at(step, partial(forget, reopen(folder)))
         if reopen(folder).read().payload == b"new":
             seen.append("new")
             check_gone(folder)
             assert opened_today(folder, whole) == []
         else:
             seen.append("old")
-            assert not finished
+            assert killed
             assert reopen(folder).read_previous().payload == b"old one"
             reopen(folder).settle()
             assert tree(folder) == whole
-        if finished:
+        if not killed:
             break
     assert seen == ["old"] * 5 + ["new"] * (len(seen) - 5)  # keys, generation, keys
     assert seen.count("new") > 2 * len(CHECKPOINTS)
@@ -172,7 +169,7 @@ def test_todays_keys_open_no_earlier_copy_of_a_generation(folder: Path, tmp_path
     vault = make_vault(folder, b"one", b"two", secrets=secrets)
     earlier, slots = tree(folder), vault.slot_kinds()
     assert opened_today(folder, earlier) == generations(folder), "the positive control"
-    vault.write(b"new", bundle_id=BUNDLE, alone=True)
+    forget(vault)
     assert opened_today(folder, earlier) == []
     assert opened_today(folder, earlier, {"key_file": key.path.read_bytes().hex()}) == []
     for later in (b"later", b"again"):
@@ -185,7 +182,7 @@ def test_todays_keys_open_no_earlier_copy_of_a_generation(folder: Path, tmp_path
     # Every secret opened it all along, under the slots it had.
     again = make_vault(tmp_path / "again", b"one", secrets=secrets)
     before = again.slot_kinds()
-    again.write(b"new", bundle_id=BUNDLE, alone=True)
+    forget(again)
     assert [reopen(again.folder, one).read().payload for one in secrets] == [b"new", b"new"]
     assert again.slot_kinds() == before
     assert slots
@@ -194,13 +191,11 @@ def test_todays_keys_open_no_earlier_copy_of_a_generation(folder: Path, tmp_path
 def test_a_copied_generation_put_back_is_not_read(folder: Path) -> None:
     vault = make_vault(folder, b"one", b"two")
     earlier = tree(folder)
-    vault.write(b"new", bundle_id=BUNDLE, alone=True)
+    forget(vault)
     for name in generations(folder):
         (folder / name).unlink()
-    put_back = {name: data for name, data in earlier.items() if name.endswith(".vault")}
-    for name, data in put_back.items():
-        (folder / name).touch(mode=0o600)
-        (folder / name).write_bytes(data)
+    for name in ("00000001.vault", "00000002.vault"):
+        put_private(folder / name, earlier[name])
     with pytest.raises(VaultError, match="under another key"):
         reopen(folder).read()
 
@@ -216,11 +211,11 @@ def test_a_slot_of_an_earlier_version_is_taken_along_or_nothing_is_changed(
         reopen(folder).check_forgetting()
     assert "proper passwd --remove" in caught.value.hint
     with pytest.raises(VaultError, match="made by an earlier version"):
-        reopen(folder).write(b"new", bundle_id=BUNDLE, alone=True)
+        forget(reopen(folder))
     assert tree(folder) == before
     vault = reopen(folder)
     vault.remove_slot(vault.slot_kinds()[1][0])
-    reopen(folder).write(b"new", bundle_id=BUNDLE, alone=True)
+    forget(reopen(folder))
     assert opened_today(folder, before) == []
     for secret in (WORD, KeyringEntry()):
         assert reopen(folder, secret).read().payload == b"new"
@@ -243,7 +238,7 @@ def test_slots_of_an_earlier_version_are_renewed_as_their_secrets_are_given(
     assert after.pop("keys.json") != before.pop("keys.json")
     assert after == before
     reopen(folder).finish_interrupted()
-    reopen(folder).write(b"new", bundle_id=BUNDLE, alone=True)
+    forget(reopen(folder))
     assert opened_today(folder, before) == []
     assert [reopen(folder, one).read().payload for one in secrets] == [b"new", b"new"]
 
@@ -325,30 +320,19 @@ def test_killed_or_refused_at_every_call_of_the_system(forgets: Saves) -> None:
     assert len(set(states)) == 6
 
 
-def test_a_rotation_after_it_brings_nothing_back(folder: Path, monkeypatch) -> None:
+def test_a_rotation_after_it_brings_nothing_back(folder: Path) -> None:
     vault = with_checkpoints(make_vault(folder, b"one", b"two"))
-    interrupt(vault, monkeypatch)
+    assert killed_at(5, lambda: forget(vault))  # keys, generation, keys: each before and after
     assert len(generations(folder)) == 3
     reopen(folder).rotate([Passphrase("next")])
     assert len(generations(folder)) == 1
     check_gone(folder, Passphrase("next"))
 
 
-def interrupt(vault: Vault, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Forget, and be killed once the new generation is there."""
-    with monkeypatch.context() as patch:
-        kill_at(patch, 5)  # keys, generation, keys: each before and after
-        with pytest.raises(Killed):
-            vault.write(b"new", bundle_id=BUNDLE, alone=True)
-
-
 def test_a_rotation_between_the_two_steps(folder: Path, monkeypatch) -> None:
     """Forgetting while a change of the master key is half done: neither is lost."""
     make_vault(folder, b"one", b"two")
-    with monkeypatch.context() as patch:
-        kill_at(patch, 3)
-        with pytest.raises(Killed):
-            reopen(folder).rotate([Passphrase("next")])
+    assert killed_at(3, lambda: reopen(folder).rotate([Passphrase("next")]))
     vault = reopen(folder, Passphrase("next"))
     interrupt_at_the_end(vault, monkeypatch)
     check_gone(folder, Passphrase("next"))
@@ -361,7 +345,7 @@ def interrupt_at_the_end(vault: Vault, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr("client.vault.contents.remove_working", refused)
         with pytest.raises(StorageError, match="nothing reads the older files") as caught:
-            vault.write(b"new", bundle_id=BUNDLE, alone=True)
+            forget(vault)
     assert caught.value.hint
 
 
@@ -383,11 +367,10 @@ def test_going_on_is_told(folder: Path, monkeypatch) -> None:
 def test_what_was_forgotten_cannot_be_put_back(folder: Path, ring: MemoryKeyring) -> None:
     vault = make_vault(folder, b"one", b"two", secrets=[WORD, KeyringEntry()])
     old = tree(folder)
-    vault.write(b"new", bundle_id=BUNDLE, alone=True)
+    forget(vault)
     newest = (folder / "00000003.vault").read_bytes()
     (folder / "00000003.vault").write_bytes(newest[:-1])
-    (folder / "00000002.vault").touch(mode=0o600)
-    (folder / "00000002.vault").write_bytes(old["00000002.vault"])
+    put_private(folder / "00000002.vault", old["00000002.vault"])
     with pytest.raises(VaultError, match=r"00000003\.vault: damaged or altered"):
         reopen(folder).read()
     (folder / "00000003.vault").write_bytes(newest)
@@ -402,10 +385,7 @@ def test_stopped_at_any_step_every_secret_still_opens(tmp_path: Path, ring: Memo
     for step in range(7):
         ring.entries = dict(entries)
         folder = put_files(tmp_path / f"at-{step}", whole)
-        with pytest.MonkeyPatch.context() as patch:
-            kill_at(patch, step)
-            with pytest.raises(Killed):
-                reopen(folder).write(b"new", bundle_id=BUNDLE, alone=True)
+        assert killed_at(step, partial(forget, reopen(folder)))
         found = [reopen(folder, secret).read().payload for secret in secrets]
         assert len(set(found)) == 1
         states += found[:1]
@@ -463,7 +443,6 @@ def test_an_interrupt_waits_until_everything_is_removed(folder: Path, monkeypatc
 def test_a_refused_write_changes_nothing(folder: Path, monkeypatch) -> None:
     vault = with_checkpoints(make_vault(folder, b"one"))
     before = tree(folder)
-
     full_disk(monkeypatch)
     with pytest.raises(StorageError, match="No space"):
         VaultStore(vault).write_without(STATE, task="t", items=2)

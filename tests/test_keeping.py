@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from keyrings import MemoryKeyring
-from vault_samples import BUNDLE, CHEAP, Killed, full_disk, generations, kill_at
+from vault_samples import BUNDLE, CHEAP, full_disk, generations, killed_at
 
 from client.home import Home
 from client.person.state import PersonalState, encode
@@ -18,8 +18,6 @@ from client.vault.opening import (
     open_vault,
     slot_kinds,
 )
-from client.vault.passphrases import MAX_PASSPHRASE_FILE_BYTES, read_passphrase
-from proper_model.errors import PassphraseError, StorageError
 from proper_model.storage import files
 from tests.device_cli import PASSPHRASE, Person
 
@@ -42,13 +40,6 @@ def stored(person: Person, *secrets) -> Vault:
     return vault
 
 
-def rotation_killed(vault: Vault, monkeypatch: pytest.MonkeyPatch, step: int, *secrets) -> None:
-    with monkeypatch.context() as patch:
-        kill_at(patch, step)
-        with pytest.raises(Killed):
-            vault.rotate(secrets)
-
-
 # --- lock -----------------------------------------------------------------------------------------
 
 
@@ -62,11 +53,11 @@ def test_lock_takes_the_keyring_out(person: Person, ring: MemoryKeyring, capsys)
 
 @pytest.mark.parametrize("next_too", [True, False])
 def test_lock_with_a_change_of_the_master_key_half_done(
-    next_too: bool, person: Person, ring: MemoryKeyring, monkeypatch, capsys
+    next_too: bool, person: Person, ring: MemoryKeyring, capsys
 ) -> None:
     vault = stored(person, WORD, KeyringEntry())
     secrets = [Passphrase("next"), *([KeyringEntry()] if next_too else [])]
-    rotation_killed(vault, monkeypatch, 3, *secrets)
+    assert killed_at(3, lambda: vault.rotate(secrets))
     assert len(slot_kinds(vault.folder)) == 2 + len(secrets)
     assert person.run("lock") == 0, capsys.readouterr().err
     assert "your passphrase only" in capsys.readouterr().out
@@ -96,7 +87,6 @@ def test_a_key_file_that_could_not_be_added_is_not_left(
 ) -> None:
     vault = stored(person)
     key = tmp_path / "stick" / "key"
-
     with monkeypatch.context() as patch:
         full_disk(patch)
         assert person.run("passwd", "--add-key-file", key) == 20
@@ -137,38 +127,17 @@ def test_a_passphrase_file_that_others_may_read_is_refused(person: Person, capsy
     assert person.run("rollback") == 0
 
 
-def test_a_passphrase_file_is_small_text(tmp_path: Path) -> None:
-    file = tmp_path / "file"
-    file.touch(mode=0o600)
-    file.write_text("word\r\nmore")
-    assert read_passphrase(file).text == "word"
-    file.write_bytes(b"\xff")
-    with pytest.raises(PassphraseError, match="not UTF-8"):
-        read_passphrase(file)
-    file.write_bytes(bytes(MAX_PASSPHRASE_FILE_BYTES + 1))
-    with pytest.raises(PassphraseError, match="larger than"):
-        read_passphrase(file)
-    (tmp_path / "link").symlink_to(file)
-    with pytest.raises(StorageError):
-        read_passphrase(tmp_path / "link")
-
-
 # --- after an interrupted forgetting --------------------------------------------------------------
 
 
-def forgetting_killed(vault: Vault, monkeypatch: pytest.MonkeyPatch) -> None:
-    with monkeypatch.context() as patch:
-        kill_at(patch, 5)
-        with pytest.raises(Killed):
-            vault.write(STATE, bundle_id=BUNDLE, alone=True)
+def forgetting_killed(vault: Vault) -> None:
+    assert killed_at(5, lambda: vault.write(STATE, bundle_id=BUNDLE, alone=True))
     assert len(generations(vault.folder)) == 3
 
 
-def test_rollback_does_not_bring_back_what_was_being_forgotten(
-    person: Person, monkeypatch, capsys
-) -> None:
+def test_rollback_does_not_bring_back_what_was_being_forgotten(person: Person, capsys) -> None:
     vault = stored(person)
-    forgetting_killed(vault, monkeypatch)
+    forgetting_killed(vault)
     assert person.run("rollback") == 50
     told = capsys.readouterr().err
     assert "no generation before" in told
@@ -176,8 +145,8 @@ def test_rollback_does_not_bring_back_what_was_being_forgotten(
     assert generations(vault.folder) == ["00000003.vault"]
 
 
-def test_any_change_completes_it(person: Person, monkeypatch) -> None:
+def test_any_change_completes_it(person: Person) -> None:
     vault = stored(person)
-    forgetting_killed(vault, monkeypatch)
+    forgetting_killed(vault)
     assert person.run("passwd", "--add-keyring") == 0
     assert generations(vault.folder) == ["00000003.vault"]

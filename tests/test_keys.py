@@ -19,17 +19,12 @@ def path(tmp_path):
     return tmp_path / "keys" / "root.pem"
 
 
-def test_a_key_comes_back(path):
-    created = create_key(path)
-    assert public_bytes(load_key(path)) == public_bytes(created)
-    assert public_bytes(load_or_create_key(path)) == public_bytes(created)
-
-
-def test_load_or_create_makes_a_missing_one_and_keys_differ(path):
-    first = load_or_create_key(path)
-    other = load_or_create_key(path.with_name("other.pem"))
-    assert public_bytes(first) == public_bytes(load_key(path))
-    assert public_bytes(first) != public_bytes(other)
+@pytest.mark.parametrize("make", [create_key, load_or_create_key])
+def test_a_key_comes_back_and_keys_differ(path, make):
+    created, other = make(path), make(path.with_name("other.pem"))
+    for load in (load_key, load_or_create_key):
+        assert public_bytes(load(path)) == public_bytes(created)
+    assert public_bytes(created) != public_bytes(other)
 
 
 def test_private_under_any_umask_and_nothing_else_is_left(path):

@@ -16,6 +16,7 @@ from bundle_samples import (
     load_files,
     referring_files,
     sample_files,
+    write_files,
 )
 from stops import StoppedError, stopped_at_every_sync
 
@@ -155,10 +156,7 @@ def test_damaged_record_is_an_error_not_version_one(folder):
 
 @pytest.fixture
 def base(tmp_path):
-    folder = tmp_path / "base"
-    folder.mkdir()
-    for name, data in base_files().items():
-        (folder / name).write_bytes(data)
+    folder = write_files(tmp_path / "base", base_files())
     (folder / "README.md").write_bytes(b"words")
     (folder / "pytorch_model.bin").write_bytes(b"pickle")
     return folder
@@ -168,7 +166,7 @@ def test_reference_lists_what_a_device_loads(base):
     reference = reference_base(base, "some/base", "abc")
     assert set(reference.files) == {"model.safetensors", "config.json"}
     assert reference.files["config.json"] == hashlib.sha256(base_files()["config.json"]).hexdigest()
-    assert verify_base_files(reference, base) == (base / "config.json", base / "model.safetensors")
+    verify_base_files(reference, base)
 
 
 def test_reference_survives_publication(base, folder, tmp_path):
@@ -205,7 +203,7 @@ def test_linked_base_files_count_by_content(base, tmp_path):
     cache.mkdir()
     for name in reference.files:
         (cache / name).symlink_to(base / name)
-    assert len(verify_base_files(reference, cache)) == 2
+    verify_base_files(reference, cache)
 
 
 def test_pickled_base_is_not_supported(base):

@@ -417,14 +417,6 @@ def test_a_device_of_the_old_form_follows_into_roles(home, publisher):
         put(home, bundle(1, seed=99, keys=(NEW_RELEASE_KEY,)), REVOKED_ROOT)
 
 
-def test_a_clock_that_went_back_is_told_and_believed(home, publisher):
-    publisher.publish()
-    add(home, publisher, NOW + 10 * DAY)
-    assert verify_bundle(home, now=NOW).warnings == (BundleWarning.CLOCK_BEFORE_LATEST,)
-    publisher.publish()
-    assert add(home, publisher).bundle.warnings == (BundleWarning.CLOCK_BEFORE_LATEST,)
-
-
 def test_a_damaged_record_of_keys_is_no_fresh_start(home):
     put(home, HONEST)
     path = home.path / "bundles" / "state.json"

@@ -15,6 +15,7 @@ from vault_samples import (
     CHEAP,
     OTHER_BUNDLE,
     WORD,
+    broken_disk,
     generations,
     make_vault,
     put_key_file,
@@ -93,9 +94,7 @@ def test_a_damaged_newest_generation_gives_way_to_the_previous_one_and_says_so(
     (folder / "00000002.vault").write_bytes(b"rubbish")
     vault = open_vault(folder, WORD)
     assert payload_of(vault) == b"one"
-    assert vault.warnings == [
-        "00000002.vault: not a vault file; generation 1 is used instead",
-    ]
+    assert vault.warnings == ["00000002.vault: not a vault file; generation 1 is used instead"]
     # The whole one is kept as the previous, not the damaged one.
     assert vault.write(b"three", bundle_id=BUNDLE) == 3
     assert open_vault(folder, WORD).read().payload == b"three"
@@ -249,11 +248,7 @@ def test_destroying_removes_everything_and_follows_no_link(folder: Path, tmp_pat
 
 def test_the_keys_go_first(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_vault(folder, b"one")
-
-    def fail(path: Path) -> None:
-        raise OSError(5, "Input/output error", str(path))
-
-    monkeypatch.setattr("client.vault.opening.remove_folder", fail)
+    monkeypatch.setattr("client.vault.opening.remove_folder", broken_disk)
     with pytest.raises(StorageError, match="Input/output error"):
         destroy_vault(folder)
     assert sorted(tree(folder)) == ["00000001.vault"]

@@ -8,10 +8,19 @@ import json
 import os
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
-from vault_samples import BUNDLE, CHEAP, Killed, every_step, generations, kill_at, tree
+from vault_samples import (
+    BUNDLE,
+    CHEAP,
+    every_step,
+    generations,
+    killed_at,
+    put_private,
+    tree,
+)
 
 from client.home import Home
 from client.person.state import PersonalState, TaskState, encode
@@ -59,6 +68,14 @@ def damage(vault: Vault, how: str) -> None:
     path.write_bytes(DAMAGES[how](path.read_bytes()))
 
 
+def status(person: Person, capsys: pytest.CaptureFixture[str]) -> tuple[dict, str]:
+    """What `proper status --json` prints, and what it says."""
+    capsys.readouterr()
+    assert person.run("status", "--json") == 0
+    out, told = capsys.readouterr()
+    return json.loads(out), told
+
+
 READERS = {
     "inspect": ["inspect"],
     "inspect items": ["inspect", "--items"],
@@ -91,37 +108,29 @@ def test_every_command_that_reads_says_that_an_older_state_is_used(
 def test_status_tells_what_is_damaged(how: str, person: Person, vault: Vault, capsys) -> None:
     keyless = Person(person.home, person.passphrase_file)
     keyless.options = lambda: ["--home", str(person.home)]  # type: ignore[method-assign]
-
-    def status(who: Person) -> tuple[dict, str]:
-        assert who.run("status", "--json") == 0
-        out, told = capsys.readouterr()
-        return json.loads(out), told
-
-    assert status(person)[0]["content"] == "whole"
-    assert status(keyless)[0]["content"] == "unchecked"
+    assert status(person, capsys)[0]["content"] == "whole"
+    assert status(keyless, capsys)[0]["content"] == "unchecked"
     damage(vault, how)
-    found, told = status(person)
+    found, told = status(person, capsys)
     assert (found["content"], found["generations"]) == ("older", 2)
     assert USED in found["warnings"][-1]
     assert USED in told
-    found, told = status(keyless)
+    found, told = status(keyless, capsys)
     seen = how != "last byte"  # of the ciphertext only the key tells
     assert found["content"] == ("older" if seen else "unchecked")
     assert (NEWEST in told) is seen
     (vault.folder / "00000001.vault").write_bytes(b"")
-    assert status(person)[0]["content"] == "damaged"
+    assert status(person, capsys)[0]["content"] == "damaged"
 
 
 def test_status_with_a_wrong_key_still_says_what_it_sees(person: Person, vault, capsys) -> None:
     person.passphrase_file.write_text("another one\n")
-    assert person.run("status", "--json") == 0
-    out, told = capsys.readouterr()
-    assert json.loads(out)["content"] == "unchecked"
+    found, told = status(person, capsys)
+    assert found["content"] == "unchecked"
     assert "not checked: wrong passphrase" in told
     person.passphrase_file.unlink()
-    assert person.run("status", "--json") == 0
-    out, told = capsys.readouterr()
-    assert json.loads(out)["content"] == "unchecked"
+    found, told = status(person, capsys)
+    assert found["content"] == "unchecked"
     assert "No such file" in told
 
 
@@ -129,14 +138,11 @@ def test_status_with_a_key_of_a_kind_that_no_slot_has(
     person: Person, vault: Vault, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:
     """That the key does not fit says nothing about what is stored."""
-    key = tmp_path / "key"
-    key.touch(mode=0o600)
-    key.write_bytes(bytes(range(32)))
+    key = put_private(tmp_path / "key", bytes(range(32)))
     options = ["--home", str(person.home), "--key-file", str(key)]
     monkeypatch.setattr(person, "options", lambda: options)
-    assert person.run("status", "--json") == 0
-    out, told = capsys.readouterr()
-    assert json.loads(out)["content"] == "unchecked"
+    found, told = status(person, capsys)
+    assert found["content"] == "unchecked"
     assert "not checked: no key-file opens this vault" in told
 
 
@@ -151,13 +157,12 @@ def test_status_while_another_command_changes_what_opens_the_vault(
         return reader
 
     monkeypatch.setattr(vault_check, "open_vault", opened)
-    assert person.run("status", "--json") == 0
-    assert json.loads(capsys.readouterr().out)["content"] == "unchecked"
+    assert status(person, capsys)[0]["content"] == "unchecked"
 
 
 def test_doctor_tells_damage_and_what_was_left(person: Person, vault: Vault, capsys) -> None:
-    (vault.folder / ".keys.json.0123456789ab.tmp").touch(mode=0o600)
-    (vault.folder / "training-abc").touch(mode=0o600)
+    for name in (".keys.json.0123456789ab.tmp", "training-abc"):
+        put_private(vault.folder / name)
     person.run("doctor")
     told = capsys.readouterr().out
     assert "1 half written, by a command at work or a killed one" in told
@@ -183,13 +188,10 @@ def test_a_command_at_work_is_no_damage(
     looks = []
 
     def look() -> None:
-        capsys.readouterr()
         with monkeypatch.context() as patch:
             patch.setattr(Home, "working", None)  # they take no lock
-            assert person.run("status", "--json") == 0
-        out, told = capsys.readouterr()
-        assert json.loads(out)["warnings"] == []
-        assert json.loads(out)["content"] == "whole"
+            found, told = status(person, capsys)
+        assert (found["warnings"], found["content"]) == ([], "whole")
         assert "warning" not in told
         shown = look_at(Home(person.home))
         assert (shown.damaged, shown.unfinished) == ((), False)
@@ -203,25 +205,18 @@ def test_a_command_at_work_is_no_damage(
     assert look_at(Home(person.home)).leftovers == 0
 
 
-def test_an_interrupted_change_is_told(person: Person, vault: Vault, monkeypatch, capsys) -> None:
+def test_an_interrupted_change_is_told(person: Person, vault: Vault, capsys) -> None:
     seen = []
-    for step in range(7):
-        with monkeypatch.context() as patch:
-            kill_at(patch, step)
-            with pytest.raises(Killed):
-                forget(open_vault(vault.folder, Passphrase(PASSPHRASE)))
-        capsys.readouterr()
-        assert person.run("status", "--json") == 0
-        found = json.loads(capsys.readouterr().out)
+    for step in range(6):
+        again = open_vault(vault.folder, Passphrase(PASSPHRASE))
+        assert killed_at(step, partial(forget, again))
+        found, _ = status(person, capsys)
         assert found["content"] == "whole"
         assert len(found["slots"]) == 1, "the carried one is told once"
         seen.append(UNFINISHED in found["warnings"] or found["leftovers"] > 0)
         assert person.run("lock") == 0
         open_vault(vault.folder, Passphrase(PASSPHRASE)).finish_interrupted()
-        assert person.run("status", "--json") == 0
-        assert json.loads(capsys.readouterr().out.splitlines()[-1])["warnings"] == []
-        if step >= 5:
-            break
+        assert status(person, capsys)[0]["warnings"] == []
     assert seen == [False, True, True, True, True, True]
 
 
@@ -263,27 +258,23 @@ def test_asking_waits_for_no_pipe_and_needs_no_file_system_with_locks(
     assert not home.is_busy()
 
 
-def left_by_killed_commands(folder: Path) -> set[str]:
-    names = {
-        ".keys.json.0123456789ab.tmp",
-        ".00000003.vault.0123456789ab.tmp",
-        ".training-abc.0123456789ab.tmp",
-    }
-    for name in names:
-        (folder / name).touch(mode=0o600)
-    return names
+HALF_WRITTEN = {
+    ".keys.json.0123456789ab.tmp",
+    ".00000003.vault.0123456789ab.tmp",
+    ".training-abc.0123456789ab.tmp",
+}
 
 
 @pytest.mark.parametrize("words", [["rollback"], ["passwd", "--add-key-file", "KEY"]])
 def test_any_change_removes_what_a_killed_one_left_half_written(
     words: list[str], person: Person, vault: Vault, tmp_path: Path, capsys
 ) -> None:
-    names = left_by_killed_commands(vault.folder)
-    assert person.run("status", "--json") == 0
-    assert json.loads(capsys.readouterr().out)["leftovers"] == 3
-    assert names < set(tree(vault.folder)), "reading removes nothing: they may be in use"
+    for name in HALF_WRITTEN:
+        put_private(vault.folder / name)
+    assert status(person, capsys)[0]["leftovers"] == 3
+    assert set(tree(vault.folder)) > HALF_WRITTEN, "reading removes nothing: they may be in use"
     assert person.run(*[str(tmp_path / "key") if word == "KEY" else word for word in words]) == 0
-    assert not names & set(tree(vault.folder))
+    assert not HALF_WRITTEN & set(tree(vault.folder))
 
 
 def test_generations_without_keys_are_told_and_nothing_is_made_over_them(
@@ -292,9 +283,8 @@ def test_generations_without_keys_are_told_and_nothing_is_made_over_them(
     """A removal that was killed after its first step, or a lost file: which, nobody can tell."""
     (vault.folder / "keys.json").unlink()
     before = tree(vault.folder)
-    assert person.run("status", "--json") == 0
-    out, told = capsys.readouterr()
-    assert json.loads(out)["content"] == "damaged"
+    found, told = status(person, capsys)
+    assert found["content"] == "damaged"
     assert "no keys.json" in told
     assert person.run("doctor") == 51
     with pytest.raises(VaultError, match=r"no keys\.json") as caught:
@@ -318,10 +308,8 @@ def test_the_next_command_that_changes_something_cleans_the_home(name: str, tmp_
 def test_a_checkpoint_stays_for_resuming_and_goes_when_another_state_is_stored(
     person: Person, vault: Vault, tmp_path: Path
 ) -> None:
-    checkpoint = vault.folder / working_name(2, "abc")
-    older = vault.folder / working_name(1, "def")
-    for path in (checkpoint, older):
-        path.touch(mode=0o600)
+    checkpoint = put_private(vault.folder / working_name(2, "abc"))
+    older = put_private(vault.folder / working_name(1, "def"))
     # A clock that was set back, or a copy of the folder in another order: times tell nothing.
     os.utime(vault.folder / NEWEST, (4e9, 4e9))
     assert person.run("passwd", "--add-key-file", tmp_path / "key") == 0

@@ -14,6 +14,7 @@ from vault_samples import (
     counted,
     make_vault,
     put_key_file,
+    put_private,
     tree,
 )
 
@@ -190,7 +191,7 @@ def test_files_of_other_names_are_left_alone(folder: Path) -> None:
     strange = ["notes.txt", "1.vault", "000000001.vault", "x00000003.vault", "00000000.vault"]
     leftover = [".00000002.vault.0123456789ab.tmp", ".keys.json.0123456789ab.tmp"]
     for name in strange + leftover:
-        (folder / name).touch(mode=0o600)
+        put_private(folder / name)
     assert vault.write(b"two", bundle_id=BUNDLE) == 2
     assert set(tree(folder)) == {*strange, KEYS, FIRST, SECOND}
     assert open_vault(folder, WORD).read().payload == b"two"
@@ -198,7 +199,7 @@ def test_files_of_other_names_are_left_alone(folder: Path) -> None:
 
 def test_a_planted_highest_number_is_told(folder: Path) -> None:
     make_vault(folder, b"one")
-    (folder / "9007199254740991.vault").touch(mode=0o600)
+    put_private(folder / "9007199254740991.vault")
     vault = open_vault(folder, WORD)
     assert vault.read().payload == b"one"
     with pytest.raises(VaultError, match="generation"):
@@ -240,7 +241,7 @@ def test_a_name_whose_number_is_too_high_is_no_generation(folder: Path) -> None:
     """Files of any other name are ignored; one of this would leave no number for the next state."""
     vault = make_vault(folder, b"one")
     for number in (0, 1 << 53, 10**16 - 1):
-        (folder / f"{number:08d}.vault").touch(mode=0o600)
+        put_private(folder / f"{number:08d}.vault")
     assert list_generations(folder) == [1]
     assert open_vault(folder, WORD).write(b"two", bundle_id=BUNDLE) == 2
     assert vault.read().payload == b"two"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-import os
+from functools import partial
 from pathlib import Path
 
 import keyring
@@ -15,12 +15,13 @@ from keyrings import ForgetfulKeyring, MemoryKeyring, PlaintextKeyring, WeakKeyr
 from vault_samples import (
     BUNDLE,
     WORD,
-    Killed,
+    broken_disk,
     full_disk,
     generations,
-    kill_at,
+    killed_at,
     make_vault,
     put_files,
+    put_private,
     reopen,
     tree,
 )
@@ -91,7 +92,6 @@ def test_slots_come_and_go_but_never_the_last(folder: Path) -> None:
 def test_a_failed_change_of_slots_changes_nothing(folder: Path, ring, monkeypatch) -> None:
     vault = make_vault(folder, b"one")
     before = tree(folder)
-
     full_disk(monkeypatch)
     with pytest.raises(
         StorageError, match=r"No space left.*bytes are needed; the old or the new one is there"
@@ -113,14 +113,11 @@ def test_after_a_rotation_only_the_given_secrets_open(folder: Path) -> None:
             reopen(folder, secret)
     later = reopen(folder, NEW)
     assert (later.read().payload, later.read_previous().payload) == (b"two", b"one")
-    assert (later.read().generation, generations(folder)) == (
-        4,
-        ["00000003.vault", "00000004.vault"],
-    )
+    assert later.read().generation == 4
+    assert generations(folder) == ["00000003.vault", "00000004.vault"]
     # A master key learnt from an old copy opens nothing written since.
     assert reopen(copy).read().payload == b"two"
-    (copy / "00000004.vault").touch(mode=0o600)
-    (copy / "00000004.vault").write_bytes((folder / "00000004.vault").read_bytes())
+    put_private(copy / "00000004.vault", (folder / "00000004.vault").read_bytes())
     assert reopen(copy).read().generation == 2
     assert vault.write(b"three", bundle_id=BUNDLE) == 5
     assert reopen(folder, NEW).read().payload == b"three"
@@ -148,20 +145,14 @@ def test_a_rotation_without_content_or_with_nothing_whole(folder: Path, tmp_path
 
 def test_a_rotation_killed_at_any_step_leaves_a_vault_that_opens(tmp_path: Path, ring) -> None:
     """Oracle: the contents before. Either secret opens; each way of going on ends well."""
-    finished, pending = False, 0
+    pending = 0
     start = make_vault(tmp_path / "start", b"zero", b"one", b"two", secrets=[WORD, KeyringEntry()])
     whole = tree(start.folder)
     entries = dict(ring.entries)
     for step in itertools.count():
         ring.entries = dict(entries)
         folder = put_files(tmp_path / f"at-{step}", whole)
-        with pytest.MonkeyPatch.context() as patch:
-            kill_at(patch, step)
-            try:
-                reopen(folder).rotate([NEW, KeyringEntry()])
-                finished = True
-            except Killed:
-                pass
+        killed = killed_at(step, partial(reopen(folder).rotate, [NEW, KeyringEntry()]))
         opened = []
         for number, secret in enumerate((WORD, NEW, KeyringEntry())):
             copy = put_files(tmp_path / f"at-{step}-by-{number}", tree(folder))
@@ -185,7 +176,7 @@ def test_a_rotation_killed_at_any_step_leaves_a_vault_that_opens(tmp_path: Path,
             ring.entries = kept
         assert opened
         assert KeyringEntry() in opened
-        if finished:
+        if not killed:
             assert opened == [NEW, KeyringEntry()]
             break
     assert step > 8  # keys, two generations, keys, two removals, each before and after
@@ -205,40 +196,25 @@ def test_a_rotation_that_fails_can_be_repeated(folder: Path, monkeypatch) -> Non
         reopen(folder)
 
 
-def interrupt_rotation(folder: Path, monkeypatch: pytest.MonkeyPatch, *secrets) -> None:
-    """Leave a vault as a rotation does that was killed before its second generation."""
-    with monkeypatch.context() as patch:
-        kill_at(patch, 4)
-        with pytest.raises(Killed):
-            reopen(folder).rotate(secrets or [NEW])
+BEFORE_THE_SECOND = 4  # generation of a rotation
 
 
-def test_a_rotation_that_is_tried_again_and_again_does_not_fill_the_disk(
-    folder: Path, monkeypatch
-) -> None:
+def test_a_rotation_that_is_tried_again_and_again_does_not_fill_the_disk(folder: Path) -> None:
     make_vault(folder, b"one", b"two")
-    interrupt_rotation(folder, monkeypatch)
-    for _ in range(3):
-        with monkeypatch.context() as patch:
-            kill_at(patch, 3)  # one file is removed, one written
-            with pytest.raises(Killed):
-                reopen(folder, NEW).write(b"three", bundle_id=BUNDLE)
+    assert killed_at(BEFORE_THE_SECOND, lambda: reopen(folder).rotate([NEW]))
+    for _ in range(3):  # one file is removed, one written
+        assert killed_at(3, lambda: reopen(folder, NEW).write(b"three", bundle_id=BUNDLE))
         assert len(generations(folder)) == 3
     assert reopen(folder, NEW).read().payload == b"two"
 
 
-def test_a_second_rotation_that_fails_is_undone_under_the_right_key(
-    folder: Path, monkeypatch
-) -> None:
+def test_a_second_rotation_that_fails_is_undone_under_the_right_key(folder: Path) -> None:
     """By the vault that completed the first one, and so knew two keys."""
     make_vault(folder, b"one", b"two")
-    interrupt_rotation(folder, monkeypatch)
+    assert killed_at(BEFORE_THE_SECOND, lambda: reopen(folder).rotate([NEW]))
     vault = reopen(folder, NEW)
     vault.write(b"three", bundle_id=BUNDLE)
-    with monkeypatch.context() as patch:
-        kill_at(patch, 4)
-        with pytest.raises(Killed):
-            vault.rotate([Passphrase("third")])
+    assert killed_at(BEFORE_THE_SECOND, lambda: vault.rotate([Passphrase("third")]))
     vault.write(b"four", bundle_id=BUNDLE)
     again = reopen(folder, NEW)
     assert (again.read().payload, again.read_previous().payload) == (b"four", b"three")
@@ -248,11 +224,7 @@ def test_a_second_rotation_that_fails_is_undone_under_the_right_key(
 
 def test_a_document_that_was_replaced_but_not_flushed_is_in_use(folder: Path, monkeypatch) -> None:
     vault = make_vault(folder, b"one")
-
-    def failing(folder: Path) -> None:
-        raise OSError(5, os.strerror(5), str(folder))
-
-    monkeypatch.setattr(files, "sync_folder", failing)
+    monkeypatch.setattr(files, "sync_folder", broken_disk)
     with pytest.raises(StorageError, match="Input/output error"):
         vault.change_passphrase(NEW)
     monkeypatch.undo()
@@ -325,11 +297,6 @@ def test_a_change_between_a_read_and_the_question_to_the_keyring_is_no_replay(
     assert reader.warnings == []
 
 
-def put(folder: Path, name: str, data: bytes = b"") -> None:
-    (folder / name).touch(mode=0o600)
-    (folder / name).write_bytes(data)
-
-
 def test_an_empty_file_of_a_high_number_does_not_help_an_old_one(folder: Path, ring) -> None:
     """What was decrypted counts, not what files are called."""
     vault = make_vault(folder, b"one", secrets=[WORD, KeyringEntry()])
@@ -337,11 +304,11 @@ def test_an_empty_file_of_a_high_number_does_not_help_an_old_one(folder: Path, r
     for payload in (b"two", b"three"):
         vault.write(payload, bundle_id=BUNDLE)
     replayed = put_files(folder.with_name("replayed"), old)
-    put(replayed, "00000009.vault")
+    put_private(replayed / "00000009.vault")
     with pytest.raises(VaultError, match="holds generation 1, but 3 has been written"):
         reopen(replayed).read()
     # Nor does it raise the number that is kept, which would refuse the true one later.
-    put(folder, "00000009.vault")
+    put_private(folder / "00000009.vault")
     reopen(folder).add_slot(KeyringEntry())
     (folder / "00000009.vault").unlink()
     assert reopen(folder).read().payload == b"three"
@@ -351,12 +318,12 @@ def test_a_damaged_newest_gives_way_to_the_one_before_and_to_no_older(folder: Pa
     vault = make_vault(folder, b"one", b"two", secrets=[WORD, KeyringEntry()])
     old = tree(folder)
     vault.write(b"three", bundle_id=BUNDLE)
-    put(folder, "00000003.vault")
+    put_private(folder / "00000003.vault")
     later = reopen(folder)
     assert later.read().payload == b"two"
     assert "generation 2 is used instead" in later.warnings[0]
     (folder / "00000002.vault").unlink()
-    put(folder, "00000001.vault", old["00000001.vault"])
+    put_private(folder / "00000001.vault", old["00000001.vault"])
     with pytest.raises(VaultError, match="holds generation 1, but 3"):
         reopen(folder).read()
 
@@ -366,29 +333,28 @@ def test_an_older_one_is_not_gone_back_to(folder: Path, ring) -> None:
     old = tree(folder)
     vault.write(b"three", bundle_id=BUNDLE)
     (folder / "00000002.vault").unlink()
-    put(folder, "00000001.vault", old["00000001.vault"])
+    put_private(folder / "00000001.vault", old["00000001.vault"])
     vault = reopen(folder)
     assert vault.read().payload == b"three"
     with pytest.raises(VaultError, match="an older copy was put back"):
         vault.roll_back()
     vault.write(b"four", bundle_id=BUNDLE)  # the number kept does not go down for it
     (folder / "00000003.vault").unlink()
-    put(folder, "00000004.vault")
-    put(folder, "00000001.vault", old["00000001.vault"])
+    put_private(folder / "00000004.vault")
+    put_private(folder / "00000001.vault", old["00000001.vault"])
     with pytest.raises(VaultError, match="an older copy was put back"):
         reopen(folder).read()
 
 
 def test_a_number_left_out_by_a_failed_write_is_no_replay(folder: Path, ring, monkeypatch) -> None:
     vault = make_vault(folder, b"one", secrets=[WORD, KeyringEntry()])
-
     with monkeypatch.context() as patch:
         full_disk(patch)
         with pytest.raises(StorageError):
             vault.write(b"two", bundle_id=BUNDLE)
     assert vault.write(b"two", bundle_id=BUNDLE) == 3
     assert ring.entries[f"vault {vault.vault_id} generation"] == "3 1"
-    put(folder, "00000003.vault")
+    put_private(folder / "00000003.vault")
     assert reopen(folder).read().payload == b"one"
 
 
@@ -397,7 +363,7 @@ def test_after_a_rotation_its_two_generations_are_read(folder: Path, ring) -> No
     vault.rotate([NEW, KeyringEntry()])
     later = reopen(folder, NEW)
     assert (later.read().payload, later.read_previous().payload) == (b"two", b"one")
-    put(folder, "00000004.vault")
+    put_private(folder / "00000004.vault")
     assert reopen(folder, NEW).read().payload == b"one"
 
 
@@ -410,7 +376,6 @@ def test_without_a_keyring_it_is_not_noticed_as_documented(folder: Path) -> None
 
 def test_a_failed_write_does_not_look_like_a_replay_later(folder: Path, ring, monkeypatch) -> None:
     vault = make_vault(folder, b"one")
-
     full_disk(monkeypatch)
     with pytest.raises(StorageError):
         vault.write(b"two", bundle_id=BUNDLE)
@@ -434,13 +399,9 @@ def test_a_removal_that_fails_has_cleared_the_keyring(folder: Path, ring, monkey
     """A repetition has no keys.json any more that names the entries."""
     make_vault(folder, b"one", secrets=[WORD, KeyringEntry()])
     assert len(ring.entries) == 2
-
-    def fail(path: Path) -> None:
-        raise OSError(5, os.strerror(5), str(path))
-
     with monkeypatch.context() as patch:
-        patch.setattr("client.vault.opening.remove_folder", fail)
-        patch.setattr("client.vault.opening.sync_folder", fail)
+        patch.setattr("client.vault.opening.remove_folder", broken_disk)
+        patch.setattr("client.vault.opening.sync_folder", broken_disk)
         with pytest.raises(StorageError):
             destroy_vault(folder)
     assert ring.entries == {}
@@ -451,11 +412,7 @@ def test_a_removal_that_fails_has_cleared_the_keyring(folder: Path, ring, monkey
 def test_a_removal_that_fails_tells_what_stays_in_the_keyring(folder, ring, monkeypatch) -> None:
     make_vault(folder, b"one", secrets=[WORD, KeyringEntry()])
     ring.locked = True
-
-    def fail(path: Path) -> None:
-        raise OSError(5, os.strerror(5), str(path))
-
-    monkeypatch.setattr("client.vault.opening.remove_folder", fail)
+    monkeypatch.setattr("client.vault.opening.remove_folder", broken_disk)
     with pytest.raises(StorageError, match="Input/output error.*an entry stays in the keyring"):
         destroy_vault(folder)
 

@@ -1,10 +1,13 @@
-"""The vault's two parsers under documents that are almost right, and under any bytes."""
+"""Vaults and backups that are almost right: read exactly, or refused with an error of ours."""
 
 from __future__ import annotations
 
 import copy
 import json
+import random
+from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -14,6 +17,16 @@ from client.vault.keys_document import decode_keys, encode_keys
 from client.vault.sealing import Header, read_header, seal, unseal
 from proper_model.errors import VaultError
 from proper_model.storage import canonical
+from tests.age_files import seal as seal_age
+from tests.vault_mutations import SECRET as PASSPHRASE
+from tests.vault_mutations import (
+    good_backup,
+    good_vaults,
+    mutated_backups,
+    mutated_vaults,
+    refusal_of_backup,
+    refusal_of_vault,
+)
 
 HEX = {size: st.binary(min_size=size, max_size=size).map(bytes.hex) for size in (8, 16, 32, 48)}
 JUNK = st.recursive(
@@ -33,6 +46,8 @@ HEADER = st.fixed_dictionaries(
     },
     optional={"alone": st.just(True)},
 )
+# With room for a tag, or cut off; of sizes from one range most would be cut off.
+BODY = st.binary(min_size=16, max_size=40) | st.binary(max_size=15)
 ARGON2ID = st.fixed_dictionaries(
     {
         "name": st.just("argon2id"),
@@ -94,7 +109,7 @@ def compact(value: object) -> bytes:
 def test_any_header_is_read_exactly_or_refused() -> None:
     seen = set()
 
-    @given(spoiled(HEADER), st.binary(min_size=10, max_size=40), st.sampled_from([0, 0, 0, -1, 1]))
+    @given(spoiled(HEADER), BODY, st.sampled_from([0, 0, 0, -1, 1]))
     def check(value: dict, body: bytes, off: int) -> None:
         text = compact(value)
         data = b"PROPERV1" + (len(text) + off).to_bytes(4, "big") + text + body
@@ -150,3 +165,26 @@ def test_what_is_sealed_is_unsealed(payload: bytes, generation: int, key: bytes)
     data = seal(payload, header, key)
     assert len(data) == len(header.prefix()) + len(payload) + 16
     assert unseal(data, key, **ids, generation=generation, where="file") == (header, payload)
+
+
+# --- a small part of the fuzzing: an error of ours for each, and never content ---------------------
+
+
+def test_no_mutated_vault_is_read(tmp_path: Path) -> None:
+    for files in good_vaults()[0]:
+        assert refusal_of_vault(files, tmp_path / "vault") is None, "the positive control"
+    ended = Counter(
+        refusal_of_vault(files, tmp_path / "vault")
+        for files in mutated_vaults(random.Random(1), 200)
+    )
+    assert ended[None] == 0
+    assert {"VaultError", "VaultForeignError"} <= set(ended)
+
+
+def test_no_mutated_backup_is_read_as_what_it_was(tmp_path: Path) -> None:
+    assert refusal_of_backup(seal_age(good_backup(), PASSPHRASE, factor=1), tmp_path) is None
+    ended = Counter(
+        refusal_of_backup(data, tmp_path) for data in mutated_backups(random.Random(2), 60)
+    )
+    assert ended[None] == 0
+    assert ended["VaultError"] > 30

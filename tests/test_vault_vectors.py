@@ -21,8 +21,6 @@ GOOD = json.loads((VECTORS / "vault" / "good.json").read_text("utf-8"))["cases"]
 REFUSED = json.loads((VECTORS / "vault" / "malformed.json").read_text("utf-8"))
 MALFORMED = REFUSED["cases"]
 
-Opener = Callable[[dict], Vault]
-
 
 def by_name(case: dict) -> str:
     return case["name"]

@@ -17,79 +17,30 @@ from proper_model.errors import ConfigError, FetchError
 
 NAME = "base/model.safetensors"
 # Each is refused as the target of a redirect from the internet; none is connected to.
-MACHINE = (
-    *(
-        "127.0.0.1",
-        "127.1",
-        "127.0.1",
-        "2130706433",
-        "0x7f000001",
-        "0x7f.1",
-        "0177.0.0.1",
-        "017700000001",
-    ),
-    *(
-        "127.0.0.1.",
-        "127.255.255.254",
-        "0.0.0.0",
-        "0",
-        "0.1.2.3",
-        "localhost",
-        "LOCALHOST.",
-        "a.localhost",
-    ),
-    *(
-        "[::1]",
-        "[::]",
-        "[::ffff:127.0.0.1]",
-        "[::ffff:7f00:1]",
-        "[0:0:0:0:0:0:0:1]",
-        "[::127.0.0.1]",
-    ),
-    *("[64:ff9b::7f00:1]", "[64:ff9b::127.0.0.1]", "[2002:7f00:1::]", "ip6-localhost"),
-    *("me@127.0.0.1", "127\u30020\u30020\u30021"),
-)
-NETWORK = (
-    *(
-        "10.0.0.1",
-        "10.1",
-        "167772161",
-        "0xa.1",
-        "012.1",
-        "172.16.0.1",
-        "172.31.255.255",
-        "192.168.0.1",
-    ),
-    *("100.64.0.1", "169.254.169.254", "0xa9fea9fe", "2852039166", "224.0.0.1", "255.255.255.255"),
-    *(
-        "198.18.0.1",
-        "192.0.2.1",
-        "[fc00::1]",
-        "[fd00:ec2::254]",
-        "[fe80::1]",
-        "[fec0::1]",
-        "[ff02::1]",
-    ),
-    *("[::ffff:10.0.0.1]", "[64:ff9b::a00:1]", "[64:ff9b:1::1]", "[2002:a00:1::]", "[2001:db8::1]"),
-    *("[::ffff:169.254.169.254]", "[::ffff:a9fe:a9fe]"),
-    *("192.0.0.8", "192.88.99.1", "[3fff::1]", "[5f00::1]", "[100:0:0:1::1]", "[::ffff:192.0.0.8]"),
-)
-INTERNET = (
-    *("1.1.1.1", "[2606:4700:4700::1111]", "[::ffff:1.1.1.1]", "[64:ff9b::101:101]"),
-    *(
-        "releases.example",
-        "1.1.1.1.example",
-        "localhost.example",
-        "127.0.0.1.example",
-        "0x7f.example",
-    ),
-)
+MACHINE = """
+    127.0.0.1 127.1 127.0.1 2130706433 0x7f000001 0x7f.1 0177.0.0.1 017700000001 127.0.0.1.
+    127.255.255.254 0.0.0.0 0 0.1.2.3 localhost LOCALHOST. a.localhost ip6-localhost
+    [::1] [::] [::ffff:127.0.0.1] [::ffff:7f00:1] [0:0:0:0:0:0:0:1] [::127.0.0.1]
+    [64:ff9b::7f00:1] [64:ff9b::127.0.0.1] [2002:7f00:1::] me@127.0.0.1 127\u30020\u30020\u30021
+"""
+NETWORK = """
+    10.0.0.1 10.1 167772161 0xa.1 012.1 172.16.0.1 172.31.255.255 192.168.0.1 100.64.0.1
+    169.254.169.254 0xa9fea9fe 2852039166 224.0.0.1 255.255.255.255 198.18.0.1 192.0.2.1
+    192.0.0.8 192.88.99.1 [fc00::1] [fd00:ec2::254] [fe80::1] [fec0::1] [ff02::1]
+    [::ffff:10.0.0.1] [64:ff9b::a00:1] [64:ff9b:1::1] [2002:a00:1::] [2001:db8::1]
+    [::ffff:169.254.169.254] [::ffff:a9fe:a9fe] [3fff::1] [5f00::1] [100:0:0:1::1]
+    [::ffff:192.0.0.8]
+"""
+INTERNET = """
+    1.1.1.1 [2606:4700:4700::1111] [::ffff:1.1.1.1] [64:ff9b::101:101] releases.example
+    1.1.1.1.example localhost.example 127.0.0.1.example 0x7f.example
+"""
 
 
 @pytest.mark.parametrize(
     ("host", "where"),
-    [(host, "this machine itself") for host in MACHINE]
-    + [(host, "a private network") for host in NETWORK],
+    [(host, "this machine itself") for host in MACHINE.split()]
+    + [(host, "a private network") for host in NETWORK.split()],
 )
 def test_no_redirect_leads_from_the_internet_inwards(host, where):
     here = httpx.URL("https://releases.example/r")
@@ -103,9 +54,25 @@ def test_no_redirect_leads_from_the_internet_inwards(host, where):
         redirected(httpx.URL("https://localhost/r"), f"https://{host}/x", NAME)
 
 
-@pytest.mark.parametrize("host", INTERNET)
+@pytest.mark.parametrize("host", INTERNET.split())
 def test_other_redirects_are_followed(host):
     redirected(httpx.URL("https://releases.example/r"), f"https://{host}/x", NAME)
+
+
+NOT_HTTPS = """
+    http://releases.example/x ftp://127.0.0.1/x https://[ file:///etc/x javascript:1
+    javascript://x/%0a data:,x mailto:me@releases.example http://127.1/x https://xn--/
+    https://releases.example:99999/ https://releases.example:0/ https://releases.example:abc/
+    https://../ https://a..b/ https://[::1%25lo]/
+"""
+ODD = ("", f"https://{'a' * 64}.example/", "https://exa mple/", f"https://a.example/{'a' * 70_000}")
+
+
+@pytest.mark.parametrize("location", [*NOT_HTTPS.split(), *ODD], ids=lambda where: where[:40])
+def test_redirects_to_anything_but_https_are_refused(location):
+    told = "127.0.0.1: redirects to an address that is not an https one"
+    with pytest.raises(FetchError, match=told):
+        redirected(httpx.URL("http://127.0.0.1:8080/r"), location, NAME)
 
 
 def test_digits_of_other_scripts_are_no_way_around():

@@ -8,6 +8,7 @@ import itertools
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -38,24 +39,33 @@ def reopen(folder: Path, secret: Secret = WORD) -> Vault:
     return open_vault(folder, secret, cost=CHEAP)
 
 
-def put_key_file(path: Path, content: bytes = b"k" * 32) -> KeyFile:
+def put_private(path: Path, data: bytes = b"") -> Path:
+    """A file that only its owner may use."""
     path.touch(mode=0o600)
-    path.write_bytes(content)
-    return KeyFile(path)
+    path.write_bytes(data)
+    return path
+
+
+def put_key_file(path: Path, content: bytes = b"k" * 32) -> KeyFile:
+    return KeyFile(put_private(path, content))
 
 
 def put_files(folder: Path, files: Mapping[str, bytes]) -> Path:
     """A vault's folder with these files, with the modes it must have."""
     folder.mkdir(mode=0o700)
     for name, data in files.items():
-        (folder / name).touch(mode=0o600)
-        (folder / name).write_bytes(data)
+        put_private(folder / name, data)
     return folder
 
 
 def tree(folder: Path) -> dict[str, bytes]:
     """Every file below, by name."""
     return {p.name: p.read_bytes() for p in sorted(folder.iterdir()) if p.is_file()}
+
+
+def broken_disk(path: Path) -> NoReturn:
+    """In the place of a call that reaches the disk."""
+    raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
 
 
 def full_disk(patch: pytest.MonkeyPatch, *, after: int = 0, only: bool = False) -> None:
@@ -76,7 +86,7 @@ def generations(folder: Path) -> list[str]:
 
 
 class Killed(BaseException):
-    """Stands for SIGKILL: nothing of the product catches it."""
+    """Stands for SIGKILL: the code under test catches none."""
 
 
 def every_step(monkeypatch: pytest.MonkeyPatch, action: Callable[[], None]) -> None:
@@ -97,12 +107,18 @@ def every_step(monkeypatch: pytest.MonkeyPatch, action: Callable[[], None]) -> N
     guard(Path, "unlink")
 
 
-def kill_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
-    """Stop before or after the step-th change of the folder."""
+def killed_at(step: int, change: Callable[[], object]) -> bool:
+    """Whether `change` is killed before or after its step-th change of the folder, or ends first."""
     count = itertools.count()
 
     def stop() -> None:
         if next(count) == step:
             raise Killed
 
-    every_step(monkeypatch, stop)
+    with pytest.MonkeyPatch.context() as patch:
+        every_step(patch, stop)
+        try:
+            change()
+        except Killed:
+            return True
+    return False

@@ -2,9 +2,8 @@
 
     place (folder or address) -> root (pinned, rotated) -> install -> base of the release
 
-The root is pinned once, just before the first release that it signs is installed. Each step that
-fails leaves what the steps before it achieved, and says so. Source: docs/security.md 2 ("Bundle"),
-docs/bundle-format.md section 8.
+A step that fails leaves what the steps before it achieved, and says so. Source: docs/security.md 2
+("Bundle"), docs/bundle-format.md 8.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from client.releases.install import LOCK_TIMEOUT_S, decide, install
 from client.releases.last_seen import news
 from client.releases.loading import ReleaseMemory
 from client.releases.pinned_root import Trust, decide_trust, load_root, pin_root
-from client.releases.place import ReleasePlace, opened, silent
+from client.releases.place import ReleasePlace, opened
 from client.releases.store import INSTALL_FIRST, InstalledBundle, installed, read_state, stored
 from client.releases.verify import CHECKING, CHECKING_BASE
 from proper_model.errors import (
@@ -32,9 +31,9 @@ from proper_model.errors import (
     NotInstalledError,
     ProperError,
 )
+from proper_model.progress import Progress, silent
 
 if TYPE_CHECKING:
-    from client.releases.download import Patience, Progress
     from proper_model.release.contents import Release
     from proper_model.settings import BaseWeights
 
@@ -62,21 +61,18 @@ def add_bundle(
     base: str | None = None,
     progress: Progress = silent,
     now: datetime | None = None,
-    patience: Patience | None = None,
 ) -> Added:
     """Install the newest release of a folder or address, and find its base.
 
     Holds `home` for as long as it takes, so call it without holding it.
 
     Args:
-        home: of this person.
         source: a bundle, a release folder, or the https address of one.
         root: the publisher's root.json; needed the first time for an address, and for a folder
             without one.
         base: folder or hub id of the base that the release refers to.
-        progress: called with phase, done and total (0: unknown); bytes while a file is downloaded.
+        progress: counts bytes while a file is downloaded.
         now: aware time; the system's when not given.
-        patience: when a download is given up.
 
     Raises:
         ConfigError: no release there, an address that is not allowed, or no root yet.
@@ -89,7 +85,7 @@ def add_bundle(
     # One time for the whole update: by delaying, a server must not change what has expired.
     now = now or datetime.now(UTC)
     with home.working():
-        with opened(home, source, progress, patience) as place:
+        with opened(home, source, progress) as place:
             trust = decide_trust(home, place, root)
             if trust.pinned and load_root(home.root_file) != trust.root:
                 pin_root(home.root_file, trust.root)
@@ -127,10 +123,8 @@ def load_release(
     """
     bundle = installed(home.path) if bundle_id is None else stored(home.path, bundle_id)
     if bundle is None:
-        what = (
-            "no release is installed" if bundle_id is None else f"release {bundle_id[:16]} is gone"
-        )
-        raise NotInstalledError(what, hint=INSTALL_FIRST)
+        gone = f"release {bundle_id[:16]} is gone" if bundle_id else "no release is installed"
+        raise NotInstalledError(gone, hint=INSTALL_FIRST)
     reference = bundle.manifest.base_reference
     base = None if reference is None else base_of(home, reference)
     release = memory.load(

@@ -1,8 +1,8 @@
 """Where bases that releases refer to lie on this machine: HOME/bases.json, `ID@REVISION` -> folder.
 
-Canonical JSON, 0600. A folder is remembered only after all its files had the hashes that a signed
-manifest names, and is checked again whenever it is loaded: a tampered base can store what it is
-fine-tuned on (docs/security.md 1, "privacy backdoors"). Source: docs/bundle-format.md section 6.3.
+A folder is remembered only after all its files had the hashes that a signed manifest names, and is
+checked again whenever it is loaded: a tampered base can store what it is fine-tuned on
+(docs/security.md 1, "privacy backdoors"). Source: docs/bundle-format.md 6.3.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def base_of(home: Home, reference: BaseReference) -> str:
 
     Raises BaseModelError if the base is not on this machine, StateError if bases.json is damaged.
     """
-    known = _read(home).get(_key(reference))
+    known = _read(home).get(base_name(reference))
     if known is not None and Path(known).is_dir():
         return known
     return str(_cached(reference, reference.hub_id))
@@ -57,10 +57,10 @@ def settle_base(home: Home, reference: BaseReference, named: str | None) -> Path
     Raises as `check_base_files`; StorageError if bases.json cannot be written.
     """
     folder = check_base_files(home, reference, named)
-    known = _read(home)
-    if known.get(_key(reference)) != str(folder):
+    known, name = _read(home), base_name(reference)
+    if known.get(name) != str(folder):
         try:
-            data = canonical.encode({**known, _key(reference): str(folder)})
+            data = canonical.encode({**known, name: str(folder)})
         except BundleFormatError:
             raise ConfigError(
                 "base: the name of its folder cannot be written down (not Unicode in form C)",
@@ -112,18 +112,16 @@ def _read(home: Home) -> dict[str, str]:
     return value
 
 
-def _key(reference: BaseReference) -> str:
-    return f"{reference.hub_id}@{reference.revision}"
+def base_name(reference: BaseReference | None) -> str:
+    """`ID@REVISION`, or `embedded` for a base that the release brings."""
+    return "embedded" if reference is None else f"{reference.hub_id}@{reference.revision}"
 
 
-def verify_base_files(reference: BaseReference, folder: Path) -> tuple[Path, ...]:
-    """Hash every file the release names; returns their paths, sorted.
+def verify_base_files(reference: BaseReference, folder: Path) -> None:
+    """Hash every file the release names; links are followed, because hub caches consist of them.
 
-    Links are followed, because hub caches consist of them; only the content is compared. A file
-    that a model loader would read but the release does not name is refused too.
-
-    Raises:
-        BundleForeignError: a file is missing, different, or not named.
+    Raises BundleForeignError for a file that is missing or different, or that a model loader would
+    read but the release does not name.
     """
     for name, expected in sorted(reference.files.items()):
         try:
@@ -134,7 +132,6 @@ def verify_base_files(reference: BaseReference, folder: Path) -> tuple[Path, ...
         if found != expected:
             raise other_file(reference, name)
     check_listing(reference, folder)
-    return tuple(folder / name for name in sorted(reference.files))
 
 
 def check_listing(reference: BaseReference, folder: Path) -> None:

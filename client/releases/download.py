@@ -1,9 +1,9 @@
 """Files over HTTP: bounded in size and time, continued where a transfer broke off.
 
 A continuation asks for the rest with `Range` and `If-Range` (RFC 9110, 13.1.5 and 14.2); a server
-that has another file by now, or knows no ranges, sends the whole and the file starts again. What a
-request tells the server: the address, and that this is PROPER. No cookie, no referrer, no language.
-Proxies and certificates of the environment count (HTTPS_PROXY, NO_PROXY, SSL_CERT_FILE).
+that has another file by now, or knows no ranges, sends the whole and the file starts again. A request
+tells the server the address and that this is PROPER: no cookie, no referrer, no language. Proxies and
+certificates of the environment count (HTTPS_PROXY, NO_PROXY, SSL_CERT_FILE).
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import asyncio
 import logging
 import re
 import ssl
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from time import sleep
@@ -24,18 +23,16 @@ from client.releases.partial_file import PartialFile
 from client.releases.web_address import below, redirected, release_address
 from client.releases.web_route import Route, tls_context
 from proper_model.errors import FetchError
+from proper_model.progress import Progress
 
-Progress = Callable[[str, int, int], None]
-
-HEADERS = {
+_HEADERS = {
     "User-Agent": "proper",
     "Accept": "*/*",
     "Accept-Encoding": "identity",
     "Connection": "keep-alive",
 }
-MAX_REDIRECTS = 5
-# Smaller files show no progress.
-QUIET_BYTES = 1 << 20
+_MAX_REDIRECTS = 5
+_QUIET_BYTES = 1 << 20  # smaller files show no progress
 _RANGE = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19})")
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _PASSING = frozenset({408, 425, 429})  # and 5xx: worth another attempt
@@ -72,24 +69,6 @@ class _BrokenError(Exception):
     """The attempt failed; another one may not. The text quotes no address."""
 
 
-def fetch_over_http(
-    url: str,
-    cache: Path,
-    *,
-    progress: Progress,
-    patience: Patience = Patience(),
-) -> WebSource:
-    """A source for `client.releases.install.install`: every file below the release's address.
-
-    `cache` is a private folder for unfinished files; `progress` is called with file name, bytes so far
-    and bytes in all (0: unknown) of larger files.
-
-    Raises ConfigError unless the address is https, or http on this machine, and where the environment
-    names certificates that cannot be read.
-    """
-    return WebSource(release_address(url), cache, progress, patience)
-
-
 def download(
     url: str,
     target: Path,
@@ -101,10 +80,8 @@ def download(
 ) -> Path:
     """One file of any size, kept as `target`'s `.part` file, whose path is returned.
 
-    The caller checks the content and renames. `what` says in messages what is asked for; `progress`
-    as for `fetch_over_http`, from the first byte on.
-
-    Raises ConfigError unless the address is https, or http on this machine; else as `WebSource`.
+    The caller checks the content and renames. `what` says in messages what is asked for. Progress is
+    shown from the first byte on. Raises as `WebSource`.
     """
     address = release_address(url, what=what)
     file = target.name + ".part"
@@ -118,17 +95,23 @@ def download(
 
 
 class WebSource:
-    """Files below one address; implements `client.releases.place.Holding`.
+    """Files below a release's address; implements `client.releases.place.Holding`.
 
     A file comes with at most one byte more than was asked for. Raises FetchError if it cannot be had
     (StatusError if the server says so), StorageError if `cache` cannot be written, stating the bytes
     needed. What came of an unfinished or held file stays there.
+
+    `cache` is a private folder for unfinished files. `progress` is called with file name, bytes so
+    far and bytes in all (0: unknown) of larger files.
+
+    Raises ConfigError unless the address is https, or http on this machine, and where the environment
+    names certificates that cannot be read.
     """
 
     def __init__(
-        self, base: httpx.URL, cache: Path, progress: Progress, patience: Patience
+        self, url: str, cache: Path, progress: Progress, patience: Patience = Patience()
     ) -> None:
-        self._base, self._cache = base, cache
+        self._base, self._cache = release_address(url), cache
         self._progress, self._patience = progress, patience
         self._context = tls_context()
         self._held: dict[str, PartialFile] = {}
@@ -154,7 +137,7 @@ class WebSource:
 
 
 def _complete(transfer: _Transfer) -> None:
-    """All of a file into its partial file, in as many attempts as patience has."""
+    """All of a file into its partial file, in as many attempts as `patience` says."""
     # At lower levels both log addresses, and so tokens.
     for name in ("httpx", "httpcore"):
         logging.getLogger(name).setLevel(logging.WARNING)
@@ -181,7 +164,7 @@ class _Transfer:
     context: ssl.SSLContext
     progress: Progress
     patience: Patience
-    quiet_bytes: int = QUIET_BYTES
+    quiet_bytes: int = _QUIET_BYTES
 
     async def run(self) -> None:
         """One attempt. Raises _BrokenError if another one may do better, else FetchError."""
@@ -201,25 +184,25 @@ class _Transfer:
         except TimeoutError:
             raise _BrokenError("too slow") from None
         except httpx.HTTPError as error:
-            self._explain(error, "through the proxy of the environment " * route.proxied)
+            self._explain(error, proxied=route.proxied)
         except OSError:  # a name that nobody knows
             raise _BrokenError("cannot be reached") from None
 
     async def _answer(self, route: Route) -> httpx.Response:
         """The head of the answer, after redirects."""
-        headers = dict(HEADERS)
+        headers = dict(_HEADERS)
         if self.partial.size:
             headers["Range"] = f"bytes={self.partial.size}-"
             headers["If-Range"] = self.partial.validator
         url = self.address
         async with asyncio.timeout(self.patience.answer_s):
-            for _ in range(MAX_REDIRECTS + 1):
+            for _ in range(_MAX_REDIRECTS + 1):
                 response = await route.get(url, headers)
                 if response.status_code not in _REDIRECTS:
                     return response
                 await response.aclose()
                 url = redirected(url, response.headers.get("Location", ""), self.partial.name)
-        raise FetchError(f"{self.where}: more than {MAX_REDIRECTS} redirects")
+        raise FetchError(f"{self.where}: more than {_MAX_REDIRECTS} redirects")
 
     def _begin(self, response: httpx.Response) -> None:
         """Decide whether the body continues the file or starts it again. Raises where it does neither."""
@@ -273,12 +256,13 @@ class _Transfer:
         """File and host, for messages."""
         return f"{self.partial.name}: {self.address.host}"
 
-    def _explain(self, error: httpx.HTTPError, way: str) -> NoReturn:
+    def _explain(self, error: httpx.HTTPError, *, proxied: bool) -> NoReturn:
         """Raise what a library's error means; its own text may quote the address."""
         if isinstance(error, httpx.ConnectError):
             tls = _tls_error(error)
             if tls is None:
-                raise _BrokenError(f"cannot be reached {way}".rstrip()) from None
+                by = " through the proxy of the environment" if proxied else ""
+                raise _BrokenError(f"cannot be reached{by}") from None
             raise FetchError(f"{self.where}: {tls}", hint=_TLS_HINT) from None
         if isinstance(error, httpx.ProxyError):
             raise _BrokenError("the proxy that the environment names refuses") from None
@@ -295,7 +279,7 @@ _STATUS_HINTS = {401: _DENIED, 403: _DENIED, 407: "the proxy needs a name and a 
 
 
 def _tls_error(error: BaseException) -> str | None:
-    """In words, if that was why no connection came about."""
+    """Why no secure connection was made, in words; None if that was not the reason."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, ssl.SSLCertVerificationError):

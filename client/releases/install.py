@@ -1,14 +1,14 @@
 """Install releases on this host: verify first, then store, then switch; refuse and keep otherwise.
 
-The I/O around `proper_model.bundle.signed_bundle`, where signatures are checked (`verify_manifest`). A
-file this host already holds (same sha256), or fetched before an interruption, is not fetched again.
-Until `state.json` is replaced, the last step, the bundle installed before stays the current one. Source: docs/security.md 2,
-docs/bundle-format.md section 8.
+The I/O around `proper_model.bundle.signed_bundle`, where signatures are checked. A file this host
+already holds (same sha256), or fetched before an interruption, is not fetched again. Until
+`state.json` is replaced, the last step, the bundle installed before stays the current one.
+Source: docs/security.md 2, docs/bundle-format.md 8.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -24,7 +24,7 @@ from client.releases.last_seen import (
     highest_accepted,
     remembered,
 )
-from client.releases.place import Source, check_listing, fetch_from, holding, offers
+from client.releases.place import Holding, Source, check_listing, fetch_from
 from client.releases.store import (
     BUNDLES_FOLDER,
     STATE_NAME,
@@ -49,16 +49,8 @@ from proper_model.bundle.signed_bundle import (
 )
 from proper_model.bundle.signed_time import format_time
 from proper_model.bundle.trusted_root import TrustedRoot
-from proper_model.errors import (
-    BundleError,
-    BundleForeignError,
-)
-from proper_model.storage.durable import (
-    locked,
-    move_folder,
-    remove_folder,
-    write_file,
-)
+from proper_model.errors import BundleError, BundleForeignError
+from proper_model.storage.durable import locked, move_folder, remove_folder, write_file
 from proper_model.storage.files import make_private_folder, read_bounded
 
 if TYPE_CHECKING:
@@ -103,7 +95,6 @@ def install(
         source: a bundle folder, the files by name (those already held may be left out), or a
             callable that fetches one; its own exceptions pass through.
         root: the keys this device trusts.
-        found: how the release was found.
         now: aware time; the system's when not given.
         limits: the sizes that this device accepts.
         lock_timeout_s: how long to wait for another process that installs.
@@ -139,8 +130,8 @@ def install(
             _renew_signatures(target, decision.signatures)
             if new != state:
                 write_state(folder, new)
-            _clean(folder, keep=None)
-        bundle = load_bundle(folder, new, now=now)
+            _clean(folder)
+        bundle = load_bundle(folder, new, new.bundle_id, now=now)
         return InstalledRelease(bundle, content.recipe, content.task)
 
 
@@ -205,27 +196,23 @@ def _renew_signatures(target: Path, signatures: bytes) -> None:
         write_file(target / SIGNATURES_NAME, signatures)
 
 
-def _stage(
-    staging: Path,
-    accepted: VerifiedManifest,
-    source: Source,
-    limits: Limits,
-) -> None:
+def _stage(staging: Path, accepted: VerifiedManifest, source: Source, limits: Limits) -> None:
     """Fill the staging folder with verified files; those it holds intact are kept.
 
     If the disk is full or a file is refused they stay for the next attempt, since a transfer may have
     taken hours; of a refused local source nothing is kept.
     """
     manifest = accepted.manifest
+    holder = source if isinstance(source, Holding) else None
     held = {} if isinstance(source, Path) else _held_files(staging.parent.parent)
+    given = source if isinstance(source, Mapping) else {}
     for leftover in staging.rglob(".*.tmp"):
         leftover.unlink()  # of a write that was killed half-way
     for name, entry in manifest.files.items():
         if _holds(staging, manifest, name):
             continue
-        holder = holding(source)
         try:
-            if entry.sha256 in held and not offers(source, name):
+            if entry.sha256 in held and name not in given:
                 data = read_bounded(held[entry.sha256], entry.size)
             elif holder is not None:
                 data = holder.hold(name, entry.size)
@@ -273,10 +260,10 @@ def _holds(path: Path, manifest: Manifest, name: str) -> bool:
 def _is_intact(path: Path, accepted: VerifiedManifest) -> bool:
     """Whether this release is on disk already, every byte of it."""
     try:
-        read_manifest(path, accepted.bundle_id)
+        manifest = read_manifest(path, accepted.bundle_id)
     except BundleError:
         return False
-    return all(_holds(path, accepted.manifest, name) for name in accepted.manifest.files)
+    return all(_holds(path, manifest, name) for name in manifest.files)
 
 
 def _held_files(folder: Path) -> dict[str, Path]:
@@ -295,11 +282,7 @@ def _held_files(folder: Path) -> dict[str, Path]:
 
 
 def _next_state(
-    folder: Path,
-    decision: Decision,
-    root: TrustedRoot,
-    state: StoreState | None,
-    now: datetime,
+    folder: Path, decision: Decision, root: TrustedRoot, state: StoreState | None, now: datetime
 ) -> StoreState:
     seen, release = format_time(now), decision.release
     return StoreState(
@@ -312,14 +295,9 @@ def _next_state(
     )
 
 
-def _entries(folder: Path) -> list[Path]:
-    path = folder / BUNDLES_FOLDER
-    return sorted(path.iterdir()) if path.is_dir() else []
-
-
-def _clean(folder: Path, *, keep: Path | None) -> None:
+def _clean(folder: Path, *, keep: Path | None = None) -> None:
     """Remove what interrupted installations left behind, but not the one that is resumed."""
-    for path in _entries(folder):
+    for path in list((folder / BUNDLES_FOLDER).iterdir()):
         if path != keep and path.name.startswith((_PARTIAL, f".{STATE_NAME}.")):
             remove_folder(path)
 

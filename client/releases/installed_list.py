@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from client.home import Home
+from client.releases.bases import base_name
 from client.releases.content import read_release
 from client.releases.install import LOCK_TIMEOUT_S, exclusive
 from client.releases.last_seen import signers
@@ -34,7 +35,6 @@ class BundleRow:
     Of a damaged one only id, `current` and the warning are known: texts are empty, numbers 0.
 
     Attributes:
-        short_id: 16 hex digits; `bundle_id` has all 64.
         created, expires: UTC, as in the manifest.
         task: name in task.toml.
         preset: name of the structure in recipe.json.
@@ -57,6 +57,7 @@ class BundleRow:
 
     @property
     def short_id(self) -> str:
+        """16 of the 64 hex digits."""
         return self.bundle_id[:16]
 
 
@@ -117,14 +118,13 @@ def warnings_of(home: Home, bundle: InstalledBundle) -> tuple[str, ...]:
 
 
 def _row(home: Home, state: StoreState, bundle_id: str, now: datetime) -> BundleRow:
-    asked = state.model_copy(update={"bundle_id": bundle_id})
     current = bundle_id == state.bundle_id
     try:
-        bundle = load_bundle(home.path, asked, now=now)
+        bundle = load_bundle(home.path, state, bundle_id, now=now)
         said = read_release(bundle)
     except BundleError:
         return BundleRow(bundle_id, current)
-    manifest, reference = bundle.manifest, bundle.manifest.base_reference
+    manifest = bundle.manifest
     return BundleRow(
         bundle_id,
         current,
@@ -134,7 +134,7 @@ def _row(home: Home, state: StoreState, bundle_id: str, now: datetime) -> Bundle
         expires=manifest.expires,
         task=said.task.name,
         preset=said.recipe.structure.name,
-        base="embedded" if reference is None else f"{reference.hub_id}@{reference.revision}",
+        base=base_name(bundle.manifest.base_reference),
         size_bytes=sum(entry.size for entry in manifest.files.values()),
         warnings=warnings_of(home, bundle),
     )

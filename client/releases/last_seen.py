@@ -1,10 +1,9 @@
 """What a new release is compared with: the highest version accepted, and the latest.json seen last.
 
 Both count only as long as the keys that signed them are still trusted. A stolen key can sign the
-largest version there is; once a new root revokes the key, what it alone had signed no longer counts,
-and the publisher's next release is accepted. Nothing else lowers what is remembered.
+largest version there is; once a new root revokes the key, what it alone had signed no longer counts.
 Source: The Update Framework, sections 5.3.11 ("fast-forward attack recovery"), 5.4.3 and 5.4.4;
-docs/bundle-format.md section 8.
+docs/bundle-format.md 8.
 """
 
 from __future__ import annotations
@@ -61,11 +60,8 @@ def highest_accepted(
     folder: Path, state: StoreState | None, root: TrustedRoot
 ) -> tuple[int, str | None]:
     """Highest version signed by keys that `root` still trusts, and its bundle id; 0 for none."""
-    counted = [
-        entry
-        for entry in _accepted_before(folder, state, root)
-        if root.still_vouches(RELEASE, entry.keys)
-    ]
+    accepted = _accepted_before(folder, state, root)
+    counted = [entry for entry in accepted if root.still_vouches(RELEASE, entry.keys)]
     highest = max(counted, key=lambda entry: entry.version, default=None)
     return (0, None) if highest is None else (highest.version, highest.bundle_id)
 
@@ -144,9 +140,8 @@ def check_announced(
 ) -> None:
     """Compare a release with the latest.json that led to it.
 
-    Raises:
-        BundleIntegrityError: it names another release.
-        BundleSignatureError: a server gave none; it may be withholding newer releases.
+    Raises BundleIntegrityError if it names another one, BundleSignatureError if a server gave none:
+    it may be withholding newer releases.
     """
     pointer = found.pointer
     if pointer is None:
@@ -159,12 +154,10 @@ def check_announced(
                 "publisher",
             )
         return
-    if not found.followed:
-        return
-    if (pointer.version, pointer.bundle_id) != (release.manifest.version, release.bundle_id):
+    version, bundle_id = release.manifest.version, release.bundle_id
+    if found.followed and (pointer.version, pointer.bundle_id) != (version, bundle_id):
         raise BundleIntegrityError(
-            f"{LATEST_NAME}: names another release than the one that lies there, version "
-            f"{release.manifest.version}",
+            f"{LATEST_NAME}: names another release than the one that lies there, version {version}",
             hint="the publisher's folder is half updated or mixed up; try again later",
         )
 
@@ -182,11 +175,12 @@ def _accepted_before(
     folder: Path, state: StoreState | None, root: TrustedRoot
 ) -> tuple[Accepted, ...]:
     """What `state` remembers; of a state without keys, the keys that signed what is installed."""
-    if state is None or state.accepted:
-        return state.accepted if state is not None else ()
-    path = bundle_path(folder, state.bundle_id)
+    if state is None:
+        return ()
+    if state.accepted:
+        return state.accepted
     try:
-        keys = signers(path, root)
+        keys = signers(bundle_path(folder, state.bundle_id), root)
     except OSError:
         keys = root.roles[RELEASE].keys  # unknown, so taken for all: it must count
     except BundleError:

@@ -1,7 +1,4 @@
-"""From an installed bundle to a release that can compute.
-
-Used by nodes of a federation (`client.node.host_work`) and by one person's program.
-"""
+"""From an installed bundle to a release that can compute, every byte of it checked again."""
 
 from __future__ import annotations
 
@@ -22,8 +19,7 @@ if TYPE_CHECKING:
 class ReleaseMemory:
     """What a program has read of releases: each is parsed once, and the last one stays loaded.
 
-    At most one is loaded: two base models would rarely fit, and a program works on one bundle at a
-    time.
+    At most one is loaded, because two base models would rarely fit.
     """
 
     def __init__(self) -> None:
@@ -46,50 +42,31 @@ class ReleaseMemory:
         memory_bytes: int | None = None,
         base_weights: BaseWeights | None = None,
     ) -> Release:
-        """The release of a bundle as `load_installed` gives it, or the one that is still loaded."""
+        """The release of a bundle, read from the disk or still loaded.
+
+        Args:
+            base: where a base that the bundle refers to lies, a folder or hub id; None means the
+                local hub cache, under the name the bundle gives.
+            threads: for torch, in this whole process.
+            memory_bytes: a budget beside the base; with one, freed memory is given back to the
+                system.
+            base_weights: how the base is held; None: as the release says.
+
+        Raises:
+            BundleIntegrityError: a file of the bundle is gone or altered.
+            BundleForeignError: a file of the base is not the one the release was made for.
+            BaseModelError: the base is not on this machine, or cannot be loaded.
+        """
+        _prepare(threads, memory_bytes)
         asked = f"{bundle.bundle_id} {base_weights or ''}"
         if self._loaded is None or self._loaded[0] != asked:
             self._loaded = None  # freed before the next one takes its place
-            release = load_installed(
-                self.read(bundle),
-                base,
-                threads=threads,
-                memory_bytes=memory_bytes,
-                base_weights=base_weights,
-            )
-        else:
-            _prepare(threads, memory_bytes)
-            release = self._loaded[1]
-            if release.memory_bytes != memory_bytes:  # who holds it keeps what it was given
-                release = dataclasses.replace(release, memory_bytes=memory_bytes)
-        self._loaded = asked, release
+            self._loaded = asked, _load(self.read(bundle), base, base_weights)
+        release = self._loaded[1]
+        if release.memory_bytes != memory_bytes:  # who holds it keeps what it was given
+            release = dataclasses.replace(release, memory_bytes=memory_bytes)
+            self._loaded = asked, release
         return release
-
-
-def load_installed(
-    release: InstalledRelease,
-    base: str | None,
-    *,
-    threads: int,
-    memory_bytes: int | None = None,
-    base_weights: BaseWeights | None = None,
-) -> Release:
-    """The release of a bundle, every byte of it checked again, its base included.
-
-    Args:
-        base: where a base that the bundle refers to lies, a folder or hub id; None means the local
-            hub cache, under the name the bundle gives.
-        threads: for torch, in this whole process.
-        memory_bytes: a budget beside the base; with one, freed memory is given back to the system.
-        base_weights: how the base is held; None: as the release says.
-
-    Raises:
-        BundleIntegrityError: a file of the bundle is gone or altered.
-        BundleForeignError: a file of the base is not the one the release was made for.
-        BaseModelError: the base is not on this machine, or cannot be loaded.
-    """
-    _prepare(threads, memory_bytes)
-    return dataclasses.replace(_load(release, base, base_weights), memory_bytes=memory_bytes)
 
 
 def _prepare(threads: int, memory_bytes: int | None) -> None:

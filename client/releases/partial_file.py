@@ -2,8 +2,7 @@
 
 `KEY` holds the bytes; `KEY.json` beside it the server's validator (an ETag or a date), the total
 size and the key, without which nothing is continued. The key is a hash of the address, which may
-hold a token; where the caller names the file, the note alone says which address it is of. Nothing in
-here is trusted: a finished file is checked against the signed manifest.
+hold a token. Nothing in here is trusted: the caller checks a finished file.
 """
 
 from __future__ import annotations
@@ -59,7 +58,7 @@ class PartialFile:
 
     @property
     def is_full(self) -> bool:
-        """More came than was asked for; the caller sees it and refuses the file."""
+        """More came than was asked for; the caller refuses the file."""
         return self.size > self.max_bytes
 
     def restart(self, validator: str, total: int | None) -> None:

@@ -1,8 +1,7 @@
 """The trust root that releases are judged by: pinned in one file, replaced by doubly signed steps only.
 
 The first root.json arrives by another way than the release, with the program or the invitation; a
-newer one may lie beside a release and is followed step by step. Source: docs/security.md 2 ("Bundle"), docs/bundle-format.md
-section 3.
+newer one may lie beside a release and is followed step by step. Source: docs/bundle-format.md 3.
 """
 
 from __future__ import annotations
@@ -65,12 +64,7 @@ def decide_trust(home: Home, place: ReleasePlace, given: Path | None) -> Trust:
 
 
 def load_root(path: Path) -> TrustedRoot:
-    """Read the pinned root.
-
-    Raises:
-        StateError: no such regular file.
-        BundleError: one of its children when the content is no root.
-    """
+    """Read a root. Raises StateError if there is no such file, BundleError if it holds no root."""
     try:
         return TrustedRoot.from_bytes(read_bounded(path, MAX_ROOT_BYTES))
     except OSError as error:

@@ -2,10 +2,9 @@
 
 A bundle's files come from a folder, from bytes in memory, or from a callable that fetches one file. A
 folder must hold regular files only and exactly the listed ones, so that nothing unsigned travels along
-and no link leads out of it. What a person names is a bundle, or a release folder whose newest bundle
-counts, here or on the web; what lies beside the bundles there (trusted roots, latest.json) is read
-through the same place, and only its signatures make it count.
-Source: docs/bundle-format.md sections 1, 3, 4 and 8.
+and no link leads out of it. A person names a bundle, or a release folder whose newest bundle counts,
+here or on the web; what lies beside the bundles (trusted roots, latest.json) counts only by its
+signatures. Source: docs/bundle-format.md 1, 3, 4 and 8.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 from client.home import Home
 from client.releases.last_seen import Announcement
@@ -27,11 +26,9 @@ from proper_model.bundle.folder_names import LATEST_NAME, MAX_LATEST_BYTES, vers
 from proper_model.bundle.latest import Pointer, parse_latest
 from proper_model.bundle.signed_bundle import MANIFEST_NAME, SIGNATURES_NAME
 from proper_model.errors import BundleFormatError, ConfigError
+from proper_model.progress import Progress
 from proper_model.storage.durable import remove_folder
 from proper_model.storage.files import read_bounded, storage_errors
-
-if TYPE_CHECKING:
-    from client.releases.download import Patience, Progress
 
 # Statuses of a server that has no such file, or does not say whether it has.
 _ABSENT = frozenset({401, 403, 404, 410})
@@ -39,14 +36,17 @@ _ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 
 Fetch = Callable[[str, int], bytes]
 """Bytes of a named file of the release; may stop once it holds more than the given number."""
-Source = Path | Mapping[str, bytes] | Fetch
 Beside = Callable[[str, int], bytes | None]
 """A file beside the bundle, at most one byte more than the number; None if there is none."""
 
 
 @runtime_checkable
 class Holding(Protocol):
-    """A callable source that keeps on disk what it transferred, until its caller drops it."""
+    """A source that keeps on disk what it transferred, until its caller drops it."""
+
+    def __call__(self, name: str, max_bytes: int) -> bytes:
+        """As `Fetch`; nothing is kept."""
+        ...
 
     def hold(self, name: str, max_bytes: int) -> bytes:
         """As a call, but the file stays kept: a later attempt need not transfer it again."""
@@ -64,9 +64,7 @@ class Holding(Protocol):
         ...
 
 
-def holding(source: object) -> Holding | None:
-    """The source, if it is one that keeps what it transferred."""
-    return source if isinstance(source, Holding) else None
+Source = Path | Mapping[str, bytes] | Fetch | Holding
 
 
 def fetch_from(source: Source, name: str, max_bytes: int) -> bytes:
@@ -90,25 +88,14 @@ def fetch_from(source: Source, name: str, max_bytes: int) -> bytes:
     return source(name, max_bytes)
 
 
-def offers(source: Source, name: str) -> bool:
-    """Whether the file is there without a transfer."""
-    if isinstance(source, Path):
-        return True
-    return isinstance(source, Mapping) and name in source
-
-
 def check_listing(source: Source, listed: Collection[str]) -> None:
     """Refuse files that the manifest does not list, and in folders everything but regular files.
 
-    Raises:
-        BundleFormatError: without repeating the foreign name.
+    Raises BundleFormatError, which does not repeat the foreign name.
     """
-    if isinstance(source, Path):
-        names: Iterator[str] = _regular_files(source)
-    elif isinstance(source, Mapping):
-        names = iter(source)
-    else:
+    if callable(source):
         return
+    names = _regular_files(source) if isinstance(source, Path) else iter(source)
     allowed = {*listed, MANIFEST_NAME, SIGNATURES_NAME}
     if any(name not in allowed for name in names):
         raise BundleFormatError("bundle: holds a file that its manifest does not list")
@@ -163,13 +150,13 @@ def local_place(source: str) -> ReleasePlace:
     return ReleasePlace(bundle, beside, Announcement(pointer, followed=True))
 
 
-def web_place(url: str, cache: Path, *, progress: Progress, patience: Patience) -> ReleasePlace:
-    """A release at an address; `cache` keeps unfinished files. Raises as `fetch_over_http`."""
-    from client.releases.download import fetch_over_http
+def web_place(url: str, cache: Path, progress: Progress) -> ReleasePlace:
+    """A release at an address; `cache` keeps unfinished files. Raises as `WebSource`."""
+    from client.releases.download import WebSource
     from client.releases.web_address import above, below, release_address
 
     def fetch_at(address: object) -> Fetch:
-        return fetch_over_http(str(address), cache, progress=progress, patience=patience)
+        return WebSource(str(address), cache, progress)
 
     def beside_at(address: object) -> Beside:
         fetch = fetch_at(address)
@@ -186,38 +173,27 @@ def web_place(url: str, cache: Path, *, progress: Progress, patience: Patience) 
 
 
 @contextmanager
-def opened(
-    home: Home, source: str, progress: Progress, patience: Patience | None
-) -> Iterator[ReleasePlace]:
+def opened(home: Home, source: str, progress: Progress) -> Iterator[ReleasePlace]:
     """The release at a folder or address.
 
-    For an address the home must be held; what is unfinished stays for the next attempt if the block
-    raises, and of one address only.
+    For an address the home must be held. If the block raises, what is unfinished stays for the next
+    attempt; of other addresses nothing stays.
 
     Raises ConfigError, FetchError, StorageError.
     """
     if not is_address(source):
         yield local_place(source)
         return
-    from client.releases.download import Patience
-
-    cache = home.path / BUNDLES_FOLDER / _cache_name(source)
+    # Hashed, because the address may hold a token.
+    name = f".download-{hashlib.sha256(source.encode()).hexdigest()[:16]}"
+    cache = home.path / BUNDLES_FOLDER / name
     with storage_errors(home.path):
         for leftover in cache.parent.glob(".download-*"):
             if leftover != cache:
                 remove_folder(leftover)
-    yield web_place(source, cache, progress=progress, patience=patience or Patience())
+    yield web_place(source, cache, progress)
     with storage_errors(home.path):
         remove_folder(cache)
-
-
-def silent(_phase: str, _done: int, _total: int) -> None:
-    """No progress is shown."""
-
-
-def _cache_name(url: str) -> str:
-    """Name of the folder for what is unfinished of a release; the address may hold a token."""
-    return f".download-{hashlib.sha256(url.encode()).hexdigest()[:16]}"
 
 
 def _pointer(beside: Beside) -> Pointer | None:

@@ -38,7 +38,7 @@ _BUNDLE_ID = re.compile(r"[0-9a-f]{64}")
 
 
 class BundleWarning(StrEnum):
-    """Something the user should know about an installed bundle that works nevertheless."""
+    """What the user should know about an installed bundle that works nevertheless."""
 
     EXPIRED = "the installed release has expired; it keeps working, but look for a newer one"
     STALE = (
@@ -114,18 +114,15 @@ class StoreState(_Record):
 def installed(folder: Path, *, now: datetime | None = None) -> InstalledBundle | None:
     """The current bundle of this host, or None when none was installed. Changes nothing.
 
-    Args:
-        folder: the host folder.
-        now: aware time for the warnings; the system's when not given.
+    `now` is an aware time for the warnings; the system's when not given.
 
-    Raises:
-        StateError: state.json is damaged.
-        BundleIntegrityError: the bundle it names is gone or its manifest was altered.
+    Raises StateError if state.json is damaged, BundleIntegrityError if the bundle it names is gone
+    or its manifest was altered.
     """
     state = read_state(folder)
     if state is None:
         return None
-    return load_bundle(folder, state, now=now or datetime.now(UTC))
+    return load_bundle(folder, state, state.bundle_id, now=now or datetime.now(UTC))
 
 
 def stored(folder: Path, bundle_id: str, *, now: datetime | None = None) -> InstalledBundle | None:
@@ -133,8 +130,7 @@ def stored(folder: Path, bundle_id: str, *, now: datetime | None = None) -> Inst
     state = read_state(folder)
     if state is None or bundle_id not in stored_ids(folder):
         return None
-    asked = state.model_copy(update={"bundle_id": bundle_id})
-    return load_bundle(folder, asked, now=now or datetime.now(UTC))
+    return load_bundle(folder, state, bundle_id, now=now or datetime.now(UTC))
 
 
 def stored_ids(folder: Path) -> list[str]:
@@ -144,20 +140,20 @@ def stored_ids(folder: Path) -> list[str]:
     return sorted(name for name in names if _BUNDLE_ID.fullmatch(name) is not None)
 
 
-def load_bundle(folder: Path, state: StoreState, *, now: datetime) -> InstalledBundle:
-    """The bundle `state` names, with warnings as of `now`. Raises as `installed`."""
-    path = bundle_path(folder, state.bundle_id)
-    manifest = read_manifest(path, state.bundle_id)
-    return InstalledBundle(
-        state.bundle_id, manifest.version, path, manifest, _warnings(manifest, state, now)
-    )
+def load_bundle(
+    folder: Path, state: StoreState, bundle_id: str, *, now: datetime
+) -> InstalledBundle:
+    """A bundle of this host, with warnings as of `now`. Raises as `installed`."""
+    path = bundle_path(folder, bundle_id)
+    manifest = read_manifest(path, bundle_id)
+    warnings = _warnings(manifest, state, now)
+    return InstalledBundle(bundle_id, manifest.version, path, manifest, warnings)
 
 
 def read_checked(path: Path, manifest: Manifest, name: str) -> bytes:
     """One file of the bundle at `path`, checked against the signed length and hash as it is read.
 
-    Raises:
-        BundleIntegrityError: the file is gone, altered, or no regular file.
+    Raises BundleIntegrityError if it is gone, altered, or no regular file.
     """
     try:
         data = read_bounded(path / name, manifest.files[name].size)
@@ -172,21 +168,17 @@ def read_checked(path: Path, manifest: Manifest, name: str) -> bytes:
 def read_manifest(path: Path, bundle_id: str) -> Manifest:
     """Manifest of an installed bundle, which must still have the id it was installed under.
 
-    Raises:
-        BundleIntegrityError: missing or altered.
+    Raises BundleIntegrityError if it is missing or altered.
     """
+    where, again = f"installed bundle {bundle_id[:16]}", "install the release again"
     try:
         data = read_bounded(path / MANIFEST_NAME, DEFAULT_LIMITS.manifest_bytes)
     except OSError as error:
         raise BundleIntegrityError(
-            f"installed bundle {bundle_id[:16]}: {MANIFEST_NAME}: {error.strerror}",
-            hint="install the release again",
+            f"{where}: {MANIFEST_NAME}: {error.strerror}", hint=again
         ) from None
     if content_id(data) != bundle_id:
-        raise BundleIntegrityError(
-            f"installed bundle {bundle_id[:16]}: its manifest was altered",
-            hint="install the release again",
-        )
+        raise BundleIntegrityError(f"{where}: its manifest was altered", hint=again)
     return parse_manifest(data, DEFAULT_LIMITS)
 
 
@@ -198,8 +190,7 @@ def bundle_path(folder: Path, bundle_id: str) -> Path:
 def read_state(folder: Path) -> StoreState | None:
     """What this host remembers; None before the first installation.
 
-    Raises:
-        StateError: damaged. Forgetting would let an old release in, so nothing is reset.
+    Raises StateError if it is damaged. To reset it would let an old release in.
     """
     try:
         data = read_bounded(folder / BUNDLES_FOLDER / STATE_NAME, _MAX_STATE_BYTES)

@@ -6,21 +6,13 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from client.home import Home
-from client.releases.bases import check_base_files, read_config
+from client.releases.bases import base_name, check_base_files, read_config
 from client.releases.install import decide
 from client.releases.last_seen import UNANNOUNCED, news, signers
 from client.releases.pinned_root import Trust, check_same, decide_trust, load_root
-from client.releases.place import (
-    ReleasePlace,
-    check_listing,
-    fetch_from,
-    is_address,
-    opened,
-    silent,
-)
+from client.releases.place import ReleasePlace, check_listing, fetch_from, is_address, opened
 from client.releases.store import (
     BUNDLES_FOLDER,
     INSTALL_FIRST,
@@ -32,9 +24,7 @@ from client.releases.store import (
 from proper_model.bundle.manifest import Manifest
 from proper_model.bundle.signed_bundle import check_file, check_hash
 from proper_model.errors import BaseModelError, BundleSignatureError, NotInstalledError
-
-if TYPE_CHECKING:
-    from client.releases.download import Patience, Progress
+from proper_model.progress import Progress, silent
 
 CHECKING = "checking the release"
 CHECKING_BASE = "checking the base"
@@ -71,7 +61,6 @@ def verify_bundle(
     base: str | None = None,
     progress: Progress = silent,
     now: datetime | None = None,
-    patience: Patience | None = None,
 ) -> Verified:
     """Check every byte of a release, or of the installed one, without installing anything.
 
@@ -94,7 +83,7 @@ def verify_bundle(
     with ExitStack() as stack:
         if is_address(source):
             stack.enter_context(home.working())
-        place = stack.enter_context(opened(home, source, progress, patience))
+        place = stack.enter_context(opened(home, source, progress))
         trust = decide_trust(home, place, root)
         return _verified(home, place, trust, base, (), progress, now)
 
@@ -138,8 +127,8 @@ def _verified(
         return data
 
     # A folder that a person names may be another account's, and change while it is read.
-    own = isinstance(source, Path) and source.parent == home.path / BUNDLES_FOLDER
-    private = source if own and isinstance(source, Path) else None
+    bundles = home.path / BUNDLES_FOLDER
+    private = source if isinstance(source, Path) and source.parent == bundles else None
     notes, config, reference = list(trust.notes), None, manifest.base_reference
     notes += news(manifest.version, decision.latest, trust.root)
     if reference is not None:
@@ -155,7 +144,7 @@ def _verified(
         manifest=manifest,
         relation="installed" if is_current else "first" if state is None else "newer",
         size_bytes=sum(entry.size for entry in manifest.files.values()),
-        base="embedded" if reference is None else f"{reference.hub_id}@{reference.revision}",
+        base=base_name(reference),
         base_checked=reference is None or config is not None,
         warnings=warnings,
         notes=tuple(notes),

@@ -1,9 +1,9 @@
 """Which web addresses files are taken from, and how an address is named in a message.
 
 Only https, except for this machine itself. An address may hold a password or, after `?`, a token:
-it goes with every request, but messages name the host alone. What a person types may lie anywhere;
-a redirect leads no further in than it came from, which is judged here by how the address is spelled
-and in `client.releases.web_route` by what its name leads to.
+it goes with every request, but messages name the host alone. A person may name any server; a redirect
+leads no further in than it came from, which is judged here by how the address is spelled and in
+`client.releases.web_route` by what its name leads to.
 
 A server on the internet must not make this program talk to what only this machine or its network can
 reach: `127.1`, `0x7f000001`, `[::ffff:127.0.0.1]`, `localhost.` and `[64:ff9b::7f00:1]` are all this
@@ -22,7 +22,7 @@ import httpx
 
 from proper_model.errors import ConfigError, FetchError
 
-LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
+_LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 _ADDRESS_6 = re.compile(r"[0-9a-f:.]{2,45}")
 _NAME = re.compile(r"(?=.{1,254}$)[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*\.?")
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]{0,15}")
@@ -116,7 +116,7 @@ def _is_whole(url: httpx.URL) -> bool:
 
 
 def _is_allowed(url: httpx.URL) -> bool:
-    return url.scheme == "https" or (url.scheme == "http" and url.host in LOOPBACK)
+    return url.scheme == "https" or (url.scheme == "http" and url.host in _LOOPBACK)
 
 
 def _origin(url: httpx.URL) -> tuple[str, str, int | None]:
@@ -139,12 +139,11 @@ _NUMBERS = re.compile(r"(?:0[xX][0-9A-Fa-f]*|[0-9]+)(?:\.(?:0[xX][0-9A-Fa-f]*|[0
 _OWN_NAMES = frozenset(
     {"localhost", "localhost.localdomain", "localhost6", "ip6-localhost", "ip6-loopback"}
 )
-# Addresses of IPv6 that carry one of IPv4 in their last bytes: translated ones, and the compatible
-# ones that nothing should use any more.
+# IPv6 addresses that carry an IPv4 one in their last bytes: translated, and the old compatible ones.
 _CARRIERS = (ipaddress.IPv6Network("64:ff9b::/96"), ipaddress.IPv6Network("::/96"))
 _THIS_NETWORK = ipaddress.IPv4Network("0.0.0.0/8")
-# Of no server on the internet, though `is_global` of some versions of Python says so: of protocols,
-# of relays that are no more (RFC 7526), of documents (RFC 9637).
+# Of no server on the internet, though `is_global` of some versions of Python says so: for protocols,
+# 6to4 relays (RFC 7526) and documentation (RFC 9637).
 _NOT_GLOBAL = tuple(
     ipaddress.ip_network(one)
     for one in ("192.0.0.0/24", "192.88.99.0/24", "3fff::/20", "5f00::/16", "100:0:0:1::/64")
@@ -182,14 +181,15 @@ def zone_of(address: Address) -> Zone:
             return max(zone_of(inner) for inner in carried)
     elif address in _THIS_NETWORK:
         return Zone.MACHINE
-    public = address.is_global and not (
-        address.is_multicast or address.is_reserved or address.is_link_local
+    near = (
+        not address.is_global
+        or address.is_multicast
+        or address.is_reserved
+        or address.is_link_local
+        or (isinstance(address, ipaddress.IPv6Address) and address.is_site_local)
+        or any(address in network for network in _NOT_GLOBAL)
     )
-    if isinstance(address, ipaddress.IPv6Address) and address.is_site_local:
-        public = False
-    if any(address in network for network in _NOT_GLOBAL):
-        public = False
-    return Zone.INTERNET if public else Zone.NETWORK
+    return Zone.NETWORK if near else Zone.INTERNET
 
 
 def zone_of_host(host: str) -> Zone | None:

@@ -1,9 +1,8 @@
 """One request to where it may go: through the environment's proxy, or straight to a checked address.
 
-A name is looked up here, and the connection goes to the very address that was checked: a name that
-answers otherwise a moment later (DNS rebinding) gains nothing. Where a proxy of the environment
-carries a request, the proxy looks the name up and decides. Requests go to transports, not through a
-client, because httpx's client looks into redirects before it is asked to and fails over some.
+A name is looked up here, and the connection goes to the very address that was checked, against DNS
+rebinding. Where a proxy of the environment carries a request, the proxy looks the name up. Requests
+go to httpx's transports, because its client reads redirects before it is asked to, and fails at some.
 """
 
 from __future__ import annotations
@@ -14,7 +13,6 @@ import os
 import ssl
 import urllib.request
 from base64 import b64encode
-from types import TracebackType
 from typing import Self
 
 import httpx
@@ -22,7 +20,6 @@ import httpx
 from client.releases.web_address import Zone, zone_of, zone_of_host
 from proper_model.errors import ConfigError, FetchError
 
-_SCHEMES = ("http", "https")
 _TLS_VARIABLES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "SSLKEYLOGFILE")
 # With several addresses to try, one that does not answer must not use up the time of all.
 _CONNECT_S = 10.0
@@ -58,12 +55,7 @@ class Route:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         for transport in (self._direct, *self._proxies.values()):
             await transport.aclose()
 
@@ -130,10 +122,9 @@ class Route:
 
 
 def looked_up(url: httpx.URL) -> str:
-    """The name that is looked up and stands in a certificate, in ASCII.
+    """The name that is looked up and stands in a certificate, in ASCII by IDNA 2008 (RFC 5891).
 
-    Python's own coding of other letters is that of 2003, by which straße.example is strasse.example,
-    another owner's, and some names have no coding. httpx follows IDNA 2008 (RFC 5891), as browsers do.
+    Python's own encoding is that of 2003, by which straße.example is strasse.example, another owner's.
     """
     return url.raw_host.decode("ascii")
 
@@ -156,7 +147,7 @@ def _environment_proxies(context: ssl.SSLContext) -> dict[str, httpx.AsyncHTTPTr
     """By scheme, or `all`. Raises ConfigError if one cannot be used."""
     found = {}
     for scheme, address in urllib.request.getproxies().items():
-        if scheme not in (*_SCHEMES, "all"):
+        if scheme not in ("http", "https", "all"):
             continue
         try:
             proxy = httpx.Proxy(address if "://" in address else f"http://{address}")

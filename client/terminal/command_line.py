@@ -1,9 +1,8 @@
-"""How a command line of ours starts and ends: quiet libraries, exit codes, errors without data.
+"""How `proper` and `proper-sim` start and end: quiet libraries, exit codes, errors without data.
 
-Every error that PROPER knows has its own exit code (`proper_model.errors`); 2 is wrong usage, 1 is
-a bug, 130 is Ctrl-C, 141 a reader of stdout that went away, 20 a stdout that takes no more or was
-never there. What cannot be said on stderr is lost and changes no exit code. Messages of unknown
-exceptions are not shown, because they may quote a person's text.
+Every error that PROPER knows has its own exit code (`proper_model.errors`); 2 is wrong usage, 1 a
+bug, 130 Ctrl-C, 141 a reader of stdout that went away, 20 a stdout that takes no more or was never
+there. Messages of unknown exceptions are not shown, because they may quote a person's text.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ _REFUSED = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EPIPE, errno.EBADF)
 
 @dataclass
 class Session:
-    """What options before the command say; `proper-sim` has no folder and no keys of its own."""
+    """What the options before the command say; `proper-sim` sets only `debug`."""
 
     debug: bool = False
     home: Path | None = None
@@ -53,7 +52,7 @@ class Session:
 
 
 def begin(context: typer.Context, *, debug: bool, version: bool) -> None:
-    """What every program does before its command; ends it where there is none."""
+    """What every program does before its command. Raises typer.Exit where there is none."""
     program = context.info_name or "proper"
     context.ensure_object(Session).debug = debug
     if version:
@@ -69,12 +68,12 @@ def begin(context: typer.Context, *, debug: bool, version: bool) -> None:
 
 def run_command(app: typer.Typer, program: str, arguments: Sequence[str]) -> int:
     """Run one command line; returns the exit code and prints errors to stderr."""
-    if _stdout() is None:
+    stdout: TextIO | None = sys.stdout
+    if stdout is None:  # the program was started without one
         sys.stdout = _Absent()
     code = _run(app, program, arguments)
     try:
-        if (stdout := _stdout()) is not None:
-            stdout.flush()  # here, not by Python after the exit code
+        sys.stdout.flush()  # here, not by Python after the exit code
     except OSError as error:
         _drop_output()
         return code or _told(error)
@@ -127,20 +126,15 @@ def _told(error: OSError) -> int:
     return refused.exit_code
 
 
-def _stdout() -> TextIO | None:
-    """None where the program was started without one."""
-    return sys.stdout
-
-
 class _Absent(io.TextIOBase):
-    """Stands for a stdout that was closed before the start: what is written is lost, and told."""
+    """For a stdout that was closed before the start: writing is an error."""
 
     def write(self, _text: str) -> int:
         raise OSError(errno.EBADF, os.strerror(errno.EBADF), "standard output")
 
 
 def _drop_output() -> None:
-    """What Python still holds for stdout goes nowhere, so that its own flush at exit is silent."""
+    """Discard what Python still holds for stdout, so that its own flush at exit is silent."""
     with suppress(OSError, ValueError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         try:
@@ -150,8 +144,10 @@ def _drop_output() -> None:
 
 
 def _occupy_standard_files() -> None:
-    """Of those closed before the start: else the next file opened, perhaps a private one, takes the
-    number, and what a library prints there is written into it.
+    """Open those that were closed before the start.
+
+    Else the next file opened, perhaps a private one, takes the number, and what a library prints is
+    written into it.
     """
     for number in range(3):
         try:
@@ -160,15 +156,14 @@ def _occupy_standard_files() -> None:
             os.open(os.devnull, os.O_RDONLY)  # writing to it fails, and is told
 
 
-PR_SET_DUMPABLE = 4  # linux/prctl.h
+_PR_SET_DUMPABLE = 4  # linux/prctl.h
 
 
 def protect_process() -> None:
-    """New files are this user's alone, and there are no core files; as far as the system allows.
+    """Keep new files and this process's memory from others, as far as the system allows.
 
-    With the vault open, key, history and adapter lie in this process's memory: a crash must not
-    write them to a core file, and no other process of the same user should be able to read them.
-    Source: docs/security.md 2 ("same-device user").
+    With the vault open, key, history and adapter lie in memory: a crash must not write them to a
+    core file, nor another process of the same user read them. Source: docs/security.md 2.
     """
     os.umask(0o077)
     if sys.platform == "win32":  # neither limits nor core files of this kind
@@ -179,7 +174,7 @@ def protect_process() -> None:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if sys.platform == "linux":
         with suppress(OSError, AttributeError):
-            ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
+            ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
 def start(app: typer.Typer, program: str, *, private: bool = False) -> None:
@@ -194,8 +189,7 @@ def start(app: typer.Typer, program: str, *, private: bool = False) -> None:
     if private:
         os.environ["HF_HUB_OFFLINE"] = "1"
         protect_process()
-    if (
-        signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    ):  # not ignored, as in the background
+    # In the background it is ignored, and stays so.
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, stopping)
     sys.exit(run_command(app, program, sys.argv[1:]))

@@ -1,7 +1,4 @@
-"""What a command line shows: data on stdout, progress and errors on stderr, colour optional.
-
-Shared by `proper` and `proper-sim`, which is why it knows neither.
-"""
+"""What `proper` and `proper-sim` show: data on stdout, progress and errors on stderr."""
 
 from __future__ import annotations
 
@@ -16,15 +13,15 @@ from typing import BinaryIO, TextIO
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bars
 
 from client.terminal.tables import Table, to_markdown, to_rich
 from proper_model.errors import ConfigError, DataError, ProperError
+from proper_model.progress import Progress
 
-# (phase, done, total); total 0 means: unknown.
-Callback = Callable[[str, int, int], None]
-# What a person reads for a phase.
 Naming = Callable[[str], str]
+"""What a person reads for a phase."""
 
 # Set before any of these libraries is imported, which commands do late; what the user has set stays.
 QUIET = {
@@ -68,12 +65,7 @@ def say_as_it_is(text: str) -> None:
     try:
         remarks().write(text)
     except (OSError, ValueError):  # a full disk, a reader that went away, a closed file
-        drop_stderr()
-
-
-def drop_stderr() -> None:
-    """Nothing is shown from now on: a remark that cannot be written must not end a command."""
-    sys.stderr = _Nowhere()
+        sys.stderr = _Nowhere()
 
 
 class _Nowhere(io.StringIO):
@@ -90,7 +82,7 @@ def remarks() -> TextIO:
 
 
 def agreed(question: str) -> bool:
-    """Ask on stderr and read the answer from stdin; raises ConfigError where there is none."""
+    """Ask on stderr and read the answer from stdin. Raises ConfigError where there is none."""
     if _stdin() is None:
         raise ConfigError(
             "there is no input to answer a question from", hint="--yes answers it beforehand"
@@ -105,7 +97,7 @@ def asks() -> bool:
 
 
 def stdin_bytes() -> BinaryIO:
-    """Standard input; raises DataError where the program was started without one."""
+    """Standard input. Raises DataError where the program was started without one."""
     stdin = _stdin()
     if stdin is None:
         raise DataError("stdin: closed", hint="give what is asked for as an argument or a file")
@@ -135,7 +127,7 @@ def stopping(_number: int, _frame: object) -> None:
 
 
 def package_version() -> str:
-    """Of the installed package; of a checkout that is not installed, that."""
+    """The version of the installed package, or that it is not installed."""
     from importlib.metadata import PackageNotFoundError, version
 
     try:
@@ -145,35 +137,33 @@ def package_version() -> str:
 
 
 @contextmanager
-def progress_bars(naming: Naming = str) -> Iterator[Callback]:
-    """A callback (phase, done, total): one bar a phase on a terminal, lines elsewhere."""
+def progress_bars(naming: Naming = str) -> Iterator[Progress]:
+    """One bar a phase on a terminal, lines elsewhere."""
     console = Console(stderr=True, highlight=False)
     if not console.is_terminal:
         yield plain_progress(naming)
         return
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=False) as bars:
+    with Bars(*columns, console=console) as bars:
         tasks: dict[str, TaskID] = {}
+
+        def end_all() -> None:
+            """A phase that another one follows is over, whatever its last count was."""
+            for task in tasks.values():
+                bars.update(task, total=1, completed=1)
+                bars.stop_task(task)
 
         def show(phase: str, done: int, total: int) -> None:
             if phase not in tasks:
-                for earlier in tasks.values():
-                    settle(bars, earlier)
+                end_all()
                 tasks[phase] = bars.add_task(escape(naming(phase)), total=None)
             bars.update(tasks[phase], completed=done, total=total or None)
 
         yield show
-        for task in tasks.values():
-            settle(bars, task)
+        end_all()
 
 
-def settle(bars: Progress, task: TaskID) -> None:
-    """A phase that another one follows is over, whatever its last count was."""
-    bars.update(task, total=1, completed=1)
-    bars.stop_task(task)
-
-
-def plain_progress(naming: Naming = str, clock: Callable[[], float] = time.monotonic) -> Callback:
+def plain_progress(naming: Naming = str, clock: Callable[[], float] = time.monotonic) -> Progress:
     """A line on stderr when the phase changes, and how far it is twice a minute; for logs."""
     last, said_at = "", clock()
 

@@ -3,10 +3,6 @@
 Encryption is pyrage's passphrase mode (age v1, scrypt). Inside stands, as in docs/backup-format.md:
 
     "PROPERB1" | header length, 4 bytes big endian | canonical JSON header | payload
-
-The payload is the person's state as `client.person.state` encodes it. pyrage measures this machine and
-chooses a cost of about a second, a few hundred MiB on most machines; it reads backups of up to about
-16 times that cost. Source: docs/security.md 3.
 """
 
 from __future__ import annotations
@@ -48,7 +44,7 @@ _FIELDS = {"format", "created", "bundle_id", "sha256", "length"}
 _BUNDLE_ID = re.compile(r"[0-9a-f]{64}")
 # What pyrage says where the passphrase, or the key slot it opens, is wrong.
 _WRONG_KEY = "Decryption failed"
-# And where deriving the key would take far more memory and time than pyrage allows here.
+# And where deriving the key would take more than about 16 times this machine's second of work.
 _TOO_MUCH_WORK = "Excessive work parameter"
 # File systems without second names for a file, as on most memory sticks.
 _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)
@@ -109,7 +105,7 @@ def open_backup(path: Path, passphrase: str) -> Backup:
                 raise
             raise VaultError(f"{path}: larger than a backup can be", hint=HINT) from None
     factor = check_start(data)
-    # As it was typed as well: PROPER once wrote so, and other age programs do.
+    # As it was typed as well: earlier versions wrote so, and other age programs do.
     for spelling in dict.fromkeys((_spelt(passphrase), passphrase)):
         try:
             return decode(pyrage.passphrase.decrypt(data, spelling))
@@ -169,15 +165,14 @@ def encode(backup: Backup) -> bytes:
         )
     if _BUNDLE_ID.fullmatch(backup.bundle_id) is None:
         raise VaultError("a backup names its bundle by 64 hex digits, and this id is another")
-    header = canonical.encode(
-        {
-            "format": FORMAT,
-            "created": format_time(backup.created),
-            "bundle_id": backup.bundle_id,
-            "sha256": hashlib.sha256(backup.document).hexdigest(),
-            "length": len(backup.document),
-        }
-    )
+    fields = {
+        "format": FORMAT,
+        "created": format_time(backup.created),
+        "bundle_id": backup.bundle_id,
+        "sha256": hashlib.sha256(backup.document).hexdigest(),
+        "length": len(backup.document),
+    }
+    header = canonical.encode(fields)
     return MAGIC + struct.pack(">I", len(header)) + header + backup.document
 
 

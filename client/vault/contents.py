@@ -1,6 +1,7 @@
 """The vault's folder: `<generation>.vault` files, of which the newest two are kept.
 
-`Contents` reads the newest whole generation under one master key, and adds another. Source: docs/security.md 3 (design, save).
+`Contents` reads the newest whole generation under one master key, and adds another.
+docs/vault-format.md 1 and 5.
 """
 
 from __future__ import annotations
@@ -86,24 +87,18 @@ class Contents:
     master_key: bytes = field(repr=False)
     pending_id: str | None = None
 
-    def find(self, warn: Callable[[str], None]) -> Content | None:
-        """The newest whole generation; `warn` is called for newer ones that are damaged.
+    def find(
+        self, warn: Callable[[str], None] = lambda _: None, *, before: int = MAX_GENERATION + 1
+    ) -> Content | None:
+        """The newest whole generation below `before`; `warn` is called where newer are damaged.
 
         Raises:
             VaultForeignError: another vault's file lies there.
             VaultError: there are generations and none is whole.
             StorageError: a file is a link, or others may read it.
         """
-        return self._first(list_generations(self.folder), warn)
-
-    def find_before(self, generation: int, warn: Callable[[str], None]) -> Content | None:
-        """The newest whole generation before this one, None if there is none. As `find`."""
-        older = [one for one in list_generations(self.folder) if one < generation]
-        return self._first(older, warn)
-
-    def _first(self, generations: list[int], warn: Callable[[str], None]) -> Content | None:
         problem: VaultError | None = None
-        for generation in generations:
+        for generation in self._below(before):
             try:
                 content = self._open(generation)
             except VaultForeignError:
@@ -170,23 +165,26 @@ class Contents:
 
         Raises as `find`; nothing is removed unless that one has been read.
         """
-        generations = list_generations(self.folder)
-        previous = self._first(generations[1:], lambda _: None)
+        newest = list_generations(self.folder)[0]
+        previous = self.find(before=newest)
         if previous is None:
-            return generations[0]
-        remove_generations(self.folder, [g for g in generations if g < previous.generation])
+            return newest
+        remove_generations(self.folder, self._below(previous.generation))
         return previous.generation
+
+    def _below(self, generation: int) -> list[int]:
+        return [one for one in list_generations(self.folder) if one < generation]
 
     def whole(self) -> tuple[int, int] | None:
         """The newest whole generation and the one before it, or itself twice where there is none.
 
         Raises as `find`.
         """
-        newest = self.find(lambda _: None)
+        newest = self.find()
         if newest is None:
             return None
-        before = None if newest.alone else self.find_before(newest.generation, lambda _: None)
-        return newest.generation, (before or newest).generation
+        previous = None if newest.alone else self.find(before=newest.generation)
+        return newest.generation, (previous or newest).generation
 
     def forgotten(self) -> int | None:
         """The number of the newest generation if it is `alone` and older files still lie there."""
@@ -194,7 +192,7 @@ class Contents:
         if len(generations) < 2:
             return None
         try:
-            newest = self.find(lambda _: None)
+            newest = self.find()
         except (VaultError, StorageError):  # reading says what is wrong
             return None
         if newest is None or not newest.alone or newest.generation == generations[-1]:
@@ -206,8 +204,7 @@ class Contents:
         try:
             # Generations last: while one of them lies there, the rest is known to be unfinished.
             remove_working(self.folder)
-            older = [one for one in list_generations(self.folder) if one < generation]
-            remove_generations(self.folder, older)
+            remove_generations(self.folder, self._below(generation))
         except StorageError as error:
             raise StorageError(
                 f"{error.message}; the new state is there and nothing reads the older files any "
@@ -218,10 +215,8 @@ class Contents:
     def remove_pending(self) -> None:
         """Remove the files of a rotation that has not been completed. Raises StorageError."""
         pending = [
-            generation
-            for generation in list_generations(self.folder)
-            if self._is_pending(
-                read_generation(self.folder, generation), generation_name(generation)
-            )
+            one
+            for one in list_generations(self.folder)
+            if self._is_pending(read_generation(self.folder, one), generation_name(one))
         ]
         remove_generations(self.folder, pending)

@@ -1,8 +1,8 @@
 """Keys from secrets: Argon2id or scrypt for what a person remembers, HKDF for what is random.
 
 The cost of a passphrase stands in a file that somebody else may have altered, so it is bounded
-before anything is derived, in time and in memory, as age bounds its scrypt factor.
-Source: docs/security.md 1 (age) and 3; RFC 9106 (Argon2), RFC 7914 (scrypt), RFC 5869 (HKDF).
+before anything is derived. Source: docs/vault-format.md 3.1; RFC 9106 (Argon2), RFC 7914 (scrypt),
+RFC 5869 (HKDF).
 """
 
 from __future__ import annotations
@@ -58,17 +58,12 @@ Cost = Argon2idCost | ScryptCost
 
 
 def default_cost() -> Cost:
-    """Argon2id, or scrypt where the OpenSSL below has no Argon2id (before 3.2)."""
-    return Argon2idCost() if argon2id_available() else ScryptCost()
-
-
-def argon2id_available() -> bool:
-    """Whether this installation of `cryptography` can derive with Argon2id."""
+    """Argon2id, or scrypt where `cryptography` has no Argon2id (OpenSSL before 3.2)."""
     try:
         Argon2id(salt=bytes(SALT_BYTES), length=KEY_BYTES, iterations=1, lanes=1, memory_cost=8)
     except UnsupportedAlgorithm:
-        return False
-    return True
+        return ScryptCost()
+    return Argon2idCost()
 
 
 def cost_to_json(cost: Cost) -> dict[str, Any]:
@@ -134,7 +129,5 @@ def hkdf(key: bytes, salt: bytes, purpose: bytes) -> bytes:
 
 def number_from(key: bytes, purpose: str) -> int:
     """A number below 2^62 from a random key, another one for every purpose."""
-    return (
-        int.from_bytes(hkdf(key, bytes(SALT_BYTES), NUMBER_PURPOSE + purpose.encode())[:8], "big")
-        >> 2
-    )
+    derived = hkdf(key, bytes(SALT_BYTES), NUMBER_PURPOSE + purpose.encode())
+    return int.from_bytes(derived[:8], "big") >> 2

@@ -1,14 +1,9 @@
 """Key slots: each holds the vault's master key, wrapped under one secret of the user.
 
-    slot key     = Argon2id or scrypt of a passphrase, HKDF of a key file or keyring secret
-    wrapping key = HKDF(slot key, turn)
-    wrapped      = AES-256-GCM(wrapping key, master key, AAD = domain | slot | vault id | key id)
-    kept         = AES-256-GCM(HKDF(master key, turn), slot key, AAD as above, another domain)
-
-A slot's `turn`, a salt, is new each time it is written, so its wrapping key is used once and the
-nonce is all zeros. A changed passphrase therefore rewrites one slot and no generation. `kept` lets
-whoever has the master key put a new one under every slot without asking for each secret, which
-forgetting does. Slots of earlier versions have neither, and the slot key wraps. Source: docs/security.md 3.
+The slot key, derived from the secret, wraps the master key; `kept` is the slot key under the master
+key, so that forgetting can put a new master key under every slot without asking for each secret. A
+slot's `turn`, a salt, is new each time it is written: its wrapping key is used once, and the nonce
+is all zeros. Formulas: docs/vault-format.md 3.1.
 """
 
 from __future__ import annotations
@@ -54,7 +49,7 @@ _TURN_FIELDS = {"kept", "turn"}
 class Slot:
     """One way to the master key. `cost` is that of a passphrase, None for random secrets.
 
-    `turn` and `kept` are None in a slot of an earlier version.
+    In a slot of an earlier version `turn` and `kept` are None, and the slot key itself wraps.
     """
 
     id: str
@@ -145,19 +140,22 @@ def _slot_from_json(value: Any, *, where: str) -> Slot:
         cost = None
     else:
         raise VaultError(f"{where}: a kind of slot this version does not know")
+    sizes = {
+        "salt": SALT_BYTES,
+        "wrapped": WRAPPED_BYTES,
+        "turn": SALT_BYTES,
+        "kept": WRAPPED_BYTES,
+    }
     return Slot(
-        id=hex_text(fields["id"], SLOT_ID_BYTES, where=f"{where}.id"),
-        kind=kind,
-        cost=cost,
-        salt=hex_bytes(fields["salt"], SALT_BYTES, where=f"{where}.salt"),
-        wrapped=hex_bytes(fields["wrapped"], WRAPPED_BYTES, where=f"{where}.wrapped"),
-        turn=_optional_hex(fields, "turn", SALT_BYTES, where),
-        kept=_optional_hex(fields, "kept", WRAPPED_BYTES, where),
+        hex_text(fields["id"], SLOT_ID_BYTES, where=f"{where}.id"),
+        kind,
+        cost,
+        **{
+            name: hex_bytes(fields[name], size, where=f"{where}.{name}")
+            for name, size in sizes.items()
+            if name in fields
+        },
     )
-
-
-def _optional_hex(fields: dict[str, Any], name: str, size: int, where: str) -> bytes | None:
-    return hex_bytes(fields[name], size, where=f"{where}.{name}") if name in fields else None
 
 
 def make_slot(

@@ -3,11 +3,9 @@
 A machine without a keyring offers a backend that only fails, and some backends keep everything in
 a readable file. Both are errors here: a secret is never silently stored in plaintext.
 
-An old file of the vault put back is authentic; only a number kept elsewhere tells. So vaults with a
-keyring slot keep in the keyring the highest generation ever written, where a thief of the vault's
-folder does not reach it, and with it the oldest generation that may still be read, where the newest is
-damaged; other vaults cannot tell (docs/vault-format.md says so).
-Source: docs/security.md 1 (keyring) and 2 (replay).
+An old file of the vault put back is authentic; only a number kept elsewhere tells. So the keyring
+also keeps the highest generation written and the oldest that may still be read. A vault without a
+keyring slot cannot tell. docs/vault-format.md 7.
 """
 
 from __future__ import annotations
@@ -114,10 +112,7 @@ def forget_generations(vault_id: str) -> None:
 def _noted(vault_id: str) -> tuple[int, int] | None:
     """The highest generation written and the oldest to be read; None where nothing is kept."""
     match = _NUMBERS.fullmatch(fetch(_generation_entry(vault_id)) or "")
-    if match is None:
-        return None
-    newest = int(match[1])
-    return newest, newest - 1 if match[2] is None else int(match[2])
+    return None if match is None else (int(match[1]), int(match[2] or int(match[1]) - 1))
 
 
 def _generation_entry(vault_id: str) -> str:
@@ -136,10 +131,10 @@ def _backend() -> KeyringBackend:
     with _keyring_errors("cannot be used"):
         backend: Any = keyring.get_keyring()
         chain = type(backend).__module__ == _CHAIN
-        for candidate in backend.backends if chain else [backend]:
+        candidates: list[KeyringBackend] = backend.backends if chain else [backend]
+        for candidate in candidates:
             if _usable(candidate):
-                found: KeyringBackend = candidate
-                return found
+                return candidate
     raise KeyringError(
         f"keyring {_name(backend)}: keeps nothing, or keeps it where it can be read; expected "
         "Secret Service, KWallet or another backend of priority 1 or more",
@@ -162,7 +157,7 @@ def _name(backend: object) -> str:
 
 @contextmanager
 def _keyring_errors(what: str) -> Iterator[None]:
-    """Turn any error of a backend into a KeyringError without its text, which may hold anything."""
+    """Raise any error of a backend as a KeyringError without its text, which may hold anything."""
     try:
         yield
     except Exception as error:  # noqa: BLE001 - a plugin raises whatever its service does

@@ -3,8 +3,7 @@
 While the master key is being replaced the document holds both: `current`, under which every
 complete generation is, and `next`. `carried` is the current master key wrapped under the next one,
 so that either secret opens the vault; the next key cannot be reached from the current one, since
-that may be the one that was stolen. The MAC is always made with the current master key.
-Source: docs/security.md 3 (rotation: drop the old key last).
+that may be the one that was stolen. docs/vault-format.md 3 and 6.
 """
 
 from __future__ import annotations
@@ -26,12 +25,7 @@ from client.vault.fields import (
     hex_text,
 )
 from client.vault.key_derivation import SALT_BYTES, hkdf
-from client.vault.key_slots import (
-    WRAPPED_BYTES,
-    KeySet,
-    key_set_from_json,
-    open_slots,
-)
+from client.vault.key_slots import WRAPPED_BYTES, KeySet, key_set_from_json, open_slots
 from client.vault.sealing import ID_BYTES, NONCE
 from client.vault.secrets import KINDS, Secret
 from proper_model.errors import PassphraseError, VaultError
@@ -75,7 +69,7 @@ class Keys:
 
 @dataclass(frozen=True)
 class Unlocked:
-    """A keys.json that a secret has opened. `next_key` is there if it was one of `next`."""
+    """A keys.json that a secret has opened. `next_key` is set if a slot of `next` opened."""
 
     keys: Keys
     slot_id: str
@@ -95,11 +89,12 @@ def decode_keys(data: bytes) -> tuple[Keys, bytes]:
         raise VaultError(f"{KEYS_FILE}: larger than {MAX_KEYS_BYTES} bytes", hint=DAMAGED_HINT)
     fields = decode_object(data, _FIELDS, where=KEYS_FILE)
     format_one(fields["format"], where=KEYS_FILE)
+    upcoming, carried = fields["next"], fields["carried"]
     keys = Keys(
         vault_id=hex_text(fields["vault_id"], ID_BYTES, where=f"{KEYS_FILE}: vault_id"),
         current=key_set_from_json(fields["current"], where=f"{KEYS_FILE}: current"),
-        next=_optional(fields["next"], key_set_from_json, f"{KEYS_FILE}: next"),
-        carried=_optional(fields["carried"], _carried_from_json, f"{KEYS_FILE}: carried"),
+        next=None if upcoming is None else key_set_from_json(upcoming, where=f"{KEYS_FILE}: next"),
+        carried=None if carried is None else _carried_from_json(carried),
     )
     if (keys.next is None) != (keys.carried is None):
         raise VaultError(f"{KEYS_FILE}: expected `next` and `carried` together")
@@ -137,7 +132,7 @@ def _open_any(keys: Keys, sets: list[KeySet], secret: Secret) -> Unlocked:
             return Unlocked(keys, slot_id, key, None)
         return Unlocked(keys, slot_id, _carried_key(keys, key), key)
     name = {"passphrase": "passphrase", "key-file": "key file", "keyring": "keyring entry"}
-    # Which of the two it is cannot be told, by anybody.
+    # Nothing can tell the two apart.
     raise PassphraseError(
         f"wrong {name[KINDS[type(secret)]]}, or key slot altered",
         hint="try again; nothing was changed. Where it is lost, only another key of yours or a "
@@ -147,24 +142,27 @@ def _open_any(keys: Keys, sets: list[KeySet], secret: Secret) -> Unlocked:
 
 def carry(keys: Keys, current_key: bytes, next_set: KeySet, next_key: bytes, salt: bytes) -> Keys:
     """`keys` with a next master key beside the current one."""
-    aad = _carry_aad(keys.vault_id, keys.current.key_id, next_set.key_id)
-    wrapping = hkdf(next_key, salt, _CARRY_PURPOSE)
-    wrapped = AESGCM(wrapping).encrypt(NONCE, current_key, aad)
+    wrapping = AESGCM(hkdf(next_key, salt, _CARRY_PURPOSE))
+    wrapped = wrapping.encrypt(NONCE, current_key, _carry_aad(keys, next_set))
     return Keys(keys.vault_id, keys.current, next_set, Carried(salt, wrapped))
 
 
 def _carried_key(keys: Keys, next_key: bytes) -> bytes:
     assert keys.next is not None and keys.carried is not None
-    aad = _carry_aad(keys.vault_id, keys.current.key_id, keys.next.key_id)
-    wrapping = hkdf(next_key, keys.carried.salt, _CARRY_PURPOSE)
+    wrapping = AESGCM(hkdf(next_key, keys.carried.salt, _CARRY_PURPOSE))
     try:
-        return AESGCM(wrapping).decrypt(NONCE, keys.carried.wrapped, aad)
+        return wrapping.decrypt(NONCE, keys.carried.wrapped, _carry_aad(keys, keys.next))
     except InvalidTag:
         raise VaultError(f"{KEYS_FILE}: carried key altered", hint=DAMAGED_HINT) from None
 
 
-def _carry_aad(vault_id: str, current_id: str, next_id: str) -> bytes:
-    bound = {"current": current_id, "next": next_id, "vault_id": vault_id}
+def _carry_aad(keys: Keys, next_set: KeySet) -> bytes:
+    """What is authenticated with the carried key."""
+    bound = {
+        "current": keys.current.key_id,
+        "next": next_set.key_id,
+        "vault_id": keys.vault_id,
+    }
     return _CARRY_DOMAIN + canonical.encode(bound)
 
 
@@ -187,11 +185,8 @@ def _mac(body: dict[str, Any], vault_id: str, master_key: bytes) -> bytes:
     return hmac.new(key, canonical.encode(body), sha256).digest()
 
 
-def _optional(value: Any, read: Any, where: str) -> Any:
-    return None if value is None else read(value, where=where)
-
-
-def _carried_from_json(value: Any, *, where: str) -> Carried:
+def _carried_from_json(value: Any) -> Carried:
+    where = f"{KEYS_FILE}: carried"
     fields = exact_fields(value, {"salt", "wrapped"}, where=where)
     return Carried(
         salt=hex_bytes(fields["salt"], SALT_BYTES, where=f"{where}.salt"),

@@ -1,13 +1,10 @@
-"""An opened keys.json: the master key in memory, and changes to the slots, written whole.
-
-Source: docs/security.md 3 (slots, rotation, save).
-"""
+"""An opened keys.json: the master key in memory, and changes to the slots, written whole."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from cryptography.exceptions import InvalidTag
@@ -21,56 +18,42 @@ from proper_model.errors import BusyError, PassphraseError, StorageError, VaultE
 from proper_model.storage.files import read_private, save_private
 
 
+@dataclass(eq=False)
 class KeysFile:
-    """`key` is the current master key, `next_key` the next one where it is known."""
+    """An opened keys.json: `raw` is the document as it was last read or written.
 
-    def __init__(
-        self,
-        folder: Path,
-        keys: Keys,
-        key: bytes,
-        *,
-        random: Random,
-        cost: Cost | None,
-        next_key: bytes | None = None,
-        slot_id: str = "",
-        secret: Secret | None = None,
-    ) -> None:
-        self.path = folder / KEYS_FILE
-        self.keys = keys
-        self.key = key
-        self.next_key = next_key
-        self.slot_id = slot_id
-        self.random = random
-        self.raw = encode_keys(keys, key)
-        self._cost = cost
-        self.secret = secret
+    `key` is the current master key, `next_key` the next one where it is known; `secret` opened the
+    slot `slot_id`.
+    """
+
+    folder: Path
+    keys: Keys
+    key: bytes = field(repr=False)
+    random: Random = field(repr=False)
+    cost: Cost | None
+    secret: Secret | None
+    slot_id: str = ""
+    next_key: bytes | None = field(default=None, repr=False)
+    raw: bytes = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self.raw = encode_keys(self.keys, self.key)
 
     @classmethod
-    def opened(cls, folder: Path, secret: Secret, *, random: Random, cost: Cost | None) -> KeysFile:
+    def opened(cls, folder: Path, secret: Secret, random: Random, cost: Cost | None) -> KeysFile:
         """Read and unlock. Raises as `unlock` and `read_private`."""
         found = unlock(read_keys(folder), secret)
-        return cls(
-            folder,
-            found.keys,
-            found.current_key,
-            random=random,
-            cost=cost,
-            next_key=found.next_key,
-            slot_id=found.slot_id,
-            secret=secret,
-        )
+        key, next_key = found.current_key, found.next_key
+        return cls(folder, found.keys, key, random, cost, secret, found.slot_id, next_key)
 
     def reopened(self) -> KeysFile:
-        """The document that lies there now, opened by the same secret; this object stays.
+        """The document that lies there now, opened by the same secret. Changes nothing here.
 
         Raises BusyError if the secret opens it no longer, or it is another vault's.
         """
         assert self.secret is not None, "a vault that was made here is not read beside a writer"
         try:
-            now = KeysFile.opened(
-                self.path.parent, self.secret, random=self.random, cost=self._cost
-            )
+            now = KeysFile.opened(self.folder, self.secret, self.random, self.cost)
         except PassphraseError:
             now = None
         if now is None or now.keys.vault_id != self.keys.vault_id:
@@ -82,15 +65,14 @@ class KeysFile:
 
     def unchanged(self) -> bool:
         """Whether the file is still the one this object has read or written."""
-        return read_keys(self.path.parent) == self.raw
+        return read_keys(self.folder) == self.raw
 
     def renew_slot(self) -> None:
         """Keep the slot key of the slot that opened, if an earlier version did not. As `save`."""
-        current, vault_id = self.keys.current, self.keys.vault_id
+        current = self.keys.current
         old = [slot for slot in current.slots if slot.id == self.slot_id and slot.kept is None]
         for slot in old:
-            turned = replace(slot, turn=self.random(SALT_BYTES))
-            made = turned.holding(self._slot_key(slot), self.key, vault_id, current.key_id)
+            made = self._turned(slot, current.key_id, self.key)
             self.save_slots(tuple(made if one is slot else one for one in current.slots))
 
     def carried_slots(self, key_id: str, key: bytes) -> tuple[Slot, ...]:
@@ -99,12 +81,12 @@ class KeysFile:
         Raises VaultError for a slot of an earlier version that another secret than the present one
         opens: nothing here knows its key.
         """
-        vault_id, current = self.keys.vault_id, self.keys.current
-        made = []
-        for slot in current.slots:
-            turned = replace(slot, turn=self.random(SALT_BYTES))
-            made.append(turned.holding(self._slot_key(slot), key, vault_id, key_id))
-        return tuple(made)
+        return tuple(self._turned(slot, key_id, key) for slot in self.keys.current.slots)
+
+    def _turned(self, slot: Slot, key_id: str, key: bytes) -> Slot:
+        """The slot with a new turn around a master key, which the same secret opens."""
+        turned = replace(slot, turn=self.random(SALT_BYTES))
+        return turned.holding(self._slot_key(slot), key, self.keys.vault_id, key_id)
 
     def _slot_key(self, slot: Slot) -> bytes:
         vault_id, current = self.keys.vault_id, self.keys.current
@@ -146,7 +128,7 @@ class KeysFile:
                     key,
                     vault_id=self.keys.vault_id,
                     key_id=key_id,
-                    cost=self._cost or default_cost(),
+                    cost=self.cost or default_cost(),
                     random=self.random,
                     slot_id=slot_id,
                 )
@@ -175,7 +157,7 @@ class KeysFile:
         raw = encode_keys(keys, key)
         failure: StorageError | None = None
         try:
-            save_private(self.path, raw)
+            save_private(self.folder / KEYS_FILE, raw)
         except StorageError as error:
             failure = error
         if failure is None or self._holds(raw):
@@ -189,7 +171,7 @@ class KeysFile:
 
     def _holds(self, raw: bytes) -> bool:
         with suppress(StorageError):
-            return read_keys(self.path.parent) == raw
+            return read_keys(self.folder) == raw
         return False
 
     def _forget(self, slots: Sequence[Slot]) -> None:

@@ -1,20 +1,16 @@
 """The vault: one user's private state, encrypted, in `HOME/vault`.
 
-    keys.json            the master key, wrapped once for each secret of the user
-    <generation>.vault   the newest state and the one before it
-
-The caller holds `Home.working()` while it changes anything. docs/vault-format.md is the format in
-full. Source: docs/security.md 3.
+The caller holds `Home.working()` while it changes anything. Format: docs/vault-format.md.
 """
 
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from client.home import check_private_folder
 from client.vault import keyring_store
 from client.vault.contents import Content, list_generations
 from client.vault.key_derivation import KEY_BYTES, Cost
@@ -70,7 +66,7 @@ def create_vault(
     """
     with storage_errors(folder):
         make_private_folder(folder)
-    _check_private_folder(folder)
+    check_private_folder(folder)
     if vault_exists(folder):
         raise VaultError(
             f"{folder.name}: there is a vault already",
@@ -80,7 +76,7 @@ def create_vault(
         raise VaultError(f"{folder.name}: {WITHOUT_KEYS}", hint=WITHOUT_KEYS_HINT)
     key, key_id = random(KEY_BYTES), random(KEY_ID_BYTES).hex()
     empty = Keys(random(ID_BYTES).hex(), KeySet(key_id, ()))
-    file = KeysFile(folder, empty, key, random=random, cost=cost, secret=next(iter(secrets), None))
+    file = KeysFile(folder, empty, key, random, cost, next(iter(secrets), None))
     slots = file.make_slots(secrets, key_id, key)
     file.slot_id = slots[0].id
     file.save_slots(slots, new=slots)
@@ -99,10 +95,9 @@ def open_vault(
     """
     _require(folder)
     try:
-        return Vault(KeysFile.opened(folder, secret, random=random, cost=cost))
+        return Vault(KeysFile.opened(folder, secret, random, cost))
     except PassphraseError:
-        earlier = secret.earlier if isinstance(secret, Passphrase) else ()
-        for text in earlier:
+        for text in secret.earlier if isinstance(secret, Passphrase) else ():
             with suppress(PassphraseError):
                 return open_vault(folder, Passphrase(text), random=random, cost=cost)
         raise
@@ -143,7 +138,7 @@ def destroy_vault(folder: Path) -> list[str]:
             try:
                 sync_folder(folder)
             finally:
-                # Now: only keys.json names these entries, so a repetition could not find them.
+                # Now: only keys.json names these entries, so a second call could not find them.
                 remarks = [] if keys is None else _forget_keyring(keys)
     try:
         with storage_errors(folder):
@@ -155,7 +150,6 @@ def destroy_vault(folder: Path) -> list[str]:
 
 
 def _forget_keyring(keys: Keys) -> list[str]:
-    remarks = []
     slots = [slot for one in keys.key_sets() for slot in one.slots if slot.kind == "keyring"]
     try:
         for slot in slots:
@@ -163,29 +157,11 @@ def _forget_keyring(keys: Keys) -> list[str]:
         if slots:
             keyring_store.forget_generations(keys.vault_id)
     except VaultError as error:
-        remarks.append(
-            f"an entry stays in the keyring, which opens nothing any more: {error.message}"
-        )
-    return remarks
+        return [f"an entry stays in the keyring, which opens nothing any more: {error.message}"]
+    return []
 
 
 def _require(folder: Path) -> None:
     if not vault_exists(folder):
         raise VaultError(f"{folder.name}: there is no vault", hint="`proper adapt` makes one")
-    _check_private_folder(folder)
-
-
-def _check_private_folder(folder: Path) -> None:
-    """Raise StorageError for a link, a missing folder, and one that others may enter."""
-    with storage_errors(folder):
-        mode = folder.lstat().st_mode
-    if not stat.S_ISDIR(mode):
-        raise StorageError(
-            f"{folder}: expected a folder, not a link or a file",
-            hint="remove it, or give another place with --home",
-        )
-    if mode & (stat.S_IRWXG | stat.S_IRWXO):
-        raise StorageError(
-            f"{folder}: other users may enter this folder",
-            hint=f"close it with: chmod 700 {folder}",
-        )
+    check_private_folder(folder)

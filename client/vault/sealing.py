@@ -2,16 +2,16 @@
 
     magic 8 | header length 4 (big endian) | header, canonical JSON | AES-256-GCM ciphertext, tag 16
 
-Every file has its own key, HKDF-SHA256(master key, random salt), which is used for this file only;
-therefore the nonce is all zeros. Everything before the ciphertext is authenticated with it. The
-header is compared with what the caller expects, so that a file of another vault, generation or
-bundle cannot be put in the place of this one. docs/vault-format.md is the format in full.
-Source: docs/security.md 3 (design).
+Every file has its own key, HKDF-SHA256(master key, random salt), so the nonce is all zeros.
+Everything before the ciphertext is authenticated with it. The header is compared with what the
+caller expects, so that a file of another vault or generation cannot be put in the place of this one.
+docs/vault-format.md 4.
 """
 
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from cryptography.exceptions import InvalidTag
@@ -90,15 +90,16 @@ def seal(payload: bytes, header: Header, master_key: bytes) -> bytes:
         )
     integer_in(header.generation, 1, MAX_GENERATION, where="generation")
     prefix = header.prefix()
-    key = hkdf(master_key, header.salt, PURPOSE)
-    cipher = Cipher(AES(key), GCM(NONCE)).encryptor()
+    cipher = Cipher(AES(hkdf(master_key, header.salt, PURPOSE)), GCM(NONCE)).encryptor()
     cipher.authenticate_additional_data(prefix)
-    view = memoryview(payload)
-    body = [
-        cipher.update(view[start : start + _CHUNK_BYTES])
-        for start in range(0, len(payload), _CHUNK_BYTES)
-    ]
+    body = [cipher.update(piece) for piece in _pieces(payload)]
     return b"".join([prefix, *body, cipher.finalize(), cipher.tag])
+
+
+def _pieces(data: bytes | memoryview) -> Iterator[memoryview]:
+    view = memoryview(data)
+    for start in range(0, len(view), _CHUNK_BYTES):
+        yield view[start : start + _CHUNK_BYTES]
 
 
 def read_header(data: bytes, *, where: str) -> Header:
@@ -157,16 +158,12 @@ def unseal(
 def _decrypt(data: bytes, header: Header, master_key: bytes, where: str) -> bytes:
     prefix = header.prefix()  # canonical, so these are the very bytes of the file
     body = memoryview(data)[len(prefix) :]
-    text, tag = body[:-TAG_BYTES], bytes(body[-TAG_BYTES:])
-    key = hkdf(master_key, header.salt, PURPOSE)
-    cipher = Cipher(AES(key), GCM(NONCE, tag)).decryptor()
+    tag = bytes(body[-TAG_BYTES:])
+    cipher = Cipher(AES(hkdf(master_key, header.salt, PURPOSE)), GCM(NONCE, tag)).decryptor()
     cipher.authenticate_additional_data(prefix)
-    pieces = [
-        cipher.update(text[start : start + _CHUNK_BYTES])
-        for start in range(0, len(text), _CHUNK_BYTES)
-    ]
+    text = [cipher.update(piece) for piece in _pieces(body[:-TAG_BYTES])]
     try:
-        pieces.append(cipher.finalize())
+        text.append(cipher.finalize())
     except InvalidTag:
         raise VaultError(f"{where}: damaged or altered", hint=DAMAGED_HINT) from None
-    return b"".join(pieces)
+    return b"".join(text)

@@ -1,7 +1,4 @@
-"""What opens a vault: a passphrase, a key file, or an entry in the desktop's keyring.
-
-Source: docs/security.md 3 (slots), 2 (same-device user).
-"""
+"""What opens a vault: a passphrase, a key file, or an entry in the desktop's keyring."""
 
 from __future__ import annotations
 
@@ -68,11 +65,7 @@ class KeyringEntry:
 
 
 Secret = Passphrase | KeyFile | KeyringEntry
-KINDS: dict[type, str] = {
-    Passphrase: "passphrase",
-    KeyFile: "key-file",
-    KeyringEntry: "keyring",
-}
+KINDS: dict[type, str] = {Passphrase: "passphrase", KeyFile: "key-file", KeyringEntry: "keyring"}
 
 
 def make_key_file(path: Path, *, random: Random = os.urandom) -> KeyFile:

@@ -1,8 +1,7 @@
 """An open vault: read and write the private state, change what opens it.
 
-Every change is one atomic write, after which the change is complete; what follows (removing old
-files, the keyring) may fail without harm, which is then noted in `warnings`.
-Source: docs/security.md 3 (design, rotation, save).
+A change is complete with one atomic write. What follows (removing old files, the keyring) may fail
+without harm, and is then told in `warnings`. docs/vault-format.md 5 and 6.
 """
 
 from __future__ import annotations
@@ -49,15 +48,15 @@ class Vault:
     """
 
     def __init__(self, file: KeysFile) -> None:
-        self.folder = file.path.parent
+        self.folder = file.folder
         self.warnings: list[str] = []
-        self.tell: Callable[[str], None] | None = None
+        self._tell: Callable[[str], None] | None = None
         self._file = file
         self._highest = self.newest
 
     def tell_by(self, tell: Callable[[str], None]) -> None:
         """Call `tell` with every warning so far, and with each later one at once."""
-        self.tell = tell
+        self._tell = tell
         for warning in self.warnings:
             tell(warning)
 
@@ -100,7 +99,7 @@ class Vault:
             return None
 
         def look(contents: Contents, warn: Warn) -> Content | None:
-            previous = contents.find_before(newest.generation, warn)
+            previous = contents.find(warn, before=newest.generation)
             if previous is not None:
                 self._check_replay(previous.generation, warn)
             return previous
@@ -113,8 +112,7 @@ class Vault:
         Args:
             alone: no earlier generation may be read again. The new state gets a new master key,
                 under which no copy of an earlier generation opens; then those are removed, and
-                files of work in progress as well. Once the new state is there nothing reads them
-                any more; a removal that is interrupted is completed by the next change.
+                files of work in progress. The next change completes an interrupted removal.
 
         Raises:
             StorageError: it could not be written; the vault holds the old state, or, if only the
@@ -153,8 +151,7 @@ class Vault:
         pending = KeySet(key_id, file.carried_slots(key_id, key))
         try:
             file.save_next(pending, key)
-            target = replace(self._contents(), key_id=key_id, master_key=key, pending_id=None)
-            made = self._add(target, content)
+            made = self._add(self._contents_under(pending, key), content)
             file.save(Keys(self.vault_id, pending), key)
         except (StorageError, VaultError):
             if file.keys.next is not None:
@@ -175,7 +172,7 @@ class Vault:
     def finish_interrupted(self) -> None:
         """Do or undo the rest of what was killed: forgetting, a new master key, files half written.
 
-        Called under `Home.working()`, before the change. Raises as `write`.
+        Raises as `write`.
         """
         if self._contents().forgotten() is not None:
             self._warn("an interrupted forgetting is completed: older files are removed now")
@@ -272,15 +269,12 @@ class Vault:
         keys = self._file.keys
         pending, old = keys.next, keys.current
         assert pending is not None
-        current = self._contents()
-        current.remove_pending()
-        target = replace(current, key_id=pending.key_id, master_key=next_key, pending_id=None)
+        self._contents().remove_pending()
+        target = self._contents_under(pending, next_key)
         newest, previous = self.read(), None
         with suppress(VaultError):  # a damaged one is not carried over
             previous = self.read_previous()
-        written = [
-            self._add(target, content) for content in (previous, newest) if content is not None
-        ]
+        written = [self._add(target, one) for one in (previous, newest) if one is not None]
         self._file.save(Keys(self.vault_id, pending), next_key)
         rest = [one for one in list_generations(self.folder) if one not in written]
         self._afterwards(lambda: remove_generations(self.folder, rest))
@@ -319,6 +313,9 @@ class Vault:
     def _contents(self) -> Contents:
         return contents_of(self._file)
 
+    def _contents_under(self, keys: KeySet, key: bytes) -> Contents:
+        return Contents(self.folder, self.vault_id, keys.key_id, key)
+
     def _add(self, contents: Contents, content: Content) -> int:
         """Write this content as the next generation; returns its number."""
         # Counted before it is written: a write that failed late may have left the file.
@@ -332,7 +329,7 @@ class Vault:
         return content
 
     def _check_replay(self, used: int, warn: Warn) -> None:
-        """A part of each look, which is repeated where a writer has changed the vault meanwhile."""
+        """Raise VaultError where an older copy was put back; called while `consistent` looks."""
         if self._guarded():
             try:
                 keyring_store.check_generation(self.vault_id, newest=self.newest, used=used)
@@ -351,12 +348,12 @@ class Vault:
         self._note(newest, oldest)
 
     def _note(self, newest: int, oldest: int | None) -> None:
-        """Remember these numbers of whole generations; `oldest` is None where it is not known."""
+        """Note these numbers of whole generations in the keyring; None where not known."""
         if self._guarded() and newest:
             self._afterwards(lambda: keyring_store.note_generation(self.vault_id, newest, oldest))
 
     def _forget(self, slots: Sequence[Slot]) -> None:
-        """Remove from the keyring what slots that are gone kept there; carried ones are not gone."""
+        """Remove the keyring's entries of slots that are gone; carried ones are not gone."""
         there = {slot.id for one in self._file.keys.key_sets() for slot in one.slots}
         gone = [slot for slot in slots if slot.kind == "keyring" and slot.id not in there]
         for slot in gone:
@@ -368,7 +365,7 @@ class Vault:
         return self._file.keys.current.has_keyring()
 
     def _afterwards(self, action: Callable[[], Result]) -> Result | None:
-        """Run what follows a complete change; a failure is a warning, and the next change tries again."""
+        """Run what follows a complete change; a failure is a warning, and the next tries again."""
         try:
             return action()
         except ProperError as error:
@@ -378,5 +375,5 @@ class Vault:
     def _warn(self, text: str) -> None:
         if text not in self.warnings:
             self.warnings.append(text)
-            if self.tell is not None:
-                self.tell(text)
+            if self._tell is not None:
+                self._tell(text)

@@ -1,10 +1,9 @@
 """One committed state of a vault, read while another process may be writing.
 
-Readers hold no lock: they must work on a read-only disk, and while a command trains for minutes.
-Every change is one atomic step, but a reader takes several: keys.json, the list of generations, a
-generation. So what looks damaged, old or absent counts only if nothing changed while it was looked
-at; otherwise the reader looks again. keys.json is never the same twice and a generation's number is
-never used twice, so names and keys tell whether anything changed. docs/vault-format.md section 5.
+Readers hold no lock: they must work on a read-only disk, and while a command trains for minutes. What
+looks damaged, old or absent counts only if nothing changed while it was looked at. keys.json is never
+the same twice and a generation's number is never used twice, so keys and names tell whether anything
+changed. docs/vault-format.md 5.
 """
 
 from __future__ import annotations
@@ -29,8 +28,8 @@ Result = TypeVar("Result")
 def contents_of(file: KeysFile) -> Contents:
     """The generations under the current master key of an opened keys.json."""
     keys = file.keys
-    pending = keys.next.key_id if keys.next is not None else None
-    return Contents(file.path.parent, keys.vault_id, keys.current.key_id, file.key, pending)
+    pending = None if keys.next is None else keys.next.key_id
+    return Contents(file.folder, keys.vault_id, keys.current.key_id, file.key, pending)
 
 
 def consistent(
@@ -42,7 +41,7 @@ def consistent(
         BusyError: the vault was removed, its keys were changed, or it changes without pause.
         VaultError, StorageError: as `look`, of a state that nobody is changing.
     """
-    folder, deadline = file.path.parent, time.monotonic() + PATIENCE_S
+    folder, deadline = file.folder, time.monotonic() + PATIENCE_S
     while True:
         before = _stamp(folder)
         if before[0] != file.raw:

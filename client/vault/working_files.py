@@ -4,7 +4,7 @@
 
 As for generations, the key is HKDF-SHA256(master key, random salt) and used once. What the file is
 for is authenticated with it, so that the checkpoint of one training cannot replace another's.
-docs/vault-format.md, "Working files".
+docs/vault-format.md 9.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _BEGUN_FROM = re.compile(r"training-([0-9]{8,16})-.+")
 
 @dataclass(frozen=True)
 class Sealer:
-    """Encrypts and decrypts the working files of one purpose, whose name is no secret."""
+    """Encrypts and decrypts the working files of one purpose. The purpose is no secret."""
 
     purpose: str
     master_key: bytes = field(repr=False)
@@ -43,7 +43,7 @@ class Sealer:
     def seal(self, payload: bytes) -> bytes:
         """The file's bytes."""
         salt = self.random(SALT_BYTES)
-        return MAGIC + salt + self._cipher(salt).encrypt(NONCE, payload, self._associated())
+        return MAGIC + salt + self._cipher(salt).encrypt(NONCE, payload, self._associated)
 
     def open(self, data: bytes) -> bytes:
         """The payload. Raises VaultError for any other bytes than `seal` gave for this purpose."""
@@ -52,13 +52,14 @@ class Sealer:
             raise self._damaged()
         try:
             cipher = self._cipher(data[len(MAGIC) : start])
-            return cipher.decrypt(NONCE, data[start:], self._associated())
+            return cipher.decrypt(NONCE, data[start:], self._associated)
         except InvalidTag:
             raise self._damaged() from None
 
     def _cipher(self, salt: bytes) -> AESGCM:
         return AESGCM(hkdf(self.master_key, salt, PURPOSE))
 
+    @property
     def _associated(self) -> bytes:
         return MAGIC + self.purpose.encode()
 
@@ -77,15 +78,14 @@ def list_working(folder: Path) -> list[Path]:
 
 
 def working_name(generation: int, work: str) -> str:
-    """Of the files of one work that begins when this generation, or 0, is the newest."""
+    """How file names of a work begin that starts when this generation, or 0, is the newest."""
     return f"{PREFIX}{generation:08d}-{work}"
 
 
 def remove_stale_working(folder: Path, newest: int) -> None:
-    """Delete working files whose work began before the newest generation was stored.
+    """Delete working files whose work began before the newest generation. Raises StorageError.
 
-    A command that is killed between storing its result and removing them leaves such. Raises
-    StorageError.
+    A command leaves them that is killed between storing its result and removing them.
     """
     with storage_errors(folder):
         for path in list_working(folder):

@@ -112,6 +112,6 @@ def phase_name(phase: str) -> str:
     return ": ".join(NAMES.get(part, part) for part in phase.split(": "))
 
 
-def progress_bars() -> contextlib.AbstractContextManager[console.Callback]:
+def progress_bars() -> contextlib.AbstractContextManager[Progress]:
     """Bars or lines for the phases of a run, under their names for people."""
     return console.progress_bars(phase_name)
