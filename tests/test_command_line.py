@@ -34,9 +34,6 @@ start(app, "proper")
 """
 
 
-CLOSED = ("sh", "-c", 'exec "$@" >&- <&-', "sh")  # starts a program without stdout and stdin
-
-
 def run(
     body: str,
     stdout: int,
