@@ -16,7 +16,7 @@ from proper_model.storage.files import storage_errors
 from simulations.flower.launch import finished
 from simulations.outcome.controls import controls_missing, run_controls
 from simulations.outcome.devices import incomplete
-from simulations.outcome.results import RESULTS_FILE, Results, write_results
+from simulations.outcome.results import RESULTS_FILE, Results, write_document
 from simulations.outcome.rundata import load_run, run_plans
 from simulations.outcome.timings import FlowerClock, read_timings, timed
 from simulations.reporting.report import Example, choose_example, write_report
@@ -104,7 +104,7 @@ def finish(out: Path, progress: Progress, *, show_examples: bool = False) -> Res
 def _with_timings(results: Results, out: Path) -> Results:
     """The results with what has been timed by now, in the file too."""
     now = results.model_copy(update={"timings_s": read_timings(out, run_plans(out))})
-    write_results(now, out / RESULTS_FILE)
+    write_document(now, out / RESULTS_FILE)
     return now
 
 

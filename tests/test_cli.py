@@ -20,7 +20,7 @@ from proper_model.errors import InterruptedRunError
 from simulations import cli, pipeline
 from simulations.api import Run
 from simulations.cli import run_cli
-from simulations.outcome.results import Results, write_results
+from simulations.outcome.results import Results, write_document
 from simulations.synthetic.people import make_synthetic
 
 CANARY = "xylophone-canary-7731"
@@ -344,7 +344,7 @@ def test_score_of_an_unfinished_run_says_how_to_go_on(
 def test_table_in_both_forms(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for seed in (0, 1):
         path = tmp_path / f"r{seed}.json"
-        write_results(Results.model_validate({**example(), "seed": seed}), path)
+        write_document(Results.model_validate({**example(), "seed": seed}), path)
     sources = [str(tmp_path / "r0.json"), str(tmp_path / "r1.json")]
     assert run_cli(["table", *sources, "--markdown"]) == 0
     markdown = capsys.readouterr().out

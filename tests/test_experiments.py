@@ -19,14 +19,10 @@ from proper_model.tasks.records import Population, User
 from simulations.cli import run_cli
 from simulations.experiments import drift
 from simulations.experiments.common import Meter
-from simulations.experiments.schema import (
-    Costs,
-    Experiment,
-    read_experiment,
-    write_experiment,
-)
+from simulations.experiments.schema import Costs, Experiment, read_experiment
 from simulations.experiments.show import difference_table, loss_figure, result_table
 from simulations.outcome import environment
+from simulations.outcome.results import write_document
 from simulations.setup import options
 from tests.releases import small_base, small_population
 from tests.tiny import tiny_base
@@ -84,9 +80,9 @@ def hand_made() -> Experiment:
 
 def test_a_result_file_comes_back_as_it_was(tmp_path: Path) -> None:
     path = tmp_path / "drift.json"
-    write_experiment(hand_made(), path)
+    write_document(hand_made(), path)
     assert read_experiment(path) == hand_made()
-    write_experiment(read_experiment(path), again := tmp_path / "again.json")
+    write_document(read_experiment(path), again := tmp_path / "again.json")
     assert again.read_bytes() == path.read_bytes()
 
 
@@ -103,7 +99,7 @@ def test_a_wrong_file_is_refused_by_its_field(
     tmp_path: Path, change: dict[str, object], words: str
 ) -> None:
     path = tmp_path / "drift.json"
-    write_experiment(hand_made(), path)
+    write_document(hand_made(), path)
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     with pytest.raises(ReportError, match=words):
         read_experiment(path)

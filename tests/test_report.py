@@ -14,8 +14,7 @@ from test_results import example
 from client.terminal.tables import to_markdown
 from proper_model.errors import ReportError
 from simulations.outcome.details import ArmDetails, Details, MessageTotal, Routing, Significance
-from simulations.outcome.details import write_details as write
-from simulations.outcome.results import MetricSummary, Results, write_results
+from simulations.outcome.results import MetricSummary, Results, write_document
 from simulations.reporting.report import Example, Step, device_differences, write_report
 from simulations.reporting.tables import comparison_table, contrast_table, run_table
 
@@ -114,8 +113,8 @@ def details() -> Details:
 
 @pytest.fixture
 def run_folder(tmp_path: Path) -> Path:
-    write_results(Results.model_validate(example()), tmp_path / "results.json")
-    write(details(), tmp_path / "details.json")
+    write_document(Results.model_validate(example()), tmp_path / "results.json")
+    write_document(details(), tmp_path / "details.json")
     return tmp_path
 
 

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from proper_model.errors import ReportError
 from proper_model.storage.files import write_atomic
-from simulations.outcome.results import Hardware
+from simulations.outcome.results import Hardware, first_fault
 
 SCHEMA = 2  # of what is written; 1 is read
 # What version 1 held beside the rounds: summaries of them, and shares of a measured peak rate.
@@ -328,10 +328,8 @@ def read_report(path: Path) -> Report:
     try:
         return SCHEMAS[kind].model_validate_json(text)
     except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False)[0]
-        place = ".".join(str(part) for part in first["loc"]) or "file"
         raise ReportError(
-            f"{path}: not a benchmark of schema {SCHEMA}: {place}: {first['msg']}",
+            f"{path}: not a benchmark of schema {SCHEMA}: {first_fault(error)}",
             hint=f"run it again: python -m benchmarks.{kind}",
         ) from error
 

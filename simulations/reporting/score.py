@@ -32,7 +32,6 @@ from simulations.outcome.details import (
     ArmDetails,
     Details,
     Significance,
-    write_details,
 )
 from simulations.outcome.results import (
     RESULTS_FILE,
@@ -40,7 +39,7 @@ from simulations.outcome.results import (
     Contrast,
     MetricSummary,
     Results,
-    write_results,
+    write_document,
 )
 from simulations.outcome.rundata import RunData, load_run
 from simulations.outcome.timings import read_node_timings, read_timings
@@ -109,8 +108,8 @@ def score_run(
     rated = significance(scored, drawn)
     results = make_results(data, out, scored, rated, drawn)
     details = make_details(data, scored, rated, drawn)
-    write_results(results, out / RESULTS_FILE)
-    write_details(details, out / DETAILS_FILE)
+    write_document(results, out / RESULTS_FILE)
+    write_document(details, out / DETAILS_FILE)
     return results, details
 
 
