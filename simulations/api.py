@@ -21,16 +21,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from client.terminal.tables import to_markdown
-from proper_model.federation.step_clock import Progress
+from proper_model.progress import Progress, silent
 from simulations.outcome.results import Contrast, Results
 from simulations.pipeline import REPORT_FILE, execute
 from simulations.reporting.tables import contrast_table, run_table
 from simulations.setup.estimate import Estimate, as_table
 from simulations.setup.options import ARMS, RunOptions
-
-
-def silent(_phase: str, _done: int, _total: int) -> None:
-    """Progress that is not shown."""
 
 
 @dataclass(frozen=True)

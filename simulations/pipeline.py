@@ -11,7 +11,7 @@ from pathlib import Path
 
 from proper_model.errors import ConfigError
 from proper_model.federation.run_plan import PLAN_FILE, RunPlan
-from proper_model.federation.step_clock import Progress
+from proper_model.progress import Progress
 from proper_model.storage.files import storage_errors
 from simulations.flower.launch import finished
 from simulations.outcome.controls import controls_missing, run_controls

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,8 @@ from simulations import cli, pipeline
 from simulations.api import Run
 from simulations.cli import run_cli
 from simulations.outcome.results import Results, write_document
+from simulations.setup.cli_options import EXPERIMENT_OPTIONS, RUN_OPTIONS
+from simulations.setup.options import RunOptions
 from simulations.synthetic.people import make_synthetic
 
 CANARY = "xylophone-canary-7731"
@@ -222,6 +225,11 @@ def test_ctrl_c_is_answered_at_once(repository: Path, tmp_path: Path) -> None:
     lines = error.splitlines()
     assert lines[:3] == ["proper: stopping...", "cleaning up", "proper: interrupted"]
     assert "--resume" in lines[3]
+
+
+def test_every_option_of_a_run_can_be_typed() -> None:
+    names = {field.name for field in fields(RunOptions)}
+    assert set(RUN_OPTIONS) == names > set(EXPERIMENT_OPTIONS)
 
 
 def test_without_a_command_the_list_follows_a_message(capsys: pytest.CaptureFixture[str]) -> None:

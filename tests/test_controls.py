@@ -12,6 +12,7 @@ from run_folders import make_run, make_user
 from client.person import arms
 from proper_model.errors import DataError
 from proper_model.evaluation.metrics import Prediction
+from proper_model.progress import silent
 from proper_model.storage.files import make_private_folder, write_atomic
 from simulations.outcome import controls
 from simulations.outcome.controls import (
@@ -73,7 +74,7 @@ def test_control_predicts_every_query_with_another_users_state(
     monkeypatch.setattr(arms, "predict", predict)
     monkeypatch.setattr(controls, "_release", lambda _plan: object())
     assert controls_missing(plan)
-    run_controls(plan, lambda *_: None)
+    run_controls(plan, silent)
     assert set(used) == set(own)
     assert all(not torch.equal(used[name], own[name].embedding) for name in own)
     rows = read_predictions(control_file(plan, "stage3-shuffled"))

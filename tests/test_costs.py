@@ -8,15 +8,12 @@ from pathlib import Path
 import pytest
 
 from proper_model.errors import ConfigError
+from proper_model.progress import silent
 from simulations.setup.costs import plan_costs
 from simulations.setup.estimate import Speed
 from simulations.setup.options import RunOptions
 from simulations.setup.prepare import prepare
 from simulations.synthetic import tiny_base
-
-
-def quiet(_phase: str, _done: int, _total: int) -> None:
-    pass
 
 
 @pytest.fixture
@@ -30,7 +27,7 @@ def test_a_plan_of_the_demo_trains_and_leaves_nothing(
     demo: RunOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tiny_base, "_pretrain", lambda *_: pytest.fail("pretrains"))
-    found = plan_costs(demo, quiet)
+    found = plan_costs(demo, silent)
     assert found.total_seconds.high > 0
     assert list(tmp_path.iterdir()) == []
 
@@ -39,16 +36,16 @@ def test_a_plan_looks_at_out_as_the_run_does(
     demo: RunOptions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tiny_base, "_pretrain", lambda *_: None)
-    plan = prepare(*demo.runs(), quiet)
+    plan = prepare(*demo.runs(), silent)
     before = sorted(path for path in plan.out.rglob("*"))
     with pytest.raises(ConfigError, match="is not empty"):
-        plan_costs(demo, quiet)
+        plan_costs(demo, silent)
     with pytest.raises(ConfigError, match="is not empty"):
-        plan_costs(replace(demo, folds=3), quiet)
+        plan_costs(replace(demo, folds=3), silent)
     with pytest.raises(ConfigError, match="differs in: --seed"):
-        plan_costs(replace(demo, seed=1, resume=True), quiet)
+        plan_costs(replace(demo, seed=1, resume=True), silent)
     same = replace(demo, resume=True)
-    assert plan_costs(same, quiet).total_seconds.high > 0
+    assert plan_costs(same, silent).total_seconds.high > 0
     assert sorted(path for path in plan.out.rglob("*")) == before
 
 

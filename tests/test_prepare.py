@@ -19,6 +19,7 @@ from proper_model.checks import base as base_check
 from proper_model.data.users import write_oppu
 from proper_model.errors import BaseModelError, ConfigError, DataError, StorageError, TaskError
 from proper_model.federation.run_plan import RunPlan, file_sha256
+from proper_model.progress import silent
 from proper_model.tasks.records import Population
 from proper_model.tasks.task import load_task
 from simulations.setup import costs
@@ -35,13 +36,9 @@ from simulations.synthetic.tiny_base import Pretraining, TinyShape, make_tiny_ba
 SHAPE = TinyShape(width=16, ffn=24, layers=1, heads=2)
 
 
-def quiet(_phase: str, _done: int, _total: int) -> None:
-    pass
-
-
 def prepare(options: RunOptions) -> RunPlan:
     (run,) = options.runs()
-    return prepare_module.prepare(run, quiet)
+    return prepare_module.prepare(run, silent)
 
 
 @pytest.fixture(scope="module")
@@ -188,7 +185,7 @@ def test_folds_rotate_so_that_everyone_is_a_test_user_once(
     seen: list[str] = []
     whole = replace(options, folds=3)
     for fold, run in enumerate(whole.runs()):
-        plan = prepare_module.prepare(run, quiet)
+        plan = prepare_module.prepare(run, silent)
         assert plan.out.name == f"fold-{fold}"
         seen += [
             json.loads((entry.folder / "user.json").read_text())[0]["user_id"]
@@ -422,6 +419,6 @@ def test_the_base_is_read_once(
     if what == "prepare":
         prepare(options)
     else:
-        costs.plan_costs(options, quiet)
+        costs.plan_costs(options, silent)
     # transformers reads the configuration once more, for the tokenizer.
     assert read == {"config": 2, "tokenizer": 1, "modules": 1, "headers": 1}

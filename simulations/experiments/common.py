@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 
 from proper_model.evaluation import CORPUS_METRICS, Level, Scored
-from proper_model.federation.step_clock import Progress
+from proper_model.progress import Progress
 from proper_model.release.contents import Release
 from proper_model.tasks import Task, User
 from simulations.experiments.schema import Condition, Costs, Experiment, SetContrast

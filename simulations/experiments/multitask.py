@@ -28,7 +28,7 @@ from proper_model.data import read_population
 from proper_model.engine import Samples
 from proper_model.errors import ConfigError, DataError
 from proper_model.evaluation import Scored
-from proper_model.federation.step_clock import Progress
+from proper_model.progress import Progress
 from proper_model.release.contents import Release
 from proper_model.stages import EmbeddingFit
 from proper_model.tasks import Task, User

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from coordinator.publish import latest
 from proper_model.errors import DataError
 from proper_model.federation.run_plan import RunPlan, file_sha256
-from proper_model.federation.step_clock import Progress
+from proper_model.progress import Progress
 from proper_model.storage.files import make_private_folder, read_regular, write_atomic
 from proper_model.tasks import User
 from simulations.outcome.devices import read_device_user, read_state

@@ -17,11 +17,11 @@ from proper_model.federation.protocol import Kind
 from proper_model.federation.run_plan import RunPlan
 from proper_model.federation.step_clock import (
     TIMINGS_FILE,
-    Progress,
     add_seconds,
     read_seconds,
     write_seconds,
 )
+from proper_model.progress import Progress
 
 # Names of phases for people. Messages, journals and timings keep the short ones.
 NAMES = {

@@ -18,7 +18,7 @@ from typing import Any
 
 from client.releases.download import Patience, download
 from proper_model.errors import DataError, FetchError
-from proper_model.federation.step_clock import Progress
+from proper_model.progress import Progress, silent
 from proper_model.storage.files import storage_errors, write_atomic
 from proper_model.storage.json_stream import iter_array, read_object
 
@@ -82,7 +82,7 @@ def fetch(
     *,
     base_url: str = BASE_URL,
     parts: Sequence[str] = PARTS,
-    progress: Progress | None = None,
+    progress: Progress = silent,
     min_bytes: int = MIN_BYTES,
     patience: Patience = PATIENCE,
 ) -> tuple[Fetched, ...]:
@@ -114,7 +114,7 @@ def fetch(
                 target,
                 max_bytes=MAX_BYTES,
                 what="data",
-                progress=progress or (lambda *_: None),
+                progress=progress,
                 patience=patience,
             )
             records = _check(part, name, min_bytes)
