@@ -74,13 +74,7 @@ def build(settings: SyntheticSettings, rng: np.random.Generator) -> Draft:
         quirks={m.user_id: style.quirks() for m, style in zip(members, styles, strict=True)},
         level=world.level,
         detail=world.detail,
-        oracle=categorical_oracle(
-            np.stack(world.counts),
-            [not m.test for m in members],
-            [m.group for m in members],
-            world.questions,
-            rng,
-        ),
+        oracle=categorical_oracle(np.stack(world.counts), members, world.questions, rng),
         pretrain=_pretrain(settings, rng),
         vocabulary=words_of(
             *(word for own in SYNONYMS.values() for word in own),
