@@ -13,7 +13,7 @@ from proper_model.errors import ConfigError
 from proper_model.federation.run_plan import PLAN_FILE, RunPlan
 from proper_model.progress import Progress
 from proper_model.storage.files import storage_errors
-from simulations.flower.launch import finished
+from simulations.flower.launch import finished, launch
 from simulations.outcome.controls import controls_missing, run_controls
 from simulations.outcome.devices import incomplete
 from simulations.outcome.results import RESULTS_FILE, Results, write_document
@@ -72,8 +72,6 @@ def run_prepared(out: Path, progress: Progress) -> None:
 
 def run_federation(plan: RunPlan, progress: Progress) -> None:
     """The part that goes through Flower; Flower's own share of the time is noted."""
-    from simulations.flower.launch import launch
-
     progress("starting Flower", 0, 0)
     clock = FlowerClock(plan.out, progress)
     launch(plan.out / PLAN_FILE, clock)

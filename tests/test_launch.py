@@ -56,7 +56,6 @@ def plan(tmp_path):
 def test_actors_fit_cores_memory_and_nodes(plan, cpus, gpus, free, expected):
     chosen = choose_resources(plan, Machine(cpus, free, (64 * GIB,) * gpus))
     assert chosen.actors == expected <= cpus
-    assert chosen.nodes == 8
     assert chosen.actors * chosen.threads <= cpus
     settings = actor_settings(chosen.actors, chosen.threads, gpus, None)
     assert [one["OMP_NUM_THREADS"] for one in settings] == [str(chosen.threads)] * expected

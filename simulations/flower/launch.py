@@ -56,10 +56,11 @@ def launch(plan_path: Path, progress: Progress = silent) -> None:
     log = folder / "flower.log"
     if finished(plan):
         return
-    resources = choose_resources(plan, this_machine())
+    machine = this_machine()
+    chosen = choose_resources(plan, machine)
     command = [
         *(sys.executable, "-m", "simulations.flower.flower_engine", str(plan_path.resolve())),
-        *(str(n) for n in (resources.actors, resources.threads, resources.gpus)),
+        *(str(n) for n in (chosen.actors, chosen.threads, len(machine.gpu_memory_bytes))),
     ]
     try:
         # With the lock: another launcher's progress and files are not ours to read or delete.

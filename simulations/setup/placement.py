@@ -207,17 +207,7 @@ def base_bytes(base: FoundBase, settings: StageSettings) -> BaseBytes:
 # -- the machine of a later command ----------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Resources:
-    """How many processes play the nodes of a plan, one node after the other, and on what."""
-
-    nodes: int
-    actors: int
-    threads: int
-    gpus: int
-
-
-def choose_resources(plan: RunPlan, machine: Machine) -> Resources:
+def choose_resources(plan: RunPlan, machine: Machine) -> Placement:
     """Actors for the nodes of a plan on the machine as it is now.
 
     Nodes and threads stay what the plan says, since results are about them; a plan from a larger
@@ -227,7 +217,7 @@ def choose_resources(plan: RunPlan, machine: Machine) -> Resources:
     with suppress(BaseModelError):
         base = base_bytes(find_base(plan.base), plan.stage_settings)
     threads = min(plan.node_threads, machine.cores)
-    placement = choose_placement(
+    return choose_placement(
         users=len(plan.devices),
         cores=machine.cores,
         memory_bytes=machine.memory_bytes,
@@ -238,5 +228,3 @@ def choose_resources(plan: RunPlan, machine: Machine) -> Resources:
         threads=threads,
         users_per_node=plan.users_per_node,
     )
-    gpus = len(machine.gpu_memory_bytes)
-    return Resources(plan.node_count, placement.actors, placement.threads, gpus)

@@ -7,6 +7,8 @@ neither case nor punctuation. Source: docs/method.md 5.4.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -124,14 +126,15 @@ class _World:
         return tuple(queries)
 
 
+@dataclass(frozen=True)
 class _Style:
     """How one user writes. Numbers index the lists in `sentences`."""
 
-    def __init__(
-        self, *, things: list[int], opener: int, sign_off: int, nicknamed: int, nickname: int
-    ) -> None:
-        self.things, self.opener, self.sign_off = things, opener, sign_off
-        self.nicknamed, self.nickname = nicknamed, nickname
+    things: list[int]
+    opener: int
+    sign_off: int
+    nicknamed: int
+    nickname: int
 
     def answer(self, situation: int) -> int:
         """The oracle's number of what this user writes; nicknames follow the synonyms."""
