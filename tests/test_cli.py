@@ -79,6 +79,8 @@ REAL = ["--task", "synth_tag", "--base", "org/base"]
         (["run", "missing", *REAL], 13, "missing: no such file or folder"),
         (["run", "{data}", "--task", "synth_tag", "--base", "./none"], 15, "./none"),
         (["prepare", "{data}", *REAL, "--folds", "3"], 11, "needs --fold"),
+        (["run", "{data}", *REAL, "--profile", "none.toml"], 11, "none.toml"),
+        (["fetch", "LaMP_6"], 14, "licensed mail"),
     ],
 )
 def test_bad_input_is_told_with_a_hint_and_its_own_code(
@@ -100,14 +102,6 @@ def test_bad_input_is_told_with_a_hint_and_its_own_code(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_profile_file_that_is_not_there(
-    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    line = ["run", str(data), *REAL, "--profile", "none.toml", "--out", str(tmp_path / "out")]
-    assert run_cli(line) == 11
-    assert "none.toml" in capsys.readouterr().err
-
-
 def test_wrong_usage_is_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_cli(["runn"]) == 2
     assert run_cli(["run"]) == 2
@@ -115,20 +109,6 @@ def test_wrong_usage_is_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:
     error = capsys.readouterr().err
     assert error.count("proper: error: ") == 3
     assert error.count("proper: hint: ") == 3
-
-
-def test_a_used_folder_is_refused_by_run_and_prepare(
-    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    out = tmp_path / "out"
-    out.mkdir()
-    (out / "notes.txt").write_text("mine")
-    for command in ("run", "prepare"):
-        assert run_cli([command, str(data), *REAL, "--out", str(out)]) == 11
-        error = capsys.readouterr().err
-        assert "is not empty" in error
-        assert "--resume" in error
-    assert run_cli(["run", str(data), *REAL, "--out", str(out), "--folds", "3"]) == 11
 
 
 def test_places_that_cannot_be_written_are_named_with_the_reason(
@@ -245,48 +225,37 @@ def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out.startswith("proper-sim ")
 
 
-def test_help_describes_positional_arguments(capsys: pytest.CaptureFixture[str]) -> None:
-    """Some pairs of typer and click drop it without a word."""
-    assert run_cli(["run", "--help"]) == 0
-    assert "Folder with OPPU's or LaMP's files" in capsys.readouterr().out
-
-
-def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run_cli(["--help"]) == 0
-    shown = capsys.readouterr().out
-    for name in ("validate", "fetch", "prepare", "run", "score", "report", "table"):
-        assert name in shown
-
-
-def test_validate_counts_on_stdout(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_validate_counts_on_stdout_and_says_which_file_it_reads(
+    data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert run_cli(["validate", str(data), "--task", "synth_tag"]) == 0
-    shown = capsys.readouterr().out
-    assert "0 errors" in shown
-    assert "history items" in shown
+    shown = capsys.readouterr()
+    assert "0 errors" in shown.out
+    assert "history items" in shown.out
+    assert "proper: reading user_others.json (MiB)" in shown.err
 
 
-def test_help_says_what_an_option_means_for_this_command(
+def test_help_names_commands_and_what_an_option_means_for_each(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    def words(command: str) -> str:
-        assert run_cli([command, "--help"]) == 0
+    def words(*command: str) -> str:
+        assert run_cli([*command, "--help"]) == 0
         return " ".join(capsys.readouterr().out.replace("│", " ").split())
 
+    for name in ("validate", "fetch", "prepare", "run", "score", "report", "table"):
+        assert name in words()
     assert "(default: the task's)" in words("validate")
     assert "(default: the profile's)" in words("run")
     assert "Folder for everything the run leaves" not in words("fetch")
     for part in ("random:N (N of all users)", "the N pooled users", "inactive:N:in-population"):
         assert part in words("run")
+    # Some pairs of typer and click drop the help of positional arguments without a word.
+    assert "Folder with OPPU's or LaMP's files" in words("run")
 
 
 def test_the_demo_needs_no_validation(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_cli(["validate", "demo:rate"]) == 0
     assert "need no validation" in capsys.readouterr().err
-
-
-def test_validate_says_which_file_it_reads(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run_cli(["validate", str(data), "--task", "synth_tag"]) == 0
-    assert "proper: reading user_others.json (MiB)" in capsys.readouterr().err
 
 
 def test_validate_names_what_is_wrong_and_fails(
@@ -373,11 +342,6 @@ def test_a_file_that_is_no_result_is_refused(
     bad.write_text('{"schema": 99}')
     assert run_cli([command, str(bad)]) == 19
     assert "bad.json" in capsys.readouterr().err
-
-
-def test_fetch_of_an_unknown_task(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run_cli(["fetch", "LaMP_6", "--out", str(tmp_path)]) == 14
-    assert "licensed mail" in capsys.readouterr().err
 
 
 def test_main_switches_telemetry_off_and_exits_with_the_code(

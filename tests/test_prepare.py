@@ -17,7 +17,7 @@ from coordinator.keys import load_key
 from proper_model.bundle.trusted_root import Role, TrustedRoot, key_id
 from proper_model.checks import base as base_check
 from proper_model.data.users import write_oppu
-from proper_model.errors import BaseModelError, ConfigError, DataError, StorageError, TaskError
+from proper_model.errors import BaseModelError, ConfigError, DataError, StorageError
 from proper_model.federation.run_plan import RunPlan, file_sha256
 from proper_model.progress import silent
 from proper_model.tasks.records import Population
@@ -133,11 +133,18 @@ def test_the_plan_names_as_many_inactive_users_as_there_are(
     assert prepare(again) == plan
 
 
-def test_a_pool_too_small_to_train_on_is_refused_before_anything_is_written(
-    options: RunOptions,
+@pytest.mark.parametrize(
+    ("change", "error", "words"),
+    [
+        ({"pooled_users": 2}, DataError, "2 pooled users"),
+        ({"split": "random:5000"}, ConfigError, "random:5000"),
+    ],
+)
+def test_people_who_are_not_there_are_told_before_anything_is_written(
+    options: RunOptions, change: dict[str, object], error: type[Exception], words: str
 ) -> None:
-    with pytest.raises(DataError, match="2 pooled users"):
-        prepare(replace(options, pooled_users=2))
+    with pytest.raises(error, match=words):
+        prepare(replace(options, **change))  # type: ignore[arg-type]
     assert not options.out.exists()
 
 
@@ -330,24 +337,6 @@ def test_a_preparation_killed_before_the_plan_is_done_again(options: RunOptions)
     (plan.out / "plan.json").unlink()
     again = prepare(replace(options, resume=True))
     assert again == plan, "the key of the first attempt is kept"
-
-
-@pytest.mark.parametrize(
-    ("change", "error", "words"),
-    [
-        ({"data": "no/such/folder"}, DataError, "no such file or folder"),
-        ({"task": "LaMP_99"}, TaskError, "unknown task"),
-        ({"template": "rhymes"}, TaskError, "no template set"),
-        ({"base": "./no-such-base"}, BaseModelError, "no-such-base"),
-        ({"split": "random:5000"}, ConfigError, "random:5000"),
-    ],
-)
-def test_bad_input_is_named_before_anything_is_written(
-    options: RunOptions, change: dict[str, object], error: type[Exception], words: str
-) -> None:
-    with pytest.raises(error, match=words):
-        prepare(replace(options, **change))  # type: ignore[arg-type]
-    assert not options.out.exists()
 
 
 @pytest.mark.parametrize("there", [False, True])
