@@ -20,7 +20,6 @@ from simulations.outcome.controls import (
     controls_missing,
     derangement,
     run_controls,
-    shuffled_states,
 )
 from simulations.outcome.devices import read_predictions, read_state
 
@@ -93,18 +92,6 @@ def test_control_predicts_every_query_with_another_users_state(
         b'{"bundle_id":"' + b"cd" * 32 + b'","version":2}',
     )
     assert controls_missing(plan), "it was about another release"
-
-
-def test_shuffled_states_leave_the_devices_own_states_alone(tmp_path: Path) -> None:
-    fits = {user.user_id: {"e_distance": 1.0} for user in USERS}
-    plan = make_run(tmp_path, USERS, OUTPUTS, fits=fits)
-    before = {p: p.read_bytes() for e in plan.devices for p in (e.folder / "state").iterdir()}
-    own = {
-        u.user_id: read_state(e, "stage3", u.user_id)
-        for e, u in zip(plan.devices, USERS, strict=True)
-    }
-    shuffled_states(USERS, own, seed=0)
-    assert {p: p.read_bytes() for p in before} == before
 
 
 def test_no_control_without_its_arm(tmp_path: Path) -> None:

@@ -10,8 +10,7 @@ from run_folders import make_user
 from transformers import LlamaConfig
 
 from proper_model.base.sizes import BaseShape
-from proper_model.checks import FoundBase, find_base
-from proper_model.errors import BaseModelError
+from proper_model.checks import FoundBase
 from proper_model.settings.presets import preset
 from proper_model.settings.profile import BaseWeights
 from proper_model.settings.shipped_profiles import load_profile
@@ -185,8 +184,3 @@ def test_measuring_gives_positive_speeds_and_keeps_the_threads() -> None:
     speed = measure(small_config(), tokens=8, batch=2, dtype=torch.float32, threads=1)
     assert speed.forward > speed.training > 0
     assert torch.get_num_threads() == before
-
-
-def test_a_base_that_is_not_there_is_named() -> None:
-    with pytest.raises(BaseModelError, match="no-such-base"):
-        find_base("./no-such-base")
