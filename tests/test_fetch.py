@@ -47,8 +47,6 @@ def test_addresses(task, split, path):
         (("LaMP_6", "user", "dev", "questions"), "LaMP_6"),
         (("LaMP_2", "user", "dev", "questions"), "'LaMP_2' cannot be fetched"),
         (("LaMP_3", "days", "dev", "questions"), "unknown split"),
-        (("LaMP_3", "user", "dev", "answers"), "no file 'dev_answers'"),
-        (("LaMP_3", "user", "test", "outputs"), "withholds"),
     ],
 )
 def test_what_lamp_does_not_have(arguments, message):
@@ -78,12 +76,6 @@ def test_a_whole_task_with_manifest_and_progress(server, tmp_path):
     size = manifest["files"]["dev_outputs.json"]["bytes"]
     assert steps[-1] == ("dev_outputs.json", size, size)
     assert {p.name for p in (tmp_path / "d").iterdir()} == {*manifest["files"], "manifest.json"}
-
-
-def test_test_questions_come_without_answers(server, tmp_path):
-    server.files["/LaMP/LaMP_3/test/test_questions.json"] = questions(30)
-    fetched = fetch("LaMP_3", "user", tmp_path, base_url=server.url, parts=("test",))
-    assert [f.name for f in fetched] == ["test_questions.json"]
 
 
 def test_complete_files_are_not_fetched_again_but_changed_ones_are(server, tmp_path):

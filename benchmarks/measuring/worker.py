@@ -95,7 +95,7 @@ class Worker(Child):
 
 
 def _serve(there: Connection, job: Job) -> None:
-    """The child's life: build, then a round for every word but `stop`."""
+    """In the child: build, then a round for every word but `stop`."""
     try:
         torch.set_num_threads(job.spec.threads)
         torch.manual_seed(job.work.seed)
