@@ -19,7 +19,7 @@ import typer
 from bench_files import contender, engine_file, memory_peak, setting
 
 from benchmarks import engine, figures, memory, report
-from benchmarks.command import ready_device, ready_file, run_command
+from benchmarks.command import ready_file, run_command
 from benchmarks.contenders import Spec, Workload
 from benchmarks.measuring.processes import LONGEST, cause_of, in_own_process, without_ctrl_c
 from benchmarks.measuring.rounds import Plan, measure_setting
@@ -55,14 +55,6 @@ def test_a_full_disk_is_found_by_writing(tmp_path: Path, monkeypatch) -> None:
     with pytest.raises(StorageError, match="No space left") as caught:
         ready_file(tmp_path / "out.json")
     assert "xyz" not in caught.value.message
-
-
-def test_devices_are_looked_at(monkeypatch) -> None:
-    ready_device("cpu")
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    for name in ("tpu", "cuda", "mps"):
-        with pytest.raises(ConfigError, match=name):
-            ready_device(name)
 
 
 @pytest.mark.parametrize("module", [engine, memory])

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from run_folders import make_run
 from test_results import example
-from test_score import ANNA, OUTPUTS, USERS
+from test_score import OUTPUTS, USERS
 
 from client.terminal.console import QUIET
 from proper_model.data.users import write_oppu
@@ -306,16 +306,6 @@ def test_synthetic_people_are_shown_always(tmp_path: Path) -> None:
     (tmp_path / "truth.json").write_text('{"level": {}}')
     assert run_cli(["score", str(tmp_path)]) == 0
     assert "This person is synthetic" in (tmp_path / "report.html").read_text()
-
-
-def test_score_of_an_unfinished_run_says_how_to_go_on(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    only = {arm: {"anna": rows["anna"]} for arm, rows in OUTPUTS.items()}
-    plan = make_run(tmp_path, (ANNA,), only)
-    (plan.devices[0].folder / "predictions" / "stage3.jsonl").unlink()
-    assert run_cli(["score", str(tmp_path)]) == 19
-    assert "--resume" in capsys.readouterr().err
 
 
 def test_table_in_both_forms(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

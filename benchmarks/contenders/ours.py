@@ -58,10 +58,6 @@ class Ours:
                 u: [(a[u], b[u]) for a, b in factors] for u in range(len(self.world.users))
             }
 
-    def train_once(self) -> None:
-        """One round without a clock."""
-        self.round(Stopwatch(self.world.device))
-
     def _fresh_lora(self) -> list[Tensor]:
         seeds = [user.seed for user in self.world.users]
         self.model.lora = self.model.new_user_lora(seeds).to(self.world.adapter_dtype)

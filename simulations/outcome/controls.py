@@ -1,8 +1,7 @@
 """The control every gain needs: the same queries answered with somebody else's adapter.
 
-A gain that survives `stage3-shuffled` is not personalization (docs/method.md 1.9). It takes reading other
-devices' private state, which only a simulation can do and no node ever does: here, and nowhere
-else, states cross between users, after the run, on the machine that simulates them all.
+A gain that survives `stage3-shuffled` is not personalization (docs/method.md 1.9). Here, and nowhere
+else, private states cross between users: after the run, on the machine that simulates them all.
 """
 
 from __future__ import annotations
@@ -95,9 +94,9 @@ def controls_missing(plan: RunPlan) -> bool:
 
 def run_controls(plan: RunPlan, progress: Progress) -> None:
     """Predict the shuffled control for every query of every device."""
-    target = control_file(plan, SHUFFLED)
     from client.person.arms import predict
 
+    target = control_file(plan, SHUFFLED)
     users = [read_device_user(entry, plan) for entry in plan.devices]
     states = {
         user.user_id: read_state(entry, "stage3", user.user_id)

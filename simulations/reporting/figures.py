@@ -118,11 +118,15 @@ def device_deltas(
         return inline(canvas, key, title, alt)
 
 
+def _finite(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    return [point for point in points if all(map(math.isfinite, point))]
+
+
 def distance_and_gain(
     points: Sequence[tuple[float, float]], gain: str, *, key: str
 ) -> Figure | None:
     """How far each fitted embedding moved from the mean one, and what that brought."""
-    points = [p for p in points if math.isfinite(p[0]) and math.isfinite(p[1])]
+    points = _finite(points)
     if not points:
         return None
     with drawing(5.4, 3.2) as (canvas, axes):
@@ -142,7 +146,7 @@ def distance_and_gain(
 
 def held_back(pairs: Sequence[tuple[float, float]], *, key: str) -> Figure | None:
     """Loss on each device's own held-back items before and after fitting."""
-    pairs = [p for p in pairs if math.isfinite(p[0]) and math.isfinite(p[1])]
+    pairs = _finite(pairs)
     if not pairs:
         return None
     ends = [v for pair in pairs for v in pair]

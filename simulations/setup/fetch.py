@@ -1,10 +1,8 @@
 """Download LaMP from its own server, and know when what came is not LaMP (docs/method.md 4.1).
 
-A wrong path answers 200 with a small HTML page; the movie tagging task lies under `LaMP_2/new/`,
-plain `LaMP_2` is news categorization; test answers are withheld. A broken download
-leaves a `.part` file and goes on from there. Everything is checked before a file gets its name,
-and `manifest.json` records sizes, counts and SHA-256. LaMP is CC BY-NC-SA 4.0; fetching is not
-redistributing.
+A broken download leaves a `.part` file and goes on from there. Everything is checked before a file
+gets its name, and `manifest.json` records sizes, counts and SHA-256. LaMP is CC BY-NC-SA 4.0;
+fetching is not redistributing.
 """
 
 from __future__ import annotations
@@ -23,7 +21,7 @@ from proper_model.storage.json_stream import iter_array, read_object
 
 BASE_URL = "https://ciir.cs.umass.edu/downloads/LaMP"
 MANIFEST = "manifest.json"
-# LaMP_6 ships ids of licensed mail only.
+# LaMP_2M is movie tagging, LaMP_2N news categorization. LaMP_6 ships ids of licensed mail only.
 TASK_FOLDERS = {
     "LaMP_1": "LaMP_1",
     "LaMP_2M": "LaMP_2/new",

@@ -1,11 +1,8 @@
-"""How a simulation's users are laid over processes: actors, threads of an actor, users of a node.
+"""How a simulation's users are divided over processes: actors, threads of an actor, users of a node.
 
-An actor is a process that plays one node after the other. It keeps one loaded base for all of them
-(`client.node.host_work`), so every actor costs a base's memory and seconds of imports and loading.
-A node trains its users as one cohort, in shared passes over that base: a cohort cut over more nodes
-is smaller and fills its passes worse, so an actor plays few large nodes and not many small ones. It
-plays at least one, because an actor without a node would load nothing and only hold memory.
-Source: docs/federation.md 6 and 7, docs/performance.md 3.
+An actor is a process that plays one node after the other, at least one, over one loaded base. A node
+trains its users as one cohort, in shared passes; larger cohorts fill them better, so an actor plays
+few large nodes and not many small ones. Source: docs/federation.md 6 and 7, docs/performance.md 3.
 """
 
 from __future__ import annotations
