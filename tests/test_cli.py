@@ -30,7 +30,7 @@ CANARY = "xylophone-canary-7731"
 
 
 @pytest.fixture(autouse=True)
-def plain_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+def plain_terminal(monkeypatch) -> None:
     monkeypatch.setenv("NO_COLOR", "1")
     monkeypatch.setenv("COLUMNS", "200")
 
@@ -89,7 +89,7 @@ def test_bad_input_is_told_with_a_hint_and_its_own_code(
     words: str,
     data: Path,
     tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    capsys,
 ) -> None:
     line = [a.format(data=data) for a in arguments] + ["--out", str(tmp_path / "out")]
     assert run_cli(line) == code
@@ -102,7 +102,7 @@ def test_bad_input_is_told_with_a_hint_and_its_own_code(
     assert not (tmp_path / "out").exists()
 
 
-def test_wrong_usage_is_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_usage_is_exit_code_2(capsys) -> None:
     assert run_cli(["runn"]) == 2
     assert run_cli(["run"]) == 2
     assert run_cli(["run", "demo", "--out", "o", "--no-such-option"]) == 2
@@ -112,7 +112,7 @@ def test_wrong_usage_is_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_places_that_cannot_be_written_are_named_with_the_reason(
-    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    data: Path, tmp_path: Path, capsys
 ) -> None:
     make_run(tmp_path / "run", USERS, OUTPUTS)
     assert run_cli(["score", str(tmp_path / "run")]) == 0
@@ -138,14 +138,12 @@ def test_places_that_cannot_be_written_are_named_with_the_reason(
     assert file.read_text() == "mine"
 
 
-def test_debug_shows_where_it_happened(capsys: pytest.CaptureFixture[str]) -> None:
+def test_debug_shows_where_it_happened(capsys) -> None:
     assert run_cli(["--debug", "run", "demo:opera", "--out", "o"]) == 11
     assert "Traceback" in capsys.readouterr().err
 
 
-def test_a_bug_is_exit_code_1_and_quotes_nothing(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
+def test_a_bug_is_exit_code_1_and_quotes_nothing(monkeypatch, capsys, tmp_path: Path) -> None:
     def broken(*_args: object, **_kwargs: object) -> None:
         raise KeyError(CANARY)
 
@@ -156,9 +154,7 @@ def test_a_bug_is_exit_code_1_and_quotes_nothing(
     assert CANARY not in error
 
 
-def test_ctrl_c_says_how_to_resume(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
+def test_ctrl_c_says_how_to_resume(monkeypatch, capsys, tmp_path: Path) -> None:
     def interrupted(*_args: object, **_kwargs: object) -> None:
         raise KeyboardInterrupt
 
@@ -212,7 +208,7 @@ def test_every_option_of_a_run_can_be_typed() -> None:
     assert set(RUN_OPTIONS) == names > set(EXPERIMENT_OPTIONS)
 
 
-def test_without_a_command_the_list_follows_a_message(capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_a_command_the_list_follows_a_message(capsys) -> None:
     assert run_cli([]) == 2
     shown = capsys.readouterr()
     assert shown.out == ""
@@ -220,14 +216,12 @@ def test_without_a_command_the_list_follows_a_message(capsys: pytest.CaptureFixt
     assert "prepare" in shown.err
 
 
-def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_version_is_told(capsys) -> None:
     assert run_cli(["--version"]) == 0
     assert capsys.readouterr().out.startswith("proper-sim ")
 
 
-def test_validate_counts_on_stdout_and_says_which_file_it_reads(
-    data: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_validate_counts_on_stdout_and_says_which_file_it_reads(data: Path, capsys) -> None:
     assert run_cli(["validate", str(data), "--task", "synth_tag"]) == 0
     shown = capsys.readouterr()
     assert "0 errors" in shown.out
@@ -236,7 +230,7 @@ def test_validate_counts_on_stdout_and_says_which_file_it_reads(
 
 
 def test_help_names_commands_and_what_an_option_means_for_each(
-    capsys: pytest.CaptureFixture[str],
+    capsys,
 ) -> None:
     def words(*command: str) -> str:
         assert run_cli([*command, "--help"]) == 0
@@ -253,14 +247,12 @@ def test_help_names_commands_and_what_an_option_means_for_each(
     assert "Folder with OPPU's or LaMP's files" in words("run")
 
 
-def test_the_demo_needs_no_validation(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_demo_needs_no_validation(capsys) -> None:
     assert run_cli(["validate", "demo:rate"]) == 0
     assert "need no validation" in capsys.readouterr().err
 
 
-def test_validate_names_what_is_wrong_and_fails(
-    data: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_validate_names_what_is_wrong_and_fails(data: Path, capsys) -> None:
     path = data / "user_others.json"
     users = json.loads(path.read_text())
     users[2]["query"][0]["gold"] = CANARY
@@ -273,9 +265,7 @@ def test_validate_names_what_is_wrong_and_fails(
     assert CANARY not in shown.out + shown.err
 
 
-def test_score_writes_results_and_report_and_prints_tables(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_score_writes_results_and_report_and_prints_tables(tmp_path: Path, capsys) -> None:
     make_run(tmp_path, USERS, OUTPUTS)
     assert run_cli(["score", str(tmp_path)]) == 0
     shown = capsys.readouterr()
@@ -288,9 +278,7 @@ def test_score_writes_results_and_report_and_prints_tables(
         assert secret not in shown.out
 
 
-def test_examples_of_real_people_need_a_word(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_examples_of_real_people_need_a_word(tmp_path: Path, capsys) -> None:
     make_run(tmp_path, USERS, OUTPUTS)
     assert run_cli(["score", str(tmp_path), "--show-examples"]) == 0
     page = (tmp_path / "report.html").read_text()
@@ -308,7 +296,7 @@ def test_synthetic_people_are_shown_always(tmp_path: Path) -> None:
     assert "This person is synthetic" in (tmp_path / "report.html").read_text()
 
 
-def test_table_in_both_forms(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_table_in_both_forms(tmp_path: Path, capsys) -> None:
     for seed in (0, 1):
         path = tmp_path / f"r{seed}.json"
         write_document(Results.model_validate({**example(), "seed": seed}), path)
@@ -325,9 +313,7 @@ def test_table_in_both_forms(tmp_path: Path, capsys: pytest.CaptureFixture[str])
 
 
 @pytest.mark.parametrize("command", ["table", "report"])
-def test_a_file_that_is_no_result_is_refused(
-    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_file_that_is_no_result_is_refused(command: str, tmp_path: Path, capsys) -> None:
     bad = tmp_path / "bad.json"
     bad.write_text('{"schema": 99}')
     assert run_cli([command, str(bad)]) == 19
@@ -335,7 +321,7 @@ def test_a_file_that_is_no_result_is_refused(
 
 
 def test_main_switches_telemetry_off_and_exits_with_the_code(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch,
 ) -> None:
     for name in QUIET:
         monkeypatch.delenv(name, raising=False)
@@ -353,7 +339,7 @@ def test_notebook_interface_refuses_contradictions_at_once() -> None:
         Run(data="somewhere", out="o")
 
 
-def test_notebook_results_answer_questions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_notebook_results_answer_questions(tmp_path: Path, monkeypatch) -> None:
     make_run(tmp_path / "out", USERS, OUTPUTS)
     monkeypatch.setattr(pipeline, "run_one", lambda *_: None)
     results = Run(data="demo", out=tmp_path / "out").execute(resume=True)

@@ -54,9 +54,7 @@ def test_one_user_cannot_be_shuffled() -> None:
         derangement(1, seed=0)
 
 
-def test_control_predicts_every_query_with_another_users_state(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_control_predicts_every_query_with_another_users_state(tmp_path: Path, monkeypatch) -> None:
     fits = {user.user_id: {"e_distance": 1.0} for user in USERS}
     plan = make_run(tmp_path, USERS, OUTPUTS, fits=fits)
     own = {

@@ -29,7 +29,7 @@ from tests.tiny import tiny_base
 
 
 @pytest.fixture(autouse=True)
-def plain_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+def plain_terminal(monkeypatch) -> None:
     monkeypatch.setenv("NO_COLOR", "1")
     monkeypatch.setenv("COLUMNS", "240")
 
@@ -148,8 +148,8 @@ def test_drift_as_a_command(
     data: Path,
     base: Path,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    monkeypatch,
+    capsys,
 ) -> None:
     monkeypatch.setattr(options, "load_profile", lambda _: quick_settings())
     out = tmp_path / "out"
@@ -174,7 +174,7 @@ def test_multitask_as_a_command(
     data: Path,
     base: Path,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch,
     repository: Path,
 ) -> None:
     monkeypatch.setattr(options, "load_profile", lambda _: quick_settings())
@@ -231,8 +231,8 @@ def test_bad_input_is_told_before_anything_is_trained(
     data: Path,
     base: Path,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    monkeypatch,
+    capsys,
 ) -> None:
     monkeypatch.setattr("simulations.synthetic.tiny_base.make_tiny_base", lambda *_, **__: base)
     monkeypatch.setattr(drift, "train_release", _never)
@@ -251,7 +251,7 @@ def test_bad_input_is_told_before_anything_is_trained(
 
 
 def test_the_page_shows_what_the_committed_files_hold(
-    repository: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    repository: Path, monkeypatch, capsys
 ) -> None:
     monkeypatch.chdir(repository)
     page = (repository / "docs/experiments.md").read_text()

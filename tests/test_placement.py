@@ -154,7 +154,7 @@ def test_every_placement_has_a_node_for_every_actor_and_fits_the_cores() -> None
 # -- what the machine has --------------------------------------------------------------------------
 
 
-def test_cores_are_those_of_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cores_are_those_of_this_process(monkeypatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3, 5, 7}, raising=False)
     monkeypatch.setattr(os, "cpu_count", lambda: 64)
     assert placement.usable_cores() == 3
@@ -162,9 +162,7 @@ def test_cores_are_those_of_this_process(monkeypatch: pytest.MonkeyPatch) -> Non
     assert placement.usable_cores() == 64
 
 
-def test_free_memory_is_what_machine_and_container_leave(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_free_memory_is_what_machine_and_container_leave(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=5 * 1024))
     assert free_memory_bytes(tmp_path) == 5 * 1024
     (tmp_path / "memory.max").write_text("max\n")
@@ -176,9 +174,7 @@ def test_free_memory_is_what_machine_and_container_leave(
     assert free_memory_bytes(tmp_path) == 0
 
 
-def test_a_base_is_counted_as_it_will_be_held(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_base_is_counted_as_it_will_be_held(tmp_path: Path, monkeypatch) -> None:
     """Stored in bfloat16, computed in float32; of a folder, the hub's cache or a configuration."""
     base = tiny_base(dtype=torch.bfloat16)
     base.save_pretrained(tmp_path)

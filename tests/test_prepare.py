@@ -1,4 +1,7 @@
-"""What `prepare` writes: each device its own user only, pinned root, one plan; resume and refusal."""
+"""What `prepare` writes: each device its own user only, pinned root, one plan; resume and refusal.
+
+`--plan` refuses what the run would refuse, and leaves nothing behind.
+"""
 
 from __future__ import annotations
 
@@ -33,6 +36,7 @@ from simulations.synthetic import tiny_base
 from simulations.synthetic.people import make_synthetic
 from simulations.synthetic.tiny_base import Pretraining, TinyShape, make_tiny_base
 
+World = tuple[Path, Path, Population]
 SHAPE = TinyShape(width=16, ffn=24, layers=1, heads=2)
 
 
@@ -42,7 +46,7 @@ def prepare(options: RunOptions) -> RunPlan:
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Population]:
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     """A data folder, a base folder and the population behind them."""
     root = tmp_path_factory.mktemp("world")
     synthetic = make_synthetic("synth_tag", preset="smoke")
@@ -58,16 +62,14 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Populat
 
 
 @pytest.fixture
-def options(world: tuple[Path, Path, Population], tmp_path: Path) -> RunOptions:
+def options(world: World, tmp_path: Path) -> RunOptions:
     data, base, _ = world
     return RunOptions(
         data=str(data), out=tmp_path / "out", task="synth_tag", base=str(base), profile="demo"
     )
 
 
-def test_every_device_gets_its_own_user_and_nothing_else(
-    world: tuple[Path, Path, Population], options: RunOptions
-) -> None:
+def test_every_device_gets_its_own_user_and_nothing_else(world: World, options: RunOptions) -> None:
     population = world[2]
     plan = prepare(options)
     assert RunPlan.load(plan.out / "plan.json") == plan
@@ -85,9 +87,7 @@ def test_every_device_gets_its_own_user_and_nothing_else(
     assert len(pooled) == len(population.pooled)
 
 
-def test_plan_holds_settings_and_no_data(
-    world: tuple[Path, Path, Population], options: RunOptions
-) -> None:
+def test_plan_holds_settings_and_no_data(world: World, options: RunOptions) -> None:
     plan = prepare(replace(options, preset="device", seed=7, arms=("stage1", "stage3")))
     text = (plan.out / "plan.json").read_text()
     for user in world[2].test:
@@ -121,7 +121,7 @@ def test_people_options_choose_and_cut(options: RunOptions) -> None:
 
 
 def test_the_plan_names_as_many_inactive_users_as_there_are(
-    world: tuple[Path, Path, Population], options: RunOptions, capsys: pytest.CaptureFixture[str]
+    world: World, options: RunOptions, capsys
 ) -> None:
     plan = prepare(replace(options, split="inactive:1000"))
     count = len(world[2].pooled) // 5
@@ -149,10 +149,10 @@ def test_people_who_are_not_there_are_told_before_anything_is_written(
 
 
 def test_what_is_odd_about_the_data_is_said_but_not_all_of_it(
-    world: tuple[Path, Path, Population],
+    world: World,
     options: RunOptions,
     tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    capsys,
 ) -> None:
     users = json.loads((world[0] / "user_others.json").read_text())
     users[0]["profile"][0]["date"] = "2024"
@@ -170,7 +170,7 @@ def test_what_is_odd_about_the_data_is_said_but_not_all_of_it(
 
 
 def test_a_template_that_the_profile_asks_for_in_vain_is_said(
-    options: RunOptions, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    options: RunOptions, tmp_path: Path, capsys
 ) -> None:
     profile = tmp_path / "mine.toml"
     profile.write_text('name = "mine"\ntemplate = "rhymes"\n')
@@ -187,7 +187,7 @@ def test_a_template_that_the_profile_asks_for_in_vain_is_said(
 
 
 def test_folds_rotate_so_that_everyone_is_a_test_user_once(
-    world: tuple[Path, Path, Population], options: RunOptions
+    world: World, options: RunOptions
 ) -> None:
     seen: list[str] = []
     whole = replace(options, folds=3)
@@ -268,7 +268,7 @@ def test_resume_finds_the_same_run(options: RunOptions) -> None:
     ],
 )
 def test_resume_refuses_another_run_and_names_the_options(
-    world: tuple[Path, Path, Population],
+    world: World,
     options: RunOptions,
     tmp_path: Path,
     change: dict[str, object],
@@ -285,9 +285,7 @@ def test_resume_refuses_another_run_and_names_the_options(
     assert caught.value.hint is not None
 
 
-def test_a_demo_that_differs_is_named_by_what_the_user_gave(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_demo_that_differs_is_named_by_what_the_user_gave(tmp_path: Path, monkeypatch) -> None:
     # Without the seconds of pretraining: a demo's base is named by what it is made from.
     monkeypatch.setattr(tiny_base, "_pretrain", lambda *_: None)
     demo = RunOptions(data="demo", out=tmp_path / "out", users=3)
@@ -318,7 +316,7 @@ def test_resume_refuses_when_the_data_changed(options: RunOptions) -> None:
 
 
 def test_only_other_histories_make_another_plan(
-    world: tuple[Path, Path, Population], options: RunOptions, tmp_path: Path
+    world: World, options: RunOptions, tmp_path: Path
 ) -> None:
     first = prepare(options)
     user, *others = world[2].test
@@ -354,7 +352,7 @@ def test_a_base_that_fails_leaves_no_folder(options: RunOptions, there: bool) ->
 
 
 def test_a_place_that_cannot_be_written_is_told_before_a_base_is_trained(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch
 ) -> None:
     monkeypatch.setattr(prepare_module, "load_source", lambda *_: pytest.fail("too late"))
     (tmp_path / "file").write_text("")
@@ -363,7 +361,7 @@ def test_a_place_that_cannot_be_written_is_told_before_a_base_is_trained(
 
 
 def test_processes_and_nodes_follow_from_the_machine_unless_told(
-    options: RunOptions, monkeypatch: pytest.MonkeyPatch
+    options: RunOptions, monkeypatch
 ) -> None:
     monkeypatch.setattr(prepare_module, "this_machine", lambda: Machine(2, 1 << 40))
     with pytest.raises(ConfigError, match="3 actors of 1 thread on 2 cores"):
@@ -381,9 +379,9 @@ def test_more_devices_a_node_than_there_are_is_all_of_them(options: RunOptions) 
 
 @pytest.mark.parametrize("what", ["prepare", "plan", "plan of a run to go on with"])
 def test_the_base_is_read_once(
-    world: tuple[Path, Path, Population],
+    world: World,
     options: RunOptions,
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch,
     what: str,
 ) -> None:
     if what.endswith("go on with"):
@@ -411,3 +409,37 @@ def test_the_base_is_read_once(
         costs.plan_costs(options, silent)
     # transformers reads the configuration once more, for the tokenizer.
     assert read == {"config": 2, "tokenizer": 1, "modules": 1, "headers": 1}
+
+
+# What `--plan` says before
+
+
+@pytest.fixture
+def demo(tmp_path: Path, monkeypatch) -> RunOptions:
+    measured = Speed(forward=1e5, training=3e4)
+    monkeypatch.setattr(costs, "measure", lambda *_, **__: measured)
+    return RunOptions(data="demo", out=tmp_path / "runs" / "out", users=3)
+
+
+def test_a_plan_of_the_demo_trains_and_leaves_nothing(
+    demo: RunOptions, tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.setattr(tiny_base, "_pretrain", lambda *_: pytest.fail("pretrains"))
+    found = costs.plan_costs(demo, silent)
+    assert found.total_seconds.high > 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_plan_looks_at_out_as_the_run_does(demo: RunOptions, monkeypatch) -> None:
+    monkeypatch.setattr(tiny_base, "_pretrain", lambda *_: None)
+    plan = prepare(demo)
+    before = sorted(path for path in plan.out.rglob("*"))
+    with pytest.raises(ConfigError, match="is not empty"):
+        costs.plan_costs(demo, silent)
+    with pytest.raises(ConfigError, match="is not empty"):
+        costs.plan_costs(replace(demo, folds=3), silent)
+    with pytest.raises(ConfigError, match="differs in: --seed"):
+        costs.plan_costs(replace(demo, seed=1, resume=True), silent)
+    same = replace(demo, resume=True)
+    assert costs.plan_costs(same, silent).total_seconds.high > 0
+    assert sorted(path for path in plan.out.rglob("*")) == before

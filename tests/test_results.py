@@ -157,7 +157,7 @@ def test_environment_states_code_and_machine(tmp_path: Path) -> None:
     ("owners", "said"), [({"simulations": ["proper"]}, "version 1.2"), ({}, "unknown")]
 )
 def test_without_a_checkout_the_installed_version_is_the_code(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owners: dict[str, list[str]], said: str
+    tmp_path: Path, monkeypatch, owners: dict[str, list[str]], said: str
 ) -> None:
     monkeypatch.setattr(importlib.metadata, "packages_distributions", lambda: owners)
     monkeypatch.setattr(importlib.metadata, "version", {"proper": "1.2"}.__getitem__)

@@ -183,9 +183,7 @@ def test_levels_of_synthetic_people_are_told_apart(tmp_path: Path) -> None:
         score_run(tmp_path, resamples=50)
 
 
-def test_flowers_share_is_the_start_and_what_no_step_took(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_flowers_share_is_the_start_and_what_no_step_took(tmp_path: Path, monkeypatch) -> None:
     def flower(part: str) -> float:
         return float(json.loads((tmp_path / "phases.json").read_text())[f"flower-{part}"])
 
