@@ -3,7 +3,7 @@
 `Ours` is a `Cohort` of all users. Without experts it trains what a PEFT loop trains (the baseline
 OPPU-mlp); with experts and routers what PROPER's stage 3 trains. Nothing is held back, so a round is
 training and nothing else. `Limit` carries the same packed rows through the same frozen base, forward
-and backward to its inputs, and trains nothing: what an engine takes beyond it is the price of
+and backward to its inputs, and trains nothing: what an engine takes beyond it is the cost of
 adapters, routing and optimizers.
 """
 

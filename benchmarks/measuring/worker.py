@@ -1,7 +1,6 @@
 """One contender in a process of its own, run a round at a time from outside.
 
-Own processes give each contender its own threads, its own peak memory, and CPU seconds that are
-nobody else's; rounds on demand let the parent go round-robin over contenders, so that a disturbance
+Own processes give each contender its own threads, peak memory and CPU seconds; rounds on demand let the parent go round-robin over contenders, so that a disturbance
 of the machine hits all of them alike.
 """
 

@@ -55,7 +55,7 @@ class Report(_Strict):
 
 
 class Spread(NamedTuple):
-    """Median over rounds, smallest and largest: a mean is ruled by the round that was disturbed."""
+    """Median over rounds, smallest and largest: one disturbed round moves a mean."""
 
     median: float
     low: float
@@ -70,8 +70,8 @@ class Spread(NamedTuple):
 class RoundSeconds(_Strict):
     """Wall and CPU seconds of training all of a contender's users once, and of setting them up.
 
-    Wall seconds say what a user of the machine gets; CPU seconds of the process hold still when
-    others use the machine too.
+    Wall seconds say what a user of the machine gets; CPU seconds of the process
+    hardly change when others use the machine too.
     """
 
     wall_s: float = Field(gt=0)

@@ -111,7 +111,7 @@ def run_controls(plan: RunPlan, progress: Progress) -> None:
         progress=lambda _arm, done, total: progress(SHUFFLED, done, total),
     )
     make_private_folder(target.parent)
-    # As on a device: an old key beside new rows would vouch for the wrong ones after a crash.
+    # As on a device: after a crash an old key beside new rows would say that they are finished.
     _key_file(plan, SHUFFLED).unlink(missing_ok=True)
     write_atomic(target, rows(predictions))
     write_atomic(_key_file(plan, SHUFFLED), _key(plan))

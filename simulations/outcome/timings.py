@@ -46,8 +46,8 @@ START, END = "flower-start", "flower-end"
 class FlowerClock:
     """A progress callback that notes what Flower itself takes, beside the coordinator's steps.
 
-    The start, from nothing to the coordinator's first word, is written with that word, so that a
-    kill loses only the end: what is neither the start nor a step.
+    The start ends with the coordinator's first progress and is written then, so that a kill loses
+    only the end: what is neither the start nor a step.
     """
 
     def __init__(self, out: Path, progress: Progress) -> None:

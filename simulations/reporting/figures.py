@@ -96,7 +96,7 @@ def forest(contrasts: Sequence[Contrast], metric: str, *, key: str) -> Figure | 
 def device_deltas(
     a: str, b: str, metric: str, deltas: Mapping[str, float], *, key: str
 ) -> Figure | None:
-    """What changed for every single device, sorted: a mean can hide losers."""
+    """What changed for every single device, sorted: a mean can hide devices that lose."""
     values = sorted(v for v in deltas.values() if math.isfinite(v))
     if not values:
         return None

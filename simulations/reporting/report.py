@@ -142,7 +142,7 @@ def _detail_figures(results: Results, details: Details, anchor: str) -> list[Fig
 
 
 def primary_metric(results: Results) -> str:
-    """The softest metric that is there: it sees differences that hard ones miss at few users."""
+    """A loss if there is one: with few users it shows differences that counts of answers miss."""
     present = results.metric_names()
     for metric in ("mae_expected", "nll"):
         if metric in present:

@@ -93,7 +93,7 @@ def _mean_over(runs: Sequence[Results], arm: str, metric: str) -> float | None:
 
 
 def contrast_table(results: Results, *, brief: bool = False) -> Table:
-    """Differences between arms, user level first because one heavy user cannot carry it.
+    """Differences between arms; the user level first, where all users weigh alike.
 
     `brief` keeps one level of each metric, the user's where it is defined, and no parse failures.
     A metric in which no two arms differ, as when no answer failed to parse, is left out.

@@ -216,7 +216,7 @@ def _stage3(
 def _predictions(
     tokens: Tokens, speed: Speed, settings: StageSettings, arms: Sequence[str], processes: int
 ) -> Range:
-    # One pass for the loss; decoding adds up to one step an answer token, each as dear as a row
+    # One pass for the loss; decoding adds up to one step an answer token, each as costly as a row
     # of a few dozen tokens because the batch is narrow.
     once = tokens.test_queries / processes / speed.forward * EXPERT_FACTOR
     decoding = 1 + settings.max_answer_tokens / 4

@@ -34,7 +34,7 @@ TASK_FOLDERS = {
 PARTS, KINDS = ("train", "dev"), ("questions", "outputs")
 # LaMP's smallest file is far larger, its HTML error page far smaller.
 MIN_BYTES = 2048
-# Its largest has a few gigabytes: a server that sends without end is not believed much longer.
+# Its largest has a few gigabytes: a server that sends without end is given up at this.
 MAX_BYTES = 32 << 30
 PATIENCE = Patience()
 

@@ -163,7 +163,7 @@ def _score(aspects: Array, weights: Array, offset: float) -> NDArray[np.int64]:
 
 
 def _level(aspects: Array, rule: Array, everybody: Array, offset: int) -> str:
-    """What the score hangs on: the offset, else the group's taste, else what all agree on."""
+    """What decides the score: the offset, else the group's taste, else what all agree on."""
     review = aspects[None]
     if _score(review, rule, offset) != _score(review, rule, 0):
         return "user"
