@@ -1,5 +1,5 @@
-"""Synthetic populations: the planted truth is in the data, in the formats of real data, and separates
-the stages for ideal estimators (docs/method.md 5.2-5.4).
+"""Synthetic populations: the planted truth is in the data, in the form of real data, and separates the
+stages for ideal estimators (docs/method.md 5.2-5.4).
 """
 
 from __future__ import annotations

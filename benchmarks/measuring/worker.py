@@ -1,7 +1,7 @@
 """One contender in a process of its own, run a round at a time from outside.
 
-Own processes give each contender its own threads, peak memory and CPU seconds; rounds on demand let the parent go round-robin over contenders, so that a disturbance
-of the machine hits all of them alike.
+Own processes give each contender its own threads, peak memory and CPU seconds; rounds on demand let
+the parent go round-robin over contenders, so that a disturbance of the machine hits all alike.
 """
 
 from __future__ import annotations
