@@ -142,6 +142,7 @@ def test_table_has_a_row_a_phase_and_the_totals() -> None:
     rows = {row[0]: row[1:] for row in as_table(cost()).rows}
     assert list(rows)[-3:] == ["time in all", "memory", "disk"]
     assert rows["stage 1"] == ("21 s", "62 s")
+    assert "| stage 1 | 21 s | 62 s |" in str(cost())
 
 
 def encoder() -> Encoder:

@@ -8,6 +8,7 @@ import math
 from pathlib import Path
 
 import pytest
+from bench_files import HARDWARE
 
 from proper_model.errors import ReportError
 from proper_model.federation import machine
@@ -15,14 +16,8 @@ from simulations.outcome import environment
 from simulations.outcome.results import Contrast, Results, read_results, write_document
 from simulations.reporting.tables import phase_table
 
-SUMMARY = {
-    "mean": 0.5,
-    "low": 0.25,
-    "high": 0.75,
-    "user_mean": 0.5,
-    "user_low": 0.25,
-    "user_high": 0.75,
-}
+SUMMARY = {"mean": 0.5, "low": 0.25, "high": 0.75}
+SUMMARY |= {f"user_{name}": value for name, value in SUMMARY.items()}
 
 
 def example() -> dict[str, object]:
@@ -35,30 +30,15 @@ def example() -> dict[str, object]:
         "profile": "tiny",
         "seed": 0,
         "split": "given",
-        "hardware": {
-            "system": "Linux x86_64",
-            "cpu": "a CPU",
-            "cores": 2,
-            "ram_bytes": 1024,
-            "gpu": None,
-            "python": "3.11",
-            "torch": "2.0",
-        },
+        "hardware": HARDWARE,
         "commit": "abc",
         "arms": {
             "stage1": {"n_users": 2, "n_queries": 4, "metrics": {"accuracy": dict(SUMMARY)}},
             "stage3": {"n_users": 2, "n_queries": 4, "metrics": {"accuracy": dict(SUMMARY)}},
         },
         "contrasts": [
-            {
-                "a": "stage3",
-                "b": "stage1",
-                "metric": "accuracy",
-                "level": "user",
-                "delta": 0.25,
-                "low": 0.1,
-                "high": 0.4,
-            }
+            {"a": "stage3", "b": "stage1", "metric": "accuracy", "level": "user"}
+            | {"delta": 0.25, "low": 0.1, "high": 0.4}
         ],
         "confidence": 0.95,
         "parameters": {"user_lora": 12},

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from client.terminal.tables import Table
+from client.terminal.tables import Table, to_markdown
 from proper_model.base.sizes import BaseShape
 from proper_model.checks import FoundBase
 from proper_model.settings import StageSettings, Structure, UserRouting
@@ -94,6 +94,9 @@ class Estimate:
     @property
     def total_seconds(self) -> Range:
         return sum(self.seconds.values(), Range(0.0, 0.0))
+
+    def __str__(self) -> str:
+        return to_markdown(as_table(self))
 
     def times(self, folds: int) -> Estimate:
         """The same for several runs one after another, each with its own folder."""
