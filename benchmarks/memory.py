@@ -17,7 +17,12 @@ import typer
 
 from benchmarks.command import ready_device, ready_file, start, where
 from benchmarks.contenders import Ours, Workload, build_world, parse_spec, shape_of
-from benchmarks.contenders.measure import memory_bytes, peak_memory_bytes, reset_peak_memory
+from benchmarks.contenders.measure import (
+    Stopwatch,
+    memory_bytes,
+    peak_memory_bytes,
+    reset_peak_memory,
+)
 from benchmarks.measuring import in_own_process
 from benchmarks.results import write_report
 from benchmarks.results.schema import MemoryPeak, MemoryReport
@@ -44,7 +49,7 @@ def measure(work: Workload, text: str, recompute: bool, device: str) -> MemoryPe
     step = sum(len(user.samples[0].tokens) for user in world.users)
     before = memory_bytes(where) or 0
     reset_peak_memory(where)
-    ours.train_once()
+    ours.round(Stopwatch(where))
     peak = peak_memory_bytes(where) or 0
     return MemoryPeak(
         size=work.size,

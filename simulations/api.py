@@ -1,15 +1,6 @@
-"""The pipeline from a notebook, in a few lines:
+"""The pipeline from a notebook, as docs/simulations.md shows it:
 
-    from simulations.api import Run
-
-    run = Run(data="demo", out="runs/notebook")
-    print(run.estimate())                      # time, memory, disk beforehand
-    results = run.execute()                    # or run.execute(resume=True)
-    print(results.table())
-    print(results.metric("stage3", "accuracy"), "instead of", results.metric("stage1", "accuracy"))
-    for row in results.contrasts("stage3", "oppu-mlp"):
-        print(row.metric, row.level, row.delta, row.low, row.high)
-    results.report                             # path of the HTML report
+    results = Run(data="demo", out="runs/notebook").execute()
 
 It does exactly what `proper-sim run` does, with the same checks and files.
 """
@@ -21,26 +12,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from client.terminal.tables import to_markdown
-from proper_model.federation.step_clock import Progress
+from proper_model.progress import Progress, silent
 from simulations.outcome.results import Contrast, Results
 from simulations.pipeline import REPORT_FILE, execute
 from simulations.reporting.tables import contrast_table, run_table
-from simulations.setup.estimate import Estimate, as_table
+from simulations.setup.estimate import Estimate
 from simulations.setup.options import ARMS, RunOptions
-
-
-def silent(_phase: str, _done: int, _total: int) -> None:
-    """Progress that is not shown."""
-
-
-@dataclass(frozen=True)
-class Cost:
-    """An estimate that prints as a table."""
-
-    estimate: Estimate
-
-    def __str__(self) -> str:
-        return to_markdown(as_table(self.estimate))
 
 
 @dataclass(frozen=True)
@@ -131,11 +108,11 @@ class Run:
             cache=None if cache is None else Path(cache),
         )
 
-    def estimate(self, progress: Progress = silent) -> Cost:
-        """Time, memory and disk, before anything runs."""
+    def estimate(self, progress: Progress = silent) -> Estimate:
+        """Time, memory and disk, before anything runs; prints as a table."""
         from simulations.setup.costs import plan_costs
 
-        return Cost(plan_costs(self.options, progress))
+        return plan_costs(self.options, progress)
 
     def execute(
         self, *, resume: bool = False, show_examples: bool = False, progress: Progress = silent

@@ -21,7 +21,7 @@ from proper_model.tasks import counted
 from simulations.experiments.command import app as experiments
 from simulations.outcome.timings import progress_bars
 from simulations.setup import cli_options as o
-from simulations.setup.options import DEMOS, RunOptions
+from simulations.setup.options import DEMOS, RunOptions, missing_task
 from simulations.setup.run_folder import check_out
 
 app = typer.Typer(
@@ -55,20 +55,14 @@ def validate(data: o.Data, task: o.TaskName = None, template: o.TaskTemplate = N
     from proper_model.data import validation
     from proper_model.tasks import load_task
     from simulations.reporting.tables import problem_lines, summary_table
+    from simulations.setup.sources import existing_data
 
     if data in DEMOS:
         say(f"{data} makes its own people, which need no validation; start it with: run {data}")
         return
     if task is None:
-        raise ConfigError(
-            "--task is missing: which question do these data answer?",
-            hint="a shipped task such as LaMP_2M, or the path of a task's TOML file",
-        )
-    path = Path(data).expanduser()
-    if not path.exists():
-        raise DataError(
-            f"{data}: no such file or folder", hint="give a folder with OPPU's or LaMP's files"
-        )
+        raise missing_task()
+    path = existing_data(data, hint="give a folder with OPPU's or LaMP's files")
     with progress_bars() as show:
         found = validation.validate(path, load_task(task, template=template), progress=show)
     print_table(summary_table(found))

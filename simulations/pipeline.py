@@ -11,12 +11,12 @@ from pathlib import Path
 
 from proper_model.errors import ConfigError
 from proper_model.federation.run_plan import PLAN_FILE, RunPlan
-from proper_model.federation.step_clock import Progress
+from proper_model.progress import Progress
 from proper_model.storage.files import storage_errors
-from simulations.flower.launch import finished
+from simulations.flower.launch import finished, launch
 from simulations.outcome.controls import controls_missing, run_controls
 from simulations.outcome.devices import incomplete
-from simulations.outcome.results import RESULTS_FILE, Results, write_results
+from simulations.outcome.results import RESULTS_FILE, Results, write_document
 from simulations.outcome.rundata import load_run, run_plans
 from simulations.outcome.timings import FlowerClock, read_timings, timed
 from simulations.reporting.report import Example, choose_example, write_report
@@ -72,8 +72,6 @@ def run_prepared(out: Path, progress: Progress) -> None:
 
 def run_federation(plan: RunPlan, progress: Progress) -> None:
     """The part that goes through Flower; Flower's own share of the time is noted."""
-    from simulations.flower.launch import launch
-
     progress("starting Flower", 0, 0)
     clock = FlowerClock(plan.out, progress)
     launch(plan.out / PLAN_FILE, clock)
@@ -104,7 +102,7 @@ def finish(out: Path, progress: Progress, *, show_examples: bool = False) -> Res
 def _with_timings(results: Results, out: Path) -> Results:
     """The results with what has been timed by now, in the file too."""
     now = results.model_copy(update={"timings_s": read_timings(out, run_plans(out))})
-    write_results(now, out / RESULTS_FILE)
+    write_document(now, out / RESULTS_FILE)
     return now
 
 

@@ -105,19 +105,9 @@ class Watch:
         pids = self.look()
         if self.stolen is not None or os.geteuid() != 0:
             return
-        asked = json.dumps(
-            [
-                sorted(map(list_or_text, self.places), key=str),
-                pids,
-                [str(folder) for folder in folders],
-                NOBODY,
-            ]
-        )
+        places = sorted(self.places, key=str)
+        asked = json.dumps([places, pids, [str(folder) for folder in folders], NOBODY])
         done = subprocess.run(
             [sys.executable, "-c", ATTACK, asked], check=True, capture_output=True, text=True
         )
         self.stolen = json.loads(done.stdout)
-
-
-def list_or_text(place: Place) -> list[str | int] | str:
-    return place if isinstance(place, str) else list(place)

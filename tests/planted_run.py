@@ -16,6 +16,7 @@ from client.person.state import PersonalState
 from coordinator.phase_cache import PhaseCache
 from coordinator.pooled_stages import run_pooled_stages
 from proper_model.answering.routing_reader import routing_weights
+from proper_model.engine.checkpoint import load_checkpoint
 from proper_model.evaluation.metrics import Prediction
 from proper_model.model.passes import group_pass
 from proper_model.release.contents import Release
@@ -156,8 +157,6 @@ def run_planted(
 def _table(cache: Path) -> torch.Tensor:
     """The pooled users' embeddings, which stay in the server's cache and are never released."""
     (folder,) = cache.glob("group-*")
-    from proper_model.engine.checkpoint import load_checkpoint
-
     found = load_checkpoint(PhaseCache(cache).folder / folder.name / "done.safetensors")
     assert found is not None
     return found[0]["table"]

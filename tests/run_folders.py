@@ -10,19 +10,17 @@ import torch
 
 from client.person.state import PersonalState
 from client.person.stores import Binding, FolderStore
+from proper_model.evaluation.metrics import Prediction
 from proper_model.federation.run_plan import DeviceEntry, RunPlan, file_sha256
 from proper_model.settings.profile import StageSettings
 from proper_model.settings.settings_io import to_mapping
 from proper_model.storage.files import make_private_folder, write_atomic
 from proper_model.tasks.records import HistoryItem, Query, User, users_to_json
+from proper_model.tasks.task import load_task
+from simulations.outcome.controls import rows
+from simulations.outcome.devices import predictions_file
 
 BUNDLE = "ab" * 32
-
-
-def tags_task() -> str:
-    from proper_model.tasks.task import load_task
-
-    return load_task("LaMP_2M").toml_text
 
 
 def make_user(name: str, golds: Sequence[str], *, secret: str = "") -> User:
@@ -58,7 +56,7 @@ def make_run(
     write_atomic(out / "server" / "pooled.json", b"[]")
     plan = RunPlan(
         name="hand-made",
-        task_toml=tags_task(),
+        task_toml=load_task("LaMP_2M").toml_text,
         template="short",
         base="org/base",
         preset="default",
@@ -76,20 +74,13 @@ def make_run(
     )
     for arm, by_user in outputs.items():
         for entry, user in zip(entries, users, strict=True):
-            rows = [
-                {
-                    "user_id": user.user_id,
-                    "query_id": query.id,
-                    "output": answer,
-                    "nll": loss,
-                    "answer_tokens": 2,
-                    "expected": None,
-                }
+            predicted = [
+                Prediction(user.user_id, query.id, answer, loss, 2)
                 for query, (answer, loss) in zip(user.queries, by_user[user.user_id], strict=True)
             ]
-            path = entry.folder / "predictions" / f"{arm}.jsonl"
+            path = predictions_file(entry, arm)
             make_private_folder(path.parent)
-            write_atomic(path, "".join(json.dumps(row) + "\n" for row in rows).encode())
+            write_atomic(path, rows(predicted))
     for entry, user in zip(entries, users, strict=True):
         if fits is not None:
             save_user_state(entry, user, fits[user.user_id])

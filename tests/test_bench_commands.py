@@ -19,9 +19,9 @@ import typer
 from bench_files import contender, engine_file, memory_peak, setting
 
 from benchmarks import engine, figures, memory, report
-from benchmarks.command import ready_device, ready_file, run_command
+from benchmarks.command import ready_file, run_command
 from benchmarks.contenders import Spec, Workload
-from benchmarks.measuring.processes import LONGEST, cause_of, deaf_children, in_own_process
+from benchmarks.measuring.processes import LONGEST, cause_of, in_own_process, without_ctrl_c
 from benchmarks.measuring.rounds import Plan, measure_setting
 from benchmarks.results.schema import MemoryPeak, MemoryReport, Setting
 from proper_model.errors import ConfigError, ReportError, StorageError, TrainingError
@@ -55,14 +55,6 @@ def test_a_full_disk_is_found_by_writing(tmp_path: Path, monkeypatch) -> None:
     with pytest.raises(StorageError, match="No space left") as caught:
         ready_file(tmp_path / "out.json")
     assert "xyz" not in caught.value.message
-
-
-def test_devices_are_looked_at(monkeypatch) -> None:
-    ready_device("cpu")
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    for name in ("tpu", "cuda", "mps"):
-        with pytest.raises(ConfigError, match=name):
-            ready_device(name)
 
 
 @pytest.mark.parametrize("module", [engine, memory])
@@ -175,14 +167,14 @@ def test_memory_keeps_what_it_has_when_a_setting_dies(tmp_path: Path, monkeypatc
     assert memory.in_words(half) == "4 MiB measured, 2 predicted (-50%)"
 
 
-def test_only_what_is_started_inside_is_deaf() -> None:
+def test_only_what_is_started_inside_ignores_ctrl_c() -> None:
     ask = "import signal; print(signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, []))"
 
     def child() -> str:
         words = [sys.executable, "-c", ask]
         return subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()
 
-    with deaf_children():
+    with without_ctrl_c():
         assert child() == "True"
     assert child() == "False"
 
@@ -191,7 +183,7 @@ def test_ctrl_c_at_the_start_of_a_child_is_not_lost() -> None:
     reached = []
 
     def start() -> None:
-        with deaf_children():
+        with without_ctrl_c():
             # To this thread alone: another one would take what this one blocks.
             signal.pthread_kill(threading.get_ident(), signal.SIGINT)
             reached.append(True)

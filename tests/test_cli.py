@@ -7,12 +7,13 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 from run_folders import make_run
 from test_results import example
-from test_score import ANNA, OUTPUTS, USERS
+from test_score import OUTPUTS, USERS
 
 from client.terminal.console import QUIET
 from proper_model.data.users import write_oppu
@@ -20,14 +21,16 @@ from proper_model.errors import InterruptedRunError
 from simulations import cli, pipeline
 from simulations.api import Run
 from simulations.cli import run_cli
-from simulations.outcome.results import Results, write_results
+from simulations.outcome.results import Results, write_document
+from simulations.setup.cli_options import EXPERIMENT_OPTIONS, RUN_OPTIONS
+from simulations.setup.options import RunOptions
 from simulations.synthetic.people import make_synthetic
 
 CANARY = "xylophone-canary-7731"
 
 
 @pytest.fixture(autouse=True)
-def plain_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+def plain_terminal(monkeypatch) -> None:
     monkeypatch.setenv("NO_COLOR", "1")
     monkeypatch.setenv("COLUMNS", "200")
 
@@ -76,6 +79,8 @@ REAL = ["--task", "synth_tag", "--base", "org/base"]
         (["run", "missing", *REAL], 13, "missing: no such file or folder"),
         (["run", "{data}", "--task", "synth_tag", "--base", "./none"], 15, "./none"),
         (["prepare", "{data}", *REAL, "--folds", "3"], 11, "needs --fold"),
+        (["run", "{data}", *REAL, "--profile", "none.toml"], 11, "none.toml"),
+        (["fetch", "LaMP_6"], 14, "licensed mail"),
     ],
 )
 def test_bad_input_is_told_with_a_hint_and_its_own_code(
@@ -84,7 +89,7 @@ def test_bad_input_is_told_with_a_hint_and_its_own_code(
     words: str,
     data: Path,
     tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    capsys,
 ) -> None:
     line = [a.format(data=data) for a in arguments] + ["--out", str(tmp_path / "out")]
     assert run_cli(line) == code
@@ -97,15 +102,7 @@ def test_bad_input_is_told_with_a_hint_and_its_own_code(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_profile_file_that_is_not_there(
-    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    line = ["run", str(data), *REAL, "--profile", "none.toml", "--out", str(tmp_path / "out")]
-    assert run_cli(line) == 11
-    assert "none.toml" in capsys.readouterr().err
-
-
-def test_wrong_usage_is_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_usage_is_exit_code_2(capsys) -> None:
     assert run_cli(["runn"]) == 2
     assert run_cli(["run"]) == 2
     assert run_cli(["run", "demo", "--out", "o", "--no-such-option"]) == 2
@@ -114,22 +111,8 @@ def test_wrong_usage_is_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:
     assert error.count("proper: hint: ") == 3
 
 
-def test_a_used_folder_is_refused_by_run_and_prepare(
-    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    out = tmp_path / "out"
-    out.mkdir()
-    (out / "notes.txt").write_text("mine")
-    for command in ("run", "prepare"):
-        assert run_cli([command, str(data), *REAL, "--out", str(out)]) == 11
-        error = capsys.readouterr().err
-        assert "is not empty" in error
-        assert "--resume" in error
-    assert run_cli(["run", str(data), *REAL, "--out", str(out), "--folds", "3"]) == 11
-
-
 def test_places_that_cannot_be_written_are_named_with_the_reason(
-    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    data: Path, tmp_path: Path, capsys
 ) -> None:
     make_run(tmp_path / "run", USERS, OUTPUTS)
     assert run_cli(["score", str(tmp_path / "run")]) == 0
@@ -155,14 +138,12 @@ def test_places_that_cannot_be_written_are_named_with_the_reason(
     assert file.read_text() == "mine"
 
 
-def test_debug_shows_where_it_happened(capsys: pytest.CaptureFixture[str]) -> None:
+def test_debug_shows_where_it_happened(capsys) -> None:
     assert run_cli(["--debug", "run", "demo:opera", "--out", "o"]) == 11
     assert "Traceback" in capsys.readouterr().err
 
 
-def test_a_bug_is_exit_code_1_and_quotes_nothing(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
+def test_a_bug_is_exit_code_1_and_quotes_nothing(monkeypatch, capsys, tmp_path: Path) -> None:
     def broken(*_args: object, **_kwargs: object) -> None:
         raise KeyError(CANARY)
 
@@ -173,9 +154,7 @@ def test_a_bug_is_exit_code_1_and_quotes_nothing(
     assert CANARY not in error
 
 
-def test_ctrl_c_says_how_to_resume(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
+def test_ctrl_c_says_how_to_resume(monkeypatch, capsys, tmp_path: Path) -> None:
     def interrupted(*_args: object, **_kwargs: object) -> None:
         raise KeyboardInterrupt
 
@@ -224,7 +203,12 @@ def test_ctrl_c_is_answered_at_once(repository: Path, tmp_path: Path) -> None:
     assert "--resume" in lines[3]
 
 
-def test_without_a_command_the_list_follows_a_message(capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_option_of_a_run_can_be_typed() -> None:
+    names = {field.name for field in fields(RunOptions)}
+    assert set(RUN_OPTIONS) == names > set(EXPERIMENT_OPTIONS)
+
+
+def test_without_a_command_the_list_follows_a_message(capsys) -> None:
     assert run_cli([]) == 2
     shown = capsys.readouterr()
     assert shown.out == ""
@@ -232,58 +216,43 @@ def test_without_a_command_the_list_follows_a_message(capsys: pytest.CaptureFixt
     assert "prepare" in shown.err
 
 
-def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_version_is_told(capsys) -> None:
     assert run_cli(["--version"]) == 0
     assert capsys.readouterr().out.startswith("proper-sim ")
 
 
-def test_help_describes_positional_arguments(capsys: pytest.CaptureFixture[str]) -> None:
-    """Some pairs of typer and click drop it without a word."""
-    assert run_cli(["run", "--help"]) == 0
-    assert "Folder with OPPU's or LaMP's files" in capsys.readouterr().out
-
-
-def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run_cli(["--help"]) == 0
-    shown = capsys.readouterr().out
-    for name in ("validate", "fetch", "prepare", "run", "score", "report", "table"):
-        assert name in shown
-
-
-def test_validate_counts_on_stdout(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_validate_counts_on_stdout_and_says_which_file_it_reads(data: Path, capsys) -> None:
     assert run_cli(["validate", str(data), "--task", "synth_tag"]) == 0
-    shown = capsys.readouterr().out
-    assert "0 errors" in shown
-    assert "history items" in shown
+    shown = capsys.readouterr()
+    assert "0 errors" in shown.out
+    assert "history items" in shown.out
+    assert "proper: reading user_others.json (MiB)" in shown.err
 
 
-def test_help_says_what_an_option_means_for_this_command(
-    capsys: pytest.CaptureFixture[str],
+def test_help_names_commands_and_what_an_option_means_for_each(
+    capsys,
 ) -> None:
-    def words(command: str) -> str:
-        assert run_cli([command, "--help"]) == 0
+    def words(*command: str) -> str:
+        assert run_cli([*command, "--help"]) == 0
         return " ".join(capsys.readouterr().out.replace("│", " ").split())
 
+    for name in ("validate", "fetch", "prepare", "run", "score", "report", "table"):
+        assert name in words()
     assert "(default: the task's)" in words("validate")
     assert "(default: the profile's)" in words("run")
     assert "Folder for everything the run leaves" not in words("fetch")
     for part in ("random:N (N of all users)", "the N pooled users", "inactive:N:in-population"):
         assert part in words("run")
+    # Some pairs of typer and click drop the help of positional arguments without a word.
+    assert "Folder with OPPU's or LaMP's files" in words("run")
 
 
-def test_the_demo_needs_no_validation(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_demo_needs_no_validation(capsys) -> None:
     assert run_cli(["validate", "demo:rate"]) == 0
     assert "need no validation" in capsys.readouterr().err
 
 
-def test_validate_says_which_file_it_reads(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run_cli(["validate", str(data), "--task", "synth_tag"]) == 0
-    assert "proper: reading user_others.json (MiB)" in capsys.readouterr().err
-
-
-def test_validate_names_what_is_wrong_and_fails(
-    data: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_validate_names_what_is_wrong_and_fails(data: Path, capsys) -> None:
     path = data / "user_others.json"
     users = json.loads(path.read_text())
     users[2]["query"][0]["gold"] = CANARY
@@ -296,9 +265,7 @@ def test_validate_names_what_is_wrong_and_fails(
     assert CANARY not in shown.out + shown.err
 
 
-def test_score_writes_results_and_report_and_prints_tables(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_score_writes_results_and_report_and_prints_tables(tmp_path: Path, capsys) -> None:
     make_run(tmp_path, USERS, OUTPUTS)
     assert run_cli(["score", str(tmp_path)]) == 0
     shown = capsys.readouterr()
@@ -311,9 +278,7 @@ def test_score_writes_results_and_report_and_prints_tables(
         assert secret not in shown.out
 
 
-def test_examples_of_real_people_need_a_word(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_examples_of_real_people_need_a_word(tmp_path: Path, capsys) -> None:
     make_run(tmp_path, USERS, OUTPUTS)
     assert run_cli(["score", str(tmp_path), "--show-examples"]) == 0
     page = (tmp_path / "report.html").read_text()
@@ -331,20 +296,10 @@ def test_synthetic_people_are_shown_always(tmp_path: Path) -> None:
     assert "This person is synthetic" in (tmp_path / "report.html").read_text()
 
 
-def test_score_of_an_unfinished_run_says_how_to_go_on(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    only = {arm: {"anna": rows["anna"]} for arm, rows in OUTPUTS.items()}
-    plan = make_run(tmp_path, (ANNA,), only)
-    (plan.devices[0].folder / "predictions" / "stage3.jsonl").unlink()
-    assert run_cli(["score", str(tmp_path)]) == 19
-    assert "--resume" in capsys.readouterr().err
-
-
-def test_table_in_both_forms(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_table_in_both_forms(tmp_path: Path, capsys) -> None:
     for seed in (0, 1):
         path = tmp_path / f"r{seed}.json"
-        write_results(Results.model_validate({**example(), "seed": seed}), path)
+        write_document(Results.model_validate({**example(), "seed": seed}), path)
     sources = [str(tmp_path / "r0.json"), str(tmp_path / "r1.json")]
     assert run_cli(["table", *sources, "--markdown"]) == 0
     markdown = capsys.readouterr().out
@@ -358,22 +313,15 @@ def test_table_in_both_forms(tmp_path: Path, capsys: pytest.CaptureFixture[str])
 
 
 @pytest.mark.parametrize("command", ["table", "report"])
-def test_a_file_that_is_no_result_is_refused(
-    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_file_that_is_no_result_is_refused(command: str, tmp_path: Path, capsys) -> None:
     bad = tmp_path / "bad.json"
     bad.write_text('{"schema": 99}')
     assert run_cli([command, str(bad)]) == 19
     assert "bad.json" in capsys.readouterr().err
 
 
-def test_fetch_of_an_unknown_task(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run_cli(["fetch", "LaMP_6", "--out", str(tmp_path)]) == 14
-    assert "licensed mail" in capsys.readouterr().err
-
-
 def test_main_switches_telemetry_off_and_exits_with_the_code(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch,
 ) -> None:
     for name in QUIET:
         monkeypatch.delenv(name, raising=False)
@@ -391,7 +339,7 @@ def test_notebook_interface_refuses_contradictions_at_once() -> None:
         Run(data="somewhere", out="o")
 
 
-def test_notebook_results_answer_questions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_notebook_results_answer_questions(tmp_path: Path, monkeypatch) -> None:
     make_run(tmp_path / "out", USERS, OUTPUTS)
     monkeypatch.setattr(pipeline, "run_one", lambda *_: None)
     results = Run(data="demo", out=tmp_path / "out").execute(resume=True)

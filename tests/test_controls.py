@@ -12,6 +12,7 @@ from run_folders import make_run, make_user
 from client.person import arms
 from proper_model.errors import DataError
 from proper_model.evaluation.metrics import Prediction
+from proper_model.progress import silent
 from proper_model.storage.files import make_private_folder, write_atomic
 from simulations.outcome import controls
 from simulations.outcome.controls import (
@@ -19,7 +20,6 @@ from simulations.outcome.controls import (
     controls_missing,
     derangement,
     run_controls,
-    shuffled_states,
 )
 from simulations.outcome.devices import read_predictions, read_state
 
@@ -54,9 +54,7 @@ def test_one_user_cannot_be_shuffled() -> None:
         derangement(1, seed=0)
 
 
-def test_control_predicts_every_query_with_another_users_state(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_control_predicts_every_query_with_another_users_state(tmp_path: Path, monkeypatch) -> None:
     fits = {user.user_id: {"e_distance": 1.0} for user in USERS}
     plan = make_run(tmp_path, USERS, OUTPUTS, fits=fits)
     own = {
@@ -73,7 +71,7 @@ def test_control_predicts_every_query_with_another_users_state(
     monkeypatch.setattr(arms, "predict", predict)
     monkeypatch.setattr(controls, "_release", lambda _plan: object())
     assert controls_missing(plan)
-    run_controls(plan, lambda *_: None)
+    run_controls(plan, silent)
     assert set(used) == set(own)
     assert all(not torch.equal(used[name], own[name].embedding) for name in own)
     rows = read_predictions(control_file(plan, "stage3-shuffled"))
@@ -92,18 +90,6 @@ def test_control_predicts_every_query_with_another_users_state(
         b'{"bundle_id":"' + b"cd" * 32 + b'","version":2}',
     )
     assert controls_missing(plan), "it was about another release"
-
-
-def test_shuffled_states_leave_the_devices_own_states_alone(tmp_path: Path) -> None:
-    fits = {user.user_id: {"e_distance": 1.0} for user in USERS}
-    plan = make_run(tmp_path, USERS, OUTPUTS, fits=fits)
-    before = {p: p.read_bytes() for e in plan.devices for p in (e.folder / "state").iterdir()}
-    own = {
-        u.user_id: read_state(e, "stage3", u.user_id)
-        for e, u in zip(plan.devices, USERS, strict=True)
-    }
-    shuffled_states(USERS, own, seed=0)
-    assert {p: p.read_bytes() for p in before} == before
 
 
 def test_no_control_without_its_arm(tmp_path: Path) -> None:

@@ -9,8 +9,8 @@ import torch
 from run_folders import make_user
 from transformers import LlamaConfig
 
-from proper_model.checks import FoundBase, find_base
-from proper_model.errors import BaseModelError
+from proper_model.base.sizes import BaseShape
+from proper_model.checks import FoundBase
 from proper_model.settings.presets import preset
 from proper_model.settings.profile import BaseWeights
 from proper_model.settings.shipped_profiles import load_profile
@@ -32,7 +32,7 @@ from simulations.synthetic.tiny_base import word_tokenizer
 
 TINY = load_profile("tiny")
 SPEED = Speed(forward=2000.0, training=1000.0)
-SHAPE = Shape(layers=2, hidden=64, ffn=128, parameters=100_000)
+SHAPE = Shape(layers=2, hidden=64, ffn=128, base=BaseShape((), 100_000))
 TOKENS = Tokens(
     pooled_queries=1000.0,
     pooled_history=9000.0,
@@ -126,7 +126,7 @@ def test_a_budget_below_one_sample_is_told() -> None:
 
 def test_a_packed_base_is_estimated_as_it_is_held() -> None:
     """80,000 of 100,000 weights in linears: two nodes save 3.44 bytes of each; the server none."""
-    shape = replace(SHAPE, linears=(40_000, 40_000))
+    shape = replace(SHAPE, base=BaseShape((40_000, 40_000), 20_000))
     packed = replace(TINY, base_weights=BaseWeights.FOUR_BIT)
     settings = {"arms": ALL, "users": 10, "processes": 2}
     full, four = (
@@ -142,6 +142,7 @@ def test_table_has_a_row_a_phase_and_the_totals() -> None:
     rows = {row[0]: row[1:] for row in as_table(cost()).rows}
     assert list(rows)[-3:] == ["time in all", "memory", "disk"]
     assert rows["stage 1"] == ("21 s", "62 s")
+    assert "| stage 1 | 21 s | 62 s |" in str(cost())
 
 
 def encoder() -> Encoder:
@@ -175,7 +176,8 @@ def test_shape_is_counted_without_weights() -> None:
     shape = Shape.of(FoundBase("small", "small", small_config()))
     a_layer = 4 * 16 * 16 + 3 * 16 * 24 + 2 * 16
     linears = (*(4 * (16 * 16,)), *(3 * (16 * 24,)))
-    assert shape == Shape(4, 16, 24, 50 * 16 + 4 * a_layer + 16, 4 * linears)
+    rest = 50 * 16 + 4 * a_layer + 16 - 4 * sum(linears)
+    assert shape == Shape(4, 16, 24, BaseShape(4 * linears, rest))
 
 
 def test_measuring_gives_positive_speeds_and_keeps_the_threads() -> None:
@@ -183,8 +185,3 @@ def test_measuring_gives_positive_speeds_and_keeps_the_threads() -> None:
     speed = measure(small_config(), tokens=8, batch=2, dtype=torch.float32, threads=1)
     assert speed.forward > speed.training > 0
     assert torch.get_num_threads() == before
-
-
-def test_a_base_that_is_not_there_is_named() -> None:
-    with pytest.raises(BaseModelError, match="no-such-base"):
-        find_base("./no-such-base")

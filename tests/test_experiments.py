@@ -19,21 +19,17 @@ from proper_model.tasks.records import Population, User
 from simulations.cli import run_cli
 from simulations.experiments import drift
 from simulations.experiments.common import Meter
-from simulations.experiments.schema import (
-    Costs,
-    Experiment,
-    read_experiment,
-    write_experiment,
-)
+from simulations.experiments.schema import Costs, Experiment, read_experiment
 from simulations.experiments.show import difference_table, loss_figure, result_table
 from simulations.outcome import environment
+from simulations.outcome.results import write_document
 from simulations.setup import options
 from tests.releases import small_base, small_population
 from tests.tiny import tiny_base
 
 
 @pytest.fixture(autouse=True)
-def plain_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+def plain_terminal(monkeypatch) -> None:
     monkeypatch.setenv("NO_COLOR", "1")
     monkeypatch.setenv("COLUMNS", "240")
 
@@ -49,6 +45,9 @@ def data(tmp_path: Path) -> Path:
     population = small_population().population
     write_oppu(Population("people", population.pooled[:5], population.test[:2]), folder)
     return folder
+
+
+REAL = "{data} --task synth_tag --base {base}"
 
 
 def hand_made() -> Experiment:
@@ -84,9 +83,9 @@ def hand_made() -> Experiment:
 
 def test_a_result_file_comes_back_as_it_was(tmp_path: Path) -> None:
     path = tmp_path / "drift.json"
-    write_experiment(hand_made(), path)
+    write_document(hand_made(), path)
     assert read_experiment(path) == hand_made()
-    write_experiment(read_experiment(path), again := tmp_path / "again.json")
+    write_document(read_experiment(path), again := tmp_path / "again.json")
     assert again.read_bytes() == path.read_bytes()
 
 
@@ -103,7 +102,7 @@ def test_a_wrong_file_is_refused_by_its_field(
     tmp_path: Path, change: dict[str, object], words: str
 ) -> None:
     path = tmp_path / "drift.json"
-    write_experiment(hand_made(), path)
+    write_document(hand_made(), path)
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     with pytest.raises(ReportError, match=words):
         read_experiment(path)
@@ -152,8 +151,8 @@ def test_drift_as_a_command(
     data: Path,
     base: Path,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    monkeypatch,
+    capsys,
 ) -> None:
     monkeypatch.setattr(options, "load_profile", lambda _: quick_settings())
     out = tmp_path / "out"
@@ -178,7 +177,7 @@ def test_multitask_as_a_command(
     data: Path,
     base: Path,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch,
     repository: Path,
 ) -> None:
     monkeypatch.setattr(options, "load_profile", lambda _: quick_settings())
@@ -199,44 +198,26 @@ def test_multitask_as_a_command(
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        (
-            ["drift", "{data}", "--task", "synth_tag", "--base", "{base}", "--parts", "0"],
-            11,
-            "--parts",
-        ),
-        (["drift", "{data}", "--task", "synth_tag"], 11, "--base is missing"),
-        (
-            ["drift", "{data}", "--task", "synth_tag", "--base", "{base}", "--max-items", "9"],
-            13,
-            "no test user's history is long enough",
-        ),
-        (["drift", "demo:rate"], 11, "no people who change their minds"),
-        (["multitask", "demo", "--second-task", "synth_rate"], 11, "one task each"),
-        (
-            ["multitask", "{data}", "--task", "synth_tag", "--base", "{base}"]
-            + ["--second-task", "synth_tag"],
-            11,
-            "both tasks are synth_tag",
-        ),
-        (
-            ["multitask", "{data}", "--task", "synth_tag", "--base", "{base}"]
-            + ["--second-task", "LaMP_2M", "--second-data", "{others}"],
-            13,
-            "in both tasks",
-        ),
-        (["multitask", "{data}", "--task", "synth_tag", "--base", "{base}"], 2, ""),
-        (["table", "{data}/none.json"], 19, "no such file"),
+        (f"drift {REAL} --parts 0", 11, "--parts"),
+        ("drift {data} --task synth_tag", 11, "--base is missing"),
+        (f"drift {REAL} --max-items 9", 13, "no test user's history is long enough"),
+        ("drift demo:rate", 11, "no people who change their minds"),
+        ("multitask demo --second-task synth_rate", 11, "one task each"),
+        (f"multitask {REAL} --second-task synth_tag", 11, "both tasks are synth_tag"),
+        (f"multitask {REAL} --second-task LaMP_2M --second-data {{others}}", 13, "in both tasks"),
+        (f"multitask {REAL}", 2, ""),
+        ("table {data}/none.json", 19, "no such file"),
     ],
 )
 def test_bad_input_is_told_before_anything_is_trained(
-    arguments: list[str],
+    arguments: str,
     code: int,
     words: str,
     data: Path,
     base: Path,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    monkeypatch,
+    capsys,
 ) -> None:
     monkeypatch.setattr("simulations.synthetic.tiny_base.make_tiny_base", lambda *_, **__: base)
     monkeypatch.setattr(drift, "train_release", _never)
@@ -246,8 +227,8 @@ def test_bad_input_is_told_before_anything_is_trained(
     renamed = tuple(User("x" + u.user_id, u.history, u.queries) for u in population.test)
     write_oppu(Population("others", renamed[:3], renamed[3:]), others)
     known = {"data": data, "base": base, "others": others}
-    line = ["exp", *(word.format(**known) for word in arguments)]
-    if arguments[0] != "table":
+    line = ["exp", *(word.format(**known) for word in arguments.split())]
+    if not arguments.startswith("table"):
         line += ["--out", str(tmp_path / "out")]
     assert run_cli(line) == code
     assert words in capsys.readouterr().err
@@ -255,7 +236,7 @@ def test_bad_input_is_told_before_anything_is_trained(
 
 
 def test_the_page_shows_what_the_committed_files_hold(
-    repository: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    repository: Path, monkeypatch, capsys
 ) -> None:
     monkeypatch.chdir(repository)
     page = (repository / "docs/experiments.md").read_text()

@@ -15,6 +15,7 @@ from client.person.learner import Learner, user_seed
 from client.person.state import PersonalState
 from client.person.updating import Start, WentOn, go_on, update_samples
 from proper_model.errors import DataError
+from proper_model.progress import silent
 from proper_model.release.contents import Release
 from proper_model.stages.pooled_users import pool
 from proper_model.stages.private_lora import LoraFit
@@ -27,10 +28,6 @@ from simulations.experiments.multitask import CONDITIONS, TwoTasks, apart, fit_a
 from simulations.experiments.timeline import cut, first_half, needed
 from tests.releases import SMALL, small_population, small_release, small_users
 from tests.test_personal import other_task
-
-
-def silent(*_: object) -> None:
-    """No progress."""
 
 
 @pytest.fixture(scope="module")

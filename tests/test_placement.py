@@ -154,7 +154,7 @@ def test_every_placement_has_a_node_for_every_actor_and_fits_the_cores() -> None
 # -- what the machine has --------------------------------------------------------------------------
 
 
-def test_cores_are_those_of_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cores_are_those_of_this_process(monkeypatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3, 5, 7}, raising=False)
     monkeypatch.setattr(os, "cpu_count", lambda: 64)
     assert placement.usable_cores() == 3
@@ -162,9 +162,7 @@ def test_cores_are_those_of_this_process(monkeypatch: pytest.MonkeyPatch) -> Non
     assert placement.usable_cores() == 64
 
 
-def test_free_memory_is_what_machine_and_container_leave(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_free_memory_is_what_machine_and_container_leave(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=5 * 1024))
     assert free_memory_bytes(tmp_path) == 5 * 1024
     (tmp_path / "memory.max").write_text("max\n")
@@ -176,9 +174,7 @@ def test_free_memory_is_what_machine_and_container_leave(
     assert free_memory_bytes(tmp_path) == 0
 
 
-def test_a_base_is_counted_as_it_will_be_held(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_base_is_counted_as_it_will_be_held(tmp_path: Path, monkeypatch) -> None:
     """Stored in bfloat16, computed in float32; of a folder, the hub's cache or a configuration."""
     base = tiny_base(dtype=torch.bfloat16)
     base.save_pretrained(tmp_path)
@@ -200,37 +196,26 @@ def test_a_base_is_counted_as_it_will_be_held(
     assert found(str(tmp_path)) == whole
 
 
-def test_loading_bounds_actors_too() -> None:
-    """A base of which loading takes 8 GB: one actor of 1.5 + 8 GB in 12 GB, whatever training may."""
-    options = {"users": 8, "cores": 16, "memory_bytes": 12 * GB, "training_bytes": GB}
-    assert choose_placement(base=BaseBytes(GB, GB, 8 * GB), **options).actors == 1
-    assert choose_placement(base=BaseBytes(GB, GB, GB), **options).actors == 3
-    packed = choose_placement(
-        users=6,
-        cores=16,
-        memory_bytes=24 * GB,
-        base=BaseBytes(8 * GB, GB, 2 * GB),
-        training_bytes=GB,
-    )
-    assert packed.actors == 6  # 1.5 + 2 GB each
-
-
-def test_a_budget_of_every_actor_bounds_how_many_there_are() -> None:
-    # 1.5 GB, the base once and 3 GB of training each.
+@pytest.mark.parametrize(
+    ("base", "budget", "memory", "gpus", "actors"),
+    [
+        (BaseBytes(GB, GB, 8 * GB), GB, 12 * GB, (), 1),  # loading takes 8 GB: 1.5 + 8 GB each
+        (BaseBytes(GB, GB, GB), GB, 12 * GB, (), 3),
+        (BaseBytes(8 * GB, GB, 2 * GB), GB, 21 * GB, (), 6),  # packed: 1.5 + 2 GB each
+        (plain(GB), 3 * GB, 12 * GB, (), 2),  # 1.5 GB, the base once and 3 GB of training
+        (plain(GB), GB // 2, 16 * GB, (), 5),  # without a budget 16 GB hold 2 actors of 7.5 GB
+        (plain(14 * GB), 10 * GB, PLENTY, (80 * GB, 20 * GB), 1),
+    ],
+)
+def test_loading_and_the_budget_of_every_actor_bound_how_many_there_are(
+    base: BaseBytes, budget: int, memory: int, gpus: tuple[int, ...], actors: int
+) -> None:
     chosen = choose_placement(
-        users=8, cores=16, memory_bytes=12 * GB, base=plain(GB), training_bytes=3 * GB
-    )
-    assert chosen.actors == 2
-    small = choose_placement(
-        users=8, cores=16, memory_bytes=16 * GB, base=plain(GB), training_bytes=GB // 2
-    )
-    assert small.actors == 4  # without a budget 16 GB hold 2 actors of 7.5 GB
-    gpu = choose_placement(
-        users=8,
+        users=30,
         cores=16,
-        memory_bytes=PLENTY,
-        base=plain(14 * GB),
-        gpu_memory_bytes=(80 * GB, 20 * GB),
-        training_bytes=10 * GB,
+        memory_bytes=memory,
+        base=base,
+        gpu_memory_bytes=gpus,
+        training_bytes=budget,
     )
-    assert gpu.actors == 1
+    assert chosen.actors == actors

@@ -1,4 +1,7 @@
-"""What `prepare` writes: each device its own user only, pinned root, one plan; resume and refusal."""
+"""What `prepare` writes: each device its own user only, pinned root, one plan; resume and refusal.
+
+`--plan` refuses what the run would refuse, and leaves nothing behind.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +20,9 @@ from coordinator.keys import load_key
 from proper_model.bundle.trusted_root import Role, TrustedRoot, key_id
 from proper_model.checks import base as base_check
 from proper_model.data.users import write_oppu
-from proper_model.errors import BaseModelError, ConfigError, DataError, StorageError, TaskError
+from proper_model.errors import BaseModelError, ConfigError, DataError, StorageError
 from proper_model.federation.run_plan import RunPlan, file_sha256
+from proper_model.progress import silent
 from proper_model.tasks.records import Population
 from proper_model.tasks.task import load_task
 from simulations.setup import costs
@@ -32,20 +36,17 @@ from simulations.synthetic import tiny_base
 from simulations.synthetic.people import make_synthetic
 from simulations.synthetic.tiny_base import Pretraining, TinyShape, make_tiny_base
 
+World = tuple[Path, Path, Population]
 SHAPE = TinyShape(width=16, ffn=24, layers=1, heads=2)
-
-
-def quiet(_phase: str, _done: int, _total: int) -> None:
-    pass
 
 
 def prepare(options: RunOptions) -> RunPlan:
     (run,) = options.runs()
-    return prepare_module.prepare(run, quiet)
+    return prepare_module.prepare(run, silent)
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Population]:
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     """A data folder, a base folder and the population behind them."""
     root = tmp_path_factory.mktemp("world")
     synthetic = make_synthetic("synth_tag", preset="smoke")
@@ -61,16 +62,14 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Populat
 
 
 @pytest.fixture
-def options(world: tuple[Path, Path, Population], tmp_path: Path) -> RunOptions:
+def options(world: World, tmp_path: Path) -> RunOptions:
     data, base, _ = world
     return RunOptions(
         data=str(data), out=tmp_path / "out", task="synth_tag", base=str(base), profile="demo"
     )
 
 
-def test_every_device_gets_its_own_user_and_nothing_else(
-    world: tuple[Path, Path, Population], options: RunOptions
-) -> None:
+def test_every_device_gets_its_own_user_and_nothing_else(world: World, options: RunOptions) -> None:
     population = world[2]
     plan = prepare(options)
     assert RunPlan.load(plan.out / "plan.json") == plan
@@ -88,9 +87,7 @@ def test_every_device_gets_its_own_user_and_nothing_else(
     assert len(pooled) == len(population.pooled)
 
 
-def test_plan_holds_settings_and_no_data(
-    world: tuple[Path, Path, Population], options: RunOptions
-) -> None:
+def test_plan_holds_settings_and_no_data(world: World, options: RunOptions) -> None:
     plan = prepare(replace(options, preset="device", seed=7, arms=("stage1", "stage3")))
     text = (plan.out / "plan.json").read_text()
     for user in world[2].test:
@@ -124,7 +121,7 @@ def test_people_options_choose_and_cut(options: RunOptions) -> None:
 
 
 def test_the_plan_names_as_many_inactive_users_as_there_are(
-    world: tuple[Path, Path, Population], options: RunOptions, capsys: pytest.CaptureFixture[str]
+    world: World, options: RunOptions, capsys
 ) -> None:
     plan = prepare(replace(options, split="inactive:1000"))
     count = len(world[2].pooled) // 5
@@ -136,19 +133,26 @@ def test_the_plan_names_as_many_inactive_users_as_there_are(
     assert prepare(again) == plan
 
 
-def test_a_pool_too_small_to_train_on_is_refused_before_anything_is_written(
-    options: RunOptions,
+@pytest.mark.parametrize(
+    ("change", "error", "words"),
+    [
+        ({"pooled_users": 2}, DataError, "2 pooled users"),
+        ({"split": "random:5000"}, ConfigError, "random:5000"),
+    ],
+)
+def test_people_who_are_not_there_are_told_before_anything_is_written(
+    options: RunOptions, change: dict[str, object], error: type[Exception], words: str
 ) -> None:
-    with pytest.raises(DataError, match="2 pooled users"):
-        prepare(replace(options, pooled_users=2))
+    with pytest.raises(error, match=words):
+        prepare(replace(options, **change))  # type: ignore[arg-type]
     assert not options.out.exists()
 
 
 def test_what_is_odd_about_the_data_is_said_but_not_all_of_it(
-    world: tuple[Path, Path, Population],
+    world: World,
     options: RunOptions,
     tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    capsys,
 ) -> None:
     users = json.loads((world[0] / "user_others.json").read_text())
     users[0]["profile"][0]["date"] = "2024"
@@ -166,7 +170,7 @@ def test_what_is_odd_about_the_data_is_said_but_not_all_of_it(
 
 
 def test_a_template_that_the_profile_asks_for_in_vain_is_said(
-    options: RunOptions, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    options: RunOptions, tmp_path: Path, capsys
 ) -> None:
     profile = tmp_path / "mine.toml"
     profile.write_text('name = "mine"\ntemplate = "rhymes"\n')
@@ -183,12 +187,12 @@ def test_a_template_that_the_profile_asks_for_in_vain_is_said(
 
 
 def test_folds_rotate_so_that_everyone_is_a_test_user_once(
-    world: tuple[Path, Path, Population], options: RunOptions
+    world: World, options: RunOptions
 ) -> None:
     seen: list[str] = []
     whole = replace(options, folds=3)
     for fold, run in enumerate(whole.runs()):
-        plan = prepare_module.prepare(run, quiet)
+        plan = prepare_module.prepare(run, silent)
         assert plan.out.name == f"fold-{fold}"
         seen += [
             json.loads((entry.folder / "user.json").read_text())[0]["user_id"]
@@ -264,7 +268,7 @@ def test_resume_finds_the_same_run(options: RunOptions) -> None:
     ],
 )
 def test_resume_refuses_another_run_and_names_the_options(
-    world: tuple[Path, Path, Population],
+    world: World,
     options: RunOptions,
     tmp_path: Path,
     change: dict[str, object],
@@ -281,9 +285,7 @@ def test_resume_refuses_another_run_and_names_the_options(
     assert caught.value.hint is not None
 
 
-def test_a_demo_that_differs_is_named_by_what_the_user_gave(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_demo_that_differs_is_named_by_what_the_user_gave(tmp_path: Path, monkeypatch) -> None:
     # Without the seconds of pretraining: a demo's base is named by what it is made from.
     monkeypatch.setattr(tiny_base, "_pretrain", lambda *_: None)
     demo = RunOptions(data="demo", out=tmp_path / "out", users=3)
@@ -314,7 +316,7 @@ def test_resume_refuses_when_the_data_changed(options: RunOptions) -> None:
 
 
 def test_only_other_histories_make_another_plan(
-    world: tuple[Path, Path, Population], options: RunOptions, tmp_path: Path
+    world: World, options: RunOptions, tmp_path: Path
 ) -> None:
     first = prepare(options)
     user, *others = world[2].test
@@ -335,24 +337,6 @@ def test_a_preparation_killed_before_the_plan_is_done_again(options: RunOptions)
     assert again == plan, "the key of the first attempt is kept"
 
 
-@pytest.mark.parametrize(
-    ("change", "error", "words"),
-    [
-        ({"data": "no/such/folder"}, DataError, "no such file or folder"),
-        ({"task": "LaMP_99"}, TaskError, "unknown task"),
-        ({"template": "rhymes"}, TaskError, "no template set"),
-        ({"base": "./no-such-base"}, BaseModelError, "no-such-base"),
-        ({"split": "random:5000"}, ConfigError, "random:5000"),
-    ],
-)
-def test_bad_input_is_named_before_anything_is_written(
-    options: RunOptions, change: dict[str, object], error: type[Exception], words: str
-) -> None:
-    with pytest.raises(error, match=words):
-        prepare(replace(options, **change))  # type: ignore[arg-type]
-    assert not options.out.exists()
-
-
 @pytest.mark.parametrize("there", [False, True])
 def test_a_base_that_fails_leaves_no_folder(options: RunOptions, there: bool) -> None:
     broken = options.out.with_name("broken")
@@ -368,7 +352,7 @@ def test_a_base_that_fails_leaves_no_folder(options: RunOptions, there: bool) ->
 
 
 def test_a_place_that_cannot_be_written_is_told_before_a_base_is_trained(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch
 ) -> None:
     monkeypatch.setattr(prepare_module, "load_source", lambda *_: pytest.fail("too late"))
     (tmp_path / "file").write_text("")
@@ -377,7 +361,7 @@ def test_a_place_that_cannot_be_written_is_told_before_a_base_is_trained(
 
 
 def test_processes_and_nodes_follow_from_the_machine_unless_told(
-    options: RunOptions, monkeypatch: pytest.MonkeyPatch
+    options: RunOptions, monkeypatch
 ) -> None:
     monkeypatch.setattr(prepare_module, "this_machine", lambda: Machine(2, 1 << 40))
     with pytest.raises(ConfigError, match="3 actors of 1 thread on 2 cores"):
@@ -395,9 +379,9 @@ def test_more_devices_a_node_than_there_are_is_all_of_them(options: RunOptions) 
 
 @pytest.mark.parametrize("what", ["prepare", "plan", "plan of a run to go on with"])
 def test_the_base_is_read_once(
-    world: tuple[Path, Path, Population],
+    world: World,
     options: RunOptions,
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch,
     what: str,
 ) -> None:
     if what.endswith("go on with"):
@@ -422,6 +406,40 @@ def test_the_base_is_read_once(
     if what == "prepare":
         prepare(options)
     else:
-        costs.plan_costs(options, quiet)
+        costs.plan_costs(options, silent)
     # transformers reads the configuration once more, for the tokenizer.
     assert read == {"config": 2, "tokenizer": 1, "modules": 1, "headers": 1}
+
+
+# What `--plan` says before
+
+
+@pytest.fixture
+def demo(tmp_path: Path, monkeypatch) -> RunOptions:
+    measured = Speed(forward=1e5, training=3e4)
+    monkeypatch.setattr(costs, "measure", lambda *_, **__: measured)
+    return RunOptions(data="demo", out=tmp_path / "runs" / "out", users=3)
+
+
+def test_a_plan_of_the_demo_trains_and_leaves_nothing(
+    demo: RunOptions, tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.setattr(tiny_base, "_pretrain", lambda *_: pytest.fail("pretrains"))
+    found = costs.plan_costs(demo, silent)
+    assert found.total_seconds.high > 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_plan_looks_at_out_as_the_run_does(demo: RunOptions, monkeypatch) -> None:
+    monkeypatch.setattr(tiny_base, "_pretrain", lambda *_: None)
+    plan = prepare(demo)
+    before = sorted(path for path in plan.out.rglob("*"))
+    with pytest.raises(ConfigError, match="is not empty"):
+        costs.plan_costs(demo, silent)
+    with pytest.raises(ConfigError, match="is not empty"):
+        costs.plan_costs(replace(demo, folds=3), silent)
+    with pytest.raises(ConfigError, match="differs in: --seed"):
+        costs.plan_costs(replace(demo, seed=1, resume=True), silent)
+    same = replace(demo, resume=True)
+    assert costs.plan_costs(same, silent).total_seconds.high > 0
+    assert sorted(path for path in plan.out.rglob("*")) == before

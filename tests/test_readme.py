@@ -19,7 +19,7 @@ from typer.main import get_command
 
 from simulations import api
 from simulations.cli import next_command
-from simulations.outcome.results import Results, write_results
+from simulations.outcome.results import Results, write_document
 from simulations.setup.options import RunOptions
 
 FENCE = re.compile(r"^```(?P<language>[a-z]*)\n(?P<body>.*?)^```$", re.DOTALL | re.MULTILINE)
@@ -288,7 +288,7 @@ def test_a_block_is_replaced_by_what_its_command_prints(
 
 def test_what_is_printed_for_a_terminal_is_fenced(generated: ModuleType, tmp_path: Path) -> None:
     path = tmp_path / "some.json"
-    write_results(Results.model_validate(example()), path)
+    write_document(Results.model_validate(example()), path)
     printed = generated.produce(f"proper-sim table {path}")
     assert printed.startswith("```text\n")
     assert printed.endswith("\n```\n")

@@ -14,8 +14,7 @@ from test_results import example
 from client.terminal.tables import to_markdown
 from proper_model.errors import ReportError
 from simulations.outcome.details import ArmDetails, Details, MessageTotal, Routing, Significance
-from simulations.outcome.details import write_details as write
-from simulations.outcome.results import MetricSummary, Results, write_results
+from simulations.outcome.results import MetricSummary, Results, write_document
 from simulations.reporting.report import Example, Step, device_differences, write_report
 from simulations.reporting.tables import comparison_table, contrast_table, run_table
 
@@ -79,30 +78,16 @@ def details() -> Details:
             changed=0.25,
         )
 
+    def fit(distance: float, before: float, after: float) -> dict[str, float]:
+        names = ("embedding_distance", "embedding_loss_before", "lora_loss_after")
+        return dict(zip(names, (distance, before, after), strict=True))
+
+    losses = {"stage1": 2.0, "stage2-mean": 1.9, "stage2": 1.5, "oppu-mlp": 1.4, "stage3": 1.2}
     results = Results.model_validate(example())
     return Details(
         reference="stage1",
-        arms={
-            "stage1": arm(2.0),
-            "stage2-mean": arm(1.9),
-            "stage2": arm(1.5),
-            "oppu-mlp": arm(1.4),
-            "stage3": arm(1.2),
-        },
-        fits={
-            "stage3": {
-                "d00000": {
-                    "embedding_distance": 0.8,
-                    "embedding_loss_before": 2.0,
-                    "lora_loss_after": 1.5,
-                },
-                "d00001": {
-                    "embedding_distance": 0.2,
-                    "embedding_loss_before": 1.8,
-                    "lora_loss_after": 1.9,
-                },
-            }
-        },
+        arms={name: arm(nll) for name, nll in losses.items()},
+        fits={"stage3": {"d00000": fit(0.8, 2.0, 1.5), "d00001": fit(0.2, 1.8, 1.9)}},
         significance=[
             Significance(contrast=results.contrasts[0], p=0.001, p_holm=0.01),
             Significance(contrast=results.contrasts[0], p=0.04, p_holm=0.08),
@@ -114,8 +99,8 @@ def details() -> Details:
 
 @pytest.fixture
 def run_folder(tmp_path: Path) -> Path:
-    write_results(Results.model_validate(example()), tmp_path / "results.json")
-    write(details(), tmp_path / "details.json")
+    write_document(Results.model_validate(example()), tmp_path / "results.json")
+    write_document(details(), tmp_path / "details.json")
     return tmp_path
 
 

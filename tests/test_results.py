@@ -8,21 +8,16 @@ import math
 from pathlib import Path
 
 import pytest
+from bench_files import HARDWARE
 
 from proper_model.errors import ReportError
 from proper_model.federation import machine
 from simulations.outcome import environment
-from simulations.outcome.results import Contrast, Results, read_results, to_json, write_results
+from simulations.outcome.results import Contrast, Results, read_results, write_document
 from simulations.reporting.tables import phase_table
 
-SUMMARY = {
-    "mean": 0.5,
-    "low": 0.25,
-    "high": 0.75,
-    "user_mean": 0.5,
-    "user_low": 0.25,
-    "user_high": 0.75,
-}
+SUMMARY = {"mean": 0.5, "low": 0.25, "high": 0.75}
+SUMMARY |= {f"user_{name}": value for name, value in SUMMARY.items()}
 
 
 def example() -> dict[str, object]:
@@ -35,30 +30,15 @@ def example() -> dict[str, object]:
         "profile": "tiny",
         "seed": 0,
         "split": "given",
-        "hardware": {
-            "system": "Linux x86_64",
-            "cpu": "a CPU",
-            "cores": 2,
-            "ram_bytes": 1024,
-            "gpu": None,
-            "python": "3.11",
-            "torch": "2.0",
-        },
+        "hardware": HARDWARE,
         "commit": "abc",
         "arms": {
             "stage1": {"n_users": 2, "n_queries": 4, "metrics": {"accuracy": dict(SUMMARY)}},
             "stage3": {"n_users": 2, "n_queries": 4, "metrics": {"accuracy": dict(SUMMARY)}},
         },
         "contrasts": [
-            {
-                "a": "stage3",
-                "b": "stage1",
-                "metric": "accuracy",
-                "level": "user",
-                "delta": 0.25,
-                "low": 0.1,
-                "high": 0.4,
-            }
+            {"a": "stage3", "b": "stage1", "metric": "accuracy", "level": "user"}
+            | {"delta": 0.25, "low": 0.1, "high": 0.4}
         ],
         "confidence": 0.95,
         "parameters": {"user_lora": 12},
@@ -69,9 +49,10 @@ def example() -> dict[str, object]:
 
 def test_a_file_keeps_exactly_the_published_keys_and_values(tmp_path: Path) -> None:
     path = tmp_path / "results.json"
-    write_results(Results.model_validate(example()), path)
+    write_document(Results.model_validate(example()), path)
     assert json.loads(path.read_text()) == example()
-    assert to_json(read_results(path)) == path.read_text()
+    write_document(read_results(path), again := tmp_path / "again.json")
+    assert again.read_bytes() == path.read_bytes()
     assert read_results(tmp_path) == read_results(path)  # a run folder stands for its results
 
 
@@ -112,7 +93,7 @@ def test_a_poisoned_mean_survives_as_null(tmp_path: Path) -> None:
     poisoned = example()
     poisoned["arms"]["stage1"]["metrics"] = {"mae": {**SUMMARY, "mean": math.nan}}  # type: ignore[index]
     path = tmp_path / "results.json"
-    write_results(Results.model_validate(poisoned), path)
+    write_document(Results.model_validate(poisoned), path)
     assert '"mean": null' in path.read_text()
     assert math.isnan(read_results(path).arms["stage1"].metrics["mae"].mean)
 
@@ -156,7 +137,7 @@ def test_environment_states_code_and_machine(tmp_path: Path) -> None:
     ("owners", "said"), [({"simulations": ["proper"]}, "version 1.2"), ({}, "unknown")]
 )
 def test_without_a_checkout_the_installed_version_is_the_code(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owners: dict[str, list[str]], said: str
+    tmp_path: Path, monkeypatch, owners: dict[str, list[str]], said: str
 ) -> None:
     monkeypatch.setattr(importlib.metadata, "packages_distributions", lambda: owners)
     monkeypatch.setattr(importlib.metadata, "version", {"proper": "1.2"}.__getitem__)

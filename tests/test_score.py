@@ -9,6 +9,7 @@ import pytest
 from run_folders import make_run, make_user
 
 from proper_model.errors import MetricError, ReportError
+from proper_model.progress import silent
 from simulations.outcome import environment, timings
 from simulations.outcome.details import read_details
 from simulations.outcome.results import read_results
@@ -182,9 +183,7 @@ def test_levels_of_synthetic_people_are_told_apart(tmp_path: Path) -> None:
         score_run(tmp_path, resamples=50)
 
 
-def test_flowers_share_is_the_start_and_what_no_step_took(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_flowers_share_is_the_start_and_what_no_step_took(tmp_path: Path, monkeypatch) -> None:
     def flower(part: str) -> float:
         return float(json.loads((tmp_path / "phases.json").read_text())[f"flower-{part}"])
 
@@ -200,7 +199,7 @@ def test_flowers_share_is_the_start_and_what_no_step_took(
     (tmp_path / "timings.json").write_text('{"release": 62.0}')
     clock.finish()
     assert flower("end") == 20.0 - 3.0 - 12.0
-    timings.FlowerClock(tmp_path, lambda *_: None)("evaluate", 0, 1)
+    timings.FlowerClock(tmp_path, silent)("evaluate", 0, 1)
     assert flower("start") == 3.0 + 4.0, "another start adds"
 
 
@@ -218,7 +217,7 @@ def test_scoring_and_the_report_are_phases_too_and_not_added_when_done_again(
 ) -> None:
     make_run(tmp_path, USERS, OUTPUTS)
     (tmp_path / "phases.json").write_text(json.dumps({"prepare": 1.0, "score": 900.0}))
-    finish(tmp_path, lambda *_: None)
+    finish(tmp_path, silent)
     found = read_results(tmp_path).timings_s
     assert set(found) == {"prepare", "score", "report"}
     assert found["prepare"] == 1.0

@@ -1,4 +1,6 @@
-"""Synthetic populations: the planted truth is in the data, in the formats of real data."""
+"""Synthetic populations: the planted truth is in the data, in the form of real data, and separates the
+stages for ideal estimators (docs/method.md 5.2-5.4).
+"""
 
 from __future__ import annotations
 
@@ -10,10 +12,12 @@ import pytest
 
 from proper_model.data.users import read_population, write_oppu
 from proper_model.errors import ConfigError
+from proper_model.evaluation.metrics import Prediction
 from proper_model.tasks.task import load_task
 from simulations.synthetic.people import make_synthetic
 from simulations.synthetic.settings import KINDS
 from simulations.synthetic.text import THINGS_SEEN
+from tests.planted import level_accuracy, user_accuracy
 
 # The truth, the text and the oracle do not depend on how much a base is pretrained on.
 QUICK = {"pretrain": 20}
@@ -199,3 +203,89 @@ def test_unknown_settings_are_refused():
         make_synthetic("synth_tag", groups=6)
     with pytest.raises(ConfigError, match="items must exceed"):
         make_synthetic("synth_tag", items=4)
+
+
+# Ideal estimators
+
+
+def oracle(kind, **knobs):
+    return {k: v[kind] for k, v in make_synthetic(kind, **QUICK, **knobs).truth["oracle"].items()}
+
+
+def test_ideal_stages_separate_on_tags():
+    scores = oracle("synth_tag")
+    assert scores["grouping"]["ari_pooled"] > 0.95
+    assert scores["stage1"]["pop"] > 0.95
+    assert scores["stage1"]["group"] < 0.35
+    assert scores["stage1"]["user"] < 0.1
+    assert scores["stage2"]["group"] > 0.95
+    assert scores["stage2"]["user"] < 0.1
+    assert scores["stage3"]["all"] > 0.95
+    assert 0.5 < scores["oppu-mlp"]["group"] < 0.75
+    assert scores["own-history"]["all"] < scores["oppu-mlp"]["all"] < scores["stage3"]["all"]
+
+
+def test_short_histories_are_a_negative_control():
+    assert oracle("synth_tag", preset="sparse")["grouping"]["ari_pooled"] < 0.2
+
+
+def test_hard_is_harder():
+    """Median over seeds of grouping with 16 items: five candidates a topic against three."""
+    seeds = range(3)
+    plain = [oracle("synth_tag", items=16, seed=s)["grouping"]["ari_pooled"] for s in seeds]
+    hard = [
+        oracle("synth_tag", preset="hard", items=16, seed=s)["grouping"]["ari_pooled"]
+        for s in seeds
+    ]
+    assert np.median(hard) < np.median(plain) - 0.05
+
+
+def test_ideal_stages_separate_on_scores():
+    scores = oracle("synth_rate")
+    # The groups are found, and leniency does not pass for taste.
+    assert scores["grouping"]["ari_pooled"] > 0.95
+    assert abs(scores["grouping"]["ari_offset"]) < 0.05
+    assert scores["stage1"]["mae"] > scores["stage2"]["mae"] > scores["oppu-mlp"]["mae"]
+    assert scores["stage3"]["mae"] < 0.15
+    assert scores["oppu-mlp"]["mae"] > 0.5
+
+
+def test_ideal_stages_separate_on_sentences():
+    scores = oracle("synth_text")
+    assert scores["stage1"]["group"] < 0.3
+    assert scores["stage2"]["group"] > 0.95 > scores["oppu-mlp"]["group"]
+    assert scores["stage2"]["user"] < 0.1
+    assert scores["stage3"]["all"] > 0.95
+
+
+def test_demo_shows_every_stage():
+    scores = oracle("synth_tag", preset="demo")
+    assert scores["stage1"]["all"] + 0.15 < scores["stage2"]["all"]
+    assert scores["stage2"]["all"] + 0.2 < scores["stage3"]["all"]
+    assert scores["oppu-mlp"]["group"] + 0.1 < scores["stage3"]["group"]
+
+
+# Scores by level
+
+
+def answers(synthetic, say):
+    return [
+        Prediction(user.user_id, query.id, say(query), nll=0.0, answer_tokens=1)
+        for user in synthetic.population.test
+        for query in user.queries
+    ]
+
+
+def test_level_accuracy(films):
+    level = films.truth["level"]
+    partly = answers(films, lambda q: f" {q.gold} " if level[q.id] == "group" else "nonsense")
+    assert level_accuracy(partly, films.truth) == pytest.approx(
+        {"all": 1 / 3, "group": 1, "pop": 0, "user": 0}
+    )
+    one = films.population.test[0].user_id
+    own = {query.id for query in films.population.test[0].queries}
+    right = answers(films, lambda q: q.gold if q.id in own else "nonsense")
+    assert level_accuracy(right, films.truth)["all"] == pytest.approx(1 / 40)
+    by_user = user_accuracy(right, films.truth, "group")
+    assert {user for user, share in by_user.items() if share == 1} == {one}
+    assert len(by_user) == 40

@@ -20,23 +20,12 @@ from simulations.synthetic.films import (
 from simulations.synthetic.people import make_synthetic
 from simulations.synthetic.settings import KINDS
 from simulations.synthetic.text import TIMES
-
-# The truth, the text and the oracle do not depend on how much a base is pretrained on.
-QUICK = {"pretrain": 20}
+from tests.test_synthetic import QUICK, all_users, query_texts
 
 
 @pytest.fixture(scope="module")
 def films():
     return make_synthetic("synth_tag", **QUICK)
-
-
-def all_users(synthetic):
-    return synthetic.population.pooled + synthetic.population.test
-
-
-def query_texts(synthetic, user):
-    task = load_task(synthetic.task)
-    return [task.query_text(query)["text"] for query in user.queries]
 
 
 def topic_words() -> dict[str, frozenset[str]]:

@@ -12,7 +12,7 @@ from proper_model.text.encoding import Encoder
 from simulations.synthetic import tiny_base
 from simulations.synthetic.films import TAGS
 from simulations.synthetic.people import make_synthetic
-from simulations.synthetic.tiny_base import Pretraining, make_tiny_base
+from simulations.synthetic.tiny_base import Pretraining, make_tiny_base, sketch_tiny_base
 
 BRIEF = Pretraining(epochs=1)
 TEXTS = [
@@ -70,6 +70,17 @@ def test_second_call_finds_the_first_result(tmp_path):
     assert len(steps) == 2
     longer = make_tiny_base(tmp_path, [*TEXTS, TEXTS[0]], training=BRIEF)
     assert longer != made
+
+
+def test_a_sketch_is_the_base_that_would_be_made_without_its_weights(tmp_path, monkeypatch):
+    monkeypatch.setattr(tiny_base, "_pretrain", lambda *_: None)
+    made = make_tiny_base(tmp_path / "made", TEXTS, vocabulary=["film"], seed=3)
+    sketch = sketch_tiny_base(tmp_path / "s", TEXTS, vocabulary=["film"], seed=3)
+    assert sketch.name == made.name
+    described = {p.name for p in sketch.iterdir()}
+    assert {p.name for p in made.iterdir()} == described | {"model.safetensors"}
+    for name in described:
+        assert (sketch / name).read_bytes() == (made / name).read_bytes(), name
 
 
 def test_a_failed_build_leaves_nothing(tmp_path, monkeypatch):

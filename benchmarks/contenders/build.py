@@ -68,14 +68,7 @@ def build_world(
     keep: bool = False,
 ) -> World:
     """A world for one contender; `users` trains only the first of the workload's."""
-    base = build_base(
-        work.size,
-        dtype=spec.torch_dtype,
-        device=device,
-        seed=work.seed,
-        attention=spec.attention,
-        positions=max(LONGEST, work.tokens),
-    )
+    base = build_base(work, spec, device)
     settings = TrialSettings(
         epochs=1,
         batch_size=spec.batch,
@@ -96,24 +89,11 @@ def shape_of(size: str) -> Shape:
     return SIZES[size]
 
 
-def build_base(
-    size: str,
-    *,
-    dtype: torch.dtype,
-    device: torch.device,
-    seed: int,
-    attention: str | None = None,
-    positions: int = 1024,
-) -> Any:
-    """A frozen causal LM of a size, in the dtype it computes in.
-
-    Args:
-        attention: implementation by Hugging Face's name, or None for the engine's own choice.
-        positions: longest sample, in tokens.
-    """
+def build_base(work: Workload, spec: Spec, device: torch.device) -> Any:
+    """A frozen causal LM of the workload's size, in the dtype that the contender computes in."""
     from transformers import AutoModelForCausalLM, LlamaConfig
 
-    shape = shape_of(size)
+    shape, dtype = shape_of(work.size), spec.torch_dtype
     config = LlamaConfig(
         hidden_size=shape.hidden,
         num_hidden_layers=shape.layers,
@@ -121,16 +101,16 @@ def build_base(
         num_attention_heads=shape.heads,
         num_key_value_heads=shape.heads,
         vocab_size=shape.vocabulary,
-        max_position_embeddings=positions,
+        max_position_embeddings=max(LONGEST, work.tokens),
         tie_word_embeddings=False,
         pad_token_id=0,
         use_cache=False,
     )
-    attention = attention or attention_for(device, dtype) or "sdpa"
+    attention = spec.attention or attention_for(device, dtype) or "sdpa"
     # Weights are drawn where they will live: seven billion of them should not cross a bus.
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices), torch.device(device):
-        torch.manual_seed(seed)
+        torch.manual_seed(work.seed)
         base = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=attention)
     base.requires_grad_(False)
     return base.eval()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import torch
@@ -25,17 +25,13 @@ class Stopwatch:
         self.device = device
         self._setup, self._train = [0.0, 0.0], [0.0, 0.0]
 
-    @contextmanager
-    def setup(self) -> Iterator[None]:
+    def setup(self) -> AbstractContextManager[None]:
         """Time what is made anew for each user before training."""
-        with self._timed(self._setup):
-            yield
+        return self._timed(self._setup)
 
-    @contextmanager
-    def train(self) -> Iterator[None]:
+    def train(self) -> AbstractContextManager[None]:
         """Time training itself, whose rate is the result."""
-        with self._timed(self._train):
-            yield
+        return self._timed(self._train)
 
     @contextmanager
     def _timed(self, seconds: list[float]) -> Iterator[None]:

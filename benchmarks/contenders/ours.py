@@ -3,7 +3,7 @@
 `Ours` is a `Cohort` of all users. Without experts it trains what a PEFT loop trains (the baseline
 OPPU-mlp); with experts and routers what PROPER's stage 3 trains. Nothing is held back, so a round is
 training and nothing else. `Limit` carries the same packed rows through the same frozen base, forward
-and backward to its inputs, and trains nothing: what an engine takes beyond it is the price of
+and backward to its inputs, and trains nothing: what an engine takes beyond it is the cost of
 adapters, routing and optimizers.
 """
 
@@ -57,10 +57,6 @@ class Ours:
             self.trained = {
                 u: [(a[u], b[u]) for a, b in factors] for u in range(len(self.world.users))
             }
-
-    def train_once(self) -> None:
-        """One round without a clock."""
-        self.round(Stopwatch(self.world.device))
 
     def _fresh_lora(self) -> list[Tensor]:
         seeds = [user.seed for user in self.world.users]

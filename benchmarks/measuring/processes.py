@@ -1,4 +1,4 @@
-"""Processes of a benchmark's own: asked over a pipe, deaf to Ctrl-C, noticed when they end.
+"""Processes of a benchmark's own: asked over a pipe, not reached by Ctrl-C, noticed when they end.
 
 A terminal sends Ctrl-C to every process of a command; each would print a traceback of its own. Here
 only the command answers it, and it ends its children.
@@ -32,7 +32,7 @@ def cause_of(error: BaseException) -> str:
 
 
 @contextlib.contextmanager
-def deaf_children() -> Iterator[None]:
+def without_ctrl_c() -> Iterator[None]:
     """What is started while open never receives Ctrl-C, nor do its children.
 
     For this process it only waits: one that comes meanwhile is raised when this closes.
@@ -57,7 +57,7 @@ class Child:
         context.set_forkserver_preload(PRELOAD)
         self._here, there = context.Pipe()
         self._process = context.Process(target=target, args=(there, *arguments), daemon=True)
-        with deaf_children():
+        with without_ctrl_c():
             self._process.start()
         there.close()  # else the pipe stays open when the child dies
 

@@ -1,8 +1,7 @@
 """One contender in a process of its own, run a round at a time from outside.
 
-Own processes give each contender its own threads, its own peak memory, and CPU seconds that are
-nobody else's; rounds on demand let the parent go round-robin over contenders, so that a disturbance
-of the machine hits all of them alike.
+Own processes give each contender its own threads, peak memory and CPU seconds; rounds on demand let
+the parent go round-robin over contenders, so that a disturbance of the machine hits all alike.
 """
 
 from __future__ import annotations
@@ -95,7 +94,7 @@ class Worker(Child):
 
 
 def _serve(there: Connection, job: Job) -> None:
-    """The child's life: build, then a round for every word but `stop`."""
+    """In the child: build, then a round for every word but `stop`."""
     try:
         torch.set_num_threads(job.spec.threads)
         torch.manual_seed(job.work.seed)

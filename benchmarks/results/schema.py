@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from proper_model.errors import ReportError
 from proper_model.storage.files import write_atomic
-from simulations.outcome.results import Hardware
+from simulations.outcome.results import Hardware, first_fault
 
 SCHEMA = 2  # of what is written; 1 is read
 # What version 1 held beside the rounds: summaries of them, and shares of a measured peak rate.
@@ -55,7 +55,7 @@ class Report(_Strict):
 
 
 class Spread(NamedTuple):
-    """Median over rounds, smallest and largest: a mean is ruled by the round that was disturbed."""
+    """Median over rounds, smallest and largest: one disturbed round moves a mean."""
 
     median: float
     low: float
@@ -70,8 +70,8 @@ class Spread(NamedTuple):
 class RoundSeconds(_Strict):
     """Wall and CPU seconds of training all of a contender's users once, and of setting them up.
 
-    Wall seconds say what a user of the machine gets; CPU seconds of the process hold still when
-    others use the machine too.
+    Wall seconds say what a user of the machine gets; CPU seconds of the process
+    hardly change when others use the machine too.
     """
 
     wall_s: float = Field(gt=0)
@@ -328,10 +328,8 @@ def read_report(path: Path) -> Report:
     try:
         return SCHEMAS[kind].model_validate_json(text)
     except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False)[0]
-        place = ".".join(str(part) for part in first["loc"]) or "file"
         raise ReportError(
-            f"{path}: not a benchmark of schema {SCHEMA}: {place}: {first['msg']}",
+            f"{path}: not a benchmark of schema {SCHEMA}: {first_fault(error)}",
             hint=f"run it again: python -m benchmarks.{kind}",
         ) from error
 

@@ -116,7 +116,7 @@ def times(spread: Spread) -> str:
 
 
 def clock_of(device: str) -> Clock:
-    """CPU seconds of work on a CPU, which hold still beside other work; else wall seconds."""
+    """CPU seconds of work on a CPU, which other work changes least; else wall seconds."""
     return "cpu_s" if device == "cpu" else "wall_s"
 
 

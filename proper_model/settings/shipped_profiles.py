@@ -60,7 +60,10 @@ def _read(path: Path) -> dict[str, object]:
     try:
         raw = path.read_bytes()
     except OSError as error:
-        raise ConfigError(f"cannot read profile {path}: {error.strerror}") from error
+        raise ConfigError(
+            f"cannot read profile {path}: {error.strerror}",
+            hint="check the path, or name a shipped profile such as tiny",
+        ) from error
     if len(raw) > MAX_PROFILE_BYTES:
         raise ConfigError(
             f"profile {path} is {len(raw)} bytes, expected at most {MAX_PROFILE_BYTES}"

@@ -95,13 +95,13 @@ def _print(result: Experiment, *, markdown: bool = False) -> None:
 def _leave(result: Experiment, out: Path) -> None:
     """Write result and figure into `out`, and print the tables."""
     from proper_model.storage.files import storage_errors, write_atomic
-    from simulations.experiments.schema import write_experiment
     from simulations.experiments.show import loss_figure
+    from simulations.outcome.results import write_document
 
     with storage_errors(out):
         out.mkdir(parents=True, exist_ok=True)
         path = out / f"{result.experiment}.json"
-        write_experiment(result, path)
+        write_document(result, path)
         figure = loss_figure(result).svg.replace("currentColor", "black")
         write_atomic(path.with_suffix(".svg"), figure.encode())
     _print(result)

@@ -12,12 +12,12 @@ from typing import Any, Literal
 import torch
 
 from proper_model.evaluation import CORPUS_METRICS, Level, Scored
-from proper_model.federation.step_clock import Progress
+from proper_model.progress import Progress
 from proper_model.release.contents import Release
 from proper_model.tasks import Task, User
 from simulations.experiments.schema import Condition, Costs, Experiment, SetContrast
 from simulations.outcome import environment
-from simulations.reporting.score import Resampling, arm_result
+from simulations.reporting.score import CONFIDENCE, Resampling, arm_result
 from simulations.setup.options import OneRun, Training
 from simulations.setup.prepare import server_threads
 from simulations.setup.sources import Source
@@ -134,7 +134,7 @@ def as_experiment(
         users=outcome.users,
         hardware=environment.hardware(),
         commit=environment.commit(),
-        confidence=drawn.confidence,
+        confidence=CONFIDENCE,
         conditions=conditions,
         contrasts=contrasts(outcome.scores, outcome.pairs, drawn),
         facts=dict(outcome.facts),

@@ -28,7 +28,7 @@ from proper_model.data import read_population
 from proper_model.engine import Samples
 from proper_model.errors import ConfigError, DataError
 from proper_model.evaluation import Scored
-from proper_model.federation.step_clock import Progress
+from proper_model.progress import Progress
 from proper_model.release.contents import Release
 from proper_model.stages import EmbeddingFit
 from proper_model.tasks import Task, User
@@ -205,7 +205,7 @@ def measure(
         for name, found in fits.found.items()
     }
     for place, task in enumerate(both.tasks):
-        users = both.test[place]
+        users, asked = both.test[place], replace(release, task=task)
         samples = [
             learner.split(
                 learner.encode(user.history, task),
@@ -217,7 +217,6 @@ def measure(
         for condition, own in states.items():
             for stage in ("2", "3"):
                 progress(f"asking {task.name}, {condition}, stage {stage}", 0, 0)
-                asked = replace(release, task=task)
                 scores[condition][f"{task.name}, stage {stage}"] = score_queries(
                     asked, users, f"stage{stage}", own, memory_bytes=memory
                 )

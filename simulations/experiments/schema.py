@@ -1,4 +1,4 @@
-"""The schema of an experiment's result file, schema version 1, and reading and writing it.
+"""The schema of an experiment's result file, and reading it.
 
 One file holds one experiment: what was compared (`conditions`), on which questions (`sets`), with
 intervals over users, and what it cost. Numbers only: no text of a person, no path of a machine.
@@ -11,10 +11,14 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from proper_model.storage.files import write_atomic
-from simulations.outcome.results import ArmResult, Contrast, Hardware, Strict, dumps, read_as
-
-SCHEMA = 1
+from simulations.outcome.results import (
+    ArmResult,
+    Contrast,
+    Document,
+    Hardware,
+    Strict,
+    read_document,
+)
 
 
 class Costs(Strict):
@@ -47,11 +51,9 @@ class SetContrast(Contrast):
     on: str
 
 
-class Experiment(Strict):
+class Experiment(Document):
     """One result file. `facts` are counts and shares; `notes` say what a reader must know."""
 
-    # Literal[1] would also take `true`.
-    schema_: int = Field(default=1, ge=1, le=1, strict=True, alias="schema")
     experiment: Literal["drift", "multitask"]
     tasks: list[str] = Field(min_length=1)
     templates: list[str] = Field(min_length=1)
@@ -78,17 +80,12 @@ class Experiment(Strict):
         return self
 
 
-def write_experiment(experiment: Experiment, path: Path) -> None:
-    """Write the file whole or not at all."""
-    write_atomic(path, dumps(experiment.model_dump(mode="json", by_alias=True)).encode())
-
-
 def read_experiment(path: Path) -> Experiment:
     """Parse one file. Raises ReportError naming the file and the first bad field."""
     make = "proper-sim exp drift or exp multitask"
-    return read_as(
+    return read_document(
         Experiment,
         path,
         missing=("no such file", f"make one: {make}"),
-        faulty=(f"not an experiment of schema {SCHEMA}", f"make it again: {make}"),
+        faulty=("not an experiment of schema 1", f"make it again: {make}"),
     )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from client.terminal.tables import Table
 from simulations.experiments.schema import Condition, Experiment
 from simulations.outcome.results import METRICS
+from simulations.reporting.tables import NONE, difference, interval
 
 if TYPE_CHECKING:
     from simulations.reporting.figures import Figure
@@ -19,19 +20,19 @@ LOSS = "nll"
 
 def result_table(result: Experiment) -> Table:
     """A row a set and metric, a column a condition, intervals over users; costs at the end."""
-    rows = []
     names = list(result.conditions)
-    for on in sets(result):
-        for metric in _metrics(result, on):
-            cells = [_interval(result.conditions[name], on, metric) for name in names]
-            rows.append((on, metric, *cells))
+    rows = [
+        (on, metric, *(_interval(result.conditions[name], on, metric) for name in names))
+        for on in sets(result)
+        for metric in _metrics(result, on)
+    ]
     for label, field, digits in (
         ("trained tokens", "trained_tokens", 0),
         ("CPU seconds", "cpu_seconds", 1),
     ):
         costs = [result.conditions[name].costs for name in names]
         cells = [
-            "–" if cost is None else f"{getattr(cost, field) / result.users:,.{digits}f}"
+            NONE if cost is None else f"{getattr(cost, field) / result.users:,.{digits}f}"
             for cost in costs
         ]
         rows.append(("cost a user", label, *cells))
@@ -45,16 +46,8 @@ def result_table(result: Experiment) -> Table:
 
 def difference_table(result: Experiment) -> Table:
     """Paired differences in few metrics; those in which no user differs are left out."""
-    verdicts = {True: "better", False: "worse", None: "not separable"}
     rows = [
-        (
-            f"{row.a} − {row.b}",
-            row.on,
-            row.metric,
-            f"{row.delta:+.4f}",
-            f"[{row.low:+.4f}, {row.high:+.4f}]",
-            verdicts[row.improvement],
-        )
+        (f"{row.a} − {row.b}", row.on, row.metric, *difference(row))
         for row in result.contrasts
         if row.metric in COMPARED and not row.delta == row.low == row.high == 0
     ]
@@ -84,27 +77,20 @@ def _metrics(result: Experiment, on: str) -> list[str]:
 def _interval(condition: Condition, on: str, metric: str) -> str:
     value = condition.sets[on].metrics.get(metric) if on in condition.sets else None
     if value is None:
-        return "–"
+        return NONE
     if math.isfinite(value.user_mean):
-        return f"{value.user_mean:.3f} [{value.user_low:.3f}, {value.user_high:.3f}]"
-    return f"{value.mean:.3f} [{value.low:.3f}, {value.high:.3f}]"
+        return interval(value.user_mean, value.user_low, value.user_high)
+    return interval(value.mean, value.low, value.high)
 
 
 def loss_figure(result: Experiment) -> Figure:
     """Loss per answer token of every condition on every set, with intervals over users."""
-    import matplotlib as mpl
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-    from matplotlib.figure import Figure as Canvas
+    from simulations.reporting import figures  # matplotlib, which tables do without
 
-    from simulations.reporting.figures import BLUE, GREEN, GREY, INK, ORANGE, STYLE, inline
-
-    colours = (BLUE, ORANGE, GREEN, GREY)
+    colours = (figures.BLUE, figures.ORANGE, figures.GREEN, figures.GREY)
     asked, names = sets(result), list(result.conditions)
     said = []
-    with mpl.rc_context(STYLE):
-        canvas = Canvas(figsize=(7.2, 0.9 + 0.24 * len(asked) * len(names)), layout="constrained")
-        FigureCanvasSVG(canvas)
-        axes = canvas.add_subplot()
+    with figures.drawing(7.2, 0.9 + 0.24 * len(asked) * len(names)) as (canvas, axes):
         ticks: list[tuple[float, str]] = []
         for block, on in enumerate(reversed(asked)):
             for line, name in enumerate(reversed(names)):
@@ -118,6 +104,6 @@ def loss_figure(result: Experiment) -> Figure:
                 said.append(f"{on}, {name}: {loss.user_mean:.3f}")
         axes.set_yticks([place for place, _ in ticks], [label for _, label in ticks])
         axes.set_xlabel("loss per answer token, nats (lower is better)")
-        axes.tick_params(axis="y", colors=INK)
+        axes.tick_params(axis="y", colors=figures.INK)
         title = f"Loss by condition: {result.experiment}, {', '.join(result.tasks)}"
-        return inline(canvas, result.experiment, title, f"{title}. {'; '.join(said)}.")
+        return figures.inline(canvas, result.experiment, title, f"{title}. {'; '.join(said)}.")

@@ -1,9 +1,8 @@
 """The processes that play nodes: each answers one message after the other, over a pipe of its own.
 
 A pipe between parent and child has no name and no port, so nobody else on the machine can write to
-it, whatever the network looks like and however long a path is. A process that dies, say for want of
-memory, is replaced; the message that it was working on counts as failed, and the coordinator asks
-again.
+it. A process that dies is replaced; the message that it was working on counts as failed, and the
+coordinator asks again.
 
     python -m simulations.flower.actors DESCRIPTOR
 """

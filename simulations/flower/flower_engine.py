@@ -1,10 +1,7 @@
 """Flower's simulation runtime in one process: the coordinator, the nodes' queues, their messages.
 
-`flwr run` would talk to a SuperLink over a port of the loopback interface. Flower 1.41 and 1.42
-enforce no credential there (the account plugin of the open-source package accepts everybody), so
-another account of the machine could submit an app and have it run as this one; Ray's services would
-listen on all interfaces beside it. Here Flower's ServerApp, grid, link state and message loop run
-in memory and nothing listens: `ProcessBackend` hands each message to a process over a pipe.
+Nothing listens: ServerApp, grid, link state and message loop run in memory, and `ProcessBackend`
+hands each message to a process over a pipe. Why not `flwr run`: docs/federation.md 1.
 
     python -m simulations.flower.flower_engine OUT/plan.json ACTORS THREADS GPUS
 """

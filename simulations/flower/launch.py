@@ -23,7 +23,7 @@ from packaging.specifiers import SpecifierSet
 from coordinator.journal import Journal, exclusive
 from proper_model.errors import ConfigError, InterruptedRunError
 from proper_model.federation.run_plan import PLAN_FILE, PLAN_VARIABLE, RunPlan
-from proper_model.federation.step_clock import Progress
+from proper_model.progress import Progress, silent
 from proper_model.storage.files import PRIVATE_FILE, make_private_folder
 from simulations.flower.causes import GO_ON, check_outcome, outcome, read_json
 from simulations.outcome.devices import changed, incomplete
@@ -36,7 +36,7 @@ SCRATCH = "tmp"  # below the folder of Flower's files
 FLOWER = SpecifierSet(">=1.41,<1.43")  # as in pyproject.toml
 
 
-def launch(plan_path: Path, progress: Progress | None = None) -> None:
+def launch(plan_path: Path, progress: Progress = silent) -> None:
     """Run the simulation of a plan to its end.
 
     Args:
@@ -56,10 +56,11 @@ def launch(plan_path: Path, progress: Progress | None = None) -> None:
     log = folder / "flower.log"
     if finished(plan):
         return
-    resources = choose_resources(plan, this_machine())
+    machine = this_machine()
+    chosen = choose_resources(plan, machine)
     command = [
         *(sys.executable, "-m", "simulations.flower.flower_engine", str(plan_path.resolve())),
-        *(str(n) for n in (resources.actors, resources.threads, resources.gpus)),
+        *(str(n) for n in (chosen.actors, chosen.threads, len(machine.gpu_memory_bytes))),
     ]
     try:
         # With the lock: another launcher's progress and files are not ours to read or delete.
@@ -94,7 +95,7 @@ def check_flower(installed: str) -> None:
         )
 
 
-def _follow(runner: subprocess.Popen[bytes], plan: RunPlan, progress: Progress | None) -> None:
+def _follow(runner: subprocess.Popen[bytes], plan: RunPlan, progress: Progress) -> None:
     """Pass progress on until the coordinator has finished or Flower ends.
 
     Flower lets every node answer before it ends; after a failure one that hangs is not waited for.
@@ -111,7 +112,7 @@ def _follow(runner: subprocess.Popen[bytes], plan: RunPlan, progress: Progress |
             or (failed_at is not None and now - failed_at >= ENDING_S)
         )
         current = read_progress(plan)
-        if progress is not None and current is not None and current != last:
+        if current is not None and current != last:
             progress(*current)
             last = current
         if ended:

@@ -1,8 +1,7 @@
 """The control every gain needs: the same queries answered with somebody else's adapter.
 
-A gain that survives `stage3-shuffled` is not personalization (docs/method.md 1.9). It takes reading other
-devices' private state, which only a simulation can do and no node ever does: here, and nowhere
-else, states cross between users, after the run, on the machine that simulates them all.
+A gain that survives `stage3-shuffled` is not personalization (docs/method.md 1.9). Here, and nowhere
+else, private states cross between users: after the run, on the machine that simulates them all.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING
 from coordinator.publish import latest
 from proper_model.errors import DataError
 from proper_model.federation.run_plan import RunPlan, file_sha256
-from proper_model.federation.step_clock import Progress
+from proper_model.progress import Progress
 from proper_model.storage.files import make_private_folder, read_regular, write_atomic
 from proper_model.tasks import User
 from simulations.outcome.devices import read_device_user, read_state
@@ -95,9 +94,9 @@ def controls_missing(plan: RunPlan) -> bool:
 
 def run_controls(plan: RunPlan, progress: Progress) -> None:
     """Predict the shuffled control for every query of every device."""
-    target = control_file(plan, SHUFFLED)
     from client.person.arms import predict
 
+    target = control_file(plan, SHUFFLED)
     users = [read_device_user(entry, plan) for entry in plan.devices]
     states = {
         user.user_id: read_state(entry, "stage3", user.user_id)
@@ -112,7 +111,7 @@ def run_controls(plan: RunPlan, progress: Progress) -> None:
         progress=lambda _arm, done, total: progress(SHUFFLED, done, total),
     )
     make_private_folder(target.parent)
-    # As on a device: an old key beside new rows would vouch for the wrong ones after a crash.
+    # As on a device: after a crash an old key beside new rows would say that they are finished.
     _key_file(plan, SHUFFLED).unlink(missing_ok=True)
     write_atomic(target, rows(predictions))
     write_atomic(_key_file(plan, SHUFFLED), _key(plan))

@@ -10,11 +10,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
-from proper_model.errors import ReportError
-from proper_model.storage.files import write_atomic
-from simulations.outcome.results import Contrast, MetricSummary, Number, Strict, dumps
+from simulations.outcome.results import (
+    Contrast,
+    Document,
+    MetricSummary,
+    Number,
+    Strict,
+    read_document,
+)
 
 DETAILS_FILE = "details.json"
 
@@ -58,9 +63,7 @@ class Levels(Strict):
     arms: dict[str, dict[str, Number]]
 
 
-class Details(Strict):
-    # Literal[1] would also take `true`.
-    schema_: int = Field(default=1, ge=1, le=1, strict=True, alias="schema")
+class Details(Document):
     reference: str
     arms: dict[str, ArmDetails]
     fits: dict[str, dict[str, dict[str, float | int | str]]]
@@ -71,21 +74,17 @@ class Details(Strict):
     remarks: list[str] = Field(default_factory=list)  # what the pooled stages left unlearned
 
 
-def write_details(details: Details, path: Path) -> None:
-    """Write the file whole or not at all."""
-    write_atomic(path, dumps(details.model_dump(mode="json", by_alias=True)).encode())
-
-
 def read_details(path: Path) -> Details | None:
     """The details beside a results file, or None where only results were kept."""
     if not path.is_file():
         return None
-    try:
-        return Details.model_validate_json(path.read_text(encoding="utf-8"))
-    except (ValidationError, UnicodeDecodeError) as error:
-        raise ReportError(
-            f"{path}: not a details file of schema 1", hint="recompute it: proper-sim score OUT"
-        ) from error
+    hint = "recompute it: proper-sim score OUT"
+    return read_document(
+        Details,
+        path,
+        missing=("no such details file", hint),
+        faulty=("not a details file of schema 1", hint),
+    )
 
 
 def fit_numbers(report: Mapping[str, object]) -> dict[str, float | int | str]:

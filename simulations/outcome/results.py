@@ -1,4 +1,4 @@
-"""The schema of `results.json`, schema version 1, and reading and writing it.
+"""The schema of `results.json`, and how it and the files like it are read and written.
 
 One file holds one run: one task, base, preset, profile and seed. It is the only file that the
 report, the README table and committed results need; numbers per user stay in `details.json`
@@ -27,20 +27,10 @@ from proper_model.errors import ReportError
 from proper_model.evaluation import LOWER_IS_BETTER, Difference, Level
 from proper_model.storage.files import write_atomic
 
-SCHEMA = 1
 RESULTS_FILE = "results.json"
 
-Model = TypeVar("Model", bound=BaseModel)
-
 METRICS = (
-    "accuracy",
-    "f1_macro",
-    "mae",
-    "mae_expected",
-    "rmse",
-    "rouge1",
-    "rougeL",
-    "nll",
+    *("accuracy", "f1_macro", "mae", "mae_expected", "rmse", "rouge1", "rougeL", "nll"),
     "parse_failure_rate",
 )
 
@@ -49,6 +39,16 @@ class Strict(BaseModel):
     """Content of a file of ours: nothing unknown, nothing changed after reading."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+
+class Document(Strict):
+    """A whole file of schema version 1."""
+
+    # Literal[1] would also take `true`.
+    schema_: int = Field(default=1, ge=1, le=1, strict=True, alias="schema")
+
+
+AnyDocument = TypeVar("AnyDocument", bound=Document)
 
 
 def _nan_if_null(value: object) -> object:
@@ -118,9 +118,7 @@ class Hardware(Strict):
     torch: str
 
 
-class Results(Strict):
-    # Literal[1] would also take `true`.
-    schema_: int = Field(default=1, ge=1, le=1, strict=True, alias="schema")
+class Results(Document):
     task: str
     template: str
     base: str
@@ -156,14 +154,11 @@ class Results(Strict):
         return [m for m in METRICS if m in found]
 
 
-def to_json(results: Results) -> str:
-    """Deterministic text: fixed key order, six decimals, one trailing newline."""
-    return dumps(results.model_dump(mode="json", by_alias=True))
-
-
-def dumps(value: object) -> str:
-    """JSON with numbers rounded to six decimals; NaN becomes null."""
-    return json.dumps(_rounded(value), indent=2, ensure_ascii=False) + "\n"
+def write_document(content: Document, path: Path) -> None:
+    """Write a file whole or not at all: fixed key order, six decimals, NaN as null."""
+    rounded = _rounded(content.model_dump(mode="json", by_alias=True))
+    text = json.dumps(rounded, indent=2, ensure_ascii=False) + "\n"
+    write_atomic(path, text.encode())
 
 
 def _rounded(value: object) -> object:
@@ -176,25 +171,20 @@ def _rounded(value: object) -> object:
     return value
 
 
-def write_results(results: Results, path: Path) -> None:
-    """Write the file whole or not at all."""
-    write_atomic(path, to_json(results).encode())
-
-
 def read_results(path: Path) -> Results:
     """Parse one results file. Raises ReportError naming the file and the first bad field."""
-    return read_as(
+    return read_document(
         Results,
         path / RESULTS_FILE if path.is_dir() else path,
         missing=("no such results file", "score a finished run: proper-sim score OUT"),
-        faulty=(f"not a results file of schema {SCHEMA}", "recompute it: proper-sim score OUT"),
+        faulty=("not a results file of schema 1", "recompute it: proper-sim score OUT"),
     )
 
 
-def read_as(
-    model: type[Model], path: Path, *, missing: tuple[str, str], faulty: tuple[str, str]
-) -> Model:
-    """Parse a JSON file of ours.
+def read_document(
+    kind: type[AnyDocument], path: Path, *, missing: tuple[str, str], faulty: tuple[str, str]
+) -> AnyDocument:
+    """Parse a file of ours.
 
     Raises ReportError naming the file, with the words and hint of a missing or a faulty one.
     """
@@ -205,10 +195,13 @@ def read_as(
     except (OSError, UnicodeDecodeError) as error:
         raise ReportError(f"{path}: cannot be read ({type(error).__name__})") from error
     try:
-        return model.model_validate_json(text)
+        return kind.model_validate_json(text)
     except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False)[0]
-        place = ".".join(str(part) for part in first["loc"]) or "file"
-        raise ReportError(
-            f"{path}: {faulty[0]}: {place}: {first['msg']}", hint=faulty[1]
-        ) from error
+        raise ReportError(f"{path}: {faulty[0]}: {first_fault(error)}", hint=faulty[1]) from error
+
+
+def first_fault(error: ValidationError) -> str:
+    """Place and kind of the first thing that is wrong, without quoting it."""
+    first = error.errors(include_input=False, include_url=False)[0]
+    place = ".".join(str(part) for part in first["loc"]) or "file"
+    return f"{place}: {first['msg']}"

@@ -33,10 +33,6 @@ class RunData:
     def plan(self) -> RunPlan:
         return self.plans[0]
 
-    def device_name(self, plan: RunPlan, entry: DeviceEntry) -> str:
-        """A device's name in this set: its id, after its fold's number where there are several."""
-        return _device_name(plan, entry, self.plans)
-
 
 def run_plans(out: Path) -> tuple[RunPlan, ...]:
     """The plan in `out`, or those of all its folds in order."""
@@ -69,7 +65,7 @@ def load_run(out: Path) -> RunData:
             if user.user_id in devices:
                 raise ReportError(f"{out}: a user is on two devices, one of them {entry.device_id}")
             users.append(user)
-            devices[user.user_id] = _device_name(plan, entry, plans)
+            devices[user.user_id] = device_name(entry, plan, plans)
         for arm in plan.arms:
             predictions[arm] += arm_predictions(plan, arm)
     return RunData(
@@ -84,5 +80,6 @@ def arm_predictions(plan: RunPlan, arm: str) -> list[Prediction]:
     return [row for entry in plan.devices for row in read_predictions(predictions_file(entry, arm))]
 
 
-def _device_name(plan: RunPlan, entry: DeviceEntry, plans: Sequence[RunPlan]) -> str:
+def device_name(entry: DeviceEntry, plan: RunPlan, plans: Sequence[RunPlan]) -> str:
+    """A device's name in a set of plans: its id, after its fold's number where there are several."""
     return f"f{plan.fold}-{entry.device_id}" if len(plans) > 1 else entry.device_id

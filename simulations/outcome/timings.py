@@ -17,11 +17,11 @@ from proper_model.federation.protocol import Kind
 from proper_model.federation.run_plan import RunPlan
 from proper_model.federation.step_clock import (
     TIMINGS_FILE,
-    Progress,
     add_seconds,
     read_seconds,
     write_seconds,
 )
+from proper_model.progress import Progress
 
 # Names of phases for people. Messages, journals and timings keep the short ones.
 NAMES = {
@@ -46,8 +46,8 @@ START, END = "flower-start", "flower-end"
 class FlowerClock:
     """A progress callback that notes what Flower itself takes, beside the coordinator's steps.
 
-    The start, from nothing to the coordinator's first word, is written with that word, so that a
-    kill loses only the end: what is neither the start nor a step.
+    The start ends with the coordinator's first progress and is written then, so that a kill loses
+    only the end: what is neither the start nor a step.
     """
 
     def __init__(self, out: Path, progress: Progress) -> None:

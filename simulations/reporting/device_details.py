@@ -21,7 +21,7 @@ from proper_model.evaluation import Scored
 from proper_model.federation.run_plan import RunPlan
 from simulations.outcome.details import Levels, MessageTotal, Routing, fit_numbers
 from simulations.outcome.devices import fit_report, read_device_user, read_state
-from simulations.outcome.rundata import RunData
+from simulations.outcome.rundata import RunData, device_name
 from simulations.reporting.parameters import find_shared, release_notes
 from simulations.setup.run_folder import TRUTH_FILE
 
@@ -46,7 +46,7 @@ def fits(data: RunData) -> dict[str, dict[str, dict[str, float | int | str]]]:
             for entry in plan.devices:
                 numbers = fit_numbers(fit_report(entry, arm))
                 if numbers:
-                    found.setdefault(arm, {})[data.device_name(plan, entry)] = numbers
+                    found.setdefault(arm, {})[device_name(entry, plan, data.plans)] = numbers
     return found
 
 

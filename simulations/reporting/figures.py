@@ -10,7 +10,8 @@ from __future__ import annotations
 import io
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import matplotlib as mpl
@@ -47,17 +48,17 @@ class Figure:
     svg: str
 
 
-def _canvas(width: float, height: float) -> tuple[Canvas, Axes]:
-    canvas = Canvas(figsize=(width, height), layout="constrained")
-    FigureCanvasSVG(canvas)
-    canvas.patch.set_alpha(0.0)
-    axes = canvas.add_subplot()
-    axes.patch.set_alpha(0.0)
-    return canvas, axes
+@contextmanager
+def drawing(width: float, height: float) -> Iterator[tuple[Canvas, Axes]]:
+    """A canvas of so many inches with its axes, and `STYLE` until the end of the block."""
+    with mpl.rc_context(STYLE):
+        canvas = Canvas(figsize=(width, height), layout="constrained")
+        FigureCanvasSVG(canvas)
+        yield canvas, canvas.add_subplot()
 
 
 def inline(canvas: Canvas, key: str, title: str, alt: str) -> Figure:
-    """A drawn canvas as SVG for the inside of a page; `STYLE` must hold since it was made."""
+    """A canvas as SVG for the inside of a page; `STYLE` must hold since it was made."""
     buffer = io.StringIO()
     canvas.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     text = buffer.getvalue()
@@ -75,8 +76,7 @@ def forest(contrasts: Sequence[Contrast], metric: str, *, key: str) -> Figure | 
     rows = [c for c in contrasts if c.metric == metric and math.isfinite(c.delta)]
     if not rows:
         return None
-    with mpl.rc_context(STYLE):
-        canvas, axes = _canvas(7.2, 0.9 + 0.26 * len(rows))
+    with drawing(7.2, 0.9 + 0.26 * len(rows)) as (canvas, axes):
         for place, row in enumerate(reversed(rows)):
             colour = {True: GREEN, False: ORANGE, None: GREY}[row.improvement]
             axes.plot([row.low, row.high], [place, place], color=colour, linewidth=2)
@@ -96,15 +96,14 @@ def forest(contrasts: Sequence[Contrast], metric: str, *, key: str) -> Figure | 
 def device_deltas(
     a: str, b: str, metric: str, deltas: Mapping[str, float], *, key: str
 ) -> Figure | None:
-    """What changed for every single device, sorted: a mean can hide losers."""
+    """What changed for every single device, sorted: a mean can hide devices that lose."""
     values = sorted(v for v in deltas.values() if math.isfinite(v))
     if not values:
         return None
     sign = -1 if metric in LOWER_IS_BETTER else 1
     better = sum(1 for v in values if sign * v > 0)
     worse = sum(1 for v in values if sign * v < 0)
-    with mpl.rc_context(STYLE):
-        canvas, axes = _canvas(7.2, 2.4)
+    with drawing(7.2, 2.4) as (canvas, axes):
         colours = [GREEN if sign * v > 0 else ORANGE if sign * v < 0 else GREY for v in values]
         axes.bar(range(len(values)), values, color=colours, width=0.85)
         axes.axhline(0.0, color=INK, linewidth=0.8)
@@ -119,15 +118,18 @@ def device_deltas(
         return inline(canvas, key, title, alt)
 
 
+def _finite(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    return [point for point in points if all(map(math.isfinite, point))]
+
+
 def distance_and_gain(
     points: Sequence[tuple[float, float]], gain: str, *, key: str
 ) -> Figure | None:
     """How far each fitted embedding moved from the mean one, and what that brought."""
-    points = [p for p in points if math.isfinite(p[0]) and math.isfinite(p[1])]
+    points = _finite(points)
     if not points:
         return None
-    with mpl.rc_context(STYLE):
-        canvas, axes = _canvas(5.4, 3.2)
+    with drawing(5.4, 3.2) as (canvas, axes):
         axes.scatter([p[0] for p in points], [p[1] for p in points], color=BLUE, alpha=0.8, s=18)
         axes.axhline(0.0, color=INK, linewidth=0.8, linestyle=":")
         axes.set_xlabel("distance of the fitted embedding from the mean embedding")
@@ -144,12 +146,11 @@ def distance_and_gain(
 
 def held_back(pairs: Sequence[tuple[float, float]], *, key: str) -> Figure | None:
     """Loss on each device's own held-back items before and after fitting."""
-    pairs = [p for p in pairs if math.isfinite(p[0]) and math.isfinite(p[1])]
+    pairs = _finite(pairs)
     if not pairs:
         return None
     ends = [v for pair in pairs for v in pair]
-    with mpl.rc_context(STYLE):
-        canvas, axes = _canvas(4.2, 3.6)
+    with drawing(4.2, 3.6) as (canvas, axes):
         axes.plot([min(ends), max(ends)], [min(ends), max(ends)], color=INK, linewidth=0.8)
         axes.scatter([p[0] for p in pairs], [p[1] for p in pairs], color=BLUE, alpha=0.8, s=18)
         axes.set_xlabel("held-back loss before")
@@ -180,8 +181,7 @@ def routing_heatmap(routing: Routing, *, key: str) -> Figure | None:
             for start in range(0, len(row), experts)
         ],
     )
-    with mpl.rc_context(STYLE):
-        canvas, axes = _canvas(7.2 if routers > 1 else 4.6, min(6.0, 1.2 + 0.08 * len(rows)))
+    with drawing(7.2 if routers > 1 else 4.6, min(6.0, 1.2 + 0.08 * len(rows))) as (canvas, axes):
         mesh = axes.pcolormesh(rows, cmap="cividis", vmin=0.0, vmax=1.0)
         for border in range(experts, routers * experts, experts):
             axes.axvline(border, color=INK, linewidth=0.4)
@@ -212,8 +212,7 @@ def bars(
     """Plain horizontal bars in the given order; `log` for values of different magnitude."""
     if not values:
         return None
-    with mpl.rc_context(STYLE):
-        canvas, axes = _canvas(6.4, 0.8 + 0.28 * len(values))
+    with drawing(6.4, 0.8 + 0.28 * len(values)) as (canvas, axes):
         names = list(values)[::-1]
         axes.barh(range(len(names)), [values[n] for n in names], color=BLUE, height=0.7)
         axes.set_yticks(range(len(names)), names)

@@ -1,9 +1,8 @@
-"""One self-contained HTML file from one or several results files.
+"""One HTML file from one or several results files, in which nothing is fetched or executed.
 
-Everything is inline: styles, figures, tables; nothing is fetched, nothing is executed. Numbers
-come from `results.json` and, where it lies beside, `details.json`. User text enters only through
-an `Example`: one query answered by population, group and user level, which the caller makes for
-synthetic people, or for real ones on the reader's own request (`--show-examples`).
+Numbers come from `results.json` and, where it lies beside, `details.json`. User text enters only
+through an `Example`, which the caller makes for synthetic people, or for real ones on the reader's
+own request (`--show-examples`).
 """
 
 from __future__ import annotations
@@ -143,7 +142,7 @@ def _detail_figures(results: Results, details: Details, anchor: str) -> list[Fig
 
 
 def primary_metric(results: Results) -> str:
-    """The softest metric that is there: it sees differences that hard ones miss at few users."""
+    """A loss if there is one: with few users it shows differences that counts of answers miss."""
     present = results.metric_names()
     for metric in ("mae_expected", "nll"):
         if metric in present:
@@ -175,8 +174,8 @@ def choose_example(
     best: tuple[tuple[int, int, float], Example] | None = None
     for user in users:
         for query in user.queries:
-            answers = [by_id[arm].get((user.user_id, query.id)) for arm in arms]
-            found = [answer for answer in answers if answer is not None]
+            asked = (user.user_id, query.id)
+            found = [by_id[arm][asked] for arm in arms if asked in by_id[arm]]
             if len(found) < len(arms):
                 continue
             steps = tuple(

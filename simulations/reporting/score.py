@@ -32,7 +32,6 @@ from simulations.outcome.details import (
     ArmDetails,
     Details,
     Significance,
-    write_details,
 )
 from simulations.outcome.results import (
     RESULTS_FILE,
@@ -40,7 +39,7 @@ from simulations.outcome.results import (
     Contrast,
     MetricSummary,
     Results,
-    write_results,
+    write_document,
 )
 from simulations.outcome.rundata import RunData, load_run
 from simulations.outcome.timings import read_node_timings, read_timings
@@ -75,13 +74,10 @@ class Resampling:
     """How intervals are drawn, by resampling users: with one seed, so that files can be compared."""
 
     resamples: int = RESAMPLES
-    confidence: float = CONFIDENCE
 
     def summary(self, scored: Scored, metric: str) -> MetricSummary:
         """A metric of one arm at both levels."""
-        row = bootstrap(
-            scored, metric, seed=SEED, resamples=self.resamples, confidence=self.confidence
-        )
+        row = bootstrap(scored, metric, seed=SEED, resamples=self.resamples, confidence=CONFIDENCE)
         return MetricSummary(**{name: getattr(row, name) for name in MetricSummary.model_fields})
 
     def difference(self, a: Scored, b: Scored, metric: str, level: Level) -> Difference:
@@ -93,24 +89,22 @@ class Resampling:
             level=level,
             seed=SEED,
             resamples=self.resamples,
-            confidence=self.confidence,
+            confidence=CONFIDENCE,
         )
 
 
-def score_run(
-    out: Path, *, resamples: int = RESAMPLES, confidence: float = CONFIDENCE
-) -> tuple[Results, Details]:
+def score_run(out: Path, *, resamples: int = RESAMPLES) -> tuple[Results, Details]:
     """Score a run's folder, or all its folds, and write both files there.
 
     Raises ReportError if a device's predictions are missing or damaged.
     """
     data = load_run(out)
-    scored, drawn = _score_arms(data, lenient=False), Resampling(resamples, confidence)
+    scored, drawn = _score_arms(data, lenient=False), Resampling(resamples)
     rated = significance(scored, drawn)
     results = make_results(data, out, scored, rated, drawn)
     details = make_details(data, scored, rated, drawn)
-    write_results(results, out / RESULTS_FILE)
-    write_details(details, out / DETAILS_FILE)
+    write_document(results, out / RESULTS_FILE)
+    write_document(details, out / DETAILS_FILE)
     return results, details
 
 
@@ -136,7 +130,7 @@ def make_results(
         commit=environment.commit(),
         arms={arm: arm_result(table, drawn) for arm, table in scored.items()},
         contrasts=[row.contrast for row in rated],
-        confidence=drawn.confidence,
+        confidence=CONFIDENCE,
         parameters=parameter_counts(plan),
         timings_s=read_timings(out, data.plans),
         node_timings_s=read_node_timings(data.plans),

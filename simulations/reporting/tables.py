@@ -13,9 +13,11 @@ from client.terminal.tables import Table
 from proper_model.data import GroupSummary, Lengths, ValidationReport
 from proper_model.tasks import counted
 from simulations.outcome.details import Levels, Significance
-from simulations.outcome.results import METRICS, Results
+from simulations.outcome.results import METRICS, Contrast, Results
 from simulations.outcome.timings import phase_name
 
+VERDICTS = {True: "better", False: "worse", None: "not separable"}
+NONE = "–"
 ARM_ORDER = ("stage1", "stage2-mean", "stage2", "oppu-mlp", "stage3", "stage3-shuffled")
 
 
@@ -23,6 +25,16 @@ def ordered_arms(names: Iterable[str]) -> list[str]:
     """Arms in the order of the stages, unknown ones after them by name."""
     names = set(names)
     return [a for a in ARM_ORDER if a in names] + sorted(names - set(ARM_ORDER))
+
+
+def interval(mean: float, low: float, high: float) -> str:
+    """A mean with its interval."""
+    return f"{mean:.3f} [{low:.3f}, {high:.3f}]"
+
+
+def difference(row: Contrast) -> tuple[str, str, str]:
+    """The cells of a difference: how large, its interval, and who is better."""
+    return f"{row.delta:+.4f}", f"[{row.low:+.4f}, {row.high:+.4f}]", VERDICTS[row.improvement]
 
 
 def run_table(results: Results) -> Table:
@@ -33,10 +45,8 @@ def run_table(results: Results) -> Table:
         arm = results.arms[name]
         cells = [name, str(arm.n_users), str(arm.n_queries)]
         for metric in metrics:
-            value = arm.metrics.get(metric)
-            cells.append(
-                "–" if value is None else f"{value.mean:.3f} [{value.low:.3f}, {value.high:.3f}]"
-            )
+            got = arm.metrics.get(metric)
+            cells.append(NONE if got is None else interval(got.mean, got.low, got.high))
         rows.append(tuple(cells))
     title = (
         f"{results.task}, {results.preset}/{results.profile}, base {results.base}, "
@@ -67,7 +77,7 @@ def comparison_table(runs: Sequence[Results]) -> Table:
                     metric,
                     f"{preset}/{profile}, {base}",
                     str(seeds),
-                    *("–" if cell is None else f"{cell:.3f}" for cell in cells),
+                    *(NONE if cell is None else f"{cell:.3f}" for cell in cells),
                 )
             )
     return Table("Runs", ("task", "metric", "preset", "seeds", *arms), tuple(rows), labels=3)
@@ -83,12 +93,11 @@ def _mean_over(runs: Sequence[Results], arm: str, metric: str) -> float | None:
 
 
 def contrast_table(results: Results, *, brief: bool = False) -> Table:
-    """Differences between arms, user level first because one heavy user cannot carry it.
+    """Differences between arms; the user level first, where all users weigh alike.
 
     `brief` keeps one level of each metric, the user's where it is defined, and no parse failures.
     A metric in which no two arms differ, as when no answer failed to parse, is left out.
     """
-    rows = []
     differing = {c.metric for c in results.contrasts if c.delta != 0}
     shown = sorted(results.contrasts, key=lambda c: c.level != "user")
     shown = [c for c in shown if c.metric in differing]
@@ -100,18 +109,7 @@ def contrast_table(results: Results, *, brief: bool = False) -> Table:
             if c.metric != "parse_failure_rate"
             and (c.level == "user" or c.metric not in with_user_level)
         ]
-    for row in shown:
-        verdict = {True: "better", False: "worse", None: "not separable"}[row.improvement]
-        rows.append(
-            (
-                f"{row.a} − {row.b}",
-                row.metric,
-                row.level,
-                f"{row.delta:+.4f}",
-                f"[{row.low:+.4f}, {row.high:+.4f}]",
-                verdict,
-            )
-        )
+    rows = [(f"{row.a} − {row.b}", row.metric, row.level, *difference(row)) for row in shown]
     header = ("arms", "metric", "level", "difference", "interval", "verdict")
     return Table("Differences", header, tuple(rows), labels=3)
 
@@ -122,14 +120,9 @@ def corrected_table(significance: Sequence[Significance], confidence: float) -> 
         (row for row in significance if row.p_holm < 1 - confidence), key=lambda row: row.p_holm
     )
     rows = [
-        (
-            f"{row.contrast.a} − {row.contrast.b}",
-            row.contrast.metric,
-            row.contrast.level,
-            f"{row.contrast.delta:+.4f}",
-            f"{row.p_holm:.4f}",
-        )
+        (f"{c.a} − {c.b}", c.metric, c.level, f"{c.delta:+.4f}", f"{row.p_holm:.4f}")
         for row in found
+        for c in [row.contrast]
     ]
     title = f"{len(found)} of {len(significance)} differences"
     return Table(title, ("arms", "metric", "level", "difference", "p"), tuple(rows), labels=3)
@@ -138,16 +131,10 @@ def corrected_table(significance: Sequence[Significance], confidence: float) -> 
 def level_table(levels: Levels) -> Table:
     """Synthetic people: each arm on the queries that population, group or user decide."""
     names = list(dict.fromkeys(name for values in levels.arms.values() for name in values))
-    rows = [
-        (
-            arm,
-            *(
-                f"{levels.arms[arm][name]:.3f}" if name in levels.arms[arm] else "–"
-                for name in names
-            ),
-        )
-        for arm in ordered_arms(levels.arms)
-    ]
+    rows = []
+    for arm in ordered_arms(levels.arms):
+        means = levels.arms[arm]
+        rows.append((arm, *(f"{means[name]:.3f}" if name in means else NONE for name in names)))
     title = f"What decides the answer ({levels.metric})"
     return Table(title, ("arm", *names), tuple(rows))
 
@@ -163,7 +150,7 @@ def phase_table(runs: Sequence[Results], names: Sequence[str]) -> Table:
         ("nodes, ", [run.node_timings_s for run in runs]),
     ):
         for phase in dict.fromkeys(name for column in seconds for name in column):
-            cells = (f"{column[phase]:.1f}" if phase in column else "–" for column in seconds)
+            cells = (f"{column[phase]:.1f}" if phase in column else NONE for column in seconds)
             rows.append((mark + phase_name(phase), *cells))
         if not mark:
             rows.append(

@@ -1,120 +1,19 @@
-"""The options that several commands share, each declared once."""
+"""The options of a run as the command line shows them, and those that other commands share.
+
+A run's options are the fields of `RunOptions`, with its types and defaults; here is what a person
+reads about each.
+"""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
 import typer
 
-from simulations.setup.options import ARMS, RunOptions
-
-Data = Annotated[
-    str,
-    typer.Argument(
-        metavar="DATA",
-        help="Folder with OPPU's or LaMP's files, or 'demo' (also demo:rate, demo:text).",
-        show_default=False,
-    ),
-]
-TaskName = Annotated[
-    str | None,
-    typer.Option("--task", metavar="T", help="Shipped task (LaMP_2M, ...) or a task's TOML file."),
-]
-Base = Annotated[
-    str | None,
-    typer.Option("--base", metavar="B", help="Base model: a folder or a Hugging Face hub id."),
-]
-Out = Annotated[
-    Path, typer.Option("--out", metavar="OUT", help="Folder for everything the run leaves.")
-]
-ExperimentOut = Annotated[
-    Path,
-    typer.Option("--out", metavar="OUT", help="Folder for the result file and its figure."),
-]
-FetchOut = Annotated[
-    Path, typer.Option("--out", metavar="OUT", help="Folder for the task's files.")
-]
-Preset = Annotated[
-    str, typer.Option("--preset", help="Structure of the model: paper, default or device.")
-]
-Profile = Annotated[
-    str | None,
-    typer.Option(
-        "--profile",
-        help="Hyperparameters: tiny, small-gpu, paper-a100, demo, or a TOML file "
-        "(default: tiny; demo for the demo)",
-    ),
-]
-Template = Annotated[
-    str | None,
-    typer.Option("--template", help="Template set of the task. (default: the profile's)"),
-]
-TaskTemplate = Annotated[
-    str | None,
-    typer.Option("--template", help="Template set of the task. (default: the task's)"),
-]
-Split = Annotated[
-    str,
-    typer.Option(
-        "--split",
-        help="Who is a test user: given (as the data say), random:N (N of all users), inactive:N "
-        "(the N pooled users with the shortest histories, at most a fifth of the pool, taken out "
-        "of it) or inactive:N:in-population (the same, left in it).",
-    ),
-]
-Folds = Annotated[
-    int, typer.Option("--folds", metavar="K", help="Rotate test users over K parts of everybody.")
-]
-Fold = Annotated[
-    int | None,
-    typer.Option("--fold", metavar="I", help="Only this fold, from 0. (default: all folds)"),
-]
-PooledUsers = Annotated[
-    int | None, typer.Option("--pooled-users", metavar="N", help="At most N pooled users.")
-]
-Users = Annotated[int | None, typer.Option("--users", metavar="N", help="At most N test users.")]
-MaxItems = Annotated[
-    int | None,
-    typer.Option("--max-items", metavar="M", help="At most the M most recent items a user."),
-]
-Seed = Annotated[int, typer.Option("--seed", help="Seed of training and of all choices.")]
-Arms = Annotated[
-    str | None,
-    typer.Option(
-        "--arms",
-        metavar="A,B",
-        help="What to compare: stage1, stage2-mean, stage2, oppu-mlp, stage3, stage3-shuffled "
-        "(default: all)",
-    ),
-]
-UsersPerNode = Annotated[
-    int | None,
-    typer.Option(
-        "--users-per-node",
-        metavar="N",
-        help="Devices that one Flower node hosts. (default: equal shares for the actors)",
-    ),
-]
-Actors = Annotated[
-    int | None,
-    typer.Option(
-        "--actors",
-        metavar="N",
-        help="Processes that play nodes, each with a base in memory. (default: as many as GPUs or "
-        "cores, free memory and users allow)",
-    ),
-]
-Threads = Annotated[
-    int | None,
-    typer.Option(
-        "--threads",
-        metavar="N",
-        help="Threads of the pooled stages (default: 1 for small bases, else the cores).",
-    ),
-]
+from simulations.setup.options import RunOptions
 
 
 def _gib(text: str) -> float:
@@ -126,22 +25,73 @@ def _gib(text: str) -> float:
         ) from None
 
 
-MemoryBudget = Annotated[
-    float | None,
-    typer.Option(
-        "--memory-budget",
+RUN_OPTIONS: Mapping[str, Any] = {
+    "data": typer.Argument(
+        metavar="DATA",
+        help="Folder with OPPU's or LaMP's files, or 'demo' (also demo:rate, demo:text).",
+        show_default=False,
+    ),
+    "out": typer.Option(metavar="OUT", help="Folder for everything the run leaves."),
+    "task": typer.Option(metavar="T", help="Shipped task (LaMP_2M, ...) or a task's TOML file."),
+    "base": typer.Option(metavar="B", help="Base model: a folder or a Hugging Face hub id."),
+    "preset": typer.Option(help="Structure of the model: paper, default or device."),
+    "profile": typer.Option(
+        help="Hyperparameters: tiny, small-gpu, paper-a100, demo, or a TOML file "
+        "(default: tiny; demo for the demo)",
+    ),
+    "template": typer.Option(help="Template set of the task. (default: the profile's)"),
+    "split": typer.Option(
+        help="Who is a test user: given (as the data say), random:N (N of all users), inactive:N "
+        "(the N pooled users with the shortest histories, at most a fifth of the pool, taken out "
+        "of it) or inactive:N:in-population (the same, left in it).",
+    ),
+    "folds": typer.Option(metavar="K", help="Rotate test users over K parts of everybody."),
+    "fold": typer.Option(metavar="I", help="Only this fold, from 0. (default: all folds)"),
+    "pooled_users": typer.Option(metavar="N", help="At most N pooled users."),
+    "max_items": typer.Option(metavar="M", help="At most the M most recent items a user."),
+    "users": typer.Option(metavar="N", help="At most N test users."),
+    "seed": typer.Option(help="Seed of training and of all choices."),
+    "arms": typer.Option(
+        metavar="A,B",
+        help="What to compare: stage1, stage2-mean, stage2, oppu-mlp, stage3, stage3-shuffled "
+        "(default: all)",
+    ),
+    "users_per_node": typer.Option(
+        metavar="N",
+        help="Devices that one Flower node hosts. (default: equal shares for the actors)",
+    ),
+    "actors": typer.Option(
+        metavar="N",
+        help="Processes that play nodes, each with a base in memory. (default: as many as GPUs or "
+        "cores, free memory and users allow)",
+    ),
+    "threads": typer.Option(
+        metavar="N",
+        help="Threads of the pooled stages (default: 1 for small bases, else the cores).",
+    ),
+    "memory_budget": typer.Option(
         metavar="GIB",
         parser=_gib,
         help="Memory that training may take beside the base in each process (every actor, and the "
         "pooled stages), a plain number of GiB; decides how many users train at once (default: "
         "what a GPU has free; no limit on a CPU).",
     ),
+    "cache": typer.Option(help="Folder of finished phases. (default: 'cache' beside OUT)"),
+    "resume": typer.Option("--resume", help="Go on with the run in OUT."),
+}
+# An experiment runs on one machine without Flower, from start to end and with arms of its own.
+EXPERIMENT_OPTIONS: Mapping[str, Any] = {
+    name: option
+    for name, option in RUN_OPTIONS.items()
+    if name not in ("folds", "fold", "arms", "users_per_node", "actors", "resume")
+} | {"out": typer.Option(metavar="OUT", help="Folder for the result file and its figure.")}
+
+Data = Annotated[str, RUN_OPTIONS["data"]]
+TaskName = Annotated[str | None, RUN_OPTIONS["task"]]
+TaskTemplate = Annotated[
+    str | None, typer.Option(help="Template set of the task. (default: the task's)")
 ]
-Cache = Annotated[
-    Path | None,
-    typer.Option("--cache", help="Folder of finished phases. (default: 'cache' beside OUT)"),
-]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in OUT.")]
+FetchOut = Annotated[Path, typer.Option(metavar="OUT", help="Folder for the task's files.")]
 Plan = Annotated[
     bool,
     typer.Option(
@@ -159,81 +109,36 @@ Phases = Annotated[bool, typer.Option("--phases", help="Seconds by phase, a colu
 Markdown = Annotated[bool, typer.Option("--markdown", help="A Markdown table.")]
 
 
-def run_options(
-    data: Data,
-    out: Out,
-    task: TaskName = None,
-    base: Base = None,
-    preset: Preset = "default",
-    profile: Profile = None,
-    template: Template = None,
-    split: Split = "given",
-    folds: Folds = 1,
-    fold: Fold = None,
-    pooled_users: PooledUsers = None,
-    max_items: MaxItems = None,
-    users: Users = None,
-    seed: Seed = 0,
-    arms: Arms = None,
-    users_per_node: UsersPerNode = None,
-    actors: Actors = None,
-    threads: Threads = None,
-    memory_budget: MemoryBudget = None,
-    cache: Cache = None,
-    resume: Resume = False,
-) -> RunOptions:
-    """What a run's command line says. Raises ConfigError for a contradiction."""
-    given = dict(locals())
-    chosen = ARMS if arms is None else tuple(a.strip() for a in arms.split(",") if a.strip())
-    return RunOptions(**{**given, "arms": chosen})
-
-
-def experiment_options(
-    data: Data,
-    out: ExperimentOut,
-    task: TaskName = None,
-    base: Base = None,
-    preset: Preset = "default",
-    profile: Profile = None,
-    template: Template = None,
-    split: Split = "given",
-    pooled_users: PooledUsers = None,
-    max_items: MaxItems = None,
-    users: Users = None,
-    seed: Seed = 0,
-    threads: Threads = None,
-    memory_budget: MemoryBudget = None,
-    cache: Cache = None,
-) -> RunOptions:
-    """What an experiment's command line says. Raises ConfigError for a contradiction."""
-    return RunOptions(**locals())
-
-
 def takes_run_options(command: Callable[..., None]) -> Callable[..., None]:
     """Give `command(options, ...)` every option of a run beside its own, as typer reads them."""
-    return _with_options(run_options, command)
+    return _with_options(RUN_OPTIONS, command)
 
 
 def takes_experiment_options(command: Callable[..., None]) -> Callable[..., None]:
     """The same with the options of an experiment."""
-    return _with_options(experiment_options, command)
+    return _with_options(EXPERIMENT_OPTIONS, command)
 
 
-def _with_options(
-    make: Callable[..., RunOptions], command: Callable[..., None]
-) -> Callable[..., None]:
-    shared = inspect.signature(make).parameters
+def _with_options(options: Mapping[str, Any], command: Callable[..., None]) -> Callable[..., None]:
+    fields, types = dict(inspect.signature(RunOptions).parameters), get_type_hints(RunOptions)
+    # One word with commas, not an option that is repeated.
+    fields["arms"], types["arms"] = fields["arms"].replace(default=None), str | None
+    hints = get_type_hints(command, include_extras=True)
     own = list(inspect.signature(command).parameters.values())[1:]
 
-    def called(**given: Any) -> None:
+    def called(arms: str | None = None, **given: Any) -> None:
         extra = {parameter.name: given.pop(parameter.name) for parameter in own}
-        command(make(**given), **extra)
+        if arms is not None:
+            given["arms"] = tuple(arm.strip() for arm in arms.split(",") if arm.strip())
+        command(RunOptions(**given), **extra)
 
-    hints = get_type_hints(make, include_extras=True) | get_type_hints(command, include_extras=True)
     parameters = [
         # Required ones of a command come after optional ones of all: typer passes by name.
-        p.replace(annotation=hints[p.name], kind=inspect.Parameter.KEYWORD_ONLY)
-        for p in (*shared.values(), *own)
+        parameter.replace(annotation=annotation, kind=inspect.Parameter.KEYWORD_ONLY)
+        for parameter, annotation in (
+            *((fields[name], Annotated[types[name], option]) for name, option in options.items()),
+            *((parameter, hints[parameter.name]) for parameter in own),
+        )
     ]
     called.__name__, called.__doc__ = command.__name__, command.__doc__
     called.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}

@@ -12,7 +12,7 @@ import torch
 from proper_model.base.config import size, text_config
 from proper_model.base.loading import attention_for, compute_dtype, default_device
 from proper_model.checks import cut_depth
-from proper_model.federation.step_clock import Progress
+from proper_model.progress import Progress
 from proper_model.storage.files import storage_errors
 from simulations.setup.estimate import Estimate, Shape, Speed, count_tokens, estimate
 from simulations.setup.options import OneRun, RunOptions

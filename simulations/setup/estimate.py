@@ -8,14 +8,14 @@ may, the high end that nothing stops early and the machine is busy. Source: docs
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 
-from client.terminal.tables import Table
+from client.terminal.tables import Table, to_markdown
 from proper_model.base.sizes import BaseShape
 from proper_model.checks import FoundBase
 from proper_model.settings import StageSettings, Structure, UserRouting
-from proper_model.tasks import Population, Task, User
+from proper_model.tasks import Example, HistoryItem, Population, Task, User
 from proper_model.text import Encoder
 
 # Cost beside the frozen base's own forward and backward: adapters and, where they run, experts.
@@ -48,26 +48,17 @@ class Tokens:
 
 @dataclass(frozen=True)
 class Shape:
-    """What of a base model its cost depends on; `parameters` counts the whole base, `linears` the
-    weights of each linear in its blocks.
-    """
+    """What of a base model its cost depends on."""
 
     layers: int
     hidden: int
     ffn: int
-    parameters: int
-    linears: tuple[int, ...] = ()
+    base: BaseShape
 
     @classmethod
     def of(cls, base: FoundBase) -> Shape:
         """Of a base whose weights need not be there."""
-        shape = base.shape
-        return cls(base.layers, base.hidden, base.ffn, shape.numbers, shape.linears)
-
-    @property
-    def base(self) -> BaseShape:
-        """The numbers that its memory depends on."""
-        return BaseShape(self.linears, self.parameters - sum(self.linears))
+        return cls(base.layers, base.hidden, base.ffn, base.shape)
 
     @property
     def user_lora(self) -> int:
@@ -82,6 +73,9 @@ class Range:
 
     def __add__(self, other: Range) -> Range:
         return Range(self.low + other.low, self.high + other.high)
+
+    def __mul__(self, factor: float) -> Range:
+        return Range(factor * self.low, factor * self.high)
 
 
 @dataclass(frozen=True)
@@ -99,18 +93,15 @@ class Estimate:
 
     @property
     def total_seconds(self) -> Range:
-        total = Range(0.0, 0.0)
-        for part in self.seconds.values():
-            total = total + part
-        return total
+        return sum(self.seconds.values(), Range(0.0, 0.0))
+
+    def __str__(self) -> str:
+        return to_markdown(as_table(self))
 
     def times(self, folds: int) -> Estimate:
         """The same for several runs one after another, each with its own folder."""
-        seconds = {
-            name: Range(folds * part.low, folds * part.high) for name, part in self.seconds.items()
-        }
-        disk = Range(folds * self.disk_bytes.low, folds * self.disk_bytes.high)
-        return Estimate(seconds, self.memory_bytes, disk, self.exceeding_bytes)
+        seconds = {name: part * folds for name, part in self.seconds.items()}
+        return replace(self, seconds=seconds, disk_bytes=self.disk_bytes * folds)
 
 
 def count_tokens(
@@ -119,11 +110,17 @@ def count_tokens(
     """Exact for up to SAMPLE_USERS users, extrapolated from evenly spaced ones beyond."""
     cap = settings.group.max_items_per_user
 
+    def tokens_of(examples: Iterable[Example]) -> int:
+        return sum(len(encoder.encode(example).tokens) for example in examples)
+
     def history(users: Sequence[User], limit: int | None) -> float:
-        return _sampled(users, lambda u: _history_tokens(u, task, encoder, limit))
+        def recent(user: User) -> Sequence[HistoryItem]:
+            return user.history[-limit:] if limit else user.history
+
+        return _sampled(users, lambda u: tokens_of(map(task.history_example, recent(u))))
 
     def queries(users: Sequence[User]) -> float:
-        return _sampled(users, lambda u: _query_tokens(u, task, encoder))
+        return _sampled(users, lambda u: tokens_of(map(task.query_example, u.queries)))
 
     pooled_history, test_history = history(population.pooled, cap), history(population.test, None)
     pooled_queries, test_queries = queries(population.pooled), queries(population.test)
@@ -140,15 +137,6 @@ def _sampled(users: Sequence[User], count: Callable[[User], int]) -> float:
     chosen = users[::step]
     total = sum(count(user) for user in chosen)
     return total * len(users) / max(1, len(chosen))
-
-
-def _history_tokens(user: User, task: Task, encoder: Encoder, limit: int | None) -> int:
-    items = user.history if limit is None else user.history[-limit:]
-    return sum(len(encoder.encode(task.history_example(item)).tokens) for item in items)
-
-
-def _query_tokens(user: User, task: Task, encoder: Encoder) -> int:
-    return sum(len(encoder.encode(task.query_example(query)).tokens) for query in user.queries)
 
 
 def estimate(
@@ -168,10 +156,10 @@ def estimate(
 ) -> Estimate:
     """Costs of a whole run without any cached phase.
 
-    `training_bytes` is what training may take in one process beside the base; None: no limit.
-
-    `server` is the speed of the pooled stages, `node` that of each of `processes` node hosts that
-    work side by side.
+    Args:
+        server: speed of the pooled stages.
+        node: speed of each of `processes` node hosts, which work side by side.
+        training_bytes: what training may take in one process beside the base; None: no limit.
     """
     seconds = {
         "stage 1": _stage1(tokens, server, settings),
@@ -181,13 +169,7 @@ def estimate(
         "predictions": _predictions(tokens, node, settings, arms, processes),
         "start and end": Range(15.0, 60.0),
     }
-    memory = _memory(
-        shape,
-        settings,
-        processes=processes,
-        dtype_bytes=dtype_bytes,
-        training_bytes=training_bytes,
-    )
+    memory = _memory(shape, settings, processes, dtype_bytes, training_bytes)
     disk = _disk(shape, structure, users=users, processes=processes, embed_base=embed_base)
     least = _longest(settings) * _token_bytes(shape, dtype_bytes)
     exceeding = least if training_bytes is not None and least > training_bytes else 0.0
@@ -214,43 +196,30 @@ def _router(tokens: Tokens, speed: Speed, structure: Structure, settings: StageS
     if not structure.has_lora_router:
         return Range(0.0, 0.0)
     rounds = 2 if structure.user_routing is UserRouting.LORA_AWARE else 1
-    loras = _training(
-        settings.user.epochs,
-        tokens.cohort_history * rounds,
-        EXPERT_FACTOR,
-        speed,
-        settings.user.patience + 1,
-    )
-    weights = _training(
-        settings.router.epochs, tokens.cohort_history * rounds, EXPERT_FACTOR, speed, 1
-    )
-    return loras + weights
+    user, seen = settings.user, tokens.cohort_history * rounds
+    loras = _training(user.epochs, seen, EXPERT_FACTOR, speed, user.patience + 1)
+    return loras + _training(settings.router.epochs, seen, EXPERT_FACTOR, speed, 1)
 
 
 def _stage3(
     tokens: Tokens, speed: Speed, settings: StageSettings, arms: Sequence[str], processes: int
 ) -> Range:
-    user, total = settings.user, Range(0.0, 0.0)
-    shared = tokens.test_history / processes
-    trials = len(user.learning_rates)
+    user, history = settings.user, tokens.test_history / processes
+    tried = history * len(user.learning_rates)
+    fits: list[tuple[int, float, float]] = []
     if "stage3" in arms:
-        total = total + _training(
-            user.embedding_epochs, shared, EXPERT_FACTOR, speed, user.patience + 1
-        )
-        total = total + _training(
-            user.epochs, shared * trials, EXPERT_FACTOR, speed, user.patience + 1
-        )
+        fits += [(user.embedding_epochs, history, EXPERT_FACTOR)]
+        fits += [(user.epochs, tried, EXPERT_FACTOR)]
     if "oppu-mlp" in arms:
-        total = total + _training(
-            user.epochs, shared * trials, LORA_FACTOR, speed, user.patience + 1
-        )
-    return total
+        fits += [(user.epochs, tried, LORA_FACTOR)]
+    costs = (_training(*fit, speed, user.patience + 1) for fit in fits)
+    return sum(costs, Range(0.0, 0.0))
 
 
 def _predictions(
     tokens: Tokens, speed: Speed, settings: StageSettings, arms: Sequence[str], processes: int
 ) -> Range:
-    # One pass for the loss; decoding adds up to one step an answer token, each as dear as a row
+    # One pass for the loss; decoding adds up to one step an answer token, each as costly as a row
     # of a few dozen tokens because the batch is narrow.
     once = tokens.test_queries / processes / speed.forward * EXPERT_FACTOR
     decoding = 1 + settings.max_answer_tokens / 4
@@ -260,14 +229,13 @@ def _predictions(
 def _memory(
     shape: Shape,
     settings: StageSettings,
-    *,
     processes: int,
     dtype_bytes: int,
     training_bytes: int | None,
 ) -> Range:
     # The server trains stage 1 over the full base, which transformers may hold twice while it loads;
     # a node holds it as the profile says, read a tensor at a time.
-    full = shape.parameters * dtype_bytes
+    full = shape.base.numbers * dtype_bytes
     held = shape.base.held_bytes(settings.base_weights, dtype_bytes)
     loading = shape.base.loading_bytes(settings.base_weights, dtype_bytes)
     a_token = _token_bytes(shape, dtype_bytes)
@@ -295,7 +263,7 @@ def _disk(
     shape: Shape, structure: Structure, *, users: int, processes: int, embed_base: bool
 ) -> Range:
     lora = 4 * shape.user_lora * structure.rank
-    bundle = structure.experts * lora + (4 * shape.parameters if embed_base else 0)
+    bundle = structure.experts * lora + (4 * shape.base.numbers if embed_base else 0)
     states = users * 2 * lora  # two arms keep a private state; a second generation doubles it
     low = bundle * 2 + states
     return Range(low, bundle * (4 + processes) + 2 * states + 20 * 2**20)

@@ -1,30 +1,27 @@
 """Download LaMP from its own server, and know when what came is not LaMP (docs/method.md 4.1).
 
-A wrong path answers 200 with a small HTML page; the movie tagging task lies under `LaMP_2/new/`,
-plain `LaMP_2` is news categorization; test answers are withheld. A broken download
-leaves a `.part` file and goes on from there. Everything is checked before a file gets its name,
-and `manifest.json` records sizes, counts and SHA-256. LaMP is CC BY-NC-SA 4.0; fetching is not
-redistributing.
+A broken download leaves a `.part` file and goes on from there. Everything is checked before a file
+gets its name, and `manifest.json` records sizes, counts and SHA-256. LaMP is CC BY-NC-SA 4.0;
+fetching is not redistributing.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from client.releases.download import Patience, download
 from proper_model.errors import DataError, FetchError
-from proper_model.federation.step_clock import Progress
+from proper_model.progress import Progress, silent
 from proper_model.storage.files import storage_errors, write_atomic
 from proper_model.storage.json_stream import iter_array, read_object
 
 BASE_URL = "https://ciir.cs.umass.edu/downloads/LaMP"
 MANIFEST = "manifest.json"
-# LaMP_6 ships ids of licensed mail only.
+# LaMP_2M is movie tagging, LaMP_2N news categorization. LaMP_6 ships ids of licensed mail only.
 TASK_FOLDERS = {
     "LaMP_1": "LaMP_1",
     "LaMP_2M": "LaMP_2/new",
@@ -34,10 +31,10 @@ TASK_FOLDERS = {
     "LaMP_5": "LaMP_5",
     "LaMP_7": "LaMP_7",
 }
-PARTS = ("train", "dev")
+PARTS, KINDS = ("train", "dev"), ("questions", "outputs")
 # LaMP's smallest file is far larger, its HTML error page far smaller.
 MIN_BYTES = 2048
-# Its largest has a few gigabytes: a server that sends without end is not believed much longer.
+# Its largest has a few gigabytes: a server that sends without end is given up at this.
 MAX_BYTES = 32 << 30
 PATIENCE = Patience()
 
@@ -54,23 +51,17 @@ class Fetched:
 
 
 def lamp_url(task: str, split: str, part: str, kind: str, *, base_url: str = BASE_URL) -> str:
-    """Address of one LaMP file.
+    """Address of one LaMP file: `part` is one of PARTS, `kind` one of KINDS.
 
-    `split` is `user` or `time`, `part` is train, dev or test, `kind` questions or outputs. Raises
-    FetchError for anything else.
+    Raises FetchError for an unknown task or split.
     """
     if task not in TASK_FOLDERS:
-        hint = "LaMP-6 ships ids of licensed mail only" if task == "LaMP_6" else None
-        raise FetchError(
-            f"task '{task}' cannot be fetched",
-            hint=hint or "tasks are " + ", ".join(TASK_FOLDERS),
-        )
+        licensed = "LaMP-6 ships ids of licensed mail only"
+        known = "tasks are " + ", ".join(TASK_FOLDERS)
+        hint = licensed if task == "LaMP_6" else known
+        raise FetchError(f"task '{task}' cannot be fetched", hint=hint)
     if split not in ("user", "time"):
         raise FetchError(f"unknown split '{split}'", hint="splits are user and time")
-    if part not in ("train", "dev", "test") or kind not in ("questions", "outputs"):
-        raise FetchError(f"LaMP has no file '{part}_{kind}'")
-    if part == "test" and kind == "outputs":
-        raise FetchError("LaMP withholds the answers of its test part", hint="use train and dev")
     prefix = "time/" if split == "time" else ""
     return f"{base_url.rstrip('/')}/{prefix}{TASK_FOLDERS[task]}/{part}/{part}_{kind}.json"
 
@@ -81,12 +72,10 @@ def fetch(
     folder: Path,
     *,
     base_url: str = BASE_URL,
-    parts: Sequence[str] = PARTS,
-    progress: Progress | None = None,
-    min_bytes: int = MIN_BYTES,
+    progress: Progress = silent,
     patience: Patience = PATIENCE,
 ) -> tuple[Fetched, ...]:
-    """Download questions and answers of `parts` into `folder` and write its manifest.
+    """Download questions and answers of PARTS into `folder` and write its manifest.
 
     Files that the manifest lists and that are unchanged are not fetched again. `progress` is called
     with file name, bytes so far and bytes in all (0 if the server does not say).
@@ -95,11 +84,10 @@ def fetch(
     or if `folder` holds another task or split, StorageError if it cannot be written. Complete files
     and unfinished ones stay for the next call.
     """
-    kinds = [(part, kind) for part in parts for kind in ("questions", "outputs")]
     wanted = {
         f"{part}_{kind}.json": lamp_url(task, split, part, kind, base_url=base_url)
-        for part, kind in kinds
-        if (part, kind) != ("test", "outputs")
+        for part in PARTS
+        for kind in KINDS
     }
     with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -114,14 +102,14 @@ def fetch(
                 target,
                 max_bytes=MAX_BYTES,
                 what="data",
-                progress=progress or (lambda *_: None),
+                progress=progress,
                 patience=patience,
             )
-            records = _check(part, name, min_bytes)
+            records = _check(part, name)
             done[name] = Fetched(name, url, part.stat().st_size, sha256_of(part), records)
             part.replace(target)
             _write_manifest(folder, task, split, done)
-        for part_name in parts:
+        for part_name in PARTS:
             _check_counts(done, part_name)
     return tuple(done[name] for name in wanted)
 
@@ -132,7 +120,7 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
-def _check(part: Path, name: str, min_bytes: int) -> int:
+def _check(part: Path, name: str) -> int:
     """Count the records of a finished transfer. A file that is not LaMP JSON is removed."""
     size = part.stat().st_size
     with part.open("rb") as handle:
@@ -144,7 +132,7 @@ def _check(part: Path, name: str, min_bytes: int) -> int:
                 f"{name}: the server sent {what} of {size} bytes instead of the file",
                 hint="LaMP answers a wrong path that way; check task, split and base URL",
             )
-        if size < min_bytes:
+        if size < MIN_BYTES:
             raise FetchError(f"{name}: only {size} bytes, less than any LaMP file")
         return _count_questions(part) if first == b"[" else _count_answers(part)
     except DataError as error:

@@ -30,6 +30,14 @@ DEMOS = {
 }
 
 
+def missing_task() -> ConfigError:
+    """Of data without a task."""
+    return ConfigError(
+        "--task is missing: which question do these data answer?",
+        hint="a shipped task such as LaMP_2M, or the path of a task's TOML file",
+    )
+
+
 @dataclass(frozen=True)
 class Files:
     """Real people: a folder of OPPU's or LaMP's files, under a task and for a base."""
@@ -214,10 +222,7 @@ class RunOptions:
                 )
             return
         if self.task is None:
-            raise ConfigError(
-                "--task is missing: which question do these data answer?",
-                hint="a shipped task such as LaMP_2M, or the path of a task's TOML file",
-            )
+            raise missing_task()
         if self.base is None or not self.base.strip():
             raise ConfigError(
                 "--base is missing: which language model is personalized?",
@@ -242,9 +247,7 @@ class RunOptions:
                 chosen = name in ("users_per_node", "actors", "threads")
                 raise ConfigError(
                     f"{option} must be at least 1, got {value}",
-                    hint="leave it out to have it chosen"
-                    if chosen
-                    else "leave it out for no limit",
+                    hint=f"leave it out {'to have it chosen' if chosen else 'for no limit'}",
                 )
         if self.threads is not None and self.threads > MOST_THREADS:
             raise ConfigError(

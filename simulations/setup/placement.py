@@ -1,11 +1,8 @@
-"""How a simulation's users are laid over processes: actors, threads of an actor, users of a node.
+"""How a simulation's users are divided over processes: actors, threads of an actor, users of a node.
 
-An actor is a process that plays one node after the other. It keeps one loaded base for all of them
-(`client.node.host_work`), so every actor costs a base's memory and seconds of imports and loading.
-A node trains its users as one cohort, in shared passes over that base: a cohort cut over more nodes
-is smaller and fills its passes worse, so an actor plays few large nodes and not many small ones. It
-plays at least one, because an actor without a node would load nothing and only hold memory.
-Source: docs/federation.md 6 and 7, docs/performance.md 3.
+An actor is a process that plays one node after the other, at least one, over one loaded base. A node
+trains its users as one cohort, in shared passes; larger cohorts fill them better, so an actor plays
+few large nodes and not many small ones. Source: docs/federation.md 6 and 7, docs/performance.md 3.
 """
 
 from __future__ import annotations
@@ -207,17 +204,7 @@ def base_bytes(base: FoundBase, settings: StageSettings) -> BaseBytes:
 # -- the machine of a later command ----------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Resources:
-    """How many processes play the nodes of a plan, one node after the other, and on what."""
-
-    nodes: int
-    actors: int
-    threads: int
-    gpus: int
-
-
-def choose_resources(plan: RunPlan, machine: Machine) -> Resources:
+def choose_resources(plan: RunPlan, machine: Machine) -> Placement:
     """Actors for the nodes of a plan on the machine as it is now.
 
     Nodes and threads stay what the plan says, since results are about them; a plan from a larger
@@ -227,7 +214,7 @@ def choose_resources(plan: RunPlan, machine: Machine) -> Resources:
     with suppress(BaseModelError):
         base = base_bytes(find_base(plan.base), plan.stage_settings)
     threads = min(plan.node_threads, machine.cores)
-    placement = choose_placement(
+    return choose_placement(
         users=len(plan.devices),
         cores=machine.cores,
         memory_bytes=machine.memory_bytes,
@@ -238,5 +225,3 @@ def choose_resources(plan: RunPlan, machine: Machine) -> Resources:
         threads=threads,
         users_per_node=plan.users_per_node,
     )
-    gpus = len(machine.gpu_memory_bytes)
-    return Resources(plan.node_count, placement.actors, placement.threads, gpus)

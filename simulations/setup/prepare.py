@@ -17,7 +17,7 @@ from pathlib import Path
 from coordinator.run_keys import make_run_root
 from proper_model.federation.machine import useful_threads
 from proper_model.federation.run_plan import DeviceEntry, RunPlan
-from proper_model.federation.step_clock import Progress
+from proper_model.progress import Progress
 from proper_model.settings import to_mapping
 from proper_model.storage.files import make_private_folder, storage_errors, write_atomic
 from proper_model.tasks import User, users_to_json

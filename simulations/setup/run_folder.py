@@ -63,7 +63,7 @@ def check_owner(folder: Path) -> None:
 
 
 def check_out(places: Places) -> None:
-    """Refuse what OUT says against this run. Raises ConfigError or StorageError; writes nothing."""
+    """Raise ConfigError or StorageError if OUT is in use or not ours alone; writes nothing."""
     for folder in (places.out, places.cache):
         check_owner(folder)
     with storage_errors(places.out):

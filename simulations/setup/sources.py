@@ -11,7 +11,7 @@ from proper_model.answering import label_starts
 from proper_model.checks import FoundBase, check_base, find_base
 from proper_model.data import apply_split, check_pool, effective_split, read_population
 from proper_model.errors import DataError, TaskError
-from proper_model.federation.step_clock import Progress
+from proper_model.progress import Progress
 from proper_model.settings import StageSettings
 from proper_model.tasks import Example, Population, Report, Task, load_task
 from proper_model.text import Encoder, label_warnings, text_warnings

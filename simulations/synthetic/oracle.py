@@ -17,6 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import adjusted_rand_score
 
+from simulations.synthetic.settings import Member
+
 Array = NDArray[np.float64]
 Labels = NDArray[np.int64]
 
@@ -37,8 +39,7 @@ class Question:
 
 def categorical_oracle(
     counts: Array,
-    pooled: Sequence[bool],
-    groups: Sequence[int],
+    members: Sequence[Member],
     questions: Sequence[Question],
     rng: np.random.Generator,
 ) -> dict[str, dict[str, float]]:
@@ -46,18 +47,18 @@ def categorical_oracle(
 
     Args:
         counts: `[U, Z, V]`, how often each user's history answers a situation this way.
-        pooled: `[U]`, users whose histories the estimators learn from; the others are scored.
-        groups: `[U]`, the planted groups.
+        members: the users; the estimators learn from histories of pooled ones and are scored on
+            the others.
         questions: queries of all users; those of pooled ones are left out.
         rng: starts of the mixture.
     """
-    learn = np.array(pooled)
-    planted = np.array(groups)
+    learn = np.array([not member.test for member in members])
+    planted = np.array([member.group for member in members])
     known, unseen = counts[learn], counts[~learn]
     population = _normalize(known.sum(0) + SMOOTHING)  # [Z, V]
     rules, membership, share = fit_mixture(known, int(planted.max()) + 1, rng)
     fit = np.einsum("uzv,kzv->uk", unseen, np.log(rules)) + np.log(share)
-    assigned = _softmax(fit)  # [U_test, K]
+    assigned = softmax(fit)  # [U_test, K]
     group = np.einsum("uk,kzv->uzv", assigned, rules)
     estimates = {
         "stage1": np.broadcast_to(population, unseen.shape),
@@ -113,9 +114,8 @@ def fit_mixture(
             tables = _normalize(pooled + SMOOTHING)
             share = _normalize(membership.mean(0) + 1e-9)
             fit = flat @ np.log(tables).reshape(components, -1).T + np.log(share)
-            membership = _softmax(fit)
-        top = fit.max(1, keepdims=True)
-        likelihood = float((top[:, 0] + np.log(np.exp(fit - top).sum(1))).sum())
+            membership = softmax(fit)
+        likelihood = log_likelihood(fit)
         if best is None or likelihood > best[0]:
             best = (likelihood, tables, membership, share)
     assert best is not None
@@ -155,5 +155,12 @@ def _normalize(x: Array) -> Array:
     return np.asarray(x / x.sum(-1, keepdims=True))
 
 
-def _softmax(x: Array) -> Array:
+def softmax(x: Array) -> Array:
+    """Over the last dimension."""
     return _normalize(np.exp(x - x.max(-1, keepdims=True)))
+
+
+def log_likelihood(fit: Array) -> float:
+    """Of all users, whose log weights by component are `[U, K]`."""
+    top = fit.max(1, keepdims=True)
+    return float((top[:, 0] + np.log(np.exp(fit - top).sum(1))).sum())

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from proper_model.tasks import HistoryItem, Query, User
-from simulations.synthetic.oracle import adjusted_rand
+from simulations.synthetic.oracle import Array, adjusted_rand
 from simulations.synthetic.rate_oracle import Ratings, rating_oracle
 from simulations.synthetic.settings import (
     LEVELS,
@@ -27,8 +27,6 @@ from simulations.synthetic.settings import (
     roster,
     words_of,
 )
-
-Array = NDArray[np.float64]
 
 # Aspect: nouns, adjectives of praise, adjectives of blame. An adjective tells aspect and sign.
 ASPECTS = (
@@ -64,12 +62,9 @@ def build(settings: SyntheticSettings, rng: np.random.Generator) -> Draft:
         User(member.user_id, world.history(member, offset), world.queries(member, offset))
         for member, offset in zip(members, offsets, strict=True)
     )
-    pooled = [not m.test for m in members]
-    groups = [m.group for m in members]
-    oracle, found = rating_oracle(world.histories, world.asked, pooled, groups, rng)
-    oracle["grouping"]["ari_offset"] = adjusted_rand(
-        np.array([o + 1 for o, p in zip(offsets, pooled, strict=True) if p]), found
-    )
+    oracle, found = rating_oracle(world.histories, world.asked, members, rng)
+    pooled = [o + 1 for o, m in zip(offsets, members, strict=True) if not m.test]
+    oracle["grouping"]["ari_offset"] = adjusted_rand(np.array(pooled), found)
     return Draft(
         members=members,
         users=users,
@@ -168,7 +163,7 @@ def _score(aspects: Array, weights: Array, offset: float) -> NDArray[np.int64]:
 
 
 def _level(aspects: Array, rule: Array, everybody: Array, offset: int) -> str:
-    """What the score hangs on: the offset, else the group's taste, else what all agree on."""
+    """What decides the score: the offset, else the group's taste, else what all agree on."""
     review = aspects[None]
     if _score(review, rule, offset) != _score(review, rule, 0):
         return "user"

@@ -12,13 +12,18 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from simulations.synthetic.oracle import adjusted_rand
-
-Array = NDArray[np.float64]
-Labels = NDArray[np.int64]
+from simulations.synthetic.oracle import (
+    RESTARTS,
+    STEPS,
+    Array,
+    Labels,
+    adjusted_rand,
+    log_likelihood,
+    softmax,
+)
+from simulations.synthetic.settings import Member
 
 RIDGE, RESIDUAL_SD = 0.5, 0.45
-RESTARTS, STEPS = 8, 60
 
 
 @dataclass(frozen=True)
@@ -33,8 +38,7 @@ class Ratings:
 def rating_oracle(
     histories: Sequence[Ratings],
     asked: Sequence[Ratings],
-    pooled: Sequence[bool],
-    groups: Sequence[int],
+    members: Sequence[Member],
     rng: np.random.Generator,
 ) -> tuple[dict[str, dict[str, float]], Labels]:
     """Mean absolute error by stage, accuracy by stage and level, and the grouping found.
@@ -42,17 +46,14 @@ def rating_oracle(
     Learns from the histories of pooled users, scores the queries of the others. Also returns the
     group found for every pooled user.
     """
-    known = [h for h, p in zip(histories, pooled, strict=True) if p]
-    planted = np.array([g for g, p in zip(groups, pooled, strict=True) if p])
+    known = [h for h, m in zip(histories, members, strict=True) if not m.test]
+    planted = np.array([m.group for m in members if not m.test])
     tastes, found = fit_tastes(known, int(planted.max()) + 1, rng)
-    everything = Ratings(
-        np.vstack([h.aspects for h in known]), np.concatenate([h.scores for h in known])
-    )
+    everything = _together(known)
     population = _ridge(everything, np.ones(len(everything.scores)))
+    unseen = [(h, q) for h, q, m in zip(histories, asked, members, strict=True) if m.test]
     guesses: dict[str, list[Array]] = {}
-    for history, queries in [
-        (h, q) for h, q, p in zip(histories, asked, pooled, strict=True) if not p
-    ]:
+    for history, queries in unseen:
         residual = history.scores[:, None] - _features(history.aspects) @ tastes.T  # [n, K]
         offset = residual.mean(0)
         best = int(((residual - offset) ** 2).sum(0).argmin())
@@ -66,9 +67,8 @@ def rating_oracle(
             "stage3": new @ tastes[best] + shrink * offset[best],
         }.items():
             guesses.setdefault(stage, []).append(np.clip(np.round(guess), 1, 5))
-    right = [q for q, p in zip(asked, pooled, strict=True) if not p]
-    gold = np.concatenate([q.scores for q in right])
-    levels = np.array([level for q in right for level in q.levels])
+    gold = np.concatenate([queries.scores for _, queries in unseen])
+    levels = np.array([level for _, queries in unseen for level in queries.levels])
     scores = {stage: _scores(np.concatenate(g), gold, levels) for stage, g in guesses.items()}
     scores["grouping"] = {"ari_pooled": adjusted_rand(planted, found)}
     return scores, found
@@ -93,9 +93,7 @@ def fit_tastes(
     """
     sizes = np.array([len(h.scores) for h in histories])
     owner = np.repeat(np.arange(len(histories)), sizes)
-    pooled = Ratings(
-        np.vstack([h.aspects for h in histories]), np.concatenate([h.scores for h in histories])
-    )
+    pooled = _together(histories)
     best: tuple[float, Array, Labels] | None = None
     for _ in range(RESTARTS):
         membership = rng.dirichlet(np.full(components, 0.5), len(histories))
@@ -105,14 +103,18 @@ def fit_tastes(
             offset = _sum_by(owner, residual) / sizes[:, None]
             spread = _sum_by(owner, (residual - offset[owner]) ** 2)
             fit = -spread / (2 * RESIDUAL_SD**2)
-            top = fit.max(1, keepdims=True)
-            membership = np.exp(fit - top)
-            membership /= membership.sum(1, keepdims=True)
-        likelihood = float((top[:, 0] + np.log(np.exp(fit - top).sum(1))).sum())
+            membership = softmax(fit)
+        likelihood = log_likelihood(fit)
         if best is None or likelihood > best[0]:
             best = (likelihood, tastes, membership.argmax(1).astype(np.int64))
     assert best is not None
     return best[1:]
+
+
+def _together(ratings: Sequence[Ratings]) -> Ratings:
+    return Ratings(
+        np.vstack([one.aspects for one in ratings]), np.concatenate([one.scores for one in ratings])
+    )
 
 
 def _features(aspects: Array) -> Array:

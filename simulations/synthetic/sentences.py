@@ -36,21 +36,8 @@ THINGS = tuple(SYNONYMS)
 OPENERS = ("honestly", "listen", "okay", "right", "well")
 
 PLAIN_THINGS = (
-    "sister",
-    "garden",
-    "train",
-    "window",
-    "letter",
-    "river",
-    "bread",
-    "ticket",
-    "ladder",
-    "teacher",
-    "market",
-    "bicycle",
-    "umbrella",
-    "piano",
-    "blanket",
+    *("sister", "garden", "train", "window", "letter", "river", "bread", "ticket", "ladder"),
+    *("teacher", "market", "bicycle", "umbrella", "piano", "blanket"),
 )
 PATTERNS = (
     "my {0} and the {1} were late {2}",

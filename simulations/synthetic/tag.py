@@ -54,8 +54,7 @@ def build(settings: SyntheticSettings, rng: np.random.Generator) -> Draft:
     users = tuple(world.user(member) for member in members)
     oracle = categorical_oracle(
         np.stack(world.counts),
-        [not m.test for m in members],
-        [m.group for m in members],
+        members,
         [Question(i, z, t, level) for i, asked in enumerate(world.asked) for z, t, level in asked],
         rng,
     )

@@ -7,6 +7,8 @@ neither case nor punctuation. Source: docs/method.md 5.4.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -74,13 +76,7 @@ def build(settings: SyntheticSettings, rng: np.random.Generator) -> Draft:
         quirks={m.user_id: style.quirks() for m, style in zip(members, styles, strict=True)},
         level=world.level,
         detail=world.detail,
-        oracle=categorical_oracle(
-            np.stack(world.counts),
-            [not m.test for m in members],
-            [m.group for m in members],
-            world.questions,
-            rng,
-        ),
+        oracle=categorical_oracle(np.stack(world.counts), members, world.questions, rng),
         pretrain=_pretrain(settings, rng),
         vocabulary=words_of(
             *(word for own in SYNONYMS.values() for word in own),
@@ -130,14 +126,15 @@ class _World:
         return tuple(queries)
 
 
+@dataclass(frozen=True)
 class _Style:
     """How one user writes. Numbers index the lists in `sentences`."""
 
-    def __init__(
-        self, *, things: list[int], opener: int, sign_off: int, nicknamed: int, nickname: int
-    ) -> None:
-        self.things, self.opener, self.sign_off = things, opener, sign_off
-        self.nicknamed, self.nickname = nicknamed, nickname
+    things: list[int]
+    opener: int
+    sign_off: int
+    nicknamed: int
+    nickname: int
 
     def answer(self, situation: int) -> int:
         """The oracle's number of what this user writes; nicknames follow the synonyms."""

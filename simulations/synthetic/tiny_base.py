@@ -13,7 +13,7 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,13 +24,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from proper_model.errors import BaseModelError, TrainingError
+from proper_model.progress import Steps
 
 PAD, BOS, EOS, UNK = SPECIAL = ("<pad>", "<s>", "</s>", "<unk>")
 LARGEST_VOCABULARY = 600
 # Raised when the same texts should give another model than before.
 RECIPE = 1
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -64,7 +63,7 @@ def make_tiny_base(
     seed: int = 0,
     shape: TinyShape | None = None,
     training: Pretraining | None = None,
-    progress: Progress | None = None,
+    progress: Steps | None = None,
 ) -> Path:
     """Build and pretrain a base below `folder`, or find the one built before from the same inputs.
 
@@ -207,7 +206,7 @@ def _pretrain(
     pad: int,
     training: Pretraining,
     seed: int,
-    progress: Progress | None,
+    progress: Steps | None,
 ) -> None:
     per_epoch = math.ceil(len(texts) / training.batch_size)
     steps = per_epoch * training.epochs
