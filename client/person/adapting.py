@@ -119,19 +119,20 @@ def adapt(learner: Learner, state: PersonalState, histories: Histories) -> Perso
         {name: learner.split(encoded[name], seed=task_seed(state.seed, name)) for name in names},
     )
     (learned,) = learn(learner, [member], {"stage3": "adapter"})["stage3"]
-    if all(task.report.get("lora_failed") for task in learned.tasks.values()):
+    tasks = learned.tasks.values()
+    if tasks and all(task.report.get("lora_failed") for task in tasks):
         raise TrainingError(
             "training diverged at every learning rate; nothing was stored",
             hint="give a task file with a smaller user.learning_rates, or a release made with one",
         )
     # Whoever has no adapter that learned something gets the group's model.
-    tasks = {
+    kept = {
         name: task
         if task.report["lora_trained"] and not task.report["lora_failed"]
         else replace(task, adapter={})
         for name, task in learned.tasks.items()
     }
-    return replace(learned, tasks=tasks)
+    return replace(learned, tasks=kept)
 
 
 def adapt_users(
