@@ -19,7 +19,6 @@ from torch import Tensor
 from client.person.arms import STATEFUL_ARMS, check_arms
 from client.person.learner import (
     Learner,
-    Progress,
     Report,
     embedding_report,
     finite,
@@ -32,6 +31,7 @@ from proper_model.data import date_key
 from proper_model.engine import Samples
 from proper_model.errors import TrainingError
 from proper_model.kernels import Encoded, mix_seed
+from proper_model.progress import Progress, silent
 from proper_model.release.contents import Release
 from proper_model.stages import EmbeddingFit
 from proper_model.tasks import HistoryItem, Task, User
@@ -144,7 +144,7 @@ def adapt_users(
     seed: int,
     checkpoint: Path | None = None,
     memory_bytes: int | None = None,
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> dict[tuple[str, str], PersonalState]:
     """Adapt every user to the release's task; a document each (arm, user id) of arms that have one.
 
@@ -162,10 +162,9 @@ def adapt_users(
     wanted = {arm: arm for arm in arms if arm in STATEFUL_ARMS}
     if not users or not wanted:
         return {}
-    if progress:
-        progress("tokenize", 0, 0)
     task = release.task
     learner = Learner(release, checkpoint=checkpoint, memory_bytes=memory_bytes, progress=progress)
+    learner.begin("tokenize")
     members = []
     for user in users:
         own_seed = user_seed(seed, user.user_id)
