@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from client.commands import export
 from client.commands.inspect import adapter_facts
 from client.person import adapting
+from client.person import state as personal_state
 from client.person.answering import Personal
 from client.person.arms import predict
 from client.person.learner import Learner
 from client.person.state import PersonalState, TaskState, decode, encode
 from client.person.updating import Update, in_time, update, update_samples, with_items
-from proper_model.errors import ConfigError, NotAdaptedError, TrainingError, VaultError
+from client.vault import backup
+from proper_model.errors import ConfigError, ExportError, NotAdaptedError, TrainingError, VaultError
 from proper_model.kernels.packing import Encoded
 from proper_model.release.contents import Release
 from proper_model.settings import BaseWeights
@@ -290,6 +294,35 @@ def test_documents_are_read_strictly(state: PersonalState) -> None:
     head = data.replace(b'"format":1', b'"format":2', 1)
     with pytest.raises(VaultError, match="format"):
         decode(head)
+
+
+def noted() -> PersonalState:
+    """One task of one long item, and no tensor."""
+    task = TaskState("", "", (HistoryItem("1", {"text": "x" * 100}),), {}, {}, "")
+    return ME.with_task("t", task)
+
+
+def test_nothing_is_written_that_could_not_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = encode(noted())
+    length = int.from_bytes(data[8:12], "big")
+    monkeypatch.setattr(personal_state, "MAX_HEADER_BYTES", length)
+    assert decode(encode(noted())) == noted()
+    monkeypatch.setattr(personal_state, "MAX_HEADER_BYTES", length - 1)
+    with pytest.raises(VaultError, match=f"{length} bytes of history; expected at most") as caught:
+        encode(noted())
+    assert "--max-items" in (caught.value.hint or "")
+    with pytest.raises(VaultError, match="cut off"):
+        decode(data)
+
+
+def test_what_no_backup_holds_is_told_before_a_passphrase_is_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backup, "MAX_PAYLOAD_BYTES", 100)
+    with pytest.raises(ExportError, match="a backup holds at most 100 B") as caught:
+        export.export_backup(noted(), tmp_path / "out", None, weak=False)
+    assert "proper path" in (caught.value.hint or "")
+    assert not (tmp_path / "out").exists()
 
 
 def test_divergence_everywhere_is_an_error(
