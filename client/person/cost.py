@@ -12,6 +12,7 @@ blocks.
 
 from __future__ import annotations
 
+import math
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -99,18 +100,13 @@ def estimate(
 
 
 def _all_tokens(
-    learner: Learner, shared: Samples, own: Sequence[Samples], *, at_most: int | None = None
+    learner: Learner, shared: Samples, own: Sequence[Samples], *, at_most: float = math.inf
 ) -> float:
     """As `_tokens`, of everything that trains; no training takes more than `at_most` epochs."""
     user = learner.settings.user
-
-    def epochs(settings: int) -> int:
-        return settings if at_most is None else min(settings, at_most)
-
-    rates, refit = len(user.learning_rates), user.refit
-    return _tokens(shared, epochs=epochs(user.embedding_epochs), rates=1, refit=refit) + sum(
-        _tokens(samples, epochs=epochs(user.epochs), rates=rates, refit=refit) for samples in own
-    )
+    epochs, rates, refit = min(user.epochs, at_most), len(user.learning_rates), user.refit
+    fit = _tokens(shared, epochs=min(user.embedding_epochs, at_most), rates=1, refit=refit)
+    return fit + sum(_tokens(one, epochs=epochs, rates=rates, refit=refit) for one in own)
 
 
 def memory_needed(learner: Learner, histories: Histories) -> int:
@@ -125,7 +121,7 @@ def _splits(learner: Learner, histories: Histories) -> list[Samples]:
     ]
 
 
-def _tokens(samples: Samples, *, epochs: int, rates: int, refit: bool) -> float:
+def _tokens(samples: Samples, *, epochs: float, rates: int, refit: bool) -> float:
     """Tokens forward and backward of all trials of one member; judging counts as its share."""
     total = 0.0
     for fold in samples.folds:
