@@ -119,9 +119,8 @@ class CohortHost:
         if todo:
             release = self._release(bundle_id)
             for arms, members in todo.items():
-                self._in_parts(
-                    "personalize", members, partial(self._adapt, release, arms, bundle_id)
-                )
+                adapt = partial(self._adapt, release, arms, bundle_id)
+                self._in_parts("personalize", members, adapt)
         self._clear_work()
         return self._finish("personalize", hosted)
 
@@ -166,7 +165,7 @@ class CohortHost:
         user_id = one.user.user_id
         seed = user_seed(self.plan.seed, user_id)
         binding = Binding(bundle_id, arm, user_id, seed, self._trained_from(one))
-        return FolderStore(one.device.state, binding)
+        return FolderStore(one.device.make_state_folder(), binding)
 
     def _trained_from(self, one: Hosted) -> str:
         return digest({"seed": self.plan.seed, "history": one.history_key})
