@@ -31,7 +31,7 @@ MAGIC = b"PROPERP1"
 EMBEDDING = "embedding"
 MAX_HEADER_BYTES = 1 << 30
 
-STRICT = ConfigDict(strict=True, extra="forbid", frozen=True)
+STRICT = ConfigDict(strict=True, extra="forbid", frozen=True, revalidate_instances="always")
 
 Report = Mapping[str, float | int | str]
 
