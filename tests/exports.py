@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from client.export.folder import Exported, write_merged, write_peft
-from client.export.runtimes import write_gguf, write_mlx
+from client.export.folder import write_merged, write_peft
+from client.export.request import Exported, Request
+from client.export.runtimes import write_gguf, write_gguf_merged, write_mlx
 from client.person.arms import ArmModel
 from proper_model.base.population_lora import attach_population, merge_population, population_state
 from proper_model.kernels.packing import Encoded
@@ -29,6 +30,7 @@ from tests.tiny import randomize, sample, tiny_base, words
 BUNDLE = "ab" * 32
 PUBLIC = BaseSource("example/tiny", "c0ffee" * 6 + "c0ff")
 USER = "zq-user-canary"
+Write = Callable[..., Exported]
 SETTINGS = StageSettings(
     name="export-test",
     template="short",
@@ -115,27 +117,24 @@ def user_tensors(release: Release, seed: int = 5) -> dict[str, Tensor]:
     return tensors
 
 
-def _options(release: Release) -> dict[str, Any]:
-    return {"bundle_id": BUNDLE, "base": PUBLIC if release.population else None}
+def _written_by(write: Callable[[Path, Request], Exported], *, whole: bool = False) -> Write:
+    """The writer of a format, called with the parts of what it writes."""
+
+    def written(
+        out: Path, release: Release, tensors: Mapping[str, Tensor], **options: Any
+    ) -> Exported:
+        if write in (write_gguf, write_gguf_merged):
+            pytest.importorskip("gguf")
+        base = PUBLIC if release.population and not whole else None
+        return write(out, Request(release, tensors, BUNDLE, base=base, **options))
+
+    return written
 
 
-def peft_of(out: Path, release: Release, tensors: Mapping[str, Tensor], **options: Any) -> Exported:
-    return write_peft(out, release, tensors, **_options(release), **options)
-
-
-def merged_of(
-    out: Path, release: Release, tensors: Mapping[str, Tensor], **options: Any
-) -> Exported:
-    return write_merged(out, release, tensors, bundle_id=BUNDLE, **options)
-
-
-def gguf_of(out: Path, release: Release, tensors: Mapping[str, Tensor], **options: Any) -> Exported:
-    pytest.importorskip("gguf")
-    return write_gguf(out, release, tensors, **_options(release), **options)
-
-
-def mlx_of(out: Path, release: Release, tensors: Mapping[str, Tensor], **options: Any) -> Exported:
-    return write_mlx(out, release, tensors, **_options(release), **options)
+peft_of, gguf_of, mlx_of = (_written_by(write) for write in (write_peft, write_gguf, write_mlx))
+merged_of, gguf_merged_of = (
+    _written_by(write, whole=True) for write in (write_merged, write_gguf_merged)
+)
 
 
 def release_and_user(preset_name: str = "device", **options: Any) -> tuple[Release, Any]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -37,7 +38,7 @@ def users() -> tuple[User, ...]:
 def untouched(release: Release, users: tuple[User, ...]) -> tuple[States, bool]:
     """All users under all arms, and whether the release is the same after it."""
     before = release_to_files(release)
-    states = adapt_users(release, users, arms=ARMS, bundle_id="b", seed=3)
+    states = adapted(release, users, arms=ARMS, seed=3)
     return states, release_to_files(release) == before
 
 
@@ -48,7 +49,18 @@ def states(untouched: tuple[States, bool]) -> States:
 
 @pytest.fixture(scope="module")
 def two(release: Release, users: tuple[User, ...]) -> States:
-    return adapt_users(release, users[:2], arms=("stage3",), bundle_id="b", seed=1)
+    return adapted(release, users[:2], seed=1)
+
+
+def adapted(
+    release: Release,
+    users: Sequence[User],
+    *,
+    seed: int,
+    arms: Sequence[str] = ("stage3",),
+    **options: Any,
+) -> States:
+    return adapt_users(release, users, arms=arms, bundle_id="b", seed=seed, **options)
 
 
 def tensors(state: PersonalState) -> dict[str, Tensor]:
@@ -69,9 +81,9 @@ def same(a: PersonalState, b: PersonalState) -> bool:
 def test_training_b_after_a_equals_training_b_alone_bit_for_bit(
     release: Release, users: tuple[User, ...]
 ) -> None:
-    adapt_users(release, users[:1], arms=ARMS, bundle_id="b", seed=3)
-    after = adapt_users(release, users[1:2], arms=ARMS, bundle_id="b", seed=3)
-    alone = adapt_users(release, users[1:2], arms=ARMS, bundle_id="b", seed=3)
+    adapted(release, users[:1], arms=ARMS, seed=3)
+    after = adapted(release, users[1:2], arms=ARMS, seed=3)
+    alone = adapted(release, users[1:2], arms=ARMS, seed=3)
     assert after.keys() == alone.keys()
     assert len(after) == 3
     for key in after:
@@ -81,7 +93,7 @@ def test_training_b_after_a_equals_training_b_alone_bit_for_bit(
 def test_a_user_in_a_cohort_equals_the_user_alone(
     release: Release, users: tuple[User, ...], states: States
 ) -> None:
-    alone = adapt_users(release, users[2:3], arms=("stage3",), bundle_id="b", seed=3)
+    alone = adapted(release, users[2:3], seed=3)
     name = users[2].user_id
     ours, theirs = states["stage3", name], alone["stage3", name]
     for key in tensors(theirs):
@@ -115,9 +127,7 @@ def test_short_histories_get_an_embedding_but_no_adapter(
     release: Release, users: tuple[User, ...], count: int
 ) -> None:
     short = dataclasses.replace(users[0], history=users[0].history[:count])
-    state = adapt_users(release, [short], arms=("stage3",), bundle_id="b", seed=0)[
-        "stage3", short.user_id
-    ]
+    state = adapted(release, [short], seed=0)["stage3", short.user_id]
     assert report(state)["embedding_source"] in ("mean", "prototype")
     if count == 0:
         assert report(state)["embedding_source"] == "mean"
@@ -130,7 +140,7 @@ def test_short_histories_get_an_embedding_but_no_adapter(
 def test_a_tight_memory_budget_changes_nothing_but_speed(
     release: Release, users: tuple[User, ...], two: States
 ) -> None:
-    tight = adapt_users(release, users[:2], arms=("stage3",), bundle_id="b", seed=1, memory_bytes=1)
+    tight = adapted(release, users[:2], seed=1, memory_bytes=1)
     for key, state in two.items():
         # Other batches round otherwise, and AdamW makes a step of any gradient, however small.
         for name in ("embedding_loss_after", "lora_loss_before", "lora_loss_after"):
@@ -150,21 +160,11 @@ def test_a_killed_adaptation_resumes_to_the_same_result(
 
     checkpoint = tmp_path / "work"
     with pytest.raises(KilledError):
-        adapt_users(
-            release,
-            users[:2],
-            arms=("stage3",),
-            bundle_id="b",
-            seed=1,
-            checkpoint=checkpoint,
-            progress=kill,
-        )
+        adapted(release, users[:2], seed=1, checkpoint=checkpoint, progress=kill)
     seen: list[tuple[str, int]] = []
-    resumed = adapt_users(
+    resumed = adapted(
         release,
         users[:2],
-        arms=("stage3",),
-        bundle_id="b",
         seed=1,
         checkpoint=checkpoint,
         progress=lambda phase, done, total: seen.append((phase, done)),
@@ -200,7 +200,7 @@ def test_missing_state_and_unknown_arms_are_errors(
     with pytest.raises(ConfigError, match="unknown arm"):
         predict(release, users, "stage9", {})
     with pytest.raises(ConfigError, match="unknown arms"):
-        adapt_users(release, users, arms=("stage9",), bundle_id="b", seed=0)
+        adapted(release, users, arms=("stage9",), seed=0)
 
 
 def test_user_seeds_depend_on_user_and_seed() -> None:

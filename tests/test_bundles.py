@@ -31,12 +31,12 @@ from bundle_samples import (
 from release_server import serve_folder, serving
 
 from client.home import Home
+from client.person.workspace import Workspace
 from client.releases import download, installed_list, partial_file
-from client.releases.add import add_bundle, load_release
+from client.releases.add import add_bundle
 from client.releases.base_facts import base_facts
 from client.releases.bases import base_of
 from client.releases.installed_list import DAMAGED, list_bundles, remove_old_bundles
-from client.releases.loading import ReleaseMemory
 from client.releases.store import BundleWarning, installed, stored
 from client.releases.verify import verify_bundle
 from coordinator.publish import publish, reference_base
@@ -609,8 +609,6 @@ def test_old_releases_go_but_the_current_and_the_kept_stay(home, folder):
     assert stored(home.path, ids[1], now=NOW).version == 2
     assert stored(home.path, "../..") is None
     assert not (home.path / "bundles" / ".download-0").exists()
-    with pytest.raises(NotInstalledError, match=ids[0][:16]):
-        load_release(home, ReleaseMemory(), threads=1, bundle_id=ids[0])
     with pytest.raises(BundleRollbackError):
         add(home, folder / "v00000001")
 
@@ -655,7 +653,7 @@ def test_a_base_is_found_checked_and_remembered(home, referring, base):
     with pytest.raises(BaseModelError):
         base_of(home, reference_of(home))
     with pytest.raises(BaseModelError):
-        load_release(home, ReleaseMemory(), threads=1)
+        Workspace(home).load(installed(home.path))
 
     added = add(home, referring, base=str(base))
     assert added.changed is False
@@ -689,15 +687,18 @@ def test_a_command_parses_the_recipe_once(home, request, base, embedded, monkeyp
 
 
 def use(home):
-    memory = ReleaseMemory()
-    release = memory.read(installed(home.path, now=NOW))
+    workspace, bundle = Workspace(home), installed(home.path, now=NOW)
+    release = workspace.releases.read(bundle)
     assert (release.recipe.structure.name, release.task.name) == ("device", "sample")
     assert base_facts(home, release).shape
-    first, _ = load_release(home, memory, threads=1)
-    assert load_release(home, memory, threads=1)[0] is first
-    tight, _ = load_release(home, memory, threads=1, memory_bytes=1 << 30)
-    assert (tight.memory_bytes, first.memory_bytes) == (1 << 30, None)
-    assert tight.base is first.base
+    first = workspace.load(bundle)
+    assert workspace.load(bundle) is first
+    tight = workspace.load(bundle, memory_bytes=1 << 30)
+    assert (tight.memory_bytes, first.memory_bytes, tight.base is first.base) == (
+        1 << 30,
+        None,
+        True,
+    )
 
 
 @pytest.mark.parametrize("damage", ["altered", "missing", "more"])

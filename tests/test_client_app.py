@@ -137,9 +137,27 @@ def install_all(plan, shipment, where):
     return missing, ask(Kind.STORE, store, where), ask(Kind.INSTALL, install, where)
 
 
+@pytest.fixture
+def where(plan, engine, shipment):
+    """The context of a node that has the release."""
+    made = context(plan)
+    install_all(plan, shipment, made)
+    return made
+
+
 def rounds(shipment, where):
-    fields = request_fields(Kind.PERSONALIZE, shipment.bundle_id)
-    return ask(Kind.PERSONALIZE, fields, where), ask(Kind.EVALUATE, fields, where)
+    return tuple(one_round(kind, shipment, where) for kind in (Kind.PERSONALIZE, Kind.EVALUATE))
+
+
+def one_round(kind, shipment, where):
+    return ask(kind, request_fields(kind, shipment.bundle_id), where)
+
+
+def forget_an_item(plan):
+    path = plan.devices[1].folder / "user.json"
+    users = json.loads(path.read_text())
+    users[0]["profile"].pop()
+    path.write_text(json.dumps(users))
 
 
 def ok(bundle_id):
@@ -164,9 +182,7 @@ def test_a_release_is_installed_and_its_bytes_are_those_sent(plan, engine, shipm
     assert install_all(plan, shipment, where)[0] == []
 
 
-def test_an_altered_installed_file_is_asked_for_again(plan, engine, shipment):
-    where = context(plan)
-    install_all(plan, shipment, where)
+def test_an_altered_installed_file_is_asked_for_again(plan, engine, shipment, where):
     victim = plan.node_folder(0) / "bundles" / shipment.bundle_id / "recipe.json"
     victim.chmod(0o600)
     victim.write_bytes(b"{ }")
@@ -192,9 +208,7 @@ def test_a_bundle_signed_by_others_is_refused(plan, engine, shipment, tmp_path):
     assert engine.calls == []
 
 
-def test_rounds_write_to_the_devices_and_say_only_ok(plan, engine, shipment):
-    where = context(plan)
-    install_all(plan, shipment, where)
+def test_rounds_write_to_the_devices_and_say_only_ok(plan, engine, shipment, where):
     assert rounds(shipment, where) == (ok(shipment.bundle_id), ok(shipment.bundle_id))
     for entry in plan.devices:
         assert (entry.folder / "state" / "stage3.state").stat().st_mode & 0o777 == 0o600
@@ -218,24 +232,17 @@ def test_a_node_says_which_arm_it_predicts_and_says_it_once(plan, engine, shipme
     assert [p for p in seen if ": " in p] == [f"evaluate: {arm}" for arm in plan.node_arms]
 
 
-def test_a_second_round_repeats_nothing(plan, engine, shipment):
-    where = context(plan)
-    install_all(plan, shipment, where)
+def test_a_second_round_repeats_nothing(plan, engine, shipment, where):
     rounds(shipment, where)
     engine.calls.clear()
     assert rounds(shipment, where)[0] == ok(shipment.bundle_id)
     assert engine.calls == []
 
 
-def test_only_what_changed_is_done_again(plan, engine, shipment):
-    where = context(plan)
-    install_all(plan, shipment, where)
+def test_only_what_changed_is_done_again(plan, engine, shipment, where):
     rounds(shipment, where)
     engine.calls.clear()
-    path = plan.devices[1].folder / "user.json"
-    users = json.loads(path.read_text())
-    users[0]["profile"].pop()
-    path.write_text(json.dumps(users))
+    forget_an_item(plan)
     rounds(shipment, where)
     assert engine.calls == [
         ("adapt", ("user1",), ("stage3",)),
@@ -244,9 +251,7 @@ def test_only_what_changed_is_done_again(plan, engine, shipment):
     ]
 
 
-def test_one_broken_device_does_not_stop_the_others(plan, engine, shipment):
-    where = context(plan)
-    install_all(plan, shipment, where)
+def test_one_broken_device_does_not_stop_the_others(plan, engine, shipment, where):
     (plan.devices[0].folder / "user.json").write_text('[{"user_id": "' + CANARY)
     engine.trouble["user1"] = ValueError(CANARY)
     replies = rounds(shipment, where)
@@ -265,18 +270,15 @@ def test_one_broken_device_does_not_stop_the_others(plan, engine, shipment):
     assert not (plan.devices[0].folder / "failure.json").exists()
 
 
-def test_a_damaged_or_earlier_state_is_trained_anew(plan, engine, shipment):
-    where = context(plan)
-    install_all(plan, shipment, where)
-    assert personalize(shipment, where)["status"] == Status.OK
+def test_a_damaged_or_earlier_state_is_trained_anew(plan, engine, shipment, where):
+    assert one_round(Kind.PERSONALIZE, shipment, where)["status"] == Status.OK
     damaged, earlier = (plan.devices[n].folder / "state" / "stage3.state" for n in (1, 2))
     data = bytearray(damaged.read_bytes())
     data[-40] ^= 1  # in a tensor: length and header stay
     damaged.write_bytes(data)
     earlier.write_bytes(EARLIER + earlier.read_bytes()[len(EARLIER) :])
     engine.calls.clear()
-    fields = request_fields(Kind.EVALUATE, shipment.bundle_id)
-    assert ask(Kind.EVALUATE, fields, where)["status"] == Status.DEVICE_FAILED
+    assert one_round(Kind.EVALUATE, shipment, where)["status"] == Status.DEVICE_FAILED
     notes = [json.loads((e.folder / "failure.json").read_text()) for e in plan.devices[1:]]
     assert "damaged" in notes[0]["message"]
     assert "earlier version" in notes[1]["message"]
@@ -284,9 +286,7 @@ def test_a_damaged_or_earlier_state_is_trained_anew(plan, engine, shipment):
     assert ("adapt", ("user1", "user2"), ("stage3",)) in engine.calls
 
 
-def test_a_cohort_too_large_for_memory_is_halved(plan, engine, shipment):
-    where = context(plan)
-    install_all(plan, shipment, where)
+def test_a_cohort_too_large_for_memory_is_halved(plan, engine, shipment, where, monkeypatch):
     original = FakeEngine.adapt
 
     def tight(self, release, users, **arguments):
@@ -295,20 +295,14 @@ def test_a_cohort_too_large_for_memory_is_halved(plan, engine, shipment):
             raise MemoryError
         return original(self, release, users, **arguments)
 
-    FakeEngine.adapt = tight
-    try:
-        assert rounds(shipment, where)[0]["status"] == Status.OK
-    finally:
-        FakeEngine.adapt = original
+    monkeypatch.setattr(FakeEngine, "adapt", tight)
+    assert rounds(shipment, where)[0]["status"] == Status.OK
     assert [call[1] for call in engine.calls if call[0] == "too large"] == [3, 2]
 
 
-def test_an_error_that_halving_cannot_cure_is_met_once(plan, engine, shipment):
-    where = context(plan)
-    install_all(plan, shipment, where)
+def test_an_error_that_halving_cannot_cure_is_met_once(plan, engine, shipment, where):
     engine.trouble["user2"] = MetricError("not one to one")
-    fields = request_fields(Kind.PERSONALIZE, shipment.bundle_id)
-    assert ask(Kind.PERSONALIZE, fields, where)["status"] == Status.INTERNAL
+    assert one_round(Kind.PERSONALIZE, shipment, where)["status"] == Status.INTERNAL
     assert len(engine.calls) == 1
 
 
@@ -331,69 +325,52 @@ def checkpoints(monkeypatch):
     return made
 
 
-def personalize(shipment, where):
-    return ask(Kind.PERSONALIZE, request_fields(Kind.PERSONALIZE, shipment.bundle_id), where)
-
-
 def work(plan):
     return list((plan.node_folder(0) / "work").iterdir())
 
 
-def test_a_killed_round_goes_on_where_it_was(plan, engine, shipment, checkpoints):
-    where = context(plan)
-    install_all(plan, shipment, where)
+def test_a_killed_round_goes_on_where_it_was(plan, engine, shipment, where, checkpoints):
     checkpoints["raise"] = KeyboardInterrupt()
     with pytest.raises(KeyboardInterrupt):
-        personalize(shipment, where)
+        one_round(Kind.PERSONALIZE, shipment, where)
     checkpoints["raise"] = None
-    assert personalize(shipment, where)["status"] == Status.OK
+    assert one_round(Kind.PERSONALIZE, shipment, where)["status"] == Status.OK
     assert checkpoints["found"] == [False, True]
     assert work(plan) == []
 
 
 def test_weights_half_trained_on_forgotten_items_are_not_continued(
-    plan, engine, shipment, checkpoints
+    plan, engine, shipment, where, checkpoints
 ):
-    where = context(plan)
-    install_all(plan, shipment, where)
     checkpoints["raise"] = KeyboardInterrupt()
     with pytest.raises(KeyboardInterrupt):
-        personalize(shipment, where)
-    path = plan.devices[1].folder / "user.json"
-    users = json.loads(path.read_text())
-    users[0]["profile"].pop()
-    path.write_text(json.dumps(users))
+        one_round(Kind.PERSONALIZE, shipment, where)
+    forget_an_item(plan)
     checkpoints["raise"] = None
-    assert personalize(shipment, where)["status"] == Status.OK
+    assert one_round(Kind.PERSONALIZE, shipment, where)["status"] == Status.OK
     assert checkpoints["found"] == [False, False]
     # The forgotten item shaped what the first start left; that is gone as well.
     assert work(plan) == []
 
 
-def test_a_failed_attempt_leaves_no_private_tensors(plan, engine, shipment, checkpoints):
-    where = context(plan)
-    install_all(plan, shipment, where)
+def test_a_failed_attempt_leaves_no_private_tensors(plan, engine, shipment, where, checkpoints):
     checkpoints["raise"] = ValueError(CANARY)
-    assert personalize(shipment, where)["status"] == Status.DEVICE_FAILED
+    assert one_round(Kind.PERSONALIZE, shipment, where)["status"] == Status.DEVICE_FAILED
     assert len(set(checkpoints["paths"])) == 1 + 2 + 2
     assert work(plan) == []
     checkpoints["raise"] = MetricError("not one to one")
-    assert personalize(shipment, where)["status"] == Status.INTERNAL
+    assert one_round(Kind.PERSONALIZE, shipment, where)["status"] == Status.INTERNAL
     assert work(plan) == []
 
 
 @pytest.mark.parametrize("mode", [0o755, 0o750])
-def test_a_device_folder_open_to_others_is_refused(plan, engine, shipment, mode):
-    where = context(plan)
-    install_all(plan, shipment, where)
+def test_a_device_folder_open_to_others_is_refused(plan, engine, shipment, where, mode):
     plan.devices[0].folder.chmod(mode)
     assert rounds(shipment, where)[0]["status"] == Status.DEVICE_FAILED
     assert not (plan.devices[0].folder / "state").exists()
 
 
-def test_a_planted_link_is_not_read(plan, engine, shipment, tmp_path):
-    where = context(plan)
-    install_all(plan, shipment, where)
+def test_a_planted_link_is_not_read(plan, engine, shipment, where, tmp_path):
     path = plan.devices[0].folder / "user.json"
     path.rename(tmp_path / "elsewhere.json")
     path.symlink_to(tmp_path / "elsewhere.json")

@@ -34,7 +34,7 @@ def user() -> User:
     return small_users()[1][0]
 
 
-def test_tokens_and_disk_are_foretold(
+def test_tokens_and_disk_are_predicted(
     release: Release, user: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Speed is set to one token a second, so seconds are tokens; oracle: every pass counted."""
@@ -66,7 +66,7 @@ def folder_bytes(folder: Path) -> int:
 
 
 @pytest.mark.parametrize("rates", [(1e-2,), (4e-3, 1e-2, 2e-2)])
-def test_the_disk_that_is_needed_is_foretold(
+def test_the_disk_that_is_needed_is_predicted(
     rates: tuple[float, ...],
     release: Release,
     user: User,

@@ -15,6 +15,7 @@ from client.person.learner import Learner, user_seed
 from client.person.state import PersonalState
 from client.person.updating import Start, WentOn, go_on, update_samples
 from proper_model.errors import DataError
+from proper_model.kernels.packing import Encoded
 from proper_model.progress import silent
 from proper_model.release.contents import Release
 from proper_model.stages.pooled_users import pool
@@ -139,6 +140,11 @@ def test_costs_and_updates_are_counted(outcome: Outcome) -> None:
         assert len(sets[drift.NEWEST].query_ids) == 3 * 5
 
 
+def nothing_helps(_: Learner, members: Sequence[Start]) -> list[WentOn]:
+    fit = LoraFit(1e-2, 0, 1.0, 1.0, trained=True, failed=False)
+    return [WentOn({}, fit) for _ in members]
+
+
 def test_what_does_not_help_waits_and_changes_nothing(
     release: Release, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -151,10 +157,6 @@ def test_what_does_not_help_waits_and_changes_nothing(
         asked.append((len(new), len(old)))
         return update_samples(new, old, **options)
 
-    def nothing_helps(_: Learner, members: Sequence[Start]) -> list[WentOn]:
-        fit = LoraFit(1e-2, 0, 1.0, 1.0, trained=True, failed=False)
-        return [WentOn({}, fit) for _ in members]
-
     monkeypatch.setattr(updating, "update_samples", counted)
     monkeypatch.setattr(updating, "go_on", nothing_helps)
     outcome = drift.measure(release, users, lines, seed=0, progress=silent)
@@ -164,6 +166,44 @@ def test_what_does_not_help_waits_and_changes_nothing(
     assert asked == [*zip(first, old, strict=True), *zip(together, old, strict=True)]
     assert outcome.facts["updates_kept"] == 0
     assert outcome.scores["update"] == outcome.scores["nothing"]
+
+
+def test_parts_arrive_in_the_order_in_which_the_history_was_cut(
+    release: Release, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Planted: the newest item has no date, so that nothing is sorted, and the others go backwards;
+    an item of the first part has the id of the very first item.
+    """
+    learner, task, user = Learner(release), release.task, changed()[0][0]
+    *others, last = user.history
+    history = [
+        dataclasses.replace(item, date=f"{2030 - place}-01-01") for place, item in enumerate(others)
+    ]
+    history[first_half(len(user.history))] = dataclasses.replace(
+        history[first_half(len(user.history))], id=history[0].id
+    )
+    line = cut([*history, dataclasses.replace(last, date=None)], parts=2, least=4)
+    fresh = learner.lora_tensors(learner.model.new_user_lora([0]), 0)
+    own = adapting.task_state(task, line.first, fresh, {})
+    state = PersonalState(
+        "b" * 64, 0, seed=1, embedding=release.mean_embedding, tasks={task.name: own}
+    )
+    asked: list[list[Encoded]] = []
+
+    def seen(new: list[Encoded], old: list[Encoded], **options: Any) -> Any:
+        asked.extend((new, old))
+        return update_samples(new, old, **options)
+
+    monkeypatch.setattr(updating, "update_samples", seen)
+    monkeypatch.setattr(updating, "go_on", nothing_helps)
+    states, tried, kept = drift._update(
+        release, [user], [line], {user.user_id: state}, silent, None
+    )
+    first, second = (learner.encode(part, task) for part in line.parts)
+    old = learner.encode(line.first, task)
+    assert asked == [first, old, [*first, *second], old]
+    assert (tried, kept) == (2, 0)
+    assert states[user.user_id].tasks[task.name].items == line.known
 
 
 def test_going_on_together_is_going_on_alone(release: Release) -> None:

@@ -7,7 +7,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,9 +22,9 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from client.export import folder as export
-from client.export import runtimes
-from client.export.folder import BaseBeside, Exported, new_folder, write_peft
+from client.export.folder import new_folder, write_peft
 from client.export.formats import base_dtype
+from client.export.request import BaseBeside, Request
 from proper_model.base.quantized import quantize_base
 from proper_model.errors import ExportError, StorageError
 from proper_model.export import merged_model
@@ -36,6 +36,7 @@ from tests.exports import (
     BUNDLE,
     PUBLIC,
     USER,
+    Write,
     gguf_of,
     installed,
     logits_of,
@@ -52,7 +53,6 @@ from tests.exports import (
 from tests.tiny import tiny_base, words
 
 ITEMS = own_items()
-Write = Callable[..., Exported]
 ALL = pytest.mark.parametrize("write", [peft_of, merged_of, gguf_of, mlx_of])
 
 
@@ -384,8 +384,7 @@ def test_an_interruption_leaves_nothing(
         steps = ("header", "kv_data", "tensors")
         moments += [(gguf.GGUFWriter, f"write_{step}_to_file", 1) for step in steps]
     else:
-        writer = export if write is peft_of else runtimes
-        moments += [(writer, "write_atomic", call) for call in (1, 2, 3)]
+        moments += [(export, "write_atomic", call) for call in (1, 2, 3)]
     for owner, name, call in moments:
         with dying_at(monkeypatch, owner, name, call), pytest.raises(KeyboardInterrupt):
             write(tmp_path / "out", release, tensors)
@@ -486,7 +485,5 @@ def test_base_and_release_must_agree(tmp_path: Path) -> None:
     for referenced, base in ((False, PUBLIC), (True, None)):
         release = noisy_release(referenced=referenced)
         with pytest.raises(ExportError, match="told otherwise"):
-            write_peft(
-                tmp_path / "out", release, user_tensors(release), bundle_id=BUNDLE, base=base
-            )
+            write_peft(tmp_path / "out", Request(release, user_tensors(release), BUNDLE, base))
     assert not (tmp_path / "out").exists()

@@ -15,9 +15,8 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from client.export.folder import BaseBeside
 from client.export.formats import Format, check_writable
-from client.export.runtimes import write_gguf_merged
+from client.export.request import BaseBeside
 from proper_model.errors import ConfigError, ExportError
 from proper_model.export.gguf_adapter import write_gguf_adapter
 from proper_model.export.gguf_model import check_gguf_model, write_gguf_model
@@ -26,7 +25,7 @@ from proper_model.export.gguf_vocabulary import vocabulary
 from proper_model.export.peft_lora import joined_factors
 from proper_model.export.user_fold import fold_release
 from tests.exports import (
-    BUNDLE,
+    gguf_merged_of,
     gguf_of,
     logits_of,
     noisy_release,
@@ -242,7 +241,7 @@ def test_a_word_level_tokenizer_is_refused_by_name(tmp_path: Path) -> None:
         gguf_of(tmp_path / "out", release, tensors, beside=beside)
     assert "without --with-base" in (caught.value.hint or "")
     with pytest.raises(ExportError, match="WordLevel"):
-        write_gguf_merged(tmp_path / "out", release, tensors, bundle_id=BUNDLE, dtype=torch.float32)
+        gguf_merged_of(tmp_path / "out", release, tensors, dtype=torch.float32)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -338,7 +337,7 @@ def test_llama_cpp_computes_our_logits(
         out = tmp_path / str(referenced)
         gguf_of(out, release, tensors, beside=BaseBeside(public, tokenizer, torch.float32))
         whole = tmp_path / f"{referenced} whole"
-        write_gguf_merged(whole, release, tensors, bundle_id=BUNDLE, dtype=torch.float32)
+        gguf_merged_of(whole, release, tensors, dtype=torch.float32)
         ours = our_logits(release, tensors, ITEM)
         loaded, without = llama_cpp_logits(out, "base.gguf", None)
         assert torch.allclose(without, logits_of(public, ITEM), atol=atol)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
-from client.export.folder import BaseBeside
+from client.export.request import BaseBeside
 from proper_model.errors import ExportError
 from proper_model.export.mlx_lora import MODEL_TYPES, mlx_adapter
 from proper_model.export.peft_lora import joined_factors

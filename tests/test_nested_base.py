@@ -17,7 +17,7 @@ from bundle_samples import CREATED, KEY, NOW, ROOT
 from peft import AutoPeftModelForCausalLM, PeftModel
 from safetensors.torch import load_file, save_file
 
-from client.export.folder import BaseBeside
+from client.export.request import BaseBeside
 from client.home import Home
 from client.person.workspace import Workspace
 from client.releases.install import install
@@ -295,8 +295,9 @@ def test_a_program_for_one_person_asks_the_helper_for_its_threads(
 ) -> None:
     """Nothing of a nested configuration is at its top."""
     release = SimpleNamespace(base=SimpleNamespace(config=nested_config()))
-    monkeypatch.setattr("client.releases.add.load_release", lambda *_, **__: (release, None))
-    bundle: Any = SimpleNamespace(bundle_id="", warnings=())
+    monkeypatch.setattr(ReleaseMemory, "load", lambda *_, **__: release)
+    manifest = SimpleNamespace(base_reference=None)
+    bundle: Any = SimpleNamespace(bundle_id="", warnings=(), manifest=manifest)
     threads = torch.get_num_threads()
     try:
         assert Workspace(Home(tmp_path)).load(bundle) is release

@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from client.commands import export
 from client.commands.inspect import adapter_facts
 from client.person import adapting
+from client.person import state as personal_state
 from client.person.answering import Personal
 from client.person.arms import predict
 from client.person.learner import Learner
 from client.person.state import PersonalState, TaskState, decode, encode
-from client.person.updating import in_time, update, update_samples
-from proper_model.errors import ConfigError, NotAdaptedError, TrainingError, VaultError
+from client.person.updating import Update, in_time, update, update_samples, with_items
+from client.vault import backup
+from proper_model.errors import ConfigError, ExportError, NotAdaptedError, TrainingError, VaultError
 from proper_model.kernels.packing import Encoded
 from proper_model.release.contents import Release
+from proper_model.settings import BaseWeights
 from proper_model.tasks.records import HistoryItem, User
 from proper_model.tasks.task import Task, task_from_toml
 from tests.releases import small_release, small_users, with_user
@@ -47,6 +52,11 @@ def adapted(
 @pytest.fixture(scope="module")
 def state(release: Release, user: User) -> PersonalState:
     return adapted(release, user.history)
+
+
+def went_on(learner: Learner, before: PersonalState, items: Sequence[HistoryItem]) -> Update:
+    name = learner.release.task.name
+    return update(learner, before, name, with_items(before.tasks[name], items))
 
 
 def tensors(state: PersonalState) -> dict[str, Tensor]:
@@ -128,7 +138,7 @@ def test_few_items_fall_back_to_the_embedding(release: Release, user: User, coun
 def test_an_update_goes_on_from_the_adapter(release: Release, user: User) -> None:
     name, old, new = release.task.name, user.history[:20], user.history[20:]
     before = adapted(release, old)
-    done = update(Learner(release), before, name, user.history)
+    done = went_on(Learner(release), before, user.history)
     assert done.new_items == len(new)
     assert done.rehearsed >= len(new) // 2
     assert done.loss_after <= done.loss_before
@@ -142,11 +152,13 @@ def test_an_update_that_does_not_help_is_rolled_back(release: Release, user: Use
     """A learning rate at which any training hurts: the adapter stays to the bit, items are kept."""
     name = release.task.name
     before = adapted(release, user.history[:20])
-    learner = Learner(with_user(release, learning_rates=(1.0,)))
-    done = update(learner, before, name, user.history[20:])
+    packed = dataclasses.replace(release, chosen_weights=BaseWeights.FOUR_BIT)
+    learner = Learner(with_user(packed, learning_rates=(1.0,)))
+    done = went_on(learner, before, user.history[20:])
     assert done.judged
     assert not done.kept
     assert same(done.state, before)
+    assert done.state.base_weights is None, "the adapter was not trained over a packed base"
     assert done.state.tasks[name].items == user.history
     assert done.state.tasks[name].waiting == tuple(item.id for item in user.history[20:])
 
@@ -166,15 +178,15 @@ def test_one_new_item_waits_for_the_next(release: Release, user: User) -> None:
     """It cannot train and judge; with a second one it is new again, also after storage."""
     name = release.task.name
     before = adapted(release, user.history[:20])
-    alone = update(Learner(release), before, name, user.history[20:21])
+    alone = went_on(Learner(release), before, user.history[20:21])
     assert not alone.judged
     assert same(alone.state, before)
     kept = decode(encode(alone.state))
     assert kept.tasks[name].waiting == (user.history[20].id,)
-    both = update(Learner(release), kept, name, user.history[21:])
+    both = went_on(Learner(release), kept, user.history[21:])
     assert both.judged
     assert both.new_items == len(user.history) - 20
-    whole = update(Learner(release), before, name, user.history[20:])
+    whole = went_on(Learner(release), before, user.history[20:])
     assert same(both.state, whole.state), "as if they had come at once"
     assert both.state.tasks[name].waiting == whole.state.tasks[name].waiting
     left = adapting.without(kept, name, [user.history[20].id])
@@ -201,13 +213,18 @@ def test_only_new_items_judge_an_update(release: Release, user: User) -> None:
 
 
 def test_an_update_with_nothing_new(release: Release, user: User) -> None:
-    name = release.task.name
     before = adapted(release, user.history[:-1])
     with pytest.raises(ConfigError, match="no new item"):
-        update(Learner(release), before, name, user.history[:5])
+        went_on(Learner(release), before, user.history[:5])
     few = adapted(release, user.history[:2])
     with pytest.raises(ConfigError, match="nothing to go on from"):
-        update(Learner(release), few, name, user.history)
+        went_on(Learner(release), few, user.history)
+
+
+def test_somebody_without_any_task_stays_so(release: Release) -> None:
+    """As a backup may be that another program wrote: `proper rebase` moves it all the same."""
+    nobody = adapting.adapt(Learner(release), ME, {})
+    assert (nobody.tasks, nobody.embedding_report["embedding_source"]) == ({}, "mean")
 
 
 def other_task(task: Task) -> Task:
@@ -277,6 +294,35 @@ def test_documents_are_read_strictly(state: PersonalState) -> None:
     head = data.replace(b'"format":1', b'"format":2', 1)
     with pytest.raises(VaultError, match="format"):
         decode(head)
+
+
+def noted() -> PersonalState:
+    """One task of one long item, and no tensor."""
+    task = TaskState("", "", (HistoryItem("1", {"text": "x" * 100}),), {}, {}, "")
+    return ME.with_task("t", task)
+
+
+def test_nothing_is_written_that_could_not_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = encode(noted())
+    length = int.from_bytes(data[8:12], "big")
+    monkeypatch.setattr(personal_state, "MAX_HEADER_BYTES", length)
+    assert decode(encode(noted())) == noted()
+    monkeypatch.setattr(personal_state, "MAX_HEADER_BYTES", length - 1)
+    with pytest.raises(VaultError, match=f"{length} bytes of history; expected at most") as caught:
+        encode(noted())
+    assert "--max-items" in (caught.value.hint or "")
+    with pytest.raises(VaultError, match="cut off"):
+        decode(data)
+
+
+def test_what_no_backup_holds_is_told_before_a_passphrase_is_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backup, "MAX_PAYLOAD_BYTES", 100)
+    with pytest.raises(ExportError, match="a backup holds at most 100 B") as caught:
+        export.export_backup(noted(), tmp_path / "out", None, weak=False)
+    assert "proper path" in (caught.value.hint or "")
+    assert not (tmp_path / "out").exists()
 
 
 def test_divergence_everywhere_is_an_error(

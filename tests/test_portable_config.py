@@ -13,13 +13,12 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from client.export.folder import write_merged
 from proper_model.base.portable_config import (
     make_portable,
     portable_config,
     portable_tokenizer_config,
 )
-from tests.exports import BUNDLE, noisy_release, user_tensors
+from tests.exports import merged_of, noisy_release, user_tensors
 from tests.tiny import tiny_base
 
 TRANSFORMERS_4 = os.environ.get("PROPER_TRANSFORMERS_4")
@@ -140,7 +139,7 @@ def exported(folder: Path, rope_type: str) -> tuple[Any, Any]:
     release = noisy_release(base=tiny_base(dtype=torch.float32, rope_parameters=rope))
     release.tokenizer.add_special_tokens({"additional_special_tokens": ["<tag>"]})
     release.tokenizer.chat_template = "{{ messages[0].content }}"
-    write_merged(folder, release, user_tensors(release), bundle_id=BUNDLE, dtype=torch.bfloat16)
+    merged_of(folder, release, user_tensors(release), dtype=torch.bfloat16)
     return AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
 
 

@@ -20,7 +20,8 @@ from flwr.app import Context, Message, RecordDict
 import coordinator.server_app as server
 from client.home import Home
 from client.node import flower_app, host_work
-from client.releases.add import add_bundle, load_release
+from client.person.workspace import Workspace
+from client.releases.add import add_bundle
 from client.releases.installed_list import list_bundles
 from client.releases.loading import ReleaseMemory
 from client.releases.verify import verify_bundle
@@ -314,7 +315,8 @@ def one_person_loads_the_same(plan, folder):
     root = plan.devices[0].folder / "root.json"
     assert home.root_file.read_bytes() == root.read_bytes()
     threads = torch.get_num_threads()
-    ours, bundle = load_release(home, ReleaseMemory(), threads=threads)
+    bundle = Workspace(home).installed()
+    ours = Workspace(home).load(bundle)
     theirs = host_work.Engine(threads, plan.base).release(plan.node_folder(0))
     assert bundle == added.bundle
     assert (ours.task, ours.structure, ours.seed) == (theirs.task, theirs.structure, theirs.seed)

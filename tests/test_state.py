@@ -171,6 +171,20 @@ def test_a_failing_write_leaves_the_old_state(store, monkeypatch):
     assert not [path for path in store.folder.iterdir() if path.name.endswith(".tmp")]
 
 
+def test_a_write_removes_what_a_killed_one_left(store):
+    for name in (
+        ".stage3.state.0123456789ab.tmp",
+        ".stage3.0123456789ab.tmp",
+        ".stage2.state.0.tmp",
+    ):
+        (store.folder / name).write_bytes(b"private tensors")
+    store.write(make_state())
+    assert sorted(path.name for path in store.folder.iterdir()) == [
+        ".stage2.state.0.tmp",
+        "stage3.state",
+    ]
+
+
 def test_what_is_not_finite_is_not_saved(store):
     with pytest.raises(StateError, match="not finite"):
         store.write(make_state(float("nan")))

@@ -19,11 +19,11 @@ from transformers import LlamaConfig
 from client.commands import doctor
 from client.home import Home
 from client.person.workspace import Workspace
-from client.releases import add as bundles
 from client.releases.add import add_bundle
 from client.releases.install import install
 from client.releases.installed_list import list_bundles, warnings_of
 from client.releases.last_seen import Announcement, highest_accepted, news, remembered
+from client.releases.loading import ReleaseMemory
 from client.releases.pinned_root import pin_root
 from client.releases.store import BundleWarning, StoreState, installed, read_state
 from client.releases.verify import verify_bundle
@@ -357,7 +357,7 @@ def test_every_command_that_computes_over_a_revoked_release_warns(
     publisher.publish()
     first = add(home, publisher).bundle
     loaded = SimpleNamespace(base=SimpleNamespace(config=LlamaConfig(hidden_size=32)))
-    monkeypatch.setattr(bundles, "load_release", lambda *_, **__: (loaded, first))
+    monkeypatch.setattr(ReleaseMemory, "load", lambda *_, **__: loaded)
     Workspace(home).load(first)
     assert "stolen" not in capsys.readouterr().err
     home.root_file.write_bytes(REVOKED_ROOT.to_bytes())

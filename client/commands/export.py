@@ -18,7 +18,7 @@ from proper_model.errors import ConfigError, ExportError
 from proper_model.tasks import counted
 
 if TYPE_CHECKING:
-    from client.export.folder import Exported
+    from client.export.request import Exported
     from client.person.state import PersonalState
     from client.releases.store import InstalledBundle
     from proper_model.release.contents import Release

@@ -71,7 +71,7 @@ def update(
             def step(learner: Learner, own: PersonalState, _: Histories) -> PersonalState | Update:
                 if not task_state.adapter:  # there were too few items, or training diverged
                     return adapting.adapt(learner, own, grown)
-                return updating.update(learner, own, name, items)
+                return updating.update(learner, own, name, everything)
 
             done, spent = train(vault, learner, state, new, "update", step, resume=resume)
         changed = done.state if isinstance(done, updating.Update) else done

@@ -1,3 +1,3 @@
 """Folders that a person takes away for other programs."""
 
-__all__ = ["folder", "formats"]
+__all__ = ["folder", "formats", "request"]

@@ -15,32 +15,23 @@ import os
 import re
 import secrets
 import stat
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import torch
 from filelock import lock_descriptor
 from safetensors.torch import save
-from torch import Tensor
 
 from client.export.folder_readme import merged_readme, peft_readme
+from client.export.request import BaseBeside, Exported, Request
 from proper_model.errors import ExportError
 from proper_model.export import (
-    FoldReport,
     check_mergeable,
-    fold_release,
     in_dtype,
     peft_adapter,
     write_merged_folder,
     write_model_folder,
 )
-from proper_model.kernels import Encoded
-from proper_model.release.contents import Release
-from proper_model.release.recipe import BaseSource
-from proper_model.settings import BaseWeights
 from proper_model.storage.durable import move_folder, remove_folder
 from proper_model.storage.files import (
     PRIVATE_FILE,
@@ -54,123 +45,61 @@ _AS_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 BASE = "base"  # folder of a base that is written beside an adapter
 
 
-@dataclass(frozen=True)
-class BaseBeside:
-    """The base that an adapter applies to, to be written beside it.
-
-    Attributes:
-        model: as it was loaded, before any population LoRA unless the release embeds it merged.
-        dtype: that its weights are stored in.
-    """
-
-    model: Any
-    tokenizer: Any
-    dtype: torch.dtype
-
-
-@dataclass(frozen=True)
-class Exported:
-    """What was written.
-
-    Attributes:
-        size_bytes: of all files together.
-        rank, natural_rank: of an adapter, with and without the zeros that fill it up.
-        report: what an approximate fold costs; None where it is exact.
-    """
-
-    size_bytes: int
-    rank: int | None
-    natural_rank: int | None
-    report: FoldReport | None
-
-
-def write_peft(
-    out: Path,
-    release: Release,
-    tensors: Mapping[str, Tensor],
-    *,
-    bundle_id: str,
-    base: BaseSource | None,
-    beside: BaseBeside | None = None,
-    dtype: torch.dtype = torch.float32,
-    approximate: bool = False,
-    samples: Sequence[Encoded] = (),
-) -> Exported:
+def write_peft(out: Path, request: Request) -> Exported:
     """Write a folder that `PeftModel.from_pretrained`, `AutoPeftModelForCausalLM` and vLLM load.
 
     Args:
         out: does not exist, or is an empty folder.
-        tensors: the user's `embedding` and `lora.<site>.A|B`.
-        base: the public base that the release refers to; None if the bundle embeds its base.
-        beside: the base itself, to be written as the folder `base` of the export.
-        approximate, samples: see `fold_release`.
 
     Raises:
-        ExportError: `out` is taken, the preset does not fold, or `base` does not fit the release.
+        ExportError: `out` is taken, the preset does not fold, or the request's base does not fit the
+            release.
         StorageError: the disk refuses; nothing is left behind.
     """
-    check_source(release, base)
+    request.check_base()
     check_free(out)
-    fold = fold_release(release, tensors, approximate=approximate, samples=samples)
-    name, revision = base_name(out, bundle_id, base, beside)
+    fold = request.fold()
+    name, revision = base_name(out, request)
     adapter = peft_adapter(
-        release,
+        request.release,
         fold,
         base_name=name,
         revision=revision,
-        dtype=dtype,
-        language_alone=beside is not None,
+        language_alone=request.beside is not None,
     )
-    readme = peft_readme(
-        release, adapter, fold.report, bundle_id=bundle_id, base=base, beside=beside is not None
-    )
-    with new_folder(out) as folder:
-        write_atomic(
-            folder / "adapter_config.json",
-            json.dumps(adapter.config, indent=1, sort_keys=True).encode(),
-        )
-        write_atomic(
-            folder / "adapter_model.safetensors", save(dict(adapter.tensors), {"format": "pt"})
-        )
-        write_atomic(folder / "README.md", readme.encode())
-        write_beside(folder, beside)
-        size = folder_size(folder)
-    return Exported(size, adapter.rank, adapter.natural_rank, fold.report)
+    files = {
+        "adapter_config.json": json.dumps(adapter.config, indent=1, sort_keys=True).encode(),
+        "adapter_model.safetensors": save(dict(adapter.tensors), {"format": "pt"}),
+        "README.md": peft_readme(request, adapter, fold.report).encode(),
+    }
+    size = write_adapter(out, files, request.beside)
+    return Exported(size, fold.report, adapter.rank, adapter.natural_rank)
 
 
-def base_name(
-    out: Path, bundle_id: str, base: BaseSource | None, beside: BaseBeside | None
-) -> tuple[str, str | None]:
+def base_name(out: Path, request: Request) -> tuple[str, str | None]:
     """What PEFT looks for as the base of an adapter, and a hub revision.
 
     PEFT resolves a relative path against the current folder, not the adapter's. So a base beside
     has its absolute path; one that lies in a bundle has its path from the folder of bundles, which
     names no place of this machine and cannot be mistaken for another base.
     """
-    if beside is not None:
+    if request.beside is not None:
         return os.path.join(os.path.abspath(out), BASE), None  # noqa: PTH100, PTH118 - as named
-    if base is not None:
-        return base.name, base.revision
-    return f"./{bundle_id}/{BASE}", None
+    if request.base is not None:
+        return request.base.name, request.base.revision
+    return f"./{request.bundle_id}/{BASE}", None
 
 
-def check_source(release: Release, base: BaseSource | None) -> None:
-    """Raise ExportError unless `base` says of the release's base what the release does."""
-    if (base is None) == bool(release.population):
-        has = "refers to a public base" if release.population else "embeds its base"
-        raise ExportError(
-            f"the release {has}, and the export was told otherwise",
-            hint="export from the bundle as it is installed",
-        )
-
-
-def write_beside(folder: Path, beside: BaseBeside | None) -> None:
-    """The base of an adapter as a Hugging Face folder in the adapter's. Raises as its writer."""
-    if beside is None:
-        return
-    (folder / BASE).mkdir(mode=PRIVATE_FOLDER)
-    weights = in_dtype(beside.model.state_dict(), beside.dtype)
-    write_model_folder(folder / BASE, beside.model, beside.tokenizer, weights)
+def write_adapter(out: Path, files: Mapping[str, bytes], beside: BaseBeside | None) -> int:
+    """A folder of these files and, in its folder `base`, the base; bytes of all. Raises as its parts."""
+    with new_folder(out) as folder:
+        for name, data in files.items():
+            write_atomic(folder / name, data)
+        if beside is not None:
+            (folder / BASE).mkdir(mode=PRIVATE_FOLDER)
+            weights = in_dtype(beside.model.state_dict(), beside.dtype)
+            write_model_folder(folder / BASE, beside.model, beside.tokenizer, weights)
+        return folder_size(folder)
 
 
 def folder_size(folder: Path) -> int:
@@ -178,35 +107,20 @@ def folder_size(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-def write_merged(
-    out: Path,
-    release: Release,
-    tensors: Mapping[str, Tensor],
-    *,
-    bundle_id: str,
-    trained_over: BaseWeights = BaseWeights.FULL,
-    dtype: torch.dtype | None = None,
-    approximate: bool = False,
-    samples: Sequence[Encoded] = (),
-) -> Exported:
+def write_merged(out: Path, request: Request) -> Exported:
     """Write a folder that `AutoModelForCausalLM.from_pretrained` loads.
-
-    `trained_over` is how the base was held when the adapter was trained, `dtype` what its weights
-    are stored in; by default the one that it is held in.
 
     Raises:
         ExportError: `out` is taken, the preset does not fold, or the base is quantized.
         StorageError: the disk refuses; nothing is left behind.
     """
     check_free(out)
-    check_mergeable(release)
-    fold = fold_release(release, tensors, approximate=approximate, samples=samples)
-    readme = merged_readme(release, fold.report, trained_over, bundle_id=bundle_id, dtype=dtype)
+    check_mergeable(request.release)
+    fold = request.fold()
     with new_folder(out) as folder:
-        write_merged_folder(folder, release, fold, dtype)
-        write_atomic(folder / "README.md", readme.encode())
-        size = folder_size(folder)
-    return Exported(size, None, None, fold.report)
+        write_merged_folder(folder, request.release, fold, request.dtype)
+        write_atomic(folder / "README.md", merged_readme(request, fold.report).encode())
+        return Exported(folder_size(folder), fold.report)
 
 
 def check_free(out: Path) -> None:

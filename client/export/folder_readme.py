@@ -12,9 +12,8 @@ from dataclasses import dataclass
 
 import torch
 
+from client.export.request import Request
 from proper_model.export import SERVED_RANKS, FoldReport, PeftAdapter
-from proper_model.release.contents import Release
-from proper_model.release.recipe import BaseSource
 from proper_model.settings import BaseWeights
 
 PRIVATE = """\
@@ -43,8 +42,9 @@ class BasePlace:
     revision: str | None = None
 
 
-def base_place(bundle_id: str, base: BaseSource | None, *, beside: bool) -> BasePlace:
+def base_place(request: Request, *, beside: bool) -> BasePlace:
     """Where the base lies: beside the adapter, on the hub, or in the bundle."""
+    base, bundle_id = request.base, request.bundle_id
     population = (
         "It holds the population's part already, so the\nadapter fits no other base."
         if base is None
@@ -68,26 +68,18 @@ def base_place(bundle_id: str, base: BaseSource | None, *, beside: bool) -> Base
     return BasePlace(needs, base.name, base.name, base.revision)
 
 
-def peft_readme(
-    release: Release,
-    adapter: PeftAdapter,
-    report: FoldReport | None,
-    *,
-    bundle_id: str,
-    base: BaseSource | None,
-    beside: bool = False,
-) -> str:
+def peft_readme(request: Request, adapter: PeftAdapter, report: FoldReport | None) -> str:
     """README.md of an adapter folder."""
-    place = base_place(bundle_id, base, beside=beside)
+    place = base_place(request, beside=request.beside is not None)
     return "\n".join(
         [
             "# A personal LoRA adapter\n",
             PRIVATE,
             f"## What it needs\n\n{place.needs}\n\n{_versions(peft=True)}",
-            f"## PEFT\n\n{_peft_load(place)}\n{_auto_load(bundle_id, base, beside=beside)}",
+            f"## PEFT\n\n{_peft_load(place)}\n{_auto_load(request)}",
             f"## vLLM\n\n{_vllm(place, adapter)}",
             f"## llama.cpp\n\n{_llama_cpp(place)}",
-            f"## What it is\n\n{content(release, report, release.settings.base_weights)}",
+            f"## What it is\n\n{content(request, report)}",
         ]
     )
 
@@ -108,10 +100,10 @@ ADAPTER is this folder.
 """
 
 
-def _auto_load(bundle_id: str, base: BaseSource | None, *, beside: bool) -> str:
+def _auto_load(request: Request) -> str:
     """How `AutoPeftModelForCausalLM`, which finds the base by itself, is called."""
     call = '`AutoPeftModelForCausalLM.from_pretrained("ADAPTER")`'
-    if beside:
+    if request.beside is not None:
         return f"""\
 {call} loads base and adapter, from any current folder.
 `adapter_config.json` names the base by its absolute path: PEFT looks for a relative one from the
@@ -124,14 +116,14 @@ config["base_model_name_or_path"] = os.path.abspath("base"); json.dump(config, o
 
 The lines above need no path in it, and work wherever the folder lies.
 """
-    if base is not None:
+    if request.base is not None:
         return f"{call} loads base and adapter,\nfrom any current folder.\n"
     return f"""\
 {call} finds the base from the folder of bundles only,
 since PEFT looks for a relative path from the current folder:
 
 ```bash
-cd "$(proper path)/bundles"   # its base is ./{bundle_id}/base
+cd "$(proper path)/bundles"   # its base is ./{request.bundle_id}/base
 ```
 """
 
@@ -165,14 +157,7 @@ python convert_lora_to_gguf.py {option} {place.model} --outtype f32 ADAPTER
 """
 
 
-def merged_readme(
-    release: Release,
-    report: FoldReport | None,
-    trained_over: BaseWeights,
-    *,
-    bundle_id: str,
-    dtype: torch.dtype | None = None,
-) -> str:
+def merged_readme(request: Request, report: FoldReport | None) -> str:
     """README.md of a folder with a merged model."""
     return "\n".join(
         [
@@ -195,10 +180,10 @@ mlx_lm.generate --model MODEL --prompt "..."           # MLX
 ```
 
 MODEL is this folder. It needs no other base; it was made from the bundle
-`{bundle_id}`.
+`{request.bundle_id}`.
 
 {_versions(peft=False)}""",
-            f"## What it is\n\n{content(release, report, trained_over)}{rounding(dtype)}",
+            f"## What it is\n\n{content(request, report)}{rounding(request.dtype)}",
         ]
     )
 
@@ -226,8 +211,10 @@ def rounding(dtype: torch.dtype | None) -> str:
     )
 
 
-def content(release: Release, report: FoldReport | None, trained_over: BaseWeights) -> str:
+def content(request: Request, report: FoldReport | None) -> str:
     """Task, exactness, and what the base was held in for training."""
+    release = request.release
+    trained_over = request.trained_over or release.settings.base_weights
     lines = [
         f"It answers the task `{release.task.name}`; ask in the words of the bundle's `task.toml`.",
     ]

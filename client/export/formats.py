@@ -9,14 +9,14 @@ import os
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from proper_model.errors import StorageError
 
 if TYPE_CHECKING:
     from torch import Tensor, dtype
 
-    from client.export.folder import BaseBeside, Exported
+    from client.export.request import BaseBeside, Exported
     from client.home import Home
     from client.releases.store import InstalledBundle
     from proper_model.kernels import Encoded
@@ -83,26 +83,30 @@ def write_format(
     """
     from client.export import folder as folders
     from client.export import runtimes
+    from client.export.request import Request
     from proper_model.release.recipe import BaseSource
 
-    same: dict[str, Any] = {
-        "bundle_id": bundle.bundle_id,
-        "approximate": approximate,
-        "samples": samples,
-    }
-    if kind not in ADAPTERS:
-        whole = folders.write_merged if kind is Format.MERGED else runtimes.write_gguf_merged
-        stored = base_dtype(home, bundle)
-        return whole(out, release, tensors, dtype=stored, trained_over=trained_over, **same)
     write = {
         Format.PEFT: folders.write_peft,
+        Format.MERGED: folders.write_merged,
         Format.GGUF: runtimes.write_gguf,
+        Format.GGUF_MERGED: runtimes.write_gguf_merged,
         Format.MLX: runtimes.write_mlx,
     }[kind]
-    reference = bundle.manifest.base_reference
-    base = None if reference is None else BaseSource(reference.hub_id, reference.revision)
-    beside = base_beside(home, bundle) if with_base else None
-    return write(out, release, tensors, base=base, beside=beside, **same)
+    reference, adapter = bundle.manifest.base_reference, kind in ADAPTERS
+    public = None if reference is None else BaseSource(reference.hub_id, reference.revision)
+    request = Request(
+        release,
+        tensors,
+        bundle.bundle_id,
+        base=public if adapter else None,
+        beside=base_beside(home, bundle) if with_base else None,
+        dtype=None if adapter else base_dtype(home, bundle),
+        trained_over=trained_over,
+        approximate=approximate,
+        samples=samples,
+    )
+    return write(out, request)
 
 
 def base_dtype(home: Home, bundle: InstalledBundle) -> dtype:
@@ -118,7 +122,7 @@ def base_beside(home: Home, bundle: InstalledBundle) -> BaseBeside:
     """The base as it lies on this machine, in the dtype it is stored in, in main memory."""
     import torch
 
-    from client.export.folder import BaseBeside
+    from client.export.request import BaseBeside
     from proper_model.checks import load_base
 
     place, stored = _base_place(home, bundle), base_dtype(home, bundle)

@@ -3,30 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import torch
 from safetensors.torch import save
-from torch import Tensor
 
-from client.export.folder import (
-    BaseBeside,
-    Exported,
-    check_free,
-    check_source,
-    folder_size,
-    new_folder,
-    write_beside,
-)
+from client.export.folder import check_free, folder_size, new_folder, write_adapter
+from client.export.request import Exported, Request
 from client.export.runtimes_readme import gguf_merged_readme, gguf_readme, mlx_readme
 from proper_model.errors import StorageError
 from proper_model.export import (
     check_gguf_model,
     check_mergeable,
     family_of,
-    fold_release,
     joined_factors,
     library,
     mlx_adapter,
@@ -34,27 +24,11 @@ from proper_model.export import (
     write_gguf_adapter,
     write_gguf_model,
 )
-from proper_model.kernels import Encoded
-from proper_model.release.contents import Release
-from proper_model.release.recipe import BaseSource
-from proper_model.settings import BaseWeights
 from proper_model.storage.files import write_atomic
 
 
-def write_gguf(
-    out: Path,
-    release: Release,
-    tensors: Mapping[str, Tensor],
-    *,
-    bundle_id: str,
-    base: BaseSource | None,
-    beside: BaseBeside | None = None,
-    approximate: bool = False,
-    samples: Sequence[Encoded] = (),
-) -> Exported:
-    """Write `adapter.gguf`, a LoRA for llama.cpp, and with `beside` its base as `base.gguf`.
-
-    Arguments as `client.export.folder.write_peft`.
+def write_gguf(out: Path, request: Request) -> Exported:
+    """Write `adapter.gguf`, a LoRA for llama.cpp, and with a base beside it that as `base.gguf`.
 
     Raises:
         ConfigError: the package gguf is missing.
@@ -62,54 +36,35 @@ def write_gguf(
         StorageError: the disk refuses; nothing is left behind.
     """
     library()
-    check_source(release, base)
+    request.check_base()
     check_free(out)
-    family_of(release.base.config)
+    config, beside = request.release.base.config, request.beside
+    family_of(config)
     if beside is not None:
         check_gguf_model(beside.model.config, beside.tokenizer)
-    fold = fold_release(release, tensors, approximate=approximate, samples=samples)
-    factors = joined_factors(release, fold)
+    fold = request.fold()
+    factors = joined_factors(request.release, fold)
     with new_folder(out) as folder, _tofile_errors(out):
-        rank = write_gguf_adapter(folder / "adapter.gguf", release.base.config, factors)
+        rank = write_gguf_adapter(folder / "adapter.gguf", config, factors)
         if beside is not None:
             write_gguf_model(
                 folder / "base.gguf", beside.model, beside.tokenizer, dtype=beside.dtype
             )
-        readme = gguf_readme(
-            release,
-            rank,
-            fold.report,
-            bundle_id=bundle_id,
-            base=base,
-            beside=None if beside is None else beside.dtype,
-        )
-        write_atomic(folder / "README.md", readme.encode())
-        size = folder_size(folder)
-    return Exported(size, rank, rank, fold.report)
+        write_atomic(folder / "README.md", gguf_readme(request, rank, fold.report).encode())
+        return Exported(folder_size(folder), fold.report, rank, rank)
 
 
-def write_gguf_merged(
-    out: Path,
-    release: Release,
-    tensors: Mapping[str, Tensor],
-    *,
-    bundle_id: str,
-    dtype: torch.dtype,
-    trained_over: BaseWeights = BaseWeights.FULL,
-    approximate: bool = False,
-    samples: Sequence[Encoded] = (),
-) -> Exported:
-    """Write `model.gguf`, the whole personal model in `dtype`, for llama.cpp.
+def write_gguf_merged(out: Path, request: Request) -> Exported:
+    """Write `model.gguf`, the whole personal model in the request's dtype, for llama.cpp.
 
-    Arguments as `client.export.folder.write_merged`; raises as `write_gguf` with a base beside.
+    Raises as `client.export.folder.write_merged`, and as `write_gguf` with a base beside.
     """
+    release = request.release
+    dtype = release.base.dtype if request.dtype is None else request.dtype
     check_free(out)
     check_mergeable(release)
     check_gguf_model(release.base.config, release.tokenizer)
-    fold = fold_release(release, tensors, approximate=approximate, samples=samples)
-    readme = gguf_merged_readme(
-        release, fold.report, trained_over, bundle_id=bundle_id, dtype=dtype
-    )
+    fold = request.fold()
     with new_folder(out) as folder, _tofile_errors(out):
         write_gguf_model(
             folder / "model.gguf",
@@ -118,55 +73,30 @@ def write_gguf_merged(
             dtype=dtype,
             updates=fold.factors,
         )
-        write_atomic(folder / "README.md", readme.encode())
-        size = folder_size(folder)
-    return Exported(size, None, None, fold.report)
+        write_atomic(folder / "README.md", gguf_merged_readme(request, fold.report).encode())
+        return Exported(folder_size(folder), fold.report)
 
 
-def write_mlx(
-    out: Path,
-    release: Release,
-    tensors: Mapping[str, Tensor],
-    *,
-    bundle_id: str,
-    base: BaseSource | None,
-    beside: BaseBeside | None = None,
-    approximate: bool = False,
-    samples: Sequence[Encoded] = (),
-) -> Exported:
+def write_mlx(out: Path, request: Request) -> Exported:
     """Write `adapters.safetensors` and `adapter_config.json` as mlx-lm reads them.
-
-    Arguments as `client.export.folder.write_peft`.
 
     Raises:
         ExportError: as `write_peft`, or mlx-lm's names for this model are not known, or the base is
             part of a larger checkpoint and not beside.
         StorageError: the disk refuses; nothing is left behind.
     """
-    check_source(release, base)
+    request.check_base()
     check_free(out)
-    fold = fold_release(release, tensors, approximate=approximate, samples=samples)
-    prefix = mlx_prefix(release.base, language_alone=beside is not None)
+    release, fold = request.release, request.fold()
+    prefix = mlx_prefix(release.base, language_alone=request.beside is not None)
     adapter = mlx_adapter(release.base.config, joined_factors(release, fold), prefix=prefix)
-    readme = mlx_readme(
-        release,
-        adapter.rank,
-        fold.report,
-        bundle_id=bundle_id,
-        base=base,
-        beside=beside is not None,
-    )
     files = {
         "adapter_config.json": json.dumps(adapter.config, indent=1, sort_keys=True).encode(),
         "adapters.safetensors": save(dict(adapter.tensors), {"format": "mlx"}),
-        "README.md": readme.encode(),
+        "README.md": mlx_readme(request, adapter.rank, fold.report).encode(),
     }
-    with new_folder(out) as folder:
-        for name, data in files.items():
-            write_atomic(folder / name, data)
-        write_beside(folder, beside)
-        size = folder_size(folder)
-    return Exported(size, adapter.rank, adapter.rank, fold.report)
+    size = write_adapter(out, files, request.beside)
+    return Exported(size, fold.report, adapter.rank, adapter.rank)
 
 
 @contextmanager

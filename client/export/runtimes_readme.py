@@ -2,28 +2,16 @@
 
 from __future__ import annotations
 
-import torch
-
 from client.export.folder_readme import PRIVATE, base_place, content, rounding
+from client.export.request import Request
 from proper_model.export import FoldReport
-from proper_model.release.contents import Release
-from proper_model.release.recipe import BaseSource
-from proper_model.settings import BaseWeights
 
 
-def gguf_readme(
-    release: Release,
-    rank: int,
-    report: FoldReport | None,
-    *,
-    bundle_id: str,
-    base: BaseSource | None,
-    beside: torch.dtype | None,
-) -> str:
-    """README.md of a folder with `adapter.gguf`, and `base.gguf` in the dtype `beside`."""
-    place = base_place(bundle_id, base, beside=False)
-    if beside is not None:
-        name = "the bundle's own base" if base is None else f"`{base.name}`"
+def gguf_readme(request: Request, rank: int, report: FoldReport | None) -> str:
+    """README.md of a folder with `adapter.gguf`, and with `base.gguf` if that is beside."""
+    place = base_place(request, beside=False)
+    if request.beside is not None:
+        name = "the bundle's own base" if request.base is None else f"`{request.base.name}`"
         needs = f"Nothing else: its base, {name}, is `base.gguf` here."
         model, make = "ADAPTER/base.gguf", ""
     else:
@@ -59,19 +47,12 @@ model = Llama("{model}", lora_path="ADAPTER/adapter.gguf")
 ADAPTER is this folder. The rank is {rank}, the scale 1, numbers are float32. llama.cpp keeps its
 cache of keys and values in float16 unless told `--cache-type-k f32 --cache-type-v f32`.
 """,
-            f"## What it is\n\n{content(release, report, release.settings.base_weights)}",
+            f"## What it is\n\n{content(request, report)}",
         ]
     )
 
 
-def gguf_merged_readme(
-    release: Release,
-    report: FoldReport | None,
-    trained_over: BaseWeights,
-    *,
-    bundle_id: str,
-    dtype: torch.dtype,
-) -> str:
+def gguf_merged_readme(request: Request, report: FoldReport | None) -> str:
     """README.md of a folder with `model.gguf`."""
     return "\n".join(
         [
@@ -92,24 +73,16 @@ model = Llama("MODEL/model.gguf")
 ```
 
 MODEL is this folder. It needs no other base; it was made from the bundle
-`{bundle_id}`. `llama-quantize` makes it smaller.
+`{request.bundle_id}`. `llama-quantize` makes it smaller.
 """,
-            f"## What it is\n\n{content(release, report, trained_over)}{rounding(dtype)}",
+            f"## What it is\n\n{content(request, report)}{rounding(request.dtype)}",
         ]
     )
 
 
-def mlx_readme(
-    release: Release,
-    rank: int,
-    report: FoldReport | None,
-    *,
-    bundle_id: str,
-    base: BaseSource | None,
-    beside: bool,
-) -> str:
+def mlx_readme(request: Request, rank: int, report: FoldReport | None) -> str:
     """README.md of a folder with an adapter of mlx-lm."""
-    place = base_place(bundle_id, base, beside=beside)
+    place = base_place(request, beside=request.beside is not None)
     model, collect = place.model, ""
     revision = "" if place.revision is None else f', revision="{place.revision}"'
     if place.model != place.tokenizer:
@@ -147,7 +120,7 @@ print(generate(model, tokenizer, prompt="..."))
 
 {command}ADAPTER is this folder. The rank is {rank}, the scale 1, numbers are float32.
 """,
-            f"## What it is\n\n{content(release, report, release.settings.base_weights)}",
+            f"## What it is\n\n{content(request, report)}",
         ]
     )
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -35,6 +35,7 @@ from proper_model.errors import (
 from proper_model.federation.protocol import FileTable, Status
 from proper_model.federation.run_plan import RunPlan
 from proper_model.federation.step_clock import TIMINGS_FILE, StepClock
+from proper_model.progress import Progress
 from proper_model.storage.files import make_private_folder, write_atomic
 
 if TYPE_CHECKING:
@@ -118,11 +119,8 @@ class CohortHost:
         if todo:
             release = self._release(bundle_id)
             for arms, members in todo.items():
-                self._in_parts(
-                    "personalize",
-                    members,
-                    partial(self._adapt, release, arms, bundle_id),
-                )
+                adapt = partial(self._adapt, release, arms, bundle_id)
+                self._in_parts("personalize", members, adapt)
         self._clear_work()
         return self._finish("personalize", hosted)
 
@@ -151,20 +149,23 @@ class CohortHost:
         except Exception:
             # Halves go by other names, so nobody would come back to these private tensors. A kill
             # passes by here and leaves them for the next start.
-            self.engine.discard(work)
+            self._clear_work(work.name)
             raise
-        self.engine.discard(work)
+        self._clear_work(work.name)
 
-    def _clear_work(self) -> None:
-        """After a whole round: what killed starts left under names that nobody asks for again."""
-        for path in (self.folder / WORK).glob("*"):
+    def _clear_work(self, name: str = "") -> None:
+        """Remove resumable training state; after a whole round what killed starts left as well.
+
+        That lies under names that nobody asks for again.
+        """
+        for path in (self.folder / WORK).glob(f"{name}*"):
             path.unlink(missing_ok=True)
 
     def _store(self, bundle_id: str, arm: str, one: Hosted) -> FolderStore:
         user_id = one.user.user_id
         seed = user_seed(self.plan.seed, user_id)
         binding = Binding(bundle_id, arm, user_id, seed, self._trained_from(one))
-        return FolderStore(one.device.state, binding)
+        return FolderStore(one.device.make_state_folder(), binding)
 
     def _trained_from(self, one: Hosted) -> str:
         return digest({"seed": self.plan.seed, "history": one.history_key})
@@ -182,11 +183,7 @@ class CohortHost:
             ]
             if todo:
                 release = self._release(bundle_id)
-                self._in_parts(
-                    "evaluate",
-                    todo,
-                    partial(self._predict, release, arm, bundle_id),
-                )
+                self._in_parts("evaluate", todo, partial(self._predict, release, arm, bundle_id))
         self._remove_damaged(bundle_id, hosted)
         return self._finish("evaluate", hosted)
 
@@ -249,7 +246,7 @@ class CohortHost:
                 if user.user_id in seen:
                     raise DataError(f"device {device.device_id}: another device has its user too")
             except Exception as error:  # noqa: BLE001 - broken data must not stop the others
-                self._fail(phase, [device], error)
+                self._fail(phase, device, error)
                 continue
             seen.add(user.user_id)
             hosted.append(Hosted(device, user))
@@ -268,7 +265,7 @@ class CohortHost:
             raise
         except Exception as error:  # noqa: BLE001 - whatever one user's data causes
             if len(members) == 1:
-                self._fail(phase, [members[0].device], error)
+                self._fail(phase, members[0].device, error)
                 return
             # Outside this block the error, and with it the failed attempt's memory, is released.
         else:
@@ -277,12 +274,11 @@ class CohortHost:
         self._in_parts(phase, members[:middle], work)
         self._in_parts(phase, members[middle:], work)
 
-    def _fail(self, phase: str, devices: Iterable[DeviceFolder], error: Exception) -> None:
+    def _fail(self, phase: str, device: DeviceFolder, error: Exception) -> None:
         kind, message = describe(error)
-        for device in devices:
-            self.failed[device.device_id] = kind
-            with contextlib.suppress(OSError):
-                device.note_failure(phase, kind, message)
+        self.failed[device.device_id] = kind
+        with contextlib.suppress(OSError):
+            device.note_failure(phase, kind, message)
 
     def _finish(self, phase: str, hosted: Sequence[Hosted]) -> Status:
         self.clock.leave()
@@ -295,7 +291,7 @@ class CohortHost:
 
     # -- progress, counts only -----------------------------------------------------------------
 
-    def _progress(self, phase: str) -> Callable[[str, int, int], None]:
+    def _progress(self, phase: str) -> Progress:
         def report(label: str, done: int, total: int) -> None:
             self.clock.enter(f"{phase}: {label}")
             if time.monotonic() - self._reported_at >= PROGRESS_EVERY_S:

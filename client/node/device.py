@@ -70,9 +70,8 @@ class DeviceFolder:
                 f"{limit_bytes} bytes"
             ) from None
 
-    @property
-    def state(self) -> Path:
-        """The folder of private state, created 0700 when first asked for."""
+    def make_state_folder(self) -> Path:
+        """The folder of private state, 0700, made if it is not there."""
         return make_private_folder(self.path / "state")
 
     def predictions(self, arm: str) -> Path:

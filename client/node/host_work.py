@@ -8,7 +8,7 @@ simulation runs many nodes in one process, and loading a base model costs more t
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,13 +17,13 @@ from client.node.device import DeviceFolder
 from client.releases.loading import ReleaseMemory
 from proper_model.errors import BundleForeignError, DataError, NotInstalledError
 from proper_model.federation.run_plan import RunPlan
+from proper_model.progress import Progress
 from proper_model.tasks import User
 
 if TYPE_CHECKING:
     from client.person.state import PersonalState
     from proper_model.release.contents import Release
 
-Progress = Callable[[str, int, int], None]
 # Flower keeps no object of ours from one message to the next, and nodes of one process share a base.
 RELEASES = ReleaseMemory()
 
@@ -122,8 +122,3 @@ class Engine:
             release, users, arm, states, memory_bytes=self.memory_bytes, progress=progress
         ):
             yield prediction.user_id, dataclasses.asdict(prediction)
-
-    def discard(self, checkpoint: Path) -> None:
-        """Delete the resumable training state of a finished cohort."""
-        for path in checkpoint.parent.glob(f"{checkpoint.name}*"):
-            path.unlink(missing_ok=True)

@@ -19,7 +19,6 @@ from torch import Tensor
 from client.person.arms import STATEFUL_ARMS, check_arms
 from client.person.learner import (
     Learner,
-    Progress,
     Report,
     embedding_report,
     finite,
@@ -32,6 +31,7 @@ from proper_model.data import date_key
 from proper_model.engine import Samples
 from proper_model.errors import TrainingError
 from proper_model.kernels import Encoded, mix_seed
+from proper_model.progress import Progress, silent
 from proper_model.release.contents import Release
 from proper_model.stages import EmbeddingFit
 from proper_model.tasks import HistoryItem, Task, User
@@ -119,19 +119,20 @@ def adapt(learner: Learner, state: PersonalState, histories: Histories) -> Perso
         {name: learner.split(encoded[name], seed=task_seed(state.seed, name)) for name in names},
     )
     (learned,) = learn(learner, [member], {"stage3": "adapter"})["stage3"]
-    if all(task.report.get("lora_failed") for task in learned.tasks.values()):
+    tasks = learned.tasks.values()
+    if tasks and all(task.report.get("lora_failed") for task in tasks):
         raise TrainingError(
             "training diverged at every learning rate; nothing was stored",
             hint="give a task file with a smaller user.learning_rates, or a release made with one",
         )
     # Whoever has no adapter that learned something gets the group's model.
-    tasks = {
+    kept = {
         name: task
         if task.report["lora_trained"] and not task.report["lora_failed"]
         else replace(task, adapter={})
         for name, task in learned.tasks.items()
     }
-    return replace(learned, tasks=tasks)
+    return replace(learned, tasks=kept)
 
 
 def adapt_users(
@@ -143,7 +144,7 @@ def adapt_users(
     seed: int,
     checkpoint: Path | None = None,
     memory_bytes: int | None = None,
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> dict[tuple[str, str], PersonalState]:
     """Adapt every user to the release's task; a document each (arm, user id) of arms that have one.
 
@@ -161,10 +162,9 @@ def adapt_users(
     wanted = {arm: arm for arm in arms if arm in STATEFUL_ARMS}
     if not users or not wanted:
         return {}
-    if progress:
-        progress("tokenize", 0, 0)
     task = release.task
     learner = Learner(release, checkpoint=checkpoint, memory_bytes=memory_bytes, progress=progress)
+    learner.begin("tokenize")
     members = []
     for user in users:
         own_seed = user_seed(seed, user.user_id)

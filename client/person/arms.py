@@ -8,17 +8,18 @@ routing, and `oppu-mlp` is the private LoRA without experts (docs/method.md 1.9)
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from client.person.learner import Progress
 from client.person.state import EMBEDDING, PersonalState
 from proper_model.answering import Answer, Question, answer_queries, inference_tokens
 from proper_model.errors import ConfigError
 from proper_model.evaluation import Prediction
 from proper_model.model import Pass, group_pass, personal_pass, private_tensor, stack_adapters
+from proper_model.progress import Progress, Steps, silent
 from proper_model.release.contents import Release
 from proper_model.settings import UserRouting
 from proper_model.tasks import Example, Query, Task, User
@@ -100,7 +101,7 @@ class ArmModel:
         people: Sequence[Private],
         *,
         memory_bytes: int | None = None,
-        progress: Callable[[int, int], None] | None = None,
+        progress: Steps | None = None,
     ) -> list[Answer]:
         """Greedy answers and the gold answers' losses, in passes that fit the memory.
 
@@ -155,7 +156,7 @@ def predict(
     states: Mapping[str, PersonalState],
     *,
     memory_bytes: int | None = None,
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> list[Prediction]:
     """One prediction a query of every user, under the release's task.
 
@@ -177,7 +178,7 @@ def predict(
         arm,
         private_of(users, states, task),
         memory_bytes=memory_bytes,
-        progress=None if progress is None else (lambda done, total: progress(arm, done, total)),
+        progress=partial(progress, arm),
     )
     return [
         prediction_of(users[slot].user_id, query.id, answer)

@@ -12,15 +12,16 @@ blocks.
 
 from __future__ import annotations
 
+import math
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 import torch
 
+from client.person.adapting import Histories
 from client.person.learner import Learner
 from client.person.state import PersonalState, TaskState, encode, utc_now
 from client.vault.contents import generation_name, list_generations
@@ -36,7 +37,6 @@ from proper_model.engine import (
 from proper_model.federation.machine import resident_bytes
 from proper_model.kernels import Encoded
 from proper_model.model import personal_pass
-from proper_model.tasks import HistoryItem, Task
 
 PROBE_TOKENS = 2048
 PROBE_S = 1.0
@@ -73,7 +73,7 @@ class Cost:
 
 def estimate(
     learner: Learner,
-    histories: Mapping[str, tuple[Task, Sequence[HistoryItem]]],
+    histories: Histories,
     *,
     folder: Path | None = None,
     alone: bool = False,
@@ -83,45 +83,45 @@ def estimate(
     Args:
         folder: the vault's, whose generations count as well; `alone` as in `disk_needed`.
     """
-    disk_of = partial(disk_needed, learner, histories, folder=folder, alone=alone)
-    encoded = [learner.encode(items, task) for task, items in histories.values()]
-    together = [sample for samples in encoded for sample in samples]
+    own = _splits(learner, histories)
+    together = [sample for samples in own for sample in samples.items]
     shared = learner.split_for_embedding(together, 0)
-    own = [learner.split(samples, seed=0) for samples in encoded]
-    if not any(samples.folds for samples in (shared, *own)):
-        disk = disk_of(shared, own, slowest_s=1.0)
-        held = resident_bytes()
-        return Cost(len(together), 0.0, 1.0, held, disk.most_bytes, disk.kept_bytes)
-    memory, gpu = _memory(learner, own)
-    rate = _tokens_a_second(learner, together)
+    memory, gpu, fastest_s, slowest_s = resident_bytes(), 0, 0.0, 1.0
+    if any(samples.folds for samples in (shared, *own)):
+        memory, gpu = _memory(learner, own)
+        rate = _tokens_a_second(learner, together)
+        patience = learner.settings.user.patience
+        fastest_s = _all_tokens(learner, shared, own, at_most=patience + 1) / rate
+        slowest_s = _all_tokens(learner, shared, own) / rate
+    most, kept = disk_needed(
+        learner, histories, shared, own, slowest_s=slowest_s, folder=folder, alone=alone
+    )
+    return Cost(len(together), fastest_s, slowest_s, memory, most, kept, gpu)
+
+
+def _all_tokens(
+    learner: Learner, shared: Samples, own: Sequence[Samples], *, at_most: float = math.inf
+) -> float:
+    """As `_tokens`, of everything that trains; no training takes more than `at_most` epochs."""
     user = learner.settings.user
-    ends = []
-    for lora_epochs, embedding_epochs in (
-        (min(user.epochs, user.patience + 1), min(user.embedding_epochs, user.patience + 1)),
-        (user.epochs, user.embedding_epochs),
-    ):
-        tokens = _tokens(shared, epochs=embedding_epochs, rates=1, refit=user.refit)
-        for samples in own:
-            tokens += _tokens(
-                samples, epochs=lora_epochs, rates=len(user.learning_rates), refit=user.refit
-            )
-        ends.append(tokens / rate)
-    disk = disk_of(shared, own, slowest_s=ends[1])
-    return Cost(len(together), ends[0], ends[1], memory, disk.most_bytes, disk.kept_bytes, gpu)
+    epochs, rates, refit = min(user.epochs, at_most), len(user.learning_rates), user.refit
+    fit = _tokens(shared, epochs=min(user.embedding_epochs, at_most), rates=1, refit=refit)
+    return fit + sum(_tokens(one, epochs=epochs, rates=rates, refit=refit) for one in own)
 
 
-def memory_needed(
-    learner: Learner, histories: Mapping[str, tuple[Task, Sequence[HistoryItem]]]
-) -> int:
+def memory_needed(learner: Learner, histories: Histories) -> int:
     """Bytes of the whole process while it trains with these histories: `Cost.memory_bytes`."""
-    encoded = [learner.encode(items, task) for task, items in histories.values()]
-    own = [learner.split(samples, seed=0) for samples in encoded]
-    if not any(samples.folds for samples in own):
-        return resident_bytes()
-    return _memory(learner, own)[0]
+    own = _splits(learner, histories)
+    return _memory(learner, own)[0] if any(one.folds for one in own) else resident_bytes()
 
 
-def _tokens(samples: Samples, *, epochs: int, rates: int, refit: bool) -> float:
+def _splits(learner: Learner, histories: Histories) -> list[Samples]:
+    return [
+        learner.split(learner.encode(items, task), seed=0) for task, items in histories.values()
+    ]
+
+
+def _tokens(samples: Samples, *, epochs: float, rates: int, refit: bool) -> float:
     """Tokens forward and backward of all trials of one member; judging counts as its share."""
     total = 0.0
     for fold in samples.folds:
@@ -170,7 +170,7 @@ def _tokens_a_second(learner: Learner, samples: Sequence[Encoded]) -> float:
         now = personal_pass(
             batch.slots,
             embeddings=embeddings,
-            routing=learner.structure.user_routing,
+            routing=learner.model.structure.user_routing,
             experts=True,
         )
         model.answer_loss(batch, now).sum().backward()
@@ -199,14 +199,6 @@ def _median_seconds(step: Callable[[], None]) -> float:
 
 
 @dataclass(frozen=True)
-class Disk:
-    """Bytes of the vault's folder: the most it takes meanwhile, and what it takes afterwards."""
-
-    most_bytes: int
-    kept_bytes: int
-
-
-@dataclass(frozen=True)
 class Phase:
     """One training: `numbers` trained by each trial, in `tensors` tensors."""
 
@@ -218,11 +210,15 @@ class Phase:
     slowest_s: float
 
     @property
+    def slots(self) -> int:
+        """How many trials train at a time."""
+        return min(self.trials, self.settings.slots or self.trials)
+
+    @property
     def size_bytes(self) -> int:
         """Of its checkpoint."""
-        trials = max(1, self.trials)
-        slots = min(trials, self.settings.slots or trials)
-        weights = BYTES_A_NUMBER * self.numbers * (COPIES * slots + trials)
+        trials = self.trials
+        weights = BYTES_A_NUMBER * self.numbers * (COPIES * self.slots + trials)
         header = TENSOR_HEADER_BYTES * (COPIES + 1) * self.tensors
         return blocks(
             weights + header + trials * RESULT_BYTES * (self.settings.epochs + 4) + SEAL_BYTES
@@ -231,8 +227,7 @@ class Phase:
     @property
     def writing_bytes(self) -> int:
         """The most it takes while it is written: twice, if it is written again."""
-        trials = max(1, self.trials)
-        rounds = -(-trials // min(trials, self.settings.slots or trials))
+        rounds = -(-self.trials // self.slots)
         steps = rounds * self.settings.epochs * -(-self.items // self.settings.batch_size)
         again = steps >= SAVED_AGAIN_STEPS or self.slowest_s >= SAVED_AGAIN_S
         return self.size_bytes * (2 if again else 1)
@@ -240,15 +235,15 @@ class Phase:
 
 def disk_needed(
     learner: Learner,
-    histories: Mapping[str, tuple[Task, Sequence[HistoryItem]]],
+    histories: Histories,
     shared: Samples,
     own: Sequence[Samples],
     *,
     slowest_s: float,
-    folder: Path | None = None,
-    alone: bool = False,
-) -> Disk:
-    """What `adapting.adapt` with these histories takes, beside what lies in `folder` already.
+    folder: Path | None,
+    alone: bool,
+) -> tuple[int, int]:
+    """Bytes of the vault's folder, at most while `adapting.adapt` runs with these histories, and after.
 
     Args:
         shared: how the embedding's items are split, `own` each task's.
@@ -265,7 +260,7 @@ def disk_needed(
     most = max(most, left + new)
     # keys.json is one block more.
     kept = BLOCK_BYTES + new + (present[0] if present and not alone else 0)
-    return Disk(BLOCK_BYTES + sum(present) + most, kept)
+    return BLOCK_BYTES + sum(present) + most, kept
 
 
 def lacking_bytes(most_bytes: int, folder: Path) -> int:
@@ -288,7 +283,7 @@ def present_bytes(folder: Path | None) -> list[int]:
 
 def generation_bytes(
     learner: Learner,
-    histories: Mapping[str, tuple[Task, Sequence[HistoryItem]]],
+    histories: Histories,
     *,
     adapters: int,
 ) -> int:
@@ -314,7 +309,7 @@ def blocks(size: int) -> int:
 
 def _adapter(learner: Learner) -> tuple[int, int]:
     """Numbers and tensors of one adapter."""
-    rank = learner.structure.rank
+    rank = learner.model.structure.rank
     sites = learner.model.sites
     return sum(rank * (site.d_in + site.d_out) for site in sites), 2 * len(sites)
 
@@ -330,12 +325,12 @@ def _phases(
     lora = learner.within_memory(lora_settings(learner.settings, epochs=user.epochs), own)
     embedding = (learner.release.mean_embedding.numel(), 1)
     folds = sum(len(samples.folds) for samples in own)
-    phases = [Phase(*embedding, len(shared.folds), fit, len(shared.items), slowest_s)]
+    phases = [Phase(*embedding, max(1, len(shared.folds)), fit, len(shared.items), slowest_s)]
     if fit.refit:
         phases.append(replace(phases[-1], trials=1))
     most = max((len(samples.items) for samples in own), default=0)
-    trials = folds * len(user.learning_rates)
+    trials = max(1, folds * len(user.learning_rates))
     phases.append(Phase(*_adapter(learner), trials, lora, most, slowest_s))
     if lora.refit:
-        phases.append(replace(phases[-1], trials=len(own)))
+        phases.append(replace(phases[-1], trials=max(1, len(own))))
     return phases

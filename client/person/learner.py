@@ -9,7 +9,8 @@ from __future__ import annotations
 import copy
 import hashlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 
 from torch import Tensor
 
@@ -26,14 +27,13 @@ from proper_model.engine import (
 )
 from proper_model.kernels import Encoded
 from proper_model.model import AdaptedModel, UserLora
+from proper_model.progress import Progress, silent
 from proper_model.release.contents import Release
-from proper_model.settings import Structure, UserRouting
+from proper_model.settings import UserRouting
 from proper_model.stages import EmbeddingFit, Factors, LoraFit, fit_embeddings, train_user_loras
 from proper_model.tasks import HistoryItem, Task
 from proper_model.text import Encoder
 
-# (phase, done, total)
-Progress = Callable[[str, int, int], None]
 Report = dict[str, float | int | str]
 
 
@@ -52,7 +52,7 @@ class Learner:
         *,
         checkpoint: Checkpoint | None = None,
         memory_bytes: int | None = None,
-        progress: Progress | None = None,
+        progress: Progress = silent,
     ) -> None:
         self.release, self.settings = release, release.settings
         self.model: AdaptedModel = release.model()
@@ -60,10 +60,6 @@ class Learner:
         self.checkpoint, self.progress = checkpoint, progress
         self.limit_bytes = memory_bytes
         self.memory_bytes = free_bytes(self.model.device) if memory_bytes is None else memory_bytes
-
-    @property
-    def structure(self) -> Structure:
-        return self.model.structure
 
     def encode(self, items: Sequence[HistoryItem], task: Task) -> list[Encoded]:
         """Items as training samples. Raises DataError for one that lacks a field of the task."""
@@ -91,8 +87,7 @@ class Learner:
 
     def begin(self, phase: str) -> None:
         """Say what comes now, before its first step: clocks listen too."""
-        if self.progress:
-            self.progress(phase, 0, 0)
+        self.progress(phase, 0, 0)
 
     def fit_embeddings(
         self, samples: Sequence[Samples], *, phase: str = "embedding"
@@ -110,7 +105,7 @@ class Learner:
             learning_rate=user.embedding_learning_rate,
             settings=self.within_memory(settings, samples),
             checkpoint=beside(self.checkpoint, f".{phase}"),
-            progress=self._progress(phase),
+            progress=partial(self.progress, phase),
         )
 
     def train_loras(
@@ -137,7 +132,7 @@ class Learner:
             settings=self.within_memory(settings, samples),
             starts=starts,
             checkpoint=beside(self.checkpoint, f".{phase}"),
-            progress=self._progress(phase),
+            progress=partial(self.progress, phase),
         )
 
     def lora_tensors(self, lora: UserLora, member: int) -> dict[str, Tensor]:
@@ -158,12 +153,6 @@ class Learner:
         other = copy.copy(self)
         other.checkpoint = checkpoint
         return other
-
-    def _progress(self, phase: str) -> Callable[[int, int], None] | None:
-        progress = self.progress
-        if progress is None:
-            return None
-        return lambda done, total: progress(phase, done, total)
 
     def within_memory(self, settings: TrialSettings, samples: Sequence[Samples]) -> TrialSettings:
         """The settings with slots and tokens a pass that fit the learner's memory."""

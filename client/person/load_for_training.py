@@ -85,10 +85,8 @@ def choose(
         order = list(BaseWeights)
         candidates = order[order.index(wanted) :]
     for weights in candidates:
-        left = limit - _process(weights) - ROUTINES_BYTES - base.held_bytes(weights)
-        if left >= LEAST_TRAINING_BYTES and limit >= _process(weights) + base.loading_bytes(
-            weights
-        ):
+        if limit >= _needed(weights, base):
+            left = limit - _process(weights) - ROUTINES_BYTES - base.held_bytes(weights)
             # Activations of full passes would rarely fit into less than the base's own size.
             tight = left < base.held_bytes(BaseWeights.FULL)
             return MemoryChoice(weights, left, recompute or tight)
@@ -100,15 +98,14 @@ def _process(weights: BaseWeights) -> int:
     return PROCESS_BYTES + (0 if weights == BaseWeights.FULL else PACKING_BYTES)
 
 
+def _needed(weights: BaseWeights, base: BaseFacts) -> int:
+    """The least that training takes over a base held so, and loading it."""
+    training = base.held_bytes(weights) + ROUTINES_BYTES + LEAST_TRAINING_BYTES
+    return _process(weights) + max(training, base.loading_bytes(weights))
+
+
 def _too_little(base: BaseFacts, tried: list[BaseWeights]) -> ConfigError:
-    needed = min(
-        _process(weights)
-        + max(
-            base.held_bytes(weights) + ROUTINES_BYTES + LEAST_TRAINING_BYTES,
-            base.loading_bytes(weights),
-        )
-        for weights in tried
-    )
+    needed = min(_needed(weights, base) for weights in tried)
     packs = tried[-1] == list(BaseWeights)[-1]
     return ConfigError(
         f"--max-memory is too little: this base needs {needed / 2**30:.2f} GiB",

@@ -31,6 +31,8 @@ MAGIC = b"PROPERP1"
 EMBEDDING = "embedding"
 MAX_HEADER_BYTES = 1 << 30
 
+STRICT = ConfigDict(strict=True, extra="forbid", frozen=True, revalidate_instances="always")
+
 Report = Mapping[str, float | int | str]
 
 
@@ -62,6 +64,8 @@ class TaskState:
 @dataclass(frozen=True)
 class Event:
     """One line of what happened when: counts only."""
+
+    __pydantic_config__ = STRICT
 
     at: str
     what: Literal["adapt", "update", "forget", "rebase", "import"]
@@ -140,7 +144,7 @@ def utc_now() -> str:
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+    model_config = STRICT
 
 
 class _Item(_Strict):
@@ -158,14 +162,6 @@ class _Task(_Strict):
     waiting: list[str] = []
 
 
-class _Event(_Strict):
-    at: str
-    what: Literal["adapt", "update", "forget", "rebase", "import"]
-    task: str
-    items: int
-    bundle_id: str
-
-
 class _Document(_Strict):
     format: int = Field(ge=1, le=1)
     bundle_id: str
@@ -173,7 +169,7 @@ class _Document(_Strict):
     seed: int
     embedding_report: dict[str, float | int | str]
     tasks: dict[str, _Task]
-    events: list[_Event]
+    events: list[Event]
     base_weights: Literal["full", "8bit", "4bit"] | None = None
 
 
@@ -212,7 +208,7 @@ def encode(state: PersonalState) -> bytes:
             )
             for name, task in state.tasks.items()
         },
-        events=[_Event(**vars(event)) for event in state.events],
+        events=list(state.events),
         base_weights=None if state.base_weights is None else state.base_weights.value,
     )
     # Left out where there is none, so that a version that does not know it reads the document.
@@ -257,7 +253,7 @@ def decode(data: bytes) -> PersonalState:
             )
             for name, task in document.tasks.items()
         },
-        events=tuple(Event(**event.model_dump()) for event in document.events),
+        events=tuple(document.events),
         base_weights=None if document.base_weights is None else BaseWeights(document.base_weights),
     )
 

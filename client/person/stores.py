@@ -204,6 +204,9 @@ class FolderStore:
         """Raises StateError for a state that is not finite, or not the binding's."""
         data = encode_bound(state, self.binding)
         current, before = self._paths()
+        # What a killed write left; it holds what was learned from a history that may be another now.
+        for unfinished in self.folder.glob(f".{self.binding.arm}.*.tmp"):
+            unfinished.unlink(missing_ok=True)
         if current.is_file() and not current.is_symlink():
             # A second name for the old file first, so that no moment is without a current file.
             linked = self.folder / f".{self.binding.arm}.{secrets.token_hex(6)}.tmp"

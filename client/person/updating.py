@@ -7,6 +7,7 @@ Source: docs/method.md 1.9 (drift, continual refit).
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -51,19 +52,14 @@ class Update:
     state: PersonalState
 
 
-def update(
-    learner: Learner, state: PersonalState, name: str, items: Sequence[HistoryItem]
-) -> Update:
+def update(learner: Learner, state: PersonalState, name: str, grown: TaskState) -> Update:
     """As `update_all`, for one person."""
-    (done,) = update_all(learner, [state], name, [items])
+    (done,) = update_all(learner, [state], name, [grown])
     return done
 
 
 def update_all(
-    learner: Learner,
-    states: Sequence[PersonalState],
-    name: str,
-    items: Sequence[Sequence[HistoryItem]],
+    learner: Learner, states: Sequence[PersonalState], name: str, grown: Sequence[TaskState]
 ) -> list[Update]:
     """Go on from everybody's adapter of a task with items it has not seen; each keeps what helps.
 
@@ -72,13 +68,13 @@ def update_all(
     train in shared passes.
 
     Args:
-        items: a history a state; those that are known already are recognized by their ids.
+        grown: everybody's task with its new items, as `with_items` makes it.
 
     Raises ConfigError if somebody has no adapter or no new item.
     """
-    begun = [_begin(learner, *one, name) for one in zip(states, items, strict=True)]
+    begun = [_begin(learner, *one, name) for one in zip(states, grown, strict=True)]
     ended = go_on(learner, [start for _, start in begun])
-    return [_end(*one, name, done) for one, done in zip(begun, ended, strict=True)]
+    return [_end(learner, *one, name, done) for one, done in zip(begun, ended, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -95,20 +91,23 @@ class Start:
 
 
 def _begin(
-    learner: Learner, state: PersonalState, items: Sequence[HistoryItem], name: str
+    learner: Learner, state: PersonalState, grown: TaskState, name: str
 ) -> tuple[PersonalState, Start]:
     """The state with its new items waiting, and what goes on from there."""
     before = state.tasks[name]
-    grown = with_items(before, items)
     unseen = len(grown.items) > len(before.items)
     if not unseen or state.embedding is None or not before.adapter:
         raise ConfigError(
             "there is nothing to go on from" if unseen else "there is no new item to go on with",
             hint="run proper adapt with the whole history",
         )
-    trained = {item.id for item in before.items} - set(before.waiting)
-    old = [item for item in grown.items if item.id in trained]
-    new = [item for item in grown.items if item.id not in trained]
+    # Counted: in a data set's histories an id may occur twice.
+    trained = Counter(item.id for item in before.items) - Counter(before.waiting)
+    old: list[HistoryItem] = []
+    new: list[HistoryItem] = []
+    for item in grown.items:
+        (old if trained[item.id] > 0 else new).append(item)
+        trained[item.id] -= 1
     task = before.task()
     samples, rehearsed = update_samples(
         learner.encode(new, task),
@@ -117,15 +116,16 @@ def _begin(
         fraction=learner.settings.user.held_back_fraction,
     )
     start = Start(learner.factors(before.adapter), state.embedding, samples, rehearsed)
-    held = replace(state, base_weights=learner.release.chosen_weights)
-    return held.with_task(name, replace(grown, waiting=tuple(item.id for item in new))), start
+    waiting = tuple(item.id for item in new)
+    return state.with_task(name, replace(grown, waiting=waiting)), start
 
 
-def _end(state: PersonalState, start: Start, name: str, done: WentOn) -> Update:
+def _end(learner: Learner, state: PersonalState, start: Start, name: str, done: WentOn) -> Update:
     """What became of one person's task."""
     grown = state.tasks[name]
     kept = grown
     if done.kept:
+        state = replace(state, base_weights=learner.release.chosen_weights)
         counts = samples_report(start.samples) | {"items": len(grown.items)}
         kept = replace(
             grown,

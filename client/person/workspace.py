@@ -168,22 +168,25 @@ class Workspace:
         memory_bytes: int | None = None,
         base_weights: BaseWeights | None = None,
     ) -> Release:
-        """A release, verified and loaded; warnings are said before that takes its time."""
+        """A release, verified and loaded; warnings are said before that takes its time.
+
+        Raises as `ReleaseMemory.load`; BaseModelError if its base is not on this machine.
+        """
         import torch
 
-        from client.releases.add import load_release
+        from client.releases.bases import base_of
         from client.releases.installed_list import warnings_of
         from proper_model.base.config import size
         from proper_model.federation.machine import usable_cores, useful_threads
 
         for warning in warnings_of(self.home, bundle):
             say_warning(warning)
-        release, _ = load_release(
-            self.home,
-            self.releases,
+        reference = bundle.manifest.base_reference
+        release = self.releases.load(
+            bundle,
+            None if reference is None else base_of(self.home, reference),
             threads=min(MOST_THREADS, usable_cores()),  # loading and hashing
             memory_bytes=memory_bytes,
-            bundle_id=bundle.bundle_id,
             base_weights=base_weights,
         )
         torch.set_num_threads(useful_threads(size(release.base.config, "hidden_size")))

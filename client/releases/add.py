@@ -13,29 +13,22 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from client.home import Home
-from client.releases.bases import base_of, settle_base
+from client.releases.bases import settle_base
 from client.releases.content import InstalledRelease, read_content
 from client.releases.install import LOCK_TIMEOUT_S, decide, install
 from client.releases.last_seen import news
-from client.releases.loading import ReleaseMemory
 from client.releases.pinned_root import Trust, decide_trust, load_root, pin_root
 from client.releases.place import ReleasePlace, opened
-from client.releases.store import INSTALL_FIRST, InstalledBundle, installed, read_state, stored
+from client.releases.store import InstalledBundle, read_state
 from client.releases.verify import CHECKING, CHECKING_BASE
 from proper_model.errors import (
     BaseModelError,
     BundleForeignError,
-    NotInstalledError,
     ProperError,
 )
 from proper_model.progress import Progress, silent
-
-if TYPE_CHECKING:
-    from proper_model.release.contents import Release
-    from proper_model.settings import BaseWeights
 
 
 @dataclass(frozen=True)
@@ -106,31 +99,6 @@ def add_bundle(
         notes = news(bundle.version, state.latest if state else None, trust.root)
         based = _find_base(home, release, base, progress)
         return Added(bundle, changed, (*trust.notes, *notes, *based))
-
-
-def load_release(
-    home: Home,
-    memory: ReleaseMemory,
-    *,
-    threads: int,
-    memory_bytes: int | None = None,
-    bundle_id: str | None = None,
-    base_weights: BaseWeights | None = None,
-) -> tuple[Release, InstalledBundle]:
-    """The current release, or the stored one of this id, ready to compute.
-
-    Raises NotInstalledError if it is not there, and as `ReleaseMemory.load`.
-    """
-    bundle = installed(home.path) if bundle_id is None else stored(home.path, bundle_id)
-    if bundle is None:
-        gone = f"release {bundle_id[:16]} is gone" if bundle_id else "no release is installed"
-        raise NotInstalledError(gone, hint=INSTALL_FIRST)
-    reference = bundle.manifest.base_reference
-    base = None if reference is None else base_of(home, reference)
-    release = memory.load(
-        bundle, base, threads=threads, memory_bytes=memory_bytes, base_weights=base_weights
-    )
-    return release, bundle
 
 
 @contextmanager

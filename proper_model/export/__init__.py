@@ -8,11 +8,11 @@ from proper_model.export.merged_model import (
 )
 from proper_model.export.mlx_lora import mlx_adapter, mlx_prefix
 from proper_model.export.peft_lora import PeftAdapter, SERVED_RANKS, joined_factors, peft_adapter
-from proper_model.export.user_fold import FoldReport, fold_release
+from proper_model.export.user_fold import FoldReport, UserFold, fold_release
 
 __all__ = [
-    "FoldReport", "PeftAdapter", "SERVED_RANKS", "check_gguf_model", "check_mergeable",
-    "family_of", "fold_release", "in_dtype", "joined_factors", "library", "mlx_adapter",
-    "mlx_prefix", "peft_adapter", "stored_dtype", "write_gguf_adapter", "write_gguf_model",
-    "write_merged_folder", "write_model_folder",
+    "FoldReport", "PeftAdapter", "SERVED_RANKS", "UserFold", "check_gguf_model",
+    "check_mergeable", "family_of", "fold_release", "in_dtype", "joined_factors", "library",
+    "mlx_adapter", "mlx_prefix", "peft_adapter", "stored_dtype", "write_gguf_adapter",
+    "write_gguf_model", "write_merged_folder", "write_model_folder",
 ]

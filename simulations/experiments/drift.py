@@ -172,8 +172,14 @@ def _update(
     learner, name = Learner(release, memory_bytes=memory, progress=progress), release.task.name
     states, tried, kept = dict(first), 0, 0
     for part in range(len(lines[0].parts)):
-        own, new = [states[user.user_id] for user in users], [line.parts[part] for line in lines]
-        for user, done in zip(users, update_all(learner, own, name, new), strict=True):
+        own = [states[user.user_id] for user in users]
+        grown = [
+            # Put at the end, not in time: where only some items have a date, `cut` left them as they
+            # stand, and a part alone may look as if it could be sorted.
+            replace(task, items=(*task.items, *line.parts[part]))
+            for task, line in zip((state.tasks[name] for state in own), lines, strict=True)
+        ]
+        for user, done in zip(users, update_all(learner, own, name, grown), strict=True):
             tried, kept = tried + 1, kept + done.kept
             states[user.user_id] = done.state
     return states, tried, kept

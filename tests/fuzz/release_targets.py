@@ -18,8 +18,8 @@ import torch
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from client.home import Home
-from client.releases.add import add_bundle, load_release
-from client.releases.loading import ReleaseMemory
+from client.person.workspace import Workspace
+from client.releases.add import add_bundle
 from client.releases.store import installed
 from proper_model.bundle.latest import parse_latest
 from proper_model.bundle.manifest import BaseReference
@@ -343,7 +343,9 @@ class ReleaseTarget:
         refers = b'"hub_id"' in files[MANIFEST_NAME]
         add_bundle(self.home, str(published), base=str(self.base) if refers else None)
         try:
-            release, added = load_release(self.home, ReleaseMemory(), threads=1)
+            workspace = Workspace(self.home)
+            added = workspace.installed()
+            release = workspace.load(added)
             content = {n: files[n] for n in added.manifest.files}
             config = base_files()["config.json"] if refers else None
             check_files(content, added.manifest.base_reference, config=config)
