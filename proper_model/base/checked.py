@@ -64,10 +64,9 @@ def load_checked_base(
         fields: of its configuration, as `outside_config.parse_config` gives them.
         files: where its weights lie and what their hashes are.
 
-    Raises:
-        BaseModelError: a file is missing, damaged or another one, or they cannot be loaded.
-        ConfigError: `weights` need a library that is not installed.
-        StorageError: copies that only transformers can read cannot be written.
+    Raises BaseModelError: a file is missing, damaged or another one, or they cannot be loaded;
+    ConfigError: `weights` need a library that is not installed; StorageError: copies that only
+    transformers can read cannot be written.
     """
     if weights != BaseWeights.FULL:  # else its import costs memory for nothing
         check_available(weights)

@@ -36,8 +36,7 @@ def make_portable(folder: Path, *, dtype: torch.dtype | None = None) -> None:
     Args:
         dtype: of the weights there, where the configuration may say another.
 
-    Raises:
-        OSError: a file cannot be read or written.
+    Raises OSError: a file cannot be read or written.
     """
     for name, portable in (
         ("config.json", portable_config),

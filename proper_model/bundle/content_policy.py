@@ -43,9 +43,8 @@ _COUNTED = {"prototypes": "prototype_counts", "mean_embedding": "mean_embedding_
 def check_declared(manifest: Manifest) -> None:
     """Everything that can be refused from the manifest alone, before a file is fetched.
 
-    Raises:
-        BundleFormatError: a file or tensor is not on the allow-list, an average lacks its counts,
-            or the files do not fit the way the base model is delivered.
+    Raises BundleFormatError: a file or tensor is not on the allow-list, an average lacks its
+    counts, or the files do not fit the way the base model is delivered.
     """
     _check_file_names(manifest)
     for name, entry in manifest.files.items():
@@ -106,8 +105,7 @@ def check_numbers(name: str, data: bytes, table: Mapping[str, TensorSpec]) -> No
 
     What PROPER trains stays near its start, so experts, routers and averages are below 2^10.
 
-    Raises:
-        BundleFormatError: naming the tensor.
+    Raises BundleFormatError naming the tensor.
     """
     trained = not name.startswith(BASE_FOLDER)
     largest = TRAINED_EXPONENT if trained else LARGEST_EXPONENT
@@ -119,8 +117,7 @@ def check_members(name: str, data: bytes, table: Mapping[str, TensorSpec]) -> No
 
     A count of zero means that the row averages no user; then it must be all zeros.
 
-    Raises:
-        BundleFormatError: a count is too small.
+    Raises BundleFormatError: a count is too small.
     """
     if name.startswith((BASE_FOLDER, POPULATION_FOLDER)):
         return

@@ -24,9 +24,8 @@ def content_id(manifest_bytes: bytes) -> str:
 def check_hash(manifest: Manifest, name: str, data: bytes) -> None:
     """The bytes are those the manifest promises.
 
-    Raises:
-        BundleFormatError: the manifest does not list this file.
-        BundleIntegrityError: another length or hash.
+    Raises BundleFormatError: the manifest does not list this file; BundleIntegrityError: another
+    length or hash.
     """
     entry = manifest.files.get(name)
     if entry is None:
@@ -45,10 +44,9 @@ def check_file(
 ) -> None:
     """The bytes are those promised, and safe to hand to a reader of their format.
 
-    Raises:
-        BundleFormatError: unlisted, not UTF-8, malformed tensors, NaN, or too small an average.
-        BundleIntegrityError: other length, hash or tensor table than the manifest says.
-        BundleLimitError: a safetensors header over `limits`.
+    Raises BundleFormatError: unlisted, not UTF-8, malformed tensors, NaN, or too small an average;
+    BundleIntegrityError: other length, hash or tensor table than the manifest says;
+    BundleLimitError: a safetensors header over `limits`.
     """
     check_hash(manifest, name, data)
     tensors = manifest.files[name].tensors

@@ -69,8 +69,7 @@ class Latest:
     def to_bytes(self) -> bytes:
         """The canonical bytes that are signed.
 
-        Raises:
-            BundleFormatError, BundleTimeError: what a device would refuse.
+        Raises BundleFormatError, BundleTimeError: what a device would refuse.
         """
         check_lifetime(self.created, self.expires, MAX_LATEST_DAYS, where=LATEST_NAME)
         fields = {
@@ -105,10 +104,9 @@ class Pointer:
     def verify(self, root: TrustedRoot, now: datetime) -> tuple[Latest, tuple[str, ...]]:
         """What it says, and the ids of the keys that signed it. Expiry is for the caller to judge.
 
-        Raises:
-            BundleSignatureError: unsigned, or not by enough keys of the role `latest`.
-            BundleForeignError: for another channel.
-            BundleTimeError: made in the future, or valid for longer than it may be.
+        Raises BundleSignatureError: unsigned, or not by enough keys of the role `latest`;
+        BundleForeignError: for another channel; BundleTimeError: made in the future, or valid for
+        longer than it may be.
         """
         if self.latest is None:
             raise BundleSignatureError(
@@ -140,10 +138,8 @@ def sign_latest(latest: Latest, keys: Sequence[Ed25519PrivateKey]) -> bytes:
 def parse_latest(data: bytes) -> Pointer:
     """Read latest.json, also the unsigned one of earlier publishers.
 
-    Raises:
-        BundleForeignError: of another product or format.
-        BundleFormatError: it is damaged, or longer than `MAX_LATEST_BYTES`.
-        BundleLimitError: too many signatures.
+    Raises BundleForeignError of another product or format; BundleFormatError: it is damaged, or
+    longer than `MAX_LATEST_BYTES`; BundleLimitError: too many signatures.
     """
     if len(data) > MAX_LATEST_BYTES:
         raise BundleFormatError(f"{LATEST_NAME}: over {MAX_LATEST_BYTES} bytes")

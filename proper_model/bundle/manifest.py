@@ -37,8 +37,7 @@ _WINDOWS_DEVICES = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?")
 def check_file_name(name: str) -> str:
     """The name itself if it is a safe relative path with an allowed extension.
 
-    Raises:
-        ValueError: saying which rule it breaks, without repeating the name.
+    Raises ValueError saying which rule it breaks, without repeating the name.
     """
     segments = name.split("/")
     if len(segments) > _MAX_SEGMENTS:
@@ -60,8 +59,7 @@ def check_file_name(name: str) -> str:
 def check_file_names(names: Iterable[str]) -> None:
     """All names are safe, and stay different on a file system that ignores case.
 
-    Raises:
-        ValueError: a name is unsafe, two names collide, or one is both file and folder.
+    Raises ValueError: a name is unsafe, two names collide, or one is both file and folder.
     """
     spelling: dict[str, tuple[str, bool]] = {}  # lower-case path -> (its one spelling, is a file)
     for name in names:
@@ -171,10 +169,9 @@ class Manifest(_Strict):
 def parse_manifest(data: bytes, limits: Limits) -> Manifest:
     """Manifest of bytes whose signature has been checked.
 
-    Raises:
-        BundleForeignError: another product or format version.
-        BundleFormatError: not canonical, or a field is missing, unknown or malformed.
-        BundleLimitError: it declares more files, bytes, tensors or elements than `limits`.
+    Raises BundleForeignError: another product or format version; BundleFormatError: not canonical,
+    or a field is missing, unknown or malformed; BundleLimitError: it declares more files, bytes,
+    tensors or elements than `limits`.
     """
     value = canonical.decode(data, where=MANIFEST_NAME)
     check_origin(value, "format", (FORMAT,), MANIFEST_NAME)
@@ -186,8 +183,7 @@ def parse_manifest(data: bytes, limits: Limits) -> Manifest:
 def build_manifest(value: Any) -> Manifest:
     """Typed manifest of a plain value.
 
-    Raises:
-        BundleFormatError: naming the first field at fault, not its content.
+    Raises BundleFormatError naming the first field at fault, not its content.
     """
     try:
         # From JSON text, where an array is a tuple; from Python values strict mode would refuse it.
@@ -207,8 +203,7 @@ def build_manifest(value: Any) -> Manifest:
 def check_limits(manifest: Manifest, limits: Limits) -> None:
     """Refuse what declares itself too large, before any file is fetched or hashed.
 
-    Raises:
-        BundleLimitError: naming the quantity.
+    Raises BundleLimitError naming the quantity.
     """
     entries = manifest.files.values()
     shapes = [t.shape for entry in entries if entry.tensors for t in entry.tensors.values()]

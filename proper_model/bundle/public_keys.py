@@ -43,8 +43,7 @@ def key_id(public: bytes) -> str:
 def check_public_key(public: bytes, *, where: str) -> None:
     """Accept only the one encoding of a point of prime order.
 
-    Raises:
-        BundleFormatError: with the reason; `where` names the document.
+    Raises BundleFormatError with the reason; `where` names the document.
     """
     reason = _fault(bytes(public))
     if reason is not None:

@@ -66,9 +66,8 @@ class TensorSpec:
 def read_table(data: bytes, limits: Limits, *, where: str) -> dict[str, TensorSpec]:
     """Names, dtypes, shapes and byte ranges of all tensors in a safetensors file.
 
-    Raises:
-        BundleLimitError: header, number of tensors or of elements over `limits`.
-        BundleFormatError: anything else a writer of this format would not produce.
+    Raises BundleLimitError: header, number of tensors or of elements over `limits`;
+    BundleFormatError: anything else a writer of this format would not produce.
     """
     if len(data) < 8:
         raise BundleFormatError(f"{where}: {len(data)} bytes, too short for safetensors")
@@ -106,8 +105,7 @@ def check_finite(
 ) -> None:
     """Refuse NaN, infinity and 2^largest_exponent or more in every floating-point tensor.
 
-    Raises:
-        BundleFormatError: naming the tensor.
+    Raises BundleFormatError naming the tensor.
     """
     view = memoryview(data)
     for name, spec in table.items():

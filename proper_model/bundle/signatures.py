@@ -38,8 +38,7 @@ _SIGNATURE = re.compile(r"[0-9a-f]{128}")
 def sign(domain: bytes, message: bytes, keys: Sequence[Ed25519PrivateKey]) -> bytes:
     """Canonical bytes of a signature file with one signature a key.
 
-    Raises:
-        BundleSignatureError: no key, or more than `MAX_KEYS`.
+    Raises BundleSignatureError: no key, or more than `MAX_KEYS`.
     """
     return canonical.encode({"signatures": signature_fields(domain, message, keys)})
 
@@ -56,9 +55,8 @@ def signature_fields(
 def parse_signatures(data: bytes) -> dict[str, bytes]:
     """Key id -> 64 signature bytes.
 
-    Raises:
-        BundleLimitError: more bytes or signatures than allowed.
-        BundleFormatError: not a canonical signature file.
+    Raises BundleLimitError: more bytes or signatures than allowed; BundleFormatError: not a
+    canonical signature file.
     """
     where = "signatures.json"
     if len(data) > MAX_SIGNATURE_BYTES:
@@ -103,9 +101,8 @@ def check_signatures(
         where: the document, for messages.
         role: the role's name, for messages.
 
-    Raises:
-        BundleSignatureError: fewer than `threshold` listed keys signed, or one of their signatures
-            is wrong.
+    Raises BundleSignatureError: fewer than `threshold` listed keys signed, or one of their
+    signatures is wrong.
     """
     known = sorted(name for name in given if name in keys)
     if len(known) < threshold:
@@ -129,8 +126,7 @@ def check_signatures(
 def check_origin(value: Any, format_field: str, expected: Collection[int], where: str) -> None:
     """Tell a document of another product or format version from a malformed one of ours.
 
-    Raises:
-        BundleForeignError: `product` or the format number is not ours.
+    Raises BundleForeignError: `product` or the format number is not ours.
     """
     if not isinstance(value, dict):
         raise BundleFormatError(f"{where}: expected an object")

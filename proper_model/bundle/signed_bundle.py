@@ -138,11 +138,9 @@ def build_bundle(
 ) -> BundleFiles:
     """Sign a release. Everything a device would refuse is refused here already.
 
-    Raises:
-        BundleFormatError: a file name, a tensor or a date a device would not accept.
-        BundleLimitError: larger than `limits`.
-        BundleSignatureError: no key.
-        BundleTimeError: valid for longer than `MAX_RELEASE_DAYS`.
+    Raises BundleFormatError: a file name, a tensor or a date a device would not accept;
+    BundleLimitError: larger than `limits`; BundleSignatureError: no key; BundleTimeError: valid for
+    longer than `MAX_RELEASE_DAYS`.
     """
     entries = {}
     for name, data in files.items():
@@ -200,8 +198,7 @@ def verify_manifest(
         installed_id: bundle id of what is installed already; its times are not judged again.
         limits: what this device is willing to parse and store.
 
-    Raises:
-        BundleError: one of its children, as section 7 of the format lists them.
+    Raises BundleError: one of its children, as section 7 of the format lists them.
     """
     _check_length(MANIFEST_NAME, manifest, limits.manifest_bytes)
     _check_length(SIGNATURES_NAME, signatures, limits.signature_bytes)
@@ -244,8 +241,7 @@ def verify_bundle(
     `files` holds exactly the listed files by name, or is a reader that is called once a file, in
     manifest order.
 
-    Raises:
-        BundleError: one of its children, as section 7 of the format lists them.
+    Raises BundleError: one of its children, as section 7 of the format lists them.
     """
     accepted = verify_manifest(
         manifest,

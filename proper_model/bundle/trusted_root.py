@@ -210,11 +210,9 @@ class TrustedRoot:
     def from_bytes(cls, data: bytes) -> TrustedRoot:
         """Read root.json of either format.
 
-        Raises:
-            BundleLimitError: more than `MAX_ROOT_BYTES`.
-            BundleForeignError: another product or root format.
-            BundleTimeError: valid for longer than a root may be.
-            BundleFormatError: anything else that is not a root.
+        Raises BundleLimitError: more than `MAX_ROOT_BYTES`; BundleForeignError: another product or
+        root format; BundleTimeError: valid for longer than a root may be; BundleFormatError:
+        anything else that is not a root.
         """
         where = "root.json"
         if len(data) > MAX_ROOT_BYTES:
@@ -261,9 +259,8 @@ class TrustedRoot:
         Returns:
             Ids of the role's keys that signed.
 
-        Raises:
-            BundleSignatureError: as `check_signatures`.
-            BundleFormatError, BundleLimitError: the signature file itself is malformed.
+        Raises BundleSignatureError as `check_signatures`; BundleFormatError, BundleLimitError: the
+        signature file itself is malformed.
         """
         given = parse_signatures(signatures) if isinstance(signatures, bytes) else signatures
         name = ROLE_OF[domain]
@@ -288,9 +285,7 @@ class TrustedRoot:
     def check_current(self, now: datetime) -> None:
         """Refuse to judge new documents by a root that is past its time, or ahead of it.
 
-        Raises:
-            BundleExpiredError: expired.
-            BundleTimeError: made in the future.
+        Raises BundleExpiredError: expired; BundleTimeError: made in the future.
         """
         if self.created is None or self.expires is None:
             return

@@ -49,8 +49,7 @@ def miniature(config: Any, whole: torch.nn.Module, *, longest: int, attention: s
             length change in here too if such a row would reach beyond it.
         attention: the implementation to use.
 
-    Raises:
-        BaseModelError: no small model of this architecture can be made.
+    Raises BaseModelError: no small model of this architecture can be made.
     """
     from transformers import AutoModelForCausalLM
 

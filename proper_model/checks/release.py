@@ -71,8 +71,7 @@ def check_content(
         private: a folder of this device that holds the files that were verified.
         parsed: what `read_recipe_and_task` gave for these very bytes.
 
-    Raises:
-        BundleError: one of its children, mostly BundleFormatError.
+    Raises BundleError: one of its children, mostly BundleFormatError.
     """
     _check_names(shapes, reference)
     recipe, task = parsed or read_recipe_and_task(read, reference)

@@ -24,10 +24,8 @@ def write_gguf_adapter(path: Path, config: Any, factors: Mapping[str, Factors]) 
     Args:
         config: of the base: its type decides names and the order of rows.
 
-    Raises:
-        ConfigError: the package gguf is missing.
-        ExportError: llama.cpp's form of this model is not known, or a value is too large.
-        OSError: the file cannot be written.
+    Raises ConfigError: the package gguf is missing; ExportError: llama.cpp's form of this model is
+    not known, or a value is too large; OSError: the file cannot be written.
     """
     gguf = library()
     family = family_of(config)

@@ -53,10 +53,8 @@ def write_gguf_model(
     Args:
         dtype: of matrices: float16 or bfloat16, else float32; vectors are float32 as llama.cpp has them.
 
-    Raises:
-        ConfigError: the package gguf is missing.
-        ExportError: as `check_gguf_model`, or a value is too large for `dtype`.
-        OSError: the file cannot be written.
+    Raises ConfigError: the package gguf is missing; ExportError as `check_gguf_model`, or a value
+    is too large for `dtype`; OSError: the file cannot be written.
     """
     gguf = library()
     config = model.config

@@ -69,8 +69,7 @@ def merged_weights(
     Args:
         dtype: to round to; by default the one that the base is held in.
 
-    Raises:
-        ExportError: the base is quantized, or a value is too large for `dtype`.
+    Raises ExportError: the base is quantized, or a value is too large for `dtype`.
     """
     check_mergeable(release)
     weights: dict[str, Tensor] = dict(release.base.state_dict())
@@ -104,10 +103,8 @@ def write_merged_folder(
 ) -> None:
     """Write configuration, safetensors and tokenizer into `folder`, which exists.
 
-    Raises:
-        ExportError: as `merged_weights`.
-        StorageError: the weights cannot be written.
-        OSError: another file cannot be written.
+    Raises ExportError as `merged_weights`; StorageError: the weights cannot be written; OSError:
+    another file cannot be written.
     """
     weights = merged_weights(release, fold, dtype)
     write_model_folder(folder, release.base, release.tokenizer, weights)
@@ -118,9 +115,7 @@ def write_model_folder(
 ) -> None:
     """`weights` with the configuration of `model` and a tokenizer, readable by transformers 4 and 5.
 
-    Raises:
-        StorageError: the weights cannot be written.
-        OSError: another file cannot be written.
+    Raises StorageError: the weights cannot be written; OSError: another file cannot be written.
     """
     try:
         model.save_pretrained(folder, state_dict=dict(weights), max_shard_size=SHARD)

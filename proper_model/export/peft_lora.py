@@ -74,9 +74,8 @@ def peft_adapter(
         dtype: of the tensors; only float32 and wider keep the promise of equal logits.
         language_alone: for the language model alone, where the public base reads images too.
 
-    Raises:
-        ExportError: a dtype adapters are not stored in, one too narrow for a factor's values, or a
-            population LoRA that is not under PEFT's names.
+    Raises ExportError: a dtype adapters are not stored in, one too narrow for a factor's values, or
+    a population LoRA that is not under PEFT's names.
     """
     if dtype not in DTYPES:
         names = ", ".join(str(known).removeprefix("torch.") for known in DTYPES)

@@ -133,10 +133,8 @@ def fold_release(
         approximate: fold the mean mixture where no constant one exists.
         samples: the user's own items, to take the mean over; read by an approximation only.
 
-    Raises:
-        ExportError: the release routes by token, and approximation was not asked for or has no
-            samples.
-        StateError: a private tensor is missing or does not fit the release.
+    Raises ExportError: the release routes by token, and approximation was not asked for or has no
+    samples; StateError: a private tensor is missing or does not fit the release.
     """
     exact = release.structure.foldable
     if not exact and not approximate:
