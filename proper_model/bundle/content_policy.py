@@ -12,9 +12,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from proper_model.bundle.file_names import BASE as BASE_FOLDER
-from proper_model.bundle.file_names import POPULATION as POPULATION_FOLDER
-from proper_model.bundle.file_names import is_base_file, is_release_file, weight_names
+from proper_model.bundle.file_names import (
+    BASE,
+    POPULATION,
+    is_base_file,
+    is_release_file,
+    weight_names,
+)
 from proper_model.bundle.manifest import HubBase, Manifest
 from proper_model.bundle.safe_tensors import LARGEST_EXPONENT, TensorSpec, check_finite, read_int64
 from proper_model.errors import BundleFormatError
@@ -53,23 +57,21 @@ def check_declared(manifest: Manifest) -> None:
         for tensor, described in entry.tensors.items():
             _check_tensor_name(name, tensor)
             _check_dtype(name, tensor, described.dtype)
-        if not name.startswith((BASE_FOLDER, POPULATION_FOLDER)):
+        if not name.startswith((BASE, POPULATION)):
             shapes = {t: (e.dtype, e.shape) for t, e in entry.tensors.items()}
             _check_counted(name, shapes)
     weights = [name for name in manifest.files if name.endswith(".safetensors")]
-    has_base = any(name.startswith(BASE_FOLDER) for name in weights)
-    has_population = any(name.startswith(POPULATION_FOLDER) for name in weights)
+    has_base = any(name.startswith(BASE) for name in weights)
+    has_population = any(name.startswith(POPULATION) for name in weights)
     if isinstance(manifest.base, HubBase):
         if has_base:
-            raise BundleFormatError(
-                f"bundle: refers to a hub base, yet holds {BASE_FOLDER} weights"
-            )
+            raise BundleFormatError(f"bundle: refers to a hub base, yet holds {BASE} weights")
         if not has_population:
             raise BundleFormatError(
-                f"bundle: refers to a hub base, expected the population LoRA in {POPULATION_FOLDER}"
+                f"bundle: refers to a hub base, expected the population LoRA in {POPULATION}"
             )
     elif not has_base:
-        raise BundleFormatError(f"bundle: embeds its base, but holds no {BASE_FOLDER} weights")
+        raise BundleFormatError(f"bundle: embeds its base, but holds no {BASE} weights")
 
 
 def _check_file_names(manifest: Manifest) -> None:
@@ -80,7 +82,7 @@ def _check_file_names(manifest: Manifest) -> None:
             f"bundle: lists {unknown} files that no release holds",
             hint="the names are in docs/bundle-format.md, section 6.1",
         )
-    own = [n.removeprefix(BASE_FOLDER) for n in manifest.files if n.startswith(BASE_FOLDER)]
+    own = [n.removeprefix(BASE) for n in manifest.files if n.startswith(BASE)]
     named = manifest.base.files if isinstance(manifest.base, HubBase) else own
     if not all(map(is_base_file, named)):
         raise BundleFormatError("bundle: its base names a file that no loader of it reads")
@@ -92,7 +94,7 @@ def _check_file_names(manifest: Manifest) -> None:
 
 def _check_dtype(name: str, tensor: str, dtype: str) -> None:
     """Averages' counts are I64, as `_check_counted` says; everything else is of `FLOATS`."""
-    if tensor in _COUNTED.values() and not name.startswith((BASE_FOLDER, POPULATION_FOLDER)):
+    if tensor in _COUNTED.values() and not name.startswith((BASE, POPULATION)):
         return
     if dtype not in FLOATS:
         raise BundleFormatError(
@@ -107,7 +109,7 @@ def check_numbers(name: str, data: bytes, table: Mapping[str, TensorSpec]) -> No
 
     Raises BundleFormatError naming the tensor.
     """
-    trained = not name.startswith(BASE_FOLDER)
+    trained = not name.startswith(BASE)
     largest = TRAINED_EXPONENT if trained else LARGEST_EXPONENT
     check_finite(data, table, where=name, largest_exponent=largest)
 
@@ -119,7 +121,7 @@ def check_members(name: str, data: bytes, table: Mapping[str, TensorSpec]) -> No
 
     Raises BundleFormatError: a count is too small.
     """
-    if name.startswith((BASE_FOLDER, POPULATION_FOLDER)):
+    if name.startswith((BASE, POPULATION)):
         return
     for vectors, counts in _COUNTED.items():
         if counts not in table:
@@ -140,7 +142,7 @@ def check_members(name: str, data: bytes, table: Mapping[str, TensorSpec]) -> No
 
 
 def _check_tensor_name(name: str, tensor: str) -> None:
-    in_base = name.startswith(BASE_FOLDER)
+    in_base = name.startswith(BASE)
     if (_PERSONAL if in_base else _PERSONAL_OUTSIDE_BASE).search(tensor) is not None:
         raise BundleFormatError(
             f"{name}: tensor {tensor} looks like a table of user embeddings",
@@ -148,7 +150,7 @@ def _check_tensor_name(name: str, tensor: str) -> None:
         )
     if in_base:
         return
-    in_population = name.startswith(POPULATION_FOLDER)
+    in_population = name.startswith(POPULATION)
     allowed = _POPULATION_TENSORS if in_population else _SHARED_TENSORS
     if allowed.fullmatch(tensor) is None:
         raise BundleFormatError(f"{name}: tensor {tensor} is not on the list of shared tensors")

@@ -23,9 +23,8 @@ _L = 2**252 + 27742317777372353535851937790883648493  # order of the base point
 _D = -121665 * pow(121666, -1, _P) % _P
 _ROOT_OF_MINUS_ONE = pow(2, (_P - 1) // 4, _P)
 
-_Point = tuple[
-    int, int, int, int
-]  # extended coordinates X, Y, Z, T with x = X/Z, y = Y/Z, xy = T/Z
+# Extended coordinates X, Y, Z, T with x = X/Z, y = Y/Z, xy = T/Z.
+_Point = tuple[int, int, int, int]
 _IDENTITY: _Point = (0, 1, 1, 0)
 
 

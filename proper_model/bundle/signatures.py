@@ -59,10 +59,7 @@ def parse_signatures(data: bytes) -> dict[str, bytes]:
     canonical signature file.
     """
     where = "signatures.json"
-    if len(data) > MAX_SIGNATURE_BYTES:
-        raise BundleLimitError(
-            f"{where}: {len(data)} bytes, expected at most {MAX_SIGNATURE_BYTES}"
-        )
+    check_length(data, MAX_SIGNATURE_BYTES, where)
     fields = exact_object(canonical.decode(data, where=where), {"signatures"}, where)
     return parse_signature_fields(fields["signatures"], where=where)
 
@@ -139,6 +136,12 @@ def check_origin(value: Any, format_field: str, expected: Collection[int], where
             f"{where}: format {number}, this version of {PRODUCT} reads {readable}",
             hint="update the program, or ask the publisher for a release in this format",
         )
+
+
+def check_length(data: bytes, most: int, where: str) -> None:
+    """Raises BundleLimitError for more bytes than that."""
+    if len(data) > most:
+        raise BundleLimitError(f"{where}: {len(data)} bytes, expected at most {most}")
 
 
 def exact_object(value: Any, names: set[str], where: str) -> dict[str, Any]:

@@ -30,7 +30,7 @@ from proper_model.bundle.manifest import (
     parse_manifest,
 )
 from proper_model.bundle.safe_tensors import read_table
-from proper_model.bundle.signatures import PRODUCT
+from proper_model.bundle.signatures import PRODUCT, check_length
 from proper_model.bundle.signed_time import (
     MAX_RELEASE_DAYS,
     check_created,
@@ -40,9 +40,7 @@ from proper_model.bundle.signed_time import (
 from proper_model.bundle.trusted_root import DEFAULT_CHANNEL, MANIFEST_DOMAIN, TrustedRoot, sign
 from proper_model.errors import (
     BundleExpiredError,
-    BundleForeignError,
     BundleFormatError,
-    BundleLimitError,
     BundleRollbackError,
 )
 
@@ -110,8 +108,7 @@ class BundleFiles:
 class VerifiedManifest:
     """A manifest whose signatures, version and times were accepted; no file was looked at yet.
 
-    Attributes:
-        signed_by: ids of the release keys that signed it.
+    `signed_by`: ids of the release keys that signed it.
     """
 
     bundle_id: str
@@ -168,9 +165,9 @@ def build_bundle(
     for name, data in files.items():
         check_file(manifest, name, data, limits=limits)
     manifest_bytes = manifest.to_bytes()
-    _check_length(MANIFEST_NAME, manifest_bytes, limits.manifest_bytes)
+    check_length(manifest_bytes, limits.manifest_bytes, MANIFEST_NAME)
     signatures = sign(MANIFEST_DOMAIN, manifest_bytes, keys)
-    _check_length(SIGNATURES_NAME, signatures, limits.signature_bytes)
+    check_length(signatures, limits.signature_bytes, SIGNATURES_NAME)
     return BundleFiles(manifest_bytes, signatures, dict(files))
 
 
@@ -200,15 +197,12 @@ def verify_manifest(
 
     Raises BundleError: one of its children, as section 7 of the format lists them.
     """
-    _check_length(MANIFEST_NAME, manifest, limits.manifest_bytes)
-    _check_length(SIGNATURES_NAME, signatures, limits.signature_bytes)
+    check_length(manifest, limits.manifest_bytes, MANIFEST_NAME)
+    check_length(signatures, limits.signature_bytes, SIGNATURES_NAME)
     signed_by = root.verify(MANIFEST_DOMAIN, manifest, signatures, where=MANIFEST_NAME)
     parsed = parse_manifest(manifest, limits)
     bundle_id = content_id(manifest)
-    if parsed.channel != root.channel:
-        raise BundleForeignError(
-            f"bundle: for channel {parsed.channel}, this device follows {root.channel}"
-        )
+    root.check_channel(parsed.channel, "bundle")
     if parsed.version < highest_version:
         raise BundleRollbackError(
             f"bundle: version {parsed.version}, this device already accepted {highest_version}",
@@ -286,14 +280,4 @@ def _check_times(manifest: Manifest, root: TrustedRoot, now: datetime) -> None:
 def _base_fields(base: BaseReference | None) -> dict[str, object]:
     if base is None:
         return {"kind": "embedded"}
-    return {
-        "kind": "hub",
-        "hub_id": base.hub_id,
-        "revision": base.revision,
-        "files": dict(base.files),
-    }
-
-
-def _check_length(name: str, data: bytes, allowed: int) -> None:
-    if len(data) > allowed:
-        raise BundleLimitError(f"{name}: {len(data)} bytes, expected at most {allowed}")
+    return {"kind": "hub", **vars(base), "files": dict(base.files)}

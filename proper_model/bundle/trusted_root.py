@@ -13,7 +13,6 @@ Source: The Update Framework, sections 2 and 5.3; docs/bundle-format.md section 
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -31,6 +30,7 @@ from proper_model.bundle.signatures import (
     MAX_SIGNATURE_BYTES,
     PRODUCT,
     ROOT_DOMAIN,
+    check_length,
     check_origin,
     check_signatures,
     exact_object,
@@ -50,7 +50,6 @@ from proper_model.errors import (
     BundleExpiredError,
     BundleForeignError,
     BundleFormatError,
-    BundleLimitError,
     BundleRollbackError,
 )
 from proper_model.storage import canonical
@@ -83,7 +82,6 @@ ROLE_OF = {ROOT_DOMAIN: ROOT, MANIFEST_DOMAIN: RELEASE, LATEST_DOMAIN: LATEST}
 ONE_ROLE_FORMAT, ROOT_FORMAT = 1, 2
 MAX_ROOT_BYTES = 16 * 1024
 _WHERE = "trusted root"
-_PUBLIC_KEY = re.compile(r"[0-9a-f]{64}")
 
 AnyKey = Ed25519PrivateKey | Ed25519PublicKey
 
@@ -215,8 +213,7 @@ class TrustedRoot:
         anything else that is not a root.
         """
         where = "root.json"
-        if len(data) > MAX_ROOT_BYTES:
-            raise BundleLimitError(f"{where}: {len(data)} bytes, expected at most {MAX_ROOT_BYTES}")
+        check_length(data, MAX_ROOT_BYTES, where)
         value = canonical.decode(data, where=where)
         check_origin(value, "root_format", (ONE_ROLE_FORMAT, ROOT_FORMAT), where)
         names = {"product", "root_format", "version", "channel", "keys"}
@@ -227,7 +224,7 @@ class TrustedRoot:
         if not isinstance(fields["keys"], dict):
             raise BundleFormatError(f"{where}: keys must be an object")
         keys = {
-            name: bytes.fromhex(match_text(_PUBLIC_KEY, public, f"{where}: public key"))
+            name: bytes.fromhex(match_text(KEY_ID, public, f"{where}: public key"))
             for name, public in fields["keys"].items()
         }
         created = expires = None
@@ -297,6 +294,13 @@ class TrustedRoot:
                 "installed keeps working",
             )
 
+    def check_channel(self, channel: str, where: str) -> None:
+        """Raises BundleForeignError for another channel than this root's."""
+        if channel != self.channel:
+            raise BundleForeignError(
+                f"{where}: for channel {channel}, this device follows {self.channel}"
+            )
+
     def _check_roles(self) -> None:
         if set(self.roles) != set(ROLES):
             raise BundleFormatError(f"{_WHERE}: expected the roles {', '.join(ROLES)}")
@@ -338,15 +342,11 @@ def rotate(current: TrustedRoot, root: bytes, signatures: bytes) -> TrustedRoot:
         BundleLimitError: larger than `MAX_ROOT_BYTES`.
         BundleTimeError: valid for longer than a root may be.
     """
-    if len(root) > MAX_ROOT_BYTES:
-        raise BundleLimitError(f"root.json: {len(root)} bytes, expected at most {MAX_ROOT_BYTES}")
+    check_length(root, MAX_ROOT_BYTES, "root.json")
     current.verify(ROOT_DOMAIN, root, signatures, where="new root, by the current keys")
     new = TrustedRoot.from_bytes(root)
     new.verify(ROOT_DOMAIN, root, signatures, where="new root, by its own keys")
-    if new.channel != current.channel:
-        raise BundleForeignError(
-            f"new root: for channel {new.channel}, this device follows {current.channel}"
-        )
+    current.check_channel(new.channel, "new root")
     if new.version <= current.version:
         raise BundleRollbackError(
             f"new root: version {new.version}, this device already has {current.version}"
