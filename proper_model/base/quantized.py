@@ -116,9 +116,6 @@ class QuantizedLinear(torch.nn.Module):
         y: Tensor = _Product.apply(x, self)  # type: ignore[no-untyped-call]
         return y
 
-    def extra_repr(self) -> str:
-        return f"{self.in_features}, {self.out_features}, {self.weights}"
-
 
 def quantize_base(base: Any, weights: BaseWeights, *, device: torch.device | None = None) -> Any:
     """Hold all linears of `base` but its head as `weights` says; in place, also returned.

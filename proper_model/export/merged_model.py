@@ -18,19 +18,13 @@ from torch import Tensor
 
 from proper_model.base.portable_config import make_portable
 from proper_model.base.quantized import is_quantized
+from proper_model.base.streamed import DTYPES
 from proper_model.errors import ExportError, StorageError
 from proper_model.export.peft_lora import narrowed
 from proper_model.export.user_fold import UserFold
 from proper_model.release.contents import Release
 
 SHARD = "4GB"
-# Names of safetensors' header.
-_DTYPES = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-}
 
 
 def stored_dtype(files: Iterable[Path]) -> torch.dtype:
@@ -43,7 +37,7 @@ def stored_dtype(files: Iterable[Path]) -> torch.dtype:
         with safe_open(path, "pt") as file:
             for name in file.keys():  # noqa: SIM118 - no mapping
                 part = file.get_slice(name)
-                if (dtype := _DTYPES.get(part.get_dtype())) is not None:
+                if (dtype := DTYPES.get(part.get_dtype())) is not None:
                     values[dtype] += torch.Size(part.get_shape()).numel()
     return values.most_common(1)[0][0] if values else torch.float32
 
@@ -76,8 +70,7 @@ def merged_weights(
     for path, (a, b) in fold.factors.items():
         name = f"{path}.weight"
         old = weights[name]
-        update = (b @ a).to(old.device)
-        weights[name] = narrowed(old.double() + update, dtype or old.dtype, name)
+        weights[name] = narrowed(old.double() + (b @ a).to(old.device), dtype or old.dtype, name)
     return in_dtype(weights, dtype)
 
 

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from proper_model.base.config import OWN_DECODER
+from proper_model.base.population_lora import adapter_config
 from proper_model.errors import ExportError
 from proper_model.export.user_fold import UserFold
 from proper_model.release.contents import Release
@@ -88,19 +89,9 @@ def peft_adapter(
         for factor, tensor in zip("AB", factors, strict=True):
             name = f"{_PEFT}{path}.lora_{factor}.weight"
             tensors[name] = narrowed(tensor, dtype, name)
-    config = {
-        "peft_type": "LORA",
-        "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": base_name,
-        "revision": revision,
-        "r": rank,
-        "lora_alpha": rank,
-        "lora_dropout": 0.0,
-        "target_modules": sorted({path.rpartition(".")[2] for path in joined}),
-        "bias": "none",
-        "inference_mode": True,
-    }
-    adapter = PeftAdapter(tensors, config, rank, natural)
+    targets = {path.rpartition(".")[2] for path in joined}
+    config = adapter_config(base_name, targets, rank=rank, alpha=rank, dropout=0.0)
+    adapter = PeftAdapter(tensors, {**config, "revision": revision}, rank, natural)
     whole = release.population and not language_alone
     return named_from_outside(release.base, adapter) if whole else adapter
 
