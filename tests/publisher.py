@@ -13,7 +13,14 @@ from coordinator.publish import publish
 from proper_model.bundle.latest import Latest, sign_latest
 from proper_model.bundle.signed_bundle import BundleFiles
 from proper_model.bundle.trusted_root import LATEST, RELEASE, ROOT, ROOT_DOMAIN, TrustedRoot, sign
-from tests.bundle_samples import CREATED, LIFETIME, fixed_key, sample_bundle, sample_files
+from tests.bundle_samples import (
+    CREATED,
+    LIFETIME,
+    fixed_key,
+    put_files,
+    sample_bundle,
+    sample_files,
+)
 
 ROOT_KEYS = tuple(fixed_key(number) for number in (11, 12, 13))
 RELEASE_KEY, NEW_RELEASE_KEY = fixed_key(21), fixed_key(22)
@@ -112,8 +119,5 @@ class Publisher:
 
     def put(self, files: BundleFiles, version: int, latest: bytes) -> None:
         """Whatever somebody has signed."""
-        target = self.folder / f"v{version:08d}"
-        for name, data in files.all_files().items():
-            (target / name).parent.mkdir(parents=True, exist_ok=True)
-            (target / name).write_bytes(data)
+        put_files(self.folder / f"v{version:08d}", files.all_files())
         (self.folder / "latest.json").write_bytes(latest)

@@ -24,6 +24,7 @@ from bundle_samples import (
     base_files,
     big_files,
     load_files,
+    put_files,
     referring_files,
     sample_bundle,
     sample_files,
@@ -308,10 +309,7 @@ def test_verification_moves_no_root(home, folder):
 
 
 def put(folder, bundle):
-    for name, data in bundle.all_files().items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(data)
-    return folder
+    return put_files(folder, bundle.all_files())
 
 
 def altered(folder):
@@ -673,12 +671,8 @@ def base(tmp_path, monkeypatch):
     import huggingface_hub.constants as hub
 
     monkeypatch.setattr(hub, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    path = tmp_path / "elsewhere" / "base"
-    path.mkdir(parents=True)
-    for name, data in base_files().items():
-        (path / name).write_bytes(data)
-    (path / "README.md").write_bytes(b"not read by a loader")
-    return path
+    beside = {"README.md": b"not read by a loader"}
+    return put_files(tmp_path / "elsewhere" / "base", base_files() | beside)
 
 
 @pytest.fixture

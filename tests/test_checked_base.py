@@ -16,6 +16,7 @@ from bundle_samples import (
     NOW,
     ROOT,
     base_files,
+    put_files,
     referring_files,
     sample_files,
     sample_info,
@@ -67,11 +68,7 @@ def opened() -> Iterator[list[str]]:
 @pytest.fixture
 def outside(tmp_path: Path) -> Path:
     """The folder of the base that `referring_files` is over."""
-    folder = tmp_path / "base"
-    folder.mkdir()
-    for name, data in base_files().items():
-        (folder / name).write_bytes(data)
-    return folder
+    return put_files(tmp_path / "base", base_files())
 
 
 def installed(folder: Path, files: dict[str, bytes], reference: Any = None) -> Any:
