@@ -1,13 +1,13 @@
-"""Detached Ed25519 signatures over one document each, and how many of them count.
+"""Detached Ed25519 signatures over one document each, and the fields of signed documents.
 
-A signature is over `domain || message`, so that one on a manifest is none on a root. Each key counts
-once. Source: docs/bundle-format.md section 3. No I/O: bytes in, bytes out.
+A signature is over `domain || message`, so that one on a manifest is none on a root. Which keys
+count, and how many, says `trusted_root`. Source: docs/bundle-format.md section 3.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from cryptography.exceptions import InvalidSignature
@@ -76,48 +76,15 @@ def parse_signature_fields(entries: Any, *, where: str) -> dict[str, bytes]:
     return {name: bytes.fromhex(value) for name, value in entries.items()}
 
 
-def check_signatures(
-    domain: bytes,
-    message: bytes,
-    given: Mapping[str, bytes],
-    keys: Mapping[str, bytes],
-    threshold: int,
-    *,
-    where: str,
-    role: str,
-) -> tuple[str, ...]:
-    """Ids of the keys that signed `domain || message`, at least `threshold` of `keys`.
-
-    Signatures by keys that are not listed are ignored, because a document signed by the old and the
-    new keys must be readable under either root. A listed key's signature must be valid.
-
-    Args:
-        given: key id -> signature.
-        keys: key id -> public key bytes of the one role that may sign this document.
-        threshold: how many different keys must have signed.
-        where: the document, for messages.
-        role: the role's name, for messages.
-
-    Raises BundleSignatureError: fewer than `threshold` listed keys signed, or one of their
-    signatures is wrong.
-    """
-    known = sorted(name for name in given if name in keys)
-    if len(known) < threshold:
+def check_signature(public: bytes, signature: bytes, message: bytes, *, where: str) -> None:
+    """Raises BundleSignatureError unless the signature on the message is this key's."""
+    try:
+        Ed25519PublicKey.from_public_bytes(public).verify(signature, message)
+    except InvalidSignature:
         raise BundleSignatureError(
-            f"{where}: signed by {len(known)} of the {len(keys)} {role} keys this device trusts, "
-            f"expected at least {threshold}",
-            hint="it comes from another publisher, one of its keys was revoked, or the device "
-            "needs a newer root",
-        )
-    for name in known:
-        try:
-            Ed25519PublicKey.from_public_bytes(keys[name]).verify(given[name], domain + message)
-        except InvalidSignature:
-            raise BundleSignatureError(
-                f"{where}: the signature of key {name[:16]} does not match the bytes",
-                hint="the file was damaged or altered on the way; get it again",
-            ) from None
-    return tuple(known)
+            f"{where}: the signature of key {key_id(public)[:16]} does not match the bytes",
+            hint="the file was damaged or altered on the way; get it again",
+        ) from None
 
 
 def check_origin(value: Any, format_field: str, expected: Collection[int], where: str) -> None:

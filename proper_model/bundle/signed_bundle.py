@@ -185,15 +185,11 @@ def verify_manifest(
     """Decide from manifest and signatures alone whether this release may be fetched.
 
     Args:
-        manifest: raw bytes of manifest.json.
-        signatures: raw bytes of signatures.json.
-        root: the keys this device trusts.
         now: aware time, taken once for the whole update, against which all times are judged.
         highest_version: the highest version this device accepted by keys it still trusts; 0 for
             none.
         highest_id: bundle id of that version. The same version is accepted again only with it.
         installed_id: bundle id of what is installed already; its times are not judged again.
-        limits: what this device is willing to parse and store.
 
     Raises BundleError: one of its children, as section 7 of the format lists them.
     """

@@ -32,7 +32,7 @@ from proper_model.bundle.signatures import (
     ROOT_DOMAIN,
     check_length,
     check_origin,
-    check_signatures,
+    check_signature,
     exact_object,
     match_text,
     parse_signatures,
@@ -51,6 +51,7 @@ from proper_model.errors import (
     BundleForeignError,
     BundleFormatError,
     BundleRollbackError,
+    BundleSignatureError,
 )
 from proper_model.storage import canonical
 
@@ -245,27 +246,30 @@ class TrustedRoot:
         *,
         where: str,
     ) -> tuple[str, ...]:
-        """Check that enough keys of the role for this kind of document signed `domain || message`.
+        """Ids of the keys that signed `domain || message`, enough of the role for this kind of document.
 
-        Args:
-            domain: the kind of document; it decides the role.
-            message: the raw bytes of the document.
-            signatures: a signature file, or signatures by key id.
-            where: the document, for messages.
+        Signatures by keys that are not the role's are ignored, because a document signed by the old
+        and the new keys must be readable under either root. One of the role's must be valid.
 
-        Returns:
-            Ids of the role's keys that signed.
+        `signatures`: a signature file, or signatures by key id.
 
-        Raises BundleSignatureError as `check_signatures`; BundleFormatError, BundleLimitError: the
-        signature file itself is malformed.
+        Raises BundleSignatureError: fewer keys signed than the role's threshold, or a signature is
+        wrong; BundleFormatError, BundleLimitError: the signature file itself is malformed.
         """
         given = parse_signatures(signatures) if isinstance(signatures, bytes) else signatures
         name = ROLE_OF[domain]
         role = self.roles[name]
-        keys = {key: self.keys[key] for key in role.keys}
-        return check_signatures(
-            domain, message, given, keys, role.threshold, where=where, role=name
-        )
+        known = sorted(key for key in given if key in role.keys)
+        if len(known) < role.threshold:
+            raise BundleSignatureError(
+                f"{where}: signed by {len(known)} of the {len(role.keys)} {name} keys this device "
+                f"trusts, expected at least {role.threshold}",
+                hint="it comes from another publisher, one of its keys was revoked, or the device "
+                "needs a newer root",
+            )
+        for key in known:
+            check_signature(self.keys[key], given[key], domain + message, where=where)
+        return tuple(known)
 
     def are_enough(self, role: str, keys: Sequence[str]) -> bool:
         """Whether a document for `role` that these keys sign is accepted under this root."""
@@ -329,18 +333,13 @@ def rotate(current: TrustedRoot, root: bytes, signatures: bytes) -> TrustedRoot:
 
     Whether the last root of a chain has expired, `TrustedRoot.check_current` says.
 
-    Args:
-        current: the pinned root.
-        root: canonical bytes of the new one; its version must be exactly one more.
-        signatures: a signature file over `ROOT_DOMAIN || root`.
+    `root` are its bytes, `signatures` a signature file over `ROOT_DOMAIN || root`.
 
     Raises:
         BundleSignatureError: below the threshold of the old or of the new root.
         BundleRollbackError: a version this device already has, an older one, or an older format.
-        BundleForeignError: for another channel or product.
-        BundleFormatError: malformed, or a version was skipped.
-        BundleLimitError: larger than `MAX_ROOT_BYTES`.
-        BundleTimeError: valid for longer than a root may be.
+        BundleFormatError: a version was skipped.
+        BundleForeignError, BundleLimitError, BundleTimeError: as `TrustedRoot.from_bytes`.
     """
     check_length(root, MAX_ROOT_BYTES, "root.json")
     current.verify(ROOT_DOMAIN, root, signatures, where="new root, by the current keys")

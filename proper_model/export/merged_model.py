@@ -58,10 +58,7 @@ def merged_weights(
 ) -> dict[str, Tensor]:
     """The base's tensors by name, those of folded linears summed in float64 and rounded once.
 
-    The base itself is not written to.
-
-    Args:
-        dtype: to round to; by default the one that the base is held in.
+    The base itself is not written to. `dtype`: by default the one that it is held in.
 
     Raises ExportError: the base is quantized, or a value is too large for `dtype`.
     """

@@ -127,8 +127,7 @@ def fold_release(
 
     Args:
         tensors: the user's `embedding` and `lora.<site>.A|B`.
-        approximate: fold the mean mixture where no constant one exists.
-        samples: the user's own items, to take the mean over; read by an approximation only.
+        approximate: where no constant mixture exists, fold its mean over `samples`, the user's own.
 
     Raises ExportError: the release routes by token, and approximation was not asked for or has no
     samples; StateError: a private tensor is missing or does not fit the release.
