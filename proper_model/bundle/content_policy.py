@@ -4,11 +4,13 @@ An embedding row is published personal data (docs/security.md 0.5). So tensor na
 allow-list, and a vector that averages people must state over how many, at least `MIN_MEMBERS`. The
 publisher checks before signing, the device after verifying: a mistake on one side is caught by the
 other. It cannot tell an honest count from an invented one; for that the signature has to be
-trusted.
+trusted. First the manifest is judged, then every file. Source: docs/bundle-format.md section 4,
+steps 10 to 14.
 """
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping
 
@@ -19,9 +21,16 @@ from proper_model.bundle.file_names import (
     is_release_file,
     weight_names,
 )
-from proper_model.bundle.manifest import HubBase, Manifest
-from proper_model.bundle.safe_tensors import LARGEST_EXPONENT, TensorSpec, check_finite, read_int64
-from proper_model.errors import BundleFormatError
+from proper_model.bundle.limits import DEFAULT_LIMITS, Limits
+from proper_model.bundle.manifest import HubBase, Manifest, TensorEntry
+from proper_model.bundle.safe_tensors import (
+    LARGEST_EXPONENT,
+    TensorSpec,
+    check_finite,
+    read_int64,
+    read_table,
+)
+from proper_model.errors import BundleFormatError, BundleIntegrityError
 
 MIN_MEMBERS = 10
 # What is computed with. Wider or whole numbers would be converted, or fail, only when they are used.
@@ -58,8 +67,7 @@ def check_declared(manifest: Manifest) -> None:
             _check_tensor_name(name, tensor)
             _check_dtype(name, tensor, described.dtype)
         if not name.startswith((BASE, POPULATION)):
-            shapes = {t: (e.dtype, e.shape) for t, e in entry.tensors.items()}
-            _check_counted(name, shapes)
+            _check_counted(name, entry.tensors)
     weights = [name for name in manifest.files if name.endswith(".safetensors")]
     has_base = any(name.startswith(BASE) for name in weights)
     has_population = any(name.startswith(POPULATION) for name in weights)
@@ -100,6 +108,51 @@ def _check_dtype(name: str, tensor: str, dtype: str) -> None:
         raise BundleFormatError(
             f"{name}: tensor {tensor} is {dtype}, expected one of {', '.join(sorted(FLOATS))}"
         )
+
+
+def check_hash(manifest: Manifest, name: str, data: bytes) -> None:
+    """The bytes are those the manifest promises.
+
+    Raises BundleFormatError: the manifest does not list this file; BundleIntegrityError: another
+    length or hash.
+    """
+    entry = manifest.files.get(name)
+    if entry is None:
+        raise BundleFormatError("bundle: holds a file that its manifest does not list")
+    if len(data) != entry.size:
+        raise BundleIntegrityError(f"{name}: {len(data)} bytes, expected {entry.size}")
+    if hashlib.sha256(data).hexdigest() != entry.sha256:
+        raise BundleIntegrityError(
+            f"{name}: sha256 differs from the manifest",
+            hint="the file was damaged or altered; get it again",
+        )
+
+
+def check_file(
+    manifest: Manifest, name: str, data: bytes, *, limits: Limits = DEFAULT_LIMITS
+) -> None:
+    """The bytes are those promised, and safe to hand to a reader of their format.
+
+    Raises BundleFormatError: unlisted, not UTF-8, malformed tensors, NaN, or too small an average;
+    BundleIntegrityError: other length, hash or tensor table than the manifest says;
+    BundleLimitError: a safetensors header over `limits`.
+    """
+    check_hash(manifest, name, data)
+    tensors = manifest.files[name].tensors
+    if tensors is None:
+        try:
+            if not name.endswith(".model"):
+                data.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise BundleFormatError(f"{name}: not UTF-8 at byte {error.start}") from None
+        return
+    table = read_table(data, limits, where=name)
+    if {t: (s.dtype, s.shape) for t, s in table.items()} != {
+        t: (e.dtype, e.shape) for t, e in tensors.items()
+    }:
+        raise BundleIntegrityError(f"{name}: tensor table differs from the manifest")
+    check_numbers(name, data, table)
+    check_members(name, data, table)
 
 
 def check_numbers(name: str, data: bytes, table: Mapping[str, TensorSpec]) -> None:
@@ -156,7 +209,7 @@ def _check_tensor_name(name: str, tensor: str) -> None:
         raise BundleFormatError(f"{name}: tensor {tensor} is not on the list of shared tensors")
 
 
-def _check_counted(name: str, tensors: Mapping[str, tuple[str, tuple[int, ...]]]) -> None:
+def _check_counted(name: str, tensors: Mapping[str, TensorEntry]) -> None:
     """Averages and counts come together, with one count a row.
 
     prototypes [K, tables, d_u] with prototype_counts [K]; mean_embedding [tables, d_u] with
@@ -167,11 +220,10 @@ def _check_counted(name: str, tensors: Mapping[str, tuple[str, tuple[int, ...]]]
             raise BundleFormatError(f"{name}: {vectors} and {counts} must come together")
         if vectors not in tensors:
             continue
-        dtype, count_shape = tensors[counts]
-        shape = tensors[vectors][1]
+        shape, counted = tensors[vectors].shape, tensors[counts]
         if vectors == "prototypes":
-            fits = len(shape) == 3 and count_shape == shape[:1]
+            fits = len(shape) == 3 and counted.shape == shape[:1]
         else:
-            fits = len(shape) == 2 and count_shape in {(), (1,)}
-        if dtype != "I64" or not fits:
+            fits = len(shape) == 2 and counted.shape in {(), (1,)}
+        if counted.dtype != "I64" or not fits:
             raise BundleFormatError(f"{name}: {counts} must be I64 with one count for each average")

@@ -6,6 +6,8 @@ Names of files are checked for every file system a release may land on, before a
 
 from __future__ import annotations
 
+import hashlib
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -166,6 +168,11 @@ class Manifest(_Strict):
         return canonical.encode(self.model_dump(mode="json"))
 
 
+def content_id(manifest_bytes: bytes) -> str:
+    """Identity of a bundle: sha256 of its manifest bytes, as 64 hex digits."""
+    return hashlib.sha256(manifest_bytes).hexdigest()
+
+
 def parse_manifest(data: bytes, limits: Limits) -> Manifest:
     """Manifest of bytes whose signature has been checked.
 
@@ -207,18 +214,12 @@ def check_limits(manifest: Manifest, limits: Limits) -> None:
     """
     entries = manifest.files.values()
     shapes = [t.shape for entry in entries if entry.tensors for t in entry.tensors.values()]
-    elements = 0
-    for shape in shapes:
-        product = 1
-        for n in shape:
-            product *= n
-        elements += product
     for what, found, allowed in (
         ("files", len(manifest.files), limits.files),
         ("bytes in its largest file", max(e.size for e in entries), limits.file_bytes),
         ("bytes in all files", sum(e.size for e in entries), limits.total_bytes),
         ("tensors", len(shapes), limits.tensors),
-        ("tensor elements", elements, limits.elements),
+        ("tensor elements", sum(map(math.prod, shapes)), limits.elements),
     ):
         if found > allowed:
             raise BundleLimitError(f"{MANIFEST_NAME}: {found} {what}, expected at most {allowed}")

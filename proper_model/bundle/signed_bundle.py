@@ -16,8 +16,7 @@ from datetime import datetime
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from proper_model.bundle.content_policy import check_declared
-from proper_model.bundle.file_checks import check_file, check_hash, content_id
+from proper_model.bundle.content_policy import check_declared, check_file, check_hash
 from proper_model.bundle.limits import DEFAULT_LIMITS, Limits
 from proper_model.bundle.manifest import (
     FORMAT,
@@ -27,6 +26,7 @@ from proper_model.bundle.manifest import (
     Manifest,
     build_manifest,
     check_limits,
+    content_id,
     parse_manifest,
 )
 from proper_model.bundle.safe_tensors import read_table

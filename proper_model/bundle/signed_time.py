@@ -7,6 +7,7 @@ Source: docs/bundle-format.md section 4; The Update Framework, section 5 ("fixed
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
@@ -40,13 +41,11 @@ def parse_time(text: str) -> datetime:
 
     Raises ValueError: any other form.
     """
-    try:
+    with suppress(ValueError):
         moment = datetime.strptime(text, _TIME_FORM).replace(tzinfo=UTC)
-    except ValueError:
-        raise ValueError("time: expected YYYY-MM-DDTHH:MM:SSZ") from None
-    if moment.strftime(_TIME_FORM) != text:  # strptime also takes months of one digit
-        raise ValueError("time: expected YYYY-MM-DDTHH:MM:SSZ")
-    return moment
+        if moment.strftime(_TIME_FORM) == text:  # strptime also takes months of one digit
+            return moment
+    raise ValueError("time: expected YYYY-MM-DDTHH:MM:SSZ")
 
 
 def time_field(value: Any, where: str) -> datetime:
