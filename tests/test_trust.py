@@ -1,4 +1,7 @@
-"""Roots, the word on the newest release, and times: pure functions."""
+"""Roots, the word on the newest release, and times: pure functions.
+
+Rotations and words signed by the wrong keys are vectors (`test_bundle_vectors`).
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,6 @@ from bundle_samples import (
 )
 from outcomes import outcome
 
-from client.releases.pinned_root import follow, load_root, pin_root
 from proper_model.bundle.latest import parse_latest
 from proper_model.bundle.signed_bundle import build_bundle, verify_bundle
 from proper_model.bundle.trusted_root import (
@@ -45,7 +47,6 @@ from proper_model.errors import (
     BundleSignatureError,
     BundleTimeError,
     ConfigError,
-    StateError,
 )
 from proper_model.storage import canonical
 from tests.publisher import (
@@ -122,29 +123,6 @@ def test_every_bit_of_a_rotation_counts():
     for altered in flips(data):
         with pytest.raises(BundleError):
             rotate(OLD, altered, signatures)
-
-
-def test_the_root_beside_a_release_is_followed_only_by_rotation(tmp_path):
-    def beside(root, keys=(KEY, SECOND_KEY)):
-        data, signatures = next_root(root, keys)
-        return {"root.json": data, "root.signatures.json": signatures}
-
-    def followed(files):
-        return follow(OLD, lambda name, _: files.get(name))
-
-    with pytest.raises(BundleSignatureError):
-        followed(beside(NEW, [SECOND_KEY]))
-    assert followed(beside(NEW)) == NEW
-    assert followed(beside(OLD, [STRANGER])) == OLD
-    assert followed({}) == OLD
-    with pytest.raises(BundleForeignError):  # another of the same version
-        followed(beside(TrustedRoot.of([SECOND_KEY])))
-    path = tmp_path / "root.json"
-    with pytest.raises(StateError):
-        load_root(path)
-    pin_root(path, NEW)
-    assert load_root(path) == NEW
-    assert path.read_bytes() == NEW.to_bytes()
 
 
 def test_limits_come_before_parsing():

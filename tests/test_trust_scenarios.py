@@ -39,7 +39,6 @@ from proper_model.bundle.trusted_root import (
 from proper_model.errors import (
     BundleError,
     BundleExpiredError,
-    BundleFormatError,
     BundleIntegrityError,
     BundleRollbackError,
     BundleSignatureError,
@@ -465,19 +464,6 @@ def test_the_floor_is_that_of_everything_ever_accepted(tmp_path_factory, history
     expected = max(counted, default=0)
     found = highest_accepted(folder, state, root)
     assert found == ((expected, f"{expected:064x}") if expected else (0, None))
-
-
-def test_a_root_of_another_channel_or_a_malformed_one_moves_nothing(home, publisher):
-    publisher.publish()
-    add(home, publisher)
-    pinned = home.root_file.read_bytes()
-    publisher.place_root(roles_root(2, channel="films"))
-    with pytest.raises(BundleError):
-        add(home, publisher)
-    (publisher.folder / "root.json").write_bytes(b"[]")
-    with pytest.raises(BundleFormatError):
-        add(home, publisher)
-    assert home.root_file.read_bytes() == pinned
 
 
 def test_doctor_tells_whom_this_device_trusts(home):
