@@ -69,7 +69,7 @@ class BaseShape:
         return sum(packed) + self.rest * width
 
     def product_bytes(self, weights: BaseWeights, width: int) -> int:
-        """Beside it in every pass: one linear at a time is unpacked."""
+        """More than that in every pass: one linear at a time is unpacked."""
         return 0 if weights == BaseWeights.FULL else self._largest * width
 
     def loading_bytes(self, weights: BaseWeights, width: int) -> int:

@@ -191,7 +191,7 @@ def locate(name: str) -> str:
 
 
 def _ask_hub(name: str) -> None:
-    """One request, where loading would repeat its requests for the better part of a minute."""
+    """One request, where loading would repeat its requests for most of a minute."""
     from huggingface_hub import HfApi
     from huggingface_hub.errors import RepositoryNotFoundError
 

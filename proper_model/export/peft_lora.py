@@ -156,7 +156,7 @@ def is_part(base: Any) -> bool:
     """Whether a loaded base is the language model of a larger checkpoint that it will be applied to.
 
     PROPER loads the language model alone. Who loads the public checkpoint in full finds the same
-    linears further down, beside others of the same names in its vision or sound part.
+    linears further down, and others of the same names in its vision or sound part.
     """
     return bool(getattr(base, "outer_path", OWN_DECODER) != OWN_DECODER)
 
