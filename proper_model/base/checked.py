@@ -96,7 +96,7 @@ def _from_copies(fields: Mapping[str, Any], found: list[WeightFile], options: An
         for file in found:
             _copy(file, folder / file.path.name)
         _write_index(folder, found)
-        return mapped(str(folder), None, *options)
+        return mapped(str(folder), *options)
 
 
 def _copy(file: WeightFile, target: Path) -> None:

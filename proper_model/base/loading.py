@@ -84,7 +84,6 @@ def stream(
 
 def mapped(
     source: str,
-    revision: str | None,
     dtype: torch.dtype,
     device: torch.device,
     attention: str | None,
@@ -96,7 +95,6 @@ def mapped(
 
     model = AutoModelForCausalLM.from_pretrained(
         source,
-        revision=revision,
         dtype=dtype if population is None else torch.float32,
         use_safetensors=True,
         trust_remote_code=False,

@@ -127,8 +127,8 @@ def match_text(pattern: re.Pattern[str], value: Any, where: str) -> str:
     return value
 
 
-def whole_number(value: Any, where: str, *, least: int = 1) -> int:
-    """The value, if it is an integer from `least` up. Raises BundleFormatError."""
-    if type(value) is not int or not least <= value <= canonical.MAX_INTEGER:
-        raise BundleFormatError(f"{where}: expected an integer of at least {least}")
+def whole_number(value: Any, where: str) -> int:
+    """The value, if it is an integer from 1 up. Raises BundleFormatError."""
+    if type(value) is not int or not 1 <= value <= canonical.MAX_INTEGER:
+        raise BundleFormatError(f"{where}: expected an integer of at least 1")
     return value

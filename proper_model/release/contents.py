@@ -58,7 +58,7 @@ class Release:
     Attributes:
         base: causal LM with the population LoRA merged (W_p, eq. 6).
         shared: tensors of `shared.safetensors` by name.
-        population: PEFT state of the population LoRA and its `adapter_config` JSON.
+        population: tensors of the population LoRA under PEFT's names.
         notes: numbers about training, for reports; no user data.
         chosen_weights: how this host holds the base, where that is not as the release says.
         memory_bytes: what answering may take beside the base on this host; None: no limit.

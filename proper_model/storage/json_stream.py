@@ -20,6 +20,7 @@ from proper_model.storage.files import read_followed
 
 CHUNK_BYTES = 1 << 18
 MAX_RECORD_CHARS = 1 << 28
+MAX_OBJECT_BYTES = 1 << 30
 _BEFORE_MORE_DIGITS = frozenset(("", ".", "e", "E", "e+", "e-", "E+", "E-"))
 # A parse error this close to the end of the buffer may be a literal or an escape cut in two.
 _TAIL = 16
@@ -178,13 +179,13 @@ def _fail(buffer: TextBuffer, record: int, what: str) -> NoReturn:
     )
 
 
-def read_object(path: Path, *, limit_bytes: int = 1 << 30) -> dict[str, Any]:
+def read_object(path: Path) -> dict[str, Any]:
     """Parse a file that holds one JSON object, such as LaMP's golds.
 
     Raises DataError if it is missing, too large, not UTF-8, malformed or not an object.
     """
     try:
-        data = read_followed(path, limit_bytes=limit_bytes)
+        data = read_followed(path, limit_bytes=MAX_OBJECT_BYTES)
         return parse_object(data.removeprefix(codecs.BOM_UTF8), surrogates=True)
     except OSError as error:
         raise DataError(f"{path.name}: cannot be read ({error.strerror})") from error

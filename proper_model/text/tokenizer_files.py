@@ -55,8 +55,9 @@ _PROBE = "Text 12 of a person."
 _HINT = "ask the publisher for a release with a tokenizer that transformers saved"
 
 
-def clean_config(data: bytes, *, where: str = TOKENIZER + TOKENIZER_CONFIG) -> bytes:
+def clean_config(data: bytes) -> bytes:
     """tokenizer_config.json with the keys that count. Raises BundleFormatError."""
+    where = TOKENIZER + TOKENIZER_CONFIG
     if len(data) > MAX_CONFIG_BYTES:
         raise _error(where, f"{len(data)} bytes, expected at most {MAX_CONFIG_BYTES}")
     try:
