@@ -10,6 +10,7 @@ import torch
 from proper_model.base.config import is_nested
 from proper_model.base.folder import weight_files
 from proper_model.base.loading import (
+    LoadOptions,
     Population,
     attention_for,
     default_device,
@@ -62,12 +63,12 @@ def load_base(
             # Its language model is read from its files by name.
             wanted = ["*.json", "*.safetensors"]
             source = str(snapshot_download(source, allow_patterns=wanted))
-        options = (dtype, device, attention, population, weights)
+        options = LoadOptions(dtype, device, attention, population, weights)
         model = _streamed(source, config, options)
         if model is None and nested:
             raise not_apart(name)
         if model is None:
-            model = mapped(source, *options)
+            model = mapped(source, options)
         check_rows(config)
         check_tokenizer(f"base '{name}'", tokenizer, len(model.get_input_embeddings().weight))
     except (OSError, ValueError, KeyError) as error:
@@ -80,9 +81,9 @@ def load_base(
     return settled(model, tokenizer), tokenizer
 
 
-def _streamed(source: str, config: Any, options: Any) -> Any | None:
+def _streamed(source: str, config: Any, options: LoadOptions) -> Any | None:
     """The base of a folder, a tensor at a time; None where that cannot be."""
     folder = Path(source)
     if not (folder / CONFIG).is_file():
         return None  # a hub id; or a folder that is no base, which transformers says best
-    return stream(config, [WeightFile(path) for path in weight_files(source, folder)], *options)
+    return stream(config, [WeightFile(path) for path in weight_files(source, folder)], options)

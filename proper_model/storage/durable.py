@@ -22,6 +22,7 @@ from proper_model.storage.files import (
     make_private_folder,
     sync_folder,
     write_atomic,
+    write_synced,
 )
 
 _POLL_S = 0.05
@@ -78,10 +79,7 @@ def _unnamed(folder: Path) -> int | None:
 def _fill_and_name(descriptor: int, path: Path, data: Buffer | Iterable[Buffer]) -> None:
     try:
         with os.fdopen(descriptor, "wb") as handle:
-            for part in (data,) if isinstance(data, Buffer) else data:
-                handle.write(part)
-            handle.flush()
-            os.fsync(descriptor)
+            write_synced(handle, data)
             # With a folder's descriptor, as only `linkat` follows the link to the open file.
             folder = os.open(_DESCRIPTORS, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
