@@ -79,9 +79,7 @@ def test_every_refusal_has_a_vector():
 
 
 @pytest.mark.parametrize(
-    "case",
-    json.loads(TRUST.read_text("utf-8")),
-    ids=lambda case: f"{case['kind']}: {case['name']}",
+    "case", json.loads(TRUST.read_text("utf-8")), ids=lambda case: f"{case['kind']}: {case['name']}"
 )
 def test_a_root_or_a_word(case):
     def judge():

@@ -9,16 +9,7 @@ import json
 from datetime import timedelta
 
 import pytest
-from bundle_samples import (
-    CREATED,
-    KEY,
-    NOW,
-    SECOND_KEY,
-    STRANGER,
-    flips,
-    sample_files,
-    sample_info,
-)
+from bundle_samples import CREATED, KEY, NOW, SECOND_KEY, STRANGER, flips, sample_files, sample_info
 from outcomes import outcome
 
 from proper_model.bundle.latest import parse_latest

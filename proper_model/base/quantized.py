@@ -127,8 +127,7 @@ def quantize_base(base: Any, weights: BaseWeights, *, device: torch.device | Non
     """
     if is_quantized(base):
         raise BaseModelError(
-            "the base is quantized already; its full weights are gone",
-            hint="load the base again",
+            "the base is quantized already; its full weights are gone", hint="load the base again"
         )
     if weights != BaseWeights.FULL:
         check_available(weights)

@@ -27,12 +27,7 @@ from proper_model.base.sizes import MAX_HEADER_BYTES, PIECE, parse_header
 from proper_model.errors import BaseModelError
 from proper_model.storage.files import open_regular
 
-DTYPES = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-}
+DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 # From a module's path and its weight to the weight that is kept.
 Merge = Callable[[str, Tensor], Tensor]
 # Packs the base's module at a path, once its tensors are there.
@@ -248,9 +243,7 @@ def _names(tables: Sequence[list[_Stored] | None]) -> dict[str, _Stored] | None:
 
 
 @contextmanager
-def _opened(
-    files: Iterable[WeightFile],
-) -> Iterator[list[tuple[_Reader, list[_Stored] | None]]]:
+def _opened(files: Iterable[WeightFile]) -> Iterator[list[tuple[_Reader, list[_Stored] | None]]]:
     """Readers of these files, each with its tensors; closed when the block ends."""
     with ExitStack() as stack:
         readers = []

@@ -38,11 +38,7 @@ from proper_model.bundle.signed_time import (
     format_time,
 )
 from proper_model.bundle.trusted_root import DEFAULT_CHANNEL, MANIFEST_DOMAIN, TrustedRoot, sign
-from proper_model.errors import (
-    BundleExpiredError,
-    BundleFormatError,
-    BundleRollbackError,
-)
+from proper_model.errors import BundleExpiredError, BundleFormatError, BundleRollbackError
 
 __all__ = [
     "MANIFEST_NAME",

@@ -239,12 +239,7 @@ class TrustedRoot:
         return cls(keys, roles, version, fields["channel"], created, expires)
 
     def verify(
-        self,
-        domain: bytes,
-        message: bytes,
-        signatures: bytes | Mapping[str, bytes],
-        *,
-        where: str,
+        self, domain: bytes, message: bytes, signatures: bytes | Mapping[str, bytes], *, where: str
     ) -> tuple[str, ...]:
         """Ids of the keys that signed `domain || message`, enough of the role for this kind of document.
 

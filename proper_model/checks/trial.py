@@ -281,11 +281,7 @@ class Trial:
                 continue
             streamed = list(
                 stream_tokens(
-                    self.model,
-                    encoder,
-                    prompts[row],
-                    self._pass_of(row),
-                    max_new_tokens=NEW_TOKENS,
+                    self.model, encoder, prompts[row], self._pass_of(row), max_new_tokens=NEW_TOKENS
                 )
             )
             if streamed != wanted:

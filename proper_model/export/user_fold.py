@@ -165,11 +165,7 @@ class _Measure:
     """Passes over the user's samples, in chunks that fit memory."""
 
     def __init__(
-        self,
-        release: Release,
-        model: AdaptedModel,
-        embedding: Tensor,
-        samples: Sequence[Encoded],
+        self, release: Release, model: AdaptedModel, embedding: Tensor, samples: Sequence[Encoded]
     ) -> None:
         self.model, self.samples = model, samples
         self.embeddings = embedding[None]

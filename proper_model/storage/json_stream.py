@@ -90,10 +90,7 @@ def _decoded(
 
 
 def iter_array(
-    path: Path,
-    *,
-    chunk_bytes: int = CHUNK_BYTES,
-    on_read: Callable[[int], None] | None = None,
+    path: Path, *, chunk_bytes: int = CHUNK_BYTES, on_read: Callable[[int], None] | None = None
 ) -> Iterator[Any]:
     """Yield the elements of the JSON array in `path`, holding one element at a time.
 
