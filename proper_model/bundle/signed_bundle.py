@@ -239,19 +239,16 @@ def verify_bundle(
         limits=limits,
     )
     listed = accepted.manifest.files
-    if isinstance(files, Mapping):
-        if set(files) != set(listed):
-            missing, extra = len(set(listed) - set(files)), len(set(files) - set(listed))
-            raise BundleFormatError(
-                f"bundle: {missing} listed files missing, {extra} files that are not listed"
-            )
-        contents = dict(files)
-    else:
-        contents = {}
+    if isinstance(files, Mapping) and set(files) != set(listed):
+        missing, extra = len(set(listed) - set(files)), len(set(files) - set(listed))
+        raise BundleFormatError(
+            f"bundle: {missing} listed files missing, {extra} files that are not listed"
+        )
+    contents = {}
     for name, entry in listed.items():
-        if not isinstance(files, Mapping):
-            contents[name] = files(name, entry.size)
-        check_file(accepted.manifest, name, contents[name], limits=limits)
+        data = files[name] if isinstance(files, Mapping) else files(name, entry.size)
+        check_file(accepted.manifest, name, data, limits=limits)
+        contents[name] = data
     return VerifiedBundle(
         accepted.bundle_id, accepted.manifest.version, accepted.manifest, contents
     )

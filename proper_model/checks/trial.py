@@ -11,7 +11,7 @@ compared with that of the same row by itself, as Hugging Face's own code compute
 A layer that keeps a state along its input, rotary frequencies that follow the longest row, a window
 or a mask of its own: whatever lets one row change another shows here, and so does what fails.
 
-Letters: R rows, M tokens, K answer tokens, V vocabulary.
+Letters: R rows, T tokens, V vocabulary.
 """
 
 from __future__ import annotations
