@@ -23,7 +23,7 @@ from proper_model.bundle.folder_names import ROOT_NAME, ROOT_SIGNATURES_NAME, ro
 from proper_model.bundle.signatures import (
     MAX_KEYS,
     MAX_SIGNATURE_BYTES,
-    check_signatures,
+    check_signature,
     parse_signatures,
 )
 from proper_model.bundle.signed_time import MAX_ROOT_DAYS
@@ -226,9 +226,8 @@ def _valid(given: Mapping[str, bytes], data: bytes, *roots: TrustedRoot) -> dict
     public = {name: root.keys[name] for root in roots for name in root.roles[ROOT].keys}
     valid = {}
     for name in given.keys() & public.keys():
-        key = {name: public[name]}
         with suppress(BundleSignatureError):
-            check_signatures(ROOT_DOMAIN, data, given, key, 1, where=NEXT_NAME, role=ROOT)
+            check_signature(public[name], given[name], ROOT_DOMAIN + data, where=NEXT_NAME)
             valid[name] = given[name]
     return valid
 

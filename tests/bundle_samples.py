@@ -263,6 +263,12 @@ def write_files(folder: Path, files: Mapping[str, bytes]) -> Path:
     return folder
 
 
+def tree(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder, by its path there."""
+    found = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in found}
+
+
 def load_files(bundle: InstalledBundle) -> dict[str, bytes]:
     """Every file of an installed bundle, each checked as it is read."""
     manifest = bundle.manifest

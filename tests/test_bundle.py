@@ -144,14 +144,6 @@ def test_every_change_of_a_file_is_refused():
                 check_file(manifest, name, changed)
 
 
-def test_files_of_two_bundles_do_not_mix():
-    other = format_bundle(2, files={**format_files(), "recipe.json": b'{"seed":1}'})
-    with pytest.raises(BundleIntegrityError):
-        verify(other, files=BUNDLE.files)
-    with pytest.raises(BundleSignatureError):
-        verify(manifest_bytes=other.manifest_bytes)
-
-
 @given(st.data())
 @settings(max_examples=100)
 def test_any_change_of_a_signed_manifest_is_accepted_whole_or_refused(data):

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from bundle_samples import tree, write_files
 from outcomes import verdict_on
 
 from client.releases import install as updater
@@ -24,11 +25,6 @@ FOLDER = VECTORS / "bundle"
 CASES = json.loads((FOLDER / "index.json").read_text("utf-8"))["cases"]
 ROOT = TrustedRoot.from_bytes((FOLDER / "root.json").read_bytes())
 TRUST = VECTORS / "trust" / "index.json"
-
-
-def tree(folder: Path) -> dict[str, bytes]:
-    paths = (path for path in folder.rglob("*") if path.is_file())
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
 
 
 def case_files(case: dict) -> dict[str, bytes]:
@@ -65,10 +61,7 @@ def test_a_bundle_as_a_folder(case, tmp_path, monkeypatch):
     monkeypatch.setattr(
         updater, "_check_content", lambda *_: SimpleNamespace(recipe=None, task=None)
     )
-    source = tmp_path / "source"
-    for name, data in case_files(case).items():
-        (source / name).parent.mkdir(parents=True, exist_ok=True)
-        (source / name).write_bytes(data)
+    source = write_files(tmp_path / "source", case_files(case))
 
     def store():
         limits = Limits(**case["limits"])
@@ -86,9 +79,7 @@ def test_every_refusal_has_a_vector():
 
 
 @pytest.mark.parametrize(
-    "case",
-    json.loads(TRUST.read_text("utf-8")),
-    ids=lambda case: f"{case['kind']}: {case['name']}",
+    "case", json.loads(TRUST.read_text("utf-8")), ids=lambda case: f"{case['kind']}: {case['name']}"
 )
 def test_a_root_or_a_word(case):
     def judge():

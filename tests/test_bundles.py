@@ -139,23 +139,20 @@ def test_a_root_that_was_handed_over_needs_no_comparison(home, folder, tmp_path)
         add(Home(tmp_path / "other"), folder, root=tmp_path / "missing.json")
 
 
-def test_a_root_that_does_not_vouch_for_the_first_release_is_not_pinned(home, folder):
-    (folder / "root.json").write_bytes(TrustedRoot.of([STRANGER]).to_bytes())
-    with pytest.raises(BundleSignatureError):
+@pytest.mark.parametrize(
+    ("name", "other", "error"),
+    [
+        ("root.json", TrustedRoot.of([STRANGER]).to_bytes(), BundleSignatureError),
+        ("v00000001/shared.safetensors", OTHER["base/model.safetensors"], BundleIntegrityError),
+    ],
+)
+def test_a_first_release_that_is_refused_pins_no_root(home, folder, name, other, error):
+    intact = (folder / name).read_bytes()
+    (folder / name).write_bytes(other)
+    with pytest.raises(error):
         add(home, folder)
     assert not home.root_file.exists()
-    (folder / "root.json").write_bytes(ROOT.to_bytes())
-    assert add(home, folder).changed
-
-
-def test_a_release_that_cannot_be_installed_pins_nothing(home, folder):
-    weights = next((folder / "v00000001").rglob("*.safetensors"))
-    intact = weights.read_bytes()
-    weights.write_bytes(intact[:-1] + bytes([intact[-1] ^ 1]))
-    with pytest.raises(BundleIntegrityError):
-        add(home, folder)
-    assert not home.root_file.exists()
-    weights.write_bytes(intact)
+    (folder / name).write_bytes(intact)
     assert add(home, folder).changed
 
 

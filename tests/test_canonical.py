@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proper_model.errors import BundleFormatError
-from proper_model.storage.canonical import MAX_DEPTH, MAX_INTEGER, decode, encode, parse_strict
+from proper_model.storage.canonical import MAX_DEPTH, MAX_INTEGER, decode, encode
 
 TEXT = st.text(st.characters(codec="utf-8"), max_size=8).map(
     lambda text: unicodedata.normalize("NFC", text)
@@ -97,9 +97,3 @@ def test_messages_do_not_repeat_the_document():
             decode(data, where="file.json")
         assert "canary" not in caught.value.message
         assert caught.value.message.startswith("file.json: ")
-
-
-def test_strict_parser_allows_layout_but_not_duplicates():
-    assert parse_strict(b'{"b": 1,\n "a": [2]}  ', where="x") == {"b": 1, "a": [2]}
-    with pytest.raises(BundleFormatError, match="twice"):
-        parse_strict(b'{"a": 1, "a": 1}', where="x")

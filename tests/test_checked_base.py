@@ -20,6 +20,7 @@ from bundle_samples import (
     sample_files,
     sample_info,
     tensor_file,
+    write_files,
 )
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
@@ -67,11 +68,7 @@ def opened() -> Iterator[list[str]]:
 @pytest.fixture
 def outside(tmp_path: Path) -> Path:
     """The folder of the base that `referring_files` is over."""
-    folder = tmp_path / "base"
-    folder.mkdir()
-    for name, data in base_files().items():
-        (folder / name).write_bytes(data)
-    return folder
+    return write_files(tmp_path / "base", base_files())
 
 
 def installed(folder: Path, files: dict[str, bytes], reference: Any = None) -> Any:

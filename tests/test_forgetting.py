@@ -26,11 +26,11 @@ from vault_samples import (
     generations,
     killed_at,
     make_vault,
-    put_files,
     put_key_file,
     put_private,
     reopen,
     tree,
+    write_files,
 )
 
 from client.person.state import PersonalState
@@ -124,7 +124,7 @@ def test_stopped_at_any_step_the_old_state_or_no_way_back(tmp_path: Path) -> Non
     start = with_checkpoints(make_vault(tmp_path / "start", b"old one", b"old two"))
     whole, seen = tree(start.folder), []
     for step in itertools.count():
-        folder = put_files(tmp_path / f"at-{step}", whole)
+        folder = write_files(tmp_path / f"at-{step}", whole)
         killed = killed_at(step, partial(forget, reopen(folder)))
         if reopen(folder).read().payload == b"new":
             seen.append("new")
@@ -384,7 +384,7 @@ def test_stopped_at_any_step_every_secret_still_opens(tmp_path: Path, ring: Memo
     whole, entries, states = tree(start.folder), dict(ring.entries), []
     for step in range(7):
         ring.entries = dict(entries)
-        folder = put_files(tmp_path / f"at-{step}", whole)
+        folder = write_files(tmp_path / f"at-{step}", whole)
         assert killed_at(step, partial(forget, reopen(folder)))
         found = [reopen(folder, secret).read().payload for secret in secrets]
         assert len(set(found)) == 1

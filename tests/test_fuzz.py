@@ -10,8 +10,8 @@ import pytest
 
 from proper_model.errors import DataError
 from tests.fuzz import __main__ as program
-from tests.fuzz import all_targets, harness
-from tests.fuzz.all_targets import TARGETS, make_targets
+from tests.fuzz import harness
+from tests.fuzz.__main__ import TARGETS, make_targets
 from tests.fuzz.harness import CANARY, Tally, case_rng, run, table, try_case
 from tests.fuzz.history_targets import HistoryTarget, sample
 from tests.fuzz.mutators import spoil_bytes, spoil_json, spoil_tensors, spoil_toml
@@ -104,7 +104,7 @@ def test_a_fault_ends_in_exit_code_1_a_table_and_an_input_to_try_again(
 ) -> None:
     monkeypatch.setattr(harness, "CASE_SECONDS", 0.02)
     monkeypatch.setattr(program, "quiet", lambda: None)
-    monkeypatch.setattr(all_targets, "TARGETS", {"planted": Planted})
+    monkeypatch.setattr(program, "TARGETS", {"planted": Planted})
     out = tmp_path / "out"
     assert program.main(["--minutes", "0.01", "--seed", "5", "--out", str(out)]) == 1
     printed = capsys.readouterr().out
@@ -127,7 +127,7 @@ def test_an_interrupted_run_tells_of_what_was_done(
             raise KeyboardInterrupt
 
     monkeypatch.setattr(program, "quiet", lambda: None)
-    monkeypatch.setattr(all_targets, "TARGETS", {"planted": Interrupting})
+    monkeypatch.setattr(program, "TARGETS", {"planted": Interrupting})
     assert program.main(["--minutes", "1", "--out", str(tmp_path)]) == 130
     assert "planted                   1" in capsys.readouterr().out
 

@@ -18,8 +18,11 @@ from transformers import PreTrainedTokenizerFast
 from client.export.formats import Format, check_writable
 from client.export.request import BaseBeside
 from proper_model.errors import ConfigError, ExportError
-from proper_model.export.gguf_adapter import write_gguf_adapter
-from proper_model.export.gguf_model import check_gguf_model, write_gguf_model
+from proper_model.export.gguf_model import (
+    check_gguf_model,
+    write_gguf_adapter,
+    write_gguf_model,
+)
 from proper_model.export.gguf_names import FAMILIES, reordered
 from proper_model.export.gguf_vocabulary import vocabulary
 from proper_model.export.peft_lora import joined_factors

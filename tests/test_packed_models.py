@@ -60,11 +60,7 @@ def model_of(base: Any) -> AdaptedModel:
 
 def nothing(slots: Tensor) -> Pass:
     return Pass(
-        slots=slots,
-        experts=False,
-        lora=False,
-        embeddings=None,
-        routing=UserRouting.USER_AWARE,
+        slots=slots, experts=False, lora=False, embeddings=None, routing=UserRouting.USER_AWARE
     )
 
 

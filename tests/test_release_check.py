@@ -41,12 +41,7 @@ from proper_model.bundle.limits import Limits
 from proper_model.bundle.manifest import BaseReference
 from proper_model.bundle.signed_bundle import build_bundle
 from proper_model.checks.release import check_files
-from proper_model.errors import (
-    BundleError,
-    BundleFormatError,
-    BundleLimitError,
-    TrainingError,
-)
+from proper_model.errors import BundleError, BundleFormatError, BundleLimitError, TrainingError
 from proper_model.federation.protocol import sha256_hex
 from proper_model.model.adapted_model import AdaptedModel
 from proper_model.model.passes import Pass
@@ -99,8 +94,7 @@ def shared(**tensors: Any) -> Files:
 def base(**tensors: Any) -> Files:
     found = base_tensors() | {name.replace("__", "."): t for name, t in tensors.items()}
     return put(
-        "base/model.safetensors",
-        tensor_file({n: t for n, t in found.items() if t is not None}),
+        "base/model.safetensors", tensor_file({n: t for n, t in found.items() if t is not None})
     )
 
 

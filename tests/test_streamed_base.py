@@ -41,10 +41,7 @@ WEIGHTS = [
 
 
 def saved(
-    folder: Path,
-    architecture: str = "llama",
-    stored: torch.dtype = torch.float32,
-    **options: Any,
+    folder: Path, architecture: str = "llama", stored: torch.dtype = torch.float32, **options: Any
 ) -> str:
     tiny_base(architecture, dtype=stored, **options).save_pretrained(folder)
     words().save_pretrained(folder)

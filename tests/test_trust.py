@@ -1,4 +1,7 @@
-"""Roots, the word on the newest release, and times: pure functions."""
+"""Roots, the word on the newest release, and times: pure functions.
+
+Rotations and words signed by the wrong keys are vectors (`test_bundle_vectors`).
+"""
 
 from __future__ import annotations
 
@@ -6,20 +9,9 @@ import json
 from datetime import timedelta
 
 import pytest
-from bundle_samples import (
-    CREATED,
-    KEY,
-    LIFETIME,
-    NOW,
-    SECOND_KEY,
-    STRANGER,
-    flips,
-    sample_files,
-    sample_info,
-)
+from bundle_samples import CREATED, KEY, NOW, SECOND_KEY, STRANGER, flips, sample_files, sample_info
 from outcomes import outcome
 
-from client.releases.pinned_root import follow, load_root, pin_root
 from proper_model.bundle.latest import parse_latest
 from proper_model.bundle.signed_bundle import build_bundle, verify_bundle
 from proper_model.bundle.trusted_root import (
@@ -46,7 +38,6 @@ from proper_model.errors import (
     BundleSignatureError,
     BundleTimeError,
     ConfigError,
-    StateError,
 )
 from proper_model.storage import canonical
 from tests.publisher import (
@@ -114,21 +105,8 @@ def test_rotation_needs_the_old_and_the_new_keys():
             rotate(OLD, *next_root(keys=keys))
     with pytest.raises(BundleSignatureError):
         rotate(OLD, *next_root(domain=MANIFEST_DOMAIN))
-
-
-@pytest.mark.parametrize(
-    ("version", "error"),
-    [
-        (4, BundleRollbackError),
-        (5, BundleRollbackError),
-        (7, BundleFormatError),
-        (2**40, BundleFormatError),
-    ],
-)
-def test_rotation_moves_exactly_one_version(version, error):
-    current = TrustedRoot.of([KEY], version=5)
-    with pytest.raises(error):
-        rotate(current, *next_root(TrustedRoot.of([SECOND_KEY], version=version)))
+    with pytest.raises(BundleRollbackError):
+        rotate(NEW, *next_root(OLD))
 
 
 def test_every_bit_of_a_rotation_counts():
@@ -136,29 +114,6 @@ def test_every_bit_of_a_rotation_counts():
     for altered in flips(data):
         with pytest.raises(BundleError):
             rotate(OLD, altered, signatures)
-
-
-def test_the_root_beside_a_release_is_followed_only_by_rotation(tmp_path):
-    def beside(root, keys=(KEY, SECOND_KEY)):
-        data, signatures = next_root(root, keys)
-        return {"root.json": data, "root.signatures.json": signatures}
-
-    def followed(files):
-        return follow(OLD, lambda name, _: files.get(name))
-
-    with pytest.raises(BundleSignatureError):
-        followed(beside(NEW, [SECOND_KEY]))
-    assert followed(beside(NEW)) == NEW
-    assert followed(beside(OLD, [STRANGER])) == OLD
-    assert followed({}) == OLD
-    with pytest.raises(BundleForeignError):  # another of the same version
-        followed(beside(TrustedRoot.of([SECOND_KEY])))
-    path = tmp_path / "root.json"
-    with pytest.raises(StateError):
-        load_root(path)
-    pin_root(path, NEW)
-    assert load_root(path) == NEW
-    assert path.read_bytes() == NEW.to_bytes()
 
 
 def test_limits_come_before_parsing():
@@ -199,11 +154,6 @@ def test_foreign_roots(change):
         TrustedRoot.from_bytes(canonical.encode(value))
 
 
-def test_signing_needs_a_key():
-    with pytest.raises(BundleSignatureError):
-        sign(MANIFEST_DOMAIN, b"", [])
-
-
 # --- roots with roles -----------------------------------------------------------------------------
 
 FIRST = roles_root()
@@ -235,41 +185,6 @@ def test_each_role_signs_its_own_kind_of_document_and_no_other(domain, keys, rol
     with outcome(None if domain == role else BundleSignatureError, "signed by 0 of"):
         signed_by = FIRST.verify(domain, b"message", sign(domain, b"message", keys), where="x")
         assert sorted(signed_by) == ids(*keys)
-
-
-@pytest.mark.parametrize(
-    ("keys", "accepted"),
-    [
-        (ROOT_KEYS[:2], True),
-        (ROOT_KEYS[1:], True),
-        ((*ROOT_KEYS, THIEF), True),
-        (ROOT_KEYS[:1], False),
-        ((ROOT_KEYS[0], ROOT_KEYS[0]), False),  # the same signature twice
-        ((ROOT_KEYS[0], RELEASE_KEY, LATEST_KEY), False),
-        ((RELEASE_KEY, LATEST_KEY, NEW_RELEASE_KEY), False),
-        ((THIEF,), False),
-    ],
-)
-def test_only_the_threshold_of_root_keys_makes_the_next_root(keys, accepted):
-    with outcome(None if accepted else BundleSignatureError):
-        assert rotate(FIRST, *signed_root(SECOND, keys)) == SECOND
-
-
-def test_a_stolen_release_key_cannot_install_its_own_root():
-    """With one role for everything it could, for ever."""
-    thief = roles_root(2, root=(THIEF,), threshold=1)
-    with pytest.raises(BundleSignatureError):
-        rotate(FIRST, *signed_root(thief, (RELEASE_KEY, THIEF)))
-    old = TrustedRoot.of([RELEASE_KEY])
-    assert rotate(old, *signed_root(thief, (RELEASE_KEY, THIEF))) == thief
-
-
-def test_new_root_keys_must_sign_as_well():
-    moved = roles_root(2, root=(KEY, SECOND_KEY, STRANGER))
-    for keys in (ROOT_KEYS[:2], (KEY, SECOND_KEY), (*ROOT_KEYS[:2], KEY)):
-        with pytest.raises(BundleSignatureError):
-            rotate(FIRST, *signed_root(moved, keys))
-    assert rotate(FIRST, *signed_root(moved, (*ROOT_KEYS[:2], KEY, SECOND_KEY))) == moved
 
 
 @pytest.mark.parametrize(
@@ -314,24 +229,6 @@ def verified(now=NOW, root=FIRST, **changes):
     return verify_bundle(files.manifest_bytes, files.signature_bytes, files.files, root, now=now)
 
 
-@pytest.mark.parametrize(
-    ("now", "error"),
-    [
-        (CREATED - HOUR, None),
-        (CREATED - HOUR - TICK, BundleTimeError),
-        (CREATED + LIFETIME - timedelta(microseconds=1), None),
-        (CREATED + LIFETIME, BundleExpiredError),
-        (CREATED + 4000 * DAY, BundleExpiredError),
-    ],
-)
-def test_a_release_counts_from_its_creation_to_its_expiry(now, error):
-    with outcome(error) as caught:
-        assert verified(now).version == 1
-    if caught is not None:
-        assert caught.type is error
-        assert caught.value.hint is not None
-
-
 def test_no_document_is_valid_for_ever():
     assert verified(expires=CREATED + 400 * DAY).version == 1
     with pytest.raises(BundleTimeError, match="401 days"):
@@ -372,22 +269,6 @@ def test_the_word_comes_back_and_names_its_signers():
     assert (latest.version, latest.number, latest.bundle_id) == (3, 8, files.bundle_id)
     assert latest.expires == CREATED + 30 * DAY
     assert keys == (key_id(public_bytes(LATEST_KEY)),)
-
-
-@pytest.mark.parametrize(
-    ("made", "error"),
-    [
-        ({"keys": (RELEASE_KEY,)}, BundleSignatureError),
-        ({"keys": (*ROOT_KEYS,)}, BundleSignatureError),
-        ({"keys": (THIEF,)}, BundleSignatureError),
-        ({"channel": "films"}, BundleForeignError),
-        ({"created": NOW + HOUR + TICK}, BundleTimeError),
-    ],
-    ids=["release key", "root keys", "thief", "channel", "future"],
-)
-def test_words_that_are_refused(made, error):
-    with pytest.raises(error):
-        parse_latest(word(bundle(1), 1, 1, **made)).verify(FIRST, NOW)
 
 
 def test_every_bit_of_the_word_counts():

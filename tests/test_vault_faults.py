@@ -18,7 +18,7 @@ from functools import cached_property
 from pathlib import Path
 
 import pytest
-from vault_samples import BUNDLE, CHEAP, generations, make_vault, put_files, put_key_file, tree
+from vault_samples import BUNDLE, CHEAP, generations, make_vault, put_key_file, tree, write_files
 from vault_save_child import BEGIN
 
 from client.vault.opening import KeyFile, open_vault
@@ -58,7 +58,7 @@ class Saves:
     def run(self, *inject: str) -> tuple[Path, int, str]:
         """(vault, exit status, the trace since the save began)."""
         self.number += 1
-        vault = put_files(self.folder / f"vault-{self.number}", self.files)
+        vault = write_files(self.folder / f"vault-{self.number}", self.files)
         log = self.folder / f"log-{self.number}"
         child = [sys.executable, "-B", str(HERE / "vault_save_child.py")]
         child += [str(vault), str(self.key.path), self.payload, *self.how]

@@ -20,10 +20,10 @@ from vault_samples import (
     generations,
     killed_at,
     make_vault,
-    put_files,
     put_private,
     reopen,
     tree,
+    write_files,
 )
 
 from client.vault import keyring_store
@@ -106,7 +106,7 @@ def test_a_failed_change_of_slots_changes_nothing(folder: Path, ring, monkeypatc
 
 def test_after_a_rotation_only_the_given_secrets_open(folder: Path) -> None:
     vault = make_vault(folder, b"one", b"two", secrets=[WORD, Passphrase("second")])
-    copy = put_files(folder.with_name("copy"), tree(folder))
+    copy = write_files(folder.with_name("copy"), tree(folder))
     vault.rotate([NEW])
     for secret in (WORD, Passphrase("second")):
         with pytest.raises(PassphraseError):
@@ -151,11 +151,11 @@ def test_a_rotation_killed_at_any_step_leaves_a_vault_that_opens(tmp_path: Path,
     entries = dict(ring.entries)
     for step in itertools.count():
         ring.entries = dict(entries)
-        folder = put_files(tmp_path / f"at-{step}", whole)
+        folder = write_files(tmp_path / f"at-{step}", whole)
         killed = killed_at(step, partial(reopen(folder).rotate, [NEW, KeyringEntry()]))
         opened = []
         for number, secret in enumerate((WORD, NEW, KeyringEntry())):
-            copy = put_files(tmp_path / f"at-{step}-by-{number}", tree(folder))
+            copy = write_files(tmp_path / f"at-{step}-by-{number}", tree(folder))
             kept = dict(ring.entries)
             try:
                 vault = reopen(copy, secret)
@@ -266,7 +266,7 @@ def test_with_a_keyring_an_old_copy_put_back_is_noticed(folder: Path, ring) -> N
     old = tree(folder)
     vault.write(b"two", bundle_id=BUNDLE)
     vault.write(b"three", bundle_id=BUNDLE)
-    destroyed = put_files(folder.with_name("replayed"), old)
+    destroyed = write_files(folder.with_name("replayed"), old)
     for secret in (WORD, KeyringEntry()):
         with pytest.raises(VaultError, match="holds generation 1, but 3 has been written"):
             reopen(destroyed, secret).read()
@@ -303,7 +303,7 @@ def test_an_empty_file_of_a_high_number_does_not_help_an_old_one(folder: Path, r
     old = tree(folder)
     for payload in (b"two", b"three"):
         vault.write(payload, bundle_id=BUNDLE)
-    replayed = put_files(folder.with_name("replayed"), old)
+    replayed = write_files(folder.with_name("replayed"), old)
     put_private(replayed / "00000009.vault")
     with pytest.raises(VaultError, match="holds generation 1, but 3 has been written"):
         reopen(replayed).read()
@@ -371,7 +371,7 @@ def test_without_a_keyring_it_is_not_noticed_as_documented(folder: Path) -> None
     vault = make_vault(folder, b"one")
     old = tree(folder)
     vault.write(b"two", bundle_id=BUNDLE)
-    assert reopen(put_files(folder.with_name("replayed"), old)).read().payload == b"one"
+    assert reopen(write_files(folder.with_name("replayed"), old)).read().payload == b"one"
 
 
 def test_a_failed_write_does_not_look_like_a_replay_later(folder: Path, ring, monkeypatch) -> None:

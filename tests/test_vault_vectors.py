@@ -11,7 +11,7 @@ import keyring
 import pytest
 from keyrings import MemoryKeyring
 from vault_reader import read_all
-from vault_samples import put_files, put_key_file, tree
+from vault_samples import put_key_file, tree, write_files
 
 from client.vault.opening import Content, KeyringEntry, Passphrase, Secret, Vault, open_vault
 from proper_model.errors import ProperError
@@ -27,7 +27,7 @@ def by_name(case: dict) -> str:
 
 
 def put_case(files: dict, folder: Path) -> Path:
-    return put_files(
+    return write_files(
         folder,
         {
             name: text.encode() if name == "keys.json" else bytes.fromhex(text)

@@ -24,7 +24,7 @@ from client.vault.opening import KeyFile, open_vault
 from proper_model.errors import ProperError
 from tests.age_files import seal
 from tests.fuzz.mutators import spoil_bytes, spoil_value
-from tests.vault_samples import BUNDLE, make_vault, put_files, put_key_file, tree
+from tests.vault_samples import BUNDLE, make_vault, put_key_file, tree, write_files
 
 SECRET = "a passphrase, not a short one"
 
@@ -81,7 +81,7 @@ def mutated_vaults(source: random.Random, count: int) -> Iterator[dict[str, byte
 def refusal_of_vault(files: Mapping[str, bytes], folder: Path) -> str | None:
     """What reading these files ends in; `folder` must not exist and is removed again."""
     _, key = good_vaults()
-    put_files(folder, files)
+    write_files(folder, files)
     file = put_key_file(folder / "key", key)
     try:
         open_vault(folder, KeyFile(file.path)).read()

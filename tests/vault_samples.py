@@ -50,7 +50,7 @@ def put_key_file(path: Path, content: bytes = b"k" * 32) -> KeyFile:
     return KeyFile(put_private(path, content))
 
 
-def put_files(folder: Path, files: Mapping[str, bytes]) -> Path:
+def write_files(folder: Path, files: Mapping[str, bytes]) -> Path:
     """A vault's folder with these files, with the modes it must have."""
     folder.mkdir(mode=0o700)
     for name, data in files.items():

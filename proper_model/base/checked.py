@@ -19,7 +19,14 @@ from typing import Any
 import torch
 
 from proper_model.base.config import NESTED_DECODER
-from proper_model.base.loading import Population, attention_for, mapped, settled, stream
+from proper_model.base.loading import (
+    LoadOptions,
+    Population,
+    attention_for,
+    mapped,
+    settled,
+    stream,
+)
 from proper_model.base.outside_config import build_config
 from proper_model.base.quantized import check_available
 from proper_model.base.sizes import read_header
@@ -64,18 +71,16 @@ def load_checked_base(
         fields: of its configuration, as `outside_config.parse_config` gives them.
         files: where its weights lie and what their hashes are.
 
-    Raises:
-        BaseModelError: a file is missing, damaged or another one, or they cannot be loaded.
-        ConfigError: `weights` need a library that is not installed.
-        StorageError: copies that only transformers can read cannot be written.
+    Raises BaseModelError: a file is missing, damaged or another one, or they cannot be loaded;
+    ConfigError: `weights` need a library that is not installed; StorageError: copies that only
+    transformers can read cannot be written.
     """
     if weights != BaseWeights.FULL:  # else its import costs memory for nothing
         check_available(weights)
-    attention = attention_for(device, dtype)
     found = files.weights()
-    options = (dtype, device, attention, population, weights)
+    options = LoadOptions(dtype, device, attention_for(device, dtype), population, weights)
     try:
-        model = stream(build_config(fields), found, *options)
+        model = stream(build_config(fields), found, options)
         if model is None:
             model = _from_copies(fields, found, options)
     except (OSError, ValueError, KeyError) as error:
@@ -89,7 +94,7 @@ def load_checked_base(
     return settled(model, tokenizer)
 
 
-def _from_copies(fields: Mapping[str, Any], found: list[WeightFile], options: Any) -> Any:
+def _from_copies(fields: Mapping[str, Any], found: list[WeightFile], options: LoadOptions) -> Any:
     """What names its tensors otherwise than the model does, by transformers, from copies."""
     with storage_errors(Path(tempfile.gettempdir())), tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
@@ -97,7 +102,7 @@ def _from_copies(fields: Mapping[str, Any], found: list[WeightFile], options: An
         for file in found:
             _copy(file, folder / file.path.name)
         _write_index(folder, found)
-        return mapped(str(folder), None, *options)
+        return mapped(str(folder), options)
 
 
 def _copy(file: WeightFile, target: Path) -> None:

@@ -71,23 +71,6 @@ def language_part(tensors: Mapping[str, Entry]) -> dict[str, Entry]:
     return found if nested else dict(tensors)
 
 
-def outer_path(config: Any) -> str:
-    """Where the causal LM that transformers makes of `config` holds its text decoder.
-
-    `model.` where it is the language model alone.
-    """
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    try:
-        with torch.device("meta"):
-            whole = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
-    except Exception:  # noqa: BLE001 - its other parts may need libraries that are not here
-        return NESTED_DECODER
-    inside = any(path.startswith(NESTED_DECODER) for path, _ in whole.named_modules())
-    return NESTED_DECODER if inside else OWN_DECODER
-
-
 def empty_model(config: Any) -> Any:
     """The language model of a configuration, on the meta device: no memory, no weights."""
     import torch

@@ -8,12 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from proper_model.base.sizes import MAX_HEADER_BYTES
+from proper_model.bundle.file_names import INDEX, WEIGHTS
 from proper_model.errors import BaseModelError
 from proper_model.storage.documents import parse_object
 from proper_model.storage.files import read_followed
 
-SINGLE = "model.safetensors"
-INDEX = "model.safetensors.index.json"
 _WEIGHTS_NAME = re.compile(r"[\w-][\w.-]{0,200}\.safetensors", re.ASCII)
 COPY_AGAIN = "copy or download the file again"
 # Of a folder that no hub gave a revision: part of the hash over its files.
@@ -46,18 +45,15 @@ def revision_of(folder: Path) -> str:
         return folder.name
     digest = hashlib.sha256()
     for path in sorted(p for p in folder.iterdir() if p.is_file()):
-        digest.update(f"{path.name}\0{_sha256(path)}\n".encode())
+        with path.open("rb") as handle:
+            content = hashlib.file_digest(handle, "sha256").hexdigest()
+        digest.update(f"{path.name}\0{content}\n".encode())
     return digest.hexdigest()[:LOCAL_REVISION_DIGITS]
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def weight_files(name: str, folder: Path) -> Iterator[Path]:
     """The safetensors files that loading would read. Raises BaseModelError if one is missing."""
-    single, index = folder / SINGLE, folder / INDEX
+    single, index = folder / WEIGHTS, folder / INDEX
     if single.is_file():
         yield single
         return
@@ -85,7 +81,7 @@ def weight_files(name: str, folder: Path) -> Iterator[Path]:
 def no_weights(name: str) -> BaseModelError:
     """The error for a base without weights that can be read."""
     return BaseModelError(
-        f"base '{name}' has neither {SINGLE} nor {INDEX}",
+        f"base '{name}' has neither {WEIGHTS} nor {INDEX}",
         hint="weights are read from safetensors only: download them, or convert others with "
         "save_pretrained(..., safe_serialization=True)",
     )

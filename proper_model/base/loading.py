@@ -44,6 +44,17 @@ class Population:
     state: Mapping[str, Tensor]
 
 
+@dataclass(frozen=True)
+class LoadOptions:
+    """How a base is held: `population` is merged into it, `weights` says how its linears are packed."""
+
+    dtype: torch.dtype
+    device: torch.device
+    attention: str | None
+    population: Population | None
+    weights: BaseWeights
+
+
 def settled(model: Any, tokenizer: Any) -> Any:
     """A loaded base made ready: it ends where its tokenizer does, and drops out nothing."""
     from transformers import GenerationConfig
@@ -57,55 +68,40 @@ def settled(model: Any, tokenizer: Any) -> Any:
     return model
 
 
-def stream(
-    config: Any,
-    files: Sequence[WeightFile],
-    dtype: torch.dtype,
-    device: torch.device,
-    attention: str | None,
-    population: Population | None,
-    weights: BaseWeights,
-) -> Any | None:
+def stream(config: Any, files: Sequence[WeightFile], options: LoadOptions) -> Any | None:
     """The base of a configuration and weights, a tensor at a time; None where that cannot be."""
+    population = options.population
     merge = None if population is None else PopulationMerge(population.settings, population.state)
     model = stream_base(
         config,
         files,
-        dtype=dtype,
-        device=device,
-        attention=attention,
+        dtype=options.dtype,
+        device=options.device,
+        attention=options.attention,
         merge=merge,
-        settle=lambda base, path, module: pack_module(base, path, module, weights),
+        settle=lambda base, path, module: pack_module(base, path, module, options.weights),
     )
     if model is not None and merge is not None:
         merge.check_used()
     return model
 
 
-def mapped(
-    source: str,
-    revision: str | None,
-    dtype: torch.dtype,
-    device: torch.device,
-    attention: str | None,
-    population: Population | None,
-    weights: BaseWeights,
-) -> Any:
+def mapped(source: str, options: LoadOptions) -> Any:
     """The base as transformers loads it, in full before it is merged and packed."""
     from transformers import AutoModelForCausalLM
 
+    population, weights, device = options.population, options.weights, options.device
     model = AutoModelForCausalLM.from_pretrained(
         source,
-        revision=revision,
-        dtype=dtype if population is None else torch.float32,
+        dtype=options.dtype if population is None else torch.float32,
         use_safetensors=True,
         trust_remote_code=False,
-        attn_implementation=attention,
+        attn_implementation=options.attention,
     )
     # What will be packed stays in main memory: in full an accelerator may not hold it.
     model.to(device if weights == BaseWeights.FULL else torch.device("cpu"))
     if population is not None:
-        model = merge_population(model, population.settings, population.state).to(dtype)
+        model = merge_population(model, population.settings, population.state).to(options.dtype)
     return quantize_base(model, weights, device=device)
 
 

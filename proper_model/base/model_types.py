@@ -9,32 +9,11 @@ from __future__ import annotations
 
 MODEL_TYPES = frozenset(
     {
-        "cohere",
-        "cohere2",
-        "cwm",
-        "ernie4_5",
-        "exaone4",
-        "gemma",
-        "gemma2",
-        "gemma3_text",
-        "granite",
-        "helium",
-        "hunyuan_v1_dense",
-        "hyperclovax",
-        "llama",
-        "ministral",
-        "ministral3",
-        "mistral",
-        "olmo",
-        "olmo2",
-        "olmo3",
-        "qwen2",
-        "qwen3",
-        "seed_oss",
-        "smollm3",
-        "vaultgemma",
+        "cohere", "cohere2", "cwm", "ernie4_5", "exaone4", "gemma", "gemma2", "gemma3_text",
+        "granite", "helium", "hunyuan_v1_dense", "hyperclovax", "llama", "ministral", "ministral3",
+        "mistral", "olmo", "olmo2", "olmo3", "qwen2", "qwen3", "seed_oss", "smollm3", "vaultgemma",
     }
-)
+)  # fmt: skip
 
 # Checkpoints that read images too, and the type of the language model in them, which alone is used.
 # A release may refer to one; an embedded base is the language model by itself.

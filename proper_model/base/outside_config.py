@@ -130,7 +130,9 @@ def build_config(fields: Mapping[str, Any]) -> Any:
     try:
         return type(AutoConfig.for_model(model_type))(**given)
     except Exception as error:
-        raise _error(CONFIG, f"no configuration of a {model_type} ({_name(error)})") from error
+        raise _error(
+            CONFIG, f"no configuration of a {model_type} ({type(error).__name__})"
+        ) from error
 
 
 def build_empty(fields: Mapping[str, Any]) -> Any:
@@ -147,9 +149,8 @@ def build_empty(fields: Mapping[str, Any]) -> Any:
     except BaseModelError as error:
         raise _error(CONFIG, error.message) from None
     except Exception as error:
-        raise _error(
-            CONFIG, f"no model of type {fields['model_type']} can be built of it ({_name(error)})"
-        ) from error
+        kind, why = fields["model_type"], type(error).__name__
+        raise _error(CONFIG, f"no model of type {kind} can be built of it ({why})") from error
     return model
 
 
@@ -194,7 +195,3 @@ def _check_size(value: Any, most: int, where: str) -> None:
 
 def _error(where: str, what: str) -> BundleFormatError:
     return BundleFormatError(f"{where}: {what}", hint=_HINT)
-
-
-def _name(error: BaseException) -> str:
-    return type(error).__name__

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -55,19 +55,32 @@ def attach_population(base: Any, settings: PopulationSettings, *, seed: int) -> 
     return model
 
 
-def population_config(settings: PopulationSettings, base_name: str) -> str:
-    """PEFT's `adapter_config.json` of the population LoRA, so that PeftModel loads it too."""
-    config = {
+def adapter_config(
+    base_name: str, targets: Iterable[str], *, rank: int, alpha: float, dropout: float
+) -> dict[str, Any]:
+    """Content of PEFT's `adapter_config.json`: fields that every PEFT since 0.6 knows."""
+    return {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
         "base_model_name_or_path": base_name,
-        "r": settings.rank,
-        "lora_alpha": settings.alpha,
-        "lora_dropout": settings.dropout,
-        "target_modules": sorted(settings.targets),
+        "r": rank,
+        "lora_alpha": alpha,
+        "lora_dropout": dropout,
+        "target_modules": sorted(targets),
         "bias": "none",
         "inference_mode": True,
     }
+
+
+def population_config(settings: PopulationSettings, base_name: str) -> str:
+    """`adapter_config.json` of the population LoRA, so that PeftModel loads it too."""
+    config = adapter_config(
+        base_name,
+        settings.targets,
+        rank=settings.rank,
+        alpha=settings.alpha,
+        dropout=settings.dropout,
+    )
     return json.dumps(config, indent=1, sort_keys=True)
 
 
@@ -99,25 +112,17 @@ class RowDropout(torch.nn.Module):
         mask = row_masks(flat, self.p, batch.seeds, batch.layout, self.site)
         return (flat * mask / (1 - self.p)).view_as(x)
 
-    def extra_repr(self) -> str:
-        return f"{self.p}, {self.site}"
-
 
 def drop_by_row(peft: torch.nn.Module) -> None:
     """Replace the dropout of PEFT's adapters by one that is drawn a row at a time."""
-    for site, path in enumerate(_dropouts(peft)):
-        parent, _, name = path.rpartition(".")
-        before = peft.get_submodule(path)
-        assert isinstance(before, torch.nn.Dropout)
-        peft.get_submodule(parent).add_module(name, RowDropout(before.p, site))
-
-
-def _dropouts(peft: torch.nn.Module) -> list[str]:
-    return [
-        path
+    found = [
+        (path, module)
         for path, module in peft.named_modules()
         if ".lora_dropout." in path and isinstance(module, torch.nn.Dropout)
     ]
+    for site, (path, before) in enumerate(found):
+        parent, _, name = path.rpartition(".")
+        peft.get_submodule(parent).add_module(name, RowDropout(before.p, site))
 
 
 @contextmanager

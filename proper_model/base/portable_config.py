@@ -18,7 +18,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,14 +31,26 @@ FULL, SLIDING = "full_attention", "sliding_attention"
 _APART = ("rope_theta", "partial_rotary_factor")  # beside `rope_scaling`, not in it, in version 4
 
 
+def saved_files(thing: Any, keep: Callable[[str], bool], **options: Any) -> dict[str, bytes]:
+    """The files that `save_pretrained` writes and `keep` lets through, by name, made portable."""
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        thing.save_pretrained(folder, **options)
+        make_portable(folder)
+        return {
+            path.name: path.read_bytes()
+            for path in sorted(folder.iterdir())
+            if path.is_file() and keep(path.name)
+        }
+
+
 def make_portable(folder: Path, *, dtype: torch.dtype | None = None) -> None:
     """Rewrite `config.json` and `tokenizer_config.json` of a folder, where they are.
 
     Args:
         dtype: of the weights there, where the configuration may say another.
 
-    Raises:
-        OSError: a file cannot be read or written.
+    Raises OSError: a file cannot be read or written.
     """
     for name, portable in (
         ("config.json", portable_config),

@@ -116,9 +116,6 @@ class QuantizedLinear(torch.nn.Module):
         y: Tensor = _Product.apply(x, self)  # type: ignore[no-untyped-call]
         return y
 
-    def extra_repr(self) -> str:
-        return f"{self.in_features}, {self.out_features}, {self.weights}"
-
 
 def quantize_base(base: Any, weights: BaseWeights, *, device: torch.device | None = None) -> Any:
     """Hold all linears of `base` but its head as `weights` says; in place, also returned.
@@ -130,8 +127,7 @@ def quantize_base(base: Any, weights: BaseWeights, *, device: torch.device | Non
     """
     if is_quantized(base):
         raise BaseModelError(
-            "the base is quantized already; its full weights are gone",
-            hint="load the base again",
+            "the base is quantized already; its full weights are gone", hint="load the base again"
         )
     if weights != BaseWeights.FULL:
         check_available(weights)

@@ -69,7 +69,7 @@ class BaseShape:
         return sum(packed) + self.rest * width
 
     def product_bytes(self, weights: BaseWeights, width: int) -> int:
-        """Beside it in every pass: one linear at a time is unpacked."""
+        """More than that in every pass: one linear at a time is unpacked."""
         return 0 if weights == BaseWeights.FULL else self._largest * width
 
     def loading_bytes(self, weights: BaseWeights, width: int) -> int:
@@ -113,13 +113,19 @@ def shape_of_tables(shapes: Shapes, size: int) -> BaseShape:
 
 
 def read_header(path: Path) -> tuple[dict[str, Any], int]:
-    """Entries of a safetensors file by tensor, and where its data begin."""
+    """Entries of a safetensors file by tensor, and where its data begin.
+
+    Raises BaseModelError if it cannot be read, or as `parse_header`.
+    """
     try:
         with open_regular(path) as handle:
             length = int.from_bytes(handle.read(8), "little")
             text = handle.read(length) if length <= MAX_HEADER_BYTES else b""
-    except OSError:
-        text = b""
+    except OSError as error:
+        raise BaseModelError(
+            f"{path.name} cannot be read ({error.strerror})",
+            hint="check its permissions, or copy it again",
+        ) from None
     return parse_header(text, where=path.name), 8 + len(text)
 
 
@@ -142,7 +148,7 @@ def parse_header(text: bytes, *, where: str) -> dict[str, Any]:
                 raise ValueError
     except (ValueError, KeyError, TypeError, AttributeError):
         raise BaseModelError(
-            f"{where}: not a safetensors file that can be read",
-            hint="copy or download the base again",
+            f"{where}: not a whole safetensors file",
+            hint="copy or download it again; a file of some hundred bytes may be a git-lfs pointer",
         ) from None
     return header

@@ -4,20 +4,33 @@ An embedding row is published personal data (docs/security.md 0.5). So tensor na
 allow-list, and a vector that averages people must state over how many, at least `MIN_MEMBERS`. The
 publisher checks before signing, the device after verifying: a mistake on one side is caught by the
 other. It cannot tell an honest count from an invented one; for that the signature has to be
-trusted.
+trusted. First the manifest is judged, then every file. Source: docs/bundle-format.md section 4,
+steps 10 to 14.
 """
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping
 
-from proper_model.bundle.file_names import BASE as BASE_FOLDER
-from proper_model.bundle.file_names import POPULATION as POPULATION_FOLDER
-from proper_model.bundle.file_names import is_base_file, is_release_file, weight_names
-from proper_model.bundle.manifest import HubBase, Manifest
-from proper_model.bundle.safe_tensors import LARGEST_EXPONENT, TensorSpec, check_finite, read_int64
-from proper_model.errors import BundleFormatError
+from proper_model.bundle.file_names import (
+    BASE,
+    POPULATION,
+    is_base_file,
+    is_release_file,
+    weight_names,
+)
+from proper_model.bundle.limits import DEFAULT_LIMITS, Limits
+from proper_model.bundle.manifest import HubBase, Manifest, TensorEntry
+from proper_model.bundle.safe_tensors import (
+    LARGEST_EXPONENT,
+    TensorSpec,
+    check_finite,
+    read_int64,
+    read_table,
+)
+from proper_model.errors import BundleFormatError, BundleIntegrityError
 
 MIN_MEMBERS = 10
 # What is computed with. Wider or whole numbers would be converted, or fail, only when they are used.
@@ -43,9 +56,8 @@ _COUNTED = {"prototypes": "prototype_counts", "mean_embedding": "mean_embedding_
 def check_declared(manifest: Manifest) -> None:
     """Everything that can be refused from the manifest alone, before a file is fetched.
 
-    Raises:
-        BundleFormatError: a file or tensor is not on the allow-list, an average lacks its counts,
-            or the files do not fit the way the base model is delivered.
+    Raises BundleFormatError: a file or tensor is not on the allow-list, an average lacks its
+    counts, or the files do not fit the way the base model is delivered.
     """
     _check_file_names(manifest)
     for name, entry in manifest.files.items():
@@ -54,23 +66,20 @@ def check_declared(manifest: Manifest) -> None:
         for tensor, described in entry.tensors.items():
             _check_tensor_name(name, tensor)
             _check_dtype(name, tensor, described.dtype)
-        if not name.startswith((BASE_FOLDER, POPULATION_FOLDER)):
-            shapes = {t: (e.dtype, e.shape) for t, e in entry.tensors.items()}
-            _check_counted(name, shapes)
+        if not name.startswith((BASE, POPULATION)):
+            _check_counted(name, entry.tensors)
     weights = [name for name in manifest.files if name.endswith(".safetensors")]
-    has_base = any(name.startswith(BASE_FOLDER) for name in weights)
-    has_population = any(name.startswith(POPULATION_FOLDER) for name in weights)
+    has_base = any(name.startswith(BASE) for name in weights)
+    has_population = any(name.startswith(POPULATION) for name in weights)
     if isinstance(manifest.base, HubBase):
         if has_base:
-            raise BundleFormatError(
-                f"bundle: refers to a hub base, yet holds {BASE_FOLDER} weights"
-            )
+            raise BundleFormatError(f"bundle: refers to a hub base, yet holds {BASE} weights")
         if not has_population:
             raise BundleFormatError(
-                f"bundle: refers to a hub base, expected the population LoRA in {POPULATION_FOLDER}"
+                f"bundle: refers to a hub base, expected the population LoRA in {POPULATION}"
             )
     elif not has_base:
-        raise BundleFormatError(f"bundle: embeds its base, but holds no {BASE_FOLDER} weights")
+        raise BundleFormatError(f"bundle: embeds its base, but holds no {BASE} weights")
 
 
 def _check_file_names(manifest: Manifest) -> None:
@@ -81,7 +90,7 @@ def _check_file_names(manifest: Manifest) -> None:
             f"bundle: lists {unknown} files that no release holds",
             hint="the names are in docs/bundle-format.md, section 6.1",
         )
-    own = [n.removeprefix(BASE_FOLDER) for n in manifest.files if n.startswith(BASE_FOLDER)]
+    own = [n.removeprefix(BASE) for n in manifest.files if n.startswith(BASE)]
     named = manifest.base.files if isinstance(manifest.base, HubBase) else own
     if not all(map(is_base_file, named)):
         raise BundleFormatError("bundle: its base names a file that no loader of it reads")
@@ -93,7 +102,7 @@ def _check_file_names(manifest: Manifest) -> None:
 
 def _check_dtype(name: str, tensor: str, dtype: str) -> None:
     """Averages' counts are I64, as `_check_counted` says; everything else is of `FLOATS`."""
-    if tensor in _COUNTED.values() and not name.startswith((BASE_FOLDER, POPULATION_FOLDER)):
+    if tensor in _COUNTED.values() and not name.startswith((BASE, POPULATION)):
         return
     if dtype not in FLOATS:
         raise BundleFormatError(
@@ -101,15 +110,59 @@ def _check_dtype(name: str, tensor: str, dtype: str) -> None:
         )
 
 
+def check_hash(manifest: Manifest, name: str, data: bytes) -> None:
+    """The bytes are those the manifest promises.
+
+    Raises BundleFormatError: the manifest does not list this file; BundleIntegrityError: another
+    length or hash.
+    """
+    entry = manifest.files.get(name)
+    if entry is None:
+        raise BundleFormatError("bundle: holds a file that its manifest does not list")
+    if len(data) != entry.size:
+        raise BundleIntegrityError(f"{name}: {len(data)} bytes, expected {entry.size}")
+    if hashlib.sha256(data).hexdigest() != entry.sha256:
+        raise BundleIntegrityError(
+            f"{name}: sha256 differs from the manifest",
+            hint="the file was damaged or altered; get it again",
+        )
+
+
+def check_file(
+    manifest: Manifest, name: str, data: bytes, *, limits: Limits = DEFAULT_LIMITS
+) -> None:
+    """The bytes are those promised, and safe to hand to a reader of their format.
+
+    Raises BundleFormatError: unlisted, not UTF-8, malformed tensors, NaN, or too small an average;
+    BundleIntegrityError: other length, hash or tensor table than the manifest says;
+    BundleLimitError: a safetensors header over `limits`.
+    """
+    check_hash(manifest, name, data)
+    tensors = manifest.files[name].tensors
+    if tensors is None:
+        try:
+            if not name.endswith(".model"):
+                data.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise BundleFormatError(f"{name}: not UTF-8 at byte {error.start}") from None
+        return
+    table = read_table(data, limits, where=name)
+    if {t: (s.dtype, s.shape) for t, s in table.items()} != {
+        t: (e.dtype, e.shape) for t, e in tensors.items()
+    }:
+        raise BundleIntegrityError(f"{name}: tensor table differs from the manifest")
+    check_numbers(name, data, table)
+    check_members(name, data, table)
+
+
 def check_numbers(name: str, data: bytes, table: Mapping[str, TensorSpec]) -> None:
     """Every number in this verified file is finite and of a size that training leaves.
 
     What PROPER trains stays near its start, so experts, routers and averages are below 2^10.
 
-    Raises:
-        BundleFormatError: naming the tensor.
+    Raises BundleFormatError naming the tensor.
     """
-    trained = not name.startswith(BASE_FOLDER)
+    trained = not name.startswith(BASE)
     largest = TRAINED_EXPONENT if trained else LARGEST_EXPONENT
     check_finite(data, table, where=name, largest_exponent=largest)
 
@@ -119,10 +172,9 @@ def check_members(name: str, data: bytes, table: Mapping[str, TensorSpec]) -> No
 
     A count of zero means that the row averages no user; then it must be all zeros.
 
-    Raises:
-        BundleFormatError: a count is too small.
+    Raises BundleFormatError: a count is too small.
     """
-    if name.startswith((BASE_FOLDER, POPULATION_FOLDER)):
+    if name.startswith((BASE, POPULATION)):
         return
     for vectors, counts in _COUNTED.items():
         if counts not in table:
@@ -143,7 +195,7 @@ def check_members(name: str, data: bytes, table: Mapping[str, TensorSpec]) -> No
 
 
 def _check_tensor_name(name: str, tensor: str) -> None:
-    in_base = name.startswith(BASE_FOLDER)
+    in_base = name.startswith(BASE)
     if (_PERSONAL if in_base else _PERSONAL_OUTSIDE_BASE).search(tensor) is not None:
         raise BundleFormatError(
             f"{name}: tensor {tensor} looks like a table of user embeddings",
@@ -151,13 +203,13 @@ def _check_tensor_name(name: str, tensor: str) -> None:
         )
     if in_base:
         return
-    in_population = name.startswith(POPULATION_FOLDER)
+    in_population = name.startswith(POPULATION)
     allowed = _POPULATION_TENSORS if in_population else _SHARED_TENSORS
     if allowed.fullmatch(tensor) is None:
         raise BundleFormatError(f"{name}: tensor {tensor} is not on the list of shared tensors")
 
 
-def _check_counted(name: str, tensors: Mapping[str, tuple[str, tuple[int, ...]]]) -> None:
+def _check_counted(name: str, tensors: Mapping[str, TensorEntry]) -> None:
     """Averages and counts come together, with one count a row.
 
     prototypes [K, tables, d_u] with prototype_counts [K]; mean_embedding [tables, d_u] with
@@ -168,11 +220,10 @@ def _check_counted(name: str, tensors: Mapping[str, tuple[str, tuple[int, ...]]]
             raise BundleFormatError(f"{name}: {vectors} and {counts} must come together")
         if vectors not in tensors:
             continue
-        dtype, count_shape = tensors[counts]
-        shape = tensors[vectors][1]
+        shape, counted = tensors[vectors].shape, tensors[counts]
         if vectors == "prototypes":
-            fits = len(shape) == 3 and count_shape == shape[:1]
+            fits = len(shape) == 3 and counted.shape == shape[:1]
         else:
-            fits = len(shape) == 2 and count_shape in {(), (1,)}
-        if dtype != "I64" or not fits:
+            fits = len(shape) == 2 and counted.shape in {(), (1,)}
+        if counted.dtype != "I64" or not fits:
             raise BundleFormatError(f"{name}: {counts} must be I64 with one count for each average")

@@ -36,16 +36,12 @@ from proper_model.bundle.signed_time import (
     time_field,
 )
 from proper_model.bundle.trusted_root import TrustedRoot
-from proper_model.errors import (
-    BundleForeignError,
-    BundleFormatError,
-    BundleSignatureError,
-)
+from proper_model.errors import BundleFormatError, BundleSignatureError
 from proper_model.storage import canonical
 
 LATEST_FORMAT = 1
-_NAMES = {"product", "latest_format", "channel", "number", "version", "bundle_id"}
-_TIMES = {"created", "expires"}
+_FIELDS = {"product", "latest_format", "channel", "number", "version", "bundle_id"}
+_FIELDS |= {"created", "expires"}
 
 
 @dataclass(frozen=True)
@@ -69,8 +65,7 @@ class Latest:
     def to_bytes(self) -> bytes:
         """The canonical bytes that are signed.
 
-        Raises:
-            BundleFormatError, BundleTimeError: what a device would refuse.
+        Raises BundleFormatError, BundleTimeError: what a device would refuse.
         """
         check_lifetime(self.created, self.expires, MAX_LATEST_DAYS, where=LATEST_NAME)
         fields = {
@@ -105,10 +100,9 @@ class Pointer:
     def verify(self, root: TrustedRoot, now: datetime) -> tuple[Latest, tuple[str, ...]]:
         """What it says, and the ids of the keys that signed it. Expiry is for the caller to judge.
 
-        Raises:
-            BundleSignatureError: unsigned, or not by enough keys of the role `latest`.
-            BundleForeignError: for another channel.
-            BundleTimeError: made in the future, or valid for longer than it may be.
+        Raises BundleSignatureError: unsigned, or not by enough keys of the role `latest`;
+        BundleForeignError: for another channel; BundleTimeError: made in the future, or valid for
+        longer than it may be.
         """
         if self.latest is None:
             raise BundleSignatureError(
@@ -117,10 +111,7 @@ class Pointer:
             )
         keys = root.verify(LATEST_DOMAIN, self.signed, self.signatures, where=LATEST_NAME)
         latest = self.latest
-        if latest.channel != root.channel:
-            raise BundleForeignError(
-                f"{LATEST_NAME}: for channel {latest.channel}, this device follows {root.channel}"
-            )
+        root.check_channel(latest.channel, LATEST_NAME)
         check_lifetime(latest.created, latest.expires, MAX_LATEST_DAYS, where=LATEST_NAME)
         check_created(latest.created, now, where=LATEST_NAME)
         return latest, keys
@@ -140,10 +131,8 @@ def sign_latest(latest: Latest, keys: Sequence[Ed25519PrivateKey]) -> bytes:
 def parse_latest(data: bytes) -> Pointer:
     """Read latest.json, also the unsigned one of earlier publishers.
 
-    Raises:
-        BundleForeignError: of another product or format.
-        BundleFormatError: it is damaged, or longer than `MAX_LATEST_BYTES`.
-        BundleLimitError: too many signatures.
+    Raises BundleForeignError: another product or format; BundleFormatError: damaged, or
+    longer than `MAX_LATEST_BYTES`; BundleLimitError: too many signatures.
     """
     if len(data) > MAX_LATEST_BYTES:
         raise BundleFormatError(f"{LATEST_NAME}: over {MAX_LATEST_BYTES} bytes")
@@ -167,7 +156,7 @@ def parse_latest(data: bytes) -> Pointer:
 
 def _parse(value: Any) -> Latest:
     check_origin(value, "latest_format", (LATEST_FORMAT,), LATEST_NAME)
-    fields = exact_object(value, _NAMES | _TIMES, LATEST_NAME)
+    fields = exact_object(value, _FIELDS, LATEST_NAME)
     whole_number(fields["latest_format"], f"{LATEST_NAME}: latest_format")
     return Latest(
         channel=match_text(CHANNEL_PATTERN, fields["channel"], f"{LATEST_NAME}: channel"),

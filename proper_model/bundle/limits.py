@@ -15,17 +15,10 @@ GIB = 1024 * MIB
 
 @dataclass(frozen=True)
 class Limits:
-    """What a device is willing to look at. All values are inclusive maxima.
+    """What a device is willing to look at: inclusive maxima of one bundle.
 
-    Attributes:
-        manifest_bytes: length of manifest.json.
-        signature_bytes: length of signatures.json.
-        files: number of files in a bundle.
-        file_bytes: length of one file.
-        total_bytes: lengths of all files together.
-        header_bytes: length of one safetensors header.
-        tensors: number of tensors in all files together.
-        elements: number of tensor elements in all files together.
+    `file_bytes` is of one file, `header_bytes` of one safetensors header; `total_bytes`, `tensors`
+    and `elements` are of all files together.
     """
 
     manifest_bytes: int = 4 * MIB

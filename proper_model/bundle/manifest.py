@@ -6,6 +6,8 @@ Names of files are checked for every file system a release may land on, before a
 
 from __future__ import annotations
 
+import hashlib
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -37,8 +39,7 @@ _WINDOWS_DEVICES = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?")
 def check_file_name(name: str) -> str:
     """The name itself if it is a safe relative path with an allowed extension.
 
-    Raises:
-        ValueError: saying which rule it breaks, without repeating the name.
+    Raises ValueError saying which rule it breaks, without repeating the name.
     """
     segments = name.split("/")
     if len(segments) > _MAX_SEGMENTS:
@@ -60,8 +61,7 @@ def check_file_name(name: str) -> str:
 def check_file_names(names: Iterable[str]) -> None:
     """All names are safe, and stay different on a file system that ignores case.
 
-    Raises:
-        ValueError: a name is unsafe, two names collide, or one is both file and folder.
+    Raises ValueError: a name is unsafe, two names collide, or one is both file and folder.
     """
     spelling: dict[str, tuple[str, bool]] = {}  # lower-case path -> (its one spelling, is a file)
     for name in names:
@@ -168,13 +168,17 @@ class Manifest(_Strict):
         return canonical.encode(self.model_dump(mode="json"))
 
 
+def content_id(manifest_bytes: bytes) -> str:
+    """Identity of a bundle: sha256 of its manifest bytes, as 64 hex digits."""
+    return hashlib.sha256(manifest_bytes).hexdigest()
+
+
 def parse_manifest(data: bytes, limits: Limits) -> Manifest:
     """Manifest of bytes whose signature has been checked.
 
-    Raises:
-        BundleForeignError: another product or format version.
-        BundleFormatError: not canonical, or a field is missing, unknown or malformed.
-        BundleLimitError: it declares more files, bytes, tensors or elements than `limits`.
+    Raises BundleForeignError: another product or format version; BundleFormatError: not canonical,
+    or a field is missing, unknown or malformed; BundleLimitError: it declares more files, bytes,
+    tensors or elements than `limits`.
     """
     value = canonical.decode(data, where=MANIFEST_NAME)
     check_origin(value, "format", (FORMAT,), MANIFEST_NAME)
@@ -186,8 +190,7 @@ def parse_manifest(data: bytes, limits: Limits) -> Manifest:
 def build_manifest(value: Any) -> Manifest:
     """Typed manifest of a plain value.
 
-    Raises:
-        BundleFormatError: naming the first field at fault, not its content.
+    Raises BundleFormatError naming the first field at fault, not its content.
     """
     try:
         # From JSON text, where an array is a tuple; from Python values strict mode would refuse it.
@@ -207,23 +210,16 @@ def build_manifest(value: Any) -> Manifest:
 def check_limits(manifest: Manifest, limits: Limits) -> None:
     """Refuse what declares itself too large, before any file is fetched or hashed.
 
-    Raises:
-        BundleLimitError: naming the quantity.
+    Raises BundleLimitError naming the quantity.
     """
     entries = manifest.files.values()
     shapes = [t.shape for entry in entries if entry.tensors for t in entry.tensors.values()]
-    elements = 0
-    for shape in shapes:
-        product = 1
-        for n in shape:
-            product *= n
-        elements += product
     for what, found, allowed in (
         ("files", len(manifest.files), limits.files),
         ("bytes in its largest file", max(e.size for e in entries), limits.file_bytes),
         ("bytes in all files", sum(e.size for e in entries), limits.total_bytes),
         ("tensors", len(shapes), limits.tensors),
-        ("tensor elements", elements, limits.elements),
+        ("tensor elements", sum(map(math.prod, shapes)), limits.elements),
     ):
         if found > allowed:
             raise BundleLimitError(f"{MANIFEST_NAME}: {found} {what}, expected at most {allowed}")

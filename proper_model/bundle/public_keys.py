@@ -23,9 +23,8 @@ _L = 2**252 + 27742317777372353535851937790883648493  # order of the base point
 _D = -121665 * pow(121666, -1, _P) % _P
 _ROOT_OF_MINUS_ONE = pow(2, (_P - 1) // 4, _P)
 
-_Point = tuple[
-    int, int, int, int
-]  # extended coordinates X, Y, Z, T with x = X/Z, y = Y/Z, xy = T/Z
+# Extended coordinates X, Y, Z, T with x = X/Z, y = Y/Z, xy = T/Z.
+_Point = tuple[int, int, int, int]
 _IDENTITY: _Point = (0, 1, 1, 0)
 
 
@@ -43,8 +42,7 @@ def key_id(public: bytes) -> str:
 def check_public_key(public: bytes, *, where: str) -> None:
     """Accept only the one encoding of a point of prime order.
 
-    Raises:
-        BundleFormatError: with the reason; `where` names the document.
+    Raises BundleFormatError with the reason; `where` names the document.
     """
     reason = _fault(bytes(public))
     if reason is not None:

@@ -1,9 +1,9 @@
 """Read the table of a safetensors file without trusting it.
 
 The safetensors library accepts NaNs, duplicate names, `../` in names and 200,000 tensors
-(docs/security.md 1); a release must not hold them. This reader takes bytes and checks, in this order: header length, strict
-JSON, number of tensors, each entry, and that the tensors cover the data exactly. It needs neither
-torch nor the safetensors package.
+(docs/security.md 1); a release must not hold them. This reader checks, in this order: header
+length, strict JSON, number of tensors, each entry, and that the tensors cover the data exactly. It
+needs neither torch nor the safetensors package.
 """
 
 from __future__ import annotations
@@ -21,17 +21,9 @@ from proper_model.errors import BundleFormatError, BundleLimitError
 from proper_model.storage import canonical
 
 DTYPE_BYTES = {
-    "BOOL": 1,
-    "U8": 1,
-    "I8": 1,
-    "I16": 2,
-    "I32": 4,
-    "I64": 8,
-    "F16": 2,
-    "BF16": 2,
-    "F32": 4,
-    "F64": 8,
-}
+    "BOOL": 1, "U8": 1, "I8": 1, "I16": 2, "I32": 4, "I64": 8,
+    "F16": 2, "BF16": 2, "F32": 4, "F64": 8,
+}  # fmt: skip
 TENSOR_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*(\.[A-Za-z0-9_][A-Za-z0-9_-]*)*")
 MAX_NAME_LENGTH = 256
 MAX_DIMENSIONS = 8
@@ -66,9 +58,8 @@ class TensorSpec:
 def read_table(data: bytes, limits: Limits, *, where: str) -> dict[str, TensorSpec]:
     """Names, dtypes, shapes and byte ranges of all tensors in a safetensors file.
 
-    Raises:
-        BundleLimitError: header, number of tensors or of elements over `limits`.
-        BundleFormatError: anything else a writer of this format would not produce.
+    Raises BundleLimitError: header, number of tensors or of elements over `limits`;
+    BundleFormatError: anything else a writer of this format would not produce.
     """
     if len(data) < 8:
         raise BundleFormatError(f"{where}: {len(data)} bytes, too short for safetensors")
@@ -83,7 +74,9 @@ def read_table(data: bytes, limits: Limits, *, where: str) -> dict[str, TensorSp
     if data[8:9] != b"{":
         raise BundleFormatError(f"{where}: the header does not start with an object")
     header = canonical.parse_strict(data[8:start], where=f"{where} header")
-    _check_metadata(header.pop("__metadata__", {}), where)
+    metadata = header.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
+        raise BundleFormatError(f"{where}: __metadata__ must map strings to strings")
     if len(header) > limits.tensors:
         raise BundleLimitError(f"{where}: {len(header)} tensors, expected at most {limits.tensors}")
     table = {
@@ -106,8 +99,7 @@ def check_finite(
 ) -> None:
     """Refuse NaN, infinity and 2^largest_exponent or more in every floating-point tensor.
 
-    Raises:
-        BundleFormatError: naming the tensor.
+    Raises BundleFormatError naming the tensor.
     """
     view = memoryview(data)
     for name, spec in table.items():
@@ -133,11 +125,6 @@ def check_finite(
 def read_int64(data: bytes, spec: TensorSpec) -> list[int]:
     """Values of an I64 tensor, flattened."""
     return [int(n) for n in np.frombuffer(memoryview(data)[spec.begin : spec.end], dtype="<i8")]
-
-
-def _check_metadata(value: Any, where: str) -> None:
-    if not isinstance(value, dict) or not all(isinstance(v, str) for v in value.values()):
-        raise BundleFormatError(f"{where}: __metadata__ must map strings to strings")
 
 
 def _entry(name: str, value: Any, start: int, where: str) -> TensorSpec:

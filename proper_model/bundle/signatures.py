@@ -1,13 +1,13 @@
-"""Detached Ed25519 signatures over one document each, and how many of them count.
+"""Detached Ed25519 signatures over one document each, and the fields of signed documents.
 
-A signature is over `domain || message`, so that one on a manifest is none on a root. Each key counts
-once. Source: docs/bundle-format.md section 3. No I/O: bytes in, bytes out.
+A signature is over `domain || message`, so that one on a manifest is none on a root. Which keys
+count, and how many, says `trusted_root`. Source: docs/bundle-format.md section 3.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from cryptography.exceptions import InvalidSignature
@@ -38,8 +38,7 @@ _SIGNATURE = re.compile(r"[0-9a-f]{128}")
 def sign(domain: bytes, message: bytes, keys: Sequence[Ed25519PrivateKey]) -> bytes:
     """Canonical bytes of a signature file with one signature a key.
 
-    Raises:
-        BundleSignatureError: no key, or more than `MAX_KEYS`.
+    Raises BundleSignatureError: no key, or more than `MAX_KEYS`.
     """
     return canonical.encode({"signatures": signature_fields(domain, message, keys)})
 
@@ -56,15 +55,11 @@ def signature_fields(
 def parse_signatures(data: bytes) -> dict[str, bytes]:
     """Key id -> 64 signature bytes.
 
-    Raises:
-        BundleLimitError: more bytes or signatures than allowed.
-        BundleFormatError: not a canonical signature file.
+    Raises BundleLimitError: more bytes or signatures than allowed; BundleFormatError: not a
+    canonical signature file.
     """
     where = "signatures.json"
-    if len(data) > MAX_SIGNATURE_BYTES:
-        raise BundleLimitError(
-            f"{where}: {len(data)} bytes, expected at most {MAX_SIGNATURE_BYTES}"
-        )
+    check_length(data, MAX_SIGNATURE_BYTES, where)
     fields = exact_object(canonical.decode(data, where=where), {"signatures"}, where)
     return parse_signature_fields(fields["signatures"], where=where)
 
@@ -81,56 +76,21 @@ def parse_signature_fields(entries: Any, *, where: str) -> dict[str, bytes]:
     return {name: bytes.fromhex(value) for name, value in entries.items()}
 
 
-def check_signatures(
-    domain: bytes,
-    message: bytes,
-    given: Mapping[str, bytes],
-    keys: Mapping[str, bytes],
-    threshold: int,
-    *,
-    where: str,
-    role: str,
-) -> tuple[str, ...]:
-    """Ids of the keys that signed `domain || message`, at least `threshold` of `keys`.
-
-    Signatures by keys that are not listed are ignored, because a document signed by the old and the
-    new keys must be readable under either root. A listed key's signature must be valid.
-
-    Args:
-        given: key id -> signature.
-        keys: key id -> public key bytes of the one role that may sign this document.
-        threshold: how many different keys must have signed.
-        where: the document, for messages.
-        role: the role's name, for messages.
-
-    Raises:
-        BundleSignatureError: fewer than `threshold` listed keys signed, or one of their signatures
-            is wrong.
-    """
-    known = sorted(name for name in given if name in keys)
-    if len(known) < threshold:
+def check_signature(public: bytes, signature: bytes, message: bytes, *, where: str) -> None:
+    """Raises BundleSignatureError unless the signature on the message is this key's."""
+    try:
+        Ed25519PublicKey.from_public_bytes(public).verify(signature, message)
+    except InvalidSignature:
         raise BundleSignatureError(
-            f"{where}: signed by {len(known)} of the {len(keys)} {role} keys this device trusts, "
-            f"expected at least {threshold}",
-            hint="it comes from another publisher, one of its keys was revoked, or the device "
-            "needs a newer root",
-        )
-    for name in known:
-        try:
-            Ed25519PublicKey.from_public_bytes(keys[name]).verify(given[name], domain + message)
-        except InvalidSignature:
-            raise BundleSignatureError(
-                f"{where}: the signature of key {name[:16]} does not match the bytes",
-                hint="the file was damaged or altered on the way; get it again",
-            ) from None
-    return tuple(known)
+            f"{where}: the signature of key {key_id(public)[:16]} does not match the bytes",
+            hint="the file was damaged or altered on the way; get it again",
+        ) from None
 
 
 def check_origin(value: Any, format_field: str, expected: Collection[int], where: str) -> None:
     """Tell a document of another product or format version from a malformed one of ours.
 
-    Raises:
-        BundleForeignError: `product` or the format number is not ours.
+    Raises BundleForeignError: `product` or the format number is not ours.
     """
     if not isinstance(value, dict):
         raise BundleFormatError(f"{where}: expected an object")
@@ -143,6 +103,12 @@ def check_origin(value: Any, format_field: str, expected: Collection[int], where
             f"{where}: format {number}, this version of {PRODUCT} reads {readable}",
             hint="update the program, or ask the publisher for a release in this format",
         )
+
+
+def check_length(data: bytes, most: int, where: str) -> None:
+    """Raises BundleLimitError for more bytes than that."""
+    if len(data) > most:
+        raise BundleLimitError(f"{where}: {len(data)} bytes, expected at most {most}")
 
 
 def exact_object(value: Any, names: set[str], where: str) -> dict[str, Any]:
@@ -161,8 +127,8 @@ def match_text(pattern: re.Pattern[str], value: Any, where: str) -> str:
     return value
 
 
-def whole_number(value: Any, where: str, *, least: int = 1) -> int:
-    """The value, if it is an integer from `least` up. Raises BundleFormatError."""
-    if type(value) is not int or not least <= value <= canonical.MAX_INTEGER:
-        raise BundleFormatError(f"{where}: expected an integer of at least {least}")
+def whole_number(value: Any, where: str) -> int:
+    """The value, if it is an integer from 1 up. Raises BundleFormatError."""
+    if type(value) is not int or not 1 <= value <= canonical.MAX_INTEGER:
+        raise BundleFormatError(f"{where}: expected an integer of at least 1")
     return value

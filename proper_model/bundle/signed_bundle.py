@@ -16,8 +16,7 @@ from datetime import datetime
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from proper_model.bundle.content_policy import check_declared
-from proper_model.bundle.file_checks import check_file, check_hash, content_id
+from proper_model.bundle.content_policy import check_declared, check_file, check_hash
 from proper_model.bundle.limits import DEFAULT_LIMITS, Limits
 from proper_model.bundle.manifest import (
     FORMAT,
@@ -27,10 +26,11 @@ from proper_model.bundle.manifest import (
     Manifest,
     build_manifest,
     check_limits,
+    content_id,
     parse_manifest,
 )
 from proper_model.bundle.safe_tensors import read_table
-from proper_model.bundle.signatures import PRODUCT
+from proper_model.bundle.signatures import PRODUCT, check_length
 from proper_model.bundle.signed_time import (
     MAX_RELEASE_DAYS,
     check_created,
@@ -38,13 +38,7 @@ from proper_model.bundle.signed_time import (
     format_time,
 )
 from proper_model.bundle.trusted_root import DEFAULT_CHANNEL, MANIFEST_DOMAIN, TrustedRoot, sign
-from proper_model.errors import (
-    BundleExpiredError,
-    BundleForeignError,
-    BundleFormatError,
-    BundleLimitError,
-    BundleRollbackError,
-)
+from proper_model.errors import BundleExpiredError, BundleFormatError, BundleRollbackError
 
 __all__ = [
     "MANIFEST_NAME",
@@ -110,8 +104,7 @@ class BundleFiles:
 class VerifiedManifest:
     """A manifest whose signatures, version and times were accepted; no file was looked at yet.
 
-    Attributes:
-        signed_by: ids of the release keys that signed it.
+    `signed_by`: ids of the release keys that signed it.
     """
 
     bundle_id: str
@@ -138,11 +131,9 @@ def build_bundle(
 ) -> BundleFiles:
     """Sign a release. Everything a device would refuse is refused here already.
 
-    Raises:
-        BundleFormatError: a file name, a tensor or a date a device would not accept.
-        BundleLimitError: larger than `limits`.
-        BundleSignatureError: no key.
-        BundleTimeError: valid for longer than `MAX_RELEASE_DAYS`.
+    Raises BundleFormatError: a file name, a tensor or a date a device would not accept;
+    BundleLimitError: larger than `limits`; BundleSignatureError: no key; BundleTimeError: valid for
+    longer than `MAX_RELEASE_DAYS`.
     """
     entries = {}
     for name, data in files.items():
@@ -170,9 +161,9 @@ def build_bundle(
     for name, data in files.items():
         check_file(manifest, name, data, limits=limits)
     manifest_bytes = manifest.to_bytes()
-    _check_length(MANIFEST_NAME, manifest_bytes, limits.manifest_bytes)
+    check_length(manifest_bytes, limits.manifest_bytes, MANIFEST_NAME)
     signatures = sign(MANIFEST_DOMAIN, manifest_bytes, keys)
-    _check_length(SIGNATURES_NAME, signatures, limits.signature_bytes)
+    check_length(signatures, limits.signature_bytes, SIGNATURES_NAME)
     return BundleFiles(manifest_bytes, signatures, dict(files))
 
 
@@ -190,28 +181,20 @@ def verify_manifest(
     """Decide from manifest and signatures alone whether this release may be fetched.
 
     Args:
-        manifest: raw bytes of manifest.json.
-        signatures: raw bytes of signatures.json.
-        root: the keys this device trusts.
         now: aware time, taken once for the whole update, against which all times are judged.
         highest_version: the highest version this device accepted by keys it still trusts; 0 for
             none.
         highest_id: bundle id of that version. The same version is accepted again only with it.
         installed_id: bundle id of what is installed already; its times are not judged again.
-        limits: what this device is willing to parse and store.
 
-    Raises:
-        BundleError: one of its children, as section 7 of the format lists them.
+    Raises BundleError: one of its children, as section 7 of the format lists them.
     """
-    _check_length(MANIFEST_NAME, manifest, limits.manifest_bytes)
-    _check_length(SIGNATURES_NAME, signatures, limits.signature_bytes)
+    check_length(manifest, limits.manifest_bytes, MANIFEST_NAME)
+    check_length(signatures, limits.signature_bytes, SIGNATURES_NAME)
     signed_by = root.verify(MANIFEST_DOMAIN, manifest, signatures, where=MANIFEST_NAME)
     parsed = parse_manifest(manifest, limits)
     bundle_id = content_id(manifest)
-    if parsed.channel != root.channel:
-        raise BundleForeignError(
-            f"bundle: for channel {parsed.channel}, this device follows {root.channel}"
-        )
+    root.check_channel(parsed.channel, "bundle")
     if parsed.version < highest_version:
         raise BundleRollbackError(
             f"bundle: version {parsed.version}, this device already accepted {highest_version}",
@@ -244,8 +227,7 @@ def verify_bundle(
     `files` holds exactly the listed files by name, or is a reader that is called once a file, in
     manifest order.
 
-    Raises:
-        BundleError: one of its children, as section 7 of the format lists them.
+    Raises BundleError: one of its children, as section 7 of the format lists them.
     """
     accepted = verify_manifest(
         manifest,
@@ -257,19 +239,16 @@ def verify_bundle(
         limits=limits,
     )
     listed = accepted.manifest.files
-    if isinstance(files, Mapping):
-        if set(files) != set(listed):
-            missing, extra = len(set(listed) - set(files)), len(set(files) - set(listed))
-            raise BundleFormatError(
-                f"bundle: {missing} listed files missing, {extra} files that are not listed"
-            )
-        contents = dict(files)
-    else:
-        contents = {}
+    if isinstance(files, Mapping) and set(files) != set(listed):
+        missing, extra = len(set(listed) - set(files)), len(set(files) - set(listed))
+        raise BundleFormatError(
+            f"bundle: {missing} listed files missing, {extra} files that are not listed"
+        )
+    contents = {}
     for name, entry in listed.items():
-        if not isinstance(files, Mapping):
-            contents[name] = files(name, entry.size)
-        check_file(accepted.manifest, name, contents[name], limits=limits)
+        data = files[name] if isinstance(files, Mapping) else files(name, entry.size)
+        check_file(accepted.manifest, name, data, limits=limits)
+        contents[name] = data
     return VerifiedBundle(
         accepted.bundle_id, accepted.manifest.version, accepted.manifest, contents
     )
@@ -290,14 +269,4 @@ def _check_times(manifest: Manifest, root: TrustedRoot, now: datetime) -> None:
 def _base_fields(base: BaseReference | None) -> dict[str, object]:
     if base is None:
         return {"kind": "embedded"}
-    return {
-        "kind": "hub",
-        "hub_id": base.hub_id,
-        "revision": base.revision,
-        "files": dict(base.files),
-    }
-
-
-def _check_length(name: str, data: bytes, allowed: int) -> None:
-    if len(data) > allowed:
-        raise BundleLimitError(f"{name}: {len(data)} bytes, expected at most {allowed}")
+    return {"kind": "hub", **vars(base), "files": dict(base.files)}

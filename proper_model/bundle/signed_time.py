@@ -7,6 +7,7 @@ Source: docs/bundle-format.md section 4; The Update Framework, section 5 ("fixed
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
@@ -28,8 +29,7 @@ _TIME_FORM = "%Y-%m-%dT%H:%M:%SZ"
 def format_time(moment: datetime) -> str:
     """UTC with second resolution, the one form of a time in signed documents.
 
-    Raises:
-        ConfigError: the time has no time zone.
+    Raises ConfigError: the time has no time zone.
     """
     if moment.tzinfo is None:
         raise ConfigError("time for a release: has no time zone, expected an aware datetime")
@@ -39,16 +39,13 @@ def format_time(moment: datetime) -> str:
 def parse_time(text: str) -> datetime:
     """Inverse of `format_time`.
 
-    Raises:
-        ValueError: any other form.
+    Raises ValueError: any other form.
     """
-    try:
+    with suppress(ValueError):
         moment = datetime.strptime(text, _TIME_FORM).replace(tzinfo=UTC)
-    except ValueError:
-        raise ValueError("time: expected YYYY-MM-DDTHH:MM:SSZ") from None
-    if moment.strftime(_TIME_FORM) != text:  # strptime also takes months of one digit
-        raise ValueError("time: expected YYYY-MM-DDTHH:MM:SSZ")
-    return moment
+        if moment.strftime(_TIME_FORM) == text:  # strptime also takes months of one digit
+            return moment
+    raise ValueError("time: expected YYYY-MM-DDTHH:MM:SSZ")
 
 
 def time_field(value: Any, where: str) -> datetime:
@@ -70,9 +67,8 @@ Time = Annotated[str, AfterValidator(_time_text)]
 def check_lifetime(created: datetime, expires: datetime, most_days: int, *, where: str) -> None:
     """Refuse what expires before it was made, or so late that it never does in effect.
 
-    Raises:
-        BundleFormatError: the order of the two is wrong.
-        BundleTimeError: too long, with both numbers.
+    Raises BundleFormatError: the order of the two is wrong; BundleTimeError: too long, with both
+    numbers.
     """
     if expires <= created:
         raise BundleFormatError(f"{where}: expires is not after created")
@@ -87,8 +83,7 @@ def check_lifetime(created: datetime, expires: datetime, most_days: int, *, wher
 def check_created(created: datetime, now: datetime, *, where: str) -> None:
     """Refuse what was made later than `now`, but for a difference of clocks.
 
-    Raises:
-        BundleTimeError: with both times.
+    Raises BundleTimeError with both times.
     """
     if created > now + CLOCK_SKEW:
         raise BundleTimeError(

@@ -13,7 +13,6 @@ Source: The Update Framework, sections 2 and 5.3; docs/bundle-format.md section 
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -31,8 +30,9 @@ from proper_model.bundle.signatures import (
     MAX_SIGNATURE_BYTES,
     PRODUCT,
     ROOT_DOMAIN,
+    check_length,
     check_origin,
-    check_signatures,
+    check_signature,
     exact_object,
     match_text,
     parse_signatures,
@@ -50,8 +50,8 @@ from proper_model.errors import (
     BundleExpiredError,
     BundleForeignError,
     BundleFormatError,
-    BundleLimitError,
     BundleRollbackError,
+    BundleSignatureError,
 )
 from proper_model.storage import canonical
 
@@ -83,7 +83,6 @@ ROLE_OF = {ROOT_DOMAIN: ROOT, MANIFEST_DOMAIN: RELEASE, LATEST_DOMAIN: LATEST}
 ONE_ROLE_FORMAT, ROOT_FORMAT = 1, 2
 MAX_ROOT_BYTES = 16 * 1024
 _WHERE = "trusted root"
-_PUBLIC_KEY = re.compile(r"[0-9a-f]{64}")
 
 AnyKey = Ed25519PrivateKey | Ed25519PublicKey
 
@@ -210,15 +209,12 @@ class TrustedRoot:
     def from_bytes(cls, data: bytes) -> TrustedRoot:
         """Read root.json of either format.
 
-        Raises:
-            BundleLimitError: more than `MAX_ROOT_BYTES`.
-            BundleForeignError: another product or root format.
-            BundleTimeError: valid for longer than a root may be.
-            BundleFormatError: anything else that is not a root.
+        Raises BundleLimitError: more than `MAX_ROOT_BYTES`; BundleForeignError: another product or
+        root format; BundleTimeError: valid for longer than a root may be; BundleFormatError:
+        anything else that is not a root.
         """
         where = "root.json"
-        if len(data) > MAX_ROOT_BYTES:
-            raise BundleLimitError(f"{where}: {len(data)} bytes, expected at most {MAX_ROOT_BYTES}")
+        check_length(data, MAX_ROOT_BYTES, where)
         value = canonical.decode(data, where=where)
         check_origin(value, "root_format", (ONE_ROLE_FORMAT, ROOT_FORMAT), where)
         names = {"product", "root_format", "version", "channel", "keys"}
@@ -229,7 +225,7 @@ class TrustedRoot:
         if not isinstance(fields["keys"], dict):
             raise BundleFormatError(f"{where}: keys must be an object")
         keys = {
-            name: bytes.fromhex(match_text(_PUBLIC_KEY, public, f"{where}: public key"))
+            name: bytes.fromhex(match_text(KEY_ID, public, f"{where}: public key"))
             for name, public in fields["keys"].items()
         }
         created = expires = None
@@ -243,35 +239,32 @@ class TrustedRoot:
         return cls(keys, roles, version, fields["channel"], created, expires)
 
     def verify(
-        self,
-        domain: bytes,
-        message: bytes,
-        signatures: bytes | Mapping[str, bytes],
-        *,
-        where: str,
+        self, domain: bytes, message: bytes, signatures: bytes | Mapping[str, bytes], *, where: str
     ) -> tuple[str, ...]:
-        """Check that enough keys of the role for this kind of document signed `domain || message`.
+        """Ids of the keys that signed `domain || message`, enough of the role for this kind of document.
 
-        Args:
-            domain: the kind of document; it decides the role.
-            message: the raw bytes of the document.
-            signatures: a signature file, or signatures by key id.
-            where: the document, for messages.
+        Signatures by keys that are not the role's are ignored, because a document signed by the old
+        and the new keys must be readable under either root. One of the role's must be valid.
 
-        Returns:
-            Ids of the role's keys that signed.
+        `signatures`: a signature file, or signatures by key id.
 
-        Raises:
-            BundleSignatureError: as `check_signatures`.
-            BundleFormatError, BundleLimitError: the signature file itself is malformed.
+        Raises BundleSignatureError: fewer keys signed than the role's threshold, or a signature is
+        wrong; BundleFormatError, BundleLimitError: the signature file itself is malformed.
         """
         given = parse_signatures(signatures) if isinstance(signatures, bytes) else signatures
         name = ROLE_OF[domain]
         role = self.roles[name]
-        keys = {key: self.keys[key] for key in role.keys}
-        return check_signatures(
-            domain, message, given, keys, role.threshold, where=where, role=name
-        )
+        known = sorted(key for key in given if key in role.keys)
+        if len(known) < role.threshold:
+            raise BundleSignatureError(
+                f"{where}: signed by {len(known)} of the {len(role.keys)} {name} keys this device "
+                f"trusts, expected at least {role.threshold}",
+                hint="it comes from another publisher, one of its keys was revoked, or the device "
+                "needs a newer root",
+            )
+        for key in known:
+            check_signature(self.keys[key], given[key], domain + message, where=where)
+        return tuple(known)
 
     def are_enough(self, role: str, keys: Sequence[str]) -> bool:
         """Whether a document for `role` that these keys sign is accepted under this root."""
@@ -288,9 +281,7 @@ class TrustedRoot:
     def check_current(self, now: datetime) -> None:
         """Refuse to judge new documents by a root that is past its time, or ahead of it.
 
-        Raises:
-            BundleExpiredError: expired.
-            BundleTimeError: made in the future.
+        Raises BundleExpiredError: expired; BundleTimeError: made in the future.
         """
         if self.created is None or self.expires is None:
             return
@@ -300,6 +291,13 @@ class TrustedRoot:
                 f"{_WHERE}: version {self.version} expired at {format_time(self.expires)}",
                 hint="ask the publisher for the next root, and check this device's clock; what is "
                 "installed keeps working",
+            )
+
+    def check_channel(self, channel: str, where: str) -> None:
+        """Raises BundleForeignError for another channel than this root's."""
+        if channel != self.channel:
+            raise BundleForeignError(
+                f"{where}: for channel {channel}, this device follows {self.channel}"
             )
 
     def _check_roles(self) -> None:
@@ -330,28 +328,19 @@ def rotate(current: TrustedRoot, root: bytes, signatures: bytes) -> TrustedRoot:
 
     Whether the last root of a chain has expired, `TrustedRoot.check_current` says.
 
-    Args:
-        current: the pinned root.
-        root: canonical bytes of the new one; its version must be exactly one more.
-        signatures: a signature file over `ROOT_DOMAIN || root`.
+    `root` are its bytes, `signatures` a signature file over `ROOT_DOMAIN || root`.
 
     Raises:
         BundleSignatureError: below the threshold of the old or of the new root.
         BundleRollbackError: a version this device already has, an older one, or an older format.
-        BundleForeignError: for another channel or product.
-        BundleFormatError: malformed, or a version was skipped.
-        BundleLimitError: larger than `MAX_ROOT_BYTES`.
-        BundleTimeError: valid for longer than a root may be.
+        BundleFormatError: a version was skipped.
+        BundleForeignError, BundleLimitError, BundleTimeError: as `TrustedRoot.from_bytes`.
     """
-    if len(root) > MAX_ROOT_BYTES:
-        raise BundleLimitError(f"root.json: {len(root)} bytes, expected at most {MAX_ROOT_BYTES}")
+    check_length(root, MAX_ROOT_BYTES, "root.json")
     current.verify(ROOT_DOMAIN, root, signatures, where="new root, by the current keys")
     new = TrustedRoot.from_bytes(root)
     new.verify(ROOT_DOMAIN, root, signatures, where="new root, by its own keys")
-    if new.channel != current.channel:
-        raise BundleForeignError(
-            f"new root: for channel {new.channel}, this device follows {current.channel}"
-        )
+    current.check_channel(new.channel, "new root")
     if new.version <= current.version:
         raise BundleRollbackError(
             f"new root: version {new.version}, this device already has {current.version}"

@@ -1,12 +1,11 @@
 """Checks before anything is trained, signed or installed: is this base, this release usable?"""
 
 from proper_model.checks.base import FoundBase, check_base, find_base, locate
-from proper_model.checks.base import read_config, read_tokenizer
 from proper_model.checks.miniature import cut_depth
 from proper_model.checks.outside_base import load_base
 from proper_model.checks.release import check_content, check_files, check_installable
 
 __all__ = [
     "FoundBase", "check_base", "check_content", "check_files", "check_installable", "cut_depth",
-    "find_base", "load_base", "locate", "read_config", "read_tokenizer",
+    "find_base", "load_base", "locate",
 ]

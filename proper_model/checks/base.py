@@ -17,25 +17,22 @@ from pathlib import Path
 from typing import Any
 
 from proper_model.base.config import empty_model, is_nested, size
-from proper_model.base.folder import (
-    COPY_AGAIN,
-    INDEX,
-    SINGLE,
-    base_folder,
-    no_weights,
-    weight_files,
-)
-from proper_model.base.model_types import LARGEST_EMBEDDED_PARAMETERS
+from proper_model.base.folder import COPY_AGAIN, base_folder, no_weights, weight_files
 from proper_model.base.population_lora import check_targets
 from proper_model.base.quantized import check_available
 from proper_model.base.sites import find_sites
-from proper_model.base.sizes import MAX_HEADER_BYTES, BaseShape, parse_header, read_shape
+from proper_model.base.sizes import MAX_HEADER_BYTES, BaseShape, read_header, read_shape
 from proper_model.base.streamed import check_language_part
-from proper_model.bundle.file_names import CONFIG
-from proper_model.checks.publishable import check_config, check_folder, check_saved_tokenizer
+from proper_model.bundle.file_names import CONFIG, INDEX, WEIGHTS
+from proper_model.checks.publishable import (
+    check_config,
+    check_folder,
+    check_saved_tokenizer,
+    is_embedded,
+)
 from proper_model.errors import BaseModelError, ConfigError
 from proper_model.settings.profile import StageSettings
-from proper_model.storage.files import open_regular, read_followed
+from proper_model.storage.files import read_followed
 from proper_model.text.tokenizer_check import check_tokenizer
 
 HUB_TIMEOUT_S = 10.0
@@ -98,8 +95,7 @@ class FoundBase:
 
     @property
     def is_embedded(self) -> bool:
-        """A release holds this base, and does not only refer to it."""
-        return self.shape.numbers <= LARGEST_EMBEDDED_PARAMETERS
+        return is_embedded(self.model)
 
 
 def find_base(name: str) -> FoundBase:
@@ -117,11 +113,11 @@ def check_base(name: str, settings: StageSettings) -> FoundBase:
     check_available(settings.base_weights)
     base = find_base(name)
     folder = base.folder
+    raw = None
+    if folder is not None:
+        raw = read_followed(folder / CONFIG, limit_bytes=MAX_HEADER_BYTES)
     with _named(f"base '{name}', config.json"):
         check_architecture(base.config, base.model, settings)
-        raw = (
-            None if folder is None else read_followed(folder / CONFIG, limit_bytes=MAX_HEADER_BYTES)
-        )
         check_config(base.config, base.model, raw)
     if folder is not None:
         for path in weight_files(name, folder):
@@ -186,7 +182,7 @@ def locate(name: str) -> str:
         )
     try:
         cached = base_folder(name)
-        if (cached / "config.json").is_file() and list(weight_files(name, cached)):
+        if (cached / CONFIG).is_file() and list(weight_files(name, cached)):
             return str(cached)
     except BaseModelError:
         pass
@@ -195,7 +191,7 @@ def locate(name: str) -> str:
 
 
 def _ask_hub(name: str) -> None:
-    """One request, where loading would repeat its requests for the better part of a minute."""
+    """One request, where loading would repeat its requests for most of a minute."""
     from huggingface_hub import HfApi
     from huggingface_hub.errors import RepositoryNotFoundError
 
@@ -213,21 +209,15 @@ def _ask_hub(name: str) -> None:
             hint=f"check the path, or download it where there is a network: hf download {name}",
         ) from None
     files = {sibling.rfilename for sibling in info.siblings or ()}
-    if files and not files & {SINGLE, INDEX}:
+    if files and not files & {WEIGHTS, INDEX}:
         raise no_weights(name)
 
 
-def _folder_or_id(name: str) -> str:
-    path = Path(name).expanduser()
-    return str(path) if path.is_dir() else name
-
-
-def read_config(name: str, source: str | None = None) -> Any:
+def read_config(name: str, source: str) -> Any:
     """The configuration of a base. Raises BaseModelError."""
     from transformers import AutoConfig
 
-    source = _folder_or_id(name) if source is None else source
-    if Path(source).is_dir() and not (Path(source) / "config.json").is_file():
+    if Path(source).is_dir() and not (Path(source) / CONFIG).is_file():
         raise BaseModelError(
             f"base '{name}': the folder has no config.json",
             hint="give a folder with config.json, *.safetensors and a tokenizer",
@@ -242,11 +232,10 @@ def read_config(name: str, source: str | None = None) -> Any:
         ) from error
 
 
-def read_tokenizer(name: str, source: str | None = None) -> Any:
+def read_tokenizer(name: str, source: str) -> Any:
     """The tokenizer of a base. Raises BaseModelError."""
     from transformers import AutoTokenizer
 
-    source = _folder_or_id(name) if source is None else source
     try:
         return AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     except Exception as error:
@@ -259,23 +248,9 @@ def read_tokenizer(name: str, source: str | None = None) -> Any:
 def check_size(name: str, path: Path) -> None:
     """Raise BaseModelError unless a safetensors file is as long as its header says."""
     size = path.stat().st_size
-    try:
-        with open_regular(path) as handle:
-            length = int.from_bytes(handle.read(8), "little")
-            if size < 8 or length > min(size - 8, MAX_HEADER_BYTES):
-                raise ValueError
-            header = parse_header(handle.read(length), where=path.name)
-        expected = 8 + length + max((t["data_offsets"][1] for t in header.values()), default=0)
-    except OSError as error:
-        raise BaseModelError(
-            f"base '{name}': {path.name} cannot be read ({error.strerror})",
-            hint="check its permissions, or copy it again",
-        ) from None
-    except (ValueError, BaseModelError):
-        raise BaseModelError(
-            f"base '{name}': {path.name} of {size} bytes is not a whole safetensors file",
-            hint=COPY_AGAIN + "; a file of some hundred bytes may be a git-lfs pointer",
-        ) from None
+    with _named(f"base '{name}'"):
+        header, begin = read_header(path)
+    expected = begin + max((t["data_offsets"][1] for t in header.values()), default=0)
     if size != expected:
         raise BaseModelError(
             f"base '{name}': {path.name} has {size} bytes, its header says {expected}",

@@ -3,8 +3,6 @@
 Widths shrink; what decides how layers behave stays: kinds of layers and their order, flags, the
 width of a head, the kind of positional encoding. Windows become short, so that a few tokens reach
 past them. The depth is cut behind the first layer of every kind.
-
-Letters: V vocabulary, n blocks.
 """
 
 from __future__ import annotations
@@ -49,8 +47,7 @@ def miniature(config: Any, whole: torch.nn.Module, *, longest: int, attention: s
             length change in here too if such a row would reach beyond it.
         attention: the implementation to use.
 
-    Raises:
-        BaseModelError: no small model of this architecture can be made.
+    Raises BaseModelError: no small model of this architecture can be made.
     """
     from transformers import AutoModelForCausalLM
 

@@ -7,9 +7,10 @@ from typing import Any
 
 import torch
 
-from proper_model.base.config import is_nested, outer_path
+from proper_model.base.config import is_nested
 from proper_model.base.folder import weight_files
 from proper_model.base.loading import (
+    LoadOptions,
     Population,
     attention_for,
     default_device,
@@ -19,6 +20,7 @@ from proper_model.base.loading import (
 )
 from proper_model.base.quantized import check_available
 from proper_model.base.streamed import WeightFile, not_apart
+from proper_model.bundle.file_names import CONFIG
 from proper_model.errors import BaseModelError
 from proper_model.settings.profile import BaseWeights
 from proper_model.text.tokenizer_check import check_tokenizer
@@ -27,7 +29,6 @@ from proper_model.text.tokenizer_check import check_tokenizer
 def load_base(
     name: str,
     *,
-    revision: str | None = None,
     tokenizer_from: str | None = None,
     dtype: torch.dtype = torch.float32,
     computing: torch.dtype | None = None,
@@ -42,6 +43,7 @@ def load_base(
     that its makers chose. Raises BaseModelError with what to do next, ConfigError where `weights`
     need a library that is not installed.
     """
+    from huggingface_hub import snapshot_download
     from transformers import AutoConfig, AutoTokenizer
 
     from proper_model.checks.trial import check_rows
@@ -54,19 +56,19 @@ def load_base(
     source = str(folder.expanduser()) if folder.expanduser().is_dir() else name
     attention = attention_for(device, computing or dtype)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            tokenizer_from or source, revision=revision, trust_remote_code=False
-        )
-        config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(tokenizer_from or source, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
         nested = is_nested(config)
         if nested and not Path(source).is_dir():
-            source = _downloaded(source, revision)
-        options = (dtype, device, attention, population, weights)
+            # Its language model is read from its files by name.
+            wanted = ["*.json", "*.safetensors"]
+            source = str(snapshot_download(source, allow_patterns=wanted))
+        options = LoadOptions(dtype, device, attention, population, weights)
         model = _streamed(source, config, options)
         if model is None and nested:
             raise not_apart(name)
         if model is None:
-            model = mapped(source, revision, *options)
+            model = mapped(source, options)
         check_rows(config)
         check_tokenizer(f"base '{name}'", tokenizer, len(model.get_input_embeddings().weight))
     except (OSError, ValueError, KeyError) as error:
@@ -76,22 +78,12 @@ def load_base(
             hint="give a folder with config.json, *.safetensors and a tokenizer, or a hub id; "
             "without a network the hub files must be in the local cache",
         ) from error
-    if nested and population is not None:
-        model.outer_path = outer_path(config)  # an export is for the public checkpoint
     return settled(model, tokenizer), tokenizer
 
 
-def _downloaded(hub_id: str, revision: str | None) -> str:
-    """The folder of a hub id whose language model is read from its files by name."""
-    from huggingface_hub import snapshot_download
-
-    wanted = ["*.json", "*.safetensors"]
-    return str(snapshot_download(hub_id, revision=revision, allow_patterns=wanted))
-
-
-def _streamed(source: str, config: Any, options: Any) -> Any | None:
+def _streamed(source: str, config: Any, options: LoadOptions) -> Any | None:
     """The base of a folder, a tensor at a time; None where that cannot be."""
     folder = Path(source)
-    if not (folder / "config.json").is_file():
+    if not (folder / CONFIG).is_file():
         return None  # a hub id; or a folder that is no base, which transformers says best
-    return stream(config, [WeightFile(path) for path in weight_files(source, folder)], *options)
+    return stream(config, [WeightFile(path) for path in weight_files(source, folder)], options)

@@ -7,7 +7,6 @@ end in a release that its publisher may not sign, or in devices that compute som
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,19 +21,19 @@ from proper_model.base.outside_config import (
     parse_config,
     saved_base_config,
 )
-from proper_model.base.portable_config import make_portable
-from proper_model.bundle.file_names import (
-    CONFIG,
-    is_base_file,
-    may_be_read,
-    weight_names,
-)
+from proper_model.base.portable_config import saved_files
+from proper_model.bundle.file_names import CONFIG, is_base_file, may_be_read, weight_names
 from proper_model.errors import BaseModelError, BundleFormatError
 from proper_model.text.plain_text import PlainText
 from proper_model.text.tokenizer_files import load_tokenizer, saved_tokenizer
 
 _TEXTS = ("a", "Text 12 of a person.", "  two\n\nlines: café, naïve … 一二\t😀 ")
 _HINT = "use a dense Llama, Qwen, Mistral or Gemma base as its makers published it"
+
+
+def is_embedded(model: Any) -> bool:
+    """A release holds this base, and does not only refer to it."""
+    return bool(sum(p.numel() for p in model.parameters()) <= LARGEST_EMBEDDED_PARAMETERS)
 
 
 def check_config(config: Any, model: Any, raw: bytes | None = None) -> None:
@@ -48,7 +47,7 @@ def check_config(config: Any, model: Any, raw: bytes | None = None) -> None:
     Raises BaseModelError.
     """
     text = text_config(config)
-    embedded = sum(p.numel() for p in model.parameters()) <= LARGEST_EMBEDDED_PARAMETERS
+    embedded = is_embedded(model)
     known = MODEL_TYPES if embedded else MODEL_TYPES | NESTED_TYPES.keys()
     kind = text.model_type if embedded else config.model_type
     if kind not in known:
@@ -59,7 +58,8 @@ def check_config(config: Any, model: Any, raw: bytes | None = None) -> None:
         )
     with _as_a_device():
         if embedded:
-            built = build_config(parse_config(_saved_config(text)))
+            saved = saved_files(text, lambda name: name == CONFIG)[CONFIG]
+            built = build_config(parse_config(saved_base_config(saved)))
         else:
             built = build_empty(parse_config(raw or config.to_json_string().encode())).config
         counting = declared(text.model_type)
@@ -75,7 +75,7 @@ def check_folder(folder: Path, model: Any) -> None:
 
     Raises BaseModelError.
     """
-    if sum(p.numel() for p in model.parameters()) <= LARGEST_EMBEDDED_PARAMETERS:
+    if is_embedded(model):
         return
     names = {path.name for path in folder.iterdir() if path.is_file()}
     if extra := sorted(name for name in names if may_be_read(name) and not is_base_file(name)):
@@ -108,14 +108,6 @@ def check_saved_tokenizer(tokenizer: Any, rows: int) -> None:
             "saved and loaded again, its tokenizer makes other tokens of the same text",
             hint="use the tokenizer that belongs to these weights, as tokenizer.json",
         )
-
-
-def _saved_config(config: Any) -> bytes:
-    """config.json of a base that a release embeds."""
-    with tempfile.TemporaryDirectory() as scratch:
-        config.save_pretrained(scratch)
-        make_portable(Path(scratch))
-        return saved_base_config((Path(scratch) / CONFIG).read_bytes())
 
 
 @contextmanager

@@ -71,14 +71,14 @@ def check_content(
         private: a folder of this device that holds the files that were verified.
         parsed: what `read_recipe_and_task` gave for these very bytes.
 
-    Raises:
-        BundleError: one of its children, mostly BundleFormatError.
+    Raises BundleError: one of its children, mostly BundleFormatError.
     """
     _check_names(shapes, reference)
     recipe, task = parsed or read_recipe_and_task(read, reference)
     if BASE + CONFIG in shapes:
         own_config = read(BASE + CONFIG)
-        if reference is not None and _sha256(own_config) != reference.files.get(CONFIG):
+        digest = hashlib.sha256(own_config).hexdigest()
+        if reference is not None and digest != reference.files.get(CONFIG):
             raise BundleFormatError(f"{BASE}{CONFIG}: not the one of the base that is referred to")
         config = own_config if config is None else config
     if POPULATION_CONFIG in shapes:
@@ -239,7 +239,3 @@ def _check_exactly(where: str, expected: Shapes, found: Shapes) -> None:
         raise BundleFormatError(
             f"{where}: holds {len(foreign)} tensors that its recipe has no use for", hint=_HINT
         )
-
-
-def _sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()

@@ -11,7 +11,7 @@ compared with that of the same row by itself, as Hugging Face's own code compute
 A layer that keeps a state along its input, rotary frequencies that follow the longest row, a window
 or a mask of its own: whatever lets one row change another shows here, and so does what fails.
 
-Letters: R rows, M tokens, K answer tokens, V vocabulary.
+Letters: R rows, T tokens, V vocabulary.
 """
 
 from __future__ import annotations
@@ -43,13 +43,14 @@ from proper_model.base.population_lora import (
 )
 from proper_model.base.quantized import import_peft
 from proper_model.checks.miniature import VOCABULARY, miniature
-from proper_model.checks.row_carrier import carrier
 from proper_model.errors import BaseModelError
-from proper_model.export.user_fold import fold_user
+from proper_model.export.peft_lora import peft_adapter
+from proper_model.export.user_fold import UserFold, fold_user
 from proper_model.kernels.attention import packed_attention
 from proper_model.kernels.packing import Batch, Encoded, pack, packed_inputs, token_nll
 from proper_model.model.adapted_model import AdaptedModel
 from proper_model.model.passes import Pass, personal_pass
+from proper_model.release.contents import Release
 from proper_model.settings.presets import preset
 from proper_model.settings.profile import PopulationSettings, StageSettings
 from proper_model.text.encoding import Encoder
@@ -280,11 +281,7 @@ class Trial:
                 continue
             streamed = list(
                 stream_tokens(
-                    self.model,
-                    encoder,
-                    prompts[row],
-                    self._pass_of(row),
-                    max_new_tokens=NEW_TOKENS,
+                    self.model, encoder, prompts[row], self._pass_of(row), max_new_tokens=NEW_TOKENS
                 )
             )
             if streamed != wanted:
@@ -296,10 +293,6 @@ class Trial:
 
     def export(self) -> None:
         """The joined adapter over the unmerged base, against the engine over the merged one."""
-        from proper_model.export.peft_lora import peft_adapter
-        from proper_model.export.user_fold import UserFold
-        from proper_model.release.contents import Release
-
         assert self.population is not None
         scale = self.model.structure.scale
         factors = fold_user(self.model, self.embeddings[0].double(), 0)
@@ -361,7 +354,7 @@ class Trial:
 
     def _shared(self, far: float) -> BaseModelError:
         """Rows change each other: by which layer, as far as that can be found."""
-        where = carrier(self.base, self.samples, TOLERANCE)
+        where = _carrier(self.base, self.samples)
         if where is None:
             why = "positions or masks of a row depend on the whole pass"
         else:
@@ -407,3 +400,51 @@ def _compare(what: str, ours: Tensor, theirs: Tensor, trained: Sequence[Tensor])
             f"by {far:.1g} of their size, gradients by {steep:.1g}",
             hint=_OTHER,
         )
+
+
+@torch.no_grad()
+def _carrier(base: Any, samples: Sequence[Encoded]) -> tuple[str, str] | None:
+    """Path and class of the first layer whose output for later rows changes with the first row."""
+    other = Encoded(tuple((t + 17) % (VOCABULARY - 3) + 3 for t in samples[0].tokens), 1)
+    rows = [samples, [other, *samples[1:]]]
+    first = len(samples[0].tokens)
+    seen: list[list[tuple[str, Tensor]]] = []
+    for items in rows:
+        outputs: list[tuple[str, Tensor]] = []
+        batch = pack(items, range(len(items)))
+        hooks = [
+            module.register_forward_hook(_recorder(outputs, path, batch.input_ids.shape[1], first))
+            for path, module in base.named_modules()
+            if path
+        ]
+        try:
+            with packed_attention(base):
+                base(**packed_inputs(batch))
+        finally:
+            for hook in hooks:
+                hook.remove()
+        seen.append(outputs)
+    for (path, one), (_, two) in zip(*seen, strict=False):
+        if one.shape == two.shape and _distance(two, one) > TOLERANCE:
+            return _holder(base, path)
+    return None
+
+
+def _holder(base: Any, path: str) -> tuple[str, str]:
+    """Path and class of the layer that a linear or a norm, which keep nothing, is part of."""
+    module = base.get_submodule(path)
+    while type(module) is torch.nn.Linear or "Norm" in type(module).__name__:
+        path = path.rpartition(".")[0]
+        module = base.get_submodule(path)
+    return path, type(module).__name__
+
+
+def _recorder(
+    outputs: list[tuple[str, Tensor]], path: str, length: int, first: int
+) -> Callable[..., None]:
+    def record(_module: torch.nn.Module, _: Any, output: Any) -> None:
+        found = output[0] if isinstance(output, tuple) else output
+        if isinstance(found, Tensor) and found.dim() == 3 and found.shape[:2] == (1, length):
+            outputs.append((path, found[:, first:].detach().clone()))
+
+    return record

@@ -1,7 +1,6 @@
 """One person's whole model for other programs: PEFT, merged, GGUF, MLX."""
 
-from proper_model.export.gguf_adapter import write_gguf_adapter
-from proper_model.export.gguf_model import check_gguf_model, write_gguf_model
+from proper_model.export.gguf_model import check_gguf_model, write_gguf_adapter, write_gguf_model
 from proper_model.export.gguf_names import family_of, library
 from proper_model.export.merged_model import (
     check_mergeable, in_dtype, stored_dtype, write_merged_folder, write_model_folder,

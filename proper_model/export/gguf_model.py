@@ -1,4 +1,4 @@
-"""A whole model as one GGUF file for llama.cpp: a base, or a base with a person's part added.
+"""GGUF files for llama.cpp: a whole model with a person's part added, or that part as a LoRA.
 
 Written are the model types whose logits were compared with llama.cpp's own; what llama.cpp would
 compute otherwise (other activations, windows it does not know, dynamic rope) is refused.
@@ -26,7 +26,7 @@ from proper_model.export.gguf_names import (
     tensor_names,
 )
 from proper_model.export.gguf_vocabulary import vocabulary
-from proper_model.export.peft_lora import Factors, narrowed
+from proper_model.export.peft_lora import Factors, narrowed, natural_rank, padded
 
 _LARGEST = (46, 62)  # blocks of Gemma 2 and 3 with 27 billion parameters
 # Stored dtype to the file type that llama.cpp names it.
@@ -53,10 +53,8 @@ def write_gguf_model(
     Args:
         dtype: of matrices: float16 or bfloat16, else float32; vectors are float32 as llama.cpp has them.
 
-    Raises:
-        ConfigError: the package gguf is missing.
-        ExportError: as `check_gguf_model`, or a value is too large for `dtype`.
-        OSError: the file cannot be written.
+    Raises ConfigError: the package gguf is missing; ExportError as `check_gguf_model`, or a value
+    is too large for `dtype`; OSError: the file cannot be written.
     """
     gguf = library()
     config = model.config
@@ -82,6 +80,40 @@ def write_gguf_model(
             writer.write_tensor_data(make().cpu().contiguous().flatten().view(torch.uint8).numpy())
     finally:
         writer.close()
+
+
+def write_gguf_adapter(path: Path, config: Any, factors: Mapping[str, Factors]) -> int:
+    """Write `factors` (of `joined_factors`) as a LoRA in float32, and return their rank.
+
+    llama.cpp scales by `adapter.lora.alpha / r`, with r read from each tensor: all linears have one
+    rank, alpha is that. Source: its src/llama-adapter.cpp.
+
+    Args:
+        config: of the base: its type decides names and the order of rows.
+
+    Raises ConfigError: the package gguf is missing; ExportError: llama.cpp's form of this model is
+    not known, or a value is too large; OSError: the file cannot be written.
+    """
+    gguf = library()
+    family = family_of(config)
+    named = tensor_names(family, config.num_hidden_layers)
+    rank = natural_rank(factors)
+    writer = gguf.GGUFWriter(path, family.architecture)
+    writer.add_type(gguf.GGUFType.ADAPTER)
+    writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
+    writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, float(rank))
+    for site, (a, b) in padded(factors, rank).items():
+        name = named(f"{site}.weight")
+        rows = reordered(b, site, family, config)
+        writer.add_tensor(f"{name}.lora_a", narrowed(a, torch.float32, site).numpy())
+        writer.add_tensor(f"{name}.lora_b", narrowed(rows, torch.float32, site).numpy())
+    try:
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+    finally:
+        writer.close()
+    return rank
 
 
 Part = tuple[tuple[int, ...], torch.dtype, Callable[[], Tensor]]

@@ -73,7 +73,7 @@ def library() -> Any:
 
 
 def family_of(config: Any) -> Family:
-    """Raises ExportError for a `model_type` that was not held against llama.cpp."""
+    """Raises ExportError for a `model_type` that was not compared with llama.cpp's."""
     family = FAMILIES.get(config.model_type)
     if family is None:
         raise ExportError(

@@ -78,8 +78,7 @@ class Vocabulary:
 def vocabulary(tokenizer: Any, rows: int) -> Vocabulary:
     """A Hugging Face tokenizer's, for an embedding table of `rows`.
 
-    Raises:
-        ExportError: llama.cpp has no tokenizer that cuts text this way.
+    Raises ExportError: llama.cpp has no tokenizer that cuts text this way.
     """
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:

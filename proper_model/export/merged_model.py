@@ -18,19 +18,13 @@ from torch import Tensor
 
 from proper_model.base.portable_config import make_portable
 from proper_model.base.quantized import is_quantized
+from proper_model.base.streamed import DTYPES
 from proper_model.errors import ExportError, StorageError
 from proper_model.export.peft_lora import narrowed
 from proper_model.export.user_fold import UserFold
 from proper_model.release.contents import Release
 
 SHARD = "4GB"
-# Names of safetensors' header.
-_DTYPES = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-}
 
 
 def stored_dtype(files: Iterable[Path]) -> torch.dtype:
@@ -43,7 +37,7 @@ def stored_dtype(files: Iterable[Path]) -> torch.dtype:
         with safe_open(path, "pt") as file:
             for name in file.keys():  # noqa: SIM118 - no mapping
                 part = file.get_slice(name)
-                if (dtype := _DTYPES.get(part.get_dtype())) is not None:
+                if (dtype := DTYPES.get(part.get_dtype())) is not None:
                     values[dtype] += torch.Size(part.get_shape()).numel()
     return values.most_common(1)[0][0] if values else torch.float32
 
@@ -64,21 +58,16 @@ def merged_weights(
 ) -> dict[str, Tensor]:
     """The base's tensors by name, those of folded linears summed in float64 and rounded once.
 
-    The base itself is not written to.
+    The base itself is not written to. `dtype`: by default the one that it is held in.
 
-    Args:
-        dtype: to round to; by default the one that the base is held in.
-
-    Raises:
-        ExportError: the base is quantized, or a value is too large for `dtype`.
+    Raises ExportError: the base is quantized, or a value is too large for `dtype`.
     """
     check_mergeable(release)
     weights: dict[str, Tensor] = dict(release.base.state_dict())
     for path, (a, b) in fold.factors.items():
         name = f"{path}.weight"
         old = weights[name]
-        update = (b @ a).to(old.device)
-        weights[name] = narrowed(old.double() + update, dtype or old.dtype, name)
+        weights[name] = narrowed(old.double() + (b @ a).to(old.device), dtype or old.dtype, name)
     return in_dtype(weights, dtype)
 
 
@@ -104,10 +93,8 @@ def write_merged_folder(
 ) -> None:
     """Write configuration, safetensors and tokenizer into `folder`, which exists.
 
-    Raises:
-        ExportError: as `merged_weights`.
-        StorageError: the weights cannot be written.
-        OSError: another file cannot be written.
+    Raises ExportError as `merged_weights`; StorageError: the weights cannot be written; OSError:
+    another file cannot be written.
     """
     weights = merged_weights(release, fold, dtype)
     write_model_folder(folder, release.base, release.tokenizer, weights)
@@ -118,9 +105,7 @@ def write_model_folder(
 ) -> None:
     """`weights` with the configuration of `model` and a tokenizer, readable by transformers 4 and 5.
 
-    Raises:
-        StorageError: the weights cannot be written.
-        OSError: another file cannot be written.
+    Raises StorageError: the weights cannot be written; OSError: another file cannot be written.
     """
     try:
         model.save_pretrained(folder, state_dict=dict(weights), max_shard_size=SHARD)

@@ -1,7 +1,7 @@
 """One user's whole personal model as an adapter of mlx-lm, for Apple's machines.
 
 mlx-lm computes `y + scale * (x lora_a) lora_b`, so factors are transposed: lora_a [i, r], lora_b
-[r, o]. Its modules bear Hugging Face's names for the model types listed here, whose logits were
+[r, o]. Its modules have Hugging Face's names for the model types listed here, whose logits were
 compared; `mlx_lm` itself refuses tensors that it has no place for.
 
 Source: mlx_lm/tuner/utils.py (`load_adapters`) and mlx_lm/tuner/lora.py.

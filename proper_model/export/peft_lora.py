@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from proper_model.base.config import OWN_DECODER
+from proper_model.base.population_lora import adapter_config
 from proper_model.errors import ExportError
 from proper_model.export.user_fold import UserFold
 from proper_model.release.contents import Release
@@ -74,9 +75,8 @@ def peft_adapter(
         dtype: of the tensors; only float32 and wider keep the promise of equal logits.
         language_alone: for the language model alone, where the public base reads images too.
 
-    Raises:
-        ExportError: a dtype adapters are not stored in, one too narrow for a factor's values, or a
-            population LoRA that is not under PEFT's names.
+    Raises ExportError: a dtype adapters are not stored in, one too narrow for a factor's values, or
+    a population LoRA that is not under PEFT's names.
     """
     if dtype not in DTYPES:
         names = ", ".join(str(known).removeprefix("torch.") for known in DTYPES)
@@ -89,19 +89,9 @@ def peft_adapter(
         for factor, tensor in zip("AB", factors, strict=True):
             name = f"{_PEFT}{path}.lora_{factor}.weight"
             tensors[name] = narrowed(tensor, dtype, name)
-    config = {
-        "peft_type": "LORA",
-        "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": base_name,
-        "revision": revision,
-        "r": rank,
-        "lora_alpha": rank,
-        "lora_dropout": 0.0,
-        "target_modules": sorted({path.rpartition(".")[2] for path in joined}),
-        "bias": "none",
-        "inference_mode": True,
-    }
-    adapter = PeftAdapter(tensors, config, rank, natural)
+    targets = {path.rpartition(".")[2] for path in joined}
+    config = adapter_config(base_name, targets, rank=rank, alpha=rank, dropout=0.0)
+    adapter = PeftAdapter(tensors, {**config, "revision": revision}, rank, natural)
     whole = release.population and not language_alone
     return named_from_outside(release.base, adapter) if whole else adapter
 
@@ -166,7 +156,7 @@ def is_part(base: Any) -> bool:
     """Whether a loaded base is the language model of a larger checkpoint that it will be applied to.
 
     PROPER loads the language model alone. Who loads the public checkpoint in full finds the same
-    linears further down, beside others of the same names in its vision or sound part.
+    linears further down, and others of the same names in its vision or sound part.
     """
     return bool(getattr(base, "outer_path", OWN_DECODER) != OWN_DECODER)
 

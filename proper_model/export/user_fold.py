@@ -24,7 +24,7 @@ from proper_model.answering.pass_memory import inference_tokens
 from proper_model.answering.routing_reader import routing_weights
 from proper_model.engine.memory import in_parts
 from proper_model.errors import ConfigError, ExportError
-from proper_model.kernels.packing import Batch, Encoded, budget_chunks, token_nll
+from proper_model.kernels.packing import Batch, Encoded, budget_chunks, pack, token_nll
 from proper_model.model.adapted_model import AdaptedModel
 from proper_model.model.load_user import private_tensor, stack_adapters
 from proper_model.model.passes import Pass, personal_pass
@@ -38,9 +38,6 @@ from proper_model.settings.presets import (
     Structure,
     UserRouting,
 )
-from proper_model.text.encoding import Encoder
-
-MakePass = Callable[[Tensor], Pass]
 
 
 @dataclass(frozen=True)
@@ -130,21 +127,18 @@ def fold_release(
 
     Args:
         tensors: the user's `embedding` and `lora.<site>.A|B`.
-        approximate: fold the mean mixture where no constant one exists.
-        samples: the user's own items, to take the mean over; read by an approximation only.
+        approximate: where no constant mixture exists, fold its mean over `samples`, the user's own.
 
-    Raises:
-        ExportError: the release routes by token, and approximation was not asked for or has no
-            samples.
-        StateError: a private tensor is missing or does not fit the release.
+    Raises ExportError: the release routes by token, and approximation was not asked for or has no
+    samples; StateError: a private tensor is missing or does not fit the release.
     """
     exact = release.structure.foldable
     if not exact and not approximate:
         raise ExportError(
             f"preset '{release.structure.name}' routes by token, so what one user got from the "
             "experts is not one LoRA and cannot be exported exactly",
-            hint="ask for the approximate export (--approximate), which measures what it loses; or adapt on a "
-            "release of preset 'device'",
+            hint="ask for the approximate export (--approximate), which measures what it loses; or "
+            "adapt on a release of preset 'device'",
         )
     if not exact and not samples:
         raise ExportError(
@@ -171,19 +165,10 @@ class _Measure:
     """Passes over the user's samples, in chunks that fit memory."""
 
     def __init__(
-        self,
-        release: Release,
-        model: AdaptedModel,
-        embedding: Tensor,
-        samples: Sequence[Encoded],
+        self, release: Release, model: AdaptedModel, embedding: Tensor, samples: Sequence[Encoded]
     ) -> None:
         self.model, self.samples = model, samples
-        self.encoder: Encoder = release.encoder()
-        embeddings = embedding[None]
-        routing = model.structure.user_routing
-        self.exact_pass: MakePass = lambda slots: personal_pass(
-            slots, embeddings=embeddings, routing=routing, experts=True
-        )
+        self.embeddings = embedding[None]
         self.tokens = inference_tokens(
             None,
             model,
@@ -191,6 +176,10 @@ class _Measure:
             longest=max(len(sample.tokens) for sample in samples),
             tokens=release.settings.tokens_per_step,
         )
+
+    def exact_pass(self, slots: Tensor) -> Pass:
+        routing = self.model.structure.user_routing
+        return personal_pass(slots, embeddings=self.embeddings, routing=routing, experts=True)
 
     def mean_weights(self) -> Tensor:
         """Routing weights [S, N]: the mean over items of every item's mean over its tokens."""
@@ -213,7 +202,10 @@ class _Measure:
         def add(batch: Batch) -> None:
             nonlocal exact_nll, folded_nll, largest
             ours = self.model.answer_logits(batch, self.exact_pass(batch.slots))
-            theirs = folded.answer_logits(batch, _folded_pass(batch.slots))
+            folded_pass = personal_pass(
+                batch.slots, embeddings=None, routing=UserRouting.USER_AWARE, experts=False
+            )
+            theirs = folded.answer_logits(batch, folded_pass)
             losses = [token_nll(logits, batch.answers).double().sum() for logits in (ours, theirs)]
             difference = (ours.double() - theirs.double()).abs().max()
             # All of it computed: what runs out of memory runs out before.
@@ -230,7 +222,7 @@ class _Measure:
 
         def run(chunk: Sequence[int]) -> None:
             rows = [self.samples[i] for i in chunk]
-            add(self.encoder.batch(rows, [0] * len(rows), device=device))
+            add(pack(rows, [0] * len(rows), device=device))
 
         for chunk in budget_chunks([len(s.tokens) for s in self.samples], self.tokens):
             in_parts(chunk, run, device)
@@ -251,19 +243,8 @@ def _folded_model(base: object, factors: Mapping[str, tuple[Tensor, Tensor]]) ->
         embedding_dim=1,
     )
     model = AdaptedModel(base, structure, generator=torch.Generator().manual_seed(0))
-    stack_adapters(
-        model,
-        [
-            {
-                f"lora.{path}.{name}": factor
-                for path, (a, b) in factors.items()
-                for name, factor in (("A", a), ("B", b))
-            }
-        ],
-    )
+    tensors = {f"lora.{path}.A": a for path, (a, _) in factors.items()}
+    tensors |= {f"lora.{path}.B": b for path, (_, b) in factors.items()}
+    stack_adapters(model, [tensors])
     model.requires_grad_(False)
     return model
-
-
-def _folded_pass(slots: Tensor) -> Pass:
-    return personal_pass(slots, embeddings=None, routing=UserRouting.USER_AWARE, experts=False)

@@ -15,10 +15,8 @@ No user embedding is in it, only the mean and prototypes over at least ten users
 from __future__ import annotations
 
 import dataclasses
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -29,7 +27,7 @@ from proper_model.base.checked import CheckedFiles, load_checked_base
 from proper_model.base.loading import Population, compute_dtype, default_device
 from proper_model.base.outside_config import saved_base_config
 from proper_model.base.population_lora import population_config
-from proper_model.base.portable_config import make_portable
+from proper_model.base.portable_config import saved_files
 from proper_model.base.quantized import is_quantized
 from proper_model.base.sites import Site
 from proper_model.bundle.file_names import (
@@ -60,7 +58,7 @@ class Release:
     Attributes:
         base: causal LM with the population LoRA merged (W_p, eq. 6).
         shared: tensors of `shared.safetensors` by name.
-        population: PEFT state of the population LoRA and its `adapter_config` JSON.
+        population: tensors of the population LoRA under PEFT's names.
         notes: numbers about training, for reports; no user data.
         chosen_weights: how this host holds the base, where that is not as the release says.
         memory_bytes: what answering may take beside the base on this host; None: no limit.
@@ -135,12 +133,8 @@ def _named_targets(model: AdaptedModel) -> dict[str, Tensor]:
         experts, router = model.expert(number), model.router(number)
         targets[f"experts.{site.path}.A"] = experts.a
         targets[f"experts.{site.path}.B"] = experts.b
-        for kind, weight in (
-            ("text", router.text),
-            ("user", router.user),
-            ("lora", router.lora),
-        ):
-            if weight is not None:
+        for kind in ("text", "user", "lora"):
+            if (weight := getattr(router, kind)) is not None:
                 targets[f"routers.{site.path}.{kind}"] = weight
     if model.tied_user is not None:
         targets["routers.tied.user"] = model.tied_user
@@ -188,23 +182,17 @@ def release_to_files(release: Release, *, base: BaseSource | None = None) -> dic
             hint="use the release as the pooled stages return it",
         )
     files: dict[str, bytes] = {}
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch)
-        if base is None:
-            release.base.save_pretrained(folder, max_shard_size="512MB")
-            make_portable(folder)
-        for path in sorted(folder.iterdir()):
-            if path.is_file() and is_release_file(BASE + path.name):
-                files[BASE + path.name] = path.read_bytes()
-    for name, data in saved_tokenizer(release.tokenizer).items():
-        files[TOKENIZER + name] = data
     if base is None:
-        files[BASE + CONFIG] = saved_base_config(files[BASE + CONFIG])
+        saved = saved_files(
+            release.base, lambda name: is_release_file(BASE + name), max_shard_size="512MB"
+        )
+        files |= {BASE + name: data for name, data in saved.items()}
+        files[BASE + CONFIG] = saved_base_config(saved[CONFIG])
     else:
+        config = population_config(release.settings.population, base.name)
         files[POPULATION_WEIGHTS] = save(dict(release.population))
-        files[POPULATION_CONFIG] = population_config(
-            release.settings.population, base.name
-        ).encode()
+        files[POPULATION_CONFIG] = config.encode()
+    files |= {TOKENIZER + name: data for name, data in saved_tokenizer(release.tokenizer).items()}
     files[SHARED] = save({n: t.contiguous() for n, t in release.shared.items()})
     files[TASK] = release.task.toml_text.encode()
     files[RECIPE] = Recipe(

@@ -11,10 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from proper_model.bundle.file_names import (
-    RECIPE,
-    TASK,
-)
+from proper_model.bundle.file_names import RECIPE, TASK
 from proper_model.bundle.manifest import BaseReference
 from proper_model.errors import BundleFormatError, ConfigError, TaskError
 from proper_model.settings.presets import Structure

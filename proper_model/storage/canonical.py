@@ -26,9 +26,8 @@ MAX_INTEGER = 2**53 - 1  # the integers every JSON reader holds exactly
 def encode(value: Any) -> bytes:
     """The canonical bytes of a value made of dict, list, str, int, bool and None.
 
-    Raises:
-        BundleFormatError: a float, another type, an integer out of range, a string not in NFC, or
-            too deep nesting.
+    Raises BundleFormatError: a float, another type, an integer out of range, a string not in NFC,
+    or too deep nesting.
     """
     _check(value, "value to encode", 0)
     return _bytes(value)
@@ -37,9 +36,8 @@ def encode(value: Any) -> bytes:
 def decode(data: bytes, *, where: str) -> Any:
     """The value of canonical bytes; `where` names the document in messages.
 
-    Raises:
-        BundleFormatError: not JSON, duplicate keys, trailing data, or any other form of the value
-            than the canonical one.
+    Raises BundleFormatError: not JSON, duplicate keys, trailing data, or any other form of the
+    value than the canonical one.
     """
     value = parse_strict(data, where=where)
     _check(value, where, 0)
@@ -54,8 +52,7 @@ def decode(data: bytes, *, where: str) -> Any:
 def parse_strict(data: bytes, *, where: str) -> Any:
     """Parse JSON in any layout, refusing duplicate keys, non-integers, and trailing data.
 
-    Raises:
-        BundleFormatError: the bytes are not such a document.
+    Raises BundleFormatError: the bytes are not such a document.
     """
     try:
         return parse_json(data, parse_int=_exact_integer, parse_float=_no_fraction)

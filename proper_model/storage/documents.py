@@ -74,11 +74,11 @@ def parse_object(
     return value
 
 
-def parse_toml(data: bytes | str, *, max_depth: int = MAX_DEPTH) -> dict[str, Any]:
+def parse_toml(data: bytes | str) -> dict[str, Any]:
     """The tables of a TOML document.
 
     Raises DocumentError: not UTF-8, not TOML, too many digits, a key of too many parts, or nested
-    deeper than `max_depth`.
+    deeper than `MAX_DEPTH`.
     """
     text = _text(data)
     if _LONG_KEY.search(text) is not None:
@@ -91,7 +91,7 @@ def parse_toml(data: bytes | str, *, max_depth: int = MAX_DEPTH) -> dict[str, An
         raise DocumentError("nested too deeply") from None
     except ValueError:  # Python's own limit, against quadratic time
         raise DocumentError("a number has too many digits") from None
-    _check(value, max_depth)
+    _check(value, MAX_DEPTH)
     return value
 
 

@@ -22,6 +22,7 @@ from proper_model.storage.files import (
     make_private_folder,
     sync_folder,
     write_atomic,
+    write_synced,
 )
 
 _POLL_S = 0.05
@@ -32,8 +33,7 @@ _DESCRIPTORS = Path("/proc/self/fd")
 def write_file(path: Path, data: bytes) -> None:
     """`write_atomic` that also makes the folders above.
 
-    Raises:
-        OSError: the old file is intact.
+    Raises OSError: the old file is intact.
     """
     make_private_folder(path.parent)
     write_atomic(path, data)
@@ -44,8 +44,7 @@ def create_file(path: Path, data: Buffer | Iterable[Buffer]) -> None:
 
     Killed meanwhile nothing is left where the system has files without a name (Linux).
 
-    Raises:
-        FileExistsError: something of that name is there; it is untouched.
+    Raises FileExistsError: something of that name is there; it is untouched.
     """
     make_private_folder(path.parent)
     descriptor = _unnamed(path.parent)
@@ -80,10 +79,7 @@ def _unnamed(folder: Path) -> int | None:
 def _fill_and_name(descriptor: int, path: Path, data: Buffer | Iterable[Buffer]) -> None:
     try:
         with os.fdopen(descriptor, "wb") as handle:
-            for part in (data,) if isinstance(data, Buffer) else data:
-                handle.write(part)
-            handle.flush()
-            os.fsync(descriptor)
+            write_synced(handle, data)
             # With a folder's descriptor, as only `linkat` follows the link to the open file.
             folder = os.open(_DESCRIPTORS, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
@@ -98,8 +94,7 @@ def _fill_and_name(descriptor: int, path: Path, data: Buffer | Iterable[Buffer])
 def move_folder(source: Path, target: Path) -> None:
     """Give a finished folder, whose files have been synced, its name.
 
-    Raises:
-        OSError: the target exists and is not empty.
+    Raises OSError: the target exists and is not empty.
     """
     for folder, _, _ in os.walk(source):
         sync_folder(Path(folder))
@@ -119,9 +114,8 @@ def remove_folder(path: Path) -> None:
 def locked(path: Path, *, timeout_s: float) -> Iterator[None]:
     """Hold an exclusive lock that the system releases when this process ends, however it ends.
 
-    Raises:
-        TimeoutError: another process, or thread of this one, held it for `timeout_s`.
-        RuntimeError: this thread holds it, and `timeout_s` is infinite.
+    Raises TimeoutError: another process, or thread of this one, held it for `timeout_s`;
+    RuntimeError: this thread holds it, and `timeout_s` is infinite.
     """
     from filelock import FileLock, Timeout  # late: `proper path` needs no lock
 

@@ -15,6 +15,7 @@ import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from proper_model.errors import StorageError
 
@@ -97,15 +98,19 @@ def _replace(path: Path, data: Buffer | Iterable[Buffer]) -> None:
     descriptor = os.open(temporary, flags, PRIVATE_FILE)
     try:
         with os.fdopen(descriptor, "wb") as handle:
-            for part in (data,) if isinstance(data, Buffer) else data:
-                handle.write(part)
-            handle.flush()
-            os.fsync(handle.fileno())
+            write_synced(handle, data)
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+def write_synced(handle: BinaryIO, data: Buffer | Iterable[Buffer]) -> None:
+    """Write data, or parts of it, to an open file and flush it to the disk."""
+    handle.writelines((data,) if isinstance(data, Buffer) else data)
+    handle.flush()
+    os.fsync(handle.fileno())
 
 
 def save_private(path: Path, data: bytes) -> None:

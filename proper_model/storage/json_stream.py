@@ -11,29 +11,25 @@ import json
 import re
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
-from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
 from proper_model.errors import DataError
 from proper_model.storage.documents import DocumentError, parse_object, refuse_constant
+from proper_model.storage.files import read_followed
 
 CHUNK_BYTES = 1 << 18
 MAX_RECORD_CHARS = 1 << 28
+MAX_OBJECT_BYTES = 1 << 30
 _BEFORE_MORE_DIGITS = frozenset(("", ".", "e", "E", "e+", "e-", "E+", "E-"))
 # A parse error this close to the end of the buffer may be a literal or an escape cut in two.
 _TAIL = 16
 _WHITESPACE = re.compile(r"[ \t\r\n]*")
-
-
 _DECODER = json.JSONDecoder(parse_constant=refuse_constant)
 
 
 class TextBuffer:
-    """Text that arrives in chunks; everything before `position` has been used.
-
-    `chunks` may raise, which passes through whatever asks for more text.
-    """
+    """Text that arrives in chunks; everything before `position` has been used."""
 
     def __init__(self, name: str, chunks: Iterator[str]) -> None:
         self.name = name
@@ -94,10 +90,7 @@ def _decoded(
 
 
 def iter_array(
-    path: Path,
-    *,
-    chunk_bytes: int = CHUNK_BYTES,
-    on_read: Callable[[int], None] | None = None,
+    path: Path, *, chunk_bytes: int = CHUNK_BYTES, on_read: Callable[[int], None] | None = None
 ) -> Iterator[Any]:
     """Yield the elements of the JSON array in `path`, holding one element at a time.
 
@@ -128,33 +121,33 @@ def _elements(buffer: TextBuffer) -> Iterator[Any]:
     more = buffer.next_character() != "]"
     while more:
         buffer.next_character()
-        yield _decode_value(buffer, partial(_fail, buffer, record))
+        yield _decode_value(buffer, record)
         record += 1
-        more = _more_follows(buffer, partial(_fail, buffer, record))
+        separator = buffer.next_character()
+        if separator not in ("]", ","):
+            _fail(buffer, record, "expected ',' or ']' before it")
+        more = separator == ","
+        buffer.position += more
     buffer.position += 1
     if buffer.next_character():
         raise DataError(f"{name}: something follows the end of the JSON array")
 
 
-def _decode_value(buffer: TextBuffer, fail: Callable[[str], NoReturn]) -> Any:
-    """Parse the JSON value at the buffer's position and move past it.
-
-    Calls `fail` with a reason, which quotes nothing, if the value is malformed or longer than
-    `MAX_RECORD_CHARS`.
-    """
+def _decode_value(buffer: TextBuffer, record: int) -> Any:
+    """Parse the JSON value at the buffer's position and move past it. Raises DataError."""
     while True:
         start = buffer.position
         try:
             value, end = _DECODER.raw_decode(buffer.text, start)
         except DocumentError as error:
-            fail(str(error))
+            _fail(buffer, record, str(error))
         except json.JSONDecodeError as error:
             if buffer.ended or not _may_be_cut(error, len(buffer.text)):
-                fail(f"{error.msg} at its character {error.pos - start}")
+                _fail(buffer, record, f"{error.msg} at its character {error.pos - start}")
         except RecursionError:
-            fail("nested too deeply")
+            _fail(buffer, record, "nested too deeply")
         except ValueError:  # Python's own limit, against quadratic time
-            fail("a number has too many digits")
+            _fail(buffer, record, "a number has too many digits")
         else:
             # A number at the end of the buffer may go on in the next chunk: "4" and "4." are read as 4.
             cut = buffer.text[end : end + 3] in _BEFORE_MORE_DIGITS and not buffer.ended
@@ -162,21 +155,8 @@ def _decode_value(buffer: TextBuffer, fail: Callable[[str], NoReturn]) -> Any:
                 buffer.position = end
                 return value
         if buffer.ahead > MAX_RECORD_CHARS:
-            fail(f"longer than {MAX_RECORD_CHARS} characters")
+            _fail(buffer, record, f"longer than {MAX_RECORD_CHARS} characters")
         buffer.fill(2 * max(buffer.ahead, 1))
-
-
-def _more_follows(buffer: TextBuffer, fail: Callable[[str], NoReturn]) -> bool:
-    """Behind an element: move past a comma, or stay at the array's end and return False.
-
-    Calls `fail` with a reason where neither stands.
-    """
-    separator = buffer.next_character()
-    if separator not in ("]", ","):
-        fail("expected ',' or ']' before it")
-    more = separator == ","
-    buffer.position += more
-    return more
 
 
 def _may_be_cut(error: json.JSONDecodeError, length: int) -> bool:
@@ -196,20 +176,16 @@ def _fail(buffer: TextBuffer, record: int, what: str) -> NoReturn:
     )
 
 
-def read_object(path: Path, *, limit_bytes: int = 1 << 30) -> dict[str, Any]:
+def read_object(path: Path) -> dict[str, Any]:
     """Parse a file that holds one JSON object, such as LaMP's golds.
 
     Raises DataError if it is missing, too large, not UTF-8, malformed or not an object.
     """
     try:
-        size = path.stat().st_size
-        data = path.read_bytes() if size <= limit_bytes else b""
+        data = read_followed(path, limit_bytes=MAX_OBJECT_BYTES)
+        return parse_object(data.removeprefix(codecs.BOM_UTF8), surrogates=True)
     except OSError as error:
         raise DataError(f"{path.name}: cannot be read ({error.strerror})") from error
-    if size > limit_bytes:
-        raise DataError(f"{path.name}: {size} bytes, more than the limit of {limit_bytes}")
-    try:
-        return parse_object(data.removeprefix(codecs.BOM_UTF8), surrogates=True)
     except DocumentError as error:
         raise DataError(
             f"{path.name}: {error}", hint="expected one JSON object; fetch the file again"

@@ -7,7 +7,7 @@ template's own control tokens, and what a tokenizer puts in front of every text,
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
@@ -39,7 +39,7 @@ def control_ids(tokenizer: Any) -> frozenset[int]:
 
 
 class PlainText:
-    """A tokenizer for text whose author is no engineer of prompts."""
+    """A tokenizer for people's text."""
 
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
@@ -85,16 +85,11 @@ class PlainText:
         """True if the tokenizer finds no control token in a text."""
         return self.control.isdisjoint(self.raw(text))
 
-    def raw(self, text: str) -> list[int]:
-        """The ids of a text as the tokenizer has it, control tokens included."""
-        return self._encoded(text)
+    def raw(self, text: str, **options: bool) -> list[int]:
+        """The ids of a text as the tokenizer has it, control tokens included.
 
-    def _spelled(self, text: str) -> list[int]:
-        """The ids of a text whose control tokens are replaced by their letters."""
-        return self._without_control(self._encoded(text, split_special_tokens=True))
-
-    def _encoded(self, text: str, **options: bool) -> list[int]:
-        """Raises BaseModelError where the tokenizer fails; what it says may hold the text."""
+        Raises BaseModelError where the tokenizer fails, without its words: they may hold the text.
+        """
         try:
             return list(self.tokenizer(text, add_special_tokens=False, **options)["input_ids"])
         except (KeyboardInterrupt, SystemExit, MemoryError):
@@ -105,11 +100,12 @@ class PlainText:
                 hint="use another base or release, and report it to its publisher",
             ) from None
 
-    def _without_control(self, ids: Iterable[int]) -> list[int]:
+    def _spelled(self, text: str) -> list[int]:
+        """The ids of a text whose control tokens are replaced by their letters."""
         # Some vocabularies hold control tokens as words, so that they appear all the same.
         return [
             part
-            for number in ids
+            for number in self.raw(text, split_special_tokens=True)
             for part in (self._letters(number) if number in self.control else [number])
         ]
 

@@ -55,8 +55,9 @@ _PROBE = "Text 12 of a person."
 _HINT = "ask the publisher for a release with a tokenizer that transformers saved"
 
 
-def clean_config(data: bytes, *, where: str = TOKENIZER + TOKENIZER_CONFIG) -> bytes:
+def clean_config(data: bytes) -> bytes:
     """tokenizer_config.json with the keys that count. Raises BundleFormatError."""
+    where = TOKENIZER + TOKENIZER_CONFIG
     if len(data) > MAX_CONFIG_BYTES:
         raise _error(where, f"{len(data)} bytes, expected at most {MAX_CONFIG_BYTES}")
     try:
@@ -81,18 +82,10 @@ def saved_tokenizer(tokenizer: Any) -> dict[str, bytes]:
 
     Raises BundleFormatError for one that no `tokenizer.json` describes.
     """
-    from proper_model.base.portable_config import make_portable
+    from proper_model.base.portable_config import saved_files
 
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch)
-        tokenizer.save_pretrained(folder)
-        make_portable(folder)
-        # Its older formats and further templates: nothing reads them.
-        files = {
-            path.name: path.read_bytes()
-            for path in sorted(folder.iterdir())
-            if path.is_file() and is_release_file(TOKENIZER + path.name)
-        }
+    # Without its older formats and further templates: nothing reads them.
+    files = saved_files(tokenizer, lambda name: is_release_file(TOKENIZER + name))
     if TOKENIZER_JSON not in files:
         raise _error(TOKENIZER + TOKENIZER_JSON, "missing, and nothing else says how to read text")
     return files | {TOKENIZER_CONFIG: saved_config(files[TOKENIZER_CONFIG])}
@@ -204,24 +197,19 @@ def _built(folder: str) -> Any:
 
 def _try(tokenizer: Any, rows: int) -> None:
     """One prompt, as the encoder will write it."""
-    eos = tokenizer.eos_token_id
-    if type(eos) is not int or not 0 <= eos < rows:
-        raise _error(
-            TOKENIZER + TOKENIZER_CONFIG, "no end-of-sequence token that the base has a row for"
-        )
+    template = tokenizer.chat_template
+    with _refusing(TOKENIZER, "what it makes of texts cannot be found out"):
+        if template:
+            check_template(template)
+        check_tokenizer("it", tokenizer, rows)
     with _refusing(TOKENIZER, "one prompt cannot be written with it"):
-        text = _PROBE
-        if tokenizer.chat_template:
-            check_template(tokenizer.chat_template)
-            text = asked(tokenizer, _PROBE)
+        text = asked(tokenizer, _PROBE) if template else _PROBE
         ids = list(tokenizer(text)["input_ids"])
         tokenizer.decode(ids, skip_special_tokens=True)
     if _PROBE not in text:
         raise _error(TOKENIZER, "its chat template leaves out what a person says")
     if not ids or not all(0 <= number < rows for number in ids):
         raise _error(TOKENIZER, "of a prompt it makes no token ids that the base has rows for")
-    with _refusing(TOKENIZER, "what it makes of texts cannot be found out"):
-        check_tokenizer("it", tokenizer, rows)
 
 
 @contextmanager

@@ -15,10 +15,40 @@ import secrets
 import sys
 import tempfile
 import warnings
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from tests.fuzz.all_targets import TARGETS, make_targets
-from tests.fuzz.harness import Tally, keep_in, run, table, try_case
+from tests.fuzz.file_targets import AddressTarget, DataTarget, ProfileTarget, TaskTarget
+from tests.fuzz.harness import Tally, Target, keep_in, run, table, try_case
+from tests.fuzz.history_targets import HistoryTarget, QuestionTarget
+from tests.fuzz.private_targets import (
+    BackupTarget,
+    DocumentTarget,
+    ImportTarget,
+    PassphraseTarget,
+    VaultTarget,
+)
+from tests.fuzz.release_targets import PublisherTarget, ReleaseTarget, TrustTarget
+
+TARGETS: dict[str, Callable[[Path], Target]] = {
+    kind.name: kind
+    for kind in (
+        VaultTarget,
+        PassphraseTarget,
+        BackupTarget,
+        DocumentTarget,
+        ImportTarget,
+        TrustTarget,
+        PublisherTarget,
+        ReleaseTarget,
+        HistoryTarget,
+        QuestionTarget,
+        TaskTarget,
+        ProfileTarget,
+        DataTarget,
+        AddressTarget,
+    )
+}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -56,6 +86,16 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"failing inputs: {options.out}; again: python -m tests.fuzz --again FOLDER")
         return 1
     return 130 if interrupted else 0
+
+
+def make_targets(folder: Path, names: Sequence[str] | None = None) -> list[Target]:
+    """Targets with a working folder each."""
+    made = []
+    for name in names or TARGETS:
+        place = folder / name
+        place.mkdir(parents=True)
+        made.append(TARGETS[name](place))
+    return made
 
 
 def again(folder: Path, scratch: Path) -> int:

@@ -32,7 +32,7 @@ from tests.fuzz.harness import CANARY, Files, cause_of
 from tests.fuzz.mutators import spoil_bytes, spoil_json, spoil_tensors
 from tests.fuzz.release_targets import publish_sample
 from tests.vault_mutations import good_vaults, mutated, mutated_json, mutated_vaults
-from tests.vault_samples import BUNDLE, WORD, make_vault, put_files, put_key_file, tree
+from tests.vault_samples import BUNDLE, WORD, make_vault, put_key_file, tree, write_files
 
 CREATED = datetime(2026, 3, 1, tzinfo=UTC)
 PASSPHRASE = "a passphrase, not a short one"
@@ -85,7 +85,7 @@ class VaultTarget:
     def judge(self, files: Files) -> str | None:
         shutil.rmtree(self.home.vault, ignore_errors=True)
         stored = {name: data for name, data in files.items() if name != "secret"}
-        put_files(self.home.vault, stored)
+        write_files(self.home.vault, stored)
         with contextlib.suppress(ProperError):
             look_at(self.home)  # what `status` shows without a secret
         secret: KeyFile | Passphrase = WORD if files["secret"] == b"word" else self.key

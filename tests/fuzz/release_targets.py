@@ -43,7 +43,16 @@ from proper_model.errors import BundleFormatError, ProperError
 from proper_model.release.contents import release_to_files
 from proper_model.storage import canonical
 from proper_model.tasks.records import Query
-from tests.bundle_samples import KEY, LIFETIME, NOW, base_files, referring_files, sample_info
+from tests.bundle_samples import (
+    KEY,
+    LIFETIME,
+    NOW,
+    base_files,
+    referring_files,
+    sample_info,
+    tree,
+    write_files,
+)
 from tests.exports import noisy_release
 from tests.fuzz.harness import Files, cause_of
 from tests.fuzz.mutators import spoil_bytes, spoil_json, spoil_tensors, spoil_toml, spoil_value
@@ -109,16 +118,7 @@ def write_release(folder: Path, files: Files) -> Path:
 def write_files(folder: Path, files: Files) -> None:
     """A folder with these files and no others."""
     shutil.rmtree(folder, ignore_errors=True)
-    for name, data in files.items():
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
-
-
-def tree(folder: Path) -> dict[str, bytes]:
-    """Every file below a folder, by its path there."""
-    found = (path for path in folder.rglob("*") if path.is_file())
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(found)}
+    write_files(folder, files)
 
 
 class TrustTarget:
