@@ -20,6 +20,7 @@ from torch import Tensor
 from proper_model.engine.checkpoint import Checkpoint
 from proper_model.engine.judging import held_back_losses
 from proper_model.engine.optimizer import StackedAdamW, linear_schedule
+from proper_model.engine.pooled_settings import PassTokens
 from proper_model.engine.recompute import recomputing
 from proper_model.engine.slots import Slots, Start
 from proper_model.engine.training_loop import Row, TrainingLoop
@@ -61,7 +62,7 @@ class Cohort(TrainingLoop[Tensor]):
             encoder,
             parameters,
             device=model.device,
-            tokens_per_step=settings.tokens_per_step,
+            tokens=PassTokens(settings.tokens_per_step, settings.tokens_judged),
             checkpoint=checkpoint,
             checkpoint_every=checkpoint_every,
             checkpoint_every_s=checkpoint_every_s,
@@ -204,7 +205,7 @@ class Cohort(TrainingLoop[Tensor]):
             self.encoder,
             samples,
             lambda rows: self.make_pass(rows, residents),
-            self.settings.tokens_judged,
+            self.judge_tokens,
         )
         owners = torch.tensor([slot for slot, _ in samples])
         better = []
