@@ -33,13 +33,12 @@ def stage3(model: AdaptedModel, embeddings: torch.Tensor) -> Pass:
     )
 
 
+def plain_pass(slots: torch.Tensor) -> Pass:
+    return Pass(slots, experts=False, lora=False, embeddings=None, routing=UserRouting.USER_AWARE)
+
+
 def plain(model: AdaptedModel) -> torch.Tensor:
-    return losses(
-        model,
-        Pass(
-            BATCH.slots, experts=False, lora=False, embeddings=None, routing=UserRouting.USER_AWARE
-        ),
-    )
+    return losses(model, plain_pass(BATCH.slots))
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -251,11 +250,8 @@ def test_device_preset_folds_exactly() -> None:
             linear.weight.data += model.structure.scale * b @ a
         batch = batch_of((item,), [0])
         fresh = AdaptedModel(base, model.structure, generator=torch.Generator().manual_seed(0))
-        now = Pass(
-            batch.slots, experts=False, lora=False, embeddings=None, routing=UserRouting.USER_AWARE
-        )
         with torch.no_grad():
-            folded = fresh.answer_loss(batch, now)[0]
+            folded = fresh.answer_loss(batch, plain_pass(batch.slots))[0]
         assert folded.item() == pytest.approx(expected[row].item(), abs=1e-6)
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from proper_model.data.users import read_population, write_oppu
 from proper_model.errors import ConfigError
+from proper_model.tasks.records import Place, Report
 from proper_model.tasks.task import load_task
 from simulations.synthetic.people import make_synthetic
 from simulations.synthetic.settings import KINDS
@@ -179,8 +180,8 @@ def test_a_population_is_as_its_task_and_lamps_read_it(kind, tmp_path):
     population = make_synthetic(kind, preset="smoke").population
     ours, theirs = load_task(kind), load_task(LAMP[kind])
     for user in (*population.pooled, *population.test):
-        ours.check(user)
         for query in user.queries:
+            ours.check_query(query, Place("user"), Report())
             assert theirs.query_text(query) == ours.query_text(query)
             assert theirs.labels_for(query) == ours.labels_for(query)
     write_oppu(population, tmp_path)
