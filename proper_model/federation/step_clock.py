@@ -9,7 +9,6 @@ import json
 import time
 from collections.abc import Collection
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from proper_model.progress import Progress
@@ -31,12 +30,7 @@ class StepClock:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        _kind: type[BaseException] | None,
-        _error: BaseException | None,
-        _trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.leave()
 
     def enter(self, step: str) -> None:
