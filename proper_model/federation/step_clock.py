@@ -3,6 +3,7 @@
 A step is written as it ends, so that a kill loses the time of one step at most.
 """
 
+# mypy: implicit-reexport
 from __future__ import annotations
 
 import json
