@@ -41,7 +41,7 @@ class Cohort(TrainingLoop[Tensor]):
     Args:
         parameters: stacked tensors [K, ...] that `make_pass` uses; K trials train at once.
         start: starting values of a trial.
-        checkpoint, checkpoint_every, checkpoint_every_s: as for `TrainingLoop`.
+        checkpoint, checkpoint_every: as for `TrainingLoop`.
     """
 
     def __init__(
@@ -56,7 +56,6 @@ class Cohort(TrainingLoop[Tensor]):
         *,
         checkpoint: Checkpoint | None = None,
         checkpoint_every: int = 50,
-        checkpoint_every_s: float = 20.0,
     ) -> None:
         super().__init__(
             encoder,
@@ -65,7 +64,6 @@ class Cohort(TrainingLoop[Tensor]):
             tokens=PassTokens(settings.tokens_per_step, settings.tokens_judged),
             checkpoint=checkpoint,
             checkpoint_every=checkpoint_every,
-            checkpoint_every_s=checkpoint_every_s,
         )
         self.model, self.trials = model, list(trials)
         self.make_pass, self.settings = make_pass, settings
