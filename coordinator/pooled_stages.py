@@ -112,13 +112,7 @@ def run_pooled_stages(
         seed=seed,
         shared={**shared_tensors(adapted), **published_embeddings(table, settings, seed)},
         population=population,
-        notes={
-            "population": notes1,
-            "group": notes2,
-            "router": notes3,
-            "users_trained": len(data.trained),
-            "users_held_back": len(data.held_back),
-        },
+        notes={"population": notes1, "group": notes2, "router": notes3, **_counts(data)},
     )
 
 
@@ -218,6 +212,10 @@ class _Stages:
             "checkpoint": checkpoint,
             "progress": lambda done, total: self.say(phase, done, total),
         }
+
+
+def _counts(data: PooledData) -> dict[str, Any]:
+    return {"users_trained": len(data.trained), "users_held_back": len(data.held_back)}
 
 
 def _split(adapted: AdaptedModel) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
