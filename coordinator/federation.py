@@ -129,14 +129,11 @@ class Federation:
             sent += len(load)
         return outcome
 
-    def round(
-        self, kind: Kind, shipment: Shipment, nodes: Sequence[int] | None = None
-    ) -> dict[int, Status]:
+    def round(self, kind: Kind, shipment: Shipment) -> dict[int, Status]:
         """One personalization or evaluation round; a node that lost the bundle gets it again."""
-        targets = self.nodes if nodes is None else tuple(nodes)
         fields = request_fields(kind, shipment.bundle_id)
-        outcome = self.exchange(kind, dict.fromkeys(targets, fields), self.round_timeout_s)
-        lost = [node for node in targets if outcome[node] is Status.NO_BUNDLE]
+        outcome = self.exchange(kind, dict.fromkeys(self.nodes, fields), self.round_timeout_s)
+        lost = [node for node in self.nodes if outcome[node] is Status.NO_BUNDLE]
         if lost:
             outcome |= self.ship(shipment, lost)
             again = [node for node in lost if outcome[node] is Status.OK]

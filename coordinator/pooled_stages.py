@@ -35,7 +35,7 @@ from proper_model.base.quantized import quantize_base
 from proper_model.checks import load_base
 from proper_model.kernels import mix_seed
 from proper_model.model import AdaptedModel
-from proper_model.progress import Progress, Steps, silent
+from proper_model.progress import Progress, silent
 from proper_model.release.contents import Release, load_shared, shared_tensors
 from proper_model.settings import BaseWeights, StageSettings, Structure
 from proper_model.stages import (
@@ -138,10 +138,7 @@ class _Stages:
                 self.data.trained,
                 self.data.held_back,
                 self.inputs.settings,
-                seed=self.inputs.seed,
-                memory_bytes=self.memory_bytes,
-                checkpoint=checkpoint,
-                progress=self._steps("population"),
+                **self._how("population", checkpoint),
             )
             return state, report.as_dict()
 
@@ -165,10 +162,7 @@ class _Stages:
                 self.data.trained,
                 self.data.held_back,
                 settings,
-                seed=seed,
-                memory_bytes=self.memory_bytes,
-                checkpoint=checkpoint,
-                progress=self._steps("group"),
+                **self._how("group", checkpoint),
             )
             return {**_split(adapted)[0], "table": table.cpu()}, report.as_dict()
 
@@ -178,14 +172,8 @@ class _Stages:
         load_shared(adapted, {**shared_tensors(adapted), **tensors})
         adapted.requires_grad_(False)
         start = first_embeddings(adapted, len(self.data.trained), seed)
-        return (
-            adapted,
-            table,
-            {
-                **note_moved(notes, tensors, zeros_like_b(tensors, ending=EXPERT_B)),
-                "embeddings": note_moved({}, _rows(table), _rows(start)),
-            },
-        )
+        moved = note_moved(notes, tensors, zeros_like_b(tensors, ending=EXPERT_B))
+        return adapted, table, moved | {"embeddings": note_moved({}, _rows(table), _rows(start))}
 
     def router(self, adapted: AdaptedModel, table: Tensor) -> Notes:
         """Stages 3a-3b, on pooled users only; trains W_l in `adapted`."""
@@ -201,10 +189,7 @@ class _Stages:
                 [users[u] for u in chosen],
                 table[chosen],
                 settings,
-                seed=seed,
-                memory_bytes=self.memory_bytes,
-                checkpoint=checkpoint,
-                progress=self._steps("router"),
+                **self._how("router", checkpoint),
             )
             return _split(adapted)[1], report.as_dict()
 
@@ -219,8 +204,14 @@ class _Stages:
         check_finite(name, tensors, phase.folder)
         return tensors, notes
 
-    def _steps(self, phase: str) -> Steps:
-        return lambda done, total: self.say(phase, done, total)
+    def _how(self, phase: str, checkpoint: Path) -> dict[str, Any]:
+        """What every stage is told beside its data and settings."""
+        return {
+            "seed": self.inputs.seed,
+            "memory_bytes": self.memory_bytes,
+            "checkpoint": checkpoint,
+            "progress": lambda done, total: self.say(phase, done, total),
+        }
 
 
 def _counts(data: PooledData) -> dict[str, Any]:

@@ -31,7 +31,7 @@ from proper_model.bundle.folder_names import (
     version_folder,
 )
 from proper_model.bundle.latest import Latest, Pointer, parse_latest, sign_latest
-from proper_model.bundle.limits import DEFAULT_LIMITS, Limits
+from proper_model.bundle.limits import DEFAULT_LIMITS
 from proper_model.bundle.signed_bundle import (
     MANIFEST_NAME,
     SIGNATURES_NAME,
@@ -44,16 +44,12 @@ from proper_model.bundle.signed_bundle import (
 from proper_model.bundle.signed_time import LATEST_DAYS, MAX_LATEST_DAYS, MAX_RELEASE_DAYS
 from proper_model.bundle.trusted_root import DEFAULT_CHANNEL, TrustedRoot
 from proper_model.errors import BundleError, ConfigError
-from proper_model.storage.durable import (
-    locked,
-    move_folder,
-    remove_folder,
-    write_file,
-)
+from proper_model.storage.durable import locked, move_folder, remove_folder, write_file
 from proper_model.storage.files import make_private_folder, read_bounded, storage_errors
 
 _VERSION_FOLDER = re.compile(r"v([0-9]{8,16})")
 _STAGING_PREFIX = ".staging-"
+LOCK_TIMEOUT_S = 600.0  # for another publisher to end
 _MAX_STEP = 1_000_000  # from one version to the next; nobody publishes that often
 
 
@@ -78,8 +74,7 @@ def publish(
     latest_keys: Sequence[Ed25519PrivateKey] | None = None,
     latest_days: int = LATEST_DAYS,
     renew: bool = False,
-    limits: Limits = DEFAULT_LIMITS,
-    lock_timeout_s: float = 600.0,
+    lock_timeout_s: float = LOCK_TIMEOUT_S,
 ) -> PublishedBundle:
     """Sign these files as the next version, or return the newest one if it already is that.
 
@@ -95,27 +90,27 @@ def publish(
         latest_days: devices take latest.json to be out of date after this; at most
             `MAX_LATEST_DAYS`. It is signed again when half of this has passed.
         renew: give unchanged content a new version too, before its expiry comes near.
-        limits: devices are expected to have at least these.
-        lock_timeout_s: how long to wait for another publisher.
 
     Raises:
         ConfigError: a setting is out of range, or another process publishes.
         BundleError: the content is something a device would refuse.
     """
+    from proper_model.checks import check_files  # late: `keys` and `root` need no torch
+
     _check_days("publish: valid_for_days", valid_for_days, MAX_RELEASE_DAYS)
     pointer = _LatestSigner(channel, latest_keys or keys, created, latest_days)
     with _publishing(folder, lock_timeout_s):
         newest = _newest_version(folder)
+        unchanged = None
         if not renew:
-            unchanged = _unchanged(files, folder, newest, keys, created, base, channel, limits)
-            if unchanged is not None:
-                pointer.write(folder, unchanged)
-                return unchanged
-        _check_usable(files, base, limits)
+            unchanged = _unchanged(files, folder, newest, keys, created, base, channel)
+        if unchanged is not None:
+            pointer.write(folder, unchanged)
+            return unchanged
+        check_files(files, base)  # what a device would refuse to use is not signed
         expires = created + timedelta(days=valid_for_days)
         info = BundleInfo(newest + 1, created, expires, base, channel)
-        bundle = build_bundle(files, info, keys, limits=limits)
-        published = _place(bundle, folder, info.version)
+        published = _place(build_bundle(files, info, keys), folder, info.version)
         pointer.write(folder, published)
         return published
 
@@ -128,7 +123,6 @@ def renew_latest(
     now: datetime,
     channel: str = DEFAULT_CHANNEL,
     days: int = LATEST_DAYS,
-    lock_timeout_s: float = 600.0,
 ) -> Latest:
     """Sign again, whatever there is, that `newest` is the newest release of the folder.
 
@@ -137,7 +131,7 @@ def renew_latest(
         BundleError: a device would refuse the new latest.json.
     """
     pointer = _LatestSigner(channel, keys, now, days)
-    with _publishing(folder, lock_timeout_s):
+    with _publishing(folder):
         above = _versions(folder)[-1]
         if above > newest.version:
             raise ConfigError(
@@ -162,7 +156,8 @@ def latest(folder: Path) -> PublishedBundle | None:
     found = read_latest(folder)
     if found is None:
         return None
-    return PublishedBundle(found.bundle_id, _path(folder, found.version), found.version)
+    path = folder / version_folder(found.version)
+    return PublishedBundle(found.bundle_id, path, found.version)
 
 
 def open_to_readers(folder: Path) -> None:
@@ -203,13 +198,6 @@ def reference_base(folder: Path, hub_id: str, revision: str) -> BaseReference:
     return BaseReference(hub_id, revision, hashes)
 
 
-def _check_usable(files: Mapping[str, bytes], base: BaseReference | None, limits: Limits) -> None:
-    """Refuse before signing what a device would refuse to use. Raises BundleError."""
-    from proper_model.checks import check_files
-
-    check_files(files, base, limits=limits)
-
-
 def _unchanged(
     files: Mapping[str, bytes],
     folder: Path,
@@ -218,28 +206,23 @@ def _unchanged(
     now: datetime,
     base: BaseReference | None,
     channel: str,
-    limits: Limits,
 ) -> PublishedBundle | None:
     """The newest version, if it is intact, unexpired, signed by all keys, and holds these files."""
-    path = _path(folder, version)
+    path = folder / version_folder(version)
     root = TrustedRoot.of(keys, threshold=len(keys), channel=channel)
     try:
-        manifest = read_bounded(path / MANIFEST_NAME, limits.manifest_bytes)
-        signatures = read_bounded(path / SIGNATURES_NAME, limits.signature_bytes)
         bundle = verify_bundle(
-            manifest,
-            signatures,
+            read_bounded(path / MANIFEST_NAME, DEFAULT_LIMITS.manifest_bytes),
+            read_bounded(path / SIGNATURES_NAME, DEFAULT_LIMITS.signature_bytes),
             lambda name, size: read_bounded(path / name, size),
             root,
             now=now,
-            limits=limits,
         )
     except (OSError, BundleError):
         # Missing, damaged, expired or signed by other keys: a new version replaces it.
         return None
-    if bundle.version != version or bundle.manifest.base_reference != base:
-        return None
-    if bundle.files != dict(files):
+    found = (bundle.version, bundle.manifest.base_reference, bundle.files)
+    if found != (version, base, dict(files)):
         return None
     return PublishedBundle(bundle.bundle_id, path, version)
 
@@ -248,7 +231,7 @@ def _place(bundle: BundleFiles, folder: Path, version: int) -> PublishedBundle:
     staging = folder / f"{_STAGING_PREFIX}{version}"
     for name, data in bundle.all_files().items():
         write_file(staging / name, data)
-    target = _path(folder, version)
+    target = folder / version_folder(version)
     move_folder(staging, target)
     return PublishedBundle(bundle.bundle_id, target, version)
 
@@ -274,10 +257,6 @@ def _versions(folder: Path) -> list[int]:
     """0, and the versions that have a folder, in order."""
     matches = (_VERSION_FOLDER.fullmatch(path.name) for path in folder.iterdir())
     return sorted([0, *(int(match[1]) for match in matches if match is not None)])
-
-
-def _path(folder: Path, version: int) -> Path:
-    return folder / version_folder(version)
 
 
 def read_latest(folder: Path) -> Pointer | None:
@@ -329,7 +308,7 @@ class _LatestSigner:
 
 
 @contextmanager
-def _publishing(folder: Path, timeout_s: float) -> Iterator[None]:
+def _publishing(folder: Path, timeout_s: float = LOCK_TIMEOUT_S) -> Iterator[None]:
     """Let one process at a time change a release folder. Raises ConfigError."""
     make_private_folder(folder)
     with ExitStack() as stack:

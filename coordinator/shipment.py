@@ -16,7 +16,6 @@ from proper_model.federation.protocol import (
     MESSAGE_BYTES,
     PIECE_BYTES,
     FileTable,
-    pieces_of,
     sha256_hex,
 )
 
@@ -37,13 +36,10 @@ class Shipment:
         for path in sorted(p for p in folder.rglob("*") if p.is_file()):
             shas = []
             with path.open("rb") as handle:
-                offset = 0
-                while data := handle.read(PIECE_BYTES):
-                    for piece in pieces_of(data):
-                        sha = sha256_hex(piece)
-                        shas.append(sha)
-                        places.setdefault(sha, (path, offset, len(piece)))
-                        offset += len(piece)
+                while piece := handle.read(PIECE_BYTES):
+                    shas.append(sha256_hex(piece))
+                    offset = handle.tell() - len(piece)
+                    places.setdefault(shas[-1], (path, offset, len(piece)))
             pieces[path.relative_to(folder).as_posix()] = tuple(shas)
         if len(places) > MAX_PIECES:
             raise BundleLimitError(

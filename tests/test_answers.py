@@ -11,8 +11,8 @@ from proper_model.kernels.packing import token_nll
 from proper_model.model import answer_loss as answers
 from proper_model.model.adapted_model import AdaptedModel
 from proper_model.model.answer_loss import FrozenHeadLoss
-from proper_model.model.passes import Pass, personal_pass
-from tests.tiny import ARCHITECTURES, adapted, embeddings_of, encoder, samples
+from proper_model.model.passes import Pass
+from tests.tiny import ARCHITECTURES, adapted, encoder, samples, stage3_pass, trained_factors
 
 TOKENS, WIDTH, WORDS = 7, 5, 11
 
@@ -83,21 +83,7 @@ BATCH = encoder().batch(samples(4, seed=1), [0, 2, 1, 0], seeds=[5, 6, 7, 8])
 
 
 def now(model: AdaptedModel) -> Pass:
-    made: Pass = personal_pass(
-        BATCH.slots,
-        embeddings=embeddings_of(model, 3),
-        routing=model.structure.user_routing,
-        experts=True,
-    )
-    made.dropout = 0.2
-    return made
-
-
-def factors(model: AdaptedModel) -> list[Tensor]:
-    found = [*model.lora.a, *model.lora.b]
-    for factor in found:
-        factor.requires_grad_(True)
-    return found
+    return stage3_pass(model, BATCH.slots, dropout=0.2)
 
 
 @pytest.mark.parametrize("architecture", [*ARCHITECTURES, "qwen3", "smollm3", "gemma2"])
@@ -105,7 +91,7 @@ def test_a_models_loss_is_that_of_its_logits(architecture: str) -> None:
     model = adapted(architecture=architecture)
     plain = model.base.config.model_type in answers.PLAIN_HEADS
     assert plain is (architecture != "gemma2")  # which caps its logits
-    wanted = factors(model)
+    wanted = trained_factors(model)
     ours = model.answer_nll(BATCH, now(model))
     theirs = token_nll(model.answer_logits(BATCH, now(model)), BATCH.answers)
     assert ours.shape == BATCH.answers.shape
@@ -122,7 +108,7 @@ def test_other_heads_go_by_their_logits_to_the_same_loss(
     generic: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = adapted()
-    wanted = factors(model)
+    wanted = trained_factors(model)
     expected = model.answer_nll(BATCH, now(model))
     gradients = torch.autograd.grad(expected.sum(), wanted)
 

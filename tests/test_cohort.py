@@ -1,4 +1,4 @@
-"""Cohort training: each user's result equals training alone, whatever the company (float64)."""
+"""Cohort training: each user's result equals training alone, whoever trains beside it (float64)."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ import dataclasses
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
+from proper_model.engine import cohort as cohort_module
 from proper_model.engine.cohort import Cohort
 from proper_model.engine.slots import room_for
 from proper_model.engine.trials import Trial, TrialSettings
@@ -33,6 +36,10 @@ SETTINGS = TrialSettings(
     patience=9,
 )
 TOLERANCE = 1e-12
+
+
+class KilledError(Exception):
+    """Stands for a kill."""
 
 
 def trial(user: int) -> Trial:
@@ -178,9 +185,6 @@ def test_a_killed_cohort_resumes_to_the_same_bits(tmp_path: Path, slots: int) ->
     whole = cohort([0, 1, 2], slots=slots)
     whole.run()
 
-    class KilledError(Exception):
-        pass
-
     path = tmp_path / "cohort"
     first = cohort([0, 1, 2], slots=slots, checkpoint=path)
 
@@ -197,6 +201,34 @@ def test_a_killed_cohort_resumes_to_the_same_bits(tmp_path: Path, slots: int) ->
     assert [r.losses for r in results] == [r.losses for r in whole.results]
     for ours, theirs in zip(second.best, whole.best, strict=True):
         assert torch.equal(ours, theirs)
+
+
+def test_a_resumed_run_judges_in_passes_as_large_as_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Losses rounded in another way could choose another epoch."""
+    seen: list[int] = []
+    real = cohort_module.held_back_losses
+
+    def watched(model: AdaptedModel, encoder: Any, items: Any, make: Any, tokens: int) -> Tensor:
+        seen.append(tokens)
+        return real(model, encoder, items, make, tokens)
+
+    monkeypatch.setattr(cohort_module, "held_back_losses", watched)
+    path = tmp_path / "cohort"
+    first = cohort([0], settings=dataclasses.replace(SETTINGS, judge_tokens=30), checkpoint=path)
+
+    def kill(_done: int, _total: int) -> None:
+        if first.taken == 3:
+            raise KilledError
+
+    with pytest.raises(KilledError):
+        first.run(kill)
+    more_is_free = dataclasses.replace(SETTINGS, judge_tokens=3000, tokens_per_step=4000)
+    second = cohort([0], settings=more_is_free, checkpoint=path)
+    second.run()
+    assert set(seen) == {30}
+    assert second.tokens_per_step == SETTINGS.tokens_per_step
 
 
 def test_a_resumed_run_keeps_its_number_of_slots(tmp_path: Path) -> None:

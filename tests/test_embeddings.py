@@ -6,12 +6,19 @@ import dataclasses
 
 import pytest
 import torch
+from torch import Tensor
 
 from proper_model.engine.folds import Samples, split_items
 from proper_model.engine.trials import TrialSettings
+from proper_model.model.adapted_model import AdaptedModel
 from proper_model.model.passes import group_pass
-from proper_model.settings.presets import preset
-from proper_model.stages.user_embedding import candidate_losses, find_prototypes, fit_embeddings
+from proper_model.settings.presets import Structure, preset
+from proper_model.stages.user_embedding import (
+    EmbeddingFit,
+    candidate_losses,
+    find_prototypes,
+    fit_embeddings,
+)
 from tests.tiny import adapted, batch_of, embeddings_of, encoder, samples
 
 SETTINGS = TrialSettings(
@@ -27,6 +34,31 @@ SETTINGS = TrialSettings(
 
 def user(seed: int, count: int = 8) -> Samples:
     return split_items(samples(count, seed), fraction=0.25, folds=1, minimum=4, seed=seed)
+
+
+# Judged on what it trains on, a fit must find something better than the mean.
+OVERLAPPING = split_items(samples(6, 3) * 2, fraction=0.5, folds=1, minimum=4, seed=0)
+
+
+def fitted(
+    model: AdaptedModel,
+    own: Samples,
+    mean: Tensor,
+    prototypes: Tensor | None = None,
+    *,
+    rate: float = 0.1,
+) -> tuple[Tensor, EmbeddingFit]:
+    """One user's embedding, and how it was found."""
+    embeddings, (fit,) = fit_embeddings(
+        model,
+        encoder(),
+        [own],
+        mean=mean,
+        prototypes=mean[None][:0] if prototypes is None else prototypes,
+        learning_rate=rate,
+        settings=SETTINGS,
+    )
+    return embeddings[0], fit
 
 
 def test_candidate_losses_equal_asking_one_at_a_time() -> None:
@@ -58,21 +90,11 @@ def test_a_user_without_items_gets_the_first_candidate() -> None:
 def test_the_fit_lowers_held_back_loss_and_says_how_far_it_went() -> None:
     model = adapted()
     mean = embeddings_of(model, 1)[0]
-    # Judged on what it trains on, a fit must find something better than the mean.
-    own = split_items(samples(6, 3) * 2, fraction=0.5, folds=1, minimum=4, seed=0)
-    embeddings, (fit,) = fit_embeddings(
-        model,
-        encoder(),
-        [own],
-        mean=mean,
-        prototypes=mean[None][:0],
-        learning_rate=0.1,
-        settings=SETTINGS,
-    )
+    embedding, fit = fitted(model, OVERLAPPING, mean)
     assert fit.source == "fitted"
     assert fit.loss_after < fit.loss_before
     assert fit.epochs >= 1
-    assert fit.distance == pytest.approx(float((embeddings[0] - mean).norm()))
+    assert fit.distance == pytest.approx(float((embedding - mean).norm()))
     assert fit.distance > 0
 
 
@@ -83,25 +105,11 @@ def test_a_better_prototype_wins_and_a_worse_one_does_not() -> None:
     candidates = embeddings_of(model, 40, seed=9) * 8
     losses = candidate_losses(model, encoder(), [own], torch.cat([mean[None], candidates]), 200)[0]
     best, worst = candidates[losses[1:].argmin()], candidates[losses[1:].argmax()]
-    still = SETTINGS.__class__(**{**SETTINGS.__dict__, "epochs": 1})
-
-    def choose(prototype: torch.Tensor) -> tuple[torch.Tensor, str]:
-        embeddings, (fit,) = fit_embeddings(
-            model,
-            encoder(),
-            [own],
-            mean=mean,
-            prototypes=prototype[None],
-            learning_rate=1e-9,
-            settings=still,
-        )
-        return embeddings[0], fit.source
-
     assert losses[1:].min() < losses[0] < losses[1:].max()
-    embedding, source = choose(best)
-    assert source == "prototype"
+    embedding, fit = fitted(model, own, mean, best[None], rate=1e-9)
+    assert fit.source == "prototype"
     assert torch.equal(embedding, best)
-    assert choose(worst)[1] != "prototype"
+    assert fitted(model, own, mean, worst[None], rate=1e-9)[1].source != "prototype"
 
 
 def test_prototypes_are_means_of_their_members() -> None:
@@ -114,38 +122,20 @@ def test_prototypes_are_means_of_their_members() -> None:
     assert torch.allclose(prototypes[order], expected, atol=1e-6)
 
 
-def test_a_regular_router_has_nothing_to_fit() -> None:
-    structure = dataclasses.replace(preset("default"), router_user=False, name="regular")
+REGULAR = dataclasses.replace(preset("default"), router_user=False, name="regular")
+
+
+@pytest.mark.parametrize(
+    ("structure", "rate"),
+    [(REGULAR, 0.1), (preset("default"), float("inf"))],
+    ids=["a regular router has nothing to fit", "a diverging fit is not chosen"],
+)
+def test_where_no_fit_helps_the_mean_stays(structure: Structure, rate: float) -> None:
     model = adapted(structure)
     mean = embeddings_of(model, 1)[0]
-    embeddings, (fit,) = fit_embeddings(
-        model,
-        encoder(),
-        [user(1)],
-        mean=mean,
-        prototypes=mean[None][:0],
-        learning_rate=0.1,
-        settings=SETTINGS,
-    )
+    embedding, fit = fitted(model, OVERLAPPING, mean, rate=rate)
     assert fit.source == "mean"
-    assert torch.equal(embeddings[0], mean)
-
-
-def test_a_diverging_fit_is_not_chosen() -> None:
-    model = adapted()
-    mean = embeddings_of(model, 1)[0]
-    own = split_items(samples(6, 3) * 2, fraction=0.5, folds=1, minimum=4, seed=0)
-    embeddings, (fit,) = fit_embeddings(
-        model,
-        encoder(),
-        [own],
-        mean=mean,
-        prototypes=mean[None][:0],
-        learning_rate=float("inf"),
-        settings=SETTINGS,
-    )
-    assert fit.source == "mean"
-    assert torch.equal(embeddings[0], mean)
+    assert torch.equal(embedding, mean)
 
 
 def test_an_outlier_joins_a_cluster_so_that_its_row_cannot_be_computed() -> None:

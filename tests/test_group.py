@@ -7,6 +7,7 @@ import dataclasses
 import pytest
 import torch
 
+from proper_model.engine.pooled_settings import PassTokens
 from proper_model.model.adapted_model import AdaptedModel
 from proper_model.settings.presets import Constraint, preset
 from proper_model.settings.profile import GroupSettings, StageSettings, UserSettings
@@ -46,7 +47,8 @@ def test_held_back_users_leave_no_trace_in_the_experts() -> None:
     for parameter in shared:
         parameter.requires_grad_(True)
     loss = validation_loss(
-        model, encoder(), people(2, 500), torch.zeros(model.tables, 64), SETTINGS, 0
+        *(model, encoder(), people(2, 500), torch.zeros(model.tables, 64), SETTINGS, 0),
+        tokens=PassTokens.of(SETTINGS.tokens_per_step),
     )
     assert loss > 0
     assert all(parameter.grad is None for parameter in shared)

@@ -20,8 +20,7 @@ from proper_model.engine.recompute import recomputing
 from proper_model.engine.trials import TrialSettings
 from proper_model.kernels.packing import Encoded
 from proper_model.model.adapted_model import AdaptedModel
-from proper_model.model.passes import personal_pass
-from tests.tiny import adapted, embeddings_of, encoder
+from tests.tiny import adapted, embeddings_of, encoder, stage3_pass, trained_factors
 
 SETTINGS = TrialSettings(
     epochs=1,
@@ -38,16 +37,12 @@ SAMPLE = Encoded(tuple([2] * 27 + [3, 4, 1]), 27)
 def peak_of(model: AdaptedModel, rows: int, *, recompute: bool, item: Encoded = SAMPLE) -> int:
     """Bytes of one training pass at its peak, each row another user's, gradients not counted."""
     model.lora = model.new_user_lora([0] * rows)
-    factors = list(model.lora.parameters())
+    factors = trained_factors(model)
     for factor in factors:
-        factor.requires_grad_(True)
         factor.grad = torch.zeros_like(factor)
     embeddings = embeddings_of(model, rows).float()
     batch = encoder().batch([item] * rows, range(rows), seeds=range(rows))
-    now = personal_pass(
-        batch.slots, embeddings=embeddings, routing=model.structure.user_routing, experts=True
-    )
-    now.dropout = SETTINGS.dropout
+    now = stage3_pass(model, batch.slots, embeddings, dropout=SETTINGS.dropout)
     with model.attached(), recomputing(model, active=recompute), LiveMemory() as live:
         model.answer_loss(batch, now).sum().backward(inputs=factors)
     return live.peak

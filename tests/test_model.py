@@ -14,10 +14,19 @@ from proper_model.base.sites import find_sites
 from proper_model.errors import BaseModelError, ConfigError
 from proper_model.export.user_fold import fold_user, mixture
 from proper_model.model.adapted_model import AdaptedLinear, AdaptedModel
-from proper_model.model.passes import Pass, group_pass, personal_pass
-from proper_model.settings.presets import PRESETS, RouterText, Structure, UserRouting, preset
+from proper_model.model.passes import Pass, group_pass
+from proper_model.settings.presets import PRESETS, RouterText, Structure, preset
 from simulations.reporting.parameters import BaseSizes, count_parameters
-from tests.tiny import ARCHITECTURES, adapted, batch_of, embeddings_of, samples, tiny_base
+from tests.tiny import (
+    ARCHITECTURES,
+    adapted,
+    base_pass,
+    batch_of,
+    embeddings_of,
+    samples,
+    stage3_pass,
+    tiny_base,
+)
 
 BATCH = batch_of(samples(3, seed=1), [0, 2, 1])
 
@@ -28,18 +37,11 @@ def losses(model: AdaptedModel, now: Pass) -> torch.Tensor:
 
 
 def stage3(model: AdaptedModel, embeddings: torch.Tensor) -> Pass:
-    return personal_pass(
-        BATCH.slots, embeddings=embeddings, routing=model.structure.user_routing, experts=True
-    )
+    return stage3_pass(model, BATCH.slots, embeddings)
 
 
 def plain(model: AdaptedModel) -> torch.Tensor:
-    return losses(
-        model,
-        Pass(
-            BATCH.slots, experts=False, lora=False, embeddings=None, routing=UserRouting.USER_AWARE
-        ),
-    )
+    return losses(model, base_pass(BATCH.slots))
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -55,13 +57,6 @@ def test_attaches_to_dense_bases_and_detaches_bit_identically(architecture: str)
     assert fingerprint(model.base) == before
     assert not any(isinstance(m, AdaptedLinear) for m in model.base.modules())
     assert torch.equal(plain(model), untouched)
-
-
-def test_detaches_after_an_error_too() -> None:
-    model = adapted()
-    with pytest.raises(RuntimeError, match="planted"), model.attached():
-        raise RuntimeError("planted")
-    assert not any(isinstance(m, AdaptedLinear) for m in model.base.modules())
 
 
 def test_refuses_fused_and_mixture_bases_with_a_clear_error() -> None:
@@ -120,23 +115,6 @@ def test_paper_preset_with_zero_user_b_is_the_uniform_mixture() -> None:
         router.user.zero_()
     uniform = losses(model, group_pass(BATCH.slots, embeddings))
     assert torch.allclose(started, uniform, atol=1e-12)
-
-
-def test_stacked_users_equal_one_at_a_time() -> None:
-    model = adapted()
-    embeddings = embeddings_of(model, 3)
-    together = losses(model, stage3(model, embeddings))
-    for row, item in enumerate(samples(3, seed=1)):
-        slot = int(BATCH.slots[row])
-        alone = batch_of((item,), [slot])
-        now = personal_pass(
-            alone.slots, embeddings=embeddings, routing=UserRouting.SUMMED, experts=True
-        )
-        with torch.no_grad():
-            assert model.answer_loss(alone, now).item() == pytest.approx(
-                together[row].item(),
-                abs=1e-6,  # transformers normalizes in float32
-            )
 
 
 def test_whose_row_it_is_matters() -> None:
@@ -251,11 +229,8 @@ def test_device_preset_folds_exactly() -> None:
             linear.weight.data += model.structure.scale * b @ a
         batch = batch_of((item,), [0])
         fresh = AdaptedModel(base, model.structure, generator=torch.Generator().manual_seed(0))
-        now = Pass(
-            batch.slots, experts=False, lora=False, embeddings=None, routing=UserRouting.USER_AWARE
-        )
         with torch.no_grad():
-            folded = fresh.answer_loss(batch, now)[0]
+            folded = fresh.answer_loss(batch, base_pass(batch.slots))[0]
         assert folded.item() == pytest.approx(expected[row].item(), abs=1e-6)
 
 

@@ -153,22 +153,6 @@ def test_logits_of_the_text_router_are_exact_whatever_is_dropped(backend: Backen
     assert torch.allclose(low.text_logits, expected, atol=1e-12)
 
 
-@pytest.mark.parametrize("backend", HAND_WRITTEN)
-@pytest.mark.parametrize(("user", "experts"), PARTS)
-@pytest.mark.parametrize("dropout", [True, False])
-def test_hand_written_gradients_are_the_references(
-    backend: Backend, user: bool, experts: bool, dropout: bool
-) -> None:
-    case = make(user, experts, dropout=dropout)
-    shape = (len(TOKENS), OUT)
-    seed = torch.randn(shape, generator=torch.Generator().manual_seed(1)).double()
-    wanted = case.leaves()
-    expected = torch.autograd.grad(case.run(Backend.REFERENCE), wanted, seed)
-    found = torch.autograd.grad(case.run(backend), wanted, seed)
-    for ours, theirs in zip(found, expected, strict=True):
-        assert torch.allclose(ours, theirs, atol=1e-12)
-
-
 @pytest.mark.parametrize("dropout", [True, False])
 def test_fused_gradients_pass_finite_differences(dropout: bool) -> None:
     case = make(dropout=dropout)

@@ -6,22 +6,22 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 from proper_model.kernels.packing import Encoded
 from proper_model.model.adapted_model import AdaptedModel
 from proper_model.model.answer_loss import PLAIN_HEADS
-from proper_model.model.passes import Pass, personal_pass
-from proper_model.settings.presets import PRESETS, UserRouting, preset
+from proper_model.settings.presets import PRESETS, preset
 from tests.tiny import (
     ARCHITECTURES,
     adapted,
+    base_pass,
     batch_of,
-    embeddings_of,
     exact_norms,
     loss_alone,
     samples,
+    stage3_pass,
     tiny_base,
+    trained_factors,
 )
 
 
@@ -58,12 +58,6 @@ def model_of(base: Any) -> AdaptedModel:
     return AdaptedModel(base, preset("default"), generator=generator).double()
 
 
-def nothing(slots: Tensor) -> Pass:
-    return Pass(
-        slots=slots, experts=False, lora=False, embeddings=None, routing=UserRouting.USER_AWARE
-    )
-
-
 @pytest.mark.parametrize("kind", sorted(BASES))
 @pytest.mark.parametrize("order", ["mixed", "sorted"])
 def test_a_packed_base_is_hugging_faces_own_one_sample_at_a_time(kind: str, order: str) -> None:
@@ -73,7 +67,7 @@ def test_a_packed_base_is_hugging_faces_own_one_sample_at_a_time(kind: str, orde
     batch = batch_of(items, SLOTS)
     assert len(batch.layout.groups) == (5 if order == "mixed" else 4)
     with torch.no_grad():
-        ours = model.answer_loss(batch, nothing(batch.slots))
+        ours = model.answer_loss(batch, base_pass(batch.slots))
         theirs = torch.stack([loss_alone(model.base, item) for item in items])
     assert float(theirs.std()) > 0.1  # rows differ, so that no two could be mixed up
     # Hugging Face normalizes in float32, and eager attention takes its softmax in it.
@@ -89,21 +83,11 @@ def test_packed_experts_and_adapters_are_those_of_every_sample_alone(name: str) 
     """The unpacked way, as generation goes: one row, Hugging Face's own attention and logits."""
     model = adapted(name)
     exact_norms(model.base)
-    batch, embeddings = batch_of(ITEMS, SLOTS), embeddings_of(model, 3)
-
-    def now(slots: Tensor) -> Pass:
-        made: Pass = personal_pass(
-            slots, embeddings=embeddings, routing=model.structure.user_routing, experts=True
-        )
-        return made
-
-    factors = [*model.lora.a, *model.lora.b]
-    for factor in factors:
-        factor.requires_grad_(True)
-    ours = model.answer_loss(batch, now(batch.slots))
+    batch, factors = batch_of(ITEMS, SLOTS), trained_factors(model)
+    ours = model.answer_loss(batch, stage3_pass(model, batch.slots))
     alone = []
     for item, slot in zip(ITEMS, SLOTS, strict=True):
-        with model.attached(), model.running(now(torch.tensor([slot]))):
+        with model.attached(), model.running(stage3_pass(model, torch.tensor([slot]))):
             alone.append(loss_alone(model.base, item))
     theirs = torch.stack(alone)
     assert torch.allclose(ours, theirs, atol=1e-12)

@@ -16,7 +16,6 @@ from proper_model.federation.protocol import (
     check_request,
     hashes,
     parse_reply,
-    pieces_of,
     request_fields,
     size_bytes,
 )
@@ -34,24 +33,17 @@ def test_private_round_may_answer_three_fields_only():
     assert set(protocol.REPLY_FIELDS) == set(Kind) == set(protocol.REQUEST_FIELDS)
 
 
-@pytest.mark.parametrize("size", [0, 1, 7, 8, 9, 24])
-def test_pieces_join_to_the_file(size, monkeypatch):
-    monkeypatch.setattr(protocol, "PIECE_BYTES", 8)
-    data = bytes(range(size))
-    pieces = list(pieces_of(data))
-    assert b"".join(pieces) == data
-    assert all(0 < len(piece) <= 8 for piece in pieces)
+def sha(data):
+    return hashlib.sha256(data).hexdigest()
 
 
-def test_file_table_survives_the_wire(monkeypatch):
-    monkeypatch.setattr(protocol, "PIECE_BYTES", 4)
-    table = FileTable.of({"b": b"12345678", "a": b"1234", "empty": b""})
+def test_file_table_survives_the_wire():
+    table = FileTable({"a": (sha(b"1234"),), "b": (sha(b"1234"), sha(b"5678")), "empty": ()})
     fields = request_fields(Kind.INSTALL, BUNDLE, **table.to_fields())
     assert check_request(Kind.INSTALL, fields) == BUNDLE
     assert FileTable.from_fields(fields) == table
     # "1234" is in both files and is one piece to send.
-    pieces = (hashlib.sha256(piece).hexdigest() for piece in (b"1234", b"5678"))
-    assert table.all_pieces() == tuple(pieces)
+    assert table.all_pieces() == (sha(b"1234"), sha(b"5678"))
 
 
 @pytest.mark.parametrize(
@@ -106,13 +98,17 @@ def test_sizes_count_names_and_values():
 
 def test_shipment_reads_pieces_and_notices_a_changed_file(tmp_path, monkeypatch):
     monkeypatch.setattr("coordinator.shipment.PIECE_BYTES", 4)
-    monkeypatch.setattr(protocol, "PIECE_BYTES", 4)
     monkeypatch.setattr("coordinator.shipment.MESSAGE_BYTES", 8)
     (tmp_path / "base").mkdir()
     (tmp_path / "base" / "w").write_bytes(b"aaaabbbbcc")
     (tmp_path / "m.json").write_bytes(b"bbbb")
+    (tmp_path / "empty").touch()
     shipment = Shipment.of_folder(BUNDLE, tmp_path)
-    assert shipment.table == FileTable.of({"base/w": b"aaaabbbbcc", "m.json": b"bbbb"})
+    assert shipment.table.pieces == {
+        "base/w": (sha(b"aaaa"), sha(b"bbbb"), sha(b"cc")),
+        "empty": (),
+        "m.json": (sha(b"bbbb"),),
+    }
     wanted = shipment.table.all_pieces()
     assert [shipment.piece(sha) for sha in wanted] == [b"aaaa", b"bbbb", b"cc"]
     assert list(shipment.loads(wanted)) == [wanted[:2], wanted[2:]]

@@ -31,7 +31,6 @@ from proper_model.errors import BaseModelError, ConfigError
 from proper_model.kernels.ops import Backend
 from proper_model.kernels.packing import Batch
 from proper_model.model.adapted_model import AdaptedModel
-from proper_model.model.passes import personal_pass
 from proper_model.release.contents import Release, release_to_files
 from proper_model.settings.presets import preset
 from proper_model.settings.profile import BaseWeights, PopulationSettings, StageSettings
@@ -41,7 +40,7 @@ from proper_model.tasks.task import load_task
 from tests import test_cohort
 from tests.releases import release_in_memory, small_base, small_users
 from tests.test_stages import FAST
-from tests.tiny import adapted, batch_of, embeddings_of, randomize, samples, tiny_base
+from tests.tiny import adapted, batch_of, randomize, samples, stage3_pass, tiny_base
 
 if import_library() is None:
     pytest.skip("bitsandbytes is not installed", allow_module_level=True)
@@ -135,13 +134,7 @@ def over(base: Any, backend: Backend) -> AdaptedModel:
 
 def losses_of(model: AdaptedModel, batch: Batch = BATCH) -> torch.Tensor:
     """Of every row, by the adapter and embedding of its user, one of three."""
-    now = personal_pass(
-        batch.slots,
-        embeddings=embeddings_of(model, 3),
-        routing=model.structure.user_routing,
-        experts=True,
-    )
-    return model.answer_loss(batch, now)
+    return model.answer_loss(batch, stage3_pass(model, batch.slots))
 
 
 def loss_and_gradients(model: AdaptedModel) -> list[torch.Tensor]:

@@ -9,34 +9,19 @@ from proper_model.engine.memory import LiveMemory
 from proper_model.engine.recompute import recomputing
 from proper_model.errors import BaseModelError
 from proper_model.model.adapted_model import AdaptedModel
-from proper_model.model.passes import Pass, personal_pass
-from tests.tiny import ARCHITECTURES, adapted, batch_of, embeddings_of, encoder, samples
-
-
-def trained(model: AdaptedModel) -> list[torch.Tensor]:
-    factors = [*model.lora.a, *model.lora.b]
-    for factor in factors:
-        factor.requires_grad_(True)
-    return factors
+from tests.tiny import ARCHITECTURES, adapted, encoder, samples, stage3_pass, trained_factors
 
 
 def loss(model: AdaptedModel) -> torch.Tensor:
     items = samples(3, seed=1)
     batch = encoder().batch(items, [0, 2, 1], seeds=[7, 8, 9])
-    now: Pass = personal_pass(
-        batch.slots,
-        embeddings=embeddings_of(model, 3),
-        routing=model.structure.user_routing,
-        experts=True,
-    )
-    now.dropout = 0.2
-    return model.answer_loss(batch, now).sum()
+    return model.answer_loss(batch, stage3_pass(model, batch.slots, dropout=0.2)).sum()
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_gradients_are_the_same_with_dropout_on(architecture: str) -> None:
     model = adapted(architecture=architecture)
-    factors = trained(model)
+    factors = trained_factors(model)
     expected = torch.autograd.grad(loss(model), factors)
     with recomputing(model):
         found = torch.autograd.grad(loss(model), factors)
@@ -47,7 +32,7 @@ def test_gradients_are_the_same_with_dropout_on(architecture: str) -> None:
 
 def test_it_keeps_much_less() -> None:
     model = adapted()
-    trained(model)
+    trained_factors(model)
     with LiveMemory() as whole:
         first = loss(model)
     with recomputing(model), LiveMemory() as kept:
@@ -64,8 +49,6 @@ def test_switched_off_it_does_nothing() -> None:
 
 def test_a_base_without_such_blocks_is_refused() -> None:
     model = adapted()
-    batch = batch_of(samples(1, seed=1), [0])
-    assert batch is not None
     object.__setattr__(model, "base", torch.nn.Linear(2, 2))
     with pytest.raises(BaseModelError, match="checkpointed"), recomputing(model):
         pass

@@ -23,7 +23,6 @@ from stops import StoppedError, stopped_at_every_sync
 from client.releases.bases import verify_base_files
 from client.releases.install import install
 from coordinator.publish import latest, publish, reference_base
-from proper_model.bundle.limits import Limits
 from proper_model.errors import BundleForeignError, BundleFormatError, ConfigError
 from proper_model.storage.durable import locked
 
@@ -210,10 +209,3 @@ def test_pickled_base_is_not_supported(base):
     (base / "model.safetensors").unlink()
     with pytest.raises(ConfigError, match="no safetensors"):
         reference_base(base, "some/base", "abc")
-
-
-def test_limits_hold_for_the_publisher(folder):
-    from proper_model.errors import BundleLimitError
-
-    with pytest.raises(BundleLimitError):
-        release(folder, limits=Limits(files=4))

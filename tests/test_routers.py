@@ -19,22 +19,15 @@ LAYOUT = Layout.of([3, 2, 2])  # 7 tokens of 3 rows, in two groups
 TOKENS = [(row, token) for token, row in enumerate([0, 0, 0, 1, 1, 2, 2])]
 
 
-def test_summed_router_is_equation_8() -> None:
+def test_routers_are_equation_8_and_the_mean_of_two_softmaxes() -> None:
     w_t, w_e, x, e = rand(5, 8), rand(5, 3, seed=1), rand(7, 8, seed=2), rand(3, 3, seed=3)
-    user = user_logits(w_e, e)[LAYOUT.rows]
-    weights = merge(text_logits(w_t, x), user, RouterMerge.SUM)
+    text, user = text_logits(w_t, x), user_logits(w_e, e)[LAYOUT.rows]
+    summed, average = (merge(text, user, how) for how in (RouterMerge.SUM, RouterMerge.AVERAGE))
     for row, token in TOKENS:
-        expected = (w_t @ x[token] + w_e @ e[row]).softmax(0)
-        assert torch.allclose(weights[token], expected, atol=1e-12)
-
-
-def test_average_router_is_the_mean_of_two_softmaxes() -> None:
-    w_t, w_e, x, e = rand(5, 8), rand(5, 3, seed=1), rand(7, 8, seed=2), rand(3, 3, seed=3)
-    user = user_logits(w_e, e)[LAYOUT.rows]
-    weights = merge(text_logits(w_t, x), user, RouterMerge.AVERAGE)
-    for row, token in TOKENS:
-        expected = ((w_t @ x[token]).softmax(0) + (w_e @ e[row]).softmax(0)) / 2
-        assert torch.allclose(weights[token], expected, atol=1e-12)
+        of_text, of_user = w_t @ x[token], w_e @ e[row]
+        assert torch.allclose(summed[token], (of_text + of_user).softmax(0), atol=1e-12)
+        expected = (of_text.softmax(0) + of_user.softmax(0)) / 2
+        assert torch.allclose(average[token], expected, atol=1e-12)
 
 
 def projected(x: torch.Tensor, a: torch.Tensor) -> torch.Tensor:

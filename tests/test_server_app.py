@@ -109,12 +109,9 @@ def predictions(plan: RunPlan) -> dict[str, bytes]:
     }
 
 
-def rows(plan: RunPlan) -> dict[str, list[dict]]:
+def rows(files: dict[str, bytes]) -> dict[str, list[dict]]:
     """Every prediction by file."""
-    return {
-        path: [json.loads(line) for line in data.splitlines()]
-        for path, data in predictions(plan).items()
-    }
+    return {path: [json.loads(line) for line in data.splitlines()] for path, data in files.items()}
 
 
 def timings(plan: RunPlan) -> dict[str, float]:
@@ -133,6 +130,21 @@ def cache(tmp_path_factory):
 @pytest.fixture
 def plan(tmp_path, cache):
     return make_federation(tmp_path / "out", devices=3, users_per_node=2, cache=cache)
+
+
+@pytest.fixture(scope="module")
+def undisturbed():
+    """Files of predictions of a whole run, made by the first test that asks for them."""
+    return {}
+
+
+@pytest.fixture
+def expected(undisturbed, tmp_path, cache):
+    if not undisturbed:
+        whole = make_federation(tmp_path / "whole", devices=3, users_per_node=2, cache=cache)
+        run(whole)
+        undisturbed.update(predictions(whole))
+    return undisturbed
 
 
 @pytest.fixture(autouse=True)
@@ -206,7 +218,7 @@ def test_a_run_that_goes_on_under_other_versions_names_both(plan, monkeypatch):
 
 
 @pytest.mark.parametrize("kill_at", range(0, 10, 3))
-def test_killed_before_any_message_and_started_again(plan, stages, tmp_path, cache, kill_at):
+def test_killed_before_any_message_and_started_again(plan, expected, stages, kill_at):
     with pytest.raises(Killed):
         run(plan, kill_at)
     sent = run(plan)
@@ -214,9 +226,7 @@ def test_killed_before_any_message_and_started_again(plan, stages, tmp_path, cac
     # Pieces that arrived before the kill do not travel again.
     delivered = kill_at - NODES if kill_at > NODES else 0
     assert sent[Kind.STORE] == max(0, NODES - delivered)
-    whole = make_federation(tmp_path / "whole", devices=3, users_per_node=2, cache=cache)
-    run(whole)
-    assert predictions(plan) == predictions(whole)
+    assert predictions(plan) == expected
 
 
 def test_devices_are_not_adapted_twice_after_a_kill_between_rounds(plan, monkeypatch):
@@ -238,13 +248,12 @@ def test_devices_are_not_adapted_twice_after_a_kill_between_rounds(plan, monkeyp
     assert adapted == ["user0", "user1", "user2"]
 
 
-def test_who_shares_a_node_changes_no_prediction(plan, tmp_path, cache):
-    run(plan)
+def test_who_shares_a_node_changes_no_prediction(expected, tmp_path, cache):
     other = make_federation(tmp_path / "other", devices=3, users_per_node=3, cache=cache)
     run(other)
-    found, expected = rows(other), rows(plan)
+    found = rows(predictions(other))
     assert found.keys() == expected.keys()
-    for path, theirs in expected.items():
+    for path, theirs in rows(expected).items():
         for ours, row in zip(found[path], theirs, strict=True):
             # Other rows in a batch, other shapes: sums round otherwise in the last digits of float32.
             for name in ("nll", "expected"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from proper_model.errors import DataError, TaskError
-from proper_model.tasks.records import HistoryItem, Place, Query, Report, User
+from proper_model.tasks.records import HistoryItem, Place, Query, Report
 from proper_model.tasks.task import SHIPPED, load_task, shipped_tasks, task_from_toml
 from proper_model.tasks.templates import first_words
 
@@ -281,16 +281,16 @@ def test_labels_come_from_the_prompt_where_it_lists_them():
 
 def test_a_prompt_with_other_labels_is_refused_where_the_template_shows_the_tasks_own():
     query = Query("q7", "x categories: [war, peace] article: Text.", "peace")
-    user = User("u", (), (query,))
-    load_task("LaMP_2N", template="short").check(user)
+    load_task("LaMP_2N", template="short").check_query(query, Place("f"), Report())
     with pytest.raises(DataError, match="'q7' lists 2 labels that are not the 15"):
-        load_task("LaMP_2N", template="oppu").check(user)
+        load_task("LaMP_2N", template="oppu").check_query(query, Place("f"), Report())
 
 
 def test_gold_outside_the_labels_is_an_error_with_its_place_and_without_its_text():
-    user = User("u", (), (Query("q0", "r", "3"), Query("q1", "r", "secret")))
+    task, place = load_task("LaMP_3"), Place("f", 7, "query[1]")
+    task.check_query(Query("q0", "r", "3"), place, Report())
     with pytest.raises(DataError, match=r"query\[1\].gold: .*'q1'.* not among its 5") as caught:
-        load_task("LaMP_3").check(user)
+        task.check_query(Query("q1", "r", "secret"), place, Report())
     assert "secret" not in caught.value.message
 
 

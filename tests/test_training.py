@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +111,7 @@ def test_a_killed_run_resumes_in_the_middle_of_an_epoch_to_the_same_bits(tmp_pat
 def test_the_best_epoch_is_kept_and_training_stops_early() -> None:
     scores = iter([3.0, 1.0, 2.0, 2.0, 2.0, 2.0])
     training, model = make(validate=lambda _: next(scores))
-    training.settings = PooledSettings(**{**SETTINGS.__dict__, "epochs": 5, "patience": 2})
+    training.settings = dataclasses.replace(SETTINGS, epochs=5, patience=2)
     snapshots: list[list[torch.Tensor]] = []
 
     def watch(done: int, total: int) -> None:
@@ -127,7 +128,7 @@ def test_the_best_epoch_is_kept_and_training_stops_early() -> None:
 def test_without_early_stopping_the_last_epoch_is_kept() -> None:
     scores = iter([1.0, 5.0])
     training, model = make(validate=lambda _: next(scores))
-    training.settings = PooledSettings(**{**SETTINGS.__dict__, "early_stopping": False})
+    training.settings = dataclasses.replace(SETTINGS, early_stopping=False)
     last: list[torch.Tensor] = []
 
     def watch(done: int, total: int) -> None:
@@ -144,7 +145,7 @@ def test_without_early_stopping_the_last_epoch_is_kept() -> None:
 def test_a_training_step_is_the_same_however_it_is_cut() -> None:
     first, model = make(validate=lambda _: 1.0)
     second, other = make(validate=lambda _: 1.0)
-    second.settings = PooledSettings(**{**SETTINGS.__dict__, "tokens_per_step": 10_000})
+    second.settings = dataclasses.replace(SETTINGS, tokens_per_step=10_000)
     first.run()
     second.run()
     for ours, theirs in zip(first.parameters, second.parameters, strict=True):

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from proper_model.kernels.packing import Batch, Encoded
 from proper_model.model.adapted_model import AdaptedModel
-from proper_model.settings.presets import Structure, preset
+from proper_model.model.passes import Pass, personal_pass
+from proper_model.settings.presets import Structure, UserRouting, preset
 from proper_model.text.encoding import Encoder
 from simulations.synthetic.tiny_base import word_tokenizer
 
@@ -149,6 +150,33 @@ def embeddings_of(model: AdaptedModel, users: int, seed: int = 3) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     shape = (users, model.tables, model.structure.embedding_dim)
     return torch.randn(shape, generator=generator, dtype=torch.float64) * 0.3
+
+
+def base_pass(slots: Tensor) -> Pass:
+    """The base alone, without experts or adapters."""
+    return Pass(slots, experts=False, lora=False, embeddings=None, routing=UserRouting.USER_AWARE)
+
+
+def stage3_pass(
+    model: AdaptedModel, slots: Tensor, embeddings: Tensor | None = None, *, dropout: float = 0.0
+) -> Pass:
+    """Experts, routers and adapters of a model's structure; embeddings of three users by default."""
+    made = personal_pass(
+        slots,
+        embeddings=embeddings_of(model, 3) if embeddings is None else embeddings,
+        routing=model.structure.user_routing,
+        experts=True,
+    )
+    made.dropout = dropout
+    return made
+
+
+def trained_factors(model: AdaptedModel) -> list[Tensor]:
+    """The factors of the users in a model, A of every site and then B, which now take gradients."""
+    found: list[Tensor] = [*model.lora.a, *model.lora.b]
+    for factor in found:
+        factor.requires_grad_(True)
+    return found
 
 
 class ExactNorm(torch.nn.Module):

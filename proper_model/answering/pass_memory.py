@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from proper_model.answering.batched import MAX_ROWS
 from proper_model.base.config import size, text_config
-from proper_model.engine.memory import (
-    free_bytes,
-    tokens_within,
-)
+from proper_model.engine.memory import free_bytes, tokens_within
 from proper_model.engine.memory_budget import BYTES_PER_ADAPTER_NUMBER
 from proper_model.model.adapted_model import AdaptedModel
 from proper_model.model.answer_loss import CHUNK

@@ -7,21 +7,20 @@ users; answers may stand in a label file beside them. Raw LaMP (docs/method.md 4
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from proper_model.data.parsing import identifier, parse_user, text_of
 from proper_model.errors import DataError
+from proper_model.progress import Progress
 from proper_model.storage.json_stream import iter_array, read_object
 from proper_model.tasks.records import Place, Report, User
 from proper_model.tasks.task import Task, short_id
 
 POOLED_FILE = "user_others.json"
 SPLITS = ("train", "dev", "test")
-# (phase, done, total); total 0 means: unknown.
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -78,7 +77,10 @@ def find_files(path: Path) -> FileSet:
 
 
 def read_records(path: Path, progress: Progress | None) -> Iterator[Any]:
-    """Records of a file's JSON array, with progress in mebibytes. Raises as `iter_array` does."""
+    """Records of a file's JSON array, with progress in mebibytes, of 0 where the size is unknown.
+
+    Raises as `iter_array` does.
+    """
     if progress is None:
         yield from iter_array(path)
         return

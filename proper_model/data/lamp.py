@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from proper_model.data.file_sets import FileSet, Progress, read_golds, read_records
+from proper_model.data.file_sets import FileSet, read_golds, read_records
 from proper_model.data.parsing import identifier, parse_history, parse_query
+from proper_model.progress import Progress
 from proper_model.tasks.records import HistoryItem, Place, Query, Report, User
 from proper_model.tasks.task import Task, short_id
 
@@ -41,7 +42,7 @@ def read_lamp(
     Users whose questions are all outside `train` are test users (LaMP's user split). Where there
     are none (time split: the same users everywhere) the most active users are, at most
     `MOST_ACTIVE` and a fifth of all, as in OPPU. A split without outputs file is left out with a
-    warning. Raises DataError as `readers.iter_users` does.
+    warning. Raises DataError as `iter_users` does.
     """
     assert files.folder is not None
     growing: dict[str, _Growing] = {}

@@ -67,16 +67,16 @@ def apply_split(
 
     Raises ConfigError for a contradiction, DataError if no pooled or no test user is left.
     """
-    wanted = parse_split(spec)
+    wanted, everyone = parse_split(spec), (*population.pooled, *population.test)
     _check(fold=fold, folds=folds, pooled_users=pooled_users, users=users, max_items=max_items)
     if wanted.kind == "inactive":
         if folds > 1:
             raise ConfigError("split inactive:N chooses its test users; it has no folds")
         pooled, test = _inactive(population.pooled, wanted)
     elif wanted.kind == "random":
-        pooled, test = _random(_everyone(population), wanted.count, fold, folds, seed)
+        pooled, test = _random(everyone, wanted.count, fold, folds, seed)
     elif folds > 1:
-        pooled, test = _rotated(_everyone(population), fold, folds, seed)
+        pooled, test = _rotated(everyone, fold, folds, seed)
     else:
         pooled, test = population.pooled, population.test
     test = tuple(user for user in test if user.queries)
@@ -135,16 +135,11 @@ def _check(*, fold: int, folds: int, **counts: int | None) -> None:
             raise ConfigError(f"{name} must be at least 1, got {count}")
 
 
-def _everyone(population: Population) -> tuple[User, ...]:
-    return (*population.pooled, *population.test)
-
-
-def _rank(user: User, seed: int) -> bytes:
-    return hashlib.sha256(f"{seed}\0{user.user_id}".encode()).digest()
-
-
 def _shuffled(users: Sequence[User], seed: int) -> list[User]:
-    return sorted(users, key=lambda user: _rank(user, seed))
+    def rank(user: User) -> bytes:
+        return hashlib.sha256(f"{seed}\0{user.user_id}".encode()).digest()
+
+    return sorted(users, key=rank)
 
 
 def _keep(users: tuple[User, ...], count: int | None, seed: int) -> tuple[User, ...]:

@@ -9,10 +9,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from proper_model.data.file_sets import POOLED_FILE, Progress, find_files, iter_users, label_file_of
+from proper_model.data.file_sets import POOLED_FILE, find_files, iter_users, label_file_of
 from proper_model.data.lamp import read_lamp
 from proper_model.data.parsing import parse_user
 from proper_model.errors import DataError
+from proper_model.progress import Progress
 from proper_model.storage.files import write_atomic
 from proper_model.tasks.records import Place, Population, Report, User, users_to_json
 from proper_model.tasks.task import Task, short_id
@@ -26,8 +27,7 @@ def read_population(
     """Pooled and test users at `path`.
 
     A folder holds OPPU's file set or raw LaMP's; a single OPPU-form file gives pooled users only.
-    `report` takes warnings, and errors as well if it is not strict. `progress` is called with a
-    phase, how far it is, and its whole.
+    `report` takes warnings, and errors as well if it is not strict.
 
     Raises DataError with file, record and field at the first error of a strict report.
     """

@@ -15,7 +15,6 @@ from pathlib import Path
 from proper_model.data.description import Collector, GroupSummary
 from proper_model.data.file_sets import (
     FileSet,
-    Progress,
     find_files,
     iter_users,
     label_file_of,
@@ -25,6 +24,7 @@ from proper_model.data.file_sets import (
 from proper_model.data.lamp import read_lamp
 from proper_model.data.splits import MIN_POOLED
 from proper_model.errors import DataError
+from proper_model.progress import Progress
 from proper_model.tasks.records import Place, Problem, ProblemGroup, Report, User
 from proper_model.tasks.task import Task, short_id
 
@@ -58,8 +58,7 @@ class ValidationReport:
 def validate(path: Path, task: Task, *, progress: Progress | None = None) -> ValidationReport:
     """Read everything at `path` and report counts and problems.
 
-    `progress` is called with a phase, how far it is, and its whole. Raises DataError only if `path`
-    holds no recognizable file set.
+    Raises DataError only if `path` holds no recognizable file set.
     """
     files = find_files(path)
     report = Report(strict=False)

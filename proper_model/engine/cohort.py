@@ -20,6 +20,7 @@ from torch import Tensor
 from proper_model.engine.checkpoint import Checkpoint
 from proper_model.engine.judging import held_back_losses
 from proper_model.engine.optimizer import StackedAdamW, linear_schedule
+from proper_model.engine.pooled_settings import PassTokens
 from proper_model.engine.recompute import recomputing
 from proper_model.engine.slots import Slots, Start
 from proper_model.engine.training_loop import Row, TrainingLoop
@@ -40,7 +41,7 @@ class Cohort(TrainingLoop[Tensor]):
     Args:
         parameters: stacked tensors [K, ...] that `make_pass` uses; K trials train at once.
         start: starting values of a trial.
-        checkpoint, checkpoint_every, checkpoint_every_s: as for `TrainingLoop`.
+        checkpoint, checkpoint_every: as for `TrainingLoop`.
     """
 
     def __init__(
@@ -55,16 +56,14 @@ class Cohort(TrainingLoop[Tensor]):
         *,
         checkpoint: Checkpoint | None = None,
         checkpoint_every: int = 50,
-        checkpoint_every_s: float = 20.0,
     ) -> None:
         super().__init__(
             encoder,
             parameters,
             device=model.device,
-            tokens_per_step=settings.tokens_per_step,
+            tokens=PassTokens(settings.tokens_per_step, settings.tokens_judged),
             checkpoint=checkpoint,
             checkpoint_every=checkpoint_every,
-            checkpoint_every_s=checkpoint_every_s,
         )
         self.model, self.trials = model, list(trials)
         self.make_pass, self.settings = make_pass, settings
@@ -204,7 +203,7 @@ class Cohort(TrainingLoop[Tensor]):
             self.encoder,
             samples,
             lambda rows: self.make_pass(rows, residents),
-            self.settings.tokens_judged,
+            self.judge_tokens,
         )
         owners = torch.tensor([slot for slot, _ in samples])
         better = []

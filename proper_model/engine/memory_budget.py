@@ -7,12 +7,7 @@ from collections.abc import Sequence
 
 import torch
 
-from proper_model.engine.memory import (
-    PROBE_ROWS,
-    STATES,
-    MemoryModel,
-    bytes_a_token,
-)
+from proper_model.engine.memory import PROBE_ROWS, STATES, MemoryModel, bytes_a_token
 from proper_model.engine.recompute import recomputing
 from proper_model.engine.trials import TrialSettings
 from proper_model.kernels.packing import Encoded

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from proper_model.settings.profile import (
@@ -71,8 +71,4 @@ class PooledReport:
     best_epoch: int = 0
 
     def as_dict(self) -> dict[str, Any]:
-        return {
-            "held_back": self.held_back,
-            "training": self.training,
-            "best_epoch": self.best_epoch,
-        }
+        return asdict(self)

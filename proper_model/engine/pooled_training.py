@@ -81,7 +81,7 @@ class PooledTraining(TrainingLoop[float]):
             encoder,
             [p for group in optimizer.param_groups for p in group["params"]],
             device=device,
-            tokens_per_step=settings.tokens_per_step,
+            tokens=PassTokens.of(settings.tokens_per_step),
             checkpoint=checkpoint,
             checkpoint_every_s=checkpoint_every_s,
         )
@@ -94,8 +94,9 @@ class PooledTraining(TrainingLoop[float]):
         self.order: list[int] = []  # of the running epoch, derived and never saved
         self.epoch_loss = 0.0
         self.stopped = False
-        tokens = self._tokens_within(free_bytes(device) if memory_bytes is None else memory_bytes)
-        self.tokens_per_step, self.judge_tokens = tokens.training, tokens.judging
+        budget = free_bytes(device) if memory_bytes is None else memory_bytes
+        if budget is not None:
+            self._cut_within(budget)
 
     @property
     def steps_an_epoch(self) -> int:
@@ -165,31 +166,22 @@ class PooledTraining(TrainingLoop[float]):
             self.extra.commit()
         self.epoch_loss += loss
 
-    def _tokens_within(self, budget: int | None) -> PassTokens:
-        """Tokens of one pass within `budget` bytes, counted on the longest sample."""
-        most = PassTokens.of(self.settings.tokens_per_step)
-        if budget is None:
-            return most
+    def _cut_within(self, budget: int) -> None:
+        """Passes within `budget` bytes, by what the longest sample takes."""
         longest = max(range(len(self.samples)), key=lambda i: len(self.samples[i][1].tokens))
         length = len(self.samples[longest][1].tokens)
-        kept = self._token_bytes(longest)
-        fixed = STATES * sum(p.numel() * p.element_size() for p in self.parameters)
-        # A pass without gradient takes less than one with: counted as one, it is within for sure.
-        training, judging = (
-            tokens_within(budget, fixed, kept, tokens=tokens, least=length)
-            for tokens in (most.training, most.judging)
-        )
-        return PassTokens(training, judging)
-
-    def _token_bytes(self, sample: int) -> int:
-        """Bytes for one token more of a pass and its gradients, counted on one sample."""
 
         def run(rows: int) -> None:
-            self._backward(self._rows_of([sample] * rows))
+            self._backward(self._rows_of([longest] * rows))
 
-        found = bytes_a_token(run, len(self.samples[sample][1].tokens), self.device)
+        kept = bytes_a_token(run, length, self.device)
         self._clear()
-        return found
+        fixed = STATES * sum(p.numel() * p.element_size() for p in self.parameters)
+        # A pass without gradient takes less than one with: counted as one, it is within for sure.
+        self.tokens_per_step, self.judge_tokens = (
+            tokens_within(budget, fixed, kept, tokens=tokens, least=length)
+            for tokens in (self.tokens_per_step, self.judge_tokens)
+        )
 
     def _after_step(self) -> None:
         """Judge at the end of an epoch, and stop when it has been better before for too long."""
@@ -236,7 +228,6 @@ class PooledTraining(TrainingLoop[float]):
                 tensors[f"moment.{i}.{name}"] = value
         return tensors, {
             "step": self.taken,
-            "judge_tokens": self.judge_tokens,
             "epoch_loss": self.epoch_loss,
             "stopped": self.stopped,
             "report": self.report.as_dict(),
@@ -257,6 +248,5 @@ class PooledTraining(TrainingLoop[float]):
         for name, tensor in self._extra_tensors().items():
             tensor.copy_(tensors[f"extra.{name}"])
         self.taken, self.epoch_loss = int(meta["step"]), float(meta["epoch_loss"])
-        self.judge_tokens = int(meta.get("judge_tokens", self.judge_tokens))
         self.stopped = bool(meta["stopped"])
         self.report = PooledReport(**meta["report"])

@@ -2,8 +2,8 @@
 
 A step's rows are cut, by length, into passes of at most so many tokens, which changes nothing but
 rounding. Where memory runs out that number halves and the step is taken again. A checkpoint holds the
-number too, so that a resumed run cuts as it did before, whatever memory is free now, and ends with the
-same bits.
+number too, and that of passes without gradient, so that a resumed run cuts as it did before, whatever
+memory is free now, and ends with the same bits.
 
 `cohort` trains many users' private parameters with it, `pooled_training` what all users share.
 """
@@ -21,6 +21,7 @@ from torch import Tensor
 
 from proper_model.engine.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from proper_model.engine.memory import is_out_of_memory, release_memory
+from proper_model.engine.pooled_settings import PassTokens
 from proper_model.errors import TrainingError
 from proper_model.kernels.packing import Batch, Encoded, budget_chunks
 from proper_model.progress import Steps
@@ -54,7 +55,7 @@ class TrainingLoop(ABC, Generic[Found]):
 
     Args:
         parameters: what is trained.
-        tokens_per_step: most tokens of one pass.
+        tokens: most tokens of one pass, with gradient and without.
         checkpoint: file for resuming a killed run, removed by the caller when results are safe.
         checkpoint_every: saved after so many steps, 0 for never, or after `checkpoint_every_s`
             seconds: a step may take seconds on a small device.
@@ -69,13 +70,13 @@ class TrainingLoop(ABC, Generic[Found]):
         parameters: Sequence[Tensor],
         *,
         device: torch.device,
-        tokens_per_step: int,
+        tokens: PassTokens,
         checkpoint: Checkpoint | None,
         checkpoint_every: int = 0,
         checkpoint_every_s: float = 20.0,
     ) -> None:
         self.encoder, self.parameters, self.device = encoder, list(parameters), device
-        self.tokens_per_step = tokens_per_step
+        self.tokens_per_step, self.judge_tokens = tokens.training, tokens.judging
         self.checkpoint, self.checkpoint_every = checkpoint, checkpoint_every
         self.checkpoint_every_s = checkpoint_every_s
         self.taken = 0
@@ -176,9 +177,8 @@ class TrainingLoop(ABC, Generic[Found]):
     def _save(self) -> None:
         if self.checkpoint is not None:
             tensors, meta = self._state()
-            save_checkpoint(
-                self.checkpoint, tensors, {**meta, "tokens_per_step": self.tokens_per_step}
-            )
+            tokens = {"tokens_per_step": self.tokens_per_step, "judge_tokens": self.judge_tokens}
+            save_checkpoint(self.checkpoint, tensors, meta | tokens)
 
     def _restore(self) -> bool:
         """Go on where a killed run was saved last; false where there is no checkpoint."""
@@ -193,6 +193,7 @@ class TrainingLoop(ABC, Generic[Found]):
                 hint="delete it to start this phase again",
             )
         self.tokens_per_step = int(meta.get("tokens_per_step", self.tokens_per_step))
+        self.judge_tokens = int(meta.get("judge_tokens", self.judge_tokens))
         with torch.no_grad():
             self._resume(tensors, meta)
         return True

@@ -122,16 +122,7 @@ def bootstrap(
     query, user = _resample([sums], seed=seed, resamples=resamples, confidence=confidence)
     low, high = _percentiles(query[0], len(sums.rows), confidence)
     user_low, user_high = _percentiles(user[0], len(sums.rows), confidence)
-    return Interval(
-        mean=means.mean,
-        low=low,
-        high=high,
-        user_mean=means.user_mean,
-        user_low=user_low,
-        user_high=user_high,
-        n_users=means.n_users,
-        n_queries=means.n_queries,
-    )
+    return Interval(low=low, high=high, user_low=user_low, user_high=user_high, **vars(means))
 
 
 def paired_bootstrap(

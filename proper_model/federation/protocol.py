@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -61,11 +61,8 @@ RETRY_USELESS = frozenset({Status.PROTOCOL, Status.BUNDLE_REFUSED, Status.EGRESS
 
 _PLAIN = frozenset({"status", "protocol", "bundle_id"})
 REPLY_FIELDS: Mapping[Kind, frozenset[str]] = {
+    **dict.fromkeys(Kind, _PLAIN),
     Kind.HAVE: _PLAIN | {"missing"},
-    Kind.STORE: _PLAIN,
-    Kind.INSTALL: _PLAIN,
-    Kind.PERSONALIZE: _PLAIN,
-    Kind.EVALUATE: _PLAIN,
 }
 REQUEST_FIELDS: Mapping[Kind, frozenset[str]] = {
     Kind.HAVE: frozenset({"protocol", "bundle_id", "pieces"}),
@@ -86,26 +83,14 @@ def is_sha256(value: object) -> bool:
     return type(value) is str and _SHA256.fullmatch(value) is not None
 
 
-def pieces_of(data: bytes) -> Iterator[bytes]:
-    """`data` cut into pieces of `PIECE_BYTES`; an empty file has no piece."""
-    for start in range(0, len(data), PIECE_BYTES):
-        yield data[start : start + PIECE_BYTES]
-
-
 @dataclass(frozen=True)
 class FileTable:
-    """How files are put together from pieces: `pieces[name]` in order, by content hash."""
+    """How files are put together from pieces: `pieces[name]` in order, by content hash.
+
+    An empty file has no piece.
+    """
 
     pieces: Mapping[str, tuple[str, ...]]
-
-    @staticmethod
-    def of(files: Mapping[str, bytes]) -> FileTable:
-        return FileTable(
-            {
-                name: tuple(sha256_hex(piece) for piece in pieces_of(files[name]))
-                for name in sorted(files)
-            }
-        )
 
     def all_pieces(self) -> tuple[str, ...]:
         """Every distinct piece, in order of first use."""
@@ -179,9 +164,11 @@ def hashes(fields: Mapping[str, object], name: str) -> tuple[str, ...]:
 
 def _strings(fields: Mapping[str, object], name: str) -> tuple[str, ...]:
     values = fields.get(name)
-    if isinstance(values, str) or not isinstance(values, Sequence):
-        raise ProtocolError(f"field '{name}' must be a list of strings")
-    if not all(type(value) is str for value in values):
+    if (
+        isinstance(values, str)
+        or not isinstance(values, Sequence)
+        or not all(type(value) is str for value in values)
+    ):
         raise ProtocolError(f"field '{name}' must be a list of strings")
     return tuple(values)
 

@@ -80,9 +80,8 @@ class RunPlan(BaseModel):
     users_per_node: int = Field(ge=1)
     out: Path
     cache: Path
-    root_public_key: str = (
-        Sha256  # of the root role that every device pins: Ed25519, in hexadecimal
-    )
+    # Of the root role that every device pins: Ed25519, in hexadecimal.
+    root_public_key: str = Sha256
     bundle_days: int = Field(default=365, ge=1, le=MAX_RELEASE_DAYS)
     # Threads are part of the plan because sums of floats depend on them: both launch commands
     # have to give the same numbers.
@@ -239,11 +238,8 @@ def find_plan(configured: object) -> Path:
 
 def file_sha256(path: Path) -> str:
     """SHA-256 of a file, read in blocks; ConfigError if it cannot be read."""
-    digest = hashlib.sha256()
     try:
         with path.open("rb") as handle:
-            while block := handle.read(1 << 20):
-                digest.update(block)
+            return hashlib.file_digest(handle, "sha256").hexdigest()
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({os.strerror(error.errno or 0)})") from None
-    return digest.hexdigest()

@@ -7,18 +7,16 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
+from proper_model.progress import Progress
 from proper_model.storage.documents import parse_object
 from proper_model.storage.files import read_regular, write_atomic
 
 TIMINGS_FILE = "timings.json"
 MAX_TIMINGS_BYTES = 1024 * 1024
-
-Progress = Callable[[str, int, int], None]
 
 
 class StepClock:
@@ -32,12 +30,7 @@ class StepClock:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        _kind: type[BaseException] | None,
-        _error: BaseException | None,
-        _trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.leave()
 
     def enter(self, step: str) -> None:

@@ -21,16 +21,16 @@ def from_mapping(kind: type[T], values: Mapping[str, Any], *, where: str) -> T:
     Nested tables become nested dataclasses, lists become tuples, strings become enum members.
     Raises ConfigError naming `where` and the key for anything unknown or of the wrong type.
     """
-    hints = typing.get_type_hints(kind)
-    names = {f.name for f in dataclasses.fields(typing.cast(Any, kind))}
+    hints, fields = typing.get_type_hints(kind), dataclasses.fields(typing.cast(Any, kind))
+    names = sorted(f.name for f in fields)
     for key in values:
         if key not in names:
             raise ConfigError(
-                f"{where}: unknown setting '{key}'", hint="known: " + ", ".join(sorted(names))
+                f"{where}: unknown setting '{key}'", hint="known: " + ", ".join(names)
             )
     missing = [
         f.name
-        for f in dataclasses.fields(typing.cast(Any, kind))
+        for f in fields
         if f.name not in values
         and f.default is dataclasses.MISSING
         and f.default_factory is dataclasses.MISSING

@@ -153,13 +153,9 @@ def validation_loss(
     mean: Tensor,
     settings: StageSettings,
     seed: int,
-    tokens: PassTokens | None = None,
+    tokens: PassTokens,
 ) -> float:
-    """Query loss of held-back users after fitting their embeddings as a device would.
-
-    `tokens`: what a pass may hold; None: what the settings say.
-    """
-    tokens = tokens or PassTokens.of(settings.tokens_per_step)
+    """Query loss of held-back users after fitting their embeddings as a device would."""
     cap = settings.group.max_items_per_user
     samples = [
         split_items(

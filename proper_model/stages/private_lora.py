@@ -159,13 +159,10 @@ def _take(
 ) -> UserLora:
     """The adapters of the given trials as a new stack; where none is, what the user began with."""
     taken = model.new_user_lora(list(seeds))
-    for new, trained in zip([*taken.a, *taken.b], adapters, strict=True):
+    for number, new in enumerate([*taken.a, *taken.b]):
         for row, trial in enumerate(trials):
             if trial is not None:
-                new[row] = trained[trial].to(new)
-    if starts is not None:
-        for number, new in enumerate([*taken.a, *taken.b]):
-            for row, trial in enumerate(trials):
-                if trial is None:
-                    new[row] = starts[row][number].to(new)
+                new[row] = adapters[number][trial].to(new)
+            elif starts is not None:
+                new[row] = starts[row][number].to(new)
     return taken

@@ -145,13 +145,9 @@ def candidate_losses(
         model, encoder, rows, lambda slots: group_pass(slots, candidates), tokens
     )
     result = torch.zeros(len(users), count, dtype=torch.float64)
-    start = 0
-    for u, user in enumerate(users):
-        size = len(user.judged)
-        if size:
-            own = losses[start : start + count * size].view(count, size)
-            result[u] = own.mean(1)
-        start += count * size
+    for u, own in enumerate(losses.split([count * len(user.judged) for user in users])):
+        if len(own):
+            result[u] = own.view(count, -1).mean(1)
     return result
 
 

@@ -10,12 +10,13 @@ the name is part of every result.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
 from proper_model.errors import DataError, TaskError
-from proper_model.tasks.records import HistoryItem, Place, Query, Report, User
+from proper_model.tasks.records import HistoryItem, Place, Query, Report
 from proper_model.tasks.schema import Compiled, Kind, TaskSpec, compile_set, parse_task
 from proper_model.tasks.templates import first_words
 
@@ -90,15 +91,15 @@ class Task:
 
         A template set may cut and collapse what is trained on (`training`) and leave other queries.
         """
-        compiled = self.compiled
         parts = self.query_text(query)
-        if parts is None:
-            prompt = self._query_part(query.input, training=training)
-        else:
+        prompt = self._query_part(query.input, training=training)
+        if parts is not None:
             cut = {k: self._query_part(v, training=training) for k, v in parts.items()}
-            cut["input"] = self._query_part(query.input, training=training)
-            prompt = compiled.query.render({**cut, "labels": self._label_list()})
+            prompt = self._query({**cut, "input": prompt})
         return Example(query.id, prompt, query.gold)
+
+    def _query(self, parts: Mapping[str, str]) -> str:
+        return self.compiled.query.render({**parts, "labels": self._label_list()})
 
     def _query_part(self, text: str, *, training: bool = False) -> str:
         spec = self.compiled.spec
@@ -117,18 +118,13 @@ class Task:
         placeholders = set(self.compiled.query.placeholders)
         if self.query_text(query) is None and placeholders <= {"text", "input", "labels"}:
             cut = self._query_part(text)
-            values = {"text": cut, "input": cut, "labels": self._label_list()}
-            return self.compiled.query.render(values)
+            return self._query({"text": cut, "input": cut})
         return self.query_example(query).prompt
 
     def history_example(self, item: HistoryItem) -> Example:
         """A history item as a training example. Raises DataError if a field is missing."""
         compiled = self.compiled
-        words, collapse = compiled.spec.history_words, "history" in compiled.spec.collapse
-        values = {
-            name: first_words(text, words, collapse=collapse)
-            for name, text in self._fields_of(item).items()
-        }
+        values = self._fields_of(item, compiled.spec.history_words, "history")
         values["labels"] = self._label_list()
         if compiled.history.split is not None:
             low, high = compiled.history.split_share
@@ -139,14 +135,8 @@ class Task:
 
     def retrieval_line(self, item: HistoryItem) -> str:
         """A history item as a line before a question. Raises DataError if a field is missing."""
-        spec = self.compiled.spec
-        collapse = "line" in spec.collapse
-        return self.compiled.line.render(
-            {
-                name: first_words(text, spec.line_words, collapse=collapse)
-                for name, text in self._fields_of(item).items()
-            }
-        )
+        compiled = self.compiled
+        return compiled.line.render(self._fields_of(item, compiled.spec.line_words, "line"))
 
     def labels_for(self, query: Query) -> tuple[str, ...]:
         """Labels this query may be answered with: those its prompt lists, else the task's own.
@@ -191,25 +181,19 @@ class Task:
                 + (", but differs from one of them only in case or spaces" if close else ""),
             )
 
-    def check(
-        self, user: User, *, place: Place | None = None, report: Report | None = None
-    ) -> None:
-        """Check all gold answers of a user. Raises DataError with the place of the first fault."""
-        place = place or Place(f"user {short_id(user.user_id)}")
-        for index, query in enumerate(user.queries):
-            self.check_query(query, place.at(f"query[{index}]"), report or Report())
-
     def _label_list(self) -> str:
         return self.spec.labels.separator.join(self.labels or ())
 
-    def _fields_of(self, item: HistoryItem) -> dict[str, str]:
+    def _fields_of(self, item: HistoryItem, words: int | None, where: str) -> dict[str, str]:
+        """An item's fields, cut to so many words; `where` they go decides on white space."""
         missing = sorted(self.required_fields - item.fields.keys())
         if missing:
             raise DataError(
                 f"history item {short_id(item.id)}: missing fields {', '.join(missing)}",
                 hint=f"template set '{self.template}' of {self.name} needs them",
             )
-        return dict(item.fields)
+        collapse = where in self.compiled.spec.collapse
+        return {n: first_words(t, words, collapse=collapse) for n, t in item.fields.items()}
 
 
 def _split_words(text: str, low: float, high: float) -> tuple[str, str]:

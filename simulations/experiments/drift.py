@@ -22,7 +22,7 @@ from client.person.learner import Learner
 from client.person.state import PersonalState
 from client.person.updating import update_all
 from proper_model.errors import ConfigError, DataError
-from proper_model.federation.step_clock import Progress
+from proper_model.progress import Progress
 from proper_model.release.contents import Release
 from proper_model.tasks import HistoryItem, User
 from simulations.experiments.asking import score_items, score_queries

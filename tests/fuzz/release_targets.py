@@ -110,12 +110,12 @@ def referring_release() -> dict[str, bytes]:
 
 
 def write_release(folder: Path, files: Files) -> Path:
-    write_files(folder / "bundle", files)
+    write_afresh(folder / "bundle", files)
     (folder / "root.json").write_bytes(TrustedRoot.of([KEY]).to_bytes())
     return folder / "bundle"
 
 
-def write_files(folder: Path, files: Files) -> None:
+def write_afresh(folder: Path, files: Files) -> None:
     """A folder with these files and no others."""
     shutil.rmtree(folder, ignore_errors=True)
     write_files(folder, files)
@@ -254,7 +254,7 @@ class PublisherTarget:
     def judge(self, files: Files) -> str | None:
         shutil.rmtree(self.home.path, ignore_errors=True)
         shutil.copytree(self.fresh, self.home.path)
-        write_files(self.folder, files)
+        write_afresh(self.folder, files)
         try:
             added = add_bundle(self.home, str(self.folder), now=NOW)
         except ProperError:
@@ -305,7 +305,7 @@ class ReleaseTarget:
     def __init__(self, folder: Path) -> None:
         self.folder, self.home = folder / "published", Home(folder / "home")
         self.base = folder / "base"
-        write_files(self.base, base_files())
+        write_afresh(self.base, base_files())
 
     def sound(self) -> Files:
         return signed_files()
