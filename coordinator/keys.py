@@ -3,7 +3,7 @@
 A key file is PKCS#8 PEM, created with mode 0600 and never overwritten: whoever replaces a key
 locks out every device that trusts it. The keys of the root role are kept offline and encrypted with a
 passphrase. The public half is beside it as NAME.pub, 64 hex digits, to be handed on.
-Moving to new keys is `coordinator.root_ceremony`. Source: docs/security.md 2 ("Bundle"), docs/contributing.md.
+Moving to new keys is `coordinator.root_ceremony`. Source: docs/security.md 2 ("Bundle"), docs/contributing.md 3.9.
 """
 
 from __future__ import annotations

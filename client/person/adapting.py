@@ -5,7 +5,7 @@ with a vault, who is one member: all tasks share one embedding, which is fitted 
 of them, and each task has an adapter over it. `adapt_users` is a cohort of simulated people of one
 task, under one or several arms. A member's result depends on its own items and seed alone. Pure:
 nothing is stored, sent or kept between calls. Source: PROPER eq. 11-13; docs/method.md 1.5 f, 1.7 3c
-and 5 (several tasks).
+and 1.9 (several tasks).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The fields of the vault's small JSON documents: none unknown, no value out of range.
 
-Source: docs/contributing.md (verification takes bytes, limits before parsing, trailing data rejected).
+Source: docs/contributing.md 3.10 (verification takes bytes, limits before parsing, trailing data rejected).
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 A cohort is a list of `Trial`s; each is one user (or one user at one learning rate) and trains in a
 slot of the stacked tensors (`slots`). A step takes the next small batch of every trial in a slot,
 runs them together and updates each slot by its own AdamW, schedule and clipping. Users never mix: a
-trial's result depends on its own samples, settings and seed alone (docs/contributing.md).
+trial's result depends on its own samples, settings and seed alone (docs/contributing.md 3.4).
 
 Used for fitting e_u, for the private LoRA (eq. 11-13) and for the router cohort's provisional
 LoRAs (docs/method.md 1.7, 3a).

@@ -1,6 +1,6 @@
 """Activation checkpointing: keep a block's input only, and compute its inside again for gradients.
 
-Costs about half a forward pass more and saves most of the memory that grows with tokens
+Costs one more forward pass, about half more time, and saves most of the memory that grows with tokens
 (docs/performance.md 2). The second computation sees the same pass as the first, so that dropout and
 routing are the same to the bit.
 """

@@ -125,7 +125,7 @@ class UserSettings:
     held_back_folds: int = 1  # 1: the most recent items judge; K: every item is held back once
     refit: bool = True  # train again on all own items, for the epochs that held-back items chose
     min_items_to_train: int = 4  # fewer: prototype or mean embedding only
-    recompute_activations: bool = False  # less memory for a third more time
+    recompute_activations: bool = False  # less memory for half more time
 
     def __post_init__(self) -> None:
         check(bool(self.learning_rates), "user.learning_rates must not be empty")

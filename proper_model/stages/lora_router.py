@@ -41,7 +41,7 @@ from proper_model.stages.pooled_users import PooledUser
 from proper_model.stages.private_lora import train_user_loras
 from proper_model.text.encoding import Encoder
 
-# DEVIATION: docs/method.md 1.7 names no cut.
+# DEVIATION: the paper names no cut (docs/method.md 1.7).
 ROUTER_SHARE = 0.4  # of a cohort user's history, kept for 3b
 
 
