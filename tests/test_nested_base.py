@@ -139,7 +139,7 @@ def test_it_passes_the_check_and_is_measured_as_what_is_used(folder: Path) -> No
     base, _ = load_base(str(folder))
     numbers = sum(p.numel() for p in base.parameters())
     shape = Shape.of(find_base(str(folder)))
-    assert (shape.parameters, shape.layers, shape.hidden, shape.ffn) == (numbers, 2, 16, 24)
+    assert (shape.base.numbers, shape.layers, shape.hidden, shape.ffn) == (numbers, 2, 16, 24)
     found = read_shape([base_folder(str(folder)) / "model.safetensors"])
     assert (found.numbers, found.mapped_bytes) == (numbers, 0)
     assert measure(config, tokens=4, batch=1, dtype=torch.float32, threads=1).forward > 0
