@@ -95,7 +95,8 @@ BaseWeights = Annotated[
     ),
 ]
 Recompute = Annotated[
-    bool, typer.Option("--recompute", help="Recompute activations: less memory, about half more time.")
+    bool,
+    typer.Option("--recompute", help="Recompute activations: less memory, about half more time."),
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on where an interrupted run stopped.")]
 Stage = Annotated[
