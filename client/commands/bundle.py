@@ -40,7 +40,7 @@ Base = Annotated[
 def add(context: typer.Context, source: Source, root: Root = None, base: Base = None) -> None:
     """Install a release after verification; older ones are refused, a broken download goes on.
 
-    The only command that opens a connection, and only for an address.
+    Only this command and `verify` open a connection, and only for an address.
     """
     from client.releases.add import add_bundle
 

@@ -107,7 +107,7 @@ def adapt(learner: Learner, state: PersonalState, histories: Histories) -> Perso
     it is what it would be had they never been there.
 
     Raises:
-        TrainingError: the embedding's or an adapter's training diverged at every learning rate.
+        TrainingError: the adapters of all tasks diverged at every learning rate.
     """
     names = sorted(histories)
     encoded = {n: learner.encode(histories[n][1], histories[n][0]) for n in names}
@@ -125,7 +125,7 @@ def adapt(learner: Learner, state: PersonalState, histories: Histories) -> Perso
             "training diverged at every learning rate; nothing was stored",
             hint="give a task file with a smaller user.learning_rates, or a release made with one",
         )
-    # Whoever has no adapter that learned something gets the group's model.
+    # Whoever has no adapter that was trained gets the group's model.
     kept = {
         name: task
         if task.report["lora_trained"] and not task.report["lora_failed"]
