@@ -32,15 +32,8 @@ from proper_model.bundle.folder_names import (
 )
 from proper_model.bundle.latest import Latest, Pointer, parse_latest, sign_latest
 from proper_model.bundle.limits import DEFAULT_LIMITS
-from proper_model.bundle.signed_bundle import (
-    MANIFEST_NAME,
-    SIGNATURES_NAME,
-    BaseReference,
-    BundleFiles,
-    BundleInfo,
-    build_bundle,
-    verify_bundle,
-)
+from proper_model.bundle.manifest import MANIFEST_NAME, SIGNATURES_NAME, BaseReference
+from proper_model.bundle.signed_bundle import BundleFiles, BundleInfo, build_bundle, verify_bundle
 from proper_model.bundle.signed_time import LATEST_DAYS, MAX_LATEST_DAYS, MAX_RELEASE_DAYS
 from proper_model.bundle.trusted_root import DEFAULT_CHANNEL, TrustedRoot
 from proper_model.errors import BundleError, ConfigError

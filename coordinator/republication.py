@@ -15,18 +15,20 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from coordinator.publish import PublishedBundle, latest, publish, read_latest, renew_latest
 from coordinator.root_ceremony import read_root
+from proper_model.bundle.content_policy import check_file
 from proper_model.bundle.folder_names import version_folder
 from proper_model.bundle.latest import Latest
 from proper_model.bundle.limits import DEFAULT_LIMITS
-from proper_model.bundle.manifest import BaseReference, parse_manifest
-from proper_model.bundle.signed_bundle import (
+from proper_model.bundle.manifest import (
     MANIFEST_NAME,
     SIGNATURES_NAME,
-    check_file,
-    verify_manifest,
+    BaseReference,
+    parse_manifest,
 )
+from proper_model.bundle.public_keys import key_id, public_bytes
+from proper_model.bundle.signed_bundle import verify_manifest
 from proper_model.bundle.signed_time import LATEST_DAYS
-from proper_model.bundle.trusted_root import LATEST, RELEASE, TrustedRoot, key_id, public_bytes
+from proper_model.bundle.trusted_root import LATEST, RELEASE, TrustedRoot
 from proper_model.errors import (
     BundleFormatError,
     BundleIntegrityError,

@@ -20,24 +20,23 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from proper_model.bundle.folder_names import ROOT_NAME, ROOT_SIGNATURES_NAME, root_names
+from proper_model.bundle.public_keys import key_id, public_bytes
 from proper_model.bundle.signatures import (
     MAX_KEYS,
     MAX_SIGNATURE_BYTES,
+    ROOT_DOMAIN,
     check_signature,
     parse_signatures,
+    sign,
 )
 from proper_model.bundle.signed_time import MAX_ROOT_DAYS
 from proper_model.bundle.trusted_root import (
     DEFAULT_CHANNEL,
     MAX_ROOT_BYTES,
     ROOT,
-    ROOT_DOMAIN,
     Role,
     TrustedRoot,
-    key_id,
-    public_bytes,
     rotate,
-    sign,
 )
 from proper_model.errors import BundleFormatError, BundleSignatureError, ConfigError
 from proper_model.storage import canonical

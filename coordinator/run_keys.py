@@ -19,15 +19,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 
 from coordinator.keys import load_key, load_or_create_key
 from proper_model.bundle.folder_names import ROOT_NAME
-from proper_model.bundle.trusted_root import (
-    LATEST,
-    MAX_ROOT_BYTES,
-    RELEASE,
-    ROOT,
-    TrustedRoot,
-    key_id,
-    public_bytes,
-)
+from proper_model.bundle.public_keys import key_id, public_bytes
+from proper_model.bundle.trusted_root import LATEST, MAX_ROOT_BYTES, RELEASE, ROOT, TrustedRoot
 from proper_model.errors import ConfigError
 from proper_model.federation.run_plan import RunPlan
 from proper_model.storage.durable import write_file

@@ -11,8 +11,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from coordinator.publish import publish
 from proper_model.bundle.latest import Latest, sign_latest
+from proper_model.bundle.signatures import ROOT_DOMAIN, sign
 from proper_model.bundle.signed_bundle import BundleFiles
-from proper_model.bundle.trusted_root import LATEST, RELEASE, ROOT, ROOT_DOMAIN, TrustedRoot, sign
+from proper_model.bundle.trusted_root import LATEST, RELEASE, ROOT, TrustedRoot
 from tests.bundle_samples import (
     CREATED,
     LIFETIME,

@@ -29,18 +29,13 @@ from hypothesis import strategies as st
 from outcomes import outcome
 from safetensors.numpy import save
 
+from proper_model.bundle.content_policy import check_file
 from proper_model.bundle.limits import Limits
-from proper_model.bundle.manifest import check_file_names
+from proper_model.bundle.manifest import BaseReference, check_file_names, content_id
 from proper_model.bundle.safe_tensors import check_finite, read_int64, read_table
-from proper_model.bundle.signed_bundle import (
-    BaseReference,
-    build_bundle,
-    check_file,
-    content_id,
-    verify_bundle,
-)
+from proper_model.bundle.signatures import MANIFEST_DOMAIN, sign
+from proper_model.bundle.signed_bundle import build_bundle, verify_bundle
 from proper_model.bundle.signed_time import format_time, parse_time
-from proper_model.bundle.trusted_root import MANIFEST_DOMAIN, sign
 from proper_model.errors import (
     BundleError,
     BundleExpiredError,

@@ -15,7 +15,8 @@ from client.releases.install import install
 from proper_model import errors
 from proper_model.bundle.latest import parse_latest
 from proper_model.bundle.limits import Limits
-from proper_model.bundle.signed_bundle import MANIFEST_NAME, SIGNATURES_NAME, verify_bundle
+from proper_model.bundle.manifest import MANIFEST_NAME, SIGNATURES_NAME
+from proper_model.bundle.signed_bundle import verify_bundle
 from proper_model.bundle.signed_time import parse_time
 from proper_model.bundle.trusted_root import TrustedRoot, rotate
 from tests.vectors import make_bundle_vectors, make_trust_vectors

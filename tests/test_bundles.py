@@ -40,7 +40,8 @@ from client.releases.installed_list import DAMAGED, list_bundles, remove_old_bun
 from client.releases.store import BundleWarning, installed, stored
 from client.releases.verify import verify_bundle
 from coordinator.publish import publish, reference_base
-from proper_model.bundle.trusted_root import ROOT_DOMAIN, TrustedRoot, sign
+from proper_model.bundle.signatures import ROOT_DOMAIN, sign
+from proper_model.bundle.trusted_root import TrustedRoot
 from proper_model.errors import (
     BaseModelError,
     BundleError,

@@ -26,8 +26,9 @@ from coordinator.commands import options
 from coordinator.keys import create_key, create_pair, load_key, load_public, public_file
 from coordinator.root_ceremony import RoleChange, propose, read_root, sign_next
 from proper_model.bundle.latest import parse_latest
-from proper_model.bundle.signed_bundle import content_id
-from proper_model.bundle.trusted_root import ROOT, TrustedRoot, key_id, public_bytes, rotate
+from proper_model.bundle.manifest import content_id
+from proper_model.bundle.public_keys import key_id, public_bytes
+from proper_model.bundle.trusted_root import ROOT, TrustedRoot, rotate
 from proper_model.errors import (
     BundleSignatureError,
     BundleTimeError,

@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from coordinator.keys import create_key, load_key, load_or_create_key
-from proper_model.bundle.trusted_root import public_bytes
+from proper_model.bundle.public_keys import public_bytes
 from proper_model.errors import ConfigError
 
 

@@ -17,7 +17,8 @@ import pytest
 from transformers import AutoConfig, AutoTokenizer
 
 from coordinator.keys import load_key
-from proper_model.bundle.trusted_root import Role, TrustedRoot, key_id
+from proper_model.bundle.public_keys import key_id
+from proper_model.bundle.trusted_root import Role, TrustedRoot
 from proper_model.checks import base as base_check
 from proper_model.data.users import write_oppu
 from proper_model.errors import BaseModelError, ConfigError, DataError, StorageError

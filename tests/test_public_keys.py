@@ -12,7 +12,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from coordinator.keys import load_public
 from proper_model.bundle import public_keys
 from proper_model.bundle.public_keys import check_public_key, key_id, public_bytes
-from proper_model.bundle.trusted_root import MANIFEST_DOMAIN, TrustedRoot
+from proper_model.bundle.signatures import MANIFEST_DOMAIN
+from proper_model.bundle.trusted_root import TrustedRoot
 from proper_model.errors import BundleFormatError, BundleSignatureError, ConfigError
 from proper_model.storage import canonical
 

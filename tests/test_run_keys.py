@@ -12,7 +12,8 @@ from client.releases.install import install
 from coordinator.keys import create_key, load_key
 from coordinator.publish import publish
 from coordinator.run_keys import make_run_root, signing_keys, trusted_root
-from proper_model.bundle.trusted_root import Role, TrustedRoot, public_bytes
+from proper_model.bundle.public_keys import public_bytes
+from proper_model.bundle.trusted_root import Role, TrustedRoot
 from proper_model.errors import ConfigError
 
 NOW = datetime(2026, 5, 1, tzinfo=UTC)

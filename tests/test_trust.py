@@ -13,20 +13,16 @@ from bundle_samples import CREATED, KEY, NOW, SECOND_KEY, STRANGER, flips, sampl
 from outcomes import outcome
 
 from proper_model.bundle.latest import parse_latest
+from proper_model.bundle.public_keys import key_id, public_bytes
+from proper_model.bundle.signatures import LATEST_DOMAIN, MANIFEST_DOMAIN, ROOT_DOMAIN, sign
 from proper_model.bundle.signed_bundle import build_bundle, verify_bundle
 from proper_model.bundle.trusted_root import (
     LATEST,
-    LATEST_DOMAIN,
-    MANIFEST_DOMAIN,
     MAX_ROOT_BYTES,
     RELEASE,
     ROOT,
-    ROOT_DOMAIN,
     TrustedRoot,
-    key_id,
-    public_bytes,
     rotate,
-    sign,
 )
 from proper_model.errors import (
     BundleError,

@@ -28,14 +28,9 @@ from client.releases.pinned_root import pin_root
 from client.releases.store import BundleWarning, StoreState, installed, read_state
 from client.releases.verify import verify_bundle
 from proper_model.bundle.latest import parse_latest
-from proper_model.bundle.trusted_root import (
-    MANIFEST_DOMAIN,
-    RELEASE,
-    TrustedRoot,
-    key_id,
-    public_bytes,
-    sign,
-)
+from proper_model.bundle.public_keys import key_id, public_bytes
+from proper_model.bundle.signatures import MANIFEST_DOMAIN, sign
+from proper_model.bundle.trusted_root import RELEASE, TrustedRoot
 from proper_model.errors import (
     BundleError,
     BundleExpiredError,

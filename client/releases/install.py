@@ -38,15 +38,10 @@ from client.releases.store import (
     stored_ids,
     write_state,
 )
+from proper_model.bundle.content_policy import check_file
 from proper_model.bundle.limits import DEFAULT_LIMITS, Limits
-from proper_model.bundle.manifest import Manifest
-from proper_model.bundle.signed_bundle import (
-    MANIFEST_NAME,
-    SIGNATURES_NAME,
-    VerifiedManifest,
-    check_file,
-    verify_manifest,
-)
+from proper_model.bundle.manifest import MANIFEST_NAME, SIGNATURES_NAME, Manifest
+from proper_model.bundle.signed_bundle import VerifiedManifest, verify_manifest
 from proper_model.bundle.signed_time import format_time
 from proper_model.bundle.trusted_root import TrustedRoot
 from proper_model.errors import BundleError, BundleForeignError

@@ -16,15 +16,11 @@ from client.releases.store import Accepted, SeenLatest, StoreState, bundle_path
 from proper_model.bundle.folder_names import LATEST_NAME
 from proper_model.bundle.latest import Pointer
 from proper_model.bundle.limits import DEFAULT_LIMITS
-from proper_model.bundle.signed_bundle import MANIFEST_NAME, SIGNATURES_NAME, VerifiedManifest
+from proper_model.bundle.manifest import MANIFEST_NAME, SIGNATURES_NAME
+from proper_model.bundle.signatures import MANIFEST_DOMAIN
+from proper_model.bundle.signed_bundle import VerifiedManifest
 from proper_model.bundle.signed_time import format_time
-from proper_model.bundle.trusted_root import (
-    LATEST,
-    MANIFEST_DOMAIN,
-    RELEASE,
-    ROOT_FORMAT,
-    TrustedRoot,
-)
+from proper_model.bundle.trusted_root import LATEST, RELEASE, ROOT_FORMAT, TrustedRoot
 from proper_model.errors import (
     BundleError,
     BundleExpiredError,

@@ -12,12 +12,8 @@ from pathlib import Path
 from client.home import Home
 from client.releases.place import Beside, ReleasePlace
 from proper_model.bundle.folder_names import ROOT_NAME, root_names
-from proper_model.bundle.trusted_root import (
-    MAX_ROOT_BYTES,
-    MAX_SIGNATURE_BYTES,
-    TrustedRoot,
-    rotate,
-)
+from proper_model.bundle.signatures import MAX_SIGNATURE_BYTES
+from proper_model.bundle.trusted_root import MAX_ROOT_BYTES, TrustedRoot, rotate
 from proper_model.errors import BundleForeignError, BundleSignatureError, ConfigError, StateError
 from proper_model.storage.durable import write_file
 from proper_model.storage.files import read_bounded, storage_errors

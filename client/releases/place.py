@@ -24,7 +24,7 @@ from client.releases.last_seen import Announcement
 from client.releases.store import BUNDLES_FOLDER
 from proper_model.bundle.folder_names import LATEST_NAME, MAX_LATEST_BYTES, version_folder
 from proper_model.bundle.latest import Pointer, parse_latest
-from proper_model.bundle.signed_bundle import MANIFEST_NAME, SIGNATURES_NAME
+from proper_model.bundle.manifest import MANIFEST_NAME, SIGNATURES_NAME
 from proper_model.errors import BundleFormatError, ConfigError
 from proper_model.progress import Progress
 from proper_model.storage.durable import remove_folder

@@ -21,9 +21,9 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from proper_model.bundle.content_policy import check_hash
 from proper_model.bundle.limits import DEFAULT_LIMITS
-from proper_model.bundle.manifest import Manifest, Sha256, parse_manifest
-from proper_model.bundle.signed_bundle import MANIFEST_NAME, check_hash, content_id
+from proper_model.bundle.manifest import MANIFEST_NAME, Manifest, Sha256, content_id, parse_manifest
 from proper_model.bundle.signed_time import Time, format_time, parse_time
 from proper_model.errors import BundleFormatError, BundleIntegrityError, StateError
 from proper_model.storage import canonical

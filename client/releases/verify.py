@@ -21,8 +21,8 @@ from client.releases.store import (
     installed,
     read_state,
 )
+from proper_model.bundle.content_policy import check_file, check_hash
 from proper_model.bundle.manifest import Manifest
-from proper_model.bundle.signed_bundle import check_file, check_hash
 from proper_model.errors import BaseModelError, BundleSignatureError, NotInstalledError
 from proper_model.progress import Progress, silent
 

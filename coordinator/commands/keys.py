@@ -21,14 +21,8 @@ from coordinator.keys import (
 from coordinator.publish import open_to_readers
 from coordinator.root_ceremony import ROOT_DAYS, create_root
 from proper_model.bundle.folder_names import ROOT_NAME
-from proper_model.bundle.trusted_root import (
-    DEFAULT_CHANNEL,
-    LATEST,
-    RELEASE,
-    ROOT,
-    key_id,
-    public_bytes,
-)
+from proper_model.bundle.public_keys import key_id, public_bytes
+from proper_model.bundle.trusted_root import DEFAULT_CHANNEL, LATEST, RELEASE, ROOT
 from proper_model.errors import ConfigError
 
 app = typer.Typer(help="Make signing keys, and the first root.")

@@ -16,7 +16,7 @@ from datetime import datetime
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from proper_model.bundle.content_policy import check_declared, check_file, check_hash
+from proper_model.bundle.content_policy import check_declared, check_file
 from proper_model.bundle.limits import DEFAULT_LIMITS, Limits
 from proper_model.bundle.manifest import (
     FORMAT,
@@ -30,32 +30,15 @@ from proper_model.bundle.manifest import (
     parse_manifest,
 )
 from proper_model.bundle.safe_tensors import read_table
-from proper_model.bundle.signatures import PRODUCT, check_length
+from proper_model.bundle.signatures import MANIFEST_DOMAIN, PRODUCT, check_length, sign
 from proper_model.bundle.signed_time import (
     MAX_RELEASE_DAYS,
     check_created,
     check_lifetime,
     format_time,
 )
-from proper_model.bundle.trusted_root import DEFAULT_CHANNEL, MANIFEST_DOMAIN, TrustedRoot, sign
+from proper_model.bundle.trusted_root import DEFAULT_CHANNEL, TrustedRoot
 from proper_model.errors import BundleExpiredError, BundleFormatError, BundleRollbackError
-
-__all__ = [
-    "MANIFEST_NAME",
-    "SIGNATURES_NAME",
-    "BaseReference",
-    "BundleFiles",
-    "BundleInfo",
-    "FileReader",
-    "VerifiedBundle",
-    "VerifiedManifest",
-    "build_bundle",
-    "check_file",
-    "check_hash",
-    "content_id",
-    "verify_bundle",
-    "verify_manifest",
-]
 
 FileReader = Callable[[str, int], bytes]
 """Gives the bytes of a named file. It may stop reading once it holds more than the given number."""

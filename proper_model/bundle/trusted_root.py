@@ -27,7 +27,6 @@ from proper_model.bundle.signatures import (
     LATEST_DOMAIN,
     MANIFEST_DOMAIN,
     MAX_KEYS,
-    MAX_SIGNATURE_BYTES,
     PRODUCT,
     ROOT_DOMAIN,
     check_length,
@@ -36,7 +35,6 @@ from proper_model.bundle.signatures import (
     exact_object,
     match_text,
     parse_signatures,
-    sign,
     whole_number,
 )
 from proper_model.bundle.signed_time import (
@@ -54,25 +52,6 @@ from proper_model.errors import (
     BundleSignatureError,
 )
 from proper_model.storage import canonical
-
-__all__ = [
-    "DEFAULT_CHANNEL",
-    "LATEST",
-    "LATEST_DOMAIN",
-    "MANIFEST_DOMAIN",
-    "MAX_ROOT_BYTES",
-    "MAX_SIGNATURE_BYTES",
-    "RELEASE",
-    "ROLES",
-    "ROOT",
-    "ROOT_DOMAIN",
-    "Role",
-    "TrustedRoot",
-    "key_id",
-    "public_bytes",
-    "rotate",
-    "sign",
-]
 
 DEFAULT_CHANNEL = "default"
 ROOT, RELEASE, LATEST = "root", "release", "latest"

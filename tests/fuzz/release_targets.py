@@ -22,22 +22,16 @@ from client.person.workspace import Workspace
 from client.releases.add import add_bundle
 from client.releases.store import installed
 from proper_model.bundle.latest import parse_latest
-from proper_model.bundle.manifest import BaseReference
-from proper_model.bundle.signatures import signature_fields
-from proper_model.bundle.signed_bundle import (
-    MANIFEST_NAME,
-    SIGNATURES_NAME,
-    build_bundle,
-    verify_manifest,
-)
-from proper_model.bundle.trusted_root import (
+from proper_model.bundle.manifest import MANIFEST_NAME, SIGNATURES_NAME, BaseReference
+from proper_model.bundle.signatures import (
     LATEST_DOMAIN,
     MANIFEST_DOMAIN,
     ROOT_DOMAIN,
-    TrustedRoot,
-    rotate,
     sign,
+    signature_fields,
 )
+from proper_model.bundle.signed_bundle import build_bundle, verify_manifest
+from proper_model.bundle.trusted_root import TrustedRoot, rotate
 from proper_model.checks.release import check_files
 from proper_model.errors import BundleFormatError, ProperError
 from proper_model.release.contents import release_to_files

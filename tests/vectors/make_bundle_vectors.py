@@ -37,8 +37,8 @@ from bundle_samples import (  # noqa: E402
     tensor_file,
 )
 
+from proper_model.bundle.signatures import MANIFEST_DOMAIN, ROOT_DOMAIN, sign  # noqa: E402
 from proper_model.bundle.signed_time import format_time  # noqa: E402
-from proper_model.bundle.trusted_root import MANIFEST_DOMAIN, ROOT_DOMAIN, sign  # noqa: E402
 from proper_model.storage import canonical  # noqa: E402
 
 MANIFEST, SIGNATURES, SHARED = "manifest.json", "signatures.json", "shared.safetensors"

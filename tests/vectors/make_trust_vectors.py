@@ -22,9 +22,13 @@ for folder in (HERE.parent.parent, HERE.parent):
 from bundle_samples import CREATED, KEY, NOW  # noqa: E402
 
 from proper_model.bundle.public_keys import key_id, public_bytes  # noqa: E402
-from proper_model.bundle.signatures import LATEST_DOMAIN, signature_fields  # noqa: E402
+from proper_model.bundle.signatures import (  # noqa: E402
+    LATEST_DOMAIN,
+    MANIFEST_DOMAIN,
+    signature_fields,
+)
 from proper_model.bundle.signed_time import format_time  # noqa: E402
-from proper_model.bundle.trusted_root import MANIFEST_DOMAIN, TrustedRoot  # noqa: E402
+from proper_model.bundle.trusted_root import TrustedRoot  # noqa: E402
 from proper_model.storage import canonical  # noqa: E402
 from tests.publisher import (  # noqa: E402
     LATEST_KEY,
