@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import ast
-import importlib.util
 import json
 import re
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -40,13 +39,8 @@ def pages(repository: Path) -> list[Path]:
 
 
 @pytest.fixture(scope="module")
-def site(repository: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location("build_site", repository / "docs/build_site.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def site(script: Callable[[str], ModuleType]) -> ModuleType:
+    return script("docs/build_site.py")
 
 
 # --- links ---------------------------------------------------------------------------------------

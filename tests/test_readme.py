@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from fnmatch import fnmatch
 from pathlib import Path
 from types import ModuleType
@@ -55,13 +55,8 @@ def pages(repository: Path) -> dict[Path, str]:
 
 
 @pytest.fixture(scope="module")
-def generated(repository: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location("generated", repository / "docs/generated.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def generated(script: Callable[[str], ModuleType]) -> ModuleType:
+    return script("docs/generated.py")
 
 
 def fenced(text: str, language: str) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -103,10 +102,8 @@ def test_the_subject_of_the_malformed_vectors_is_good(tmp_path, opened):
     }
 
 
-def test_the_vectors_are_what_the_code_writes():
-    spec = importlib.util.spec_from_file_location("maker", VECTORS / "make_vault_vectors.py")
-    maker = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(maker)
+def test_the_vectors_are_what_the_code_writes(script):
+    maker = script("tests/vectors/make_vault_vectors.py")
     made = maker.vectors()
     for name, cases in made.items():
         committed = (VECTORS / "vault" / name).read_text("utf-8")
