@@ -45,7 +45,7 @@ ROOMS = {
         *("node", "serving", "commands", "cli"),
     ),
     "simulations": (
-        *("synthetic", "setup", "outcome", "flower", "reporting", "experiments"),
+        *("synthetic", "setup", "outcome", "flower", "reporting", "baselines", "experiments"),
         *("pipeline", "cli", "api"),
     ),
 }

@@ -192,7 +192,14 @@ def test_what_is_written_is_read_back(tmp_path_factory, items, dated, form):
     assert list(history.items) == expected
 
 
-SETS = ("movie_ratings", "news_categories", "news_headlines", "scholarly_titles")
+SETS = (
+    "movie_ratings",
+    "news_categories",
+    "news_headlines",
+    "personality_items",
+    "politeness_ratings",
+    "scholarly_titles",
+)
 
 
 @pytest.mark.parametrize("form", FORMS)

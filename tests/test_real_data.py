@@ -17,6 +17,8 @@ SETS = {
     "news_headlines": (54, 13, 2120, 130),
     "movie_ratings": (482, 50, 4500, 500),
     "scholarly_titles": (600, 50, 1990, 429),
+    "personality_items": (1200, 200, 3500, 2400),
+    "politeness_ratings": (139, 60, 2797, 676),
 }
 
 
