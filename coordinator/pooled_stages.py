@@ -37,7 +37,7 @@ from proper_model.kernels import mix_seed
 from proper_model.model import AdaptedModel
 from proper_model.progress import Progress, silent
 from proper_model.release.contents import Release, load_shared, shared_tensors
-from proper_model.settings import BaseWeights, StageSettings, Structure
+from proper_model.settings import BaseWeights, EmbeddingSource, StageSettings, Structure
 from proper_model.stages import (
     Beside,
     PooledData,
@@ -46,6 +46,7 @@ from proper_model.stages import (
     published_embeddings,
     router_cohort,
     train_group,
+    train_group_episodic,
     train_lora_router,
     train_population,
 )
@@ -96,8 +97,8 @@ def run_pooled_stages(
 
     population, notes1 = stages.population(model)
     merged = merge_population(model, settings.population, population).to(dtype)
-    adapted, table, notes2 = stages.group(merged)
-    notes3 = stages.router(adapted, table) if structure.has_lora_router else {}
+    adapted, groups, notes2 = stages.group(merged)
+    notes3 = stages.router(adapted, groups.table) if structure.has_lora_router else {}
 
     say("release", 0, 0)
     if settings.base_weights != BaseWeights.FULL:  # what is released is whole
@@ -110,7 +111,7 @@ def run_pooled_stages(
         structure=structure,
         settings=settings,
         seed=seed,
-        shared={**shared_tensors(adapted), **published_embeddings(table, settings, seed)},
+        shared={**shared_tensors(adapted), **groups.published(settings, seed)},
         population=population,
         notes={"population": notes1, "group": notes2, "router": notes3, **_counts(data)},
     )
@@ -145,8 +146,8 @@ class _Stages:
         state, notes = self._phase("population", self.inputs.population_key(), train)
         return state, note_moved(notes, state, zeros_like_b(state, ending=POPULATION_B))
 
-    def group(self, merged: Any) -> tuple[AdaptedModel, Tensor, Notes]:
-        """Stage 2: the adapted model, frozen, and the pooled users' embeddings [U, tables, e]."""
+    def group(self, merged: Any) -> tuple[AdaptedModel, _Groups, Notes]:
+        """Stage 2: the adapted model, frozen, and the pooled users' embeddings."""
         self.say("group", 0, 0)
         settings, seed = self.inputs.settings, self.inputs.seed
         adapted = AdaptedModel(
@@ -155,25 +156,28 @@ class _Stages:
             generator=torch.Generator().manual_seed(mix_seed(seed, 1)),
         )
 
+        inferring = self.inputs.structure.embedding_source is EmbeddingSource.INFERRED
+        pooled = (adapted, self.encoder, self.data.trained, self.data.held_back, settings)
+
         def train(checkpoint: Path) -> tuple[Mapping[str, Tensor], Notes]:
-            table, report = train_group(
-                adapted,
-                self.encoder,
-                self.data.trained,
-                self.data.held_back,
-                settings,
-                **self._how("group", checkpoint),
-            )
-            return {**_split(adapted)[0], "table": table.cpu()}, report.as_dict()
+            how, more = self._how("group", checkpoint), {}
+            if inferring:
+                inferred, table, report = train_group_episodic(*pooled, **how)
+                more = inferred.tensors()
+            else:
+                table, report = train_group(*pooled, **how)
+            return {**_split(adapted)[0], "table": table.cpu(), **more}, report.as_dict()
 
         tensors, notes = self._phase("group", self.inputs.group_key(), train)
         check_experts(tensors, notes)
-        table = tensors["table"].to(adapted.device)
+        groups = _Groups.of(tensors, adapted.device)
         load_shared(adapted, {**shared_tensors(adapted), **tensors})
         adapted.requires_grad_(False)
-        start = first_embeddings(adapted, len(self.data.trained), seed)
-        moved = note_moved(notes, tensors, zeros_like_b(tensors, ending=EXPERT_B))
-        return adapted, table, moved | {"embeddings": note_moved({}, _rows(table), _rows(start))}
+        notes = note_moved(notes, tensors, zeros_like_b(tensors, ending=EXPERT_B))
+        if not inferring:
+            start = first_embeddings(adapted, len(self.data.trained), seed)
+            notes = notes | {"embeddings": note_moved({}, _rows(groups.table), _rows(start))}
+        return adapted, groups, notes
 
     def router(self, adapted: AdaptedModel, table: Tensor) -> Notes:
         """Stages 3a-3b, on pooled users only; trains W_l in `adapted`."""
@@ -211,6 +215,30 @@ class _Stages:
             "memory_bytes": self.memory_bytes,
             "checkpoint": checkpoint,
             "progress": lambda done, total: self.say(phase, done, total),
+        }
+
+
+@dataclass(frozen=True)
+class _Groups:
+    """The pooled users' embeddings [U, tables, e], and what infers them, by names on disk."""
+
+    table: Tensor
+    inferred: Mapping[str, Tensor]
+
+    @classmethod
+    def of(cls, tensors: Mapping[str, Tensor], device: torch.device) -> _Groups:
+        inferred = {name: t for name, t in tensors.items() if name.startswith("inferred.")}
+        return cls(tensors["table"].to(device), inferred)
+
+    def published(self, settings: StageSettings, seed: int) -> dict[str, Tensor]:
+        """What a release says of them. Where embeddings are inferred, nobody's items give zeros."""
+        if not self.inferred:
+            return published_embeddings(self.table, settings, seed)
+        mean = torch.zeros_like(self.table[0])
+        return {
+            **published_embeddings(self.table, settings, seed, mean=mean),
+            **self.inferred,
+            "inferred.center_count": torch.tensor([len(self.table)]),
         }
 
 

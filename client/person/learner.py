@@ -30,7 +30,15 @@ from proper_model.model import AdaptedModel, UserLora
 from proper_model.progress import Progress, silent
 from proper_model.release.contents import Release
 from proper_model.settings import UserRouting
-from proper_model.stages import EmbeddingFit, Factors, LoraFit, fit_embeddings, train_user_loras
+from proper_model.stages import (
+    MOST_ROWS,
+    EmbeddingFit,
+    Factors,
+    LoraFit,
+    fit_embeddings,
+    infer_embeddings,
+    train_user_loras,
+)
 from proper_model.tasks import HistoryItem, Task
 from proper_model.text import Encoder
 
@@ -94,8 +102,19 @@ class Learner:
     ) -> tuple[Tensor, list[EmbeddingFit]]:
         """`e_u` of every member, [U, tables, e], and how each was found."""
         self.begin(phase)
-        user = self.settings.user
+        user, inferred = self.settings.user, self.release.inferred
         settings = fit_settings(self.settings, epochs=user.embedding_epochs)
+        if inferred is not None:
+            cut = self.within_memory(settings, samples)
+            return infer_embeddings(
+                self.model,
+                self.encoder,
+                inferred,
+                [own.items for own in samples],
+                tokens=cut.tokens_per_step,
+                rows=cut.slots or MOST_ROWS,
+                progress=partial(self.progress, phase),
+            )
         return fit_embeddings(
             self.model,
             self.encoder,

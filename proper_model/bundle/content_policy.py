@@ -40,6 +40,7 @@ TRAINED_EXPONENT = 10
 _SITE = r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*"
 _SHARED_TENSORS = re.compile(
     r"prototypes|prototype_counts|mean_embedding|mean_embedding_count"
+    r"|inferred\.(center|center_count|project|items|weight)"
     rf"|experts\.{_SITE}\.(A|B)"
     rf"|routers\.{_SITE}\.(text|user|lora)"
     r"|routers\.tied\.user"
@@ -50,7 +51,12 @@ _PERSONAL = re.compile(r"user_?embedding", re.IGNORECASE)
 _PERSONAL_OUTSIDE_BASE = re.compile(r"user_?embedding|embeddings", re.IGNORECASE)
 
 # Averages over people, with the tensor that holds the number of people behind each row.
-_COUNTED = {"prototypes": "prototype_counts", "mean_embedding": "mean_embedding_count"}
+_COUNTED = {
+    "prototypes": "prototype_counts",
+    "mean_embedding": "mean_embedding_count",
+    "inferred.center": "inferred.center_count",
+}
+_DIMENSIONS = {"prototypes": 3, "mean_embedding": 2, "inferred.center": 1}
 
 
 def check_declared(manifest: Manifest) -> None:
@@ -213,7 +219,7 @@ def _check_counted(name: str, tensors: Mapping[str, TensorEntry]) -> None:
     """Averages and counts come together, with one count a row.
 
     prototypes [K, tables, d_u] with prototype_counts [K]; mean_embedding [tables, d_u] with
-    mean_embedding_count [] or [1].
+    mean_embedding_count [] or [1]; inferred.center [F] with inferred.center_count [] or [1].
     """
     for vectors, counts in _COUNTED.items():
         if (vectors in tensors) != (counts in tensors):
@@ -221,9 +227,9 @@ def _check_counted(name: str, tensors: Mapping[str, TensorEntry]) -> None:
         if vectors not in tensors:
             continue
         shape, counted = tensors[vectors].shape, tensors[counts]
-        if vectors == "prototypes":
-            fits = len(shape) == 3 and counted.shape == shape[:1]
-        else:
-            fits = len(shape) == 2 and counted.shape in {(), (1,)}
+        counts_fit = (
+            counted.shape == shape[:1] if vectors == "prototypes" else counted.shape in {(), (1,)}
+        )
+        fits = len(shape) == _DIMENSIONS[vectors] and counts_fit
         if counted.dtype != "I64" or not fits:
             raise BundleFormatError(f"{name}: {counts} must be I64 with one count for each average")

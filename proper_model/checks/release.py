@@ -40,7 +40,9 @@ from proper_model.bundle.safe_tensors import read_table
 from proper_model.errors import BaseModelError, BundleFormatError
 from proper_model.release.contents import expected_shared
 from proper_model.release.recipe import Recipe, ReleaseContent, read_recipe_and_task
+from proper_model.settings.presets import EmbeddingSource
 from proper_model.settings.profile import FFN_TARGETS
+from proper_model.stages.inferred_embedding import DIRECTIONS
 from proper_model.tasks.task import Task
 from proper_model.text.tokenizer_files import load_tokenizer
 
@@ -201,7 +203,16 @@ def _sites_of(shared: Shapes) -> list[Site]:
 
 def _check_shared(recipe: Recipe, sites: list[Site], found: Shapes) -> None:
     """Exactly the tensors that recipe and sites imply."""
-    expected = expected_shared(recipe.structure, sites)
+    counted = found.get("inferred.items", (0,))
+    directions = counted[0] if len(counted) == 1 else 0
+    if recipe.structure.embedding_source is EmbeddingSource.INFERRED and not (
+        0 < directions <= DIRECTIONS
+    ):
+        raise BundleFormatError(
+            f"{SHARED}: expected inferred.items of shape (D,) with D from 1 to {DIRECTIONS}",
+            hint=_HINT,
+        )
+    expected = expected_shared(recipe.structure, sites, directions=directions)
     tables, width = expected["mean_embedding"]
     prototypes = found.get("prototypes", ())
     if len(prototypes) != 3 or prototypes[1:] != (tables, width) or prototypes[0] > MAX_PROTOTYPES:
@@ -210,7 +221,7 @@ def _check_shared(recipe: Recipe, sites: list[Site], found: Shapes) -> None:
             f"{MAX_PROTOTYPES}",
             hint=_HINT,
         )
-    apart = {"prototypes", "prototype_counts", "mean_embedding_count"}
+    apart = {"prototypes", "prototype_counts", "mean_embedding_count", "inferred.center_count"}
     _check_exactly(SHARED, expected, {n: s for n, s in found.items() if n not in apart})
 
 

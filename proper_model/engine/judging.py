@@ -39,3 +39,11 @@ def held_back_losses(
         for chunk in budget_chunks(lengths, tokens):
             in_parts(chunk, judge, model.device)
     return losses
+
+
+def by_person(losses: Tensor, owners: Sequence[int]) -> Tensor:
+    """Every person's mean of the losses [I] that are theirs, persons in the order of `owners`: [P]."""
+    _, places = torch.unique(torch.tensor(list(owners), dtype=torch.long), return_inverse=True)
+    people = int(places.max()) + 1 if len(places) else 0
+    sums = torch.zeros(people, dtype=losses.dtype).index_add_(0, places, losses)
+    return sums / torch.bincount(places, minlength=people)

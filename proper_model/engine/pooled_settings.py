@@ -29,6 +29,7 @@ class PooledSettings:
     tokens_per_step: int
     patience: int
     seed: int
+    min_epochs: int = 1
     early_stopping: bool = True
 
     @classmethod
@@ -42,6 +43,7 @@ class PooledSettings:
             tokens_per_step=settings.tokens_per_step,
             patience=stage.patience,
             seed=seed,
+            min_epochs=stage.min_epochs,
             early_stopping=not isinstance(stage, GroupSettings) or stage.early_stopping,
         )
 
@@ -61,12 +63,20 @@ class PassTokens:
 
 @dataclass
 class PooledReport:
-    """Held-back loss per epoch (index 0: before training), mean training loss, epoch kept.
+    """The learning curve of a pooled stage.
 
-    Without early stopping the held-back loss is taken before and after training only.
+    Attributes:
+        held_back: mean over held-back people of their mean loss, index 0 before training and then
+            an epoch each; without early stopping before and after training only.
+        held_back_se: standard error, over those people, of their difference from index 0.
+        people: how many were held back to judge.
+        training: mean training loss of every epoch.
+        best_epoch: whose parameters were kept.
     """
 
     held_back: list[float] = field(default_factory=list)
+    held_back_se: list[float] = field(default_factory=list)
+    people: int = 0
     training: list[float] = field(default_factory=list)
     best_epoch: int = 0
 

@@ -49,7 +49,7 @@ class PooledTraining(TrainingLoop[float]):
         samples: (user slot, sample) pairs.
         optimizer: AdamW over exactly the trained parameters.
         batch_loss: losses of one batch; called in pieces that fit the token budget.
-        validate: held-back loss now in passes of so many tokens; lower is better.
+        validate: loss of every held-back person now, [P], in passes of so many tokens.
         extra: further state, such as routing memory.
         weight_extra: weight of the extra loss in the sum.
         memory_bytes: what training may take beside the model; None: what a GPU has free, and on a
@@ -62,7 +62,7 @@ class PooledTraining(TrainingLoop[float]):
         samples: Sequence[tuple[int, Encoded]],
         optimizer: torch.optim.AdamW,
         batch_loss: BatchLoss,
-        validate: Callable[[PassTokens], float],
+        validate: Callable[[PassTokens], Tensor],
         settings: PooledSettings,
         *,
         device: torch.device,
@@ -91,6 +91,7 @@ class PooledTraining(TrainingLoop[float]):
         self.base_rates = [float(g["lr"]) for g in optimizer.param_groups]
         self.best = [p.detach().clone() for p in self.parameters]
         self.report = PooledReport()
+        self.before: Tensor | None = None  # losses of held-back people before training
         self.order: list[int] = []  # of the running epoch, derived and never saved
         self.epoch_loss = 0.0
         self.stopped = False
@@ -194,18 +195,26 @@ class PooledTraining(TrainingLoop[float]):
                 self._judge()
             return
         self._judge()
-        waited = len(self.report.held_back) - 1 - self.report.best_epoch
-        self.stopped = waited >= self.settings.patience
+        epochs = len(self.report.held_back) - 1
+        waited = epochs - self.report.best_epoch
+        self.stopped = epochs >= self.settings.min_epochs and waited >= self.settings.patience
 
     def _judge(self) -> None:
         report = self.report
-        value = self.validate(PassTokens(self.tokens_per_step, self.judge_tokens))
+        losses = self.validate(PassTokens(self.tokens_per_step, self.judge_tokens)).double().cpu()
+        value = float(losses.mean())
         if not math.isfinite(value):
             raise TrainingError(
                 f"the held-back loss is {value} after {self.taken} steps",
                 hint="lower the learning rate of this stage in the profile",
             )
+        if self.before is None:
+            self.before = losses
+        difference = losses - self.before
+        error = float(difference.std() / len(losses) ** 0.5) if len(losses) > 1 else 0.0
+        report.people = len(losses)
         report.held_back.append(value)
+        report.held_back_se.append(error)
         lowest = report.held_back[report.best_epoch]
         if len(report.held_back) == 1 or value < lowest or not self.settings.early_stopping:
             report.best_epoch = len(report.held_back) - 1
@@ -230,6 +239,7 @@ class PooledTraining(TrainingLoop[float]):
             "step": self.taken,
             "epoch_loss": self.epoch_loss,
             "stopped": self.stopped,
+            "before": None if self.before is None else self.before.tolist(),
             "report": self.report.as_dict(),
             "samples": len(self.samples),
         }
@@ -249,4 +259,6 @@ class PooledTraining(TrainingLoop[float]):
             tensor.copy_(tensors[f"extra.{name}"])
         self.taken, self.epoch_loss = int(meta["step"]), float(meta["epoch_loss"])
         self.stopped = bool(meta["stopped"])
+        before = meta["before"]
+        self.before = None if before is None else torch.tensor(before, dtype=torch.float64)
         self.report = PooledReport(**meta["report"])

@@ -44,8 +44,15 @@ from proper_model.bundle.file_names import (
 from proper_model.errors import BaseModelError, BundleFormatError
 from proper_model.model.adapted_model import AdaptedModel
 from proper_model.release.recipe import BaseSource, Recipe, ReleaseContent
-from proper_model.settings.presets import EmbeddingTables, RouterSharing, RouterText, Structure
+from proper_model.settings.presets import (
+    EmbeddingSource,
+    EmbeddingTables,
+    RouterSharing,
+    RouterText,
+    Structure,
+)
 from proper_model.settings.profile import BaseWeights, StageSettings
+from proper_model.stages.inferred_embedding import InferredEmbedding, inferred_shapes
 from proper_model.tasks.task import Task
 from proper_model.text.encoding import Encoder
 from proper_model.text.tokenizer_files import saved_tokenizer
@@ -98,6 +105,15 @@ class Release:
         return self.shared["mean_embedding"].to(default_device())
 
     @property
+    def inferred(self) -> InferredEmbedding | None:
+        """What gives a user's embedding; None where each fits it (`Structure.embedding_source`)."""
+        if self.structure.embedding_source is not EmbeddingSource.INFERRED:
+            return None
+        return (
+            InferredEmbedding.from_tensors(self.shared).to(default_device()).requires_grad_(False)
+        )
+
+    @property
     def prototypes(self) -> Tensor:
         """`[K, tables, e]`; K may be 0."""
         return self.shared["prototypes"].to(default_device())
@@ -141,15 +157,20 @@ def _named_targets(model: AdaptedModel) -> dict[str, Tensor]:
     return targets
 
 
-def expected_shared(structure: Structure, sites: Sequence[Site]) -> dict[str, tuple[int, ...]]:
+def expected_shared(
+    structure: Structure, sites: Sequence[Site], *, directions: int
+) -> dict[str, tuple[int, ...]]:
     """Names and shapes of the tensors that a structure and its sites imply, but no prototypes.
 
         experts.SITE.A [N, r, i]   experts.SITE.B [N, o, r]
         routers.SITE.text [N, i]   routers.SITE.user [N, e]   routers.SITE.lora [N, o]
         routers.tied.user [N, e]   mean_embedding [tables, e]
 
-    What of the routers exists follows from the preset (`model.adapters`). Prototypes `[K, tables, e]`
-    stand apart, since K is the publisher's.
+        inferred.center [F]   inferred.project [F, D]   inferred.items [D]   inferred.weight [D, e]
+
+    What of the routers exists follows from the preset (`model.adapters`), and whether embeddings are
+    inferred, from so many `directions` D. Prototypes `[K, tables, e]` stand apart, since K is the
+    publisher's.
     """
     n, r, e = structure.experts, structure.rank, structure.embedding_dim
     tied = structure.router_sharing is RouterSharing.TIED
@@ -168,6 +189,8 @@ def expected_shared(structure: Structure, sites: Sequence[Site]) -> dict[str, tu
         expected["routers.tied.user"] = (n, e)
     one = structure.embedding_tables is EmbeddingTables.ONE
     expected["mean_embedding"] = (1 if one else len({site.layer for site in sites}), e)
+    if structure.embedding_source is EmbeddingSource.INFERRED:
+        expected |= inferred_shapes(structure, directions)
     return expected
 
 

@@ -2,13 +2,13 @@
 
 from proper_model.settings import presets
 from proper_model.settings.presets import (
-    EmbeddingTables, RouterSharing, RouterText, Structure, UserRouting, preset,
+    EmbeddingSource, EmbeddingTables, RouterSharing, RouterText, Structure, UserRouting, preset,
 )
 from proper_model.settings.profile import BaseWeights, StageSettings
 from proper_model.settings.settings_io import to_mapping
 from proper_model.settings.shipped_profiles import load_profile
 
 __all__ = [
-    "BaseWeights", "EmbeddingTables", "RouterSharing", "RouterText", "StageSettings", "Structure",
-    "UserRouting", "load_profile", "preset", "presets", "to_mapping",
+    "BaseWeights", "EmbeddingSource", "EmbeddingTables", "RouterSharing", "RouterText",
+    "StageSettings", "Structure", "UserRouting", "load_profile", "preset", "presets", "to_mapping",
 ]

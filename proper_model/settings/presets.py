@@ -39,6 +39,13 @@ class EmbeddingTables(StrEnum):
     ONE = "one"
 
 
+class EmbeddingSource(StrEnum):
+    """Where a user's embedding comes from (docs/method.md 1.5 f)."""
+
+    TRAINED = "trained"  # a row a pooled user, trained with the experts; others fit their own
+    INFERRED = "inferred"  # from the gradients of the own items, for pooled users and others alike
+
+
 class Constraint(StrEnum):
     """Form of the constraint loss (eq. 9)."""
 
@@ -90,6 +97,7 @@ class Structure:
     router_merge: RouterMerge = RouterMerge.SUM
     router_sharing: RouterSharing = RouterSharing.PER_LINEAR
     embedding_tables: EmbeddingTables = EmbeddingTables.PER_LAYER
+    embedding_source: EmbeddingSource = EmbeddingSource.TRAINED
     constraint: Constraint = Constraint.AGGREGATE
     user_routing: UserRouting = UserRouting.SUMMED
     detach_lora_router: bool = False
@@ -129,6 +137,18 @@ class Structure:
             "structure: user_routing 'summed' adds logits and needs router_merge 'sum'",
         )
 
+        inferred = self.embedding_source is EmbeddingSource.INFERRED
+        check(
+            not inferred or (self.router_user and self.embedding_tables is EmbeddingTables.ONE),
+            "structure: embedding_source 'inferred' finds one embedding a user for a router that "
+            "reads it, so router_user must be true and embedding_tables 'one'",
+        )
+        check(
+            not inferred or self.constraint is Constraint.NONE,
+            "structure: embedding_source 'inferred' has no table of users to push apart, so "
+            "constraint must be 'none'",
+        )
+
     @property
     def scale(self) -> float:
         """s = alpha / r, the LoRA scale of every stage."""
@@ -158,6 +178,15 @@ PRESETS: Mapping[str, Structure] = types.MappingProxyType(
             router_sharing=RouterSharing.TIED,
             embedding_tables=EmbeddingTables.ONE,
             user_routing=UserRouting.USER_AWARE,
+        ),
+        "calibrated": Structure(
+            name="calibrated",
+            router_text=RouterText.NONE,
+            embedding_tables=EmbeddingTables.ONE,
+            embedding_source=EmbeddingSource.INFERRED,
+            constraint=Constraint.NONE,
+            user_routing=UserRouting.USER_AWARE,
+            embedding_dim=8,
         ),
     }
 )

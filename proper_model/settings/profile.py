@@ -49,6 +49,7 @@ class PopulationSettings:
     batch_size: int = 16
     use_history: bool = False  # DEVIATION when true: the paper's stage 1 sees queries only
     patience: int = 1  # epochs without a better held-back loss before stopping
+    min_epochs: int = 1  # never stopped before so many
 
     def __post_init__(self) -> None:
         known = ATTENTION_TARGETS + FFN_TARGETS
@@ -73,6 +74,7 @@ class GroupSettings:
     constraint_pairs: int = 4  # K of the `pairs` form
     max_items_per_user: int = 200
     patience: int = 1
+    min_epochs: int = 1  # experts and embeddings learn nothing at first, and then together
     early_stopping: bool = True  # false: the last epoch is kept, whatever held-back users say
     prototypes: int = 5
     prototype_min_users: int = 10
@@ -103,6 +105,7 @@ class RouterSettings:
     epochs: int = 1
     batch_size: int = 16
     patience: int = 1
+    min_epochs: int = 1
 
     def __post_init__(self) -> None:
         check_count(self.cohort, MOST_ROWS, "router.cohort")
@@ -222,3 +225,8 @@ def _check_training(settings: Any, where: str) -> None:
     check_count(settings.epochs, MOST_EPOCHS, f"{where}.epochs")
     check_count(settings.batch_size, MOST_ROWS, f"{where}.batch_size")
     check_count(settings.patience, MOST_EPOCHS, f"{where}.patience")
+    check_count(settings.min_epochs, MOST_EPOCHS, f"{where}.min_epochs")
+    check(
+        settings.min_epochs <= settings.epochs,
+        f"{where}.min_epochs is {settings.min_epochs}, more than {where}.epochs {settings.epochs}",
+    )

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from proper_model.engine.checkpoint import Checkpoint
 from proper_model.engine.folds import split_items
-from proper_model.engine.judging import held_back_losses
+from proper_model.engine.judging import by_person, held_back_losses
 from proper_model.engine.pooled_settings import PassTokens, PooledReport, PooledSettings
 from proper_model.engine.pooled_training import PooledTraining
 from proper_model.engine.trials import fit_settings
@@ -42,8 +42,6 @@ from proper_model.text.encoding import Encoder
 
 # DEVIATION: the paper says "random"; as wide as the user router, so that users differ from the start.
 EMBEDDING_STD = 0.3
-# Fits during validation only need to rank epochs, so they are shorter than a device's.
-VALIDATION_FIT_EPOCHS = 2
 
 
 def train_group(
@@ -154,8 +152,8 @@ def validation_loss(
     settings: StageSettings,
     seed: int,
     tokens: PassTokens,
-) -> float:
-    """Query loss of held-back users after fitting their embeddings as a device would."""
+) -> Tensor:
+    """Query loss of every held-back user, [P], after fitting the embeddings as a device would."""
     cap = settings.group.max_items_per_user
     samples = [
         split_items(
@@ -175,7 +173,7 @@ def validation_loss(
         prototypes=mean[None][:0],
         learning_rate=settings.user.embedding_learning_rate,
         settings=dataclasses.replace(
-            fit_settings(settings, epochs=VALIDATION_FIT_EPOCHS),
+            fit_settings(settings, epochs=settings.user.embedding_epochs),
             tokens_per_step=tokens.training,
             judge_tokens=tokens.judging,
         ),
@@ -184,4 +182,4 @@ def validation_loss(
     losses = held_back_losses(
         model, encoder, rows, lambda s: group_pass(s, embeddings), tokens.judging
     )
-    return float(losses.mean())
+    return by_person(losses, [u for u, _ in rows])

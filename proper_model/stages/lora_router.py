@@ -24,7 +24,7 @@ from torch import Tensor
 
 from proper_model.engine.checkpoint import Checkpoint, beside
 from proper_model.engine.folds import Fold, Samples
-from proper_model.engine.judging import held_back_losses
+from proper_model.engine.judging import by_person, held_back_losses
 from proper_model.engine.memory import free_bytes
 from proper_model.engine.memory_budget import within
 from proper_model.engine.pooled_settings import PassTokens, PooledReport, PooledSettings
@@ -137,9 +137,9 @@ class _RouterStage:
             now.dropout = router.dropout
             return model.answer_loss(batch, now), None
 
-        def validate(tokens: PassTokens) -> float:
+        def validate(tokens: PassTokens) -> Tensor:
             losses = held_back_losses(model, self.encoder, queries, self._pass, tokens.judging)
-            return float(losses.mean())
+            return by_person(losses, [u for u, _ in queries])
 
         training = PooledTraining(
             self.encoder,

@@ -20,6 +20,7 @@ from torch import Tensor
 from proper_model.base.loading import compute_dtype
 from proper_model.base.population_lora import attach_population, population_losses, population_state
 from proper_model.engine.checkpoint import Checkpoint
+from proper_model.engine.judging import by_person
 from proper_model.engine.memory import in_parts
 from proper_model.engine.pooled_settings import PooledReport, PooledSettings
 from proper_model.engine.pooled_training import PooledTraining
@@ -55,6 +56,7 @@ def train_population(
     device = next(base.parameters()).device
     dtype = compute_dtype(settings.dtype, device)
     judged = [query for user in held_back for query in user.queries]
+    owners = [u for u, user in enumerate(held_back) for _ in user.queries]
     training = PooledTraining(
         encoder,
         _samples(trained, settings),
@@ -64,7 +66,9 @@ def train_population(
             weight_decay=settings.weight_decay,
         ),
         lambda batch: (population_losses(peft, batch, dtype), None),
-        lambda tokens: _mean_loss(peft, encoder, judged, dtype, device, tokens.judging),
+        lambda tokens: by_person(
+            _losses(peft, encoder, judged, dtype, device, tokens.judging), owners
+        ),
         PooledSettings.of(population, settings, seed=seed),
         device=device,
         memory_bytes=memory_bytes,
@@ -88,22 +92,22 @@ def _samples(users: Sequence[PooledUser], settings: StageSettings) -> list[tuple
 
 
 @torch.no_grad()
-def _mean_loss(
+def _losses(
     peft: Any,
     encoder: Encoder,
     judged: Sequence[Encoded],
     dtype: torch.dtype,
     device: torch.device,
     tokens: int,
-) -> float:
-    """Mean of eq. 4 over samples, without dropout, in passes of at most so many tokens."""
-    losses: list[float] = []
+) -> Tensor:
+    """Eq. 4 of every sample, [I], without dropout, in passes of at most so many tokens."""
+    losses = torch.zeros(len(judged), dtype=torch.float64)
 
     def judge(chunk: Sequence[int]) -> None:
         rows = [judged[i] for i in chunk]
         batch = encoder.batch(rows, [0] * len(rows), device=device)
-        losses.append(float(population_losses(peft, batch, dtype).sum()))
+        losses[list(chunk)] = population_losses(peft, batch, dtype).double().cpu()
 
     for chunk in budget_chunks([len(sample.tokens) for sample in judged], tokens):
         in_parts(chunk, judge, device)
-    return sum(losses) / len(judged)
+    return losses

@@ -36,8 +36,9 @@ class EmbeddingFit:
     """How one user's embedding was found.
 
     Attributes:
-        source: `fitted`, `prototype` or `mean`.
-        loss_before, loss_after: held-back loss per answer token at the mean and at the result.
+        source: `fitted`, `prototype` or `mean`; `inferred` where nothing was fitted or judged.
+        loss_before, loss_after: held-back loss per answer token at the mean and at the result; NaN
+            where none was taken.
         distance: |e - e_mean|.
     """
 
@@ -151,19 +152,22 @@ def candidate_losses(
     return result
 
 
-def published_embeddings(table: Tensor, settings: StageSettings, seed: int) -> dict[str, Tensor]:
+def published_embeddings(
+    table: Tensor, settings: StageSettings, seed: int, *, mean: Tensor | None = None
+) -> dict[str, Tensor]:
     """What a release says of the pooled users' embeddings [U, tables, e]: never a row.
 
     Their mean and prototypes, each with the number of users it is of. With fewer users than a
     prototype needs even the mean would say much about each of them, so zeros are shipped and their
-    count says so.
+    count says so. `mean` [tables, e]: what somebody without items has, where that is not the mean.
     """
     minimum = settings.group.prototype_min_users
     prototypes, counts = find_prototypes(
         table, settings.group.prototypes, minimum_users=minimum, seed=seed
     )
     enough = len(table) >= minimum
-    mean = table.mean(0) if enough else torch.zeros_like(table[0])
+    if mean is None:
+        mean = table.mean(0) if enough else torch.zeros_like(table[0])
     return {
         "mean_embedding": mean.cpu().contiguous(),
         "mean_embedding_count": torch.tensor([len(table) if enough else 0]),

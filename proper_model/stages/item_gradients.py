@@ -1,0 +1,104 @@
+"""What one item says of its owner: the gradient of a private LoRA at its start, in a few numbers.
+
+A private LoRA begins with B_u = 0 (eq. 11), and the first step of its training moves B_u against the
+gradient of the items' losses. That gradient, [o, r] a site, is how the item asks the model to change
+for this person; items of people who are alike ask for alike changes. It is taken over stage 1, before
+any expert, with one A for all people, and sketched: random matrices of a fixed seed cut o to `WIDTH`,
+then all sites together to `FEATURES` numbers. Sums over items, and so what follows from them, keep
+(docs/method.md 1.6): no gradient in full is stored or shipped, and everybody can compute the same sketch.
+
+Letters: I items, R rows of a pass, F features, q = WIDTH, r rank, i and o widths of a site.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from proper_model.engine.memory import in_parts
+from proper_model.kernels.dropout import mix_seed
+from proper_model.kernels.packing import Encoded, budget_chunks
+from proper_model.model.adapted_model import AdaptedModel
+from proper_model.model.passes import Pass
+from proper_model.model.user_lora import UserLora
+from proper_model.progress import Steps
+from proper_model.settings.presets import UserRouting
+from proper_model.text.encoding import Encoder
+
+FEATURES = 256  # F
+WIDTH = 16  # q
+SKETCH_SEED = 0  # part of the method, as a release is useless under another sketch
+MOST_ROWS = 64  # every row has a LoRA of its own, so that its gradient stands apart
+
+
+def item_gradients(
+    model: AdaptedModel,
+    encoder: Encoder,
+    items: Sequence[Encoded],
+    *,
+    tokens: int,
+    rows: int = MOST_ROWS,
+    progress: Steps | None = None,
+) -> Tensor:
+    """The sketched gradient of every item's loss (eq. 4) over stage 1: [I, F], float32, on the CPU.
+
+    `tokens`, `rows`: most of one pass. A result depends on its item and the base alone. The model's
+    user LoRA is as it was afterwards.
+    """
+    found = torch.zeros(len(items), FEATURES)
+    done = 0
+
+    def run(chunk: Sequence[int]) -> None:
+        nonlocal done
+        found[list(chunk)] = _gradients(model, encoder, [items[i] for i in chunk]).cpu()
+        done += len(chunk)
+        if progress:
+            progress(done, len(items))
+
+    before = model.lora
+    try:
+        with model.attached():
+            for wide in budget_chunks([len(item.tokens) for item in items], tokens):
+                for first in range(0, len(wide), rows):
+                    in_parts(wide[first : first + rows], run, model.device)
+    finally:
+        model.lora = before
+    return found
+
+
+def _gradients(model: AdaptedModel, encoder: Encoder, items: Sequence[Encoded]) -> Tensor:
+    """[R, F] of the items of one pass."""
+    rows = len(items)
+    widths = [(site.d_in, site.d_out) for site in model.sites]
+    rank = model.structure.rank
+    model.lora = UserLora(widths, rows, rank, [SKETCH_SEED] * rows).to(model.device)  # one A
+    factors = list(model.lora.b)
+    for factor in factors:
+        factor.requires_grad_(True)
+    batch = encoder.batch(items, range(rows), device=model.device)
+    now = Pass(
+        slots=batch.slots,
+        experts=False,
+        lora=True,
+        embeddings=None,
+        routing=UserRouting.USER_AWARE,
+    )
+    losses = model.answer_loss(batch, now)
+    # Rows share no factor, so the gradient of the sum holds each row's own.
+    found = torch.autograd.grad(losses.sum(), factors)
+    sketch = torch.zeros(rows, FEATURES, device=model.device)
+    for number, gradient in enumerate(found):
+        cut, mix = _sketch_matrices(number, gradient.shape[1], rank)
+        low = torch.einsum("bor,oq->bqr", gradient.float(), cut.to(model.device))
+        sketch += low.flatten(1) @ mix.to(model.device)
+    return sketch
+
+
+def _sketch_matrices(number: int, width: int, rank: int) -> tuple[Tensor, Tensor]:
+    """[o, q] and [q r, F] of a site: entries of variance 1/q and 1/F, so that lengths keep."""
+    generator = torch.Generator().manual_seed(mix_seed(SKETCH_SEED, 7, number))
+    cut = torch.randn(width, WIDTH, generator=generator) / WIDTH**0.5
+    mix = torch.randn(WIDTH * rank, FEATURES, generator=generator) / FEATURES**0.5
+    return cut, mix
