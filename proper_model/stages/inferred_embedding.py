@@ -32,7 +32,9 @@ from proper_model.text.encoding import Encoder
 DIRECTIONS = 64  # D, at most
 USERS_A_DIRECTION = 4
 LEAST_SIGNAL = 0.005  # of variance between people against that within one, a direction: m <= 200
-RIDGE = 0.02  # of the mean variance within people, added to each feature's
+# Of the mean variance within people, added to each feature's. As small as this, since what items have in
+# common fills a few directions of large variance, and what tells them apart the many of small.
+RIDGE = 2e-5
 LARGEST = 32.0  # number of P in a release
 # Wide enough for routing weights that differ: logits of standard deviation 1.7 at the first step.
 SPREAD = 2.0
@@ -163,7 +165,8 @@ def analyse_variance(
     s_b = (between - within) / max(a_user, 1e-9)
     ridge = RIDGE * within.diagonal().mean().clamp(min=1e-12)
     values, vectors = torch.linalg.eigh(within + ridge * torch.eye(len(within), dtype=f.dtype))
-    white = vectors / values.sqrt()
+    # Few people say nothing of many directions: no more of them than people, the largest first.
+    white = (vectors / values.sqrt())[:, -max(width, users) :]
     signal, turned = torch.linalg.eigh(white.T @ s_b @ white)
     most = min(DIRECTIONS, max(width, users // USERS_A_DIRECTION), len(signal))
     kept = signal.argsort(descending=True)[:most]

@@ -1,0 +1,343 @@
+"""Inferred embeddings: gradients against one LoRA by itself, the estimate against the closed form,
+episodes that never see their own answer, and planted groups that stage 2 must find.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from proper_model.engine.judging import by_person, held_back_losses
+from proper_model.errors import ConfigError, TrainingError
+from proper_model.kernels.packing import Encoded
+from proper_model.model.adapted_model import AdaptedModel
+from proper_model.model.passes import Pass, group_pass
+from proper_model.settings.presets import Constraint, UserRouting, preset
+from proper_model.settings.profile import GroupSettings, StageSettings
+from proper_model.stages import item_gradients as gradients_module
+from proper_model.stages.episodic_group import _Episodes, train_group_episodic
+from proper_model.stages.inferred_embedding import (
+    InferredEmbedding,
+    analyse_variance,
+    infer_embeddings,
+)
+from proper_model.stages.item_gradients import FEATURES, item_gradients
+from proper_model.stages.pooled_users import PooledUser
+from tests.tiny import adapted, batch_of, encoder, samples
+
+CALIBRATED = preset("calibrated")
+SETTINGS = StageSettings(
+    name="test",
+    tokens_per_step=400,
+    group=GroupSettings(learning_rate=1e-2, epochs=3, min_epochs=3, batch_size=8, dropout=0.0),
+)
+
+
+# -- what an item says -------------------------------------------------------------------------
+
+
+def test_a_row_of_a_pass_has_the_gradient_of_its_item_alone():
+    model, items = adapted(CALIBRATED), samples(5, 1)
+    found = item_gradients(model, encoder(), items, tokens=60, rows=3)
+    for row, item in zip(found, items, strict=True):
+        model.lora = model.new_user_lora([gradients_module.SKETCH_SEED])
+        for factor in model.lora.b:
+            factor.requires_grad_(True)
+        batch = batch_of((item,), [0])
+        now = Pass(
+            slots=batch.slots,
+            experts=False,
+            lora=True,
+            embeddings=None,
+            routing=UserRouting.USER_AWARE,
+        )
+        model.answer_loss(batch, now).sum().backward()
+        expected = torch.zeros(FEATURES, dtype=torch.float64)
+        for number, factor in enumerate(model.lora.b):
+            cut, mix = gradients_module._sketch_matrices(number, *factor.shape[1:])
+            assert factor.grad is not None
+            low = torch.einsum("or,oq->qr", factor.grad[0].double(), cut.double())
+            expected += low.flatten() @ mix.double()
+        assert expected.norm() > 0
+        torch.testing.assert_close(row.double(), expected, rtol=1e-4, atol=1e-6)
+
+
+def test_gradients_depend_on_nothing_but_item_and_base():
+    model, items = adapted(CALIBRATED), samples(6, 2)
+    before = model.lora
+    one = item_gradients(model, encoder(), items, tokens=400)
+    with torch.no_grad():
+        for number in range(len(model.sites)):  # experts that have learned something
+            model.expert(number).b.normal_()
+    other = item_gradients(model, encoder(), items[::-1], tokens=40, rows=1)
+    assert model.lora is before
+    torch.testing.assert_close(one, other.flip(0), rtol=1e-4, atol=1e-7)
+
+
+# -- what items say of a person ----------------------------------------------------------------
+
+
+def people_of_a_known_population(users: int, items: int, seed: int = 0):
+    """Features f = c + t_u + noise of a known S_b and S_w, and the true t_u."""
+    generator = torch.Generator().manual_seed(seed)
+    width = 6
+    turn = torch.linalg.qr(torch.randn(width, width, generator=generator).double())[0]
+    between = turn @ torch.diag(torch.tensor([4.0, 1.0, 0.25, 0, 0, 0]).double()) @ turn.T
+    other = torch.randn(width, width, generator=generator).double()
+    within = other @ other.T + 2 * torch.eye(width).double()
+    center = torch.arange(width).double()
+    low = torch.linalg.cholesky(within)
+    noise = torch.randn(users, items, width, generator=generator).double() @ low.T
+    values, vectors = torch.linalg.eigh(between)
+    root = vectors @ torch.diag(values.clamp(min=0).sqrt())
+    taste = torch.randn(users, width, generator=generator).double() @ root.T
+    return center + taste[:, None] + noise, taste, center, between, within
+
+
+def test_the_estimate_is_the_posterior_mean_of_the_random_effects_model():
+    features, taste, center, between, within = people_of_a_known_population(2000, 10)
+    users, items, _ = features.shape
+    owners = torch.arange(users).repeat_interleave(items)
+    inferred = analyse_variance(features.flatten(0, 1), owners, users, width=3)
+    inferred.requires_grad_(False)
+    # What people differ by in three directions and not in three: 1 / m is their variance in units of
+    # the noise.
+    white = torch.linalg.inv(torch.linalg.cholesky(within))
+    signal = torch.linalg.eigvalsh(white @ between @ white.T).flip(0)
+    torch.testing.assert_close(
+        1 / inferred.log_items.exp().double()[:3], signal[:3], rtol=0.25, atol=0.02
+    )
+    # E[t_u | items] = S_b (S_b + S_w / n)^-1 (mean - c), in the coordinates P, against that closed form.
+    n = 4
+    few = features[:, :n]
+    gain = between @ torch.linalg.inv(between + within / n)
+    expected = (few.mean(1) - center) @ gain.T
+    sums = inferred.evidence(few.float()).sum(1)
+    found = sums / (n + inferred.log_items.exp())
+    aligned = expected.float() @ inferred.project[:, :]
+    strong = slice(0, 2)
+    torch.testing.assert_close(found[:, strong], aligned[:, strong], rtol=0.2, atol=0.15)
+    # Shrunk by the right amount: regressing the truth on the estimate gives a slope of one.
+    true = taste.float() @ inferred.project
+    for k in range(2):
+        slope = (true[:, k] * found[:, k]).sum() / (found[:, k] ** 2).sum()
+        assert float(slope) == pytest.approx(1, abs=0.15)
+
+
+def test_no_item_gives_the_mean_and_more_items_weigh_more():
+    features, *_ = people_of_a_known_population(200, 10)
+    owners = torch.arange(200).repeat_interleave(10)
+    inferred = analyse_variance(features.flatten(0, 1), owners, 200, width=3)
+    own = features[0].float()
+    none, one, many = inferred.of([own[:0], own[:1], own[:1].repeat(50, 1)])
+    assert torch.equal(none, torch.zeros(1, 3))
+    assert one.norm() < many.norm()
+    assert torch.equal(inferred.of([]), torch.zeros(0, 1, 3))
+
+
+def test_tensors_on_disk_give_the_same_embeddings_and_stay_small():
+    features, *_ = people_of_a_known_population(60, 10)
+    owners = torch.arange(60).repeat_interleave(10)
+    scaled = features * 1e-5  # gradients may be this small, and their white directions as large
+    inferred = analyse_variance(scaled.flatten(0, 1), owners, 60, width=3)
+    tensors = inferred.tensors()
+    assert max(float(t.abs().max()) for name, t in tensors.items() if "project" in name) <= 32
+    again = InferredEmbedding.from_tensors(tensors)
+    own = [scaled[u].float() for u in range(5)]
+    torch.testing.assert_close(again.of(own), inferred.of(own), rtol=1e-4, atol=1e-5)
+
+
+def test_people_who_differ_in_nothing_get_embeddings_near_the_mean():
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(1000, 8, generator=generator)
+    owners = torch.arange(100).repeat_interleave(10)
+    inferred = analyse_variance(features, owners, 100, width=2)
+    found = inferred.evidence(features).view(100, 10, -1).sum(1) / (10 + inferred.log_items.exp())
+    truth_weight = found.var(0).sum() / features.view(100, 10, 8).mean(1).var(0).sum()
+    assert truth_weight < 0.25
+
+
+# -- episodes ----------------------------------------------------------------------------------
+
+
+def groups_of_people(users: int, seed: int = 0) -> list[PooledUser]:
+    """Two groups who answer the same questions differently: the text does not say which."""
+    rng = random.Random(seed)
+    people = []
+    for u in range(users):
+        group = u % 2
+
+        def item(question: int, group: int = group) -> Encoded:
+            answer = 40 + question if group else 50 - question
+            return Encoded((5, 10 + question, 6, answer, 1), 3)
+
+        people.append(
+            PooledUser(
+                tuple(item(rng.randrange(4)) for _ in range(6)),
+                tuple(item(rng.randrange(4)) for _ in range(3)),
+            )
+        )
+    return people
+
+
+def test_no_sample_takes_part_in_its_own_embedding():
+    model = adapted(CALIBRATED)
+    own = [user.capped(60) for user in groups_of_people(12)]
+    items = [item for part in own for item in part]
+    features = item_gradients(model, encoder(), items, tokens=400).split([9] * 12)
+    episodes = _Episodes(model, own, features, SETTINGS, 0)
+    sizes = set()
+    for number in range(len(items)):
+        user = number // 9
+        for seed in range(40):
+            others = episodes.taking_part(number, seed)
+            assert number not in others
+            assert all(i // 9 == user for i in others)
+            assert others == episodes.taking_part(number, seed)
+            sizes.add(len(others))
+    assert sizes == set(range(9))
+
+
+def teach_the_form(model: AdaptedModel, people) -> None:
+    """What stage 1 does: every question's answers, half and half, into the base itself."""
+    items = tuple(item for user in people for item in user.history)[:60]
+    model.base.requires_grad_(True)
+    optimizer = torch.optim.Adam(model.base.parameters(), lr=1e-2)
+    batch = batch_of(items, [0] * len(items))
+    for _ in range(80):
+        optimizer.zero_grad()
+        model.answer_loss(batch, stage_1(batch.slots)).mean().backward()
+        optimizer.step()
+    model.base.requires_grad_(False)
+
+
+def stage_1(slots: Tensor) -> Pass:
+    return Pass(
+        slots=slots, experts=False, lora=False, embeddings=None, routing=UserRouting.USER_AWARE
+    )
+
+
+@pytest.fixture(scope="module")
+def learned():
+    """Stage 2 on two planted groups, over a base that stage 1 would leave undecided between them."""
+    model = adapted(CALIBRATED)
+    group = dataclasses.replace(
+        SETTINGS.group, epochs=6, patience=6, batch_size=30, learning_rate=2e-2
+    )
+    settings = dataclasses.replace(SETTINGS, max_grad_norm=10.0, group=group)
+    people, others = groups_of_people(40), groups_of_people(10, seed=1)
+    teach_the_form(model, people)
+    inferred, table, report = train_group_episodic(
+        model, encoder(), people, others, settings, seed=0
+    )
+    return model, inferred, table, report
+
+
+def queries_loss(model: AdaptedModel, people, embeddings: Tensor) -> Tensor:
+    asked = [(u, query) for u, user in enumerate(people) for query in user.queries]
+    losses = held_back_losses(
+        model, encoder(), asked, lambda slots: group_pass(slots, embeddings), 400
+    )
+    return by_person(losses, [u for u, _ in asked])
+
+
+def test_people_never_trained_with_gain_and_lose_it_with_somebody_elses_items(learned):
+    model, inferred, table, report = learned
+    people = groups_of_people(12, seed=2)
+    histories = [user.history for user in people]
+    embeddings, fits = infer_embeddings(model, encoder(), inferred, histories, tokens=400)
+    own = queries_loss(model, people, embeddings).mean()
+    mean = queries_loss(model, people, torch.zeros_like(embeddings)).mean()
+    swapped = queries_loss(model, people, embeddings.roll(1, 0)).mean()  # the other group's
+    assert own < mean - 0.1
+    assert swapped > mean
+    assert {fit.source for fit in fits} == {"inferred"}
+    # The table tells the groups apart: the first direction has their sign.
+    signs = table[:, 0] @ torch.linalg.svd(table[:, 0] - table[:, 0].mean(0))[2][0]
+    assert len({bool(sign > signs.mean()) for sign in signs[::2]}) == 1
+    assert len(report.held_back) == len(report.held_back_se) == 7
+    assert report.people == 10
+    assert report.held_back_se[0] == 0
+    assert min(report.held_back) < report.held_back[0]
+
+
+def test_one_item_helps_and_none_is_no_worse_than_stage_1(learned):
+    model, inferred, _, _ = learned
+    people = groups_of_people(12, seed=3)
+    one, _ = infer_embeddings(
+        model, encoder(), inferred, [user.history[:1] for user in people], tokens=400
+    )
+    none, fits = infer_embeddings(model, encoder(), inferred, [()] * 12, tokens=400)
+    assert not none.any()
+    assert {fit.source for fit in fits} == {"mean"}
+    losses = [queries_loss(model, people, e).mean() for e in (one, none)]
+    asked = [(0, query) for user in people for query in user.queries]
+    stage1 = held_back_losses(model, encoder(), asked, stage_1, 400).mean()
+    assert losses[0] < losses[1]
+    assert losses[1] < stage1 + 0.02
+
+
+def test_a_killed_stage_goes_on_to_the_same_bits(tmp_path: Path, monkeypatch):
+    people, others = groups_of_people(12), groups_of_people(4, seed=1)
+
+    def run(checkpoint: Path | None, stop: int | None = None):
+        model = adapted(CALIBRATED)
+
+        def killed(done: int, total: int) -> None:
+            if stop is not None and done >= stop:
+                raise KeyboardInterrupt
+
+        found = train_group_episodic(
+            *(model, encoder(), people, others, SETTINGS),
+            seed=0,
+            checkpoint=checkpoint,
+            progress=killed,
+        )
+        return found, [p.detach().clone() for p in model.parameters()]
+
+    (_, table, report), whole = run(None)
+    monkeypatch.setattr(
+        "proper_model.engine.training_loop.time.monotonic", iter(range(10**6)).__next__
+    )
+    place = tmp_path / "stage"
+    with pytest.raises(KeyboardInterrupt):
+        run(place, stop=25)
+    assert place.exists()
+    (_, again, told), resumed = run(place)
+    assert torch.equal(table, again)
+    assert all(torch.equal(a, b) for a, b in zip(whole, resumed, strict=True))
+    assert told.as_dict() == report.as_dict()
+
+
+def test_too_few_people_are_refused():
+    with pytest.raises(TrainingError, match="takes at least 10"):
+        train_group_episodic(
+            adapted(CALIBRATED),
+            encoder(),
+            groups_of_people(9),
+            groups_of_people(2),
+            SETTINGS,
+            seed=0,
+        )
+
+
+def test_settings_that_contradict_inferred_embeddings_are_refused():
+    with pytest.raises(ConfigError, match="embedding_tables 'one'"):
+        dataclasses.replace(
+            preset("default"),
+            embedding_source=CALIBRATED.embedding_source,
+            constraint=Constraint.NONE,
+        )
+    with pytest.raises(ConfigError, match="constraint must be 'none'"):
+        dataclasses.replace(CALIBRATED, constraint=Constraint.AGGREGATE)
+
+
+def test_a_judge_counts_people_not_queries():
+    losses = torch.tensor([1.0, 3.0, 5.0], dtype=torch.float64)
+    assert by_person(losses, [0, 0, 1]).tolist() == [2.0, 5.0]
+    assert by_person(losses, [7, 7, 9]).tolist() == [2.0, 5.0]
