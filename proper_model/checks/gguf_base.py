@@ -68,12 +68,12 @@ def base_beside(name: str, progress: Progress = silent) -> str:
     path = Path(name).expanduser()
     stored = _stored(path, progress)
     folder = path.with_name(f"{path.stem}-{stored.sha256[:_DIGITS_OF_HASH]}")
-    if _holds(folder, stored.sha256):
+    if is_made_from(folder, stored.sha256):
         return str(folder)
     try:
         _write(stored, folder, {}, progress)
     except StorageError as error:
-        if _holds(folder, stored.sha256):  # another process was quicker
+        if is_made_from(folder, stored.sha256):  # another process was quicker
             return str(folder)
         raise StorageError(
             error.message,
@@ -84,12 +84,18 @@ def base_beside(name: str, progress: Progress = silent) -> str:
 
 
 def write_gguf_base(
-    path: Path, out: Path, more: Facts | None = None, progress: Progress = silent
+    path: Path,
+    out: Path,
+    more: Facts | None = None,
+    progress: Progress = silent,
+    *,
+    chat: bool = True,
 ) -> bool:
     """Make the folder `out` of the base in a GGUF file; False if it is there already.
 
     Args:
         more: what else `source.json` is to say, for example a licence.
+        chat: keep the chat template; without one, prompts are given as they are.
 
     Raises:
         BaseModelError: the file is no whole GGUF, not one that transformers reads, or a model that
@@ -99,14 +105,14 @@ def write_gguf_base(
     """
     stored = _stored(path, progress)
     with storage_errors(out):
-        if _holds(out, stored.sha256):
+        if is_made_from(out, stored.sha256, chat=chat):
             return False
         if is_taken(out):
             raise StorageError(
                 f"{out}: there is something else already, expected a new or an empty folder",
                 hint="name another folder with --out, or remove this one first",
             )
-    _write(stored, out, more or {}, progress)
+    _write(stored, out, more or {}, progress, chat=chat)
     return True
 
 
@@ -118,6 +124,12 @@ def source_of(folder: Path) -> Facts | None:
     except (OSError, DocumentError):
         return None
     return found if found.get("format") == FORMAT else None
+
+
+def is_made_from(folder: Path, sha256: str, *, chat: bool = True) -> bool:
+    """Whether a folder was made from the GGUF of this hash, with its chat template or without."""
+    source = source_of(folder) or {}
+    return (source.get("gguf_sha256"), source.get("chat")) == (sha256, chat)
 
 
 def _stored(path: Path, progress: Progress) -> _Stored:
@@ -133,13 +145,9 @@ def _stored(path: Path, progress: Progress) -> _Stored:
     return _Stored(path, digest, header)
 
 
-def _holds(folder: Path, sha256: str) -> bool:
-    """Whether a folder was made from the file of this hash."""
-    source = source_of(folder)
-    return source is not None and source.get("gguf_sha256") == sha256
-
-
-def _write(stored: _Stored, out: Path, more: Facts, progress: Progress) -> None:
+def _write(
+    stored: _Stored, out: Path, more: Facts, progress: Progress, *, chat: bool = True
+) -> None:
     """Convert into `out`, whole or not at all."""
     import torch
 
@@ -152,13 +160,15 @@ def _write(stored: _Stored, out: Path, more: Facts, progress: Progress) -> None:
         alone.symlink_to(stored.path.absolute())
         progress("checking the model", 0, 0)
         tokenizer = gguf_tokenizer(stored.path.name, header, _tokenizer(stored, alone))
+        if not chat:
+            tokenizer.chat_template = None
         _check(stored, alone, tokenizer)
         progress("unpacking the weights", 0, 0)
         model = _model(stored, alone, dtype)
     with new_folder(out) as folder:
         progress("writing the folder", 0, 0)
         write_model_folder(folder, model, tokenizer, model.state_dict())
-        write_atomic(folder / SOURCE, _source(stored, out, model, more))
+        write_atomic(folder / SOURCE, _source(stored, out, model, {**more, "chat": chat}))
 
 
 def _tokenizer(stored: _Stored, alone: Path) -> Any:
@@ -172,6 +182,7 @@ def _check(stored: _Stored, alone: Path, tokenizer: Any) -> None:
     from transformers import AutoConfig
 
     config = _read(stored, "configuration", AutoConfig, alone)
+    _check_positions(stored, config)
     model = empty_model(config)
     rows = model.get_input_embeddings().weight.shape[0]
     check_tokenizer(stored.path.name, tokenizer, rows)
@@ -181,6 +192,20 @@ def _check(stored: _Stored, alone: Path, tokenizer: Any) -> None:
         check_saved_tokenizer(tokenizer, rows)
     except BaseModelError as error:
         raise BaseModelError(f"{stored.path.name}: {error.message}", hint=error.hint) from None
+
+
+def _check_positions(stored: _Stored, config: Any) -> None:
+    """Raise BaseModelError where transformers leaves out how a GGUF scales its positions."""
+    header = stored.header
+    scaling = header.values.get(f"{header.architecture}.rope.scaling.type", "none")
+    factors = any(name.startswith(("rope_freqs", "rope_factors")) for name in header.tensors)
+    rope = getattr(config, "rope_parameters", None) or {}
+    if (factors or scaling != "none") and rope.get("rope_type", "default") == "default":
+        raise BaseModelError(
+            f"{stored.path.name}: its positions are scaled, and transformers does not read that from "
+            "a GGUF: it would compute another model",
+            hint=_HINT,
+        )
 
 
 def _model(stored: _Stored, alone: Path, dtype: Any) -> Any:

@@ -2,8 +2,8 @@
 
 transformers builds it from the vocabulary, and does not know every way of cutting text before it is
 merged: for those it does not know it takes GPT-2's without a word. Then digits or blanks become
-other tokens, which no later check sees, because texts still come back whole. So the cuts that it
-lacks are made here, and names that neither knows are refused.
+other tokens, which no later check sees, because texts still come back whole. So what it lacks is set
+here, and names that neither knows are refused.
 
 Source: src/llama-vocab.cpp of llama.cpp, for what each name of `tokenizer.ggml.pre` stands for.
 """
@@ -26,7 +26,7 @@ _IGNORE_MERGES = frozenset(
     {"llama3", "llama-v3", "llama-bpe", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2"}
     | {"tekken"}
 )
-_BYTE_LEVEL = "gpt2"
+_BYTE_LEVEL, _SENTENCEPIECE = "gpt2", "llama"
 
 
 def gguf_tokenizer(name: str, header: GgufHeader, made: Any) -> Any:
@@ -35,6 +35,8 @@ def gguf_tokenizer(name: str, header: GgufHeader, made: Any) -> Any:
     Raises BaseModelError for a way of cutting that is known neither here nor there.
     """
     kind = header.values.get("tokenizer.ggml.model")
+    if kind == _SENTENCEPIECE:
+        _prefix_blank(header, made.backend_tokenizer)
     if kind != _BYTE_LEVEL:
         return made
     from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence
@@ -52,6 +54,18 @@ def gguf_tokenizer(name: str, header: GgufHeader, made: Any) -> Any:
         )
     backend.model.ignore_merges = cut in _IGNORE_MERGES
     return made
+
+
+def _prefix_blank(header: GgufHeader, backend: Any) -> None:
+    """Put a blank before a text that begins with one, too; transformers' Metaspace does not."""
+    from tokenizers.normalizers import Prepend, Replace, Sequence
+
+    before = json.loads(backend.to_str())["pre_tokenizer"] or {}
+    if before.get("type") != "Metaspace":
+        return
+    prefix = [Prepend("▁")] if header.values.get("tokenizer.ggml.add_space_prefix", True) else []
+    backend.normalizer = Sequence([*prefix, Replace(" ", "▁")])
+    backend.pre_tokenizer = None
 
 
 def _is_split(backend: Any) -> bool:
