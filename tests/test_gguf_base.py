@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import struct
 from collections.abc import Callable
@@ -13,11 +14,21 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from proper_model.base.gguf_header import read_gguf_header
-from proper_model.checks import base_beside, check_base, gguf_base, source_of, write_gguf_base
+from proper_model.checks import (
+    base_beside,
+    check_base,
+    gguf_base,
+    is_made_from,
+    source_of,
+    write_gguf_base,
+)
+from proper_model.checks import base as base_check
 from proper_model.checks.gguf_tokenizer import gguf_tokenizer
-from proper_model.errors import BaseModelError, StorageError
+from proper_model.errors import BaseModelError, DataError, StorageError
 from proper_model.export.gguf_model import write_gguf_model
 from proper_model.settings.profile import StageSettings
+from simulations.setup.options import RunOptions
+from simulations.setup.prepare import prepare
 from tests.tiny import tiny_base
 from tests.tokenizers_of_kinds import BYTE_FALLBACK, BYTE_LEVEL, PROBES, tokenizer_of
 
@@ -48,7 +59,8 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the trial run of the base check, which other tests look at."""
-    monkeypatch.setattr(gguf_base, "check_architecture", lambda *_: None)
+    for module in (gguf_base, base_check):
+        monkeypatch.setattr(module, "check_architecture", lambda *_: None)
 
 
 def logits(model: Any) -> torch.Tensor:
@@ -262,6 +274,32 @@ def test_beside_the_file_it_is_made_once_for_its_content(good: Path, tmp_path: P
     assert Path(first).name.startswith("m-")
     write(file, seed=1)
     assert base_beside(str(file)) != first
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_run_takes_a_gguf_as_its_base(good: Path, tmp_path: Path) -> None:
+    file = tmp_path / "m.gguf"
+    file.write_bytes(good.read_bytes())
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "user_others.json").write_text("[")  # comes after the base
+    options = RunOptions(
+        data=str(tmp_path / "data"),
+        out=tmp_path / "out",
+        task="LaMP_3",
+        base=str(file),
+        profile="demo",
+    )
+    with pytest.raises(DataError):
+        prepare(options.runs()[0], lambda *_: None)
+    assert is_made_from(next(tmp_path.glob("m-*")), read_sha256(file))
+    file.write_bytes(good.read_bytes()[:-1])
+    with pytest.raises(BaseModelError, match="cut short"):
+        prepare(options.runs()[0], lambda *_: None)
+    assert not options.out.exists()
+
+
+def read_sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 @pytest.mark.usefixtures("quick")
