@@ -14,6 +14,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from proper_model.base.gguf_header import read_gguf_header
+from proper_model.checks import base as base_check
 from proper_model.checks import (
     base_beside,
     check_base,
@@ -22,7 +23,6 @@ from proper_model.checks import (
     source_of,
     write_gguf_base,
 )
-from proper_model.checks import base as base_check
 from proper_model.checks.gguf_tokenizer import gguf_tokenizer
 from proper_model.errors import BaseModelError, DataError, StorageError
 from proper_model.export.gguf_model import write_gguf_model

@@ -6,7 +6,7 @@ Counts and lengths come from the file, which may be cut short or made to exhaust
 compared with the bytes that are left before it is used. What a tensor takes follows from its type,
 and the file must hold that much.
 
-Source: GGUF's specification (ggml's docs/gguf.md), version 3, and 2, which is read alike.
+Source: GGUF's specification in ggml, version 3; version 2 is read alike.
 """
 
 from __future__ import annotations
