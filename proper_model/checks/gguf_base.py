@@ -12,7 +12,6 @@ import hashlib
 import json
 import re
 import tempfile
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from typing import Any
 from proper_model.base.config import empty_model
 from proper_model.base.gguf_header import GgufHeader, read_gguf_header
 from proper_model.base.loading import DTYPES
+from proper_model.base.source import FORMAT, SOURCE, Facts, is_made_from
 from proper_model.checks.base import check_architecture
 from proper_model.checks.gguf_tokenizer import gguf_tokenizer
 from proper_model.checks.publishable import check_config, check_saved_tokenizer
@@ -27,22 +27,17 @@ from proper_model.errors import BaseModelError, StorageError
 from proper_model.export.merged_model import write_model_folder
 from proper_model.progress import Progress, silent
 from proper_model.settings.profile import StageSettings
-from proper_model.storage.documents import DocumentError, parse_object
-from proper_model.storage.files import open_regular, read_followed, storage_errors, write_atomic
+from proper_model.storage.files import open_regular, storage_errors, write_atomic
 from proper_model.storage.new_folder import check_room, is_taken, new_folder
 from proper_model.text.tokenizer_check import check_tokenizer
 
 SUFFIX = ".gguf"
-SOURCE = "source.json"
-FORMAT = "proper-base/1"
 _TOKENIZER_BYTES = 64 << 20  # more than any tokenizer and configuration take
-_MAX_SOURCE_BYTES = 1 << 16
 _DIGITS_OF_HASH = 12
 _HINT = (
     "give the model as a folder with config.json, *.safetensors and a tokenizer; which types work is "
     "in docs/models.md"
 )
-Facts = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -114,22 +109,6 @@ def write_gguf_base(
             )
     _write(stored, out, more or {}, progress, chat=chat)
     return True
-
-
-def source_of(folder: Path) -> Facts | None:
-    """What a folder's `source.json` says; None where there is none or it is no such file."""
-    try:
-        data = read_followed(folder / SOURCE, limit_bytes=_MAX_SOURCE_BYTES)
-        found: Facts = parse_object(data)
-    except (OSError, DocumentError):
-        return None
-    return found if found.get("format") == FORMAT else None
-
-
-def is_made_from(folder: Path, sha256: str, *, chat: bool = True) -> bool:
-    """Whether a folder was made from the GGUF of this hash, with its chat template or without."""
-    source = source_of(folder) or {}
-    return (source.get("gguf_sha256"), source.get("chat")) == (sha256, chat)
 
 
 def _stored(path: Path, progress: Progress) -> _Stored:
