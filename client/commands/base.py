@@ -39,8 +39,8 @@ def add(
         bool,
         typer.Option(
             "--plain",
-            help="Leave the chat template out: prompts are a third as long, and stage 1 teaches the "
-            "rest.",
+            help="Leave the chat template out: short prompts are a third as long, and stage 1 "
+            "teaches how to answer.",
         ),
     ] = False,
 ) -> None:
