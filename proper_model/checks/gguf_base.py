@@ -28,7 +28,7 @@ from proper_model.export.merged_model import write_model_folder
 from proper_model.progress import Progress, silent
 from proper_model.settings.profile import StageSettings
 from proper_model.storage.files import open_regular, storage_errors, write_atomic
-from proper_model.storage.new_folder import check_room, is_taken, new_folder
+from proper_model.storage.new_folder import check_new, check_room, new_folder
 from proper_model.text.tokenizer_check import check_tokenizer
 
 SUFFIX = ".gguf"
@@ -99,14 +99,9 @@ def write_gguf_base(
         StorageError: `out` is something else, or the disk refuses.
     """
     stored = _stored(path, progress)
-    with storage_errors(out):
-        if is_made_from(out, stored.sha256, chat=chat):
-            return False
-        if is_taken(out):
-            raise StorageError(
-                f"{out}: there is something else already, expected a new or an empty folder",
-                hint="name another folder with --out, or remove this one first",
-            )
+    if is_made_from(out, stored.sha256, chat=chat):
+        return False
+    check_new(out)
     _write(stored, out, more or {}, progress, chat=chat)
     return True
 

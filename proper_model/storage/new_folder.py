@@ -32,6 +32,17 @@ def is_taken(out: Path) -> bool:
     )
 
 
+def check_new(out: Path) -> None:
+    """Raise StorageError if there is something in the place of a folder that is to be made."""
+    with storage_errors(out):
+        taken = is_taken(out)
+    if taken:
+        raise StorageError(
+            f"{out}: there is something else already, expected a new or an empty folder",
+            hint="name another folder with --out, or remove this one first",
+        )
+
+
 def check_room(folder: Path, needed_bytes: int, what: str) -> None:
     """Raise StorageError unless the disk of `folder`, or of where it will be, has so many bytes free."""
     with storage_errors(folder):
