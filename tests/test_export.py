@@ -22,7 +22,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from client.export import folder as export
-from client.export.folder import new_folder, write_peft
+from client.export.folder import write_peft
 from client.export.formats import base_dtype
 from client.export.request import BaseBeside, Request
 from proper_model.base.quantized import quantize_base
@@ -32,6 +32,8 @@ from proper_model.export.merged_model import merged_weights, stored_dtype
 from proper_model.export.user_fold import fold_release
 from proper_model.release.contents import Release
 from proper_model.settings.profile import BaseWeights
+from proper_model.storage import new_folder as new_folder_module
+from proper_model.storage.new_folder import new_folder
 from tests.exports import (
     BUNDLE,
     PUBLIC,
@@ -376,7 +378,7 @@ def test_an_interruption_leaves_nothing(
     tmp_path: Path, write: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     release, tensors = release_and_user()
-    moments = [(os, "fsync", 1), (os, "fsync", 3), (export, "move_folder", 1)]
+    moments = [(os, "fsync", 1), (os, "fsync", 3), (new_folder_module, "move_folder", 1)]
     if write is merged_of:
         moments += [(type(release.tokenizer), "save_pretrained", 1)]
     elif write is gguf_of:
@@ -422,7 +424,7 @@ def test_a_folder_that_another_export_took_for_abandoned_is_made_again(
         nonlocal calls
         done = real(*args, **options)
         if (calls := calls + 1) == 1:
-            export.remove_folder(next(tmp_path.iterdir()))
+            new_folder_module.remove_folder(next(tmp_path.iterdir()))
         return done
 
     monkeypatch.setattr(owner, name, overtaken)

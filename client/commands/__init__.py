@@ -1,6 +1,6 @@
 """The commands of `proper`, one idea a file; `client.cli` puts them together."""
 
 __all__ = [
-    "adapt", "bundle", "doctor", "evaluate", "export", "forget", "generate", "import_backup",
-    "inspect", "rebase", "serve", "training_run", "update", "vault",
+    "adapt", "base", "bundle", "doctor", "evaluate", "export", "forget", "generate",
+    "import_backup", "inspect", "rebase", "serve", "training_run", "update", "vault",
 ]

@@ -40,7 +40,7 @@ Base = Annotated[
 def add(context: typer.Context, source: Source, root: Root = None, base: Base = None) -> None:
     """Install a release after verification; older ones are refused, a broken download goes on.
 
-    Only this command and `verify` open a connection, and only for an address.
+    It and `verify` open a connection for an address; of the other commands only `base add` does.
     """
     from client.releases.add import add_bundle
 

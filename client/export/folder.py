@@ -1,9 +1,7 @@
 """What a user takes away: a PEFT adapter or a merged model, as a folder that other programs load.
 
-A folder appears whole or not at all: it is written beside its place, synced and renamed. What a
-killed process leaves, a hidden folder `.NAME.*.tmp` beside it, is removed by the next export to the
-same place. Nothing in a folder names the user or this machine, but for an adapter with its base
-beside it: PEFT finds that by an absolute path only.
+A folder appears whole or not at all (`proper_model.storage.new_folder`). Nothing in it names the user
+or this machine, but for an adapter with its base beside it: PEFT finds that by an absolute path only.
 It is private all the same (docs/security.md 1, "a leaked personal LoRA equals leaked history"), so files
 are 0600 and folders 0700.
 """
@@ -12,14 +10,9 @@ from __future__ import annotations
 
 import json
 import os
-import re
-import secrets
-import stat
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
 from pathlib import Path
 
-from filelock import lock_descriptor
 from safetensors.torch import save
 
 from client.export.folder_readme import merged_readme, peft_readme
@@ -32,16 +25,9 @@ from proper_model.export import (
     write_merged_folder,
     write_model_folder,
 )
-from proper_model.storage.durable import move_folder, remove_folder
-from proper_model.storage.files import (
-    PRIVATE_FILE,
-    PRIVATE_FOLDER,
-    storage_errors,
-    sync_file,
-    write_atomic,
-)
+from proper_model.storage.files import PRIVATE_FOLDER, storage_errors, write_atomic
+from proper_model.storage.new_folder import is_taken, new_folder
 
-_AS_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 BASE = "base"  # folder of a base that is written beside an adapter
 
 
@@ -126,72 +112,9 @@ def write_merged(out: Path, request: Request) -> Exported:
 def check_free(out: Path) -> None:
     """Raise ExportError unless `out` does not exist or is an empty folder."""
     with storage_errors(out):
-        taken = out.is_symlink() or (
-            out.exists() and (not out.is_dir() or any(True for _ in out.iterdir()))
-        )
+        taken = is_taken(out)
     if taken:
         raise ExportError(
             f"{out}: there is something already, expected a new or an empty folder",
             hint="name another folder, or remove this one first",
         )
-
-
-@contextmanager
-def new_folder(out: Path) -> Iterator[Path]:
-    """A private folder to fill, which becomes `out` at the end, or vanishes on any error."""
-    target = Path(os.path.abspath(out))  # noqa: PTH100 - a link as the last part stays one
-    with storage_errors(out):
-        _remove_abandoned(target)
-        building, lock = _begun(target)
-        try:
-            yield building
-            for path in building.rglob("*"):
-                _settle(path)
-            move_folder(building, target)
-        except BaseException:
-            remove_folder(building)
-            raise
-        finally:
-            os.close(lock)
-
-
-def _begun(target: Path) -> tuple[Path, int]:
-    """A new folder beside `target`, and the open file that keeps other exports from removing it."""
-    while True:
-        building = target.with_name(f".{target.name}.{secrets.token_hex(6)}.tmp")
-        building.mkdir(mode=PRIVATE_FOLDER)
-        # Before it is locked, another export may take it for an abandoned one.
-        try:
-            lock = os.open(building, _AS_FOLDER)
-        except FileNotFoundError:
-            continue
-        with suppress(OSError):  # some network disks lock no folders, and none is removed there
-            lock_descriptor(lock)
-        if building.is_dir():
-            return building, lock
-        os.close(lock)
-
-
-def _remove_abandoned(target: Path) -> None:
-    """Remove what killed exports to `target` left: folders of ours that no process has locked."""
-    found: list[Path] = []
-    begun = re.compile(rf"\.{re.escape(target.name)}\.[0-9a-f]{{12}}\.tmp")
-    with suppress(OSError):  # a folder may be written that cannot be listed
-        found = [path for path in target.parent.iterdir() if begun.fullmatch(path.name)]
-    for path in found:
-        with suppress(OSError):  # no folder, or not ours, or being written, or gone meanwhile
-            lock = os.open(path, _AS_FOLDER)
-            try:
-                free = lock_descriptor(lock, blocking=False)
-                if free and os.fstat(lock).st_uid == os.geteuid():
-                    remove_folder(path)
-            finally:
-                os.close(lock)
-
-
-def _settle(path: Path) -> None:
-    """Close what a library wrote to everybody else, and flush it."""
-    mode = PRIVATE_FOLDER if path.is_dir() else PRIVATE_FILE
-    if stat.S_IMODE(path.stat().st_mode) & ~mode:
-        path.chmod(mode)
-    sync_file(path)

@@ -43,7 +43,7 @@ def check_writable(kind: Format, out: Path) -> None:
     or closed, ConfigError if a library is not installed.
     """
     from client.export.folder import check_free
-    from proper_model.export import library
+    from proper_model.base.gguf_header import library
 
     check_free(out)
     parent = out.absolute().parent

@@ -12,13 +12,13 @@ from safetensors.torch import save
 from client.export.folder import check_free, folder_size, new_folder, write_adapter
 from client.export.request import Exported, Request
 from client.export.runtimes_readme import gguf_merged_readme, gguf_readme, mlx_readme
+from proper_model.base.gguf_header import library
 from proper_model.errors import StorageError
 from proper_model.export import (
     check_gguf_model,
     check_mergeable,
     family_of,
     joined_factors,
-    library,
     mlx_adapter,
     mlx_prefix,
     write_gguf_adapter,

@@ -33,6 +33,7 @@ QUIET = {
     "TOKENIZERS_PARALLELISM": "false",
     "TRANSFORMERS_VERBOSITY": "error",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "TQDM_DISABLE": "1",
     # Packed passes differ in length, and oneDNN keeps a compiled product for each of 1024 shapes: a
     # hundred megabytes and no measurable time more than for 64.
     "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64",

@@ -15,13 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from proper_model.base.gguf_header import library
 from proper_model.base.portable_config import FULL, SLIDING
 from proper_model.errors import ExportError
 from proper_model.export.gguf_names import (
     ELSEWHERE,
     Family,
     family_of,
-    library,
     reordered,
     tensor_names,
 )

@@ -15,7 +15,8 @@ from typing import Any
 
 from torch import Tensor
 
-from proper_model.errors import ConfigError, ExportError
+from proper_model.base.gguf_header import library
+from proper_model.errors import ExportError
 
 ELSEWHERE = (
     "export in format peft or merged, and use llama.cpp's convert_lora_to_gguf.py or "
@@ -58,18 +59,6 @@ FAMILIES = {
     "gemma3_text": Family("gemma3", shifted_norms=True, activation=_GELU, global_every=6),
     "smollm3": Family("smollm3", paired=True),
 }
-
-
-def library() -> Any:
-    """The `gguf` package. Raises ConfigError if it is not installed."""
-    try:
-        import gguf
-    except ImportError:
-        raise ConfigError(
-            "GGUF files are written with the package gguf, which is not installed",
-            hint="install the extra `gguf`: pip install -e '.[gguf]'; or export in format peft",
-        ) from None
-    return gguf
 
 
 def family_of(config: Any) -> Family:

@@ -1,3 +1,3 @@
 """Files and JSON: written whole or not at all, read within bounds."""
 
-__all__ = ["canonical", "documents", "durable", "files", "json_stream"]
+__all__ = ["canonical", "documents", "durable", "files", "json_stream", "new_folder"]

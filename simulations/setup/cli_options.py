@@ -33,7 +33,9 @@ RUN_OPTIONS: Mapping[str, Any] = {
     ),
     "out": typer.Option(metavar="OUT", help="Folder for everything the run leaves."),
     "task": typer.Option(metavar="T", help="Shipped task (LaMP_2M, ...) or a task's TOML file."),
-    "base": typer.Option(metavar="B", help="Base model: a folder or a Hugging Face hub id."),
+    "base": typer.Option(
+        metavar="B", help="Base model: a folder, a Hugging Face hub id, or FILE.gguf."
+    ),
     "preset": typer.Option(help="Structure of the model: paper, default or device."),
     "profile": typer.Option(
         help="Hyperparameters: tiny, small-gpu, paper-a100, demo, or a TOML file "

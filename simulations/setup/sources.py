@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from proper_model.answering import label_starts
-from proper_model.checks import FoundBase, check_base, find_base
+from proper_model.checks import FoundBase, base_beside, check_base, find_base, is_gguf
 from proper_model.data import apply_split, check_pool, effective_split, read_population
 from proper_model.errors import DataError, TaskError
 from proper_model.progress import Progress
@@ -88,17 +88,18 @@ def _real(files: Files, reading: Reading, progress: Progress) -> Source:
     path = existing_data(
         files.data, hint="give a folder with OPPU's or LaMP's files, or the word demo"
     )
-    found = check_base(files.base, settings)
+    name = base_beside(files.base, progress) if is_gguf(files.base) else files.base
+    found = check_base(name, settings)
     progress("reading users", 0, 0)
     report = Report()
     population = read_population(path, task, report=report, progress=progress)
     doubts = _doubts(found, settings, task, population)
-    base = Path(files.base).expanduser()
+    base = Path(name).expanduser()
     return Source(
         name=path.resolve().name,
         population=population,
         task=task,
-        base=str(base.resolve()) if base.is_dir() else files.base,
+        base=str(base.resolve()) if base.is_dir() else name,
         found=found,
         settings=settings,
         warnings=(*warnings, *doubts, *(str(group) for group in report.groups)),
