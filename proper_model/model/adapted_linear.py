@@ -1,7 +1,8 @@
 """One frozen linear with group experts and stacked private adapters around it.
 
-h = W_p x + s * sum_n w_n(x, u) B_n A_n x + s * B_u A_u x          (PROPER eq. 7, 10, 11, 13)
+h = W_p x + s * c * sum_n w_n(x, u) B_n A_n x + s * B_u A_u x      (PROPER eq. 7, 10, 11, 13)
 
+c is 1 but in the preset `released` (docs/method.md 1.10).
 The sum over experts is dense, and they lie stacked: one pair of products around an elementwise
 weighting, never a loop. `routing` makes w_n (eq. 8 and 12), `ops` the products.
 """
@@ -48,10 +49,12 @@ class AdaptedLinear(torch.nn.Module):
         if now.seeds is not None and now.dropout > 0:
             mask = row_masks(flat, now.dropout, now.seeds, layout, number)
             kept = 1 - now.dropout
-        user_a = user_b = None
+        user_a = user_b = user_w = None
         if now.lora:
             user_a = adapters.lora.a[number].index_select(0, now.slots)  # [R, r, i]
             user_b = adapters.lora.b[number].index_select(0, now.slots)  # [R, o, r]
+            if len(adapters.lora.w):
+                user_w = adapters.lora.w[number].index_select(0, now.slots)  # [R, N, o]
         experts = adapters.expert(number) if now.experts else None
         low = project(
             adapters.backend,
@@ -69,9 +72,10 @@ class AdaptedLinear(torch.nn.Module):
             user_low = user_low / kept
         if expert_low is not None:
             weights = route(
-                adapters, number, now, layout, flat, low.text_logits, user_low, user_b
+                adapters, number, now, layout, flat, low.text_logits, user_low, user_b, user_w
             )  # w_n, [M, N]
-            expert_low = expert_low * (weights * (scale / kept)).to(expert_low.dtype)[..., None]
+            share = scale * adapters.structure.expert_factor / kept
+            expert_low = expert_low * (weights * share).to(expert_low.dtype)[..., None]
         h = add_low_rank(
             adapters.backend,
             low.base_out,

@@ -43,8 +43,9 @@ from proper_model.bundle.file_names import (
 )
 from proper_model.errors import BaseModelError, BundleFormatError
 from proper_model.model.adapted_model import AdaptedModel
+from proper_model.model.adapters import embedding_shape, table_width
 from proper_model.release.recipe import BaseSource, Recipe, ReleaseContent
-from proper_model.settings.presets import EmbeddingTables, RouterSharing, RouterText, Structure
+from proper_model.settings.presets import RouterSharing, RouterText, Structure
 from proper_model.settings.profile import BaseWeights, StageSettings
 from proper_model.tasks.task import Task
 from proper_model.text.encoding import Encoder
@@ -129,7 +130,7 @@ def load_shared(model: AdaptedModel, tensors: Mapping[str, Tensor]) -> None:
 
 def _named_targets(model: AdaptedModel) -> dict[str, Tensor]:
     targets: dict[str, Tensor] = {}
-    for number, site in enumerate(model.sites):
+    for number, site in enumerate(model.sites if len(model.experts) else ()):
         experts, router = model.expert(number), model.router(number)
         targets[f"experts.{site.path}.A"] = experts.a
         targets[f"experts.{site.path}.B"] = experts.b
@@ -148,12 +149,15 @@ def expected_shared(structure: Structure, sites: Sequence[Site]) -> dict[str, tu
         routers.SITE.text [N, i]   routers.SITE.user [N, e]   routers.SITE.lora [N, o]
         routers.tied.user [N, e]   mean_embedding [tables, e]
 
+    (`model.adapters.table_width` and `embedding_shape` say what e is.) Of stage 1 alone: nothing.
     What of the routers exists follows from the preset (`model.adapters`). Prototypes `[K, tables, e]`
     stand apart, since K is the publisher's.
     """
-    n, r, e = structure.experts, structure.rank, structure.embedding_dim
+    n, r = structure.experts, structure.rank
     tied = structure.router_sharing is RouterSharing.TIED
     expected: dict[str, tuple[int, ...]] = {}
+    if structure.population_only:
+        return expected
     for site in sites:
         expected[f"experts.{site.path}.A"] = (n, r, site.d_in)
         expected[f"experts.{site.path}.B"] = (n, site.d_out, r)
@@ -161,13 +165,12 @@ def expected_shared(structure: Structure, sites: Sequence[Site]) -> dict[str, tu
         if structure.router_text is not RouterText.NONE:
             expected[f"{router}.text"] = (n, site.d_in)
         if structure.router_user and not tied:
-            expected[f"{router}.user"] = (n, e)
+            expected[f"{router}.user"] = (n, table_width(structure, site))
         if structure.has_lora_router:
             expected[f"{router}.lora"] = (n, site.d_out)
     if tied:
-        expected["routers.tied.user"] = (n, e)
-    one = structure.embedding_tables is EmbeddingTables.ONE
-    expected["mean_embedding"] = (1 if one else len({site.layer for site in sites}), e)
+        expected["routers.tied.user"] = (n, structure.embedding_dim)
+    expected["mean_embedding"] = embedding_shape(structure, sites)
     return expected
 
 

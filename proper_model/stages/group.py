@@ -86,7 +86,7 @@ def train_group(
 
 def first_embeddings(model: AdaptedModel, users: int, seed: int) -> Tensor:
     """Where the pooled users' embeddings [U, tables, e] begin."""
-    shape = (users, model.tables, model.structure.embedding_dim)
+    shape = (users, *model.embedding_shape)
     start = torch.randn(shape, generator=torch.Generator().manual_seed(mix_seed(seed, 2)))
     return (start * EMBEDDING_STD).to(model.expert(0).a)  # what is trained has one precision
 
