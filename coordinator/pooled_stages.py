@@ -23,8 +23,8 @@ from coordinator.phase_cache import PhaseCache, Train
 from coordinator.phase_checks import (
     EXPERT_B,
     POPULATION_B,
-    check_experts,
     check_finite,
+    check_learned,
     note_moved,
     zeros_like_b,
 )
@@ -36,18 +36,27 @@ from proper_model.checks import load_base
 from proper_model.kernels import mix_seed
 from proper_model.model import AdaptedModel
 from proper_model.progress import Progress, silent
-from proper_model.release.contents import Release, load_shared, shared_tensors
+from proper_model.release.contents import (
+    Release,
+    load_shared,
+    shared_tensors,
+    unread_embeddings,
+)
 from proper_model.settings import BaseWeights, StageSettings, Structure
 from proper_model.stages import (
     Beside,
     PooledData,
+    PooledUser,
+    fingerprint_of,
     first_embeddings,
+    histories_of,
     pool,
     published_embeddings,
     router_cohort,
     train_group,
     train_lora_router,
     train_population,
+    with_shuffled_identities,
 )
 from proper_model.tasks import Task, User
 from proper_model.text import Encoder
@@ -65,17 +74,22 @@ def run_pooled_stages(
     seed: int,
     cache: Path,
     beside: Beside = (),
+    personalized: Sequence[User] = (),
+    shuffle_identities: bool = False,
     memory_bytes: int | None = None,
     progress: Progress | None = None,
 ) -> Release:
     """Stages 1, 2 and 3a-3b, each frozen before the next.
 
+    Of a structure of stage 1 alone (`population_only`), the others are left out.
+
     `beside`: what the same users did in further tasks, trained together with the release's own.
-    `memory_bytes` is what training may take beside the base; None: what a GPU has free, and no
+    `personalized`: people whose histories, never queries, train stages 2 and 3a-3b too.
+    `shuffle_identities`: the control of docs/method.md 1.9. `memory_bytes` is what training may take beside the base; None: what a GPU has free, and no
     limit on a CPU.
 
     Raises DataError if there are too few pooled users to hold some back; NothingLearnedError if no
-    expert has moved from where it began.
+    expert, or no embedding, has moved from where it began.
     """
     say = progress or silent
     say("base", 0, 0)  # said before anything of it: clocks listen too
@@ -88,16 +102,19 @@ def run_pooled_stages(
     )
     say("tokenize", 0, 0)
     data = pool(pooled, task, encoder, settings, seed, beside=beside)
+    people = _GroupPeople.of(
+        data, histories_of(personalized, task, encoder), seed if shuffle_identities else None
+    )
     device, threads = default_device().type, torch.get_num_threads()
     inputs = PhaseInputs(
-        fingerprint(model), data.fingerprint(), structure, settings, seed, device, threads
+        *(fingerprint(model), data.fingerprint(), structure, settings, seed, device, threads),
+        grouped=people.fingerprint(data),
     )
-    stages = _Stages(encoder, data, inputs, PhaseCache(cache), memory_bytes, say)
+    stages = _Stages(encoder, data, people, inputs, PhaseCache(cache), memory_bytes, say)
 
     population, notes1 = stages.population(model)
     merged = merge_population(model, settings.population, population).to(dtype)
-    adapted, table, notes2 = stages.group(merged)
-    notes3 = stages.router(adapted, table) if structure.has_lora_router else {}
+    shared, notes = stages.shared(merged)
 
     say("release", 0, 0)
     if settings.base_weights != BaseWeights.FULL:  # what is released is whole
@@ -110,10 +127,32 @@ def run_pooled_stages(
         structure=structure,
         settings=settings,
         seed=seed,
-        shared={**shared_tensors(adapted), **published_embeddings(table, settings, seed)},
+        shared=shared,
         population=population,
-        notes={"population": notes1, "group": notes2, "router": notes3, **_counts(data)},
+        notes={"population": notes1, **notes, **_counts(data, people)},
     )
+
+
+@dataclass(frozen=True)
+class _GroupPeople:
+    """Who trains stages 2 and 3a-3b: `users`, of whom the last `unasked` are known by histories only."""
+
+    users: tuple[PooledUser, ...]
+    unasked: int
+
+    @classmethod
+    def of(
+        cls, data: PooledData, personalized: tuple[PooledUser, ...], shuffled: int | None
+    ) -> _GroupPeople:
+        """Who trained stage 1 and `personalized`; with a seed `shuffled`, items go to anybody."""
+        users = (*data.trained, *personalized)
+        if shuffled is not None:
+            users = with_shuffled_identities(users, shuffled)
+        return cls(users, len(personalized))
+
+    def fingerprint(self, data: PooledData) -> str | None:
+        """None where it is who trained stage 1, with the same items."""
+        return None if self.users == data.trained else fingerprint_of({"grouped": self.users})
 
 
 @dataclass(frozen=True)
@@ -122,10 +161,21 @@ class _Stages:
 
     encoder: Encoder
     data: PooledData
+    people: _GroupPeople
     inputs: PhaseInputs
     cache: PhaseCache
     memory_bytes: int | None
     say: Progress
+
+    def shared(self, merged: Any) -> tuple[dict[str, Tensor], Notes]:
+        """What stages 2 and 3a-3b release over the merged base, and what they noted."""
+        structure, settings = self.inputs.structure, self.inputs.settings
+        if structure.population_only:
+            return unread_embeddings(), {"group": {}, "router": {}}
+        adapted, table, notes2 = self.group(merged)
+        notes3 = self.router(adapted, table) if structure.has_lora_router else {}
+        published = published_embeddings(table, settings, self.inputs.seed)
+        return {**shared_tensors(adapted), **published}, {"group": notes2, "router": notes3}
 
     def population(self, base: Any) -> tuple[Mapping[str, Tensor], Notes]:
         """Stage 1: the population LoRA's factors."""
@@ -159,7 +209,7 @@ class _Stages:
             table, report = train_group(
                 adapted,
                 self.encoder,
-                self.data.trained,
+                self.people.users,
                 self.data.held_back,
                 settings,
                 **self._how("group", checkpoint),
@@ -167,22 +217,23 @@ class _Stages:
             return {**_split(adapted)[0], "table": table.cpu()}, report.as_dict()
 
         tensors, notes = self._phase("group", self.inputs.group_key(), train)
-        check_experts(tensors, notes)
+        start = first_embeddings(adapted, len(self.people.users), seed)
+        check_learned(tensors, start if self.inputs.structure.reads_user else None, notes)
         table = tensors["table"].to(adapted.device)
         load_shared(adapted, {**shared_tensors(adapted), **tensors})
         adapted.requires_grad_(False)
-        start = first_embeddings(adapted, len(self.data.trained), seed)
         moved = note_moved(notes, tensors, zeros_like_b(tensors, ending=EXPERT_B))
         return adapted, table, moved | {"embeddings": note_moved({}, _rows(table), _rows(start))}
 
     def router(self, adapted: AdaptedModel, table: Tensor) -> Notes:
         """Stages 3a-3b, on pooled users only; trains W_l in `adapted`."""
         self.say("router", 0, 0)
-        settings, seed, users = self.inputs.settings, self.inputs.seed, self.data.trained
+        settings, seed, users = self.inputs.settings, self.inputs.seed, self.people.users
         before = {name: weight.clone() for name, weight in _split(adapted)[1].items()}
 
         def train(checkpoint: Path) -> tuple[Mapping[str, Tensor], Notes]:
-            chosen = router_cohort(users, settings.router.cohort, seed)
+            limit, unasked = settings.router.cohort, self.people.unasked
+            chosen = router_cohort(users, limit, seed, unasked=unasked)
             report = train_lora_router(
                 adapted,
                 self.encoder,
@@ -214,8 +265,9 @@ class _Stages:
         }
 
 
-def _counts(data: PooledData) -> dict[str, Any]:
-    return {"users_trained": len(data.trained), "users_held_back": len(data.held_back)}
+def _counts(data: PooledData, people: _GroupPeople) -> dict[str, Any]:
+    counts = {"users_trained": len(data.trained), "users_held_back": len(data.held_back)}
+    return counts | ({"users_personalized": people.unasked} if people.unasked else {})
 
 
 def _split(adapted: AdaptedModel) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

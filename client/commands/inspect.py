@@ -180,7 +180,7 @@ def routing_of(
         show("loading the model", 0, 0)
         release = workspace.load(bundle, base_weights=state.base_weights)
         mine = Personal.of(release, state, name)
-        if "3" not in mine.stages:
+        if "3" not in mine.stages or release.structure.population_only:
             return None
         items = state.tasks[name].items[-ROUTED_ITEMS:]
         weights = mine.routing([mine.task.history_example(item) for item in items], stage="3")

@@ -41,7 +41,9 @@ class AdaptedLinear(torch.nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         adapters, number, now = self.adapters, self.number, self.adapters.current
-        if now is None or not (now.experts or now.lora):
+        # A release of stage 1 alone has no experts: every pass goes without.
+        with_experts = now is not None and now.experts and len(adapters.experts) > 0
+        if now is None or not (with_experts or now.lora):
             return self._plain(x)
         layout = now.layout_of(x)
         flat = x.reshape(-1, x.shape[-1])  # [M, i]
@@ -55,7 +57,7 @@ class AdaptedLinear(torch.nn.Module):
             user_b = adapters.lora.b[number].index_select(0, now.slots)  # [R, o, r]
             if len(adapters.lora.w):
                 user_w = adapters.lora.w[number].index_select(0, now.slots)  # [R, N, o]
-        experts = adapters.expert(number) if now.experts else None
+        experts = adapters.expert(number) if with_experts else None
         low = project(
             adapters.backend,
             self.base,
@@ -64,7 +66,7 @@ class AdaptedLinear(torch.nn.Module):
             layout,
             user_a=user_a,
             expert_a=None if experts is None else experts.a,
-            text=text_weight(adapters, number, now, flat),
+            text=text_weight(adapters, number, now, flat) if with_experts else None,
         )
         scale = adapters.structure.scale
         user_low, expert_low = low.user_low, low.expert_low  # A_u x [M, r], A_n x [M, N, r]

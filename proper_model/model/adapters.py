@@ -49,8 +49,11 @@ def embedding_shape(structure: Structure, sites: Sequence[Site]) -> tuple[int, i
     """Shape [tables, e] of one user's embedding.
 
     Tables of linears, which differ in width, lie side by side in a single row, so that every
-    embedding is a rectangle and none of its numbers stands for nothing.
+    embedding is a rectangle and none of its numbers stands for nothing. Of stage 1 alone it is one
+    number that nothing reads, so that whatever keeps an embedding has one.
     """
+    if structure.population_only:
+        return 1, 1
     if structure.embedding_tables is EmbeddingTables.PER_LINEAR:
         return 1, sum(table_width(structure, site) for site in sites)
     one = structure.embedding_tables is EmbeddingTables.ONE
@@ -111,7 +114,7 @@ class Router(torch.nn.Module):
 
 def _columns_of(structure: Structure, sites: Sequence[Site]) -> list[slice]:
     """What each site reads of its row of an embedding."""
-    if structure.embedding_tables is not EmbeddingTables.PER_LINEAR:
+    if structure.population_only or structure.embedding_tables is not EmbeddingTables.PER_LINEAR:
         return [slice(None)] * len(sites)
     ends = list(itertools.accumulate(table_width(structure, site) for site in sites))
     return [slice(begin, end) for begin, end in itertools.pairwise([0, *ends])]

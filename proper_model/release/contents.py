@@ -149,7 +149,8 @@ def expected_shared(structure: Structure, sites: Sequence[Site]) -> dict[str, tu
         routers.SITE.text [N, i]   routers.SITE.user [N, e]   routers.SITE.lora [N, o]
         routers.tied.user [N, e]   mean_embedding [tables, e]
 
-    (`model.adapters.table_width` and `embedding_shape` say what e is.) Of stage 1 alone: nothing.
+    (`model.adapters.table_width` and `embedding_shape` say what e is.) Of stage 1 alone:
+    mean_embedding, which nothing reads.
     What of the routers exists follows from the preset (`model.adapters`). Prototypes `[K, tables, e]`
     stand apart, since K is the publisher's.
     """
@@ -157,7 +158,7 @@ def expected_shared(structure: Structure, sites: Sequence[Site]) -> dict[str, tu
     tied = structure.router_sharing is RouterSharing.TIED
     expected: dict[str, tuple[int, ...]] = {}
     if structure.population_only:
-        return expected
+        return {"mean_embedding": embedding_shape(structure, sites)}
     for site in sites:
         expected[f"experts.{site.path}.A"] = (n, r, site.d_in)
         expected[f"experts.{site.path}.B"] = (n, site.d_out, r)
@@ -172,6 +173,16 @@ def expected_shared(structure: Structure, sites: Sequence[Site]) -> dict[str, tu
         expected["routers.tied.user"] = (n, structure.embedding_dim)
     expected["mean_embedding"] = embedding_shape(structure, sites)
     return expected
+
+
+def unread_embeddings() -> dict[str, Tensor]:
+    """What a release of stage 1 alone holds: no experts, no routers, an embedding of nobody."""
+    return {
+        "mean_embedding": torch.zeros(1, 1),
+        "mean_embedding_count": torch.tensor([0]),
+        "prototypes": torch.zeros(0, 1, 1),
+        "prototype_counts": torch.zeros(0, dtype=torch.int64),
+    }
 
 
 def release_to_files(release: Release, *, base: BaseSource | None = None) -> dict[str, bytes]:

@@ -67,6 +67,10 @@ MOST_ALPHA = 1e6
 
 POPULATION_ONLY = "population-only"
 """The name of the structure of a release without groups: results and devices show it."""
+POPULATION_ONLY_NOTE = (
+    "this release is population only: it holds stage 1 and nothing about groups of people, so all "
+    "that personalizes it is a private adapter"
+)
 
 
 def check(condition: bool, message: str, hint: str | None = None) -> None:
@@ -190,6 +194,11 @@ class Structure:
     def has_own_router(self) -> bool:
         """True if every user trains a W_l."""
         return self.private_lora_router and not self.population_only
+
+    @property
+    def reads_user(self) -> bool:
+        """True if a router reads users' embeddings."""
+        return self.router_user and not self.population_only
 
     @property
     def foldable(self) -> bool:

@@ -79,7 +79,8 @@ def parameter_counts(plan: RunPlan) -> dict[str, int]:
     base = find_base(plan.base)
     sizes = BaseSizes(d=base.hidden, f=base.ffn, layers=base.layers)
     counts = asdict(count_parameters(sizes, plan.structure))
-    trained = int(release_notes(shared).get("users_trained", 0))
+    notes = release_notes(shared)
+    trained = sum(int(notes.get(name, 0)) for name in ("users_trained", "users_personalized"))
     counts["user_embeddings"] = counts["user_embedding"] * trained
     counts["base"] = base.shape.numbers
     counts["population_lora"] = population_lora(base, plan)

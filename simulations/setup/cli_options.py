@@ -34,9 +34,9 @@ RUN_OPTIONS: Mapping[str, Any] = {
     "out": typer.Option(metavar="OUT", help="Folder for everything the run leaves."),
     "task": typer.Option(metavar="T", help="Shipped task (LaMP_2M, ...) or a task's TOML file."),
     "base": typer.Option(metavar="B", help="Base model: a folder or a Hugging Face hub id."),
-    "preset": typer.Option(help="Structure of the model: paper, default or device."),
+    "preset": typer.Option(help="Structure of the model: paper, default, device or released."),
     "profile": typer.Option(
-        help="Hyperparameters: tiny, small-gpu, paper-a100, demo, or a TOML file "
+        help="Hyperparameters: tiny, small-gpu, paper-a100, released-a100, demo, or a TOML file "
         "(default: tiny; demo for the demo)",
     ),
     "template": typer.Option(help="Template set of the task. (default: the profile's)"),
@@ -44,6 +44,16 @@ RUN_OPTIONS: Mapping[str, Any] = {
         help="Who is a test user: given (as the data say), random:N (N of all users), inactive:N "
         "(the N pooled users with the shortest histories, at most a fifth of the pool, taken out "
         "of it) or inactive:N:in-population (the same, left in it).",
+    ),
+    "stage2_users": typer.Option(
+        metavar="WHO",
+        help="Whose items train stage 2: pooled, everybody (test users' histories too, never their "
+        "queries) or shuffled (a control: pooled users' items, permuted across identities).",
+    ),
+    "population_only": typer.Option(
+        "--population-only",
+        help="Release stage 1 alone, which then calls itself population-only: devices train a private "
+        "LoRA over it.",
     ),
     "folds": typer.Option(metavar="K", help="Rotate test users over K parts of everybody."),
     "fold": typer.Option(metavar="I", help="Only this fold, from 0. (default: all folds)"),
@@ -83,7 +93,8 @@ RUN_OPTIONS: Mapping[str, Any] = {
 EXPERIMENT_OPTIONS: Mapping[str, Any] = {
     name: option
     for name, option in RUN_OPTIONS.items()
-    if name not in ("folds", "fold", "arms", "users_per_node", "actors", "resume")
+    if name
+    not in ("folds", "fold", "arms", "users_per_node", "actors", "resume", "population_only")
 } | {"out": typer.Option(metavar="OUT", help="Folder for the result file and its figure.")}
 
 Data = Annotated[str, RUN_OPTIONS["data"]]
