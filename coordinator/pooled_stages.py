@@ -83,10 +83,12 @@ def run_pooled_stages(
 
     Of a structure of stage 1 alone (`population_only`), the others are left out.
 
-    `beside`: what the same users did in further tasks, trained together with the release's own.
-    `personalized`: people whose histories, never queries, train stages 2 and 3a-3b too.
-    `shuffle_identities`: the control of docs/method.md 1.9. `memory_bytes` is what training may take beside the base; None: what a GPU has free, and no
-    limit on a CPU.
+    Args:
+        beside: what the same users did in further tasks, trained together with the release's own.
+        personalized: people whose histories, never queries, train stages 2 and 3a-3b too.
+        shuffle_identities: have stages 2 and 3a-3b trained on items dealt to the wrong people.
+        memory_bytes: what training may take beside the base; None: what a GPU has free, and no
+            limit on a CPU.
 
     Raises DataError if there are too few pooled users to hold some back; NothingLearnedError if no
     expert, or no embedding, has moved from where it began.
@@ -95,20 +97,19 @@ def run_pooled_stages(
     say("base", 0, 0)  # said before anything of it: clocks listen too
     dtype = compute_dtype(settings.dtype, default_device())
     model, tokenizer = load_base(base, computing=dtype)
+    say("tokenize", 0, 0)
     encoder = Encoder(
         tokenizer,
         max_prompt_tokens=settings.max_prompt_tokens,
         max_answer_tokens=settings.max_answer_tokens,
     )
-    say("tokenize", 0, 0)
     data = pool(pooled, task, encoder, settings, seed, beside=beside)
-    people = _GroupPeople.of(
-        data, histories_of(personalized, task, encoder), seed if shuffle_identities else None
-    )
-    device, threads = default_device().type, torch.get_num_threads()
+    unasked = histories_of(personalized, task, encoder)
+    people = _GroupPeople.of(data, unasked, seed if shuffle_identities else None)
+    fingerprints = fingerprint(model), data.fingerprint()
+    machine = default_device().type, torch.get_num_threads()
     inputs = PhaseInputs(
-        *(fingerprint(model), data.fingerprint(), structure, settings, seed, device, threads),
-        grouped=people.fingerprint(data),
+        *fingerprints, structure, settings, seed, *machine, grouped=people.fingerprint(data)
     )
     stages = _Stages(encoder, data, people, inputs, PhaseCache(cache), memory_bytes, say)
 
@@ -120,17 +121,8 @@ def run_pooled_stages(
     if settings.base_weights != BaseWeights.FULL:  # what is released is whole
         model, _ = load_base(base, computing=dtype)
         merged = merge_population(model, settings.population, population).to(dtype)
-    return Release(
-        base=merged,
-        tokenizer=tokenizer,
-        task=task,
-        structure=structure,
-        settings=settings,
-        seed=seed,
-        shared=shared,
-        population=population,
-        notes={"population": notes1, **notes, **_counts(data, people)},
-    )
+    notes = {"population": notes1, **notes, **_counts(data, people)}
+    return Release(merged, tokenizer, task, structure, settings, seed, shared, population, notes)
 
 
 @dataclass(frozen=True)

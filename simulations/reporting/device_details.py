@@ -19,7 +19,7 @@ from coordinator.phase_checks import MOVED, curve
 from proper_model.errors import ReportError
 from proper_model.evaluation import Scored
 from proper_model.federation.run_plan import RunPlan
-from proper_model.settings import FFN_TARGETS, EmbeddingTables
+from proper_model.settings import FFN_TARGETS, EmbeddingTables, presets
 from simulations.outcome.details import Levels, MessageTotal, Routing, fit_numbers
 from simulations.outcome.devices import fit_report, read_device_user, read_state
 from simulations.outcome.rundata import RunData, device_name
@@ -30,11 +30,10 @@ LAYER = re.compile(r"\.(\d+)\.")
 LEVELS = ("pop", "group", "user")
 # Of synthetic people: the first that the task reports of share of right answers, error, overlap.
 MEASURES = ("accuracy", "mae", "rougeL")
-# Experts that never moved are refused before there is a release, so they need no sentence.
+# Experts and embeddings that never moved are refused before there is a release.
 STAYED = {
     "population": "stage 1 learned nothing: its LoRA adds nothing to the base, so arm stage1 is the "
     "base itself",
-    "embeddings": "no pooled user's embedding moved in stage 2: users are told apart by chance only",
     "router": "the LoRA-aware router learned nothing: it routes as it did before training",
 }
 
@@ -163,15 +162,19 @@ def message_totals(paths: Iterable[Path]) -> list[MessageTotal]:
 
 
 def remarks(plans: Iterable[RunPlan]) -> list[str]:
-    """One sentence a pooled phase whose weights are where they began, with its held-back losses."""
+    """What a reader of the results must know of the release, a sentence each.
+
+    A release of stage 1 alone says so, and so does a pooled phase whose weights are where they began,
+    with its held-back losses.
+    """
     found: list[str] = []
     for plan in plans:
         shared = find_shared(plan)
         if shared is None:
             continue
+        if plan.population_only:
+            found.append(presets.POPULATION_ONLY_NOTE)
         phases = release_notes(shared)
-        group = phases.get("group") or {}
-        phases["embeddings"] = {**group, **group.get("embeddings", {})}  # the curve is stage 2's
         for phase, sentence in STAYED.items():
             notes = phases.get(phase) or {}
             if notes.get(MOVED) == 0:
