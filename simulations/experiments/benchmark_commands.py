@@ -20,7 +20,7 @@ from simulations.setup.options import RunOptions
 if TYPE_CHECKING:
     from simulations.experiments.benchmark import Measured
     from simulations.experiments.benchmark_plan import Asked, Plan
-    from simulations.experiments.benchmark_schema import BenchmarkResult
+    from simulations.experiments.benchmark_schema import BenchmarkResult, Routing, Texts
     from simulations.reporting.report import Example
 
 Value = TypeVar("Value")
@@ -176,26 +176,26 @@ def _run(plan: Plan, *, show_examples: bool = False) -> None:
     with progress_bars() as show:
         measured = run_benchmark(plan, show, make)
         show("scoring", 0, 0)
-        result = as_result(measured, **_views(measured))
+        views, texts, notes = _views(measured)
+        result = as_result(measured, routing=views, texts=texts, notes=notes)
         example = case_study(measured, show_examples=show_examples)
     _leave(result, plan.out, example)
 
 
-def _views(measured: Measured) -> dict[str, object]:
-    """What only some figures need."""
+def _views(measured: Measured) -> tuple[list[Routing], Texts | None, list[str]]:
+    """What only some figures need: routing, texts as points, and what to say of them."""
     from simulations.experiments import one_person, routing_views
 
     if measured.plan.routing:
-        return {"routing": routing_views.routing_views(measured)}
+        return routing_views.routing_views(measured), None, []
     if measured.plan.experiment == "fig3":
-        return {"texts": one_person.texts_of(measured), "notes": [one_person.NOTE]}
-    return {}
+        return [], one_person.texts_of(measured), [one_person.NOTE]
+    return [], None, []
 
 
 def case_study(measured: Measured, *, show_examples: bool) -> Example | None:
     """One query through the stages: of synthetic people, or of real ones if asked for."""
-    from simulations.pipeline import REAL_NOTE, SYNTHETIC_NOTE
-    from simulations.reporting.report import choose_example
+    from simulations.reporting.report import REAL_NOTE, SYNTHETIC_NOTE, choose_example
 
     synthetic = measured.source.truth is not None
     if not synthetic and not show_examples:
@@ -203,7 +203,7 @@ def case_study(measured: Measured, *, show_examples: bool) -> Example | None:
     predictions = {}
     for arm, variant, cells in measured.arms.values():
         if variant is measured.plan.variants[0]:
-            predictions[arm] = [row for row in cells[0].predictions]
+            predictions[arm] = list(cells[0].predictions)
     users = measured.first(measured.plan.variants[0]).users
     note = SYNTHETIC_NOTE if synthetic else REAL_NOTE
     return choose_example(measured.source.task, users, predictions, note=note)

@@ -84,9 +84,7 @@ def distribution(
         colours = [figures.GREEN if v > 0 else figures.ORANGE for v in values]
         axes.bar(range(len(values)), values, color=colours, width=0.9)
         axes.axhline(0.0, color=figures.INK, linewidth=0.8)
-        axes.axhline(
-            float(np.mean(values)), color=figures.INK, linewidth=0.8, linestyle="--"
-        )
+        axes.axhline(float(np.mean(values)), color=figures.INK, linewidth=0.8, linestyle="--")
         axes.set_xticks([])
         axes.set_xlabel(f"{len(values)} people, sorted; dashed: mean")
         axes.set_ylabel(f"gain in {metric}")
@@ -154,7 +152,9 @@ def learning_curves(curves: Sequence[Curve], *, key: str) -> Figure | None:
                 markerfacecolor="none", color=colour,
             )  # fmt: skip
             said.append(
-                f"{curve.variant}: " + ", ".join(f"{v:.4f}" for v in losses) + f"; {curve.kept} kept"
+                f"{curve.variant}: "
+                + ", ".join(f"{v:.4f}" for v in losses)
+                + f"; {curve.kept} kept"
             )
         if not drawn:
             return None
@@ -258,9 +258,17 @@ def _costs(result: BenchmarkResult, key: str) -> list[Figure | None]:
         if row.answering is not None
     }
     drawn = (
-        ("Parameters by part", {k: float(v) for k, v in variant.parameters.items() if v}, "numbers"),
+        (
+            "Parameters by part",
+            {k: float(v) for k, v in variant.parameters.items() if v},
+            "numbers",
+        ),
         ("Pooled phases", {k: v / 60 for k, v in variant.seconds.items()}, "minutes"),
-        ("Learning and answering, by person", {k: v for k, v in seconds.items() if v > 0}, "seconds"),
+        (
+            "Learning and answering, by person",
+            {k: v for k, v in seconds.items() if v > 0},
+            "seconds",
+        ),
     )
     return [
         figures.bars(values, key=f"{key}-cost{n}", title=named, axis=unit, unit=unit, log=n == 0)

@@ -23,9 +23,7 @@ from simulations.outcome.results import (
     read_document,
 )
 
-Name = Literal[
-    "table1", "table2", "table3", "fig3", "fig45", "fig6-efficiency", "fig6-experts"
-]
+Name = Literal["table1", "table2", "table3", "fig3", "fig45", "fig6-efficiency", "fig6-experts"]
 
 
 class Row(Strict):
@@ -144,9 +142,8 @@ class BenchmarkResult(Document):
         for row in self.comparisons:
             if not {row.a, row.b} <= set(self.rows):
                 raise ValueError(f"a comparison of '{row.a}' with '{row.b}': no such rows")
-        for row in self.rows.values():
-            if row.variant not in self.variants:
-                raise ValueError(f"a row over '{row.variant}': no such variant")
+        for name in {row.variant for row in self.rows.values()} - set(self.variants):
+            raise ValueError(f"a row over '{name}': no such variant")
         return self
 
     def metric_names(self) -> list[str]:

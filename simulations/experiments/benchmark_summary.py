@@ -17,8 +17,8 @@ from simulations.experiments.benchmark_schema import (
     BenchmarkResult,
     Curve,
     LengthPoint,
-    Row,
     Routing,
+    Row,
     Texts,
 )
 from simulations.experiments.benchmark_schema import Variant as VariantFacts
@@ -194,8 +194,8 @@ def _own_lengths(
             continue
         typical = int(np.median([items[user] for user in people]))
         for a, b in wanted:
-            parts = [only(measured.rows[row], people) for row in (a, b)]
-            found += _points(*parts, a, b, typical, drawn, cut=False)
+            first, second = (only(measured.rows[row], people) for row in (a, b))
+            found += _points(first, second, a, b, typical, drawn, cut=False)
     return found
 
 

@@ -95,8 +95,10 @@ def comparison_table(result: BenchmarkResult) -> Table:
         for row in result.comparisons
         if row.metric in shown
     ]
-    header = ("methods", "metric", "difference", "interval", "verdict", "p, Holm")
-    header += ("helped", "hurt", "detectable")
+    header = (
+        *("methods", "metric", "difference", "interval", "verdict", "p, Holm"),
+        *("helped", "hurt", "detectable"),
+    )
     return Table("Comparisons, paired by person", header, tuple(rows), labels=2)
 
 

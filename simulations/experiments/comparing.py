@@ -62,8 +62,11 @@ def shares(values: Sequence[float], *, threshold: float = THRESHOLD) -> Shares:
 def detectable(
     differences: Sequence[float], *, power: float = POWER, confidence: float = CONFIDENCE
 ) -> float:
-    """The smallest true mean difference that would be found; NaN for fewer than two people."""
-    if len(differences) < 2 or not all(map(math.isfinite, differences)):
+    """The smallest true mean difference that would be found.
+
+    NaN for fewer than two people, and where nobody differs from anybody: that is no certainty.
+    """
+    if len(set(differences)) < 2 or not all(map(math.isfinite, differences)):
         return math.nan
     normal = NormalDist()
     quantiles = normal.inv_cdf((1 + confidence) / 2) + normal.inv_cdf(power)
@@ -91,7 +94,9 @@ def compare(
     ]
 
 
-def _one(a: Scored, b: Scored, first: str, second: str, metric: str, drawn: Resampling) -> Comparison:
+def _one(
+    a: Scored, b: Scored, first: str, second: str, metric: str, drawn: Resampling
+) -> Comparison:
     level: Level = "query" if metric in CORPUS_METRICS else "user"
     row = drawn.difference(a, b, metric, level)
     own = gains(user_values(a, metric), user_values(b, metric), metric)
@@ -141,6 +146,8 @@ def stacked(tables: Sequence[Scored]) -> Scored:
 
 def sentence(row: Comparison) -> str:
     """What a comparison says, in words that follow from its numbers."""
+    if row.delta == row.low == row.high == 0:
+        return f"{row.a} does as {row.b} does in {row.metric} for each of {row.people} people."
     verdict = {True: "is better than", False: "is worse than", None: "cannot be told apart from"}
     numbers = f"{row.delta:+.4f}, 95 % interval {row.low:+.4f} to {row.high:+.4f}"
     text = f"{row.a} {verdict[row.improvement]} {row.b} in {row.metric}: {numbers}, {row.people} people"

@@ -47,7 +47,7 @@ def view(
     """Weights and embeddings of people with items, over one release."""
     asked = [user for user in users if user.history and states[user.user_id].embedding is not None]
     weights = mean_weights(release, asked, states)  # [people, routers, experts]
-    router = int(weights.var(0).sum(-1).argmax()) if len(asked) else 0
+    router = int(weights.var(0).sum(-1).argmax()) if asked else 0
     points: list[tuple[float, float]] = []
     clusters: list[int] = []
     if len(asked) >= LEAST_PEOPLE and release.structure.router_user:
@@ -57,7 +57,7 @@ def view(
     return Routing(
         variant=name,
         router=_router_name(release, router),
-        weights=weights[:, router].tolist() if len(asked) else [],
+        weights=weights[:, router].tolist() if asked else [],
         points=points,
         clusters=clusters,
     )
@@ -75,7 +75,7 @@ def mean_weights(
         own: Tensor = embedding[None].to(model.device)
         items = user.history[-MOST_ITEMS:]
         samples = [encoder.encode(task.history_example(item)) for item in items]
-        batch = encoder.batch(samples, [0] * len(samples)).to(model.device)
+        batch = encoder.batch(samples, [0] * len(samples))
         weights = routing_weights(model, batch, group_pass(batch.slots, own))
         rows.append(weights.double().mean(1).cpu().numpy())
     shape = (0, len(model.sites), release.structure.experts)

@@ -91,7 +91,11 @@ BENCHMARK_OPTIONS: Mapping[str, Any] = {
     name: option
     for name, option in RUN_OPTIONS.items()
     if name not in ("fold", "arms", "users_per_node", "actors", "resume")
-} | {"out": typer.Option(metavar="OUT", help="Folder for results, page and all that it goes on from.")}
+} | {
+    "out": typer.Option(
+        metavar="OUT", help="Folder for results, page and all that it goes on from."
+    )
+}
 
 Data = Annotated[str, RUN_OPTIONS["data"]]
 TaskName = Annotated[str | None, RUN_OPTIONS["task"]]
