@@ -97,6 +97,17 @@ EXPERIMENT_OPTIONS: Mapping[str, Any] = {
     not in ("folds", "fold", "arms", "users_per_node", "actors", "resume", "population_only")
 } | {"out": typer.Option(metavar="OUT", help="Folder for the result file and its figure.")}
 
+# A benchmark names presets or seeds in options of its own, and always goes on with what lies in OUT.
+BENCHMARK_OPTIONS: Mapping[str, Any] = {
+    name: option
+    for name, option in RUN_OPTIONS.items()
+    if name not in ("fold", "arms", "users_per_node", "actors", "resume")
+} | {
+    "out": typer.Option(
+        metavar="OUT", help="Folder for results, page and all that it goes on from."
+    )
+}
+
 Data = Annotated[str, RUN_OPTIONS["data"]]
 TaskName = Annotated[str | None, RUN_OPTIONS["task"]]
 TaskTemplate = Annotated[
@@ -128,6 +139,15 @@ def takes_run_options(command: Callable[..., None]) -> Callable[..., None]:
 def takes_experiment_options(command: Callable[..., None]) -> Callable[..., None]:
     """The same with the options of an experiment."""
     return _with_options(EXPERIMENT_OPTIONS, command)
+
+
+def takes_benchmark_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The same with the options of a benchmark, but those that the command has of its own."""
+    own = set(inspect.signature(command).parameters)
+    taken = {"preset"} if "presets" in own else set()
+    taken |= {"seed"} if "seeds" in own else set()
+    options = {name: option for name, option in BENCHMARK_OPTIONS.items() if name not in taken}
+    return _with_options(options, command)
 
 
 def _with_options(options: Mapping[str, Any], command: Callable[..., None]) -> Callable[..., None]:
