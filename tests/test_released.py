@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -21,6 +22,7 @@ from proper_model.model.load_user import stack_adapters
 from proper_model.model.passes import group_pass, personal_pass
 from proper_model.model.routing import lora_logits, merge
 from proper_model.release.contents import expected_shared, shared_tensors
+from proper_model.settings import load_profile
 from proper_model.settings.presets import (
     EmbeddingTables,
     RouterMerge,
@@ -28,7 +30,9 @@ from proper_model.settings.presets import (
     UserRouting,
     preset,
 )
+from simulations.experiments.ablations import fitting
 from simulations.reporting.parameters import BaseSizes, count_parameters
+from simulations.setup.options import RunOptions
 from tests.tiny import (
     adapted,
     base_pass,
@@ -237,6 +241,21 @@ def test_a_stack_of_states_holds_own_routers_and_needs_them() -> None:
     stack_adapters(model, [without], experts=False)
     with pytest.raises(StateError, match="W"):
         stack_adapters(model, [without])
+
+
+# -- ablations -------------------------------------------------------------------------------------
+
+
+def test_the_ablations_of_training_apply_to_the_default_and_say_where_they_cannot() -> None:
+    ours = {"private W_l", "end to end", "stage 2 with everybody", "stage 2 of shuffled identities"}
+    settings = load_profile("tiny")
+    kept, _ = fitting(preset("default"), settings)
+    assert ours <= kept.keys()
+    assert kept["end to end"].apply(preset("default"), settings)[0].end_to_end
+    for name in ("stage 2 with everybody", "stage 2 of shuffled identities"):
+        assert RunOptions(data="demo", out=Path("out"), **kept[name].options)
+    _, left_out = fitting(preset("device"), settings)
+    assert "needs a user_routing that reads the LoRA" in left_out["private W_l"]
 
 
 # -- stage 1 alone ---------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from proper_model.errors import ConfigError
-from proper_model.settings import StageSettings, Structure, UserRouting
+from proper_model.settings import Stage2People, StageSettings, Structure, UserRouting
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,14 @@ ABLATIONS: Mapping[str, Ablation] = types.MappingProxyType(
         "no LoRA-aware router": Ablation(structure={"user_routing": UserRouting.USER_AWARE}),
         "replaced logits": Ablation(structure={"user_routing": UserRouting.LORA_AWARE}),
         "summed logits": Ablation(structure={"user_routing": UserRouting.SUMMED}),
+        "private W_l": Ablation(structure={"private_lora_router": True}),
+        "end to end": Ablation(
+            structure={"user_routing": UserRouting.USER_AWARE, "end_to_end": True}
+        ),
+        "stage 2 with everybody": Ablation(options={"stage2_users": Stage2People.EVERYBODY.value}),
+        "stage 2 of shuffled identities": Ablation(
+            options={"stage2_users": Stage2People.SHUFFLED.value}, arm="stage2"
+        ),
         "shuffled identities": Ablation(arm="stage3-shuffled"),
     }
 )
