@@ -85,8 +85,9 @@ def inspect(
     print_table(Table("Your adapter", ("", ""), fact_rows(facts), labels=2))
     print_events(state)
     if not routing:
-        told = "Stage 3 is not there yet, so there is no routing of your own to show."
-        print_line(told if routing is None else presets.POPULATION_ONLY_NOTE.capitalize() + ".")
+        none_yet = "Stage 3 is not there yet, so there is no routing of your own to show."
+        never = presets.POPULATION_ONLY_NOTE.capitalize() + "."
+        print_line(none_yet if routing is None else never)
         return
     experts = len(next(iter(routing.values())))
     table = Table(
