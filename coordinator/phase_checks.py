@@ -3,6 +3,8 @@
 A LoRA's or an expert's factor B begins at zero, so with every B at zero the product adds nothing to
 any answer. That is what early stopping leaves where no epoch was better on held-back users than none.
 Experts like that are refused: what is released would route between experts that all answer the same.
+So are embeddings that all stand where they were drawn: the router would tell people apart by chance.
+A release of stage 1 alone is what an operator may ask for instead (`--population-only`).
 A population LoRA or a LoRA-aware router that stayed where it was is only noted, since the stages after
 it may still learn.
 """
@@ -36,16 +38,32 @@ def zeros_like_b(tensors: Mapping[str, Tensor], *, ending: str) -> dict[str, Ten
     return {n: torch.zeros_like(t) for n, t in tensors.items() if n.endswith(ending)}
 
 
-def check_experts(tensors: Mapping[str, Tensor], notes: Mapping[str, Any]) -> None:
-    """Raise NothingLearnedError, with the learning curve, if no expert's B has moved from zero."""
-    if any(bool(t.any()) for name, t in tensors.items() if name.endswith(EXPERT_B)):
+def check_learned(
+    tensors: Mapping[str, Tensor], start: Tensor | None, notes: Mapping[str, Any]
+) -> None:
+    """Raise NothingLearnedError, with the learning curve, if experts or embeddings have not moved.
+
+    Experts: no B but zeros. Embeddings: `table` is all of it `start` [U, tables, e], where they
+    began; None where no router reads them.
+    """
+    if not any(bool(t.any()) for name, t in tensors.items() if name.endswith(EXPERT_B)):
+        what = (
+            "stage 2 taught its experts nothing: every factor B is still zero, so all experts answer "
+            "alike"
+        )
+    elif start is not None and torch.equal(tensors["table"].cpu(), start.cpu()):
+        what = (
+            "stage 2 learned nothing about anybody: every user's embedding is still where it was "
+            "drawn, so routing tells people apart by chance"
+        )
+    else:
         return
     raise NothingLearnedError(
-        "stage 2 taught its experts nothing: every factor B is still zero, so all experts answer "
-        f"alike; held-back loss {curve(notes)}",
+        f"{what}; held-back loss {curve(notes)}",
         hint="nothing was released; change group.learning_rate, group.epochs or group.patience in a "
         "profile of your own (--profile FILE), or pool more users or items (--pooled-users, "
-        "--max-items), with a new --out; stage 1 is kept in the cache",
+        "--max-items), with a new --out; or release stage 1 alone: --population-only; stage 1 is "
+        "kept in the cache",
     )
 
 

@@ -29,7 +29,7 @@ FIT_SETTINGS = (
 )
 # Settings that are no part of stage 1: a name changes nothing, and only later stages read the others.
 NOT_IN_STAGE_1 = ("name", "base_weights")
-NOT_IN_STAGE_2 = ("name", "user_routing", "detach_lora_router")
+NOT_IN_STAGE_2 = ("name", "user_routing", "detach_lora_router", "private_lora_router")
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,8 @@ class PhaseInputs:
 
     Attributes:
         base, data: fingerprints of the base's weights and of the pooled users' tokens.
+        grouped: fingerprint of whose tokens train stages 2 and 3a-3b, where that is not who trains
+            stage 1.
         device, threads: kind of device and number of CPU threads; sums of floats depend on both.
     """
 
@@ -48,6 +50,7 @@ class PhaseInputs:
     seed: int
     device: str
     threads: int
+    grouped: str | None = None
 
     def population_key(self) -> Key:
         """Stage 1. The cap on items counts too, as histories may be trained on."""
@@ -72,6 +75,7 @@ class PhaseInputs:
         user = to_mapping(self.settings.user)
         return {
             **self.population_key(),
+            "grouped": self.grouped,
             "base_weights": str(self.settings.base_weights),
             "group": to_mapping(self.settings.group),
             "fit": {name: user[name] for name in FIT_SETTINGS},

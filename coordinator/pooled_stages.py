@@ -23,8 +23,8 @@ from coordinator.phase_cache import PhaseCache, Train
 from coordinator.phase_checks import (
     EXPERT_B,
     POPULATION_B,
-    check_experts,
     check_finite,
+    check_learned,
     note_moved,
     zeros_like_b,
 )
@@ -36,11 +36,17 @@ from proper_model.checks import load_base
 from proper_model.kernels import mix_seed
 from proper_model.model import AdaptedModel
 from proper_model.progress import Progress, silent
-from proper_model.release.contents import Release, load_shared, shared_tensors
+from proper_model.release.contents import (
+    Release,
+    load_shared,
+    shared_tensors,
+    unread_embeddings,
+)
 from proper_model.settings import BaseWeights, EmbeddingSource, StageSettings, Structure
 from proper_model.stages import (
     Beside,
     PooledData,
+    PooledUser,
     first_embeddings,
     pool,
     published_embeddings,
@@ -49,6 +55,11 @@ from proper_model.stages import (
     train_group_episodic,
     train_lora_router,
     train_population,
+)
+from proper_model.stages.pooled_users import (
+    fingerprint_of,
+    histories_of,
+    with_shuffled_identities,
 )
 from proper_model.tasks import Task, User
 from proper_model.text import Encoder
@@ -66,55 +77,77 @@ def run_pooled_stages(
     seed: int,
     cache: Path,
     beside: Beside = (),
+    personalized: Sequence[User] = (),
+    shuffle_identities: bool = False,
     memory_bytes: int | None = None,
     progress: Progress | None = None,
 ) -> Release:
     """Stages 1, 2 and 3a-3b, each frozen before the next.
 
-    `beside`: what the same users did in further tasks, trained together with the release's own.
-    `memory_bytes` is what training may take beside the base; None: what a GPU has free, and no
-    limit on a CPU.
+    Of a structure of stage 1 alone (`population_only`), the others are left out.
+
+    Args:
+        beside: what the same users did in further tasks, trained together with the release's own.
+        personalized: people whose histories, never queries, train stages 2 and 3a-3b too.
+        shuffle_identities: have stages 2 and 3a-3b trained on items dealt to the wrong people.
+        memory_bytes: what training may take beside the base; None: what a GPU has free, and no
+            limit on a CPU.
 
     Raises DataError if there are too few pooled users to hold some back; NothingLearnedError if no
-    expert has moved from where it began.
+    expert, or no embedding, has moved from where it began.
     """
     say = progress or silent
     say("base", 0, 0)  # said before anything of it: clocks listen too
     dtype = compute_dtype(settings.dtype, default_device())
     model, tokenizer = load_base(base, computing=dtype)
+    say("tokenize", 0, 0)
     encoder = Encoder(
         tokenizer,
         max_prompt_tokens=settings.max_prompt_tokens,
         max_answer_tokens=settings.max_answer_tokens,
     )
-    say("tokenize", 0, 0)
     data = pool(pooled, task, encoder, settings, seed, beside=beside)
-    device, threads = default_device().type, torch.get_num_threads()
+    unasked = histories_of(personalized, task, encoder)
+    people = _GroupPeople.of(data, unasked, seed if shuffle_identities else None)
+    fingerprints = fingerprint(model), data.fingerprint()
+    machine = default_device().type, torch.get_num_threads()
     inputs = PhaseInputs(
-        fingerprint(model), data.fingerprint(), structure, settings, seed, device, threads
+        *fingerprints, structure, settings, seed, *machine, grouped=people.fingerprint(data)
     )
-    stages = _Stages(encoder, data, inputs, PhaseCache(cache), memory_bytes, say)
+    stages = _Stages(encoder, data, people, inputs, PhaseCache(cache), memory_bytes, say)
 
     population, notes1 = stages.population(model)
     merged = merge_population(model, settings.population, population).to(dtype)
-    adapted, groups, notes2 = stages.group(merged)
-    notes3 = stages.router(adapted, groups.table) if structure.has_lora_router else {}
+    shared, notes = stages.shared(merged)
 
     say("release", 0, 0)
     if settings.base_weights != BaseWeights.FULL:  # what is released is whole
         model, _ = load_base(base, computing=dtype)
         merged = merge_population(model, settings.population, population).to(dtype)
-    return Release(
-        base=merged,
-        tokenizer=tokenizer,
-        task=task,
-        structure=structure,
-        settings=settings,
-        seed=seed,
-        shared={**shared_tensors(adapted), **groups.published(settings, seed)},
-        population=population,
-        notes={"population": notes1, "group": notes2, "router": notes3, **_counts(data)},
-    )
+    notes = {"population": notes1, **notes, **_counts(data, people)}
+    return Release(merged, tokenizer, task, structure, settings, seed, shared, population, notes)
+
+
+@dataclass(frozen=True)
+class _GroupPeople:
+    """Who trains stages 2 and 3a-3b: `users`, of whom the last `unasked` are known by histories only."""
+
+    users: tuple[PooledUser, ...]
+    unasked: int
+
+    @classmethod
+    def of(
+        cls, data: PooledData, personalized: tuple[PooledUser, ...], shuffled: int | None
+    ) -> _GroupPeople:
+        """Who trained stage 1 and `personalized`; with a seed `shuffled`, items go to anybody."""
+        users = (*data.trained, *personalized)
+        if shuffled is not None:
+            users = with_shuffled_identities(users, shuffled)
+        return cls(users, len(personalized))
+
+    def fingerprint(self, data: PooledData) -> str | None:
+        """None where it is who trained stage 1, with the same items."""
+        return None if self.users == data.trained else fingerprint_of({"grouped": self.users})
 
 
 @dataclass(frozen=True)
@@ -123,10 +156,21 @@ class _Stages:
 
     encoder: Encoder
     data: PooledData
+    people: _GroupPeople
     inputs: PhaseInputs
     cache: PhaseCache
     memory_bytes: int | None
     say: Progress
+
+    def shared(self, merged: Any) -> tuple[dict[str, Tensor], Notes]:
+        """What stages 2 and 3a-3b release over the merged base, and what they noted."""
+        structure, settings = self.inputs.structure, self.inputs.settings
+        if structure.population_only:
+            return unread_embeddings(), {"group": {}, "router": {}}
+        adapted, groups, notes2 = self.group(merged)
+        notes3 = self.router(adapted, groups.table) if structure.has_lora_router else {}
+        published = groups.published(settings, self.inputs.seed)
+        return {**shared_tensors(adapted), **published}, {"group": notes2, "router": notes3}
 
     def population(self, base: Any) -> tuple[Mapping[str, Tensor], Notes]:
         """Stage 1: the population LoRA's factors."""
@@ -157,7 +201,7 @@ class _Stages:
         )
 
         inferring = self.inputs.structure.embedding_source is EmbeddingSource.INFERRED
-        pooled = (adapted, self.encoder, self.data.trained, self.data.held_back, settings)
+        pooled = (adapted, self.encoder, self.people.users, self.data.held_back, settings)
 
         def train(checkpoint: Path) -> tuple[Mapping[str, Tensor], Notes]:
             how, more = self._how("group", checkpoint), {}
@@ -169,24 +213,27 @@ class _Stages:
             return {**_split(adapted)[0], "table": table.cpu(), **more}, report.as_dict()
 
         tensors, notes = self._phase("group", self.inputs.group_key(), train)
-        check_experts(tensors, notes)
         groups = _Groups.of(tensors, adapted.device)
+        start = None
+        if self.inputs.structure.reads_user and not inferring:
+            start = first_embeddings(adapted, len(self.people.users), seed)
+        check_learned(tensors, start, notes)
         load_shared(adapted, {**shared_tensors(adapted), **tensors})
         adapted.requires_grad_(False)
         notes = note_moved(notes, tensors, zeros_like_b(tensors, ending=EXPERT_B))
-        if not inferring:
-            start = first_embeddings(adapted, len(self.data.trained), seed)
+        if start is not None:
             notes = notes | {"embeddings": note_moved({}, _rows(groups.table), _rows(start))}
         return adapted, groups, notes
 
     def router(self, adapted: AdaptedModel, table: Tensor) -> Notes:
         """Stages 3a-3b, on pooled users only; trains W_l in `adapted`."""
         self.say("router", 0, 0)
-        settings, seed, users = self.inputs.settings, self.inputs.seed, self.data.trained
+        settings, seed, users = self.inputs.settings, self.inputs.seed, self.people.users
         before = {name: weight.clone() for name, weight in _split(adapted)[1].items()}
 
         def train(checkpoint: Path) -> tuple[Mapping[str, Tensor], Notes]:
-            chosen = router_cohort(users, settings.router.cohort, seed)
+            limit, unasked = settings.router.cohort, self.people.unasked
+            chosen = router_cohort(users, limit, seed, unasked=unasked)
             report = train_lora_router(
                 adapted,
                 self.encoder,
@@ -242,8 +289,9 @@ class _Groups:
         }
 
 
-def _counts(data: PooledData) -> dict[str, Any]:
-    return {"users_trained": len(data.trained), "users_held_back": len(data.held_back)}
+def _counts(data: PooledData, people: _GroupPeople) -> dict[str, Any]:
+    counts = {"users_trained": len(data.trained), "users_held_back": len(data.held_back)}
+    return counts | ({"users_personalized": people.unasked} if people.unasked else {})
 
 
 def _split(adapted: AdaptedModel) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

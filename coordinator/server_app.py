@@ -122,6 +122,7 @@ def make_release(plan: RunPlan, report: Progress) -> PublishedBundle:
     from coordinator.pooled_stages import run_pooled_stages
     from proper_model.data import read_users
     from proper_model.engine import return_freed_memory
+    from proper_model.settings import Stage2People
     from proper_model.tasks import task_from_toml
 
     signing_keys(plan)  # a missing key is found now, not after hours of training
@@ -137,6 +138,12 @@ def make_release(plan: RunPlan, report: Progress) -> PublishedBundle:
         plan.stage_settings,
         seed=plan.seed,
         cache=plan.cache,
+        personalized=(
+            read_users(plan.personalized_file, task)
+            if plan.stage2_users is Stage2People.EVERYBODY
+            else ()
+        ),
+        shuffle_identities=plan.stage2_users is Stage2People.SHUFFLED,
         memory_bytes=plan.node_memory_bytes,
         progress=report,
     )

@@ -19,15 +19,19 @@ from simulations.outcome.devices import incomplete
 from simulations.outcome.results import RESULTS_FILE, Results, write_document
 from simulations.outcome.rundata import load_run, run_plans
 from simulations.outcome.timings import FlowerClock, read_timings, timed
-from simulations.reporting.report import Example, choose_example, write_report
+from simulations.reporting.report import (
+    REAL_NOTE,
+    SYNTHETIC_NOTE,
+    Example,
+    choose_example,
+    write_report,
+)
 from simulations.reporting.score import score_run
 from simulations.setup.options import OneRun, RunOptions
 from simulations.setup.prepare import prepare
 from simulations.setup.run_folder import TRUTH_FILE, check_folds_folder
 
 REPORT_FILE = "report.html"
-SYNTHETIC_NOTE = "This person is synthetic: the text was generated and belongs to nobody."
-REAL_NOTE = "Shown on request: this is text of a person in the data."
 
 
 def execute(options: RunOptions, progress: Progress, *, show_examples: bool = False) -> Results:

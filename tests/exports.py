@@ -62,7 +62,7 @@ def noisy_release(
     structure = preset(preset_name)
     drawn = AdaptedModel(base, structure, generator=torch.Generator().manual_seed(1))
     randomize(drawn.parameters(), seed=2)
-    mean = torch.zeros(drawn.tables, structure.embedding_dim)
+    mean = torch.zeros(drawn.embedding_shape)
     return Release(
         base=base,
         tokenizer=words(),
@@ -103,7 +103,7 @@ def user_tensors(release: Release, seed: int = 5) -> dict[str, Tensor]:
     """A noisy embedding and adapter that fit the release."""
     model = release.model()
     tensors = {
-        "embedding": torch.zeros(model.tables, model.structure.embedding_dim),
+        "embedding": torch.zeros(model.embedding_shape),
         **{
             f"lora.{site.path}.{factor}": torch.zeros(shape)
             for site in model.sites

@@ -14,11 +14,12 @@ from torch import Tensor
 from client.person.adapting import adapt_users
 from client.person.arms import predict
 from client.person.learner import user_seed
-from client.person.state import PersonalState, Report
-from proper_model.errors import BundleFormatError, ConfigError, StateError
+from client.person.state import PersonalState, Report, decode, encode
+from proper_model.errors import BundleFormatError, ConfigError, ExportError, StateError
+from proper_model.export.user_fold import fold_release
 from proper_model.release.contents import Release, release_to_files
 from proper_model.tasks.records import User
-from tests.releases import release_in_memory, small_release, small_users
+from tests.releases import release_in_memory, small_release, small_users, with_user
 
 ARMS = ("stage2", "stage3", "oppu-mlp")
 States = Mapping[tuple[str, str], PersonalState]
@@ -231,3 +232,47 @@ def test_a_release_holds_no_user_embedding(release: Release) -> None:
     for name, tensor in release.shared.items():
         assert tuple(tensor.shape) != (pooled, tables, width), name
     assert all(count >= 10 for count in release.shared["prototype_counts"].tolist())
+
+
+def test_routers_of_ones_own_are_learned_kept_and_used(
+    release: Release, users: tuple[User, ...]
+) -> None:
+    """With `private_lora_router` a device trains W_l beside (A_u, B_u); the release holds none."""
+    structure = dataclasses.replace(release.structure, name="private", private_lora_router=True)
+    shared = {name: t for name, t in release.shared.items() if not name.endswith(".lora")}
+    changed = dataclasses.replace(release, structure=structure, shared=shared)
+    short = with_user(changed, learning_rates=(1e-2,), epochs=3, embedding_epochs=1)
+    own = release_in_memory(release_to_files(short))
+    states = adapted(own, users[:2], arms=("stage3", "oppu-mlp"), seed=1)
+    kept = {user.user_id: decode(encode(states["stage3", user.user_id])) for user in users[:2]}
+    for user in users[:2]:
+        adapter = tensors(kept[user.user_id])
+        routers = {name: tensor for name, tensor in adapter.items() if name.endswith(".W")}
+        assert len(routers) == len(own.model().sites)
+        assert any(bool(tensor.any()) for tensor in routers.values())  # they began at zero
+        assert not any(n.endswith(".W") for n in tensors(states["oppu-mlp", user.user_id]))
+    alone = adapted(own, users[:1], seed=1)["stage3", users[0].user_id]
+    beside = tensors(kept[users[0].user_id])
+    assert all(torch.allclose(beside[n], t, atol=1e-5) for n, t in tensors(alone).items())
+    found = predict(own, users[:2], "stage3", kept)
+    without = {
+        user_id: dataclasses.replace(
+            state,
+            tasks={
+                name: dataclasses.replace(
+                    task,
+                    adapter={
+                        n: torch.zeros_like(t) if n.endswith(".W") else t
+                        for n, t in task.adapter.items()
+                    },
+                )
+                for name, task in state.tasks.items()
+            },
+        )
+        for user_id, state in kept.items()
+    }
+    assert [one.nll for one in predict(own, users[:2], "stage3", without)] != [
+        one.nll for one in found
+    ]
+    with pytest.raises(ExportError, match="routes by token"):
+        fold_release(own, tensors(kept[users[0].user_id]))

@@ -180,8 +180,8 @@ def folders(inputs: PhaseInputs) -> dict[str, str]:
         (
             INPUTS,
             "population-3478da08fb8caf7b1ab9f5ab",
-            "group-2fe1bc3d93ce46e96a4387b7",
-            "router-07f6e4b9e3ff03062aca8d97",
+            "group-071bec31e4366713593e8405",
+            "router-0b5336481821082b4bce2f5d",
         ),
         (
             dataclasses.replace(
@@ -191,8 +191,8 @@ def folders(inputs: PhaseInputs) -> dict[str, str]:
                 seed=0,
             ),
             "population-654591b6120f65b40522ef2a",
-            "group-620199998943f78e723ceda1",
-            "router-7d016713d77af389f17b4cae",
+            "group-892e36f909611e7f49975f12",
+            "router-80fc61a7eb3c0a77d3e5347c",
         ),
     ],
     ids=["default", "paper"],

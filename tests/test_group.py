@@ -8,8 +8,10 @@ import pytest
 import torch
 
 from proper_model.engine.pooled_settings import PassTokens
+from proper_model.kernels.packing import Batch
 from proper_model.model.adapted_model import AdaptedModel
-from proper_model.settings.presets import Constraint, preset
+from proper_model.model.passes import Pass
+from proper_model.settings.presets import Constraint, UserRouting, preset
 from proper_model.settings.profile import GroupSettings, StageSettings, UserSettings
 from proper_model.stages.group import group_parameters, train_group, validation_loss
 from proper_model.stages.pooled_users import PooledUser
@@ -91,3 +93,41 @@ def test_capped_users_keep_their_queries_and_most_recent_items() -> None:
     assert user.capped(5) == (*history[-2:], *queries)
     assert user.capped(2) == queries[:2]
     assert user.capped(100) == (*history, *queries)
+
+
+def end_to_end(group: GroupSettings) -> tuple[AdaptedModel, torch.Tensor, list[tuple[bool, int]]]:
+    """Stage 2 end to end; the passes it made: whether with LoRAs, and how many slots they had."""
+    structure = dataclasses.replace(
+        preset("default"), name="joint", user_routing=UserRouting.USER_AWARE, end_to_end=True
+    )
+    model = adapted(structure, noisy=False)
+    passes: list[tuple[bool, int]] = []
+    answer = model.answer_loss
+
+    def noted(batch: Batch, now: Pass) -> torch.Tensor:
+        passes.append((now.lora, len(model.lora.b[0])))
+        assert now.routing is UserRouting.USER_AWARE
+        loss = answer(batch, now)
+        if now.lora:
+            grown.append(bool(model.lora.b[0].any()))
+        return loss
+
+    grown: list[bool] = []
+    object.__setattr__(model, "answer_loss", noted)
+    settings = dataclasses.replace(SETTINGS, group=group)
+    table, _ = train_group(model, encoder(), people(4), people(2, 500), settings, seed=0)
+    assert grown[0] is False
+    assert grown[-1] is True  # the LoRAs train beside the experts
+    return model, table, passes
+
+
+def test_end_to_end_trains_a_lora_of_every_pooled_user_beside_the_experts() -> None:
+    model, table, passes = end_to_end(SETTINGS.group)
+    assert (True, 4) in passes
+    assert not any(lora for lora, slots in passes if slots != 4)
+    assert len(model.lora.b[0]) == 0  # thrown away: whoever is personalized has 3c
+    staged, staged_table = trained(weight=SETTINGS.group.constraint_weight)
+    assert not torch.equal(model.expert(0).b, staged.expert(0).b)
+    assert not torch.equal(table, staged_table)
+    again, _, _ = end_to_end(SETTINGS.group)
+    assert torch.equal(again.expert(0).b, model.expert(0).b)

@@ -55,7 +55,7 @@ def heavy_release() -> Release:
     drawn = AdaptedModel(base, structure, generator=torch.Generator().manual_seed(1))
     user = dataclasses.replace(SMALL.user, epochs=1, embedding_epochs=1, learning_rates=(1e-3,))
     settings = dataclasses.replace(SMALL, dtype="auto", user=user)
-    table = torch.zeros(12, drawn.tables, structure.embedding_dim)
+    table = torch.zeros(12, *drawn.embedding_shape)
     return Release(
         base=base,
         tokenizer=word_tokenizer(small_population().vocabulary),

@@ -63,7 +63,7 @@ def publish_untrained(plan: RunPlan, *, seed: int = 0) -> PublishedBundle:
     base, tokenizer = load_base(plan.base)
     structure = preset(plan.preset)
     drawn = AdaptedModel(base, structure, generator=torch.Generator().manual_seed(seed))
-    table = torch.zeros(12, drawn.tables, structure.embedding_dim)
+    table = torch.zeros(12, *drawn.embedding_shape)
     release = Release(
         base=base,
         tokenizer=tokenizer,

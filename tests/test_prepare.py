@@ -24,6 +24,7 @@ from proper_model.data.users import write_oppu
 from proper_model.errors import BaseModelError, ConfigError, DataError, StorageError
 from proper_model.federation.run_plan import RunPlan, file_sha256
 from proper_model.progress import silent
+from proper_model.settings import Stage2People
 from proper_model.tasks.records import Population
 from proper_model.tasks.task import load_task
 from simulations.setup import costs
@@ -98,6 +99,48 @@ def test_plan_holds_settings_and_no_data(world: World, options: RunOptions) -> N
     assert plan.stage_settings.name == "demo"
     assert plan.template == "short"
     assert plan.embed_base
+
+
+def test_of_test_users_the_server_gets_histories_only_and_only_if_asked(
+    world: World, options: RunOptions
+) -> None:
+    assert not prepare(options).personalized_file.exists()
+    everybody = replace(options, out=options.out.with_name("all"), stage2_users="everybody")
+    plan = prepare(everybody)
+    assert plan.stage2_users is Stage2People.EVERYBODY
+    assert plan.split == "given, stage 2 with test users' histories"
+    test = world[2].test
+    found = json.loads(plan.personalized_file.read_text())
+    assert [record["user_id"] for record in found] == [user.user_id for user in test]
+    assert [len(record["profile"]) for record in found] == [len(user.history) for user in test]
+    assert not any(record["query"] for record in found)
+    text = plan.personalized_file.read_text()
+    assert not any(query.input in text for user in test for query in user.queries)
+    with pytest.raises(ConfigError, match=r"differs in: --stage2-users"):
+        prepare(replace(everybody, stage2_users="shuffled", resume=True))
+
+
+def test_a_population_only_run_says_so_and_drops_the_arms_of_groups(options: RunOptions) -> None:
+    plan = prepare(replace(options, population_only=True, preset="paper"))
+    assert (plan.preset, plan.structure.name) == ("paper", "population-only")
+    assert plan.structure.population_only
+    assert plan.arms == ("stage1", "stage3", "stage3-shuffled")
+    assert RunPlan.load(plan.out / "plan.json").structure == plan.structure
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"stage2_users": "nobody"}, "unknown --stage2-users 'nobody'"),
+        ({"population_only": True, "stage2_users": "everybody"}, "contradicts it"),
+        ({"population_only": True, "arms": ("oppu-mlp",)}, "leaves no arm"),
+    ],
+)
+def test_contradictions_about_stage_2_are_refused(
+    options: RunOptions, changes: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        replace(options, **changes)  # type: ignore[arg-type]
 
 
 def test_devices_pin_the_key_that_signs(options: RunOptions) -> None:

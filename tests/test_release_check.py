@@ -430,7 +430,7 @@ def test_the_expected_tensors_are_those_a_model_has(name: str) -> None:
     base = tiny_base(dtype=torch.float32)
     model = AdaptedModel(base, preset(name), generator=torch.Generator().manual_seed(0))
     expected = expected_shared(preset(name), model.sites)
-    assert expected.pop("mean_embedding") == (model.tables, preset(name).embedding_dim)
+    assert expected.pop("mean_embedding") == model.embedding_shape
     assert expected == {n: tuple(t.shape) for n, t in _named_targets(model).items()}
 
 

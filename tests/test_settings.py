@@ -40,9 +40,23 @@ def test_only_the_device_preset_folds_and_only_it_has_no_lora_router() -> None:
         "paper": False,
         "default": False,
         "device": True,
+        "released": False,
     }
     assert not preset("device").has_lora_router
     assert preset("paper").has_lora_router
+
+
+def test_released_is_the_table_of_the_released_code() -> None:
+    """docs/method.md 1.10: each row that is about the structure."""
+    paper, released = to_mapping(preset("paper")), to_mapping(preset("released"))
+    assert {key: value for key, value in released.items() if value != paper[key]} == {
+        "name": "released",
+        "router_merge": "double",
+        "expert_factor": 0.2,
+        "embedding_tables": "per_linear",
+        "embedding_dim": 0,
+        "constraint": "none",
+    }
 
 
 def test_lora_scale_is_two_in_every_stage() -> None:
@@ -53,7 +67,7 @@ def test_lora_scale_is_two_in_every_stage() -> None:
 def test_unknown_preset_names_the_known_ones() -> None:
     with pytest.raises(ConfigError) as caught:
         preset("fast")
-    assert caught.value.hint == "presets are: default, device, paper"
+    assert caught.value.hint == "presets are: default, device, paper, released"
 
 
 @pytest.mark.parametrize(
@@ -67,6 +81,11 @@ def test_unknown_preset_names_the_known_ones() -> None:
         ({"router_sharing": "tied", "embedding_tables": "one"}, "router_text"),
         ({"router_text": "none", "router_merge": "average"}, "average"),
         ({"router_merge": "average"}, "summed"),
+        ({"router_merge": "double"}, "summed"),
+        ({"router_text": "none", "router_merge": "double", "user_routing": "user_aware"}, "double"),
+        ({"expert_factor": 0.0}, "expert_factor"),
+        ({"user_routing": "user_aware", "private_lora_router": True}, "private_lora_router"),
+        ({"end_to_end": True}, "end_to_end"),
     ],
 )
 def test_contradictory_structures_are_refused(changes: dict, word: str) -> None:

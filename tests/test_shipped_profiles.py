@@ -29,6 +29,21 @@ def test_paper_profile_holds_the_values_of_the_paper() -> None:
     assert (paper.user.batch_size, paper.user.dropout) == (1, 0.05)
 
 
+def test_released_profile_holds_the_values_of_the_released_code() -> None:
+    """docs/method.md 1.10: epochs, rates, batches, warm-up, and no weight for the constraint loss."""
+    released = load_profile("released-a100")
+    stages = (released.population, released.group, released.user, released.router)
+    assert [stage.epochs for stage in stages] == [3, 2, 1, 1]
+    assert [stage.batch_size for stage in stages] == [8, 1, 1, 1]
+    assert (released.population.rank, released.population.alpha) == (8, 16.0)
+    assert released.population.targets == ATTENTION_TARGETS
+    assert released.population.learning_rate == 3e-4
+    assert released.group.learning_rate == released.router.learning_rate == 2e-4
+    assert released.user.learning_rates == (2e-4,)
+    assert (released.warmup_ratio, released.dtype) == (0.03, "bfloat16")
+    assert released.group.constraint_weight == 0
+
+
 def test_tiny_teaches_the_format_in_stage_one() -> None:
     tiny = load_profile("tiny")
     assert set(tiny.population.targets) == set(ATTENTION_TARGETS + FFN_TARGETS)

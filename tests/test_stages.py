@@ -11,26 +11,36 @@ import pytest
 import torch
 from torch import Tensor
 
+from client.person.adapting import adapt_users
+from client.person.answering import Personal
+from client.person.arms import predict
 from coordinator import pooled_stages as stages_module
 from coordinator.phase_cache import PhaseCache
+from coordinator.phase_checks import check_learned
 from coordinator.pooled_stages import run_pooled_stages
 from proper_model.engine.checkpoint import load_checkpoint, save_checkpoint
 from proper_model.engine.pooled_settings import PooledReport
 from proper_model.errors import (
     CheckpointError,
+    ConfigError,
     DataError,
     NothingLearnedError,
     TrainingError,
 )
 from proper_model.model.adapted_model import AdaptedModel
-from proper_model.release.contents import Release
+from proper_model.release.contents import Release, release_to_files
 from proper_model.settings.presets import UserRouting, preset
 from proper_model.stages.group import first_embeddings
-from proper_model.stages.pooled_users import PooledUser, pool, router_cohort
+from proper_model.stages.pooled_users import (
+    PooledUser,
+    pool,
+    router_cohort,
+    with_shuffled_identities,
+)
 from proper_model.stages.user_embedding import published_embeddings
 from proper_model.tasks.task import load_task
 from proper_model.text.encoding import Encoder
-from tests.releases import SMALL, small_base, small_users
+from tests.releases import SMALL, release_in_memory, small_base, small_users
 from tests.test_encoding import WordTokenizer
 from tests.tiny import encoder as fake_encoder
 from tests.tiny import samples
@@ -171,7 +181,7 @@ def test_experts_that_never_moved_are_refused_with_the_learning_curve(
         with pytest.raises(NothingLearnedError, match=said):
             stages(base, cache)
         monkeypatch.setattr(stages_module, "train_group", None)
-    # One expert of one linear that moved is enough to answer otherwise.
+    # One expert of one linear that moved is enough to answer otherwise, but not to tell people apart.
     seen: list[str] = []
 
     def one_moved(name: str, tensor: Tensor) -> Tensor:
@@ -182,9 +192,24 @@ def test_experts_that_never_moved_are_refused_with_the_learning_curve(
         return tensor
 
     replaced(cache, "group", one_moved)
+    with pytest.raises(
+        NothingLearnedError, match=r"where it was drawn.* 1\.7500, 1\.6250$"
+    ) as caught:
+        stages(base, cache)
+    assert "--population-only" in str(caught.value.hint)
+    # A router that reads the text alone needs nobody's embedding.
+    check_learned({"x.B": torch.ones(1), "table": torch.ones(2, 1, 3)}, None, {})
+
+    def one_person_moved(name: str, tensor: Tensor) -> Tensor:
+        tensor = tensor.clone()
+        if name == "table":
+            tensor[0, 0, 0] += 1e-6
+        return tensor
+
+    replaced(cache, "group", one_person_moved)
     notes = stages(base, cache).notes["group"]
     assert 0 < notes["moved"] < 1
-    assert notes["embeddings"] == {"moved": 0.0}
+    assert 0 < notes["embeddings"]["moved"] < 0.1
 
 
 def test_population_and_router_that_never_moved_are_noted(
@@ -291,3 +316,98 @@ def test_a_cache_entry_of_another_key_is_refused(tmp_path: Path) -> None:
     phase.folder.rename(other.folder)
     with pytest.raises(CheckpointError, match="not the one asked for"):
         other.load()
+
+
+# -- whose items train stage 2 ---------------------------------------------------------------------
+
+
+def test_everybody_trains_stage_2_with_histories_and_nobody_stage_1(
+    base: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Test users' queries are in no phase; 3a-3b take them beside the cohort that was drawn."""
+    given: dict[str, list[PooledUser]] = {}
+
+    def group(model: AdaptedModel, _encoder: object, users: list[PooledUser], *_: object, **__):
+        given["group"] = users
+        model.expert(0).b.data[0, 0, 0] = 1.0
+        return first_embeddings(model, len(users), 0) + 1, PooledReport([1.0], [1.0], 0)
+
+    def router(_m: object, _e: object, users: list[PooledUser], table: Tensor, *_: object, **__):
+        given["router"] = users
+        assert len(table) == len(users)
+        return PooledReport([1.0], [1.0], 0)
+
+    monkeypatch.setattr(stages_module, "train_group", group)
+    monkeypatch.setattr(stages_module, "train_lora_router", router)
+    monkeypatch.setattr(stages_module, "train_population", None)  # found in the cache
+    test = small_users()[1][:3]
+    release = stages(base, cache, personalized=test)
+    assert release.notes["users_personalized"] == 3
+    count = release.notes["users_trained"]
+    assert len(given["group"]) == count + 3
+    for users in (given["group"][count:], given["router"][-3:]):
+        assert [len(user.history) for user in users] == [len(user.history) for user in test]
+        assert not any(user.queries for user in users)
+    assert all(user.queries for user in given["router"][:-3])
+    # Without them it is the run of before, found whole in the cache.
+    monkeypatch.setattr(stages_module, "train_group", None)
+    monkeypatch.setattr(stages_module, "train_lora_router", None)
+    assert "users_personalized" not in stages(base, cache).notes
+
+
+def test_shuffled_identities_permute_items_and_nothing_else(base: Path, cache: Path) -> None:
+    users = [PooledUser(samples(5 + u, 10 * u), samples(u % 3, 10 * u + 1)) for u in range(6)]
+    dealt = with_shuffled_identities(users, 3)
+    for kind in ("history", "queries"):
+        before = [getattr(user, kind) for user in users]
+        after = [getattr(user, kind) for user in dealt]
+        assert [len(own) for own in after] == [len(own) for own in before]
+        flat = [[item.tokens for own in found for item in own] for found in (before, after)]
+        assert sorted(flat[0]) == sorted(flat[1])
+        assert flat[0] != flat[1]
+    assert with_shuffled_identities(users, 3) == dealt
+    assert with_shuffled_identities(users, 4) != dealt
+    # A run with them shares stage 1 and trains the rest anew.
+    seen: list[str] = []
+    stages(base, cache, shuffle_identities=True, progress=trained(seen))
+    assert set(seen) == {"group", "router"}
+
+
+def test_of_stage_1_alone_nothing_else_is_trained_or_released(
+    base: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("train_population", "train_group", "train_lora_router"):
+        monkeypatch.setattr(stages_module, name, None)
+    release = run_pooled_stages(
+        small_users()[0],
+        load_task("synth_tag"),
+        str(base),
+        STRUCTURE.without_groups(),
+        FAST,
+        seed=0,
+        cache=cache,
+    )
+    assert release.shared.keys() == {
+        *("mean_embedding", "mean_embedding_count", "prototypes", "prototype_counts")
+    }
+    again = release_in_memory(release_to_files(release))
+    assert (again.structure.name, again.structure.population_only) == ("population-only", True)
+    # Devices adapt: `stage3` is then a private LoRA without experts, trained as `oppu-mlp` is.
+    users, arms = small_users()[1][:2], ("stage3", "oppu-mlp")
+    found = adapt_users(again, users, arms=arms, bundle_id="ab" * 32, seed=0)
+    for user in users:
+        ours, theirs = (found[arm, user.user_id] for arm in arms)
+        assert ours.embedding is not None
+        assert (tuple(ours.embedding.shape), bool(ours.embedding.any())) == ((1, 1), False)
+        mine, other = (one.tasks["synth_tag"].adapter for one in (ours, theirs))
+        assert mine.keys() == other.keys()
+        assert all(torch.equal(mine[name], other[name]) for name in mine)
+        assert ours.embedding_report["embedding_source"] == "none"
+    states = {user.user_id: found["stage3", user.user_id] for user in users}
+    assert predict(again, users, "stage2", states) == predict(again, users, "stage1", {})
+    person = Personal.of(again, states[users[0].user_id], None)
+    assert person.stages == ("1", "3")
+    with pytest.raises(ConfigError, match="population only"):
+        person.arm("2")
+    with pytest.raises(ConfigError, match="population only"):
+        person.routing([], stage="3")

@@ -87,6 +87,16 @@ def embedded(embedding: Tensor | None) -> Change:
     return lambda state: dataclasses.replace(state, embedding=embedding)
 
 
+def with_routers(wide: int = 0) -> Change:
+    """A LoRA-aware router of the person's own at every linear, `wide` numbers too wide."""
+
+    def add(adapter: dict[str, Tensor]) -> None:
+        for name in [name for name in adapter if name.endswith(".B")]:
+            adapter[name[:-1] + "W"] = torch.zeros(5, len(adapter[name]) + wide)
+
+    return tensors(add)
+
+
 UNUSABLE: dict[str, tuple[Change, str]] = {
     "no task file": (task(toml=CANARY), "task 'synth_tag' cannot be read by this version"),
     "no template": (task(template="later"), "cannot be read by this version"),
@@ -101,6 +111,10 @@ UNUSABLE: dict[str, tuple[Change, str]] = {
     "no embedding": (embedded(None), "there is no embedding"),
     "half a pair": (tensors(lambda a: a.pop(first(a, "B"))), "do not match each other"),
     "a foreign tensor": (tensors(lambda a: a.update({CANARY: torch.ones(1, 1)})), "no factor"),
+    "a router of one linear": (
+        tensors(lambda a: a.update({first(a, "B")[:-1] + "W": torch.ones(5, 8)})),
+        "do not match each other",
+    ),
     "infinite": (
         tensors(lambda a: a.update({k: v / 0 for k, v in a.items()})),
         "values that are not finite",
@@ -138,6 +152,7 @@ UNFIT: dict[str, tuple[Change, str]] = {
         tensors(lambda a: [a.pop(first(a, "A")[:-1] + half) for half in "BA"]),
         "adapts other linears",
     ),
+    "wide routers": (with_routers(1), r"lora\..*\.W has shape .*, its release expects"),
 }
 
 
@@ -151,6 +166,29 @@ def test_shapes_are_those_of_the_release(
     check_state(changed)
     with pytest.raises(VaultError, match=message):
         check_fits(changed, bundle.manifest)
+
+
+def test_routers_of_ones_own_fit_beside_the_factors(
+    state: PersonalState, bundle: InstalledBundle
+) -> None:
+    own = with_routers()(state)
+    check_state(own)
+    check_fits(own, bundle.manifest)
+
+
+def test_of_stage_1_alone_no_expert_shows_what_fits(
+    state: PersonalState, bundle: InstalledBundle
+) -> None:
+    """Its adapter is then compared with the model when it is loaded (`stack_adapters`)."""
+    shared = bundle.manifest.files["shared.safetensors"]
+    assert shared.tensors is not None
+    kept = {name: one for name, one in shared.tensors.items() if name == "mean_embedding"}
+    alone = bundle.manifest.model_copy(
+        update={"files": {"shared.safetensors": shared.model_copy(update={"tensors": kept})}}
+    )
+    check_fits(state, alone)
+    with pytest.raises(VaultError, match="the embedding has shape"):
+        check_fits(embedded(torch.zeros(3, 7))(state), alone)
 
 
 def test_few_items_without_an_adapter_are_fine(

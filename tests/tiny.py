@@ -148,7 +148,7 @@ def adapted(
 
 def embeddings_of(model: AdaptedModel, users: int, seed: int = 3) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
-    shape = (users, model.tables, model.structure.embedding_dim)
+    shape = (users, *model.embedding_shape)
     return torch.randn(shape, generator=generator, dtype=torch.float64) * 0.3
 
 

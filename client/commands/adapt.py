@@ -136,6 +136,7 @@ def say_outcome(state: PersonalState, name: str, least: int) -> None:
             "mean": "the average user's embedding",
             "prototype": "the embedding of the nearest kind of user",
             "fitted": "an embedding of your own",
+            "none": "the population's model, which is all that this release holds",
         }[str(source)]
         print_line(
             f"With {counted(count, 'item')} there is no adapter of your own yet: you get {start}. "
@@ -143,16 +144,19 @@ def say_outcome(state: PersonalState, name: str, least: int) -> None:
         )
         return
     before, after = report.get("lora_loss_before"), report.get("lora_loss_after")
+    groups = source != "none"
     if report.get("lora_failed"):
-        print_line("Training your adapter diverged; you get the group's model with your embedding.")
+        rest = "the group's model with your embedding" if groups else "the population's model"
+        print_line(f"Training your adapter diverged; you get {rest}.")
     elif not report.get("lora_epochs"):
         print_line(
             "No training made the answers to your held-back items likelier, so your adapter changes "
-            "nothing; your embedding does."
+            f"nothing{'; your embedding does' if groups else ''}."
         )
     else:
+        without = "with your embedding alone" if groups else "without it"
         print_line(
             f"Your adapter is trained on {counted(int(report['items']), 'item')}: loss on items held "
-            f"back from it {before:.3f} with your embedding alone, {after:.3f} with the adapter. "
+            f"back from it {before:.3f} {without}, {after:.3f} with the adapter. "
             "What personalization brings on items that nothing has seen, proper evaluate tells."
         )

@@ -16,6 +16,7 @@ from client.terminal.console import print_line, print_table, progress_bars
 from client.terminal.tables import Table
 from client.terminal.terminal_text import for_stdout, json_line, preview
 from proper_model.data import date_key
+from proper_model.settings import presets
 from proper_model.tasks import counted
 
 if TYPE_CHECKING:
@@ -83,8 +84,10 @@ def inspect(
         return
     print_table(Table("Your adapter", ("", ""), fact_rows(facts), labels=2))
     print_events(state)
-    if routing is None:
-        print_line("Stage 3 is not there yet, so there is no routing of your own to show.")
+    if not routing:
+        none_yet = "Stage 3 is not there yet, so there is no routing of your own to show."
+        never = presets.POPULATION_ONLY_NOTE.capitalize() + "."
+        print_line(none_yet if routing is None else never)
         return
     experts = len(next(iter(routing.values())))
     table = Table(
@@ -172,7 +175,10 @@ def list_items(task: TaskState, *, as_json: bool) -> None:
 def routing_of(
     workspace: Workspace, state: PersonalState, name: str
 ) -> dict[str, list[float]] | None:
-    """Mean weight of every expert at every linear over the newest items, at stage 3."""
+    """Mean weight of every expert at every linear over the newest items, at stage 3.
+
+    None without stage 3; nothing over a release without experts.
+    """
     from client.person.answering import Personal
 
     bundle = workspace.bundle_of(state)
@@ -182,6 +188,8 @@ def routing_of(
         mine = Personal.of(release, state, name)
         if "3" not in mine.stages:
             return None
+        if release.structure.population_only:
+            return {}
         items = state.tasks[name].items[-ROUTED_ITEMS:]
         weights = mine.routing([mine.task.history_example(item) for item in items], stage="3")
     return {

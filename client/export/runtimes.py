@@ -9,7 +9,7 @@ from pathlib import Path
 
 from safetensors.torch import save
 
-from client.export.folder import check_free, folder_size, new_folder, write_adapter
+from client.export.folder import check_free, folder_size, write_adapter
 from client.export.request import Exported, Request
 from client.export.runtimes_readme import gguf_merged_readme, gguf_readme, mlx_readme
 from proper_model.base.gguf_header import library
@@ -25,6 +25,7 @@ from proper_model.export import (
     write_gguf_model,
 )
 from proper_model.storage.files import write_atomic
+from proper_model.storage.new_folder import new_folder
 
 
 def write_gguf(out: Path, request: Request) -> Exported:

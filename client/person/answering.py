@@ -19,6 +19,7 @@ from proper_model.answering import Answer, Ended, routing_weights, stream
 from proper_model.errors import ConfigError, DataError
 from proper_model.model import AdaptedModel, Pass
 from proper_model.release.contents import Release
+from proper_model.settings import presets
 from proper_model.tasks import Example, HistoryItem, Query, Task
 from proper_model.text import Encoder
 
@@ -46,12 +47,17 @@ class Personal:
     @property
     def stages(self) -> tuple[str, ...]:
         """Stages that there are for this person."""
-        return ("1", "2", "3") if self.private.keys() - {EMBEDDING} else ("1", "2")
+        shared = ("1",) if self.release.structure.population_only else ("1", "2")
+        return (*shared, "3") if self.private.keys() - {EMBEDDING} else shared
 
     def arm(self, stage: str) -> str:
         """The arm of a stage. Raises ConfigError for a stage that there is not."""
         if stage not in ARMS:
             raise ConfigError(f"unknown stage '{stage}'", hint="stages are 1, 2 and 3")
+        if stage == "2" and stage not in self.stages:
+            raise ConfigError(
+                "there is no stage 2: " + presets.POPULATION_ONLY_NOTE, hint="ask for stage 1 or 3"
+            )
         if stage not in self.stages:
             raise ConfigError(
                 "there is no private adapter for this task yet, so no stage 3",
@@ -119,6 +125,8 @@ class Personal:
 
         Raises ConfigError for stage 1, which has no experts.
         """
+        if self.release.structure.population_only:
+            raise ConfigError("there are no experts: " + presets.POPULATION_ONLY_NOTE)
         if stage == "1":
             raise ConfigError("stage 1 has no experts", hint="ask for stage 2 or 3")
         make_pass = self.make_pass(stage)

@@ -84,7 +84,7 @@ class ArmModel:
             rows = [private_tensor(own, EMBEDDING) for own in people]
             fitted = torch.stack(rows).to(self.model.device)
         if parts.adapter:
-            stack_adapters(self.model, people)
+            stack_adapters(self.model, people, experts=parts.embedding)
             own = self.model.structure.user_routing
             routing = own if parts.embedding else UserRouting.USER_AWARE
             return lambda slots: personal_pass(

@@ -30,15 +30,9 @@ from proper_model.model import AdaptedModel, UserLora
 from proper_model.progress import Progress, silent
 from proper_model.release.contents import Release
 from proper_model.settings import UserRouting
-from proper_model.stages import (
-    MOST_ROWS,
-    EmbeddingFit,
-    Factors,
-    LoraFit,
-    fit_embeddings,
-    infer_embeddings,
-    train_user_loras,
-)
+from proper_model.stages import EmbeddingFit, Factors, LoraFit, fit_embeddings, train_user_loras
+from proper_model.stages.inferred_embedding import infer_embeddings
+from proper_model.stages.item_gradients import MOST_ROWS
 from proper_model.tasks import HistoryItem, Task
 from proper_model.text import Encoder
 
@@ -157,15 +151,16 @@ class Learner:
     def lora_tensors(self, lora: UserLora, member: int) -> dict[str, Tensor]:
         """One member's factors by their names on disk, in main memory."""
         tensors = {}
-        for number, site in enumerate(self.model.sites):
-            tensors[f"lora.{site.path}.A"] = lora.a[number][member].detach().cpu().clone()
-            tensors[f"lora.{site.path}.B"] = lora.b[number][member].detach().cpu().clone()
+        for letter, stacks in lora.factors().items():
+            for site, stack in zip(self.model.sites, stacks, strict=True):
+                tensors[f"lora.{site.path}.{letter}"] = stack[member].detach().cpu().clone()
         return tensors
 
     def factors(self, tensors: Mapping[str, Tensor]) -> Factors:
-        """The inverse of `lora_tensors` for one member: A of every site, then B."""
+        """The inverse of `lora_tensors` for one member: A of every site, then B, then any W."""
         paths = [site.path for site in self.model.sites]
-        return [tensors[f"lora.{path}.{half}"] for half in "AB" for path in paths]
+        letters = "ABW" if self.model.structure.has_own_router else "AB"
+        return [tensors[f"lora.{path}.{letter}"] for letter in letters for path in paths]
 
     def resuming(self, checkpoint: Checkpoint) -> Learner:
         """The same learner, whose training can be resumed from there."""

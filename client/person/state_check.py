@@ -23,7 +23,7 @@ from proper_model.tasks import Task, short_id
 HINT = "use another copy of the backup, or one of an earlier day; what is stored here is unchanged"
 SHARED = "shared.safetensors"
 _BUNDLE_ID = re.compile(r"[0-9a-f]{64}")
-_FACTOR = re.compile(r"lora\.(.+)\.([AB])")
+_FACTOR = re.compile(r"lora\.(.+)\.([ABW])")
 
 Shape = tuple[int, ...]
 
@@ -64,14 +64,22 @@ def check_fits(state: PersonalState, manifest: Manifest) -> None:
         for name, shape in shapes.items()
         if name.startswith("experts.")
     }
+    # A router of the person's own weighs all experts, [N, d_out].
+    routers = {
+        name.replace("experts.", "lora.", 1)[:-1] + "W": shape[:2]
+        for name, shape in shapes.items()
+        if name.startswith("experts.") and name.endswith(".B")
+    }
     for name, task_state in state.tasks.items():
         if not task_state.adapter:
             continue
         where = f"task {short_id(name)}"
-        if task_state.adapter.keys() != factors.keys():
+        if not factors:  # stage 1 alone: no experts that would show the adapter's shapes
+            continue
+        if task_state.adapter.keys() not in (factors.keys(), (factors | routers).keys()):
             raise _bad(f"{where} adapts other linears than its release has")
         for key, tensor in task_state.adapter.items():
-            _check_shape(f"{where}: {key}", tensor, factors[key])
+            _check_shape(f"{where}: {key}", tensor, (factors | routers)[key])
 
 
 def _check_items(state: TaskState, task: Task, where: str) -> None:
@@ -94,9 +102,11 @@ def _check_adapter(adapter: Mapping[str, Tensor], where: str) -> None:
         if match is None:
             raise _bad(f"{where}: holds a tensor that is no factor of an adapter")
         _check_tensor(tensor, f"{where}: a factor {match[2]}")
-        ranks.add(tensor.shape[0 if match[2] == "A" else 1])
+        if match[2] != "W":
+            ranks.add(tensor.shape[0 if match[2] == "A" else 1])
         sites.setdefault(match[1], set()).add(match[2])
-    if any(halves != {"A", "B"} for halves in sites.values()) or len(ranks) > 1:
+    letters = {frozenset(found) for found in sites.values()}
+    if len(letters) > 1 or not letters <= {frozenset("AB"), frozenset("ABW")} or len(ranks) > 1:
         raise _bad(f"{where}: factors of its adapter do not match each other")
 
 

@@ -29,6 +29,7 @@ from proper_model.errors import (
     ProperError,
 )
 from proper_model.progress import Progress, silent
+from proper_model.settings import presets
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,8 @@ def add_bundle(
         state = read_state(home.path)
         notes = news(bundle.version, state.latest if state else None, trust.root)
         based = _find_base(home, release, base, progress)
+        if release.recipe.structure.population_only:
+            notes = (*notes, presets.POPULATION_ONLY_NOTE)
         return Added(bundle, changed, (*trust.notes, *notes, *based))
 
 

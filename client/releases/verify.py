@@ -25,6 +25,7 @@ from proper_model.bundle.content_policy import check_file, check_hash
 from proper_model.bundle.manifest import Manifest
 from proper_model.errors import BaseModelError, BundleSignatureError, NotInstalledError
 from proper_model.progress import Progress, silent
+from proper_model.settings import presets
 
 CHECKING = "checking the release"
 CHECKING_BASE = "checking the base"
@@ -137,7 +138,9 @@ def _verified(
             config = read_config(reference, check_base_files(home, reference, base))
         except BaseModelError as error:
             notes.append(f"{error.message}: {error.hint}")
-    check_installable(manifest, read, config=config, private=private)
+    content = check_installable(manifest, read, config=config, private=private)
+    if content.recipe.structure.population_only:
+        notes.append(presets.POPULATION_ONLY_NOTE)
     is_current = state is not None and state.bundle_id == accepted.bundle_id
     return Verified(
         bundle_id=accepted.bundle_id,

@@ -86,7 +86,8 @@ def check_content(
     if POPULATION_CONFIG in shapes:
         _check_population_config(read(POPULATION_CONFIG), recipe)
     if config is None:
-        _check_shared(recipe, _sites_of(shapes[SHARED]), shapes[SHARED])
+        alone = recipe.structure.population_only  # no experts whose names would say the sites
+        _check_shared(recipe, [] if alone else _sites_of(shapes[SHARED]), shapes[SHARED])
         return ReleaseContent(recipe, task, None, None)
     fields = parse_config(config, where=BASE + CONFIG)
     own = {n: s for file in shapes if file.startswith(BASE) for n, s in shapes[file].items()}

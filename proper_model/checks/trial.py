@@ -245,7 +245,7 @@ class Trial:
         self.model.lora = self.model.new_user_lora(list(range(len(ROWS))))
         _noise(self.model.parameters())
         self.model.requires_grad_(False)
-        shape = (len(ROWS), self.model.tables, self.model.structure.embedding_dim)
+        shape = (len(ROWS), *self.model.embedding_shape)
         self.embeddings = torch.randn(shape, generator=torch.Generator().manual_seed(SEED)) * 0.3
         trained = list(self.model.lora.parameters())
         for factor in trained:

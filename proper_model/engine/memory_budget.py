@@ -32,7 +32,7 @@ def memory_model(
     for factor in trained:
         factor.requires_grad_(True)
     numbers = sum(factor[0].numel() for factor in trained)
-    shape = (most, model.tables, model.structure.embedding_dim)
+    shape = (most, *model.embedding_shape)
     embeddings = torch.zeros(shape, device=model.device)
     routing = model.structure.user_routing
 

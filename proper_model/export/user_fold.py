@@ -4,7 +4,8 @@ Where the mixture depends on the user alone (preset `device`) it is N numbers, s
 
     s * sum_n w_n B_n A_n + s * B_u A_u  =  s * [sqrt(w_1) B_1 ... B_u] [sqrt(w_1) A_1; ...; A_u],
 
-exactly, with rank (N + 1) r (docs/method.md 1.7, rule 6).
+exactly, with rank (N + 1) r (docs/method.md 1.7, rule 6); a factor of the experts' sum goes with w_n.
+Over a release of stage 1 alone there is B_u A_u only.
 Where routing reads tokens nothing can be merged, so it is refused unless the caller asks for an
 approximation: the mean routing weights over the user's own items, folded as if they were constant,
 with the loss of doing so measured on the same items.
@@ -96,6 +97,11 @@ def fold_user(
     The linear's update is `structure.scale * B A`. Computed in the wider of the embedding's dtype
     and the model's.
     """
+    if model.structure.population_only:
+        return {
+            site.path: (a[slot].detach(), b[slot].detach())
+            for site, a, b in zip(model.sites, model.lora.a, model.lora.b, strict=True)
+        }
     return fold_mixture(model, mixture(model, embedding), slot)
 
 
@@ -107,7 +113,7 @@ def fold_mixture(
     folded = {}
     for number, (site, own) in enumerate(zip(model.sites, weights, strict=True)):
         experts = model.expert(number)
-        root = own.sqrt()[:, None, None]
+        root = (own * model.structure.expert_factor).sqrt()[:, None, None]
         a = torch.cat([(root * experts.a).flatten(0, 1), model.lora.a[number][slot]])
         b = torch.cat(
             [(root * experts.b).permute(1, 0, 2).flatten(1), model.lora.b[number][slot]], dim=1

@@ -23,6 +23,7 @@ from proper_model.errors import ConfigError, ProperError
 from proper_model.settings.presets import Structure, preset
 from proper_model.settings.profile import StageSettings
 from proper_model.settings.settings_io import from_mapping
+from proper_model.settings.stage2_people import Stage2People
 from proper_model.storage.files import make_private_folder, read_regular, write_atomic
 
 PLAN_FILE = "plan.json"
@@ -71,6 +72,8 @@ class RunPlan(BaseModel):
     preset: str
     settings: dict[str, Any]
     split: str = "given"
+    stage2_users: Stage2People = Stage2People.POOLED
+    population_only: bool = False
     fold: int = Field(default=0, ge=0)
     folds: int = Field(default=1, ge=1)
     seed: int = Field(ge=0, le=LARGEST_SEED)
@@ -126,7 +129,8 @@ class RunPlan(BaseModel):
 
     @cached_property
     def structure(self) -> Structure:
-        return preset(self.preset)
+        chosen = preset(self.preset)
+        return chosen.without_groups() if self.population_only else chosen
 
     @property
     def node_count(self) -> int:
@@ -136,6 +140,11 @@ class RunPlan(BaseModel):
     @property
     def server_folder(self) -> Path:
         return self.out / "server"
+
+    @property
+    def personalized_file(self) -> Path:
+        """The test users' histories, where they train stage 2; their queries are not in it."""
+        return self.server_folder / "personalized.json"
 
     @property
     def node_arms(self) -> tuple[str, ...]:

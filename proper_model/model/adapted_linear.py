@@ -1,7 +1,8 @@
 """One frozen linear with group experts and stacked private adapters around it.
 
-h = W_p x + s * sum_n w_n(x, u) B_n A_n x + s * B_u A_u x          (PROPER eq. 7, 10, 11, 13)
+h = W_p x + s * c * sum_n w_n(x, u) B_n A_n x + s * B_u A_u x      (PROPER eq. 7, 10, 11, 13)
 
+c is 1 but in the preset `released` (docs/method.md 1.10).
 The sum over experts is dense, and they lie stacked: one pair of products around an elementwise
 weighting, never a loop. `routing` makes w_n (eq. 8 and 12), `ops` the products.
 """
@@ -40,7 +41,9 @@ class AdaptedLinear(torch.nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         adapters, number, now = self.adapters, self.number, self.adapters.current
-        if now is None or not (now.experts or now.lora):
+        # A release of stage 1 alone has no experts: every pass goes without.
+        with_experts = now is not None and now.experts and len(adapters.experts) > 0
+        if now is None or not (with_experts or now.lora):
             return self._plain(x)
         layout = now.layout_of(x)
         flat = x.reshape(-1, x.shape[-1])  # [M, i]
@@ -48,11 +51,13 @@ class AdaptedLinear(torch.nn.Module):
         if now.seeds is not None and now.dropout > 0:
             mask = row_masks(flat, now.dropout, now.seeds, layout, number)
             kept = 1 - now.dropout
-        user_a = user_b = None
+        user_a = user_b = user_w = None
         if now.lora:
             user_a = adapters.lora.a[number].index_select(0, now.slots)  # [R, r, i]
             user_b = adapters.lora.b[number].index_select(0, now.slots)  # [R, o, r]
-        experts = adapters.expert(number) if now.experts else None
+            if len(adapters.lora.w):
+                user_w = adapters.lora.w[number].index_select(0, now.slots)  # [R, N, o]
+        experts = adapters.expert(number) if with_experts else None
         low = project(
             adapters.backend,
             self.base,
@@ -61,7 +66,7 @@ class AdaptedLinear(torch.nn.Module):
             layout,
             user_a=user_a,
             expert_a=None if experts is None else experts.a,
-            text=text_weight(adapters, number, now, flat),
+            text=text_weight(adapters, number, now, flat) if with_experts else None,
         )
         scale = adapters.structure.scale
         user_low, expert_low = low.user_low, low.expert_low  # A_u x [M, r], A_n x [M, N, r]
@@ -69,9 +74,10 @@ class AdaptedLinear(torch.nn.Module):
             user_low = user_low / kept
         if expert_low is not None:
             weights = route(
-                adapters, number, now, layout, flat, low.text_logits, user_low, user_b
+                adapters, number, now, layout, flat, low.text_logits, user_low, user_b, user_w
             )  # w_n, [M, N]
-            expert_low = expert_low * (weights * (scale / kept)).to(expert_low.dtype)[..., None]
+            share = scale * adapters.structure.expert_factor / kept
+            expert_low = expert_low * (weights * share).to(expert_low.dtype)[..., None]
         h = add_low_rank(
             adapters.backend,
             low.base_out,

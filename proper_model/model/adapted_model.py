@@ -65,10 +65,14 @@ class AdaptedModel(Adapters):
     def device(self) -> torch.device:
         return torch.device(self.base.device)
 
-    def new_user_lora(self, seeds: list[int]) -> UserLora:
-        """Fresh stacked adapters, one slot a seed, on this model's device."""
+    def new_user_lora(self, seeds: list[int], *, experts: bool = True) -> UserLora:
+        """Fresh stacked adapters, one slot a seed, on this model's device.
+
+        With routers of their own where the structure has these, but not for passes without experts.
+        """
         widths = [(s.d_in, s.d_out) for s in self.sites]
-        return UserLora(widths, len(seeds), self.structure.rank, seeds).to(self.device)
+        own = self.first_own_router if experts and self.structure.has_own_router else None
+        return UserLora(widths, len(seeds), self.structure.rank, seeds, own).to(self.device)
 
     @contextmanager
     def attached(self) -> Iterator[AdaptedModel]:

@@ -1,7 +1,7 @@
 """A user's private tensors by name, and how they go into a model.
 
 `embedding` is `[tables, e]`; `lora.<site path>.A` is `[r, d_in]` and `.B` `[d_out, r]` (PROPER
-eq. 8 and 11).
+eq. 8 and 11). Where users have a LoRA-aware router of their own, it is `.W` `[N, d_out]` (eq. 12).
 """
 
 from __future__ import annotations
@@ -26,15 +26,20 @@ def private_tensor(tensors: Mapping[str, Tensor], name: str) -> Tensor:
 
 
 @torch.no_grad()
-def stack_adapters(model: AdaptedModel, users: Sequence[Mapping[str, Tensor]]) -> None:
+def stack_adapters(
+    model: AdaptedModel, users: Sequence[Mapping[str, Tensor]], *, experts: bool = True
+) -> None:
     """Stack users' LoRA factors into `model.lora`, slot = position in `users`.
+
+    `experts`: for passes with experts, which a router of the users' own may weight.
 
     Raises StateError if a factor is missing or does not fit the model.
     """
-    lora = model.new_user_lora([0] * len(users))
+    lora = model.new_user_lora([0] * len(users), experts=experts)
     for number, site in enumerate(model.sites):
         for u, tensors in enumerate(users):
-            for factor, stack in (("A", lora.a[number]), ("B", lora.b[number])):
+            for factor, stacks in lora.factors().items():
+                stack = stacks[number]
                 tensor = private_tensor(tensors, f"lora.{site.path}.{factor}")
                 if tensor.shape != stack[u].shape:
                     raise StateError(

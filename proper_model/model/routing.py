@@ -1,6 +1,7 @@
 """Routing: how much of each expert a token of a user gets.
 
     user-aware router   w = softmax(W_t x + W_e e_u)      PROPER eq. 8, or the mean of two softmaxes
+    preset `released`   w = softmax(softmax(W_t x) + softmax(W_e e_u))       docs/method.md 1.10
     LoRA-aware router   w = softmax(W_l B_u A_u x)        eq. 12
     default preset      w = softmax(W_t x + W_e e_u + W_l B_u A_u x)
 
@@ -40,12 +41,13 @@ def lora_logits(weight: Tensor, user_low: Tensor, user_b: Tensor, layout: Layout
     """`W_l B_u A_u x` (eq. 12): [M, N].
 
     Args:
-        weight: W_l [N, o].
+        weight: W_l [N, o], or every row's own [R, N, o].
         user_low: A_u x [M, r].
         user_b: every row's B_u [R, o, r].
     """
     dtype = routing_dtype(user_low)
-    through = torch.einsum("no,gor->gnr", weight.to(dtype), user_b.to(dtype))  # W_l B_u
+    own = "g" if weight.dim() == 3 else ""
+    through = torch.einsum(f"{own}no,gor->gnr", weight.to(dtype), user_b.to(dtype))  # W_l B_u
     # einsum("mr,mnr->mn"), with W_l B_u of each token's row
     return rows.product(user_low.to(dtype), through.transpose(1, 2), layout)
 
@@ -54,9 +56,10 @@ def merge(text: Tensor | None, user: Tensor, how: RouterMerge) -> Tensor:
     """Routing weights from text logits (or none) and user logits, both [..., N] (eq. 8)."""
     if text is None:
         return normalize(user)
-    if how is RouterMerge.AVERAGE:
-        return (normalize(text) + normalize(user)) / 2
-    return normalize(text + user)
+    if how is RouterMerge.SUM:
+        return normalize(text + user)
+    both = normalize(text) + normalize(user)
+    return both / 2 if how is RouterMerge.AVERAGE else normalize(both)
 
 
 def normalize(logits: Tensor) -> Tensor:
@@ -90,6 +93,7 @@ def route(
     text: Tensor | None,
     user_low: Tensor | None,
     user_b: Tensor | None,
+    user_w: Tensor | None = None,
 ) -> Tensor:
     """Routing weights [M, N] of site `number`.
 
@@ -97,10 +101,11 @@ def route(
         x: [M, i], read by the `pooled` text router only.
         text: W_t x [M, N] where the text router reads tokens.
         user_low, user_b: A_u x [M, r] and every row's B_u [R, o, r], with user LoRAs.
+        user_w: every row's own W_l [R, N, o], where users have one.
     """
     own = None  # W_l B_u A_u x, [M, N]
     if user_low is not None and now.routing is not UserRouting.USER_AWARE:
-        own = _own_logits(adapters, number, layout, user_low, user_b)
+        own = _own_logits(adapters, number, layout, user_low, user_b, user_w)
     only_own = own is not None and now.routing is UserRouting.LORA_AWARE
     if text is None and not only_own:
         text = _pooled_text_logits(adapters, number, now, layout, x)  # [R, N] or None
@@ -128,9 +133,14 @@ def route(
 
 
 def _own_logits(
-    adapters: Adapters, number: int, layout: Layout, user_low: Tensor, user_b: Tensor | None
+    adapters: Adapters,
+    number: int,
+    layout: Layout,
+    user_low: Tensor,
+    user_b: Tensor | None,
+    user_w: Tensor | None,
 ) -> Tensor:
-    weight = adapters.router(number).lora
+    weight = adapters.router(number).lora if user_w is None else user_w
     assert weight is not None
     assert user_b is not None
     own = lora_logits(weight, user_low, user_b, layout)
@@ -159,5 +169,6 @@ def _user_logits(adapters: Adapters, number: int, now: Pass, slots: Tensor, x: T
     if not structure.router_user:
         return x.new_zeros(len(slots), structure.experts, dtype=routing_dtype(x))
     assert now.embeddings is not None
-    embedding = now.embeddings[slots, adapters.table(number)].to(routing_dtype(x))  # [R, e]
+    table, columns = adapters.table(number), adapters.columns(number)
+    embedding = now.embeddings[slots, table, columns].to(routing_dtype(x))  # [R, e]
     return user_logits(adapters.user_weight(number), embedding)

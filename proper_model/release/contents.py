@@ -43,14 +43,9 @@ from proper_model.bundle.file_names import (
 )
 from proper_model.errors import BaseModelError, BundleFormatError
 from proper_model.model.adapted_model import AdaptedModel
+from proper_model.model.adapters import embedding_shape, table_width
 from proper_model.release.recipe import BaseSource, Recipe, ReleaseContent
-from proper_model.settings.presets import (
-    EmbeddingSource,
-    EmbeddingTables,
-    RouterSharing,
-    RouterText,
-    Structure,
-)
+from proper_model.settings.presets import EmbeddingSource, RouterSharing, RouterText, Structure
 from proper_model.settings.profile import BaseWeights, StageSettings
 from proper_model.stages.inferred_embedding import InferredEmbedding, inferred_shapes
 from proper_model.tasks.task import Task
@@ -145,7 +140,7 @@ def load_shared(model: AdaptedModel, tensors: Mapping[str, Tensor]) -> None:
 
 def _named_targets(model: AdaptedModel) -> dict[str, Tensor]:
     targets: dict[str, Tensor] = {}
-    for number, site in enumerate(model.sites):
+    for number, site in enumerate(model.sites if len(model.experts) else ()):
         experts, router = model.expert(number), model.router(number)
         targets[f"experts.{site.path}.A"] = experts.a
         targets[f"experts.{site.path}.B"] = experts.b
@@ -168,13 +163,17 @@ def expected_shared(
 
         inferred.center [F]   inferred.project [F, D]   inferred.items [D]   inferred.weight [D, e]
 
+    (`model.adapters.table_width` and `embedding_shape` say what e is.) Of stage 1 alone:
+    mean_embedding, which nothing reads.
     What of the routers exists follows from the preset (`model.adapters`), and whether embeddings are
     inferred, from so many `directions` D. Prototypes `[K, tables, e]` stand apart, since K is the
     publisher's.
     """
-    n, r, e = structure.experts, structure.rank, structure.embedding_dim
+    n, r = structure.experts, structure.rank
     tied = structure.router_sharing is RouterSharing.TIED
     expected: dict[str, tuple[int, ...]] = {}
+    if structure.population_only:
+        return {"mean_embedding": embedding_shape(structure, sites)}
     for site in sites:
         expected[f"experts.{site.path}.A"] = (n, r, site.d_in)
         expected[f"experts.{site.path}.B"] = (n, site.d_out, r)
@@ -182,16 +181,25 @@ def expected_shared(
         if structure.router_text is not RouterText.NONE:
             expected[f"{router}.text"] = (n, site.d_in)
         if structure.router_user and not tied:
-            expected[f"{router}.user"] = (n, e)
+            expected[f"{router}.user"] = (n, table_width(structure, site))
         if structure.has_lora_router:
             expected[f"{router}.lora"] = (n, site.d_out)
     if tied:
-        expected["routers.tied.user"] = (n, e)
-    one = structure.embedding_tables is EmbeddingTables.ONE
-    expected["mean_embedding"] = (1 if one else len({site.layer for site in sites}), e)
+        expected["routers.tied.user"] = (n, structure.embedding_dim)
+    expected["mean_embedding"] = embedding_shape(structure, sites)
     if structure.embedding_source is EmbeddingSource.INFERRED:
         expected |= inferred_shapes(structure, directions)
     return expected
+
+
+def unread_embeddings() -> dict[str, Tensor]:
+    """What a release of stage 1 alone holds: no experts, no routers, an embedding of nobody."""
+    return {
+        "mean_embedding": torch.zeros(1, 1),
+        "mean_embedding_count": torch.tensor([0]),
+        "prototypes": torch.zeros(0, 1, 1),
+        "prototype_counts": torch.zeros(0, dtype=torch.int64),
+    }
 
 
 def release_to_files(release: Release, *, base: BaseSource | None = None) -> dict[str, bytes]:

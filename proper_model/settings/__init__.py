@@ -4,11 +4,13 @@ from proper_model.settings import presets
 from proper_model.settings.presets import (
     EmbeddingSource, EmbeddingTables, RouterSharing, RouterText, Structure, UserRouting, preset,
 )
-from proper_model.settings.profile import BaseWeights, StageSettings
+from proper_model.settings.profile import FFN_TARGETS, BaseWeights, StageSettings
 from proper_model.settings.settings_io import to_mapping
 from proper_model.settings.shipped_profiles import load_profile
+from proper_model.settings.stage2_people import Stage2People
 
 __all__ = [
-    "BaseWeights", "EmbeddingSource", "EmbeddingTables", "RouterSharing", "RouterText",
+    "FFN_TARGETS", "BaseWeights", "EmbeddingSource", "EmbeddingTables", "RouterSharing",
+    "RouterText", "Stage2People",
     "StageSettings", "Structure", "UserRouting", "load_profile", "preset", "presets", "to_mapping",
 ]

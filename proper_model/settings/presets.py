@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import types
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from proper_model.errors import ConfigError
@@ -27,6 +27,7 @@ class RouterMerge(StrEnum):
 
     SUM = "sum"  # softmax of the summed logits
     AVERAGE = "average"  # mean of the two softmaxes
+    DOUBLE = "double"  # softmax of the summed softmaxes, as the released code (method.md 1.10)
 
 
 class RouterSharing(StrEnum):
@@ -35,7 +36,10 @@ class RouterSharing(StrEnum):
 
 
 class EmbeddingTables(StrEnum):
+    """Which numbers of a user's embedding a linear's router reads."""
+
     PER_LAYER = "per_layer"
+    PER_LINEAR = "per_linear"  # each linear its own; they lie side by side in one row
     ONE = "one"
 
 
@@ -68,6 +72,13 @@ MOST_RANK = 1 << 17
 MOST_WIDTH = 1 << 16
 MOST_ALPHA = 1e6
 
+POPULATION_ONLY = "population-only"
+"""The name of the structure of a release without groups: results and devices show it."""
+POPULATION_ONLY_NOTE = (
+    "this release is population only: it holds stage 1 and nothing about groups of people, so all "
+    "that personalizes it is a private adapter"
+)
+
 
 def check(condition: bool, message: str, hint: str | None = None) -> None:
     """Raise ConfigError with `message` unless `condition` holds."""
@@ -89,7 +100,18 @@ def check_alpha(alpha: float, name: str) -> None:
 
 @dataclass(frozen=True)
 class Structure:
-    """Which equations the model uses. `experts` and ranks count per FFN linear."""
+    """Which equations the model uses. `experts` and ranks count per FFN linear.
+
+    Attributes:
+        expert_factor: what the sum over experts is multiplied by, beside the LoRA scale.
+        embedding_dim: numbers of one table; 0, with `per_linear` only: as many as the linear has
+            inputs.
+        private_lora_router: W_l is every user's own, trained with (A_u, B_u).
+        end_to_end: stage 2 trains experts and routers together with a private LoRA of every pooled
+            user, which is then thrown away.
+        population_only: stages 2 and 3a-3b were left out, so a user has a private LoRA over stage 1
+            and nothing else; what is said of experts and routers is not used.
+    """
 
     name: str
     router_text: RouterText = RouterText.TOKEN
@@ -101,7 +123,11 @@ class Structure:
     constraint: Constraint = Constraint.AGGREGATE
     user_routing: UserRouting = UserRouting.SUMMED
     detach_lora_router: bool = False
+    private_lora_router: bool = False
+    end_to_end: bool = False
+    population_only: bool = False
     experts: int = 5
+    expert_factor: float = 1.0
     rank: int = 4
     alpha: float = 8.0
     embedding_dim: int = 64
@@ -110,7 +136,22 @@ class Structure:
         check_count(self.experts, MOST_EXPERTS, "structure.experts")
         check_count(self.rank, MOST_RANK, "structure.rank")
         check_alpha(self.alpha, "structure.alpha")
-        check_count(self.embedding_dim, MOST_WIDTH, "structure.embedding_dim")
+        check(
+            0 < self.expert_factor <= MOST_ALPHA,
+            f"structure.expert_factor must be positive and at most {MOST_ALPHA:g}, "
+            f"got {self.expert_factor:g}",
+        )
+        per_linear = self.embedding_tables is EmbeddingTables.PER_LINEAR
+        check_count(
+            self.embedding_dim,
+            MOST_WIDTH,
+            "structure.embedding_dim",
+            least=0 if per_linear else 1,
+        )
+        self._check_routers()
+
+    def _check_routers(self) -> None:
+        """Raise ConfigError where what is said of the routers contradicts itself."""
         check(
             self.router_user or self.router_text is not RouterText.NONE,
             "structure: a router needs the text or the user, router_text is 'none' and "
@@ -127,14 +168,20 @@ class Structure:
             "so router_text must be 'none'",
         )
         check(
-            not (self.router_text is RouterText.NONE and self.router_merge is RouterMerge.AVERAGE),
-            "structure: router_merge 'average' needs a text router to average with",
+            self.router_text is not RouterText.NONE or self.router_merge is RouterMerge.SUM,
+            f"structure: router_merge '{self.router_merge}' needs a text router to merge with",
         )
         check(
-            not (
-                self.router_merge is RouterMerge.AVERAGE and self.user_routing is UserRouting.SUMMED
-            ),
+            self.router_merge is RouterMerge.SUM or self.user_routing is not UserRouting.SUMMED,
             "structure: user_routing 'summed' adds logits and needs router_merge 'sum'",
+        )
+        check(
+            not self.private_lora_router or self.user_routing is not UserRouting.USER_AWARE,
+            "structure: private_lora_router needs a user_routing that reads the LoRA",
+        )
+        check(
+            not self.end_to_end or self.user_routing is UserRouting.USER_AWARE,
+            "structure: end_to_end trains LoRAs under eq. 8, so user_routing must be 'user_aware'",
         )
 
         inferred = self.embedding_source is EmbeddingSource.INFERRED
@@ -148,6 +195,11 @@ class Structure:
             "structure: embedding_source 'inferred' has no table of users to push apart, so "
             "constraint must be 'none'",
         )
+        check(
+            not inferred or not self.end_to_end,
+            "structure: end_to_end trains embeddings with everything else, so embedding_source must "
+            "be 'trained'",
+        )
 
     @property
     def scale(self) -> float:
@@ -156,12 +208,34 @@ class Structure:
 
     @property
     def has_lora_router(self) -> bool:
-        return self.user_routing is not UserRouting.USER_AWARE
+        """True if the release holds a W_l, which all users share."""
+        return (
+            self.user_routing is not UserRouting.USER_AWARE
+            and not self.private_lora_router
+            and not self.population_only
+        )
+
+    @property
+    def has_own_router(self) -> bool:
+        """True if every user trains a W_l."""
+        return self.private_lora_router and not self.population_only
+
+    @property
+    def reads_user(self) -> bool:
+        """True if a router reads users' embeddings."""
+        return self.router_user and not self.population_only
 
     @property
     def foldable(self) -> bool:
         """True if a user's mixture is constant, so that it folds into one LoRA per linear."""
-        return self.router_text is RouterText.NONE and self.user_routing is UserRouting.USER_AWARE
+        constant = (
+            self.router_text is RouterText.NONE and self.user_routing is UserRouting.USER_AWARE
+        )
+        return constant or self.population_only
+
+    def without_groups(self) -> Structure:
+        """The structure of a release of stage 1 alone, of the same rank and scale; it says so."""
+        return replace(self, name=POPULATION_ONLY, population_only=True)
 
 
 PRESETS: Mapping[str, Structure] = types.MappingProxyType(
@@ -187,6 +261,15 @@ PRESETS: Mapping[str, Structure] = types.MappingProxyType(
             constraint=Constraint.NONE,
             user_routing=UserRouting.USER_AWARE,
             embedding_dim=8,
+        ),
+        "released": Structure(
+            name="released",
+            router_merge=RouterMerge.DOUBLE,
+            embedding_tables=EmbeddingTables.PER_LINEAR,
+            embedding_dim=0,
+            expert_factor=0.2,
+            constraint=Constraint.NONE,
+            user_routing=UserRouting.LORA_AWARE,
         ),
     }
 )

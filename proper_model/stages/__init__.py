@@ -1,20 +1,17 @@
 """The stages of PROPER, one file each: 1 population, 2 group, 3a-3b lora_router, 3c private_lora."""
 
+from proper_model.stages import inferred_embedding, item_gradients, pooled_users
 from proper_model.stages.episodic_group import train_group_episodic
 from proper_model.stages.group import first_embeddings, train_group
-from proper_model.stages.inferred_embedding import (
-    InferredEmbedding, infer_embeddings, inferred_shapes,
-)
-from proper_model.stages.item_gradients import MOST_ROWS
 from proper_model.stages.lora_router import train_lora_router
-from proper_model.stages.pooled_users import Beside, PooledData, pool, router_cohort
+from proper_model.stages.pooled_users import Beside, PooledData, PooledUser, pool, router_cohort
 from proper_model.stages.population import train_population
 from proper_model.stages.private_lora import Factors, LoraFit, train_user_loras
 from proper_model.stages.user_embedding import EmbeddingFit, fit_embeddings, published_embeddings
 
 __all__ = [
-    "Beside", "EmbeddingFit", "Factors", "InferredEmbedding", "LoraFit", "MOST_ROWS", "PooledData",
-    "first_embeddings", "fit_embeddings", "infer_embeddings", "inferred_shapes", "pool",
+    "Beside", "EmbeddingFit", "Factors", "LoraFit", "PooledData", "PooledUser", "first_embeddings",
+    "fit_embeddings", "inferred_embedding", "item_gradients", "pool", "pooled_users",
     "published_embeddings", "router_cohort", "train_group", "train_group_episodic",
     "train_lora_router", "train_population", "train_user_loras",
 ]

@@ -12,6 +12,9 @@ time, `("be,ne->bn", e_u, W_e)`.
 Trained on pooled histories and queries, capped per user. Some pooled users are held back: after each
 epoch their embeddings are fitted on their histories, exactly as a device will do it, and the loss on
 their queries decides when to stop. They never touch experts or routers.
+
+With `Structure.end_to_end` every pooled user also has a private LoRA beside the experts (eq. 11), which
+trains with them from the start and is thrown away: the paper's ablation without stages.
 """
 
 from __future__ import annotations
@@ -78,13 +81,15 @@ def train_group(
         checkpoint=checkpoint,
     )
     report = training.run(progress)
+    if stage.together:
+        model.lora = model.new_user_lora([])
     model.requires_grad_(False)
     return stage.table.detach(), report
 
 
 def first_embeddings(model: AdaptedModel, users: int, seed: int) -> Tensor:
     """Where the pooled users' embeddings [U, tables, e] begin."""
-    shape = (users, model.tables, model.structure.embedding_dim)
+    shape = (users, *model.embedding_shape)
     start = torch.randn(shape, generator=torch.Generator().manual_seed(mix_seed(seed, 2)))
     return (start * EMBEDDING_STD).to(model.expert(0).a)  # what is trained has one precision
 
@@ -99,6 +104,9 @@ class _GroupStage:
         self.memory = RoutingMemory(
             len(model.sites), users, model.structure.experts, dtype=like.dtype
         )
+        self.together = model.structure.end_to_end
+        if self.together:
+            model.lora = model.new_user_lora([mix_seed(seed, 6, u) for u in range(users)]).to(like)
         constrained = settings.group.constraint_weight > 0
         self.form = model.structure.constraint if constrained else Constraint.NONE
 
@@ -107,9 +115,11 @@ class _GroupStage:
         return self.table.detach().mean(0)
 
     def optimizer(self) -> torch.optim.AdamW:
-        """AdamW over exactly experts, user-aware routers and embeddings."""
+        """AdamW over exactly experts, user-aware routers and embeddings; end to end, LoRAs too."""
         group = self.settings.group
-        shared = group_parameters(self.model)
+        shared: list[Tensor] = [*group_parameters(self.model)]
+        if self.together:
+            shared += self.model.lora.flat()
         for parameter in shared:
             parameter.requires_grad_(True)
         decay = self.settings.weight_decay
@@ -124,6 +134,7 @@ class _GroupStage:
         """L_CE and, where it has weight, L_c of every row: each [B]."""
         group, observer = self.settings.group, None
         now = group_pass(batch.slots, self.table)  # eq. 7, 8
+        now.lora = self.together  # eq. 11, routed by eq. 8
         now.dropout = group.dropout
         if self.form is not Constraint.NONE:
             now.observer = observer = ConstraintObserver(

@@ -75,7 +75,8 @@ class InferredEmbedding(torch.nn.Module):
             return self.weight.new_zeros(0, 1, self.weight.shape[1])
         sums = torch.stack([self.evidence(own.to(self.center)).sum(0) for own in features])
         items = torch.tensor([float(len(own)) for own in features]).to(sums)
-        return self(sums, items)[:, None]
+        found: Tensor = self(sums, items)
+        return found[:, None]
 
     @torch.no_grad()
     def tensors(self) -> dict[str, Tensor]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
 
 from proper_model.data.splits import check_pool
 from proper_model.kernels.packing import Encoded
@@ -38,14 +39,19 @@ class PooledData:
 
     def fingerprint(self) -> str:
         """sha256 over all tokens in order: the part of a cache key that is data."""
-        digest = hashlib.sha256()
-        for name, users in (("trained", self.trained), ("held back", self.held_back)):
-            for user in users:
-                for kind, samples in (("history", user.history), ("queries", user.queries)):
-                    digest.update(f"{name}/{kind}/{len(samples)}\n".encode())
-                    for sample in samples:
-                        digest.update(f"{sample.prompt_tokens}:{sample.tokens}\n".encode())
-        return digest.hexdigest()
+        return fingerprint_of({"trained": self.trained, "held back": self.held_back})
+
+
+def fingerprint_of(named: Mapping[str, Sequence[PooledUser]]) -> str:
+    """sha256 over the tokens of users by what they are for, in order."""
+    digest = hashlib.sha256()
+    for name, users in named.items():
+        for user in users:
+            for kind, samples in (("history", user.history), ("queries", user.queries)):
+                digest.update(f"{name}/{kind}/{len(samples)}\n".encode())
+                for sample in samples:
+                    digest.update(f"{sample.prompt_tokens}:{sample.tokens}\n".encode())
+    return digest.hexdigest()
 
 
 Beside = Sequence[tuple[Sequence[User], Task]]
@@ -84,6 +90,32 @@ def pool(
     )
 
 
+def histories_of(users: Sequence[User], task: Task, encoder: Encoder) -> tuple[PooledUser, ...]:
+    """Tokenized histories alone, of people whose queries are to stay unseen; nobody without items."""
+    unasked = [replace(user, queries=()) for user in users if user.history]
+    return tuple(_encode(unasked, task, encoder))
+
+
+def with_shuffled_identities(users: Sequence[PooledUser], seed: int) -> tuple[PooledUser, ...]:
+    """The users' items permuted across them, and their queries; everybody has as many as before.
+
+    Which items are one person's is then chance, and all else of the data is as it was.
+    """
+
+    def dealt(kind: str, samples: list[Encoded]) -> Iterator[Encoded]:
+        random.Random(f"{seed}/shuffled {kind}").shuffle(samples)
+        return iter(samples)
+
+    history = dealt("history", [item for user in users for item in user.history])
+    queries = dealt("queries", [query for user in users for query in user.queries])
+    return tuple(
+        PooledUser(
+            tuple(islice(history, len(user.history))), tuple(islice(queries, len(user.queries)))
+        )
+        for user in users
+    )
+
+
 def _encode(users: Sequence[User], task: Task, encoder: Encoder) -> list[PooledUser]:
     return [
         PooledUser(
@@ -112,11 +144,15 @@ def _together(a: PooledUser, b: PooledUser) -> PooledUser:
     return PooledUser(tuple(sample for _, sample in places), (*a.queries, *b.queries))
 
 
-def router_cohort(users: Sequence[PooledUser], limit: int, seed: int) -> list[int]:
+def router_cohort(
+    users: Sequence[PooledUser], limit: int, seed: int, *, unasked: int = 0
+) -> list[int]:
     """Positions of min(limit, available) users for 3a-3b, drawn by seed.
 
-    Available are users with items to train on and a query to judge by.
+    Available are users with items to train on and a query to judge by. The last `unasked` users,
+    whose queries are to stay unseen, take part beside those who were drawn, and judge nothing.
     """
-    order = [u for u, user in enumerate(users) if user.queries and user.history]
+    asked = len(users) - unasked
+    order = [u for u, user in enumerate(users[:asked]) if user.queries and user.history]
     random.Random(f"{seed}/router cohort").shuffle(order)
-    return sorted(order[:limit])
+    return [*sorted(order[:limit]), *range(asked, len(users))]

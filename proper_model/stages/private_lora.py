@@ -34,7 +34,8 @@ from proper_model.progress import Steps
 from proper_model.settings.presets import UserRouting
 from proper_model.text.encoding import Encoder
 
-# One user's factors without a slot: A [r, d_in] of every site, then B [d_out, r] of every site.
+# One user's factors without a slot: A [r, d_in] of every site, then B [d_out, r] of every site, then
+# W_l [N, d_out] of every site where it is the user's own.
 Factors = Sequence[Tensor]
 
 
@@ -76,7 +77,8 @@ def train_user_loras(
         users, learning_rates, stage.run, refit=settings.refit, checkpoint=checkpoint
     )
     kept = [choice.trials[0] if choice.trials else None for choice in chosen]
-    model.lora = _take(model, adapters, kept, [user.seed for user in users], starts)
+    fresh = model.new_user_lora([user.seed for user in users], experts=experts)
+    model.lora = _take(fresh, adapters, kept, starts)
     model.lora.requires_grad_(False)
     fits = [
         _fit(choice, trained=bool(user.folds)) for user, choice in zip(users, chosen, strict=True)
@@ -106,16 +108,16 @@ class _Stage:
         """
         own = None if self.embeddings is None else self.embeddings[list(owners)]
         slots = room_for(len(trials), self.settings.slots, checkpoint)
-        self.model.lora = self.model.new_user_lora([0] * slots)
-        parameters = [*self.model.lora.a, *self.model.lora.b]
+        self.model.lora = self.model.new_user_lora([0] * slots, experts=self.experts)
+        parameters = self.model.lora.flat()
         for parameter in parameters:
             parameter.requires_grad_(True)
 
         def start(trial: int) -> Factors:
             if self.starts is not None:
                 return self.starts[owners[trial]]
-            fresh = self.model.new_user_lora([trials[trial].seed])
-            return [factor.detach()[0] for factor in (*fresh.a, *fresh.b)]
+            fresh = self.model.new_user_lora([trials[trial].seed], experts=self.experts)
+            return [factor.detach()[0] for factor in fresh.flat()]
 
         def make_pass(rows: Tensor, residents: Tensor) -> Pass:
             embeddings = None if own is None or not len(own) else own[residents]
@@ -151,15 +153,13 @@ def _fit(choice: Choice, *, trained: bool) -> LoraFit:
 
 @torch.no_grad()
 def _take(
-    model: AdaptedModel,
+    taken: UserLora,
     adapters: Sequence[Tensor],
     trials: Sequence[int | None],
-    seeds: Sequence[int],
     starts: Sequence[Factors] | None,
 ) -> UserLora:
-    """The adapters of the given trials as a new stack; where none is, what the user began with."""
-    taken = model.new_user_lora(list(seeds))
-    for number, new in enumerate([*taken.a, *taken.b]):
+    """`taken`, fresh, with the adapters of the given trials; where none is, what the user began with."""
+    for number, new in enumerate(taken.flat()):
         for row, trial in enumerate(trials):
             if trial is not None:
                 new[row] = adapters[number][trial].to(new)

@@ -36,7 +36,8 @@ class EmbeddingFit:
     """How one user's embedding was found.
 
     Attributes:
-        source: `fitted`, `prototype` or `mean`; `inferred` where nothing was fitted or judged.
+        source: `fitted`, `prototype` or `mean`; `inferred` where nothing was fitted or judged; `none`
+            over a release of stage 1 alone.
         loss_before, loss_after: held-back loss per answer token at the mean and at the result; NaN
             where none was taken.
         distance: |e - e_mean|.
@@ -85,8 +86,11 @@ def fit_embeddings(
         )
         return cohort.run(progress), cohort.best
 
+    if model.structure.population_only:
+        unread = EmbeddingFit("none", math.nan, math.nan, 0.0, 0)
+        return mean[None].repeat(len(users), 1, 1), [unread] * len(users)
     own = list(users)
-    if not model.structure.router_user:
+    if not model.structure.reads_user:
         own = [replace(user, folds=()) for user in users]  # no router reads e_u: nothing to fit
     found, (fitted,) = train_and_choose(
         own, [learning_rate], train, refit=settings.refit, checkpoint=checkpoint

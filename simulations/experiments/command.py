@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from client.terminal.console import print_line, print_table, say
+from simulations.experiments import benchmark_commands
 from simulations.outcome.timings import progress_bars
 from simulations.setup import cli_options as o
 from simulations.setup.options import RunOptions
@@ -63,6 +64,9 @@ def multitask(options: RunOptions, second_task: SecondTask, second_data: SecondD
     with progress_bars() as show:
         result = measure(run, second_data=second_data, second_task=second_task, progress=show)
     _leave(result, options.out)
+
+
+benchmark_commands.add_to(app)
 
 
 @app.command()

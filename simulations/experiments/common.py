@@ -14,6 +14,7 @@ import torch
 from proper_model.evaluation import CORPUS_METRICS, Level, Scored
 from proper_model.progress import Progress
 from proper_model.release.contents import Release
+from proper_model.settings import Stage2People
 from proper_model.tasks import Task, User
 from simulations.experiments.schema import Condition, Costs, Experiment, SetContrast
 from simulations.outcome import environment
@@ -56,6 +57,7 @@ def train_release(
     from coordinator.pooled_stages import run_pooled_stages
 
     torch.set_num_threads(server_threads(run.machinery, source))
+    who = run.reading.people.stage2_users
     return run_pooled_stages(
         source.population.pooled,
         source.task,
@@ -65,6 +67,8 @@ def train_release(
         seed=run.training.seed,
         cache=run.places.cache,
         beside=beside,
+        personalized=source.population.test if who is Stage2People.EVERYBODY else (),
+        shuffle_identities=who is Stage2People.SHUFFLED,
         memory_bytes=run.machinery.memory_bytes,
         progress=progress,
     )

@@ -19,6 +19,7 @@ from coordinator.phase_checks import MOVED, curve
 from proper_model.errors import ReportError
 from proper_model.evaluation import Scored
 from proper_model.federation.run_plan import RunPlan
+from proper_model.settings import FFN_TARGETS, EmbeddingTables, presets
 from simulations.outcome.details import Levels, MessageTotal, Routing, fit_numbers
 from simulations.outcome.devices import fit_report, read_device_user, read_state
 from simulations.outcome.rundata import RunData, device_name
@@ -29,11 +30,10 @@ LAYER = re.compile(r"\.(\d+)\.")
 LEVELS = ("pop", "group", "user")
 # Of synthetic people: the first that the task reports of share of right answers, error, overlap.
 MEASURES = ("accuracy", "mae", "rougeL")
-# Experts that never moved are refused before there is a release, so they need no sentence.
+# Experts and embeddings that never moved are refused before there is a release.
 STAYED = {
     "population": "stage 1 learned nothing: its LoRA adds nothing to the base, so arm stage1 is the "
     "base itself",
-    "embeddings": "no pooled user's embedding moved in stage 2: users are told apart by chance only",
     "router": "the LoRA-aware router learned nothing: it routes as it did before training",
 }
 
@@ -61,6 +61,7 @@ def device_routing(plan: RunPlan) -> Routing | None:
     if shared is None or "stage3" not in plan.state_arms:
         return None
     routers = user_routers(load_file(shared))
+    per_linear = plan.structure.embedding_tables is EmbeddingTables.PER_LINEAR
     devices, weights = [], []
     for entry in plan.devices:
         if not (entry.folder / "state" / "stage3.state").is_file():
@@ -69,7 +70,7 @@ def device_routing(plan: RunPlan) -> Routing | None:
         if state.embedding is None:
             continue
         devices.append(entry.device_id)
-        weights.append(user_weights(routers, state.embedding))
+        weights.append(user_weights(routers, state.embedding, per_linear=per_linear))
     if not devices or not routers:
         return None
     return Routing(devices=devices, experts=plan.structure.experts, weights=weights)
@@ -83,16 +84,26 @@ def user_routers(shared: Mapping[str, Tensor]) -> list[tuple[int, Tensor]]:
             return [(0, tensor)]
         if name.startswith("routers.") and name.endswith(".user"):
             layer = LAYER.search(name)
-            found.append((int(layer[1]) if layer else 0, name, tensor))
+            place = FFN_TARGETS.index(name.split(".")[-2])
+            found.append((int(layer[1]) if layer else 0, place, tensor))
     return [(layer, tensor) for layer, _, tensor in sorted(found, key=lambda row: row[:2])]
 
 
-def user_weights(routers: list[tuple[int, Tensor]], embedding: Tensor) -> list[float]:
-    """softmax(W_e e_u) of all routers side by side; `embedding` is `[tables, e]`."""
+def user_weights(
+    routers: list[tuple[int, Tensor]], embedding: Tensor, *, per_linear: bool = False
+) -> list[float]:
+    """softmax(W_e e_u) of all routers side by side; `embedding` is `[tables, e]`.
+
+    With a table a linear, its single row holds what each router reads, in the routers' order.
+    """
     tables = embedding.shape[0]
+    if per_linear:
+        read: list[Tensor] = list(embedding[0].split([weight.shape[1] for _, weight in routers]))
+    else:
+        read = [embedding[layer if tables > 1 else 0] for layer, _ in routers]
     rows = [
-        torch.softmax(weight.float() @ embedding[layer if tables > 1 else 0].float(), dim=0)
-        for layer, weight in routers
+        torch.softmax(weight.float() @ own.float(), dim=0)
+        for (_, weight), own in zip(routers, read, strict=True)
     ]
     return [float(value) for row in rows for value in row]
 
@@ -151,15 +162,19 @@ def message_totals(paths: Iterable[Path]) -> list[MessageTotal]:
 
 
 def remarks(plans: Iterable[RunPlan]) -> list[str]:
-    """One sentence a pooled phase whose weights are where they began, with its held-back losses."""
+    """What a reader of the results must know of the release, a sentence each.
+
+    A release of stage 1 alone says so, and so does a pooled phase whose weights are where they began,
+    with its held-back losses.
+    """
     found: list[str] = []
     for plan in plans:
         shared = find_shared(plan)
         if shared is None:
             continue
+        if plan.population_only:
+            found.append(presets.POPULATION_ONLY_NOTE)
         phases = release_notes(shared)
-        group = phases.get("group") or {}
-        phases["embeddings"] = {**group, **group.get("embeddings", {})}  # the curve is stage 2's
         for phase, sentence in STAYED.items():
             notes = phases.get(phase) or {}
             if notes.get(MOVED) == 0:

@@ -42,18 +42,27 @@ class ParameterCounts:
 def count_parameters(sizes: BaseSizes, structure: Structure) -> ParameterCounts:
     """Counts for gate, up (d -> f) and down (f -> d) in every block."""
     d, f, layers = sizes.d, sizes.f, sizes.layers
-    n, r, e = structure.experts, structure.rank, structure.embedding_dim
-    user_lora = r * (3 * d + 3 * f) * layers
+    n, e = structure.experts, structure.embedding_dim
+    user_lora = structure.rank * (3 * d + 3 * f) * layers
+    if structure.population_only:
+        return ParameterCounts(user_lora, 0, 0, 0, 0, 0)
     tied = structure.router_sharing is RouterSharing.TIED
-    per_linear = n * e * 3 * layers if structure.router_user else 0
-    one_table = structure.embedding_tables is EmbeddingTables.ONE
+    widths = (3 * e or 2 * d + f) * layers  # of all sites' tables together
+    embedding = {
+        EmbeddingTables.ONE: e,
+        EmbeddingTables.PER_LAYER: e * layers,
+        EmbeddingTables.PER_LINEAR: widths,
+    }[structure.embedding_tables]
+    lora_router = n * (2 * f + d) * layers
+    if structure.has_own_router:
+        user_lora += lora_router
     return ParameterCounts(
         user_lora=user_lora,
-        experts=n * user_lora,
+        experts=n * structure.rank * (3 * d + 3 * f) * layers,
         text_routers=0 if structure.router_text is RouterText.NONE else n * (2 * d + f) * layers,
-        user_routers=n * e if tied else per_linear,
-        lora_routers=n * (2 * f + d) * layers if structure.has_lora_router else 0,
-        user_embedding=e if one_table else e * layers,
+        user_routers=n * e if tied else n * widths if structure.router_user else 0,
+        lora_routers=lora_router if structure.has_lora_router else 0,
+        user_embedding=embedding,
     )
 
 
@@ -70,7 +79,8 @@ def parameter_counts(plan: RunPlan) -> dict[str, int]:
     base = find_base(plan.base)
     sizes = BaseSizes(d=base.hidden, f=base.ffn, layers=base.layers)
     counts = asdict(count_parameters(sizes, plan.structure))
-    trained = int(release_notes(shared).get("users_trained", 0))
+    notes = release_notes(shared)
+    trained = sum(int(notes.get(name, 0)) for name in ("users_trained", "users_personalized"))
     counts["user_embeddings"] = counts["user_embedding"] * trained
     counts["base"] = base.shape.numbers
     counts["population_lora"] = population_lora(base, plan)

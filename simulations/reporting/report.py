@@ -32,6 +32,8 @@ from simulations.reporting.tables import (
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"
 LEVELS = {"stage1": "population", "stage2": "group", "stage3": "user"}
+SYNTHETIC_NOTE = "This person is synthetic: the text was generated and belongs to nobody."
+REAL_NOTE = "Shown on request: this is text of a person in the data."
 GAIN_PAIRS = (("stage3", "stage1"), ("stage3", "oppu-mlp"), ("stage2", "stage2-mean"))
 
 

@@ -122,7 +122,7 @@ def make_results(
         task=data.task.name,
         template=data.task.template,
         base=Path(plan.base).name if Path(plan.base).is_dir() else plan.base,
-        preset=plan.preset,
+        preset=plan.structure.name,
         profile=plan.stage_settings.name,
         seed=plan.seed,
         split=split,

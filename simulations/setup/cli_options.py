@@ -36,9 +36,11 @@ RUN_OPTIONS: Mapping[str, Any] = {
     "base": typer.Option(
         metavar="B", help="Base model: a folder, a Hugging Face hub id, or FILE.gguf."
     ),
-    "preset": typer.Option(help="Structure of the model: paper, default or device."),
+    "preset": typer.Option(
+        help="Structure of the model: paper, default, device, calibrated or released."
+    ),
     "profile": typer.Option(
-        help="Hyperparameters: tiny, small-gpu, paper-a100, demo, or a TOML file "
+        help="Hyperparameters: tiny, small-gpu, paper-a100, released-a100, demo, or a TOML file "
         "(default: tiny; demo for the demo)",
     ),
     "template": typer.Option(help="Template set of the task. (default: the profile's)"),
@@ -46,6 +48,16 @@ RUN_OPTIONS: Mapping[str, Any] = {
         help="Who is a test user: given (as the data say), random:N (N of all users), inactive:N "
         "(the N pooled users with the shortest histories, at most a fifth of the pool, taken out "
         "of it) or inactive:N:in-population (the same, left in it).",
+    ),
+    "stage2_users": typer.Option(
+        metavar="WHO",
+        help="Whose items train stage 2: pooled, everybody (test users' histories too, never their "
+        "queries) or shuffled (a control: pooled users' items, permuted across identities).",
+    ),
+    "population_only": typer.Option(
+        "--population-only",
+        help="Release stage 1 alone, which then calls itself population-only: devices train a private "
+        "LoRA over it.",
     ),
     "folds": typer.Option(metavar="K", help="Rotate test users over K parts of everybody."),
     "fold": typer.Option(metavar="I", help="Only this fold, from 0. (default: all folds)"),
@@ -85,8 +97,20 @@ RUN_OPTIONS: Mapping[str, Any] = {
 EXPERIMENT_OPTIONS: Mapping[str, Any] = {
     name: option
     for name, option in RUN_OPTIONS.items()
-    if name not in ("folds", "fold", "arms", "users_per_node", "actors", "resume")
+    if name
+    not in ("folds", "fold", "arms", "users_per_node", "actors", "resume", "population_only")
 } | {"out": typer.Option(metavar="OUT", help="Folder for the result file and its figure.")}
+
+# A benchmark names presets or seeds in options of its own, and always goes on with what lies in OUT.
+BENCHMARK_OPTIONS: Mapping[str, Any] = {
+    name: option
+    for name, option in RUN_OPTIONS.items()
+    if name not in ("fold", "arms", "users_per_node", "actors", "resume")
+} | {
+    "out": typer.Option(
+        metavar="OUT", help="Folder for results, page and all that it goes on from."
+    )
+}
 
 Data = Annotated[str, RUN_OPTIONS["data"]]
 TaskName = Annotated[str | None, RUN_OPTIONS["task"]]
@@ -119,6 +143,15 @@ def takes_run_options(command: Callable[..., None]) -> Callable[..., None]:
 def takes_experiment_options(command: Callable[..., None]) -> Callable[..., None]:
     """The same with the options of an experiment."""
     return _with_options(EXPERIMENT_OPTIONS, command)
+
+
+def takes_benchmark_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The same with the options of a benchmark, but those that the command has of its own."""
+    own = set(inspect.signature(command).parameters)
+    taken = {"preset"} if "presets" in own else set()
+    taken |= {"seed"} if "seeds" in own else set()
+    options = {name: option for name, option in BENCHMARK_OPTIONS.items() if name not in taken}
+    return _with_options(options, command)
 
 
 def _with_options(options: Mapping[str, Any], command: Callable[..., None]) -> Callable[..., None]:

@@ -163,7 +163,7 @@ def estimate(
     """
     seconds = {
         "stage 1": _stage1(tokens, server, settings),
-        "stage 2": _stage2(tokens, server, settings),
+        "stage 2": _stage2(tokens, server, structure, settings),
         "router": _router(tokens, server, structure, settings),
         "stage 3": _stage3(tokens, node, settings, arms, processes),
         "predictions": _predictions(tokens, node, settings, arms, processes),
@@ -187,7 +187,9 @@ def _stage1(tokens: Tokens, speed: Speed, settings: StageSettings) -> Range:
     return _training(stage.epochs, seen, LORA_FACTOR, speed, stage.patience + 1)
 
 
-def _stage2(tokens: Tokens, speed: Speed, settings: StageSettings) -> Range:
+def _stage2(tokens: Tokens, speed: Speed, structure: Structure, settings: StageSettings) -> Range:
+    if structure.population_only:
+        return Range(0.0, 0.0)
     seen = tokens.pooled_queries + tokens.pooled_history
     return _training(settings.group.epochs, seen, EXPERT_FACTOR, speed, settings.group.patience + 1)
 
@@ -263,7 +265,8 @@ def _disk(
     shape: Shape, structure: Structure, *, users: int, processes: int, embed_base: bool
 ) -> Range:
     lora = 4 * shape.user_lora * structure.rank
-    bundle = structure.experts * lora + (4 * shape.base.numbers if embed_base else 0)
+    experts = 0 if structure.population_only else structure.experts
+    bundle = experts * lora + (4 * shape.base.numbers if embed_base else 0)
     states = users * 2 * lora  # two arms keep a private state; a second generation doubles it
     low = bundle * 2 + states
     return Range(low, bundle * (4 + processes) + 2 * states + 20 * 2**20)

@@ -16,10 +16,13 @@ from pathlib import Path
 from proper_model.data import parse_split
 from proper_model.errors import ConfigError
 from proper_model.federation.run_plan import LARGEST_SEED, MOST_THREADS
-from proper_model.settings import StageSettings, Structure, load_profile, preset
+from proper_model.settings import Stage2People, StageSettings, Structure, load_profile, preset
 
 CONTROL_ARMS = ("stage3-shuffled",)
 ARMS = ("stage1", "stage2-mean", "stage2", "oppu-mlp", "stage3", *CONTROL_ARMS)
+
+# Without groups these answer as `stage1` does, and `oppu-mlp` as `stage3`.
+GROUP_ARMS = ("stage2-mean", "stage2", "oppu-mlp")
 
 # What DATA may be instead of a folder, and the synthetic people that it stands for.
 DEMOS = {
@@ -65,17 +68,21 @@ class People:
     pooled_users: int | None
     users: int | None
     max_items: int | None
+    stage2_users: Stage2People = Stage2People.POOLED
 
     @property
     def label(self) -> str:
-        """The split as results name it: with the caps that decide who and how much was used."""
+        """The split as results name it: with the caps that decide who and how much was used.
+
+        And with whose items trained stage 2, where that is not the usual.
+        """
         caps = (
             (self.pooled_users, "pooled users"),
             (self.users, "test users"),
             (self.max_items, "items a user"),
         )
         said = [f"at most {number} {what}" for number, what in caps if number is not None]
-        return ", ".join([self.split, *said])
+        return ", ".join([self.split, *said, *filter(None, [self.stage2_users.said])])
 
 
 @dataclass(frozen=True)
@@ -91,8 +98,9 @@ class Reading:
 
 @dataclass(frozen=True)
 class Training:
-    """What to train, and which arms to compare."""
+    """What to train, and which arms to compare. `structure` follows from the preset."""
 
+    preset: str
     structure: Structure
     arms: tuple[str, ...]
     seed: int
@@ -147,6 +155,8 @@ class RunOptions:
     profile: str | None = None
     template: str | None = None
     split: str = "given"
+    stage2_users: str = "pooled"
+    population_only: bool = False
     folds: int = 1
     fold: int | None = None
     pooled_users: int | None = None
@@ -167,6 +177,7 @@ class RunOptions:
         self._check_numbers()
         self._check_people()
         self._check_arms()
+        self._check_stage2()
         preset(self.preset)
         _ = self.settings
 
@@ -202,10 +213,22 @@ class RunOptions:
             assert self.task is not None  # by `_check_data`
             assert self.base is not None
             origin = Files(self.data, self.task, self.base)
-        people = People(self.split, fold, self.folds, self.pooled_users, self.users, self.max_items)
+        people = People(
+            self.split,
+            fold,
+            self.folds,
+            self.pooled_users,
+            self.users,
+            self.max_items,
+            Stage2People(self.stage2_users),
+        )
+        structure, arms = preset(self.preset), self.arms
+        if self.population_only:
+            structure = structure.without_groups()
+            arms = tuple(arm for arm in arms if arm not in GROUP_ARMS)
         return OneRun(
             Reading(origin, people, self.settings, self.template, self.seed),
-            Training(preset(self.preset), self.arms, self.seed),
+            Training(self.preset, structure, arms, self.seed),
             Machinery(self.users_per_node, self.actors, self.threads, memory_bytes),
             Places(out, cache, self.resume),
         )
@@ -286,6 +309,25 @@ class RunOptions:
             raise ConfigError(
                 f"--folds rotates who is a test user, but --split {self.split} names them",
                 hint="use one of the two",
+            )
+
+    def _check_stage2(self) -> None:
+        if self.stage2_users not in tuple(Stage2People):
+            raise ConfigError(
+                f"unknown --stage2-users '{self.stage2_users}'",
+                hint="known: " + ", ".join(Stage2People),
+            )
+        if not self.population_only:
+            return
+        if self.stage2_users != Stage2People.POOLED:
+            raise ConfigError(
+                "--population-only leaves stage 2 out, so --stage2-users contradicts it",
+                hint="use one of the two",
+            )
+        if not set(self.arms) - set(GROUP_ARMS):
+            raise ConfigError(
+                "--population-only leaves no arm of --arms",
+                hint="without groups there are stage1, stage3 and stage3-shuffled",
             )
 
     def _check_arms(self) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from coordinator.run_keys import make_run_root
 from proper_model.federation.machine import useful_threads
 from proper_model.federation.run_plan import DeviceEntry, RunPlan
 from proper_model.progress import Progress
-from proper_model.settings import to_mapping
+from proper_model.settings import Stage2People, to_mapping
 from proper_model.storage.files import make_private_folder, storage_errors, write_atomic
 from proper_model.tasks import User, users_to_json
 from simulations.setup.options import Machinery, OneRun
@@ -96,6 +96,9 @@ def build(run: OneRun, source: Source) -> Prepared:
         for index, data in enumerate(people)
     )
     files = {out / "server" / "pooled.json": _json(source.population.pooled)}
+    if run.reading.people.stage2_users is Stage2People.EVERYBODY:
+        unasked = [replace(user, queries=()) for user in source.population.test]
+        files[out / "server" / "personalized.json"] = _json(unasked)
     if source.truth is not None:
         files[out / TRUTH_FILE] = source.truth.encode()
     for entry, data in zip(entries, people, strict=True):
@@ -107,7 +110,9 @@ def build(run: OneRun, source: Source) -> Prepared:
         template=source.task.template,
         base=source.base,
         embed_base=source.found.is_embedded,
-        preset=run.training.structure.name,
+        preset=run.training.preset,
+        population_only=run.training.structure.population_only,
+        stage2_users=run.reading.people.stage2_users,
         settings=to_mapping(source.settings),
         split=source.people,
         fold=run.reading.people.fold,

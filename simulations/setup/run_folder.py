@@ -34,6 +34,8 @@ OPTION_OF = {
     "fold": "--fold",
     "folds": "--folds",
     "seed": "--seed",
+    "stage2_users": "--stage2-users",
+    "population_only": "--population-only",
     "arms": "--arms",
     "out": "--out (the run was prepared in another place)",
     "pooled_file": "--out (the run was prepared in another place)",
@@ -158,6 +160,8 @@ def _people_options(old: str, new: str) -> set[str]:
         "pooled users": "--pooled-users",
         "test users": "--users",
         "items a user": "--max-items",
+        "stage 2 with test users' histories": "--stage2-users",
+        "stage 2 with shuffled identities": "--stage2-users",
     }
     return {
         next((option for end, option in endings.items() if part.endswith(end)), "--split")

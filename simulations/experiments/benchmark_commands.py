@@ -1,0 +1,232 @@
+"""The paper's tables and figures as commands: `exp table1`, `table2`, `table3`, `fig3`, `fig45`,
+`fig6-efficiency`, `fig6-experts`. Started again after a stop, each goes on where it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TypeVar
+
+import typer
+
+from client.terminal.console import print_line, print_table, say
+from proper_model.errors import ConfigError
+from simulations.outcome.timings import progress_bars
+from simulations.setup import cli_options as o
+from simulations.setup.options import RunOptions
+
+if TYPE_CHECKING:
+    from simulations.experiments.benchmark import Measured
+    from simulations.experiments.benchmark_plan import Asked, Plan
+    from simulations.experiments.benchmark_schema import BenchmarkResult, Routing, Texts
+    from simulations.reporting.report import Example
+
+Value = TypeVar("Value")
+Seeds = Annotated[
+    str, typer.Option("--seeds", metavar="A,B", help="Seeds of training; rows are their means.")
+]
+Lengths = Annotated[
+    str,
+    typer.Option(
+        "--lengths", metavar="N,M", help="Also with histories cut to the newest N, M ... items."
+    ),
+]
+Presets = Annotated[
+    str, typer.Option("--presets", metavar="A,B", help="Structures to compare, by preset.")
+]
+Rivals = Annotated[
+    str | None,
+    typer.Option(
+        "--rivals",
+        metavar="A,B",
+        help="Other methods to compare with; 'none' for none. (default: all that fit the task)",
+    ),
+]
+Experts = Annotated[
+    str, typer.Option("--experts", metavar="A,B", help="Numbers of experts to compare.")
+]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Give the commands to `proper-sim exp`."""
+    for name, command in (
+        ("table1", table1),
+        ("table2", table2),
+        ("table3", table3),
+        ("fig3", fig3),
+        ("fig45", fig45),
+        ("fig6-efficiency", fig6_efficiency),
+        ("fig6-experts", fig6_experts),
+    ):
+        app.command(name)(o.takes_benchmark_options(command))
+
+
+def table1(
+    options: RunOptions,
+    presets: Presets = "default",
+    seeds: Seeds = "0",
+    lengths: Lengths = "",
+    rivals: Rivals = None,
+    show_examples: o.ShowExamples = False,
+) -> None:
+    """Compare all methods on one data set, beside the paper's table 1."""
+    from simulations.experiments import benchmark_plan as plans
+
+    asked = _asked(seeds, lengths, presets=_names(presets, "--presets"))
+    if rivals is not None:
+        chosen = () if rivals.strip() == "none" else _names(rivals, "--rivals")
+        asked = replace(asked, rivals=chosen)
+    _run(plans.table1(options, asked), show_examples=show_examples)
+
+
+def table2(
+    options: RunOptions,
+    seeds: Seeds = "0",
+    lengths: Lengths = "",
+    show_examples: o.ShowExamples = False,
+) -> None:
+    """Compare PROPER with a private LoRA alone on the 100 least active people (--split)."""
+    from simulations.experiments import benchmark_plan as plans
+
+    if options.split == "given" and options.folds == 1:
+        options = replace(options, split="inactive:100")
+    asked = _asked(seeds, lengths, presets=(options.preset,))
+    _run(plans.table2(options, asked), show_examples=show_examples)
+
+
+def table3(options: RunOptions, seeds: Seeds = "0", show_examples: o.ShowExamples = False) -> None:
+    """Take parts of the model away, one at a time."""
+    from simulations.experiments import benchmark_plan as plans
+
+    asked = _asked(seeds, "", presets=(options.preset,))
+    _run(plans.table3(options, asked), show_examples=show_examples)
+
+
+def fig3(options: RunOptions, show_examples: o.ShowExamples = False) -> None:
+    """Show one person's texts, and what every stage answers."""
+    from simulations.experiments import benchmark_plan as plans
+
+    asked = _asked(str(options.seed), "", presets=(options.preset,))
+    _run(plans.one_person(options, asked), show_examples=show_examples)
+
+
+def fig45(options: RunOptions) -> None:
+    """Show how experts' weights spread over people, with and without the user's half."""
+    from simulations.experiments import benchmark_plan as plans
+
+    _run(plans.densities(options, _asked(str(options.seed), "", presets=(options.preset,))))
+
+
+def fig6_efficiency(options: RunOptions) -> None:
+    """Measure numbers and minutes of every stage; its phases are trained for it."""
+    from simulations.experiments import benchmark_plan as plans
+
+    _run(plans.efficiency(options, _asked(str(options.seed), "", presets=(options.preset,))))
+
+
+def fig6_experts(options: RunOptions, seeds: Seeds = "0", experts: Experts = "2,5,8") -> None:
+    """Compare numbers of experts."""
+    from simulations.experiments import benchmark_plan as plans
+
+    asked = _asked(seeds, "", presets=(options.preset,))
+    asked = replace(asked, experts=_numbers(experts, "--experts"))
+    _run(plans.experts(options, asked))
+
+
+def _asked(seeds: str, lengths: str, *, presets: tuple[str, ...]) -> Asked:
+    from simulations.experiments.benchmark_plan import Asked
+
+    return Asked(
+        presets=presets,
+        seeds=_numbers(seeds, "--seeds"),
+        lengths=_numbers(lengths, "--lengths") if lengths else (),
+    )
+
+
+def _numbers(text: str, option: str) -> tuple[int, ...]:
+    return _parts(text, option, int, "whole numbers with commas between, such as 0,1,2")
+
+
+def _names(text: str, option: str) -> tuple[str, ...]:
+    return _parts(text, option, str, "names with commas between")
+
+
+def _parts(
+    text: str, option: str, read: Callable[[str], Value], expected: str
+) -> tuple[Value, ...]:
+    """The parts of one word. Raises ConfigError."""
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    try:
+        found = tuple(read(part) for part in parts)
+    except ValueError:
+        found = ()
+    if not found or len(set(found)) < len(found):
+        raise ConfigError(f"{option} is '{text}'; expected {expected}", hint="name each once")
+    return found
+
+
+def _run(plan: Plan, *, show_examples: bool = False) -> None:
+    """Run a plan, and leave result, tables, page and figures in OUT."""
+    from simulations.baselines.registry import make
+    from simulations.experiments.benchmark import run_benchmark
+    from simulations.experiments.benchmark_summary import as_result
+
+    with progress_bars() as show:
+        measured = run_benchmark(plan, show, make)
+        show("scoring", 0, 0)
+        views, texts, notes = _views(measured)
+        result = as_result(measured, routing=views, texts=texts, notes=notes)
+        example = case_study(measured, show_examples=show_examples)
+    _leave(result, plan.out, example)
+
+
+def _views(measured: Measured) -> tuple[list[Routing], Texts | None, list[str]]:
+    """What only some figures need: routing, texts as points, and what to say of them."""
+    from simulations.experiments import one_person, routing_views
+
+    if measured.plan.routing:
+        return routing_views.routing_views(measured), None, []
+    if measured.plan.experiment == "fig3":
+        return [], one_person.texts_of(measured), [one_person.NOTE]
+    return [], None, []
+
+
+def case_study(measured: Measured, *, show_examples: bool) -> Example | None:
+    """One query through the stages: of synthetic people, or of real ones if asked for."""
+    from simulations.reporting.report import REAL_NOTE, SYNTHETIC_NOTE, choose_example
+
+    synthetic = measured.source.truth is not None
+    if not synthetic and not show_examples:
+        return None
+    predictions = {}
+    for arm, variant, cells in measured.arms.values():
+        if variant is measured.plan.variants[0]:
+            predictions[arm] = list(cells[0].predictions)
+    users = measured.first(measured.plan.variants[0]).users
+    note = SYNTHETIC_NOTE if synthetic else REAL_NOTE
+    return choose_example(measured.source.task, users, predictions, note=note)
+
+
+def _leave(result: BenchmarkResult, out: Path, example: Example | None) -> None:
+    """Write JSON, Markdown, page and figures, and print the tables."""
+    from proper_model.storage.files import make_private_folder, storage_errors, write_atomic
+    from simulations.experiments.benchmark_page import write_page
+    from simulations.experiments.benchmark_tables import markdown
+    from simulations.outcome.results import write_document
+
+    name = result.experiment
+    with storage_errors(out):
+        write_document(result, out / f"{name}.json")
+        write_atomic(out / f"{name}.md", markdown(result).encode())
+        (section,) = write_page([result], out / f"{name}.html", examples=[example])
+        folder = make_private_folder(out / "figures")
+        for figure in section.figures:
+            drawn = figure.svg.replace("currentColor", "black")
+            write_atomic(folder / f"{figure.key.partition('-')[2]}.svg", drawn.encode())
+    for table in section.tables:
+        print_table(table)
+    for line in section.not_won:
+        print_line(line)
+    say(f"result: {out / name}.json, table: {name}.md, page: {name}.html, figures: figures/")

@@ -1,0 +1,245 @@
+"""A benchmark as tables and sentences: methods beside the paper's numbers, comparisons, sizes, times."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from client.terminal.tables import Table, to_markdown
+from simulations.experiments.benchmark_schema import BenchmarkResult, Row
+from simulations.experiments.benchmark_summary import main_metrics
+from simulations.experiments.comparing import UNUSED, sentence
+from simulations.experiments.paper_numbers import (
+    DISCREPANCIES,
+    counterpart,
+    paper_value,
+)
+from simulations.outcome.results import METRICS, MetricSummary
+from simulations.reporting.tables import NONE, difference, interval
+
+PROPER_ARMS = ("stage2", "stage3")
+# What a paper's experiment is called in prose.
+TITLES = {
+    "table1": "All methods",
+    "table2": "The least active people",
+    "table3": "What each part brings",
+    "fig3": "One person's texts",
+    "fig45": "Routing with and without the user's half",
+    "fig6-efficiency": "Parameters and time",
+    "fig6-experts": "The number of experts",
+}
+
+
+def title(result: BenchmarkResult) -> str:
+    """What was compared, on whom."""
+    seeds = ", ".join(map(str, result.seeds))
+    folds = f", {result.folds} folds" if result.folds > 1 else ""
+    return (
+        f"{TITLES[result.experiment]}: {result.task}, profile {result.profile}, base {result.base}, "
+        f"split {result.split}{folds}, {'seeds' if len(result.seeds) > 1 else 'seed'} {seeds}, "
+        f"{result.users} people"
+    )
+
+
+def metrics_of(result: BenchmarkResult) -> list[str]:
+    """What tables show: the metrics of the rows, but how many answers could not be read."""
+    found = result.metric_names()
+    return [metric for metric in METRICS if metric in found and metric not in UNUSED]
+
+
+def cell(value: MetricSummary | None) -> str:
+    """The mean of people's values where there is one, else over all answers, with its interval."""
+    if value is None:
+        return NONE
+    if math.isfinite(value.user_mean):
+        return interval(value.user_mean, value.user_low, value.user_high)
+    return interval(value.mean, value.low, value.high)
+
+
+def method_table(result: BenchmarkResult) -> Table:
+    """A row a method: metrics with intervals over people, the paper's numbers where it has some."""
+    beside = counterpart(result.task)
+    columns, rows = ["method"], [[name] for name in result.rows]
+    for metric in metrics_of(result):
+        columns.append(metric)
+        paper = [
+            paper_value(result.experiment, result.task, metric, row.arm, row.variant)
+            for row in result.rows.values()
+        ]
+        if beside is not None and any(value is not None for value in paper):
+            columns.append(f"{beside.said}, {metric}")
+        else:
+            paper = []
+        for place, row in enumerate(result.rows.values()):
+            rows[place].append(cell(row.metrics.get(metric)))
+            rows[place] += [_number(paper[place])] if paper else []
+    columns += ["seconds a person", "trained tokens a person"]
+    for place, row in enumerate(result.rows.values()):
+        rows[place] += list(_costs(result, row))
+    return Table(title(result), tuple(columns), tuple(tuple(row) for row in rows))
+
+
+def comparison_table(result: BenchmarkResult) -> Table:
+    """Every comparison in the task's main metric, the loss and macro F1; the file holds all metrics."""
+    shown = (*main_metrics(metrics_of(result)), "f1_macro")
+    rows = [
+        (
+            f"{row.a} − {row.b}",
+            row.metric,
+            *difference(row),
+            _number(row.p_holm),
+            _share(row.helped),
+            _share(row.hurt),
+            _number(row.detectable, 4),
+        )
+        for row in result.comparisons
+        if row.metric in shown
+    ]
+    header = (
+        *("methods", "metric", "difference", "interval", "verdict", "p, Holm"),
+        *("helped", "hurt", "detectable"),
+    )
+    return Table("Comparisons, paired by person", header, tuple(rows), labels=2)
+
+
+def length_table(result: BenchmarkResult) -> Table | None:
+    """Gains by history length; None without any."""
+    rows = [
+        (
+            f"{point.a} − {point.b}",
+            point.metric,
+            "cut to" if point.cut else "own, about",
+            str(point.items),
+            str(point.people),
+            f"{point.delta:+.4f}",
+            f"[{point.low:+.4f}, {point.high:+.4f}]",
+        )
+        for point in result.lengths
+    ]
+    if not rows:
+        return None
+    header = ("methods", "metric", "histories", "items", "people", "difference", "interval")
+    return Table("By length of the history", header, tuple(rows), labels=3)
+
+
+def size_table(result: BenchmarkResult) -> Table:
+    """Numbers that each part trains or ships, and seconds of the pooled phases, a column a variant."""
+    names = list(result.variants)
+    parts = list(dict.fromkeys(p for v in result.variants.values() for p in v.parameters))
+    phases = list(dict.fromkeys(p for v in result.variants.values() for p in v.seconds))
+    rows = [
+        (f"{part.replace('_', ' ')}, numbers", *(_count(result, n, part) for n in names))
+        for part in parts
+    ]
+    rows += [
+        (f"{phase}, minutes", *(_minutes(result.variants[n].seconds.get(phase)) for n in names))
+        for phase in phases
+    ]
+    return Table("Parameters and time", ("part", *names), tuple(rows))
+
+
+def joined_table(results: Sequence[BenchmarkResult]) -> Table:
+    """A row a data set and metric, a column a method; beneath each the paper's of its kind of task."""
+    names = list(dict.fromkeys(name for result in results for name in result.rows))
+    rows: list[tuple[str, ...]] = []
+    for result in results:
+        beside = counterpart(result.task)
+        for metric in metrics_of(result):
+            found = {name: row.metrics.get(metric) for name, row in result.rows.items()}
+            cells = (cell(found.get(name)) for name in names)
+            rows.append((f"{result.task}, {result.users} people", metric, *cells))
+            paper = [
+                None
+                if name not in result.rows
+                else paper_value(
+                    result.experiment,
+                    result.task,
+                    metric,
+                    result.rows[name].arm,
+                    result.rows[name].variant,
+                )
+                for name in names
+            ]
+            if beside is not None and any(value is not None for value in paper):
+                rows.append((beside.said, metric, *map(_number, paper)))
+    kinds = ", ".join(dict.fromkeys(TITLES[result.experiment] for result in results))
+    return Table(f"{kinds}, beside the paper", ("set", "metric", *names), tuple(rows), labels=2)
+
+
+def sentences(result: BenchmarkResult) -> list[str]:
+    """One sentence a comparison in the task's main metric and the loss."""
+    shown = main_metrics(metrics_of(result))
+    return [sentence(row) for row in result.comparisons if row.metric in shown]
+
+
+def not_won(result: BenchmarkResult) -> list[str]:
+    """The sentences of comparisons that PROPER was to win and did not."""
+    shown = main_metrics(metrics_of(result))
+    return [
+        sentence(row)
+        for row in result.comparisons
+        if row.metric in shown
+        and row.improvement is not True
+        and result.rows[row.a].arm in PROPER_ARMS
+    ]
+
+
+def beside_the_paper(results: Sequence[BenchmarkResult]) -> list[str]:
+    """What must stand beside any of the paper's numbers."""
+    said = []
+    for task in dict.fromkeys(result.task for result in results):
+        found = counterpart(task)
+        if found is None:
+            said.append(f"{task}: the paper has no task of this kind")
+        elif found.same:
+            said.append(f"{task}: the paper's task, over another base and with other people")
+        else:
+            said.append(
+                f"{task} is no LaMP task: it has the shape of {found.task}, whose numbers stand "
+                "beside it to show directions"
+            )
+    return [*said, *(f"in the paper, {fault}" for fault in DISCREPANCIES)]
+
+
+def markdown(result: BenchmarkResult) -> str:
+    """The whole result as a Markdown document."""
+    parts = [f"# {title(result)}", to_markdown(method_table(result))]
+    lists = [("Where PROPER does not win", not_won(result))]
+    parts += ["## Comparisons", to_markdown(comparison_table(result))]
+    if (lengths := length_table(result)) is not None:
+        parts += ["## By length of the history", to_markdown(lengths)]
+    parts += ["## Parameters and time", to_markdown(size_table(result))]
+    lists += [("In words", sentences(result)), ("Notes", list(result.notes))]
+    lists += [("Beside the paper", beside_the_paper([result]))]
+    for heading, lines in lists:
+        parts += [f"## {heading}", "\n".join(f"- {line}" for line in lines) or "- nothing"]
+    parts.append(f"Configuration {result.configuration}, code {result.commit}.")
+    return "\n\n".join(parts) + "\n"
+
+
+def _costs(result: BenchmarkResult, row: Row) -> tuple[str, str]:
+    """Of learning and answering together, by person and seed."""
+    known = [cost for cost in (row.training, row.answering) if cost is not None]
+    if not known:
+        return NONE, NONE
+    people = result.users * len(result.seeds)
+    seconds = math.fsum(cost.seconds for cost in known) / people
+    tokens = sum(cost.trained_tokens for cost in known) / people
+    return f"{seconds:.2f}", f"{tokens:,.0f}"
+
+
+def _number(value: float | None, digits: int = 3) -> str:
+    return NONE if value is None or not math.isfinite(value) else f"{value:.{digits}f}"
+
+
+def _share(value: float) -> str:
+    return NONE if not math.isfinite(value) else f"{value:.0%}"
+
+
+def _count(result: BenchmarkResult, variant: str, part: str) -> str:
+    count = result.variants[variant].parameters.get(part)
+    return NONE if count is None else f"{count:,}"
+
+
+def _minutes(seconds: float | None) -> str:
+    return NONE if seconds is None else f"{seconds / 60:.2f}"
