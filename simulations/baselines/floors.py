@@ -4,15 +4,15 @@ A floor reads texts (the prompts that the models are asked, blanks and case fold
 pooled users' items and queries, and a test user's own items. It gives every query one probability a
 label, and the rest follows from these, so that a floor stands in one table with the models:
 
-    output         the label nearest to the point a floor names (own median, item mean), else the
-                   most probable label
-    expected       that point, or sum_k k P(k); ordinal tasks only
+    output         the most probable label, as a model's greedy answer is
+    expected       sum_k k P(k), ordinal tasks only
     nll            -log P(gold): the loss of the gold answer's tokens and the end of sequence, summed
     answer_tokens  how many tokens that are, by the release's own tokenizer
 
-The third is what the model's sum is: a label's tokens and its end have by the chain rule the
-probability of the answer as a whole, and a floor has all its mass on answers that are labels, ended
-where they end. The gold answers of test users are blanked before a floor is called, and only turn
+The third is what the model's sum is: the tokens of a label of any length and its end have by the
+chain rule the probability of the answer as a whole, and a floor has all its mass on answers that are
+labels, ended where they end; for labels of one token the fourth is 2. A floor that names points (own
+median) has these as `expected`, and the label nearest to them as `output`. The gold answers of test users are blanked before a floor is called, and only turn
 up where its probabilities are scored. Generation has no labels, so no floor is defined for it.
 """
 
@@ -73,7 +73,7 @@ class Guess:
 
     Attributes:
         probabilities: [Q, K], rows sum to 1.
-        points: [Q], scores that are named rather than averaged over the probabilities; None: none.
+        points: [Q], scores that are named and not averaged over the probabilities; None: none.
     """
 
     probabilities: Array
