@@ -81,6 +81,7 @@ class Release:
             self.tokenizer,
             max_prompt_tokens=self.settings.max_prompt_tokens,
             max_answer_tokens=self.settings.max_answer_tokens,
+            retrieval_tokens=self.settings.retrieval_tokens,
         )
 
     def model(self) -> AdaptedModel:
