@@ -213,10 +213,10 @@ class StageSettings:
         check(0 <= self.weight_decay <= MAX_WEIGHT, "weight_decay must not be negative, nor huge")
         check(0 < self.held_back_fraction < 0.9, "held_back_fraction must be between 0 and 0.9")
 
-    @property
-    def longest_tokens(self) -> int:
-        """Of a row on a device: question, answer, and own items before the question."""
-        return self.max_prompt_tokens + self.retrieval_tokens + self.max_answer_tokens
+    def longest_tokens(self, *, retrieval: bool) -> int:
+        """Of a row: question and answer, and with `retrieval` own items before the question."""
+        lines = self.retrieval_tokens if retrieval else 0
+        return self.max_prompt_tokens + lines + self.max_answer_tokens
 
 
 def _check_rate(rate: float, name: str) -> None:
