@@ -22,7 +22,7 @@ from proper_model.model import Pass, group_pass, personal_pass, private_tensor, 
 from proper_model.progress import Progress, Steps, silent
 from proper_model.release.contents import Release
 from proper_model.settings import UserRouting
-from proper_model.tasks import Example, Query, Task, User
+from proper_model.tasks import Example, OwnItems, Query, Task, User
 
 
 class Parts(NamedTuple):
@@ -129,7 +129,7 @@ class ArmModel:
                 memory_bytes,
                 self.model,
                 users=len(people),
-                longest=settings.max_prompt_tokens + settings.max_answer_tokens,
+                longest=settings.longest_tokens(retrieval=bool(self.task.retrieve)),
                 tokens=settings.tokens_per_step,
                 answer=settings.max_answer_tokens,
             ),
@@ -160,6 +160,8 @@ def predict(
 ) -> list[Prediction]:
     """One prediction a query of every user, under the release's task.
 
+    Own items stand before the queries where the task retrieves some (`Release.retrieving`).
+
     Args:
         states: by user id, for arms that need one; a state of `stage3` also serves `stage2`.
         memory_bytes: as in `ArmModel.answers`.
@@ -167,9 +169,10 @@ def predict(
     Raises:
         StateError: if a state is missing or lacks what the arm needs.
     """
-    task = release.task
+    task, room = release.task, release.encoder().room
+    people = [OwnItems(task, user.history, room) for user in users]
     asked = [
-        (slot, task.query_example(query), query)
+        (slot, people[slot].query_example(query), query)
         for slot, user in enumerate(users)
         for query in user.queries
     ]
