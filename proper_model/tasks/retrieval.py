@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    Postings = tuple[NDArray[np.intp], NDArray[np.float64]]
+
 ALL: Literal["all"] = "all"
 MOST_RETRIEVED = 100
 LEAST_LINE_TOKENS = 8  # with less room than that for a longer line, a line fewer is asked for
@@ -72,27 +74,8 @@ class Retriever:
 
     def __init__(self, task: Task, items: Sequence[HistoryItem]) -> None:
         self.items = tuple(items)
-        self._places: dict[str, list[int]] = {}
-        self._weights: dict[str, list[float]] = {}
         documents = [words(task.line_text(item)) for item in self.items]
-        if any(documents):
-            self._add_up(documents)
-
-    def _add_up(self, documents: Sequence[list[str]]) -> None:
-        """What every word of every document adds to a score.
-
-        Kept by word: the package's own scores ask every document for every word, and a person
-        asks once an item.
-        """
-        from rank_bm25 import BM25Okapi
-
-        index = BM25Okapi(documents)
-        for place, (counts, length) in enumerate(zip(index.doc_freqs, index.doc_len, strict=True)):
-            norm = index.k1 * (1 - index.b + index.b * length / index.avgdl)
-            for word, count in counts.items():
-                weight = index.idf[word] * (count * (index.k1 + 1) / (count + norm))
-                self._places.setdefault(word, []).append(place)
-                self._weights.setdefault(word, []).append(weight)
+        self._weights = _word_weights(documents) if any(documents) else {}
 
     def scores(self, text: str) -> NDArray[np.float64]:
         """Of every item, [N]."""
@@ -100,8 +83,9 @@ class Retriever:
 
         found = np.zeros(len(self.items))
         for word in words(text):
-            if word in self._places:
-                found[self._places[word]] += self._weights[word]
+            if word in self._weights:
+                places, weights = self._weights[word]
+                found[places] += weights
         return found
 
     def best(
@@ -118,6 +102,28 @@ class Retriever:
         order = self.scores(text)[:before].argsort(kind="stable")[::-1]
         seen = (self.items[place] for place in order)
         return tuple(islice((item for item in seen if item.id != without), k))
+
+
+def _word_weights(documents: Sequence[list[str]]) -> dict[str, Postings]:
+    """By word, in which documents it stands and what it adds to the score of each.
+
+    The package's own scores ask every document for every word of a question, and training asks a
+    question an item.
+    """
+    import numpy as np
+    from rank_bm25 import BM25Okapi
+
+    index = BM25Okapi(documents)
+    found: dict[str, list[tuple[int, float]]] = {}
+    for place, (counts, length) in enumerate(zip(index.doc_freqs, index.doc_len, strict=True)):
+        norm = index.k1 * (1 - index.b + index.b * length / index.avgdl)
+        for word, count in counts.items():
+            weight = index.idf[word] * (count * (index.k1 + 1) / (count + norm))
+            found.setdefault(word, []).append((place, weight))
+    return {
+        word: (np.array([place for place, _ in rows]), np.array([weight for _, weight in rows]))
+        for word, rows in found.items()
+    }
 
 
 @dataclass(frozen=True)
