@@ -7,6 +7,7 @@ import math
 import random
 
 import pytest
+from rank_bm25 import BM25Okapi
 
 from proper_model.errors import ConfigError, DataError
 from proper_model.tasks import (
@@ -79,7 +80,9 @@ def test_scores_are_those_of_the_formula(text):
     documents = [words(f"{film} comedy") for film in FILMS]
     expected = okapi(documents, words(text))
     retriever = Retriever(TAGS, ITEMS)
-    assert retriever._scores(text, list(range(5))) == pytest.approx(expected, rel=1e-12, abs=1e-12)
+    assert retriever.scores(text) == pytest.approx(expected, rel=1e-12, abs=1e-12)
+    package = BM25Okapi(documents).get_scores(words(text))
+    assert retriever.scores(text) == pytest.approx(package, rel=1e-12, abs=1e-12)
     order = sorted(range(5), key=lambda place: (expected[place], place), reverse=True)
     assert [one.id for one in retriever.best(text, 5)] == [f"i{place}" for place in order]
 
@@ -88,7 +91,7 @@ def test_one_score_by_hand():
     """`poet`: N 5, in one document of 11 words, mean length (11 + 7 + 9 + 3 + 7) / 5 = 7.4."""
     idf = math.log(4.5 / 1.5)
     by_hand = idf * 2.5 / (1 + 1.5 * (0.25 + 0.75 * 11 / 7.4))
-    assert Retriever(TAGS, ITEMS)._scores("poet", [0]) == pytest.approx([by_hand])
+    assert Retriever(TAGS, ITEMS).scores("poet")[0] == pytest.approx(by_hand)
 
 
 def test_equal_items_come_newest_first_and_words_are_compared_without_case_and_signs():

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from proper_model.kernels import Encoded
     from proper_model.release.contents import Release
     from proper_model.settings import BaseWeights
+    from proper_model.tasks import Task
 
 
 class Format(StrEnum):

@@ -20,11 +20,18 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from itertools import islice
+from typing import TYPE_CHECKING, Literal
 
 from proper_model.errors import ConfigError
 from proper_model.tasks.records import HistoryItem, Query
 from proper_model.tasks.task import Depth, Example, Task
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Postings = tuple[NDArray[np.intp], NDArray[np.float64]]
 
 ALL: Literal["all"] = "all"
 MOST_RETRIEVED = 100
@@ -66,33 +73,57 @@ class Retriever:
     """BM25 over one person's items of a task, oldest first."""
 
     def __init__(self, task: Task, items: Sequence[HistoryItem]) -> None:
-        from rank_bm25 import BM25Okapi
-
         self.items = tuple(items)
         documents = [words(task.line_text(item)) for item in self.items]
-        self._index = BM25Okapi(documents) if any(documents) else None
+        self._weights = _word_weights(documents) if any(documents) else {}
+
+    def scores(self, text: str) -> NDArray[np.float64]:
+        """Of every item, [N]."""
+        import numpy as np
+
+        found = np.zeros(len(self.items))
+        for word in words(text):
+            if word in self._weights:
+                places, weights = self._weights[word]
+                found[places] += weights
+        return found
 
     def best(
         self, text: str, k: int, *, without: str | None = None, before: int | None = None
     ) -> tuple[HistoryItem, ...]:
         """The k items that fit a text best, the best first; of equal ones the newer first.
 
+        Fewer where there are fewer. Items that share no word with the text come after those that do.
+
         Args:
             without: an id; items that have it are not found.
             before: only the first so many items are found.
-
-        Fewer where there are fewer. Items that share no word with the text are found after those that do.
         """
-        seen = [place for place, item in enumerate(self.items[:before]) if item.id != without]
-        scores = self._scores(text, seen)
-        order = sorted(zip(scores, seen, strict=True), reverse=True)
-        return tuple(self.items[place] for _, place in order[:k])
+        order = self.scores(text)[:before].argsort(kind="stable")[::-1]
+        seen = (self.items[place] for place in order)
+        return tuple(islice((item for item in seen if item.id != without), k))
 
-    def _scores(self, text: str, places: list[int]) -> list[float]:
-        if self._index is None or not places:
-            return [0.0] * len(places)
-        known = [word for word in words(text) if word in self._index.idf]
-        return [float(score) for score in self._index.get_batch_scores(known, places)]
+
+def _word_weights(documents: Sequence[list[str]]) -> dict[str, Postings]:
+    """By word, in which documents it stands and what it adds to the score of each.
+
+    The package's own scores ask every document for every word of a question, and training asks a
+    question an item.
+    """
+    import numpy as np
+    from rank_bm25 import BM25Okapi
+
+    index = BM25Okapi(documents)
+    found: dict[str, list[tuple[int, float]]] = {}
+    for place, (counts, length) in enumerate(zip(index.doc_freqs, index.doc_len, strict=True)):
+        norm = index.k1 * (1 - index.b + index.b * length / index.avgdl)
+        for word, count in counts.items():
+            weight = index.idf[word] * (count * (index.k1 + 1) / (count + norm))
+            found.setdefault(word, []).append((place, weight))
+    return {
+        word: (np.array([place for place, _ in rows]), np.array([weight for _, weight in rows]))
+        for word, rows in found.items()
+    }
 
 
 @dataclass(frozen=True)
