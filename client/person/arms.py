@@ -155,6 +155,7 @@ def predict(
     arm: str,
     states: Mapping[str, PersonalState],
     *,
+    asked_as: Callable[[int, Query], Example] | None = None,
     memory_bytes: int | None = None,
     progress: Progress = silent,
 ) -> list[Prediction]:
@@ -164,6 +165,8 @@ def predict(
 
     Args:
         states: by user id, for arms that need one; a state of `stage3` also serves `stage2`.
+        asked_as: how a query of the user at a place is put to the model, where something else than
+            retrieved items stands before it.
         memory_bytes: as in `ArmModel.answers`.
 
     Raises:
@@ -172,7 +175,7 @@ def predict(
     task, room = release.task, release.encoder().room
     people = [OwnItems(task, user.history, room) for user in users]
     asked = [
-        (slot, people[slot].query_example(query), query)
+        (slot, asked_as(slot, query) if asked_as else people[slot].query_example(query), query)
         for slot, user in enumerate(users)
         for query in user.queries
     ]

@@ -19,7 +19,7 @@ up where its probabilities are scored. Generation has no labels, so no floor is 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,9 +27,10 @@ from numpy.typing import NDArray
 from proper_model.errors import DataError, MetricError, TaskError
 from proper_model.evaluation import Prediction
 from proper_model.tasks import Example, Query, Task, User, short_id
-from simulations.baselines.arm import Benchmark
+from simulations.baselines.arm import Benchmark, blind
 
 Array = NDArray[np.float64]
+Places = NDArray[np.intp]  # indices of items
 # A probability below this is a fault of a floor's, not knowledge: it bounds the loss at 27.6 nats.
 LEAST = 1e-12
 
@@ -147,7 +148,7 @@ def read_answers(task: Task, pooled: Sequence[User], users: Sequence[User]) -> A
         names=names,
         values=np.array([float(name) for name in names] if task.kind == "ordinal" else []),
         pooled=tuple(_person(task, user, places, pooled=True) for user in pooled),
-        users=tuple(_person(task, _blind(user), places, pooled=False) for user in users),
+        users=tuple(_person(task, blind(user), places, pooled=False) for user in users),
     )
     if not any(person.labels for person in answers.pooled):
         raise DataError(
@@ -160,11 +161,6 @@ def read_answers(task: Task, pooled: Sequence[User], users: Sequence[User]) -> A
 def normalized(text: str) -> str:
     """A text as it is compared: case and blanks folded."""
     return " ".join(text.casefold().split())
-
-
-def _blind(user: User) -> User:
-    """The user with no answer to a query: whatever a floor does, it cannot read one."""
-    return replace(user, queries=tuple(replace(query, gold="") for query in user.queries))
 
 
 def _person(task: Task, user: User, places: dict[str, int], *, pooled: bool) -> Person:

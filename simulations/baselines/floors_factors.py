@@ -12,11 +12,11 @@ that nobody else rated has x_i = x. `floors_items.reshaped` makes probabilities 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from simulations.baselines.floors import Answers, Array, Guess, Person
+from simulations.baselines.floors import Answers, Array, Guess, Person, Places
 from simulations.baselines.floors_items import Items, Offsets, reshaped
 
 FACTORS = 8  # beside the offset
@@ -25,7 +25,7 @@ _LEAST_RATERS = 2
 _START = 0.1  # how far from 0 loadings begin: with 0, no factor would ever tell people apart
 
 # Places of items, and deviations from their means.
-Deviations = tuple[Array, Array]
+Deviations = tuple[Places, Array]
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Factors:
         covariance = np.linalg.inv(precision)
         return covariance @ (x.T @ deviations) / self.noise, covariance
 
-    def variance(self, asked: Array, mean: Array, covariance: Array) -> Array:
+    def variance(self, asked: Places, mean: Array, covariance: Array) -> Array:
         """Variance of a person's score of every item that is asked, [Q]."""
         second = self.second(asked)
         known = np.einsum("qab,ab->q", second, covariance)
@@ -58,7 +58,7 @@ class Factors:
             self.noise + known + np.einsum("qab,a,b->q", self.uncertainty[asked], mean, mean)
         )
 
-    def second(self, places: Array) -> Array:
+    def second(self, places: Places) -> Array:
         """E[x_i x_i'], [n, F, F]."""
         x = self.loadings[places]
         return np.asarray(x[:, :, None] * x[:, None, :] + self.uncertainty[places])
@@ -70,7 +70,7 @@ def factors(answers: Answers) -> list[Guess]:
     shared = sorted(text for text, raters in items.raters.items() if raters >= _LEAST_RATERS)
     places = {text: place for place, text in enumerate(shared)}
 
-    def located(texts: Sequence[str]) -> Array:
+    def located(texts: Sequence[str]) -> Places:
         return np.array([places.get(text, len(shared)) for text in texts], dtype=int)
 
     people = [(located(p.texts), items.own_deviations(p)) for p in answers.pooled if p.labels]
@@ -133,12 +133,9 @@ def fit_factors(
             common[0] = loadings[:, 0].mean()
             around = (loadings - common) ** 2 + np.einsum("iaa->ia", covariance)
             spread = np.maximum(around.mean(0), 1e-6)
-        fitted = Factors(
-            np.vstack([loadings, common]),
-            np.concatenate([covariance, np.diag(spread)[None]]),
-            fitted.noise,
-        )
-        fitted = Factors(fitted.loadings, fitted.uncertainty, _noise(fitted, found))
+        every = np.concatenate([covariance, np.diag(spread)[None]])
+        fitted = Factors(np.vstack([loadings, common]), every, fitted.noise)
+        fitted = replace(fitted, noise=_noise(fitted, found))
     return fitted
 
 

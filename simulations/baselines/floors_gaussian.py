@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from proper_model.errors import DataError
-from simulations.baselines.floors import Answers, Array, Guess, Person
+from simulations.baselines.floors import Answers, Array, Guess, Person, Places
 from simulations.baselines.floors_items import Items, Offsets, offset_guess, reshaped
 
 LEAST_RATERS = 20
@@ -31,7 +31,7 @@ _STEPS = 10
 _LEAST_DEVIATION = 0.25
 
 # Scores by place of the item.
-Scores = tuple[Array, Array]
+Scores = tuple[Places, Array]
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Gaussian:
     mean: Array
     covariance: Array
 
-    def given(self, places: Array, scores: Array, asked: Array) -> tuple[Array, Array]:
+    def given(self, places: Places, scores: Array, asked: Places) -> tuple[Array, Array]:
         """Mean and variance of what is asked, [Q] each, given the scores of other items.
 
         Args:
@@ -61,7 +61,10 @@ def gaussian(answers: Answers) -> list[Guess]:
     Raises DataError if no text that is asked about is shared, or fewer than two are.
     """
     items = Items(answers)
-    shared = sorted((t for t, n in items.raters.items() if n >= LEAST_RATERS), key=lambda t: (-items.raters[t], t))
+    shared = sorted(
+        (t for t, n in items.raters.items() if n >= LEAST_RATERS),
+        key=lambda t: (-items.raters[t], t),
+    )
     places = {text: place for place, text in enumerate(shared[:MOST_ITEMS])}
     if len(places) < 2 or not any(t in places for person in answers.users for t in person.asked):
         raise DataError(

@@ -41,7 +41,7 @@ class Items:
     def __init__(self, answers: Answers) -> None:
         self.values, self.prior = answers.values, pooled_frequencies(answers)
         empty = np.zeros(len(answers.names))
-        self._counts: dict[str, Array] = defaultdict(lambda: empty.copy())
+        self._counts: dict[str, Array] = defaultdict(empty.copy)
         for person in answers.pooled:
             for text, label in zip(person.texts, person.labels, strict=True):
                 self._counts[text][label] += 1.0
