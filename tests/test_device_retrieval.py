@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from client.commands.adapt import say_room
 from client.export.folder_readme import content
 from client.export.request import Request
 from client.person import cost
@@ -194,6 +195,16 @@ def test_more_than_there_is_room_for_is_cut_at_the_limit(release: Release, user:
     assert asked.settings.longest_tokens(retrieval=True) == most + asked.settings.max_answer_tokens
     with pytest.raises(ConfigError, match="or all"):
         release.retrieving(-1)
+
+
+def test_a_release_without_room_for_own_items_is_told(
+    release: Release, history: tuple[HistoryItem, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for tokens, warned in ((64, False), (0, True)):
+        asked = release.retrieving(2, tokens=tokens)
+        settings = dataclasses.replace(asked.settings, max_prompt_tokens=8)
+        say_room(Learner(dataclasses.replace(asked, settings=settings)), asked.task, history)
+        assert ("leaves no room" in capsys.readouterr().err) == warned
 
 
 def test_a_server_without_items_refuses() -> None:
