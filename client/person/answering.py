@@ -1,13 +1,13 @@
 """A person's own model: answers at every stage, and the weights by which routers mix experts.
 
 Stage 1 is the population's model, stage 2 adds the group experts under this person's embedding,
-stage 3 adds the private adapter. Someone without an adapter gets the highest stage there is, and is
-told.
+stage 3 adds the private adapter and answers mixed with stage 2 where the release is calibrated.
+Someone without an adapter gets the highest stage there is, and is told.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -17,8 +17,9 @@ from client.person.arms import ArmModel, Private
 from client.person.state import EMBEDDING, PersonalState
 from proper_model.answering import Answer, Ended, routing_weights, stream
 from proper_model.errors import ConfigError, DataError
-from proper_model.model import AdaptedModel, Pass
+from proper_model.model import AdaptedModel, MakePass
 from proper_model.release.contents import Release
+from proper_model.settings import Calibrated
 from proper_model.tasks import Example, HistoryItem, Query, Task
 from proper_model.text import Encoder
 
@@ -29,11 +30,16 @@ ROWS_AT_ONCE = 64  # of routing weights: bounded memory for long histories
 
 @dataclass(frozen=True)
 class Personal:
-    """One task of one person over one release; `private` is empty before any adaptation."""
+    """One task of one person over one release; `private` is empty before any adaptation.
+
+    Attributes:
+        items: how many the adapter was trained on.
+    """
 
     release: Release
     task: Task
     private: Private
+    items: int = 0
 
     @classmethod
     def of(cls, release: Release, state: PersonalState | None, name: str | None) -> Personal:
@@ -41,7 +47,7 @@ class Personal:
         if state is None or not state.tasks:
             return cls(release, release.task, {})
         name, task_state = state.task_named(name)
-        return cls(release, task_state.task(), state.private(name))
+        return cls(release, task_state.task(), state.private(name), state.trained_items(name))
 
     @property
     def stages(self) -> tuple[str, ...]:
@@ -73,9 +79,15 @@ class Personal:
     def encoder(self) -> Encoder:
         return self._answering.encoder
 
-    def make_pass(self, stage: str) -> Callable[[Tensor], Pass]:
-        """From row slots, all of them 0, to the pass of a stage. Loads the adapter if it is used."""
+    def make_pass(self, stage: str) -> MakePass:
+        """From row slots, all of them 0, to the pass of a stage alone. Loads the adapter if it is used."""
         return self._answering.make_pass(self.arm(stage), [self.private])
+
+    @property
+    def calibrated(self) -> Calibrated | None:
+        """What the release says of an adapter from so many items, stage 3's weight among it."""
+        calibration = self.release.calibration
+        return None if calibration is None else calibration.of("stage3", self.items)
 
     def prompt(self, text: str) -> str:
         """A question in the task's wording."""
@@ -97,7 +109,7 @@ class Personal:
             self.model,
             self.encoder,
             self.encoder.prompt(self.prompt(text)),
-            self.make_pass(stage),
+            self._answering.mixture(self.arm(stage), [self.private], [self.items]),
             max_new_tokens=self.answer_limit(text, max_tokens),
         )
 
@@ -111,6 +123,7 @@ class Personal:
             [(0, one, Query(one.id, one.prompt, one.answer)) for one in examples],
             self.arm(stage),
             [self.private],
+            items=[self.items],
             memory_bytes=self.release.memory_bytes,
         )
 
