@@ -1,6 +1,7 @@
 """Which equations a model uses (presets) and how it is trained (profiles)."""
 
 from proper_model.settings import presets
+from proper_model.settings.calibration import Calibrated, Calibration
 from proper_model.settings.presets import (
     EmbeddingTables, RouterSharing, RouterText, Structure, UserRouting, preset,
 )
@@ -9,6 +10,6 @@ from proper_model.settings.settings_io import to_mapping
 from proper_model.settings.shipped_profiles import load_profile
 
 __all__ = [
-    "BaseWeights", "EmbeddingTables", "RouterSharing", "RouterText", "StageSettings", "Structure",
-    "UserRouting", "load_profile", "preset", "presets", "to_mapping",
+    "BaseWeights", "Calibrated", "Calibration", "EmbeddingTables", "RouterSharing", "RouterText",
+    "StageSettings", "Structure", "UserRouting", "load_profile", "preset", "presets", "to_mapping",
 ]
