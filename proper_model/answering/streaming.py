@@ -71,9 +71,7 @@ def stream_tokens(
     max_new_tokens: int,
 ) -> Generator[int, None, bool]:
     """Token ids after the prompt, without the end of sequence; then whether that was reached."""
-    steps = greedy_steps(
-        model, encoder, [prompt], [0], make_pass, max_new_tokens=max_new_tokens
-    )
+    steps = greedy_steps(model, encoder, [prompt], [0], make_pass, max_new_tokens=max_new_tokens)
     with closing(steps):
         for tokens, scores in steps:
             token = int(tokens[0])

@@ -44,6 +44,7 @@ from proper_model.bundle.file_names import (
 from proper_model.errors import BaseModelError, BundleFormatError
 from proper_model.model.adapted_model import AdaptedModel
 from proper_model.release.recipe import BaseSource, Recipe, ReleaseContent
+from proper_model.settings.calibration import Calibration
 from proper_model.settings.presets import EmbeddingTables, RouterSharing, RouterText, Structure
 from proper_model.settings.profile import BaseWeights, StageSettings
 from proper_model.tasks.task import Task
@@ -62,6 +63,7 @@ class Release:
         notes: numbers about training, for reports; no user data.
         chosen_weights: how this host holds the base, where that is not as the release says.
         memory_bytes: what answering may take beside the base on this host; None: no limit.
+        calibration: what serves a history of so many items best; None: the release has none.
     """
 
     base: Any
@@ -75,6 +77,7 @@ class Release:
     notes: Mapping[str, Any]
     chosen_weights: BaseWeights | None = None
     memory_bytes: int | None = None
+    calibration: Calibration | None = None
 
     def encoder(self) -> Encoder:
         return Encoder(
