@@ -75,17 +75,23 @@ def inspect(
         list_items(task_state, as_json=as_json)
         return
     facts = adapter_facts(state, name, task_state)
-    routing = routing_of(workspace, state, name)
+    routing, (weight, temperature) = stage_three(workspace, state, name)
     if as_json:
         events = [dataclasses.asdict(event) for event in state.events]
+        answers = {"stage3_weight": weight, "temperature": temperature}
         told = {"routing": routing, "events": events, "warnings": vault.warnings}
-        print_line(json.dumps(facts | told, sort_keys=True))
+        print_line(json.dumps(facts | answers | told, sort_keys=True))
         return
     print_table(Table("Your adapter", ("", ""), fact_rows(facts), labels=2))
     print_events(state)
     if routing is None:
         print_line("Stage 3 is not there yet, so there is no routing of your own to show.")
         return
+    if (weight, temperature) != (1, 1):
+        print_line(
+            f"Answers are stage 3 with weight {weight:g} and stage 2 with {1 - weight:g}, mixed in "
+            f"probability, at temperature {temperature:g}: so the release is calibrated."
+        )
     experts = len(next(iter(routing.values())))
     table = Table(
         f"Where your last {counted(min(ROUTED_ITEMS, len(task_state.items)), 'item')} went",
@@ -169,10 +175,13 @@ def list_items(task: TaskState, *, as_json: bool) -> None:
     print_table(Table("Your items", ("number", "id", "date", "begins"), cells, labels=4))
 
 
-def routing_of(
+def stage_three(
     workspace: Workspace, state: PersonalState, name: str
-) -> dict[str, list[float]] | None:
-    """Mean weight of every expert at every linear over the newest items, at stage 3."""
+) -> tuple[dict[str, list[float]] | None, tuple[float, float]]:
+    """Mean weight of every expert at every linear over the newest items, and how stage 3 answers.
+
+    None where there is no stage 3; its weight against stage 2 and the temperature.
+    """
     from client.person.answering import Personal
 
     bundle = workspace.bundle_of(state)
@@ -181,10 +190,11 @@ def routing_of(
         release = workspace.load(bundle, base_weights=state.base_weights)
         mine = Personal.of(release, state, name)
         if "3" not in mine.stages:
-            return None
+            return None, mine.share
         items = state.tasks[name].items[-ROUTED_ITEMS:]
         weights = mine.routing([mine.task.history_example(item) for item in items], stage="3")
-    return {
+    routing = {
         site.path: [round(float(w), 4) for w in row]
         for site, row in zip(mine.model.sites, weights, strict=True)
     }
+    return routing, mine.share

@@ -69,6 +69,7 @@ def write_format(
     trained_over: BaseWeights,
     approximate: bool,
     samples: Sequence[Encoded],
+    share: tuple[float, float],
 ) -> Exported:
     """What `kind` stands for, written to `out`.
 
@@ -76,6 +77,7 @@ def write_format(
         bundle: that `release` was loaded from, so that its files and its base were verified.
         with_base: write the base beside an adapter.
         trained_over: how the base was held when the adapter was trained.
+        approximate, samples, share: as in `Request`.
 
     Raises:
         As the writers of `client.export.folder` and `client.export.runtimes`; BaseModelError if the base
@@ -105,6 +107,7 @@ def write_format(
         trained_over=trained_over,
         approximate=approximate,
         samples=samples,
+        share=share,
     )
     return write(out, request)
 

@@ -13,13 +13,12 @@ from functools import cached_property
 
 from torch import Tensor
 
-from client.person.arms import ArmModel, Private
+from client.person.arms import ArmModel, Private, share_of
 from client.person.state import EMBEDDING, PersonalState
 from proper_model.answering import Answer, Ended, routing_weights, stream
 from proper_model.errors import ConfigError, DataError
 from proper_model.model import AdaptedModel, MakePass
 from proper_model.release.contents import Release
-from proper_model.settings import Calibrated
 from proper_model.tasks import Example, HistoryItem, Query, Task
 from proper_model.text import Encoder
 
@@ -84,10 +83,9 @@ class Personal:
         return self._answering.make_pass(self.arm(stage), [self.private])
 
     @property
-    def calibrated(self) -> Calibrated | None:
-        """What the release says of an adapter from so many items, stage 3's weight among it."""
-        calibration = self.release.calibration
-        return None if calibration is None else calibration.of("stage3", self.items)
+    def share(self) -> tuple[float, float]:
+        """Weight of stage 3 in its answers, against stage 2, and their temperature."""
+        return share_of(self.release, ARMS["3"], self.items)
 
     def prompt(self, text: str) -> str:
         """A question in the task's wording."""

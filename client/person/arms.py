@@ -22,6 +22,7 @@ from proper_model.answering import Answer, Question, answer_queries, inference_t
 from proper_model.errors import ConfigError
 from proper_model.evaluation import Prediction
 from proper_model.model import (
+    ALONE,
     MakePass,
     Mixture,
     Pass,
@@ -116,10 +117,8 @@ class ArmModel:
         Raises as `make_pass`.
         """
         upper = self.make_pass(arm, people)
-        calibration = self.release.calibration
-        found = [calibration.of(arm, count) if calibration else None for count in items]
-        shares = [(one.weight, one.temperature) if one else (1.0, 1.0) for one in found]
-        if arm not in BELOW or all(share == (1.0, 1.0) for share in shares):
+        shares = [share_of(self.release, arm, count) for count in items]
+        if all(share == ALONE for share in shares):
             return Mixture(upper)
         return Mixture(upper, self.make_pass(BELOW[arm], people), shares)
 
@@ -180,6 +179,14 @@ class ArmModel:
             lengths = [len(self.encoder.text_ids(" " + label)) for label in labels]
             self._most_tokens[labels] = min(max(lengths) + 1, most) if labels else most
         return self._most_tokens[labels]
+
+
+def share_of(release: Release, arm: str, items: int) -> tuple[float, float]:
+    """Weight of an arm in its answers, and their temperature, with an adapter from so many items."""
+    if arm not in BELOW or release.calibration is None:
+        return ALONE
+    found = release.calibration.of(arm, items)
+    return ALONE if found is None else (found.weight, found.temperature)
 
 
 def predict(

@@ -22,6 +22,7 @@ from proper_model.model.adapted_model import AdaptedModel
 from proper_model.model.passes import Pass
 
 MakePass = Callable[[Tensor], Pass]  # from row slots
+ALONE = (1.0, 1.0)  # w and T of answers that one pass gives
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class Mixture:
         return max((sum(self.needs(slot)) for slot in range(len(self.shares))), default=1)
 
     def _share(self, slot: int) -> tuple[float, float]:
-        return self.shares[slot] if self.shares else (1.0, 1.0)
+        return self.shares[slot] if self.shares else ALONE
 
     def over(self, slots: Tensor) -> MixedRows:
         """The passes over rows of given slots [R] and what mixes them."""
