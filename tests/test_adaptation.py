@@ -166,17 +166,35 @@ def test_a_calibrated_release_mixes_an_arm_with_the_one_below_it(
             sample = asking.encoder.encode(release.task.query_example(query))
             batch = asking.encoder.batch([sample], [slot])
             with torch.no_grad():
-                upper, lower = (
+                high, low = (
                     asking.model.answer_logits(batch, make(batch.slots)).double().softmax(-1)
                     for make in made
                 )
-            p = (weight * upper + (1 - weight) * lower) ** (1 / temperature)
+            p = (weight * high + (1 - weight) * low) ** (1 / temperature)
             p = (p / p.sum(-1, keepdim=True)).gather(1, batch.answers[:, None])
             assert found[place].nll == pytest.approx(-float(p.log().sum()), abs=1e-4)
             place += 1
     assert place == len(found)
     plain = predict(release, three, arm, own)
     assert any(a.nll != pytest.approx(b.nll) for a, b in zip(found, plain, strict=True))
+
+
+def test_an_adapter_that_was_not_kept_has_no_weight(
+    release: Release, users: tuple[User, ...], states: States
+) -> None:
+    """In a pass with others it stands as B = 0; a router that reads it alone would still answer otherwise."""
+    calibrated = dataclasses.replace(release, calibration=CALIBRATION)
+    user = users[0]
+    state = states["stage3", user.user_id]
+    task = state.tasks[release.task.name]
+    nothing = {n: t * 0 if n.endswith(".B") else t for n, t in task.adapter.items()}
+    none = state.with_task(
+        release.task.name,
+        dataclasses.replace(task, adapter=nothing, report={**task.report, "items": 3}),
+    )
+    own = {user.user_id: none}
+    found = predict(calibrated, [user], "stage3", own)
+    assert found == predict(release, [user], "stage2", own)
 
 
 @pytest.mark.parametrize("arm", ["stage1", "stage2-mean", "stage2"])

@@ -35,18 +35,18 @@ class Setting:
     def __init__(self, structure: Structure | str = "default", *, oppu: bool = False) -> None:
         self.model = adapted(structure, users=USERS)
         embeddings = embeddings_of(self.model, USERS)
-        self.upper: MakePass = lambda slots: stage3_pass(self.model, slots, embeddings)
-        self.lower: MakePass = lambda slots: group_pass(slots, embeddings)
+        self.above: MakePass = lambda slots: stage3_pass(self.model, slots, embeddings)
+        self.below: MakePass = lambda slots: group_pass(slots, embeddings)
         if oppu:
-            self.upper = lambda slots: replace(base_pass(slots), lora=True)
-            self.lower = base_pass
-        self.mixture = Mixture(self.upper, self.lower, SHARES)
+            self.above = lambda slots: replace(base_pass(slots), lora=True)
+            self.below = base_pass
+        self.mixture = Mixture(self.above, self.below, SHARES)
 
     def of(self, slot: int) -> Mixture:
         """The mixture of one person, who alone is asked, in slot 0."""
         return Mixture(
-            lambda slots: self.upper(slots + slot),
-            lambda slots: self.lower(slots + slot),
+            lambda slots: self.above(slots + slot),
+            lambda slots: self.below(slots + slot),
             [SHARES[slot]],
         )
 
@@ -54,7 +54,7 @@ class Setting:
         """p at every token [T, V], both passes computed anew for one row: w p_a + (1 - w) p_b."""
         mask = (torch.arange(len(tokens)) < prompt)[None]
         found = []
-        for make_pass in (self.upper, self.lower):
+        for make_pass in (self.above, self.below):
             now = replace(make_pass(torch.tensor([slot])), prompt_mask=mask)
             with torch.no_grad(), self.model.attached(), self.model.running(now):
                 logits = self.model.base(torch.tensor([list(tokens)])).logits[0]
@@ -109,8 +109,8 @@ def test_a_mixed_answer_is_neither_passs_own() -> None:
         made, _ = greedy(setting.model, encoder(), prompts, slots, one, max_new_tokens=LIMIT)
         return [row.tolist() for row in made]
 
-    rows = list(zip(said(setting.mixture), said(setting.upper), said(setting.lower), strict=True))
-    assert any(mixed not in (upper, lower) for mixed, upper, lower in rows)
+    rows = list(zip(said(setting.mixture), said(setting.above), said(setting.below), strict=True))
+    assert any(mixed not in (above, below) for mixed, above, below in rows)
 
 
 LABELS = ("1", "2", "3", "4", "5")
@@ -178,46 +178,46 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
 def test_only_those_who_need_two_passes_pay_for_two(monkeypatch: pytest.MonkeyPatch) -> None:
     setting = Setting()
     whole = [q for q in ASKED if q[0] in (3, 4)]
-    with counted(monkeypatch) as upper:
-        answers(setting, setting.upper, whole)
+    with counted(monkeypatch) as above:
+        answers(setting, setting.above, whole)
     with counted(monkeypatch) as unmixed:
         answers(setting, setting.mixture, whole)
-    assert unmixed == upper
+    assert unmixed == above
     nobody = [q for q in ASKED if q[0] == 0]
-    with counted(monkeypatch) as lower:
-        answers(setting, setting.lower, nobody)
+    with counted(monkeypatch) as below:
+        answers(setting, setting.below, nobody)
     with counted(monkeypatch) as none:
         answers(setting, setting.mixture, nobody)
-    assert none == lower
+    assert none == below
     assert setting.mixture.passes == 2
-    assert Mixture(setting.upper, setting.lower, [(0.0, 1.0), (1.0, 1.0)]).passes == 1
+    assert Mixture(setting.above, setting.below, [(0.0, 1.0), (1.0, 1.0)]).passes == 1
 
 
 def test_nobody_mixed_is_todays_pass_to_the_bit() -> None:
     setting = Setting()
-    rows = Mixture(setting.upper, setting.lower, [(1.0, 1.0)] * USERS).over(torch.arange(USERS))
+    rows = Mixture(setting.above, setting.below, [(1.0, 1.0)] * USERS).over(torch.arange(USERS))
     logits = torch.randn(USERS, 7)
     assert len(rows.passes) == 1
     assert rows.logits([logits]) is logits
-    plain = Mixture(setting.upper, setting.lower, [(1.0, 1.0)] * USERS)
-    assert answers(setting, plain, ASKED) == answers(setting, setting.upper, ASKED)
+    plain = Mixture(setting.above, setting.below, [(1.0, 1.0)] * USERS)
+    assert answers(setting, plain, ASKED) == answers(setting, setting.above, ASKED)
 
 
 def test_mixed_logits_by_hand() -> None:
     """p_a = (.5, .25, .25), p_b = (.1, .1, .8); half of each is (.3, .175, .525)."""
-    upper = torch.tensor([[0.5, 0.25, 0.25]] * 3).log()
-    lower = torch.tensor([[0.1, 0.1, 0.8]] * 3).log() + 5  # logits need no norm
+    above = torch.tensor([[0.5, 0.25, 0.25]] * 3).log()
+    below = torch.tensor([[0.1, 0.1, 0.8]] * 3).log() + 5  # logits need no norm
     nothing: Any = None
     rows = MixedRows(
         (nothing, nothing), torch.tensor([0.5, 1.0, 0.0]), torch.tensor([1.0, 0.5, 1.0])
     )
-    found = rows.logits([upper, lower]).softmax(-1)
+    found = rows.logits([above, below]).softmax(-1)
     squared = [0.25 / 0.375, 0.0625 / 0.375, 0.0625 / 0.375]
     expected = torch.tensor([[0.3, 0.175, 0.525], squared, [0.1, 0.1, 0.8]])
     torch.testing.assert_close(found, expected)
-    picked = rows.logits([upper[:2], lower[:2]], torch.tensor([2, 0])).softmax(-1)
+    picked = rows.logits([above[:2], below[:2]], torch.tensor([2, 0])).softmax(-1)
     torch.testing.assert_close(picked, expected[[2, 0]])
-    half = rows.logits([upper.bfloat16(), lower.bfloat16()])
+    half = rows.logits([above.bfloat16(), below.bfloat16()])
     assert half.dtype is torch.float32
 
 

@@ -178,9 +178,9 @@ def list_items(task: TaskState, *, as_json: bool) -> None:
 def stage_three(
     workspace: Workspace, state: PersonalState, name: str
 ) -> tuple[dict[str, list[float]] | None, tuple[float, float]]:
-    """Mean weight of every expert at every linear over the newest items, and how stage 3 answers.
+    """Mean weight of every expert at every linear over the newest items, and `Personal.share`.
 
-    None where there is no stage 3; its weight against stage 2 and the temperature.
+    No weights where there is no stage 3.
     """
     from client.person.answering import Personal
 

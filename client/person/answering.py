@@ -84,8 +84,10 @@ class Personal:
 
     @property
     def share(self) -> tuple[float, float]:
-        """Weight of stage 3 in its answers, against stage 2, and their temperature."""
-        return share_of(self.release, ARMS["3"], self.items)
+        """Weight of stage 3 in its answers, against stage 2, and their temperature; 0 and 1 without it."""
+        if "3" not in self.stages:
+            return 0.0, 1.0
+        return share_of(self.release, ARMS["3"], self.private, self.items)
 
     def prompt(self, text: str) -> str:
         """A question in the task's wording."""

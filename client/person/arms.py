@@ -116,11 +116,14 @@ class ArmModel:
 
         Raises as `make_pass`.
         """
-        upper = self.make_pass(arm, people)
-        shares = [share_of(self.release, arm, count) for count in items]
+        above = self.make_pass(arm, people)
+        shares = [
+            share_of(self.release, arm, own, count)
+            for own, count in zip(people, items, strict=bool(items))
+        ]
         if all(share == ALONE for share in shares):
-            return Mixture(upper)
-        return Mixture(upper, self.make_pass(BELOW[arm], people), shares)
+            return Mixture(above)
+        return Mixture(above, self.make_pass(BELOW[arm], people), shares)
 
     def answers(
         self,
@@ -181,12 +184,18 @@ class ArmModel:
         return self._most_tokens[labels]
 
 
-def share_of(release: Release, arm: str, items: int) -> tuple[float, float]:
-    """Weight of an arm in its answers, and their temperature, with an adapter from so many items."""
-    if arm not in BELOW or release.calibration is None:
+def share_of(release: Release, arm: str, own: Private, items: int) -> tuple[float, float]:
+    """Weight of an arm in a person's answers, and their temperature; `items` trained the adapter.
+
+    An adapter that changes nothing, because it was not trained or not kept, has no weight: the arm
+    below answers as it is.
+    """
+    calibration = release.calibration
+    found = None if calibration is None else calibration.of(arm, items)
+    if found is None:
         return ALONE
-    found = release.calibration.of(arm, items)
-    return ALONE if found is None else (found.weight, found.temperature)
+    trained = any(bool(own[name].any()) for name in own if name.endswith(".B"))
+    return (0.0, 1.0) if found.weight > 0 and not trained else (found.weight, found.temperature)
 
 
 def predict(

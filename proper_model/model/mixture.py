@@ -1,9 +1,9 @@
 """Two passes whose answers are mixed: what the calibration of a release says (docs/method.md 1.9).
 
-    p(token) = softmax(log(w p_upper(token) + (1 - w) p_lower(token)) / T)
+    p(token) = softmax(log(w p_above(token) + (1 - w) p_below(token)) / T)
 
 Token by token, each pass with all tokens so far. Every person has a weight w and a temperature T.
-Whoever has w = 1 needs the upper pass alone, and with T = 1 has its logits untouched.
+Whoever has w = 1 needs the above pass alone, and with T = 1 has its logits untouched.
 
 Letters: U user slots, R rows, K predictions, V vocabulary.
 """
@@ -30,19 +30,19 @@ class Mixture:
     """How the people of a batch are answered.
 
     Attributes:
-        upper: the pass that weighs w; lower: the other one, None where nobody needs it.
+        above: the pass that weighs w; below: the other one, None where nobody needs it.
         shares: w and T by slot, U of them; empty: w = T = 1 for everybody.
     """
 
-    upper: MakePass
-    lower: MakePass | None = None
+    above: MakePass
+    below: MakePass | None = None
     shares: Sequence[tuple[float, float]] = ()
 
     def __post_init__(self) -> None:
         for weight, temperature in self.shares:
             assert 0 <= weight <= 1
             assert temperature > 0
-            assert weight == 1 or self.lower is not None
+            assert weight == 1 or self.below is not None
 
     @classmethod
     def of(cls, made: MakePass | Mixture) -> Mixture:
@@ -50,7 +50,7 @@ class Mixture:
         return made if isinstance(made, Mixture) else cls(made)
 
     def needs(self, slot: int) -> tuple[bool, bool]:
-        """Whether a person's answers need the upper pass, and whether the lower one."""
+        """Whether a person's answers need the above pass, and whether the below one."""
         weight, _ = self._share(slot)
         return weight > 0, weight < 1
 
@@ -65,15 +65,15 @@ class Mixture:
     def over(self, slots: Tensor) -> MixedRows:
         """The passes over rows of given slots [R] and what mixes them."""
         if not self.shares:
-            return MixedRows((self.upper(slots),), None, None)
+            return MixedRows((self.above(slots),), None, None)
         shares = torch.tensor([self._share(slot) for slot in slots.tolist()], dtype=torch.float64)
         weights, temperatures = shares.unbind(1)
         passes = []
         if bool((weights > 0).any()):
-            passes.append(self.upper(slots))
+            passes.append(self.above(slots))
         if bool((weights < 1).any()):
-            assert self.lower is not None
-            passes.append(self.lower(slots))
+            assert self.below is not None
+            passes.append(self.below(slots))
         mixed, tempered = len(passes) > 1, bool((temperatures != 1).any())
         return MixedRows(
             tuple(passes),
@@ -86,7 +86,7 @@ class Mixture:
 class MixedRows:
     """The passes that R rows need, and w and T of each row; None: all 1.
 
-    `weights` is None for one pass, be it the upper or the lower.
+    `weights` is None for one pass, be it the above or the below.
     """
 
     passes: tuple[Pass, ...]
@@ -110,11 +110,11 @@ class MixedRows:
         logits = found[0]
         wide = routing_dtype(logits)
         if self.weights is not None:
-            upper, lower = found
+            above, below = found
             weights = self._column(self.weights, rows).to(wide)
             logits = torch.logaddexp(
-                upper.to(wide).log_softmax(-1).add_(weights.log()),
-                lower.to(wide).log_softmax(-1).add_((1 - weights).log()),
+                above.to(wide).log_softmax(-1).add_(weights.log()),
+                below.to(wide).log_softmax(-1).add_((1 - weights).log()),
             )
         if self.temperatures is not None:
             logits = logits.to(wide) / self._column(self.temperatures, rows).to(wide)
