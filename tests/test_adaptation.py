@@ -179,8 +179,9 @@ def test_a_calibrated_release_mixes_an_arm_with_the_one_below_it(
     assert any(a.nll != pytest.approx(b.nll) for a, b in zip(found, plain, strict=True))
 
 
+@pytest.mark.parametrize("items", [1, 3], ids=["too few to calibrate", "calibrated"])
 def test_an_adapter_that_was_not_kept_has_no_weight(
-    release: Release, users: tuple[User, ...], states: States
+    release: Release, users: tuple[User, ...], states: States, items: int
 ) -> None:
     """In a pass with others it stands as B = 0; a router that reads it alone would still answer otherwise."""
     calibrated = dataclasses.replace(release, calibration=CALIBRATION)
@@ -190,7 +191,7 @@ def test_an_adapter_that_was_not_kept_has_no_weight(
     nothing = {n: t * 0 if n.endswith(".B") else t for n, t in task.adapter.items()}
     none = state.with_task(
         release.task.name,
-        dataclasses.replace(task, adapter=nothing, report={**task.report, "items": 3}),
+        dataclasses.replace(task, adapter=nothing, report={**task.report, "items": items}),
     )
     own = {user.user_id: none}
     found = predict(calibrated, [user], "stage3", own)

@@ -189,6 +189,9 @@ def test_only_those_who_need_two_passes_pay_for_two(monkeypatch: pytest.MonkeyPa
     with counted(monkeypatch) as none:
         answers(setting, setting.mixture, nobody)
     assert none == below
+    with counted(monkeypatch) as together:
+        answers(setting, setting.mixture, [*whole, *nobody])
+    assert together == above + below, "those of one pass are asked apart"
     assert setting.mixture.passes == 2
     assert Mixture(setting.above, setting.below, [(0.0, 1.0), (1.0, 1.0)]).passes == 1
 

@@ -190,12 +190,13 @@ def share_of(release: Release, arm: str, own: Private, items: int) -> tuple[floa
     An adapter that changes nothing, because it was not trained or not kept, has no weight: the arm
     below answers as it is.
     """
-    calibration = release.calibration
-    found = None if calibration is None else calibration.of(arm, items)
-    if found is None:
+    if release.calibration is None or arm not in BELOW:
         return ALONE
+    found = release.calibration.of(arm, items)
     trained = any(bool(own[name].any()) for name in own if name.endswith(".B"))
-    return (0.0, 1.0) if found.weight > 0 and not trained else (found.weight, found.temperature)
+    if not trained and (found is None or found.weight > 0):
+        return 0.0, 1.0
+    return ALONE if found is None else (found.weight, found.temperature)
 
 
 def predict(
