@@ -131,10 +131,11 @@ class Learner:
             "experts": experts,
             "progress": partial(self.progress, phase),
         }
-        rows = self.calibrated("stage3" if experts else "oppu-mlp", samples)
+        arm = "stage3" if experts else "oppu-mlp"
+        rows = self.calibrated(arm, samples)
         if rows is not None and starts is None:
-            settings = self.room(schedule(self.settings), samples, plan_trials(samples, rows))
-            start = self.release.start("stage3" if experts else "oppu-mlp", self.model.sites)
+            settings = self.calibrated_settings(samples, plan_trials(samples, rows))
+            start = self.release.start(arm, self.model.sites)
             begin = None if start is None else [start] * len(samples)
             stage = LoraTrials(self.model, self.encoder, settings=settings, starts=begin, **how)
             return train_calibrated(stage, samples, rows, place)
@@ -178,15 +179,32 @@ class Learner:
         other.checkpoint = checkpoint
         return other
 
-    def room(
-        self, settings: TrialSettings, samples: Sequence[Samples], planned: Sequence[Planned]
+    def planned(self, samples: Sequence[Samples]) -> list[Planned] | None:
+        """What stage 3 would train by the release's calibration; None: it has none."""
+        rows = self.calibrated("stage3", samples)
+        return None if rows is None else plan_trials(samples, rows)
+
+    @property
+    def least_items(self) -> int | None:
+        """Of how many items on there is an adapter; None: the release was calibrated to make none."""
+        calibration = self.release.calibration
+        if calibration is None or not calibration.covers("stage3"):
+            return self.settings.user.min_items_to_train
+        return next((row.items for row in calibration.stage3 if row.adapts), None)
+
+    def calibrated_settings(
+        self, samples: Sequence[Samples], planned: Sequence[Planned]
     ) -> TrialSettings:
-        """As `within_memory`, for trainings that a calibration plans."""
+        """Settings of what a calibration plans, within the learner's memory."""
         items = [item for sample in samples for item in sample.items]
-        prior = any(one.trial.prior for one in planned)
-        trials = max(1, len(planned))
         return within(
-            self.memory_bytes, self.model, self.encoder, items, trials, settings, prior=prior
+            self.memory_bytes,
+            self.model,
+            self.encoder,
+            items,
+            max(1, len(planned)),
+            schedule(self.settings),
+            prior=any(one.trial.prior for one in planned),
         )
 
     def within_memory(self, settings: TrialSettings, samples: Sequence[Samples]) -> TrialSettings:
@@ -233,11 +251,13 @@ def lora_report(fit: LoraFit) -> Report:
     """Numbers of an adapter's training."""
     if not fit.trained:
         return {"lora_trained": 0}
-    calibrated = {"lora_scale": fit.scale} if fit.scale != 1 else {}
-    doubted = {"lora_doubted": 1} if fit.doubted else {}
+    calibrated: Report = {}
+    if fit.judged is not None:
+        calibrated = {"lora_scale": fit.scale, "items_held_back": fit.judged}
+    if fit.doubted:
+        calibrated["lora_doubted"] = 1
     return {
         **calibrated,
-        **doubted,
         "lora_trained": 1,
         "lora_failed": int(fit.failed),
         "lora_learning_rate": fit.learning_rate,

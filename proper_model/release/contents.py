@@ -205,12 +205,14 @@ def expected_starts(
     ARM is stage3 or oppu-mlp.
     """
     r = structure.rank
-    return [
-        {f"starts.{arm}.count": (1,)}
-        | {f"starts.{arm}.{site.path}.A": (r, site.d_in) for site in sites}
-        | {f"starts.{arm}.{site.path}.B": (site.d_out, r) for site in sites}
-        for arm in STARTED_ARMS
-    ]
+    found: list[dict[str, tuple[int, ...]]] = []
+    for arm in STARTED_ARMS:
+        one: dict[str, tuple[int, ...]] = {f"starts.{arm}.count": (1,)}
+        for site in sites:
+            one[f"starts.{arm}.{site.path}.A"] = (r, site.d_in)
+            one[f"starts.{arm}.{site.path}.B"] = (site.d_out, r)
+        found.append(one)
+    return found
 
 
 def release_to_files(release: Release, *, base: BaseSource | None = None) -> dict[str, bytes]:

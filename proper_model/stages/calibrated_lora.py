@@ -151,5 +151,6 @@ def _fit(
         trained=True,
         failed=result.failed,
         scale=row.scale,
+        judged=0 if compared is None else len(below),
         doubted=doubted,
     )

@@ -14,7 +14,6 @@ from proper_model.tasks.records import User
 from proper_model.tasks.task import Task
 from proper_model.text.encoding import Encoder
 
-
 MOST_CALIBRATING = 4  # one in so many pooled users
 
 

@@ -42,8 +42,8 @@ Factors = Sequence[Tensor]
 class LoraFit:
     """How one user's adapter was chosen; losses per answer token on held-back items.
 
-    `scale` is folded into B. `doubted`: held-back items spoke against what the release was
-    calibrated to do, so that there is no adapter.
+    Under a calibration `scale` is folded into B, `judged` is how many items confirmed it, and
+    `doubted` says that they did not, so that there is no adapter.
     """
 
     learning_rate: float
@@ -53,6 +53,7 @@ class LoraFit:
     trained: bool
     failed: bool
     scale: float = 1.0
+    judged: int | None = None
     doubted: bool = False
 
 
