@@ -3,6 +3,10 @@
     1      population LoRA, merged into the base       `proper_model.stages.population`
     2      experts, routers, pooled users' embeddings  `proper_model.stages.group`
     3a-3b  LoRA-aware router                           `proper_model.stages.lora_router`
+    start  where private LoRAs begin                   `proper_model.stages.common_lora`
+    cal    how much a history may change               `proper_model.stages.calibration`
+
+The last two run only where a profile keeps people to calibrate with (docs/method.md 1.11).
 
 Users here have agreed to pool their data. Every phase is stored under the hash of all it depends
 on, so that runs share what they can and a killed run goes on from its last checkpoint. What comes out
@@ -36,11 +40,26 @@ from proper_model.checks import load_base
 from proper_model.kernels import mix_seed
 from proper_model.model import AdaptedModel
 from proper_model.progress import Progress, silent
-from proper_model.release.contents import Release, load_shared, shared_tensors
-from proper_model.settings import BaseWeights, StageSettings, Structure
+from proper_model.release.contents import (
+    STARTED_ARMS,
+    Release,
+    load_shared,
+    shared_tensors,
+    start_tensors,
+)
+from proper_model.settings import (
+    BaseWeights,
+    Calibration,
+    StageSettings,
+    Structure,
+    from_mapping,
+    to_mapping,
+)
 from proper_model.stages import (
     Beside,
     PooledData,
+    calibrate,
+    common_start,
     first_embeddings,
     pool,
     published_embeddings,
@@ -98,6 +117,8 @@ def run_pooled_stages(
     merged = merge_population(model, settings.population, population).to(dtype)
     adapted, table, notes2 = stages.group(merged)
     notes3 = stages.router(adapted, table) if structure.has_lora_router else {}
+    published = published_embeddings(table, settings, seed)
+    calibration, starts, notes4 = stages.calibration(adapted, table, published)
 
     say("release", 0, 0)
     if settings.base_weights != BaseWeights.FULL:  # what is released is whole
@@ -110,15 +131,22 @@ def run_pooled_stages(
         structure=structure,
         settings=settings,
         seed=seed,
-        shared={**shared_tensors(adapted), **published_embeddings(table, settings, seed)},
+        shared={**shared_tensors(adapted), **published, **starts},
         population=population,
-        notes={"population": notes1, "group": notes2, "router": notes3, **_counts(data)},
+        notes={
+            "population": notes1,
+            "group": notes2,
+            "router": notes3,
+            **notes4,
+            **_counts(data),
+        },
+        calibration=calibration,
     )
 
 
 @dataclass(frozen=True)
 class _Stages:
-    """The three phases, each from the cache or trained into it."""
+    """The phases, each from the cache or trained into it."""
 
     encoder: Encoder
     data: PooledData
@@ -178,11 +206,11 @@ class _Stages:
     def router(self, adapted: AdaptedModel, table: Tensor) -> Notes:
         """Stages 3a-3b, on pooled users only; trains W_l in `adapted`."""
         self.say("router", 0, 0)
-        settings, seed, users = self.inputs.settings, self.inputs.seed, self.data.trained
+        settings, users = self.inputs.settings, self.data.trained
         before = {name: weight.clone() for name, weight in _split(adapted)[1].items()}
 
         def train(checkpoint: Path) -> tuple[Mapping[str, Tensor], Notes]:
-            chosen = router_cohort(users, settings.router.cohort, seed)
+            chosen = self._cohort()
             report = train_lora_router(
                 adapted,
                 self.encoder,
@@ -196,6 +224,78 @@ class _Stages:
         tensors, notes = self._phase("router", self.inputs.router_key(), train)
         load_shared(adapted, {**shared_tensors(adapted), **tensors})
         return note_moved(notes, tensors, before)
+
+    def calibration(
+        self, adapted: AdaptedModel, table: Tensor, published: Mapping[str, Tensor]
+    ) -> tuple[Calibration | None, dict[str, Tensor], Notes]:
+        """What a device may change, the common starts that it begins at, and notes; often nothing."""
+        people = self.data.calibrating
+        if not people:
+            return None, {}, {}
+        starts = self._starts(adapted, table)
+        self.say("calibration", 0, 0)
+        settings = self.inputs.settings
+        factors = {
+            arm: [own[f"{half}.{n}"] for half in "AB" for n in range(len(adapted.sites))]
+            for arm in STARTED_ARMS
+            if (own := _below(starts, arm))
+        }
+
+        def train(checkpoint: Path) -> tuple[Mapping[str, Tensor], Notes]:
+            found = calibrate(
+                adapted,
+                self.encoder,
+                people,
+                mean=published["mean_embedding"].to(adapted.device),
+                prototypes=published["prototypes"].to(adapted.device),
+                starts=factors,
+                settings=settings,
+                **self._how("calibration", checkpoint),
+            )
+            return {}, {
+                "calibration": to_mapping(found.calibration),
+                "starts": list(found.starts),
+                "losses": dict(found.notes),
+            }
+
+        key = self.inputs.calibration_key(self.data.calibration_fingerprint())
+        _, notes = self._phase("calibration", key, train)
+        calibration = from_mapping(Calibration, notes["calibration"], where="calibration")
+        cohort = len(self._cohort())
+        shipped: dict[str, Tensor] = {}
+        for arm in notes["starts"]:
+            shipped |= start_tensors(arm, adapted.sites, factors[arm], people=cohort)
+        told = {"people": len(people), "starts": notes["starts"], **notes["losses"]}
+        empty = not calibration.stage3 and not calibration.oppu_mlp
+        return None if empty else calibration, shipped, {"calibration": told}
+
+    def _starts(self, adapted: AdaptedModel, table: Tensor) -> dict[str, Tensor]:
+        """Common starts by `ARM.A.N` and `ARM.B.N`, N the site's number, as far as there are."""
+        self.say("starts", 0, 0)
+        chosen, users = self._cohort(), self.data.trained
+
+        def train(checkpoint: Path) -> tuple[Mapping[str, Tensor], Notes]:
+            found: dict[str, Tensor] = {}
+            for arm in STARTED_ARMS:
+                start = common_start(
+                    adapted,
+                    self.encoder,
+                    [users[u] for u in chosen],
+                    table[chosen] if arm == "stage3" else None,
+                    self.inputs.settings,
+                    **self._how("starts", checkpoint.with_name(f"{checkpoint.name}.{arm}")),
+                )
+                sites = range(len(adapted.sites))
+                names = [f"{arm}.{half}.{number}" for half in "AB" for number in sites]
+                found |= dict(zip(names, start or (), strict=start is not None))
+            return found, {}
+
+        return self._phase("starts", self.inputs.starts_key(), train)[0]
+
+    def _cohort(self) -> list[int]:
+        """Positions of the users whose provisional LoRAs 3a trains."""
+        settings = self.inputs.settings
+        return router_cohort(self.data.trained, settings.router.cohort, self.inputs.seed)
 
     def _phase(self, name: str, key: Key, train: Train) -> tuple[dict[str, Tensor], Notes]:
         """What a phase ended with, trained here if nobody has."""
@@ -223,6 +323,11 @@ def _split(adapted: AdaptedModel) -> tuple[dict[str, Tensor], dict[str, Tensor]]
     shared = shared_tensors(adapted)
     lora = {name: tensor for name, tensor in shared.items() if name.endswith(".lora")}
     return {n: t for n, t in shared.items() if n not in lora}, lora
+
+
+def _below(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
+    """Those whose names begin with it and a dot, without that."""
+    return {n.removeprefix(f"{name}."): t for n, t in tensors.items() if n.startswith(f"{name}.")}
 
 
 def _rows(table: Tensor) -> dict[str, Tensor]:

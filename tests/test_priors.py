@@ -26,7 +26,7 @@ from tests.test_cohort import (
     cohort,
     trial,
 )
-from tests.tiny import encoder
+from tests.tiny import base_pass, encoder
 
 
 def pulled(user: int, prior: float) -> Trial:
@@ -132,14 +132,14 @@ class Linear:
 def test_the_optimum_is_ridge_regression_around_the_start() -> None:
     """Minimum of sum of losses + prior |p - start|^2 / 2, by the normal equations."""
     generator = torch.Generator().manual_seed(5)
-    count, width, prior = 6, 8, 2.5  # more numbers than items: without the prior no one optimum
-    x = torch.randn(count, width, generator=generator, dtype=torch.float64)
+    count, width, prior = 3, 4, 0.5  # more numbers than items: without the prior no one optimum
+    x = torch.linalg.qr(torch.randn(width, count, generator=generator, dtype=torch.float64))[0].T
     y = torch.randn(count, generator=generator, dtype=torch.float64)
     begin = torch.randn(width, generator=generator, dtype=torch.float64)
     p = begin[None].clone().requires_grad_(True)
     items = tuple(Encoded((i, 1, 1), 1) for i in range(count))
     settings = dataclasses.replace(
-        SETTINGS, epochs=1000, batch_size=count, dropout=0, weight_decay=0, max_grad_norm=1e6
+        SETTINGS, epochs=200, batch_size=count, dropout=0, weight_decay=0, max_grad_norm=1e6
     )
     made = Cohort(
         Linear(x, y, p),  # type: ignore[arg-type]
@@ -147,10 +147,10 @@ def test_the_optimum_is_ridge_regression_around_the_start() -> None:
         [Trial(items, (), 5e-2, 1, prior=prior)],
         [p],
         lambda _: [begin],
-        lambda rows, _: dataclasses.make_dataclass("Now", ["slots", "dropout"])(rows, 0.0),
+        lambda rows, _: base_pass(rows),
         settings,
     )
     made.run()
     eye = torch.eye(width, dtype=torch.float64)
     expected = begin + torch.linalg.solve(x.T @ x + prior * eye, x.T @ (y - x @ begin))
-    assert torch.allclose(made.best[0][0], expected, atol=1e-4)
+    assert torch.allclose(made.best[0][0], expected, atol=1e-3)

@@ -78,7 +78,7 @@ def adapt(
                 vault, learner, state, histories, "adapt", adapting.adapt, resume=resume
             )
         store(vault, trained, what="adapt", task=chosen.name, items=len(items))
-    say_outcome(trained, chosen.name, learner.settings.user.min_items_to_train)
+    say_outcome(trained, chosen.name, learner.least_items)
     spent.say()
 
 
@@ -126,8 +126,11 @@ def say_dropped(state: PersonalState, name: str, items: Sequence[HistoryItem]) -
         )
 
 
-def say_outcome(state: PersonalState, name: str, least: int) -> None:
-    """What became of the adaptation, in plain words on stdout; an adapter needs `least` items."""
+def say_outcome(state: PersonalState, name: str, least: int | None) -> None:
+    """What became of the adaptation, in plain words on stdout.
+
+    `least`: how many items an adapter needs; None: this release makes none.
+    """
     report = state.tasks[name].report
     source = state.embedding_report.get("embedding_source", "mean")
     if not report.get("lora_trained"):
@@ -137,6 +140,12 @@ def say_outcome(state: PersonalState, name: str, least: int) -> None:
             "prototype": "the embedding of the nearest kind of user",
             "fitted": "an embedding of your own",
         }[str(source)]
+        if least is None:
+            print_line(
+                f"There is no adapter of your own: you get {start}. This release makes none, since "
+                "an adapter did not help the people whom it was calibrated with."
+            )
+            return
         print_line(
             f"With {counted(count, 'item')} there is no adapter of your own yet: you get {start}. "
             f"Come back with {least} or more."
@@ -145,6 +154,18 @@ def say_outcome(state: PersonalState, name: str, least: int) -> None:
     before, after = report.get("lora_loss_before"), report.get("lora_loss_after")
     if report.get("lora_failed"):
         print_line("Training your adapter diverged; you get the group's model with your embedding.")
+    elif report.get("lora_doubted"):
+        print_line(
+            f"Trained without your newest {counted(int(report['items_held_back']), 'item')}, an "
+            f"adapter made them less likely: loss {before:.3f} with your embedding alone, "
+            f"{after:.3f} with the adapter. So there is none; your embedding stays."
+        )
+    elif report.get("lora_epochs") and before is None:
+        print_line(
+            f"Your adapter is trained on {counted(int(report['items']), 'item')}, as the release says "
+            "for a history of that length; there are too few to hold some back and compare. "
+            "What personalization brings on items that nothing has seen, proper evaluate tells."
+        )
     elif not report.get("lora_epochs"):
         print_line(
             "No training made the answers to your held-back items likelier, so your adapter changes "

@@ -38,7 +38,7 @@ from proper_model.bundle.limits import DEFAULT_LIMITS, Limits
 from proper_model.bundle.manifest import BaseReference, Manifest
 from proper_model.bundle.safe_tensors import read_table
 from proper_model.errors import BaseModelError, BundleFormatError
-from proper_model.release.contents import expected_shared
+from proper_model.release.contents import expected_shared, expected_starts
 from proper_model.release.recipe import Recipe, ReleaseContent, read_recipe_and_task
 from proper_model.settings.profile import FFN_TARGETS
 from proper_model.tasks.task import Task
@@ -210,6 +210,9 @@ def _check_shared(recipe: Recipe, sites: list[Site], found: Shapes) -> None:
             f"{MAX_PROTOTYPES}",
             hint=_HINT,
         )
+    for start in expected_starts(recipe.structure, sites):
+        if start.keys() & found.keys():
+            expected |= start
     apart = {"prototypes", "prototype_counts", "mean_embedding_count"}
     _check_exactly(SHARED, expected, {n: s for n, s in found.items() if n not in apart})
 

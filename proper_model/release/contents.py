@@ -5,8 +5,8 @@ Independent of signing (`bundle`) and transport. Files:
     base/*                    merged base W_p and its configuration, when embedded
     tokenizer/*               the tokenizer
     adapters/population/*     the population LoRA under PEFT's names, when the base is referenced
-    shared.safetensors        experts, routers, mean embedding, prototypes
-    recipe.json               structure, stage-3 settings, seed, versions
+    shared.safetensors        experts, routers, mean embedding, prototypes, starts
+    recipe.json               structure, stage-3 settings, calibration, seed, versions
     task.toml                 the task with its templates
 
 No user embedding is in it, only the mean and prototypes over at least ten users each.
@@ -51,6 +51,8 @@ from proper_model.tasks.task import Task
 from proper_model.text.encoding import Encoder
 from proper_model.text.tokenizer_files import saved_tokenizer
 
+STARTED_ARMS = ("stage3", "oppu-mlp")  # a release may hold a common start of either
+
 
 @dataclass
 class Release:
@@ -61,6 +63,7 @@ class Release:
         shared: tensors of `shared.safetensors` by name.
         population: tensors of the population LoRA under PEFT's names.
         notes: numbers about training, for reports; no user data.
+        calibration: how much a history may change; None: every device chooses for itself.
         chosen_weights: how this host holds the base, where that is not as the release says.
         memory_bytes: what answering may take beside the base on this host; None: no limit.
         calibration: what serves a history of so many items best; None: the release has none.
@@ -75,6 +78,7 @@ class Release:
     shared: Mapping[str, Tensor]
     population: Mapping[str, Tensor]
     notes: Mapping[str, Any]
+    calibration: Calibration | None = None
     chosen_weights: BaseWeights | None = None
     memory_bytes: int | None = None
     calibration: Calibration | None = None
@@ -104,6 +108,25 @@ class Release:
     def prototypes(self) -> Tensor:
         """`[K, tables, e]`; K may be 0."""
         return self.shared["prototypes"].to(default_device())
+
+    def start(self, arm: str, sites: Sequence[Site]) -> list[Tensor] | None:
+        """Where an arm's new private LoRAs begin, A of every site and then B; None: drawn by seed."""
+        if f"starts.{arm}.count" not in self.shared:
+            return None
+        return [self.shared[f"starts.{arm}.{site.path}.{half}"] for half in "AB" for site in sites]
+
+
+def start_tensors(
+    arm: str, sites: Sequence[Site], factors: Sequence[Tensor], *, people: int
+) -> dict[str, Tensor]:
+    """An arm's common start, A of every site and then B, under its names on disk.
+
+    `people`: over how many it is an average.
+    """
+    names = [f"starts.{arm}.{site.path}.{half}" for half in "AB" for site in sites]
+    named = zip(names, factors, strict=True)
+    found = {name: factor.detach().cpu().contiguous() for name, factor in named}
+    return {**found, f"starts.{arm}.count": torch.tensor([people])}
 
 
 def shared_tensors(model: AdaptedModel) -> dict[str, Tensor]:
@@ -174,6 +197,26 @@ def expected_shared(structure: Structure, sites: Sequence[Site]) -> dict[str, tu
     return expected
 
 
+def expected_starts(
+    structure: Structure, sites: Sequence[Site]
+) -> list[dict[str, tuple[int, ...]]]:
+    """The sets of tensors that a release may hold beside `expected_shared`, each whole or not at all.
+
+        starts.ARM.SITE.A [r, i]   starts.ARM.SITE.B [o, r]   starts.ARM.count [1]
+
+    ARM is stage3 or oppu-mlp.
+    """
+    r = structure.rank
+    found: list[dict[str, tuple[int, ...]]] = []
+    for arm in STARTED_ARMS:
+        one: dict[str, tuple[int, ...]] = {f"starts.{arm}.count": (1,)}
+        for site in sites:
+            one[f"starts.{arm}.{site.path}.A"] = (r, site.d_in)
+            one[f"starts.{arm}.{site.path}.B"] = (site.d_out, r)
+        found.append(one)
+    return found
+
+
 def release_to_files(release: Release, *, base: BaseSource | None = None) -> dict[str, bytes]:
     """A release as named byte strings. Without `base` the merged base is embedded.
 
@@ -205,6 +248,7 @@ def release_to_files(release: Release, *, base: BaseSource | None = None) -> dic
         release.seed,
         base,
         release.notes,
+        release.calibration,
     ).to_bytes()
     return files
 
@@ -257,5 +301,6 @@ def release_from_files(
         shared=load(files[SHARED]),
         population=state,
         notes=recipe.notes,
+        calibration=recipe.calibration,
         chosen_weights=chosen,
     )

@@ -6,10 +6,11 @@ from proper_model.settings.presets import (
     EmbeddingTables, RouterSharing, RouterText, Structure, UserRouting, preset,
 )
 from proper_model.settings.profile import BaseWeights, StageSettings
-from proper_model.settings.settings_io import to_mapping
+from proper_model.settings.settings_io import from_mapping, to_mapping
 from proper_model.settings.shipped_profiles import load_profile
 
 __all__ = [
     "BaseWeights", "Calibrated", "Calibration", "EmbeddingTables", "RouterSharing", "RouterText",
-    "StageSettings", "Structure", "UserRouting", "load_profile", "preset", "presets", "to_mapping",
+    "StageSettings", "Structure", "UserRouting", "from_mapping", "load_profile", "preset",
+    "presets", "to_mapping",
 ]

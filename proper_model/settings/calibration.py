@@ -11,10 +11,16 @@ import itertools
 from dataclasses import dataclass
 
 from proper_model.settings.presets import check, check_count
-from proper_model.settings.profile import MAX_RATE, MAX_WEIGHT, MOST_EPOCHS, MOST_ROWS
+from proper_model.settings.profile import (
+    LEAST_TEMPERATURE,
+    MAX_RATE,
+    MAX_WEIGHT,
+    MOST_EPOCHS,
+    MOST_ROWS,
+    MOST_TEMPERATURE,
+)
 
 MOST_CALIBRATED = 100  # rows of one arm
-LEAST_TEMPERATURE, MOST_TEMPERATURE = 0.1, 10.0
 
 
 @dataclass(frozen=True)
@@ -46,10 +52,17 @@ class Calibrated:
             f"got {self.learning_rate}",
         )
         check_count(self.epochs, MOST_EPOCHS, "calibration: epochs", least=0)
-        check_shrinkage(self.shrinkage, "calibration: shrinkage")
-        check_share(self.scale, "calibration: scale")
-        check_share(self.weight, "calibration: weight")
-        check_temperature(self.temperature, "calibration: temperature")
+        for name, least, most in (
+            ("shrinkage", 0.0, MAX_WEIGHT),
+            ("scale", 0.0, 1.0),
+            ("weight", 0.0, 1.0),
+            ("temperature", LEAST_TEMPERATURE, MOST_TEMPERATURE),
+        ):
+            value = getattr(self, name)
+            check(
+                least <= value <= most,
+                f"calibration: {name} must be from {least:g} to {most:g}, got {value}",
+            )
 
     @property
     def adapts(self) -> bool:
@@ -73,29 +86,17 @@ class Calibration:
             rising = all(a.items < b.items for a, b in itertools.pairwise(rows))
             check(rising, f"calibration: {name} must be ordered by items, each number once")
 
+    def covers(self, arm: str) -> bool:
+        """Whether the arm was calibrated."""
+        return bool(self._rows(arm))
+
     def of(self, arm: str, items: int) -> Calibrated | None:
         """The row for a history of so many items: the last whose `items` it reaches.
 
         None for an arm that was not calibrated, and for a history shorter than the first row.
         """
-        rows = {"stage3": self.stage3, "oppu-mlp": self.oppu_mlp}.get(arm, ())
-        reached = [row for row in rows if row.items <= items]
+        reached = [row for row in self._rows(arm) if row.items <= items]
         return reached[-1] if reached else None
 
-
-def check_share(value: float, name: str) -> None:
-    """Raise ConfigError unless `value` is from 0 to 1."""
-    check(0 <= value <= 1, f"{name} must be from 0 to 1, got {value}")
-
-
-def check_shrinkage(value: float, name: str) -> None:
-    """Raise ConfigError unless `value` is a prior's weight."""
-    check(0 <= value <= MAX_WEIGHT, f"{name} must be from 0 to {MAX_WEIGHT:g}, got {value}")
-
-
-def check_temperature(value: float, name: str) -> None:
-    """Raise ConfigError unless `value` is a temperature that leaves an answer something to say."""
-    check(
-        LEAST_TEMPERATURE <= value <= MOST_TEMPERATURE,
-        f"{name} must be from {LEAST_TEMPERATURE:g} to {MOST_TEMPERATURE:g}, got {value}",
-    )
+    def _rows(self, arm: str) -> tuple[Calibrated, ...]:
+        return {"stage3": self.stage3, "oppu-mlp": self.oppu_mlp}.get(arm, ())
