@@ -173,6 +173,6 @@ def test_inference_counts_cache_activations_and_adapters() -> None:
     adapter = sum(model.structure.rank * (s.d_in + s.d_out) for s in model.sites)
     assert tokens(budget, users=5) == (usable - 5 * 4 * adapter) // (8 * numbers)
     assert tokens(1) == 20
-    # Two passes: each with a cache of its own; logits and log-probabilities of both, and the mixture.
-    usable = int(0.85 * budget) - WORKSPACE - 5 * 8 * logits
+    # Two passes: each with a cache of its own; of both logits, log-probabilities and these weighed.
+    usable = int(0.85 * budget) - WORKSPACE - 7 * 8 * logits
     assert tokens(budget, passes=2) == usable // (8 * (numbers + 64))

@@ -8,9 +8,9 @@ import torch
 from proper_model.engine.judging import (
     held_back_log_probs,
     held_back_losses,
-    mixed,
     tempered_losses,
 )
+from proper_model.model.mixture import mixed
 from tests.tiny import adapted, base_pass, encoder, exact_norms, samples, stage3_pass
 
 

@@ -55,8 +55,8 @@ def inference_tokens(
     wide = max(dtype.itemsize, BYTES_PER_ADAPTER_NUMBER)  # what losses are computed in
     copies = 2 * wide if wide == dtype.itemsize else dtype.itemsize + 2 * wide
     if passes > 1:
-        # Of each pass logits and log-probabilities, and their mixture.
-        copies = passes * (dtype.itemsize + wide) + wide
+        # Of each pass logits, log-probabilities and these weighed; and their mixture.
+        copies = passes * (dtype.itemsize + 2 * wide) + wide
     return tokens_within(
         budget,
         adapters * BYTES_PER_ADAPTER_NUMBER + logits * copies,

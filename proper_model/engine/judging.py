@@ -16,6 +16,7 @@ from torch import Tensor
 from proper_model.engine.memory import in_parts
 from proper_model.kernels.packing import Batch, Encoded, budget_chunks
 from proper_model.model.adapted_model import AdaptedModel
+from proper_model.model.mixture import mixed
 from proper_model.model.passes import Pass
 from proper_model.text.encoding import Encoder
 
@@ -57,12 +58,6 @@ def held_back_log_probs(
 
     _each_pass(model, encoder, samples, tokens, judge)
     return found
-
-
-def mixed(above: Tensor, below: Tensor, weight: float | Tensor) -> Tensor:
-    """log(w exp(above) + (1 - w) exp(below)), elementwise; at w of 0 and 1 exactly one of them."""
-    w = torch.as_tensor(weight, dtype=above.dtype, device=above.device)
-    return torch.logaddexp(above + w.log(), below + (1 - w).log())
 
 
 def tempered_losses(

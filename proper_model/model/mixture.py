@@ -25,6 +25,12 @@ MakePass = Callable[[Tensor], Pass]  # from row slots
 ALONE = (1.0, 1.0)  # w and T of answers that one pass gives
 
 
+def mixed(above: Tensor, below: Tensor, weight: float | Tensor) -> Tensor:
+    """log(w exp(above) + (1 - w) exp(below)), elementwise; at w of 0 and 1 exactly one of them."""
+    w = torch.as_tensor(weight, dtype=above.dtype, device=above.device)
+    return torch.logaddexp(above + w.log(), below + (1 - w).log())
+
+
 @dataclass(frozen=True)
 class Mixture:
     """How the people of a batch are answered.
@@ -110,11 +116,9 @@ class MixedRows:
         logits = found[0]
         wide = routing_dtype(logits)
         if self.weights is not None:
-            above, below = found
-            weights = self._column(self.weights, rows).to(wide)
-            logits = torch.logaddexp(
-                above.to(wide).log_softmax(-1).add_(weights.log()),
-                below.to(wide).log_softmax(-1).add_((1 - weights).log()),
+            logits = mixed(
+                *(own.to(wide).log_softmax(-1) for own in found),
+                self._column(self.weights, rows),
             )
         if self.temperatures is not None:
             logits = logits.to(wide) / self._column(self.temperatures, rows).to(wide)

@@ -66,7 +66,6 @@ class Release:
         calibration: how much a history may change; None: every device chooses for itself.
         chosen_weights: how this host holds the base, where that is not as the release says.
         memory_bytes: what answering may take beside the base on this host; None: no limit.
-        calibration: what serves a history of so many items best; None: the release has none.
     """
 
     base: Any
@@ -81,7 +80,6 @@ class Release:
     calibration: Calibration | None = None
     chosen_weights: BaseWeights | None = None
     memory_bytes: int | None = None
-    calibration: Calibration | None = None
 
     def encoder(self) -> Encoder:
         return Encoder(

@@ -22,10 +22,11 @@ from torch import Tensor
 
 from proper_model.engine.checkpoint import Checkpoint
 from proper_model.engine.folds import Samples
-from proper_model.engine.judging import held_back_log_probs, mixed
+from proper_model.engine.judging import held_back_log_probs
 from proper_model.engine.trials import Trial, TrialResult
 from proper_model.kernels.dropout import mix_seed
 from proper_model.kernels.packing import Encoded
+from proper_model.model.mixture import mixed
 from proper_model.model.user_lora import UserLora
 from proper_model.settings.calibration import Calibrated
 from proper_model.stages.calibration_choice import within_one_error

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from proper_model.engine.checkpoint import Checkpoint, beside
 from proper_model.engine.folds import embedding_split
-from proper_model.engine.judging import held_back_log_probs, mixed, tempered_losses
+from proper_model.engine.judging import held_back_log_probs, tempered_losses
 from proper_model.engine.memory import free_bytes
 from proper_model.engine.memory_budget import within
 from proper_model.engine.trials import (
@@ -39,6 +39,7 @@ from proper_model.engine.trials import (
 from proper_model.kernels.dropout import mix_seed
 from proper_model.kernels.packing import Encoded
 from proper_model.model.adapted_model import AdaptedModel
+from proper_model.model.mixture import mixed
 from proper_model.progress import Steps
 from proper_model.settings.calibration import Calibrated, Calibration
 from proper_model.settings.presets import UserRouting

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
+from client.person.arms import BELOW
 from client.terminal.tables import Table, to_markdown
 from proper_model.base.sizes import BaseShape
 from proper_model.checks import FoundBase
@@ -279,7 +280,9 @@ def _predictions(
     # of a few dozen tokens because the batch is narrow.
     once = tokens.test_queries / processes / speed.forward * EXPERT_FACTOR
     decoding = 1 + settings.max_answer_tokens / 4
-    return Range(FASTEST * len(arms) * once, SLOWEST * len(arms) * once * decoding)
+    # An arm that a calibration mixes with another takes both passes.
+    most = len(arms) + (sum(arm in BELOW for arm in arms) if settings.calibration.people else 0)
+    return Range(FASTEST * len(arms) * once, SLOWEST * most * once * decoding)
 
 
 def _memory(
