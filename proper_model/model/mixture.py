@@ -116,10 +116,8 @@ class MixedRows:
         logits = found[0]
         wide = routing_dtype(logits)
         if self.weights is not None:
-            logits = mixed(
-                *(own.to(wide).log_softmax(-1) for own in found),
-                self._column(self.weights, rows),
-            )
+            above, below = (own.to(wide).log_softmax(-1) for own in found)
+            logits = mixed(above, below, self._column(self.weights, rows))
         if self.temperatures is not None:
             logits = logits.to(wide) / self._column(self.temperatures, rows).to(wide)
         return logits
