@@ -308,10 +308,11 @@ class _Stages:
                 "losses": dict(found.notes),
             }
 
-        key = self.inputs.calibration_key(self.data.calibration_fingerprint())
+        key = self.inputs.calibration_key(fingerprint_of({"calibrating": people}))
         _, notes = self._phase("calibration", key, train)
         chosen = from_mapping(Calibration, notes["calibration"], where="calibration")
-        cohort, shipped = len(self._cohort()), {}
+        cohort = len(self._cohort())
+        shipped: dict[str, Tensor] = {}
         for arm in notes["starts"]:
             kind = self.inputs.structure, adapted.sites
             shipped |= start_tensors(arm, *kind, starts[arm], people=cohort)
@@ -319,7 +320,7 @@ class _Stages:
         empty = not chosen.stage3 and not chosen.oppu_mlp
         return None if empty else chosen, shipped, {"calibration": told}
 
-    def _starts(self, adapted: AdaptedModel, table: Tensor) -> dict[str, Factors]:
+    def _starts(self, adapted: AdaptedModel, table: Tensor) -> Mapping[str, Factors]:
         """Common starts by arm, as far as there are."""
         self.say("starts", 0, 0)
         chosen, users = self._cohort(), self.people.users
