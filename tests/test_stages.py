@@ -23,14 +23,17 @@ from proper_model.errors import (
     TrainingError,
 )
 from proper_model.model.adapted_model import AdaptedModel
-from proper_model.release.contents import Release
+from proper_model.release.contents import Release, expected_starts, release_to_files
 from proper_model.settings.presets import UserRouting, preset
+from proper_model.settings.profile import CalibrationSettings, StageSettings
+from proper_model.stages import pooled_users
+from proper_model.stages.calibration import Found
 from proper_model.stages.group import first_embeddings
 from proper_model.stages.pooled_users import PooledUser, pool, router_cohort
 from proper_model.stages.user_embedding import published_embeddings
 from proper_model.tasks.task import load_task
 from proper_model.text.encoding import Encoder
-from tests.releases import SMALL, small_base, small_users
+from tests.releases import SMALL, release_in_memory, small_base, small_users
 from tests.test_encoding import WordTokenizer
 from tests.tiny import encoder as fake_encoder
 from tests.tiny import samples
@@ -64,13 +67,20 @@ def cache(trained_cache: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(trained_cache, tmp_path / "cache"))
 
 
-def stages(base: Path, cache: Path, preset_name: str = "default", **knobs: object) -> Release:
+def stages(
+    base: Path,
+    cache: Path,
+    preset_name: str = "default",
+    *,
+    settings: StageSettings = FAST,
+    **knobs: object,
+) -> Release:
     return run_pooled_stages(
         small_users()[0],
         load_task("synth_tag"),
         str(base),
         dataclasses.replace(preset(preset_name), embedding_dim=8),
-        FAST,
+        settings,
         seed=0,
         cache=cache,
         **knobs,  # type: ignore[arg-type]
@@ -130,6 +140,124 @@ def test_presets_that_differ_in_stage_3_only_share_stage_2(base: Path, cache: Pa
         progress=trained(seen),
     )
     assert seen == []
+
+
+# -- calibration ---------------------------------------------------------------------------------
+
+CALIBRATING = dataclasses.replace(
+    FAST,
+    calibration=CalibrationSettings(
+        people=10, lengths=(2, 4), epochs=1, shrinkages=(1.0,), start_rounds=1
+    ),
+)
+
+
+def calibrated(base: Path, cache: Path, **changes: object) -> Release:
+    own = dataclasses.replace(CALIBRATING.calibration, **changes)  # type: ignore[arg-type]
+    settings = dataclasses.replace(CALIBRATING, calibration=own)
+    return stages(base, cache, settings=settings)
+
+
+@pytest.fixture
+def half_may_calibrate(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The small population's 24 pooled users are too few for ten of them to be a quarter."""
+    monkeypatch.setattr(pooled_users, "MOST_CALIBRATING", 2)
+
+
+def test_calibration_is_found_again_and_no_part_of_earlier_phases(
+    base: Path,
+    tmp_path: Path,
+    half_may_calibrate: None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ran: list[str] = []
+
+    def noted(name: str) -> Callable[..., object]:
+        real = getattr(stages_module, name)
+
+        def run(*given: object, **named: object) -> object:
+            ran.append(name)
+            return real(*given, **named)
+
+        return run
+
+    for name in (
+        "train_population",
+        "train_group",
+        "train_lora_router",
+        "common_start",
+        "calibrate",
+    ):
+        monkeypatch.setattr(stages_module, name, noted(name))
+    first = calibrated(base, tmp_path)
+    assert ran[:3] == ["train_population", "train_group", "train_lora_router"]
+    assert ran[3:] == ["common_start", "common_start", "calibrate"]
+    assert first.calibration is not None
+    assert [row.items for row in first.calibration.stage3] == [2, 4]
+    assert first.notes["calibration"]["people"] == 10
+    assert first.notes["users_trained"] + first.notes["users_held_back"] == 14
+    ran.clear()
+    again = calibrated(base, tmp_path)
+    assert ran == []
+    assert again.calibration == first.calibration
+    calibrated(base, tmp_path, weights=(0.5, 1.0))
+    assert ran == ["calibrate"]
+    ran.clear()
+    calibrated(base, tmp_path, start_rounds=2)
+    assert ran == ["common_start", "common_start", "calibrate"]
+
+
+def test_a_start_that_helps_is_shipped_and_another_is_not(
+    base: Path, tmp_path: Path, half_may_calibrate: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = stages_module.calibrate
+
+    def said(*given: object, **named: object) -> Found:
+        found = real(*given, **named)  # type: ignore[arg-type]
+        return dataclasses.replace(found, starts=("stage3",))
+
+    monkeypatch.setattr(stages_module, "calibrate", said)
+    release = calibrated(base, tmp_path)
+    sites = release.model().sites
+    start = release.start("stage3", sites)
+    assert start is not None
+    assert release.start("oppu-mlp", sites) is None
+    assert [one.shape[-1] for one in start[: len(sites)]] == [site.d_in for site in sites]
+    (found,) = [
+        expected
+        for expected in expected_starts(STRUCTURE, sites)
+        if "starts.stage3.count" in expected
+    ]
+    assert found == {
+        n: tuple(t.shape) for n, t in release.shared.items() if n.startswith("starts.")
+    }
+    assert release.shared["starts.stage3.count"].item() >= 10
+    back = release_in_memory(release_to_files(release))
+    assert back.calibration == release.calibration
+    assert all(
+        torch.equal(a, b) for a, b in zip(start, back.start("stage3", sites) or (), strict=True)
+    )
+
+
+def test_without_people_nothing_is_calibrated_and_the_notes_are_those_of_before(
+    base: Path, cache: Path
+) -> None:
+    release = stages(base, cache)
+    assert release.calibration is None
+    assert "calibration" not in release.notes
+    assert not list(cache.glob("calibration-*")) + list(cache.glob("starts-*"))
+
+
+def test_people_who_calibrate_train_nothing_and_are_a_quarter_at_most() -> None:
+    users, task = small_users()[0], load_task("synth_tag")
+    encoder = Encoder(WordTokenizer(), max_prompt_tokens=64, max_answer_tokens=8)
+    whole, data = (pool(users, task, encoder, settings, 0) for settings in (FAST, CALIBRATING))
+    assert len(data.calibrating) == (len(users) - len(data.held_back)) // 4
+    assert data.held_back == whole.held_back
+    assert len(data.trained) + len(data.calibrating) == len(whole.trained)
+    assert set(data.trained) | set(data.calibrating) == set(whole.trained)
+    assert data.fingerprint() != whole.fingerprint()
+    assert data.calibration_fingerprint() != whole.calibration_fingerprint()
 
 
 # -- phases that end where they began --------------------------------------------------------------
