@@ -24,6 +24,7 @@ from proper_model.errors import (
 )
 from proper_model.model.adapted_model import AdaptedModel
 from proper_model.release.contents import Release, expected_starts, release_to_files
+from proper_model.settings.calibration import Calibrated, Calibration
 from proper_model.settings.presets import UserRouting, preset
 from proper_model.settings.profile import CalibrationSettings, StageSettings
 from proper_model.stages import pooled_users
@@ -147,15 +148,26 @@ def test_presets_that_differ_in_stage_3_only_share_stage_2(base: Path, cache: Pa
 CALIBRATING = dataclasses.replace(
     FAST,
     calibration=CalibrationSettings(
-        people=10, lengths=(2, 4), epochs=1, shrinkages=(1.0,), start_rounds=1
+        people=10, lengths=(2,), epochs=1, shrinkages=(1.0,), start_rounds=1
     ),
 )
 
 
 def calibrated(base: Path, cache: Path, **changes: object) -> Release:
+    knobs = {"progress": changes.pop("progress")} if "progress" in changes else {}
     own = dataclasses.replace(CALIBRATING.calibration, **changes)  # type: ignore[arg-type]
     settings = dataclasses.replace(CALIBRATING, calibration=own)
-    return stages(base, cache, settings=settings)
+    return stages(base, cache, settings=settings, **knobs)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def calibrated_cache(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache that has every phase of a calibrated release."""
+    cache = tmp_path_factory.mktemp("calibrated")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pooled_users, "MOST_CALIBRATING", 2)
+        calibrated(base, cache)
+    return cache
 
 
 @pytest.fixture
@@ -166,77 +178,50 @@ def half_may_calibrate(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_calibration_is_found_again_and_no_part_of_earlier_phases(
     base: Path,
-    tmp_path: Path,
+    calibrated_cache: Path,
     half_may_calibrate: None,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    seen: list[str] = []
+    release = calibrated(base, calibrated_cache, progress=trained(seen))
+    assert seen == []
+    assert release.calibration is not None
+    assert [row.items for row in release.calibration.stage3] == [2]
+    assert release.notes["calibration"]["people"] == 10
+    assert release.notes["users_trained"] + release.notes["users_held_back"] == 14
     ran: list[str] = []
-
-    def noted(name: str) -> Callable[..., object]:
-        real = getattr(stages_module, name)
-
-        def run(*given: object, **named: object) -> object:
-            ran.append(name)
-            return real(*given, **named)
-
-        return run
-
-    for name in (
-        "train_population",
-        "train_group",
-        "train_lora_router",
-        "common_start",
-        "calibrate",
-    ):
-        monkeypatch.setattr(stages_module, name, noted(name))
-    first = calibrated(base, tmp_path)
-    assert ran[:3] == ["train_population", "train_group", "train_lora_router"]
-    assert ran[3:] == ["common_start", "common_start", "calibrate"]
-    assert first.calibration is not None
-    assert [row.items for row in first.calibration.stage3] == [2, 4]
-    assert first.notes["calibration"]["people"] == 10
-    assert first.notes["users_trained"] + first.notes["users_held_back"] == 14
-    ran.clear()
-    again = calibrated(base, tmp_path)
-    assert ran == []
-    assert again.calibration == first.calibration
-    calibrated(base, tmp_path, weights=(0.5, 1.0))
-    assert ran == ["calibrate"]
-    ran.clear()
-    calibrated(base, tmp_path, start_rounds=2)
-    assert ran == ["common_start", "common_start", "calibrate"]
+    monkeypatch.setattr(stages_module, "common_start", lambda *_, **__: ran.append("start"))
+    other = Found(Calibration(), (), {})
+    monkeypatch.setattr(stages_module, "calibrate", lambda *_, **__: ran.append("rows") or other)
+    assert calibrated(base, calibrated_cache, weights=(0.5, 1.0)).calibration is None
+    assert ran == ["rows"]
+    calibrated(base, calibrated_cache, start_rounds=2)
+    assert ran == ["rows", "start", "start", "rows"]
+    calibrated(base, calibrated_cache, start_rounds=2)
+    assert len(ran) == 4
 
 
 def test_a_start_that_helps_is_shipped_and_another_is_not(
-    base: Path, tmp_path: Path, half_may_calibrate: None, monkeypatch: pytest.MonkeyPatch
+    base: Path, calibrated_cache: Path, half_may_calibrate: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = stages_module.calibrate
-
-    def said(*given: object, **named: object) -> Found:
-        found = real(*given, **named)  # type: ignore[arg-type]
-        return dataclasses.replace(found, starts=("stage3",))
-
-    monkeypatch.setattr(stages_module, "calibrate", said)
-    release = calibrated(base, tmp_path)
+    found = Found(
+        Calibration(stage3=(Calibrated(2, 1e-3, 1, 1.0, 1.0, 1.0, 1.0),)), ("stage3",), {}
+    )
+    monkeypatch.setattr(stages_module, "calibrate", lambda *_, **__: found)
+    release = calibrated(base, calibrated_cache, temperatures=(1.0,))
     sites = release.model().sites
     start = release.start("stage3", sites)
     assert start is not None
+    assert any(factor.any() for factor in start[len(sites) :])
     assert release.start("oppu-mlp", sites) is None
-    assert [one.shape[-1] for one in start[: len(sites)]] == [site.d_in for site in sites]
-    (found,) = [
-        expected
-        for expected in expected_starts(STRUCTURE, sites)
-        if "starts.stage3.count" in expected
-    ]
-    assert found == {
-        n: tuple(t.shape) for n, t in release.shared.items() if n.startswith("starts.")
-    }
+    (expected, _) = expected_starts(STRUCTURE, sites)
+    shipped = {n: tuple(t.shape) for n, t in release.shared.items() if n.startswith("starts.")}
+    assert shipped == expected
     assert release.shared["starts.stage3.count"].item() >= 10
     back = release_in_memory(release_to_files(release))
     assert back.calibration == release.calibration
-    assert all(
-        torch.equal(a, b) for a, b in zip(start, back.start("stage3", sites) or (), strict=True)
-    )
+    there = back.start("stage3", sites) or ()
+    assert all(torch.equal(a, b) for a, b in zip(start, there, strict=True))
 
 
 def test_without_people_nothing_is_calibrated_and_the_notes_are_those_of_before(
