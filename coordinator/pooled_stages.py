@@ -117,8 +117,8 @@ def run_pooled_stages(
     merged = merge_population(model, settings.population, population).to(dtype)
     adapted, table, notes2 = stages.group(merged)
     notes3 = stages.router(adapted, table) if structure.has_lora_router else {}
-    published = published_embeddings(table, settings, seed)
-    calibration, starts, notes4 = stages.calibration(adapted, table, published)
+    shared = published_embeddings(table, settings, seed)
+    calibration, starts, notes4 = stages.calibration(adapted, table, shared)
 
     say("release", 0, 0)
     if settings.base_weights != BaseWeights.FULL:  # what is released is whole
@@ -131,15 +131,9 @@ def run_pooled_stages(
         structure=structure,
         settings=settings,
         seed=seed,
-        shared={**shared_tensors(adapted), **published, **starts},
+        shared={**shared_tensors(adapted), **shared, **starts},
         population=population,
-        notes={
-            "population": notes1,
-            "group": notes2,
-            "router": notes3,
-            **notes4,
-            **_counts(data),
-        },
+        notes=dict(population=notes1, group=notes2, router=notes3, **notes4, **_counts(data)),
         calibration=calibration,
     )
 
