@@ -100,11 +100,7 @@ def run_pooled_stages(
     say("base", 0, 0)  # said before anything of it: clocks listen too
     dtype = compute_dtype(settings.dtype, default_device())
     model, tokenizer = load_base(base, computing=dtype)
-    encoder = Encoder(
-        tokenizer,
-        max_prompt_tokens=settings.max_prompt_tokens,
-        max_answer_tokens=settings.max_answer_tokens,
-    )
+    encoder = _encoder(tokenizer, settings)
     say("tokenize", 0, 0)
     data = pool(pooled, task, encoder, settings, seed, beside=beside)
     device, threads = default_device().type, torch.get_num_threads()
@@ -306,6 +302,14 @@ class _Stages:
             "checkpoint": checkpoint,
             "progress": lambda done, total: self.say(phase, done, total),
         }
+
+
+def _encoder(tokenizer: Any, settings: StageSettings) -> Encoder:
+    return Encoder(
+        tokenizer,
+        max_prompt_tokens=settings.max_prompt_tokens,
+        max_answer_tokens=settings.max_answer_tokens,
+    )
 
 
 def _counts(data: PooledData) -> dict[str, Any]:
