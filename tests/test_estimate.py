@@ -77,11 +77,13 @@ def test_every_range_is_ordered_and_sums_up() -> None:
 
 
 def test_calibration_costs_once_and_devices_train_once() -> None:
-    """4 epochs of 6 ways and twice what was chosen, of both starts; 3 rounds over the cohort."""
+    """4 epochs of 2 shrinkages at 2 rates, and at one from the common start, and twice of what was
+    chosen; 3 rounds over the cohort.
+    """
     calibrating = replace(TOKENS, calibrating_history=300.0)
     settings = replace(TINY, calibration=CalibrationSettings(people=20))
     found = cost(calibrating, settings=settings)
-    passes = 2 * 3 * 2 * 4 + 2 * 4
+    passes = 2 * 3 * 4 + 2 * 4
     expected = (1.3 + 1.8) * (3 * 4000.0 + passes * 300.0) / 1000
     assert found.seconds["calibration"].high == pytest.approx(expected * 1.6)
     assert cost().seconds["calibration"].high == 0
