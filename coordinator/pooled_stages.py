@@ -119,11 +119,7 @@ def run_pooled_stages(
     dtype = compute_dtype(settings.dtype, default_device())
     model, tokenizer = load_base(base, computing=dtype)
     say("tokenize", 0, 0)
-    encoder = Encoder(
-        tokenizer,
-        max_prompt_tokens=settings.max_prompt_tokens,
-        max_answer_tokens=settings.max_answer_tokens,
-    )
+    encoder = _encoder(tokenizer, settings)
     data = pool(pooled, task, encoder, settings, seed, beside=beside)
     unasked = histories_of(personalized, task, encoder)
     people = _GroupPeople.of(data, unasked, seed if shuffle_identities else None)
@@ -389,6 +385,14 @@ class _Groups:
             **self.inferred,
             "inferred.center_count": torch.tensor([len(self.table)]),
         }
+
+
+def _encoder(tokenizer: Any, settings: StageSettings) -> Encoder:
+    return Encoder(
+        tokenizer,
+        max_prompt_tokens=settings.max_prompt_tokens,
+        max_answer_tokens=settings.max_answer_tokens,
+    )
 
 
 def _counts(data: PooledData, people: _GroupPeople) -> dict[str, Any]:

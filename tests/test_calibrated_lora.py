@@ -89,12 +89,12 @@ def test_a_row_that_uses_no_adapter_trains_none(off: dict[str, float]) -> None:
 
 
 def test_long_histories_confirm_on_their_newest_items() -> None:
-    short, long, longer = (Samples(samples(n, seed=n), (), 1) for n in (39, 40, 200))
+    short, long, longer = (Samples(samples(n, seed=n), (), 1) for n in (99, 100, 200))
     planned = plan_trials([short, long, longer], [ROW] * 3)
     assert [(one.user, len(one.trial.train), len(one.judged)) for one in planned] == [
-        (0, 39, 0),
-        (1, 40, 0),
-        (1, 32, 8),
+        (0, 99, 0),
+        (1, 100, 0),
+        (1, 40, 10),
         (2, 200, 0),
         (2, 40, 10),
     ]

@@ -173,13 +173,13 @@ class CalibrationSettings:
     """
 
     people: int = 0  # pooled users that only calibrate; at most a quarter of all
-    lengths: tuple[int, ...] = (1, 3, 8, 20, 50)  # of history, each person's newest so many items
+    lengths: tuple[int, ...] = (1, 3, 8, 20, 40)  # of history, each person's newest so many items
     learning_rates: tuple[float, ...] = ()  # none: user.learning_rates
     epochs: int = 4  # of the schedule; the losses after each are compared
-    shrinkages: tuple[float, ...] = (0.0, 1.0, 10.0)  # weights of the prior around the start
+    shrinkages: tuple[float, ...] = (0.0, 3.0)  # weights of the prior around the start
     scales: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the trained adapter
     weights: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0)  # of stage 3 against stage 2
-    temperatures: tuple[float, ...] = (0.9, 1.0, 1.1, 1.25, 1.5)  # of the mixture
+    temperatures: tuple[float, ...] = (0.7, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5)  # of the mixture
     start_rounds: int = 3  # of looking for a common start of private LoRAs; 0: none is tried
     start_epochs: int = 1  # of each round
 

@@ -5,8 +5,8 @@ it is scaled and with what weight it is mixed (`settings.calibration`). So nothi
 rate, no folds, no refit. Own items only confirm. Of a history of `CONFIRMED_FROM` items or more the
 newest `CONFIRMING` are cut in two: a second, short training takes the older part, and its mixture with
 the model below is compared with that alone on the newer one, item by item. If it is worse by more than
-one standard error there is no adapter, which leaves stage 2. That adds at most `CONFIRMING` items times
-the same epochs, however long the history is; fewer items could not tell, and trust the calibration.
+one standard error there is no adapter, which leaves stage 2. That adds two fifths to the cost at most,
+and the less the longer the history is; shorter ones trust the calibration.
 
 All trainings of all people share passes (`engine.cohort`).
 """
@@ -32,7 +32,7 @@ from proper_model.settings.calibration import Calibrated
 from proper_model.stages.calibration_choice import within_one_error
 from proper_model.stages.private_lora import Factors, LoraFit, LoraTrials
 
-CONFIRMED_FROM = 40  # a fifth of fewer items has a standard error that confirms everything
+CONFIRMED_FROM = 100  # of fewer items, confirming would cost nearly as much as training
 CONFIRMING = 50
 CONFIRMING_SHARE = 0.2  # of these, the newest, judge
 

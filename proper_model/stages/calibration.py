@@ -255,23 +255,34 @@ class _Arm:
         return self.settings.calibration.scales
 
     def _curves(self) -> Curves:
-        """Losses of every person before training and after each epoch, in every way."""
+        """Losses of every person before training and after each epoch, in every way.
+
+        The common start is tried at the rate that most lengths chose without it.
+        """
         own = self.settings.calibration
         rates = own.learning_rates or self.settings.user.learning_rates
-        kinds = [False] if self.common is None else [False, True]
-        curves = {}
-        for number, (common, rate, pull) in enumerate(
-            itertools.product(kinds, rates, own.shrinkages)
-        ):
-            results, _ = self._train(
-                [Trial(one.items, one.queries, rate, one.seed, prior=pull) for one in self.members],
-                common=common,
-                checkpoint=beside(self.checkpoint, f".{number}"),
-            )
-            curves[Way(common, rate, pull)] = self._by_length(
-                [_curve(result, own.epochs) for result in results]
-            )
+        curves = {
+            way: self._curve(way)
+            for way in itertools.starmap(Way, itertools.product([False], rates, own.shrinkages))
+        }
+        if self.common is not None:
+            chosen = [one.way.learning_rate for one in choose_training(curves).values()]
+            rate = max(sorted(set(chosen)), key=chosen.count)
+            curves |= {
+                way: self._curve(way) for way in (Way(True, rate, p) for p in own.shrinkages)
+            }
         return curves
+
+    def _curve(self, way: Way) -> dict[int, Tensor]:
+        """Losses in one way by length, [P, 1 + E]."""
+        rate, pull = way.learning_rate, way.shrinkage
+        results, _ = self._train(
+            [Trial(one.items, one.queries, rate, one.seed, prior=pull) for one in self.members],
+            common=way.common,
+            checkpoint=beside(self.checkpoint, f".{int(way.common)}-{rate!r}-{pull!r}"),
+        )
+        epochs = self.settings.calibration.epochs
+        return self._by_length([_losses_of(result, epochs) for result in results])
 
     def _adapters(self, training: Mapping[int, Training], *, common: bool) -> list[Tensor]:
         """Everybody's adapter under what was chosen: A of every site, then B, each [M, ...]."""
@@ -398,7 +409,7 @@ def _row(length: int, training: Training, amount: Amount, temperature: float) ->
     )
 
 
-def _curve(result: TrialResult, epochs: int) -> Tensor:
+def _losses_of(result: TrialResult, epochs: int) -> Tensor:
     """Losses before training and after every epoch; not a number from where it diverged."""
     losses = torch.full((epochs + 1,), float("nan"), dtype=torch.float64)
     losses[: len(result.losses)] = torch.tensor(result.losses, dtype=torch.float64)

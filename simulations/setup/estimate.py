@@ -263,14 +263,15 @@ def _calibration(tokens: Tokens, speed: Speed, settings: StageSettings) -> Range
     own = settings.calibration
     if not own.people:
         return Range(0.0, 0.0)
-    ways = len(own.learning_rates or settings.user.learning_rates) * len(own.shrinkages)
-    starts = 2 if own.start_rounds else 1
+    # A common start is tried at one rate.
+    rates = len(own.learning_rates or settings.user.learning_rates) + (own.start_rounds > 0)
+    ways = rates * len(own.shrinkages)
     rounds = own.start_rounds * own.start_epochs
     total = Range(0.0, 0.0)
     for factor in (EXPERT_FACTOR, LORA_FACTOR):
         total += _training(rounds, tokens.cohort_history, factor, speed, rounds)
         # One training of what was chosen, and judging, beside the ways.
-        passes = (ways * starts + 2) * own.epochs
+        passes = (ways + 2) * own.epochs
         total += _training(passes, tokens.calibrating_history, factor, speed, passes)
     return total
 
