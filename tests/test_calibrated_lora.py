@@ -53,7 +53,9 @@ def stage(model: AdaptedModel, users: int = 3) -> LoraTrials:
 def double(monkeypatch: pytest.MonkeyPatch) -> None:
     """Adapters in the precision of the tiny base."""
     real = AdaptedModel.new_user_lora
-    monkeypatch.setattr(AdaptedModel, "new_user_lora", lambda *given: real(*given).double())
+    monkeypatch.setattr(
+        AdaptedModel, "new_user_lora", lambda *given, **how: real(*given, **how).double()
+    )
 
 
 def model_of() -> AdaptedModel:

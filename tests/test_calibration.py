@@ -74,7 +74,9 @@ def people(*, speaks: bool, count: int = 10) -> list[PooledUser]:
 @pytest.fixture(autouse=True)
 def double(monkeypatch: pytest.MonkeyPatch) -> None:
     real = AdaptedModel.new_user_lora
-    monkeypatch.setattr(AdaptedModel, "new_user_lora", lambda *given: real(*given).double())
+    monkeypatch.setattr(
+        AdaptedModel, "new_user_lora", lambda *given, **how: real(*given, **how).double()
+    )
 
 
 def run(

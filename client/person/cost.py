@@ -37,6 +37,7 @@ from proper_model.engine import (
 from proper_model.federation.machine import resident_bytes
 from proper_model.kernels import Encoded
 from proper_model.model import personal_pass
+from proper_model.settings import EmbeddingSource
 from proper_model.stages.calibrated_lora import Planned
 
 PROBE_TOKENS = 2048
@@ -106,11 +107,19 @@ def _all_tokens(
     """As `_tokens`, of everything that trains; no training takes more than `at_most` epochs."""
     user = learner.settings.user
     epochs, rates, refit = min(user.epochs, at_most), len(user.learning_rates), user.refit
-    fit = _tokens(shared, epochs=min(user.embedding_epochs, at_most), rates=1, refit=refit)
+    if _inferring(learner):
+        fit = float(sum(len(s.tokens) for s in shared.items))  # once, and none is held back
+    else:
+        fit = _tokens(shared, epochs=min(user.embedding_epochs, at_most), rates=1, refit=refit)
     planned = learner.planned(own)
     if planned is not None:
         return fit + sum(_planned_tokens(one) for one in planned)
     return fit + sum(_tokens(one, epochs=epochs, rates=rates, refit=refit) for one in own)
+
+
+def _inferring(learner: Learner) -> bool:
+    """Whether the embedding takes no training."""
+    return learner.model.structure.embedding_source is EmbeddingSource.INFERRED
 
 
 def memory_needed(learner: Learner, histories: Histories) -> int:
@@ -321,7 +330,9 @@ def generation_bytes(
     bundle = "0" * 64
     state = PersonalState(bundle, 1 << 30, seed=(1 << 62) - 1, tasks=tasks)
     numbers, tensors = _adapter(learner)
-    names = sum(len(site.path) for site in learner.model.sites) * 2
+    names = (
+        sum(len(site.path) for site in learner.model.sites) * tensors // len(learner.model.sites)
+    )
     adapter = BYTES_A_NUMBER * numbers + TENSOR_HEADER_BYTES * tensors + names
     embedding = BYTES_A_NUMBER * learner.release.mean_embedding.numel() + TENSOR_HEADER_BYTES
     around = embedding + len(histories) * REPORT_BYTES + SEAL_BYTES
@@ -335,9 +346,10 @@ def blocks(size: int) -> int:
 
 def _adapter(learner: Learner) -> tuple[int, int]:
     """Numbers and tensors of one adapter."""
-    rank = learner.model.structure.rank
-    sites = learner.model.sites
-    return sum(rank * (site.d_in + site.d_out) for site in sites), 2 * len(sites)
+    structure, sites = learner.model.structure, learner.model.sites
+    own = structure.experts if structure.has_own_router else 0  # rows of W_l
+    numbers = sum(structure.rank * (s.d_in + s.d_out) + own * s.d_out for s in sites)
+    return numbers, (3 if own else 2) * len(sites)
 
 
 def _phases(
@@ -350,9 +362,12 @@ def _phases(
     )
     embedding = (learner.release.mean_embedding.numel(), 1)
     folds = sum(len(samples.folds) for samples in own)
-    phases = [Phase(*embedding, max(1, len(shared.folds)), fit, len(shared.items), slowest_s)]
-    if fit.refit:
-        phases.append(replace(phases[-1], trials=1))
+    phases: list[Phase] = []
+    if not _inferring(learner):
+        trials = max(1, len(shared.folds))
+        phases.append(Phase(*embedding, trials, fit, len(shared.items), slowest_s))
+        if fit.refit:
+            phases.append(replace(phases[-1], trials=1))
     most = max((len(samples.items) for samples in own), default=0)
     planned = learner.planned(own)
     if planned is not None:

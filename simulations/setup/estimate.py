@@ -15,7 +15,7 @@ from client.person.arms import BELOW
 from client.terminal.tables import Table, to_markdown
 from proper_model.base.sizes import BaseShape
 from proper_model.checks import FoundBase
-from proper_model.settings import StageSettings, Structure, UserRouting
+from proper_model.settings import EmbeddingSource, StageSettings, Structure, UserRouting
 from proper_model.tasks import Example, HistoryItem, Population, Task, User
 from proper_model.text import Encoder
 
@@ -187,7 +187,8 @@ def estimate(
         "stage 2": _stage2(tokens, server, structure, settings),
         "router": _router(tokens, server, structure, settings),
         "calibration": _calibration(tokens, server, settings),
-        "stage 3": _stage3(tokens, node, settings, arms, processes),
+        "stage 3": _embedding(tokens, node, structure, settings, arms, processes)
+        + _stage3(tokens, node, settings, arms, processes),
         "predictions": _predictions(tokens, node, settings, arms, processes),
         "start and end": Range(15.0, 60.0),
     }
@@ -225,6 +226,23 @@ def _router(tokens: Tokens, speed: Speed, structure: Structure, settings: StageS
     return loras + _training(settings.router.epochs, seen, EXPERT_FACTOR, speed, 1)
 
 
+def _embedding(
+    tokens: Tokens,
+    speed: Speed,
+    structure: Structure,
+    settings: StageSettings,
+    arms: Sequence[str],
+    processes: int,
+) -> Range:
+    """A fit of a few numbers, or one pass over the items where an embedding is inferred."""
+    if "stage3" not in arms or not structure.reads_user:
+        return Range(0.0, 0.0)
+    once = structure.embedding_source is EmbeddingSource.INFERRED
+    epochs, least = settings.user.embedding_epochs, settings.user.patience + 1
+    history = tokens.test_history / processes
+    return _training(1 if once else epochs, history, EXPERT_FACTOR, speed, 1 if once else least)
+
+
 def _stage3(
     tokens: Tokens, speed: Speed, settings: StageSettings, arms: Sequence[str], processes: int
 ) -> Range:
@@ -234,7 +252,6 @@ def _stage3(
         return _calibrated(history, speed, settings, arms)
     fits: list[tuple[int, float, float]] = []
     if "stage3" in arms:
-        fits += [(user.embedding_epochs, history, EXPERT_FACTOR)]
         fits += [(user.epochs, tried, EXPERT_FACTOR)]
     if "oppu-mlp" in arms:
         fits += [(user.epochs, tried, LORA_FACTOR)]
@@ -246,16 +263,12 @@ def _calibrated(
     history: float, speed: Speed, settings: StageSettings, arms: Sequence[str]
 ) -> Range:
     """Devices train once: not at all, or for all epochs of the schedule and once more to confirm."""
-    fit, once = Range(0.0, 0.0), Range(0.0, 0.0)
+    once = Range(0.0, 0.0)
     for arm, factor in (("stage3", EXPERT_FACTOR), ("oppu-mlp", LORA_FACTOR)):
         if arm in arms:
             most = 2 * settings.calibration.epochs
             once += _training(most, history, factor, speed, 0)
-    if "stage3" in arms:
-        user = settings.user
-        epochs, least = user.embedding_epochs, user.patience + 1
-        fit = _training(epochs, history, EXPERT_FACTOR, speed, least)
-    return fit + once
+    return once
 
 
 def _calibration(tokens: Tokens, speed: Speed, settings: StageSettings) -> Range:
