@@ -304,7 +304,7 @@ class _Stages:
                 "losses": dict(found.notes),
             }
 
-        key = self.inputs.calibration_key(fingerprint_of({"calibrating": people}))
+        key = self.inputs.calibration_key(self.data.calibration_fingerprint())
         _, notes = self._phase("calibration", key, train)
         chosen = from_mapping(Calibration, notes["calibration"], where="calibration")
         cohort = len(self._cohort())

@@ -102,7 +102,7 @@ def test_the_common_start_is_where_training_begins(release: Release, user: User)
     rank = release.structure.rank
     a = [torch.randn(rank, site.d_in, generator=generator) for site in sites]
     b = [torch.randn(site.d_out, rank, generator=generator) for site in sites]
-    shared = start_tensors("stage3", sites, [*a, *b], people=10)
+    shared = start_tensors("stage3", release.structure, sites, [*a, *b], people=10)
     still = dataclasses.replace(HALF, learning_rate=1e-30, shrinkage=0.0)
     done = adapted(under(release, still, **shared), user, 12)
     settings = release.settings

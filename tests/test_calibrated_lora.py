@@ -15,6 +15,7 @@ from proper_model.engine.trials import Trial, TrialSettings
 from proper_model.kernels.packing import Encoded
 from proper_model.model.adapted_model import AdaptedModel
 from proper_model.settings.calibration import Calibrated
+from proper_model.settings.presets import preset
 from proper_model.settings.profile import (
     CalibrationSettings,
     GroupSettings,
@@ -62,6 +63,27 @@ def model_of() -> AdaptedModel:
     model = adapted()
     exact_norms(model.base)
     return model
+
+
+def test_a_router_of_ones_own_is_kept_beside_the_adapter() -> None:
+    """W_l is drawn with A, trained with A and B, and stays as it is where B is scaled."""
+    own = dataclasses.replace(preset("paper"), private_lora_router=True)
+    model = adapted(own)
+    exact_norms(model.base)
+    trials = stage(model)
+    fresh = trials.fresh(5)
+    kinds = len(model.new_user_lora([0]).factors())
+    assert (kinds, len(fresh)) == (3, 3 * len(model.sites))
+    assert all(bool(weight.any()) for weight in fresh[-len(model.sites) :])
+    trial = Trial(USERS[0].items, (), 2e-2, 5, stop_epoch=1)
+    _, states = trials.run([trial], [0], None)
+    trained = [state[0] for state in states]
+    assert all(not torch.equal(a, b) for a, b in zip(fresh, trained, strict=True))
+    held = trials.hold([trained], [0.5]).factors()
+    for letter, part in zip("ABW", range(0, len(trained), len(model.sites)), strict=True):
+        for stack, factor in zip(held[letter], trained[part:], strict=False):
+            expected = factor * (0.5 if letter == "B" else 1)
+            assert torch.allclose(stack[0], expected.to(stack)), letter
 
 
 def test_each_trains_once_with_its_row_and_is_scaled() -> None:

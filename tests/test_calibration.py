@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import random
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from proper_model.engine.trials import Trial
 from proper_model.kernels.packing import Encoded
 from proper_model.model.adapted_model import AdaptedModel
 from proper_model.model.passes import Pass, group_pass
+from proper_model.settings.presets import UserRouting, preset
 from proper_model.settings.profile import (
     CalibrationSettings,
     GroupSettings,
@@ -23,7 +25,12 @@ from proper_model.settings.profile import (
     UserSettings,
 )
 from proper_model.stages import calibration as calibration_module
-from proper_model.stages.calibration import Found, calibrate, newcomers
+from proper_model.stages.calibration import Found, calibrate, newcomers, schedule
+from proper_model.stages.inferred_embedding import (
+    InferredEmbedding,
+    infer_embeddings,
+    inferred_shapes,
+)
 from proper_model.stages.pooled_users import PooledUser
 from proper_model.stages.private_lora import LoraTrials
 from tests.tiny import adapted, encoder, exact_norms, samples
@@ -188,6 +195,85 @@ def test_the_losses_are_those_of_the_adapters_that_a_device_would_train() -> Non
     (notes,) = found.notes["stage3"]
     assert notes["loss_adapted"] == pytest.approx(total / 10, abs=1e-9)
     assert notes["loss_below"] == pytest.approx(below / 10, abs=1e-9)
+
+
+def test_newcomers_whose_embedding_is_inferred_fit_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What they are compared with is stage 2 under the embedding that a device infers."""
+    pooled, model = people(speaks=True), adapted(preset("calibrated"))
+    exact_norms(model.base)
+    generator = torch.Generator().manual_seed(0)
+    drawn = {
+        name: torch.rand(shape, generator=generator, dtype=torch.float64) + 0.5
+        for name, shape in inferred_shapes(model.structure, 12).items()
+    }
+    inferred = InferredEmbedding.from_tensors(drawn).requires_grad_(False)
+    short = dataclasses.replace(SETTINGS.calibration, lengths=(6,), epochs=1)
+    monkeypatch.setattr(calibration_module, "fit_embeddings", None)
+    nobody = torch.zeros(1, 8, dtype=torch.float64)
+    found = calibrate(
+        model,
+        encoder(),
+        pooled,
+        mean=nobody,
+        prototypes=nobody[None][:0],
+        inferred=inferred,
+        starts={},
+        settings=dataclasses.replace(SETTINGS, calibration=short),
+        seed=7,
+    )
+    losses = []
+    for one in pooled:
+        own, _ = infer_embeddings(model, encoder(), inferred, [one.history[-6:]], tokens=2000)
+        make = partial(group_pass, embeddings=own)
+        losses += held_back_losses(model, encoder(), [(0, one.queries[0])], make, 100).tolist()
+    (notes,) = found.notes["stage3"]
+    assert notes["loss_below"] == pytest.approx(sum(losses) / len(losses), abs=1e-9)
+    assert len({round(loss, 6) for loss in losses}) == len(losses)  # everybody has an own one
+
+
+@pytest.mark.parametrize(
+    ("name", "scaled"),
+    [("default", False), ("paper", False), ("released", False), ("device", True)],
+)
+def test_an_adapter_that_experts_are_routed_by_is_used_whole_or_not_at_all(
+    name: str, scaled: bool
+) -> None:
+    def scales(*, experts: bool) -> tuple[float, ...]:
+        routing = UserRouting.USER_AWARE
+        trials = (adapted(name), encoder(), None, routing, experts, schedule(SETTINGS), None, None)
+        return calibration_module._Arm(LoraTrials(*trials), [], None, SETTINGS, None).scales()
+
+    assert scales(experts=True) == ((0.0, 0.5, 1.0) if scaled else (0.0, 1.0))
+    assert scales(experts=False) == (0.0, 0.5, 1.0)
+
+
+def test_without_groups_both_arms_are_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = adapted(preset("default").without_groups(), noisy=False)
+    exact_norms(model.base)
+    short = dataclasses.replace(SETTINGS.calibration, lengths=(6,))
+    nobody = torch.zeros(1, 1, dtype=torch.float64)
+    seen: list[bool] = []
+    real = LoraTrials.run
+
+    def watched(self: LoraTrials, *given: object) -> object:
+        seen.append(self.experts)
+        return real(self, *given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(LoraTrials, "run", watched)
+    found = calibrate(
+        model,
+        encoder(),
+        people(speaks=True),
+        mean=nobody,
+        prototypes=nobody[None][:0],
+        starts={},
+        settings=dataclasses.replace(SETTINGS, calibration=short),
+        seed=7,
+    )
+    (row,) = found.calibration.stage3
+    assert row.adapts
+    assert found.calibration.oppu_mlp == found.calibration.stage3
+    assert seen == [True, True]  # the one way, and what was chosen, once for both
 
 
 def test_killed_in_between_it_goes_on_to_the_same_choice(

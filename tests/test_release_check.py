@@ -256,6 +256,7 @@ TENSORS = {
         starts__stage3__model__layers__1__mlp__up_proj__A=constant(1, WIDTH)
     ),
     "a start of an arm nobody knows": started("stage9"),
+    "a router of a user's own in a start": started(**{START + "W": constant(2, 6, value=0.1)}),
     "a start of 1024": started(**{START + "A": constant(1, WIDTH, value=1024.0)}),
     "an expert of 1e30": shared(**{UP + "A": constant(2, 1, WIDTH, value=1e30)}),
     "an expert of 1024": shared(**{UP + "A": constant(2, 1, WIDTH, value=1024.0)}),

@@ -32,7 +32,7 @@ from proper_model.release.contents import Release, expected_starts, release_to_f
 from proper_model.settings.calibration import Calibrated, Calibration
 from proper_model.settings.presets import UserRouting, preset
 from proper_model.settings.profile import CalibrationSettings, StageSettings
-from proper_model.stages import pooled_users
+from proper_model.stages import calibration, common_lora, pooled_users
 from proper_model.stages.calibration import Found
 from proper_model.stages.group import first_embeddings
 from proper_model.stages.pooled_users import (
@@ -200,9 +200,9 @@ def test_calibration_is_found_again_and_no_part_of_earlier_phases(
     assert release.notes["calibration"]["people"] == 10
     assert release.notes["users_trained"] + release.notes["users_held_back"] == 14
     ran: list[str] = []
-    monkeypatch.setattr(stages_module, "common_start", lambda *_, **__: ran.append("start"))
+    monkeypatch.setattr(common_lora, "common_start", lambda *_, **__: ran.append("start"))
     other = Found(Calibration(), (), {})
-    monkeypatch.setattr(stages_module, "calibrate", lambda *_, **__: ran.append("rows") or other)
+    monkeypatch.setattr(calibration, "calibrate", lambda *_, **__: ran.append("rows") or other)
     assert calibrated(base, calibrated_cache, weights=(0.5, 1.0)).calibration is None
     assert ran == ["rows"]
     calibrated(base, calibrated_cache, start_rounds=2)
@@ -217,7 +217,7 @@ def test_a_start_that_helps_is_shipped_and_another_is_not(
     found = Found(
         Calibration(stage3=(Calibrated(2, 1e-3, 1, 1.0, 1.0, 1.0, 1.0),)), ("stage3",), {}
     )
-    monkeypatch.setattr(stages_module, "calibrate", lambda *_, **__: found)
+    monkeypatch.setattr(calibration, "calibrate", lambda *_, **__: found)
     release = calibrated(base, calibrated_cache, temperatures=(1.0,))
     sites = release.model().sites
     start = release.start("stage3", sites)

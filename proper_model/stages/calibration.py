@@ -225,7 +225,7 @@ class _Arm:
         common = choose_start(curves)
         training = choose_training({w: own for w, own in curves.items() if w.common == common})
         adapters = self._adapters(training, common=common)
-        choices = amounts(self._scales(), self.settings.calibration.weights)
+        choices = amounts(self.scales(), self.settings.calibration.weights)
         losses = self._losses(adapters, choices)
         chosen = choose_amounts(losses, choices)
         tempered = self._tempered(adapters, chosen)
@@ -246,7 +246,7 @@ class _Arm:
             )
         return tuple(rows), common, notes
 
-    def _scales(self) -> tuple[float, ...]:
+    def scales(self) -> tuple[float, ...]:
         """What B may be multiplied by. W_l B A x would be, too, and an adapter routed otherwise than
         it was trained, so where experts are routed by it it is used as it is or not at all.
         """

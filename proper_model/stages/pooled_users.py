@@ -44,6 +44,10 @@ class PooledData:
         """sha256 over all tokens of stages 1 and 2 in order: the part of a cache key that is data."""
         return fingerprint_of({"trained": self.trained, "held back": self.held_back})
 
+    def calibration_fingerprint(self) -> str:
+        """The same of those who are kept to calibrate with."""
+        return fingerprint_of({"calibrating": self.calibrating})
+
 
 def fingerprint_of(named: Mapping[str, Sequence[PooledUser]]) -> str:
     """sha256 over the tokens of users by what they are for, in order."""
