@@ -133,11 +133,15 @@ def calibrated(**changes: Any) -> Files:
 
 def started(arm: str = "stage3", **tensors: Any) -> Files:
     """A whole common start of an arm, with some tensors replaced; None leaves one out."""
+    return shared(**start(arm) | tensors)
+
+
+def start(arm: str) -> dict[str, Any]:
     found: dict[str, Any] = {f"starts__{arm}__count": ("I64", (1,), int64s(12))}
     for name, (d_out, d_in) in FEED_FORWARD.items():
         site = f"starts__{arm}__model__layers__0__mlp__{name}_proj__"
         found |= {site + "A": constant(1, d_in, value=0.5), site + "B": constant(d_out, 1)}
-    return shared(**found | tensors)
+    return found
 
 
 ROW = Calibrated(3, 1e-3, 2, 1.0, 0.5, 0.75, 1.25)
@@ -472,6 +476,30 @@ def test_a_release_over_a_base_elsewhere_passes_with_and_without_its_configurati
     config = files.pop("base/config.json")
     assert check_files(files, REFERENCE).config is None
     assert check_files(files, REFERENCE, config=config).config is not None
+
+
+def test_without_groups_a_start_names_the_linears_of_a_base_that_is_not_at_hand() -> None:
+    nobody = {
+        "mean_embedding": constant(1, 1),
+        "mean_embedding_count": ("I64", (1,), int64s(0)),
+        "prototypes": ("F32", (0, 1, 1), b""),
+        "prototype_counts": ("I64", (0,), b""),
+    }
+    alone = json.loads(referring()["recipe.json"])
+    alone["structure"]["population_only"] = True
+
+    def files(**tensors: Any) -> Files:
+        named = {n.replace("__", "."): t for n, t in tensors.items() if t is not None}
+        changed = {"recipe.json": json.dumps(alone).encode()}
+        changed["shared.safetensors"] = tensor_file(nobody | named)
+        return {n: d for n, d in referring(**changed).items() if n != "base/config.json"}
+
+    both = start("stage3") | start("oppu-mlp")
+    for found in (files(), files(**both), files(**start("oppu-mlp"))):
+        assert check_files(found, REFERENCE).config is None
+    for broken in ({START + "B": None}, {START + "A": None, START + "B": None}):
+        with pytest.raises(BundleFormatError):
+            check_files(files(**both | broken), REFERENCE)
 
 
 @pytest.mark.parametrize(
