@@ -13,8 +13,14 @@ from test_results import example
 
 from client.terminal.tables import to_markdown
 from proper_model.errors import ReportError
-from simulations.outcome.details import ArmDetails, Details, MessageTotal,
-    PhaseCurve, Routing, Significance
+from simulations.outcome.details import (
+    ArmDetails,
+    Details,
+    MessageTotal,
+    PhaseCurve,
+    Routing,
+    Significance,
+)
 from simulations.outcome.results import MetricSummary, Results, write_document
 from simulations.reporting.report import Example, Step, device_differences, write_report
 from simulations.reporting.tables import comparison_table, contrast_table, run_table
