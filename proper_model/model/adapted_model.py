@@ -1,8 +1,8 @@
-"""A frozen base with adapters around its feed-forward linears.
+"""A frozen base with adapters around its feed-forward linears, or others that are named.
 
     h = W_p x + s * sum_n w_n(x, u) B_n A_n x + s * B_u A_u x          (PROPER eq. 7, 10, 11, 13)
 
-`AdaptedModel` swaps each feed-forward linear for an `AdaptedLinear` that reads the current
+`AdaptedModel` swaps each of these linears for an `AdaptedLinear` that reads the current
 `Pass`: whose rows these are, which parts are active, whether to drop out. `attached()` puts the
 original modules back when it ends; the base's tensors are never written.
 
@@ -11,7 +11,7 @@ Letters: R rows, K answer tokens, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -39,6 +39,8 @@ class AdaptedModel(Adapters):
         structure: which equations are used.
         generator: randomness of the initial experts and routers.
         backend: how adapted linears compute, None for the best on the base's device; see `ops`.
+        targets: names of the linears that get private LoRAs and nothing else; None: the feed-forward's,
+            with experts and routers.
     """
 
     def __init__(
@@ -48,10 +50,16 @@ class AdaptedModel(Adapters):
         *,
         generator: torch.Generator,
         backend: Backend | None = None,
+        targets: Sequence[str] | None = None,
     ) -> None:
         device = torch.device(base.device)
-        backend = backend or Backend.best_on(device)
-        super().__init__(find_sites(base), structure, generator=generator, backend=backend)
+        super().__init__(
+            find_sites(base) if targets is None else find_sites(base, targets),
+            structure,
+            generator=generator,
+            backend=backend or Backend.best_on(device),
+            experts=targets is None,
+        )
         # Held outside the module tree: parameters() must be the adapters' alone.
         object.__setattr__(self, "base", base)
         base.requires_grad_(False)

@@ -96,6 +96,7 @@ class Adapters(torch.nn.Module):
         structure: which equations are used.
         generator: randomness of the initial experts and routers.
         backend: how adapted linears compute; see `ops`.
+        experts: false for private LoRAs alone, without experts and routers.
 
     Attributes:
         tables: number of a user's embeddings: one a block, or one for all.
@@ -114,6 +115,7 @@ class Adapters(torch.nn.Module):
         *,
         generator: torch.Generator,
         backend: Backend,
+        experts: bool = True,
     ) -> None:
         super().__init__()
         self.sites, self.structure, self.backend = list(sites), structure, backend
@@ -121,16 +123,17 @@ class Adapters(torch.nn.Module):
         one = structure.embedding_tables is EmbeddingTables.ONE
         self.tables = 1 if one else len({site.layer for site in self.sites})
         n, rank = structure.experts, structure.rank
+        mixed = self.sites if experts else []
         self.experts = torch.nn.ModuleList(
-            Experts(s.d_in, s.d_out, n, rank, generator) for s in self.sites
+            Experts(s.d_in, s.d_out, n, rank, generator) for s in mixed
         )
         # Its own randomness: whether W_l exists must not change how stage 2 starts.
         apart = torch.Generator().manual_seed(mix_seed(generator.initial_seed(), 1))
         self.routers = torch.nn.ModuleList(
-            Router(site, structure, generator, apart) for site in self.sites
+            Router(site, structure, generator, apart) for site in mixed
         )
         self.tied_user = None
-        if structure.router_sharing is RouterSharing.TIED:
+        if experts and structure.router_sharing is RouterSharing.TIED:
             self.tied_user = _normal((n, structure.embedding_dim), USER_ROUTER_STD, generator)
         self.lora = UserLora([], 0, rank, [])
 
