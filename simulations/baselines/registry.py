@@ -1,0 +1,64 @@
+"""All methods to compare with, by the name they have in tables, and what each is defined for.
+
+Reading the list imports no method: an arm's module is loaded when the arm is made. A method is added
+by a line in `ARMS` and, where it is not for every task, one in `_LIMITS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import TYPE_CHECKING
+
+from proper_model.errors import ConfigError
+from proper_model.tasks import Task
+
+if TYPE_CHECKING:
+    from simulations.baselines.arm import Arm
+
+
+def fits(name: str, task: Task) -> str | None:
+    """Why an arm is not defined for a task; None: it is. Raises ConfigError for an unknown name.
+
+    What only the data show (no text that several people rated) is said by `Arm.predict`.
+    """
+    check_names([name])
+    limit = _LIMITS.get(name)
+    return None if limit is None else limit(task)
+
+
+def make(name: str) -> Arm:
+    """A new arm. Raises ConfigError for an unknown name."""
+    check_names([name])
+    return ARMS[name]()
+
+
+def check_names(names: list[str]) -> None:
+    """Raise ConfigError if one of them is no arm of the registry."""
+    unknown = sorted(set(names) - set(ARMS))
+    if unknown:
+        raise ConfigError(f"unknown arms {unknown}", hint=f"known: {', '.join(ARMS)}")
+
+
+def _floor(name: str) -> Arm:
+    from simulations.baselines.floor_arms import FLOORS
+
+    return FLOORS[name]
+
+
+def _labels(task: Task, *, ordinal: bool) -> str | None:
+    from simulations.baselines.floors import no_floor
+
+    return no_floor(task.kind, ordinal=ordinal)
+
+
+_FLOORS = ("majority", "own-majority", "tfidf")
+_ORDINAL_FLOORS = ("item-mean", "item-offset", "own-mean", "own-median", "gaussian", "factors")
+
+ARMS: Mapping[str, Callable[[], Arm]] = {
+    name: partial(_floor, name) for name in (*_FLOORS, *_ORDINAL_FLOORS)
+}
+_LIMITS: Mapping[str, Callable[[Task], str | None]] = {
+    **{name: partial(_labels, ordinal=False) for name in _FLOORS},
+    **{name: partial(_labels, ordinal=True) for name in _ORDINAL_FLOORS},
+}
