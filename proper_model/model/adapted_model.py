@@ -21,7 +21,7 @@ from torch import Tensor
 from proper_model.base.sites import find_sites
 from proper_model.kernels.attention import packed_attention
 from proper_model.kernels.ops import Backend
-from proper_model.kernels.packing import Batch
+from proper_model.kernels.packing import Batch, packed_inputs
 from proper_model.kernels.products import FrozenLinear, serves
 from proper_model.model.adapted_linear import AdaptedLinear
 from proper_model.model.adapters import Adapters
@@ -128,6 +128,12 @@ class AdaptedModel(Adapters):
         """Negative log-likelihood of every answer token: [K], float32 or wider."""
         with self.attached(), self.running(now.over(batch)):
             return answer_nll(self.base, batch)
+
+    def hidden_states(self, batch: Batch, now: Pass) -> Tensor:
+        """What the last block leaves at every token, before the head: [M, d]."""
+        with self.attached(), self.running(now.over(batch)):
+            hidden: Tensor = self.base.get_decoder()(**packed_inputs(batch)).last_hidden_state[0]
+        return hidden
 
     def answer_logits(self, batch: Batch, now: Pass) -> Tensor:
         """Logits that predict the answer tokens, [K, V]."""
