@@ -1,7 +1,7 @@
 """A network from a person's items to a LoRA: the parts that are trained, without the base.
 
     f_j = phi(x_j)                       x_j [2 d], item j of a history (`item_vectors`), standardized
-    p   = sum_j f_j / (n + kappa)        the set; few items stay near 0, kappa is learned
+    p   = gamma sum_j f_j / (n + kappa)  the set; few items stay near 0, both numbers are learned
     z   = rho(p)                         the code, a few numbers a person
     C   = I + sum_k z_k M_k              [r, r] at every site
     h   = W_p x + s B C A x              A [r, i], B [o, r] shared by all people
@@ -21,6 +21,8 @@ from torch import Tensor
 
 from proper_model.model import UserLora
 
+KAPPA, GAMMA = 8.0, 8.0
+
 
 class GivenLora(UserLora):
     """Factors that something else computes, of P people: A of every site [P, r, i], B [P, o, r]."""
@@ -31,7 +33,7 @@ class GivenLora(UserLora):
 
 
 class HistoryNetwork(torch.nn.Module):
-    """phi, kappa, rho, and A, B and M of every site.
+    """phi, kappa, gamma, rho, and A, B and M of every site.
 
     Args:
         width: of an item's vector, 2 d.
@@ -57,9 +59,13 @@ class HistoryNetwork(torch.nn.Module):
         super().__init__()
         self.register_buffer("mean", torch.zeros(width))
         self.register_buffer("std", torch.ones(width))
-        self.phi = _two_layers(width, hidden, hidden, generator)
-        self.rho = _two_layers(hidden, hidden, code, generator)
-        self.log_kappa = torch.nn.Parameter(torch.zeros(()))
+        self.phi = torch.nn.Sequential(
+            _linear(width, hidden, generator), torch.nn.GELU(), _linear(hidden, hidden, generator)
+        )
+        self.rho = _linear(hidden, code, generator)
+        # People differ less than their items do: the start of gamma makes up for the mean.
+        self.log_kappa = torch.nn.Parameter(torch.tensor(math.log(KAPPA)))
+        self.log_gamma = torch.nn.Parameter(torch.tensor(math.log(GAMMA)))
         self.a = torch.nn.ParameterList(_start((rank, i), generator) for i, _ in widths)
         self.b = torch.nn.ParameterList(torch.zeros(o, rank) for _, o in widths)
         cores = torch.randn(len(widths), code, rank, rank, generator=generator)
@@ -71,6 +77,14 @@ class HistoryNetwork(torch.nn.Module):
         self.mean.copy_(vectors.mean(0))
         self.std.copy_(vectors.std(0).clamp(min=1e-6))
 
+    def factors(self) -> list[torch.nn.Parameter]:
+        """A, B and M of every site."""
+        return [*self.a, *self.b, self.cores]
+
+    def encoder(self) -> list[torch.nn.Parameter]:
+        """phi, rho, kappa and gamma."""
+        return [*self.phi.parameters(), *self.rho.parameters(), self.log_kappa, self.log_gamma]
+
     def codes(self, histories: Sequence[Tensor]) -> Tensor:
         """z of every person, from the items' vectors [n, 2 d] of each: [P, c]."""
         counts = [len(own) for own in histories]
@@ -79,7 +93,7 @@ class HistoryNetwork(torch.nn.Module):
         sums = features.new_zeros(len(counts), features.shape[1])
         sums = sums.index_add(0, owners.to(sums.device), features)
         divisor = torch.tensor(counts).to(sums)[:, None] + self.log_kappa.exp()
-        codes: Tensor = self.rho(sums / divisor)
+        codes: Tensor = self.rho(sums / divisor * self.log_gamma.exp())
         return codes
 
     def lora(self, codes: Tensor) -> GivenLora:
@@ -97,12 +111,9 @@ def _start(shape: tuple[int, int], generator: torch.Generator) -> Tensor:
     return torch.nn.init.kaiming_uniform_(torch.empty(shape), a=math.sqrt(5), generator=generator)
 
 
-def _two_layers(
-    width: int, hidden: int, out: int, generator: torch.Generator
-) -> torch.nn.Sequential:
-    layers = torch.nn.Linear(width, hidden), torch.nn.GELU(), torch.nn.Linear(hidden, out)
+def _linear(width: int, out: int, generator: torch.Generator) -> torch.nn.Linear:
+    layer = torch.nn.Linear(width, out)
     with torch.no_grad():
-        for layer in (layers[0], layers[2]):
-            layer.weight.copy_(_start((layer.out_features, layer.in_features), generator))
-            layer.bias.zero_()
-    return torch.nn.Sequential(*layers)
+        layer.weight.copy_(_start((out, width), generator))
+        layer.bias.zero_()
+    return layer

@@ -49,6 +49,8 @@ TARGETS = ("gate_proj", "up_proj", "down_proj")
 RANK, ALPHA = 8, 8.0
 HIDDEN, CODE = 64, 16
 EPOCHS, PATIENCE, BATCH = 12, 3, 32
+LEAST_STEPS = 100  # of an epoch: with few people, one pass over their items says little
+ENCODER_RATE = 1e-3  # its inputs have one scale whatever the base, unlike the factors
 MOST_ITEMS = 64  # of one episode's history
 
 
@@ -124,19 +126,22 @@ class Episodes:
         self.encoder: Encoder = given.release.encoder()
         # Who is asked, and which of the own items it is; None: a query, which no history holds.
         self.asked: list[tuple[int, int | None]] = []
-        self.samples: list[tuple[int, Encoded]] = []
+        samples: list[Encoded] = []
         for p, person in enumerate(trained):
-            own: list[tuple[int | None, Encoded]] = [*enumerate(person.items)]
-            for place, sample in own + [(None, query) for query in person.queries]:
-                self.samples.append((len(self.asked), sample))
-                self.asked.append((p, place))
+            own = (*enumerate(person.items), *((None, query) for query in person.queries))
+            self.asked += [(p, place) for place, _ in own]
+            samples += [sample for _, sample in own]
+        passes = max(1, -(-LEAST_STEPS * BATCH // len(samples)))
+        self.samples = list(enumerate(samples)) * passes
 
     def train(self) -> PooledReport:
         """Train to the best epoch. A killed run goes on from the benchmark's folder."""
         given, settings = self.given, self.given.release.settings
         optimizer = torch.optim.AdamW(
-            self.network.parameters(),
-            lr=settings.group.learning_rate,
+            [
+                {"params": self.network.factors(), "lr": settings.group.learning_rate},
+                {"params": self.network.encoder(), "lr": ENCODER_RATE},
+            ],
             weight_decay=settings.weight_decay,
         )
         training = PooledTraining(
