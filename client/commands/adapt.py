@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -13,7 +14,7 @@ from client.commands.training_run import learner_for, new_state, say_cost, store
 from client.person.stores import VaultStore, stored
 from client.person.workspace import Memory
 from client.terminal.console import print_line, say
-from proper_model.tasks import HistoryItem, Task, counted, load_task
+from proper_model.tasks import Depth, HistoryItem, Task, counted, load_task, parse_depth
 
 if TYPE_CHECKING:
     from client.person.state import PersonalState
@@ -37,6 +38,7 @@ def adapt(
     sender: o.Sender = None,
     max_items: o.MaxItems = None,
     lenient: o.Lenient = False,
+    retrieve: o.Retrieve = None,
     yes: o.Yes = False,
     max_memory: o.MaxMemory = None,
     base_weights: o.BaseWeights = None,
@@ -56,9 +58,10 @@ def adapt(
     )
     newest = workspace.installed()
     memory = Memory(o.bytes_of(max_memory), base_weights, recompute)
+    depth = None if retrieve is None else parse_depth(retrieve)
 
     def chosen_items(state: PersonalState | None, bundle: InstalledBundle) -> Chosen:
-        chosen = choose_task(task, workspace.releases.read(bundle), state)
+        chosen = choose_task(task, workspace.releases.read(bundle), state, depth)
         return chosen, read_items(history, chosen, how, yes=yes)
 
     # A new person hears what is wrong with the items before choosing a passphrase.
@@ -82,8 +85,15 @@ def adapt(
     spent.say()
 
 
-def choose_task(name: str | None, release: InstalledRelease, state: PersonalState | None) -> Task:
+def choose_task(
+    name: str | None,
+    release: InstalledRelease,
+    state: PersonalState | None,
+    retrieve: Depth | None = None,
+) -> Task:
     """The named task, by default the release's. A task adapted before keeps its own wording.
+
+    It also keeps how many own items stand before a question, unless `retrieve` says how many.
 
     Read before anything heavy is loaded, so that a faulty history is told at once.
 
@@ -92,8 +102,10 @@ def choose_task(name: str | None, release: InstalledRelease, state: PersonalStat
     own = release.task
     wanted = own.name if name is None else name
     if state is not None and wanted in state.tasks:
-        return state.tasks[wanted].task()
-    return own if wanted == own.name else load_task(wanted)
+        chosen = state.tasks[wanted].task()
+    else:
+        chosen = own if wanted == own.name else load_task(wanted)
+    return chosen if retrieve is None else replace(chosen, retrieve=retrieve)
 
 
 def say_plan(
