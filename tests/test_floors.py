@@ -17,7 +17,7 @@ from proper_model.data import read_population
 from proper_model.errors import DataError, TaskError
 from proper_model.evaluation import score
 from proper_model.tasks import HistoryItem, Query, Task, User, load_task
-from simulations.baselines import floors_counts, floors_factors, floors_gaussian, floors_items
+from simulations.baselines import floors_counts, floors_gaussian, floors_items
 from simulations.baselines.arm import Benchmark, cut
 from simulations.baselines.floor_arms import FLOORS
 from simulations.baselines.floors import Answers, Array, FloorArm, Person, read_answers
@@ -38,7 +38,9 @@ def question(text: str, gold: int | str, place: int = 0) -> Query:
     return Query(f"q{place}", asked + text, str(gold))
 
 
-def user(name: str, items: Sequence[tuple[str, int]], asked: Sequence[tuple[str, int]] = ()) -> User:
+def user(
+    name: str, items: Sequence[tuple[str, int]], asked: Sequence[tuple[str, int]] = ()
+) -> User:
     return User(
         name,
         tuple(rating(text, value, place) for place, (text, value) in enumerate(items)),

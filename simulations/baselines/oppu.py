@@ -9,20 +9,22 @@ DEVIATION: OPPU trains two epochs at one rate, whatever the user's items say. He
 tuned as PROPER's arm `oppu-mlp` is: the profile's learning rates, epochs and patience, chosen by the
 user's held-back items, then trained again on all of them. Else it would lose by that alone.
 
+`+rag-K` is trained and asked with K own items before every question, as in OPPU with retrieval.
+
 A user has 8 (i + o) numbers of their own in each linear from width i to o: 49,152 over mini-llama,
 where `oppu-mlp` has 69,120.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 
 from proper_model.evaluation import Prediction
-from proper_model.model import AdaptedModel
+from proper_model.tasks import Depth
 from simulations.baselines.arm import Benchmark
+from simulations.baselines.prompted import with_room
 from simulations.baselines.under_pass import (
-    PLAIN,
-    Wording,
     own_pass,
     predict_under,
     private_model,
@@ -30,8 +32,8 @@ from simulations.baselines.under_pass import (
     train_loras,
 )
 
-RANK, ALPHA, DROPOUT = 8, 8.0, 0.05
 TARGETS = {"oppu-kv": ("k_proj", "v_proj"), "oppu-qv": ("q_proj", "v_proj")}
+RETRIEVED = (1, 4)
 
 
 @dataclass(frozen=True)
@@ -39,28 +41,32 @@ class Oppu:
     """Private LoRAs trained from each test user's own items.
 
     Attributes:
-        targets: names of the adapted linears; None: the feed-forward's, at the release's rank, alpha
-            and dropout, which is `oppu-mlp`.
-        wording: of items and queries; retrieval puts own items before them.
+        targets: names of the adapted linears.
+        before: how many own items stand before every item and question.
     """
 
     name: str
-    targets: tuple[str, ...] | None
-    wording: Wording = PLAIN
+    targets: tuple[str, ...]
+    before: Depth = 0
+    rank: int = 8
+    alpha: float = 8.0
+    dropout: float = 0.05
 
     def predict(self, given: Benchmark) -> list[Prediction]:
         """One prediction a query. Raises DataError for an item that does not fit the task."""
-        model, dropout = self._model(given)
-        samples = split_users(given, given.users, self.wording)
-        train_loras(given, model, samples, phase=self.name, dropout=dropout)
-        return predict_under(given, model, own_pass, name=self.name, wording=self.wording)
-
-    def _model(self, given: Benchmark) -> tuple[AdaptedModel, float]:
-        if self.targets is None:
-            return given.release.model(), given.release.settings.user.dropout
-        return private_model(given, self.targets, rank=RANK, alpha=ALPHA), DROPOUT
+        if self.before:
+            given = replace(given, release=with_room(given.release, self.before))
+        model = private_model(given, self.targets, rank=self.rank, alpha=self.alpha)
+        samples = split_users(given, given.users)
+        train_loras(given, model, samples, phase=self.name, dropout=self.dropout)
+        return predict_under(given, model, own_pass, name=self.name)
 
 
-def oppu(name: str) -> Oppu:
-    """`oppu-kv` or `oppu-qv`."""
-    return Oppu(name, TARGETS[name])
+def _all() -> Iterator[Oppu]:
+    for name, targets in TARGETS.items():
+        yield Oppu(name, targets)
+        for k in RETRIEVED:
+            yield Oppu(f"{name}+rag-{k}", targets, before=k)
+
+
+OPPU: Mapping[str, Oppu] = {arm.name: arm for arm in _all()}

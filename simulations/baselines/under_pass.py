@@ -10,46 +10,19 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from client.person.arms import ArmModel, prediction_of
+from client.person.arms import ArmModel, Private, prediction_of
 from client.person.learner import user_seed
-from proper_model.answering import Question, answer_queries, inference_tokens
 from proper_model.engine import Samples, free_bytes, lora_settings, split_items, within
 from proper_model.evaluation import Prediction
 from proper_model.model import AdaptedModel, Pass, UserLora, personal_pass
 from proper_model.settings import UserRouting
 from proper_model.stages import LoraFit, train_user_loras
-from proper_model.tasks import Example, Task, User
+from proper_model.tasks import OwnItems, User
 from simulations.baselines.arm import Benchmark
-
-
-class Wording(Protocol):
-    """How a user's items and queries become examples."""
-
-    def items(self, task: Task, user: User) -> list[Example]:
-        """The own items as training examples, oldest first. Raises DataError for a missing field."""
-        ...
-
-    def queries(self, task: Task, user: User) -> list[Example]:
-        """One example a query, in the order of queries."""
-        ...
-
-
-class TaskWording:
-    """As the task's template says, with nothing before it."""
-
-    def items(self, task: Task, user: User) -> list[Example]:
-        return [task.history_example(item) for item in user.history]
-
-    def queries(self, task: Task, user: User) -> list[Example]:
-        return [task.query_example(query) for query in user.queries]
-
-
-PLAIN = TaskWording()
 
 
 def private_model(
@@ -66,18 +39,23 @@ def private_model(
     return model
 
 
-def split_users(given: Benchmark, users: Sequence[User], wording: Wording = PLAIN) -> list[Samples]:
-    """Every user's items as samples, cut and seeded as on a device."""
-    encoder, user_settings = given.release.encoder(), given.release.settings.user
+def split_users(given: Benchmark, users: Sequence[User]) -> list[Samples]:
+    """Every user's items as samples, cut and seeded as on a device.
+
+    Own items stand before them where the task retrieves some.
+    """
+    encoder, own = given.release.encoder(), given.release.settings.user
     return [
         split_items(
-            [encoder.encode(example) for example in wording.items(given.task, user)],
-            fraction=user_settings.held_back_fraction,
-            folds=user_settings.held_back_folds,
-            minimum=user_settings.min_items_to_train,
+            [encoder.encode(items.history_example(item)) for item in items.items],
+            fraction=own.held_back_fraction,
+            folds=own.held_back_folds,
+            minimum=own.min_items_to_train,
             seed=user_seed(given.seed, user.user_id),
         )
-        for user in users
+        for user, items in (
+            (user, OwnItems(given.task, user.history, encoder.room)) for user in users
+        )
     ]
 
 
@@ -120,47 +98,41 @@ def own_pass(slots: Tensor) -> Pass:
     return personal_pass(slots, embeddings=None, routing=UserRouting.USER_AWARE, experts=False)
 
 
+class _UnderPass(ArmModel):
+    """Answers as PROPER's arms do, under a model and a pass of a method's own."""
+
+    def __init__(
+        self, given: Benchmark, model: AdaptedModel, own: Callable[[Tensor], Pass]
+    ) -> None:
+        super().__init__(given.release, given.task)
+        self.model, self._own = model, own
+
+    def make_pass(self, _arm: str, _people: Sequence[Private]) -> Callable[[Tensor], Pass]:
+        return self._own
+
+
 def predict_under(
-    given: Benchmark,
-    model: AdaptedModel,
-    make_pass: Callable[[Tensor], Pass],
-    *,
-    name: str,
-    wording: Wording = PLAIN,
+    given: Benchmark, model: AdaptedModel, make_pass: Callable[[Tensor], Pass], *, name: str
 ) -> list[Prediction]:
-    """Greedy answers to the test users' queries; slot = place of a user among `given.users`."""
-    task, settings = given.task, given.release.settings
-    limits = ArmModel(given.release, task)  # measures labels
+    """Greedy answers to the test users' queries; slot = place of a user among `given.users`.
+
+    Own items stand before the queries where the task retrieves some.
+    """
+    room = given.release.encoder().room
+    people = [OwnItems(given.task, user.history, room) for user in given.users]
     asked = [
-        (
-            user,
-            query,
-            Question(
-                slot=slot,
-                example=example,
-                labels=tuple(task.labels_for(query)) if "mae_expected" in task.metrics else (),
-                max_new_tokens=limits.answer_limit(query),
-            ),
-        )
-        for slot, user in enumerate(given.users)
-        for query, example in zip(user.queries, wording.queries(task, user), strict=True)
+        (slot, own.query_example(query), query)
+        for slot, (user, own) in enumerate(zip(given.users, people, strict=True))
+        for query in user.queries
     ]
-    answers = answer_queries(
-        model,
-        given.release.encoder(),
-        [question for _, _, question in asked],
-        make_pass,
-        tokens_per_step=inference_tokens(
-            given.memory_bytes,
-            model,
-            users=len(given.users),
-            longest=settings.max_prompt_tokens + settings.max_answer_tokens,
-            tokens=settings.tokens_per_step,
-            answer=settings.max_answer_tokens,
-        ),
+    answers = _UnderPass(given, model, make_pass).answers(
+        asked,
+        name,
+        [{}] * len(people),
+        memory_bytes=given.memory_bytes,
         progress=partial(given.progress, name),
     )
     return [
-        prediction_of(user.user_id, query.id, answer)
-        for (user, query, _), answer in zip(asked, answers, strict=True)
+        prediction_of(given.users[slot].user_id, query.id, answer)
+        for (slot, _, query), answer in zip(asked, answers, strict=True)
     ]
