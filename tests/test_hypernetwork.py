@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,16 @@ import torch
 
 from proper_model.engine import PooledTraining
 from proper_model.errors import TrainingError
+from proper_model.model.adapted_model import AdaptedModel
+from proper_model.tasks.records import User
 from simulations.baselines import hypernetwork as module
+from simulations.baselines.arm import Benchmark
 from simulations.baselines.history_network import HistoryNetwork
 from simulations.baselines.hypernetwork import Episodes, Hypernetwork, Person, train_network
 from simulations.baselines.item_vectors import item_vectors
 from simulations.baselines.under_pass import own_pass, predict_under, private_model
+from simulations.synthetic.people import make_synthetic
+from tests.releases import small_release
 from tests.rivals import benchmark, mean_loss, person
 from tests.tiny import encoder, randomize, samples
 
@@ -28,6 +34,12 @@ TARGETS, RANK, ALPHA = module.TARGETS, module.RANK, module.ALPHA
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in (("LEAST_STEPS", 15), ("EPOCHS", 3), ("ENCODER_RATE", 1e-2)):
         monkeypatch.setattr(module, name, value)
+
+
+def histories_of(
+    given: Benchmark, model: AdaptedModel, people: Sequence[User]
+) -> list[torch.Tensor]:
+    return module._vectors(given, model, [module._history(given, user) for user in people])
 
 
 def network_of(seed: int = 0) -> HistoryNetwork:
@@ -99,10 +111,7 @@ def test_unseen_people_gain_by_their_own_items_and_lose_by_those_of_others(tmp_p
     model = private_model(given, TARGETS, rank=RANK, alpha=ALPHA)
     network, report = train_network(given, model)
     assert report.best_epoch > 0
-    histories = [
-        module._vectors(given, model, [module._history(given, user)])[0] for user in UNSEEN
-    ]
-    everybody = network.codes(histories)
+    everybody = network.codes(histories_of(given, model, UNSEEN))
 
     def loss(codes: torch.Tensor) -> float:
         model.lora = network.lora(codes)
@@ -112,6 +121,31 @@ def test_unseen_people_gain_by_their_own_items_and_lose_by_those_of_others(tmp_p
     assert own == pytest.approx(loss(everybody), abs=1e-6)
     assert own < mean - 0.1
     assert loss(everybody.roll(1, 0)) > mean + 0.1  # neighbours answer with the other tag
+
+
+@pytest.mark.full
+def test_planted_groups_are_read_off_unseen_peoples_items(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("LEAST_STEPS", 100), ("EPOCHS", 8), ("ENCODER_RATE", 1e-3)):
+        monkeypatch.setattr(module, name, value)
+    planted = make_synthetic(
+        "synth_tag", preset="demo", users_per_group=24, test_users_per_group=4, pretrain=10
+    )
+    people = sorted(planted.population.test, key=lambda u: planted.truth["groups"][u.user_id])
+    given = Benchmark(small_release(), planted.population.pooled, people, seed=0, folder=tmp_path)
+    model = private_model(given, TARGETS, rank=RANK, alpha=ALPHA)
+    network, _ = train_network(given, model)
+    codes = network.codes(histories_of(given, model, people))
+    mean = network.codes(histories_of(given, model, given.pooled)).mean(0, keepdim=True)
+
+    def loss(given_codes: torch.Tensor) -> float:
+        model.lora = network.lora(given_codes)
+        return mean_loss(predict_under(given, model, own_pass, name="test"))
+
+    own, everybody = loss(codes), loss(mean.expand(len(people), -1))
+    assert own < everybody - 0.02
+    assert loss(codes.roll(4, 0)) > everybody  # with histories of people of another group
 
 
 def test_an_episode_shows_other_items_of_whoever_is_asked_and_never_the_asked_one(
@@ -138,11 +172,14 @@ def test_an_episode_shows_other_items_of_whoever_is_asked_and_never_the_asked_on
 def test_a_killed_run_goes_on_to_the_same_network(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(module, "LEAST_STEPS", 1)
+    monkeypatch.setattr(module, "EPOCHS", 2)
+
     class KilledError(Exception):
         pass
 
     def kill(phase: str, done: int, total: int) -> None:
-        if phase == "hypernetwork" and done == 20:
+        if phase == "hypernetwork" and done == 7:
             raise KilledError
 
     real = PooledTraining.__init__
@@ -163,7 +200,7 @@ def test_a_killed_run_goes_on_to_the_same_network(
             steps.append(done)
 
     assert Hypernetwork().predict(dataclasses.replace(given, progress=count)) == whole
-    assert steps[0] == 21
+    assert steps[0] == 8
     # What is trained is trained once.
     monkeypatch.setattr(PooledTraining, "run", None)
     assert Hypernetwork().predict(given) == whole
