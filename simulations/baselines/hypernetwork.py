@@ -5,13 +5,13 @@ under the LoRA that other items of the same person give, drawn anew each time, f
 Some people are held back; the loss on their queries, with their histories given, decides when to stop.
 A new person costs one pass over the own items and trains nothing.
 
-Source: Profile-to-PEFT (arXiv 2510.16282). DEVIATIONS:
+Source: Profile-to-PEFT (arXiv 2510.16282; docs/method.md 2.4). DEVIATIONS:
     - a person is the set of own items as the frozen base sees them, not a text profile's embedding;
     - the network gives a code of 16 numbers for cores between learned factors, not whole A and B: a few
       hundred people cannot determine more;
     - LoRAs lie on the feed-forward, as those it is compared with do.
 
-Over mini-llama 193,000 trained numbers, of which 138,240 are the factors A and B.
+Over mini-llama 194,706 trained numbers, of which 138,240 are the factors A and B.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
     h = W_p x + s B_u A_u x     on k and v (`oppu-kv`) or q and v (`oppu-qv`) of every block
 
-Rank 8, alpha 8, dropout .05 (docs/method.md 2.3). Its population LoRA is the release's stage 1, so
+Rank 8, alpha 8, dropout .05 (docs/method.md 2.4). Its population LoRA is the release's stage 1, so
 that all arms begin with the same model.
 
 DEVIATION: OPPU trains two epochs at one rate, whatever the user's items say. Here a user's LoRA is

@@ -1,4 +1,4 @@
-"""PER-PCS: a user's LoRA put together from those of a few others (arXiv 2406.10471; docs/method.md 3.1).
+"""PER-PCS: a user's LoRA put together from those of a few others (arXiv 2406.10471; docs/method.md 2.4).
 
     anchors    people cut into k clusters by their histories; of each the one with the longest
     pieces     A_k, B_k, a LoRA an anchor; then with it frozen a gate vector g_k a linear, by which
@@ -31,14 +31,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from sklearn.cluster import KMeans
 from torch import Tensor
 
-from proper_model.engine import Cohort, Samples, Trial, TrialSettings
+from proper_model.engine import Checkpoint, Cohort, Samples, Trial, TrialSettings
 from proper_model.errors import TrainingError
 from proper_model.evaluation import Prediction
 from proper_model.kernels import Encoded, Layout, budget_chunks
@@ -125,7 +124,7 @@ def train_gates(
     people: Sequence[Samples],
     tokens: int,
     *,
-    checkpoint: Any = None,
+    checkpoint: Checkpoint | None = None,
     progress: Steps | None = None,
 ) -> list[Tensor]:
     """Every anchor's gate at every site, S times [K, i]; `model.lora` holds the anchors', frozen."""
