@@ -14,9 +14,18 @@ from client.commands.training_run import learner_for, new_state, say_cost, store
 from client.person.stores import VaultStore, stored
 from client.person.workspace import Memory
 from client.terminal.console import print_line, say
-from proper_model.tasks import Depth, HistoryItem, Task, counted, load_task, parse_depth
+from proper_model.tasks import (
+    Depth,
+    HistoryItem,
+    OwnItems,
+    Task,
+    counted,
+    load_task,
+    parse_depth,
+)
 
 if TYPE_CHECKING:
+    from client.person.learner import Learner
     from client.person.state import PersonalState
     from client.person.workspace import Workspace
     from client.releases.content import InstalledRelease
@@ -76,6 +85,7 @@ def adapt(
         histories = {**adapting.histories_of(state), chosen.name: (chosen, items)}
         say_dropped(state, chosen.name, items)
         with learner_for(workspace, bundle, state, memory) as learner:
+            say_room(learner, chosen, items)
             say_cost(workspace, learner, histories, memory)
             trained, spent = train(
                 vault, learner, state, histories, "adapt", adapting.adapt, resume=resume
@@ -122,6 +132,7 @@ def say_plan(
     chosen, items = first or choose(state, bundle)
     known = {} if state is None else adapting.histories_of(state)
     with learner_for(workspace, bundle, state, memory) as learner:
+        say_room(learner, chosen, items)
         say_cost(workspace, learner, {**known, chosen.name: (chosen, items)}, memory)
 
 
@@ -135,6 +146,18 @@ def say_dropped(state: PersonalState, name: str, items: Sequence[HistoryItem]) -
         say(
             f"warning: {counted(lost, 'stored item')} of this task are not in this history and will "
             "be dropped; to add items, proper update; proper rollback brings them back"
+        )
+
+
+def say_room(learner: Learner, task: Task, items: Sequence[HistoryItem]) -> None:
+    """Warn where own items are to stand before a question, and the newest one leaves them no room."""
+    if not task.retrieve or len(items) < 2:
+        return
+    own = OwnItems(task, tuple(items), learner.encoder.room)
+    if not own.history_example(items[-1]).lines:
+        say(
+            "warning: a question like your newest item leaves no room for own items before it; this "
+            f"release's prompts have {learner.encoder.room.prompt} tokens"
         )
 
 

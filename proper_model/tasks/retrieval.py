@@ -149,8 +149,8 @@ def lines_before(
     """The items' lines in their order, in the room that the question leaves; empty if there is none.
 
     The question keeps what it has without lines. What is left is shared: every line may take as
-    much as any other, what short ones leave goes to the longer ones, and of a line that is too long the text is cut and its
-    answer kept.
+    much as any other, what short ones leave goes to the longer ones, and of a line that is too long
+    the text is cut and its answer kept.
 
     Args:
         whole: no line is cut: the last items are taken that fit.
