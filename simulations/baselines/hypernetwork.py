@@ -184,14 +184,19 @@ class Episodes:
         size = rng.randint(min(1, len(others)), min(len(others), MOST_ITEMS))
         return vectors[rng.sample(others, size)]
 
-    @torch.no_grad()
     def judge(self, tokens: PassTokens) -> float:
-        """Mean loss of held-back people's queries, each with the own history given."""
+        """Mean over held-back people of `person_losses`."""
+        return float(self.person_losses(tokens).mean())
+
+    @torch.no_grad()
+    def person_losses(self, tokens: PassTokens) -> Tensor:
+        """Mean loss of every held-back person's queries, with the own history given: [P]."""
         histories = [person.vectors for person in self.held_back]
         self.model.lora = self.network.lora(self.network.codes(histories))
         rows = [(p, query) for p, person in enumerate(self.held_back) for query in person.queries]
         losses = held_back_losses(self.model, self.encoder, rows, own_pass, tokens.judging)
-        return float(losses.mean())
+        own = losses.split([len(person.queries) for person in self.held_back])
+        return torch.stack([values.mean() for values in own])
 
 
 def _people(given: Benchmark, model: AdaptedModel) -> tuple[list[Person], list[Person]]:
