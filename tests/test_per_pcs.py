@@ -100,16 +100,22 @@ def test_the_longest_history_of_every_cluster_is_an_anchor() -> None:
         anchors(people[5:], vectors[5:], seed=0)
 
 
-def trained_anchors(folder: Path) -> tuple[AdaptedModel, list[Samples], list[Tensor]]:
-    given = benchmark(folder, ANCHORS, [])
+Trained = tuple[AdaptedModel, list[Samples], list[Tensor], list[Tensor]]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """Four anchors' LoRAs in a model, their items, the LoRAs' numbers before gates, and gates."""
+    given = benchmark(tmp_path_factory.mktemp("anchors"), ANCHORS, [])
     model = private_model(given, module.TARGETS, rank=4, alpha=8.0)
     people = split_users(given, ANCHORS)
     train_loras(given, model, people, phase="anchors", dropout=0.0)
-    return model, people, train_gates(model, given.release.encoder(), people, 512)
+    before = [factor.clone() for factor in model.lora.parameters()]
+    return model, people, before, train_gates(model, given.release.encoder(), people, 512)
 
 
-def test_a_target_who_is_a_copy_of_an_anchor_picks_that_anchor(tmp_path: Path) -> None:
-    model, people, gates = trained_anchors(tmp_path)
+def test_a_target_who_is_a_copy_of_an_anchor_picks_that_anchor(trained: Trained) -> None:
+    model, people, _, gates = trained
     copies = [one.items[:6] for one in people]
     means = label_means(model, encoder(), copies, tokens=512)
     shares = torch.stack([piece_weights(m, g) for m, g in zip(means, gates, strict=True)]).mean(0)
@@ -117,15 +123,10 @@ def test_a_target_who_is_a_copy_of_an_anchor_picks_that_anchor(tmp_path: Path) -
     assert shares.sum(1) == pytest.approx(torch.ones(4))
 
 
-def test_gates_train_with_the_loras_frozen_and_lower_their_anchors_loss(tmp_path: Path) -> None:
-    given = benchmark(tmp_path, ANCHORS, [])
-    model = private_model(given, module.TARGETS, rank=4, alpha=8.0)
-    people = split_users(given, ANCHORS)
-    train_loras(given, model, people, phase="anchors", dropout=0.0)
-    before = [factor.clone() for factor in model.lora.parameters()]
-    gates = train_gates(model, given.release.encoder(), people, 512)
+def test_gates_train_with_the_loras_frozen_and_lower_their_anchors_loss(trained: Trained) -> None:
+    model, people, before, gates = trained
     assert all(torch.equal(a, b) for a, b in zip(model.lora.parameters(), before, strict=True))
-    batch = given.release.encoder().batch(
+    batch = encoder().batch(
         [item for one in people for item in one.items],
         [k for k, one in enumerate(people) for _ in one.items],
     )
