@@ -19,7 +19,8 @@ DEVIATIONS:
       of its batches, which depends on how a history is cut.
 
 An anchor is 8 (i + o) + i numbers in each linear from width i to o, 104,448 over mini-llama; a user's
-LoRA follows from k weights a linear.
+LoRA follows from k weights a linear. Two passes over the base read a user's items and answer; nothing else
+grows with the number of users.
 
 Letters: K anchors, U users, S sites, r rank, i input width, o output width, M tokens.
 """
