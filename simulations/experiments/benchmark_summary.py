@@ -105,6 +105,8 @@ def _standing_notes(plan: Plan) -> list[str]:
         "its stage 2 most probably trains on the test users' own histories, which is the easier "
         "setting"
     ]
+    if plan.experiment != "fig6-efficiency":
+        notes.append("minutes of pooled phases are this run's: one found in the cache took none")
     if len(plan.seeds) > 1:
         notes.append(
             "a row is the mean over seeds of training, about the same people; its interval is over "
