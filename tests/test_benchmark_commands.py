@@ -20,7 +20,7 @@ from proper_model.evaluation.metrics import Prediction
 from simulations.baselines import registry
 from simulations.baselines.arm import Benchmark
 from simulations.cli import run_cli
-from simulations.experiments import arm_runs, benchmark_plan, configuration
+from simulations.experiments import arm_runs, benchmark_page, benchmark_plan, configuration
 from simulations.experiments.ablations import ABLATIONS, fitting
 from simulations.experiments.benchmark_plan import Asked
 from simulations.experiments.benchmark_schema import BenchmarkResult, read_benchmark
@@ -62,6 +62,7 @@ def world(tmp_path_factory: pytest.TempPathFactory, patched) -> World:
     world = World(tmp_path_factory.mktemp("benchmark"))
     stop_after(patched, world, arms=4)
     assert run_cli(world.line(TABLE1, "table1")) == 0
+    (world.folder / "drawn.html").write_bytes((world.folder / "table1/table1.html").read_bytes())
     return world
 
 
@@ -80,6 +81,12 @@ def stop_after(patch, world: World, *, arms: int) -> None:
         now.setattr(arm_runs, "predict", dies)
         assert run_cli(world.line(TABLE1, "table1")) == 130
     assert len(list((world.folder / "table1").rglob("arms/*.json"))) == arms
+
+
+@pytest.fixture(autouse=True)
+def undrawn(world, monkeypatch) -> None:
+    """Figures are drawn once, for the world: they take most of the time."""
+    monkeypatch.setattr(benchmark_page, "draw", lambda *_: [])
 
 
 @pytest.fixture
@@ -151,10 +158,12 @@ def test_one_arm_is_computed_again_alone(world: World, monkeypatch) -> None:
 
 
 def _numbers(source: Path | bytes) -> object:
-    """A result without what answering took."""
+    """A result without times."""
     content = json.loads(source if isinstance(source, bytes) else source.read_bytes())
     for row in content["rows"].values():
         row["answering"] = None
+    for variant in content["variants"].values():
+        variant["seconds"] = None
     return content
 
 
@@ -252,7 +261,7 @@ def test_tables_join_beside_the_paper(world: World, capsys) -> None:
 
 
 @pytest.fixture(scope="module")
-def browser(tmp_path_factory):
+def browser(world, tmp_path_factory):
     path = find_chromium()
     if path is None:
         pytest.skip("needs chromium (Debian: apt-get install chromium)")
@@ -266,7 +275,7 @@ def test_the_page_fits_its_screen_and_asks_nobody(world: World, browser, width: 
     page = Page(browser)
     size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": True}
     page.call("Emulation.setDeviceMetricsOverride", **size)
-    page.go((world.folder / "table1" / "table1.html").as_uri())
+    page.go((world.folder / "drawn.html").as_uri())
     page.wait("document.readyState === 'complete' && document.querySelector('main')")
     # Tables and figures scroll in their own boxes; the page itself never does, sideways.
     assert page.run("document.documentElement.scrollWidth") == width
