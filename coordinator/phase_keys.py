@@ -26,8 +26,9 @@ FIT_SETTINGS = (
     "held_back_fraction",
     "min_items_to_train",
 )
-# Settings that are no part of stage 1: a name changes nothing, and only later stages read the others.
-NOT_IN_STAGE_1 = ("name", "base_weights")
+# Settings that are no part of stage 1: a name changes nothing, and only later stages, or devices
+# alone, read the others.
+NOT_IN_STAGE_1 = ("name", "base_weights", "retrieval_tokens")
 NOT_IN_STAGE_2 = ("name", "user_routing", "detach_lora_router")
 
 

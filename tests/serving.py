@@ -64,7 +64,7 @@ class FakeSession:
         finally:
             self._note("ended", made)
 
-    def count_tokens(self, text):
+    def count_tokens(self, text, *, stage):
         self._note("count")
         return len(text.split(" "))
 

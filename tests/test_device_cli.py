@@ -433,7 +433,7 @@ def test_the_exported_adapter_answers_as_ours(
     assert person.run("export", "--format", "peft", "--with-base", "--out", alone) == 0
     assert "names this folder's place" in capsys.readouterr().err
     mine = Personal.of(release, VaultStore(person.vault()).read(), None)
-    ids = torch.tensor([mine.encoder.prompt(mine.prompt(user.queries[0].input))])
+    ids = torch.tensor([mine.prompt_tokens(user.queries[0].input, stage="3")])
     now = mine.make_pass("3")(torch.zeros(1, dtype=torch.long))
     with torch.no_grad(), mine.model.attached(), mine.model.running(now):
         ours = mine.model.base(input_ids=ids).logits

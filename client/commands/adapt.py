@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -13,9 +14,18 @@ from client.commands.training_run import learner_for, new_state, say_cost, store
 from client.person.stores import VaultStore, stored
 from client.person.workspace import Memory
 from client.terminal.console import print_line, say
-from proper_model.tasks import HistoryItem, Task, counted, load_task
+from proper_model.tasks import (
+    Depth,
+    HistoryItem,
+    OwnItems,
+    Task,
+    counted,
+    load_task,
+    parse_depth,
+)
 
 if TYPE_CHECKING:
+    from client.person.learner import Learner
     from client.person.state import PersonalState
     from client.person.workspace import Workspace
     from client.releases.content import InstalledRelease
@@ -37,6 +47,7 @@ def adapt(
     sender: o.Sender = None,
     max_items: o.MaxItems = None,
     lenient: o.Lenient = False,
+    retrieve: o.Retrieve = None,
     yes: o.Yes = False,
     max_memory: o.MaxMemory = None,
     base_weights: o.BaseWeights = None,
@@ -56,9 +67,10 @@ def adapt(
     )
     newest = workspace.installed()
     memory = Memory(o.bytes_of(max_memory), base_weights, recompute)
+    depth = None if retrieve is None else parse_depth(retrieve)
 
     def chosen_items(state: PersonalState | None, bundle: InstalledBundle) -> Chosen:
-        chosen = choose_task(task, workspace.releases.read(bundle), state)
+        chosen = choose_task(task, workspace.releases.read(bundle), state, depth)
         return chosen, read_items(history, chosen, how, yes=yes)
 
     # A new person hears what is wrong with the items before choosing a passphrase.
@@ -73,6 +85,7 @@ def adapt(
         histories = {**adapting.histories_of(state), chosen.name: (chosen, items)}
         say_dropped(state, chosen.name, items)
         with learner_for(workspace, bundle, state, memory) as learner:
+            say_room(learner, chosen, items)
             say_cost(workspace, learner, histories, memory)
             trained, spent = train(
                 vault, learner, state, histories, "adapt", adapting.adapt, resume=resume
@@ -82,8 +95,15 @@ def adapt(
     spent.say()
 
 
-def choose_task(name: str | None, release: InstalledRelease, state: PersonalState | None) -> Task:
+def choose_task(
+    name: str | None,
+    release: InstalledRelease,
+    state: PersonalState | None,
+    retrieve: Depth | None = None,
+) -> Task:
     """The named task, by default the release's. A task adapted before keeps its own wording.
+
+    It also keeps how many own items stand before a question, unless `retrieve` says how many.
 
     Read before anything heavy is loaded, so that a faulty history is told at once.
 
@@ -92,8 +112,10 @@ def choose_task(name: str | None, release: InstalledRelease, state: PersonalStat
     own = release.task
     wanted = own.name if name is None else name
     if state is not None and wanted in state.tasks:
-        return state.tasks[wanted].task()
-    return own if wanted == own.name else load_task(wanted)
+        chosen = state.tasks[wanted].task()
+    else:
+        chosen = own if wanted == own.name else load_task(wanted)
+    return chosen if retrieve is None else replace(chosen, retrieve=retrieve)
 
 
 def say_plan(
@@ -110,6 +132,7 @@ def say_plan(
     chosen, items = first or choose(state, bundle)
     known = {} if state is None else adapting.histories_of(state)
     with learner_for(workspace, bundle, state, memory) as learner:
+        say_room(learner, chosen, items)
         say_cost(workspace, learner, {**known, chosen.name: (chosen, items)}, memory)
 
 
@@ -123,6 +146,18 @@ def say_dropped(state: PersonalState, name: str, items: Sequence[HistoryItem]) -
         say(
             f"warning: {counted(lost, 'stored item')} of this task are not in this history and will "
             "be dropped; to add items, proper update; proper rollback brings them back"
+        )
+
+
+def say_room(learner: Learner, task: Task, items: Sequence[HistoryItem]) -> None:
+    """Warn where own items are to stand before a question, and the newest one leaves them no room."""
+    if not task.retrieve or len(items) < 2:
+        return
+    own = OwnItems(task, tuple(items), learner.encoder.room)
+    if not own.history_example(items[-1]).lines:
+        say(
+            "warning: a question like your newest item leaves no room for own items before it; this "
+            f"release's prompts have {learner.encoder.room.prompt} tokens"
         )
 
 

@@ -15,7 +15,7 @@ from client.person.workspace import Workspace
 from client.terminal.console import print_line, progress_bars, say
 from client.vault.passphrases import new_passphrase
 from proper_model.errors import ConfigError, ExportError
-from proper_model.tasks import counted
+from proper_model.tasks import OwnItems, counted
 
 if TYPE_CHECKING:
     from client.export.request import Exported
@@ -148,7 +148,8 @@ def export_model(
         show("loading the model", 0, 0)
         release, trained_over = load_for(workspace, bundle, state, kind)
         show("folding", 0, 0)
-        encoder, chosen = release.encoder(), task_state.task()
+        encoder = release.encoder()
+        own = OwnItems(task_state.task(), task_state.items, encoder.room)
         newest = task_state.items[-MEASURED_ITEMS:] if approximate else ()
         done = write_format(
             kind,
@@ -160,7 +161,8 @@ def export_model(
             with_base=with_base,
             trained_over=trained_over,
             approximate=approximate,
-            samples=[encoder.encode(chosen.history_example(item)) for item in newest],
+            samples=[encoder.encode(own.history_example(item)) for item in newest],
+            asked=own.task,
         )
     print_line(str(out))
     tell(done, kind, embedded=bundle.manifest.base_reference is None, with_base=with_base)

@@ -27,7 +27,7 @@ from client.terminal.terminal_text import for_stdout, json_line
 from proper_model.data import whole_text
 from proper_model.errors import ConfigError, DataError
 from proper_model.storage.documents import DocumentError, parse_json
-from proper_model.tasks import counted
+from proper_model.tasks import Depth, counted, parse_depth
 
 MAX_QUESTION_BYTES = 1 << 20
 MAX_LINE_BYTES = 4 << 20  # of a file of questions
@@ -56,6 +56,7 @@ def generate(
     max_tokens: MaxTokens = None,
     source: Input = None,
     output: Output = None,
+    retrieve: o.Retrieve = None,
     max_memory: o.MaxMemory = None,
 ) -> None:
     """Answer TEXT as your own model would; --stage 1 or 2 shows what others would get."""
@@ -66,18 +67,19 @@ def generate(
     if text is not None and any("\ud800" <= sign <= "\udfff" for sign in text):
         # What Python makes of bytes in an argument that are no text; no tokenizer takes it.
         raise DataError("the question is not UTF-8 text", hint="give it in UTF-8, or with --input")
+    depth = None if retrieve is None else parse_depth(retrieve)
     workspace, memory = o.workspace(context), Memory(o.bytes_of(max_memory))
     if output is not None and output.exists():
         raise ConfigError(f"{output.name} exists already", hint="give a new file to --output")
     if source is not None:
         with open_questions(source) as questions:
-            mine = personal_model(workspace, task, memory)
+            mine = personal_model(workspace, task, memory, depth)
             answer_all(mine, questions, stage or mine.stages[-1], max_tokens, output)
         return
     if text == "-":
         text = read_stdin()
     assert text is not None
-    mine = personal_model(workspace, task, memory)
+    mine = personal_model(workspace, task, memory, depth)
     for piece in mine.generate(text, stage=stage or mine.stages[-1], max_tokens=max_tokens):
         sys.stdout.write(for_stdout(piece))
         sys.stdout.flush()
@@ -176,9 +178,11 @@ def answer_all(
     say(f"{counted(done, 'answer')} in {output}")
 
 
-def personal_model(workspace: Workspace, task: str | None, memory: Memory) -> Any:
+def personal_model(
+    workspace: Workspace, task: str | None, memory: Memory, retrieve: Depth | None = None
+) -> Any:
     """The person's model over its release; without a vault, the population's."""
-    from client.person.answering import Personal
+    from client.person.answering import Personal, check_retrieve
     from client.person.load_for_training import load_within
 
     state = stored(VaultStore(workspace.open())) if workspace.has_vault else None
@@ -188,8 +192,9 @@ def personal_model(workspace: Workspace, task: str | None, memory: Memory) -> An
             "--task names a task adapted before, and none was",
             hint="leave it out, or run proper adapt first",
         )
+    check_retrieve(state, retrieve)
     release, _ = load_within(workspace, bundle, state, memory)
-    return Personal.of(release, state, task)
+    return Personal.of(release, state, task, retrieve=retrieve)
 
 
 def read_stdin() -> str:

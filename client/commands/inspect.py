@@ -38,6 +38,7 @@ WORDS = {
     "items_waiting": "items that wait for an update",
     "items_from": "items from",
     "items_to": "items to",
+    "retrieve": "own items before a question",
     "release_version": "release",
     "adapted_at": "adapted",
     "adapter_numbers": "adapter, numbers",
@@ -114,6 +115,7 @@ def adapter_facts(state: PersonalState, name: str, task: TaskState) -> dict[str,
         "items_waiting": len(task.waiting),
         "items_from": dates[0] if dates else None,
         "items_to": dates[-1] if dates else None,
+        "retrieve": task.retrieve,
         "release_version": state.bundle_version,
         "bundle_id": state.bundle_id,
         "adapted_at": task.adapted_at,
@@ -131,7 +133,7 @@ def fact_rows(facts: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
     shown: list[tuple[str, str]] = []
     for key, words in WORDS.items():
         value = facts[key]
-        if value is None or (key == "items_waiting" and not value):
+        if value is None or (key in ("items_waiting", "retrieve") and not value):
             continue
         if key == "release_version":
             value = f"{value} ({facts['bundle_id'][:16]})"
@@ -183,7 +185,8 @@ def routing_of(
         if "3" not in mine.stages:
             return None
         items = state.tasks[name].items[-ROUTED_ITEMS:]
-        weights = mine.routing([mine.task.history_example(item) for item in items], stage="3")
+        examples = [mine.own_items("3").history_example(item) for item in items]
+        weights = mine.routing(examples, stage="3")
     return {
         site.path: [round(float(w), 4) for w in row]
         for site, row in zip(mine.model.sites, weights, strict=True)

@@ -98,6 +98,15 @@ Recompute = Annotated[
     bool,
     typer.Option("--recompute", help="Recompute activations: less memory, about half more time."),
 ]
+Retrieve = Annotated[
+    str | None,
+    typer.Option(
+        "--retrieve",
+        metavar="K",
+        help="Put the K own items that fit best before every question, or all that there is room "
+        "for. (default: as you adapted; 0 before)",
+    ),
+]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on where an interrupted run stopped.")]
 Stage = Annotated[
     str | None,

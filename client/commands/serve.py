@@ -10,6 +10,7 @@ import typer
 from client.commands import options as o
 from client.person.workspace import Memory
 from client.terminal.console import print_line, progress_bars, say
+from proper_model.tasks import parse_depth
 
 Port = Annotated[int, typer.Option("--port", help="0 takes any free one.")]
 TokenFile = Annotated[
@@ -27,6 +28,7 @@ def serve(
     task: o.StoredTask = None,
     port: Port = 8765,
     token_file: TokenFile = None,
+    retrieve: o.Retrieve = None,
     max_memory: o.MaxMemory = None,
 ) -> None:
     """Answer on this machine as OpenAI's completions do, and show a small page.
@@ -41,12 +43,14 @@ def serve(
     from client.serving.server import serve as run
     from client.serving.tokens import new_token, page_address, token_of_file
 
+    depth = None if retrieve is None else parse_depth(retrieve)
     workspace = o.workspace(context)
     token = new_token() if token_file is None else token_of_file(token_file)
     vault = workspace.open() if workspace.has_vault else None
     with progress_bars() as show:
         show("loading the model", 0, 0)
-        session = ServedPerson(workspace, vault, task, Memory(o.bytes_of(max_memory)))
+        memory = Memory(o.bytes_of(max_memory))
+        session = ServedPerson(workspace, vault, task, memory, retrieve=depth)
 
     def ready(url: str) -> None:
         print_line(page_address(url, token))

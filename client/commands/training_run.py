@@ -181,6 +181,7 @@ def work_key(learner: Learner, state: PersonalState, histories: Histories, what:
             name: {
                 "task": task.toml_text,
                 "template": task.template,
+                "retrieve": task.retrieve,
                 "items": [[item.id, item.date, dict(item.fields)] for item in items],
             }
             for name, (task, items) in histories.items()

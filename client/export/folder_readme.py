@@ -8,6 +8,7 @@ written as BUNDLE, ADAPTER and MODEL, for the reader to fill in. Texts for llama
 from __future__ import annotations
 
 import importlib.metadata
+import json
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +16,7 @@ import torch
 from client.export.request import Request
 from proper_model.export import SERVED_RANKS, FoldReport, PeftAdapter
 from proper_model.settings import BaseWeights
+from proper_model.tasks import ALL, Task, counted
 
 PRIVATE = """\
 **Private.** These weights were trained on one person's history, and parts of it can be recovered
@@ -211,12 +213,34 @@ def rounding(dtype: torch.dtype | None) -> str:
     )
 
 
+def _retrieval(task: Task) -> list[str]:
+    """What an asker has to put before a question, where the adapter was trained so."""
+    if not task.retrieve:
+        return []
+    many = (
+        "the whole history, oldest first, as far as there is room"
+        if task.retrieve == ALL
+        else f"{counted(task.retrieve, 'own item')}, the best first, that Okapi BM25 finds for the\n"
+        "question's text"
+    )
+    template = task.template.partition("+")[0]
+    line = json.dumps(task.spec.templates[template].line, ensure_ascii=False)
+    return [
+        f"**It was trained with own items before every question**: {many}. The items are not in this\n"
+        "folder. A program that asks it has to put a line an item before the question, each ended by a\n"
+        "line break, as it has them in its own store; without them answers are worse. A line is\n\n"
+        f"    {line}\n\n"
+        f"with an item's fields in the braces (`line` of template set `{template}`, written as JSON)."
+    ]
+
+
 def content(request: Request, report: FoldReport | None) -> str:
     """Task, exactness, and what the base was held in for training."""
     release = request.release
     trained_over = request.trained_over or release.settings.base_weights
     lines = [
-        f"It answers the task `{release.task.name}`; ask in the words of the bundle's `task.toml`.",
+        f"It answers the task `{request.task.name}`; ask in the words of the bundle's `task.toml`.",
+        *_retrieval(request.task),
     ]
     if report is None:
         lines.append(

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from proper_model.kernels import Encoded
     from proper_model.release.contents import Release
     from proper_model.settings import BaseWeights
+    from proper_model.tasks import Task
 
 
 class Format(StrEnum):
@@ -69,6 +70,7 @@ def write_format(
     trained_over: BaseWeights,
     approximate: bool,
     samples: Sequence[Encoded],
+    asked: Task,
 ) -> Exported:
     """What `kind` stands for, written to `out`.
 
@@ -76,6 +78,7 @@ def write_format(
         bundle: that `release` was loaded from, so that its files and its base were verified.
         with_base: write the base beside an adapter.
         trained_over: how the base was held when the adapter was trained.
+        asked: the person's task, as it was trained.
 
     Raises:
         As the writers of `client.export.folder` and `client.export.runtimes`; BaseModelError if the base
@@ -105,6 +108,7 @@ def write_format(
         trained_over=trained_over,
         approximate=approximate,
         samples=samples,
+        asked=asked,
     )
     return write(out, request)
 

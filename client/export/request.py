@@ -15,6 +15,7 @@ from proper_model.kernels import Encoded
 from proper_model.release.contents import Release
 from proper_model.release.recipe import BaseSource
 from proper_model.settings import BaseWeights
+from proper_model.tasks import Task
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ class Request:
         dtype: what a whole model's weights are stored in; None: the one that it is held in.
         trained_over: how the base was held when the adapter was trained; None: as it is held now.
         approximate, samples: see `fold_release`.
+        asked: the task as it was trained, with own items before questions or not; None: the release's.
     """
 
     release: Release
@@ -54,6 +56,12 @@ class Request:
     trained_over: BaseWeights | None = None
     approximate: bool = False
     samples: Sequence[Encoded] = ()
+    asked: Task | None = None
+
+    @property
+    def task(self) -> Task:
+        """What the exported model answers."""
+        return self.release.task if self.asked is None else self.asked
 
     def check_base(self) -> None:
         """Raise ExportError unless `base` says of the release's base what the release does."""

@@ -219,6 +219,7 @@ def task_state(
     return TaskState(
         toml=task.toml_text,
         template=task.template,
+        retrieve=task.retrieve,
         items=tuple(items),
         adapter=adapter,
         report=finite(report),

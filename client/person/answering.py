@@ -8,7 +8,7 @@ told.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from torch import Tensor
@@ -19,7 +19,7 @@ from proper_model.answering import Answer, Ended, routing_weights, stream
 from proper_model.errors import ConfigError, DataError
 from proper_model.model import AdaptedModel, Pass
 from proper_model.release.contents import Release
-from proper_model.tasks import Example, HistoryItem, Query, Task
+from proper_model.tasks import Depth, Example, HistoryItem, OwnItems, Query, Task
 from proper_model.text import Encoder
 
 ARMS = {"1": "stage1", "2": "stage2", "3": "stage3"}
@@ -27,21 +27,51 @@ MEAN = "stage2-mean"
 ROWS_AT_ONCE = 64  # of routing weights: bounded memory for long histories
 
 
+def check_retrieve(state: PersonalState | None, depth: Depth | None) -> None:
+    """Raise ConfigError if items are to be retrieved and none are stored."""
+    if depth and (state is None or not state.tasks):
+        raise ConfigError(
+            "--retrieve puts items of yours before a question, and none are stored here",
+            hint="start with: proper adapt HISTORY",
+        )
+
+
 @dataclass(frozen=True)
 class Personal:
-    """One task of one person over one release; `private` is empty before any adaptation."""
+    """One task of one person over one release; `private` is empty before any adaptation.
+
+    Attributes:
+        items: the person's own, of which a question may have some before it.
+        retrieve: how many, at every stage; None: as the task was adapted, and none at stage 1, which
+            is what others get.
+    """
 
     release: Release
     task: Task
     private: Private
+    items: tuple[HistoryItem, ...] = ()
+    retrieve: Depth | None = None
 
     @classmethod
-    def of(cls, release: Release, state: PersonalState | None, name: str | None) -> Personal:
-        """The person's task of that name; the release's own task before any adaptation."""
+    def of(
+        cls,
+        release: Release,
+        state: PersonalState | None,
+        name: str | None,
+        *,
+        retrieve: Depth | None = None,
+    ) -> Personal:
+        """The person's task of that name; the release's own task before any adaptation.
+
+        Raises as `check_retrieve`.
+        """
+        check_retrieve(state, retrieve)
         if state is None or not state.tasks:
             return cls(release, release.task, {})
         name, task_state = state.task_named(name)
-        return cls(release, task_state.task(), state.private(name))
+        return cls(
+            release, task_state.task(), state.private(name), task_state.items, retrieve=retrieve
+        )
 
     @property
     def stages(self) -> tuple[str, ...]:
@@ -77,9 +107,25 @@ class Personal:
         """From row slots, all of them 0, to the pass of a stage. Loads the adapter if it is used."""
         return self._answering.make_pass(self.arm(stage), [self.private])
 
-    def prompt(self, text: str) -> str:
-        """A question in the task's wording."""
-        return self.task.ask(text)
+    def own_items(self, stage: str) -> OwnItems:
+        """What makes examples of questions and items, with own items before them as the stage has."""
+        depth = self.retrieve
+        if depth is None:
+            depth = 0 if stage == "1" else self.task.retrieve
+        if depth not in self._own:
+            task = replace(self.task, retrieve=depth)
+            self._own[depth] = OwnItems(task, self.items, self.encoder.room)
+        return self._own[depth]
+
+    @cached_property
+    def _own(self) -> dict[Depth, OwnItems]:
+        """Made once each: their index is."""
+        return {}
+
+    def prompt_tokens(self, text: str, *, stage: str) -> list[int]:
+        """A question in the task's wording, after own items, as a stage is asked."""
+        asked = self.own_items(stage).ask(text)
+        return self.encoder.prompt(asked.prompt, lines=asked.lines)
 
     def answer_limit(self, text: str, most: int | None = None) -> int:
         """Tokens an answer may have: the longest label and its end, or the release's limit."""
@@ -96,7 +142,7 @@ class Personal:
         return stream(
             self.model,
             self.encoder,
-            self.encoder.prompt(self.prompt(text)),
+            self.prompt_tokens(text, stage=stage),
             self.make_pass(stage),
             max_new_tokens=self.answer_limit(text, max_tokens),
         )
@@ -106,7 +152,7 @@ class Personal:
 
         In passes that fit the release's memory.
         """
-        examples = [self.task.history_example(item) for item in items]
+        examples = [self.own_items(stage).history_example(item) for item in items]
         return self._answering.answers(
             [(0, one, Query(one.id, one.prompt, one.answer)) for one in examples],
             self.arm(stage),

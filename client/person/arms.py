@@ -22,7 +22,7 @@ from proper_model.model import Pass, group_pass, personal_pass, private_tensor, 
 from proper_model.progress import Progress, Steps, silent
 from proper_model.release.contents import Release
 from proper_model.settings import UserRouting
-from proper_model.tasks import Example, Query, Task, User
+from proper_model.tasks import Example, OwnItems, Query, Task, User
 
 
 class Parts(NamedTuple):
@@ -129,7 +129,7 @@ class ArmModel:
                 memory_bytes,
                 self.model,
                 users=len(people),
-                longest=settings.max_prompt_tokens + settings.max_answer_tokens,
+                longest=settings.longest_tokens(retrieval=bool(self.task.retrieve)),
                 tokens=settings.tokens_per_step,
                 answer=settings.max_answer_tokens,
             ),
@@ -155,21 +155,27 @@ def predict(
     arm: str,
     states: Mapping[str, PersonalState],
     *,
+    asked_as: Callable[[int, Query], Example] | None = None,
     memory_bytes: int | None = None,
     progress: Progress = silent,
 ) -> list[Prediction]:
     """One prediction a query of every user, under the release's task.
 
+    Own items stand before the queries where the task retrieves some (`Release.retrieving`).
+
     Args:
         states: by user id, for arms that need one; a state of `stage3` also serves `stage2`.
+        asked_as: how a query of the user at a place is put to the model, where something else than
+            retrieved items stands before it.
         memory_bytes: as in `ArmModel.answers`.
 
     Raises:
         StateError: if a state is missing or lacks what the arm needs.
     """
-    task = release.task
+    task, room = release.task, release.encoder().room
+    people = [OwnItems(task, user.history, room) for user in users]
     asked = [
-        (slot, task.query_example(query), query)
+        (slot, asked_as(slot, query) if asked_as else people[slot].query_example(query), query)
         for slot, user in enumerate(users)
         for query in user.queries
     ]

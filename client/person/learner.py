@@ -31,7 +31,7 @@ from proper_model.progress import Progress, silent
 from proper_model.release.contents import Release
 from proper_model.settings import UserRouting
 from proper_model.stages import EmbeddingFit, Factors, LoraFit, fit_embeddings, train_user_loras
-from proper_model.tasks import HistoryItem, Task
+from proper_model.tasks import HistoryItem, OwnItems, Task
 from proper_model.text import Encoder
 
 Report = dict[str, float | int | str]
@@ -61,9 +61,20 @@ class Learner:
         self.limit_bytes = memory_bytes
         self.memory_bytes = free_bytes(self.model.device) if memory_bytes is None else memory_bytes
 
-    def encode(self, items: Sequence[HistoryItem], task: Task) -> list[Encoded]:
-        """Items as training samples. Raises DataError for one that lacks a field of the task."""
-        return [self.encoder.encode(task.history_example(item)) for item in items]
+    def encode(
+        self,
+        items: Sequence[HistoryItem],
+        task: Task,
+        *,
+        history: Sequence[HistoryItem] | None = None,
+    ) -> list[Encoded]:
+        """Items as training samples. Raises DataError for one that lacks a field of the task.
+
+        Args:
+            history: what a task with retrieval takes lines from; None: the items themselves.
+        """
+        own = OwnItems(task, tuple(items if history is None else history), self.encoder.room)
+        return [self.encoder.encode(own.history_example(item)) for item in items]
 
     def split(self, items: Sequence[Encoded], *, seed: int) -> Samples:
         """Which items train and which judge, as the release's settings say."""

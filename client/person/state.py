@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from io import BytesIO
-from typing import IO, Literal
+from typing import IO, Annotated, Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -25,7 +25,15 @@ from torch import Tensor
 
 from proper_model.errors import NotAdaptedError, TrainingError, VaultError
 from proper_model.settings import BaseWeights
-from proper_model.tasks import HistoryItem, Task, load_task, short_id, task_from_toml
+from proper_model.tasks import (
+    MOST_RETRIEVED,
+    Depth,
+    HistoryItem,
+    Task,
+    load_task,
+    short_id,
+    task_from_toml,
+)
 
 MAGIC = b"PROPERP1"
 EMBEDDING = "embedding"
@@ -46,6 +54,7 @@ class TaskState:
         report: numbers about the training; no text.
         adapted_at: UTC, ISO 8601.
         waiting: ids of items that no update could use yet; all others the adapter was trained on.
+        retrieve: how many own items stand before a question, in training and afterwards.
     """
 
     toml: str
@@ -55,10 +64,12 @@ class TaskState:
     report: Report
     adapted_at: str
     waiting: tuple[str, ...] = ()
+    retrieve: Depth = 0
 
     def task(self) -> Task:
         """The task itself. Raises TaskError if this version cannot read it."""
-        return task_from_toml(self.toml, template=self.template, where="the vault's task")
+        task = task_from_toml(self.toml, template=self.template, where="the vault's task")
+        return replace(task, retrieve=self.retrieve)
 
 
 @dataclass(frozen=True)
@@ -160,6 +171,7 @@ class _Task(_Strict):
     report: dict[str, float | int | str]
     adapted_at: str
     waiting: list[str] = []
+    retrieve: Annotated[int, Field(ge=0, le=MOST_RETRIEVED)] | Literal["all"] = 0
 
 
 class _Document(_Strict):
@@ -205,15 +217,14 @@ def encode(state: PersonalState) -> bytes:
                 report=dict(task.report),
                 adapted_at=task.adapted_at,
                 waiting=list(task.waiting),
+                retrieve=task.retrieve,
             )
             for name, task in state.tasks.items()
         },
         events=list(state.events),
         base_weights=None if state.base_weights is None else state.base_weights.value,
     )
-    # Left out where there is none, so that a version that does not know it reads the document.
-    unsaid = {"base_weights"} if state.base_weights is None else None
-    head = document.model_dump_json(exclude=unsaid).encode()
+    head = document.model_dump_json(exclude=_unsaid(state)).encode()
     if len(head) > MAX_HEADER_BYTES:
         raise VaultError(
             f"{len(head)} bytes of history; expected at most {MAX_HEADER_BYTES}; nothing was stored",
@@ -221,6 +232,12 @@ def encode(state: PersonalState) -> bytes:
         )
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     return MAGIC + struct.pack(">I", len(head)) + head + bytes(save(plain))
+
+
+def _unsaid(state: PersonalState) -> dict[str, Any]:
+    """Fields that hold nothing, left out so that a version that does not know them reads the rest."""
+    without = {name: {"retrieve"} for name, task in state.tasks.items() if not task.retrieve}
+    return {"tasks": without} | ({"base_weights": True} if state.base_weights is None else {})
 
 
 def decode(data: bytes) -> PersonalState:
@@ -250,6 +267,7 @@ def decode(data: bytes) -> PersonalState:
                 report=task.report,
                 adapted_at=task.adapted_at,
                 waiting=tuple(task.waiting),
+                retrieve=task.retrieve,
             )
             for name, task in document.tasks.items()
         },

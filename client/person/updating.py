@@ -110,8 +110,8 @@ def _begin(
         trained[item.id] -= 1
     task = before.task()
     samples, rehearsed = update_samples(
-        learner.encode(new, task),
-        learner.encode(old, task),
+        learner.encode(new, task, history=grown.items),
+        learner.encode(old, task, history=grown.items),
         seed=mix_seed(task_seed(state.seed, name), len(grown.items)),
         fraction=learner.settings.user.held_back_fraction,
     )

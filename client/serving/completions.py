@@ -155,7 +155,7 @@ class Completions:
         async with self.turns.turn(), self._generating(asked) as step:
             while isinstance(part := await step(), str):
                 pieces.append(part)
-            return reply.whole("".join(pieces), part, await self._count(asked.prompt))
+            return reply.whole("".join(pieces), part, await self._count(asked))
 
     async def _stream(self, asked: Asked, reply: Reply, emit: Emit) -> None:
         async with self.turns.turn(), self._generating(asked) as step:
@@ -166,11 +166,12 @@ class Completions:
                 if part:
                     await emit(reply.chunk(reply.part(part)))
                 part = await step()
-            for chunk in reply.closing(part, await self._count(asked.prompt)):
+            for chunk in reply.closing(part, await self._count(asked)):
                 await emit(chunk)
 
     def _generating(self, asked: Asked) -> AbstractAsyncContextManager[Step]:
         return self.turns.generating(asked.prompt, stage=asked.stage, max_tokens=asked.max_tokens)
 
-    async def _count(self, text: str) -> int:
-        return await self.turns.worker.call(partial(self.turns.session.count_tokens, text))
+    async def _count(self, asked: Asked) -> int:
+        count = partial(self.turns.session.count_tokens, asked.prompt, stage=asked.stage)
+        return await self.turns.worker.call(count)

@@ -6,7 +6,7 @@ import os
 from collections.abc import Generator, Mapping, Sequence
 
 from client.person import adapting
-from client.person.answering import Personal
+from client.person.answering import Personal, check_retrieve
 from client.person.learner import Learner
 from client.person.load_for_training import load_within
 from client.person.state import PersonalState
@@ -17,7 +17,7 @@ from client.terminal.terminal_text import preview
 from client.vault.opening import Vault, vault_exists
 from proper_model.errors import BusyError, DataError, ProperError
 from proper_model.progress import Progress
-from proper_model.tasks import Example
+from proper_model.tasks import Depth
 
 PREVIEW = 80  # characters of an item
 
@@ -30,16 +30,25 @@ class ServedPerson:
     Args:
         vault: open, None before any adaptation: then the population's model answers.
         name: of the task, None for the only one.
+        retrieve: how many own items stand before a question; None: as the task was adapted.
     """
 
     def __init__(
-        self, workspace: Workspace, vault: Vault | None, name: str | None, memory: Memory
+        self,
+        workspace: Workspace,
+        vault: Vault | None,
+        name: str | None,
+        memory: Memory,
+        *,
+        retrieve: Depth | None = None,
     ) -> None:
         state = None if vault is None else stored(VaultStore(vault))
+        check_retrieve(state, retrieve)
         self._workspace, self._vault = workspace, vault
         self._bundle = workspace.bundle_of(state)
         self._release, _ = load_within(workspace, self._bundle, state, memory)
         self._name = None if state is None or not state.tasks else state.task_named(name)[0]
+        self._retrieve = retrieve
         self._use(state)
 
     @property
@@ -78,11 +87,11 @@ class ServedPerson:
         ended = yield from self._mine.generate(prompt, stage=stage, max_tokens=max_tokens)
         return Ending("stop" if ended.done else "length", ended.tokens)
 
-    def count_tokens(self, text: str) -> int:
-        return len(self._mine.encoder.prompt(self._mine.prompt(text)))
+    def count_tokens(self, prompt: str, *, stage: str) -> int:
+        return len(self._mine.prompt_tokens(prompt, stage=stage))
 
     def routing(self, prompt: str, *, stage: str) -> Routing:
-        asked = Example("question", self._mine.prompt(prompt), "")
+        asked = self._mine.own_items(stage).ask(prompt)
         weights = self._mine.routing([asked], stage=stage)
         return Routing(
             tuple(site.path for site in self._mine.model.sites),
@@ -150,7 +159,8 @@ class ServedPerson:
     def _use(self, state: PersonalState | None) -> None:
         self._state = state
         self._name = self._name if state is not None else None
-        self._mine = Personal.of(self._release, state, self._name)
+        depth = self._retrieve if state is not None and state.tasks else None
+        self._mine = Personal.of(self._release, state, self._name, retrieve=depth)
 
     def _forget_everything(self) -> ForgetReport:
         from client.vault.opening import destroy_vault

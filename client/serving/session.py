@@ -88,7 +88,8 @@ class Session(Protocol):
         first piece at the latest.
         """
 
-    def count_tokens(self, text: str) -> int: ...
+    def count_tokens(self, prompt: str, *, stage: str) -> int:
+        """Of a whole prompt as a stage is asked, with what is put around the words given."""
 
     def routing(self, prompt: str, *, stage: str) -> Routing:
         """Raises ConfigError for a stage without experts."""

@@ -198,7 +198,7 @@ def label_starts(encoder: Encoder, example: Example, labels: Sequence[str]) -> L
     """
     answers = []
     for label in labels:
-        sample = encoder.encode(Example(example.id, example.prompt, label))
+        sample = encoder.encode(replace(example, answer=label))
         answers.append(sample.tokens[sample.prompt_tokens :])
     prefix = 0
     while all(len(a) > prefix + 1 and a[prefix] == answers[0][prefix] for a in answers):

@@ -173,7 +173,7 @@ def _check_rows(config: Any, recipe: Recipe) -> None:
 
     settings = recipe.settings
     try:
-        check_rows(config, settings.max_prompt_tokens + settings.max_answer_tokens)
+        check_rows(config, settings.longest_tokens(retrieval=True))
     except BaseModelError as error:
         raise BundleFormatError(f"{BASE}{CONFIG}: {error.message}", hint=_HINT) from None
 

@@ -97,7 +97,7 @@ class _Architecture:
 
 def check_trial(config: Any, settings: StageSettings) -> None:
     """Every step of a run with `settings` on a base of this configuration. Raises BaseModelError."""
-    longest = settings.max_prompt_tokens + settings.max_answer_tokens
+    longest = settings.longest_tokens(retrieval=True)
     _raise(_refusal(_Architecture.of(config), longest, settings.population))
 
 

@@ -46,7 +46,8 @@ from proper_model.model.adapted_model import AdaptedModel
 from proper_model.release.recipe import BaseSource, Recipe, ReleaseContent
 from proper_model.settings.presets import EmbeddingTables, RouterSharing, RouterText, Structure
 from proper_model.settings.profile import BaseWeights, StageSettings
-from proper_model.tasks.task import Task
+from proper_model.tasks.retrieval import check_depth
+from proper_model.tasks.task import Depth, Task
 from proper_model.text.encoding import Encoder
 from proper_model.text.tokenizer_files import saved_tokenizer
 
@@ -81,7 +82,22 @@ class Release:
             self.tokenizer,
             max_prompt_tokens=self.settings.max_prompt_tokens,
             max_answer_tokens=self.settings.max_answer_tokens,
+            retrieval_tokens=self.settings.retrieval_tokens,
         )
+
+    def retrieving(self, depth: Depth, *, tokens: int | None = None) -> Release:
+        """The same release, asked with so many own items before every question.
+
+        Args:
+            tokens: what a prompt may take more than without; None: as the settings say.
+
+        Raises ConfigError for a depth that is none.
+        """
+        settings = self.settings
+        if tokens is not None:
+            settings = dataclasses.replace(settings, retrieval_tokens=tokens)
+        task = dataclasses.replace(self.task, retrieve=check_depth(depth))
+        return dataclasses.replace(self, task=task, settings=settings)
 
     def model(self) -> AdaptedModel:
         """An adapted model around the base, loaded with the shared tensors and frozen."""

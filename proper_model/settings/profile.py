@@ -167,6 +167,7 @@ class StageSettings:
     template: str | None = None  # None: the task's own default
     max_prompt_tokens: int = 512
     max_answer_tokens: int = 64
+    retrieval_tokens: int = 0  # a prompt with own items before the question may be so much longer
     tokens_per_step: int = 16384  # memory bound of one forward pass; larger steps are split
     dtype: str = "auto"  # auto: bf16 on CUDA, fp32 elsewhere
     base_weights: BaseWeights = BaseWeights.FULL
@@ -188,6 +189,7 @@ class StageSettings:
         for name, least, most in (
             ("max_prompt_tokens", 8, MAX_TEXT_TOKENS),
             ("max_answer_tokens", 1, MAX_TEXT_TOKENS),
+            ("retrieval_tokens", 0, MAX_TEXT_TOKENS),
             ("tokens_per_step", 64, MAX_STEP_TOKENS),
         ):
             value = getattr(self, name)
@@ -210,6 +212,11 @@ class StageSettings:
         check(0 < self.max_grad_norm <= MAX_WEIGHT, "max_grad_norm must be positive, and bounded")
         check(0 <= self.weight_decay <= MAX_WEIGHT, "weight_decay must not be negative, nor huge")
         check(0 < self.held_back_fraction < 0.9, "held_back_fraction must be between 0 and 0.9")
+
+    def longest_tokens(self, *, retrieval: bool) -> int:
+        """Of a row: question and answer, and with `retrieval` own items before the question."""
+        lines = self.retrieval_tokens if retrieval else 0
+        return self.max_prompt_tokens + lines + self.max_answer_tokens
 
 
 def _check_rate(rate: float, name: str) -> None:

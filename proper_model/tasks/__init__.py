@@ -3,12 +3,16 @@
 from proper_model.tasks.records import (
     HistoryItem, Place, Population, Query, Report, User, counted, user_to_json, users_to_json,
 )
+from proper_model.tasks.retrieval import (
+    ALL, MOST_RETRIEVED, OwnItems, Retriever, Room, check_depth, lines_before, parse_depth,
+)
 from proper_model.tasks.task import (
-    Example, Task, folded, load_task, shipped_tasks, short_id, task_from_toml,
+    Depth, Example, Task, folded, load_task, shipped_tasks, short_id, task_from_toml,
 )
 
 __all__ = [
-    "Example", "HistoryItem", "Place", "Population", "Query", "Report", "Task", "User", "counted",
-    "folded", "load_task", "shipped_tasks", "short_id", "task_from_toml", "user_to_json",
+    "ALL", "Depth", "Example", "HistoryItem", "MOST_RETRIEVED", "OwnItems", "Place", "Population", "Query", "Report",
+    "Retriever", "Room", "Task", "User", "check_depth", "counted", "folded", "lines_before",
+    "load_task", "parse_depth", "shipped_tasks", "short_id", "task_from_toml", "user_to_json",
     "users_to_json",
 ]

@@ -13,23 +13,36 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import cast
+from typing import Literal, cast
 
 from proper_model.errors import DataError, TaskError
 from proper_model.tasks.records import HistoryItem, Place, Query, Report
 from proper_model.tasks.schema import Compiled, Kind, TaskSpec, compile_set, parse_task
-from proper_model.tasks.templates import first_words
+from proper_model.tasks.templates import Template, first_words
+
+# How many own items stand before a question: so many, or the whole history as far as there is room.
+Depth = int | Literal["all"]
 
 SHIPPED = Path(__file__).parent / "task_files"
 
 
 @dataclass(frozen=True)
 class Example:
-    """What the model is asked and should answer. The encoder joins the two by one space."""
+    """What the model is asked and should answer. The encoder joins the two by one space.
+
+    Attributes:
+        lines: own items before the question, if any (`proper_model.tasks.retrieval`).
+    """
 
     id: str
     prompt: str
     answer: str
+    lines: str = ""
+
+    @property
+    def asked(self) -> str:
+        """All that stands before the answer."""
+        return self.lines + self.prompt
 
 
 @dataclass(frozen=True)
@@ -43,6 +56,8 @@ class Task:
         fields: text fields of a history item that the task knows.
         metrics: names of the metrics to report.
         toml_text: the file's source, so that a bundle can ship the task.
+        retrieve: how many own items stand before a question (`proper_model.tasks.retrieval`); part
+            of how a person is asked, like the template, and in no task file.
     """
 
     name: str
@@ -57,6 +72,7 @@ class Task:
     toml_text: str
     spec: TaskSpec = field(compare=False, repr=False)
     compiled: Compiled = field(compare=False, repr=False)
+    retrieve: Depth = 0
 
     @property
     def required_fields(self) -> frozenset[str]:
@@ -123,6 +139,12 @@ class Task:
 
     def history_example(self, item: HistoryItem) -> Example:
         """A history item as a training example. Raises DataError if a field is missing."""
+        values = self._history_values(item)
+        return Example(
+            item.id, self.compiled.prompt.render(values), self.compiled.answer.render(values)
+        )
+
+    def _history_values(self, item: HistoryItem) -> dict[str, str]:
         compiled = self.compiled
         values = self._fields_of(item, compiled.spec.history_words, "history")
         values["labels"] = self._label_list()
@@ -131,12 +153,34 @@ class Task:
             head, rest = _split_words(values[compiled.history.split], low, high)
             values[f"{compiled.history.split}_head"] = head
             values[f"{compiled.history.split}_rest"] = rest
-        return Example(item.id, compiled.prompt.render(values), compiled.answer.render(values))
+        return values
 
-    def retrieval_line(self, item: HistoryItem) -> str:
-        """A history item as a line before a question. Raises DataError if a field is missing."""
+    def retrieval_line(self, item: HistoryItem, *, words: int | None = None) -> str:
+        """A history item as a line before a question. Raises DataError if a field is missing.
+
+        Args:
+            words: of every field but the answer, where the line shows anything else.
+        """
         compiled = self.compiled
-        return compiled.line.render(self._fields_of(item, compiled.spec.line_words, "line"))
+        fields = self._fields_of(item, compiled.spec.line_words, "line")
+        if words is not None:
+            shown = compiled.line.placeholders
+            for name in (shown - compiled.answer.placeholders) or shown:
+                fields[name] = first_words(fields[name], words)
+        return compiled.line.render(fields)
+
+    def line_text(self, item: HistoryItem) -> str:
+        """What the line shows of an item, without the template's own words: what is searched."""
+        return _joined(self._fields_of(item, None, ""), self.compiled.line)
+
+    def item_text(self, item: HistoryItem) -> str:
+        """What an item's question shows of it: what is searched for when it is asked."""
+        return _joined(self._history_values(item) | {"labels": ""}, self.compiled.prompt)
+
+    def search_text(self, query: Query) -> str:
+        """What a query shows beside the task's own wording: what is searched for."""
+        parts = self.query_text(query)
+        return query.input if parts is None else " ".join(parts.values())
 
     def labels_for(self, query: Query) -> tuple[str, ...]:
         """Labels this query may be answered with: those its prompt lists, else the task's own.
@@ -194,6 +238,11 @@ class Task:
             )
         collapse = where in self.compiled.spec.collapse
         return {n: first_words(t, words, collapse=collapse) for n, t in item.fields.items()}
+
+
+def _joined(values: Mapping[str, str], template: Template) -> str:
+    """The values that a template shows, in its order."""
+    return " ".join(values[name] for _, name in template.parts if name is not None)
 
 
 def _split_words(text: str, low: float, high: float) -> tuple[str, str]:

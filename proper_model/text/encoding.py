@@ -17,6 +17,7 @@ from torch import Tensor
 
 from proper_model.errors import BaseModelError
 from proper_model.kernels.packing import Batch, Encoded, pack
+from proper_model.tasks.retrieval import Room
 from proper_model.tasks.task import Example
 from proper_model.text.plain_text import PlainText
 
@@ -52,10 +53,18 @@ class Encoder:
     """Tokenizes examples for one base model.
 
     A base with a chat template is asked through it. A prompt longer than `max_prompt_tokens` loses
-    tokens from its middle: templates keep the question at the start and the cue at the end.
+    tokens from its middle: templates keep the question at the start and the cue at the end. One
+    with own items before the question may have `retrieval_tokens` more.
     """
 
-    def __init__(self, tokenizer: Any, *, max_prompt_tokens: int, max_answer_tokens: int) -> None:
+    def __init__(
+        self,
+        tokenizer: Any,
+        *,
+        max_prompt_tokens: int,
+        max_answer_tokens: int,
+        retrieval_tokens: int = 0,
+    ) -> None:
         if tokenizer.eos_token_id is None:
             raise BaseModelError(
                 "the tokenizer has no end-of-sequence token",
@@ -67,12 +76,23 @@ class Encoder:
         self.pad = int(pad) if pad is not None else self.eos
         self.max_prompt_tokens = max_prompt_tokens
         self.max_answer_tokens = max_answer_tokens
+        self.retrieval_tokens = retrieval_tokens
         self._chat = bool(getattr(tokenizer, "chat_template", None))
         self._plain = PlainText(tokenizer)
 
-    def prompt(self, text: str) -> list[int]:
-        """Token ids of a prompt, at most `max_prompt_tokens`."""
-        return _cut_middle(self._prompt_ids(text), self.max_prompt_tokens)
+    def prompt(self, text: str, *, lines: str = "") -> list[int]:
+        """Token ids of a prompt, with own items before it if there are `lines`; bounded."""
+        return self._cut(self._prompt_ids(lines + text), lines)
+
+    @property
+    def room(self) -> Room:
+        """What own items before a question may take."""
+        return Room(
+            question=self.max_prompt_tokens,
+            prompt=self.max_prompt_tokens + self.retrieval_tokens,
+            prompt_tokens=lambda text: len(self._prompt_ids(text)),
+            line_tokens=lambda text: len(self.text_ids(text)),
+        )
 
     def text_ids(self, text: str) -> list[int]:
         """Token ids of a text by itself, uncut."""
@@ -80,15 +100,19 @@ class Encoder:
 
     def encode(self, example: Example) -> Encoded:
         """Prompt, answer and end. The answer is cut at `max_answer_tokens`, the end included."""
-        prompt = self._prompt_ids(example.prompt)
+        prompt = self._prompt_ids(example.asked)
         answer = self._answer_ids(example, prompt)
         answer = answer[: self.max_answer_tokens - 1] + [self.eos]
-        prompt = _cut_middle(prompt, self.max_prompt_tokens)
+        prompt = self._cut(prompt, example.lines)
         return Encoded(tuple(prompt + answer), len(prompt))
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Text of generated token ids, special tokens removed, stripped (docs/method.md 4.3)."""
         return str(self.tokenizer.decode(tokens, skip_special_tokens=True)).strip()
+
+    def _cut(self, prompt: list[int], lines: str) -> list[int]:
+        more = self.retrieval_tokens if lines else 0
+        return _cut_middle(prompt, self.max_prompt_tokens + more)
 
     def _prompt_ids(self, text: str) -> list[int]:
         # A chat template writes its own special tokens.
@@ -106,9 +130,9 @@ class Encoder:
         # Tokenize jointly where the prompt survives as a prefix: sentencepiece puts a spurious
         # space before a text tokenized on its own.
         if not self._chat:
-            joint = plain.before + plain.ids(example.prompt + answer_text)
-        elif plain.is_free(example.prompt) and plain.is_free(answer_text):
-            joint = plain.raw(plain.asked(example.prompt) + answer_text)
+            joint = plain.before + plain.ids(example.asked + answer_text)
+        elif plain.is_free(example.asked) and plain.is_free(answer_text):
+            joint = plain.raw(plain.asked(example.asked) + answer_text)
         else:
             joint = []
         if joint[: len(prompt)] == prompt:

@@ -8,15 +8,18 @@ answers, and only what they ask may be read before the predictions are made.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from proper_model.evaluation import Prediction
 from proper_model.progress import Progress, silent
 from proper_model.release.contents import Release
-from proper_model.tasks import Task, User
+from proper_model.tasks import Query, Task, User
+
+if TYPE_CHECKING:
+    from client.person.state import PersonalState
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,8 @@ class Benchmark:
         folder: private to the arm: its checkpoints, so that a killed run goes on.
         memory_bytes: what training and answering may take beside the base; None: what a GPU has
             free, and on a CPU no limit but the profile's `tokens_per_step`.
+        states: what the training of one of PROPER's own arms ended with, by user id, where the
+            benchmark has it anyway; None: whoever needs one trains it.
     """
 
     release: Release
@@ -39,6 +44,7 @@ class Benchmark:
     folder: Path
     memory_bytes: int | None = None
     progress: Progress = silent
+    states: Callable[[str], Mapping[str, PersonalState]] | None = None
 
     @property
     def task(self) -> Task:
@@ -57,3 +63,18 @@ class Arm(Protocol):
         Raises a ProperError where the method does not fit the task.
         """
         ...
+
+
+def blind(user: User) -> User:
+    """The user with no answer to a query: what works on it cannot read one."""
+    return replace(user, queries=tuple(blind_query(query) for query in user.queries))
+
+
+def blind_query(query: Query) -> Query:
+    """What a query asks, without the answer."""
+    return replace(query, gold="")
+
+
+def cut(users: Sequence[User], items: int) -> tuple[User, ...]:
+    """The users with only the newest items of their histories, at most so many: none with 0."""
+    return tuple(replace(u, history=u.history[max(0, len(u.history) - items) :]) for u in users)

@@ -4,22 +4,22 @@ A floor reads texts (the prompts that the models are asked, blanks and case fold
 pooled users' items and queries, and a test user's own items. It gives every query one probability a
 label, and the rest follows from these, so that a floor stands in one table with the models:
 
-    output         the label nearest to the point a floor names (own median, item mean), else the
-                   most probable label
-    expected       that point, or sum_k k P(k); ordinal tasks only
+    output         the most probable label, as a model's greedy answer is
+    expected       sum_k k P(k), ordinal tasks only
     nll            -log P(gold): the loss of the gold answer's tokens and the end of sequence, summed
     answer_tokens  how many tokens that are, by the release's own tokenizer
 
-The third is what the model's sum is: a label's tokens and its end have by the chain rule the
-probability of the answer as a whole, and a floor has all its mass on answers that are labels, ended
-where they end. The gold answers of test users are blanked before a floor is called, and only turn
+The third is what the model's sum is: the tokens of a label of any length and its end have by the
+chain rule the probability of the answer as a whole, and a floor has all its mass on answers that are
+labels, ended where they end; for labels of one token the fourth is 2. A floor that names points (own
+median) has these as `expected`, and the label nearest to them as `output`. The gold answers of test users are blanked before a floor is called, and only turn
 up where its probabilities are scored. Generation has no labels, so no floor is defined for it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,9 +27,10 @@ from numpy.typing import NDArray
 from proper_model.errors import DataError, MetricError, TaskError
 from proper_model.evaluation import Prediction
 from proper_model.tasks import Example, Query, Task, User, short_id
-from simulations.baselines.arm import Benchmark
+from simulations.baselines.arm import Benchmark, blind
 
 Array = NDArray[np.float64]
+Places = NDArray[np.intp]  # indices of items
 # A probability below this is a fault of a floor's, not knowledge: it bounds the loss at 27.6 nats.
 LEAST = 1e-12
 
@@ -73,7 +74,7 @@ class Guess:
 
     Attributes:
         probabilities: [Q, K], rows sum to 1.
-        points: [Q], scores that are named rather than averaged over the probabilities; None: none.
+        points: [Q], scores that are named and not averaged over the probabilities; None: none.
     """
 
     probabilities: Array
@@ -147,7 +148,7 @@ def read_answers(task: Task, pooled: Sequence[User], users: Sequence[User]) -> A
         names=names,
         values=np.array([float(name) for name in names] if task.kind == "ordinal" else []),
         pooled=tuple(_person(task, user, places, pooled=True) for user in pooled),
-        users=tuple(_person(task, _blind(user), places, pooled=False) for user in users),
+        users=tuple(_person(task, blind(user), places, pooled=False) for user in users),
     )
     if not any(person.labels for person in answers.pooled):
         raise DataError(
@@ -160,11 +161,6 @@ def read_answers(task: Task, pooled: Sequence[User], users: Sequence[User]) -> A
 def normalized(text: str) -> str:
     """A text as it is compared: case and blanks folded."""
     return " ".join(text.casefold().split())
-
-
-def _blind(user: User) -> User:
-    """The user with no answer to a query: whatever a floor does, it cannot read one."""
-    return replace(user, queries=tuple(replace(query, gold="") for query in user.queries))
 
 
 def _person(task: Task, user: User, places: dict[str, int], *, pooled: bool) -> Person:

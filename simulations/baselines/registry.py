@@ -6,7 +6,7 @@ by a line in `ARMS` and, where it is not for every task, one in `_LIMITS`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -33,7 +33,7 @@ def make(name: str) -> Arm:
     return ARMS[name]()
 
 
-def check_names(names: list[str]) -> None:
+def check_names(names: Sequence[str]) -> None:
     """Raise ConfigError if one of them is no arm of the registry."""
     unknown = sorted(set(names) - set(ARMS))
     if unknown:
@@ -46,6 +46,12 @@ def _floor(name: str) -> Arm:
     return FLOORS[name]
 
 
+def _prompted(name: str) -> Arm:
+    from simulations.baselines.prompted_arms import PROMPTED
+
+    return PROMPTED[name]
+
+
 def _labels(task: Task, *, ordinal: bool) -> str | None:
     from simulations.baselines.floors import no_floor
 
@@ -54,9 +60,17 @@ def _labels(task: Task, *, ordinal: bool) -> str | None:
 
 _FLOORS = ("majority", "own-majority", "tfidf")
 _ORDINAL_FLOORS = ("item-mean", "item-offset", "own-mean", "own-median", "gaussian", "factors")
+_PROMPTED = (
+    *("icl", "rag-1", "rag-2", "rag-4", "full-history", "pag-counted", "pag-written"),
+    # Trained and asked with items before; then trained without, and only asked with something.
+    *("oppu-mlp+rag-1", "stage3+rag-1", "oppu-mlp+rag-4", "stage3+rag-4"),
+    *("oppu-mlp+rag-1-asked", "stage3+rag-1-asked", "oppu-mlp+rag-4-asked", "stage3+rag-4-asked"),
+    *("oppu-mlp+pag-asked", "stage3+pag-asked"),
+)
 
 ARMS: Mapping[str, Callable[[], Arm]] = {
-    name: partial(_floor, name) for name in (*_FLOORS, *_ORDINAL_FLOORS)
+    **{name: partial(_floor, name) for name in (*_FLOORS, *_ORDINAL_FLOORS)},
+    **{name: partial(_prompted, name) for name in _PROMPTED},
 }
 _LIMITS: Mapping[str, Callable[[Task], str | None]] = {
     **{name: partial(_labels, ordinal=False) for name in _FLOORS},

@@ -1,0 +1,214 @@
+"""`proper` with own items before a question: the same in training, asking, updating, forgetting."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from client.commands.adapt import say_room
+from client.export.folder_readme import content
+from client.export.request import Request
+from client.person import cost
+from client.person.answering import Personal
+from client.person.learner import Learner
+from client.person.state import PersonalState, TaskState, decode, encode
+from client.person.stores import VaultStore
+from client.person.workspace import Memory
+from client.vault.opening import Vault
+from proper_model.errors import ConfigError, VaultError
+from proper_model.release.contents import Release
+from proper_model.tasks import ALL, Depth, Retriever
+from proper_model.tasks.records import HistoryItem, User
+from proper_model.text import Encoder
+from tests.device_cli import Person, publish_release, quick_release, write_jsonl
+from tests.exports import noisy_release
+from tests.releases import small_users
+
+ITEMS = 10
+LINE = "{description} tag: {tag}\n"
+
+
+@pytest.fixture(scope="module")
+def user() -> User:
+    return small_users()[1][0]
+
+
+@pytest.fixture(scope="module")
+def history(user: User) -> tuple[HistoryItem, ...]:
+    return user.history[:ITEMS]
+
+
+@pytest.fixture(scope="module")
+def release() -> Release:
+    return quick_release().retrieving(0, tokens=64)
+
+
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
+    """Id (a question has none) and lines of all that is encoded."""
+    found: list[tuple[str, str]] = []
+    encoded, prompted = Encoder.encode, Encoder.prompt
+
+    def watched(self, example):
+        found.append((example.id, example.lines))
+        return encoded(self, example)
+
+    def asked(self, text, *, lines=""):
+        found.append(("", lines))
+        return prompted(self, text, lines=lines)
+
+    monkeypatch.setattr(Encoder, "encode", watched)
+    monkeypatch.setattr(Encoder, "prompt", asked)
+    return found
+
+
+def line(item: HistoryItem) -> str:
+    return LINE.format(**item.fields)
+
+
+def taken(seen: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    found = list(seen)
+    seen.clear()
+    return found
+
+
+def test_from_adapting_to_forgetting(
+    release: Release,
+    user: User,
+    history: tuple[HistoryItem, ...],
+    tmp_path: Path,
+    seen: list[tuple[str, str]],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(Vault, "number", lambda *_: 1)
+    me, question = Person.make(tmp_path), user.queries[0]
+    assert me.run("bundle", "add", publish_release(release, tmp_path / "published")) == 0
+    assert me.run("generate", question.input, "--retrieve", "2") == 11
+    assert "none are stored here" in capsys.readouterr().err
+    taken(seen)
+
+    def lines_of(stage: str, retrieve: Depth | None = None) -> str:
+        mine = Personal.of(release, VaultStore(me.vault()).read(), None, retrieve=retrieve)
+        return mine.own_items(stage).ask(question.input).lines
+
+    def best(items: tuple[HistoryItem, ...], k: int) -> str:
+        found = Retriever(release.task, items).best(release.task.search_text(question), k)
+        return "".join(map(line, found))
+
+    old, new = history[:-3], history[-3:]
+    assert me.run("adapt", "--retrieve", "2", write_jsonl(tmp_path / "old.jsonl", old)) == 0
+    trained, retriever = dict(taken(seen)), Retriever(release.task, old)
+    for place, item in enumerate(old):
+        before = retriever.best(item.fields["description"], 2, before=place)
+        assert trained[item.id] == "".join(map(line, before))
+    assert lines_of("3") == lines_of("2") == best(old, 2)
+    assert lines_of("1") == lines_of("3", 0) == "", "at stage 1 what others get"
+    assert lines_of("1", 1) == best(old, 1)
+    assert "".join(map(line, old)).endswith(lines_of("3", ALL))
+
+    assert me.run("update", write_jsonl(tmp_path / "new.jsonl", new)) == 0
+    assert dict(taken(seen))[new[0].id].count("tag:") == 2, "new items see the old ones"
+    assert lines_of("3") == best(history, 2)
+
+    gone = next(item for item in history if line(item) in lines_of("3"))
+    assert me.run("forget", "--items", f"id:{gone.id}") == 0
+    assert not any(gone.fields["description"] in lines for _, lines in taken(seen))
+    left = tuple(item for item in history if item.id != gone.id)
+    assert me.run("generate", question.input) == 0
+    assert taken(seen)[-1] == ("", best(left, 2))
+
+    assert me.run("inspect", "--json") == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["retrieve"] == 2
+    assert all(lines.count("tag:") == 2 for _, lines in taken(seen)[-3:])
+    assert me.run("evaluate") == 0
+    tested = {item.id for item in left[-3:]}
+    judged = [lines for name, lines in taken(seen) if name in tested]
+    assert {lines.count("tag:") for lines in judged} == {0, 2}, "stage 1 is asked as others are"
+    told = capsys.readouterr()
+    assert not any(item.fields["description"] in told.err + told.out for item in history)
+
+
+@pytest.mark.parametrize("depth", [0, 2, ALL])
+def test_the_document_says_how_many(depth: Depth) -> None:
+    task = TaskState("toml", "short", (), {}, {}, "2026-01-01T00:00:00Z", retrieve=depth)
+    data = encode(PersonalState("cd" * 32, 1, seed=5, tasks={"t": task}))
+    assert (b"retrieve" in data) == bool(depth), "without it, earlier versions read the document"
+    assert decode(data).tasks["t"].retrieve == depth
+
+
+@pytest.mark.parametrize("value", ["-1", "101", '"some"', "true", "2.0", "null", "[2]"])
+def test_other_values_are_refused(value: str) -> None:
+    task = TaskState("toml", "short", (), {}, {}, "2026-01-01T00:00:00Z", retrieve=2)
+    data = encode(PersonalState("cd" * 32, 1, seed=5, tasks={"t": task}))
+    start, length = 12, int.from_bytes(data[8:12], "big")
+    head = data[start : start + length].replace(b'"retrieve":2', f'"retrieve":{value}'.encode())
+    altered = data[:8] + len(head).to_bytes(4, "big") + head + data[start + length :]
+    with pytest.raises(VaultError, match="field 'tasks'"):
+        decode(altered)
+
+
+def test_longer_prompts_cost_more(
+    release: Release, user: User, history: tuple[HistoryItem, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Speed is one token a second; every item is read equally often, the newest only judged."""
+    monkeypatch.setattr(cost, "_tokens_a_second", lambda *_: 1.0)
+    told, read = [], []
+    for depth in (0, 2):
+        task = dataclasses.replace(release.task, retrieve=depth)
+        learner = Learner(release)
+        told.append(cost.estimate(learner, {task.name: (task, history)}).slowest_s)
+        read.append(sum(len(one.tokens) for one in learner.encode(history, task)))
+    assert read[1] > 1.5 * read[0]
+    assert told[1] / told[0] == pytest.approx(read[1] / read[0], rel=0.1)
+
+
+@pytest.fixture
+def requests() -> dict[Depth, str]:
+    release = noisy_release()
+    task = release.task
+    return {
+        depth: content(
+            Request(release, {}, "ab" * 32, asked=dataclasses.replace(task, retrieve=depth)), None
+        )
+        for depth in (0, 1, 4, ALL)
+    }
+
+
+def test_an_export_says_what_must_stand_before_a_question(requests: dict[Depth, str]) -> None:
+    assert "own item" not in requests[0]
+    assert "1 own item, the best" in requests[1]
+    assert "4 own items, the best" in requests[4]
+    assert "the whole history, oldest first" in requests[ALL]
+    assert r'    "review: {text} score: {score}\n"' in requests[4]
+
+
+def test_more_than_there_is_room_for_is_cut_at_the_limit(release: Release, user: User) -> None:
+    asked = release.retrieving(100)
+    learner = Learner(asked)
+    most = asked.settings.max_prompt_tokens + 64
+    lengths = [one.prompt_tokens for one in learner.encode(user.history, asked.task)]
+    assert most - 30 < max(lengths) <= most
+    assert asked.settings.longest_tokens(retrieval=True) == most + asked.settings.max_answer_tokens
+    with pytest.raises(ConfigError, match="or all"):
+        release.retrieving(-1)
+
+
+def test_a_release_without_room_for_own_items_is_told(
+    release: Release, history: tuple[HistoryItem, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for tokens, warned in ((64, False), (0, True)):
+        asked = release.retrieving(2, tokens=tokens)
+        settings = dataclasses.replace(asked.settings, max_prompt_tokens=8)
+        say_room(Learner(dataclasses.replace(asked, settings=settings)), asked.task, history)
+        assert ("leaves no room" in capsys.readouterr().err) == warned
+
+
+def test_a_server_without_items_refuses() -> None:
+    from client.serving.person_session import ServedPerson
+
+    with pytest.raises(ConfigError, match="none are stored"):
+        ServedPerson(None, None, None, Memory(), retrieve=2)  # type: ignore[arg-type]
