@@ -113,7 +113,7 @@ def row(**changes: float) -> Comparison:
             {},
             "stage3 is better than oppu-mlp in nll: -0.5000, 95 % interval -0.7000 to -0.2000, 40",
         ),
-        ({"p_holm": 0.4}, "not after Holm's correction over the table (p 0.400)"),
+        ({"p_holm": 0.4}, "not after Holm's correction over the table's comparisons (p 0.400)"),
         ({"delta": 0.5, "low": 0.2, "high": 0.7}, "stage3 is worse than oppu-mlp"),
         ({"high": 0.1}, "cannot be told apart from oppu-mlp in nll"),
         ({"high": 0.1}, "with as many people 0.3000 would be seen in four of five samples"),

@@ -36,6 +36,7 @@ class Measured:
 
     Attributes:
         rows: by name of the row; `lengths`: by number of items and name of the row.
+        left_out: methods that do not fit these data, and why.
         arms: by name of the row, the arm and variant, and what every cell of it left.
         users: the people who were asked, of all folds, with whole histories.
     """
@@ -48,6 +49,7 @@ class Measured:
     rows: Mapping[str, Scored]
     arms: Mapping[str, tuple[str, Variant, Sequence[Finished]]]
     lengths: Mapping[int, Mapping[str, Scored]]
+    left_out: Mapping[str, str]
 
     def facts(self, variant: Variant) -> list[ReleaseFacts]:
         """Of every release of a variant, in the order of seeds and folds."""
@@ -126,6 +128,7 @@ def _scored(plan: Plan, sha256: str, cells: Cells) -> Measured:
     rows: dict[str, Scored] = {}
     arms: dict[str, tuple[str, Variant, Sequence[Finished]]] = {}
     lengths: dict[int, dict[str, Scored]] = {items: {} for items in plan.lengths}
+    left_out: dict[str, str] = {}
     users: list[User] = []
     for variant in plan.variants:
         own = {where[1:]: cell for where, cell in cells.items() if where[0] == variant.name}
@@ -133,8 +136,10 @@ def _scored(plan: Plan, sha256: str, cells: Cells) -> Measured:
             name = plan.row(arm, variant)
             done = {where: cell.store.arm(arm) for where, cell in own.items()}
             finished = {where: found for where, found in done.items() if found is not None}
-            if len(finished) < len(own):
-                continue  # a control that needs a second person
+            if len(finished) < len(own):  # of a cell at least it has no answers
+                why = (cell.store.left_out(arm) for cell in own.values())
+                left_out[name] = next(filter(None, why), "it needs a second person")
+                continue
             rows[name] = _table(plan, own, finished, first.task)
             arms[name] = (arm, variant, list(finished.values()))
         for items in plan.lengths:
@@ -144,7 +149,7 @@ def _scored(plan: Plan, sha256: str, cells: Cells) -> Measured:
                 name = plan.row(arm, variant)
                 lengths[items][name] = _table(plan, cut, found, first.task)
         users = users or _people(own, plan.seeds[0])
-    return Measured(plan, sha256, first, users, cells, rows, arms, lengths)
+    return Measured(plan, sha256, first, users, cells, rows, arms, lengths, left_out)
 
 
 def _there(found: Finished | None) -> Finished:

@@ -86,7 +86,12 @@ def as_result(
         curves=[curve for variant in plan.variants for curve in _curves(measured, variant)],
         routing=list(routing),
         texts=texts,
-        notes=[*_standing_notes(plan), *plan.notes, *notes],
+        notes=[
+            *_standing_notes(plan),
+            *plan.notes,
+            *(f"left out: {name}, since {why}" for name, why in measured.left_out.items()),
+            *notes,
+        ],
     )
 
 
