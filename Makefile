@@ -25,7 +25,7 @@ TEST_ENV := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 PYTEST = $(TEST_ENV) $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 .PHONY: help install lock audit sbom demo test test-full test-slowest pytest fuzz lint fix docs docs-site \
-  results result report bench bench-results clean distclean
+  results result tables report bench bench-results clean distclean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-16s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -123,6 +123,18 @@ result: $(STAMP)
 	  --base ../shared/models/mini-llama --profile tiny --preset $(firstword $(subst -, ,$(RUN))) \
 	  --seed $(lastword $(subst -, ,$(RUN))) $(CAPS) --threads 1 --out runs/$(DATA)-$(RUN) --resume
 	cp runs/$(DATA)-$(RUN)/results.json results/$(DATA)-$(RUN).json
+
+# All methods on every real set, three seeds; what is finished is not computed again.
+SETS := movie_ratings news_categories news_headlines personality_items politeness_ratings scholarly_titles
+TABLE ?= --presets default,device --seeds 0,1,2 --threads 1
+tables: $(STAMP) ## results/tables: all methods on the real sets of ../shared; many hours
+	mkdir -p results/tables
+	for set in $(SETS); do \
+	  $(BIN)/proper-sim exp table1 ../shared/data/$$set --task profiles/tasks/$$set.toml \
+	    --base ../shared/models/mini-llama $(TABLE) --out runs/table1-$$set; \
+	  cp runs/table1-$$set/table1.json results/tables/$$set.json; \
+	done
+	$(BIN)/proper-sim exp page results/tables/*.json --out runs/table1.html
 
 report: $(STAMP) ## the report of a finished run again; OUT=runs/demo
 	$(BIN)/proper-sim report $(OUT)

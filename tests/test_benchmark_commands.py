@@ -15,8 +15,9 @@ from benchmarked import CANARY, World, be_quick
 from chromium import Browser, Page, find_chromium
 from test_report import check
 
-from proper_model.errors import ConfigError
+from proper_model.errors import ConfigError, DataError
 from proper_model.evaluation.metrics import Prediction
+from proper_model.storage.durable import locked
 from simulations.baselines import registry
 from simulations.baselines.arm import Benchmark
 from simulations.cli import run_cli
@@ -27,7 +28,7 @@ from simulations.experiments.benchmark_schema import BenchmarkResult, read_bench
 from simulations.setup.options import RunOptions
 
 RIVAL = "always-three"
-TABLE1 = f"table1 --seeds 0,1 --lengths 1,3 --presets default,device --users 3 --rivals {RIVAL}"
+TABLE1 = "table1 --seeds 0,1 --lengths 1,3 --presets default,device --users 3"
 
 
 class AlwaysThree:
@@ -49,7 +50,7 @@ class AlwaysThree:
 def patched() -> Iterator[pytest.MonkeyPatch]:
     with pytest.MonkeyPatch.context() as patch:
         be_quick(patch)
-        patch.setattr(registry, "ARMS", {RIVAL: AlwaysThree})
+        patch.setattr(registry, "ARMS", {RIVAL: AlwaysThree, "not-for-these": NotForThese})
         patch.setattr(registry, "_LIMITS", {})
         patch.setenv("NO_COLOR", "1")
         patch.setenv("COLUMNS", "240")
@@ -83,6 +84,15 @@ def stop_after(patch, world: World, *, arms: int) -> None:
     assert len(list((world.folder / "table1").rglob("arms/*.json"))) == arms
 
 
+class NotForThese:
+    """A method that finds out from the data that it is not defined."""
+
+    name = "not-for-these"
+
+    def predict(self, given: Benchmark) -> list[Prediction]:
+        raise DataError("nobody shares an item", hint="leave it out")
+
+
 @pytest.fixture(autouse=True)
 def undrawn(world, monkeypatch) -> None:
     """Figures are drawn once, for the world: they take most of the time."""
@@ -103,6 +113,7 @@ def test_a_table_holds_every_arm_of_every_structure_once(result: BenchmarkResult
     ]
     assert (result.users, result.queries, result.seeds) == (3, 6, [0, 1])
     assert all(len(values["nll"]) == 3 for values in result.people.values())
+    assert "left out: not-for-these, since nobody shares an item" in result.notes
     assert result.rows[RIVAL].metrics["nll"].user_mean == pytest.approx(0.75)
     pairs = {(row.a, row.b) for row in result.comparisons}
     assert {("stage3 (device)", "oppu-mlp"), ("stage3 (device)", RIVAL)} <= pairs
@@ -197,6 +208,12 @@ def test_what_is_refused_before_anything_is_trained(
     assert run_cli(world.line(command, out)) == code
     assert words in capsys.readouterr().err
     assert not (world.folder / "new").exists()
+
+
+def test_one_process_at_a_time(world: World, capsys) -> None:
+    with locked(world.folder / "table1" / ".lock", timeout_s=0):
+        assert run_cli(world.line(TABLE1, "table1")) == 48
+    assert "another process runs this benchmark" in capsys.readouterr().err
 
 
 def test_a_damaged_part_is_named(world: World, monkeypatch, capsys) -> None:

@@ -7,12 +7,16 @@ opened for scoring.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 
+from proper_model.errors import BusyError
 from proper_model.evaluation import Prediction, Scored, score
 from proper_model.progress import Progress
+from proper_model.storage.durable import locked
 from proper_model.storage.files import storage_errors
 from proper_model.tasks import Task, User
 from simulations.baselines.arm import Arm
@@ -73,9 +77,22 @@ def run_benchmark(plan: Plan, progress: Progress, made: Callable[[str], Arm]) ->
     sources = {_title(*where): cell.stages.source for where, cell in cells.items()}
     with storage_errors(out):
         sha256 = fix(out, configuration(plan, sources))
-        for (name, _, _), cell in cells.items():
-            _run(plan, _variant(plan, name), cell, made)
+        with _alone(out):
+            for (name, _, _), cell in cells.items():
+                _run(plan, _variant(plan, name), cell, made)
         return _scored(plan, sha256, cells)
+
+
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """OUT is this process's until the end of the block. Raises BusyError if it is another's."""
+    try:
+        with locked(out / ".lock", timeout_s=0):
+            yield
+    except TimeoutError:
+        raise BusyError(
+            f"{out}: another process runs this benchmark", hint="wait for it, or give a new --out"
+        ) from None
 
 
 def _cells(plan: Plan, progress: Progress) -> dict[tuple[str, int, int], Cell]:
