@@ -29,7 +29,7 @@ from simulations.experiments.benchmark_tables import (
     joined_table,
     markdown,
     method_table,
-    not_won,
+    standing,
 )
 from simulations.experiments.one_person import distances
 from simulations.experiments.paper_numbers import (
@@ -183,11 +183,16 @@ def test_tables_of_several_sets_stand_side_by_side() -> None:
 
 
 def test_what_is_lost_is_said_first() -> None:
-    (said,) = not_won(by_hand())
+    found = standing(by_hand())
+    assert found.tally.startswith("Of 1 comparisons of stage 2 or 3 with something else in mae_exp")
+    assert found.tally.endswith("0 are won, 1 are lost and 0 cannot be told apart.")
+    (said,) = found.lost
     assert said.startswith("stage3 is worse than oppu-mlp in mae_expected: +0.1000")
     assert "- stage3 is worse than oppu-mlp" in markdown(by_hand())
     won = by_hand().comparisons[0].model_copy(update={"delta": -0.1, "low": -0.2, "high": -0.02})
-    assert not_won(by_hand(comparisons=[won])) == []
+    assert standing(by_hand(comparisons=[won])).lines[1:] == ()
+    open_ = won.model_copy(update={"high": 0.1})
+    assert len(standing(by_hand(comparisons=[open_])).undecided) == 1
 
 
 def test_the_way_from_one_floor_to_the_other_is_given_by_length() -> None:

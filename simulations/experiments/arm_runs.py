@@ -161,7 +161,7 @@ class Cell:
             try:
                 predictions, costs = self._metered(partial(self._rival, made(name)))
             except (DataError, TaskError) as error:
-                self.store.leave_out(name, error.message)
+                self.store.leave_out(name, error.message.removeprefix(f"{name}: "))
                 continue
             self.store.finish(name, Finished(predictions, None, costs, environment.commit()))
 

@@ -146,7 +146,7 @@ def print_benchmarks(results: Sequence[BenchmarkResult], *, markdown: bool = Fal
         if markdown:
             print_line(("\n" if number else "") + f"**{one.title}**\n")
         print_table(one, markdown=markdown)
-    lines = [line for result in results for line in tables.not_won(result)]
+    lines = [line for result in results for line in tables.standing(result).lines]
     for line in [*lines, *tables.beside_the_paper(results)]:
         print_line(f"\n- {line}" if markdown else f"note: {line}")
 

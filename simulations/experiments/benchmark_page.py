@@ -16,10 +16,11 @@ from proper_model.storage.files import make_private_folder, write_atomic
 from simulations.experiments.benchmark_figures import draw
 from simulations.experiments.benchmark_schema import BenchmarkResult
 from simulations.experiments.benchmark_tables import (
+    Standing,
     beside_the_paper,
     joined_table,
-    not_won,
     sentences,
+    standing,
     tables_of,
     title,
 )
@@ -41,7 +42,7 @@ class Section:
     tables: tuple[Table, ...]
     figures: tuple[Figure, ...]
     sentences: tuple[str, ...]
-    not_won: tuple[str, ...]
+    standing: Standing
     example: Example | None = None
 
 
@@ -54,7 +55,7 @@ def section(result: BenchmarkResult, anchor: str, example: Example | None = None
         tables=tuple(tables_of(result)),
         figures=tuple(draw(result, anchor)),
         sentences=tuple(sentences(result)),
-        not_won=tuple(not_won(result)),
+        standing=standing(result),
         example=example,
     )
 

@@ -30,7 +30,7 @@ from simulations.reporting.score import CONFIDENCE, Resampling, summaries
 CURVES = ("population", "group", "router")
 GROUPS_OF_PEOPLE = 4  # where histories have more lengths than that, quartiles
 # Of each kind of task what people ask for, then what sees most.
-MAIN = ("accuracy", "mae_expected", "mae", "rougeL")
+MAIN = ("mae_expected", "accuracy", "mae", "rougeL")
 LOSS = "nll"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from client.terminal.tables import Table, to_markdown
 from simulations.experiments.benchmark_schema import BenchmarkResult, Row
@@ -223,16 +224,36 @@ def sentences(result: BenchmarkResult) -> list[str]:
     return [sentence(row) for row in result.comparisons if row.metric in shown]
 
 
-def not_won(result: BenchmarkResult) -> list[str]:
-    """The sentences of comparisons that PROPER was to win and did not."""
+@dataclass(frozen=True)
+class Standing:
+    """How PROPER's stages 2 and 3 fare: in a line, and the comparisons lost and undecided."""
+
+    tally: str
+    lost: tuple[str, ...]
+    undecided: tuple[str, ...]
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """All of it."""
+        return (self.tally, *self.lost, *self.undecided)
+
+
+def standing(result: BenchmarkResult) -> Standing:
+    """Of all comparisons whose first is stage 2 or 3, in the task's main metric and the loss."""
     shown = main_metrics(metrics_of(result))
-    return [
-        sentence(row)
+    rows = [
+        row
         for row in result.comparisons
-        if row.metric in shown
-        and row.improvement is not True
-        and result.rows[row.a].arm in PROPER_ARMS
+        if row.metric in shown and result.rows[row.a].arm in PROPER_ARMS
     ]
+    lost = tuple(sentence(row) for row in rows if row.improvement is False)
+    undecided = tuple(sentence(row) for row in rows if row.improvement is None)
+    won = len(rows) - len(lost) - len(undecided)
+    tally = (
+        f"Of {len(rows)} comparisons of stage 2 or 3 with something else in {' and '.join(shown)}, "
+        f"{won} are won, {len(lost)} are lost and {len(undecided)} cannot be told apart."
+    )
+    return Standing(tally, lost, undecided)
 
 
 def beside_the_paper(results: Sequence[BenchmarkResult]) -> list[str]:
@@ -255,7 +276,7 @@ def beside_the_paper(results: Sequence[BenchmarkResult]) -> list[str]:
 def markdown(result: BenchmarkResult) -> str:
     """The whole result as a Markdown document."""
     parts = [f"# {title(result)}", to_markdown(method_table(result))]
-    lists = [("Where PROPER does not win", not_won(result))]
+    lists = [("Where PROPER does not win", list(standing(result).lines))]
     parts += ["## Comparisons", to_markdown(comparison_table(result))]
     for table in tables_of(result)[2:]:
         parts += [f"## {table.title.partition(': ')[2]}", to_markdown(table)]
