@@ -18,6 +18,7 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure as Canvas
+from matplotlib.ticker import MaxNLocator
 
 from proper_model.evaluation import LOWER_IS_BETTER
 from simulations.outcome.details import MessageTotal, PhaseCurve, Routing
@@ -194,7 +195,7 @@ def learning_curves(curves: Sequence[PhaseCurve], *, key: str) -> Figure | None:
             )
         axes.set_xlabel("looks at held-back people (0: before training; large: kept)")
         axes.set_ylabel("loss, nats a token")
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.legend(frameon=False, fontsize=8)
         title = "What the pooled stages learned, on people they did not train with"
         return inline(canvas, key, title, f"{title}. {'; '.join(said)}.")
