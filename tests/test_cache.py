@@ -16,8 +16,8 @@ from torch import Tensor
 from coordinator.phase_cache import Phase, PhaseCache
 from coordinator.phase_keys import PhaseInputs
 from proper_model.engine.checkpoint import load_checkpoint, save_checkpoint
-from proper_model.settings.presets import preset
-from proper_model.settings.profile import BaseWeights, StageSettings
+from proper_model.settings.presets import UserRouting, preset
+from proper_model.settings.profile import BaseWeights, StageSettings, UserSettings
 from proper_model.storage.durable import locked
 
 # Another run, which holds the phase until it is killed.
@@ -179,9 +179,9 @@ def folders(inputs: PhaseInputs) -> dict[str, str]:
     [
         (
             INPUTS,
-            "population-3478da08fb8caf7b1ab9f5ab",
-            "group-071bec31e4366713593e8405",
-            "router-0b5336481821082b4bce2f5d",
+            "population-ca443d4c8a7465c50da18a8f",
+            "group-54ce95f4d171c315afb932cc",
+            "router-cbf4580f0c9354ea25e37e36",
         ),
         (
             dataclasses.replace(
@@ -190,9 +190,9 @@ def folders(inputs: PhaseInputs) -> dict[str, str]:
                 settings=StageSettings(name="u", dtype="bfloat16"),
                 seed=0,
             ),
-            "population-654591b6120f65b40522ef2a",
-            "group-892e36f909611e7f49975f12",
-            "router-80fc61a7eb3c0a77d3e5347c",
+            "population-406794dbe1bc0403f71b065a",
+            "group-8dfc0b2a15fb782a00e11de7",
+            "router-41a8ec3714fbcd5c435d5a8b",
         ),
     ],
     ids=["default", "paper"],
@@ -200,7 +200,7 @@ def folders(inputs: PhaseInputs) -> dict[str, str]:
 def test_phases_of_earlier_versions_are_found(
     inputs: PhaseInputs, population: str, group: str, router: str
 ) -> None:
-    """These names were written by version 0.1 with training version 5.
+    """These names were written by version 0.1 with training version 6.
 
     A setting that is added, or another default, rightly moves them; anything else must not.
     """
@@ -216,6 +216,12 @@ def test_phases_of_earlier_versions_are_found(
         ({"settings": StageSettings(name="t", max_prompt_tokens=64)}, {"population", "group", "router"}),
         ({"settings": StageSettings(name="t", base_weights=BaseWeights.FOUR_BIT)}, {"group", "router"}),
         ({"structure": dataclasses.replace(preset("default"), experts=3)}, {"group", "router"}),
+        ({"settings": StageSettings(name="t", user=UserSettings(embedding_epochs=9))}, {"group", "router"}),
+        ({"settings": StageSettings(name="t", user=UserSettings(epochs=9))}, {"router"}),
+        ({"settings": StageSettings(name="t", retrieval_tokens=64)}, set()),
+        ({"grouped": "g" * 64}, {"group", "router"}),
+        ({"structure": dataclasses.replace(preset("default"), end_to_end=True, user_routing=UserRouting.USER_AWARE)}, {"group", "router"}),
+        ({"structure": dataclasses.replace(preset("default"), private_lora_router=True)}, {"router"}),
         (
             {"structure": dataclasses.replace(preset("default"), detach_lora_router=True)},
             {"router"},
