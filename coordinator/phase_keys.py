@@ -31,6 +31,8 @@ FIT_SETTINGS = (
 # alone, read the others.
 NOT_IN_STAGE_1 = ("name", "base_weights", "retrieval_tokens")
 NOT_IN_STAGE_2 = ("name", "user_routing", "detach_lora_router", "private_lora_router")
+# What a common start follows from, of the calibration's settings.
+START_SETTINGS = ("learning_rates", "start_rounds", "start_epochs")
 
 
 @dataclass(frozen=True)
@@ -95,3 +97,13 @@ class PhaseInputs:
             "user": to_mapping(self.settings.user),
             "routing": to_mapping(self.structure),
         }
+
+    def starts_key(self) -> Key:
+        """Common starts of private LoRAs, from pooled users who trained stage 2."""
+        own = to_mapping(self.settings.calibration)
+        return {**self.router_key(), "starts": {name: own[name] for name in START_SETTINGS}}
+
+    def calibration_key(self, people: str) -> Key:
+        """Calibration; `people` is the fingerprint of those who took no part before."""
+        own = to_mapping(self.settings.calibration)
+        return {**self.starts_key(), "calibration": own, "people": people}

@@ -3,6 +3,10 @@
     1      population LoRA, merged into the base       `proper_model.stages.population`
     2      experts, routers, pooled users' embeddings  `proper_model.stages.group`
     3a-3b  LoRA-aware router                           `proper_model.stages.lora_router`
+    start  where private LoRAs begin                   `proper_model.stages.common_lora`
+    cal    how much a history may change               `proper_model.stages.calibration`
+
+The last two run only where a profile keeps people to calibrate with (docs/method.md 1.11).
 
 Users here have agreed to pool their data. Every phase is stored under the hash of all it depends
 on, so that runs share what they can and a killed run goes on from its last checkpoint. What comes out
@@ -37,16 +41,29 @@ from proper_model.kernels import mix_seed
 from proper_model.model import AdaptedModel
 from proper_model.progress import Progress, silent
 from proper_model.release.contents import (
+    STARTED_ARMS,
     Release,
     load_shared,
     shared_tensors,
+    start_tensors,
     unread_embeddings,
 )
-from proper_model.settings import BaseWeights, EmbeddingSource, StageSettings, Structure
+from proper_model.settings import (
+    BaseWeights,
+    Calibration,
+    EmbeddingSource,
+    StageSettings,
+    Structure,
+    from_mapping,
+    to_mapping,
+)
 from proper_model.stages import (
     Beside,
+    Factors,
     PooledData,
     PooledUser,
+    calibration,
+    common_lora,
     first_embeddings,
     pool,
     published_embeddings,
@@ -56,6 +73,7 @@ from proper_model.stages import (
     train_lora_router,
     train_population,
 )
+from proper_model.stages.inferred_embedding import InferredEmbedding
 from proper_model.stages.pooled_users import (
     fingerprint_of,
     histories_of,
@@ -101,11 +119,7 @@ def run_pooled_stages(
     dtype = compute_dtype(settings.dtype, default_device())
     model, tokenizer = load_base(base, computing=dtype)
     say("tokenize", 0, 0)
-    encoder = Encoder(
-        tokenizer,
-        max_prompt_tokens=settings.max_prompt_tokens,
-        max_answer_tokens=settings.max_answer_tokens,
-    )
+    encoder = _encoder(tokenizer, settings)
     data = pool(pooled, task, encoder, settings, seed, beside=beside)
     unasked = histories_of(personalized, task, encoder)
     people = _GroupPeople.of(data, unasked, seed if shuffle_identities else None)
@@ -118,14 +132,15 @@ def run_pooled_stages(
 
     population, notes1 = stages.population(model)
     merged = merge_population(model, settings.population, population).to(dtype)
-    shared, notes = stages.shared(merged)
+    shared, calibrated, notes = stages.shared(merged)
 
     say("release", 0, 0)
     if settings.base_weights != BaseWeights.FULL:  # what is released is whole
         model, _ = load_base(base, computing=dtype)
         merged = merge_population(model, settings.population, population).to(dtype)
     notes = {"population": notes1, **notes, **_counts(data, people)}
-    return Release(merged, tokenizer, task, structure, settings, seed, shared, population, notes)
+    kind = structure, settings, seed
+    return Release(merged, tokenizer, task, *kind, shared, population, notes, calibrated)
 
 
 @dataclass(frozen=True)
@@ -152,7 +167,7 @@ class _GroupPeople:
 
 @dataclass(frozen=True)
 class _Stages:
-    """The three phases, each from the cache or trained into it."""
+    """The phases, each from the cache or trained into it."""
 
     encoder: Encoder
     data: PooledData
@@ -162,15 +177,30 @@ class _Stages:
     memory_bytes: int | None
     say: Progress
 
-    def shared(self, merged: Any) -> tuple[dict[str, Tensor], Notes]:
-        """What stages 2 and 3a-3b release over the merged base, and what they noted."""
+    def shared(self, merged: Any) -> tuple[dict[str, Tensor], Calibration | None, Notes]:
+        """What all after stage 1 release over the merged base, and what they noted."""
         structure, settings = self.inputs.structure, self.inputs.settings
+        notes2: Notes = {}
+        notes3: Notes = {}
         if structure.population_only:
-            return unread_embeddings(), {"group": {}, "router": {}}
-        adapted, groups, notes2 = self.group(merged)
-        notes3 = self.router(adapted, groups.table) if structure.has_lora_router else {}
-        published = groups.published(settings, self.inputs.seed)
-        return {**shared_tensors(adapted), **published}, {"group": notes2, "router": notes3}
+            adapted, published = self._adapted(merged), unread_embeddings()
+            nobody = published["mean_embedding"][None].to(adapted.device)
+            groups = _Groups(nobody.repeat(len(self.people.users), 1, 1), {})
+        else:
+            adapted, groups, notes2 = self.group(merged)
+            notes3 = self.router(adapted, groups.table) if structure.has_lora_router else {}
+            published = groups.published(settings, self.inputs.seed)
+        calibrated, starts, notes4 = self.calibration(adapted, groups.table, published)
+        shared = {**shared_tensors(adapted), **published, **starts}
+        return shared, calibrated, {"group": notes2, "router": notes3, **notes4}
+
+    def _adapted(self, merged: Any) -> AdaptedModel:
+        """The merged base as it is held from here on, with adapters as they begin."""
+        return AdaptedModel(
+            quantize_base(merged, self.inputs.settings.base_weights),
+            self.inputs.structure,
+            generator=torch.Generator().manual_seed(mix_seed(self.inputs.seed, 1)),
+        )
 
     def population(self, base: Any) -> tuple[Mapping[str, Tensor], Notes]:
         """Stage 1: the population LoRA's factors."""
@@ -194,12 +224,7 @@ class _Stages:
         """Stage 2: the adapted model, frozen, and the pooled users' embeddings."""
         self.say("group", 0, 0)
         settings, seed = self.inputs.settings, self.inputs.seed
-        adapted = AdaptedModel(
-            quantize_base(merged, settings.base_weights),
-            self.inputs.structure,
-            generator=torch.Generator().manual_seed(mix_seed(seed, 1)),
-        )
-
+        adapted = self._adapted(merged)
         inferring = self.inputs.structure.embedding_source is EmbeddingSource.INFERRED
         pooled = (adapted, self.encoder, self.people.users, self.data.held_back, settings)
 
@@ -228,12 +253,11 @@ class _Stages:
     def router(self, adapted: AdaptedModel, table: Tensor) -> Notes:
         """Stages 3a-3b, on pooled users only; trains W_l in `adapted`."""
         self.say("router", 0, 0)
-        settings, seed, users = self.inputs.settings, self.inputs.seed, self.people.users
+        settings, users = self.inputs.settings, self.people.users
         before = {name: weight.clone() for name, weight in _split(adapted)[1].items()}
 
         def train(checkpoint: Path) -> tuple[Mapping[str, Tensor], Notes]:
-            limit, unasked = settings.router.cohort, self.people.unasked
-            chosen = router_cohort(users, limit, seed, unasked=unasked)
+            chosen = self._cohort()
             report = train_lora_router(
                 adapted,
                 self.encoder,
@@ -247,6 +271,80 @@ class _Stages:
         tensors, notes = self._phase("router", self.inputs.router_key(), train)
         load_shared(adapted, {**shared_tensors(adapted), **tensors})
         return note_moved(notes, tensors, before)
+
+    def calibration(
+        self, adapted: AdaptedModel, table: Tensor, published: Mapping[str, Tensor]
+    ) -> tuple[Calibration | None, dict[str, Tensor], Notes]:
+        """What a device may change, the common starts that it begins at, and notes; often nothing."""
+        people = self.data.calibrating
+        if not people:
+            return None, {}, {}
+        adapted.requires_grad_(False)
+        starts = self._starts(adapted, table)
+        self.say("calibration", 0, 0)
+
+        shown = {name: tensor.to(adapted.device) for name, tensor in published.items()}
+        inferring = self.inputs.structure.embedding_source is EmbeddingSource.INFERRED
+
+        def train(checkpoint: Path) -> tuple[Mapping[str, Tensor], Notes]:
+            found = calibration.calibrate(
+                adapted,
+                self.encoder,
+                people,
+                mean=shown["mean_embedding"],
+                prototypes=shown["prototypes"],
+                inferred=InferredEmbedding.from_tensors(shown) if inferring else None,
+                starts=starts,
+                settings=self.inputs.settings,
+                **self._how("calibration", checkpoint),
+            )
+            return {}, {
+                "calibration": to_mapping(found.calibration),
+                "starts": list(found.starts),
+                "losses": dict(found.notes),
+            }
+
+        key = self.inputs.calibration_key(self.data.calibration_fingerprint())
+        _, notes = self._phase("calibration", key, train)
+        chosen = from_mapping(Calibration, notes["calibration"], where="calibration")
+        cohort = len(self._cohort())
+        shipped: dict[str, Tensor] = {}
+        for arm in notes["starts"]:
+            kind = self.inputs.structure, adapted.sites
+            shipped |= start_tensors(arm, *kind, starts[arm], people=cohort)
+        told = {"people": len(people), "starts": notes["starts"], **notes["losses"]}
+        empty = not chosen.stage3 and not chosen.oppu_mlp
+        return None if empty else chosen, shipped, {"calibration": told}
+
+    def _starts(self, adapted: AdaptedModel, table: Tensor) -> Mapping[str, Factors]:
+        """Common starts by arm, as far as there are."""
+        self.say("starts", 0, 0)
+        chosen, users = self._cohort(), self.people.users
+
+        def train(checkpoint: Path) -> tuple[Mapping[str, Tensor], Notes]:
+            found: dict[str, Tensor] = {}
+            for arm in STARTED_ARMS:
+                start = common_lora.common_start(
+                    adapted,
+                    self.encoder,
+                    [users[u] for u in chosen],
+                    table[chosen] if arm == "stage3" else None,
+                    self.inputs.settings,
+                    **self._how("starts", checkpoint.with_name(f"{checkpoint.name}.{arm}")),
+                )
+                found |= {f"{arm}.{n:04d}": factor.cpu() for n, factor in enumerate(start or ())}
+            return found, {}
+
+        tensors, _ = self._phase("starts", self.inputs.starts_key(), train)
+        by_arm: dict[str, list[Tensor]] = {}
+        for name in sorted(tensors):
+            by_arm.setdefault(name.partition(".")[0], []).append(tensors[name].to(adapted.device))
+        return by_arm
+
+    def _cohort(self) -> list[int]:
+        """Positions of the users whose provisional LoRAs 3a trains."""
+        people, limit = self.people, self.inputs.settings.router.cohort
+        return router_cohort(people.users, limit, self.inputs.seed, unasked=people.unasked)
 
     def _phase(self, name: str, key: Key, train: Train) -> tuple[dict[str, Tensor], Notes]:
         """What a phase ended with, trained here if nobody has."""
@@ -287,6 +385,14 @@ class _Groups:
             **self.inferred,
             "inferred.center_count": torch.tensor([len(self.table)]),
         }
+
+
+def _encoder(tokenizer: Any, settings: StageSettings) -> Encoder:
+    return Encoder(
+        tokenizer,
+        max_prompt_tokens=settings.max_prompt_tokens,
+        max_answer_tokens=settings.max_answer_tokens,
+    )
 
 
 def _counts(data: PooledData, people: _GroupPeople) -> dict[str, Any]:

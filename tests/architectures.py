@@ -24,7 +24,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import logging
 
-from proper_model.answering.batched import greedy
+from proper_model.answering.decoding import greedy
 from proper_model.base.config import empty_model, text_config
 from proper_model.base.model_types import LARGEST_EMBEDDED_PARAMETERS, MODEL_TYPES, NESTED_TYPES
 from proper_model.checks.base import check_architecture

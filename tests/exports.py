@@ -150,15 +150,20 @@ def own_items(count: int = 12) -> tuple[Encoded, ...]:
 
 @torch.no_grad()
 def our_logits(
-    release: Release, tensors: Mapping[str, Tensor], item: Encoded, *, double: bool = False
+    release: Release,
+    tensors: Mapping[str, Tensor],
+    item: Encoded,
+    *,
+    double: bool = False,
+    arm: str = "stage3",
 ) -> Tensor:
-    """At the item's answer, by PROPER's own model and the pass of arm stage3."""
+    """At the item's answer, by PROPER's own model and the pass of an arm."""
     answering = ArmModel(release, release.task)
     model = answering.model
     if double:
         model.double()
         tensors = {name: tensor.double() for name, tensor in tensors.items()}
-    make_pass = answering.make_pass("stage3", [tensors])
+    make_pass = answering.make_pass(arm, [tensors])
     if double:
         model.lora.double()
     batch = release.encoder().batch([item], [0])

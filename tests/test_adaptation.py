@@ -12,12 +12,13 @@ import torch
 from torch import Tensor
 
 from client.person.adapting import adapt_users
-from client.person.arms import predict
+from client.person.arms import ArmModel, predict
 from client.person.learner import user_seed
 from client.person.state import PersonalState, Report, decode, encode
 from proper_model.errors import BundleFormatError, ConfigError, ExportError, StateError
 from proper_model.export.user_fold import fold_release
 from proper_model.release.contents import Release, release_to_files
+from proper_model.settings import Calibrated, Calibration
 from proper_model.tasks.records import User
 from tests.releases import release_in_memory, small_release, small_users, with_user
 
@@ -121,6 +122,90 @@ def test_it_learns_and_says_what_it_did(users: tuple[User, ...], states: States)
     adapters = [tensors(states["oppu-mlp", user.user_id]) for user in users]
     b_sums = [sum(float(t.abs().sum()) for n, t in a.items() if n.endswith(".B")) for a in adapters]
     assert max(b_sums) > 0
+
+
+def row(items: int, weight: float, temperature: float) -> Calibrated:
+    return Calibrated(items, 1e-3, 1, 0.0, 1.0, weight, temperature)
+
+
+CALIBRATION = Calibration(
+    stage3=(row(2, 0.3, 1.5), row(10, 1.0, 1.0)), oppu_mlp=(row(1, 0.6, 0.8), row(10, 0.0, 1.0))
+)
+
+
+@pytest.mark.parametrize(
+    ("arm", "below", "shares"),
+    [
+        ("stage3", "stage2", ((1.0, 1.0), (0.3, 1.5), (1.0, 1.0))),
+        ("oppu-mlp", "stage1", ((0.6, 0.8), (0.6, 0.8), (0.0, 1.0))),
+    ],
+)
+def test_a_calibrated_release_mixes_an_arm_with_the_one_below_it(
+    release: Release,
+    users: tuple[User, ...],
+    states: States,
+    arm: str,
+    below: str,
+    shares: Sequence[tuple[float, float]],
+) -> None:
+    """By how many items each adapter was trained on; here it is said to be 1, 2 and all."""
+    calibrated = dataclasses.replace(release, calibration=CALIBRATION)
+    own: dict[str, PersonalState] = {}
+    for user, items in zip(users, (1, 2, len(users[2].history)), strict=False):
+        state = states[arm, user.user_id]
+        task = state.tasks[release.task.name]
+        told = dataclasses.replace(task, report={**task.report, "items": items})
+        own[user.user_id] = state.with_task(release.task.name, told).without_items()
+    three = [dataclasses.replace(user, queries=user.queries[:2]) for user in users[:3]]
+    found = predict(calibrated, three, arm, own)
+    asking = ArmModel(release, release.task)
+    people = [tensors(own[user.user_id]) for user in three]
+    made = [asking.make_pass(arm, people), asking.make_pass(below, people)]
+    place = 0
+    for slot, (user, (weight, temperature)) in enumerate(zip(three, shares, strict=True)):
+        for query in user.queries:
+            sample = asking.encoder.encode(release.task.query_example(query))
+            batch = asking.encoder.batch([sample], [slot])
+            with torch.no_grad():
+                high, low = (
+                    asking.model.answer_logits(batch, make(batch.slots)).double().softmax(-1)
+                    for make in made
+                )
+            p = (weight * high + (1 - weight) * low) ** (1 / temperature)
+            p = (p / p.sum(-1, keepdim=True)).gather(1, batch.answers[:, None])
+            assert found[place].nll == pytest.approx(-float(p.log().sum()), abs=1e-4)
+            place += 1
+    assert place == len(found)
+    plain = predict(release, three, arm, own)
+    assert any(a.nll != pytest.approx(b.nll) for a, b in zip(found, plain, strict=True))
+
+
+@pytest.mark.parametrize("items", [1, 3], ids=["too few to calibrate", "calibrated"])
+def test_an_adapter_that_was_not_kept_has_no_weight(
+    release: Release, users: tuple[User, ...], states: States, items: int
+) -> None:
+    """In a pass with others it stands as B = 0; a router that reads it alone would still answer otherwise."""
+    calibrated = dataclasses.replace(release, calibration=CALIBRATION)
+    user = users[0]
+    state = states["stage3", user.user_id]
+    task = state.tasks[release.task.name]
+    nothing = {n: t * 0 if n.endswith(".B") else t for n, t in task.adapter.items()}
+    none = state.with_task(
+        release.task.name,
+        dataclasses.replace(task, adapter=nothing, report={**task.report, "items": items}),
+    )
+    own = {user.user_id: none}
+    found = predict(calibrated, [user], "stage3", own)
+    assert found == predict(release, [user], "stage2", own)
+
+
+@pytest.mark.parametrize("arm", ["stage1", "stage2-mean", "stage2"])
+def test_arms_without_an_adapter_are_never_mixed(
+    release: Release, users: tuple[User, ...], states: States, arm: str
+) -> None:
+    calibrated = dataclasses.replace(release, calibration=CALIBRATION)
+    own = {user.user_id: states["stage3", user.user_id] for user in users[:2]}
+    assert predict(calibrated, users[:2], arm, own) == predict(release, users[:2], arm, own)
 
 
 @pytest.mark.parametrize("count", [0, 1, 3])

@@ -160,8 +160,8 @@ def test_inference_counts_cache_activations_and_adapters() -> None:
     model = adapted(users=2)
     most = 10**6
 
-    def tokens(budget: int | None, users: int = 0) -> int:
-        return inference_tokens(budget, model, users=users, longest=20, tokens=most)
+    def tokens(budget: int | None, users: int = 0, passes: int = 1) -> int:
+        return inference_tokens(budget, model, users=users, longest=20, tokens=most, passes=passes)
 
     assert tokens(None) == most
     # d=16, f=24, 2 blocks, 2 heads of width 8, float64: cache 2*2*16, live 8*16 + 4*24, scores 2*2*20.
@@ -173,3 +173,6 @@ def test_inference_counts_cache_activations_and_adapters() -> None:
     adapter = sum(model.structure.rank * (s.d_in + s.d_out) for s in model.sites)
     assert tokens(budget, users=5) == (usable - 5 * 4 * adapter) // (8 * numbers)
     assert tokens(1) == 20
+    # Two passes: each with a cache of its own; of both logits, log-probabilities and these weighed.
+    usable = int(0.85 * budget) - WORKSPACE - 7 * 8 * logits
+    assert tokens(budget, passes=2) == usable // (8 * (numbers + 64))

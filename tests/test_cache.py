@@ -200,7 +200,7 @@ def folders(inputs: PhaseInputs) -> dict[str, str]:
 def test_phases_of_earlier_versions_are_found(
     inputs: PhaseInputs, population: str, group: str, router: str
 ) -> None:
-    """These names were written by version 0.1 with training version 6.
+    """These names are of training version 7 and the settings of today.
 
     A setting that is added, or another default, rightly moves them; anything else must not.
     """

@@ -20,6 +20,7 @@ import pytest
 import torch
 
 from client.cli import run_cli
+from client.person import answering
 from client.person.evaluation import count_tested
 from client.person.stores import VaultStore
 from client.vault.opening import Vault
@@ -154,8 +155,28 @@ def test_from_a_release_to_an_answer(
     (facts,) = printed(me, capsys, "inspect")
     assert facts["items"] == len(user.history)
     assert all(abs(sum(row) - 1) < 1e-3 for row in facts["routing"].values())
+    assert (facts["stage3_weight"], facts["temperature"]) == (1, 1)
     assert me.run("path") == 0
     assert capsys.readouterr().out.strip() == str(me.home)
+
+
+def test_a_person_sees_how_answers_are_mixed(
+    person: Person,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """And that an export is not: its loss on own items stands beside that of the answers."""
+    monkeypatch.setattr(answering, "share_of", lambda *_: (0.4, 1.5))
+    (facts,) = printed(person, capsys, "inspect")
+    assert (facts["stage3_weight"], facts["temperature"]) == (0.4, 1.5)
+    assert person.run("inspect") == 0
+    assert "stage 3 with weight 0.4 and stage 2 with 0.6" in capsys.readouterr().out
+    assert person.run("export", "--format", "peft", "--out", tmp_path / "peft") == 0
+    told = capsys.readouterr().err
+    assert "it is stage 3 alone" in told
+    assert "(weight 0.4, temperature 1.5)" in told
+    assert "folding loses: loss a token" in told
 
 
 def test_an_export_is_planned_for_as_its_options_say(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 from pathlib import Path
@@ -17,6 +18,8 @@ from client.person.state import PersonalState, encode
 from proper_model.kernels.packing import Batch
 from proper_model.model.adapted_model import AdaptedModel
 from proper_model.release.contents import Release
+from proper_model.settings.calibration import Calibrated, Calibration
+from proper_model.stages import calibrated_lora
 from proper_model.storage import files
 from proper_model.tasks.records import HistoryItem, User
 from tests.releases import small_release, small_users, with_user
@@ -29,32 +32,58 @@ def release() -> Release:
     return small_release("device")
 
 
+ROW = Calibrated(1, 1e-2, 3, 2.0, 0.5, 1.0, 1.0)
+
+
+def with_calibration(release: Release, *rows: Calibrated) -> Release:
+    return dataclasses.replace(release, calibration=Calibration(stage3=rows))
+
+
 @pytest.fixture(scope="module")
 def user() -> User:
     return small_users()[1][0]
 
 
+@pytest.mark.parametrize("calibrated", [False, True])
 def test_tokens_and_disk_are_predicted(
-    release: Release, user: User, monkeypatch: pytest.MonkeyPatch
+    release: Release, user: User, monkeypatch: pytest.MonkeyPatch, calibrated: bool
 ) -> None:
     """Speed is set to one token a second, so seconds are tokens; oracle: every pass counted."""
+    if calibrated:
+        monkeypatch.setattr(calibrated_lora, "CONFIRMED_FROM", 20)
+        release = with_calibration(release, ROW)
     monkeypatch.setattr(cost, "_tokens_a_second", lambda *_: 1.0)
     histories = {release.task.name: (release.task, user.history)}
     told = cost.estimate(Learner(release), histories)
     assert told.items == len(user.history)
     spent = 0.0
-    answer_loss = AdaptedModel.answer_loss
+    answer_nll = AdaptedModel.answer_nll
 
     def counted(self: AdaptedModel, batch: Batch, now: object) -> torch.Tensor:
         nonlocal spent
         tokens = sum(batch.layout.lengths)
         spent += tokens if torch.is_grad_enabled() else tokens / 3
-        return answer_loss(self, batch, now)  # type: ignore[arg-type]
+        return answer_nll(self, batch, now)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(AdaptedModel, "answer_loss", counted)
+    monkeypatch.setattr(AdaptedModel, "answer_nll", counted)
     done = adapting.adapt(Learner(release), ME, histories)
     assert told.fastest_s * 0.8 <= spent <= told.slowest_s * 1.2
-    assert done.tasks[release.task.name].adapter
+    if not calibrated:
+        assert done.tasks[release.task.name].adapter
+
+
+def test_one_training_costs_at_most_half_of_what_two_rates_do(
+    release: Release, user: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As `tiny` has it: two rates of four epochs each, and again on all items."""
+    monkeypatch.setattr(cost, "_tokens_a_second", lambda *_: 1.0)
+    histories = {release.task.name: (release.task, user.history)}
+    before = with_user(release, epochs=4, learning_rates=(4e-3, 1e-2), embedding_epochs=1)
+    after = with_calibration(before, ROW)
+    costs = [cost.estimate(Learner(one), histories) for one in (before, after)]
+    assert costs[1].slowest_s < costs[0].slowest_s / 2
+    none = with_calibration(before, dataclasses.replace(ROW, epochs=0))
+    assert cost.estimate(Learner(none), histories).slowest_s < costs[1].slowest_s / 2
 
 
 BLOCK = 4096
@@ -65,9 +94,9 @@ def folder_bytes(folder: Path) -> int:
     return sum(-(-path.stat().st_size // BLOCK) * BLOCK for path in folder.iterdir())
 
 
-@pytest.mark.parametrize("rates", [(1e-2,), (4e-3, 1e-2, 2e-2)])
+@pytest.mark.parametrize("rates", [(1e-2,), (4e-3, 1e-2, 2e-2), None])
 def test_the_disk_that_is_needed_is_predicted(
-    rates: tuple[float, ...],
+    rates: tuple[float, ...] | None,
     release: Release,
     user: User,
     tmp_path: Path,
@@ -93,7 +122,9 @@ def test_the_disk_that_is_needed_is_predicted(
     states = ((user.history[:12], False), (user.history[:2], False), (longer, False))
     for items, alone in (*states, (user.history[:12], True)):
         most = 0
-        settings = with_user(release, learning_rates=rates, epochs=2, embedding_epochs=2)
+        settings = with_user(release, learning_rates=rates or (1e-2,), epochs=2, embedding_epochs=2)
+        if rates is None:
+            settings = with_calibration(settings, dataclasses.replace(ROW, items=3))
         learner = Learner(settings).resuming(checkpoint(vault, "a" * 24))
         histories = {name: (release.task, items)}
         told = cost.estimate(learner, histories, folder=vault.folder, alone=alone)

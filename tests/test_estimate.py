@@ -12,7 +12,7 @@ from transformers import LlamaConfig
 from proper_model.base.sizes import BaseShape
 from proper_model.checks import FoundBase
 from proper_model.settings.presets import preset
-from proper_model.settings.profile import BaseWeights
+from proper_model.settings.profile import BaseWeights, CalibrationSettings
 from proper_model.settings.shipped_profiles import load_profile
 from proper_model.tasks.records import Population
 from proper_model.tasks.task import load_task
@@ -45,8 +45,8 @@ ALL = ("stage1", "stage2-mean", "stage2", "oppu-mlp", "stage3", "stage3-shuffled
 
 
 def cost(tokens: Tokens = TOKENS, structure: str = "default", **change: object) -> Estimate:
-    settings = {"arms": ALL, "users": 10, "processes": 2} | change
-    return estimate(tokens, SPEED, SPEED, SHAPE, preset(structure), TINY, **settings)  # type: ignore[arg-type]
+    given = {"arms": ALL, "users": 10, "processes": 2, "settings": TINY} | change
+    return estimate(tokens, SPEED, SPEED, SHAPE, preset(structure), **given)  # type: ignore[arg-type]
 
 
 def small_config() -> LlamaConfig:
@@ -74,6 +74,22 @@ def test_every_range_is_ordered_and_sums_up() -> None:
     for part in (*found.seconds.values(), found.memory_bytes, found.disk_bytes):
         assert 0 <= part.low <= part.high
     assert found.total_seconds.high == pytest.approx(sum(p.high for p in found.seconds.values()))
+
+
+def test_calibration_costs_once_and_devices_train_once() -> None:
+    """4 epochs of 2 shrinkages at 2 rates, and at one from the common start, and twice of what was
+    chosen; 3 rounds over the cohort.
+    """
+    calibrating = replace(TOKENS, calibrating_history=300.0)
+    settings = replace(TINY, calibration=CalibrationSettings(people=20))
+    found = cost(calibrating, settings=settings)
+    passes = 2 * 3 * 4 + 2 * 4
+    expected = (1.3 + 1.8) * (3 * 4000.0 + passes * 300.0) / 1000
+    assert found.seconds["calibration"].high == pytest.approx(expected * 1.6)
+    assert cost().seconds["calibration"].high == 0
+    # On a device at most 4 epochs and as many to confirm; before, 4 epochs at 2 rates and no refit.
+    assert found.seconds["stage 3"].high <= cost().seconds["stage 3"].high
+    assert found.seconds["stage 3"].low < cost().seconds["stage 3"].low / 2
 
 
 def test_arms_hosts_and_presets_change_what_they_should() -> None:

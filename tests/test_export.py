@@ -294,6 +294,19 @@ def test_an_approximate_export_says_so(tmp_path: Path, write: Write) -> None:
 
 
 @ALL
+def test_an_export_of_what_is_answered_mixed_says_that_it_is_stage_three_alone(
+    tmp_path: Path, write: Write
+) -> None:
+    release, tensors = release_and_user()
+    done = write(tmp_path / "out", release, tensors, samples=ITEMS, share=(0.3, 1.5))
+    assert done.report is not None
+    readme = (tmp_path / "out" / "README.md").read_text()
+    assert "folded exactly.\n**Approximate.** This is stage 3 alone." in readme
+    assert "with weight\n0.3, at temperature 1.5" in readme
+    assert f"{done.report.exact_nll:.4f} to {done.report.folded_nll:.4f}" in readme
+
+
+@ALL
 def test_nothing_names_the_user_or_this_machine(
     tmp_path: Path, write: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:

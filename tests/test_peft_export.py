@@ -237,6 +237,36 @@ def test_an_approximate_fold_measures_what_it_loses() -> None:
     assert largest > 1e-3, "token routing must matter here, or nothing was measured"
 
 
+@pytest.mark.parametrize("name", ["device", "default"])
+def test_an_export_measures_what_stage_three_alone_loses(name: str) -> None:
+    """Its factors are the same; the loss is of w p_3 + (1 - w) p_2 at its temperature, by hand."""
+    release, tensors = release_and_user(name)
+    weight, temperature = 0.3, 1.5
+    options: Any = {"approximate": True, "samples": ITEMS}
+    alone = fold_release(release, tensors, **options)
+    fold = fold_release(release, tensors, **options, share=(weight, temperature))
+    for path, factors in alone.factors.items():
+        assert all(torch.equal(*pair) for pair in zip(factors, fold.factors[path], strict=True))
+    exact = 0.0
+    for item in ITEMS:
+        answer = torch.tensor(item.tokens[item.prompt_tokens :])
+        three = our_logits(release, tensors, item).double().softmax(-1)
+        two = our_logits(release, tensors, item, arm="stage2").double().softmax(-1)
+        mixed = (weight * three + (1 - weight) * two) ** (1 / temperature)
+        exact -= (
+            (mixed / mixed.sum(-1, keepdim=True))[range(len(answer)), answer].log().sum().item()
+        )
+    assert fold.report is not None
+    assert fold.report.exact_nll == pytest.approx(
+        exact / sum(item.answer_tokens for item in ITEMS), abs=1e-5
+    )
+    assert (fold.report.mixed, fold.report.routed) == (True, name == "default")
+    if alone.report is not None:
+        assert fold.report.folded_nll == pytest.approx(alone.report.folded_nll)
+    with pytest.raises(ExportError, match="there are none"):
+        fold_release(release, tensors, approximate=True, share=(weight, temperature))
+
+
 def test_a_foldable_release_is_exact_even_when_asked_to_approximate() -> None:
     release, tensors = release_and_user()
     exact = fold_release(release, tensors)

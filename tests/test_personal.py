@@ -16,7 +16,7 @@ from client.commands.inspect import adapter_facts
 from client.person import adapting
 from client.person import state as personal_state
 from client.person.answering import Personal
-from client.person.arms import predict
+from client.person.arms import ArmModel, predict
 from client.person.learner import Learner
 from client.person.state import PersonalState, TaskState, decode, encode
 from client.person.updating import Update, in_time, update, update_samples, with_items
@@ -24,8 +24,8 @@ from client.vault import backup
 from proper_model.errors import ConfigError, ExportError, NotAdaptedError, TrainingError, VaultError
 from proper_model.kernels.packing import Encoded
 from proper_model.release.contents import Release
-from proper_model.settings import BaseWeights
-from proper_model.tasks.records import HistoryItem, User
+from proper_model.settings import BaseWeights, Calibrated, Calibration
+from proper_model.tasks.records import HistoryItem, Query, User
 from proper_model.tasks.task import Task, task_from_toml
 from tests.releases import small_release, small_users, with_user
 
@@ -254,16 +254,42 @@ def test_tasks_share_one_embedding(release: Release, user: User, state: Personal
     )
 
 
+CALIBRATION = Calibration(stage3=(Calibrated(1, 1e-3, 1, 0.0, 1.0, 0.4, 1.5),))
+
+
+@pytest.mark.parametrize("calibration", [None, CALIBRATION], ids=["alone", "mixed"])
 def test_streaming_says_what_batched_generation_says(
-    release: Release, user: User, state: PersonalState
+    release: Release, user: User, state: PersonalState, calibration: Calibration | None
 ) -> None:
-    """Oracle: `predict`, which pads and batches and uses transformers' own decoding loop."""
+    """Oracle: `predict`, which pads and batches."""
+    release = dataclasses.replace(release, calibration=calibration)
     mine = Personal.of(release, state, None)
     for stage, arm in (("1", "stage1"), ("2", "stage2"), ("3", "stage3")):
         batched = predict(release, [user], arm, {user.user_id: state})
         streamed = ["".join(mine.generate(q.input, stage=stage)) for q in user.queries]
         assert streamed == [p.output for p in batched]
         assert any(streamed)
+
+
+def test_own_items_are_judged_as_they_are_answered(
+    release: Release, user: User, state: PersonalState
+) -> None:
+    """`proper evaluate` reads `judge`: at stage 3 the mixture, below it one stage alone."""
+    calibrated = dataclasses.replace(release, calibration=CALIBRATION)
+    plain, mixed = (Personal.of(one, state, None) for one in (release, calibrated))
+    assert (mixed.share, plain.share) == ((0.4, 1.5), (1.0, 1.0))
+    few = user.history[:4]
+    for stage in ("1", "2"):
+        assert mixed.judge(few, stage=stage) == plain.judge(few, stage=stage)
+    examples = [release.task.history_example(item) for item in few]
+    predicted = ArmModel(calibrated, release.task).answers(
+        [(0, one, Query(one.id, "", one.answer)) for one in examples],
+        "stage3",
+        [mixed.private],
+        items=[len(user.history)],
+    )
+    assert mixed.judge(few, stage="3") == predicted
+    assert mixed.judge(few, stage="3") != plain.judge(few, stage="3")
 
 
 def test_routing_leans_sum_to_one(release: Release, user: User, state: PersonalState) -> None:

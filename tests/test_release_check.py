@@ -12,6 +12,7 @@ import pytest
 import torch
 from bundle_samples import (
     CONFIG,
+    FEED_FORWARD,
     KEY,
     NOW,
     POPULATION,
@@ -46,7 +47,10 @@ from proper_model.federation.protocol import sha256_hex
 from proper_model.model.adapted_model import AdaptedModel
 from proper_model.model.passes import Pass
 from proper_model.release.contents import _named_targets, expected_shared
+from proper_model.release.recipe import parse_recipe
+from proper_model.settings.calibration import Calibrated, Calibration
 from proper_model.settings.presets import PRESETS, UserRouting, preset
+from proper_model.settings.settings_io import to_mapping
 from tests.tiny import adapted, encoder, tiny_base
 
 Files = dict[str, bytes]
@@ -120,7 +124,25 @@ def chat_template(text: bytes) -> Files:
     return put("tokenizer/chat_template.jinja", text)
 
 
+def calibrated(**changes: Any) -> Files:
+    """A recipe with a calibration of one row; None leaves a field of the row out."""
+    row = {**to_mapping(ROW), **changes}
+    kept = {name: value for name, value in row.items() if value is not None}
+    return recipe(lambda r: r.update(calibration={"stage3": [kept], "oppu_mlp": []}))
+
+
+def started(arm: str = "stage3", **tensors: Any) -> Files:
+    """A whole common start of an arm, with some tensors replaced; None leaves one out."""
+    found: dict[str, Any] = {f"starts__{arm}__count": ("I64", (1,), int64s(12))}
+    for name, (d_out, d_in) in FEED_FORWARD.items():
+        site = f"starts__{arm}__model__layers__0__mlp__{name}_proj__"
+        found |= {site + "A": constant(1, d_in, value=0.5), site + "B": constant(d_out, 1)}
+    return shared(**found | tensors)
+
+
+ROW = Calibrated(3, 1e-3, 2, 1.0, 0.5, 0.75, 1.25)
 UP = "experts__model__layers__0__mlp__up_proj__"
+START = "starts__stage3__model__layers__0__mlp__up_proj__"
 MISSING = {f"without {name}": without(name) for name in sample_files()}
 RECIPES = {
     "twice": put("recipe.json", sample_recipe()[:-1] + b',"seed":1}'),
@@ -153,6 +175,26 @@ RECIPES = {
     "answer": settings(max_answer_tokens=10**15),
     "unknown setting": settings(exec="x"),
     "rates": settings(user={"learning_rates": [1e-3] * 100_000}),
+    "people to calibrate with": settings(calibration={"people": -1}),
+    "calibration null": recipe(lambda r: r.update(calibration=None)),
+    "calibration list": recipe(lambda r: r.update(calibration=[])),
+    "calibration of an arm nobody knows": recipe(lambda r: r.update(calibration={"stage4": []})),
+    "a calibrated row as text": recipe(lambda r: r.update(calibration={"stage3": ["x"]})),
+    "a calibrated row with code": calibrated(code="os"),
+    "a calibrated row without weight": calibrated(weight=None),
+    "calibrated items": calibrated(items=0),
+    "calibrated items true": calibrated(items=True),
+    "calibrated epochs": calibrated(epochs=10**9),
+    "calibrated rate": calibrated(learning_rate=1e300),
+    "calibrated scale": calibrated(scale=2.0),
+    "calibrated weight": calibrated(weight=-0.5),
+    "calibrated temperature": calibrated(temperature=0.0),
+    "calibrated rows": recipe(
+        lambda r: r.update(calibration={"stage3": [to_mapping(ROW)] * 100_000})
+    ),
+    "calibrated out of order": recipe(
+        lambda r: r.update(calibration={"stage3": [to_mapping(ROW)] * 2})
+    ),
 }
 CONFIGS = {
     "no object": put("base/config.json", "7"),
@@ -206,6 +248,16 @@ TENSORS = {
     "a router too many": shared(
         routers__model__layers__0__mlp__up_proj__lora=constant(2, 6, value=0.1)
     ),
+    "a start without a count": started(starts__stage3__count=None),
+    "a count without a start": shared(starts__stage3__count=("I64", (1,), int64s(12))),
+    "half a start": started(**{START + "B": None}),
+    "a start turned": started(**{START + "A": constant(WIDTH, 1)}),
+    "a start of a further linear": started(
+        starts__stage3__model__layers__1__mlp__up_proj__A=constant(1, WIDTH)
+    ),
+    "a start of an arm nobody knows": started("stage9"),
+    "a router of a user's own in a start": started(**{START + "W": constant(2, 6, value=0.1)}),
+    "a start of 1024": started(**{START + "A": constant(1, WIDTH, value=1024.0)}),
     "an expert of 1e30": shared(**{UP + "A": constant(2, 1, WIDTH, value=1e30)}),
     "an expert of 1024": shared(**{UP + "A": constant(2, 1, WIDTH, value=1024.0)}),
     "a base of 1e38": base(lm_head__weight=constant(8, WIDTH, value=1e38)),
@@ -305,6 +357,32 @@ def test_a_whole_release_passes() -> None:
     assert found.config is not None
     assert found.config["hidden_size"] == WIDTH
     assert found.tokenizer("a b")["input_ids"] == [2, 3]
+
+
+def test_a_calibration_and_common_starts_are_read() -> None:
+    assert check_files(sample_files()).recipe.calibration is None  # as releases before had none
+    found = check_files(calibrated()).recipe
+    assert found.calibration == Calibration(stage3=(ROW,))
+    assert parse_recipe(found.to_bytes()) == found
+    check_files(started())
+    check_files(started("oppu-mlp"))
+
+
+@pytest.mark.parametrize(
+    ("count", "says"),
+    [
+        (("I64", (1,), int64s(9)), "averages 9 users"),
+        (("I64", (1,), int64s(0)), "averages 0 users"),
+        (("I64", (2,), int64s(12, 12)), "one count"),
+        (("F32", (1,), struct.pack("<f", 12.0)), "one count"),
+        (None, "one count"),
+    ],
+)
+def test_a_start_says_over_how_many_people_it_is(count: Any, says: str) -> None:
+    files = started(starts__stage3__count=count)
+    with pytest.raises(BundleFormatError, match=says):
+        build_bundle(files, sample_info(), [KEY])
+    build_bundle(started(), sample_info(), [KEY])
 
 
 def test_positions_that_no_row_reaches_beyond_are_no_harm() -> None:

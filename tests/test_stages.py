@@ -28,8 +28,12 @@ from proper_model.errors import (
     TrainingError,
 )
 from proper_model.model.adapted_model import AdaptedModel
-from proper_model.release.contents import Release, release_to_files
+from proper_model.release.contents import Release, expected_starts, release_to_files
+from proper_model.settings.calibration import Calibrated, Calibration
 from proper_model.settings.presets import UserRouting, preset
+from proper_model.settings.profile import CalibrationSettings, StageSettings
+from proper_model.stages import calibration, common_lora, pooled_users
+from proper_model.stages.calibration import Found
 from proper_model.stages.group import first_embeddings
 from proper_model.stages.pooled_users import (
     PooledUser,
@@ -74,13 +78,20 @@ def cache(trained_cache: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(trained_cache, tmp_path / "cache"))
 
 
-def stages(base: Path, cache: Path, preset_name: str = "default", **knobs: object) -> Release:
+def stages(
+    base: Path,
+    cache: Path,
+    preset_name: str = "default",
+    *,
+    settings: StageSettings = FAST,
+    **knobs: object,
+) -> Release:
     return run_pooled_stages(
         small_users()[0],
         load_task("synth_tag"),
         str(base),
         dataclasses.replace(preset(preset_name), embedding_dim=8),
-        FAST,
+        settings,
         seed=0,
         cache=cache,
         **knobs,  # type: ignore[arg-type]
@@ -140,6 +151,108 @@ def test_presets_that_differ_in_stage_3_only_share_stage_2(base: Path, cache: Pa
         progress=trained(seen),
     )
     assert seen == []
+
+
+# -- calibration ---------------------------------------------------------------------------------
+
+CALIBRATING = dataclasses.replace(
+    FAST,
+    calibration=CalibrationSettings(
+        people=10, lengths=(2,), epochs=1, shrinkages=(1.0,), start_rounds=1
+    ),
+)
+
+
+def calibrated(base: Path, cache: Path, **changes: object) -> Release:
+    knobs = {"progress": changes.pop("progress")} if "progress" in changes else {}
+    own = dataclasses.replace(CALIBRATING.calibration, **changes)  # type: ignore[arg-type]
+    settings = dataclasses.replace(CALIBRATING, calibration=own)
+    return stages(base, cache, settings=settings, **knobs)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def calibrated_cache(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache that has every phase of a calibrated release."""
+    cache = tmp_path_factory.mktemp("calibrated")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pooled_users, "MOST_CALIBRATING", 2)
+        calibrated(base, cache)
+    return cache
+
+
+@pytest.fixture
+def half_may_calibrate(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The small population's 24 pooled users are too few for ten of them to be a quarter."""
+    monkeypatch.setattr(pooled_users, "MOST_CALIBRATING", 2)
+
+
+def test_calibration_is_found_again_and_no_part_of_earlier_phases(
+    base: Path,
+    calibrated_cache: Path,
+    half_may_calibrate: None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: list[str] = []
+    release = calibrated(base, calibrated_cache, progress=trained(seen))
+    assert seen == []
+    assert release.calibration is not None
+    assert [row.items for row in release.calibration.stage3] == [2]
+    assert release.notes["calibration"]["people"] == 10
+    assert release.notes["users_trained"] + release.notes["users_held_back"] == 14
+    ran: list[str] = []
+    monkeypatch.setattr(common_lora, "common_start", lambda *_, **__: ran.append("start"))
+    other = Found(Calibration(), (), {})
+    monkeypatch.setattr(calibration, "calibrate", lambda *_, **__: ran.append("rows") or other)
+    assert calibrated(base, calibrated_cache, weights=(0.5, 1.0)).calibration is None
+    assert ran == ["rows"]
+    calibrated(base, calibrated_cache, start_rounds=2)
+    assert ran == ["rows", "start", "start", "rows"]
+    calibrated(base, calibrated_cache, start_rounds=2)
+    assert len(ran) == 4
+
+
+def test_a_start_that_helps_is_shipped_and_another_is_not(
+    base: Path, calibrated_cache: Path, half_may_calibrate: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = Found(
+        Calibration(stage3=(Calibrated(2, 1e-3, 1, 1.0, 1.0, 1.0, 1.0),)), ("stage3",), {}
+    )
+    monkeypatch.setattr(calibration, "calibrate", lambda *_, **__: found)
+    release = calibrated(base, calibrated_cache, temperatures=(1.0,))
+    sites = release.model().sites
+    start = release.start("stage3", sites)
+    assert start is not None
+    assert any(factor.any() for factor in start[len(sites) :])
+    assert release.start("oppu-mlp", sites) is None
+    (expected, _) = expected_starts(STRUCTURE, sites)
+    shipped = {n: tuple(t.shape) for n, t in release.shared.items() if n.startswith("starts.")}
+    assert shipped == expected
+    assert release.shared["starts.stage3.count"].item() >= 10
+    back = release_in_memory(release_to_files(release))
+    assert back.calibration == release.calibration
+    there = back.start("stage3", sites) or ()
+    assert all(torch.equal(a, b) for a, b in zip(start, there, strict=True))
+
+
+def test_without_people_nothing_is_calibrated_and_the_notes_are_those_of_before(
+    base: Path, cache: Path
+) -> None:
+    release = stages(base, cache)
+    assert release.calibration is None
+    assert "calibration" not in release.notes
+    assert not list(cache.glob("calibration-*")) + list(cache.glob("starts-*"))
+
+
+def test_people_who_calibrate_train_nothing_and_are_a_quarter_at_most() -> None:
+    users, task = small_users()[0], load_task("synth_tag")
+    encoder = Encoder(WordTokenizer(), max_prompt_tokens=64, max_answer_tokens=8)
+    whole, data = (pool(users, task, encoder, settings, 0) for settings in (FAST, CALIBRATING))
+    assert len(data.calibrating) == (len(users) - len(data.held_back)) // 4
+    assert data.held_back == whole.held_back
+    assert len(data.trained) + len(data.calibrating) == len(whole.trained)
+    assert set(data.trained) | set(data.calibrating) == set(whole.trained)
+    assert data.fingerprint() != whole.fingerprint()
+    assert data.calibration_fingerprint() != whole.calibration_fingerprint()
 
 
 # -- phases that end where they began --------------------------------------------------------------

@@ -91,7 +91,7 @@ def adapt(
                 vault, learner, state, histories, "adapt", adapting.adapt, resume=resume
             )
         store(vault, trained, what="adapt", task=chosen.name, items=len(items))
-    say_outcome(trained, chosen.name, learner.settings.user.min_items_to_train)
+    say_outcome(trained, chosen.name, learner.least_items)
     spent.say()
 
 
@@ -161,8 +161,11 @@ def say_room(learner: Learner, task: Task, items: Sequence[HistoryItem]) -> None
         )
 
 
-def say_outcome(state: PersonalState, name: str, least: int) -> None:
-    """What became of the adaptation, in plain words on stdout; an adapter needs `least` items."""
+def say_outcome(state: PersonalState, name: str, least: int | None) -> None:
+    """What became of the adaptation, in plain words on stdout.
+
+    `least`: how many items an adapter needs; None: this release makes none.
+    """
     report = state.tasks[name].report
     source = state.embedding_report.get("embedding_source", "mean")
     if not report.get("lora_trained"):
@@ -174,6 +177,12 @@ def say_outcome(state: PersonalState, name: str, least: int) -> None:
             "inferred": "an embedding of your own",
             "none": "the population's model, which is all that this release holds",
         }[str(source)]
+        if least is None:
+            print_line(
+                f"There is no adapter of your own: you get {start}. This release makes none, since "
+                "an adapter did not help the people whom it was calibrated with."
+            )
+            return
         print_line(
             f"With {counted(count, 'item')} there is no adapter of your own yet: you get {start}. "
             f"Come back with {least} or more."
@@ -181,9 +190,21 @@ def say_outcome(state: PersonalState, name: str, least: int) -> None:
         return
     before, after = report.get("lora_loss_before"), report.get("lora_loss_after")
     groups = source != "none"
+    rest = "the group's model with your embedding" if groups else "the population's model"
     if report.get("lora_failed"):
-        rest = "the group's model with your embedding" if groups else "the population's model"
         print_line(f"Training your adapter diverged; you get {rest}.")
+    elif report.get("lora_doubted"):
+        print_line(
+            f"Trained without your newest {counted(int(report['items_held_back']), 'item')}, an "
+            f"adapter made them less likely: loss {before:.3f} without it, {after:.3f} with it. "
+            f"So there is none; you get {rest}."
+        )
+    elif report.get("lora_epochs") and before is None:
+        print_line(
+            f"Your adapter is trained on {counted(int(report['items']), 'item')}, as the release says "
+            "for a history of that length; there are too few to hold some back and compare. "
+            "What personalization brings on items that nothing has seen, proper evaluate tells."
+        )
     elif not report.get("lora_epochs"):
         print_line(
             "No training made the answers to your held-back items likelier, so your adapter changes "

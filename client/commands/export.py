@@ -15,7 +15,7 @@ from client.person.workspace import Workspace
 from client.terminal.console import print_line, progress_bars, say
 from client.vault.passphrases import new_passphrase
 from proper_model.errors import ConfigError, ExportError
-from proper_model.tasks import OwnItems, counted
+from proper_model.tasks import counted
 
 if TYPE_CHECKING:
     from client.export.request import Exported
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from proper_model.release.contents import Release
     from proper_model.settings import BaseWeights
 
-MEASURED_ITEMS = 64  # newest items on which an approximate fold is measured
+MEASURED_ITEMS = 64  # newest items on which what an export loses is measured
 BACKUP_OPTION = "--backup-passphrase-file FILE"
 
 Kind = Annotated[
@@ -136,6 +136,9 @@ def export_model(
     with_base: bool = False,
 ) -> None:
     """One LoRA or a whole model, by way of a fold."""
+    from client.person.answering import Personal
+    from proper_model.model import ALONE
+
     name, task_state = state.task_named(task)
     if not task_state.adapter or state.embedding is None:
         raise ExportError(
@@ -148,14 +151,15 @@ def export_model(
         show("loading the model", 0, 0)
         release, trained_over = load_for(workspace, bundle, state, kind)
         show("folding", 0, 0)
-        encoder = release.encoder()
-        own = OwnItems(task_state.task(), task_state.items, encoder.room)
-        newest = task_state.items[-MEASURED_ITEMS:] if approximate else ()
+        mine, encoder = Personal.of(release, state, name), release.encoder()
+        own = mine.own_items("3")
+        measured = approximate or mine.share != ALONE
+        newest = task_state.items[-MEASURED_ITEMS:] if measured else ()
         done = write_format(
             kind,
             out,
             release,
-            state.private(name),
+            mine.private,
             home=workspace.home,
             bundle=bundle,
             with_base=with_base,
@@ -163,6 +167,7 @@ def export_model(
             approximate=approximate,
             samples=[encoder.encode(own.history_example(item)) for item in newest],
             asked=own.task,
+            share=mine.share,
         )
     print_line(str(out))
     tell(done, kind, embedded=bundle.manifest.base_reference is None, with_base=with_base)
@@ -171,6 +176,12 @@ def export_model(
 def tell(done: Exported, kind: Format, *, embedded: bool, with_base: bool) -> None:
     """What was written, what it loses, and what to know before using it."""
     say(f"{o.readable_bytes(done.size_bytes)}; README.md in it says how to load it")
+    if done.report is not None and done.report.mixed:
+        weight, temperature = done.report.share
+        say(
+            "it is stage 3 alone: proper mixes its probabilities with stage 2's "
+            f"(weight {weight:g}, temperature {temperature:g})"
+        )
     if done.report is not None:
         say(
             f"folding loses: loss a token {done.report.exact_nll:.4f} exact, "

@@ -77,14 +77,21 @@ def inspect(
         list_items(task_state, as_json=as_json)
         return
     facts = adapter_facts(state, name, task_state)
-    routing = routing_of(workspace, state, name)
+    routing, (weight, temperature) = stage_three(workspace, state, name)
     if as_json:
         events = [dataclasses.asdict(event) for event in state.events]
+        answers = {"stage3_weight": weight, "temperature": temperature}
         told = {"routing": routing, "events": events, "warnings": vault.warnings}
-        print_line(json.dumps(facts | told, sort_keys=True))
+        print_line(json.dumps(facts | answers | told, sort_keys=True))
         return
     print_table(Table("Your adapter", ("", ""), fact_rows(facts), labels=2))
     print_events(state)
+    if routing is not None and (weight, temperature) != (1, 1):
+        below = "stage 2" if routing else "stage 1"
+        print_line(
+            f"Answers are stage 3 with weight {weight:g} and {below} with {1 - weight:g}, mixed in "
+            f"probability, at temperature {temperature:g}: so the release is calibrated."
+        )
     if not routing:
         none_yet = "Stage 3 is not there yet, so there is no routing of your own to show."
         never = presets.POPULATION_ONLY_NOTE.capitalize() + "."
@@ -174,12 +181,12 @@ def list_items(task: TaskState, *, as_json: bool) -> None:
     print_table(Table("Your items", ("number", "id", "date", "begins"), cells, labels=4))
 
 
-def routing_of(
+def stage_three(
     workspace: Workspace, state: PersonalState, name: str
-) -> dict[str, list[float]] | None:
-    """Mean weight of every expert at every linear over the newest items, at stage 3.
+) -> tuple[dict[str, list[float]] | None, tuple[float, float]]:
+    """Mean weight of every expert at every linear over the newest items, and `Personal.share`.
 
-    None without stage 3; nothing over a release without experts.
+    No weights where there is no stage 3: None; nothing over a release without experts.
     """
     from client.person.answering import Personal
 
@@ -189,13 +196,14 @@ def routing_of(
         release = workspace.load(bundle, base_weights=state.base_weights)
         mine = Personal.of(release, state, name)
         if "3" not in mine.stages:
-            return None
+            return None, mine.share
         if release.structure.population_only:
-            return {}
+            return {}, mine.share
         items = state.tasks[name].items[-ROUTED_ITEMS:]
         examples = [mine.own_items("3").history_example(item) for item in items]
         weights = mine.routing(examples, stage="3")
-    return {
+    routing = {
         site.path: [round(float(w), 4) for w in row]
         for site, row in zip(mine.model.sites, weights, strict=True)
     }
+    return routing, mine.share

@@ -46,7 +46,7 @@ def rebase(
         )
         histories = adapting.histories_of(state)
         with learner_for(workspace, bundle, state, memory) as learner:
-            least = learner.settings.user.min_items_to_train
+            least = learner.least_items
             say_cost(workspace, learner, histories, memory)
             trained, spent = train(
                 vault, learner, moved, histories, "rebase", adapting.adapt, resume=resume

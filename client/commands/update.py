@@ -79,7 +79,7 @@ def update(
     if isinstance(done, updating.Update):
         say_update(done)
     else:
-        say_outcome(changed, name, learner.settings.user.min_items_to_train)
+        say_outcome(changed, name, learner.least_items)
     spent.say()
 
 

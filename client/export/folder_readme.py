@@ -242,19 +242,36 @@ def content(request: Request, report: FoldReport | None) -> str:
         f"It answers the task `{request.task.name}`; ask in the words of the bundle's `task.toml`.",
         *_retrieval(request.task),
     ]
-    if report is None:
-        lines.append(
-            "Experts and private LoRA were folded exactly: but for rounding, the answers are PROPER's."
-        )
-    else:
-        lines.append(
-            "**Approximate.** PROPER chooses experts by token; here their mean over the person's "
-            "own items\nis folded in. On those items the loss of an answer token went from "
-            f"{report.exact_nll:.4f} to {report.folded_nll:.4f}."
-        )
+    if report is None or not report.routed:
+        exact = ": but for rounding, the answers are PROPER's" if report is None else ""
+        lines.append(f"Experts and private LoRA were folded exactly{exact}.")
+    if report is not None:
+        lines.append(f"**Approximate.** {_lost(report)}")
     if trained_over != BaseWeights.FULL:
         lines.append(
             f"It was trained over a base held in {trained_over.value}; over the full base answers "
             "differ slightly."
         )
     return "\n".join(lines) + "\n"
+
+
+def _lost(report: FoldReport) -> str:
+    """What the export does otherwise than PROPER, and what that costs."""
+    told = []
+    if report.routed:
+        told.append(
+            "PROPER chooses experts by token; here their mean over the person's own items\n"
+            "is folded in."
+        )
+    if report.mixed:
+        weight, temperature = report.share
+        told.append(
+            "This is stage 3 alone. PROPER mixes its probabilities with those of stage 2, with "
+            f"weight\n{weight:g}, at temperature {temperature:g}, which no single model does."
+        )
+    where = "On those items" if report.routed else "On own items"
+    told.append(
+        f"{where} the loss of an answer token went from {report.exact_nll:.4f} to "
+        f"{report.folded_nll:.4f}."
+    )
+    return " ".join(told)

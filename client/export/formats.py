@@ -71,6 +71,7 @@ def write_format(
     approximate: bool,
     samples: Sequence[Encoded],
     asked: Task,
+    share: tuple[float, float],
 ) -> Exported:
     """What `kind` stands for, written to `out`.
 
@@ -79,6 +80,7 @@ def write_format(
         with_base: write the base beside an adapter.
         trained_over: how the base was held when the adapter was trained.
         asked: the person's task, as it was trained.
+        approximate, samples, share: as in `Request`.
 
     Raises:
         As the writers of `client.export.folder` and `client.export.runtimes`; BaseModelError if the base
@@ -109,6 +111,7 @@ def write_format(
         approximate=approximate,
         samples=samples,
         asked=asked,
+        share=share,
     )
     return write(out, request)
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from proper_model.errors import ExportError
 from proper_model.export import FoldReport, UserFold, fold_release
 from proper_model.kernels import Encoded
+from proper_model.model import ALONE
 from proper_model.release.contents import Release
 from proper_model.release.recipe import BaseSource
 from proper_model.settings import BaseWeights
@@ -43,7 +44,7 @@ class Request:
         beside: the base itself, to be written beside an adapter.
         dtype: what a whole model's weights are stored in; None: the one that it is held in.
         trained_over: how the base was held when the adapter was trained; None: as it is held now.
-        approximate, samples: see `fold_release`.
+        approximate, samples, share: see `fold_release`.
         asked: the task as it was trained, with own items before questions or not; None: the release's.
     """
 
@@ -57,6 +58,7 @@ class Request:
     approximate: bool = False
     samples: Sequence[Encoded] = ()
     asked: Task | None = None
+    share: tuple[float, float] = ALONE
 
     @property
     def task(self) -> Task:
@@ -75,7 +77,11 @@ class Request:
     def fold(self) -> UserFold:
         """The user's stage 3 as factors. Raises ExportError if the preset does not fold."""
         return fold_release(
-            self.release, self.tensors, approximate=self.approximate, samples=self.samples
+            self.release,
+            self.tensors,
+            approximate=self.approximate,
+            samples=self.samples,
+            share=self.share,
         )
 
 
@@ -85,7 +91,7 @@ class Exported:
 
     Attributes:
         size_bytes: of all files together.
-        report: what an approximate fold costs; None where it is exact.
+        report: what the export loses; None where nothing is lost.
         rank, natural_rank: of an adapter, with and without the zeros that fill it up.
     """
 

@@ -128,7 +128,9 @@ def adapt(learner: Learner, state: PersonalState, histories: Histories) -> Perso
     # Whoever has no adapter that was trained gets the group's model.
     kept = {
         name: task
-        if task.report["lora_trained"] and not task.report["lora_failed"]
+        if task.report["lora_trained"]
+        and not task.report["lora_failed"]
+        and not task.report.get("lora_doubted")
         else replace(task, adapter={})
         for name, task in learned.tasks.items()
     }

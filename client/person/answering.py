@@ -1,23 +1,23 @@
 """A person's own model: answers at every stage, and the weights by which routers mix experts.
 
 Stage 1 is the population's model, stage 2 adds the group experts under this person's embedding,
-stage 3 adds the private adapter. Someone without an adapter gets the highest stage there is, and is
-told.
+stage 3 adds the private adapter and answers mixed with stage 2 where the release is calibrated.
+Someone without an adapter gets the highest stage there is, and is told.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 from torch import Tensor
 
-from client.person.arms import ArmModel, Private
+from client.person.arms import ArmModel, Private, share_of
 from client.person.state import EMBEDDING, PersonalState
 from proper_model.answering import Answer, Ended, routing_weights, stream
 from proper_model.errors import ConfigError, DataError
-from proper_model.model import AdaptedModel, Pass
+from proper_model.model import AdaptedModel, MakePass
 from proper_model.release.contents import Release
 from proper_model.settings import presets
 from proper_model.tasks import Depth, Example, HistoryItem, OwnItems, Query, Task
@@ -43,14 +43,16 @@ class Personal:
 
     Attributes:
         items: the person's own, of which a question may have some before it.
-        retrieve: how many, at every stage; None: as the task was adapted, and none at stage 1, which
-            is what others get.
+        trained_items: how many the adapter was trained on.
+        retrieve: how many own items stand before a question, at every stage; None: as the task was
+            adapted, and none at stage 1, which is what others get.
     """
 
     release: Release
     task: Task
     private: Private
     items: tuple[HistoryItem, ...] = ()
+    trained_items: int = 0
     retrieve: Depth | None = None
 
     @classmethod
@@ -71,7 +73,12 @@ class Personal:
             return cls(release, release.task, {})
         name, task_state = state.task_named(name)
         return cls(
-            release, task_state.task(), state.private(name), task_state.items, retrieve=retrieve
+            release,
+            task_state.task(),
+            state.private(name),
+            task_state.items,
+            state.trained_items(name),
+            retrieve,
         )
 
     @property
@@ -109,9 +116,16 @@ class Personal:
     def encoder(self) -> Encoder:
         return self._answering.encoder
 
-    def make_pass(self, stage: str) -> Callable[[Tensor], Pass]:
-        """From row slots, all of them 0, to the pass of a stage. Loads the adapter if it is used."""
+    def make_pass(self, stage: str) -> MakePass:
+        """From row slots, all of them 0, to the pass of a stage alone. Loads the adapter if it is used."""
         return self._answering.make_pass(self.arm(stage), [self.private])
+
+    @property
+    def share(self) -> tuple[float, float]:
+        """Weight of stage 3 in its answers, against stage 2, and their temperature; 0 and 1 without it."""
+        if "3" not in self.stages:
+            return 0.0, 1.0
+        return share_of(self.release, ARMS["3"], self.private, self.trained_items)
 
     def own_items(self, stage: str) -> OwnItems:
         """What makes examples of questions and items, with own items before them as the stage has."""
@@ -149,7 +163,7 @@ class Personal:
             self.model,
             self.encoder,
             self.prompt_tokens(text, stage=stage),
-            self.make_pass(stage),
+            self._answering.mixture(self.arm(stage), [self.private], [self.trained_items]),
             max_new_tokens=self.answer_limit(text, max_tokens),
         )
 
@@ -163,6 +177,7 @@ class Personal:
             [(0, one, Query(one.id, one.prompt, one.answer)) for one in examples],
             self.arm(stage),
             [self.private],
+            items=[self.trained_items],
             memory_bytes=self.release.memory_bytes,
         )
 

@@ -3,6 +3,9 @@
 Without private state, `stage1` is the merged base alone, and `stage2-mean` adds experts routed by the
 mean embedding. With it, `stage2` uses the fitted embedding, `stage3` adds the private LoRA and its
 routing, and `oppu-mlp` is the private LoRA without experts (docs/method.md 1.9).
+
+Where a release is calibrated, an arm with an adapter answers mixed with the arm below it, by how many
+items the adapter was trained on.
 """
 
 from __future__ import annotations
@@ -18,7 +21,16 @@ from client.person.state import EMBEDDING, PersonalState
 from proper_model.answering import Answer, Question, answer_queries, inference_tokens
 from proper_model.errors import ConfigError
 from proper_model.evaluation import Prediction
-from proper_model.model import Pass, group_pass, personal_pass, private_tensor, stack_adapters
+from proper_model.model import (
+    ALONE,
+    MakePass,
+    Mixture,
+    Pass,
+    group_pass,
+    personal_pass,
+    private_tensor,
+    stack_adapters,
+)
 from proper_model.progress import Progress, Steps, silent
 from proper_model.release.contents import Release
 from proper_model.settings import UserRouting
@@ -38,6 +50,8 @@ STATEFUL_ARMS: Mapping[str, Parts] = {
     "oppu-mlp": Parts(embedding=False, adapter=True),
 }
 STATELESS_ARMS = ("stage1", "stage2-mean")
+# What an arm is mixed with: the same without the private LoRA.
+BELOW = {"stage3": "stage2", "oppu-mlp": "stage1"}
 
 # `embedding` and `lora.<site>.A|B` of one person, as far as there are.
 Private = Mapping[str, Tensor]
@@ -59,8 +73,8 @@ class ArmModel:
         self.model, self.encoder = release.model(), release.encoder()
         self._most_tokens: dict[tuple[str, ...], int] = {}
 
-    def make_pass(self, arm: str, people: Sequence[Private]) -> Callable[[Tensor], Pass]:
-        """From row slots (places in `people`) to the pass of an arm; the model holds their adapters.
+    def make_pass(self, arm: str, people: Sequence[Private]) -> MakePass:
+        """From row slots (places in `people`) to the pass of an arm alone; the model holds their adapters.
 
         Raises:
             ConfigError: an unknown arm.
@@ -94,12 +108,30 @@ class ArmModel:
         embeddings = fitted
         return lambda slots: group_pass(slots, embeddings)
 
+    def mixture(self, arm: str, people: Sequence[Private], items: Sequence[int]) -> Mixture:
+        """How an arm answers: its pass, mixed with that below it as the release is calibrated.
+
+        Args:
+            items: how many each one's adapter was trained on.
+
+        Raises as `make_pass`.
+        """
+        above = self.make_pass(arm, people)
+        shares = [
+            share_of(self.release, arm, own, count)
+            for own, count in zip(people, items, strict=bool(items))
+        ]
+        if all(share == ALONE for share in shares):
+            return Mixture(above)
+        return Mixture(above, self.make_pass(BELOW[arm], people), shares)
+
     def answers(
         self,
         asked: Sequence[tuple[int, Example, Query]],
         arm: str,
         people: Sequence[Private],
         *,
+        items: Sequence[int] | None = None,
         memory_bytes: int | None = None,
         progress: Steps | None = None,
     ) -> list[Answer]:
@@ -107,6 +139,7 @@ class ArmModel:
 
         Args:
             asked: place in `people`, what is asked, and the query whose labels bound the answer.
+            items: as in `mixture`; None: the arm alone.
             memory_bytes: what answering may take beside the base; None: what a GPU has free.
         """
         numeric = "mae_expected" in self.task.metrics
@@ -120,11 +153,12 @@ class ArmModel:
             for slot, example, query in asked
         ]
         settings = self.release.settings
+        mixture = self.mixture(arm, people, items or ())
         return answer_queries(
             self.model,
             self.encoder,
             questions,
-            self.make_pass(arm, people),
+            mixture,
             tokens_per_step=inference_tokens(
                 memory_bytes,
                 self.model,
@@ -132,6 +166,7 @@ class ArmModel:
                 longest=settings.longest_tokens(retrieval=bool(self.task.retrieve)),
                 tokens=settings.tokens_per_step,
                 answer=settings.max_answer_tokens,
+                passes=mixture.passes,
             ),
             progress=progress,
         )
@@ -147,6 +182,21 @@ class ArmModel:
             lengths = [len(self.encoder.text_ids(" " + label)) for label in labels]
             self._most_tokens[labels] = min(max(lengths) + 1, most) if labels else most
         return self._most_tokens[labels]
+
+
+def share_of(release: Release, arm: str, own: Private, items: int) -> tuple[float, float]:
+    """Weight of an arm in a person's answers, and their temperature; `items` trained the adapter.
+
+    An adapter that changes nothing, because it was not trained or not kept, has no weight: the arm
+    below answers as it is.
+    """
+    if release.calibration is None or arm not in BELOW:
+        return ALONE
+    found = release.calibration.of(arm, items)
+    trained = any(bool(own[name].any()) for name in own if name.endswith(".B"))
+    if not trained and (found is None or found.weight > 0):
+        return 0.0, 1.0
+    return ALONE if found is None else (found.weight, found.temperature)
 
 
 def predict(
@@ -183,6 +233,7 @@ def predict(
         asked,
         arm,
         private_of(users, states, task),
+        items=trained_items(users, states, task),
         memory_bytes=memory_bytes,
         progress=partial(progress, arm),
     )
@@ -198,6 +249,16 @@ def private_of(
     """Every user's private tensors under a task; none where there is no state."""
     return [
         states[user.user_id].private(task.name) if user.user_id in states else {} for user in users
+    ]
+
+
+def trained_items(
+    users: Sequence[User], states: Mapping[str, PersonalState], task: Task
+) -> list[int]:
+    """How many items every user's adapter was trained on; 0 where there is none."""
+    return [
+        states[user.user_id].trained_items(task.name) if user.user_id in states else 0
+        for user in users
     ]
 
 

@@ -37,6 +37,8 @@ from proper_model.engine import (
 from proper_model.federation.machine import resident_bytes
 from proper_model.kernels import Encoded
 from proper_model.model import personal_pass
+from proper_model.settings import EmbeddingSource
+from proper_model.stages.calibrated_lora import Planned
 
 PROBE_TOKENS = 2048
 PROBE_S = 1.0
@@ -87,7 +89,7 @@ def estimate(
     together = [sample for samples in own for sample in samples.items]
     shared = learner.split_for_embedding(together, 0)
     memory, gpu, fastest_s, slowest_s = resident_bytes(), 0, 0.0, 1.0
-    if any(samples.folds for samples in (shared, *own)):
+    if shared.folds or _adapters(learner, own):
         memory, gpu = _memory(learner, own)
         rate = _tokens_a_second(learner, together)
         patience = learner.settings.user.patience
@@ -105,14 +107,33 @@ def _all_tokens(
     """As `_tokens`, of everything that trains; no training takes more than `at_most` epochs."""
     user = learner.settings.user
     epochs, rates, refit = min(user.epochs, at_most), len(user.learning_rates), user.refit
-    fit = _tokens(shared, epochs=min(user.embedding_epochs, at_most), rates=1, refit=refit)
+    if _inferring(learner):
+        fit = float(sum(len(s.tokens) for s in shared.items))  # once, and none is held back
+    else:
+        fit = _tokens(shared, epochs=min(user.embedding_epochs, at_most), rates=1, refit=refit)
+    planned = learner.planned(own)
+    if planned is not None:
+        return fit + sum(_planned_tokens(one) for one in planned)
     return fit + sum(_tokens(one, epochs=epochs, rates=rates, refit=refit) for one in own)
+
+
+def _inferring(learner: Learner) -> bool:
+    """Whether the embedding takes no training."""
+    return learner.model.structure.embedding_source is EmbeddingSource.INFERRED
 
 
 def memory_needed(learner: Learner, histories: Histories) -> int:
     """Bytes of the whole process while it trains with these histories: `Cost.memory_bytes`."""
     own = _splits(learner, histories)
-    return _memory(learner, own)[0] if any(one.folds for one in own) else resident_bytes()
+    return _memory(learner, own)[0] if _adapters(learner, own) else resident_bytes()
+
+
+def _adapters(learner: Learner, own: Sequence[Samples]) -> int:
+    """How many tasks get an adapter."""
+    planned = learner.planned(own)
+    if planned is not None:
+        return len({one.user for one in planned})
+    return sum(bool(one.folds) for one in own)
 
 
 def _splits(learner: Learner, histories: Histories) -> list[Samples]:
@@ -133,22 +154,34 @@ def _tokens(samples: Samples, *, epochs: float, rates: int, refit: bool) -> floa
     return total
 
 
+def _planned_tokens(one: Planned) -> float:
+    """As `_tokens`, of one training that a calibration plans; what it is judged by passes twice."""
+    train = sum(len(s.tokens) for s in one.trial.train)
+    judged = sum(len(s.tokens) for s in one.judged)
+    return (one.trial.stop_epoch or 0) * train + 2 * JUDGING * judged
+
+
 def _memory(learner: Learner, members: Sequence[Samples]) -> tuple[int, int]:
     """Bytes of this process, and of a GPU beside its base, under the learner's budget if it has one.
 
     The process takes what it holds now, the base included, and what training adds to it.
     """
     held = resident_bytes() + ROUTINES_BYTES
-    settings = learner.within_memory(
-        lora_settings(learner.settings, epochs=learner.settings.user.epochs), members
-    )
+    planned = learner.planned(members)
+    if planned is None:
+        settings = learner.within_memory(
+            lora_settings(learner.settings, epochs=learner.settings.user.epochs), members
+        )
+        rates = len(learner.settings.user.learning_rates)
+        trials = max(1, rates * sum(len(samples.folds) for samples in members))
+    else:
+        settings, trials = learner.calibrated_settings(members, planned), max(1, len(planned))
+    prior = any(one.trial.prior for one in planned or ())
     items = [item for samples in members for item in samples.items]
     longest = max(items, key=lambda item: len(item.tokens))
-    rates = len(learner.settings.user.learning_rates)
-    trials = max(1, rates * sum(len(samples.folds) for samples in members))
     slots = min(trials, settings.slots or trials)
     tokens = min(settings.tokens_per_step, slots * settings.batch_size * len(longest.tokens))
-    model = memory_model(learner.model, learner.encoder, longest, settings)
+    model = memory_model(learner.model, learner.encoder, longest, settings, prior=prior)
     training = model.peak(slots, tokens, trials)
     if learner.model.device.type == "cpu":
         return held + training, 0
@@ -158,7 +191,9 @@ def _memory(learner: Learner, members: Sequence[Samples]) -> tuple[int, int]:
 def _tokens_a_second(learner: Learner, samples: Sequence[Encoded]) -> float:
     """Tokens forward and backward a second, with experts and one adapter, on own items."""
     model = learner.model
-    batch_size = learner.settings.user.batch_size * len(learner.settings.user.learning_rates)
+    user = learner.settings.user
+    together = 1 if learner.release.calibration is not None else len(user.learning_rates)
+    batch_size = user.batch_size * together
     rows = list(samples[:batch_size])
     while len(rows) < len(samples) and sum(len(s.tokens) for s in rows) < PROBE_TOKENS / 4:
         rows.append(samples[len(rows)])
@@ -252,7 +287,7 @@ def disk_needed(
         alone: no generation before stays beside the new one, as after forgetting.
     """
     present = present_bytes(folder)
-    new = generation_bytes(learner, histories, adapters=sum(bool(one.folds) for one in own))
+    new = generation_bytes(learner, histories, adapters=_adapters(learner, own))
     left, most = 0, 0
     for phase in _phases(learner, shared, own, slowest_s):
         most = max(most, left + phase.writing_bytes)
@@ -295,7 +330,9 @@ def generation_bytes(
     bundle = "0" * 64
     state = PersonalState(bundle, 1 << 30, seed=(1 << 62) - 1, tasks=tasks)
     numbers, tensors = _adapter(learner)
-    names = sum(len(site.path) for site in learner.model.sites) * 2
+    names = (
+        sum(len(site.path) for site in learner.model.sites) * tensors // len(learner.model.sites)
+    )
     adapter = BYTES_A_NUMBER * numbers + TENSOR_HEADER_BYTES * tensors + names
     embedding = BYTES_A_NUMBER * learner.release.mean_embedding.numel() + TENSOR_HEADER_BYTES
     around = embedding + len(histories) * REPORT_BYTES + SEAL_BYTES
@@ -309,9 +346,10 @@ def blocks(size: int) -> int:
 
 def _adapter(learner: Learner) -> tuple[int, int]:
     """Numbers and tensors of one adapter."""
-    rank = learner.model.structure.rank
-    sites = learner.model.sites
-    return sum(rank * (site.d_in + site.d_out) for site in sites), 2 * len(sites)
+    structure, sites = learner.model.structure, learner.model.sites
+    own = structure.experts if structure.has_own_router else 0  # rows of W_l
+    numbers = sum(structure.rank * (s.d_in + s.d_out) + own * s.d_out for s in sites)
+    return numbers, (3 if own else 2) * len(sites)
 
 
 def _phases(
@@ -322,13 +360,20 @@ def _phases(
     fit = learner.within_memory(
         fit_settings(learner.settings, epochs=user.embedding_epochs), [shared]
     )
-    lora = learner.within_memory(lora_settings(learner.settings, epochs=user.epochs), own)
     embedding = (learner.release.mean_embedding.numel(), 1)
     folds = sum(len(samples.folds) for samples in own)
-    phases = [Phase(*embedding, max(1, len(shared.folds)), fit, len(shared.items), slowest_s)]
-    if fit.refit:
-        phases.append(replace(phases[-1], trials=1))
+    phases: list[Phase] = []
+    if not _inferring(learner):
+        trials = max(1, len(shared.folds))
+        phases.append(Phase(*embedding, trials, fit, len(shared.items), slowest_s))
+        if fit.refit:
+            phases.append(replace(phases[-1], trials=1))
     most = max((len(samples.items) for samples in own), default=0)
+    planned = learner.planned(own)
+    if planned is not None:
+        lora = learner.calibrated_settings(own, planned)
+        return [*phases, Phase(*_adapter(learner), max(1, len(planned)), lora, most, slowest_s)]
+    lora = learner.within_memory(lora_settings(learner.settings, epochs=user.epochs), own)
     trials = max(1, folds * len(user.learning_rates))
     phases.append(Phase(*_adapter(learner), trials, lora, most, slowest_s))
     if lora.refit:

@@ -11,6 +11,7 @@ import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from functools import partial
+from typing import Any
 
 from torch import Tensor
 
@@ -19,18 +20,28 @@ from proper_model.engine import (
     Samples,
     TrialSettings,
     beside,
+    embedding_split,
     fit_settings,
     free_bytes,
     lora_settings,
-    split_items,
+    own_split,
     within,
 )
 from proper_model.kernels import Encoded
 from proper_model.model import AdaptedModel, UserLora
 from proper_model.progress import Progress, silent
 from proper_model.release.contents import Release
-from proper_model.settings import UserRouting
-from proper_model.stages import EmbeddingFit, Factors, LoraFit, fit_embeddings, train_user_loras
+from proper_model.settings import Calibrated, UserRouting
+from proper_model.stages import (
+    EmbeddingFit,
+    Factors,
+    LoraFit,
+    LoraTrials,
+    calibrated_lora,
+    calibration,
+    fit_embeddings,
+    train_user_loras,
+)
 from proper_model.stages.inferred_embedding import infer_embeddings
 from proper_model.stages.item_gradients import MOST_ROWS
 from proper_model.tasks import HistoryItem, OwnItems, Task
@@ -80,23 +91,11 @@ class Learner:
 
     def split(self, items: Sequence[Encoded], *, seed: int) -> Samples:
         """Which items train and which judge, as the release's settings say."""
-        user = self.settings.user
-        return split_items(
-            items,
-            fraction=user.held_back_fraction,
-            folds=user.held_back_folds,
-            minimum=user.min_items_to_train,
-            seed=seed,
-        )
+        return own_split(items, self.settings.user, seed=seed)
 
     def split_for_embedding(self, items: Sequence[Encoded], seed: int) -> Samples:
-        """As `split`; of too few items for an adapter, each judges once, against the others.
-
-        An embedding is a few numbers, and it is kept only where items that did not train it say so.
-        """
-        if 1 < len(items) < self.settings.user.min_items_to_train:
-            return split_items(items, fraction=0.0, folds=len(items), minimum=2, seed=seed)
-        return self.split(items, seed=seed)
+        """As `split`, but of a few items too."""
+        return embedding_split(items, self.settings.user, seed=seed)
 
     def begin(self, phase: str) -> None:
         """Say what comes now, before its first step: clocks listen too."""
@@ -140,24 +139,48 @@ class Learner:
         phase: str,
         starts: Sequence[Factors] | None = None,
     ) -> tuple[UserLora, list[LoraFit]]:
-        """Private adapters of all members, over the experts if there are embeddings [U, tables, e]."""
+        """Private adapters of all members, over the experts if there are embeddings [U, tables, e].
+
+        Where the release was calibrated a member trains once, as it says for so many items; who goes
+        on from `starts` still compares with them, but tries that one rate alone.
+        """
         self.begin(phase)
         experts = embeddings is not None
+        place = beside(self.checkpoint, f".{phase}")
+        how: dict[str, Any] = {
+            "embeddings": embeddings,
+            "routing": self.model.structure.user_routing if experts else UserRouting.USER_AWARE,
+            "experts": experts,
+            "progress": partial(self.progress, phase),
+        }
+        arm = "stage3" if experts else "oppu-mlp"
+        rows = self.calibrated(arm, samples)
+        if rows is not None and starts is None:
+            settings = self.calibrated_settings(samples, calibrated_lora.plan_trials(samples, rows))
+            start = self.release.start(arm, self.model.sites)
+            begin = None if start is None else [start] * len(samples)
+            stage = LoraTrials(self.model, self.encoder, settings=settings, starts=begin, **how)
+            return calibrated_lora.train_calibrated(stage, samples, rows, place)
         user = self.settings.user
+        rates = {row.learning_rate for row in rows or () if row is not None}
         settings = lora_settings(self.settings, epochs=user.epochs)
         return train_user_loras(
             self.model,
             self.encoder,
             samples,
-            embeddings=embeddings,
-            routing=self.model.structure.user_routing if experts else UserRouting.USER_AWARE,
-            experts=experts,
-            learning_rates=user.learning_rates,
+            learning_rates=sorted(rates) or user.learning_rates,
             settings=self.within_memory(settings, samples),
             starts=starts,
-            checkpoint=beside(self.checkpoint, f".{phase}"),
-            progress=partial(self.progress, phase),
+            checkpoint=place,
+            **how,
         )
+
+    def calibrated(self, arm: str, samples: Sequence[Samples]) -> list[Calibrated | None] | None:
+        """What the release says for each member's number of items; None: it says nothing of the arm."""
+        found = self.release.calibration
+        if found is None or not found.covers(arm):
+            return None
+        return [found.of(arm, len(one.items)) for one in samples]
 
     def lora_tensors(self, lora: UserLora, member: int) -> dict[str, Tensor]:
         """One member's factors by their names on disk, in main memory."""
@@ -178,6 +201,34 @@ class Learner:
         other = copy.copy(self)
         other.checkpoint = checkpoint
         return other
+
+    def planned(self, samples: Sequence[Samples]) -> list[calibrated_lora.Planned] | None:
+        """What stage 3 would train by the release's calibration; None: it has none."""
+        rows = self.calibrated("stage3", samples)
+        return None if rows is None else calibrated_lora.plan_trials(samples, rows)
+
+    @property
+    def least_items(self) -> int | None:
+        """Of how many items on there is an adapter; None: the release was calibrated to make none."""
+        found = self.release.calibration
+        if found is None or not found.covers("stage3"):
+            return self.settings.user.min_items_to_train
+        return next((row.items for row in found.stage3 if row.adapts), None)
+
+    def calibrated_settings(
+        self, samples: Sequence[Samples], planned: Sequence[calibrated_lora.Planned]
+    ) -> TrialSettings:
+        """Settings of what a calibration plans, within the learner's memory."""
+        items = [item for sample in samples for item in sample.items]
+        return within(
+            self.memory_bytes,
+            self.model,
+            self.encoder,
+            items,
+            max(1, len(planned)),
+            calibration.schedule(self.settings),
+            prior=any(one.trial.prior for one in planned),
+        )
 
     def within_memory(self, settings: TrialSettings, samples: Sequence[Samples]) -> TrialSettings:
         """The settings with slots and tokens a pass that fit the learner's memory."""
@@ -223,7 +274,13 @@ def lora_report(fit: LoraFit) -> Report:
     """Numbers of an adapter's training."""
     if not fit.trained:
         return {"lora_trained": 0}
+    calibrated: Report = {}
+    if fit.judged is not None:
+        calibrated = {"lora_scale": fit.scale, "items_held_back": fit.judged}
+    if fit.doubted:
+        calibrated["lora_doubted"] = 1
     return {
+        **calibrated,
         "lora_trained": 1,
         "lora_failed": int(fit.failed),
         "lora_learning_rate": fit.learning_rate,

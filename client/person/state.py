@@ -134,6 +134,10 @@ class PersonalState:
         tensors = {} if self.embedding is None else {EMBEDDING: self.embedding}
         return tensors | dict(self.tasks[name].adapter) if name in self.tasks else tensors
 
+    def trained_items(self, name: str) -> int:
+        """How many items a task's adapter was trained on, also where the items lie elsewhere."""
+        return int(self.tasks[name].report.get("items", 0)) if name in self.tasks else 0
+
     def without_items(self) -> PersonalState:
         """The same without histories, for a store beside which they lie already."""
         tasks = {name: replace(task, items=(), waiting=()) for name, task in self.tasks.items()}

@@ -1,22 +1,23 @@
 """Asking the model: greedy answers, answer loss, and the expected score over labels.
 
-Every row of a batch uses its own user's slot, in decoding too.
+Every row of a batch uses its own user's slot, in decoding too. Where two passes are mixed, output,
+loss and expected score are those of the mixture (docs/method.md 1.9).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
 
+from proper_model.answering.decoding import greedy
 from proper_model.engine.memory import in_parts
 from proper_model.errors import MetricError
 from proper_model.kernels.packing import Encoded, token_nll
 from proper_model.model.adapted_model import AdaptedModel
 from proper_model.model.answer_loss import CHUNK
-from proper_model.model.passes import Pass
+from proper_model.model.mixture import MakePass, Mixture
 from proper_model.progress import Steps
 from proper_model.tasks.task import Example
 from proper_model.text.encoding import FILL, Encoder, padded_chunks
@@ -56,12 +57,16 @@ def answer_queries(
     model: AdaptedModel,
     encoder: Encoder,
     questions: Sequence[Question],
-    make_pass: Callable[[Tensor], Pass],
+    make_pass: MakePass | Mixture,
     *,
     tokens_per_step: int,
     progress: Steps | None = None,
 ) -> list[Answer]:
-    """Answer questions, each by its own user; `make_pass` turns row slots into a pass."""
+    """Answer questions, each by its own user; `make_pass` turns row slots into a pass.
+
+    Of a mixture, people who need both passes are asked apart from those who need one.
+    """
+    mixture = Mixture.of(make_pass)
     samples = [encoder.encode(question.example) for question in questions]
     asked_first = {q.labels: q for q in reversed(questions) if q.labels}
     starts = {
@@ -77,18 +82,23 @@ def answer_queries(
     def answer(chunk: Sequence[int]) -> None:
         rows = [samples[i] for i in chunk]
         asked = [questions[i] for i in chunk]
-        outputs = _generate(model, encoder, rows, asked, make_pass)
+        outputs = _generate(model, encoder, rows, asked, mixture)
         positions = [starts.get(question.labels, LabelStarts(0, ())) for question in asked]
-        losses, scores = _judge_gold(model, encoder, rows, asked, make_pass, positions)
+        losses, scores = _judge_gold(model, encoder, rows, asked, mixture, positions)
         for k, i in enumerate(chunk):
             score = _expected(asked[k].labels, scores[k])
             answers[i] = Answer(outputs[k], losses[k], rows[k].answer_tokens, score)
         if progress:
             progress(len(answers), len(questions))
 
-    for wide in padded_chunks(lengths, tokens_per_step, fill=FILL):
-        for begin in range(0, len(wide), MAX_ROWS):
-            in_parts(wide[begin : begin + MAX_ROWS], answer, model.device)
+    alike: dict[tuple[bool, bool], list[int]] = {}
+    for i, question in enumerate(questions):
+        alike.setdefault(mixture.needs(question.slot), []).append(i)
+    for group in alike.values():
+        for wide in padded_chunks([lengths[i] for i in group], tokens_per_step, fill=FILL):
+            for begin in range(0, len(wide), MAX_ROWS):
+                chunk = [group[place] for place in wide[begin : begin + MAX_ROWS]]
+                in_parts(chunk, answer, model.device)
     return [answers[i] for i in range(len(questions))]
 
 
@@ -97,14 +107,14 @@ def _generate(
     encoder: Encoder,
     samples: Sequence[Encoded],
     questions: Sequence[Question],
-    make_pass: Callable[[Tensor], Pass],
+    mixture: Mixture,
 ) -> list[str]:
     tokens, _ = greedy(
         model,
         encoder,
         [s.tokens[: s.prompt_tokens] for s in samples],
         [q.slot for q in questions],
-        make_pass,
+        mixture,
         max_new_tokens=max(q.max_new_tokens for q in questions),
     )
     return [
@@ -114,47 +124,12 @@ def _generate(
 
 
 @torch.no_grad()
-def greedy(
-    model: AdaptedModel,
-    encoder: Encoder,
-    prompts: Sequence[Sequence[int]],
-    slots: Sequence[int],
-    make_pass: Callable[[Tensor], Pass],
-    *,
-    max_new_tokens: int,
-    with_logits: bool = False,
-) -> tuple[Tensor, Tensor | None]:
-    """Greedy answers of all prompts at once: tokens [R, T] and, if asked for, logits [R, T, V].
-
-    Behind a row's end of sequence stand pads.
-    """
-    # A prompt is a sample whose answer is empty: no label, nothing to leak.
-    asked = [Encoded(tuple(prompt), len(prompt)) for prompt in prompts]
-    batch = encoder.padded(asked, slots, device=model.device)
-    now = replace(make_pass(batch.slots), prompt_mask=batch.prompt_mask)
-    with model.attached(), model.running(now):
-        found = model.base.generate(
-            input_ids=batch.input_ids,
-            attention_mask=batch.attention_mask,
-            max_new_tokens=max_new_tokens,
-            do_sample=False,
-            num_beams=1,
-            pad_token_id=encoder.pad,
-            eos_token_id=encoder.eos,
-            return_dict_in_generate=True,
-            output_logits=with_logits,
-        )
-    tokens: Tensor = found.sequences[:, batch.input_ids.shape[1] :]
-    return tokens, torch.stack(found.logits, dim=1) if with_logits else None
-
-
-@torch.no_grad()
 def _judge_gold(
     model: AdaptedModel,
     encoder: Encoder,
     samples: Sequence[Encoded],
     questions: Sequence[Question],
-    make_pass: Callable[[Tensor], Pass],
+    mixture: Mixture,
     starts: Sequence[LabelStarts],
 ) -> tuple[list[float], list[list[float]]]:
     """Summed loss of the gold answers, and log-probabilities of the tokens that tell labels apart."""
@@ -162,7 +137,7 @@ def _judge_gold(
     scores: list[list[float]] = []
     for part in _within_logits(samples, len(model.base.get_output_embeddings().weight)):
         batch = encoder.batch(samples[part], [q.slot for q in questions[part]], device=model.device)
-        logits = model.answer_logits(batch, make_pass(batch.slots))
+        logits = mixture.over(batch.slots).answer_logits(model, batch)
         losses += batch.by_row(token_nll(logits, batch.answers)).tolist()
         for own, start in zip(logits.split(batch.answer_tokens), starts[part], strict=True):
             # The gold answer is a label, so it shares the tokens before that one.

@@ -22,6 +22,7 @@ def inference_tokens(
     longest: int,
     tokens: int,
     answer: int = 1,
+    passes: int = 1,
 ) -> int:
     """Tokens of one pass of scoring or generation, at most `tokens`, within `budget` bytes.
 
@@ -30,6 +31,7 @@ def inference_tokens(
         users: adapters that are loaded, of which nothing but the weights is kept.
         longest: tokens of the longest row, its answer included.
         answer: tokens of the longest answer, all of which have logits at once.
+        passes: how many are mixed, each with keys and values of its own.
     """
     if budget is None:
         budget = free_bytes(model.device)
@@ -42,7 +44,7 @@ def inference_tokens(
     key_width = getattr(config, "num_key_value_heads", heads) * getattr(
         config, "head_dim", hidden // heads
     )
-    cache = 2 * len({site.layer for site in sites}) * key_width
+    cache = passes * 2 * len({site.layer for site in sites}) * key_width
     # Attention holds a score for every earlier token of the row, twice while it is normalized.
     numbers = cache + LIVE_HIDDEN * hidden + LIVE_FFN * ffn + 2 * heads * longest
     rank = model.structure.rank
@@ -51,6 +53,9 @@ def inference_tokens(
     logits = min(MAX_ROWS * answer * vocabulary, max(CHUNK, answer * vocabulary))
     wide = max(dtype.itemsize, BYTES_PER_ADAPTER_NUMBER)  # what losses are computed in
     copies = 2 * wide if wide == dtype.itemsize else dtype.itemsize + 2 * wide
+    if passes > 1:
+        # Of each pass logits, log-probabilities and these weighed; and their mixture.
+        copies = passes * (dtype.itemsize + 2 * wide) + wide
     return tokens_within(
         budget,
         adapters * BYTES_PER_ADAPTER_NUMBER + logits * copies,

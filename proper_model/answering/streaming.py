@@ -1,20 +1,21 @@
 """Greedy decoding of one prompt, piece by piece, to be read while it is written.
 
-The same tokens as batched generation gives (`batched`), one at a time. Text comes out as soon as
-no later token can change it: tokenizers spell one character with several tokens.
+The same steps as batched generation takes (`decoding`). Text comes out as soon as no later token can
+change it: tokenizers spell one character with several tokens.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Generator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
+from proper_model.answering.decoding import greedy_steps
 from proper_model.errors import TrainingError
 from proper_model.model.adapted_model import AdaptedModel
-from proper_model.model.passes import Pass
+from proper_model.model.mixture import MakePass, Mixture
 from proper_model.text.encoding import Encoder
 
 UNFINISHED = "\ufffd"  # what a decoder writes for the first bytes of a character
@@ -32,7 +33,7 @@ def stream(
     model: AdaptedModel,
     encoder: Encoder,
     prompt: Sequence[int],
-    make_pass: Callable[[Tensor], Pass],
+    make_pass: MakePass | Mixture,
     *,
     max_new_tokens: int,
 ) -> Generator[str, None, Ended]:
@@ -61,29 +62,20 @@ def stream(
     return Ended(done, len(seen))
 
 
-@torch.no_grad()
 def stream_tokens(
     model: AdaptedModel,
     encoder: Encoder,
     prompt: Sequence[int],
-    make_pass: Callable[[Tensor], Pass],
+    make_pass: MakePass | Mixture,
     *,
     max_new_tokens: int,
 ) -> Generator[int, None, bool]:
     """Token ids after the prompt, without the end of sequence; then whether that was reached."""
-    ids = torch.tensor([list(prompt)], device=model.device)
-    now = replace(
-        make_pass(torch.zeros(1, dtype=torch.long, device=model.device)),
-        prompt_mask=torch.ones_like(ids, dtype=torch.bool),
-    )
-    past = None
-    with model.attached(), model.running(now):
-        for _ in range(max_new_tokens):
-            output = model.base(input_ids=ids, past_key_values=past, use_cache=True)
-            past = output.past_key_values
-            scores = output.logits[0, -1]
-            token = int(scores.argmax())
-            if not torch.isfinite(scores[token]):
+    steps = greedy_steps(model, encoder, [prompt], [0], make_pass, max_new_tokens=max_new_tokens)
+    with closing(steps):
+        for tokens, scores in steps:
+            token = int(tokens[0])
+            if not torch.isfinite(scores[0, token]):
                 raise TrainingError(
                     "the model's scores are no numbers any more, so there is no answer",
                     hint="adapt again; if it happens without an adapter (--stage 1), the release "
@@ -92,5 +84,4 @@ def stream_tokens(
             if token == encoder.eos:
                 return True
             yield token
-            ids = torch.tensor([[token]], device=model.device)
     return False

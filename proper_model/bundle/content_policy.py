@@ -45,6 +45,7 @@ _SHARED_TENSORS = re.compile(
     r"prototypes|prototype_counts|mean_embedding|mean_embedding_count"
     r"|inferred\.(center|center_count|project|items|weight)"
     rf"|experts\.{_SITE}\.(A|B)"
+    rf"|starts\.(stage3|oppu-mlp)\.({_SITE}\.(A|B|W)|count)"
     rf"|routers\.{_SITE}\.(text|user|lora)"
     r"|routers\.tied\.user"
 )
@@ -60,6 +61,8 @@ _COUNTED = {
     "inferred.center": "inferred.center_count",
 }
 _DIMENSIONS = {"prototypes": 3, "mean_embedding": 2, "inferred.center": 1}
+# A common start of private LoRAs is one average, of many tensors; its count is one number.
+_START = re.compile(r"(starts\.(?:stage3|oppu-mlp))\..+")
 
 
 def check_declared(manifest: Manifest) -> None:
@@ -111,7 +114,8 @@ def _check_file_names(manifest: Manifest) -> None:
 
 def _check_dtype(name: str, tensor: str, dtype: str) -> None:
     """Averages' counts are I64, as `_check_counted` says; everything else is of `FLOATS`."""
-    if tensor in _COUNTED.values() and not name.startswith((BASE, POPULATION)):
+    counts = tensor in _COUNTED.values() or _is_start_count(tensor)
+    if counts and not name.startswith((BASE, POPULATION)):
         return
     if dtype not in FLOATS:
         raise BundleFormatError(
@@ -206,6 +210,18 @@ def check_members(name: str, data: bytes, table: Mapping[str, TensorSpec]) -> No
                     f"expected at least {MIN_MEMBERS}",
                     hint="leave it out, or build the release from more users",
                 )
+    for tensor in filter(_is_start_count, table):
+        (members,) = read_int64(data, table[tensor])
+        if members < MIN_MEMBERS:
+            raise BundleFormatError(
+                f"{name}: {tensor} says that it averages {members} users, expected at least "
+                f"{MIN_MEMBERS}",
+                hint="leave the common start out, or build the release from more users",
+            )
+
+
+def _is_start_count(tensor: str) -> bool:
+    return _START.fullmatch(tensor) is not None and tensor.endswith(".count")
 
 
 def _check_tensor_name(name: str, tensor: str) -> None:
@@ -227,7 +243,8 @@ def _check_counted(name: str, tensors: Mapping[str, TensorEntry]) -> None:
     """Averages and counts come together, with one count a row.
 
     prototypes [K, tables, d_u] with prototype_counts [K]; mean_embedding [tables, d_u] with
-    mean_embedding_count [] or [1]; inferred.center [F] with inferred.center_count [] or [1].
+    mean_embedding_count [] or [1]; inferred.center [F] with inferred.center_count [] or [1];
+    starts.ARM.* with starts.ARM.count [1].
     """
     for vectors, counts in _COUNTED.items():
         if (vectors in tensors) != (counts in tensors):
@@ -241,3 +258,7 @@ def _check_counted(name: str, tensors: Mapping[str, TensorEntry]) -> None:
         fits = len(shape) == _DIMENSIONS[vectors] and counts_fit
         if counted.dtype != "I64" or not fits:
             raise BundleFormatError(f"{name}: {counts} must be I64 with one count for each average")
+    for start in {found[1] for tensor in tensors if (found := _START.fullmatch(tensor))}:
+        count = tensors.get(f"{start}.count")
+        if count is None or count.dtype != "I64" or count.shape != (1,):
+            raise BundleFormatError(f"{name}: {start}.count must be I64 with one count")

@@ -38,7 +38,7 @@ from proper_model.bundle.limits import DEFAULT_LIMITS, Limits
 from proper_model.bundle.manifest import BaseReference, Manifest
 from proper_model.bundle.safe_tensors import read_table
 from proper_model.errors import BaseModelError, BundleFormatError
-from proper_model.release.contents import expected_shared
+from proper_model.release.contents import expected_shared, expected_starts
 from proper_model.release.recipe import Recipe, ReleaseContent, read_recipe_and_task
 from proper_model.settings.presets import EmbeddingSource
 from proper_model.settings.profile import FFN_TARGETS
@@ -49,6 +49,7 @@ from proper_model.text.tokenizer_files import load_tokenizer
 Shapes = Mapping[str, tuple[int, ...]]
 MAX_PROTOTYPES = 10_000
 _EXPERTS = re.compile(r"experts\.(.+)\.A")
+_STARTS = re.compile(r"starts\.(?:stage3|oppu-mlp)\.(.+)\.A")
 _LAYER = re.compile(r"\.(\d+)\.")
 _HINT = "ask the publisher for a release that is whole"
 
@@ -86,8 +87,7 @@ def check_content(
     if POPULATION_CONFIG in shapes:
         _check_population_config(read(POPULATION_CONFIG), recipe)
     if config is None:
-        alone = recipe.structure.population_only  # no experts whose names would say the sites
-        _check_shared(recipe, [] if alone else _sites_of(shapes[SHARED]), shapes[SHARED])
+        _check_shared(recipe, _sites_of(shapes[SHARED], recipe), shapes[SHARED])
         return ReleaseContent(recipe, task, None, None)
     fields = parse_config(config, where=BASE + CONFIG)
     own = {n: s for file in shapes if file.startswith(BASE) for n, s in shapes[file].items()}
@@ -181,25 +181,32 @@ def _check_rows(config: Any, recipe: Recipe) -> None:
         raise BundleFormatError(f"{BASE}{CONFIG}: {error.message}", hint=_HINT) from None
 
 
-def _sites_of(shared: Shapes) -> list[Site]:
-    """The sites that the experts name, for a base that is not at hand."""
-    sites = []
+def _sites_of(shared: Shapes, recipe: Recipe) -> list[Site]:
+    """The sites that the experts name, for a base that is not at hand.
+
+    Without experts those that a common start of private LoRAs names; there may be none.
+    """
+    alone = recipe.structure.population_only
+    named, dimensions = (_STARTS, 2) if alone else (_EXPERTS, 3)
+    sites: dict[str, Site] = {}
     for name, shape in shared.items():
-        found = _EXPERTS.fullmatch(name)
+        found = named.fullmatch(name)
         if found is None:
             continue
-        path, other = found[1], shared.get(f"experts.{found[1]}.B", ())
+        path, other = found[1], shared.get(f"{name.removesuffix('A')}B", ())
         layer = _LAYER.search(path)
-        if len(shape) != 3 or len(other) != 3 or layer is None:
-            raise BundleFormatError(f"{SHARED}: the experts of {path} are not whole", hint=_HINT)
-        sites.append(Site(path, int(layer[1][:9]), shape[2], other[1]))
-    names = sorted(site.path.rpartition(".")[2] for site in sites)
-    layers = {site.layer for site in sites}
+        if len(shape) != dimensions or len(other) != dimensions or layer is None:
+            raise BundleFormatError(f"{SHARED}: the factors of {path} are not whole", hint=_HINT)
+        sites[path] = Site(path, int(layer[1][:9]), shape[-1], other[-2])
+    if alone and not sites:
+        return []
+    names = sorted(path.rpartition(".")[2] for path in sites)
+    layers = {site.layer for site in sites.values()}
     if not sites or names != sorted(FFN_TARGETS * len(layers)):
         raise BundleFormatError(
             f"{SHARED}: expected experts for {', '.join(FFN_TARGETS)} of every block", hint=_HINT
         )
-    return sites
+    return list(sites.values())
 
 
 def _check_shared(recipe: Recipe, sites: list[Site], found: Shapes) -> None:
@@ -222,6 +229,9 @@ def _check_shared(recipe: Recipe, sites: list[Site], found: Shapes) -> None:
             f"{MAX_PROTOTYPES}",
             hint=_HINT,
         )
+    for start in expected_starts(recipe.structure, sites):
+        if start.keys() & found.keys():
+            expected |= start
     apart = {"prototypes", "prototype_counts", "mean_embedding_count", "inferred.center_count"}
     _check_exactly(SHARED, expected, {n: s for n, s in found.items() if n not in apart})
 

@@ -31,7 +31,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from proper_model.answering.batched import greedy
+from proper_model.answering.decoding import greedy
 from proper_model.answering.streaming import stream_tokens
 from proper_model.base.config import empty_model, text_config
 from proper_model.base.loading import attention_for

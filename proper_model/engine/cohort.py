@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from proper_model.engine.anchors import Anchors
 from proper_model.engine.checkpoint import Checkpoint
 from proper_model.engine.judging import held_back_losses
 from proper_model.engine.optimizer import StackedAdamW, linear_schedule
@@ -79,6 +80,8 @@ class Cohort(TrainingLoop[Tensor]):
             max_grad_norm=settings.max_grad_norm,
         )
         self.slots = Slots(self.parameters, optimizer, start, waiting, len(self.trials))
+        pulled = any(trial.prior for trial in self.trials)
+        self.anchors = Anchors(self.parameters, start) if pulled else None
 
     @property
     def best(self) -> list[Tensor]:
@@ -127,6 +130,10 @@ class Cohort(TrainingLoop[Tensor]):
             if not any(self._last_step(self.slots.resident[slot]) == 0 for slot in filled):
                 return bool(self.slots.occupied())
 
+    def _pull(self, u: int) -> float:
+        """Weight of trial u's prior in one step: its loss is a mean over items, the prior is one."""
+        return self.trials[u].prior / max(1, len(self.trials[u].train))
+
     def _trial(self, slot: int) -> Trial:
         return self.trials[self.slots.resident[slot]]
 
@@ -158,6 +165,9 @@ class Cohort(TrainingLoop[Tensor]):
         return batch.slots[~losses.isfinite()].cpu()
 
     def _update(self, found: Sequence[Tensor]) -> None:
+        if self.anchors is not None:
+            pulls = {u: self._pull(u) for _, u in self.slots.occupied()}
+            self.anchors.add_gradients(self.slots.occupied(), pulls)
         # A finite loss may still have an infinite gradient, which would poison the moments.
         norms = self.slots.optimizer.gradient_norms()
         finite = norms.isfinite().cpu()

@@ -18,6 +18,7 @@ from torch import Tensor
 from proper_model.engine.checkpoint import Checkpoint, beside
 from proper_model.engine.trials import Trial, TrialResult
 from proper_model.kernels.packing import Encoded
+from proper_model.settings.profile import UserSettings
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,27 @@ def split_items(
         for k in range(parts)
     )
     return Samples(whole, cuts, seed)
+
+
+def own_split(items: Sequence[Encoded], user: UserSettings, *, seed: int) -> Samples:
+    """A person's items of one task, as the settings say."""
+    return split_items(
+        items,
+        fraction=user.held_back_fraction,
+        folds=user.held_back_folds,
+        minimum=user.min_items_to_train,
+        seed=seed,
+    )
+
+
+def embedding_split(items: Sequence[Encoded], user: UserSettings, *, seed: int) -> Samples:
+    """As `own_split`; of too few items for an adapter, each judges once, against the others.
+
+    An embedding is a few numbers, and it is kept only where items that did not train it say so.
+    """
+    if 1 < len(items) < user.min_items_to_train:
+        return split_items(items, fraction=0.0, folds=len(items), minimum=2, seed=seed)
+    return own_split(items, user, seed=seed)
 
 
 def combine(results: Sequence[tuple[TrialResult, int]]) -> TrialResult:

@@ -20,10 +20,16 @@ BYTES_PER_ADAPTER_NUMBER = 4  # float32, whatever the base computes in
 
 
 def memory_model(
-    model: AdaptedModel, encoder: Encoder, longest: Encoded, settings: TrialSettings
+    model: AdaptedModel,
+    encoder: Encoder,
+    longest: Encoded,
+    settings: TrialSettings,
+    *,
+    prior: bool = False,
 ) -> MemoryModel:
     """What one more user and one more token cost, counted on samples as long as `longest`.
 
+    `prior`: whether trials have one, so that every slot also holds where it began.
     Leaves the model's user LoRA as it was.
     """
     before, most = model.lora, PROBE_ROWS[1]
@@ -56,7 +62,7 @@ def memory_model(
         model.lora = before
     weights = BYTES_PER_ADAPTER_NUMBER * numbers
     best = weights if model.device.type == "cpu" else 0
-    return MemoryModel(STATES * weights, token, best)
+    return MemoryModel((STATES + prior) * weights, token, best)
 
 
 def within(
@@ -66,12 +72,17 @@ def within(
     items: Sequence[Encoded],
     trials: int,
     settings: TrialSettings,
+    *,
+    prior: bool = False,
 ) -> TrialSettings:
-    """Settings whose slots and tokens a step fit `budget` bytes beside the base; None: no limit."""
+    """Settings whose slots and tokens a step fit `budget` bytes beside the base; None: no limit.
+
+    `prior` as in `memory_model`.
+    """
     if budget is None or not items:
         return settings
     longest = max(items, key=lambda item: len(item.tokens))
-    least, found = len(longest.tokens), memory_model(model, encoder, longest, settings)
+    least, found = len(longest.tokens), memory_model(model, encoder, longest, settings, prior=prior)
     slots, tokens = found.fit(
         budget, trials=max(1, trials), tokens=settings.tokens_per_step, least_tokens=least
     )

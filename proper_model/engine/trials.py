@@ -11,13 +11,19 @@ from proper_model.settings.profile import StageSettings
 
 @dataclass(frozen=True)
 class Trial:
-    """One slot's training task. `held_back` may be empty; then the last state is kept."""
+    """One slot's training task. `held_back` may be empty; then the last state is kept.
+
+    `prior` adds `prior / len(train) * |p - start|^2 / 2` to every step's loss, over all numbers p of
+    the trial and where they started: one Gaussian around the start for the whole history, so that
+    little data stays near it (docs/method.md 1.7). 0 adds nothing.
+    """
 
     train: tuple[Encoded, ...]
     held_back: tuple[Encoded, ...]
     learning_rate: float
     seed: int
     stop_epoch: int | None = None  # train this many of the scheduled epochs only
+    prior: float = 0.0
 
 
 @dataclass(frozen=True)

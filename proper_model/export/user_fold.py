@@ -8,7 +8,8 @@ exactly, with rank (N + 1) r (docs/method.md 1.7, rule 6); a factor of the exper
 Over a release of stage 1 alone there is B_u A_u only.
 Where routing reads tokens nothing can be merged, so it is refused unless the caller asks for an
 approximation: the mean routing weights over the user's own items, folded as if they were constant,
-with the loss of doing so measured on the same items.
+with the loss of doing so measured on the same items. So is that of answering with stage 3 alone where
+the release mixes it with stage 2 in probability (docs/method.md 1.9), which no LoRA can do.
 
 Letters: S sites, N experts, r rank, e embedding width.
 """
@@ -28,7 +29,8 @@ from proper_model.errors import ConfigError, ExportError
 from proper_model.kernels.packing import Batch, Encoded, budget_chunks, pack, token_nll
 from proper_model.model.adapted_model import AdaptedModel
 from proper_model.model.load_user import private_tensor, stack_adapters
-from proper_model.model.passes import Pass, personal_pass
+from proper_model.model.mixture import ALONE, Mixture
+from proper_model.model.passes import Pass, group_pass, personal_pass
 from proper_model.model.routing import merge, user_logits
 from proper_model.release.contents import Release
 from proper_model.settings.presets import (
@@ -43,18 +45,28 @@ from proper_model.settings.presets import (
 
 @dataclass(frozen=True)
 class FoldReport:
-    """What an approximate fold costs, on the samples that it was made from.
+    """What an export loses, on samples of the user's own.
 
     Attributes:
-        exact_nll, folded_nll: mean loss of an answer token, in nats, routed by token and folded.
+        exact_nll, folded_nll: mean loss of an answer token, in nats, as PROPER answers and folded.
         items: how many samples.
-        largest_logit_difference: largest absolute one at any answer token.
+        largest_logit_difference: largest absolute one at any answer token; of log-probabilities
+            where answers are mixed.
+        routed: whether the mean mixture of experts, over these samples, stands for routing by token.
+        share: weight of stage 3 and temperature in PROPER's answers; 1 and 1 in the export's.
     """
 
     exact_nll: float
     folded_nll: float
     items: int
     largest_logit_difference: float
+    routed: bool = True
+    share: tuple[float, float] = ALONE
+
+    @property
+    def mixed(self) -> bool:
+        """Whether PROPER answers otherwise than by stage 3 alone."""
+        return self.share != ALONE
 
 
 @dataclass(frozen=True)
@@ -64,7 +76,7 @@ class UserFold:
     Attributes:
         factors: per site path, A `[(N+1)r, d_in]` and B `[d_out, (N+1)r]`, float64 on the
             CPU. The update of the linear is `B A`: the scale is in B.
-        report: what folding costs; None where it is exact.
+        report: what is lost; None where nothing is.
     """
 
     factors: Mapping[str, tuple[Tensor, Tensor]]
@@ -128,15 +140,18 @@ def fold_release(
     *,
     approximate: bool = False,
     samples: Sequence[Encoded] = (),
+    share: tuple[float, float] = ALONE,
 ) -> UserFold:
     """Fold one user's stage 3.
 
     Args:
         tensors: the user's `embedding` and `lora.<site>.A|B`.
         approximate: where no constant mixture exists, fold its mean over `samples`, the user's own.
+        share: weight of stage 3 and temperature in the user's answers. What is folded is stage 3
+            alone; with another share than 1 and 1, what that loses is measured on `samples`.
 
-    Raises ExportError: the release routes by token, and approximation was not asked for or has no
-    samples; StateError: a private tensor is missing or does not fit the release.
+    Raises ExportError: the release routes by token, and approximation was not asked for, or there is
+    something to measure and no sample; StateError: a private tensor is missing or does not fit.
     """
     exact = release.structure.foldable
     if not exact and not approximate:
@@ -146,41 +161,52 @@ def fold_release(
             hint="ask for the approximate export (--approximate), which measures what it loses; or "
             "adapt on a release of preset 'device'",
         )
-    if not exact and not samples:
+    measured = not exact or share != ALONE
+    if measured and not samples:
         raise ExportError(
-            "an approximate export takes the mean mixture over own items, and there are none",
+            "what an export loses is measured on own items, and there are none",
             hint="give the history that the adapter was made from",
         )
     model = release.model()
     stack_adapters(model, [tensors])
     embedding = private_tensor(tensors, "embedding").to(model.device)
+    measure = _Measure(release, model, embedding, samples, share) if measured else None
     if exact:
         # Wider than any model computes in, so that folding itself costs nothing.
         factors = fold_user(model, embedding.double(), 0)
     else:
-        measure = _Measure(release, model, embedding, samples)
+        assert measure is not None
         factors = fold_mixture(model, measure.mean_weights(), 0)
     absorbed = {
         path: (a.double().cpu(), (b.double() * model.structure.scale).cpu())
         for path, (a, b) in factors.items()
     }
-    return UserFold(absorbed, None if exact else measure.compare(absorbed))
+    return UserFold(absorbed, None if measure is None else measure.compare(absorbed))
 
 
 class _Measure:
     """Passes over the user's samples, in chunks that fit memory."""
 
     def __init__(
-        self, release: Release, model: AdaptedModel, embedding: Tensor, samples: Sequence[Encoded]
+        self,
+        release: Release,
+        model: AdaptedModel,
+        embedding: Tensor,
+        samples: Sequence[Encoded],
+        share: tuple[float, float],
     ) -> None:
-        self.model, self.samples = model, samples
+        self.model, self.samples, self.share = model, samples, share
         self.embeddings = embedding[None]
+        self.answering = Mixture(
+            self.exact_pass, lambda slots: group_pass(slots, self.embeddings), [share]
+        )
         self.tokens = inference_tokens(
             None,
             model,
             users=1,
             longest=max(len(sample.tokens) for sample in samples),
             tokens=release.settings.tokens_per_step,
+            passes=self.answering.passes,
         )
 
     def exact_pass(self, slots: Tensor) -> Pass:
@@ -200,19 +226,21 @@ class _Measure:
         return (total / len(self.samples)).to(self.model.device)
 
     def compare(self, factors: Mapping[str, tuple[Tensor, Tensor]]) -> FoldReport:
-        """The model routed by token against its fold, at every answer token."""
+        """The model as it answers against its fold, at every answer token."""
         folded = _folded_model(self.model.base, factors)
         exact_nll = folded_nll = largest = 0.0
 
         @torch.no_grad()
         def add(batch: Batch) -> None:
             nonlocal exact_nll, folded_nll, largest
-            ours = self.model.answer_logits(batch, self.exact_pass(batch.slots))
+            ours = self.answering.over(batch.slots).answer_logits(self.model, batch)
             folded_pass = personal_pass(
                 batch.slots, embeddings=None, routing=UserRouting.USER_AWARE, experts=False
             )
             theirs = folded.answer_logits(batch, folded_pass)
             losses = [token_nll(logits, batch.answers).double().sum() for logits in (ours, theirs)]
+            if self.share != ALONE:  # logits of two passes have no common zero
+                ours, theirs = ours.log_softmax(-1), theirs.log_softmax(-1)
             difference = (ours.double() - theirs.double()).abs().max()
             # All of it computed: what runs out of memory runs out before.
             exact_nll, folded_nll = exact_nll + losses[0].item(), folded_nll + losses[1].item()
@@ -220,7 +248,14 @@ class _Measure:
 
         self._each(add)
         count = sum(sample.answer_tokens for sample in self.samples)
-        return FoldReport(exact_nll / count, folded_nll / count, len(self.samples), largest)
+        return FoldReport(
+            exact_nll / count,
+            folded_nll / count,
+            len(self.samples),
+            largest,
+            routed=not self.model.structure.foldable,
+            share=self.share,
+        )
 
     def _each(self, add: Callable[[Batch], None]) -> None:
         """Every sample once, many in a pass."""

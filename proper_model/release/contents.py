@@ -5,8 +5,8 @@ Independent of signing (`bundle`) and transport. Files:
     base/*                    merged base W_p and its configuration, when embedded
     tokenizer/*               the tokenizer
     adapters/population/*     the population LoRA under PEFT's names, when the base is referenced
-    shared.safetensors        experts, routers, mean embedding, prototypes
-    recipe.json               structure, stage-3 settings, seed, versions
+    shared.safetensors        experts, routers, mean embedding, prototypes, starts
+    recipe.json               structure, stage-3 settings, calibration, seed, versions
     task.toml                 the task with its templates
 
 No user embedding is in it, only the mean and prototypes over at least ten users each.
@@ -45,6 +45,7 @@ from proper_model.errors import BaseModelError, BundleFormatError
 from proper_model.model.adapted_model import AdaptedModel
 from proper_model.model.adapters import embedding_shape, table_width
 from proper_model.release.recipe import BaseSource, Recipe, ReleaseContent
+from proper_model.settings.calibration import Calibration
 from proper_model.settings.presets import EmbeddingSource, RouterSharing, RouterText, Structure
 from proper_model.settings.profile import BaseWeights, StageSettings
 from proper_model.stages.inferred_embedding import InferredEmbedding, inferred_shapes
@@ -52,6 +53,8 @@ from proper_model.tasks.retrieval import check_depth
 from proper_model.tasks.task import Depth, Task
 from proper_model.text.encoding import Encoder
 from proper_model.text.tokenizer_files import saved_tokenizer
+
+STARTED_ARMS = ("stage3", "oppu-mlp")  # a release may hold a common start of either
 
 
 @dataclass
@@ -63,6 +66,7 @@ class Release:
         shared: tensors of `shared.safetensors` by name.
         population: tensors of the population LoRA under PEFT's names.
         notes: numbers about training, for reports; no user data.
+        calibration: how much a history may change; None: every device chooses for itself.
         chosen_weights: how this host holds the base, where that is not as the release says.
         memory_bytes: what answering may take beside the base on this host; None: no limit.
     """
@@ -76,6 +80,7 @@ class Release:
     shared: Mapping[str, Tensor]
     population: Mapping[str, Tensor]
     notes: Mapping[str, Any]
+    calibration: Calibration | None = None
     chosen_weights: BaseWeights | None = None
     memory_bytes: int | None = None
 
@@ -128,6 +133,27 @@ class Release:
     def prototypes(self) -> Tensor:
         """`[K, tables, e]`; K may be 0."""
         return self.shared["prototypes"].to(default_device())
+
+    def start(self, arm: str, sites: Sequence[Site]) -> list[Tensor] | None:
+        """Where an arm's new private LoRAs begin, as `start_tensors` takes it; None: drawn by seed."""
+        if f"starts.{arm}.count" not in self.shared:
+            return None
+        letters = start_letters(self.structure, arm)
+        return [self.shared[f"starts.{arm}.{site.path}.{one}"] for one in letters for site in sites]
+
+
+def start_tensors(
+    arm: str, structure: Structure, sites: Sequence[Site], factors: Sequence[Tensor], *, people: int
+) -> dict[str, Tensor]:
+    """An arm's common start, in the order of `UserLora.flat`, under its names on disk.
+
+    `people`: over how many it is an average.
+    """
+    letters = start_letters(structure, arm)
+    names = [f"starts.{arm}.{site.path}.{letter}" for letter in letters for site in sites]
+    named = zip(names, factors, strict=True)
+    found = {name: factor.detach().cpu().contiguous() for name, factor in named}
+    return {**found, f"starts.{arm}.count": torch.tensor([people])}
 
 
 def shared_tensors(model: AdaptedModel) -> dict[str, Tensor]:
@@ -208,6 +234,33 @@ def expected_shared(
     return expected
 
 
+def expected_starts(
+    structure: Structure, sites: Sequence[Site]
+) -> list[dict[str, tuple[int, ...]]]:
+    """The sets of tensors that a release may hold beside `expected_shared`, each whole or not at all.
+
+        starts.ARM.SITE.A [r, i]   starts.ARM.SITE.B [o, r]   starts.ARM.count [1]
+        starts.stage3.SITE.W [N, o], where W_l is every user's own
+
+    ARM is stage3 or oppu-mlp.
+    """
+    n, r = structure.experts, structure.rank
+    found: list[dict[str, tuple[int, ...]]] = []
+    for arm in STARTED_ARMS:
+        one: dict[str, tuple[int, ...]] = {f"starts.{arm}.count": (1,)}
+        for site in sites:
+            shapes = {"A": (r, site.d_in), "B": (site.d_out, r), "W": (n, site.d_out)}
+            for letter in start_letters(structure, arm):
+                one[f"starts.{arm}.{site.path}.{letter}"] = shapes[letter]
+        found.append(one)
+    return found
+
+
+def start_letters(structure: Structure, arm: str) -> str:
+    """What a common start of an arm has of every site: A, B, and W_l where it is the user's own."""
+    return "ABW" if structure.has_own_router and arm == "stage3" else "AB"
+
+
 def unread_embeddings() -> dict[str, Tensor]:
     """What a release of stage 1 alone holds: no experts, no routers, an embedding of nobody."""
     return {
@@ -249,6 +302,7 @@ def release_to_files(release: Release, *, base: BaseSource | None = None) -> dic
         release.seed,
         base,
         release.notes,
+        release.calibration,
     ).to_bytes()
     return files
 
@@ -301,5 +355,6 @@ def release_from_files(
         shared=load(files[SHARED]),
         population=state,
         notes=recipe.notes,
+        calibration=recipe.calibration,
         chosen_weights=chosen,
     )

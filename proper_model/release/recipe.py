@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from proper_model.bundle.file_names import RECIPE, TASK
 from proper_model.bundle.manifest import BaseReference
 from proper_model.errors import BundleFormatError, ConfigError, TaskError
+from proper_model.settings.calibration import Calibration
 from proper_model.settings.presets import Structure
 from proper_model.settings.profile import NAME, StageSettings
 from proper_model.settings.settings_io import from_mapping, to_mapping
@@ -27,6 +28,7 @@ LARGEST_SEED = 2**63 - 1
 MAX_TEMPLATE = 200
 T = TypeVar("T")
 _FIELDS = {"format", "structure", "settings", "template", "seed", "base", "notes"}
+_CALIBRATION = "calibration"  # only in a release that was calibrated
 _HINT = "the release was made by another program or version; ask the publisher for a new one"
 
 
@@ -46,6 +48,7 @@ class Recipe:
         template: the task's template set.
         base: the base that the release refers to; None where it is embedded.
         notes: numbers about training, for reports; no user data.
+        calibration: how much a history may change; None: every device chooses for itself.
     """
 
     structure: Structure
@@ -54,6 +57,7 @@ class Recipe:
     seed: int
     base: BaseSource | None
     notes: Mapping[str, Any]
+    calibration: Calibration | None = None
 
     def to_bytes(self) -> bytes:
         """The file; the inverse of `parse_recipe`."""
@@ -67,6 +71,8 @@ class Recipe:
             "base": base,
             "notes": dict(self.notes),
         }
+        if self.calibration is not None:
+            recipe[_CALIBRATION] = to_mapping(self.calibration)
         return json.dumps(recipe, sort_keys=True, indent=1).encode()
 
     def check_base(self, reference: BaseReference | None) -> None:
@@ -96,8 +102,11 @@ def parse_recipe(data: bytes) -> Recipe:
             f"{RECIPE} has format {fields['format']}, expected {RECIPE_FORMAT}",
             hint="update PROPER, or install a bundle made by this version",
         )
-    if fields.keys() != _FIELDS or type(fields["format"]) is not int:
-        raise _refused(f"expected exactly the fields {', '.join(sorted(_FIELDS))}")
+    if fields.keys() - {_CALIBRATION} != _FIELDS or type(fields["format"]) is not int:
+        names = ", ".join(sorted(_FIELDS))
+        raise _refused(
+            f"expected exactly the fields {names}, and at most {_CALIBRATION} beside them"
+        )
     template, seed, notes = fields["template"], fields["seed"], fields["notes"]
     if not isinstance(template, str) or not 0 < len(template) <= MAX_TEMPLATE:
         raise _refused(f"template must be a text of 1 to {MAX_TEMPLATE} characters")
@@ -109,7 +118,11 @@ def parse_recipe(data: bytes) -> Recipe:
     if NAME.fullmatch(structure.name) is None:
         raise _refused("structure.name must be 1 to 64 letters, digits, '.', '_' or '-'")
     settings = _settings(StageSettings, fields["settings"], "settings")
-    return Recipe(structure, settings, template, seed, _base(fields["base"]), notes)
+    base = _base(fields["base"])
+    calibration = None
+    if _CALIBRATION in fields:
+        calibration = _settings(Calibration, fields[_CALIBRATION], _CALIBRATION)
+    return Recipe(structure, settings, template, seed, base, notes, calibration)
 
 
 def parse_release_task(data: bytes, template: str) -> Task:

@@ -221,6 +221,11 @@ class Structure:
         return self.private_lora_router and not self.population_only
 
     @property
+    def reads_lora(self) -> bool:
+        """True if stage 3 routes by what a user's private LoRA does, through a W_l of whomever."""
+        return self.has_lora_router or self.has_own_router
+
+    @property
     def reads_user(self) -> bool:
         """True if a router reads users' embeddings."""
         return self.router_user and not self.population_only

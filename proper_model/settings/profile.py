@@ -7,6 +7,7 @@ Source: PROPER, arXiv 2503.01303, section A.3, and docs/method.md 1.4 for what t
 
 from __future__ import annotations
 
+import itertools
 import re
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -26,6 +27,7 @@ MOST_ROWS = 1 << 24  # of a batch, a cohort, a history
 MOST_FOLDS = 1000
 MOST_RATES = 100
 MAX_WEIGHT = 1e6  # of a term in a loss, of a norm
+LEAST_TEMPERATURE, MOST_TEMPERATURE = 0.1, 10.0
 
 
 class BaseWeights(StrEnum):
@@ -163,6 +165,68 @@ class UserSettings:
 
 
 @dataclass(frozen=True)
+class CalibrationSettings:
+    """How much a history may change: tried once per release on people kept out of stages 1 and 2.
+
+    `people` of 0 calibrates nothing: every device then chooses by its own held-back items. Of the
+    others each is a grid to choose from (docs/method.md 1.11).
+    """
+
+    people: int = 0  # pooled users that only calibrate; at most a quarter of all
+    lengths: tuple[int, ...] = (1, 3, 8, 20, 40)  # of history, each person's newest so many items
+    learning_rates: tuple[float, ...] = ()  # none: user.learning_rates
+    epochs: int = 4  # of the schedule; the losses after each are compared
+    shrinkages: tuple[float, ...] = (0.0, 3.0)  # weights of the prior around the start
+    scales: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the trained adapter
+    weights: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0)  # of stage 3 against stage 2
+    temperatures: tuple[float, ...] = (0.7, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5)  # of the mixture
+    start_rounds: int = 3  # of looking for a common start of private LoRAs; 0: none is tried
+    start_epochs: int = 1  # of each round
+
+    def __post_init__(self) -> None:
+        check_count(self.people, MOST_ROWS, "calibration.people", least=0)
+        check_count(self.epochs, MOST_EPOCHS, "calibration.epochs")
+        check_count(self.start_rounds, MOST_EPOCHS, "calibration.start_rounds", least=0)
+        check_count(self.start_epochs, MOST_EPOCHS, "calibration.start_epochs")
+        for name in ("lengths", "shrinkages", "scales", "weights", "temperatures"):
+            values = getattr(self, name)
+            check(bool(values), f"calibration.{name} must not be empty")
+            check(
+                all(a < b for a, b in itertools.pairwise(values)),
+                f"calibration.{name} must rise, each number once",
+            )
+        for name in (
+            "lengths",
+            "learning_rates",
+            "shrinkages",
+            "scales",
+            "weights",
+            "temperatures",
+        ):
+            check_count(
+                len(getattr(self, name)), MOST_RATES, f"numbers of calibration.{name}", least=0
+            )
+        for length in self.lengths:
+            check_count(length, MOST_ROWS, "calibration.lengths")
+        for rate in self.learning_rates:
+            _check_rate(rate, "calibration.learning_rates")
+        for value in self.shrinkages:
+            check(0 <= value <= MAX_WEIGHT, f"calibration.shrinkages must be 0 to {MAX_WEIGHT:g}")
+        for name in ("scales", "weights"):
+            inside = all(0 <= value <= 1 for value in getattr(self, name))
+            check(inside, f"calibration.{name} must be from 0 to 1")
+        check(self.scales[-1] > 0, "calibration.scales must have one above 0")
+        check(self.weights[-1] > 0, "calibration.weights must have one above 0")
+        check(
+            1.0 in self.temperatures, "calibration.temperatures must have 1.0, which changes none"
+        )
+        check(
+            all(LEAST_TEMPERATURE <= t <= MOST_TEMPERATURE for t in self.temperatures),
+            f"calibration.temperatures must be {LEAST_TEMPERATURE:g} to {MOST_TEMPERATURE:g}",
+        )
+
+
+@dataclass(frozen=True)
 class StageSettings:
     """A profile: hyperparameters of all stages, and how text becomes tokens."""
 
@@ -182,6 +246,7 @@ class StageSettings:
     group: GroupSettings = field(default_factory=GroupSettings)
     router: RouterSettings = field(default_factory=RouterSettings)
     user: UserSettings = field(default_factory=UserSettings)
+    calibration: CalibrationSettings = field(default_factory=CalibrationSettings)
 
     def __post_init__(self) -> None:
         check(

@@ -15,6 +15,8 @@ from proper_model.tasks.records import User
 from proper_model.tasks.task import Task
 from proper_model.text.encoding import Encoder
 
+MOST_CALIBRATING = 4  # one in so many pooled users
+
 
 @dataclass(frozen=True)
 class PooledUser:
@@ -32,14 +34,19 @@ class PooledUser:
 
 @dataclass(frozen=True)
 class PooledData:
-    """Pooled users after tokenization, cut into trained and held-back users."""
+    """Pooled users after tokenization: who trains, who is held back, who is kept to calibrate with."""
 
     trained: tuple[PooledUser, ...]
     held_back: tuple[PooledUser, ...]
+    calibrating: tuple[PooledUser, ...] = ()
 
     def fingerprint(self) -> str:
-        """sha256 over all tokens in order: the part of a cache key that is data."""
+        """sha256 over all tokens of stages 1 and 2 in order: the part of a cache key that is data."""
         return fingerprint_of({"trained": self.trained, "held back": self.held_back})
+
+    def calibration_fingerprint(self) -> str:
+        """The same of those who are kept to calibrate with."""
+        return fingerprint_of({"calibrating": self.calibrating})
 
 
 def fingerprint_of(named: Mapping[str, Sequence[PooledUser]]) -> str:
@@ -69,6 +76,8 @@ def pool(
 ) -> PooledData:
     """Tokenize pooled users and hold some back, chosen by seed. Raises DataError if too few.
 
+    At most a quarter of the users with items and queries calibrate: stages 1 and 2 need the others.
+
     `beside` holds what the same users did in further tasks: it is trained and judged together with
     the first task's. Users who are not among `users` are left out.
     """
@@ -84,10 +93,21 @@ def pool(
     random.Random(f"{seed}/held back").shuffle(order)
     count = min(len(users) - 2, max(1, round(settings.held_back_fraction * len(users))))
     held = set(order[:count])
+    apart = set(_calibrating(encoded, held, settings, seed))
     return PooledData(
-        trained=tuple(u for i, u in enumerate(encoded) if i not in held),
+        trained=tuple(u for i, u in enumerate(encoded) if i not in held | apart),
         held_back=tuple(u for i, u in enumerate(encoded) if i in held),
+        calibrating=tuple(u for i, u in enumerate(encoded) if i in apart),
     )
+
+
+def _calibrating(
+    users: Sequence[PooledUser], held: set[int], settings: StageSettings, seed: int
+) -> list[int]:
+    """Positions of those who take no part in stages 1 and 2, drawn by seed; not those held back."""
+    able = [i for i, u in enumerate(users) if u.queries and u.history and i not in held]
+    random.Random(f"{seed}/calibrating").shuffle(able)
+    return able[: min(settings.calibration.people, len(able) // MOST_CALIBRATING)]
 
 
 def histories_of(users: Sequence[User], task: Task, encoder: Encoder) -> tuple[PooledUser, ...]:

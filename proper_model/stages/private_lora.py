@@ -28,7 +28,7 @@ from proper_model.engine.folds import Choice, Samples, kept_epochs, train_and_ch
 from proper_model.engine.slots import room_for
 from proper_model.engine.trials import Trial, TrialResult, TrialSettings
 from proper_model.model.adapted_model import AdaptedModel
-from proper_model.model.passes import Pass, personal_pass
+from proper_model.model.passes import Pass, group_pass, personal_pass
 from proper_model.model.user_lora import UserLora
 from proper_model.progress import Steps
 from proper_model.settings.presets import UserRouting
@@ -41,7 +41,11 @@ Factors = Sequence[Tensor]
 
 @dataclass(frozen=True)
 class LoraFit:
-    """How one user's adapter was chosen; losses per answer token on held-back items."""
+    """How one user's adapter was chosen; losses per answer token on held-back items.
+
+    Under a calibration `scale` is folded into B, `judged` is how many items confirmed it, and
+    `doubted` says that they did not, so that there is no adapter.
+    """
 
     learning_rate: float
     epochs: int
@@ -49,6 +53,9 @@ class LoraFit:
     loss_after: float
     trained: bool
     failed: bool
+    scale: float = 1.0
+    judged: int | None = None
+    doubted: bool = False
 
 
 def train_user_loras(
@@ -72,7 +79,7 @@ def train_user_loras(
         starts: every user's factors to go on from; None: fresh ones, which change nothing yet.
             "No training" then means to keep them.
     """
-    stage = _Stage(model, encoder, embeddings, routing, experts, settings, starts, progress)
+    stage = LoraTrials(model, encoder, embeddings, routing, experts, settings, starts, progress)
     chosen, adapters = train_and_choose(
         users, learning_rates, stage.run, refit=settings.refit, checkpoint=checkpoint
     )
@@ -87,8 +94,8 @@ def train_user_loras(
 
 
 @dataclass(frozen=True)
-class _Stage:
-    """What all trials of one call share."""
+class LoraTrials:
+    """What all trials of one call share; `embeddings` and `starts` have one a user, or are None."""
 
     model: AdaptedModel
     encoder: Encoder
@@ -102,9 +109,9 @@ class _Stage:
     def run(
         self, trials: Sequence[Trial], owners: Sequence[int], checkpoint: Checkpoint | None
     ) -> tuple[list[TrialResult], list[Tensor]]:
-        """Train a fresh adapter for every trial; `owners` are positions of users.
+        """Train an adapter for every trial, from its start; `owners` are positions of users.
 
-        Returns results and the adapters: A of every site, then B, each [trials, ...].
+        Returns results and the adapters, in the order of `UserLora.flat`, each [trials, ...].
         """
         own = None if self.embeddings is None else self.embeddings[list(owners)]
         slots = room_for(len(trials), self.settings.slots, checkpoint)
@@ -116,14 +123,10 @@ class _Stage:
         def start(trial: int) -> Factors:
             if self.starts is not None:
                 return self.starts[owners[trial]]
-            fresh = self.model.new_user_lora([trials[trial].seed], experts=self.experts)
-            return [factor.detach()[0] for factor in fresh.flat()]
+            return self.fresh(trials[trial].seed)
 
         def make_pass(rows: Tensor, residents: Tensor) -> Pass:
-            embeddings = None if own is None or not len(own) else own[residents]
-            return personal_pass(
-                rows, embeddings=embeddings, routing=self.routing, experts=self.experts
-            )
+            return self.personal(rows, None if own is None or not len(own) else own[residents])
 
         cohort = Cohort(
             self.model,
@@ -136,6 +139,39 @@ class _Stage:
             checkpoint=checkpoint,
         )
         return cohort.run(self.progress), cohort.best
+
+    def personal(self, rows: Tensor, embeddings: Tensor | None) -> Pass:
+        """The pass with private adapters; `embeddings` [slots, tables, e]."""
+        return personal_pass(
+            rows, embeddings=embeddings, routing=self.routing, experts=self.experts
+        )
+
+    def below(self, rows: Tensor, embeddings: Tensor | None) -> Pass:
+        """The pass that adapters are added to: stage 2, and without experts the merged base."""
+        if self.experts:
+            assert embeddings is not None
+            return group_pass(rows, embeddings)
+        return Pass(
+            rows, experts=False, lora=False, embeddings=None, routing=UserRouting.USER_AWARE
+        )
+
+    def fresh(self, seed: int) -> list[Tensor]:
+        """Factors that change nothing yet: A drawn by seed, B zero, and a W_l where it is the user's."""
+        lora = self.model.new_user_lora([seed], experts=self.experts)
+        return [factor.detach()[0] for factor in lora.flat()]
+
+    @torch.no_grad()
+    def hold(self, adapters: Sequence[Factors], scales: Sequence[float] | None = None) -> UserLora:
+        """Put adapters into `model.lora`, one a slot, each B times its scale; the stack."""
+        lora = self.model.new_user_lora([0] * len(adapters), experts=self.experts)
+        for number, stack in enumerate(lora.flat()):
+            for slot, factors in enumerate(adapters):
+                stack[slot] = factors[number].to(stack)
+        for stack in lora.b if scales is not None else ():
+            stack *= stack.new_tensor(scales)[:, None, None]
+        lora.requires_grad_(False)
+        self.model.lora = lora
+        return lora
 
 
 def _fit(choice: Choice, *, trained: bool) -> LoraFit:

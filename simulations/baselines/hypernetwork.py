@@ -26,15 +26,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from proper_model.engine import (
-    PassTokens,
-    PooledReport,
-    PooledSettings,
-    PooledTraining,
-    held_back_losses,
-    load_checkpoint,
-    save_checkpoint,
-)
+from proper_model.engine import held_back_losses, load_checkpoint, save_checkpoint
+from proper_model.engine.pooled_settings import PassTokens, PooledReport, PooledSettings
+from proper_model.engine.pooled_training import PooledTraining
 from proper_model.errors import TrainingError
 from proper_model.evaluation import Prediction
 from proper_model.kernels import Batch, Encoded, mix_seed

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from client.person.arms import ArmModel, predict, prediction_of, private_of
+from client.person.arms import ArmModel, predict, prediction_of, private_of, trained_items
 from client.person.evaluation import scorable
 from client.person.state import PersonalState
 from proper_model.evaluation import Scored, score
@@ -47,6 +47,7 @@ def score_items(
         [(slot, example, Query(example.id, "", example.answer)) for slot, example in rows],
         arm,
         private_of(users, states, release.task),
+        items=trained_items(users, states, release.task),
         memory_bytes=memory_bytes,
     )
     predictions = [

@@ -32,6 +32,8 @@ NAMES = {
     "population": "stage 1, population",
     "group": "stage 2, groups",
     "router": "stage 3, router",
+    "starts": "stage 3, common start",
+    "calibration": "stage 3, calibration",
     Kind.HAVE: "asking devices what they lack",
     Kind.STORE: "sending the bundle",
     Kind.INSTALL: "installing the bundle",

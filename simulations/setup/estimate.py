@@ -11,10 +11,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
+from client.person.arms import BELOW
 from client.terminal.tables import Table, to_markdown
 from proper_model.base.sizes import BaseShape
 from proper_model.checks import FoundBase
-from proper_model.settings import StageSettings, Structure, UserRouting
+from proper_model.settings import EmbeddingSource, StageSettings, Structure, UserRouting
 from proper_model.tasks import Example, HistoryItem, Population, Task, User
 from proper_model.text import Encoder
 
@@ -44,6 +45,7 @@ class Tokens:
     test_history: float
     test_queries: float
     row: int  # a typical sample
+    calibrating_history: float = 0.0  # of all lengths together
 
 
 @dataclass(frozen=True)
@@ -125,11 +127,30 @@ def count_tokens(
     pooled_history, test_history = history(population.pooled, cap), history(population.test, None)
     pooled_queries, test_queries = queries(population.pooled), queries(population.test)
     cohort = min(1.0, settings.router.cohort / max(1, len(population.pooled)))
+    calibrating = _calibrating_share(population, settings) * pooled_history
     samples = sum(len(u.history) + len(u.queries) for u in population.test)
     row = int((test_history + test_queries) / max(1, samples)) or 1
     return Tokens(
-        pooled_queries, pooled_history, cohort * pooled_history, test_history, test_queries, row
+        pooled_queries,
+        pooled_history,
+        cohort * pooled_history,
+        test_history,
+        test_queries,
+        row,
+        calibrating,
     )
+
+
+def _calibrating_share(population: Population, settings: StageSettings) -> float:
+    """Items that calibration trains on, all lengths together, as a share of the pooled history."""
+    pooled, own = population.pooled, settings.calibration
+    people = min(own.people, len(pooled) // 4)
+    if not people:
+        return 0.0
+    cap = settings.group.max_items_per_user
+    counts = [len(user.history) for user in pooled]
+    items = sum(n for count in counts for n in own.lengths if n <= count)
+    return people / len(pooled) * items / max(1, sum(min(count, cap) for count in counts))
 
 
 def _sampled(users: Sequence[User], count: Callable[[User], int]) -> float:
@@ -165,7 +186,9 @@ def estimate(
         "stage 1": _stage1(tokens, server, settings),
         "stage 2": _stage2(tokens, server, structure, settings),
         "router": _router(tokens, server, structure, settings),
-        "stage 3": _stage3(tokens, node, settings, arms, processes),
+        "calibration": _calibration(tokens, server, settings),
+        "stage 3": _embedding(tokens, node, structure, settings, arms, processes)
+        + _stage3(tokens, node, settings, arms, processes),
         "predictions": _predictions(tokens, node, settings, arms, processes),
         "start and end": Range(15.0, 60.0),
     }
@@ -203,19 +226,67 @@ def _router(tokens: Tokens, speed: Speed, structure: Structure, settings: StageS
     return loras + _training(settings.router.epochs, seen, EXPERT_FACTOR, speed, 1)
 
 
+def _embedding(
+    tokens: Tokens,
+    speed: Speed,
+    structure: Structure,
+    settings: StageSettings,
+    arms: Sequence[str],
+    processes: int,
+) -> Range:
+    """A fit of a few numbers, or one pass over the items where an embedding is inferred."""
+    if "stage3" not in arms or not structure.reads_user:
+        return Range(0.0, 0.0)
+    once = structure.embedding_source is EmbeddingSource.INFERRED
+    epochs, least = settings.user.embedding_epochs, settings.user.patience + 1
+    history = tokens.test_history / processes
+    return _training(1 if once else epochs, history, EXPERT_FACTOR, speed, 1 if once else least)
+
+
 def _stage3(
     tokens: Tokens, speed: Speed, settings: StageSettings, arms: Sequence[str], processes: int
 ) -> Range:
     user, history = settings.user, tokens.test_history / processes
     tried = history * len(user.learning_rates)
+    if settings.calibration.people:
+        return _calibrated(history, speed, settings, arms)
     fits: list[tuple[int, float, float]] = []
     if "stage3" in arms:
-        fits += [(user.embedding_epochs, history, EXPERT_FACTOR)]
         fits += [(user.epochs, tried, EXPERT_FACTOR)]
     if "oppu-mlp" in arms:
         fits += [(user.epochs, tried, LORA_FACTOR)]
     costs = (_training(*fit, speed, user.patience + 1) for fit in fits)
     return sum(costs, Range(0.0, 0.0))
+
+
+def _calibrated(
+    history: float, speed: Speed, settings: StageSettings, arms: Sequence[str]
+) -> Range:
+    """Devices train once: not at all, or for all epochs of the schedule and once more to confirm."""
+    once = Range(0.0, 0.0)
+    for arm, factor in (("stage3", EXPERT_FACTOR), ("oppu-mlp", LORA_FACTOR)):
+        if arm in arms:
+            most = 2 * settings.calibration.epochs
+            once += _training(most, history, factor, speed, 0)
+    return once
+
+
+def _calibration(tokens: Tokens, speed: Speed, settings: StageSettings) -> Range:
+    """Common starts of both arms, then every way of training at every length of history."""
+    own = settings.calibration
+    if not own.people:
+        return Range(0.0, 0.0)
+    # A common start is tried at one rate.
+    rates = len(own.learning_rates or settings.user.learning_rates) + (own.start_rounds > 0)
+    ways = rates * len(own.shrinkages)
+    rounds = own.start_rounds * own.start_epochs
+    total = Range(0.0, 0.0)
+    for factor in (EXPERT_FACTOR, LORA_FACTOR):
+        total += _training(rounds, tokens.cohort_history, factor, speed, rounds)
+        # One training of what was chosen, and judging, beside the ways.
+        passes = (ways + 2) * own.epochs
+        total += _training(passes, tokens.calibrating_history, factor, speed, passes)
+    return total
 
 
 def _predictions(
@@ -225,7 +296,9 @@ def _predictions(
     # of a few dozen tokens because the batch is narrow.
     once = tokens.test_queries / processes / speed.forward * EXPERT_FACTOR
     decoding = 1 + settings.max_answer_tokens / 4
-    return Range(FASTEST * len(arms) * once, SLOWEST * len(arms) * once * decoding)
+    # An arm that a calibration mixes with another takes both passes.
+    most = len(arms) + (sum(arm in BELOW for arm in arms) if settings.calibration.people else 0)
+    return Range(FASTEST * len(arms) * once, SLOWEST * most * once * decoding)
 
 
 def _memory(

@@ -1,0 +1,88 @@
+"""Greedy decoding, a token of every row at a time, by one pass or by two in step.
+
+Each pass keeps keys and values of its own: what it thinks of a token depends on its own adapters.
+Both read the same tokens, the most probable of the mixture (`model.mixture`). A temperature does not
+change which one that is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from proper_model.kernels.packing import Encoded
+from proper_model.model.adapted_model import AdaptedModel
+from proper_model.model.mixture import MakePass, Mixture
+from proper_model.text.encoding import Encoder
+
+
+@torch.no_grad()
+def greedy_steps(
+    model: AdaptedModel,
+    encoder: Encoder,
+    prompts: Sequence[Sequence[int]],
+    slots: Sequence[int],
+    make_pass: MakePass | Mixture,
+    *,
+    max_new_tokens: int,
+) -> Generator[tuple[Tensor, Tensor], None, None]:
+    """Next tokens [R] and the logits they were chosen by [R, V], until every row has ended.
+
+    Behind a row's end of sequence stand pads. The model is attached between two steps as well;
+    close the iterator to let it go.
+    """
+    # A prompt is a sample whose answer is empty: no label, nothing to leak.
+    asked = [Encoded(tuple(prompt), len(prompt)) for prompt in prompts]
+    batch = encoder.padded(asked, slots, device=model.device)
+    rows = Mixture.of(make_pass).over(batch.slots).with_prompts(batch.prompt_mask)
+    caches: list[Any] = [None] * len(rows.passes)
+    ids, mask, positions = batch.input_ids, batch.attention_mask, batch.position_ids
+    ended = torch.zeros(len(prompts), dtype=torch.bool, device=model.device)
+    with model.attached():
+        for _ in range(max_new_tokens):
+            found = []
+            for place, now in enumerate(rows.passes):
+                with model.running(now):
+                    output = model.base(
+                        input_ids=ids,
+                        attention_mask=mask,
+                        position_ids=positions,
+                        past_key_values=caches[place],
+                        use_cache=True,
+                        logits_to_keep=1,
+                    )
+                caches[place] = output.past_key_values
+                found.append(output.logits[:, -1])
+            logits = rows.logits(found)
+            tokens = logits.argmax(-1).masked_fill(ended, encoder.pad)
+            yield tokens, logits
+            ended |= tokens == encoder.eos
+            if bool(ended.all()):
+                return
+            ids = tokens[:, None]
+            mask = torch.cat([mask, torch.ones_like(ids)], dim=1)
+            positions = positions[:, -1:] + 1
+
+
+def greedy(
+    model: AdaptedModel,
+    encoder: Encoder,
+    prompts: Sequence[Sequence[int]],
+    slots: Sequence[int],
+    make_pass: MakePass | Mixture,
+    *,
+    max_new_tokens: int,
+    with_logits: bool = False,
+) -> tuple[Tensor, Tensor | None]:
+    """Greedy answers of all prompts at once: tokens [R, T] and, if asked for, logits [R, T, V]."""
+    tokens, logits = [], []
+    for chosen, scores in greedy_steps(
+        model, encoder, prompts, slots, make_pass, max_new_tokens=max_new_tokens
+    ):
+        tokens.append(chosen)
+        if with_logits:
+            logits.append(scores)
+    return torch.stack(tokens, dim=1), torch.stack(logits, dim=1) if with_logits else None
