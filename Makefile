@@ -25,7 +25,7 @@ TEST_ENV := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 PYTEST = $(TEST_ENV) $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 .PHONY: help install lock audit sbom base demo test test-full test-slowest pytest fuzz lint fix docs docs-site \
-  results result result-smollm2 report bench bench-results clean distclean
+  results result result-smollm2 tables report bench bench-results clean distclean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "%-16s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -138,6 +138,18 @@ result-smollm2: $(STAMP) ## SmolLM2-135M on DATA=personality_items; half an hour
 	$(BIN)/proper base add SmolLM2-135M-Instruct --plain --out $(SMOLLM2)
 	$(BIN)/proper-sim run ../shared/data/$(DATA) --task profiles/tasks/$(DATA).toml \
 	  --base $(SMOLLM2) --profile smollm2-$(MACHINE) $(CAPS) --out runs/$(DATA)-smollm2-$(MACHINE) --resume
+
+# All methods on every real set, three seeds; what is finished is not computed again.
+SETS := movie_ratings news_categories news_headlines personality_items politeness_ratings scholarly_titles
+TABLE ?= --presets default,device --seeds 0,1,2 --threads 1
+tables: $(STAMP) ## results/tables: all methods on the real sets of ../shared; many hours
+	mkdir -p results/tables
+	for set in $(SETS); do \
+	  $(BIN)/proper-sim exp table1 ../shared/data/$$set --task profiles/tasks/$$set.toml \
+	    --base ../shared/models/mini-llama $(TABLE) --out runs/table1-$$set; \
+	  cp runs/table1-$$set/table1.json results/tables/$$set.json; \
+	done
+	$(BIN)/proper-sim exp page results/tables/*.json --out runs/table1.html
 
 report: $(STAMP) ## the report of a finished run again; OUT=runs/demo
 	$(BIN)/proper-sim report $(OUT)

@@ -24,10 +24,11 @@ from pathlib import Path
 from typing import Any
 
 from packaging.markers import Marker
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name, parse_wheel_filename
 from packaging.version import Version
 
-from pins import PINNED, PINNED_CUDA, ROOT, Pin, read_pins
+from pins import PINNED, PINNED_CUDA, ROOT, Pin, declared, read_pins
 
 MINORS = (11, 12, 13)
 PURE = ("py3", "py2.py3", *(f"py3{minor}" for minor in MINORS))
@@ -47,6 +48,19 @@ HEAD = """\
 HEAD_CUDA = """\
 # What torch's CUDA build loads, installed after constraints.txt where that build was taken.
 """
+
+
+def still_allowed(known: dict[str, Pin]) -> dict[str, Pin]:
+    """The pins that pyproject.toml has not excluded since they were written."""
+    asked: dict[str, SpecifierSet] = {}
+    for requirement in declared():
+        name = canonicalize_name(requirement.name)
+        asked[name] = asked.get(name, SpecifierSet()) & requirement.specifier
+    return {
+        name: pin
+        for name, pin in known.items()
+        if pin.version in asked.get(canonicalize_name(name), SpecifierSet())
+    }
 
 
 def resolve(previous: dict[str, Pin]) -> list[dict[str, Any]]:
@@ -143,7 +157,7 @@ def main() -> None:
     parser.add_argument("--wheel", type=Path, action="append", default=[], help="a build of torch")
     options = parser.parse_args()
     known = read_pins(PINNED) | read_pins(PINNED_CUDA)
-    packages = [p for p in resolve({} if options.upgrade else known) if is_needed(p)]
+    packages = [p for p in resolve({} if options.upgrade else still_allowed(known)) if is_needed(p)]
     pins = [pin_of(package) for package in packages]
     for path, head, cuda in ((PINNED, HEAD, False), (PINNED_CUDA, HEAD_CUDA, True)):
         chosen = [pin for pin in pins if pin.name.startswith(CUDA_PREFIXES) == cuda]

@@ -16,7 +16,7 @@ Key = dict[str, Any]
 """JSON-ready."""
 
 # Raised whenever training changes what it computes, so that old cache entries are not used.
-TRAINING_VERSION = 6
+TRAINING_VERSION = 7
 # What validation in stage 2 uses of the user settings: how embeddings are fitted.
 FIT_SETTINGS = (
     "embedding_epochs",

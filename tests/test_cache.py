@@ -16,8 +16,8 @@ from torch import Tensor
 from coordinator.phase_cache import Phase, PhaseCache
 from coordinator.phase_keys import PhaseInputs
 from proper_model.engine.checkpoint import load_checkpoint, save_checkpoint
-from proper_model.settings.presets import preset
-from proper_model.settings.profile import BaseWeights, StageSettings
+from proper_model.settings.presets import UserRouting, preset
+from proper_model.settings.profile import BaseWeights, StageSettings, UserSettings
 from proper_model.storage.durable import locked
 
 # Another run, which holds the phase until it is killed.
@@ -200,7 +200,7 @@ def folders(inputs: PhaseInputs) -> dict[str, str]:
 def test_phases_of_earlier_versions_are_found(
     inputs: PhaseInputs, population: str, group: str, router: str
 ) -> None:
-    """These names are of training version 6 and the settings of today.
+    """These names are of training version 7 and the settings of today.
 
     A setting that is added, or another default, rightly moves them; anything else must not.
     """
@@ -216,6 +216,12 @@ def test_phases_of_earlier_versions_are_found(
         ({"settings": StageSettings(name="t", max_prompt_tokens=64)}, {"population", "group", "router"}),
         ({"settings": StageSettings(name="t", base_weights=BaseWeights.FOUR_BIT)}, {"group", "router"}),
         ({"structure": dataclasses.replace(preset("default"), experts=3)}, {"group", "router"}),
+        ({"settings": StageSettings(name="t", user=UserSettings(embedding_epochs=9))}, {"group", "router"}),
+        ({"settings": StageSettings(name="t", user=UserSettings(epochs=9))}, {"router"}),
+        ({"settings": StageSettings(name="t", retrieval_tokens=64)}, set()),
+        ({"grouped": "g" * 64}, {"group", "router"}),
+        ({"structure": dataclasses.replace(preset("default"), end_to_end=True, user_routing=UserRouting.USER_AWARE)}, {"group", "router"}),
+        ({"structure": dataclasses.replace(preset("default"), private_lora_router=True)}, {"router"}),
         (
             {"structure": dataclasses.replace(preset("default"), detach_lora_router=True)},
             {"router"},

@@ -14,7 +14,12 @@ from proper_model.base.population_lora import attach_population
 from proper_model.engine import pooled_training
 from proper_model.engine.pooled_training import PooledTraining
 from proper_model.settings.presets import Constraint, preset
-from proper_model.settings.profile import GroupSettings, PopulationSettings, StageSettings
+from proper_model.settings.profile import (
+    GroupSettings,
+    PopulationSettings,
+    StageSettings,
+    UserSettings,
+)
 from proper_model.stages import population as population_stage
 from proper_model.stages.group import train_group
 from proper_model.stages.pooled_users import PooledUser
@@ -73,6 +78,7 @@ def group(
     settings = StageSettings(
         name="t",
         group=GroupSettings(epochs=2, batch_size=8, dropout=0.2, constraint_weight=0.5),
+        user=UserSettings(embedding_epochs=2),
     )
 
     def progress(done: int, total: int) -> None:

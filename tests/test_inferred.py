@@ -10,10 +10,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save
 from torch import Tensor
 
+from proper_model.bundle.content_policy import check_numbers
+from proper_model.bundle.limits import DEFAULT_LIMITS
+from proper_model.bundle.safe_tensors import read_table
 from proper_model.engine.judging import by_person, held_back_losses
-from proper_model.errors import ConfigError, TrainingError
+from proper_model.errors import BundleFormatError, ConfigError, TrainingError
 from proper_model.kernels.packing import Encoded
 from proper_model.model.adapted_model import AdaptedModel
 from proper_model.model.passes import Pass, group_pass
@@ -140,13 +144,20 @@ def test_no_item_gives_the_mean_and_more_items_weigh_more():
     assert torch.equal(inferred.of([]), torch.zeros(0, 1, 3))
 
 
-def test_tensors_on_disk_give_the_same_embeddings_and_stay_small():
+def test_tensors_on_disk_give_the_same_embeddings_and_pass_the_content_policy():
     features, *_ = people_of_a_known_population(60, 10)
     owners = torch.arange(60).repeat_interleave(10)
     scaled = features * 1e-5  # gradients may be this small, and their white directions as large
     inferred = analyse_variance(scaled.flatten(0, 1), owners, 60, width=3)
     tensors = inferred.tensors()
-    assert max(float(t.abs().max()) for name, t in tensors.items() if "project" in name) <= 32
+    assert float(tensors["inferred.project"].abs().max()) > 2**10
+    data = save(tensors)
+    check_numbers("shared.safetensors", data, read_table(data, DEFAULT_LIMITS, where="shared"))
+    beyond = save({"inferred.center": torch.tensor([2000.0])})
+    with pytest.raises(BundleFormatError, match=r"inferred\.center holds a number"):
+        check_numbers(
+            "shared.safetensors", beyond, read_table(beyond, DEFAULT_LIMITS, where="shared")
+        )
     again = InferredEmbedding.from_tensors(tensors)
     own = [scaled[u].float() for u in range(5)]
     torch.testing.assert_close(again.of(own), inferred.of(own), rtol=1e-4, atol=1e-5)

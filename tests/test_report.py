@@ -13,7 +13,14 @@ from test_results import example
 
 from client.terminal.tables import to_markdown
 from proper_model.errors import ReportError
-from simulations.outcome.details import ArmDetails, Details, MessageTotal, Routing, Significance
+from simulations.outcome.details import (
+    ArmDetails,
+    Details,
+    MessageTotal,
+    PhaseCurve,
+    Routing,
+    Significance,
+)
 from simulations.outcome.results import MetricSummary, Results, write_document
 from simulations.reporting.report import Example, Step, device_differences, write_report
 from simulations.reporting.tables import comparison_table, contrast_table, run_table
@@ -94,6 +101,15 @@ def details() -> Details:
         ],
         messages=[MessageTotal(kind="personalize", direction="request", count=2, bytes=2048)],
         routing=Routing(devices=["d00000", "d00001"], experts=2, weights=[[0.7, 0.3], [0.1, 0.9]]),
+        curves=[
+            PhaseCurve(
+                phase="group",
+                held_back=[0.75, 0.71, 0.72],
+                standard_error=[0.0, 0.004, 0.006],
+                people=20,
+                kept=1,
+            )
+        ],
     )
 
 
@@ -112,8 +128,8 @@ def test_a_run_becomes_one_self_contained_described_page(run_folder: Path) -> No
     assert checker.outside == []
     assert len(checker.ids) == len(set(checker.ids))
     # forest, two device plots (nll pairs present), distance, held-back, routing, messages, times,
-    # and the third pair of arms
-    assert checker.figures == 10
+    # the third pair of arms, and the learning curve
+    assert checker.figures == 11
     assert len(checker.described) == checker.figures
     assert all(len(words.split()) > 5 for words in checker.described)
     for drawing in re.findall(r"<svg .*?</svg>", page, flags=re.DOTALL):
@@ -126,6 +142,8 @@ def test_a_run_becomes_one_self_contained_described_page(run_folder: Path) -> No
     assert "<caption>1 of 2 differences</caption>" in page
     assert '<td class="n">0.0100</td>' in page
     assert "0.0800" not in page
+    learned = "0.7500 before, 0.7100 at look 1, which was kept"
+    assert f"{learned} (standard error of the difference 0.0040, 20 people)" in page
     assert "It fell on 1 of 2 devices, from 1.900 to 1.700" in page
 
 

@@ -35,15 +35,15 @@ def test_presets_differ_only_where_the_specification_says() -> None:
     }
 
 
-def test_only_the_device_preset_folds_and_only_it_has_no_lora_router() -> None:
+def test_presets_that_fold_are_those_without_a_lora_router() -> None:
     assert {name: p.foldable for name, p in PRESETS.items()} == {
         "paper": False,
         "default": False,
         "device": True,
+        "calibrated": True,
         "released": False,
     }
-    assert not preset("device").has_lora_router
-    assert preset("paper").has_lora_router
+    assert all(p.foldable != p.has_lora_router for p in PRESETS.values())
 
 
 def test_released_is_the_table_of_the_released_code() -> None:
@@ -67,7 +67,7 @@ def test_lora_scale_is_two_in_every_stage() -> None:
 def test_unknown_preset_names_the_known_ones() -> None:
     with pytest.raises(ConfigError) as caught:
         preset("fast")
-    assert caught.value.hint == "presets are: default, device, paper, released"
+    assert caught.value.hint == "presets are: calibrated, default, device, paper, released"
 
 
 @pytest.mark.parametrize(

@@ -10,12 +10,14 @@ import re
 import subprocess
 import sys
 import tarfile
+import tomllib
 import zipfile
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
@@ -76,6 +78,28 @@ def test_whatever_our_dependencies_ask_for_is_pinned(supply) -> None:
             ):
                 waiting.append(wanted)
     assert len({name for name, *_ in seen}) > 100
+
+
+def test_no_pin_needs_a_later_python_than_the_project(supply, repository: Path) -> None:
+    """Debian 12 has 3.11.2. Of what is installed here at its pin."""
+    project = tomllib.loads((repository / "pyproject.toml").read_text())["project"]
+    assert project["requires-python"] == ">=3.11"
+    looked_at = 0
+    for distribution in importlib.metadata.distributions():
+        pin = supply.pinned.get(canonicalize_name(distribution.name))
+        if pin is not None and pin.version == Version(distribution.version):
+            wanted = distribution.metadata["Requires-Python"] or ""
+            assert "3.11.0" in SpecifierSet(wanted), f"{pin.name} {pin.version}: Python {wanted}"
+            looked_at += 1
+    assert looked_at > 100
+
+
+def test_a_version_that_its_range_excludes_does_not_stay(supply) -> None:
+    pins = {
+        name: supply.pins.Pin(name, Version(version), (HASH,))
+        for name, version in (("numpy", "1.26"), ("scipy", "1.17.1"), ("six", "0.1"))
+    }
+    assert set(supply.lock.still_allowed(pins)) == {"scipy", "six"}
 
 
 def test_one_hash_at_least_for_every_pin_and_no_address(supply, repository: Path) -> None:

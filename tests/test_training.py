@@ -48,6 +48,11 @@ class Count:
         self.passes = 0
 
 
+def of_two(mean: float) -> torch.Tensor:
+    """Losses of two held-back people with this mean."""
+    return torch.tensor([mean - 0.25, mean + 0.25])
+
+
 def make(
     checkpoint: Path | None = None, validate: Any = None, extra: Count | None = None
 ) -> tuple[PooledTraining, AdaptedModel]:
@@ -71,7 +76,7 @@ def make(
         [(i % 3, item) for i, item in enumerate(samples(10, seed=3))],
         torch.optim.AdamW(parameters, lr=1e-2),
         batch_loss,
-        validate or (lambda _: float(next(values))),
+        validate or (lambda _: of_two(next(values))),
         SETTINGS,
         device=torch.device("cpu"),
         checkpoint=checkpoint,
@@ -83,7 +88,7 @@ def make(
 
 def test_a_killed_run_resumes_in_the_middle_of_an_epoch_to_the_same_bits(tmp_path: Path) -> None:
     whole_count = Count()
-    whole, expected = make(extra=whole_count, validate=lambda _: 1.0)
+    whole, expected = make(extra=whole_count, validate=lambda _: of_two(1.0))
     whole.run()
 
     class KilledError(Exception):
@@ -94,11 +99,11 @@ def test_a_killed_run_resumes_in_the_middle_of_an_epoch_to_the_same_bits(tmp_pat
             raise KilledError
 
     path = tmp_path / "state"
-    first, _ = make(path, extra=Count(), validate=lambda _: 1.0)
+    first, _ = make(path, extra=Count(), validate=lambda _: of_two(1.0))
     with pytest.raises(KilledError):
         first.run(kill)
     count = Count()
-    second, model = make(path, extra=count, validate=lambda _: 1.0)
+    second, model = make(path, extra=count, validate=lambda _: of_two(1.0))
     steps: list[int] = []
     report = second.run(lambda done, total: steps.append(done))
     assert steps[0] == 6  # the steps before are not run again
@@ -110,7 +115,7 @@ def test_a_killed_run_resumes_in_the_middle_of_an_epoch_to_the_same_bits(tmp_pat
 
 def test_the_best_epoch_is_kept_and_training_stops_early() -> None:
     scores = iter([3.0, 1.0, 2.0, 2.0, 2.0, 2.0])
-    training, model = make(validate=lambda _: next(scores))
+    training, model = make(validate=lambda _: of_two(next(scores)))
     training.settings = dataclasses.replace(SETTINGS, epochs=5, patience=2)
     snapshots: list[list[torch.Tensor]] = []
 
@@ -125,9 +130,30 @@ def test_the_best_epoch_is_kept_and_training_stops_early() -> None:
         assert torch.equal(kept, best)
 
 
+def test_the_curve_is_a_mean_over_people_with_the_error_of_their_difference() -> None:
+    """By hand: differences of -2, 0 and -1 from before have a standard deviation of 1."""
+    scores = iter([[1.0, 2.0, 6.0], [-1.0, 2.0, 5.0], [1.0, 2.0, 6.0], [1.0, 2.0, 6.0]])
+    training, _ = make(validate=lambda _: torch.tensor(next(scores)))
+    report = training.run()
+    assert report.people == 3
+    assert report.held_back == [3.0, 2.0, 3.0, 3.0]
+    assert report.held_back_se == pytest.approx([0.0, 1 / 3**0.5, 0.0, 0.0])
+    assert report.best_epoch == 1
+
+
+def test_it_does_not_stop_before_the_epochs_it_must_have() -> None:
+    """Two worse epochs would end it at once; the fourth is better than none, and kept."""
+    scores = iter([3.0, 4.0, 4.0, 4.0, 2.0, 4.0])
+    training, _ = make(validate=lambda _: of_two(next(scores)))
+    training.settings = dataclasses.replace(SETTINGS, epochs=6, patience=1, min_epochs=4)
+    report = training.run()
+    assert report.held_back == [3.0, 4.0, 4.0, 4.0, 2.0, 4.0]
+    assert report.best_epoch == 4
+
+
 def test_without_early_stopping_the_last_epoch_is_kept() -> None:
     scores = iter([1.0, 5.0])
-    training, model = make(validate=lambda _: next(scores))
+    training, model = make(validate=lambda _: of_two(next(scores)))
     training.settings = dataclasses.replace(SETTINGS, early_stopping=False)
     last: list[torch.Tensor] = []
 
@@ -143,8 +169,8 @@ def test_without_early_stopping_the_last_epoch_is_kept() -> None:
 
 
 def test_a_training_step_is_the_same_however_it_is_cut() -> None:
-    first, model = make(validate=lambda _: 1.0)
-    second, other = make(validate=lambda _: 1.0)
+    first, model = make(validate=lambda _: of_two(1.0))
+    second, other = make(validate=lambda _: of_two(1.0))
     second.settings = dataclasses.replace(SETTINGS, tokens_per_step=10_000)
     first.run()
     second.run()
@@ -189,7 +215,7 @@ def test_no_samples_is_an_error() -> None:
             [],
             torch.optim.AdamW(list(model.parameters())),
             lambda b: (b.answers, None),
-            lambda _: 0.0,
+            lambda _: of_two(0.0),
             SETTINGS,
             device=torch.device("cpu"),
         )

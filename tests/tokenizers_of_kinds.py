@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from functools import cache
 from typing import Any
@@ -37,9 +38,13 @@ BYTE_LEVEL = ("gpt-2", "llama-bpe", "qwen2", "smollm")
 BYTE_FALLBACK = ("sentencepiece", "gemma")
 
 
-@cache
 def tokenizer_of(kind: str) -> Any:
-    """Of at most 420 tokens; `kind` from the two tuples above."""
+    """Of at most 420 tokens, the caller's own to change; `kind` from the two tuples above."""
+    return copy.deepcopy(_trained(kind))
+
+
+@cache
+def _trained(kind: str) -> Any:
     backend, specials = _byte_level(kind) if kind in BYTE_LEVEL else _byte_fallback(kind)
     backend.post_processor = processors.TemplateProcessing(
         single="<s> $A", special_tokens=[("<s>", 1)]

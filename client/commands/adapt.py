@@ -174,6 +174,7 @@ def say_outcome(state: PersonalState, name: str, least: int | None) -> None:
             "mean": "the average user's embedding",
             "prototype": "the embedding of the nearest kind of user",
             "fitted": "an embedding of your own",
+            "inferred": "an embedding of your own",
             "none": "the population's model, which is all that this release holds",
         }[str(source)]
         if least is None:

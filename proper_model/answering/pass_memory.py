@@ -38,9 +38,8 @@ def inference_tokens(
     if budget is None:
         return tokens
     sites, dtype = model.sites, model.base.dtype
-    hidden = max(site.d_in for site in sites if site.path.endswith("up_proj"))
-    ffn = max(site.d_out for site in sites if site.path.endswith("up_proj"))
     config = text_config(model.base.config)
+    hidden, ffn = size(config, "hidden_size"), size(config, "intermediate_size")
     heads = size(config, "num_attention_heads")
     key_width = getattr(config, "num_key_value_heads", heads) * getattr(
         config, "head_dim", hidden // heads

@@ -1,13 +1,15 @@
-"""Where adapters attach: the feed-forward linears of a dense decoder.
+"""Where adapters attach: linears of every block of a dense decoder.
 
-Stages 2 and 3 adapt `gate_proj`, `up_proj` and `down_proj` of every block (PROPER A.3). The linears
-are found by name and type, so any Hugging Face causal LM with that layout works without patching
-its code; fused or mixture-of-experts feed-forwards are refused with what was found.
+Stages 2 and 3 adapt `gate_proj`, `up_proj` and `down_proj` (PROPER A.3); methods to compare with may
+adapt those of attention. The linears are found by name and type, so any Hugging Face causal LM with
+that layout works without patching its code; fused linears and mixture-of-experts feed-forwards are
+refused with what was found.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -29,13 +31,16 @@ class Site:
     d_out: int
 
 
-def find_sites(base: torch.nn.Module) -> list[Site]:
-    """All feed-forward linears of `base`, in module order. Raises BaseModelError if unsupported."""
+def find_sites(base: torch.nn.Module, targets: Sequence[str] = FFN_TARGETS) -> list[Site]:
+    """All linears of `base` with these names, by default its feed-forward's, in module order.
+
+    Raises BaseModelError if a block lacks one, or the base is none that PROPER adapts.
+    """
     modules = dict(base.named_modules())
     _refuse_unsupported(modules)
     sites = []
     for path, module in modules.items():
-        if path.rpartition(".")[2] not in FFN_TARGETS:
+        if path.rpartition(".")[2] not in targets:
             continue
         number = _LAYER.search(path)
         if not isinstance(module, torch.nn.Linear | QuantizedLinear) or number is None:
@@ -46,12 +51,12 @@ def find_sites(base: torch.nn.Module) -> list[Site]:
             )
         sites.append(Site(path, int(number.group(1)), module.in_features, module.out_features))
     layers = {site.layer for site in sites}
-    if not sites or len(sites) != len(FFN_TARGETS) * len(layers):
+    if not sites or len(sites) != len(targets) * len(layers):
         raise BaseModelError(
-            f"found {len(sites)} feed-forward linears in {len(layers)} blocks, expected "
-            f"{', '.join(FFN_TARGETS)} in every block",
-            hint="PROPER needs a decoder with a gated dense feed-forward (Llama, Qwen, Mistral, "
-            "Gemma, SmolLM and relatives)",
+            f"found {len(sites)} linears in {len(layers)} blocks, expected "
+            f"{', '.join(targets)} in every block",
+            hint="PROPER needs a decoder with a gated dense feed-forward and separate linears in "
+            "attention (Llama, Qwen, Mistral, Gemma, SmolLM and relatives)",
         )
     return sites
 

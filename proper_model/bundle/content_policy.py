@@ -36,6 +36,9 @@ MIN_MEMBERS = 10
 # What is computed with. Wider or whole numbers would be converted, or fail, only when they are used.
 FLOATS = frozenset({"F32", "BF16", "F16"})
 TRAINED_EXPONENT = 10
+# Directions in which the gradients of items vary little have coordinates this large.
+INFERRED_EXPONENT = 40
+_INFERRED = re.compile(r"inferred\.(project|weight)")
 
 _SITE = r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*"
 _SHARED_TENSORS = re.compile(
@@ -168,13 +171,18 @@ def check_file(
 def check_numbers(name: str, data: bytes, table: Mapping[str, TensorSpec]) -> None:
     """Every number in this verified file is finite and of a size that training leaves.
 
-    What PROPER trains stays near its start, so experts, routers and averages are below 2^10.
+    What PROPER trains stays near its start, so experts, routers and averages are below 2^10, and below
+    2^40 what turns the small gradients of items into embeddings.
 
     Raises BundleFormatError naming the tensor.
     """
-    trained = not name.startswith(BASE)
-    largest = TRAINED_EXPONENT if trained else LARGEST_EXPONENT
-    check_finite(data, table, where=name, largest_exponent=largest)
+    if name.startswith(BASE):
+        check_finite(data, table, where=name, largest_exponent=LARGEST_EXPONENT)
+        return
+    inferred = {tensor: spec for tensor, spec in table.items() if _INFERRED.fullmatch(tensor)}
+    trained = {tensor: spec for tensor, spec in table.items() if tensor not in inferred}
+    check_finite(data, trained, where=name, largest_exponent=TRAINED_EXPONENT)
+    check_finite(data, inferred, where=name, largest_exponent=INFERRED_EXPONENT)
 
 
 def check_members(name: str, data: bytes, table: Mapping[str, TensorSpec]) -> None:

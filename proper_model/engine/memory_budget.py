@@ -48,7 +48,7 @@ def memory_model(
             batch.slots,
             embeddings=embeddings,
             routing=routing if routing is not UserRouting.LORA_AWARE else UserRouting.USER_AWARE,
-            experts=True,
+            experts=len(model.experts) > 0,
         )
         now.dropout = settings.dropout
         model.answer_loss(batch, now).sum().backward(inputs=trained)

@@ -215,12 +215,24 @@ class PooledTraining(TrainingLoop[float]):
         report.people = len(losses)
         report.held_back.append(value)
         report.held_back_se.append(error)
-        lowest = report.held_back[report.best_epoch]
-        if len(report.held_back) == 1 or value < lowest or not self.settings.early_stopping:
+        if self._is_kept(value, error):
             report.best_epoch = len(report.held_back) - 1
             with torch.no_grad():
                 for best, p in zip(self.best, self.parameters, strict=True):
                     best.copy_(p)
+
+    def _is_kept(self, value: float, error: float) -> bool:
+        """Whether what was judged just now takes the place of the best so far.
+
+        Among epochs the lowest loss does. What there was before training stands only against epochs that
+        are worse by more than a standard error: a few held-back people cannot tell less, and a stage that
+        is never kept teaches nothing (docs/method.md 1.4).
+        """
+        report = self.report
+        if len(report.held_back) == 1 or not self.settings.early_stopping:
+            return True
+        lowest = report.held_back[report.best_epoch]
+        return value < lowest or (report.best_epoch == 0 and value - lowest < error)
 
     def _extra_tensors(self) -> Mapping[str, Tensor]:
         return {} if self.extra is None else self.extra.tensors()

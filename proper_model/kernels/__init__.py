@@ -1,6 +1,7 @@
 """Tensor routines for packed rows: layout, packing, attention, dropout, low-rank products."""
 
 from proper_model.kernels.dropout import mix_seed
-from proper_model.kernels.packing import Encoded
+from proper_model.kernels.layout import Layout
+from proper_model.kernels.packing import Batch, Encoded, budget_chunks
 
-__all__ = ["Encoded", "mix_seed"]
+__all__ = ["Batch", "Encoded", "Layout", "budget_chunks", "mix_seed"]

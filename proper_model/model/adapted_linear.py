@@ -72,6 +72,8 @@ class AdaptedLinear(torch.nn.Module):
         user_low, expert_low = low.user_low, low.expert_low  # A_u x [M, r], A_n x [M, N, r]
         if user_low is not None and mask is not None:
             user_low = user_low / kept
+        if user_low is not None and now.gate is not None:
+            user_low = user_low * now.gate(number, flat, layout)
         if expert_low is not None:
             weights = route(
                 adapters, number, now, layout, flat, low.text_logits, user_low, user_b, user_w

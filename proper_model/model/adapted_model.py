@@ -1,8 +1,8 @@
-"""A frozen base with adapters around its feed-forward linears.
+"""A frozen base with adapters around its feed-forward linears, or others that are named.
 
     h = W_p x + s * sum_n w_n(x, u) B_n A_n x + s * B_u A_u x          (PROPER eq. 7, 10, 11, 13)
 
-`AdaptedModel` swaps each feed-forward linear for an `AdaptedLinear` that reads the current
+`AdaptedModel` swaps each of these linears for an `AdaptedLinear` that reads the current
 `Pass`: whose rows these are, which parts are active, whether to drop out. `attached()` puts the
 original modules back when it ends; the base's tensors are never written.
 
@@ -11,7 +11,7 @@ Letters: R rows, K answer tokens, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -21,7 +21,7 @@ from torch import Tensor
 from proper_model.base.sites import find_sites
 from proper_model.kernels.attention import packed_attention
 from proper_model.kernels.ops import Backend
-from proper_model.kernels.packing import Batch
+from proper_model.kernels.packing import Batch, packed_inputs
 from proper_model.kernels.products import FrozenLinear, serves
 from proper_model.model.adapted_linear import AdaptedLinear
 from proper_model.model.adapters import Adapters
@@ -39,6 +39,8 @@ class AdaptedModel(Adapters):
         structure: which equations are used.
         generator: randomness of the initial experts and routers.
         backend: how adapted linears compute, None for the best on the base's device; see `ops`.
+        targets: names of the linears that get private LoRAs and nothing else; None: the feed-forward's,
+            with experts and routers.
     """
 
     def __init__(
@@ -48,10 +50,16 @@ class AdaptedModel(Adapters):
         *,
         generator: torch.Generator,
         backend: Backend | None = None,
+        targets: Sequence[str] | None = None,
     ) -> None:
         device = torch.device(base.device)
-        backend = backend or Backend.best_on(device)
-        super().__init__(find_sites(base), structure, generator=generator, backend=backend)
+        super().__init__(
+            find_sites(base) if targets is None else find_sites(base, targets),
+            structure,
+            generator=generator,
+            backend=backend or Backend.best_on(device),
+            experts=targets is None,
+        )
         # Held outside the module tree: parameters() must be the adapters' alone.
         object.__setattr__(self, "base", base)
         base.requires_grad_(False)
@@ -124,6 +132,12 @@ class AdaptedModel(Adapters):
         """Negative log-likelihood of every answer token: [K], float32 or wider."""
         with self.attached(), self.running(now.over(batch)):
             return answer_nll(self.base, batch)
+
+    def hidden_states(self, batch: Batch, now: Pass) -> Tensor:
+        """What the last block leaves at every token, before the head: [M, d]."""
+        with self.attached(), self.running(now.over(batch)):
+            hidden: Tensor = self.base.get_decoder()(**packed_inputs(batch)).last_hidden_state[0]
+        return hidden
 
     def answer_logits(self, batch: Batch, now: Pass) -> Tensor:
         """Logits that predict the answer tokens, [K, V]."""

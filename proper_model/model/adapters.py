@@ -142,6 +142,7 @@ class Adapters(torch.nn.Module):
         structure: which equations are used.
         generator: randomness of the initial experts and routers.
         backend: how adapted linears compute; see `ops`.
+        experts: false for private LoRAs alone, without experts and routers.
 
     Attributes:
         embedding_shape: [tables, e] of a user's embedding; see `embedding_shape`.
@@ -160,6 +161,7 @@ class Adapters(torch.nn.Module):
         *,
         generator: torch.Generator,
         backend: Backend,
+        experts: bool = True,
     ) -> None:
         super().__init__()
         self.sites, self.structure, self.backend = list(sites), structure, backend
@@ -167,7 +169,7 @@ class Adapters(torch.nn.Module):
         self.embedding_shape = embedding_shape(structure, self.sites)
         self._columns = _columns_of(structure, self.sites)
         n, rank = structure.experts, structure.rank
-        with_groups = [] if structure.population_only else self.sites
+        with_groups = self.sites if experts and not structure.population_only else []
         self.experts = torch.nn.ModuleList(
             Experts(s.d_in, s.d_out, n, rank, generator) for s in with_groups
         )

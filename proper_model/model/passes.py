@@ -20,6 +20,10 @@ from proper_model.settings.presets import UserRouting
 # the same x for given user slots [R, K] -> [K, Q, N].
 RoutingObserver = Callable[[int, Tensor, Tensor, Callable[[Tensor], Tensor]], None]
 
+# Called at every linear with private LoRAs with (site number, x [M, i], layout) -> [M, 1], which
+# multiplies A_u x.
+Gate = Callable[[int, Tensor, Layout], Tensor]
+
 
 @dataclass
 class Pass:
@@ -35,6 +39,7 @@ class Pass:
         dropout: probability, active only with `seeds`, one a row.
         prompt_mask: true on the prompt's tokens of the first input, for the `pooled` text router.
         observer: sees routing weights, for the constraint loss and for inspection.
+        gate: how much of a private LoRA a token gets; None: all of it.
         pooled: per site, the mean prompt input: the prompt's forward pass fills it, decoding steps
             read it.
     """
@@ -49,6 +54,7 @@ class Pass:
     seeds: tuple[int, ...] | None = None
     prompt_mask: Tensor | None = None
     observer: RoutingObserver | None = None
+    gate: Gate | None = None
     pooled: dict[int, Tensor] = field(default_factory=dict)
 
     def over(self, batch: Batch) -> Pass:

@@ -74,8 +74,7 @@ def normalize(logits: Tensor) -> Tensor:
 
 def text_weight(adapters: Adapters, number: int, now: Pass, x: Tensor) -> Tensor | None:
     """W_t [N, i] in routing precision where every token's own text routes it, else None."""
-    weight = adapters.router(number).text
-    if not now.experts or weight is None:
+    if not now.experts or (weight := adapters.router(number).text) is None:
         return None
     if now.lora and now.routing is UserRouting.LORA_AWARE:
         return None  # eq. 12 reads the adapter's output only

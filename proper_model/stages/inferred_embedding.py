@@ -35,7 +35,6 @@ LEAST_SIGNAL = 0.005  # of variance between people against that within one, a di
 # Of the mean variance within people, added to each feature's. As small as this, since what items have in
 # common fills a few directions of large variance, and what tells them apart the many of small.
 RIDGE = 2e-5
-LARGEST = 32.0  # number of P in a release
 # Wide enough for routing weights that differ: logits of standard deviation 1.7 at the first step.
 SPREAD = 2.0
 
@@ -78,19 +77,13 @@ class InferredEmbedding(torch.nn.Module):
         found: Tensor = self(sums, items)
         return found[:, None]
 
-    @torch.no_grad()
     def tensors(self) -> dict[str, Tensor]:
-        """By their names on disk; gives the same embeddings after `from_tensors`.
-
-        White directions of small gradients have large numbers in P, and a release may hold none: a
-        factor is moved from P to V, which changes no product.
-        """
-        factor = max(1.0, float(self.project.abs().max()) / LARGEST)
+        """By their names on disk; the inverse of `from_tensors`."""
         found = {
             "inferred.center": self.center,
-            "inferred.project": self.project / factor,
+            "inferred.project": self.project,
             "inferred.items": self.log_items.exp(),
-            "inferred.weight": self.weight * factor,
+            "inferred.weight": self.weight,
         }
         return {name: tensor.detach().cpu().contiguous() for name, tensor in found.items()}
 

@@ -11,8 +11,8 @@ from proper_model.tasks.task import (
 )
 
 __all__ = [
-    "ALL", "Depth", "Example", "HistoryItem", "MOST_RETRIEVED", "OwnItems", "Place", "Population", "Query", "Report",
-    "Retriever", "Room", "Task", "User", "check_depth", "counted", "folded", "lines_before",
+    "ALL", "Depth", "Example", "HistoryItem", "MOST_RETRIEVED", "OwnItems", "Place", "Population",
+    "Query", "Report", "Retriever", "Room", "Task", "User", "check_depth", "counted", "folded", "lines_before",
     "load_task", "parse_depth", "shipped_tasks", "short_id", "task_from_toml", "user_to_json",
     "users_to_json",
 ]

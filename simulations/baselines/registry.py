@@ -52,6 +52,24 @@ def _prompted(name: str) -> Arm:
     return PROMPTED[name]
 
 
+def _oppu(name: str) -> Arm:
+    from simulations.baselines.oppu import OPPU
+
+    return OPPU[name]
+
+
+def _per_pcs() -> Arm:
+    from simulations.baselines.per_pcs import PerPcs
+
+    return PerPcs()
+
+
+def _hypernetwork() -> Arm:
+    from simulations.baselines.hypernetwork import Hypernetwork
+
+    return Hypernetwork()
+
+
 def _labels(task: Task, *, ordinal: bool) -> str | None:
     from simulations.baselines.floors import no_floor
 
@@ -67,10 +85,17 @@ _PROMPTED = (
     *("oppu-mlp+rag-1-asked", "stage3+rag-1-asked", "oppu-mlp+rag-4-asked", "stage3+rag-4-asked"),
     *("oppu-mlp+pag-asked", "stage3+pag-asked"),
 )
+_OPPU = (
+    *("oppu-kv", "oppu-qv", "oppu-kv+rag-1", "oppu-qv+rag-1"),
+    *("oppu-kv+rag-4", "oppu-qv+rag-4"),
+)
 
 ARMS: Mapping[str, Callable[[], Arm]] = {
     **{name: partial(_floor, name) for name in (*_FLOORS, *_ORDINAL_FLOORS)},
     **{name: partial(_prompted, name) for name in _PROMPTED},
+    **{name: partial(_oppu, name) for name in _OPPU},
+    "per-pcs": _per_pcs,
+    "hypernetwork": _hypernetwork,
 }
 _LIMITS: Mapping[str, Callable[[Task], str | None]] = {
     **{name: partial(_labels, ordinal=False) for name in _FLOORS},

@@ -1,3 +1,3 @@
-"""Experiments about one person's device: preference drift, and several tasks of one person."""
+"""Experiments: the paper's tables and figures, preference drift, several tasks of one person."""
 
 __all__ = ["command"]

@@ -14,13 +14,14 @@ from typing import TypeVar
 from client.person.adapting import adapt_users
 from client.person.arms import STATEFUL_ARMS, predict
 from client.person.state import PersonalState
+from proper_model.errors import DataError, TaskError
 from proper_model.evaluation import Prediction
 from proper_model.federation.step_clock import StepClock, read_seconds
 from proper_model.progress import Progress
 from proper_model.release.contents import Release
 from proper_model.storage.files import make_private_folder
 from proper_model.tasks import User
-from simulations.baselines.arm import Arm, Benchmark
+from simulations.baselines.arm import Arm, Benchmark, cut
 from simulations.experiments.arm_store import CellStore, Finished, ReleaseFacts
 from simulations.experiments.benchmark_plan import SHUFFLED
 from simulations.experiments.common import Meter, train_release
@@ -90,7 +91,7 @@ class Cell:
         """The same people over the same release, with only the newest items of every history."""
         return replace(
             self,
-            users=tuple(replace(user, history=user.history[-items:]) for user in self.users),
+            users=cut(self.users, items),
             store=CellStore(self.store.folder / f"newest-{items}"),
         )
 
@@ -149,13 +150,20 @@ class Cell:
         return states
 
     def run_rivals(self, names: Sequence[str], made: Callable[[str], Arm]) -> None:
-        """Other methods. What they learn and what they answer is one cost."""
+        """Other methods. What they learn and what they answer is one cost.
+
+        One that says it does not fit these data is left out, and why is stored.
+        """
         for name in names:
-            if self.store.arm(name) is None:
-                self.progress(name, 0, 0)
-                method = made(name)
-                predictions, costs = self._metered(partial(self._rival, method))
-                self.store.finish(name, Finished(predictions, None, costs, environment.commit()))
+            if self.store.arm(name) is not None or self.store.left_out(name) is not None:
+                continue
+            self.progress(name, 0, 0)
+            try:
+                predictions, costs = self._metered(partial(self._rival, made(name)))
+            except (DataError, TaskError) as error:
+                self.store.leave_out(name, error.message.removeprefix(f"{name}: "))
+                continue
+            self.store.finish(name, Finished(predictions, None, costs, environment.commit()))
 
     def _rival(self, method: Arm) -> list[Prediction]:
         return method.predict(
@@ -167,6 +175,7 @@ class Cell:
                 folder=make_private_folder(self.store.scratch(method.name)),
                 memory_bytes=self.memory_bytes,
                 progress=self.progress,
+                states=self.states,
             )
         )
 

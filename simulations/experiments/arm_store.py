@@ -1,6 +1,7 @@
 """What finished arms left: predictions and costs, each in one file that is there whole or not at all.
 
     CELL/arms/NAME.json        predictions of one arm, what they cost, the code that made them
+    CELL/left-out/NAME.json    why an arm has no answers for these data
     CELL/states/NAME/00000     the people's private parts, without histories, in their order
     CELL/release.json          of the pooled stages: notes, sizes; phases.json: their seconds
 
@@ -79,6 +80,15 @@ class CellStore:
         _write(self._arm_file(name), content)
         for leftover in (self.folder / "scratch").glob(f"{name}*"):
             remove_folder(leftover)
+
+    def left_out(self, name: str) -> str | None:
+        """Why an arm has no answers for these data, or None."""
+        stored = _read(self.folder / "left-out" / f"{name}.json")
+        return None if stored is None else str(stored.get("why"))
+
+    def leave_out(self, name: str, why: str) -> None:
+        """Store why an arm has no answers, so that it is not tried again."""
+        _write(self.folder / "left-out" / f"{name}.json", {"why": why})
 
     def states(self, name: str, users: Sequence[User]) -> dict[str, PersonalState] | None:
         """All people's states by user id, or None if one is missing."""

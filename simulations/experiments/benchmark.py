@@ -7,12 +7,16 @@ opened for scoring.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 
+from proper_model.errors import BusyError
 from proper_model.evaluation import Prediction, Scored, score
 from proper_model.progress import Progress
+from proper_model.storage.durable import locked
 from proper_model.storage.files import storage_errors
 from proper_model.tasks import Task, User
 from simulations.baselines.arm import Arm
@@ -36,6 +40,7 @@ class Measured:
 
     Attributes:
         rows: by name of the row; `lengths`: by number of items and name of the row.
+        left_out: methods that do not fit these data, and why.
         arms: by name of the row, the arm and variant, and what every cell of it left.
         users: the people who were asked, of all folds, with whole histories.
     """
@@ -48,6 +53,7 @@ class Measured:
     rows: Mapping[str, Scored]
     arms: Mapping[str, tuple[str, Variant, Sequence[Finished]]]
     lengths: Mapping[int, Mapping[str, Scored]]
+    left_out: Mapping[str, str]
 
     def facts(self, variant: Variant) -> list[ReleaseFacts]:
         """Of every release of a variant, in the order of seeds and folds."""
@@ -71,9 +77,22 @@ def run_benchmark(plan: Plan, progress: Progress, made: Callable[[str], Arm]) ->
     sources = {_title(*where): cell.stages.source for where, cell in cells.items()}
     with storage_errors(out):
         sha256 = fix(out, configuration(plan, sources))
-        for (name, _, _), cell in cells.items():
-            _run(plan, _variant(plan, name), cell, made)
+        with _alone(out):
+            for (name, _, _), cell in cells.items():
+                _run(plan, _variant(plan, name), cell, made)
         return _scored(plan, sha256, cells)
+
+
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """OUT is this process's until the end of the block. Raises BusyError if it is another's."""
+    try:
+        with locked(out / ".lock", timeout_s=0):
+            yield
+    except TimeoutError:
+        raise BusyError(
+            f"{out}: another process runs this benchmark", hint="wait for it, or give a new --out"
+        ) from None
 
 
 def _cells(plan: Plan, progress: Progress) -> dict[tuple[str, int, int], Cell]:
@@ -126,6 +145,7 @@ def _scored(plan: Plan, sha256: str, cells: Cells) -> Measured:
     rows: dict[str, Scored] = {}
     arms: dict[str, tuple[str, Variant, Sequence[Finished]]] = {}
     lengths: dict[int, dict[str, Scored]] = {items: {} for items in plan.lengths}
+    left_out: dict[str, str] = {}
     users: list[User] = []
     for variant in plan.variants:
         own = {where[1:]: cell for where, cell in cells.items() if where[0] == variant.name}
@@ -133,8 +153,10 @@ def _scored(plan: Plan, sha256: str, cells: Cells) -> Measured:
             name = plan.row(arm, variant)
             done = {where: cell.store.arm(arm) for where, cell in own.items()}
             finished = {where: found for where, found in done.items() if found is not None}
-            if len(finished) < len(own):
-                continue  # a control that needs a second person
+            if len(finished) < len(own):  # of a cell at least it has no answers
+                why = (cell.store.left_out(arm) for cell in own.values())
+                left_out[name] = next(filter(None, why), "it needs a second person")
+                continue
             rows[name] = _table(plan, own, finished, first.task)
             arms[name] = (arm, variant, list(finished.values()))
         for items in plan.lengths:
@@ -144,7 +166,7 @@ def _scored(plan: Plan, sha256: str, cells: Cells) -> Measured:
                 name = plan.row(arm, variant)
                 lengths[items][name] = _table(plan, cut, found, first.task)
         users = users or _people(own, plan.seeds[0])
-    return Measured(plan, sha256, first, users, cells, rows, arms, lengths)
+    return Measured(plan, sha256, first, users, cells, rows, arms, lengths, left_out)
 
 
 def _there(found: Finished | None) -> Finished:

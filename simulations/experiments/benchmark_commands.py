@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
@@ -135,6 +135,22 @@ def fig6_experts(options: RunOptions, seeds: Seeds = "0", experts: Experts = "2,
     _run(plans.experts(options, asked))
 
 
+def print_benchmarks(results: Sequence[BenchmarkResult], *, markdown: bool = False) -> None:
+    """The tables of finished benchmarks; several of them side by side, then one after another."""
+    from simulations.experiments import benchmark_tables as tables
+
+    shown = [tables.joined_table(results)] if len(results) > 1 else []
+    for result in results:
+        shown += tables.tables_of(result)[len(results) > 1 :]
+    for number, one in enumerate(shown):
+        if markdown:
+            print_line(("\n" if number else "") + f"**{one.title}**\n")
+        print_table(one, markdown=markdown)
+    lines = [line for result in results for line in tables.standing(result).lines]
+    for line in [*lines, *tables.beside_the_paper(results)]:
+        print_line(f"\n- {line}" if markdown else f"note: {line}")
+
+
 def _asked(seeds: str, lengths: str, *, presets: tuple[str, ...]) -> Asked:
     from simulations.experiments.benchmark_plan import Asked
 
@@ -225,8 +241,5 @@ def _leave(result: BenchmarkResult, out: Path, example: Example | None) -> None:
         for figure in section.figures:
             drawn = figure.svg.replace("currentColor", "black")
             write_atomic(folder / f"{figure.key.partition('-')[2]}.svg", drawn.encode())
-    for table in section.tables:
-        print_table(table)
-    for line in section.not_won:
-        print_line(line)
+    print_benchmarks([result])
     say(f"result: {out / name}.json, table: {name}.md, page: {name}.html, figures: figures/")

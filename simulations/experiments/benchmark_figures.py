@@ -171,7 +171,8 @@ def routing_density(own: Routing, *, key: str) -> Figure | None:
     weights = np.array(own.weights)
     if weights.ndim != 2 or len(weights) < 2:
         return None
-    at = np.linspace(0.0, 1.0, DENSITY_POINTS)
+    low, high = float(weights.min()), float(weights.max())
+    at = np.linspace(max(0.0, low - 0.1), min(1.0, high + 0.1), DENSITY_POINTS)
     with figures.drawing(6.4, 3.0) as (canvas, axes):
         for expert in range(weights.shape[1]):
             colour = COLOURS[expert % len(COLOURS)]

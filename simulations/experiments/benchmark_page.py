@@ -16,14 +16,12 @@ from proper_model.storage.files import make_private_folder, write_atomic
 from simulations.experiments.benchmark_figures import draw
 from simulations.experiments.benchmark_schema import BenchmarkResult
 from simulations.experiments.benchmark_tables import (
+    Standing,
     beside_the_paper,
-    comparison_table,
     joined_table,
-    length_table,
-    method_table,
-    not_won,
     sentences,
-    size_table,
+    standing,
+    tables_of,
     title,
 )
 from simulations.experiments.comparing import THRESHOLD
@@ -44,26 +42,20 @@ class Section:
     tables: tuple[Table, ...]
     figures: tuple[Figure, ...]
     sentences: tuple[str, ...]
-    not_won: tuple[str, ...]
+    standing: Standing
     example: Example | None = None
 
 
 def section(result: BenchmarkResult, anchor: str, example: Example | None = None) -> Section:
     """Tables, sentences and figures of one benchmark."""
-    found = (
-        method_table(result),
-        comparison_table(result),
-        length_table(result),
-        size_table(result),
-    )
     return Section(
         result=result,
         anchor=anchor,
         title=title(result),
-        tables=tuple(table for table in found if table is not None),
+        tables=tuple(tables_of(result)),
         figures=tuple(draw(result, anchor)),
         sentences=tuple(sentences(result)),
-        not_won=tuple(not_won(result)),
+        standing=standing(result),
         example=example,
     )
 

@@ -10,8 +10,8 @@ the first variant only.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from proper_model.errors import ConfigError
@@ -116,7 +116,6 @@ class Asked:
     lengths: tuple[int, ...] = ()
     rivals: tuple[str, ...] | None = None  # None: all that are defined for the task
     experts: tuple[int, ...] = (2, 5, 8)
-    known: Mapping[str, Ablation] | None = field(default=None)  # None: `ABLATIONS`
 
 
 def table1(options: RunOptions, asked: Asked) -> Plan:
@@ -144,8 +143,7 @@ def table3(options: RunOptions, asked: Asked) -> Plan:
     """The full model, and what is lost without a part of it."""
     name = _only(asked.presets)
     full = _variant(options, name, FULL, ("stage1", "stage2", "oppu-mlp", "stage3", SHUFFLED))
-    known = () if asked.known is None else (asked.known,)
-    kept, left_out = fitting(full.structure, full.settings, *known)
+    kept, left_out = fitting(full.structure, full.settings)
     variants, judged = [full], [("stage3", "stage2", full)]
     for title, ablation in kept.items():
         variant = full

@@ -7,12 +7,13 @@ places in a list, and no text of anybody is in it.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from pydantic import Field, model_validator
 
-from simulations.experiments.schema import Costs
+from simulations.experiments.schema import Costs, Experiment, read_experiment
 from simulations.outcome.results import (
     Contrast,
     Document,
@@ -149,6 +150,15 @@ class BenchmarkResult(Document):
     def metric_names(self) -> list[str]:
         """Metrics that any row has, in the first row's order."""
         return list(dict.fromkeys(m for row in self.rows.values() for m in row.metrics))
+
+
+def read_result(path: Path) -> Experiment | BenchmarkResult:
+    """An experiment or a benchmark, whichever the file says. Raises ReportError as they do."""
+    try:
+        named = json.loads(path.read_bytes()).get("experiment")
+    except (OSError, ValueError, AttributeError, RecursionError):
+        named = None  # told by the reader
+    return read_benchmark(path) if named in get_args(Name) else read_experiment(path)
 
 
 def read_benchmark(path: Path) -> BenchmarkResult:

@@ -30,7 +30,7 @@ from simulations.reporting.score import CONFIDENCE, Resampling, summaries
 CURVES = ("population", "group", "router")
 GROUPS_OF_PEOPLE = 4  # where histories have more lengths than that, quartiles
 # Of each kind of task what people ask for, then what sees most.
-MAIN = ("accuracy", "mae_expected", "mae", "rougeL")
+MAIN = ("mae_expected", "accuracy", "mae", "rougeL")
 LOSS = "nll"
 
 
@@ -86,7 +86,12 @@ def as_result(
         curves=[curve for variant in plan.variants for curve in _curves(measured, variant)],
         routing=list(routing),
         texts=texts,
-        notes=[*_standing_notes(plan), *plan.notes, *notes],
+        notes=[
+            *_standing_notes(plan),
+            *plan.notes,
+            *(f"left out: {name}, since {why}" for name, why in measured.left_out.items()),
+            *notes,
+        ],
     )
 
 
@@ -105,6 +110,8 @@ def _standing_notes(plan: Plan) -> list[str]:
         "its stage 2 most probably trains on the test users' own histories, which is the easier "
         "setting"
     ]
+    if plan.experiment != "fig6-efficiency":
+        notes.append("minutes of pooled phases are this run's: one found in the cache took none")
     if len(plan.seeds) > 1:
         notes.append(
             "a row is the mean over seeds of training, about the same people; its interval is over "

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from client.terminal.tables import Table, to_markdown
 from simulations.experiments.benchmark_schema import BenchmarkResult, Row
-from simulations.experiments.benchmark_summary import main_metrics
+from simulations.experiments.benchmark_summary import bands, main_metrics
 from simulations.experiments.comparing import UNUSED, sentence
 from simulations.experiments.paper_numbers import (
     DISCREPANCIES,
@@ -17,6 +18,7 @@ from simulations.experiments.paper_numbers import (
 from simulations.outcome.results import METRICS, MetricSummary
 from simulations.reporting.tables import NONE, difference, interval
 
+WAY = ("item-mean", "gaussian")
 PROPER_ARMS = ("stage2", "stage3")
 # What a paper's experiment is called in prose.
 TITLES = {
@@ -99,7 +101,7 @@ def comparison_table(result: BenchmarkResult) -> Table:
         *("methods", "metric", "difference", "interval", "verdict", "p, Holm"),
         *("helped", "hurt", "detectable"),
     )
-    return Table("Comparisons, paired by person", header, tuple(rows), labels=2)
+    return Table(f"{result.task}: comparisons, paired by person", header, tuple(rows), labels=2)
 
 
 def length_table(result: BenchmarkResult) -> Table | None:
@@ -119,7 +121,45 @@ def length_table(result: BenchmarkResult) -> Table | None:
     if not rows:
         return None
     header = ("methods", "metric", "histories", "items", "people", "difference", "interval")
-    return Table("By length of the history", header, tuple(rows), labels=3)
+    return Table(f"{result.task}: by length of the history", header, tuple(rows), labels=3)
+
+
+def band_table(result: BenchmarkResult) -> Table | None:
+    """Every method among people with about as many items of their own, in the task's main metric.
+
+    Where the table has both floors, in brackets how much of the way from `item-mean`, which knows
+    nothing of the person, to `gaussian`, which knows how all answers go together, a method covers.
+    None where all histories are about as long.
+    """
+    metric = main_metrics(metrics_of(result))[0]
+    parts = bands(sorted(result.items))
+    if len(parts) < 2:
+        return None
+    rows = {}
+    for name, values in result.people.items():
+        if metric in values:
+            groups = [
+                [v for v, n in zip(values[metric], result.items, strict=True) if low <= n <= high]
+                for low, high in parts
+            ]
+            rows[name] = [math.fsum(group) / len(group) for group in (*groups, values[metric])]
+    ends = [rows.get(name) for name in WAY]
+    shown = [
+        (name, *(_with_way(mean, ends, place) for place, mean in enumerate(means)))
+        for name, means in rows.items()
+    ]
+    names = [str(low) if low == high else f"{low} to {high}" for low, high in parts]
+    header = ("method", *(f"{name} items" for name in names), "everybody")
+    return Table(f"{result.task}: {metric} by people's own history", header, tuple(shown))
+
+
+def _with_way(mean: float, ends: Sequence[Sequence[float] | None], place: int) -> str:
+    """A mean, and how much of the way between two others it covers."""
+    start, goal = ends
+    if start is None or goal is None or start[place] == goal[place]:
+        return _number(mean)
+    covered = (start[place] - mean) / (start[place] - goal[place])
+    return f"{_number(mean)} ({covered:.0%})"
 
 
 def size_table(result: BenchmarkResult) -> Table:
@@ -135,7 +175,7 @@ def size_table(result: BenchmarkResult) -> Table:
         (f"{phase}, minutes", *(_minutes(result.variants[n].seconds.get(phase)) for n in names))
         for phase in phases
     ]
-    return Table("Parameters and time", ("part", *names), tuple(rows))
+    return Table(f"{result.task}: parameters and time", ("part", *names), tuple(rows))
 
 
 def joined_table(results: Sequence[BenchmarkResult]) -> Table:
@@ -166,22 +206,54 @@ def joined_table(results: Sequence[BenchmarkResult]) -> Table:
     return Table(f"{kinds}, beside the paper", ("set", "metric", *names), tuple(rows), labels=2)
 
 
+def tables_of(result: BenchmarkResult) -> list[Table]:
+    """All tables of one result, the methods' first."""
+    found = (
+        method_table(result),
+        comparison_table(result),
+        band_table(result),
+        length_table(result),
+        size_table(result),
+    )
+    return [table for table in found if table is not None]
+
+
 def sentences(result: BenchmarkResult) -> list[str]:
     """One sentence a comparison in the task's main metric and the loss."""
     shown = main_metrics(metrics_of(result))
     return [sentence(row) for row in result.comparisons if row.metric in shown]
 
 
-def not_won(result: BenchmarkResult) -> list[str]:
-    """The sentences of comparisons that PROPER was to win and did not."""
+@dataclass(frozen=True)
+class Standing:
+    """How PROPER's stages 2 and 3 fare: in a line, and the comparisons lost and undecided."""
+
+    tally: str
+    lost: tuple[str, ...]
+    undecided: tuple[str, ...]
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """All of it."""
+        return (self.tally, *self.lost, *self.undecided)
+
+
+def standing(result: BenchmarkResult) -> Standing:
+    """Of all comparisons whose first is stage 2 or 3, in the task's main metric and the loss."""
     shown = main_metrics(metrics_of(result))
-    return [
-        sentence(row)
+    rows = [
+        row
         for row in result.comparisons
-        if row.metric in shown
-        and row.improvement is not True
-        and result.rows[row.a].arm in PROPER_ARMS
+        if row.metric in shown and result.rows[row.a].arm in PROPER_ARMS
     ]
+    lost = tuple(sentence(row) for row in rows if row.improvement is False)
+    undecided = tuple(sentence(row) for row in rows if row.improvement is None)
+    won = len(rows) - len(lost) - len(undecided)
+    tally = (
+        f"Of {len(rows)} comparisons of stage 2 or 3 with something else in {' and '.join(shown)}, "
+        f"{won} are won, {len(lost)} are lost and {len(undecided)} cannot be told apart."
+    )
+    return Standing(tally, lost, undecided)
 
 
 def beside_the_paper(results: Sequence[BenchmarkResult]) -> list[str]:
@@ -204,11 +276,10 @@ def beside_the_paper(results: Sequence[BenchmarkResult]) -> list[str]:
 def markdown(result: BenchmarkResult) -> str:
     """The whole result as a Markdown document."""
     parts = [f"# {title(result)}", to_markdown(method_table(result))]
-    lists = [("Where PROPER does not win", not_won(result))]
+    lists = [("Where PROPER does not win", list(standing(result).lines))]
     parts += ["## Comparisons", to_markdown(comparison_table(result))]
-    if (lengths := length_table(result)) is not None:
-        parts += ["## By length of the history", to_markdown(lengths)]
-    parts += ["## Parameters and time", to_markdown(size_table(result))]
+    for table in tables_of(result)[2:]:
+        parts += [f"## {table.title.partition(': ')[2]}", to_markdown(table)]
     lists += [("In words", sentences(result)), ("Notes", list(result.notes))]
     lists += [("Beside the paper", beside_the_paper([result]))]
     for heading, lines in lists:

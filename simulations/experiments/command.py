@@ -75,12 +75,31 @@ def table(
     markdown: o.Markdown = False,
 ) -> None:
     """Print the tables of finished experiments."""
-    from simulations.experiments.schema import read_experiment
+    from simulations.experiments.benchmark_schema import BenchmarkResult, read_result
 
-    for number, path in enumerate(sources):
+    found = [read_result(path) for path in sources]
+    benchmarks = [result for result in found if isinstance(result, BenchmarkResult)]
+    for number, result in enumerate(r for r in found if not isinstance(r, BenchmarkResult)):
         if number:
             print_line()
-        _print(read_experiment(path), markdown=markdown)
+        _print(result, markdown=markdown)
+    if benchmarks:
+        benchmark_commands.print_benchmarks(benchmarks, markdown=markdown)
+
+
+@app.command()
+def page(
+    sources: Annotated[list[Path], typer.Argument(metavar="RESULT...", help="Benchmarks.")],
+    out: Annotated[Path, typer.Option(metavar="PAGE", help="HTML file to write.")],
+) -> None:
+    """Write one page from finished benchmarks of several data sets, side by side."""
+    from proper_model.storage.files import storage_errors
+    from simulations.experiments.benchmark_page import write_page
+    from simulations.experiments.benchmark_schema import read_benchmark
+
+    with storage_errors(out):
+        write_page([read_benchmark(path) for path in sources], out)
+    say(f"page: {out}")
 
 
 def _print(result: Experiment, *, markdown: bool = False) -> None:

@@ -6,7 +6,7 @@
                        difference that as many people would show in `power` of all samples
 
 The normal quantiles are those of the intervals: a percentile bootstrap of a mean is as wide as a
-normal interval. p-values are corrected by Holm over all comparisons of a table.
+normal interval. p-values are corrected by Holm over all comparisons of a table in one metric.
 Source: docs/method.md 1.9, 2.3.
 """
 
@@ -78,7 +78,7 @@ def compare(
     pairs: Sequence[tuple[str, str]],
     drawn: Resampling,
 ) -> list[Comparison]:
-    """Every pair in every metric that both report, with Holm's correction over all of them.
+    """Every pair in every metric that both report, with Holm's correction over all of a metric.
 
     At user level, where every person weighs the same; macro F1, which has none, over all answers.
     """
@@ -88,9 +88,13 @@ def compare(
         for metric in tables[a].metrics
         if metric in tables[b].metrics and metric not in UNUSED
     ]
-    corrected = holm({str(place): row.p for place, row in enumerate(found)})
+    corrected: dict[tuple[str, str], float] = {}
+    for metric in dict.fromkeys(row.metric for row in found):
+        family = {str(n): row.p for n, row in enumerate(found) if row.metric == metric}
+        corrected |= {(metric, place): p for place, p in holm(family).items()}
     return [
-        row.model_copy(update={"p_holm": corrected[str(place)]}) for place, row in enumerate(found)
+        row.model_copy(update={"p_holm": corrected[row.metric, str(place)]})
+        for place, row in enumerate(found)
     ]
 
 
@@ -152,7 +156,7 @@ def sentence(row: Comparison) -> str:
     numbers = f"{row.delta:+.4f}, 95 % interval {row.low:+.4f} to {row.high:+.4f}"
     text = f"{row.a} {verdict[row.improvement]} {row.b} in {row.metric}: {numbers}, {row.people} people"
     if row.improvement is not None and row.p_holm >= 1 - CONFIDENCE:
-        text += f"; not after Holm's correction over the table (p {row.p_holm:.3f})"
+        text += f"; not after Holm's correction over the table's comparisons (p {row.p_holm:.3f})"
     if row.improvement is None and math.isfinite(row.detectable):
         text += f"; with as many people {row.detectable:.4f} would be seen in four of five samples"
     return text + "."

@@ -16,8 +16,8 @@ def parameters(release: Release) -> dict[str, int]:
     for name, tensor in release.shared.items():
         if name.startswith("experts."):
             counts["experts"] += tensor.numel()
-        elif name.startswith("routers."):
-            counts[ROUTERS[name.rpartition(".")[2]]] += tensor.numel()
+        elif (kind := ROUTERS.get(name.rpartition(".")[2])) and name.startswith("routers."):
+            counts[kind] += tensor.numel()
     structure = release.structure
     embedding = release.mean_embedding.numel()
     trained = int(release.notes.get("users_trained", 0))

@@ -63,6 +63,20 @@ class Levels(Strict):
     arms: dict[str, dict[str, Number]]
 
 
+class PhaseCurve(Strict):
+    """Loss of held-back people at every look at a pooled phase, the first before it trained.
+
+    `standard_error` is over people, of the difference from the first look; `kept` is the look whose
+    parameters were kept.
+    """
+
+    phase: str
+    held_back: list[Number]
+    standard_error: list[Number]
+    people: int
+    kept: int
+
+
 class Details(Document):
     reference: str
     arms: dict[str, ArmDetails]
@@ -71,6 +85,7 @@ class Details(Document):
     messages: list[MessageTotal]
     routing: Routing | None = None
     levels: Levels | None = None
+    curves: list[PhaseCurve] = Field(default_factory=list)
     remarks: list[str] = Field(default_factory=list)  # what the pooled stages left unlearned
 
 

@@ -20,7 +20,7 @@ from proper_model.errors import ReportError
 from proper_model.evaluation import Scored
 from proper_model.federation.run_plan import RunPlan
 from proper_model.settings import FFN_TARGETS, EmbeddingTables, presets
-from simulations.outcome.details import Levels, MessageTotal, Routing, fit_numbers
+from simulations.outcome.details import Levels, MessageTotal, PhaseCurve, Routing, fit_numbers
 from simulations.outcome.devices import fit_report, read_device_user, read_state
 from simulations.outcome.rundata import RunData, device_name
 from simulations.reporting.parameters import find_shared, release_notes
@@ -158,6 +158,23 @@ def message_totals(paths: Iterable[Path]) -> list[MessageTotal]:
     return [
         MessageTotal(kind=kind, direction=direction, count=count, bytes=size)
         for (kind, direction), (count, size) in totals.items()
+    ]
+
+
+def learning_curves(plan: RunPlan) -> list[PhaseCurve]:
+    """What every pooled phase of one run's release noted while it trained."""
+    shared = find_shared(plan)
+    phases = {} if shared is None else release_notes(shared)
+    return [
+        PhaseCurve(
+            phase=phase,
+            held_back=notes["held_back"],
+            standard_error=notes["held_back_se"],
+            people=notes["people"],
+            kept=notes["best_epoch"],
+        )
+        for phase in ("population", "group", "router")
+        if (notes := phases.get(phase) or {}).get("held_back_se")
     ]
 
 

@@ -18,9 +18,10 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure as Canvas
+from matplotlib.ticker import MaxNLocator
 
 from proper_model.evaluation import LOWER_IS_BETTER
-from simulations.outcome.details import MessageTotal, Routing
+from simulations.outcome.details import MessageTotal, PhaseCurve, Routing
 from simulations.outcome.results import Contrast
 
 INK = "#010203"  # replaced by currentColor, so it must not occur among the data colours
@@ -164,6 +165,40 @@ def held_back(pairs: Sequence[tuple[float, float]], *, key: str) -> Figure | Non
             f"{mean_after:.3f} nats a token in the mean."
         )
         return inline(canvas, key, title, alt)
+
+
+def learning_curves(curves: Sequence[PhaseCurve], *, key: str) -> Figure | None:
+    """Loss of people who were held back while the pooled phases trained, with standard errors."""
+    drawn = [curve for curve in curves if len(curve.held_back) > 1]
+    if not drawn:
+        return None
+    said = []
+    with drawing(4.6, 3.2) as (canvas, axes):
+        for curve, colour in zip(drawn, (GREY, BLUE, ORANGE), strict=False):
+            looks = range(len(curve.held_back))
+            axes.errorbar(
+                looks,
+                curve.held_back,
+                yerr=curve.standard_error,
+                color=colour,
+                marker="o",
+                markersize=3,
+                linewidth=1.2,
+                label=curve.phase,
+            )
+            axes.plot(curve.kept, curve.held_back[curve.kept], "o", color=colour, markersize=8)
+            best = curve.held_back[curve.kept]
+            said.append(
+                f"{curve.phase}: {curve.held_back[0]:.4f} before, {best:.4f} at look {curve.kept}, which "
+                f"was kept (standard error of the difference {curve.standard_error[curve.kept]:.4f}, "
+                f"{curve.people} people)"
+            )
+        axes.set_xlabel("looks at held-back people (0: before training; large: kept)")
+        axes.set_ylabel("loss, nats a token")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.legend(frameon=False, fontsize=8)
+        title = "What the pooled stages learned, on people they did not train with"
+        return inline(canvas, key, title, f"{title}. {'; '.join(said)}.")
 
 
 def routing_heatmap(routing: Routing, *, key: str) -> Figure | None:

@@ -137,6 +137,7 @@ def _detail_figures(results: Results, details: Details, anchor: str) -> list[Fig
         and isinstance(fit.get("lora_loss_after"), float | int)
     ]
     drawn.append(figures.held_back(pairs, key=f"{anchor}-held"))
+    drawn.append(figures.learning_curves(details.curves, key=f"{anchor}-learning"))
     if details.routing is not None:
         drawn.append(figures.routing_heatmap(details.routing, key=f"{anchor}-routing"))
     drawn.append(figures.messages(details.messages, key=f"{anchor}-messages"))

@@ -47,6 +47,7 @@ from simulations.reporting.device_details import (
     by_level,
     device_routing,
     fits,
+    learning_curves,
     message_totals,
     query_levels,
     remarks,
@@ -222,5 +223,6 @@ def make_details(
         # Folds train their own experts, so their routing cannot share one picture.
         routing=device_routing(data.plan) if len(data.plans) == 1 else None,
         levels=by_level(strict, query_levels(data.plans)),
+        curves=learning_curves(data.plan) if len(data.plans) == 1 else [],
         remarks=remarks(data.plans),
     )

@@ -105,7 +105,7 @@ EXPERIMENT_OPTIONS: Mapping[str, Any] = {
 BENCHMARK_OPTIONS: Mapping[str, Any] = {
     name: option
     for name, option in RUN_OPTIONS.items()
-    if name not in ("fold", "arms", "users_per_node", "actors", "resume")
+    if name not in ("fold", "arms", "users_per_node", "actors", "resume", "population_only")
 } | {
     "out": typer.Option(
         metavar="OUT", help="Folder for results, page and all that it goes on from."
