@@ -179,9 +179,9 @@ def folders(inputs: PhaseInputs) -> dict[str, str]:
     [
         (
             INPUTS,
-            "population-ca443d4c8a7465c50da18a8f",
-            "group-54ce95f4d171c315afb932cc",
-            "router-cbf4580f0c9354ea25e37e36",
+            "population-8ba977b8d453ba9671228360",
+            "group-cb662feafcc6998d09906348",
+            "router-af93480e6ef3471225dd6291",
         ),
         (
             dataclasses.replace(
@@ -190,9 +190,9 @@ def folders(inputs: PhaseInputs) -> dict[str, str]:
                 settings=StageSettings(name="u", dtype="bfloat16"),
                 seed=0,
             ),
-            "population-406794dbe1bc0403f71b065a",
-            "group-8dfc0b2a15fb782a00e11de7",
-            "router-41a8ec3714fbcd5c435d5a8b",
+            "population-fdc840f1c4882970e85e71cb",
+            "group-6ffd91f8cf9752a7125533b3",
+            "router-161c4b4bd1812383ca720c42",
         ),
     ],
     ids=["default", "paper"],
