@@ -49,8 +49,9 @@ from proper_model.model.passes import Pass
 from proper_model.release.contents import _named_targets, expected_shared
 from proper_model.release.recipe import parse_recipe
 from proper_model.settings.calibration import Calibrated, Calibration
-from proper_model.settings.presets import PRESETS, UserRouting, preset
+from proper_model.settings.presets import PRESETS, EmbeddingSource, UserRouting, preset
 from proper_model.settings.settings_io import to_mapping
+from proper_model.stages.inferred_embedding import inferred_shapes
 from tests.tiny import adapted, encoder, tiny_base
 
 Files = dict[str, bytes]
@@ -535,8 +536,11 @@ def test_a_configuration_that_comes_later_is_held_against_the_release() -> None:
 def test_the_expected_tensors_are_those_a_model_has(name: str) -> None:
     base = tiny_base(dtype=torch.float32)
     model = AdaptedModel(base, preset(name), generator=torch.Generator().manual_seed(0))
-    expected = expected_shared(preset(name), model.sites)
+    expected = expected_shared(preset(name), model.sites, directions=5)
     assert expected.pop("mean_embedding") == model.embedding_shape
+    inferring = preset(name).embedding_source is EmbeddingSource.INFERRED
+    shapes = inferred_shapes(preset(name), 5) if inferring else {}
+    assert all(expected.pop(tensor) == shape for tensor, shape in shapes.items())
     assert expected == {n: tuple(t.shape) for n, t in _named_targets(model).items()}
 
 
