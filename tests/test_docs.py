@@ -389,11 +389,30 @@ def test_what_the_method_page_says_of_the_committed_runs_holds(repository: Path)
         path.stem: json.loads(path.read_text())
         for path in (repository / "results").glob("*_*-*-*.json")
     }
-    assert len(runs) == 10
+    assert len(runs) == 11
     for name, run in runs.items():
         losses = {arm: run["arms"][arm]["metrics"]["nll"]["mean"] for arm in run["arms"]}
         assert losses["stage2"] < min(losses["stage1"], losses["stage2-mean"]), name
         assert losses["stage3-shuffled"] > losses["stage3"], name
+        if name.startswith("personality_items"):
+            assert run["preset"] == "calibrated"
+            better = {
+                (row["a"], row["metric"]): (row["low"], row["high"])
+                for row in run["contrasts"]
+                if (row["a"], row["b"]) in (("stage2", "stage1"), ("stage3", "oppu-mlp"))
+                and row["level"] == "user"
+            }
+            for arm in ("stage2", "stage3"):
+                assert better[arm, "accuracy"][0] > 0
+                assert max(better[arm, "nll"][1], better[arm, "mae_expected"][1]) < 0
+            (worse,) = (
+                row
+                for row in run["contrasts"]
+                if (row["a"], row["b"]) == ("stage3", "stage2")
+                and (row["metric"], row["level"]) == ("nll", "user")
+            )
+            assert worse["low"] > 0
+            continue
         differences = [
             row
             for row in run["contrasts"]
