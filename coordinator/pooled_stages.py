@@ -51,7 +51,6 @@ from proper_model.release.contents import (
 from proper_model.settings import (
     BaseWeights,
     Calibration,
-    EmbeddingSource,
     StageSettings,
     Structure,
     from_mapping,
@@ -225,7 +224,7 @@ class _Stages:
         self.say("group", 0, 0)
         settings, seed = self.inputs.settings, self.inputs.seed
         adapted = self._adapted(merged)
-        inferring = self.inputs.structure.embedding_source is EmbeddingSource.INFERRED
+        inferring = self.inputs.structure.infers_user
         pooled = (adapted, self.encoder, self.people.users, self.data.held_back, settings)
 
         def train(checkpoint: Path) -> tuple[Mapping[str, Tensor], Notes]:
@@ -284,7 +283,7 @@ class _Stages:
         self.say("calibration", 0, 0)
 
         shown = {name: tensor.to(adapted.device) for name, tensor in published.items()}
-        inferring = self.inputs.structure.embedding_source is EmbeddingSource.INFERRED
+        inferring = self.inputs.structure.infers_user
 
         def train(checkpoint: Path) -> tuple[Mapping[str, Tensor], Notes]:
             found = calibration.calibrate(

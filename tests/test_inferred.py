@@ -7,6 +7,7 @@ from __future__ import annotations
 import dataclasses
 import random
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,11 +17,13 @@ from torch import Tensor
 from proper_model.bundle.content_policy import check_numbers
 from proper_model.bundle.limits import DEFAULT_LIMITS
 from proper_model.bundle.safe_tensors import read_table
+from proper_model.checks.release import _check_shared
 from proper_model.engine.judging import by_person, held_back_losses
 from proper_model.errors import BundleFormatError, ConfigError, TrainingError
 from proper_model.kernels.packing import Encoded
 from proper_model.model.adapted_model import AdaptedModel
 from proper_model.model.passes import Pass, group_pass
+from proper_model.release.contents import Release, expected_shared, unread_embeddings
 from proper_model.settings.presets import Constraint, UserRouting, preset
 from proper_model.settings.profile import GroupSettings, StageSettings
 from proper_model.stages import item_gradients as gradients_module
@@ -353,3 +356,15 @@ def test_a_judge_counts_people_not_queries():
     losses = torch.tensor([1.0, 3.0, 5.0], dtype=torch.float64)
     assert by_person(losses, [0, 0, 1]).tolist() == [2.0, 5.0]
     assert by_person(losses, [7, 7, 9]).tolist() == [2.0, 5.0]
+
+
+def test_of_stage_1_alone_nothing_is_inferred():
+    """Its release holds no `inferred.*`, and nothing asks for them."""
+    alone = CALIBRATED.without_groups()
+    model, shared = adapted(alone), unread_embeddings()
+    assert expected_shared(alone, model.sites, directions=0).keys() == {"mean_embedding"}
+    release = Release(None, None, None, alone, SETTINGS, 0, shared, {}, {})
+    assert release.inferred is None
+    recipe = SimpleNamespace(structure=alone)
+    shapes = {name: tuple(tensor.shape) for name, tensor in shared.items()}
+    _check_shared(recipe, model.sites, shapes)
