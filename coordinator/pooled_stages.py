@@ -62,6 +62,7 @@ from proper_model.stages import (
     PooledData,
     PooledUser,
     calibration,
+    check_people,
     common_lora,
     first_embeddings,
     pool,
@@ -122,6 +123,8 @@ def run_pooled_stages(
     data = pool(pooled, task, encoder, settings, seed, beside=beside)
     unasked = histories_of(personalized, task, encoder)
     people = _GroupPeople.of(data, unasked, seed if shuffle_identities else None)
+    if structure.infers_user:
+        check_people(people.users, settings)  # before stage 1 takes its time
     fingerprints = fingerprint(model), data.fingerprint()
     machine = default_device().type, torch.get_num_threads()
     inputs = PhaseInputs(

@@ -26,8 +26,9 @@ from proper_model.model.passes import Pass, group_pass
 from proper_model.release.contents import Release, expected_shared, unread_embeddings
 from proper_model.settings.presets import Constraint, UserRouting, preset
 from proper_model.settings.profile import GroupSettings, StageSettings
+from proper_model.stages import inferred_embedding as inferred_module
 from proper_model.stages import item_gradients as gradients_module
-from proper_model.stages.episodic_group import _Episodes, train_group_episodic
+from proper_model.stages.episodic_group import _Episodes, check_people, train_group_episodic
 from proper_model.stages.inferred_embedding import (
     InferredEmbedding,
     analyse_variance,
@@ -84,6 +85,18 @@ def test_gradients_depend_on_nothing_but_item_and_base():
     other = item_gradients(model, encoder(), items[::-1], tokens=40, rows=1)
     assert model.lora is before
     torch.testing.assert_close(one, other.flip(0), rtol=1e-4, atol=1e-7)
+
+
+def test_gradients_are_computed_again_where_memory_is_short():
+    model, items = adapted(CALIBRATED), samples(6, 2)
+    passes: list[bool] = []
+    norm = model.base.get_decoder().layers[0].input_layernorm  # a block itself runs once
+    norm.register_forward_pre_hook(lambda *_: passes.append(torch.is_grad_enabled()))
+    one = item_gradients(model, encoder(), items, tokens=400)
+    once = len(passes)
+    other = item_gradients(model, encoder(), items, tokens=400, recompute=True)
+    torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-7)
+    assert len(passes) == 3 * once  # forward, forward, and again for gradients
 
 
 # -- what items say of a person ----------------------------------------------------------------
@@ -174,6 +187,48 @@ def test_people_who_differ_in_nothing_get_embeddings_near_the_mean():
     found = inferred.evidence(features).view(100, 10, -1).sum(1) / (10 + inferred.log_items.exp())
     truth_weight = found.var(0).sum() / features.view(100, 10, 8).mean(1).var(0).sum()
     assert truth_weight < 0.25
+
+
+@pytest.mark.parametrize("counts", [[1] * 100 + [2] * 100, [1] * 25 + [2] * 5])
+def test_directions_in_which_nobodys_items_differ_say_nothing(counts):
+    """All of these people are alike: in directions without noise of one person they seem unlike."""
+    generator = torch.Generator().manual_seed(0)
+    owners = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+    features = torch.randn(len(owners), FEATURES, generator=generator)
+    inferred = analyse_variance(features, owners, len(counts), width=8)
+    assert len(inferred.log_items) <= sum(counts) - len(counts)
+    assert float(inferred.project.detach().abs().max()) < 10
+    assert inferred.of([features[:1]]).shape == (1, 1, 8)
+
+
+def test_one_item_of_everybody_is_refused():
+    with pytest.raises(TrainingError, match="no pooled user has two items"):
+        analyse_variance(torch.randn(30, 8), torch.arange(30), 30, width=2)
+
+
+def test_people_without_items_change_nothing_and_a_wide_embedding_has_room():
+    features, *_ = people_of_a_known_population(60, 10)
+    owners = torch.arange(60).repeat_interleave(10)
+    few = analyse_variance(features.flatten(0, 1), owners, 60, width=3)
+    more = analyse_variance(features.flatten(0, 1), owners, 80, width=3)
+    torch.testing.assert_close(few.weight, more.weight)
+    wide = analyse_variance(features.flatten(0, 1), owners, 60, width=9)
+    assert wide.weight.shape == (6, 9)
+    assert wide.of([features[0]]).isfinite().all()
+
+
+def test_an_item_without_a_finite_gradient_says_nothing(monkeypatch):
+    features, *_ = people_of_a_known_population(60, 10)
+    owners = torch.arange(60).repeat_interleave(10)
+    inferred = analyse_variance(features.flatten(0, 1), owners, 60, width=3)
+    own = features[0, :4].float()
+    given = torch.cat([own, own[:1] * float("inf"), own[:1] * float("nan")])
+    monkeypatch.setattr(inferred_module, "item_gradients", lambda *_, **__: given)
+    model, items = adapted(CALIBRATED), samples(5, 1)
+    found, fits = infer_embeddings(model, encoder(), inferred, [items, items[:1]], tokens=400)
+    torch.testing.assert_close(found[:1], inferred.of([own]))
+    assert not found[1].any()
+    assert [fit.source for fit in fits] == ["inferred", "mean"]
 
 
 # -- episodes ----------------------------------------------------------------------------------
@@ -339,6 +394,13 @@ def test_too_few_people_are_refused():
             SETTINGS,
             seed=0,
         )
+
+
+def test_people_without_items_are_not_counted():
+    some = groups_of_people(10)
+    check_people(some, SETTINGS)
+    with pytest.raises(TrainingError, match="stage 2: 9 pooled users train"):
+        check_people([*some[:9], PooledUser((), ())], SETTINGS)
 
 
 def test_settings_that_contradict_inferred_embeddings_are_refused():
