@@ -14,10 +14,13 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
+from client.person import learner as learner_module
+from client.person.learner import Learner
 from proper_model.bundle.content_policy import check_numbers
 from proper_model.bundle.limits import DEFAULT_LIMITS
 from proper_model.bundle.safe_tensors import read_table
 from proper_model.checks.release import _check_shared
+from proper_model.engine.folds import Samples
 from proper_model.engine.judging import by_person, held_back_losses
 from proper_model.errors import BundleFormatError, ConfigError, TrainingError
 from proper_model.kernels.packing import Encoded
@@ -34,8 +37,9 @@ from proper_model.stages.inferred_embedding import (
     analyse_variance,
     infer_embeddings,
 )
-from proper_model.stages.item_gradients import FEATURES, item_gradients
+from proper_model.stages.item_gradients import FEATURES, MOST_ROWS, item_gradients
 from proper_model.stages.pooled_users import PooledUser
+from proper_model.tasks.task import load_task
 from tests.tiny import adapted, batch_of, encoder, samples
 
 CALIBRATED = preset("calibrated")
@@ -174,6 +178,12 @@ def test_tensors_on_disk_give_the_same_embeddings_and_pass_the_content_policy():
         check_numbers(
             "shared.safetensors", beyond, read_table(beyond, DEFAULT_LIMITS, where="shared")
         )
+    for wrong in (0.0, -0.0, -3.0):  # would divide by nothing, or its logarithm is none
+        bad = save({"inferred.items": torch.tensor([5.0, wrong])})
+        with pytest.raises(BundleFormatError, match=r"inferred\.items holds .* not positive"):
+            check_numbers(
+                "shared.safetensors", bad, read_table(bad, DEFAULT_LIMITS, where="shared")
+            )
     again = InferredEmbedding.from_tensors(tensors)
     own = [scaled[u].float() for u in range(5)]
     torch.testing.assert_close(again.of(own), inferred.of(own), rtol=1e-4, atol=1e-5)
@@ -430,3 +440,34 @@ def test_of_stage_1_alone_nothing_is_inferred():
     recipe = SimpleNamespace(structure=alone)
     shapes = {name: tuple(tensor.shape) for name, tensor in shared.items()}
     _check_shared(recipe, model.sites, shapes)
+
+
+def test_on_a_device_items_are_read_as_pooled_users_items_were(monkeypatch):
+    """Without retrieved lines before them, and as many in a pass as memory holds, not as many as train."""
+    task = load_task("synth_tag")
+    device = SimpleNamespace(
+        model=SimpleNamespace(structure=CALIBRATED),
+        release=SimpleNamespace(inferred="inferred"),
+        settings=SETTINGS,
+        memory_bytes=1,
+        encoder=None,
+        begin=lambda phase: None,
+        progress=lambda *_: None,
+        encode=lambda items, asked: [asked.retrieve],
+    )
+    retrieving = dataclasses.replace(task, retrieve=2)
+    assert Learner.for_embedding(device, [], retrieving, [2]) == [0]
+    assert Learner.for_embedding(device, [], task, [7]) == [7]
+    asked: list[int] = []
+
+    def within(*given):
+        asked.append(given[4])
+        return dataclasses.replace(given[5], slots=5, recompute=True)
+
+    monkeypatch.setattr(learner_module, "within", within)
+    monkeypatch.setattr(learner_module, "infer_embeddings", lambda *_, **how: how)
+    how = Learner.fit_embeddings(device, [Samples(samples(3, 1), (), 0)])
+    assert asked == [MOST_ROWS]
+    assert (how["rows"], how["recompute"]) == (5, True)
+    device.model.structure = preset("default")
+    assert Learner.for_embedding(device, [], retrieving, [2]) == [2]
