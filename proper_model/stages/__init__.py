@@ -15,7 +15,6 @@ __all__ = [
     "Beside", "EmbeddingFit", "Factors", "LoraFit", "LoraTrials", "PooledData", "PooledUser",
     "calibrated_lora", "calibration", "check_people", "common_lora", "first_embeddings",
     "fit_embeddings", "inferred_embedding", "item_gradients", "pool", "pooled_users",
-    "published_embeddings",
-    "router_cohort", "train_group", "train_group_episodic",
+    "published_embeddings", "router_cohort", "train_group", "train_group_episodic",
     "train_lora_router", "train_population", "train_user_loras",
 ]
