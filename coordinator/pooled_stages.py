@@ -51,7 +51,6 @@ from proper_model.release.contents import (
 from proper_model.settings import (
     BaseWeights,
     Calibration,
-    EmbeddingSource,
     StageSettings,
     Structure,
     from_mapping,
@@ -63,6 +62,7 @@ from proper_model.stages import (
     PooledData,
     PooledUser,
     calibration,
+    check_people,
     common_lora,
     first_embeddings,
     pool,
@@ -123,6 +123,8 @@ def run_pooled_stages(
     data = pool(pooled, task, encoder, settings, seed, beside=beside)
     unasked = histories_of(personalized, task, encoder)
     people = _GroupPeople.of(data, unasked, seed if shuffle_identities else None)
+    if structure.infers_user:
+        check_people(people.users, settings)  # before stage 1 takes its time
     fingerprints = fingerprint(model), data.fingerprint()
     machine = default_device().type, torch.get_num_threads()
     inputs = PhaseInputs(
@@ -225,7 +227,7 @@ class _Stages:
         self.say("group", 0, 0)
         settings, seed = self.inputs.settings, self.inputs.seed
         adapted = self._adapted(merged)
-        inferring = self.inputs.structure.embedding_source is EmbeddingSource.INFERRED
+        inferring = self.inputs.structure.infers_user
         pooled = (adapted, self.encoder, self.people.users, self.data.held_back, settings)
 
         def train(checkpoint: Path) -> tuple[Mapping[str, Tensor], Notes]:
@@ -284,7 +286,7 @@ class _Stages:
         self.say("calibration", 0, 0)
 
         shown = {name: tensor.to(adapted.device) for name, tensor in published.items()}
-        inferring = self.inputs.structure.embedding_source is EmbeddingSource.INFERRED
+        inferring = self.inputs.structure.infers_user
 
         def train(checkpoint: Path) -> tuple[Mapping[str, Tensor], Notes]:
             found = calibration.calibrate(

@@ -132,3 +132,15 @@ def test_the_temperature_nearest_to_one_that_serves_as_well() -> None:
     assert choose_temperature(around(0.8, 0.9, 0.9), temperatures) == 0.8
     assert choose_temperature(around(0.9, 0.9, 0.89, apart=0.05), temperatures) == 1.0
     assert choose_temperature(around(*[float("nan")] * 3), temperatures) == 1.0
+
+
+def test_what_serves_as_well_stays_below_the_path() -> None:
+    """At 4 a quarter of the whole adapter serves as well as half of it unmixed; at 20 that half alone."""
+    candidates = amounts((0.5, 1.0), (0.25, 0.5, 1.0))
+    half, quarter = Amount(0.5, 1.0), Amount(1.0, 0.25)
+    means = {4: {half: 0.5, quarter: 0.5}, 20: {half: 0.5}}
+    losses = {
+        length: around(*(best.get(one, 1.0) for one in candidates))
+        for length, best in means.items()
+    }
+    assert choose_amounts(losses, candidates) == {4: half, 20: half}

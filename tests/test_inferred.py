@@ -7,31 +7,39 @@ from __future__ import annotations
 import dataclasses
 import random
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors.torch import save
 from torch import Tensor
 
+from client.person import learner as learner_module
+from client.person.learner import Learner
 from proper_model.bundle.content_policy import check_numbers
 from proper_model.bundle.limits import DEFAULT_LIMITS
 from proper_model.bundle.safe_tensors import read_table
+from proper_model.checks.release import _check_shared
+from proper_model.engine.folds import Samples
 from proper_model.engine.judging import by_person, held_back_losses
 from proper_model.errors import BundleFormatError, ConfigError, TrainingError
 from proper_model.kernels.packing import Encoded
 from proper_model.model.adapted_model import AdaptedModel
 from proper_model.model.passes import Pass, group_pass
+from proper_model.release.contents import Release, expected_shared, unread_embeddings
 from proper_model.settings.presets import Constraint, UserRouting, preset
 from proper_model.settings.profile import GroupSettings, StageSettings
+from proper_model.stages import inferred_embedding as inferred_module
 from proper_model.stages import item_gradients as gradients_module
-from proper_model.stages.episodic_group import _Episodes, train_group_episodic
+from proper_model.stages.episodic_group import _Episodes, check_people, train_group_episodic
 from proper_model.stages.inferred_embedding import (
     InferredEmbedding,
     analyse_variance,
     infer_embeddings,
 )
-from proper_model.stages.item_gradients import FEATURES, item_gradients
+from proper_model.stages.item_gradients import FEATURES, MOST_ROWS, item_gradients
 from proper_model.stages.pooled_users import PooledUser
+from proper_model.tasks.task import load_task
 from tests.tiny import adapted, batch_of, encoder, samples
 
 CALIBRATED = preset("calibrated")
@@ -81,6 +89,18 @@ def test_gradients_depend_on_nothing_but_item_and_base():
     other = item_gradients(model, encoder(), items[::-1], tokens=40, rows=1)
     assert model.lora is before
     torch.testing.assert_close(one, other.flip(0), rtol=1e-4, atol=1e-7)
+
+
+def test_gradients_are_computed_again_where_memory_is_short():
+    model, items = adapted(CALIBRATED), samples(6, 2)
+    passes: list[bool] = []
+    norm = model.base.get_decoder().layers[0].input_layernorm  # a block itself runs once
+    norm.register_forward_pre_hook(lambda *_: passes.append(torch.is_grad_enabled()))
+    one = item_gradients(model, encoder(), items, tokens=400)
+    once = len(passes)
+    other = item_gradients(model, encoder(), items, tokens=400, recompute=True)
+    torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-7)
+    assert len(passes) == 3 * once  # forward, forward, and again for gradients
 
 
 # -- what items say of a person ----------------------------------------------------------------
@@ -158,6 +178,12 @@ def test_tensors_on_disk_give_the_same_embeddings_and_pass_the_content_policy():
         check_numbers(
             "shared.safetensors", beyond, read_table(beyond, DEFAULT_LIMITS, where="shared")
         )
+    for wrong in (0.0, -0.0, -3.0):  # would divide by nothing, or its logarithm is none
+        bad = save({"inferred.items": torch.tensor([5.0, wrong])})
+        with pytest.raises(BundleFormatError, match=r"inferred\.items holds .* not positive"):
+            check_numbers(
+                "shared.safetensors", bad, read_table(bad, DEFAULT_LIMITS, where="shared")
+            )
     again = InferredEmbedding.from_tensors(tensors)
     own = [scaled[u].float() for u in range(5)]
     torch.testing.assert_close(again.of(own), inferred.of(own), rtol=1e-4, atol=1e-5)
@@ -171,6 +197,48 @@ def test_people_who_differ_in_nothing_get_embeddings_near_the_mean():
     found = inferred.evidence(features).view(100, 10, -1).sum(1) / (10 + inferred.log_items.exp())
     truth_weight = found.var(0).sum() / features.view(100, 10, 8).mean(1).var(0).sum()
     assert truth_weight < 0.25
+
+
+@pytest.mark.parametrize("counts", [[1] * 100 + [2] * 100, [1] * 25 + [2] * 5])
+def test_directions_in_which_nobodys_items_differ_say_nothing(counts):
+    """All of these people are alike: in directions without noise of one person they seem unlike."""
+    generator = torch.Generator().manual_seed(0)
+    owners = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+    features = torch.randn(len(owners), FEATURES, generator=generator)
+    inferred = analyse_variance(features, owners, len(counts), width=8)
+    assert len(inferred.log_items) <= sum(counts) - len(counts)
+    assert float(inferred.project.detach().abs().max()) < 10
+    assert inferred.of([features[:1]]).shape == (1, 1, 8)
+
+
+def test_one_item_of_everybody_is_refused():
+    with pytest.raises(TrainingError, match="no pooled user has two items"):
+        analyse_variance(torch.randn(30, 8), torch.arange(30), 30, width=2)
+
+
+def test_people_without_items_change_nothing_and_a_wide_embedding_has_room():
+    features, *_ = people_of_a_known_population(60, 10)
+    owners = torch.arange(60).repeat_interleave(10)
+    few = analyse_variance(features.flatten(0, 1), owners, 60, width=3)
+    more = analyse_variance(features.flatten(0, 1), owners, 80, width=3)
+    torch.testing.assert_close(few.weight, more.weight)
+    wide = analyse_variance(features.flatten(0, 1), owners, 60, width=9)
+    assert wide.weight.shape == (6, 9)
+    assert wide.of([features[0]]).isfinite().all()
+
+
+def test_an_item_without_a_finite_gradient_says_nothing(monkeypatch):
+    features, *_ = people_of_a_known_population(60, 10)
+    owners = torch.arange(60).repeat_interleave(10)
+    inferred = analyse_variance(features.flatten(0, 1), owners, 60, width=3)
+    own = features[0, :4].float()
+    given = torch.cat([own, own[:1] * float("inf"), own[:1] * float("nan")])
+    monkeypatch.setattr(inferred_module, "item_gradients", lambda *_, **__: given)
+    model, items = adapted(CALIBRATED), samples(5, 1)
+    found, fits = infer_embeddings(model, encoder(), inferred, [items, items[:1]], tokens=400)
+    torch.testing.assert_close(found[:1], inferred.of([own]))
+    assert not found[1].any()
+    assert [fit.source for fit in fits] == ["inferred", "mean"]
 
 
 # -- episodes ----------------------------------------------------------------------------------
@@ -338,6 +406,13 @@ def test_too_few_people_are_refused():
         )
 
 
+def test_people_without_items_are_not_counted():
+    some = groups_of_people(10)
+    check_people(some, SETTINGS)
+    with pytest.raises(TrainingError, match="stage 2: 9 pooled users train"):
+        check_people([*some[:9], PooledUser((), ())], SETTINGS)
+
+
 def test_settings_that_contradict_inferred_embeddings_are_refused():
     with pytest.raises(ConfigError, match="embedding_tables 'one'"):
         dataclasses.replace(
@@ -353,3 +428,46 @@ def test_a_judge_counts_people_not_queries():
     losses = torch.tensor([1.0, 3.0, 5.0], dtype=torch.float64)
     assert by_person(losses, [0, 0, 1]).tolist() == [2.0, 5.0]
     assert by_person(losses, [7, 7, 9]).tolist() == [2.0, 5.0]
+
+
+def test_of_stage_1_alone_nothing_is_inferred():
+    """Its release holds no `inferred.*`, and nothing asks for them."""
+    alone = CALIBRATED.without_groups()
+    model, shared = adapted(alone), unread_embeddings()
+    assert expected_shared(alone, model.sites, directions=0).keys() == {"mean_embedding"}
+    release = Release(None, None, None, alone, SETTINGS, 0, shared, {}, {})
+    assert release.inferred is None
+    recipe = SimpleNamespace(structure=alone)
+    shapes = {name: tuple(tensor.shape) for name, tensor in shared.items()}
+    _check_shared(recipe, model.sites, shapes)
+
+
+def test_on_a_device_items_are_read_as_pooled_users_items_were(monkeypatch):
+    """Without retrieved lines before them, and as many in a pass as memory holds, not as many as train."""
+    task = load_task("synth_tag")
+    device = SimpleNamespace(
+        model=SimpleNamespace(structure=CALIBRATED),
+        release=SimpleNamespace(inferred="inferred"),
+        settings=SETTINGS,
+        memory_bytes=1,
+        encoder=None,
+        begin=lambda phase: None,
+        progress=lambda *_: None,
+        encode=lambda items, asked: [asked.retrieve],
+    )
+    retrieving = dataclasses.replace(task, retrieve=2)
+    assert Learner.for_embedding(device, [], retrieving, [2]) == [0]
+    assert Learner.for_embedding(device, [], task, [7]) == [7]
+    asked: list[int] = []
+
+    def within(*given):
+        asked.append(given[4])
+        return dataclasses.replace(given[5], slots=5, recompute=True)
+
+    monkeypatch.setattr(learner_module, "within", within)
+    monkeypatch.setattr(learner_module, "infer_embeddings", lambda *_, **how: how)
+    how = Learner.fit_embeddings(device, [Samples(samples(3, 1), (), 0)])
+    assert asked == [MOST_ROWS]
+    assert (how["rows"], how["recompute"]) == (5, True)
+    device.model.structure = preset("default")
+    assert Learner.for_embedding(device, [], retrieving, [2]) == [2]

@@ -486,6 +486,15 @@ def test_shuffled_identities_permute_items_and_nothing_else(base: Path, cache: P
     assert set(seen) == {"group", "router"}
 
 
+def test_too_few_people_to_infer_from_are_refused_before_stage_1(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stages_module, "train_population", None)
+    many = dataclasses.replace(FAST, group=dataclasses.replace(FAST.group, prototype_min_users=500))
+    with pytest.raises(TrainingError, match="takes at least 500"):
+        stages(base, tmp_path, "calibrated", settings=many)
+
+
 def test_of_stage_1_alone_nothing_else_is_trained_or_released(
     base: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

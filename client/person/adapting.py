@@ -111,7 +111,10 @@ def adapt(learner: Learner, state: PersonalState, histories: Histories) -> Perso
     """
     names = sorted(histories)
     encoded = {n: learner.encode(histories[n][1], histories[n][0]) for n in names}
-    together = merged([(histories[n][1], encoded[n]) for n in names])
+    found_from = {
+        n: learner.for_embedding(histories[n][1], histories[n][0], encoded[n]) for n in names
+    }
+    together = merged([(histories[n][1], found_from[n]) for n in names])
     member = Member(
         state,
         histories,
@@ -170,10 +173,12 @@ def adapt_users(
     members = []
     for user in users:
         own_seed = user_seed(seed, user.user_id)
-        samples = learner.split(learner.encode(user.history, task), seed=own_seed)
+        encoded = learner.encode(user.history, task)
+        samples = learner.split(encoded, seed=own_seed)
+        shared = learner.split(learner.for_embedding(user.history, task, encoded), seed=own_seed)
         state = PersonalState(bundle_id, 0, seed=own_seed)
         histories = {task.name: (task, user.history)}
-        members.append(Member(state, histories, samples, {task.name: samples}))
+        members.append(Member(state, histories, shared, {task.name: samples}))
     return {
         (arm, user.user_id): state
         for arm, states in learn(learner, members, wanted).items()

@@ -37,7 +37,6 @@ from proper_model.engine import (
 from proper_model.federation.machine import resident_bytes
 from proper_model.kernels import Encoded
 from proper_model.model import personal_pass
-from proper_model.settings import EmbeddingSource
 from proper_model.stages.calibrated_lora import Planned
 
 PROBE_TOKENS = 2048
@@ -119,7 +118,7 @@ def _all_tokens(
 
 def _inferring(learner: Learner) -> bool:
     """Whether the embedding takes no training."""
-    return learner.model.structure.embedding_source is EmbeddingSource.INFERRED
+    return learner.model.structure.infers_user
 
 
 def memory_needed(learner: Learner, histories: Histories) -> int:

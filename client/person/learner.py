@@ -10,6 +10,7 @@ import copy
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -89,6 +90,17 @@ class Learner:
         own = OwnItems(task, tuple(items if history is None else history), self.encoder.room)
         return [self.encoder.encode(own.history_example(item)) for item in items]
 
+    def for_embedding(
+        self, items: Sequence[HistoryItem], task: Task, encoded: Sequence[Encoded]
+    ) -> Sequence[Encoded]:
+        """What the embedding is found from: the items as `encode` made them, if it is fitted.
+
+        It is inferred from how items differ from pooled users', which have no own items before them.
+        """
+        if not task.retrieve or not self.model.structure.infers_user:
+            return encoded
+        return self.encode(items, replace(task, retrieve=0))
+
     def split(self, items: Sequence[Encoded], *, seed: int) -> Samples:
         """Which items train and which judge, as the release's settings say."""
         return own_split(items, self.settings.user, seed=seed)
@@ -109,7 +121,9 @@ class Learner:
         user, inferred = self.settings.user, self.release.inferred
         settings = fit_settings(self.settings, epochs=user.embedding_epochs)
         if inferred is not None:
-            cut = self.within_memory(settings, samples)
+            items = [item for own in samples for item in own.items]
+            # A row a slot: every item of a pass has a LoRA of its own.
+            cut = within(self.memory_bytes, self.model, self.encoder, items, MOST_ROWS, settings)
             return infer_embeddings(
                 self.model,
                 self.encoder,
@@ -117,6 +131,7 @@ class Learner:
                 [own.items for own in samples],
                 tokens=cut.tokens_per_step,
                 rows=cut.slots or MOST_ROWS,
+                recompute=cut.recompute,
                 progress=partial(self.progress, phase),
             )
         return fit_embeddings(

@@ -27,6 +27,7 @@ from proper_model.bundle.safe_tensors import (
     LARGEST_EXPONENT,
     TensorSpec,
     check_finite,
+    check_positive,
     read_int64,
     read_table,
 )
@@ -38,6 +39,7 @@ FLOATS = frozenset({"F32", "BF16", "F16"})
 TRAINED_EXPONENT = 10
 # Directions in which the gradients of items vary little have coordinates this large.
 INFERRED_EXPONENT = 40
+POSITIVE = "inferred.items"
 _INFERRED = re.compile(r"inferred\.(project|weight)")
 
 _SITE = r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*"
@@ -172,7 +174,7 @@ def check_numbers(name: str, data: bytes, table: Mapping[str, TensorSpec]) -> No
     """Every number in this verified file is finite and of a size that training leaves.
 
     What PROPER trains stays near its start, so experts, routers and averages are below 2^10, and below
-    2^40 what turns the small gradients of items into embeddings.
+    2^40 what turns the small gradients of items into embeddings. A number of items divides.
 
     Raises BundleFormatError naming the tensor.
     """
@@ -183,6 +185,8 @@ def check_numbers(name: str, data: bytes, table: Mapping[str, TensorSpec]) -> No
     trained = {tensor: spec for tensor, spec in table.items() if tensor not in inferred}
     check_finite(data, trained, where=name, largest_exponent=TRAINED_EXPONENT)
     check_finite(data, inferred, where=name, largest_exponent=INFERRED_EXPONENT)
+    if POSITIVE in table:
+        check_positive(data, table[POSITIVE], where=name, name=POSITIVE)
 
 
 def check_members(name: str, data: bytes, table: Mapping[str, TensorSpec]) -> None:

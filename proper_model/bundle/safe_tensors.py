@@ -122,6 +122,16 @@ def check_finite(
                 )
 
 
+def check_positive(data: bytes, spec: TensorSpec, *, where: str, name: str) -> None:
+    """Refuse zero and less in a floating-point tensor. Raises BundleFormatError naming the tensor."""
+    if spec.dtype not in _FLOATS:
+        return
+    dtype, exponent_bits, fraction_bits = _FLOATS[spec.dtype]
+    bits = np.frombuffer(memoryview(data)[spec.begin : spec.end], dtype=dtype)
+    if ((bits == 0) | (bits >> (exponent_bits + fraction_bits) != 0)).any():
+        raise BundleFormatError(f"{where}: tensor {name} holds a number that is not positive")
+
+
 def read_int64(data: bytes, spec: TensorSpec) -> list[int]:
     """Values of an I64 tensor, flattened."""
     return [int(n) for n in np.frombuffer(memoryview(data)[spec.begin : spec.end], dtype="<i8")]

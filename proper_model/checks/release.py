@@ -40,7 +40,6 @@ from proper_model.bundle.safe_tensors import read_table
 from proper_model.errors import BaseModelError, BundleFormatError
 from proper_model.release.contents import expected_shared, expected_starts
 from proper_model.release.recipe import Recipe, ReleaseContent, read_recipe_and_task
-from proper_model.settings.presets import EmbeddingSource
 from proper_model.settings.profile import FFN_TARGETS
 from proper_model.stages.inferred_embedding import DIRECTIONS
 from proper_model.tasks.task import Task
@@ -213,9 +212,7 @@ def _check_shared(recipe: Recipe, sites: list[Site], found: Shapes) -> None:
     """Exactly the tensors that recipe and sites imply."""
     counted = found.get("inferred.items", (0,))
     directions = counted[0] if len(counted) == 1 else 0
-    if recipe.structure.embedding_source is EmbeddingSource.INFERRED and not (
-        0 < directions <= DIRECTIONS
-    ):
+    if recipe.structure.infers_user and not (0 < directions <= DIRECTIONS):
         raise BundleFormatError(
             f"{SHARED}: expected inferred.items of shape (D,) with D from 1 to {DIRECTIONS}",
             hint=_HINT,

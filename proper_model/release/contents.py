@@ -46,7 +46,7 @@ from proper_model.model.adapted_model import AdaptedModel
 from proper_model.model.adapters import embedding_shape, table_width
 from proper_model.release.recipe import BaseSource, Recipe, ReleaseContent
 from proper_model.settings.calibration import Calibration
-from proper_model.settings.presets import EmbeddingSource, RouterSharing, RouterText, Structure
+from proper_model.settings.presets import RouterSharing, RouterText, Structure
 from proper_model.settings.profile import BaseWeights, StageSettings
 from proper_model.stages.inferred_embedding import InferredEmbedding, inferred_shapes
 from proper_model.tasks.retrieval import check_depth
@@ -123,7 +123,7 @@ class Release:
     @property
     def inferred(self) -> InferredEmbedding | None:
         """What gives a user's embedding; None where each fits it (`Structure.embedding_source`)."""
-        if self.structure.embedding_source is not EmbeddingSource.INFERRED:
+        if not self.structure.infers_user:
             return None
         return (
             InferredEmbedding.from_tensors(self.shared).to(default_device()).requires_grad_(False)
@@ -229,7 +229,7 @@ def expected_shared(
     if tied:
         expected["routers.tied.user"] = (n, structure.embedding_dim)
     expected["mean_embedding"] = embedding_shape(structure, sites)
-    if structure.embedding_source is EmbeddingSource.INFERRED:
+    if structure.infers_user:
         expected |= inferred_shapes(structure, directions)
     return expected
 

@@ -231,6 +231,11 @@ class Structure:
         return self.router_user and not self.population_only
 
     @property
+    def infers_user(self) -> bool:
+        """True if users' embeddings are inferred; of stage 1 alone there are none."""
+        return self.embedding_source is EmbeddingSource.INFERRED and self.reads_user
+
+    @property
     def foldable(self) -> bool:
         """True if a user's mixture is constant, so that it folds into one LoRA per linear."""
         constant = (

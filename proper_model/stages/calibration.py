@@ -186,7 +186,8 @@ def _newcomer_embeddings(
             inferred,
             [one.items for one in members],
             tokens=fit.tokens_per_step,
-            rows=fit.slots or MOST_ROWS,
+            rows=min(fit.slots or MOST_ROWS, MOST_ROWS),
+            recompute=fit.recompute,
             progress=progress,
         )[0]
     return fit_embeddings(

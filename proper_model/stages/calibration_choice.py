@@ -129,10 +129,12 @@ def choose_amounts(losses: Mapping[int, Tensor], candidates: Sequence[Amount]) -
     before = NOTHING
     for length in sorted(losses):
         table, best = losses[length], losses[length][:, path[length]]
+        # Nothing beyond the path in either number: the path would then shrink at the next length.
         before = next(
             candidate
             for c, candidate in enumerate(candidates)
             if candidate.at_least(before)
+            and candidates[path[length]].at_least(candidate)
             and (c == path[length] or within_one_error(table[:, c], best))
         )
         chosen[length] = before

@@ -59,13 +59,7 @@ def train_group_episodic(
 
     `memory_bytes` is what training may take beside the base; None: what a GPU has free.
     """
-    least = settings.group.prototype_min_users
-    if len(trained) < least:
-        raise TrainingError(
-            f"stage 2: {len(trained)} pooled users train; inferred embeddings ship what people have in "
-            f"common, which takes at least {least}",
-            hint="pool more users, or take a preset with trained embeddings, such as 'default'",
-        )
+    check_people(trained, settings)
     cap = settings.group.max_items_per_user
     own = [user.capped(cap) for user in trained]
     support = [user.history[-cap:] for user in held_back]
@@ -102,6 +96,18 @@ def train_group_episodic(
     return stage.inferred, table, report
 
 
+def check_people(trained: Sequence[PooledUser], settings: StageSettings) -> None:
+    """Raise TrainingError if too few of those who will train have any item."""
+    least = settings.group.prototype_min_users
+    people = sum(bool(user.history or user.queries) for user in trained)
+    if people < least:
+        raise TrainingError(
+            f"stage 2: {people} pooled users train; inferred embeddings ship what people have in "
+            f"common, which takes at least {least}",
+            hint="pool more users, or take a preset with trained embeddings, such as 'default'",
+        )
+
+
 def _features(
     model: AdaptedModel,
     encoder: Encoder,
@@ -118,7 +124,9 @@ def _features(
     free = free_bytes(model.device) if memory_bytes is None else memory_bytes
     cut = within(free, model, encoder, items, MOST_ROWS, lora_settings(settings, epochs=1))
     rows = MOST_ROWS if cut.slots is None else cut.slots
-    features = item_gradients(model, encoder, items, tokens=cut.tokens_per_step, rows=rows)
+    features = item_gradients(
+        model, encoder, items, tokens=cut.tokens_per_step, rows=rows, recompute=cut.recompute
+    )
     if not bool(torch.isfinite(features).all()):
         raise TrainingError(
             "stage 2: the gradients of some items are not finite numbers",

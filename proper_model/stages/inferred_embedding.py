@@ -21,6 +21,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from proper_model.errors import TrainingError
 from proper_model.kernels.packing import Encoded
 from proper_model.model.adapted_model import AdaptedModel
 from proper_model.progress import Steps
@@ -112,27 +113,33 @@ def infer_embeddings(
     *,
     tokens: int,
     rows: int = MOST_ROWS,
+    recompute: bool = False,
     progress: Steps | None = None,
 ) -> tuple[Tensor, list[EmbeddingFit]]:
     """Embeddings of people from their items, [U, 1, e], and how each was found.
 
     One pass there and back over every item: no epochs, and no item is held back. Somebody without
-    items has the prior's mean. `tokens`, `rows`: most of one pass.
+    items has the prior's mean; an item whose gradient is no number says nothing. `tokens`, `rows`,
+    `recompute`: as of `item_gradients`.
     """
     items = [item for own in people for item in own]
-    features = item_gradients(model, encoder, items, tokens=tokens, rows=rows, progress=progress)
+    features = item_gradients(
+        model, encoder, items, tokens=tokens, rows=rows, recompute=recompute, progress=progress
+    )
+    split = features.split([len(own) for own in people])
+    said = [own[own.isfinite().all(1)] for own in split]
     with torch.no_grad():
-        embeddings = inferred.of(features.split([len(own) for own in people]))
+        embeddings = inferred.of(said)
     nothing = float("nan")
     return embeddings, [
         EmbeddingFit(
-            source="inferred" if own else "mean",
+            source="inferred" if len(own) else "mean",
             loss_before=nothing,
             loss_after=nothing,
             distance=float(embedding.norm()),
             epochs=0,
         )
-        for own, embedding in zip(people, embeddings, strict=True)
+        for own, embedding in zip(said, embeddings, strict=True)
     ]
 
 
@@ -144,6 +151,8 @@ def analyse_variance(
     One-way random effects: S_w is the pooled covariance within people, S_b what the covariance of
     people's means exceeds it by. Directions are those of S_b where S_w is white, the strongest first;
     the first `width` of them begin as the embedding.
+
+    Raises TrainingError where nobody has two items: what is noise within people is then unknown.
     """
     f = features.double()
     count = torch.bincount(owners, minlength=users).double()  # items of each user
@@ -153,21 +162,29 @@ def analyse_variance(
     means = means / count.clamp(min=1)[:, None]
     inner = f - means[owners]
     total, taking_part = float(count.sum()), int((count > 0).sum())
-    within = inner.T @ inner / max(1.0, total - taking_part)
+    repeated = int(total) - taking_part  # items beyond everybody's first: the rank of S_w, at most
+    if repeated < 1:
+        raise TrainingError(
+            "stage 2: no pooled user has two items, so what people differ by cannot be told from noise",
+            hint="pool users with more items (--max-items), or take a preset with trained embeddings, "
+            "such as 'default'",
+        )
+    within = inner.T @ inner / repeated
     between = torch.einsum("u,uf,ug->fg", count, means, means) / max(1, taking_part - 1)
     a_user = (total - float((count**2).sum()) / total) / max(1, taking_part - 1)
     s_b = (between - within) / max(a_user, 1e-9)
     ridge = RIDGE * within.diagonal().mean().clamp(min=1e-12)
     values, vectors = torch.linalg.eigh(within + ridge * torch.eye(len(within), dtype=f.dtype))
-    # Few people say nothing of many directions: no more of them than people, the largest first.
-    white = (vectors / values.sqrt())[:, -max(width, users) :]
+    # Few people say nothing of many directions: no more of them than people, the largest first. Where
+    # nobody's items differ, the ridge would pass for their noise and any difference for certain.
+    white = (vectors / values.sqrt())[:, -min(max(width, users), repeated) :]
     signal, turned = torch.linalg.eigh(white.T @ s_b @ white)
     most = min(DIRECTIONS, max(width, users // USERS_A_DIRECTION), len(signal))
     kept = signal.argsort(descending=True)[:most]
     project = white @ turned[:, kept]
     items = 1 / signal[kept].clamp(min=LEAST_SIGNAL)
     means = means @ project * (count[:, None] / (count[:, None] + items))
-    spread = means[:, :width].std(0).clamp(min=1e-6)
+    spread = means[count > 0, :width].std(0).clamp(min=1e-6)
     weight = torch.zeros(most, width, dtype=f.dtype)
-    weight[:width] = torch.diag(SPREAD / spread)
+    weight.diagonal().copy_(SPREAD / spread)
     return InferredEmbedding(center.float(), project.float(), items.float(), weight.float())

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from proper_model.engine.memory import in_parts
+from proper_model.engine.recompute import recomputing
 from proper_model.kernels.dropout import mix_seed
 from proper_model.kernels.packing import Encoded, budget_chunks
 from proper_model.model.adapted_model import AdaptedModel
@@ -40,11 +41,12 @@ def item_gradients(
     *,
     tokens: int,
     rows: int = MOST_ROWS,
+    recompute: bool = False,
     progress: Steps | None = None,
 ) -> Tensor:
     """The sketched gradient of every item's loss (eq. 4) over stage 1: [I, F], float32, on the CPU.
 
-    `tokens`, `rows`: most of one pass. A result depends on its item and the base alone. The model's
+    `tokens`, `rows`: most of one pass; `recompute`: checkpoint activations. A result depends on its item and the base alone. The model's
     user LoRA is as it was afterwards.
     """
     found = torch.zeros(len(items), FEATURES)
@@ -59,7 +61,7 @@ def item_gradients(
 
     before = model.lora
     try:
-        with model.attached():
+        with model.attached(), recomputing(model, active=recompute):
             for wide in budget_chunks([len(item.tokens) for item in items], tokens):
                 for first in range(0, len(wide), rows):
                     in_parts(wide[first : first + rows], run, model.device)

@@ -15,7 +15,7 @@ from client.person.arms import BELOW
 from client.terminal.tables import Table, to_markdown
 from proper_model.base.sizes import BaseShape
 from proper_model.checks import FoundBase
-from proper_model.settings import EmbeddingSource, StageSettings, Structure, UserRouting
+from proper_model.settings import StageSettings, Structure, UserRouting
 from proper_model.tasks import Example, HistoryItem, Population, Task, User
 from proper_model.text import Encoder
 
@@ -237,7 +237,7 @@ def _embedding(
     """A fit of a few numbers, or one pass over the items where an embedding is inferred."""
     if "stage3" not in arms or not structure.reads_user:
         return Range(0.0, 0.0)
-    once = structure.embedding_source is EmbeddingSource.INFERRED
+    once = structure.infers_user
     epochs, least = settings.user.embedding_epochs, settings.user.patience + 1
     history = tokens.test_history / processes
     return _training(1 if once else epochs, history, EXPERT_FACTOR, speed, 1 if once else least)
