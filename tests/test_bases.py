@@ -165,6 +165,37 @@ def test_an_index_without_it_is_told(base: KnownBase, monkeypatch: pytest.Monkey
     assert left() == []
 
 
+def test_an_index_out_of_reach_is_told_from_one_without_it(
+    base: KnownBase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("pip")
+    know(monkeypatch, replace(base, version="9.9"))
+    monkeypatch.delenv("PIP_NO_INDEX", raising=False)
+    monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("PIP_RETRIES", "1")
+    with pytest.raises(FetchError, match="cannot be reached"):
+        add_base(NAME)
+    assert left() == []
+
+
+@pytest.mark.parametrize(
+    ("said", "cause"),
+    [
+        ("WARNING: 401 Error, Credentials not correct for http://x", "asks for a name"),
+        (
+            "WARNING: Retrying after connection broken by 'SSLCertVerificationError(certificate "
+            "verify failed)'",
+            "certificate is not accepted",
+        ),
+        ("WARNING: Retrying after connection broken by 'NewConnectionError'", "cannot be reached"),
+        ("", "does not have it"),
+    ],
+)
+def test_what_pip_warned_of_tells_more_than_how_it_ended(said: str, cause: str) -> None:
+    ended = "ERROR: No matching distribution found for a-package==1.0"
+    assert cause in package_index._cause(f"{said}\n{ended}")
+
+
 @pytest.mark.parametrize(
     ("changes", "names"),
     [
@@ -223,6 +254,14 @@ def test_what_is_not_there_is_refused_with_what_is(
     assert names in (caught.value.hint or "")
     assert left() == []
     assert base.name == NAME
+
+
+def test_a_file_of_another_kind_is_told_from_none(base: KnownBase) -> None:
+    Path("model.bin").write_bytes(b"no model")
+    with pytest.raises(ConfigError, match="what is there is no file") as caught:
+        add_base("model.bin")
+    assert base.name in (caught.value.hint or "")
+    assert left() == ["model.bin"]
 
 
 def test_without_pip_it_says_how_to_go_on(base: KnownBase, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -44,6 +44,25 @@ def test_only_phases_that_stayed_where_they_were_are_named(plan: RunPlan) -> Non
     assert first.endswith("held-back loss 1.5000 before training, then 1.7500")
 
 
+def test_a_calibration_that_had_too_few_people_is_told(plan: RunPlan) -> None:
+    calibration = {**plan.settings["calibration"], "people": 12}
+    asked = RunPlan.model_validate(
+        {**plan.model_dump(), "settings": {**plan.settings, "calibration": calibration}}
+    )
+    release(asked)
+    (said,) = remarks([asked])
+    assert said.startswith("the release is not calibrated: of 12 people to calibrate with, 0 could")
+    release(asked, calibration={"people": 5, "starts": []})
+    (said,) = remarks([asked])
+    assert "5 could be kept out" in said
+    assert "needs 10 who have it" in said
+    release(asked, calibration={"people": 11, "starts": [], "stage3": [{"items": 1}]})
+    (said,) = remarks([asked])
+    assert said.startswith("11 people calibrated the release instead of 12")
+    release(asked, calibration={"people": 12, "starts": [], "stage3": [{"items": 1}]})
+    assert remarks([asked]) == []
+
+
 def test_the_report_shows_them(plan: RunPlan) -> None:
     release(plan, population={"moved": 0.0})
     said = remarks([plan])

@@ -79,8 +79,10 @@ def known_base(name: str) -> KnownBase:
     for base in KNOWN.values():
         if base.name.lower() == name.strip().lower():
             return base
+    exists = Path(name).expanduser().exists()
+    file = "what is there is no file NAME.gguf" if exists else "no such GGUF file is there"
     raise ConfigError(
-        f"no base of the name '{name}' is known here, and no such GGUF file is there",
-        hint=f"known are: {', '.join(KNOWN)}; or give a file NAME.gguf. A base of the hub needs no "
-        "adding: give its id with --base",
+        f"no base of the name '{name}' is known here, and {file}",
+        hint=f"known are: {', '.join(KNOWN)}; or give a file NAME.gguf. A base of the hub, or one in "
+        "a folder, needs no adding: give its id or the folder with --base",
     )

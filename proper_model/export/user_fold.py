@@ -159,7 +159,7 @@ def fold_release(
             f"preset '{release.structure.name}' routes by token, so what one user got from the "
             "experts is not one LoRA and cannot be exported exactly",
             hint="ask for the approximate export (--approximate), which measures what it loses; or "
-            "adapt on a release of preset 'device'",
+            "adapt on a release of preset 'device' or 'calibrated'",
         )
     measured = not exact or share != ALONE
     if measured and not samples:

@@ -82,7 +82,7 @@ class Experiment(Document):
 
 def read_experiment(path: Path) -> Experiment:
     """Parse one file. Raises ReportError naming the file and the first bad field."""
-    make = "proper-sim exp drift or exp multitask"
+    make = "proper-sim exp table1, or another of proper-sim exp --help"
     return read_document(
         Experiment,
         path,

@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -19,7 +20,7 @@ from coordinator.phase_checks import MOVED, curve
 from proper_model.errors import ReportError
 from proper_model.evaluation import Scored
 from proper_model.federation.run_plan import RunPlan
-from proper_model.settings import FFN_TARGETS, EmbeddingTables, presets
+from proper_model.settings import FFN_TARGETS, EmbeddingTables, StageSettings, presets
 from simulations.outcome.details import Levels, MessageTotal, PhaseCurve, Routing, fit_numbers
 from simulations.outcome.devices import fit_report, read_device_user, read_state
 from simulations.outcome.rundata import RunData, device_name
@@ -182,7 +183,8 @@ def remarks(plans: Iterable[RunPlan]) -> list[str]:
     """What a reader of the results must know of the release, a sentence each.
 
     A release of stage 1 alone says so, and so does a pooled phase whose weights are where they began,
-    with its held-back losses.
+    with its held-back losses. So does a calibration that came to nothing, or had fewer people than
+    the profile asks for.
     """
     found: list[str] = []
     for plan in plans:
@@ -196,4 +198,24 @@ def remarks(plans: Iterable[RunPlan]) -> list[str]:
             notes = phases.get(phase) or {}
             if notes.get(MOVED) == 0:
                 found.append(f"{sentence}; held-back loss {curve(notes)}")
+        found += _uncalibrated(plan.stage_settings, phases.get("calibration") or {})
     return list(dict.fromkeys(found))
+
+
+def _uncalibrated(settings: StageSettings, notes: Mapping[str, Any]) -> list[str]:
+    """What the profile asks of the calibration and did not get."""
+    asked, had = settings.calibration.people, int(notes.get("people", 0))
+    if asked and not notes.get("stage3"):
+        least = settings.group.prototype_min_users
+        return [
+            f"the release is not calibrated: of {asked} people to calibrate with, {had} could be kept "
+            "out of stages 1 and 2 (at most a quarter of the pooled people with items and queries), "
+            f"and a length of history needs {least} who have it, so every device chooses by its own "
+            "held-back items"
+        ]
+    if had < asked:
+        return [
+            f"{had} people calibrated the release instead of {asked}: at most a quarter of the pooled "
+            "people with items and queries do"
+        ]
+    return []
