@@ -389,7 +389,7 @@ def test_what_the_method_page_says_of_the_committed_runs_holds(repository: Path)
         path.stem: json.loads(path.read_text())
         for path in (repository / "results").glob("*_*-*-*.json")
     }
-    assert len(runs) == 11
+    assert len(runs) == 12
     for name, run in runs.items():
         losses = {arm: run["arms"][arm]["metrics"]["nll"]["mean"] for arm in run["arms"]}
         assert losses["stage2"] < min(losses["stage1"], losses["stage2-mean"]), name

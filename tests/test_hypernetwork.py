@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from proper_model.engine import PooledTraining
+from proper_model.engine.pooled_training import PooledTraining
 from proper_model.errors import TrainingError
 from proper_model.model.adapted_model import AdaptedModel
 from proper_model.tasks.records import User

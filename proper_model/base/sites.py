@@ -52,8 +52,9 @@ def find_sites(base: torch.nn.Module, targets: Sequence[str] = FFN_TARGETS) -> l
         sites.append(Site(path, int(number.group(1)), module.in_features, module.out_features))
     layers = {site.layer for site in sites}
     if not sites or len(sites) != len(targets) * len(layers):
+        kind = "feed-forward linears" if tuple(targets) == FFN_TARGETS else "linears"
         raise BaseModelError(
-            f"found {len(sites)} linears in {len(layers)} blocks, expected "
+            f"found {len(sites)} {kind} in {len(layers)} blocks, expected "
             f"{', '.join(targets)} in every block",
             hint="PROPER needs a decoder with a gated dense feed-forward and separate linears in "
             "attention (Llama, Qwen, Mistral, Gemma, SmolLM and relatives)",

@@ -46,6 +46,9 @@ from proper_model.text.encoding import Encoder
 # DEVIATION: the paper says "random"; as wide as the user router, so that users differ from the start.
 EMBEDDING_STD = 0.3
 
+# Of a fit that decides nothing, since training goes on to the end whatever it says.
+UNUSED_FIT_EPOCHS = 2
+
 
 def train_group(
     model: AdaptedModel,
@@ -176,6 +179,9 @@ def validation_loss(
         )
         for u, user in enumerate(users)
     ]
+    epochs = settings.user.embedding_epochs
+    if not settings.group.early_stopping:
+        epochs = min(epochs, UNUSED_FIT_EPOCHS)
     embeddings, _ = fit_embeddings(
         model,
         encoder,
@@ -184,7 +190,7 @@ def validation_loss(
         prototypes=mean[None][:0],
         learning_rate=settings.user.embedding_learning_rate,
         settings=dataclasses.replace(
-            fit_settings(settings, epochs=settings.user.embedding_epochs),
+            fit_settings(settings, epochs=epochs),
             tokens_per_step=tokens.training,
             judge_tokens=tokens.judging,
         ),

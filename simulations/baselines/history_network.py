@@ -30,6 +30,7 @@ class GivenLora(UserLora):
     def __init__(self, a: Sequence[Tensor], b: Sequence[Tensor]) -> None:
         torch.nn.Module.__init__(self)
         self.a, self.b = list(a), list(b)  # type: ignore[assignment]
+        self.w = torch.nn.ParameterList()  # no router of a user's own
 
 
 class HistoryNetwork(torch.nn.Module):
