@@ -113,7 +113,7 @@ def test_with_someone_elses_adapter_the_assertions_fail(measured: Levels) -> Non
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("preset_name", ["default", "device"])
+@pytest.mark.parametrize("preset_name", ["default", "device", "calibrated"])
 def test_assertions_hold_over_three_seeds(
     tmp_path_factory: pytest.TempPathFactory, preset_name: str
 ) -> None:
