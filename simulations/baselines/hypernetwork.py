@@ -12,7 +12,7 @@ Source: Profile-to-PEFT (arXiv 2510.16282; docs/method.md 2.4). DEVIATIONS:
     - LoRAs lie on the feed-forward, as those it is compared with do.
 
 Over mini-llama 194,706 trained numbers, of which 138,240 are the factors A and B, and 16 for a
-person. With 17 items a person their LoRA takes .1 s on one core.
+person.
 """
 
 from __future__ import annotations

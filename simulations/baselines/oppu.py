@@ -12,8 +12,7 @@ user's held-back items, then trained again on all of them. Else it would lose by
 `+rag-K` is trained and asked with K own items before every question, as in OPPU with retrieval.
 
 A user has 8 (i + o) numbers of their own in each linear from width i to o: 49,152 over mini-llama,
-where `oppu-mlp` has 69,120. With mini-llama, 17 items a user and two learning rates, training and twelve
-answers take 1.1 s a user on one core, as with `oppu-mlp`.
+where `oppu-mlp` has 69,120.
 """
 
 from __future__ import annotations
