@@ -71,7 +71,7 @@ def test_a_row_of_a_pass_has_the_gradient_of_its_item_alone():
         model.answer_loss(batch, now).sum().backward()
         expected = torch.zeros(FEATURES, dtype=torch.float64)
         for number, factor in enumerate(model.lora.b):
-            cut, mix = gradients_module._sketch_matrices(number, *factor.shape[1:])
+            cut, mix = gradients_module._matrices(number, *factor.shape[1:])
             assert factor.grad is not None
             low = torch.einsum("or,oq->qr", factor.grad[0].double(), cut.double())
             expected += low.flatten() @ mix.double()

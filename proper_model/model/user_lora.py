@@ -14,7 +14,7 @@ Letters: R rows, U user slots, N experts, r rank.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -70,3 +70,12 @@ class UserLora(torch.nn.Module):
     def flat(self) -> list[Tensor]:
         """`factors` one after another: A of every site, then B, then W where there is one."""
         return [tensor for tensors in self.factors().values() for tensor in tensors]
+
+
+class GivenLora(UserLora):
+    """Factors that something else computes: A of every site [U, r, d_in], B [U, d_out, r]."""
+
+    def __init__(self, a: Sequence[Tensor], b: Sequence[Tensor]) -> None:
+        torch.nn.Module.__init__(self)
+        self.a, self.b = list(a), list(b)  # type: ignore[assignment]
+        self.w = torch.nn.ParameterList()  # no router of a user's own

@@ -19,18 +19,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from proper_model.model import UserLora
+from proper_model.model import GivenLora
 
 KAPPA, GAMMA = 8.0, 8.0
-
-
-class GivenLora(UserLora):
-    """Factors that something else computes, of P people: A of every site [P, r, i], B [P, o, r]."""
-
-    def __init__(self, a: Sequence[Tensor], b: Sequence[Tensor]) -> None:
-        torch.nn.Module.__init__(self)
-        self.a, self.b = list(a), list(b)  # type: ignore[assignment]
-        self.w = torch.nn.ParameterList()  # no router of a user's own
 
 
 class HistoryNetwork(torch.nn.Module):
