@@ -195,7 +195,7 @@ def test_the_configuration_is_fixed_first_and_quoted(world: World, result: Bench
         ("table1 --seeds 0,0", "new", 11, "name each once"),
         ("table1 --lengths 0", "new", 11, "--lengths must be at least 1"),
         ("table1 --presets default,magic", "new", 11, "unknown preset 'magic'"),
-        ("table1 --rivals magic", "new", 11, "unknown arms ['magic']"),
+        ("table1 --rivals magic", "new", 11, "unknown methods ['magic']"),
         ("fig6-experts --experts 0,2", "new", 11, "--experts"),
         ("table2 --split inactive:1 --folds 2", "new", 11, "--folds rotates"),
     ],

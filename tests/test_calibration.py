@@ -33,7 +33,7 @@ from proper_model.stages.inferred_embedding import (
 )
 from proper_model.stages.pooled_users import PooledUser
 from proper_model.stages.private_lora import LoraTrials
-from tests.tiny import adapted, encoder, exact_norms, samples
+from tests.tiny import adapted, encoder, exact_norms, passes, samples
 
 SETTINGS = StageSettings(
     "planted",
@@ -223,7 +223,7 @@ def test_newcomers_whose_embedding_is_inferred_fit_none(monkeypatch: pytest.Monk
     )
     losses = []
     for one in pooled:
-        own, _ = infer_embeddings(model, encoder(), inferred, [one.history[-6:]], tokens=2000)
+        own, _ = infer_embeddings(model, encoder(), inferred, [one.history[-6:]], passes(2000))
         make = partial(group_pass, embeddings=own)
         losses += held_back_losses(model, encoder(), [(0, one.queries[0])], make, 100).tolist()
     (notes,) = found.notes["stage3"]

@@ -40,7 +40,7 @@ from proper_model.stages.inferred_embedding import (
 from proper_model.stages.item_gradients import FEATURES, MOST_ROWS, item_gradients
 from proper_model.stages.pooled_users import PooledUser
 from proper_model.tasks.task import load_task
-from tests.tiny import adapted, batch_of, encoder, samples
+from tests.tiny import adapted, batch_of, encoder, passes, samples
 
 CALIBRATED = preset("calibrated")
 SETTINGS = StageSettings(
@@ -55,7 +55,7 @@ SETTINGS = StageSettings(
 
 def test_a_row_of_a_pass_has_the_gradient_of_its_item_alone():
     model, items = adapted(CALIBRATED), samples(5, 1)
-    found = item_gradients(model, encoder(), items, tokens=60, rows=3)
+    found = item_gradients(model, encoder(), items, passes(60, slots=3))
     for row, item in zip(found, items, strict=True):
         model.lora = model.new_user_lora([gradients_module.SKETCH_SEED])
         for factor in model.lora.b:
@@ -82,25 +82,25 @@ def test_a_row_of_a_pass_has_the_gradient_of_its_item_alone():
 def test_gradients_depend_on_nothing_but_item_and_base():
     model, items = adapted(CALIBRATED), samples(6, 2)
     before = model.lora
-    one = item_gradients(model, encoder(), items, tokens=400)
+    one = item_gradients(model, encoder(), items, passes(400))
     with torch.no_grad():
         for number in range(len(model.sites)):  # experts that have learned something
             model.expert(number).b.normal_()
-    other = item_gradients(model, encoder(), items[::-1], tokens=40, rows=1)
+    other = item_gradients(model, encoder(), items[::-1], passes(40, slots=1))
     assert model.lora is before
     torch.testing.assert_close(one, other.flip(0), rtol=1e-4, atol=1e-7)
 
 
 def test_gradients_are_computed_again_where_memory_is_short():
     model, items = adapted(CALIBRATED), samples(6, 2)
-    passes: list[bool] = []
+    run: list[bool] = []
     norm = model.base.get_decoder().layers[0].input_layernorm  # a block itself runs once
-    norm.register_forward_pre_hook(lambda *_: passes.append(torch.is_grad_enabled()))
-    one = item_gradients(model, encoder(), items, tokens=400)
-    once = len(passes)
-    other = item_gradients(model, encoder(), items, tokens=400, recompute=True)
+    norm.register_forward_pre_hook(lambda *_: run.append(torch.is_grad_enabled()))
+    one = item_gradients(model, encoder(), items, passes(400))
+    once = len(run)
+    other = item_gradients(model, encoder(), items, passes(400, recompute=True))
     torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-7)
-    assert len(passes) == 3 * once  # forward, forward, and again for gradients
+    assert len(run) == 3 * once  # forward, forward, and again for gradients
 
 
 # -- what items say of a person ----------------------------------------------------------------
@@ -235,7 +235,7 @@ def test_an_item_without_a_finite_gradient_says_nothing(monkeypatch):
     given = torch.cat([own, own[:1] * float("inf"), own[:1] * float("nan")])
     monkeypatch.setattr(inferred_module, "item_gradients", lambda *_, **__: given)
     model, items = adapted(CALIBRATED), samples(5, 1)
-    found, fits = infer_embeddings(model, encoder(), inferred, [items, items[:1]], tokens=400)
+    found, fits = infer_embeddings(model, encoder(), inferred, [items, items[:1]], passes(400))
     torch.testing.assert_close(found[:1], inferred.of([own]))
     assert not found[1].any()
     assert [fit.source for fit in fits] == ["inferred", "mean"]
@@ -268,7 +268,7 @@ def test_no_sample_takes_part_in_its_own_embedding():
     model = adapted(CALIBRATED)
     own = [user.capped(60) for user in groups_of_people(12)]
     items = [item for part in own for item in part]
-    features = item_gradients(model, encoder(), items, tokens=400).split([9] * 12)
+    features = item_gradients(model, encoder(), items, passes(400)).split([9] * 12)
     episodes = _Episodes(model, own, features, SETTINGS, 0)
     sizes = set()
     for number in range(len(items)):
@@ -329,7 +329,7 @@ def test_people_never_trained_with_gain_and_lose_it_with_somebody_elses_items(le
     model, inferred, table, report = learned
     people = groups_of_people(12, seed=2)
     histories = [user.history for user in people]
-    embeddings, fits = infer_embeddings(model, encoder(), inferred, histories, tokens=400)
+    embeddings, fits = infer_embeddings(model, encoder(), inferred, histories, passes(400))
     own = queries_loss(model, people, embeddings).mean()
     mean = queries_loss(model, people, torch.zeros_like(embeddings)).mean()
     swapped = queries_loss(model, people, embeddings.roll(1, 0)).mean()  # the other group's
@@ -350,9 +350,9 @@ def test_one_item_helps_and_none_is_no_worse_than_stage_1(learned):
     model, inferred, _, _ = learned
     people = groups_of_people(12, seed=3)
     one, _ = infer_embeddings(
-        model, encoder(), inferred, [user.history[:1] for user in people], tokens=400
+        model, encoder(), inferred, [user.history[:1] for user in people], passes(400)
     )
-    none, fits = infer_embeddings(model, encoder(), inferred, [()] * 12, tokens=400)
+    none, fits = infer_embeddings(model, encoder(), inferred, [()] * 12, passes(400))
     assert not none.any()
     assert {fit.source for fit in fits} == {"mean"}
     losses = [queries_loss(model, people, e).mean() for e in (one, none)]

@@ -133,7 +133,7 @@ def test_a_population_only_run_says_so_and_drops_the_arms_of_groups(options: Run
     [
         ({"stage2_users": "nobody"}, "unknown --stage2-users 'nobody'"),
         ({"population_only": True, "stage2_users": "everybody"}, "contradicts it"),
-        ({"population_only": True, "arms": ("oppu-mlp",)}, "leaves no arm"),
+        ({"population_only": True, "arms": ("oppu-mlp",)}, "there is no arm oppu-mlp"),
     ],
 )
 def test_contradictions_about_stage_2_are_refused(

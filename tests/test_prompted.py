@@ -249,5 +249,5 @@ def test_the_registry_makes_every_arm_and_says_what_it_is_for() -> None:
     assert registry.fits("majority", texts) is not None
     assert all(registry.fits(name, texts) is None for name in PROMPTED)
     assert set(PROMPTED) <= set(registry.ARMS)
-    with pytest.raises(ConfigError, match="unknown arms"):
+    with pytest.raises(ConfigError, match="unknown methods"):
         registry.fits("nobody", rating)

@@ -246,6 +246,10 @@ def test_without_people_nothing_is_calibrated_and_the_notes_are_those_of_before(
 def test_people_who_calibrate_train_nothing_and_are_a_quarter_at_most() -> None:
     users, task = small_users()[0], load_task("synth_tag")
     encoder = Encoder(WordTokenizer(), max_prompt_tokens=64, max_answer_tokens=8)
+    few, users = (
+        users,
+        [*users, *(dataclasses.replace(user, user_id=f"{user.user_id}9") for user in users)],
+    )
     whole, data = (pool(users, task, encoder, settings, 0) for settings in (FAST, CALIBRATING))
     assert len(data.calibrating) == (len(users) - len(data.held_back)) // 4
     assert data.held_back == whole.held_back
@@ -253,6 +257,9 @@ def test_people_who_calibrate_train_nothing_and_are_a_quarter_at_most() -> None:
     assert set(data.trained) | set(data.calibrating) == set(whole.trained)
     assert data.fingerprint() != whole.fingerprint()
     assert data.calibration_fingerprint() != whole.calibration_fingerprint()
+    # A quarter that is too few to publish anything of trains like everybody.
+    pools = (pool(few, task, encoder, settings, 0) for settings in (FAST, CALIBRATING))
+    assert len({data.fingerprint() for data in pools}) == 1
 
 
 # -- phases that end where they began --------------------------------------------------------------

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from proper_model.engine.trials import TrialSettings, lora_settings
 from proper_model.kernels.packing import Batch, Encoded
 from proper_model.model.adapted_model import AdaptedModel
 from proper_model.model.passes import Pass, personal_pass
 from proper_model.settings.presets import Structure, UserRouting, preset
+from proper_model.settings.profile import StageSettings
 from proper_model.text.encoding import Encoder
 from simulations.synthetic.tiny_base import word_tokenizer
 
@@ -108,6 +111,12 @@ def samples(count: int, seed: int) -> tuple[Encoded, ...]:
 
 def batch_of(items: tuple[Encoded, ...], slots: list[int]) -> Batch:
     return encoder().batch(items, slots)
+
+
+def passes(tokens: int, *, slots: int | None = None, recompute: bool = False) -> TrialSettings:
+    """Settings that bound a pass."""
+    own = lora_settings(StageSettings(name="tests"), epochs=1)
+    return dataclasses.replace(own, tokens_per_step=tokens, slots=slots, recompute=recompute)
 
 
 def loss_alone(base: Any, item: Encoded) -> Tensor:

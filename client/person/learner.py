@@ -129,9 +129,7 @@ class Learner:
                 self.encoder,
                 inferred,
                 [own.items for own in samples],
-                tokens=cut.tokens_per_step,
-                rows=cut.slots or MOST_ROWS,
-                recompute=cut.recompute,
+                cut,
                 progress=partial(self.progress, phase),
             )
         return fit_embeddings(

@@ -56,7 +56,6 @@ from proper_model.stages.calibration_choice import (
     choose_training,
 )
 from proper_model.stages.inferred_embedding import InferredEmbedding, infer_embeddings
-from proper_model.stages.item_gradients import MOST_ROWS
 from proper_model.stages.pooled_users import PooledUser
 from proper_model.stages.private_lora import Factors, LoraTrials
 from proper_model.stages.user_embedding import fit_embeddings
@@ -185,9 +184,7 @@ def _newcomer_embeddings(
             encoder,
             inferred,
             [one.items for one in members],
-            tokens=fit.tokens_per_step,
-            rows=min(fit.slots or MOST_ROWS, MOST_ROWS),
-            recompute=fit.recompute,
+            fit,
             progress=progress,
         )[0]
     return fit_embeddings(

@@ -64,7 +64,7 @@ def train_group_episodic(
     own = [user.capped(cap) for user in trained]
     support = [user.history[-cap:] for user in held_back]
     items = [item for part in (*own, *support) for item in part]
-    features = _features(model, encoder, items, settings, memory_bytes, checkpoint)
+    features = _features(model, encoder, items, settings, memory_bytes, checkpoint, progress)
     parts = features.split([len(part) for part in (*own, *support)])
     stage = _Episodes(model, own, parts[: len(own)], settings, seed)
     judged = [(u, query) for u, user in enumerate(held_back) for query in user.queries]
@@ -115,6 +115,7 @@ def _features(
     settings: StageSettings,
     memory_bytes: int | None,
     checkpoint: Checkpoint | None,
+    progress: Steps | None,
 ) -> Tensor:
     """The features [I, F] of all items, kept beside the checkpoint: they take a pass over the data."""
     place = beside(checkpoint, ".features")
@@ -123,10 +124,7 @@ def _features(
         return found[0]["features"]
     free = free_bytes(model.device) if memory_bytes is None else memory_bytes
     cut = within(free, model, encoder, items, MOST_ROWS, lora_settings(settings, epochs=1))
-    rows = MOST_ROWS if cut.slots is None else cut.slots
-    features = item_gradients(
-        model, encoder, items, tokens=cut.tokens_per_step, rows=rows, recompute=cut.recompute
-    )
+    features = item_gradients(model, encoder, items, cut, progress=progress)
     if not bool(torch.isfinite(features).all()):
         raise TrainingError(
             "stage 2: the gradients of some items are not finite numbers",

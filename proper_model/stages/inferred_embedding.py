@@ -21,12 +21,13 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from proper_model.engine.trials import TrialSettings
 from proper_model.errors import TrainingError
 from proper_model.kernels.packing import Encoded
 from proper_model.model.adapted_model import AdaptedModel
 from proper_model.progress import Steps
 from proper_model.settings.presets import Structure
-from proper_model.stages.item_gradients import FEATURES, MOST_ROWS, item_gradients
+from proper_model.stages.item_gradients import FEATURES, item_gradients
 from proper_model.stages.user_embedding import EmbeddingFit
 from proper_model.text.encoding import Encoder
 
@@ -110,22 +111,18 @@ def infer_embeddings(
     encoder: Encoder,
     inferred: InferredEmbedding,
     people: Sequence[Sequence[Encoded]],
+    settings: TrialSettings,
     *,
-    tokens: int,
-    rows: int = MOST_ROWS,
-    recompute: bool = False,
     progress: Steps | None = None,
 ) -> tuple[Tensor, list[EmbeddingFit]]:
     """Embeddings of people from their items, [U, 1, e], and how each was found.
 
     One pass there and back over every item: no epochs, and no item is held back. Somebody without
-    items has the prior's mean; an item whose gradient is no number says nothing. `tokens`, `rows`,
-    `recompute`: as of `item_gradients`.
+    items has the prior's mean; an item whose gradient is no number says nothing. `settings`
+    as of `item_gradients`.
     """
     items = [item for own in people for item in own]
-    features = item_gradients(
-        model, encoder, items, tokens=tokens, rows=rows, recompute=recompute, progress=progress
-    )
+    features = item_gradients(model, encoder, items, settings, progress=progress)
     split = features.split([len(own) for own in people])
     said = [own[own.isfinite().all(1)] for own in split]
     with torch.no_grad():

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from proper_model.engine.memory import in_parts
 from proper_model.engine.recompute import recomputing
+from proper_model.engine.trials import TrialSettings
 from proper_model.kernels.dropout import mix_seed
 from proper_model.kernels.packing import Encoded, budget_chunks
 from proper_model.model.adapted_model import AdaptedModel
@@ -38,17 +39,16 @@ def item_gradients(
     model: AdaptedModel,
     encoder: Encoder,
     items: Sequence[Encoded],
+    settings: TrialSettings,
     *,
-    tokens: int,
-    rows: int = MOST_ROWS,
-    recompute: bool = False,
     progress: Steps | None = None,
 ) -> Tensor:
     """The sketched gradient of every item's loss (eq. 4) over stage 1: [I, F], float32, on the CPU.
 
-    `tokens`, `rows`: most of one pass; `recompute`: checkpoint activations. A result depends on its item
-    and the base alone. The model's user LoRA is as it was afterwards.
+    Of `settings` only what bounds a pass counts: tokens a step, slots (each a row) and `recompute`. A
+    result depends on its item and the base alone. The model's user LoRA is as it was afterwards.
     """
+    rows = min(settings.slots or MOST_ROWS, MOST_ROWS)
     found = torch.zeros(len(items), FEATURES)
     sketch = _Sketch(model)
     done = 0
@@ -62,8 +62,10 @@ def item_gradients(
 
     before = model.lora
     try:
-        with model.attached(), recomputing(model, active=recompute):
-            for wide in budget_chunks([len(item.tokens) for item in items], tokens):
+        with model.attached(), recomputing(model, active=settings.recompute):
+            for wide in budget_chunks(
+                [len(item.tokens) for item in items], settings.tokens_per_step
+            ):
                 for first in range(0, len(wide), rows):
                     in_parts(wide[first : first + rows], run, model.device)
     finally:

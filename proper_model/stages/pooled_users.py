@@ -107,7 +107,13 @@ def _calibrating(
     """Positions of those who take no part in stages 1 and 2, drawn by seed; not those held back."""
     able = [i for i, u in enumerate(users) if u.queries and u.history and i not in held]
     random.Random(f"{seed}/calibrating").shuffle(able)
-    return able[: min(settings.calibration.people, len(able) // MOST_CALIBRATING)]
+    return able[: calibrating_people(len(able), settings)]
+
+
+def calibrating_people(able: int, settings: StageSettings) -> int:
+    """How many of so many people calibrate: none where too few would be left to publish from."""
+    count = min(settings.calibration.people, able // MOST_CALIBRATING)
+    return count if count >= settings.group.prototype_min_users else 0
 
 
 def histories_of(users: Sequence[User], task: Task, encoder: Encoder) -> tuple[PooledUser, ...]:

@@ -16,6 +16,7 @@ from client.terminal.tables import Table, to_markdown
 from proper_model.base.sizes import BaseShape
 from proper_model.checks import FoundBase
 from proper_model.settings import StageSettings, Structure, UserRouting
+from proper_model.stages import pooled_users
 from proper_model.tasks import Example, HistoryItem, Population, Task, User
 from proper_model.text import Encoder
 
@@ -144,7 +145,8 @@ def count_tokens(
 def _calibrating_share(population: Population, settings: StageSettings) -> float:
     """Items that calibration trains on, all lengths together, as a share of the pooled history."""
     pooled, own = population.pooled, settings.calibration
-    people = min(own.people, len(pooled) // 4)
+    able = sum(bool(user.history and user.queries) for user in pooled)
+    people = pooled_users.calibrating_people(able, settings)
     if not people:
         return 0.0
     cap = settings.group.max_items_per_user
@@ -248,7 +250,7 @@ def _stage3(
 ) -> Range:
     user, history = settings.user, tokens.test_history / processes
     tried = history * len(user.learning_rates)
-    if settings.calibration.people:
+    if tokens.calibrating_history:
         return _calibrated(history, speed, settings, arms)
     fits: list[tuple[int, float, float]] = []
     if "stage3" in arms:
@@ -274,7 +276,7 @@ def _calibrated(
 def _calibration(tokens: Tokens, speed: Speed, settings: StageSettings) -> Range:
     """Common starts of both arms, then every way of training at every length of history."""
     own = settings.calibration
-    if not own.people:
+    if not tokens.calibrating_history:
         return Range(0.0, 0.0)
     # A common start is tried at one rate.
     rates = len(own.learning_rates or settings.user.learning_rates) + (own.start_rounds > 0)
@@ -297,7 +299,7 @@ def _predictions(
     once = tokens.test_queries / processes / speed.forward * EXPERT_FACTOR
     decoding = 1 + settings.max_answer_tokens / 4
     # An arm that a calibration mixes with another takes both passes.
-    most = len(arms) + (sum(arm in BELOW for arm in arms) if settings.calibration.people else 0)
+    most = len(arms) + (sum(arm in BELOW for arm in arms) if tokens.calibrating_history else 0)
     return Range(FASTEST * len(arms) * once, SLOWEST * most * once * decoding)
 
 

@@ -324,9 +324,10 @@ class RunOptions:
                 "--population-only leaves stage 2 out, so --stage2-users contradicts it",
                 hint="use one of the two",
             )
-        if not set(self.arms) - set(GROUP_ARMS):
+        contrary = [arm for arm in self.arms if arm in GROUP_ARMS]
+        if contrary and tuple(self.arms) != ARMS:  # all of them is what nobody has chosen
             raise ConfigError(
-                "--population-only leaves no arm of --arms",
+                f"--population-only leaves groups out, so there is no arm {contrary[0]}",
                 hint="without groups there are stage1, stage3 and stage3-shuffled",
             )
 
