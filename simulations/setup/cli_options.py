@@ -40,7 +40,7 @@ RUN_OPTIONS: Mapping[str, Any] = {
         help="Structure of the model: paper, default, device, calibrated or released."
     ),
     "profile": typer.Option(
-        help="Hyperparameters: tiny, small-gpu, smollm2-cpu, smollm2-gpu, paper-a100, "
+        help="Hyperparameters: tiny, tiny-few, small-gpu, smollm2-cpu, smollm2-gpu, paper-a100, "
         "released-a100, demo, or a TOML file (default: tiny; demo for the demo)",
     ),
     "template": typer.Option(help="Template set of the task. (default: the profile's)"),
