@@ -16,6 +16,7 @@ from proper_model.errors import CheckpointError, ReportError
 from proper_model.evaluation.metrics import Prediction
 from proper_model.storage.files import write_atomic
 from simulations.experiments.arm_store import CellStore, Finished
+from simulations.experiments.benchmark_brief import brief_tables
 from simulations.experiments.benchmark_figures import density, draw
 from simulations.experiments.benchmark_schema import (
     BenchmarkResult,
@@ -180,6 +181,38 @@ def test_tables_of_several_sets_stand_side_by_side() -> None:
         ("unheard_of, 4 people", "mae_expected"),
     ]
     assert rows[1][2:5] == ("0.250", "0.223", "0.178")
+
+
+def test_the_brief_tables_hold_means_differences_and_lengths_of_every_set() -> None:
+    cut = [
+        LengthPoint(
+            items=n,
+            cut=True,
+            people=4,
+            a="stage3",
+            b="stage1",
+            metric="nll",
+            delta=d,
+            low=low,
+            high=h,
+        )
+        for n, d, low, h in ((1, -0.1, -0.3, 0.1), (4, -0.2, -0.3, -0.1))
+    ]
+    people = {name: {"mae_expected": list(ERRORS[name])} for name in NAMES[:3]}
+    other = by_hand(task="news_categories", people=people, lengths=cut, seeds=[0])
+    means, differences, lengths = brief_tables([by_hand(), other])
+    assert means.header[:2] == ("method", "movie_ratings, mae_expected ↓")
+    found = {row[0]: row[1:] for row in means.rows}
+    assert found["oppu-mlp"] == ("0.800", "0.800")
+    assert found["gaussian"] == ("0.650", "–")
+    assert differences.rows[0] == (
+        *("movie_ratings (4 people, 2 seeds)", "mae_expected ↓"),
+        *("–", "–", "–", "+0.100 −"),  # an error that is higher, clear of zero
+    )
+    assert lengths.header[2:] == ("n = 1", "n = 4")
+    assert lengths.rows == (
+        ("news_categories (4 people)", "stage3 − stage1", "-0.100", "-0.200 +"),
+    )
 
 
 def test_what_is_lost_is_said_first() -> None:

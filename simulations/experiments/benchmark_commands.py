@@ -135,17 +135,24 @@ def fig6_experts(options: RunOptions, seeds: Seeds = "0", experts: Experts = "2,
     _run(plans.experts(options, asked))
 
 
-def print_benchmarks(results: Sequence[BenchmarkResult], *, markdown: bool = False) -> None:
+def print_benchmarks(
+    results: Sequence[BenchmarkResult], *, markdown: bool = False, brief: bool = False
+) -> None:
     """The tables of finished benchmarks; several of them side by side, then one after another."""
     from simulations.experiments import benchmark_tables as tables
+    from simulations.experiments.benchmark_brief import brief_tables
 
-    shown = [tables.joined_table(results)] if len(results) > 1 else []
-    for result in results:
+    shown = brief_tables(results) if brief else []
+    if not brief and len(results) > 1:
+        shown.append(tables.joined_table(results))
+    for result in [] if brief else results:
         shown += tables.tables_of(result)[len(results) > 1 :]
     for number, one in enumerate(shown):
         if markdown:
             print_line(("\n" if number else "") + f"**{one.title}**\n")
         print_table(one, markdown=markdown)
+    if brief:
+        return
     lines = [line for result in results for line in tables.standing(result).lines]
     for line in [*lines, *tables.beside_the_paper(results)]:
         print_line(f"\n- {line}" if markdown else f"note: {line}")

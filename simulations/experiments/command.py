@@ -73,6 +73,9 @@ benchmark_commands.add_to(app)
 def table(
     sources: Annotated[list[Path], typer.Argument(metavar="RESULT...", help="Result files.")],
     markdown: o.Markdown = False,
+    brief: Annotated[
+        bool, typer.Option("--brief", help="Of benchmarks only what fits on one page.")
+    ] = False,
 ) -> None:
     """Print the tables of finished experiments."""
     from simulations.experiments.benchmark_schema import BenchmarkResult, read_result
@@ -84,7 +87,7 @@ def table(
             print_line()
         _print(result, markdown=markdown)
     if benchmarks:
-        benchmark_commands.print_benchmarks(benchmarks, markdown=markdown)
+        benchmark_commands.print_benchmarks(benchmarks, markdown=markdown, brief=brief)
 
 
 @app.command()

@@ -1,0 +1,98 @@
+"""Benchmarks of several data sets in three small tables, for a page that a person reads at one sitting."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from client.terminal.tables import Table
+from proper_model.evaluation import LOWER_IS_BETTER
+from simulations.experiments.benchmark_schema import BenchmarkResult, Comparison, LengthPoint
+from simulations.experiments.benchmark_summary import LOSS, main_metrics
+from simulations.experiments.benchmark_tables import metrics_of
+from simulations.reporting.tables import NONE
+
+# What is claimed of each stage, against what it must beat.
+CLAIMS = (
+    ("stage2", "stage1"),
+    ("stage3", "stage1"),
+    ("stage3", "stage2"),
+    ("stage3", "oppu-mlp"),
+)
+BY_LENGTH = (("stage3", "stage1"), ("stage3", "oppu-mlp"))
+MARKS = {True: " +", False: " −", None: ""}
+HOW = "+ better, − worse: the 95% interval over people is clear of zero"
+
+
+def brief_tables(results: Sequence[BenchmarkResult]) -> list[Table]:
+    """Means of all methods, the differences that matter, and these by length of the history."""
+    found = (brief_methods(results), brief_differences(results), brief_lengths(results))
+    return [table for table in found if table.rows]
+
+
+def brief_methods(results: Sequence[BenchmarkResult]) -> Table:
+    """A row a method, two columns a set: means over people of its main metric and of the loss."""
+    names = list(dict.fromkeys(name for result in results for name in result.rows))
+    header, columns = ["method"], []
+    for result in results:
+        for metric in main_metrics(metrics_of(result)):
+            header.append(f"{result.task}, {_direction(metric)}")
+            columns.append(
+                [
+                    _mean(result.people[name].get(metric)) if name in result.people else NONE
+                    for name in names
+                ]
+            )
+    rows = [(name, *(column[n] for column in columns)) for n, name in enumerate(names)]
+    return Table("Means over people", tuple(header), tuple(rows))
+
+
+def brief_differences(results: Sequence[BenchmarkResult]) -> Table:
+    """A row a set and metric, a column a claim."""
+    rows = []
+    for result in results:
+        found = {(row.a, row.b, row.metric): row for row in result.comparisons}
+        for metric in main_metrics(metrics_of(result)):
+            cells = (_difference(found.get((a, b, metric))) for a, b in CLAIMS)
+            rows.append((_people(result), _direction(metric), *cells))
+    header = ("set", "metric", *(f"{a} − {b}" for a, b in CLAIMS))
+    return Table(f"Differences, paired by person ({HOW})", header, tuple(rows), labels=2)
+
+
+def brief_lengths(results: Sequence[BenchmarkResult]) -> Table:
+    """A row a set and claim in the loss, a column a length to which histories were cut."""
+    cut = [[point for point in result.lengths if point.cut] for result in results]
+    counts = sorted({point.items for points in cut for point in points})
+    rows = []
+    for result, points in zip(results, cut, strict=True):
+        for a, b in BY_LENGTH:
+            own = {p.items: p for p in points if (p.a, p.b, p.metric) == (a, b, LOSS)}
+            if own:
+                cells = (_difference(own.get(count)) for count in counts)
+                rows.append((_people(result), f"{a} − {b}", *cells))
+    header = ("set", f"difference in {_direction(LOSS)}", *(f"n = {count}" for count in counts))
+    return Table(f"Histories cut to the newest items ({HOW})", header, tuple(rows), labels=2)
+
+
+def _people(result: BenchmarkResult) -> str:
+    seeds = f", {len(result.seeds)} seeds" if len(result.seeds) > 1 else ""
+    return f"{result.task} ({result.users} people{seeds})"
+
+
+def _direction(metric: str) -> str:
+    return f"{metric} {'↓' if metric in LOWER_IS_BETTER else '↑'}"
+
+
+def _mean(values: Sequence[float] | None) -> str:
+    if not values or not all(map(math.isfinite, values)):
+        return NONE
+    return f"{math.fsum(values) / len(values):.3f}"
+
+
+def _difference(row: Comparison | LengthPoint | None) -> str:
+    """The difference, marked where its interval is clear of zero."""
+    if row is None or not math.isfinite(row.delta):
+        return NONE
+    lower = row.metric in LOWER_IS_BETTER
+    clear = None if row.low <= 0 <= row.high else (row.high < 0) == lower
+    return f"{row.delta:+.3f}{MARKS[clear]}"
