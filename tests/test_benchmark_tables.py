@@ -16,7 +16,7 @@ from proper_model.errors import CheckpointError, ReportError
 from proper_model.evaluation.metrics import Prediction
 from proper_model.storage.files import write_atomic
 from simulations.experiments.arm_store import CellStore, Finished
-from simulations.experiments.benchmark_brief import brief_tables
+from simulations.experiments.benchmark_brief import brief_tables, cost_table
 from simulations.experiments.benchmark_figures import density, draw
 from simulations.experiments.benchmark_schema import (
     BenchmarkResult,
@@ -213,6 +213,12 @@ def test_the_brief_tables_hold_means_differences_and_lengths_of_every_set() -> N
     assert lengths.rows == (
         ("news_categories (4 people)", "stage3 − stage1", "-0.100", "-0.200 +"),
     )
+
+
+def test_costs_are_of_those_who_learned_by_person_and_seed() -> None:
+    result = by_hand(people={n: {"nll": [0.5, 0.7, 0.5, 0.7]} for n in NAMES})
+    (row,) = cost_table([result]).rows  # four people, two seeds
+    assert row == ("movie_ratings, ffffffff", "stage3", "100", "1", "0.25", "0.600")
 
 
 def test_what_is_lost_is_said_first() -> None:

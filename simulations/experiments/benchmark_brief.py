@@ -1,4 +1,4 @@
-"""Benchmarks of several data sets in three small tables, for a page that a person reads at one sitting."""
+"""Benchmarks of several data sets in small tables, for a page that a person reads at one sitting."""
 
 from __future__ import annotations
 
@@ -72,6 +72,29 @@ def brief_lengths(results: Sequence[BenchmarkResult]) -> Table:
                 rows.append((_people(result), f"{a} − {b}", *cells))
     header = ("set", f"difference in {_direction(LOSS)}", *(f"n = {count}" for count in counts))
     return Table(f"Histories cut to the newest items ({HOW})", header, tuple(rows), labels=2)
+
+
+def cost_table(results: Sequence[BenchmarkResult]) -> Table:
+    """A row a method that learned from the person's items: what that took, and the loss it came to."""
+    rows = []
+    for result in results:
+        people = result.users * len(result.seeds)
+        for name, row in result.rows.items():
+            if row.training is not None and row.training.trained_tokens:
+                cost = row.training
+                rows.append(
+                    (
+                        f"{result.task}, {result.configuration[:8]}",
+                        name,
+                        f"{cost.trained_tokens / people:,.0f}",
+                        f"{cost.judged_tokens / people:,.0f}",
+                        f"{cost.cpu_seconds / people:.2f}",
+                        _mean(result.people[name].get(LOSS)),
+                    )
+                )
+    header = ("set, configuration", "method", "trained tokens", "judged tokens", "CPU seconds")
+    title = "What learning from a person's items takes, by person"
+    return Table(title, (*header, _direction(LOSS)), tuple(rows), labels=2)
 
 
 def _people(result: BenchmarkResult) -> str:

@@ -136,22 +136,31 @@ def fig6_experts(options: RunOptions, seeds: Seeds = "0", experts: Experts = "2,
 
 
 def print_benchmarks(
-    results: Sequence[BenchmarkResult], *, markdown: bool = False, brief: bool = False
+    results: Sequence[BenchmarkResult],
+    *,
+    markdown: bool = False,
+    brief: bool = False,
+    costs: bool = False,
 ) -> None:
-    """The tables of finished benchmarks; several of them side by side, then one after another."""
-    from simulations.experiments import benchmark_tables as tables
-    from simulations.experiments.benchmark_brief import brief_tables
+    """The tables of finished benchmarks; several of them side by side, then one after another.
 
+    `brief`, `costs`: only what matters most, only what learning took.
+    """
+    from simulations.experiments import benchmark_tables as tables
+    from simulations.experiments.benchmark_brief import brief_tables, cost_table
+
+    chosen = brief or costs
     shown = brief_tables(results) if brief else []
-    if not brief and len(results) > 1:
+    shown += [cost_table(results)] if costs else []
+    if not chosen and len(results) > 1:
         shown.append(tables.joined_table(results))
-    for result in [] if brief else results:
+    for result in [] if chosen else results:
         shown += tables.tables_of(result)[len(results) > 1 :]
     for number, one in enumerate(shown):
         if markdown:
             print_line(("\n" if number else "") + f"**{one.title}**\n")
         print_table(one, markdown=markdown)
-    if brief:
+    if chosen:
         return
     lines = [line for result in results for line in tables.standing(result).lines]
     for line in [*lines, *tables.beside_the_paper(results)]:

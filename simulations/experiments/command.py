@@ -76,6 +76,9 @@ def table(
     brief: Annotated[
         bool, typer.Option("--brief", help="Of benchmarks only what fits on one page.")
     ] = False,
+    costs: Annotated[
+        bool, typer.Option("--costs", help="Of benchmarks only what learning a person took.")
+    ] = False,
 ) -> None:
     """Print the tables of finished experiments."""
     from simulations.experiments.benchmark_schema import BenchmarkResult, read_result
@@ -87,7 +90,7 @@ def table(
             print_line()
         _print(result, markdown=markdown)
     if benchmarks:
-        benchmark_commands.print_benchmarks(benchmarks, markdown=markdown, brief=brief)
+        benchmark_commands.print_benchmarks(benchmarks, markdown=markdown, brief=brief, costs=costs)
 
 
 @app.command()
