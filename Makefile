@@ -139,17 +139,28 @@ result-smollm2: $(STAMP) ## SmolLM2-135M on DATA=personality_items; half an hour
 	$(BIN)/proper-sim run ../shared/data/$(DATA) --task profiles/tasks/$(DATA).toml \
 	  --base $(SMOLLM2) --profile smollm2-$(MACHINE) $(CAPS) --out runs/$(DATA)-smollm2-$(MACHINE) --resume
 
-# All methods on every real set, three seeds; what is finished is not computed again.
-SETS := movie_ratings news_categories news_headlines personality_items politeness_ratings scholarly_titles
-TABLE ?= --presets default,device --seeds 0,1,2 --threads 1
-tables: $(STAMP) ## results/tables: all methods on the real sets of ../shared; many hours
-	mkdir -p results/tables
-	for set in $(SETS); do \
-	  $(BIN)/proper-sim exp table1 ../shared/data/$$set --task profiles/tasks/$$set.toml \
-	    --base ../shared/models/mini-llama $(TABLE) --out runs/table1-$$set; \
-	  cp runs/table1-$$set/table1.json results/tables/$$set.json; \
-	done
+# results/tables: many methods on the real sets; what is finished is not computed again. SETS="movie_ratings".
+SETS ?= movie_ratings personality_items politeness_ratings
+TABLE ?= --presets calibrated --threads 1
+FLOORS := majority,own-majority,own-mean,own-median,tfidf,item-mean,item-offset,factors
+FEW := --profile profiles/tiny-few.toml
+TABLE_personality_items := --lengths 1,3,8,12,20 \
+  --rivals $(FLOORS),gaussian,icl,rag-1,rag-4,pag-counted,full-history,oppu-qv,per-pcs,hypernetwork
+TABLE_politeness_ratings := $(FEW) --lengths 1,3,8,20,40 \
+  --rivals $(FLOORS),icl,rag-1,rag-4,pag-counted,full-history,oppu-qv,per-pcs
+TABLE_movie_ratings := $(FEW) --pooled-users 160 --max-items 24 --lengths 1,3,8 \
+  --rivals $(FLOORS),icl,rag-1,pag-counted,oppu-qv,per-pcs
+TABLE_news_categories := $(FEW) --max-items 40 --lengths 1,3,8,20
+TABLE_news_headlines := $(TABLE_news_categories)
+TABLE_scholarly_titles := $(FEW) --pooled-users 160 --lengths 1,3,8,20
+tables: $(STAMP) $(SETS:%=table-%) ## results/tables: methods on the real sets of ../shared; about an hour a set
 	$(BIN)/proper-sim exp page results/tables/*.json --out runs/table1.html
+
+table-%: $(STAMP)
+	mkdir -p results/tables
+	$(BIN)/proper-sim exp table1 ../shared/data/$* --task profiles/tasks/$*.toml \
+	  --base ../shared/models/mini-llama $(TABLE) $(TABLE_$*) --out runs/table1-$*
+	cp runs/table1-$*/table1.json results/tables/$*.json
 
 report: $(STAMP) ## the report of a finished run again; OUT=runs/demo
 	$(BIN)/proper-sim report $(OUT)

@@ -454,3 +454,42 @@ def test_what_the_pages_say_of_personality_statements_holds(repository: Path) ->
         for cost in ("trained_tokens", "cpu_seconds"):
             assert own["training"][cost] < other["training"][cost] / 5
         assert own["metrics"]["nll"]["user_mean"] < other["metrics"]["nll"]["user_mean"]
+
+
+def test_what_the_pages_say_of_films_and_requests_holds(repository: Path) -> None:
+    tables = {
+        name: json.loads((repository / f"results/tables/{name}.json").read_text())
+        for name in ("movie_ratings", "politeness_ratings", "personality_items")
+    }
+    for table in tables.values():
+        verdicts = compared(table)
+        assert verdicts["stage2", "stage1", "nll"] == 1
+        assert verdicts["stage3", "stage2", "nll"] >= 0
+    clear = {}
+    for name in ("movie_ratings", "politeness_ratings"):
+        assert compared(tables[name])["stage3", "oppu-mlp", "nll"] == 0
+        cut = {
+            p["items"]: p
+            for p in tables[name]["lengths"]
+            if p["cut"] and p["metric"] == "nll" and (p["a"], p["b"]) == ("stage3", "oppu-mlp")
+        }
+        clear[name] = {n: (p["low"] > 0) - (p["high"] < 0) for n, p in cut.items()}
+    assert clear["movie_ratings"] == {1: -1, 3: -1, 8: -1}
+    assert clear["politeness_ratings"] == dict.fromkeys((1, 3, 8, 20, 40), 0)
+    requests = tables["politeness_ratings"]
+    means = {
+        name: sum(values["nll"]) / len(values["nll"]) for name, values in requests["people"].items()
+    }
+    assert min(means, key=lambda name: means[name]) == "tfidf"
+    (alone,) = (
+        p
+        for p in requests["lengths"]
+        if p["cut"] and (p["items"], p["a"], p["b"], p["metric"]) == (1, "stage3", "stage1", "nll")
+    )
+    assert alone["low"] < 0 < alone["delta"]
+    demos = [
+        json.loads((repository / f"results/{name}.json").read_text())
+        for name in ("demo", "demo-calibrated")
+    ]
+    trained, inferred = (demo["arms"]["stage3"]["metrics"]["nll"]["mean"] for demo in demos)
+    assert trained < inferred
