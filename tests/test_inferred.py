@@ -465,9 +465,9 @@ def test_on_a_device_items_are_read_as_pooled_users_items_were(monkeypatch):
         return dataclasses.replace(given[5], slots=5, recompute=True)
 
     monkeypatch.setattr(learner_module, "within", within)
-    monkeypatch.setattr(learner_module, "infer_embeddings", lambda *_, **how: how)
-    how = Learner.fit_embeddings(device, [Samples(samples(3, 1), (), 0)])
+    monkeypatch.setattr(learner_module, "infer_embeddings", lambda *given, **_: given[-1])
+    cut = Learner.fit_embeddings(device, [Samples(samples(3, 1), (), 0)])
     assert asked == [MOST_ROWS]
-    assert (how["rows"], how["recompute"]) == (5, True)
+    assert (cut.slots, cut.recompute) == (5, True)
     device.model.structure = preset("default")
     assert Learner.for_embedding(device, [], retrieving, [2]) == [2]
