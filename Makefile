@@ -25,7 +25,7 @@ TEST_ENV := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 PYTEST = $(TEST_ENV) $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 .PHONY: help install lock audit sbom base demo test test-full test-slowest pytest fuzz lint fix docs docs-site \
-  results result result-smollm2 tables report bench bench-results clean distclean
+  results result uncalibrated result-smollm2 tables report bench bench-results clean distclean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "%-16s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -120,8 +120,20 @@ results: $(STAMP) ## run everything in results/ again, from ../shared; hours
 	  $(MAKE) result DATA=news_categories RUN=$$run CAPS="--max-items 40"; \
 	  $(MAKE) result DATA=movie_ratings RUN=$$run CAPS="--pooled-users 80 --max-items 24"; \
 	done
-	$(MAKE) demo
+	$(MAKE) result DATA=personality_items RUN=calibrated-0
+	$(MAKE) demo uncalibrated
 	cp $(OUT)/results.json results/demo.json
+	$(BIN)/proper-sim run demo --preset calibrated --out runs/demo-calibrated --resume
+	cp runs/demo-calibrated/results.json results/demo-calibrated.json
+
+# What table-personality_items is compared with: every device chooses by its own held-back items.
+uncalibrated: $(STAMP)
+	mkdir -p results/uncalibrated runs
+	sed '/^\[calibration\]/,$$d' profiles/tiny.toml > runs/tiny-uncalibrated.toml
+	$(BIN)/proper-sim exp table1 ../shared/data/personality_items --task profiles/tasks/personality_items.toml \
+	  --base ../shared/models/mini-llama --profile runs/tiny-uncalibrated.toml --presets calibrated \
+	  --rivals none --threads 1 --out runs/uncalibrated-personality_items
+	cp runs/uncalibrated-personality_items/table1.json results/uncalibrated/personality_items.json
 
 result: $(STAMP)
 	$(BIN)/proper-sim run ../shared/data/$(DATA) --task profiles/tasks/$(DATA).toml \
