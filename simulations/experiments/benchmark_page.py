@@ -13,6 +13,7 @@ from pathlib import Path
 from client.terminal.tables import Table
 from proper_model.evaluation import LOWER_IS_BETTER
 from proper_model.storage.files import make_private_folder, write_atomic
+from simulations.experiments.benchmark_brief import brief_tables
 from simulations.experiments.benchmark_figures import draw
 from simulations.experiments.benchmark_schema import BenchmarkResult
 from simulations.experiments.benchmark_tables import (
@@ -66,6 +67,7 @@ def render(sections: Sequence[Section]) -> str:
     template = page_environment(TEMPLATES, SHARED_TEMPLATES).get_template("benchmark.html.j2")
     return template.render(
         sections=sections,
+        brief=brief_tables(results) if len(results) > 1 else [],
         joined=joined_table(results) if len(results) > 1 else None,
         paper=beside_the_paper(results),
         lower_is_better=sorted(LOWER_IS_BETTER),
