@@ -145,11 +145,14 @@ result: $(STAMP)
 MACHINE ?= cpu
 SMOLLM2 := bases/SmolLM2-135M-Instruct-plain
 result-smollm2: DATA ?= personality_items
-result-smollm2: CAPS ?= --pooled-users 100 --users 40
+result-smollm2: CAPS ?= --pooled-users 100 --users 40 --max-items 12
 result-smollm2: $(STAMP) ## SmolLM2-135M on DATA=personality_items; half an hour, MACHINE=gpu minutes
 	$(BIN)/proper base add SmolLM2-135M-Instruct --plain --out $(SMOLLM2)
 	$(BIN)/proper-sim run ../shared/data/$(DATA) --task profiles/tasks/$(DATA).toml \
-	  --base $(SMOLLM2) --profile smollm2-$(MACHINE) $(CAPS) --out runs/$(DATA)-smollm2-$(MACHINE) --resume
+	  --base $(SMOLLM2) --profile smollm2-$(MACHINE) --preset calibrated $(CAPS) \
+	  --out runs/$(DATA)-smollm2-$(MACHINE) --resume
+	mkdir -p results/smollm2
+	cp runs/$(DATA)-smollm2-$(MACHINE)/results.json results/smollm2/$(DATA)-$(MACHINE).json
 
 # results/tables: many methods on the real sets; what is finished is not computed again. SETS="movie_ratings".
 SETS ?= movie_ratings personality_items politeness_ratings

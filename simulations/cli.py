@@ -206,6 +206,8 @@ def table(
         print_table(comparison_table(results), markdown=markdown)
         return
     print_table(run_table(results[0]), markdown=markdown)
+    if markdown:
+        print_line()  # or the two would be one table
     print_table(contrast_table(results[0], brief=True), markdown=markdown)
 
 

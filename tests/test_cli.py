@@ -310,6 +310,8 @@ def test_table_in_both_forms(tmp_path: Path, capsys) -> None:
     alone = capsys.readouterr().out
     assert "queries" in alone
     assert "Differences" in alone
+    assert run_cli(["table", sources[0], "--markdown"]) == 0
+    assert "\n\n| arms |" in capsys.readouterr().out  # two tables, not one
 
 
 @pytest.mark.parametrize("command", ["table", "report"])

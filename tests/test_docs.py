@@ -493,3 +493,20 @@ def test_what_the_pages_say_of_films_and_requests_holds(repository: Path) -> Non
     ]
     trained, inferred = (demo["arms"]["stage3"]["metrics"]["nll"]["mean"] for demo in demos)
     assert trained < inferred
+
+
+def test_what_the_results_page_says_of_a_real_language_model_holds(repository: Path) -> None:
+    run = json.loads((repository / "results/smollm2/personality_items-cpu.json").read_text())
+    assert (run["preset"], run["profile"]) == ("calibrated", "smollm2-cpu")
+    clear = {
+        (row["a"], row["b"], row["metric"]): (row["low"] > 0) - (row["high"] < 0)
+        for row in run["contrasts"]
+        if row["level"] == "user"
+    }
+    assert clear["stage2", "stage1", "nll"] == clear["stage2", "stage1", "mae_expected"] == -1
+    assert clear["oppu-mlp", "stage1", "nll"] == clear["oppu-mlp", "stage1", "mae_expected"] == 0
+    assert clear["stage3", "oppu-mlp", "mae_expected"] == -1
+    assert clear["stage3", "stage2", "nll"] == 1
+    for arm in ("stage2", "stage3", "oppu-mlp"):
+        assert clear[arm, "stage1", "accuracy"] == 0
+        assert clear[arm, "stage1", "rmse"] == 1
