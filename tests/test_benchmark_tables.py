@@ -43,7 +43,7 @@ from simulations.experiments.paper_numbers import (
 )
 from simulations.experiments.schema import Costs
 from simulations.outcome import environment
-from simulations.outcome.results import write_document
+from simulations.outcome.results import MetricSummary, write_document
 
 NAMES = ("stage1", "oppu-mlp", "stage3", "item-mean", "gaussian")
 ITEMS = (4, 4, 9, 9)
@@ -198,8 +198,8 @@ def test_the_brief_tables_hold_means_differences_and_lengths_of_every_set() -> N
         )
         for n, d, low, h in ((1, -0.1, -0.3, 0.1), (4, -0.2, -0.3, -0.1))
     ]
-    people = {name: {"mae_expected": list(ERRORS[name])} for name in NAMES[:3]}
-    other = by_hand(task="news_categories", people=people, lengths=cut, seeds=[0])
+    rows = {name: row for name, row in by_hand().rows.items() if name in NAMES[:3]}
+    other = by_hand(task="news_categories", rows=rows, lengths=cut, seeds=[0])
     means, differences, lengths = brief_tables([by_hand(), other])
     assert means.header[:2] == ("method", "movie_ratings, mae_expected ↓")
     found = {row[0]: row[1:] for row in means.rows}
@@ -216,7 +216,9 @@ def test_the_brief_tables_hold_means_differences_and_lengths_of_every_set() -> N
 
 
 def test_costs_are_of_those_who_learned_by_person_and_seed() -> None:
-    result = by_hand(people={n: {"nll": [0.5, 0.7, 0.5, 0.7]} for n in NAMES})
+    rows = by_hand().rows
+    rows["stage3"].metrics["nll"] = MetricSummary(**summary((0.5, 0.7, 0.5, 0.7)))
+    result = by_hand(rows=rows)
     (row,) = cost_table([result]).rows  # four people, two seeds
     assert row == ("movie_ratings, ffffffff", "stage3", "100", "1", "0.25", "0.600")
 

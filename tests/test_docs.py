@@ -421,13 +421,17 @@ def test_what_the_method_page_says_of_the_committed_runs_holds(repository: Path)
             assert right["stage3"] >= right["stage2"], name
 
 
+def side(row: dict[str, Any]) -> int:
+    """On which side of zero an interval lies: 1 above, -1 below, 0 if zero is in it."""
+    return (row["low"] > 0) - (row["high"] < 0)
+
+
 def compared(result: dict[str, Any]) -> dict[tuple[str, str, str], int]:
     """Of every comparison in a table whether the first is better (1), worse (-1) or neither (0)."""
     found = {}
     for row in result["comparisons"]:
-        clear = (row["low"] > 0) - (row["high"] < 0)
         lower = row["metric"] in ("nll", "mae", "mae_expected", "rmse")
-        found[row["a"], row["b"], row["metric"]] = -clear if lower else clear
+        found[row["a"], row["b"], row["metric"]] = -side(row) if lower else side(row)
     return found
 
 
@@ -473,7 +477,7 @@ def test_what_the_pages_say_of_films_and_requests_holds(repository: Path) -> Non
             for p in tables[name]["lengths"]
             if p["cut"] and p["metric"] == "nll" and (p["a"], p["b"]) == ("stage3", "oppu-mlp")
         }
-        clear[name] = {n: (p["low"] > 0) - (p["high"] < 0) for n, p in cut.items()}
+        clear[name] = {n: side(p) for n, p in cut.items()}
     assert clear["movie_ratings"] == {1: -1, 3: -1, 8: -1}
     assert clear["politeness_ratings"] == dict.fromkeys((1, 3, 8, 20, 40), 0)
     requests = tables["politeness_ratings"]
@@ -499,7 +503,7 @@ def test_what_the_results_page_says_of_a_real_language_model_holds(repository: P
     run = json.loads((repository / "results/smollm2/personality_items-cpu.json").read_text())
     assert (run["preset"], run["profile"]) == ("calibrated", "smollm2-cpu")
     clear = {
-        (row["a"], row["b"], row["metric"]): (row["low"] > 0) - (row["high"] < 0)
+        (row["a"], row["b"], row["metric"]): side(row)
         for row in run["contrasts"]
         if row["level"] == "user"
     }
@@ -510,3 +514,14 @@ def test_what_the_results_page_says_of_a_real_language_model_holds(repository: P
     for arm in ("stage2", "stage3", "oppu-mlp"):
         assert clear[arm, "stage1", "accuracy"] == 0
         assert clear[arm, "stage1", "rmse"] == 1
+
+
+def test_the_profile_for_few_people_differs_from_tiny_only_where_it_says(repository: Path) -> None:
+    many, few = (
+        tomllib.loads((repository / f"profiles/{name}.toml").read_text())
+        for name in ("tiny", "tiny-few")
+    )
+    few["name"] = many["name"]
+    few["group"]["learning_rate"] *= 2
+    few["calibration"]["people"] *= 2
+    assert few == many

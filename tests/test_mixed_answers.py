@@ -18,10 +18,10 @@ from proper_model.answering.streaming import stream_tokens
 from proper_model.kernels.packing import Encoded
 from proper_model.model.adapted_model import AdaptedModel
 from proper_model.model.mixture import MakePass, MixedRows, Mixture
-from proper_model.model.passes import Pass, group_pass
+from proper_model.model.passes import Pass, base_pass, group_pass
 from proper_model.settings.presets import RouterText, Structure, preset
 from tests.test_scoring import QUERIES, make_encoder
-from tests.tiny import adapted, base_pass, embeddings_of, encoder, samples, stage3_pass
+from tests.tiny import adapted, embeddings_of, encoder, samples, stage3_pass
 
 SHARES = ((0.0, 0.6), (0.3, 1.0), (0.55, 1.7), (1.0, 1.4), (1.0, 1.0))
 USERS = len(SHARES)

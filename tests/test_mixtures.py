@@ -11,7 +11,8 @@ from proper_model.engine.judging import (
     tempered_losses,
 )
 from proper_model.model.mixture import mixed
-from tests.tiny import adapted, base_pass, encoder, exact_norms, samples, stage3_pass
+from proper_model.model.passes import base_pass
+from tests.tiny import adapted, encoder, exact_norms, samples, stage3_pass
 
 
 def test_mixed_is_the_sum_of_probabilities_and_exact_at_the_ends() -> None:

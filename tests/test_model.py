@@ -14,13 +14,12 @@ from proper_model.base.sites import find_sites
 from proper_model.errors import BaseModelError, ConfigError
 from proper_model.export.user_fold import fold_user, mixture
 from proper_model.model.adapted_model import AdaptedLinear, AdaptedModel
-from proper_model.model.passes import Pass, group_pass
+from proper_model.model.passes import Pass, base_pass, group_pass
 from proper_model.settings.presets import PRESETS, RouterText, Structure, preset
 from simulations.reporting.parameters import BaseSizes, count_parameters
 from tests.tiny import (
     ARCHITECTURES,
     adapted,
-    base_pass,
     batch_of,
     embeddings_of,
     samples,

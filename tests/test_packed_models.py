@@ -10,11 +10,11 @@ import torch
 from proper_model.kernels.packing import Encoded
 from proper_model.model.adapted_model import AdaptedModel
 from proper_model.model.answer_loss import PLAIN_HEADS
+from proper_model.model.passes import base_pass
 from proper_model.settings.presets import PRESETS, preset
 from tests.tiny import (
     ARCHITECTURES,
     adapted,
-    base_pass,
     batch_of,
     exact_norms,
     loss_alone,

@@ -17,6 +17,7 @@ from proper_model.engine.optimizer import linear_schedule
 from proper_model.engine.trials import Trial
 from proper_model.kernels.dropout import mix_seed
 from proper_model.kernels.packing import Encoded
+from proper_model.model.passes import base_pass
 from proper_model.text.encoding import epoch_order
 from tests.test_cohort import (
     SETTINGS,
@@ -26,7 +27,7 @@ from tests.test_cohort import (
     cohort,
     trial,
 )
-from tests.tiny import base_pass, encoder
+from tests.tiny import encoder
 
 
 def pulled(user: int, prior: float) -> Trial:

@@ -19,7 +19,7 @@ from proper_model.kernels.ops import Backend
 from proper_model.model.adapted_model import AdaptedLinear, AdaptedModel
 from proper_model.model.adapters import embedding_shape
 from proper_model.model.load_user import stack_adapters
-from proper_model.model.passes import group_pass, personal_pass
+from proper_model.model.passes import base_pass, group_pass, personal_pass
 from proper_model.model.routing import lora_logits, merge
 from proper_model.release.contents import expected_shared, shared_tensors
 from proper_model.settings import load_profile
@@ -35,7 +35,6 @@ from simulations.reporting.parameters import BaseSizes, count_parameters
 from simulations.setup.options import RunOptions
 from tests.tiny import (
     adapted,
-    base_pass,
     batch_of,
     embeddings_of,
     samples,

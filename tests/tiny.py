@@ -13,7 +13,7 @@ from proper_model.engine.trials import TrialSettings, lora_settings
 from proper_model.kernels.packing import Batch, Encoded
 from proper_model.model.adapted_model import AdaptedModel
 from proper_model.model.passes import Pass, personal_pass
-from proper_model.settings.presets import Structure, UserRouting, preset
+from proper_model.settings.presets import Structure, preset
 from proper_model.settings.profile import StageSettings
 from proper_model.text.encoding import Encoder
 from simulations.synthetic.tiny_base import word_tokenizer
@@ -159,11 +159,6 @@ def embeddings_of(model: AdaptedModel, users: int, seed: int = 3) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     shape = (users, *model.embedding_shape)
     return torch.randn(shape, generator=generator, dtype=torch.float64) * 0.3
-
-
-def base_pass(slots: Tensor) -> Pass:
-    """The base alone, without experts or adapters."""
-    return Pass(slots, experts=False, lora=False, embeddings=None, routing=UserRouting.USER_AWARE)
 
 
 def stage3_pass(

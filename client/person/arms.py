@@ -25,7 +25,7 @@ from proper_model.model import (
     ALONE,
     MakePass,
     Mixture,
-    Pass,
+    base_pass,
     group_pass,
     personal_pass,
     private_tensor,
@@ -82,13 +82,7 @@ class ArmModel:
         """
         check_arms([arm])
         if arm == "stage1":
-            return lambda slots: Pass(
-                slots=slots,
-                experts=False,
-                lora=False,
-                embeddings=None,
-                routing=UserRouting.USER_AWARE,
-            )
+            return base_pass
         if arm == "stage2-mean":
             mean = self.release.mean_embedding[None].repeat(len(people), 1, 1)
             return lambda slots: group_pass(slots, mean)

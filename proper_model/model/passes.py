@@ -79,6 +79,13 @@ class Pass:
     _whole: dict[tuple[int, int], Layout] = field(default_factory=dict, repr=False)
 
 
+def base_pass(slots: Tensor) -> Pass:
+    """Stage 1: the base alone, with what was merged into it."""
+    return Pass(
+        slots=slots, experts=False, lora=False, embeddings=None, routing=UserRouting.USER_AWARE
+    )
+
+
 def personal_pass(
     slots: Tensor, *, embeddings: Tensor | None, routing: UserRouting, experts: bool
 ) -> Pass:

@@ -23,7 +23,7 @@ from proper_model.engine.trials import TrialSettings
 from proper_model.kernels.dropout import mix_seed
 from proper_model.kernels.packing import Encoded, budget_chunks
 from proper_model.model.adapted_model import AdaptedModel
-from proper_model.model.passes import Pass
+from proper_model.model.passes import personal_pass
 from proper_model.model.user_lora import GivenLora
 from proper_model.progress import Steps
 from proper_model.settings.presets import UserRouting
@@ -92,12 +92,8 @@ class _Sketch:
         factors = [b.repeat(rows, 1, 1).requires_grad_(True) for b in self.b]
         model.lora = GivenLora([a.repeat(rows, 1, 1) for a in self.a], factors)
         batch = encoder.batch(items, range(rows), device=model.device)
-        now = Pass(
-            slots=batch.slots,
-            experts=False,
-            lora=True,
-            embeddings=None,
-            routing=UserRouting.USER_AWARE,
+        now = personal_pass(
+            batch.slots, embeddings=None, routing=UserRouting.USER_AWARE, experts=False
         )
         losses = model.answer_loss(batch, now)
         # Rows share no factor, so the gradient of the sum holds each row's own.

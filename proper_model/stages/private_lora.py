@@ -28,7 +28,7 @@ from proper_model.engine.folds import Choice, Samples, kept_epochs, train_and_ch
 from proper_model.engine.slots import room_for
 from proper_model.engine.trials import Trial, TrialResult, TrialSettings
 from proper_model.model.adapted_model import AdaptedModel
-from proper_model.model.passes import Pass, group_pass, personal_pass
+from proper_model.model.passes import Pass, base_pass, group_pass, personal_pass
 from proper_model.model.user_lora import UserLora
 from proper_model.progress import Steps
 from proper_model.settings.presets import UserRouting
@@ -151,9 +151,7 @@ class LoraTrials:
         if self.experts:
             assert embeddings is not None
             return group_pass(rows, embeddings)
-        return Pass(
-            rows, experts=False, lora=False, embeddings=None, routing=UserRouting.USER_AWARE
-        )
+        return base_pass(rows)
 
     def fresh(self, seed: int) -> list[Tensor]:
         """Factors that change nothing yet: A drawn by seed, B zero, and a W_l where it is the user's."""

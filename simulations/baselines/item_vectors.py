@@ -15,16 +15,8 @@ import torch
 from torch import Tensor
 
 from proper_model.kernels import Batch, Encoded, budget_chunks
-from proper_model.model import AdaptedModel, Pass
-from proper_model.settings import UserRouting
+from proper_model.model import AdaptedModel, base_pass
 from proper_model.text import Encoder
-
-
-def base_pass(slots: Tensor) -> Pass:
-    """The population's model alone."""
-    return Pass(
-        slots=slots, experts=False, lora=False, embeddings=None, routing=UserRouting.USER_AWARE
-    )
 
 
 @torch.no_grad()

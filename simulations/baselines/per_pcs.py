@@ -42,11 +42,11 @@ from proper_model.engine import Checkpoint, Cohort, Samples, Trial, TrialSetting
 from proper_model.errors import TrainingError
 from proper_model.evaluation import Prediction
 from proper_model.kernels import Encoded, Layout, budget_chunks
-from proper_model.model import AdaptedModel, Pass, UserLora
+from proper_model.model import AdaptedModel, Pass, UserLora, base_pass
 from proper_model.progress import Steps
 from proper_model.text import Encoder
 from simulations.baselines.arm import Benchmark
-from simulations.baselines.item_vectors import base_pass, item_vectors
+from simulations.baselines.item_vectors import item_vectors
 from simulations.baselines.under_pass import (
     own_pass,
     predict_under,

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 
 from client.terminal.tables import Table
 from proper_model.evaluation import LOWER_IS_BETTER
-from simulations.experiments.benchmark_schema import BenchmarkResult, Comparison, LengthPoint
+from simulations.experiments.benchmark_schema import BenchmarkResult, Comparison, LengthPoint, Row
 from simulations.experiments.benchmark_summary import LOSS, main_metrics
 from simulations.experiments.benchmark_tables import metrics_of
+from simulations.outcome.results import improvement
 from simulations.reporting.tables import NONE
 
 # What is claimed of each stage, against what it must beat.
@@ -37,12 +38,7 @@ def brief_methods(results: Sequence[BenchmarkResult]) -> Table:
     for result in results:
         for metric in main_metrics(metrics_of(result)):
             header.append(f"{result.task}, {_direction(metric)}")
-            columns.append(
-                [
-                    _mean(result.people[name].get(metric)) if name in result.people else NONE
-                    for name in names
-                ]
-            )
+            columns.append([_mean(result.rows.get(name), metric) for name in names])
     rows = [(name, *(column[n] for column in columns)) for n, name in enumerate(names)]
     return Table("Means over people", tuple(header), tuple(rows))
 
@@ -89,7 +85,7 @@ def cost_table(results: Sequence[BenchmarkResult]) -> Table:
                         f"{cost.trained_tokens / people:,.0f}",
                         f"{cost.judged_tokens / people:,.0f}",
                         f"{cost.cpu_seconds / people:.2f}",
-                        _mean(result.people[name].get(LOSS)),
+                        _mean(row, LOSS),
                     )
                 )
     header = ("set, configuration", "method", "trained tokens", "judged tokens", "CPU seconds")
@@ -106,16 +102,14 @@ def _direction(metric: str) -> str:
     return f"{metric} {'↓' if metric in LOWER_IS_BETTER else '↑'}"
 
 
-def _mean(values: Sequence[float] | None) -> str:
-    if not values or not all(map(math.isfinite, values)):
-        return NONE
-    return f"{math.fsum(values) / len(values):.3f}"
+def _mean(row: Row | None, metric: str) -> str:
+    """Over people."""
+    found = None if row is None else row.metrics.get(metric)
+    return NONE if found is None or not math.isfinite(found.user_mean) else f"{found.user_mean:.3f}"
 
 
 def _difference(row: Comparison | LengthPoint | None) -> str:
     """The difference, marked where its interval is clear of zero."""
     if row is None or not math.isfinite(row.delta):
         return NONE
-    lower = row.metric in LOWER_IS_BETTER
-    clear = None if row.low <= 0 <= row.high else (row.high < 0) == lower
-    return f"{row.delta:+.3f}{MARKS[clear]}"
+    return f"{row.delta:+.3f}{MARKS[improvement(row.metric, row.low, row.high)]}"

@@ -83,6 +83,13 @@ class ArmResult(Strict):
     metrics: dict[str, MetricSummary]
 
 
+def improvement(metric: str, low: float, high: float) -> bool | None:
+    """True or False if a difference's interval excludes zero for the better or worse, else None."""
+    if not (low > 0 or high < 0):
+        return None
+    return (low > 0) != (metric in LOWER_IS_BETTER)
+
+
 class Contrast(Strict):
     """`delta` is a minus b on the same users and queries, with a paired bootstrap interval."""
 
@@ -103,9 +110,7 @@ class Contrast(Strict):
     @property
     def improvement(self) -> bool | None:
         """True or False if the interval excludes zero in a's favour or disfavour, else None."""
-        if not (self.low > 0 or self.high < 0):
-            return None
-        return (self.low > 0) != (self.metric in LOWER_IS_BETTER)
+        return improvement(self.metric, self.low, self.high)
 
 
 class Hardware(Strict):
