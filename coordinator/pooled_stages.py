@@ -3,10 +3,8 @@
     1      population LoRA, merged into the base       `proper_model.stages.population`
     2      experts, routers, pooled users' embeddings  `proper_model.stages.group`
     3a-3b  LoRA-aware router                           `proper_model.stages.lora_router`
-    start  where private LoRAs begin                   `proper_model.stages.common_lora`
-    cal    how much a history may change               `proper_model.stages.calibration`
-
-The last two run only where a profile keeps people to calibrate with (docs/method.md 1.11).
+    cal    where private LoRAs begin, and how much a
+           history may change them                     `coordinator.calibration_phases`
 
 Users here have agreed to pool their data. Every phase is stored under the hash of all it depends
 on, so that runs share what they can and a killed run goes on from its last checkpoint. What comes out
@@ -23,16 +21,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from coordinator.phase_cache import PhaseCache, Train
+from coordinator.calibration_phases import calibrate_release
+from coordinator.phase_cache import PhaseCache
 from coordinator.phase_checks import (
     EXPERT_B,
     POPULATION_B,
-    check_finite,
     check_learned,
     note_moved,
     zeros_like_b,
 )
-from coordinator.phase_keys import Key, PhaseInputs
+from coordinator.phase_keys import PhaseInputs
+from coordinator.phase_runner import GroupPeople, Notes, PhaseRunner
 from proper_model.base.loading import compute_dtype, default_device, fingerprint
 from proper_model.base.population_lora import merge_population
 from proper_model.base.quantized import quantize_base
@@ -41,11 +40,9 @@ from proper_model.kernels import mix_seed
 from proper_model.model import AdaptedModel
 from proper_model.progress import Progress, silent
 from proper_model.release.contents import (
-    STARTED_ARMS,
     Release,
     load_shared,
     shared_tensors,
-    start_tensors,
     unread_embeddings,
 )
 from proper_model.settings import (
@@ -53,36 +50,22 @@ from proper_model.settings import (
     Calibration,
     StageSettings,
     Structure,
-    from_mapping,
-    to_mapping,
 )
 from proper_model.stages import (
     Beside,
-    Factors,
     PooledData,
-    PooledUser,
-    calibration,
     check_people,
-    common_lora,
     first_embeddings,
     pool,
     published_embeddings,
-    router_cohort,
     train_group,
     train_group_episodic,
     train_lora_router,
     train_population,
 )
-from proper_model.stages.inferred_embedding import InferredEmbedding
-from proper_model.stages.pooled_users import (
-    fingerprint_of,
-    histories_of,
-    with_shuffled_identities,
-)
+from proper_model.stages.pooled_users import histories_of
 from proper_model.tasks import Task, User
 from proper_model.text import Encoder
-
-Notes = Mapping[str, Any]
 
 
 def run_pooled_stages(
@@ -122,7 +105,7 @@ def run_pooled_stages(
     encoder = _encoder(tokenizer, settings)
     data = pool(pooled, task, encoder, settings, seed, beside=beside)
     unasked = histories_of(personalized, task, encoder)
-    people = _GroupPeople.of(data, unasked, seed if shuffle_identities else None)
+    people = GroupPeople.of(data, unasked, seed if shuffle_identities else None)
     if structure.infers_user:
         check_people(people.users, settings)  # before stage 1 takes its time
     fingerprints = fingerprint(model), data.fingerprint()
@@ -130,7 +113,9 @@ def run_pooled_stages(
     inputs = PhaseInputs(
         *fingerprints, structure, settings, seed, *machine, grouped=people.fingerprint(data)
     )
-    stages = _Stages(encoder, data, people, inputs, PhaseCache(cache), memory_bytes, say)
+    stages = _Stages(
+        PhaseRunner(encoder, data, people, inputs, PhaseCache(cache), memory_bytes, say)
+    )
 
     population, notes1 = stages.population(model)
     merged = merge_population(model, settings.population, population).to(dtype)
@@ -146,92 +131,72 @@ def run_pooled_stages(
 
 
 @dataclass(frozen=True)
-class _GroupPeople:
-    """Who trains stages 2 and 3a-3b: `users`, of whom the last `unasked` are known by histories only."""
-
-    users: tuple[PooledUser, ...]
-    unasked: int
-
-    @classmethod
-    def of(
-        cls, data: PooledData, personalized: tuple[PooledUser, ...], shuffled: int | None
-    ) -> _GroupPeople:
-        """Who trained stage 1 and `personalized`; with a seed `shuffled`, items go to anybody."""
-        users = (*data.trained, *personalized)
-        if shuffled is not None:
-            users = with_shuffled_identities(users, shuffled)
-        return cls(users, len(personalized))
-
-    def fingerprint(self, data: PooledData) -> str | None:
-        """None where it is who trained stage 1, with the same items."""
-        return None if self.users == data.trained else fingerprint_of({"grouped": self.users})
-
-
-@dataclass(frozen=True)
 class _Stages:
-    """The phases, each from the cache or trained into it."""
+    """Stages 1, 2 and 3a-3b, in the order in which they are frozen."""
 
-    encoder: Encoder
-    data: PooledData
-    people: _GroupPeople
-    inputs: PhaseInputs
-    cache: PhaseCache
-    memory_bytes: int | None
-    say: Progress
+    phases: PhaseRunner
 
     def shared(self, merged: Any) -> tuple[dict[str, Tensor], Calibration | None, Notes]:
         """What all after stage 1 release over the merged base, and what they noted."""
-        structure, settings = self.inputs.structure, self.inputs.settings
+        structure, settings = self.phases.inputs.structure, self.phases.inputs.settings
         notes2: Notes = {}
         notes3: Notes = {}
         if structure.population_only:
             adapted, published = self._adapted(merged), unread_embeddings()
             nobody = published["mean_embedding"][None].to(adapted.device)
-            groups = _Groups(nobody.repeat(len(self.people.users), 1, 1), {})
+            groups = _Groups(nobody.repeat(len(self.phases.people.users), 1, 1), {})
         else:
             adapted, groups, notes2 = self.group(merged)
             notes3 = self.router(adapted, groups.table) if structure.has_lora_router else {}
-            published = groups.published(settings, self.inputs.seed)
-        calibrated, starts, notes4 = self.calibration(adapted, groups.table, published)
+            published = groups.published(settings, self.phases.inputs.seed)
+        calibrated, starts, notes4 = calibrate_release(
+            self.phases, adapted, groups.table, published
+        )
         shared = {**shared_tensors(adapted), **published, **starts}
         return shared, calibrated, {"group": notes2, "router": notes3, **notes4}
 
     def _adapted(self, merged: Any) -> AdaptedModel:
         """The merged base as it is held from here on, with adapters as they begin."""
         return AdaptedModel(
-            quantize_base(merged, self.inputs.settings.base_weights),
-            self.inputs.structure,
-            generator=torch.Generator().manual_seed(mix_seed(self.inputs.seed, 1)),
+            quantize_base(merged, self.phases.inputs.settings.base_weights),
+            self.phases.inputs.structure,
+            generator=torch.Generator().manual_seed(mix_seed(self.phases.inputs.seed, 1)),
         )
 
     def population(self, base: Any) -> tuple[Mapping[str, Tensor], Notes]:
         """Stage 1: the population LoRA's factors."""
-        self.say("population", 0, 0)
+        self.phases.say("population", 0, 0)
 
         def train(checkpoint: Path) -> tuple[Mapping[str, Tensor], Notes]:
             state, report = train_population(
                 base,
-                self.encoder,
-                self.data.trained,
-                self.data.held_back,
-                self.inputs.settings,
-                **self._how("population", checkpoint),
+                self.phases.encoder,
+                self.phases.data.trained,
+                self.phases.data.held_back,
+                self.phases.inputs.settings,
+                **self.phases.how("population", checkpoint),
             )
             return state, report.as_dict()
 
-        state, notes = self._phase("population", self.inputs.population_key(), train)
+        state, notes = self.phases.run("population", self.phases.inputs.population_key(), train)
         return state, note_moved(notes, state, zeros_like_b(state, ending=POPULATION_B))
 
     def group(self, merged: Any) -> tuple[AdaptedModel, _Groups, Notes]:
         """Stage 2: the adapted model, frozen, and the pooled users' embeddings."""
-        self.say("group", 0, 0)
-        settings, seed = self.inputs.settings, self.inputs.seed
+        self.phases.say("group", 0, 0)
+        settings, seed = self.phases.inputs.settings, self.phases.inputs.seed
         adapted = self._adapted(merged)
-        inferring = self.inputs.structure.infers_user
-        pooled = (adapted, self.encoder, self.people.users, self.data.held_back, settings)
+        inferring = self.phases.inputs.structure.infers_user
+        pooled = (
+            adapted,
+            self.phases.encoder,
+            self.phases.people.users,
+            self.phases.data.held_back,
+            settings,
+        )
 
         def train(checkpoint: Path) -> tuple[Mapping[str, Tensor], Notes]:
-            how, more = self._how("group", checkpoint), {}
+            how, more = self.phases.how("group", checkpoint), {}
             if inferring:
                 inferred, table, report = train_group_episodic(*pooled, **how)
                 more = inferred.tensors()
@@ -239,11 +204,11 @@ class _Stages:
                 table, report = train_group(*pooled, **how)
             return {**_split(adapted)[0], "table": table.cpu(), **more}, report.as_dict()
 
-        tensors, notes = self._phase("group", self.inputs.group_key(), train)
+        tensors, notes = self.phases.run("group", self.phases.inputs.group_key(), train)
         groups = _Groups.of(tensors, adapted.device)
         start = None
-        if self.inputs.structure.reads_user and not inferring:
-            start = first_embeddings(adapted, len(self.people.users), seed)
+        if self.phases.inputs.structure.reads_user and not inferring:
+            start = first_embeddings(adapted, len(self.phases.people.users), seed)
         check_learned(tensors, start, notes)
         load_shared(adapted, {**shared_tensors(adapted), **tensors})
         adapted.requires_grad_(False)
@@ -254,115 +219,25 @@ class _Stages:
 
     def router(self, adapted: AdaptedModel, table: Tensor) -> Notes:
         """Stages 3a-3b, on pooled users only; trains W_l in `adapted`."""
-        self.say("router", 0, 0)
-        settings, users = self.inputs.settings, self.people.users
+        self.phases.say("router", 0, 0)
+        settings, users = self.phases.inputs.settings, self.phases.people.users
         before = {name: weight.clone() for name, weight in _split(adapted)[1].items()}
 
         def train(checkpoint: Path) -> tuple[Mapping[str, Tensor], Notes]:
-            chosen = self._cohort()
+            chosen = self.phases.cohort()
             report = train_lora_router(
                 adapted,
-                self.encoder,
+                self.phases.encoder,
                 [users[u] for u in chosen],
                 table[chosen],
                 settings,
-                **self._how("router", checkpoint),
+                **self.phases.how("router", checkpoint),
             )
             return _split(adapted)[1], report.as_dict()
 
-        tensors, notes = self._phase("router", self.inputs.router_key(), train)
+        tensors, notes = self.phases.run("router", self.phases.inputs.router_key(), train)
         load_shared(adapted, {**shared_tensors(adapted), **tensors})
         return note_moved(notes, tensors, before)
-
-    def calibration(
-        self, adapted: AdaptedModel, table: Tensor, published: Mapping[str, Tensor]
-    ) -> tuple[Calibration | None, dict[str, Tensor], Notes]:
-        """What a device may change, the common starts that it begins at, and notes; often nothing."""
-        people = self.data.calibrating
-        if not people:
-            return None, {}, {}
-        adapted.requires_grad_(False)
-        starts = self._starts(adapted, table)
-        self.say("calibration", 0, 0)
-
-        shown = {name: tensor.to(adapted.device) for name, tensor in published.items()}
-        inferring = self.inputs.structure.infers_user
-
-        def train(checkpoint: Path) -> tuple[Mapping[str, Tensor], Notes]:
-            found = calibration.calibrate(
-                adapted,
-                self.encoder,
-                people,
-                mean=shown["mean_embedding"],
-                prototypes=shown["prototypes"],
-                inferred=InferredEmbedding.from_tensors(shown) if inferring else None,
-                starts=starts,
-                settings=self.inputs.settings,
-                **self._how("calibration", checkpoint),
-            )
-            return {}, {
-                "calibration": to_mapping(found.calibration),
-                "starts": list(found.starts),
-                "losses": dict(found.notes),
-            }
-
-        key = self.inputs.calibration_key(self.data.calibration_fingerprint())
-        _, notes = self._phase("calibration", key, train)
-        chosen = from_mapping(Calibration, notes["calibration"], where="calibration")
-        cohort = len(self._cohort())
-        shipped: dict[str, Tensor] = {}
-        for arm in notes["starts"]:
-            kind = self.inputs.structure, adapted.sites
-            shipped |= start_tensors(arm, *kind, starts[arm], people=cohort)
-        told = {"people": len(people), "starts": notes["starts"], **notes["losses"]}
-        empty = not chosen.stage3 and not chosen.oppu_mlp
-        return None if empty else chosen, shipped, {"calibration": told}
-
-    def _starts(self, adapted: AdaptedModel, table: Tensor) -> Mapping[str, Factors]:
-        """Common starts by arm, as far as there are."""
-        self.say("starts", 0, 0)
-        chosen, users = self._cohort(), self.people.users
-
-        def train(checkpoint: Path) -> tuple[Mapping[str, Tensor], Notes]:
-            found: dict[str, Tensor] = {}
-            for arm in STARTED_ARMS:
-                start = common_lora.common_start(
-                    adapted,
-                    self.encoder,
-                    [users[u] for u in chosen],
-                    table[chosen] if arm == "stage3" else None,
-                    self.inputs.settings,
-                    **self._how("starts", checkpoint.with_name(f"{checkpoint.name}.{arm}")),
-                )
-                found |= {f"{arm}.{n:04d}": factor.cpu() for n, factor in enumerate(start or ())}
-            return found, {}
-
-        tensors, _ = self._phase("starts", self.inputs.starts_key(), train)
-        by_arm: dict[str, list[Tensor]] = {}
-        for name in sorted(tensors):
-            by_arm.setdefault(name.partition(".")[0], []).append(tensors[name].to(adapted.device))
-        return by_arm
-
-    def _cohort(self) -> list[int]:
-        """Positions of the users whose provisional LoRAs 3a trains."""
-        people, limit = self.people, self.inputs.settings.router.cohort
-        return router_cohort(people.users, limit, self.inputs.seed, unasked=people.unasked)
-
-    def _phase(self, name: str, key: Key, train: Train) -> tuple[dict[str, Tensor], Notes]:
-        """What a phase ended with, trained here if nobody has."""
-        phase = self.cache.phase(name, key)
-        tensors, notes = phase.train_once(train)
-        check_finite(name, tensors, phase.folder)
-        return tensors, notes
-
-    def _how(self, phase: str, checkpoint: Path) -> dict[str, Any]:
-        """What every stage is told beside its data and settings."""
-        return {
-            "seed": self.inputs.seed,
-            "memory_bytes": self.memory_bytes,
-            "checkpoint": checkpoint,
-            "progress": lambda done, total: self.say(phase, done, total),
-        }
 
 
 @dataclass(frozen=True)
@@ -397,7 +272,7 @@ def _encoder(tokenizer: Any, settings: StageSettings) -> Encoder:
     )
 
 
-def _counts(data: PooledData, people: _GroupPeople) -> dict[str, Any]:
+def _counts(data: PooledData, people: GroupPeople) -> dict[str, Any]:
     counts = {"users_trained": len(data.trained), "users_held_back": len(data.held_back)}
     return counts | ({"users_personalized": people.unasked} if people.unasked else {})
 
