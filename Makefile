@@ -129,7 +129,7 @@ results: $(STAMP) ## run everything in results/ again, from ../shared; hours
 # What table-personality_items is compared with: every device chooses by its own held-back items.
 uncalibrated: $(STAMP)
 	mkdir -p results/uncalibrated runs
-	sed '/^\[calibration\]/,$$d' profiles/tiny.toml > runs/tiny-uncalibrated.toml
+	printf '%s\n' 'extends = "tiny"' '[calibration]' 'people = 0' > runs/tiny-uncalibrated.toml
 	$(BIN)/proper-sim exp table1 ../shared/data/personality_items --task profiles/tasks/personality_items.toml \
 	  --base ../shared/models/mini-llama --profile runs/tiny-uncalibrated.toml --presets calibrated \
 	  --rivals none --threads 1 --out runs/uncalibrated-personality_items

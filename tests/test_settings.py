@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import tomllib
+from pathlib import Path
 
 import pytest
 
 from proper_model.errors import ConfigError
+from proper_model.settings import shipped_profiles
 from proper_model.settings.presets import (
     PRESETS,
     RouterText,
@@ -163,6 +165,42 @@ def test_integers_are_taken_where_a_number_is_asked_for() -> None:
     settings = from_mapping(StageSettings, {"name": "x", "weight_decay": 0}, where="x")
     assert settings.weight_decay == 0.0
     assert isinstance(settings.weight_decay, float)
+
+
+def test_a_profile_that_extends_another_is_it_but_for_what_it_says(tmp_path: Path) -> None:
+    tiny, mine = load_profile("tiny"), tmp_path / "mine.toml"
+    mine.write_text(
+        'extends = "tiny"\nname = "mine"\nmax_prompt_tokens = 64\n'
+        "[group]\nepochs = 5\n[user]\nlearning_rates = [1e-4]\n"
+    )
+    found = load_profile(mine)
+    assert (found.name, found.max_prompt_tokens) == ("mine", 64)
+    assert found.group == dataclasses.replace(tiny.group, epochs=5)
+    assert found.user == dataclasses.replace(tiny.user, learning_rates=(1e-4,))
+    same = dataclasses.replace(
+        found,
+        name="tiny",
+        max_prompt_tokens=tiny.max_prompt_tokens,
+        group=tiny.group,
+        user=tiny.user,
+    )
+    assert same == tiny
+
+
+def test_what_cannot_be_extended_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mine = tmp_path / "mine.toml"
+    for value in ('"mine"', "3", '"./mine.toml"'):
+        mine.write_text(f"extends = {value}\n")
+        with pytest.raises(ConfigError, match="extends must name a shipped profile"):
+            load_profile(mine)
+    mine.write_text('extends = "tiny"\n[group]\nspeed = 3\n')
+    with pytest.raises(ConfigError, match=r"mine.toml.group: unknown setting 'speed'"):
+        load_profile(mine)
+    monkeypatch.setattr(shipped_profiles, "profile_folder", lambda: tmp_path)
+    mine.write_text('extends = "other"\n')
+    (tmp_path / "other.toml").write_text('extends = "mine"\n')
+    with pytest.raises(ConfigError, match="extends itself by way of"):
+        load_profile("mine")
 
 
 @pytest.mark.parametrize(

@@ -130,7 +130,11 @@ def fold_mixture(
         root = factor.abs().sqrt()[:, None, None]
         a = torch.cat([(root * experts.a).flatten(0, 1), model.lora.a[number][slot]])
         b = torch.cat(
-            [(factor.sign()[:, None, None] * root * experts.b).permute(1, 0, 2).flatten(1), model.lora.b[number][slot]], dim=1
+            [
+                (factor.sign()[:, None, None] * root * experts.b).permute(1, 0, 2).flatten(1),
+                model.lora.b[number][slot],
+            ],
+            dim=1,
         )
         folded[site.path] = (a, b)
     return folded

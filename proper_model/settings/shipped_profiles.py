@@ -2,8 +2,9 @@
 
 The shipped ones are in `profiles/` of a checkout and, as the same files, in `profile_files/` of
 an installed package. A profile says how long and how fast to train; which equations are used is a
-preset (`proper_model.settings.presets.PRESETS`). Source of the values: arXiv 2503.01303, section
-A.3, and the comments in each file.
+preset (`proper_model.settings.presets.PRESETS`). A profile that begins with `extends = "tiny"` is
+that shipped one but for what it sets itself. Source of the values: arXiv 2503.01303, section A.3,
+and the comments in each file.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from proper_model.settings.profile import StageSettings
 from proper_model.settings.settings_io import from_mapping
 from proper_model.storage.documents import DocumentError, parse_toml
 
+EXTENDS = "extends"
 MAX_PROFILE_BYTES = 64 * 1024  # a profile is a page of text; anything larger is another file
 
 
@@ -45,15 +47,44 @@ def load_profile(name_or_path: str | Path) -> StageSettings:
     silently replaces one. Raises ConfigError for an unknown name, an unreadable or malformed file,
     and for any setting `StageSettings` refuses.
     """
+    path = _path_of(name_or_path)
+    return from_mapping(StageSettings, _with_extended(path, ()), where=path.name)
+
+
+def _path_of(name_or_path: str | Path) -> Path:
     given = str(name_or_path)
-    is_name = isinstance(name_or_path, str) and not given.endswith(".toml") and "/" not in given
-    path = profile_folder() / f"{given}.toml" if is_name else Path(given)
-    if is_name and given not in profile_names():
+    if not isinstance(name_or_path, str) or given.endswith(".toml") or "/" in given:
+        return Path(given)
+    if given not in profile_names():
         raise ConfigError(
             f"unknown profile '{given}'",
             hint="profiles are: " + ", ".join(profile_names()) + "; or give a path ending in .toml",
         )
-    return from_mapping(StageSettings, _read(path), where=path.name)
+    return profile_folder() / f"{given}.toml"
+
+
+def _with_extended(path: Path, extending: tuple[str, ...]) -> dict[str, object]:
+    """The file's settings over those of the shipped profile that it extends, table by table.
+
+    `extending`: names on the way here, so that a circle of files ends.
+    """
+    own = _read(path)
+    if EXTENDS not in own:
+        return own
+    name = own.pop(EXTENDS)
+    if not isinstance(name, str) or name not in profile_names():
+        raise ConfigError(
+            f"profile {path}: extends must name a shipped profile, got {name!r}",
+            hint="shipped profiles are: " + ", ".join(profile_names()),
+        )
+    if name in extending:
+        raise ConfigError(f"profile {path}: extends itself by way of '{name}'")
+    merged = _with_extended(profile_folder() / f"{name}.toml", (*extending, name))
+    for key, value in own.items():
+        under = merged.get(key)
+        tables = isinstance(under, dict) and isinstance(value, dict)
+        merged[key] = under | value if tables else value  # type: ignore[operator]
+    return merged
 
 
 def _read(path: Path) -> dict[str, object]:
