@@ -128,12 +128,10 @@ results: $(STAMP) ## run everything in results/ again, from ../shared; hours
 
 # What table-personality_items is compared with: every device chooses by its own held-back items.
 uncalibrated: $(STAMP)
-	mkdir -p results/uncalibrated runs
+	mkdir -p runs
 	printf '%s\n' 'extends = "tiny"' '[calibration]' 'people = 0' > runs/tiny-uncalibrated.toml
-	$(BIN)/proper-sim exp table1 ../shared/data/personality_items --task profiles/tasks/personality_items.toml \
-	  --base ../shared/models/mini-llama --profile runs/tiny-uncalibrated.toml --presets calibrated \
-	  --rivals none --threads 1 --out runs/uncalibrated-personality_items
-	cp runs/uncalibrated-personality_items/table1.json results/uncalibrated/personality_items.json
+	$(MAKE) table-personality_items TABLES=results/uncalibrated \
+	  TABLE_personality_items="--profile runs/tiny-uncalibrated.toml --rivals none"
 
 result: $(STAMP)
 	$(BIN)/proper-sim run ../shared/data/$(DATA) --task profiles/tasks/$(DATA).toml \
@@ -171,11 +169,12 @@ TABLE_scholarly_titles := $(FEW) --pooled-users 160 --lengths 1,3,8,20
 tables: $(STAMP) $(SETS:%=table-%) ## results/tables: methods on the real sets of ../shared; about an hour a set
 	$(BIN)/proper-sim exp page results/tables/*.json --out runs/table1.html
 
+TABLES ?= results/tables
 table-%: $(STAMP)
-	mkdir -p results/tables
+	mkdir -p $(TABLES)
 	$(BIN)/proper-sim exp table1 ../shared/data/$* --task profiles/tasks/$*.toml \
-	  --base ../shared/models/mini-llama $(TABLE) $(TABLE_$*) --out runs/table1-$*
-	cp runs/table1-$*/table1.json results/tables/$*.json
+	  --base ../shared/models/mini-llama $(TABLE) $(TABLE_$*) --out runs/$(notdir $(TABLES))-$*
+	cp runs/$(notdir $(TABLES))-$*/table1.json $(TABLES)/$*.json
 
 report: $(STAMP) ## the report of a finished run again; OUT=runs/demo
 	$(BIN)/proper-sim report $(OUT)
