@@ -15,8 +15,8 @@ from simulations.experiments.paper_numbers import (
     counterpart,
     paper_value,
 )
-from simulations.outcome.results import METRICS, MetricSummary
-from simulations.reporting.tables import NONE, difference, interval
+from simulations.outcome.results import METRICS
+from simulations.reporting.tables import NONE, by_person, difference
 
 WAY = ("item-mean", "gaussian")
 PROPER_ARMS = ("stage2", "stage3")
@@ -49,15 +49,6 @@ def metrics_of(result: BenchmarkResult) -> list[str]:
     return [metric for metric in METRICS if metric in found and metric not in UNUSED]
 
 
-def cell(value: MetricSummary | None) -> str:
-    """The mean of people's values where there is one, else over all answers, with its interval."""
-    if value is None:
-        return NONE
-    if math.isfinite(value.user_mean):
-        return interval(value.user_mean, value.user_low, value.user_high)
-    return interval(value.mean, value.low, value.high)
-
-
 def method_table(result: BenchmarkResult) -> Table:
     """A row a method: metrics with intervals over people, the paper's numbers where it has some."""
     beside = counterpart(result.task)
@@ -73,7 +64,7 @@ def method_table(result: BenchmarkResult) -> Table:
         else:
             paper = []
         for place, row in enumerate(result.rows.values()):
-            rows[place].append(cell(row.metrics.get(metric)))
+            rows[place].append(by_person(row.metrics.get(metric)))
             rows[place] += [_number(paper[place])] if paper else []
     columns += ["seconds a person", "trained tokens a person"]
     for place, row in enumerate(result.rows.values()):
@@ -186,7 +177,7 @@ def joined_table(results: Sequence[BenchmarkResult]) -> Table:
         beside = counterpart(result.task)
         for metric in metrics_of(result):
             found = {name: row.metrics.get(metric) for name, row in result.rows.items()}
-            cells = (cell(found.get(name)) for name in names)
+            cells = (by_person(found.get(name)) for name in names)
             rows.append((f"{result.task}, {result.users} people", metric, *cells))
             paper = [
                 None

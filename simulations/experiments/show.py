@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from client.terminal.tables import Table
 from simulations.experiments.schema import Condition, Experiment
 from simulations.outcome.results import METRICS
-from simulations.reporting.tables import NONE, difference, interval
+from simulations.reporting.tables import NONE, by_person, difference
 
 if TYPE_CHECKING:
     from simulations.reporting.figures import Figure
@@ -22,7 +22,7 @@ def result_table(result: Experiment) -> Table:
     """A row a set and metric, a column a condition, intervals over users; costs at the end."""
     names = list(result.conditions)
     rows = [
-        (on, metric, *(_interval(result.conditions[name], on, metric) for name in names))
+        (on, metric, *(_value(result.conditions[name], on, metric) for name in names))
         for on in sets(result)
         for metric in _metrics(result, on)
     ]
@@ -74,13 +74,8 @@ def _metrics(result: Experiment, on: str) -> list[str]:
     return [metric for metric in METRICS if metric in found]
 
 
-def _interval(condition: Condition, on: str, metric: str) -> str:
-    value = condition.sets[on].metrics.get(metric) if on in condition.sets else None
-    if value is None:
-        return NONE
-    if math.isfinite(value.user_mean):
-        return interval(value.user_mean, value.user_low, value.user_high)
-    return interval(value.mean, value.low, value.high)
+def _value(condition: Condition, on: str, metric: str) -> str:
+    return by_person(condition.sets[on].metrics.get(metric) if on in condition.sets else None)
 
 
 def loss_figure(result: Experiment) -> Figure:

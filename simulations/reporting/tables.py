@@ -13,7 +13,7 @@ from client.terminal.tables import Table
 from proper_model.data import GroupSummary, Lengths, ValidationReport
 from proper_model.tasks import counted
 from simulations.outcome.details import Levels, Significance
-from simulations.outcome.results import METRICS, Contrast, Results
+from simulations.outcome.results import METRICS, Contrast, MetricSummary, Results
 from simulations.outcome.timings import phase_name
 
 VERDICTS = {True: "better", False: "worse", None: "not separable"}
@@ -30,6 +30,15 @@ def ordered_arms(names: Iterable[str]) -> list[str]:
 def interval(mean: float, low: float, high: float) -> str:
     """A mean with its interval."""
     return f"{mean:.3f} [{low:.3f}, {high:.3f}]"
+
+
+def by_person(value: MetricSummary | None) -> str:
+    """The mean of people's values where there is one, else over all answers, with its interval."""
+    if value is None:
+        return NONE
+    if math.isfinite(value.user_mean):
+        return interval(value.user_mean, value.user_low, value.user_high)
+    return interval(value.mean, value.low, value.high)
 
 
 def difference(row: Contrast) -> tuple[str, str, str]:
