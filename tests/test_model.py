@@ -217,10 +217,12 @@ def test_counts_equal_a_built_model(name: str) -> None:
     )
 
 
-@pytest.mark.parametrize("name", ["device", "calibrated"])
-def test_one_mixture_a_site_folds_exactly(name: str) -> None:
-    """With centred weights (`calibrated`), of either sign, too."""
-    model = adapted(name)
+@pytest.mark.parametrize(
+    "structure", [preset("device"), dataclasses.replace(preset("calibrated"), common_share=0.25)]
+)
+def test_one_mixture_a_site_folds_exactly(structure: Structure) -> None:
+    """Also where weights count as of either sign."""
+    model = adapted(structure)
     embeddings = embeddings_of(model, 3)
     expected = losses(model, stage3(model, embeddings))
     for row, item in enumerate(samples(3, seed=1)):
@@ -236,30 +238,31 @@ def test_one_mixture_a_site_folds_exactly(name: str) -> None:
         assert folded.item() == pytest.approx(expected[row].item(), abs=1e-6)
 
 
-def test_a_centred_linear_is_the_formula_and_nobodys_embedding_adds_nothing() -> None:
-    """h = W x + s sum_n (softmax(W_e e)_n - 1/N) B_n A_n x, and h = W x for e = 0."""
-    model, number = adapted("calibrated"), 2
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_a_share_of_what_experts_have_in_common_counts(share: float) -> None:
+    """h = W x + s sum_n (softmax(W_e e)_n - (1 - share)/N) B_n A_n x; of e = 0 and share 0, W x."""
+    model, number = adapted(dataclasses.replace(preset("calibrated"), common_share=share)), 2
     site, experts = model.sites[number], model.expert(number)
     x = torch.randn(1, 4, site.d_in, generator=torch.Generator().manual_seed(6)).double()
     linear = AdaptedLinear(model.base.get_submodule(site.path), model, number)
     table = embeddings_of(model, 2)
     table[1] = 0
-    found = []
     for slot in range(2):
         now = group_pass(torch.tensor([slot]), table)
         now.layout = Layout.of([4])
         with torch.no_grad(), model.running(now):
-            found.append(linear(x)[0])
-    counts = (model.user_weight(number) @ table[0, 0]).softmax(0) - 1 / len(experts.a)
-    assert counts.min() < 0 < counts.max()
-    for token in range(4):
-        one = x[0, token]
-        mixed = sum(
-            c * (b @ (a @ one)) for c, a, b in zip(counts, experts.a, experts.b, strict=True)
-        )
-        expected = linear.base(one) + model.structure.scale * mixed
-        assert torch.allclose(found[0][token], expected, atol=1e-10)
-        assert torch.allclose(found[1][token], linear.base(one), atol=1e-12)
+            found = linear(x)[0]
+        weights = (model.user_weight(number) @ table[slot, 0]).softmax(0)
+        for token in range(4):
+            one = x[0, token]
+            mixed = sum(
+                (w - (1 - share) / len(experts.a)) * (b @ (a @ one))
+                for w, a, b in zip(weights, experts.a, experts.b, strict=True)
+            )
+            expected = linear.base(one) + model.structure.scale * mixed
+            assert torch.allclose(found[token], expected, atol=1e-10)
+        if slot == 1 and share == 0:
+            assert torch.allclose(found, linear.base(x)[0], atol=1e-12)
 
 
 def test_folding_is_refused_where_routing_reads_tokens() -> None:

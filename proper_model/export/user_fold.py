@@ -5,7 +5,7 @@ Where the mixture depends on the user alone (preset `device`) it is N numbers, s
     s * sum_n w_n B_n A_n + s * B_u A_u  =  s * [sqrt(w_1) B_1 ... B_u] [sqrt(w_1) A_1; ...; A_u],
 
 exactly, with rank (N + 1) r (docs/method.md 1.7, rule 6); a factor of the experts' sum goes with w_n.
-Of a centred weight below zero B has the root of the size with its sign, and A without.
+Where a weight counts below zero (1.5 o), B has the root of its size with its sign, and A without.
 Over a release of stage 1 alone there is B_u A_u only.
 Where routing reads tokens nothing can be merged, so it is refused unless the caller asks for an
 approximation: the mean routing weights over the user's own items, folded as if they were constant,

@@ -4,7 +4,7 @@
     preset `released`   w = softmax(softmax(W_t x) + softmax(W_e e_u))       docs/method.md 1.10
     LoRA-aware router   w = softmax(W_l B_u A_u x)        eq. 12
     default preset      w = softmax(W_t x + W_e e_u + W_l B_u A_u x)
-    preset `calibrated` w = softmax(W_e e_u) - 1/N        docs/method.md 1.5 o
+    preset `calibrated` w = softmax(W_e e_u) - (1 - c)/N, c chosen when a release is calibrated (1.5 o)
 
 In the preset `default`, stage 3 starts with `B_u = 0` exactly where stage 2 ended. `B_u A_u x` is
 never formed: `W_l (B_u A_u x) = (W_l B_u)(A_u x)`, an [N, r] matrix a user. Logits and softmax are
@@ -95,7 +95,7 @@ def route(
     user_b: Tensor | None,
     user_w: Tensor | None = None,
 ) -> Tensor:
-    """What the experts of site `number` count, [M, N]: their routing weights, or those centred.
+    """What the experts of site `number` count as, [M, N]: their routing weights, or `counted`.
 
     Args:
         x: [M, i], read by the `pooled` text router only.
@@ -136,9 +136,11 @@ def route(
 def counted(weights: Tensor, structure: Structure) -> Tensor:
     """What softmax weights [..., N] count as in the experts' sum (eq. 7).
 
-    DEVIATION: centred, they sum to 0 instead of 1 (docs/method.md 1.5 o).
+    DEVIATION: below a `common_share` of 1 they sum to that share (docs/method.md 1.5 o).
     """
-    return weights - 1 / structure.experts if structure.centered_routing else weights
+    if structure.common_share == 1:
+        return weights
+    return weights - (1 - structure.common_share) / structure.experts
 
 
 def _own_logits(
