@@ -16,8 +16,7 @@ from coordinator.phase_runner import Notes, PhaseRunner
 from proper_model.model import AdaptedModel
 from proper_model.release.contents import STARTED_ARMS, start_tensors
 from proper_model.settings import Calibration, from_mapping, to_mapping
-from proper_model.stages import Factors, calibration, common_lora
-from proper_model.stages.common_share import choose_common_share
+from proper_model.stages import Factors, calibration, choose_common_share, common_lora
 from proper_model.stages.inferred_embedding import InferredEmbedding
 
 

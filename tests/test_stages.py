@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -14,6 +14,7 @@ from torch import Tensor
 from client.person.adapting import adapt_users
 from client.person.answering import Personal
 from client.person.arms import predict
+from coordinator import calibration_phases
 from coordinator import pooled_stages as stages_module
 from coordinator.phase_cache import PhaseCache
 from coordinator.phase_checks import check_learned
@@ -232,6 +233,37 @@ def test_a_start_that_helps_is_shipped_and_another_is_not(
     assert back.calibration == release.calibration
     there = back.start("stage3", sites) or ()
     assert all(torch.equal(a, b) for a, b in zip(start, there, strict=True))
+
+
+def test_what_calibration_chooses_of_the_structure_is_in_the_release(
+    base: Path, cache: Path, half_may_calibrate: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+
+    def choose(
+        _model: object, _encoder: object, people: Sequence[PooledUser], *_: object, **__: object
+    ):
+        asked.append(len(people))
+        return 0.25, {"chosen": 0.25, "losses": {"1": 2.0, "0.25": 1.0}, "people": len(people)}
+
+    monkeypatch.setattr(calibration_phases, "choose_common_share", choose)
+    found: list[float] = []
+    monkeypatch.setattr(
+        calibration,
+        "calibrate",
+        lambda model, *_, **__: (
+            found.append(model.structure.common_share) or Found(Calibration(), (), {})
+        ),
+    )
+    for _ in range(2):  # the second time from the cache
+        release = stages(base, cache, "calibrated", settings=CALIBRATING)
+        assert release.structure == dataclasses.replace(preset("calibrated"), common_share=0.25)
+        assert release.notes["common"]["chosen"] == 0.25
+    back = release_in_memory(release_to_files(release))
+    assert back.structure == release.structure
+    assert back.model().structure.common_share == 0.25
+    assert (len(asked), found) == (1, [0.25])
+    assert asked[0] > release.notes["calibration"]["people"]  # who judged training is asked, too
 
 
 def test_without_people_nothing_is_calibrated_and_the_notes_are_those_of_before(

@@ -4,7 +4,7 @@
     preset `released`   w = softmax(softmax(W_t x) + softmax(W_e e_u))       docs/method.md 1.10
     LoRA-aware router   w = softmax(W_l B_u A_u x)        eq. 12
     default preset      w = softmax(W_t x + W_e e_u + W_l B_u A_u x)
-    preset `calibrated` w = softmax(W_e e_u) - (1 - c)/N, c chosen when a release is calibrated (1.5 o)
+    preset `calibrated` w = softmax(W_e e_u) - (1 - kappa)/N, kappa from calibration, 1.5 o
 
 In the preset `default`, stage 3 starts with `B_u = 0` exactly where stage 2 ended. `B_u A_u x` is
 never formed: `W_l (B_u A_u x) = (W_l B_u)(A_u x)`, an [N, r] matrix a user. Logits and softmax are

@@ -3,6 +3,7 @@
 from proper_model.stages import (
     calibrated_lora, calibration, common_lora, inferred_embedding, item_gradients, pooled_users,
 )
+from proper_model.stages.common_share import choose_common_share
 from proper_model.stages.episodic_group import check_people, train_group_episodic
 from proper_model.stages.group import first_embeddings, train_group
 from proper_model.stages.lora_router import train_lora_router
@@ -13,8 +14,8 @@ from proper_model.stages.user_embedding import EmbeddingFit, fit_embeddings, pub
 
 __all__ = [
     "Beside", "EmbeddingFit", "Factors", "LoraFit", "LoraTrials", "PooledData", "PooledUser",
-    "calibrated_lora", "calibration", "check_people", "common_lora", "first_embeddings",
-    "fit_embeddings", "inferred_embedding", "item_gradients", "pool", "pooled_users",
-    "published_embeddings", "router_cohort", "train_group", "train_group_episodic",
-    "train_lora_router", "train_population", "train_user_loras",
+    "calibrated_lora", "calibration", "check_people", "choose_common_share", "common_lora",
+    "first_embeddings", "fit_embeddings", "inferred_embedding", "item_gradients", "pool",
+    "pooled_users", "published_embeddings", "router_cohort", "train_group",
+    "train_group_episodic", "train_lora_router", "train_population", "train_user_loras",
 ]

@@ -5,10 +5,10 @@ which everybody gets, also somebody of whom nothing is known: a second stage 1, 
 they are. On some data that is better than stage 1 and on some it is the pooled people's answers learned by
 heart. So after training expert n counts as
 
-    w_n - (1 - c) / N,      c in `SHARES`: 1 is the paper's sum, 0 leaves nobody's embedding exactly stage 1
+    w_n - (1 - kappa) / N,    kappa in `SHARES`: 1 is the paper's sum, 0 makes e_u = 0 exactly stage 1
 
-with the c under which newcomers lose least, with as many items as `calibration.lengths` says, without any, and
-with all. Half-way between two models often serves better than either end (Wortsman et al., arXiv 2109.01903).
+with the kappa under which newcomers lose least, with as many items as `calibration.lengths` says, without any,
+and with all. Half-way between two models often serves better than either end (Wortsman et al., arXiv 2109.01903).
 DEVIATION: docs/method.md 1.5 o.
 """
 
@@ -48,7 +48,7 @@ def choose_common_share(
     memory_bytes: int | None = None,
     progress: Steps | None = None,
 ) -> tuple[float, Mapping[str, Any]]:
-    """The share c, and for reports every share's mean loss; of equally good ones the largest.
+    """The share kappa, and for reports every share's mean loss; of equally good ones the largest.
 
     The loss of a person is the mean over lengths of history of the own queries' mean, so that nobody
     with many items or questions counts more.
