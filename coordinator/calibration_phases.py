@@ -16,7 +16,7 @@ from coordinator.phase_runner import Notes, PhaseRunner
 from proper_model.model import AdaptedModel
 from proper_model.release.contents import STARTED_ARMS, start_tensors
 from proper_model.settings import Calibration, from_mapping, to_mapping
-from proper_model.stages import Factors, calibration, choose_common_share, common_lora
+from proper_model.stages import Factors, calibration, common_lora, common_share
 from proper_model.stages.inferred_embedding import InferredEmbedding
 
 
@@ -35,7 +35,7 @@ def with_common_share(
 
     def train(checkpoint: Path) -> tuple[Mapping[str, Tensor], Notes]:
         how = phases.how("common", checkpoint)
-        _, notes = choose_common_share(
+        _, notes = common_share.choose_common_share(
             adapted,
             phases.encoder,
             (*data.calibrating, *data.held_back),

@@ -14,7 +14,6 @@ from torch import Tensor
 from client.person.adapting import adapt_users
 from client.person.answering import Personal
 from client.person.arms import predict
-from coordinator import calibration_phases
 from coordinator import pooled_stages as stages_module
 from coordinator.phase_cache import PhaseCache
 from coordinator.phase_checks import check_learned
@@ -33,7 +32,7 @@ from proper_model.release.contents import Release, expected_starts, release_to_f
 from proper_model.settings.calibration import Calibrated, Calibration
 from proper_model.settings.presets import UserRouting, preset
 from proper_model.settings.profile import CalibrationSettings, StageSettings
-from proper_model.stages import calibration, common_lora, pooled_users
+from proper_model.stages import calibration, common_lora, common_share, pooled_users
 from proper_model.stages.calibration import Found
 from proper_model.stages.group import first_embeddings
 from proper_model.stages.pooled_users import (
@@ -246,7 +245,7 @@ def test_what_calibration_chooses_of_the_structure_is_in_the_release(
         asked.append(len(people))
         return 0.25, {"chosen": 0.25, "losses": {"1": 2.0, "0.25": 1.0}, "people": len(people)}
 
-    monkeypatch.setattr(calibration_phases, "choose_common_share", choose)
+    monkeypatch.setattr(common_share, "choose_common_share", choose)
     found: list[float] = []
     monkeypatch.setattr(
         calibration,
