@@ -1,5 +1,4 @@
-"""Calibration on the server: what of the experts counts for everybody, where private LoRAs begin, and how
-much a history may change.
+"""Calibration on the server: where private LoRAs begin, and how much a history may change.
 
 Runs only where a profile sets pooled people apart to calibrate with (docs/method.md 1.11).
 """
@@ -7,7 +6,6 @@ Runs only where a profile sets pooled people apart to calibrate with (docs/metho
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 
 from torch import Tensor
@@ -16,40 +14,8 @@ from coordinator.phase_runner import Notes, PhaseRunner
 from proper_model.model import AdaptedModel
 from proper_model.release.contents import STARTED_ARMS, start_tensors
 from proper_model.settings import Calibration, from_mapping, to_mapping
-from proper_model.stages import Factors, calibration, common_lora, common_share
+from proper_model.stages import Factors, calibration, common_lora
 from proper_model.stages.inferred_embedding import InferredEmbedding
-
-
-def with_common_share(
-    phases: PhaseRunner, adapted: AdaptedModel, published: Mapping[str, Tensor]
-) -> tuple[PhaseRunner, Notes]:
-    """Set how much of what experts have in common counts, in `adapted` and in what later phases read.
-
-    Chosen on everybody whom stages 1 and 2 did not train on: who calibrates, and who judged training.
-    """
-    data, inputs = phases.data, phases.inputs
-    if not data.calibrating or not inputs.structure.infers_user:
-        return phases, {}
-    phases.say("common", 0, 0)
-    shown = {name: tensor.to(adapted.device) for name, tensor in published.items()}
-
-    def train(checkpoint: Path) -> tuple[Mapping[str, Tensor], Notes]:
-        how = phases.how("common", checkpoint)
-        _, notes = common_share.choose_common_share(
-            adapted,
-            phases.encoder,
-            (*data.calibrating, *data.held_back),
-            InferredEmbedding.from_tensors(shown),
-            inputs.settings,
-            memory_bytes=how["memory_bytes"],
-            progress=how["progress"],
-        )
-        return {}, notes
-
-    key = inputs.common_key(data.calibration_fingerprint())
-    _, notes = phases.run("common", key, train)
-    adapted.structure = replace(inputs.structure, common_share=notes["chosen"])
-    return replace(phases, inputs=replace(inputs, structure=adapted.structure)), notes
 
 
 def calibrate_release(

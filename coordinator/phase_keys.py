@@ -98,11 +98,6 @@ class PhaseInputs:
             "routing": to_mapping(self.structure),
         }
 
-    def common_key(self, people: str) -> Key:
-        """How much of what experts have in common counts; `people` as of `calibration_key`."""
-        lengths = to_mapping(self.settings.calibration)["lengths"]
-        return {**self.group_key(), "lengths": lengths, "people": people}
-
     def starts_key(self) -> Key:
         """Common starts of private LoRAs, from pooled users who trained stage 2."""
         own = to_mapping(self.settings.calibration)

@@ -3,8 +3,7 @@
     1      population LoRA, merged into the base       `proper_model.stages.population`
     2      experts, routers, pooled users' embeddings  `proper_model.stages.group`
     3a-3b  LoRA-aware router                           `proper_model.stages.lora_router`
-    cal    what of the experts counts for everybody,
-           where private LoRAs begin, and how much a
+    cal    where private LoRAs begin, and how much a
            history may change them                     `coordinator.calibration_phases`
 
 Users here have agreed to pool their data. Every phase is stored under the hash of all it depends
@@ -22,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from coordinator.calibration_phases import calibrate_release, with_common_share
+from coordinator.calibration_phases import calibrate_release
 from coordinator.phase_cache import PhaseCache
 from coordinator.phase_checks import (
     EXPERT_B,
@@ -120,7 +119,7 @@ def run_pooled_stages(
 
     population, notes1 = stages.population(model)
     merged = merge_population(model, settings.population, population).to(dtype)
-    structure, shared, calibrated, notes = stages.shared(merged)
+    shared, calibrated, notes = stages.shared(merged)
 
     say("release", 0, 0)
     if settings.base_weights != BaseWeights.FULL:  # what is released is whole
@@ -137,11 +136,8 @@ class _Stages:
 
     phases: PhaseRunner
 
-    def shared(self, merged: Any) -> tuple[Structure, dict[str, Tensor], Calibration | None, Notes]:
-        """What all after stage 1 release over the merged base, and what they noted.
-
-        The structure is the one asked for, but for what calibration chooses of it.
-        """
+    def shared(self, merged: Any) -> tuple[dict[str, Tensor], Calibration | None, Notes]:
+        """What all after stage 1 release over the merged base, and what they noted."""
         structure, settings = self.phases.inputs.structure, self.phases.inputs.settings
         notes2: Notes = {}
         notes3: Notes = {}
@@ -153,11 +149,11 @@ class _Stages:
             adapted, groups, notes2 = self.group(merged)
             notes3 = self.router(adapted, groups.table) if structure.has_lora_router else {}
             published = groups.published(settings, self.phases.inputs.seed)
-        phases, common = with_common_share(self.phases, adapted, published)
-        calibrated, starts, notes4 = calibrate_release(phases, adapted, groups.table, published)
+        calibrated, starts, notes4 = calibrate_release(
+            self.phases, adapted, groups.table, published
+        )
         shared = {**shared_tensors(adapted), **published, **starts}
-        notes = {"group": notes2, "router": notes3, **({"common": common} if common else {})}
-        return adapted.structure, shared, calibrated, {**notes, **notes4}
+        return shared, calibrated, {"group": notes2, "router": notes3, **notes4}
 
     def _adapted(self, merged: Any) -> AdaptedModel:
         """The merged base as it is held from here on, with adapters as they begin."""

@@ -34,10 +34,7 @@ from proper_model.storage.files import read_regular, storage_errors, write_atomi
 MAX_HARDWARE_BYTES = 1024 * 1024
 
 # Steps of a run's clock. "release" is what remains around the pooled stages: data and signing.
-POOLED_STEPS = (
-    *("base", "tokenize", "population", "group", "router"),
-    *("common", "starts", "calibration"),
-)
+POOLED_STEPS = ("base", "tokenize", "population", "group", "router", "starts", "calibration")
 RELEASE = "release"
 
 app = ServerApp()

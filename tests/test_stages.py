@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -32,7 +32,7 @@ from proper_model.release.contents import Release, expected_starts, release_to_f
 from proper_model.settings.calibration import Calibrated, Calibration
 from proper_model.settings.presets import UserRouting, preset
 from proper_model.settings.profile import CalibrationSettings, StageSettings
-from proper_model.stages import calibration, common_lora, common_share, pooled_users
+from proper_model.stages import calibration, common_lora, pooled_users
 from proper_model.stages.calibration import Found
 from proper_model.stages.group import first_embeddings
 from proper_model.stages.pooled_users import (
@@ -232,37 +232,6 @@ def test_a_start_that_helps_is_shipped_and_another_is_not(
     assert back.calibration == release.calibration
     there = back.start("stage3", sites) or ()
     assert all(torch.equal(a, b) for a, b in zip(start, there, strict=True))
-
-
-def test_what_calibration_chooses_of_the_structure_is_in_the_release(
-    base: Path, cache: Path, half_may_calibrate: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked: list[int] = []
-
-    def choose(
-        _model: object, _encoder: object, people: Sequence[PooledUser], *_: object, **__: object
-    ):
-        asked.append(len(people))
-        return 0.25, {"chosen": 0.25, "losses": {"1": 2.0, "0.25": 1.0}, "people": len(people)}
-
-    monkeypatch.setattr(common_share, "choose_common_share", choose)
-    found: list[float] = []
-    monkeypatch.setattr(
-        calibration,
-        "calibrate",
-        lambda model, *_, **__: (
-            found.append(model.structure.common_share) or Found(Calibration(), (), {})
-        ),
-    )
-    for _ in range(2):  # the second time from the cache
-        release = stages(base, cache, "calibrated", settings=CALIBRATING)
-        assert release.structure == dataclasses.replace(preset("calibrated"), common_share=0.25)
-        assert release.notes["common"]["chosen"] == 0.25
-    back = release_in_memory(release_to_files(release))
-    assert back.structure == release.structure
-    assert back.model().structure.common_share == 0.25
-    assert (len(asked), found) == (1, [0.25])
-    assert asked[0] > release.notes["calibration"]["people"]  # who judged training is asked, too
 
 
 def test_without_people_nothing_is_calibrated_and_the_notes_are_those_of_before(

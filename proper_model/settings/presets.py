@@ -106,9 +106,6 @@ class Structure:
         expert_factor: what the sum over experts is multiplied by, beside the LoRA scale.
         embedding_dim: numbers of one table; 0, with `per_linear` only: as many as the linear has
             inputs.
-        common_share: how much counts of what all experts have in common, their even mixture; below
-            1 somebody of whom nothing is known (e_u = 0, all weights alike) is nearer to stage 1,
-            and at 0 exactly there. A calibrated release says its own (`stages.common_share`).
         private_lora_router: W_l is every user's own, trained with (A_u, B_u).
         end_to_end: stage 2 trains experts and routers together with a private LoRA of every pooled
             user, which is then thrown away.
@@ -131,7 +128,6 @@ class Structure:
     population_only: bool = False
     experts: int = 5
     expert_factor: float = 1.0
-    common_share: float = 1.0
     rank: int = 4
     alpha: float = 8.0
     embedding_dim: int = 64
@@ -203,15 +199,6 @@ class Structure:
             not inferred or not self.end_to_end,
             "structure: end_to_end trains embeddings with everything else, so embedding_source must "
             "be 'trained'",
-        )
-        check(
-            0 <= self.common_share <= 1,
-            f"structure.common_share must be from 0 to 1, got {self.common_share:g}",
-        )
-        check(
-            self.common_share == 1 or (inferred and self.router_text is RouterText.NONE),
-            "structure: common_share is about users of whom nothing is known (e_u = 0), so below 1 it "
-            "needs embedding_source 'inferred' and router_text 'none'",
         )
 
     @property

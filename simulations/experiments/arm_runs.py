@@ -32,7 +32,7 @@ from simulations.outcome.controls import shuffled_states
 from simulations.setup.options import OneRun
 from simulations.setup.sources import Source
 
-PHASES = ("population", "group", "router", "common", "starts", "calibration")
+PHASES = ("population", "group", "router", "starts", "calibration")
 PHASES_FILE = "phases.json"
 States = dict[str, PersonalState]
 Made = TypeVar("Made")

@@ -32,7 +32,6 @@ NAMES = {
     "population": "stage 1, population",
     "group": "stage 2, groups",
     "router": "stage 3, router",
-    "common": "stage 2, what is common",
     "starts": "stage 3, common start",
     "calibration": "stage 3, calibration",
     Kind.HAVE: "asking devices what they lack",
