@@ -1,3 +1,3 @@
 """What leaks: canaries in everything that a client sends or writes."""
 
-__all__: list[str] = []
+__all__ = ["canaries", "commands", "scanner"]

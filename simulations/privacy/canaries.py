@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from proper_model.tasks import HistoryItem, Query, User
 
 LETTERS = 20  # of a word: log2(26^20) = 94 bits, so that none is found by chance
-SHORTEST = 12  # bytes of a text that may be searched for
+SHORTEST = 8  # bytes of a text that may be searched for
 NUMBERS = 16  # of a run: 32 bytes in the narrowest format
 
 

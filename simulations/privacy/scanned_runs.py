@@ -14,13 +14,16 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+from safetensors.torch import load_file
 
-from client.person.state import encode
+from client.person.state import PersonalState, encode
 from client.person.stores import FolderStore, VaultStore
 from client.vault.opening import open_vault
 from client.vault.secrets import Passphrase
@@ -30,6 +33,7 @@ from proper_model.storage.files import make_private_folder, save_private
 from proper_model.tasks import HistoryItem, User, users_to_json
 from simulations.privacy import client_life, witness
 from simulations.privacy.canaries import Canary, draw, in_tensors, plant
+from simulations.privacy.scanner import Scanner
 from simulations.synthetic.people import SyntheticPopulation, make_synthetic
 from simulations.synthetic.tiny_base import make_tiny_base
 
@@ -73,24 +77,26 @@ DROPPED = ("HF_", "XDG_", "PROPER_", "TRANSFORMERS_", "FLWR_HOME")
 
 @dataclass(frozen=True)
 class Allowed:
-    """Where canaries of an owner are meant to stand: `place` and `names` are patterns of fnmatch.
+    """Where canaries are meant to stand, and why: `place` is a pattern of fnmatch, `owner` whose.
 
-    A place is a path below the scanned folder. What a process removed counts as where it was.
+    A place is a path below the scanned folder, with canaries as a report shows them. What a process
+    removed counts as where it was. `names` are patterns too, of the canaries.
     """
 
     place: str
     owner: str
     reason: str
-    names: str = "*"
+    names: tuple[str, ...] = ("*",)
 
     def covers(self, place: str, owner: str, name: str) -> bool:
+        """Whether a canary may be found there."""
         parts = Path(place).parts
         if parts[:1] == (witness.REMOVED,):
             place = str(Path(*parts[2:]))
         return (
             fnmatch.fnmatchcase(place, self.place)
             and fnmatch.fnmatchcase(owner, self.owner)
-            and fnmatch.fnmatchcase(name, self.names)
+            and any(fnmatch.fnmatchcase(name, pattern) for pattern in self.names)
         )
 
 
@@ -100,7 +106,7 @@ class ScannedRun:
 
     Attributes:
         root: the folder to scan; notes: where the witness wrote.
-        inside: data that lie nowhere in clear but must hold canaries, as a control; by a name.
+        inside: what lies on no disk in clear but must hold canaries, as a control; by a name.
         told: what it did, in words and numbers, for the result file.
     """
 
@@ -109,8 +115,8 @@ class ScannedRun:
     notes: Path
     canaries: tuple[Canary, ...]
     allowed: tuple[Allowed, ...]
-    inside: Mapping[str, bytes]
     told: Mapping[str, int]
+    inside: Mapping[str, bytes] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -161,10 +167,11 @@ def run_federation(
     for name, users in (("user_others", cast.pooled), ("user_top_100_history", cast.test)):
         save_private(data / f"{name}.json", json.dumps(users_to_json(users)).encode())
     save_private(root / "profile.toml", PROFILE.encode())
-    texts, words = cast.population.pretrain_texts, cast.population.vocabulary
-    base = make_tiny_base(root / "base", texts, vocabulary=words)
+    made = cast.population
+    base = make_tiny_base(root / "base", made.pretrain_texts, vocabulary=made.vocabulary)
     out, wire = place / "run", make_private_folder(root / WIRE)
     words = ["run", str(data), "--task", KIND, "--base", str(base), "--out", str(out)]
+    words += ["--cache", str(place / "cache")]
     words += ["--profile", str(root / "profile.toml"), "--preset", "device"]
     command = [sys.executable, "-c", "from simulations.cli import main; main()", *words]
     code = _run(command, root, notes, "run", {RECORDED: str(wire)})
@@ -173,18 +180,17 @@ def run_federation(
             f"the run that was to be scanned ended with exit code {code}",
             hint=f"its output is in {root / OUTPUTS}",
         )
-    plan = RunPlan.load(out / PLAN_FILE)
-    tensors = _tensors_of_devices(plan, cast)
+    plan, release = RunPlan.load(out / PLAN_FILE), out / "server" / "release"
+    tensors = [*learned(_tensors_of_devices(plan, cast), release), *_pooled_rows(plan)]
     run = ScannedRun(
         name="federation",
         root=root,
         notes=notes,
         canaries=(*(c for c in cast.canaries if c.owner != PERSON), *own.values(), *tensors),
-        allowed=_allowed_in_federation(plan, root),
-        inside={},
+        allowed=_allowed_in_federation(plan),
         told={"messages": len(list(wire.iterdir())), "devices": len(plan.devices)},
     )
-    return run, out / "server" / "release"
+    return run, release
 
 
 def _tensors_of_devices(plan: RunPlan, cast: Cast) -> list[Canary]:
@@ -192,23 +198,57 @@ def _tensors_of_devices(plan: RunPlan, cast: Cast) -> list[Canary]:
     found: list[Canary] = []
     for number, (entry, user) in enumerate(zip(plan.devices, cast.test, strict=True)):
         state = FolderStore.found(entry.folder / "state", "stage3", user.user_id).read()
-        arrays = {name: tensor.numpy() for name, tensor in state.private(KIND).items()}
-        found += in_tensors(f"test {number}", arrays)
+        found += in_tensors(f"test {number}", _arrays(state))
     return found
 
 
-def _allowed_in_federation(plan: RunPlan, root: Path) -> tuple[Allowed, ...]:
-    out = plan.out.relative_to(root.resolve())
+def _pooled_rows(plan: RunPlan) -> list[Canary]:
+    """Pooled people's rows of the embedding table, which no release may hold (docs/security.md 0.5)."""
+    (cached,) = plan.cache.glob("group-*/done.safetensors")
+    rows = {f"row {n}": row.numpy() for n, row in enumerate(load_file(cached)["table"])}
+    return list(in_tensors("pooled table", rows))
+
+
+def _arrays(state: PersonalState) -> dict[str, NDArray[Any]]:
+    return {name: tensor.numpy() for name, tensor in state.private(KIND).items()}
+
+
+def learned(canaries: Iterable[Canary], release: Path) -> tuple[Canary, ...]:
+    """Those numbers that do not stand in the release, which was signed before anybody learned.
+
+    An embedding that training left where it began is a row of the release, hence public.
+    """
+    given = tuple(canaries)
+    public = {(f.owner, f.canary) for f in Scanner(given).scan_tree(release).findings}
+    return tuple(c for c in given if (c.owner, c.name) not in public)
+
+
+def _allowed_in_federation(plan: RunPlan) -> tuple[Allowed, ...]:
+    run = "<path>/run"
+    given = "the data that the run was given"
     simulated = "a simulated device's own folder, which is plaintext (docs/security.md 3)"
-    return (
-        Allowed(f"{PEOPLE}/user_others.json", "pooled *", "the data that the run was given"),
-        Allowed(f"{PEOPLE}/user_top_*.json", "test *", "the data that the run was given"),
-        Allowed(f"{out}/server/pooled.json", "pooled *", "pooled people's data are the server's"),
-        *(
-            Allowed(f"{out}/devices/{entry.device_id}/*", f"test {number}", simulated)
-            for number, entry in enumerate(plan.devices)
+    work = "unfinished training of a device that this node plays; removed when it has ended"
+    nodes = plan.node_count
+    hosts = {e.device_id: n for n in range(nodes) for e in plan.devices_of(n, nodes)}
+    rules = [
+        Allowed(f"{PEOPLE}/user_others.json", "pooled *", given),
+        Allowed(f"{PEOPLE}/user_top_100_history.json", "test *", given),
+        Allowed("<path>/cache/group-*", "pooled table", "stage 2 as the server keeps it"),
+        Allowed(f"{run}/server/pooled.json", "pooled *", "pooled people's data are the server's"),
+        Allowed(
+            f"{run}/controls/*",
+            "test *",
+            "control arms are computed by the simulation itself, which plays all devices",
+            ("user id",),
         ),
-    )
+        Allowed("<path>*", OPERATOR, "folders of the run are called so, and its plan names them"),
+        Allowed(f"{OUTPUTS}/run.stderr", OPERATOR, "the operator is told where the report lies"),
+    ]
+    for number, entry in enumerate(plan.devices):
+        owner, node = f"test {number}", hosts[entry.device_id]
+        rules.append(Allowed(f"{run}/devices/{entry.device_id}/*", owner, simulated))
+        rules.append(Allowed(f"{run}/nodes/{node}/work/*", owner, work))
+    return tuple(rules)
 
 
 def run_client(
@@ -239,15 +279,14 @@ def run_client(
     codes = json.loads((outputs / client_life.CODES).read_text())
     vault = open_vault(home / "vault", Passphrase(own["new passphrase"].text))
     state = VaultStore(vault).read()
-    arrays = {name: tensor.numpy() for name, tensor in state.private(KIND).items()}
     return ScannedRun(
         name="client",
         root=root,
         notes=notes,
-        canaries=(*known.values(), *in_tensors(PERSON, arrays)),
-        allowed=_allowed_of_client(own["path"]),
-        inside={"the open vault": encode(state)},
-        told={"commands": len(codes), **codes},
+        canaries=(*known.values(), *learned(in_tensors(PERSON, _arrays(state)), release)),
+        allowed=_allowed_of_client(),
+        told={f"exit code of {name}": code for name, code in codes.items()},
+        inside={"the open vault": encode(state), "what was typed": plan.read_bytes()},
     )
 
 
@@ -257,9 +296,9 @@ def write_given(folder: Path, user: User, canaries: Mapping[str, Canary]) -> Non
     half = User(user.user_id, user.history[: len(user.history) // 2], user.queries)
     wrong = HistoryItem(bad, {"text": bad}, date=bad)  # lacks a field, and the date is none
     files = {
-        "user.json": json.dumps(users_to_json([half])),
-        "later.json": json.dumps(users_to_json([user])),
-        "bad.json": json.dumps(users_to_json([User(bad, (wrong,), ())])),
+        "user.json": json.dumps(users_to_json((half,))),
+        "later.json": json.dumps(users_to_json((user,))),
+        "bad.json": json.dumps(users_to_json((User(bad, (wrong,), ()),))),
         "broken.json": f'[{{"user_id": "{bad}", ',
         "questions.jsonl": json.dumps({"id": "1", "input": user.queries[0].input}) + "\n",
         "bad-questions.jsonl": json.dumps({"id": bad, bad: bad}) + "\n",
@@ -302,16 +341,20 @@ def commands(
     ]
 
 
-def _allowed_of_client(path: Canary) -> tuple[Allowed, ...]:
+def _allowed_of_client() -> tuple[Allowed, ...]:
+    asked = "answers and items that the person asked to see"
     return (
-        Allowed(f"<{path.name}>/{GIVEN}/*", PERSON, "the person's own files, which are only read"),
-        Allowed(f"{OUTPUTS}/*", PERSON, "the terminal names the person's folders", names="path"),
+        Allowed(f"<path>/{GIVEN}/*", PERSON, "the person's own files, which are only read"),
+        Allowed("<path>*", PERSON, "the person's folder is called so", ("path",)),
+        Allowed(f"{OUTPUTS}/*", PERSON, "the terminal names the person's folders", ("path",)),
+        Allowed(f"{OUTPUTS}/*-generate.stdout", PERSON, asked, ("question", "item text", "answer")),
         Allowed(
-            f"{OUTPUTS}/*-generate.stdout", PERSON, "answers to the person", names="[iqa]*[!d]"
+            "<path>/adapter/*",
+            PERSON,
+            "an adapter that the person exported for another program, which is not encrypted",
+            ("tensor *",),
         ),
-        Allowed(f"{OUTPUTS}/*-inspect.stdout", PERSON, "the items that the person had listed"),
-        Allowed("<path>/adapter/*", PERSON, "the adapter that the person exported", "tensor *"),
-        Allowed(f"<{path.name}>*", PERSON, "the folder is called so", names="path"),
+        Allowed(f"{OUTPUTS}/*-inspect.stdout", PERSON, asked, ("item id", "item text", "answer")),
     )
 
 

@@ -225,7 +225,7 @@ class Scanner:
             return []
         found = []
         octets = np.frombuffer(data, np.uint8).astype(np.uint16)
-        pairs = octets[:-1] | octets[1:] << 8
+        pairs = (octets[:-1] | octets[1:] << 8).astype(np.uint16, copy=False)
         places = self._candidates(pairs)
         for start in places.tolist():
             for whole, canary, form in self._by_key[

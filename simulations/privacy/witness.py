@@ -80,7 +80,7 @@ class Witness:
         if event == "open":
             path, _, flags = details
             if isinstance(path, str | bytes | os.PathLike) and flags & WRITING:
-                self._written(Path(os.path.abspath(os.fsdecode(path))), flags)
+                self._written(_absolute(os.fsdecode(path)), flags)
         elif event == "os.remove":
             self._keep(details[0], details[1])
         elif event == "os.rename":
@@ -101,7 +101,7 @@ class Witness:
         path = Path(os.fsdecode(named))
         if folder >= 0 and not path.is_absolute():
             path = Path(os.readlink(f"/proc/self/fd/{folder}")) / path  # noqa: PTH115
-        path = Path(os.path.abspath(path))
+        path = _absolute(path)
         kind = path.lstat().st_mode
         if not stat.S_ISREG(kind) or path.is_relative_to(self.root / REMOVED):
             return
@@ -118,6 +118,10 @@ class Witness:
     def _note(self, line: str) -> None:
         with (self.notes / f"{os.getpid()}.noted").open("a") as file:
             file.write(line.replace("\n", " ") + "\n")
+
+
+def _absolute(path: str | Path) -> Path:
+    return Path(os.path.abspath(path))  # noqa: PTH100 - `resolve` would follow a link that goes
 
 
 if __name__ == "sitecustomize" and SCANNED in os.environ:
