@@ -20,7 +20,7 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 
 from client.node import cohort_host, flower_app
 from client.node.cohort_host import CohortHost
-from proper_model.errors import EgressError
+from proper_model.errors import EgressError, StorageError
 from proper_model.federation.protocol import Kind, Status, request_fields
 from simulations.cli import run_cli
 from simulations.flower import flower_engine
@@ -258,6 +258,8 @@ def test_the_command_fails_where_something_leaked(places, code, tmp_path, monkey
     assert result.clean == (code == 0)
     assert result.sentence in told.out.replace("\n", " ")
     assert ("leaked" in told.err) == bool(places)
+    assert run_cli(["privacy", "egress", "--out", str(out)]) == StorageError.exit_code
+    assert "expected a new or an empty folder" in capsys.readouterr().err
 
 
 @pytest.mark.full

@@ -29,10 +29,11 @@ def egress(
 
     Leaves OUT/egress.json, and in OUT all that was looked at. Exit code 41 where something leaked.
     """
+    from proper_model.storage.files import storage_errors
     from simulations.privacy.egress import RESULT_FILE
     from simulations.privacy.egress import egress as measure
 
-    with progress_bars() as show:
+    with storage_errors(out), progress_bars() as show:
         result = measure(out, seed=seed, progress=show)
     rows = [
         (

@@ -16,6 +16,7 @@ from pydantic import Field
 
 from proper_model.progress import Progress, silent
 from proper_model.storage.files import make_private_folder
+from proper_model.storage.new_folder import check_new
 from proper_model.tasks import counted
 from simulations.outcome.environment import commit, hardware
 from simulations.outcome.results import Document, Hardware, Strict, write_document
@@ -88,8 +89,9 @@ def egress(out: Path, *, seed: int = 0, progress: Progress = silent) -> EgressRe
         out: a new folder.
         seed: of the people and of training; canaries are drawn from the system's entropy.
 
-    Raises SimulationError if a run failed.
+    Raises StorageError if `out` is in use, SimulationError if a run failed.
     """
+    check_new(out)
     make_private_folder(out)
     cast = make_cast(seed)
     progress("a federation with canaries", 0, 2)
