@@ -6,6 +6,7 @@ A node answers requests in this process, over the backend that records messages;
 from __future__ import annotations
 
 import base64
+import dataclasses
 import json
 import os
 import subprocess
@@ -29,7 +30,14 @@ from simulations.privacy import egress as module
 from simulations.privacy import scanned_runs, witness
 from simulations.privacy.canaries import Canary, draw, draw_numbers
 from simulations.privacy.egress import EgressResult, Part, examine, sentence
-from simulations.privacy.scanned_runs import Allowed, ScannedRun, commands, make_cast, write_given
+from simulations.privacy.scanned_runs import (
+    Allowed,
+    ScannedRun,
+    commands,
+    learned,
+    make_cast,
+    write_given,
+)
 
 __all__ = ["flower_identity"]  # a fixture, used by name
 
@@ -266,3 +274,14 @@ def test_the_command_fails_where_something_leaked(places, code, tmp_path, monkey
 def test_nothing_of_a_person_leaves(tmp_path):
     """Minutes: a whole federation and a whole life with the program."""
     assert run_cli(["privacy", "egress", "--out", str(tmp_path / "out")]) == 0
+
+
+def test_numbers_that_the_release_holds_are_nobodys_even_if_two_people_stayed_at_them(
+    tmp_path: Path,
+) -> None:
+    """A row of the release at which training left two devices; a third device's own numbers stay."""
+    own = draw_numbers("tensor embedding", "test 2", np.random.default_rng(1))
+    stayed = [dataclasses.replace(NUMBERS, owner=f"test {number}") for number in range(2)]
+    row = np.array(NUMBERS.numbers, np.float32).tobytes()
+    (tmp_path / "shared.safetensors").write_bytes(b"before" + row + b"behind")
+    assert learned([*stayed, own], tmp_path) == (own,)
