@@ -26,7 +26,7 @@ from coordinator.publish import latest
 from coordinator.shipment import Shipment
 from proper_model.federation.run_plan import RunPlan
 from proper_model.storage.files import make_private_folder
-from simulations.flower.flower_engine import RECORDED
+from simulations.flower.actors import RECORDED
 from simulations.flower.launch import child_environment, launch
 from simulations.privacy.canaries import Canary
 from simulations.privacy.scanner import Scanner, text_forms

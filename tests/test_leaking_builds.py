@@ -25,6 +25,7 @@ from proper_model.errors import EgressError, StorageError
 from proper_model.federation.protocol import Kind, Status, request_fields
 from simulations.cli import run_cli
 from simulations.flower import flower_engine
+from simulations.flower.actors import RECORDED
 from simulations.outcome.results import Document
 from simulations.privacy import egress as module
 from simulations.privacy import scanned_runs, witness
@@ -64,7 +65,7 @@ def converse(out: Path, monkeypatch: pytest.MonkeyPatch) -> ScannedRun:
     plan = make_federation(out / "out", devices=3, users_per_node=3, base=False)
     wire = out / "messages"
     wire.mkdir()
-    monkeypatch.setenv(flower_engine.RECORDED, str(wire))
+    monkeypatch.setenv(RECORDED, str(wire))
     monkeypatch.setattr(flower_engine, "ActorPool", lambda _: InThisProcess())
     backend = flower_engine.ProcessBackend([])
     hosts = {"partition-id": 0, "num-partitions": 1}

@@ -38,12 +38,10 @@ from flwr.superlink.grid import InMemoryGrid
 from client.node.failures import describe
 from proper_model.federation.run_plan import RunPlan
 from proper_model.storage.files import write_atomic
-from simulations.flower.actors import ActorPool, actor_settings
+from simulations.flower.actors import RECORDED, ActorPool, actor_settings
 
 # Of the only run there is: nothing but this process sees them.
 RUN_ID = TASK_ID = 1
-# A folder in which every message is kept as its bytes on a wire, for `proper-sim privacy egress`.
-RECORDED = "PROPER_RECORDED_MESSAGES"
 
 
 class ProcessBackend(Backend):

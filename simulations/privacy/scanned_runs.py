@@ -31,6 +31,7 @@ from proper_model.errors import SimulationError
 from proper_model.federation.run_plan import PLAN_FILE, RunPlan
 from proper_model.storage.files import make_private_folder, save_private
 from proper_model.tasks import HistoryItem, User, users_to_json
+from simulations.flower.actors import RECORDED
 from simulations.privacy import client_life, witness
 from simulations.privacy.canaries import Canary, draw, in_tensors, plant
 from simulations.privacy.scanner import Scanner
@@ -38,7 +39,6 @@ from simulations.synthetic.people import SyntheticPopulation, make_synthetic
 from simulations.synthetic.tiny_base import make_tiny_base
 
 KIND = "synth_text"  # its answers are free text, so that they can hold canaries
-RECORDED = "PROPER_RECORDED_MESSAGES"  # of simulations/flower/flower_engine.py
 OF_PEOPLE = ("user id", "item id", "item text", "question", "answer")
 OF_PERSON = (*OF_PEOPLE, "exception", "selector")
 PASSPHRASES = ("passphrase", "new passphrase", "backup passphrase", "wrong passphrase")
