@@ -27,6 +27,7 @@ from simulations.experiments.benchmark_schema import (
 )
 from simulations.experiments.benchmark_tables import (
     band_table,
+    comparison_table,
     joined_table,
     markdown,
     method_table,
@@ -117,6 +118,7 @@ def by_hand(**changes: Any) -> BenchmarkResult:
                 "helped": 0.25,
                 "hurt": 0.5,
                 "detectable": 0.3,
+                "by_seed": [0.05, 0.15],
             }
         ],
         "people": {name: {"mae_expected": list(ERRORS[name])} for name in NAMES},
@@ -153,6 +155,12 @@ def test_a_file_comes_back_as_it_was_and_faults_are_named(tmp_path: Path) -> Non
     for wrong in ({"rows": {"stage1": rows["stage1"]}}, {"variants": {}}, {"experiment": "table9"}):
         with pytest.raises(ValidationError):
             by_hand(**wrong)
+
+
+def test_differences_of_single_seeds_stand_beside_their_mean() -> None:
+    table = comparison_table(by_hand())
+    assert (table.header[-1], table.rows[0][-1]) == ("each seed", "+0.0500, +0.1500")
+    assert comparison_table(by_hand(seeds=[0])).header[-1] == "detectable"
 
 
 def test_methods_stand_beside_the_paper() -> None:

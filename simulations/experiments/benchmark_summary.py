@@ -79,7 +79,7 @@ def as_result(
             )
             for name, (arm, variant, cells) in measured.arms.items()
         },
-        comparisons=compare(measured.rows, pairs, drawn),
+        comparisons=compare(measured.rows, pairs, drawn, seeds=len(plan.seeds)),
         people={name: people_values(table) for name, table in measured.rows.items()},
         items=[len(user.history) for user in measured.users],
         lengths=[*_cut(measured, drawn), *_own_lengths(measured, pairs, drawn)],
