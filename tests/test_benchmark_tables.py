@@ -209,6 +209,7 @@ def test_the_brief_tables_hold_means_differences_and_lengths_of_every_set() -> N
     rows = {name: row for name, row in by_hand().rows.items() if name in NAMES[:3]}
     other = by_hand(task="news_categories", rows=rows, lengths=cut, seeds=[0])
     means, differences, lengths = brief_tables([by_hand(), other])
+    assert means.title == "Means over people: mae_expected"
     assert means.header[:2] == ("method", "movie_ratings, mae_expected ↓")
     found = {row[0]: row[1:] for row in means.rows}
     assert found["oppu-mlp"] == ("0.800", "0.800")
@@ -221,6 +222,17 @@ def test_the_brief_tables_hold_means_differences_and_lengths_of_every_set() -> N
     assert lengths.rows == (
         ("news_categories (4 people)", "stage3 − stage1", "-0.100", "-0.200 +"),
     )
+
+
+def test_sets_of_another_kind_have_means_of_their_own() -> None:
+    numbers = MetricSummary(**summary((0.5, 0.7, 0.5, 0.7)))
+    rows = {
+        "stage1": by_hand().rows["stage1"].model_copy(update={"metrics": {"accuracy": numbers}})
+    }
+    other = by_hand(task="news_categories", rows=rows, comparisons=[], people={}, lengths=[])
+    first, second = brief_tables([by_hand(), other, by_hand(task="x")])[:2]
+    assert first.header[1:] == ("movie_ratings, mae_expected ↓", "x, mae_expected ↓")
+    assert (second.title, second.rows) == ("Means over people: accuracy", (("stage1", "0.600"),))
 
 
 def test_costs_are_of_those_who_learned_by_person_and_seed() -> None:
