@@ -27,11 +27,16 @@ HOW = "+ better, − worse: the 95% interval over people is clear of zero"
 
 def brief_tables(results: Sequence[BenchmarkResult]) -> list[Table]:
     """Means of all methods, the differences that matter, and these by length of the history."""
-    found = (*brief_methods(results), brief_differences(results), brief_lengths(results))
+    return mean_tables(results) + claim_tables(results)
+
+
+def claim_tables(results: Sequence[BenchmarkResult]) -> list[Table]:
+    """The differences that stages are claimed for, and these by length of the history."""
+    found = (brief_differences(results), brief_lengths(results))
     return [table for table in found if table.rows]
 
 
-def brief_methods(results: Sequence[BenchmarkResult]) -> list[Table]:
+def mean_tables(results: Sequence[BenchmarkResult]) -> list[Table]:
     """Means over people: a table for all sets of one main metric, a row a method, two columns a set."""
     kinds: dict[tuple[str, ...], list[BenchmarkResult]] = {}
     for result in results:
