@@ -149,6 +149,27 @@ def test_without_items_an_inferred_embedding_says_nothing_and_stage_2_is_stage_1
     assert one != two
 
 
+def test_a_simulated_person_without_items_is_answered_as_one_with_a_device() -> None:
+    """Beside somebody with items, in the order in which they are asked."""
+    release = small_release("calibrated")
+    known, unknown = small_users()[1][:2]
+    people = [dataclasses.replace(unknown, history=()), known]
+    states = {
+        user: state
+        for (_, user), state in adapting.adapt_users(
+            release, people, arms=["stage3"], bundle_id="b" * 64, seed=0
+        ).items()
+    }
+    answers = {arm: predict(release, people, arm, states) for arm in ("stage1", "stage2", "stage3")}
+    queries = len(unknown.queries)
+    assert answers["stage2"][:queries] == answers["stage3"][:queries] == answers["stage1"][:queries]
+    for arm in ("stage2", "stage3"):
+        alone = predict(release, people[1:], arm, states)
+        assert [a.query_id for a in answers[arm][queries:]] == [a.query_id for a in alone]
+        assert [a.nll for a in answers[arm][queries:]] == pytest.approx([a.nll for a in alone])
+        assert answers[arm][queries:] != answers["stage1"][queries:]
+
+
 def test_an_update_goes_on_from_the_adapter(release: Release, user: User) -> None:
     name, old, new = release.task.name, user.history[:20], user.history[20:]
     before = adapted(release, old)
