@@ -15,7 +15,7 @@ from client.person.workspace import Workspace
 from client.terminal.console import print_line, progress_bars, say
 from client.vault.passphrases import new_passphrase
 from proper_model.errors import ConfigError, ExportError
-from proper_model.tasks import counted
+from proper_model.tasks import ALL, counted
 
 if TYPE_CHECKING:
     from client.export.request import Exported
@@ -142,8 +142,9 @@ def export_model(
     name, task_state = state.task_named(task)
     if not task_state.adapter or state.embedding is None:
         raise ExportError(
-            f"task {name} has no adapter yet",
-            hint="proper adapt makes one once there are enough items",
+            f"task {name} has no adapter of yours, so there is nothing to export",
+            hint="proper adapt says from how many items on this release makes one; proper generate and "
+            "proper serve answer without, and --format age-backup takes everything to another machine",
         )
     check_writable(kind, out)
     bundle = workspace.bundle_of(state)
@@ -170,6 +171,11 @@ def export_model(
             share=mine.share,
         )
     print_line(str(out))
+    if depth := own.task.retrieve:
+        items = "your whole history" if depth == ALL else counted(depth, "own item")
+        say(
+            f"it expects {items} before every question; none is in it, README.md says in which form"
+        )
     tell(done, kind, embedded=bundle.manifest.base_reference is None, with_base=with_base)
 
 

@@ -52,6 +52,7 @@ WORDS = {
     "lora_epochs": "epochs kept",
     "lora_loss_before": "held-back loss before",
     "lora_loss_after": "held-back loss after",
+    "loss_without_own_items_before": "held-back loss without own items before",
 }
 
 ShowItems = Annotated[
