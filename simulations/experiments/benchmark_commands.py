@@ -178,7 +178,7 @@ def _asked(seeds: str, lengths: str, *, presets: tuple[str, ...]) -> Asked:
 
 
 def _numbers(text: str, option: str) -> tuple[int, ...]:
-    return _parts(text, option, int, "whole numbers with commas between, such as 0,1,2")
+    return _parts(text, option, int, "whole numbers with commas between, such as 1,2,8")
 
 
 def _names(text: str, option: str) -> tuple[str, ...]:
@@ -195,7 +195,9 @@ def _parts(
     except ValueError:
         found = ()
     if not found or len(set(found)) < len(found):
-        raise ConfigError(f"{option} is '{text}'; expected {expected}", hint="name each once")
+        raise ConfigError(
+            f"{option} is '{text}'; expected {expected}", hint="at least one; name each once"
+        )
     return found
 
 
