@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import typer
 
 from client.terminal.console import print_line, print_table, say
-from proper_model.errors import ConfigError
+from proper_model.errors import ConfigError, InterruptedRunError
 from simulations.outcome.timings import progress_bars
 from simulations.setup import cli_options as o
 from simulations.setup.options import RunOptions
@@ -207,12 +207,17 @@ def _run(plan: Plan, *, show_examples: bool = False) -> None:
     from simulations.experiments.benchmark import run_benchmark
     from simulations.experiments.benchmark_summary import as_result
 
-    with progress_bars() as show:
-        measured = run_benchmark(plan, show, make)
-        show("scoring", 0, 0)
-        views, texts, notes = _views(measured)
-        result = as_result(measured, routing=views, texts=texts, notes=notes)
-        example = case_study(measured, show_examples=show_examples)
+    try:
+        with progress_bars() as show:
+            measured = run_benchmark(plan, show, make)
+            show("scoring", 0, 0)
+            views, texts, notes = _views(measured)
+            result = as_result(measured, routing=views, texts=texts, notes=notes)
+            example = case_study(measured, show_examples=show_examples)
+    except KeyboardInterrupt:
+        raise InterruptedRunError(
+            "interrupted", hint=f"go on with the same command; {plan.out} keeps what is finished"
+        ) from None
     _leave(result, plan.out, example)
 
 
