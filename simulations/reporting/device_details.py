@@ -212,9 +212,9 @@ def _uncalibrated(plan: RunPlan, notes: Mapping[str, Any]) -> list[str]:
         least = settings.group.prototype_min_users
         return [
             f"the release is not calibrated: of {asked} people to calibrate with, {had} could be kept "
-            "out of stages 1 and 2 (at most a quarter of the pooled people with items and queries), "
-            f"and a length of history needs {least} who have it, so every device chooses by its own "
-            "held-back items"
+            "out of stages 1 and 2 (at most a quarter of the pooled people with items and queries who "
+            f"are not held back), and a length of history needs {least} who have it, so every device "
+            "chooses by its own held-back items"
         ]
     if had < asked:
         return [
