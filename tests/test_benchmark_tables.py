@@ -17,7 +17,7 @@ from proper_model.errors import CheckpointError, ReportError
 from proper_model.evaluation.metrics import Prediction
 from proper_model.storage.files import write_atomic
 from proper_model.tasks import User
-from simulations.experiments.arm_store import CellStore, Finished
+from simulations.experiments.arm_store import CellStore, Finished, ReleaseFacts
 from simulations.experiments.benchmark_brief import brief_tables, cost_table
 from simulations.experiments.benchmark_figures import density, draw
 from simulations.experiments.benchmark_schema import (
@@ -345,6 +345,12 @@ def test_damaged_states_are_named_too(tmp_path: Path) -> None:
     assert store.training("stage3") == COSTS
     for path in (store.folder / "states/stage3/00000", store.folder / "states/stage3.json"):
         write_atomic(path, path.read_bytes()[:20] if path.suffix == "" else b'{"tokens": 1}')
+    store.keep_release(ReleaseFacts({}, {"experts": 3}, {"group": 1.5}))
+    assert store.release() == ReleaseFacts({}, {"experts": 3}, {"group": 1.5})
+    for damaged in (b'{"notes": 3, "parameters": {}}', b'{"notes": {}}'):
+        write_atomic(store.folder / "release.json", damaged)
+        with pytest.raises(CheckpointError, match=r"release\.json"):
+            store.release()
     with pytest.raises(CheckpointError, match=r"stage3/00000"):
         store.states("stage3", [user])
     with pytest.raises(CheckpointError, match=r"stage3\.json"):

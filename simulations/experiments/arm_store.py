@@ -126,9 +126,12 @@ class CellStore:
         if stored is None:
             return None
         try:
-            return ReleaseFacts(**stored)
+            found = ReleaseFacts(**stored)
+            if all(isinstance(part, dict) for part in stored.values()):
+                return found
         except TypeError:
-            raise _damaged(self.folder / "release.json") from None
+            pass
+        raise _damaged(self.folder / "release.json")
 
     def keep_release(self, facts: ReleaseFacts) -> None:
         """Store what is known of the release."""

@@ -203,10 +203,14 @@ def _parts(
 
 def _run(plan: Plan, *, show_examples: bool = False) -> None:
     """Run a plan, and leave result, tables, page and figures in OUT."""
+    from proper_model.settings import uncalibrated
     from simulations.baselines.registry import make
     from simulations.experiments.benchmark import run_benchmark
     from simulations.experiments.benchmark_summary import as_result
 
+    found = (uncalibrated(variant.structure, variant.settings) for variant in plan.variants)
+    for note in dict.fromkeys(filter(None, found)):
+        say(f"warning: {note}")
     try:
         with progress_bars() as show:
             measured = run_benchmark(plan, show, make)
