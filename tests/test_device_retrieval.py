@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from client.commands.adapt import say_comparison, say_room
+from client.commands.inspect import adapter_facts, fact_rows
 from client.export.folder_readme import content
 from client.export.request import Request
 from client.person import adapting, cost
@@ -188,6 +189,12 @@ def test_adapting_with_own_items_compares_with_adapting_without(
     plain, lined = (adapting.adapt(Learner(release), me, way).tasks[name] for way in ways)
     both = adapting.adapt_comparing(name, Learner(release), me, ways[1]).tasks[name]
     assert both.report == {**lined.report, adapting.LOSS_WITHOUT: plain.report["lora_loss_after"]}
+    shown = dict(fact_rows(adapter_facts(me, name, both)))
+    assert (
+        shown["held-back loss without own items before"]
+        == f"{both.report[adapting.LOSS_WITHOUT]:.4g}"
+    )
+    assert len(fact_rows(adapter_facts(me, name, lined))) == len(shown) - 1
     assert both.adapter.keys() == lined.adapter.keys()
     assert all(torch.equal(both.adapter[one], lined.adapter[one]) for one in both.adapter)
 

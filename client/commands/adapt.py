@@ -229,13 +229,14 @@ def say_comparison(state: PersonalState, name: str) -> None:
     if not task.retrieve:
         return
     report = task.report
-    without, loss = report.get(LOSS_WITHOUT), held_back_loss(report)
-    if without is None or loss is None:
+    loss = held_back_loss(report)
+    if LOSS_WITHOUT not in report or loss is None:
         say(
             "warning: whether own items before a question help was not compared, since no item was "
             "held back; proper evaluate tells, once with them and once after adapting with --retrieve 0"
         )
         return
+    without = float(report[LOSS_WITHOUT])
     told = (
         f"loss on the same held-back items {loss:.3f} with own items before a question, "
         f"{without:.3f} trained and asked without"

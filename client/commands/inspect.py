@@ -32,6 +32,7 @@ REPORTED = (
     "lora_epochs",
     "lora_loss_before",
     "lora_loss_after",
+    "loss_without_own_items_before",
 )
 WORDS = {
     "task": "task",
