@@ -117,7 +117,8 @@ def adapt(learner: Learner, state: PersonalState, histories: Histories) -> Perso
     if tasks and all(task.report.get("lora_failed") for task in tasks):
         raise TrainingError(
             "training diverged at every learning rate; nothing was stored",
-            hint="give a task file with a smaller user.learning_rates, or a release made with one",
+            hint="the release says the rates (user.learning_rates of its profile): another one with smaller "
+            "ones is needed; proper generate --stage 1 and 2 need no training",
         )
     # Whoever has no adapter that was trained gets the group's model.
     kept = {
