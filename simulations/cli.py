@@ -110,6 +110,7 @@ def prepare(options: RunOptions) -> None:
     from simulations.setup.prepare import prepare as write
 
     (one,) = options.runs()
+    _say_uncalibrated(options)
     with progress_bars() as show:
         write(one, show)
     print_line(next_command("launch", options.out))
@@ -137,6 +138,7 @@ def run(options: RunOptions, plan: o.Plan = False, show_examples: o.ShowExamples
     synthetic people with a task and a tiny base of their own.
     """
     check_out(options.places)
+    _say_uncalibrated(options)
     if plan:
         _print_costs(options)
         return
@@ -217,6 +219,14 @@ def next_command(name: str, out: Path) -> str:
     """The command that goes on with the run in `out`, to be typed as it stands."""
     given = str(out)
     return shlex.join(["proper-sim", name, f"./{given}" if given.startswith("-") else given])
+
+
+def _say_uncalibrated(options: RunOptions) -> None:
+    """Before hours of work: what the preset's name promises and the profile leaves out."""
+    from proper_model.settings import uncalibrated
+
+    if note := uncalibrated(options.runs()[0].training.structure, options.settings):
+        say(f"warning: {note}; profiles tiny and tiny-few have a [calibration]")
 
 
 def _print_run(out: Path) -> None:

@@ -12,10 +12,12 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from client.person.state import PersonalState
 from proper_model.errors import CheckpointError, ReportError
 from proper_model.evaluation.metrics import Prediction
 from proper_model.storage.files import write_atomic
-from simulations.experiments.arm_store import CellStore, Finished
+from proper_model.tasks import User
+from simulations.experiments.arm_store import CellStore, Finished, ReleaseFacts
 from simulations.experiments.benchmark_brief import brief_tables, cost_table
 from simulations.experiments.benchmark_figures import density, draw
 from simulations.experiments.benchmark_schema import (
@@ -348,6 +350,28 @@ def test_a_finished_arm_comes_back_and_its_leftovers_go(tmp_path: Path) -> None:
     assert [path.name for path in (store.folder / "scratch").iterdir()] == ["stage1.1"]
     store.leave_out("gaussian", "nobody shares an item")
     assert store.left_out("gaussian") == "nobody shares an item"
-    write_atomic(store.folder / "arms" / "stage3.json", b'{"predictions": [{}]}')
+    path = store.folder / "arms" / "stage3.json"
+    whole = path.read_bytes()
+    for damaged in (b'{"predictions": [{}]}', whole.replace(b"1.5", b'"1.5"'), whole[:-9]):
+        write_atomic(path, damaged)
+        with pytest.raises(CheckpointError, match=r"stage3\.json"):
+            store.arm("stage3")
+
+
+def test_damaged_states_are_named_too(tmp_path: Path) -> None:
+    store, user = CellStore(tmp_path / "cell"), User("u", (), ())
+    store.keep_states("stage3", [user], {"u": PersonalState("b" * 64, 0, seed=1)}, COSTS)
+    assert store.states("stage3", [user]) is not None
+    assert store.training("stage3") == COSTS
+    for path in (store.folder / "states/stage3/00000", store.folder / "states/stage3.json"):
+        write_atomic(path, path.read_bytes()[:20] if path.suffix == "" else b'{"tokens": 1}')
+    store.keep_release(ReleaseFacts({}, {"experts": 3}, {"group": 1.5}))
+    assert store.release() == ReleaseFacts({}, {"experts": 3}, {"group": 1.5})
+    for damaged in (b'{"notes": 3, "parameters": {}}', b'{"notes": {}}'):
+        write_atomic(store.folder / "release.json", damaged)
+        with pytest.raises(CheckpointError, match=r"release\.json"):
+            store.release()
+    with pytest.raises(CheckpointError, match=r"stage3/00000"):
+        store.states("stage3", [user])
     with pytest.raises(CheckpointError, match=r"stage3\.json"):
-        store.arm("stage3")
+        store.training("stage3")

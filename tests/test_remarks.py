@@ -44,6 +44,19 @@ def test_only_phases_that_stayed_where_they_were_are_named(plan: RunPlan) -> Non
     assert first.endswith("held-back loss 1.5000 before training, then 1.7500")
 
 
+def test_a_preset_that_promises_a_calibration_which_the_profile_leaves_out(plan: RunPlan) -> None:
+    none = {**plan.settings["calibration"], "people": 0}
+    settings = {**plan.settings, "calibration": none}
+    asked = {**plan.model_dump(), "preset": "calibrated", "settings": settings}
+    promised = RunPlan.model_validate(asked)
+    release(promised)
+    (said,) = remarks([promised])
+    assert said.startswith("preset calibrated under profile ")
+    assert "sets nobody apart to calibrate" in said
+    alone = RunPlan.model_validate({**asked, "population_only": True})
+    assert "sets nobody apart" not in "".join(remarks([alone]))
+
+
 def test_a_calibration_that_had_too_few_people_is_told(plan: RunPlan) -> None:
     calibration = {**plan.settings["calibration"], "people": 12}
     asked = RunPlan.model_validate(

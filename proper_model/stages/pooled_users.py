@@ -76,7 +76,8 @@ def pool(
 ) -> PooledData:
     """Tokenize pooled users and hold some back, chosen by seed. Raises DataError if too few.
 
-    At most a quarter of the users with items and queries calibrate: stages 1 and 2 need the others.
+    At most a quarter of the users with items and queries who are not held back calibrate: stages 1
+    and 2 need the others.
 
     `beside` holds what the same users did in further tasks: it is trained and judged together with
     the first task's. Users who are not among `users` are left out.

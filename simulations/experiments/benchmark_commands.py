@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import typer
 
 from client.terminal.console import print_line, print_table, say
-from proper_model.errors import ConfigError
+from proper_model.errors import ConfigError, InterruptedRunError
 from simulations.outcome.timings import progress_bars
 from simulations.setup import cli_options as o
 from simulations.setup.options import RunOptions
@@ -190,7 +190,7 @@ def _asked(seeds: str, lengths: str, *, presets: tuple[str, ...]) -> Asked:
 
 
 def _numbers(text: str, option: str) -> tuple[int, ...]:
-    return _parts(text, option, int, "whole numbers with commas between, such as 0,1,2")
+    return _parts(text, option, int, "whole numbers with commas between, such as 1,2,8")
 
 
 def _names(text: str, option: str) -> tuple[str, ...]:
@@ -207,22 +207,33 @@ def _parts(
     except ValueError:
         found = ()
     if not found or len(set(found)) < len(found):
-        raise ConfigError(f"{option} is '{text}'; expected {expected}", hint="name each once")
+        raise ConfigError(
+            f"{option} is '{text}'; expected {expected}", hint="at least one; name each once"
+        )
     return found
 
 
 def _run(plan: Plan, *, show_examples: bool = False) -> None:
     """Run a plan, and leave result, tables, page and figures in OUT."""
+    from proper_model.settings import uncalibrated
     from simulations.baselines.registry import make
     from simulations.experiments.benchmark import run_benchmark
     from simulations.experiments.benchmark_summary import as_result
 
-    with progress_bars() as show:
-        measured = run_benchmark(plan, show, make)
-        show("scoring", 0, 0)
-        views, texts, notes = _views(measured)
-        result = as_result(measured, routing=views, texts=texts, notes=notes)
-        example = case_study(measured, show_examples=show_examples)
+    found = (uncalibrated(variant.structure, variant.settings) for variant in plan.variants)
+    for note in dict.fromkeys(filter(None, found)):
+        say(f"warning: {note}")
+    try:
+        with progress_bars() as show:
+            measured = run_benchmark(plan, show, make)
+            show("scoring", 0, 0)
+            views, texts, notes = _views(measured)
+            result = as_result(measured, routing=views, texts=texts, notes=notes)
+            example = case_study(measured, show_examples=show_examples)
+    except KeyboardInterrupt:
+        raise InterruptedRunError(
+            "interrupted", hint=f"go on with the same command; {plan.out} keeps what is finished"
+        ) from None
     _leave(result, plan.out, example)
 
 
