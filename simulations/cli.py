@@ -20,6 +20,7 @@ from proper_model.errors import ConfigError, DataError, InterruptedRunError
 from proper_model.tasks import counted
 from simulations.experiments.command import app as experiments
 from simulations.outcome.timings import progress_bars
+from simulations.privacy.commands import app as privacy
 from simulations.setup import cli_options as o
 from simulations.setup.options import DEMOS, RunOptions, missing_task
 from simulations.setup.run_folder import check_out
@@ -34,6 +35,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(experiments)
+app.add_typer(privacy)
 
 
 @app.callback()
