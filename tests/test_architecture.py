@@ -46,6 +46,7 @@ ROOMS = {
     ),
     "simulations": (
         *("synthetic", "setup", "outcome", "flower", "reporting", "baselines", "experiments"),
+        "privacy",
         *("pipeline", "cli", "api"),
     ),
 }
