@@ -186,7 +186,8 @@ class _Ranked:
 
     def values(self, counts: Floats) -> Floats:
         """`[3, draws]`: AUC, TPR at 1 % FPR and worst decile where `counts` `[draws, owners]` says
-        how often an owner was drawn."""
+        how often an owner was drawn.
+        """
         weight = counts[:, self.owner]
         inside, outside = weight * self.member, weight * ~self.member
         others = np.add.reduceat(outside, self.starts, axis=1)  # [draws, groups]
