@@ -29,6 +29,7 @@ from proper_model.settings import StageSettings, Structure
 from proper_model.tasks import HistoryItem, Query
 from simulations.privacy.measures import Scored, person_level
 from simulations.privacy.population import Candidates, Draw, draw_members
+from simulations.privacy.scores import calibrated_score, loss_score, min_k_plus_plus
 from simulations.privacy.targets import (
     MakePass,
     ReleaseTarget,
@@ -49,6 +50,7 @@ THINGS = (
     *("adapter", "adapter-embedding", "export", "answers"),
 )
 RELEASE_THINGS = ("population", "experts")
+LEAST_DEVIATION = 1e-4  # of a distribution that is certain: its token must not outweigh all others
 OWN_THINGS = ("adapter", "adapter-embedding", "export", "answers")
 
 
@@ -77,8 +79,19 @@ def record_scores(
     target: Sequence[TokenView], public: Sequence[TokenView]
 ) -> dict[str, np.ndarray[tuple[int], np.dtype[np.float64]]]:
     """By name the scores that one model's view of the records gives: [n] each."""
-    own, base = losses(target), losses(public)
-    return {"loss": -own, "loss-minus-public": base - own}
+    pairs = list(zip(target, public, strict=True))
+    return {
+        "loss": np.array([loss_score(own.log_prob) for own in target]),
+        "loss-minus-public": np.array(
+            [calibrated_score(own.log_prob, base.log_prob) for own, base in pairs]
+        ),
+        "min-k++": np.array(
+            [
+                min_k_plus_plus(own.log_prob, own.mean, np.maximum(own.std, LEAST_DEVIATION))
+                for own in target
+            ]
+        ),
+    }
 
 
 @dataclass(frozen=True)
