@@ -288,7 +288,12 @@ class Attacker:
         found: list[Found] = []
         mean = self.release.mean_embedding.cpu()
         alone = [{**state, "embedding": mean} for state in adapters.states]
-        states = {"adapter": alone, "adapter-embedding": list(adapters.states)}
+        # The embedding is fitted on the members too, so a control that nobody trained has the mean.
+        unlearned = untrained(self.learner, mean[None].repeat(len(people), 1, 1))
+        states: dict[str, Sequence[Mapping[str, Tensor]]] = {
+            "adapter": alone,
+            "adapter-embedding": adapters.states,
+        }
         for thing, held in states.items():
             if thing in things:
                 scores = record_scores(self._with(held, rows), public)
@@ -297,24 +302,27 @@ class Attacker:
             self.learner, [own for _, own in trained], embeddings, seed=self.seed
         )
         over = record_scores(self._with(overfit, rows), public)
-        fresh = record_scores(self._with(untrained(self.learner, embeddings), rows), public)
+        fresh = record_scores(self._with(unlearned, rows), public)
         for thing in states:
             if thing in things:
                 found += _own(thing, over, member, owner, "positive")
                 found += _own(thing, fresh, member, owner, "negative")
         if "export" in things:
-            for control, held in (("none", adapters.states), ("positive", overfit)):
+            trials: tuple[tuple[Control, Sequence[Mapping[str, Tensor]]], ...]
+            trials = (("none", adapters.states), ("positive", overfit))
+            for control, held in trials:
                 exported = self._exports(held, rows, [own for _, own in trained])
                 scores = record_scores(exported, public)
                 found += _own("export", scores, member, owner, control)
             found += _own("export", fresh, member, owner, "negative")
         if "answers" in things:
             items = [self.known.items[i] for i in places]
-            for control, held, counts in (
-                ("none", adapters.states, adapters.items),
-                ("positive", overfit, None),
-                ("negative", untrained(self.learner, embeddings), None),
-            ):
+            servers: dict[Control, tuple[Sequence[Mapping[str, Tensor]], Sequence[int] | None]] = {
+                "none": (adapters.states, adapters.items),
+                "positive": (overfit, None),
+                "negative": (unlearned, None),
+            }
+            for control, (held, counts) in servers.items():
                 right = {"answered-right": self._answers(held, [s for s, _ in rows], items, counts)}
                 found += _own("answers", right, member, owner, control)
         return found

@@ -17,8 +17,8 @@ NAMES = {
 }
 WHAT = {
     "record": "whether a given text was among those it was trained on",
-    "person": "whether a person was trained on, from texts that were",
-    "fresh": "whether a person was trained on, from texts of the person that were not",
+    "person": "whether a person was trained on, from texts that may have been used",
+    "fresh": "whether a person was trained on, from texts of that person that were not used",
 }
 
 
@@ -28,7 +28,7 @@ def sentence(thing: str, level: str, found: Advantage, p_holm: float) -> str:
         f"told a member from a non-member in {found.auc:.0%} of pairs "
         f"(95% interval {found.low:.0%} to {found.high:.0%}; guessing gives 50%)"
     )
-    said = f"From {NAMES[thing]}, an attacker who asks {WHAT[level]} {pairs}"
+    said = f"From {NAMES[thing]}, an attacker who asks {WHAT[level]}, {pairs}"
     if found.auc > 0.5 and p_holm < SIGNIFICANT:
         return f"{said}: it reveals this to some degree."
     return f"{said}: these data do not show that it reveals this, nor do they rule it out."
