@@ -322,9 +322,9 @@ class Attacker:
                 "positive": (overfit, None),
                 "negative": (unlearned, None),
             }
-            for control, (held, counts) in servers.items():
+            for kind, (held, counts) in servers.items():
                 right = {"answered-right": self._answers(held, [s for s, _ in rows], items, counts)}
-                found += _own("answers", right, member, owner, control)
+                found += _own("answers", right, member, owner, kind)
         return found
 
     def _trained_halves(self, people: Sequence[int]) -> list[tuple[int, list[Encoded]]]:
