@@ -135,6 +135,20 @@ def test_few_items_fall_back_to_the_embedding(release: Release, user: User, coun
     assert decode(encode(few)).tasks[release.task.name].items == user.history[:count]
 
 
+def test_without_items_an_inferred_embedding_says_nothing_and_stage_2_is_stage_1(
+    user: User,
+) -> None:
+    release = small_release("calibrated")
+    asked = user.history[:2]
+    for state in (None, adapted(release, ())):
+        mine = Personal.of(release, state, None)
+        losses = [[a.nll for a in mine.judge(asked, stage=stage)] for stage in ("1", "2")]
+        assert losses[0] == losses[1]
+    mine = Personal.of(release, adapted(release, user.history[:1]), None)
+    one, two = ([a.nll for a in mine.judge(asked, stage=stage)] for stage in ("1", "2"))
+    assert one != two
+
+
 def test_an_update_goes_on_from_the_adapter(release: Release, user: User) -> None:
     name, old, new = release.task.name, user.history[:20], user.history[20:]
     before = adapted(release, old)

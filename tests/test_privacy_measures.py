@@ -9,7 +9,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from proper_model.errors import MetricError
-from simulations.privacy.measures import Scored, auc, measure, person_level, swapped
+from simulations.privacy.statistics.measures import Scored, auc, measure, person_level, swapped
 
 
 def scored(score, member, owner=None) -> Scored:
@@ -61,7 +61,7 @@ def test_every_draw_is_the_measure_of_the_repeated_records(monkeypatch) -> None:
     for records in (drawn, one_sided):
         _, rows = np.unique(records.owner, return_inverse=True)
         records = Scored(records.score, records.member, rows)
-        from simulations.privacy import measures
+        from simulations.privacy.statistics import measures
 
         seen = []
         plain = measures._Ranked.values

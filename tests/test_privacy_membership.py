@@ -13,18 +13,18 @@ from proper_model.errors import CheckpointError, ConfigError, DataError
 from proper_model.settings import load_profile, preset
 from proper_model.tasks import User, load_task
 from simulations.outcome.results import write_document
-from simulations.privacy import membership as module
-from simulations.privacy import show
-from simulations.privacy.attacks import Found, overlap
-from simulations.privacy.measures import Scored, auc, swapped
-from simulations.privacy.membership import Plan, membership, pooled
-from simulations.privacy.population import (
+from simulations.privacy.membership import seeds as module
+from simulations.privacy.membership.attacks import Found, overlap
+from simulations.privacy.membership.population import (
     Candidates,
     check_own_items,
     draw_members,
     shared_share,
 )
-from simulations.privacy.schema import read_privacy
+from simulations.privacy.membership.seeds import Plan, membership, pooled
+from simulations.privacy.results import show
+from simulations.privacy.results.schema import read_privacy
+from simulations.privacy.statistics.measures import Scored, auc, swapped
 from simulations.synthetic.people import make_synthetic
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from proper_model.errors import MetricError
-from simulations.privacy.scores import calibrated_score, loss_score, min_k_plus_plus
+from simulations.privacy.statistics.scores import calibrated_score, loss_score, min_k_plus_plus
 
 
 @pytest.mark.parametrize(("tokens", "share"), [(3, 0.2), (11, 0.2), (11, 1.0)])

@@ -101,7 +101,12 @@ class Personal:
                 hint="proper adapt HISTORY makes one from "
                 f"{self.release.settings.user.min_items_to_train} or more items; stages 1 and 2 work",
             )
-        return MEAN if stage == "2" and EMBEDDING not in self.private else ARMS[stage]
+        own = self.private.get(EMBEDDING)
+        if stage == "2" and self.release.structure.infers_user and (own is None or not own.any()):
+            return ARMS["1"]  # the mean, zeros, says nothing of the person (docs/adr/0011)
+        if stage == "2" and own is None:
+            return MEAN
+        return ARMS[stage]
 
     @cached_property
     def _answering(self) -> ArmModel:

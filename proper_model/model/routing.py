@@ -4,7 +4,6 @@
     preset `released`   w = softmax(softmax(W_t x) + softmax(W_e e_u))       docs/method.md 1.10
     LoRA-aware router   w = softmax(W_l B_u A_u x)        eq. 12
     default preset      w = softmax(W_t x + W_e e_u + W_l B_u A_u x)
-    preset `calibrated` w = softmax(W_e e_u) - 1/N        docs/method.md 1.5 o
 
 In the preset `default`, stage 3 starts with `B_u = 0` exactly where stage 2 ended. `B_u A_u x` is
 never formed: `W_l (B_u A_u x) = (W_l B_u)(A_u x)`, an [N, r] matrix a user. Logits and softmax are
@@ -24,7 +23,7 @@ from proper_model.kernels import rows
 from proper_model.kernels.layout import Layout, routing_dtype
 from proper_model.model.adapters import Adapters
 from proper_model.model.passes import Pass
-from proper_model.settings.presets import RouterMerge, RouterText, Structure, UserRouting
+from proper_model.settings.presets import RouterMerge, RouterText, UserRouting
 
 
 def text_logits(weight: Tensor, x: Tensor) -> Tensor:
@@ -95,7 +94,7 @@ def route(
     user_b: Tensor | None,
     user_w: Tensor | None = None,
 ) -> Tensor:
-    """What the experts of site `number` count, [M, N]: their routing weights, or those centred.
+    """Routing weights [M, N] of site `number`.
 
     Args:
         x: [M, i], read by the `pooled` text router only.
@@ -129,16 +128,7 @@ def route(
             return merge(text, torch.stack(drawn), how)
 
         now.observer(number, weights, row_of, others)
-    weights = counted(weights, adapters.structure)
     return weights if by_token else weights[layout.rows]
-
-
-def counted(weights: Tensor, structure: Structure) -> Tensor:
-    """What softmax weights [..., N] count as in the experts' sum (eq. 7).
-
-    DEVIATION: centred, they sum to 0 instead of 1 (docs/method.md 1.5 o).
-    """
-    return weights - 1 / structure.experts if structure.centered_routing else weights
 
 
 def _own_logits(

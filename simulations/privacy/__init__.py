@@ -1,9 +1,8 @@
-"""What a release or a leaked part tells about the people behind it: attacks, scores, measures.
+"""What tells about people: what leaves a device, what a release says of those who trained it.
 
-`commands`: `proper-sim privacy`. `population`, `targets`, `attacks`, `membership`: who, what, how, and
-the summary over seeds. `measures`: AUC and its intervals over owners. `scores`: membership from one
-model's token probabilities. `reference_attacks`: with shadow models (LiRA, RMIA). `exposure`: how far
-a planted secret stands out. `one_run_audit`: a lower bound of epsilon from one training run.
+`egress`: canaries planted in people's data, and looked for in all that a client sends or writes.
+`membership`: who trained a release, which items an adapter. `statistics`: scores of attacks and their
+intervals. `results`: files, tables, pages, sentences. `commands`: `proper-sim privacy`.
 """
 
-__all__ = ["commands", "measures"]
+__all__ = ["commands", "egress"]

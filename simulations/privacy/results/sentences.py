@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from simulations.privacy.measures import Advantage
+from simulations.privacy.statistics.measures import Advantage
 
 SIGNIFICANT = 0.05
 NAMES = {

@@ -31,7 +31,7 @@ from proper_model.release.contents import Release
 from proper_model.settings import StageSettings, Structure
 from proper_model.stages import LoraTrials, PooledData, pool, router_cohort
 from proper_model.text import Encoder
-from simulations.privacy.population import Candidates, Draw
+from simulations.privacy.membership.population import Candidates, Draw
 
 Floats = NDArray[np.float64]
 MakePass = Callable[[Tensor], Pass]

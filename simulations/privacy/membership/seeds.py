@@ -26,11 +26,11 @@ from proper_model.settings import StageSettings, Structure, to_mapping
 from proper_model.storage.documents import DocumentError, parse_object
 from proper_model.storage.files import make_private_folder, read_regular, write_atomic
 from simulations.outcome import environment
-from simulations.privacy.attacks import THINGS, Attacker, Control, Found, Level
-from simulations.privacy.measures import Advantage, Scored, measure
-from simulations.privacy.population import Candidates, check_own_items
-from simulations.privacy.schema import Attack, Measured, PrivacyResult
-from simulations.privacy.sentences import sentence
+from simulations.privacy.membership.attacks import THINGS, Attacker, Control, Found, Level
+from simulations.privacy.membership.population import Candidates, check_own_items
+from simulations.privacy.results.schema import Attack, Measured, PrivacyResult
+from simulations.privacy.results.sentences import sentence
+from simulations.privacy.statistics.measures import Advantage, Scored, measure
 
 LEVELS: tuple[Level, ...] = ("record", "person", "fresh")
 DRAWS = 2000

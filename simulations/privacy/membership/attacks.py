@@ -27,10 +27,8 @@ from proper_model.progress import Progress
 from proper_model.release.contents import Release
 from proper_model.settings import StageSettings, Structure
 from proper_model.tasks import HistoryItem, Query
-from simulations.privacy.measures import Scored, person_level
-from simulations.privacy.population import Candidates, Draw, draw_members
-from simulations.privacy.scores import calibrated_score, loss_score, min_k_plus_plus
-from simulations.privacy.targets import (
+from simulations.privacy.membership.population import Candidates, Draw, draw_members
+from simulations.privacy.membership.targets import (
     MakePass,
     ReleaseTarget,
     TokenView,
@@ -42,6 +40,8 @@ from simulations.privacy.targets import (
     train_release,
     untrained,
 )
+from simulations.privacy.statistics.measures import Scored, person_level
+from simulations.privacy.statistics.scores import calibrated_score, loss_score, min_k_plus_plus
 
 Level = Literal["record", "person", "fresh"]
 Control = Literal["none", "positive", "negative"]

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from client.terminal.tables import Table
 from proper_model.storage.files import make_private_folder, write_atomic
-from simulations.privacy.schema import Attack, Measured, PrivacyResult
-from simulations.privacy.sentences import SIGNIFICANT
+from simulations.privacy.results.schema import Attack, Measured, PrivacyResult
+from simulations.privacy.results.sentences import SIGNIFICANT
 from simulations.reporting.figures import BLUE, GREY, INK, ORANGE, Figure, drawing, inline
 from simulations.reporting.report import TEMPLATES as SHARED_TEMPLATES
 from simulations.reporting.report import page_environment

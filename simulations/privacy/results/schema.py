@@ -10,7 +10,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from simulations.outcome.results import Document, Hardware, Number, Strict, read_document
-from simulations.privacy.measures import Advantage
+from simulations.privacy.statistics.measures import Advantage
 
 
 class Measured(Strict):

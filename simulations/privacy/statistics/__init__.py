@@ -1,0 +1,3 @@
+"""Numbers of an attack: `measures` are AUC and the like with intervals over owners, `scores` tell members
+by one model's token probabilities.
+"""
