@@ -1,3 +1,3 @@
-"""Numbers of an attack: `measures` are AUC and the like with intervals over owners, `scores` tell members
-by one model's token probabilities.
+"""Numbers of an attack, pure functions on arrays: `measures` are AUC and the like with intervals over
+owners, `scores` tell members by one model's token probabilities, `reference_attacks` by reference models.
 """
