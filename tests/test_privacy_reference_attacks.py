@@ -28,12 +28,13 @@ def log_p(phi):
 
 
 class Planted:
-    """Records with means of their own; training on one raises phi by `shift`."""
+    """Records with means of their own, each in half of the models; training raises phi by `shift`."""
 
     def __init__(self, *, shift: float, deviation, models: int, n: int = 1000, seed: int = 0):
         rng = np.random.default_rng(seed)
         self.mean, self.deviation = rng.normal(0, 3, n), np.broadcast_to(deviation, n)
-        self.member, trained = rng.random(n) < 0.5, rng.random((models, n)) < 0.5
+        self.member = rng.random(n) < 0.5
+        trained = rng.random((models, n)).argsort(0) < models // 2
         self.phi = self.mean + shift * self.member + self.deviation * rng.normal(size=n)
         noise = self.deviation * rng.normal(size=(models, n))
         self.observed = Observed(
@@ -131,8 +132,9 @@ def looped(seen: Observed, population: Observed, a: float, gamma: float, *, onli
     """RMIA pair by pair, in plain probabilities."""
 
     def ratio(data: Observed, i: int, both: bool) -> float:
-        out = [math.exp(v) for v, t in zip(data.references[:, i], data.trained[:, i]) if not t]
-        inside = [math.exp(v) for v, t in zip(data.references[:, i], data.trained[:, i]) if t]
+        seen_by = list(zip(data.references[:, i], data.trained[:, i], strict=True))
+        out = [math.exp(value) for value, trained in seen_by if not trained]
+        inside = [math.exp(value) for value, trained in seen_by if trained]
         mean = sum(out) / len(out)
         if both:
             return math.exp(data.target[i]) / ((mean + sum(inside) / len(inside)) / 2)
