@@ -21,7 +21,9 @@ from simulations.privacy.statistics.one_run_audit import (
 # --- the bound from counts -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("right", "known"), [(100, 3.49), (1000, 5.81)])
+@pytest.mark.parametrize(
+    ("right", "known"), [(100, 3.49), (1000, 5.81), (8932, 8.0)]
+)  # docs/privacy.md
 def test_all_right_has_a_closed_formula(right: int, known: float) -> None:
     q = 0.05 ** (1 / right)
     bound = epsilon_lower_bound(right, right, right, delta=0)

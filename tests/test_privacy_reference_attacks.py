@@ -188,6 +188,9 @@ def test_rmia_beats_the_loss_and_a_is_chosen_without_the_target() -> None:
 def test_others_leaves_out_the_own_model() -> None:
     values = np.array([[1, 2, 3], [4, 5, 6], [7, 8, 9]])
     assert others(values, np.array([0, 2, 1])).tolist() == [[4, 2, 3], [7, 5, 9]]
+    for own in ([0, 2, 3], [0, 2, -1], [0, 2]):
+        with pytest.raises(MetricError, match="do not name one of 3 models for every record"):
+            others(values, np.array(own))
 
 
 def observed(*, target=(-1.0, -2.0), references=((-1.0, -2), (-2, -1)), trained=((0, 0), (0, 0))):

@@ -103,8 +103,19 @@ def _check_log_p(name: str, values: Floats) -> None:
 def others(values: NDArray[Entry], own: Integers) -> NDArray[Entry]:
     """`[M - 1, n]`: of every column of `[M, n]` all rows but `own` `[n]`, in their order.
 
-    Where every model is the target of its own records and a reference for all others.
+    Where every model is the target of its own records and a reference for all others. Raises
+    MetricError if `own` does not name one model of `values` for every record.
     """
+    if (
+        values.ndim != 2
+        or own.shape != values.shape[1:]
+        or not np.isin(own, range(len(values))).all()
+    ):
+        raise MetricError(
+            f"own models {own.shape} do not name one of {len(values)} models for every record of "
+            f"{values.shape}",
+            hint="give places 0 to models - 1, one a record",
+        )
     keep = np.arange(len(values))[:, None] != own
     return np.asarray(values.T[keep.T].reshape(values.shape[1], len(values) - 1).T)
 
