@@ -170,6 +170,7 @@ def test_a_plan_chosen_after_looking_is_wrong_and_the_corrected_one_is_not() -> 
         (lambda: epsilon_lower_bound(1, 2, 3, delta=0, confidence=1), "confidence is 1"),
         (lambda: Guesses(0, 0), "0 guesses in and 0 out"),
         (lambda: Guesses(-1, 3), "-1 guesses in and 3 out"),
+        (lambda: tried(confidence=-0.5), "confidence is -0.5"),
         (lambda: tried(plan=[]), "the plan has 0 entries"),
         (lambda: tried(plan=[Guesses(2, 2)]), "the largest with 4 guesses, for 3 canaries"),
         (lambda: tried(score=[1, math.nan, 3]), "1 of 3 scores of canaries are not finite"),
@@ -181,8 +182,7 @@ def test_what_cannot_be_audited_is_refused(call, message: str) -> None:
         call()
 
 
-def tried(*, score=(1, 2, 3), plan=None):
+def tried(*, score=(1, 2, 3), plan=None, confidence=0.95):
     coins, rng = np.array([True, False, True]), np.random.default_rng(0)
-    return audit(
-        np.array(score), coins, [Guesses(1, 1)] if plan is None else plan, delta=0, rng=rng
-    )
+    plan = [Guesses(1, 1), Guesses(1, 0)] if plan is None else plan
+    return audit(np.array(score), coins, plan, delta=0, rng=rng, confidence=confidence)
