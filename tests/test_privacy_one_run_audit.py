@@ -93,6 +93,15 @@ def test_hand_computed_audit() -> None:
     assert even_plan(100, (0.01, 0.5, 1.0)) == (Guesses(1, 1), Guesses(25, 25), Guesses(50, 50))
 
 
+def test_each_entry_of_a_plan_of_three_is_tested_at_a_third_of_the_level() -> None:
+    coins = np.arange(100) % 2 == 0
+    plan, rng = [Guesses(5, 5), Guesses(50, 50), Guesses(20, 20)], np.random.default_rng(0)
+    found = audit(coins.astype(float), coins, plan, delta=0, rng=rng)
+    q = (0.05 / 3) ** (1 / 100)
+    assert (found.guesses, found.correct, found.entries) == (plan[1], 100, 3)
+    assert found.epsilon == found.ceiling == pytest.approx(math.log(q / (1 - q)), abs=1e-6)
+
+
 def test_equal_scores_say_nothing_in_whatever_order_the_canaries_stand() -> None:
     coins = np.arange(200) < 100
     for included in (coins, ~coins):
