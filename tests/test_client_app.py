@@ -25,7 +25,7 @@ from coordinator.publish import publish
 from coordinator.shipment import Shipment
 from proper_model.errors import DataError, MetricError, NotInstalledError
 from proper_model.federation.protocol import Kind, Status, request_fields
-from simulations.privacy.scanner import text_forms
+from simulations.privacy.egress.scanner import text_forms
 
 __all__ = ["flower_identity"]  # a fixture, used by name
 

@@ -18,8 +18,8 @@ from pathlib import Path
 import pytest
 
 from proper_model.tasks.records import HistoryItem
-from simulations.privacy.canaries import Canary
-from simulations.privacy.scanner import Scanner
+from simulations.privacy.egress.canaries import Canary
+from simulations.privacy.egress.scanner import Scanner
 from tests.device_cli import CANARY, Person, publish_release, quick_release, write_jsonl
 from tests.releases import small_users
 

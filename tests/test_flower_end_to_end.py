@@ -28,8 +28,8 @@ from proper_model.federation.run_plan import RunPlan
 from proper_model.storage.files import make_private_folder
 from simulations.flower.actors import RECORDED
 from simulations.flower.launch import child_environment, launch
-from simulations.privacy.canaries import Canary
-from simulations.privacy.scanner import Scanner, text_forms
+from simulations.privacy.egress.canaries import Canary
+from simulations.privacy.egress.scanner import Scanner, text_forms
 
 PLANTED_CODE = "code of another account"
 ARMS = ("stage1", "stage2-mean", "stage2", "oppu-mlp", "stage3")

@@ -27,11 +27,11 @@ from simulations.cli import run_cli
 from simulations.flower import flower_engine
 from simulations.flower.actors import RECORDED
 from simulations.outcome.results import Document
-from simulations.privacy import egress as module
-from simulations.privacy import scanned_runs, witness
-from simulations.privacy.canaries import Canary, draw, draw_numbers
-from simulations.privacy.egress import EgressResult, Part, examine, sentence
-from simulations.privacy.scanned_runs import (
+from simulations.privacy.egress import measured as module
+from simulations.privacy.egress import scanned_runs, witness
+from simulations.privacy.egress.canaries import Canary, draw, draw_numbers
+from simulations.privacy.egress.measured import EgressResult, Part, examine, sentence
+from simulations.privacy.egress.scanned_runs import (
     Allowed,
     ScannedRun,
     commands,

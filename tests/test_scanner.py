@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 import torch
 
-from simulations.privacy import scanner as module
-from simulations.privacy.canaries import (
+from simulations.privacy.egress import scanner as module
+from simulations.privacy.egress.canaries import (
     NUMBERS,
     Canary,
     draw,
@@ -25,7 +25,7 @@ from simulations.privacy.canaries import (
     plant,
     word,
 )
-from simulations.privacy.scanner import Bounds, Finding, Scanner
+from simulations.privacy.egress.scanner import Bounds, Finding, Scanner
 from tests.run_folders import make_user
 
 RNG = np.random.default_rng(3)

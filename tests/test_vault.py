@@ -39,8 +39,8 @@ from proper_model.errors import (
     VaultError,
     VaultForeignError,
 )
-from simulations.privacy.canaries import Canary
-from simulations.privacy.scanner import Scanner
+from simulations.privacy.egress.canaries import Canary
+from simulations.privacy.egress.scanner import Scanner
 
 
 @pytest.fixture

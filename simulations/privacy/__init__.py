@@ -1,7 +1,8 @@
-"""What leaks: canaries in everything that a client sends or writes.
+"""What tells about people: what leaves a device, what a release says of those who trained it.
 
-`canaries` are planted, `scanner` finds them in every form, `scanned_runs` makes what is scanned, in processes
-that `witness` listens to, one of them `client_life`; `egress` says what leaked.
+`egress`: canaries planted in people's data, and looked for in all that a client sends or writes.
+`membership`: who trained a release, which items an adapter. `statistics`: scores of attacks and their
+intervals. `results`: files, tables, pages, sentences. `commands`: `proper-sim privacy`.
 """
 
-__all__ = ["canaries", "commands", "scanner"]
+__all__ = ["commands", "egress"]

@@ -34,7 +34,7 @@ import torch
 from numpy.typing import NDArray
 
 from proper_model.storage.files import open_regular
-from simulations.privacy.canaries import Canary
+from simulations.privacy.egress.canaries import Canary
 
 KEY = 8  # bytes of a form's beginning that are compared at once
 PAIRS = range(0, KEY, 2)

@@ -20,9 +20,14 @@ from proper_model.storage.new_folder import check_new
 from proper_model.tasks import counted
 from simulations.outcome.environment import commit, hardware
 from simulations.outcome.results import Document, Hardware, Strict, write_document
-from simulations.privacy import witness
-from simulations.privacy.scanned_runs import ScannedRun, make_cast, run_client, run_federation
-from simulations.privacy.scanner import Finding, Scan, Scanner
+from simulations.privacy.egress import witness
+from simulations.privacy.egress.scanned_runs import (
+    ScannedRun,
+    make_cast,
+    run_client,
+    run_federation,
+)
+from simulations.privacy.egress.scanner import Finding, Scan, Scanner
 
 RESULT_FILE = "egress.json"
 ELSEWHERE, INSIDE = "elsewhere", "inside"

@@ -32,9 +32,9 @@ from proper_model.federation.run_plan import PLAN_FILE, RunPlan
 from proper_model.storage.files import make_private_folder, save_private
 from proper_model.tasks import HistoryItem, User, users_to_json
 from simulations.flower.actors import RECORDED
-from simulations.privacy import client_life, witness
-from simulations.privacy.canaries import Canary, draw, in_tensors, plant
-from simulations.privacy.scanner import Scanner
+from simulations.privacy.egress import client_life, witness
+from simulations.privacy.egress.canaries import Canary, draw, in_tensors, plant
+from simulations.privacy.egress.scanner import Scanner
 from simulations.synthetic.people import SyntheticPopulation, make_synthetic
 from simulations.synthetic.tiny_base import make_tiny_base
 
@@ -271,7 +271,7 @@ def run_client(
     plan = notes / "commands.json"
     make_private_folder(notes)
     save_private(plan, json.dumps(life).encode())
-    module = "simulations.privacy.client_life"
+    module = "simulations.privacy.egress.client_life"
     code = _run([sys.executable, "-m", module, str(plan), str(outputs)], root, notes, "life", {})
     if code != 0:
         raise SimulationError(

@@ -1,6 +1,6 @@
 """A child process: one person uses `proper`, command after command, each with its own stdout and stderr.
 
-    python -m simulations.privacy.client_life COMMANDS.json OUTPUTS
+    python -m simulations.privacy.egress.client_life COMMANDS.json OUTPUTS
 
 COMMANDS.json holds lists of words. Outputs are `NN-command.stdout` and `.stderr`; `codes.json` holds the
 exit codes. Every command starts as the installed program does.

@@ -1,0 +1,3 @@
+"""What an attack leaves: `schema` of the file, `sentences` for a record of processing, `show`: table, figure
+and page.
+"""

@@ -1,0 +1,92 @@
+"""The schema of what `proper-sim privacy` leaves: numbers only, people are places in a list."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from simulations.outcome.results import Document, Hardware, Number, Strict, read_document
+from simulations.privacy.statistics.measures import Advantage
+
+
+class Measured(Strict):
+    """An attack's success, with 95 % intervals over people; see `measures.Advantage`."""
+
+    auc: Number
+    low: Number
+    high: Number
+    n_members: int = Field(ge=1)
+    n_non_members: int = Field(ge=1)
+    n_owners: int = Field(ge=1)
+    tpr_at_1: Number | None
+    tpr_low: Number | None
+    tpr_high: Number | None
+    worst_decile: Number
+    worst_decile_low: Number
+    worst_decile_high: Number
+    worst_decile_control: Number
+
+    @classmethod
+    def of(cls, advantage: Advantage) -> Measured:
+        """The file's form of what was measured."""
+        return cls(**asdict(advantage))
+
+
+class Attack(Strict):
+    """One attack on one thing; `pooled` is over all seeds, people being drawn with all their seeds.
+
+    p is two-sided against an AUC of .5, from the interval's width; `p_holm` corrects over the file.
+    """
+
+    thing: str
+    attack: str
+    level: Literal["record", "person", "fresh"]
+    control: Literal["none", "positive", "negative"]
+    per_seed: list[Measured] = Field(min_length=1)
+    pooled: Measured
+    p: Number
+    p_holm: Number
+    sentence: str
+
+
+class PrivacyResult(Document):
+    """One file: all membership attacks on one population, base, preset and profile."""
+
+    experiment: Literal["membership"] = "membership"
+    task: str
+    base: str
+    preset: str
+    profile: str
+    seeds: list[int] = Field(min_length=1)
+    people: int = Field(ge=1)
+    records: int = Field(ge=1)
+    shared_items: Number
+    hardware: Hardware
+    commit: str
+    confidence: float = Field(default=0.95, gt=0, lt=1)
+    attacks: list[Attack] = Field(min_length=1)
+    notes: list[str]
+
+    @model_validator(mode="after")
+    def _seeds_fit(self) -> PrivacyResult:
+        for attack in self.attacks:
+            if len(attack.per_seed) != len(self.seeds):
+                raise ValueError(f"{attack.thing}: one measurement a seed expected")
+            if math.isfinite(attack.p) and not 0 <= attack.p <= attack.p_holm <= 1:
+                raise ValueError(f"{attack.thing}: p and its correction contradict each other")
+        return self
+
+
+def read_privacy(path: Path) -> PrivacyResult:
+    """Parse one file. Raises ReportError naming the file and the first bad field."""
+    make = "proper-sim privacy membership DATA --out OUT"
+    return read_document(
+        PrivacyResult,
+        path,
+        missing=("no such file", f"make one: {make}"),
+        faulty=("not a privacy result of schema 1", f"make it again: {make}"),
+    )
