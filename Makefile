@@ -25,7 +25,7 @@ TEST_ENV := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 PYTEST = $(TEST_ENV) $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 .PHONY: help install lock audit sbom base demo test test-full test-slowest pytest fuzz lint fix docs docs-site \
-  results result uncalibrated result-smollm2 tables report bench bench-results clean distclean
+  results result uncalibrated result-smollm2 tables report privacy bench bench-results clean distclean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "%-16s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -182,6 +182,19 @@ table-%: $(STAMP)
 
 report: $(STAMP) ## the report of a finished run again; OUT=runs/demo
 	$(BIN)/proper-sim report $(OUT)
+
+# What leaks, in small: one line an attack of `proper-sim privacy`, with its options, and two at a time.
+# Whole runs: docs/privacy.md. Another folder: PRIVACY_OUT=runs/other.
+PRIVACY_OUT ?= runs/privacy
+ATTACKS ?= membership egress
+PRIVACY_membership := demo --people 24 --seeds 0 --things population,experts,embeddings,router-cohort,adapter-embedding,answers
+PRIVACY_egress :=
+privacy: $(STAMP) ## what leaks, in small: membership and egress on synthetic people, minutes; ATTACKS=egress
+	rm -rf $(PRIVACY_OUT)/egress
+	$(MAKE) -j 2 $(ATTACKS:%=privacy-%)
+
+privacy-%: $(STAMP)
+	$(TEST_ENV) $(BIN)/proper-sim privacy $* $(PRIVACY_$*) --out $(PRIVACY_OUT)/$*
 
 # Never a test: nothing passes or fails by it. One contender runs at a time, on one thread unless it
 # names more. A growth curve: BENCH="--users 1 --users 8 --users 64 --users 512".

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,16 +15,17 @@ from proper_model.settings import load_profile, preset
 from proper_model.tasks import User, load_task
 from simulations.outcome.results import write_document
 from simulations.privacy.membership import seeds as module
-from simulations.privacy.membership.attacks import Found, overlap
+from simulations.privacy.membership.adapter_attacks import overlap
+from simulations.privacy.membership.found import Found
 from simulations.privacy.membership.population import (
     Candidates,
     check_own_items,
     draw_members,
     shared_share,
 )
-from simulations.privacy.membership.seeds import Plan, membership, pooled
+from simulations.privacy.membership.seeds import Plan, membership, pooled, summarized
 from simulations.privacy.results import show
-from simulations.privacy.results.schema import read_privacy
+from simulations.privacy.results.schema import MERGED, PUBLISHED, read_privacy
 from simulations.privacy.statistics.measures import Scored, auc, swapped
 from simulations.synthetic.people import make_synthetic
 
@@ -75,7 +77,15 @@ def test_sets_whose_items_several_people_have_are_refused(candidates: Candidates
 
 
 @pytest.mark.parametrize(
-    "changed", [{"things": ("nothing",)}, {"levels": ()}, {"seeds": (1, 1)}, {"seeds": ()}]
+    "changed",
+    [
+        {"things": ("nothing",)},
+        {"levels": ()},
+        {"seeds": (1, 1)},
+        {"seeds": ()},
+        {"shadows": 2},
+        {"shadows": 5},
+    ],
 )
 def test_what_cannot_be_attacked_is_refused(candidates: Candidates, changed: Any) -> None:
     with pytest.raises(ConfigError):
@@ -99,19 +109,15 @@ def test_a_finished_seed_is_not_trained_again_and_anothers_is_refused(
 ) -> None:
     trained: list[int] = []
 
-    class Fake:
-        def __init__(self, *_: Any, seed: int, **__: Any) -> None:
-            trained.append(seed)
-            self.seed = seed
+    def fake(*_: Any, seed: int, **__: Any) -> list[Found]:
+        trained.append(seed)
+        controls = (("none", 0.0), ("positive", 4.0), ("negative", 0.0))
+        return [
+            Found("experts", "loss", "person", control, attacked(seed, shift))  # type: ignore[arg-type]
+            for control, shift in controls
+        ]
 
-        def run(self, _things: Any) -> list[Found]:
-            controls = (("none", 0.0), ("positive", 4.0), ("negative", 0.0))
-            return [
-                Found("experts", "loss", "person", control, attacked(self.seed, shift))  # type: ignore[arg-type]
-                for control, shift in controls
-            ]
-
-    monkeypatch.setattr(module, "Attacker", Fake)
+    monkeypatch.setattr(module, "attack", fake)
     how: dict[str, Any] = {"out": tmp_path, "cache": tmp_path, "progress": lambda *_: None}
     first = membership(plan(candidates), **how)
     again = membership(plan(candidates, seeds=(0, 1, 2)), **how)
@@ -131,3 +137,68 @@ def test_a_finished_seed_is_not_trained_again_and_anothers_is_refused(
 def test_overlap_of_an_answer() -> None:
     assert overlap("Comedy", "comedy") == 1
     assert overlap("a quiet day", "quiet night") == 0.5
+
+
+def row(thing: str, attack: str, control: str, shift: float, *, seed: int = 0) -> Found:
+    return Found(thing, attack, "person", control, attacked(seed, shift))  # type: ignore[arg-type]
+
+
+def test_controls_that_fail_are_named_and_chance_alone_is_not(candidates: Candidates) -> None:
+    """Of eight negative controls one has .5 outside its interval, at p of about .02."""
+
+    def ranked(name: str, shift: int) -> Found:
+        score = np.concatenate([np.arange(20) + shift + 0.5, np.arange(20)])
+        scored = Scored(score, np.arange(40) < 20, np.arange(40))
+        return Found("experts", name, "person", "negative", scored)
+
+    by_chance = [ranked("chance", 4), *(ranked(f"even {n}", 0) for n in range(7))]
+    result = summarized(plan(candidates, seeds=(0,)), [by_chance])
+    assert result.attacks[0].pooled.auc == 0.7 and result.attacks[0].pooled.low > 0.5
+    assert not show.failed_controls(result)
+    broken = [
+        row("experts", "sees membership", "negative", 2.0),
+        row("experts", "sees nothing", "positive", 0.0),
+        row("experts", "works", "positive", 3.0),
+    ]
+    said = show.failed_controls(summarized(plan(candidates, seeds=(0,)), [by_chance + broken]))
+    assert len(said) == 2
+    assert "sees nothing: the positive control was not recognised" in "".join(said)
+    assert "sees membership: the negative control is not at .5" in "".join(said)
+
+
+def test_a_protocol_that_is_judged_is_no_claim_about_a_release(candidates: Candidates) -> None:
+    found = [
+        row("experts", "loss", "none", 0.8),
+        *(row(MERGED, name, "none", 0.8) for name in (PUBLISHED, "randomised")),
+        row(MERGED, PUBLISHED, "negative", 2.0),
+    ]
+    result = summarized(plan(candidates, seeds=(0,)), [found])
+    assert [one.p_holm == one.p for one in result.attacks] == [True] * 4  # one claim alone
+    assert not show.failed_controls(result)
+    assert len(show.sentences(result)) == 1
+    bias = show.protocol_bias(result)
+    assert bias is not None and f"{result.attacks[3].pooled.auc - 0.5:+.3f}" in bias
+    assert bias in html.unescape(show.render(result))
+    assert show.protocol_bias(summarized(plan(candidates, seeds=(0,)), [found[:1]])) is None
+
+
+def test_holm_corrects_over_claims_and_low_rates_need_a_thousand_others(
+    candidates: Candidates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "DRAWS", 200)
+    found = [row("experts", f"attack {n}", "none", 0.6, seed=n) for n in range(4)]
+    attacks = summarized(plan(candidates, seeds=(0,)), [found]).attacks
+    smallest = min(attacks, key=lambda one: one.p)
+    assert smallest.p_holm == pytest.approx(min(1.0, 4 * smallest.p))
+    rng = np.random.default_rng(0)
+
+    def some(others: int) -> Found:
+        member = np.arange(40 + others) < 40
+        scored = Scored(rng.normal(size=40 + others), member, np.arange(40 + others) % 50)
+        return Found("experts", str(others), "record", "none", scored)
+
+    rates = [
+        one.pooled.tpr_at_1
+        for one in summarized(plan(candidates, seeds=(0,)), [[some(999), some(1000)]]).attacks
+    ]
+    assert rates[0] is None and rates[1] is not None

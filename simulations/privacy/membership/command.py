@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from simulations.privacy.results.schema import PrivacyResult
 
 RESULT, TABLE, PAGE = "membership.json", "membership.md", "membership.html"
-MOST_ITEMS = 60
 
 Data = Annotated[
     str,
@@ -31,7 +30,7 @@ Things = Annotated[
     typer.Option(
         metavar="A,B",
         help="What to attack: population, experts, embeddings, router-cohort, adapter, "
-        "adapter-embedding, export, answers.",
+        "adapter-embedding, export, answers, merged.",
     ),
 ]
 Levels = Annotated[
@@ -42,7 +41,17 @@ Levels = Annotated[
         help="record, person, or fresh (a person, by items that never trained).",
     ),
 ]
-EVERYTHING = "population,experts,embeddings,router-cohort,adapter,adapter-embedding,export,answers"
+Shadows = Annotated[
+    int,
+    typer.Option(
+        min=0,
+        metavar="N",
+        help="Models that the attacker trains to compare with: 0 (no LiRA, no RMIA), 4, 6 ...",
+    ),
+]
+EVERYTHING = (
+    "population,experts,embeddings,router-cohort,adapter,adapter-embedding,export,answers,merged"
+)
 
 
 def membership(
@@ -60,6 +69,10 @@ def membership(
     people: Annotated[
         int | None, typer.Option(metavar="N", help="At most N candidates. (default: all; demo: 48)")
     ] = None,
+    max_items: Annotated[
+        int, typer.Option(min=12, metavar="N", help="Newest items of a candidate, at most.")
+    ] = 60,
+    shadows: Shadows = 4,
     cache: Annotated[
         Path | None, typer.Option(help="Folder of finished phases. (default: OUT/cache)")
     ] = None,
@@ -85,7 +98,7 @@ def membership(
             settings,
             bases=out / "bases",
             people=people,
-            max_items=MOST_ITEMS,
+            max_items=max_items,
             progress=show,
         )
         plan = Plan(
@@ -95,6 +108,7 @@ def membership(
             numbers,
             _names(things),
             _names(level),  # type: ignore[arg-type]  # checked by the plan
+            shadows,
         )
         result = attack(plan, out=out, cache=cache or out / "cache", progress=show)
     _leave(result, out)
@@ -130,6 +144,9 @@ def _leave(result: PrivacyResult, out: Path) -> None:
     print_table(table)
     for line in show.sentences(result):
         print_line(line)
+    bias = show.protocol_bias(result)
+    if bias is not None:
+        print_line(bias)
     for line in show.failed_controls(result):
         say(f"warning: {line}")
     say(f"result: {out / RESULT}, page: {PAGE}")

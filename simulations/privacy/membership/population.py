@@ -25,7 +25,7 @@ from simulations.setup.sources import choose_template, existing_data
 # Templates may give two people one sentence by chance; a real set of own items has hardly any.
 MOST_SHARED = 0.1
 FRESH_SHARE = 0.25
-LEAST_ITEMS = 8
+LEAST_ITEMS = 12  # a quarter fresh, and half of the others still train an adapter
 SMALLEST = 8
 
 

@@ -26,22 +26,30 @@ from proper_model.settings import StageSettings, Structure, to_mapping
 from proper_model.storage.documents import DocumentError, parse_object
 from proper_model.storage.files import make_private_folder, read_regular, write_atomic
 from simulations.outcome import environment
-from simulations.privacy.membership.attacks import THINGS, Attacker, Control, Found, Level
+from simulations.privacy.membership.attacks import THINGS, attack
+from simulations.privacy.membership.found import Control, Found, Level
 from simulations.privacy.membership.population import Candidates, check_own_items
-from simulations.privacy.results.schema import Attack, Measured, PrivacyResult
+from simulations.privacy.results.schema import MERGED, Attack, Measured, PrivacyResult
 from simulations.privacy.results.sentences import sentence
 from simulations.privacy.statistics.measures import Advantage, Scored, measure
 
 LEVELS: tuple[Level, ...] = ("record", "person", "fresh")
 DRAWS = 2000
+LEAST_SHADOWS = 4
+# Raised whenever an attack computes something else, so that seeds of before are not mixed in.
+VERSION = 2
 MAX_BYTES = 1 << 30
 NOTES = (
     "membership is drawn by seed before training; half of the candidates are pooled, and half of a "
     "newcomer's items train the adapter",
-    "the positive control is an adapter that saw its items sixty times, or of embeddings the table "
-    "itself; the negative control is what nobody trained",
+    "positive controls: an adapter that saw its items far too often, a W_l that did, a prototype of "
+    "one person each; negative controls: the public base, an adapter as it begins, no W_l, embeddings of "
+    "other people",
+    "LiRA and RMIA compare with models that the attacker trains on random halves of the same records",
     "intervals draw people, each with all seeds; p is two-sided against .5 from the interval's "
-    "width, corrected over all attacks that are no control",
+    "width, corrected (Holm) over all attacks that are no control, but not over 'merged', which judges "
+    "a protocol",
+    "a negative control fails where its p, corrected over all negative controls, is below .05",
 )
 
 
@@ -55,12 +63,18 @@ class Plan:
     seeds: tuple[int, ...]
     things: tuple[str, ...]
     levels: tuple[Level, ...]
+    shadows: int = 0
 
     def __post_init__(self) -> None:
         _known("things", self.things, THINGS)
         _known("levels", self.levels, LEVELS)
         if not self.seeds or len(set(self.seeds)) != len(self.seeds):
             raise ConfigError("--seeds needs one or more different seeds", hint="such as 0,1,2,3,4")
+        if self.shadows and (self.shadows < LEAST_SHADOWS or self.shadows % 2):
+            raise ConfigError(
+                f"{self.shadows} shadows, expected none or an even number from {LEAST_SHADOWS} on",
+                hint="they are drawn in pairs, and every record must be out of two of them",
+            )
         if "record" in self.levels:
             check_own_items(self.candidates.name, self.candidates.shared)
 
@@ -76,8 +90,9 @@ class Plan:
             for user in self.candidates.users
         ]
         made = [
+            VERSION,
             *(str(self.candidates.task), self.candidates.base, str(self.structure)),
-            *(to_mapping(self.settings), self.things, self.levels, users),
+            *(to_mapping(self.settings), self.things, self.levels, self.shadows, users),
         ]
         return hashlib.sha256(json.dumps(made, sort_keys=True, default=str).encode()).hexdigest()
 
@@ -103,16 +118,17 @@ def _seed(plan: Plan, seed: int, folder: Path, cache: Path, progress: Progress) 
     if stored is not None:
         return stored
     progress(f"seed {seed}", 0, 0)
-    attacker = Attacker(
+    found = attack(
         plan.candidates,
         plan.structure,
         plan.settings,
         seed=seed,
         cache=cache,
+        things=plan.things,
         levels=plan.levels,
+        shadows=plan.shadows,
         progress=progress,
     )
-    found = attacker.run(plan.things)
     if not found:
         raise ConfigError(
             f"preset '{plan.structure.name}' has nothing of {', '.join(plan.things)} at level "
@@ -208,7 +224,7 @@ def summarized(plan: Plan, seeds: Sequence[Sequence[Found]]) -> PrivacyResult:
         for name, rows in by_name.items()
     }
     p = {name: p_value(found) for name, found in whole.items()}
-    attacks = holm({n: value for n, value in p.items() if by_name[n][0].control == "none"})
+    attacks = holm({n: value for n, value in p.items() if _is_claim(by_name[n][0])})
     corrected = p | attacks
     rows = [
         _attack(found, whole[name], p[name], corrected[name]) for name, found in by_name.items()
@@ -228,6 +244,11 @@ def summarized(plan: Plan, seeds: Sequence[Sequence[Found]]) -> PrivacyResult:
         attacks=rows,
         notes=list(NOTES),
     )
+
+
+def _is_claim(one: Found) -> bool:
+    """Whether it says something of a thing of ours: no control, nor a protocol that is judged."""
+    return one.control == "none" and one.thing != MERGED
 
 
 def _attack(found: Sequence[Found], whole: Advantage, p: float, corrected: float) -> Attack:

@@ -12,6 +12,10 @@ from pydantic import Field, model_validator
 from simulations.outcome.results import Document, Hardware, Number, Strict, read_document
 from simulations.privacy.statistics.measures import Advantage
 
+# An adapter of several people's items, on which a published protocol is judged, and the protocols.
+MERGED = "merged"
+PUBLISHED, RANDOMISED = "published", "randomised"
+
 
 class Measured(Strict):
     """An attack's success, with 95 % intervals over people; see `measures.Advantage`."""
@@ -39,7 +43,8 @@ class Measured(Strict):
 class Attack(Strict):
     """One attack on one thing; `pooled` is over all seeds, people being drawn with all their seeds.
 
-    p is two-sided against an AUC of .5, from the interval's width; `p_holm` corrects over the file.
+    p is two-sided against an AUC of .5, from the interval's width; `p_holm` corrects over all attacks of
+    the file that are no control, but for those on `merged`, which judge a protocol.
     """
 
     thing: str

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from simulations.privacy.results.schema import MERGED, Measured
 from simulations.privacy.statistics.measures import Advantage
 
 SIGNIFICANT = 0.05
@@ -14,6 +15,7 @@ NAMES = {
     "adapter-embedding": "a leaked private adapter with the embedding",
     "export": "a merged export",
     "answers": "the answers of a person's own server",
+    MERGED: "an adapter that one person has of several others' data",
 }
 WHAT = {
     "record": "whether a given text was among those it was trained on",
@@ -32,3 +34,12 @@ def sentence(thing: str, level: str, found: Advantage, p_holm: float) -> str:
     if found.auc > 0.5 and p_holm < SIGNIFICANT:
         return f"{said}: it reveals this to some degree."
     return f"{said}: these data do not show that it reveals this, nor do they rule it out."
+
+
+def bias_sentence(found: Measured) -> str:
+    """What a protocol that chooses members by similarity measures where there is nothing to find."""
+    return (
+        "PriME's published protocol, which calls those most similar to a person members and the others "
+        f"non-members, has an AUC of {found.auc:.3f} [{found.low:.3f}, {found.high:.3f}] on a model "
+        f"that was trained on none of them: a bias of {found.auc - 0.5:+.3f}, not a leak."
+    )

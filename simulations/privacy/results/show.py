@@ -7,15 +7,23 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from client.terminal.tables import Table
+from proper_model.evaluation import holm
 from proper_model.storage.files import make_private_folder, write_atomic
-from simulations.privacy.results.schema import Attack, Measured, PrivacyResult
-from simulations.privacy.results.sentences import SIGNIFICANT
+from simulations.privacy.results.schema import (
+    MERGED,
+    PUBLISHED,
+    Attack,
+    Measured,
+    PrivacyResult,
+)
+from simulations.privacy.results.sentences import SIGNIFICANT, bias_sentence
 from simulations.reporting.figures import BLUE, GREY, INK, ORANGE, Figure, drawing, inline
 from simulations.reporting.report import TEMPLATES as SHARED_TEMPLATES
 from simulations.reporting.report import page_environment
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"
 COLOURS = {"none": BLUE, "positive": ORANGE, "negative": GREY}
+HEIGHTS = {"none": 0.0, "positive": 0.25, "negative": -0.25}  # within an attack's line
 
 
 def title(result: PrivacyResult) -> str:
@@ -70,6 +78,8 @@ def sentences(result: PrivacyResult) -> list[str]:
     """One sentence a thing and level: of the attack that found most."""
     best: dict[tuple[str, str], Attack] = {}
     for row in attacks(result):
+        if row.thing == MERGED:
+            continue
         key = (row.thing, row.level)
         if key not in best or row.pooled.auc > best[key].pooled.auc:
             best[key] = row
@@ -77,38 +87,56 @@ def sentences(result: PrivacyResult) -> list[str]:
 
 
 def failed_controls(result: PrivacyResult) -> list[str]:
-    """Controls that did not do what they must; what stands beside them proves nothing."""
+    """Controls that did not do what they must; what stands beside them proves nothing.
+
+    One interval of twenty misses .5 by chance, so negative controls are corrected (Holm) over all of them.
+    """
+    rows = [row for row in result.attacks if (row.thing, row.attack) != (MERGED, PUBLISHED)]
+    negative = {str(place): row.p for place, row in enumerate(rows) if row.control == "negative"}
+    corrected = holm(negative)
     said = []
-    for row in result.attacks:
+    for place, row in enumerate(rows):
         found, name = row.pooled, f"{row.thing}, {row.level}, {row.attack}"
         if row.control == "positive" and not (found.auc > 0.5 and row.p < SIGNIFICANT):
             said.append(f"{name}: the positive control was not recognised ({interval(found)})")
-        if row.control == "negative" and not found.low <= 0.5 <= found.high:
+        if corrected.get(str(place), 1.0) < SIGNIFICANT:
             said.append(f"{name}: the negative control is not at .5 ({interval(found)})")
     return said
 
 
+def protocol_bias(result: PrivacyResult) -> str | None:
+    """What the published protocol measures where there is nothing; None where it was not tried."""
+    for row in result.attacks:
+        if (row.thing, row.attack, row.control) == (MERGED, PUBLISHED, "negative"):
+            return bias_sentence(row.pooled)
+    return None
+
+
 def figure(result: PrivacyResult) -> Figure:
-    """AUC of every attack and control with its interval."""
-    rows: Sequence[Attack] = result.attacks
-    with drawing(7.6, 0.9 + 0.2 * len(rows)) as (canvas, axes):
-        for place, row in enumerate(reversed(rows)):
-            colour, found = COLOURS[row.control], row.pooled
-            axes.plot([found.low, found.high], [place, place], color=colour, linewidth=2)
-            axes.plot([found.auc], [place], marker="o", color=colour, markersize=4)
+    """AUC of every attack with its interval, its controls on the same line."""
+    lines: dict[str, list[Attack]] = {}
+    for row in result.attacks:
+        lines.setdefault(f"{row.thing}, {row.level}, {row.attack}", []).append(row)
+    with drawing(7.6, 0.9 + 0.2 * len(lines)) as (canvas, axes):
+        for place, rows in enumerate(reversed(lines.values())):
+            for row in rows:
+                colour, found = COLOURS[row.control], row.pooled
+                height = place + HEIGHTS[row.control]
+                axes.plot([found.low, found.high], [height, height], color=colour, linewidth=1.5)
+                axes.plot([found.auc], [height], marker="o", color=colour, markersize=3)
         axes.axvline(0.5, color=INK, linewidth=0.8, linestyle=":")
-        axes.set_yticks(range(len(rows)), [_label(row) for row in reversed(rows)], fontsize=7)
+        axes.set_yticks(range(len(lines)), list(reversed(lines)), fontsize=7)
         axes.set_xlim(0, 1.02)
         axes.set_xlabel(
-            "AUC of membership (.5: nothing; blue: attack, orange: overfit, grey: untrained)"
+            "AUC of membership (.5: nothing; blue: attack, orange: positive, grey: negative control)"
         )
-        said = "; ".join(f"{_label(row)}: {interval(row.pooled)}" for row in rows)
+        said = "; ".join(
+            f"{name}{'' if row.control == 'none' else f' ({row.control} control)'}: "
+            f"{interval(row.pooled)}"
+            for name, rows in lines.items()
+            for row in rows
+        )
         return inline(canvas, "auc", "Membership", f"AUC of membership, with intervals. {said}.")
-
-
-def _label(row: Attack) -> str:
-    control = "" if row.control == "none" else f" ({row.control} control)"
-    return f"{row.thing}, {row.level}, {row.attack}{control}"
 
 
 def render(result: PrivacyResult) -> str:
@@ -121,6 +149,7 @@ def render(result: PrivacyResult) -> str:
         figure=figure(result),
         sentences=sentences(result),
         failed=failed_controls(result),
+        bias=protocol_bias(result),
     )
 
 
