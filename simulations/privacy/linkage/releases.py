@@ -66,6 +66,11 @@ class Lab:
         task = self.people.tasks[0]
         return Held(release, task, one, halves[0]), Held(release, task, two, halves[1])
 
+    def one_half(self) -> Held:
+        """The first release, with states of the first half alone."""
+        release, half = self._release(self.parts.pooled, self.seed), self._half(0)
+        return Held(release, self.people.tasks[0], *self._trained(release, [("", half)]), half)
+
     def next(self, scope: str) -> tuple[Held, Held]:
         """The second half over another release: with starts drawn anew, and with kept ones."""
         more = scope == "more-people"
