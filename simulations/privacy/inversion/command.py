@@ -58,7 +58,7 @@ def inversion(
     from proper_model.settings import preset as structure_of
     from proper_model.storage.files import storage_errors
     from simulations.privacy.inversion.attacks import UPLOADS
-    from simulations.privacy.inversion.seeds import Plan, inversion_of
+    from simulations.privacy.inversion.seeds import Plan, check_options, inversion_of
     from simulations.privacy.linkage.people import plant
     from simulations.privacy.results.options import names, numbers
     from simulations.privacy.results.rates_show import leave
@@ -66,6 +66,7 @@ def inversion(
     drawn, structure, settings = numbers(seeds), structure_of(preset), load_profile(profile)
     sent, sizes = names(uploads, UPLOADS, "--uploads"), numbers(batch, "--batch", "1,4")
     defences = _defences(noise)
+    check_options(structure, sent, sizes, steps)
     with storage_errors(out), progress_bars() as show:
         planted = plant(
             data, settings, attacked=people, two_tasks=False, bases=out / "bases", progress=show

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -10,7 +11,7 @@ from proper_model.errors import ConfigError
 from proper_model.progress import Progress
 from proper_model.settings import StageSettings, Structure, to_mapping
 from simulations.outcome import environment
-from simulations.privacy.inversion.attacks import CANDIDATES, Attacker
+from simulations.privacy.inversion.attacks import Attacker
 from simulations.privacy.inversion.sentences import sentences
 from simulations.privacy.linkage.people import Planted, draw_parts
 from simulations.privacy.linkage.releases import Lab
@@ -39,6 +40,26 @@ NOTES = (
 )
 
 
+MOST_TEXTS = 12  # half of a synthetic person's items
+
+
+def check_options(
+    structure: Structure, uploads: Sequence[str], batches: Sequence[int], steps: int
+) -> None:
+    """Raise ConfigError for what cannot be attacked, before anything is trained."""
+    if not batches or min(batches) < 1 or max(batches) > MOST_TEXTS:
+        raise ConfigError(
+            f"--batch takes numbers of texts from 1 to {MOST_TEXTS}, half of what a person has"
+        )
+    if steps < 0:
+        raise ConfigError(f"--steps takes a number from 0 on, got {steps}")
+    if set(uploads) == {"router"} and not structure.has_lora_router:
+        raise ConfigError(
+            f"preset '{structure.name}' has no LoRA-aware router that all users share",
+            hint="attack lora or lora-update, or take preset default or paper",
+        )
+
+
 @dataclass(frozen=True)
 class Plan:
     """What is attacked and how; `batches` are numbers of texts, `steps` those of gradient matching."""
@@ -54,18 +75,7 @@ class Plan:
     steps: int
 
     def __post_init__(self) -> None:
-        most = min(len(user.history) for user in self.planted.users) // 2
-        if not self.batches or min(self.batches) < 1 or max(self.batches) > most:
-            raise ConfigError(
-                f"--batch takes numbers of texts from 1 to {most}, half of what a person has"
-            )
-        if max(self.batches) >= CANDIDATES or self.steps < 0:
-            raise ConfigError("--steps takes a number from 0 on")
-        if set(self.uploads) == {"router"} and not self.structure.has_lora_router:
-            raise ConfigError(
-                f"preset '{self.structure.name}' has no LoRA-aware router that all users share",
-                hint="attack lora or lora-update, or take preset default or paper",
-            )
+        check_options(self.structure, self.uploads, self.batches, self.steps)
 
     @property
     def digest(self) -> str:
