@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 
@@ -170,7 +171,7 @@ def test_a_finished_seed_is_kept_summed_up_and_shown(tmp_path: Path) -> None:
     assert read_rates(tmp_path / "linkage.json").attacks[0].ranked == 10
     with pytest.raises(CheckpointError):
         kept_seed(tmp_path, 0, digest_of("people", 2), list)
-    (tmp_path / "seeds" / "0.json").write_text('{"digest": "%s", "attacks": [1]}' % digest)
+    (tmp_path / "seeds" / "0.json").write_text(json.dumps({"digest": digest, "attacks": [1]}))
     with pytest.raises(CheckpointError, match="damaged"):
         kept_seed(tmp_path, 0, digest, list)
 

@@ -81,7 +81,7 @@ class Plan:
     def digest(self) -> str:
         """sha256 over all that a seed's result depends on but the seed."""
         how = str(self.structure), to_mapping(self.settings), self.uploads, str(self.defences)
-        people = str(self.planted), self.attacked
+        people = self.planted.identity, self.attacked
         return digest_of("inversion", *people, *how, self.batches, self.steps)
 
 
