@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 
 import numpy as np
 import torch
@@ -98,10 +97,10 @@ class Attacker:
         """V: rows of the embedding matrix."""
         return int(self.model.base.get_input_embeddings().num_embeddings)
 
-    @cached_property
+    @property
     def held(self) -> Held:
         """The release, and what every participant trained on the other half of the own items."""
-        return self.lab.one_half()
+        return self.lab.first_half
 
     def run(self, uploads: Sequence[str], defences: Sequence[Defence]) -> list[Tried]:
         """All attacks on the uploads that are asked for. What the preset has not gives none."""
