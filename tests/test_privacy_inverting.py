@@ -46,9 +46,9 @@ def test_defence_by_hand() -> None:
     assert noisy.std() == pytest.approx(1.5, rel=0.02)
     assert Defence().name == "no defence"
     assert Defence(True, 0.1).name == "clipped, noise 0.1"
-    for wrong in ({"noise": 1.0}, {"clips": True, "noise": -1.0}, {"clips": True, "noise": np.nan}):
+    for clips, noise in ((False, 1.0), (True, -1.0), (True, np.nan)):
         with pytest.raises(MetricError):
-            Defence(**wrong)
+            Defence(clips, noise)
 
 
 def test_the_nearest_candidate_by_hand() -> None:

@@ -3,30 +3,26 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from proper_model.errors import ConfigError
 from simulations.outcome.timings import progress_bars
+from simulations.privacy.results.options import Cache, Out, Seeds, names, numbers
 
 if TYPE_CHECKING:
     from simulations.privacy.statistics.inverting import Defence
 
 
 def inversion(
-    out: Annotated[
-        Path, typer.Option(metavar="OUT", help="Folder for result, table, page and seeds.")
-    ],
+    out: Out,
     data: Annotated[
         str, typer.Argument(metavar="DATA", help="Synthetic people: demo, demo:rate, demo:text.")
     ] = "demo",
     preset: Annotated[str, typer.Option(help="Structure of the model.")] = "default",
     profile: Annotated[str, typer.Option(help="Hyperparameters.")] = "demo",
-    seeds: Annotated[
-        str, typer.Option(metavar="S,T", help="Draws of people and parts.")
-    ] = "0,1,2,3,4",
+    seeds: Seeds = "0,1,2,3,4",
     uploads: Annotated[
         str, typer.Option(metavar="A,B", help="What would be sent: router, lora, lora-update.")
     ] = "router,lora,lora-update",
@@ -46,9 +42,7 @@ def inversion(
     steps: Annotated[
         int, typer.Option(metavar="N", help="Steps of gradient matching; 0: without it.")
     ] = 150,
-    cache: Annotated[
-        Path | None, typer.Option(help="Folder of finished phases. (default: OUT/cache)")
-    ] = None,
+    cache: Cache = None,
 ) -> None:
     """Rebuild texts from gradients that a participant would upload. Nothing uploads them today.
 
@@ -60,7 +54,6 @@ def inversion(
     from simulations.privacy.inversion.attacks import UPLOADS
     from simulations.privacy.inversion.seeds import Plan, check_options, inversion_of
     from simulations.privacy.linkage.people import plant
-    from simulations.privacy.results.options import names, numbers
     from simulations.privacy.results.rates_show import leave
 
     drawn, structure, settings = numbers(seeds), structure_of(preset), load_profile(profile)

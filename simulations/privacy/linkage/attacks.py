@@ -7,7 +7,7 @@ tasks, which share no text, the true group itself.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -163,7 +163,9 @@ class Attacker:
         self, scope: str, thing: str, attack: str, one: Floats, two: Floats, control: Control
     ) -> list[Tried]:
         rng = self._rng(f"{scope}/{thing}/{attack}/{control}")
-        link = linked if attack == "cosine" else partial(linked_aligned, rng=rng)
+        link: Callable[[Floats, Floats], Linked] = linked
+        if attack == "aligned":
+            link = partial(linked_aligned, rng=rng)
         if control != "negative":
             found = [link(one, two)]
         else:

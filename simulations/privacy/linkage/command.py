@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from simulations.outcome.timings import progress_bars
+from simulations.privacy.results.options import Cache, Out, Seeds, names, numbers
 
 
 def linkage(
-    out: Annotated[
-        Path, typer.Option(metavar="OUT", help="Folder for result, table, page and seeds.")
-    ],
+    out: Out,
     data: Annotated[
         str,
         typer.Argument(
@@ -23,9 +21,7 @@ def linkage(
     ] = "demo",
     preset: Annotated[str, typer.Option(help="Structure of the model.")] = "default",
     profile: Annotated[str, typer.Option(help="Hyperparameters.")] = "demo",
-    seeds: Annotated[
-        str, typer.Option(metavar="S,T", help="Draws of people and parts.")
-    ] = "0,1,2,3,4",
+    seeds: Seeds = "0,1,2,3,4",
     things: Annotated[
         str,
         typer.Option(
@@ -43,9 +39,7 @@ def linkage(
     people: Annotated[
         int, typer.Option(metavar="N", help="How many are attacked, a multiple of 3.")
     ] = 30,
-    cache: Annotated[
-        Path | None, typer.Option(help="Folder of finished phases. (default: OUT/cache)")
-    ] = None,
+    cache: Cache = None,
 ) -> None:
     """Name people's groups, and find the same person again, from what may leave or leak.
 
@@ -57,7 +51,6 @@ def linkage(
     from simulations.privacy.linkage.attacks import SCOPES, THINGS
     from simulations.privacy.linkage.people import plant
     from simulations.privacy.linkage.seeds import Plan, linkage_of
-    from simulations.privacy.results.options import names, numbers
     from simulations.privacy.results.rates_show import leave
 
     drawn, structure, settings = numbers(seeds), structure_of(preset), load_profile(profile)

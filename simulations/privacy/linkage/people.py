@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -23,6 +24,9 @@ from proper_model.settings import StageSettings
 from proper_model.tasks import HistoryItem, Task, User
 from simulations.setup.options import DEMOS
 from simulations.setup.sources import choose_template
+
+if TYPE_CHECKING:
+    from simulations.synthetic.people import SyntheticPopulation
 
 GROUPS = 3  # of the preset `demo`
 PARTS = {"pooled": 8, "more": 4, "public": 20}  # of each group
@@ -106,9 +110,6 @@ def plant(
 
     Raises ConfigError for other data, or for fewer than two attacked people a group.
     """
-    from simulations.synthetic.people import make_synthetic
-    from simulations.synthetic.tiny_base import make_tiny_base
-
     if data not in DEMOS:
         raise ConfigError(
             f"{data}: only synthetic people have a true group to be compared with",
@@ -121,45 +122,53 @@ def plant(
         )
     kind = DEMOS[data]
     a_group = sum(PARTS.values()) + attacked // GROUPS
-    made = [
-        make_synthetic(one, preset="demo", users_per_group=a_group, test_users_per_group=1)
-        for one in (kind, SECOND[kind])
-    ]
-    first, second = ([*one.population.pooled] for one in made)
-    groups = [one.truth["groups"] for one in made]
-    partner = {
-        own.user_id: other
-        for number in range(GROUPS)
-        for own, other in zip(
-            (user for user in first if groups[0][user.user_id] == number),
-            (user for user in second if groups[1][user.user_id] == number),
-            strict=True,
-        )
-    }
-
-    def base(texts: tuple[str, ...], words: tuple[str, ...]) -> str:
-        found = make_tiny_base(
-            bases,
-            texts,
-            vocabulary=words,
-            progress=lambda done, total: progress("pretraining a tiny base", done, total),
-        )
-        return str(found.resolve())
-
-    alone = base(made[0].pretrain_texts, made[0].vocabulary)
-    both = alone
-    if two_tasks:
-        texts = tuple(text for one in made for text in one.pretrain_texts)
-        both = base(texts, tuple(word for one in made for word in one.vocabulary))
+    first, second = (_made(one, a_group) for one in (kind, SECOND[kind]))
+    users = first.population.pooled
+    group = first.truth["groups"]
+    partner = _partners(first, second)
+    alone = _base([first], bases, progress)
     return Planted(
         kind,
-        tuple(first),
-        tuple(replace(partner[user.user_id], user_id=user.user_id) for user in first),
-        tuple(int(groups[0][user.user_id]) for user in first),
+        users,
+        tuple(replace(partner[user.user_id], user_id=user.user_id) for user in users),
+        tuple(int(group[user.user_id]) for user in users),
         (
             choose_template(kind, None, settings)[0],
             choose_template(SECOND[kind], None, settings)[0],
         ),
         alone,
-        both,
+        _base([first, second], bases, progress) if two_tasks else alone,
     )
+
+
+def _made(kind: str, a_group: int) -> SyntheticPopulation:
+    from simulations.synthetic.people import make_synthetic
+
+    return make_synthetic(kind, preset="demo", users_per_group=a_group, test_users_per_group=1)
+
+
+def _partners(first: SyntheticPopulation, second: SyntheticPopulation) -> dict[str, User]:
+    """By id of a person of the first task one of the second, of the same group, nobody twice."""
+
+    def of(made: SyntheticPopulation, number: int) -> list[User]:
+        groups = made.truth["groups"]
+        return [user for user in made.population.pooled if groups[user.user_id] == number]
+
+    return {
+        own.user_id: other
+        for number in range(GROUPS)
+        for own, other in zip(of(first, number), of(second, number), strict=True)
+    }
+
+
+def _base(made: Sequence[SyntheticPopulation], bases: Path, progress: Progress) -> str:
+    """Folder of a base that has met the words and texts of all, and no person."""
+    from simulations.synthetic.tiny_base import make_tiny_base
+
+    found = make_tiny_base(
+        bases,
+        tuple(text for one in made for text in one.pretrain_texts),
+        vocabulary=tuple(word for one in made for word in one.vocabulary),
+        progress=lambda done, total: progress("pretraining a tiny base", done, total),
+    )
+    return str(found.resolve())

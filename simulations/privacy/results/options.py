@@ -1,10 +1,18 @@
-"""Options that several attacks have: lists of names and of seeds."""
+"""Options that several attacks have, and how lists of names and numbers are read."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
 
 from proper_model.errors import ConfigError
+
+Out = Annotated[Path, typer.Option(metavar="OUT", help="Folder for result, table, page and seeds.")]
+Seeds = Annotated[str, typer.Option(metavar="S,T", help="Draws of people and parts.")]
+Cache = Annotated[Path | None, typer.Option(help="Folder of finished phases. (default: OUT/cache)")]
 
 
 def names(text: str, known: Sequence[str], option: str) -> tuple[str, ...]:
