@@ -24,7 +24,7 @@ from simulations.privacy.statistics.linking import (
     linked_aligned,
     scaled,
 )
-from simulations.privacy.statistics.shares import Tried, p_against, share
+from simulations.privacy.statistics.shares import Tried, p_against, share, worst_decile
 
 PEOPLE = 40
 
@@ -44,6 +44,14 @@ def test_shares_by_hand_and_intervals_draw_people_not_rows() -> None:
     copied = share(np.tile(hits, 5), np.tile(np.arange(50), 5), rng=rng())
     assert (copied.low, copied.high) == pytest.approx((once.low, once.high))
     assert once.high - once.low == pytest.approx(3.92 * 0.5 / math.sqrt(50), rel=0.15)
+
+
+def test_the_worst_decile_by_hand() -> None:
+    owner = np.repeat(np.arange(11), 2)
+    values = np.zeros(22)
+    values[[0, 1, 4]] = 1  # one owner always, one every other time
+    assert worst_decile(values, owner) == pytest.approx((1 + 0.5) / 2)
+    assert worst_decile(values[:4], owner[:4]) == 1
 
 
 def test_p_of_an_interval() -> None:

@@ -15,7 +15,14 @@ from pydantic import Field, model_validator
 from proper_model.evaluation import holm
 from simulations.outcome.results import Number, Strict, read_document
 from simulations.privacy.results.seeded import SeededResult
-from simulations.privacy.statistics.shares import Control, Share, Tried, p_against, share
+from simulations.privacy.statistics.shares import (
+    Control,
+    Share,
+    Tried,
+    p_against,
+    share,
+    worst_decile,
+)
 
 Experiment = Literal["linkage", "inversion"]
 
@@ -38,7 +45,8 @@ class Rated(Strict):
     """One attack; `pooled` is over all seeds, people being drawn with all their seeds.
 
     `rank` is the mean place of the right answer among `ranked`, where answers were compared; guessing
-    gives (ranked + 1) / 2. p is two-sided against `chance`; `p_holm` corrects over the file.
+    gives (ranked + 1) / 2. `worst_decile` is the success with the tenth of people with whom it is best; the
+    negative control says what choosing them makes of chance. p is two-sided against `chance`; `p_holm` corrects over the file.
     """
 
     scope: str
@@ -48,6 +56,7 @@ class Rated(Strict):
     chance: Number
     per_seed: list[Rate] = Field(min_length=1)
     pooled: Rate
+    worst_decile: Number
     rank: Rate | None
     ranked: int | None
     p: Number
@@ -116,6 +125,7 @@ def _rated(rows: Sequence[Tried], pooled: Share, p: float, corrected: float) -> 
             for place, row in enumerate(rows)
         ],
         pooled=Rate.of(pooled),
+        worst_decile=worst_decile(_hits(rows), _owners(rows)),
         rank=rank,
         ranked=one.ranked,
         p=p,
@@ -124,7 +134,11 @@ def _rated(rows: Sequence[Tried], pooled: Share, p: float, corrected: float) -> 
 
 
 def _pooled(name: str, rows: Sequence[Tried]) -> Share:
-    return share(np.concatenate([row.hit for row in rows]), _owners(rows), rng=_rng(name))
+    return share(_hits(rows), _owners(rows), rng=_rng(name))
+
+
+def _hits(rows: Sequence[Tried]) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    return np.concatenate([row.hit for row in rows])
 
 
 def _owners(rows: Sequence[Tried]) -> np.ndarray[tuple[int], np.dtype[np.int64]]:

@@ -29,12 +29,13 @@ def rate_table(result: RateResult) -> Table:
     """A row an attack, its controls beside it."""
     header = (
         *("asked", "thing", "attack", "success", "guessing", "positive control"),
-        *("negative control", "mean rank (guessing)", "p, Holm"),
+        *("negative control", "worst decile (control)", "mean rank (guessing)", "p, Holm"),
     )
     rows = tuple(
         (
             *(row.scope, row.thing, row.attack, interval(row.pooled), f"{row.chance:.3f}"),
             *(_control(result, row, kind) for kind in ("positive", "negative")),
+            _decile(result, row),
             _rank(row),
             "–" if math.isnan(row.p_holm) else f"{row.p_holm:.3f}",
         )
@@ -49,17 +50,32 @@ def interval(found: Rate) -> str:
     return f"{found.value:.3f} [{found.low:.3f}, {found.high:.3f}]"
 
 
+def _decile(result: RateResult, row: Rated) -> str:
+    same = _same(result, row, "negative")
+    return f"{row.worst_decile:.3f} ({f'{same[0].worst_decile:.3f}' if same else '–'})"
+
+
 def _rank(row: Rated) -> str:
     if row.rank is None or row.ranked is None:
         return "–"
     return f"{row.rank.value:.1f} ({(row.ranked + 1) / 2:.1f})"
 
 
+def _same(result: RateResult, row: Rated, kind: str) -> list[Rated]:
+    """The control of the same attack on the same thing."""
+    key = kind, row.scope, row.thing, row.attack
+    return [
+        one
+        for one in result.attacks
+        if (one.control, one.scope, one.thing, one.attack) == key
+    ]
+
+
 def _control(result: RateResult, row: Rated, kind: str) -> str:
-    """The control of the same attack on the same thing, or a positive one of the whole question."""
-    of = [other for other in result.attacks if (other.control, other.scope) == (kind, row.scope)]
-    same = [other for other in of if (other.thing, other.attack) == (row.thing, row.attack)]
-    found = same or (of if kind == "positive" else [])
+    """The same attack's control, or a positive one of the whole question."""
+    found = _same(result, row, kind)
+    if not found and kind == "positive":
+        found = [one for one in result.attacks if (one.control, one.scope) == (kind, row.scope)]
     return interval(found[0].pooled) if found else "–"
 
 

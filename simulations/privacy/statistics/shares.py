@@ -87,6 +87,16 @@ def share(
     return Share(float(np.mean(values)), low, high, len(owners))
 
 
+def worst_decile(values: Floats, owner: Integers) -> float:
+    """Mean of the tenth of owners (rounded up) with whom an attack succeeds most, over their own means.
+
+    Choosing the worst off raises it above the mean without any leak: compare it with that of a control.
+    """
+    _, row = np.unique(owner, return_inverse=True)
+    means = np.sort(np.bincount(row, weights=values) / np.bincount(row))
+    return float(means[-math.ceil(len(means) / 10) :].mean())
+
+
 def p_against(value: float, low: float, high: float, null: float, *, draws: int = DRAWS) -> float:
     """Two-sided p of a value against `null`, its 95 % interval taken for a normal one.
 
