@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from simulations.privacy.results.rates import Rated
+from simulations.privacy.results.rates import Rated, strongest
 from simulations.privacy.results.sentences import SIGNIFICANT
 
 UPLOADS = {
@@ -21,8 +21,8 @@ SCOPES = {
 
 
 def sentences(rows: Sequence[Rated]) -> list[str]:
-    """A sentence for every attack that is no control."""
-    return [_sentence(row) for row in rows if row.control == "none"]
+    """A sentence for every upload and question, of the attack that found most."""
+    return [_sentence(row) for row in strongest(rows).values()]
 
 
 def _sentence(row: Rated) -> str:
