@@ -97,12 +97,14 @@ def test_inversion_from_people_to_page(tmp_path: Path) -> None:
     words = ["privacy", "inversion", "--out", str(tmp_path), *ARGUMENTS]
     assert run_cli([*words, "--batch", "1", "--noise", "100", "--steps", "2"]) == 0
     result = read_rates(tmp_path / "inversion.json")
-    found = {(row.scope, row.thing, row.attack): row for row in result.attacks}
+    rows = [row for row in result.attacks if row.control != "negative"]
+    found = {(row.scope, row.thing, row.attack): row for row in rows}
     read = found["tokens", "embeddings; 1 text", "read off, no defence"]
     assert read.control == "positive" and read.pooled.value > 0.9
     for upload in ("router", "lora"):
         open_ = found["candidates", f"{upload}; 1 text", "nearest, no defence"]
-        assert open_.pooled.value == 1 and open_.chance == 0.05
+        # An adapter that training did not keep has B = 0, and its router's gradient is zero.
+        assert open_.pooled.value > (0.99 if upload == "lora" else 0.5) and open_.chance == 0.05
         drowned = found["candidates", f"{upload}; 1 text", "nearest, clipped, noise 100"]
         assert drowned.pooled.value < 1
         assert ("tokens", f"{upload}; 1 text", "gradient matching, no defence") in found

@@ -71,20 +71,20 @@ class Attacker:
     def _over_one_task(self, scopes: Sequence[str]) -> list[Tried]:
         first, again = self.lab.first()
         one = self._views(first, self.questions)
-        texts = views.texts(first.task, first.items, again.items)
+        texts, others = views.texts(first.task, first.items, again.items)
         found: list[Tried] = []
         if "group" in scopes:
-            found += self._groups(first, one, texts[0])
+            found += self._groups(first, one, texts)
         if "same-release" in scopes:
             two = self._views(again, self.questions)
             found += self._linked("same-release", one, two)
-            found += self._link("same-release", "texts", "cosine", *texts, "positive")
+            found += self._link("same-release", "texts", "cosine", texts, others, "positive")
         for scope in SECOND_HALF:
             if scope not in scopes:
                 continue
             anew, kept = self.lab.next(scope)
             found += self._linked(scope, one, self._views(anew, self.questions))
-            found += self._link(scope, "texts", "cosine", *texts, "positive")
+            found += self._link(scope, "texts", "cosine", texts, others, "positive")
             if "adapter-factors" in self.things:
                 found += self._kept_start(scope, one["adapter-factors"], kept)
         return found

@@ -71,7 +71,8 @@ class Lab:
     def first_half(self) -> Held:
         """The first release, with states of the first half alone."""
         release, half = self._release(self.parts.pooled, self.seed), self._half(0)
-        return Held(release, self.people.tasks[0], *self._trained(release, [("", half)]), half)
+        (states,) = self._trained(release, [("", half)])
+        return Held(release, self.people.tasks[0], states, half)
 
     def next(self, scope: str) -> tuple[Held, Held]:
         """The second half over another release: with starts drawn anew, and with kept ones."""
