@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from simulations.privacy.egress.command import egress
+from simulations.privacy.linkage.command import linkage
 from simulations.privacy.membership.command import membership
 
 app = typer.Typer(name="privacy", no_args_is_help=True)
@@ -15,5 +16,5 @@ def privacy() -> None:
     """What a release, an adapter or a device tells about people."""
 
 
-for attack in (membership, egress):
+for attack in (membership, linkage, egress):
     app.command()(attack)

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from client.terminal.console import print_line, print_table, say
-from proper_model.errors import ConfigError
 from simulations.outcome.timings import progress_bars
 
 if TYPE_CHECKING:
@@ -68,14 +67,15 @@ def membership(
 
     Finished seeds in OUT are not trained again.
     """
-    numbers = _numbers(seeds)
     from proper_model.settings import load_profile
     from proper_model.settings import preset as structure_of
     from simulations.privacy.membership.population import load_candidates
     from simulations.privacy.membership.seeds import Plan
     from simulations.privacy.membership.seeds import membership as attack
+    from simulations.privacy.results.options import numbers
     from simulations.setup.options import DEMOS
 
+    drawn = numbers(seeds)
     settings = load_profile(profile or ("demo" if data in DEMOS else "tiny"))
     with progress_bars() as show:
         candidates = load_candidates(
@@ -92,7 +92,7 @@ def membership(
             candidates,
             structure_of(preset),
             settings,
-            numbers,
+            drawn,
             _names(things),
             _names(level),  # type: ignore[arg-type]  # checked by the plan
         )
@@ -102,16 +102,6 @@ def membership(
 
 def _names(text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
-
-
-def _numbers(text: str) -> tuple[int, ...]:
-    try:
-        found = tuple(int(part) for part in text.split(","))
-    except ValueError:
-        found = ()
-    if not found or min(found) < 0:
-        raise ConfigError("--seeds takes numbers from 0 on", hint="such as --seeds 0,1,2,3,4")
-    return found
 
 
 def _leave(result: PrivacyResult, out: Path) -> None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +30,7 @@ from simulations.privacy.membership.population import Candidates, check_own_item
 from simulations.privacy.results.schema import Attack, Measured, PrivacyResult
 from simulations.privacy.results.sentences import sentence
 from simulations.privacy.statistics.measures import Advantage, Scored, measure
+from simulations.privacy.statistics.shares import p_against
 
 LEVELS: tuple[Level, ...] = ("record", "person", "fresh")
 DRAWS = 2000
@@ -183,16 +183,8 @@ def pooled(scored: Sequence[Scored]) -> Scored:
 
 
 def p_value(found: Advantage) -> float:
-    """Two-sided p of an AUC against .5, the interval taken for a normal one. NaN without one.
-
-    No p is below 1 / draws: so many draws cannot tell more.
-    """
-    width = found.high - found.low
-    if not math.isfinite(width):
-        return math.nan
-    if width == 0:
-        return 1.0 if found.auc == 0.5 else 1 / DRAWS
-    return max(1 / DRAWS, math.erfc(abs(found.auc - 0.5) / (width / 3.92) / math.sqrt(2)))
+    """Two-sided p of an AUC against .5; see `shares.p_against`."""
+    return p_against(found.auc, found.low, found.high, 0.5, draws=DRAWS)
 
 
 def summarized(plan: Plan, seeds: Sequence[Sequence[Found]]) -> PrivacyResult:

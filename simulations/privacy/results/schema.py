@@ -9,7 +9,8 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from simulations.outcome.results import Document, Hardware, Number, Strict, read_document
+from simulations.outcome.results import Number, Strict, read_document
+from simulations.privacy.results.seeded import SeededResult
 from simulations.privacy.statistics.measures import Advantage
 
 
@@ -53,23 +54,13 @@ class Attack(Strict):
     sentence: str
 
 
-class PrivacyResult(Document):
+class PrivacyResult(SeededResult):
     """One file: all membership attacks on one population, base, preset and profile."""
 
     experiment: Literal["membership"] = "membership"
-    task: str
-    base: str
-    preset: str
-    profile: str
-    seeds: list[int] = Field(min_length=1)
-    people: int = Field(ge=1)
     records: int = Field(ge=1)
     shared_items: Number
-    hardware: Hardware
-    commit: str
-    confidence: float = Field(default=0.95, gt=0, lt=1)
     attacks: list[Attack] = Field(min_length=1)
-    notes: list[str]
 
     @model_validator(mode="after")
     def _seeds_fit(self) -> PrivacyResult:

@@ -1,0 +1,32 @@
+"""Options that several attacks have: lists of names and of seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from proper_model.errors import ConfigError
+
+
+def names(text: str, known: Sequence[str], option: str) -> tuple[str, ...]:
+    """Different names out of `A,B`, all of them known. Raises ConfigError."""
+    found = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+    unknown = sorted(set(found) - set(known))
+    if unknown or not found:
+        raise ConfigError(
+            f"{option}: unknown {unknown}" if unknown else f"{option} names nothing",
+            hint="known: " + ", ".join(known),
+        )
+    return found
+
+
+def numbers(text: str) -> tuple[int, ...]:
+    """Seeds out of `S,T`, all different. Raises ConfigError."""
+    try:
+        found = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        found = ()
+    if not found or min(found) < 0 or len(set(found)) != len(found):
+        raise ConfigError(
+            "--seeds takes different numbers from 0 on", hint="such as --seeds 0,1,2,3,4"
+        )
+    return found
