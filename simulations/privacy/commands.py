@@ -7,6 +7,7 @@ import typer
 from simulations.privacy.egress.command import egress
 from simulations.privacy.linkage.command import linkage
 from simulations.privacy.membership.command import membership
+from simulations.privacy.memorization.command import canaries
 
 app = typer.Typer(name="privacy", no_args_is_help=True)
 
@@ -16,5 +17,5 @@ def privacy() -> None:
     """What a release, an adapter or a device tells about people."""
 
 
-for attack in (membership, linkage, egress):
+for attack in (membership, canaries, linkage, egress):
     app.command()(attack)

@@ -4,8 +4,7 @@
     release        base, experts and routers under the mean embedding; the others' items trained it
     rag-1 ...      what a server sees that newcomers ask with own items before every question
 
-A canary that nobody planted is the negative control of all of them: it has the same question and the same
-candidates as one that was. Beside it stand adapters that nobody trained, the public base, and of prompts
+A canary that is planted nowhere is the negative control of all of them. Beside it stand adapters that nobody trained, the public base, and of prompts
 those of somebody else; the positive control is an adapter that saw its items far too often.
 
 Records are the people's own items: members are those that trained or were there to be found, the others
@@ -16,8 +15,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -26,7 +25,9 @@ from torch import Tensor
 
 from client.person.arms import ArmModel
 from client.person.learner import Learner
-from proper_model.model import MakePass, base_pass, group_pass
+from proper_model.errors import DataError
+from proper_model.kernels import Encoded
+from proper_model.model import AdaptedModel, MakePass, base_pass, group_pass
 from proper_model.progress import Progress
 from proper_model.release.contents import Release
 from proper_model.settings import StageSettings, Structure
@@ -42,11 +43,17 @@ from simulations.privacy.membership.targets import (
 )
 from simulations.privacy.memorization.planting import Canary, Planted, Pool, plant
 from simulations.privacy.memorization.prompts import METHODS, prompts_target
-from simulations.privacy.memorization.recall import Floats, Integers, Recall, Target, model_target
-from simulations.privacy.statistics.exposure import exposure
+from simulations.privacy.memorization.recall import (
+    Floats,
+    Integers,
+    Recall,
+    Target,
+    exposure,
+    model_target,
+)
 from simulations.privacy.statistics.measures import Scored
+from simulations.privacy.statistics.shares import Control
 
-Control = Literal["none", "positive", "negative"]
 THINGS = ("adapter", "release", *METHODS)
 
 
@@ -141,6 +148,15 @@ class Questions:
         """Without the canaries that are not there."""
         return replace(self, canaries=tuple(row for row in self.canaries if row[1].times))
 
+    def check(self, insertions: Sequence[int]) -> None:
+        """Raise DataError unless there are canaries of every number of insertions."""
+        missing = sorted(set(insertions) - {canary.times for _, canary in self.canaries})
+        if missing:
+            raise DataError(
+                f"nobody of {len(self.people)} people has a canary that is planted {missing[0]} times",
+                hint="take more --people, or fewer --insertions",
+            )
+
     def owners(self, slots: Sequence[int]) -> Integers:
         """Whose rows of these slots are."""
         return np.array([self.people[slot] for slot in slots], dtype=np.int64)
@@ -219,6 +235,11 @@ def ask_records(
     return RecordsFound(thing, attack, control, Scored(score, asked.member, owner), produced)
 
 
+def _at(target: Target, slots: Sequence[int]) -> Target:
+    """The target, asked with another slot for each: `slots[slot]`."""
+    return lambda asked: target([(slots[slot], example) for slot, example in asked])
+
+
 class CanaryAttacker:
     """One seed: people with canaries, the release that some of them trained, the public base."""
 
@@ -247,7 +268,8 @@ class CanaryAttacker:
         self.newcomers = [who for who, inside in enumerate(self.planted.draw.pooled) if not inside]
         self.learner = Learner(self.release, progress=progress)
         model, self.encoder = public_model(self.candidates, setup.structure, setup.settings)
-        self.public = model_target(model, self.encoder, base_pass, setup.settings.tokens_per_step)
+        # One model for everybody.
+        self.public = _at(self._model(base_pass, model), [0] * len(self.candidates.users))
         self.found = Found()
 
     def run(self, things: Sequence[str]) -> Found:
@@ -266,45 +288,45 @@ class CanaryAttacker:
     ) -> None:
         """Ask a thing and its controls; `public`: beside the public base."""
         self.progress(f"asking: {thing}", 0, 0)
+        asked.check(self.setup.insertions)
         base = self.public(asked.secrets(self.task)).log_prob if public else None
         records = self.public(asked.records) if public else None
         planted = asked.only_planted()
         for control, target in targets.items():
             rows = asked if control == "none" else planted
-            # Planted canaries come first.
-            beside = base[: len(rows.canaries) * (1 + self.setup.others)] if public else None  # type: ignore[index]
+            beside = base
+            if base is not None:  # planted canaries come first
+                beside = base[: len(rows.canaries) * (1 + self.setup.others)]
             self.found.canaries += ask_canaries(
                 thing, control, target, rows, self.task, public=beside, samples=self.setup.samples
             )
             self.found.records.append(ask_records(thing, control, target, rows, public=records))
 
-    def _encoded(self, who: int) -> list:  # type: ignore[type-arg]
+    def _encoded(self, who: int) -> list[Encoded]:
         return self.learner.encode(self.planted.draw.known[who], self.task)
 
-    def _model(self, make_pass: MakePass) -> Target:
-        tokens = self.setup.settings.tokens_per_step
-        return model_target(self.learner.model, self.encoder, make_pass, tokens)
+    def _model(self, make_pass: MakePass, model: AdaptedModel) -> Target:
+        return model_target(model, self.encoder, make_pass, self.setup.settings.tokens_per_step)
 
     def _states(self, states: Sequence[Mapping[str, Tensor]], slots: Sequence[int]) -> Target:
         """Stage 3 with private states; `slots`: which of them answers for whom."""
         arms = ArmModel(self.release, self.task)
         make_pass = arms.make_pass("stage3", states)
-        tokens = self.setup.settings.tokens_per_step
-        inner = model_target(arms.model, self.encoder, make_pass, tokens)
-        return lambda asked: inner([(slots[slot], example) for slot, example in asked])
+        return _at(self._model(make_pass, arms.model), slots)
 
     def _release(self) -> None:
         asked = questions(self.planted, self.trained, self.task)
         mean = self.release.mean_embedding[None]
         make_pass: MakePass = base_pass
         if not self.release.structure.population_only:
-            make_pass = lambda slots: group_pass(torch.zeros_like(slots), mean)  # noqa: E731
+            make_pass = partial(group_pass, embeddings=mean)
         items = [one for who in self.trained for one in self._encoded(who)]
         self.progress("an adapter that saw all pooled items far too often", 0, 0)
         overfit = train_overfit(self.learner, [items], mean, seed=self.seed)
+        everybody = [0] * len(self.trained)
         targets: dict[Control, Target] = {
-            "none": self._model(make_pass),
-            "positive": self._states(overfit, [0] * len(self.trained)),
+            "none": _at(self._model(make_pass, self.learner.model), everybody),
+            "positive": self._states(overfit, everybody),
             "negative": self.public,
         }
         self._ask("release", asked, targets, public=True)
@@ -313,9 +335,7 @@ class CanaryAttacker:
         asked = questions(self.planted, self.newcomers, self.task)
         users = [self.candidates.users[who].user_id for who in self.newcomers]
         own = [self._encoded(who) for who in self.newcomers]
-        adapters = train_adapters(
-            self.learner, list(zip(users, own, strict=True)), seed=self.seed
-        )
+        adapters = train_adapters(self.learner, list(zip(users, own, strict=True)), seed=self.seed)
         embeddings = torch.stack([state["embedding"] for state in adapters.states])
         self.progress("adapters that saw their items far too often", 0, 0)
         overfit = train_overfit(
@@ -342,8 +362,6 @@ class CanaryAttacker:
         )
         target = prompts_target(method, given)
         people = len(self.newcomers)
-        targets: dict[Control, Target] = {
-            "none": target,
-            "negative": lambda asked: target([((s + 1) % people, e) for s, e in asked]),
-        }
+        others = [(slot + 1) % people for slot in range(people)]
+        targets: dict[Control, Target] = {"none": target, "negative": _at(target, others)}
         self._ask(method, questions(self.planted, self.newcomers, self.task), targets, public=False)

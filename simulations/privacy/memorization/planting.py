@@ -87,7 +87,7 @@ def check_task(task: Task) -> None:
             "canary; of a label only the label can be trained",
             hint="take a task that generates text: demo:text, scholarly_titles, news_headlines",
         )
-    if not task.required_fields - {task.answer_field}:
+    if not task.compiled.prompt.placeholders & set(task.fields) - {task.answer_field}:
         raise ConfigError(
             f"{task.name}, template {task.template}: its questions show nothing of an item, so a canary "
             "has no question of its own",
@@ -152,13 +152,14 @@ def _secrets(
     each = candidates + 1
     texts: dict[str, None] = {}
     while len(texts) < count * each:
-        texts[" ".join(rng.choice(pool.units, pool.length))] = None
+        rows = rng.integers(len(pool.units), size=(count * each - len(texts), pool.length))
+        texts |= dict.fromkeys(" ".join(pool.units[i] for i in row) for row in rows.tolist())
     drawn = list(texts)
     return [(drawn[k], tuple(drawn[k + 1 : k + each])) for k in range(0, count * each, each)]
 
 
 def _item(task: Task, rng: np.random.Generator, pool: Pool, secret: str) -> HistoryItem:
-    """An item with random words in every field that its question shows."""
+    """An item with random words in every field that a question or a line shows."""
     shown = sorted(task.required_fields - {task.answer_field})
     fields = {name: " ".join(rng.choice(pool.words, QUESTION_WORDS)) for name in shown}
     assert task.answer_field is not None  # check_task

@@ -50,13 +50,33 @@ class Recall:
         return np.asarray(-np.expm1(missed))
 
 
+def most(others: int) -> float:
+    """The largest exposure among so many candidates, in bits."""
+    return float(np.log2(others + 1))
+
+
+def guessing(others: int) -> float:
+    """The mean exposure of a rank by chance, in bits."""
+    return float(most(others) - np.log2(np.arange(1, others + 2)).mean())
+
+
+def exposure(own: Floats, candidates: Floats) -> Floats:
+    """Of scores `[n]` among their candidates' `[n, R]`: [n], in bits.
+
+    Those that are alike stand in random order: what is given is the mean over it.
+    """
+    above = (candidates > own[:, None]).sum(1)
+    alike = (candidates == own[:, None]).sum(1)
+    sums = np.r_[0.0, np.log2(np.arange(1, candidates.shape[1] + 2)).cumsum()]
+    ranks = (sums[above + alike + 1] - sums[above]) / (alike + 1)
+    return np.asarray(most(candidates.shape[1]) - ranks)
+
+
 # Whatever is attacked: from (whose, question and answer) to what it says of the answers.
 Target = Callable[[Sequence[tuple[int, Example]]], Recall]
 
 
-def model_target(
-    model: AdaptedModel, encoder: Encoder, make_pass: MakePass, tokens: int
-) -> Target:
+def model_target(model: AdaptedModel, encoder: Encoder, make_pass: MakePass, tokens: int) -> Target:
     """A model as a target; `tokens`: most of one pass."""
 
     @torch.no_grad()
@@ -72,8 +92,9 @@ def model_target(
             logits = model.answer_logits(batch, make_pass(batch.slots)).float()
             own = logits.log_softmax(-1).gather(1, batch.answers[:, None])[:, 0].double().cpu()
             top = (logits.argmax(-1) == batch.answers).cpu()
-            parts = zip(own.split(list(batch.answer_tokens)), top.split(list(batch.answer_tokens)))
-            for place, (log_p, right) in zip(chunk, parts, strict=True):
+            lengths = list(batch.answer_tokens)
+            parts = zip(chunk, own.split(lengths), top.split(lengths), strict=True)
+            for place, log_p, right in parts:
                 found.log_prob[place] = float(log_p[:-1].sum())  # the last token ends the answer
                 found.tokens[place] = max(1, len(log_p) - 1)
                 found.greedy[place] = len(right) > 1 and bool(right[:-1].all())

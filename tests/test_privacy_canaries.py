@@ -1,0 +1,303 @@
+"""Canaries: planted truth under targets that remember exactly some of them, prompts, kept seeds, one real run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from proper_model.errors import CheckpointError, ConfigError, DataError
+from proper_model.settings import load_profile, preset
+from proper_model.tasks import Example, load_task
+from simulations.outcome.results import write_document
+from simulations.privacy.membership.population import Candidates
+from simulations.privacy.memorization import seeds as module
+from simulations.privacy.memorization.attacks import (
+    Found,
+    Questions,
+    Setup,
+    ask_canaries,
+    ask_records,
+    questions,
+)
+from simulations.privacy.memorization.new_tokens import token_names
+from simulations.privacy.memorization.planting import (
+    SECRET_WORDS,
+    Planted,
+    Pool,
+    check_task,
+    plant,
+    word_pool,
+)
+from simulations.privacy.memorization.prompts import METHODS, UNSEEN, seen_target
+from simulations.privacy.memorization.recall import Recall, Target, exposure, guessing, most
+from simulations.privacy.memorization.seeds import Plan, canaries_of
+from simulations.privacy.results.canary_schema import read_canaries
+from simulations.privacy.results.canary_show import failed_controls, render, thing_table
+from simulations.privacy.results.options import counts
+from simulations.privacy.statistics.shares import Control
+from simulations.synthetic.people import make_synthetic
+
+OTHERS = 31
+
+
+@pytest.fixture(scope="module")
+def candidates() -> Candidates:
+    made = make_synthetic("synth_text", preset="smoke")
+    users = (*made.population.pooled, *made.population.test)
+    task = load_task("synth_text")
+    return Candidates("people", users, task, "base", 0.0)
+
+
+def planted(candidates: Candidates, seed: int = 0, *, tokens: bool = False) -> Planted:
+    words = word_pool(candidates.users)
+    pool = Pool(words, words, SECRET_WORDS)
+    if tokens:
+        pool = Pool(words, token_names(2 * len(candidates.users) + OTHERS), 1)
+    return plant(
+        *(candidates.users, candidates.task, pool),
+        seed=seed,
+        insertions=(1, 4, 16),
+        candidates=OTHERS,
+    )
+
+
+@pytest.mark.parametrize("tokens", [False, True])
+def test_canaries_stand_there_as_often_as_drawn_and_candidates_nowhere(
+    candidates: Candidates, tokens: bool
+) -> None:
+    made, task = planted(candidates, tokens=tokens), candidates.task
+    for pooled in (True, False):
+        times = [
+            one.times
+            for one, inside in zip(made.planted, made.draw.pooled, strict=True)
+            if inside == pooled
+        ]
+        assert sorted(times) == sorted(np.resize((1, 4, 16), len(times)).tolist())
+    answers = [[task.history_example(item).answer for item in known] for known in made.draw.known]
+    everything = [answer for own in answers for answer in own]
+    for own, items, canary, absent in zip(
+        answers, made.own, made.planted, made.absent, strict=True
+    ):
+        assert own.count(canary.secret) == canary.times
+        assert len(own) == len(items) + canary.times
+        assert absent.times == 0 and absent.secret not in everything
+        assert not set(canary.candidates) & set(everything)
+        assert len({canary.secret, *canary.candidates}) == 1 + OTHERS
+    ids = [item.id for known in made.draw.known for item in known if "canary" not in item.id]
+    assert sorted(ids) == sorted(item.id for own in made.own for item in own)
+    again = planted(candidates, tokens=tokens)
+    assert made == again and made.planted != planted(candidates, 1, tokens=tokens).planted
+
+
+def test_exposure_by_hand_with_ties_in_random_order() -> None:
+    own, others = np.array([9.0, 0.0, 5.0]), np.array([[1.0, 5.0, 7.0]] * 3)
+    assert exposure(own, others) == pytest.approx([2.0, 0.0, 2 - (math.log2(2) + math.log2(3)) / 2])
+    alike = exposure(np.zeros(1), np.zeros((1, OTHERS)))
+    assert alike == pytest.approx([guessing(OTHERS)])
+    assert guessing(3) == pytest.approx(2 - (0 + 1 + math.log2(3) + 2) / 4) and most(3) == 2
+
+
+def test_sampled_extraction_is_the_chance_of_one_in_so_many() -> None:
+    p = np.array([1.0, 0.25, 1e-12, 0.0])
+    with np.errstate(divide="ignore"):
+        found = Recall(np.log(p), np.ones(4, np.int64), p > 0.5)
+    assert found.sampled(3) == pytest.approx([1, 1 - 0.75**3, 3e-12, 0])
+    rng = np.random.default_rng(0)
+    drawn = (rng.random((20_000, 3)) < 0.25).any(1).mean()
+    assert found.sampled(3)[1] == pytest.approx(drawn, abs=0.01)
+
+
+def remembers(asked: Questions, times: int, seed: int) -> Target:
+    """A target that knows the secrets that were planted so often, and finds all other texts at random."""
+    known = {one.secret for _, one in asked.canaries if one.times >= times}
+    rng = np.random.default_rng(seed)
+
+    def recall(rows: Sequence[tuple[int, Example]]) -> Recall:
+        hit = np.array([example.answer in known for _, example in rows])
+        log_prob = np.where(hit, -0.1, -20 + rng.normal(size=len(rows)))
+        return Recall(log_prob, np.full(len(rows), 4), hit)
+
+    return recall
+
+
+def test_a_target_that_remembers_what_stood_there_16_times_exposes_that_alone(
+    candidates: Candidates,
+) -> None:
+    rows: dict[int, list[np.ndarray[Any, Any]]] = {}
+    for seed in range(8):
+        made = planted(candidates, seed)
+        asked = questions(made, range(len(candidates.users)), candidates.task)
+        for found in ask_canaries(
+            *("adapter", "none", remembers(asked, 16, seed), asked, candidates.task),
+            public=None,
+            samples=100,
+        ):
+            assert found.control == ("none" if found.insertions else "negative")
+            rows.setdefault(found.insertions, []).append(found.exposure)
+            remembered = found.insertions == 16
+            assert (found.greedy == remembered).all()
+            assert (found.sampled > 0.99).all() == remembered
+    assert sorted(rows) == [0, 1, 4, 16]
+    assert (np.concatenate(rows.pop(16)) == most(OTHERS)).all()
+    for others in rows.values():
+        values = np.concatenate(others)
+        assert values.mean() == pytest.approx(guessing(OTHERS), abs=4 * 1.44 / len(values) ** 0.5)
+
+
+def test_what_the_public_base_finds_likely_anyway_is_no_exposure(candidates: Candidates) -> None:
+    asked = questions(planted(candidates), range(6), candidates.task)
+    secrets = {canary.secret for _, canary in asked.canaries}
+
+    def likes(rows: Sequence[tuple[int, Example]]) -> Recall:
+        hit = np.array([example.answer in secrets for _, example in rows])
+        return Recall(np.where(hit, -1.0, -9.0), np.full(len(rows), 4), hit)
+
+    public = likes(asked.secrets(candidates.task)).log_prob
+    for found in ask_canaries(
+        *("adapter", "none", likes, asked, candidates.task), public=public, samples=9
+    ):
+        assert (found.exposure == most(OTHERS)).all()
+        assert found.against_public == pytest.approx(guessing(OTHERS))
+
+
+def test_a_server_sees_what_stands_in_its_prompts_and_nothing_else(candidates: Candidates) -> None:
+    asked = questions(planted(candidates), (0, 1), candidates.task)
+    shown = [example for (slot, example), own in zip(asked.records, asked.member, strict=True)
+             if own and slot == 0][:3]  # fmt: skip
+    secret = asked.canaries[0][1].secret
+    prompts = [["before: " + one.answer.upper() + "\n" for one in shown] + [f"so {secret}  "], [""]]
+    target = seen_target(prompts)
+    canaries = ask_canaries("rag-1", "none", target, asked, candidates.task, public=None, samples=5)
+    for found in canaries:
+        seen = (found.owner == 0) & (found.insertions == asked.canaries[0][1].times)
+        assert (found.greedy == seen).all() and found.sampled == pytest.approx(seen * 1.0)
+        assert found.exposure == pytest.approx(np.where(seen, most(OTHERS), guessing(OTHERS)))
+    records = ask_records("rag-1", "none", target, asked, public=None)
+    answers = {one.answer for one in shown}
+    for (slot, example), produced in zip(asked.records, records.produced, strict=True):
+        assert produced == (slot == 0 and example.answer in answers)
+    assert target([(0, Example("", "", ""))]).log_prob == pytest.approx([UNSEEN])
+
+
+@pytest.mark.parametrize(
+    ("task", "template", "kind"),
+    [("synth_tag", None, "free text"), ("synth_text", "raw", "questions show nothing")],
+)
+def test_tasks_that_hold_no_secret_are_refused(task: str, template: str | None, kind: str) -> None:
+    chosen = load_task(task, template=template and f"short+{template}")
+    with pytest.raises(ConfigError, match=kind):
+        check_task(chosen)
+
+
+def test_too_few_words_people_or_numbers_are_refused(candidates: Candidates) -> None:
+    with pytest.raises(DataError, match="plain words"):
+        word_pool(candidates.users[:1])
+    asked = questions(planted(candidates), (0, 1), candidates.task)
+    with pytest.raises(DataError, match="nobody of 2 people"):
+        asked.check((1, 4, 16))
+    for text in ("0,1", "1,65", "one", ""):
+        with pytest.raises(ConfigError, match="--insertions"):
+            counts(text, "--insertions")
+    assert counts("16,1,1", "--insertions") == (1, 16)
+
+
+def plan(candidates: Candidates, **changed: Any) -> Plan:
+    words = word_pool(candidates.users)
+    pool = Pool(words, words, SECRET_WORDS)
+    setup = Setup(
+        *(candidates, preset("default"), load_profile("demo"), pool, (1, 4, 16), OTHERS, 100)
+    )
+    given: dict[str, Any] = {
+        "design": "random",
+        "seeds": (0, 1),
+        "things": ("adapter", "rag-1"),
+    } | changed
+    return Plan(setup, **given)
+
+
+def fake_attacker(trained: list[int]) -> Callable[..., Any]:
+    """In place of training: adapters remember 16 copies, servers see nothing."""
+
+    class Fake:
+        def __init__(self, setup: Setup, *, seed: int, **_: Any) -> None:
+            trained.append(seed)
+            self.setup, self.seed = setup, seed
+
+        def run(self, things: Sequence[str]) -> Found:
+            task, found = self.setup.candidates.task, Found()
+            made = planted(self.setup.candidates, self.seed)
+            asked = questions(made, range(len(self.setup.candidates.users)), task)
+            kinds: dict[Control, int] = {"none": 16, "positive": 1, "negative": 17}
+            for thing in things:
+                public = None if thing in METHODS else 0.0
+                for control, times in kinds.items():
+                    target = (
+                        remembers(asked, times, self.seed)
+                        if public == 0
+                        else seen_target([[""]] * len(made.own))
+                    )
+                    found.canaries += ask_canaries(
+                        *(
+                            thing,
+                            control,
+                            target,
+                            asked if control == "none" else asked.only_planted(),
+                            task,
+                        ),
+                        public=None,
+                        samples=100,
+                    )
+                    said = Recall(
+                        np.zeros(len(asked.records)), np.ones(len(asked.records)), asked.member
+                    )
+                    found.records.append(
+                        ask_records(
+                            thing, control, target, asked, public=said if public == 0 else None
+                        )
+                    )
+            return found
+
+    return Fake
+
+
+def test_finished_seeds_are_kept_and_rows_say_what_was_found(
+    candidates: Candidates, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained: list[int] = []
+    monkeypatch.setattr(module, "CanaryAttacker", fake_attacker(trained))
+    monkeypatch.setattr(module, "DRAWS", 200)
+    how: dict[str, Any] = {"out": tmp_path, "cache": tmp_path, "progress": lambda *_: None}
+    first = canaries_of(plan(candidates), **how)
+    again = canaries_of(plan(candidates, seeds=(0, 1, 2)), **how)
+    assert trained == [0, 1, 2]
+    known, server = again.canary("adapter", 16), again.canary("rag-1", 16)
+    assert (
+        known is not None
+        and server is not None
+        and known.per_seed[:2] == first.canary("adapter", 16).per_seed
+    )  # type: ignore[union-attr]
+    assert known.pooled.against_public.value == again.most == 5
+    assert known.pooled.greedy.value == 1 and known.pooled.greedy.low < 0.9
+    assert known.p_holm < 0.05 and server.pooled.exposure.value == pytest.approx(again.guessing)
+    assert server.pooled.greedy.high > 0
+    assert not [line for line in failed_controls(again) if "word" in line or "cannot" in line]
+    assert "16 times: 5.0 bits" in again.sentences[0] and "saw in clear 0%" in again.sentences[1]
+    assert len(thing_table(again).rows) == 2 and "What leaks: canaries" in render(again)
+    write_document(again, tmp_path / "canaries.json")
+    assert read_canaries(tmp_path / "canaries.json") == again
+    with pytest.raises(CheckpointError):
+        canaries_of(plan(candidates, things=("adapter",)), **how)
+    (tmp_path / "seeds" / "0.json").write_text('{"digest": 1')
+    with pytest.raises(CheckpointError, match="damaged"):
+        canaries_of(plan(candidates), **how)
+
+
+@pytest.mark.parametrize("changed", [{"things": ()}, {"things": ("nothing",)}])
+def test_unknown_things_are_refused(candidates: Candidates, changed: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError):
+        plan(candidates, **changed)
