@@ -34,15 +34,18 @@ from simulations.privacy.memorization.planting import (
     word_pool,
 )
 from simulations.privacy.memorization.prompts import METHODS, UNSEEN, seen_target
-from simulations.privacy.memorization.recall import Recall, Target, exposure, guessing, most
+from simulations.privacy.memorization.recall import Recall, Target, exposures
 from simulations.privacy.memorization.seeds import Plan, canaries_of
 from simulations.privacy.results.canary_schema import read_canaries
 from simulations.privacy.results.canary_show import failed_controls, render, thing_table
 from simulations.privacy.results.options import counts
+from simulations.privacy.statistics.exposure import CHANCE_BITS, chance_bits
 from simulations.privacy.statistics.shares import Control
 from simulations.synthetic.people import make_synthetic
 
 OTHERS = 31
+MOST, CHANCE = math.log2(1 + OTHERS), chance_bits(OTHERS)
+ALIKE = MOST - math.log2(1 + OTHERS / 2)  # all candidates are as likely
 
 
 @pytest.fixture(scope="module")
@@ -94,12 +97,11 @@ def test_canaries_stand_there_as_often_as_drawn_and_candidates_nowhere(
     assert made == again and made.planted != planted(candidates, 1, tokens=tokens).planted
 
 
-def test_exposure_by_hand_with_ties_in_random_order() -> None:
-    own, others = np.array([9.0, 0.0, 5.0]), np.array([[1.0, 5.0, 7.0]] * 3)
-    assert exposure(own, others) == pytest.approx([2.0, 0.0, 2 - (math.log2(2) + math.log2(3)) / 2])
-    alike = exposure(np.zeros(1), np.zeros((1, OTHERS)))
-    assert alike == pytest.approx([guessing(OTHERS)])
-    assert guessing(3) == pytest.approx(2 - (0 + 1 + math.log2(3) + 2) / 4) and most(3) == 2
+def test_every_canary_is_ranked_among_its_own_candidates() -> None:
+    own, others = np.array([9.0, 0.0, 5.0]), np.array([[1.0, 5.5, 7.0], [1, 2, 3], [6, 1, 1]])
+    assert exposures(own, others) == pytest.approx([2, 0, 1])
+    assert chance_bits(3) == pytest.approx(2 - (0 + 1 + math.log2(3) + 2) / 4)
+    assert chance_bits(100_000) == pytest.approx(CHANCE_BITS, abs=1e-3)
 
 
 def test_sampled_extraction_is_the_chance_of_one_in_so_many() -> None:
@@ -143,10 +145,10 @@ def test_a_target_that_remembers_what_stood_there_16_times_exposes_that_alone(
             assert (found.greedy == remembered).all()
             assert (found.sampled > 0.99).all() == remembered
     assert sorted(rows) == [0, 1, 4, 16]
-    assert (np.concatenate(rows.pop(16)) == most(OTHERS)).all()
+    assert (np.concatenate(rows.pop(16)) == MOST).all()
     for others in rows.values():
         values = np.concatenate(others)
-        assert values.mean() == pytest.approx(guessing(OTHERS), abs=4 * 1.44 / len(values) ** 0.5)
+        assert values.mean() == pytest.approx(CHANCE, abs=4 * 1.44 / len(values) ** 0.5)
 
 
 def test_what_the_public_base_finds_likely_anyway_is_no_exposure(candidates: Candidates) -> None:
@@ -161,8 +163,8 @@ def test_what_the_public_base_finds_likely_anyway_is_no_exposure(candidates: Can
     for found in ask_canaries(
         *("adapter", "none", likes, asked, candidates.task), public=public, samples=9
     ):
-        assert (found.exposure == most(OTHERS)).all()
-        assert found.against_public == pytest.approx(guessing(OTHERS))
+        assert (found.exposure == MOST).all()
+        assert found.against_public == pytest.approx(ALIKE)
 
 
 def test_a_server_sees_what_stands_in_its_prompts_and_nothing_else(candidates: Candidates) -> None:
@@ -176,8 +178,8 @@ def test_a_server_sees_what_stands_in_its_prompts_and_nothing_else(candidates: C
     for found in canaries:
         seen = (found.owner == 0) & (found.insertions == asked.canaries[0][1].times)
         assert (found.greedy == seen).all() and found.sampled == pytest.approx(seen * 1.0)
-        assert found.exposure == pytest.approx(np.where(seen, most(OTHERS), guessing(OTHERS)))
-    records = ask_records("rag-1", "none", target, asked, public=None)
+        assert found.exposure == pytest.approx(np.where(seen, MOST, ALIKE))
+    records = ask_records("rag-1", "seen", "none", target, asked)
     answers = {one.answer for one in shown}
     for (slot, example), produced in zip(asked.records, records.produced, strict=True):
         assert produced == (slot == 0 and example.answer in answers)
@@ -230,36 +232,19 @@ def fake_attacker(trained: list[int]) -> Callable[..., Any]:
 
         def run(self, things: Sequence[str]) -> Found:
             task, found = self.setup.candidates.task, Found()
-            made = planted(self.setup.candidates, self.seed)
-            asked = questions(made, range(len(self.setup.candidates.users)), task)
+            asked = questions(planted(self.setup.candidates, self.seed), range(24), task)
             kinds: dict[Control, int] = {"none": 16, "positive": 1, "negative": 17}
             for thing in things:
-                public = None if thing in METHODS else 0.0
                 for control, times in kinds.items():
-                    target = (
-                        remembers(asked, times, self.seed)
-                        if public == 0
-                        else seen_target([[""]] * len(made.own))
-                    )
+                    target = remembers(asked, times, self.seed)
+                    if thing in METHODS:
+                        target = seen_target([[""]] * 24)
+                    rows = asked if control == "none" else asked.only_planted()
                     found.canaries += ask_canaries(
-                        *(
-                            thing,
-                            control,
-                            target,
-                            asked if control == "none" else asked.only_planted(),
-                            task,
-                        ),
-                        public=None,
-                        samples=100,
+                        thing, control, target, rows, task, public=None, samples=100
                     )
-                    said = Recall(
-                        np.zeros(len(asked.records)), np.ones(len(asked.records)), asked.member
-                    )
-                    found.records.append(
-                        ask_records(
-                            thing, control, target, asked, public=said if public == 0 else None
-                        )
-                    )
+                    attack: Any = "seen" if thing in METHODS else "loss"
+                    found.records.append(ask_records(thing, attack, control, target, asked))
             return found
 
     return Fake
@@ -283,13 +268,13 @@ def test_finished_seeds_are_kept_and_rows_say_what_was_found(
     )  # type: ignore[union-attr]
     assert known.pooled.against_public.value == again.most == 5
     assert known.pooled.greedy.value == 1 and known.pooled.greedy.low < 0.9
-    assert known.p_holm < 0.05 and server.pooled.exposure.value == pytest.approx(again.guessing)
+    assert known.p_holm < 0.05 and server.pooled.exposure.value == pytest.approx(ALIKE)
     assert server.pooled.greedy.high > 0
     assert not [line for line in failed_controls(again) if "word" in line or "cannot" in line]
     assert "16 times: 5.0 bits" in again.sentences[0] and "saw in clear 0%" in again.sentences[1]
     assert len(thing_table(again).rows) == 2 and "What leaks: canaries" in render(again)
     write_document(again, tmp_path / "canaries.json")
-    assert read_canaries(tmp_path / "canaries.json") == again
+    assert thing_table(read_canaries(tmp_path / "canaries.json")) == thing_table(again)
     with pytest.raises(CheckpointError):
         canaries_of(plan(candidates, things=("adapter",)), **how)
     (tmp_path / "seeds" / "0.json").write_text('{"digest": 1')

@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -48,12 +49,13 @@ from simulations.privacy.memorization.recall import (
     Integers,
     Recall,
     Target,
-    exposure,
+    exposures,
     model_target,
 )
 from simulations.privacy.statistics.measures import Scored
 from simulations.privacy.statistics.shares import Control
 
+RecordAttack = Literal["seen", "loss", "loss-minus-public"]
 THINGS = ("adapter", "release", *METHODS)
 
 
@@ -201,12 +203,12 @@ def ask_canaries(
     rows = len(asked.canaries)
     own = said.log_prob.reshape(rows, -1)
     found = {
-        "exposure": exposure(own[:, 0], own[:, 1:]),
+        "exposure": exposures(own[:, 0], own[:, 1:]),
         "greedy": said.greedy.reshape(rows, -1)[:, 0].astype(np.float64),
         "sampled": said.sampled(samples).reshape(rows, -1)[:, 0],
     }
     ratio = own if public is None else own - public.reshape(rows, -1)
-    found["against_public"] = exposure(ratio[:, 0], ratio[:, 1:])
+    found["against_public"] = exposures(ratio[:, 0], ratio[:, 1:])
     owner = asked.owners([slot for slot, _ in asked.canaries])
     times = np.array([canary.times for _, canary in asked.canaries])
     return [
@@ -222,17 +224,30 @@ def ask_canaries(
 
 
 def ask_records(
-    thing: str, control: Control, target: Target, asked: Questions, *, public: Recall | None
+    thing: str,
+    attack: RecordAttack,
+    control: Control,
+    target: Target,
+    asked: Questions,
+    *,
+    public: Recall | None = None,
 ) -> RecordsFound:
-    """How well a target tells own items from those kept apart; without a public base by being certain."""
+    """How well a target tells own items from those kept apart; `public`: what the public base says of them."""
     said = target(asked.records)
     produced = said.greedy.astype(np.float64)
     owner = asked.owners([slot for slot, _ in asked.records])
     score = produced
-    if public is not None:
-        score = (said.log_prob - public.log_prob) / said.tokens
-    attack = "seen" if public is None else "loss-minus-public"
+    if attack != "seen":
+        base = 0.0 if public is None else public.log_prob
+        score = (said.log_prob - base) / said.tokens
     return RecordsFound(thing, attack, control, Scored(score, asked.member, owner), produced)
+
+
+def _attack(beside_public: bool, is_public: bool) -> RecordAttack:
+    """The public base is compared with nothing, or all that it says would be alike."""
+    if not beside_public:
+        return "seen"
+    return "loss" if is_public else "loss-minus-public"
 
 
 def _at(target: Target, slots: Sequence[int]) -> Target:
@@ -294,13 +309,16 @@ class CanaryAttacker:
         planted = asked.only_planted()
         for control, target in targets.items():
             rows = asked if control == "none" else planted
-            beside = base
-            if base is not None:  # planted canaries come first
-                beside = base[: len(rows.canaries) * (1 + self.setup.others)]
+            attack = _attack(public, target is self.public)
+            beside, of = None, None
+            if attack == "loss-minus-public":
+                assert base is not None
+                beside = base[: len(rows.canaries) * (1 + self.setup.others)]  # planted come first
+                of = records
             self.found.canaries += ask_canaries(
                 thing, control, target, rows, self.task, public=beside, samples=self.setup.samples
             )
-            self.found.records.append(ask_records(thing, control, target, rows, public=records))
+            self.found.records.append(ask_records(thing, attack, control, target, rows, public=of))
 
     def _encoded(self, who: int) -> list[Encoded]:
         return self.learner.encode(self.planted.draw.known[who], self.task)

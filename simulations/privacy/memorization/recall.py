@@ -1,8 +1,8 @@
 """How likely a model answers a question with a given text: ranks of secrets, and what is produced.
 
-Exposure of a secret is log2 (R + 1) - log2 rank among R candidates of its kind, which no model was trained
-on: guessing has 1.4 bits in the mean, the most is log2 (R + 1) (Carlini et al. 2019). Two things follow from
-the probabilities of a text's tokens after the tokens before, so that nothing needs to be generated:
+Exposure (`statistics.exposure`) is a secret's rank among R candidates of its kind, which no model was trained
+on. Two things follow from the probabilities of a text's tokens after the tokens before, so that nothing
+needs to be generated:
 
     greedy    whether the model's likeliest tokens are the text: what it answers at temperature 0
     sampled   1 - (1 - p)^S for a text of probability p, the chance that one of S answers drawn at
@@ -24,6 +24,7 @@ from proper_model.kernels import budget_chunks
 from proper_model.model import AdaptedModel, MakePass
 from proper_model.tasks import Example
 from proper_model.text import Encoder
+from simulations.privacy.statistics.exposure import exposure
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -50,26 +51,10 @@ class Recall:
         return np.asarray(-np.expm1(missed))
 
 
-def most(others: int) -> float:
-    """The largest exposure among so many candidates, in bits."""
-    return float(np.log2(others + 1))
-
-
-def guessing(others: int) -> float:
-    """The mean exposure of a rank by chance, in bits."""
-    return float(most(others) - np.log2(np.arange(1, others + 2)).mean())
-
-
-def exposure(own: Floats, candidates: Floats) -> Floats:
-    """Of scores `[n]` among their candidates' `[n, R]`: [n], in bits.
-
-    Those that are alike stand in random order: what is given is the mean over it.
-    """
-    above = (candidates > own[:, None]).sum(1)
-    alike = (candidates == own[:, None]).sum(1)
-    sums = np.r_[0.0, np.log2(np.arange(1, candidates.shape[1] + 2)).cumsum()]
-    ranks = (sums[above + alike + 1] - sums[above]) / (alike + 1)
-    return np.asarray(most(candidates.shape[1]) - ranks)
+def exposures(own: Floats, candidates: Floats) -> Floats:
+    """Of log-probabilities `[n]` each among its candidates' `[n, R]`: [n], in bits."""
+    pairs = zip(own, candidates, strict=True)
+    return np.concatenate([exposure(-one[None], -others) for one, others in pairs])
 
 
 # Whatever is attacked: from (whose, question and answer) to what it says of the answers.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -32,7 +33,6 @@ from simulations.privacy.memorization.planting import (
     check_task,
     word_pool,
 )
-from simulations.privacy.memorization.recall import guessing, most
 from simulations.privacy.memorization.sentences import sentences
 from simulations.privacy.results.canary_schema import (
     CanaryNumbers,
@@ -43,6 +43,7 @@ from simulations.privacy.results.canary_schema import (
 from simulations.privacy.results.kept import digest_of, kept_rows
 from simulations.privacy.results.rates import Rate
 from simulations.privacy.results.schema import Measured
+from simulations.privacy.statistics.exposure import chance_bits
 from simulations.privacy.statistics.measures import Scored, measure
 from simulations.privacy.statistics.shares import DRAWS, Share, cases, p_against, rng_of, share
 
@@ -50,7 +51,7 @@ NOTES = (
     "a canary is an item with a question and an answer of random content; who has one how often is drawn "
     "by seed before training, and everybody has a second one that is planted nowhere",
     "exposure is by the ratio of a secret's probability to that under the public base; of a server that "
-    "sees prompts it is the most there is for what it saw, and guessing for the rest",
+    "sees prompts it is the most there is for what it saw, and 1 bit for the rest, all of which look alike to it",
     "word for word: the likeliest tokens after the question are the secret, or, of a server, the secret "
     "stands in a prompt; sampled: the chance that one of several answers at temperature 1 begins with it",
     "membership of a record by a server is an exact match of its answer in the prompts, without a model",
@@ -163,16 +164,15 @@ def summarized(plan: Plan, seeds: Sequence[Sequence[Row]]) -> CanaryResult:
             else:
                 records.setdefault(one.name, []).append(one)
     setup = plan.setup
-    chance = guessing(setup.others)
+    chance = chance_bits(setup.others)
     numbers = {name: _numbers(name, rows) for name, rows in canaries.items()}
     measured = {
         name: measure(_together(rows), rng=rng_of(name), draws=DRAWS)
         for name, rows in records.items()
     }
-    p = {
-        name: p_against(bits.value, bits.low, bits.high, chance)
-        for name, bits in ((name, found.against_public) for name, found in numbers.items())
-    } | {name: p_value(found) for name, found in measured.items()}
+    p = {name: _exposed(found.against_public, chance) for name, found in numbers.items()} | {
+        name: p_value(found) for name, found in measured.items()
+    }
     none = {rows[0].name for rows in (*canaries.values(), *records.values()) if _attacks(rows[0])}
     corrected = p | holm({name: value for name, value in p.items() if name in none})
     result = CanaryResult(
@@ -191,7 +191,7 @@ def summarized(plan: Plan, seeds: Sequence[Sequence[Row]]) -> CanaryResult:
         samples=setup.samples,
         queries=float(np.mean([len(user.queries) for user in setup.candidates.users])),
         guessing=chance,
-        most=most(setup.others),
+        most=math.log2(setup.others + 1),
         canaries=[
             _canary_row(rows, numbers[name], p[name], corrected[name])
             for name, rows in canaries.items()
@@ -203,6 +203,11 @@ def summarized(plan: Plan, seeds: Sequence[Sequence[Row]]) -> CanaryResult:
         sentences=[],
     )
     return result.model_copy(update={"sentences": sentences(result)})
+
+
+def _exposed(bits: Rate, chance: float) -> float:
+    """p of an exposure against guessing; 1 where it is no larger, as of what all look alike in."""
+    return 1.0 if bits.value <= chance else p_against(bits.value, bits.low, bits.high, chance)
 
 
 def _attacks(one: Row) -> bool:

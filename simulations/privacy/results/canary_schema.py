@@ -33,7 +33,7 @@ class CanaryNumbers(Strict):
 class CanaryRow(Strict):
     """Canaries of one thing, planted `insertions` times; `pooled` is over all seeds.
 
-    p is two-sided, of `against_public` against guessing; `p_holm` corrects over the file.
+    p is of `against_public` against guessing, 1 where it is no larger; `p_holm` corrects over the file.
     """
 
     thing: str

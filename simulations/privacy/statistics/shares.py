@@ -21,6 +21,7 @@ Control = Literal["none", "positive", "negative"]
 
 DRAWS = 2000
 _TAILS = (0.025, 0.975)
+_ROUNDING = 1e-9  # a mean of equal numbers differs from them by less
 
 
 @dataclass(frozen=True)
@@ -118,6 +119,6 @@ def p_against(value: float, low: float, high: float, null: float, *, draws: int 
     width = high - low
     if not math.isfinite(width):
         return math.nan
-    if width == 0:
-        return 1.0 if value == null else 1 / draws
+    if width < _ROUNDING:
+        return 1.0 if abs(value - null) < _ROUNDING else 1 / draws
     return max(1 / draws, math.erfc(abs(value - null) / (width / 3.92) / math.sqrt(2)))
