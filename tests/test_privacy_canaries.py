@@ -9,10 +9,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
-from proper_model.errors import CheckpointError, ConfigError, DataError
+from proper_model.checks import load_base
+from proper_model.errors import BaseModelError, CheckpointError, ConfigError, DataError
+from proper_model.model import AdaptedModel, base_pass
 from proper_model.settings import load_profile, preset
 from proper_model.tasks import Example, load_task
+from proper_model.text import Encoder
 from simulations.outcome.results import write_document
 from simulations.privacy.membership.population import Candidates
 from simulations.privacy.memorization import seeds as module
@@ -24,7 +28,7 @@ from simulations.privacy.memorization.attacks import (
     ask_records,
     questions,
 )
-from simulations.privacy.memorization.new_tokens import token_names
+from simulations.privacy.memorization.new_tokens import token_names, with_new_tokens
 from simulations.privacy.memorization.planting import (
     SECRET_WORDS,
     Planted,
@@ -34,7 +38,7 @@ from simulations.privacy.memorization.planting import (
     word_pool,
 )
 from simulations.privacy.memorization.prompts import METHODS, UNSEEN, seen_target
-from simulations.privacy.memorization.recall import Recall, Target, exposures
+from simulations.privacy.memorization.recall import Recall, Target, exposures, model_target
 from simulations.privacy.memorization.seeds import Plan, canaries_of
 from simulations.privacy.results.canary_schema import read_canaries
 from simulations.privacy.results.canary_show import failed_controls, render, thing_table
@@ -42,6 +46,7 @@ from simulations.privacy.results.options import counts
 from simulations.privacy.statistics.exposure import CHANCE_BITS, chance_bits
 from simulations.privacy.statistics.shares import Control
 from simulations.synthetic.people import make_synthetic
+from tests.tiny import VOCABULARY, tiny_base, words
 
 OTHERS = 31
 MOST, CHANCE = math.log2(1 + OTHERS), chance_bits(OTHERS)
@@ -286,3 +291,56 @@ def test_finished_seeds_are_kept_and_rows_say_what_was_found(
 def test_unknown_things_are_refused(candidates: Candidates, changed: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):
         plan(candidates, **changed)
+
+
+def test_a_models_recall_is_what_it_would_generate() -> None:
+    base = tiny_base()
+    model = AdaptedModel(base, preset("default"), generator=torch.Generator().manual_seed(0))
+    encoder = Encoder(words(), max_prompt_tokens=16, max_answer_tokens=8)
+    asked, expected = [], []
+    for number in range(12):
+        prompt = f"w{number} w{3 * number} w7"
+        tokens = encoder.prompt(prompt)
+        for _ in range(2):
+            tokens = [*tokens, int(base(torch.tensor([tokens])).logits[0, -1].argmax())]
+        likeliest = encoder.decode(tokens[-2:])
+        for answer in (likeliest, "w1 w2"):
+            item = encoder.encode(Example("", prompt, answer))
+            log_p = base(torch.tensor([item.tokens])).logits[0].log_softmax(-1)
+            own = item.tokens[item.prompt_tokens : -1]
+            total = sum(float(log_p[item.prompt_tokens - 1 + i, t]) for i, t in enumerate(own))
+            asked.append((0, Example("", prompt, answer)))
+            expected.append((total, len(own), list(own) == tokens[-2:]))
+    found = model_target(model, encoder, base_pass, tokens=64)(asked)
+    assert found.log_prob == pytest.approx([total for total, _, _ in expected], abs=1e-4)
+    assert found.tokens.tolist() == [count for _, count, _ in expected]
+    assert found.greedy.tolist() == [right for _, _, right in expected]
+    assert 6 <= found.greedy.sum() <= 12
+    assert not model_target(model, encoder, base_pass, tokens=64)(
+        [(0, Example("", "w1", ""))]
+    ).greedy
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_new_tokens_are_one_token_each_and_leave_the_base_as_it_was(
+    tmp_path: Path, tied: bool
+) -> None:
+    old = tiny_base(dtype=torch.float32, tie_word_embeddings=tied)
+    old.save_pretrained(tmp_path / "base")
+    words().save_pretrained(tmp_path / "base")
+    made, names = with_new_tokens(str(tmp_path / "base"), 5, tmp_path / "bases")
+    model, tokenizer = load_base(str(made))
+    encoder = Encoder(tokenizer, max_prompt_tokens=16, max_answer_tokens=8)
+    for place, name in enumerate(names):
+        item = encoder.encode(Example("", "w1 w2", name))
+        assert item.tokens[item.prompt_tokens :] == (VOCABULARY + place, encoder.eos)
+        assert encoder.decode(item.tokens[item.prompt_tokens :]) == name
+    tables = [model.get_input_embeddings().weight, model.get_output_embeddings().weight]
+    before = [old.get_input_embeddings().weight, old.get_output_embeddings().weight]
+    for table, known in zip(tables, before, strict=True):
+        assert len(table) == VOCABULARY + 5 and torch.equal(table[:VOCABULARY], known)
+        assert len(torch.unique(table[VOCABULARY:], dim=0)) == 5
+    assert torch.equal(*tables) == tied
+    assert with_new_tokens(str(tmp_path / "base"), 5, tmp_path / "bases")[0] == made
+    with pytest.raises(BaseModelError, match="named"):
+        with_new_tokens(str(made), 5, tmp_path / "bases")
