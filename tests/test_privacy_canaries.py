@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,10 +15,11 @@ import torch
 from proper_model.checks import load_base
 from proper_model.errors import BaseModelError, CheckpointError, ConfigError, DataError
 from proper_model.model import AdaptedModel, base_pass
-from proper_model.settings import load_profile, preset
+from proper_model.settings import StageSettings, load_profile, preset
 from proper_model.tasks import Example, load_task
 from proper_model.text import Encoder
 from simulations.outcome.results import write_document
+from simulations.privacy.membership import targets
 from simulations.privacy.membership.population import Candidates
 from simulations.privacy.memorization import seeds as module
 from simulations.privacy.memorization.attacks import (
@@ -39,13 +41,14 @@ from simulations.privacy.memorization.planting import (
 )
 from simulations.privacy.memorization.prompts import METHODS, UNSEEN, seen_target
 from simulations.privacy.memorization.recall import Recall, Target, exposures, model_target
-from simulations.privacy.memorization.seeds import Plan, canaries_of
+from simulations.privacy.memorization.seeds import Plan, canaries_of, prepared
 from simulations.privacy.results.canary_schema import read_canaries
 from simulations.privacy.results.canary_show import failed_controls, render, thing_table
 from simulations.privacy.results.options import counts
 from simulations.privacy.statistics.exposure import CHANCE_BITS, chance_bits
 from simulations.privacy.statistics.shares import Control
 from simulations.synthetic.people import make_synthetic
+from simulations.synthetic.tiny_base import make_tiny_base
 from tests.tiny import VOCABULARY, tiny_base, words
 
 OTHERS = 31
@@ -344,3 +347,46 @@ def test_new_tokens_are_one_token_each_and_leave_the_base_as_it_was(
     assert with_new_tokens(str(tmp_path / "base"), 5, tmp_path / "bases")[0] == made
     with pytest.raises(BaseModelError, match="named"):
         with_new_tokens(str(made), 5, tmp_path / "bases")
+
+
+def quick() -> StageSettings:
+    """Enough passes that an overfit adapter remembers, and no more."""
+    demo = load_profile("demo")
+    return dataclasses.replace(
+        demo,
+        population=dataclasses.replace(demo.population, epochs=1),
+        group=dataclasses.replace(demo.group, epochs=1),
+        router=dataclasses.replace(demo.router, epochs=1),
+        user=dataclasses.replace(demo.user, epochs=2, embedding_epochs=1, held_back_folds=1),
+    )
+
+
+def test_end_to_end_on_a_few_people(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = make_synthetic("synth_text", preset="smoke", pretrain=300)
+    base = make_tiny_base(tmp_path, made.pretrain_texts, vocabulary=made.vocabulary)
+    people = Candidates("few", made.population.pooled[:8], load_task("synth_text"), str(base), 0.0)
+    monkeypatch.setattr(targets, "OVERFIT_EPOCHS", 30)
+    plan = prepared(
+        *(people, dataclasses.replace(preset("default"), embedding_dim=16), quick()),
+        design="new-token",
+        seeds=(0,),
+        insertions=(1, 4),
+        others=OTHERS,
+        samples=10,
+        things=("adapter", "release", "rag-1", "full-history"),
+        bases=tmp_path,
+    )
+    how: dict[str, Any] = {"out": tmp_path, "cache": tmp_path, "progress": lambda *_: None}
+    result = canaries_of(plan, **how)
+    for thing in ("adapter", "release"):
+        overfit = result.canary(thing, 4, "positive")
+        assert overfit is not None and overfit.pooled.against_public.value > MOST - 1
+        absent = result.canary(thing, 0)
+        assert absent is not None and absent.pooled.greedy.value == 0
+    shown, record = result.canary("full-history", 1), result.record("full-history")
+    assert shown is not None and shown.pooled.greedy.value == 1
+    assert record is not None and record.pooled.auc == 1 and record.produced_apart.value == 0
+    assert [row.control for row in result.records if row.thing == "rag-1"] == ["none", "negative"]
+    monkeypatch.setattr(module, "CanaryAttacker", None)
+    again = canaries_of(plan, **how)
+    assert again.canaries == result.canaries and again.sentences == result.sentences

@@ -302,7 +302,7 @@ class CanaryAttacker:
         self, thing: str, asked: Questions, targets: Mapping[Control, Target], *, public: bool
     ) -> None:
         """Ask a thing and its controls; `public`: beside the public base."""
-        self.progress(f"asking: {thing}", 0, 0)
+        self.progress(f"asking {thing}", 0, 0)
         asked.check(self.setup.insertions)
         base = self.public(asked.secrets(self.task)).log_prob if public else None
         records = self.public(asked.records) if public else None
