@@ -28,6 +28,7 @@ from simulations.privacy.memorization.attacks import (
     Setup,
     ask_canaries,
     ask_records,
+    look_for_records,
     questions,
 )
 from simulations.privacy.memorization.new_tokens import token_names, with_new_tokens
@@ -187,7 +188,7 @@ def test_a_server_sees_what_stands_in_its_prompts_and_nothing_else(candidates: C
         seen = (found.owner == 0) & (found.insertions == asked.canaries[0][1].times)
         assert (found.greedy == seen).all() and found.sampled == pytest.approx(seen * 1.0)
         assert found.exposure == pytest.approx(np.where(seen, MOST, ALIKE))
-    records = ask_records("rag-1", "seen", "none", target, asked)
+    (records,) = look_for_records("rag-1", "none", target, asked)
     answers = {one.answer for one in shown}
     for (slot, example), produced in zip(asked.records, records.produced, strict=True):
         assert produced == (slot == 0 and example.answer in answers)
@@ -251,8 +252,10 @@ def fake_attacker(trained: list[int]) -> Callable[..., Any]:
                     found.canaries += ask_canaries(
                         thing, control, target, rows, task, public=None, samples=100
                     )
-                    attack: Any = "seen" if thing in METHODS else "loss"
-                    found.records.append(ask_records(thing, attack, control, target, asked))
+                    if thing in METHODS:
+                        found.records += look_for_records(thing, control, target, asked)
+                    else:
+                        found.records += ask_records(thing, control, target, asked, public=None)
             return found
 
     return Fake

@@ -17,7 +17,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -55,7 +54,6 @@ from simulations.privacy.memorization.recall import (
 from simulations.privacy.statistics.measures import Scored
 from simulations.privacy.statistics.shares import Control
 
-RecordAttack = Literal["seen", "loss", "loss-minus-public"]
 THINGS = ("adapter", "release", *METHODS)
 
 
@@ -122,7 +120,7 @@ class RecordsFound:
     @property
     def name(self) -> str:
         """What tells it from the other rows of a file."""
-        return f"{self.thing}/records/{self.control}"
+        return f"{self.thing}/records/{self.attack}/{self.control}"
 
 
 @dataclass
@@ -224,30 +222,34 @@ def ask_canaries(
 
 
 def ask_records(
-    thing: str,
-    attack: RecordAttack,
-    control: Control,
-    target: Target,
-    asked: Questions,
-    *,
-    public: Recall | None = None,
-) -> RecordsFound:
-    """How well a target tells own items from those kept apart; `public`: what the public base says of them."""
+    thing: str, control: Control, target: Target, asked: Questions, *, public: Recall | None
+) -> list[RecordsFound]:
+    """How well a model tells own items from those kept apart, by its loss, and by that minus the public base's.
+
+    Args:
+        public: what the public base says of the records; None: the target is that itself.
+    """
     said = target(asked.records)
-    produced = said.greedy.astype(np.float64)
+    scores = {"loss": said.log_prob / said.tokens}
+    if public is not None:
+        scores["loss-minus-public"] = (said.log_prob - public.log_prob) / said.tokens
+    return [_records(thing, attack, control, asked, said, of) for attack, of in scores.items()]
+
+
+def look_for_records(
+    thing: str, control: Control, target: Target, asked: Questions
+) -> list[RecordsFound]:
+    """The same of a server that saw prompts: a record is there or not."""
+    said = target(asked.records)
+    return [_records(thing, "seen", control, asked, said, said.greedy.astype(np.float64))]
+
+
+def _records(
+    thing: str, attack: str, control: Control, asked: Questions, said: Recall, score: Floats
+) -> RecordsFound:
     owner = asked.owners([slot for slot, _ in asked.records])
-    score = produced
-    if attack != "seen":
-        base = 0.0 if public is None else public.log_prob
-        score = (said.log_prob - base) / said.tokens
-    return RecordsFound(thing, attack, control, Scored(score, asked.member, owner), produced)
-
-
-def _attack(beside_public: bool, is_public: bool) -> RecordAttack:
-    """The public base is compared with nothing, or all that it says would be alike."""
-    if not beside_public:
-        return "seen"
-    return "loss" if is_public else "loss-minus-public"
+    scored = Scored(score, asked.member, owner)
+    return RecordsFound(thing, attack, control, scored, said.greedy.astype(np.float64))
 
 
 def _at(target: Target, slots: Sequence[int]) -> Target:
@@ -298,27 +300,24 @@ class CanaryAttacker:
                 self._prompts(method)
         return self.found
 
-    def _ask(
-        self, thing: str, asked: Questions, targets: Mapping[Control, Target], *, public: bool
-    ) -> None:
-        """Ask a thing and its controls; `public`: beside the public base."""
+    def _ask(self, thing: str, asked: Questions, targets: Mapping[Control, Target]) -> None:
+        """Ask models, each beside the public base but that itself."""
         self.progress(f"asking {thing}", 0, 0)
         asked.check(self.setup.insertions)
-        base = self.public(asked.secrets(self.task)).log_prob if public else None
-        records = self.public(asked.records) if public else None
-        planted = asked.only_planted()
+        base = self.public(asked.secrets(self.task)).log_prob
+        records = self.public(asked.records)
         for control, target in targets.items():
-            rows = asked if control == "none" else planted
-            attack = _attack(public, target is self.public)
-            beside, of = None, None
-            if attack == "loss-minus-public":
-                assert base is not None
-                beside = base[: len(rows.canaries) * (1 + self.setup.others)]  # planted come first
-                of = records
+            rows = asked if control == "none" else asked.only_planted()
+            beside = base[: len(rows.canaries) * (1 + self.setup.others)]  # planted come first
+            alone = target is self.public
             self.found.canaries += ask_canaries(
-                thing, control, target, rows, self.task, public=beside, samples=self.setup.samples
+                *(thing, control, target, rows, self.task),
+                public=None if alone else beside,
+                samples=self.setup.samples,
             )
-            self.found.records.append(ask_records(thing, attack, control, target, rows, public=of))
+            self.found.records += ask_records(
+                thing, control, target, rows, public=None if alone else records
+            )
 
     def _encoded(self, who: int) -> list[Encoded]:
         return self.learner.encode(self.planted.draw.known[who], self.task)
@@ -347,7 +346,7 @@ class CanaryAttacker:
             "positive": self._states(overfit, everybody),
             "negative": self.public,
         }
-        self._ask("release", asked, targets, public=True)
+        self._ask("release", asked, targets)
 
     def _adapters(self) -> None:
         asked = questions(self.planted, self.newcomers, self.task)
@@ -367,7 +366,7 @@ class CanaryAttacker:
             "positive": self._states(overfit, places),
             "negative": self._states(unlearned, places),
         }
-        self._ask("adapter", asked, targets, public=True)
+        self._ask("adapter", asked, targets)
 
     def _prompts(self, method: str) -> None:
         users = self.candidates.users
@@ -378,8 +377,16 @@ class CanaryAttacker:
             seed=self.seed,
             folder=Path("unused"),
         )
+        self.progress(f"asking {method}", 0, 0)
         target = prompts_target(method, given)
         people = len(self.newcomers)
         others = [(slot + 1) % people for slot in range(people)]
+        asked = questions(self.planted, self.newcomers, self.task)
+        asked.check(self.setup.insertions)
         targets: dict[Control, Target] = {"none": target, "negative": _at(target, others)}
-        self._ask(method, questions(self.planted, self.newcomers, self.task), targets, public=False)
+        for control, one in targets.items():
+            rows = asked if control == "none" else asked.only_planted()
+            self.found.canaries += ask_canaries(
+                method, control, one, rows, self.task, public=None, samples=self.setup.samples
+            )
+            self.found.records += look_for_records(method, control, one, rows)

@@ -59,7 +59,10 @@ NOTES = (
     "nobody trained, the public base, another person's prompts, and canaries that were planted nowhere",
     "prompts have 2048 tokens of room, also where the base has less; pooled people who were held back are "
     "left out of what is asked of the release",
-    "intervals draw people, each with all seeds; p is two-sided, corrected (Holm) over all that are no control",
+    "only what resembles a query is retrieved, and nobody asks about a random secret, so of secrets retrieval "
+    "shows less than of own items: read both",
+    "intervals draw people, each with all seeds; p is two-sided, corrected (Holm) over all that are no control, "
+    "and over all negative controls",
 )
 Row = CanariesFound | RecordsFound
 
@@ -154,7 +157,7 @@ def canaries_of(plan: Plan, *, out: Path, cache: Path, progress: Progress) -> Ca
 
 
 def summarized(plan: Plan, seeds: Sequence[Sequence[Row]]) -> CanaryResult:
-    """Every thing over all seeds, with Holm's correction over what is no control."""
+    """Every thing over all seeds, with Holm's correction over what is no control, and over negative ones."""
     canaries: dict[str, list[CanariesFound]] = {}
     records: dict[str, list[RecordsFound]] = {}
     for found in seeds:
@@ -173,8 +176,14 @@ def summarized(plan: Plan, seeds: Sequence[Sequence[Row]]) -> CanaryResult:
     p = {name: _exposed(found.against_public, chance) for name, found in numbers.items()} | {
         name: p_value(found) for name, found in measured.items()
     }
-    none = {rows[0].name for rows in (*canaries.values(), *records.values()) if _attacks(rows[0])}
-    corrected = p | holm({name: value for name, value in p.items() if name in none})
+    corrected = dict(p)
+    for control in (
+        "none",
+        "negative",
+    ):  # Holm's correction, over what is asked and over what must be nothing
+        rows_of = (rows[0] for rows in (*canaries.values(), *records.values()))
+        chosen = {one.name for one in rows_of if one.control == control}
+        corrected |= holm({name: value for name, value in p.items() if name in chosen})
     result = CanaryResult(
         task=setup.candidates.task.name,
         base=_base_name(setup.candidates.base),
@@ -208,11 +217,6 @@ def summarized(plan: Plan, seeds: Sequence[Sequence[Row]]) -> CanaryResult:
 def _exposed(bits: Rate, chance: float) -> float:
     """p of an exposure against guessing; 1 where it is no larger, as of what all look alike in."""
     return 1.0 if bits.value <= chance else p_against(bits.value, bits.low, bits.high, chance)
-
-
-def _attacks(one: Row) -> bool:
-    """Whether it is no control."""
-    return one.control == "none"
 
 
 def _base_name(base: str) -> str:

@@ -33,7 +33,8 @@ class CanaryNumbers(Strict):
 class CanaryRow(Strict):
     """Canaries of one thing, planted `insertions` times; `pooled` is over all seeds.
 
-    p is of `against_public` against guessing, 1 where it is no larger; `p_holm` corrects over the file.
+    p is of `against_public` against guessing, 1 where it is no larger; `p_holm` corrects over the
+    file, apart for negative controls; of positive ones it is p.
     """
 
     thing: str
@@ -102,10 +103,10 @@ class CanaryResult(SeededResult):
         found = (r for r in self.canaries if (r.thing, r.insertions, r.control) == wanted)
         return next(found, None)
 
-    def record(self, thing: str, control: Control = "none") -> RecordRow | None:
-        """The row of own items."""
-        found = (r for r in self.records if (r.thing, r.control) == (thing, control))
-        return next(found, None)
+    def record(self, thing: str) -> RecordRow | None:
+        """Of the attacks on own items that are no control the one that found most."""
+        found = [r for r in self.records if (r.thing, r.control) == (thing, "none")]
+        return max(found, key=lambda row: row.pooled.auc, default=None)
 
 
 def read_canaries(path: Path) -> CanaryResult:

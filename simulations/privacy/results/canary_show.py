@@ -9,7 +9,7 @@ from client.terminal.console import print_line, print_table, say
 from client.terminal.tables import Table, to_markdown
 from proper_model.storage.files import storage_errors, write_atomic
 from simulations.outcome.results import write_document
-from simulations.privacy.results.canary_schema import CanaryResult, CanaryRow
+from simulations.privacy.results.canary_schema import CanaryResult, CanaryRow, RecordRow
 from simulations.privacy.results.rates import Rate
 from simulations.privacy.results.rates_show import interval as rate
 from simulations.privacy.results.sentences import SIGNIFICANT
@@ -83,7 +83,7 @@ def record_table(result: CanaryResult) -> Table:
     rows = tuple(
         (
             *(row.thing, row.attack, interval(row.pooled)),
-            *(_auc(result, row.thing, kind) for kind in ("positive", "negative")),
+            *(_auc(result, row, kind) for kind in ("positive", "negative")),
             *(rate(row.produced), rate(row.produced_apart)),
             NONE if math.isnan(row.p_holm) else f"{row.p_holm:.3f}",
         )
@@ -112,9 +112,11 @@ def _control(result: CanaryResult, row: CanaryRow, kind: Control) -> CanaryRow |
     return result.canary(row.thing, row.insertions, kind) if row.insertions else None
 
 
-def _auc(result: CanaryResult, thing: str, kind: str) -> str:
-    found = [row for row in result.records if (row.thing, row.control) == (thing, kind)]
-    return interval(found[0].pooled) if found else NONE
+def _auc(result: CanaryResult, row: RecordRow, kind: str) -> str:
+    """The control of the same attack; the public base has no other than its loss."""
+    of = [one for one in result.records if (one.thing, one.control) == (row.thing, kind)]
+    same = [one for one in of if one.attack == row.attack] or of
+    return interval(same[0].pooled) if same else NONE
 
 
 def failed_controls(result: CanaryResult) -> list[str]:
@@ -124,16 +126,24 @@ def failed_controls(result: CanaryResult) -> list[str]:
         found = row.pooled.against_public
         if row.control == "positive" and not (found.value > result.guessing and row.p < SIGNIFICANT):
             said.append(f"{label(row)}: the positive control was not exposed ({rate(found)} bits)")
-        if row.control == "negative" and found.low > result.guessing:
+        if row.control == "negative" and found.value > result.guessing and row.p_holm < SIGNIFICANT:
             said.append(f"{label(row)}: exposed though it cannot be ({rate(found)} bits)")
         if row.control == "negative" and row.pooled.greedy.value > 0:
             said.append(f"{label(row)}: a secret that it cannot know was answered")
     for record in result.records:
-        name, auc = f"{record.thing}, own items", record.pooled
-        if record.control == "positive" and not (auc.auc > 0.5 and record.p < SIGNIFICANT):
-            said.append(f"{name}: the positive control was not recognised ({interval(auc)})")
-        if record.control == "negative" and not auc.low <= 0.5 <= auc.high:
+        name, auc = f"{record.thing}, own items, {record.attack}", record.pooled
+        if record.control == "negative" and record.p_holm < SIGNIFICANT:
             said.append(f"{name}: the negative control is not at .5 ({interval(auc)})")
+    return said + _unrecognised(result)
+
+
+def _unrecognised(result: CanaryResult) -> list[str]:
+    """Things whose overfit control no attack recognises."""
+    said = []
+    for thing in result.things:
+        of = [r for r in result.records if (r.thing, r.control) == (thing, "positive")]
+        if of and not any(row.pooled.auc > 0.5 and row.p < SIGNIFICANT for row in of):
+            said.append(f"{thing}, own items: the positive control was not recognised")
     return said
 
 
