@@ -22,15 +22,15 @@ from simulations.outcome.results import write_document
 from simulations.privacy.membership import targets
 from simulations.privacy.membership.population import Candidates
 from simulations.privacy.memorization import seeds as module
-from simulations.privacy.memorization.attacks import (
+from simulations.privacy.memorization.asking import (
     Found,
     Questions,
-    Setup,
     ask_canaries,
     ask_records,
     look_for_records,
     questions,
 )
+from simulations.privacy.memorization.attacks import Setup
 from simulations.privacy.memorization.new_tokens import token_names, with_new_tokens
 from simulations.privacy.memorization.planting import (
     SECRET_WORDS,
@@ -49,7 +49,7 @@ from simulations.privacy.results.options import counts
 from simulations.privacy.statistics.exposure import CHANCE_BITS, chance_bits
 from simulations.privacy.statistics.shares import Control
 from simulations.synthetic.people import make_synthetic
-from simulations.synthetic.tiny_base import make_tiny_base
+from simulations.synthetic.tiny_base import Pretraining, make_tiny_base
 from tests.tiny import VOCABULARY, tiny_base, words
 
 OTHERS = 31
@@ -365,10 +365,11 @@ def quick() -> StageSettings:
 
 
 def test_end_to_end_on_a_few_people(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = make_synthetic("synth_text", preset="smoke", pretrain=300)
-    base = make_tiny_base(tmp_path, made.pretrain_texts, vocabulary=made.vocabulary)
+    made = make_synthetic("synth_text", preset="smoke", pretrain=120)
+    few = Pretraining(epochs=2)
+    base = make_tiny_base(tmp_path, made.pretrain_texts, vocabulary=made.vocabulary, training=few)
     people = Candidates("few", made.population.pooled[:8], load_task("synth_text"), str(base), 0.0)
-    monkeypatch.setattr(targets, "OVERFIT_EPOCHS", 30)
+    monkeypatch.setattr(targets, "OVERFIT_EPOCHS", 15)
     plan = prepared(
         *(people, dataclasses.replace(preset("default"), embedding_dim=16), quick()),
         design="new-token",

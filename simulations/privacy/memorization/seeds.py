@@ -18,13 +18,8 @@ from proper_model.settings import StageSettings, Structure, to_mapping
 from simulations.outcome import environment
 from simulations.privacy.membership.population import Candidates, check_own_items
 from simulations.privacy.membership.seeds import p_value, pooled
-from simulations.privacy.memorization.attacks import (
-    THINGS,
-    CanariesFound,
-    CanaryAttacker,
-    RecordsFound,
-    Setup,
-)
+from simulations.privacy.memorization.asking import CanariesFound, RecordsFound
+from simulations.privacy.memorization.attacks import THINGS, CanaryAttacker, Setup
 from simulations.privacy.memorization.new_tokens import with_new_tokens
 from simulations.privacy.memorization.planting import (
     SECRET_WORDS,
@@ -176,13 +171,11 @@ def summarized(plan: Plan, seeds: Sequence[Sequence[Row]]) -> CanaryResult:
     p = {name: _exposed(found.against_public, chance) for name, found in numbers.items()} | {
         name: p_value(found) for name, found in measured.items()
     }
+    firsts: list[Row] = [rows[0] for rows in canaries.values()]
+    firsts += [rows[0] for rows in records.values()]
     corrected = dict(p)
-    for control in (
-        "none",
-        "negative",
-    ):  # Holm's correction, over what is asked and over what must be nothing
-        rows_of = (rows[0] for rows in (*canaries.values(), *records.values()))
-        chosen = {one.name for one in rows_of if one.control == control}
+    for control in ("none", "negative"):
+        chosen = {one.name for one in firsts if one.control == control}
         corrected |= holm({name: value for name, value in p.items() if name in chosen})
     result = CanaryResult(
         task=setup.candidates.task.name,

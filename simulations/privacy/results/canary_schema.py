@@ -85,7 +85,8 @@ class CanaryResult(SeededResult):
 
     @model_validator(mode="after")
     def _seeds_fit(self) -> CanaryResult:
-        for row in (*self.canaries, *self.records):
+        rows: list[CanaryRow | RecordRow] = [*self.canaries, *self.records]
+        for row in rows:
             if len(row.per_seed) != len(self.seeds):
                 raise ValueError(f"{row.thing}: one measurement a seed expected")
             if math.isfinite(row.p) and not 0 <= row.p <= row.p_holm <= 1:
