@@ -18,6 +18,7 @@ from proper_model.model import AdaptedModel, base_pass
 from proper_model.settings import StageSettings, load_profile, preset
 from proper_model.tasks import Example, load_task
 from proper_model.text import Encoder
+from simulations.cli import run_cli
 from simulations.outcome.results import write_document
 from simulations.privacy.membership import targets
 from simulations.privacy.membership.population import Candidates
@@ -297,6 +298,23 @@ def test_finished_seeds_are_kept_and_rows_say_what_was_found(
 def test_unknown_things_are_refused(candidates: Candidates, changed: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):
         plan(candidates, **changed)
+
+
+@pytest.mark.parametrize(
+    ("options", "code"),
+    [
+        (["demo"], ConfigError.exit_code),
+        (["demo:text", "--insertions", "0"], ConfigError.exit_code),
+        (["demo:text", "--things", "adapter,wallet"], ConfigError.exit_code),
+        (["demo:text", "--seeds", "one"], ConfigError.exit_code),
+        (["nowhere", "--task", "LaMP_5", "--base", "base"], DataError.exit_code),
+    ],
+)
+def test_bad_options_end_before_anything_is_trained(
+    tmp_path: Path, options: list[str], code: int
+) -> None:
+    assert run_cli(["privacy", "canaries", *options, "--out", str(tmp_path / "out")]) == code
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_models_recall_is_what_it_would_generate() -> None:

@@ -68,8 +68,10 @@ def canaries(
     from proper_model.settings import load_profile
     from proper_model.settings import preset as structure_of
     from proper_model.storage.files import storage_errors
+    from proper_model.tasks import load_task
     from simulations.privacy.membership.population import load_candidates
     from simulations.privacy.memorization.attacks import THINGS
+    from simulations.privacy.memorization.planting import check_task
     from simulations.privacy.memorization.seeds import canaries_of, prepared
     from simulations.privacy.results.canary_show import leave
     from simulations.privacy.results.options import counts, names, numbers
@@ -77,6 +79,8 @@ def canaries(
 
     drawn, planted = numbers(seeds), counts(insertions, "--insertions")
     asked = names(things, THINGS, "--things")
+    if data in DEMOS:  # before a base is made for it
+        check_task(load_task(DEMOS[data]))
     settings = load_profile(profile or ("demo" if data in DEMOS else "tiny"))
     structure = structure_of(preset)
     with storage_errors(out), progress_bars() as show:
