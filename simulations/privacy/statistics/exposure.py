@@ -49,10 +49,9 @@ class Extrapolated:
 def exposure(loss: Floats, candidates: Floats) -> Floats:
     """`[c]` bits of every canary by its exact rank among itself and `candidates` `[n]`: |R| = n + 1.
 
-    Candidates of equal loss count half, so that a model
-    that tells nothing apart gives nearly 1 bit. If the candidates are a random sample of a larger space, this is
-    at most log2 (n + 1). Raises MetricError on losses that are not
-    finite, or without candidates.
+    Candidates of equal loss count half, so that a model that tells nothing apart gives nearly 1 bit.
+    If the candidates are a random sample of a larger space, this is at most log2 (n + 1). Raises
+    MetricError on losses that are not finite, or without candidates.
     """
     loss, candidates = _checked("canaries", loss), _checked("candidates", candidates)
     ordered = np.sort(candidates)

@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
 
 from proper_model.errors import MetricError
 
@@ -166,7 +167,11 @@ def swapped(scored: Scored) -> Scored:
 
 
 class _Ranked:
-    """Scores in ascending order with equal ones in one group, and each record's owner as a row."""
+    """Scores in ascending order with equal ones in one group.
+
+    `inside` and `outside` `[groups, owners]` count members and non-members; with few records an owner
+    most of both is 0, so a product with them costs one addition a record and draw.
+    """
 
     def __init__(self, scored: Scored) -> None:
         members = int(np.count_nonzero(scored.member))
@@ -176,46 +181,48 @@ class _Ranked:
                     f"none of {len(scored.member)} records are {name}",
                     hint="membership is drawn before training, with records on both sides",
                 )
-        order = np.argsort(scored.score, kind="stable")
-        score, self.member = scored.score[order], scored.member[order]
-        self.owners, self.owner = np.unique(scored.owner[order], return_inverse=True)
-        self.starts = np.flatnonzero(np.r_[True, score[1:] != score[:-1]])  # of each group
-        self.group = np.cumsum(np.r_[False, score[1:] != score[:-1]])
-        self.member_rows = np.bincount(self.owner, self.member) > 0
-        self.other_rows = np.bincount(self.owner, ~self.member) > 0
+        self.owners, owner = np.unique(scored.owner, return_inverse=True)
+        scores, group = np.unique(scored.score, return_inverse=True)
+        shape = len(scores), len(self.owners)
+        self.inside, self.outside = (
+            csr_array((np.ones(np.count_nonzero(side)), (group[side], owner[side])), shape=shape)
+            for side in (scored.member, ~scored.member)
+        )
+        self.member_rows = np.bincount(owner, scored.member) > 0
+        self.other_rows = np.bincount(owner, ~scored.member) > 0
+        self.records = len(owner)
+        self.with_tpr = self.records - members >= MIN_NON_MEMBERS
 
     def values(self, counts: Floats) -> Floats:
         """`[3, draws]`: AUC, TPR at 1 % FPR and worst decile where `counts` `[draws, owners]` says
-        how often an owner was drawn.
+        how often an owner was drawn. TPR is 0 with too few non-members.
         """
-        weight = counts[:, self.owner]
-        inside, outside = weight * self.member, weight * ~self.member
-        others = np.add.reduceat(outside, self.starts, axis=1)  # [draws, groups]
-        found = np.add.reduceat(inside, self.starts, axis=1)
-        n_others, n_found = others.sum(1, keepdims=True), found.sum(1, keepdims=True)
-        beaten = (others.cumsum(1) - others / 2) / n_others  # share of non-members below a group
-        area = (found * beaten).sum(1) / n_found[:, 0]
-        false = others[:, ::-1].cumsum(1) / n_others
-        true = found[:, ::-1].cumsum(1) / n_found
-        # Rounding of a share must not lose the last false positive that is allowed.
-        tpr = np.where(false <= LOW_FPR + 1e-12, true, 0.0).max(1)
-        own = self._owner_means(beaten[:, self.group], self.member)[:, self.member_rows]
-        decile = _best_tenth(own, counts[:, self.member_rows])
-        return np.stack([area, tpr, decile])
+        drawn = np.ascontiguousarray(counts.T)
+        others, found = self.outside @ drawn, self.inside @ drawn  # [groups, draws]
+        below = others.cumsum(0)
+        n_others, n_found = below[-1], found.sum(0)
+        beaten = (below - others / 2) / n_others  # share of non-members below a group
+        area = np.einsum("gd,gd->d", found, beaten) / n_found
+        tpr = np.zeros(len(counts))
+        if self.with_tpr:
+            false = (n_others - below + others) / n_others
+            true = (n_found - found.cumsum(0) + found) / n_found
+            # Rounding of a share must not lose the last false positive that is allowed.
+            tpr = np.where(false <= LOW_FPR + 1e-12, true, 0.0).max(0)
+        own = _owner_means(self.inside, beaten)[self.member_rows].T
+        return np.stack([area, tpr, _best_tenth(own, counts[:, self.member_rows])])
 
     def decile_control(self) -> float:
         """Worst decile of owners' non-members against all non-members."""
-        others = np.add.reduceat((~self.member).astype(float), self.starts)
-        beaten = ((others.cumsum() - others / 2) / others.sum())[self.group][None]
-        own = self._owner_means(beaten, ~self.member)[:, self.other_rows]
+        others = self.outside.sum(1)
+        beaten = (others.cumsum() - others / 2) / others.sum()
+        own = _owner_means(self.outside, beaten[:, None])[self.other_rows].T
         return float(_best_tenth(own, np.ones_like(own))[0])
 
-    def _owner_means(self, values: Floats, chosen: Flags) -> Floats:
-        """`[draws, owners]` mean of each owner's chosen records; 0 for owners without."""
-        order = np.argsort(self.owner, kind="stable")
-        first = np.flatnonzero(np.r_[True, np.diff(self.owner[order]) > 0])
-        totals = np.add.reduceat((values * chosen)[:, order], first, axis=1)
-        return np.asarray(totals / np.maximum(np.bincount(self.owner, chosen), 1))
+
+def _owner_means(records: csr_array, values: Floats) -> Floats:
+    """`[owners, draws]` mean of `values` `[groups, draws]` over an owner's records; 0 without any."""
+    return np.asarray(records.T @ values / np.maximum(records.sum(0), 1)[:, None])
 
 
 def _best_tenth(values: Floats, counts: Floats) -> Floats:
@@ -232,7 +239,7 @@ def _draw_owners(ranked: _Ranked, rng: np.random.Generator, draws: int) -> Itera
     """`[block, owners]` how often a draw took each owner, groups drawn from themselves."""
     side = ranked.member_rows + 2 * ranked.other_rows
     groups = [np.flatnonzero(side == kind) for kind in (1, 2, 3)]
-    block = max(1, _BLOCK_NUMBERS // len(ranked.owner))
+    block = max(1, _BLOCK_NUMBERS // ranked.records)
     for start in range(0, draws, block):
         counts = np.zeros((min(block, draws - start), len(ranked.owners)))
         for rows in groups:

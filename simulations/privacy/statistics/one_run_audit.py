@@ -99,6 +99,7 @@ def audit(
     MetricError on scores that are not finite, on a plan that guesses more than m, and as
     `epsilon_lower_bound` does.
     """
+    _check_confidence(confidence)
     score, included = np.asarray(score, dtype=np.float64), np.asarray(included)
     if score.ndim != 1 or included.shape != score.shape or included.dtype != np.bool_:
         raise MetricError(
@@ -136,8 +137,7 @@ def epsilon_lower_bound(
 
     Raises MetricError as `p_value` does, or if `confidence` is not in (0, 1).
     """
-    if not 0 < confidence < 1:
-        raise MetricError(f"confidence is {confidence}, expected between 0 and 1")
+    _check_confidence(confidence)
 
     def excess(epsilon: float) -> float:
         return p_value(epsilon, correct, guesses, canaries, delta=delta) - (1 - confidence)
@@ -173,3 +173,8 @@ def p_value(epsilon: float, correct: int, guesses: int, canaries: int, *, delta:
     beta = tails[-1]
     alpha = float(np.max((tails[-2::-1] - beta) / at_least))
     return float(min(1.0, beta + 2 * canaries * delta * alpha))
+
+
+def _check_confidence(confidence: float) -> None:
+    if not 0 < confidence < 1:
+        raise MetricError(f"confidence is {confidence}, expected between 0 and 1")

@@ -1,14 +1,14 @@
 """Membership attacks that compare a target with reference models of known training sets.
 
-LiRA (Carlini et al. 2022, "Membership inference attacks from first principles"): under models that
+LiRA (Carlini et al. 2022, arXiv 2112.03570): under models that
 trained on a record and under models that did not, phi = log(p / (1 - p)) of the record is taken as
 normal, N(mu_in, s_in^2) and N(mu_out, s_out^2).
 
     online    log N(phi; mu_in, s_in) - log N(phi; mu_out, s_out)
     offline   (phi - mu_out) / s_out; the paper's Phi of it orders records the same, but rounds to 1
 
-RMIA (Zarifzadeh, Liu, Shokri 2024, "Low-cost high-power membership inference attacks"): the share of
-population records z, none of which trained the target, that record x dominates,
+RMIA (Zarifzadeh, Liu, Shokri 2024, arXiv 2312.03262): the share of population records z, none of which
+trained the target, that record x dominates,
 
     share_z [ (p(x | target) / p(x)) / (p(z | target) / p(z)) >= gamma ]
     online    p(x) = (mean p_in + mean p_out) / 2
@@ -26,6 +26,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,8 +38,11 @@ from simulations.privacy.statistics.measures import Scored, auc
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
 Integers = NDArray[np.int64]
+Entry = TypeVar("Entry", bound=np.generic)
 
-OWN_VARIANCE_FROM = 64  # models a side; below, one variance for all records does better (LiRA, VI)
+OWN_VARIANCE_FROM = (
+    64  # models a side; below, one variance for all records does better (LiRA's ablation)
+)
 LEAST_LOSS = 1e-12  # nats; the loss of a certain answer is rounding, and phi of it must be finite
 OFFLINE_A = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 _ROUNDING = 1e-6
@@ -96,13 +100,24 @@ def _check_log_p(name: str, values: Floats) -> None:
         )
 
 
-def others(values: NDArray[np.generic], own: Integers) -> NDArray[np.generic]:
+def others(values: NDArray[Entry], own: Integers) -> NDArray[Entry]:
     """`[M - 1, n]`: of every column of `[M, n]` all rows but `own` `[n]`, in their order.
 
-    Where every model is the target of its own records and a reference for all others.
+    Where every model is the target of its own records and a reference for all others. Raises
+    MetricError if `own` does not name one model of `values` for every record.
     """
+    if (
+        values.ndim != 2
+        or own.shape != values.shape[1:]
+        or not np.isin(own, range(len(values))).all()
+    ):
+        raise MetricError(
+            f"own models {own.shape} do not name one of {len(values)} models for every record of "
+            f"{values.shape}",
+            hint="give places 0 to models - 1, one a record",
+        )
     keep = np.arange(len(values))[:, None] != own
-    return values.T[keep.T].reshape(values.shape[1], len(values) - 1).T
+    return np.asarray(values.T[keep.T].reshape(values.shape[1], len(values) - 1).T)
 
 
 def scaled_logit(log_p: Floats) -> Floats:
