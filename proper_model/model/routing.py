@@ -21,6 +21,7 @@ from torch import Tensor
 
 from proper_model.kernels import rows
 from proper_model.kernels.layout import Layout, routing_dtype
+from proper_model.kernels.ops import Backend
 from proper_model.model.adapters import Adapters
 from proper_model.model.passes import Pass
 from proper_model.settings.presets import RouterMerge, RouterText, UserRouting
@@ -37,18 +38,27 @@ def user_logits(weight: Tensor, embedding: Tensor) -> Tensor:
     return torch.einsum("re,ne->rn", embedding, weight.to(embedding.dtype))
 
 
-def lora_logits(weight: Tensor, user_low: Tensor, user_b: Tensor, layout: Layout) -> Tensor:
+def lora_logits(
+    weight: Tensor,
+    user_low: Tensor,
+    user_b: Tensor,
+    layout: Layout,
+    backend: Backend = Backend.FUSED,
+) -> Tensor:
     """`W_l B_u A_u x` (eq. 12): [M, N].
 
     Args:
         weight: W_l [N, o], or every row's own [R, N, o].
         user_low: A_u x [M, r].
         user_b: every row's B_u [R, o, r].
+        backend: the reference can be differentiated twice.
     """
     dtype = routing_dtype(user_low)
     own = "g" if weight.dim() == 3 else ""
     through = torch.einsum(f"{own}no,gor->gnr", weight.to(dtype), user_b.to(dtype))  # W_l B_u
     # einsum("mr,mnr->mn"), with W_l B_u of each token's row
+    if backend is Backend.REFERENCE:
+        return torch.einsum("mr,mnr->mn", user_low.to(dtype), through[layout.rows])
     return rows.product(user_low.to(dtype), through.transpose(1, 2), layout)
 
 
@@ -142,7 +152,7 @@ def _own_logits(
     weight = adapters.router(number).lora if user_w is None else user_w
     assert weight is not None
     assert user_b is not None
-    own = lora_logits(weight, user_low, user_b, layout)
+    own = lora_logits(weight, user_low, user_b, layout, adapters.backend)
     return own.detach() if adapters.structure.detach_lora_router else own
 
 

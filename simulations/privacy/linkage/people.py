@@ -48,6 +48,11 @@ class Planted:
     alone: str
     base: str
 
+    @property
+    def identity(self) -> str:
+        """All that it is but where the bases lie: their names say what is in them."""
+        return str(replace(self, alone=Path(self.alone).name, base=Path(self.base).name))
+
 
 @dataclass(frozen=True)
 class Parts:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from torch import Tensor
@@ -65,6 +66,12 @@ class Lab:
         one, two = self._trained(release, [("", halves[0]), ("again", halves[1])])
         task = self.people.tasks[0]
         return Held(release, task, one, halves[0]), Held(release, task, two, halves[1])
+
+    @cached_property
+    def first_half(self) -> Held:
+        """The first release, with states of the first half alone."""
+        release, half = self._release(self.parts.pooled, self.seed), self._half(0)
+        return Held(release, self.people.tasks[0], *self._trained(release, [("", half)]), half)
 
     def next(self, scope: str) -> tuple[Held, Held]:
         """The second half over another release: with starts drawn anew, and with kept ones."""

@@ -50,7 +50,7 @@ class Plan:
     def digest(self) -> str:
         """sha256 over all that a seed's result depends on but the seed."""
         how = str(self.structure), to_mapping(self.settings), self.scopes, self.things
-        return digest_of("linkage", str(self.planted), self.attacked, *how)
+        return digest_of("linkage", self.planted.identity, self.attacked, *how)
 
 
 def linkage_of(plan: Plan, *, out: Path, cache: Path, progress: Progress) -> RateResult:

@@ -19,15 +19,17 @@ def names(text: str, known: Sequence[str], option: str) -> tuple[str, ...]:
     return found
 
 
-def numbers(text: str) -> tuple[int, ...]:
-    """Seeds out of `S,T`, all different. Raises ConfigError."""
+def numbers(
+    text: str, option: str = "--seeds", such_as: str = "0,1,2,3,4"
+) -> tuple[int, ...]:
+    """Different numbers from 0 on out of `S,T`. Raises ConfigError."""
     try:
         found = tuple(int(part) for part in text.split(","))
     except ValueError:
         found = ()
     if not found or min(found) < 0 or len(set(found)) != len(found):
         raise ConfigError(
-            "--seeds takes different numbers from 0 on", hint="such as --seeds 0,1,2,3,4"
+            f"{option} takes different numbers from 0 on", hint=f"such as {option} {such_as}"
         )
     return found
 
