@@ -387,7 +387,7 @@ def test_end_to_end_on_a_few_people(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     few = Pretraining(epochs=2)
     base = make_tiny_base(tmp_path, made.pretrain_texts, vocabulary=made.vocabulary, training=few)
     people = Candidates("few", made.population.pooled[:8], load_task("synth_text"), str(base), 0.0)
-    monkeypatch.setattr(targets, "OVERFIT_EPOCHS", 15)
+    monkeypatch.setattr(targets, "OVERFIT_EPOCHS", 15, raising=False)
     plan = prepared(
         *(people, dataclasses.replace(preset("default"), embedding_dim=16), quick()),
         design="new-token",

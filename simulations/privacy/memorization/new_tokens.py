@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from proper_model.base.loading import fingerprint
 from proper_model.checks import load_base
 from proper_model.errors import BaseModelError
 from proper_model.export import write_model_folder
@@ -41,9 +42,9 @@ def with_new_tokens(base: str, count: int, folder: Path) -> tuple[Path, tuple[st
     Raises BaseModelError if the base cannot be loaded, or knows one of the names.
     """
     names = token_names(count)
-    target = (folder / f"canaries-{_label(base, count)}").resolve()
+    model, tokenizer = load_base(base, device=torch.device("cpu"))
+    target = (folder / f"canaries-{_label(model, tokenizer, count)}").resolve()
     if not target.is_dir():
-        model, tokenizer = load_base(base, device=torch.device("cpu"))
         _add(model, tokenizer, names)
         make_private_folder(folder)
         with new_folder(target) as building:
@@ -51,12 +52,9 @@ def with_new_tokens(base: str, count: int, folder: Path) -> tuple[Path, tuple[st
     return target, names
 
 
-def _label(base: str, count: int) -> str:
-    """Says which base, by name, sizes and times of its files, and how many tokens."""
-    path = Path(base).expanduser()
-    files = sorted(path.iterdir()) if path.is_dir() else []
-    stamps = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    said = [str(path.resolve()) if files else base, stamps, count]
+def _label(model: Any, tokenizer: Any, count: int) -> str:
+    """Says which base, by its weights and words, and how many tokens; not where it lies."""
+    said = [fingerprint(model), sorted(tokenizer.get_vocab().items()), count]
     return hashlib.sha256(repr(said).encode()).hexdigest()[:16]
 
 

@@ -50,7 +50,7 @@ NOTES = (
     "word for word: the likeliest tokens after the question are the secret, or, of a server, the secret "
     "stands in a prompt; sampled: the chance that one of several answers at temperature 1 begins with it",
     "membership of a record by a server is an exact match of its answer in the prompts, without a model",
-    "the positive control is an adapter that saw its items sixty times; negative controls are adapters that "
+    "the positive control is an adapter that saw its items far too often; negative controls are adapters that "
     "nobody trained, the public base, another person's prompts, and canaries that were planted nowhere",
     "prompts have 2048 tokens of room, also where the base has less; pooled people who were held back are "
     "left out of what is asked of the release",
@@ -94,7 +94,8 @@ class Plan:
             for user in users
         ]
         return digest_of(
-            *("canaries", str(setup.candidates.task), setup.candidates.base, str(setup.structure)),
+            *("canaries", str(setup.candidates.task), _base_name(setup.candidates.base)),
+            str(setup.structure),
             *(
                 to_mapping(setup.settings),
                 self.design,
