@@ -182,7 +182,9 @@ def test_a_server_sees_what_stands_in_its_prompts_and_nothing_else(candidates: C
     shown = [example for (slot, example), own in zip(asked.records, asked.member, strict=True)
              if own and slot == 0][:3]  # fmt: skip
     secret = asked.canaries[0][1].secret
-    prompts = [["before: " + one.answer.upper() + "\n" for one in shown] + [f"so {secret}  "], [""]]
+    others = next(example.answer for slot, example in asked.records if slot == 1)
+    prompts = [["before: " + one.answer.upper() + "\n" for one in shown], [""]]
+    prompts[0] += [f"so {secret}  ", others]
     target = seen_target(prompts)
     canaries = ask_canaries("rag-1", "none", target, asked, candidates.task, public=None, samples=5)
     for found in canaries:
@@ -328,7 +330,8 @@ def test_a_models_recall_is_what_it_would_generate() -> None:
         for _ in range(2):
             tokens = [*tokens, int(base(torch.tensor([tokens])).logits[0, -1].argmax())]
         likeliest = encoder.decode(tokens[-2:])
-        for answer in (likeliest, "w1 w2"):
+        half = f"{encoder.decode(tokens[-2:-1])} w{number}"  # only its first word is the likeliest
+        for answer in (likeliest, half, "w1 w2"):
             item = encoder.encode(Example("", prompt, answer))
             log_p = base(torch.tensor([item.tokens])).logits[0].log_softmax(-1)
             own = item.tokens[item.prompt_tokens : -1]
