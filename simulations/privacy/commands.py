@@ -8,6 +8,7 @@ from simulations.privacy.egress.command import egress
 from simulations.privacy.inversion.command import inversion
 from simulations.privacy.linkage.command import linkage
 from simulations.privacy.membership.command import membership
+from simulations.privacy.memorization.command import canaries
 
 app = typer.Typer(name="privacy", no_args_is_help=True)
 
@@ -17,5 +18,5 @@ def privacy() -> None:
     """What a release, an adapter or a device tells about people."""
 
 
-for attack in (membership, linkage, inversion, egress):
+for attack in (membership, canaries, linkage, inversion, egress):
     app.command()(attack)

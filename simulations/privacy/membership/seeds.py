@@ -31,7 +31,7 @@ from simulations.privacy.membership.population import Candidates, check_own_item
 from simulations.privacy.results.schema import MERGED, Attack, Measured, PrivacyResult
 from simulations.privacy.results.sentences import sentence
 from simulations.privacy.statistics.measures import Advantage, Scored, measure
-from simulations.privacy.statistics.shares import p_against
+from simulations.privacy.statistics.shares import p_against, rng_of
 
 LEVELS: tuple[Level, ...] = ("record", "person", "fresh")
 DRAWS = 2000
@@ -212,7 +212,7 @@ def summarized(plan: Plan, seeds: Sequence[Sequence[Found]]) -> PrivacyResult:
         for one in found:
             by_name.setdefault(one.name, []).append(one)
     whole = {
-        name: measure(pooled([one.scored for one in rows]), rng=_rng(name), draws=DRAWS)
+        name: measure(pooled([one.scored for one in rows]), rng=rng_of(name), draws=DRAWS)
         for name, rows in by_name.items()
     }
     p = {name: p_value(found) for name, found in whole.items()}
@@ -247,7 +247,7 @@ def _attack(found: Sequence[Found], whole: Advantage, p: float, corrected: float
     one = found[0]
     control: Control = one.control
     per_seed = [
-        Measured.of(measure(row.scored, rng=_rng(f"{one.name}/{place}"), draws=DRAWS))
+        Measured.of(measure(row.scored, rng=rng_of(f"{one.name}/{place}"), draws=DRAWS))
         for place, row in enumerate(found)
     ]
     return Attack(
@@ -261,8 +261,3 @@ def _attack(found: Sequence[Found], whole: Advantage, p: float, corrected: float
         p_holm=corrected,
         sentence=sentence(one.thing, one.level, whole, corrected),
     )
-
-
-def _rng(name: str) -> np.random.Generator:
-    """The bootstrap's generator: the same file gives the same intervals, whatever else is in it."""
-    return np.random.default_rng(int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big"))

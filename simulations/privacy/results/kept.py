@@ -9,7 +9,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from simulations.privacy.statistics.shares import Tried
 
 SEEDS = "seeds"
 MAX_BYTES = 1 << 30
+Row = TypeVar("Row")
 
 
 def digest_of(*made: Any) -> str:
@@ -30,17 +31,34 @@ def digest_of(*made: Any) -> str:
 def kept_seed(
     folder: Path, seed: int, digest: str, make: Callable[[], Sequence[Tried]]
 ) -> list[Tried]:
+    """What a seed found person by person; see `kept_rows`."""
+    return kept_rows(folder, seed, digest, make, write=_row, read=_tried)
+
+
+def kept_rows(
+    folder: Path,
+    seed: int,
+    digest: str,
+    make: Callable[[], Sequence[Row]],
+    *,
+    write: Callable[[Row], Mapping[str, Any]],
+    read: Callable[[Mapping[str, Any]], Row],
+) -> list[Row]:
     """What a seed found, read if it is there, else made and written whole.
+
+    Args:
+        write: a row in JSON's types; `read` is its inverse, and raises KeyError, TypeError, ValueError or
+            MetricError for what is no row.
 
     Raises CheckpointError for a damaged file, or one of another configuration.
     """
     path = folder / SEEDS / f"{seed}.json"
-    stored = _read(path, digest)
+    stored = _read(path, digest, read)
     if stored is not None:
         return stored
     found = list(make())
     make_private_folder(path.parent)
-    content = {"digest": digest, "attacks": [_row(one) for one in found]}
+    content = {"digest": digest, "attacks": [write(one) for one in found]}
     write_atomic(path, json.dumps(content).encode())
     return found
 
@@ -59,7 +77,9 @@ def _row(one: Tried) -> dict[str, Any]:
     }
 
 
-def _read(path: Path, digest: str) -> list[Tried] | None:
+def _read(
+    path: Path, digest: str, read: Callable[[Mapping[str, Any]], Row]
+) -> list[Row] | None:
     try:
         stored: Mapping[str, Any] = parse_object(read_regular(path, limit_bytes=MAX_BYTES))
     except FileNotFoundError:
@@ -69,7 +89,7 @@ def _read(path: Path, digest: str) -> list[Tried] | None:
     if stored.get("digest") != digest:
         raise _unusable(path, "was made with other people, options or settings")
     try:
-        return [_tried(row) for row in stored["attacks"]]
+        return [read(row) for row in stored["attacks"]]
     except (KeyError, TypeError, ValueError, MetricError):
         raise _unusable(path, "is damaged") from None
 

@@ -1,4 +1,4 @@
-"""Options that several attacks have, and how lists of names and numbers are read."""
+"""Options that several attacks have: lists of names, of seeds and of counts."""
 
 from __future__ import annotations
 
@@ -40,3 +40,16 @@ def numbers(
             f"{option} takes different numbers from 0 on", hint=f"such as {option} {such_as}"
         )
     return found
+
+
+def counts(text: str, option: str, *, most: int = 64) -> tuple[int, ...]:
+    """Different numbers from 1 to `most` out of `N,M`, in ascending order. Raises ConfigError."""
+    try:
+        found = sorted({int(part) for part in text.split(",")})
+    except ValueError:
+        found = []
+    if not found or found[0] < 1 or found[-1] > most:
+        raise ConfigError(
+            f"{option} takes numbers from 1 to {most}", hint=f"such as {option} 1,4,16"
+        )
+    return tuple(found)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -20,6 +19,7 @@ from simulations.privacy.statistics.shares import (
     Share,
     Tried,
     p_against,
+    rng_of,
     share,
     worst_decile,
 )
@@ -113,7 +113,7 @@ def _rated(rows: Sequence[Tried], pooled: Share, p: float, corrected: float) -> 
     rank = None
     if one.rank is not None:
         places = np.concatenate([row.rank for row in rows if row.rank is not None])
-        rank = Rate.of(share(places, _owners(rows), rng=_rng(f"{one.name}/rank")))
+        rank = Rate.of(share(places, _owners(rows), rng=rng_of(f"{one.name}/rank")))
     return Rated(
         scope=one.scope,
         thing=one.thing,
@@ -121,7 +121,7 @@ def _rated(rows: Sequence[Tried], pooled: Share, p: float, corrected: float) -> 
         control=one.control,
         chance=_chance(rows),
         per_seed=[
-            Rate.of(share(row.hit, row.owner, rng=_rng(f"{one.name}/{place}")))
+            Rate.of(share(row.hit, row.owner, rng=rng_of(f"{one.name}/{place}")))
             for place, row in enumerate(rows)
         ],
         pooled=Rate.of(pooled),
@@ -134,7 +134,7 @@ def _rated(rows: Sequence[Tried], pooled: Share, p: float, corrected: float) -> 
 
 
 def _pooled(name: str, rows: Sequence[Tried]) -> Share:
-    return share(_hits(rows), _owners(rows), rng=_rng(name))
+    return share(_hits(rows), _owners(rows), rng=rng_of(name))
 
 
 def _hits(rows: Sequence[Tried]) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
@@ -147,11 +147,6 @@ def _owners(rows: Sequence[Tried]) -> np.ndarray[tuple[int], np.dtype[np.int64]]
 
 def _chance(rows: Sequence[Tried]) -> float:
     return float(np.mean([row.chance for row in rows]))
-
-
-def _rng(name: str) -> np.random.Generator:
-    """The bootstrap's generator: the same file gives the same intervals, whatever else is in it."""
-    return np.random.default_rng(int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big"))
 
 
 def strongest(rows: Sequence[Rated]) -> Mapping[tuple[str, str], Rated]:

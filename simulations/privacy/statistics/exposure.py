@@ -60,6 +60,12 @@ def exposure(loss: Floats, candidates: Floats) -> Floats:
     return np.asarray(math.log2(len(ordered) + 1) - np.log2(1 + below + tied / 2))
 
 
+def chance_bits(candidates: int) -> float:
+    """Mean exposure of a uniform rank among a canary and so many candidates; `CHANCE_BITS` of endlessly many."""
+    ranks = np.arange(1, candidates + 2)
+    return float(math.log2(candidates + 1) - np.log2(ranks).mean())
+
+
 def extrapolated_exposure(loss: Floats, sample: Floats, *, space: int) -> Extrapolated:
     """Exposures in a space of `space` candidates, from losses of a random sample `[n]` of it.
 

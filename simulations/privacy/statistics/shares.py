@@ -5,8 +5,9 @@ All values of one owner are drawn together in the bootstrap, over all seeds, as 
 
 from __future__ import annotations
 
+import hashlib
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -20,6 +21,7 @@ Control = Literal["none", "positive", "negative"]
 
 DRAWS = 2000
 _TAILS = (0.025, 0.975)
+_ROUNDING = 1e-9  # a mean of equal numbers differs from them by less
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,28 @@ def worst_decile(values: Floats, owner: Integers) -> float:
     return float(means[-math.ceil(len(means) / 10) :].mean())
 
 
+def cases(
+    values: Floats, owner: Integers, *, rng: np.random.Generator, draws: int = DRAWS
+) -> Share:
+    """As `share`, of cases that happened (1) or did not (0), or of their probabilities.
+
+    Where none or all happened no draw differs from another; the bound is then the exact one for so many
+    owners (Clopper and Pearson 1934), because three of three are no certainty.
+    """
+    found = share(values, owner, rng=rng, draws=draws)
+    edge = _TAILS[0] ** (1 / found.n_owners)
+    if values.sum() < 1:  # of probabilities: less than one case
+        found = replace(found, high=max(found.high, 1 - edge))
+    if (1 - values).sum() < 1:
+        found = replace(found, low=min(found.low, edge))
+    return found
+
+
+def rng_of(name: str) -> np.random.Generator:
+    """The bootstrap's generator of a row: the same file gives the same intervals, whatever else is in it."""
+    return np.random.default_rng(int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big"))
+
+
 def p_against(value: float, low: float, high: float, null: float, *, draws: int = DRAWS) -> float:
     """Two-sided p of a value against `null`, its 95 % interval taken for a normal one.
 
@@ -105,6 +129,6 @@ def p_against(value: float, low: float, high: float, null: float, *, draws: int 
     width = high - low
     if not math.isfinite(width):
         return math.nan
-    if width == 0:
-        return 1.0 if value == null else 1 / draws
+    if width < _ROUNDING:
+        return 1.0 if abs(value - null) < _ROUNDING else 1 / draws
     return max(1 / draws, math.erfc(abs(value - null) / (width / 3.92) / math.sqrt(2)))
