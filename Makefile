@@ -153,7 +153,8 @@ result-smollm2: $(STAMP) ## SmolLM2-135M on DATA=personality_items; half an hour
 	cp runs/$(DATA)-smollm2-$(MACHINE)/results.json results/smollm2/$(DATA)-$(MACHINE).json
 
 # results/tables: many methods on the real sets; what is finished is not computed again. SETS="movie_ratings".
-SETS ?= movie_ratings personality_items politeness_ratings news_categories scholarly_titles
+SETS ?= movie_ratings personality_items politeness_ratings \
+  news_categories news_headlines scholarly_titles
 TABLE ?= --presets calibrated --threads 1
 FLOORS := majority,own-majority,own-mean,own-median,tfidf,item-mean,item-offset,factors
 FEW := --profile profiles/tiny-few.toml
