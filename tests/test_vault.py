@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import stat
 import subprocess
 import sys
@@ -272,6 +273,17 @@ def test_scrypt_where_there_is_no_argon2id(folder: Path, monkeypatch) -> None:
     with pytest.raises(VaultError, match="Argon2id") as caught:
         open_vault(folder, WORD)
     assert "OpenSSL 3.2" in caught.value.hint
+
+
+def test_whoever_names_no_cost_pays_the_default(folder: Path, dear_passphrases: None) -> None:
+    """Written by hand: what the passphrase of a new vault costs, and of one given later."""
+    paid = {"name": "argon2id", "memory_kib": 65536, "iterations": 3, "lanes": 4}
+    create_vault(folder, [WORD])
+    (slot,) = json.loads((folder / "keys.json").read_bytes())["current"]["slots"]
+    assert slot["kdf"] == paid
+    open_vault(folder, WORD).change_passphrase(Passphrase("another one"))
+    (slot,) = json.loads((folder / "keys.json").read_bytes())["current"]["slots"]
+    assert slot["kdf"] == paid
 
 
 def test_memory_that_is_not_there_is_told(folder: Path, monkeypatch) -> None:
