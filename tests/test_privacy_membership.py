@@ -23,10 +23,10 @@ from simulations.privacy.membership.population import (
     draw_members,
     shared_share,
 )
-from simulations.privacy.membership.seeds import Plan, membership, pooled, summarized
+from simulations.privacy.membership.seeds import Plan, membership, summarized
 from simulations.privacy.results import show
 from simulations.privacy.results.schema import MERGED, PUBLISHED, read_privacy
-from simulations.privacy.statistics.measures import Scored, auc, swapped
+from simulations.privacy.statistics.measures import Scored, auc, pooled, swapped
 from simulations.synthetic.people import make_synthetic
 
 

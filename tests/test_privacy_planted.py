@@ -26,10 +26,9 @@ from simulations.privacy.membership.attacked import Attacked, Records
 from simulations.privacy.membership.found import Found, Truth
 from simulations.privacy.membership.reference import References, reference_scores
 from simulations.privacy.membership.release_attacks import on_release
-from simulations.privacy.membership.seeds import pooled
 from simulations.privacy.membership.shadows import paired_halves
 from simulations.privacy.membership.targets import TokenView
-from simulations.privacy.statistics.measures import Advantage, measure, swapped
+from simulations.privacy.statistics.measures import Advantage, measure, pooled, swapped
 
 LEAK, PEOPLE, ITEMS, ASIDE = 0.8, 40, 6, 2
 SEEDS = range(1, 6)  # fixed: of 95% intervals one in twenty misses, whatever is measured

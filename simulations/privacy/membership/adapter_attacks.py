@@ -23,7 +23,6 @@ from proper_model.model import base_pass
 from proper_model.tasks import Example, HistoryItem, Query
 from simulations.privacy.membership.attacked import Attacked, Row, State
 from simulations.privacy.membership.found import (
-    Control,
     Floats,
     Found,
     Truth,
@@ -40,6 +39,7 @@ from simulations.privacy.membership.targets import (
     train_overfit,
     untrained,
 )
+from simulations.privacy.statistics.shares import Control
 
 OWN_THINGS = ("adapter", "adapter-embedding", "export", "answers")
 

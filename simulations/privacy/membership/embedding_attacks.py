@@ -33,7 +33,6 @@ from proper_model.settings import StageSettings
 from proper_model.stages import published_embeddings
 from simulations.privacy.membership.attacked import Attacked
 from simulations.privacy.membership.found import (
-    Control,
     Flags,
     Floats,
     Found,
@@ -41,6 +40,7 @@ from simulations.privacy.membership.found import (
     Truth,
 )
 from simulations.privacy.membership.shadows import paired_halves
+from simulations.privacy.statistics.shares import Control
 
 LEAST_SPREAD = 1e-6
 HALVES = 32  # without each person are half of them

@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from simulations.privacy.membership.targets import TokenView
 from simulations.privacy.statistics.measures import Scored, person_level
 from simulations.privacy.statistics.scores import calibrated_score, loss_score, min_k_plus_plus
+from simulations.privacy.statistics.shares import Control
 
 Level = Literal["record", "person", "fresh"]
-Control = Literal["none", "positive", "negative"]
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
 Integers = NDArray[np.int64]

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -43,6 +44,18 @@ class Candidates:
     task: Task
     base: str
     shared: float
+
+    @property
+    def texts(self) -> list[list[Any]]:
+        """Everybody's id, items and queries, for a digest."""
+        return [
+            [
+                user.user_id,
+                [dict(item.fields) for item in user.history],
+                [query.input for query in user.queries],
+            ]
+            for user in self.users
+        ]
 
 
 @dataclass(frozen=True)

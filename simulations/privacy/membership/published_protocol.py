@@ -23,9 +23,10 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 
 from proper_model.kernels import Encoded
 from simulations.privacy.membership.attacked import Attacked, Row, State
-from simulations.privacy.membership.found import Control, Flags, Floats, Found, Truth, log_p
+from simulations.privacy.membership.found import Flags, Floats, Found, Truth, log_p
 from simulations.privacy.membership.targets import TokenView, train_on, train_overfit
 from simulations.privacy.results.schema import MERGED, PUBLISHED, RANDOMISED
+from simulations.privacy.statistics.shares import Control
 
 ASKING = 4  # newcomers who have an adapter of others' items
 OVERFIT = 2  # of those, for the positive control

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from simulations.privacy.membership.found import (
-    Control,
     Flags,
     Floats,
     Found,
@@ -29,6 +28,7 @@ from simulations.privacy.statistics.reference_attacks import (
     lira_offline,
     rmia_offline,
 )
+from simulations.privacy.statistics.shares import Control
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,6 @@ from simulations.privacy.membership.attacked import (
     State,
 )
 from simulations.privacy.membership.found import (
-    Control,
     Found,
     Truth,
     log_p,
@@ -28,6 +27,7 @@ from simulations.privacy.membership.found import (
 from simulations.privacy.membership.reference import References, of_people_by_reference
 from simulations.privacy.membership.shadows import release_references
 from simulations.privacy.membership.targets import TokenView, train_overfit
+from simulations.privacy.statistics.shares import Control
 
 MOST_OTHERS = 200  # records that are nobody's members, for RMIA
 

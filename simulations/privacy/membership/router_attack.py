@@ -18,8 +18,9 @@ from client.person.arms import ArmModel
 from proper_model.engine import pooled_settings, pooled_training
 from proper_model.kernels import Batch
 from simulations.privacy.membership.attacked import Attacked, Row, State
-from simulations.privacy.membership.found import Control, Floats, Found, Truth, log_p, of_people
+from simulations.privacy.membership.found import Floats, Found, Truth, log_p, of_people
 from simulations.privacy.membership.targets import look, overfit_epochs, train_adapters
+from simulations.privacy.statistics.shares import Control
 
 OVERFIT_RATE = 1e-2
 

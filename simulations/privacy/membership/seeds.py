@@ -9,36 +9,33 @@ configuration is refused rather than mixed in.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from proper_model.errors import CheckpointError, ConfigError
+from proper_model.errors import ConfigError
 from proper_model.evaluation import holm
 from proper_model.progress import Progress
 from proper_model.settings import StageSettings, Structure, to_mapping
-from proper_model.storage.documents import DocumentError, parse_object
-from proper_model.storage.files import make_private_folder, read_regular, write_atomic
 from simulations.outcome import environment
 from simulations.privacy.membership.attacks import THINGS, attack
-from simulations.privacy.membership.found import Control, Found, Level
+from simulations.privacy.membership.found import Found, Level
 from simulations.privacy.membership.population import Candidates, check_own_items
+from simulations.privacy.results.kept import digest_of, kept_rows
 from simulations.privacy.results.schema import MERGED, Attack, Measured, PrivacyResult
+from simulations.privacy.results.seeded import base_name
 from simulations.privacy.results.sentences import sentence
-from simulations.privacy.statistics.measures import Advantage, Scored, measure
-from simulations.privacy.statistics.shares import p_against, rng_of
+from simulations.privacy.statistics.measures import Advantage, Scored, measure, p_of_auc, pooled
+from simulations.privacy.statistics.shares import DRAWS, rng_of
 
 LEVELS: tuple[Level, ...] = ("record", "person", "fresh")
-DRAWS = 2000
 LEAST_SHADOWS = 4
 # Raised whenever an attack computes something else, so that seeds of before are not mixed in.
 VERSION = 2
-MAX_BYTES = 1 << 30
 NOTES = (
     "membership is drawn by seed before training; half of the candidates are pooled, and half of a "
     "newcomer's items train the adapter",
@@ -81,20 +78,12 @@ class Plan:
     @property
     def digest(self) -> str:
         """sha256 over all that a seed's scores depend on but the seed."""
-        users = [
-            [
-                user.user_id,
-                [dict(item.fields) for item in user.history],
-                [q.input for q in user.queries],
-            ]
-            for user in self.candidates.users
-        ]
-        made = [
+        return digest_of(
             VERSION,
             *(str(self.candidates.task), self.candidates.base, str(self.structure)),
-            *(to_mapping(self.settings), self.things, self.levels, self.shadows, users),
-        ]
-        return hashlib.sha256(json.dumps(made, sort_keys=True, default=str).encode()).hexdigest()
+            *(to_mapping(self.settings), self.things, self.levels, self.shadows),
+            self.candidates.texts,
+        )
 
 
 def _known(what: str, asked: Sequence[str], known: Sequence[str]) -> None:
@@ -107,69 +96,48 @@ def _known(what: str, asked: Sequence[str], known: Sequence[str]) -> None:
 
 
 def membership(plan: Plan, *, out: Path, cache: Path, progress: Progress) -> PrivacyResult:
-    """Attack what is missing and sum up all seeds."""
-    found = [_seed(plan, seed, out / "seeds", cache, progress) for seed in plan.seeds]
-    return summarized(plan, found)
+    """Attack every seed that is not kept in OUT, and sum up all."""
 
-
-def _seed(plan: Plan, seed: int, folder: Path, cache: Path, progress: Progress) -> list[Found]:
-    path = folder / f"{seed}.json"
-    stored = read_found(path, plan.digest)
-    if stored is not None:
-        return stored
-    progress(f"seed {seed}", 0, 0)
-    found = attack(
-        plan.candidates,
-        plan.structure,
-        plan.settings,
-        seed=seed,
-        cache=cache,
-        things=plan.things,
-        levels=plan.levels,
-        shadows=plan.shadows,
-        progress=progress,
-    )
-    if not found:
-        raise ConfigError(
-            f"preset '{plan.structure.name}' has nothing of {', '.join(plan.things)} at level "
-            f"{', '.join(plan.levels)}",
-            hint="router-cohort needs a preset with W_l (default, paper); adapters have records only",
+    def make(seed: int) -> list[Found]:
+        progress(f"seed {seed}", 0, 0)
+        found = attack(
+            plan.candidates,
+            plan.structure,
+            plan.settings,
+            seed=seed,
+            cache=cache,
+            things=plan.things,
+            levels=plan.levels,
+            shadows=plan.shadows,
+            progress=progress,
         )
-    make_private_folder(folder)
-    write_atomic(path, json.dumps(_content(found, plan.digest)).encode())
-    return found
+        if not found:
+            raise ConfigError(
+                f"preset '{plan.structure.name}' has nothing of {', '.join(plan.things)} at level "
+                f"{', '.join(plan.levels)}",
+                hint="router-cohort needs a preset with W_l (default, paper); adapters have records only",
+            )
+        return found
+
+    return summarized(
+        plan,
+        [
+            kept_rows(out, seed, plan.digest, partial(make, seed), write=_content, read=_found)
+            for seed in plan.seeds
+        ],
+    )
 
 
-def _content(found: Sequence[Found], digest: str) -> dict[str, Any]:
-    rows = [
-        {
-            "thing": one.thing,
-            "attack": one.attack,
-            "level": one.level,
-            "control": one.control,
-            "score": one.scored.score.tolist(),
-            "member": one.scored.member.tolist(),
-            "owner": one.scored.owner.tolist(),
-        }
-        for one in found
-    ]
-    return {"digest": digest, "attacks": rows}
-
-
-def read_found(path: Path, digest: str) -> list[Found] | None:
-    """A finished seed's attacks; None if there is none. Raises CheckpointError for another's."""
-    try:
-        stored: Mapping[str, Any] = parse_object(read_regular(path, limit_bytes=MAX_BYTES))
-    except FileNotFoundError:
-        return None
-    except DocumentError as error:
-        raise _unusable(path, "is damaged") from error
-    if stored.get("digest") != digest:
-        raise _unusable(path, "was made with other data, options or settings")
-    try:
-        return [_found(row) for row in stored["attacks"]]
-    except (KeyError, TypeError, ValueError):
-        raise _unusable(path, "is damaged") from None
+def _content(one: Found) -> dict[str, Any]:
+    return {
+        "thing": one.thing,
+        "attack": one.attack,
+        "level": one.level,
+        "control": one.control,
+        "score": one.scored.score.tolist(),
+        "member": one.scored.member.tolist(),
+        "owner": one.scored.owner.tolist(),
+    }
 
 
 def _found(row: Mapping[str, Any]) -> Found:
@@ -179,28 +147,6 @@ def _found(row: Mapping[str, Any]) -> Found:
         np.array(row["owner"], dtype=np.int64),
     )
     return Found(row["thing"], row["attack"], row["level"], row["control"], scored)
-
-
-def _unusable(path: Path, why: str) -> CheckpointError:
-    return CheckpointError(f"{path} {why}", hint="take another --out, or delete that file")
-
-
-def pooled(scored: Sequence[Scored]) -> Scored:
-    """Several seeds' scores in one, each seed's with mean 0 and deviation 1: scales differ."""
-    parts = []
-    for one in scored:
-        spread = float(one.score.std())
-        parts.append((one.score - one.score.mean()) / (spread if spread > 0 else 1.0))
-    return Scored(
-        np.concatenate(parts),
-        np.concatenate([one.member for one in scored]),
-        np.concatenate([one.owner for one in scored]),
-    )
-
-
-def p_value(found: Advantage) -> float:
-    """Two-sided p of an AUC against .5; see `shares.p_against`."""
-    return p_against(found.auc, found.low, found.high, 0.5, draws=DRAWS)
 
 
 def summarized(plan: Plan, seeds: Sequence[Sequence[Found]]) -> PrivacyResult:
@@ -215,16 +161,15 @@ def summarized(plan: Plan, seeds: Sequence[Sequence[Found]]) -> PrivacyResult:
         name: measure(pooled([one.scored for one in rows]), rng=rng_of(name), draws=DRAWS)
         for name, rows in by_name.items()
     }
-    p = {name: p_value(found) for name, found in whole.items()}
+    p = {name: p_of_auc(found, draws=DRAWS) for name, found in whole.items()}
     attacks = holm({n: value for n, value in p.items() if _is_claim(by_name[n][0])})
     corrected = p | attacks
     rows = [
         _attack(found, whole[name], p[name], corrected[name]) for name, found in by_name.items()
     ]
-    base = Path(plan.candidates.base)
     return PrivacyResult(
         task=plan.candidates.task.name,
-        base=base.name if base.is_dir() else plan.candidates.base,
+        base=base_name(plan.candidates.base),
         preset=plan.structure.name,
         profile=plan.settings.name,
         seeds=list(plan.seeds),
@@ -245,7 +190,6 @@ def _is_claim(one: Found) -> bool:
 
 def _attack(found: Sequence[Found], whole: Advantage, p: float, corrected: float) -> Attack:
     one = found[0]
-    control: Control = one.control
     per_seed = [
         Measured.of(measure(row.scored, rng=rng_of(f"{one.name}/{place}"), draws=DRAWS))
         for place, row in enumerate(found)
@@ -254,7 +198,7 @@ def _attack(found: Sequence[Found], whole: Advantage, p: float, corrected: float
         thing=one.thing,
         attack=one.attack,
         level=one.level,
-        control=control,
+        control=one.control,
         per_seed=per_seed,
         pooled=Measured.of(whole),
         p=p,

@@ -17,7 +17,6 @@ from proper_model.progress import Progress
 from proper_model.settings import StageSettings, Structure, to_mapping
 from simulations.outcome import environment
 from simulations.privacy.membership.population import Candidates, check_own_items
-from simulations.privacy.membership.seeds import p_value, pooled
 from simulations.privacy.memorization.asking import CanariesFound, RecordsFound
 from simulations.privacy.memorization.attacks import THINGS, CanaryAttacker, Setup
 from simulations.privacy.memorization.new_tokens import with_new_tokens
@@ -38,8 +37,9 @@ from simulations.privacy.results.canary_schema import (
 from simulations.privacy.results.kept import digest_of, kept_rows
 from simulations.privacy.results.rates import Rate
 from simulations.privacy.results.schema import Measured
+from simulations.privacy.results.seeded import base_name
 from simulations.privacy.statistics.exposure import chance_bits
-from simulations.privacy.statistics.measures import Scored, measure
+from simulations.privacy.statistics.measures import Scored, joined, measure, p_of_auc, pooled
 from simulations.privacy.statistics.shares import DRAWS, Share, cases, p_against, rng_of, share
 
 NOTES = (
@@ -84,17 +84,9 @@ class Plan:
     @property
     def digest(self) -> str:
         """sha256 over all that a seed's result depends on but the seed."""
-        setup, users = self.setup, self.setup.candidates.users
-        people = [
-            [
-                user.user_id,
-                [dict(item.fields) for item in user.history],
-                [q.input for q in user.queries],
-            ]
-            for user in users
-        ]
+        setup = self.setup
         return digest_of(
-            *("canaries", str(setup.candidates.task), _base_name(setup.candidates.base)),
+            *("canaries", str(setup.candidates.task), base_name(setup.candidates.base)),
             str(setup.structure),
             *(
                 to_mapping(setup.settings),
@@ -103,7 +95,7 @@ class Plan:
                 setup.others,
                 setup.samples,
             ),
-            *(self.things, people),
+            *(self.things, setup.candidates.texts),
         )
 
 
@@ -170,7 +162,7 @@ def summarized(plan: Plan, seeds: Sequence[Sequence[Row]]) -> CanaryResult:
         for name, rows in records.items()
     }
     p = {name: _exposed(found.against_public, chance) for name, found in numbers.items()} | {
-        name: p_value(found) for name, found in measured.items()
+        name: p_of_auc(found, draws=DRAWS) for name, found in measured.items()
     }
     firsts: list[Row] = [rows[0] for rows in canaries.values()]
     firsts += [rows[0] for rows in records.values()]
@@ -180,7 +172,7 @@ def summarized(plan: Plan, seeds: Sequence[Sequence[Row]]) -> CanaryResult:
         corrected |= holm({name: value for name, value in p.items() if name in chosen})
     result = CanaryResult(
         task=setup.candidates.task.name,
-        base=_base_name(setup.candidates.base),
+        base=base_name(setup.candidates.base),
         preset=setup.structure.name,
         profile=setup.settings.name,
         seeds=list(plan.seeds),
@@ -211,11 +203,6 @@ def summarized(plan: Plan, seeds: Sequence[Sequence[Row]]) -> CanaryResult:
 def _exposed(bits: Rate, chance: float) -> float:
     """p of an exposure against guessing; 1 where it is no larger, as of what all look alike in."""
     return 1.0 if bits.value <= chance else p_against(bits.value, bits.low, bits.high, chance)
-
-
-def _base_name(base: str) -> str:
-    """A folder's name without its place."""
-    return Path(base).name if Path(base).is_dir() else base
 
 
 def _numbers(name: str, rows: Sequence[CanariesFound]) -> CanaryNumbers:
@@ -252,13 +239,7 @@ def _canary_row(
 def _together(rows: Sequence[RecordsFound]) -> Scored:
     """All seeds' records; what was seen has one scale, losses have one a seed."""
     scored = [row.scored for row in rows]
-    if rows[0].attack != "seen":
-        return pooled(scored)
-    return Scored(
-        np.concatenate([one.score for one in scored]),
-        np.concatenate([one.member for one in scored]),
-        np.concatenate([one.owner for one in scored]),
-    )
+    return joined(scored) if rows[0].attack == "seen" else pooled(scored)
 
 
 def _record_row(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Literal
 
@@ -85,12 +84,7 @@ class CanaryResult(SeededResult):
 
     @model_validator(mode="after")
     def _seeds_fit(self) -> CanaryResult:
-        rows: list[CanaryRow | RecordRow] = [*self.canaries, *self.records]
-        for row in rows:
-            if len(row.per_seed) != len(self.seeds):
-                raise ValueError(f"{row.thing}: one measurement a seed expected")
-            if math.isfinite(row.p) and not 0 <= row.p <= row.p_holm <= 1:
-                raise ValueError(f"{row.thing}: p and its correction contradict each other")
+        self.check_rows([*self.canaries, *self.records])
         return self
 
     @property

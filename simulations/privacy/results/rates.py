@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -72,11 +71,7 @@ class RateResult(SeededResult):
 
     @model_validator(mode="after")
     def _seeds_fit(self) -> RateResult:
-        for row in self.attacks:
-            if len(row.per_seed) != len(self.seeds):
-                raise ValueError(f"{row.thing}: one measurement a seed expected")
-            if math.isfinite(row.p) and not 0 <= row.p <= row.p_holm <= 1:
-                raise ValueError(f"{row.thing}: p and its correction contradict each other")
+        self.check_rows(self.attacks)
         return self
 
 

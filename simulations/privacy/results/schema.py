@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
@@ -12,6 +11,7 @@ from pydantic import Field, model_validator
 from simulations.outcome.results import Number, Strict, read_document
 from simulations.privacy.results.seeded import SeededResult
 from simulations.privacy.statistics.measures import Advantage
+from simulations.privacy.statistics.shares import Control
 
 # An adapter of several people's items, on which a published protocol is judged, and the protocols.
 MERGED = "merged"
@@ -51,7 +51,7 @@ class Attack(Strict):
     thing: str
     attack: str
     level: Literal["record", "person", "fresh"]
-    control: Literal["none", "positive", "negative"]
+    control: Control
     per_seed: list[Measured] = Field(min_length=1)
     pooled: Measured
     p: Number
@@ -69,11 +69,7 @@ class PrivacyResult(SeededResult):
 
     @model_validator(mode="after")
     def _seeds_fit(self) -> PrivacyResult:
-        for attack in self.attacks:
-            if len(attack.per_seed) != len(self.seeds):
-                raise ValueError(f"{attack.thing}: one measurement a seed expected")
-            if math.isfinite(attack.p) and not 0 <= attack.p <= attack.p_holm <= 1:
-                raise ValueError(f"{attack.thing}: p and its correction contradict each other")
+        self.check_rows(self.attacks)
         return self
 
 

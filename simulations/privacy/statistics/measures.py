@@ -13,7 +13,7 @@ loop.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from proper_model.errors import MetricError
+from simulations.privacy.statistics.shares import p_against
 
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
@@ -30,7 +31,9 @@ CONFIDENCE = 0.95
 LOW_FPR = 0.01
 # Ten false positives: with fewer, the threshold is one or two chance records.
 MIN_NON_MEMBERS = 1000
-_BLOCK_NUMBERS = 1_000_000  # bounds memory of one block of draws; results do not depend on it
+_BLOCK_NUMBERS = (
+    1_000_000  # bounds memory of one block of draws; which numbers are drawn depends on it
+)
 
 
 @dataclass(frozen=True)
@@ -159,6 +162,29 @@ def person_level(scored: Scored) -> Scored:
             hint="a person-level attack needs all records of a person on one side",
         )
     return Scored(np.bincount(row, weights=scored.score) / count, members > 0, owners)
+
+
+def joined(scored: Sequence[Scored]) -> Scored:
+    """Several seeds' scores of one scale in one; an owner's rows of all seeds are drawn together."""
+    return Scored(
+        np.concatenate([one.score for one in scored]),
+        np.concatenate([one.member for one in scored]),
+        np.concatenate([one.owner for one in scored]),
+    )
+
+
+def pooled(scored: Sequence[Scored]) -> Scored:
+    """As `joined`, each seed's scores with mean 0 and deviation 1: their scales differ."""
+    parts = []
+    for one in scored:
+        spread = float(one.score.std())
+        parts.append((one.score - one.score.mean()) / (spread if spread > 0 else 1.0))
+    return joined([replace(one, score=part) for one, part in zip(scored, parts, strict=True)])
+
+
+def p_of_auc(found: Advantage, *, draws: int) -> float:
+    """Two-sided p of an AUC against .5; see `shares.p_against`."""
+    return p_against(found.auc, found.low, found.high, 0.5, draws=draws)
 
 
 def swapped(scored: Scored) -> Scored:
