@@ -30,8 +30,8 @@ from simulations.reporting.score import CONFIDENCE, Resampling, summaries
 
 CURVES = ("population", "group", "router")
 GROUPS_OF_PEOPLE = 4  # where histories have more lengths than that, quartiles
-# Of each kind of task what people ask for, then what sees most.
 FEW_PEOPLE = 10
+# Of each kind of task what people ask for, then what sees most.
 MAIN = ("mae_expected", "accuracy", "mae", "rougeL")
 LOSS = "nll"
 

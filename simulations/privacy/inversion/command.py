@@ -9,7 +9,7 @@ import typer
 
 from proper_model.errors import ConfigError
 from simulations.outcome.timings import progress_bars
-from simulations.privacy.results.options import Cache, Out, Seeds, names, numbers
+from simulations.privacy.results.options import Cache, Out, Preset, Seeds, names, numbers
 
 if TYPE_CHECKING:
     from simulations.privacy.statistics.inverting import Defence
@@ -20,7 +20,7 @@ def inversion(
     data: Annotated[
         str, typer.Argument(metavar="DATA", help="Synthetic people: demo, demo:rate, demo:text.")
     ] = "demo",
-    preset: Annotated[str, typer.Option(help="Structure of the model.")] = "default",
+    preset: Preset = "default",
     profile: Annotated[str, typer.Option(help="Hyperparameters.")] = "demo",
     seeds: Seeds = "0,1,2,3,4",
     uploads: Annotated[
@@ -54,7 +54,7 @@ def inversion(
     from simulations.privacy.inversion.attacks import UPLOADS
     from simulations.privacy.inversion.seeds import Plan, check_options, inversion_of
     from simulations.privacy.linkage.people import plant
-    from simulations.privacy.results.rates_show import leave
+    from simulations.privacy.results.rates_show import leave_rates
 
     drawn, structure, settings = numbers(seeds), structure_of(preset), load_profile(profile)
     sent, sizes = names(uploads, UPLOADS, "--uploads"), numbers(batch, "--batch", "1,4")
@@ -66,7 +66,7 @@ def inversion(
         )
         plan = Plan(planted, people, structure, settings, drawn, sent, defences, sizes, steps)
         result = inversion_of(plan, out=out, cache=cache or out / "cache", progress=show)
-    leave(result, out)
+    leave_rates(result, out)
 
 
 def _defences(noise: str) -> tuple[Defence, ...]:

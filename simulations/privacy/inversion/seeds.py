@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from proper_model.errors import ConfigError
 from proper_model.progress import Progress
-from proper_model.settings import StageSettings, Structure, to_mapping
-from simulations.outcome import environment
+from proper_model.settings import Structure
 from simulations.privacy.inversion.attacks import Attacker
 from simulations.privacy.inversion.sentences import sentences
-from simulations.privacy.linkage.people import Planted, draw_parts
+from simulations.privacy.linkage.planned import PlantedPlan, result_of
 from simulations.privacy.linkage.releases import Lab
-from simulations.privacy.results.kept import digest_of, kept_seed
-from simulations.privacy.results.rates import RateResult, rated
+from simulations.privacy.results.rates import RateResult
 from simulations.privacy.statistics.inverting import Defence
 from simulations.privacy.statistics.shares import Tried
 
@@ -38,8 +35,6 @@ NOTES = (
     "intervals draw people, each with all seeds; p is two-sided against guessing, corrected (Holm) over all "
     "attacks that are no control",
 )
-
-
 MOST_TEXTS = 12  # half of a synthetic person's items
 
 
@@ -61,14 +56,9 @@ def check_options(
 
 
 @dataclass(frozen=True)
-class Plan:
+class Plan(PlantedPlan):
     """What is attacked and how; `batches` are numbers of texts, `steps` those of gradient matching."""
 
-    planted: Planted
-    attacked: int
-    structure: Structure
-    settings: StageSettings
-    seeds: tuple[int, ...]
     uploads: tuple[str, ...]
     defences: tuple[Defence, ...]
     batches: tuple[int, ...]
@@ -79,36 +69,25 @@ class Plan:
 
     @property
     def digest(self) -> str:
-        """sha256 over all that a seed's result depends on but the seed."""
-        how = str(self.structure), to_mapping(self.settings), self.uploads, str(self.defences)
-        people = self.planted.identity, self.attacked
-        return digest_of("inversion", *people, *how, self.batches, self.steps)
+        """See `PlantedPlan.digest_with`."""
+        asked = self.uploads, str(self.defences), self.batches, self.steps
+        return self.digest_with("inversion", *asked)
 
 
 def inversion_of(plan: Plan, *, out: Path, cache: Path, progress: Progress) -> RateResult:
     """Attack every seed that is not kept in OUT, and sum up all."""
 
-    def make(seed: int) -> list[Tried]:
-        progress(f"seed {seed}", 0, 0)
-        parts = draw_parts(plan.planted, plan.attacked, seed)
-        lab = Lab(plan.planted, parts, plan.structure, plan.settings, seed, cache, progress)
+    def attack(lab: Lab) -> list[Tried]:
         found: list[Tried] = []
         for batch in plan.batches:
             found += Attacker(lab, batch, plan.steps).run(plan.uploads, plan.defences)
         return found
 
-    rows = rated([kept_seed(out, seed, plan.digest, partial(make, seed)) for seed in plan.seeds])
-    return RateResult(
-        experiment="inversion",
-        task=plan.planted.kind,
-        base=Path(plan.planted.alone).name,
-        preset=plan.structure.name,
-        profile=plan.settings.name,
-        seeds=list(plan.seeds),
-        people=plan.attacked,
-        hardware=environment.hardware(),
-        commit=environment.commit(),
-        notes=list(NOTES),
-        sentences=sentences(rows),
-        attacks=rows,
+    return result_of(
+        *(plan, "inversion", plan.digest, attack),
+        notes=NOTES,
+        sentences=sentences,
+        out=out,
+        cache=cache,
+        progress=progress,
     )

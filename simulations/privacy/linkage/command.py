@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from simulations.outcome.timings import progress_bars
-from simulations.privacy.results.options import Cache, Out, Seeds, names, numbers
+from simulations.privacy.results.options import Cache, Out, Preset, Seeds, names, numbers
 
 
 def linkage(
@@ -19,7 +19,7 @@ def linkage(
             help="Synthetic people, whose groups are known: demo, demo:rate, demo:text.",
         ),
     ] = "demo",
-    preset: Annotated[str, typer.Option(help="Structure of the model.")] = "default",
+    preset: Preset = "default",
     profile: Annotated[str, typer.Option(help="Hyperparameters.")] = "demo",
     seeds: Seeds = "0,1,2,3,4",
     things: Annotated[
@@ -51,7 +51,7 @@ def linkage(
     from simulations.privacy.linkage.attacks import SCOPES, THINGS
     from simulations.privacy.linkage.people import plant
     from simulations.privacy.linkage.seeds import Plan, linkage_of
-    from simulations.privacy.results.rates_show import leave
+    from simulations.privacy.results.rates_show import leave_rates
 
     drawn, structure, settings = numbers(seeds), structure_of(preset), load_profile(profile)
     scopes, held = names(ask, SCOPES, "--ask"), names(things, THINGS, "--things")
@@ -66,4 +66,4 @@ def linkage(
         )
         plan = Plan(planted, people, structure, settings, drawn, scopes, held)
         result = linkage_of(plan, out=out, cache=cache or out / "cache", progress=show)
-    leave(result, out)
+    leave_rates(result, out)

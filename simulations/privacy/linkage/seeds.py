@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from proper_model.errors import ConfigError
 from proper_model.progress import Progress
-from proper_model.settings import StageSettings, Structure, to_mapping
-from simulations.outcome import environment
 from simulations.privacy.linkage.attacks import Attacker
-from simulations.privacy.linkage.people import Planted, draw_parts
+from simulations.privacy.linkage.planned import PlantedPlan, result_of
 from simulations.privacy.linkage.releases import Lab
 from simulations.privacy.linkage.sentences import sentences
-from simulations.privacy.results.kept import digest_of, kept_seed
-from simulations.privacy.results.rates import RateResult, rated
+from simulations.privacy.results.rates import RateResult
 from simulations.privacy.statistics.shares import Tried
 
 NOTES = (
@@ -35,51 +31,34 @@ NOTES = (
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What is attacked and how; `attacked` people of the planted ones, `things` that are held of them."""
+class Plan(PlantedPlan):
+    """What is attacked and how: `things` that are held of people, `scopes` what is asked about them."""
 
-    planted: Planted
-    attacked: int
-    structure: Structure
-    settings: StageSettings
-    seeds: tuple[int, ...]
     scopes: tuple[str, ...]
     things: tuple[str, ...]
 
     @property
     def digest(self) -> str:
-        """sha256 over all that a seed's result depends on but the seed."""
-        how = str(self.structure), to_mapping(self.settings), self.scopes, self.things
-        return digest_of("linkage", self.planted.identity, self.attacked, *how)
+        """See `PlantedPlan.digest_with`."""
+        return self.digest_with("linkage", self.scopes, self.things)
 
 
 def linkage_of(plan: Plan, *, out: Path, cache: Path, progress: Progress) -> RateResult:
     """Attack every seed that is not kept in OUT, and sum up all."""
-    structure = plan.structure
 
-    def make(seed: int) -> list[Tried]:
-        progress(f"seed {seed}", 0, 0)
-        parts = draw_parts(plan.planted, plan.attacked, seed)
-        lab = Lab(plan.planted, parts, structure, plan.settings, seed, cache, progress)
+    def attack(lab: Lab) -> list[Tried]:
         found = Attacker(lab, plan.things).run(plan.scopes)
         if all(one.control == "positive" for one in found):
             raise ConfigError(
-                f"preset '{structure.name}' has nothing of {', '.join(plan.things)} to ask about"
+                f"preset '{plan.structure.name}' has nothing of {', '.join(plan.things)} to ask about"
             )
         return found
 
-    rows = rated([kept_seed(out, seed, plan.digest, partial(make, seed)) for seed in plan.seeds])
-    return RateResult(
-        experiment="linkage",
-        task=plan.planted.kind,
-        base=Path(plan.planted.alone).name,
-        preset=structure.name,
-        profile=plan.settings.name,
-        seeds=list(plan.seeds),
-        people=plan.attacked,
-        hardware=environment.hardware(),
-        commit=environment.commit(),
-        notes=list(NOTES),
-        sentences=sentences(rows),
-        attacks=rows,
+    return result_of(
+        *(plan, "linkage", plan.digest, attack),
+        notes=NOTES,
+        sentences=sentences,
+        out=out,
+        cache=cache,
+        progress=progress,
     )

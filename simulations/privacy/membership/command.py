@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from client.terminal.console import print_line, print_table, say
 from simulations.outcome.timings import progress_bars
-
-if TYPE_CHECKING:
-    from simulations.privacy.results.schema import PrivacyResult
-
-RESULT, TABLE, PAGE = "membership.json", "membership.md", "membership.html"
+from simulations.privacy.results.options import (
+    BaseOf,
+    Cache,
+    Out,
+    People,
+    Preset,
+    ProfileOf,
+    TaskOf,
+    names,
+    numbers,
+    profile_for,
+)
 
 Data = Annotated[
     str,
@@ -23,7 +28,6 @@ Data = Annotated[
         show_default=False,
     ),
 ]
-Out = Annotated[Path, typer.Option(metavar="OUT", help="Folder for result, table, page and seeds.")]
 Things = Annotated[
     str,
     typer.Option(
@@ -56,40 +60,33 @@ EVERYTHING = (
 def membership(
     data: Data,
     out: Out,
-    task: Annotated[str | None, typer.Option(metavar="T", help="Task of a data folder.")] = None,
-    base: Annotated[str | None, typer.Option(metavar="B", help="Base for a data folder.")] = None,
-    preset: Annotated[str, typer.Option(help="Structure of the model.")] = "default",
-    profile: Annotated[
-        str | None, typer.Option(help="Hyperparameters. (default: demo for the demo, else tiny)")
-    ] = None,
+    task: TaskOf = None,
+    base: BaseOf = None,
+    preset: Preset = "default",
+    profile: ProfileOf = None,
     seeds: Annotated[str, typer.Option(metavar="S,T", help="Draws of members.")] = "0,1,2,3,4",
     things: Things = EVERYTHING,
     level: Levels = "record,person,fresh",
-    people: Annotated[
-        int | None, typer.Option(metavar="N", help="At most N candidates. (default: all; demo: 48)")
-    ] = None,
+    people: People = None,
     max_items: Annotated[
         int, typer.Option(min=12, metavar="N", help="Newest items of a candidate, at most.")
     ] = 60,
     shadows: Shadows = 4,
-    cache: Annotated[
-        Path | None, typer.Option(help="Folder of finished phases. (default: OUT/cache)")
-    ] = None,
+    cache: Cache = None,
 ) -> None:
     """Tell members from non-members: of a release's training people, and of an adapter's items.
 
     Finished seeds in OUT are not trained again.
     """
-    from proper_model.settings import load_profile
     from proper_model.settings import preset as structure_of
+    from simulations.privacy.membership.attacks import THINGS
     from simulations.privacy.membership.population import load_candidates
-    from simulations.privacy.membership.seeds import Plan
+    from simulations.privacy.membership.seeds import LEVELS, Plan
     from simulations.privacy.membership.seeds import membership as attack
-    from simulations.privacy.results.options import numbers
-    from simulations.setup.options import DEMOS
+    from simulations.privacy.results.show import leave_membership
 
-    drawn = numbers(seeds)
-    settings = load_profile(profile or ("demo" if data in DEMOS else "tiny"))
+    drawn, settings = numbers(seeds), profile_for(data, profile)
+    attacked, levels = names(things, THINGS, "--things"), names(level, LEVELS, "--level")
     with progress_bars() as show:
         candidates = load_candidates(
             data,
@@ -106,37 +103,9 @@ def membership(
             structure_of(preset),
             settings,
             drawn,
-            _names(things),
-            _names(level),  # type: ignore[arg-type]  # checked by the plan
+            attacked,
+            levels,
             shadows,
         )
         result = attack(plan, out=out, cache=cache or out / "cache", progress=show)
-    _leave(result, out)
-
-
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
-
-
-def _leave(result: PrivacyResult, out: Path) -> None:
-    """Write result, table and page into `out`, and print table and sentences."""
-    from client.terminal.tables import to_markdown
-    from proper_model.storage.files import storage_errors, write_atomic
-    from simulations.outcome.results import write_document
-    from simulations.privacy.results import show
-
-    table = show.advantage_table(result)
-    with storage_errors(out):
-        out.mkdir(parents=True, exist_ok=True)
-        write_document(result, out / RESULT)
-        write_atomic(out / TABLE, (to_markdown(table) + "\n").encode())
-        show.write_page(result, out / PAGE)
-    print_table(table)
-    for line in show.sentences(result):
-        print_line(line)
-    bias = show.protocol_bias(result)
-    if bias is not None:
-        print_line(bias)
-    for line in show.failed_controls(result):
-        say(f"warning: {line}")
-    say(f"result: {out / RESULT}, page: {PAGE}")
+    leave_membership(result, out)

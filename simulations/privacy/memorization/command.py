@@ -8,6 +8,19 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from simulations.outcome.timings import progress_bars
+from simulations.privacy.results.options import (
+    BaseOf,
+    Cache,
+    Out,
+    People,
+    Preset,
+    ProfileOf,
+    TaskOf,
+    counts,
+    names,
+    numbers,
+    profile_for,
+)
 
 if TYPE_CHECKING:
     from proper_model.progress import Progress
@@ -23,7 +36,6 @@ Data = Annotated[
         help="People whose answers are texts: 'demo:text', or a folder with OPPU's or LaMP's files.",
     ),
 ]
-Out = Annotated[Path, typer.Option(metavar="OUT", help="Folder for result, table, page and seeds.")]
 Chosen = Annotated[
     Literal["random", "new-token"],
     typer.Option(
@@ -52,12 +64,10 @@ EVERYTHING = "adapter,release,rag-1,rag-4,pag-counted,full-history"
 def canaries(
     out: Out,
     data: Data = "demo:text",
-    task: Annotated[str | None, typer.Option(metavar="T", help="Task of a data folder.")] = None,
-    base: Annotated[str | None, typer.Option(metavar="B", help="Base for a data folder.")] = None,
-    preset: Annotated[str, typer.Option(help="Structure of the model.")] = "default",
-    profile: Annotated[
-        str | None, typer.Option(help="Hyperparameters. (default: demo for the demo, else tiny)")
-    ] = None,
+    task: TaskOf = None,
+    base: BaseOf = None,
+    preset: Preset = "default",
+    profile: ProfileOf = None,
     seeds: Annotated[
         str, typer.Option(metavar="S,T", help="Draws of members and canaries.")
     ] = "0,1,2,3,4",
@@ -66,12 +76,8 @@ def canaries(
     candidates: Others = 255,
     samples: Samples = 100,
     things: Things = EVERYTHING,
-    people: Annotated[
-        int | None, typer.Option(metavar="N", help="At most N candidates. (default: all; demo: 48)")
-    ] = None,
-    cache: Annotated[
-        Path | None, typer.Option(help="Folder of finished phases. (default: OUT/cache)")
-    ] = None,
+    people: People = None,
+    cache: Cache = None,
 ) -> None:
     """Plant secrets in people's items, and ask adapters, a release, and a server for them.
 
@@ -81,8 +87,7 @@ def canaries(
     from proper_model.storage.files import storage_errors
     from simulations.privacy.memorization.attacks import THINGS
     from simulations.privacy.memorization.seeds import canaries_of, prepared
-    from simulations.privacy.results.canary_show import leave
-    from simulations.privacy.results.options import counts, names, numbers
+    from simulations.privacy.results.canary_show import leave_canaries
 
     drawn, planted = numbers(seeds), counts(insertions, "--insertions")
     asked, structure = names(things, THINGS, "--things"), structure_of(preset)
@@ -103,19 +108,18 @@ def canaries(
             bases=out / "bases",
         )
         result = canaries_of(plan, out=out, cache=cache or out / "cache", progress=show)
-    leave(result, out)
+    leave_canaries(result, out)
 
 
 def _settings(data: str, profile: str | None) -> StageSettings:
     """The profile; synthetic people whose answers hold no secret are refused before a base is made."""
-    from proper_model.settings import load_profile
     from proper_model.tasks import load_task
     from simulations.privacy.memorization.planting import check_task
     from simulations.setup.options import DEMOS
 
     if data in DEMOS:
         check_task(load_task(DEMOS[data]))
-    return load_profile(profile or ("demo" if data in DEMOS else "tiny"))
+    return profile_for(data, profile)
 
 
 def _people(

@@ -5,19 +5,15 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from client.terminal.console import print_line, print_table, say
-from client.terminal.tables import Table, to_markdown
-from proper_model.storage.files import storage_errors, write_atomic
-from simulations.outcome.results import write_document
+from client.terminal.tables import Table
 from simulations.privacy.results.canary_schema import CanaryResult, CanaryRow, RecordRow
+from simulations.privacy.results.leaving import COLOURS, leave, page
 from simulations.privacy.results.rates import Rate
 from simulations.privacy.results.rates_show import interval as rate
 from simulations.privacy.results.sentences import SIGNIFICANT
-from simulations.privacy.results.show import COLOURS, TEMPLATES, interval
+from simulations.privacy.results.show import interval
 from simulations.privacy.statistics.shares import Control
 from simulations.reporting.figures import INK, Figure, drawing, inline
-from simulations.reporting.report import TEMPLATES as SHARED_TEMPLATES
-from simulations.reporting.report import page_environment
 
 NONE = "–"
 
@@ -176,32 +172,30 @@ def percent(found: Rate) -> str:
     return f"{found.value:.0%} (95% interval {found.low:.0%} to {found.high:.0%})"
 
 
+def tables_of(result: CanaryResult) -> list[Table]:
+    """Things side by side, then canaries and records one by one."""
+    return [thing_table(result), canary_table(result), record_table(result)]
+
+
 def render(result: CanaryResult) -> str:
     """The page as text."""
-    template = page_environment(TEMPLATES, SHARED_TEMPLATES).get_template("canaries.html.j2")
-    return template.render(
+    return page(
+        "canaries.html.j2",
         result=result,
         title=title(result),
-        tables=[thing_table(result), canary_table(result), record_table(result)],
+        tables=tables_of(result),
         figure=figure(result),
         failed=failed_controls(result),
     )
 
 
-def leave(result: CanaryResult, out: Path) -> None:
+def leave_canaries(result: CanaryResult, out: Path) -> None:
     """Write OUT/canaries.json, .md and .html, and print a row a thing, sentences and failed controls."""
-    path = out / f"{result.experiment}.json"
-    tables = [thing_table(result), canary_table(result), record_table(result)]
-    with storage_errors(out):
-        out.mkdir(parents=True, exist_ok=True)
-        write_document(result, path)
-        write_atomic(
-            path.with_suffix(".md"), ("\n\n".join(map(to_markdown, tables)) + "\n").encode()
-        )
-        write_atomic(path.with_suffix(".html"), render(result).encode())
-    print_table(tables[0])
-    for line in result.sentences:
-        print_line(line)
-    for line in failed_controls(result):
-        say(f"warning: {line}")
-    say(f"result: {path}, page: {path.stem}.html")
+    leave(
+        result,
+        out / f"{result.experiment}.json",
+        tables=tables_of(result),
+        html=render(result),
+        said=result.sentences,
+        failed=failed_controls(result),
+    )

@@ -5,16 +5,11 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from client.terminal.console import print_line, print_table, say
-from client.terminal.tables import Table, to_markdown
-from proper_model.storage.files import storage_errors, write_atomic
-from simulations.outcome.results import write_document
+from client.terminal.tables import Table
+from simulations.privacy.results.leaving import COLOURS, leave, page
 from simulations.privacy.results.rates import Rate, Rated, RateResult
 from simulations.privacy.results.sentences import SIGNIFICANT
-from simulations.privacy.results.show import COLOURS, TEMPLATES
 from simulations.reporting.figures import INK, Figure, drawing, inline
-from simulations.reporting.report import TEMPLATES as SHARED_TEMPLATES
-from simulations.reporting.report import page_environment
 
 
 def title(result: RateResult) -> str:
@@ -121,8 +116,8 @@ def _label(row: Rated) -> str:
 
 def render(result: RateResult) -> str:
     """The page as text."""
-    template = page_environment(TEMPLATES, SHARED_TEMPLATES).get_template("rates.html.j2")
-    return template.render(
+    return page(
+        "rates.html.j2",
         result=result,
         title=title(result),
         table=rate_table(result),
@@ -131,18 +126,13 @@ def render(result: RateResult) -> str:
     )
 
 
-def leave(result: RateResult, out: Path) -> None:
-    """Write OUT/EXPERIMENT.json, .md and .html, and print table and sentences."""
-    table = rate_table(result)
-    path = out / f"{result.experiment}.json"
-    with storage_errors(out):
-        out.mkdir(parents=True, exist_ok=True)
-        write_document(result, path)
-        write_atomic(path.with_suffix(".md"), (to_markdown(table) + "\n").encode())
-        write_atomic(path.with_suffix(".html"), render(result).encode())
-    print_table(table)
-    for line in result.sentences:
-        print_line(line)
-    for line in failed_controls(result):
-        say(f"warning: {line}")
-    say(f"result: {path}, page: {path.stem}.html")
+def leave_rates(result: RateResult, out: Path) -> None:
+    """Write OUT/EXPERIMENT.json, .md and .html, and print table, sentences and failed controls."""
+    leave(
+        result,
+        out / f"{result.experiment}.json",
+        tables=[rate_table(result)],
+        html=render(result),
+        said=result.sentences,
+        failed=failed_controls(result),
+    )

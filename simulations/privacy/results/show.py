@@ -8,7 +8,7 @@ from pathlib import Path
 
 from client.terminal.tables import Table
 from proper_model.evaluation import holm
-from proper_model.storage.files import make_private_folder, write_atomic
+from simulations.privacy.results.leaving import COLOURS, leave, page
 from simulations.privacy.results.schema import (
     MERGED,
     PUBLISHED,
@@ -17,12 +17,8 @@ from simulations.privacy.results.schema import (
     PrivacyResult,
 )
 from simulations.privacy.results.sentences import SIGNIFICANT, bias_sentence
-from simulations.reporting.figures import BLUE, GREY, INK, ORANGE, Figure, drawing, inline
-from simulations.reporting.report import TEMPLATES as SHARED_TEMPLATES
-from simulations.reporting.report import page_environment
+from simulations.reporting.figures import INK, Figure, drawing, inline
 
-TEMPLATES = Path(__file__).resolve().parent / "templates"
-COLOURS = {"none": BLUE, "positive": ORANGE, "negative": GREY}
 HEIGHTS = {"none": 0.0, "positive": 0.25, "negative": -0.25}  # within an attack's line
 
 
@@ -141,8 +137,8 @@ def figure(result: PrivacyResult) -> Figure:
 
 def render(result: PrivacyResult) -> str:
     """The page as text."""
-    template = page_environment(TEMPLATES, SHARED_TEMPLATES).get_template("privacy.html.j2")
-    return template.render(
+    return page(
+        "privacy.html.j2",
         result=result,
         title=title(result),
         table=advantage_table(result),
@@ -153,7 +149,14 @@ def render(result: PrivacyResult) -> str:
     )
 
 
-def write_page(result: PrivacyResult, target: Path) -> None:
-    """Write the page whole or not at all."""
-    make_private_folder(target.parent)
-    write_atomic(target, render(result).encode())
+def leave_membership(result: PrivacyResult, out: Path) -> None:
+    """Write OUT/membership.json, .md and .html, and print table, sentences and failed controls."""
+    bias = protocol_bias(result)
+    leave(
+        result,
+        out / f"{result.experiment}.json",
+        tables=[advantage_table(result)],
+        html=render(result),
+        said=[*sentences(result), *([] if bias is None else [bias])],
+        failed=failed_controls(result),
+    )
