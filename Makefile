@@ -25,7 +25,7 @@ TEST_ENV := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 PYTEST = $(TEST_ENV) $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 .PHONY: help install lock audit sbom base demo test test-full test-slowest pytest fuzz lint fix docs docs-site \
-  results result uncalibrated result-smollm2 tables report privacy bench bench-results clean distclean
+  results result uncalibrated result-smollm2 tables seeds report privacy bench bench-results clean distclean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "%-16s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -180,6 +180,14 @@ table-%: $(STAMP)
 	$(BIN)/proper-sim exp table1 ../shared/data/$* --task profiles/tasks/$*.toml \
 	  --base ../shared/models/mini-llama $(TABLE) $(TABLE_$*) --out runs/$(notdir $(TABLES))-$*
 	cp runs/$(notdir $(TABLES))-$*/table1.json $(TABLES)/$*.json
+
+# PROPER's own stages with three seeds: how far a difference goes with the training.
+SEEDED ?= personality_items
+seeds: $(STAMP) ## results/seeds: three trainings of SEEDED=personality_items, for the same people; two hours
+	$(MAKE) $(SEEDED:%=table-%) TABLES=results/seeds TABLE="$(TABLE) --seeds 0,1,2" \
+	  TABLE_personality_items="--rivals none --lengths 1,3,8" \
+	  TABLE_politeness_ratings="$(FEW) --rivals none --lengths 1,3,8" \
+	  TABLE_movie_ratings="$(FEW) --pooled-users 160 --max-items 24 --rivals none --lengths 1,3,8"
 
 report: $(STAMP) ## the report of a finished run again; OUT=runs/demo
 	$(BIN)/proper-sim report $(OUT)

@@ -524,6 +524,10 @@ def test_what_the_pages_say_of_news_and_titles_holds(repository: Path) -> None:
         if (row["a"], row["b"], row["metric"]) == ("stage3", "oppu-mlp", "nll")
     )
     assert holm > 0.05
+    headlines = json.loads((repository / "results/tables/news_headlines.json").read_text())
+    assert gains_by_length(headlines, "oppu-mlp") == dict.fromkeys((1, 3, 8, 20), -1)
+    verdicts = compared(headlines)
+    assert [verdicts["stage3", "oppu-mlp", metric] for metric in ("nll", "rougeL")] == [1, 0]
     verdicts = compared(titles)
     rivals = {b for a, b, m in verdicts if (a, m) == ("stage3", "nll")}
     assert len(rivals) > 8
@@ -531,6 +535,22 @@ def test_what_the_pages_say_of_news_and_titles_holds(repository: Path) -> None:
     assert verdicts["stage2", "stage1", "nll"] == 0
     assert gains_by_length(titles, "stage1") == {1: 0, 3: -1, 8: -1, 20: -1}
     assert gains_by_length(titles, "oppu-mlp") == {1: 0, 3: 0, 8: 0, 20: -1}
+
+
+def test_what_the_results_page_says_of_three_trainings_holds(repository: Path) -> None:
+    table = json.loads((repository / "results/tables/personality_items.json").read_text())
+    seeds = json.loads((repository / "results/seeds/personality_items.json").read_text())
+    assert (seeds["seeds"], seeds["users"]) == ([0, 1, 2], table["users"])
+    one, three = compared(table), compared(seeds)
+    for metric in ("nll", "mae_expected"):
+        for pair in (("stage2", "stage1"), ("stage3", "stage1"), ("stage3", "oppu-mlp")):
+            assert one[*pair, metric] == three[*pair, metric] == 1
+    (row,) = (
+        row
+        for row in seeds["comparisons"]
+        if (row["a"], row["b"], row["metric"]) == ("stage3", "oppu-mlp", "nll")
+    )
+    assert len(row["by_seed"]) == 3 and max(row["by_seed"]) < 0
 
 
 def test_what_the_results_page_says_of_a_real_language_model_holds(repository: Path) -> None:
