@@ -147,9 +147,11 @@ class _GroupStage:
         return losses, None if observer is None else observer.loss()  # eq. 9
 
 
-def group_parameters(model: AdaptedModel) -> list[torch.nn.Parameter]:
-    """Exactly what stage 2 trains besides embeddings: experts and user-aware routers."""
+def group_parameters(model: AdaptedModel, *, factors_a: bool = True) -> list[torch.nn.Parameter]:
+    """Exactly what stage 2 trains besides embeddings: experts, maybe without A, and user-aware routers."""
     found = list(model.experts.parameters())
+    if not factors_a:
+        found = [model.expert(number).b for number in range(len(model.sites))]
     for number in range(len(model.sites)):
         router = model.router(number)
         found += [weight for weight in (router.text, router.user) if weight is not None]
