@@ -1,8 +1,8 @@
 """What (epsilon, delta) a run of `proper_model.engine.user_privacy` comes to: asked of dp-accounting (docs/method.md 1.12).
 
-dp-accounting needs an attrs that Flower's tools have left behind, so it is not installed beside PROPER: it
-has an environment of its own, `make accountant`, and `accountant_program` runs there. Looked for in
-this order: the interpreter that `PROPER_ACCOUNTANT` names; `accountant/bin/python` below this
+dp-accounting wants attrs below 24, which would hold back whatever else needs a newer one, so it is not
+installed beside PROPER: it has an environment of its own, `make accountant`, and `accountant_program`
+runs there. Looked for in this order: the interpreter that `PROPER_ACCOUNTANT` names; `accountant/bin/python` below this
 environment; this interpreter, where the extra `privacy` is installed in it.
 """
 

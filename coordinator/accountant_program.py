@@ -1,7 +1,6 @@
 """The program that `accountant` starts: one question as JSON on stdin, one answer on stdout.
 
-It alone imports dp-accounting, whose attrs is older than the one PROPER runs with, so it runs in an
-environment of its own and imports nothing of PROPER.
+It alone imports dp-accounting, which has an environment of its own, and it imports nothing of PROPER.
 """
 
 from __future__ import annotations
