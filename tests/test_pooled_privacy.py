@@ -29,6 +29,7 @@ from proper_model.settings.presets import PRESETS, preset
 from proper_model.settings.privacy import PrivacySettings, check_private_structure
 from proper_model.settings.profile import StageSettings
 from proper_model.settings.settings_io import from_mapping
+from proper_model.settings.shipped_profiles import load_profile
 from proper_model.stages.pooled_users import pool
 from proper_model.tasks.task import load_task
 from proper_model.text.encoding import Encoder
@@ -118,6 +119,16 @@ def test_nobody_is_held_back_or_calibrates_under_privacy() -> None:
     data = pool(users, load_task("synth_tag"), encoder, private(SEEDED), 0)
     assert len(data.trained) == 12
     assert data.held_back == data.calibrating == ()
+
+
+def test_the_profile_that_the_method_shows_is_one(repository: Path, tmp_path: Path) -> None:
+    text = (repository / "docs/method.md").read_text()
+    lines = text.partition('    extends = "tiny"\n    [group]')[2].partition("\n\n")[0].splitlines()
+    path = tmp_path / "private.toml"
+    path.write_text('extends = "tiny"\n[group]\n' + "\n".join(line.strip() for line in lines))
+    privacy = load_profile(path).privacy
+    assert privacy is not None
+    assert (privacy.epsilon, privacy.freeze_a) == (8.0, True)
 
 
 # -- the accountant ----------------------------------------------------------------------------
