@@ -25,7 +25,7 @@ TEST_ENV := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 PYTEST = $(TEST_ENV) $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 .PHONY: help install accountant lock audit sbom base demo test test-full test-slowest pytest fuzz lint fix docs docs-site \
-  results result uncalibrated result-smollm2 tables report bench bench-results clean distclean
+  results result uncalibrated result-smollm2 tables seeds report privacy bench bench-results clean distclean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "%-16s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -163,7 +163,8 @@ result-smollm2: $(STAMP) ## SmolLM2-135M on DATA=personality_items; half an hour
 	cp runs/$(DATA)-smollm2-$(MACHINE)/results.json results/smollm2/$(DATA)-$(MACHINE).json
 
 # results/tables: many methods on the real sets; what is finished is not computed again. SETS="movie_ratings".
-SETS ?= movie_ratings personality_items politeness_ratings
+SETS ?= movie_ratings personality_items politeness_ratings \
+  news_categories news_headlines scholarly_titles
 TABLE ?= --presets calibrated --threads 1
 FLOORS := majority,own-majority,own-mean,own-median,tfidf,item-mean,item-offset,factors
 FEW := --profile profiles/tiny-few.toml
@@ -173,9 +174,13 @@ TABLE_politeness_ratings := $(FEW) --lengths 1,3,8,20,40 \
   --rivals $(FLOORS),icl,rag-1,rag-4,pag-counted,full-history,oppu-qv,per-pcs
 TABLE_movie_ratings := $(FEW) --pooled-users 160 --max-items 24 --lengths 1,3,8 \
   --rivals $(FLOORS),icl,rag-1,pag-counted,oppu-qv,per-pcs
-TABLE_news_categories := $(FEW) --max-items 40 --lengths 1,3,8,20
-TABLE_news_headlines := $(TABLE_news_categories)
-TABLE_scholarly_titles := $(FEW) --pooled-users 160 --lengths 1,3,8,20
+# Thirteen readers or writers are too few: they take turns with the pooled people.
+NEWS := $(FEW) --max-items 40 --lengths 1,3,8,20 --folds 3
+TABLE_news_categories := $(NEWS) \
+  --rivals majority,own-majority,tfidf,icl,rag-1,rag-4,pag-counted,oppu-qv,per-pcs
+TABLE_news_headlines := $(NEWS) --rivals icl,rag-1,rag-4,oppu-qv,per-pcs
+TABLE_scholarly_titles := $(FEW) --pooled-users 160 --max-items 40 --lengths 1,3,8,20 \
+  --rivals icl,rag-1,rag-4,oppu-qv,per-pcs
 tables: $(STAMP) $(SETS:%=table-%) ## results/tables: methods on the real sets of ../shared; about an hour a set
 	$(BIN)/proper-sim exp page results/tables/*.json --out runs/table1.html
 
@@ -186,8 +191,29 @@ table-%: $(STAMP)
 	  --base ../shared/models/mini-llama $(TABLE) $(TABLE_$*) --out runs/$(notdir $(TABLES))-$*
 	cp runs/$(notdir $(TABLES))-$*/table1.json $(TABLES)/$*.json
 
+# PROPER's own stages with three seeds: how far a difference goes with the training.
+SEEDED ?= personality_items
+seeds: $(STAMP) ## results/seeds: three trainings of SEEDED=personality_items, for the same people; two hours
+	$(MAKE) $(SEEDED:%=table-%) TABLES=results/seeds TABLE="$(TABLE) --seeds 0,1,2" \
+	  TABLE_personality_items="--rivals none --lengths 1,3,8" \
+	  TABLE_politeness_ratings="$(FEW) --rivals none --lengths 1,3,8" \
+	  TABLE_movie_ratings="$(FEW) --pooled-users 160 --max-items 24 --rivals none --lengths 1,3,8"
+
 report: $(STAMP) ## the report of a finished run again; OUT=runs/demo
 	$(BIN)/proper-sim report $(OUT)
+
+# What leaks, in small: one line an attack of `proper-sim privacy`, with its options, and two at a time.
+# Whole runs: docs/privacy.md. Another folder: PRIVACY_OUT=runs/other.
+PRIVACY_OUT ?= runs/privacy
+ATTACKS ?= membership egress
+PRIVACY_membership := demo --people 24 --seeds 0 --things population,experts,embeddings,router-cohort,adapter-embedding,answers
+PRIVACY_egress :=
+privacy: $(STAMP) ## what leaks, in small: membership and egress on synthetic people, minutes; ATTACKS=egress
+	rm -rf $(PRIVACY_OUT)/egress
+	$(MAKE) -j 2 $(ATTACKS:%=privacy-%)
+
+privacy-%: $(STAMP)
+	$(TEST_ENV) $(BIN)/proper-sim privacy $* $(PRIVACY_$*) --out $(PRIVACY_OUT)/$*
 
 # Never a test: nothing passes or fails by it. One contender runs at a time, on one thread unless it
 # names more. A growth curve: BENCH="--users 1 --users 8 --users 64 --users 512".

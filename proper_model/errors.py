@@ -145,7 +145,7 @@ class StateError(ProperError):
 
 
 class EgressError(ProperError):
-    """An outgoing record holds something that is not on the allow-list."""
+    """Something that is not on the allow-list was about to leave, or was found outside."""
 
     exit_code = 41
 

@@ -20,6 +20,7 @@ from proper_model.errors import ConfigError, DataError, InterruptedRunError
 from proper_model.tasks import counted
 from simulations.experiments.command import app as experiments
 from simulations.outcome.timings import progress_bars
+from simulations.privacy.commands import app as privacy
 from simulations.setup import cli_options as o
 from simulations.setup.options import DEMOS, RunOptions, missing_task
 from simulations.setup.run_folder import check_out
@@ -34,6 +35,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(experiments)
+app.add_typer(privacy)
 
 
 @app.callback()
@@ -108,6 +110,7 @@ def prepare(options: RunOptions) -> None:
     from simulations.setup.prepare import prepare as write
 
     (one,) = options.runs()
+    _say_uncalibrated(options)
     with progress_bars() as show:
         write(one, show)
     print_line(next_command("launch", options.out))
@@ -135,6 +138,7 @@ def run(options: RunOptions, plan: o.Plan = False, show_examples: o.ShowExamples
     synthetic people with a task and a tiny base of their own.
     """
     check_out(options.places)
+    _say_uncalibrated(options)
     if plan:
         _print_costs(options)
         return
@@ -215,6 +219,14 @@ def next_command(name: str, out: Path) -> str:
     """The command that goes on with the run in `out`, to be typed as it stands."""
     given = str(out)
     return shlex.join(["proper-sim", name, f"./{given}" if given.startswith("-") else given])
+
+
+def _say_uncalibrated(options: RunOptions) -> None:
+    """Before hours of work: what the preset's name promises and the profile leaves out."""
+    from proper_model.settings import uncalibrated
+
+    if note := uncalibrated(options.runs()[0].training.structure, options.settings):
+        say(f"warning: {note}; profiles tiny and tiny-few have a [calibration]")
 
 
 def _print_run(out: Path) -> None:

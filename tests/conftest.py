@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import os
 from collections.abc import Callable, Iterator
@@ -50,6 +51,38 @@ def shared() -> Path:
     if not (folder / "data").is_dir():
         pytest.skip("needs the shared data and models beside the checkout")
     return folder
+
+
+def pytest_sessionstart() -> None:
+    """Of what is imported next nothing is garbage: looking through it again and again took seconds."""
+    gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    """Nor is it later: the product asks for a whole collection with every plan of memory."""
+    gc.collect()
+    gc.freeze()
+    gc.enable()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _cheap_passphrases() -> Iterator[None]:
+    """Vaults of these tests spend no time on guessing; `default_cost` itself is in tests/test_vault.py."""
+    from vault_samples import CHEAP
+
+    from client.vault import keys_file
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(keys_file, "default_cost", lambda: CHEAP)
+        yield
+
+
+@pytest.fixture
+def dear_passphrases(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Vaults of this test cost what a person's do."""
+    from client.vault import key_derivation, keys_file
+
+    monkeypatch.setattr(keys_file, "default_cost", key_derivation.default_cost)
 
 
 @pytest.fixture(scope="session", autouse=True)

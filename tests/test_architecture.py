@@ -46,7 +46,7 @@ ROOMS = {
     ),
     "simulations": (
         *("synthetic", "setup", "outcome", "flower", "reporting", "baselines", "experiments"),
-        *("pipeline", "cli", "api"),
+        *("privacy", "pipeline", "cli", "api"),
     ),
 }
 MAX_FACE_LINES = 20

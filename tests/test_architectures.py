@@ -100,6 +100,15 @@ def test_the_trial_is_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
         check_kind("stablelm")
 
 
+def test_the_trial_is_made_once_wherever_the_configuration_lies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for folder in (tmp_path / "one", tmp_path / "other"):
+        config_of("llama").save_pretrained(folder)
+        check_rows(AutoConfig.from_pretrained(folder))
+        monkeypatch.setattr(trial, "miniature", None)
+
+
 def broken(monkeypatch: pytest.MonkeyPatch, target: Any, name: str, value: Any) -> str:
     """What the check says of a llama in whose code one thing is otherwise."""
     monkeypatch.setattr(target, name, value)

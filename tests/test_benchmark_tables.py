@@ -12,10 +12,12 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from client.person.state import PersonalState
 from proper_model.errors import CheckpointError, ReportError
 from proper_model.evaluation.metrics import Prediction
 from proper_model.storage.files import write_atomic
-from simulations.experiments.arm_store import CellStore, Finished
+from proper_model.tasks import User
+from simulations.experiments.arm_store import CellStore, Finished, ReleaseFacts
 from simulations.experiments.benchmark_brief import brief_tables, cost_table
 from simulations.experiments.benchmark_figures import density, draw
 from simulations.experiments.benchmark_schema import (
@@ -27,6 +29,7 @@ from simulations.experiments.benchmark_schema import (
 )
 from simulations.experiments.benchmark_tables import (
     band_table,
+    comparison_table,
     joined_table,
     markdown,
     method_table,
@@ -117,6 +120,7 @@ def by_hand(**changes: Any) -> BenchmarkResult:
                 "helped": 0.25,
                 "hurt": 0.5,
                 "detectable": 0.3,
+                "by_seed": [0.05, 0.15],
             }
         ],
         "people": {name: {"mae_expected": list(ERRORS[name])} for name in NAMES},
@@ -153,6 +157,12 @@ def test_a_file_comes_back_as_it_was_and_faults_are_named(tmp_path: Path) -> Non
     for wrong in ({"rows": {"stage1": rows["stage1"]}}, {"variants": {}}, {"experiment": "table9"}):
         with pytest.raises(ValidationError):
             by_hand(**wrong)
+
+
+def test_differences_of_single_seeds_stand_beside_their_mean() -> None:
+    table = comparison_table(by_hand())
+    assert (table.header[-1], table.rows[0][-1]) == ("each seed", "+0.0500, +0.1500")
+    assert comparison_table(by_hand(seeds=[0])).header[-1] == "detectable"
 
 
 def test_methods_stand_beside_the_paper() -> None:
@@ -201,6 +211,7 @@ def test_the_brief_tables_hold_means_differences_and_lengths_of_every_set() -> N
     rows = {name: row for name, row in by_hand().rows.items() if name in NAMES[:3]}
     other = by_hand(task="news_categories", rows=rows, lengths=cut, seeds=[0])
     means, differences, lengths = brief_tables([by_hand(), other])
+    assert means.title == "Means over people: mae_expected"
     assert means.header[:2] == ("method", "movie_ratings, mae_expected ↓")
     found = {row[0]: row[1:] for row in means.rows}
     assert found["oppu-mlp"] == ("0.800", "0.800")
@@ -213,6 +224,17 @@ def test_the_brief_tables_hold_means_differences_and_lengths_of_every_set() -> N
     assert lengths.rows == (
         ("news_categories (4 people)", "stage3 − stage1", "-0.100", "-0.200 +"),
     )
+
+
+def test_sets_of_another_kind_have_means_of_their_own() -> None:
+    numbers = MetricSummary(**summary((0.5, 0.7, 0.5, 0.7)))
+    rows = {
+        "stage1": by_hand().rows["stage1"].model_copy(update={"metrics": {"accuracy": numbers}})
+    }
+    other = by_hand(task="news_categories", rows=rows, comparisons=[], people={}, lengths=[])
+    first, second = brief_tables([by_hand(), other, by_hand(task="x")])[:2]
+    assert first.header[1:] == ("movie_ratings, mae_expected ↓", "x, mae_expected ↓")
+    assert (second.title, second.rows) == ("Means over people: accuracy", (("stage1", "0.600"),))
 
 
 def test_costs_are_of_those_who_learned_by_person_and_seed() -> None:
@@ -328,6 +350,28 @@ def test_a_finished_arm_comes_back_and_its_leftovers_go(tmp_path: Path) -> None:
     assert [path.name for path in (store.folder / "scratch").iterdir()] == ["stage1.1"]
     store.leave_out("gaussian", "nobody shares an item")
     assert store.left_out("gaussian") == "nobody shares an item"
-    write_atomic(store.folder / "arms" / "stage3.json", b'{"predictions": [{}]}')
+    path = store.folder / "arms" / "stage3.json"
+    whole = path.read_bytes()
+    for damaged in (b'{"predictions": [{}]}', whole.replace(b"1.5", b'"1.5"'), whole[:-9]):
+        write_atomic(path, damaged)
+        with pytest.raises(CheckpointError, match=r"stage3\.json"):
+            store.arm("stage3")
+
+
+def test_damaged_states_are_named_too(tmp_path: Path) -> None:
+    store, user = CellStore(tmp_path / "cell"), User("u", (), ())
+    store.keep_states("stage3", [user], {"u": PersonalState("b" * 64, 0, seed=1)}, COSTS)
+    assert store.states("stage3", [user]) is not None
+    assert store.training("stage3") == COSTS
+    for path in (store.folder / "states/stage3/00000", store.folder / "states/stage3.json"):
+        write_atomic(path, path.read_bytes()[:20] if path.suffix == "" else b'{"tokens": 1}')
+    store.keep_release(ReleaseFacts({}, {"experts": 3}, {"group": 1.5}))
+    assert store.release() == ReleaseFacts({}, {"experts": 3}, {"group": 1.5})
+    for damaged in (b'{"notes": 3, "parameters": {}}', b'{"notes": {}}'):
+        write_atomic(store.folder / "release.json", damaged)
+        with pytest.raises(CheckpointError, match=r"release\.json"):
+            store.release()
+    with pytest.raises(CheckpointError, match=r"stage3/00000"):
+        store.states("stage3", [user])
     with pytest.raises(CheckpointError, match=r"stage3\.json"):
-        store.arm("stage3")
+        store.training("stage3")

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import os
-import pickle
 import zlib
 from datetime import UTC, datetime
 
@@ -14,6 +12,7 @@ import torch
 from bundle_samples import sample_files
 from federation import CANARY, flower_identity, make_federation
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.common.serde import message_to_proto
 
 from client.node import cohort_host, flower_app
 from client.node.cohort_host import CohortHost
@@ -26,6 +25,7 @@ from coordinator.publish import publish
 from coordinator.shipment import Shipment
 from proper_model.errors import DataError, MetricError, NotInstalledError
 from proper_model.federation.protocol import Kind, Status, request_fields
+from simulations.privacy.egress.scanner import text_forms
 
 __all__ = ["flower_identity"]  # a fixture, used by name
 
@@ -430,22 +430,12 @@ LEAKY = [
 
 
 def forms(secret: str) -> list[bytes]:
-    raw = secret.encode()
-    return [
-        raw,
-        secret.encode("utf-16-le"),
-        raw.hex().encode(),
-        base64.b64encode(raw).rstrip(b"=")[:-1],
-        zlib.compress(raw),
-    ]
+    return [*text_forms(secret).values(), zlib.compress(secret.encode())]
 
 
 def whole(message: Message) -> bytes:
-    """Everything of a message that Flower could put on the wire."""
-    parts = [pickle.dumps(message.metadata.__dict__)]
-    for name, record in message.content.items():
-        parts += [name.encode(), pickle.dumps(dict(record))]
-    return b"".join(parts)
+    """A message as the bytes that Flower puts on the wire."""
+    return message_to_proto(message).SerializeToString()
 
 
 def test_the_scan_sees_a_secret_in_each_form():

@@ -95,6 +95,18 @@ def test_seeds_are_averaged_by_person_and_resampled_together() -> None:
         stacked([scored(one), scored({"a": [1.0]})])
 
 
+def test_every_seed_has_its_own_difference_beside_the_mean() -> None:
+    """By hand: people weigh the same in every seed, whatever number of queries they have."""
+    none = scored({"a": [0.0, 0.0], "b": [0.0]})
+    some = [scored({"a": [1.0, 2.0], "b": [3.0]}), scored({"a": [2.0, 4.0], "b": [5.0]})]
+    tables = {"a": stacked(some), "b": stacked([none, none])}
+    (found,) = compare(tables, [("a", "b")], DRAWN, seeds=2)
+    assert found.by_seed == [(1.5 + 3) / 2, (3 + 5) / 2]
+    assert found.delta == pytest.approx(sum(found.by_seed) / 2)
+    (single,) = compare({"a": some[0], "b": none}, [("a", "b")], DRAWN)
+    assert single.by_seed == []
+
+
 def row(**changes: float) -> Comparison:
     numbers = {"delta": -0.5, "low": -0.7, "high": -0.2, "p": 0.001, "p_holm": 0.01}
     shown = {"people": 40, "helped": 0.8, "hurt": 0.1, "detectable": 0.3}

@@ -6,6 +6,7 @@ import dataclasses
 import errno
 import io
 import json
+import multiprocessing
 import os
 import shutil
 import signal
@@ -548,15 +549,14 @@ def test_a_killed_adaptation_leaves_the_old_state(
 ) -> None:
     history = write_jsonl(tmp_path / "h.jsonl", user.history)
     before = vault_files(person)
-    child = subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, *person.options(), "adapt", str(history)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    while child.poll() is None and not list((person.home / "vault").glob("training-*")):
+    fork = multiprocessing.get_context("fork")
+    child = fork.Process(target=steps_of, args=(person, "adapt", history))
+    child.start()
+    while child.is_alive() and not list((person.home / "vault").glob("training-*")):
         time.sleep(0.02)
-    child.send_signal(signal.SIGKILL)
-    assert child.wait() == -signal.SIGKILL, "it was killed while it trained"
+    child.kill()
+    child.join()
+    assert child.exitcode == -signal.SIGKILL, "it was killed while it trained"
     after = vault_files(person)
     assert {n: after[n] for n in before if n in after} == before
     assert person.run("inspect", "--items") == 0

@@ -7,11 +7,13 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
-from client.commands.adapt import say_room
+from client.commands.adapt import say_comparison, say_room
+from client.commands.inspect import adapter_facts, fact_rows
 from client.export.folder_readme import content
 from client.export.request import Request
-from client.person import cost
+from client.person import adapting, cost
 from client.person.answering import Personal
 from client.person.learner import Learner
 from client.person.state import PersonalState, TaskState, decode, encode
@@ -20,6 +22,7 @@ from client.person.workspace import Memory
 from client.vault.opening import Vault
 from proper_model.errors import ConfigError, VaultError
 from proper_model.release.contents import Release
+from proper_model.settings import Calibrated, Calibration
 from proper_model.tasks import ALL, Depth, Retriever
 from proper_model.tasks.records import HistoryItem, User
 from proper_model.text import Encoder
@@ -105,6 +108,8 @@ def test_from_adapting_to_forgetting(
 
     old, new = history[:-3], history[-3:]
     assert me.run("adapt", "--retrieve", "2", write_jsonl(tmp_path / "old.jsonl", old)) == 0
+    told = "".join(capsys.readouterr())
+    assert told.lower().count("loss on the same held-back items") == 1
     trained, retriever = dict(taken(seen)), Retriever(release.task, old)
     for place, item in enumerate(old):
         before = retriever.best(item.fields["description"], 2, before=place)
@@ -129,6 +134,9 @@ def test_from_adapting_to_forgetting(
 
     assert me.run("inspect", "--json") == 0
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["retrieve"] == 2
+    exporting = ("export", "--format", "peft", "--approximate", "--out", tmp_path / "lora")
+    assert me.run(*exporting) == 0
+    assert "it expects 2 own items before every question" in capsys.readouterr().err
     assert all(lines.count("tag:") == 2 for _, lines in taken(seen)[-3:])
     assert me.run("evaluate") == 0
     tested = {item.id for item in left[-3:]}
@@ -170,6 +178,81 @@ def test_longer_prompts_cost_more(
         read.append(sum(len(one.tokens) for one in learner.encode(history, task)))
     assert read[1] > 1.5 * read[0]
     assert told[1] / told[0] == pytest.approx(read[1] / read[0], rel=0.1)
+
+
+def test_adapting_with_own_items_compares_with_adapting_without(
+    release: Release, history: tuple[HistoryItem, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The oracle is adapting twice; what is kept is what adapting alone gives, bit for bit."""
+    name, me = release.task.name, PersonalState("cd" * 32, 1, seed=5)
+    ways = [{name: (dataclasses.replace(release.task, retrieve=k), history)} for k in (0, 2)]
+    plain, lined = (adapting.adapt(Learner(release), me, way).tasks[name] for way in ways)
+    both = adapting.adapt_comparing(name, Learner(release), me, ways[1]).tasks[name]
+    assert both.report == {**lined.report, adapting.LOSS_WITHOUT: plain.report["lora_loss_after"]}
+    shown = dict(fact_rows(adapter_facts(me, name, both)))
+    assert (
+        shown["held-back loss without own items before"]
+        == f"{both.report[adapting.LOSS_WITHOUT]:.4g}"
+    )
+    assert len(fact_rows(adapter_facts(me, name, lined))) == len(shown) - 1
+    assert both.adapter.keys() == lined.adapter.keys()
+    assert all(torch.equal(both.adapter[one], lined.adapter[one]) for one in both.adapter)
+
+    monkeypatch.setattr(cost, "_tokens_a_second", lambda *_: 1.0)
+    spent = [cost.estimate(Learner(release), way).slowest_s for way in ways]
+    told = cost.estimate(Learner(release), ways[1], compared=name)
+    assert told.slowest_s == pytest.approx(sum(spent))
+    assert cost.estimate(Learner(release), ways[0], compared=name).slowest_s == spent[0]
+
+
+def test_where_no_item_is_held_back_nothing_is_compared(
+    release: Release, history: tuple[HistoryItem, ...]
+) -> None:
+    name, task = release.task.name, dataclasses.replace(release.task, retrieve=2)
+    few = {name: (task, history[:3])}
+    assert not adapting.compares(Learner(release), few, name)
+    assert adapting.compares(Learner(release), {name: (task, history)}, name)
+    row = Calibrated(1, 1e-2, 1, 0.0, 1.0, 1.0, 1.0)
+    once = dataclasses.replace(release, calibration=Calibration((row,), (row,)))
+    assert not adapting.compares(Learner(once), {name: (task, history)}, name)
+    many = tuple(dataclasses.replace(history[0], id=str(n)) for n in range(100))
+    assert adapting.compares(Learner(once), {name: (task, many)}, name)
+
+
+@pytest.mark.parametrize(
+    ("retrieve", "report", "said"),
+    [
+        (0, {"lora_loss_after": 0.6}, None),
+        (2, {"lora_loss_after": 0.6}, "was not compared"),
+        (2, {"lora_loss_after": 0.6, adapting.LOSS_WITHOUT: 0.5}, "0.600 with own items"),
+        (2, {"lora_loss_after": 0.5, adapting.LOSS_WITHOUT: 0.6}, ""),
+        (
+            2,
+            {
+                "lora_doubted": 1,
+                "lora_loss_before": 0.4,
+                "lora_loss_after": 0.6,
+                adapting.LOSS_WITHOUT: 0.5,
+            },
+            "",
+        ),
+    ],
+)
+def test_own_items_that_hurt_are_warned_of_in_one_line(
+    retrieve: int,
+    report: dict[str, float | int | str],
+    said: str | None,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    task = TaskState("toml", "short", (), {}, report, "2026-01-01T00:00:00Z", retrieve=retrieve)
+    say_comparison(PersonalState("cd" * 32, 1, seed=5, tasks={"t": task}), "t")
+    out, err = capsys.readouterr()
+    if said:
+        assert err.count("\n") == err.count("warning: ") == 1
+        assert said in err
+    else:
+        assert not err
+        assert bool(out) == (said is not None)
 
 
 @pytest.fixture

@@ -464,7 +464,7 @@ def test_what_the_pages_say_of_personality_statements_holds(repository: Path) ->
 def test_what_the_pages_say_of_films_and_requests_holds(repository: Path) -> None:
     tables = {
         name: json.loads((repository / f"results/tables/{name}.json").read_text())
-        for name in ("movie_ratings", "politeness_ratings", "personality_items")
+        for name in ("movie_ratings", "politeness_ratings", "personality_items", "news_categories")
     }
     for table in tables.values():
         verdicts = compared(table)
@@ -473,12 +473,7 @@ def test_what_the_pages_say_of_films_and_requests_holds(repository: Path) -> Non
     clear = {}
     for name in ("movie_ratings", "politeness_ratings"):
         assert compared(tables[name])["stage3", "oppu-mlp", "nll"] == 0
-        cut = {
-            p["items"]: p
-            for p in tables[name]["lengths"]
-            if p["cut"] and p["metric"] == "nll" and (p["a"], p["b"]) == ("stage3", "oppu-mlp")
-        }
-        clear[name] = {n: side(p) for n, p in cut.items()}
+        clear[name] = gains_by_length(tables[name], "oppu-mlp")
     assert clear["movie_ratings"] == {1: -1, 3: -1, 8: -1}
     assert clear["politeness_ratings"] == dict.fromkeys((1, 3, 8, 20, 40), 0)
     requests = tables["politeness_ratings"]
@@ -498,6 +493,64 @@ def test_what_the_pages_say_of_films_and_requests_holds(repository: Path) -> Non
     ]
     trained, inferred = (demo["arms"]["stage3"]["metrics"]["nll"]["mean"] for demo in demos)
     assert trained < inferred
+
+
+def gains_by_length(table: dict[str, Any], b: str) -> dict[int, int]:
+    """Of cut histories on which side of zero the loss of stage 3 less another's lies, by items."""
+    return {
+        p["items"]: side(p)
+        for p in table["lengths"]
+        if p["cut"] and (p["a"], p["b"], p["metric"]) == ("stage3", b, "nll")
+    }
+
+
+def test_what_the_pages_say_of_news_and_titles_holds(repository: Path) -> None:
+    news, titles = (
+        json.loads((repository / f"results/tables/{name}.json").read_text())
+        for name in ("news_categories", "scholarly_titles")
+    )
+    assert (news["users"], news["folds"], titles["users"]) == (67, 3, 50)
+    floors = {"majority", "own-majority", "tfidf"}
+    verdicts = compared(news)
+    rivals = {b for a, b, m in verdicts if (a, m) == ("stage3", "nll")}
+    assert {b for b in rivals if verdicts["stage3", b, "nll"] < 1} == floors
+    assert [verdicts["stage3", b, "nll"] for b in ("own-majority", "tfidf")] == [-1, -1]
+    assert verdicts["stage3", "tfidf", "accuracy"] == 0
+    assert gains_by_length(news, "stage1") == dict.fromkeys((1, 3, 8, 20), -1)
+    assert gains_by_length(news, "oppu-mlp") == dict.fromkeys((1, 3, 8, 20), -1)
+    (holm,) = (
+        row["p_holm"]
+        for row in news["comparisons"]
+        if (row["a"], row["b"], row["metric"]) == ("stage3", "oppu-mlp", "nll")
+    )
+    assert holm > 0.05
+    headlines = json.loads((repository / "results/tables/news_headlines.json").read_text())
+    assert gains_by_length(headlines, "oppu-mlp") == dict.fromkeys((1, 3, 8, 20), -1)
+    verdicts = compared(headlines)
+    assert [verdicts["stage3", "oppu-mlp", metric] for metric in ("nll", "rougeL")] == [1, 0]
+    verdicts = compared(titles)
+    rivals = {b for a, b, m in verdicts if (a, m) == ("stage3", "nll")}
+    assert len(rivals) > 8
+    assert {verdicts["stage3", b, "nll"] for b in rivals} == {1}
+    assert verdicts["stage2", "stage1", "nll"] == 0
+    assert gains_by_length(titles, "stage1") == {1: 0, 3: -1, 8: -1, 20: -1}
+    assert gains_by_length(titles, "oppu-mlp") == {1: 0, 3: 0, 8: 0, 20: -1}
+
+
+def test_what_the_results_page_says_of_three_trainings_holds(repository: Path) -> None:
+    table = json.loads((repository / "results/tables/personality_items.json").read_text())
+    seeds = json.loads((repository / "results/seeds/personality_items.json").read_text())
+    assert (seeds["seeds"], seeds["users"]) == ([0, 1, 2], table["users"])
+    one, three = compared(table), compared(seeds)
+    for metric in ("nll", "mae_expected"):
+        for pair in (("stage2", "stage1"), ("stage3", "stage1"), ("stage3", "oppu-mlp")):
+            assert one[*pair, metric] == three[*pair, metric] == 1
+    (row,) = (
+        row
+        for row in seeds["comparisons"]
+        if (row["a"], row["b"], row["metric"]) == ("stage3", "oppu-mlp", "nll")
+    )
+    assert len(row["by_seed"]) == 3 and max(row["by_seed"]) < 0
 
 
 def test_what_the_results_page_says_of_a_real_language_model_holds(repository: Path) -> None:

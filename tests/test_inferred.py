@@ -27,7 +27,7 @@ from proper_model.kernels.packing import Encoded
 from proper_model.model.adapted_model import AdaptedModel
 from proper_model.model.passes import Pass, group_pass
 from proper_model.release.contents import Release, expected_shared, unread_embeddings
-from proper_model.settings.presets import Constraint, RouterText, UserRouting, preset
+from proper_model.settings.presets import Constraint, UserRouting, preset
 from proper_model.settings.profile import GroupSettings, StageSettings
 from proper_model.stages import inferred_embedding as inferred_module
 from proper_model.stages import item_gradients as gradients_module
@@ -346,7 +346,7 @@ def test_people_never_trained_with_gain_and_lose_it_with_somebody_elses_items(le
     assert min(report.held_back) < report.held_back[0]
 
 
-def test_one_item_helps_and_none_is_stage_1(learned):
+def test_one_item_helps_and_none_is_no_worse_than_stage_1(learned):
     model, inferred, _, _ = learned
     people = groups_of_people(12, seed=3)
     one, _ = infer_embeddings(
@@ -359,7 +359,7 @@ def test_one_item_helps_and_none_is_stage_1(learned):
     asked = [(0, query) for user in people for query in user.queries]
     stage1 = held_back_losses(model, encoder(), asked, stage_1, 400).mean()
     assert losses[0] < losses[1]
-    assert losses[1].item() == pytest.approx(stage1.item(), abs=1e-6)
+    assert losses[1] < stage1 + 0.02
 
 
 def test_a_killed_stage_goes_on_to_the_same_bits(tmp_path: Path, monkeypatch):
@@ -422,12 +422,6 @@ def test_settings_that_contradict_inferred_embeddings_are_refused():
         )
     with pytest.raises(ConfigError, match="constraint must be 'none'"):
         dataclasses.replace(CALIBRATED, constraint=Constraint.AGGREGATE)
-    with pytest.raises(ConfigError, match="embedding_source 'inferred'"):
-        dataclasses.replace(preset("device"), centered_routing=True)
-    with pytest.raises(ConfigError, match="router_text 'none'"):
-        dataclasses.replace(CALIBRATED, router_text=RouterText.TOKEN)
-    with pytest.raises(ConfigError, match="at least 2"):
-        dataclasses.replace(CALIBRATED, experts=1)
 
 
 def test_a_judge_counts_people_not_queries():

@@ -105,10 +105,13 @@ def test_judging_keeps_to_the_budget(tmp_path: Path, monkeypatch: pytest.MonkeyP
     """Oracle: what predictions take under the same budget."""
     release = quick_release()
     asked: list[int] = []
-    monkeypatch.setattr(
-        arms, "answer_queries", lambda *_, tokens_per_step, **__: asked.append(tokens_per_step)
-    )
     items = small_users()[1][0].history[:2]
+
+    def answer(*_: object, tokens_per_step: int, **__: object) -> list[None]:
+        asked.append(tokens_per_step)
+        return [None for _ in items]
+
+    monkeypatch.setattr(arms, "answer_queries", answer)
     settings = release.settings
     for budget in (None, 20 << 20):
         bound = dataclasses.replace(release, memory_bytes=budget)

@@ -169,4 +169,5 @@ def test_a_limit_below_the_base_is_refused_before_it_is_loaded(person: Person) -
     code, peak, said = adapt(person, "--max-memory", "0.5")
     assert code != 0
     assert "--max-memory is too little" in said
-    assert peak < PROCESS_BYTES + 100 * MIB
+    # The base alone is 252 MiB in float32; what a process takes without it varies by some 70.
+    assert peak < PROCESS_BYTES + 160 * MIB

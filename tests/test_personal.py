@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from peft import PeftModel
 from torch import Tensor
 
 from client.commands import export
@@ -19,6 +20,7 @@ from client.person.answering import Personal
 from client.person.arms import ArmModel, predict
 from client.person.learner import Learner
 from client.person.state import PersonalState, TaskState, decode, encode
+from client.person.stores import VaultStore
 from client.person.updating import Update, in_time, update, update_samples, with_items
 from client.vault import backup
 from proper_model.errors import ConfigError, ExportError, NotAdaptedError, TrainingError, VaultError
@@ -27,6 +29,7 @@ from proper_model.release.contents import Release
 from proper_model.settings import BaseWeights, Calibrated, Calibration
 from proper_model.tasks.records import HistoryItem, Query, User
 from proper_model.tasks.task import Task, task_from_toml
+from tests.device_cli import Person, publish_release, write_jsonl
 from tests.releases import small_release, small_users, with_user
 
 ME = PersonalState("b" * 64, 1, seed=7)
@@ -133,6 +136,73 @@ def test_few_items_fall_back_to_the_embedding(release: Release, user: User, coun
     with pytest.raises(ConfigError, match="no private adapter"):
         mine.generate("a question", stage="3")
     assert decode(encode(few)).tasks[release.task.name].items == user.history[:count]
+
+
+def test_without_items_an_inferred_embedding_says_nothing_and_stage_2_is_stage_1(
+    user: User,
+) -> None:
+    release = small_release("calibrated")
+    asked = user.history[:2]
+    for state in (None, adapted(release, ())):
+        mine = Personal.of(release, state, None)
+        losses = [[a.nll for a in mine.judge(asked, stage=stage)] for stage in ("1", "2")]
+        assert losses[0] == losses[1]
+    mine = Personal.of(release, adapted(release, user.history[:1]), None)
+    one, two = ([a.nll for a in mine.judge(asked, stage=stage)] for stage in ("1", "2"))
+    assert one != two
+
+
+def test_a_simulated_person_without_items_is_answered_as_one_with_a_device() -> None:
+    """Beside somebody with items, in the order in which they are asked."""
+    release = small_release("calibrated")
+    known, unknown = small_users()[1][:2]
+    people = [dataclasses.replace(unknown, history=()), known]
+    states = {
+        user: state
+        for (_, user), state in adapting.adapt_users(
+            release, people, arms=["stage3"], bundle_id="b" * 64, seed=0
+        ).items()
+    }
+    answers = {arm: predict(release, people, arm, states) for arm in ("stage1", "stage2", "stage3")}
+    queries = len(unknown.queries)
+    assert answers["stage2"][:queries] == answers["stage3"][:queries] == answers["stage1"][:queries]
+    for arm in ("stage2", "stage3"):
+        alone = predict(release, people[1:], arm, states)
+        assert [a.query_id for a in answers[arm][queries:]] == [a.query_id for a in alone]
+        assert [a.nll for a in answers[arm][queries:]] == pytest.approx([a.nll for a in alone])
+        assert answers[arm][queries:] != answers["stage1"][queries:]
+
+
+def test_an_embedding_without_an_adapter_is_exported_as_stage_2(
+    user: User, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Oracle: the folder under PEFT, against our own stage 2. Without items it would be anybody's."""
+    release = small_release("calibrated")
+    me, out = Person.make(tmp_path), tmp_path / "lora"
+    nobody = adapted(release, ())
+    with pytest.raises(ExportError, match="neither an adapter nor an embedding of your own"):
+        export.export_model(
+            None,  # type: ignore[arg-type]
+            nobody,
+            export.Format.PEFT,
+            out,
+            None,
+            approximate=False,
+        )
+    assert me.run("bundle", "add", publish_release(release, tmp_path / "published")) == 0
+    assert me.run("adapt", write_jsonl(tmp_path / "few.jsonl", user.history[:2])) == 0
+    assert me.run("export", "--format", "peft", "--out", out) == 0
+    assert "it is stage 2" in capsys.readouterr().err
+    mine = Personal.of(release, VaultStore(me.vault()).read(), None)
+    ids = torch.tensor([mine.prompt_tokens("a question", stage="2")])
+    now = mine.make_pass("2")(torch.zeros(1, dtype=torch.long))
+    with torch.no_grad():
+        with mine.model.attached(), mine.model.running(now):
+            ours = mine.model.base(input_ids=ids).logits
+        plain = release.base(input_ids=ids).logits
+        theirs = PeftModel.from_pretrained(release.base, out)(input_ids=ids).logits
+    torch.testing.assert_close(theirs, ours, atol=1e-5, rtol=1e-5)
+    assert (ours - plain).abs().max() > 1e-2
 
 
 def test_an_update_goes_on_from_the_adapter(release: Release, user: User) -> None:

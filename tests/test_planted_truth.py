@@ -8,7 +8,7 @@ by at most .05. Mutations (no experts, no user router, someone else's adapter) m
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pytest
@@ -22,10 +22,17 @@ from tests.planted_run import SETTINGS, PlantedRun, run_planted
 Levels = Mapping[str, Mapping[str, float]]
 
 
-def measure(run: PlantedRun) -> dict[str, Mapping[str, float]]:
-    """Accuracy by level of every arm on unseen users."""
-    arms = ("stage1", "stage2-mean", "stage2", "oppu-mlp", "stage3")
-    measured = {arm: level_accuracy(run.answers(arm), run.truth) for arm in arms}
+ARMS = ("stage1", "stage2-mean", "stage2", "oppu-mlp", "stage3")
+
+
+def measure(run: PlantedRun, arms: Sequence[str] = ARMS) -> dict[str, Mapping[str, float]]:
+    """Accuracy by level on unseen users."""
+    return {arm: level_accuracy(run.answers(arm), run.truth) for arm in arms}
+
+
+def with_shuffled(run: PlantedRun) -> dict[str, Mapping[str, float]]:
+    """Every arm, and stage 3 with somebody else's state."""
+    measured = measure(run)
     own = run.of_arm("stage3")
     measured["shuffled"] = level_accuracy(run.answers("stage3", rotated(own)), run.truth)
     return measured
@@ -64,7 +71,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> PlantedRun:
 
 @pytest.fixture(scope="module")
 def measured(run: PlantedRun) -> dict[str, Mapping[str, float]]:
-    return measure(run)
+    return with_shuffled(run)
 
 
 def test_every_stage_knows_what_it_should_and_no_more(measured: Levels) -> None:
@@ -89,21 +96,26 @@ def test_swapped_adapters_lose_each_users_quirks(run: PlantedRun) -> None:
     assert len(lost) >= 0.8 * len(learned)
 
 
-def test_without_experts_the_assertions_fail(run: PlantedRun) -> None:
+AGAIN = ("stage1", "stage2")  # what the broken runs below are asked
+
+
+def test_without_experts_the_assertions_fail(run: PlantedRun, measured: Levels) -> None:
     shared = {
         name: torch.zeros_like(tensor) if name.endswith(".B") else tensor
         for name, tensor in run.release.shared.items()
     }
     release = dataclasses.replace(run.release, shared=shared)
-    failed = violations(measure(dataclasses.replace(run, release=release)))
+    broken = measure(dataclasses.replace(run, release=release), AGAIN)
+    failed = violations({**measured, **broken})
     assert "S2 finds an unseen user's group" in failed
 
 
-def test_without_the_user_router_the_assertions_fail(run: PlantedRun) -> None:
+def test_without_the_user_router_the_assertions_fail(run: PlantedRun, measured: Levels) -> None:
     release = dataclasses.replace(
         run.release, structure=dataclasses.replace(run.release.structure, router_user=False)
     )
-    failed = violations(measure(dataclasses.replace(run, release=release)))
+    broken = measure(dataclasses.replace(run, release=release), AGAIN)
+    failed = violations({**measured, **broken})
     assert "S2 finds an unseen user's group" in failed
 
 
@@ -122,7 +134,7 @@ def test_assertions_hold_over_three_seeds(
         run_planted(tmp_path_factory.mktemp("seed"), seed=seed, structure=structure)
         for seed in range(3)
     ]
-    each = [measure(one) for one in runs]
+    each = [with_shuffled(one) for one in runs]
     mean = {
         arm: {level: sum(m[arm][level] for m in each) / 3 for level in each[0][arm]}
         for arm in each[0]

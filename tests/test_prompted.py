@@ -143,6 +143,23 @@ def test_the_whole_history_is_asked_with_as_far_as_it_fits(monkeypatch: pytest.M
     assert fewer == own[len(own) - len(fewer) :]
 
 
+def test_prompts_are_what_is_asked_with_the_room_that_a_model_has() -> None:
+    user, task = people()[0], release().task
+    own = [task.retrieval_line(item).strip() for item in user.history]
+
+    def shown(name: str, positions: int | None) -> list[str]:
+        prompts = PROMPTED[name].prompts(given(), positions=positions)
+        assert [len(of) for of in prompts] == [2, 2, 2]
+        question = task.query_example(user.queries[0]).prompt
+        assert prompts[0][0].endswith(question) and prompts[2][0] == prompts[2][0].strip()
+        return prompts[0][0].removesuffix(question).splitlines()
+
+    assert shown("full-history", 2048) == own
+    assert 0 < len(shown("full-history", None)) < len(own)
+    assert set(shown("rag-4", None)) < set(own)
+    assert "most common" in shown("pag-counted", None)[0]
+
+
 def test_a_profile_stands_first_and_takes_its_share_of_the_room() -> None:
     seen: list[str] = []
 

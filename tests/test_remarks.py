@@ -50,6 +50,19 @@ def test_what_the_people_of_a_release_were_promised_is_told(plan: RunPlan) -> No
     assert said.endswith("epsilon 7.98, delta 0.0001")
 
 
+def test_a_preset_that_promises_a_calibration_which_the_profile_leaves_out(plan: RunPlan) -> None:
+    none = {**plan.settings["calibration"], "people": 0}
+    settings = {**plan.settings, "calibration": none}
+    asked = {**plan.model_dump(), "preset": "calibrated", "settings": settings}
+    promised = RunPlan.model_validate(asked)
+    release(promised)
+    (said,) = remarks([promised])
+    assert said.startswith("preset calibrated under profile ")
+    assert "sets nobody apart to calibrate" in said
+    alone = RunPlan.model_validate({**asked, "population_only": True})
+    assert "sets nobody apart" not in "".join(remarks([alone]))
+
+
 def test_a_calibration_that_had_too_few_people_is_told(plan: RunPlan) -> None:
     calibration = {**plan.settings["calibration"], "people": 12}
     asked = RunPlan.model_validate(

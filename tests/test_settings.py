@@ -193,12 +193,20 @@ def test_what_cannot_be_extended_is_said(tmp_path: Path, monkeypatch: pytest.Mon
         mine.write_text(f"extends = {value}\n")
         with pytest.raises(ConfigError, match="extends must name a shipped profile"):
             load_profile(mine)
-    mine.write_text('extends = "tiny"\n[group]\nspeed = 3\n')
+    for name in ("", 'name = "tiny"\n'):
+        mine.write_text(f'extends = "tiny"\n{name}max_prompt_tokens = 64\n')
+        with pytest.raises(ConfigError, match=r"mine.toml: needs a name of its own") as refused:
+            load_profile(mine)
+        assert 'name = "tiny-mine"' in str(refused.value.hint)
+    mine.write_text('extends = "tiny"\nname = "mine"\n[group]\nspeed = 3\n')
     with pytest.raises(ConfigError, match=r"mine.toml.group: unknown setting 'speed'"):
         load_profile(mine)
+    mine.write_text('extends = "tiny"\nname = "mine"\n[calibration]\nlengths = [3, 1]\n')
+    with pytest.raises(ConfigError, match=r"^mine.toml: calibration.lengths must rise"):
+        load_profile(mine)
     monkeypatch.setattr(shipped_profiles, "profile_folder", lambda: tmp_path)
-    mine.write_text('extends = "other"\n')
-    (tmp_path / "other.toml").write_text('extends = "mine"\n')
+    mine.write_text('extends = "other"\nname = "mine"\n')
+    (tmp_path / "other.toml").write_text('extends = "mine"\nname = "other"\n')
     with pytest.raises(ConfigError, match="extends itself by way of"):
         load_profile("mine")
 

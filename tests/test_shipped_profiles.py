@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -52,15 +53,24 @@ def test_tiny_teaches_the_format_in_stage_one() -> None:
 
 @pytest.mark.parametrize("name", sorted({*profile_names()} - {"paper-a100"}))
 def test_deviations_from_the_paper_are_marked(name: str) -> None:
-    """DEVIATION stands in the line of such a value, or in the comment above it."""
+    """DEVIATION stands in the line of such a value, or in the comment above it.
+
+    What a profile takes over from the one that it extends is marked there.
+    """
     paper, other = load_profile("paper-a100"), load_profile(name)
-    lines = (profile_folder() / f"{name}.toml").read_text().splitlines()
+    text = (profile_folder() / f"{name}.toml").read_text()
+    own, lines = tomllib.loads(text), text.splitlines()
+    extended = load_profile(own["extends"]) if "extends" in own else None
     for section in ("population", "group", "user"):
-        start = lines.index(f"[{section}]")
         for key in ("targets", "use_history", "batch_size"):
-            values = [getattr(getattr(p, section), key, None) for p in (paper, other)]
+            profiles = (paper, other, extended or paper)
+            values = [getattr(getattr(p, section), key, None) for p in profiles]
             if values[0] == values[1]:
                 continue
+            if extended is not None and key not in own.get(section, {}):
+                assert values[1] == values[2]
+                continue
+            start = lines.index(f"[{section}]")
             place = next(n for n in range(start, len(lines)) if lines[n].startswith(f"{key} ="))
             first = place
             while lines[first - 1].startswith("#"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -86,12 +87,12 @@ def adapt(
         say_dropped(state, chosen.name, items)
         with learner_for(workspace, bundle, state, memory) as learner:
             say_room(learner, chosen, items)
-            say_cost(workspace, learner, histories, memory)
-            trained, spent = train(
-                vault, learner, state, histories, "adapt", adapting.adapt, resume=resume
-            )
+            say_cost(workspace, learner, histories, memory, compared=chosen.name)
+            step = partial(adapting.adapt_comparing, chosen.name)
+            trained, spent = train(vault, learner, state, histories, "adapt", step, resume=resume)
         store(vault, trained, what="adapt", task=chosen.name, items=len(items))
     say_outcome(trained, chosen.name, learner.least_items)
+    say_comparison(trained, chosen.name)
     spent.say()
 
 
@@ -133,7 +134,8 @@ def say_plan(
     known = {} if state is None else adapting.histories_of(state)
     with learner_for(workspace, bundle, state, memory) as learner:
         say_room(learner, chosen, items)
-        say_cost(workspace, learner, {**known, chosen.name: (chosen, items)}, memory)
+        histories = {**known, chosen.name: (chosen, items)}
+        say_cost(workspace, learner, histories, memory, compared=chosen.name)
 
 
 def say_dropped(state: PersonalState, name: str, items: Sequence[HistoryItem]) -> None:
@@ -217,3 +219,29 @@ def say_outcome(state: PersonalState, name: str, least: int | None) -> None:
             f"back from it {before:.3f} {without}, {after:.3f} with the adapter. "
             "What personalization brings on items that nothing has seen, proper evaluate tells."
         )
+
+
+def say_comparison(state: PersonalState, name: str) -> None:
+    """Whether own items before a question help, or that nobody knows; nothing where there are none."""
+    from client.person.adapting import LOSS_WITHOUT, held_back_loss
+
+    task = state.tasks[name]
+    if not task.retrieve:
+        return
+    report = task.report
+    loss = held_back_loss(report)
+    if LOSS_WITHOUT not in report or loss is None:
+        say(
+            "warning: whether own items before a question help was not compared, since no item was "
+            "held back; proper evaluate tells, once with them and once after adapting with --retrieve 0"
+        )
+        return
+    without = float(report[LOSS_WITHOUT])
+    told = (
+        f"loss on the same held-back items {loss:.3f} with own items before a question, "
+        f"{without:.3f} trained and asked without"
+    )
+    if loss > without:
+        say(f"warning: {told}: here they hurt; adapt again with --retrieve 0")
+        return
+    print_line(told[0].upper() + told[1:] + ".")

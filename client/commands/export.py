@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,9 +16,11 @@ from client.person.workspace import Workspace
 from client.terminal.console import print_line, progress_bars, say
 from client.vault.passphrases import new_passphrase
 from proper_model.errors import ConfigError, ExportError
-from proper_model.tasks import counted
+from proper_model.tasks import ALL, counted
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from client.export.request import Exported
     from client.person.state import PersonalState
     from client.releases.store import InstalledBundle
@@ -135,15 +138,21 @@ def export_model(
     approximate: bool,
     with_base: bool = False,
 ) -> None:
-    """One LoRA or a whole model, by way of a fold."""
+    """One LoRA or a whole model, by way of a fold: stage 3, or stage 2 of whoever has no adapter.
+
+    Raises ExportError where all that there is would be others' too.
+    """
     from client.person.answering import Personal
     from proper_model.model import ALONE
 
     name, task_state = state.task_named(task)
-    if not task_state.adapter or state.embedding is None:
+    alone = not task_state.adapter
+    if state.embedding is None or (alone and not _own_embedding(state)):
         raise ExportError(
-            f"task {name} has no adapter yet",
-            hint="proper adapt makes one once there are enough items",
+            f"task {name} has neither an adapter nor an embedding of your own, so there is nothing to "
+            "export",
+            hint="proper adapt says from how many items on there is one; proper generate and proper "
+            "serve answer without",
         )
     check_writable(kind, out)
     bundle = workspace.bundle_of(state)
@@ -153,13 +162,14 @@ def export_model(
         show("folding", 0, 0)
         mine, encoder = Personal.of(release, state, name), release.encoder()
         own = mine.own_items("3")
-        measured = approximate or mine.share != ALONE
+        share = ALONE if alone else mine.share
+        measured = approximate or share != ALONE
         newest = task_state.items[-MEASURED_ITEMS:] if measured else ()
         done = write_format(
             kind,
             out,
             release,
-            mine.private,
+            with_blank_adapter(release, mine.private) if alone else mine.private,
             home=workspace.home,
             bundle=bundle,
             with_base=with_base,
@@ -167,10 +177,30 @@ def export_model(
             approximate=approximate,
             samples=[encoder.encode(own.history_example(item)) for item in newest],
             asked=own.task,
-            share=mine.share,
+            share=share,
         )
     print_line(str(out))
+    if alone:
+        say("it is stage 2: the group's experts as your embedding mixes them; you have no adapter")
+    if depth := own.task.retrieve:
+        items = "your whole history" if depth == ALL else counted(depth, "own item")
+        say(
+            f"it expects {items} before every question; none is in it, README.md says in which form"
+        )
     tell(done, kind, embedded=bundle.manifest.base_reference is None, with_base=with_base)
+
+
+def _own_embedding(state: PersonalState) -> bool:
+    """Whether the embedding says something of the person: neither the average one, nor none at all."""
+    return state.embedding_report.get("embedding_source", "mean") not in ("mean", "none")
+
+
+def with_blank_adapter(release: Release, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A person's private parts with an adapter that changes nothing, for a fold of stage 2."""
+    from client.person.learner import Learner
+
+    learner = Learner(release)
+    return {**learner.lora_tensors(learner.model.new_user_lora([0]), 0), **own}
 
 
 def tell(done: Exported, kind: Format, *, embedded: bool, with_base: bool) -> None:

@@ -32,6 +32,7 @@ REPORTED = (
     "lora_epochs",
     "lora_loss_before",
     "lora_loss_after",
+    "loss_without_own_items_before",
 )
 WORDS = {
     "task": "task",
@@ -52,6 +53,7 @@ WORDS = {
     "lora_epochs": "epochs kept",
     "lora_loss_before": "held-back loss before",
     "lora_loss_after": "held-back loss after",
+    "loss_without_own_items_before": "held-back loss without own items before",
 }
 
 ShowItems = Annotated[

@@ -37,6 +37,7 @@ Result = TypeVar("Result")
 PHASES = {
     "embedding": "finding your embedding",
     "adapter": "training your adapter",
+    "without": "training without own items before a question, to compare",
     "update": "training with your new items",
     "stage 1": "asking the population's model",
     "stage 2": "asking the group's model",
@@ -81,15 +82,17 @@ def say_cost(
     memory: Memory,
     *,
     alone: bool = False,
+    compared: str | None = None,
 ) -> None:
     """One line before the work: items, time, memory, disk. Raises as `check_limit`.
 
     Args:
         alone: nothing stored before stays beside what comes of it.
+        compared: a task that is also trained without own items before a question.
     """
     from client.person.cost import estimate, lacking_bytes
 
-    cost = estimate(learner, histories, folder=workspace.home.vault, alone=alone)
+    cost = estimate(learner, histories, folder=workspace.home.vault, alone=alone, compared=compared)
     low, high = readable_seconds(cost.fastest_s), readable_seconds(cost.slowest_s)
     took = low if low == high else f"{low} to {high}"
     gpu = f" and {readable_bytes(cost.gpu_bytes)} of the GPU's" if cost.gpu_bytes else ""

@@ -39,6 +39,9 @@ from proper_model.tasks import HistoryItem, Task, User
 # Name of a task to the task and the items it is learned from.
 Histories = Mapping[str, tuple[Task, Sequence[HistoryItem]]]
 
+ADAPTER = {"stage3": "adapter"}
+LOSS_WITHOUT = "loss_without_own_items_before"
+
 
 @dataclass(frozen=True)
 class Member:
@@ -109,24 +112,13 @@ def adapt(learner: Learner, state: PersonalState, histories: Histories) -> Perso
     Raises:
         TrainingError: the adapters of all tasks diverged at every learning rate.
     """
-    names = sorted(histories)
-    encoded = {n: learner.encode(histories[n][1], histories[n][0]) for n in names}
-    found_from = {
-        n: learner.for_embedding(histories[n][1], histories[n][0], encoded[n]) for n in names
-    }
-    together = merged([(histories[n][1], found_from[n]) for n in names])
-    member = Member(
-        state,
-        histories,
-        learner.split_for_embedding(together, state.seed),
-        {name: learner.split(encoded[name], seed=task_seed(state.seed, name)) for name in names},
-    )
-    (learned,) = learn(learner, [member], {"stage3": "adapter"})["stage3"]
+    (learned,) = learn(learner, [_member(learner, state, histories)], ADAPTER)["stage3"]
     tasks = learned.tasks.values()
     if tasks and all(task.report.get("lora_failed") for task in tasks):
         raise TrainingError(
             "training diverged at every learning rate; nothing was stored",
-            hint="give a task file with a smaller user.learning_rates, or a release made with one",
+            hint="the release says the rates (user.learning_rates of its profile): another one with smaller "
+            "ones is needed; proper generate --stage 1 and 2 need no training",
         )
     # Whoever has no adapter that was trained gets the group's model.
     kept = {
@@ -138,6 +130,67 @@ def adapt(learner: Learner, state: PersonalState, histories: Histories) -> Perso
         for name, task in learned.tasks.items()
     }
     return replace(learned, tasks=kept)
+
+
+def _member(learner: Learner, state: PersonalState, histories: Histories) -> Member:
+    """A person with a vault, who learns all tasks."""
+    names = sorted(histories)
+    encoded = {n: learner.encode(histories[n][1], histories[n][0]) for n in names}
+    found_from = {
+        n: learner.for_embedding(histories[n][1], histories[n][0], encoded[n]) for n in names
+    }
+    together = merged([(histories[n][1], found_from[n]) for n in names])
+    return Member(
+        state,
+        histories,
+        learner.split_for_embedding(together, state.seed),
+        {name: learner.split(encoded[name], seed=task_seed(state.seed, name)) for name in names},
+    )
+
+
+def adapt_comparing(
+    name: str, learner: Learner, state: PersonalState, histories: Histories
+) -> PersonalState:
+    """As `adapt`; the report of a task with own items before a question also says the loss without.
+
+    That of the same held-back items, after an embedding and an adapter that were found and trained in
+    the same way on the task's items without such lines. Of fewer items than judge there is none.
+    """
+    without = None
+    if compares(learner, histories, name):
+        plain = _member(learner, state, without_lines(histories, name))
+        alone = replace(plain, own={name: plain.own[name]})
+        apart = learner.apart("without")
+        ((learned,),) = learn(apart, [alone], {"stage3": "without"}).values()
+        without = held_back_loss(learned.tasks[name].report)
+    adapted = adapt(learner, state, histories)
+    if without is None:
+        return adapted
+    task = adapted.tasks[name]
+    report = {**task.report, LOSS_WITHOUT: without}
+    return adapted.with_task(name, replace(task, report=report))
+
+
+def compares(learner: Learner, histories: Histories, name: str) -> bool:
+    """Whether a task puts own items before a question, and held-back ones judge its adapter."""
+    task, items = histories[name]
+    if not task.retrieve:
+        return False
+    samples = learner.split(learner.encode(items, replace(task, retrieve=0)), seed=0)
+    planned = learner.planned([samples])
+    return bool(samples.folds if planned is None else any(one.judged for one in planned))
+
+
+def without_lines(histories: Histories, name: str) -> Histories:
+    """The same with no own items before a question of a task."""
+    task, items = histories[name]
+    return {**histories, name: (replace(task, retrieve=0), items)}
+
+
+def held_back_loss(report: Mapping[str, float | int | str]) -> float | None:
+    """Of held-back items under what was kept: a task's adapter, or the model below; None: none judged."""
+    kept = "lora_loss_before" if report.get("lora_doubted") else "lora_loss_after"
+    return float(report[kept]) if kept in report else None
 
 
 def adapt_users(

@@ -13,7 +13,7 @@ from functools import cached_property
 
 from torch import Tensor
 
-from client.person.arms import ArmModel, Private, share_of
+from client.person.arms import ArmModel, Private, answered_by, share_of
 from client.person.state import EMBEDDING, PersonalState
 from proper_model.answering import Answer, Ended, routing_weights, stream
 from proper_model.errors import ConfigError, DataError
@@ -101,7 +101,10 @@ class Personal:
                 hint="proper adapt HISTORY makes one from "
                 f"{self.release.settings.user.min_items_to_train} or more items; stages 1 and 2 work",
             )
-        return MEAN if stage == "2" and EMBEDDING not in self.private else ARMS[stage]
+        own = self.private.get(EMBEDDING)
+        if stage == "2" and own is None:
+            return ARMS["1"] if self.release.structure.infers_user else MEAN
+        return answered_by(self.release, ARMS[stage], self.private)
 
     @cached_property
     def _answering(self) -> ArmModel:

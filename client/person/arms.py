@@ -5,7 +5,8 @@ mean embedding. With it, `stage2` uses the fitted embedding, `stage3` adds the p
 routing, and `oppu-mlp` is the private LoRA without experts (docs/method.md 1.9).
 
 Where a release is calibrated, an arm with an adapter answers mixed with the arm below it, by how many
-items the adapter was trained on.
+items the adapter was trained on. Where embeddings are inferred, somebody of whom nothing is known is
+answered by `stage1` (docs/adr/0011).
 """
 
 from __future__ import annotations
@@ -136,6 +137,26 @@ class ArmModel:
             items: as in `mixture`; None: the arm alone.
             memory_bytes: what answering may take beside the base; None: what a GPU has free.
         """
+        alike: dict[str, list[int]] = {}
+        for place, (slot, _, _) in enumerate(asked):
+            alike.setdefault(answered_by(self.release, arm, people[slot]), []).append(place)
+        found: dict[int, Answer] = {}
+        for own, places in alike.items():
+            part = [asked[place] for place in places]
+            answers = self._answers(part, own, people, items or (), memory_bytes, progress)
+            found.update(zip(places, answers, strict=True))
+        return [found[place] for place in range(len(asked))]
+
+    def _answers(
+        self,
+        asked: Sequence[tuple[int, Example, Query]],
+        arm: str,
+        people: Sequence[Private],
+        items: Sequence[int],
+        memory_bytes: int | None,
+        progress: Steps | None,
+    ) -> list[Answer]:
+        """As `answers`, everybody under the same arm."""
         numeric = "mae_expected" in self.task.metrics
         questions = [
             Question(
@@ -147,7 +168,7 @@ class ArmModel:
             for slot, example, query in asked
         ]
         settings = self.release.settings
-        mixture = self.mixture(arm, people, items or ())
+        mixture = self.mixture(arm, people, items)
         return answer_queries(
             self.model,
             self.encoder,
@@ -178,6 +199,18 @@ class ArmModel:
         return self._most_tokens[labels]
 
 
+def answered_by(release: Release, arm: str, own: Private) -> str:
+    """The arm that answers somebody who is asked under `arm`.
+
+    Under the mean of inferred embeddings, zeros, and without an adapter nothing is known of the person.
+    """
+    parts = STATEFUL_ARMS.get(arm)
+    if not release.structure.infers_user or parts is None or not parts.embedding:
+        return arm
+    said = EMBEDDING not in own or bool(own[EMBEDDING].any())
+    return arm if said or (parts.adapter and _trained(own)) else "stage1"
+
+
 def share_of(release: Release, arm: str, own: Private, items: int) -> tuple[float, float]:
     """Weight of an arm in a person's answers, and their temperature; `items` trained the adapter.
 
@@ -187,10 +220,14 @@ def share_of(release: Release, arm: str, own: Private, items: int) -> tuple[floa
     if release.calibration is None or arm not in BELOW:
         return ALONE
     found = release.calibration.of(arm, items)
-    trained = any(bool(own[name].any()) for name in own if name.endswith(".B"))
-    if not trained and (found is None or found.weight > 0):
+    if not _trained(own) and (found is None or found.weight > 0):
         return 0.0, 1.0
     return ALONE if found is None else (found.weight, found.temperature)
+
+
+def _trained(own: Private) -> bool:
+    """Whether there is an adapter that changes something."""
+    return any(bool(own[name].any()) for name in own if name.endswith(".B"))
 
 
 def predict(

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import torch
 
-from client.person.adapting import Histories
+from client.person.adapting import Histories, compares, without_lines
 from client.person.learner import Learner
 from client.person.state import PersonalState, TaskState, encode, utc_now
 from client.vault.contents import generation_name, list_generations
@@ -78,24 +78,33 @@ def estimate(
     *,
     folder: Path | None = None,
     alone: bool = False,
+    compared: str | None = None,
 ) -> Cost:
     """The cost of `adapting.adapt` with these histories; trains nothing, keeps nothing.
 
     Args:
         folder: the vault's, whose generations count as well; `alone` as in `disk_needed`.
+        compared: a task for which `adapting.adapt_comparing` is called instead.
     """
     own = _splits(learner, histories)
     together = [sample for samples in own for sample in samples.items]
     shared = learner.split_for_embedding(together, 0)
+    trainings = [(shared, own)]
+    if compared is not None and compares(learner, histories, compared):
+        plain = without_lines(histories, compared)
+        every = [sample for samples in _splits(learner, plain) for sample in samples.items]
+        one = _splits(learner, {compared: plain[compared]})
+        trainings.insert(0, (learner.split_for_embedding(every, 0), one))
     memory, gpu, fastest_s, slowest_s = resident_bytes(), 0, 0.0, 1.0
     if shared.folds or _adapters(learner, own):
         memory, gpu = _memory(learner, own)
         rate = _tokens_a_second(learner, together)
         patience = learner.settings.user.patience
-        fastest_s = _all_tokens(learner, shared, own, at_most=patience + 1) / rate
-        slowest_s = _all_tokens(learner, shared, own) / rate
+        for fit, loras in trainings:
+            fastest_s += _all_tokens(learner, fit, loras, at_most=patience + 1) / rate
+        slowest_s = sum(_all_tokens(learner, *one) for one in trainings) / rate
     most, kept = disk_needed(
-        learner, histories, shared, own, slowest_s=slowest_s, folder=folder, alone=alone
+        learner, histories, trainings, slowest_s=slowest_s, folder=folder, alone=alone
     )
     return Cost(len(together), fastest_s, slowest_s, memory, most, kept, gpu)
 
@@ -270,8 +279,7 @@ class Phase:
 def disk_needed(
     learner: Learner,
     histories: Histories,
-    shared: Samples,
-    own: Sequence[Samples],
+    trainings: Sequence[tuple[Samples, Sequence[Samples]]],
     *,
     slowest_s: float,
     folder: Path | None,
@@ -280,15 +288,15 @@ def disk_needed(
     """Bytes of the vault's folder, at most while `adapting.adapt` runs with these histories, and after.
 
     Args:
-        shared: how the embedding's items are split, `own` each task's.
+        trainings: of each how the embedding's items are split, and each task's; the last one's stay.
         slowest_s: the whole training on the slowest machine.
         folder: the vault's.
         alone: no generation before stays beside the new one, as after forgetting.
     """
     present = present_bytes(folder)
-    new = generation_bytes(learner, histories, adapters=_adapters(learner, own))
+    new = generation_bytes(learner, histories, adapters=_adapters(learner, trainings[-1][1]))
     left, most = 0, 0
-    for phase in _phases(learner, shared, own, slowest_s):
+    for phase in [one for pair in trainings for one in _phases(learner, *pair, slowest_s)]:
         most = max(most, left + phase.writing_bytes)
         left += phase.size_bytes
     most = max(most, left + new)

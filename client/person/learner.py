@@ -215,6 +215,12 @@ class Learner:
         other.checkpoint = checkpoint
         return other
 
+    def apart(self, name: str) -> Learner:
+        """The same learner, whose checkpoints are no other training's."""
+        other = copy.copy(self)
+        other.checkpoint = beside(self.checkpoint, f".{name}")
+        return other
+
     def planned(self, samples: Sequence[Samples]) -> list[calibrated_lora.Planned] | None:
         """What stage 3 would train by the release's calibration; None: it has none."""
         rows = self.calibrated("stage3", samples)

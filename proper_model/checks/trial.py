@@ -86,8 +86,8 @@ class _Architecture:
 
     @classmethod
     def of(cls, config: Any) -> _Architecture:
-        said = json.dumps(text_config(config).to_dict(), sort_keys=True, default=str)
-        return cls(said, config)
+        said = {k: v for k, v in text_config(config).to_dict().items() if k != "_name_or_path"}
+        return cls(json.dumps(said, sort_keys=True, default=str), config)
 
     def miniature(self, longest: int) -> Any:
         attention = attention_for(torch.device("cpu"), torch.float32)

@@ -5,7 +5,6 @@ Where the mixture depends on the user alone (preset `device`) it is N numbers, s
     s * sum_n w_n B_n A_n + s * B_u A_u  =  s * [sqrt(w_1) B_1 ... B_u] [sqrt(w_1) A_1; ...; A_u],
 
 exactly, with rank (N + 1) r (docs/method.md 1.7, rule 6); a factor of the experts' sum goes with w_n.
-Of a centred weight below zero B has the root of the size with its sign, and A without.
 Over a release of stage 1 alone there is B_u A_u only.
 Where routing reads tokens nothing can be merged, so it is refused unless the caller asks for an
 approximation: the mean routing weights over the user's own items, folded as if they were constant,
@@ -32,7 +31,7 @@ from proper_model.model.adapted_model import AdaptedModel
 from proper_model.model.load_user import private_tensor, stack_adapters
 from proper_model.model.mixture import ALONE, Mixture
 from proper_model.model.passes import Pass, group_pass, personal_pass
-from proper_model.model.routing import counted, merge, user_logits
+from proper_model.model.routing import merge, user_logits
 from proper_model.release.contents import Release
 from proper_model.settings.presets import (
     EmbeddingTables,
@@ -122,19 +121,14 @@ def fold_user(
 def fold_mixture(
     model: AdaptedModel, weights: Tensor, slot: int
 ) -> dict[str, tuple[Tensor, Tensor]]:
-    """`fold_user` with given routing weights [S, N], each a softmax over the experts."""
+    """`fold_user` with given routing weights [S, N], not negative."""
     folded = {}
     for number, (site, own) in enumerate(zip(model.sites, weights, strict=True)):
         experts = model.expert(number)
-        factor = counted(own, model.structure) * model.structure.expert_factor
-        root = factor.abs().sqrt()[:, None, None]
+        root = (own * model.structure.expert_factor).sqrt()[:, None, None]
         a = torch.cat([(root * experts.a).flatten(0, 1), model.lora.a[number][slot]])
         b = torch.cat(
-            [
-                (factor.sign()[:, None, None] * root * experts.b).permute(1, 0, 2).flatten(1),
-                model.lora.b[number][slot],
-            ],
-            dim=1,
+            [(root * experts.b).permute(1, 0, 2).flatten(1), model.lora.b[number][slot]], dim=1
         )
         folded[site.path] = (a, b)
     return folded

@@ -4,7 +4,6 @@
     preset `released`   w = softmax(softmax(W_t x) + softmax(W_e e_u))       docs/method.md 1.10
     LoRA-aware router   w = softmax(W_l B_u A_u x)        eq. 12
     default preset      w = softmax(W_t x + W_e e_u + W_l B_u A_u x)
-    preset `calibrated` w = softmax(W_e e_u) - 1/N        docs/method.md 1.5 o
 
 In the preset `default`, stage 3 starts with `B_u = 0` exactly where stage 2 ended. `B_u A_u x` is
 never formed: `W_l (B_u A_u x) = (W_l B_u)(A_u x)`, an [N, r] matrix a user. Logits and softmax are
@@ -22,9 +21,10 @@ from torch import Tensor
 
 from proper_model.kernels import rows
 from proper_model.kernels.layout import Layout, routing_dtype
+from proper_model.kernels.ops import Backend
 from proper_model.model.adapters import Adapters
 from proper_model.model.passes import Pass
-from proper_model.settings.presets import RouterMerge, RouterText, Structure, UserRouting
+from proper_model.settings.presets import RouterMerge, RouterText, UserRouting
 
 
 def text_logits(weight: Tensor, x: Tensor) -> Tensor:
@@ -38,18 +38,27 @@ def user_logits(weight: Tensor, embedding: Tensor) -> Tensor:
     return torch.einsum("re,ne->rn", embedding, weight.to(embedding.dtype))
 
 
-def lora_logits(weight: Tensor, user_low: Tensor, user_b: Tensor, layout: Layout) -> Tensor:
+def lora_logits(
+    weight: Tensor,
+    user_low: Tensor,
+    user_b: Tensor,
+    layout: Layout,
+    backend: Backend = Backend.FUSED,
+) -> Tensor:
     """`W_l B_u A_u x` (eq. 12): [M, N].
 
     Args:
         weight: W_l [N, o], or every row's own [R, N, o].
         user_low: A_u x [M, r].
         user_b: every row's B_u [R, o, r].
+        backend: the reference can be differentiated twice.
     """
     dtype = routing_dtype(user_low)
     own = "g" if weight.dim() == 3 else ""
     through = torch.einsum(f"{own}no,gor->gnr", weight.to(dtype), user_b.to(dtype))  # W_l B_u
     # einsum("mr,mnr->mn"), with W_l B_u of each token's row
+    if backend is Backend.REFERENCE:
+        return torch.einsum("mr,mnr->mn", user_low.to(dtype), through[layout.rows])
     return rows.product(user_low.to(dtype), through.transpose(1, 2), layout)
 
 
@@ -95,7 +104,7 @@ def route(
     user_b: Tensor | None,
     user_w: Tensor | None = None,
 ) -> Tensor:
-    """What the experts of site `number` count, [M, N]: their routing weights, or those centred.
+    """Routing weights [M, N] of site `number`.
 
     Args:
         x: [M, i], read by the `pooled` text router only.
@@ -129,16 +138,7 @@ def route(
             return merge(text, torch.stack(drawn), how)
 
         now.observer(number, weights, row_of, others)
-    weights = counted(weights, adapters.structure)
     return weights if by_token else weights[layout.rows]
-
-
-def counted(weights: Tensor, structure: Structure) -> Tensor:
-    """What softmax weights [..., N] count as in the experts' sum (eq. 7).
-
-    DEVIATION: centred, they sum to 0 instead of 1 (docs/method.md 1.5 o).
-    """
-    return weights - 1 / structure.experts if structure.centered_routing else weights
 
 
 def _own_logits(
@@ -152,7 +152,7 @@ def _own_logits(
     weight = adapters.router(number).lora if user_w is None else user_w
     assert weight is not None
     assert user_b is not None
-    own = lora_logits(weight, user_low, user_b, layout)
+    own = lora_logits(weight, user_low, user_b, layout, adapters.backend)
     return own.detach() if adapters.structure.detach_lora_router else own
 
 

@@ -73,9 +73,11 @@ class UserLora(torch.nn.Module):
 
 
 class GivenLora(UserLora):
-    """Factors that something else computes: A of every site [U, r, d_in], B [U, d_out, r]."""
+    """Factors that something else computes: A of every site [U, r, d_in], B [U, d_out, r].
 
-    def __init__(self, a: Sequence[Tensor], b: Sequence[Tensor]) -> None:
+    And W [U, N, d_out], where every user's router is another.
+    """
+
+    def __init__(self, a: Sequence[Tensor], b: Sequence[Tensor], w: Sequence[Tensor] = ()) -> None:
         torch.nn.Module.__init__(self)
-        self.a, self.b = list(a), list(b)  # type: ignore[assignment]
-        self.w = torch.nn.ParameterList()  # no router of a user's own
+        self.a, self.b, self.w = list(a), list(b), list(w)  # type: ignore[assignment]

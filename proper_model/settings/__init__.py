@@ -1,7 +1,7 @@
 """Which equations a model uses (presets) and how it is trained (profiles)."""
 
 from proper_model.settings import presets
-from proper_model.settings.calibration import Calibrated, Calibration
+from proper_model.settings.calibration import Calibrated, Calibration, uncalibrated
 from proper_model.settings.presets import (
     EmbeddingSource, EmbeddingTables, RouterSharing, RouterText, Structure, UserRouting, preset,
 )
@@ -15,5 +15,5 @@ __all__ = [
     "FFN_TARGETS", "BaseWeights", "Calibrated", "Calibration", "EmbeddingSource", "EmbeddingTables",
     "PrivacySettings", "RouterSharing", "RouterText", "Stage2People", "StageSettings", "Structure",
     "UserRouting", "check_private_structure", "from_mapping", "load_profile", "preset", "presets",
-    "to_mapping",
+    "to_mapping", "uncalibrated",
 ]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass
 
-from proper_model.settings.presets import check, check_count
+from proper_model.settings.presets import Structure, check, check_count
 from proper_model.settings.profile import (
     LEAST_TEMPERATURE,
     MAX_RATE,
@@ -18,6 +18,7 @@ from proper_model.settings.profile import (
     MOST_EPOCHS,
     MOST_ROWS,
     MOST_TEMPERATURE,
+    StageSettings,
 )
 
 MOST_CALIBRATED = 100  # rows of one arm
@@ -100,3 +101,13 @@ class Calibration:
 
     def _rows(self, arm: str) -> tuple[Calibrated, ...]:
         return {"stage3": self.stage3, "oppu-mlp": self.oppu_mlp}.get(arm, ())
+
+
+def uncalibrated(structure: Structure, settings: StageSettings) -> str | None:
+    """What is to be said of a preset whose name promises a calibration that the profile leaves out."""
+    if not structure.infers_user or settings.calibration.people:
+        return None
+    return (
+        f"preset {structure.name} under profile {settings.name}, which sets nobody apart to calibrate "
+        "with (calibration.people is 0): every device chooses by its own held-back items"
+    )

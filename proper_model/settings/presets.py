@@ -106,8 +106,6 @@ class Structure:
         expert_factor: what the sum over experts is multiplied by, beside the LoRA scale.
         embedding_dim: numbers of one table; 0, with `per_linear` only: as many as the linear has
             inputs.
-        centered_routing: an expert's weight counts as its difference from 1/N, so that a user of
-            whom nothing is known (e_u = 0, all weights alike) has exactly stage 1.
         private_lora_router: W_l is every user's own, trained with (A_u, B_u).
         end_to_end: stage 2 trains experts and routers together with a private LoRA of every pooled
             user, which is then thrown away.
@@ -130,7 +128,6 @@ class Structure:
     population_only: bool = False
     experts: int = 5
     expert_factor: float = 1.0
-    centered_routing: bool = False
     rank: int = 4
     alpha: float = 8.0
     embedding_dim: int = 64
@@ -203,16 +200,6 @@ class Structure:
             "structure: end_to_end trains embeddings with everything else, so embedding_source must "
             "be 'trained'",
         )
-        check(
-            not self.centered_routing or (inferred and self.router_text is RouterText.NONE),
-            "structure: centered_routing makes e_u = 0 stage 1, so it needs embedding_source "
-            "'inferred' and router_text 'none'",
-        )
-        check(
-            not self.centered_routing or self.experts > 1,
-            "structure: centered_routing takes 1/N from the weight of each of N experts, which "
-            "leaves nothing of one: experts must be at least 2",
-        )
 
     @property
     def scale(self) -> float:
@@ -283,7 +270,6 @@ PRESETS: Mapping[str, Structure] = types.MappingProxyType(
             embedding_source=EmbeddingSource.INFERRED,
             constraint=Constraint.NONE,
             user_routing=UserRouting.USER_AWARE,
-            centered_routing=True,
             embedding_dim=8,
         ),
         "released": Structure(

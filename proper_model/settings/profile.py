@@ -173,7 +173,7 @@ class CalibrationSettings:
     others each is a grid to choose from (docs/method.md 1.11).
     """
 
-    people: int = 0  # pooled users that only calibrate; at most a quarter of all
+    people: int = 0  # pooled users that only calibrate; at most a quarter
     lengths: tuple[int, ...] = (1, 3, 8, 20, 40)  # of history, each person's newest so many items
     learning_rates: tuple[float, ...] = ()  # none: user.learning_rates
     epochs: int = 4  # of the schedule; the losses after each are compared

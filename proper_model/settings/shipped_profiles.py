@@ -3,7 +3,7 @@
 The shipped ones are in `profiles/` of a checkout and, as the same files, in `profile_files/` of
 an installed package. A profile says how long and how fast to train; which equations are used is a
 preset (`proper_model.settings.presets.PRESETS`). A profile that begins with `extends = "tiny"` is
-that shipped one but for what it sets itself. Source of the values: arXiv 2503.01303, section A.3,
+that shipped one but for what it sets itself, its `name` at least. Source of the values: arXiv 2503.01303, section A.3,
 and the comments in each file.
 """
 
@@ -48,7 +48,14 @@ def load_profile(name_or_path: str | Path) -> StageSettings:
     and for any setting `StageSettings` refuses.
     """
     path = _path_of(name_or_path)
-    return from_mapping(StageSettings, _with_extended(path, ()), where=path.name)
+    values = _with_extended(path, ())
+    try:
+        return from_mapping(StageSettings, values, where=path.name)
+    except ConfigError as error:
+        if error.message.startswith(path.name):
+            raise
+        # A value that is out of range, or contradicts another: the settings do not know their file.
+        raise ConfigError(f"{path.name}: {error.message}", hint=error.hint) from None
 
 
 def _path_of(name_or_path: str | Path) -> Path:
@@ -79,6 +86,11 @@ def _with_extended(path: Path, extending: tuple[str, ...]) -> dict[str, object]:
         )
     if name in extending:
         raise ConfigError(f"profile {path}: extends itself by way of '{name}'")
+    if own.get("name", name) == name:
+        raise ConfigError(
+            f"profile {path}: needs a name of its own, not that of the profile it extends",
+            hint=f'add a line such as name = "{name}-mine"; results are told apart by it',
+        )
     merged = _with_extended(profile_folder() / f"{name}.toml", (*extending, name))
     for key, value in own.items():
         under = merged.get(key)

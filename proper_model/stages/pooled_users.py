@@ -76,7 +76,8 @@ def pool(
 ) -> PooledData:
     """Tokenize pooled users and hold some back, chosen by seed. Raises DataError if too few.
 
-    At most a quarter of the users with items and queries calibrate: stages 1 and 2 need the others.
+    At most a quarter of the users with items and queries who are not held back calibrate: stages 1
+    and 2 need the others.
     Under privacy all train: who is held back follows from who has queries, and their losses would decide
     without noise.
 

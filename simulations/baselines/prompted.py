@@ -100,10 +100,32 @@ class PromptedArm:
 
     def predict(self, given: Benchmark) -> list[Prediction]:
         """One prediction a query. Raises as `client.person.arms.predict`."""
-        release, users = (
-            with_room(given.release, self.before),
-            [blind(user) for user in given.users],
+        release = with_room(given.release, self.before)
+        return predict(
+            release,
+            given.users,
+            self.under,
+            self._states(given, release),
+            asked_as=self._asked_as(given, release),
+            memory_bytes=given.memory_bytes,
+            progress=given.progress,
         )
+
+    def prompts(self, given: Benchmark, *, positions: int | None = None) -> list[list[str]]:
+        """Of every user the prompts of all queries, as text: what whoever runs the model is sent.
+
+        Args:
+            positions: tokens that the model has room for; None: as many as the release's base.
+        """
+        asked_as = self._asked_as(given, with_room(given.release, self.before, positions=positions))
+        return [
+            [asked_as(slot, query).asked for query in user.queries]
+            for slot, user in enumerate(given.users)
+        ]
+
+    def _asked_as(self, given: Benchmark, release: Release) -> Callable[[int, Query], Example]:
+        """How a query of the user at a place is asked; no answer to a query is read."""
+        users = [blind(user) for user in given.users]
         profiles = (
             [""] * len(users) if self.profile is None else self.profile(given, release, users)
         )
@@ -117,15 +139,7 @@ class PromptedArm:
             found = profiles[slot] + lines[slot](blind_query(query))
             return replace(release.task.query_example(query), lines=found)
 
-        return predict(
-            release,
-            given.users,
-            self.under,
-            self._states(given, release),
-            asked_as=asked_as,
-            memory_bytes=given.memory_bytes,
-            progress=given.progress,
-        )
+        return asked_as
 
     def _states(self, given: Benchmark, release: Release) -> Mapping[str, PersonalState]:
         """By user id: the states of the arm that answers, trained here or known already."""
@@ -146,11 +160,16 @@ class PromptedArm:
         return {user: state for (_, user), state in states.items()}
 
 
-def with_room(release: Release, before: Depth) -> Release:
-    """The release, asked with so many items before a question, and with the room for them."""
+def with_room(release: Release, before: Depth, *, positions: int | None = None) -> Release:
+    """The release, asked with so many items before a question, and with the room for them.
+
+    Args:
+        positions: tokens that a model has room for; None: as many as the base.
+    """
     settings = release.settings
     question = settings.max_prompt_tokens + settings.max_answer_tokens
-    positions = int(release.base.config.get_text_config().max_position_embeddings)
+    if positions is None:
+        positions = int(release.base.config.get_text_config().max_position_embeddings)
     most = max(0, min(positions, MOST_TOKENS) - question)
     wanted = most if before == ALL else before * question
     return release.retrieving(before, tokens=min(wanted, most))

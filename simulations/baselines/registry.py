@@ -15,6 +15,7 @@ from proper_model.tasks import Task
 
 if TYPE_CHECKING:
     from simulations.baselines.arm import Arm
+    from simulations.baselines.prompted import PromptedArm
 
 
 def fits(name: str, task: Task) -> str | None:
@@ -33,6 +34,16 @@ def make(name: str) -> Arm:
     return ARMS[name]()
 
 
+def prompted(name: str) -> PromptedArm:
+    """An arm that puts something of the person before every question. Raises ConfigError for any other."""
+    from simulations.baselines.prompted_arms import PROMPTED
+
+    check_names([name])
+    if name not in PROMPTED:
+        raise ConfigError(f"'{name}' asks with no prompt", hint=f"known: {', '.join(PROMPTED)}")
+    return PROMPTED[name]
+
+
 def check_names(names: Sequence[str]) -> None:
     """Raise ConfigError if one of them is no arm of the registry."""
     unknown = sorted(set(names) - set(ARMS))
@@ -44,12 +55,6 @@ def _floor(name: str) -> Arm:
     from simulations.baselines.floor_arms import FLOORS
 
     return FLOORS[name]
-
-
-def _prompted(name: str) -> Arm:
-    from simulations.baselines.prompted_arms import PROMPTED
-
-    return PROMPTED[name]
 
 
 def _oppu(name: str) -> Arm:
@@ -92,7 +97,7 @@ _OPPU = (
 
 ARMS: Mapping[str, Callable[[], Arm]] = {
     **{name: partial(_floor, name) for name in (*_FLOORS, *_ORDINAL_FLOORS)},
-    **{name: partial(_prompted, name) for name in _PROMPTED},
+    **{name: partial(prompted, name) for name in _PROMPTED},
     **{name: partial(_oppu, name) for name in _OPPU},
     "per-pcs": _per_pcs,
     "hypernetwork": _hypernetwork,

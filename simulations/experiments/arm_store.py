@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from client.person.state import PersonalState, decode, encode
-from proper_model.errors import CheckpointError
+from proper_model.errors import CheckpointError, VaultError
 from proper_model.evaluation import Prediction
 from proper_model.storage.documents import DocumentError, parse_object
 from proper_model.storage.durable import remove_folder
@@ -61,7 +61,7 @@ class CellStore:
             return None
         try:
             return Finished(
-                predictions=[Prediction(**row) for row in stored["predictions"]],
+                predictions=[_prediction(row) for row in stored["predictions"]],
                 training=None if stored["training"] is None else Costs(**stored["training"]),
                 answering=Costs(**stored["answering"]),
                 commit=str(stored["commit"]),
@@ -91,14 +91,11 @@ class CellStore:
         _write(self.folder / "left-out" / f"{name}.json", {"why": why})
 
     def states(self, name: str, users: Sequence[User]) -> dict[str, PersonalState] | None:
-        """All people's states by user id, or None if one is missing."""
+        """All people's states by user id, or None if one is missing. Raises as `arm`."""
         paths = [self._state_file(name, place) for place in range(len(users))]
         if not all(path.is_file() for path in paths):
             return None
-        return {
-            user.user_id: decode(read_regular(path, limit_bytes=MAX_BYTES))
-            for user, path in zip(users, paths, strict=True)
-        }
+        return {user.user_id: _state(path) for user, path in zip(users, paths, strict=True)}
 
     def keep_states(
         self,
@@ -116,8 +113,12 @@ class CellStore:
 
     def training(self, name: str) -> Costs | None:
         """What making stored states took; of a training that went on, its last start."""
-        stored = _read(self.folder / "states" / f"{name}.json")
-        return None if stored is None else Costs(**stored)
+        path = self.folder / "states" / f"{name}.json"
+        stored = _read(path)
+        try:
+            return None if stored is None else Costs(**stored)
+        except (TypeError, ValueError):
+            raise _damaged(path) from None
 
     def release(self) -> ReleaseFacts | None:
         """What is known of the cell's release, or None."""
@@ -125,9 +126,12 @@ class CellStore:
         if stored is None:
             return None
         try:
-            return ReleaseFacts(**stored)
+            found = ReleaseFacts(**stored)
+            if all(isinstance(part, dict) for part in stored.values()):
+                return found
         except TypeError:
-            raise _damaged(self.folder / "release.json") from None
+            pass
+        raise _damaged(self.folder / "release.json")
 
     def keep_release(self, facts: ReleaseFacts) -> None:
         """Store what is known of the release."""
@@ -150,6 +154,24 @@ def _read(path: Path) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except DocumentError:
+        raise _damaged(path) from None
+
+
+def _prediction(row: Mapping[str, Any]) -> Prediction:
+    """Raises TypeError for another thing."""
+    found = Prediction(**row)
+    texts, numbers = (found.user_id, found.query_id, found.output), (found.nll, found.answer_tokens)
+    if not all(isinstance(text, str) for text in texts):
+        raise TypeError
+    if not all(isinstance(n, int | float) for n in (*numbers, found.expected or 0)):
+        raise TypeError
+    return found
+
+
+def _state(path: Path) -> PersonalState:
+    try:
+        return decode(read_regular(path, limit_bytes=MAX_BYTES))
+    except VaultError:  # it speaks of a vault, and here is none
         raise _damaged(path) from None
 
 

@@ -27,20 +27,32 @@ HOW = "+ better, − worse: the 95% interval over people is clear of zero"
 
 def brief_tables(results: Sequence[BenchmarkResult]) -> list[Table]:
     """Means of all methods, the differences that matter, and these by length of the history."""
-    found = (brief_methods(results), brief_differences(results), brief_lengths(results))
+    return mean_tables(results) + claim_tables(results)
+
+
+def claim_tables(results: Sequence[BenchmarkResult]) -> list[Table]:
+    """The differences that stages are claimed for, and these by length of the history."""
+    found = (brief_differences(results), brief_lengths(results))
     return [table for table in found if table.rows]
 
 
-def brief_methods(results: Sequence[BenchmarkResult]) -> Table:
-    """A row a method, two columns a set: means over people of its main metric and of the loss."""
+def mean_tables(results: Sequence[BenchmarkResult]) -> list[Table]:
+    """Means over people: a table for all sets of one main metric, a row a method, two columns a set."""
+    kinds: dict[tuple[str, ...], list[BenchmarkResult]] = {}
+    for result in results:
+        kinds.setdefault(main_metrics(metrics_of(result)), []).append(result)
+    return [_means(metrics, sets) for metrics, sets in kinds.items()]
+
+
+def _means(metrics: Sequence[str], results: Sequence[BenchmarkResult]) -> Table:
     names = list(dict.fromkeys(name for result in results for name in result.rows))
     header, columns = ["method"], []
     for result in results:
-        for metric in main_metrics(metrics_of(result)):
+        for metric in metrics:
             header.append(f"{result.task}, {_direction(metric)}")
             columns.append([_mean(result.rows.get(name), metric) for name in names])
     rows = [(name, *(column[n] for column in columns)) for n, name in enumerate(names)]
-    return Table("Means over people", tuple(header), tuple(rows))
+    return Table(f"Means over people: {', '.join(metrics)}", tuple(header), tuple(rows))
 
 
 def brief_differences(results: Sequence[BenchmarkResult]) -> Table:

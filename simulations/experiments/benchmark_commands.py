@@ -6,18 +6,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
 from client.terminal.console import print_line, print_table, say
-from proper_model.errors import ConfigError
+from proper_model.errors import ConfigError, InterruptedRunError
 from simulations.outcome.timings import progress_bars
 from simulations.setup import cli_options as o
 from simulations.setup.options import RunOptions
 
 if TYPE_CHECKING:
+    from client.terminal.tables import Table
     from simulations.experiments.benchmark import Measured
     from simulations.experiments.benchmark_plan import Asked, Plan
     from simulations.experiments.benchmark_schema import BenchmarkResult, Routing, Texts
@@ -135,36 +137,46 @@ def fig6_experts(options: RunOptions, seeds: Seeds = "0", experts: Experts = "2,
     _run(plans.experts(options, asked))
 
 
+class Only(StrEnum):
+    """A part of what benchmarks tell."""
+
+    MEANS = "means"
+    CLAIMS = "claims"
+    COSTS = "costs"
+
+
 def print_benchmarks(
-    results: Sequence[BenchmarkResult],
-    *,
-    markdown: bool = False,
-    brief: bool = False,
-    costs: bool = False,
+    results: Sequence[BenchmarkResult], *, markdown: bool = False, only: Only | None = None
 ) -> None:
-    """The tables of finished benchmarks; several of them side by side, then one after another.
-
-    `brief`, `costs`: only what matters most, only what learning took.
-    """
+    """The tables of finished benchmarks; several of them side by side, then one after another."""
     from simulations.experiments import benchmark_tables as tables
-    from simulations.experiments.benchmark_brief import brief_tables, cost_table
 
-    chosen = brief or costs
-    shown = brief_tables(results) if brief else []
-    shown += [cost_table(results)] if costs else []
-    if not chosen and len(results) > 1:
-        shown.append(tables.joined_table(results))
-    for result in [] if chosen else results:
-        shown += tables.tables_of(result)[len(results) > 1 :]
+    shown = _shown(results) if only is None else _part(results, only)
     for number, one in enumerate(shown):
         if markdown:
             print_line(("\n" if number else "") + f"**{one.title}**\n")
         print_table(one, markdown=markdown)
-    if chosen:
+    if only is not None:
         return
     lines = [line for result in results for line in tables.standing(result).lines]
     for line in [*lines, *tables.beside_the_paper(results)]:
         print_line(f"\n- {line}" if markdown else f"note: {line}")
+
+
+def _shown(results: Sequence[BenchmarkResult]) -> list[Table]:
+    from simulations.experiments import benchmark_tables as tables
+
+    several = len(results) > 1
+    own = [table for result in results for table in tables.tables_of(result)[several:]]
+    return [tables.joined_table(results), *own] if several else own
+
+
+def _part(results: Sequence[BenchmarkResult], only: Only) -> list[Table]:
+    from simulations.experiments import benchmark_brief as brief
+
+    if only is Only.COSTS:
+        return [brief.cost_table(results)]
+    return brief.mean_tables(results) if only is Only.MEANS else brief.claim_tables(results)
 
 
 def _asked(seeds: str, lengths: str, *, presets: tuple[str, ...]) -> Asked:
@@ -178,7 +190,7 @@ def _asked(seeds: str, lengths: str, *, presets: tuple[str, ...]) -> Asked:
 
 
 def _numbers(text: str, option: str) -> tuple[int, ...]:
-    return _parts(text, option, int, "whole numbers with commas between, such as 0,1,2")
+    return _parts(text, option, int, "whole numbers with commas between, such as 1,2,8")
 
 
 def _names(text: str, option: str) -> tuple[str, ...]:
@@ -195,22 +207,33 @@ def _parts(
     except ValueError:
         found = ()
     if not found or len(set(found)) < len(found):
-        raise ConfigError(f"{option} is '{text}'; expected {expected}", hint="name each once")
+        raise ConfigError(
+            f"{option} is '{text}'; expected {expected}", hint="at least one; name each once"
+        )
     return found
 
 
 def _run(plan: Plan, *, show_examples: bool = False) -> None:
     """Run a plan, and leave result, tables, page and figures in OUT."""
+    from proper_model.settings import uncalibrated
     from simulations.baselines.registry import make
     from simulations.experiments.benchmark import run_benchmark
     from simulations.experiments.benchmark_summary import as_result
 
-    with progress_bars() as show:
-        measured = run_benchmark(plan, show, make)
-        show("scoring", 0, 0)
-        views, texts, notes = _views(measured)
-        result = as_result(measured, routing=views, texts=texts, notes=notes)
-        example = case_study(measured, show_examples=show_examples)
+    found = (uncalibrated(variant.structure, variant.settings) for variant in plan.variants)
+    for note in dict.fromkeys(filter(None, found)):
+        say(f"warning: {note}")
+    try:
+        with progress_bars() as show:
+            measured = run_benchmark(plan, show, make)
+            show("scoring", 0, 0)
+            views, texts, notes = _views(measured)
+            result = as_result(measured, routing=views, texts=texts, notes=notes)
+            example = case_study(measured, show_examples=show_examples)
+    except KeyboardInterrupt:
+        raise InterruptedRunError(
+            "interrupted", hint=f"go on with the same command; {plan.out} keeps what is finished"
+        ) from None
     _leave(result, plan.out, example)
 
 

@@ -44,7 +44,8 @@ class Comparison(Contrast):
     """a minus b; the interval, and p before and after Holm's correction over the table.
 
     `helped` and `hurt` are shares of people, `detectable` the smallest difference that would be
-    found in four of five samples.
+    found in four of five samples, `by_seed` the difference at every seed of training where there are
+    several.
     """
 
     p: Number
@@ -53,6 +54,7 @@ class Comparison(Contrast):
     helped: Number
     hurt: Number
     detectable: Number
+    by_seed: list[Number] = Field(default_factory=list)
 
 
 class Curve(Strict):

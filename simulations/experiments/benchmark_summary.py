@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from proper_model.evaluation import CORPUS_METRICS, Scored, user_values
+from proper_model.settings import uncalibrated
 from simulations.experiments.benchmark import Measured
 from simulations.experiments.benchmark_plan import Plan, Variant
 from simulations.experiments.benchmark_schema import (
@@ -29,6 +30,7 @@ from simulations.reporting.score import CONFIDENCE, Resampling, summaries
 
 CURVES = ("population", "group", "router")
 GROUPS_OF_PEOPLE = 4  # where histories have more lengths than that, quartiles
+FEW_PEOPLE = 10
 # Of each kind of task what people ask for, then what sees most.
 MAIN = ("mae_expected", "accuracy", "mae", "rougeL")
 LOSS = "nll"
@@ -79,7 +81,7 @@ def as_result(
             )
             for name, (arm, variant, cells) in measured.arms.items()
         },
-        comparisons=compare(measured.rows, pairs, drawn),
+        comparisons=compare(measured.rows, pairs, drawn, seeds=len(plan.seeds)),
         people={name: people_values(table) for name, table in measured.rows.items()},
         items=[len(user.history) for user in measured.users],
         lengths=[*_cut(measured, drawn), *_own_lengths(measured, pairs, drawn)],
@@ -87,7 +89,7 @@ def as_result(
         routing=list(routing),
         texts=texts,
         notes=[
-            *_standing_notes(plan),
+            *_standing_notes(plan, len(measured.users)),
             *plan.notes,
             *(f"left out: {name}, since {why}" for name, why in measured.left_out.items()),
             *notes,
@@ -104,12 +106,19 @@ def people_values(table: Scored) -> dict[str, list[float]]:
     }
 
 
-def _standing_notes(plan: Plan) -> list[str]:
+def _standing_notes(plan: Plan, people: int) -> list[str]:
     notes = [
         "people are those whom no pooled stage has seen; where the paper's authors released code, "
         "its stage 2 most probably trains on the test users' own histories, which is the easier "
         "setting"
     ]
+    if people < FEW_PEOPLE:
+        notes.append(
+            f"only {people} people: resampling so few makes differences look surer than they are, so no "
+            "interval, p-value or verdict here says anything of others; --folds asks more people"
+        )
+    said = (uncalibrated(variant.structure, variant.settings) for variant in plan.variants)
+    notes += dict.fromkeys(note for note in said if note is not None)
     if plan.experiment != "fig6-efficiency":
         notes.append("minutes of pooled phases are this run's: one found in the cache took none")
     if len(plan.seeds) > 1:

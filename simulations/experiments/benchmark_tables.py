@@ -74,7 +74,7 @@ def method_table(result: BenchmarkResult) -> Table:
 
 def comparison_table(result: BenchmarkResult) -> Table:
     """Every comparison in the task's main metric, the loss and macro F1; the file holds all metrics."""
-    shown = (*main_metrics(metrics_of(result)), "f1_macro")
+    shown, several = (*main_metrics(metrics_of(result)), "f1_macro"), len(result.seeds) > 1
     rows = [
         (
             f"{row.a} − {row.b}",
@@ -84,6 +84,7 @@ def comparison_table(result: BenchmarkResult) -> Table:
             _share(row.helped),
             _share(row.hurt),
             _number(row.detectable, 4),
+            *([_each(row.by_seed)] if several else []),
         )
         for row in result.comparisons
         if row.metric in shown
@@ -91,6 +92,7 @@ def comparison_table(result: BenchmarkResult) -> Table:
     header = (
         *("methods", "metric", "difference", "interval", "verdict", "p, Holm"),
         *("helped", "hurt", "detectable"),
+        *(["each seed"] if several else []),
     )
     return Table(f"{result.task}: comparisons, paired by person", header, tuple(rows), labels=2)
 
@@ -292,6 +294,11 @@ def _costs(result: BenchmarkResult, row: Row) -> tuple[str, str]:
 
 def _number(value: float | None, digits: int = 3) -> str:
     return NONE if value is None or not math.isfinite(value) else f"{value:.{digits}f}"
+
+
+def _each(values: Sequence[float]) -> str:
+    """The differences of single seeds, in their order."""
+    return ", ".join(f"{value:+.4f}" for value in values) or NONE
 
 
 def _share(value: float) -> str:

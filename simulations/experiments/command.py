@@ -73,12 +73,14 @@ benchmark_commands.add_to(app)
 def table(
     sources: Annotated[list[Path], typer.Argument(metavar="RESULT...", help="Result files.")],
     markdown: o.Markdown = False,
-    brief: Annotated[
-        bool, typer.Option("--brief", help="Of benchmarks only what fits on one page.")
-    ] = False,
-    costs: Annotated[
-        bool, typer.Option("--costs", help="Of benchmarks only what learning a person took.")
-    ] = False,
+    only: Annotated[
+        benchmark_commands.Only | None,
+        typer.Option(
+            help="Of benchmarks: means of all methods, differences that stages are claimed for, or "
+            "what learning a person took. (default: everything)",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Print the tables of finished experiments."""
     from simulations.experiments.benchmark_schema import BenchmarkResult, read_result
@@ -90,7 +92,7 @@ def table(
             print_line()
         _print(result, markdown=markdown)
     if benchmarks:
-        benchmark_commands.print_benchmarks(benchmarks, markdown=markdown, brief=brief, costs=costs)
+        benchmark_commands.print_benchmarks(benchmarks, markdown=markdown, only=only)
 
 
 @app.command()

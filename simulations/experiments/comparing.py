@@ -77,13 +77,16 @@ def compare(
     tables: Mapping[str, Scored],
     pairs: Sequence[tuple[str, str]],
     drawn: Resampling,
+    *,
+    seeds: int = 1,
 ) -> list[Comparison]:
     """Every pair in every metric that both report, with Holm's correction over all of a metric.
 
     At user level, where every person weighs the same; macro F1, which has none, over all answers.
+    Of tables in which several seeds are `stacked`, every seed's difference stands by itself too.
     """
     found = [
-        _one(tables[a], tables[b], a, b, metric, drawn)
+        _one(tables[a], tables[b], a, b, metric, drawn, seeds)
         for a, b in pairs
         for metric in tables[a].metrics
         if metric in tables[b].metrics and metric not in UNUSED
@@ -99,7 +102,7 @@ def compare(
 
 
 def _one(
-    a: Scored, b: Scored, first: str, second: str, metric: str, drawn: Resampling
+    a: Scored, b: Scored, first: str, second: str, metric: str, drawn: Resampling, seeds: int
 ) -> Comparison:
     level: Level = "query" if metric in CORPUS_METRICS else "user"
     row = drawn.difference(a, b, metric, level)
@@ -119,7 +122,17 @@ def _one(
         helped=who.helped,
         hurt=who.hurt,
         detectable=detectable(own),
+        by_seed=_by_seed(a, b, metric, seeds) if level == "user" and seeds > 1 else [],
     )
+
+
+def _by_seed(a: Scored, b: Scored, metric: str, seeds: int) -> list[float]:
+    """Every seed's mean over people of a minus b."""
+    found = []
+    for one, other in zip(unstacked(a, seeds), unstacked(b, seeds), strict=True):
+        values, others = user_values(one, metric), user_values(other, metric)
+        found.append(math.fsum(v - others[person] for person, v in values.items()) / len(values))
+    return found
 
 
 def stacked(tables: Sequence[Scored]) -> Scored:
@@ -146,6 +159,23 @@ def stacked(tables: Sequence[Scored]) -> Scored:
         predicted=sum((table.predicted for table in tables), ()),
         non_finite_outputs=sum(table.non_finite_outputs for table in tables),
     )
+
+
+def unstacked(table: Scored, seeds: int) -> list[Scored]:
+    """The tables that `stacked` put into one."""
+    count, left = divmod(len(table.query_ids), seeds)
+    assert not left
+    return [
+        replace(
+            table,
+            user_ids=table.user_ids[part],
+            query_ids=table.query_ids[part],
+            values={name: values[part] for name, values in table.values.items()},
+            gold=table.gold[part],
+            predicted=table.predicted[part],
+        )
+        for part in (slice(n * count, (n + 1) * count) for n in range(seeds))
+    ]
 
 
 def sentence(row: Comparison) -> str:

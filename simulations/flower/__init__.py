@@ -1,3 +1,3 @@
 """Flower's simulation runtime in one process, with nodes as processes over pipes."""
 
-__all__ = ["launch"]
+__all__ = ["actors", "launch"]

@@ -24,6 +24,9 @@ from simulations.flower.supervisor import end_with_parent
 
 # The launcher looks for this in the log, to say why nodes did not finish.
 LOST = "proper: a process that plays nodes has ended"
+# Names a folder in which what they are asked and answer is kept as its bytes on a wire, for
+# `proper-sim privacy egress`.
+RECORDED = "PROPER_RECORDED_MESSAGES"
 
 
 class ActorError(Exception):

@@ -17,6 +17,7 @@ from pathlib import Path
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.common.constant import SUPERLINK_NODE_ID
+from flwr.common.serde import message_to_proto
 from flwr.proto.task_pb2 import Task
 from flwr.server.superlink.fleet.vce.backend import Backend
 from flwr.server.superlink.fleet.vce.metrics import VceMetrics
@@ -36,7 +37,8 @@ from flwr.superlink.grid import InMemoryGrid
 
 from client.node.failures import describe
 from proper_model.federation.run_plan import RunPlan
-from simulations.flower.actors import ActorPool, actor_settings
+from proper_model.storage.files import write_atomic
+from simulations.flower.actors import RECORDED, ActorPool, actor_settings
 
 # Of the only run there is: nothing but this process sees them.
 RUN_ID = TASK_ID = 1
@@ -47,6 +49,8 @@ class ProcessBackend(Backend):
 
     def __init__(self, settings: Sequence[dict[str, str]]) -> None:
         self.pool = ActorPool(settings)
+        recorded = os.environ.get(RECORDED)
+        self.recorded = Path(recorded) if recorded else None
 
     def build(self, app_fn: Callable[[], ClientApp]) -> None:
         """Nothing is left to do: the processes load the app by themselves."""
@@ -60,8 +64,16 @@ class ProcessBackend(Backend):
 
     def process_message(self, message: Message, context: Context) -> tuple[Message, Context]:
         """The node's reply and its context afterwards. Raises ActorError without quoting a user."""
+        self._record("request", message, message)
         reply, after = self.pool.ask((message, context))
+        self._record("reply", message, reply)
         return reply, after
+
+    def _record(self, name: str, request: Message, message: Message) -> None:
+        """Keep a request, or the reply to it, as the bytes that the other side gets."""
+        if self.recorded is not None:
+            kept = self.recorded / f"{request.metadata.message_id}.{name}"
+            write_atomic(kept, message_to_proto(message).SerializeToString())
 
     def terminate(self) -> None:
         self.pool.close()

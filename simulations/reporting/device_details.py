@@ -21,7 +21,7 @@ from proper_model.errors import ReportError
 from proper_model.evaluation import Scored
 from proper_model.federation.run_plan import RunPlan
 from proper_model.release.privacy_note import privacy_sentence
-from proper_model.settings import FFN_TARGETS, EmbeddingTables, StageSettings, presets
+from proper_model.settings import FFN_TARGETS, EmbeddingTables, presets, uncalibrated
 from simulations.outcome.details import Levels, MessageTotal, PhaseCurve, Routing, fit_numbers
 from simulations.outcome.devices import fit_report, read_device_user, read_state
 from simulations.outcome.rundata import RunData, device_name
@@ -201,20 +201,23 @@ def remarks(plans: Iterable[RunPlan]) -> list[str]:
             notes = phases.get(phase) or {}
             if notes.get(MOVED) == 0:
                 found.append(f"{sentence}; held-back loss {curve(notes)}")
-        found += _uncalibrated(plan.stage_settings, phases.get("calibration") or {})
+        found += _uncalibrated(plan, phases.get("calibration") or {})
     return list(dict.fromkeys(found))
 
 
-def _uncalibrated(settings: StageSettings, notes: Mapping[str, Any]) -> list[str]:
-    """What the profile asks of the calibration and did not get."""
+def _uncalibrated(plan: RunPlan, notes: Mapping[str, Any]) -> list[str]:
+    """What the preset or the profile promises of the calibration, and did not get."""
+    settings = plan.stage_settings
+    if promised := uncalibrated(plan.structure, settings):
+        return [promised]
     asked, had = settings.calibration.people, int(notes.get("people", 0))
     if asked and not notes.get("stage3"):
         least = settings.group.prototype_min_users
         return [
             f"the release is not calibrated: of {asked} people to calibrate with, {had} could be kept "
-            "out of stages 1 and 2 (at most a quarter of the pooled people with items and queries), "
-            f"and a length of history needs {least} who have it, so every device chooses by its own "
-            "held-back items"
+            "out of stages 1 and 2 (at most a quarter of the pooled people with items and queries who "
+            f"are not held back), and a length of history needs {least} who have it, so every device "
+            "chooses by its own held-back items"
         ]
     if had < asked:
         return [

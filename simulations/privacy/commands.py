@@ -1,0 +1,22 @@
+"""`proper-sim privacy`: what is told about people by what leaves a device, or is released."""
+
+from __future__ import annotations
+
+import typer
+
+from simulations.privacy.egress.command import egress
+from simulations.privacy.inversion.command import inversion
+from simulations.privacy.linkage.command import linkage
+from simulations.privacy.membership.command import membership
+from simulations.privacy.memorization.command import canaries
+
+app = typer.Typer(name="privacy", no_args_is_help=True)
+
+
+@app.callback()
+def privacy() -> None:
+    """What a release, an adapter or a device tells about people."""
+
+
+for attack in (membership, canaries, linkage, inversion, egress):
+    app.command()(attack)

@@ -1,0 +1,69 @@
+"""`proper-sim privacy linkage`: options, and what is left in OUT."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from simulations.outcome.timings import progress_bars
+from simulations.privacy.results.options import Cache, Out, Preset, Seeds, names, numbers
+
+
+def linkage(
+    out: Out,
+    data: Annotated[
+        str,
+        typer.Argument(
+            metavar="DATA",
+            help="Synthetic people, whose groups are known: demo, demo:rate, demo:text.",
+        ),
+    ] = "demo",
+    preset: Preset = "default",
+    profile: Annotated[str, typer.Option(help="Hyperparameters.")] = "demo",
+    seeds: Seeds = "0,1,2,3,4",
+    things: Annotated[
+        str,
+        typer.Option(
+            metavar="A,B",
+            help="What is held: embedding, user-routing, routing, adapter, adapter-factors, answers.",
+        ),
+    ] = "embedding,user-routing,routing,adapter,adapter-factors,answers",
+    ask: Annotated[
+        str,
+        typer.Option(
+            metavar="A,B",
+            help="What is asked: group, same-release, other-seed, more-people, two-tasks.",
+        ),
+    ] = "group,same-release,other-seed,more-people,two-tasks",
+    people: Annotated[
+        int, typer.Option(metavar="N", help="How many are attacked, a multiple of 3.")
+    ] = 30,
+    cache: Cache = None,
+) -> None:
+    """Name people's groups, and find the same person again, from what may leave or leak.
+
+    Finished seeds in OUT are not trained again.
+    """
+    from proper_model.settings import load_profile
+    from proper_model.settings import preset as structure_of
+    from proper_model.storage.files import storage_errors
+    from simulations.privacy.linkage.attacks import SCOPES, THINGS
+    from simulations.privacy.linkage.people import plant
+    from simulations.privacy.linkage.seeds import Plan, linkage_of
+    from simulations.privacy.results.rates_show import leave_rates
+
+    drawn, structure, settings = numbers(seeds), structure_of(preset), load_profile(profile)
+    scopes, held = names(ask, SCOPES, "--ask"), names(things, THINGS, "--things")
+    with storage_errors(out), progress_bars() as show:
+        planted = plant(
+            data,
+            settings,
+            attacked=people,
+            two_tasks="two-tasks" in scopes,
+            bases=out / "bases",
+            progress=show,
+        )
+        plan = Plan(planted, people, structure, settings, drawn, scopes, held)
+        result = linkage_of(plan, out=out, cache=cache or out / "cache", progress=show)
+    leave_rates(result, out)

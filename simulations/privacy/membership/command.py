@@ -1,0 +1,111 @@
+"""`proper-sim privacy membership`: options, and what is left in OUT."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from simulations.outcome.timings import progress_bars
+from simulations.privacy.results.options import (
+    BaseOf,
+    Cache,
+    Out,
+    People,
+    Preset,
+    ProfileOf,
+    TaskOf,
+    names,
+    numbers,
+    profile_for,
+)
+
+Data = Annotated[
+    str,
+    typer.Argument(
+        metavar="DATA",
+        help="Folder with OPPU's or LaMP's files, or 'demo' (also demo:rate, demo:text).",
+        show_default=False,
+    ),
+]
+Things = Annotated[
+    str,
+    typer.Option(
+        metavar="A,B",
+        help="What to attack: population, experts, embeddings, router-cohort, adapter, "
+        "adapter-embedding, export, answers, merged.",
+    ),
+]
+Levels = Annotated[
+    str,
+    typer.Option(
+        "--level",
+        metavar="A,B",
+        help="record, person, or fresh (a person, by items that never trained).",
+    ),
+]
+Shadows = Annotated[
+    int,
+    typer.Option(
+        min=0,
+        metavar="N",
+        help="Models that the attacker trains to compare with: 0 (no LiRA, no RMIA), 4, 6 ...",
+    ),
+]
+EVERYTHING = (
+    "population,experts,embeddings,router-cohort,adapter,adapter-embedding,export,answers,merged"
+)
+
+
+def membership(
+    data: Data,
+    out: Out,
+    task: TaskOf = None,
+    base: BaseOf = None,
+    preset: Preset = "default",
+    profile: ProfileOf = None,
+    seeds: Annotated[str, typer.Option(metavar="S,T", help="Draws of members.")] = "0,1,2,3,4",
+    things: Things = EVERYTHING,
+    level: Levels = "record,person,fresh",
+    people: People = None,
+    max_items: Annotated[
+        int, typer.Option(min=12, metavar="N", help="Newest items of a candidate, at most.")
+    ] = 60,
+    shadows: Shadows = 4,
+    cache: Cache = None,
+) -> None:
+    """Tell members from non-members: of a release's training people, and of an adapter's items.
+
+    Finished seeds in OUT are not trained again.
+    """
+    from proper_model.settings import preset as structure_of
+    from simulations.privacy.membership.attacks import THINGS
+    from simulations.privacy.membership.population import load_candidates
+    from simulations.privacy.membership.seeds import LEVELS, Plan
+    from simulations.privacy.membership.seeds import membership as attack
+    from simulations.privacy.results.show import leave_membership
+
+    drawn, settings = numbers(seeds), profile_for(data, profile)
+    attacked, levels = names(things, THINGS, "--things"), names(level, LEVELS, "--level")
+    with progress_bars() as show:
+        candidates = load_candidates(
+            data,
+            task,
+            base,
+            settings,
+            bases=out / "bases",
+            people=people,
+            max_items=max_items,
+            progress=show,
+        )
+        plan = Plan(
+            candidates,
+            structure_of(preset),
+            settings,
+            drawn,
+            attacked,
+            levels,
+            shadows,
+        )
+        result = attack(plan, out=out, cache=cache or out / "cache", progress=show)
+    leave_membership(result, out)

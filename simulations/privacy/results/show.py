@@ -1,0 +1,162 @@
+"""A privacy result as a table, a figure and one self-contained HTML page."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from client.terminal.tables import Table
+from proper_model.evaluation import holm
+from simulations.privacy.results.leaving import COLOURS, leave, page
+from simulations.privacy.results.schema import (
+    MERGED,
+    PUBLISHED,
+    Attack,
+    Measured,
+    PrivacyResult,
+)
+from simulations.privacy.results.sentences import SIGNIFICANT, bias_sentence
+from simulations.reporting.figures import INK, Figure, drawing, inline
+
+HEIGHTS = {"none": 0.0, "positive": 0.25, "negative": -0.25}  # within an attack's line
+
+
+def title(result: PrivacyResult) -> str:
+    """What was attacked, in one line."""
+    return (
+        f"membership: {result.task}, {result.preset}/{result.profile}, base {result.base}, "
+        f"{result.people} people, {len(result.seeds)} seeds"
+    )
+
+
+def advantage_table(result: PrivacyResult) -> Table:
+    """A row an attack, its controls beside it."""
+    header = (
+        *("thing", "level", "attack", "AUC", "positive control", "negative control"),
+        *("TPR at 1% FPR", "worst decile (others)", "p, Holm"),
+    )
+    rows = tuple(
+        (
+            *(row.thing, row.level, row.attack, interval(row.pooled)),
+            *(_control(result, row, control) for control in ("positive", "negative")),
+            "–" if row.pooled.tpr_at_1 is None else f"{row.pooled.tpr_at_1:.3f}",
+            f"{row.pooled.worst_decile:.3f} ({row.pooled.worst_decile_control:.3f})",
+            "–" if math.isnan(row.p_holm) else f"{row.p_holm:.3f}",
+        )
+        for row in attacks(result)
+    )
+    return Table(title(result), header, rows, labels=3)
+
+
+def attacks(result: PrivacyResult) -> list[Attack]:
+    """What is no control."""
+    return [row for row in result.attacks if row.control == "none"]
+
+
+def interval(found: Measured) -> str:
+    """AUC with its interval."""
+    return f"{found.auc:.3f} [{found.low:.3f}, {found.high:.3f}]"
+
+
+def _control(result: PrivacyResult, row: Attack, control: str) -> str:
+    """The control of the same attack, or of any other attack on the same thing and level."""
+    of = [
+        other
+        for other in result.attacks
+        if other.control == control and (other.thing, other.level) == (row.thing, row.level)
+    ]
+    same = [other for other in of if other.attack == row.attack] or of
+    return interval(same[0].pooled) if same else "–"
+
+
+def sentences(result: PrivacyResult) -> list[str]:
+    """One sentence a thing and level: of the attack that found most."""
+    best: dict[tuple[str, str], Attack] = {}
+    for row in attacks(result):
+        if row.thing == MERGED:
+            continue
+        key = (row.thing, row.level)
+        if key not in best or row.pooled.auc > best[key].pooled.auc:
+            best[key] = row
+    return [row.sentence for row in best.values()]
+
+
+def failed_controls(result: PrivacyResult) -> list[str]:
+    """Controls that did not do what they must; what stands beside them proves nothing.
+
+    One interval of twenty misses .5 by chance, so negative controls are corrected (Holm) over all of them.
+    """
+    rows = [row for row in result.attacks if (row.thing, row.attack) != (MERGED, PUBLISHED)]
+    negative = {str(place): row.p for place, row in enumerate(rows) if row.control == "negative"}
+    corrected = holm(negative)
+    said = []
+    for place, row in enumerate(rows):
+        found, name = row.pooled, f"{row.thing}, {row.level}, {row.attack}"
+        if row.control == "positive" and not (found.auc > 0.5 and row.p < SIGNIFICANT):
+            said.append(f"{name}: the positive control was not recognised ({interval(found)})")
+        if corrected.get(str(place), 1.0) < SIGNIFICANT:
+            said.append(f"{name}: the negative control is not at .5 ({interval(found)})")
+    return said
+
+
+def protocol_bias(result: PrivacyResult) -> str | None:
+    """What the published protocol measures where there is nothing; None where it was not tried."""
+    for row in result.attacks:
+        if (row.thing, row.attack, row.control) == (MERGED, PUBLISHED, "negative"):
+            return bias_sentence(row.pooled)
+    return None
+
+
+def figure(result: PrivacyResult) -> Figure:
+    """AUC of every attack with its interval, its controls on the same line."""
+    lines: dict[str, list[Attack]] = {}
+    for row in result.attacks:
+        lines.setdefault(f"{row.thing}, {row.level}, {row.attack}", []).append(row)
+    with drawing(7.6, 0.9 + 0.2 * len(lines)) as (canvas, axes):
+        for place, rows in enumerate(reversed(lines.values())):
+            for row in rows:
+                colour, found = COLOURS[row.control], row.pooled
+                height = place + HEIGHTS[row.control]
+                axes.plot([found.low, found.high], [height, height], color=colour, linewidth=1.5)
+                axes.plot([found.auc], [height], marker="o", color=colour, markersize=3)
+        axes.axvline(0.5, color=INK, linewidth=0.8, linestyle=":")
+        axes.set_yticks(range(len(lines)), list(reversed(lines)), fontsize=7)
+        axes.set_xlim(0, 1.02)
+        axes.set_xlabel(
+            "AUC of membership (.5: nothing; blue: attack, orange: positive, grey: negative control)"
+        )
+        said = "; ".join(
+            f"{name}{'' if row.control == 'none' else f' ({row.control} control)'}: "
+            f"{interval(row.pooled)}"
+            for name, rows in lines.items()
+            for row in rows
+        )
+        return inline(canvas, "auc", "Membership", f"AUC of membership, with intervals. {said}.")
+
+
+def render(result: PrivacyResult) -> str:
+    """The page as text."""
+    return page(
+        "privacy.html.j2",
+        result=result,
+        title=title(result),
+        table=advantage_table(result),
+        figure=figure(result),
+        sentences=sentences(result),
+        failed=failed_controls(result),
+        bias=protocol_bias(result),
+    )
+
+
+def leave_membership(result: PrivacyResult, out: Path) -> None:
+    """Write OUT/membership.json, .md and .html, and print table, sentences and failed controls."""
+    bias = protocol_bias(result)
+    leave(
+        result,
+        out / f"{result.experiment}.json",
+        tables=[advantage_table(result)],
+        html=render(result),
+        said=[*sentences(result), *([] if bias is None else [bias])],
+        failed=failed_controls(result),
+    )
