@@ -22,14 +22,17 @@ DOES_NOT_COVER = (
     "the base model, which was trained before",
     "how many users were pooled, and that somebody else's data say the same of a person",
     "other releases: each spends its own budget, and their epsilons add up",
+    "settings that were chosen by looking at what these users' data give under several of them",
     "caches and checkpoints on the server, which hold more than the release",
 )
 
 
 def spent_on(
-    settings: StageSettings, structure: Structure, *, shuffled: bool
+    settings: StageSettings, structure: Structure, *, shuffled: bool, histories: bool = False
 ) -> tuple[StageSettings, Spent | None]:
     """Settings whose privacy has a noise multiplier, and the budget; both as before without privacy.
+
+    `histories`: people who are not pooled are to train stage 2 by their histories.
 
     Raises ConfigError for a structure or data that privacy cannot cover, and where no accountant is
     installed; before anything is trained.
@@ -41,6 +44,12 @@ def spent_on(
     if shuffled:
         raise ConfigError(
             "privacy is of whole users, and --stage2-users shuffled deals a user's items to others",
+            hint="leave one of the two out",
+        )
+    if histories:
+        raise ConfigError(
+            "privacy is of pooled users, and --stage2-users everybody has others' histories train stage 2, "
+            "who would be fewer and have a budget of their own",
             hint="leave one of the two out",
         )
     spent = spend(privacy, privacy.steps(structure))

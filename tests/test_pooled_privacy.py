@@ -123,9 +123,10 @@ def test_nobody_is_held_back_or_calibrates_under_privacy() -> None:
 
 def test_the_profile_that_the_method_shows_is_one(repository: Path, tmp_path: Path) -> None:
     text = (repository / "docs/method.md").read_text()
-    lines = text.partition('    extends = "tiny"\n    [group]')[2].partition("\n\n")[0].splitlines()
+    start = '    extends = "tiny"\n    name = "tiny-private"\n'
+    lines = (start + text.partition(start)[2].partition("\n\n")[0]).splitlines()
     path = tmp_path / "private.toml"
-    path.write_text('extends = "tiny"\n[group]\n' + "\n".join(line.strip() for line in lines))
+    path.write_text("\n".join(line.strip() for line in lines))
     privacy = load_profile(path).privacy
     assert privacy is not None
     assert (privacy.epsilon, privacy.freeze_a) == (8.0, True)

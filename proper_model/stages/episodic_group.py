@@ -102,9 +102,13 @@ def train_group_episodic(
 
 
 def check_people(trained: Sequence[PooledUser], settings: StageSettings) -> None:
-    """Raise TrainingError if too few of those who will train have any item."""
+    """Raise TrainingError if too few of those who will train have any item.
+
+    Under privacy everybody counts: an error by who has items would tell of one person's.
+    """
     least = settings.group.prototype_min_users
-    people = sum(bool(user.history or user.queries) for user in trained)
+    private = settings.privacy is not None
+    people = sum(private or bool(user.history or user.queries) for user in trained)
     if people < least:
         raise TrainingError(
             f"stage 2: {people} pooled users train; inferred embeddings ship what people have in "
