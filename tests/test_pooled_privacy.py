@@ -19,7 +19,7 @@ from coordinator.phase_keys import PhaseInputs
 from coordinator.pooled_privacy import privacy_notes, spent_on
 from coordinator.pooled_stages import run_pooled_stages
 from proper_model.base.population_lora import attach_population, population_state
-from proper_model.errors import ConfigError
+from proper_model.errors import ConfigError, TrainingError
 from proper_model.kernels.dropout import mix_seed
 from proper_model.model.adapted_model import AdaptedModel
 from proper_model.release.contents import Release, release_to_files
@@ -30,7 +30,8 @@ from proper_model.settings.privacy import PrivacySettings, check_private_structu
 from proper_model.settings.profile import StageSettings
 from proper_model.settings.settings_io import from_mapping
 from proper_model.settings.shipped_profiles import load_profile
-from proper_model.stages.pooled_users import pool
+from proper_model.stages.episodic_group import check_people
+from proper_model.stages.pooled_users import PooledUser, pool
 from proper_model.tasks.task import load_task
 from proper_model.text.encoding import Encoder
 from tests.bundle_samples import sample_recipe
@@ -108,6 +109,8 @@ def test_presets_of_which_something_escapes_the_noise_are_refused(name: str) -> 
 def test_shuffled_identities_and_a_delta_that_allows_a_leak_are_refused() -> None:
     with pytest.raises(ConfigError, match="whole users"):
         spent_on(private(SEEDED), preset("calibrated"), shuffled=True)
+    with pytest.raises(ConfigError, match="of pooled users"):
+        spent_on(private(SEEDED), preset("calibrated"), shuffled=False, histories=True)
     SEEDED.check_users(999)
     with pytest.raises(ConfigError, match="1000 pooled users"):
         SEEDED.check_users(1000)
@@ -119,6 +122,15 @@ def test_nobody_is_held_back_or_calibrates_under_privacy() -> None:
     data = pool(users, load_task("synth_tag"), encoder, private(SEEDED), 0)
     assert len(data.trained) == 12
     assert data.held_back == data.calibrating == ()
+
+
+def test_too_few_people_are_told_by_their_number_not_by_who_has_items() -> None:
+    people = [PooledUser((), ())] * SMALL.group.prototype_min_users
+    check_people(people, private(SEEDED))
+    with pytest.raises(TrainingError):
+        check_people(people[1:], private(SEEDED))
+    with pytest.raises(TrainingError):
+        check_people(people, private(None))
 
 
 def test_the_profile_that_the_method_shows_is_one(repository: Path, tmp_path: Path) -> None:

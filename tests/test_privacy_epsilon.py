@@ -19,10 +19,12 @@ from proper_model.errors import CheckpointError, ConfigError
 from proper_model.settings import PrivacySettings, load_profile, preset
 from proper_model.tasks import load_task
 from simulations.cli import run_cli
-from simulations.privacy.epsilon import command, crafted, people, seeds, trained
+from simulations.privacy.epsilon import command, crafted, people, trained
+from simulations.privacy.epsilon import plan as planning
 from simulations.privacy.epsilon.crafted import crafted_scores
 from simulations.privacy.epsilon.people import draw_roles
-from simulations.privacy.epsilon.seeds import Plan, epsilon_of, plain, promises_of
+from simulations.privacy.epsilon.plan import Plan, plain, promises_of
+from simulations.privacy.epsilon.seeds import epsilon_of
 from simulations.privacy.epsilon.trained import Outcome, Promise, Trainer
 from simulations.privacy.membership import targets
 from simulations.privacy.membership.population import Candidates
@@ -309,7 +311,7 @@ def test_every_epsilon_gets_its_noise_and_infinity_none(
         assert not privacy.reproducible
         return accountant.Spent(8.0 / (privacy.epsilon or 1), privacy.epsilon or 0, "stand-in")
 
-    monkeypatch.setattr(seeds, "spend", spend)
+    monkeypatch.setattr(planning, "spend", spend)
     found, said = promises_of([1.0, 8.0, math.inf], TERMS, preset("calibrated"))
     assert asked == [(1.0, 4), (8.0, 4)] and said == "stand-in"
     assert [one.name for one in found] == ["1", "8", "inf", "unclipped"]

@@ -79,7 +79,8 @@ def epsilon(
     trained again.
     """
     from proper_model.settings import preset
-    from simulations.privacy.epsilon.seeds import Plan, epsilon_of, plain, promises_of
+    from simulations.privacy.epsilon.plan import Plan, plain, promises_of
+    from simulations.privacy.epsilon.seeds import epsilon_of
     from simulations.privacy.membership.population import load_candidates
     from simulations.privacy.results.epsilon_show import leave_epsilon
 

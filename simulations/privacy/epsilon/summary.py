@@ -9,13 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from proper_model.evaluation import holm
 from simulations.outcome import environment
+from simulations.privacy.epsilon.plan import Plan
 from simulations.privacy.epsilon.sentences import sentences
 from simulations.privacy.epsilon.trained import UNCLIPPED, Outcome, Promise
 from simulations.privacy.results.epsilon_schema import (
@@ -31,9 +31,6 @@ from simulations.privacy.results.seeded import base_name
 from simulations.privacy.statistics.measures import Scored, joined, measure, pooled
 from simulations.privacy.statistics.one_run_audit import audit, even_plan
 from simulations.privacy.statistics.shares import DRAWS, p_against, ratio, rng_of, share
-
-if TYPE_CHECKING:
-    from simulations.privacy.epsilon.seeds import Plan
 
 Floats = NDArray[np.float64]
 Outcomes = Sequence[Outcome]
