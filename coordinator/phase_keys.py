@@ -37,6 +37,7 @@ PRIVATE_SETTINGS = (
     "clip_norm",
     "items_per_user",
     "freeze_a",
+    "core",
     "reproducible",
 )
 NOT_IN_STAGE_2 = ("name", "user_routing", "detach_lora_router", "private_lora_router")

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from coordinator.accountant import Spent, spend
 from proper_model.errors import ConfigError
 from proper_model.settings import StageSettings, Structure, check_private_structure
+from proper_model.tasks import User
 
 INFINITE = "infinite"  # epsilon where there is no guarantee: JSON has no infinity
 COVERS = (
@@ -28,11 +30,11 @@ DOES_NOT_COVER = (
 
 
 def spent_on(
-    settings: StageSettings, structure: Structure, *, shuffled: bool, histories: bool = False
+    settings: StageSettings, structure: Structure, *, shuffled: bool, more: Sequence[User] = ()
 ) -> tuple[StageSettings, Spent | None]:
     """Settings whose privacy has a noise multiplier, and the budget; both as before without privacy.
 
-    `histories`: people who are not pooled are to train stage 2 by their histories.
+    `more`: people who are not pooled and are to train stage 2 by their histories.
 
     Raises ConfigError for a structure or data that privacy cannot cover, and where no accountant is
     installed; before anything is trained.
@@ -46,7 +48,7 @@ def spent_on(
             "privacy is of whole users, and --stage2-users shuffled deals a user's items to others",
             hint="leave one of the two out",
         )
-    if histories:
+    if more:
         raise ConfigError(
             "privacy is of pooled users, and --stage2-users everybody has others' histories train stage 2, "
             "who would be fewer and have a budget of their own",

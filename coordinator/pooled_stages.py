@@ -100,9 +100,7 @@ def run_pooled_stages(
     cannot be had (`pooled_privacy`).
     """
     say, kind = progress or silent, (structure, settings, seed)
-    settings, spent = spent_on(
-        settings, structure, shuffled=shuffle_identities, histories=bool(personalized)
-    )
+    settings, spent = spent_on(settings, structure, shuffled=shuffle_identities, more=personalized)
     say("base", 0, 0)  # said before anything of it: clocks listen too
     dtype = compute_dtype(settings.dtype, default_device())
     model, tokenizer = load_base(base, computing=dtype)

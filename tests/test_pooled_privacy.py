@@ -19,6 +19,7 @@ from coordinator.phase_keys import PhaseInputs
 from coordinator.pooled_privacy import privacy_notes, spent_on
 from coordinator.pooled_stages import run_pooled_stages
 from proper_model.base.population_lora import attach_population, population_state
+from proper_model.engine.factor_cores import FactorCores
 from proper_model.errors import ConfigError, TrainingError
 from proper_model.kernels.dropout import mix_seed
 from proper_model.model.adapted_model import AdaptedModel
@@ -31,6 +32,7 @@ from proper_model.settings.profile import StageSettings
 from proper_model.settings.settings_io import from_mapping
 from proper_model.settings.shipped_profiles import load_profile
 from proper_model.stages.episodic_group import check_people
+from proper_model.stages.group import experts_b
 from proper_model.stages.pooled_users import PooledUser, pool
 from proper_model.tasks.task import load_task
 from proper_model.text.encoding import Encoder
@@ -72,6 +74,7 @@ def private(privacy: PrivacySettings | None) -> StageSettings:
         ({"epsilon": 8.0, "clip_norm": 0.0}, "clip_norm"),
         ({"epsilon": 8.0, "group_steps": 0}, "group_steps"),
         ({"epsilon": 8.0, "items_per_user": 0}, "items_per_user"),
+        ({"epsilon": 8.0, "core": True, "freeze_a": False}, "core"),
         ({"epsilon": 8.0, "rounds": 3}, "unknown setting"),
     ],
 )
@@ -110,7 +113,7 @@ def test_shuffled_identities_and_a_delta_that_allows_a_leak_are_refused() -> Non
     with pytest.raises(ConfigError, match="whole users"):
         spent_on(private(SEEDED), preset("calibrated"), shuffled=True)
     with pytest.raises(ConfigError, match="of pooled users"):
-        spent_on(private(SEEDED), preset("calibrated"), shuffled=False, histories=True)
+        spent_on(private(SEEDED), preset("calibrated"), shuffled=False, more=small_users()[1])
     SEEDED.check_users(999)
     with pytest.raises(ConfigError, match="1000 pooled users"):
         SEEDED.check_users(1000)
@@ -289,6 +292,34 @@ def test_factors_a_stay_where_they_were_drawn(release: Release) -> None:
     peft.unload()
     kept = {name for name in drawn if torch.equal(drawn[name], release.population[name])}
     assert kept == {name for name in drawn if ".lora_A." in name}
+
+
+def test_of_a_release_with_cores_every_b_lies_in_its_fixed_factor(tmp_path: Path) -> None:
+    """Whatever was learned of people is r x r numbers a factor; the rest follows from the seed."""
+    found = run_pooled_stages(
+        small_users()[0],
+        load_task("synth_tag"),
+        str(small_base()),
+        preset("calibrated"),
+        private(dataclasses.replace(SEEDED, core=True)),
+        seed=0,
+        cache=tmp_path,
+    )
+    model = AdaptedModel(found.base, found.structure, generator=torch.Generator().manual_seed(0))
+    experts = experts_b(model)
+    names = [f"experts.{site.path}.B" for site in model.sites]
+    peft = attach_population(found.base, found.settings.population, seed=0)
+    drawn = {n: t for n, t in population_state(peft).items() if ".lora_B." in n}
+    peft.unload()
+    learned = [(b, found.shared[name]) for b, name in zip(experts, names, strict=True)]
+    for fixed, seed, said in (
+        ([b.detach() for b in experts], mix_seed(0, 7), [b for _, b in learned]),
+        (list(drawn.values()), mix_seed(0, 4), [found.population[name] for name in drawn]),
+    ):
+        for factor, b in zip(FactorCores(fixed, seed=seed).fixed, said, strict=True):
+            assert bool(b.any())
+            scale = factor.shape[-1] / factor.shape[-2]
+            torch.testing.assert_close(scale * factor @ (factor.mT @ b), b, rtol=1e-4, atol=1e-6)
 
 
 def test_without_privacy_recipes_and_keys_are_those_of_before() -> None:

@@ -19,7 +19,7 @@ from proper_model.errors import CheckpointError, ConfigError
 from proper_model.settings import PrivacySettings, load_profile, preset
 from proper_model.tasks import load_task
 from simulations.cli import run_cli
-from simulations.privacy.epsilon import command, crafted, people, trained
+from simulations.privacy.epsilon import command, crafted, people, summary, trained
 from simulations.privacy.epsilon import plan as planning
 from simulations.privacy.epsilon.crafted import crafted_scores
 from simulations.privacy.epsilon.people import draw_roles
@@ -204,6 +204,7 @@ class Planted:
 @pytest.fixture
 def planted(monkeypatch: pytest.MonkeyPatch) -> Planted:
     found = Planted()
+    monkeypatch.setattr(summary, "DRAWS", 100)
 
     def train(self: Trainer, promise: Promise) -> Outcome:
         return found.train(self, promise)
@@ -236,7 +237,7 @@ def test_what_was_planted_is_measured_and_finished_pairs_are_kept(
     assert unclipped.membership.auc == pytest.approx(norm.cdf(3 / math.sqrt(2)), abs=0.03)
     assert unclipped.people.epsilon > free.people.epsilon
     assert free.crafted is not None and private.crafted is not None
-    assert free.crafted.epsilon == pytest.approx(free.crafted.ceiling)
+    assert free.crafted.correct >= 0.95 * free.crafted.guesses
     assert private.crafted.epsilon < 2
     assert (again.rows[0].epsilon, again.rows[1].epsilon) == (2.0, None)
     assert again.candidates == len(candidates.users) - 10
@@ -250,7 +251,8 @@ def test_the_page_and_the_sentences_say_what_was_found(
 ) -> None:
     result = run(a_plan(candidates), tmp_path)
     leave_epsilon(result, tmp_path)
-    assert read_epsilon(tmp_path / "epsilon.json") == result
+    again = read_epsilon(tmp_path / "epsilon.json")
+    assert again.model_dump_json() == result.model_dump_json()
     assert "epsilon 2, delta 1e-05" in result.sentences[0]
     assert "25% of what they take off without privacy" in result.sentences[0]
     assert "promises nothing" in result.sentences[1] and "without privacy" in result.sentences[2]
@@ -340,13 +342,10 @@ def test_an_audit_of_more_canaries_than_delta_allows_is_refused(candidates: Cand
         ["--seeds", "1,1", "--epsilons", "inf"],
     ],
 )
-def test_options_that_cannot_be_are_refused(
-    wrong: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(tiny_base, "make_tiny_base", lambda *_, **__: small_base())
+def test_options_that_cannot_be_are_refused(wrong: list[str], tmp_path: Path) -> None:
     words = ["privacy", "epsilon", "demo", "--out", str(tmp_path), *wrong]
     assert run_cli(words) == ConfigError.exit_code
-    assert not list(tmp_path.glob("*.json"))
+    assert not list(tmp_path.iterdir())
 
 
 def test_without_an_accountant_a_finite_epsilon_is_refused_before_anything(
@@ -361,24 +360,23 @@ def test_without_an_accountant_a_finite_epsilon_is_refused_before_anything(
 
 def test_from_people_to_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A step or two of each stage, over a small base: who is asked for what, and what is kept."""
-    group = dataclasses.replace(SMALL.group, epochs=1, prototype_min_users=4)
+    group = dataclasses.replace(SMALL.group, epochs=1)
     short = dataclasses.replace(
         SMALL, population=dataclasses.replace(SMALL.population, epochs=2), group=group
     )
     monkeypatch.setattr(command, "profile_for", lambda *_: short)
-    monkeypatch.setattr(command, "PRESET", "calibrated")
     monkeypatch.setattr(tiny_base, "make_tiny_base", lambda *_, **__: small_base())
     monkeypatch.setattr(targets, "LEAST_OVERFIT_EPOCHS", 8)
     monkeypatch.setattr(trained, "CONTROL_PEOPLE", 4)
     words = ["privacy", "epsilon", "demo", "--out", str(tmp_path), "--epsilons", "inf"]
-    words += ["--people", "24", "--newcomers", "6", "--seeds", "0", "--steps", "3,1"]
+    words += ["--people", "36", "--newcomers", "4", "--seeds", "0", "--steps", "3,1"]
     words += ["--canaries", "40", "--items-per-user", "2", "--max-items", "12"]
     assert run_cli(words) == 0
     result = read_epsilon(tmp_path / "epsilon.json")
     free, unclipped = result.rows
     assert (free.thing, unclipped.thing) == ("inf", "unclipped")
     assert free.pooled.crafted is not None
-    assert free.pooled.crafted.epsilon == pytest.approx(free.pooled.crafted.ceiling)
+    assert free.pooled.crafted.correct >= 0.8 * free.pooled.crafted.guesses
     assert unclipped.pooled.stage1.value < result.public.value
     assert free.pooled.stage1.value != result.public.value
     assert result.positive.auc > 0.9

@@ -13,6 +13,7 @@ import torch
 from scipy import stats
 from torch import Tensor
 
+from proper_model.engine.factor_cores import FactorCores
 from proper_model.engine.pooled_settings import PooledSettings
 from proper_model.engine.private_training import PrivateTraining
 from proper_model.engine.user_privacy import (
@@ -27,7 +28,7 @@ from proper_model.kernels.packing import Batch, Encoded
 from proper_model.model.adapted_model import AdaptedModel
 from proper_model.model.passes import group_pass
 from proper_model.settings.privacy import PrivacySettings
-from proper_model.stages.group import group_parameters
+from proper_model.stages.group import experts_b, group_parameters, router_parameters
 from tests.tiny import adapted, batch_of, embeddings_of, encoder, samples
 
 EXACT = PrivacySettings(
@@ -62,6 +63,7 @@ class Made:
         *,
         dropout: float = 0.0,
         checkpoint: Path | None = None,
+        core: bool = False,
     ) -> None:
         self.model: AdaptedModel = adapted().double()
         torch.manual_seed(1)
@@ -69,9 +71,14 @@ class Made:
             for number in range(len(self.model.sites)):
                 self.model.expert(number).b.normal_(std=0.1)
         self.embeddings = embeddings_of(self.model, len(counts))
-        self.parameters = group_parameters(self.model)
+        self.parameters: list[Tensor] = [*group_parameters(self.model)]
         for parameter in self.parameters:
             parameter.requires_grad_(True)
+        self.cores = None
+        if core:
+            self.cores = FactorCores(experts_b(self.model), seed=3)
+            self.cores.push()
+            self.parameters = [*self.cores.cores, *router_parameters(self.model)]
         self.dropout = dropout
         # A user's items are the same however many others have.
         self.pairs: list[tuple[int, Encoded]] = [
@@ -91,6 +98,7 @@ class Made:
             steps=4,
             owners=[u for u, _ in self.pairs],
             users=len(counts),
+            cores=self.cores,
         )
 
     def losses(self, batch: Batch) -> tuple[Tensor, None]:
@@ -183,6 +191,55 @@ def test_a_gradient_that_is_no_number_counts_as_nothing():
         total.add()
         assert p.grad is None
     torch.testing.assert_close(total.sums[0], torch.tensor([0, 0.6, 0.8], dtype=torch.float64))
+
+
+# -- cores -------------------------------------------------------------------------------------
+
+
+def test_a_cores_gradient_is_that_through_the_fixed_factors() -> None:
+    torch.manual_seed(0)
+    factors = [torch.zeros(9, 4, dtype=torch.float64), torch.zeros(3, 8, 2, dtype=torch.float64)]
+    cores = FactorCores([b.requires_grad_(True) for b in factors], seed=5)
+    weights = [torch.randn_like(b) for b in factors]
+
+    def loss(made: list[Tensor]) -> Tensor:
+        return sum(((b + w) ** 3).sum() for b, w in zip(made, weights, strict=True))  # type: ignore[return-value]
+
+    loss(factors).backward()
+    cores.pull()
+    made = [f @ core for f, core in zip(cores.fixed, cores.cores, strict=True)]
+    expected = torch.autograd.grad(loss(made), cores.cores)
+    for core, gradient, b, fixed in zip(cores.cores, expected, factors, cores.fixed, strict=True):
+        torch.testing.assert_close(core.grad, gradient)
+        assert b.grad is None
+        r, o = b.shape[-1], b.shape[-2]
+        squares = fixed.mT @ fixed
+        torch.testing.assert_close(squares, (o / r * torch.eye(r)).expand_as(squares).to(squares))
+    with torch.no_grad():
+        cores.cores[0].copy_(torch.eye(4))
+    cores.push()
+    torch.testing.assert_close(factors[0], cores.fixed[0])
+
+
+def test_cores_are_clipped_and_trained_in_place_of_the_factors(tmp_path: Path) -> None:
+    made = Made(core=True)
+    cores = made.cores
+    assert cores is not None
+    assert float(made.step().norm()) <= EXACT.clip_norm * (1 + 1e-9)
+    noisy = dataclasses.replace(EXACT, noise_multiplier=1.0)
+    whole = Made(noisy, core=True, checkpoint=tmp_path / "checkpoint")
+    whole.training.run()
+    assert whole.cores is not None
+    for b, fixed, core in zip(
+        whole.cores.factors, whole.cores.fixed, whole.cores.cores, strict=True
+    ):
+        assert bool(core.any())
+        assert torch.equal(b, torch.einsum("...or,...rs->...os", fixed, core))
+    # Somebody who goes on from a checkpoint has the factors that belong to the cores.
+    again = Made(noisy, core=True, checkpoint=tmp_path / "checkpoint")
+    assert again.training._restore()
+    assert (again.training.taken, again.cores is None) == (4, False)
+    assert torch.equal(flat(again.cores.factors), flat(whole.cores.factors))  # type: ignore[union-attr]
 
 
 # -- chance ------------------------------------------------------------------------------------

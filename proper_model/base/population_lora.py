@@ -98,6 +98,11 @@ def freeze_factors_a(model: Any) -> None:
             parameter.requires_grad_(False)
 
 
+def factors_b(model: Any) -> list[Tensor]:
+    """Every B, in the model's order."""
+    return [p for name, p in model.named_parameters() if ".lora_B." in name]
+
+
 class RowDropout(torch.nn.Module):
     """Drops with probability `p` at linear `site` while a batch with seeds is open, else nothing.
 

@@ -10,12 +10,14 @@ to be paid for, too.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from proper_model.engine.factor_cores import FactorCores
 from proper_model.engine.pooled_training import PooledTraining
 from proper_model.engine.training_loop import Row
 from proper_model.engine.user_privacy import (
@@ -38,6 +40,7 @@ class PrivateTraining(PooledTraining):
         steps: how many are taken.
         owners: the user, 0 to `users` - 1, of every sample.
         users: U. Those without any sample count, too, so that taking a user's data away leaves it.
+        cores: of factors that the optimizer does not have, but their cores.
     """
 
     def __init__(
@@ -47,9 +50,10 @@ class PrivateTraining(PooledTraining):
         steps: int,
         owners: Sequence[int],
         users: int,
+        cores: FactorCores | None = None,
         **more: Any,
     ) -> None:
-        self.privacy, self.steps, self.users = privacy, steps, users
+        self.privacy, self.steps, self.users, self.cores = privacy, steps, users, cores
         self.items: dict[int, list[int]] = defaultdict(list)  # numbers of every user's samples
         for number, owner in enumerate(owners):
             self.items[owner].append(number)
@@ -83,6 +87,8 @@ class PrivateTraining(PooledTraining):
         total = ClippedSum(self.parameters, self.privacy.clip_norm)
         for own in _by_user(rows):
             super()._gradients(own)  # of the mean loss over this user's items
+            if self.cores is not None:
+                self.cores.pull()
             total.add()
         total.release(
             self.chance,
@@ -94,6 +100,20 @@ class PrivateTraining(PooledTraining):
     def _update(self, found: Sequence[float]) -> None:
         del found  # no loss is looked at
         self._move()
+        self._write_factors()
+
+    def _clear(self) -> None:
+        super()._clear()
+        for factor in self.cores.factors if self.cores else ():
+            factor.grad = None
+
+    def _write_factors(self) -> None:
+        if self.cores is not None:
+            self.cores.push()
+
+    def _resume(self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
+        super()._resume(tensors, meta)
+        self._write_factors()
 
     def _after_step(self) -> None:
         if self.taken == self._total:
@@ -116,12 +136,17 @@ def _by_user(rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
 
 
 def training_for(
-    privacy: PrivacySettings | None, steps: int, owners: Sequence[int], users: int
+    privacy: PrivacySettings | None,
+    steps: int,
+    owners: Sequence[int],
+    users: int,
+    cores: FactorCores | None = None,
 ) -> Callable[..., PooledTraining]:
     """The kind of training that settings ask for, to be called as `PooledTraining` is.
 
-    `steps`, `owners` and `users` as for `PrivateTraining`.
+    `steps`, `owners`, `users` and `cores` as for `PrivateTraining`.
     """
     if privacy is None:
         return PooledTraining
-    return partial(PrivateTraining, privacy=privacy, steps=steps, owners=owners, users=users)
+    how: dict[str, Any] = {"owners": owners, "users": users, "cores": cores}
+    return partial(PrivateTraining, privacy=privacy, steps=steps, **how)

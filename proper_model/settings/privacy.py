@@ -34,6 +34,7 @@ class PrivacySettings:
         items_per_user: most items of a user in a step, drawn anew each time.
         freeze_a: train the factors B only, over random A (FFA-LoRA, arXiv 2403.12313): fewer
             numbers get noise.
+        core: train of every factor B an r x r core alone (LoRA-XS, arXiv 2405.17604): far fewer still.
         reproducible: who is drawn and the noise follow from the run's seed. For tests: whoever knows
             the seed can take the noise away, so epsilon is then infinite.
     """
@@ -47,6 +48,7 @@ class PrivacySettings:
     epsilon: float | None = None
     items_per_user: int = 8
     freeze_a: bool = True
+    core: bool = False
     reproducible: bool = False
 
     def __post_init__(self) -> None:
@@ -62,6 +64,11 @@ class PrivacySettings:
         check_count(self.population_steps, MOST_STEPS, "privacy.population_steps")
         check_count(self.group_steps, MOST_STEPS, "privacy.group_steps")
         check_count(self.items_per_user, MOST_ITEMS, "privacy.items_per_user")
+        check(
+            self.freeze_a or not self.core,
+            "privacy.core is true and privacy.freeze_a is false: a core stands between fixed factors",
+            hint="leave freeze_a out",
+        )
         check(
             (self.noise_multiplier is None) != (self.epsilon is None),
             "privacy: give either noise_multiplier or epsilon; one follows from the other",

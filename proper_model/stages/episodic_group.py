@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from proper_model.engine.checkpoint import Checkpoint, beside, load_checkpoint, save_checkpoint
+from proper_model.engine.factor_cores import FactorCores
 from proper_model.engine.judging import by_person, held_back_losses
 from proper_model.engine.memory import free_bytes
 from proper_model.engine.memory_budget import within
@@ -33,7 +34,7 @@ from proper_model.model.adapted_model import AdaptedModel
 from proper_model.model.passes import group_pass
 from proper_model.progress import Steps
 from proper_model.settings.profile import StageSettings
-from proper_model.stages.group import group_parameters
+from proper_model.stages.group import experts_b, group_parameters, router_parameters
 from proper_model.stages.inferred_embedding import InferredEmbedding, analyse_variance
 from proper_model.stages.item_gradients import MOST_ROWS, item_gradients
 from proper_model.stages.pooled_users import PooledUser
@@ -82,7 +83,7 @@ def train_group_episodic(
         return by_person(losses, [u for u, _ in judged])
 
     steps = privacy.group_steps if privacy else 0
-    training = training_for(privacy, steps, stage.owners, len(own))(
+    training = training_for(privacy, steps, stage.owners, len(own), stage.cores)(
         encoder,
         list(enumerate(stage.samples)),
         stage.optimizer(),
@@ -175,20 +176,25 @@ class _Episodes:
         # Every sample's evidence [I, D], and for every user the numbers of the own samples.
         self.evidence = self.inferred.evidence(together.to(self.inferred.center))
         self.owners = owners.tolist()
+        private, self.cores = settings.privacy, None
+        if private is not None and private.core:
+            self.cores = FactorCores(experts_b(model), seed=mix_seed(seed, 7))
         starts = (counts.cumsum(0) - counts).tolist()
         self.ranges = [range(a, a + n) for a, n in zip(starts, counts.tolist(), strict=True)]
 
     def optimizer(self) -> torch.optim.AdamW:
         """AdamW over exactly experts, user-aware routers and the inference's V and m.
 
-        Of the experts B alone where privacy asks for it.
+        Of the experts B alone, or B's cores, where privacy asks for it.
         """
         group, decay = self.settings.group, self.settings.weight_decay
         privacy = self.settings.privacy
         frozen = privacy is not None and privacy.freeze_a
-        shared = group_parameters(self.model, factors_a=not frozen)
+        shared: list[Tensor] = [*group_parameters(self.model, factors_a=not frozen)]
         for parameter in shared:
             parameter.requires_grad_(True)
+        if self.cores is not None:
+            shared = [*self.cores.cores, *router_parameters(self.model)]
         own = list(self.inferred.parameters())
         return torch.optim.AdamW(
             [

@@ -20,11 +20,13 @@ from torch import Tensor
 from proper_model.base.loading import compute_dtype
 from proper_model.base.population_lora import (
     attach_population,
+    factors_b,
     freeze_factors_a,
     population_losses,
     population_state,
 )
 from proper_model.engine.checkpoint import Checkpoint
+from proper_model.engine.factor_cores import FactorCores
 from proper_model.engine.judging import by_person
 from proper_model.engine.memory import in_parts
 from proper_model.engine.pooled_settings import PooledReport, PooledSettings
@@ -60,6 +62,9 @@ def train_population(
     privacy = settings.privacy
     if privacy is not None and privacy.freeze_a:
         freeze_factors_a(peft)
+    cores = None
+    if privacy is not None and privacy.core:
+        cores = FactorCores(factors_b(peft), seed=mix_seed(seed, 4))
     peft.eval()  # a frozen base drops nothing of its own; the adapters' dropout follows seeds
     device = next(base.parameters()).device
     dtype = compute_dtype(settings.dtype, device)
@@ -67,11 +72,11 @@ def train_population(
     owners = [u for u, user in enumerate(held_back) for _ in user.queries]
     samples = _samples(trained, settings)
     steps = privacy.population_steps if privacy else 0
-    training = training_for(privacy, steps, [u for u, _ in samples], len(trained))(
+    training = training_for(privacy, steps, [u for u, _ in samples], len(trained), cores)(
         encoder,
         samples,
         torch.optim.AdamW(
-            [p for p in peft.parameters() if p.requires_grad],
+            cores.cores if cores else [p for p in peft.parameters() if p.requires_grad],
             lr=population.learning_rate,
             weight_decay=settings.weight_decay,
         ),

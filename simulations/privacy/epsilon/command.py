@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -23,54 +24,63 @@ if TYPE_CHECKING:
     from proper_model.settings import PrivacySettings, StageSettings
 
 PRESET = "calibrated"  # the only one that privacy covers whole (docs/method.md 1.12)
+_OF = "(default: the profile's, else "
+
+Data = Annotated[
+    str,
+    typer.Argument(
+        metavar="DATA",
+        help="Folder with OPPU's or LaMP's files, or 'demo' (also demo:rate, demo:text).",
+        show_default=False,
+    ),
+]
+Epsilons = Annotated[str, typer.Option(metavar="E,F", help="What is promised; inf: no noise.")]
+Everybody = Annotated[
+    int,
+    typer.Option("--people", min=10, metavar="N", help="Everybody: newcomers and pooled users."),
+]
+Newcomers = Annotated[
+    int, typer.Option(min=2, metavar="N", help="Of these, who never train and are judged on.")
+]
+MaxItems = Annotated[
+    int, typer.Option(min=12, metavar="N", help="Newest items of a person, at most.")
+]
+Crafted = Annotated[
+    int, typer.Option(min=10, max=5000, metavar="N", help="Users with crafted gradients, a seed.")
+]
+# How a step is taken; what is not given is the profile's, or the default.
+Delta = Annotated[float | None, typer.Option(help=f"Of every promise. {_OF}1e-5)")]
+Rate = Annotated[float | None, typer.Option(help=f"That a user takes part in a step. {_OF}0.5)")]
+Clip = Annotated[float | None, typer.Option(help=f"Most that a user adds to a step. {_OF}0.5)")]
+Steps = Annotated[str | None, typer.Option(metavar="S,T", help=f"Of stages 1, 2. {_OF}40,40)")]
+Items = Annotated[int | None, typer.Option(help=f"Of a user in a step, at most. {_OF}8)")]
+Core = Annotated[
+    bool | None,
+    typer.Option(
+        "--core/--no-core",
+        help=f"Train r x r numbers of each LoRA, or the factor B. {_OF}the core)",
+    ),
+]
 
 
 def epsilon(
-    data: Annotated[
-        str,
-        typer.Argument(
-            metavar="DATA",
-            help="Folder with OPPU's or LaMP's files, or 'demo' (also demo:rate, demo:text).",
-            show_default=False,
-        ),
-    ],
+    data: Data,
     out: Out,
     task: TaskOf = None,
     base: BaseOf = None,
     profile: ProfileOf = None,
-    epsilons: Annotated[
-        str, typer.Option(metavar="E,F", help="What is promised; inf: no noise.")
-    ] = "1,2,4,8,inf",
+    epsilons: Epsilons = "1,2,4,8,inf",
     seeds: Seeds = "0,1,2,3,4",
-    people: Annotated[
-        int, typer.Option(min=10, metavar="N", help="Everybody: newcomers and pooled users.")
-    ] = 144,
-    newcomers: Annotated[
-        int, typer.Option(min=2, metavar="N", help="Of these, who never train and are judged on.")
-    ] = 24,
-    max_items: Annotated[
-        int, typer.Option(min=12, metavar="N", help="Newest items of a person, at most.")
-    ] = 60,
-    delta: Annotated[float | None, typer.Option(help="(default: the profile's, else 1e-5)")] = None,
-    sampling_rate: Annotated[
-        float | None,
-        typer.Option(help="That a user takes part in a step. (default: the profile's, else 0.5)"),
-    ] = None,
-    clip: Annotated[
-        float | None,
-        typer.Option(help="Most that a user adds to a step. (default: the profile's, else 0.5)"),
-    ] = None,
-    steps: Annotated[
-        str | None,
-        typer.Option(metavar="S,T", help="Of stages 1, 2. (default: the profile's, else 40,40)"),
-    ] = None,
-    items_per_user: Annotated[
-        int | None,
-        typer.Option(help="Of a user in a step, at most. (default: the profile's, else 8)"),
-    ] = None,
-    canaries: Annotated[
-        int, typer.Option(min=10, max=5000, metavar="N", help="Crafted users a seed.")
-    ] = 400,
+    people: Everybody = 144,
+    newcomers: Newcomers = 24,
+    max_items: MaxItems = 60,
+    delta: Delta = None,
+    sampling_rate: Rate = None,
+    clip: Clip = None,
+    steps: Steps = None,
+    items_per_user: Items = None,
+    core: Core = None,
+    canaries: Crafted = 400,
     cache: Cache = None,
 ) -> None:
     """What user-level privacy of stages 1 and 2 costs newcomers, and what audits show of each epsilon.
@@ -79,36 +89,32 @@ def epsilon(
     trained again.
     """
     from proper_model.settings import preset
+    from simulations.privacy.epsilon.people import check_counts
     from simulations.privacy.epsilon.plan import Plan, plain, promises_of
     from simulations.privacy.epsilon.seeds import epsilon_of
     from simulations.privacy.membership.population import load_candidates
     from simulations.privacy.results.epsilon_show import leave_epsilon
 
-    drawn, settings, structure = numbers(seeds), profile_for(data, profile), preset(PRESET)
-    terms = _terms(settings, delta, sampling_rate, clip, steps, items_per_user)
-    promises, accountant = promises_of(_epsilons(epsilons), terms, structure)
+    drawn, asked, structure = numbers(seeds), profile_for(data, profile), preset(PRESET)
+    check_counts(people, newcomers)
+    first, second = _steps(steps)
+    terms = _terms(
+        asked,
+        delta=delta,
+        sampling_rate=sampling_rate,
+        clip_norm=clip,
+        population_steps=first,
+        group_steps=second,
+        items_per_user=items_per_user,
+        core=core,
+    )
+    promises, said = promises_of(_epsilons(epsilons), terms, structure)
+    settings, most = plain(asked), {"people": people, "max_items": max_items}
     with progress_bars() as show:
-        candidates = load_candidates(
-            data,
-            task,
-            base,
-            plain(settings),
-            bases=out / "bases",
-            people=people,
-            max_items=max_items,
-            progress=show,
-        )
-        plan = Plan(
-            candidates,
-            newcomers,
-            structure,
-            plain(settings),
-            promises,
-            terms.delta,
-            drawn,
-            canaries,
-            accountant,
-        )
+        how = {"bases": out / "bases", "progress": show, **most}
+        found = load_candidates(data, task, base, settings, **how)
+        kind = structure, settings, promises, terms.delta
+        plan = Plan(found, newcomers, *kind, drawn, canaries, said)
         result = epsilon_of(plan, out=out, cache=cache or out / "cache", progress=show)
     leave_epsilon(result, out)
 
@@ -126,17 +132,8 @@ def _epsilons(text: str) -> list[float]:
     return found
 
 
-def _terms(
-    settings: StageSettings,
-    delta: float | None,
-    sampling_rate: float | None,
-    clip: float | None,
-    steps: str | None,
-    items_per_user: int | None,
-) -> PrivacySettings:
+def _terms(settings: StageSettings, **asked: Any) -> PrivacySettings:
     """How a step is taken: what is asked for, else the profile's, else a default."""
-    from dataclasses import replace
-
     from proper_model.settings import PrivacySettings
 
     terms = settings.privacy or PrivacySettings(
@@ -146,20 +143,15 @@ def _terms(
         population_steps=40,
         group_steps=40,
         epsilon=1.0,  # stands in for what --epsilons says
+        core=True,
     )
-    first, second = _steps(steps) if steps else (terms.population_steps, terms.group_steps)
-    return replace(
-        terms,
-        delta=terms.delta if delta is None else delta,
-        sampling_rate=terms.sampling_rate if sampling_rate is None else sampling_rate,
-        clip_norm=terms.clip_norm if clip is None else clip,
-        population_steps=first,
-        group_steps=second,
-        items_per_user=terms.items_per_user if items_per_user is None else items_per_user,
-    )
+    return replace(terms, **{name: one for name, one in asked.items() if one is not None})
 
 
-def _steps(text: str) -> tuple[int, int]:
+def _steps(text: str | None) -> tuple[int | None, int | None]:
+    """Of stage 1 and of stage 2. Raises ConfigError."""
+    if text is None:
+        return None, None
     try:
         first, second = (int(part) for part in text.split(","))
     except ValueError:

@@ -43,8 +43,8 @@ NOTES = (
     "early stopping and people held back, and without those whose coin fell out",
     "people: an attacker with everybody's texts, the release and the public base; score: how much lower the "
     "release's loss is, under an embedding of the own items",
-    "crafted: the mechanism alone, with users whose gradients are one number of their own each; at inf it must "
-    "show all that so many canaries can, and a bound above the stated epsilon means that the mechanism is broken",
+    "crafted: the mechanism alone, with users whose gradients are one number of their own each; at inf nearly "
+    "all guesses must be right, and a bound above the stated epsilon means that the mechanism is broken",
     "bounds hold with 95%, over the coins of all seeds; 0 means that this audit saw nothing, not that there is "
     "nothing",
     "no setting was chosen by these people's results with a budget of its own: rates, clipping and steps are "

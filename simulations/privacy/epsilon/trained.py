@@ -97,7 +97,7 @@ class Outcome:
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> Outcome:
         """Raises KeyError, TypeError or ValueError for what is no row."""
-        found = {}
+        found: dict[str, Any] = {}
         for field in fields(cls):
             flags = field.name.endswith("inside")
             whole = field.name in ("newcomer", "candidate", "overfit_owner")

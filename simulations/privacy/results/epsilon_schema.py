@@ -69,6 +69,7 @@ class Terms(Strict):
     group_steps: int = Field(ge=1)
     items_per_user: int = Field(ge=1)
     freeze_a: bool
+    core: bool
 
 
 class EpsilonResult(SeededResult):
