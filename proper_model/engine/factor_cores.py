@@ -55,5 +55,5 @@ class FactorCores:
 def _orthogonal(b: Tensor, generator: torch.Generator) -> Tensor:
     drawn = torch.randn(b.shape, generator=generator, dtype=torch.float64)
     length = (b.shape[-2] / b.shape[-1]) ** 0.5
-    columns: Tensor = torch.linalg.qr(drawn).Q
-    return (columns * length).to(b)
+    columns: Tensor = (torch.linalg.qr(drawn).Q * length).to(b)
+    return columns

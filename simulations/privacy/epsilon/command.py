@@ -109,10 +109,18 @@ def epsilon(
         core=core,
     )
     promises, said = promises_of(_epsilons(epsilons), terms, structure)
-    settings, most = plain(asked), {"people": people, "max_items": max_items}
+    settings = plain(asked)
     with progress_bars() as show:
-        how = {"bases": out / "bases", "progress": show, **most}
-        found = load_candidates(data, task, base, settings, **how)
+        found = load_candidates(
+            data,
+            task,
+            base,
+            settings,
+            bases=out / "bases",
+            people=people,
+            max_items=max_items,
+            progress=show,
+        )
         kind = structure, settings, promises, terms.delta
         plan = Plan(found, newcomers, *kind, drawn, canaries, said)
         result = epsilon_of(plan, out=out, cache=cache or out / "cache", progress=show)
