@@ -97,16 +97,14 @@ def epsilon(
 
     drawn, asked, structure = numbers(seeds), profile_for(data, profile), preset(PRESET)
     check_counts(people, newcomers)
-    first, second = _steps(steps)
     terms = _terms(
         asked,
         delta=delta,
         sampling_rate=sampling_rate,
         clip_norm=clip,
-        population_steps=first,
-        group_steps=second,
         items_per_user=items_per_user,
         core=core,
+        **_steps(steps),
     )
     promises, said = promises_of(_epsilons(epsilons), terms, structure)
     settings = plain(asked)
@@ -156,12 +154,12 @@ def _terms(settings: StageSettings, **asked: Any) -> PrivacySettings:
     return replace(terms, **{name: one for name, one in asked.items() if one is not None})
 
 
-def _steps(text: str | None) -> tuple[int | None, int | None]:
-    """Of stage 1 and of stage 2. Raises ConfigError."""
+def _steps(text: str | None) -> dict[str, int]:
+    """Of stage 1 and of stage 2, by the names of the settings. Raises ConfigError."""
     if text is None:
-        return None, None
+        return {}
     try:
         first, second = (int(part) for part in text.split(","))
     except ValueError:
         raise ConfigError("--steps takes two numbers", hint="such as --steps 40,40") from None
-    return first, second
+    return {"population_steps": first, "group_steps": second}
