@@ -25,7 +25,7 @@ TEST_ENV := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 PYTEST = $(TEST_ENV) $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 .PHONY: help install accountant lock audit sbom base demo test test-full test-slowest pytest fuzz lint fix docs docs-site \
-  results result uncalibrated result-smollm2 tables seeds report privacy bench bench-results clean distclean
+  results result uncalibrated tables seeds smollm2 structures report privacy bench bench-results clean distclean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "%-16s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -149,19 +149,6 @@ result: $(STAMP)
 	  --seed $(lastword $(subst -, ,$(RUN))) $(CAPS) --threads 1 --out runs/$(DATA)-$(RUN) --resume
 	cp runs/$(DATA)-$(RUN)/results.json results/$(DATA)-$(RUN).json
 
-# One set over a real language model; everybody on a GPU: MACHINE=gpu CAPS=
-MACHINE ?= cpu
-SMOLLM2 := bases/SmolLM2-135M-Instruct-plain
-result-smollm2: DATA ?= personality_items
-result-smollm2: CAPS ?= --pooled-users 100 --users 40 --max-items 12
-result-smollm2: $(STAMP) ## SmolLM2-135M on DATA=personality_items; half an hour, MACHINE=gpu minutes
-	$(BIN)/proper base add SmolLM2-135M-Instruct --plain --out $(SMOLLM2)
-	$(BIN)/proper-sim run ../shared/data/$(DATA) --task profiles/tasks/$(DATA).toml \
-	  --base $(SMOLLM2) --profile smollm2-$(MACHINE) --preset calibrated $(CAPS) \
-	  --out runs/$(DATA)-smollm2-$(MACHINE) --resume
-	mkdir -p results/smollm2
-	cp runs/$(DATA)-smollm2-$(MACHINE)/results.json results/smollm2/$(DATA)-$(MACHINE).json
-
 # results/tables: many methods on the real sets; what is finished is not computed again. SETS="movie_ratings".
 SETS ?= movie_ratings personality_items politeness_ratings \
   news_categories news_headlines scholarly_titles
@@ -185,10 +172,11 @@ tables: $(STAMP) $(SETS:%=table-%) ## results/tables: methods on the real sets o
 	$(BIN)/proper-sim exp page results/tables/*.json --out runs/table1.html
 
 TABLES ?= results/tables
+TABLE_BASE ?= ../shared/models/mini-llama
 table-%: $(STAMP)
 	mkdir -p $(TABLES)
 	$(BIN)/proper-sim exp table1 ../shared/data/$* --task profiles/tasks/$*.toml \
-	  --base ../shared/models/mini-llama $(TABLE) $(TABLE_$*) --out runs/$(notdir $(TABLES))-$*
+	  --base $(TABLE_BASE) $(TABLE) $(TABLE_$*) --out runs/$(notdir $(TABLES))-$*
 	cp runs/$(notdir $(TABLES))-$*/table1.json $(TABLES)/$*.json
 
 # PROPER's own stages with three seeds: how far a difference goes with the training.
@@ -198,6 +186,34 @@ seeds: $(STAMP) ## results/seeds: three trainings of SEEDED=personality_items, f
 	  TABLE_personality_items="--rivals none --lengths 1,3,8" \
 	  TABLE_politeness_ratings="$(FEW) --rivals none --lengths 1,3,8" \
 	  TABLE_movie_ratings="$(FEW) --pooled-users 160 --max-items 24 --rivals none --lengths 1,3,8"
+
+# A real language model; everybody and whole histories on a GPU: MACHINE=gpu CAPS=
+MACHINE ?= cpu
+SMOLLM2 := bases/SmolLM2-135M-Instruct-plain
+CAPS ?= --pooled-users 100 --max-items 12
+smollm2: DATA ?= politeness_ratings
+smollm2: $(STAMP) ## results/smollm2: SmolLM2-135M on DATA=politeness_ratings; an hour, MACHINE=gpu minutes
+	test -d $(SMOLLM2) || $(BIN)/proper base add SmolLM2-135M-Instruct --plain --out $(SMOLLM2)
+	$(MAKE) table-$(DATA) TABLES=results/smollm2 TABLE_BASE=$(SMOLLM2) \
+	  TABLE_$(DATA)="--profile smollm2-$(MACHINE) $(CAPS) \
+	    --rivals majority,own-median,own-mean,item-offset,tfidf"
+
+# The paper's other tables and figures, on the statements; 300 of the pooled people and 100 test people.
+STRUCTURES := personality_items --task profiles/tasks/personality_items.toml \
+  --base ../shared/models/mini-llama --profile tiny --pooled-users 300 --users 100 --threads 1 \
+  --cache runs/structures/cache
+structures: $(STAMP) ## results/structures: presets, ablations, routing, numbers of experts; two hours
+	mkdir -p results/structures
+	$(BIN)/proper-sim exp table1 ../shared/data/$(STRUCTURES) --rivals none \
+	  --presets calibrated,default,device,paper,released --out runs/structures/table1
+	for name in table3 fig45; do \
+	  $(BIN)/proper-sim exp $$name ../shared/data/$(STRUCTURES) --out runs/structures/$$name; \
+	done
+	$(BIN)/proper-sim exp fig6-experts ../shared/data/$(STRUCTURES) --preset calibrated \
+	  --out runs/structures/fig6-experts
+	for name in table1 table3 fig45 fig6-experts; do \
+	  cp runs/structures/$$name/$$name.json results/structures/; \
+	done
 
 report: $(STAMP) ## the report of a finished run again; OUT=runs/demo
 	$(BIN)/proper-sim report $(OUT)

@@ -45,7 +45,8 @@ from simulations.privacy.memorization.prompts import METHODS, UNSEEN, seen_targe
 from simulations.privacy.memorization.recall import Recall, Target, exposures, model_target
 from simulations.privacy.memorization.seeds import Plan, canaries_of, prepared
 from simulations.privacy.results.canary_schema import read_canaries
-from simulations.privacy.results.canary_show import failed_controls, render, thing_table
+from simulations.privacy.results.canary_show import failed_controls, shown, thing_table
+from simulations.privacy.results.leaving import render
 from simulations.privacy.results.options import counts
 from simulations.privacy.statistics.exposure import CHANCE_BITS, chance_bits
 from simulations.privacy.statistics.shares import Control
@@ -286,7 +287,9 @@ def test_finished_seeds_are_kept_and_rows_say_what_was_found(
     assert server.pooled.greedy.high > 0
     assert not [line for line in failed_controls(again) if "word" in line or "cannot" in line]
     assert "16 times: 5.0 bits" in again.sentences[0] and "saw in clear 0%" in again.sentences[1]
-    assert len(thing_table(again).rows) == 2 and "What leaks: canaries" in render(again)
+    assert len(thing_table(again).rows) == 2 and "What leaks: canaries" in render(
+        again, shown(again)
+    )
     write_document(again, tmp_path / "canaries.json")
     assert thing_table(read_canaries(tmp_path / "canaries.json")) == thing_table(again)
     with pytest.raises(CheckpointError):

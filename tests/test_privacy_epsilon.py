@@ -29,7 +29,9 @@ from simulations.privacy.epsilon.trained import Outcome, Promise, Trainer
 from simulations.privacy.membership import targets
 from simulations.privacy.membership.population import Candidates
 from simulations.privacy.results.epsilon_schema import EpsilonResult, read_epsilon
-from simulations.privacy.results.epsilon_show import failed_controls, leave_epsilon, render
+from simulations.privacy.results.epsilon_show import failed_controls, leave_epsilon
+from simulations.privacy.results.epsilon_show import shown as show
+from simulations.privacy.results.leaving import render
 from simulations.privacy.statistics.one_run_audit import audit, even_plan
 from simulations.privacy.statistics.shares import ratio
 from simulations.synthetic import tiny_base
@@ -274,7 +276,7 @@ def test_a_promise_that_is_not_kept_and_a_swapped_truth_are_told(
     planted.swaps, planted.broken = False, True
     broken = run(a_plan(candidates), tmp_path / "broken")
     assert any("promise is broken" in line for line in failed_controls(broken))
-    assert "promise is broken" in render(broken)
+    assert "promise is broken" in render(broken, show(broken))
 
 
 def test_an_outcome_is_read_as_it_was_written() -> None:

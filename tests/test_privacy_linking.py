@@ -14,9 +14,10 @@ from simulations.outcome.environment import hardware
 from simulations.outcome.results import write_document
 from simulations.privacy.linkage.sentences import sentences
 from simulations.privacy.results.kept import digest_of, kept_seed
+from simulations.privacy.results.leaving import render
 from simulations.privacy.results.options import names, numbers
 from simulations.privacy.results.rates import RateResult, rated, read_rates, strongest
-from simulations.privacy.results.rates_show import failed_controls, render
+from simulations.privacy.results.rates_show import failed_controls, shown
 from simulations.privacy.statistics.linking import (
     groups_named,
     largest_share,
@@ -173,7 +174,9 @@ def test_a_finished_seed_is_kept_summed_up_and_shown(tmp_path: Path) -> None:
     assert row.pooled.n_owners == PEOPLE and row.rank is not None and row.rank.value == 3
     assert not failed_controls(result)
     assert "found the same person first" in result.sentences[0]
-    assert "&lt;nothing&gt;" in render(result) and "guessing 0.100" in render(result)
+    assert "&lt;nothing&gt;" in render(result, shown(result)) and "guessing 0.100" in render(
+        result, shown(result)
+    )
     assert strongest(result.attacks)["other-seed", "embedding"].control == "none"
     write_document(result, tmp_path / "linkage.json")
     assert read_rates(tmp_path / "linkage.json").attacks[0].ranked == 10

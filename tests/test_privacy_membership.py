@@ -25,6 +25,7 @@ from simulations.privacy.membership.population import (
 )
 from simulations.privacy.membership.seeds import Plan, membership, summarized
 from simulations.privacy.results import show
+from simulations.privacy.results.leaving import render
 from simulations.privacy.results.schema import MERGED, PUBLISHED, read_privacy
 from simulations.privacy.statistics.measures import Scored, auc, pooled, swapped
 from simulations.synthetic.people import make_synthetic
@@ -127,7 +128,7 @@ def test_a_finished_seed_is_not_trained_again_and_anothers_is_refused(
     assert by_control["negative"].pooled.low <= 0.5 <= by_control["negative"].pooled.high
     assert again.attacks[0].per_seed[:2] == first.attacks[0].per_seed
     assert not [line for line in show.failed_controls(again) if "not recognised" in line]
-    assert "whether a person was trained on" in show.render(again)
+    assert "whether a person was trained on" in render(again, show.shown(again))
     write_document(again, tmp_path / "membership.json")
     assert read_privacy(tmp_path / "membership.json").people == len(candidates.users)
     with pytest.raises(CheckpointError):
@@ -178,7 +179,7 @@ def test_a_protocol_that_is_judged_is_no_claim_about_a_release(candidates: Candi
     assert len(show.sentences(result)) == 1
     bias = show.protocol_bias(result)
     assert bias is not None and f"{result.attacks[3].pooled.auc - 0.5:+.3f}" in bias
-    assert bias in html.unescape(show.render(result))
+    assert bias in html.unescape(render(result, show.shown(result)))
     assert show.protocol_bias(summarized(plan(candidates, seeds=(0,)), [found[:1]])) is None
 
 

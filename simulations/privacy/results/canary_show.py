@@ -7,13 +7,14 @@ from pathlib import Path
 
 from client.terminal.tables import Table
 from simulations.privacy.results.canary_schema import CanaryResult, CanaryRow, RecordRow
-from simulations.privacy.results.leaving import COLOURS, leave, page
+from simulations.privacy.results.chart import Line, chart
+from simulations.privacy.results.leaving import Shown, leave
 from simulations.privacy.results.rates import Rate
 from simulations.privacy.results.rates_show import interval as rate
 from simulations.privacy.results.sentences import SIGNIFICANT
 from simulations.privacy.results.show import interval
 from simulations.privacy.statistics.shares import Control
-from simulations.reporting.figures import INK, Figure, drawing, inline
+from simulations.reporting.figures import Figure
 
 NONE = "–"
 
@@ -151,20 +152,14 @@ def label(row: CanaryRow) -> str:
 
 def figure(result: CanaryResult) -> Figure:
     """Every row's exposure with its interval, between guessing and the most there is."""
-    rows = result.canaries
-    with drawing(7.8, 0.9 + 0.2 * len(rows)) as (canvas, axes):
-        for place, row in enumerate(reversed(rows)):
-            colour, found = COLOURS[row.control], row.pooled.against_public
-            axes.plot([found.low, found.high], [place, place], color=colour, linewidth=2)
-            axes.plot([found.value], [place], marker="o", color=colour, markersize=4)
-        axes.axvline(result.guessing, color=INK, linewidth=0.8, linestyle=":")
-        axes.set_yticks(range(len(rows)), [label(row) for row in reversed(rows)], fontsize=7)
-        axes.set_xlim(-0.1, result.most + 0.1)
-        axes.set_xlabel(
-            "exposure in bits (dotted: guessing; orange: must be exposed, grey: must not)"
-        )
-        said = "; ".join(f"{label(row)}: {rate(row.pooled.against_public)}" for row in rows)
-        return inline(canvas, "exposure", "Exposure", f"Exposure in bits, with intervals. {said}.")
+    lines = [
+        Line(label(row), row.control, row.pooled.against_public, result.guessing)
+        for row in result.canaries
+    ]
+    limits = (-0.1, result.most + 0.1)
+    return chart(
+        lines, key="exposure", title="Exposure", measure="exposure in bits", limits=limits
+    )
 
 
 def percent(found: Rate) -> str:
@@ -177,25 +172,18 @@ def tables_of(result: CanaryResult) -> list[Table]:
     return [thing_table(result), canary_table(result), record_table(result)]
 
 
-def render(result: CanaryResult) -> str:
-    """The page as text."""
-    return page(
-        "canaries.html.j2",
-        result=result,
+def shown(result: CanaryResult) -> Shown:
+    """What is shown of it."""
+    return Shown(
         title=title(result),
+        template="canaries.html.j2",
         tables=tables_of(result),
         figure=figure(result),
+        sentences=result.sentences,
         failed=failed_controls(result),
     )
 
 
 def leave_canaries(result: CanaryResult, out: Path) -> None:
     """Write OUT/canaries.json, .md and .html, and print a row a thing, sentences and failed controls."""
-    leave(
-        result,
-        out / f"{result.experiment}.json",
-        tables=tables_of(result),
-        html=render(result),
-        said=result.sentences,
-        failed=failed_controls(result),
-    )
+    leave(result, out / f"{result.experiment}.json", shown(result))

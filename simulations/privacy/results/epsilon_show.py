@@ -7,7 +7,7 @@ from pathlib import Path
 
 from client.terminal.tables import Table
 from simulations.privacy.results.epsilon_schema import Bound, EpsilonResult, EpsilonRow
-from simulations.privacy.results.leaving import leave, page
+from simulations.privacy.results.leaving import Shown, leave
 from simulations.privacy.results.rates_show import interval as rate
 from simulations.privacy.results.show import interval
 from simulations.reporting.figures import BLUE, GREEN, GREY, INK, ORANGE, Figure, drawing, inline
@@ -135,28 +135,24 @@ def _bound_words(row: EpsilonRow) -> str:
     return f"{row.thing}: people {_shown(row.pooled.people)}{made}"
 
 
-def render(result: EpsilonResult) -> str:
-    """The page as text."""
-    return page(
-        "epsilon.html.j2",
-        result=result,
+def shown(result: EpsilonResult) -> Shown:
+    """What is shown of it."""
+    return Shown(
         title=title(result),
-        table=curve_table(result),
-        figures=[curve(result), bounds(result)],
-        negative=interval(result.negative),
-        positive=interval(result.positive),
-        public=rate(result.public),
+        template="epsilon.html.j2",
+        tables=[curve_table(result)],
+        figure=curve(result),
+        sentences=result.sentences,
         failed=failed_controls(result),
+        more={
+            "bounds": bounds(result),
+            "negative": interval(result.negative),
+            "positive": interval(result.positive),
+            "public": rate(result.public),
+        },
     )
 
 
 def leave_epsilon(result: EpsilonResult, out: Path) -> None:
     """Write OUT/epsilon.json, .md and .html, and print table, sentences and failed controls."""
-    leave(
-        result,
-        out / f"{result.experiment}.json",
-        tables=[curve_table(result)],
-        html=render(result),
-        said=result.sentences,
-        failed=failed_controls(result),
-    )
+    leave(result, out / f"{result.experiment}.json", shown(result))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from proper_model.storage.files import storage_errors, write_atomic
 from simulations.outcome.results import write_document
 from simulations.privacy.results.seeded import SeededResult
 from simulations.privacy.statistics.shares import Control
-from simulations.reporting.figures import BLUE, GREY, ORANGE
+from simulations.reporting.figures import BLUE, GREY, ORANGE, Figure
 from simulations.reporting.report import TEMPLATES as SHARED_TEMPLATES
 from simulations.reporting.report import page_environment
 
@@ -20,34 +21,47 @@ TEMPLATES = Path(__file__).resolve().parent / "templates"
 COLOURS: Mapping[Control, str] = {"none": BLUE, "positive": ORANGE, "negative": GREY}
 
 
-def page(template: str, **content: Any) -> str:
-    """A page of one of our templates as text."""
-    return page_environment(TEMPLATES, SHARED_TEMPLATES).get_template(template).render(**content)
+@dataclass(frozen=True)
+class Shown:
+    """What is shown of a result, on its page and on the terminal.
+
+    Attributes:
+        title: what was attacked, in one line.
+        template: of the page, one that extends `attack.html.j2`.
+        sentences: for a record of processing.
+        failed: controls that did not do what they must.
+        more: what else the template needs, by name.
+    """
+
+    title: str
+    template: str
+    tables: Sequence[Table]
+    figure: Figure
+    sentences: Sequence[str]
+    failed: Sequence[str]
+    more: Mapping[str, Any] = field(default_factory=dict)
+
+
+def render(result: SeededResult, shown: Shown) -> str:
+    """The page as text."""
+    template = page_environment(TEMPLATES, SHARED_TEMPLATES).get_template(shown.template)
+    own = {part.name: getattr(shown, part.name) for part in fields(shown) if part.name != "more"}
+    return template.render(result=result, **own, **shown.more)
 
 
 def leave(
-    result: SeededResult,
-    path: Path,
-    *,
-    tables: Sequence[Table],
-    html: str,
-    said: Sequence[str],
-    failed: Sequence[str],
+    result: SeededResult, path: Path, shown: Shown, *, also_said: Sequence[str] = ()
 ) -> None:
-    """Write `path` (.json), and beside it tables (.md) and page (.html); print the first table and sentences.
-
-    Args:
-        failed: controls that did not do what they must.
-    """
+    """Write `path` (.json), and beside it tables (.md) and page (.html); print the first table and sentences."""
     with storage_errors(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_document(result, path)
-        markdown = "\n\n".join(map(to_markdown, tables)) + "\n"
+        markdown = "\n\n".join(map(to_markdown, shown.tables)) + "\n"
         write_atomic(path.with_suffix(".md"), markdown.encode())
-        write_atomic(path.with_suffix(".html"), html.encode())
-    print_table(tables[0])
-    for line in said:
+        write_atomic(path.with_suffix(".html"), render(result, shown).encode())
+    print_table(shown.tables[0])
+    for line in (*shown.sentences, *also_said):
         print_line(line)
-    for line in failed:
+    for line in shown.failed:
         say(f"warning: {line}")
     say(f"result: {path}, page: {path.stem}.html")

@@ -6,10 +6,11 @@ import math
 from pathlib import Path
 
 from client.terminal.tables import Table
-from simulations.privacy.results.leaving import COLOURS, leave, page
+from simulations.privacy.results.chart import Line, chart
+from simulations.privacy.results.leaving import Shown, leave
 from simulations.privacy.results.rates import Rate, Rated, RateResult
 from simulations.privacy.results.sentences import SIGNIFICANT
-from simulations.reporting.figures import INK, Figure, drawing, inline
+from simulations.reporting.figures import Figure
 
 
 def title(result: RateResult) -> str:
@@ -90,23 +91,9 @@ def failed_controls(result: RateResult) -> list[str]:
 
 def figure(result: RateResult) -> Figure:
     """Every attack's and control's success with its interval, beside what guessing reaches."""
-    rows = result.attacks
-    with drawing(7.8, 0.9 + 0.2 * len(rows)) as (canvas, axes):
-        for place, row in enumerate(reversed(rows)):
-            colour, found = COLOURS[row.control], row.pooled
-            axes.plot([found.low, found.high], [place, place], color=colour, linewidth=2)
-            axes.plot([found.value], [place], marker="o", color=colour, markersize=4)
-            axes.plot([row.chance], [place], marker="|", color=INK, markersize=6)
-        axes.set_yticks(range(len(rows)), [_label(row) for row in reversed(rows)], fontsize=7)
-        axes.set_xlim(-0.02, 1.02)
-        axes.set_xlabel(
-            "success (bar: guessing; blue: attack, orange: must succeed, grey: must not)"
-        )
-        said = "; ".join(
-            f"{_label(row)}: {interval(row.pooled)}, guessing {row.chance:.3f}" for row in rows
-        )
-        name = result.experiment.capitalize()
-        return inline(canvas, "rates", name, f"{name}: success with intervals. {said}.")
+    lines = [Line(_label(row), row.control, row.pooled, row.chance) for row in result.attacks]
+    title = result.experiment.capitalize()
+    return chart(lines, key="rates", title=title, measure="success", limits=(-0.02, 1.02))
 
 
 def _label(row: Rated) -> str:
@@ -114,25 +101,18 @@ def _label(row: Rated) -> str:
     return f"{row.scope}: {row.thing}, {row.attack}{control}"
 
 
-def render(result: RateResult) -> str:
-    """The page as text."""
-    return page(
-        "rates.html.j2",
-        result=result,
+def shown(result: RateResult) -> Shown:
+    """What is shown of it."""
+    return Shown(
         title=title(result),
-        table=rate_table(result),
+        template="rates.html.j2",
+        tables=[rate_table(result)],
         figure=figure(result),
+        sentences=result.sentences,
         failed=failed_controls(result),
     )
 
 
 def leave_rates(result: RateResult, out: Path) -> None:
     """Write OUT/EXPERIMENT.json, .md and .html, and print table, sentences and failed controls."""
-    leave(
-        result,
-        out / f"{result.experiment}.json",
-        tables=[rate_table(result)],
-        html=render(result),
-        said=result.sentences,
-        failed=failed_controls(result),
-    )
+    leave(result, out / f"{result.experiment}.json", shown(result))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from client.terminal.tables import Table
 from proper_model.evaluation import holm
-from simulations.privacy.results.leaving import COLOURS, leave, page
+from simulations.privacy.results.leaving import COLOURS, Shown, leave
 from simulations.privacy.results.schema import (
     MERGED,
     PUBLISHED,
@@ -135,28 +135,21 @@ def figure(result: PrivacyResult) -> Figure:
         return inline(canvas, "auc", "Membership", f"AUC of membership, with intervals. {said}.")
 
 
-def render(result: PrivacyResult) -> str:
-    """The page as text."""
-    return page(
-        "privacy.html.j2",
-        result=result,
+def shown(result: PrivacyResult) -> Shown:
+    """What is shown of it."""
+    return Shown(
         title=title(result),
-        table=advantage_table(result),
+        template="membership.html.j2",
+        tables=[advantage_table(result)],
         figure=figure(result),
         sentences=sentences(result),
         failed=failed_controls(result),
-        bias=protocol_bias(result),
+        more={"bias": protocol_bias(result)},
     )
 
 
 def leave_membership(result: PrivacyResult, out: Path) -> None:
     """Write OUT/membership.json, .md and .html, and print table, sentences and failed controls."""
     bias = protocol_bias(result)
-    leave(
-        result,
-        out / f"{result.experiment}.json",
-        tables=[advantage_table(result)],
-        html=render(result),
-        said=[*sentences(result), *([] if bias is None else [bias])],
-        failed=failed_controls(result),
-    )
+    path = out / f"{result.experiment}.json"
+    leave(result, path, shown(result), also_said=[] if bias is None else [bias])
