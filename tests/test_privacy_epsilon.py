@@ -256,7 +256,9 @@ def test_the_page_and_the_sentences_say_what_was_found(
     again = read_epsilon(tmp_path / "epsilon.json")
     assert again.sentences == result.sentences
     assert [row.thing for row in again.rows] == [row.thing for row in result.rows]
-    assert again.rows[0].pooled.gain.value == pytest.approx(result.rows[0].pooled.gain.value)
+    assert again.rows[0].pooled.gain.value == pytest.approx(
+        result.rows[0].pooled.gain.value, abs=1e-5
+    )
     assert "epsilon 2, delta 1e-05" in result.sentences[0]
     assert "25% of what they take off without privacy" in result.sentences[0]
     assert "promises nothing" in result.sentences[1] and "without privacy" in result.sentences[2]
@@ -373,7 +375,7 @@ def test_from_people_to_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(targets, "LEAST_OVERFIT_EPOCHS", 20)
     monkeypatch.setattr(trained, "CONTROL_PEOPLE", 4)
     words = ["privacy", "epsilon", "demo", "--out", str(tmp_path), "--epsilons", "inf"]
-    words += ["--people", "36", "--newcomers", "4", "--seeds", "0", "--steps", "3,1"]
+    words += ["--people", "24", "--newcomers", "2", "--seeds", "0", "--steps", "3,1"]
     words += ["--canaries", "40", "--items-per-user", "2", "--max-items", "12"]
     assert run_cli(words) == 0
     result = read_epsilon(tmp_path / "epsilon.json")
