@@ -179,13 +179,14 @@ table-%: $(STAMP)
 	  --base $(TABLE_BASE) $(TABLE) $(TABLE_$*) --out runs/$(notdir $(TABLES))-$*
 	cp runs/$(notdir $(TABLES))-$*/table1.json $(TABLES)/$*.json
 
-# PROPER's own stages with three seeds: how far a difference goes with the training.
-SEEDED ?= personality_items
-seeds: $(STAMP) ## results/seeds: three trainings of SEEDED=personality_items, for the same people; two hours
-	$(MAKE) $(SEEDED:%=table-%) TABLES=results/seeds TABLE="$(TABLE) --seeds 0,1,2" \
-	  TABLE_personality_items="--rivals none --lengths 1,3,8" \
-	  TABLE_politeness_ratings="$(FEW) --rivals none --lengths 1,3,8" \
-	  TABLE_movie_ratings="$(FEW) --pooled-users 160 --max-items 24 --rivals none --lengths 1,3,8"
+# PROPER's own stages trained several times: how far a difference goes with the training.
+SEEDED ?= personality_items movie_ratings politeness_ratings
+AGAIN := --rivals none --lengths 1,3,8 --seeds
+seeds: $(STAMP) ## results/seeds: trainings of SEEDED=personality_items with other seeds, for the same people; hours
+	$(MAKE) $(SEEDED:%=table-%) TABLES=results/seeds \
+	  TABLE_personality_items="$(AGAIN) 0,1,2" \
+	  TABLE_politeness_ratings="$(FEW) $(AGAIN) 0,1" \
+	  TABLE_movie_ratings="$(FEW) --pooled-users 160 --max-items 24 $(AGAIN) 0,1,2"
 
 # A real language model; everybody and whole histories on a GPU: MACHINE=gpu CAPS=
 MACHINE ?= cpu

@@ -226,6 +226,12 @@ def test_the_brief_tables_hold_means_differences_and_lengths_of_every_set() -> N
     )
 
 
+def test_sets_over_several_bases_name_them() -> None:
+    differences = brief_tables([by_hand(), by_hand(base="another")])[1]
+    own = f"movie_ratings (4 people, 2 seeds, {by_hand().base})"
+    assert [row[0] for row in differences.rows] == [own, own.replace(by_hand().base, "another")]
+
+
 def test_sets_of_another_kind_have_means_of_their_own() -> None:
     numbers = MetricSummary(**summary((0.5, 0.7, 0.5, 0.7)))
     rows = {

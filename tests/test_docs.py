@@ -537,20 +537,43 @@ def test_what_the_pages_say_of_news_and_titles_holds(repository: Path) -> None:
     assert gains_by_length(titles, "oppu-mlp") == {1: 0, 3: 0, 8: 0, 20: -1}
 
 
-def test_what_the_results_page_says_of_three_trainings_holds(repository: Path) -> None:
-    table = json.loads((repository / "results/tables/personality_items.json").read_text())
-    seeds = json.loads((repository / "results/seeds/personality_items.json").read_text())
+def by_seed(table: dict[str, Any], a: str, b: str, metric: str) -> list[float]:
+    """The difference of two methods, training by training."""
+    (row,) = (r for r in table["comparisons"] if (r["a"], r["b"], r["metric"]) == (a, b, metric))
+    return row["by_seed"]
+
+
+def test_what_the_results_page_says_of_several_trainings_holds(repository: Path) -> None:
+    def read(folder: str, name: str) -> dict[str, Any]:
+        return json.loads((repository / f"results/{folder}/{name}.json").read_text())
+
+    table, seeds = (read(folder, "personality_items") for folder in ("tables", "seeds"))
     assert (seeds["seeds"], seeds["users"]) == ([0, 1, 2], table["users"])
     one, three = compared(table), compared(seeds)
     for metric in ("nll", "mae_expected"):
         for pair in (("stage2", "stage1"), ("stage3", "stage1"), ("stage3", "oppu-mlp")):
             assert one[*pair, metric] == three[*pair, metric] == 1
-    (row,) = (
-        row
-        for row in seeds["comparisons"]
-        if (row["a"], row["b"], row["metric"]) == ("stage3", "oppu-mlp", "nll")
-    )
-    assert len(row["by_seed"]) == 3 and max(row["by_seed"]) < 0
+    differences = by_seed(seeds, "stage3", "oppu-mlp", "nll")
+    assert len(differences) == 3 and max(differences) < 0
+
+    films = read("seeds", "movie_ratings")
+    assert films["seeds"] == [0, 1, 2]
+    for metric in ("nll", "mae_expected"):
+        assert max(by_seed(films, "stage3", "stage1", metric)) < 0
+    verdicts = compared(films)
+    assert [verdicts["stage3", "oppu-mlp", m] for m in ("nll", "mae_expected")] == [1, 0]
+    low, *others = sorted(by_seed(films, "stage3", "oppu-mlp", "nll"))
+    assert low < -0.05 and len(others) == 2 and 0 < min(others) and max(others) < 0.02
+    assert gains_by_length(films, "oppu-mlp") == {1: -1, 3: 0, 8: 0}
+    assert gains_by_length(read("tables", "movie_ratings"), "oppu-mlp") == {1: -1, 3: -1, 8: -1}
+
+    requests = read("seeds", "politeness_ratings")
+    assert requests["seeds"] == [0, 1]
+    verdicts = compared(requests)
+    for metric in ("nll", "mae_expected"):
+        of = [verdicts["stage3", b, metric] for b in ("stage1", "stage2", "oppu-mlp")]
+        assert of == [1, 1, 0]
+    assert gains_by_length(requests, "oppu-mlp") == {1: 0, 3: 0, 8: -1}
 
 
 def test_what_the_results_page_says_of_a_real_language_model_holds(repository: Path) -> None:

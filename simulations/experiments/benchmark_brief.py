@@ -58,11 +58,11 @@ def _means(metrics: Sequence[str], results: Sequence[BenchmarkResult]) -> Table:
 def brief_differences(results: Sequence[BenchmarkResult]) -> Table:
     """A row a set and metric, a column a claim."""
     rows = []
-    for result in results:
+    for result, named in zip(results, _sets(results), strict=True):
         found = {(row.a, row.b, row.metric): row for row in result.comparisons}
         for metric in main_metrics(metrics_of(result)):
             cells = (_difference(found.get((a, b, metric))) for a, b in CLAIMS)
-            rows.append((_people(result), _direction(metric), *cells))
+            rows.append((named, _direction(metric), *cells))
     header = ("set", "metric", *(f"{a} − {b}" for a, b in CLAIMS))
     return Table(f"Differences, paired by person ({HOW})", header, tuple(rows), labels=2)
 
@@ -72,12 +72,12 @@ def brief_lengths(results: Sequence[BenchmarkResult]) -> Table:
     cut = [[point for point in result.lengths if point.cut] for result in results]
     counts = sorted({point.items for points in cut for point in points})
     rows = []
-    for result, points in zip(results, cut, strict=True):
+    for named, points in zip(_sets(results), cut, strict=True):
         for a, b in BY_LENGTH:
             own = {p.items: p for p in points if (p.a, p.b, p.metric) == (a, b, LOSS)}
             if own:
                 cells = (_difference(own.get(count)) for count in counts)
-                rows.append((_people(result), f"{a} − {b}", *cells))
+                rows.append((named, f"{a} − {b}", *cells))
     header = ("set", f"difference in {_direction(LOSS)}", *(f"n = {count}" for count in counts))
     return Table(f"Histories cut to the newest items ({HOW})", header, tuple(rows), labels=2)
 
@@ -105,9 +105,15 @@ def cost_table(results: Sequence[BenchmarkResult]) -> Table:
     return Table(title, (*header, _direction(LOSS)), tuple(rows), labels=2)
 
 
-def _people(result: BenchmarkResult) -> str:
-    seeds = f", {len(result.seeds)} seeds" if len(result.seeds) > 1 else ""
-    return f"{result.task} ({result.users} people{seeds})"
+def _sets(results: Sequence[BenchmarkResult]) -> list[str]:
+    """What every result is about: task and people, trainings and base where they are not the same."""
+    several_bases = len({result.base for result in results}) > 1
+    named = []
+    for result in results:
+        seeds = f", {len(result.seeds)} seeds" if len(result.seeds) > 1 else ""
+        base = f", {result.base}" if several_bases else ""
+        named.append(f"{result.task} ({result.users} people{seeds}{base})")
+    return named
 
 
 def _direction(metric: str) -> str:
