@@ -24,7 +24,7 @@ export DO_NOT_TRACK := 1
 TEST_ENV := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 PYTEST = $(TEST_ENV) $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: help install lock audit sbom base demo test test-full test-slowest pytest fuzz lint fix docs docs-site \
+.PHONY: help install accountant lock audit sbom base demo test test-full test-slowest pytest fuzz lint fix docs docs-site \
   results result uncalibrated tables seeds smollm2 structures report privacy bench bench-results clean distclean
 
 help: ## this list
@@ -58,6 +58,16 @@ $(STAMP): pyproject.toml constraints.txt constraints-cuda.txt
 	! $(BIN)/python -c $(WANTS_CUDA) || $(HASHED) -r constraints-cuda.txt
 	$(PIP) --no-build-isolation -e .
 	$(BIN)/pip check
+	@touch $@
+
+# dp-accounting, in an environment of its own below .venv: profiles with a table [privacy] need it.
+ACCOUNTANT := $(VENV)/accountant
+accountant: $(ACCOUNTANT)/.installed ## what user-level privacy comes to: constraints-privacy.txt, by hash
+$(ACCOUNTANT)/.installed: constraints-privacy.txt | $(STAMP)
+	test -x $(ACCOUNTANT)/bin/python || $(PYTHON) -m venv $(ACCOUNTANT)
+	$(ACCOUNTANT)/bin/python -m pip install --progress-bar off --disable-pip-version-check --no-deps \
+	  --require-hashes --only-binary :all: -r constraints-privacy.txt
+	$(ACCOUNTANT)/bin/python -m pip check
 	@touch $@
 
 # New versions: make lock LOCK=--upgrade. Another build of torch: LOCK="--wheel FILE".

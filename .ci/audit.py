@@ -18,7 +18,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-from pins import PINNED, PINNED_CUDA, declared, read_pins
+from pins import PINNED, PINNED_CUDA, PINNED_PRIVACY, declared, read_pins
 
 SNAPSHOT = Path(__file__).with_name("advisories.json")
 
@@ -107,10 +107,12 @@ def main() -> None:
     """Print what was looked at and what was found."""
     snapshot = json.loads(SNAPSHOT.read_text())["snapshot"]
     advisories = read_advisories()
-    pins = (read_pins(PINNED) | read_pins(PINNED_CUDA)).values()
+    pins = [
+        pin for path in (PINNED, PINNED_CUDA, PINNED_PRIVACY) for pin in read_pins(path).values()
+    ]
     versions = [(pin.name, pin.version) for pin in pins]
     here = installed()
-    requirements = declared()
+    requirements = [*declared(), *declared(apart=True)]
     listed = set(findings(advisories, versions, requirements))
     strays = set(findings(advisories, here, [])) - listed
     found = [

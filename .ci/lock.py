@@ -1,4 +1,4 @@
-"""Write constraints.txt and constraints-cuda.txt: every distribution, its version, its hashes.
+"""Write constraints.txt, -cuda and -privacy: every distribution, its version, its hashes.
 
     python .ci/lock.py [--upgrade] [--wheel FILE]...
 
@@ -9,7 +9,7 @@ archive where there is no wheel at all. Versions stay as they are unless pyproje
 torch is built twice under one version: for CPUs alone, by PyTorch's own index, and with CUDA, by
 the package index. `--wheel FILE` adds the hash of a build that the package index does not have;
 hashes of an unchanged torch stay from one time to the next. What only the CUDA build needs goes
-into the second file.
+into the second file. The accountant of privacy has an environment of its own and so the third.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name, parse_wheel_filename
 from packaging.version import Version
 
-from pins import PINNED, PINNED_CUDA, ROOT, Pin, declared, read_pins
+from pins import APART, PINNED, PINNED_CUDA, PINNED_PRIVACY, ROOT, Pin, declared, read_pins
 
 MINORS = (11, 12, 13)
 PURE = ("py3", "py2.py3", *(f"py3{minor}" for minor in MINORS))
@@ -48,12 +48,15 @@ HEAD = """\
 HEAD_CUDA = """\
 # What torch's CUDA build loads, installed after constraints.txt where that build was taken.
 """
+HEAD_PRIVACY = """\
+# The accountant of user-level privacy and what it needs, for an environment of its own: `make accountant`.
+"""
 
 
-def still_allowed(known: dict[str, Pin]) -> dict[str, Pin]:
+def still_allowed(known: dict[str, Pin], *, apart: bool = False) -> dict[str, Pin]:
     """The pins that pyproject.toml has not excluded since they were written."""
     asked: dict[str, SpecifierSet] = {}
-    for requirement in declared():
+    for requirement in declared(apart=apart):
         name = canonicalize_name(requirement.name)
         asked[name] = asked.get(name, SpecifierSet()) & requirement.specifier
     return {
@@ -63,14 +66,19 @@ def still_allowed(known: dict[str, Pin]) -> dict[str, Pin]:
     }
 
 
-def resolve(previous: dict[str, Pin]) -> list[dict[str, Any]]:
+def resolve(previous: dict[str, Pin], *, apart: bool = False) -> list[dict[str, Any]]:
     """uv's answer for every system, as the packages of a pylock.toml (PEP 751)."""
     with tempfile.TemporaryDirectory() as folder:
+        source = ["pyproject.toml", "--extra", "dev"]
+        if apart:
+            asked = Path(folder) / f"{APART}.in"
+            asked.write_text("".join(f"{requirement}\n" for requirement in declared(apart=True)))
+            source = [str(asked), "--fork-strategy", "fewest"]  # one version for all interpreters
         constraints, lock = Path(folder) / "constraints.txt", Path(folder) / "pylock.toml"
         constraints.write_text("".join(f"{p.name}=={p.version}\n" for p in previous.values()))
         subprocess.run(
             [
-                *(sys.executable, "-m", "uv", "pip", "compile", "pyproject.toml", "--extra", "dev"),
+                *(sys.executable, "-m", "uv", "pip", "compile", *source),
                 *("--universal", "--python-version", "3.11", "--no-config", "--quiet"),
                 *("--constraint", str(constraints), "--format", "pylock.toml", "-o", str(lock)),
             ],
@@ -150,6 +158,15 @@ def with_builds(pin: Pin, previous: Pin | None, wheels: list[Path]) -> Pin:
     return Pin(pin.name, pin.version, tuple(sorted(hashes)))
 
 
+def write_apart(*, upgrade: bool) -> None:
+    """Write the accountant's pins."""
+    known = read_pins(PINNED_PRIVACY) if PINNED_PRIVACY.exists() else {}
+    packages = resolve({} if upgrade else still_allowed(known, apart=True), apart=True)
+    pins = sorted((pin_of(p) for p in packages if is_needed(p)), key=lambda pin: pin.name)
+    PINNED_PRIVACY.write_text(HEAD_PRIVACY + "".join(map(str, pins)))
+    print(f"{PINNED_PRIVACY.name}: {len(pins)} distributions")
+
+
 def main() -> None:
     """Resolve, choose the files, write both."""
     parser = argparse.ArgumentParser(description="Pin every dependency with its hashes.")
@@ -157,6 +174,7 @@ def main() -> None:
     parser.add_argument("--wheel", type=Path, action="append", default=[], help="a build of torch")
     options = parser.parse_args()
     known = read_pins(PINNED) | read_pins(PINNED_CUDA)
+    write_apart(upgrade=options.upgrade)
     packages = [p for p in resolve({} if options.upgrade else still_allowed(known)) if is_needed(p)]
     pins = [pin_of(package) for package in packages]
     for path, head, cuda in ((PINNED, HEAD, False), (PINNED_CUDA, HEAD_CUDA, True)):

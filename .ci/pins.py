@@ -1,7 +1,9 @@
-"""The pinned set: constraints.txt and what a CUDA build of torch needs besides.
+"""The pinned set: constraints.txt, what a CUDA build of torch needs besides, and the accountant's.
+
+The extra `privacy` is installed in an environment of its own, so its pins stand apart.
 
 One requirement a line, `NAME==VERSION`, followed by the SHA-256 of every file that may be installed
-for it. Both are requirement files of pip's; nothing else may stand in them.
+for it. All are requirement files of pip's; nothing else may stand in them.
 """
 
 from __future__ import annotations
@@ -18,6 +20,8 @@ from packaging.version import Version
 ROOT = Path(__file__).resolve().parent.parent
 PINNED = ROOT / "constraints.txt"
 PINNED_CUDA = ROOT / "constraints-cuda.txt"
+PINNED_PRIVACY = ROOT / "constraints-privacy.txt"
+APART = "privacy"  # the extra of PINNED_PRIVACY
 _PIN = re.compile(
     r"^(?P<name>[A-Za-z0-9._-]+)==(?P<version>[A-Za-z0-9.]+)(?P<hashes>(?: \\\n    --hash=sha256:[0-9a-f]{64})+)\n",
     re.MULTILINE,
@@ -57,14 +61,20 @@ def read_pins(path: Path) -> dict[str, Pin]:
     return pins
 
 
-def declared(root: Path = ROOT) -> list[Requirement]:
-    """What pyproject.toml asks for: to build, to run, and in every extra but our own."""
+def declared(root: Path = ROOT, *, apart: bool = False) -> list[Requirement]:
+    """What pyproject.toml asks for: to build, to run, and in every extra but our own.
+
+    `apart`: of the extra that has an environment of its own, which is in no other answer.
+    """
     content = tomllib.loads((root / "pyproject.toml").read_text())
     project = content["project"]
+    extras = project["optional-dependencies"]
+    if apart:
+        return [Requirement(line) for line in extras[APART]]
     lines = [
         *content["build-system"]["requires"],
         *project["dependencies"],
-        *(line for extra in project["optional-dependencies"].values() for line in extra),
+        *(line for name, extra in extras.items() if name != APART for line in extra),
     ]
     requirements = [Requirement(line) for line in lines]
     return [requirement for requirement in requirements if requirement.name != project["name"]]

@@ -29,7 +29,17 @@ FIT_SETTINGS = (
 )
 # Settings that are no part of stage 1: a name changes nothing, and only later stages, or devices
 # alone, read the others.
-NOT_IN_STAGE_1 = ("name", "base_weights", "retrieval_tokens")
+NOT_IN_STAGE_1 = ("name", "base_weights", "retrieval_tokens", "privacy")
+# What a private step follows from; delta and epsilon only said how much noise there is to be.
+PRIVATE_SETTINGS = (
+    "noise_multiplier",
+    "sampling_rate",
+    "clip_norm",
+    "items_per_user",
+    "freeze_a",
+    "core",
+    "reproducible",
+)
 NOT_IN_STAGE_2 = ("name", "user_routing", "detach_lora_router", "private_lora_router")
 # What a common start follows from, of the calibration's settings.
 START_SETTINGS = ("learning_rates", "start_rounds", "start_epochs")
@@ -58,6 +68,7 @@ class PhaseInputs:
     def population_key(self) -> Key:
         """Stage 1. The cap on items counts too, as histories may be trained on."""
         return {
+            **self._privacy("population_steps"),
             "version": TRAINING_VERSION,
             "base": self.base,
             "data": self.data,
@@ -73,11 +84,19 @@ class PhaseInputs:
             "cap": self.settings.group.max_items_per_user,
         }
 
+    def _privacy(self, *steps: str) -> Key:
+        """Nothing where training is not private."""
+        if self.settings.privacy is None:
+            return {}
+        own = to_mapping(self.settings.privacy)
+        return {"privacy": {name: own[name] for name in (*PRIVATE_SETTINGS, *steps)}}
+
     def group_key(self) -> Key:
         """Stage 2: experts, user-aware routers and embeddings, over the merged base."""
         user = to_mapping(self.settings.user)
         return {
             **self.population_key(),
+            **self._privacy("population_steps", "group_steps"),
             "grouped": self.grouped,
             "base_weights": str(self.settings.base_weights),
             "group": to_mapping(self.settings.group),

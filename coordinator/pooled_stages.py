@@ -32,6 +32,7 @@ from coordinator.phase_checks import (
 )
 from coordinator.phase_keys import PhaseInputs
 from coordinator.phase_runner import GroupPeople, Notes, PhaseRunner
+from coordinator.pooled_privacy import privacy_notes, spent_on
 from proper_model.base.loading import compute_dtype, default_device, fingerprint
 from proper_model.base.population_lora import merge_population
 from proper_model.base.quantized import quantize_base
@@ -95,9 +96,11 @@ def run_pooled_stages(
             limit on a CPU.
 
     Raises DataError if there are too few pooled users to hold some back; NothingLearnedError if no
-    expert, or no embedding, has moved from where it began.
+    expert, or no embedding, has moved from where it began; ConfigError if privacy is asked for and
+    cannot be had (`pooled_privacy`).
     """
-    say = progress or silent
+    say, kind = progress or silent, (structure, settings, seed)
+    settings, spent = spent_on(settings, structure, shuffled=shuffle_identities, more=personalized)
     say("base", 0, 0)  # said before anything of it: clocks listen too
     dtype = compute_dtype(settings.dtype, default_device())
     model, tokenizer = load_base(base, computing=dtype)
@@ -106,16 +109,14 @@ def run_pooled_stages(
     data = pool(pooled, task, encoder, settings, seed, beside=beside)
     unasked = histories_of(personalized, task, encoder)
     people = GroupPeople.of(data, unasked, seed if shuffle_identities else None)
-    if structure.infers_user:
-        check_people(people.users, settings)  # before stage 1 takes its time
+    _check_counts(data, people, structure, settings)  # before stage 1 takes its time
     fingerprints = fingerprint(model), data.fingerprint()
     machine = default_device().type, torch.get_num_threads()
     inputs = PhaseInputs(
         *fingerprints, structure, settings, seed, *machine, grouped=people.fingerprint(data)
     )
-    stages = _Stages(
-        PhaseRunner(encoder, data, people, inputs, PhaseCache(cache), memory_bytes, say)
-    )
+    phases = PhaseRunner(encoder, data, people, inputs, PhaseCache(cache), memory_bytes, say)
+    stages = _Stages(phases)
 
     population, notes1 = stages.population(model)
     merged = merge_population(model, settings.population, population).to(dtype)
@@ -125,8 +126,8 @@ def run_pooled_stages(
     if settings.base_weights != BaseWeights.FULL:  # what is released is whole
         model, _ = load_base(base, computing=dtype)
         merged = merge_population(model, settings.population, population).to(dtype)
-    notes = {"population": notes1, **notes, **_counts(data, people)}
-    kind = structure, settings, seed
+    private = privacy_notes(settings, structure, spent, len(people.users))
+    notes = {"population": notes1, **notes, **_counts(data, people), **private}
     return Release(merged, tokenizer, task, *kind, shared, population, notes, calibrated)
 
 
@@ -257,10 +258,11 @@ class _Groups:
         if not self.inferred:
             return published_embeddings(self.table, settings, seed)
         mean = torch.zeros_like(self.table[0])
+        averaged = settings.privacy is None  # else c is zero, and nobody's
         return {
             **published_embeddings(self.table, settings, seed, mean=mean),
             **self.inferred,
-            "inferred.center_count": torch.tensor([len(self.table)]),
+            "inferred.center_count": torch.tensor([len(self.table) if averaged else 0]),
         }
 
 
@@ -270,6 +272,16 @@ def _encoder(tokenizer: Any, settings: StageSettings) -> Encoder:
         max_prompt_tokens=settings.max_prompt_tokens,
         max_answer_tokens=settings.max_answer_tokens,
     )
+
+
+def _check_counts(
+    data: PooledData, people: GroupPeople, structure: Structure, settings: StageSettings
+) -> None:
+    """Raise TrainingError or ConfigError where there are too few people for what is asked."""
+    if structure.infers_user:
+        check_people(people.users, settings)
+    if settings.privacy is not None:
+        settings.privacy.check_users(len(data.trained))
 
 
 def _counts(data: PooledData, people: GroupPeople) -> dict[str, Any]:

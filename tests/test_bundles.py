@@ -122,6 +122,14 @@ def test_the_first_release_pins_the_root_beside_it_and_says_its_fingerprint(home
     assert (again.changed, again.notes, again.bundle) == (False, (), added.bundle)
 
 
+def test_what_the_publisher_promised_its_people_is_said(home, tmp_path):
+    files = sample_files(notes={"privacy": {"epsilon": 7.98, "delta": 1e-4}})
+    folder = release(tmp_path / "release", files)
+    told = "epsilon 7.98, delta 0.0001"
+    assert told in verify(home, folder).notes[-1]
+    assert told in add(home, folder).notes[-1]
+
+
 def test_a_bundle_in_a_release_folder_may_be_given_itself(home, folder):
     assert add(home, folder / "v00000001").bundle.version == 1
     assert home.root_file.read_bytes() == ROOT.to_bytes()

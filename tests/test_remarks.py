@@ -44,6 +44,12 @@ def test_only_phases_that_stayed_where_they_were_are_named(plan: RunPlan) -> Non
     assert first.endswith("held-back loss 1.5000 before training, then 1.7500")
 
 
+def test_what_the_people_of_a_release_were_promised_is_told(plan: RunPlan) -> None:
+    release(plan, privacy={"epsilon": 7.98, "delta": 1e-4}, population={"moved": 1.0})
+    (said,) = remarks([plan])
+    assert said.endswith("epsilon 7.98, delta 0.0001")
+
+
 def test_a_preset_that_promises_a_calibration_which_the_profile_leaves_out(plan: RunPlan) -> None:
     none = {**plan.settings["calibration"], "people": 0}
     settings = {**plan.settings, "calibration": none}

@@ -54,6 +54,18 @@ def test_every_range_holds_its_pin(supply) -> None:
         assert pin.version in requirement.specifier, str(requirement)
 
 
+def test_the_accountant_is_pinned_apart_with_all_that_it_needs(supply) -> None:
+    """It wants an attrs of three years ago, which must hold nothing else back."""
+    pinned = supply.pins.read_pins(supply.pins.PINNED_PRIVACY)
+    (own,) = supply.pins.declared(apart=True)
+    assert pinned[canonicalize_name(own.name)].version in own.specifier
+    assert own.name not in supply.pinned
+    assert own not in supply.pins.declared()
+    assert pinned["attrs"].version < Version("24")
+    assert {"absl-py", "dm-tree", "mpmath", "numpy", "scipy", "wrapt"} <= set(pinned)
+    assert all(pin.hashes for pin in pinned.values())
+
+
 def requirements_of(name: str) -> list[str]:
     try:
         return importlib.metadata.requires(name) or []

@@ -29,6 +29,7 @@ from proper_model.errors import (
     ProperError,
 )
 from proper_model.progress import Progress, silent
+from proper_model.release.privacy_note import privacy_sentence
 from proper_model.settings import presets
 
 
@@ -101,6 +102,8 @@ def add_bundle(
         based = _find_base(home, release, base, progress)
         if release.recipe.structure.population_only:
             notes = (*notes, presets.POPULATION_ONLY_NOTE)
+        if (said := privacy_sentence(release.recipe.notes)) is not None:
+            notes = (*notes, said)
         return Added(bundle, changed, (*trust.notes, *notes, *based))
 
 

@@ -25,6 +25,7 @@ from proper_model.bundle.content_policy import check_file, check_hash
 from proper_model.bundle.manifest import Manifest
 from proper_model.errors import BaseModelError, BundleSignatureError, NotInstalledError
 from proper_model.progress import Progress, silent
+from proper_model.release.privacy_note import privacy_sentence
 from proper_model.settings import presets
 
 CHECKING = "checking the release"
@@ -141,6 +142,8 @@ def _verified(
     content = check_installable(manifest, read, config=config, private=private)
     if content.recipe.structure.population_only:
         notes.append(presets.POPULATION_ONLY_NOTE)
+    if (said := privacy_sentence(content.recipe.notes)) is not None:
+        notes.append(said)
     is_current = state is not None and state.bundle_id == accepted.bundle_id
     return Verified(
         bundle_id=accepted.bundle_id,

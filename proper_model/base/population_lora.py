@@ -91,6 +91,18 @@ def population_state(model: Any) -> dict[str, Tensor]:
     return {name: tensor.detach().cpu().contiguous() for name, tensor in found.items()}
 
 
+def freeze_factors_a(model: Any) -> None:
+    """Leave every A where it was drawn, so that B alone is trained (FFA-LoRA, arXiv 2403.12313)."""
+    for name, parameter in model.named_parameters():
+        if ".lora_A." in name:
+            parameter.requires_grad_(False)
+
+
+def factors_b(model: Any) -> list[Tensor]:
+    """Every B, in the model's order."""
+    return [p for name, p in model.named_parameters() if ".lora_B." in name]
+
+
 class RowDropout(torch.nn.Module):
     """Drops with probability `p` at linear `site` while a batch with seeds is open, else nothing.
 

@@ -152,20 +152,25 @@ class PooledTraining(TrainingLoop[float]):
         return float(losses.detach().sum()) / part[0].count
 
     def _update(self, found: Sequence[float]) -> None:
-        loss, settings, total = sum(found), self.settings, self._total
+        loss, settings = sum(found), self.settings
         if not math.isfinite(loss):
             raise TrainingError(
-                f"the training loss became {loss} at step {self.taken + 1} of {total}",
+                f"the training loss became {loss} at step {self.taken + 1} of {self._total}",
                 hint="lower the learning rate of this stage in the profile",
             )
         torch.nn.utils.clip_grad_norm_(self.parameters, settings.max_grad_norm)
-        factor = linear_schedule(self.taken, total, int(settings.warmup_ratio * total))
+        self._move()
+        self.epoch_loss += loss
+
+    def _move(self) -> None:
+        """One step of the optimizer by the gradients that are there."""
+        total = self._total
+        factor = linear_schedule(self.taken, total, int(self.settings.warmup_ratio * total))
         for group, rate in zip(self.optimizer.param_groups, self.base_rates, strict=True):
             group["lr"] = rate * factor
         self.optimizer.step()
         if self.extra is not None:
             self.extra.commit()
-        self.epoch_loss += loss
 
     def _cut_within(self, budget: int) -> None:
         """Passes within `budget` bytes, by what the longest sample takes."""

@@ -14,6 +14,7 @@ from enum import StrEnum
 from typing import Any
 
 from proper_model.settings.presets import MOST_RANK, check, check_alpha, check_count
+from proper_model.settings.privacy import PrivacySettings
 
 ATTENTION_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj")
 FFN_TARGETS = ("gate_proj", "up_proj", "down_proj")
@@ -247,6 +248,7 @@ class StageSettings:
     router: RouterSettings = field(default_factory=RouterSettings)
     user: UserSettings = field(default_factory=UserSettings)
     calibration: CalibrationSettings = field(default_factory=CalibrationSettings)
+    privacy: PrivacySettings | None = None  # of stages 1 and 2; None: they are not private
 
     def __post_init__(self) -> None:
         check(
@@ -280,6 +282,21 @@ class StageSettings:
         check(0 < self.max_grad_norm <= MAX_WEIGHT, "max_grad_norm must be positive, and bounded")
         check(0 <= self.weight_decay <= MAX_WEIGHT, "weight_decay must not be negative, nor huge")
         check(0 < self.held_back_fraction < 0.9, "held_back_fraction must be between 0 and 0.9")
+        if self.privacy is not None:
+            self._check_private()
+
+    def _check_private(self) -> None:
+        """Raise ConfigError where something would be learned from people that no noise covers."""
+        for name, value, why in (
+            ("calibration.people", self.calibration.people, "what calibrates"),
+            ("group.prototypes", self.group.prototypes, "a prototype"),
+        ):
+            check(
+                value == 0,
+                f"{name} is {value}, and privacy is asked for: {why} is computed from people's data "
+                "without noise",
+                hint=f"set {name} to 0",
+            )
 
     def longest_tokens(self, *, retrieval: bool) -> int:
         """Of a row: question and answer, and with `retrieval` own items before the question."""

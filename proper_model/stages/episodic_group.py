@@ -20,11 +20,12 @@ import torch
 from torch import Tensor
 
 from proper_model.engine.checkpoint import Checkpoint, beside, load_checkpoint, save_checkpoint
+from proper_model.engine.factor_cores import FactorCores
 from proper_model.engine.judging import by_person, held_back_losses
 from proper_model.engine.memory import free_bytes
 from proper_model.engine.memory_budget import within
 from proper_model.engine.pooled_settings import PassTokens, PooledReport, PooledSettings
-from proper_model.engine.pooled_training import PooledTraining
+from proper_model.engine.private_training import training_for
 from proper_model.engine.trials import lora_settings
 from proper_model.errors import TrainingError
 from proper_model.kernels.dropout import mix_seed
@@ -33,10 +34,11 @@ from proper_model.model.adapted_model import AdaptedModel
 from proper_model.model.passes import group_pass
 from proper_model.progress import Steps
 from proper_model.settings.profile import StageSettings
-from proper_model.stages.group import group_parameters
+from proper_model.stages.group import experts_b, group_parameters, router_parameters
 from proper_model.stages.inferred_embedding import InferredEmbedding, analyse_variance
 from proper_model.stages.item_gradients import MOST_ROWS, item_gradients
 from proper_model.stages.pooled_users import PooledUser
+from proper_model.stages.private_inference import fixed_inference
 from proper_model.text.encoding import Encoder
 
 NONE_TAKES_PART = 0.1  # share of the samples that are judged under the prior's mean
@@ -66,7 +68,10 @@ def train_group_episodic(
     items = [item for part in (*own, *support) for item in part]
     features = _features(model, encoder, items, settings, memory_bytes, checkpoint, progress)
     parts = features.split([len(part) for part in (*own, *support)])
-    stage = _Episodes(model, own, parts[: len(own)], settings, seed)
+    privacy, inferred = settings.privacy, None
+    if privacy is not None:  # nothing of people's items without noise (docs/method.md 1.12)
+        inferred = fixed_inference(model, encoder, lora_settings(settings, epochs=1))
+    stage = _Episodes(model, own, parts[: len(own)], settings, seed, inferred)
     judged = [(u, query) for u, user in enumerate(held_back) for query in user.queries]
 
     def validate(tokens: PassTokens) -> Tensor:
@@ -77,7 +82,8 @@ def train_group_episodic(
         )
         return by_person(losses, [u for u, _ in judged])
 
-    training = PooledTraining(
+    steps = privacy.group_steps if privacy else 0
+    training = training_for(privacy, steps, stage.owners, len(own), stage.cores)(
         encoder,
         list(enumerate(stage.samples)),
         stage.optimizer(),
@@ -97,9 +103,13 @@ def train_group_episodic(
 
 
 def check_people(trained: Sequence[PooledUser], settings: StageSettings) -> None:
-    """Raise TrainingError if too few of those who will train have any item."""
+    """Raise TrainingError if too few of those who will train have any item.
+
+    Under privacy everybody counts: an error by who has items would tell of one person's.
+    """
     least = settings.group.prototype_min_users
-    people = sum(bool(user.history or user.queries) for user in trained)
+    private = settings.privacy is not None
+    people = sum(private or bool(user.history or user.queries) for user in trained)
     if people < least:
         raise TrainingError(
             f"stage 2: {people} pooled users train; inferred embeddings ship what people have in "
@@ -125,7 +135,9 @@ def _features(
     free = free_bytes(model.device) if memory_bytes is None else memory_bytes
     cut = within(free, model, encoder, items, MOST_ROWS, lora_settings(settings, epochs=1))
     features = item_gradients(model, encoder, items, cut, progress=progress)
-    if not bool(torch.isfinite(features).all()):
+    if settings.privacy is not None:
+        features = features.nan_to_num(0, 0, 0)  # an error would tell of one person's items
+    elif not bool(torch.isfinite(features).all()):
         raise TrainingError(
             "stage 2: the gradients of some items are not finite numbers",
             hint="lower population.learning_rate in the profile, or compute in float32",
@@ -136,7 +148,10 @@ def _features(
 
 
 class _Episodes:
-    """What stage 2 trains, and the loss of one batch of episodes."""
+    """What stage 2 trains, and the loss of one batch of episodes.
+
+    `inferred`: where it begins; None: by an analysis of variance of `features`.
+    """
 
     def __init__(
         self,
@@ -145,6 +160,7 @@ class _Episodes:
         features: Sequence[Tensor],
         settings: StageSettings,
         seed: int,
+        inferred: InferredEmbedding | None = None,
     ) -> None:
         self.model, self.settings, self.seed = model, settings, seed
         self.samples = [item for part in own for item in part]
@@ -152,21 +168,33 @@ class _Episodes:
         counts = torch.tensor([len(part) for part in own])
         owners = torch.arange(users).repeat_interleave(counts)
         together = torch.cat(list(features))
-        width = model.structure.embedding_dim
-        self.inferred = analyse_variance(together, owners, users, width=width).to(model.device)
+        if inferred is None:
+            width = model.structure.embedding_dim
+            inferred = analyse_variance(together, owners, users, width=width)
+        self.inferred = inferred.to(model.device)
         self.inferred.to(model.expert(0).a.dtype)
         # Every sample's evidence [I, D], and for every user the numbers of the own samples.
         self.evidence = self.inferred.evidence(together.to(self.inferred.center))
         self.owners = owners.tolist()
+        private, self.cores = settings.privacy, None
+        if private is not None and private.core:
+            self.cores = FactorCores(experts_b(model), seed=mix_seed(seed, 7))
         starts = (counts.cumsum(0) - counts).tolist()
         self.ranges = [range(a, a + n) for a, n in zip(starts, counts.tolist(), strict=True)]
 
     def optimizer(self) -> torch.optim.AdamW:
-        """AdamW over exactly experts, user-aware routers and the inference's V and m."""
+        """AdamW over exactly experts, user-aware routers and the inference's V and m.
+
+        Of the experts B alone, or B's cores, where privacy asks for it.
+        """
         group, decay = self.settings.group, self.settings.weight_decay
-        shared = group_parameters(self.model)
+        privacy = self.settings.privacy
+        frozen = privacy is not None and privacy.freeze_a
+        shared: list[Tensor] = [*group_parameters(self.model, factors_a=not frozen)]
         for parameter in shared:
             parameter.requires_grad_(True)
+        if self.cores is not None:
+            shared = [*self.cores.cores, *router_parameters(self.model)]
         own = list(self.inferred.parameters())
         return torch.optim.AdamW(
             [

@@ -147,9 +147,20 @@ class _GroupStage:
         return losses, None if observer is None else observer.loss()  # eq. 9
 
 
-def group_parameters(model: AdaptedModel) -> list[torch.nn.Parameter]:
-    """Exactly what stage 2 trains besides embeddings: experts and user-aware routers."""
-    found = list(model.experts.parameters())
+def group_parameters(model: AdaptedModel, *, factors_a: bool = True) -> list[torch.nn.Parameter]:
+    """Exactly what stage 2 trains besides embeddings: experts, maybe without A, and user-aware routers."""
+    experts = list(model.experts.parameters()) if factors_a else experts_b(model)
+    return [*experts, *router_parameters(model)]
+
+
+def experts_b(model: AdaptedModel) -> list[torch.nn.Parameter]:
+    """B of all experts, a site after another: [N, o, r] each."""
+    return [model.expert(number).b for number in range(len(model.sites))]
+
+
+def router_parameters(model: AdaptedModel) -> list[torch.nn.Parameter]:
+    """The user-aware routers."""
+    found = []
     for number in range(len(model.sites)):
         router = model.router(number)
         found += [weight for weight in (router.text, router.user) if weight is not None]

@@ -78,6 +78,8 @@ def pool(
 
     At most a quarter of the users with items and queries who are not held back calibrate: stages 1
     and 2 need the others.
+    Under privacy all train: who is held back follows from who has queries, and their losses would decide
+    without noise.
 
     `beside` holds what the same users did in further tasks: it is trained and judged together with
     the first task's. Users who are not among `users` are left out.
@@ -90,6 +92,8 @@ def pool(
             _together(own, found[user.user_id]) if user.user_id in found else own
             for user, own in zip(users, encoded, strict=True)
         ]
+    if settings.privacy is not None:
+        return PooledData(trained=tuple(encoded), held_back=())
     order = [i for i, user in enumerate(encoded) if user.queries]
     random.Random(f"{seed}/held back").shuffle(order)
     count = min(len(users) - 2, max(1, round(settings.held_back_fraction * len(users))))

@@ -18,12 +18,19 @@ import torch
 from torch import Tensor
 
 from proper_model.base.loading import compute_dtype
-from proper_model.base.population_lora import attach_population, population_losses, population_state
+from proper_model.base.population_lora import (
+    attach_population,
+    factors_b,
+    freeze_factors_a,
+    population_losses,
+    population_state,
+)
 from proper_model.engine.checkpoint import Checkpoint
+from proper_model.engine.factor_cores import FactorCores
 from proper_model.engine.judging import by_person
 from proper_model.engine.memory import in_parts
 from proper_model.engine.pooled_settings import PooledReport, PooledSettings
-from proper_model.engine.pooled_training import PooledTraining
+from proper_model.engine.private_training import training_for
 from proper_model.kernels.dropout import mix_seed
 from proper_model.kernels.packing import Encoded, budget_chunks
 from proper_model.progress import Steps
@@ -52,16 +59,24 @@ def train_population(
     """
     population = settings.population
     peft = attach_population(base, population, seed=mix_seed(seed, 0))
+    privacy = settings.privacy
+    if privacy is not None and privacy.freeze_a:
+        freeze_factors_a(peft)
+    cores = None
+    if privacy is not None and privacy.core:
+        cores = FactorCores(factors_b(peft), seed=mix_seed(seed, 4))
     peft.eval()  # a frozen base drops nothing of its own; the adapters' dropout follows seeds
     device = next(base.parameters()).device
     dtype = compute_dtype(settings.dtype, device)
     judged = [query for user in held_back for query in user.queries]
     owners = [u for u, user in enumerate(held_back) for _ in user.queries]
-    training = PooledTraining(
+    samples = _samples(trained, settings)
+    steps = privacy.population_steps if privacy else 0
+    training = training_for(privacy, steps, [u for u, _ in samples], len(trained), cores)(
         encoder,
-        _samples(trained, settings),
+        samples,
         torch.optim.AdamW(
-            [p for p in peft.parameters() if p.requires_grad],
+            cores.cores if cores else [p for p in peft.parameters() if p.requires_grad],
             lr=population.learning_rate,
             weight_decay=settings.weight_decay,
         ),

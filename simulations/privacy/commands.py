@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from simulations.privacy.egress.command import egress
+from simulations.privacy.epsilon.command import epsilon
 from simulations.privacy.inversion.command import inversion
 from simulations.privacy.linkage.command import linkage
 from simulations.privacy.membership.command import membership
@@ -18,5 +19,5 @@ def privacy() -> None:
     """What a release, an adapter or a device tells about people."""
 
 
-for attack in (membership, canaries, linkage, inversion, egress):
+for attack in (membership, canaries, linkage, inversion, epsilon, egress):
     app.command()(attack)

@@ -20,6 +20,7 @@ from coordinator.phase_checks import MOVED, curve
 from proper_model.errors import ReportError
 from proper_model.evaluation import Scored
 from proper_model.federation.run_plan import RunPlan
+from proper_model.release.privacy_note import privacy_sentence
 from proper_model.settings import FFN_TARGETS, EmbeddingTables, presets, uncalibrated
 from simulations.outcome.details import Levels, MessageTotal, PhaseCurve, Routing, fit_numbers
 from simulations.outcome.devices import fit_report, read_device_user, read_state
@@ -194,6 +195,8 @@ def remarks(plans: Iterable[RunPlan]) -> list[str]:
         if plan.population_only:
             found.append(presets.POPULATION_ONLY_NOTE)
         phases = release_notes(shared)
+        if (said := privacy_sentence(phases)) is not None:
+            found.append(said)
         for phase, sentence in STAYED.items():
             notes = phases.get(phase) or {}
             if notes.get(MOVED) == 0:

@@ -16,7 +16,14 @@ from pathlib import Path
 from proper_model.data import parse_split
 from proper_model.errors import ConfigError
 from proper_model.federation.run_plan import LARGEST_SEED, MOST_THREADS
-from proper_model.settings import Stage2People, StageSettings, Structure, load_profile, preset
+from proper_model.settings import (
+    Stage2People,
+    StageSettings,
+    Structure,
+    check_private_structure,
+    load_profile,
+    preset,
+)
 
 CONTROL_ARMS = ("stage3-shuffled",)
 ARMS = ("stage1", "stage2-mean", "stage2", "oppu-mlp", "stage3", *CONTROL_ARMS)
@@ -226,6 +233,8 @@ class RunOptions:
         if self.population_only:
             structure = structure.without_groups()
             arms = tuple(arm for arm in arms if arm not in GROUP_ARMS)
+        if self.settings.privacy is not None:
+            check_private_structure(structure)
         return OneRun(
             Reading(origin, people, self.settings, self.template, self.seed),
             Training(self.preset, structure, arms, self.seed),

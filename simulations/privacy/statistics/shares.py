@@ -89,6 +89,31 @@ def share(
     return Share(float(np.mean(values)), low, high, len(owners))
 
 
+def ratio(
+    above: Floats,
+    below: Floats,
+    owner: Integers,
+    *,
+    rng: np.random.Generator,
+    draws: int = DRAWS,
+) -> Share:
+    """Sum of `above` [n] over that of `below` [n]; `owner` [n] says whose each pair is.
+
+    NaN where the sum below is not positive; bounds are NaN where that of a draw is not.
+    """
+    owners, row = np.unique(owner, return_inverse=True)
+    sums = np.stack([np.bincount(row, weights=values) for values in (above, below)])
+    if sums[1].sum() <= 0:
+        return Share(math.nan, math.nan, math.nan, len(owners))
+    low = high = math.nan
+    if len(owners) > 1:
+        even = np.full(len(owners), 1 / len(owners))
+        one, other = sums @ rng.multinomial(len(owners), even, size=draws).T
+        if (other > 0).all():
+            low, high = np.quantile(one / other, _TAILS).tolist()
+    return Share(float(sums[0].sum() / sums[1].sum()), low, high, len(owners))
+
+
 def worst_decile(values: Floats, owner: Integers) -> float:
     """Mean of the tenth of owners (rounded up) with whom an attack succeeds most, over their own means.
 
