@@ -113,9 +113,8 @@ def run_pooled_stages(
     inputs = PhaseInputs(
         *fingerprints, structure, settings, seed, *machine, grouped=people.fingerprint(data)
     )
-    stages = _Stages(
-        PhaseRunner(encoder, data, people, inputs, PhaseCache(cache), memory_bytes, say)
-    )
+    phases = PhaseCache(cache, {user.user_id for user in (*pooled, *personalized)})
+    stages = _Stages(PhaseRunner(encoder, data, people, inputs, phases, memory_bytes, say))
 
     population, notes1 = stages.population(model)
     merged = merge_population(model, settings.population, population).to(dtype)

@@ -87,13 +87,18 @@ class People:
 
 @dataclass(frozen=True)
 class Reading:
-    """What to read. `template` None: the profile's where the task has it, else the task's own."""
+    """What to read. `template` None: the profile's where the task has it, else the task's own.
+
+    `consents`: only people who agreed, by that file, are pooled, for a release of that name.
+    """
 
     origin: Files | Demo
     people: People
     settings: StageSettings
     template: str | None
     seed: int
+    consents: Path | None = None
+    release_name: str | None = None
 
 
 @dataclass(frozen=True)
@@ -168,6 +173,8 @@ class RunOptions:
     actors: int | None = None
     threads: int | None = None
     memory_budget: float | None = None
+    consents: Path | None = None
+    release_name: str | None = None
     cache: Path | None = None
     resume: bool = False
 
@@ -178,6 +185,11 @@ class RunOptions:
         self._check_people()
         self._check_arms()
         self._check_stage2()
+        if self.release_name is not None and self.consents is None:
+            raise ConfigError(
+                "--release-name says which release people agreed to, but --consents is missing",
+                hint="add --consents FILE",
+            )
         preset(self.preset)
         _ = self.settings
 
@@ -227,7 +239,11 @@ class RunOptions:
             structure = structure.without_groups()
             arms = tuple(arm for arm in arms if arm not in GROUP_ARMS)
         return OneRun(
-            Reading(origin, people, self.settings, self.template, self.seed),
+            Reading(
+                *(origin, people, self.settings, self.template, self.seed),
+                None if self.consents is None else self.consents.resolve(),
+                self.release_name,
+            ),
             Training(self.preset, structure, arms, self.seed),
             Machinery(self.users_per_node, self.actors, self.threads, memory_bytes),
             Places(out, cache, self.resume),
@@ -253,7 +269,11 @@ class RunOptions:
             )
 
     def _check_places(self) -> None:
-        for option, place in (("--out", self.out), ("--cache", self.cache)):
+        for option, place in (
+            ("--out", self.out),
+            ("--cache", self.cache),
+            ("--consents", self.consents),
+        ):
             try:
                 str(place).encode()
             except UnicodeEncodeError:
