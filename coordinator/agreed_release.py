@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from coordinator.consents import (
-    NOTE,
     NOT_RECORDED,
+    NOTE,
     Consents,
     Training,
     changing,
