@@ -21,7 +21,12 @@ from proper_model.bundle.signed_time import Time
 from proper_model.errors import ConfigError
 from proper_model.storage.documents import DocumentError, parse_object
 from proper_model.storage.durable import locked
-from proper_model.storage.files import make_private_folder, read_private, save_private
+from proper_model.storage.files import (
+    make_private_folder,
+    read_private,
+    save_private,
+    storage_errors,
+)
 
 MAX_BYTES = 256 << 20
 LOCK_TIMEOUT_S = 60.0
@@ -185,11 +190,12 @@ def read_consents(path: Path) -> Consents:
 def changing(path: Path) -> Iterator[_Change]:
     """The file as it is, or an empty one; what is put into `after` is stored whole at the end.
 
-    One process at a time changes it. Raises as `read_consents`, ConfigError if another one has it.
+    One process at a time changes it. Raises as `read_consents`, StorageError, and ConfigError if another
+    process has it.
     """
-    make_private_folder(path.absolute().parent)
+    lock = path.absolute().with_name(f".{path.name}.lock")
     try:
-        with locked(path.with_name(f".{path.name}.lock"), timeout_s=LOCK_TIMEOUT_S):
+        with storage_errors(path), _alone(lock):
             before = read_consents(path) if path.exists() or path.is_symlink() else Consents()
             change = _Change(before)
             yield change
@@ -200,6 +206,13 @@ def changing(path: Path) -> Iterator[_Change]:
             f"{path.name}: another process has been changing it for {LOCK_TIMEOUT_S:g} s",
             hint="wait for it to finish, then call again",
         ) from None
+
+
+@contextmanager
+def _alone(lock: Path) -> Iterator[None]:
+    make_private_folder(lock.parent)
+    with locked(lock, timeout_s=LOCK_TIMEOUT_S):
+        yield
 
 
 class _Change:
