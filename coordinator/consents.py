@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from proper_model.bundle.signed_time import Time
 from proper_model.errors import ConfigError
+from proper_model.federation.run_plan import NAME_OF_RELEASE
 from proper_model.storage.documents import DocumentError, parse_object
 from proper_model.storage.durable import locked
 from proper_model.storage.files import (
@@ -31,7 +32,7 @@ from proper_model.storage.files import (
 MAX_BYTES = 256 << 20
 LOCK_TIMEOUT_S = 60.0
 UserId = Annotated[str, Field(min_length=1, max_length=1000, pattern=r"^[^\r\n]+$")]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+Name = Annotated[str, Field(pattern=NAME_OF_RELEASE)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -89,16 +90,28 @@ class Consents(_Entry):
         return {one.user_id for one in self.consents} - stand
 
     def recorded(self, people: Sequence[str], releases: Sequence[str], at: str) -> Consents:
-        """With a consent of each; who has the same one already keeps it."""
+        """With a consent of each; who has the same one already keeps it.
+
+        Raises ConfigError, naming no one, for an id or a name of a release that is none.
+        """
         wanted = sorted(set(releases))
         kept = {
             one.user_id for one in self.consents if one.withdrawn is None and one.releases == wanted
         }
-        new = [
-            Consent(user_id=who, given=at, releases=wanted)
-            for who in dict.fromkeys(people)
-            if who not in kept
-        ]
+        new = []
+        for place, who in enumerate(dict.fromkeys(people), start=1):
+            if who in kept:
+                continue
+            try:
+                new.append(Consent(user_id=who, given=at, releases=wanted))
+            except ValidationError as error:
+                of_name = error.errors(include_url=False)[0]["loc"][0] == "releases"
+                raise ConfigError(
+                    "a name of a release: 1 to 64 letters, digits, '.', '_' or '-' are expected"
+                    if of_name
+                    else f"person {place} of those given: an id of 1 to 1000 characters is expected",
+                    hint="nothing was changed",
+                ) from None
         return self.model_copy(update={"consents": [*self.consents, *new]})
 
     def without(self, people: Sequence[str], at: str) -> Consents:

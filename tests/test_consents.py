@@ -155,6 +155,10 @@ def test_from_record_to_erasure_by_command(
         False,
     ]
     assert call("erase", str(file)).startswith("in a release")  # nothing is left to delete
+    ids.write_text("ada\n" + SECRET * 100 + "\n")
+    assert "person 2" in call("record", str(file), "--people", str(ids), code=11)
+    words = ("record", str(file), "--people", str(ids), "--release", f"{SECRET} !")
+    assert SECRET not in call(*words, code=11)
     ids.write_bytes(b"\xff")
     assert "UTF-8" in call("record", str(file), "--people", str(ids), code=11)
     ids.write_text("\n")

@@ -145,6 +145,8 @@ def test_only_people_with_a_standing_consent_are_pooled_and_the_others_are_count
         prepare(replace(asked, release_name="autumn", out=tmp_path / "other"))
     with pytest.raises(ConfigError, match="--consents is missing"):
         replace(options, release_name="spring")
+    with pytest.raises(ConfigError, match="1 to 64"):
+        replace(asked, release_name="a b")
 
 
 def test_a_population_only_run_says_so_and_drops_the_arms_of_groups(options: RunOptions) -> None:

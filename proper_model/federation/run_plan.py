@@ -41,6 +41,7 @@ ARMS = ("stage1", "stage2-mean", "stage2", "oppu-mlp", "stage3", "stage3-shuffle
 # `stage3-shuffled` predicts with another user's state: only the simulation's controls can do that.
 ARMS_OUTSIDE_NODES = frozenset({"stage3-shuffled"})
 
+NAME_OF_RELEASE = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 Sha256 = Field(pattern=r"^[0-9a-f]{64}$")
 
 
@@ -82,7 +83,7 @@ class RunPlan(BaseModel):
     # Where the coordinator keeps who agreed to be pooled, the name of the release that they were asked
     # about, and how many people of the data are not in `pooled_file`, having no standing consent.
     consents: Path | None = None
-    release_name: str | None = None
+    release_name: str | None = Field(default=None, pattern=NAME_OF_RELEASE)
     left_out: int = Field(default=0, ge=0)
     devices: tuple[DeviceEntry, ...]
     users_per_node: int = Field(ge=1)

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 from proper_model.data import parse_split
 from proper_model.errors import ConfigError
-from proper_model.federation.run_plan import LARGEST_SEED, MOST_THREADS
+from proper_model.federation.run_plan import LARGEST_SEED, MOST_THREADS, NAME_OF_RELEASE
 from proper_model.settings import Stage2People, StageSettings, Structure, load_profile, preset
 
 CONTROL_ARMS = ("stage3-shuffled",)
@@ -189,6 +190,11 @@ class RunOptions:
             raise ConfigError(
                 "--release-name says which release people agreed to, but --consents is missing",
                 hint="add --consents FILE",
+            )
+        if self.release_name is not None and not re.fullmatch(NAME_OF_RELEASE, self.release_name):
+            raise ConfigError(
+                "--release-name is not 1 to 64 letters, digits, '.', '_' or '-'",
+                hint="give the name that people agreed to, such as spring-2027",
             )
         preset(self.preset)
         _ = self.settings
