@@ -20,6 +20,7 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+from torch import Tensor
 
 from proper_model.release.contents import Release
 from simulations.privacy.deletion.found import Attempt, Retrained, Scope, difference
@@ -111,7 +112,7 @@ class Withdrawal:
         return Retrained("release", 1, int(different), distance, change)
 
 
-def _tensors(release: Release) -> Mapping[str, object]:
+def _tensors(release: Release) -> Mapping[str, Tensor]:
     """All that a release says in numbers."""
     return {**release.shared, **release.population, **release.base.state_dict()}
 
