@@ -101,7 +101,8 @@ def on_forgetting(attacked: Attacked) -> list[Attempt | Retrained]:
         ("before", "negative"): [state.private(name) for state in made.never],
     }
     views = {key: attacked.personal_views(own, rows) for key, own in states.items()}
-    for control in ("positive", "negative"):
+    controls: tuple[Control, ...] = ("positive", "negative")
+    for control in controls:
         views["after", control] = views["before", control]
     return [*_attempts(views, public, truth), made.retrained(name)]
 

@@ -47,7 +47,7 @@ from simulations.privacy.membership.targets import (
     train_overfit,
     train_release,
 )
-from simulations.privacy.statistics.measures import person_level
+from simulations.privacy.statistics.measures import Scored, person_level
 from simulations.privacy.statistics.shares import Control
 
 GONE_SHARE = 1 / 3
@@ -210,13 +210,13 @@ def _of_both(
     people = np.unique(asked.owner[never])
     half = np.random.default_rng([seed, len(people), 7]).permutation(people)[: len(people) // 2]
     apart = Truth(np.isin(asked.owner, half)[never], asked.owner[never])
-    trials = {
+    trials: dict[Control, Scored] = {
         "none": truth.scored(before - after),
         "positive": truth.scored(overfit - after),
         "negative": apart.scored((before - after)[never]),
     }
     return [
-        Attempt("both", thing, "loss-difference", "person", control, person_level(scored))  # type: ignore[arg-type]
+        Attempt("both", thing, "loss-difference", "person", control, person_level(scored))
         for control, scored in trials.items()
     ]
 
