@@ -2,9 +2,9 @@
 
     python -m simulations.privacy.deletion.life COMMANDS.json OUTPUTS
 
-COMMANDS.json is a list of lists of words: `sim` and a line of `proper-sim`, `coordinator` and a line of
-`proper-coordinator`, or `train` and a prepared run's folder, whose release is trained and signed as
-the coordinator of a run does it, without the devices. The first exit code that is not 0 ends it.
+COMMANDS.json is a list of lists of words: `coordinator` and a line of `proper-coordinator`, or `train` and
+options of `proper-sim run` as JSON, whose run is prepared and whose release is trained and signed as the
+coordinator of a run does it, without the devices. The first exit code that is not 0 ends it.
 """
 
 from __future__ import annotations
@@ -15,22 +15,24 @@ from pathlib import Path
 
 from simulations.privacy.egress.client_life import heard
 
+PATHS = ("out", "cache", "consents")
+
 
 def run(words: list[str]) -> int:
     """Run one command; its exit code."""
     program, *line = words
     if program == "coordinator":
-        from coordinator.cli import run_cli as coordinate
+        from coordinator.cli import run_cli
 
-        return coordinate(line)
-    if program == "sim":
-        from simulations.cli import run_cli as simulate
-
-        return simulate(line)
+        return run_cli(line)
     from coordinator.server_app import make_release
-    from proper_model.federation.run_plan import PLAN_FILE, RunPlan
+    from proper_model.progress import silent
+    from simulations.setup.options import RunOptions
+    from simulations.setup.prepare import prepare
 
-    make_release(RunPlan.load(Path(line[0]) / PLAN_FILE), lambda *_: None)
+    options = json.loads(line[0])
+    (one,) = RunOptions(**options | {name: Path(options[name]) for name in PATHS}).runs()
+    make_release(prepare(one, silent), silent)
     return 0
 
 

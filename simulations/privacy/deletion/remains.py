@@ -94,22 +94,24 @@ def pooled_life(folder: Path, cast: Cast) -> tuple[list[Row], Path]:
     for name, people in (("all", everybody), ("gone", [ids[owner] for owner in GONE])):
         save_private(listed / name, ("\n".join(people) + "\n").encode())
 
-    def trained(out: str) -> list[list[str]]:
-        options = ["--cache", str(root / "cache"), "--consents", consents]
-        return [
-            ["sim", "prepare", *words, "--out", str(root / out), *options],
-            ["train", str(root / out)],
-        ]
+    given = {"data": words[0]} | {
+        option.removeprefix("--"): value
+        for option, value in zip(words[1::2], words[2::2], strict=True)
+    }
+
+    def train(out: str) -> list[str]:
+        places = {"out": str(root / out), "cache": str(root / "cache"), "consents": consents}
+        return ["train", json.dumps(given | places)]
 
     record = ["coordinator", "consent", "record", consents, "--people", str(listed / "all")]
-    _commands(root, "before", [record, *trained("first")])
+    _commands(root, "before", [record, train("first")])
     canaries = [c for c in cast.canaries if c.owner in GONE]
     canaries += pooled_rows(root / "cache")
     scanner = Scanner(canaries)
     before = scanner.scan_tree(root)
     withdraw = ["coordinator", "consent", "withdraw", consents, "--people", str(listed / "gone")]
     erase = ["coordinator", "consent", "erase", consents]
-    _commands(root, "after", [withdraw, erase, *trained("second")])
+    _commands(root, "after", [withdraw, erase, train("second")])
     after = scanner.scan_tree(root)
     return told("pooled", POOLED_PLACES, before, after), root / "second" / "server" / "release"
 
