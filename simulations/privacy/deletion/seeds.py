@@ -8,7 +8,6 @@ OUT/deletion.json            the result (`results.deletion_schema`)
 from __future__ import annotations
 
 import math
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -18,6 +17,7 @@ from proper_model.errors import ConfigError
 from proper_model.evaluation import holm
 from proper_model.progress import Progress
 from proper_model.settings import StageSettings, Structure, to_mapping
+from proper_model.storage.durable import remove_folder
 from proper_model.storage.files import make_private_folder
 from simulations.outcome import environment
 from simulations.privacy.deletion.forgetting import ADAPTER, on_forgetting
@@ -112,9 +112,11 @@ def deletion_of(plan: Plan, *, out: Path, cache: Path, progress: Progress) -> De
         return found
 
     def look() -> list[Row]:
-        make_private_folder(out)
-        with tempfile.TemporaryDirectory(dir=out, prefix=".remains-") as folder:
-            return remains(Path(folder), plan.seeds[0], progress)
+        folder = make_private_folder(out / REMAINS) / "folders"
+        remove_folder(folder)  # of a look that failed, whose output was to be read
+        found = remains(folder, plan.seeds[0], progress)
+        remove_folder(folder)
+        return found
 
     kept: list[list[Row]] = []
     if set(plan.things) - {REMAINS}:
