@@ -97,7 +97,7 @@ def on_forgetting(attacked: Attacked) -> list[Attempt | Retrained]:
     states: dict[tuple[Scope, Control], Sequence[Mapping[str, Tensor]]] = {
         ("before", "none"): [state.private(name) for state in made.before],
         ("after", "none"): [state.private(name) for state in made.after],
-        ("before", "positive"): _overfit(attacked),
+        ("before", "positive"): _overfit(attacked, made.gone),
         ("before", "negative"): [state.private(name) for state in made.never],
     }
     views = {key: attacked.personal_views(own, rows) for key, own in states.items()}
@@ -144,8 +144,12 @@ def _learned(
     return tuple(found)
 
 
-def _overfit(attacked: Attacked) -> Sequence[Mapping[str, Tensor]]:
-    """Adapters that saw all known items far too often."""
-    sets = [attacked.known.encoded_of(who) for who in attacked.newcomers]
+def _overfit(attacked: Attacked, gone: Sequence[Sequence[str]]) -> Sequence[Mapping[str, Tensor]]:
+    """Adapters that saw the forgotten items, and nothing else, far too often."""
+    records = attacked.known
+    sets = [
+        [records.encoded[place] for place in records.of([who]) if records.items[place].id in ids]
+        for who, ids in zip(attacked.newcomers, gone, strict=True)
+    ]
     means = attacked.release.mean_embedding[None].repeat(len(sets), 1, 1)
     return train_overfit(attacked.learner, sets, means, seed=attacked.seed)

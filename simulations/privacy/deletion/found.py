@@ -79,14 +79,14 @@ Row = Attempt | Retrained | Remaining
 
 
 def difference(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> tuple[bool, float]:
-    """Whether two states differ in any bit, or in their names, and the largest difference of numbers."""
-    if one.keys() != other.keys():
-        return True, float("inf")
-    pairs = [(one[name].cpu(), other[name].cpu()) for name in one]
-    same = all(a.shape == b.shape and torch.equal(a, b) for a, b in pairs)
-    if any(a.shape != b.shape for a, b in pairs):
-        return True, float("inf")
-    gaps = [float((a.double() - b.double()).abs().max()) for a, b in pairs if a.numel()]
+    """Whether two states differ in any bit, name or shape, and the largest difference of two numbers.
+
+    Numbers are compared of what both have in the same shape: fewer people have fewer prototypes.
+    """
+    pairs = [(one[name].cpu(), other[name].cpu()) for name in one if name in other]
+    same = one.keys() == other.keys() and all(torch.equal(a, b) for a, b in pairs)
+    alike = [(a, b) for a, b in pairs if a.shape == b.shape and a.numel()]
+    gaps = [float((a.double() - b.double()).abs().max()) for a, b in alike]
     return not same, max(gaps, default=0.0)
 
 

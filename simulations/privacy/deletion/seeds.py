@@ -7,7 +7,6 @@ OUT/deletion.json            the result (`results.deletion_schema`)
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -191,18 +190,17 @@ def _attacks(by_name: dict[str, list[Attempt]]) -> list[DeletionAttack]:
 
 
 def _exact(rows: Sequence[Retrained]) -> list[Exactness]:
-    """Of every thing the sum over seeds, and the largest distances; infinite ones have no number."""
+    """Of every thing the sum over seeds, and the largest distances."""
     found = []
     for thing in dict.fromkeys(row.thing for row in rows):
         own = [row for row in rows if row.thing == thing]
-        distance, change = max(r.distance for r in own), max(r.change for r in own)
         found.append(
             Exactness(
                 thing=thing,
                 compared=sum(row.compared for row in own),
                 different=sum(row.different for row in own),
-                distance=distance if math.isfinite(distance) else math.nan,
-                change=change if math.isfinite(change) else math.nan,
+                distance=max(row.distance for row in own),
+                change=max(row.change for row in own),
             )
         )
     return found

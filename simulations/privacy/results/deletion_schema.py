@@ -32,10 +32,7 @@ class DeletionAttack(Strict):
 
 
 class Exactness(Strict):
-    """Deletion against exact retraining, over all seeds; see `deletion.found.Retrained`.
-
-    `distance` is null where tensors have not even the same names and shapes.
-    """
+    """Deletion against exact retraining, over all seeds; see `deletion.found.Retrained`."""
 
     thing: str
     compared: int = Field(ge=1)

@@ -44,7 +44,7 @@ def exact_table(result: DeletionResult) -> Table:
             row.thing,
             str(row.compared),
             str(row.different),
-            *("–" if math.isnan(n) else f"{n:.3g}" for n in (row.distance, row.change)),
+            *(f"{number:.3g}" for number in (row.distance, row.change)),
         )
         for row in result.exact
     )
