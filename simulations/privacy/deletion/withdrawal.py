@@ -181,7 +181,8 @@ def _texts(
             }
             for control, view in views.items():
                 found += _of_one(scope, thing, control, asked, record_scores(view, public))
-        found += _of_both(thing, asked, *(log_p(v) for v in (*said.values(), overfit)), first.seed)
+        before, after, most = log_p(said["before"]), log_p(said["after"]), log_p(overfit)
+        found += _of_both(thing, asked, before, after, most, first.seed)
     return found
 
 
