@@ -59,6 +59,7 @@ NOTES = (
     "positive controls: an adapter that saw the very records far too often, a prototype of one person each; "
     "negative: the public base, an adapter that never had the items, and for both two halves of people who were "
     "in neither release",
+    "a release that was trained with them stays what it was, and so do copies on devices: what those tell is 'before'",
     "what remains is looked for in raw, UTF-16, JSON, hex, base64 and compressed forms, trained numbers as "
     "floats of four widths; encrypted content is not seen, so the vault is looked at opened",
     "intervals draw people, each with all seeds; p is two-sided against .5, corrected (Holm) over all "
