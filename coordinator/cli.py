@@ -1,4 +1,4 @@
-"""`proper-coordinator`: the publisher's program for keys, roots and releases.
+"""`proper-coordinator`: the publisher's program for keys, roots, releases and people's consents.
 
 Exit codes are those of `proper_model.errors`; 2 is wrong usage, 1 a bug, 130 Ctrl-C. The client's program
 has more of the same in `client.terminal.command_line`: the two packages do not import each other.
@@ -15,7 +15,7 @@ from typing import Annotated
 import click
 import typer
 
-from coordinator.commands import keys, release, root
+from coordinator.commands import consent, keys, release, root
 from coordinator.commands.options import say, tell
 from proper_model.errors import ProperError
 
@@ -31,6 +31,7 @@ app = typer.Typer(
 app.add_typer(keys.app, name="keys")
 app.add_typer(root.app, name="root")
 app.add_typer(release.app, name="release")
+app.add_typer(consent.app, name="consent")
 
 
 @app.callback(invoke_without_command=True)
@@ -39,7 +40,7 @@ def before(
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
     show_version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False,
 ) -> None:
-    """Keys, roots and releases of a population. The steps: docs/releases.md."""
+    """Keys, roots, releases and consents of a population. The steps: docs/releases.md."""
     context.obj["debug"] = debug
     if show_version:
         try:

@@ -3,6 +3,8 @@
 A phase is a folder `<name>-<hash>` with `done.safetensors` once finished, and `checkpoint*` files
 while it trains. The same key always leads to the same result, so a stored one is as good as training.
 Runs may share a cache: a phase is trained by one process at a time, others wait for its result.
+
+A phase also says of whose data it was made (`phase_people`).
 """
 
 from __future__ import annotations
@@ -10,12 +12,13 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from coordinator.phase_people import lock_of, mark_of, people_of, write_people
 from proper_model.engine import load_checkpoint, save_checkpoint
 from proper_model.errors import CheckpointError
 from proper_model.storage.durable import locked
@@ -26,24 +29,25 @@ Train = Callable[[Path], tuple[Mapping[str, Tensor], Mapping[str, Any]]]
 
 
 class PhaseCache:
-    """A folder of phases."""
+    """A folder of phases; those that are asked for are made of the data of `people`, by their ids."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, people: Collection[str] = ()) -> None:
         self.folder = folder
+        self.marks = frozenset(map(mark_of, people))
 
     def phase(self, name: str, key: Mapping[str, Any]) -> Phase:
         """The phase `name` for a JSON-ready key."""
         text = json.dumps(key, sort_keys=True, separators=(",", ":"))
         digest = hashlib.sha256(text.encode()).hexdigest()
-        return Phase(self.folder / f"{name}-{digest[:24]}", digest)
+        return Phase(self.folder / f"{name}-{digest[:24]}", digest, self.marks)
 
 
 class Phase:
-    """One phase's place in the cache."""
+    """One phase's place in the cache; `marks` of whose data it is made."""
 
-    def __init__(self, folder: Path, digest: str) -> None:
-        self.folder, self.digest = folder, digest
-        self.lock = folder.resolve().with_name(f".{folder.name}.lock")
+    def __init__(self, folder: Path, digest: str, marks: frozenset[str] = frozenset()) -> None:
+        self.folder, self.digest, self.marks = folder, digest, marks
+        self.lock = lock_of(folder)
         self._done = folder / "done.safetensors"
 
     def finished(self) -> bool:
@@ -58,9 +62,11 @@ class Phase:
 
         Raises CheckpointError if the stored result is damaged or another's.
         """
-        if not self.finished():
+        known = people_of(self.folder)
+        if not self.finished() or (known is not None and not self.marks <= known):
             make_private_folder(self.folder)
             with locked(self.lock, timeout_s=math.inf):
+                self._mark()
                 if not self.finished():  # nor has a process that held the lock meanwhile
                     tensors, notes = train(self.folder / "checkpoint")
                     self.store(tensors, notes)
@@ -70,6 +76,17 @@ class Phase:
     def store(self, tensors: Mapping[str, Tensor], notes: Mapping[str, Any]) -> None:
         """Keep these as the phase's result."""
         save_checkpoint(self._done, tensors, {"digest": self.digest, "notes": dict(notes)})
+
+    def _mark(self) -> None:
+        """Say whose data this is made of, before the first checkpoint.
+
+        The same tokens may be several people's, so that marks are added to. A phase that is finished
+        and says nothing is of before there were marks: it goes on saying nothing.
+        """
+        known = people_of(self.folder)
+        if (known is None and self.finished()) or self.marks <= (known or frozenset()):
+            return
+        write_people(self.folder, self.marks | (known or frozenset()))
 
     def _drop_checkpoints(self) -> None:
         """Delete what only training needs: a kill can leave it beside a finished result.

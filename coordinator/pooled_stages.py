@@ -115,7 +115,8 @@ def run_pooled_stages(
     inputs = PhaseInputs(
         *fingerprints, structure, settings, seed, *machine, grouped=people.fingerprint(data)
     )
-    phases = PhaseRunner(encoder, data, people, inputs, PhaseCache(cache), memory_bytes, say)
+    kept = PhaseCache(cache, {user.user_id for user in (*pooled, *personalized)})
+    phases = PhaseRunner(encoder, data, people, inputs, kept, memory_bytes, say)
     stages = _Stages(phases)
 
     population, notes1 = stages.population(model)

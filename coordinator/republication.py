@@ -7,15 +7,18 @@ refuse is refused here first. Source: docs/releases.md.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from coordinator.consents import Consents, content_of, says_recorded
 from coordinator.publish import PublishedBundle, latest, publish, read_latest, renew_latest
 from coordinator.root_ceremony import read_root
 from proper_model.bundle.content_policy import check_file
+from proper_model.bundle.file_names import RECIPE
 from proper_model.bundle.folder_names import version_folder
 from proper_model.bundle.latest import Latest
 from proper_model.bundle.limits import DEFAULT_LIMITS
@@ -49,11 +52,16 @@ def republish(
     now: datetime,
     days: int = RELEASE_DAYS,
     latest_days: int = LATEST_DAYS,
+    consents: Consents | None = None,
 ) -> PublishedBundle:
     """Publish the files of `source`, a bundle or release folder, as the next version of `folder`.
 
+    Args:
+        consents: as they are now; needed for a release that was trained by recorded consents.
+
     Raises:
-        ConfigError: no release there, no root.json in `folder`, or keys that it does not list.
+        ConfigError: no release there, no root.json in `folder`, keys that it does not list, somebody
+            withdrew since it was trained, or it is not the consents' release.
         BundleError: one of its children if a file is not what its manifest says.
     """
     root = read_root(folder)
@@ -61,6 +69,7 @@ def republish(
     check_role(root, RELEASE, keys)
     check_role(root, LATEST, latest_keys)
     files, base = _read_release(source)
+    _check_consents(files, consents)
     return publish(
         files,
         folder,
@@ -122,6 +131,27 @@ def _announced(folder: Path, root: TrustedRoot, now: datetime) -> int:
             error.message,
             hint="if you changed its keys, give --version N; else somebody else wrote it",
         ) from None
+
+
+def _check_consents(files: Mapping[str, bytes], consents: Consents | None) -> None:
+    """Raise ConfigError unless everybody whose data the release has still agrees, where that is recorded."""
+    from proper_model.release.recipe import parse_recipe  # late, as it needs torch
+
+    if consents is None:
+        if RECIPE in files and says_recorded(parse_recipe(files[RECIPE]).notes):
+            raise ConfigError(
+                "this release was trained by recorded consents; expected the file, to see who withdrew",
+                hint="give --consents FILE",
+            )
+        return
+    content = content_of({n: hashlib.sha256(data).hexdigest() for n, data in files.items()})
+    training = next((one for one in consents.trainings if one.content == content), None)
+    if training is None:
+        raise ConfigError(
+            "the consents say nothing of this release; expected one that was trained by them",
+            hint="proper-sim run ... --consents FILE trains by them and notes the release there",
+        )
+    consents.check_standing(training.people, training.release, "this release")
 
 
 def check_role(root: TrustedRoot, role: str, keys: Sequence[Ed25519PrivateKey]) -> None:

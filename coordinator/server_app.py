@@ -116,9 +116,10 @@ def coordinate(plan: RunPlan, grid: Grid, progress: ProgressFile) -> None:
 
 
 def make_release(plan: RunPlan, report: Progress) -> PublishedBundle:
-    """Run the pooled stages and publish what they made."""
+    """Run the pooled stages and publish what they made; with consents, check them and keep a record."""
     import torch
 
+    from coordinator.agreed_release import AgreedRelease
     from coordinator.pooled_stages import run_pooled_stages
     from proper_model.data import read_users
     from proper_model.engine import return_freed_memory
@@ -130,25 +131,31 @@ def make_release(plan: RunPlan, report: Progress) -> PublishedBundle:
     if plan.node_memory_bytes is not None:
         return_freed_memory()
     task = task_from_toml(plan.task_toml, template=plan.template, where="plan: task_toml")
+    pooled = read_users(plan.pooled_file, task)
+    personalized = (
+        read_users(plan.personalized_file, task)
+        if plan.stage2_users is Stage2People.EVERYBODY
+        else ()
+    )
+    agreed = AgreedRelease(plan, {user.user_id for user in (*pooled, *personalized)})
+    agreed.check()  # somebody may have withdrawn since the run was prepared
     release = run_pooled_stages(
-        read_users(plan.pooled_file, task),
+        pooled,
         task,
         plan.base,
         plan.structure,
         plan.stage_settings,
         seed=plan.seed,
         cache=plan.cache,
-        personalized=(
-            read_users(plan.personalized_file, task)
-            if plan.stage2_users is Stage2People.EVERYBODY
-            else ()
-        ),
+        personalized=personalized,
         shuffle_identities=plan.stage2_users is Stage2People.SHUFFLED,
         memory_bytes=plan.node_memory_bytes,
         progress=report,
     )
     report("signing the release", 0, 1)
-    return publish_release(release, plan)
+    published = publish_release(agreed.said_in(release), plan)
+    agreed.record(published)
+    return published
 
 
 def require(outcome: Mapping[int, Status], step: str) -> None:

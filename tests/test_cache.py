@@ -15,6 +15,7 @@ from torch import Tensor
 
 from coordinator.phase_cache import Phase, PhaseCache
 from coordinator.phase_keys import PhaseInputs
+from coordinator.phase_people import mark_of, people_of, phases_of, remove_phase
 from proper_model.engine.checkpoint import load_checkpoint, save_checkpoint
 from proper_model.settings.presets import UserRouting, preset
 from proper_model.settings.profile import BaseWeights, StageSettings, UserSettings
@@ -233,3 +234,34 @@ def test_a_phase_is_trained_again_where_what_it_depends_on_changed(
 ) -> None:
     before, after = folders(INPUTS), folders(dataclasses.replace(INPUTS, **change))
     assert {name for name in before if before[name] != after[name]} == phases
+
+
+def people_phase(folder: Path, *people: str) -> Phase:
+    return PhaseCache(folder, people).phase("router", {"seed": 1})
+
+
+def test_a_phase_says_whose_data_it_has_before_its_first_checkpoint(tmp_path: Path) -> None:
+    def train(checkpoint: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        assert people_of(checkpoint.parent) == {mark_of("ada"), mark_of("ben")}
+        return result("me")
+
+    phase = people_phase(tmp_path, "ada", "ben")
+    phase.train_once(train)
+    assert phases_of(tmp_path, ["ada"]) == ([phase.folder], [])
+    assert phases_of(tmp_path, ["eve"]) == ([], [])
+    # The same tokens, under other names too.
+    people_phase(tmp_path, "eve").train_once(forbidden)
+    assert phases_of(tmp_path, ["eve"])[0] == phases_of(tmp_path, ["ben"])[0] == [phase.folder]
+    with locked(phase.lock, timeout_s=0), pytest.raises(TimeoutError):
+        remove_phase(phase.folder)
+    remove_phase(phase.folder)
+    assert not phase.folder.exists() and not phase.finished()
+
+
+def test_a_phase_of_an_earlier_program_goes_on_saying_nothing(tmp_path: Path) -> None:
+    PhaseCache(tmp_path).phase("router", {"seed": 1}).store(*result("me"))
+    phase = people_phase(tmp_path, "ada")
+    phase.train_once(forbidden)
+    assert phases_of(tmp_path, ["ada"]) == ([], [phase.folder])
+    (phase.folder / "people.json").write_text("[1]")
+    assert people_of(phase.folder) is None

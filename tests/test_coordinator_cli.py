@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import io
 import json
 import os
@@ -23,6 +24,7 @@ from client.releases.installed_list import list_bundles
 from coordinator import root_ceremony
 from coordinator.cli import run_cli
 from coordinator.commands import options
+from coordinator.consents import Training, changing, content_of, read_consents
 from coordinator.keys import create_key, create_pair, load_key, load_public, public_file
 from coordinator.root_ceremony import RoleChange, propose, read_root, sign_next
 from proper_model.bundle.latest import parse_latest
@@ -152,6 +154,26 @@ def test_from_the_first_release_to_the_recovery_after_a_theft(here, call):
     assert add_bundle(home, "out").changed is False
 
 
+def note_training(here, people):
+    """What a run with consents notes of its release."""
+    signed = ("manifest.json", "signatures.json")
+    hashes = {
+        name: hashlib.sha256(data).hexdigest()
+        for name, data in bundle(1).all_files().items()
+        if name not in signed
+    }
+    made = Training(
+        content=content_of(hashes),
+        signed="2026-01-02T03:04:05Z",
+        release=None,
+        people=people,
+        run=str(here / "runs" / "spring"),
+        cache=str(here / "cache"),
+    )
+    with changing(here / "consents.json") as change:
+        change.after = change.after.with_training(made)
+
+
 def test_the_publishers_guide_works_as_it_is_typed(here, call, monkeypatch):
     """Every line of docs/releases.md, in its order."""
     monkeypatch.setattr(options, "_asked", lambda *_, **__: WORDS)
@@ -160,15 +182,21 @@ def test_the_publishers_guide_works_as_it_is_typed(here, call, monkeypatch):
     for name in ("ben", "cem", "new-holder"):
         call(f"keys make-holder {name}.pem")
     call("keys make-release fresh.pem")
-    shutil.copytree(here / source(here), here / "runs" / "demo" / "server" / "release")
+    for run in ("demo", "spring"):
+        shutil.copytree(here / source(here), here / "runs" / run / "server" / "release")
+    (here / "agreed.txt").write_text("ada\nben\n")
+    (here / "gone.txt").write_text("ada\n")
     moved = next(at for at, line in enumerate(lines) if "--root-threshold" in line)
     for line in lines[:moved]:
         stolen = name_of(here / "release.pem.pub") if (here / "release.pem.pub").exists() else ""
+        if line.startswith("release publish runs/spring"):
+            note_training(here, ["ada", "ben"])
         call(line.replace("STOLENID", stolen))
     assert (read_root(here / "releases").version, len(lines)) == (3, moved + 1)
     call("release publish releases/v00000001 releases --key fresh.pem --latest-key latest.pem")
     home = Home(here / "home")
-    assert add_bundle(home, "releases").bundle.version == 2
+    assert add_bundle(home, "releases").bundle.version == 3
+    assert read_consents(here / "consents.json").withdrawn() == {"ada"}
     # And a population from before roles.
     shutil.rmtree(here / "releases")
     key = create_key(here / "old.pem")

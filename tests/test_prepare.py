@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from transformers import AutoConfig, AutoTokenizer
 
+from coordinator.consents import changing
 from coordinator.keys import load_key
 from proper_model.bundle.public_keys import key_id
 from proper_model.bundle.trusted_root import Role, TrustedRoot
@@ -118,6 +119,34 @@ def test_of_test_users_the_server_gets_histories_only_and_only_if_asked(
     assert not any(query.input in text for user in test for query in user.queries)
     with pytest.raises(ConfigError, match=r"differs in: --stage2-users"):
         prepare(replace(everybody, stage2_users="shuffled", resume=True))
+
+
+def test_only_people_with_a_standing_consent_are_pooled_and_the_others_are_counted(
+    world: World, options: RunOptions, tmp_path: Path
+) -> None:
+    file, (_, _, population) = tmp_path / "consents.json", world
+    agreed = [user.user_id for user in (*population.pooled[1:], *population.test[:1])]
+    with changing(file) as change:
+        at = "2026-01-02T03:04:05Z"
+        change.after = change.after.recorded(agreed, ["spring"], at).without(agreed[:1], at)
+    asked = replace(options, consents=file, release_name="spring", stage2_users="everybody")
+    plan = prepare(asked)
+    pooled, personalized = (
+        [user["user_id"] for user in json.loads(path.read_text())]
+        for path in (plan.pooled_file, plan.personalized_file)
+    )
+    assert pooled == agreed[1:-1] and personalized == agreed[-1:]
+    assert (plan.left_out, plan.consents, plan.release_name) == (2, file.resolve(), "spring")
+    with changing(file) as change:
+        change.after = change.after.without(agreed[1:2], at)
+    with pytest.raises(ConfigError, match=r"--consents \(people agreed or withdrew since\)"):
+        prepare(replace(asked, resume=True))
+    with pytest.raises(DataError):  # nobody agreed to a release of that name
+        prepare(replace(asked, release_name="autumn", out=tmp_path / "other"))
+    with pytest.raises(ConfigError, match="--consents is missing"):
+        replace(options, release_name="spring")
+    with pytest.raises(ConfigError, match="1 to 64"):
+        replace(asked, release_name="a b")
 
 
 def test_a_population_only_run_says_so_and_drops_the_arms_of_groups(options: RunOptions) -> None:

@@ -112,7 +112,7 @@ def adapt(learner: Learner, state: PersonalState, histories: Histories) -> Perso
     Raises:
         TrainingError: the adapters of all tasks diverged at every learning rate.
     """
-    (learned,) = learn(learner, [_member(learner, state, histories)], ADAPTER)["stage3"]
+    (learned,) = learn(learner, [member_of(learner, state, histories)], ADAPTER)["stage3"]
     tasks = learned.tasks.values()
     if tasks and all(task.report.get("lora_failed") for task in tasks):
         raise TrainingError(
@@ -132,8 +132,8 @@ def adapt(learner: Learner, state: PersonalState, histories: Histories) -> Perso
     return replace(learned, tasks=kept)
 
 
-def _member(learner: Learner, state: PersonalState, histories: Histories) -> Member:
-    """A person with a vault, who learns all tasks."""
+def member_of(learner: Learner, state: PersonalState, histories: Histories) -> Member:
+    """A person who learns all tasks: how each splits, and what the common embedding is found from."""
     names = sorted(histories)
     encoded = {n: learner.encode(histories[n][1], histories[n][0]) for n in names}
     found_from = {
@@ -158,7 +158,7 @@ def adapt_comparing(
     """
     without = None
     if compares(learner, histories, name):
-        plain = _member(learner, state, without_lines(histories, name))
+        plain = member_of(learner, state, without_lines(histories, name))
         alone = replace(plain, own={name: plain.own[name]})
         apart = learner.apart("without")
         ((learned,),) = learn(apart, [alone], {"stage3": "without"}).values()

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from coordinator.commands import options as o
+from coordinator.consents import read_consents
 from coordinator.publish import open_to_readers
 from coordinator.republication import RELEASE_DAYS, republish, sign_latest_again
 from proper_model.bundle.signed_time import (
@@ -38,6 +39,13 @@ def publish(
     latest_days: Annotated[
         int, typer.Option("--latest-days", min=1, max=MAX_LATEST_DAYS, help="As for sign-latest.")
     ] = LATEST_DAYS,
+    consents: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Refuse a release that has data of somebody who withdrew since it was trained.",
+        ),
+    ] = None,
     passphrase_file: o.PassphraseFile = None,
 ) -> None:
     """Copy a release into FOLDER as its next version, signed by the keys that FOLDER's root lists."""
@@ -50,6 +58,7 @@ def publish(
         now=o.now(),
         days=days,
         latest_days=latest_days,
+        consents=None if consents is None else read_consents(consents),
     )
     open_to_readers(folder)
     o.tell(f"release {published.version} ({published.bundle_id[:16]}) in {published.path}")

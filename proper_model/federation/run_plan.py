@@ -41,6 +41,7 @@ ARMS = ("stage1", "stage2-mean", "stage2", "oppu-mlp", "stage3", "stage3-shuffle
 # `stage3-shuffled` predicts with another user's state: only the simulation's controls can do that.
 ARMS_OUTSIDE_NODES = frozenset({"stage3-shuffled"})
 
+NAME_OF_RELEASE = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 Sha256 = Field(pattern=r"^[0-9a-f]{64}$")
 
 
@@ -79,6 +80,11 @@ class RunPlan(BaseModel):
     seed: int = Field(ge=0, le=LARGEST_SEED)
     arms: tuple[str, ...]
     pooled_file: Path
+    # Where the coordinator keeps who agreed to be pooled, the name of the release that they were asked
+    # about, and how many people of the data are not in `pooled_file`, having no standing consent.
+    consents: Path | None = None
+    release_name: str | None = Field(default=None, pattern=NAME_OF_RELEASE)
+    left_out: int = Field(default=0, ge=0)
     devices: tuple[DeviceEntry, ...]
     users_per_node: int = Field(ge=1)
     out: Path
@@ -99,10 +105,10 @@ class RunPlan(BaseModel):
     # What to do when fewer than `node_count` nodes have appeared within `message_timeout_s`.
     fewer_nodes: Literal["fail", "proceed"] = "fail"
 
-    @field_validator("out", "cache", "pooled_file")
+    @field_validator("out", "cache", "pooled_file", "consents")
     @classmethod
-    def _absolute(cls, value: Path) -> Path:
-        if not value.is_absolute():
+    def _absolute(cls, value: Path | None) -> Path | None:
+        if value is not None and not value.is_absolute():
             raise ValueError("must be an absolute path: Flower's processes start elsewhere")
         return value
 
@@ -189,6 +195,7 @@ class RunPlan(BaseModel):
         where_and_how = {
             "out", "cache", "users_per_node", "actors", "devices", "pooled_file",
             "message_timeout_s", "round_timeout_s", "attempts", "fewer_nodes", "name",
+            "consents", "release_name", "left_out",  # who is left is in `pooled_sha256`
         }  # fmt: skip
         content = self.model_dump(mode="json", exclude=where_and_how)
         content["devices"] = [[entry.device_id, entry.user_sha256] for entry in self.devices]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from simulations.privacy.deletion.command import deletion
 from simulations.privacy.egress.command import egress
 from simulations.privacy.epsilon.command import epsilon
 from simulations.privacy.inversion.command import inversion
@@ -19,5 +20,5 @@ def privacy() -> None:
     """What a release, an adapter or a device tells about people."""
 
 
-for attack in (membership, canaries, linkage, inversion, epsilon, egress):
+for attack in (membership, canaries, linkage, inversion, epsilon, deletion, egress):
     app.command()(attack)

@@ -90,6 +90,14 @@ RUN_OPTIONS: Mapping[str, Any] = {
         "pooled stages), a plain number of GiB; decides how many users train at once (default: "
         "what a GPU has free; no limit on a CPU).",
     ),
+    "consents": typer.Option(
+        metavar="FILE",
+        help="Pool only people with a standing consent in this file of proper-coordinator consent. "
+        "(default: everybody, and the release says so)",
+    ),
+    "release_name": typer.Option(
+        metavar="NAME", help="The release that people agreed to, for consents that name releases."
+    ),
     "cache": typer.Option(help="Folder of finished phases. (default: 'cache' beside OUT)"),
     "resume": typer.Option("--resume", help="Go on with the run in OUT."),
 }
@@ -98,14 +106,21 @@ EXPERIMENT_OPTIONS: Mapping[str, Any] = {
     name: option
     for name, option in RUN_OPTIONS.items()
     if name
-    not in ("folds", "fold", "arms", "users_per_node", "actors", "resume", "population_only")
+    not in (
+        *("folds", "fold", "arms", "users_per_node", "actors", "resume", "population_only"),
+        *("consents", "release_name"),  # nothing is released
+    )
 } | {"out": typer.Option(metavar="OUT", help="Folder for the result file and its figure.")}
 
 # A benchmark names presets or seeds in options of its own, and always goes on with what lies in OUT.
 BENCHMARK_OPTIONS: Mapping[str, Any] = {
     name: option
     for name, option in RUN_OPTIONS.items()
-    if name not in ("fold", "arms", "users_per_node", "actors", "resume", "population_only")
+    if name
+    not in (
+        *("fold", "arms", "users_per_node", "actors", "resume", "population_only"),
+        *("consents", "release_name"),
+    )
 } | {
     "out": typer.Option(
         metavar="OUT", help="Folder for results, page and all that it goes on from."

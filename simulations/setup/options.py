@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 from proper_model.data import parse_split
 from proper_model.errors import ConfigError
-from proper_model.federation.run_plan import LARGEST_SEED, MOST_THREADS
+from proper_model.federation.run_plan import LARGEST_SEED, MOST_THREADS, NAME_OF_RELEASE
 from proper_model.settings import (
     Stage2People,
     StageSettings,
@@ -94,13 +95,18 @@ class People:
 
 @dataclass(frozen=True)
 class Reading:
-    """What to read. `template` None: the profile's where the task has it, else the task's own."""
+    """What to read. `template` None: the profile's where the task has it, else the task's own.
+
+    `consents`: only people who agreed, by that file, are pooled, for a release of that name.
+    """
 
     origin: Files | Demo
     people: People
     settings: StageSettings
     template: str | None
     seed: int
+    consents: Path | None = None
+    release_name: str | None = None
 
 
 @dataclass(frozen=True)
@@ -175,6 +181,8 @@ class RunOptions:
     actors: int | None = None
     threads: int | None = None
     memory_budget: float | None = None
+    consents: Path | None = None
+    release_name: str | None = None
     cache: Path | None = None
     resume: bool = False
 
@@ -185,6 +193,16 @@ class RunOptions:
         self._check_people()
         self._check_arms()
         self._check_stage2()
+        if self.release_name is not None and self.consents is None:
+            raise ConfigError(
+                "--release-name says which release people agreed to, but --consents is missing",
+                hint="add --consents FILE",
+            )
+        if self.release_name is not None and not re.fullmatch(NAME_OF_RELEASE, self.release_name):
+            raise ConfigError(
+                "--release-name is not 1 to 64 letters, digits, '.', '_' or '-'",
+                hint="give the name that people agreed to, such as spring-2027",
+            )
         preset(self.preset)
         _ = self.settings
 
@@ -236,7 +254,11 @@ class RunOptions:
         if self.settings.privacy is not None:
             check_private_structure(structure)
         return OneRun(
-            Reading(origin, people, self.settings, self.template, self.seed),
+            Reading(
+                *(origin, people, self.settings, self.template, self.seed),
+                None if self.consents is None else self.consents.resolve(),
+                self.release_name,
+            ),
             Training(self.preset, structure, arms, self.seed),
             Machinery(self.users_per_node, self.actors, self.threads, memory_bytes),
             Places(out, cache, self.resume),
@@ -262,7 +284,11 @@ class RunOptions:
             )
 
     def _check_places(self) -> None:
-        for option, place in (("--out", self.out), ("--cache", self.cache)):
+        for option, place in (
+            ("--out", self.out),
+            ("--cache", self.cache),
+            ("--consents", self.consents),
+        ):
             try:
                 str(place).encode()
             except UnicodeEncodeError:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+from coordinator.consents import read_consents
 from coordinator.run_keys import make_run_root
 from proper_model.federation.machine import useful_threads
 from proper_model.federation.run_plan import DeviceEntry, RunPlan
@@ -97,7 +98,7 @@ def build(run: OneRun, source: Source) -> Prepared:
     )
     files = {out / "server" / "pooled.json": _json(source.population.pooled)}
     if run.reading.people.stage2_users is Stage2People.EVERYBODY:
-        unasked = [replace(user, queries=()) for user in source.population.test]
+        unasked = [replace(user, queries=()) for user in _agreed(run, source.population.test)]
         files[out / "server" / "personalized.json"] = _json(unasked)
     if source.truth is not None:
         files[out / TRUTH_FILE] = source.truth.encode()
@@ -120,6 +121,9 @@ def build(run: OneRun, source: Source) -> Prepared:
         seed=run.training.seed,
         arms=run.training.arms,
         pooled_file=out / "server" / "pooled.json",
+        consents=run.reading.consents,
+        release_name=run.reading.release_name,
+        left_out=source.left_out,
         devices=entries,
         users_per_node=placement.users_per_node,
         out=out,
@@ -131,6 +135,14 @@ def build(run: OneRun, source: Source) -> Prepared:
         server_threads=server_threads(run.machinery, source),
     )
     return Prepared(plan, files)
+
+
+def _agreed(run: OneRun, users: Sequence[User]) -> list[User]:
+    """Test users whose histories may train stage 2: with consents, those who agreed as pooled people do."""
+    if run.reading.consents is None:
+        return list(users)
+    agreed = read_consents(run.reading.consents).standing(run.reading.release_name)
+    return [user for user in users if user.user_id in agreed]
 
 
 def _json(users: Sequence[User]) -> bytes:

@@ -39,6 +39,9 @@ OPTION_OF = {
     "arms": "--arms",
     "out": "--out (the run was prepared in another place)",
     "pooled_file": "--out (the run was prepared in another place)",
+    "consents": "--consents",
+    "release_name": "--release-name",
+    "left_out": "--consents (people agreed or withdrew since)",
     "root_public_key": "the root key in OUT/server/keys",
 }
 # How devices share nodes changes no result; threads and the memory budget, which cuts steps into

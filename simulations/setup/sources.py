@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from coordinator.consents import read_consents
 from proper_model.answering import label_starts
 from proper_model.checks import FoundBase, base_beside, check_base, find_base, is_gguf
 from proper_model.data import apply_split, check_pool, effective_split, read_population
 from proper_model.errors import DataError, TaskError
 from proper_model.progress import Progress
 from proper_model.settings import StageSettings
-from proper_model.tasks import Example, Population, Report, Task, load_task
+from proper_model.tasks import Example, Population, Report, Task, counted, load_task
 from proper_model.text import Encoder, label_warnings, text_warnings
 from simulations.setup.options import Demo, Files, Reading
 
@@ -25,7 +26,8 @@ class Source:
     """What a run works on. `truth` is JSON for synthetic people, None for real ones.
 
     `people` says who takes part, as results name it. `base` is where the base lies, `found` what its
-    files say; of a base that is still to be made, files that only describe it.
+    files say; of a base that is still to be made, files that only describe it. `left_out` pooled people of
+    the data have no standing consent, where consents are asked for.
     """
 
     name: str
@@ -37,6 +39,7 @@ class Source:
     truth: str | None = None
     warnings: tuple[str, ...] = ()
     people: str = ""
+    left_out: int = 0
 
 
 def load_source(reading: Reading, progress: Progress, *, scratch: Path | None = None) -> Source:
@@ -67,9 +70,21 @@ def load_source(reading: Reading, progress: Progress, *, scratch: Path | None = 
         max_items=people.max_items,
         seed=reading.seed,
     )
+    left_out = 0
+    if reading.consents is not None:
+        agreed = read_consents(reading.consents).standing(reading.release_name)
+        pooled = tuple(user for user in population.pooled if user.user_id in agreed)
+        left_out = len(population.pooled) - len(pooled)
+        population = replace(population, pooled=pooled)
+        if left_out:
+            warnings.append(
+                f"{counted(left_out, 'pooled user')} without a standing consent "
+                f"{'is' if left_out == 1 else 'are'} left out"
+            )
     check_pool(population.pooled)
     _tell(warnings)
-    return replace(source, population=population, people=replace(people, split=split).label)
+    label = replace(people, split=split).label
+    return replace(source, population=population, people=label, left_out=left_out)
 
 
 def _tell(warnings: Sequence[str]) -> None:

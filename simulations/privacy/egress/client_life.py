@@ -11,6 +11,8 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 CODES = "codes.json"
@@ -21,26 +23,34 @@ def name_of(number: int, words: list[str]) -> str:
     return f"{number:02}-{words[0]}"
 
 
-def run(words: list[str], options: list[str], outputs: Path, name: str) -> int:
-    """Run one command; what it says goes into files, by descriptor, so that libraries are heard."""
-    from client.cli import app
-    from client.terminal.command_line import start
-
-    sys.argv = ["proper", *options, *words]
+@contextmanager
+def heard(outputs: Path, name: str) -> Iterator[None]:
+    """What is said within goes into two files, by descriptor, so that libraries are heard."""
     kept = [os.dup(number) for number in (1, 2)]
     try:
         for number, kind in ((1, "stdout"), (2, "stderr")):
             with (outputs / f"{name}.{kind}").open("wb") as file:
                 os.dup2(file.fileno(), number)
-        start(app, "proper", private=True)
-    except SystemExit as ended:
-        return ended.code if isinstance(ended.code, int) else 0
+        yield
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
         for number, descriptor in zip((1, 2), kept, strict=True):
             os.dup2(descriptor, number)
             os.close(descriptor)
+
+
+def run(words: list[str], options: list[str], outputs: Path, name: str) -> int:
+    """Run one command; its exit code."""
+    from client.cli import app
+    from client.terminal.command_line import start
+
+    sys.argv = ["proper", *options, *words]
+    try:
+        with heard(outputs, name):
+            start(app, "proper", private=True)
+    except SystemExit as ended:
+        return ended.code if isinstance(ended.code, int) else 0
     return 0
 
 

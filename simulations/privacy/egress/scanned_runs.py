@@ -163,16 +163,8 @@ def run_federation(
     root, notes = make_private_folder(folder / "scanned"), folder / "notes"
     own = draw(OPERATOR, ["path"], rng)
     place = make_private_folder(root / own["path"].text)
-    data = make_private_folder(root / PEOPLE)
-    for name, users in (("user_others", cast.pooled), ("user_top_100_history", cast.test)):
-        save_private(data / f"{name}.json", json.dumps(users_to_json(users)).encode())
-    save_private(root / "profile.toml", PROFILE.encode())
-    made = cast.population
-    base = make_tiny_base(root / "base", made.pretrain_texts, vocabulary=made.vocabulary)
     out, wire = place / "run", make_private_folder(root / WIRE)
-    words = ["run", str(data), "--task", KIND, "--base", str(base), "--out", str(out)]
-    words += ["--cache", str(place / "cache")]
-    words += ["--profile", str(root / "profile.toml"), "--preset", "device"]
+    words = ["run", *given_people(root, cast), "--out", str(out), "--cache", str(place / "cache")]
     command = [sys.executable, "-c", "from simulations.cli import main; main()", *words]
     code = _run(command, root, notes, "run", {RECORDED: str(wire)})
     if code != 0:
@@ -181,7 +173,7 @@ def run_federation(
             hint=f"its output is in {root / OUTPUTS}",
         )
     plan, release = RunPlan.load(out / PLAN_FILE), out / "server" / "release"
-    tensors = [*learned(_tensors_of_devices(plan, cast), release), *_pooled_rows(plan)]
+    tensors = [*learned(_tensors_of_devices(plan, cast), release), *pooled_rows(plan.cache)]
     run = ScannedRun(
         name="federation",
         root=root,
@@ -193,23 +185,36 @@ def run_federation(
     return run, release
 
 
+def given_people(root: Path, cast: Cast) -> list[str]:
+    """Write the cast, a base and a short profile below `root`; words for `proper-sim` that name them."""
+    data = make_private_folder(root / PEOPLE)
+    for name, users in (("user_others", cast.pooled), ("user_top_100_history", cast.test)):
+        save_private(data / f"{name}.json", json.dumps(users_to_json(users)).encode())
+    save_private(root / "profile.toml", PROFILE.encode())
+    made = cast.population
+    base = make_tiny_base(root / "base", made.pretrain_texts, vocabulary=made.vocabulary)
+    named = ["--profile", str(root / "profile.toml"), "--preset", "device"]
+    return [str(data), "--task", KIND, "--base", str(base), *named]
+
+
 def _tensors_of_devices(plan: RunPlan, cast: Cast) -> list[Canary]:
     """What each device learned, as numbers to be looked for."""
     found: list[Canary] = []
     for number, (entry, user) in enumerate(zip(plan.devices, cast.test, strict=True)):
         state = FolderStore.found(entry.folder / "state", "stage3", user.user_id).read()
-        found += in_tensors(f"test {number}", _arrays(state))
+        found += in_tensors(f"test {number}", arrays(state))
     return found
 
 
-def _pooled_rows(plan: RunPlan) -> list[Canary]:
+def pooled_rows(cache: Path) -> list[Canary]:
     """Pooled people's rows of the embedding table, which no release may hold (docs/security.md 0.5)."""
-    (cached,) = plan.cache.glob("group-*/done.safetensors")
+    (cached,) = cache.glob("group-*/done.safetensors")
     rows = {f"row {n}": row.numpy() for n, row in enumerate(load_file(cached)["table"])}
     return list(in_tensors("pooled table", rows))
 
 
-def _arrays(state: PersonalState) -> dict[str, NDArray[Any]]:
+def arrays(state: PersonalState) -> dict[str, NDArray[Any]]:
+    """What a state learned, by name."""
     return {name: tensor.numpy() for name, tensor in state.private(KIND).items()}
 
 
@@ -285,7 +290,7 @@ def run_client(
         name="client",
         root=root,
         notes=notes,
-        canaries=(*known.values(), *learned(in_tensors(PERSON, _arrays(state)), release)),
+        canaries=(*known.values(), *learned(in_tensors(PERSON, arrays(state)), release)),
         allowed=_allowed_of_client(),
         told={f"exit code of {name}": code for name, code in codes.items()},
         inside={"the open vault": encode(state), "what was typed": plan.read_bytes()},
@@ -364,13 +369,22 @@ def _run(
     command: Sequence[str], root: Path, notes: Path, name: str, more: Mapping[str, str]
 ) -> int:
     """Run a child to its end, witnessed, with everything that it may leave below `root`."""
-    outputs = make_private_folder(root / OUTPUTS)
+    environment = witness.attach({**apart(root), **more}, scanned=root, notes=notes)
+    return run_child(command, root, name, environment)
+
+
+def apart(root: Path) -> dict[str, str]:
+    """An environment of a child whose home, caches and temporary folder lie below `root`."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(DROPPED)}
     places = {variable: str(make_private_folder(root / at)) for variable, at in ELSEWHERE.items()}
     package = str(Path(__file__).resolve().parents[2])
     kept["PYTHONPATH"] = os.pathsep.join(filter(None, [package, kept.get("PYTHONPATH")]))
-    environment = {**kept, **places, **more, "HF_HUB_OFFLINE": "1", "PYTHONSAFEPATH": "1"}
-    environment = witness.attach(environment, scanned=root, notes=notes)
+    return {**kept, **places, "HF_HUB_OFFLINE": "1", "PYTHONSAFEPATH": "1"}
+
+
+def run_child(command: Sequence[str], root: Path, name: str, environment: Mapping[str, str]) -> int:
+    """Run a child to its end; what it says goes below `root`, and its exit code comes back."""
+    outputs = make_private_folder(root / OUTPUTS)
     with (
         (outputs / f"{name}.stdout").open("wb") as out,
         (outputs / f"{name}.stderr").open("wb") as errors,

@@ -146,11 +146,18 @@ class Attacked:
         return look(arms.model, self.encoder, rows, make_pass, self.tokens)
 
     def embeddings(self, sets: Sequence[Sequence[Encoded]]) -> Tensor:
-        """An embedding from each set of records, found for all in the same way: [sets, tables * e].
+        """As `embeddings_over` the release."""
+        return embeddings_over(self.release, sets, seed=self.seed, progress=self.progress)
 
-        No prototype is offered to the fit: it would put people on the very points that are attacked.
-        """
-        bare = {**self.release.shared, "prototypes": self.release.shared["prototypes"][:0]}
-        learner = Learner(replace(self.release, shared=bare), progress=self.progress)
-        samples = [learner.split(records, seed=self.seed) for records in sets]
-        return learner.fit_embeddings(samples)[0].flatten(1).double().cpu()
+
+def embeddings_over(
+    release: Release, sets: Sequence[Sequence[Encoded]], *, seed: int, progress: Progress
+) -> Tensor:
+    """An embedding from each set of records, found for all in the same way: [sets, tables * e].
+
+    No prototype is offered to the fit: it would put people on the very points that are attacked.
+    """
+    bare = {**release.shared, "prototypes": release.shared["prototypes"][:0]}
+    learner = Learner(replace(release, shared=bare), progress=progress)
+    samples = [learner.split(records, seed=seed) for records in sets]
+    return learner.fit_embeddings(samples)[0].flatten(1).double().cpu()

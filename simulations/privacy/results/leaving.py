@@ -36,7 +36,7 @@ class Shown:
     title: str
     template: str
     tables: Sequence[Table]
-    figure: Figure
+    figure: Figure | None
     sentences: Sequence[str]
     failed: Sequence[str]
     more: Mapping[str, Any] = field(default_factory=dict)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol
 
 from client.terminal.tables import Table
 from proper_model.evaluation import holm
@@ -17,6 +18,7 @@ from simulations.privacy.results.schema import (
     PrivacyResult,
 )
 from simulations.privacy.results.sentences import SIGNIFICANT, bias_sentence
+from simulations.privacy.statistics.shares import Control
 from simulations.reporting.figures import INK, Figure, drawing, inline
 
 HEIGHTS = {"none": 0.0, "positive": 0.25, "negative": -0.25}  # within an attack's line
@@ -88,11 +90,32 @@ def failed_controls(result: PrivacyResult) -> list[str]:
     One interval of twenty misses .5 by chance, so negative controls are corrected (Holm) over all of them.
     """
     rows = [row for row in result.attacks if (row.thing, row.attack) != (MERGED, PUBLISHED)]
-    negative = {str(place): row.p for place, row in enumerate(rows) if row.control == "negative"}
+    return failed_of([(f"{row.thing}, {row.level}, {row.attack}", row) for row in rows])
+
+
+class AucRow(Protocol):
+    """What rows of all files have whose attacks give an AUC."""
+
+    @property
+    def control(self) -> Control:
+        """Whether it must succeed, must not, or is the attack itself."""
+
+    @property
+    def pooled(self) -> Measured:
+        """Over all seeds."""
+
+    @property
+    def p(self) -> float:
+        """Two-sided against .5, uncorrected."""
+
+
+def failed_of(rows: Sequence[tuple[str, AucRow]]) -> list[str]:
+    """See `failed_controls`, of rows beside their names."""
+    negative = {str(n): row.p for n, (_, row) in enumerate(rows) if row.control == "negative"}
     corrected = holm(negative)
     said = []
-    for place, row in enumerate(rows):
-        found, name = row.pooled, f"{row.thing}, {row.level}, {row.attack}"
+    for place, (name, row) in enumerate(rows):
+        found = row.pooled
         if row.control == "positive" and not (found.auc > 0.5 and row.p < SIGNIFICANT):
             said.append(f"{name}: the positive control was not recognised ({interval(found)})")
         if corrected.get(str(place), 1.0) < SIGNIFICANT:
@@ -110,12 +133,18 @@ def protocol_bias(result: PrivacyResult) -> str | None:
 
 def figure(result: PrivacyResult) -> Figure:
     """AUC of every attack with its interval, its controls on the same line."""
-    lines: dict[str, list[Attack]] = {}
-    for row in result.attacks:
-        lines.setdefault(f"{row.thing}, {row.level}, {row.attack}", []).append(row)
+    rows = [(f"{row.thing}, {row.level}, {row.attack}", row) for row in result.attacks]
+    return auc_figure(rows, "Membership", "membership")
+
+
+def auc_figure(rows: Sequence[tuple[str, AucRow]], name: str, of: str) -> Figure:
+    """AUC of attacks with intervals, beside names; those of one name, which are its controls, on one line."""
+    lines: dict[str, list[AucRow]] = {}
+    for label, row in rows:
+        lines.setdefault(label, []).append(row)
     with drawing(7.6, 0.9 + 0.2 * len(lines)) as (canvas, axes):
-        for place, rows in enumerate(reversed(lines.values())):
-            for row in rows:
+        for place, own in enumerate(reversed(lines.values())):
+            for row in own:
                 colour, found = COLOURS[row.control], row.pooled
                 height = place + HEIGHTS[row.control]
                 axes.plot([found.low, found.high], [height, height], color=colour, linewidth=1.5)
@@ -124,15 +153,15 @@ def figure(result: PrivacyResult) -> Figure:
         axes.set_yticks(range(len(lines)), list(reversed(lines)), fontsize=7)
         axes.set_xlim(0, 1.02)
         axes.set_xlabel(
-            "AUC of membership (.5: nothing; blue: attack, orange: positive, grey: negative control)"
+            f"AUC of {of} (.5: nothing; blue: attack, orange: positive, grey: negative control)"
         )
         said = "; ".join(
-            f"{name}{'' if row.control == 'none' else f' ({row.control} control)'}: "
+            f"{label}{'' if row.control == 'none' else f' ({row.control} control)'}: "
             f"{interval(row.pooled)}"
-            for name, rows in lines.items()
-            for row in rows
+            for label, own in lines.items()
+            for row in own
         )
-        return inline(canvas, "auc", "Membership", f"AUC of membership, with intervals. {said}.")
+        return inline(canvas, "auc", name, f"AUC of {of}, with intervals. {said}.")
 
 
 def shown(result: PrivacyResult) -> Shown:

@@ -1,0 +1,144 @@
+"""`proper-coordinator consent`: who agreed to be pooled, who withdrew, and what is left of whom.
+
+Ids come from a file or stdin, one a line, so that they stand in no process list and no shell history;
+messages count people, or name a line by its number.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from coordinator.commands import options as o
+from coordinator.consents import Training, changing, read_consents
+from coordinator.erasing import Remains, erase_remains, remains_of
+from proper_model.bundle.signed_time import format_time
+from proper_model.errors import ConfigError
+from proper_model.storage.files import read_regular, storage_errors
+from proper_model.tasks import counted
+
+MAX_IDS_BYTES = 64 << 20
+app = typer.Typer(help="Record who agreed to be pooled, and who withdrew.")
+
+File = Annotated[Path, typer.Argument(metavar="CONSENTS", help="The file that you keep of them.")]
+People = Annotated[
+    Path,
+    typer.Option(
+        "--people", metavar="FILE", help="Ids as the data have them, one a line; - is stdin."
+    ),
+]
+Caches = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--cache", metavar="DIR", help="A further folder of finished phases; may be given again."
+    ),
+]
+
+
+@app.command()
+def record(
+    file: File,
+    people: People,
+    release: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--release",
+            metavar="NAME",
+            help="They agreed to this release only; may be given again. (default: every release)",
+        ),
+    ] = None,
+) -> None:
+    """Note that people agreed, now. Who has the same consent already keeps it."""
+    ids = _ids(people)
+    with changing(file) as change:
+        before = len(change.after.consents)
+        change.after = change.after.recorded(ids, release or [], format_time(o.now()))
+        new = len(change.after.consents) - before
+    o.tell(f"recorded: {counted(new, 'consent')}; {len(ids) - new} had it already")
+
+
+@app.command()
+def withdraw(file: File, people: People, cache: Caches = None) -> None:
+    """Note that people withdrew, and say which releases and folders still have something of them."""
+    ids = _ids(people)
+    with changing(file) as change:
+        change.after = change.after.without(ids, format_time(o.now()))
+        consents = change.after
+    o.tell(
+        f"withdrawn: {counted(len(ids), 'person', 'people')}; the next release is trained without them"
+    )
+    _tell_trainings(consents.trained_with(ids))
+    with storage_errors(file):
+        _tell_remains(remains_of(consents, ids, cache or []), file)
+
+
+@app.command("list")
+def list_consents(file: File) -> None:
+    """Print every consent: id, given, withdrawn, releases it is for, how many releases have the person."""
+    consents = read_consents(file)
+    for one in consents.consents:
+        trained = len(consents.trained_with([one.user_id]))
+        cells = (one.given, one.withdrawn or "-", ",".join(one.releases) or "every", str(trained))
+        o.tell("\t".join((one.user_id, *cells)))
+
+
+@app.command()
+def erase(file: File, cache: Caches = None) -> None:
+    """Delete what runs have left of people who withdrew: finished phases, and texts of pooled people.
+
+    A run whose texts are gone cannot be resumed or scored again; its release stays.
+    """
+    consents = read_consents(file)
+    with storage_errors(file):
+        remains = remains_of(consents, consents.withdrawn(), cache or [])
+        for path in erase_remains(remains):
+            o.tell(f"deleted: {path}")
+    _tell_silent(remains)
+    _tell_trainings(consents.trained_with(consents.withdrawn()))
+    o.say("not touched: the data that runs were given, backups, and releases, here and on devices")
+
+
+def _ids(people: Path) -> list[str]:
+    """Different ids, in order. Raises ConfigError, StorageError."""
+    if str(people) == "-":
+        data = sys.stdin.buffer.read(MAX_IDS_BYTES + 1)
+        if len(data) > MAX_IDS_BYTES:
+            raise ConfigError(f"--people: more than {MAX_IDS_BYTES} bytes on stdin")
+    else:
+        with storage_errors(people):
+            data = read_regular(people, limit_bytes=MAX_IDS_BYTES)
+    try:
+        lines = data.decode("utf-8-sig").split("\n")
+    except UnicodeDecodeError:
+        raise ConfigError("--people: not UTF-8 text", hint="write one id a line") from None
+    found = list(dict.fromkeys(line.removesuffix("\r") for line in lines))
+    found = [line for line in found if line.strip()]
+    if not found:
+        raise ConfigError("--people: names nobody", hint="write one id a line")
+    return found
+
+
+def _tell_trainings(trainings: list[Training]) -> None:
+    for one in trainings:
+        name = f" ({one.release})" if one.release else ""
+        o.tell(f"in a release: signed {one.signed}{name}, files {one.content[:16]}, run {one.run}")
+
+
+def _tell_remains(remains: Remains, file: Path) -> None:
+    for path in (*remains.phases, *remains.texts):
+        o.tell(f"still there: {path}")
+    _tell_silent(remains)
+    if remains.phases or remains.texts:
+        o.say(f"hint: delete them with proper-coordinator consent erase {file}")
+
+
+def _tell_silent(remains: Remains) -> None:
+    if remains.silent:
+        first = remains.silent[0].parent
+        o.say(
+            f"{counted(len(remains.silent), 'phase')} below {first} of an earlier program do not say whose "
+            "data they have; delete them by hand"
+        )

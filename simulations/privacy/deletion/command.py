@@ -1,0 +1,77 @@
+"""`proper-sim privacy deletion`: options, and what is left in OUT."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from simulations.outcome.timings import progress_bars
+from simulations.privacy.results.options import (
+    BaseOf,
+    Cache,
+    Out,
+    People,
+    Preset,
+    ProfileOf,
+    Seeds,
+    TaskOf,
+    names,
+    numbers,
+    profile_for,
+)
+
+EVERYTHING = "population,experts,embeddings,adapter,remains"
+
+
+def deletion(
+    out: Out,
+    data: Annotated[
+        str,
+        typer.Argument(
+            metavar="DATA",
+            help="Folder with OPPU's or LaMP's files, or 'demo' (also demo:rate, demo:text).",
+        ),
+    ] = "demo",
+    task: TaskOf = None,
+    base: BaseOf = None,
+    preset: Preset = "default",
+    profile: ProfileOf = None,
+    seeds: Seeds = "0,1,2,3,4",
+    things: Annotated[
+        str,
+        typer.Option(
+            metavar="A,B",
+            help="What to look at: population, experts, embeddings (people withdraw), adapter "
+            "(items are forgotten), remains (in folders).",
+        ),
+    ] = EVERYTHING,
+    people: People = None,
+    max_items: Annotated[
+        int, typer.Option(min=12, metavar="N", help="Newest items of a candidate, at most.")
+    ] = 60,
+    cache: Cache = None,
+) -> None:
+    """Let people withdraw and devices forget, and measure what is left against exact retraining.
+
+    Finished seeds in OUT are not trained again.
+    """
+    from proper_model.settings import preset as structure_of
+    from proper_model.storage.files import storage_errors
+    from simulations.privacy.deletion.seeds import THINGS, Plan, deletion_of
+    from simulations.privacy.membership.population import load_candidates
+    from simulations.privacy.results.deletion_show import leave_deletion
+
+    drawn, settings = numbers(seeds), profile_for(data, profile)
+    asked, structure = names(things, THINGS, "--things"), structure_of(preset)
+    with storage_errors(out), progress_bars() as show:
+        candidates = load_candidates(
+            *(data, task, base, settings),
+            bases=out / "bases",
+            people=people,
+            max_items=max_items,
+            progress=show,
+        )
+        plan = Plan(candidates, structure, settings, drawn, asked)
+        result = deletion_of(plan, out=out, cache=cache or out / "cache", progress=show)
+    leave_deletion(result, out)

@@ -1,0 +1,260 @@
+"""Consents of pooled people: recorded, withdrawn, asked for before training and publishing, and erased."""
+
+from __future__ import annotations
+
+import json
+import stat
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from coordinator import pooled_stages, server_app
+from coordinator.cli import run_cli
+from coordinator.consents import Consents, Training, changing, content_of, read_consents
+from coordinator.phase_people import mark_of, write_people
+from coordinator.republication import _check_consents
+from proper_model.bundle.file_names import RECIPE
+from proper_model.errors import BusyError, ConfigError, StorageError
+from proper_model.federation.run_plan import RunPlan
+from proper_model.release.contents import Release
+from proper_model.release.recipe import parse_recipe
+from proper_model.storage.durable import locked
+from proper_model.storage.files import save_private
+from tests.federation import make_federation
+from tests.releases import small_release
+
+SECRET = "zq-an-id-that-is-secret"
+THEN, LATER = "2026-01-02T03:04:05Z", "2026-02-03T04:05:06Z"
+
+
+def training(people: list[str], run: Path, *, cache: str = "", content: str = "a" * 64) -> Training:
+    return Training(
+        content=content, signed=LATER, release=None, people=people, run=str(run), cache=cache
+    )
+
+
+def test_a_consent_stands_until_it_is_withdrawn_and_only_for_its_releases() -> None:
+    found = Consents().recorded(["ada", "ben"], [], THEN).recorded(["cem"], ["spring"], THEN)
+    assert found.standing(None) == {"ada", "ben"}
+    assert found.standing("spring") == {"ada", "ben", "cem"}
+    assert found.standing("autumn") == {"ada", "ben"}
+    assert found.recorded(["ada"], [], LATER) == found  # has the same already
+    gone = found.without(["ada"], LATER)
+    assert gone.standing("spring") == {"ben", "cem"} and gone.withdrawn() == {"ada"}
+    back = gone.recorded(["ada"], [], LATER)  # what was withdrawn stays on record
+    assert back.withdrawn() == set() and len(back.consents) == len(gone.consents) + 1
+    assert "ada" in back.standing(None)
+
+
+def test_a_release_says_numbers_and_who_withdrew_since_the_one_before(tmp_path: Path) -> None:
+    found = Consents().recorded(["ada", "ben", "cem", "dot"], [], THEN)
+    first, second = tmp_path / "first", tmp_path / "second"
+    assert found.counts(["ada"], left_out=0, run=first)["withdrawn_since_previous"] == 0
+    found = found.with_training(training(["ada", "ben", "cem"], first))
+    found = found.without(["ada", "dot"], LATER)  # dot was in no release
+    said = found.counts(["ben", "cem"], left_out=2, run=second)
+    assert said == {"recorded": True, "people": 2, "left_out": 2, "withdrawn_since_previous": 1}
+    # A coordinator that is killed after its record and started again says the same.
+    again = found.with_training(training(["ben", "cem"], second, content="b" * 64))
+    assert again.counts(["ben", "cem"], left_out=2, run=second) == said
+    assert [one.content[0] for one in again.trained_with(["ada"])] == ["a"]
+
+
+def test_the_file_is_strict_private_and_quotes_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "consents.json"
+    with changing(path) as change:
+        change.after = change.after.recorded(["ada"], ["spring"], THEN)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert read_consents(path).standing("spring") == {"ada"}
+    whole = json.loads(path.read_bytes())
+    entry = whole["consents"][0]
+    broken: list[Any] = [
+        "[]",
+        f'{{"{SECRET}": 1, ',
+        {**whole, SECRET: 1},
+        {**whole, "format": 2},
+        {**whole, "format": True},
+        {**whole, "consents": [{**entry, SECRET: SECRET}]},
+        {**whole, "consents": [{**entry, "given": SECRET}]},
+        {**whole, "consents": [{**entry, "withdrawn": "2025-01-01T00:00:00Z"}]},
+        {**whole, "consents": [{**entry, "user_id": f"{SECRET}\n"}]},
+        {**whole, "consents": [{**entry, "releases": [f"../{SECRET}"]}]},
+    ]
+    for content in broken:
+        text = content if isinstance(content, str) else json.dumps(content)
+        save_private(path, text.encode())
+        with pytest.raises(ConfigError) as caught:
+            read_consents(path)
+        assert SECRET not in f"{caught.value.message} {caught.value.hint}", content
+    path.chmod(0o644)
+    with pytest.raises(StorageError, match="other users"):
+        read_consents(path)
+
+
+def test_a_change_that_fails_leaves_the_file_as_it_was(tmp_path: Path) -> None:
+    path = tmp_path / "consents.json"
+    with changing(path) as change:
+        change.after = change.after.recorded(["ada"], [], THEN)
+    before = path.read_bytes()
+    with pytest.raises(ConfigError, match="person 2") as caught, changing(path) as change:
+        change.after = change.after.without(["ada", SECRET], LATER)
+    assert SECRET not in str(caught.value) and path.read_bytes() == before
+
+
+def planted_run(folder: Path) -> dict[str, Path]:
+    """Phases of ada and ben, of ben alone, and of nobody known; a run's texts."""
+    places = {name: folder / "cache" / f"group-{name * 24}" for name in "abc"}
+    for place in places.values():
+        place.mkdir(parents=True)
+        (place / "done.safetensors").write_bytes(b"x")
+    write_people(places["a"], [mark_of("ada"), mark_of("ben")])
+    write_people(places["b"], [mark_of("ben")])
+    texts = folder / "run" / "server" / "pooled.json"
+    texts.parent.mkdir(parents=True)
+    texts.write_text("texts")
+    return places | {"texts": texts}
+
+
+def test_from_record_to_erasure_by_command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, ids = tmp_path / "consents.json", tmp_path / "ids"
+    ids.write_text("ada\r\nben\n\nada\n")
+
+    def call(*words: str, code: int = 0) -> str:
+        assert run_cli(["consent", *words]) == code
+        said = capsys.readouterr()
+        return said.out if code == 0 else said.err
+
+    assert "2 consents; 0 had" in call("record", str(file), "--people", str(ids))
+    assert "0 consents; 2 had" in call("record", str(file), "--people", str(ids))
+    places = planted_run(tmp_path)
+    with changing(file) as change:
+        made = training(["ada", "ben"], tmp_path / "run", cache=str(tmp_path / "cache"))
+        change.after = change.after.with_training(made)
+    ids.write_text(f"ada\n{SECRET}\n")
+    assert SECRET not in call("withdraw", str(file), "--people", str(ids), code=11)
+    ids.write_text("ada\n")
+    told = call("withdraw", str(file), "--people", str(ids))
+    assert "withdrawn: 1 person;" in told and f"in a release: signed {LATER}" in told
+    assert str(places["a"]) in told and str(places["texts"]) in told
+    assert str(places["b"]) not in told and places["a"].exists()
+    rows = [line.split("\t") for line in call("list", str(file)).splitlines()]
+    assert [(row[0], row[2] == "-", row[4]) for row in rows] == [
+        ("ada", False, "1"),
+        ("ben", True, "1"),
+    ]
+    with locked(places["a"].with_name(f".{places['a'].name}.lock"), timeout_s=0):
+        assert "trains this phase now" in call("erase", str(file), code=BusyError.exit_code)
+    assert str(places["a"]) in call("erase", str(file))
+    assert [places[name].exists() for name in ("a", "b", "c", "texts")] == [
+        False,
+        True,
+        True,
+        False,
+    ]
+    assert call("erase", str(file)).startswith("in a release")  # nothing is left to delete
+    ids.write_text("ada\n" + SECRET * 100 + "\n")
+    assert "person 2" in call("record", str(file), "--people", str(ids), code=11)
+    words = ("record", str(file), "--people", str(ids), "--release", f"{SECRET} !")
+    assert SECRET not in call(*words, code=11)
+    ids.write_bytes(b"\xff")
+    assert "UTF-8" in call("record", str(file), "--people", str(ids), code=11)
+    ids.write_text("\n")
+    assert "nobody" in call("record", str(file), "--people", str(ids), code=11)
+
+
+@pytest.fixture
+def plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunPlan:
+    """Twelve pooled people who agreed; the stages are trained already."""
+    file = tmp_path / "consents.json"
+    with changing(file) as change:
+        people = [f"pooled{number}" for number in range(12)]
+        change.after = change.after.recorded(people, [], THEN)
+    made = make_federation(tmp_path / "out", base=False, consents=file, left_out=3)
+
+    def trained(*_: object, **__: object) -> Release:
+        return small_release()
+
+    monkeypatch.setattr(pooled_stages, "run_pooled_stages", trained)
+    return made
+
+
+def notes_of(path: Path) -> Any:
+    return parse_recipe((path / RECIPE).read_bytes()).notes["consents"]
+
+
+def files_of(path: Path) -> dict[str, bytes]:
+    signed = ("manifest.json", "signatures.json")
+    return {
+        str(file.relative_to(path)): file.read_bytes()
+        for file in path.rglob("*")
+        if file.is_file() and file.name not in signed
+    }
+
+
+def test_a_run_says_its_consents_records_its_people_and_is_not_published_after_a_withdrawal(
+    plan: RunPlan,
+) -> None:
+    assert plan.consents is not None
+    release = server_app.make_release(plan, lambda *_: None)
+    said = notes_of(release.path)
+    assert said == {"recorded": True, "people": 12, "left_out": 3, "withdrawn_since_previous": 0}
+    files, consents = files_of(release.path), read_consents(plan.consents)
+    (one,) = consents.trainings
+    assert len(one.people) == 12 and (one.run, one.cache) == (str(plan.out), str(plan.cache))
+    assert not [name for name, data in files.items() if b"pooled1" in data]  # numbers, no ids
+    _check_consents(files, consents)
+    with pytest.raises(ConfigError, match="recorded consents"):
+        _check_consents(files, None)
+    with pytest.raises(ConfigError, match="say nothing"):
+        _check_consents({**files, RECIPE: b"another"}, consents)
+    gone = consents.without(["pooled3"], LATER)
+    with pytest.raises(ConfigError, match="1 of 12"):
+        _check_consents(files, gone)
+    with changing(plan.consents) as change:
+        change.after = gone
+    with pytest.raises(ConfigError, match="1 of 12"):
+        server_app.make_release(plan, lambda *_: None)
+
+
+def test_somebody_who_withdraws_while_the_stages_train_is_not_signed(
+    plan: RunPlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def withdrawing(*_: object, **__: object) -> Release:
+        assert plan.consents is not None
+        with changing(plan.consents) as change:
+            change.after = change.after.without(["pooled3"], LATER)
+        return small_release()
+
+    monkeypatch.setattr(pooled_stages, "run_pooled_stages", withdrawing)
+    with pytest.raises(ConfigError, match="1 of 12"):
+        server_app.make_release(plan, lambda *_: None)
+    assert not (plan.out / "server" / "release").exists()
+
+
+def test_a_run_without_a_file_says_that_none_were_recorded(plan: RunPlan) -> None:
+    release = server_app.make_release(plan.model_copy(update={"consents": None}), lambda *_: None)
+    assert notes_of(release.path) == {"recorded": False}
+    _check_consents(files_of(release.path), None)
+
+
+def test_where_consents_lie_is_no_part_of_a_runs_identity(plan: RunPlan) -> None:
+    without = plan.model_copy(update={"consents": None, "left_out": 0, "release_name": "spring"})
+    assert without.fingerprint() == plan.fingerprint()
+
+
+def test_the_content_of_a_release_is_its_files_whatever_signs_them() -> None:
+    assert content_of({"a": "1", "b": "2"}) == content_of({"b": "2", "a": "1"})
+    assert content_of({"a": "1"}) != content_of({"a": "2"})
+
+
+def test_a_place_that_cannot_be_written_is_no_internal_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("ada\n")
+    for place in (tmp_path / "file" / "consents.json", tmp_path):
+        words = ["consent", "record", str(place), "--people", str(tmp_path / "file")]
+        assert run_cli(words) == StorageError.exit_code
+        assert "internal" not in capsys.readouterr().err
