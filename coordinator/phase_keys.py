@@ -29,7 +29,7 @@ FIT_SETTINGS = (
 )
 # Settings that are no part of stage 1: a name changes nothing, and only later stages, or devices
 # alone, read the others.
-NOT_IN_STAGE_1 = ("name", "base_weights", "retrieval_tokens")
+NOT_IN_STAGE_1 = ("name", "base_weights", "retrieval_tokens", "robust")
 NOT_IN_STAGE_2 = ("name", "user_routing", "detach_lora_router", "private_lora_router")
 # What a common start follows from, of the calibration's settings.
 START_SETTINGS = ("learning_rates", "start_rounds", "start_epochs")
@@ -58,6 +58,7 @@ class PhaseInputs:
     def population_key(self) -> Key:
         """Stage 1. The cap on items counts too, as histories may be trained on."""
         return {
+            **self._robust(),
             "version": TRAINING_VERSION,
             "base": self.base,
             "data": self.data,
@@ -72,6 +73,11 @@ class PhaseInputs:
             "population": to_mapping(self.settings.population),
             "cap": self.settings.group.max_items_per_user,
         }
+
+    def _robust(self) -> Key:
+        """Nothing where every sample counts alike."""
+        own = self.settings.robust
+        return {} if own is None else {"robust": to_mapping(own)}
 
     def group_key(self) -> Key:
         """Stage 2: experts, user-aware routers and embeddings, over the merged base."""

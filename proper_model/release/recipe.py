@@ -62,10 +62,13 @@ class Recipe:
     def to_bytes(self) -> bytes:
         """The file; the inverse of `parse_recipe`."""
         base = None if self.base is None else vars(self.base)
+        settings = to_mapping(self.settings)
+        if self.settings.robust is None:
+            del settings["robust"]  # programs of before it was there read this recipe, too
         recipe = {
             "format": RECIPE_FORMAT,
             "structure": to_mapping(self.structure),
-            "settings": to_mapping(self.settings),
+            "settings": settings,
             "template": self.template,
             "seed": self.seed,
             "base": base,

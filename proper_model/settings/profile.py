@@ -14,6 +14,7 @@ from enum import StrEnum
 from typing import Any
 
 from proper_model.settings.presets import MOST_RANK, check, check_alpha, check_count
+from proper_model.settings.robust import RobustSettings
 
 ATTENTION_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj")
 FFN_TARGETS = ("gate_proj", "up_proj", "down_proj")
@@ -247,6 +248,7 @@ class StageSettings:
     router: RouterSettings = field(default_factory=RouterSettings)
     user: UserSettings = field(default_factory=UserSettings)
     calibration: CalibrationSettings = field(default_factory=CalibrationSettings)
+    robust: RobustSettings | None = None  # bounds on pooled users; None: every sample counts alike
 
     def __post_init__(self) -> None:
         check(

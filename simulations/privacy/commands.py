@@ -9,6 +9,7 @@ from simulations.privacy.inversion.command import inversion
 from simulations.privacy.linkage.command import linkage
 from simulations.privacy.membership.command import membership
 from simulations.privacy.memorization.command import canaries
+from simulations.privacy.poisoning.command import poisoning
 
 app = typer.Typer(name="privacy", no_args_is_help=True)
 
@@ -18,5 +19,5 @@ def privacy() -> None:
     """What a release, an adapter or a device tells about people."""
 
 
-for attack in (membership, canaries, linkage, inversion, egress):
+for attack in (membership, canaries, linkage, inversion, poisoning, egress):
     app.command()(attack)
