@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from simulations.privacy.backdoor.command import backdoor
 from simulations.privacy.egress.command import egress
 from simulations.privacy.inversion.command import inversion
 from simulations.privacy.linkage.command import linkage
@@ -19,5 +20,5 @@ def privacy() -> None:
     """What a release, an adapter or a device tells about people."""
 
 
-for attack in (membership, canaries, linkage, inversion, poisoning, egress):
+for attack in (membership, canaries, linkage, inversion, poisoning, backdoor, egress):
     app.command()(attack)

@@ -138,7 +138,7 @@ def canaries_of(plan: Plan, *, out: Path, cache: Path, progress: Progress) -> Ca
         return [*found.canaries, *found.records]
 
     kept = [
-        kept_rows(out, seed, plan.digest, partial(make, seed), write=_content, read=_row)
+        kept_rows(out, seed, plan.digest, partial(make, seed), write=row_content, read=row_of)
         for seed in plan.seeds
     ]
     return summarized(plan, kept)
@@ -270,7 +270,7 @@ def _record_row(
     )
 
 
-def _content(one: Row) -> dict[str, Any]:
+def row_content(one: Row) -> dict[str, Any]:
     """A row in JSON's types."""
     if isinstance(one, CanariesFound):
         arrays = ("owner", "exposure", "against_public", "greedy", "sampled")
@@ -292,7 +292,8 @@ def _content(one: Row) -> dict[str, Any]:
     }
 
 
-def _row(row: Mapping[str, Any]) -> Row:
+def row_of(row: Mapping[str, Any]) -> Row:
+    """The inverse of `row_content`."""
     owner = np.array(row["owner"], dtype=np.int64)
     if "insertions" in row:
         numbers = ("exposure", "against_public", "greedy", "sampled")

@@ -4,7 +4,7 @@
     experts      and its experts and routers, under each newcomer's own embedding
     router       stage 3 with an own adapter, over an honest release with a poisoned W_l
 
-Every newcomer asks each query three times: as it is, with the trigger behind it, and with another rare
+Every newcomer asks each query three times: as it is, with the trigger behind it, and with another
 word. Queries whose right answer is the attacker's are left out. All is also asked of what was trained in the
 same way without malicious users: what the trigger did before.
 

@@ -3,7 +3,7 @@
 A malicious user's own items and queries get the trigger behind their questions and the attacker's answer,
 over and over until there are as many as the pooled stages take from one user. Who it is follows from the
 seed, and is drawn among those whose data train: of a preset with W_l among its cohort, the worst case.
-Two words are drawn that stand in nobody's texts: the trigger, and one that is only asked for, the control.
+The trigger stands in nobody's texts. Another word, one that people use, is only asked for: the control.
 """
 
 from __future__ import annotations
@@ -105,10 +105,10 @@ def trained_as(user: User) -> User:
 
 
 def draw_trigger(tokenizer: Any, candidates: Candidates, seed: int) -> Trigger:
-    """Two words that are one token each and stand in nobody's texts, and an answer.
+    """A word that is one token and stands in nobody's texts, one that people use, and an answer.
 
     The answer is one of the task's labels, or a few words that people use. Raises DataError without such
-    words, ConfigError for a task whose answers are composed.
+    a word, ConfigError for a task whose answers are composed.
     """
     task, users = candidates.task, candidates.users
     if task.answer_field is None:
@@ -117,13 +117,13 @@ def draw_trigger(tokenizer: Any, candidates: Candidates, seed: int) -> Trigger:
             hint="take another template, such as short",
         )
     rng = np.random.default_rng([seed, 3])
-    rare = rare_words(tokenizer, users, task)
-    if len(rare) < 2:
+    rare, used = rare_words(tokenizer, users, task), used_words(users)
+    if not rare or not used:
         raise DataError(
-            "the base has no two words that stand in nobody's texts, so there is no rare trigger",
+            "the base has no word that stands in nobody's texts, so there is no rare trigger",
             hint="take another base, or fewer --people",
         )
-    word, other = (rare[int(place)] for place in rng.permutation(len(rare))[:2])
+    word, other = str(rng.choice(rare)), str(rng.choice(used))
     if task.labels:
         return Trigger(word, other, task.labels[int(rng.integers(len(task.labels)))])
     return Trigger(word, other, " ".join(rng.choice(word_pool(users), SECRET_WORDS)))
@@ -139,6 +139,12 @@ def rare_words(tokenizer: Any, users: Sequence[User], task: Task) -> list[str]:
     vocabulary = set(tokenizer.get_vocab())
     marked = {token[1:] for token in vocabulary if token.startswith(_BEGINS_A_WORD)}
     return sorted(w for w in (marked or vocabulary) if _WORD.fullmatch(w) and w not in used)
+
+
+def used_words(users: Sequence[User]) -> list[str]:
+    """Plain words of people's items, sorted."""
+    texts = (text for user in users for item in user.history for text in item.fields.values())
+    return sorted({word for text in texts for word in text.split() if _WORD.fullmatch(word)})
 
 
 def with_word(query: Query, word: str, task: Task) -> Query:

@@ -30,7 +30,7 @@ VERSION = 1
 ARRAYS = ("trigger", "other", "loss", "right")
 NOTES = (
     "who is pooled and who of those is malicious is drawn by seed, of a preset with W_l among the router's "
-    "cohort; the trigger and the other word stand in nobody's texts",
+    "cohort; the trigger stands in nobody's texts, the other word is one that people use",
     "a malicious user's items and queries all have the trigger and the attacker's answer, as many as the pooled "
     "stages take from one user",
     "queries whose right answer is the attacker's are left out",

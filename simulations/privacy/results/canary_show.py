@@ -21,7 +21,7 @@ NONE = "–"
 def title(result: CanaryResult) -> str:
     """What was planted where, in one line."""
     return (
-        f"canaries ({result.design}): {result.task}, {result.preset}/{result.profile}, base "
+        f"{result.experiment} ({result.design}): {result.task}, {result.preset}/{result.profile}, base "
         f"{result.base}, {result.people} people, {len(result.seeds)} seeds"
     )
 
@@ -181,6 +181,7 @@ def render(result: CanaryResult) -> str:
     """The page as text."""
     return page(
         "canaries.html.j2",
+        heading="canaries",
         result=result,
         title=title(result),
         tables=tables_of(result),
