@@ -40,7 +40,7 @@ from proper_model.settings.profile import StageSettings
 
 MOST_SCALE = 16.0
 MOST_REACH = 0.5
-MOST_EXPERT = 4.0
+MOST_EXPERT = 10.0
 MOST_START = 8.0
 MOST_ROW = 10.0
 _HINT = "adapters over it could store your items word for word: tell the publisher, do not adapt"

@@ -40,7 +40,7 @@ from proper_model.settings import Calibrated, Calibration
 MARGIN = 0.98  # of a bound, so that rounding does not cross it
 UNITS = 8  # one in so many hidden units becomes a detector
 PEOPLE = 10  # what an invented average says that it is over: the least that is let pass
-BOLD = {"recipe": 2.0, "scale": 64.0, "start": 64.0, "experts": 40.0, "outliers": 40.0}
+BOLD = {"recipe": 2.0, "scale": 64.0, "start": 64.0, "experts": 100.0, "outliers": 40.0}
 BOUNDS = {
     "recipe": MOST_REACH,
     "scale": MOST_SCALE,
@@ -58,7 +58,7 @@ def fixed(release: Release, *, rate: float | None = None, epochs: int | None = N
     epochs = user.epochs if epochs is None else epochs
     settings = replace(
         release.settings,
-        user=replace(user, dropout=0.0),
+        user=replace(user, learning_rates=(rate,), epochs=epochs, dropout=0.0),
         calibration=replace(release.settings.calibration, epochs=epochs),
     )
     row = Calibrated(
