@@ -7,6 +7,13 @@ from typing import Annotated
 import typer
 
 from simulations.outcome.timings import progress_bars
+from simulations.privacy.memorization.command import (
+    Data,
+    Insertions,
+    Others,
+    people_of,
+    settings_of,
+)
 from simulations.privacy.results.options import (
     BaseOf,
     Cache,
@@ -18,36 +25,25 @@ from simulations.privacy.results.options import (
     counts,
     names,
     numbers,
-    profile_for,
 )
 
 EVERYTHING = (
     "fixed,recipe-bold,recipe-bounded,scale-bold,scale-bounded,start-bold,start-bounded,"
     "experts-bold,experts-bounded,outliers-bold,outliers-bounded"
 )
-MOST_ITEMS = 60
+SAMPLES = 100
 
 
 def backdoor(
     out: Out,
-    data: Annotated[
-        str,
-        typer.Argument(
-            metavar="DATA",
-            help="People whose answers are texts: 'demo:text', or a folder with OPPU's or LaMP's files.",
-        ),
-    ] = "demo:text",
+    data: Data = "demo:text",
     task: TaskOf = None,
     base: BaseOf = None,
     preset: Preset = "default",
     profile: ProfileOf = None,
     seeds: Seeds = "0,1,2,3,4",
-    insertions: Annotated[
-        str, typer.Option(metavar="N,M", help="How often canaries stand in people's items.")
-    ] = "1,4",
-    candidates: Annotated[
-        int, typer.Option(metavar="R", min=15, help="Secrets that never train, to be ranked among.")
-    ] = 127,
+    insertions: Insertions = "1,4",
+    candidates: Others = 127,
     traps: Annotated[
         str, typer.Option(metavar="A,B", help="Which releases are tried; see docs/privacy.md.")
     ] = EVERYTHING,
@@ -62,37 +58,24 @@ def backdoor(
     """
     from proper_model.settings import preset as structure_of
     from proper_model.storage.files import storage_errors
-    from proper_model.tasks import load_task
     from simulations.privacy.backdoor.seeds import Plan, backdoor_of
     from simulations.privacy.backdoor.traps import TRAPS
-    from simulations.privacy.membership.population import load_candidates
-    from simulations.privacy.memorization.planting import check_task
     from simulations.privacy.memorization.seeds import prepared
     from simulations.privacy.results.backdoor_show import leave_backdoor
-    from simulations.setup.options import DEMOS
 
     drawn, planted = numbers(seeds), counts(insertions, "--insertions")
     tried, structure = names(traps, TRAPS, "--traps"), structure_of(preset)
-    if data in DEMOS:
-        check_task(load_task(DEMOS[data]))
-    settings = profile_for(data, profile)
+    settings = settings_of(data, profile)
     with storage_errors(out), progress_bars() as show:
-        given = load_candidates(
-            *(data, task, base, settings),
-            bases=out / "bases",
-            people=people,
-            max_items=MOST_ITEMS,
-            progress=show,
-        )
         plan = prepared(
-            given,
+            people_of(data, task, base, settings, out / "bases", people, show),
             structure,
             settings,
             design="random",
             seeds=drawn,
             insertions=planted,
             others=candidates,
-            samples=100,
+            samples=SAMPLES,
             things=("adapter",),
             bases=out / "bases",
         )

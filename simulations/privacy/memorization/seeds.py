@@ -141,11 +141,14 @@ def canaries_of(plan: Plan, *, out: Path, cache: Path, progress: Progress) -> Ca
         kept_rows(out, seed, plan.digest, partial(make, seed), write=row_content, read=row_of)
         for seed in plan.seeds
     ]
-    return summarized(plan, kept)
+    result = summarized(plan, kept)
+    return result.model_copy(update={"sentences": sentences(result)})
 
 
 def summarized(plan: Plan, seeds: Sequence[Sequence[Row]]) -> CanaryResult:
-    """Every thing over all seeds, with Holm's correction over what is no control, and over negative ones."""
+    """Every thing over all seeds, without sentences; Holm's correction is over what is no control, and over
+    negative ones.
+    """
     canaries: dict[str, list[CanariesFound]] = {}
     records: dict[str, list[RecordsFound]] = {}
     for found in seeds:
@@ -170,7 +173,7 @@ def summarized(plan: Plan, seeds: Sequence[Sequence[Row]]) -> CanaryResult:
     for control in ("none", "negative"):
         chosen = {one.name for one in firsts if one.control == control}
         corrected |= holm({name: value for name, value in p.items() if name in chosen})
-    result = CanaryResult(
+    return CanaryResult(
         task=setup.candidates.task.name,
         base=base_name(setup.candidates.base),
         preset=setup.structure.name,
@@ -197,7 +200,6 @@ def summarized(plan: Plan, seeds: Sequence[Sequence[Row]]) -> CanaryResult:
         ],
         sentences=[],
     )
-    return result.model_copy(update={"sentences": sentences(result)})
 
 
 def _exposed(bits: Rate, chance: float) -> float:
