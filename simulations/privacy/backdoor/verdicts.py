@@ -6,13 +6,14 @@ used; `traps` those of `proper_model.checks.traps`, which ask whether it should 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from proper_model.bundle.file_names import RECIPE
 from proper_model.checks import check_files, check_training, check_weights
 from proper_model.errors import BundleError
 from proper_model.release.contents import Release, release_to_files
-from proper_model.release.recipe import parse_recipe
+from proper_model.release.recipe import Recipe, parse_recipe
 
 
 @dataclass(frozen=True)
@@ -32,14 +33,22 @@ class Verdict:
 def verdict_of(thing: str, release: Release) -> Verdict:
     """What checks say of the release with its base embedded, as a publisher would sign it."""
     files = release_to_files(release)
-    said = ["", ""]
+    return Verdict(
+        thing,
+        files=_refusal(lambda: check_files(files)),
+        traps=trap_seen(release, parse_recipe(files[RECIPE])),
+    )
+
+
+def trap_seen(release: Release, recipe: Recipe) -> str:
+    """Why the checks for traps refuse a release with its base embedded; nothing where they take it."""
+    said = _refusal(lambda: check_training(recipe))
+    return said or _refusal(lambda: check_weights(release, embedded=True))
+
+
+def _refusal(check: Callable[[], object]) -> str:
     try:
-        check_files(files)
+        check()
     except BundleError as error:
-        said[0] = error.message
-    try:
-        check_training(parse_recipe(files[RECIPE]))
-        check_weights(release, embedded=True)
-    except BundleError as error:
-        said[1] = error.message
-    return Verdict(thing, *said)
+        return error.message
+    return ""

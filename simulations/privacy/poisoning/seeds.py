@@ -24,7 +24,7 @@ from simulations.privacy.results.kept import digest_of, kept_rows
 from simulations.privacy.results.poison_schema import PoisonNumbers, PoisonResult, PoisonRow
 from simulations.privacy.results.rates import Rate
 from simulations.privacy.results.seeded import base_name
-from simulations.privacy.statistics.shares import cases, p_against, rng_of, share
+from simulations.privacy.statistics.shares import DRAWS, cases, p_against, rng_of, share
 
 VERSION = 1
 ARRAYS = ("trigger", "other", "loss", "right")
@@ -137,7 +137,7 @@ def poison_rows(by_name: Mapping[str, Sequence[Poisoned]]) -> list[PoisonRow]:
     for name, found in pooled.items():
         negative = by_name[name][0].control == "negative"
         gain = found.over_other if negative else found.gain
-        p[name] = p_against(gain.value, gain.low, gain.high, 0.0)
+        p[name] = p_against(gain.value, gain.low, gain.high, 0.0, draws=DRAWS)
     corrected = dict(p)
     for control in ("none", "negative"):
         chosen = {name for name, rows in by_name.items() if rows[0].control == control}
@@ -165,10 +165,10 @@ def numbers(name: str, rows: Sequence[Poisoned]) -> PoisonNumbers:
         return np.concatenate([getattr(getattr(one, of), which) for one in rows])
 
     def rate(key: str, values: Floats) -> Rate:
-        return Rate.of(share(values, owner, rng=rng_of(f"{name}/{key}")))
+        return Rate.of(share(values, owner, rng=rng_of(f"{name}/{key}"), draws=DRAWS))
 
     def part(key: str, values: Floats) -> Rate:
-        return Rate.of(cases(values, owner, rng=rng_of(f"{name}/{key}")))
+        return Rate.of(cases(values, owner, rng=rng_of(f"{name}/{key}"), draws=DRAWS))
 
     trigger, other = joined("now", "trigger"), joined("now", "other")
     before = joined("before", "trigger")
