@@ -249,6 +249,7 @@ def test_seeds_are_kept_and_rows_say_what_was_planted(
 ) -> None:
     monkeypatch.setattr(Fake, "made", [])
     monkeypatch.setattr(seeds, "Poisoning", Fake)
+    monkeypatch.setattr(seeds, "DRAWS", 200)
     how: dict[str, Any] = {"out": tmp_path, "cache": tmp_path, "progress": lambda *_: None}
     poisoning_of(plan(candidates), **how)
     result = poisoning_of(plan(candidates, seeds=(0, 1, 2)), **how)
@@ -270,7 +271,7 @@ def test_seeds_are_kept_and_rows_say_what_was_planted(
     assert "with the defence 'items'" in result.sentences[1] and len(result.sentences) == 2
     assert len(poison_table(result).rows) == 7 and "in everybody" in render(result)
     write_document(result, tmp_path / "poisoning.json")
-    assert read_poisoning(tmp_path / "poisoning.json").rows == result.rows
+    assert poison_table(read_poisoning(tmp_path / "poisoning.json")) == poison_table(result)
     with pytest.raises(CheckpointError):
         poisoning_of(plan(candidates, malicious=(1,)), **how)
 
@@ -282,6 +283,7 @@ def test_controls_that_fail_are_named(
     candidates: Candidates, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(seeds, "Poisoning", Fake)
+    monkeypatch.setattr(seeds, "DRAWS", 200)
     monkeypatch.setattr(Fake, "rates", {0: 0.1, 1: 0.1, 5: 0.1, EVERYBODY: 0.1})
     how: dict[str, Any] = {"out": tmp_path, "cache": tmp_path, "progress": lambda *_: None}
     weak = poisoning_of(plan(candidates), **how)
@@ -317,8 +319,12 @@ def test_poisoning_from_people_to_page(tmp_path: Path, monkeypatch: pytest.Monke
         found.settings.user, epochs=1, embedding_epochs=1, learning_rates=(4e-3,)
     )
     settings = dataclasses.replace(
-        found.settings, user=user, router=dataclasses.replace(found.settings.router, epochs=1)
+        found.settings,
+        user=user,
+        router=dataclasses.replace(found.settings.router, epochs=1, cohort=4),
     )
+    monkeypatch.setattr(attacks, "MOST_ASKED", 3)
+    monkeypatch.setattr(seeds, "DRAWS", 200)
     given: list[int] = []
 
     def release(bench: Bench, users: Sequence[Any], settings_: Any) -> Release:
@@ -334,12 +340,12 @@ def test_poisoning_from_people_to_page(tmp_path: Path, monkeypatch: pytest.Monke
         lambda name: dataclasses.replace(preset(name), embedding_dim=16),
     )
     words = ["privacy", "poisoning", "--out", str(tmp_path), "--seeds", "0", "--pooled", "12"]
-    words += ["--people", "15", "--malicious", "1", "--defences", "none"]
+    words += ["--people", "14", "--malicious", "1", "--defences", "none"]
     assert run_cli(words) == 0
     result: PoisonResult = read_poisoning(tmp_path / "poisoning.json")
     rows: dict[tuple[str, int], PoisonRow] = {(r.thing, r.malicious): r for r in result.rows}
     assert {thing for thing, _ in rows} == {"population", "experts", "router"}
-    assert result.people == 3 and min(given) == 0 and len(set(given)) > 2
+    assert result.people == 2 and min(given) == 0 and len(set(given)) > 2
     same = rows["experts", 1].pooled, rows["experts", 0].pooled
     assert same[0].trigger == same[1].trigger  # the same release stands for all
     router = rows["router", 12].pooled
