@@ -81,8 +81,8 @@ def check_weights(release: Release, *, embedded: bool) -> None:
 
     One pass over the feed-forward's weights, on the device that holds them.
     """
-    sizes = {site.path: weight_of(release, site.path) for site in find_sites(release.base)}
-    for path, weight in sizes.items():
+    for site in find_sites(release.base):
+        path, weight = site.path, weight_of(release, site.path)
         for name, found, most in _ratios(release.shared, path, weight, release.structure):
             if found > most:
                 raise BundleFormatError(
@@ -134,7 +134,7 @@ def expert_size(a: Tensor, b: Tensor, weight: Tensor) -> float:
     a, b = a.double(), b.double()
     inner = (b.transpose(1, 2) @ b) * (a @ a.transpose(1, 2))  # tr(B'B AA') = sum of products
     largest = float(inner.sum((1, 2)).clamp(min=0).max().sqrt())
-    return largest / max(1e-30, float(weight.double().norm()))
+    return largest / max(1e-30, float(weight.float().norm()))
 
 
 def start_size(a: Tensor) -> float:

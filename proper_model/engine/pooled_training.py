@@ -150,7 +150,8 @@ class PooledTraining(TrainingLoop[float]):
             [p for group in groups if bool(group.get("personal")) is own for p in group["params"]]
             for own in (False, True)
         )
-        mean, found = RobustMean(shared, personal, robust), []
+        mean = RobustMean(shared, personal, robust)
+        found: list[float] = []
         for own in by_user(rows):
             found += super()._passes(own)
             mean.take(own[0].count / len(own))

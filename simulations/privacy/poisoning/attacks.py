@@ -19,6 +19,7 @@ from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from client.person.arms import ArmModel
 from proper_model.errors import DataError
@@ -115,7 +116,7 @@ def ask(
     release: Release,
     arm: str,
     task: Task,
-    states: Sequence[Mapping[str, object]],
+    states: Sequence[Mapping[str, Tensor]],
     asked: Sequence[tuple[int, Query]],
     trigger: Trigger,
 ) -> Asked:
@@ -126,16 +127,17 @@ def ask(
         for word in words
         for place, query in asked
     ]
-    answers = ArmModel(release, task).answers(rows, arm, states)  # type: ignore[arg-type]
+    answers = ArmModel(release, task).answers(rows, arm, states)
     owner = np.array([place for place, _ in asked])
     plain, *worded = (answers[k : k + len(asked)] for k in range(0, len(rows), len(asked)))
 
     def mean(values: Sequence[float]) -> Floats:
         return np.asarray(np.bincount(owner, values) / np.bincount(owner))
 
-    hit = [mean([same(one.output, trigger.answer) for one in part]) for part in worded]
+    hit, other = (mean([same(one.output, trigger.answer) for one in part]) for part in worded)
     return Asked(
-        *hit,
+        trigger=hit,
+        other=other,
         loss=mean([one.nll / max(1, one.answer_tokens) for one in plain]),
         right=mean(
             [same(one.output, query.gold) for one, (_, query) in zip(plain, asked, strict=True)]
@@ -222,7 +224,7 @@ class Poisoning:
 
     def _ask(self, release: Release, thing: str) -> Asked:
         arm = ARMS[thing]
-        states: Sequence[Mapping[str, object]] = [{}] * len(self.newcomers)
+        states: Sequence[Mapping[str, Tensor]] = [{}] * len(self.newcomers)
         if arm != "stage1":
             states = states_of(
                 release,
