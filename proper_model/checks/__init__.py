@@ -10,5 +10,5 @@ from proper_model.checks.traps import check_training, check_weights
 __all__ = [
     "FoundBase", "base_beside", "check_base", "check_content", "check_files", "check_installable",
     "check_training", "check_weights", "cut_depth", "find_base", "is_gguf", "load_base", "locate",
-    "write_gguf_base",
+    "traps", "write_gguf_base",
 ]

@@ -23,7 +23,6 @@ from dataclasses import replace
 
 import torch
 
-from proper_model.base.sites import find_sites
 from proper_model.checks.traps import (
     MOST_EXPERT,
     MOST_REACH,
@@ -108,7 +107,7 @@ def experts(release: Release, ratio: float) -> Release:
     """Experts of every linear so large that the largest is `ratio` times the linear."""
     shared = dict(release.shared)
     unit = release.structure.scale * release.structure.expert_factor
-    for site in find_sites(release.base):
+    for site in release.model().sites:
         a, b = (shared[f"experts.{site.path}.{letter}"] for letter in "AB")
         size = expert_size(a, b, weight_of(release, site.path)) * unit
         shared[f"experts.{site.path}.B"] = b * (ratio / max(size, 1e-9))
@@ -120,7 +119,7 @@ def outliers(release: Release, medians: float) -> Release:
     """Detectors in every block: rows of gate and up so many times as long as the median row."""
     base = copy.deepcopy(release.base)
     draw = torch.Generator().manual_seed(mix_seed(release.seed, 8))
-    for site in find_sites(base):
+    for site in release.model().sites:
         if site.path.rpartition(".")[2] != "down_proj":
             continue
         block = base.get_submodule(site.path.rpartition(".")[0])
