@@ -13,6 +13,7 @@ from bundle_samples import KEY, NOW, ROOT, sample_files, sample_info
 from client.releases import loading
 from client.releases.install import install
 from coordinator.publish import publish
+from proper_model import checks
 from proper_model.bundle.signed_bundle import build_bundle
 from proper_model.checks.traps import (
     MOST_REACH,
@@ -33,7 +34,7 @@ from proper_model.settings.presets import PRESETS
 from proper_model.settings.shipped_profiles import profile_names
 from simulations.privacy.backdoor.traps import MADE, TRAPS, trap
 from simulations.privacy.backdoor.verdicts import trap_seen, verdict_of
-from tests.releases import small_release
+from tests.releases import small_release, small_users
 
 
 def test_sizes_by_hand() -> None:
@@ -120,11 +121,11 @@ def test_traps_do_what_they_say_and_leave_the_honest_release_alone() -> None:
     before = {name: tensor.clone() for name, tensor in release.shared.items()}
     weights = {name: p.clone() for name, p in release.base.named_parameters()}
     encoder, mean = release.encoder(), release.mean_embedding[None]
-    example = [encoder.encode(release.task.query_example(release_query()))]
+    example = [encoder.encode(release.task.query_example(small_users()[1][0].queries[0]))]
     batch = encoder.batch(example, [0])
 
-    def loss(made: object, group: bool) -> float:
-        model = made.model()  # type: ignore[attr-defined]
+    def loss(made: Release, group: bool) -> float:
+        model = made.model()
         now = group_pass(batch.slots, mean) if group else base_pass(batch.slots)
         return float(model.answer_loss(batch, now))
 
@@ -140,12 +141,6 @@ def test_traps_do_what_they_say_and_leave_the_honest_release_alone() -> None:
         assert torch.equal(tensor, before[name])
     for name, parameter in release.base.named_parameters():
         assert torch.equal(parameter, weights[name])
-
-
-def release_query() -> object:
-    from tests.releases import small_users
-
-    return small_users()[1][0].queries[0]
 
 
 def test_a_fixed_calibration_trains_whatever_own_items_say() -> None:
@@ -165,8 +160,6 @@ def test_a_fixed_calibration_trains_whatever_own_items_say() -> None:
 def test_weights_are_checked_whenever_a_release_is_loaded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from proper_model import checks
-
     signed = build_bundle(sample_files(), sample_info(1), [KEY])
     bundle = install(tmp_path / "host", signed.all_files(), ROOT, now=NOW).bundle
     asked: list[bool] = []
@@ -175,8 +168,8 @@ def test_weights_are_checked_whenever_a_release_is_loaded(
         asked.append(embedded)
         raise BundleFormatError("a trap")
 
-    loading.ReleaseMemory().load(bundle, None, threads=1)
+    loading.ReleaseMemory().load(bundle, None, threads=torch.get_num_threads())
     monkeypatch.setattr(checks, "check_weights", refuse)
     with pytest.raises(BundleFormatError, match="a trap"):
-        loading.ReleaseMemory().load(bundle, None, threads=1)
+        loading.ReleaseMemory().load(bundle, None, threads=torch.get_num_threads())
     assert asked == [True]
