@@ -271,7 +271,10 @@ def test_seeds_are_kept_and_rows_say_what_was_planted(
     assert "with the defence 'items'" in result.sentences[1] and len(result.sentences) == 2
     assert len(poison_table(result).rows) == 7 and "in everybody" in render(result)
     write_document(result, tmp_path / "poisoning.json")
-    assert poison_table(read_poisoning(tmp_path / "poisoning.json")) == poison_table(result)
+    read = read_poisoning(tmp_path / "poisoning.json").rows
+    assert [row.pooled.trigger.value for row in read] == pytest.approx(
+        [row.pooled.trigger.value for row in result.rows], abs=1e-5
+    )
     with pytest.raises(CheckpointError):
         poisoning_of(plan(candidates, malicious=(1,)), **how)
 

@@ -78,9 +78,9 @@ def test_a_recipe_that_is_a_trap_is_neither_signed_nor_installed(
     if field == "alpha":
         recipe["structure"]["alpha"] = 17.0 * recipe["structure"]["rank"]
     elif field == "epochs":
-        recipe["settings"]["user"]["epochs"] = 9_000
+        recipe["settings"]["user"] = {"epochs": 9_000}
     else:
-        recipe["settings"]["user"]["learning_rates"] = [0.9]
+        recipe["settings"]["user"] = {"learning_rates": [0.9]}
     files = {**sample_files(), "recipe.json": json.dumps(recipe).encode()}
     with pytest.raises(BundleFormatError, match="alpha"):
         publish(files, tmp_path / "release", [KEY], created=NOW, valid_for_days=3)

@@ -120,8 +120,8 @@ def _ratios(
 ) -> Iterator[tuple[str, float, float]]:
     """Name, size and bound of what stands at one linear."""
     if f"experts.{path}.A" in shared:
-        factors = (shared[f"experts.{path}.{letter}"] for letter in "AB")
-        found = expert_size(*factors, weight) * structure.scale * structure.expert_factor
+        a, b = (shared[f"experts.{path}.{letter}"] for letter in "AB")
+        found = expert_size(a, b, weight) * structure.scale * structure.expert_factor
         yield "experts", found, MOST_EXPERT
     for arm in STARTED_ARMS:
         if f"starts.{arm}.{path}.A" in shared:
