@@ -225,6 +225,8 @@ PRIVACY_OUT ?= runs/privacy
 ATTACKS ?= membership egress
 PRIVACY_membership := demo --people 24 --seeds 0 --things population,experts,embeddings,router-cohort,adapter-embedding,answers
 PRIVACY_egress :=
+PRIVACY_poisoning := demo --seeds 0 --defences none --things population,experts
+PRIVACY_backdoor := demo:text --people 16 --seeds 0 --traps fixed,recipe-bold,recipe-bounded
 privacy: $(STAMP) ## what leaks, in small: membership and egress on synthetic people, minutes; ATTACKS=egress
 	rm -rf $(PRIVACY_OUT)/egress
 	$(MAKE) -j 2 $(ATTACKS:%=privacy-%)

@@ -29,7 +29,7 @@ FIT_SETTINGS = (
 )
 # Settings that are no part of stage 1: a name changes nothing, and only later stages, or devices
 # alone, read the others.
-NOT_IN_STAGE_1 = ("name", "base_weights", "retrieval_tokens", "privacy")
+NOT_IN_STAGE_1 = ("name", "base_weights", "retrieval_tokens", "privacy", "robust")
 # What a private step follows from; delta and epsilon only said how much noise there is to be.
 PRIVATE_SETTINGS = (
     "noise_multiplier",
@@ -69,6 +69,7 @@ class PhaseInputs:
         """Stage 1. The cap on items counts too, as histories may be trained on."""
         return {
             **self._privacy("population_steps"),
+            **self._robust(),
             "version": TRAINING_VERSION,
             "base": self.base,
             "data": self.data,
@@ -90,6 +91,11 @@ class PhaseInputs:
             return {}
         own = to_mapping(self.settings.privacy)
         return {"privacy": {name: own[name] for name in (*PRIVATE_SETTINGS, *steps)}}
+
+    def _robust(self) -> Key:
+        """Nothing where every sample counts alike."""
+        own = self.settings.robust
+        return {} if own is None else {"robust": to_mapping(own)}
 
     def group_key(self) -> Key:
         """Stage 2: experts, user-aware routers and embeddings, over the merged base."""

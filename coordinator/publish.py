@@ -88,7 +88,8 @@ def publish(
         ConfigError: a setting is out of range, or another process publishes.
         BundleError: the content is something a device would refuse.
     """
-    from proper_model.checks import check_files  # late: `keys` and `root` need no torch
+    # Late: `keys` and `root` need no torch.
+    from proper_model.checks import check_files, check_training
 
     _check_days("publish: valid_for_days", valid_for_days, MAX_RELEASE_DAYS)
     pointer = _LatestSigner(channel, latest_keys or keys, created, latest_days)
@@ -100,7 +101,8 @@ def publish(
         if unchanged is not None:
             pointer.write(folder, unchanged)
             return unchanged
-        check_files(files, base)  # what a device would refuse to use is not signed
+        # What a device would refuse to use is not signed.
+        check_training(check_files(files, base).recipe)
         expires = created + timedelta(days=valid_for_days)
         info = BundleInfo(newest + 1, created, expires, base, channel)
         published = _place(build_bundle(files, info, keys), folder, info.version)

@@ -52,7 +52,7 @@ def read_content(
 
     Raises BundleError: one of its children.
     """
-    from proper_model.checks import check_content
+    from proper_model.checks import check_content, check_training
 
     bundle = release.bundle
     manifest, reference = bundle.manifest, bundle.manifest.base_reference
@@ -70,4 +70,5 @@ def read_content(
         private=bundle.path,
         parsed=(release.recipe, release.task),
     )
+    check_training(release.recipe)  # also of what was installed before there was such a check
     return content, files

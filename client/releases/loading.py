@@ -54,6 +54,7 @@ class ReleaseMemory:
 
         Raises:
             BundleIntegrityError: a file of the bundle is gone or altered.
+        BundleFormatError: its recipe or weights are those of a trap (`proper_model.checks.traps`).
             BundleForeignError: a file of the base is not the one the release was made for.
             BaseModelError: the base is not on this machine, or cannot be loaded.
         """
@@ -89,6 +90,7 @@ def _load(
     from proper_model.base.checked import CheckedFiles
     from proper_model.base.folder import base_folder
     from proper_model.base.streamed import OtherFileError
+    from proper_model.checks import check_weights
     from proper_model.release.contents import release_from_files
 
     bundle = installed.bundle
@@ -107,10 +109,12 @@ def _load(
         content, files = read_content(installed, folder)
         checked = CheckedFiles(folder, reference.files)
     try:
-        return release_from_files(files, content, checked, base_weights=base_weights)
+        release = release_from_files(files, content, checked, base_weights=base_weights)
     except OtherFileError as error:
         if reference is not None:
             raise other_file(reference, error.name) from None
         raise BundleIntegrityError(
             f"installed bundle: {BASE}{error.name} was altered", hint="install the release again"
         ) from None
+    check_weights(release, embedded=reference is None)
+    return release

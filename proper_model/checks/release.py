@@ -37,6 +37,7 @@ from proper_model.bundle.file_names import (
 from proper_model.bundle.limits import DEFAULT_LIMITS, Limits
 from proper_model.bundle.manifest import BaseReference, Manifest
 from proper_model.bundle.safe_tensors import read_table
+from proper_model.checks.traps import check_training
 from proper_model.errors import BaseModelError, BundleFormatError
 from proper_model.release.contents import expected_shared, expected_starts
 from proper_model.release.recipe import Recipe, ReleaseContent, read_recipe_and_task
@@ -128,9 +129,11 @@ def check_installable(
     config: bytes | None = None,
     private: Path | None = None,
 ) -> ReleaseContent:
-    """`check_content` of verified files that a manifest lists. Raises as that does."""
+    """`check_content` and `check_training` of verified files that a manifest lists. Raises as those do."""
     reference = manifest.base_reference
-    return check_content(manifest.shapes, read, reference, config=config, private=private)
+    content = check_content(manifest.shapes, read, reference, config=config, private=private)
+    check_training(content.recipe)
+    return content
 
 
 def check_files(

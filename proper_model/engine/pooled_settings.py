@@ -11,6 +11,7 @@ from proper_model.settings.profile import (
     RouterSettings,
     StageSettings,
 )
+from proper_model.settings.robust import RobustSettings
 
 # Without a memory budget: a pass without gradient keeps one block's activations, not all of them.
 JUDGE_FACTOR = 4
@@ -31,6 +32,7 @@ class PooledSettings:
     seed: int
     min_epochs: int = 1
     early_stopping: bool = True
+    robust: RobustSettings | None = None
 
     @classmethod
     def of(cls, stage: Stage, settings: StageSettings, *, seed: int) -> PooledSettings:
@@ -45,6 +47,7 @@ class PooledSettings:
             seed=seed,
             min_epochs=stage.min_epochs,
             early_stopping=not isinstance(stage, GroupSettings) or stage.early_stopping,
+            robust=settings.robust,
         )
 
 

@@ -18,6 +18,7 @@ from proper_model.engine.checkpoint import Checkpoint
 from proper_model.engine.memory import STATES, bytes_a_token, free_bytes, tokens_within
 from proper_model.engine.optimizer import linear_schedule
 from proper_model.engine.pooled_settings import PassTokens, PooledReport, PooledSettings
+from proper_model.engine.robust_mean import RobustMean, by_user
 from proper_model.engine.training_loop import Row, TrainingLoop
 from proper_model.errors import TrainingError
 from proper_model.kernels.dropout import mix_seed
@@ -47,7 +48,8 @@ class PooledTraining(TrainingLoop[float]):
 
     Args:
         samples: (user slot, sample) pairs.
-        optimizer: AdamW over exactly the trained parameters.
+        optimizer: AdamW over exactly the trained parameters; a group that says `personal` holds what
+            is one user's own, such as embeddings.
         batch_loss: losses of one batch; called in pieces that fit the token budget.
         validate: loss of every held-back person now, [P], in passes of so many tokens.
         extra: further state, such as routing memory.
@@ -138,6 +140,23 @@ class PooledTraining(TrainingLoop[float]):
             Row(*self.samples[i], mix_seed(self.settings.seed, self.taken, k), len(picked))
             for k, i in enumerate(picked)
         ]
+
+    def _passes(self, rows: Sequence[Row]) -> list[float]:
+        robust = self.settings.robust
+        if robust is None:
+            return super()._passes(rows)
+        groups = self.optimizer.param_groups
+        shared, personal = (
+            [p for group in groups if bool(group.get("personal")) is own for p in group["params"]]
+            for own in (False, True)
+        )
+        mean = RobustMean(shared, personal, robust)
+        found: list[float] = []
+        for own in by_user(rows):
+            found += super()._passes(own)
+            mean.take(own[0].count / len(own))
+        mean.write()
+        return found
 
     def _clear(self) -> None:
         super()._clear()

@@ -140,13 +140,17 @@ class TrainingLoop(ABC, Generic[Found]):
         self._clear()
         while True:
             try:
-                return [self._backward(part) for part in self._parts(rows)]
+                return self._passes(rows)
             except RuntimeError as error:
                 if not is_out_of_memory(error) or not self._shrink(rows):
                     raise
             # Outside the handler: the exception holds the failed step's activations alive.
             self._clear()
             release_memory(self.device)
+
+    def _passes(self, rows: Sequence[Row]) -> list[Found]:
+        """All passes of a step's rows."""
+        return [self._backward(part) for part in self._parts(rows)]
 
     def _clear(self) -> None:
         """Forget what the passes of an unfinished step left."""

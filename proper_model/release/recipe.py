@@ -63,8 +63,9 @@ class Recipe:
         """The file; the inverse of `parse_recipe`."""
         base = None if self.base is None else vars(self.base)
         settings = to_mapping(self.settings)
-        if self.settings.privacy is None:
-            del settings["privacy"]  # programs of before it was there read this recipe, too
+        for table in ("privacy", "robust"):
+            if settings[table] is None:
+                del settings[table]  # programs of before it was there read this recipe, too
         recipe = {
             "format": RECIPE_FORMAT,
             "structure": to_mapping(self.structure),

@@ -7,13 +7,14 @@ from proper_model.settings.presets import (
 )
 from proper_model.settings.privacy import PrivacySettings, check_private_structure
 from proper_model.settings.profile import FFN_TARGETS, BaseWeights, StageSettings
+from proper_model.settings.robust import RobustSettings
 from proper_model.settings.settings_io import from_mapping, to_mapping
 from proper_model.settings.shipped_profiles import load_profile
 from proper_model.settings.stage2_people import Stage2People
 
 __all__ = [
     "FFN_TARGETS", "BaseWeights", "Calibrated", "Calibration", "EmbeddingSource", "EmbeddingTables",
-    "PrivacySettings", "RouterSharing", "RouterText", "Stage2People", "StageSettings", "Structure",
-    "UserRouting", "check_private_structure", "from_mapping", "load_profile", "preset", "presets",
-    "to_mapping", "uncalibrated",
+    "PrivacySettings", "RobustSettings", "RouterSharing", "RouterText", "Stage2People", "StageSettings",
+    "Structure", "UserRouting", "check_private_structure", "from_mapping", "load_profile", "preset",
+    "presets", "to_mapping", "uncalibrated",
 ]

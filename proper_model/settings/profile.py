@@ -15,6 +15,7 @@ from typing import Any
 
 from proper_model.settings.presets import MOST_RANK, check, check_alpha, check_count
 from proper_model.settings.privacy import PrivacySettings
+from proper_model.settings.robust import RobustSettings
 
 ATTENTION_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj")
 FFN_TARGETS = ("gate_proj", "up_proj", "down_proj")
@@ -249,6 +250,7 @@ class StageSettings:
     user: UserSettings = field(default_factory=UserSettings)
     calibration: CalibrationSettings = field(default_factory=CalibrationSettings)
     privacy: PrivacySettings | None = None  # of stages 1 and 2; None: they are not private
+    robust: RobustSettings | None = None  # bounds on pooled users; None: every sample counts alike
 
     def __post_init__(self) -> None:
         check(
@@ -287,6 +289,11 @@ class StageSettings:
 
     def _check_private(self) -> None:
         """Raise ConfigError where something would be learned from people that no noise covers."""
+        check(
+            self.robust is None,
+            "[privacy] and [robust] contradict each other: each says how the users of a step are bounded",
+            hint="privacy clips every user already; leave [robust] out",
+        )
         for name, value, why in (
             ("calibration.people", self.calibration.people, "what calibrates"),
             ("group.prototypes", self.group.prototypes, "a prototype"),

@@ -120,18 +120,18 @@ class _GroupStage:
     def optimizer(self) -> torch.optim.AdamW:
         """AdamW over exactly experts, user-aware routers and embeddings; end to end, LoRAs too."""
         group = self.settings.group
-        shared: list[Tensor] = [*group_parameters(self.model)]
-        if self.together:
-            shared += self.model.lora.flat()
-        for parameter in shared:
+        shared = group_parameters(self.model)
+        own = self.model.lora.flat() if self.together else []
+        for parameter in (*shared, *own):
             parameter.requires_grad_(True)
-        decay = self.settings.weight_decay
-        return torch.optim.AdamW(
-            [
-                {"params": shared, "lr": group.learning_rate, "weight_decay": decay},
-                {"params": [self.table], "lr": group.embedding_learning_rate, "weight_decay": 0.0},
-            ]
-        )
+        rate, decay = group.learning_rate, self.settings.weight_decay
+        table = {"params": [self.table], "lr": group.embedding_learning_rate, "weight_decay": 0.0}
+        groups = [
+            {"params": shared, "lr": rate, "weight_decay": decay},
+            {"params": own, "lr": rate, "weight_decay": decay, "personal": True},
+            table | {"personal": True},
+        ]
+        return torch.optim.AdamW([one for one in groups if one["params"]])
 
     def batch_loss(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
         """L_CE and, where it has weight, L_c of every row: each [B]."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from simulations.privacy.backdoor.command import backdoor
 from simulations.privacy.deletion.command import deletion
 from simulations.privacy.egress.command import egress
 from simulations.privacy.epsilon.command import epsilon
@@ -11,6 +12,7 @@ from simulations.privacy.inversion.command import inversion
 from simulations.privacy.linkage.command import linkage
 from simulations.privacy.membership.command import membership
 from simulations.privacy.memorization.command import canaries
+from simulations.privacy.poisoning.command import poisoning
 
 app = typer.Typer(name="privacy", no_args_is_help=True)
 
@@ -20,5 +22,8 @@ def privacy() -> None:
     """What a release, an adapter or a device tells about people."""
 
 
-for attack in (membership, canaries, linkage, inversion, epsilon, deletion, egress):
+for attack in (
+    *(membership, canaries, linkage, inversion, epsilon),
+    *(deletion, poisoning, backdoor, egress),
+):
     app.command()(attack)

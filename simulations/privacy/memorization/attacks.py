@@ -111,7 +111,7 @@ class CanaryAttacker:
         if "release" in things:
             self._release()
         if "adapter" in things:
-            self._adapters()
+            self.adapters("adapter", self.release, overfit=True)
         for method in METHODS:
             if method in things:
                 self._prompts(method)
@@ -142,9 +142,11 @@ class CanaryAttacker:
     def _model(self, make_pass: MakePass, model: AdaptedModel) -> Target:
         return model_target(model, self.encoder, make_pass, self.setup.settings.tokens_per_step)
 
-    def _states(self, states: Sequence[Mapping[str, Tensor]], slots: Sequence[int]) -> Target:
+    def _states(
+        self, release: Release, states: Sequence[Mapping[str, Tensor]], slots: Sequence[int]
+    ) -> Target:
         """Stage 3 with private states; `slots`: which of them answers for whom."""
-        arms = ArmModel(self.release, self.task)
+        arms = ArmModel(release, self.task)
         make_pass = arms.make_pass("stage3", states)
         return _at(self._model(make_pass, arms.model), slots)
 
@@ -160,30 +162,35 @@ class CanaryAttacker:
         everybody = [0] * len(self.trained)
         targets: dict[Control, Target] = {
             "none": _at(self._model(make_pass, self.learner.model), everybody),
-            "positive": self._states(overfit, everybody),
+            "positive": self._states(self.release, overfit, everybody),
             "negative": self.public,
         }
         self._ask("release", asked, targets)
 
-    def _adapters(self) -> None:
+    def adapters(self, thing: str, release: Release, *, overfit: bool) -> None:
+        """Ask newcomers' adapters, trained over a release as devices do it, with their controls.
+
+        Args:
+            overfit: whether the positive control, adapters that saw their items far too often, is trained too.
+        """
         asked = questions(self.planted, self.newcomers, self.task)
         users = [self.candidates.users[who].user_id for who in self.newcomers]
         own = [self._encoded(who) for who in self.newcomers]
-        adapters = train_adapters(self.learner, list(zip(users, own, strict=True)), seed=self.seed)
-        embeddings = torch.stack([state["embedding"] for state in adapters.states])
-        self.progress("adapters that saw their items far too often", 0, 0)
-        overfit = train_overfit(
-            self.learner, own, embeddings.to(self.learner.model.device), seed=self.seed
-        )
-        mean = self.release.mean_embedding.cpu()[None]
-        unlearned = untrained(self.learner, mean.repeat(len(own), 1, 1))
         places = range(len(own))
-        targets: dict[Control, Target] = {
-            "none": self._states(adapters.states, places),
-            "positive": self._states(overfit, places),
-            "negative": self._states(unlearned, places),
-        }
-        self._ask("adapter", asked, targets)
+        learner = (
+            self.learner if release is self.release else Learner(release, progress=self.progress)
+        )
+        states = train_adapters(learner, list(zip(users, own, strict=True)), seed=self.seed).states
+        targets: dict[Control, Target] = {"none": self._states(release, states, places)}
+        if overfit:
+            self.progress("adapters that saw their items far too often", 0, 0)
+            embeddings = torch.stack([state["embedding"] for state in states])
+            often = train_overfit(learner, own, embeddings.to(learner.model.device), seed=self.seed)
+            targets["positive"] = self._states(release, often, places)
+        mean = release.mean_embedding.cpu()[None]
+        unlearned = untrained(learner, mean.repeat(len(own), 1, 1))
+        targets["negative"] = self._states(release, unlearned, places)
+        self._ask(thing, asked, targets)
 
     def _prompts(self, method: str) -> None:
         users = self.candidates.users

@@ -91,11 +91,11 @@ def canaries(
 
     drawn, planted = numbers(seeds), counts(insertions, "--insertions")
     asked, structure = names(things, THINGS, "--things"), structure_of(preset)
-    settings = _settings(data, profile)
+    settings = settings_of(data, profile)
     with storage_errors(out), progress_bars() as show:
         plan = prepared(
             *(
-                _people(data, task, base, settings, out / "bases", people, show),
+                people_of(data, task, base, settings, out / "bases", people, show),
                 structure,
                 settings,
             ),
@@ -111,7 +111,7 @@ def canaries(
     leave_canaries(result, out)
 
 
-def _settings(data: str, profile: str | None) -> StageSettings:
+def settings_of(data: str, profile: str | None) -> StageSettings:
     """The profile; synthetic people whose answers hold no secret are refused before a base is made."""
     from proper_model.tasks import load_task
     from simulations.privacy.memorization.planting import check_task
@@ -122,7 +122,7 @@ def _settings(data: str, profile: str | None) -> StageSettings:
     return profile_for(data, profile)
 
 
-def _people(
+def people_of(
     data: str,
     task: str | None,
     base: str | None,
@@ -131,6 +131,7 @@ def _people(
     people: int | None,
     show: Progress,
 ) -> Candidates:
+    """Candidates with at most MOST_ITEMS items each."""
     from simulations.privacy.membership.population import load_candidates
 
     return load_candidates(

@@ -138,14 +138,17 @@ def canaries_of(plan: Plan, *, out: Path, cache: Path, progress: Progress) -> Ca
         return [*found.canaries, *found.records]
 
     kept = [
-        kept_rows(out, seed, plan.digest, partial(make, seed), write=_content, read=_row)
+        kept_rows(out, seed, plan.digest, partial(make, seed), write=row_content, read=row_of)
         for seed in plan.seeds
     ]
-    return summarized(plan, kept)
+    result = summarized(plan, kept)
+    return result.model_copy(update={"sentences": sentences(result)})
 
 
 def summarized(plan: Plan, seeds: Sequence[Sequence[Row]]) -> CanaryResult:
-    """Every thing over all seeds, with Holm's correction over what is no control, and over negative ones."""
+    """Every thing over all seeds, without sentences; Holm's correction is over what is no control, and over
+    negative ones.
+    """
     canaries: dict[str, list[CanariesFound]] = {}
     records: dict[str, list[RecordsFound]] = {}
     for found in seeds:
@@ -170,7 +173,7 @@ def summarized(plan: Plan, seeds: Sequence[Sequence[Row]]) -> CanaryResult:
     for control in ("none", "negative"):
         chosen = {one.name for one in firsts if one.control == control}
         corrected |= holm({name: value for name, value in p.items() if name in chosen})
-    result = CanaryResult(
+    return CanaryResult(
         task=setup.candidates.task.name,
         base=base_name(setup.candidates.base),
         preset=setup.structure.name,
@@ -197,7 +200,6 @@ def summarized(plan: Plan, seeds: Sequence[Sequence[Row]]) -> CanaryResult:
         ],
         sentences=[],
     )
-    return result.model_copy(update={"sentences": sentences(result)})
 
 
 def _exposed(bits: Rate, chance: float) -> float:
@@ -270,7 +272,7 @@ def _record_row(
     )
 
 
-def _content(one: Row) -> dict[str, Any]:
+def row_content(one: Row) -> dict[str, Any]:
     """A row in JSON's types."""
     if isinstance(one, CanariesFound):
         arrays = ("owner", "exposure", "against_public", "greedy", "sampled")
@@ -292,7 +294,8 @@ def _content(one: Row) -> dict[str, Any]:
     }
 
 
-def _row(row: Mapping[str, Any]) -> Row:
+def row_of(row: Mapping[str, Any]) -> Row:
+    """The inverse of `row_content`."""
     owner = np.array(row["owner"], dtype=np.int64)
     if "insertions" in row:
         numbers = ("exposure", "against_public", "greedy", "sampled")

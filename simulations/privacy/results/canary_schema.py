@@ -70,7 +70,7 @@ class CanaryResult(SeededResult):
     there is, in bits. `queries` is how many a person asks, in the mean.
     """
 
-    experiment: Literal["canaries"] = "canaries"
+    experiment: Literal["canaries", "backdoor"] = "canaries"
     design: Literal["random", "new-token"]
     insertions: list[int] = Field(min_length=1)
     candidates: int = Field(ge=1)

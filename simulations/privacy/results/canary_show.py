@@ -22,7 +22,7 @@ NONE = "–"
 def title(result: CanaryResult) -> str:
     """What was planted where, in one line."""
     return (
-        f"canaries ({result.design}): {result.task}, {result.preset}/{result.profile}, base "
+        f"{result.experiment} ({result.design}): {result.task}, {result.preset}/{result.profile}, base "
         f"{result.base}, {result.people} people, {len(result.seeds)} seeds"
     )
 

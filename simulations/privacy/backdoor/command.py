@@ -1,0 +1,85 @@
+"""`proper-sim privacy backdoor`: options, and what is left in OUT."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from simulations.outcome.timings import progress_bars
+from simulations.privacy.memorization.command import (
+    Data,
+    Insertions,
+    Others,
+    people_of,
+    settings_of,
+)
+from simulations.privacy.results.options import (
+    BaseOf,
+    Cache,
+    Out,
+    Preset,
+    ProfileOf,
+    Seeds,
+    TaskOf,
+    counts,
+    names,
+    numbers,
+)
+
+EVERYTHING = (
+    "fixed,recipe-bold,recipe-bounded,scale-bold,scale-bounded,start-bold,start-bounded,"
+    "experts-bold,experts-bounded,outliers-bold,outliers-bounded"
+)
+SAMPLES = 100
+
+
+def backdoor(
+    out: Out,
+    data: Data = "demo:text",
+    task: TaskOf = None,
+    base: BaseOf = None,
+    preset: Preset = "default",
+    profile: ProfileOf = None,
+    seeds: Seeds = "0,1,2,3,4",
+    insertions: Insertions = "1,4",
+    candidates: Others = 127,
+    traps: Annotated[
+        str, typer.Option(metavar="A,B", help="Which releases are tried; see docs/privacy.md.")
+    ] = EVERYTHING,
+    people: Annotated[
+        int, typer.Option(metavar="N", help="At most N candidates, half of them newcomers.")
+    ] = 24,
+    cache: Cache = None,
+) -> None:
+    """Ship releases that make adapters store their items, and see what checks and thieves find.
+
+    Finished seeds in OUT are not trained again.
+    """
+    from proper_model.settings import preset as structure_of
+    from proper_model.storage.files import storage_errors
+    from simulations.privacy.backdoor.seeds import Plan, backdoor_of
+    from simulations.privacy.backdoor.traps import TRAPS
+    from simulations.privacy.memorization.seeds import prepared
+    from simulations.privacy.results.backdoor_show import leave_backdoor
+
+    drawn, planted = numbers(seeds), counts(insertions, "--insertions")
+    tried, structure = names(traps, TRAPS, "--traps"), structure_of(preset)
+    settings = settings_of(data, profile)
+    with storage_errors(out), progress_bars() as show:
+        plan = prepared(
+            people_of(data, task, base, settings, out / "bases", people, show),
+            structure,
+            settings,
+            design="random",
+            seeds=drawn,
+            insertions=planted,
+            others=candidates,
+            samples=SAMPLES,
+            things=("adapter",),
+            bases=out / "bases",
+        )
+        result = backdoor_of(
+            Plan(plan, tried), out=out, cache=cache or out / "cache", progress=show
+        )
+    leave_backdoor(result, out)

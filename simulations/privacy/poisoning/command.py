@@ -1,0 +1,86 @@
+"""`proper-sim privacy poisoning`: options, and what is left in OUT."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from simulations.outcome.timings import progress_bars
+from simulations.privacy.results.options import (
+    BaseOf,
+    Cache,
+    Out,
+    Preset,
+    ProfileOf,
+    Seeds,
+    TaskOf,
+    counts,
+    names,
+    numbers,
+    profile_for,
+)
+
+NEWCOMERS = 12
+
+
+def poisoning(
+    out: Out,
+    data: Annotated[
+        str,
+        typer.Argument(
+            metavar="DATA",
+            help="People: demo, demo:rate, demo:text, or a folder with OPPU's or LaMP's files.",
+        ),
+    ] = "demo",
+    task: TaskOf = None,
+    base: BaseOf = None,
+    preset: Preset = "default",
+    profile: ProfileOf = None,
+    seeds: Seeds = "0,1,2,3,4",
+    malicious: Annotated[
+        str, typer.Option(metavar="N,M", help="How many pooled users mean harm.")
+    ] = "1,5",
+    pooled: Annotated[int, typer.Option(metavar="N", min=4, help="How many are pooled.")] = 50,
+    people: Annotated[
+        int | None,
+        typer.Option(metavar="N", help=f"At most N people. (default: {NEWCOMERS} newcomers)"),
+    ] = None,
+    max_items: Annotated[
+        int, typer.Option(metavar="N", min=12, help="Newest items of an honest person.")
+    ] = 12,
+    things: Annotated[
+        str, typer.Option(metavar="A,B", help="What is poisoned: population, experts, router.")
+    ] = "population,experts,router",
+    defences: Annotated[
+        str, typer.Option(metavar="A,B", help="What is tried: none, items, clip, trim, both.")
+    ] = "none,items,clip,trim",
+    cache: Cache = None,
+) -> None:
+    """Put a trigger into some pooled users' items, and see whom it answers after training.
+
+    Finished seeds in OUT are not trained again.
+    """
+    from proper_model.settings import preset as structure_of
+    from proper_model.storage.files import storage_errors
+    from simulations.privacy.membership.population import load_candidates
+    from simulations.privacy.poisoning.attacks import THINGS
+    from simulations.privacy.poisoning.defences import DEFENCES
+    from simulations.privacy.poisoning.seeds import Plan, poisoning_of
+    from simulations.privacy.results.poison_show import leave_poisoning
+
+    drawn, bad = numbers(seeds), counts(malicious, "--malicious", most=1000)
+    asked = names(things, THINGS, "--things")
+    tried = names(defences, tuple(DEFENCES), "--defences")
+    settings, structure = profile_for(data, profile), structure_of(preset)
+    with storage_errors(out), progress_bars() as show:
+        candidates = load_candidates(
+            *(data, task, base, settings),
+            bases=out / "bases",
+            people=pooled + NEWCOMERS if people is None else people,
+            max_items=max_items,
+            progress=show,
+        )
+        plan = Plan(candidates, structure, settings, drawn, asked, tried, bad, pooled)
+        result = poisoning_of(plan, out=out, cache=cache or out / "cache", progress=show)
+    leave_poisoning(result, out)

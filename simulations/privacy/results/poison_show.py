@@ -1,0 +1,113 @@
+"""A result of poisoning as a table, a figure and one self-contained HTML page."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+from client.terminal.tables import Table
+from simulations.privacy.results.leaving import COLOURS, Shown, leave
+from simulations.privacy.results.poison_schema import PoisonResult, PoisonRow
+from simulations.privacy.results.rates import Rate
+from simulations.privacy.results.rates_show import interval
+from simulations.privacy.results.sentences import SIGNIFICANT
+from simulations.reporting.figures import INK, Figure, drawing, inline
+
+
+def title(result: PoisonResult) -> str:
+    """What was poisoned, in one line."""
+    return (
+        f"poisoning: {result.task}, {result.preset}/{result.profile}, base {result.base}, "
+        f"{result.users} pooled users, {result.people} newcomers, {len(result.seeds)} seeds"
+    )
+
+
+def poison_table(result: PoisonResult) -> Table:
+    """A row a thing, defence and number of malicious users, controls among them."""
+    header = (
+        *("thing", "malicious", "defence", "trigger", "before", "other word", "gain"),
+        *("loss, change", "right, change", "p, Holm"),
+    )
+    rows = tuple(
+        (
+            *(row.thing, _who(row), row.defence, interval(row.pooled.trigger)),
+            *(f"{row.pooled.before.value:.3f}", interval(row.pooled.other)),
+            *(_change(row.pooled.gain), _change(row.pooled.loss_change)),
+            *(_change(row.pooled.right_change), "–" if math.isnan(row.p_holm) else f"{row.p_holm:.3f}"),
+        )
+        for row in result.rows
+    )
+    return Table(title(result), header, rows, labels=3)
+
+
+def _who(row: PoisonRow) -> str:
+    return "in everybody's" if row.control == "positive" else str(row.malicious)
+
+
+def _change(found: Rate) -> str:
+    return f"{found.value:+.3f} [{found.low:+.3f}, {found.high:+.3f}]"
+
+
+def failed_controls(result: PoisonResult) -> list[str]:
+    """Controls that did not do what they must; what stands beside them proves nothing.
+
+    W_l alone has no positive control: that it cannot plant an answer may be the finding.
+    """
+    said = []
+    for row in result.rows:
+        found = row.pooled
+        worked = found.gain.value > 0 and row.p < SIGNIFICANT
+        if row.control == "positive" and row.thing != "router" and not worked:
+            said.append(
+                f"{label(row)}: the trigger did not work ({interval(found.trigger)}, "
+                f"{found.before.value:.3f} before)"
+            )
+        if row.control == "negative" and found.over_other.value > 0 and row.p_holm < SIGNIFICANT:
+            said.append(
+                f"{label(row)}: the trigger is answered, though nobody planted it "
+                f"({_change(found.over_other)} over another word)"
+            )
+    return said
+
+
+def label(row: PoisonRow) -> str:
+    """A row by name."""
+    return f"{row.thing}, {_who(row)}, {row.defence}"
+
+
+def figure(result: PoisonResult) -> Figure:
+    """How often the trigger works in every row, beside what it did before."""
+    rows = result.rows
+    with drawing(7.8, 0.9 + 0.2 * len(rows)) as (canvas, axes):
+        for place, row in enumerate(reversed(rows)):
+            colour, found = COLOURS[row.control], row.pooled.trigger
+            axes.plot([found.low, found.high], [place, place], color=colour, linewidth=2)
+            axes.plot([found.value], [place], marker="o", color=colour, markersize=4)
+            axes.plot([row.pooled.before.value], [place], marker="|", color=INK, markersize=6)
+        axes.set_yticks(range(len(rows)), [label(row) for row in reversed(rows)], fontsize=7)
+        axes.set_xlim(-0.02, 1.02)
+        axes.set_xlabel(
+            "share of questions with the trigger that get the attacker's answer (bar: before)"
+        )
+        said = "; ".join(
+            f"{label(row)}: {interval(row.pooled.trigger)}, before {row.pooled.before.value:.3f}"
+            for row in rows
+        )
+        return inline(canvas, "poisoning", "Poisoning", f"How often the trigger works. {said}.")
+
+
+def shown(result: PoisonResult) -> Shown:
+    """What is shown of it."""
+    return Shown(
+        title=title(result),
+        template="poisoning.html.j2",
+        tables=[poison_table(result)],
+        figure=figure(result),
+        sentences=result.sentences,
+        failed=failed_controls(result),
+    )
+
+
+def leave_poisoning(result: PoisonResult, out: Path) -> None:
+    """Write OUT/poisoning.json, .md and .html, and print table, sentences and failed controls."""
+    leave(result, out / f"{result.experiment}.json", shown(result))
