@@ -116,8 +116,7 @@ def run_pooled_stages(
         *fingerprints, structure, settings, seed, *machine, grouped=people.fingerprint(data)
     )
     kept = PhaseCache(cache, {user.user_id for user in (*pooled, *personalized)})
-    phases = PhaseRunner(encoder, data, people, inputs, kept, memory_bytes, say)
-    stages = _Stages(phases)
+    stages = _Stages(PhaseRunner(encoder, data, people, inputs, kept, memory_bytes, say))
 
     population, notes1 = stages.population(model)
     merged = merge_population(model, settings.population, population).to(dtype)
