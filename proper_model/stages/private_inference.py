@@ -19,6 +19,7 @@ import random
 
 import torch
 
+from proper_model.base import text_config
 from proper_model.engine.trials import TrialSettings
 from proper_model.kernels.packing import Encoded
 from proper_model.model.adapted_model import AdaptedModel
@@ -50,7 +51,7 @@ def fixed_inference(
 
 def made_items(model: AdaptedModel) -> list[Encoded]:
     """Items of nobody: prompt and answer of tokens drawn evenly."""
-    draw, words = random.Random(MADE_SEED), int(model.base.config.vocab_size)
+    draw, words = random.Random(MADE_SEED), int(text_config(model.base.config).vocab_size)
     length = MADE_PROMPT + MADE_ANSWER
     return [
         Encoded(tuple(draw.randrange(words) for _ in range(length)), MADE_PROMPT)
