@@ -19,7 +19,7 @@ import random
 
 import torch
 
-from proper_model.base import text_config
+from proper_model.base.config import text_config
 from proper_model.engine.trials import TrialSettings
 from proper_model.kernels.packing import Encoded
 from proper_model.model.adapted_model import AdaptedModel
