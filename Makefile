@@ -189,22 +189,16 @@ smollm2: $(STAMP) ## results/smollm2: SmolLM2-135M on DATA=politeness_ratings; a
 	  TABLE_$(DATA)="--profile smollm2-$(MACHINE) $(CAPS) \
 	    --rivals majority,own-median,own-mean,item-offset,tfidf"
 
-# The paper's other tables and figures, on the statements; 300 of the pooled people and 100 test people.
-STRUCTURES := personality_items --task profiles/tasks/personality_items.toml \
-  --base ../shared/models/mini-llama --profile tiny --pooled-users 300 --users 100 --threads 1 \
-  --cache runs/structures/cache
-structures: $(STAMP) ## results/structures: presets, ablations, routing, numbers of experts; two hours
+# What each structure brings: presets on the statements, 300 of the pooled people and 100 test people; parts of
+# the model on synthetic people, whose groups are known.
+structures: $(STAMP) ## results/structures: presets on real people, ablations on synthetic ones; an hour
 	mkdir -p results/structures
-	$(BIN)/proper-sim exp table1 ../shared/data/$(STRUCTURES) --rivals none \
-	  --presets calibrated,default,device,paper,released --out runs/structures/table1
-	for name in table3 fig45; do \
-	  $(BIN)/proper-sim exp $$name ../shared/data/$(STRUCTURES) --out runs/structures/$$name; \
-	done
-	$(BIN)/proper-sim exp fig6-experts ../shared/data/$(STRUCTURES) --preset calibrated \
-	  --out runs/structures/fig6-experts
-	for name in table1 table3 fig45 fig6-experts; do \
-	  cp runs/structures/$$name/$$name.json results/structures/; \
-	done
+	$(BIN)/proper-sim exp table1 ../shared/data/personality_items --task profiles/tasks/personality_items.toml \
+	  --base ../shared/models/mini-llama --profile tiny --presets calibrated,default,device --rivals none \
+	  --pooled-users 300 --users 100 --threads 1 --out runs/structures/presets
+	$(BIN)/proper-sim exp table3 demo --threads 1 --out runs/structures/ablations
+	cp runs/structures/presets/table1.json results/structures/presets.json
+	cp runs/structures/ablations/table3.json results/structures/ablations.json
 
 report: $(STAMP) ## the report of a finished run again; OUT=runs/demo
 	$(BIN)/proper-sim report $(OUT)

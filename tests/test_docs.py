@@ -600,3 +600,39 @@ def test_what_the_results_page_says_of_a_real_language_model_holds(repository: P
     assert clear["oppu-mlp", "stage1", "nll"] == clear["oppu-mlp", "stage1", "mae_expected"] == 0
     assert clear["stage3", "oppu-mlp", "mae_expected"] == -1
     assert clear["stage3", "stage2", "nll"] == 1
+
+
+def test_what_the_results_page_says_of_presets_and_parts_holds(repository: Path) -> None:
+    presets, parts = (
+        json.loads((repository / f"results/structures/{name}.json").read_text())
+        for name in ("presets", "ablations")
+    )
+    assert (presets["users"], parts["users"]) == (100, 9)
+
+    def mean(table: dict[str, Any], row: str, metric: str) -> float:
+        return table["rows"][row]["metrics"][metric]["user_mean"]
+
+    verdicts = compared(presets)
+    for other in ("default", "device"):
+        for stage in ("stage2", "stage3"):
+            for metric in ("nll", "mae_expected"):
+                best = mean(presets, f"{stage} (calibrated)", metric)
+                assert best < mean(presets, f"{stage} ({other})", metric)
+                assert verdicts[f"{stage} ({other})", "oppu-mlp", metric] < 1
+        assert verdicts[f"stage2 ({other})", "stage1", "nll"] == 0
+
+    verdicts = compared(parts)
+    assert verdicts["stage2 (full)", "stage2 (regular router)", "nll"] == 1
+    gain = mean(parts, "stage1", "nll") - mean(parts, "stage2 (full)", "nll")
+    lost = mean(parts, "stage2 (regular router)", "nll") - mean(parts, "stage2 (full)", "nll")
+    assert lost > gain / 2
+    shuffled = "stage2 (full)", "stage2 (stage 2 of shuffled identities)"
+    assert [verdicts[*shuffled, metric] for metric in ("accuracy", "nll")] == [1, 0]
+    for stage, part in (
+        ("stage2", "no constraint loss"),
+        ("stage3", "no LoRA-aware router"),
+        ("stage3", "private W_l"),
+        ("stage3", "end to end"),
+    ):
+        for metric in ("accuracy", "nll"):
+            assert verdicts[f"{stage} (full)", f"{stage} ({part})", metric] == 0
