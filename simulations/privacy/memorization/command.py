@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -23,9 +22,7 @@ from simulations.privacy.results.options import (
 )
 
 if TYPE_CHECKING:
-    from proper_model.progress import Progress
     from proper_model.settings import StageSettings
-    from simulations.privacy.membership.population import Candidates
 
 MOST_ITEMS = 60
 
@@ -85,6 +82,7 @@ def canaries(
     """
     from proper_model.settings import preset as structure_of
     from proper_model.storage.files import storage_errors
+    from simulations.privacy.membership.population import load_candidates
     from simulations.privacy.memorization.attacks import THINGS
     from simulations.privacy.memorization.seeds import canaries_of, prepared
     from simulations.privacy.results.canary_show import leave_canaries
@@ -93,12 +91,15 @@ def canaries(
     asked, structure = names(things, THINGS, "--things"), structure_of(preset)
     settings = _settings(data, profile)
     with storage_errors(out), progress_bars() as show:
+        everybody = load_candidates(
+            *(data, task, base, settings),
+            bases=out / "bases",
+            people=people,
+            max_items=MOST_ITEMS,
+            progress=show,
+        )
         plan = prepared(
-            *(
-                _people(data, task, base, settings, out / "bases", people, show),
-                structure,
-                settings,
-            ),
+            *(everybody, structure, settings),
             design=design,
             seeds=drawn,
             insertions=planted,
@@ -120,23 +121,3 @@ def _settings(data: str, profile: str | None) -> StageSettings:
     if data in DEMOS:
         check_task(load_task(DEMOS[data]))
     return profile_for(data, profile)
-
-
-def _people(
-    data: str,
-    task: str | None,
-    base: str | None,
-    settings: StageSettings,
-    bases: Path,
-    people: int | None,
-    show: Progress,
-) -> Candidates:
-    from simulations.privacy.membership.population import load_candidates
-
-    return load_candidates(
-        *(data, task, base, settings),
-        bases=bases,
-        people=people,
-        max_items=MOST_ITEMS,
-        progress=show,
-    )
