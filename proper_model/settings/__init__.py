@@ -1,7 +1,7 @@
 """Which equations a model uses (presets) and how it is trained (profiles)."""
 
 from proper_model.settings import presets
-from proper_model.settings.calibration import Calibrated, Calibration, uncalibrated
+from proper_model.settings.calibration import Calibrated, Calibration, uncalibrated, usual_preset
 from proper_model.settings.presets import (
     EmbeddingSource, EmbeddingTables, RouterSharing, RouterText, Structure, UserRouting, preset,
 )
@@ -14,4 +14,5 @@ __all__ = [
     "FFN_TARGETS", "BaseWeights", "Calibrated", "Calibration", "EmbeddingSource", "EmbeddingTables",
     "RouterSharing", "RouterText", "Stage2People", "StageSettings", "Structure", "UserRouting",
     "from_mapping", "load_profile", "preset", "presets", "to_mapping", "uncalibrated",
+    "usual_preset",
 ]

@@ -16,7 +16,14 @@ from pathlib import Path
 from proper_model.data import parse_split
 from proper_model.errors import ConfigError
 from proper_model.federation.run_plan import LARGEST_SEED, MOST_THREADS
-from proper_model.settings import Stage2People, StageSettings, Structure, load_profile, preset
+from proper_model.settings import (
+    Stage2People,
+    StageSettings,
+    Structure,
+    load_profile,
+    preset,
+    usual_preset,
+)
 
 CONTROL_ARMS = ("stage3-shuffled",)
 ARMS = ("stage1", "stage2-mean", "stage2", "oppu-mlp", "stage3", *CONTROL_ARMS)
@@ -151,7 +158,7 @@ class RunOptions:
     out: Path
     task: str | None = None
     base: str | None = None
-    preset: str = "default"
+    preset: str | None = None
     profile: str | None = None
     template: str | None = None
     split: str = "given"
@@ -178,8 +185,7 @@ class RunOptions:
         self._check_people()
         self._check_arms()
         self._check_stage2()
-        preset(self.preset)
-        _ = self.settings
+        preset(self.preset_name)
 
     @property
     def all_folds(self) -> bool:
@@ -195,6 +201,11 @@ class RunOptions:
     def settings(self) -> StageSettings:
         """Of the profile, read once. Raises ConfigError."""
         return load_profile(self.profile or ("demo" if self.data in DEMOS else "tiny"))
+
+    @property
+    def preset_name(self) -> str:
+        """The preset that is asked for, or the usual one of the profile."""
+        return usual_preset(self.settings) if self.preset is None else self.preset
 
     def runs(self) -> tuple[OneRun, ...]:
         """The federation that is asked for, or one for each fold in its own folder below OUT."""
@@ -222,13 +233,13 @@ class RunOptions:
             self.max_items,
             Stage2People(self.stage2_users),
         )
-        structure, arms = preset(self.preset), self.arms
+        structure, arms = preset(self.preset_name), self.arms
         if self.population_only:
             structure = structure.without_groups()
             arms = tuple(arm for arm in arms if arm not in GROUP_ARMS)
         return OneRun(
             Reading(origin, people, self.settings, self.template, self.seed),
-            Training(self.preset, structure, arms, self.seed),
+            Training(self.preset_name, structure, arms, self.seed),
             Machinery(self.users_per_node, self.actors, self.threads, memory_bytes),
             Places(out, cache, self.resume),
         )
