@@ -566,12 +566,14 @@ def test_what_the_results_page_says_of_several_trainings_holds(repository: Path)
     }
 
     requests = committed(repository, "seeds/politeness_ratings")
-    assert requests["seeds"] == [0, 1]
+    assert requests["seeds"] == [0, 1, 2]
     verdicts = compared(requests)
     for metric in ("nll", "mae_expected"):
         of = [verdicts["stage3", b, metric] for b in ("stage1", "stage2", "oppu-mlp")]
         assert of == [1, 1, 0]
     assert gains_by_length(requests, "oppu-mlp") == {1: 0, 3: 0, 8: -1}
+    for b in ("stage1", "stage2"):
+        assert max(comparison(requests, "stage3", b, "nll")["by_seed"]) < 0
 
 
 def test_what_the_results_page_says_of_a_real_language_model_holds(repository: Path) -> None:
@@ -587,6 +589,23 @@ def test_what_the_results_page_says_of_a_real_language_model_holds(repository: P
     assert table["rows"]["stage3"]["metrics"]["mae_expected"]["user_mean"] < 0.80
     assert table["rows"]["oppu-mlp"]["training"]["trained_tokens"] == 0  # by its calibration
 
+    topics = committed(repository, "smollm2/news_categories")
+    assert (topics["profile"], topics["users"], topics["seeds"]) == ("smollm2-cpu", 13, [0])
+    for metric, sign in (("nll", 1), ("accuracy", -1)):
+        of = {n: sign * row["metrics"][metric]["user_mean"] for n, row in topics["rows"].items()}
+        assert "stage2" in sorted(of, key=of.__getitem__)[: 2 if metric == "nll" else 1]
+    verdicts = compared(topics)
+    for metric in ("nll", "accuracy"):
+        pairs = (
+            ("stage2", "stage1"),
+            ("stage3", "stage1"),
+            ("stage3", "stage2"),
+            ("stage3", "tfidf"),
+        )
+        assert {verdicts[*pair, metric] for pair in pairs} == {0}
+    assert verdicts["stage3", "oppu-mlp", "nll"] == 1
+    assert comparison(topics, "stage3", "oppu-mlp", "nll")["p_holm"] > 0.05
+
     run = committed(repository, "uncalibrated/personality_items-smollm2")
     clear = {
         (row["a"], row["b"], row["metric"]): side(row)
@@ -600,8 +619,8 @@ def test_what_the_results_page_says_of_a_real_language_model_holds(repository: P
 
 
 def test_what_the_results_page_says_of_presets_and_parts_holds(repository: Path) -> None:
-    presets, parts = (
-        committed(repository, f"structures/{name}") for name in ("presets", "ablations")
+    presets, parts, experts = (
+        committed(repository, f"structures/{n}") for n in ("presets", "ablations", "experts")
     )
     assert (presets["users"], parts["users"]) == (100, 9)
 
@@ -609,13 +628,20 @@ def test_what_the_results_page_says_of_presets_and_parts_holds(repository: Path)
         return table["rows"][row]["metrics"][metric]["user_mean"]
 
     verdicts = compared(presets)
-    for other in ("default", "device"):
+    for other in ("default", "device", "paper", "released"):
         for stage in ("stage2", "stage3"):
             for metric in ("nll", "mae_expected"):
                 best = mean(presets, f"{stage} (calibrated)", metric)
                 assert best < mean(presets, f"{stage} ({other})", metric)
                 assert verdicts[f"{stage} ({other})", "oppu-mlp", metric] < 1
         assert verdicts[f"stage2 ({other})", "stage1", "nll"] == 0
+
+    verdicts = compared(experts)
+    assert experts["users"] == 100
+    for stage in ("stage2", "stage3"):
+        five, two, eight = (f"{stage} ({number} experts)" for number in (5, 2, 8))
+        assert (verdicts[five, two, "mae_expected"], verdicts[five, two, "nll"]) == (1, 0)
+        assert verdicts[five, eight, "mae_expected"] == verdicts[five, eight, "nll"] == 0
 
     verdicts = compared(parts)
     assert verdicts["stage2 (full)", "stage2 (regular router)", "nll"] == 1
