@@ -185,36 +185,36 @@ AGAIN := --rivals none --lengths 1,3,8 --seeds
 seeds: $(STAMP) ## results/seeds: trainings of SEEDED=personality_items with other seeds, for the same people; hours
 	$(MAKE) $(SEEDED:%=table-%) TABLES=results/seeds \
 	  TABLE_personality_items="$(AGAIN) 0,1,2" \
-	  TABLE_politeness_ratings="$(FEW) $(AGAIN) 0,1" \
+	  TABLE_politeness_ratings="$(FEW) $(AGAIN) 0,1,2" \
 	  TABLE_movie_ratings="$(FEW) --pooled-users 160 --max-items 24 $(AGAIN) 0,1,2"
 
 # A real language model; everybody and whole histories on a GPU: MACHINE=gpu CAPS=
 MACHINE ?= cpu
 SMOLLM2 := bases/SmolLM2-135M-Instruct-plain
 CAPS ?= --pooled-users 100 --max-items 12
+FLOORS_smollm2 := majority,own-median,own-mean,item-offset,tfidf
 smollm2: DATA ?= politeness_ratings
+smollm2: FLOORS_news_categories := majority,own-majority,tfidf
 smollm2: $(STAMP) ## results/smollm2: SmolLM2-135M on DATA=politeness_ratings; an hour, MACHINE=gpu minutes
 	test -d $(SMOLLM2) || $(BIN)/proper base add SmolLM2-135M-Instruct --plain --out $(SMOLLM2)
 	$(MAKE) table-$(DATA) TABLES=results/smollm2 TABLE_BASE=$(SMOLLM2) \
 	  TABLE_$(DATA)="--profile smollm2-$(MACHINE) $(CAPS) \
-	    --rivals majority,own-median,own-mean,item-offset,tfidf"
+	    --rivals $(or $(FLOORS_$(DATA)),$(FLOORS_smollm2))"
 
-# The paper's other tables and figures, on the statements; 300 of the pooled people and 100 test people.
-STRUCTURES := personality_items --task profiles/tasks/personality_items.toml \
-  --base ../shared/models/mini-llama --profile tiny --pooled-users 300 --users 100 --threads 1 \
-  --cache runs/structures/cache
-structures: $(STAMP) ## results/structures: presets, ablations, routing, numbers of experts; two hours
+# What each structure brings: presets and numbers of experts on the statements, 300 of the pooled people and 100
+# test people; parts of the model on synthetic people, whose groups are known.
+STATEMENTS := ../shared/data/personality_items --task profiles/tasks/personality_items.toml \
+  --base ../shared/models/mini-llama --profile tiny --pooled-users 300 --users 100 --threads 1
+STRUCTURES := runs/structures
+structures: $(STAMP) ## results/structures: presets and experts on real people, ablations on synthetic ones; hours
 	mkdir -p results/structures
-	$(BIN)/proper-sim exp table1 ../shared/data/$(STRUCTURES) --rivals none \
-	  --presets calibrated,default,device,paper,released --out runs/structures/table1
-	for name in table3 fig45; do \
-	  $(BIN)/proper-sim exp $$name ../shared/data/$(STRUCTURES) --out runs/structures/$$name; \
-	done
-	$(BIN)/proper-sim exp fig6-experts ../shared/data/$(STRUCTURES) --preset calibrated \
-	  --out runs/structures/fig6-experts
-	for name in table1 table3 fig45 fig6-experts; do \
-	  cp runs/structures/$$name/$$name.json results/structures/; \
-	done
+	$(BIN)/proper-sim exp table1 $(STATEMENTS) --presets calibrated,default,device,paper,released \
+	  --rivals none --out $(STRUCTURES)/presets
+	$(BIN)/proper-sim exp fig6-experts $(STATEMENTS) --preset calibrated --out $(STRUCTURES)/experts
+	$(BIN)/proper-sim exp table3 demo --threads 1 --out $(STRUCTURES)/ablations
+	cp $(STRUCTURES)/presets/table1.json results/structures/presets.json
+	cp $(STRUCTURES)/experts/fig6-experts.json results/structures/experts.json
+	cp $(STRUCTURES)/ablations/table3.json results/structures/ablations.json
 
 report: $(STAMP) ## the report of a finished run again; OUT=runs/demo
 	$(BIN)/proper-sim report $(OUT)

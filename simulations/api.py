@@ -68,7 +68,7 @@ class Run:
         *,
         task: str | Path | None = None,
         base: str | Path | None = None,
-        preset: str = "default",
+        preset: str | None = None,
         profile: str | Path | None = None,
         template: str | None = None,
         split: str = "given",

@@ -17,14 +17,22 @@ from test_report import check
 
 from proper_model.errors import ConfigError, DataError
 from proper_model.evaluation.metrics import Prediction
+from proper_model.settings import load_profile
 from proper_model.storage.durable import locked
 from simulations.baselines import registry
 from simulations.baselines.arm import Benchmark
 from simulations.cli import run_cli
-from simulations.experiments import arm_runs, benchmark_page, benchmark_plan, configuration
+from simulations.experiments import (
+    arm_runs,
+    benchmark_commands,
+    benchmark_page,
+    benchmark_plan,
+    configuration,
+)
 from simulations.experiments.ablations import ABLATIONS, fitting
-from simulations.experiments.benchmark_plan import Asked
+from simulations.experiments.benchmark_plan import Asked, Plan
 from simulations.experiments.benchmark_schema import BenchmarkResult, read_benchmark
+from simulations.setup import options
 from simulations.setup.options import RunOptions
 
 RIVAL = "always-three"
@@ -355,6 +363,34 @@ def test_experts_are_compared_with_the_middle_number(patched) -> None:
     assert plan_of("efficiency").variants[0].options.cache == Path("out/cache")
     with pytest.raises(ConfigError, match="takes one preset"):
         plan_of("table2", presets=("default", "device"))
+
+
+REAL = "films --task LaMP_3 --base base --out out"
+
+
+@pytest.mark.parametrize(
+    ("line", "presets", "split"),
+    [
+        (f"table1 {REAL}", ["calibrated"], "given"),
+        (f"table1 {REAL} --presets device,paper", ["device", "paper"], "given"),
+        (f"table1 {REAL} --profile small-gpu", ["default"], "given"),
+        ("table1 demo --out out", ["default"], "given"),
+        ("table2 demo --out out", ["default"], "inactive:100"),
+        ("table2 demo --out out --split given", ["default"], "given"),
+        ("table2 demo --out out --folds 2", ["default"], "given"),
+        (f"table2 {REAL} --preset device --split random:9", ["device"], "random:9"),
+    ],
+)
+def test_a_command_takes_the_profiles_usual_preset_and_its_own_split(
+    line: str, presets: list[str], split: str, patched, monkeypatch
+) -> None:
+    plans: list[Plan] = []
+    monkeypatch.setattr(options, "load_profile", load_profile)  # those that are shipped
+    monkeypatch.setattr(benchmark_commands, "_run", lambda plan, **_: plans.append(plan))
+    assert run_cli(["exp", *line.split()]) == 0
+    (plan,) = plans
+    assert [variant.structure.name for variant in plan.variants] == presets
+    assert {variant.options.split for variant in plan.variants} == {split}
 
 
 def _never(*_: object, **__: object) -> None:

@@ -227,7 +227,10 @@ def test_the_brief_tables_hold_means_differences_and_lengths_of_every_set() -> N
 
 
 def test_sets_over_several_bases_name_them() -> None:
-    differences = brief_tables([by_hand(), by_hand(base="another")])[1]
+    means, differences = brief_tables([by_hand(), by_hand(base="another")])[:2]
+    assert means.header[1:] == tuple(
+        f"movie_ratings ({base}), mae_expected ↓" for base in (by_hand().base, "another")
+    )
     own = f"movie_ratings (4 people, 2 seeds, {by_hand().base})"
     assert [row[0] for row in differences.rows] == [own, own.replace(by_hand().base, "another")]
 

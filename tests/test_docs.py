@@ -422,6 +422,18 @@ def test_what_the_method_page_says_of_the_committed_runs_holds(repository: Path)
             assert right["stage3"] >= right["stage2"], name
 
 
+def committed(repository: Path, name: str) -> dict[str, Any]:
+    """A file of results/, by its name without .json."""
+    found: dict[str, Any] = json.loads((repository / f"results/{name}.json").read_text())
+    return found
+
+
+def comparison(result: dict[str, Any], a: str, b: str, metric: str) -> dict[str, Any]:
+    """The one row of a table that compares two methods in a metric."""
+    (row,) = (r for r in result["comparisons"] if (r["a"], r["b"], r["metric"]) == (a, b, metric))
+    return row
+
+
 def side(row: dict[str, Any]) -> int:
     """On which side of zero an interval lies: 1 above, -1 below, 0 if zero is in it."""
     return (row["low"] > 0) - (row["high"] < 0)
@@ -437,7 +449,7 @@ def compared(result: dict[str, Any]) -> dict[tuple[str, str, str], int]:
 
 
 def test_what_the_pages_say_of_personality_statements_holds(repository: Path) -> None:
-    table = json.loads((repository / "results/tables/personality_items.json").read_text())
+    table = committed(repository, "tables/personality_items")
     verdicts = compared(table)
     floors = {"gaussian", "factors"}
     for metric in ("nll", "mae_expected"):
@@ -453,7 +465,7 @@ def test_what_the_pages_say_of_personality_statements_holds(repository: Path) ->
     }
     assert {items for items, _ in gains} == {1, 3, 8, 12, 20}
     assert all(p["high"] < 0 for (_, b), p in gains.items() if b in ("stage1", "oppu-mlp"))
-    before = json.loads((repository / "results/uncalibrated/personality_items.json").read_text())
+    before = committed(repository, "uncalibrated/personality_items")
     for arm in ("stage3", "oppu-mlp"):
         own, other = (result["rows"][arm] for result in (table, before))
         for cost in ("trained_tokens", "cpu_seconds"):
@@ -463,7 +475,7 @@ def test_what_the_pages_say_of_personality_statements_holds(repository: Path) ->
 
 def test_what_the_pages_say_of_films_and_requests_holds(repository: Path) -> None:
     tables = {
-        name: json.loads((repository / f"results/tables/{name}.json").read_text())
+        name: committed(repository, f"tables/{name}")
         for name in ("movie_ratings", "politeness_ratings", "personality_items", "news_categories")
     }
     for table in tables.values():
@@ -487,10 +499,7 @@ def test_what_the_pages_say_of_films_and_requests_holds(repository: Path) -> Non
         if p["cut"] and (p["items"], p["a"], p["b"], p["metric"]) == (1, "stage3", "stage1", "nll")
     )
     assert alone["low"] < 0 < alone["delta"]
-    demos = [
-        json.loads((repository / f"results/{name}.json").read_text())
-        for name in ("demo", "demo-calibrated")
-    ]
+    demos = [committed(repository, f"{name}") for name in ("demo", "demo-calibrated")]
     trained, inferred = (demo["arms"]["stage3"]["metrics"]["nll"]["mean"] for demo in demos)
     assert trained < inferred
 
@@ -506,8 +515,7 @@ def gains_by_length(table: dict[str, Any], b: str) -> dict[int, int]:
 
 def test_what_the_pages_say_of_news_and_titles_holds(repository: Path) -> None:
     news, titles = (
-        json.loads((repository / f"results/tables/{name}.json").read_text())
-        for name in ("news_categories", "scholarly_titles")
+        committed(repository, f"tables/{name}") for name in ("news_categories", "scholarly_titles")
     )
     assert (news["users"], news["folds"], titles["users"]) == (67, 3, 50)
     floors = {"majority", "own-majority", "tfidf"}
@@ -518,13 +526,8 @@ def test_what_the_pages_say_of_news_and_titles_holds(repository: Path) -> None:
     assert verdicts["stage3", "tfidf", "accuracy"] == 0
     assert gains_by_length(news, "stage1") == dict.fromkeys((1, 3, 8, 20), -1)
     assert gains_by_length(news, "oppu-mlp") == dict.fromkeys((1, 3, 8, 20), -1)
-    (holm,) = (
-        row["p_holm"]
-        for row in news["comparisons"]
-        if (row["a"], row["b"], row["metric"]) == ("stage3", "oppu-mlp", "nll")
-    )
-    assert holm > 0.05
-    headlines = json.loads((repository / "results/tables/news_headlines.json").read_text())
+    assert comparison(news, "stage3", "oppu-mlp", "nll")["p_holm"] > 0.05
+    headlines = committed(repository, "tables/news_headlines")
     assert gains_by_length(headlines, "oppu-mlp") == dict.fromkeys((1, 3, 8, 20), -1)
     verdicts = compared(headlines)
     assert [verdicts["stage3", "oppu-mlp", metric] for metric in ("nll", "rougeL")] == [1, 0]
@@ -537,47 +540,44 @@ def test_what_the_pages_say_of_news_and_titles_holds(repository: Path) -> None:
     assert gains_by_length(titles, "oppu-mlp") == {1: 0, 3: 0, 8: 0, 20: -1}
 
 
-def by_seed(table: dict[str, Any], a: str, b: str, metric: str) -> list[float]:
-    """The difference of two methods, training by training."""
-    (row,) = (r for r in table["comparisons"] if (r["a"], r["b"], r["metric"]) == (a, b, metric))
-    return row["by_seed"]
-
-
 def test_what_the_results_page_says_of_several_trainings_holds(repository: Path) -> None:
-    def read(folder: str, name: str) -> dict[str, Any]:
-        return json.loads((repository / f"results/{folder}/{name}.json").read_text())
-
-    table, seeds = (read(folder, "personality_items") for folder in ("tables", "seeds"))
+    table, seeds = (committed(repository, f"{f}/personality_items") for f in ("tables", "seeds"))
     assert (seeds["seeds"], seeds["users"]) == ([0, 1, 2], table["users"])
     one, three = compared(table), compared(seeds)
     for metric in ("nll", "mae_expected"):
         for pair in (("stage2", "stage1"), ("stage3", "stage1"), ("stage3", "oppu-mlp")):
             assert one[*pair, metric] == three[*pair, metric] == 1
-    differences = by_seed(seeds, "stage3", "oppu-mlp", "nll")
+    differences = comparison(seeds, "stage3", "oppu-mlp", "nll")["by_seed"]
     assert len(differences) == 3 and max(differences) < 0
 
-    films = read("seeds", "movie_ratings")
+    films = committed(repository, "seeds/movie_ratings")
     assert films["seeds"] == [0, 1, 2]
     for metric in ("nll", "mae_expected"):
-        assert max(by_seed(films, "stage3", "stage1", metric)) < 0
+        assert max(comparison(films, "stage3", "stage1", metric)["by_seed"]) < 0
     verdicts = compared(films)
     assert [verdicts["stage3", "oppu-mlp", m] for m in ("nll", "mae_expected")] == [1, 0]
-    low, *others = sorted(by_seed(films, "stage3", "oppu-mlp", "nll"))
+    low, *others = sorted(comparison(films, "stage3", "oppu-mlp", "nll")["by_seed"])
     assert low < -0.05 and len(others) == 2 and min(others) > 0 and max(others) < 0.02
     assert gains_by_length(films, "oppu-mlp") == {1: -1, 3: 0, 8: 0}
-    assert gains_by_length(read("tables", "movie_ratings"), "oppu-mlp") == {1: -1, 3: -1, 8: -1}
+    assert gains_by_length(committed(repository, "tables/movie_ratings"), "oppu-mlp") == {
+        1: -1,
+        3: -1,
+        8: -1,
+    }
 
-    requests = read("seeds", "politeness_ratings")
-    assert requests["seeds"] == [0, 1]
+    requests = committed(repository, "seeds/politeness_ratings")
+    assert requests["seeds"] == [0, 1, 2]
     verdicts = compared(requests)
     for metric in ("nll", "mae_expected"):
         of = [verdicts["stage3", b, metric] for b in ("stage1", "stage2", "oppu-mlp")]
         assert of == [1, 1, 0]
     assert gains_by_length(requests, "oppu-mlp") == {1: 0, 3: 0, 8: -1}
+    for b in ("stage1", "stage2"):
+        assert max(comparison(requests, "stage3", b, "nll")["by_seed"]) < 0
 
 
 def test_what_the_results_page_says_of_a_real_language_model_holds(repository: Path) -> None:
-    table = json.loads((repository / "results/smollm2/politeness_ratings.json").read_text())
+    table = committed(repository, "smollm2/politeness_ratings")
     assert (table["profile"], table["users"], table["seeds"]) == ("smollm2-cpu", 60, [0])
     verdicts = compared(table)
     rivals = {b for a, b, _ in verdicts if a == "stage3"} - {"stage1", "stage2", "stage3-shuffled"}
@@ -589,8 +589,24 @@ def test_what_the_results_page_says_of_a_real_language_model_holds(repository: P
     assert table["rows"]["stage3"]["metrics"]["mae_expected"]["user_mean"] < 0.80
     assert table["rows"]["oppu-mlp"]["training"]["trained_tokens"] == 0  # by its calibration
 
-    path = repository / "results/uncalibrated/personality_items-smollm2.json"
-    run = json.loads(path.read_text())
+    topics = committed(repository, "smollm2/news_categories")
+    assert (topics["profile"], topics["users"], topics["seeds"]) == ("smollm2-cpu", 13, [0])
+    for metric, sign in (("nll", 1), ("accuracy", -1)):
+        of = {n: sign * row["metrics"][metric]["user_mean"] for n, row in topics["rows"].items()}
+        assert "stage2" in sorted(of, key=of.__getitem__)[: 2 if metric == "nll" else 1]
+    verdicts = compared(topics)
+    for metric in ("nll", "accuracy"):
+        pairs = (
+            ("stage2", "stage1"),
+            ("stage3", "stage1"),
+            ("stage3", "stage2"),
+            ("stage3", "tfidf"),
+        )
+        assert {verdicts[*pair, metric] for pair in pairs} == {0}
+    assert verdicts["stage3", "oppu-mlp", "nll"] == 1
+    assert comparison(topics, "stage3", "oppu-mlp", "nll")["p_holm"] > 0.05
+
+    run = committed(repository, "uncalibrated/personality_items-smollm2")
     clear = {
         (row["a"], row["b"], row["metric"]): side(row)
         for row in run["contrasts"]
@@ -600,3 +616,45 @@ def test_what_the_results_page_says_of_a_real_language_model_holds(repository: P
     assert clear["oppu-mlp", "stage1", "nll"] == clear["oppu-mlp", "stage1", "mae_expected"] == 0
     assert clear["stage3", "oppu-mlp", "mae_expected"] == -1
     assert clear["stage3", "stage2", "nll"] == 1
+
+
+def test_what_the_results_page_says_of_presets_and_parts_holds(repository: Path) -> None:
+    presets, parts, experts = (
+        committed(repository, f"structures/{n}") for n in ("presets", "ablations", "experts")
+    )
+    assert (presets["users"], parts["users"]) == (100, 9)
+
+    def mean(table: dict[str, Any], row: str, metric: str) -> float:
+        return table["rows"][row]["metrics"][metric]["user_mean"]
+
+    verdicts = compared(presets)
+    for other in ("default", "device", "paper", "released"):
+        for stage in ("stage2", "stage3"):
+            for metric in ("nll", "mae_expected"):
+                best = mean(presets, f"{stage} (calibrated)", metric)
+                assert best < mean(presets, f"{stage} ({other})", metric)
+                assert verdicts[f"{stage} ({other})", "oppu-mlp", metric] < 1
+        assert verdicts[f"stage2 ({other})", "stage1", "nll"] == 0
+
+    verdicts = compared(experts)
+    assert experts["users"] == 100
+    for stage in ("stage2", "stage3"):
+        five, two, eight = (f"{stage} ({number} experts)" for number in (5, 2, 8))
+        assert (verdicts[five, two, "mae_expected"], verdicts[five, two, "nll"]) == (1, 0)
+        assert verdicts[five, eight, "mae_expected"] == verdicts[five, eight, "nll"] == 0
+
+    verdicts = compared(parts)
+    assert verdicts["stage2 (full)", "stage2 (regular router)", "nll"] == 1
+    gain = mean(parts, "stage1", "nll") - mean(parts, "stage2 (full)", "nll")
+    lost = mean(parts, "stage2 (regular router)", "nll") - mean(parts, "stage2 (full)", "nll")
+    assert lost > gain / 2
+    shuffled = "stage2 (full)", "stage2 (stage 2 of shuffled identities)"
+    assert [verdicts[*shuffled, metric] for metric in ("accuracy", "nll")] == [1, 0]
+    for stage, part in (
+        ("stage2", "no constraint loss"),
+        ("stage3", "no LoRA-aware router"),
+        ("stage3", "private W_l"),
+        ("stage3", "end to end"),
+    ):
+        for metric in ("accuracy", "nll"):
+            assert verdicts[f"{stage} (full)", f"{stage} ({part})", metric] == 0

@@ -329,7 +329,8 @@ def test_resume_finds_the_same_run(options: RunOptions) -> None:
     [
         ({"seed": 5}, "--seed"),
         ({"preset": "paper"}, "--preset"),
-        ({"profile": "tiny"}, "--profile"),
+        ({"profile": "small-gpu"}, "--profile"),
+        ({"profile": "tiny"}, "--preset, --profile"),  # the usual one of that profile
         ({"arms": ("stage1",)}, "--arms"),
         ({"max_items": 4}, "--max-items"),
         ({"users": 2}, "--users"),
@@ -366,7 +367,7 @@ def test_a_demo_that_differs_is_named_by_what_the_user_gave(tmp_path: Path, monk
     for change, named in (
         ({"seed": 1}, "--seed"),
         ({"data": "demo:rate"}, "DATA"),
-        ({"profile": "tiny"}, "--profile"),
+        ({"profile": "small-gpu"}, "--profile"),
     ):
         with pytest.raises(ConfigError) as caught:
             prepare(replace(demo, resume=True, **change))  # type: ignore[arg-type]

@@ -133,7 +133,9 @@ def expert_size(a: Tensor, b: Tensor, weight: Tensor) -> float:
     """The largest |B_n A_n| / |W|, Frobenius norms: A [N, r, i], B [N, o, r], W [o, i]."""
     # tr(B'B AA') = sum of products. One expert at a time: a batched product starts threads, and
     # these hang in a process that was forked after threads were used.
-    squares = [float(((q.T @ q) * (p @ p.T)).sum()) for p, q in zip(a.float(), b.float(), strict=True)]
+    squares = [
+        float(((q.T @ q) * (p @ p.T)).sum()) for p, q in zip(a.float(), b.float(), strict=True)
+    ]
     largest = math.sqrt(max(0.0, *squares))
     return largest / max(1e-30, float(weight.float().norm()))
 

@@ -1,7 +1,7 @@
 """Which equations a model uses (presets) and how it is trained (profiles)."""
 
 from proper_model.settings import presets
-from proper_model.settings.calibration import Calibrated, Calibration, uncalibrated
+from proper_model.settings.calibration import Calibrated, Calibration, uncalibrated, usual_preset
 from proper_model.settings.presets import (
     EmbeddingSource, EmbeddingTables, RouterSharing, RouterText, Structure, UserRouting, preset,
 )
@@ -16,5 +16,5 @@ __all__ = [
     "FFN_TARGETS", "BaseWeights", "Calibrated", "Calibration", "EmbeddingSource", "EmbeddingTables",
     "PrivacySettings", "RobustSettings", "RouterSharing", "RouterText", "Stage2People", "StageSettings",
     "Structure", "UserRouting", "check_private_structure", "from_mapping", "load_profile", "preset",
-    "presets", "to_mapping", "uncalibrated",
+    "presets", "to_mapping", "uncalibrated", "usual_preset",
 ]

@@ -47,9 +47,11 @@ def mean_tables(results: Sequence[BenchmarkResult]) -> list[Table]:
 def _means(metrics: Sequence[str], results: Sequence[BenchmarkResult]) -> Table:
     names = list(dict.fromkeys(name for result in results for name in result.rows))
     header, columns = ["method"], []
+    several_bases = len({result.base for result in results}) > 1
     for result in results:
+        base = f" ({result.base})" if several_bases else ""
         for metric in metrics:
-            header.append(f"{result.task}, {_direction(metric)}")
+            header.append(f"{result.task}{base}, {_direction(metric)}")
             columns.append([_mean(result.rows.get(name), metric) for name in names])
     rows = [(name, *(column[n] for column in columns)) for n, name in enumerate(names)]
     return Table(f"Means over people: {', '.join(metrics)}", tuple(header), tuple(rows))
@@ -61,8 +63,9 @@ def brief_differences(results: Sequence[BenchmarkResult]) -> Table:
     for result, named in zip(results, _sets(results), strict=True):
         found = {(row.a, row.b, row.metric): row for row in result.comparisons}
         for metric in main_metrics(metrics_of(result)):
-            cells = (_difference(found.get((a, b, metric))) for a, b in CLAIMS)
-            rows.append((named, _direction(metric), *cells))
+            cells = [_difference(found.get((a, b, metric))) for a, b in CLAIMS]
+            if set(cells) != {NONE}:
+                rows.append((named, _direction(metric), *cells))
     header = ("set", "metric", *(f"{a} − {b}" for a, b in CLAIMS))
     return Table(f"Differences, paired by person ({HOW})", header, tuple(rows), labels=2)
 

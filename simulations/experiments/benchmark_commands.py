@@ -36,7 +36,12 @@ Lengths = Annotated[
     ),
 ]
 Presets = Annotated[
-    str, typer.Option("--presets", metavar="A,B", help="Structures to compare, by preset.")
+    str | None,
+    typer.Option(
+        "--presets",
+        metavar="A,B",
+        help="Structures to compare, by preset. (default: the usual one of the profile)",
+    ),
 ]
 Rivals = Annotated[
     str | None,
@@ -48,6 +53,15 @@ Rivals = Annotated[
 ]
 Experts = Annotated[
     str, typer.Option("--experts", metavar="A,B", help="Numbers of experts to compare.")
+]
+
+
+LeastActive = Annotated[
+    str | None,
+    typer.Option(
+        "--split",
+        help="Who is a test user, as of `table1`. (default: inactive:100; with --folds: given)",
+    ),
 ]
 
 
@@ -67,7 +81,7 @@ def add_to(app: typer.Typer) -> None:
 
 def table1(
     options: RunOptions,
-    presets: Presets = "default",
+    presets: Presets = None,
     seeds: Seeds = "0",
     lengths: Lengths = "",
     rivals: Rivals = None,
@@ -76,25 +90,28 @@ def table1(
     """Compare all methods on one data set, beside the paper's table 1."""
     from simulations.experiments import benchmark_plan as plans
 
-    asked = _asked(seeds, lengths, presets=_names(presets, "--presets"))
+    chosen = (options.preset_name,) if presets is None else _names(presets, "--presets")
+    asked = _asked(seeds, lengths, presets=chosen)
     if rivals is not None:
-        chosen = () if rivals.strip() == "none" else _names(rivals, "--rivals")
-        asked = replace(asked, rivals=chosen)
+        others = () if rivals.strip() == "none" else _names(rivals, "--rivals")
+        asked = replace(asked, rivals=others)
     _run(plans.table1(options, asked), show_examples=show_examples)
 
 
 def table2(
     options: RunOptions,
+    split: LeastActive = None,
     seeds: Seeds = "0",
     lengths: Lengths = "",
     show_examples: o.ShowExamples = False,
 ) -> None:
-    """Compare PROPER with a private LoRA alone on the 100 least active people (--split)."""
+    """Compare PROPER with a private LoRA alone on the 100 least active people, or on --split."""
     from simulations.experiments import benchmark_plan as plans
 
-    if options.split == "given" and options.folds == 1:
-        options = replace(options, split="inactive:100")
-    asked = _asked(seeds, lengths, presets=(options.preset,))
+    if split is None:  # folds rotate who is a test user
+        split = "inactive:100" if options.folds == 1 else "given"
+    options = replace(options, split=split)
+    asked = _asked(seeds, lengths, presets=(options.preset_name,))
     _run(plans.table2(options, asked), show_examples=show_examples)
 
 
@@ -102,7 +119,7 @@ def table3(options: RunOptions, seeds: Seeds = "0", show_examples: o.ShowExample
     """Take parts of the model away, one at a time."""
     from simulations.experiments import benchmark_plan as plans
 
-    asked = _asked(seeds, "", presets=(options.preset,))
+    asked = _asked(seeds, "", presets=(options.preset_name,))
     _run(plans.table3(options, asked), show_examples=show_examples)
 
 
@@ -110,7 +127,7 @@ def fig3(options: RunOptions, show_examples: o.ShowExamples = False) -> None:
     """Show one person's texts, and what every stage answers."""
     from simulations.experiments import benchmark_plan as plans
 
-    asked = _asked(str(options.seed), "", presets=(options.preset,))
+    asked = _asked(str(options.seed), "", presets=(options.preset_name,))
     _run(plans.one_person(options, asked), show_examples=show_examples)
 
 
@@ -118,21 +135,21 @@ def fig45(options: RunOptions) -> None:
     """Show how experts' weights spread over people, with and without the user's half."""
     from simulations.experiments import benchmark_plan as plans
 
-    _run(plans.densities(options, _asked(str(options.seed), "", presets=(options.preset,))))
+    _run(plans.densities(options, _asked(str(options.seed), "", presets=(options.preset_name,))))
 
 
 def fig6_efficiency(options: RunOptions) -> None:
     """Measure numbers and minutes of every stage; its phases are trained for it."""
     from simulations.experiments import benchmark_plan as plans
 
-    _run(plans.efficiency(options, _asked(str(options.seed), "", presets=(options.preset,))))
+    _run(plans.efficiency(options, _asked(str(options.seed), "", presets=(options.preset_name,))))
 
 
 def fig6_experts(options: RunOptions, seeds: Seeds = "0", experts: Experts = "2,5,8") -> None:
     """Compare numbers of experts."""
     from simulations.experiments import benchmark_plan as plans
 
-    asked = _asked(seeds, "", presets=(options.preset,))
+    asked = _asked(seeds, "", presets=(options.preset_name,))
     asked = replace(asked, experts=_numbers(experts, "--experts"))
     _run(plans.experts(options, asked))
 

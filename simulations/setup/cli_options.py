@@ -37,7 +37,8 @@ RUN_OPTIONS: Mapping[str, Any] = {
         metavar="B", help="Base model: a folder, a Hugging Face hub id, or FILE.gguf."
     ),
     "preset": typer.Option(
-        help="Structure of the model: paper, default, device, calibrated or released."
+        help="Structure of the model: paper, default, device, calibrated or released. (default: "
+        "calibrated where the profile has a [calibration], else default)"
     ),
     "profile": typer.Option(
         help="Hyperparameters: tiny, tiny-few, small-gpu, smollm2-cpu, smollm2-gpu, paper-a100, "
@@ -165,6 +166,7 @@ def takes_benchmark_options(command: Callable[..., None]) -> Callable[..., None]
     own = set(inspect.signature(command).parameters)
     taken = {"preset"} if "presets" in own else set()
     taken |= {"seed"} if "seeds" in own else set()
+    taken |= {"split"} & own
     options = {name: option for name, option in BENCHMARK_OPTIONS.items() if name not in taken}
     return _with_options(options, command)
 

@@ -24,6 +24,7 @@ from proper_model.settings import (
     check_private_structure,
     load_profile,
     preset,
+    usual_preset,
 )
 
 CONTROL_ARMS = ("stage3-shuffled",)
@@ -164,7 +165,7 @@ class RunOptions:
     out: Path
     task: str | None = None
     base: str | None = None
-    preset: str = "default"
+    preset: str | None = None
     profile: str | None = None
     template: str | None = None
     split: str = "given"
@@ -203,8 +204,7 @@ class RunOptions:
                 "--release-name is not 1 to 64 letters, digits, '.', '_' or '-'",
                 hint="give the name that people agreed to, such as spring-2027",
             )
-        preset(self.preset)
-        _ = self.settings
+        preset(self.preset_name)
 
     @property
     def all_folds(self) -> bool:
@@ -220,6 +220,11 @@ class RunOptions:
     def settings(self) -> StageSettings:
         """Of the profile, read once. Raises ConfigError."""
         return load_profile(self.profile or ("demo" if self.data in DEMOS else "tiny"))
+
+    @property
+    def preset_name(self) -> str:
+        """The preset that is asked for, or the usual one of the profile."""
+        return usual_preset(self.settings) if self.preset is None else self.preset
 
     def runs(self) -> tuple[OneRun, ...]:
         """The federation that is asked for, or one for each fold in its own folder below OUT."""
@@ -247,7 +252,7 @@ class RunOptions:
             self.max_items,
             Stage2People(self.stage2_users),
         )
-        structure, arms = preset(self.preset), self.arms
+        structure, arms = preset(self.preset_name), self.arms
         if self.population_only:
             structure = structure.without_groups()
             arms = tuple(arm for arm in arms if arm not in GROUP_ARMS)
@@ -259,7 +264,7 @@ class RunOptions:
                 None if self.consents is None else self.consents.resolve(),
                 self.release_name,
             ),
-            Training(self.preset, structure, arms, self.seed),
+            Training(self.preset_name, structure, arms, self.seed),
             Machinery(self.users_per_node, self.actors, self.threads, memory_bytes),
             Places(out, cache, self.resume),
         )

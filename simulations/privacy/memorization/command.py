@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -23,6 +22,8 @@ from simulations.privacy.results.options import (
 )
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from proper_model.progress import Progress
     from proper_model.settings import StageSettings
     from simulations.privacy.membership.population import Candidates
