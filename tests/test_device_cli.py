@@ -6,7 +6,6 @@ import dataclasses
 import errno
 import io
 import json
-import multiprocessing
 import os
 import shutil
 import signal
@@ -549,14 +548,13 @@ def test_a_killed_adaptation_leaves_the_old_state(
 ) -> None:
     history = write_jsonl(tmp_path / "h.jsonl", user.history)
     before = vault_files(person)
-    fork = multiprocessing.get_context("fork")
-    child = fork.Process(target=steps_of, args=(person, "adapt", history))
-    child.start()
-    while child.is_alive() and not list((person.home / "vault").glob("training-*")):
-        time.sleep(0.02)
-    child.kill()
-    child.join()
-    assert child.exitcode == -signal.SIGKILL, "it was killed while it trained"
+    # A process of its own: one that is forked from a process with threads may wait for them for ever.
+    command = [sys.executable, "-c", PROGRAM, *person.options(), "adapt", str(history)]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as child:
+        while child.poll() is None and not list((person.home / "vault").glob("training-*")):
+            time.sleep(0.02)
+        child.kill()
+    assert child.returncode == -signal.SIGKILL, "it was killed while it trained"
     after = vault_files(person)
     assert {n: after[n] for n in before if n in after} == before
     assert person.run("inspect", "--items") == 0

@@ -131,12 +131,10 @@ def _ratios(
 
 def expert_size(a: Tensor, b: Tensor, weight: Tensor) -> float:
     """The largest |B_n A_n| / |W|, Frobenius norms: A [N, r, i], B [N, o, r], W [o, i]."""
-    # tr(B'B AA') = sum of products. One expert at a time: a batched product starts threads, and
-    # these hang in a process that was forked after threads were used.
-    squares = [
-        float(((q.T @ q) * (p @ p.T)).sum()) for p, q in zip(a.float(), b.float(), strict=True)
-    ]
-    largest = math.sqrt(max(0.0, *squares))
+    inner_a = torch.einsum("nri,nsi->nrs", a.float(), a.float())
+    inner_b = torch.einsum("nor,nos->nrs", b.float(), b.float())
+    squares = (inner_b * inner_a).sum(dim=(1, 2))  # |B A|^2 = tr(B'B AA')
+    largest = math.sqrt(max(0.0, float(squares.max())))
     return largest / max(1e-30, float(weight.float().norm()))
 
 
