@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 from pathlib import Path
@@ -14,13 +15,14 @@ from client.releases import loading
 from client.releases.install import install
 from coordinator.publish import publish
 from proper_model import checks
+from proper_model.base.sites import find_sites
 from proper_model.bundle.signed_bundle import build_bundle
 from proper_model.checks.traps import (
     MOST_REACH,
     check_training,
     check_weights,
     expert_size,
-    longest_row,
+    long_rows,
     reach_of,
     start_size,
 )
@@ -48,9 +50,11 @@ def test_sizes_by_hand() -> None:
     drawn = init_factor_a((8, 300), draw)
     assert start_size(drawn) == pytest.approx(1, abs=0.1)
     assert start_size(-7 * drawn) == pytest.approx(7, rel=0.1)
-    rows = torch.diag(torch.tensor([1.0, 2.0, 3.0, 4.0, 24.0]))
-    assert longest_row("layers.0.mlp.up_proj", rows) == 8
-    assert longest_row("layers.0.mlp.down_proj", rows) == 1
+    rows = torch.diag(
+        torch.tensor([*[3.0] * 97, 12.0, 12.0, 24.0, 30.0])
+    )  # the hundredth longest: 24
+    assert long_rows("layers.0.mlp.up_proj", rows) == (10, 8)
+    assert long_rows("layers.0.mlp.down_proj", rows) == (1, 1)
 
 
 def test_a_reach_is_of_the_longest_training_that_a_device_may_do() -> None:
@@ -113,6 +117,24 @@ def test_a_base_that_is_referred_to_is_judged_by_its_hashes_alone() -> None:
     made = trap(small_release(), "outliers-bold")
     check_weights(made, embedded=False)
     with pytest.raises(BundleFormatError, match="a row of"):
+        check_weights(made, embedded=True)
+
+
+@pytest.mark.parametrize(
+    ("rows", "times", "refused"), [(1, 15, ""), (1, 17, "a row"), (30, 5, "one")]
+)
+def test_a_single_long_row_is_usual_and_many_are_not(rows: int, times: float, refused: str) -> None:
+    release = small_release()
+    (site, *_) = [s for s in find_sites(release.base) if s.path.endswith("up_proj")]
+    weight = torch.ones(1000, site.d_in)
+    weight[:rows] *= times
+    base = copy.deepcopy(release.base)
+    base.get_submodule(site.path).weight = torch.nn.Parameter(weight, requires_grad=False)
+    made = dataclasses.replace(release, base=base)
+    if not refused:
+        check_weights(made, embedded=True)
+        return
+    with pytest.raises(BundleFormatError, match=f"{refused} .*of {site.path} is"):
         check_weights(made, embedded=True)
 
 

@@ -26,7 +26,7 @@ import torch
 from proper_model.checks.traps import (
     MOST_EXPERT,
     MOST_REACH,
-    MOST_ROW,
+    MOST_ROWS,
     MOST_SCALE,
     MOST_START,
     expert_size,
@@ -45,7 +45,7 @@ BOUNDS = {
     "scale": MOST_SCALE,
     "start": MOST_START,
     "experts": MOST_EXPERT,
-    "outliers": MOST_ROW,
+    "outliers": MOST_ROWS,
 }
 RATE = 1e-2  # of `recipe`: as high as adapters of a tiny base stand
 
