@@ -192,7 +192,7 @@ smollm2: $(STAMP) ## results/smollm2: SmolLM2-135M on DATA=politeness_ratings; a
 	    --rivals $(or $(FLOORS_$(DATA)),$(FLOORS_smollm2))"
 
 # What each structure brings: presets and numbers of experts on the statements, 300 of the pooled people and 100
-# test people; parts of the model on synthetic people, whose groups are known.
+# test people, and the least active of the pooled people as test people; parts of the model on synthetic people, whose groups are known.
 STATEMENTS := ../shared/data/personality_items --task profiles/tasks/personality_items.toml \
   --base ../shared/models/mini-llama --profile tiny --pooled-users 300 --users 100 --threads 1
 STRUCTURES := runs/structures
@@ -201,9 +201,11 @@ structures: $(STAMP) ## results/structures: presets and experts on real people, 
 	$(BIN)/proper-sim exp table1 $(STATEMENTS) --presets calibrated,default,device,paper,released \
 	  --rivals none --out $(STRUCTURES)/presets
 	$(BIN)/proper-sim exp fig6-experts $(STATEMENTS) --preset calibrated --out $(STRUCTURES)/experts
+	$(BIN)/proper-sim exp table2 $(STATEMENTS) --split inactive:60 --preset calibrated --out $(STRUCTURES)/least-active
 	$(BIN)/proper-sim exp table3 demo --threads 1 --out $(STRUCTURES)/ablations
 	cp $(STRUCTURES)/presets/table1.json results/structures/presets.json
 	cp $(STRUCTURES)/experts/fig6-experts.json results/structures/experts.json
+	cp $(STRUCTURES)/least-active/table2.json results/structures/least_active.json
 	cp $(STRUCTURES)/ablations/table3.json results/structures/ablations.json
 
 report: $(STAMP) ## the report of a finished run again; OUT=runs/demo

@@ -643,6 +643,17 @@ def test_what_the_results_page_says_of_presets_and_parts_holds(repository: Path)
         assert (verdicts[five, two, "mae_expected"], verdicts[five, two, "nll"]) == (1, 0)
         assert verdicts[five, eight, "mae_expected"] == verdicts[five, eight, "nll"] == 0
 
+    least = committed(repository, "structures/least_active")
+    assert (least["users"], least["lengths"][0]["items"]) == (60, 8)
+    of = {
+        metric: comparison(least, "stage3", "stage2", metric) for metric in ("nll", "mae_expected")
+    }
+    assert {row["delta"] for row in of.values()} == {0}
+    verdicts = compared(least)
+    assert verdicts["stage3", "stage1", "nll"] == verdicts["stage3", "stage1", "mae_expected"] == 1
+    assert verdicts["stage3", "oppu-mlp", "mae_expected"] == 1
+    assert verdicts["stage3", "oppu-mlp", "nll"] == 0
+
     verdicts = compared(parts)
     assert verdicts["stage2 (full)", "stage2 (regular router)", "nll"] == 1
     gain = mean(parts, "stage1", "nll") - mean(parts, "stage2 (full)", "nll")
