@@ -125,7 +125,7 @@ docs-site: $(STAMP) ## docs/ and the reference as a site, every link checked: si
 
 # The committed results: hours on two cores. Phases are cached, so presets share stage 1.
 RUNS := default-0 default-1 default-2 device-0 paper-0
-results: $(STAMP) ## run everything in results/ again, from ../shared; hours
+results: $(STAMP) ## results/*.json again: runs under Flower, demos; and results/uncalibrated; hours
 	for run in $(RUNS); do \
 	  $(MAKE) result DATA=news_categories RUN=$$run CAPS="--max-items 40"; \
 	  $(MAKE) result DATA=movie_ratings RUN=$$run CAPS="--pooled-users 80 --max-items 24"; \
@@ -182,7 +182,9 @@ table-%: $(STAMP)
 # PROPER's own stages trained several times: how far a difference goes with the training.
 SEEDED ?= personality_items movie_ratings politeness_ratings
 AGAIN := --rivals none --lengths 1,3,8 --seeds
-seeds: $(STAMP) ## results/seeds: trainings of SEEDED=personality_items with other seeds, for the same people; hours
+seeds: $(STAMP) ## results/seeds: three trainings for the same people; hours. One set: SEEDED=movie_ratings
+	$(if $(filter-out personality_items movie_ratings politeness_ratings,$(SEEDED)),$(error SEEDED is \
+	  '$(SEEDED)'; expected some of personality_items movie_ratings politeness_ratings))
 	$(MAKE) $(SEEDED:%=table-%) TABLES=results/seeds \
 	  TABLE_personality_items="$(AGAIN) 0,1,2" \
 	  TABLE_politeness_ratings="$(FEW) $(AGAIN) 0,1,2" \
@@ -195,14 +197,19 @@ CAPS ?= --pooled-users 100 --max-items 12
 FLOORS_smollm2 := majority,own-median,own-mean,item-offset,tfidf
 smollm2: DATA ?= politeness_ratings
 smollm2: FLOORS_news_categories := majority,own-majority,tfidf
+smollm2: FLOORS_news_headlines := none
+smollm2: FLOORS_scholarly_titles := none
+SMOLLM2_OUT = results/smollm2$(if $(filter gpu,$(MACHINE)),-gpu)
 smollm2: $(STAMP) ## results/smollm2: SmolLM2-135M on DATA=politeness_ratings; an hour, MACHINE=gpu minutes
+	test -f profiles/tasks/$(DATA).toml || { echo "DATA=$(DATA): expected one of profiles/tasks" >&2; exit 1; }
+	test -f profiles/smollm2-$(MACHINE).toml || { echo "MACHINE=$(MACHINE): expected cpu or gpu" >&2; exit 1; }
 	test -d $(SMOLLM2) || $(BIN)/proper base add SmolLM2-135M-Instruct --plain --out $(SMOLLM2)
-	$(MAKE) table-$(DATA) TABLES=results/smollm2 TABLE_BASE=$(SMOLLM2) \
+	$(MAKE) table-$(DATA) TABLES=$(SMOLLM2_OUT) TABLE_BASE=$(SMOLLM2) \
 	  TABLE_$(DATA)="--profile smollm2-$(MACHINE) $(CAPS) \
 	    --rivals $(or $(FLOORS_$(DATA)),$(FLOORS_smollm2))"
 
 # What each structure brings: presets and numbers of experts on the statements, 300 of the pooled people and 100
-# test people; parts of the model on synthetic people, whose groups are known.
+# test people, and the least active of the pooled people as test people; parts of the model on synthetic people, whose groups are known.
 STATEMENTS := ../shared/data/personality_items --task profiles/tasks/personality_items.toml \
   --base ../shared/models/mini-llama --profile tiny --pooled-users 300 --users 100 --threads 1
 STRUCTURES := runs/structures
@@ -211,9 +218,11 @@ structures: $(STAMP) ## results/structures: presets and experts on real people, 
 	$(BIN)/proper-sim exp table1 $(STATEMENTS) --presets calibrated,default,device,paper,released \
 	  --rivals none --out $(STRUCTURES)/presets
 	$(BIN)/proper-sim exp fig6-experts $(STATEMENTS) --preset calibrated --out $(STRUCTURES)/experts
+	$(BIN)/proper-sim exp table2 $(STATEMENTS) --split inactive:60 --preset calibrated --out $(STRUCTURES)/least-active
 	$(BIN)/proper-sim exp table3 demo --threads 1 --out $(STRUCTURES)/ablations
 	cp $(STRUCTURES)/presets/table1.json results/structures/presets.json
 	cp $(STRUCTURES)/experts/fig6-experts.json results/structures/experts.json
+	cp $(STRUCTURES)/least-active/table2.json results/structures/least_active.json
 	cp $(STRUCTURES)/ablations/table3.json results/structures/ablations.json
 
 report: $(STAMP) ## the report of a finished run again; OUT=runs/demo

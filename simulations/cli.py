@@ -110,7 +110,7 @@ def prepare(options: RunOptions) -> None:
     from simulations.setup.prepare import prepare as write
 
     (one,) = options.runs()
-    _say_uncalibrated(options)
+    _say_preset(options)
     with progress_bars() as show:
         write(one, show)
     print_line(next_command("launch", options.out))
@@ -138,7 +138,7 @@ def run(options: RunOptions, plan: o.Plan = False, show_examples: o.ShowExamples
     synthetic people with a task and a tiny base of their own.
     """
     check_out(options.places)
-    _say_uncalibrated(options)
+    _say_preset(options)
     if plan:
         _print_costs(options)
         return
@@ -221,12 +221,14 @@ def next_command(name: str, out: Path) -> str:
     return shlex.join(["proper-sim", name, f"./{given}" if given.startswith("-") else given])
 
 
-def _say_uncalibrated(options: RunOptions) -> None:
-    """Before hours of work: what the preset's name promises and the profile leaves out."""
+def _say_preset(options: RunOptions) -> None:
+    """Before hours of work: which preset nobody named, and what its name promises and is left out."""
     from proper_model.settings import uncalibrated
 
+    if options.preset is None:
+        say(f"preset {options.preset_name}, the usual one of profile {options.settings.name}")
     if note := uncalibrated(options.runs()[0].training.structure, options.settings):
-        say(f"warning: {note}; profiles tiny and tiny-few have a [calibration]")
+        say(f"warning: {note}; profiles tiny, tiny-few and smollm2-cpu calibrate")
 
 
 def _print_run(out: Path) -> None:

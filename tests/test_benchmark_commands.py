@@ -393,5 +393,21 @@ def test_a_command_takes_the_profiles_usual_preset_and_its_own_split(
     assert {variant.options.split for variant in plan.variants} == {split}
 
 
+@pytest.mark.parametrize(
+    ("file", "only", "code"),
+    [
+        ("structures/experts.json", "means", 0),
+        ("structures/experts.json", "claims", 19),  # its rows are of other names
+        ("experiments/drift-movie_ratings-device-0.json", "means", 11),
+        ("demo.json", "means", 19),
+    ],
+)
+def test_a_part_that_is_not_there_is_an_error(
+    file: str, only: str, code: int, repository: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_cli(["exp", "table", str(repository / "results" / file), "--only", only]) == code
+    assert ("hint" in capsys.readouterr().err) == (code != 0)
+
+
 def _never(*_: object, **__: object) -> None:
     raise AssertionError("nothing may be computed")

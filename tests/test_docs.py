@@ -536,6 +536,9 @@ def test_what_the_pages_say_of_news_and_titles_holds(repository: Path) -> None:
     assert len(rivals) > 8
     assert {verdicts["stage3", b, "nll"] for b in rivals} == {1}
     assert verdicts["stage2", "stage1", "nll"] == 0
+    assert verdicts["stage2", "stage1", "rougeL"] == 1
+    rouge = {n: row["metrics"]["rougeL"]["user_mean"] for n, row in titles["rows"].items()}
+    assert min(rouge["stage2-mean"], rouge["stage3-shuffled"]) > rouge["oppu-mlp"] > rouge["stage1"]
     assert gains_by_length(titles, "stage1") == {1: 0, 3: -1, 8: -1, 20: -1}
     assert gains_by_length(titles, "oppu-mlp") == {1: 0, 3: 0, 8: 0, 20: -1}
 
@@ -576,12 +579,17 @@ def test_what_the_results_page_says_of_several_trainings_holds(repository: Path)
         assert max(comparison(requests, "stage3", b, "nll")["by_seed"]) < 0
 
 
+FLOORS_OVER_SMOLLM2 = ("tfidf", "own-median", "own-mean", "item-offset", "majority")
+
+
 def test_what_the_results_page_says_of_a_real_language_model_holds(repository: Path) -> None:
     table = committed(repository, "smollm2/politeness_ratings")
     assert (table["profile"], table["users"], table["seeds"]) == ("smollm2-cpu", 60, [0])
     verdicts = compared(table)
     rivals = {b for a, b, _ in verdicts if a == "stage3"} - {"stage1", "stage2", "stage3-shuffled"}
-    assert {"oppu-mlp", "tfidf", "own-median", "own-mean", "item-offset", "majority"} <= rivals
+    assert rivals == {"oppu-mlp", *FLOORS_OVER_SMOLLM2}
+    means = {n: row["metrics"]["mae_expected"]["user_mean"] for n, row in table["rows"].items()}
+    assert set(sorted(means, key=means.__getitem__)[:2]) == {"stage2", "stage3"}
     for metric in ("nll", "mae_expected"):
         assert {verdicts["stage3", b, metric] for b in rivals} == {1}
         assert verdicts["stage2", "stage1", metric] == 1
@@ -605,6 +613,14 @@ def test_what_the_results_page_says_of_a_real_language_model_holds(repository: P
         assert {verdicts[*pair, metric] for pair in pairs} == {0}
     assert verdicts["stage3", "oppu-mlp", "nll"] == 1
     assert comparison(topics, "stage3", "oppu-mlp", "nll")["p_holm"] > 0.05
+
+    statements = committed(repository, "smollm2/personality_items")
+    assert (statements["profile"], statements["users"]) == ("smollm2-cpu", 60)
+    verdicts = compared(statements)
+    rivals = {b for a, b, _ in verdicts if a == "stage3"} - {"stage2", "stage3-shuffled"}
+    assert rivals == {"stage1", "oppu-mlp", *FLOORS_OVER_SMOLLM2}
+    assert {verdicts["stage3", b, m] for b in rivals for m in ("nll", "mae_expected")} == {1}
+    assert [verdicts["stage3", "stage2", m] for m in ("nll", "mae_expected")] == [0, -1]
 
     run = committed(repository, "uncalibrated/personality_items-smollm2")
     clear = {
@@ -642,6 +658,17 @@ def test_what_the_results_page_says_of_presets_and_parts_holds(repository: Path)
         five, two, eight = (f"{stage} ({number} experts)" for number in (5, 2, 8))
         assert (verdicts[five, two, "mae_expected"], verdicts[five, two, "nll"]) == (1, 0)
         assert verdicts[five, eight, "mae_expected"] == verdicts[five, eight, "nll"] == 0
+
+    least = committed(repository, "structures/least_active")
+    assert (least["users"], least["lengths"][0]["items"]) == (60, 8)
+    of = {
+        metric: comparison(least, "stage3", "stage2", metric) for metric in ("nll", "mae_expected")
+    }
+    assert {row["delta"] for row in of.values()} == {0}
+    verdicts = compared(least)
+    assert verdicts["stage3", "stage1", "nll"] == verdicts["stage3", "stage1", "mae_expected"] == 1
+    assert verdicts["stage3", "oppu-mlp", "mae_expected"] == 1
+    assert verdicts["stage3", "oppu-mlp", "nll"] == 0
 
     verdicts = compared(parts)
     assert verdicts["stage2 (full)", "stage2 (regular router)", "nll"] == 1

@@ -374,6 +374,15 @@ def test_a_demo_that_differs_is_named_by_what_the_user_gave(tmp_path: Path, monk
         assert caught.value.message.endswith(f"differs in: {named}")
 
 
+def test_a_file_is_no_place_for_a_run(options: RunOptions, tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    for place in ("out", "cache"):
+        with pytest.raises(ConfigError, match="file is a file, expected a folder") as caught:
+            replace(options, **{place: file})  # type: ignore[arg-type]
+        assert caught.value.hint == f"give another --{place}"
+
+
 def test_a_run_that_was_moved_says_so(options: RunOptions) -> None:
     plan = prepare(options)
     moved = plan.out.rename(plan.out.with_name("moved"))

@@ -285,7 +285,10 @@ def load_task(name_or_path: str, *, template: str | None = None) -> Task:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
-        raise TaskError(f"task file {path.name} cannot be read ({reason})") from None
+        raise TaskError(
+            f"task file {path} cannot be read ({reason})",
+            hint=f"check the path, or name a shipped task: {', '.join(shipped_tasks())}",
+        ) from None
     return task_from_toml(text, template=template, where=path.name)
 
 

@@ -48,7 +48,9 @@ def check_names(names: Sequence[str]) -> None:
     """Raise ConfigError if one of them is no arm of the registry."""
     unknown = sorted(set(names) - set(ARMS))
     if unknown:
-        raise ConfigError(f"unknown methods {unknown}", hint=f"known: {', '.join(ARMS)}")
+        raise ConfigError(
+            "unknown methods: " + ", ".join(unknown), hint=f"known: {', '.join(ARMS)}"
+        )
 
 
 def _floor(name: str) -> Arm:

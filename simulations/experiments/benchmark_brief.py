@@ -88,14 +88,16 @@ def brief_lengths(results: Sequence[BenchmarkResult]) -> Table:
 def cost_table(results: Sequence[BenchmarkResult]) -> Table:
     """A row a method that learned from the person's items: what that took, and the loss it came to."""
     rows = []
+    several_bases = len({result.base for result in results}) > 1
     for result in results:
         people = result.users * len(result.seeds)
+        base = f" ({result.base})" if several_bases else ""
         for name, row in result.rows.items():
             if row.training is not None and row.training.trained_tokens:
                 cost = row.training
                 rows.append(
                     (
-                        f"{result.task}, {result.configuration[:8]}",
+                        f"{result.task}{base}, {result.configuration[:8]}",
                         name,
                         f"{cost.trained_tokens / people:,.0f}",
                         f"{cost.judged_tokens / people:,.0f}",

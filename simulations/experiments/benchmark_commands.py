@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import typer
 
 from client.terminal.console import print_line, print_table, say
-from proper_model.errors import ConfigError, InterruptedRunError
+from proper_model.errors import ConfigError, InterruptedRunError, ReportError
 from simulations.outcome.timings import progress_bars
 from simulations.setup import cli_options as o
 from simulations.setup.options import RunOptions
@@ -192,8 +192,14 @@ def _part(results: Sequence[BenchmarkResult], only: Only) -> list[Table]:
     from simulations.experiments import benchmark_brief as brief
 
     if only is Only.COSTS:
-        return [brief.cost_table(results)]
-    return brief.mean_tables(results) if only is Only.MEANS else brief.claim_tables(results)
+        found = [brief.cost_table(results)]
+    else:
+        found = brief.mean_tables(results) if only is Only.MEANS else brief.claim_tables(results)
+    if not any(table.rows for table in found):
+        raise ReportError(
+            f"nothing in these results is for --only {only}", hint="leave --only out to see all"
+        )
+    return found
 
 
 def _asked(seeds: str, lengths: str, *, presets: tuple[str, ...]) -> Asked:
@@ -225,7 +231,7 @@ def _parts(
         found = ()
     if not found or len(set(found)) < len(found):
         raise ConfigError(
-            f"{option} is '{text}'; expected {expected}", hint="at least one; name each once"
+            f"{option} is '{text}'; expected {expected}", hint="at least one, and each once"
         )
     return found
 

@@ -170,5 +170,8 @@ def read_benchmark(path: Path) -> BenchmarkResult:
         BenchmarkResult,
         path,
         missing=("no such file", f"make one: {make}"),
-        faulty=("not a benchmark of schema 1", f"make it again: {make}"),
+        faulty=(
+            "not a benchmark of schema 1",
+            f"make it again: {make}; of another kind: proper-sim exp table, of a run: proper-sim table",
+        ),
     )

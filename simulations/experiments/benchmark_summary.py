@@ -6,13 +6,12 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from proper_model.evaluation import CORPUS_METRICS, Scored, user_values
 from proper_model.settings import uncalibrated
-from simulations.experiments.benchmark import Measured
 from simulations.experiments.benchmark_plan import Plan, Variant
 from simulations.experiments.benchmark_schema import (
     BenchmarkResult,
@@ -27,6 +26,9 @@ from simulations.experiments.comparing import UNUSED, compare
 from simulations.experiments.schema import Costs
 from simulations.outcome import environment
 from simulations.reporting.score import CONFIDENCE, Resampling, summaries
+
+if TYPE_CHECKING:
+    from simulations.experiments.benchmark import Measured
 
 CURVES = ("population", "group", "router")
 GROUPS_OF_PEOPLE = 4  # where histories have more lengths than that, quartiles

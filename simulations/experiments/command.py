@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from client.terminal.console import print_line, print_table, say
+from proper_model.errors import ConfigError
 from simulations.experiments import benchmark_commands
 from simulations.outcome.timings import progress_bars
 from simulations.setup import cli_options as o
@@ -87,6 +88,11 @@ def table(
 
     found = [read_result(path) for path in sources]
     benchmarks = [result for result in found if isinstance(result, BenchmarkResult)]
+    if only is not None and len(benchmarks) < len(found):
+        raise ConfigError(
+            "--only chooses a part of benchmarks, and not all of these files are benchmarks",
+            hint="leave --only out, or those files",
+        )
     for number, result in enumerate(r for r in found if not isinstance(r, BenchmarkResult)):
         if number:
             print_line()

@@ -198,7 +198,10 @@ def read_document(
     except FileNotFoundError:
         raise ReportError(f"{path}: {missing[0]}", hint=missing[1]) from None
     except (OSError, UnicodeDecodeError) as error:
-        raise ReportError(f"{path}: cannot be read ({type(error).__name__})") from error
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
+        raise ReportError(
+            f"{path}: cannot be read ({reason})", hint="give a result file, which ends in .json"
+        ) from error
     try:
         return kind.model_validate_json(text)
     except ValidationError as error:

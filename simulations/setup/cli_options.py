@@ -38,7 +38,7 @@ RUN_OPTIONS: Mapping[str, Any] = {
     ),
     "preset": typer.Option(
         help="Structure of the model: paper, default, device, calibrated or released. (default: "
-        "calibrated where the profile has a [calibration], else default)"
+        "calibrated where the profile sets people apart to calibrate with, else default)"
     ),
     "profile": typer.Option(
         help="Hyperparameters: tiny, tiny-few, small-gpu, smollm2-cpu, smollm2-gpu, paper-a100, "

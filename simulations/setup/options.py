@@ -301,6 +301,11 @@ class RunOptions:
                     f"{option} is no UTF-8 path, which the run's plan could not hold",
                     hint="give a folder whose name is UTF-8",
                 ) from None
+            if place is not None and place.is_file():
+                raise ConfigError(
+                    f"{place} is a file, expected a folder or nothing",
+                    hint=f"give another {option}",
+                )
 
     def _check_numbers(self) -> None:
         for name in ("pooled_users", "users", "max_items", "users_per_node", "actors", "threads"):
