@@ -167,7 +167,7 @@ def test_ctrl_c_says_how_to_resume(monkeypatch, capsys, tmp_path: Path) -> None:
         assert run_cli(["run", "demo", "--out", str(tmp_path / "o")]) == 130
         shown.append(capsys.readouterr().err)
     assert shown[0] == shown[1], "one wording, wherever it was"
-    assert shown[0].startswith("proper: interrupted\nproper: hint: ")
+    assert "\nproper: interrupted\nproper: hint: " in shown[0]
     assert "--resume" in shown[0]
 
 
@@ -199,7 +199,8 @@ def test_ctrl_c_is_answered_at_once(repository: Path, tmp_path: Path) -> None:
         error = process.communicate(timeout=60)[1]
     assert process.returncode == 130
     lines = error.splitlines()
-    assert lines[:3] == ["proper: stopping...", "cleaning up", "proper: interrupted"]
+    assert lines[0] == "proper: preset default, the usual one of profile demo"
+    assert lines[1:4] == ["proper: stopping...", "cleaning up", "proper: interrupted"]
     assert "--resume" in lines[3]
 
 

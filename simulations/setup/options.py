@@ -301,6 +301,7 @@ class RunOptions:
                     f"{option} is no UTF-8 path, which the run's plan could not hold",
                     hint="give a folder whose name is UTF-8",
                 ) from None
+        for option, place in (("--out", self.out), ("--cache", self.cache)):
             if place is not None and place.is_file():
                 raise ConfigError(
                     f"{place} is a file, expected a folder or nothing",
