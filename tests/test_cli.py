@@ -201,7 +201,7 @@ def test_ctrl_c_is_answered_at_once(repository: Path, tmp_path: Path) -> None:
     lines = error.splitlines()
     assert lines[0] == "proper: preset default, the usual one of profile demo"
     assert lines[1:4] == ["proper: stopping...", "cleaning up", "proper: interrupted"]
-    assert "--resume" in lines[3]
+    assert "--resume" in lines[4]
 
 
 def test_every_option_of_a_run_can_be_typed() -> None:
