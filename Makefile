@@ -25,7 +25,7 @@ TEST_ENV := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 PYTEST = $(TEST_ENV) $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 .PHONY: help install accountant lock audit sbom base demo test test-full test-slowest pytest fuzz lint fix docs docs-site \
-  results result uncalibrated tables seeds smollm2 structures report privacy bench bench-results clean distclean
+  results result uncalibrated tables seeds smollm2 structures report privacy privacy-results bench bench-results clean distclean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "%-16s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -239,6 +239,16 @@ PRIVACY_backdoor := demo:text --people 16 --seeds 0 --traps fixed,recipe-bold,re
 privacy: $(STAMP) ## what leaks, in small: membership and egress on synthetic people, minutes; ATTACKS=egress
 	rm -rf $(PRIVACY_OUT)/egress
 	$(MAKE) -j 2 $(ATTACKS:%=privacy-%)
+
+# results/privacy: five seeds on synthetic people. What is finished is not trained again.
+PRIVACY_RESULTS := canaries inversion epsilon
+privacy-results: PRIVACY_OUT = runs/privacy-results
+privacy-results: PRIVACY_canaries := demo:text
+privacy-results: PRIVACY_inversion := demo
+privacy-results: PRIVACY_epsilon := demo --people 144 --newcomers 24 --epsilons 1,2,4,8,inf
+privacy-results: $(PRIVACY_RESULTS:%=privacy-%) ## results/privacy again, on synthetic people; needs make accountant; hours
+	mkdir -p results/privacy
+	for name in $(PRIVACY_RESULTS); do cp $(PRIVACY_OUT)/$$name/$$name.json results/privacy/$$name.json; done
 
 privacy-%: $(STAMP)
 	$(TEST_ENV) $(BIN)/proper-sim privacy $* $(PRIVACY_$*) --out $(PRIVACY_OUT)/$*

@@ -36,6 +36,12 @@ COMMANDS = {
         "exp",
         "table",
     ),
+    ("proper-sim", "privacy", "table"): (
+        "-c",
+        "from simulations.cli import main; main()",
+        "privacy",
+        "table",
+    ),
     ("python", "-m", "benchmarks.table"): ("-m", "benchmarks.table"),
 }
 

@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from proper_model.settings import load_profile, to_mapping
+from simulations.cli import run_cli
 
 ROOT_PAGES = ("README.md", "SECURITY.md", "CHANGELOG.md")
 FENCE = re.compile(r"^```.*?^```$", re.DOTALL | re.MULTILINE)
@@ -632,6 +633,51 @@ def test_what_the_results_page_says_of_a_real_language_model_holds(repository: P
     assert clear["oppu-mlp", "stage1", "nll"] == clear["oppu-mlp", "stage1", "mae_expected"] == 0
     assert clear["stage3", "oppu-mlp", "mae_expected"] == -1
     assert clear["stage3", "stage2", "nll"] == 1
+
+
+def test_committed_attacks_are_shown_and_other_files_are_refused(
+    repository: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = sorted((repository / "results/privacy").glob("*.json"))
+    assert run_cli(["privacy", "table", *map(str, files)]) == 0
+    said = capsys.readouterr().out
+    assert all(f"{path.stem}" in said for path in files)
+    assert said.count("note: ") >= len(files)
+    for other in ("demo.json", "missing.json"):
+        assert run_cli(["privacy", "table", str(repository / "results" / other)]) == 19
+        assert other in capsys.readouterr().err
+
+
+def test_what_the_privacy_page_says_was_measured_holds(repository: Path) -> None:
+    canaries, epsilon, inversion = (
+        committed(repository, f"privacy/{name}") for name in ("canaries", "epsilon", "inversion")
+    )
+    assert canaries["seeds"] == epsilon["seeds"] == inversion["seeds"] == [0, 1, 2, 3, 4]
+    trained = {row["thing"]: row["pooled"] for row in epsilon["rows"]}
+    kept = {thing: f"{row['kept']['value']:.0%}" for thing, row in trained.items()}
+    assert (kept["8"], kept["1"], kept["inf"]) == ("21%", "4%", "70%")
+    aucs = {thing: f"{row['membership']['auc']:.2f}" for thing, row in trained.items()}
+    assert (aucs["unclipped"], aucs["inf"]) == ("0.90", "0.55")
+    for row in epsilon["rows"]:
+        if row["epsilon"] is not None:
+            for attacker in ("people", "crafted"):
+                assert row["pooled"][attacker]["epsilon"] <= row["epsilon"]
+    found = {
+        (row["thing"], row["attack"]): row
+        for row in inversion["attacks"]
+        if row["scope"] == "candidates" and row["control"] == "none"
+    }
+    one = {thing: found[f"{thing}; 1 text", "nearest, no defence"] for thing in ("lora", "router")}
+    assert {thing: f"{row['pooled']['value']:.0%}" for thing, row in one.items()} == {
+        "lora": "100%",
+        "router": "88%",
+    }
+    hidden = (
+        ("router, adapter unknown; 1 text", "nearest, no defence"),
+        ("lora; 1 text", "nearest, clipped, noise 1"),
+        ("router; 1 text", "nearest, clipped, noise 1"),
+    )
+    assert min(found[key]["p_holm"] for key in hidden) > 0.05
 
 
 def test_what_the_results_page_says_of_presets_and_parts_holds(repository: Path) -> None:

@@ -13,6 +13,7 @@ from simulations.privacy.linkage.command import linkage
 from simulations.privacy.membership.command import membership
 from simulations.privacy.memorization.command import canaries
 from simulations.privacy.poisoning.command import poisoning
+from simulations.privacy.results.command import table
 
 app = typer.Typer(name="privacy", no_args_is_help=True)
 
@@ -22,8 +23,8 @@ def privacy() -> None:
     """What a release, an adapter or a device tells about people."""
 
 
-for attack in (
+for command in (
     *(membership, canaries, linkage, inversion, epsilon),
-    *(deletion, poisoning, backdoor, egress),
+    *(deletion, poisoning, backdoor, egress, table),
 ):
-    app.command()(attack)
+    app.command()(command)
