@@ -218,10 +218,12 @@ structures: $(STAMP) ## results/structures: presets and experts on real people, 
 	$(BIN)/proper-sim exp table1 $(STATEMENTS) --presets calibrated,default,device,paper,released \
 	  --rivals none --out $(STRUCTURES)/presets
 	$(BIN)/proper-sim exp fig6-experts $(STATEMENTS) --preset calibrated --out $(STRUCTURES)/experts
+	$(BIN)/proper-sim exp fig45 $(STATEMENTS) --preset default --out $(STRUCTURES)/routing
 	$(BIN)/proper-sim exp table2 $(STATEMENTS) --split inactive:60 --preset calibrated --out $(STRUCTURES)/least-active
 	$(BIN)/proper-sim exp table3 demo --threads 1 --out $(STRUCTURES)/ablations
 	cp $(STRUCTURES)/presets/table1.json results/structures/presets.json
 	cp $(STRUCTURES)/experts/fig6-experts.json results/structures/experts.json
+	cp $(STRUCTURES)/routing/fig45.json results/structures/routing.json
 	cp $(STRUCTURES)/least-active/table2.json results/structures/least_active.json
 	cp $(STRUCTURES)/ablations/table3.json results/structures/ablations.json
 

@@ -705,6 +705,14 @@ def test_what_the_results_page_says_of_presets_and_parts_holds(repository: Path)
         assert (verdicts[five, two, "mae_expected"], verdicts[five, two, "nll"]) == (1, 0)
         assert verdicts[five, eight, "mae_expected"] == verdicts[five, eight, "nll"] == 0
 
+    routing = committed(repository, "structures/routing")
+    assert (routing["users"], len(routing["routing"])) == (100, 2)
+    verdicts = compared(routing)
+    for metric in ("nll", "mae_expected"):
+        pair = "stage2 (full)", "stage2 (text router, no constraint)"
+        assert mean(routing, pair[0], metric) < mean(routing, pair[1], metric)
+        assert verdicts[*pair, metric] == 0
+
     least = committed(repository, "structures/least_active")
     assert (least["users"], least["lengths"][0]["items"]) == (60, 8)
     of = {
