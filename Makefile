@@ -243,9 +243,11 @@ privacy: $(STAMP) ## what leaks, in small: membership and egress on synthetic pe
 	$(MAKE) -j 2 $(ATTACKS:%=privacy-%)
 
 # results/privacy: five seeds on synthetic people. What is finished is not trained again.
-PRIVACY_RESULTS := canaries inversion epsilon
+PRIVACY_RESULTS := membership canaries linkage inversion epsilon
 privacy-results: PRIVACY_OUT = runs/privacy-results
+privacy-results: PRIVACY_membership := demo:text
 privacy-results: PRIVACY_canaries := demo:text
+privacy-results: PRIVACY_linkage := demo --people 24
 privacy-results: PRIVACY_inversion := demo
 privacy-results: PRIVACY_epsilon := demo --people 144 --newcomers 24 --epsilons 1,2,4,8,inf
 privacy-results: $(PRIVACY_RESULTS:%=privacy-%) ## results/privacy again, on synthetic people; needs make accountant; hours

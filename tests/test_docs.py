@@ -648,6 +648,36 @@ def test_committed_attacks_are_shown_and_other_files_are_refused(
         assert other in capsys.readouterr().err
 
 
+def test_what_the_privacy_page_says_of_members_and_links_holds(repository: Path) -> None:
+    members, links = (committed(repository, f"privacy/{n}") for n in ("membership", "linkage"))
+    assert members["seeds"] == links["seeds"] == [0, 1, 2, 3, 4]
+    best: dict[tuple[str, str], float] = {}
+    for row in members["attacks"]:
+        if row["control"] == "none":
+            key = row["thing"], row["level"]
+            best[key] = max(best.get(key, 0.0), row["pooled"]["auc"])
+            assert row["thing"] != "router-cohort" or row["p_holm"] > 0.05
+    told = ("population", "experts", "embeddings")
+    assert [f"{best[name, 'person']:.2f}" for name in told] == ["0.80", "0.68", "0.71"]
+    assert [f"{best[name, 'fresh']:.2f}" for name in told] == ["0.75", "0.67", "0.67"]
+    assert f"{best['adapter', 'record']:.2f}" == "0.69"
+
+    found = {
+        (row["scope"], row["thing"], row["attack"]): row
+        for row in links["attacks"]
+        if row["control"] == "none"
+    }
+    said = {
+        ("group", "routing", "classifier"): "95%",
+        ("group", "embedding", "classifier"): "91%",
+        ("same-release", "routing", "cosine"): "33%",
+        ("same-release", "answers", "cosine"): "46%",
+        ("other-seed", "adapter-factors, seed kept", "cosine"): "100%",
+    }
+    assert {key: f"{found[key]['pooled']['value']:.0%}" for key in said} == said
+    assert found["other-seed", "routing", "cosine"]["p_holm"] > 0.05
+
+
 def test_what_the_privacy_page_says_was_measured_holds(repository: Path) -> None:
     canaries, epsilon, inversion = (
         committed(repository, f"privacy/{name}") for name in ("canaries", "epsilon", "inversion")
