@@ -47,11 +47,10 @@ def mean_tables(results: Sequence[BenchmarkResult]) -> list[Table]:
 def _means(metrics: Sequence[str], results: Sequence[BenchmarkResult]) -> Table:
     names = list(dict.fromkeys(name for result in results for name in result.rows))
     header, columns = ["method"], []
-    several_bases = len({result.base for result in results}) > 1
-    for result in results:
-        base = f" ({result.base})" if several_bases else ""
+    for result, base in zip(results, _bases(results), strict=True):
+        task = f"{result.task} ({base})" if base else result.task
         for metric in metrics:
-            header.append(f"{result.task}{base}, {_direction(metric)}")
+            header.append(f"{task}, {_direction(metric)}")
             columns.append([_mean(result.rows.get(name), metric) for name in names])
     rows = [(name, *(column[n] for column in columns)) for n, name in enumerate(names)]
     return Table(f"Means over people: {', '.join(metrics)}", tuple(header), tuple(rows))
@@ -88,16 +87,15 @@ def brief_lengths(results: Sequence[BenchmarkResult]) -> Table:
 def cost_table(results: Sequence[BenchmarkResult]) -> Table:
     """A row a method that learned from the person's items: what that took, and the loss it came to."""
     rows = []
-    several_bases = len({result.base for result in results}) > 1
-    for result in results:
+    for result, base in zip(results, _bases(results), strict=True):
         people = result.users * len(result.seeds)
-        base = f" ({result.base})" if several_bases else ""
+        task = f"{result.task} ({base})" if base else result.task
         for name, row in result.rows.items():
             if row.training is not None and row.training.trained_tokens:
                 cost = row.training
                 rows.append(
                     (
-                        f"{result.task}{base}, {result.configuration[:8]}",
+                        f"{task}, {result.configuration[:8]}",
                         name,
                         f"{cost.trained_tokens / people:,.0f}",
                         f"{cost.judged_tokens / people:,.0f}",
@@ -112,13 +110,17 @@ def cost_table(results: Sequence[BenchmarkResult]) -> Table:
 
 def _sets(results: Sequence[BenchmarkResult]) -> list[str]:
     """What every result is about: task and people, trainings and base where they are not the same."""
-    several_bases = len({result.base for result in results}) > 1
     named = []
-    for result in results:
+    for result, base in zip(results, _bases(results), strict=True):
         seeds = f", {len(result.seeds)} seeds" if len(result.seeds) > 1 else ""
-        base = f", {result.base}" if several_bases else ""
-        named.append(f"{result.task} ({result.users} people{seeds}{base})")
+        named.append(f"{result.task} ({result.users} people{seeds}{base and f', {base}'})")
     return named
+
+
+def _bases(results: Sequence[BenchmarkResult]) -> list[str]:
+    """Each result's base, or nothing where all have the same."""
+    several = len({result.base for result in results}) > 1
+    return [result.base if several else "" for result in results]
 
 
 def _direction(metric: str) -> str:

@@ -7,7 +7,6 @@ places in a list, and no text of anybody is in it.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -21,6 +20,7 @@ from simulations.outcome.results import (
     MetricSummary,
     Number,
     Strict,
+    experiment_in,
     read_document,
 )
 
@@ -156,11 +156,8 @@ class BenchmarkResult(Document):
 
 def read_result(path: Path) -> Experiment | BenchmarkResult:
     """An experiment or a benchmark, whichever the file says. Raises ReportError as they do."""
-    try:
-        named = json.loads(path.read_bytes()).get("experiment")
-    except (OSError, ValueError, AttributeError, RecursionError):
-        named = None  # told by the reader
-    return read_benchmark(path) if named in get_args(Name) else read_experiment(path)
+    known = experiment_in(path) in get_args(Name)
+    return read_benchmark(path) if known else read_experiment(path)
 
 
 def read_benchmark(path: Path) -> BenchmarkResult:

@@ -208,6 +208,14 @@ def read_document(
         raise ReportError(f"{path}: {faulty[0]}: {first_fault(error)}", hint=faulty[1]) from error
 
 
+def experiment_in(path: Path) -> object:
+    """What a file says that it holds; None where it says nothing, or what is wrong is for its reader to say."""
+    try:
+        return json.loads(path.read_bytes()).get("experiment")
+    except (OSError, ValueError, AttributeError, RecursionError):
+        return None
+
+
 def first_fault(error: ValidationError) -> str:
     """Place and kind of the first thing that is wrong, without quoting it."""
     first = error.errors(include_input=False, include_url=False)[0]

@@ -10,6 +10,7 @@ from simulations.outcome.timings import progress_bars
 from simulations.privacy.results.options import (
     BaseOf,
     Cache,
+    Data,
     Out,
     People,
     Preset,
@@ -26,13 +27,7 @@ EVERYTHING = "population,experts,embeddings,adapter,remains"
 
 def deletion(
     out: Out,
-    data: Annotated[
-        str,
-        typer.Argument(
-            metavar="DATA",
-            help="Folder with OPPU's or LaMP's files, or 'demo' (also demo:rate, demo:text).",
-        ),
-    ] = "demo",
+    data: Data = "demo",
     task: TaskOf = None,
     base: BaseOf = None,
     preset: Preset = "default",

@@ -12,6 +12,7 @@ from simulations.outcome.timings import progress_bars
 from simulations.privacy.results.options import (
     BaseOf,
     Cache,
+    Data,
     Out,
     ProfileOf,
     Seeds,
@@ -26,14 +27,6 @@ if TYPE_CHECKING:
 PRESET = "calibrated"  # the only one that privacy covers whole (docs/method.md 1.12)
 _OF = "(default: the profile's, else "
 
-Data = Annotated[
-    str,
-    typer.Argument(
-        metavar="DATA",
-        help="Folder with OPPU's or LaMP's files, or 'demo' (also demo:rate, demo:text).",
-        show_default=False,
-    ),
-]
 Epsilons = Annotated[str, typer.Option(metavar="E,F", help="What is promised; inf: no noise.")]
 Everybody = Annotated[
     int,

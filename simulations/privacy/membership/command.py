@@ -10,6 +10,7 @@ from simulations.outcome.timings import progress_bars
 from simulations.privacy.results.options import (
     BaseOf,
     Cache,
+    Data,
     Out,
     People,
     Preset,
@@ -20,14 +21,6 @@ from simulations.privacy.results.options import (
     profile_for,
 )
 
-Data = Annotated[
-    str,
-    typer.Argument(
-        metavar="DATA",
-        help="Folder with OPPU's or LaMP's files, or 'demo' (also demo:rate, demo:text).",
-        show_default=False,
-    ),
-]
 Things = Annotated[
     str,
     typer.Option(

@@ -95,11 +95,9 @@ def canaries(
     settings = settings_of(data, profile)
     with storage_errors(out), progress_bars() as show:
         plan = prepared(
-            *(
-                people_of(data, task, base, settings, out / "bases", people, show),
-                structure,
-                settings,
-            ),
+            people_of(data, task, base, settings, out / "bases", people, show),
+            structure,
+            settings,
             design=design,
             seeds=drawn,
             insertions=planted,

@@ -10,6 +10,7 @@ from simulations.outcome.timings import progress_bars
 from simulations.privacy.results.options import (
     BaseOf,
     Cache,
+    Data,
     Out,
     Preset,
     ProfileOf,
@@ -26,13 +27,7 @@ NEWCOMERS = 12
 
 def poisoning(
     out: Out,
-    data: Annotated[
-        str,
-        typer.Argument(
-            metavar="DATA",
-            help="People: demo, demo:rate, demo:text, or a folder with OPPU's or LaMP's files.",
-        ),
-    ] = "demo",
+    data: Data = "demo",
     task: TaskOf = None,
     base: BaseOf = None,
     preset: Preset = "default",

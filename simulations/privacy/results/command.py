@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -33,15 +32,13 @@ def table(
 
 def shown_of(path: Path) -> Shown:
     """What an attack's file tells. Raises ReportError for a file that is none."""
+    from simulations.outcome.results import experiment_in
     from simulations.privacy.results import backdoor_schema, backdoor_show, canary_schema
     from simulations.privacy.results import canary_show, deletion_schema, deletion_show
     from simulations.privacy.results import epsilon_schema, epsilon_show, poison_schema
     from simulations.privacy.results import poison_show, rates, rates_show, schema, show
 
-    try:
-        named = json.loads(path.read_bytes()).get("experiment")
-    except (OSError, ValueError, AttributeError, RecursionError):
-        named = None  # told by the reader
+    named = experiment_in(path)
     if named == "canaries":
         return canary_show.shown(canary_schema.read_canaries(path))
     if named == "backdoor":

@@ -15,6 +15,14 @@ if TYPE_CHECKING:
 
 Name = TypeVar("Name", bound=str)
 Out = Annotated[Path, typer.Option(metavar="OUT", help="Folder for result, table, page and seeds.")]
+Data = Annotated[
+    str,
+    typer.Argument(
+        metavar="DATA",
+        help="Folder with OPPU's or LaMP's files, or 'demo' (also demo:rate, demo:text).",
+        show_default=False,
+    ),
+]
 TaskOf = Annotated[str | None, typer.Option("--task", metavar="T", help="Task of a data folder.")]
 BaseOf = Annotated[str | None, typer.Option("--base", metavar="B", help="Base for a data folder.")]
 Preset = Annotated[str, typer.Option(help="Structure of the model.")]
