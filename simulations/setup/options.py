@@ -26,6 +26,7 @@ from proper_model.settings import (
     preset,
     usual_preset,
 )
+from proper_model.storage.files import storage_errors
 
 CONTROL_ARMS = ("stage3-shuffled",)
 ARMS = ("stage1", "stage2-mean", "stage2", "oppu-mlp", "stage3", *CONTROL_ARMS)
@@ -302,7 +303,11 @@ class RunOptions:
                     hint="give a folder whose name is UTF-8",
                 ) from None
         for option, place in (("--out", self.out), ("--cache", self.cache)):
-            if place is not None and place.is_file():
+            if place is None:
+                continue
+            with storage_errors(place):
+                taken = place.exists() and not place.is_dir()
+            if taken:
                 raise ConfigError(
                     f"{place} is a file, expected a folder or nothing",
                     hint=f"give another {option}",

@@ -81,10 +81,6 @@ def check_out(places: Places) -> None:
 def existing_plan(places: Places) -> RunPlan | None:
     """The plan of a run to go on with; None for a new one. Never touches a folder in use."""
     out = places.out.resolve()
-    if out.exists() and not out.is_dir():
-        raise ConfigError(
-            f"{out} is a file, expected a folder or nothing", hint="give another --out"
-        )
     used = out.is_dir() and any(out.iterdir())
     if used and not places.resume:
         raise ConfigError(
