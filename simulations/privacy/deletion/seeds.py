@@ -18,7 +18,6 @@ from proper_model.progress import Progress
 from proper_model.settings import StageSettings, Structure, to_mapping
 from proper_model.storage.durable import remove_folder
 from proper_model.storage.files import make_private_folder
-from simulations.outcome import environment
 from simulations.privacy.deletion.forgetting import ADAPTER, on_forgetting
 from simulations.privacy.deletion.found import (
     Attempt,
@@ -41,7 +40,7 @@ from simulations.privacy.results.deletion_schema import (
 )
 from simulations.privacy.results.kept import digest_of, kept_rows
 from simulations.privacy.results.schema import Measured
-from simulations.privacy.results.seeded import base_name
+from simulations.privacy.results.seeded import base_name, facts_of
 from simulations.privacy.statistics.measures import measure, p_of_auc, pooled
 from simulations.privacy.statistics.shares import DRAWS, rng_of
 
@@ -147,15 +146,7 @@ def summarized(plan: Plan, seeds: Sequence[Sequence[Row]], looked: Sequence[Row]
     exact = _exact([one for one in every if isinstance(one, Retrained)])
     left = [Remains(**vars(one)) for one in every if isinstance(one, Remaining)]
     return DeletionResult(
-        task=plan.candidates.task.name,
-        base=base_name(plan.candidates.base),
-        preset=plan.structure.name,
-        profile=plan.settings.name,
-        seeds=list(plan.seeds),
-        people=len(plan.candidates.users),
-        hardware=environment.hardware(),
-        commit=environment.commit(),
-        notes=list(NOTES),
+        **facts_of(plan.candidates, plan.structure, plan.settings, plan.seeds, NOTES),
         sentences=sentences(attacks, exact, left),
         attacks=attacks,
         exact=exact,

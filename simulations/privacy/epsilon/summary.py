@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from proper_model.evaluation import holm
-from simulations.outcome import environment
 from simulations.privacy.epsilon.plan import Plan
 from simulations.privacy.epsilon.sentences import sentences
 from simulations.privacy.epsilon.trained import UNCLIPPED, Outcome, Promise
@@ -27,7 +26,7 @@ from simulations.privacy.results.epsilon_schema import (
 )
 from simulations.privacy.results.rates import Rate
 from simulations.privacy.results.schema import Measured
-from simulations.privacy.results.seeded import base_name
+from simulations.privacy.results.seeded import facts_of
 from simulations.privacy.statistics.measures import Scored, joined, measure, pooled
 from simulations.privacy.statistics.one_run_audit import audit, even_plan
 from simulations.privacy.statistics.shares import DRAWS, p_against, ratio, rng_of, share
@@ -87,15 +86,7 @@ def summed_up(plan: Plan, found: Mapping[str, Outcomes]) -> EpsilonResult:
     )
     said = Terms(**{name: getattr(terms, name) for name in Terms.model_fields})
     return EpsilonResult(
-        task=plan.people.task.name,
-        base=base_name(plan.people.base),
-        preset=plan.structure.name,
-        profile=plan.settings.name,
-        seeds=list(plan.seeds),
-        people=len(plan.people.users),
-        hardware=environment.hardware(),
-        commit=environment.commit(),
-        notes=list(NOTES),
+        **facts_of(plan.people, plan.structure, plan.settings, plan.seeds, NOTES),
         candidates=candidates,
         newcomers=plan.newcomers,
         terms=said,

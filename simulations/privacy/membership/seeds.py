@@ -21,13 +21,12 @@ from proper_model.errors import ConfigError
 from proper_model.evaluation import holm
 from proper_model.progress import Progress
 from proper_model.settings import StageSettings, Structure, to_mapping
-from simulations.outcome import environment
 from simulations.privacy.membership.attacks import THINGS, attack
 from simulations.privacy.membership.found import Found, Level
 from simulations.privacy.membership.population import Candidates, check_own_items
 from simulations.privacy.results.kept import digest_of, kept_rows
 from simulations.privacy.results.schema import MERGED, Attack, Measured, PrivacyResult
-from simulations.privacy.results.seeded import base_name
+from simulations.privacy.results.seeded import facts_of
 from simulations.privacy.results.sentences import sentence
 from simulations.privacy.statistics.measures import Advantage, Scored, measure, p_of_auc, pooled
 from simulations.privacy.statistics.shares import DRAWS, rng_of
@@ -168,18 +167,10 @@ def summarized(plan: Plan, seeds: Sequence[Sequence[Found]]) -> PrivacyResult:
         _attack(found, whole[name], p[name], corrected[name]) for name, found in by_name.items()
     ]
     return PrivacyResult(
-        task=plan.candidates.task.name,
-        base=base_name(plan.candidates.base),
-        preset=plan.structure.name,
-        profile=plan.settings.name,
-        seeds=list(plan.seeds),
-        people=len(plan.candidates.users),
+        **facts_of(plan.candidates, plan.structure, plan.settings, plan.seeds, NOTES),
         records=sum(len(user.history) for user in plan.candidates.users),
         shared_items=plan.candidates.shared,
-        hardware=environment.hardware(),
-        commit=environment.commit(),
         attacks=rows,
-        notes=list(NOTES),
     )
 
 

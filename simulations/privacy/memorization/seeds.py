@@ -15,7 +15,6 @@ from proper_model.errors import ConfigError
 from proper_model.evaluation import holm
 from proper_model.progress import Progress
 from proper_model.settings import StageSettings, Structure, to_mapping
-from simulations.outcome import environment
 from simulations.privacy.membership.population import Candidates, check_own_items
 from simulations.privacy.memorization.asking import CanariesFound, RecordsFound
 from simulations.privacy.memorization.attacks import THINGS, CanaryAttacker, Setup
@@ -37,7 +36,7 @@ from simulations.privacy.results.canary_schema import (
 from simulations.privacy.results.kept import digest_of, kept_rows
 from simulations.privacy.results.rates import Rate
 from simulations.privacy.results.schema import Measured
-from simulations.privacy.results.seeded import base_name
+from simulations.privacy.results.seeded import base_name, facts_of
 from simulations.privacy.statistics.exposure import chance_bits
 from simulations.privacy.statistics.measures import Scored, joined, measure, p_of_auc, pooled
 from simulations.privacy.statistics.shares import DRAWS, Share, cases, p_against, rng_of, share
@@ -174,15 +173,7 @@ def summarized(plan: Plan, seeds: Sequence[Sequence[Row]]) -> CanaryResult:
         chosen = {one.name for one in firsts if one.control == control}
         corrected |= holm({name: value for name, value in p.items() if name in chosen})
     return CanaryResult(
-        task=setup.candidates.task.name,
-        base=base_name(setup.candidates.base),
-        preset=setup.structure.name,
-        profile=setup.settings.name,
-        seeds=list(plan.seeds),
-        people=len(setup.candidates.users),
-        hardware=environment.hardware(),
-        commit=environment.commit(),
-        notes=list(NOTES),
+        **facts_of(setup.candidates, setup.structure, setup.settings, plan.seeds, NOTES),
         design=plan.design,
         insertions=list(setup.insertions),
         candidates=setup.others,

@@ -14,7 +14,6 @@ from proper_model.errors import ConfigError
 from proper_model.evaluation import holm
 from proper_model.progress import Progress
 from proper_model.settings import StageSettings, Structure, to_mapping
-from simulations.outcome import environment
 from simulations.privacy.membership.population import Candidates
 from simulations.privacy.poisoning.attacks import THINGS, Asked, Floats, Poisoned, Poisoning
 from simulations.privacy.poisoning.defences import CLIP, DEFENCES, TRIM
@@ -23,7 +22,7 @@ from simulations.privacy.poisoning.targets import Bench
 from simulations.privacy.results.kept import digest_of, kept_rows
 from simulations.privacy.results.poison_schema import PoisonNumbers, PoisonResult, PoisonRow
 from simulations.privacy.results.rates import Rate
-from simulations.privacy.results.seeded import base_name
+from simulations.privacy.results.seeded import base_name, facts_of
 from simulations.privacy.statistics.shares import DRAWS, cases, p_against, rng_of, share
 
 VERSION = 1
@@ -114,15 +113,8 @@ def summarized(plan: Plan, seeds: Sequence[Sequence[Poisoned]]) -> PoisonResult:
     rows = poison_rows(by_name)
     people = {int(who) for found in by_name.values() for one in found for who in one.owner}
     return PoisonResult(
-        task=plan.candidates.task.name,
-        base=base_name(plan.candidates.base),
-        preset=plan.structure.name,
-        profile=plan.settings.name,
-        seeds=list(plan.seeds),
-        people=len(people),
-        hardware=environment.hardware(),
-        commit=environment.commit(),
-        notes=list(NOTES),
+        **facts_of(plan.candidates, plan.structure, plan.settings, plan.seeds, NOTES)
+        | {"people": len(people)},
         users=plan.pooled,
         items=plan.settings.group.max_items_per_user,
         rows=rows,

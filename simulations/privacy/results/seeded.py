@@ -5,11 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pydantic import Field
 
+from simulations.outcome import environment
 from simulations.outcome.results import Document, Hardware
+
+if TYPE_CHECKING:
+    from proper_model.settings import StageSettings, Structure
+    from simulations.privacy.membership.population import Candidates
 
 
 class SeededResult(Document):
@@ -53,6 +58,27 @@ class SeededRow(Protocol):
     @property
     def p_holm(self) -> float:
         """The same after the file's correction."""
+
+
+def facts_of(
+    candidates: Candidates,
+    structure: Structure,
+    settings: StageSettings,
+    seeds: Sequence[int],
+    notes: Sequence[str],
+) -> dict[str, Any]:
+    """What a result's file says beside its rows, of people who were read or made."""
+    return {
+        "task": candidates.task.name,
+        "base": base_name(candidates.base),
+        "preset": structure.name,
+        "profile": settings.name,
+        "seeds": list(seeds),
+        "people": len(candidates.users),
+        "hardware": environment.hardware(),
+        "commit": environment.commit(),
+        "notes": list(notes),
+    }
 
 
 def base_name(base: str) -> str:
