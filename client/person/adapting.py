@@ -140,11 +140,12 @@ def member_of(learner: Learner, state: PersonalState, histories: Histories) -> M
         n: learner.for_embedding(histories[n][1], histories[n][0], encoded[n]) for n in names
     }
     together = merged([(histories[n][1], found_from[n]) for n in names])
+    seed = state.training_seed
     return Member(
         state,
         histories,
-        learner.split_for_embedding(together, state.seed),
-        {name: learner.split(encoded[name], seed=task_seed(state.seed, name)) for name in names},
+        learner.split_for_embedding(together, seed),
+        {name: learner.split(encoded[name], seed=task_seed(seed, name)) for name in names},
     )
 
 
@@ -254,7 +255,7 @@ def without(state: PersonalState, name: str, ids: Sequence[str]) -> PersonalStat
 
 
 def task_seed(seed: int, name: str) -> int:
-    """The seed of one task's adapter, from the person's own."""
+    """The seed of one task, from what a person's trainings draw from."""
     return mix_seed(seed, *name.encode())
 
 

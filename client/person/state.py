@@ -24,6 +24,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from proper_model.errors import NotAdaptedError, TrainingError, VaultError
+from proper_model.kernels import mix_seed
 from proper_model.settings import BaseWeights
 from proper_model.tasks import (
     MOST_RETRIEVED,
@@ -91,7 +92,8 @@ class PersonalState:
 
     Attributes:
         bundle_version: 0 for a simulated person, who stays with one release.
-        seed: this person's own, drawn once; a simulated person's follows from the run's.
+        seed: this person's own, drawn once; a simulated person's follows from the run's. Trainings
+            on a device draw from `training_seed`.
         embedding: [tables, e].
         base_weights: how the base was held when the adapters were trained; None: as the release
             says.
@@ -105,6 +107,15 @@ class PersonalState:
     tasks: Mapping[str, TaskState] = field(default_factory=dict)
     events: tuple[Event, ...] = ()
     base_weights: BaseWeights | None = None
+
+    @property
+    def training_seed(self) -> int:
+        """What trainings over this release draw from: over another release another one.
+
+        A short training leaves A near where it began, so that one start for all releases would link
+        the adapters of two (docs/privacy.md, Linkage).
+        """
+        return mix_seed(self.seed, *self.bundle_id.encode())
 
     def task_named(self, name: str | None) -> tuple[str, TaskState]:
         """The task of that name or TOML file, or the only one.

@@ -69,7 +69,7 @@ class Attacker:
         return found
 
     def _over_one_task(self, scopes: Sequence[str]) -> list[Tried]:
-        first, again = self.lab.first()
+        first, again, kept = self.lab.first()
         one = self._views(first, self.questions)
         texts, others = views.texts(first.task, first.items, again.items)
         found: list[Tried] = []
@@ -79,14 +79,14 @@ class Attacker:
             two = self._views(again, self.questions)
             found += self._linked("same-release", one, two)
             found += self._link("same-release", "texts", "cosine", texts, others, "positive")
+            found += self._kept_start("same-release", one, kept)
         for scope in SECOND_HALF:
             if scope not in scopes:
                 continue
             anew, kept = self.lab.next(scope)
             found += self._linked(scope, one, self._views(anew, self.questions))
             found += self._link(scope, "texts", "cosine", texts, others, "positive")
-            if "adapter-factors" in self.things:
-                found += self._kept_start(scope, one["adapter-factors"], kept)
+            found += self._kept_start(scope, one, kept)
         return found
 
     def _views(self, held: Held, questions: Sequence[Query]) -> dict[str, Floats]:
@@ -187,10 +187,14 @@ class Attacker:
             found[0].ranked,
         )
 
-    def _kept_start(self, scope: str, one: Floats, kept: Held) -> list[Tried]:
-        """A person's seed is kept, so that the start of A_u is the same over every release."""
+    def _kept_start(self, scope: str, one: Views, kept: Held) -> list[Tried]:
+        """Both sets from the same seeds, so that the start of A_u is the same."""
+        if "adapter-factors" not in one:
+            return []
         two = views.adapter_factors(kept)
-        return self._link(scope, "adapter-factors, seed kept", "cosine", one, two, "none")
+        return self._link(
+            scope, "adapter-factors, seed kept", "cosine", one["adapter-factors"], two, "none"
+        )
 
     def _rng(self, name: str) -> np.random.Generator:
         """By seed and attack, so that a result does not depend on what else is asked for."""

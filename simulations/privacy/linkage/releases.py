@@ -5,9 +5,9 @@
     more-people  the first's seed, and more people beside the pooled ones
     two-tasks    the pooled people with both their tasks
 
-Over the first release everybody trains twice, once on each half of the own items; over the next ones on
-the second half. A training draws the adapter's start anew, but for `kept`: `proper` draws a person's seed
-once and keeps it, so that a new release begins each adapter where the old one began.
+Over the first release everybody trains on each half of the own items; over the next ones on
+the second half. Every release, and every copy over the same one, is trained from seeds as a device draws
+them, but for `kept`: the seeds of the first release, as if a device had one for all of them.
 """
 
 from __future__ import annotations
@@ -19,18 +19,20 @@ from pathlib import Path
 
 from torch import Tensor
 
-from client.person.learner import Learner
+from client.person.learner import Learner, user_seed
+from client.person.state import PersonalState
 from coordinator.pooled_stages import run_pooled_stages
 from proper_model.progress import Progress
 from proper_model.release.contents import Release
 from proper_model.settings import StageSettings, Structure
 from proper_model.tasks import HistoryItem, Task
 from simulations.privacy.linkage.people import Parts, Planted
-from simulations.privacy.membership.targets import train_adapters
+from simulations.privacy.membership.targets import train_from
 
 State = Mapping[str, Tensor]
 SECOND_HALF = ("other-seed", "more-people")
 OTHER_SEED = 1000
+FIRST = "first"
 
 
 @dataclass(frozen=True)
@@ -59,28 +61,33 @@ class Lab:
     cache: Path
     progress: Progress
 
-    def first(self) -> tuple[Held, Held]:
-        """The first release, with states of both halves."""
+    def first(self) -> tuple[Held, Held, Held]:
+        """The first release, with states of the first half; of the second from other seeds and the same."""
         release = self._release(self.parts.pooled, self.seed)
-        halves = [self._half(which) for which in (0, 1)]
-        one, two = self._trained(release, [("", halves[0]), ("again", halves[1])])
+        one, two = (self._half(which) for which in (0, 1))
+        sets = [(FIRST, one), ("another vault", two), (FIRST, two)]
+        first, anew, kept = self._trained(release, sets)
         task = self.people.tasks[0]
-        return Held(release, task, one, halves[0]), Held(release, task, two, halves[1])
+        return (
+            Held(release, task, first, one),
+            Held(release, task, anew, two),
+            Held(release, task, kept, two),
+        )
 
     @cached_property
     def first_half(self) -> Held:
         """The first release, with states of the first half alone."""
         release, half = self._release(self.parts.pooled, self.seed), self._half(0)
-        (states,) = self._trained(release, [("", half)])
+        (states,) = self._trained(release, [(FIRST, half)])
         return Held(release, self.people.tasks[0], states, half)
 
     def next(self, scope: str) -> tuple[Held, Held]:
-        """The second half over another release: with starts drawn anew, and with kept ones."""
+        """The second half over another release: from seeds as devices draw them, and from kept ones."""
         more = scope == "more-people"
         places = sorted((*self.parts.pooled, *self.parts.more)) if more else self.parts.pooled
         release = self._release(places, self.seed if more else self.seed + OTHER_SEED)
         half = self._half(1)
-        anew, kept = self._trained(release, [("again", half), ("", half)])
+        anew, kept = self._trained(release, [(scope, half), (FIRST, half)])
         task = self.people.tasks[0]
         return Held(release, task, anew, half), Held(release, task, kept, half)
 
@@ -92,7 +99,7 @@ class Lab:
             self.people.second[who].history[: len(items)]
             for who, items in zip(self.parts.attacked, first, strict=True)
         ]
-        one, two = self._trained(release, [("", first), ("second task", second)], self.people.tasks)
+        one, two = self._trained(release, [(FIRST, first), ("second task", second)], self.people.tasks)
         held = zip(self.people.tasks, (one, two), (first, second), strict=True)
         a, b = (Held(release, task, states, items) for task, states, items in held)
         return a, b
@@ -121,14 +128,15 @@ class Lab:
         sets: Sequence[tuple[str, Sequence[Sequence[HistoryItem]]]],
         tasks: Sequence[Task] = (),
     ) -> list[list[State]]:
-        """By set a state of everybody, all in shared passes. A set's name goes into the start's seed."""
+        """By set a state of everybody, all in shared passes. A set's name stands for a release's id."""
         learner = Learner(release, progress=self.progress)
         of = tasks or [self.people.tasks[0]] * len(sets)
         ids = [self.people.users[who].user_id for who in self.parts.attacked]
+        seeds = [user_seed(self.seed, user_id) for user_id in ids]
         jobs = [
-            (f"{user_id}/{name}", learner.encode(own, task))
+            (PersonalState(name, 1, seed).training_seed, learner.encode(own, task))
             for (name, items), task in zip(sets, of, strict=True)
-            for user_id, own in zip(ids, items, strict=True)
+            for seed, own in zip(seeds, items, strict=True)
         ]
-        found = train_adapters(learner, jobs, seed=self.seed).states
+        found = train_from(learner, jobs).states
         return [list(found[start : start + len(ids)]) for start in range(0, len(found), len(ids))]

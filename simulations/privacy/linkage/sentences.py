@@ -13,7 +13,7 @@ NAMES = {
     "routing": "a log of mean routing weights",
     "adapter": "what a leaked adapter computes (B A)",
     "adapter-factors": "a leaked adapter's factors",
-    "adapter-factors, seed kept": "a leaked adapter's factors, whose start a device keeps over releases",
+    "adapter-factors, seed kept": "a leaked adapter's factors, both begun from the same seed",
     "answers": "the answers of a person's server to fixed questions",
 }
 SCOPES = {

@@ -174,8 +174,13 @@ class Adapters:
 def train_adapters(
     learner: Learner, people: Sequence[tuple[str, Sequence[Encoded]]], *, seed: int
 ) -> Adapters:
-    """Embeddings and adapters as devices make them, all in shared passes."""
-    samples = [learner.split(items, seed=user_seed(seed, user_id)) for user_id, items in people]
+    """Embeddings and adapters as devices make them, all in shared passes. A person: id, items."""
+    return train_from(learner, [(user_seed(seed, user_id), items) for user_id, items in people])
+
+
+def train_from(learner: Learner, people: Sequence[tuple[int, Sequence[Encoded]]]) -> Adapters:
+    """The same of persons with seeds of their own: seed, items."""
+    samples = [learner.split(items, seed=seed) for seed, items in people]
     embeddings, _ = learner.fit_embeddings(samples)
     lora, _ = learner.train_loras(samples, embeddings, phase="adapter")
     states = tuple(
