@@ -13,6 +13,7 @@ from simulations.privacy.linkage.command import linkage
 from simulations.privacy.membership.command import membership
 from simulations.privacy.memorization.command import canaries
 from simulations.privacy.poisoning.command import poisoning
+from simulations.privacy.results.all_attacks import report
 from simulations.privacy.results.command import table
 
 app = typer.Typer(name="privacy", no_args_is_help=True)
@@ -25,6 +26,6 @@ def privacy() -> None:
 
 for command in (
     *(membership, canaries, linkage, inversion, epsilon),
-    *(deletion, poisoning, backdoor, egress, table),
+    *(deletion, poisoning, backdoor, egress, table, report),
 ):
     app.command()(command)

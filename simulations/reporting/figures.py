@@ -12,7 +12,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -39,6 +39,10 @@ STYLE = {
     "axes.spines.top": False,
     "axes.spines.right": False,
 }
+
+
+# Attributes that hold places on the canvas, whose sixth decimal nobody sees.
+PLACES = re.compile(r' (?:d|x|y)="[^"]*"')
 
 
 @dataclass(frozen=True)
@@ -68,8 +72,24 @@ def inline(canvas: Canvas, key: str, title: str, alt: str) -> Figure:
     text = re.sub(r'\bid="', f'id="{key}-', text)
     text = text.replace("url(#", f"url(#{key}-").replace('xlink:href="#', f'xlink:href="#{key}-')
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = PLACES.sub(_shorter, re.sub(r">\s+<", "><", text))
+    text = re.sub(r"font-family: [^;\"]*", "font-family: sans-serif", text)
     text = text.replace("<svg ", '<svg aria-hidden="true" focusable="false" ', 1)
     return Figure(key=key, title=title, alt=alt, svg=text)
+
+
+def _shorter(attribute: re.Match[str]) -> str:
+    """Two decimals of a point, and no line breaks."""
+    return re.sub(r"(\.\d\d)\d+", r"\1", attribute[0]).replace("\n", "")
+
+
+def rekeyed(figure: Figure, key: str) -> Figure:
+    """The same under another key, for a page on which its own one is taken."""
+    old, new = f"{figure.key}-", f"{key}-"
+    text = figure.svg
+    for before in ('id="', "url(#", 'xlink:href="#'):
+        text = text.replace(f"{before}{old}", f"{before}{new}")
+    return replace(figure, key=key, svg=text)
 
 
 def forest(contrasts: Sequence[Contrast], metric: str, *, key: str) -> Figure | None:

@@ -99,7 +99,9 @@ class Lab:
             self.people.second[who].history[: len(items)]
             for who, items in zip(self.parts.attacked, first, strict=True)
         ]
-        one, two = self._trained(release, [(FIRST, first), ("second task", second)], self.people.tasks)
+        one, two = self._trained(
+            release, [(FIRST, first), ("second task", second)], self.people.tasks
+        )
         held = zip(self.people.tasks, (one, two), (first, second), strict=True)
         a, b = (Held(release, task, states, items) for task, states, items in held)
         return a, b

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from jinja2 import Template
+
 from client.terminal.console import print_line, print_table, say
 from client.terminal.tables import Table, to_markdown
 from proper_model.storage.files import storage_errors, write_atomic
@@ -44,9 +46,13 @@ class Shown:
 
 def render(result: SeededResult, shown: Shown) -> str:
     """The page as text."""
-    template = page_environment(TEMPLATES, SHARED_TEMPLATES).get_template(shown.template)
     own = {part.name: getattr(shown, part.name) for part in fields(shown) if part.name != "more"}
-    return template.render(result=result, **own, **shown.more)
+    return page_template(shown.template).render(result=result, **own, **shown.more)
+
+
+def page_template(name: str) -> Template:
+    """A page of `templates`, which may use what all pages share."""
+    return page_environment(TEMPLATES, SHARED_TEMPLATES).get_template(name)
 
 
 def leave(

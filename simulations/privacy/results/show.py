@@ -72,8 +72,8 @@ def _control(result: PrivacyResult, row: Attack, control: str) -> str:
     return interval(same[0].pooled) if same else "–"
 
 
-def sentences(result: PrivacyResult) -> list[str]:
-    """One sentence a thing and level: of the attack that found most."""
+def strongest_rows(result: PrivacyResult) -> list[Attack]:
+    """By thing and level the attack that found most."""
     best: dict[tuple[str, str], Attack] = {}
     for row in attacks(result):
         if row.thing == MERGED:
@@ -81,7 +81,12 @@ def sentences(result: PrivacyResult) -> list[str]:
         key = (row.thing, row.level)
         if key not in best or row.pooled.auc > best[key].pooled.auc:
             best[key] = row
-    return [row.sentence for row in best.values()]
+    return list(best.values())
+
+
+def sentences(result: PrivacyResult) -> list[str]:
+    """One sentence a thing and level."""
+    return [row.sentence for row in strongest_rows(result)]
 
 
 def failed_controls(result: PrivacyResult) -> list[str]:

@@ -1,0 +1,107 @@
+"""`proper-sim privacy report`: finished attacks on one page, all on one scale first."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from client.terminal.console import print_line, print_table, say
+from simulations.setup import cli_options as o
+
+if TYPE_CHECKING:
+    from simulations.privacy.results.leaving import Shown
+    from simulations.privacy.results.summary import Line, Result
+    from simulations.reporting.figures import Figure
+
+
+def report(
+    sources: Annotated[list[Path], typer.Argument(metavar="RESULT...", help="Result files.")],
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="The page, .html.")] = None,
+    before: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="RESULT", help="Of before a default changed, to stand beside."),
+    ] = None,
+    markdown: o.Markdown = False,
+) -> None:
+    """Print all attacks on one scale, from guessing (0) to certainty (1), and write one page of them."""
+    from proper_model.storage.files import storage_errors, write_atomic
+    from simulations.privacy.results import summary
+    from simulations.privacy.results.kinds import read_result
+
+    found = [read_result(path) for path in sources]
+    lines = [line for result, _ in found for line in summary.lines_of(result)]
+    older = [
+        line for path in before or () for line in summary.lines_of(read_result(path)[0])
+    ]
+    lines = summary.with_before(lines, older)
+    table = summary.summary_table(lines)
+    print_table(table, markdown=markdown)
+    failed = [line for _, shown in found for line in shown.failed]
+    for line in failed:
+        print_line(f"\n- a control failed: {line}" if markdown else f"note: a control failed: {line}")
+    if out is not None:
+        text = page(found, lines)
+        with storage_errors(out.parent):
+            out.parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(out, text.encode())
+        say(f"page: {out}")
+
+
+def page(found: Sequence[tuple[Result, Shown]], lines: Sequence[Line]) -> str:
+    """One page: the figure and table of all, then every attack with its own tables and figures."""
+    from simulations.privacy.results.leaving import page_template
+    from simulations.privacy.results.summary import summary_table
+    from simulations.reporting.figures import rekeyed
+
+    sections = [
+        (result, shown, [rekeyed(one, f"{place}-{one.key}") for one in _figures(shown)])
+        for place, (result, shown) in enumerate(found)
+    ]
+    return page_template("all_attacks.html.j2").render(
+        figure=overview(lines), table=summary_table(lines), sections=sections, lines=len(lines)
+    )
+
+
+def _figures(shown: Shown) -> list[Figure]:
+    from simulations.reporting.figures import Figure
+
+    every = (shown.figure, *shown.more.values())
+    return [one for one in every if isinstance(one, Figure)]
+
+
+def overview(lines: Sequence[Line]) -> Figure:
+    """Of every attack and question the thing that gives most away, with its interval."""
+    from simulations.reporting.figures import BLUE, GREY, INK, drawing, inline
+
+    most: dict[tuple[str, str], Line] = {}
+    for line in lines:
+        key = line.experiment, line.asked
+        if line.advantage is not None and (
+            key not in most or line.advantage.value > _value(most[key])
+        ):
+            most[key] = line
+    rows = list(most.values())
+    with drawing(7.8, 0.9 + 0.22 * len(rows)) as (canvas, axes):
+        for place, line in enumerate(reversed(rows)):
+            for one, colour in ((line.without, GREY), (line.advantage, BLUE)):
+                if one is not None:
+                    axes.plot([one.low, one.high], [place, place], color=colour, linewidth=2)
+                    axes.plot([one.value], [place], marker="o", color=colour, markersize=4)
+        axes.axvline(0, color=INK, linewidth=0.8, linestyle=":")
+        axes.set_yticks(range(len(rows)), [_label(line) for line in reversed(rows)], fontsize=7)
+        axes.set_xlim(-0.25, 1.05)
+        axes.set_xlabel("advantage: 0 is guessing, 1 is certain (grey: without the defence)")
+        said = "; ".join(f"{_label(line)}: {line.advantage}" for line in rows)
+        title = "What gives most away, by attack and question"
+        return inline(canvas, "overview", title, f"{title}, with intervals. {said}.")
+
+
+def _value(line: Line) -> float:
+    return -1.0 if line.advantage is None else line.advantage.value
+
+
+def _label(line: Line) -> str:
+    return f"{line.experiment}, {line.asked}: {line.thing}"
