@@ -25,6 +25,7 @@ from simulations.privacy.results.options import (
     counts,
     names,
     numbers,
+    structure_for,
 )
 
 EVERYTHING = (
@@ -39,7 +40,7 @@ def backdoor(
     data: Data = "demo:text",
     task: TaskOf = None,
     base: BaseOf = None,
-    preset: Preset = "default",
+    preset: Preset = None,
     profile: ProfileOf = None,
     seeds: Seeds = "0,1,2,3,4",
     insertions: Insertions = "1,4",
@@ -56,7 +57,6 @@ def backdoor(
 
     Finished seeds in OUT are not trained again.
     """
-    from proper_model.settings import preset as structure_of
     from proper_model.storage.files import storage_errors
     from simulations.privacy.backdoor.seeds import Plan, backdoor_of
     from simulations.privacy.backdoor.traps import TRAPS
@@ -64,8 +64,8 @@ def backdoor(
     from simulations.privacy.results.backdoor_show import leave_backdoor
 
     drawn, planted = numbers(seeds), counts(insertions, "--insertions")
-    tried, structure = names(traps, TRAPS, "--traps"), structure_of(preset)
-    settings = settings_of(data, profile)
+    tried, settings = names(traps, TRAPS, "--traps"), settings_of(data, profile)
+    structure = structure_for(preset, settings)
     with storage_errors(out), progress_bars() as show:
         plan = prepared(
             people_of(data, task, base, settings, out / "bases", people, show),

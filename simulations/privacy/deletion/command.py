@@ -20,6 +20,7 @@ from simulations.privacy.results.options import (
     names,
     numbers,
     profile_for,
+    structure_for,
 )
 
 EVERYTHING = "population,experts,embeddings,adapter,remains"
@@ -30,7 +31,7 @@ def deletion(
     data: Data = "demo",
     task: TaskOf = None,
     base: BaseOf = None,
-    preset: Preset = "default",
+    preset: Preset = None,
     profile: ProfileOf = None,
     seeds: Seeds = "0,1,2,3,4",
     things: Annotated[
@@ -51,14 +52,13 @@ def deletion(
 
     Finished seeds in OUT are not trained again.
     """
-    from proper_model.settings import preset as structure_of
     from proper_model.storage.files import storage_errors
     from simulations.privacy.deletion.seeds import THINGS, Plan, deletion_of
     from simulations.privacy.membership.population import load_candidates
     from simulations.privacy.results.deletion_show import leave_deletion
 
     drawn, settings = numbers(seeds), profile_for(data, profile)
-    asked, structure = names(things, THINGS, "--things"), structure_of(preset)
+    asked, structure = names(things, THINGS, "--things"), structure_for(preset, settings)
     with storage_errors(out), progress_bars() as show:
         candidates = load_candidates(
             *(data, task, base, settings),

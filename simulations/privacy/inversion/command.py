@@ -9,7 +9,15 @@ import typer
 
 from proper_model.errors import ConfigError
 from simulations.outcome.timings import progress_bars
-from simulations.privacy.results.options import Cache, Out, Preset, Seeds, names, numbers
+from simulations.privacy.results.options import (
+    Cache,
+    Out,
+    Preset,
+    Seeds,
+    names,
+    numbers,
+    structure_for,
+)
 
 if TYPE_CHECKING:
     from simulations.privacy.statistics.inverting import Defence
@@ -20,7 +28,7 @@ def inversion(
     data: Annotated[
         str, typer.Argument(metavar="DATA", help="Synthetic people: demo, demo:rate, demo:text.")
     ] = "demo",
-    preset: Preset = "default",
+    preset: Preset = None,
     profile: Annotated[str, typer.Option(help="Hyperparameters.")] = "demo",
     seeds: Seeds = "0,1,2,3,4",
     uploads: Annotated[
@@ -49,14 +57,14 @@ def inversion(
     Finished seeds in OUT are not trained again.
     """
     from proper_model.settings import load_profile
-    from proper_model.settings import preset as structure_of
     from proper_model.storage.files import storage_errors
     from simulations.privacy.inversion.attacks import UPLOADS
     from simulations.privacy.inversion.seeds import Plan, check_options, inversion_of
     from simulations.privacy.linkage.people import plant
     from simulations.privacy.results.rates_show import leave_rates
 
-    drawn, structure, settings = numbers(seeds), structure_of(preset), load_profile(profile)
+    drawn, settings = numbers(seeds), load_profile(profile)
+    structure = structure_for(preset, settings)
     sent, sizes = names(uploads, UPLOADS, "--uploads"), numbers(batch, "--batch", "1,4")
     defences = _defences(noise)
     check_options(structure, sent, sizes, steps)

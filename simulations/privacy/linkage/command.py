@@ -7,7 +7,15 @@ from typing import Annotated
 import typer
 
 from simulations.outcome.timings import progress_bars
-from simulations.privacy.results.options import Cache, Out, Preset, Seeds, names, numbers
+from simulations.privacy.results.options import (
+    Cache,
+    Out,
+    Preset,
+    Seeds,
+    names,
+    numbers,
+    structure_for,
+)
 
 
 def linkage(
@@ -19,7 +27,7 @@ def linkage(
             help="Synthetic people, whose groups are known: demo, demo:rate, demo:text.",
         ),
     ] = "demo",
-    preset: Preset = "default",
+    preset: Preset = None,
     profile: Annotated[str, typer.Option(help="Hyperparameters.")] = "demo",
     seeds: Seeds = "0,1,2,3,4",
     things: Annotated[
@@ -46,14 +54,14 @@ def linkage(
     Finished seeds in OUT are not trained again.
     """
     from proper_model.settings import load_profile
-    from proper_model.settings import preset as structure_of
     from proper_model.storage.files import storage_errors
     from simulations.privacy.linkage.attacks import SCOPES, THINGS
     from simulations.privacy.linkage.people import plant
     from simulations.privacy.linkage.seeds import Plan, linkage_of
     from simulations.privacy.results.rates_show import leave_rates
 
-    drawn, structure, settings = numbers(seeds), structure_of(preset), load_profile(profile)
+    drawn, settings = numbers(seeds), load_profile(profile)
+    structure = structure_for(preset, settings)
     scopes, held = names(ask, SCOPES, "--ask"), names(things, THINGS, "--things")
     with storage_errors(out), progress_bars() as show:
         planted = plant(

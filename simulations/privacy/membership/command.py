@@ -19,6 +19,7 @@ from simulations.privacy.results.options import (
     names,
     numbers,
     profile_for,
+    structure_for,
 )
 
 Things = Annotated[
@@ -55,7 +56,7 @@ def membership(
     out: Out,
     task: TaskOf = None,
     base: BaseOf = None,
-    preset: Preset = "default",
+    preset: Preset = None,
     profile: ProfileOf = None,
     seeds: Annotated[str, typer.Option(metavar="S,T", help="Draws of members.")] = "0,1,2,3,4",
     things: Things = EVERYTHING,
@@ -71,7 +72,6 @@ def membership(
 
     Finished seeds in OUT are not trained again.
     """
-    from proper_model.settings import preset as structure_of
     from simulations.privacy.membership.attacks import THINGS
     from simulations.privacy.membership.population import load_candidates
     from simulations.privacy.membership.seeds import LEVELS, Plan
@@ -93,7 +93,7 @@ def membership(
         )
         plan = Plan(
             candidates,
-            structure_of(preset),
+            structure_for(preset, settings),
             settings,
             drawn,
             attacked,

@@ -19,6 +19,7 @@ from simulations.privacy.results.options import (
     names,
     numbers,
     profile_for,
+    structure_for,
 )
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def canaries(
     data: Data = "demo:text",
     task: TaskOf = None,
     base: BaseOf = None,
-    preset: Preset = "default",
+    preset: Preset = None,
     profile: ProfileOf = None,
     seeds: Annotated[
         str, typer.Option(metavar="S,T", help="Draws of members and canaries.")
@@ -84,15 +85,14 @@ def canaries(
 
     Finished seeds in OUT are not trained again.
     """
-    from proper_model.settings import preset as structure_of
     from proper_model.storage.files import storage_errors
     from simulations.privacy.memorization.attacks import THINGS
     from simulations.privacy.memorization.seeds import canaries_of, prepared
     from simulations.privacy.results.canary_show import leave_canaries
 
     drawn, planted = numbers(seeds), counts(insertions, "--insertions")
-    asked, structure = names(things, THINGS, "--things"), structure_of(preset)
-    settings = settings_of(data, profile)
+    asked, settings = names(things, THINGS, "--things"), settings_of(data, profile)
+    structure = structure_for(preset, settings)
     with storage_errors(out), progress_bars() as show:
         plan = prepared(
             people_of(data, task, base, settings, out / "bases", people, show),

@@ -20,6 +20,7 @@ from simulations.privacy.results.options import (
     names,
     numbers,
     profile_for,
+    structure_for,
 )
 
 NEWCOMERS = 12
@@ -30,7 +31,7 @@ def poisoning(
     data: Data = "demo",
     task: TaskOf = None,
     base: BaseOf = None,
-    preset: Preset = "default",
+    preset: Preset = None,
     profile: ProfileOf = None,
     seeds: Seeds = "0,1,2,3,4",
     malicious: Annotated[
@@ -45,8 +46,12 @@ def poisoning(
         int, typer.Option(metavar="N", min=12, help="Newest items of an honest person.")
     ] = 12,
     things: Annotated[
-        str, typer.Option(metavar="A,B", help="What is poisoned: population, experts, router.")
-    ] = "population,experts,router",
+        str | None,
+        typer.Option(
+            metavar="A,B",
+            help="What is poisoned: population, experts, router. (default: what the preset has)",
+        ),
+    ] = None,
     defences: Annotated[
         str, typer.Option(metavar="A,B", help="What is tried: none, items, clip, trim, both.")
     ] = "none,items,clip,trim",
@@ -56,7 +61,6 @@ def poisoning(
 
     Finished seeds in OUT are not trained again.
     """
-    from proper_model.settings import preset as structure_of
     from proper_model.storage.files import storage_errors
     from simulations.privacy.membership.population import load_candidates
     from simulations.privacy.poisoning.attacks import THINGS
@@ -65,9 +69,13 @@ def poisoning(
     from simulations.privacy.results.poison_show import leave_poisoning
 
     drawn, bad = numbers(seeds), counts(malicious, "--malicious", most=1000)
-    asked = names(things, THINGS, "--things")
     tried = names(defences, tuple(DEFENCES), "--defences")
-    settings, structure = profile_for(data, profile), structure_of(preset)
+    settings = profile_for(data, profile)
+    structure = structure_for(preset, settings)
+    usual = (
+        THINGS if structure.has_lora_router else tuple(name for name in THINGS if name != "router")
+    )
+    asked = names(things or ",".join(usual), THINGS, "--things")
     with storage_errors(out), progress_bars() as show:
         candidates = load_candidates(
             *(data, task, base, settings),

@@ -11,7 +11,7 @@ import typer
 from proper_model.errors import ConfigError
 
 if TYPE_CHECKING:
-    from proper_model.settings import StageSettings
+    from proper_model.settings import StageSettings, Structure
 
 Name = TypeVar("Name", bound=str)
 Out = Annotated[Path, typer.Option(metavar="OUT", help="Folder for result, table, page and seeds.")]
@@ -25,7 +25,9 @@ Data = Annotated[
 ]
 TaskOf = Annotated[str | None, typer.Option("--task", metavar="T", help="Task of a data folder.")]
 BaseOf = Annotated[str | None, typer.Option("--base", metavar="B", help="Base for a data folder.")]
-Preset = Annotated[str, typer.Option(help="Structure of the model.")]
+Preset = Annotated[
+    str | None, typer.Option(help="Structure of the model. (default: the usual one of the profile)")
+]
 ProfileOf = Annotated[
     str | None,
     typer.Option("--profile", help="Hyperparameters. (default: demo for the demo, else tiny)"),
@@ -46,6 +48,14 @@ def profile_for(data: str, profile: str | None) -> StageSettings:
     from simulations.setup.options import DEMOS
 
     return load_profile(profile or ("demo" if data in DEMOS else "tiny"))
+
+
+def structure_for(preset: str | None, settings: StageSettings) -> Structure:
+    """The structure asked for, or what people use under a profile who name none."""
+    from proper_model.settings import preset as structure_of
+    from proper_model.settings import usual_preset
+
+    return structure_of(preset or usual_preset(settings))
 
 
 def names(text: str, known: Sequence[Name], option: str) -> tuple[Name, ...]:
