@@ -25,7 +25,7 @@ TEST_ENV := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 PYTEST = $(TEST_ENV) $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 .PHONY: help install accountant lock audit sbom base demo test test-full test-slowest pytest fuzz lint fix docs docs-site \
-  results result uncalibrated tables seeds smollm2 structures report privacy privacy-results bench bench-results clean distclean
+  results result uncalibrated tables seeds smollm2 structures report privacy privacy-results privacy-report bench bench-results clean distclean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "%-16s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -243,19 +243,28 @@ privacy: $(STAMP) ## what leaks, in small: membership and egress on synthetic pe
 	$(MAKE) -j 2 $(ATTACKS:%=privacy-%)
 
 # results/privacy: five seeds on synthetic people. What is finished is not trained again.
-PRIVACY_RESULTS := membership canaries linkage inversion epsilon
+PRIVACY_RESULTS := membership canaries canaries-new-token linkage inversion epsilon deletion poisoning backdoor
+PRIVACY_COMMAND_canaries-new-token := canaries
 privacy-results: PRIVACY_OUT = runs/privacy-results
 privacy-results: PRIVACY_membership := demo:text
 privacy-results: PRIVACY_canaries := demo:text
+privacy-results: PRIVACY_canaries-new-token := demo:text --design new-token
 privacy-results: PRIVACY_linkage := demo --people 24
 privacy-results: PRIVACY_inversion := demo
 privacy-results: PRIVACY_epsilon := demo --people 144 --newcomers 24 --epsilons 1,2,4,8,inf
+privacy-results: PRIVACY_deletion := demo
+privacy-results: PRIVACY_poisoning := demo --defences none,items,both --things population,experts
+privacy-results: PRIVACY_backdoor := demo:text
 privacy-results: $(PRIVACY_RESULTS:%=privacy-%) ## results/privacy again, on synthetic people; needs make accountant; hours
 	mkdir -p results/privacy
-	for name in $(PRIVACY_RESULTS); do cp $(PRIVACY_OUT)/$$name/$$name.json results/privacy/$$name.json; done
+	for name in $(PRIVACY_RESULTS); do cp $(PRIVACY_OUT)/$$name/*.json results/privacy/$$name.json; done
+	$(MAKE) privacy-report
+
+privacy-report: $(STAMP) ## all committed attacks on one page: results/privacy/report.html
+	$(BIN)/proper-sim privacy report results/privacy/*.json --out results/privacy/report.html
 
 privacy-%: $(STAMP)
-	$(TEST_ENV) $(BIN)/proper-sim privacy $* $(PRIVACY_$*) --out $(PRIVACY_OUT)/$*
+	$(TEST_ENV) $(BIN)/proper-sim privacy $(or $(PRIVACY_COMMAND_$*),$*) $(PRIVACY_$*) --out $(PRIVACY_OUT)/$*
 
 # Never a test: nothing passes or fails by it. One contender runs at a time, on one thread unless it
 # names more. A growth curve: BENCH="--users 1 --users 8 --users 64 --users 512".

@@ -42,6 +42,12 @@ COMMANDS = {
         "privacy",
         "table",
     ),
+    ("proper-sim", "privacy", "report"): (
+        "-c",
+        "from simulations.cli import main; main()",
+        "privacy",
+        "report",
+    ),
     ("python", "-m", "benchmarks.table"): ("-m", "benchmarks.table"),
 }
 

@@ -1,0 +1,115 @@
+"""What the pages say of the committed attacks holds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from simulations.cli import run_cli
+from tests.committed import committed
+
+
+def test_committed_attacks_are_shown_and_other_files_are_refused(
+    repository: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = sorted((repository / "results/privacy").glob("*.json"))
+    assert run_cli(["privacy", "table", *map(str, files)]) == 0
+    said = capsys.readouterr().out
+    assert all(path.stem.partition("-")[0] in said for path in files)
+    assert said.count("note: ") >= len(files)
+    for other in ("demo.json", "missing.json"):
+        assert run_cli(["privacy", "table", str(repository / "results" / other)]) == 19
+        assert other in capsys.readouterr().err
+
+
+def test_what_the_privacy_page_says_of_members_and_links_holds(repository: Path) -> None:
+    members, links = (committed(repository, f"privacy/{n}") for n in ("membership", "linkage"))
+    assert members["seeds"] == links["seeds"] == [0, 1, 2, 3, 4]
+    best: dict[tuple[str, str], float] = {}
+    for row in members["attacks"]:
+        if row["control"] == "none":
+            key = row["thing"], row["level"]
+            best[key] = max(best.get(key, 0.0), row["pooled"]["auc"])
+            assert row["thing"] != "router-cohort" or row["p_holm"] > 0.05
+    told = ("population", "experts", "embeddings")
+    assert [f"{best[name, 'person']:.2f}" for name in told] == ["0.80", "0.68", "0.71"]
+    assert [f"{best[name, 'fresh']:.2f}" for name in told] == ["0.75", "0.67", "0.67"]
+    assert f"{best['adapter', 'record']:.2f}" == "0.69"
+
+    found = {
+        (row["scope"], row["thing"], row["attack"]): row
+        for row in links["attacks"]
+        if row["control"] == "none"
+    }
+    said = {
+        ("group", "routing", "classifier"): "95%",
+        ("group", "embedding", "classifier"): "91%",
+        ("same-release", "routing", "cosine"): "33%",
+        ("same-release", "answers", "cosine"): "46%",
+        ("other-seed", "adapter-factors, seed kept", "cosine"): "100%",
+    }
+    assert {key: f"{found[key]['pooled']['value']:.0%}" for key in said} == said
+    assert found["other-seed", "routing", "cosine"]["p_holm"] > 0.05
+
+
+def test_what_the_privacy_page_says_of_deletion_holds(repository: Path) -> None:
+    told = committed(repository, "privacy/deletion")
+    assert told["seeds"] == [0, 1, 2, 3, 4]
+    found: dict[tuple[str, str], float] = {}
+    for row in told["attacks"]:
+        if row["control"] == "none":
+            key = row["scope"], row["thing"]
+            found[key] = max(found.get(key, 0.0), row["pooled"]["auc"])
+            assert row["scope"] != "after" or row["p_holm"] > 0.05
+    said = {
+        ("before", "population"): "0.91",
+        ("before", "experts"): "0.71",
+        ("both", "population"): "0.88",
+        ("both", "experts"): "0.76",
+        ("before", "adapter"): "0.68",
+        ("after", "adapter"): "0.49",
+    }
+    assert {key: f"{found[key]:.2f}" for key in said} == said
+    exact = {row["thing"]: row for row in told["exact"]}
+    assert all(row["different"] == 0 for row in exact.values())
+    assert (exact["release"]["compared"], exact["adapter"]["compared"]) == (5, 120)
+    left = {row["place"] for row in told["remains"] if row["after"]}
+    assert left == {
+        "data that the operator gave",
+        "lists of ids that the operator typed",
+        "the file of consents",
+        "the person's own file",
+    }
+
+
+def test_what_the_privacy_page_says_was_measured_holds(repository: Path) -> None:
+    canaries, epsilon, inversion = (
+        committed(repository, f"privacy/{name}") for name in ("canaries", "epsilon", "inversion")
+    )
+    assert canaries["seeds"] == epsilon["seeds"] == inversion["seeds"] == [0, 1, 2, 3, 4]
+    trained = {row["thing"]: row["pooled"] for row in epsilon["rows"]}
+    kept = {thing: f"{row['kept']['value']:.0%}" for thing, row in trained.items()}
+    assert (kept["8"], kept["1"], kept["inf"]) == ("21%", "4%", "70%")
+    aucs = {thing: f"{row['membership']['auc']:.2f}" for thing, row in trained.items()}
+    assert (aucs["unclipped"], aucs["inf"]) == ("0.90", "0.55")
+    for row in epsilon["rows"]:
+        if row["epsilon"] is not None:
+            for attacker in ("people", "crafted"):
+                assert row["pooled"][attacker]["epsilon"] <= row["epsilon"]
+    found = {
+        (row["thing"], row["attack"]): row
+        for row in inversion["attacks"]
+        if row["scope"] == "candidates" and row["control"] == "none"
+    }
+    one = {thing: found[f"{thing}; 1 text", "nearest, no defence"] for thing in ("lora", "router")}
+    assert {thing: f"{row['pooled']['value']:.0%}" for thing, row in one.items()} == {
+        "lora": "100%",
+        "router": "88%",
+    }
+    hidden = (
+        ("router, adapter unknown; 1 text", "nearest, no defence"),
+        ("lora; 1 text", "nearest, clipped, noise 1"),
+        ("router; 1 text", "nearest, clipped, noise 1"),
+    )
+    assert min(found[key]["p_holm"] for key in hidden) > 0.05
