@@ -61,12 +61,11 @@ def run(words: list[str], options: list[str], outputs: Path, name: str) -> int:
 
 
 @contextmanager
-def visited(words: list[str], visits: str, outputs: Path, name: str) -> Iterator[None]:
+def visited(visits: str, outputs: Path, name: str) -> Iterator[None]:
     """While within, `proper serve` is visited, and ended behind the last visit."""
     answers = outputs / VISITED
     answers.mkdir()
-    token_file = words[words.index("--token-file") + 1]
-    places = [visits, str(outputs / f"{name}.stderr"), token_file, str(answers)]
+    places = [visits, str(outputs / f"{name}.stdout"), str(answers)]
     # Apart: neither the witness nor anything else of this process's environment is loaded in it.
     command = [sys.executable, "-I", visitor.__file__, *places, str(os.getpid())]
     with subprocess.Popen(command) as child:
@@ -88,7 +87,7 @@ def main(given: Path, outputs: Path) -> int:
     for number, words in enumerate(life["commands"]):
         name = name_of(number, words, known)
         if "visits" in life and "--token-file" in words:
-            with visited(words, life["visits"], outputs, name):
+            with visited(life["visits"], outputs, name):
                 codes[name] = run(words, life["options"], outputs, name)
         else:
             codes[name] = run(words, life["options"], outputs, name)

@@ -1,9 +1,9 @@
 """A child process that visits `proper serve`: it sends requests, and keeps the bytes of each answer.
 
-    python -I visitor.py VISITS.json TOLD TOKEN_FILE ANSWERS SERVER
+    python -I visitor.py VISITS.json TOLD ANSWERS SERVER
 
-It waits until TOLD, the server's stderr, names the address, and ends the process SERVER when it has
-asked everything. Nothing but the standard library is imported, and it is not witnessed: what it
+It waits until TOLD, the server's stdout, has the page's address, and ends the process SERVER when it
+has asked everything. Nothing but the standard library is imported, and it is not witnessed: what it
 connects to is the socket of the program that is scanned.
 """
 
@@ -22,7 +22,7 @@ from pathlib import Path
 
 STATUSES = "statuses.json"
 WAIT_S = 300.0  # for the server, and for one answer
-_ADDRESS = re.compile(rb"completions at http://127\.0\.0\.1:(\d+)/v1")
+_ADDRESS = re.compile(rb"http://127\.0\.0\.1:(\d+)/#token=(\S+)\n")
 
 
 @dataclass(frozen=True)
@@ -89,22 +89,22 @@ def _asked(visit: Visit, port: int, token: str) -> bytes:
     return bytes(kept)
 
 
-def _port(told: Path) -> int:
-    """Where the server listens. Raises TimeoutError."""
+def _address(told: Path) -> tuple[int, str]:
+    """Port and token. Raises TimeoutError."""
     until = time.monotonic() + WAIT_S
     while time.monotonic() < until:
         found = _ADDRESS.search(told.read_bytes()) if told.exists() else None
         if found:
-            return int(found[1])
+            return int(found[1]), found[2].decode()
         time.sleep(0.05)
     raise TimeoutError("the server named no address")
 
 
-def main(given: Path, told: Path, token_file: Path, answers: Path, server: int) -> int:
+def main(given: Path, told: Path, answers: Path, server: int) -> int:
     """Visit, then end the server."""
     visits = [Visit(**one) for one in json.loads(given.read_text())]
     try:
-        statuses = visit_all(visits, _port(told), token_file.read_text().strip(), answers)
+        statuses = visit_all(visits, *_address(told), answers)
         (answers / STATUSES).write_text(json.dumps(statuses))
     finally:
         os.kill(server, signal.SIGINT)
@@ -112,5 +112,5 @@ def main(given: Path, told: Path, token_file: Path, answers: Path, server: int) 
 
 
 if __name__ == "__main__":
-    visits_file, told_file, token, folder = map(Path, sys.argv[1:5])
-    sys.exit(main(visits_file, told_file, token, folder, int(sys.argv[5])))
+    visits_file, told_file, folder = map(Path, sys.argv[1:4])
+    sys.exit(main(visits_file, told_file, folder, int(sys.argv[4])))
