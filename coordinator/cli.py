@@ -7,7 +7,6 @@ has more of the same in `client.terminal.command_line`: the two packages do not 
 from __future__ import annotations
 
 import sys
-import traceback
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated
@@ -17,7 +16,7 @@ import typer
 
 from coordinator.commands import consent, keys, release, root
 from coordinator.commands.options import say, tell
-from proper_model.errors import ProperError
+from proper_model.errors import ProperError, traceback_of
 
 PROGRAM = "proper-coordinator"
 USAGE, INTERRUPTED = 2, 130
@@ -64,7 +63,7 @@ def run_cli(arguments: Sequence[str]) -> int:
         return INTERRUPTED
     except ProperError as error:
         if session["debug"]:
-            traceback.print_exc()
+            sys.stderr.write(traceback_of(error))
         say(f"error: {error.message}")
         if error.hint:
             say(f"hint: {error.hint}")
@@ -75,7 +74,7 @@ def run_cli(arguments: Sequence[str]) -> int:
         return error.exit_code
     except Exception as error:  # noqa: BLE001 - a bug must not print what a key file holds
         if session["debug"]:
-            traceback.print_exc()
+            sys.stderr.write(traceback_of(error))
         say(f"error: internal error ({type(error).__name__})")
         say(f"hint: repeat with `{PROGRAM} --debug ...` and report what it shows")
         return 1

@@ -6,6 +6,9 @@ Messages may quote file names, field names, record numbers and counts, never use
 
 from __future__ import annotations
 
+import os
+import traceback
+
 
 class ProperError(Exception):
     """Base class. `exit_code` is what a command line returns for it; 1 is kept for bugs."""
@@ -214,3 +217,29 @@ class InterruptedRunError(ProperError):
     """The user interrupted the run; it can be resumed."""
 
     exit_code = 130
+
+
+def traceback_of(error: BaseException) -> str:
+    """Where an exception came from, as Python shows it, but without what others may have quoted.
+
+    `KeyError`, `int()` and asserts quote data, and whoever asks for a traceback may pass it on. So of
+    an exception, and of those it came from, the type and the lines of source are told, a message only
+    if PROPER wrote it, and the system's own words for an error of it.
+    """
+    told: list[str] = []
+    seen: set[int] = set()
+    one: BaseException | None = error
+    while one is not None and id(one) not in seen:
+        seen.add(id(one))
+        frames = "".join(traceback.format_tb(one.__traceback__))
+        told.append(
+            f"Traceback (most recent call last):\n{frames}{type(one).__name__}{_said(one)}\n"
+        )
+        one = one.__cause__ or (None if one.__suppress_context__ else one.__context__)
+    return "\nfrom this came:\n\n".join(reversed(told))
+
+
+def _said(error: BaseException) -> str:
+    if isinstance(error, ProperError):
+        return f": {error.message}"
+    return f": {os.strerror(error.errno)}" if isinstance(error, OSError) and error.errno else ""

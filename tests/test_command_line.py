@@ -16,6 +16,7 @@ import typer
 from client.cli import run_cli as device_cli
 from client.terminal.command_line import Session, run_command
 from client.terminal.console import agreed, asks, print_line, say, stdin_bytes
+from coordinator.cli import run_cli as coordinator_cli
 from proper_model.errors import ConfigError, DataError
 from simulations.cli import run_cli as simulation_cli
 
@@ -189,3 +190,75 @@ def test_a_question_without_input_is_an_error(monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(ConfigError, match="no input") as caught:
         agreed("Remove?")
     assert "--yes" in caught.value.hint
+
+
+TEXT = "zqwhat shall I tell my doctor"
+
+
+@pytest.mark.parametrize(
+    ("words", "said", "hint"),
+    [
+        (["generate", "and", TEXT], "do not fit this command", "goes in quotes"),
+        (["generate", f"--{TEXT}"], "No such option", "goes in quotes"),
+        (["generate", "--max-token", TEXT], "No such option; did you mean --max-tokens", "--help"),
+        ([TEXT], "No such command", "--help"),
+        (["generat", TEXT], "No such command; did you mean generate?", "--help"),
+        (["bundle", TEXT], "No such command", "--help"),
+        (
+            ["generate", "--max-tokens", TEXT, "x"],
+            "'--max-tokens': expected a whole number",
+            "--help",
+        ),
+        (["generate", "x", "--max-memory", TEXT], "'--max-memory': expected a number", "--help"),
+        (
+            ["export", "--format", TEXT, "--out", "x"],
+            "expected one of peft, merged, gguf",
+            "--help",
+        ),
+        (["generate", "--max-tokens"], "'--max-tokens' requires an argument", "--help"),
+        (["adapt"], "Missing argument 'HISTORY'", "--help"),
+    ],
+)
+def test_wrong_usage_says_what_is_expected_and_repeats_nothing(
+    words: list[str], said: str, hint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert device_cli(words) == 2
+    shown = capsys.readouterr()
+    error, then = shown.err.splitlines()
+    assert error.startswith("proper: error: ")
+    assert said in error
+    assert then.startswith("proper: hint: ")
+    assert hint in then
+    assert "zqwhat" not in shown.err + shown.out
+
+
+def test_the_bounds_of_a_number_and_a_parser_of_ours(capsys: pytest.CaptureFixture[str]) -> None:
+    assert device_cli(["generate", "x", "--max-tokens", "0"]) == 2
+    assert "expected a whole number, at least 1" in capsys.readouterr().err
+    assert simulation_cli(["run", "demo", "--out", "x", "--memory-budget", "zqword"]) == 2
+    shown = capsys.readouterr().err
+    assert "expected GiB without a unit" in shown
+    assert "zqword" not in shown
+
+
+@pytest.mark.parametrize("program", ["proper", "proper-coordinator"])
+def test_debug_shows_where_a_bug_is_and_quotes_nothing(
+    program: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(*_: object) -> None:
+        try:
+            int(TEXT)
+        except ValueError as error:
+            raise KeyError(TEXT) from error
+
+    run, words = {
+        "proper": (device_cli, ["path"]),
+        "proper-coordinator": (coordinator_cli, ["keys", "show", "x"]),
+    }[program]
+    monkeypatch.setattr("client.home.Home.find", broken)
+    monkeypatch.setattr("coordinator.commands.keys.load_key", broken)
+    assert run(["--debug", *words]) == 1
+    shown = capsys.readouterr().err
+    assert shown.index("ValueError\n") < shown.index("from this came:") < shown.index("KeyError\n")
+    assert "in broken" in shown
+    assert "zqwhat" not in shown

@@ -16,9 +16,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import typer
 from federation import CANARY, flower_identity, make_federation
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 
+from client.cli import app
 from client.node import cohort_host, flower_app
 from client.node.cohort_host import CohortHost
 from proper_model.errors import EgressError, StorageError
@@ -28,21 +30,20 @@ from simulations.flower import flower_engine
 from simulations.flower.actors import RECORDED
 from simulations.outcome.results import Document
 from simulations.privacy.egress import measured as module
-from simulations.privacy.egress import scanned_runs, witness
-from simulations.privacy.egress.canaries import Canary, draw, draw_numbers
+from simulations.privacy.egress import witness
+from simulations.privacy.egress.canaries import Canary, draw, draw_numbers, never_planted
+from simulations.privacy.egress.cast import learned, make_cast
 from simulations.privacy.egress.measured import EgressResult, Part, examine, sentence
-from simulations.privacy.egress.scanned_runs import (
-    Allowed,
-    ScannedRun,
-    commands,
-    learned,
-    make_cast,
-    write_given,
-)
+from simulations.privacy.egress.person_commands import commands, visits, write_given
+from simulations.privacy.egress.person_run import marks
+from simulations.privacy.egress.scanned_run import Allowed, ScannedRun
+from simulations.privacy.egress.scanner import Finding
 
 __all__ = ["flower_identity"]  # a fixture, used by name
 
 BUNDLE = "ab" * 32
+# Of `base` the device has nothing of a person's; all others are in the scanned life.
+SCANNED_COMMANDS = set(typer.main.get_group(app).commands) - {"base"}
 TEXT = Canary("item text", "test", text=CANARY)
 NUMBERS = draw_numbers("tensor", "test", np.random.default_rng(0))
 ALLOWED = (
@@ -207,7 +208,8 @@ def test_files_that_are_gone_or_elsewhere_and_connections_are_found(tmp_path):
     assert {parts[-1] for parts in gone} >= {"rewritten", "one"}
     assert part.network == 1
     rule = Allowed("work/*", "test", "its own")
-    assert [rule.covers("/".join(parts), "test", "item text") for parts in gone].count(True) == 2
+    found = [Finding("/".join(parts), "item text", "test", "utf-8", 0) for parts in gone]
+    assert [rule.covers(one) for one in found].count(True) == 2
 
 
 def test_a_scan_that_could_not_have_seen_is_not_clean(tmp_path):
@@ -222,19 +224,52 @@ def test_a_scan_that_could_not_have_seen_is_not_clean(tmp_path):
     assert seen.clean
     assert seen.leaks == []
     assert "none was found" in sentence([seen])
+    empty = Allowed("outputs/*", "test", "what was asked for", surely=True)
+    left = examine(ScannedRun(**{**run.__dict__, "inside": inside, "allowed": (empty,)}))
+    assert left.never_found == ["outputs/*"]
+    assert not left.clean
+
+
+def test_what_was_planted_nowhere_is_not_found_and_would_be(tmp_path):
+    """The same strangers, once in no file and once, in a place for somebody else's, in one."""
+    strangers = never_planted(np.random.default_rng(2))
+    assert len(strangers) == 16
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "log").write_text(CANARY)
+    rules = (Allowed("*", "*", "whatever there is"),)
+    run = ScannedRun("r", tmp_path / "run", tmp_path / "notes", (TEXT,), rules, {})
+    assert examine(run, strangers).clean
+    text, number = strangers[0], strangers[-1]
+    told = text.text.encode() + np.array(number.numbers, np.float16).tobytes()
+    (tmp_path / "run" / "log").write_bytes(CANARY.encode() + told)
+    part = examine(run, strangers)
+    assert [alarm.canary for alarm in part.false_alarms] == [number.name, text.name]
+    assert (part.leaks, part.never_found, part.clean) == ([], [], False)
+    assert "says nothing" in sentence([part])
+
+
+def test_a_rule_for_names_of_files_is_none_for_their_contents():
+    rule = Allowed("<path>*", "test", "called so", ("path",), forms="name *")
+    for form, covered in (("name utf-8", True), ("utf-8", False), ("utf-8 in zlib at 3", False)):
+        assert rule.covers(Finding("<path>/adapter/README.md", "path", "test", form, 0)) == covered
 
 
 def test_the_people_of_both_runs_have_marks_of_their_own(tmp_path):
     cast = make_cast(0, np.random.default_rng(0))
     texts = [c.text for c in cast.canaries]
     assert len(set(texts)) == len(texts) == 5 * (len(cast.pooled) + len(cast.test)) + 7
-    known = {c.name: c for c in cast.canaries if c.owner == scanned_runs.PERSON}
-    known |= draw(scanned_runs.PERSON, ["path", *scanned_runs.PASSPHRASES])
+    known = marks(cast)
     write_given(tmp_path, cast.alone, known)
-    typed = json.dumps(commands(tmp_path, tmp_path, tmp_path, known))
-    files = "".join(path.read_text() for path in tmp_path.iterdir())
-    unused = [name for name, one in known.items() if one.text not in typed + files]
+    typed = commands(tmp_path, tmp_path, (tmp_path, tmp_path), known)
+    words = json.dumps([one.words for one in typed])
+    asked = "".join(one.body + one.path for one in visits(known, cast.alone))
+    files = "".join(path.read_text(errors="replace") for path in tmp_path.iterdir())
+    unused = [name for name, one in known.items() if one.text not in words + asked + files]
     assert unused == ["path"]
+    failing = [one for one in typed if one.code]
+    debugged = [one for one in typed if "--debug" in one.words]
+    assert len(failing) == 2 * sum(one in debugged for one in failing)
+    assert {word for one in typed for word in one.words} >= SCANNED_COMMANDS
     json.loads((tmp_path / "later.json").read_text())
     with pytest.raises(json.JSONDecodeError):
         json.loads((tmp_path / "broken.json").read_text())
@@ -249,6 +284,7 @@ def test_the_command_fails_where_something_leaked(places, code, tmp_path, monkey
         files=2,
         bytes=10,
         leaks=[leak] if places else [],
+        false_alarms=[],
         meant=[],
         never_found=[],
         incomplete=[],
@@ -275,6 +311,8 @@ def test_the_command_fails_where_something_leaked(places, code, tmp_path, monkey
 def test_nothing_of_a_person_leaves(tmp_path):
     """Minutes: a whole federation and a whole life with the program."""
     assert run_cli(["privacy", "egress", "--out", str(tmp_path / "out")]) == 0
+    result = EgressResult.model_validate_json((tmp_path / "out" / "egress.json").read_bytes())
+    assert [part.false_alarms for part in result.parts] == [[], []]
 
 
 def test_numbers_that_the_release_holds_are_nobodys_even_if_two_people_stayed_at_them(

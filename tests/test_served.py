@@ -6,7 +6,9 @@ Where forgetting fails or something was changed meanwhile, state and list tell w
 from __future__ import annotations
 
 import errno
+import io
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -233,3 +235,21 @@ def test_a_removal_that_fails_behind_the_keys_can_be_repeated(
     assert (session.stored, session.adapted, ids(session)) == (True, False, [])
     session.forget(None, progress=quiet)
     assert not (person.home / "vault").exists()
+
+
+def test_the_address_is_there_before_the_server_ends(
+    person: Person, session: ServedPerson, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where stdout is a pipe or a file, which Python buffers."""
+    said = io.BytesIO()
+    seen: list[bytes] = []
+
+    def serve(*_: object, ready: Callable[[str], None], **_more: object) -> None:
+        ready("http://127.0.0.1:1")
+        seen.append(said.getvalue())
+
+    assert session.adapted
+    monkeypatch.setattr("client.serving.server.serve", serve)
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(said))
+    assert person.run("serve") == 0
+    assert seen[0].startswith(b"http://127.0.0.1:1/#token=")

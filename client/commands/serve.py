@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -54,6 +55,7 @@ def serve(
 
     def ready(url: str) -> None:
         print_line(page_address(url, token))
+        sys.stdout.flush()  # whoever reads it from a pipe or file waits for it
         say(f"completions at {url}/v1; the token is the part after the # of the page's address")
         say("Ctrl-C ends it")
 

@@ -2,7 +2,8 @@
 
 Every error that PROPER knows has its own exit code (`proper_model.errors`); 2 is wrong usage, 1 a
 bug, 130 Ctrl-C, 141 a reader of stdout that went away, 20 a stdout that takes no more or was never
-there. Messages of unknown exceptions are not shown, because they may quote a person's text.
+there. Messages of unknown exceptions are not shown, with `--debug` either, nor words of the command
+line in errors of usage, because both may quote a person's text.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ import io
 import os
 import signal
 import sys
-import traceback
 from collections.abc import Sequence
 from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass
@@ -33,7 +33,8 @@ from client.terminal.console import (
     say_error,
     stopping,
 )
-from proper_model.errors import InterruptedRunError, ProperError, StorageError
+from client.terminal.usage import told_of_usage
+from proper_model.errors import InterruptedRunError, ProperError, StorageError, traceback_of
 
 USAGE, INTERRUPTED = 2, 130
 OUTPUT_CLOSED = 141  # as the shell says of a program that SIGPIPE ended
@@ -91,12 +92,13 @@ def _run(app: typer.Typer, program: str, arguments: Sequence[str]) -> int:
         return INTERRUPTED
     except ProperError as error:
         if session.debug:
-            say_as_it_is(traceback.format_exc())
+            say_as_it_is(traceback_of(error))
         say_error(error)
         return error.exit_code
     except click.ClickException as error:
-        say(f"error: {error.format_message()}")
-        say(f"hint: {program} COMMAND --help lists arguments and options")
+        said, hint = told_of_usage(error)
+        say(f"error: {said}")
+        say(f"hint: {hint}{program} COMMAND --help lists arguments and options")
         return error.exit_code
     except SystemExit:  # click's answer to a reader of stdout that went away
         return OUTPUT_CLOSED
@@ -104,7 +106,7 @@ def _run(app: typer.Typer, program: str, arguments: Sequence[str]) -> int:
         if isinstance(error, OSError) and error.errno in _REFUSED:
             return _told(error)
         if session.debug:
-            say_as_it_is(traceback.format_exc())
+            say_as_it_is(traceback_of(error))
         say(f"error: internal error ({type(error).__name__})")
         say(f"hint: repeat with `{program} --debug ...` and report what it shows")
         return 1

@@ -21,7 +21,7 @@ def _gib(text: str) -> float:
         return float(text)
     except ValueError:
         raise typer.BadParameter(
-            f"'{text}' is no plain number; expected GiB without a unit, such as 0.5"
+            "no plain number; expected GiB without a unit, such as 0.5"
         ) from None
 
 

@@ -31,19 +31,9 @@ from proper_model.storage.files import make_private_folder, save_private
 from proper_model.tasks import users_to_json
 from simulations.privacy.deletion.found import Remaining, Retrained, Row, difference
 from simulations.privacy.egress.canaries import Canary, draw, in_tensors, plant, word
-from simulations.privacy.egress.scanned_runs import (
-    KIND,
-    OUTPUTS,
-    PERSON,
-    Cast,
-    apart,
-    arrays,
-    given_people,
-    learned,
-    make_cast,
-    pooled_rows,
-    run_child,
-)
+from simulations.privacy.egress.cast import KIND, PERSON, Cast, arrays, learned, make_cast
+from simulations.privacy.egress.federation_run import given_people, pooled_rows
+from simulations.privacy.egress.scanned_run import OUTPUTS, apart, run_child
 from simulations.privacy.egress.scanner import Scan, Scanner
 
 GONE = ("pooled 0", "pooled 1")

@@ -20,6 +20,7 @@ from proper_model.tasks import HistoryItem, Query, User
 
 LETTERS = 20  # of a word: log2(26^20) = 94 bits, so that none is found by chance
 SHORTEST = 8  # bytes of a text that may be searched for
+NOBODY, STRANGERS = "nobody", 8  # of each kind
 NUMBERS = 16  # of a run: 32 bytes in the narrowest format
 
 
@@ -68,6 +69,16 @@ def draw(
 def draw_numbers(name: str, owner: str, rng: np.random.Generator) -> Canary:
     """A run of random numbers, to be put into a tensor."""
     return Canary(name, owner, numbers=tuple(rng.standard_normal(NUMBERS).tolist()))
+
+
+def never_planted(rng: np.random.Generator | None = None) -> tuple[Canary, ...]:
+    """Texts and runs of numbers that stand nowhere: whoever finds one finds what is not there."""
+    numbers = rng or np.random.default_rng()
+    names = range(STRANGERS)
+    return (
+        *draw(NOBODY, (f"text {n}" for n in names), rng).values(),
+        *(draw_numbers(f"numbers {n}", NOBODY, numbers) for n in names),
+    )
 
 
 def in_tensors(

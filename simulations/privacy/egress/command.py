@@ -31,11 +31,23 @@ def egress(
         (
             part.name,
             *map(str, (part.canaries, part.files, sum(leak.times for leak in part.leaks))),
-            *map(str, (len(part.never_found), len(part.incomplete), part.network)),
+            *map(
+                str,
+                (len(part.never_found), len(part.false_alarms), len(part.incomplete), part.network),
+            ),
         )
         for part in result.parts
     ]
-    header = ("run", "canaries", "files", "leaks", "never found", "not looked at", "network")
+    header = (
+        "run",
+        "canaries",
+        "files",
+        "leaks",
+        "never found",
+        "false alarms",
+        "not looked at",
+        "network",
+    )
     print_table(Table("egress", header, tuple(rows)))
     print_line(result.sentence)
     say(f"result: {out / RESULT_FILE}")

@@ -2,8 +2,8 @@
 
 A canary outside of the places where it is meant to stand (`Allowed`, each with its reason) is a leak. A
 canary that was found nowhere is told too: either it was not planted or the scanner is blind, so the
-result would mean nothing. So is everything that could not be looked at to its end, and every try to
-reach a network. Source: docs/security.md 2.
+result would mean nothing. So are canaries that were planted nowhere and found all the same, everything
+that could not be looked at to its end, and every try to reach a network. Source: docs/security.md 2.
 """
 
 from __future__ import annotations
@@ -21,12 +21,11 @@ from proper_model.tasks import counted
 from simulations.outcome.environment import commit, hardware
 from simulations.outcome.results import Document, Hardware, Strict, write_document
 from simulations.privacy.egress import witness
-from simulations.privacy.egress.scanned_runs import (
-    ScannedRun,
-    make_cast,
-    run_client,
-    run_federation,
-)
+from simulations.privacy.egress.canaries import Canary, never_planted
+from simulations.privacy.egress.cast import make_cast
+from simulations.privacy.egress.federation_run import run_federation
+from simulations.privacy.egress.person_run import run_client
+from simulations.privacy.egress.scanned_run import ScannedRun
 from simulations.privacy.egress.scanner import Finding, Scan, Scanner
 
 RESULT_FILE = "egress.json"
@@ -54,13 +53,19 @@ class Meant(Strict):
 
 
 class Part(Strict):
-    """One run that was scanned."""
+    """One run that was scanned.
+
+    Attributes:
+        false_alarms: marks that were planted nowhere, and found all the same.
+        never_found: marks that were planted and not found; places that hold none and surely must.
+    """
 
     name: str
     canaries: int = Field(ge=0)
     files: int = Field(ge=0)
     bytes: int = Field(ge=0)
     leaks: list[Leak]
+    false_alarms: list[Leak]
     meant: list[Meant]
     never_found: list[str]
     incomplete: list[str]
@@ -70,7 +75,12 @@ class Part(Strict):
     @property
     def clean(self) -> bool:
         """Nothing leaked, and the scan could have seen it."""
-        return not (self.leaks or self.never_found or self.incomplete or self.network)
+        return not (self.leaks or self.unsure or self.network)
+
+    @property
+    def unsure(self) -> int:
+        """How much there is that makes the scan say nothing."""
+        return len(self.false_alarms) + len(self.never_found) + len(self.incomplete)
 
 
 class EgressResult(Document):
@@ -116,9 +126,14 @@ def egress(out: Path, *, seed: int = 0, progress: Progress = silent) -> EgressRe
     return result
 
 
-def examine(run: ScannedRun, scanner: Scanner | None = None) -> Part:
-    """Scan a run's folder, what it wrote elsewhere, and what must hold canaries as a control."""
-    scanner = scanner or Scanner(run.canaries)
+def examine(run: ScannedRun, strangers: tuple[Canary, ...] | None = None) -> Part:
+    """Scan a run's folder, what it wrote elsewhere, and what must hold canaries as a control.
+
+    Args:
+        strangers: canaries that were planted nowhere, drawn anew if not given.
+    """
+    strangers = never_planted() if strangers is None else strangers
+    scanner = Scanner((*run.canaries, *strangers))
     scan = scanner.scan_tree(run.root)
     elsewhere, network = witness.noted(run.notes)
     for path in elsewhere:
@@ -126,34 +141,32 @@ def examine(run: ScannedRun, scanner: Scanner | None = None) -> Part:
     control = Scan()
     for name, data in run.inside.items():
         control.add(scanner.scan_bytes(data, f"{INSIDE}/{name}"))
+    nobodys = {stranger.owner for stranger in strangers}
     meant: Counter[int] = Counter()
-    leaked = []
+    leaked, alarms = [], []
     for finding in scan.findings:
-        rule = next(
-            (
-                number
-                for number, rule in enumerate(run.allowed)
-                if rule.covers(finding.place, finding.owner, finding.canary)
-            ),
-            None,
-        )
-        if rule is None:
+        rule = next((n for n, rule in enumerate(run.allowed) if rule.covers(finding)), None)
+        if finding.owner in nobodys:
+            alarms.append(finding)
+        elif rule is None:
             leaked.append(finding)
         else:
             meant[rule] += 1
     seen = {(f.owner, f.canary) for f in (*scan.findings, *control.findings)}
     blind = [f"{c.name} of {c.owner}" for c in run.canaries if (c.owner, c.name) not in seen]
+    empty = [r.place for n, r in enumerate(run.allowed) if r.surely and not meant[n]]
     return Part(
         name=run.name,
         canaries=len(run.canaries),
         files=scan.files,
         bytes=scan.bytes,
         leaks=leaks(leaked),
+        false_alarms=leaks(alarms),
         meant=[
             Meant(place=rule.place, owner=rule.owner, reason=rule.reason, times=meant[number])
             for number, rule in enumerate(run.allowed)
         ],
-        never_found=blind,
+        never_found=[*blind, *empty],
         incomplete=scan.incomplete,
         network=network,
         told=dict(run.told),
@@ -188,7 +201,7 @@ def sentence(parts: Iterable[Part]) -> str:
         f"trained numbers were looked for in {counted(files, 'file')} that a federation and one "
         "person's use of the program left, messages and removed files included"
     )
-    unsure = sum(len(p.never_found) + len(p.incomplete) for p in parts)
+    unsure = sum(p.unsure for p in parts)
     leaked = sum(leak.times for p in parts for leak in p.leaks)
     reached = sum(p.network for p in parts)
     if leaked or reached:

@@ -1,0 +1,53 @@
+"""What is told of a command line that does not fit: never its words, which may be a person's.
+
+A question without quotes is some words too many, one that begins with a dash an unknown option, and
+click's own messages quote both.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+QUOTES = "a text with spaces goes in quotes; "
+
+
+def told_of_usage(error: click.ClickException) -> tuple[str, str]:
+    """What is wrong, and what to do before reading the help, which may be nothing."""
+    if isinstance(error, click.MissingParameter | click.BadOptionUsage):
+        return error.format_message(), ""  # both name arguments and options of ours only
+    if isinstance(error, click.BadParameter):
+        name = "" if error.param is None else f" for {error.param.get_error_hint(error.ctx)}"
+        return f"Invalid value{name}: {_expected(error)}", ""
+    near = " or ".join(getattr(error, "possibilities", None) or ())
+    meant = f"; did you mean {near}?" if near else ""
+    if isinstance(error, click.NoSuchOption):
+        return f"No such option{meant}", "" if near else QUOTES
+    if hasattr(error, "command_name"):  # click.exceptions.NoSuchCommand, since 8.4
+        return f"No such command{meant}", ""
+    return "The words given do not fit this command", QUOTES
+
+
+def _expected(error: click.BadParameter) -> str:
+    """What an option or argument takes; a parser of ours says it itself."""
+    kind: Any = None if error.param is None else error.param.type
+    if isinstance(kind, click.types.FuncParamType):
+        return error.message
+    if isinstance(kind, click.Choice):
+        return f"expected one of {', '.join(map(str, kind.choices))}"
+    if isinstance(kind, click.types.IntParamType):
+        return f"expected a whole number{_within(kind)}"
+    if isinstance(kind, click.types.FloatParamType):
+        return f"expected a number{_within(kind)}"
+    return "another kind of value is expected"
+
+
+def _within(kind: Any) -> str:
+    """The bounds of a range."""
+    low, high = getattr(kind, "min", None), getattr(kind, "max", None)
+    if low is None and high is None:
+        return ""
+    if high is None:
+        return f", at least {low}"
+    return f", at most {high}" if low is None else f" from {low} to {high}"
