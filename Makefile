@@ -243,10 +243,13 @@ privacy: $(STAMP) ## what leaks, in small: membership and egress on synthetic pe
 	$(MAKE) -j 2 $(ATTACKS:%=privacy-%)
 
 # results/privacy: five seeds on synthetic people. What is finished is not trained again.
-PRIVACY_RESULTS := membership canaries canaries-new-token linkage inversion epsilon deletion poisoning backdoor
+PRIVACY_RESULTS := membership-prototypes canaries canaries-new-token linkage inversion epsilon deletion poisoning backdoor
 PRIVACY_COMMAND_canaries-new-token := canaries
+PRIVACY_COMMAND_membership-prototypes := membership
+# Of before prototypes were of twenty people each; what else it says is as it was.
+PRIVACY_BEFORE := results/privacy/membership.json
 privacy-results: PRIVACY_OUT = runs/privacy-results
-privacy-results: PRIVACY_membership := demo:text
+privacy-results: PRIVACY_membership-prototypes := demo:text --things embeddings
 privacy-results: PRIVACY_canaries := demo:text
 privacy-results: PRIVACY_canaries-new-token := demo:text --design new-token
 privacy-results: PRIVACY_linkage := demo --people 24
@@ -261,7 +264,7 @@ privacy-results: $(PRIVACY_RESULTS:%=privacy-%) ## results/privacy again, on syn
 	$(MAKE) privacy-report
 
 privacy-report: $(STAMP) ## all committed attacks on one page: results/privacy/report.html
-	$(BIN)/proper-sim privacy report results/privacy/*.json --out results/privacy/report.html
+	$(BIN)/proper-sim privacy report results/privacy/*.json --before $(PRIVACY_BEFORE) --out results/privacy/report.html
 
 privacy-%: $(STAMP)
 	$(TEST_ENV) $(BIN)/proper-sim privacy $(or $(PRIVACY_COMMAND_$*),$*) $(PRIVACY_$*) --out $(PRIVACY_OUT)/$*

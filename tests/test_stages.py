@@ -408,10 +408,10 @@ def test_few_users_publish_neither_mean_nor_prototypes() -> None:
     assert published["prototypes"].shape == (0, 2, 4)
 
 
-def test_prototypes_are_centres_of_at_least_ten_users() -> None:
+def test_prototypes_are_centres_of_at_least_twenty_users() -> None:
     generator = torch.Generator().manual_seed(0)
     centres = torch.tensor([[5.0, 0], [0, 5.0], [-5.0, -5.0]])
-    sizes = [14, 12, 4]  # the third group is too small to publish
+    sizes = [28, 24, 8]  # the third group is too small to publish
     table = torch.cat(
         [
             c + 0.1 * torch.randn(n, 2, generator=generator)
@@ -420,11 +420,14 @@ def test_prototypes_are_centres_of_at_least_ten_users() -> None:
     )[:, None]
     published = published_embeddings(table, FAST, 0)
     counts = published["prototype_counts"].tolist()
-    # The four join a neighbour: left out, the mean less the centres would give them away.
-    assert sorted(counts) in ([12, 18], [14, 16])
-    assert sum(counts) == 30
-    assert published["mean_embedding_count"].item() == 30
+    # The eight join their neighbours: left out, the mean less the centres would give them away.
+    assert len(counts) == 2 and min(counts) >= 24
+    assert sum(counts) == 60
+    assert published["mean_embedding_count"].item() == 60
     assert torch.allclose(published["mean_embedding"], table.mean(0))
+    # Of fewer than two such centres one would be the mean.
+    few = published_embeddings(table[:39], FAST, 0)
+    assert few["mean_embedding_count"].item() == 39 and len(few["prototypes"]) == 0
 
 
 def test_a_cache_entry_of_another_key_is_refused(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ Independent of signing (`bundle`) and transport. Files:
     recipe.json               structure, stage-3 settings, calibration, seed, versions
     task.toml                 the task with its templates
 
-No user embedding is in it, only the mean and prototypes over at least ten users each.
+No user embedding is in it, only the mean over at least ten users and prototypes over twenty each.
 """
 
 from __future__ import annotations

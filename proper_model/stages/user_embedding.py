@@ -30,6 +30,9 @@ from proper_model.progress import Steps
 from proper_model.settings.profile import StageSettings
 from proper_model.text.encoding import Encoder
 
+# Centres of ten users gave away more of who was among them (docs/privacy.md, What was measured).
+USERS_A_PROTOTYPE = 20
+
 
 @dataclass(frozen=True)
 class EmbeddingFit:
@@ -161,13 +164,16 @@ def published_embeddings(
 ) -> dict[str, Tensor]:
     """What a release says of the pooled users' embeddings [U, tables, e]: never a row.
 
-    Their mean and prototypes, each with the number of users it is of. With fewer users than a
-    prototype needs even the mean would say much about each of them, so zeros are shipped and their
-    count says so. `mean` [tables, e]: what somebody without items has, where that is not the mean.
+    Their mean and prototypes, each with the number of users it is of. With fewer users than
+    `group.prototype_min_users` even the mean would say much about each of them, so zeros are shipped
+    and their count says so; prototypes are of twenty users each at least. `mean` [tables, e]: what somebody without items has, where that is not the mean.
     """
     minimum = settings.group.prototype_min_users
     prototypes, counts = find_prototypes(
-        table, settings.group.prototypes, minimum_users=minimum, seed=seed
+        table,
+        settings.group.prototypes,
+        minimum_users=max(USERS_A_PROTOTYPE, minimum),
+        seed=seed,
     )
     enough = len(table) >= minimum
     if mean is None:
@@ -185,19 +191,21 @@ def find_prototypes(
 ) -> tuple[Tensor, list[int]]:
     """k-means centres of pooled embeddings [U, tables, e] -> ([K, tables, e], users a centre).
 
-    Clusters of fewer than `minimum_users` users join others; with too few users none is made.
-    Every user counts in exactly one centre.
+    Clusters of fewer than `minimum_users` users join others; with too few users for two none is
+    made, since one alone would be the mean. Every user counts in exactly one centre.
     """
     from sklearn.cluster import KMeans
 
     users = embeddings.shape[0]
     clusters = min(count, users // minimum_users)
-    if clusters < 1:
+    if clusters < 2:
         return embeddings[:0], []
     flat = embeddings.detach().flatten(1).double().cpu()
     found = KMeans(n_clusters=clusters, n_init=10, random_state=seed).fit(flat.numpy()).labels_
     labels = _merge_small(flat, torch.from_numpy(found).long(), minimum_users)
     kept = sorted(set(labels.tolist()))
+    if len(kept) < 2:
+        return embeddings[:0], []
     sizes = [int((labels == cluster).sum()) for cluster in kept]
     assert sum(sizes) == users
     rows = [(labels == cluster).to(embeddings.device) for cluster in kept]

@@ -11,6 +11,7 @@ One line for every sentence about a thing, of the attack that found most.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -97,9 +98,20 @@ def lines_of(result: Result) -> list[Line]:
 
 
 def with_before(lines: Sequence[Line], before: Sequence[Line]) -> list[Line]:
-    """The lines, with what the same attack found in files of before a default changed."""
-    found = {line.key: line.advantage for line in before}
-    return [replace(line, without=line.without or found.get(line.key)) for line in lines]
+    """The lines, with what was found of the same thing before a default changed.
+
+    Of `before` itself those lines are left out that a newer file has, too.
+    """
+    older = {line.key: line for line in before}
+    times = Counter(line.key for line in lines)
+    found = []
+    for line in lines:
+        old = older.get(line.key)
+        if old is None or (old == line and times[line.key] == 1):
+            found.append(line)
+        elif old != line:
+            found.append(replace(line, without=line.without or old.advantage))
+    return found
 
 
 def summary_table(lines: Sequence[Line]) -> Table:
