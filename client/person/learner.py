@@ -286,9 +286,9 @@ class Learner:
     def under(
         self, privacy: ItemPrivacy | None, chance: user_privacy.Chance | None = None
     ) -> Learner:
-        """The same learner, which protects single items so."""
+        """The same learner, which protects single items so; without `chance` that of before."""
         other = copy.copy(self)
-        other.privacy, other.chance = privacy, chance
+        other.privacy, other.chance = privacy, chance or self.chance
         return other
 
     def apart(self, name: str) -> Learner:
