@@ -106,6 +106,14 @@ class Asked:
     choose: Callable[[PersonalState | None, InstalledBundle], Chosen]
     privacy: ItemPrivacy | str | None
 
+    def check_first(self) -> None:
+        """Raise ConfigError where items that were read already cannot be protected as asked."""
+        from client.person.item_promise import check_promise, privacy_after
+
+        privacy = privacy_after(None, self.privacy)
+        if self.first is not None and privacy is not None:
+            check_promise(privacy, {self.first[0].name: self.first})
+
 
 def train_whole(
     workspace: Workspace, newest: InstalledBundle, asked: Asked, memory: Memory, *, resume: bool
@@ -114,6 +122,7 @@ def train_whole(
     from client.person import adapting
     from client.person.item_promise import check_promise, with_privacy
 
+    asked.check_first()
     with workspace.changing() as vault:
         before = stored(VaultStore(vault)) or new_state(newest, vault)
         state = with_privacy(before, asked.privacy)
