@@ -60,9 +60,10 @@ $(STAMP): pyproject.toml constraints.txt constraints-cuda.txt
 	$(BIN)/pip check
 	@touch $@
 
-# dp-accounting, in an environment of its own below .venv: profiles with a table [privacy] need it.
+# dp-accounting, in an environment of its own below .venv: profiles with a table [privacy] and
+# `proper adapt --private-epsilon` need it.
 ACCOUNTANT := $(VENV)/accountant
-accountant: $(ACCOUNTANT)/.installed ## what user-level privacy comes to: constraints-privacy.txt, by hash
+accountant: $(ACCOUNTANT)/.installed ## what differential privacy comes to: constraints-privacy.txt, by hash
 $(ACCOUNTANT)/.installed: constraints-privacy.txt | $(STAMP)
 	test -x $(ACCOUNTANT)/bin/python || $(PYTHON) -m venv $(ACCOUNTANT)
 	$(ACCOUNTANT)/bin/python -m pip install --progress-bar off --disable-pip-version-check --no-deps \

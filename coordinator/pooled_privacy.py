@@ -10,9 +10,14 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from coordinator.accountant import Spent, spend
+from proper_model.accounting import Spent, account
 from proper_model.errors import ConfigError
-from proper_model.settings import StageSettings, Structure, check_private_structure
+from proper_model.settings import (
+    PrivacySettings,
+    StageSettings,
+    Structure,
+    check_private_structure,
+)
 from proper_model.tasks import User
 
 INFINITE = "infinite"  # epsilon where there is no guarantee: JSON has no infinity
@@ -27,6 +32,24 @@ DOES_NOT_COVER = (
     "settings that were chosen by looking at what these users' data give under several of them",
     "caches and checkpoints on the server, which hold more than the release",
 )
+
+
+def spend(privacy: PrivacySettings, steps: int) -> Spent:
+    """The budget of `steps` steps under these settings, and z if they name a target instead.
+
+    Raises as `account`. It is not asked where nothing depends on it: reproducible settings with a
+    noise multiplier.
+    """
+    if privacy.reproducible and privacy.noise_multiplier is not None:
+        return Spent(privacy.noise_multiplier, math.inf, "none")
+    found = account(
+        sampling_rate=privacy.sampling_rate,
+        steps=steps,
+        delta=privacy.delta,
+        noise_multiplier=privacy.noise_multiplier,
+        epsilon=privacy.epsilon,
+    )
+    return dataclasses.replace(found, epsilon=math.inf) if privacy.reproducible else found
 
 
 def spent_on(

@@ -446,6 +446,7 @@ def test_on_a_device_items_are_read_as_pooled_users_items_were(monkeypatch):
     """Without retrieved lines before them, and as many in a pass as memory holds, not as many as train."""
     task = load_task("synth_tag")
     device = SimpleNamespace(
+        privacy=None,
         model=SimpleNamespace(structure=CALIBRATED),
         release=SimpleNamespace(inferred="inferred"),
         settings=SETTINGS,

@@ -34,7 +34,7 @@ CANARY = "canary-of-a-private-history"
 # Libraries that a setting needs and others do without: the extra, and the one file that imports it.
 OPTIONAL = {
     "bitsandbytes": ("quantized", "proper_model/base/quantized.py"),
-    "dp_accounting": ("privacy", "coordinator/accountant_program.py"),
+    "dp_accounting": ("privacy", "proper_model/accounting/accountant_program.py"),
     "gguf": ("gguf", "proper_model/base/gguf_header.py"),
     "keyring": ("keyring", "client/vault/keyring_store.py"),
 }

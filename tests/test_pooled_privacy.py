@@ -13,11 +13,11 @@ import torch
 from scipy.optimize import brentq
 from scipy.stats import norm
 
-from coordinator import accountant
-from coordinator.accountant import Spent, interpreter, spend
 from coordinator.phase_keys import PhaseInputs
-from coordinator.pooled_privacy import privacy_notes, spent_on
+from coordinator.pooled_privacy import privacy_notes, spend, spent_on
 from coordinator.pooled_stages import run_pooled_stages
+from proper_model.accounting import Spent, accountant
+from proper_model.accounting.accountant import interpreter
 from proper_model.base.population_lora import attach_population, population_state
 from proper_model.engine.factor_cores import FactorCores
 from proper_model.errors import ConfigError, TrainingError

@@ -13,7 +13,7 @@ import pytest
 from scipy.optimize import brentq
 from scipy.stats import norm
 
-from coordinator import accountant
+from proper_model.accounting import accountant
 from proper_model.engine.user_privacy import ClippedSum, SeededChance
 from proper_model.errors import CheckpointError, ConfigError
 from proper_model.settings import PrivacySettings, load_profile, preset

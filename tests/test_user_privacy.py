@@ -249,7 +249,7 @@ def test_cores_are_clipped_and_trained_in_place_of_the_factors(tmp_path: Path) -
 def test_noise_is_normal_with_the_deviation_that_is_stated(chance: Any):
     """z C / (q U) on every number, independent of how many were drawn: here nobody."""
     parameters = [torch.zeros(150, 200), torch.zeros(9_999)]
-    ClippedSum(parameters, 0.5).release(chance, noise_multiplier=3.0, expected_users=20.0)
+    ClippedSum(parameters, 0.5).release(chance, noise_multiplier=3.0, expected=20.0)
     noise = flat([p.grad for p in parameters]).numpy()
     stated = 3.0 * 0.5 / 20.0
     # Five standard errors of a deviation over so many numbers: it fails once in two million times.

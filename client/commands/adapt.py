@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,10 +11,10 @@ import typer
 
 from client.commands import options as o
 from client.commands.reading import read_items, read_options
-from client.commands.training_run import learner_for, new_state, say_cost, store, train
+from client.commands.training_run import Spent, learner_for, new_state, say_cost, store, train
 from client.person.stores import VaultStore, stored
 from client.person.workspace import Memory
-from client.terminal.console import print_line, say
+from client.terminal.console import print_line, progress_bars, say
 from proper_model.tasks import (
     Depth,
     HistoryItem,
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from client.person.workspace import Workspace
     from client.releases.content import InstalledRelease
     from client.releases.store import InstalledBundle
+    from proper_model.settings import ItemPrivacy
 
 Chosen = tuple[Task, tuple[HistoryItem, ...]]
 Plan = Annotated[bool, typer.Option("--plan", help="Only say what it would cost.")]
@@ -49,6 +50,8 @@ def adapt(
     max_items: o.MaxItems = None,
     lenient: o.Lenient = False,
     retrieve: o.Retrieve = None,
+    private_epsilon: o.PrivateEpsilon = None,
+    private_delta: o.PrivateDelta = None,
     yes: o.Yes = False,
     max_memory: o.MaxMemory = None,
     base_weights: o.BaseWeights = None,
@@ -60,7 +63,7 @@ def adapt(
 
     Ctrl-C stops it; the same command with --resume goes on.
     """
-    from client.person import adapting
+    from client.person.item_promise import asked_privacy
 
     workspace = o.workspace(context)
     how = read_options(
@@ -69,6 +72,10 @@ def adapt(
     newest = workspace.installed()
     memory = Memory(o.bytes_of(max_memory), base_weights, recompute)
     depth = None if retrieve is None else parse_depth(retrieve)
+    with progress_bars() as show:
+        if private_epsilon is not None:
+            show("accounting for privacy", 0, 0)
+        privacy = asked_privacy(private_epsilon, private_delta)
 
     def chosen_items(state: PersonalState | None, bundle: InstalledBundle) -> Chosen:
         chosen = choose_task(task, workspace.releases.read(bundle), state, depth)
@@ -76,24 +83,74 @@ def adapt(
 
     # A new person hears what is wrong with the items before choosing a passphrase.
     first = None if workspace.has_vault else chosen_items(None, newest)
+    asked = Asked(first, chosen_items, privacy)
     if plan:
-        say_plan(workspace, first, chosen_items, memory)
+        say_plan(workspace, asked, memory)
         return
+    trained, name, least, spent = train_whole(workspace, newest, asked, memory, resume=resume)
+    say_outcome(trained, name, least)
+    say_comparison(trained, name)
+    spent.say()
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is to be adapted to.
+
+    Attributes:
+        first: task and items of a person without a vault; None: `choose` reads them by what is stored.
+        privacy: of single items, as `client.person.item_promise.asked_privacy` gives it.
+    """
+
+    first: Chosen | None
+    choose: Callable[[PersonalState | None, InstalledBundle], Chosen]
+    privacy: ItemPrivacy | str | None
+
+    def check_first(self) -> None:
+        """Raise ConfigError where items that were read already cannot be protected as asked."""
+        from client.person.item_promise import check_promise, privacy_after
+
+        privacy = privacy_after(None, self.privacy)
+        if self.first is not None and privacy is not None:
+            check_promise(privacy, {self.first[0].name: self.first})
+
+
+def train_whole(
+    workspace: Workspace, newest: InstalledBundle, asked: Asked, memory: Memory, *, resume: bool
+) -> tuple[PersonalState, str, int | None, Spent]:
+    """Train and store; the state, the task's name, how many items an adapter needs, and what it took."""
+    from client.person import adapting
+    from client.person.item_promise import check_promise, with_privacy
+
+    asked.check_first()
     with workspace.changing() as vault:
-        state = stored(VaultStore(vault)) or new_state(newest, vault)
+        before = stored(VaultStore(vault)) or new_state(newest, vault)
+        state = with_privacy(before, asked.privacy)
         bundle = workspace.bundle_of(state)
-        chosen, items = first or chosen_items(state, bundle)
+        chosen, items = asked.first or asked.choose(state, bundle)
         histories = {**adapting.histories_of(state), chosen.name: (chosen, items)}
+        if state.privacy is not None:
+            check_promise(state.privacy, histories)
         say_dropped(state, chosen.name, items)
+        say_left_without(before, state)
         with learner_for(workspace, bundle, state, memory) as learner:
             say_room(learner, chosen, items)
             say_cost(workspace, learner, histories, memory, compared=chosen.name)
             step = partial(adapting.adapt_comparing, chosen.name)
             trained, spent = train(vault, learner, state, histories, "adapt", step, resume=resume)
+            least = learner.least_items
         store(vault, trained, what="adapt", task=chosen.name, items=len(items))
-    say_outcome(trained, chosen.name, learner.least_items)
-    say_comparison(trained, chosen.name)
-    spent.say()
+    return trained, chosen.name, least, spent
+
+
+def say_left_without(before: PersonalState, state: PersonalState) -> None:
+    """Warn of what was trained without privacy and lies where this training does not reach."""
+    adapters = any(task.adapter for task in before.tasks.values())
+    if state.privacy is not None and before.privacy is None and adapters:
+        say(
+            "warning: the adapter of before was trained without privacy; it stays for proper rollback until "
+            "the training after this one, and exports and backups of it promise nothing"
+        )
 
 
 def choose_task(
@@ -119,20 +176,20 @@ def choose_task(
     return chosen if retrieve is None else replace(chosen, retrieve=retrieve)
 
 
-def say_plan(
-    workspace: Workspace,
-    first: Chosen | None,
-    choose: Callable[[PersonalState | None, InstalledBundle], Chosen],
-    memory: Memory,
-) -> None:
+def say_plan(workspace: Workspace, asked: Asked, memory: Memory) -> None:
     """What adapting would cost. Nothing is changed."""
     from client.person import adapting
+    from client.person.item_promise import check_promise, privacy_after
 
-    state = stored(VaultStore(workspace.open())) if first is None else None
+    state = stored(VaultStore(workspace.open())) if asked.first is None else None
     bundle = workspace.bundle_of(state)
-    chosen, items = first or choose(state, bundle)
+    chosen, items = asked.first or asked.choose(state, bundle)
     known = {} if state is None else adapting.histories_of(state)
-    with learner_for(workspace, bundle, state, memory) as learner:
+    privacy = privacy_after(state, asked.privacy)
+    with learner_for(workspace, bundle, state, memory) as release_learner:
+        learner = release_learner.under(privacy)
+        if privacy is not None:
+            check_promise(privacy, {chosen.name: (chosen, items)})
         say_room(learner, chosen, items)
         histories = {**known, chosen.name: (chosen, items)}
         say_cost(workspace, learner, histories, memory, compared=chosen.name)
@@ -168,27 +225,21 @@ def say_outcome(state: PersonalState, name: str, least: int | None) -> None:
 
     `least`: how many items an adapter needs; None: this release makes none.
     """
+    from client.person.item_promise import promise_sentences
+
     report = state.tasks[name].report
     source = state.embedding_report.get("embedding_source", "mean")
     if not report.get("lora_trained"):
-        count = int(report.get("items", 0))
-        start = {
-            "mean": "the average user's embedding",
-            "prototype": "the embedding of the nearest kind of user",
-            "fitted": "an embedding of your own",
-            "inferred": "an embedding of your own",
-            "none": "the population's model, which is all that this release holds",
-        }[str(source)]
-        if least is None:
-            print_line(
-                f"There is no adapter of your own: you get {start}. This release makes none, since "
-                "an adapter did not help the people whom it was calibrated with."
-            )
-            return
+        say_none(int(report.get("items", 0)), str(source), least)
+        return
+    if promised := promise_sentences(report):
         print_line(
-            f"With {counted(count, 'item')} there is no adapter of your own yet: you get {start}. "
-            f"Come back with {least} or more."
+            f"Your adapter is trained on {counted(int(report['items']), 'item')} under privacy, as fixed "
+            "before: none was held back to choose or to judge. Your embedding is the average user's. "
+            "What personalization brings, proper evaluate tells."
         )
+        for sentence in promised:
+            print_line(sentence)
         return
     before, after = report.get("lora_loss_before"), report.get("lora_loss_after")
     groups = source != "none"
@@ -219,6 +270,27 @@ def say_outcome(state: PersonalState, name: str, least: int | None) -> None:
             f"back from it {before:.3f} {without}, {after:.3f} with the adapter. "
             "What personalization brings on items that nothing has seen, proper evaluate tells."
         )
+
+
+def say_none(count: int, source: str, least: int | None) -> None:
+    """That there is no adapter, and what there is instead; the other arguments as in `say_outcome`."""
+    start = {
+        "mean": "the average user's embedding",
+        "prototype": "the embedding of the nearest kind of user",
+        "fitted": "an embedding of your own",
+        "inferred": "an embedding of your own",
+        "none": "the population's model, which is all that this release holds",
+    }[source]
+    if least is None:
+        print_line(
+            f"There is no adapter of your own: you get {start}. This release makes none, since "
+            "an adapter did not help the people whom it was calibrated with."
+        )
+        return
+    print_line(
+        f"With {counted(count, 'item')} there is no adapter of your own yet: you get {start}. "
+        f"Come back with {least} or more."
+    )
 
 
 def say_comparison(state: PersonalState, name: str) -> None:

@@ -16,13 +16,13 @@ from client.person.workspace import Workspace
 from client.terminal.console import print_line, progress_bars, say
 from client.vault.passphrases import new_passphrase
 from proper_model.errors import ConfigError, ExportError
-from proper_model.tasks import ALL, counted
+from proper_model.tasks import ALL, Depth, counted
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from client.export.request import Exported
-    from client.person.state import PersonalState
+    from client.person.state import PersonalState, Report
     from client.releases.store import InstalledBundle
     from proper_model.release.contents import Release
     from proper_model.settings import BaseWeights
@@ -163,7 +163,7 @@ def export_model(
         mine, encoder = Personal.of(release, state, name), release.encoder()
         own = mine.own_items("3")
         share = ALONE if alone else mine.share
-        measured = approximate or share != ALONE
+        measured = measures(state, approximate=approximate or share != ALONE)
         newest = task_state.items[-MEASURED_ITEMS:] if measured else ()
         done = write_format(
             kind,
@@ -182,12 +182,44 @@ def export_model(
     print_line(str(out))
     if alone:
         say("it is stage 2: the group's experts as your embedding mixes them; you have no adapter")
-    if depth := own.task.retrieve:
+    say_depth(own.task.retrieve)
+    tell(done, kind, embedded=bundle.manifest.base_reference is None, with_base=with_base)
+    say_private(task_state.report)
+
+
+def say_depth(depth: Depth) -> None:
+    """That own items are expected before a question, where they are."""
+    if depth:
         items = "your whole history" if depth == ALL else counted(depth, "own item")
         say(
             f"it expects {items} before every question; none is in it, README.md says in which form"
         )
-    tell(done, kind, embedded=bundle.manifest.base_reference is None, with_base=with_base)
+
+
+def say_private(report: Report) -> None:
+    """What a leak would give away, and what was promised about that."""
+    from client.person.item_promise import promise_sentences
+
+    promised = promise_sentences(report)
+    for sentence in promised:
+        say(sentence)
+    leaked = "tells of your items as a whole" if promised else "is as good as leaked history"
+    say(f"it is not encrypted, and a leaked adapter {leaked}: keep it private")
+
+
+def measures(state: PersonalState, *, approximate: bool) -> bool:
+    """Whether own items are asked what an export loses: where it is not exact.
+
+    Raises ExportError where that would say more of the items than was promised.
+    """
+    if approximate and state.privacy is not None:
+        raise ExportError(
+            "your adapter is under privacy of single items, and this export would hold more of them: how "
+            "they lean on the experts, or what folding loses on them",
+            hint="over a release that folds exactly (preset 'device') leave --approximate out; proper export "
+            "--format age-backup holds everything, encrypted",
+        )
+    return approximate
 
 
 def _own_embedding(state: PersonalState) -> bool:
@@ -221,7 +253,6 @@ def tell(done: Exported, kind: Format, *, embedded: bool, with_base: bool) -> No
         say("adapter_config.json names this folder's place; README.md says what to do on moving it")
     elif kind in ADAPTERS and embedded and not with_base:
         say("it needs the release's own base, see README.md; --with-base writes that beside it")
-    say("it is not encrypted, and a leaked adapter is as good as leaked history: keep it private")
 
 
 def load_for(

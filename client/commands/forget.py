@@ -16,6 +16,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import IO, Annotated
 
 import typer
@@ -81,6 +82,7 @@ def forget(
         forget_everything(context, yes=yes)
         return
     from client.person import adapting
+    from client.person.item_promise import promise_sentences
 
     selectors = [selector for selector in items or [] if selector != "-"]
     if "-" in (items or []):
@@ -97,14 +99,16 @@ def forget(
         histories = adapting.histories_of(left)
         with learner_for(workspace, bundle, state, memory) as learner:
             say_cost(workspace, learner, histories, memory, alone=True)
-            trained, spent = train(
-                vault, learner, left, histories, "forget", adapting.adapt, resume=resume
-            )
+            step = partial(adapting.adapt, changed=name)
+            trained, spent = train(vault, learner, left, histories, "forget", step, resume=resume)
         VaultStore(vault).write_without(trained, task=name, items=len(gone))
     print_line(
         f"Forgot {counted(len(gone), 'item')}; {counted(len(trained.tasks[name].items), 'item')} "
-        "left. The adapter is what it would be had they never been there."
+        "left. The adapter is what it would be had they never been there"
+        f"{', but for chance' if trained.privacy else ''}."
     )
+    for sentence in promise_sentences(trained.tasks[name].report):
+        print_line(sentence)
     print_line(REMAINS)
     spent.say()
 

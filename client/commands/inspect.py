@@ -33,6 +33,16 @@ REPORTED = (
     "lora_loss_before",
     "lora_loss_after",
     "loss_without_own_items_before",
+    "private_epsilon",
+    "private_delta",
+    "private_accountant",
+    "private_steps",
+    "private_sampling_rate",
+    "private_clip_norm",
+    "private_noise_multiplier",
+    "private_trainings",
+    "private_epsilon_all",
+    "private_delta_all",
 )
 WORDS = {
     "task": "task",
@@ -54,6 +64,16 @@ WORDS = {
     "lora_loss_before": "held-back loss before",
     "lora_loss_after": "held-back loss after",
     "loss_without_own_items_before": "held-back loss without own items before",
+    "private_epsilon": "privacy of an item, epsilon",
+    "private_delta": "privacy of an item, delta",
+    "private_accountant": "privacy, accounted by",
+    "private_steps": "privacy, steps",
+    "private_sampling_rate": "privacy, an item is in a step with probability",
+    "private_clip_norm": "privacy, an item's gradient is cut to",
+    "private_noise_multiplier": "privacy, noise in multiples of that",
+    "private_trainings": "privacy, trainings so far",
+    "private_epsilon_all": "privacy of all these together, epsilon",
+    "private_delta_all": "privacy of all these together, delta",
 }
 
 ShowItems = Annotated[

@@ -107,6 +107,24 @@ Retrieve = Annotated[
         "for. (default: as you adapted; 0 before)",
     ),
 ]
+PrivateEpsilon = Annotated[
+    str | None,
+    typer.Option(
+        "--private-epsilon",
+        metavar="E",
+        help="Train so that the adapter tells little of any single item: differential privacy with this "
+        "epsilon, for example 8; off ends it. (default: as you adapted)",
+    ),
+]
+PrivateDelta = Annotated[
+    float | None,
+    typer.Option(
+        "--private-delta",
+        metavar="D",
+        help="The delta that --private-epsilon is stated at; below one over the number of items. "
+        "(default: 1e-5)",
+    ),
+]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on where an interrupted run stopped.")]
 Stage = Annotated[
     str | None,

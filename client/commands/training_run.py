@@ -72,7 +72,8 @@ def learner_for(
                 f"base weights: {choice.base_weights}; training may take "
                 f"{readable_bytes(choice.training_bytes)} beside the base"
             )
-        yield Learner(release, memory_bytes=choice.training_bytes, progress=show)
+        learner = Learner(release, memory_bytes=choice.training_bytes, progress=show)
+        yield learner.under(None if state is None else state.privacy)
 
 
 def say_cost(
@@ -179,6 +180,7 @@ def work_key(learner: Learner, state: PersonalState, histories: Histories, what:
         "done_before": len(state.events),
         "seed": state.seed,
         "settings": to_mapping(learner.settings),
+        "privacy": None if state.privacy is None else to_mapping(state.privacy),
         "memory": learner.limit_bytes,
         "tasks": {
             name: {

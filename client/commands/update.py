@@ -45,7 +45,7 @@ def update(
     HISTORY may hold old items as well; they are recognized. New items that are held back decide.
     Where there were too few items for an adapter so far, all of them are adapted to.
     """
-    from client.person import adapting, updating
+    from client.person import adapting, item_promise, updating
     from client.person.cost import memory_needed
 
     workspace = o.workspace(context)
@@ -55,6 +55,7 @@ def update(
     memory = Memory(o.bytes_of(max_memory), base_weights, recompute)
     with workspace.changing() as vault:
         state = VaultStore(vault).read()
+        item_promise.check_update(state)
         name, task_state = state.task_named(task)
         chosen = task_state.task()
         items = read_items(history, chosen, how, yes=yes)

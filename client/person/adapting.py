@@ -17,6 +17,7 @@ from pathlib import Path
 from torch import Tensor
 
 from client.person.arms import STATEFUL_ARMS, check_arms
+from client.person.item_promise import check_promise, promise_report, standing
 from client.person.learner import (
     Learner,
     Report,
@@ -103,15 +104,38 @@ def learn(
     return found
 
 
-def adapt(learner: Learner, state: PersonalState, histories: Histories) -> PersonalState:
+def adapt(
+    learner: Learner, state: PersonalState, histories: Histories, *, changed: str | None = None
+) -> PersonalState:
     """Fit the embedding and train every task's adapter, from the start, on exactly these items.
 
     The result depends on the items, the release and `state.seed` alone: after items were removed
-    it is what it would be had they never been there.
+    it is what it would be had they never been there. Under privacy of items (`state.privacy`) it depends on
+    noise too, and an adapter that is under the same promise already is kept: each training spends anew.
+
+    Args:
+        changed: the one task whose items, or settings, are others than the state's; None: any may be.
 
     Raises:
+        ConfigError: privacy of items cannot cover some task.
         TrainingError: the adapters of all tasks diverged at every learning rate.
     """
+    privacy, kept = state.privacy, standing(state, changed)
+    if privacy is not None:
+        check_promise(privacy, histories)
+    rest = {name: own for name, own in histories.items() if name not in kept}
+    learned = _adapt(learner.under(privacy), state, rest)
+    tasks = {name: task for name, task in state.tasks.items() if name in kept and name in histories}
+    for name, task in learned.tasks.items():
+        if privacy is not None and task.adapter:
+            before = state.tasks[name].report if name in state.tasks else {}
+            task = replace(task, report={**task.report, **promise_report(privacy, before)})
+        tasks[name] = task
+    return replace(learned, tasks=tasks)
+
+
+def _adapt(learner: Learner, state: PersonalState, histories: Histories) -> PersonalState:
+    """As `adapt`, of all that is given, without a promise in the reports."""
     (learned,) = learn(learner, [member_of(learner, state, histories)], ADAPTER)["stage3"]
     tasks = learned.tasks.values()
     if tasks and all(task.report.get("lora_failed") for task in tasks):
@@ -158,13 +182,13 @@ def adapt_comparing(
     the same way on the task's items without such lines. Of fewer items than judge there is none.
     """
     without = None
-    if compares(learner, histories, name):
+    if state.privacy is None and compares(learner, histories, name):
         plain = member_of(learner, state, without_lines(histories, name))
         alone = replace(plain, own={name: plain.own[name]})
         apart = learner.apart("without")
         ((learned,),) = learn(apart, [alone], {"stage3": "without"}).values()
         without = held_back_loss(learned.tasks[name].report)
-    adapted = adapt(learner, state, histories)
+    adapted = adapt(learner, state, histories, changed=name)
     if without is None:
         return adapted
     task = adapted.tasks[name]

@@ -31,12 +31,14 @@ from proper_model.engine import (
     Samples,
     TrialSettings,
     fit_settings,
+    item_training,
     lora_settings,
     memory_model,
 )
 from proper_model.federation.machine import resident_bytes
 from proper_model.kernels import Encoded
 from proper_model.model import personal_pass
+from proper_model.settings import ItemPrivacy
 from proper_model.stages.calibrated_lora import Planned
 
 PROBE_TOKENS = 2048
@@ -96,7 +98,7 @@ def estimate(
         one = _splits(learner, {compared: plain[compared]})
         trainings.insert(0, (learner.split_for_embedding(every, 0), one))
     memory, gpu, fastest_s, slowest_s = resident_bytes(), 0, 0.0, 1.0
-    if shared.folds or _adapters(learner, own):
+    if shared.folds or any(_adapted(learner, own)):
         memory, gpu = _memory(learner, own)
         rate = _tokens_a_second(learner, together)
         patience = learner.settings.user.patience
@@ -113,6 +115,8 @@ def _all_tokens(
     learner: Learner, shared: Samples, own: Sequence[Samples], *, at_most: float = math.inf
 ) -> float:
     """As `_tokens`, of everything that trains; no training takes more than `at_most` epochs."""
+    if learner.privacy is not None:
+        return _private_tokens(learner.privacy, learner, own)
     user = learner.settings.user
     epochs, rates, refit = min(user.epochs, at_most), len(user.learning_rates), user.refit
     if _inferring(learner):
@@ -125,23 +129,33 @@ def _all_tokens(
     return fit + sum(_tokens(one, epochs=epochs, rates=rates, refit=refit) for one in own)
 
 
+def _private_tokens(privacy: ItemPrivacy, learner: Learner, own: Sequence[Samples]) -> float:
+    """As `_tokens`, under privacy of items: as many items as are drawn in the mean, and none judges."""
+    adapted = zip(own, _adapted(learner, own), strict=True)
+    total = sum(len(s.tokens) for one, trains in adapted if trains for s in one.items)
+    return privacy.sampling_rate * privacy.steps * total
+
+
 def _inferring(learner: Learner) -> bool:
-    """Whether the embedding takes no training."""
-    return learner.model.structure.infers_user
+    """Whether the embedding takes no training of its own."""
+    return learner.model.structure.infers_user or learner.privacy is not None
 
 
 def memory_needed(learner: Learner, histories: Histories) -> int:
     """Bytes of the whole process while it trains with these histories: `Cost.memory_bytes`."""
     own = _splits(learner, histories)
-    return _memory(learner, own)[0] if _adapters(learner, own) else resident_bytes()
+    return _memory(learner, own)[0] if any(_adapted(learner, own)) else resident_bytes()
 
 
-def _adapters(learner: Learner, own: Sequence[Samples]) -> int:
-    """How many tasks get an adapter."""
+def _adapted(learner: Learner, own: Sequence[Samples]) -> list[bool]:
+    """Which tasks get an adapter."""
+    if learner.privacy is not None:
+        return [learner.adapts("stage3", len(one.items)) for one in own]
     planned = learner.planned(own)
     if planned is not None:
-        return len({one.user for one in planned})
-    return sum(bool(one.folds) for one in own)
+        users = {one.user for one in planned}
+        return [place in users for place in range(len(own))]
+    return [bool(one.folds) for one in own]
 
 
 def _splits(learner: Learner, histories: Histories) -> list[Samples]:
@@ -175,8 +189,11 @@ def _memory(learner: Learner, members: Sequence[Samples]) -> tuple[int, int]:
     The process takes what it holds now, the base included, and what training adds to it.
     """
     held = resident_bytes() + ROUTINES_BYTES
-    planned = learner.planned(members)
-    if planned is None:
+    planned = None if learner.privacy is not None else learner.planned(members)
+    if learner.privacy is not None:
+        # A row's gradient takes as much as a slot at most.
+        settings, trials = learner.private_settings(members), item_training.MOST_ROWS
+    elif planned is None:
         settings = learner.within_memory(
             lora_settings(learner.settings, epochs=learner.settings.user.epochs), members
         )
@@ -294,7 +311,7 @@ def disk_needed(
         alone: no generation before stays beside the new one, as after forgetting.
     """
     present = present_bytes(folder)
-    new = generation_bytes(learner, histories, adapters=_adapters(learner, trainings[-1][1]))
+    new = generation_bytes(learner, histories, adapters=sum(_adapted(learner, trainings[-1][1])))
     left, most = 0, 0
     for phase in [one for pair in trainings for one in _phases(learner, *pair, slowest_s)]:
         most = max(most, left + phase.writing_bytes)
@@ -376,6 +393,9 @@ def _phases(
         if fit.refit:
             phases.append(replace(phases[-1], trials=1))
     most = max((len(samples.items) for samples in own), default=0)
+    if learner.privacy is not None:
+        lora = learner.private_settings(own)
+        return [Phase(*_adapter(learner), 1, lora, 2 * most, slowest_s) for _ in own]
     planned = learner.planned(own)
     if planned is not None:
         lora = learner.calibrated_settings(own, planned)

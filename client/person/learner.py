@@ -24,15 +24,17 @@ from proper_model.engine import (
     embedding_split,
     fit_settings,
     free_bytes,
+    item_training,
     lora_settings,
     own_split,
+    user_privacy,
     within,
 )
 from proper_model.kernels import Encoded
 from proper_model.model import AdaptedModel, UserLora
 from proper_model.progress import Progress, silent
 from proper_model.release.contents import Release
-from proper_model.settings import Calibrated, UserRouting
+from proper_model.settings import Calibrated, ItemPrivacy, UserRouting
 from proper_model.stages import (
     EmbeddingFit,
     Factors,
@@ -41,6 +43,7 @@ from proper_model.stages import (
     calibrated_lora,
     calibration,
     fit_embeddings,
+    private_items,
     train_user_loras,
 )
 from proper_model.stages.inferred_embedding import infer_embeddings
@@ -58,7 +61,14 @@ class Learner:
         checkpoint: prefix of resumable training state, in the caller's private folder.
         memory_bytes: what training may take beside the base; None: what a GPU has free, and on a
             CPU no limit but the profile's `tokens_per_step`.
+
+    Attributes:
+        privacy: how single items are protected, with a noise multiplier; None: not at all.
+        chance: where draws and noise of that come from; None: the operating system's random source.
     """
+
+    privacy: ItemPrivacy | None = None
+    chance: user_privacy.Chance | None = None
 
     def __init__(
         self,
@@ -102,11 +112,15 @@ class Learner:
         return self.encode(items, replace(task, retrieve=0))
 
     def split(self, items: Sequence[Encoded], *, seed: int) -> Samples:
-        """Which items train and which judge, as the release's settings say."""
+        """Which items train and which judge, as the release's settings say; under privacy none judges."""
+        if self.privacy is not None:
+            return Samples(tuple(items), (), seed)
         return own_split(items, self.settings.user, seed=seed)
 
     def split_for_embedding(self, items: Sequence[Encoded], seed: int) -> Samples:
         """As `split`, but of a few items too."""
+        if self.privacy is not None:
+            return self.split(items, seed=seed)
         return embedding_split(items, self.settings.user, seed=seed)
 
     def begin(self, phase: str) -> None:
@@ -116,7 +130,15 @@ class Learner:
     def fit_embeddings(
         self, samples: Sequence[Samples], *, phase: str = "embedding"
     ) -> tuple[Tensor, list[EmbeddingFit]]:
-        """`e_u` of every member, [U, tables, e], and how each was found."""
+        """`e_u` of every member, [U, tables, e], and how each was found.
+
+        Under privacy of items the release's mean, which no own item has a say in.
+        """
+        if self.privacy is not None:
+            nothing, mean = math.nan, self.release.mean_embedding.to(self.model.device)
+            source = "none" if self.model.structure.population_only else "mean"
+            fit = EmbeddingFit(source, nothing, nothing, 0.0, 0)
+            return mean[None].repeat(len(samples), 1, 1), [fit] * len(samples)
         self.begin(phase)
         user, inferred = self.settings.user, self.release.inferred
         settings = fit_settings(self.settings, epochs=user.embedding_epochs)
@@ -167,6 +189,8 @@ class Learner:
             "progress": partial(self.progress, phase),
         }
         arm = "stage3" if experts else "oppu-mlp"
+        if self.privacy is not None:
+            return self._train_private(self.privacy, samples, arm, how, place)
         rows = self.calibrated(arm, samples)
         if rows is not None and starts is None:
             settings = self.calibrated_settings(samples, calibrated_lora.plan_trials(samples, rows))
@@ -186,6 +210,50 @@ class Learner:
             starts=starts,
             checkpoint=place,
             **how,
+        )
+
+    def _train_private(
+        self,
+        privacy: ItemPrivacy,
+        samples: Sequence[Samples],
+        arm: str,
+        how: Mapping[str, Any],
+        checkpoint: Checkpoint | None,
+    ) -> tuple[UserLora, list[LoraFit]]:
+        start = self.release.start(arm, self.model.sites)
+        starts = None if start is None else [start] * len(samples)
+        stage = LoraTrials(
+            self.model, self.encoder, settings=self.private_settings(samples), starts=starts, **how
+        )
+        return private_items.train_item_private(
+            stage,
+            samples,
+            [self.adapts(arm, len(own.items)) for own in samples],
+            privacy,
+            self.private_rate,
+            chance=self.chance,
+            checkpoint=checkpoint,
+        )
+
+    def adapts(self, arm: str, items: int) -> bool:
+        """Whether a history of so many items gets an adapter under privacy of items."""
+        found = self.release.calibration
+        if found is None or not found.covers(arm):
+            return items >= self.settings.user.min_items_to_train
+        row = found.of(arm, items)
+        return row is not None and row.adapts
+
+    @property
+    def private_rate(self) -> float:
+        """The learning rate under privacy of items, where none may be tried: the release's largest."""
+        return max(self.settings.user.learning_rates)
+
+    def private_settings(self, samples: Sequence[Samples]) -> TrialSettings:
+        """Settings of training under privacy of items, within the learner's memory."""
+        items = [item for sample in samples for item in sample.items]
+        settings = lora_settings(self.settings, epochs=1)
+        return within(
+            self.memory_bytes, self.model, self.encoder, items, item_training.MOST_ROWS, settings
         )
 
     def calibrated(self, arm: str, samples: Sequence[Samples]) -> list[Calibrated | None] | None:
@@ -213,6 +281,14 @@ class Learner:
         """The same learner, whose training can be resumed from there."""
         other = copy.copy(self)
         other.checkpoint = checkpoint
+        return other
+
+    def under(
+        self, privacy: ItemPrivacy | None, chance: user_privacy.Chance | None = None
+    ) -> Learner:
+        """The same learner, which protects single items so; without `chance` that of before."""
+        other = copy.copy(self)
+        other.privacy, other.chance = privacy, chance or self.chance
         return other
 
     def apart(self, name: str) -> Learner:

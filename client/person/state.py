@@ -23,9 +23,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from proper_model.errors import NotAdaptedError, TrainingError, VaultError
+from proper_model.errors import ConfigError, NotAdaptedError, TrainingError, VaultError
 from proper_model.kernels import mix_seed
-from proper_model.settings import BaseWeights
+from proper_model.settings import BaseWeights, ItemPrivacy, from_mapping, to_mapping
 from proper_model.tasks import (
     MOST_RETRIEVED,
     Depth,
@@ -97,6 +97,7 @@ class PersonalState:
         embedding: [tables, e].
         base_weights: how the base was held when the adapters were trained; None: as the release
             says.
+        privacy: how single items are protected, in all trainings; None: not at all.
     """
 
     bundle_id: str
@@ -107,6 +108,7 @@ class PersonalState:
     tasks: Mapping[str, TaskState] = field(default_factory=dict)
     events: tuple[Event, ...] = ()
     base_weights: BaseWeights | None = None
+    privacy: ItemPrivacy | None = None
 
     @property
     def training_seed(self) -> int:
@@ -198,6 +200,7 @@ class _Document(_Strict):
     tasks: dict[str, _Task]
     events: list[Event]
     base_weights: Literal["full", "8bit", "4bit"] | None = None
+    privacy: dict[str, float | int | str] | None = None
 
 
 def encode(state: PersonalState) -> bytes:
@@ -238,6 +241,7 @@ def encode(state: PersonalState) -> bytes:
         },
         events=list(state.events),
         base_weights=None if state.base_weights is None else state.base_weights.value,
+        privacy=None if state.privacy is None else to_mapping(state.privacy),
     )
     head = document.model_dump_json(exclude=_unsaid(state)).encode()
     if len(head) > MAX_HEADER_BYTES:
@@ -252,7 +256,8 @@ def encode(state: PersonalState) -> bytes:
 def _unsaid(state: PersonalState) -> dict[str, Any]:
     """Fields that hold nothing, left out so that a version that does not know them reads the rest."""
     without = {name: {"retrieve"} for name, task in state.tasks.items() if not task.retrieve}
-    return {"tasks": without} | ({"base_weights": True} if state.base_weights is None else {})
+    unset = {"base_weights": state.base_weights, "privacy": state.privacy}
+    return {"tasks": without} | {name: True for name, value in unset.items() if value is None}
 
 
 def decode(data: bytes) -> PersonalState:
@@ -288,6 +293,7 @@ def decode(data: bytes) -> PersonalState:
         },
         events=tuple(document.events),
         base_weights=None if document.base_weights is None else BaseWeights(document.base_weights),
+        privacy=_promise(document.privacy),
     )
 
 
@@ -323,6 +329,19 @@ def _read_document(stream: IO[bytes]) -> _Document:
     except ValidationError as error:
         where = ".".join(str(part) for part in error.errors(include_input=False)[0]["loc"][:1])
         raise _unreadable(f"field '{where}' is not as this version writes it") from None
+
+
+def _promise(values: dict[str, float | int | str] | None) -> ItemPrivacy | None:
+    """Privacy of items as it was promised. Raises VaultError for one that could not have been."""
+    if values is None:
+        return None
+    try:
+        found = from_mapping(ItemPrivacy, values, where="privacy")
+    except ConfigError as error:
+        raise _unreadable(error.message) from None
+    if found.noise_multiplier is None:
+        raise _unreadable("its privacy has no noise")
+    return found
 
 
 def _not_finite(what: str) -> TrainingError:

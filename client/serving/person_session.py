@@ -121,7 +121,7 @@ class ServedPerson:
             left = adapting.without(self._state, self._name, ids)
             memory_bytes = self._release.memory_bytes
             learner = Learner(self._release, memory_bytes=memory_bytes, progress=progress)
-            trained = adapting.adapt(learner, left, adapting.histories_of(left))
+            trained = adapting.adapt(learner, left, adapting.histories_of(left), changed=self._name)
             self._replace(self._vault, trained, self._name, gone)
         kept = len(trained.tasks[self._name].items)
         return ForgetReport(gone, kept, ("Exports, backups and copies of the folder stay.",))

@@ -1,6 +1,6 @@
 """Many users in shared passes over the frozen base, and how much memory that takes."""
 
-from proper_model.engine import pooled_settings, pooled_training, user_privacy
+from proper_model.engine import item_training, pooled_settings, pooled_training, user_privacy
 from proper_model.engine.checkpoint import (
     Checkpoint, Sealed, beside, load_checkpoint, save_checkpoint,
 )
@@ -13,7 +13,7 @@ from proper_model.engine.trials import Trial, TrialSettings, fit_settings, lora_
 
 __all__ = [
     "Checkpoint", "Cohort", "Fold", "STATES", "Samples", "Sealed", "Trial", "TrialSettings", "beside",
-    "embedding_split", "fit_settings", "free_bytes", "held_back_losses", "load_checkpoint",
-    "lora_settings", "memory_model", "own_split", "pooled_settings", "pooled_training",
+    "embedding_split", "fit_settings", "free_bytes", "held_back_losses", "item_training",
+    "load_checkpoint", "lora_settings", "memory_model", "own_split", "pooled_settings", "pooled_training",
     "return_freed_memory", "save_checkpoint", "split_items", "user_privacy", "within",
 ]

@@ -93,7 +93,7 @@ class PrivateTraining(PooledTraining):
         total.release(
             self.chance,
             noise_multiplier=self.privacy.z,
-            expected_users=self.privacy.sampling_rate * self.users,
+            expected=self.privacy.sampling_rate * self.users,
         )
         return []
 

@@ -6,8 +6,8 @@ over all trained tensors together, is shortened to norm C at most, and
     g = (sum over those drawn of g_u min(1, C / |g_u|)  +  z C N(0, I)) / (q U)
 
 so nobody changes the sum by more than C, however many items they have, and the denominator says nothing of
-who was drawn. q, z, C are settings, U is public (docs/method.md 1.12). Epsilon is the coordinator's
-`accountant`'s.
+who was drawn. q, z, C are settings, U is public (docs/method.md 1.12). Epsilon is `accounting`'s. The same
+over single items of one person is `item_training`.
 
 Draws and noise come from the operating system's random source. Normal numbers are made from it by Box and
 Muller's method in float64: they are those of a computer, not of the mathematics, and an attack on
@@ -76,10 +76,10 @@ def draw_items(chance: Chance, items: Sequence[int], most: int) -> list[int]:
 
 
 class ClippedSum:
-    """Sum of users' gradients, each shortened to norm `clip_norm` at most, in float64.
+    """Sum of users' gradients, or of items', each shortened to norm `clip_norm` at most, in float64.
 
     Args:
-        parameters: all that is trained; a user's norm is over all of them together.
+        parameters: all that is trained; a norm is over all of them together.
     """
 
     def __init__(self, parameters: Sequence[Tensor], clip_norm: float) -> None:
@@ -105,11 +105,21 @@ class ClippedSum:
         return norm
 
     @torch.no_grad()
-    def release(self, chance: Chance, *, noise_multiplier: float, expected_users: float) -> None:
-        """Write the noisy sum over `expected_users`, q U, into every parameter's `grad`."""
+    def add_each(self, gradients: Sequence[Tensor]) -> None:
+        """Take up R gradients at once, [R, ...] for every parameter; one that is not finite counts as zero."""
+        squares = [gradient.double().flatten(1).square().sum(1) for gradient in gradients]
+        norms = torch.stack(squares).sum(0).sqrt()  # [R]
+        counted = norms.isfinite() & (norms > 0)
+        factors = (self.clip_norm / norms[counted]).clamp(max=1.0)
+        for total, gradient in zip(self.sums, gradients, strict=True):
+            total += torch.einsum("r,r...->...", factors, gradient[counted].double())
+
+    @torch.no_grad()
+    def release(self, chance: Chance, *, noise_multiplier: float, expected: float) -> None:
+        """Write the noisy sum over `expected`, for users q U, into every parameter's `grad`."""
         deviation = noise_multiplier * self.clip_norm
         for p, total in zip(self.parameters, self.sums, strict=True):
             if deviation > 0:
                 noise = torch.from_numpy(normal(chance, total.numel())).view(total.shape)
                 total = total + deviation * noise.to(total.device)
-            p.grad = (total / expected_users).to(p.dtype)
+            p.grad = (total / expected).to(p.dtype)

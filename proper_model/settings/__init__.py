@@ -5,7 +5,7 @@ from proper_model.settings.calibration import Calibrated, Calibration, uncalibra
 from proper_model.settings.presets import (
     EmbeddingSource, EmbeddingTables, RouterSharing, RouterText, Structure, UserRouting, preset,
 )
-from proper_model.settings.privacy import PrivacySettings, check_private_structure
+from proper_model.settings.privacy import ItemPrivacy, PrivacySettings, check_private_structure
 from proper_model.settings.profile import FFN_TARGETS, BaseWeights, StageSettings
 from proper_model.settings.robust import RobustSettings
 from proper_model.settings.settings_io import from_mapping, to_mapping
@@ -14,7 +14,7 @@ from proper_model.settings.stage2_people import Stage2People
 
 __all__ = [
     "FFN_TARGETS", "BaseWeights", "Calibrated", "Calibration", "EmbeddingSource", "EmbeddingTables",
-    "PrivacySettings", "RobustSettings", "RouterSharing", "RouterText", "Stage2People", "StageSettings",
-    "Structure", "UserRouting", "check_private_structure", "from_mapping", "load_profile", "preset",
-    "presets", "to_mapping", "uncalibrated", "usual_preset",
+    "ItemPrivacy", "PrivacySettings", "RobustSettings", "RouterSharing", "RouterText", "Stage2People",
+    "StageSettings", "Structure", "UserRouting", "check_private_structure", "from_mapping", "load_profile",
+    "preset", "presets", "to_mapping", "uncalibrated", "usual_preset",
 ]

@@ -1,8 +1,11 @@
-"""Settings of user-level differential privacy for stages 1 and 2 (docs/method.md 1.12).
+"""Settings of differential privacy: of whole users in stages 1 and 2, of single items in an adapter.
 
-The table `[privacy]` of a profile. Where it is there, the pooled stages take a fixed number of steps over
+The former are the table `[privacy]` of a profile (docs/method.md 1.12). Where it is there, the pooled stages take a fixed number of steps over
 users drawn by chance, and these fields stand in for epochs, batch size, early stopping, `max_grad_norm`
 and `held_back_fraction`; without it nothing is protected and nothing of this is read.
+
+The latter are a person's, on the own device (docs/method.md 1.13): epsilon and delta are asked for, and how a
+step is taken is the same for everybody, since whatever chose it by the person's items would have to be paid for.
 """
 
 from __future__ import annotations
@@ -132,3 +135,77 @@ def check_private_structure(structure: Structure) -> None:
         f"privacy: preset '{structure.name}' cannot be trained with user-level privacy: {why}",
         hint="take preset 'calibrated', or release stage 1 alone: --population-only",
     )
+
+
+@dataclass(frozen=True)
+class ItemPrivacy:
+    """How a private LoRA is trained so that it tells little of any single item.
+
+    Nothing of it depends on the items, nor on how many there are.
+
+    Attributes:
+        epsilon: what is promised; as asked for, or as the accountant found it for `noise_multiplier`.
+        delta: at which epsilon is stated; below one over the number of items.
+        sampling_rate: q, the probability that an item takes part in a step.
+        steps: how many are taken.
+        clip_norm: C, the most that one item adds to a step's sum, over the whole adapter. As short as
+            this, nearly every item is cut to it and counts alike; the optimizer minds no scale.
+        noise_multiplier: z; the sum gets noise of standard deviation z C. None: not found yet.
+        accountant: which program said so.
+    """
+
+    epsilon: float
+    delta: float = 1e-5
+    sampling_rate: float = 0.5
+    steps: int = 40
+    clip_norm: float = 1e-3
+    noise_multiplier: float | None = None
+    accountant: str = ""
+
+    def __post_init__(self) -> None:
+        check(
+            0 < self.epsilon <= MAX_EPSILON,
+            f"privacy of items: epsilon must be positive and at most {MAX_EPSILON:g}, got {self.epsilon}",
+        )
+        check(
+            0 < self.delta < 1,
+            f"privacy of items: delta must be between 0 and 1, got {self.delta}",
+        )
+        check(
+            0 < self.sampling_rate <= 1,
+            "privacy of items: sampling_rate must be above 0 and at most 1, "
+            f"got {self.sampling_rate}",
+        )
+        check_count(self.steps, MOST_STEPS, "privacy of items: steps")
+        check(
+            0 < self.clip_norm <= MAX_CLIP,
+            f"privacy of items: clip_norm must be positive and at most {MAX_CLIP:g}, "
+            f"got {self.clip_norm}",
+        )
+        if self.noise_multiplier is not None:
+            check(
+                0 < self.noise_multiplier <= MAX_NOISE,
+                f"privacy of items: noise_multiplier must be above 0 and at most {MAX_NOISE:g}, "
+                f"got {self.noise_multiplier}",
+            )
+
+    def promised(self, noise_multiplier: float, epsilon: float, accountant: str) -> ItemPrivacy:
+        """The same with the z that was found for the target, and what that comes to."""
+        return replace(
+            self, noise_multiplier=noise_multiplier, epsilon=epsilon, accountant=accountant
+        )
+
+    @property
+    def z(self) -> float:
+        """The noise multiplier, of settings that have one."""
+        assert self.noise_multiplier is not None
+        return self.noise_multiplier
+
+    def check_items(self, items: int) -> None:
+        """Raise ConfigError if delta would allow one of so many items to be given away outright."""
+        check(
+            self.delta * items < 1,
+            f"delta is {self.delta:g} with {items} items; it must be below one over their number, since "
+            "that large a delta allows giving an item away outright",
+            hint=f"a smaller one: --private-delta {items**-1.1:.1e}",
+        )

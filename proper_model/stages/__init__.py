@@ -1,7 +1,7 @@
 """The stages of PROPER, one file each: 1 population, 2 group, 3a-3b lora_router, 3c private_lora."""
 
 from proper_model.stages import (
-    calibrated_lora, calibration, common_lora, inferred_embedding, item_gradients, pooled_users,
+    calibrated_lora, calibration, common_lora, inferred_embedding, item_gradients, pooled_users, private_items,
 )
 from proper_model.stages.episodic_group import check_people, train_group_episodic
 from proper_model.stages.group import first_embeddings, train_group
@@ -13,8 +13,8 @@ from proper_model.stages.user_embedding import EmbeddingFit, fit_embeddings, pub
 
 __all__ = [
     "Beside", "EmbeddingFit", "Factors", "LoraFit", "LoraTrials", "PooledData", "PooledUser",
-    "calibrated_lora", "calibration", "check_people", "common_lora", "first_embeddings",
-    "fit_embeddings", "inferred_embedding", "item_gradients", "pool", "pooled_users",
-    "published_embeddings", "router_cohort", "train_group", "train_group_episodic",
-    "train_lora_router", "train_population", "train_user_loras",
+    "calibrated_lora", "calibration", "check_people", "common_lora", "first_embeddings", "fit_embeddings",
+    "inferred_embedding", "item_gradients", "pool", "pooled_users", "private_items", "published_embeddings",
+    "router_cohort", "train_group", "train_group_episodic", "train_lora_router", "train_population",
+    "train_user_loras",
 ]

@@ -44,7 +44,7 @@ def crafted_scores(
         step.release(
             chance,
             noise_multiplier=privacy.z,
-            expected_users=privacy.sampling_rate * canaries,
+            expected=privacy.sampling_rate * canaries,
         )
         assert numbers.grad is not None
         total += numbers.grad.double().numpy()

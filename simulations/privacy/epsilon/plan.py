@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from coordinator.accountant import spend
+from coordinator.pooled_privacy import spend
 from proper_model.errors import ConfigError
 from proper_model.settings import (
     PrivacySettings,

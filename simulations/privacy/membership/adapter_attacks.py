@@ -1,7 +1,7 @@
 """What a newcomer's private parts tell about the items that trained them.
 
-The adapter alone or with the embedding, the merged export, and the answers of the person's own server, which
-are text without probabilities. Members are the half of a newcomer's known items that trained the adapter.
+The adapter alone or with the embedding, one that was trained under privacy of items, the merged export, and the
+answers of the person's own server, which are text without probabilities. Members are the half of a newcomer's known items that trained the adapter.
 Positive controls are adapters that saw those far too often; negative ones are adapters as they begin.
 
 Letters: P newcomers, n records.
@@ -9,17 +9,19 @@ Letters: P newcomers, n records.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from client.person.arms import ArmModel
-from proper_model.engine import Samples
+from proper_model.accounting import account
+from proper_model.engine import Samples, user_privacy
 from proper_model.kernels import Encoded
 from proper_model.model import base_pass
+from proper_model.settings import ItemPrivacy
 from proper_model.tasks import Example, HistoryItem, Query
 from simulations.privacy.membership.attacked import Attacked, Row, State
 from simulations.privacy.membership.found import (
@@ -41,7 +43,9 @@ from simulations.privacy.membership.targets import (
 )
 from simulations.privacy.statistics.shares import Control
 
-OWN_THINGS = ("adapter", "adapter-embedding", "export", "answers")
+PRIVATE = "adapter-dp"
+OWN_THINGS = ("adapter", "adapter-embedding", PRIVATE, "export", "answers")
+PRIVACY = ItemPrivacy(8.0)  # of PRIVATE, as `proper adapt --private-epsilon 8` asks for it
 
 
 @dataclass(frozen=True)
@@ -126,9 +130,11 @@ def on_adapters(attacked: Attacked, things: Sequence[str]) -> list[Found]:
     held = Held.of(attacked, newcomers)
     public = attacked.public_views([record for _, record in newcomers.rows])
     found: list[Found] = []
-    parts = [thing for thing in ("adapter", "adapter-embedding") if thing in things]
+    parts = {thing: held for thing in ("adapter", "adapter-embedding") if thing in things}
+    if PRIVATE in things:
+        parts[PRIVATE] = replace(held, leaked=_private(attacked, newcomers))
     if parts:
-        found += _on_parts(attacked, parts, newcomers, held, public)
+        found += _on_parts(attacked, parts, newcomers, public)
     if "export" in things:
         for control, states in held.by_control.items():
             own = newcomers.fresh if control == "negative" else newcomers.trained
@@ -140,20 +146,36 @@ def on_adapters(attacked: Attacked, things: Sequence[str]) -> list[Found]:
     return found
 
 
+def _private(attacked: Attacked, newcomers: Newcomers) -> tuple[State, ...]:
+    """Adapters under privacy of items. Their noise follows from the seed, so that a seed repeats."""
+    found = account(
+        sampling_rate=PRIVACY.sampling_rate,
+        steps=PRIVACY.steps,
+        delta=PRIVACY.delta,
+        epsilon=PRIVACY.epsilon,
+    )
+    promised = PRIVACY.promised(found.noise_multiplier, found.epsilon, found.accountant)
+    learner = attacked.learner.under(promised, user_privacy.SeededChance(attacked.seed))
+    sets = list(zip(newcomers.names, newcomers.trained, strict=True))
+    return train_adapters(learner, sets, seed=attacked.seed).states
+
+
 def _on_parts(
     attacked: Attacked,
-    things: Sequence[str],
+    things: Mapping[str, Held],
     newcomers: Newcomers,
-    held: Held,
     public: Sequence[TokenView],
 ) -> list[Found]:
-    """The adapter's own parameters, read under the embedding that leaked, or the mean without it."""
+    """The adapter's own parameters, read under the embedding that leaked, or the mean without it.
+
+    Shadows are trained as `adapter` is, also for one under privacy.
+    """
     mean = attacked.release.mean_embedding.cpu()
     shadows = shadow_adapters(attacked, attacked.newcomers) if attacked.shadows else None
     rows, known = (*newcomers.rows, *newcomers.others), len(newcomers.rows)
     slots = np.array([slot for slot, _ in rows], dtype=np.int64)
     found: list[Found] = []
-    for thing in things:
+    for thing, held in things.items():
         references = None
         if shadows is not None:
             said = shadows.log_p(attacked, _leaked(thing, shadows.states, mean), rows)

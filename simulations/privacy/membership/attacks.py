@@ -1,10 +1,10 @@
 """One seed's membership attacks: each thing is handed to the file that attacks it.
 
-population, experts                           `release_attacks`
-embeddings                                    `embedding_attacks`
-router-cohort                                 `router_attack`
-adapter, adapter-embedding, export, answers   `adapter_attacks`
-merged                                        `published_protocol`
+population, experts                                       `release_attacks`
+embeddings                                                `embedding_attacks`
+router-cohort                                             `router_attack`
+adapter, adapter-embedding, adapter-dp, export, answers   `adapter_attacks`
+merged                                                    `published_protocol`
 """
 
 from __future__ import annotations

@@ -27,7 +27,8 @@ Things = Annotated[
     typer.Option(
         metavar="A,B",
         help="What to attack: population, experts, embeddings, router-cohort, adapter, "
-        "adapter-embedding, export, answers, merged.",
+        "adapter-embedding, export, answers, merged; and, with make accountant, adapter-dp, an adapter "
+        "under privacy of items.",
     ),
 ]
 Levels = Annotated[

@@ -13,6 +13,7 @@ NAMES = {
     "router-cohort": "the released LoRA-aware router",
     "adapter": "a leaked private adapter without the embedding",
     "adapter-embedding": "a leaked private adapter with the embedding",
+    "adapter-dp": "a leaked private adapter that was trained under privacy of items, epsilon 8,",
     "export": "a merged export",
     "answers": "the answers of a person's own server",
     MERGED: "an adapter that one person has of several others' data",

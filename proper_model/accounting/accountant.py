@@ -1,4 +1,4 @@
-"""What (epsilon, delta) a run of `proper_model.engine.user_privacy` comes to: asked of dp-accounting (docs/method.md 1.12).
+"""What (epsilon, delta) a Poisson-sampled Gaussian mechanism comes to: asked of dp-accounting (docs/method.md 1.12, 1.13).
 
 dp-accounting wants attrs below 24, which would hold back whatever else needs a newer one, so it is not
 installed beside PROPER: it has an environment of its own, `make accountant`, and `accountant_program`
@@ -11,7 +11,6 @@ from __future__ import annotations
 import functools
 import importlib.util
 import json
-import math
 import os
 import subprocess
 import sys
@@ -20,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 from proper_model.errors import ConfigError
-from proper_model.settings import PrivacySettings
 
 ENVIRONMENT = "accountant"  # below this environment's folder
 VARIABLE = "PROPER_ACCOUNTANT"
@@ -47,31 +45,32 @@ class Spent:
     accountant: str
 
 
-def spend(privacy: PrivacySettings, steps: int) -> Spent:
-    """The budget of `steps` steps under these settings, and z if they name a target instead.
+def account(
+    *,
+    sampling_rate: float,
+    steps: int,
+    delta: float,
+    noise_multiplier: float | None = None,
+    epsilon: float | None = None,
+) -> Spent:
+    """Epsilon of `steps` steps with noise of `noise_multiplier`, or z for a target `epsilon` in its place.
 
-    Raises ConfigError where no accountant is installed, or it cannot answer. Not asked where nothing
-    depends on it: reproducible settings with a noise multiplier.
+    Raises ConfigError where no accountant is installed, or it cannot answer.
     """
-    if privacy.reproducible and privacy.noise_multiplier is not None:
-        return Spent(privacy.noise_multiplier, math.inf, "none")
     question = {
-        "sampling_rate": privacy.sampling_rate,
+        "sampling_rate": sampling_rate,
         "steps": steps,
-        "delta": privacy.delta,
-        "noise_multiplier": privacy.noise_multiplier,
-        "epsilon": privacy.epsilon,
+        "delta": delta,
+        "noise_multiplier": noise_multiplier,
+        "epsilon": epsilon,
     }
     answer = _ask(json.dumps(question, sort_keys=True), interpreter())
     try:
-        found = Spent(
+        return Spent(
             float(answer["noise_multiplier"]), float(answer["epsilon"]), str(answer["accountant"])
         )
     except (KeyError, TypeError, ValueError):
         raise _failed("it answered something else than was asked") from None
-    if privacy.reproducible:
-        return Spent(found.noise_multiplier, math.inf, found.accountant)
-    return found
 
 
 def interpreter() -> str:

@@ -16,7 +16,7 @@ TOLERANCE = 1e-3  # of a multiplier that is searched for
 def answer(question: dict[str, Any]) -> dict[str, Any]:
     """Epsilon of a noise multiplier, or the multiplier for an epsilon and what that comes to.
 
-    The event is `steps` times a Gaussian on a Poisson sample, users added or removed, accounted by
+    The event is `steps` times a Gaussian on a Poisson sample, a user or an item added or removed, accounted by
     privacy loss distributions (PLD, rounded so that epsilon is an upper bound).
     """
     import dp_accounting as dp
