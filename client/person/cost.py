@@ -114,15 +114,20 @@ def estimate(
 def _all_tokens(
     learner: Learner, shared: Samples, own: Sequence[Samples], *, at_most: float = math.inf
 ) -> float:
-    """As `_tokens`, of everything that trains; no training takes more than `at_most` epochs."""
+    """As `_tokens`, of everything that trains; no training takes more than `at_most` epochs.
+
+    One that is stopped then was best `user.patience` epochs before, which all items are trained for again.
+    """
     if learner.privacy is not None:
         return _private_tokens(learner.privacy, learner, own)
     user = learner.settings.user
-    epochs, rates, refit = min(user.epochs, at_most), len(user.learning_rates), user.refit
+    epochs, rates = min(user.epochs, at_most), len(user.learning_rates)
+    refit = 0.0 if not user.refit else min(user.epochs, max(1.0, at_most - user.patience))
     if _inferring(learner):
         fit = float(sum(len(s.tokens) for s in shared.items))  # once, and none is held back
     else:
-        fit = _tokens(shared, epochs=min(user.embedding_epochs, at_most), rates=1, refit=refit)
+        found = min(user.embedding_epochs, at_most)
+        fit = _tokens(shared, epochs=found, rates=1, refit=min(refit, user.embedding_epochs))
     planned = learner.planned(own)
     if planned is not None:
         return fit + sum(_planned_tokens(one) for one in planned)
@@ -164,15 +169,18 @@ def _splits(learner: Learner, histories: Histories) -> list[Samples]:
     ]
 
 
-def _tokens(samples: Samples, *, epochs: float, rates: int, refit: bool) -> float:
-    """Tokens forward and backward of all trials of one member; judging counts as its share."""
+def _tokens(samples: Samples, *, epochs: float, rates: int, refit: float) -> float:
+    """Tokens forward and backward of all trials of one member; judging counts as its share.
+
+    `refit`: epochs over all items afterwards.
+    """
     total = 0.0
     for fold in samples.folds:
         train = sum(len(s.tokens) for s in fold.train)
         held_back = sum(len(s.tokens) for s in fold.held_back)
         total += rates * (epochs * train + (epochs + 1) * JUDGING * held_back)
-    if refit and samples.folds:
-        total += epochs * sum(len(s.tokens) for s in samples.items)
+    if samples.folds:
+        total += refit * sum(len(s.tokens) for s in samples.items)
     return total
 
 
