@@ -398,12 +398,12 @@ def test_a_release_holds_the_full_base_and_a_device_packs_it(tmp_path: Path) -> 
     assert not is_quantized(release_in_memory(release_to_files(full)).base)
     with pytest.raises(BaseModelError, match="in full"):
         release_to_files(installed)
-    user = small_users()[1][0]
-    states = adapt_users(installed, [user], arms=["stage3"], bundle_id="b", seed=0)
-    state = states["stage3", user.user_id]
-    private, report = state.private(installed.task.name), state.embedding_report
-    assert report["embedding_loss_after"] < report["embedding_loss_before"]
-    assert {tensor.dtype for tensor in private.values()} == {torch.float32}
+    states = adapt_users(installed, small_users()[1], arms=["stage3"], bundle_id="b", seed=0)
+    reports = [state.embedding_report for state in states.values()]
+    assert any(one["embedding_loss_after"] < one["embedding_loss_before"] for one in reports)
+    for state in states.values():
+        private = state.private(installed.task.name)
+        assert {tensor.dtype for tensor in private.values()} == {torch.float32}
 
 
 @pytest.mark.gpu

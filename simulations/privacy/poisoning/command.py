@@ -72,9 +72,7 @@ def poisoning(
     tried = names(defences, tuple(DEFENCES), "--defences")
     settings = profile_for(data, profile)
     structure = structure_for(preset, settings)
-    usual = (
-        THINGS if structure.has_lora_router else tuple(name for name in THINGS if name != "router")
-    )
+    usual = THINGS if structure.has_lora_router else THINGS[:-1]  # without the router
     asked = names(things or ",".join(usual), THINGS, "--things")
     with storage_errors(out), progress_bars() as show:
         candidates = load_candidates(
