@@ -36,6 +36,7 @@ def test_what_the_privacy_page_says_of_members_and_links_holds(repository: Path)
     assert [f"{best[name, 'person']:.2f}" for name in told] == ["0.80", "0.68", "0.71"]
     assert [f"{best[name, 'fresh']:.2f}" for name in told] == ["0.75", "0.67", "0.67"]
     assert f"{best['adapter', 'record']:.2f}" == "0.69"
+    assert f"{best['adapter-embedding', 'record']:.2f}" == "0.73"
 
     found = {
         (row["scope"], row["thing"], row["attack"]): row
@@ -47,6 +48,11 @@ def test_what_the_privacy_page_says_of_members_and_links_holds(repository: Path)
         ("group", "embedding", "classifier"): "91%",
         ("same-release", "routing", "cosine"): "33%",
         ("same-release", "answers", "cosine"): "46%",
+        ("same-release", "embedding", "cosine"): "41%",
+        ("same-release", "adapter", "cosine"): "54%",
+        ("other-seed", "answers", "cosine"): "52%",
+        ("other-seed", "adapter", "cosine"): "42%",
+        ("other-seed", "routing", "aligned"): "24%",
         ("other-seed", "adapter-factors, seed kept", "cosine"): "100%",
     }
     assert {key: f"{found[key]['pooled']['value']:.0%}" for key in said} == said
@@ -67,6 +73,8 @@ def test_what_the_privacy_page_says_of_deletion_holds(repository: Path) -> None:
         ("before", "experts"): "0.71",
         ("both", "population"): "0.88",
         ("both", "experts"): "0.76",
+        ("after", "population"): "0.59",
+        ("after", "experts"): "0.63",
         ("before", "adapter"): "0.68",
         ("after", "adapter"): "0.49",
     }
@@ -109,7 +117,19 @@ def test_what_the_privacy_page_says_was_measured_holds(repository: Path) -> None
     }
     hidden = (
         ("router, adapter unknown; 1 text", "nearest, no defence"),
-        ("lora; 1 text", "nearest, clipped, noise 1"),
         ("router; 1 text", "nearest, clipped, noise 1"),
     )
     assert min(found[key]["p_holm"] for key in hidden) > 0.05
+    noisy = [found[f"lora; {of}", "nearest, clipped, noise 1"] for of in ("1 text", "4 texts")]
+    assert [f"{row['pooled']['value']:.0%}" for row in noisy] == ["8%", "13%"]
+    assert all(row["pooled"]["low"] > row["chance"] for row in noisy)
+    secret = {
+        (row["thing"], row["insertions"]): row["pooled"]
+        for row in canaries["canaries"]
+        if row["control"] == "none"
+    }
+    bits = [f"{secret[of, 1]['against_public']['value']:.1f}" for of in ("adapter", "release")]
+    assert (bits, canaries["most"]) == (["7.8", "6.4"], 8)
+    said = [(of, times) for of in ("adapter", "release") for times in (1, 16)]
+    shares = [f"{secret[key]['greedy']['value']:.0%}" for key in said]
+    assert shares == ["50%", "100%", "0%", "59%"]

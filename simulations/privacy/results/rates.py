@@ -17,6 +17,7 @@ from simulations.privacy.statistics.shares import (
     Control,
     Share,
     Tried,
+    cases,
     p_against,
     rng_of,
     share,
@@ -116,7 +117,7 @@ def _rated(rows: Sequence[Tried], pooled: Share, p: float, corrected: float) -> 
         control=one.control,
         chance=_chance(rows),
         per_seed=[
-            Rate.of(share(row.hit, row.owner, rng=rng_of(f"{one.name}/{place}")))
+            Rate.of(cases(row.hit, row.owner, rng=rng_of(f"{one.name}/{place}")))
             for place, row in enumerate(rows)
         ],
         pooled=Rate.of(pooled),
@@ -129,7 +130,7 @@ def _rated(rows: Sequence[Tried], pooled: Share, p: float, corrected: float) -> 
 
 
 def _pooled(name: str, rows: Sequence[Tried]) -> Share:
-    return share(_hits(rows), _owners(rows), rng=rng_of(name))
+    return cases(_hits(rows), _owners(rows), rng=rng_of(name))
 
 
 def _hits(rows: Sequence[Tried]) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
