@@ -82,7 +82,7 @@ def test_bits_count_from_guessing_to_the_most_there_is(files: list[Path]) -> Non
         if (row["thing"], row["insertions"], row["control"]) == ("adapter", 1, "none")
     )
     bits = row["pooled"]["against_public"]["value"]
-    line = lines(path)["a secret (random)", "adapter"]
+    line = lines(path)["a secret (random) that stood there 1 time", "adapter"]
     assert line.advantage is not None
     expected = (bits - told["guessing"]) / (told["most"] - told["guessing"])
     assert line.advantage.value == pytest.approx(expected)
@@ -112,8 +112,8 @@ def test_a_line_of_before_stands_beside_its_own_and_no_other() -> None:
     assert with_before([older], [older]) == [older], "unless nothing newer is there"
     refused = Line("backdoor", "a secret", "start-bold", "exposure", None, "Refused.", high)
     rows = summary_table([found, refused]).rows
-    assert rows[0][4:6] == ("0.10 [0.00, 0.20]", "0.80 [0.70, 0.90]")
-    assert rows[1][4:6] == ("refused", "0.80 [0.70, 0.90]")
+    assert rows[0][5:7] == ("0.10 [0.00, 0.20]", "0.80 [0.70, 0.90]")
+    assert rows[1][5:7] == ("refused", "0.80 [0.70, 0.90]")
 
 
 def test_one_page_holds_every_attack_and_no_id_twice(
@@ -141,3 +141,15 @@ def test_a_file_that_is_no_result_leaves_no_page(tmp_path: Path, files: list[Pat
         assert run_cli(["privacy", "report", str(files[0]), str(other), "--out", str(page)]) == 19
         assert run_cli(["privacy", "report", str(files[0]), "--before", str(other)]) == 19
     assert not page.exists()
+
+
+def test_a_page_that_cannot_be_and_a_file_of_other_attacks_are_refused(
+    files: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, other = str(named(files, "epsilon")), str(named(files, "canaries"))
+    for page in (tmp_path, tmp_path / "page.txt"):
+        assert run_cli(["privacy", "report", path, "--out", str(page)]) not in (0, 1)
+    assert run_cli(["privacy", "report", path, "--before", other]) not in (0, 1)
+    assert capsys.readouterr().out == ""
+    assert run_cli(["privacy", "report", path, path, "--markdown"]) == 0
+    assert capsys.readouterr().out.count("| release, unclipped |") == 1

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from client.terminal.console import print_line, print_table, say
+from proper_model.errors import ConfigError
 from simulations.setup import cli_options as o
 
 if TYPE_CHECKING:
@@ -22,7 +23,10 @@ def report(
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="The page, .html.")] = None,
     before: Annotated[
         list[Path] | None,
-        typer.Option(metavar="RESULT", help="Of before a default changed, to stand beside."),
+        typer.Option(
+            metavar="RESULT",
+            help="A file of before a default changed: what it found stands beside what is found now.",
+        ),
     ] = None,
     markdown: o.Markdown = False,
 ) -> None:
@@ -31,23 +35,37 @@ def report(
     from simulations.privacy.results import summary
     from simulations.privacy.results.kinds import read_result
 
-    found = [read_result(path) for path in sources]
+    check_page(out)
+    found = [read_result(path) for path in dict.fromkeys(path.resolve() for path in sources)]
     lines = [line for result, _ in found for line in summary.lines_of(result)]
-    older = [
-        line for path in before or () for line in summary.lines_of(read_result(path)[0])
-    ]
-    lines = summary.with_before(lines, older)
-    table = summary.summary_table(lines)
+    older = [line for path in before or () for line in summary.lines_of(read_result(path)[0])]
+    keys = {line.key for line in lines}
+    if older and not any(line.key in keys for line in older):
+        raise ConfigError(
+            "--before: no attack on the same thing is in it and in the results",
+            hint="give a file of the same command, made before a default changed",
+        )
+    table = summary.summary_table(summary.with_before(lines, older))
     print_table(table, markdown=markdown)
-    failed = [line for _, shown in found for line in shown.failed]
-    for line in failed:
-        print_line(f"\n- a control failed: {line}" if markdown else f"note: a control failed: {line}")
+    for _, shown in found:
+        for line in shown.failed:
+            said = f"a control failed: {shown.title}: {line}"
+            print_line(f"\n- {said}" if markdown else f"note: {said}")
     if out is not None:
-        text = page(found, lines)
+        text = page(found, summary.with_before(lines, older))
         with storage_errors(out.parent):
             out.parent.mkdir(parents=True, exist_ok=True)
             write_atomic(out, text.encode())
         say(f"page: {out}")
+
+
+def check_page(out: Path | None) -> None:
+    """Raise ConfigError for a page that cannot be one, before anything is read."""
+    if out is not None and (out.suffix != ".html" or out.is_dir()):
+        raise ConfigError(
+            f"--out: {out.name} is {'a folder' if out.is_dir() else 'no .html file'}",
+            hint="name a file, such as --out runs/leaks.html",
+        )
 
 
 def page(found: Sequence[tuple[Result, Shown]], lines: Sequence[Line]) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from proper_model.errors import ReportError
 from simulations.outcome.results import experiment_in
 from simulations.privacy.results import (
     backdoor_schema,
@@ -26,11 +27,10 @@ from simulations.privacy.results import (
 from simulations.privacy.results.leaving import Shown
 from simulations.privacy.results.summary import Result
 
-MEMBERSHIP = "membership"
 Read = Callable[[Path], Any]
 Show = Callable[[Any], Shown]
 KINDS: Mapping[str, tuple[Read, Show]] = {
-    MEMBERSHIP: (schema.read_privacy, show.shown),
+    "membership": (schema.read_privacy, show.shown),
     "canaries": (canary_schema.read_canaries, canary_show.shown),
     "linkage": (rates.read_rates, rates_show.shown),
     "inversion": (rates.read_rates, rates_show.shown),
@@ -43,6 +43,13 @@ KINDS: Mapping[str, tuple[Read, Show]] = {
 
 def read_result(path: Path) -> tuple[Result, Shown]:
     """An attack's result, and what it shows. Raises ReportError for a file that is none."""
-    read, shown = KINDS.get(str(experiment_in(path)), KINDS[MEMBERSHIP])
+    named = str(experiment_in(path))
+    if named not in KINDS:
+        why = "holds no attack's result" if path.is_file() else "no such file"
+        raise ReportError(
+            f"{path}: {why}",
+            hint=f"give a .json that proper-sim privacy {' or '.join(KINDS)} wrote",
+        )
+    read, shown = KINDS[named]
     result = read(path)
     return result, shown(result)

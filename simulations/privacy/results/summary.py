@@ -2,7 +2,7 @@
 
     AUC                    2 AUC - 1
     share of people        (share - guessing) / (1 - guessing)
-    exposure in bits       (bits - guessing) / (most - guessing), of a secret that stood there once
+    exposure in bits       (bits - guessing) / (most - guessing)
     what a server sees     share of own items in clear
     trigger                share of questions it works for, less that before
 
@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from client.terminal.tables import Table
+from proper_model.tasks import counted
 from simulations.privacy.results.backdoor_schema import BackdoorResult
 from simulations.privacy.results.canary_schema import CanaryResult
 from simulations.privacy.results.deletion_schema import DeletionAttack, DeletionResult
@@ -51,6 +52,7 @@ class Line:
         advantage: with PROPER's defaults, or with the privacy that `thing` names; None: a device
             refuses what would be attacked.
         without: the same without that defence; None: there is none, or it was not measured.
+        people: how many, of which task, in how many seeds.
     """
 
     experiment: str
@@ -60,6 +62,7 @@ class Line:
     advantage: Advantage | None
     sentence: str
     without: Advantage | None = None
+    people: str = ""
 
     @property
     def key(self) -> tuple[str, str, str]:
@@ -80,6 +83,11 @@ Result = (
 
 def lines_of(result: Result) -> list[Line]:
     """An attack's lines."""
+    people = f"{result.people} of {result.task}, {counted(len(result.seeds), 'seed')}"
+    return [replace(line, people=people) for line in _lines(result)]
+
+
+def _lines(result: Result) -> list[Line]:
     match result:
         case PrivacyResult():
             return _membership(result)
@@ -116,17 +124,20 @@ def with_before(lines: Sequence[Line], before: Sequence[Line]) -> list[Line]:
 
 def summary_table(lines: Sequence[Line]) -> Table:
     """A row a line, with its sentence."""
-    header = ("attack", "asked", "thing", "by", "advantage", "without the defence", "sentence")
+    header = (
+        *("attack", "people", "asked", "thing", "by"),
+        *("advantage", "without the defence", "sentence"),
+    )
     rows = tuple(
         (
-            *(line.experiment, line.asked, line.thing, line.attack),
+            *(line.experiment, line.people, line.asked, line.thing, line.attack),
             "refused" if line.advantage is None else str(line.advantage),
             NONE if line.without is None else str(line.without),
             line.sentence,
         )
         for line in lines
     )
-    return Table("advantage: 0 is guessing, 1 is certain", header, rows, labels=4, sentence=True)
+    return Table("advantage: 0 is guessing, 1 is certain", header, rows, labels=5, sentence=True)
 
 
 def _of_auc(found: Measured) -> Advantage:
@@ -173,7 +184,8 @@ def _canaries(result: CanaryResult) -> list[Line]:
         if own is not None and own.attack == SEEN:
             asked, by, advantage = "own items", "reading", _beyond(own.produced, 0.0)
         elif once is not None:
-            asked, by = f"a secret ({result.design})", "exposure"
+            times = counted(result.insertions[0], "time")
+            asked, by = f"a secret ({result.design}) that stood there {times}", "exposure"
             advantage = _beyond(once.pooled.against_public, result.guessing, result.most)
         else:
             continue
@@ -184,6 +196,7 @@ def _canaries(result: CanaryResult) -> list[Line]:
 def _backdoor(result: BackdoorResult) -> list[Line]:
     """A release that a device refuses gives nothing away; what it would have is what checks are for."""
     most = result.insertions[-1]
+    times = counted(most, "time")
     told = [
         (one, row)
         for one in result.judged[1:]
@@ -195,7 +208,7 @@ def _backdoor(result: BackdoorResult) -> list[Line]:
         refused = one.refused_as_files == one.seeds or one.refused_as_trap == one.seeds
         found.append(
             Line(
-                *(result.experiment, f"a secret that stood there {most} times", one.thing),
+                *(result.experiment, f"a secret that stood there {times}", one.thing),
                 "exposure",
                 None if refused else reached,
                 sentence,
