@@ -11,19 +11,20 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from proper_model.bundle.signed_time import Time
-from proper_model.errors import ConfigError
+from proper_model.errors import ConfigError, StorageError
 from proper_model.federation.run_plan import NAME_OF_RELEASE
 from proper_model.storage.documents import DocumentError, parse_object
 from proper_model.storage.durable import locked
 from proper_model.storage.files import (
     make_private_folder,
+    read_bounded,
     read_private,
     save_private,
     storage_errors,
@@ -183,7 +184,17 @@ def content_of(hashes: Mapping[str, str]) -> str:
 
 def read_consents(path: Path) -> Consents:
     """Read the file. Raises ConfigError naming field and place, quoting nothing of it; StorageError."""
-    data = read_private(path, limit_bytes=MAX_BYTES)
+    try:
+        data = read_private(path, limit_bytes=MAX_BYTES)
+    except StorageError:
+        # Another file that is open to others is told to be another, not to be closed.
+        with suppress(OSError):
+            _parsed(path, read_bounded(path, MAX_BYTES))
+        raise
+    return _parsed(path, data)
+
+
+def _parsed(path: Path, data: bytes) -> Consents:
     if len(data) > MAX_BYTES:
         raise _refused(path, f"more than {MAX_BYTES} bytes")
     try:

@@ -87,6 +87,7 @@ def test_the_file_is_strict_private_and_quotes_nothing(tmp_path: Path) -> None:
         with pytest.raises(ConfigError) as caught:
             read_consents(path)
         assert SECRET not in f"{caught.value.message} {caught.value.hint}", content
+    save_private(path, json.dumps(whole).encode())
     path.chmod(0o644)
     with pytest.raises(StorageError, match="other users"):
         read_consents(path)
@@ -258,3 +259,23 @@ def test_a_place_that_cannot_be_written_is_no_internal_error(
         words = ["consent", "record", str(place), "--people", str(tmp_path / "file")]
         assert run_cli(words) == StorageError.exit_code
         assert "internal" not in capsys.readouterr().err
+
+
+def call(capsys: pytest.CaptureFixture[str], *words: str | Path, code: int = 0) -> tuple[str, str]:
+    """What `proper-coordinator consent` says on stdout and on stderr."""
+    assert run_cli(["consent", *map(str, words)]) == code
+    said = capsys.readouterr()
+    return said.out, said.err
+
+
+@pytest.mark.parametrize("content", [b"# No consents\n", b'{"format": 1, "consents'])
+def test_another_file_is_not_told_to_be_closed(
+    content: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = tmp_path / "other"
+    other.write_bytes(content)
+    other.chmod(0o644)
+    _, said = call(capsys, "list", other, code=ConfigError.exit_code)
+    assert "expected a file of consents" in said and "chmod" not in said
+    other.write_bytes(b"{}")  # one of them, though empty
+    assert f"chmod 600 {other}" in call(capsys, "list", other, code=StorageError.exit_code)[1]
