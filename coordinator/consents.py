@@ -211,13 +211,16 @@ def _parsed(path: Path, data: bytes) -> Consents:
 
 
 @contextmanager
-def changing(path: Path) -> Iterator[_Change]:
+def changing(path: Path, *, existing: bool = False) -> Iterator[_Change]:
     """The file as it is, or an empty one; what is put into `after` is stored whole at the end.
 
-    One process at a time changes it. Raises as `read_consents`, StorageError, and ConfigError if another
-    process has it.
+    One process at a time changes it. Raises as `read_consents`, StorageError, also for no file if it has to
+    be an `existing` one, and ConfigError if another process has it.
     """
     lock = path.absolute().with_name(f".{path.name}.lock")
+    if existing:  # asked before the lock, which would be left beside nothing
+        with storage_errors(path):
+            path.lstat()
     try:
         with storage_errors(path), _alone(lock):
             before = read_consents(path) if path.exists() or path.is_symlink() else Consents()

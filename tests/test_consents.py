@@ -279,3 +279,13 @@ def test_another_file_is_not_told_to_be_closed(
     assert "expected a file of consents" in said and "chmod" not in said
     other.write_bytes(b"{}")  # one of them, though empty
     assert f"chmod 600 {other}" in call(capsys, "list", other, code=StorageError.exit_code)[1]
+
+
+def test_nobody_withdraws_from_a_file_that_is_not_there(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ids, gone = tmp_path / "ids", tmp_path / "nosuch.json"
+    ids.write_text("ada\n")
+    words = ("withdraw", gone, "--people", ids)
+    assert "No such file" in call(capsys, *words, code=StorageError.exit_code)[1]
+    assert list(tmp_path.iterdir()) == [ids]  # no lock either

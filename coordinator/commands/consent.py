@@ -64,7 +64,7 @@ def record(
 def withdraw(file: File, people: People, cache: Caches = None) -> None:
     """Note that people withdrew, and say which releases and folders still have something of them."""
     ids = _ids(people)
-    with changing(file) as change:
+    with changing(file, existing=True) as change:
         change.after = change.after.without(ids, format_time(o.now()))
         consents = change.after
     o.tell(
