@@ -101,6 +101,12 @@ class Consents(_Entry):
         }
         new = []
         for place, who in enumerate(dict.fromkeys(people), start=1):
+            if who != who.strip():  # another person than the data have, with a consent of no use
+                raise ConfigError(
+                    f"person {place} of those given: the id begins or ends with a blank; expected it as the "
+                    "data have it",
+                    hint="nothing was changed; take the blank away, in the data too if it is there",
+                )
             if who in kept:
                 continue
             try:

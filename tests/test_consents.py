@@ -289,3 +289,13 @@ def test_nobody_withdraws_from_a_file_that_is_not_there(
     words = ("withdraw", gone, "--people", ids)
     assert "No such file" in call(capsys, *words, code=StorageError.exit_code)[1]
     assert list(tmp_path.iterdir()) == [ids]  # no lock either
+
+
+@pytest.mark.parametrize("blank", [" ", "\t", "\N{NO-BREAK SPACE}"])
+def test_an_id_with_a_blank_at_an_end_is_nobody(blank: str) -> None:
+    found = Consents().recorded(["ada"], [], THEN)
+    for who in (f"{SECRET}{blank}", f"{blank}{SECRET}"):
+        with pytest.raises(ConfigError, match="person 2 .* begins or ends with a blank") as caught:
+            found.recorded(["ben", who], [], LATER)
+        assert SECRET not in str(caught.value)
+    assert found.recorded([f"a{blank}b"], [], LATER).standing(None) == {"ada", f"a{blank}b"}
