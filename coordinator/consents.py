@@ -121,6 +121,16 @@ class Consents(_Entry):
                 ) from None
         return self.model_copy(update={"consents": [*self.consents, *new]})
 
+    def wider(self, people: Collection[str], releases: Sequence[str]) -> set[str]:
+        """Who of these people has a standing consent for all these releases and more."""
+        wanted = set(releases)
+        return {
+            one.user_id
+            for one in self.consents
+            if one.user_id in set(people) and one.withdrawn is None
+            if wanted and (not one.releases or wanted < set(one.releases))
+        }
+
     def without(self, people: Sequence[str], at: str) -> Consents:
         """With all consents of these people withdrawn. Raises ConfigError for one who has none."""
         known = {one.user_id for one in self.consents}

@@ -299,3 +299,20 @@ def test_an_id_with_a_blank_at_an_end_is_nobody(blank: str) -> None:
             found.recorded(["ben", who], [], LATER)
         assert SECRET not in str(caught.value)
     assert found.recorded([f"a{blank}b"], [], LATER).standing(None) == {"ada", f"a{blank}b"}
+
+
+def test_a_wider_consent_that_still_stands_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, ids = tmp_path / "consents.json", tmp_path / "ids"
+    with changing(file) as change:
+        agreed = Consents().recorded(["ada", "ben"], [], THEN).recorded(["cem"], ["spring"], THEN)
+        change.after = agreed.recorded(["dot"], ["autumn", "spring"], THEN).without(["ben"], LATER)
+    ids.write_text("ada\nben\ncem\ndot\n")
+    words = ("record", file, "--people", ids)
+    said = call(capsys, *words, "--release", "spring")
+    assert "3 consents; 1 had" in said[0] and "2 people have a wider consent" in said[1]
+    assert "wider" not in call(capsys, *words)[1]  # none is wider than every release
+    call(capsys, "withdraw", file, "--people", ids)
+    assert "wider" not in call(capsys, *words, "--release", "spring")[1]
+    assert read_consents(file).standing("autumn") == set()

@@ -57,7 +57,13 @@ def record(
         before = len(change.after.consents)
         change.after = change.after.recorded(ids, release or [], format_time(o.now()))
         new = len(change.after.consents) - before
+        wider = len(change.after.wider(ids, release or []))
     o.tell(f"recorded: {counted(new, 'consent')}; {len(ids) - new} had it already")
+    if wider:
+        o.say(
+            f"{counted(wider, 'person has', 'people have')} a wider consent too, which still stands; to leave only "
+            "the narrower one: consent withdraw, then consent record --release again"
+        )
 
 
 @app.command()
