@@ -90,6 +90,14 @@ class Consents(_Entry):
         stand = {one.user_id for one in self.consents if one.withdrawn is None}
         return {one.user_id for one in self.consents} - stand
 
+    def withdrew(self) -> dict[str, str]:
+        """When those people did: the newest time of each."""
+        gone, newest = self.withdrawn(), dict[str, str]()
+        for one in self.consents:
+            if one.withdrawn is not None and one.user_id in gone:
+                newest[one.user_id] = max(one.withdrawn, newest.get(one.user_id, ""))
+        return newest
+
     def recorded(self, people: Sequence[str], releases: Sequence[str], at: str) -> Consents:
         """With a consent of each; who has the same one already keeps it.
 
@@ -123,11 +131,11 @@ class Consents(_Entry):
 
     def wider(self, people: Collection[str], releases: Sequence[str]) -> set[str]:
         """Who of these people has a standing consent for all these releases and more."""
-        wanted = set(releases)
+        asked, wanted = set(people), set(releases)
         return {
             one.user_id
             for one in self.consents
-            if one.user_id in set(people) and one.withdrawn is None
+            if one.user_id in asked and one.withdrawn is None
             if wanted and (not one.releases or wanted < set(one.releases))
         }
 

@@ -316,3 +316,23 @@ def test_a_wider_consent_that_still_stands_is_said(
     call(capsys, "withdraw", file, "--people", ids)
     assert "wider" not in call(capsys, *words, "--release", "spring")[1]
     assert read_consents(file).standing("autumn") == set()
+
+
+def test_who_withdraws_again_is_not_counted_but_told_when_it_was(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, ids = tmp_path / "consents.json", tmp_path / "ids"
+    with changing(file) as change:
+        # ada withdrew twice and ben came back.
+        agreed = Consents().recorded(["ada", "ben", "cem"], [], THEN).without(["ada", "ben"], THEN)
+        change.after = agreed.recorded(["ada", "ben"], [], LATER).without(["ada"], LATER)
+    words = ("withdraw", file, "--people", ids)
+    ids.write_text("ada\nben\ncem\n")
+    said, _ = call(capsys, *words)
+    assert "withdrawn: 2 people;" in said
+    assert f"had withdrawn before: 1 person, {LATER}\n" in said
+    whole = file.read_bytes()
+    ids.write_text("ada\n")
+    said, _ = call(capsys, *words)
+    assert said.startswith(f"withdrawn: 0 people\nhad withdrawn before: 1 person, {LATER}\n")
+    assert file.read_bytes() == whole

@@ -7,6 +7,7 @@ messages count people, or name a line by its number.
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Annotated
 
@@ -71,11 +72,18 @@ def withdraw(file: File, people: People, cache: Caches = None) -> None:
     """Note that people withdrew, and say which releases and folders still have something of them."""
     ids = _ids(people)
     with changing(file, existing=True) as change:
+        before = change.after.withdrew()
         change.after = change.after.without(ids, format_time(o.now()))
         consents = change.after
+    earlier = Counter(before[who] for who in ids if who in before)
+    new = len(ids) - earlier.total()
     o.tell(
-        f"withdrawn: {counted(len(ids), 'person', 'people')}; the next release is trained without them"
+        f"withdrawn: {counted(new, 'person', 'people')}; the next release is trained without them"
+        if new
+        else "withdrawn: 0 people"
     )
+    for when, people_then in sorted(earlier.items()):
+        o.tell(f"had withdrawn before: {counted(people_then, 'person', 'people')}, {when}")
     _tell_trainings(consents.trained_with(ids))
     with storage_errors(file):
         _tell_remains(remains_of(consents, ids, cache or []), file)
