@@ -142,6 +142,7 @@ def test_from_record_to_erasure_by_command(
     assert str(places["a"]) in told and str(places["texts"]) in told
     assert str(places["b"]) not in told and places["a"].exists()
     rows = [line.split("\t") for line in call("list", str(file)).splitlines()]
+    assert rows.pop(0) == ["id", "given", "withdrawn", "for releases", "in releases"]
     assert [(row[0], row[2] == "-", row[4]) for row in rows] == [
         ("ada", False, "1"),
         ("ben", True, "1"),

@@ -22,6 +22,7 @@ from proper_model.storage.files import read_regular, storage_errors
 from proper_model.tasks import counted
 
 MAX_IDS_BYTES = 64 << 20
+HEADER = ("id", "given", "withdrawn", "for releases", "in releases")
 app = typer.Typer(help="Record who agreed to be pooled, and who withdrew.")
 
 File = Annotated[Path, typer.Argument(metavar="CONSENTS", help="The file that you keep of them.")]
@@ -91,8 +92,9 @@ def withdraw(file: File, people: People, cache: Caches = None) -> None:
 
 @app.command("list")
 def list_consents(file: File) -> None:
-    """Print every consent: id, given, withdrawn, releases it is for, how many releases have the person."""
+    """Print a table, cells apart by tabs, of every consent and in how many releases the person is."""
     consents = read_consents(file)
+    o.tell("\t".join(HEADER))
     for one in consents.consents:
         trained = len(consents.trained_with([one.user_id]))
         cells = (one.given, one.withdrawn or "-", ",".join(one.releases) or "every", str(trained))
