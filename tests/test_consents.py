@@ -156,7 +156,7 @@ def test_from_record_to_erasure_by_command(
         True,
         False,
     ]
-    assert call("erase", str(file)).startswith("in a release")  # nothing is left to delete
+    assert call("erase", str(file)).startswith("0 deleted\nin a release")
     ids.write_text("ada\n" + SECRET * 100 + "\n")
     assert "person 2" in call("record", str(file), "--people", str(ids), code=11)
     words = ("record", str(file), "--people", str(ids), "--release", f"{SECRET} !")
@@ -337,3 +337,63 @@ def test_who_withdraws_again_is_not_counted_but_told_when_it_was(
     said, _ = call(capsys, *words)
     assert said.startswith(f"withdrawn: 0 people\nhad withdrawn before: 1 person, {LATER}\n")
     assert file.read_bytes() == whole
+
+
+def withdrawn_training(folder: Path) -> Path:
+    """A file of consents: ada withdrew from the release of `planted_run`."""
+    file = folder / "consents.json"
+    with changing(file) as change:
+        made = training(["ada", "ben"], folder / "run", cache=str(folder / "cache"))
+        agreed = Consents().recorded(["ada", "ben"], [], THEN).with_training(made)
+        change.after = agreed.without(["ada"], LATER)
+    return file
+
+
+def test_folders_that_are_not_found_are_said_and_looked_at_in_their_new_place(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, ids, new = withdrawn_training(tmp_path), tmp_path / "ids", tmp_path / "new"
+    ids.write_text("ada\n")
+    missing = f"not found: {tmp_path / 'run'}\nnot found: {tmp_path / 'cache'}\n"
+    said, hint = call(capsys, "erase", file)
+    assert said.startswith(f"{missing}0 deleted; 2 folders not found\n")
+    assert "if it was moved, give its new place" in hint
+    said, hint = call(capsys, "withdraw", file, "--people", ids)
+    assert f"still there: nothing in folders that were found\n{missing}" in said
+    assert "if it was moved, give its new place" in hint
+
+    new.mkdir()
+    places = planted_run(new)
+    moved = ("--moved", f"{tmp_path / 'run'}={new / 'run'}", "--moved", f"{tmp_path}={new}")
+    said, hint = call(capsys, "withdraw", file, "--people", ids, *moved)
+    assert f"still there: {places['a']}\nstill there: {places['texts']}\n" in said
+    assert "not found" not in said and "moved" not in hint
+    assert "\n2 deleted\n" in call(capsys, "erase", file, *moved)[0]
+    assert [places[name].exists() for name in ("a", "b", "texts")] == [False, True, False]
+    said, _ = call(capsys, "withdraw", file, "--people", ids, *moved)
+    assert "still there: nothing\n" in said and "not found" not in said
+
+
+def test_a_folder_that_is_typed_and_not_there_stops_before_anything_changes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, ids = withdrawn_training(tmp_path), tmp_path / "ids"
+    places, before = planted_run(tmp_path), file.read_bytes()
+    ids.write_text("ben\n")
+    for words in (("erase", file), ("withdraw", file, "--people", ids)):
+        for wrong in (("--cache", tmp_path / "no"), ("--moved", f"{tmp_path}={tmp_path / 'no'}")):
+            _, said = call(capsys, *words, *wrong, code=StorageError.exit_code)
+            assert f"not found: {tmp_path / 'no'}" in said and "give its new place" in said
+        for typed in (f"{tmp_path / 'other'}={tmp_path}", "nothing"):
+            call(capsys, *words, "--moved", typed, code=ConfigError.exit_code)
+    assert file.read_bytes() == before and places["a"].exists() and places["texts"].exists()
+
+
+def test_what_nobody_withdrew_from_is_not_looked_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "consents.json"
+    with changing(file) as change:
+        made = training(["ada"], tmp_path / "run", cache=str(tmp_path / "cache"))
+        change.after = Consents().recorded(["ada"], [], THEN).with_training(made)
+    assert call(capsys, "erase", file)[0] == "0 deleted\n"
