@@ -11,19 +11,20 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from proper_model.bundle.signed_time import Time
-from proper_model.errors import ConfigError
+from proper_model.errors import ConfigError, StorageError
 from proper_model.federation.run_plan import NAME_OF_RELEASE
 from proper_model.storage.documents import DocumentError, parse_object
 from proper_model.storage.durable import locked
 from proper_model.storage.files import (
     make_private_folder,
+    read_bounded,
     read_private,
     save_private,
     storage_errors,
@@ -89,6 +90,14 @@ class Consents(_Entry):
         stand = {one.user_id for one in self.consents if one.withdrawn is None}
         return {one.user_id for one in self.consents} - stand
 
+    def withdrew(self) -> dict[str, str]:
+        """When those people did: the newest time of each."""
+        gone, newest = self.withdrawn(), dict[str, str]()
+        for one in self.consents:
+            if one.withdrawn is not None and one.user_id in gone:
+                newest[one.user_id] = max(one.withdrawn, newest.get(one.user_id, ""))
+        return newest
+
     def recorded(self, people: Sequence[str], releases: Sequence[str], at: str) -> Consents:
         """With a consent of each; who has the same one already keeps it.
 
@@ -100,6 +109,12 @@ class Consents(_Entry):
         }
         new = []
         for place, who in enumerate(dict.fromkeys(people), start=1):
+            if who != who.strip():  # another person than the data have, with a consent of no use
+                raise ConfigError(
+                    f"person {place} of those given: the id begins or ends with a blank; expected it as the "
+                    "data have it",
+                    hint="nothing was changed; take the blank away, in the data too if it is there",
+                )
             if who in kept:
                 continue
             try:
@@ -113,6 +128,16 @@ class Consents(_Entry):
                     hint="nothing was changed",
                 ) from None
         return self.model_copy(update={"consents": [*self.consents, *new]})
+
+    def wider(self, people: Collection[str], releases: Sequence[str]) -> set[str]:
+        """Who of these people has a standing consent for all these releases and more."""
+        asked, wanted = set(people), set(releases)
+        return {
+            one.user_id
+            for one in self.consents
+            if one.user_id in asked and one.withdrawn is None
+            if wanted and (not one.releases or wanted < set(one.releases))
+        }
 
     def without(self, people: Sequence[str], at: str) -> Consents:
         """With all consents of these people withdrawn. Raises ConfigError for one who has none."""
@@ -183,7 +208,17 @@ def content_of(hashes: Mapping[str, str]) -> str:
 
 def read_consents(path: Path) -> Consents:
     """Read the file. Raises ConfigError naming field and place, quoting nothing of it; StorageError."""
-    data = read_private(path, limit_bytes=MAX_BYTES)
+    try:
+        data = read_private(path, limit_bytes=MAX_BYTES)
+    except StorageError:
+        # Another file that is open to others is told to be another, not to be closed.
+        with suppress(OSError):
+            _parsed(path, read_bounded(path, MAX_BYTES))
+        raise
+    return _parsed(path, data)
+
+
+def _parsed(path: Path, data: bytes) -> Consents:
     if len(data) > MAX_BYTES:
         raise _refused(path, f"more than {MAX_BYTES} bytes")
     try:
@@ -200,13 +235,16 @@ def read_consents(path: Path) -> Consents:
 
 
 @contextmanager
-def changing(path: Path) -> Iterator[_Change]:
+def changing(path: Path, *, existing: bool = False) -> Iterator[_Change]:
     """The file as it is, or an empty one; what is put into `after` is stored whole at the end.
 
-    One process at a time changes it. Raises as `read_consents`, StorageError, and ConfigError if another
-    process has it.
+    One process at a time changes it. Raises as `read_consents`, StorageError, also for no file if it has to
+    be an `existing` one, and ConfigError if another process has it.
     """
     lock = path.absolute().with_name(f".{path.name}.lock")
+    if existing:  # asked before the lock, which would be left beside nothing
+        with storage_errors(path):
+            path.lstat()
     try:
         with storage_errors(path), _alone(lock):
             before = read_consents(path) if path.exists() or path.is_symlink() else Consents()

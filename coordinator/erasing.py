@@ -8,33 +8,72 @@ from pathlib import Path
 
 from coordinator.consents import Consents
 from coordinator.phase_people import phases_of, remove_phase
-from proper_model.errors import BusyError
+from proper_model.errors import BusyError, ConfigError
 
 TEXTS = ("pooled.json", "personalized.json")  # below a run's `server` folder
 
 
 @dataclass(frozen=True)
 class Remains:
-    """Phases made of people's data, files with their texts, and phases that do not say whose they are."""
+    """Phases made of people's data, files with their texts, and what cannot be judged.
+
+    `silent` phases do not say whose they are; `missing` are recorded folders that are not there.
+    """
 
     phases: tuple[Path, ...]
     texts: tuple[Path, ...]
     silent: tuple[Path, ...]
+    missing: tuple[Path, ...]
 
 
-def remains_of(consents: Consents, people: Collection[str], caches: Sequence[Path]) -> Remains:
+@dataclass(frozen=True)
+class Moved:
+    """A folder that lay at `old` when a training was recorded, it or one above it, and lies at `new` now."""
+
+    old: Path
+    new: Path
+
+    def holds(self, recorded: Path) -> bool:
+        """Whether a recorded folder went along."""
+        return recorded.is_relative_to(self.old)
+
+
+def check_moved(consents: Consents, moved: Sequence[Moved]) -> None:
+    """Raise ConfigError for one that no recorded folder went along with: it would be looked at in vain."""
+    recorded = [Path(place) for one in consents.trainings for place in (one.run, one.cache)]
+    for one in moved:
+        if not any(map(one.holds, recorded)):
+            raise ConfigError(
+                f"--moved: no recorded folder is {one.old} or lies below it",
+                hint="nothing was changed; give the old place as `not found` names it",
+            )
+
+
+def remains_of(
+    consents: Consents, people: Collection[str], caches: Sequence[Path], moved: Sequence[Moved] = ()
+) -> Remains:
     """What lies in the folders of recorded trainings, and in further caches, of any of these people."""
     trained = consents.trained_with(people)
+    runs = list(dict.fromkeys(_now_at(Path(one.run), moved) for one in trained))
+    recorded = [_now_at(Path(one.cache), moved) for one in consents.trainings]
     phases: list[Path] = []
     silent: list[Path] = []
-    folders = [*(Path(one.cache) for one in consents.trainings), *(c.resolve() for c in caches)]
-    for folder in dict.fromkeys(folders):
+    for folder in dict.fromkeys([*recorded, *(cache.resolve() for cache in caches)]):
         found, unknown = phases_of(folder, people)
         phases += found
         silent += unknown
-    files = [Path(one.run) / "server" / name for one in trained for name in TEXTS]
-    texts = [path for path in dict.fromkeys(files) if path.is_file()]
-    return Remains(tuple(phases), tuple(texts), tuple(silent))
+    texts = [path for run in runs for name in TEXTS if (path := run / "server" / name).is_file()]
+    asked = dict.fromkeys([*runs, *recorded]) if people else ()
+    missing = [folder for folder in asked if not folder.is_dir()]
+    return Remains(tuple(phases), tuple(texts), tuple(silent), tuple(missing))
+
+
+def _now_at(recorded: Path, moved: Sequence[Moved]) -> Path:
+    along = [one for one in moved if one.holds(recorded)]
+    if not along:
+        return recorded
+    nearest = max(along, key=lambda one: len(one.old.parts))
+    return nearest.new / recorded.relative_to(nearest.old)
 
 
 def erase_remains(remains: Remains) -> Iterator[Path]:

@@ -87,6 +87,7 @@ def test_the_file_is_strict_private_and_quotes_nothing(tmp_path: Path) -> None:
         with pytest.raises(ConfigError) as caught:
             read_consents(path)
         assert SECRET not in f"{caught.value.message} {caught.value.hint}", content
+    save_private(path, json.dumps(whole).encode())
     path.chmod(0o644)
     with pytest.raises(StorageError, match="other users"):
         read_consents(path)
@@ -141,6 +142,7 @@ def test_from_record_to_erasure_by_command(
     assert str(places["a"]) in told and str(places["texts"]) in told
     assert str(places["b"]) not in told and places["a"].exists()
     rows = [line.split("\t") for line in call("list", str(file)).splitlines()]
+    assert rows.pop(0) == ["id", "given", "withdrawn", "for releases", "in releases"]
     assert [(row[0], row[2] == "-", row[4]) for row in rows] == [
         ("ada", False, "1"),
         ("ben", True, "1"),
@@ -154,7 +156,7 @@ def test_from_record_to_erasure_by_command(
         True,
         False,
     ]
-    assert call("erase", str(file)).startswith("in a release")  # nothing is left to delete
+    assert call("erase", str(file)).startswith("0 deleted\nin a release")
     ids.write_text("ada\n" + SECRET * 100 + "\n")
     assert "person 2" in call("record", str(file), "--people", str(ids), code=11)
     words = ("record", str(file), "--people", str(ids), "--release", f"{SECRET} !")
@@ -258,3 +260,140 @@ def test_a_place_that_cannot_be_written_is_no_internal_error(
         words = ["consent", "record", str(place), "--people", str(tmp_path / "file")]
         assert run_cli(words) == StorageError.exit_code
         assert "internal" not in capsys.readouterr().err
+
+
+def call(capsys: pytest.CaptureFixture[str], *words: str | Path, code: int = 0) -> tuple[str, str]:
+    """What `proper-coordinator consent` says on stdout and on stderr."""
+    assert run_cli(["consent", *map(str, words)]) == code
+    said = capsys.readouterr()
+    return said.out, said.err
+
+
+@pytest.mark.parametrize("content", [b"# No consents\n", b'{"format": 1, "consents'])
+def test_another_file_is_not_told_to_be_closed(
+    content: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = tmp_path / "other"
+    other.write_bytes(content)
+    other.chmod(0o644)
+    _, said = call(capsys, "list", other, code=ConfigError.exit_code)
+    assert "expected a file of consents" in said and "chmod" not in said
+    other.write_bytes(b"{}")  # one of them, though empty
+    assert f"chmod 600 {other}" in call(capsys, "list", other, code=StorageError.exit_code)[1]
+
+
+def test_nobody_withdraws_from_a_file_that_is_not_there(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ids, gone = tmp_path / "ids", tmp_path / "nosuch.json"
+    ids.write_text("ada\n")
+    words = ("withdraw", gone, "--people", ids)
+    assert "No such file" in call(capsys, *words, code=StorageError.exit_code)[1]
+    assert list(tmp_path.iterdir()) == [ids]  # no lock either
+
+
+@pytest.mark.parametrize("blank", [" ", "\t", "\N{NO-BREAK SPACE}"])
+def test_an_id_with_a_blank_at_an_end_is_nobody(blank: str) -> None:
+    found = Consents().recorded(["ada"], [], THEN)
+    for who in (f"{SECRET}{blank}", f"{blank}{SECRET}"):
+        with pytest.raises(ConfigError, match="person 2 .* begins or ends with a blank") as caught:
+            found.recorded(["ben", who], [], LATER)
+        assert SECRET not in str(caught.value)
+    assert found.recorded([f"a{blank}b"], [], LATER).standing(None) == {"ada", f"a{blank}b"}
+
+
+def test_a_wider_consent_that_still_stands_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, ids = tmp_path / "consents.json", tmp_path / "ids"
+    with changing(file) as change:
+        agreed = Consents().recorded(["ada", "ben"], [], THEN).recorded(["cem"], ["spring"], THEN)
+        change.after = agreed.recorded(["dot"], ["autumn", "spring"], THEN).without(["ben"], LATER)
+    ids.write_text("ada\nben\ncem\ndot\n")
+    words = ("record", file, "--people", ids)
+    said = call(capsys, *words, "--release", "spring")
+    assert "3 consents; 1 had" in said[0] and "2 people have a wider consent" in said[1]
+    assert "wider" not in call(capsys, *words)[1]  # none is wider than every release
+    call(capsys, "withdraw", file, "--people", ids)
+    assert "wider" not in call(capsys, *words, "--release", "spring")[1]
+    assert read_consents(file).standing("autumn") == set()
+
+
+def test_who_withdraws_again_is_not_counted_but_told_when_it_was(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, ids = tmp_path / "consents.json", tmp_path / "ids"
+    with changing(file) as change:
+        # ada withdrew twice and ben came back.
+        agreed = Consents().recorded(["ada", "ben", "cem"], [], THEN).without(["ada", "ben"], THEN)
+        change.after = agreed.recorded(["ada", "ben"], [], LATER).without(["ada"], LATER)
+    words = ("withdraw", file, "--people", ids)
+    ids.write_text("ada\nben\ncem\n")
+    said, _ = call(capsys, *words)
+    assert "withdrawn: 2 people;" in said
+    assert f"had withdrawn before: 1 person, {LATER}\n" in said
+    whole = file.read_bytes()
+    ids.write_text("ada\n")
+    said, _ = call(capsys, *words)
+    assert said.startswith(f"withdrawn: 0 people\nhad withdrawn before: 1 person, {LATER}\n")
+    assert file.read_bytes() == whole
+
+
+def withdrawn_training(folder: Path) -> Path:
+    """A file of consents: ada withdrew from the release of `planted_run`."""
+    file = folder / "consents.json"
+    with changing(file) as change:
+        made = training(["ada", "ben"], folder / "run", cache=str(folder / "cache"))
+        agreed = Consents().recorded(["ada", "ben"], [], THEN).with_training(made)
+        change.after = agreed.without(["ada"], LATER)
+    return file
+
+
+def test_folders_that_are_not_found_are_said_and_looked_at_in_their_new_place(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, ids, new = withdrawn_training(tmp_path), tmp_path / "ids", tmp_path / "new"
+    ids.write_text("ada\n")
+    missing = f"not found: {tmp_path / 'run'}\nnot found: {tmp_path / 'cache'}\n"
+    said, hint = call(capsys, "erase", file)
+    assert said.startswith(f"{missing}0 deleted; 2 folders not found\n")
+    assert "if it was moved, give its new place" in hint
+    said, hint = call(capsys, "withdraw", file, "--people", ids)
+    assert f"still there: nothing in folders that were found\n{missing}" in said
+    assert "if it was moved, give its new place" in hint
+
+    new.mkdir()
+    places = planted_run(new)
+    moved = ("--moved", f"{tmp_path / 'run'}={new / 'run'}", "--moved", f"{tmp_path}={new}")
+    said, hint = call(capsys, "withdraw", file, "--people", ids, *moved)
+    assert f"still there: {places['a']}\nstill there: {places['texts']}\n" in said
+    assert "not found" not in said and "moved" not in hint
+    assert "\n2 deleted\n" in call(capsys, "erase", file, *moved)[0]
+    assert [places[name].exists() for name in ("a", "b", "texts")] == [False, True, False]
+    said, _ = call(capsys, "withdraw", file, "--people", ids, *moved)
+    assert "still there: nothing\n" in said and "not found" not in said
+
+
+def test_a_folder_that_is_typed_and_not_there_stops_before_anything_changes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, ids = withdrawn_training(tmp_path), tmp_path / "ids"
+    places, before = planted_run(tmp_path), file.read_bytes()
+    ids.write_text("ben\n")
+    for words in (("erase", file), ("withdraw", file, "--people", ids)):
+        for wrong in (("--cache", tmp_path / "no"), ("--moved", f"{tmp_path}={tmp_path / 'no'}")):
+            _, said = call(capsys, *words, *wrong, code=StorageError.exit_code)
+            assert f"not found: {tmp_path / 'no'}" in said and "give its new place" in said
+        for typed in (f"{tmp_path / 'other'}={tmp_path}", "nothing"):
+            call(capsys, *words, "--moved", typed, code=ConfigError.exit_code)
+    assert file.read_bytes() == before and places["a"].exists() and places["texts"].exists()
+
+
+def test_what_nobody_withdrew_from_is_not_looked_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "consents.json"
+    with changing(file) as change:
+        made = training(["ada"], tmp_path / "run", cache=str(tmp_path / "cache"))
+        change.after = Consents().recorded(["ada"], [], THEN).with_training(made)
+    assert call(capsys, "erase", file)[0] == "0 deleted\n"

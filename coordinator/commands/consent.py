@@ -7,6 +7,8 @@ messages count people, or name a line by its number.
 from __future__ import annotations
 
 import sys
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -14,13 +16,14 @@ import typer
 
 from coordinator.commands import options as o
 from coordinator.consents import Training, changing, read_consents
-from coordinator.erasing import Remains, erase_remains, remains_of
+from coordinator.erasing import Moved, Remains, check_moved, erase_remains, remains_of
 from proper_model.bundle.signed_time import format_time
-from proper_model.errors import ConfigError
+from proper_model.errors import ConfigError, StorageError
 from proper_model.storage.files import read_regular, storage_errors
 from proper_model.tasks import counted
 
 MAX_IDS_BYTES = 64 << 20
+HEADER = ("id", "given", "withdrawn", "for releases", "in releases")
 app = typer.Typer(help="Record who agreed to be pooled, and who withdrew.")
 
 File = Annotated[Path, typer.Argument(metavar="CONSENTS", help="The file that you keep of them.")]
@@ -34,6 +37,14 @@ Caches = Annotated[
     list[Path] | None,
     typer.Option(
         "--cache", metavar="DIR", help="A further folder of finished phases; may be given again."
+    ),
+]
+Moves = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--moved",
+        metavar="OLD=NEW",
+        help="A folder of runs or phases that was moved after it was recorded; may be given again.",
     ),
 ]
 
@@ -57,28 +68,44 @@ def record(
         before = len(change.after.consents)
         change.after = change.after.recorded(ids, release or [], format_time(o.now()))
         new = len(change.after.consents) - before
+        wider = len(change.after.wider(ids, release or []))
     o.tell(f"recorded: {counted(new, 'consent')}; {len(ids) - new} had it already")
+    if wider:
+        o.say(
+            f"{counted(wider, 'person has', 'people have')} a wider consent too, which still stands; to leave only "
+            "the narrower one: consent withdraw, then consent record --release again"
+        )
 
 
 @app.command()
-def withdraw(file: File, people: People, cache: Caches = None) -> None:
+def withdraw(file: File, people: People, cache: Caches = None, moved: Moves = None) -> None:
     """Note that people withdrew, and say which releases and folders still have something of them."""
-    ids = _ids(people)
-    with changing(file) as change:
+    ids, moves = _ids(people), _moves(moved or [])
+    _check_there(cache or [], moves)
+    with changing(file, existing=True) as change:
+        check_moved(change.after, moves)
+        before = change.after.withdrew()
         change.after = change.after.without(ids, format_time(o.now()))
         consents = change.after
+    earlier = Counter(before[who] for who in ids if who in before)
+    new = len(ids) - earlier.total()
     o.tell(
-        f"withdrawn: {counted(len(ids), 'person', 'people')}; the next release is trained without them"
+        f"withdrawn: {counted(new, 'person', 'people')}; the next release is trained without them"
+        if new
+        else "withdrawn: 0 people"
     )
+    for when, people_then in sorted(earlier.items()):
+        o.tell(f"had withdrawn before: {counted(people_then, 'person', 'people')}, {when}")
     _tell_trainings(consents.trained_with(ids))
     with storage_errors(file):
-        _tell_remains(remains_of(consents, ids, cache or []), file)
+        _tell_remains(remains_of(consents, ids, cache or [], moves), file)
 
 
 @app.command("list")
 def list_consents(file: File) -> None:
-    """Print every consent: id, given, withdrawn, releases it is for, how many releases have the person."""
+    """Print a table, cells apart by tabs, of every consent and in how many releases the person is."""
     consents = read_consents(file)
+    o.tell("\t".join(HEADER))
     for one in consents.consents:
         trained = len(consents.trained_with([one.user_id]))
         cells = (one.given, one.withdrawn or "-", ",".join(one.releases) or "every", str(trained))
@@ -86,16 +113,22 @@ def list_consents(file: File) -> None:
 
 
 @app.command()
-def erase(file: File, cache: Caches = None) -> None:
+def erase(file: File, cache: Caches = None, moved: Moves = None) -> None:
     """Delete what runs have left of people who withdrew: finished phases, and texts of pooled people.
 
     A run whose texts are gone cannot be resumed or scored again; its release stays.
     """
+    moves = _moves(moved or [])
+    _check_there(cache or [], moves)
     consents = read_consents(file)
+    check_moved(consents, moves)
     with storage_errors(file):
-        remains = remains_of(consents, consents.withdrawn(), cache or [])
+        remains = remains_of(consents, consents.withdrawn(), cache or [], moves)
         for path in erase_remains(remains):
             o.tell(f"deleted: {path}")
+    _tell_missing(remains)
+    gone, missing = len(remains.phases) + len(remains.texts), len(remains.missing)
+    o.tell(f"{gone} deleted" + (f"; {counted(missing, 'folder')} not found" if missing else ""))
     _tell_silent(remains)
     _tell_trainings(consents.trained_with(consents.withdrawn()))
     o.say("not touched: the data that runs were given, backups, and releases, here and on devices")
@@ -121,6 +154,31 @@ def _ids(people: Path) -> list[str]:
     return found
 
 
+def _moves(given: Sequence[str]) -> list[Moved]:
+    moves = []
+    for one in given:
+        old, _, new = one.partition("=")
+        if not old or not new:
+            raise ConfigError(
+                "--moved: expected OLD=NEW", hint="give the old place, =, the new one"
+            )
+        moves.append(Moved(Path(old).absolute(), Path(new).resolve()))
+    return moves
+
+
+def _check_there(caches: Sequence[Path], moves: Sequence[Moved]) -> None:
+    """Raise StorageError for a folder that was typed and is not there."""
+    for option, folders in (("--cache", caches), ("--moved", [one.new for one in moves])):
+        for folder in folders:
+            with storage_errors(folder):
+                there = folder.is_dir()
+            if not there:
+                raise StorageError(
+                    f"{option}: not found: {folder}; expected a folder",
+                    hint="nothing was changed; if it was moved, give its new place",
+                )
+
+
 def _tell_trainings(trainings: list[Training]) -> None:
     for one in trainings:
         name = f" ({one.release})" if one.release else ""
@@ -130,9 +188,22 @@ def _tell_trainings(trainings: list[Training]) -> None:
 def _tell_remains(remains: Remains, file: Path) -> None:
     for path in (*remains.phases, *remains.texts):
         o.tell(f"still there: {path}")
+    if not remains.phases and not remains.texts:
+        o.tell("still there: nothing" + (" in folders that were found" if remains.missing else ""))
+    _tell_missing(remains)
     _tell_silent(remains)
     if remains.phases or remains.texts:
         o.say(f"hint: delete them with proper-coordinator consent erase {file}")
+
+
+def _tell_missing(remains: Remains) -> None:
+    for path in remains.missing:
+        o.tell(f"not found: {path}")
+    if remains.missing:
+        o.say(
+            "hint: nothing was looked at in what is not found; if it was moved, give its new place: "
+            f"--moved {remains.missing[0]}=NEW"
+        )
 
 
 def _tell_silent(remains: Remains) -> None:
