@@ -133,3 +133,11 @@ def test_what_the_privacy_page_says_was_measured_holds(repository: Path) -> None
     said = [(of, times) for of in ("adapter", "release") for times in (1, 16)]
     shares = [f"{secret[key]['greedy']['value']:.0%}" for key in said]
     assert shares == ["50%", "100%", "0%", "59%"]
+    tokens = committed(repository, "privacy/canaries-new-token")
+    assert (tokens["design"], tokens["seeds"]) == ("new-token", [0, 1, 2, 3, 4])
+    once = {
+        row["thing"]: f"{row['pooled']['greedy']['value']:.0%}"
+        for row in tokens["canaries"]
+        if (row["control"], row["insertions"]) == ("none", 1)
+    }
+    assert (once["release"], once["adapter"]) == ("50%", "100%")
