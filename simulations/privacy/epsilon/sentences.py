@@ -17,13 +17,13 @@ def _sentence(row: EpsilonRow, candidates: int, delta: float) -> str:
     found = row.pooled
     if row.epsilon is not None:
         trained = (
-            f"Trained so that what is released is differentially private for each of {candidates} pooled users "
+            f"Trained so that what is released is differentially private for each pooled user, about half of {candidates} candidates "
             f"(epsilon {row.epsilon:.2g}, delta {delta:.2g})"
         )
     elif row.noise_multiplier is None:
-        trained = f"Trained on up to {candidates} pooled users without privacy"
+        trained = f"Trained on about half of {candidates} candidates without privacy"
     else:
-        trained = f"Trained with every one of {candidates} pooled users clipped and no noise, which promises nothing"
+        trained = f"Trained with every pooled user, about half of {candidates} candidates, clipped and no noise, which promises nothing"
     gain = found.gain
     useful = (
         f"stages 1 and 2 take {gain.value:.3f} nats a token (95% interval {gain.low:.3f} to {gain.high:.3f}) off "
