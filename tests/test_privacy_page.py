@@ -91,6 +91,39 @@ def test_what_the_privacy_page_says_of_deletion_holds(repository: Path) -> None:
     }
 
 
+def test_what_the_privacy_page_says_of_poisoning_and_prototypes_holds(repository: Path) -> None:
+    told = committed(repository, "privacy/poisoning")
+    assert (told["users"], told["items"], told["seeds"]) == (50, 100, [0, 1, 2, 3, 4])
+    found = {
+        (row["thing"], row["malicious"], row["defence"]): row["pooled"]
+        for row in told["rows"]
+        if row["control"] == "none"
+    }
+    things = ("population", "experts")
+    said = {"none": ["96%", "83%"], "items": ["7%", "4%"], "both": ["32%", "16%"]}
+    for defence, shares in said.items():
+        one = [f"{found[thing, 1, defence]['trigger']['value']:.0%}" for thing in things]
+        assert one == shares
+        five = [found[thing, 5, defence]["trigger"]["value"] for thing in things]
+        assert all(share > 0.9 for share in five)
+    cost = [found[thing, 1, "both"]["loss_change"]["value"] for thing in things]
+    assert [f"{value:.2f}" for value in cost] == ["0.08", "0.15"]
+    assert all(found[thing, 1, "none"]["loss_change"]["low"] < 0 for thing in things)
+
+    best: dict[tuple[str, str], float] = {}
+    for name in ("membership", "membership-prototypes"):
+        for row in committed(repository, f"privacy/{name}")["attacks"]:
+            if (row["thing"], row["control"]) == ("embeddings", "none"):
+                key = name, row["level"]
+                best[key] = max(best.get(key, 0.0), row["pooled"]["auc"])
+    assert {key: f"{value:.2f}" for key, value in best.items()} == {
+        ("membership", "person"): "0.71",
+        ("membership", "fresh"): "0.67",
+        ("membership-prototypes", "person"): "0.66",
+        ("membership-prototypes", "fresh"): "0.61",
+    }
+
+
 def test_what_the_privacy_page_says_was_measured_holds(repository: Path) -> None:
     canaries, epsilon, inversion = (
         committed(repository, f"privacy/{name}") for name in ("canaries", "epsilon", "inversion")
