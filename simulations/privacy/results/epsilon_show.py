@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 
 from client.terminal.tables import Table
+from proper_model.tasks import counted
 from simulations.privacy.results.epsilon_schema import Bound, EpsilonResult, EpsilonRow
 from simulations.privacy.results.leaving import Shown, leave
 from simulations.privacy.results.rates_show import interval as rate
@@ -20,7 +21,7 @@ def title(result: EpsilonResult) -> str:
     """What was trained, in one line."""
     return (
         f"utility against epsilon: {result.task}, {result.preset}/{result.profile}, base {result.base}, "
-        f"{result.candidates} pooled users, {result.newcomers} newcomers, {len(result.seeds)} seeds"
+        f"{result.candidates} pooled users, {result.newcomers} newcomers, {counted(len(result.seeds), 'seed')}"
     )
 
 
