@@ -23,7 +23,7 @@ from scipy.stats import norm
 
 from client.person import adapting
 from client.person.learner import Learner
-from proper_model.errors import CheckpointError
+from proper_model.errors import CheckpointError, ConfigError
 from proper_model.settings import load_profile, preset
 from proper_model.tasks import load_task
 from simulations.privacy.deletion import forgetting, withdrawal
@@ -290,7 +290,8 @@ def test_from_kept_seeds_to_the_page(
     assert (tmp_path / "deletion.md").read_text().count("| release |") == 1
     assert not deletion_show.failed_controls(result)
     said = "\n".join(result.sentences)
-    assert "these data show nothing that is left" in said and "gives away who left" in said
+    assert said.count("do not show that anything is left, nor do they rule it out") == 2
+    assert "gives away who left" in said
     assert "Of 3 releases after deletion, none differs in any bit" in said
     assert "Of 27 adapters after deletion, 6 differ" in said
     assert "data that the operator gave (4 times: text)" in said
@@ -298,6 +299,58 @@ def test_from_kept_seeds_to_the_page(
     assert "<svg" in page and "against exact retraining" in page and "what remains" in page
     with pytest.raises(CheckpointError):
         deletion_of(replace(plan, things=("experts",)), **how)
+
+
+def test_what_told_nothing_before_is_not_said_to_be_gone(plan: Plan) -> None:
+    controls = (("none", 0.0), ("positive", 5.0), ("negative", 0.0))
+    flat: list[Row] = [
+        attempt(scope, "experts", "person", control, shift)
+        for scope in ("before", "after", "both")
+        for control, shift in controls
+    ]
+    one, both, _ = summarized(plan, [flat, flat], LOOKED[:1]).sentences
+    assert one.endswith("told anything before either, so of what is left they say nothing.")
+    assert both.endswith("gives away who left, nor do they rule it out.")
+
+
+@pytest.mark.parametrize("published", [0, 10])
+def test_embeddings_that_are_not_published_are_not_measured(
+    plan: Plan, monkeypatch: pytest.MonkeyPatch, published: int
+) -> None:
+    """Of the first release they are published, of the next, with fewer people, not."""
+
+    def release(people: int) -> Any:
+        shared = {"mean_embedding_count": torch.tensor([people])}
+        return SimpleNamespace(shared=shared, structure=preset("default"))
+
+    class Withdrawn:
+        def __init__(self, _: Any) -> None:
+            self.next = SimpleNamespace(release=release(published))
+
+        def retrained(self) -> Retrained:
+            return Retrained("release", 1, 0, 0.0, 0.5)
+
+    monkeypatch.setattr(withdrawal, "Withdrawal", Withdrawn)
+    monkeypatch.setattr(
+        withdrawal,
+        "_embeddings",
+        lambda _, scope, __: [attempt(scope, "embeddings", "person", "none", 0.0)],
+    )
+    first: Any = SimpleNamespace(
+        release=release(12), passes=lambda _: {}, progress=lambda *_: None, grouped=True
+    )
+    found = withdrawal.on_withdrawal(first, ("embeddings",))
+    assert sum(isinstance(row, Attempt) for row in found) == (2 if published else 0)
+    asked = replace(plan, seeds=(0,), things=("embeddings",))
+    said = " ".join(summarized(asked, [found], []).sentences)
+    assert ("not published, so not measured" in said) is not bool(published)
+
+
+def test_a_preset_without_what_is_asked_for_is_refused(plan: Plan) -> None:
+    alone = plan.structure.without_groups()
+    with pytest.raises(ConfigError, match="nothing of experts, embeddings"):
+        replace(plan, structure=alone, things=("experts", "embeddings"))
+    replace(plan, structure=alone, things=("experts", "population"))
 
 
 def test_a_look_that_saw_no_mark_before_proves_nothing(plan: Plan) -> None:

@@ -96,14 +96,18 @@ def pool(
         return PooledData(trained=tuple(encoded), held_back=())
     order = [i for i, user in enumerate(encoded) if user.queries]
     random.Random(f"{seed}/held back").shuffle(order)
-    count = min(len(users) - 2, max(1, round(settings.held_back_fraction * len(users))))
-    held = set(order[:count])
+    held = set(order[: held_back_people(len(users), settings)])
     apart = set(_calibrating(encoded, held, settings, seed))
     return PooledData(
         trained=tuple(u for i, u in enumerate(encoded) if i not in held | apart),
         held_back=tuple(u for i, u in enumerate(encoded) if i in held),
         calibrating=tuple(u for i, u in enumerate(encoded) if i in apart),
     )
+
+
+def held_back_people(users: int, settings: StageSettings) -> int:
+    """How many of so many pooled users judge stages 1 and 2, where all have queries; without privacy."""
+    return min(users - 2, max(1, round(settings.held_back_fraction * users)))
 
 
 def _calibrating(

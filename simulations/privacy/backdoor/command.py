@@ -15,6 +15,7 @@ from simulations.privacy.memorization.command import (
     settings_of,
 )
 from simulations.privacy.results.options import (
+    LEAST_PEOPLE,
     BaseOf,
     Cache,
     Out,
@@ -49,7 +50,10 @@ def backdoor(
         str, typer.Option(metavar="A,B", help="Which releases are tried; see docs/privacy.md.")
     ] = EVERYTHING,
     people: Annotated[
-        int, typer.Option(metavar="N", help="At most N candidates, half of them newcomers.")
+        int,
+        typer.Option(
+            min=LEAST_PEOPLE, metavar="N", help="At most N candidates, half of them newcomers."
+        ),
     ] = 24,
     cache: Cache = None,
 ) -> None:

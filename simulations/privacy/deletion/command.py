@@ -54,11 +54,15 @@ def deletion(
     """
     from proper_model.storage.files import storage_errors
     from simulations.privacy.deletion.seeds import THINGS, Plan, deletion_of
-    from simulations.privacy.membership.population import load_candidates
+    from simulations.privacy.membership.population import Candidates, load_candidates
     from simulations.privacy.results.deletion_show import leave_deletion
 
     drawn, settings = numbers(seeds), profile_for(data, profile)
     asked, structure = names(things, THINGS, "--things"), structure_for(preset, settings)
+
+    def planned(candidates: Candidates) -> Plan:
+        return Plan(candidates, structure, settings, drawn, asked)
+
     with storage_errors(out), progress_bars() as show:
         candidates = load_candidates(
             *(data, task, base, settings),
@@ -66,7 +70,9 @@ def deletion(
             people=people,
             max_items=max_items,
             progress=show,
+            check=planned,
         )
-        plan = Plan(candidates, structure, settings, drawn, asked)
-        result = deletion_of(plan, out=out, cache=cache or out / "cache", progress=show)
+        result = deletion_of(
+            planned(candidates), out=out, cache=cache or out / "cache", progress=show
+        )
     leave_deletion(result, out)

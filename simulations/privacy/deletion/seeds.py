@@ -28,8 +28,8 @@ from simulations.privacy.deletion.found import (
     row_of,
 )
 from simulations.privacy.deletion.remains import remains
-from simulations.privacy.deletion.sentences import sentences
-from simulations.privacy.deletion.withdrawal import POOLED_THINGS, on_withdrawal
+from simulations.privacy.deletion.sentences import NOT_PUBLISHED, sentences
+from simulations.privacy.deletion.withdrawal import EMBEDDINGS, POOLED_THINGS, on_withdrawal
 from simulations.privacy.membership.attacked import Attacked
 from simulations.privacy.membership.population import Candidates, check_own_items
 from simulations.privacy.results.deletion_schema import (
@@ -77,6 +77,11 @@ class Plan:
     things: tuple[str, ...]
 
     def __post_init__(self) -> None:
+        if self.structure.population_only and not set(self.things) - {"experts", EMBEDDINGS}:
+            raise ConfigError(
+                f"preset '{self.structure.name}' has nothing of {', '.join(self.things)} to ask about",
+                hint="take a preset with groups, or --things population",
+            )
         if ADAPTER in self.things:
             check_own_items(self.candidates.name, self.candidates.shared)
 
@@ -137,21 +142,23 @@ def summarized(plan: Plan, seeds: Sequence[Sequence[Row]], looked: Sequence[Row]
         for one in found:
             if isinstance(one, Attempt):
                 by_name.setdefault(one.name, []).append(one)
-    if seeds and not by_name:
-        raise ConfigError(
-            f"preset '{plan.structure.name}' has nothing of {', '.join(plan.things)} to ask about"
-        )
     attacks = _attacks(by_name)
     every = [*(one for found in seeds for one in found), *looked]
     exact = _exact([one for one in every if isinstance(one, Retrained)])
     left = [Remains(**vars(one)) for one in every if isinstance(one, Remaining)]
     return DeletionResult(
         **facts_of(plan.candidates, plan.structure, plan.settings, plan.seeds, NOTES),
-        sentences=sentences(attacks, exact, left),
+        sentences=[*sentences(attacks, exact, left), *_not_measured(plan, attacks)],
         attacks=attacks,
         exact=exact,
         remains=left,
     )
+
+
+def _not_measured(plan: Plan, attacks: Sequence[DeletionAttack]) -> list[str]:
+    """Of embeddings that were to be attacked and of which releases of so few people say nothing."""
+    asked = EMBEDDINGS in plan.things and not plan.structure.population_only
+    return [NOT_PUBLISHED] if asked and all(row.thing != EMBEDDINGS for row in attacks) else []
 
 
 def _attacks(by_name: dict[str, list[Attempt]]) -> list[DeletionAttack]:

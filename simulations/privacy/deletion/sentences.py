@@ -10,6 +10,7 @@ from simulations.privacy.results.sentences import NAMES, SIGNIFICANT
 
 WHO = {"person": "people who withdrew", "record": "items that were forgotten"}
 WHEN = {"person": "withdrawal", "record": "forgetting"}
+NOT_PUBLISHED = "Embeddings were not published, so not measured: too few people trained for their mean to hide each."
 
 
 def sentences(
@@ -36,8 +37,15 @@ def _before_and_after(rows: Sequence[DeletionAttack]) -> str:
     others = (
         "people who were never pooled" if before.level == "person" else "items never trained on"
     )
-    shown = after.pooled.auc > 0.5 and after.p_holm < SIGNIFICANT
-    end = "something is still seen" if shown else "these data show nothing that is left"
+    if _shown(after):
+        end = "something is still seen"
+    elif _shown(before):
+        end = "these data do not show that anything is left, nor do they rule it out"
+    else:
+        end = (
+            "these data do not show that it told anything before either, so of what is left they say "
+            "nothing"
+        )
     name = NAMES["adapter-embedding" if before.thing == "adapter" else before.thing]
     return (
         f"From {name}, an attacker told {who} from {others} in {_pairs(before)} of pairs before "
@@ -46,11 +54,18 @@ def _before_and_after(rows: Sequence[DeletionAttack]) -> str:
 
 
 def _both(row: DeletionAttack) -> str:
-    shown = row.pooled.auc > 0.5 and row.p_holm < SIGNIFICANT
     return (
         f"Whoever has both releases told who withdrew, by {NAMES[row.thing]}, in {_pairs(row)} of pairs: "
-        + ("the old release gives away who left." if shown else "not shown by these data.")
+        + (
+            "the old release gives away who left."
+            if _shown(row)
+            else "these data do not show that it gives away who left, nor do they rule it out."
+        )
     )
+
+
+def _shown(row: DeletionAttack) -> bool:
+    return row.pooled.auc > 0.5 and row.p_holm < SIGNIFICANT
 
 
 def _pairs(row: DeletionAttack) -> str:

@@ -14,7 +14,7 @@ Letters: n records.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -51,7 +51,8 @@ from simulations.privacy.statistics.measures import Scored, person_level
 from simulations.privacy.statistics.shares import Control
 
 GONE_SHARE = 1 / 3
-POOLED_THINGS = ("population", "experts", "embeddings")
+EMBEDDINGS = "embeddings"
+POOLED_THINGS = ("population", "experts", EMBEDDINGS)
 
 
 def draw_gone(trained: Sequence[bool], seed: int) -> list[int]:
@@ -125,11 +126,19 @@ def on_withdrawal(first: Attacked, things: Sequence[str]) -> list[Attempt | Retr
     asked = [thing for thing in first.passes(first.release) if thing in things]
     if asked:
         found += _texts(withdrawal, releases, asked)
-    if "embeddings" in things and first.grouped:
+    if EMBEDDINGS in things and _published(releases.values()):
         for scope, release in releases.items():
             found += _embeddings(withdrawal, scope, release)
     first.progress("exact retraining", 0, 0)
     return [*found, withdrawal.retrained()]
+
+
+def _published(releases: Iterable[Release]) -> bool:
+    """Whether all releases say something of embeddings: of too few people they hold zeros, which tell nothing."""
+    return all(
+        not release.structure.population_only and int(release.shared["mean_embedding_count"]) > 0
+        for release in releases
+    )
 
 
 @dataclass(frozen=True)
@@ -254,7 +263,7 @@ def _embeddings(withdrawal: Withdrawal, scope: Scope, release: Release) -> list[
         "negative": compared(own, None, fits, halves),
     }
     return [
-        Attempt(scope, "embeddings", attack, "person", control, truth.scored(score))
+        Attempt(scope, EMBEDDINGS, attack, "person", control, truth.scored(score))
         for control, scores in trials.items()
         for attack, score in scores.items()
     ]

@@ -82,14 +82,13 @@ def epsilon(
     trained again.
     """
     from proper_model.settings import preset
-    from simulations.privacy.epsilon.people import check_counts
+    from proper_model.storage.files import storage_errors
     from simulations.privacy.epsilon.plan import Plan, plain, promises_of
     from simulations.privacy.epsilon.seeds import epsilon_of
-    from simulations.privacy.membership.population import load_candidates
+    from simulations.privacy.membership.population import Candidates, load_candidates
     from simulations.privacy.results.epsilon_show import leave_epsilon
 
     drawn, asked, structure = numbers(seeds), profile_for(data, profile), preset(PRESET)
-    check_counts(people, newcomers)
     terms = _terms(
         asked,
         delta=delta,
@@ -101,20 +100,21 @@ def epsilon(
     )
     promises, said = promises_of(_epsilons(epsilons), terms, structure)
     settings = plain(asked)
-    with progress_bars() as show:
+
+    def planned(found: Candidates) -> Plan:
+        kind = structure, settings, promises, terms.delta
+        return Plan(found, newcomers, *kind, drawn, canaries, said)
+
+    with storage_errors(out), progress_bars() as show:
         found = load_candidates(
-            data,
-            task,
-            base,
-            settings,
+            *(data, task, base, settings),
             bases=out / "bases",
             people=people,
             max_items=max_items,
             progress=show,
+            check=planned,
         )
-        kind = structure, settings, promises, terms.delta
-        plan = Plan(found, newcomers, *kind, drawn, canaries, said)
-        result = epsilon_of(plan, out=out, cache=cache or out / "cache", progress=show)
+        result = epsilon_of(planned(found), out=out, cache=cache or out / "cache", progress=show)
     leave_epsilon(result, out)
 
 

@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from proper_model.errors import ConfigError
+from proper_model.settings import StageSettings
+from proper_model.stages import pooled_users
 from proper_model.tasks import User
 
 LEAST_CANDIDATES = 8
@@ -53,6 +55,24 @@ def check_counts(people: int, newcomers: int) -> None:
             hint=f"--newcomers takes {LEAST_NEWCOMERS} or more and must leave {LEAST_CANDIDATES}; "
             "or raise --people",
         )
+
+
+def check_coins(people: int, newcomers: int, seeds: Sequence[int], settings: StageSettings) -> None:
+    """Raise ConfigError unless, by every seed's coins, at least ten train (`prototype_min_users`).
+
+    Whoever is held back to judge the stages, as training without privacy does it, does not count. So
+    few say too much of each other for stage 2 to ship anything of them.
+    """
+    least = settings.group.prototype_min_users
+    for seed in seeds:
+        inside = int(draw_roles(people, newcomers, seed).inside.sum())
+        trained = inside - pooled_users.held_back_people(inside, settings)
+        if trained < least:
+            raise ConfigError(
+                f"--people {people} with --newcomers {newcomers} leaves {people - newcomers} candidates; of "
+                f"these {trained} train by the coins of seed {seed}, at least {least} must",
+                hint="take more --people, or fewer --newcomers: 48 candidates are nearly always enough",
+            )
 
 
 def draw_roles(people: int, newcomers: int, seed: int) -> Roles:

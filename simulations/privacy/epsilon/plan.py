@@ -15,7 +15,7 @@ from proper_model.settings import (
     check_private_structure,
     to_mapping,
 )
-from simulations.privacy.epsilon.people import check_counts
+from simulations.privacy.epsilon.people import check_coins
 from simulations.privacy.epsilon.trained import UNCLIPPED, Promise
 from simulations.privacy.membership.population import Candidates
 from simulations.privacy.results.kept import digest_of
@@ -50,7 +50,7 @@ class Plan:
 
     def __post_init__(self) -> None:
         people = len(self.people.users)
-        check_counts(people, self.newcomers)
+        check_coins(people, self.newcomers, self.seeds, self.settings)
         audited = len(self.seeds) * max(self.canaries, people - self.newcomers)
         if 2 * audited * self.delta > 1:
             raise ConfigError(

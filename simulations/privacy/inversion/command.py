@@ -26,7 +26,10 @@ if TYPE_CHECKING:
 def inversion(
     out: Out,
     data: Annotated[
-        str, typer.Argument(metavar="DATA", help="Synthetic people: demo, demo:rate, demo:text.")
+        str,
+        typer.Argument(
+            metavar="DATA", help="Synthetic people: demo, demo:rate, demo:tag, demo:text."
+        ),
     ] = "demo",
     preset: Preset = None,
     profile: Annotated[str, typer.Option(help="Hyperparameters.")] = "demo",
@@ -45,7 +48,7 @@ def inversion(
         ),
     ] = "0,0.1,1",
     people: Annotated[
-        int, typer.Option(metavar="N", help="How many participants, a multiple of 3.")
+        int, typer.Option(min=6, metavar="N", help="How many participants, a multiple of 3.")
     ] = 30,
     steps: Annotated[
         int, typer.Option(metavar="N", help="Steps of gradient matching; 0: without it.")

@@ -24,7 +24,7 @@ def linkage(
         str,
         typer.Argument(
             metavar="DATA",
-            help="Synthetic people, whose groups are known: demo, demo:rate, demo:text.",
+            help="Synthetic people, whose groups are known: demo, demo:rate, demo:tag, demo:text.",
         ),
     ] = "demo",
     preset: Preset = None,
@@ -45,7 +45,7 @@ def linkage(
         ),
     ] = "group,same-release,other-seed,more-people,two-tasks",
     people: Annotated[
-        int, typer.Option(metavar="N", help="How many are attacked, a multiple of 3.")
+        int, typer.Option(min=6, metavar="N", help="How many are attacked, a multiple of 3.")
     ] = 30,
     cache: Cache = None,
 ) -> None:

@@ -115,10 +115,15 @@ def plant(
             f"{data}: only synthetic people have a true group to be compared with",
             hint="known: " + ", ".join(sorted(DEMOS)),
         )
-    if attacked < 2 * GROUPS or attacked % GROUPS:
+    if attacked < 2 * GROUPS:
+        raise ConfigError(
+            f"{attacked} people are attacked, expected {2 * GROUPS} or more: two of each of {GROUPS} groups",
+            hint=f"take more --people, a multiple of {GROUPS}",
+        )
+    if attacked % GROUPS:
         raise ConfigError(
             f"{attacked} people cannot be divided evenly over {GROUPS} groups",
-            hint=f"take a multiple of {GROUPS} from {2 * GROUPS} on",
+            hint=f"--people {attacked // GROUPS * GROUPS} or {-(-attacked // GROUPS) * GROUPS} can",
         )
     kind = DEMOS[data]
     a_group = sum(PARTS.values()) + attacked // GROUPS

@@ -25,6 +25,23 @@ from simulations.privacy.membership.router_attack import on_cohort
 from simulations.privacy.results.schema import MERGED
 
 THINGS = (*RELEASE_THINGS, "embeddings", "router-cohort", *OWN_THINGS, MERGED)
+# Of people who are members whole or not at all, an embedding is one of all their records.
+LEVELS_OF: dict[str, tuple[Level, ...]] = {
+    "embeddings": ("person", "fresh"),
+    **dict.fromkeys((*OWN_THINGS, MERGED), ("record",)),
+}
+
+
+def why_not(thing: str, structure: Structure, levels: Sequence[Level]) -> str | None:
+    """Why attacking a thing of a preset at these levels finds nothing; None: it finds something."""
+    if structure.population_only and thing in ("experts", "embeddings"):
+        return f"preset '{structure.name}' has no {thing}"
+    if thing == "router-cohort" and not structure.has_lora_router:
+        return f"preset '{structure.name}' has no W_l, as default and paper have"
+    own = LEVELS_OF.get(thing)
+    if own is not None and not set(own) & set(levels):
+        return f"{thing}: --level must name {' or '.join(own)}"
+    return None
 
 
 def attack(

@@ -73,33 +73,28 @@ def membership(
 
     Finished seeds in OUT are not trained again.
     """
+    from proper_model.storage.files import storage_errors
     from simulations.privacy.membership.attacks import THINGS
-    from simulations.privacy.membership.population import load_candidates
+    from simulations.privacy.membership.population import Candidates, load_candidates
     from simulations.privacy.membership.seeds import LEVELS, Plan
     from simulations.privacy.membership.seeds import membership as attack
     from simulations.privacy.results.show import leave_membership
 
     drawn, settings = numbers(seeds), profile_for(data, profile)
     attacked, levels = names(things, THINGS, "--things"), names(level, LEVELS, "--level")
-    with progress_bars() as show:
+    structure = structure_for(preset, settings)
+
+    def planned(candidates: Candidates) -> Plan:
+        return Plan(candidates, structure, settings, drawn, attacked, levels, shadows)
+
+    with storage_errors(out), progress_bars() as show:
         candidates = load_candidates(
-            data,
-            task,
-            base,
-            settings,
+            *(data, task, base, settings),
             bases=out / "bases",
             people=people,
             max_items=max_items,
             progress=show,
+            check=planned,
         )
-        plan = Plan(
-            candidates,
-            structure_for(preset, settings),
-            settings,
-            drawn,
-            attacked,
-            levels,
-            shadows,
-        )
-        result = attack(plan, out=out, cache=cache or out / "cache", progress=show)
+        result = attack(planned(candidates), out=out, cache=cache or out / "cache", progress=show)
     leave_membership(result, out)

@@ -8,10 +8,10 @@ half of a person's items train it.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,14 +20,17 @@ from proper_model.errors import ConfigError, DataError
 from proper_model.progress import Progress
 from proper_model.settings import StageSettings
 from proper_model.tasks import HistoryItem, Task, User
+from simulations.privacy.results.options import LEAST_PEOPLE
 from simulations.setup.options import DEMOS
 from simulations.setup.sources import choose_template, existing_data
+
+if TYPE_CHECKING:
+    from simulations.synthetic.people import SyntheticPopulation
 
 # Templates may give two people one sentence by chance; a real set of own items has hardly any.
 MOST_SHARED = 0.1
 FRESH_SHARE = 0.25
 LEAST_ITEMS = 12  # a quarter fresh, and half of the others still train an adapter
-SMALLEST = 8
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,7 @@ class Candidates:
     """People, any of whom may be pooled.
 
     Attributes:
-        base: folder of the public base, which has seen none of them.
+        base: folder of the public base, which has seen none of them; empty: not made yet.
         shared: share of items that several people have.
     """
 
@@ -132,23 +135,29 @@ def load_candidates(
     people: int | None,
     max_items: int,
     progress: Progress,
+    check: Callable[[Candidates], object],
 ) -> Candidates:
     """Candidates out of a data folder, or synthetic ones, whose draw of people has a fixed seed.
 
+    Args:
+        check: called with the candidates before a base is made for them; what it raises ends it all.
+
     Raises DataError if there are too few with enough items; ConfigError for options that contradict.
     """
+    made = None
     if data in DEMOS:
         if task is not None or base is not None:
             raise ConfigError(f"{data} brings its own task and base", hint="drop --task and --base")
-        users, name, found = _synthetic(DEMOS[data], bases, people, progress)
+        made = _synthetic(DEMOS[data], people)
+        users, name = (*made.population.pooled, *made.population.test), made.task
         chosen, _ = choose_template(name, None, settings)
-        base = found
     else:
+        known = "give a folder with OPPU's or LaMP's files; or " + ", ".join(sorted(DEMOS))
+        path = existing_data(data, hint=known)
         if task is None or base is None:
             raise ConfigError(f"{data} needs --task and --base", hint="or attack the demo's people")
         chosen, _ = choose_template(task, None, settings)
         progress("reading users", 0, 0)
-        path = existing_data(data, hint="give a folder with OPPU's or LaMP's files")
         population = read_population(path, chosen, progress=progress)
         users, name = (*population.pooled, *population.test), path.resolve().name
     able = [
@@ -159,29 +168,33 @@ def load_candidates(
     if people is not None:
         order = np.random.default_rng(0).permutation(len(able))[:people]
         able = [able[place] for place in sorted(order)]
-    if len(able) < SMALLEST:
+    if len(able) < LEAST_PEOPLE:
         raise DataError(
-            f"{name}: {len(able)} people have {LEAST_ITEMS} items and a query, attacks need {SMALLEST}",
+            f"{name}: {len(able)} people have {LEAST_ITEMS} items and a query, attacks need {LEAST_PEOPLE}",
             hint="take a larger set, or more --people",
         )
-    return Candidates(name, tuple(able), chosen, base, shared_share(able, chosen))
+    found = Candidates(name, tuple(able), chosen, base or "", shared_share(able, chosen))
+    check(found)
+    return found if made is None else replace(found, base=_base(made, bases, progress))
 
 
-def _synthetic(
-    kind: str, bases: Path, people: int | None, progress: Progress
-) -> tuple[tuple[User, ...], str, str]:
-    """Synthetic people, the name of their task, and a base that was pretrained on nobody's texts."""
+def _synthetic(kind: str, people: int | None) -> SyntheticPopulation:
     from simulations.synthetic.people import make_synthetic
-    from simulations.synthetic.tiny_base import make_tiny_base
 
     a_group = max(1, -(-(people or 48) // 6))  # three groups, half of each called test users
-    made = make_synthetic(
+    return make_synthetic(
         kind, preset="demo", users_per_group=a_group, test_users_per_group=a_group
     )
+
+
+def _base(made: SyntheticPopulation, bases: Path, progress: Progress) -> str:
+    """Folder of a base that was pretrained on nobody's texts."""
+    from simulations.synthetic.tiny_base import make_tiny_base
+
     base = make_tiny_base(
         bases,
         made.pretrain_texts,
         vocabulary=made.vocabulary,
         progress=lambda done, total: progress("pretraining a tiny base", done, total),
     )
-    return (*made.population.pooled, *made.population.test), made.task, str(base.resolve())
+    return str(base.resolve())

@@ -21,7 +21,7 @@ from proper_model.errors import ConfigError
 from proper_model.evaluation import holm
 from proper_model.progress import Progress
 from proper_model.settings import StageSettings, Structure, to_mapping
-from simulations.privacy.membership.attacks import THINGS, attack
+from simulations.privacy.membership.attacks import THINGS, attack, why_not
 from simulations.privacy.membership.found import Found, Level
 from simulations.privacy.membership.population import Candidates, check_own_items
 from simulations.privacy.results.kept import digest_of, kept_rows
@@ -71,6 +71,12 @@ class Plan:
                 f"{self.shadows} shadows, expected none or an even number from {LEAST_SHADOWS} on",
                 hint="they are drawn in pairs, and every record must be out of two of them",
             )
+        reasons = [why_not(thing, self.structure, self.levels) for thing in self.things]
+        if None not in reasons:
+            said = "; ".join(dict.fromkeys(map(str, reasons)))
+            raise ConfigError(
+                f"nothing to attack: {said}", hint="change --things, --level or --preset"
+            )
         if "record" in self.levels:
             check_own_items(self.candidates.name, self.candidates.shared)
 
@@ -99,7 +105,7 @@ def membership(plan: Plan, *, out: Path, cache: Path, progress: Progress) -> Pri
 
     def make(seed: int) -> list[Found]:
         progress(f"seed {seed}", 0, 0)
-        found = attack(
+        return attack(
             plan.candidates,
             plan.structure,
             plan.settings,
@@ -110,13 +116,6 @@ def membership(plan: Plan, *, out: Path, cache: Path, progress: Progress) -> Pri
             shadows=plan.shadows,
             progress=progress,
         )
-        if not found:
-            raise ConfigError(
-                f"preset '{plan.structure.name}' has nothing of {', '.join(plan.things)} at level "
-                f"{', '.join(plan.levels)}",
-                hint="router-cohort needs a preset with W_l (default, paper); adapters have records only",
-            )
-        return found
 
     return summarized(
         plan,

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from proper_model.errors import DataError
-from proper_model.tasks import Example, HistoryItem, Task
+from proper_model.tasks import Example, HistoryItem, Task, counted
 from simulations.privacy.memorization.planting import Canary, Planted
 from simulations.privacy.memorization.recall import Floats, Integers, Recall, Target, exposures
 from simulations.privacy.statistics.measures import Scored
@@ -98,7 +98,7 @@ class Questions:
         missing = sorted(set(insertions) - {canary.times for _, canary in self.canaries})
         if missing:
             raise DataError(
-                f"nobody of {len(self.people)} people has a canary that is planted {missing[0]} times",
+                f"nobody of {len(self.people)} people has a canary that is planted {counted(missing[0], 'time')}",
                 hint="take more --people, or fewer --insertions",
             )
 

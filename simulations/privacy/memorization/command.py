@@ -130,8 +130,9 @@ def people_of(
     people: int | None,
     show: Progress,
 ) -> Candidates:
-    """Candidates with at most MOST_ITEMS items each."""
+    """Candidates with at most MOST_ITEMS items each; what takes no canary is refused before a base is made."""
     from simulations.privacy.membership.population import load_candidates
+    from simulations.privacy.memorization.planting import check_people
 
     return load_candidates(
         *(data, task, base, settings),
@@ -139,4 +140,5 @@ def people_of(
         people=people,
         max_items=MOST_ITEMS,
         progress=show,
+        check=check_people,
     )

@@ -23,7 +23,12 @@ import numpy as np
 
 from proper_model.errors import ConfigError, DataError
 from proper_model.tasks import Example, HistoryItem, Task, User
-from simulations.privacy.membership.population import Draw, draw_members
+from simulations.privacy.membership.population import (
+    Candidates,
+    Draw,
+    check_own_items,
+    draw_members,
+)
 
 Design = Literal["random", "new-token"]
 DESIGNS: tuple[Design, ...] = get_args(Design)
@@ -93,6 +98,13 @@ def check_task(task: Task) -> None:
             "has no question of its own",
             hint="take another template, such as short",
         )
+
+
+def check_people(candidates: Candidates) -> None:
+    """Raise ConfigError or DataError for people whose items take no canary, whatever the base."""
+    check_task(candidates.task)
+    check_own_items(candidates.name, candidates.shared)
+    word_pool(candidates.users)
 
 
 def word_pool(users: Sequence[User]) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ import typer
 
 from simulations.outcome.timings import progress_bars
 from simulations.privacy.results.options import (
+    LEAST_PEOPLE,
     BaseOf,
     Cache,
     Data,
@@ -25,6 +26,34 @@ from simulations.privacy.results.options import (
 
 NEWCOMERS = 12
 
+Malicious = Annotated[
+    str,
+    typer.Option(metavar="N,M", help="How many pooled users mean harm, at most half of --pooled."),
+]
+Pooled = Annotated[int, typer.Option(metavar="N", min=4, help="How many are pooled.")]
+AtMost = Annotated[
+    int | None,
+    typer.Option(
+        "--people",
+        min=LEAST_PEOPLE,
+        metavar="N",
+        help=f"At most N people. (default: {NEWCOMERS} newcomers)",
+    ),
+]
+MaxItems = Annotated[
+    int, typer.Option(metavar="N", min=12, help="Newest items of an honest person.")
+]
+Things = Annotated[
+    str | None,
+    typer.Option(
+        metavar="A,B",
+        help="What is poisoned: population, experts, router. (default: what the preset has)",
+    ),
+]
+Defences = Annotated[
+    str, typer.Option(metavar="A,B", help="What is tried: none, items, clip, trim, both.")
+]
+
 
 def poisoning(
     out: Out,
@@ -34,27 +63,12 @@ def poisoning(
     preset: Preset = None,
     profile: ProfileOf = None,
     seeds: Seeds = "0,1,2,3,4",
-    malicious: Annotated[
-        str, typer.Option(metavar="N,M", help="How many pooled users mean harm.")
-    ] = "1,5",
-    pooled: Annotated[int, typer.Option(metavar="N", min=4, help="How many are pooled.")] = 50,
-    people: Annotated[
-        int | None,
-        typer.Option(metavar="N", help=f"At most N people. (default: {NEWCOMERS} newcomers)"),
-    ] = None,
-    max_items: Annotated[
-        int, typer.Option(metavar="N", min=12, help="Newest items of an honest person.")
-    ] = 12,
-    things: Annotated[
-        str | None,
-        typer.Option(
-            metavar="A,B",
-            help="What is poisoned: population, experts, router. (default: what the preset has)",
-        ),
-    ] = None,
-    defences: Annotated[
-        str, typer.Option(metavar="A,B", help="What is tried: none, items, clip, trim, both.")
-    ] = "none,items,clip,trim",
+    malicious: Malicious = "1,5",
+    pooled: Pooled = 50,
+    people: AtMost = None,
+    max_items: MaxItems = 12,
+    things: Things = None,
+    defences: Defences = "none,items,clip,trim",
     cache: Cache = None,
 ) -> None:
     """Put a trigger into some pooled users' items, and see whom it answers after training.
@@ -62,7 +76,7 @@ def poisoning(
     Finished seeds in OUT are not trained again.
     """
     from proper_model.storage.files import storage_errors
-    from simulations.privacy.membership.population import load_candidates
+    from simulations.privacy.membership.population import Candidates, load_candidates
     from simulations.privacy.poisoning.attacks import THINGS
     from simulations.privacy.poisoning.defences import DEFENCES
     from simulations.privacy.poisoning.seeds import Plan, poisoning_of
@@ -74,6 +88,10 @@ def poisoning(
     structure = structure_for(preset, settings)
     usual = THINGS if structure.has_lora_router else THINGS[:-1]  # without the router
     asked = names(things or ",".join(usual), THINGS, "--things")
+
+    def planned(candidates: Candidates) -> Plan:
+        return Plan(candidates, structure, settings, drawn, asked, tried, bad, pooled)
+
     with storage_errors(out), progress_bars() as show:
         candidates = load_candidates(
             *(data, task, base, settings),
@@ -81,7 +99,9 @@ def poisoning(
             people=pooled + NEWCOMERS if people is None else people,
             max_items=max_items,
             progress=show,
+            check=planned,
         )
-        plan = Plan(candidates, structure, settings, drawn, asked, tried, bad, pooled)
-        result = poisoning_of(plan, out=out, cache=cache or out / "cache", progress=show)
+        result = poisoning_of(
+            planned(candidates), out=out, cache=cache or out / "cache", progress=show
+        )
     leave_poisoning(result, out)

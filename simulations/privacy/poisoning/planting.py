@@ -53,6 +53,16 @@ class Roles:
     newcomers: tuple[int, ...]
 
 
+def check_newcomers(candidates: Candidates, pooled: int) -> None:
+    """Raise DataError if nobody is left where so many are pooled."""
+    people = len(candidates.users)
+    if people <= pooled:
+        raise DataError(
+            f"{candidates.name}: {people} people, {pooled} are to be pooled and some must be left",
+            hint="take more --people, or fewer --pooled",
+        )
+
+
 def draw_roles(
     candidates: Candidates,
     encoder: Encoder,
@@ -67,12 +77,8 @@ def draw_roles(
 
     Raises DataError if there are too few candidates, or fewer who train than are to mean harm.
     """
+    check_newcomers(candidates, pooled)
     users = candidates.users
-    if len(users) <= pooled:
-        raise DataError(
-            f"{candidates.name}: {len(users)} people, {pooled} are to be pooled and some must be left",
-            hint="take more --people, or fewer --pooled",
-        )
     rng = np.random.default_rng([seed, len(users), 2])
     order = [int(place) for place in rng.permutation(len(users))]
     inside = tuple(sorted(order[:pooled]))

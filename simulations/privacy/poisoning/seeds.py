@@ -17,6 +17,7 @@ from proper_model.settings import StageSettings, Structure, to_mapping
 from simulations.privacy.membership.population import Candidates
 from simulations.privacy.poisoning.attacks import THINGS, Asked, Floats, Poisoned, Poisoning
 from simulations.privacy.poisoning.defences import CLIP, DEFENCES, TRIM
+from simulations.privacy.poisoning.planting import check_newcomers
 from simulations.privacy.poisoning.sentences import sentences
 from simulations.privacy.poisoning.targets import Bench
 from simulations.privacy.results.kept import digest_of, kept_rows
@@ -77,6 +78,7 @@ class Plan:
                 f"{max(self.malicious, default=0)} malicious of {self.pooled} pooled users",
                 hint="at most half of the pooled users can be malicious",
             )
+        check_newcomers(self.candidates, self.pooled)
 
     @property
     def digest(self) -> str:

@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 
 from client.terminal.tables import Table
+from proper_model.tasks import counted
 from simulations.privacy.results.canary_schema import CanaryResult, CanaryRow, RecordRow
 from simulations.privacy.results.chart import Line, chart
 from simulations.privacy.results.leaving import Shown, leave
@@ -23,7 +24,7 @@ def title(result: CanaryResult) -> str:
     """What was planted where, in one line."""
     return (
         f"{result.experiment} ({result.design}): {result.task}, {result.preset}/{result.profile}, base "
-        f"{result.base}, {result.people} people, {len(result.seeds)} seeds"
+        f"{result.base}, {result.people} people, {counted(len(result.seeds), 'seed')}"
     )
 
 
@@ -147,7 +148,7 @@ def _unrecognised(result: CanaryResult) -> list[str]:
 def label(row: CanaryRow) -> str:
     """A row by name."""
     control = "" if row.control == "none" else f" ({row.control} control)"
-    return f"{row.thing}, planted {row.insertions} times{control}"
+    return f"{row.thing}, planted {counted(row.insertions, 'time')}{control}"
 
 
 def figure(result: CanaryResult) -> Figure:

@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 
 from client.terminal.tables import Table
+from proper_model.tasks import counted
 from simulations.privacy.results.deletion_schema import DeletionAttack, DeletionResult
 from simulations.privacy.results.leaving import Shown, leave
 from simulations.privacy.results.show import auc_figure, failed_of, interval
@@ -16,7 +17,7 @@ def title(result: DeletionResult) -> str:
     """What was deleted from, in one line."""
     return (
         f"deletion: {result.task}, {result.preset}/{result.profile}, base {result.base}, "
-        f"{result.people} people, {len(result.seeds)} seeds"
+        f"{result.people} people, {counted(len(result.seeds), 'seed')}"
     )
 
 

@@ -14,13 +14,38 @@ if TYPE_CHECKING:
     from proper_model.settings import StageSettings, Structure
 
 Name = TypeVar("Name", bound=str)
-Out = Annotated[Path, typer.Option(metavar="OUT", help="Folder for result, table, page and seeds.")]
+LEAST_PEOPLE = 8  # half are pooled: of fewer nothing is told from chance
+
+
+def free_folder(given: Path | None) -> Path | None:
+    """A folder that is there or can be, checked while options are read: before people and bases are made.
+
+    Raises ConfigError if it, or a part of its path, is a file.
+    """
+    from proper_model.storage.files import storage_errors
+
+    if given is None:
+        return None
+    with storage_errors(given):
+        there = next(place for place in (given, *given.absolute().parents) if place.exists())
+        if not there.is_dir():
+            raise ConfigError(
+                f"{there} is a file, expected a folder or nothing", hint="give another folder"
+            )
+    return given
+
+
+Out = Annotated[
+    Path,
+    typer.Option(
+        metavar="OUT", help="Folder for result, table, page and seeds.", callback=free_folder
+    ),
+]
 Data = Annotated[
     str,
     typer.Argument(
         metavar="DATA",
-        help="Folder with OPPU's or LaMP's files, or 'demo' (also demo:rate, demo:text).",
-        show_default=False,
+        help="Folder with OPPU's or LaMP's files, or 'demo' (also demo:rate, demo:tag, demo:text).",
     ),
 ]
 TaskOf = Annotated[str | None, typer.Option("--task", metavar="T", help="Task of a data folder.")]
@@ -35,11 +60,17 @@ ProfileOf = Annotated[
 People = Annotated[
     int | None,
     typer.Option(
-        "--people", metavar="N", help="At most N candidates. (default: all; demo: 48)"
+        "--people",
+        min=LEAST_PEOPLE,
+        metavar="N",
+        help="At most N candidates. (default: all; demo: 48)",
     ),
 ]
 Seeds = Annotated[str, typer.Option(metavar="S,T", help="Draws of people and parts.")]
-Cache = Annotated[Path | None, typer.Option(help="Folder of finished phases. (default: OUT/cache)")]
+Cache = Annotated[
+    Path | None,
+    typer.Option(help="Folder of finished phases. (default: OUT/cache)", callback=free_folder),
+]
 
 
 def profile_for(data: str, profile: str | None) -> StageSettings:

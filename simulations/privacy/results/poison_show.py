@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 
 from client.terminal.tables import Table
+from proper_model.tasks import counted
 from simulations.privacy.results.leaving import COLOURS, Shown, leave
 from simulations.privacy.results.poison_schema import PoisonResult, PoisonRow
 from simulations.privacy.results.rates import Rate
@@ -18,7 +19,7 @@ def title(result: PoisonResult) -> str:
     """What was poisoned, in one line."""
     return (
         f"poisoning: {result.task}, {result.preset}/{result.profile}, base {result.base}, "
-        f"{result.users} pooled users, {result.people} newcomers, {len(result.seeds)} seeds"
+        f"{result.users} pooled users, {result.people} newcomers, {counted(len(result.seeds), 'seed')}"
     )
 
 

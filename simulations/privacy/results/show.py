@@ -9,6 +9,7 @@ from typing import Protocol
 
 from client.terminal.tables import Table
 from proper_model.evaluation import holm
+from proper_model.tasks import counted
 from simulations.privacy.results.leaving import COLOURS, Shown, leave
 from simulations.privacy.results.schema import (
     MERGED,
@@ -28,7 +29,7 @@ def title(result: PrivacyResult) -> str:
     """What was attacked, in one line."""
     return (
         f"membership: {result.task}, {result.preset}/{result.profile}, base {result.base}, "
-        f"{result.people} people, {len(result.seeds)} seeds"
+        f"{result.people} people, {counted(len(result.seeds), 'seed')}"
     )
 
 
