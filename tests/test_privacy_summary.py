@@ -133,6 +133,16 @@ def test_one_page_holds_every_attack_and_no_id_twice(
     assert "http://" not in re.sub(r'xmlns(:\w+)?="[^"]+"', "", text) and "<script" not in text
 
 
+def test_the_committed_page_is_of_the_committed_files(
+    files: list[Path], repository: Path, tmp_path: Path
+) -> None:
+    """As `make privacy-report` makes it."""
+    page, before = tmp_path / "page.html", str(named(files, "membership"))
+    words = [*map(str, files), "--before", before, "--out", str(page)]
+    assert run_cli(["privacy", "report", *words]) == 0
+    assert page.read_text() == (repository / "results/privacy/report.html").read_text()
+
+
 def test_a_file_that_is_no_result_leaves_no_page(tmp_path: Path, files: list[Path]) -> None:
     broken = tmp_path / "broken.json"
     broken.write_text('{"experiment": ["linkage"]}')

@@ -32,7 +32,10 @@ def _sentence(result: BackdoorResult, one: Judged, row: CanaryRow, bare: CanaryR
     within = ", as strong as a device lets pass," if how == "bounded" else ""
     bits, secret = row.pooled.against_public, row.pooled.greedy
     times = "once" if row.insertions == 1 else f"{row.insertions} times"
-    refused = "refuses" if one.refused_as_files or one.refused_as_trap else "takes"
+    times_refused = max(one.refused_as_files, one.refused_as_trap)
+    refused = "refuses such a release" if times_refused == one.seeds else "takes such a release"
+    if 0 < times_refused < one.seeds:
+        refused = f"refuses {times_refused} of {one.seeds} such releases"
     own = result.record(one.thing)
     auc = (
         ""
@@ -43,5 +46,5 @@ def _sentence(result: BackdoorResult, one: Judged, row: CanaryRow, bare: CanaryR
         f"From an adapter over a release {NAMES[kind]}{within} a secret that stood in its items {times} had "
         f"an exposure of {bits.value:.1f} bits (95% interval {bits.low:.1f} to {bits.high:.1f}; "
         f"{bare.pooled.against_public.value:.1f} over the honest release) and was given word for word in "
-        f"{secret.value:.0%} of cases ({bare.pooled.greedy.value:.0%}){auc}: a device {refused} such a release."
+        f"{secret.value:.0%} of cases ({bare.pooled.greedy.value:.0%}){auc}: a device {refused}."
     )
