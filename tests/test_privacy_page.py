@@ -124,6 +124,31 @@ def test_what_the_privacy_page_says_of_poisoning_and_prototypes_holds(repository
     }
 
 
+def test_what_the_privacy_page_says_of_traps_holds(repository: Path) -> None:
+    told = committed(repository, "privacy/backdoor")
+    assert (told["people"], told["seeds"]) == (24, [0, 1, 2, 3, 4])
+    judged = {row["thing"]: row for row in told["judged"]}
+    assert judged["honest"]["refused_as_trap"] == judged["honest"]["refused_as_files"] == 0
+    bold = [name for name in judged if name.endswith("-bold")]
+    assert len(bold) == 5 and all(judged[name]["refused_as_trap"] == 5 for name in bold)
+    once = {
+        row["thing"]: round(100 * row["pooled"]["greedy"]["value"])
+        for row in told["canaries"]
+        if (row["control"], row["insertions"]) == ("none", 1)
+    }
+    bounded = [f"{kind}-bounded" for kind in ("recipe", "scale", "start")]
+    assert once["honest"] == 47
+    assert [min(once[name] for name in bounded), max(once[name] for name in bounded)] == [93, 100]
+    best: dict[str, float] = {}
+    for row in told["records"]:
+        if row["control"] == "none":
+            best[row["thing"]] = max(best.get(row["thing"], 0.0), row["pooled"]["auc"])
+    said = {name: f"{auc:.2f}" for name, auc in best.items()}
+    assert (said["honest"], said["experts-bounded"]) == ("0.59", "0.82")
+    assert sorted(said[name] for name in bounded)[::2] == ["0.65", "0.71"]
+    assert f"{max(best[name] for name in bold):.2f}" == "0.93"
+
+
 def test_what_the_privacy_page_says_was_measured_holds(repository: Path) -> None:
     canaries, epsilon, inversion = (
         committed(repository, f"privacy/{name}") for name in ("canaries", "epsilon", "inversion")
