@@ -12,7 +12,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -81,15 +81,6 @@ def inline(canvas: Canvas, key: str, title: str, alt: str) -> Figure:
 def _shorter(attribute: re.Match[str]) -> str:
     """Two decimals of a point, and no line breaks."""
     return re.sub(r"(\.\d\d)\d+", r"\1", attribute[0]).replace("\n", "")
-
-
-def rekeyed(figure: Figure, key: str) -> Figure:
-    """The same under another key, for a page on which its own one is taken."""
-    old, new = f"{figure.key}-", f"{key}-"
-    text = figure.svg
-    for before in ('id="', "url(#", 'xlink:href="#'):
-        text = text.replace(f"{before}{old}", f"{before}{new}")
-    return replace(figure, key=key, svg=text)
 
 
 def forest(contrasts: Sequence[Contrast], metric: str, *, key: str) -> Figure | None:

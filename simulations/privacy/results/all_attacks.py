@@ -69,25 +69,13 @@ def check_page(out: Path | None) -> None:
 
 
 def page(found: Sequence[tuple[Result, Shown]], lines: Sequence[Line]) -> str:
-    """One page: the figure and table of all, then every attack with its own tables and figures."""
+    """One page: figure and table of all, then every attack's own tables; its figures are on its own page."""
     from simulations.privacy.results.leaving import page_template
     from simulations.privacy.results.summary import summary_table
-    from simulations.reporting.figures import rekeyed
 
-    sections = [
-        (result, shown, [rekeyed(one, f"{place}-{one.key}") for one in _figures(shown)])
-        for place, (result, shown) in enumerate(found)
-    ]
     return page_template("all_attacks.html.j2").render(
-        figure=overview(lines), table=summary_table(lines), sections=sections, lines=len(lines)
+        figure=overview(lines), table=summary_table(lines), sections=found, lines=len(lines)
     )
-
-
-def _figures(shown: Shown) -> list[Figure]:
-    from simulations.reporting.figures import Figure
-
-    every = (shown.figure, *shown.more.values())
-    return [one for one in every if isinstance(one, Figure)]
 
 
 def overview(lines: Sequence[Line]) -> Figure:
