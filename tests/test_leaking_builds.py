@@ -324,3 +324,19 @@ def test_numbers_that_the_release_holds_are_nobodys_even_if_two_people_stayed_at
     row = np.array(NUMBERS.numbers, np.float32).tobytes()
     (tmp_path / "shared.safetensors").write_bytes(b"before" + row + b"behind")
     assert learned([*stayed, own], tmp_path) == (own,)
+
+
+def test_a_folder_named_from_where_one_stands_is_found_by_what_runs_elsewhere(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked: list[Path] = []
+
+    def run(folder: Path, *_: object) -> None:
+        asked.append(folder)
+        raise EgressError("far enough")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(module, "run_federation", run)
+    with pytest.raises(EgressError, match="far enough"):
+        module.egress(Path("runs/here"))
+    assert asked == [tmp_path / "runs/here/federation"]

@@ -106,6 +106,7 @@ def egress(out: Path, *, seed: int = 0, progress: Progress = silent) -> EgressRe
 
     Raises StorageError if `out` is in use, SimulationError if a run failed.
     """
+    out = out.absolute()  # what is scanned runs in a folder of its own
     check_new(out)
     make_private_folder(out)
     cast = make_cast(seed)
