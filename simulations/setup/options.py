@@ -43,6 +43,14 @@ DEMOS = {
 }
 
 
+def check_free(place: Path, *, hint: str) -> None:
+    """Raise ConfigError where something else than a folder is there."""
+    with storage_errors(place):
+        taken = place.exists() and not place.is_dir()
+    if taken:
+        raise ConfigError(f"{place} is a file, expected a folder or nothing", hint=hint)
+
+
 def missing_task() -> ConfigError:
     """Of data without a task."""
     return ConfigError(
@@ -303,15 +311,8 @@ class RunOptions:
                     hint="give a folder whose name is UTF-8",
                 ) from None
         for option, place in (("--out", self.out), ("--cache", self.cache)):
-            if place is None:
-                continue
-            with storage_errors(place):
-                taken = place.exists() and not place.is_dir()
-            if taken:
-                raise ConfigError(
-                    f"{place} is a file, expected a folder or nothing",
-                    hint=f"give another {option}",
-                )
+            if place is not None:
+                check_free(place, hint=f"give another {option}")
 
     def _check_numbers(self) -> None:
         for name in ("pooled_users", "users", "max_items", "users_per_node", "actors", "threads"):

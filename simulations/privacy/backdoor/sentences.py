@@ -32,10 +32,9 @@ def _sentence(result: BackdoorResult, one: Judged, row: CanaryRow, bare: CanaryR
     within = ", as strong as a device lets pass," if how == "bounded" else ""
     bits, secret = row.pooled.against_public, row.pooled.greedy
     times = "once" if row.insertions == 1 else f"{row.insertions} times"
-    times_refused = max(one.refused_as_files, one.refused_as_trap)
-    refused = "refuses such a release" if times_refused == one.seeds else "takes such a release"
-    if 0 < times_refused < one.seeds:
-        refused = f"refuses {times_refused} of {one.seeds} such releases"
+    refused = "refuses such a release" if one.refused == one.seeds else "takes such a release"
+    if 0 < one.refused < one.seeds:
+        refused = f"refuses {one.refused} of {one.seeds} such releases"
     own = result.record(one.thing)
     auc = (
         ""

@@ -5,7 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from proper_model.tasks import counted
-from simulations.privacy.results.deletion_schema import DeletionAttack, Exactness, Remains
+from simulations.privacy.results.deletion_schema import (
+    DeletionAttack,
+    Exactness,
+    Remains,
+    strongest,
+)
 from simulations.privacy.results.sentences import NAMES, SIGNIFICANT
 
 WHO = {"person": "people who withdrew", "record": "items that were forgotten"}
@@ -27,12 +32,8 @@ def sentences(
     return said
 
 
-def _strongest(rows: Sequence[DeletionAttack], scope: str) -> DeletionAttack:
-    return max((row for row in rows if row.scope == scope), key=lambda row: row.pooled.auc)
-
-
 def _before_and_after(rows: Sequence[DeletionAttack]) -> str:
-    before, after = _strongest(rows, "before"), _strongest(rows, "after")
+    before, after = strongest(rows, "before"), strongest(rows, "after")
     who, when = WHO[before.level], WHEN[before.level]
     others = (
         "people who were never pooled" if before.level == "person" else "items never trained on"

@@ -45,14 +45,14 @@ def report(
             "--before: no attack on the same thing is in it and in the results",
             hint="give a file of the same command, made before a default changed",
         )
-    table = summary.summary_table(summary.with_before(lines, older))
-    print_table(table, markdown=markdown)
+    lines = summary.with_before(lines, older)
+    print_table(summary.summary_table(lines), markdown=markdown)
     for _, shown in found:
         for line in shown.failed:
             said = f"a control failed: {shown.title}: {line}"
             print_line(f"\n- {said}" if markdown else f"note: {said}")
     if out is not None:
-        text = page(found, summary.with_before(lines, older))
+        text = page(found, lines)
         with storage_errors(out.parent):
             out.parent.mkdir(parents=True, exist_ok=True)
             write_atomic(out, text.encode())
@@ -82,14 +82,11 @@ def overview(lines: Sequence[Line]) -> Figure:
     """Of every attack and question the thing that gives most away, with its interval."""
     from simulations.reporting.figures import BLUE, GREY, INK, drawing, inline
 
-    most: dict[tuple[str, str], Line] = {}
+    asked: dict[tuple[str, str], list[Line]] = {}
     for line in lines:
-        key = line.experiment, line.asked
-        if line.advantage is not None and (
-            key not in most or line.advantage.value > _value(most[key])
-        ):
-            most[key] = line
-    rows = list(most.values())
+        if line.advantage is not None:
+            asked.setdefault((line.experiment, line.asked), []).append(line)
+    rows = [max(own, key=_value) for own in asked.values()]
     with drawing(7.8, 0.9 + 0.22 * len(rows)) as (canvas, axes):
         for place, line in enumerate(reversed(rows)):
             for one, colour in ((line.without, GREY), (line.advantage, BLUE)):

@@ -20,6 +20,11 @@ class Judged(Strict):
     refused_as_trap: int = Field(ge=0)
     why: str
 
+    @property
+    def refused(self) -> int:
+        """In how many seeds, by either kind of checks."""
+        return max(self.refused_as_files, self.refused_as_trap)
+
 
 class BackdoorResult(CanaryResult):
     """One file: things are releases, asked through newcomers' leaked adapters; see `CanaryResult`."""

@@ -63,11 +63,7 @@ def _auc(result: BackdoorResult, thing: str) -> str:
 
 def failed(result: BackdoorResult) -> list[str]:
     """Controls that did not do what they must, and an honest release that is refused."""
-    refused = [
-        f"{one.thing}: {one.why}"
-        for one in result.judged[:1]
-        if one.refused_as_files or one.refused_as_trap
-    ]
+    refused = [f"{one.thing}: {one.why}" for one in result.judged[:1] if one.refused]
     return [*refused, *failed_controls(result)]
 
 

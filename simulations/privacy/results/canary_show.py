@@ -52,7 +52,14 @@ def thing_table(result: CanaryResult) -> Table:
 def canary_table(result: CanaryResult) -> Table:
     """A row a thing and number of insertions, controls beside it."""
     header = (
-        *("thing", "planted", "canaries", "exposure", "against the public base", "positive control"),
+        *(
+            "thing",
+            "planted",
+            "canaries",
+            "exposure",
+            "against the public base",
+            "positive control",
+        ),
         *("negative control", "at temperature 0", f"in {result.samples} samples", "p, Holm"),
     )
     rows = []
@@ -122,7 +129,9 @@ def failed_controls(result: CanaryResult) -> list[str]:
     said = []
     for row in result.canaries:
         found = row.pooled.against_public
-        if row.control == "positive" and not (found.value > result.guessing and row.p < SIGNIFICANT):
+        if row.control == "positive" and not (
+            found.value > result.guessing and row.p < SIGNIFICANT
+        ):
             said.append(f"{label(row)}: the positive control was not exposed ({rate(found)} bits)")
         if row.control == "negative" and found.value > result.guessing and row.p_holm < SIGNIFICANT:
             said.append(f"{label(row)}: exposed though it cannot be ({rate(found)} bits)")
@@ -158,9 +167,7 @@ def figure(result: CanaryResult) -> Figure:
         for row in result.canaries
     ]
     limits = (-0.1, result.most + 0.1)
-    return chart(
-        lines, key="exposure", title="Exposure", measure="exposure in bits", limits=limits
-    )
+    return chart(lines, key="exposure", title="Exposure", measure="exposure in bits", limits=limits)
 
 
 def percent(found: Rate) -> str:

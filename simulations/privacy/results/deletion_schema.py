@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -29,6 +30,11 @@ class DeletionAttack(Strict):
     pooled: Measured
     p: Number
     p_holm: Number
+
+
+def strongest(rows: Sequence[DeletionAttack], scope: str) -> DeletionAttack:
+    """Of the attacks in a scope the one that found most."""
+    return max((row for row in rows if row.scope == scope), key=lambda row: row.pooled.auc)
 
 
 class Exactness(Strict):

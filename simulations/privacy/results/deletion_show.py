@@ -85,7 +85,9 @@ def failed_controls(result: DeletionResult) -> list[str]:
     said = failed_of(named(result))
     for run in dict.fromkeys(row.run for row in result.remains):
         if not any(row.before for row in result.remains if row.run == run):
-            said.append(f"{run}: no mark was found before deletion, so finding none after says nothing")
+            said.append(
+                f"{run}: no mark was found before deletion, so finding none after says nothing"
+            )
     return said
 
 

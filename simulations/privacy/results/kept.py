@@ -77,9 +77,7 @@ def _row(one: Tried) -> dict[str, Any]:
     }
 
 
-def _read(
-    path: Path, digest: str, read: Callable[[Mapping[str, Any]], Row]
-) -> list[Row] | None:
+def _read(path: Path, digest: str, read: Callable[[Mapping[str, Any]], Row]) -> list[Row] | None:
     try:
         stored: Mapping[str, Any] = parse_object(read_regular(path, limit_bytes=MAX_BYTES))
     except FileNotFoundError:

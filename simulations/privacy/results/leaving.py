@@ -55,9 +55,7 @@ def page_template(name: str) -> Template:
     return page_environment(TEMPLATES, SHARED_TEMPLATES).get_template(name)
 
 
-def leave(
-    result: SeededResult, path: Path, shown: Shown, *, also_said: Sequence[str] = ()
-) -> None:
+def leave(result: SeededResult, path: Path, shown: Shown, *, also_said: Sequence[str] = ()) -> None:
     """Write `path` (.json), and beside it tables (.md) and page (.html); print the first table and sentences."""
     with storage_errors(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -22,16 +22,11 @@ def free_folder(given: Path | None) -> Path | None:
 
     Raises ConfigError if it, or a part of its path, is a file.
     """
-    from proper_model.storage.files import storage_errors
+    from simulations.setup.options import check_free
 
-    if given is None:
-        return None
-    with storage_errors(given):
-        there = next(place for place in (given, *given.absolute().parents) if place.exists())
-        if not there.is_dir():
-            raise ConfigError(
-                f"{there} is a file, expected a folder or nothing", hint="give another folder"
-            )
+    if given is not None:
+        for place in (given, *given.absolute().parents):
+            check_free(place, hint="give another folder")
     return given
 
 
@@ -101,9 +96,7 @@ def names(text: str, known: Sequence[Name], option: str) -> tuple[Name, ...]:
     return tuple(known[known.index(name)] for name in found)
 
 
-def numbers(
-    text: str, option: str = "--seeds", such_as: str = "0,1,2,3,4"
-) -> tuple[int, ...]:
+def numbers(text: str, option: str = "--seeds", such_as: str = "0,1,2,3,4") -> tuple[int, ...]:
     """Different numbers from 0 on out of `S,T`. Raises ConfigError."""
     try:
         found = tuple(int(part) for part in text.split(","))

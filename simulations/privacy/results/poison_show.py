@@ -34,7 +34,10 @@ def poison_table(result: PoisonResult) -> Table:
             *(row.thing, _who(row), row.defence, interval(row.pooled.trigger)),
             *(f"{row.pooled.before.value:.3f}", interval(row.pooled.other)),
             *(_change(row.pooled.gain), _change(row.pooled.loss_change)),
-            *(_change(row.pooled.right_change), "–" if math.isnan(row.p_holm) else f"{row.p_holm:.3f}"),
+            *(
+                _change(row.pooled.right_change),
+                "–" if math.isnan(row.p_holm) else f"{row.p_holm:.3f}",
+            ),
         )
         for row in result.rows
     )

@@ -99,9 +99,7 @@ def rated(seeds: Sequence[Sequence[Tried]]) -> list[Rated]:
         for name, found in pooled.items()
     }
     corrected = p | holm({n: value for n, value in p.items() if by_name[n][0].control == "none"})
-    return [
-        _rated(rows, pooled[name], p[name], corrected[name]) for name, rows in by_name.items()
-    ]
+    return [_rated(rows, pooled[name], p[name], corrected[name]) for name, rows in by_name.items()]
 
 
 def _rated(rows: Sequence[Tried], pooled: Share, p: float, corrected: float) -> Rated:

@@ -61,11 +61,7 @@ def _rank(row: Rated) -> str:
 def _same(result: RateResult, row: Rated, kind: str) -> list[Rated]:
     """The control of the same attack on the same thing."""
     key = kind, row.scope, row.thing, row.attack
-    return [
-        one
-        for one in result.attacks
-        if (one.control, one.scope, one.thing, one.attack) == key
-    ]
+    return [one for one in result.attacks if (one.control, one.scope, one.thing, one.attack) == key]
 
 
 def _control(result: RateResult, row: Rated, kind: str) -> str:

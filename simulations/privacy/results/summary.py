@@ -14,13 +14,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from client.terminal.tables import Table
 from proper_model.tasks import counted
+from simulations.privacy.results import deletion_schema
 from simulations.privacy.results.backdoor_schema import BackdoorResult
 from simulations.privacy.results.canary_schema import CanaryResult
-from simulations.privacy.results.deletion_schema import DeletionAttack, DeletionResult
+from simulations.privacy.results.deletion_schema import DeletionResult
 from simulations.privacy.results.epsilon_schema import EpsilonResult
 from simulations.privacy.results.poison_schema import PoisonResult
 from simulations.privacy.results.rates import Rate, RateResult, strongest
@@ -205,7 +205,7 @@ def _backdoor(result: BackdoorResult) -> list[Line]:
     found = []
     for (one, row), sentence in zip(told, result.sentences, strict=True):
         reached = _beyond(row.pooled.against_public, result.guessing, result.most)
-        refused = one.refused_as_files == one.seeds or one.refused_as_trap == one.seeds
+        refused = one.refused == one.seeds
         found.append(
             Line(
                 *(result.experiment, f"a secret that stood there {times}", one.thing),
@@ -226,7 +226,8 @@ def _deletion(result: DeletionResult) -> list[Line]:
     sentences = iter(result.sentences)
     found = []
     for thing in things:
-        before, after = (_best(rows, thing, scope) for scope in ("before", "after"))
+        own = [row for row in rows if row.thing == thing]
+        before, after = (deletion_schema.strongest(own, scope) for scope in ("before", "after"))
         found.append(
             Line(
                 *("deletion", f"{after.level}, deleted", thing, after.attack),
@@ -241,11 +242,6 @@ def _deletion(result: DeletionResult) -> list[Line]:
             Line("deletion", asked, row.thing, row.attack, _of_auc(row.pooled), next(sentences))
         )
     return found
-
-
-def _best(rows: Sequence[DeletionAttack], thing: str, scope: str) -> DeletionAttack:
-    of = [row for row in rows if (row.thing, row.scope) == (thing, scope)]
-    return max(of, key=lambda row: row.pooled.auc)
 
 
 def _epsilon(result: EpsilonResult) -> list[Line]:
@@ -267,7 +263,7 @@ def _poisoning(result: PoisonResult) -> list[Line]:
     return [
         Line(
             *("poisoning", f"{row.malicious} of {result.users} malicious", row.thing, "trigger"),
-            Advantage(row.pooled.gain.value, row.pooled.gain.low, row.pooled.gain.high),
+            _beyond(row.pooled.gain, 0.0),
             sentence,
         )
         for row, sentence in zip(bare, result.sentences, strict=True)
