@@ -110,6 +110,8 @@ def test_a_line_of_before_stands_beside_its_own_and_no_other() -> None:
     assert with_before([line], [other]) == [line]
     assert with_before([older, line], [older]) == [found], "the older one is not told twice"
     assert with_before([older], [older]) == [older], "unless nothing newer is there"
+    elsewhere = replace(line, task="another set of people")
+    assert with_before([elsewhere], [older]) == [elsewhere]
     refused = Line("backdoor", "a secret", "start-bold", "exposure", None, "Refused.", high)
     rows = summary_table([found, refused]).rows
     assert rows[0][5:7] == ("0.10 [0.00, 0.20]", "0.80 [0.70, 0.90]")

@@ -79,13 +79,13 @@ def page(found: Sequence[tuple[Result, Shown]], lines: Sequence[Line]) -> str:
 
 
 def overview(lines: Sequence[Line]) -> Figure:
-    """Of every attack and question the thing that gives most away, with its interval."""
+    """Of every attack, set of people and question the thing that gives most away, with its interval."""
     from simulations.reporting.figures import BLUE, GREY, INK, drawing, inline
 
-    asked: dict[tuple[str, str], list[Line]] = {}
+    asked: dict[tuple[str, str, str], list[Line]] = {}
     for line in lines:
         if line.advantage is not None:
-            asked.setdefault((line.experiment, line.asked), []).append(line)
+            asked.setdefault((line.experiment, line.task, line.asked), []).append(line)
     rows = [max(own, key=_value) for own in asked.values()]
     with drawing(7.8, 0.9 + 0.22 * len(rows)) as (canvas, axes):
         for place, line in enumerate(reversed(rows)):
@@ -107,4 +107,4 @@ def _value(line: Line) -> float:
 
 
 def _label(line: Line) -> str:
-    return f"{line.experiment}, {line.asked}: {line.thing}"
+    return f"{line.experiment}, {line.task}, {line.asked}: {line.thing}"

@@ -53,6 +53,7 @@ class Line:
             refuses what would be attacked.
         without: the same without that defence; None: there is none, or it was not measured.
         people: how many, of which task, in how many seeds.
+        task: that task's name.
     """
 
     experiment: str
@@ -63,11 +64,12 @@ class Line:
     sentence: str
     without: Advantage | None = None
     people: str = ""
+    task: str = ""
 
     @property
-    def key(self) -> tuple[str, str, str]:
-        """What is compared with another file's."""
-        return self.experiment, self.asked, self.thing
+    def key(self) -> tuple[str, str, str, str]:
+        """What is compared with another file's: never one set of people with another."""
+        return self.task, self.experiment, self.asked, self.thing
 
 
 Result = (
@@ -84,7 +86,7 @@ Result = (
 def lines_of(result: Result) -> list[Line]:
     """An attack's lines."""
     people = f"{result.people} of {result.task}, {counted(len(result.seeds), 'seed')}"
-    return [replace(line, people=people) for line in _lines(result)]
+    return [replace(line, people=people, task=result.task) for line in _lines(result)]
 
 
 def _lines(result: Result) -> list[Line]:
