@@ -80,7 +80,7 @@ def shown(result: BackdoorResult) -> Shown:
         title=title(result),
         template="canaries.html.j2",
         tables=tables_of(result),
-        figure=figure(result),
+        draw=lambda: {"figure": figure(result)},
         sentences=result.sentences,
         failed=failed(result),
     )

@@ -108,7 +108,7 @@ def shown(result: DeletionResult) -> Shown:
         title=title(result),
         template="deletion.html.j2",
         tables=tables(result),
-        figure=figure(result) if result.attacks else None,
+        draw=lambda: {"figure": figure(result) if result.attacks else None},
         sentences=result.sentences,
         failed=failed_controls(result),
     )

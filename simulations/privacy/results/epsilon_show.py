@@ -143,11 +143,10 @@ def shown(result: EpsilonResult) -> Shown:
         title=title(result),
         template="epsilon.html.j2",
         tables=[curve_table(result)],
-        figure=curve(result),
+        draw=lambda: {"figure": curve(result), "bounds": bounds(result)},
         sentences=result.sentences,
         failed=failed_controls(result),
         more={
-            "bounds": bounds(result),
             "negative": interval(result.negative),
             "positive": interval(result.positive),
             "public": rate(result.public),

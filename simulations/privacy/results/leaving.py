@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ class Shown:
     Attributes:
         title: what was attacked, in one line.
         template: of the page, one that extends `attack.html.j2`.
+        draw: draws the page's figures, by their names there; it takes most of the time, and only a page needs it.
         sentences: for a record of processing.
         failed: controls that did not do what they must.
         more: what else the template needs, by name.
@@ -38,7 +39,7 @@ class Shown:
     title: str
     template: str
     tables: Sequence[Table]
-    figure: Figure | None
+    draw: Callable[[], Mapping[str, Figure | None]]
     sentences: Sequence[str]
     failed: Sequence[str]
     more: Mapping[str, Any] = field(default_factory=dict)
@@ -46,8 +47,15 @@ class Shown:
 
 def render(result: SeededResult, shown: Shown) -> str:
     """The page as text."""
-    own = {part.name: getattr(shown, part.name) for part in fields(shown) if part.name != "more"}
-    return page_template(shown.template).render(result=result, **own, **shown.more)
+    return page_template(shown.template).render(
+        result=result,
+        title=shown.title,
+        tables=shown.tables,
+        sentences=shown.sentences,
+        failed=shown.failed,
+        **shown.draw(),
+        **shown.more,
+    )
 
 
 def page_template(name: str) -> Template:

@@ -106,7 +106,7 @@ def shown(result: PoisonResult) -> Shown:
         title=title(result),
         template="poisoning.html.j2",
         tables=[poison_table(result)],
-        figure=figure(result),
+        draw=lambda: {"figure": figure(result)},
         sentences=result.sentences,
         failed=failed_controls(result),
     )

@@ -110,7 +110,7 @@ def shown(result: RateResult) -> Shown:
         title=title(result),
         template="rates.html.j2",
         tables=[rate_table(result)],
-        figure=figure(result),
+        draw=lambda: {"figure": figure(result)},
         sentences=result.sentences,
         failed=failed_controls(result),
     )

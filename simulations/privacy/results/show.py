@@ -176,7 +176,7 @@ def shown(result: PrivacyResult) -> Shown:
         title=title(result),
         template="membership.html.j2",
         tables=[advantage_table(result)],
-        figure=figure(result),
+        draw=lambda: {"figure": figure(result)},
         sentences=sentences(result),
         failed=failed_controls(result),
         more={"bias": protocol_bias(result)},
