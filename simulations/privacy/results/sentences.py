@@ -11,6 +11,8 @@ NAMES = {
     "experts": "the released experts and routers",
     "embeddings": "the released distribution of users' embeddings",
     "router-cohort": "the released LoRA-aware router",
+    "common-start": "a common start of private adapters, if it is released,",
+    "inferred": "what a release infers embeddings with, and its base and experts,",
     "adapter": "a leaked private adapter without the embedding",
     "adapter-embedding": "a leaked private adapter with the embedding",
     "adapter-dp": "a leaked private adapter that was trained under privacy of items, epsilon 8,",
