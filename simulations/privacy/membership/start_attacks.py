@@ -87,14 +87,16 @@ def _on_records(
     truth = Truth(np.array([cohort[who] for who in owner], dtype=np.bool_), owner)
     embeddings = _embeddings(attacked, sets)
     seen = [record for (_, record), member in zip(rows, truth.member, strict=True) if member]
-    overfit = learner.factors(overfit_together(learner, seen, seed=attacked.seed))
+    overfit = overfit_together(learner, seen, seed=attacked.seed)
 
     without = log_p(attacked.personal_views(untrained(learner, embeddings), rows))
-    gains: dict[Control, Floats] = {"negative": without}
-    adapters: dict[Control, Factors] = {"none": start, "positive": overfit}
-    for control, one in adapters.items():
-        states = [{**_tensors(attacked, one), "embedding": own.cpu()} for own in embeddings]
-        gains[control] = log_p(attacked.personal_views(states, rows)) - without
+    states = [{**_tensors(attacked, start), "embedding": own.cpu()} for own in embeddings]
+    alike = [(0, record) for _, record in rows]  # it was trained under the mean embedding
+    gains: dict[Control, Floats] = {
+        "none": log_p(attacked.personal_views(states, rows)) - without,
+        "positive": log_p(attacked.personal_views([overfit], alike)) - without,
+        "negative": without,
+    }
     found = [
         one
         for control, gain in gains.items()

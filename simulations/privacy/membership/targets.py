@@ -39,7 +39,7 @@ LEAST_OVERFIT_EPOCHS = (
     60  # at 20 one adapter of everybody's records was told from none in .58 of pairs
 )
 
-TOGETHER = 32  # items of a step where they are many people's: by a few at a time it takes long
+TOGETHER = 16  # items of a step where they are many people's: by a few at a time it takes long
 
 
 @dataclass(frozen=True)
