@@ -244,13 +244,15 @@ privacy: $(STAMP) ## what leaks, in small: membership and egress on synthetic pe
 	$(MAKE) -j 2 $(ATTACKS:%=privacy-%)
 
 # results/privacy: five seeds on synthetic people. What is finished is not trained again.
-PRIVACY_RESULTS := membership-prototypes canaries canaries-new-token linkage inversion epsilon deletion poisoning backdoor
+PRIVACY_RESULTS := membership-prototypes membership-prior canaries canaries-new-token linkage inversion epsilon deletion poisoning backdoor
 PRIVACY_COMMAND_canaries-new-token := canaries
 PRIVACY_COMMAND_membership-prototypes := membership
+PRIVACY_COMMAND_membership-prior := membership
 # Of before prototypes were of twenty people each; what else it says is as it was.
 PRIVACY_BEFORE := results/privacy/membership.json
 privacy-results: PRIVACY_OUT = runs/privacy-results
 privacy-results: PRIVACY_membership-prototypes := demo:text --things embeddings
+privacy-results: PRIVACY_membership-prior := demo:text $(FEW) --preset calibrated --people 120 --things common-start,inferred
 privacy-results: PRIVACY_canaries := demo:text
 privacy-results: PRIVACY_canaries-new-token := demo:text --design new-token
 privacy-results: PRIVACY_linkage := demo --people 24

@@ -9,6 +9,7 @@ import pytest
 
 from proper_model.settings import load_profile
 from simulations.privacy.membership.embedding_attacks import (
+    ATTACKS,
     Published,
     compared,
     density,
@@ -55,7 +56,7 @@ def test_members_that_lie_farther_out_are_not_taken_for_a_leak_of_the_distributi
         fits = [Published(rng.normal(size=(2, 6)) / 4, np.ones(2)) for _ in halves]
         assert auc_of(nearest(own, fits[0])) < 0.25
         found += [
-            [auc_of(score) for score in compared(own, published, fits, halves).values()]
+            [auc_of(score) for score in compared(own, published, fits, halves, ATTACKS).values()]
             for published in (None, fits[0])
         ]
     assert np.abs(np.mean(found, axis=0) - 0.5).max() < 0.08
@@ -67,12 +68,12 @@ def test_a_prototype_of_one_person_is_recognised_and_one_of_twenty_hides_them() 
     own, trained = (people + rng.normal(scale=0.1, size=people.shape) for _ in range(2))
     halves = np.array(paired_halves(PEOPLE, 34, 0))
     rows = [singles(trained[half]) for half in halves]
-    alone = compared(own, singles(trained[MEMBER]), rows, halves)
+    alone = compared(own, singles(trained[MEMBER]), rows, halves, ATTACKS)
     assert auc_of(alone["distance"]) > 0.9 and auc_of(alone["density"]) > 0.9
     fits = [publish(own[half], SETTINGS) for half in halves]
     published = publish(trained[MEMBER], SETTINGS)
     assert len(published.counts) == 2 and published.counts.min() >= 20
-    assert auc_of(compared(own, published, fits, halves)["distance"]) < 0.8
+    assert auc_of(compared(own, published, fits, halves, ATTACKS)["distance"]) < 0.8
 
 
 def test_of_few_people_nothing_is_published() -> None:

@@ -55,6 +55,16 @@ def test_an_out_that_is_a_file_is_refused(
             ConfigError.exit_code,
             "has no W_l",
         ),
+        (
+            ["membership", "demo", "--things", "inferred", "--preset", "default"],
+            ConfigError.exit_code,
+            "infers no embeddings",
+        ),
+        (
+            ["membership", "demo", "--things", "common-start", "--people", "24"],
+            ConfigError.exit_code,
+            "a cohort of 5 makes no common start, 10 do",
+        ),
         (["membership", "demo", "--shadows", "3"], ConfigError.exit_code, "3 shadows"),
         (["membership", "demo", "--people", "4"], USAGE, "--people"),
         (["membership", "demo", "--people", "-4"], USAGE, "--people"),

@@ -26,6 +26,7 @@ from proper_model.release.contents import Release
 from simulations.privacy.deletion.found import Attempt, Retrained, Scope, difference
 from simulations.privacy.membership.attacked import Attacked, Row, embeddings_over
 from simulations.privacy.membership.embedding_attacks import (
+    ATTACKS,
     HALVES,
     as_published,
     compared,
@@ -258,9 +259,9 @@ def _embeddings(withdrawal: Withdrawal, scope: Scope, release: Release) -> list[
     fits = [publish(own[half], first.settings) for half in halves]
     alone = [singles(own[half]) for half in halves]
     trials: dict[Control, dict[str, Floats]] = {
-        "none": compared(own, as_published(release.shared), fits, halves),
-        "positive": compared(other, singles(own[truth.member]), alone, halves),
-        "negative": compared(own, None, fits, halves),
+        "none": compared(own, as_published(release.shared), fits, halves, ATTACKS),
+        "positive": compared(other, singles(own[truth.member]), alone, halves, ATTACKS),
+        "negative": compared(own, None, fits, halves, ATTACKS),
     }
     return [
         Attempt(scope, EMBEDDINGS, attack, "person", control, truth.scored(score))

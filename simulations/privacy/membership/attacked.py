@@ -21,6 +21,7 @@ from proper_model.model import base_pass, group_pass
 from proper_model.progress import Progress
 from proper_model.release.contents import Release
 from proper_model.settings import StageSettings, Structure
+from proper_model.stages import PooledUser
 from proper_model.tasks import HistoryItem
 from simulations.privacy.membership.found import Integers, Level, Truth
 from simulations.privacy.membership.population import Candidates, Draw, draw_members
@@ -103,6 +104,11 @@ class Attacked:
         return [place for place, aside in enumerate(self.target.aside) if not aside]
 
     @property
+    def trained(self) -> list[int]:
+        """People who trained stages 1 and 2, by their places."""
+        return [place for place, inside in enumerate(self.target.trained) if inside]
+
+    @property
     def newcomers(self) -> list[int]:
         """People whose data the release has nothing of, by their places."""
         return [place for place, inside in enumerate(self.draw.pooled) if not inside]
@@ -111,6 +117,20 @@ class Attacked:
     def grouped(self) -> bool:
         """Whether the release has experts and what belongs to them."""
         return not self.release.structure.population_only
+
+    def pooled_users(self, people: Sequence[int]) -> list[PooledUser]:
+        """What the coordinator has of people if they are pooled: known items, and queries."""
+        task = self.candidates.task
+        return [
+            PooledUser(
+                tuple(self.known.encoded_of(who)),
+                tuple(
+                    self.encoder.encode(task.query_example(query, training=True))
+                    for query in self.candidates.users[who].queries
+                ),
+            )
+            for who in people
+        ]
 
     def truth(self, records: Records, places: Sequence[int]) -> Truth:
         """Of records at these places: members are those of people who trained the release."""

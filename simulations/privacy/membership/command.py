@@ -27,8 +27,9 @@ Things = Annotated[
     typer.Option(
         metavar="A,B",
         help="What to attack: population, experts, embeddings, router-cohort, adapter, "
-        "adapter-embedding, export, answers, merged; and, with make accountant, adapter-dp, an adapter "
-        "under privacy of items.",
+        "adapter-embedding, export, answers, merged; and, if named, common-start, where private LoRAs "
+        "begin, inferred, what --preset calibrated infers embeddings with, and, with make accountant, "
+        "adapter-dp, an adapter under privacy of items.",
     ),
 ]
 Levels = Annotated[

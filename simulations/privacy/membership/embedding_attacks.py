@@ -23,6 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -84,6 +85,7 @@ def tracing(own: Floats, published: Published) -> Floats:
     return np.asarray(((own - others) * (mean - others)).sum(1))
 
 
+Fit = TypeVar("Fit")
 Attack = Callable[[Floats, Published], Floats]
 ATTACKS: Mapping[str, Attack] = {
     "distance": nearest,
@@ -112,9 +114,9 @@ def on_embeddings(attacked: Attacked) -> list[Found]:
             fits = [publish(own[half], attacked.settings) for half in halves]
             rows = [singles(planted[half]) for half in halves]
             trials: dict[Control, dict[str, Floats]] = {
-                "none": compared(own, published, fits, halves),
-                "positive": compared(asking, singles(planted[truth.member]), rows, halves),
-                "negative": compared(own, None, fits, halves),
+                "none": compared(own, published, fits, halves, ATTACKS),
+                "positive": compared(asking, singles(planted[truth.member]), rows, halves, ATTACKS),
+                "negative": compared(own, None, fits, halves, ATTACKS),
             }
             found += [
                 Found("embeddings", name, level, control, truth.scored(score))
@@ -125,17 +127,23 @@ def on_embeddings(attacked: Attacked) -> list[Found]:
 
 
 def compared(
-    own: Floats, published: Published | None, fits: Sequence[Published], halves: Flags
+    own: Floats,
+    published: Fit | None,
+    fits: Sequence[Fit],
+    halves: Flags,
+    attacks: Mapping[str, Callable[[Floats, Fit], Floats]],
 ) -> dict[str, Floats]:
     """By attack the share of halves without a person whose distribution fits worse: [P] each.
 
     Args:
+        own: what the attacker has of each person, a row each.
         published: what is attacked; None: of the last pair of halves that without the person.
         fits: what is fitted on each half.
         halves: who is in which, [H, P]; the last two are left for `published`.
+        attacks: by name what says how well a person's own fits what is published, [P].
     """
     found = {}
-    for name, attack in ATTACKS.items():
+    for name, attack in attacks.items():
         said = np.stack([attack(own, fit) for fit in fits])
         score = np.where(halves[-2], said[-1], said[-2])
         if published is not None:

@@ -25,13 +25,13 @@ from simulations.privacy.statistics.shares import Control
 OVERFIT_RATE = 1e-2
 
 
-def on_cohort(attacked: Attacked, cohort: Sequence[bool]) -> list[Found]:
+def on_cohort(attacked: Attacked) -> list[Found]:
     """By how much W_l helps a LoRA that the attacker trains on the person's known items.
 
     The positive control is a W_l that saw the cohort's items far too often, under the attacker's own
     LoRAs; the negative one asks without W_l.
     """
-    people = [place for place, inside in enumerate(attacked.target.trained) if inside]
+    people, cohort = attacked.trained, attacked.target.cohort
     sets = [(str(who), attacked.known.encoded_of(who)) for who in people]
     states = train_adapters(attacked.learner, sets, seed=attacked.seed).states
     shared = {

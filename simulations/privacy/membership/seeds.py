@@ -38,9 +38,9 @@ VERSION = 2
 NOTES = (
     "membership is drawn by seed before training; half of the candidates are pooled, and half of a "
     "newcomer's items train the adapter",
-    "positive controls: an adapter that saw its items far too often, a W_l that did, a prototype of "
-    "one person each; negative controls: the public base, an adapter as it begins, no W_l, embeddings of "
-    "other people",
+    "positive controls: an adapter that saw its items far too often, a W_l or a common start that did, a "
+    "prototype or a center of one person each; negative controls: the public base, an adapter as it begins, no "
+    "W_l, no start or one of other people, embeddings and features of other people",
     "LiRA and RMIA compare with models that the attacker trains on random halves of the same records",
     "intervals draw people, each with all seeds; p is two-sided against .5 from the interval's "
     "width, corrected (Holm) over all attacks that are no control, but not over 'merged', which judges "
@@ -71,7 +71,8 @@ class Plan:
                 f"{self.shadows} shadows, expected none or an even number from {LEAST_SHADOWS} on",
                 hint="they are drawn in pairs, and every record must be out of two of them",
             )
-        reasons = [why_not(thing, self.structure, self.levels) for thing in self.things]
+        kind = self.structure, self.settings, self.levels, len(self.candidates.users)
+        reasons = [why_not(thing, *kind) for thing in self.things]
         if None not in reasons:
             said = "; ".join(dict.fromkeys(map(str, reasons)))
             raise ConfigError(

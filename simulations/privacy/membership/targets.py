@@ -39,6 +39,8 @@ LEAST_OVERFIT_EPOCHS = (
     60  # at 20 one adapter of everybody's records was told from none in .58 of pairs
 )
 
+TOGETHER = 16  # items of a step where they are many people's: by a few at a time it takes long
+
 
 @dataclass(frozen=True)
 class TokenView:
@@ -85,13 +87,13 @@ class ReleaseTarget:
     Attributes:
         trained: `[P]` whether stages 1 and 2 trained on the person. Pooled people who were held back
             to judge or calibrate are on neither side (`aside`).
-        cohort: `[P]` who trained W_l; None without one.
+        cohort: `[P]` who trained W_l, where the preset has one, and common starts, where any are made.
     """
 
     release: Release
     trained: tuple[bool, ...]
     aside: tuple[bool, ...]
-    cohort: tuple[bool, ...] | None
+    cohort: tuple[bool, ...]
 
 
 def train_release(
@@ -104,12 +106,12 @@ def train_release(
     cache: Path,
     progress: Progress,
 ) -> ReleaseTarget:
-    """The pooled stages on the drawn half; W_l, where there is one, on half of those by seed."""
+    """The pooled stages on the drawn half; W_l and common starts on half of those by seed."""
     pooled, task = draw.users(candidates), candidates.task
     encoder = public_model(candidates, structure, settings)[1]
     data = pool(pooled, task, encoder, settings, seed)
     settings = replace(
-        settings, router=replace(settings.router, cohort=max(1, len(data.trained) // 2))
+        settings, router=replace(settings.router, cohort=cohort_of(len(data.trained)))
     )
     release = run_pooled_stages(
         pooled,
@@ -124,9 +126,14 @@ def train_release(
     return ReleaseTarget(release, *_roles(candidates, draw, data, encoder, release))
 
 
+def cohort_of(trained: int) -> int:
+    """How many of so many people who train are the router cohort: half, so that others are as pooled."""
+    return max(1, trained // 2)
+
+
 def _roles(
     candidates: Candidates, draw: Draw, data: PooledData, encoder: Encoder, release: Release
-) -> tuple[tuple[bool, ...], tuple[bool, ...], tuple[bool, ...] | None]:
+) -> tuple[tuple[bool, ...], tuple[bool, ...], tuple[bool, ...]]:
     """Who trained, who was held back, who was in the router cohort, told by tokenized histories."""
     limit, seed = release.settings.router.cohort, release.seed
     chosen = {data.trained[place].history for place in router_cohort(data.trained, limit, seed)}
@@ -140,7 +147,7 @@ def _roles(
     )
     aside = tuple(inside and not known for inside, known in zip(draw.pooled, trained, strict=True))
     cohort = tuple(known and own in chosen for own, known in zip(histories, trained, strict=True))
-    return trained, aside, cohort if release.structure.has_lora_router else None
+    return trained, aside, cohort
 
 
 def public_model(
@@ -199,6 +206,21 @@ def train_overfit(
     return train_on(learner, sets, embeddings, seed=seed, epochs=epochs, rate=rate)
 
 
+def overfit_together(
+    learner: Learner, items: Sequence[Encoded], *, seed: int
+) -> Mapping[str, Tensor]:
+    """One adapter that saw items of many people far too often, under the mean embedding."""
+    return train_on(
+        learner,
+        [items],
+        learner.release.mean_embedding[None],
+        seed=seed,
+        epochs=overfit_epochs(learner.settings),
+        rate=3 * max(learner.settings.user.learning_rates),
+        batch_size=TOGETHER,
+    )[0]
+
+
 def overfit_epochs(settings: StageSettings) -> int:
     """How often a positive control sees its items: three times as often as an adapter at least."""
     return max(LEAST_OVERFIT_EPOCHS, 3 * settings.user.epochs)
@@ -212,9 +234,12 @@ def train_on(
     seed: int,
     epochs: int,
     rate: float,
+    batch_size: int | None = None,
 ) -> tuple[Mapping[str, Tensor], ...]:
     """An adapter on each set of items, all of them and to the end, under embeddings [sets, tables, e]."""
     settings = replace(lora_settings(learner.settings, epochs=epochs), dropout=0.0)
+    if batch_size is not None:
+        settings = replace(settings, batch_size=batch_size)
     stage = LoraTrials(
         learner.model,
         learner.encoder,
