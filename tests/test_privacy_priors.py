@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from proper_model.settings import load_profile, preset
+from proper_model.settings import StageSettings, load_profile, preset
+from proper_model.settings.profile import CalibrationSettings
 from proper_model.stages.item_gradients import FEATURES
 from proper_model.tasks import load_task
 from simulations.privacy.membership import targets
@@ -141,13 +142,19 @@ def test_directions_in_which_members_differ_reach_members() -> None:
 def test_what_a_preset_has_not_is_told_before_anything_trains(
     thing: str, name: str, people: int, said: str | None
 ) -> None:
-    found = why_not(thing, preset(name), load_profile("demo"), LEVELS, people)
+    found = why_not(thing, preset(name), starting(load_profile("demo")), LEVELS, people)
     assert found is None if said is None else said in str(found)
+
+
+def starting(settings: StageSettings) -> StageSettings:
+    """The same with a common start, which is made only where a profile asks for one."""
+    return replace(settings, calibration=replace(settings.calibration, start_rounds=3))
 
 
 def test_no_rounds_and_no_experts_make_no_start() -> None:
     few, structure = load_profile("tiny-few"), preset("calibrated")
-    none = replace(few, calibration=replace(few.calibration, start_rounds=0))
+    assert why_not(START, structure, few, LEVELS, 120) is None
+    none = replace(few, calibration=CalibrationSettings(people=few.calibration.people))
     assert "start_rounds is 0" in str(why_not(START, structure, none, LEVELS, 120))
     alone = replace(preset("device"), population_only=True)
     assert "has no common-start" in str(why_not(START, alone, few, LEVELS, 120))
@@ -160,7 +167,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> list[Found]:
     attacked = Attacked(
         Candidates("people", users, task, str(small_base()), shared_share(users, task)),
         preset("calibrated"),
-        SMALL,
+        starting(SMALL),
         seed=0,
         cache=Path(tmp_path_factory.mktemp("cache")),
         levels=LEVELS,

@@ -182,7 +182,9 @@ class CalibrationSettings:
     scales: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the trained adapter
     weights: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0)  # of stage 3 against stage 2
     temperatures: tuple[float, ...] = (0.7, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5)  # of the mixture
-    start_rounds: int = 3  # of looking for a common start of private LoRAs; 0: none is tried
+    # Of looking for a common start of private LoRAs; 0: none is tried. A start tells nearly for certain who
+    # it was averaged over (docs/privacy.md), so a profile has to ask for one.
+    start_rounds: int = 0
     start_epochs: int = 1  # of each round
 
     def __post_init__(self) -> None:

@@ -76,7 +76,7 @@ class Plan:
         if None not in reasons:
             said = "; ".join(dict.fromkeys(map(str, reasons)))
             raise ConfigError(
-                f"nothing to attack: {said}", hint="change --things, --level or --preset"
+                f"nothing to attack: {said}", hint="change --things, --level, --preset or --profile"
             )
         if "record" in self.levels:
             check_own_items(self.candidates.name, self.candidates.shared)
