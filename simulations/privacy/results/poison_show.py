@@ -7,12 +7,13 @@ from pathlib import Path
 
 from client.terminal.tables import Table
 from proper_model.tasks import counted
-from simulations.privacy.results.leaving import COLOURS, Shown, leave
+from simulations.privacy.results.chart import Line, chart
+from simulations.privacy.results.leaving import Shown, leave
 from simulations.privacy.results.poison_schema import PoisonResult, PoisonRow
 from simulations.privacy.results.rates import Rate
 from simulations.privacy.results.rates_show import interval
 from simulations.privacy.results.sentences import SIGNIFICANT
-from simulations.reporting.figures import INK, Figure, drawing, inline
+from simulations.reporting.figures import Figure
 
 
 def title(result: PoisonResult) -> str:
@@ -81,23 +82,17 @@ def label(row: PoisonRow) -> str:
 
 def figure(result: PoisonResult) -> Figure:
     """How often the trigger works in every row, beside what it did before."""
-    rows = result.rows
-    with drawing(7.8, 0.9 + 0.2 * len(rows)) as (canvas, axes):
-        for place, row in enumerate(reversed(rows)):
-            colour, found = COLOURS[row.control], row.pooled.trigger
-            axes.plot([found.low, found.high], [place, place], color=colour, linewidth=2)
-            axes.plot([found.value], [place], marker="o", color=colour, markersize=4)
-            axes.plot([row.pooled.before.value], [place], marker="|", color=INK, markersize=6)
-        axes.set_yticks(range(len(rows)), [label(row) for row in reversed(rows)], fontsize=7)
-        axes.set_xlim(-0.02, 1.02)
-        axes.set_xlabel(
-            "share of questions with the trigger that get the attacker's answer (bar: before)"
-        )
-        said = "; ".join(
-            f"{label(row)}: {interval(row.pooled.trigger)}, before {row.pooled.before.value:.3f}"
-            for row in rows
-        )
-        return inline(canvas, "poisoning", "Poisoning", f"How often the trigger works. {said}.")
+    return chart(
+        [
+            Line(label(row), row.control, row.pooled.trigger, row.pooled.before.value)
+            for row in result.rows
+        ],
+        key="poisoning",
+        title="Poisoning",
+        measure="share of questions with the trigger that get the attacker's answer",
+        limits=(-0.02, 1.02),
+        beside="before",
+    )
 
 
 def shown(result: PoisonResult) -> Shown:
