@@ -40,6 +40,7 @@ PRIVATE_SETTINGS = (
     "core",
     "reproducible",
 )
+PRIVATE_STAGE_1 = ("population_steps", "population_learning_rate")
 NOT_IN_STAGE_2 = ("name", "user_routing", "detach_lora_router", "private_lora_router")
 # What a common start follows from, of the calibration's settings.
 START_SETTINGS = ("learning_rates", "start_rounds", "start_epochs")
@@ -68,7 +69,7 @@ class PhaseInputs:
     def population_key(self) -> Key:
         """Stage 1. The cap on items counts too, as histories may be trained on."""
         return {
-            **self._privacy("population_steps"),
+            **self._privacy(*PRIVATE_STAGE_1),
             **self._robust(),
             "version": TRAINING_VERSION,
             "base": self.base,
@@ -85,12 +86,12 @@ class PhaseInputs:
             "cap": self.settings.group.max_items_per_user,
         }
 
-    def _privacy(self, *steps: str) -> Key:
+    def _privacy(self, *of_stages: str) -> Key:
         """Nothing where training is not private."""
         if self.settings.privacy is None:
             return {}
         own = to_mapping(self.settings.privacy)
-        return {"privacy": {name: own[name] for name in (*PRIVATE_SETTINGS, *steps)}}
+        return {"privacy": {name: own[name] for name in (*PRIVATE_SETTINGS, *of_stages)}}
 
     def _robust(self) -> Key:
         """Nothing where every sample counts alike."""
@@ -102,7 +103,7 @@ class PhaseInputs:
         user = to_mapping(self.settings.user)
         return {
             **self.population_key(),
-            **self._privacy("population_steps", "group_steps"),
+            **self._privacy(*PRIVATE_STAGE_1, "group_steps", "group_learning_rate"),
             "grouped": self.grouped,
             "base_weights": str(self.settings.base_weights),
             "group": to_mapping(self.settings.group),

@@ -73,6 +73,8 @@ def private(privacy: PrivacySettings | None) -> StageSettings:
         ({"epsilon": 8.0, "sampling_rate": 1.5}, "sampling_rate"),
         ({"epsilon": 8.0, "clip_norm": 0.0}, "clip_norm"),
         ({"epsilon": 8.0, "group_steps": 0}, "group_steps"),
+        ({"epsilon": 8.0, "population_learning_rate": 0.0}, "population_learning_rate"),
+        ({"epsilon": 8.0, "group_learning_rate": 1.5}, "group_learning_rate"),
         ({"epsilon": 8.0, "items_per_user": 0}, "items_per_user"),
         ({"epsilon": 8.0, "core": True, "freeze_a": False}, "core"),
         ({"epsilon": 8.0, "rounds": 3}, "unknown setting"),
@@ -294,6 +296,33 @@ def test_factors_a_stay_where_they_were_drawn(release: Release) -> None:
     assert kept == {name for name in drawn if ".lora_A." in name}
 
 
+def test_rates_of_noisy_steps_stand_in_for_the_stages_own(tmp_path: Path, release: Release) -> None:
+    rates = {"population_learning_rate": 3e-2, "group_learning_rate": 2e-2}
+    noisy = private(dataclasses.replace(SEEDED, **rates))
+    usual = private(SEEDED)
+    same = dataclasses.replace(
+        usual,
+        population=dataclasses.replace(usual.population, learning_rate=3e-2),
+        group=dataclasses.replace(usual.group, learning_rate=2e-2),
+    )
+    tensors = []
+    for settings in (noisy, same):
+        found = run_pooled_stages(
+            small_users()[0],
+            load_task("synth_tag"),
+            str(small_base()),
+            preset("calibrated"),
+            settings,
+            seed=0,
+            cache=tmp_path / str(len(tensors)),
+        )
+        tensors.append({**found.population, **found.shared})
+    assert tensors[0].keys() == tensors[1].keys()
+    assert all(torch.equal(tensors[0][name], tensors[1][name]) for name in tensors[0])
+    moved = [name for name in release.population if ".lora_B." in name]
+    assert all(not torch.equal(tensors[0][name], release.population[name]) for name in moved)
+
+
 def test_of_a_release_with_cores_every_b_lies_in_its_fixed_factor(tmp_path: Path) -> None:
     """Whatever was learned of people is r x r numbers a factor; the rest follows from the seed."""
     found = run_pooled_stages(
@@ -342,6 +371,9 @@ def test_without_privacy_recipes_and_keys_are_those_of_before() -> None:
     other = dataclasses.replace(NOISY, group_steps=9)
     assert key(private(other), "population") == key(private(NOISY), "population")
     assert key(private(other), "group") != key(private(NOISY), "group")
+    for name, stage in (("population", "population"), ("group", "group")):
+        other = dataclasses.replace(NOISY, **{f"{name}_learning_rate": 0.1})
+        assert key(private(other), stage) != key(private(NOISY), stage)
 
 
 @pytest.mark.parametrize(

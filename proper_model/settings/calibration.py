@@ -10,10 +10,9 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass
 
-from proper_model.settings.presets import Structure, check, check_count
+from proper_model.settings.presets import Structure, check, check_count, check_rate
 from proper_model.settings.profile import (
     LEAST_TEMPERATURE,
-    MAX_RATE,
     MAX_WEIGHT,
     MOST_EPOCHS,
     MOST_ROWS,
@@ -47,11 +46,7 @@ class Calibrated:
 
     def __post_init__(self) -> None:
         check_count(self.items, MOST_ROWS, "calibration: items")
-        check(
-            0 < self.learning_rate <= MAX_RATE,
-            f"calibration: learning_rate must be positive and at most {MAX_RATE}, "
-            f"got {self.learning_rate}",
-        )
+        check_rate(self.learning_rate, "calibration: learning_rate")
         check_count(self.epochs, MOST_EPOCHS, "calibration: epochs", least=0)
         for name, least, most in (
             ("shrinkage", 0.0, MAX_WEIGHT),

@@ -72,6 +72,7 @@ MOST_RANK = 1 << 17
 MOST_WIDTH = 1 << 16
 MOST_ALPHA = 1e6
 
+MAX_RATE = 1.0  # of learning
 POPULATION_ONLY = "population-only"
 """The name of the structure of a release without groups: results and devices show it."""
 POPULATION_ONLY_NOTE = (
@@ -90,6 +91,11 @@ def check_count(value: int, most: int, name: str, *, least: int = 1) -> None:
     """Raise ConfigError unless `value` is from `least` to `most`."""
     check(value >= least, f"{name} must be at least {least}, got {value}")
     check(value <= most, f"{name} must be at most {most}, got {value}")
+
+
+def check_rate(rate: float, name: str) -> None:
+    """Raise ConfigError unless a learning rate is positive and at most `MAX_RATE`."""
+    check(0 < rate <= MAX_RATE, f"{name} must be positive and at most {MAX_RATE}, got {rate}")
 
 
 def check_alpha(alpha: float, name: str) -> None:

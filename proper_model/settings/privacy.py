@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from proper_model.settings.presets import Structure, check, check_count
+from proper_model.settings.presets import Structure, check, check_count, check_rate
 
 MOST_STEPS = 1_000_000
 MOST_ITEMS = 1 << 24
@@ -32,6 +32,9 @@ class PrivacySettings:
         sampling_rate: q, the probability that a user takes part in a step.
         clip_norm: C, the most that one user adds to a step's sum, over all trained tensors together.
         population_steps, group_steps: of stages 1 and 2; both count towards epsilon.
+        population_learning_rate, group_learning_rate: of a noisy step; None: the stage's own. There are few
+            such steps, and AdamW makes each as long as its rate whatever the noise, so several times the
+            stage's is usual. Rates cost no epsilon unless they are chosen by what these people give.
         noise_multiplier: z; the sum gets noise of standard deviation z C.
         epsilon: the target that z is chosen for.
         items_per_user: most items of a user in a step, drawn anew each time.
@@ -47,6 +50,8 @@ class PrivacySettings:
     clip_norm: float
     population_steps: int
     group_steps: int
+    population_learning_rate: float | None = None
+    group_learning_rate: float | None = None
     noise_multiplier: float | None = None
     epsilon: float | None = None
     items_per_user: int = 8
@@ -66,6 +71,10 @@ class PrivacySettings:
         )
         check_count(self.population_steps, MOST_STEPS, "privacy.population_steps")
         check_count(self.group_steps, MOST_STEPS, "privacy.group_steps")
+        for name in ("population_learning_rate", "group_learning_rate"):
+            rate = getattr(self, name)
+            if rate is not None:
+                check_rate(rate, f"privacy.{name}")
         check_count(self.items_per_user, MOST_ITEMS, "privacy.items_per_user")
         check(
             self.freeze_a or not self.core,

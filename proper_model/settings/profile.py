@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from proper_model.settings.presets import MOST_RANK, check, check_alpha, check_count
+from proper_model.settings.presets import MOST_RANK, check, check_alpha, check_count, check_rate
 from proper_model.settings.privacy import PrivacySettings
 from proper_model.settings.robust import RobustSettings
 
@@ -21,7 +21,6 @@ ATTENTION_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj")
 FFN_TARGETS = ("gate_proj", "up_proj", "down_proj")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 # Beyond these a setting is a slip of the keyboard: no base has such a context, no step such a size.
-MAX_RATE = 1.0
 MAX_TEXT_TOKENS = 1 << 20
 MAX_STEP_TOKENS = 1 << 24
 MOST_EPOCHS = 10_000
@@ -88,7 +87,7 @@ class GroupSettings:
         check(self.constraint_weight >= 0, "group.constraint_weight must not be negative")
         check(self.constraint_weight <= MAX_WEIGHT, "group.constraint_weight is too large")
         check_count(self.constraint_pairs, MOST_ROWS, "group.constraint_pairs")
-        _check_rate(self.embedding_learning_rate, "group.embedding_learning_rate")
+        check_rate(self.embedding_learning_rate, "group.embedding_learning_rate")
         check_count(self.max_items_per_user, MOST_ROWS, "group.max_items_per_user")
         check_count(self.prototypes, MOST_ROWS, "group.prototypes", least=0)
         check(
@@ -141,14 +140,14 @@ class UserSettings:
             f"user.learning_rates must be at most {MOST_RATES}, got {len(self.learning_rates)}",
         )
         for rate in self.learning_rates:
-            _check_rate(rate, "user.learning_rates")
+            check_rate(rate, "user.learning_rates")
         check(0 <= self.dropout < 1, f"user.dropout must be in [0, 1), got {self.dropout}")
         check_count(self.epochs, MOST_EPOCHS, "user.epochs")
         check_count(self.batch_size, MOST_ROWS, "user.batch_size")
         check_count(self.embedding_batch_size, MOST_ROWS, "user.embedding_batch_size")
         check_count(self.patience, MOST_EPOCHS, "user.patience")
         check_count(self.embedding_epochs, MOST_EPOCHS, "user.embedding_epochs", least=0)
-        _check_rate(self.embedding_learning_rate, "user.embedding_learning_rate")
+        check_rate(self.embedding_learning_rate, "user.embedding_learning_rate")
         check(
             0 < self.held_back_fraction < 0.9, "user.held_back_fraction must be between 0 and 0.9"
         )
@@ -213,7 +212,7 @@ class CalibrationSettings:
         for length in self.lengths:
             check_count(length, MOST_ROWS, "calibration.lengths")
         for rate in self.learning_rates:
-            _check_rate(rate, "calibration.learning_rates")
+            check_rate(rate, "calibration.learning_rates")
         for value in self.shrinkages:
             check(0 <= value <= MAX_WEIGHT, f"calibration.shrinkages must be 0 to {MAX_WEIGHT:g}")
         for name in ("scales", "weights"):
@@ -313,13 +312,9 @@ class StageSettings:
         return self.max_prompt_tokens + lines + self.max_answer_tokens
 
 
-def _check_rate(rate: float, name: str) -> None:
-    check(0 < rate <= MAX_RATE, f"{name} must be positive and at most {MAX_RATE}, got {rate}")
-
-
 def _check_training(settings: Any, where: str) -> None:
     check(0 <= settings.dropout < 1, f"{where}.dropout must be in [0, 1), got {settings.dropout}")
-    _check_rate(settings.learning_rate, f"{where}.learning_rate")
+    check_rate(settings.learning_rate, f"{where}.learning_rate")
     check_count(settings.epochs, MOST_EPOCHS, f"{where}.epochs")
     check_count(settings.batch_size, MOST_ROWS, f"{where}.batch_size")
     check_count(settings.patience, MOST_EPOCHS, f"{where}.patience")

@@ -190,6 +190,7 @@ class _Episodes:
         group, decay = self.settings.group, self.settings.weight_decay
         privacy = self.settings.privacy
         frozen = privacy is not None and privacy.freeze_a
+        rate = (privacy and privacy.group_learning_rate) or group.learning_rate
         shared: list[Tensor] = [*group_parameters(self.model, factors_a=not frozen)]
         for parameter in shared:
             parameter.requires_grad_(True)
@@ -198,8 +199,8 @@ class _Episodes:
         own = list(self.inferred.parameters())
         return torch.optim.AdamW(
             [
-                {"params": shared, "lr": group.learning_rate, "weight_decay": decay},
-                {"params": own, "lr": group.learning_rate, "weight_decay": 0.0},
+                {"params": shared, "lr": rate, "weight_decay": decay},
+                {"params": own, "lr": rate, "weight_decay": 0.0},
             ]
         )
 

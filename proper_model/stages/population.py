@@ -77,7 +77,7 @@ def train_population(
         samples,
         torch.optim.AdamW(
             cores.cores if cores else [p for p in peft.parameters() if p.requires_grad],
-            lr=population.learning_rate,
+            lr=(privacy and privacy.population_learning_rate) or population.learning_rate,
             weight_decay=settings.weight_decay,
         ),
         lambda batch: (population_losses(peft, batch, dtype), None),

@@ -67,6 +67,8 @@ class Terms(Strict):
     clip_norm: float = Field(gt=0)
     population_steps: int = Field(ge=1)
     group_steps: int = Field(ge=1)
+    population_learning_rate: float | None = None
+    group_learning_rate: float | None = None
     items_per_user: int = Field(ge=1)
     freeze_a: bool
     core: bool
