@@ -342,6 +342,8 @@ def test_an_audit_of_more_canaries_than_delta_allows_is_refused(candidates: Cand
         ["--epsilons", "nan"],
         ["--epsilons", "much"],
         ["--steps", "3"],
+        ["--learning-rates", "0.1"],
+        ["--learning-rates", "0.1,2", "--epsilons", "inf"],
         ["--steps", "0,3", "--epsilons", "inf"],
         ["--clip", "-1", "--epsilons", "inf"],
         ["--newcomers", "70", "--people", "72", "--epsilons", "inf"],

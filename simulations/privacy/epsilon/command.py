@@ -46,6 +46,10 @@ Delta = Annotated[float | None, typer.Option(help=f"Of every promise. {_OF}1e-5)
 Rate = Annotated[float | None, typer.Option(help=f"That a user takes part in a step. {_OF}0.5)")]
 Clip = Annotated[float | None, typer.Option(help=f"Most that a user adds to a step. {_OF}0.5)")]
 Steps = Annotated[str | None, typer.Option(metavar="S,T", help=f"Of stages 1, 2. {_OF}40,40)")]
+LearningRates = Annotated[
+    str | None,
+    typer.Option(metavar="R,S", help="Of steps of stages 1, 2. (default: the profile's)"),
+]
 Items = Annotated[int | None, typer.Option(help=f"Of a user in a step, at most. {_OF}8)")]
 Core = Annotated[
     bool | None,
@@ -71,6 +75,7 @@ def epsilon(
     sampling_rate: Rate = None,
     clip: Clip = None,
     steps: Steps = None,
+    learning_rates: LearningRates = None,
     items_per_user: Items = None,
     core: Core = None,
     canaries: Crafted = 400,
@@ -96,7 +101,8 @@ def epsilon(
         clip_norm=clip,
         items_per_user=items_per_user,
         core=core,
-        **_steps(steps),
+        **_pair(steps, int, "--steps", "40,40", "steps"),
+        **_pair(learning_rates, float, "--learning-rates", "0.1,0.02", "learning_rate"),
     )
     promises, said = promises_of(_epsilons(epsilons), terms, structure)
     settings = plain(asked)
@@ -147,12 +153,16 @@ def _terms(settings: StageSettings, **asked: Any) -> PrivacySettings:
     return replace(terms, **{name: one for name, one in asked.items() if one is not None})
 
 
-def _steps(text: str | None) -> dict[str, int]:
+def _pair(
+    text: str | None, kind: type[int | float], option: str, example: str, name: str
+) -> dict[str, float]:
     """Of stage 1 and of stage 2, by the names of the settings. Raises ConfigError."""
     if text is None:
         return {}
     try:
-        first, second = (int(part) for part in text.split(","))
+        first, second = (kind(part) for part in text.split(","))
     except ValueError:
-        raise ConfigError("--steps takes two numbers", hint="such as --steps 40,40") from None
-    return {"population_steps": first, "group_steps": second}
+        raise ConfigError(
+            f"{option} takes two numbers", hint=f"such as {option} {example}"
+        ) from None
+    return {f"population_{name}": first, f"group_{name}": second}
